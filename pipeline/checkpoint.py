@@ -1,0 +1,99 @@
+"""Checkpoints: a dictionary of tensors and plain values, whole on disk or not there."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+
+from pipeline.console import warn
+from pipeline.errors import UserError
+from pipeline.files import atomic_write
+
+FORMAT = 1
+
+
+class CheckpointFolder:
+    """The checkpoints of a run: `latest.pt`, the `previous.pt` it replaced, and the `best.pt` by validation."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.latest, self.previous, self.best = (folder / f"{name}.pt" for name in ("latest", "previous", "best"))
+
+    def save(self, state: dict, *, best: bool) -> None:
+        """Write `latest.pt`, keeping the one before as `previous.pt`; with `best`, make it `best.pt` too.
+
+        At every moment at least one whole checkpoint is there.
+
+        Raises:
+            UserError: the disk is full; the earlier checkpoints stay.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.latest.exists():
+            _link(self.latest, self.previous)
+        atomic_write(self.latest, lambda stream: torch.save({"format": FORMAT, **state}, stream))
+        if best:
+            _link(self.latest, self.best)
+
+    def load_newest(self) -> dict | None:
+        """Return the newest checkpoint that can be read, or None where there is none; a damaged one is named.
+
+        Raises:
+            UserError: there are checkpoints and none can be read.
+        """
+        found = [path for path in (self.latest, self.previous) if path.exists()]
+        for path in found:
+            try:
+                return load_checkpoint(path)
+            except UserError as error:
+                warn(f"warning: {error}")
+        if found:
+            raise UserError(f"{self.folder}: no checkpoint there can be read; move the run's folder away to start anew")
+        return None
+
+
+def load_checkpoint(path: Path, device: str = "cpu") -> dict:
+    """Read a checkpoint without running any code in it; tensors are mapped from the file as they are needed.
+
+    Raises:
+        UserError: it is missing, damaged, or something else.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; give a run's folder or one of its checkpoints/*.pt")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True, mmap=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: damaged, or not a checkpoint; use another one of the run") from error
+    if not isinstance(state, dict) or "format" not in state:
+        raise UserError(f"{path}: not a checkpoint of this project; give a run's folder or one of its checkpoints/*.pt")
+    if state["format"] != FORMAT:
+        raise UserError(
+            f"{path}: written in checkpoint format {state['format']}, this version reads {FORMAT}; "
+            "use the version that wrote it"
+        )
+    return state
+
+
+def random_state() -> dict:
+    """Return the state of torch's global random generators, on the CPU and on every GPU."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def restore_random_state(state: dict) -> None:
+    """Take over what `random_state` returned, as far as this machine has the devices."""
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+
+
+def _link(source: Path, target: Path) -> None:
+    """Let `target` name the same file as `source`, replacing what it named, without copying where links work."""
+    temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+        os.replace(temporary, target)
+    except OSError:  # a file system without hard links
+        atomic_write(target, lambda stream: stream.write(source.read_bytes()))

@@ -1,0 +1,166 @@
+"""Reading a configuration: YAML and command-line overrides in, a checked `Config` or every error at once out."""
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipeline.config.schema import Config
+from pipeline.errors import UserError
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice, where YAML would silently keep the last."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply `key.sub=value` overrides, and check everything.
+
+    Raises:
+        UserError: naming the file and, for every error at once, the key, its value, the rule, and the nearest valid
+            key where one is unknown.
+    """
+    values = _read_yaml(path)
+    problems = [problem for text in overrides if (problem := _override(values, text))]
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        problems += [_describe(problem) for problem in error.errors()]
+    else:
+        problems += list(contradictions(config))
+    if problems:
+        count = "1 error" if len(problems) == 1 else f"{len(problems)} errors"
+        raise UserError("\n  ".join([f"{path}: {count}", *problems]))
+    return config
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        values = _UniqueKeyLoader(path.read_text(encoding="utf-8")).get_single_data()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; give the path of a YAML configuration") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file; give the path of a YAML configuration") from error
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not valid YAML: {reason}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no `key: value` lines; start from one of the files in configs/")
+    return values
+
+
+def _override(values: dict, text: str) -> str | None:
+    """Apply one `key.sub=value` in place; return what is wrong with it, if anything."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        return f"{text}: an override is written key.sub=value"
+    *parents, last = key.split(".")
+    place = values
+    for parent in parents:
+        if place.get(parent) is None:
+            place[parent] = {}
+        place = place[parent]
+        if not isinstance(place, dict):
+            return f"{key}: {parent} holds a value, not keys of its own"
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return f"{key} = {value}: not valid YAML; quote it"
+    return None
+
+
+def _describe(problem: Mapping) -> str:
+    """Return one line for one of pydantic's errors: key, value, rule, nearest valid key."""
+    location = [str(part) for part in problem["loc"]]
+    keys = _config_path(location)
+    key = ".".join(keys)
+    if problem["type"] == "extra_forbidden":
+        nearest = _nearest(key)
+        return f"{key}: unknown key" + (f"; the nearest valid key is {nearest}" if nearest else "")
+    if problem["type"] == "missing":
+        return f"{key}: missing; it must be set"
+    rule = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if problem["type"].startswith("union_tag"):
+        choices = problem.get("ctx", {}).get("expected_tags", "")
+        tag = problem.get("ctx", {}).get("discriminator", "'source'").strip("'")
+        rule, key = f"{tag} must be one of {choices}", f"{key}.{tag}"
+        value = problem.get("ctx", {}).get("tag")
+        return f"{key} = {value!r}: {rule}" if value else f"{key}: missing; {rule}"
+    return f"{key} = {problem['input']!r}: must be {rule}" if problem["type"] != "value_error" else f"{key}: {rule}"
+
+
+def _config_path(location: Sequence[str]) -> list[str]:
+    """Drop from pydantic's location what is no key of the YAML: the names of union members."""
+    tags = {"phantom", "ixi", "nifti", "images"}
+    return [
+        part
+        for index, part in enumerate(location)
+        if not (index == 1 and location[0] == "data" and part in tags)
+    ]
+
+
+def _nearest(key: str) -> str | None:
+    """Return the valid key most like an unknown one, looking at its last part first and then at all of it."""
+    valid = list(valid_keys())
+    parent, _, last = key.rpartition(".")
+    siblings = {name.rpartition(".")[2]: name for name in valid if name.rpartition(".")[0] == parent}
+    close = difflib.get_close_matches(last, siblings, n=1, cutoff=0.6)
+    if close:
+        return siblings[close[0]]
+    by_last = {name.rpartition(".")[2]: name for name in valid}
+    close = difflib.get_close_matches(last, by_last, n=1, cutoff=0.75) or difflib.get_close_matches(key, valid, n=1)
+    return by_last.get(close[0], close[0]) if close else None
+
+
+def valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Yield every key of the schema, dotted."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for section in _sections(field.annotation):
+            yield from valid_keys(section, f"{prefix}{name}.")
+
+
+def _sections(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) in (typing.Union, typing.Annotated):
+        return [section for member in typing.get_args(annotation) for section in _sections(member)]
+    return []
+
+
+def contradictions(config: Config) -> Iterator[str]:
+    """Yield what no single key shows: settings that are valid alone and wrong together."""
+    first, second = config.contrasts
+    if first == second:
+        yield f"contrasts = [{first}, {second}]: must be two different names"
+    size, depth = config.preprocess.size, config.generator.depth
+    if depth is None and size & (size - 1):
+        yield f"preprocess.size = {size}: must be a power of two unless generator.depth is set"
+    elif depth is not None and size % 2**depth:
+        yield f"preprocess.size = {size}: must be a multiple of {2**depth} (2 to the power generator.depth = {depth})"
+    shortest = 2 ** (config.discriminator.layers + 1)
+    if size < 2 * shortest:
+        yield f"discriminator.layers = {config.discriminator.layers}: preprocess.size = {size} is too small for it"
+    for key in ("patterns", "train"):
+        named = getattr(config.data, key, None)
+        if named is not None and set(named) != {first, second}:
+            yield f"data.{key} names {sorted(named)}: must name exactly the contrasts, {sorted(config.contrasts)}"
+    if getattr(config.data, "test", None) and set(config.data.test) != {first, second}:
+        yield f"data.test names {sorted(config.data.test)}: must name both contrasts, {sorted(config.contrasts)}, or none"
+    if config.preprocess.scaling == "type_range" and config.data.source != "images":
+        yield "preprocess.scaling = 'type_range': is for data.source: images; use percentiles for volumes"
+    if config.training.precision == "fp16" and config.device == "cpu":
+        yield "training.precision = 'fp16': needs a GPU; use bf16 or float32 on the CPU"

@@ -1,0 +1,67 @@
+"""What every command does with its terminal: messages, tables, progress bars and exit codes."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+from pipeline.errors import EXIT_BAD_INPUT, EXIT_DONE, Stopped, UserError
+
+
+def guarded(door: Callable[[list[str] | None], int]) -> Callable[[list[str] | None], int]:
+    """Decorate a command's `main(argv=None) -> int` so that expected endings become one line and an exit code."""
+
+    def main(argv: list[str] | None = None) -> int:
+        try:
+            return door(argv)
+        except UserError as error:
+            warn(f"error: {error}")
+            return EXIT_BAD_INPUT
+        except Stopped as stop:
+            warn(f"stopped: {stop}")
+            return stop.exit_code
+        except KeyboardInterrupt:
+            warn("stopped: interrupted before there was anything to save")
+            return 130
+        except SystemExit as leaving:  # argparse ends `--help` and usage errors this way
+            return leaving.code if isinstance(leaving.code, int) else EXIT_BAD_INPUT
+        except BrokenPipeError:  # the reader of our output (`| head`) has left
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (kept open: the interpreter flushes it at exit)
+            return EXIT_DONE
+
+    main.__doc__ = door.__doc__
+    return main
+
+
+def say(text: str = "") -> None:
+    """Print a line for the user on standard output."""
+    print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    """Print a line for the user on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Lay out rows under a header as aligned text; columns of numbers align right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in [list(header), *cells]) for column in range(len(header))]
+    numeric = [
+        bool(cells) and all(row[column][:1] in "-+0123456789" for row in cells) for column in range(len(header))
+    ]
+
+    def line(row: Sequence[str]) -> str:
+        padded = (
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(row, widths, numeric, strict=True)
+        )
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(header), "  ".join("─" * width for width in widths), *(line(row) for row in cells)])
+
+
+def progress(items: Iterable, *, total: int | None = None, title: str = "", unit: str = "it", quiet: bool = False):
+    """Iterate with a progress bar and an estimate of the time left (tqdm); silent when `quiet`."""
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, desc=title, unit=unit, disable=quiet, dynamic_ncols=True, mininterval=0.5)

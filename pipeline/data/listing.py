@@ -1,0 +1,37 @@
+"""What the sources of cases share: how names sort, which files are volumes, and that no two cases are the same."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.data.case import Case
+from pipeline.errors import UserError
+
+
+def natural_key(text: str) -> list[str | int]:
+    """Return a sort key that counts: "Image #2" comes before "Image #10"."""
+    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", text))]
+
+
+def nifti_stem(name: str) -> str | None:
+    """Return a file name without .nii or .nii.gz; None for other and for hidden files."""
+    found = re.fullmatch(r"(?P<stem>[^.].*)\.nii(\.gz)?", name, re.IGNORECASE)
+    return found["stem"] if found else None
+
+
+def refuse_twins(cases: Iterable[Case]) -> None:
+    """Raise UserError naming both files where two cases have the same subject, session and contrast."""
+    seen: dict[tuple[str, str, str], Case] = {}
+    for case in cases:
+        first = seen.setdefault((case.subject, case.session, case.contrast), case)
+        if first is not case:
+            raise UserError(
+                f"{first.path} and {case.path} are both {case.contrast} of {case.subject}"
+                f"{f', session {case.session}' if case.session else ''}; move one of them away or rename it"
+            )
+
+
+def require_folder(folder: Path, key: str) -> None:
+    """Raise UserError naming the configuration's `key` where `folder` is not a folder."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: {'not a' if folder.exists() else 'no such'} folder; correct {key}")

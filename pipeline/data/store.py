@@ -1,0 +1,179 @@
+"""The slice store: every volume read once, its normalised slices on disk, memory-mapped from then on.
+
+A case is two files: `<key>.npy`, the occupied slices as uint16 (N, S, S), and `<key>.json`, what is known of them.
+The key covers the image's path, size and modification time and the preprocessing, so that a changed file or setting
+makes a new entry and nothing stale is ever served.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.console import progress, warn
+from pipeline.data.case import Case
+from pipeline.errors import UserError
+from pipeline.files import atomic_text, atomic_write
+
+VERSION = 1  # of what is stored; raise it when the chain's results change
+LEVELS = 65535  # uint16: rounding -1..1 to it is 107 dB
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """A case whose slices are in the store.
+
+    Attributes:
+        case: What it is.
+        path: The .npy file, uint16 (count, size, size).
+        count: How many slices are occupied.
+        facts: `low`, `high` (intensities that became -1 and 1), `integer` (the file's type), `spacing_mm` and `shape`
+            (of the file, R, A, S), `histogram` (of the foreground in [-1, 1]), `positions` (of the slices kept).
+    """
+
+    case: Case
+    path: Path
+    count: int
+    facts: dict
+
+
+def encode(slices: np.ndarray) -> np.ndarray:
+    """Return slices in [-1, 1] as uint16."""
+    return np.round((slices + 1) * (LEVELS / 2)).astype(np.uint16)
+
+
+def decode(stored: np.ndarray) -> np.ndarray:
+    """Return stored uint16 slices as float32 in [-1, 1]."""
+    return stored.astype(np.float32) * np.float32(2 / LEVELS) - np.float32(1)
+
+
+def case_key(path: Path, settings: dict) -> str:
+    """Return the store's key of an image under the given settings (of the chain, and `min_foreground`)."""
+    status = path.stat()
+    identity = [VERSION, str(path.resolve()), status.st_size, status.st_mtime_ns, settings]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def look_up(case: Case, folder: Path, settings: dict) -> StoredCase | None:
+    """Return the stored case, or None where it is absent or damaged."""
+    key = case_key(case.path, settings)
+    data, note = folder / f"{key}.npy", folder / f"{key}.json"
+    try:
+        facts = json.loads(note.read_text())
+        slices = np.load(data, mmap_mode="r", allow_pickle=False)
+        shape = (facts["count"], settings["size"], settings["size"])
+        intact = slices.shape == shape and slices.dtype == np.uint16 and data.stat().st_size == facts["bytes"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+    return StoredCase(case, data, facts["count"], facts) if intact else None
+
+
+def extract(path: Path, folder: Path, settings: dict) -> None:
+    """Read one image, run the chain, and store its occupied slices and facts.
+
+    Raises:
+        ValueError: the image cannot be used; the message says why.
+    """
+    import torch
+
+    from transforms.presets import slice_chain
+    from transforms.slices import occupied_slices
+
+    torch.set_num_threads(1)
+    min_foreground = settings["min_foreground"]
+    chain_settings = {name: value for name, value in settings.items() if name != "min_foreground"}
+    data = slice_chain(**chain_settings)({"image": path})
+    slices, foreground = data["image"], data["image_foreground"]
+    positions = occupied_slices(foreground, min_foreground)
+    if len(positions) == 0:
+        raise ValueError(f"no slice has {min_foreground:.0%} of foreground; lower preprocess.min_foreground")
+    key = case_key(path, settings)
+    kept = encode(slices[positions])
+    target = folder / f"{key}.npy"
+    atomic_write(target, lambda stream: np.save(stream, kept, allow_pickle=False))
+    histogram, _ = np.histogram(slices[foreground], bins=256, range=(-1, 1))
+    low, high = data["image_range"]
+    facts = {
+        "count": len(positions),
+        "bytes": target.stat().st_size,
+        "low": low,
+        "high": high,
+        "integer": bool(data["image_integer"]),
+        "spacing_mm": [float(value) for value in np.linalg.norm(data["image_before_canonical"][:3, :3], axis=0)],
+        "histogram": histogram.tolist(),
+        "positions": positions.tolist(),
+    }
+    atomic_text(folder / f"{key}.json", json.dumps(facts))
+
+
+def build_store(
+    cases: Sequence[Case],
+    folder: Path,
+    settings: dict,
+    *,
+    processes: int | None,
+    on_bad_volume: str,
+    quiet: bool = False,
+) -> tuple[list[StoredCase], dict[Case, str]]:
+    """Make sure every case is in the store and return them, in order, with the reason for each that is not.
+
+    Args:
+        cases: What to store.
+        folder: Of the store.
+        settings: Arguments of `transforms.presets.slice_chain`, and `min_foreground`, the share of a slice that must
+            be foreground for it to be kept.
+        processes: Worker processes; None for one per core.
+        on_bad_volume: "skip" reports and leaves out what cannot be read, "stop" raises.
+        quiet: Whether to leave out the progress bar.
+
+    Raises:
+        UserError: nothing could be stored, or something could not and `on_bad_volume` is "stop".
+    """
+    missing = [case for case in cases if look_up(case, folder, settings) is None]
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = {case: (case.path, folder, settings) for case in missing}
+    failures: dict[Case, str] = {}
+    for case, reason in progress(_run(jobs, processes), total=len(jobs), title="slices", unit="vol", quiet=quiet or not jobs):
+        if reason is not None:
+            failures[case] = reason
+            warn(f"warning: {case.path}: {reason}; left out")
+            if on_bad_volume == "stop":
+                raise UserError(f"{case.path}: {reason} (preprocess.on_bad_volume: skip would go on without it)")
+    stored = [found for case in cases if case not in failures and (found := look_up(case, folder, settings))]
+    if not stored:
+        raise UserError(f"none of {len(cases)} images could be read; the reasons are above")
+    return stored, failures
+
+
+def _run(jobs: dict[Case, tuple], processes: int | None) -> Iterator[tuple[Case, str | None]]:
+    """Extract each job, in worker processes where it pays, and yield (case, reason it failed or None) as they end."""
+    processes = min(processes or os.cpu_count() or 1, len(jobs))
+    if processes <= 1:
+        yield from ((case, _attempt(extract, job)) for case, job in jobs.items())
+        return
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["transforms.presets"])  # imported once, inherited by every worker
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        futures = {pool.submit(_attempt, extract, job): case for case, job in jobs.items()}
+        try:
+            yield from ((futures[future], future.result()) for future in as_completed(futures))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _attempt(function: Callable, arguments: tuple) -> str | None:
+    """Call, and return the reason as a line when the input is at fault."""
+    try:
+        function(*arguments)
+    except (ValueError, OSError, RuntimeError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, ValueError) else error
+        return str(cause).splitlines()[0]
+    return None

@@ -1,0 +1,143 @@
+"""The door to public data: archives fetched, checked and unpacked where the configurations look for them.
+
+python -m pipeline.download ixi -o data/ixi --contrasts T1 T2
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pipeline.console import guarded, say
+from pipeline.errors import EXIT_DONE, Stopped, UserError
+
+IXI_URL = "http://biomedic.doc.ic.ac.uk/brain-development/downloads/IXI"
+IXI_MD5 = {
+    "T1": "34901a0593b41dd19c1a1f746eac2d58",
+    "T2": "e3140d78730ecdd32ba92da48c0a9aaa",
+    "PD": "88ecd9d1fa33cb4a2278183b42ffd749",
+}
+EPILOG = """An interrupted download goes on where it stopped when the command is repeated; a contrast that is there already
+is skipped. Without a network, bring IXI-T1.tar (…) from elsewhere, place it in FOLDER and run the same command.
+IXI is licensed CC BY-SA 3.0: https://brain-development.org/ixi-dataset/
+exit codes: 0 everything is there, 2 bad arguments, no connection or a bad archive, 130 interrupted"""
+
+
+def download_ixi(
+    folder: Path,
+    contrasts: Sequence[str],
+    *,
+    base_url: str = IXI_URL,
+    md5: Mapping[str, str] = IXI_MD5,
+    keep_archives: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Fetch and unpack IXI's archives as `folder/IXI-<contrast>/`; what is there already is left as it is.
+
+    Args:
+        folder: Is made where it does not exist.
+        contrasts: Names among those of `md5`.
+        base_url: Where `IXI-<contrast>.tar` lie; http or https.
+        md5: Contrast -> hexadecimal MD5 sum of its archive.
+        keep_archives: Whether to leave a downloaded archive in `folder` after unpacking; one that was placed there
+            is always left.
+        quiet: Whether to leave out messages and progress bars.
+
+    Raises:
+        UserError: an unknown contrast, or what `fetch` and `unpack_tar` raise.
+    """
+    from pipeline.archive import require_empty, unpack_tar
+    from pipeline.fetch import fetch, require_web
+
+    unknown = [contrast for contrast in contrasts if contrast not in md5]
+    if unknown:
+        raise UserError(f"--contrasts: no archive of {' or '.join(unknown)} in IXI; choose from {', '.join(md5)}")
+    require_web(base_url)
+    _make(folder)
+    for contrast in dict.fromkeys(contrasts):
+        unpacked, archive = folder / f"IXI-{contrast}", folder / f"IXI-{contrast}.tar"
+        if _count(unpacked):
+            _tell(f"{unpacked}: there already, {_count(unpacked)} volumes", quiet)
+            continue
+        require_empty(unpacked)
+        placed = archive.exists()
+        if placed:
+            _check_placed(archive, md5[contrast], quiet)
+        else:
+            fetch(f"{base_url.rstrip('/')}/{archive.name}", archive, md5=md5[contrast], copies=2, quiet=quiet)
+        unpack_tar(archive, unpacked, quiet)
+        if not (keep_archives or placed):
+            archive.unlink()
+        _tell(f"{unpacked}: {_count(unpacked)} volumes", quiet)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
+
+
+def _check_placed(archive: Path, md5: str, quiet: bool) -> None:
+    """Set an archive with a wrong sum aside, so that the next command downloads it."""
+    from pipeline.fetch import md5_of
+
+    found = md5_of(archive, quiet)
+    if found != md5:
+        aside = archive.replace(archive.with_name(f"{archive.name}.bad"))
+        raise UserError(
+            f"{archive}: has MD5 sum {found} instead of {md5}; "
+            f"it is now {aside.name}, repeat the command to download it"
+        )
+
+
+def _count(folder: Path) -> int:
+    """Return how many volumes a folder holds; 0 where there is none. Unpacking makes it whole or not at all."""
+    return sum(1 for path in folder.iterdir() if path.name.endswith((".nii", ".nii.gz"))) if folder.is_dir() else 0
+
+
+def _tell(text: str, quiet: bool) -> None:
+    if not quiet:
+        say(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.download",
+        description="Download a public data set: resumed, checked and unpacked.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dataset", choices=["ixi"], help="the data set")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where it goes (data/ixi)")
+    parser.add_argument(
+        "--contrasts", nargs="+", default=["T1", "T2"], metavar="NAME", help=f"of {', '.join(IXI_MD5)} (T1 T2)"
+    )
+    parser.add_argument("--base-url", default=IXI_URL, metavar="URL", help=f"a mirror with the same files ({IXI_URL})")
+    parser.add_argument("--keep-archives", action="store_true", help="keep the .tar files after unpacking")
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    return parser
+
+
+@guarded
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        download_ixi(
+            arguments.output,
+            arguments.contrasts,
+            base_url=arguments.base_url,
+            md5=IXI_MD5,
+            keep_archives=arguments.keep_archives,
+            quiet=arguments.quiet,
+        )
+    except KeyboardInterrupt:
+        kept = "what has come is kept, the same command goes on from there"
+        raise Stopped(signal.SIGINT, f"interrupted; {kept}") from None
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

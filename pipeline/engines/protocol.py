@@ -1,0 +1,33 @@
+"""What every translation method offers the training loop."""
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+class Engine(Protocol):
+    """A method's networks, losses and optimisers; it touches neither disk nor tracking.
+
+    Contrasts are called a (first) and b (second) within an engine; names are the caller's business.
+    """
+
+    def step(self, real_a: Tensor, real_b: Tensor) -> dict[str, Tensor]:
+        """Make one step on a batch of each contrast, (N, 1, H, W) in [-1, 1], and return the losses, detached.
+
+        If any loss is not a finite number nothing is changed: no weight, no optimiser state, no pool.
+        """
+
+    def set_learning_rate(self, factor: float) -> None:
+        """Set every optimiser's rate to `factor` times its configured one."""
+
+    def translators(self) -> dict[str, nn.Module]:
+        """Return, by target ("a" or "b"), the module (N, 1, H, W) → (N, 1, H, W) for evaluation and translation."""
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Return every trained network by name."""
+
+    def state_dict(self) -> dict:
+        """Return everything a bitwise resume needs, as tensors and plain values."""
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take over what `state_dict` returned."""

@@ -1,0 +1,21 @@
+"""What can end a command, and the exit code each ending has."""
+
+EXIT_DONE = 0
+EXIT_BUG = 1
+EXIT_BAD_INPUT = 2
+EXIT_PARTLY_DONE = 3
+
+
+class UserError(Exception):
+    """Bad input or configuration: shown as one clear line, without a traceback; exit code 2.
+
+    The message names the file or key, the reason and the remedy.
+    """
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop and everything is saved; the exit code is 128 + the signal's number."""
+
+    def __init__(self, signal_number: int, message: str):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

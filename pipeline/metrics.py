@@ -1,0 +1,123 @@
+"""Measures of agreement between a prediction and the real image: pure functions on 2D slices or 3D volumes."""
+
+import numpy as np
+from scipy.stats import wasserstein_distance
+from skimage.metrics import structural_similarity
+
+SSIM_WINDOW = 11  # voxels along each axis: a Gaussian of sigma 1.5 cut off at 3.5 sigma
+
+
+def mae(prediction: np.ndarray, real: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Return the mean absolute error, in the unit of the images.
+
+    Args:
+        prediction, real: Float arrays of one shape, 2D or 3D.
+        mask: Bool array of the same shape: only these voxels count; None counts all.
+
+    Raises:
+        ValueError: the shapes differ, or the mask is empty.
+    """
+    predicted, actual = _selected(prediction, real, mask)
+    return float(np.mean(np.abs(predicted - actual), dtype=np.float64))
+
+
+def nrmse(prediction: np.ndarray, real: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Return the "min-max" NRMSE: the root mean square error over max - min of the real voxels that count.
+
+    The prediction's own range never enters. NaN where the real voxels are constant, for there is no range then.
+    Arguments and errors as in `mae`.
+    """
+    predicted, actual = _selected(prediction, real, mask)
+    extent = float(actual.max()) - float(actual.min())
+    return float(np.sqrt(_mean_square(predicted, actual)) / extent) if extent > 0 else float("nan")
+
+
+def psnr(prediction: np.ndarray, real: np.ndarray, data_range: float, mask: np.ndarray | None = None) -> float:
+    """Return the peak signal-to-noise ratio 10 log10(data_range² / MSE) in dB; inf for identical images.
+
+    `data_range` is the range the images may take (2 for [-1, 1]), not what they happen to take. Other arguments and
+    errors as in `mae`.
+    """
+    error = _mean_square(*_selected(prediction, real, mask))
+    return float(10 * np.log10(data_range**2 / error)) if error > 0 else float("inf")
+
+
+def ssim(prediction: np.ndarray, real: np.ndarray, data_range: float, mask: np.ndarray | None = None) -> float:
+    """Return the structural similarity of Wang et al. 2004, with its Gaussian window of sigma 1.5.
+
+    scikit-image's definition: windows of 11 voxels a side in 2D or 3D, population covariance, K1 0.01, K2 0.03.
+    Without a mask the mean leaves out a border of 5 voxels, as scikit-image does; with one it is the mean of the
+    SSIM map over the mask, border included. Arguments as in `psnr`.
+
+    Raises:
+        ValueError: the shapes differ, the mask is empty, or an axis is shorter than the window.
+    """
+    similarity = ssim_map(prediction, real, data_range)
+    if mask is None:
+        return mean_inside_border(similarity)
+    return float(np.mean(_masked(similarity, mask), dtype=np.float64))
+
+
+def ssim_map(prediction: np.ndarray, real: np.ndarray, data_range: float) -> np.ndarray:
+    """Return SSIM at every voxel, in the images' shape; definition and errors as in `ssim`."""
+    _require_same_shape(prediction, real)
+    if min(real.shape) < SSIM_WINDOW:
+        raise ValueError(
+            f"SSIM needs at least {SSIM_WINDOW} voxels along each axis for its window, and the image is "
+            f"{'x'.join(map(str, real.shape))}"
+        )
+    _, similarity = structural_similarity(
+        real,
+        prediction,
+        data_range=data_range,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )
+    return similarity
+
+
+def mean_inside_border(similarity: np.ndarray) -> float:
+    """Return the mean of an SSIM map without the border in which half a window would leave the image."""
+    border = SSIM_WINDOW // 2
+    inside = similarity[(slice(border, -border),) * similarity.ndim]
+    return float(np.mean(inside, dtype=np.float64))
+
+
+def intensity_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the Wasserstein-1 distance between two samples of intensities, in their unit: for use without pairs.
+
+    It is the mean distance by which intensities would have to move to turn one histogram into the other; where they
+    lie in the image plays no part. The samples may have any shapes and different sizes.
+
+    Raises:
+        ValueError: a sample is empty.
+    """
+    if first.size == 0 or second.size == 0:
+        raise ValueError("the intensity distance needs at least one voxel on either side, and one side has none")
+    return float(wasserstein_distance(np.ravel(first), np.ravel(second)))
+
+
+def _selected(prediction: np.ndarray, real: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    _require_same_shape(prediction, real)
+    return (prediction, real) if mask is None else (_masked(prediction, mask), _masked(real, mask))
+
+
+def _masked(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    if mask.shape != image.shape:
+        raise ValueError(f"the mask has shape {mask.shape} and the image {image.shape}; they must be the same")
+    if not mask.any():
+        raise ValueError("the mask is empty: there is no voxel to measure")
+    return image[mask]
+
+
+def _mean_square(prediction: np.ndarray, real: np.ndarray) -> float:
+    return float(np.mean(np.square(np.subtract(prediction, real, dtype=np.float64))))
+
+
+def _require_same_shape(prediction: np.ndarray, real: np.ndarray) -> None:
+    if prediction.shape != real.shape:
+        raise ValueError(
+            f"the prediction has shape {prediction.shape} and the real image {real.shape}; they must match"
+        )

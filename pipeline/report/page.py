@@ -1,0 +1,150 @@
+"""The report of a run: one HTML file that holds everything it shows and asks nothing of the network."""
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image, UnidentifiedImageError
+
+from pipeline.errors import UserError
+from pipeline.files import atomic_text
+from pipeline.report.scores import ScoreTable, laid_out
+
+PHANTOM_FLAG = "phantom: easier than real data"
+PHANTOM_NOTE = (
+    "Phantom data: both contrasts are computed from the same tissue maps, which is easier than real data. "
+    "These figures say nothing about scans of patients."
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG, GIF, JPEG or WebP, as a file or as its bytes.
+
+    Attributes:
+        content: Where it lies, or its bytes.
+        alt: What it shows, for those who cannot see it.
+        caption: One line below it, "" for none.
+        on_white: Whether it is dark ink on white paper (a chart), which the page inverts in dark mode.
+    """
+
+    content: Path | bytes
+    alt: str
+    caption: str = ""
+    on_white: bool = False
+
+
+@dataclass(frozen=True)
+class Highlight:
+    """A figure at the top of the page: "14.1 dB", "T1 → T2, masked PSNR", "+4.7 dB over histogram matching"."""
+
+    value: str
+    label: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class BeforeAfter:
+    """The same slices through the untrained and the trained network."""
+
+    title: str
+    before: Picture | None
+    after: Picture
+
+
+@dataclass(frozen=True)
+class SubjectResult:
+    """A test subject worth a look: `rank` is such as "best" or "worst"."""
+
+    rank: str
+    subject: str
+    direction: str
+    score: str
+    picture: Picture | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything the page shows, in its order; what is empty leaves no trace on the page.
+
+    Attributes:
+        title: The run's name.
+        result: The result in one sentence.
+        highlights: The figures that matter most.
+        warnings: What a reader must know before believing a figure, such as `PHANTOM_NOTE`.
+        animations: The training GIFs.
+        samples: The same slices before and after training.
+        mosaics: Translated test volumes. They are embedded: pass those worth looking at, not hundreds.
+        scores: One table a direction and protocol.
+        scores_flag: A few words beside every table's heading, such as `PHANTOM_FLAG`; "" for none.
+        curves: Losses and validation scores.
+        subjects: The best and the worst test subjects.
+        split_header, split_rows: Subjects and slices of each split and contrast.
+        split_subjects: "training T1" -> its subjects' names.
+        config_yaml: The resolved configuration.
+        provenance: Versions, seed, steps, time: name -> value.
+        how_to: What one may want to do next -> the command.
+        notes: Further paragraphs, at the end.
+    """
+
+    title: str
+    result: str
+    highlights: Sequence[Highlight] = ()
+    warnings: Sequence[str] = ()
+    animations: Sequence[Picture] = ()
+    samples: Sequence[BeforeAfter] = ()
+    mosaics: Sequence[Picture] = ()
+    scores: Sequence[ScoreTable] = ()
+    scores_flag: str = ""
+    curves: Picture | None = None
+    subjects: Sequence[SubjectResult] = ()
+    split_header: Sequence[str] = ()
+    split_rows: Sequence[Sequence[str]] = ()
+    split_subjects: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    config_yaml: str = ""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    how_to: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write the report as one self-contained HTML file, atomically.
+
+    Images are embedded as data: URIs, there are no scripts, and a content security policy forbids requests. Every
+    string is escaped.
+
+    Raises:
+        UserError: a picture is missing or not a PNG, GIF, JPEG or WebP, or the file cannot be written; names it.
+    """
+    atomic_text(path, render(report))
+
+
+def render(report: Report) -> str:
+    """Return the report as HTML; raises UserError as `write_report` does."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["embedded"] = _embedded
+    tables = [laid_out(table) for table in report.scores]
+    return environment.get_template("page.html.jinja").render(report=report, tables=tables)
+
+
+def _embedded(picture: Picture) -> dict[str, str | int]:
+    """Return a picture's data: URI and size in pixels."""
+    name = str(picture.content) if isinstance(picture.content, Path) else f"picture '{picture.alt}'"
+    try:
+        content = picture.content.read_bytes() if isinstance(picture.content, Path) else picture.content
+        with Image.open(BytesIO(content), formats=["PNG", "GIF", "JPEG", "WEBP"]) as opened:
+            kind, (width, height) = opened.get_format_mimetype(), opened.size
+    except UnidentifiedImageError as error:
+        raise UserError(f"{name}: not a PNG, GIF, JPEG or WebP; it cannot go into the report") from error
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read ({error.strerror or error}); make it again") from error
+    return {"uri": f"data:{kind};base64,{b64encode(content).decode()}", "width": width, "height": height}

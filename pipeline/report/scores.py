@@ -1,0 +1,96 @@
+"""The scores of a report: which figures stand in a table, how they read, and where the model beats the baselines."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite, isnan
+
+Value = tuple[float, float, int]  # mean, standard deviation, number of subjects (or slices)
+
+_HIGHER_IS_BETTER = {"psnr", "ssim"}
+_NAMES = {"psnr": "PSNR [dB]", "ssim": "SSIM", "mae": "MAE", "nrmse": "NRMSE"}
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """What every method scored in one direction under one protocol.
+
+    Attributes:
+        direction: Such as "T1 → T2".
+        protocol: What was measured and how, in a few words, such as "volume, inside the head".
+        about: One sentence on normalisation, data range and what the ± is; "" for none.
+        rows: Method -> metric -> (mean, SD, number). "psnr" and "ssim" are better when higher, all others when lower.
+        model: The method that is ours; the others are baselines.
+    """
+
+    direction: str
+    protocol: str
+    about: str
+    rows: Mapping[str, Mapping[str, Value]]
+    model: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure as text; `verdict` is "better" or "worse" than the best baseline, or "" where nothing can be said."""
+
+    text: str
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method's figures."""
+
+    method: str
+    is_model: bool
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class LaidOutTable:
+    """A table ready for the page: `columns` are (name, "↑" or "↓" for the better direction)."""
+
+    direction: str
+    protocol: str
+    about: str
+    count: str
+    columns: list[tuple[str, str]]
+    rows: list[Row]
+
+
+def laid_out(table: ScoreTable) -> LaidOutTable:
+    """Return the table's figures as text, those of the model compared with the best baseline of each metric."""
+    metrics = list(dict.fromkeys(metric for scores in table.rows.values() for metric in scores))
+    rows = [
+        Row(method, method == table.model, [_cell(table, method, metric) for metric in metrics])
+        for method in table.rows
+    ]
+    counts = sorted({value[2] for scores in table.rows.values() for value in scores.values()})
+    count = "n = " + " to ".join(str(number) for number in dict.fromkeys([counts[0], counts[-1]])) if counts else ""
+    columns = [(_NAMES.get(metric, metric), "↑" if metric in _HIGHER_IS_BETTER else "↓") for metric in metrics]
+    return LaidOutTable(table.direction, table.protocol, table.about, count, columns, rows)
+
+
+def best_baseline(table: ScoreTable, metric: str) -> tuple[str, float] | None:
+    """Return the baseline with the best mean of `metric`, and that mean; None where no baseline has one."""
+    means = {
+        method: scores[metric][0]
+        for method, scores in table.rows.items()
+        if method != table.model and metric in scores and not isnan(scores[metric][0])
+    }
+    if not means:
+        return None
+    method = (max if metric in _HIGHER_IS_BETTER else min)(means, key=means.__getitem__)
+    return method, means[method]
+
+
+def _cell(table: ScoreTable, method: str, metric: str) -> Cell:
+    if metric not in table.rows[method] or isnan(table.rows[method][metric][0]):
+        return Cell("—")
+    mean, deviation, _ = table.rows[method][metric]
+    digits = 2 if metric == "psnr" else 3
+    text = f"{mean:.{digits}f}" + (f" ± {deviation:.{digits}f}" if isfinite(deviation) else "")
+    baseline = best_baseline(table, metric)
+    if method != table.model or baseline is None or baseline[1] == mean:
+        return Cell(text)
+    return Cell(text, "better" if (mean > baseline[1]) == (metric in _HIGHER_IS_BETTER) else "worse")

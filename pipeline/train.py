@@ -1,0 +1,169 @@
+"""The training loop: it knows batches, time and the `Engine` protocol, and nothing of any method."""
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+
+from pipeline.console import warn
+from pipeline.data.loader import SlicePairs, epoch_loader
+from pipeline.engines.protocol import Engine
+from pipeline.errors import Stopped, UserError
+from pipeline.interruption import Interruption
+from pipeline.losses import all_finite
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how often; steps unless the name says otherwise."""
+
+    steps_per_epoch: int
+    constant_epochs: int
+    decay_epochs: int
+    batch_size: int
+    loader_workers: int
+    log_every: int
+    validate_every_epochs: int
+    sample_every_epochs: int
+    checkpoint_seconds: float
+    max_bad_steps: int
+
+    @property
+    def epochs(self) -> int:
+        return self.constant_epochs + self.decay_epochs
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Return 1 for the constant epochs, then a straight line that would reach 0 just after the last step."""
+        constant = self.constant_epochs * self.steps_per_epoch
+        return 1.0 if step < constant else (self.steps - step) / (self.steps - constant)
+
+
+@dataclass
+class Position:
+    """Where a run stands; saved with every checkpoint."""
+
+    step: int = 0  # steps made
+    bad_steps: int = 0  # of them skipped for a loss that was not finite
+    bad_in_a_row: int = 0
+    best_score: float = float("-inf")
+    seconds: float = 0.0  # spent training, over all sittings
+
+
+@dataclass(frozen=True)
+class Observers:
+    """What happens at an epoch's end; none of it changes the engine.
+
+    Attributes:
+        log: Takes metrics and the step they belong to.
+        validate: Returns metrics; "validation/score" among them decides which checkpoint is best, higher is better.
+        sample: Draws the sample pictures after the given number of epochs.
+        save: Writes a checkpoint of the engine at a position (a dict), as the best one if so told.
+        progress: Wraps the training steps in a bar.
+    """
+
+    log: Callable[[Metrics, int], None]
+    validate: Callable[[], Metrics]
+    sample: Callable[[int, int], None]
+    save: Callable[[dict, bool], None]
+    bar: Callable[[int, int], object]
+
+
+def train(
+    engine: Engine,
+    slices: SlicePairs,
+    schedule: Schedule,
+    position: Position,
+    observers: Observers,
+    *,
+    device: torch.device,
+    interruption: Interruption,
+) -> None:
+    """Train from `position` to the schedule's end.
+
+    Raises:
+        Stopped: a signal came; the step under way was finished and a checkpoint written.
+        UserError: the loss was not finite `max_bad_steps` times in a row; the last good checkpoint stays.
+    """
+    if position.step == 0:
+        observers.sample(0, 0)
+    saved_at = time.monotonic()
+    with observers.bar(position.step, schedule.steps) as bar:
+        for epoch in range(position.step // schedule.steps_per_epoch, schedule.epochs):
+            for real_a, real_b in _batches(slices, schedule, epoch, position, device):
+                started = time.monotonic()
+                engine.set_learning_rate(schedule.learning_rate_factor(position.step))
+                losses = engine.step(real_a.to(device, non_blocking=True), real_b.to(device, non_blocking=True))
+                position.step += 1
+                _count_bad_steps(losses, position, schedule.max_bad_steps)
+                if position.step % schedule.log_every == 0:
+                    values = {name: float(loss) for name, loss in losses.items()}
+                    bar.set_postfix({name: f"{value:.2f}" for name, value in values.items()}, refresh=False)
+                    factor = schedule.learning_rate_factor(position.step - 1)
+                    logged = {f"train/{name}": value for name, value in values.items()}
+                    observers.log({**logged, "train/learning_rate_factor": factor}, position.step)
+                bar.update()
+                position.seconds += time.monotonic() - started
+                if interruption.signal_number is not None:
+                    observers.save(asdict(position), False)
+                    _stop(interruption.signal_number, position.step)
+                if time.monotonic() - saved_at > schedule.checkpoint_seconds and not position.bad_in_a_row:
+                    observers.save(asdict(position), False)
+                    saved_at = time.monotonic()
+            _end_epoch(epoch + 1, schedule, position, observers)
+            saved_at = time.monotonic()
+
+
+def _batches(slices: SlicePairs, schedule: Schedule, epoch: int, position: Position, device: torch.device):
+    """Return the batches of an epoch that are still to come."""
+    return epoch_loader(
+        slices,
+        epoch=epoch,
+        batches=schedule.steps_per_epoch,
+        batch_size=schedule.batch_size,
+        first_batch=position.step - epoch * schedule.steps_per_epoch,
+        workers=schedule.loader_workers,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def _end_epoch(epochs: int, schedule: Schedule, position: Position, observers: Observers) -> None:
+    """Validate, sample and save after the given number of epochs."""
+    last, best = epochs == schedule.epochs, False
+    if epochs % schedule.validate_every_epochs == 0 or last:
+        metrics = observers.validate()
+        observers.log({**metrics, "epoch": epochs}, position.step)
+        best = metrics["validation/score"] > position.best_score
+        position.best_score = max(position.best_score, metrics["validation/score"])
+    if epochs % schedule.sample_every_epochs == 0 or last:
+        observers.sample(epochs, position.step)
+    if not position.bad_in_a_row:
+        observers.save(asdict(position), best)
+
+
+def _count_bad_steps(losses: dict[str, torch.Tensor], position: Position, limit: int) -> None:
+    """Note a step whose loss was not finite (the engine skipped it), and give up after too many in a row."""
+    if all_finite(losses):
+        position.bad_in_a_row = 0
+        return
+    position.bad_steps += 1
+    position.bad_in_a_row += 1
+    names = ", ".join(name for name, loss in losses.items() if not torch.isfinite(loss))
+    warn(f"\nwarning: step {position.step}: {names} not finite; the step was skipped")
+    if position.bad_in_a_row >= limit:
+        raise UserError(
+            f"training stopped at step {position.step}: {limit} losses in a row were not finite ({names}); the last good "
+            "checkpoint is kept; lower training.learning_rate, or use precision bf16 or float32"
+        )
+
+
+def _stop(signal_number: int, step: int) -> None:
+    name = signal.Signals(signal_number).name
+    raise Stopped(signal_number, f"{name} after step {step}; saved; the same command goes on from there")

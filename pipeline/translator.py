@@ -1,0 +1,106 @@
+"""One volume through a translation model: the preprocessing chain, the network, and the chain's way back."""
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from nibabel.spatialimages import SpatialImage
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.model import TranslationModel
+from pipeline.volume import image_like
+from transforms.nifti import read_nifti
+from transforms.presets import slice_chain
+
+_HALF_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def translate_volume(
+    source: str | Path | SpatialImage, model: TranslationModel, to: str, *, batch_size: int = 8
+) -> nib.Nifti1Image:
+    """Translate a volume and return it on the source's grid, in the target contrast's training intensities.
+
+    Args:
+        source: A NIfTI file, or a nibabel image, of the contrast that `model` translates to `to`.
+        model: From `pipeline.model.load_model`.
+        to: The contrast to make, one of `model.translators`.
+        batch_size: Slices that go through the network at once.
+
+    Returns:
+        A NIfTI image with the source's shape, affine, units and forms.
+
+    Raises:
+        UserError: the volume cannot be used, or the network fails on it; one line that names it.
+    """
+    name = str(source) if isinstance(source, str | Path) else source.get_filename() or "the image"
+    try:
+        array, affine, header = read_nifti(source)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    chain = slice_chain(**model.settings, stride=model.stride, load=False)
+    try:
+        data = chain({"image": array, "image_affine": affine})
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{name}: {_root(error)}") from error
+    facts = model.facts[to]
+    network = model.translators[to]
+    data["image"] = translate_slices(
+        data["image"], network, device=model.device, batch_size=batch_size, precision=model.precision, name=name
+    )
+    data["image_range"] = (facts["low"], facts["high"])
+    translated = chain.inverse(data)["image"]  # (X, Y, Z) on the source grid
+    description = f"synthetic {to}, {model.origin}; not for clinical use"
+    return image_like(translated, affine, header, integer=facts["integer"], description=description)
+
+
+def translate_slices(
+    slices: np.ndarray, network: nn.Module, *, device: torch.device, batch_size: int, precision: str, name: str
+) -> np.ndarray:
+    """Send a stack of slices through a network in batches.
+
+    Args:
+        slices: (N, H, W) float32 in [-1, 1].
+        network: (B, 1, H, W) -> (B, 1, H, W), on `device` and in evaluation mode.
+        device: Where to compute.
+        batch_size: B; the last batch may be smaller.
+        precision: "float32", or "bf16" or "fp16" for autocast.
+        name: Of the volume, for messages.
+
+    Returns:
+        (N, H, W) float32.
+
+    Raises:
+        UserError: the device's memory is too small, or the network's output is not finite.
+    """
+    translated = np.empty(slices.shape, dtype=np.float32)
+    with torch.inference_mode(), _autocast(device, precision):
+        for start in range(0, len(slices), batch_size):
+            stop = start + batch_size
+            batch = torch.from_numpy(np.ascontiguousarray(slices[start:stop], dtype=np.float32))[
+                :, None
+            ]  # (B, 1, H, W)
+            try:
+                output = network(batch.to(device))
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"{name}: {device} has too little memory for {batch_size} slices at once; lower --batch-size"
+                ) from error
+            translated[start:stop] = output[:, 0].float().cpu().numpy()
+    if not np.isfinite(translated).all():
+        raise UserError(f"{name}: the network's output is not finite; the model is damaged or its training diverged")
+    return translated
+
+
+def _autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    half = _HALF_PRECISION.get(precision)
+    return nullcontext() if half is None else torch.autocast(device.type, half)
+
+
+def _root(error: BaseException) -> str:
+    """Return the first line of the error that started a chain of errors, without the wrappers' additions."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

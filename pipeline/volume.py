@@ -1,0 +1,95 @@
+"""Writing a volume on the grid of the one it was made from: the source's header and affine, our voxels."""
+
+import gzip
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import FileBasedHeader
+
+from pipeline.errors import UserError
+from pipeline.files import atomic_write
+
+VOLUME_SUFFIXES = (".nii", ".nii.gz")
+_DESCRIPTION_BYTES = 79  # NIfTI's field has 80, and readers of C strings want the last one to be zero
+_PRIVATE_TEXT = ("data_type", "db_name", "aux_file")  # free text that may hold a patient's name
+
+
+def image_like(
+    data: np.ndarray, affine: np.ndarray, header: FileBasedHeader, *, integer: bool, description: str
+) -> nib.Nifti1Image:
+    """Return new voxels as a nibabel image with the source's geometry.
+
+    Units, qform and sform with their codes stay as they are; display range, intent, scaling, free text and header
+    extensions (which may hold names) are reset. Sources that are not NIfTI get both forms from the affine.
+
+    Args:
+        data: (X, Y, Z) finite voxels on the source grid.
+        affine: (4, 4) of the source.
+        header: nibabel's header of the source; not changed.
+        integer: Whether to round to int16; whole numbers too large for it stay float32, as do all others.
+        description: For the header's `descrip`, cut to 79 bytes.
+
+    Returns:
+        A Nifti2Image where the source is NIfTI-2, otherwise a Nifti1Image.
+    """
+    image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    voxels = _voxels(data, integer)
+    new_header = image_class.header_class.from_header(header)
+    new_header.extensions = type(new_header.extensions)()
+    new_header.set_data_dtype(voxels.dtype)
+    new_header.set_data_shape(voxels.shape)
+    new_header.set_slope_inter(1, 0)
+    new_header.set_intent("none")
+    new_header["cal_min"] = new_header["cal_max"] = 0
+    new_header["descrip"] = description.encode()[:_DESCRIPTION_BYTES].decode(errors="ignore").encode()
+    for field in _PRIVATE_TEXT:
+        if field in new_header:
+            new_header[field] = b""
+    if not isinstance(header, nib.Nifti1Header):
+        new_header.set_xyzt_units("mm")
+        new_header.set_qform(affine, code="scanner")
+        new_header.set_sform(affine, code="scanner")
+    return image_class(voxels, affine, new_header)
+
+
+def write_like(
+    data: np.ndarray, affine: np.ndarray, header: FileBasedHeader, path: Path, *, integer: bool, description: str
+) -> None:
+    """Write `image_like`'s result to a `.nii` or `.nii.gz` file, atomically.
+
+    Raises:
+        UserError: the suffix is another one, the disk is full, or the folder cannot be written.
+    """
+    write_volume(image_like(data, affine, header, integer=integer, description=description), path)
+
+
+def write_volume(image: nib.Nifti1Image, path: Path) -> None:
+    """Write a NIfTI image to a `.nii` or `.nii.gz` file, atomically; equal images make equal bytes.
+
+    Raises:
+        UserError: the suffix is another one, the disk is full, or the folder cannot be written.
+    """
+    name = path.name.lower()
+    if not name.endswith(VOLUME_SUFFIXES):
+        raise UserError(f"{path}: volumes are written as .nii or .nii.gz; choose such a name")
+
+    def write(stream) -> None:
+        if name.endswith(".gz"):
+            with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=stream, mtime=0) as zipped:
+                image.to_stream(zipped)
+        else:
+            image.to_stream(stream)
+
+    atomic_write(path, write)
+
+
+def _voxels(data: np.ndarray, integer: bool) -> np.ndarray:
+    """Return the voxels in the type that they are stored in."""
+    if integer:
+        rounded = np.rint(data)
+        limits = np.iinfo(np.int16)
+        if rounded.min() >= limits.min and rounded.max() <= limits.max:
+            return rounded.astype(np.int16)
+        return rounded.astype(np.float32)
+    return np.asarray(data, dtype=np.float32)

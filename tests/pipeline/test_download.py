@@ -1,0 +1,167 @@
+import hashlib
+import io
+import subprocess
+import sys
+import tarfile
+
+import pytest
+from web_server import serve, web_server
+
+from pipeline import download
+from pipeline.data.ixi import ixi_cases
+
+
+def ixi_archive(contrast):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for subject in ("IXI002-Guys-0828", "IXI012-HH-1211"):
+            info = tarfile.TarInfo(f"{subject}-{contrast}.nii.gz")
+            info.size = 1000
+            tar.addfile(info, io.BytesIO(b"v" * 1000))
+    return buffer.getvalue()
+
+
+ARCHIVES = {contrast: ixi_archive(contrast) for contrast in ("T1", "T2", "PD")}
+
+
+@pytest.fixture(autouse=True)
+def made_up_sums(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    for contrast, content in ARCHIVES.items():
+        monkeypatch.setitem(download.IXI_MD5, contrast, hashlib.md5(content).hexdigest())
+
+
+@pytest.fixture
+def server():
+    with web_server() as told:
+        told.answers = [
+            lambda handler: serve(ARCHIVES[handler.path.removeprefix("/IXI/IXI-").removesuffix(".tar")])(handler)
+        ]
+        yield told
+
+
+def run(folder, server, *more, contrasts=("T1", "T2")):
+    return download.main(
+        ["ixi", "-o", str(folder), "--contrasts", *contrasts, "--base-url", f"{server.url}/IXI/", *more]
+    )
+
+
+def test_the_archives_unpack_to_where_the_ixi_source_looks(server, tmp_path, capsys):
+    assert run(tmp_path / "data/ixi", server, contrasts=("T1", "T2", "PD")) == 0
+    cases = ixi_cases(tmp_path / "data/ixi", ("T1", "T2", "PD"))
+    assert len(cases) == 6
+    assert sorted(path.name for path in (tmp_path / "data/ixi").iterdir()) == ["IXI-PD", "IXI-T1", "IXI-T2"]
+    assert "IXI-T1: 2 volumes" in capsys.readouterr().out
+
+
+def test_what_is_there_already_is_not_fetched_again(server, tmp_path, capsys):
+    run(tmp_path, server, contrasts=("T1",))
+    asked = len(server.ranges)
+    assert run(tmp_path, server, contrasts=("T1", "T1")) == 0
+    assert len(server.ranges) == asked
+    assert "there already, 2 volumes" in capsys.readouterr().out
+
+
+def test_archives_are_kept_on_request_only(server, tmp_path):
+    run(tmp_path, server, "--keep-archives", contrasts=("T1",))
+    run(tmp_path, server, contrasts=("T2",))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["IXI-T1", "IXI-T1.tar", "IXI-T2"]
+
+
+def test_an_archive_that_was_placed_by_hand_is_unpacked_without_a_network(server, tmp_path):
+    (tmp_path / "IXI-T1.tar").write_bytes(ARCHIVES["T1"])
+    assert run(tmp_path, server, contrasts=("T1",)) == 0
+    assert server.ranges == []
+    assert (tmp_path / "IXI-T1.tar").exists()
+    assert len(ixi_cases(tmp_path, ("T1",))) == 2
+
+
+def test_a_placed_archive_with_a_wrong_sum_is_set_aside(server, tmp_path, capsys):
+    (tmp_path / "IXI-T1.tar").write_bytes(b"something else")
+    assert run(tmp_path, server, "--quiet", contrasts=("T1",)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "IXI-T1.tar: has MD5 sum" in error
+    assert "it is now IXI-T1.tar.bad" in error
+    assert run(tmp_path, server, contrasts=("T1",)) == 0
+
+
+def test_a_cut_connection_does_not_show_in_the_result(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    whole = ARCHIVES["T1"]
+    server.answers = [serve(whole, cut_after=len(whole) // 2), serve(whole)]
+    assert run(tmp_path, server, contrasts=("T1",)) == 0
+    assert (tmp_path / "IXI-T1/IXI002-Guys-0828-T1.nii.gz").read_bytes() == b"v" * 1000
+    assert server.ranges == [None, f"bytes={len(whole) // 2}-"]
+
+
+def test_no_network_is_one_clear_line(tmp_path, capsys):
+    with web_server() as gone:
+        pass
+    assert run(tmp_path, gone) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"error: {gone.url}/IXI/IXI-T1.tar: cannot be reached" in error
+    assert f"place it as {tmp_path / 'IXI-T1.tar'}" in error
+
+
+def test_a_malicious_archive_leaves_no_folder_even_with_the_right_sum(server, tmp_path, monkeypatch, capsys):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("../escaped.nii.gz"))
+    monkeypatch.setitem(download.IXI_MD5, "T1", hashlib.md5(buffer.getvalue()).hexdigest())
+    server.answers = [serve(buffer.getvalue())]
+    assert run(tmp_path / "ixi", server, contrasts=("T1",)) == 2
+    assert "'../escaped.nii.gz' would leave the folder" in capsys.readouterr().err
+    assert not (tmp_path / "escaped.nii.gz").exists()
+    assert not (tmp_path / "ixi/IXI-T1").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--contrasts", "T1", "FLAIR"], "no archive of FLAIR in IXI; choose from T1, T2, PD"),
+        (["--base-url", "file:///srv"], "file:///srv: neither an http:// nor an https:// address"),
+        (["--base-url", "ftp://host/IXI"], "ftp://host/IXI: neither an http:// nor an https:// address"),
+    ],
+)
+def test_bad_arguments_end_with_2_before_anything_is_made(arguments, message, tmp_path, capsys):
+    assert download.main(["ixi", "-o", str(tmp_path / "ixi"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "ixi").exists()
+
+
+def test_a_file_in_the_folders_place_is_a_clear_error(server, tmp_path, capsys):
+    (tmp_path / "ixi").write_text("")
+    assert run(tmp_path / "ixi", server) == 2
+    assert "ixi: cannot be made (File exists)" in capsys.readouterr().err
+
+
+def test_other_files_in_the_contrasts_place_are_told_before_the_download(server, tmp_path, capsys):
+    (tmp_path / "IXI-T1").mkdir()
+    (tmp_path / "IXI-T1/notes.txt").write_text("")
+    assert run(tmp_path, server) == 2
+    assert "IXI-T1: is in the way" in capsys.readouterr().err
+    assert server.ranges == []
+
+
+def test_an_interrupt_says_that_the_command_can_be_repeated(server, tmp_path, capsys):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.fetch._read", interrupt)
+        assert run(tmp_path, server) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+    assert run(tmp_path, server) == 0
+
+
+def test_help_answers_without_the_heavy_libraries():
+    code = (
+        "import sys; from pipeline.download import main; code = main(['--help']); "
+        "heavy = {'torch', 'monai', 'mlflow', 'SimpleITK', 'scipy', 'numpy'} & set(sys.modules); "
+        "sys.exit(code or ' '.join(heavy))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "--base-url" in ended.stdout

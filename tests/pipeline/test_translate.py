@@ -1,0 +1,266 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ixi_like
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import pipeline.model
+import pipeline.translate
+from pipeline.errors import UserError
+from pipeline.model import TranslationModel
+from pipeline.translate import main, translate
+from pipeline.translation_jobs import plan
+
+ROOT = Path(pipeline.translate.__file__).parents[1]
+
+
+class Negative(nn.Module):
+    """Turns dark into bright; raises what `accidents` holds for the number of the call, counted from 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+        self.accidents = {}
+
+    def forward(self, slices):
+        self.calls += 1
+        if self.calls in self.accidents:
+            raise self.accidents[self.calls]
+        return -slices
+
+
+@pytest.fixture
+def model(monkeypatch):
+    made = TranslationModel(
+        contrasts=("T1", "T2"),
+        translators={"T1": Negative(), "T2": Negative()},
+        settings={"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)},
+        facts={name: {"low": 0.0, "high": 1000.0, "integer": True} for name in ("T1", "T2")},
+        stride=8,
+        device=torch.device("cpu"),
+    )
+    monkeypatch.setattr(pipeline.model, "load_model", lambda uri, device: made)
+    return made
+
+
+def volume_at(path, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(ixi_like.ixi_t1(scale=8, seed=seed), path)
+    return path
+
+
+def run(*arguments):
+    return main([*map(str, arguments), "--model", "any", "--to", "T2"])
+
+
+def files_in(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_file_becomes_the_file_named(tmp_path, model, capsys):
+    source = volume_at(tmp_path / "in.nii.gz")
+    assert run("-i", source, "-o", tmp_path / "new" / "out.nii") == 0
+    before, after = nib.load(source), nib.load(tmp_path / "new" / "out.nii")
+    assert np.array_equal(before.affine, after.affine) and before.shape == after.shape
+    middle = tuple(length // 2 for length in before.shape)
+    assert before.dataobj[middle] > 400 > after.dataobj[middle]
+    printed = capsys.readouterr().out
+    assert "in.nii.gz  translated" in printed and "1 translated" in printed
+
+
+def test_a_file_into_a_folder_keeps_its_name(tmp_path, model):
+    source = volume_at(tmp_path / "IXI002-Guys-0828-T1.nii.gz")
+    assert run("-i", source, "-o", tmp_path / "out") == 0
+    assert files_in(tmp_path / "out") == ["IXI002-Guys-0828-T1.nii.gz"]
+
+
+def test_a_folders_tree_is_mirrored_and_other_files_are_left_alone(tmp_path, model):
+    volume_at(tmp_path / "in" / "a.nii")
+    volume_at(tmp_path / "in" / "site" / "b.nii.gz")
+    volume_at(tmp_path / "in" / ".hidden" / "c.nii.gz")
+    (tmp_path / "in" / "notes.txt").write_text("hello")
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
+    assert files_in(tmp_path / "out") == ["a.nii", "site/b.nii.gz"]
+
+
+def test_equal_file_names_of_two_folders_do_not_collide(tmp_path, model):
+    first, second = volume_at(tmp_path / "p1" / "T1.nii.gz", 1), volume_at(tmp_path / "p2" / "T1.nii.gz", 2)
+    assert run("-i", first.parent, second.parent, "-o", tmp_path / "folders") == 0
+    assert run("-i", first, second, "-o", tmp_path / "files") == 0
+    for out in (tmp_path / "folders", tmp_path / "files"):
+        assert files_in(out) == ["p1/T1.nii.gz", "p2/T1.nii.gz"]
+        one, two = (nib.load(out / name / "T1.nii.gz").get_fdata() for name in ("p1", "p2"))
+        assert not np.array_equal(one, two)
+
+
+def test_a_volume_given_twice_is_translated_once(tmp_path, model):
+    source = volume_at(tmp_path / "in" / "a.nii")
+    jobs = plan([source, source.parent, tmp_path / "in" / ".." / "in" / "a.nii"], tmp_path / "out")
+    assert [job.target for job in jobs] == [tmp_path / "out" / "a.nii"]
+
+
+def test_pairs_become_single_files(tmp_path, model):
+    (tmp_path / "in").mkdir()
+    source = ixi_like.ixi_t1(scale=8)
+    nib.save(nib.Nifti1Pair(source.dataobj, source.affine, source.header), tmp_path / "in" / "a.img")
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
+    assert files_in(tmp_path / "out") == ["a.nii.gz"]
+    volume_at(tmp_path / "in" / "a.nii.gz")
+    with pytest.raises(UserError, match=r"both would become .*a\.nii\.gz; translate them separately"):
+        plan([tmp_path / "in"], tmp_path / "out")
+
+
+def test_existing_volumes_are_skipped_unless_told_otherwise(tmp_path, model, capsys):
+    source = volume_at(tmp_path / "in" / "a.nii")
+    volume_at(tmp_path / "in" / "b.nii")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.nii").write_bytes(b"mine")
+    assert run("-i", source.parent, "-o", tmp_path / "out") == 0
+    assert "1 skipped, 1 translated" in capsys.readouterr().out
+    assert (tmp_path / "out" / "a.nii").read_bytes() == b"mine"
+    assert run("-i", source.parent, "-o", tmp_path / "out", "--overwrite") == 0
+    assert nib.load(tmp_path / "out" / "a.nii").shape == nib.load(source).shape
+
+
+def test_where_all_is_done_no_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline.model, "load_model", None)
+    source = volume_at(tmp_path / "a.nii")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.nii").write_bytes(b"mine")
+    assert run("-i", source, "-o", tmp_path / "out") == 0
+
+
+def test_a_bad_volume_does_not_stop_the_others(tmp_path, model, capsys):
+    volume_at(tmp_path / "in" / "a.nii.gz")
+    (tmp_path / "in" / "b.nii.gz").write_text("not a volume")
+    volume_at(tmp_path / "in" / "c.nii.gz")
+    assert run("-i", tmp_path / "in", tmp_path / "missing.nii", "-o", tmp_path / "out") == 3
+    assert files_in(tmp_path / "out") == ["a.nii.gz", "c.nii.gz"]
+    printed = capsys.readouterr().out
+    assert "not a NIfTI volume but a text file" in printed and "no such file" in printed
+    assert "2 translated, 2 failed" in printed
+
+
+def test_an_error_nobody_expected_does_not_stop_the_others_either(tmp_path, model, capsys):
+    sources = [volume_at(tmp_path / name) for name in ("a.nii", "b.nii")]
+    model.translators["T2"].accidents = {1: ZeroDivisionError("division by zero")}
+    assert run("-i", *sources, "-o", tmp_path / "out") == 3
+    assert files_in(tmp_path / "out") == ["b.nii"]
+    assert "unexpected ZeroDivisionError: division by zero" in capsys.readouterr().out
+
+
+def test_where_nothing_worked_the_code_is_2(tmp_path, model):
+    assert run("-i", tmp_path / "missing.nii", "-o", tmp_path / "out") == 2
+
+
+def test_replaced_voxels_are_reported_with_their_volume(tmp_path, model, capsys):
+    image = ixi_like.ixi_t1(scale=8)
+    data = image.get_fdata(dtype=np.float32)
+    data[0, 0, :5] = np.nan
+    nib.save(nib.Nifti1Image(data, image.affine), tmp_path / "a.nii")
+    assert run("-i", tmp_path / "a.nii", "-o", tmp_path / "out") == 0
+    assert "5 NaN or infinite voxels were replaced" in capsys.readouterr().out
+
+
+def test_sources_are_never_overwritten(tmp_path, model, capsys):
+    source = volume_at(tmp_path / "in" / "a.nii")
+    before = source.read_bytes()
+    for given, out in ((source.parent, source.parent), (source, source), (source, source.parent)):
+        assert run("-i", given, "-o", out, "--overwrite") == 2
+    assert source.read_bytes() == before
+    assert capsys.readouterr().err.count("error: ") == 3
+
+
+def test_results_below_the_sources_are_not_translated_again(tmp_path, model):
+    volume_at(tmp_path / "in" / "a.nii")
+    for _ in range(2):
+        assert run("-i", tmp_path / "in", "-o", tmp_path / "in" / "out") == 0
+    assert files_in(tmp_path / "in") == ["a.nii", "out/a.nii"]
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("one.nii.gz", "give a folder as OUT"), ("file.txt", "give a folder as OUT"), ("file.txt/x", "cannot be written")],
+)
+def test_an_out_that_cannot_be_is_refused_before_the_work(tmp_path, monkeypatch, capsys, out, message):
+    monkeypatch.setattr(pipeline.model, "load_model", None)
+    volume_at(tmp_path / "in" / "a.nii")
+    (tmp_path / "file.txt").write_text("hello")
+    assert run("-i", tmp_path / "in", "-o", tmp_path / out) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_without_volumes_is_refused(tmp_path, model, capsys):
+    (tmp_path / "in").mkdir()
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 2
+    assert "no .nii or .nii.gz files in this folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_or_contrast_that_is_not_there_is_one_line_and_2(tmp_path, model, monkeypatch, capsys):
+    source = volume_at(tmp_path / "a.nii")
+    assert main(["-i", str(source), "-o", str(tmp_path / "out"), "--model", "any", "--to", "PD"]) == 2
+    assert main(["-i", str(source), "-o", str(tmp_path / "out"), "--model", "any"]) == 2
+    monkeypatch.undo()
+    assert main(["-i", str(source), "-o", str(tmp_path / "out"), "--model", str(tmp_path / "none"), "--to", "T2"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.startswith("error: ") for line in lines] == [True] * 3
+    assert "does not make 'PD' but T1 and T2" in lines[0]
+    assert "choose one with --to" in lines[1]
+    assert "none: no such model" in lines[2]
+
+
+@pytest.mark.parametrize("wrong", [["--batch-size", "0"], ["--batch-size", "x"], ["--device", "tpu"], ["--colour"]])
+def test_wrong_arguments_are_2(tmp_path, model, wrong):
+    assert run("-i", tmp_path, "-o", tmp_path / "out", *wrong) == 2
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path, model, capsys):
+    for name in ("a.nii", "b.nii", "c.nii"):
+        volume_at(tmp_path / "in" / name)
+    model.translators["T2"].accidents = {2: KeyboardInterrupt()}
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--batch-size", "1000") == 130
+    assert files_in(tmp_path / "out") == ["a.nii"]
+    printed = capsys.readouterr()
+    assert "1 translated, 2 not done" in printed.out
+    assert "run the same command again" in printed.err
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
+    assert files_in(tmp_path / "out") == ["a.nii", "b.nii", "c.nii"]
+
+
+def test_quiet_prints_failures_and_nothing_else(tmp_path, model, capfd):
+    source = volume_at(tmp_path / "a.nii")
+    assert run("-i", source, tmp_path / "b.nii", "-o", tmp_path / "out", "--quiet") == 3
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"error: {tmp_path / 'b.nii'}: no such file; check the path\n"
+
+
+def test_the_python_function_takes_images_and_paths(tmp_path, model):
+    source = ixi_like.ixi_t1(scale=8)
+    from_image = translate(source, model, "T2")
+    from_path = translate(volume_at(tmp_path / "a.nii"), "any", "T2", batch_size=3, device="cpu")
+    assert np.array_equal(from_image.dataobj, from_path.dataobj)
+    assert np.array_equal(from_image.affine, source.affine)
+
+
+def test_help_and_version_answer_without_the_heavy_libraries():
+    program = (
+        "import sys; from pipeline.translate import main; codes = [main(['--help']), main(['--version']), main([])];"
+        "heavy = {'torch', 'monai', 'mlflow', 'scipy', 'nibabel', 'SimpleITK', 'numpy'} & set(sys.modules);"
+        "sys.exit(f'{codes} {heavy}' if heavy or codes != [0, 0, 2] else 0)"
+    )
+    started = time.perf_counter()
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"}
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "exit codes: 0 everything is there" in ended.stdout
+    assert time.perf_counter() - started < 5  # a second and the machine's other work
