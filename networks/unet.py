@@ -36,7 +36,17 @@ class UNet(nn.Module):
         initialise_normal(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Translate (N, 1, H, W) in [-1, 1] to the same shape and range; H and W are multiples of `stride`."""
+        """Translate (N, 1, H, W) in [-1, 1] to the same shape and range.
+
+        Raises:
+            ValueError: H or W is not a multiple of `stride`.
+        """
+        height, width = image.shape[-2:]
+        if height % self.stride or width % self.stride:
+            raise ValueError(
+                f"slices of {height}×{width} pixels do not fit a U-Net of {len(self.down)} levels; "
+                f"pad both sides to multiples of {self.stride}"
+            )
         skips = []
         features = image
         for down in self.down:

@@ -3,7 +3,7 @@
 import errno
 import shutil
 import tarfile
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 
 from pipeline.errors import UserError
 from pipeline.fetch import byte_bar
@@ -61,15 +61,15 @@ def _extract_members(archive: Path, folder: Path, quiet: bool) -> None:
 
 def _danger(member: tarfile.TarInfo) -> str | None:
     """Return why a member must not be unpacked, None where it may."""
-    name = PurePosixPath(member.name)
+    name = PureWindowsPath(member.name)  # which knows /, \ and drives
     if member.issym() or member.islnk():
         return "is a link"
     if not (member.isreg() or member.isdir()):
         return "is a device or a pipe"
     if member.issparse():
         return "is a sparse file"
-    if name.is_absolute() or PureWindowsPath(member.name).anchor:
+    if name.anchor:
         return "has an absolute name"
-    if ".." in name.parts or ".." in PureWindowsPath(member.name).parts:
+    if ".." in name.parts:
         return "would leave the folder"
     return None

@@ -4,13 +4,12 @@ All take a source stack (N, H, W) in [-1, 1] and its foreground, a bool mask of 
 in the same form. None of them sees the test subject's own target.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from skimage.exposure import match_histograms
 
 BACKGROUND = -1.0
-HISTOGRAM_BINS = 4096  # over [-1, 1]: 0.0005 wide, finer than the 12 bits of most scanners
 QUANTILES = 2048
 
 
@@ -28,7 +27,7 @@ class HistogramMatch:
     """
 
     def __init__(self, target_quantiles: np.ndarray):
-        """Keep (Q,) equally spaced quantiles of the target cohort's foreground, as `pooled_quantiles` gives them."""
+        """Keep (Q,) equally spaced quantiles of the target cohort's foreground, as `histogram_quantiles` gives them."""
         self.target_quantiles = target_quantiles
 
     def __call__(self, source: np.ndarray, foreground: np.ndarray) -> np.ndarray:
@@ -76,21 +75,17 @@ class IntensityLookup:
         return np.where(foreground, looked_up, source.dtype.type(BACKGROUND))
 
 
-def pooled_quantiles(foreground_values: Iterable[np.ndarray]) -> np.ndarray:
-    """Return 2048 equally spaced quantiles of all the values in [-1, 1], pooled; reads one array at a time.
+def histogram_quantiles(counts: Sequence[float]) -> np.ndarray:
+    """Return 2048 equally spaced quantiles of a histogram with equal bins over [-1, 1], such as a cohort's pooled one.
 
-    They stand for the pooled sample: equal weights, ready for `HistogramMatch` and for `intensity_distance`. Exact to
-    a histogram bin, 0.0005.
+    They stand for the cohort's foreground voxels, with equal weights: for `HistogramMatch`, and for
+    `pipeline.metrics.intensity_distance`. Within a bin voxels count as evenly spread.
 
     Raises:
-        ValueError: there are no values.
+        ValueError: the histogram is empty.
     """
-    edges = np.linspace(-1, 1, HISTOGRAM_BINS + 1)
-    counts = np.zeros(HISTOGRAM_BINS)
-    for values in foreground_values:
-        counts += np.histogram(values, edges)[0]
-    if not counts.any():
-        raise ValueError("the target cohort has no foreground voxel, so it has no intensity distribution")
-    cumulative = np.concatenate([[0], np.cumsum(counts)]) / counts.sum()
-    ranks = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    return np.interp(ranks, cumulative, edges)
+    if not np.any(counts):
+        raise ValueError("the target cohort's histogram is empty, so it has no intensity distribution")
+    cumulative = np.concatenate([[0], np.cumsum(counts)]) / np.sum(counts)
+    edges = np.linspace(-1, 1, len(counts) + 1)
+    return np.interp((np.arange(QUANTILES) + 0.5) / QUANTILES, cumulative, edges)

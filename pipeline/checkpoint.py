@@ -2,7 +2,7 @@
 
 import os
 import pickle
-import zipfile
+import shutil
 from pathlib import Path
 
 import torch
@@ -12,6 +12,9 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_write
 
 FORMAT = 1
+UNREADABLE = (  # what torch.load raises on files that are cut short, overwritten or of another kind
+    OSError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, LookupError, pickle.UnpicklingError,
+)  # fmt: skip
 
 
 class CheckpointFolder:
@@ -24,17 +27,19 @@ class CheckpointFolder:
     def save(self, state: dict, *, best: bool) -> None:
         """Write `latest.pt`, keeping the one before as `previous.pt`; with `best`, make it `best.pt` too.
 
-        At every moment at least one whole checkpoint is there.
+        At every moment at least one whole checkpoint is there, and `best.pt` is never behind what `latest.pt` knows.
 
         Raises:
             UserError: the disk is full; the earlier checkpoints stay.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        for left_by_a_kill in self.folder.glob(".tmp-*"):
+            left_by_a_kill.unlink()
         if self.latest.exists():
             _link(self.latest, self.previous)
-        atomic_write(self.latest, lambda stream: torch.save({"format": FORMAT, **state}, stream))
+        written = self.best if best else self.latest
+        atomic_write(written, lambda stream: torch.save({"format": FORMAT, **state}, stream))
         if best:
-            _link(self.latest, self.best)
+            _link(self.best, self.latest)
 
     def load_newest(self) -> dict | None:
         """Return the newest checkpoint that can be read, or None where there is none; a damaged one is named.
@@ -45,9 +50,13 @@ class CheckpointFolder:
         found = [path for path in (self.latest, self.previous) if path.exists()]
         for path in found:
             try:
-                return load_checkpoint(path)
+                state = load_checkpoint(path)
             except UserError as error:
                 warn(f"warning: {error}")
+                continue
+            if path != found[0]:  # or the next save would put the damaged file in this one's place
+                found[0].replace(found[0].with_suffix(".damaged"))
+            return state
         if found:
             raise UserError(f"{self.folder}: no checkpoint there can be read; move the run's folder away to start anew")
         return None
@@ -63,7 +72,7 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict:
         raise UserError(f"{path}: no such checkpoint; give a run's folder or one of its checkpoints/*.pt")
     try:
         state = torch.load(path, map_location=device, weights_only=True, mmap=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: damaged, or not a checkpoint; use another one of the run") from error
     if not isinstance(state, dict) or "format" not in state:
         raise UserError(f"{path}: not a checkpoint of this project; give a run's folder or one of its checkpoints/*.pt")
@@ -93,7 +102,8 @@ def _link(source: Path, target: Path) -> None:
     temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
     temporary.unlink(missing_ok=True)
     try:
-        os.link(source, temporary)
-        os.replace(temporary, target)
+        temporary.hardlink_to(source)
+        temporary.replace(target)
     except OSError:  # a file system without hard links
-        atomic_write(target, lambda stream: stream.write(source.read_bytes()))
+        with source.open("rb") as original:
+            atomic_write(target, lambda stream: shutil.copyfileobj(original, stream))

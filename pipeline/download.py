@@ -18,8 +18,8 @@ IXI_MD5 = {
     "T2": "e3140d78730ecdd32ba92da48c0a9aaa",
     "PD": "88ecd9d1fa33cb4a2278183b42ffd749",
 }
-EPILOG = """An interrupted download goes on where it stopped when the command is repeated; a contrast that is there already
-is skipped. Without a network, bring IXI-T1.tar (…) from elsewhere, place it in FOLDER and run the same command.
+EPILOG = """An interrupted download goes on where it stopped when the command is repeated; a contrast that is there
+already is skipped. Without a network, bring IXI-T1.tar (…) from elsewhere, place it in FOLDER and run the same command.
 IXI is licensed CC BY-SA 3.0: https://brain-development.org/ixi-dataset/
 exit codes: 0 everything is there, 2 bad arguments, no connection or a bad archive, 130 interrupted"""
 

@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,27 +22,29 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full, or the folder cannot be written; names the path and the free space.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     suffix = "".join(path.suffixes[-2:]) if path.name.lower().endswith(".gz") else path.suffix
     temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}{suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with open(temporary, "rb") as stream:
+        with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"{path}: disk full, {free_space(path.parent)} left; free some space and run again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            left = free_space(path.parent)
+            raise UserError(f"{path}: disk full, {left} left; free some space and run again") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
             raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # already moved into place, or never made
+            temporary.unlink()
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file atomically through `write(stream)`; raises like `atomic_path`."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
         write(stream)
 
 
@@ -52,8 +54,9 @@ def atomic_text(path: Path, text: str) -> None:
 
 
 def free_space(folder: Path) -> str:
-    """Return the free space of the disk that holds `folder`, as text."""
-    return human_bytes(shutil.disk_usage(folder).free)
+    """Return the free space of the disk that holds `folder`, or would hold it, as text."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return human_bytes(shutil.disk_usage(there).free)
 
 
 def human_bytes(count: float) -> str:

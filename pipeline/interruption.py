@@ -1,9 +1,9 @@
 """SIGINT and SIGTERM: asked for at any moment, answered between two steps."""
 
+import os
 import signal
+from contextlib import suppress
 from types import FrameType
-
-from pipeline.console import warn
 
 
 class Interruption:
@@ -32,4 +32,7 @@ class Interruption:
         if self.signal_number is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal_number = number
-        warn(f"\n{signal.Signals(number).name}: finishing what is under way, then saving (Ctrl-C again stops at once)")
+        name = signal.Signals(number).name
+        note = f"\n{name}: finishing what is under way, then saving (Ctrl-C again stops at once)\n"
+        with suppress(OSError):  # past sys.stderr, whose buffer the interrupted code may be holding
+            os.write(2, note.encode())

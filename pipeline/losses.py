@@ -11,12 +11,19 @@ AdversarialLoss = Callable[[Tensor, bool], Tensor]
 
 def binary_cross_entropy(logits: Tensor, real: bool) -> Tensor:
     """Mean -log p(real) or -log p(not real) from logits (Goodfellow et al. 2014, non-saturating form)."""
+    logits = _at_least_single(logits)
     return F.softplus(-logits if real else logits).mean()
 
 
 def least_squares(logits: Tensor, real: bool) -> Tensor:
     """Mean (D(x) - 1)² for real, D(x)² for not (Mao et al. 2017, equation 9 with a=0, b=c=1)."""
+    logits = _at_least_single(logits)
     return ((logits - 1.0) if real else logits).square().mean()
+
+
+def _at_least_single(logits: Tensor) -> Tensor:
+    """Return half-precision logits in float32: three digits are too few for a mean over hundreds of patches."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 ADVERSARIAL: dict[str, AdversarialLoss] = {"bce": binary_cross_entropy, "least_squares": least_squares}

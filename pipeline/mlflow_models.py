@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -13,10 +14,11 @@ import torch
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.mlflow_run import MlflowRun, clean_name, configure_mlflow, without_password
+from pipeline.mlflow_run import MlflowRun, clean_name, configure_mlflow, request_timeout, short_reason, without_password
 from pipeline.tracking import Tracker
 
 FORMAT = 1  # of the metadata
+DOWNLOAD_TIMEOUT_S = 26  # besides what a request may take in training
 PICKLE_SWITCH = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
 
 
@@ -67,11 +69,10 @@ def export_translator(module: nn.Module, path: Path, *, stride: int, metadata: M
     from torch.fx.experimental import _config as shapes
 
     plane = TensorSpec(np.dtype(np.float32), (-1, 1, -1, -1))
-    copied = _copy(module)
     # Oblivious: a size of 1 in the example (one slice, or the 1×1 bottleneck) must not become a constant of the graph.
     with shapes.patch(backed_size_oblivious=True), torch.no_grad():
         mlflow.pytorch.save_model(
-            copied,
+            deepcopy(module).to("cpu", torch.float32).eval().requires_grad_(False),
             str(path),
             serialization_format="pt2",
             signature=ModelSignature(Schema([plane]), Schema([plane])),
@@ -79,12 +80,6 @@ def export_translator(module: nn.Module, path: Path, *, stride: int, metadata: M
             pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"mlflow=={mlflow.__version__}"],
             metadata={"translator": FORMAT, "about": json.dumps(dict(metadata))},
         )
-
-
-def _copy(module: nn.Module) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(module).to("cpu", torch.float32).eval().requires_grad_(False)
 
 
 def _upload(run: MlflowRun, path: Path, name: str, register_as: str | None, alias: str) -> str:
@@ -140,13 +135,13 @@ def load_translator(uri: str, device: torch.device | str = "cpu") -> tuple[nn.Mo
     _check_store(uri, store)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+            with request_timeout(DOWNLOAD_TIMEOUT_S):
+                path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
             metadata = Model.load(str(path)).metadata or {}
         except Exception as error:  # the store, its server and its artifact storage each raise their own
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise UserError(
-                f"{uri}: not found in {without_password(store)} ({reason}); check the name, and MLFLOW_TRACKING_URI"
-            ) from error
+            place = without_password(store)
+            reason = f"not found in {place} ({short_reason(error)}); check the name, and MLFLOW_TRACKING_URI"
+            raise UserError(f"{uri}: {reason}") from error
         if metadata.get("translator") != FORMAT:
             raise UserError(f"{uri}: not a translator that this tool logged; give one of its models")
         return _load(path, torch.device(device), uri), json.loads(metadata["about"])
@@ -169,7 +164,7 @@ def _load(path: Path, device: torch.device, uri: str) -> nn.Module:
         with _pickle_refused():
             module = mlflow.pytorch.load_model(str(path))
     except Exception as error:  # a damaged archive fails in as many ways as there are readers
-        raise UserError(f"{uri}: the model cannot be read ({str(error).splitlines()[0][:200]}); log it again") from error
+        raise UserError(f"{uri}: the model cannot be read ({short_reason(error)}); log it again") from error
     if device.type == "cpu":
         return module
     program = torch.export.load(str(path / "data" / "model.pt2"))  # found free of pickle a moment ago

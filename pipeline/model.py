@@ -1,6 +1,5 @@
 """A trained model as translation needs it: networks, preprocessing and the contrasts' intensities, from any address."""
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +7,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipeline.config.schema import Config, Preprocess
+from pipeline.checkpoint import CheckpointFolder, load_checkpoint
+from pipeline.config.schema import Config
 from pipeline.engines.build import build_translators
 from pipeline.errors import UserError
+from pipeline.hardware import choose_device
+from pipeline.prepare import chain_settings
+from pipeline.run_folder import RunFolder
 
-FORMAT = 1  # of checkpoint files
 MLFLOW_SCHEMES = ("runs:/", "models:/")
-CHECKPOINTS = ("best.pt", "latest.pt")  # in a run folder, the first that is there
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def load_model(uri: str | Path, device: str = "auto") -> TranslationModel:
     """Load a model for translation.
 
     Args:
-        uri: A run folder (its best checkpoint, else its latest), a checkpoint file, or MLflow's `runs:/…` or
+        uri: A run's folder (its best checkpoint, else its latest), a checkpoint file, or MLflow's `runs:/…` or
             `models:/name@alias`.
         device: "auto", "cpu", "cuda" or "mps".
 
@@ -74,56 +75,24 @@ def load_model(uri: str | Path, device: str = "auto") -> TranslationModel:
     if str(uri).startswith(MLFLOW_SCHEMES):
         return _from_mlflow(str(uri), chosen)
     path = _checkpoint_path(Path(uri))
-    content = _read(path)
+    content = load_checkpoint(path)
     try:
         return _from_checkpoint(content, chosen)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: the checkpoint is damaged or of another version ({reason}); train again") from error
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of a name; "auto" takes CUDA, else Apple's MPS, else the CPU.
-
-    Raises:
-        UserError: this machine does not have the device.
-    """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
-    if not there.get(name, False):
-        usable = ", ".join(kind for kind, present in there.items() if present)
-        raise UserError(f"device {name!r} is not available here; use auto or one of: {usable}")
-    return torch.device(name)
 
 
 def _checkpoint_path(path: Path) -> Path:
     if path.is_file():
         return path
     if not path.exists():
-        raise UserError(f"{path}: no such model; give a run folder, a checkpoint, runs:/… or models:/name@alias")
-    for name in CHECKPOINTS:
-        if (path / name).is_file():
-            return path / name
-    raise UserError(f"{path}: holds no {' or '.join(CHECKPOINTS)}; give the folder of a run that has trained")
-
-
-def _read(path: Path) -> dict:
-    """Read a checkpoint as plain data: tensors, numbers, text; nothing in it is executed."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: not a checkpoint, or a damaged one; give best.pt or latest.pt of a run") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); check the file") from error
-    if not isinstance(content, dict) or "format" not in content:
-        raise UserError(f"{path}: not a checkpoint of this tool; give best.pt or latest.pt of a run")
-    if content["format"] != FORMAT:
-        raise UserError(
-            f"{path}: checkpoint format {content['format']}, this release reads {FORMAT}; "
-            "use the release that wrote it, or train again"
-        )
-    return content
+        raise UserError(f"{path}: no such model; give a run's folder, a checkpoint, runs:/… or models:/name@alias")
+    for folder in (RunFolder(path).checkpoints, CheckpointFolder(path)):
+        for checkpoint in (folder.best, folder.latest, folder.previous):
+            if checkpoint.is_file():
+                return checkpoint
+    raise UserError(f"{path}: no checkpoint in this folder; give the folder of a run that has trained")
 
 
 def _from_checkpoint(content: dict, device: torch.device) -> TranslationModel:
@@ -159,7 +128,7 @@ def _from_mlflow(uri: str, device: torch.device) -> TranslationModel:
             origin=about["origin"],
         )
     except KeyError as error:
-        raise UserError(f"{uri}: its metadata lacks {error}; use the release that logged it, or log it again") from error
+        raise UserError(f"{uri}: its metadata lacks {error}; use the release that logged it") from error
 
 
 def translator_metadata(config: Config, facts: Mapping[str, Mapping[str, object]], to: str, stride: int) -> dict:
@@ -174,18 +143,6 @@ def translator_metadata(config: Config, facts: Mapping[str, Mapping[str, object]
         "facts": {to: {name: facts[to][name] for name in ("low", "high", "integer")}},
         "stride": stride,
         "origin": _origin(config),
-    }
-
-
-def chain_settings(preprocess: Preprocess) -> dict:
-    """Return the arguments of `transforms.presets.slice_chain` that a configuration asks for."""
-    spacing = preprocess.spacing_mm
-    return {
-        "axis": preprocess.axis,
-        "spacing_mm": None if spacing is None else [spacing.in_plane, spacing.through_plane],
-        "size": preprocess.size,
-        "n4": preprocess.n4,
-        "percentiles": list(preprocess.percentiles) if preprocess.scaling == "percentiles" else None,
     }
 
 

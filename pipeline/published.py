@@ -4,8 +4,6 @@ All take stacks of slices (N, H, W) in [-1, 1] and the real target's foreground,
 one value per slice by "slice/region/metric"; NaN where a slice could not be measured.
 """
 
-import warnings
-
 import numpy as np
 from skimage.metrics import structural_similarity
 
@@ -101,7 +99,5 @@ def _centre_crop(stack: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 def _uniform_ssim(prediction: np.ndarray, real: np.ndarray, data_ranges: np.ndarray) -> np.ndarray:
     """Return each slice's SSIM with scikit-image's defaults: a uniform 7x7 window and sample covariance."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # slices that are NaN give NaN
-        triples = zip(real, prediction, data_ranges, strict=True)
-        return np.array([structural_similarity(truth, guess, data_range=extent) for truth, guess, extent in triples])
+    triples = zip(real, prediction, data_ranges, strict=True)
+    return np.array([structural_similarity(truth, guess, data_range=extent) for truth, guess, extent in triples])

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from pipeline.console import warn
-from pipeline.data.loader import SlicePairs, epoch_loader
+from pipeline.data.loader import UnpairedSlices, epoch_loader
 from pipeline.engines.protocol import Engine
 from pipeline.errors import Stopped, UserError
 from pipeline.interruption import Interruption
@@ -51,6 +51,7 @@ class Position:
     """Where a run stands; saved with every checkpoint."""
 
     step: int = 0  # steps made
+    epochs: int = 0  # epochs finished, with their validation and pictures
     bad_steps: int = 0  # of them skipped for a loss that was not finite
     bad_in_a_row: int = 0
     best_score: float = float("-inf")
@@ -66,7 +67,7 @@ class Observers:
         validate: Returns metrics; "validation/score" among them decides which checkpoint is best, higher is better.
         sample: Draws the sample pictures after the given number of epochs.
         save: Writes a checkpoint of the engine at a position (a dict), as the best one if so told.
-        progress: Wraps the training steps in a bar.
+        bar: Opens a progress bar at a step of so many.
     """
 
     log: Callable[[Metrics, int], None]
@@ -78,7 +79,7 @@ class Observers:
 
 def train(
     engine: Engine,
-    slices: SlicePairs,
+    slices: UnpairedSlices,
     schedule: Schedule,
     position: Position,
     observers: Observers,
@@ -96,7 +97,7 @@ def train(
         observers.sample(0, 0)
     saved_at = time.monotonic()
     with observers.bar(position.step, schedule.steps) as bar:
-        for epoch in range(position.step // schedule.steps_per_epoch, schedule.epochs):
+        for epoch in range(position.epochs, schedule.epochs):
             for real_a, real_b in _batches(slices, schedule, epoch, position, device):
                 started = time.monotonic()
                 engine.set_learning_rate(schedule.learning_rate_factor(position.step))
@@ -112,16 +113,19 @@ def train(
                 bar.update()
                 position.seconds += time.monotonic() - started
                 if interruption.signal_number is not None:
-                    observers.save(asdict(position), False)
-                    _stop(interruption.signal_number, position.step)
+                    if not position.bad_in_a_row:
+                        observers.save(asdict(position), False)
+                    _stop(interruption.signal_number, position)
                 if time.monotonic() - saved_at > schedule.checkpoint_seconds and not position.bad_in_a_row:
                     observers.save(asdict(position), False)
                     saved_at = time.monotonic()
             _end_epoch(epoch + 1, schedule, position, observers)
             saved_at = time.monotonic()
+            if interruption.signal_number is not None:
+                _stop(interruption.signal_number, position)
 
 
-def _batches(slices: SlicePairs, schedule: Schedule, epoch: int, position: Position, device: torch.device):
+def _batches(slices: UnpairedSlices, schedule: Schedule, epoch: int, position: Position, device: torch.device):
     """Return the batches of an epoch that are still to come."""
     return epoch_loader(
         slices,
@@ -135,15 +139,17 @@ def _batches(slices: SlicePairs, schedule: Schedule, epoch: int, position: Posit
 
 
 def _end_epoch(epochs: int, schedule: Schedule, position: Position, observers: Observers) -> None:
-    """Validate, sample and save after the given number of epochs."""
+    """Validate, sample and save after the given number of epochs; what follows a bad step is not saved."""
     last, best = epochs == schedule.epochs, False
     if epochs % schedule.validate_every_epochs == 0 or last:
         metrics = observers.validate()
         observers.log({**metrics, "epoch": epochs}, position.step)
-        best = metrics["validation/score"] > position.best_score
-        position.best_score = max(position.best_score, metrics["validation/score"])
+        best = metrics["validation/score"] > position.best_score and not position.bad_in_a_row
+        if best:
+            position.best_score = metrics["validation/score"]
     if epochs % schedule.sample_every_epochs == 0 or last:
         observers.sample(epochs, position.step)
+    position.epochs = epochs
     if not position.bad_in_a_row:
         observers.save(asdict(position), best)
 
@@ -159,11 +165,13 @@ def _count_bad_steps(losses: dict[str, torch.Tensor], position: Position, limit:
     warn(f"\nwarning: step {position.step}: {names} not finite; the step was skipped")
     if position.bad_in_a_row >= limit:
         raise UserError(
-            f"training stopped at step {position.step}: {limit} losses in a row were not finite ({names}); the last good "
-            "checkpoint is kept; lower training.learning_rate, or use precision bf16 or float32"
+            f"training stopped at step {position.step}: {limit} losses in a row were not finite ({names}); the last "
+            "good checkpoint is kept; lower training.learning_rate, or use precision bf16 or float32"
         )
 
 
-def _stop(signal_number: int, step: int) -> None:
-    name = signal.Signals(signal_number).name
-    raise Stopped(signal_number, f"{name} after step {step}; saved; the same command goes on from there")
+def _stop(signal_number: int, position: Position) -> None:
+    bad = position.bad_in_a_row > 0
+    kept = "its loss was not finite, so the last good checkpoint is kept" if bad else "saved"
+    reason = f"{signal.Signals(signal_number).name} after step {position.step}; {kept}"
+    raise Stopped(signal_number, f"{reason}; the same command goes on from there")

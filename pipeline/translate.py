@@ -4,10 +4,10 @@ python -m pipeline.translate -i data/ixi/IXI-T1 -o translated --model runs/ixi -
 """
 
 import argparse
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline import __version__
 from pipeline.console import guarded, say, warn
 from pipeline.translation_jobs import exit_code, make_writable, plan, summary, work_through
 
@@ -53,10 +53,6 @@ def translate(
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's argument parser."""
-    try:
-        release = version("contrast-translation")
-    except PackageNotFoundError:
-        release = "not installed"
     door = argparse.ArgumentParser(
         prog="python -m pipeline.translate",
         description="Translate brain MRI volumes to another contrast, on their own grids. Not for clinical use.",
@@ -75,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     door.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="slices at once (default: 8)")
     door.add_argument("--overwrite", action="store_true", help="translate again what OUT already holds")
     door.add_argument("--quiet", action="store_true", help="print nothing but failures")
-    door.add_argument("--version", action="version", version=f"%(prog)s {release}")
+    door.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return door
 
 
@@ -98,8 +94,10 @@ def main(argv: list[str] | None = None) -> int:
     if pending:
         one_file = jobs[0].target == arguments.output
         make_writable(arguments.output.parent if one_file else arguments.output)
+        from pipeline.hardware import set_up
         from pipeline.model import load_model
 
+        set_up(threads=None)
         model = load_model(arguments.model, arguments.device)
         to = model.target(arguments.to)
         from pipeline.translator import translate_volume

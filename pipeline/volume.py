@@ -38,7 +38,8 @@ def image_like(
     new_header = image_class.header_class.from_header(header)
     new_header.extensions = type(new_header.extensions)()
     new_header.set_data_dtype(voxels.dtype)
-    new_header.set_data_shape(voxels.shape)
+    if new_header.get_data_shape() != voxels.shape:  # nibabel would reset the unused `pixdim` even for equal ones
+        new_header.set_data_shape(voxels.shape)
     new_header.set_slope_inter(1, 0)
     new_header.set_intent("none")
     new_header["cal_min"] = new_header["cal_max"] = 0

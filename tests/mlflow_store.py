@@ -1,7 +1,10 @@
-"""MLflow stores for tests: a database copied from a template, a real server that can fail, and servers that only fail."""
+"""MLflow stores for tests: a database copied from a template, a real server that can fail, and dead servers."""
 
+import os
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,21 +17,31 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from pipeline.mlflow_run import configure_mlflow
 
+FIRST_USE = """
+from pathlib import Path
+from pipeline.tracking import Tracker
+tracker = Tracker(Path("run"), experiment="first use", run_name="r", params={})
+tracker.log_metrics({"loss": 1}, 1)
+tracker.close()
+print(tracker.how_to_open())
+Tracker(Path("left open"), experiment="first use", run_name="r", params={})
+"""
+
 
 @cache
-def template() -> Path:
-    """Return an empty database with MLflow's tables; making one takes seconds, copying it none."""
-    configure_mlflow()
-    from mlflow import MlflowClient
-
-    path = Path(mkdtemp()) / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+def first_use() -> tuple[Path, subprocess.CompletedProcess]:
+    """Run FIRST_USE in an empty folder; return the folder, and what was printed. It takes seconds."""
+    folder = Path(mkdtemp())
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    command = [sys.executable, "-c", FIRST_USE]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=90)
+    return folder, done
 
 
 def fresh_store(folder: Path) -> str:
-    """Return the URI of an empty store in the folder."""
-    shutil.copy(template(), folder / "mlflow.db")
+    """Return the URI of a store in the folder, copied from that of the first use."""
+    shutil.copy(first_use()[0] / "mlflow.db", folder / "mlflow.db")
     return f"sqlite:///{folder / 'mlflow.db'}"
 
 
@@ -40,21 +53,25 @@ class Quiet(WSGIRequestHandler):
 
 
 class Server:
-    """MLflow's own server over a database; `mode` "ok", "hang" or "error" can be changed while it runs.
+    """MLflow's own server, which also keeps the artifacts; `mode` "ok", "hang" or "error" can be changed while it runs.
 
-    `after_write`, where set, is called with the path of each request that was answered.
+    `after` is called with the path of each request between its work and its answer.
     """
 
     def __init__(self, folder: Path):
+        configure_mlflow()
+        import mlflow
         from mlflow.server import app, handlers
+        from mlflow.server.constants import ARTIFACTS_DESTINATION_ENV_VAR, SERVE_ARTIFACTS_ENV_VAR
 
-        handlers._tracking_store = handlers._model_registry_store = None
-        handlers.initialize_backend_stores(fresh_store(folder), default_artifact_root=str(folder / "mlruns"))
+        handlers._tracking_store = handlers._model_registry_store = handlers._artifact_repo = None
+        os.environ |= {SERVE_ARTIFACTS_ENV_VAR: "true", ARTIFACTS_DESTINATION_ENV_VAR: str(folder / "artifacts")}
+        handlers.initialize_backend_stores(fresh_store(folder), default_artifact_root="mlflow-artifacts:/")
+        mlflow.set_tracking_uri(None)  # the handlers point the whole process at their own database
         self._app, self.mode = app, "ok"
         self.after: Callable[[str], None] = lambda path: None
         self._server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=Quiet)
         self.uri = f"http://127.0.0.1:{self._server.server_port}"
-        self.database = f"sqlite:///{folder / 'mlflow.db'}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def __call__(self, environ: dict, start_response: Callable) -> object:

@@ -89,10 +89,12 @@ def correct_bias_field(volume: np.ndarray, foreground: np.ndarray, shrink: int =
     import SimpleITK as sitk
 
     positive = np.maximum(volume - volume.min(), 0).astype(np.float32)
-    image, mask = sitk.GetImageFromArray(positive), sitk.GetImageFromArray(foreground.astype(np.uint8))
+    image = sitk.GetImageFromArray(positive.squeeze())  # a volume one voxel thick is a picture to N4
+    mask = sitk.GetImageFromArray(foreground.astype(np.uint8).squeeze())
     factors = [max(1, min(shrink, length // 8)) for length in image.GetSize()]
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
+    n4.SetNumberOfThreads(1)  # sums in a fixed order: the same bits whatever the number of cores
     n4.SetMaximumNumberOfIterations([50, 50, 30])
     n4.Execute(sitk.Shrink(image, factors), sitk.Shrink(mask, factors))
-    field = np.exp(sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)))
+    field = np.exp(sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image))).reshape(volume.shape)
     return (positive / field + volume.min()).astype(np.float32)

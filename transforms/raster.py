@@ -33,11 +33,11 @@ def read_raster(path: str | Path) -> tuple[np.ndarray, float | None]:
     """
     path = Path(path)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), path.open("rb") as stream:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=("PNG", "JPEG", "TIFF")) as image:
-                gray, largest = _gray(image, path)
-                orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            # A stream, for Pillow scrambles the rows of a rotated TIFF that it opens by name and maps into memory.
+            with Image.open(stream, formats=("PNG", "JPEG", "TIFF")) as image:
+                gray, largest = _upright_gray(image, path)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{path}: more pixels than a slice can have ({error}); crop it or scale it down") from error
     except UnidentifiedImageError as error:
@@ -48,8 +48,7 @@ def read_raster(path: str | Path) -> tuple[np.ndarray, float | None]:
         raise ValueError(f"{path}: damaged or truncated ({_one_line(error)}); copy or export it again") from error
     if not np.isfinite(gray).all():
         raise ValueError(f"{path}: holds NaN or infinite pixels; export it again without them")
-    upright = np.asarray(_turned(gray, orientation))
-    return np.ascontiguousarray(upright[::-1].T[..., None]), largest  # (rows, columns) -> (width, height, 1)
+    return np.ascontiguousarray(gray[::-1].T[..., None]), largest  # (rows, columns) -> (width, height, 1)
 
 
 def write_raster(path: str | Path, slice01: np.ndarray) -> None:
@@ -71,41 +70,51 @@ def write_raster(path: str | Path, slice01: np.ndarray) -> None:
     Image.fromarray(levels.T[::-1]).save(path)  # (width, height) -> (rows, columns)
 
 
-def _gray(image: Image.Image, path: Path) -> tuple[np.ndarray, float | None]:
-    """Return the (rows, columns) float32 luminance of an open picture, and the largest value of its type."""
+def _upright_gray(image: Image.Image, path: Path) -> tuple[np.ndarray, float | None]:
+    """Return the (rows, columns) float32 luminance of an open picture as one sees it, and its type's largest value."""
     if image.format != "JPEG" and getattr(image, "n_frames", 1) > 1:
         raise ValueError(f"{path}: has {image.n_frames} pages; save each slice as a file of its own")
-    deep_colour = _is_deep_colour(image)
+    layout, orientation = _stored_layout(image), _orientation(image)
     image.load()
-    if deep_colour:  # Pillow would keep only the upper 8 bits
-        return _luminance(sitk.GetArrayFromImage(sitk.ReadImage(str(path)))), 65535.0
+    if len(image.getbands()) > 1 and ";16" in layout:  # of which Pillow keeps the upper 8 bits only
+        if layout.startswith("LA"):
+            raise ValueError(f"{path}: 16-bit gray with transparency; save it without")
+        if image.format == "TIFF" and orientation != 1:
+            raise ValueError(f"{path}: 16-bit colour with an orientation tag; save it upright, or in gray")
+        return _turned(_deep_luminance(path), orientation), 65535.0
     if image.mode.startswith("I;16"):
-        return np.asarray(image).astype(np.float32), 65535.0
-    if image.mode in ("I", "F"):
-        return np.asarray(image).astype(np.float32), None
-    if image.mode == "RGBa":  # premultiplied; Pillow has no direct way to gray
-        image = image.convert("RGBA")
-    return np.asarray(image.convert("L")).astype(np.float32), 255.0
+        gray, largest = np.asarray(image), 65535.0
+    elif image.mode in ("I", "F"):
+        gray, largest = np.asarray(image), None
+    else:
+        straight = image.convert("RGBA") if image.mode == "RGBa" else image
+        gray, largest = np.asarray(straight.convert("L")), 255.0
+    return _turned(gray.astype(np.float32), _orientation(image)), largest  # loading has turned a TIFF, not the others
 
 
-def _is_deep_colour(image: Image.Image) -> bool:
-    """Return whether a picture that is not yet loaded has several channels of 16 bits, by its decoder's arguments."""
+def _stored_layout(image: Image.Image) -> str:
+    """Return how the pixels of a picture that is not yet loaded are stored, in Pillow's words ("RGB;16B")."""
     decoder = image.tile[0].args if image.tile else ()
-    layout = decoder if isinstance(decoder, str) else next(iter(decoder), "")
-    return len(image.getbands()) > 1 and ";16" in str(layout)
+    return str(decoder if isinstance(decoder, str) else next(iter(decoder), ""))
 
 
-def _luminance(channels: np.ndarray) -> np.ndarray:
-    """Return the float32 luminance of (rows, columns, 2, 3 or 4): gray or RGB, then alpha."""
-    colour = channels[..., :3] if channels.shape[-1] >= 3 else channels[..., :1]
-    return (colour @ _LUMINANCE if colour.shape[-1] == 3 else colour[..., 0]).astype(np.float32)
+def _deep_luminance(path: Path) -> np.ndarray:
+    """Return the (rows, columns) float32 luminance of a 16-bit RGB or RGBA file, as stored."""
+    channels = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    if channels.dtype != np.uint16:
+        raise ValueError(f"{path}: 16-bit colour in a layout that cannot be read in full depth; save it in gray")
+    return (channels[..., :3] @ _LUMINANCE).astype(np.float32)
 
 
-def _turned(gray: np.ndarray, orientation: int) -> Image.Image:
-    """Return the picture turned upright as its EXIF orientation (1 to 8) says."""
+def _orientation(image: Image.Image) -> int:
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def _turned(gray: np.ndarray, orientation: int) -> np.ndarray:
+    """Return stored rows turned upright as an EXIF orientation (1 to 8) says."""
     image = Image.fromarray(gray)
     image.getexif()[ExifTags.Base.Orientation] = orientation
-    return ImageOps.exif_transpose(image)
+    return np.asarray(ImageOps.exif_transpose(image))
 
 
 def _one_line(error: BaseException) -> str:

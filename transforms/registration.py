@@ -4,7 +4,8 @@ SimpleITK optimises, but sees only images resampled onto upright isotropic grids
 source grids all work, and world coordinates stay RAS throughout.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 
@@ -58,7 +59,7 @@ def register_rigid(
     found, failure = [], None
     for start in (np.eye(4), centred):
         try:
-            found.append(_optimise(first, second, start, shrink=(4,), smooth_mm=(4,), sampling=(1.0,)))
+            found.append(_optimise(first, second, start, shrink=(4,), smooth_mm=(4,), sampling=(0.5,)))
         except RuntimeError as error:  # SimpleITK: no overlap, or nothing to climb
             failure = error
     if not found:
@@ -66,7 +67,7 @@ def register_rigid(
         raise ValueError(f"the two scans could not be registered: {reason}") from failure
     coarse = max(found, key=lambda matrix: _agreement(first, second, matrix))
     try:
-        fine = _optimise(first, second, coarse, shrink=(2, 1), smooth_mm=(2, 0), sampling=(0.25, 0.05))
+        fine = _optimise(first, second, coarse, shrink=(2, 1), smooth_mm=(2, 0), sampling=(0.15, 0.04))
     except RuntimeError as error:
         raise ValueError(f"the two scans could not be registered: {str(error).strip().splitlines()[-1]}") from error
     return max((np.eye(4), fine), key=lambda matrix: _agreement(first, second, matrix))
@@ -189,7 +190,6 @@ def _optimise(
     movement.SetMatrix(start[:3, :3].ravel().tolist(), 1e-6)
     movement.SetTranslation((apply_affine(start, centre) - centre).tolist())
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)  # sums in a fixed order: the same bits whatever the number of cores
     method.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
     method.SetMetricFixedMask(_simpleitk_image(fixed.covered, fixed.affine))
     method.SetMetricMovingMask(_simpleitk_image(moving.covered, moving.affine))
@@ -204,8 +204,22 @@ def _optimise(
     method.SetSmoothingSigmasPerLevel(smooth_mm)
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     method.SetInitialTransform(movement, inPlace=True)
-    method.Execute(_simpleitk_image(fixed.grid, fixed.affine), _simpleitk_image(moving.grid, moving.affine))
+    with _one_thread():
+        method.Execute(_simpleitk_image(fixed.grid, fixed.affine), _simpleitk_image(moving.grid, moving.affine))
     return _matrix(movement)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep SimpleITK to one thread, so that sums are made in one order and the same scans give the same bits."""
+    import SimpleITK as sitk
+
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # the method's own setting does not reach its metric
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def _simpleitk_image(grid: np.ndarray, affine: np.ndarray):

@@ -9,8 +9,10 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.config.schema import Config
+from pipeline.config.schema import SOURCES, Config
 from pipeline.errors import UserError
+
+LONGEST_VALUE = 80  # characters of a value that an error shows
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -19,11 +21,22 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
+                reason = f"the key {key!r} is given twice"
+                raise yaml.constructor.ConstructorError(None, None, reason, key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _parse(text: str) -> object:
+    """Return a YAML text's content; raises yaml.YAMLError, also where PyYAML trips over a value like 2001-13-45."""
+    try:
+        return _UniqueKeyLoader(text).get_single_data()
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise yaml.YAMLError(str(error)) from error
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -49,7 +62,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def _read_yaml(path: Path) -> dict:
     try:
-        values = _UniqueKeyLoader(path.read_text(encoding="utf-8")).get_single_data()
+        values = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; give the path of a YAML configuration") from error
     except UnicodeDecodeError as error:
@@ -76,7 +89,7 @@ def _override(values: dict, text: str) -> str | None:
         if not isinstance(place, dict):
             return f"{key}: {parent} holds a value, not keys of its own"
     try:
-        place[last] = yaml.safe_load(value)
+        place[last] = _parse(value)
     except yaml.YAMLError:
         return f"{key} = {value}: not valid YAML; quote it"
     return None
@@ -85,36 +98,31 @@ def _override(values: dict, text: str) -> str | None:
 def _describe(problem: Mapping) -> str:
     """Return one line for one of pydantic's errors: key, value, rule, nearest valid key."""
     location = [str(part) for part in problem["loc"]]
-    keys = _config_path(location)
-    key = ".".join(keys)
-    if problem["type"] == "extra_forbidden":
-        nearest = _nearest(key)
-        return f"{key}: unknown key" + (f"; the nearest valid key is {nearest}" if nearest else "")
+    source = location.pop(1) if location[0] == "data" and location[1:2] and location[1] in SOURCES else None
+    key, value = ".".join(location), _shown(problem["input"])  # the union member's name, popped, is no key of the YAML
+    if problem["type"] in ("extra_forbidden", "invalid_key"):
+        nearest = _nearest(key, source)
+        return f"{key} = {value}: unknown key" + (f"; the nearest valid key is {nearest}" if nearest else "")
     if problem["type"] == "missing":
         return f"{key}: missing; it must be set"
-    rule = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        return f"{key} = {value}: must hold keys of its own, as in configs/phantom.yaml"
     if problem["type"].startswith("union_tag"):
-        choices = problem.get("ctx", {}).get("expected_tags", "")
-        tag = problem.get("ctx", {}).get("discriminator", "'source'").strip("'")
-        rule, key = f"{tag} must be one of {choices}", f"{key}.{tag}"
-        value = problem.get("ctx", {}).get("tag")
-        return f"{key} = {value!r}: {rule}" if value else f"{key}: missing; {rule}"
-    return f"{key} = {problem['input']!r}: must be {rule}" if problem["type"] != "value_error" else f"{key}: {rule}"
+        rule = f"must be one of {', '.join(SOURCES)}"
+        tag = problem["ctx"].get("tag")
+        return f"{key}.source = {tag!r}: {rule}" if tag else f"{key}.source: missing; it {rule}"
+    rule = problem["msg"].replace("Input should be ", "must be ").replace("Value error, ", "must be ")
+    return f"{key} = {value}: {rule}"
 
 
-def _config_path(location: Sequence[str]) -> list[str]:
-    """Drop from pydantic's location what is no key of the YAML: the names of union members."""
-    tags = {"phantom", "ixi", "nifti", "images"}
-    return [
-        part
-        for index, part in enumerate(location)
-        if not (index == 1 and location[0] == "data" and part in tags)
-    ]
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
 
-def _nearest(key: str) -> str | None:
+def _nearest(key: str, source: str | None) -> str | None:
     """Return the valid key most like an unknown one, looking at its last part first and then at all of it."""
-    valid = list(valid_keys())
+    valid = list(valid_keys(source=source))
     parent, _, last = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in valid if name.rpartition(".")[0] == parent}
     close = difflib.get_close_matches(last, siblings, n=1, cutoff=0.6)
@@ -125,12 +133,14 @@ def _nearest(key: str) -> str | None:
     return by_last.get(close[0], close[0]) if close else None
 
 
-def valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
-    """Yield every key of the schema, dotted."""
+def valid_keys(model: type[BaseModel] = Config, prefix: str = "", source: str | None = None) -> Iterator[str]:
+    """Yield every key of the schema, dotted; of the data sources' keys those of one source, where it is given."""
     for name, field in model.model_fields.items():
         yield prefix + name
         for section in _sections(field.annotation):
-            yield from valid_keys(section, f"{prefix}{name}.")
+            of_source = section.model_fields.get("source")
+            if source is None or of_source is None or source in typing.get_args(of_source.annotation):
+                yield from valid_keys(section, f"{prefix}{name}.", source)
 
 
 def _sections(annotation: object) -> list[type[BaseModel]]:
@@ -159,7 +169,7 @@ def contradictions(config: Config) -> Iterator[str]:
         if named is not None and set(named) != {first, second}:
             yield f"data.{key} names {sorted(named)}: must name exactly the contrasts, {sorted(config.contrasts)}"
     if getattr(config.data, "test", None) and set(config.data.test) != {first, second}:
-        yield f"data.test names {sorted(config.data.test)}: must name both contrasts, {sorted(config.contrasts)}, or none"
+        yield f"data.test names {sorted(config.data.test)}: must name both of {sorted(config.contrasts)}, or none"
     if config.preprocess.scaling == "type_range" and config.data.source != "images":
         yield "preprocess.scaling = 'type_range': is for data.source: images; use percentiles for volumes"
     if config.training.precision == "fp16" and config.device == "cpu":

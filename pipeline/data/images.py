@@ -46,7 +46,9 @@ def images_cases(folder: Path, train: Mapping[str, str], test: Mapping[str, str]
 
 def _images(folder: Path, key: str) -> list[Path]:
     require_folder(folder, key)
-    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+    found = [
+        path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    ]
     if not found:
         raise UserError(f"{folder}: no PNG, JPEG or TIFF image directly in it; correct {key}")
     return found

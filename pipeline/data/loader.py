@@ -40,21 +40,18 @@ class SliceBank:
         return self._maps[volume]
 
 
-class SlicePairs(Dataset):
-    """Batches of slices of both contrasts, independently shuffled (unpaired) or together (paired).
+class UnpairedSlices(Dataset):
+    """Batches of slices of both contrasts, each shuffled on its own.
 
     Args:
         first: Slices of the first contrast.
-        second: Slices of the second; in paired mode slice i of both belong together.
-        augmentation: Applied to each slice; in paired mode alike to both.
+        second: Slices of the second.
+        augmentation: Applied to each slice.
         seed: Of order and augmentation.
-        paired: Whether the two are paired.
     """
 
-    def __init__(self, first: SliceBank, second: SliceBank, augmentation: Augmentation, seed: int, paired: bool):
-        if paired and len(first) != len(second):
-            raise ValueError(f"paired training needs as many slices of each contrast, not {len(first)} and {len(second)}")
-        self.banks, self.augmentation, self.seed, self.paired = (first, second), augmentation, seed, paired
+    def __init__(self, first: SliceBank, second: SliceBank, augmentation: Augmentation, seed: int):
+        self.banks, self.augmentation, self.seed = (first, second), augmentation, seed
         self._orders: dict[tuple[int, int, int], np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -65,20 +62,19 @@ class SlicePairs(Dataset):
         return self._side(0, keys), self._side(1, keys)
 
     def _side(self, side: int, keys: list[tuple[int, int]]) -> Tensor:
-        stream = 0 if self.paired else side
-        slices = self.banks[side].gather([self._index(side, stream, *key) for key in keys])
-        changes = [self.augmentation.draw(np.random.default_rng([self.seed, stream, 1, *key])) for key in keys]
+        slices = self.banks[side].gather([self._index(side, *key) for key in keys])
+        changes = [self.augmentation.draw(np.random.default_rng([self.seed, side, 1, *key])) for key in keys]
         return self.augmentation.apply(slices, changes)
 
-    def _index(self, side: int, stream: int, epoch: int, position: int) -> int:
+    def _index(self, side: int, epoch: int, position: int) -> int:
         """Return which slice stands at a position; a contrast with fewer slices begins a new shuffle when through."""
         count = len(self.banks[side])
         lap, place = divmod(position, count)
-        if (stream, epoch, lap) not in self._orders:
+        if (side, epoch, lap) not in self._orders:
             self._orders = {key: order for key, order in self._orders.items() if key[1] >= epoch}
-            random = np.random.default_rng([self.seed, stream, 0, epoch, lap])
-            self._orders[stream, epoch, lap] = random.permutation(count)
-        return int(self._orders[stream, epoch, lap][place])
+            random = np.random.default_rng([self.seed, side, 0, epoch, lap])
+            self._orders[side, epoch, lap] = random.permutation(count)
+        return int(self._orders[side, epoch, lap][place])
 
 
 class EpochBatches(Sampler):
@@ -97,7 +93,14 @@ class EpochBatches(Sampler):
 
 
 def epoch_loader(
-    slices: SlicePairs, *, epoch: int, batches: int, batch_size: int, first_batch: int, workers: int, pin_memory: bool
+    slices: UnpairedSlices,
+    *,
+    epoch: int,
+    batches: int,
+    batch_size: int,
+    first_batch: int,
+    workers: int,
+    pin_memory: bool,
 ) -> DataLoader:
     """Return a loader over one epoch from `first_batch` on; its order does not depend on the number of workers."""
     return DataLoader(

@@ -35,8 +35,8 @@ def make_split(
 ) -> CohortSplit:
     """Divide the subjects; a function of their names, contrasts and the seed alone.
 
-    Validation and test are drawn from the subjects that have a pair; where no subject has one, from each contrast's
-    subjects separately. The rest train.
+    Validation and test are drawn from the subjects that have a pair (both contrasts in one session), else from those
+    that have both contrasts at all, else from each contrast's subjects separately. The rest train.
 
     Args:
         cases: The cohort; others than of the two contrasts are left out. Where some have `split="test"`, their
@@ -85,11 +85,11 @@ def _shuffled(subjects: Collection[str], seed: int) -> list[str]:
 
 def _pools(cases: Sequence[Case], contrasts: tuple[str, str]) -> list[tuple[set[str], str]]:
     """Return the groups of subjects to draw from, each with its description."""
-    both = {first.subject for first, _ in pairs(cases, contrasts)}
+    first, second = (_subjects(cases, contrast) for contrast in contrasts)
+    both = {one.subject for one, _ in pairs(cases, contrasts)} or first & second
     if both:
         return [(both, f"with both {contrasts[0]} and {contrasts[1]}")]
-    first, second = (_subjects(cases, contrast) for contrast in contrasts)
-    return [(first, f"with {contrasts[0]}"), (second - first, f"with {contrasts[1]}")]
+    return [(first, f"with {contrasts[0]}"), (second, f"with {contrasts[1]}")]
 
 
 def _draw(pool: set[str], kind: str, counts: dict[str, int | float], seed: int) -> dict[str, set[str]]:

@@ -26,6 +26,8 @@ class ImagePool:
         if self.size == 0:
             return batch
         returned, self._pending = batch.clone(), []
+        if self.images is not None:
+            self.images = self.images.to(batch)  # a restored pool lies on the CPU, whatever the engine's device
         count = 0 if self.images is None else len(self.images)
         for index in range(len(batch)):
             if count < self.size:

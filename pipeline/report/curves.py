@@ -17,17 +17,16 @@ Series = dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> its steps and val
 
 _COLOURS = ("#2a6fbb", "#d9722e", "#3a9160", "#8a5bb5")
 _COLUMNS = 4
-_LEARNING_RATE = "learning_rate"
-_NAMES = {"psnr": "PSNR [dB]", "ssim": "SSIM", "mae": "MAE", "nrmse": "NRMSE", _LEARNING_RATE: "learning rate"}
+_NAMES = {"psnr": "PSNR [dB]", "ssim": "SSIM", "mae": "MAE", "nrmse": "NRMSE"}
 _MOST_POINTS = 1500
 
 
 def save_curves(metrics_path: Path, picture_path: Path, *, steps_per_epoch: int | None = None) -> None:
     """Draw every curve of a metrics.jsonl into one PNG on white, atomically.
 
-    Metrics are "train/<loss>_<network or contrast>", "train/learning_rate" and "validation/<direction>/<score>". Each
-    kind of loss and each score has axes of its own, with a line per network, contrast or direction. Losses are drawn
-    smoothed, over their raw values.
+    Metrics are "train/<loss>_<network or contrast>", "train/learning_rate" (or "…_factor"), "validation/<score>" and
+    "validation/<direction>/<score>". Each kind of loss and each score has axes of its own, with a line per network,
+    contrast or direction. Losses are drawn smoothed, over their raw values.
 
     Args:
         metrics_path: As `pipeline.tracking` writes it: {"step": …, "time": …, name: value, …} a line.
@@ -81,8 +80,8 @@ def grouped(names: Sequence[str] | Mapping[str, object]) -> dict[str, dict[str, 
     rate: dict[str, dict[str, str]] = {}
     for name in names:
         family, _, rest = name.partition("/")
-        if family == "train" and rest == _LEARNING_RATE:
-            rate[_NAMES[rest]] = {"": name}
+        if family == "train" and rest.startswith("learning_rate"):
+            rate[rest.replace("_", " ")] = {"": name}
         elif family == "train":
             kind, _, part = rest.partition("_")
             losses.setdefault(f"{kind} loss", {})[part] = name
@@ -121,7 +120,7 @@ def _draw(axes: Axes, title: str, lines: Series, steps_per_epoch: int | None) ->
             axes.plot(where, smooth, color=colour, linewidth=1.7, label=label)
             tops.append(max(smooth.max(), np.percentile(values, 98)))
         else:
-            marker = "o" if len(values) <= 60 and title != _NAMES[_LEARNING_RATE] else None
+            marker = "o" if len(values) <= 60 and title.startswith("validation") else None
             axes.plot(where, values, color=colour, linewidth=1.7, marker=marker, markersize=3, label=label)
     if is_loss:
         axes.set_ylim(0, max(tops) * 1.08 or 1)
@@ -129,8 +128,7 @@ def _draw(axes: Axes, title: str, lines: Series, steps_per_epoch: int | None) ->
     axes.set_xlabel("epoch" if steps_per_epoch else "step", fontsize=10.5, color="#555555")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.tick_params(labelsize=10, colors="#555555", length=0)
-    if title == _NAMES[_LEARNING_RATE]:
-        axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)

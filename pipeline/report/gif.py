@@ -60,12 +60,15 @@ def save_gif(
     durations = [frame_ms] * len(chosen)
     durations[0], durations[-1] = max(frame_ms, end_ms // 3), end_ms
     scale = min(1.0, max_width / width)
-    while True:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        encoded = _encode(chosen, (width, height), size, durations)
-        if len(encoded) <= max_bytes or size[0] <= 320:
-            break
-        scale = max(320 / width, scale * min(0.9, sqrt(max_bytes / len(encoded))))
+    few = [chosen[index] for index in thinned(len(chosen), 6)]
+    for tried in (few, chosen):  # a few frames tell soon about what scale all of them need
+        while True:
+            size = (max(1, round(width * scale)), max(1, round(height * scale)))
+            encoded = _encode(tried, (width, height), size, durations[: len(tried)])
+            expected_bytes = len(encoded) * len(chosen) / len(tried)
+            if expected_bytes <= max_bytes or size[0] <= 320:
+                break
+            scale = max(320 / width, scale * min(0.9, sqrt(max_bytes / expected_bytes)))
     atomic_write(path, lambda stream: stream.write(encoded))
 
 
@@ -100,7 +103,7 @@ def _encode(
 
 def _palette() -> Image.Image:
     """Return a palette picture of evenly spaced grays, the error colours and those of the strip."""
-    grays = np.linspace(0, 255, 128).round().astype(np.uint8)[:, None].repeat(3, axis=1)
+    grays = np.linspace(0, 255, 64).round().astype(np.uint8)[:, None].repeat(3, axis=1)  # Pillow looks up 6 bits
     errors = error_tile(np.linspace(0, 1, 96)[None])[0]
     colours = np.concatenate([grays, errors, np.array([_PAPER, _INK, _TRACK, _DONE], dtype=np.uint8)])
     picture = Image.new("P", (1, 1))
@@ -120,7 +123,7 @@ def _titled(
             f"frame has {expected[0]}x{expected[1]}; remove the frames of another configuration"
         )
     titled = Image.new("RGB", (size[0], size[1] + _STRIP), _PAPER)
-    titled.paste(picture.resize(size, Image.Resampling.LANCZOS), (0, _STRIP))
+    titled.paste(picture.resize(size, Image.Resampling.HAMMING), (0, _STRIP))
     draw = ImageDraw.Draw(titled)
     draw.text((size[0] // 2, 24), fitted_text(title, size[0] - 8, 18), fill=_INK, font=font(18), anchor="ms")
     draw.rectangle((0, _STRIP - 3, size[0], _STRIP - 2), fill=_TRACK)

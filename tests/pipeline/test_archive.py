@@ -78,7 +78,9 @@ def test_a_truncated_archive_leaves_no_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
 
 
-@pytest.mark.parametrize(("content", "reason"), [(b"", "damaged"), (b"<html>" * 500, "damaged"), (b"\0" * 10240, "no files")])
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"", "damaged"), (b"<html>" * 500, "damaged"), (b"\0" * 10240, "no files")]
+)
 def test_what_is_no_archive_is_refused(content, reason, tmp_path):
     archive = tmp_path / "a.tar"
     archive.write_bytes(content)

@@ -122,7 +122,9 @@ def test_many_cuts_are_survived_while_each_attempt_brings_a_mebibyte(server, tmp
 
 def test_a_connection_that_always_breaks_is_given_up_and_what_came_is_kept(server, tmp_path):
     server.answers = [serve(CONTENT, cut_after=10)]
-    with pytest.raises(UserError, match=r"file.tar: the connection was cut after 50 B of 4.0 MiB; .*repeat the command"):
+    with pytest.raises(
+        UserError, match=r"file.tar: the connection was cut after 50 B of 4.0 MiB; .*repeat the command"
+    ):
         get(server, tmp_path)
     assert len(server.ranges) == ATTEMPTS
     assert (tmp_path / "file.tar.part").read_bytes() == CONTENT[:50]
@@ -150,13 +152,14 @@ def test_a_refusal_ends_at_once_with_the_servers_words(server, tmp_path):
     assert len(server.ranges) == 1
 
 
-def test_no_connection_ends_at_once_with_url_reason_and_remedy(tmp_path):
+def test_no_connection_ends_at_once_with_url_reason_and_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("waited for a server that was never there"))
     with web_server() as gone:
         pass
     with pytest.raises(UserError) as caught:
         get(gone, tmp_path)
     message = str(caught.value)
-    assert message.startswith(f"{gone.url}/file.tar: cannot be reached ([Errno 111] Connection refused); ")
+    assert message.startswith(f"{gone.url}/file.tar: cannot be reached (")
     assert message.endswith(f"place it as {tmp_path / 'file.tar'}")
     assert "\n" not in message
 
@@ -180,7 +183,7 @@ def test_too_little_disk_is_told_before_anything_is_written(server, tmp_path, mo
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 72 << 20))  # two copies of 4 MiB and 64 to spare
     server.answers = [serve(CONTENT)]
-    with pytest.raises(UserError, match="76.0 MiB of free disk needed, 72.0 MiB left"):
+    with pytest.raises(UserError, match=r"76\.0 MiB of free disk needed, 72\.0 MiB left"):
         get(server, tmp_path, copies=3)
     assert not (tmp_path / "file.tar.part").exists()
     assert get(server, tmp_path, copies=2).exists()

@@ -1,0 +1,214 @@
+"""Two contrasts of one subject, each on the other's grid: read as for translation, registered where needed."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.case import Case
+from pipeline.errors import UserError
+from pipeline.files import atomic_text
+from transforms.presets import slice_chain
+from transforms.registration import register_rigid, resample_onto, same_grid
+from transforms.slices import centre_fit, cut_slices, stack_slices
+
+VERSION = 1  # of the registration; raise it when its results change
+
+
+@dataclass(frozen=True)
+class PreparedScan:
+    """A scan as the network takes it, scaled by its own percentiles.
+
+    Attributes:
+        slices: (N, H, W) float32 in [-1, 1], padded to what the network takes.
+        field_of_view: (h, w) of the slices before padding.
+        foreground: (N, h, w) bool, not padded.
+        affine: (4, 4) of the unpadded volume, voxel to RAS millimetres.
+        axis: Along which slices are cut.
+    """
+
+    slices: np.ndarray
+    field_of_view: tuple[int, int]
+    foreground: np.ndarray
+    affine: np.ndarray
+    axis: str
+
+    def unpadded(self, slices: np.ndarray) -> np.ndarray:
+        """Return a stack like `slices`, (N, H, W), without the padding: (N, h, w)."""
+        return centre_fit(slices, *self.field_of_view, fill=-1)
+
+    @property
+    def stack(self) -> np.ndarray:
+        """The unpadded slices, (N, h, w)."""
+        return self.unpadded(self.slices)
+
+    @property
+    def volume(self) -> np.ndarray:
+        """The unpadded (X, Y, Z) volume on the grid of `affine`."""
+        return stack_slices(self.stack, self.axis)
+
+
+@dataclass(frozen=True)
+class View:
+    """A source scan and, on its grid, the real target.
+
+    Attributes:
+        source: The scan to translate.
+        real: (N, h, w) float32 in [-1, 1], the target by its own normalisation; -1 beyond its field of view.
+        foreground: (N, h, w) bool, of the real target.
+    """
+
+    source: PreparedScan
+    real: np.ndarray
+    foreground: np.ndarray
+
+
+class PairReader:
+    """Reads two contrasts of a subject and brings each onto the other's grid.
+
+    Args:
+        settings: Arguments of `transforms.presets.slice_chain` that training used.
+        stride: The networks take heights and widths that are multiples of this.
+        register: Whether to register pairs on different grids; otherwise their headers are believed.
+        cache: Folder that keeps registrations between runs.
+    """
+
+    def __init__(self, settings: Mapping[str, object], stride: int, *, register: bool, cache: Path):
+        self.settings, self.stride, self.register, self.cache = settings, stride, register, cache
+
+    def scan(self, path: Path) -> PreparedScan:
+        """Read one image; raises like `prepare_scan`."""
+        return prepare_scan(path, self.settings, self.stride)
+
+    def read(self, cases: tuple[Case, Case]) -> tuple[View, View, np.ndarray]:
+        """Return the first scan as source, the second as source, and the (4, 4) movement from first to second.
+
+        Raises:
+            UserError: a file cannot be used, the registration failed, or the two heads do not overlap.
+        """
+        first, second = (self.scan(case.path) for case in cases)
+        movement = movement_between(first, second, cases, self.settings, register=self.register, cache=self.cache)
+        there = View(first, *on_grid_of(first, second, movement))
+        back = View(second, *on_grid_of(second, first, np.linalg.inv(movement)))
+        if not (there.foreground.any() and back.foreground.any()):
+            raise UserError(f"{cases[0].path} and {cases[1].path}: the heads do not overlap; check their affines")
+        return there, back, movement
+
+
+def prepare_scan(path: Path, settings: Mapping[str, object], stride: int) -> PreparedScan:
+    """Read an image and prepare it as for translation: whole, not cropped.
+
+    Args:
+        path: A NIfTI volume or a 2D image.
+        settings: Arguments of `transforms.presets.slice_chain` that training used.
+        stride: The networks take heights and widths that are multiples of this.
+
+    Raises:
+        UserError: it cannot be used; names the file and the reason.
+    """
+    try:
+        data = slice_chain(**settings, stride=stride)({"image": path})
+    except (ValueError, OSError, RuntimeError) as error:
+        reason = _first_cause(error)
+        raise UserError(reason if str(path) in reason else f"{path}: {reason}") from error
+    field_of_view = data["image_before_fit"]
+    return PreparedScan(
+        slices=data["image"],
+        field_of_view=field_of_view,
+        foreground=centre_fit(data["image_foreground"], *field_of_view, fill=False),
+        affine=data["image_affine"],
+        axis=settings["axis"],
+    )
+
+
+def on_grid_of(source: PreparedScan, target: PreparedScan, movement: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bring a target onto its source's grid, with the intensities of its own normalisation.
+
+    Args:
+        source, target: Two scans of one subject.
+        movement: (4, 4), where each point of the source lies in the target; `movement_between`.
+
+    Returns:
+        The target's slices (N, h, w) in [-1, 1] and its foreground; -1 and False beyond the target's field of view.
+    """
+    shape = source.volume.shape
+    if np.array_equal(movement, np.eye(4)) and same_grid(shape, source.affine, target.volume.shape, target.affine):
+        return target.stack, target.foreground
+    grid = (target.affine, movement, shape, source.affine)
+    moved = resample_onto(target.volume, *grid, order=1, fill=-1)
+    mask = stack_slices(target.foreground, target.axis).astype(np.uint8)
+    foreground = resample_onto(mask, *grid, order=0, fill=0)
+    return cut_slices(moved, source.axis), cut_slices(foreground, source.axis) > 0
+
+
+def movement_between(
+    first: PreparedScan,
+    second: PreparedScan,
+    cases: tuple[Case, Case],
+    settings: Mapping[str, object],
+    *,
+    register: bool,
+    cache: Path,
+) -> np.ndarray:
+    """Return where each point of the first scan lies in the second, as a (4, 4) in RAS millimetres.
+
+    The identity where both lie on one grid, or where `register` is off (then the headers are believed); otherwise
+    found by rigid registration, once: the result is kept in `cache` for as long as neither file nor settings change.
+
+    Raises:
+        UserError: the registration failed, or a 2D image has another size than its partner; names both files.
+    """
+    names = f"{cases[0].path} and {cases[1].path}"
+    grids = first.volume.shape, first.affine, second.volume.shape, second.affine
+    if same_grid(*grids):
+        return np.eye(4)
+    if 1 in first.volume.shape + second.volume.shape:
+        sizes = " and ".join("x".join(map(str, scan.volume.shape)) for scan in (first, second))
+        raise UserError(f"{names}: a single slice cannot be registered ({sizes} voxels); give slices of one size")
+    if not register:
+        return np.eye(4)
+    note = cache / f"{_registration_key(cases, settings)}.json"
+    try:
+        return read_movement(note)
+    except (OSError, ValueError, KeyError, TypeError):  # not there yet, or damaged
+        pass
+    try:
+        movement = register_rigid(first.volume, first.affine, second.volume, second.affine)
+    except ValueError as error:
+        raise UserError(f"{names}: {error}") from error
+    write_movement(note, movement, cases)
+    return movement
+
+
+def write_movement(path: Path, movement: np.ndarray, cases: tuple[Case, Case]) -> None:
+    """Write a movement as a small JSON file that says what it is."""
+    about = "maps RAS millimetres of the first image to RAS millimetres of the second"
+    names = [case.path.name for case in cases]
+    atomic_text(path, json.dumps({"about": about, "images": names, "matrix": movement.tolist()}, indent=1) + "\n")
+
+
+def read_movement(path: Path) -> np.ndarray:
+    """Read what `write_movement` wrote.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: it is not there, or damaged.
+    """
+    movement = np.array(json.loads(path.read_text(encoding="utf-8"))["matrix"], dtype=float)
+    if movement.shape != (4, 4) or not np.isfinite(movement).all():
+        raise ValueError(f"{path}: not a 4x4 matrix of finite numbers")
+    return movement
+
+
+def _registration_key(cases: tuple[Case, Case], settings: Mapping[str, object]) -> str:
+    files = [(str(case.path.resolve()), case.path.stat().st_size, case.path.stat().st_mtime_ns) for case in cases]
+    return hashlib.sha256(json.dumps([VERSION, files, settings], sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _first_cause(error: BaseException) -> str:
+    """Return the first line of the error that started a chain of errors: MONAI wraps each in its own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

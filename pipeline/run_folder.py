@@ -1,0 +1,116 @@
+"""The folder of a run: where each thing lies, and whether a configuration may continue what is there."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from pipeline.checkpoint import CheckpointFolder
+from pipeline.config.schema import Config
+from pipeline.errors import UserError
+from pipeline.files import atomic_text
+
+# Settings that may change between two sittings of a run, for they change nothing of what is learnt.
+FREE = ("output", "device", "threads", "tracking", "evaluation", "training.loader_workers", "training.checkpoint_minutes",
+        "preprocess.processes", "preprocess.store", "preprocess.on_bad_volume", "split.file")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths within a run's folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def split(self) -> Path:
+        return self.path / "split.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def translated(self) -> Path:
+        return self.path / "translated"
+
+    @property
+    def registration(self) -> Path:
+        return self.path / "registration"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def checkpoints(self) -> CheckpointFolder:
+        return CheckpointFolder(self.path / "checkpoints")
+
+    def save_config(self, config: Config) -> None:
+        """Write the resolved configuration, which `--dry-run` and a later sitting read back."""
+        header = f"# Resolved configuration of this run; `python -m pipeline.run {self.config}` continues it.\n"
+        atomic_text(self.config, header + resolved_yaml(config))
+
+
+def resolved_yaml(config: Config) -> str:
+    """Return the whole configuration, defaults included, as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def open_run_folder(config: Config) -> RunFolder:
+    """Return the run's folder; what an earlier sitting left there is continued if its configuration is the same.
+
+    Raises:
+        UserError: the folder holds a run of another configuration, or something else altogether.
+    """
+    folder = RunFolder(config.folder)
+    if folder.path.exists() and not folder.path.is_dir():
+        raise UserError(f"{folder.path}: is a file; choose another output")
+    if not folder.config.exists():
+        if folder.path.exists() and any(folder.path.iterdir()):
+            raise UserError(f"{folder.path}: holds files that are not of a run; choose another output, or empty it")
+        return folder
+    earlier = _read_config(folder.config)
+    present = json.loads(json.dumps(config.model_dump(mode="json")))
+    different = [
+        f"{key}: {earlier_value!r} there, {value!r} now"
+        for key, earlier_value, value in _differences(earlier, present)
+        if not any(key == free or key.startswith(f"{free}.") for free in FREE)
+    ]
+    if different:
+        raise UserError(
+            "\n  ".join(
+                [f"{folder.path}: holds a run of another configuration; set output=…, or move it away", *different]
+            )
+        )
+    return folder
+
+
+def _read_config(path: Path) -> dict:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read; move the run's folder away to start anew") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a run's configuration; move the run's folder away to start anew")
+    return content
+
+
+def _differences(first: object, second: object, key: str = "") -> list[tuple[str, object, object]]:
+    """Return (key, value in first, value in second) for every leaf in which two nested dictionaries differ."""
+    if not (isinstance(first, dict) and isinstance(second, dict)):
+        return [] if first == second else [(key, first, second)]
+    keys = list(dict.fromkeys([*first, *second]))
+    return [
+        found
+        for name in keys
+        for found in _differences(first.get(name), second.get(name), f"{key}.{name}" if key else name)
+    ]

@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.data.case import Case
+from pipeline.data.listing import natural_key, nifti_stem, refuse_twins
+from pipeline.errors import UserError
+
+
+def test_names_sort_as_one_counts():
+    assert sorted(["Image #10", "Image #2", "7", "Image", "b2c10", "b2c9"], key=natural_key) == [
+        "7", "Image", "Image #2", "Image #10", "b2c9", "b2c10",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("a.nii", "a"),
+        ("a.b.nii.gz", "a.b"),
+        ("A.NII.GZ", "A"),
+        ("a.nii.gz.part", None),
+        ("._a.nii", None),
+        (".nii", None),
+    ],
+)
+def test_volumes_are_known_by_their_suffix_and_hidden_files_are_not(name, stem):
+    assert nifti_stem(name) == stem
+
+
+def test_twins_are_named_with_their_session():
+    cases = [Case("s1", "ses-2", "T1", Path(name)) for name in ("a.nii", "b.nii")]
+    with pytest.raises(UserError, match=r"a\.nii and b\.nii are both T1 of s1, session ses-2"):
+        refuse_twins(cases)

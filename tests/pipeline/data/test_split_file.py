@@ -1,0 +1,170 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.data.case import Case
+from pipeline.data.split import make_split
+from pipeline.data.split_file import split_from_file, split_to_json
+from pipeline.errors import UserError
+
+CONTRASTS = ("T1", "T2")
+GOOD = {"train": {"T1": ["s1"], "T2": ["s2"]}, "validation": ["s3"], "test": ["s4"]}
+
+
+def cohort(subjects=6, sessions=("",)):
+    return [
+        Case(f"s{number}", session, contrast, Path(f"s{number}{session}{contrast}.nii.gz"))
+        for number in range(1, subjects + 1)
+        for session in sessions
+        for contrast in CONTRASTS
+    ]
+
+
+def read(tmp_path, content, cases=None, pairing="unpaired"):
+    path = tmp_path / "split.json"
+    path.write_text(json.dumps(content))
+    return split_from_file(path, cohort() if cases is None else cases, CONTRASTS, pairing=pairing)
+
+
+def problems(*arguments, **options):
+    """Return the lines under the first of the error."""
+    with pytest.raises(UserError) as caught:
+        read(*arguments, **options)
+    first, *rest = str(caught.value).splitlines()
+    assert first.endswith("split.json: not a split of this data; correct the file (split.file):")
+    return [line.strip() for line in rest]
+
+
+@pytest.mark.parametrize("pairing", ["unpaired", "paired"])
+@pytest.mark.parametrize("sessions", [("",), ("ses-1", "ses-2"), ("", "v2")])
+def test_a_saved_split_comes_back_the_same(pairing, sessions, tmp_path):
+    cases = [*cohort(9, sessions), Case("s1", "odd", "T1", Path("odd.nii")), Case("s10", "", "T1", Path("10.nii"))]
+    made = make_split(cases, CONTRASTS, validation=2, test=2, seed=1, pairing=pairing)
+    assert read(tmp_path, split_to_json(made), cases, pairing) == made
+
+
+def test_a_split_of_unpaired_images_comes_back_the_same(tmp_path):
+    cases = [Case(f"{c}-Image #{n}", "", c, Path(f"{c}{n}.png")) for c in CONTRASTS for n in range(9)]
+    cases += [Case(f"test-{c}-Image #1", "", c, Path(f"test{c}.png"), "test") for c in CONTRASTS]
+    made = make_split(cases, CONTRASTS, validation=0.2, test=0.2, seed=1, pairing="unpaired")
+    assert read(tmp_path, split_to_json(made), cases) == made
+
+
+def test_the_file_reads_as_names_per_part():
+    made = make_split(cohort(4), CONTRASTS, validation=1, test=1, seed=0, pairing="unpaired")
+    written = split_to_json(made)
+    assert list(written) == ["train", "validation", "test"]
+    assert [len(names) for names in written["train"].values()] == [1, 1]
+    assert len(written["validation"]) == 1
+    assert sorted([*written["train"]["T1"], *written["train"]["T2"], *written["validation"], *written["test"]]) == [
+        "s1", "s2", "s3", "s4",
+    ]  # fmt: skip
+
+
+def test_a_subject_means_all_its_sessions_unless_one_is_named(tmp_path):
+    cases = cohort(sessions=("a", "b"))
+    made = read(tmp_path, {**GOOD, "test": ["s4", "s5/b"]}, cases)
+    assert sorted({(case.subject, case.session) for case in made.test}) == [("s4", "a"), ("s4", "b"), ("s5", "b")]
+    assert len(made.test) == 6
+
+
+def test_yaml_by_hand_keeps_names_that_look_like_numbers(tmp_path):
+    cases = [
+        Case(f"00{number}", "", contrast, Path(f"{number}{contrast}")) for number in range(4) for contrast in CONTRASTS
+    ]
+    path = tmp_path / "split.yaml"
+    path.write_text("train: {T1: [000], T2: [001]}\nvalidation:\ntest:\n  - 002\n  - 003  # the last\n")
+    made = split_from_file(path, cases, CONTRASTS, pairing="unpaired")
+    assert [case.subject for case in made.train["T2"]] == ["001"]
+    assert made.validation == ()
+    assert [case.subject for case in made.test] == ["002", "002", "003", "003"]
+
+
+def test_what_json_holds_is_also_read_as_yaml(tmp_path):
+    path = tmp_path / "split.yml"
+    path.write_text(yaml.safe_dump(GOOD))
+    assert split_from_file(path, cohort(), CONTRASTS, pairing="unpaired") == read(tmp_path, GOOD)
+
+
+def test_all_problems_are_listed_at_once(tmp_path):
+    content = {
+        "train": {"T1": ["s1", "s2"], "T2": ["s2", "s3", "nobody"], "PD": []},
+        "validation": ["s1", "s9"],
+        "tests": [],
+    }
+    assert problems(tmp_path, content) == [
+        "test: missing",
+        "tests: unknown; the keys are train, validation, test",
+        "train.PD: unknown; the keys are T1, T2",
+        "train.T2: the data has no T2 image of nobody",
+        "validation: the data has no image of s9",
+        "train.T1 and train.T2: both have s2, which split.pairing: unpaired forbids",
+        "train.T1 and validation: both have s1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"train": {"T1": ["s4"], "T2": ["s2"]}}, ["train.T1 and test: both have s4"]),
+        ({"validation": ["s4"]}, ["validation and test: both have s4"]),
+        ({"train": {"T1": [], "T2": ["s2"]}}, ["train.T1: empty; training needs both contrasts"]),
+        ({"train": {"T1": ["s1"]}}, ["train.T2: missing"]),
+        ({"train": ["s1"]}, ["train: must have the keys T1, T2"]),
+        ({"test": "s4"}, ["test: must be a list of names"]),
+        ({"test": [["s4"]]}, ["test: must be a list of names"]),
+        ({"test": [4]}, ["test: must be a list of names"]),
+        ({"test": ["s4/ses-1"]}, ["test: the data has no image of s4/ses-1"]),
+        ({"test": [f"x{n}" for n in range(10, 30)]}, [
+            "test: the data has no image of x10, x11, x12, x13, x14, x15, x16, x17 and 12 more"
+        ]),
+    ],
+)  # fmt: skip
+def test_a_wrong_part_is_named(change, expected, tmp_path):
+    assert problems(tmp_path, {**GOOD, **change}) == expected
+
+
+def test_a_file_that_is_no_mapping_is_told(tmp_path):
+    assert problems(tmp_path, ["s1"]) == ["the file: must have the keys train, validation, test"]
+
+
+def test_paired_training_needs_the_pair_of_each_scan(tmp_path):
+    content = {**GOOD, "train": {"T1": ["s1", "s2"], "T2": ["s2"]}}
+    assert problems(tmp_path, content, pairing="paired") == [
+        "train.T1: not in train.T2 too, as split.pairing: paired needs: s1"
+    ]
+    content["train"]["T2"].append("s1")
+    made = read(tmp_path, content, pairing="paired")
+    assert [case.subject for case in made.train["T1"]] == [case.subject for case in made.train["T2"]] == ["s1", "s2"]
+
+
+def test_images_of_the_test_folders_stay_out_of_training(tmp_path):
+    cases = [*cohort(), Case("test-s1", "", "T1", Path("x.png"), "test")]
+    content = {**GOOD, "train": {"T1": ["s1", "test-s1"], "T2": ["s2"]}}
+    assert problems(tmp_path, content, cases) == ["train.T1: the data sets these aside for testing: test-s1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("split.json", b"{", "neither JSON nor YAML"),
+        ("split.yaml", b"a: [", "neither JSON nor YAML"),
+        ("split.yaml", b"!!python/object/apply:os.system ['true']", "must have the keys"),
+        ("split.yaml", b"\xff\xfe\xfa", "neither JSON nor YAML"),
+        ("split.json", b"[" * 200_000, "neither JSON nor YAML"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(name, content, reason, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: (.|\n)*{reason}"):
+        split_from_file(path, cohort(), CONTRASTS, pairing="unpaired")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(
+        UserError, match=r"gone\.json: cannot be read \(No such file or directory\); correct split\.file"
+    ):
+        split_from_file(tmp_path / "gone.json", cohort(), CONTRASTS, pairing="unpaired")

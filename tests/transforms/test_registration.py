@@ -1,0 +1,134 @@
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from head_scans import scan, slanted_left_posterior_affine
+from nibabel.affines import apply_affine, from_matvec
+from scipy.spatial.transform import Rotation
+
+from transforms.registration import mutual_information, register_rigid, resample_onto, same_grid
+
+DATA = Path(os.environ.get("MRI_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+
+def movement(angles_degrees, shift_mm):
+    return from_matvec(Rotation.from_euler("xyz", angles_degrees, degrees=True).as_matrix(), shift_mm)
+
+
+T1_SHAPE = (70, 88, 68)
+T1_AFFINE = from_matvec(np.diag([2.4, 2.4, 2.5]), [-82, -104, -84])
+
+
+def head_corners():
+    return np.array([[x, y, z] for x in (-60, 60) for y in (-80, 80) for z in (-65, 65)])
+
+
+def corner_error_mm(found, truth):
+    corners = head_corners()
+    return np.linalg.norm(apply_affine(found, corners) - apply_affine(truth, corners), axis=1).max()
+
+
+def rotation_error_degrees(found, truth):
+    return np.rad2deg(Rotation.from_matrix(found[:3, :3] @ truth[:3, :3].T).magnitude())
+
+
+@pytest.fixture(scope="module")
+def t1_scan():
+    return scan("T1", shape=T1_SHAPE, affine=T1_AFFINE)
+
+
+@pytest.mark.parametrize(
+    ("angles_degrees", "shift_mm"),
+    [((4, -3, 5), (5, -6, 7)), ((0, 0, 6), (60, -45, 70))],
+    ids=["moved a little", "far from where its header says"],
+)
+def test_the_movement_of_a_head_between_two_contrasts_is_recovered(t1_scan, angles_degrees, shift_mm):
+    truth = movement(angles_degrees, shift_mm)  # from a point of the T1 scan to its place in the T2 scan
+    shape = (90, 108, 44)
+    affine = slanted_left_posterior_affine(shape, (1.9, 1.9, 3.9))
+    affine[:3, 3] += shift_mm
+    t2_scan = scan("T2", shape=shape, affine=affine, world_to_head=np.linalg.inv(truth), seed=1)
+    found = register_rigid(t1_scan, T1_AFFINE, t2_scan, affine)
+    assert corner_error_mm(found, truth) < 0.5
+    assert rotation_error_degrees(found, truth) < 0.5
+    np.testing.assert_allclose(found[:3, :3] @ found[:3, :3].T, np.eye(3), atol=1e-6)
+
+
+def test_a_scan_in_place_stays_in_place_and_the_same_scans_give_the_same_bits(t1_scan):
+    t2_scan = scan("T2", shape=T1_SHAPE, affine=T1_AFFINE, seed=1)
+    slab = np.s_[:, :, 20:56]
+    affine = T1_AFFINE @ from_matvec(np.eye(3), [0, 0, 20])
+    found = register_rigid(t1_scan[slab], affine, t2_scan[slab], affine)
+    assert corner_error_mm(found, np.eye(4)) < 0.5
+    np.testing.assert_array_equal(register_rigid(t1_scan[slab], affine, t2_scan[slab], affine), found)
+
+
+def test_a_real_pair_agrees_better_after_registration():
+    files = [DATA / "ms-raw" / f"p01_study1-{contrast}.nii.gz" for contrast in ("T1", "T2")]
+    if not all(file.exists() for file in files):
+        pytest.skip("the real volumes are not here")
+    first, second = (nib.load(file) for file in files)
+    fixed, moving = (image.get_fdata(dtype=np.float32) for image in (first, second))
+    found = register_rigid(fixed, first.affine, moving, second.affine)
+    agreement = [
+        mutual_information(fixed, resample_onto(moving, second.affine, matrix, fixed.shape, first.affine))
+        for matrix in (np.eye(4), found)
+    ]
+    assert agreement[1] >= agreement[0]
+    assert corner_error_mm(found, np.eye(4)) < 10  # one session: the head moved little
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda image, affine: (np.full_like(image, 3), affine), r"moving image is constant \(3\)"),
+        (lambda image, affine: (np.where(image > 400, np.nan, image), affine), "moving image has NaN"),
+        (lambda image, affine: (image[0], affine), "moving image has 2 axes"),
+        (lambda image, affine: (image, np.diag([1, 1, 0, 1])), "affine is singular"),
+    ],
+)
+def test_what_cannot_be_registered_is_a_clear_error(t1_scan, spoil, message):
+    with pytest.raises(ValueError, match=message):
+        register_rigid(t1_scan, T1_AFFINE, *spoil(t1_scan, T1_AFFINE))
+
+
+def test_resampling_onto_the_same_grid_changes_nothing_even_on_an_oblique_one():
+    affine = slanted_left_posterior_affine((9, 8, 7), (0.7, 0.9, 3.1))
+    volume = np.random.default_rng(0).normal(size=(9, 8, 7)).astype(np.float32)
+    np.testing.assert_allclose(
+        resample_onto(volume, affine, np.eye(4), volume.shape, affine, fill=9), volume, atol=1e-5
+    )
+
+
+def test_resampling_follows_the_movement_and_fills_what_is_missing():
+    volume = np.arange(5.0)[:, None, None] * np.ones((5, 3, 3))  # the value is the position along x in mm
+    shifted = resample_onto(volume, np.eye(4), movement((0, 0, 0), (1.5, 0, 0)), (5, 3, 3), np.eye(4), fill=-7)
+    np.testing.assert_allclose(shifted[:3, 1, 1], [1.5, 2.5, 3.5])
+    assert shifted[4, 1, 1] == -7
+    halved = resample_onto(volume, np.eye(4), np.eye(4), (9, 3, 3), np.diag([0.5, 1, 1, 1]))
+    np.testing.assert_allclose(halved[:, 1, 1], np.arange(9) / 2)
+
+
+def test_resampling_a_mask_by_nearest_neighbour_keeps_its_labels():
+    labels = np.zeros((6, 6, 6), np.uint8)
+    labels[2:4] = 3
+    moved = resample_onto(labels, np.eye(4), movement((0, 0, 0), (0.4, 0, 0)), labels.shape, np.eye(4), order=0)
+    np.testing.assert_array_equal(moved, labels)
+
+
+def test_grids_are_the_same_where_no_corner_is_apart():
+    affine = slanted_left_posterior_affine((200, 200, 30), (1, 1, 4))
+    assert same_grid((200, 200, 30), affine, (200, 200, 30), affine + 1e-6)
+    assert not same_grid((200, 200, 30), affine, (200, 200, 31), affine)
+    tilted = movement((0, 0, 0.02), (0, 0, 0)) @ affine  # 0.02 degrees: 0.05 mm at the far corner
+    assert not same_grid((200, 200, 30), affine, (200, 200, 30), tilted)
+    assert same_grid((200, 200, 30), affine, (200, 200, 30), tilted, tolerance_mm=0.1)
+
+
+def test_mutual_information_of_a_label_image_is_its_entropy():
+    labels = np.repeat([0, 1, 2, 3], 50).reshape(20, 10)
+    assert mutual_information(labels, 10 - 3 * labels) == pytest.approx(np.log(4))
+    checks = np.tile([0, 1], 100).reshape(20, 10)
+    assert mutual_information(labels, checks) == pytest.approx(0)
