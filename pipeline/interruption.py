@@ -2,8 +2,11 @@
 
 import os
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
+
+from pipeline.errors import Stopped
 
 
 class Interruption:
@@ -15,6 +18,16 @@ class Interruption:
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self._before: dict[int, object] = {}
+        self._at_once = False
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within it a signal raises `Stopped` where it meets the code: for work that a rerun simply does again."""
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
 
     def __enter__(self) -> "Interruption":
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -31,8 +44,10 @@ class Interruption:
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.signal_number is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal_number = number
+        self.signal_number = self.signal_number or number
         name = signal.Signals(number).name
+        if self._at_once:
+            raise Stopped(number, f"{name} after training; all of it is saved, and the same command does the rest")
         note = f"\n{name}: finishing what is under way, then saving (Ctrl-C again stops at once)\n"
         with suppress(OSError):  # past sys.stderr, whose buffer the interrupted code may be holding
             os.write(2, note.encode())

@@ -21,11 +21,6 @@ def least_squares(logits: Tensor, real: bool) -> Tensor:
     return ((logits - 1.0) if real else logits).square().mean()
 
 
-def _at_least_single(logits: Tensor) -> Tensor:
-    """Return half-precision logits in float32: three digits are too few for a mean over hundreds of patches."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
 ADVERSARIAL: dict[str, AdversarialLoss] = {"bce": binary_cross_entropy, "least_squares": least_squares}
 
 
@@ -37,3 +32,8 @@ def mean_absolute(prediction: Tensor, target: Tensor) -> Tensor:
 def all_finite(losses: dict[str, Tensor]) -> bool:
     """Return whether every loss is a number; one look at the device for all of them."""
     return bool(torch.isfinite(torch.stack([loss.detach().float() for loss in losses.values()])).all())
+
+
+def _at_least_single(logits: Tensor) -> Tensor:
+    """Return half-precision logits in float32: three digits are too few for a mean over hundreds of patches."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

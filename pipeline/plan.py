@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.config.schema import Config
 from pipeline.console import say, table
 from pipeline.data.case import Case, pairs
 from pipeline.data.split import CohortSplit
+from pipeline.errors import UserError
 from pipeline.files import human_bytes
 from pipeline.prepare import find_cases, split_cases
 
@@ -42,6 +45,9 @@ def planned_cases(config: Config) -> list[Case]:
     """Return the cases the run would find; those of a phantom that is not made yet are only imagined."""
     if config.data.source != "phantom":
         return find_cases(config)
+    from pipeline.data.phantom import check_request
+
+    check_request(config.contrasts, config.data.subjects, config.data.spacing_mm, config.data.seed)
     return [
         Case(f"phantom-{number:04d}", "", contrast, Path(f"phantom-{number:04d}_{contrast}.nii.gz"))
         for number in range(1, config.data.subjects + 1)
@@ -52,11 +58,12 @@ def planned_cases(config: Config) -> list[Case]:
 def _split_rows(config: Config, split: CohortSplit) -> list[tuple[str, str, int, int, int]]:
     parts = [("train", contrast, split.train[contrast]) for contrast in config.contrasts]
     for name in ("validation", "test"):
-        held_out = getattr(split, name)
-        parts += [(name, contrast, [case for case in held_out if case.contrast == contrast]) for contrast in config.contrasts]
-        parts.append((name, "pairs", [first for first, _ in pairs(held_out, config.contrasts)]))
+        cases = getattr(split, name)
+        parts += [(name, kind, [case for case in cases if case.contrast == kind]) for kind in config.contrasts]
+        parts.append((name, "pairs", [first for first, _ in pairs(cases, config.contrasts)]))
     return [
-        (name, kind, len({case.subject for case in part}), len(part), _slices(part, config)) for name, kind, part in parts
+        (name, kind, len({case.subject for case in part}), len(part), _slices(part, config))
+        for name, kind, part in parts
     ]
 
 
@@ -66,22 +73,33 @@ def _slices(cases: Sequence[Case], config: Config) -> int:
         return 0
     if config.data.source == "images":
         return len(cases)
-    return round(0.75 * _volume_slices(cases[0], config)) * len(cases)
-
-
-def _volume_slices(case: Case, config: Config) -> int:
-    spacing = config.preprocess.spacing_mm
-    if config.data.source == "phantom":
-        return round(184 / (spacing.through_plane if spacing else config.data.spacing_mm))  # its field of view is 184 mm
-    from nibabel import load
     from nibabel.affines import voxel_sizes
     from nibabel.orientations import io_orientation
 
-    image = load(case.path)
+    shape, affine = _grid(cases, config)
     along = {"sagittal": 0, "coronal": 1, "axial": 2}[config.preprocess.axis]
-    axis = int((io_orientation(image.affine)[:, 0] == along).argmax())
-    extent_mm = image.shape[axis] * voxel_sizes(image.affine)[axis]
-    return round(extent_mm / spacing.through_plane) if spacing else image.shape[axis]
+    axis = int((io_orientation(affine)[:, 0] == along).argmax())
+    spacing = config.preprocess.spacing_mm
+    slices = shape[axis] * voxel_sizes(affine)[axis] / spacing.through_plane if spacing else shape[axis]
+    return round(0.75 * slices) * len(cases)
+
+
+def _grid(cases: Sequence[Case], config: Config) -> tuple[tuple[int, ...], np.ndarray]:
+    """Return shape and affine of the first case whose header can be read."""
+    if config.data.source == "phantom":
+        from pipeline.data.head import grid
+
+        return grid(config.data.spacing_mm)
+    from nibabel import load
+    from nibabel.filebasedimages import ImageFileError
+
+    for case in cases:
+        try:
+            image = load(case.path)
+        except (OSError, ImageFileError):  # the run names it and leaves it out
+            continue
+        return image.shape, image.affine
+    raise UserError(f"{cases[0].path}: not readable as NIfTI, nor is any other of {len(cases)} images like it")
 
 
 def _parameters(config: Config) -> dict[str, int]:
@@ -90,7 +108,8 @@ def _parameters(config: Config) -> dict[str, int]:
 
     from pipeline.engines.build import build_engine
 
-    networks = build_engine(config, torch.device("meta")).networks()
+    with torch.device("meta"):
+        networks = build_engine(config, torch.device("meta")).networks()
     return {name: sum(weight.numel() for weight in network.parameters()) for name, network in networks.items()}
 
 

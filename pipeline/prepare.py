@@ -22,16 +22,23 @@ class Prepared:
     """The data of a run.
 
     Attributes:
+        cases: Everything the source has.
         split: Who trains, validates and tests.
         stored: Contrast -> its training cases, as slices in the store.
         facts: Contrast -> what the training cohort is like; see `cohort_facts`.
         left_out: Training cases that could not be used, and why.
     """
 
+    cases: tuple[Case, ...]
     split: CohortSplit
     stored: dict[str, list[StoredCase]]
     facts: Facts
     left_out: dict[Case, str]
+
+    @property
+    def longest(self) -> int:
+        """The number of training slices of the contrast that has more."""
+        return max(facts["slices"] for facts in self.facts.values())
 
 
 def find_cases(config: Config, *, quiet: bool = False) -> list[Case]:
@@ -106,7 +113,7 @@ def prepare(config: Config, cases: Sequence[Case], saved_split: Path | None = No
     if left_out:
         warn(f"warning: {len(left_out)} of {len(training)} training images were left out, named above")
     facts = {contrast: cohort_facts(entries) for contrast, entries in by_contrast.items()}
-    return Prepared(split, by_contrast, facts, left_out)
+    return Prepared(tuple(cases), split, by_contrast, facts, left_out)
 
 
 def cohort_facts(stored: Sequence[StoredCase]) -> dict:

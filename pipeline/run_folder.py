@@ -12,8 +12,10 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_text
 
 # Settings that may change between two sittings of a run, for they change nothing of what is learnt.
-FREE = ("output", "device", "threads", "tracking", "evaluation", "training.loader_workers", "training.checkpoint_minutes",
-        "preprocess.processes", "preprocess.store", "preprocess.on_bad_volume", "split.file")  # fmt: skip
+FREE = (
+    "output", "device", "threads", "tracking", "evaluation", "training.loader_workers", "training.checkpoint_minutes",
+    "preprocess.processes", "preprocess.store", "preprocess.on_bad_volume", "split.file",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,30 @@ class RunFolder:
         return self.path / "registration"
 
     @property
+    def mosaics(self) -> Path:
+        return self.path / "mosaics"
+
+    @property
+    def curves(self) -> Path:
+        return self.path / "curves.png"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 
     @property
     def checkpoints(self) -> CheckpointFolder:
         return CheckpointFolder(self.path / "checkpoints")
+
+    def gif(self, direction: str) -> Path:
+        """Return where the training GIF of a direction lies."""
+        return self.path / f"training_{direction}.gif"
+
+    @staticmethod
+    def direction(contrasts: tuple[str, str], target: str) -> str:
+        """Return the name that files and metrics give a direction: "T1_to_T2"."""
+        source = contrasts[1] if target == contrasts[0] else contrasts[0]
+        return f"{source}_to_{target}"
 
     def save_config(self, config: Config) -> None:
         """Write the resolved configuration, which `--dry-run` and a later sitting read back."""
@@ -63,6 +83,11 @@ class RunFolder:
 def resolved_yaml(config: Config) -> str:
     """Return the whole configuration, defaults included, as YAML."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def json_text(content: object) -> str:
+    """Return plain data as readable JSON."""
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def open_run_folder(config: Config) -> RunFolder:

@@ -107,9 +107,12 @@ class ScaleForegroundd(InvertibleKeyedTransform):
     def forward(self, data: dict, key: str) -> None:
         foreground = foreground_mask(data[key])
         if self.percentiles is None:
-            if f"{key}_type_range" not in data:
-                raise ValueError("scaling by the type's range is for PNG, JPEG and TIFF; set scaling: percentiles")
-            low, high = 0.0, float(data[f"{key}_type_range"])
+            type_range = data.get(f"{key}_type_range")
+            if type_range is None:
+                raise ValueError(
+                    "scaling by the type's range is for pictures of 8 or 16 bit; set preprocess.scaling: percentiles"
+                )
+            low, high = 0.0, float(type_range)
         else:
             low, high = percentile_range(data[key], foreground, *self.percentiles)
         data[f"{key}_foreground"], data[f"{key}_range"] = foreground, (low, high)

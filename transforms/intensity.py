@@ -1,5 +1,8 @@
 """Intensities: foreground, robust scaling to [-1, 1] and its inverse, bias field correction."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 from scipy import ndimage
 
@@ -84,17 +87,31 @@ def scale_from_unit(scaled: np.ndarray, low: float, high: float) -> np.ndarray:
 def correct_bias_field(volume: np.ndarray, foreground: np.ndarray, shrink: int = 4) -> np.ndarray:
     """Divide out the smooth gain of the receive coil (N4, Tustison et al. 2010, SimpleITK's implementation).
 
-    The field is fitted on a `shrink`-fold reduced volume inside the foreground and applied at full resolution.
+    The field is fitted inside the foreground of a volume reduced `shrink`-fold, less along short axes (with fewer than
+    some 16 voxels along an axis N4 finds no field), and applied at full resolution.
     """
     import SimpleITK as sitk
 
     positive = np.maximum(volume - volume.min(), 0).astype(np.float32)
     image = sitk.GetImageFromArray(positive.squeeze())  # a volume one voxel thick is a picture to N4
     mask = sitk.GetImageFromArray(foreground.astype(np.uint8).squeeze())
-    factors = [max(1, min(shrink, length // 8)) for length in image.GetSize()]
+    factors = [max(1, min(shrink, length // 16)) for length in image.GetSize()]
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
-    n4.SetNumberOfThreads(1)  # sums in a fixed order: the same bits whatever the number of cores
     n4.SetMaximumNumberOfIterations([50, 50, 30])
-    n4.Execute(sitk.Shrink(image, factors), sitk.Shrink(mask, factors))
+    with _one_simpleitk_thread():
+        n4.Execute(sitk.Shrink(image, factors), sitk.Shrink(mask, factors))
     field = np.exp(sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image))).reshape(volume.shape)
     return (positive / field + volume.min()).astype(np.float32)
+
+
+@contextmanager
+def _one_simpleitk_thread() -> Iterator[None]:
+    """Sum in a fixed order: the same bits whatever the number of cores. Filters within N4 heed the global number only."""
+    import SimpleITK as sitk
+
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)

@@ -6,15 +6,20 @@ makes a new entry and nothing stale is ever served.
 """
 
 import hashlib
+import io
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
+from nibabel.affines import voxel_sizes
 
 from pipeline.console import progress, warn
 from pipeline.data.case import Case
@@ -33,8 +38,8 @@ class StoredCase:
         case: What it is.
         path: The .npy file, uint16 (count, size, size).
         count: How many slices are occupied.
-        facts: `low`, `high` (intensities that became -1 and 1), `integer` (the file's type), `spacing_mm` and `shape`
-            (of the file, R, A, S), `histogram` (of the foreground in [-1, 1]), `positions` (of the slices kept).
+        facts: `low`, `high` (intensities that became -1 and 1), `integer` (the file's type), `spacing_mm` (of the
+            file, R, A, S), `histogram` (of the foreground in [-1, 1]), `positions` (of the slices kept).
     """
 
     case: Case
@@ -62,11 +67,11 @@ def case_key(path: Path, settings: dict) -> str:
 
 def look_up(case: Case, folder: Path, settings: dict) -> StoredCase | None:
     """Return the stored case, or None where it is absent or damaged."""
-    key = case_key(case.path, settings)
-    data, note = folder / f"{key}.npy", folder / f"{key}.json"
     try:
+        key = case_key(case.path, settings)
+        data, note = folder / f"{key}.npy", folder / f"{key}.json"
         facts = json.loads(note.read_text())
-        slices = np.load(data, mmap_mode="r", allow_pickle=False)
+        slices = np.lib.format.open_memmap(data, mode="r")
         shape = (facts["count"], settings["size"], settings["size"])
         intact = slices.shape == shape and slices.dtype == np.uint16 and data.stat().st_size == facts["bytes"]
     except (OSError, ValueError, KeyError, TypeError, EOFError):
@@ -80,12 +85,10 @@ def extract(path: Path, folder: Path, settings: dict) -> None:
     Raises:
         ValueError: the image cannot be used; the message says why.
     """
-    import torch
-
     from transforms.presets import slice_chain
     from transforms.slices import occupied_slices
 
-    torch.set_num_threads(1)
+    key = case_key(path, settings)  # before reading: a file replaced meanwhile then counts as not stored
     min_foreground = settings["min_foreground"]
     chain_settings = {name: value for name, value in settings.items() if name != "min_foreground"}
     data = slice_chain(**chain_settings)({"image": path})
@@ -93,19 +96,19 @@ def extract(path: Path, folder: Path, settings: dict) -> None:
     positions = occupied_slices(foreground, min_foreground)
     if len(positions) == 0:
         raise ValueError(f"no slice has {min_foreground:.0%} of foreground; lower preprocess.min_foreground")
-    key = case_key(path, settings)
-    kept = encode(slices[positions])
-    target = folder / f"{key}.npy"
-    atomic_write(target, lambda stream: np.save(stream, kept, allow_pickle=False))
+    content = io.BytesIO()  # numpy writing to a file itself says of a full disk only that it wrote too little
+    np.save(content, encode(slices[positions]), allow_pickle=False)
+    atomic_write(folder / f"{key}.npy", lambda stream: stream.write(content.getbuffer()))
     histogram, _ = np.histogram(slices[foreground], bins=256, range=(-1, 1))
     low, high = data["image_range"]
+    of_file = data["image_before_spacing"][1] if "image_before_spacing" in data else data["image_affine"]
     facts = {
         "count": len(positions),
-        "bytes": target.stat().st_size,
+        "bytes": len(content.getbuffer()),
         "low": low,
         "high": high,
         "integer": bool(data["image_integer"]),
-        "spacing_mm": [float(value) for value in np.linalg.norm(data["image_before_canonical"][:3, :3], axis=0)],
+        "spacing_mm": voxel_sizes(of_file).tolist(),
         "histogram": histogram.tolist(),
         "positions": positions.tolist(),
     }
@@ -139,16 +142,19 @@ def build_store(
     folder.mkdir(parents=True, exist_ok=True)
     jobs = {case: (case.path, folder, settings) for case in missing}
     failures: dict[Case, str] = {}
-    for case, reason in progress(_run(jobs, processes), total=len(jobs), title="slices", unit="vol", quiet=quiet or not jobs):
+    ended = progress(_run(jobs, processes), total=len(jobs), title="slices", unit="vol", quiet=quiet or not jobs)
+    for case, reason in ended:
+        if reason is None and look_up(case, folder, settings) is None:
+            reason = "changed while it was being read; run again"
         if reason is not None:
             failures[case] = reason
-            warn(f"warning: {case.path}: {reason}; left out")
+            line = reason if reason.startswith(str(case.path)) else f"{case.path}: {reason}"
             if on_bad_volume == "stop":
-                raise UserError(f"{case.path}: {reason} (preprocess.on_bad_volume: skip would go on without it)")
-    stored = [found for case in cases if case not in failures and (found := look_up(case, folder, settings))]
-    if not stored:
+                raise UserError(f"{line} (preprocess.on_bad_volume: skip would go on without it)")
+            warn(f"warning: {line}; left out")
+    if len(failures) == len(set(cases)):
         raise UserError(f"none of {len(cases)} images could be read; the reasons are above")
-    return stored, failures
+    return [look_up(case, folder, settings) for case in cases if case not in failures], failures
 
 
 def _run(jobs: dict[Case, tuple], processes: int | None) -> Iterator[tuple[Case, str | None]]:
@@ -161,19 +167,36 @@ def _run(jobs: dict[Case, tuple], processes: int | None) -> Iterator[tuple[Case,
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload(["transforms.presets"])  # imported once, inherited by every worker
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_prepare_worker) as pool:
         futures = {pool.submit(_attempt, extract, job): case for case, job in jobs.items()}
         try:
             yield from ((futures[future], future.result()) for future in as_completed(futures))
+        except BrokenProcessPool as error:
+            raise UserError("a worker process died, perhaps out of memory; lower preprocess.processes") from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _prepare_worker() -> None:
+    """Keep a worker to one thread, as the workers fill the cores; let it live and end with the process it works for."""
+    import torch
+
+    torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _attempt(function: Callable, arguments: tuple) -> str | None:
     """Call, and return the reason as a line when the input is at fault."""
     try:
         function(*arguments)
-    except (ValueError, OSError, RuntimeError) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, ValueError) else error
-        return str(cause).splitlines()[0]
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        cause = error.__cause__ or error  # MONAI wraps what a transform raises
+        return (str(cause).splitlines() or [type(cause).__name__])[0]
     return None

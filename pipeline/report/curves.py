@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.errors import UserError
 from pipeline.files import atomic_write
-from pipeline.tracking import read_metrics
+from pipeline.metrics_file import read_metrics
 
 Series = dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> its steps and values, in order of step
 

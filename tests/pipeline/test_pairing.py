@@ -1,13 +1,14 @@
 import json
+import os
 
 import nibabel as nib
 import numpy as np
 import pytest
+from head_scans import AFFINE, SHAPE, scan, slanted_left_posterior_affine, write_scan
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
 import pipeline.pairing as pairing
-from head_scans import AFFINE, SHAPE, scan, slanted_left_posterior_affine, write_scan
 from pipeline.data.case import Case
 from pipeline.errors import UserError
 from pipeline.pairing import PairReader, prepare_scan, read_movement, write_movement
@@ -92,12 +93,18 @@ def test_a_pair_on_different_grids_is_registered_onto_the_sources_grid(moved):
     inside = there.foreground & in_place.foreground
     assert np.corrcoef(there.real[inside], in_place.stack[inside])[0, 1] > 0.9
     assert (there.foreground & in_place.foreground).sum() / in_place.foreground.sum() > 0.95
+    shape, affine = nib.load(cases[1].path).shape, nib.load(cases[1].path).affine
+    moved_t1 = scan("T1", shape=shape, affine=affine, world_to_head=np.linalg.inv(truth))
+    expected = prepare_scan(write_scan(cases[0].path.parent / "moved.nii.gz", moved_t1, affine), SETTINGS, 16)
+    inside = back.foreground & expected.foreground
+    assert np.corrcoef(back.real[inside], expected.stack[inside])[0, 1] > 0.9
 
 
 def test_a_registration_is_cached_until_a_file_changes(moved, no_registration):
     cases, folder, _, (_, _, movement) = moved
     np.testing.assert_array_equal(reader(folder).read(cases)[2], movement)
-    write_scan(cases[0].path, scan("T1", seed=7))
+    status = cases[0].path.stat()
+    os.utime(cases[0].path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000_000))
     with pytest.raises(AssertionError, match="although there was no need"):
         reader(folder).read(cases)
 
@@ -110,7 +117,12 @@ def test_a_damaged_cache_entry_is_made_anew(tmp_path, monkeypatch):
     (entry,) = (tmp_path / "cache").iterdir()
     reader(tmp_path).read(cases)
     assert len(found) == 1
-    for damage in ("", "{}", '{"matrix": [[1, 2], [3, 4]]}', '{"matrix": [[NaN, 0, 0, 0], [0,0,0,0], [0,0,0,0], [0,0,0,1]]}'):
+    for damage in (
+        "",
+        "{}",
+        '{"matrix": [[1, 2], [3, 4]]}',
+        '{"matrix": [[NaN, 0, 0, 0], [0,0,0,0], [0,0,0,0], [0,0,0,1]]}',
+    ):
         entry.write_text(damage)
         reader(tmp_path).read(cases)
     assert len(found) == 5

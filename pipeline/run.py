@@ -1,0 +1,44 @@
+"""Train, evaluate and report one run: `python -m pipeline.run CONFIG [key=value …]`."""
+
+import argparse
+from pathlib import Path
+
+from pipeline import __version__
+from pipeline.config.load import load_config
+from pipeline.console import guarded
+from pipeline.errors import EXIT_DONE
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    command = argparse.ArgumentParser(
+        prog="python -m pipeline.run",
+        description="Train, evaluate and report one run. Running the same command again continues where it stopped.",
+        epilog="exit codes: 0 done, 2 bad input or configuration, 130/143 stopped with a checkpoint, 1 our bug",
+    )
+    command.add_argument("config", type=Path, help="YAML configuration, such as configs/phantom.yaml")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as training.epochs=20")
+    command.add_argument("--dry-run", action="store_true", help="print the plan and touch nothing")
+    command.add_argument("--quiet", action="store_true", help="no progress bars")
+    command.add_argument("--version", action="version", version=__version__)
+    return command
+
+
+@guarded
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = parser().parse_args(argv)
+    config = load_config(arguments.config, arguments.overrides)
+    if arguments.dry_run:
+        from pipeline.plan import print_plan
+
+        print_plan(config)
+        return EXIT_DONE
+    from pipeline.job import run
+
+    run(config, quiet=arguments.quiet)
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,214 @@
+import pytest
+import torch
+from torch import nn
+
+from networks.blocks import initialise_normal, instance_norm
+from networks.unet import UNet
+
+
+def parameters(network):
+    return sum(weight.numel() for weight in network.parameters())
+
+
+def shapes_of(modules, run):
+    """The (channels, height, width) that each module gives while `run` runs."""
+    seen = []
+    hooks = [module.register_forward_hook(lambda *call: seen.append(tuple(call[2].shape[1:]))) for module in modules]
+    run()
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+@pytest.fixture(scope="module")
+def full_size():
+    torch.manual_seed(0)
+    return UNet().eval()
+
+
+# ── the network of the tutorial, at full size ───────────────────────────────────────────────────────────────
+
+
+def test_every_layer_has_the_tutorials_shape_at_256(full_size):
+    with torch.no_grad():
+        image = torch.rand(1, 1, 256, 256) * 2 - 1
+        down = shapes_of(full_size.down, lambda: full_size(image))
+        up = shapes_of(full_size.up, lambda: full_size(image))
+        out = full_size(image)
+    assert down == [
+        (64, 128, 128), (128, 64, 64), (256, 32, 32), (512, 16, 16),
+        (512, 8, 8), (512, 4, 4), (512, 2, 2), (512, 1, 1),
+    ]  # fmt: skip
+    assert up == [
+        (512, 2, 2), (512, 4, 4), (512, 8, 8), (512, 16, 16), (256, 32, 32), (128, 64, 64), (64, 128, 128),
+    ]  # fmt: skip
+    assert out.shape == image.shape
+    assert -1 < out.min() < out.max() < 1
+
+
+def test_the_parameters_are_those_counted_by_hand(full_size):
+    kernel = 4 * 4
+    down = kernel * (1 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 4 * 512 * 512)
+    up = kernel * (512 * 512 + 3 * 1024 * 512 + 1024 * 256 + 512 * 128 + 256 * 64)  # but the first, all see a skip too
+    last = kernel * (2 * 64) * 1 + 1
+    norms_down = 2 * (128 + 256 + 512 + 512 + 512 + 512)  # scale and offset; none on the first and the innermost
+    norms_up = 2 * (4 * 512 + 256 + 128 + 64)
+    assert parameters(full_size) == down + up + last + norms_down + norms_up == 54_407_809
+    assert parameters(full_size) == 54_408_833 - 2 * 512  # the tutorial's count has a norm on the 1×1 bottleneck
+
+
+def test_only_the_last_layer_has_a_bias(full_size):
+    biased = [
+        name
+        for name, module in full_size.named_modules()
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.bias is not None
+    ]
+    assert biased == ["last"]
+
+
+def test_weights_are_drawn_as_the_papers_do(full_size):
+    convolutions = [module for module in full_size.modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
+    norms = [module for module in full_size.modules() if isinstance(module, nn.GroupNorm)]
+    assert (len(convolutions), len(norms)) == (16, 13)
+    for convolution in convolutions:
+        assert convolution.weight.mean().item() == pytest.approx(0, abs=0.003)
+        assert convolution.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    scales = torch.cat([norm.weight for norm in norms])
+    assert scales.mean().item() == pytest.approx(1, abs=0.003)
+    assert scales.std().item() == pytest.approx(0.02, rel=0.1)
+    offsets = [norm.bias for norm in norms] + [full_size.last.bias]
+    assert all(not offset.any() for offset in offsets)
+
+
+def test_the_first_and_the_innermost_layer_have_no_norm(full_size):
+    normed = [any(isinstance(module, nn.GroupNorm) for module in layer) for layer in full_size.down]
+    assert normed == [False, True, True, True, True, True, True, False]
+    assert all(any(isinstance(module, nn.GroupNorm) for module in layer) for layer in full_size.up)
+
+
+@pytest.mark.parametrize(
+    ("depth", "dropped"),
+    [
+        (8, [True, True, True, False, False, False, False]),
+        (7, [True, True, False, False, False, False]),
+        (6, [True, False, False, False, False]),
+        (5, [False, False, False, False]),
+        (9, [True, True, True, False, False, False, False, False]),
+    ],
+)
+def test_dropout_is_on_the_innermost_layers_up(depth, dropped):
+    network = UNet(depth=depth, width=1, dropout=0.3)
+    rates = [[module.p for module in layer if isinstance(module, nn.Dropout)] for layer in network.up]
+    assert rates == [[0.3] if on else [] for on in dropped]
+    assert not any(isinstance(module, nn.Dropout) for module in UNet(depth=depth, width=1, dropout=0.0).modules())
+
+
+def test_negative_slopes_lead_down_and_none_up(full_size):
+    assert all(layer[-1].negative_slope == 0.2 for layer in full_size.down)
+    assert all(isinstance(layer[-1], nn.ReLU) for layer in full_size.up)
+
+
+# ── its behaviour, at small size ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5, 7])
+def test_depth_follows_the_image_size_down_to_one_pixel(depth):
+    network = UNet(depth=depth, width=2)  # in training mode, where a norm over 1×1 would raise
+    bottleneck = shapes_of([network.down[-1]], lambda: network(torch.zeros(2, 1, 2**depth, 2**depth)))
+    assert bottleneck == [(2 * min(8, 2 ** (depth - 1)), 1, 1)]
+    assert network.stride == 2**depth
+
+
+def test_any_multiple_of_the_stride_goes_through():
+    network = UNet(depth=3, width=2).eval()
+    assert network(torch.zeros(1, 1, 24, 40)).shape == (1, 1, 24, 40)
+
+
+@pytest.mark.parametrize("shape", [(12, 16), (16, 12), (20, 20), (4, 4)])
+def test_another_size_is_an_error_that_says_which_fit(shape):
+    message = f"slices of {shape[0]}×{shape[1]} pixels .* 3 levels; pad both sides to multiples of 8"
+    with pytest.raises(ValueError, match=message):
+        UNet(depth=3, width=2)(torch.zeros(1, 1, *shape))
+
+
+def test_every_skip_matters():
+    torch.manual_seed(0)
+    network = UNet(depth=4, width=4).eval()
+    image = torch.rand(1, 1, 16, 16)
+    expected = network(image)
+
+    def without_skip(module, inputs):
+        features = inputs[0].clone()
+        features[:, features.shape[1] // 2 :] = 0  # the second half is the skip
+        return (features,)
+
+    for layer in [*network.up[1:], network.last]:
+        hook = layer.register_forward_pre_hook(without_skip)
+        assert not torch.allclose(network(image), expected, atol=1e-4)
+        hook.remove()
+    assert torch.equal(network(image), expected)
+
+
+def test_the_skip_joins_the_features_of_the_same_size():
+    network = UNet(depth=4, width=4).eval()
+    kept = {}
+    for index, layer in enumerate(network.down[:-1]):
+        layer.register_forward_hook(lambda module, inputs, output, index=index: kept.update({index: output}))
+    for index, layer in enumerate([*network.up[1:], network.last]):
+        layer.register_forward_pre_hook(lambda module, inputs, index=index: kept.update({f"up {index}": inputs[0]}))
+    network(torch.rand(1, 1, 16, 16))
+    for index, level in enumerate((2, 1, 0)):
+        assert torch.equal(kept[f"up {index}"][:, kept[f"up {index}"].shape[1] // 2 :], kept[level])
+
+
+def test_a_batch_gives_what_its_images_give_one_by_one():
+    torch.manual_seed(0)
+    network = UNet(depth=4, width=4).double().eval()
+    images = torch.rand(5, 1, 32, 16, dtype=torch.float64)
+    singly = torch.cat([network(image[None]) for image in images])
+    torch.testing.assert_close(network(images), singly, rtol=0, atol=1e-12)
+
+
+def test_evaluation_is_deterministic_and_training_is_not():
+    network = UNet(depth=6, width=2)
+    image = torch.rand(1, 1, 64, 64)
+    assert not torch.equal(network(image), network(image))
+    network.eval()
+    state = torch.get_rng_state()
+    assert torch.equal(network(image), network(image))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_same_seed_gives_the_same_weights():
+    torch.manual_seed(3)
+    first = UNet(depth=3, width=2).state_dict()
+    torch.manual_seed(3)
+    second = UNet(depth=3, width=2).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+# ── blocks ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_instance_norm_is_pytorchs():
+    features = torch.rand(3, 6, 5, 4) * 7
+    expected = nn.functional.instance_norm(features)
+    torch.testing.assert_close(instance_norm(6)(features), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_instance_norm_of_one_pixel_is_its_offset():
+    norm = instance_norm(4)
+    nn.init.constant_(norm.bias, 0.5)
+    torch.testing.assert_close(norm(torch.rand(2, 4, 1, 1)), torch.full((2, 4, 1, 1), 0.5))
+
+
+def test_initialising_reaches_both_spellings_of_the_norm():
+    network = nn.Sequential(nn.Conv2d(1, 64, 4), nn.InstanceNorm2d(64, affine=True), nn.GroupNorm(64, 64), nn.LeakyReLU())
+    nn.init.constant_(network[0].bias, 3.0)
+    assert initialise_normal(network, deviation=0.1) is network
+    assert network[0].weight.std().item() == pytest.approx(0.1, rel=0.15)
+    assert not network[0].bias.any()
+    for norm in network[1:3]:
+        assert norm.weight.std().item() == pytest.approx(0.1, rel=0.35)
+        assert norm.weight.mean().item() == pytest.approx(1, abs=0.06)
+    initialise_normal(nn.InstanceNorm2d(4))  # without scale and offset there is nothing to draw

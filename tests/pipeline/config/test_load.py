@@ -1,0 +1,288 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.config.load import load_config
+from pipeline.config.schema import Config
+from pipeline.errors import UserError
+
+ROOT = Path(__file__).parents[3]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+SMALL = {"name": "small", "data": {"source": "phantom"}, "preprocess": {"size": 64}}
+
+
+def write(tmp_path, content):
+    path = tmp_path / "run.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def load(tmp_path, *overrides, content=SMALL):
+    return load_config(write(tmp_path, content), overrides)
+
+
+def errors(tmp_path, *overrides, content=SMALL):
+    """Return the lines under the first of the error."""
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, *overrides, content=content)
+    first, *rest = str(caught.value).splitlines()
+    count = "1 error" if len(rest) == 1 else f"{len(rest)} errors"
+    assert first == f"{tmp_path / 'run.yaml'}: {count}"
+    return [line.strip() for line in rest]
+
+
+# ── the configurations that ship ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_there_are_configurations_to_check():
+    assert ROOT / "configs" / "phantom.yaml" in CONFIGS
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_shipped_configuration_loads_and_opens_with_the_command_that_runs_it(path):
+    config = load_config(path)
+    assert isinstance(config, Config)
+    command = f"python -m pipeline.run {path.relative_to(ROOT).as_posix()}"
+    assert path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip() == command
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_shipped_configuration_names_every_key_there_is(path):
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert leaves(written) == leaves(load_config(path).model_dump(mode="json"))
+
+
+def leaves(content, key=""):
+    """Return the dotted keys; what the schema holds as a free mapping (one entry per contrast) counts as one."""
+    if not isinstance(content, dict) or key in ("data.patterns", "data.train", "data.test"):
+        return {key}
+    return {leaf for name, value in content.items() for leaf in leaves(value, f"{key}.{name}".lstrip("."))}
+
+
+# ── errors ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_error_is_reported_at_once_with_key_value_rule_and_nearest_key(tmp_path):
+    content = {
+        "name": "wrong",
+        "sed": 3,
+        "device": "tpu",
+        "data": {"source": "phantom", "subject": 5, "subjects": 0},
+        "preprocess": {"size": 7, "spacing_mm": {"inplane": 1, "through_plane": 0}},
+        "generator": {"width": "wide"},
+        "training": {"epochs": 1.5, "learning_rat": 0.1},
+        "trainig": {"epochs": 1},
+    }
+    assert set(errors(tmp_path, content=content)) == {
+        "sed = 3: unknown key; the nearest valid key is seed",
+        "device = 'tpu': must be 'auto', 'cpu', 'cuda' or 'mps'",
+        "data.subject = 5: unknown key; the nearest valid key is data.subjects",
+        "data.subjects = 0: must be greater than or equal to 1",
+        "preprocess.size = 7: must be greater than or equal to 16",
+        "preprocess.spacing_mm.in_plane: missing; it must be set",
+        "preprocess.spacing_mm.inplane = 1: unknown key; the nearest valid key is preprocess.spacing_mm.in_plane",
+        "preprocess.spacing_mm.through_plane = 0: must be greater than 0",
+        "generator.width = 'wide': must be a valid integer, unable to parse string as an integer",
+        "training.epochs = 1.5: must be a valid integer, got a number with a fractional part",
+        "training.learning_rat = 0.1: unknown key; the nearest valid key is training.learning_rate",
+        "trainig = {'epochs': 1}: unknown key; the nearest valid key is training",
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("learning_rate=1", "learning_rate = 1: unknown key; the nearest valid key is training.learning_rate"),
+        ("data.patterns=x", "data.patterns = 'x': unknown key"),  # a key of another source is no remedy
+        ("zzz=1", "zzz = 1: unknown key"),
+        ("training.epochs=true", "training.epochs = True: must be a number"),
+        ("training.learning_rate=.inf", "training.learning_rate = inf: must be a finite number"),
+        ("preprocess.n4=perhaps", "preprocess.n4 = 'perhaps': must be a valid boolean, unable to interpret input"),
+        ("preprocess.percentiles=[5, 2]", "preprocess.percentiles = [5, 2]: must be in order, the lower one first"),
+        ("preprocess.spacing_mm=2", "preprocess.spacing_mm = 2: must hold keys of its own, as in configs/phantom.yaml"),
+        ("augment=", "augment = None: must hold keys of its own, as in configs/phantom.yaml"),
+        ("name=''", "name = '': must be a name, not empty and without / or \\"),
+        ("name=..", "name = '..': must be a name, not empty and without / or \\"),
+        ("contrasts=[T1, a/b]", "contrasts.1 = 'a/b': must be a name, not empty and without / or \\"),
+        ("name=2024", "name = 2024: must be a valid string"),
+        ("data.source=dicom", "data.source = 'dicom': must be one of phantom, ixi, nifti, images"),
+        ("data={}", "data.source: missing; it must be one of phantom, ixi, nifti, images"),
+        ("data=5", "data = 5: must hold keys of its own, as in configs/phantom.yaml"),
+        ("data={source: ixi}", "data.folder: missing; it must be set"),
+        ("method.type=munit", "method.type = 'munit': must be 'cyclegan'"),
+        ("data.seed=-1", "data.seed = -1: must be greater than or equal to 0"),
+    ],
+)
+def test_one_error_says(override, line, tmp_path):
+    assert errors(tmp_path, override) == [line]
+
+
+@pytest.mark.parametrize("value", ["-1", "1.5", ".nan", ".inf", "many", "true"])
+def test_a_portion_is_a_number_of_subjects_or_a_share(value, tmp_path):
+    rule = "must be a whole number of subjects, or a share of them from 0 to below 1"
+    (line,) = errors(tmp_path, f"split.test={value}")
+    assert line.startswith("split.test = ") and line.endswith(rule)
+
+
+def test_a_long_value_is_shown_in_part(tmp_path):
+    (line,) = errors(tmp_path, f"device={'x' * 1000}")
+    assert len(line) < 200 and "xxx…" in line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["contrasts=[T1, T1]"], "contrasts = [T1, T1]: must be two different names"),
+        (["preprocess.size=96"], "preprocess.size = 96: must be a power of two unless generator.depth is set"),
+        (
+            ["preprocess.size=100", "generator.depth=3"],
+            "preprocess.size = 100: must be a multiple of 8 (2 to the power generator.depth = 3)",
+        ),
+        (
+            ["preprocess.size=16", "discriminator.layers=3"],
+            "discriminator.layers = 3: preprocess.size = 16 is too small for it",
+        ),
+        (
+            ["data={source: nifti, folder: x, patterns: {T1: a, PD: b}}"],
+            "data.patterns names ['PD', 'T1']: must name exactly the contrasts, ['T1', 'T2']",
+        ),
+        (
+            ["data={source: images, folder: x, train: {T1: a}}"],
+            "data.train names ['T1']: must name exactly the contrasts, ['T1', 'T2']",
+        ),
+        (
+            ["data={source: images, folder: x, train: {T1: a, T2: b}, test: {T1: a}}"],
+            "data.test names ['T1']: must name both of ['T1', 'T2'], or none",
+        ),
+        (
+            ["preprocess.scaling=type_range"],
+            "preprocess.scaling = 'type_range': is for data.source: images; use percentiles for volumes",
+        ),
+        (
+            ["training.precision=fp16", "device=cpu"],
+            "training.precision = 'fp16': needs a GPU; use bf16 or float32 on the CPU",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(overrides, line, tmp_path):
+    assert errors(tmp_path, *overrides) == [line]
+
+
+def test_several_contradictions_are_reported_at_once(tmp_path):
+    assert len(errors(tmp_path, "contrasts=[A, A]", "preprocess.size=96", "preprocess.scaling=type_range")) == 3
+
+
+# ── YAML ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("name: a\nname: b\n", "not valid YAML: the key 'name' is given twice"),
+        ("training: {epochs: 1, epochs: 2}\n", "not valid YAML: the key 'epochs' is given twice"),
+        ("a: b: c\n", "not valid YAML: mapping values are not allowed here"),
+        ("? [a]\n: 3\n", "not valid YAML: unhashable type"),
+        ("name: 2001-13-45\n", "not valid YAML: month must be in 1..12"),
+        ("name: !!python/object/apply:os.mkdir [made]\n", "not valid YAML: could not determine a constructor"),
+        ("- a\n", "holds no `key: value` lines; start from one of the files in configs/"),
+        ("", "holds no `key: value` lines; start from one of the files in configs/"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_one_line(text, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, content=text)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'run.yaml'}: {reason}") and "\n" not in message
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_missing_folder_or_binary_file_is_one_line(tmp_path):
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    for path, reason in [
+        (tmp_path / "none.yaml", "No such file or directory; give the path of a YAML configuration"),
+        (tmp_path, "Is a directory; give the path of a YAML configuration"),
+        (tmp_path / "binary.yaml", "not a text file; give the path of a YAML configuration"),
+    ]:
+        with pytest.raises(UserError) as caught:
+            load_config(path)
+        assert str(caught.value) == f"{path}: {reason}"
+
+
+def test_anchors_and_merges_work(tmp_path):
+    text = "name: a\ndata: {source: phantom}\ngenerator: &both {width: 8}\ndiscriminator: {<<: *both, layers: 2}\n"
+    config = load(tmp_path, content=text)
+    assert (config.generator.width, config.discriminator.width, config.discriminator.layers) == (8, 8, 2)
+
+
+# ── overrides ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_overrides_reach_into_sections_and_make_those_that_are_not_there(tmp_path):
+    config = load(
+        tmp_path, "seed=7", "preprocess.size=32", "training.learning_rate=2e-4", "preprocess.spacing_mm.in_plane=1",
+        "preprocess.spacing_mm.through_plane=2.5", "contrasts=[CT, 'a = b']", "output=runs/x=y", "threads=null",
+        "evaluation.protocols=[syndiff, reggan]", "split.test=0.25", "split.validation=3", "preprocess.n4=yes",
+    )  # fmt: skip
+    assert (config.seed, config.preprocess.size, config.training.learning_rate) == (7, 32, 2e-4)
+    assert (config.preprocess.spacing_mm.in_plane, config.preprocess.spacing_mm.through_plane) == (1.0, 2.5)
+    assert (config.contrasts, config.output, config.threads) == (("CT", "a = b"), Path("runs/x=y"), None)
+    assert config.evaluation.protocols == ["syndiff", "reggan"]
+    assert (config.split.test, config.split.validation, config.preprocess.n4) == (0.25, 3, True)
+    assert config.preprocess.axis == "axial"
+
+
+def test_a_null_takes_a_setting_back_to_its_default_meaning(tmp_path):
+    content = {**SMALL, "output": "elsewhere", "generator": {"depth": 4}}
+    assert load(tmp_path, content=content).folder == Path("elsewhere")
+    config = load(tmp_path, "output=null", "generator.depth=", content=content)
+    assert config.folder == Path("runs/small") and config.generator.depth is None
+
+
+def test_later_overrides_win(tmp_path):
+    assert load(tmp_path, "seed=1", "seed=2").seed == 2
+
+
+def test_overrides_of_bad_form_are_all_reported(tmp_path):
+    assert errors(tmp_path, "seed", "=3", "name.first=3", "device=]", "seed=[1", "trainig.epochs=3") == [
+        "seed: an override is written key.sub=value",
+        "=3: an override is written key.sub=value",
+        "name.first: name holds a value, not keys of its own",
+        "device = ]: not valid YAML; quote it",
+        "seed = [1: not valid YAML; quote it",
+        "trainig = {'epochs': 3}: unknown key; the nearest valid key is training",
+    ]
+
+
+def test_an_override_runs_no_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert errors(tmp_path, "name=!!python/object/apply:os.mkdir [made]") == [
+        "name = !!python/object/apply:os.mkdir [made]: not valid YAML; quote it"
+    ]
+    assert not (tmp_path / "made").exists()
+
+
+# ── speed ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_loading_a_configuration_is_fast_and_imports_nothing_heavy(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from pipeline.config.load import load_config\n"
+        "load_config(Path(sys.argv[1]))\n"
+        "print(*(name for name in sys.modules if '.' not in name))"
+    )
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(write(tmp_path, SMALL))],
+            cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        seconds.append(time.perf_counter() - started)
+    assert not {"torch", "monai", "mlflow", "nibabel", "SimpleITK", "numpy", "scipy"} & set(done.stdout.split())
+    assert min(seconds) < 0.9

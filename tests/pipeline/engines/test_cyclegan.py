@@ -1,0 +1,396 @@
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from networks.patchgan import PatchGAN
+from networks.unet import UNet
+from pipeline.engines.cyclegan import CycleGanEngine
+
+RECIPE = {
+    "adversarial": "least_squares",
+    "cycle_weight": 10.0,
+    "identity_share": 0.5,
+    "discriminator_scale": 0.5,
+    "pool_size": 0,
+    "ema_decay": 0.0,
+    "learning_rate": 2e-4,
+    "discriminator_learning_rate": 2e-4,
+    "beta1": 0.5,
+    "precision": "float32",
+    "seed": 0,
+}
+NETWORKS = ("G", "F", "D_A", "D_B")
+
+
+def engine_of(*, depth=3, width=3, dropout=0.0, dtype=torch.float32, weights_seed=0, **options):
+    """A small engine; `depth` 6 has one layer with dropout."""
+    torch.manual_seed(weights_seed)
+    return CycleGanEngine(
+        lambda: UNet(depth=depth, width=width, dropout=dropout).to(dtype),
+        lambda: PatchGAN(width=4, layers=1).to(dtype),
+        device=torch.device("cpu"),
+        **(RECIPE | options),
+    )
+
+
+def batch(index, count=2, size=16, dtype=torch.float32):
+    """The two contrasts' images of a step, a function of its number."""
+    random = torch.Generator().manual_seed(1000 + index)
+    return tuple(torch.rand(count, 1, size, size, generator=random, dtype=torch.float64).mul(2).sub(1).to(dtype) for _ in "ab")
+
+
+def saved(engine):
+    """The engine's state after a round through a file."""
+    stream = io.BytesIO()
+    torch.save(engine.state_dict(), stream)
+    stream.seek(0)
+    return torch.load(stream, weights_only=True)
+
+
+def leaves(state, path=""):
+    """Every value of a nested state with its place, tensors as they are."""
+    pairs = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list | tuple) else None
+    if pairs is None:
+        return {path: state}
+    return {place: leaf for key, value in pairs for place, leaf in leaves(value, f"{path}/{key}").items()}
+
+
+def differences(first, second):
+    """The places where two states are not the same, to the bit."""
+    first, second = leaves(first), leaves(second)
+
+    def same(one, other):
+        return torch.equal(one, other) if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) else one == other
+
+    return {place for place in first.keys() | second.keys() if not same(first.get(place), second.get(place))}
+
+
+# ── against a plain writing of the paper ────────────────────────────────────────────────────────────────────
+
+
+class PlainCycleGan:
+    """The step of Zhu et al. 2017 written out: one pass per term, generators first, an optimiser per network."""
+
+    def __init__(self, engine, *, adversarial, cycle_weight, identity_share, discriminator_scale, rates, beta1):
+        self.networks = {name: copy.deepcopy(network) for name, network in engine.networks().items()}
+        self.adversarial, self.cycle_weight = adversarial, cycle_weight
+        self.identity_weight, self.scale = identity_share * cycle_weight, discriminator_scale
+        self.optimisers = {
+            name: torch.optim.Adam(
+                network.parameters(), lr=rates["D" in name], betas=(beta1, 0.999), foreach=False, fused=False
+            )
+            for name, network in self.networks.items()
+        }
+
+    def gan(self, logits, real):
+        target = torch.ones_like(logits) if real else torch.zeros_like(logits)
+        if self.adversarial == "bce":
+            return nn.functional.binary_cross_entropy_with_logits(logits, target)
+        return ((logits - target) ** 2).mean()
+
+    def step(self, a, b):
+        G, F, D_A, D_B = (self.networks[name] for name in NETWORKS)
+        for optimiser in self.optimisers.values():
+            optimiser.zero_grad()
+        losses = {
+            "adversarial_G": self.gan(D_B(G(a)), True),
+            "adversarial_F": self.gan(D_A(F(b)), True),
+            "cycle_a": self.cycle_weight * (F(G(a)) - a).abs().mean(),
+            "cycle_b": self.cycle_weight * (G(F(b)) - b).abs().mean(),
+        }
+        if self.identity_weight:
+            losses["identity_a"] = self.identity_weight * (F(a) - a).abs().mean()
+            losses["identity_b"] = self.identity_weight * (G(b) - b).abs().mean()
+        fake_a, fake_b = F(b).detach(), G(a).detach()
+        sum(losses.values()).backward()
+        self.optimisers["G"].step()
+        self.optimisers["F"].step()
+        self.optimisers["D_A"].zero_grad()
+        self.optimisers["D_B"].zero_grad()
+        losses["discriminator_A"] = self.scale * (self.gan(D_A(a), True) + self.gan(D_A(fake_a), False))
+        losses["discriminator_B"] = self.scale * (self.gan(D_B(b), True) + self.gan(D_B(fake_b), False))
+        losses["discriminator_A"].backward()
+        losses["discriminator_B"].backward()
+        self.optimisers["D_A"].step()
+        self.optimisers["D_B"].step()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+
+@pytest.mark.parametrize("adversarial", ["bce", "least_squares"])
+@pytest.mark.parametrize("identity_share", [0.5, 0.0])
+def test_losses_gradients_and_weights_are_those_of_the_paper_written_out(adversarial, identity_share):
+    recipe = {"cycle_weight": 7.0, "identity_share": identity_share, "discriminator_scale": 0.4, "beta1": 0.6}
+    engine = engine_of(
+        dtype=torch.float64, adversarial=adversarial, learning_rate=1e-3, discriminator_learning_rate=3e-3, **recipe
+    )
+    plain = PlainCycleGan(engine, adversarial=adversarial, rates=(1e-3, 3e-3), **recipe)
+    for index in range(3):
+        real = batch(index, dtype=torch.float64)
+        losses, expected = engine.step(*real), plain.step(*real)
+        assert losses.keys() == expected.keys()
+        for name, loss in losses.items():
+            torch.testing.assert_close(loss, expected[name], rtol=0, atol=1e-10, msg=f"{name} in step {index}")
+        for name, network in engine.networks().items():
+            for (place, weight), other in zip(
+                network.named_parameters(), plain.networks[name].parameters(), strict=True
+            ):
+                where = f"{name}.{place} in step {index}"
+                torch.testing.assert_close(weight.grad, other.grad, rtol=0, atol=1e-10, msg=f"gradient of {where}")
+                torch.testing.assert_close(weight, other, rtol=0, atol=1e-10, msg=where)
+
+
+def test_the_identity_passes_are_left_out_where_they_weigh_nothing():
+    def slices_seen(**options):
+        engine = engine_of(**options)
+        seen = []
+        engine.G.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+        losses = engine.step(*batch(0))
+        return seen, {name for name in losses if "identity" in name}
+
+    assert slices_seen(identity_share=0.5) == ([4, 2], {"identity_a", "identity_b"})
+    assert slices_seen(identity_share=0.0) == ([2, 2], set())
+    assert slices_seen(cycle_weight=0.0) == ([2, 2], set())
+
+
+def test_the_generators_step_leaves_no_gradient_in_the_discriminators():
+    engine = engine_of(dtype=torch.float64)
+    losses, fake_a, _ = engine._generator_losses(*batch(0, dtype=torch.float64))
+    sum(losses.values()).backward()
+    assert all(weight.grad is None for network in (engine.D_A, engine.D_B) for weight in network.parameters())
+    assert all(weight.requires_grad for network in (engine.D_A, engine.D_B) for weight in network.parameters())
+    assert all(weight.grad.any() for weight in engine.G.last.parameters())
+    assert fake_a.requires_grad
+
+
+def test_the_discriminators_step_leaves_no_gradient_in_the_generators():
+    engine = engine_of(pool_size=2)
+    real_a, real_b = batch(0)
+    fakes = engine.F(real_b), engine.G(real_a)
+    sum(engine._discriminator_losses(real_a, real_b, *fakes).values()).backward()
+    assert all(weight.grad is None for network in (engine.G, engine.F) for weight in network.parameters())
+    assert all(weight.grad is not None for network in (engine.D_A, engine.D_B) for weight in network.parameters())
+
+
+def test_the_discriminators_are_shown_what_the_pools_return():
+    engine = engine_of(pool_size=3)
+    shown = []
+    engine.D_A.register_forward_hook(lambda module, inputs, output: shown.append(inputs[0].detach().clone()))
+    earlier = []
+    for index in range(12):
+        real_a, real_b = batch(index, count=1)
+        with torch.no_grad():
+            fake = engine.F(real_b)
+        engine.step(real_a, real_b)
+        for_generator, real, for_discriminator = shown[-3:]
+        torch.testing.assert_close(for_generator, fake)
+        assert torch.equal(real, real_a)
+        old = not torch.allclose(for_discriminator, fake)
+        assert not old or any(torch.equal(for_discriminator, image) for image in earlier)
+        earlier.append(for_generator)
+        if index == 2:
+            assert torch.equal(engine.pool_a.images, torch.cat(earlier))
+    assert len(engine.pool_a.images) == len(engine.pool_b.images) == 3
+
+
+def test_losses_are_plain_numbers_without_a_graph():
+    losses = engine_of().step(*batch(0))
+    assert list(losses) == [
+        "adversarial_G", "adversarial_F", "cycle_a", "cycle_b", "identity_a", "identity_b",
+        "discriminator_A", "discriminator_B",
+    ]  # fmt: skip
+    assert all(loss.shape == () and not loss.requires_grad for loss in losses.values())
+
+
+def test_training_brings_the_cycle_closer():
+    engine = engine_of(learning_rate=2e-3, identity_share=0.0)
+    losses = [engine.step(*batch(0)) for _ in range(60)]
+    assert losses[-1]["cycle_a"] + losses[-1]["cycle_b"] < 0.8 * (losses[0]["cycle_a"] + losses[0]["cycle_b"])
+
+
+# ── steps that are skipped ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_batch_that_is_not_finite_changes_nothing_and_shows_in_the_losses(bad, side):
+    engine = engine_of(pool_size=3, ema_decay=0.9)
+    for index in range(3):
+        engine.step(*batch(index))
+    before = copy.deepcopy(engine.state_dict())
+    real = batch(3)
+    real[side][1, 0, 5, 5] = bad
+    losses = engine.step(*real)
+    assert not all(torch.isfinite(loss) for loss in losses.values())
+    changed = differences(before, engine.state_dict())
+    assert changed <= {"/pool_a/random", "/pool_b/random"}  # their draws are made before the losses are known
+    assert all(torch.isfinite(loss) for loss in engine.step(*batch(4)).values())
+    assert differences(before["G"], engine.state_dict()["G"])
+
+
+def test_a_discriminator_that_has_overflowed_keeps_the_generators_where_they_are():
+    engine = engine_of()
+    with torch.no_grad():
+        engine.D_B.network.final_conv.conv.bias.fill_(1e30)  # its square is infinite
+    before = copy.deepcopy(engine.state_dict())
+    losses = engine.step(*batch(0))
+    assert torch.isfinite(losses["cycle_a"])
+    assert not torch.isfinite(losses["discriminator_B"])
+    assert not differences(before, engine.state_dict())
+
+
+# ── averages ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_average_follows_the_weights_as_by_hand():
+    engine = engine_of(ema_decay=0.5, learning_rate=1e-2)
+    mean = {name: weight.clone() for name, weight in engine.G.state_dict().items()}
+    decays = []
+    for step in range(1, 13):
+        engine.step(*batch(step))
+        decays.append(min(0.5, (1 + step) / (10 + step)))
+        for name, weight in engine.G.state_dict().items():
+            mean[name] = decays[-1] * mean[name] + (1 - decays[-1]) * weight
+            torch.testing.assert_close(engine.averaged[0].state_dict()[name], mean[name], rtol=1e-5, atol=1e-7)
+    assert decays[:2] == [2 / 11, 3 / 12]  # the warm-up
+    assert decays[6:9] == [8 / 17, 0.5, 0.5]  # and its end
+    assert not torch.equal(mean["last.weight"], engine.G.last.weight)
+
+
+def test_translators_are_the_averages_where_they_are_kept():
+    engine = engine_of(depth=6, width=1, dropout=0.5, ema_decay=0.9, learning_rate=1e-2)
+    for index in range(3):
+        engine.step(*batch(index, size=64))
+    translators = engine.translators()
+    assert translators["b"] is engine.averaged[0]
+    assert translators["a"] is engine.averaged[1]
+    image = batch(9, size=64)[0]
+    with torch.no_grad():
+        assert torch.equal(translators["b"](image), translators["b"](image))  # in evaluation mode: no dropout
+        assert not torch.allclose(translators["b"](image), engine.G.eval()(image))
+
+
+def test_without_averages_the_translators_are_the_generators():
+    engine = engine_of()
+    assert engine.translators() == {"a": engine.F, "b": engine.G}
+    assert engine.averaged is None
+    assert "averaged" not in engine.state_dict()
+
+
+def test_each_average_belongs_to_its_generator():
+    engine = engine_of(ema_decay=0.5, learning_rate=1e-2)
+    for index in range(8):
+        engine.step(*batch(index))
+
+    def distance(network, other):
+        pairs = zip(network.parameters(), other.parameters(), strict=True)
+        return sum((one - two).square().sum().item() for one, two in pairs)
+
+    translators = engine.translators()
+    assert distance(translators["b"], engine.G) < 0.1 * distance(translators["b"], engine.F)
+    assert distance(translators["a"], engine.F) < 0.1 * distance(translators["a"], engine.G)
+
+
+# ── learning rates ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_learning_rate_is_a_factor_of_the_configured_one():
+    engine = engine_of(learning_rate=1e-3, discriminator_learning_rate=4e-3)
+    for factor in (0.5, 0.25, 1.0):  # of the configured rate, not of the last one
+        engine.set_learning_rate(factor)
+        rates = {name: [group["lr"] for group in one.param_groups] for name, one in engine.optimisers.items()}
+        assert rates == {"generators": [1e-3 * factor], "discriminators": [4e-3 * factor]}
+
+
+def test_a_rate_of_nothing_moves_nothing():
+    engine = engine_of()
+    engine.set_learning_rate(0.0)
+    before = copy.deepcopy({name: network.state_dict() for name, network in engine.networks().items()})
+    engine.step(*batch(0))
+    assert not differences(before, {name: network.state_dict() for name, network in engine.networks().items()})
+
+
+# ── resuming ────────────────────────────────────────────────────────────────────────────────────────────────
+
+RESUMED = {"depth": 6, "width": 1, "dropout": 0.5, "pool_size": 3, "ema_decay": 0.99, "adversarial": "bce"}
+STATEFUL = [*NETWORKS, "averaged", "averaged_steps", "optimiser_generators", "optimiser_discriminators", "pool_a", "pool_b"]
+
+
+def run(engine, steps):
+    for index in steps:
+        engine.set_learning_rate(1 - index / 20)
+        engine.step(*batch(index, size=64))
+
+
+@pytest.fixture(scope="module")
+def interrupted():
+    """The state and random state after five steps, and the state four steps later."""
+    engine = engine_of(**RESUMED)
+    run(engine, range(5))
+    middle, random = saved(engine), torch.get_rng_state()
+    run(engine, range(5, 9))
+    return middle, random, saved(engine)
+
+
+def resumed(state, random):
+    """The state four steps after resuming a fresh engine that was drawn differently."""
+    engine = engine_of(weights_seed=77, seed=5, **RESUMED)
+    engine.load_state_dict(copy.deepcopy(state))
+    if random is not None:
+        torch.set_rng_state(random)
+    run(engine, range(5, 9))
+    return saved(engine)
+
+
+def test_a_resumed_engine_ends_in_the_same_bits(interrupted):
+    middle, random, end = interrupted
+    assert differences(middle, end)
+    assert differences(resumed(middle, random), end) == set()
+
+
+@pytest.mark.parametrize("part", STATEFUL)
+def test_a_part_that_is_not_restored_is_noticed(interrupted, part):
+    middle, random, end = interrupted
+    fresh = saved(engine_of(weights_seed=77, seed=5, **RESUMED))
+    different = differences(resumed({**middle, part: fresh[part]}, random), end)
+    assert any(not place.startswith(f"/{part}") for place in different) or part in ("averaged", "averaged_steps")
+    assert different
+
+
+def test_a_random_state_that_is_not_restored_is_noticed(interrupted):
+    middle, _, end = interrupted
+    assert differences(resumed(middle, None), end)
+
+
+def test_every_part_with_a_state_is_among_those_whose_loss_was_tried(interrupted):
+    assert set(interrupted[0]) - {"scaler"} == set(STATEFUL)  # the scaler has a state with fp16 only
+    assert interrupted[0]["scaler"] == {}
+
+
+# ── precision ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_bf16_computes_in_half_precision_and_stays_near_float32():
+    engines = {name: engine_of(width=8, precision=name, pool_size=2) for name in ("float32", "bf16")}
+    kinds = []
+    engines["bf16"].G.register_forward_hook(lambda module, inputs, output: kinds.append(output.dtype))
+    for index in range(5):
+        losses = {name: engine.step(*batch(index)) for name, engine in engines.items()}
+        for name, loss in losses["bf16"].items():
+            assert loss.dtype == torch.float32
+            torch.testing.assert_close(loss, losses["float32"][name], rtol=0.05, atol=0.01, msg=name)
+    assert set(kinds) == {torch.bfloat16}
+    for name, network in engines["bf16"].networks().items():
+        assert all(weight.dtype == torch.float32 for weight in network.parameters())
+        moved = [
+            torch.nn.functional.cosine_similarity(one - start, other - start, dim=0)
+            for one, other, start in zip(*(flat(engine, name) for engine in (*engines.values(), engine_of(width=8))), strict=True)
+        ]
+        assert torch.stack(moved).mean() > 0.9
+
+
+def flat(engine, name):
+    """Each weight of a network as a line."""
+    return [weight.detach().ravel() for weight in engine.networks()[name].parameters()]

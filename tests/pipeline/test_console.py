@@ -1,0 +1,99 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.console import guarded, progress, say, table, warn
+from pipeline.errors import Stopped, UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def door_that(ending):
+    @guarded
+    def main(argv=None):
+        """Do something."""
+        if isinstance(ending, BaseException):
+            raise ending
+        return ending
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [
+        (0, 0, ""),
+        (3, 3, ""),
+        (UserError("x.yaml: wrong; mend it"), 2, "error: x.yaml: wrong; mend it\n"),
+        (Stopped(15, "SIGTERM after step 3; saved"), 143, "stopped: SIGTERM after step 3; saved\n"),
+        (Stopped(2, "SIGINT after step 3; saved"), 130, "stopped: SIGINT after step 3; saved\n"),
+        (KeyboardInterrupt(), 130, "stopped: interrupted before there was anything to save\n"),
+        (SystemExit(0), 0, ""),
+        (SystemExit(2), 2, ""),
+    ],
+)
+def test_an_expected_ending_is_one_line_and_an_exit_code(ending, code, said, capsys):
+    assert door_that(ending)([]) == code
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", said)
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        door_that(ZeroDivisionError())()
+
+
+def test_a_door_keeps_its_description():
+    assert door_that(0).__doc__ == "Do something."
+
+
+def test_a_reader_that_leaves_is_no_error():
+    code = (
+        "import sys; from pipeline.console import guarded, say\n"
+        "@guarded\ndef main(argv=None):\n    for _ in range(100_000): say('line')\n    return 3\n"
+        "sys.exit(main())"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=30) == 0
+        assert process.stderr.read() == b""
+
+
+def test_messages_and_warnings_go_their_ways(capsys):
+    say("result")
+    say()
+    warn("trouble")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("result\n\n", "trouble\n")
+
+
+def test_a_table_aligns_text_left_and_numbers_right():
+    assert table(["name", "slices"], [("T1", 5), ("FLAIR", "1,234"), ("n", "-3.5 ± 0.1")]) == (
+        "name       slices\n"
+        "─────  ──────────\n"
+        "T1              5\n"
+        "FLAIR       1,234\n"
+        "n      -3.5 ± 0.1"
+    )  # fmt: skip
+
+
+def test_a_column_with_text_in_it_aligns_left():
+    assert table(["a", "b"], [("x", "12"), ("y", "none")]).splitlines()[2:] == ["x  12", "y  none"]
+
+
+def test_a_table_without_rows_is_its_header():
+    assert table(["name", "count"], []) == "name  count\n────  ─────"
+
+
+def test_progress_hands_the_items_on_and_is_silent_when_told(capsys):
+    assert list(progress(iter("abc"), total=3, quiet=True)) == ["a", "b", "c"]
+    assert capsys.readouterr().err == ""
+    assert list(progress(range(3), title="slices", unit="vol")) == [0, 1, 2]
+    assert "slices" in capsys.readouterr().err

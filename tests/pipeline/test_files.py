@@ -1,0 +1,140 @@
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.files import atomic_path, atomic_text, atomic_write, free_space, human_bytes
+
+ROOT = Path(__file__).parents[2]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def raising(error):
+    def write(stream):
+        stream.write(b"half")
+        raise error
+
+    return write
+
+
+def test_a_file_is_written_with_its_folders(tmp_path):
+    atomic_text(tmp_path / "a" / "b" / "note.txt", "größer\n")
+    assert (tmp_path / "a" / "b" / "note.txt").read_bytes() == "größer\n".encode()
+    assert names(tmp_path / "a" / "b") == ["note.txt"]
+
+
+def test_an_existing_file_is_replaced_whole(tmp_path):
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"an older and longer content")
+    atomic_write(path, lambda stream: stream.write(b"new"))
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt(), OSError(errno.EIO, "I/O error")])
+def test_a_failure_in_the_middle_leaves_the_old_file_and_nothing_else(error, tmp_path):
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(type(error)):
+        atomic_write(path, raising(error))
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["data.bin"]
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path):
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"old")
+    code = (
+        "import os, signal, sys; from pathlib import Path; from pipeline.files import atomic_path\n"
+        "with atomic_path(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code, str(path)], env=environment).returncode == -9
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("name", ["volume.nii.gz", "sub-01.ses-2.nii.gz", "picture.png", "plain", "weights.tar.GZ"])
+def test_the_temporary_name_keeps_what_writers_choose_a_format_by(name, tmp_path):
+    with atomic_path(tmp_path / name) as temporary:
+        assert temporary.parent == tmp_path and temporary.name != name
+        expected = ".nii.gz" if name.endswith(".nii.gz") else ".tar.GZ" if name.endswith("GZ") else Path(name).suffix
+        assert "".join(temporary.suffixes) == expected
+        temporary.write_bytes(b"x")
+    assert names(tmp_path) == [name]
+
+
+def test_nested_and_concurrent_writers_of_one_path_do_not_meet(tmp_path):
+    path = tmp_path / "data.bin"
+    with atomic_path(path) as first, atomic_path(path) as second:
+        assert first != second
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+    assert path.read_bytes() == b"first"  # the last to end
+    assert names(tmp_path) == ["data.bin"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_one_line_with_the_space_left(number, tmp_path):
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(UserError) as caught:
+        atomic_write(path, raising(OSError(number, os.strerror(number))))
+    message = str(caught.value)
+    assert message.startswith(f"{path}: disk full, ") and message.endswith(" left; free some space and run again")
+    assert path.read_bytes() == b"old" and names(tmp_path) == ["data.bin"]
+
+
+def test_a_disk_that_turns_out_full_when_synced_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"old")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="disk full"):
+        atomic_text(path, "new")
+    assert path.read_bytes() == b"old" and names(tmp_path) == ["data.bin"]
+
+
+def test_a_file_is_synced_before_it_takes_its_place(tmp_path, monkeypatch):
+    path = tmp_path / "data.bin"
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda _: seen.append(path.exists()))
+    atomic_text(path, "new")
+    assert seen == [False] and path.read_text() == "new"
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    path = tmp_path / "file" / "deeper" / "note.txt"
+    with pytest.raises(UserError) as caught:
+        atomic_text(path, "text")
+    assert str(caught.value) == f"{path}: cannot be written (Not a directory); choose another folder"
+
+
+def test_a_folder_that_must_not_be_written_is_one_line(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(UserError) as caught:
+        atomic_text(tmp_path / "note.txt", "text")
+    assert str(caught.value) == f"{tmp_path / 'note.txt'}: cannot be written (Permission denied); choose another folder"
+
+
+def test_byte_counts_read_well():
+    assert [human_bytes(count) for count in (0, 1023, 1024, 1536, 5 * 1024**2, 3 * 1024**3, 2 * 1024**4)] == [
+        "0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 MiB", "3.0 GiB", "2.0 TiB",
+    ]  # fmt: skip
+
+
+def test_the_space_of_a_folder_still_to_be_made_is_that_of_its_disk(tmp_path):
+    assert free_space(tmp_path / "not" / "there").split()[1] in ("B", "KiB", "MiB", "GiB", "TiB")

@@ -1,0 +1,138 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from transforms.augmentation import Augmentation, Change, enlarge
+
+TINY = torch.tensor([[-0.8, -0.6, -0.4], [-0.2, 0.0, 0.2], [0.4, 0.6, 0.8]])[None, None]  # (1, 1, 3, 3), (R, A)
+EVERYTHING = Augmentation(horizontal_flip=0.5, jitter=1.2, vertical_flip=0.5, rotate90=0.5, brightness=0.3, contrast=0.4)
+
+
+def changed(image, change, **settings):
+    """One slice (1, 1, S, S) through `apply`, as a list of rows."""
+    return Augmentation(**settings).apply(image, [change])[0, 0]
+
+
+def draws(augmentation, count=4000):
+    return [augmentation.draw(np.random.default_rng([7, index])) for index in range(count)]
+
+
+def test_with_everything_off_nothing_changes():
+    slices = torch.rand(5, 1, 8, 8) * 2 - 1
+    off = Augmentation()
+    assert set(draws(off, 100)) == {replace(Change(), crop=change.crop) for change in draws(off, 100)}
+    assert torch.equal(off.apply(slices, draws(off, 5)), slices)
+
+
+def test_a_horizontal_flip_mirrors_left_and_right_the_first_axis():
+    expected = torch.tensor([[0.4, 0.6, 0.8], [-0.2, 0.0, 0.2], [-0.8, -0.6, -0.4]])
+    assert torch.equal(changed(TINY, Change(flip_left_right=True)), expected)
+
+
+def test_a_vertical_flip_mirrors_front_and_back_the_second_axis():
+    expected = torch.tensor([[-0.4, -0.6, -0.8], [0.2, 0.0, -0.2], [0.8, 0.6, 0.4]])
+    assert torch.equal(changed(TINY, Change(flip_front_back=True)), expected)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_quarter_turns_turn_the_plane(turns):
+    expected = torch.from_numpy(np.rot90(TINY[0, 0].numpy(), turns).copy())
+    assert torch.equal(changed(TINY, Change(quarter_turns=turns)), expected)
+
+
+def test_brightness_shifts_and_stays_within_the_range():
+    expected = torch.tensor([[-0.3, -0.1, 0.1], [0.3, 0.5, 0.7], [0.9, 1.0, 1.0]])
+    torch.testing.assert_close(changed(TINY, Change(brightness=0.5)), expected)
+
+
+def test_contrast_spreads_about_the_mean_and_stays_within_the_range():
+    shifted = (TINY * 0.5 + 0.2).float()  # mean 0.2
+    torch.testing.assert_close(changed(shifted, Change(contrast=0.5)), (TINY * 0.25 + 0.2)[0, 0])
+    expected = torch.tensor([[-1.0, -1.0, -0.8], [-0.4, 0.0, 0.4], [0.8, 1.0, 1.0]])
+    torch.testing.assert_close(changed(TINY, Change(contrast=2.0)), expected)
+
+
+def test_brightness_and_contrast_act_together():
+    torch.testing.assert_close(changed(TINY, Change(brightness=0.1, contrast=0.5)), (TINY * 0.5 + 0.1)[0, 0])
+
+
+def test_each_slice_gets_its_own_change():
+    slices = torch.cat([TINY, TINY])
+    result = Augmentation().apply(slices, [Change(), Change(flip_left_right=True)])
+    assert torch.equal(result[0], TINY[0])
+    assert torch.equal(result[1], TINY[0].flip(1))
+
+
+@pytest.mark.parametrize(("start", "first"), [(0.0, 0), (0.24, 0), (0.26, 1), (0.5, 2), (0.999, 3)])
+def test_jitter_crops_the_enlarged_slice_where_the_draw_says(start, first):
+    image = torch.rand(1, 1, 20, 20) * 2 - 1
+    enlarged = enlarge(image, 1.15)  # 23 × 23: crops start at 0 to 3
+    assert enlarged.shape[-2:] == (23, 23)
+    result = changed(image, Change(crop=(start, 0.0)), jitter=1.15)
+    assert torch.equal(result, enlarged[0, 0, first : first + 20, :20])
+    across = changed(image, Change(crop=(0.0, start)), jitter=1.15)
+    assert torch.equal(across, enlarged[0, 0, :20, first : first + 20])
+
+
+def test_the_tutorials_jitter_is_286_pixels():
+    assert enlarge(torch.zeros(1, 1, 256, 256), 286 / 256).shape == (1, 1, 286, 286)
+
+
+def test_enlarging_is_bilinear():
+    image = torch.tensor([[0.0, 0.4], [0.8, 0.4]])[None, None]
+    expected = torch.tensor([[0.0, 0.1, 0.3, 0.4], [0.2, 0.25, 0.35, 0.4], [0.6, 0.55, 0.45, 0.4], [0.8, 0.7, 0.5, 0.4]])
+    torch.testing.assert_close(enlarge(image, 2)[0, 0], expected)
+
+
+def test_all_together_keep_shape_and_range():
+    slices = torch.rand(64, 1, 16, 16).mul(2).sub(1).round(decimals=1)
+    result = EVERYTHING.apply(slices, draws(EVERYTHING, 64))
+    assert result.shape == slices.shape
+    assert result.dtype == slices.dtype
+    assert result.min() >= -1
+    assert result.max() <= 1
+
+
+def test_the_slices_given_are_not_altered():
+    slices = torch.rand(8, 1, 16, 16)
+    before = slices.clone()
+    EVERYTHING.apply(slices, draws(EVERYTHING, 8))
+    assert torch.equal(slices, before)
+
+
+def test_what_is_drawn_depends_on_the_generator_alone():
+    torch.manual_seed(1)
+    first = EVERYTHING.draw(np.random.default_rng(5))
+    torch.manual_seed(2)
+    np.random.seed(3)  # noqa: NPY002
+    assert EVERYTHING.draw(np.random.default_rng(5)) == first
+    assert EVERYTHING.draw(np.random.default_rng(6)) != first
+
+
+def test_switching_one_option_on_leaves_the_others_draws_as_they_were():
+    more = replace(EVERYTHING, rotate90=0.0)
+    for one, other in zip(draws(EVERYTHING, 50), draws(more, 50), strict=True):
+        assert replace(one, quarter_turns=0) == other
+
+
+def test_options_come_as_often_and_as_large_as_they_say():
+    augmentation = Augmentation(horizontal_flip=0.5, vertical_flip=0.2, rotate90=0.3, brightness=0.1, contrast=0.4)
+    drawn = draws(augmentation)
+    assert np.mean([change.flip_left_right for change in drawn]) == pytest.approx(0.5, abs=0.03)
+    assert np.mean([change.flip_front_back for change in drawn]) == pytest.approx(0.2, abs=0.03)
+    turns = np.bincount([change.quarter_turns for change in drawn]) / len(drawn)
+    np.testing.assert_allclose(turns, [0.7, 0.1, 0.1, 0.1], atol=0.03)
+    brightness, contrast = (np.array([getattr(change, name) for change in drawn]) for name in ("brightness", "contrast"))
+    assert (brightness.min(), brightness.max()) == pytest.approx((-0.2, 0.2), abs=0.002)  # 10 % of a range of 2
+    assert (contrast.min(), contrast.max()) == pytest.approx((0.6, 1.4), abs=0.004)
+    crops = np.array([change.crop for change in drawn])
+    assert crops.min() >= 0
+    assert crops.max() < 1
+    np.testing.assert_allclose(crops.mean(axis=0), 0.5, atol=0.03)
+
+
+def test_a_probability_of_one_always_comes():
+    always = Augmentation(horizontal_flip=1, vertical_flip=1, rotate90=1)
+    assert all(c.flip_left_right and c.flip_front_back and c.quarter_turns in (1, 2, 3) for c in draws(always, 200))

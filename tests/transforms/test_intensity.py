@@ -1,0 +1,195 @@
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from pipeline.data.head import head_fractions
+from pipeline.data.phantom import make_subject
+from transforms.intensity import (
+    correct_bias_field,
+    foreground_mask,
+    percentile_range,
+    scale_from_unit,
+    scale_to_unit,
+)
+
+
+@pytest.fixture(scope="module")
+def scans():
+    return make_subject(seed=0, number=1, spacing_mm=4.0, contrasts=("T1", "T2"))
+
+
+@pytest.fixture(scope="module")
+def whole_head():
+    """Where the phantom's anatomy is, whatever it looks like."""
+    fractions = head_fractions(np.random.default_rng([0, 1, 0]), spacing_mm=4.0)
+    return sum(fractions.values()) > 0.5
+
+
+def dice(first, second):
+    return 2 * (first & second).sum() / (first.sum() + second.sum())
+
+
+def ball(shape, radius):
+    grid = np.indices(shape) - (np.array(shape).reshape(3, 1, 1, 1) - 1) / 2
+    return np.linalg.norm(grid, axis=0) <= radius
+
+
+def in_air(volume, voxels, seed=0):
+    """Surround a scan by `voxels` of noisy air on every side."""
+    noise = np.random.default_rng(seed).normal(0, 15, (2, *(length + 2 * voxels for length in volume.shape)))
+    wide = np.hypot(*noise).astype(np.float32)
+    wide[tuple(slice(voxels, voxels + length) for length in volume.shape)] = volume
+    return wide
+
+
+# ── foreground ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("contrast", ["T1", "T2"])
+def test_the_foreground_is_the_whole_filled_head(scans, whole_head, contrast):
+    assert dice(foreground_mask(scans[contrast]), whole_head) > 0.97
+
+
+def test_the_foreground_does_not_depend_on_the_contrast(scans):
+    assert dice(foreground_mask(scans["T1"]), foreground_mask(scans["T2"])) > 0.97
+
+
+def test_dark_bone_and_fluid_inside_the_head_are_foreground():
+    volume = np.zeros((24, 24, 24), np.float32)
+    head, skull, brain, ventricle = (ball(volume.shape, radius) for radius in (10, 8, 6, 3))
+    volume[head], volume[skull], volume[brain], volume[ventricle] = 100, 0, 80, 0
+    assert np.array_equal(foreground_mask(volume), head)
+
+
+def test_a_cavity_that_is_open_to_the_air_is_filled_where_a_plane_encloses_it():
+    head = np.zeros((24, 24, 24), bool)
+    head[3:21, 3:21, 3:21] = True
+    volume = np.where(head, np.float32(100), np.float32(0))
+    volume[8:16, 8:16, 8:] = 0  # a shaft from the centre out through the top: enclosed in every axial slice
+    assert np.array_equal(foreground_mask(volume), head)
+
+
+def test_specks_in_the_air_are_no_foreground():
+    volume = np.zeros((30, 30, 30), np.float32)
+    head = ball(volume.shape, 8)
+    volume[head] = 100
+    volume[1, 1, 1] = 500
+    assert np.array_equal(foreground_mask(volume), head)
+
+
+def test_a_head_that_touches_the_border_is_foreground_up_to_it():
+    volume = np.zeros((20, 20, 20), np.float32)
+    volume[:, :, :12] = 100
+    assert np.array_equal(foreground_mask(volume), volume > 0)
+
+
+def test_the_foreground_of_a_picture_is_filled_too():
+    volume = np.zeros((24, 24, 1), np.float32)
+    volume[4:20, 4:20], volume[10:14, 10:14] = 200, 0
+    expected = np.zeros((24, 24, 1), bool)
+    expected[4:20, 4:20] = True
+    assert np.array_equal(foreground_mask(volume), expected)
+
+
+def test_intensities_may_be_shifted_and_scaled_without_moving_the_foreground(scans):
+    volume = scans["T1"].astype(np.float32)
+    assert np.array_equal(foreground_mask(volume * 0.01 - 50), foreground_mask(volume))
+
+
+def test_a_constant_volume_has_no_foreground():
+    with pytest.raises(ValueError, match="every voxel has the same value, 7: there is nothing to translate"):
+        foreground_mask(np.full((4, 4, 4), 7.0))
+
+
+# ── scaling ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_percentiles_are_those_of_the_foreground_alone():
+    volume = np.concatenate([np.full(1000, -5.0), np.arange(101.0)]).reshape(-1, 1, 1)
+    assert percentile_range(volume, volume >= 0, 1, 95) == (1, 95)
+
+
+@pytest.mark.parametrize("contrast", ["T1", "T2"])
+def test_scaling_does_not_depend_on_how_much_air_is_around(scans, contrast):
+    narrow = scans[contrast].astype(np.float32)
+    wide = in_air(narrow, 15)
+    assert wide.size > 3 * narrow.size
+    ranges = [percentile_range(volume, foreground_mask(volume), 0.5, 99.5) for volume in (narrow, wide)]
+    np.testing.assert_allclose(ranges[1], ranges[0], atol=0.01 * ranges[0][1])
+    assert np.percentile(wide, 99.5) < 0.9 * np.percentile(narrow, 99.5)  # what percentiles of everything would do
+
+
+def test_an_outlier_does_not_move_the_range(scans):
+    volume = scans["T1"].astype(np.float32)
+    foreground = foreground_mask(volume)
+    before = percentile_range(volume, foreground, 0.5, 99.5)
+    volume[tuple(np.argwhere(foreground)[1000])] = 30000
+    np.testing.assert_allclose(percentile_range(volume, foreground, 0.5, 99.5), before, rtol=0.01)
+
+
+def test_percentiles_that_coincide_are_an_error_with_a_remedy():
+    volume = np.array([3.0] * 99 + [8.0]).reshape(-1, 1, 1)
+    with pytest.raises(ValueError, match=r"percentiles 1 and 50 .* are both 3; widen preprocess.percentiles"):
+        percentile_range(volume, np.ones(volume.shape, bool), 1, 50)
+
+
+def test_the_range_becomes_minus_one_to_one_and_the_rest_is_clipped():
+    volume = np.array([0, 100, 150, 200, 300], np.int16).reshape(-1, 1, 1)
+    scaled = scale_to_unit(volume, 100, 200)
+    assert scaled.ravel().tolist() == [-1, -1, 0, 1, 1]
+    assert scaled.dtype == np.float32
+    assert volume.ravel().tolist() == [0, 100, 150, 200, 300]
+
+
+def test_scaling_back_restores_what_was_not_clipped():
+    volume = np.random.default_rng(0).uniform(-40, 900, (6, 5, 4)).astype(np.float32)
+    low, high = float(volume.min()), float(volume.max())
+    np.testing.assert_allclose(scale_from_unit(scale_to_unit(volume, low, high), low, high), volume, atol=1e-3)
+    assert scale_from_unit(np.array([-1.0, 0, 1]), 10, 30).tolist() == [10, 20, 30]
+
+
+# ── bias field ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def biased_head(shape):
+    """A head of two tissues under a gain that rises sixfold, with where its outer tissue is."""
+    x, y, _ = np.meshgrid(*(np.linspace(-1, 1, length) for length in shape), indexing="ij")
+    head, inner = ball(shape, 0.45 * max(shape[:2])), ball(shape, 0.25 * max(shape[:2]))
+    noise = np.random.default_rng(0).normal(0, 2, (2, *shape))
+    clean = np.where(inner, 400, np.where(head, 800, 0))
+    gain = np.exp(0.6 * x + 0.3 * y**2)
+    return np.hypot(clean * gain + noise[0], noise[1]).astype(np.float32), head & ~inner
+
+
+@pytest.mark.parametrize(("shape", "left"), [((28, 32, 24), 0.2), ((160, 152, 1), 0.65)])
+def test_n4_flattens_a_known_gain(shape, left):
+    volume, tissue = biased_head(shape)
+    corrected = correct_bias_field(volume, foreground_mask(volume))
+    before, after = (np.std(image[tissue]) / np.mean(image[tissue]) for image in (volume, corrected))
+    assert corrected.shape == volume.shape
+    assert corrected.dtype == np.float32
+    assert before > 0.2
+    assert after < left * before
+
+
+def test_n4_leaves_a_flat_volume_flat():
+    volume = np.where(ball((32, 32, 32), 13), 500, 0).astype(np.float32)
+    volume += np.random.default_rng(0).normal(0, 2, volume.shape).astype(np.float32)
+    corrected = correct_bias_field(volume, foreground_mask(volume))
+    inside = ball(volume.shape, 11)
+    assert np.std(corrected[inside]) / np.mean(corrected[inside]) < 0.02
+
+
+def test_n4_gives_the_same_bits_whatever_the_number_of_threads():
+    volume, _ = biased_head((16, 18, 14))
+    foreground = foreground_mask(volume)
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    found = []
+    try:
+        for count in (1, 3):
+            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
+            found.append(correct_bias_field(volume, foreground))
+            assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == count
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    assert np.array_equal(*found)

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+
+from transforms.slices import AXES, centre_fit, cut_slices, occupied_slices, size_without_cropping, stack_slices
+
+
+@pytest.mark.parametrize(
+    ("axis", "shape"), [("axial", (5, 3, 4)), ("coronal", (4, 3, 5)), ("sagittal", (3, 4, 5))]
+)
+def test_slices_hold_the_two_other_axes_in_their_order(axis, shape):
+    volume = np.arange(60).reshape(3, 4, 5)  # (R, A, S)
+    slices = cut_slices(volume, axis)
+    assert slices.shape == shape
+    for index in range(shape[0]):
+        assert np.array_equal(slices[index], np.take(volume, index, AXES[axis]))
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_stacking_undoes_cutting(axis):
+    volume = np.random.default_rng(0).random((3, 4, 5))
+    assert np.array_equal(stack_slices(cut_slices(volume, axis), axis), volume)
+
+
+def test_padding_surrounds_a_slice_evenly():
+    fitted = centre_fit(np.array([[[1, 2], [3, 4]]]), 4, 6, fill=-1)
+    assert fitted.tolist() == [
+        [[-1, -1, -1, -1, -1, -1], [-1, -1, 1, 2, -1, -1], [-1, -1, 3, 4, -1, -1], [-1, -1, -1, -1, -1, -1]]
+    ]
+
+
+def test_an_odd_remainder_goes_to_the_far_side():
+    line = np.array([[[1, 2, 3]]])
+    assert centre_fit(line, 1, 6, fill=0).tolist() == [[[0, 1, 2, 3, 0, 0]]]
+    assert centre_fit(line, 1, 2, fill=0).tolist() == [[[1, 2]]]
+
+
+def test_cropping_keeps_the_centre():
+    slices = np.arange(25).reshape(1, 5, 5)
+    assert centre_fit(slices, 3, 1, fill=0).tolist() == [[[7], [12], [17]]]
+
+
+@pytest.mark.parametrize("height", [4, 5, 8, 9])
+@pytest.mark.parametrize("width", [4, 5, 8, 9])
+@pytest.mark.parametrize("size", [8, 9, 16, 17])
+def test_fitting_back_restores_what_was_padded(height, width, size):
+    slices = np.random.default_rng(0).random((2, height, width))
+    there = centre_fit(slices, max(size, height), max(size, width), fill=-1)
+    assert np.array_equal(centre_fit(there, height, width, fill=-1), slices)
+
+
+@pytest.mark.parametrize("height", [4, 5, 8, 9, 12])
+@pytest.mark.parametrize("size", [3, 6, 7, 10])
+def test_fitting_back_restores_what_was_kept_at_its_place_and_fills_the_rest(height, size):
+    slices = np.random.default_rng(0).random((2, height, 7))
+    there = centre_fit(slices, size, size, fill=-1)
+    back = centre_fit(there, height, 7, fill=-1)
+    kept = back != -1
+    assert np.array_equal(back[kept], slices[kept])
+    assert kept.sum() == 2 * min(height, size) * min(7, size)
+
+
+def test_masks_stay_masks():
+    assert centre_fit(np.ones((1, 2, 2), bool), 3, 3, fill=False).dtype == bool
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [(10, 10, (64, 64)), (64, 65, (64, 80)), (80, 81, (80, 96)), (200, 64, (208, 64))],
+)
+def test_a_slice_is_held_whole_by_a_multiple_of_the_stride(height, width, expected):
+    assert size_without_cropping(height, width, size=64, stride=16) == expected
+
+
+def test_occupied_slices_have_their_share_of_foreground():
+    foreground = np.zeros((5, 2, 5), bool)
+    foreground[1, 0, 0] = True  # 10 %
+    foreground[2, 0, :2] = True  # 20 %
+    foreground[4] = True
+    assert occupied_slices(foreground, 0.2).tolist() == [2, 4]
+    assert occupied_slices(foreground, 0.1).tolist() == [1, 2, 4]
+    assert occupied_slices(foreground, 1.0).tolist() == [4]
+
+
+def test_an_empty_slice_is_never_occupied():
+    foreground = np.zeros((3, 2, 2), bool)
+    foreground[1, 0, 0] = True
+    assert occupied_slices(foreground, 0.0).tolist() == [1]
+    assert occupied_slices(np.zeros((3, 2, 2), bool), 0.0).tolist() == []

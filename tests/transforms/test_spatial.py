@@ -1,0 +1,111 @@
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+from nibabel.affines import apply_affine
+from nibabel.orientations import aff2axcodes
+from scipy import ndimage
+
+from transforms.spatial import affine_at_shape, from_canonical, resample_to_shape, shape_at_spacing, to_canonical
+
+ORIENTATIONS = list(product(permutations(range(3)), product((1, -1), repeat=3)))
+SHAPES = [((7, 5, 4), (7, 5, 4)), ((7, 5, 4), (14, 10, 8)), ((8, 9, 6), (4, 3, 2)), ((7, 5, 4), (10, 3, 9)), ((6, 6, 1), (4, 9, 1))]
+
+
+def oriented_affine(order, signs, spacing_mm=(0.9, 1.1, 2.5), tilt_degrees=0.0):
+    """A voxel-to-RAS affine whose voxel axis i runs along world axis order[i], by the sign, tilted about x."""
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for axis in range(3):
+        affine[order[axis], axis] = signs[axis] * spacing_mm[axis]
+    angle = np.deg2rad(tilt_degrees)
+    turn = np.eye(4)
+    turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    affine = turn @ affine
+    affine[:3, 3] = [-31.0, 17.0, 5.0]
+    return affine
+
+
+def test_there_are_48_orientations():
+    codes = {aff2axcodes(oriented_affine(*orientation)) for orientation in ORIENTATIONS}
+    assert len(ORIENTATIONS) == len(codes) == 48
+
+
+@pytest.mark.parametrize("tilt_degrees", [0, 8])
+@pytest.mark.parametrize("orientation", ORIENTATIONS, ids=lambda o: "".join(aff2axcodes(oriented_affine(*o))))
+def test_canonical_is_ras_and_every_voxel_stays_where_it_was(orientation, tilt_degrees):
+    affine = oriented_affine(*orientation, tilt_degrees=tilt_degrees)
+    array = np.arange(3 * 4 * 5, dtype=np.int16).reshape(3, 4, 5)
+    canonical, canonical_affine = to_canonical(array, affine)
+    assert aff2axcodes(canonical_affine) == ("R", "A", "S")
+    for voxel in np.ndindex(canonical.shape):
+        world = apply_affine(canonical_affine, voxel)
+        source_voxel = np.rint(apply_affine(np.linalg.inv(affine), world)).astype(int)
+        assert canonical[voxel] == array[tuple(source_voxel)]
+
+
+@pytest.mark.parametrize("tilt_degrees", [0, 8])
+@pytest.mark.parametrize("orientation", ORIENTATIONS, ids=lambda o: "".join(aff2axcodes(oriented_affine(*o))))
+def test_the_way_back_from_canonical_is_exact(orientation, tilt_degrees):
+    affine = oriented_affine(*orientation, tilt_degrees=tilt_degrees)
+    array = np.random.default_rng(0).random((3, 4, 5), np.float32)
+    assert np.array_equal(from_canonical(to_canonical(array, affine)[0], affine), array)
+
+
+@pytest.mark.parametrize(("shape", "new_shape"), SHAPES)
+def test_resampling_equals_scipy_at_the_same_world_points(shape, new_shape):
+    array = np.random.default_rng(1).random(shape, np.float32)
+    affine = oriented_affine((0, 1, 2), (1, 1, 1), tilt_degrees=11)
+    voxels = np.indices(new_shape).reshape(3, -1).T  # (count, 3)
+    world = apply_affine(affine_at_shape(affine, shape, new_shape), voxels)
+    source = apply_affine(np.linalg.inv(affine), world)
+    expected = ndimage.map_coordinates(array, source.T, order=1, mode="nearest").reshape(new_shape)
+    np.testing.assert_allclose(resample_to_shape(array, new_shape), expected, atol=2e-6)
+
+
+def test_halving_averages_neighbours():
+    array = np.array([1, 3, 5, 9], np.float32).reshape(4, 1, 1)
+    assert resample_to_shape(array, (2, 1, 1)).ravel().tolist() == [2, 7]
+
+
+def test_resampling_to_the_same_shape_is_exact():
+    array = np.random.default_rng(2).random((5, 4, 3), np.float32)
+    assert np.array_equal(resample_to_shape(array, (5, 4, 3)), array)
+    assert np.array_equal(resample_to_shape(array, [5, 4, 3]), array)
+
+
+def test_resampling_reads_arrays_that_are_turned_views():
+    array = np.random.default_rng(3).random((5, 4, 3), np.float32)
+    turned = array.transpose(2, 0, 1)[::-1]
+    expected = resample_to_shape(np.ascontiguousarray(turned), (6, 7, 8))
+    assert np.array_equal(resample_to_shape(turned, (6, 7, 8)), expected)
+
+
+def test_a_smooth_volume_survives_resampling_and_the_way_back():
+    x, y, z = np.meshgrid(*(np.linspace(0, np.pi, count) for count in (40, 36, 32)), indexing="ij")
+    volume = (np.sin(x) * np.cos(y) * np.sin(z)).astype(np.float32)
+    there = resample_to_shape(volume, (50, 45, 47))
+    np.testing.assert_allclose(resample_to_shape(there, volume.shape), volume, atol=0.02)
+
+
+@pytest.mark.parametrize(("shape", "new_shape"), SHAPES)
+def test_the_corners_of_the_field_of_view_stay_where_they_are_in_the_world(shape, new_shape):
+    affine = oriented_affine((2, 0, 1), (-1, 1, -1), tilt_degrees=13)
+    new_affine = affine_at_shape(affine, shape, new_shape)
+    for corner in product((0, 1), repeat=3):  # the outer faces lie half a voxel outside the voxels' centres
+        before = apply_affine(affine, np.array(corner) * shape - 0.5)
+        after = apply_affine(new_affine, np.array(corner) * new_shape - 0.5)
+        np.testing.assert_allclose(after, before, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "expected"),
+    [((0.9, 1.1, 2.5), (10, 20, 30)), ((1.8, 1.1, 1.25), (5, 20, 60)), ((2, 2, 2), (4, 11, 38)), ((99, 99, 99), (1, 1, 1))],
+)
+def test_as_many_voxels_as_fill_the_field_of_view(spacing_mm, expected):
+    assert shape_at_spacing((10, 20, 30), oriented_affine((0, 1, 2), (1, -1, 1)), spacing_mm) == expected
+
+
+def test_spacing_is_measured_along_the_voxel_axes_of_an_oblique_volume():
+    affine = oriented_affine((0, 1, 2), (1, 1, 1), spacing_mm=(1, 2, 3), tilt_degrees=30)
+    assert shape_at_spacing((12, 12, 12), affine, (1, 1, 1)) == (12, 24, 36)
