@@ -99,6 +99,8 @@ def restore_random_state(state: dict) -> None:
 
 def _link(source: Path, target: Path) -> None:
     """Let `target` name the same file as `source`, replacing what it named, without copying where links work."""
+    if target.exists() and target.samefile(source):  # renaming one link over another would leave both
+        return
     temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
     temporary.unlink(missing_ok=True)
     try:

@@ -1,5 +1,6 @@
 """From a trained model and test subjects to scores: translations beside baselines, in named protocols."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -168,7 +169,7 @@ def _measure_all(
     """Return (system, protocol, measured) for every system and protocol; side by side, for numpy frees the GIL."""
     chosen = [OWN, *(PUBLISHED[name] for name in protocols)]
     jobs = [(system, protocol) for protocol in chosen for system in predictions]
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(min(len(predictions), os.cpu_count() or 1)) as pool:
         measured = pool.map(lambda job: job[1].measure(predictions[job[0]], view.real, view.foreground), jobs)
     return [(system, protocol.name, one) for (system, protocol), one in zip(jobs, measured, strict=True)]
 

@@ -48,7 +48,7 @@ def measure_reggan(prediction: np.ndarray, real: np.ndarray, foreground: np.ndar
     Per slice: MAE and PSNR in [0, 1] where the real slice is not exactly -1 (their "not background": region
     "foreground"), PSNR 100 dB where the mean square error is below 1e-10; SSIM of the whole slice in [-1, 1] with
     scikit-image's uniform 7x7 window and data range 2. Until September 2025 their PSNR indexed `[x][y]` for `[x, y]`
-    (issue 35), and the paper's figures are of that time: it measured whole rows, those in which the first few
+    (issue 35), so also when the paper was written: it measured whole rows, those in which the first few
     foreground pixels lie. That figure is kept as region "rows".
     """
     del foreground

@@ -54,7 +54,9 @@ class Augmentation:
     def apply(self, slices: Tensor, changes: list[Change]) -> Tensor:
         """Return slices (N, 1, S, S) with one change each; they stay within [-1, 1]."""
         enlarged = enlarge(slices, self.jitter)
-        return torch.stack([_changed(image, slices.shape[-1], change) for image, change in zip(enlarged, changes, strict=True)])
+        return torch.stack(
+            [_changed(image, slices.shape[-1], change) for image, change in zip(enlarged, changes, strict=True)]
+        )
 
 
 def enlarge(slices: Tensor, factor: float) -> Tensor:

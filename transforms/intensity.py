@@ -106,7 +106,7 @@ def correct_bias_field(volume: np.ndarray, foreground: np.ndarray, shrink: int =
 
 @contextmanager
 def _one_simpleitk_thread() -> Iterator[None]:
-    """Sum in a fixed order: the same bits whatever the number of cores. Filters within N4 heed the global number only."""
+    """Sum in a fixed order: the same bits whatever the number of cores; filters within N4 heed only the global one."""
     import SimpleITK as sitk
 
     threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()

@@ -203,7 +203,9 @@ def test_instance_norm_of_one_pixel_is_its_offset():
 
 
 def test_initialising_reaches_both_spellings_of_the_norm():
-    network = nn.Sequential(nn.Conv2d(1, 64, 4), nn.InstanceNorm2d(64, affine=True), nn.GroupNorm(64, 64), nn.LeakyReLU())
+    network = nn.Sequential(
+        nn.Conv2d(1, 64, 4), nn.InstanceNorm2d(64, affine=True), nn.GroupNorm(64, 64), nn.LeakyReLU()
+    )
     nn.init.constant_(network[0].bias, 3.0)
     assert initialise_normal(network, deviation=0.1) is network
     assert network[0].weight.std().item() == pytest.approx(0.1, rel=0.15)

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from pipeline.errors import Stopped
 from pipeline.interruption import Interruption
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -29,10 +30,30 @@ def test_a_second_ctrl_c_stops_at_once():
         assert interruption.signal_number == signal.SIGTERM
 
 
-def test_a_second_sigterm_waits_for_the_first():
+def test_the_first_signal_counts_and_a_sigterm_after_it_changes_nothing():
     with Interruption() as interruption:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+    assert interruption.signal_number == signal.SIGINT
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_where_it_may_stop_at_once_a_signal_does(number, code):
+    with Interruption() as interruption:
+        with pytest.raises(Stopped) as caught, interruption.at_once():
+            signal.raise_signal(number)
+        assert caught.value.exit_code == code
+        assert str(caught.value) == (
+            f"{number.name} after training; all of it is saved, and the same command does the rest"
+        )
+        assert interruption.signal_number == number
+
+
+def test_after_a_part_that_may_stop_at_once_signals_are_noted_again():
+    with Interruption() as interruption:
+        with interruption.at_once():
+            pass
         signal.raise_signal(signal.SIGTERM)
     assert interruption.signal_number == signal.SIGTERM
 

@@ -4,9 +4,7 @@ import pytest
 from transforms.slices import AXES, centre_fit, cut_slices, occupied_slices, size_without_cropping, stack_slices
 
 
-@pytest.mark.parametrize(
-    ("axis", "shape"), [("axial", (5, 3, 4)), ("coronal", (4, 3, 5)), ("sagittal", (3, 4, 5))]
-)
+@pytest.mark.parametrize(("axis", "shape"), [("axial", (5, 3, 4)), ("coronal", (4, 3, 5)), ("sagittal", (3, 4, 5))])
 def test_slices_hold_the_two_other_axes_in_their_order(axis, shape):
     volume = np.arange(60).reshape(3, 4, 5)  # (R, A, S)
     slices = cut_slices(volume, axis)

@@ -9,7 +9,13 @@ from scipy import ndimage
 from transforms.spatial import affine_at_shape, from_canonical, resample_to_shape, shape_at_spacing, to_canonical
 
 ORIENTATIONS = list(product(permutations(range(3)), product((1, -1), repeat=3)))
-SHAPES = [((7, 5, 4), (7, 5, 4)), ((7, 5, 4), (14, 10, 8)), ((8, 9, 6), (4, 3, 2)), ((7, 5, 4), (10, 3, 9)), ((6, 6, 1), (4, 9, 1))]
+SHAPES = [
+    ((7, 5, 4), (7, 5, 4)),
+    ((7, 5, 4), (14, 10, 8)),
+    ((8, 9, 6), (4, 3, 2)),
+    ((7, 5, 4), (10, 3, 9)),
+    ((6, 6, 1), (4, 9, 1)),
+]
 
 
 def oriented_affine(order, signs, spacing_mm=(0.9, 1.1, 2.5), tilt_degrees=0.0):
@@ -100,7 +106,12 @@ def test_the_corners_of_the_field_of_view_stay_where_they_are_in_the_world(shape
 
 @pytest.mark.parametrize(
     ("spacing_mm", "expected"),
-    [((0.9, 1.1, 2.5), (10, 20, 30)), ((1.8, 1.1, 1.25), (5, 20, 60)), ((2, 2, 2), (4, 11, 38)), ((99, 99, 99), (1, 1, 1))],
+    [
+        ((0.9, 1.1, 2.5), (10, 20, 30)),
+        ((1.8, 1.1, 1.25), (5, 20, 60)),
+        ((2, 2, 2), (4, 11, 38)),
+        ((99, 99, 99), (1, 1, 1)),
+    ],
 )
 def test_as_many_voxels_as_fill_the_field_of_view(spacing_mm, expected):
     assert shape_at_spacing((10, 20, 30), oriented_affine((0, 1, 2), (1, -1, 1)), spacing_mm) == expected

@@ -1,0 +1,189 @@
+import pickle
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.data.case import Case
+from pipeline.data.loader import SliceBank, UnpairedSlices, epoch_loader
+from pipeline.data.store import StoredCase, decode, encode
+from transforms.augmentation import Augmentation
+
+EVERYTHING = Augmentation(
+    horizontal_flip=0.5, jitter=1.25, vertical_flip=0.5, rotate90=0.5, brightness=0.1, contrast=0.1
+)
+
+
+def store_volumes(folder, counts, *, constant=False, size=8):
+    """Store volumes of the given numbers of slices; `constant` fills slice i of all with the level 100 · i."""
+    random, stored, index = np.random.default_rng(len(counts)), [], 0
+    folder.mkdir(parents=True)
+    for number, count in enumerate(counts):
+        slices = encode(random.uniform(-1, 1, (count, size, size)))
+        if constant:
+            slices[:] = (100 * np.arange(index, index + count))[:, None, None]
+        index += count
+        np.save(folder / f"{number}.npy", slices)
+        stored.append(StoredCase(Case(f"s{number}", "", "T1", Path("x")), folder / f"{number}.npy", count, {}))
+    return stored
+
+
+@pytest.fixture
+def slices(tmp_path):
+    """Return a maker of datasets with 11 and 7 slices."""
+    first, second = store_volumes(tmp_path / "a", [5, 1, 5]), store_volumes(tmp_path / "b", [3, 4])
+    return lambda seed=0, augmentation=EVERYTHING: UnpairedSlices(
+        SliceBank(first), SliceBank(second), augmentation, seed
+    )
+
+
+@pytest.fixture
+def numbered(tmp_path):
+    """Return a dataset with 11 and 4 slices, each of which holds its own number; nothing is changed at random."""
+    first, second = (store_volumes(tmp_path / f"{counts}", counts, constant=True) for counts in ([4, 7], [4]))
+    return UnpairedSlices(SliceBank(first), SliceBank(second), Augmentation(), seed=0)
+
+
+def batches(dataset, epoch=0, count=6, batch_size=2, first_batch=0, workers=0):
+    return list(
+        epoch_loader(
+            dataset, epoch=epoch, batches=count, batch_size=batch_size, first_batch=first_batch, workers=workers,
+            pin_memory=False,
+        )
+    )  # fmt: skip
+
+
+def numbers(batch_of_side):
+    return [round(float(value)) for value in (batch_of_side[:, 0, 0, 0] + 1) * 65535 / 200]
+
+
+def sides(dataset, **options):
+    """Return the slices' numbers of each side over an epoch."""
+    found = batches(dataset, **options)
+    return [[number for batch in found for number in numbers(batch[side])] for side in (0, 1)]
+
+
+def equal(first, second):
+    first, second = ([side for batch in found for side in batch] for found in (first, second))
+    return len(first) == len(second) and all(map(torch.equal, first, second))
+
+
+# ── the bank ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_gathering_gives_what_decoding_the_files_gives(tmp_path):
+    stored = store_volumes(tmp_path / "a", [3, 1, 4])
+    bank = SliceBank(stored)
+    everything = np.concatenate([decode(np.load(entry.path)) for entry in stored])
+    assert len(bank) == 8
+    for indices in ([0], [7], [2, 3], [3, 4], [0, 1, 2, 3, 4, 5, 6, 7], [7, 0, 3, 3, 4, 2]):
+        found = bank.gather(indices)
+        assert found.dtype == torch.float32 and found.shape == (len(indices), 1, 8, 8)
+        np.testing.assert_array_equal(found[:, 0], everything[indices])
+
+
+def test_gathering_gives_a_copy_that_may_be_changed(tmp_path):
+    bank = SliceBank(store_volumes(tmp_path / "a", [3]))
+    before = bank.gather([1]).clone()
+    bank.gather([1]).zero_()
+    assert torch.equal(bank.gather([1]), before)
+
+
+def test_a_worker_is_sent_paths_and_no_slices(tmp_path):
+    bank = SliceBank(store_volumes(tmp_path / "a", [50], size=64))
+    expected = bank.gather([3])
+    sent = pickle.dumps(bank)
+    assert len(sent) < 5000
+    assert torch.equal(pickle.loads(sent).gather([3]), expected)
+
+
+# ── order ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_epoch_shows_every_slice_of_the_larger_contrast_once(numbered):
+    assert len(numbered) == 11
+    first, _ = sides(numbered, count=11, batch_size=1)
+    assert sorted(first) == list(range(11)) and first != list(range(11))
+
+
+def test_the_smaller_contrast_is_shuffled_anew_each_time_it_is_through(numbered):
+    _, second = sides(numbered, count=40, batch_size=1)
+    laps = [second[start : start + 4] for start in range(0, 40, 4)]
+    assert all(sorted(lap) == [0, 1, 2, 3] for lap in laps)
+    assert len({tuple(lap) for lap in laps}) > 3
+
+
+def test_epochs_and_contrasts_are_shuffled_independently(tmp_path):
+    bank = SliceBank(store_volumes(tmp_path / "a", [30], constant=True))
+    dataset = UnpairedSlices(bank, bank, Augmentation(), seed=0)
+    orders = [tuple(side) for epoch in range(3) for side in sides(dataset, epoch=epoch, count=30, batch_size=1)]
+    assert len(set(orders)) == 6
+
+
+def test_the_batch_size_does_not_change_the_order(numbered):
+    assert sides(numbered, count=12, batch_size=1) == sides(numbered, count=4, batch_size=3)
+
+
+def test_epochs_may_be_asked_for_in_any_order(slices):
+    dataset = slices()
+    forward = {epoch: batches(dataset, epoch) for epoch in (0, 1, 2)}
+    assert all(equal(batches(dataset, epoch), forward[epoch]) for epoch in (2, 0, 1))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_is_the_same_from_any_batch_on_with_any_number_of_workers(workers, slices):
+    whole = batches(slices(), epoch=3)
+    for first_batch in (0, 1, 5, 6):
+        rest = batches(slices(), epoch=3, first_batch=first_batch, workers=workers)
+        assert equal(rest, whole[first_batch:])
+
+
+def test_the_seed_changes_order_and_augmentation(slices, numbered):
+    assert not equal(batches(slices(seed=0)), batches(slices(seed=1)))
+    assert equal(batches(slices(seed=1)), batches(slices(seed=1)))
+    reseeded = UnpairedSlices(*numbered.banks, Augmentation(), seed=1)
+    assert sides(numbered, count=11, batch_size=1) != sides(reseeded, count=11, batch_size=1)
+
+
+def test_augmentation_is_drawn_anew_each_epoch_and_alike_for_each_place(tmp_path):
+    bank = SliceBank(store_volumes(tmp_path / "a", [1]))
+    flips = UnpairedSlices(bank, bank, Augmentation(horizontal_flip=0.5), seed=0)
+    original = bank.gather([0])
+    drawn = [[not torch.equal(side, original) for side in batches(flips, epoch, 1, 1)[0]] for epoch in range(64)]
+    for side in (0, 1):
+        flipped = sum(draw[side] for draw in drawn)
+        assert 16 < flipped < 48
+    assert any(first != second for first, second in drawn)
+
+
+def test_batches_stay_within_the_range_and_keep_their_shape(slices):
+    for first, second in batches(slices()):
+        assert first.shape == second.shape == (2, 1, 8, 8)
+        assert min(first.min(), second.min()) >= -1 and max(first.max(), second.max()) <= 1
+
+
+# ── workers ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loading_draws_nothing_from_the_global_random_state(workers, slices):
+    torch.manual_seed(0)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    batches(slices(), workers=workers)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)
+
+
+def test_workers_leave_stop_signals_to_the_process_that_started_them(slices):
+    class Telling(UnpairedSlices):
+        def __getitems__(self, keys):
+            handlers = [signal.getsignal(number) == signal.SIG_IGN for number in (signal.SIGINT, signal.SIGTERM)]
+            return torch.tensor(handlers), torch.zeros(1)
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    dataset = slices()
+    telling = Telling(*dataset.banks, dataset.augmentation, 0)
+    assert batches(telling, count=1, workers=1)[0][0].tolist() == [True, True]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

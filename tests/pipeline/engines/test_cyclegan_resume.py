@@ -1,0 +1,60 @@
+import copy
+
+import pytest
+import torch
+from small_engine import batch, differences, engine_of, saved
+
+RESUMED = {"depth": 6, "width": 1, "dropout": 0.5, "pool_size": 3, "ema_decay": 0.99, "adversarial": "bce"}
+STATEFUL = ["G", "F", "D_A", "D_B", "averaged", "averaged_steps", "pool_a", "pool_b"]
+STATEFUL += ["optimiser_generators", "optimiser_discriminators"]
+
+
+def run(engine, steps):
+    for index in steps:
+        engine.set_learning_rate(1 - index / 20)
+        engine.step(*batch(index, size=64))
+
+
+@pytest.fixture(scope="module")
+def interrupted():
+    """The state and random state after five steps, and the state four steps later."""
+    engine = engine_of(**RESUMED)
+    run(engine, range(5))
+    middle, random = saved(engine), torch.get_rng_state()
+    run(engine, range(5, 9))
+    return middle, random, saved(engine)
+
+
+def resumed(state, random):
+    """The state four steps after resuming a fresh engine that was drawn differently."""
+    engine = engine_of(weights_seed=77, seed=5, **RESUMED)
+    engine.load_state_dict(copy.deepcopy(state))
+    if random is not None:
+        torch.set_rng_state(random)
+    run(engine, range(5, 9))
+    return saved(engine)
+
+
+def test_a_resumed_engine_ends_in_the_same_bits(interrupted):
+    middle, random, end = interrupted
+    assert differences(middle, end)
+    assert differences(resumed(middle, random), end) == set()
+
+
+@pytest.mark.parametrize("part", STATEFUL)
+def test_a_part_that_is_not_restored_is_noticed(interrupted, part):
+    middle, random, end = interrupted
+    fresh = saved(engine_of(weights_seed=77, seed=5, **RESUMED))
+    different = differences(resumed({**middle, part: fresh[part]}, random), end)
+    assert any(not place.startswith(f"/{part}") for place in different) or part in ("averaged", "averaged_steps")
+    assert different
+
+
+def test_a_random_state_that_is_not_restored_is_noticed(interrupted):
+    middle, _, end = interrupted
+    assert differences(resumed(middle, None), end)
+
+
+def test_every_part_with_a_state_is_among_those_whose_loss_was_tried(interrupted):
+    assert set(interrupted[0]) - {"scaler"} == set(STATEFUL)  # the scaler has a state with fp16 only
+    assert interrupted[0]["scaler"] == {}
