@@ -49,10 +49,11 @@ class LoadVolumed(KeyedTransform):
         source = data[key]
         if is_raster(source):
             data[key], data[f"{key}_type_range"] = read_raster(source)
-            data[f"{key}_affine"], data[f"{key}_integer"] = np.eye(4), True
+            data[f"{key}_affine"] = np.eye(4)
         else:
-            data[key], data[f"{key}_affine"], header = read_nifti(source)
-            data[f"{key}_integer"] = header.get_data_dtype().kind in "iu"
+            data[key], data[f"{key}_affine"], _ = read_nifti(source)
+        # of the values, not of the type: floats stored as int16 with a slope are no whole numbers
+        data[f"{key}_integer"] = bool(np.array_equal(data[key], np.rint(data[key])))
 
 
 class Canonicald(InvertibleKeyedTransform):

@@ -52,10 +52,19 @@ def _fill_cavities(body: np.ndarray) -> np.ndarray:
     """Fill what is enclosed within any slice of any of the three planes."""
     filled = body
     for axis in range(3):
-        if min(np.delete(body.shape, axis)) < 3:
+        in_plane = [other for other in range(3) if other != axis]
+        if min(body.shape[other] for other in in_plane) < 3:
             continue
-        structure = np.expand_dims(ndimage.generate_binary_structure(2, 1), axis)  # connectivity within the plane
-        filled = ndimage.binary_fill_holes(filled, structure)
+        structure = np.zeros((3, 3, 3), dtype=bool)  # the four neighbours within the plane
+        structure[1, 1, 1] = True
+        for other in in_plane:
+            structure[tuple(slice(None) if position == other else 1 for position in range(3))] = True
+        air, count = ndimage.label(~filled, structure)
+        outside = np.zeros(count + 1, dtype=bool)
+        for other in in_plane:
+            outside[air.take(0, other)] = outside[air.take(-1, other)] = True
+        outside[0] = False  # the body itself, where it touches the border
+        filled = ~outside[air]
     return filled
 
 
