@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from pipeline.errors import EXIT_BAD_INPUT, EXIT_DONE, Stopped, UserError
 
@@ -25,7 +26,7 @@ def guarded(door: Callable[[list[str] | None], int]) -> Callable[[list[str] | No
         except SystemExit as leaving:  # argparse ends `--help` and usage errors this way
             return leaving.code if isinstance(leaving.code, int) else EXIT_BAD_INPUT
         except BrokenPipeError:  # the reader of our output (`| head`) has left
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (kept open: the interpreter flushes it at exit)
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  (kept open: the interpreter flushes it at exit)
             return EXIT_DONE
 
     main.__doc__ = door.__doc__
@@ -46,9 +47,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Lay out rows under a header as aligned text; columns of numbers align right."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in [list(header), *cells]) for column in range(len(header))]
-    numeric = [
-        bool(cells) and all(row[column][:1] in "-+0123456789" for row in cells) for column in range(len(header))
-    ]
+    numeric = [bool(cells) and all(row[column][:1] in "-+0123456789" for row in cells) for column in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
         padded = (

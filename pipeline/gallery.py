@@ -93,9 +93,13 @@ def _translate_one(
     scan, real = _scan_and_real(case, partner, reader)
     translated = scan.unpadded(
         translate_slices(
-            scan.slices, model.translators[target], device=model.device, batch_size=batch_size,
-            precision=model.precision, name=str(case.path),
-        )  # fmt: skip
+            scan.slices,
+            model.translators[target],
+            device=model.device,
+            batch_size=batch_size,
+            precision=model.precision,
+            name=str(case.path),
+        )
     )
     if is_raster(case.path):
         path = folder.translated / f"{case.name}_to_{target}.png"

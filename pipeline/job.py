@@ -214,7 +214,9 @@ def _finish(
 ) -> None:
     """Evaluate the chosen checkpoint, translate the test subjects, draw, report, and log it all."""
     checkpoints = folder.checkpoints
-    chosen = checkpoints.best if config.evaluation.checkpoint == "best" and checkpoints.best.exists() else checkpoints.latest
+    chosen = (
+        checkpoints.best if config.evaluation.checkpoint == "best" and checkpoints.best.exists() else checkpoints.latest
+    )
     model = load_model(chosen, str(device.type))
     scores = _evaluate(config, folder, prepared, model, reader, quiet)
     say(f"\n{scores.text()}\n")

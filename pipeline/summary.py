@@ -30,7 +30,7 @@ from pipeline.scores import ABOUT, Scores
 from pipeline.train import Position
 
 MASKED_PSNR = "volume/foreground/psnr"
-EMBEDDED_MOSAICS = 6  # a report stays a file that can be mailed
+EMBEDDED_MOSAICS = 4  # a report stays a file that can be mailed
 
 
 def write_summary(
@@ -52,15 +52,18 @@ def write_summary(
         highlights=_highlights(scores, config.contrasts),
         warnings=[*([PHANTOM_NOTE] if phantom else []), *_left_out(prepared, scores)],
         animations=[
-            Picture(path, f"training, {_arrow(direction)}", f"{_arrow(direction)}: the same validation slices, epoch by epoch")
+            Picture(path, f"training, {_arrow(direction)}", f"{_arrow(direction)}: the same slices, epoch by epoch")
             for direction, path in gifs.items()
         ],
         samples=[_before_after(folder, direction) for direction in gifs],
         mosaics=[
-            Picture(volume.mosaic, f"{volume.case.name} translated to {volume.target}",
-                    f"{volume.case.name} → {volume.target}; each row is windowed by its own percentiles")
+            Picture(
+                volume.mosaic,
+                f"{volume.case.name} translated to {volume.target}",
+                f"{volume.case.name} → {volume.target}; each row is windowed by its own percentiles",
+            )
             for volume in volumes[:EMBEDDED_MOSAICS]
-        ],  # fmt: skip
+        ],
         scores=_tables(scores, config.contrasts),
         scores_flag=PHANTOM_FLAG if phantom else "",
         curves=Picture(curves, "losses and validation scores", on_white=True),
@@ -77,7 +80,7 @@ def write_summary(
             "repeat this run": f"python -m pipeline.run {folder.config} output=runs/again",
         },
         notes=scores.notes,
-    )  # fmt: skip
+    )
     write_report(folder.report, report)
 
 
@@ -108,10 +111,17 @@ def _highlights(scores: Scores, contrasts: tuple[str, str]) -> list[Highlight]:
         similarity = {
             system: scores.mean(source, target, system, "volume/foreground/ssim") for system in (MODEL, COPY, HISTOGRAM)
         }
-        highlights.append(Highlight(f"{ours:.1f} dB", f"{source} → {target}, masked PSNR", f"{ours - best:+.1f} dB over {name}"))
+        highlights.append(
+            Highlight(f"{ours:.1f} dB", f"{source} → {target}, masked PSNR", f"{ours - best:+.1f} dB over {name}")
+        )
         better = max(similarity[COPY], similarity[HISTOGRAM])
-        highlights.append(Highlight(f"{similarity[MODEL]:.2f}", f"{source} → {target}, masked SSIM",
-                                    f"{similarity[MODEL] - better:+.2f} over the better baseline"))  # fmt: skip
+        highlights.append(
+            Highlight(
+                f"{similarity[MODEL]:.2f}",
+                f"{source} → {target}, masked SSIM",
+                f"{similarity[MODEL] - better:+.2f} over the better baseline",
+            )
+        )
     return highlights
 
 
@@ -170,9 +180,14 @@ def _best_and_worst(
         for rank, (value, subject) in chosen:
             picture = pictures.get((subject, target))
             results.append(
-                SubjectResult(rank, subject, f"{source} → {target}", f"{value:.2f} dB masked PSNR",
-                              Picture(picture, f"{subject}, {source} → {target}") if picture else None)
-            )  # fmt: skip
+                SubjectResult(
+                    rank,
+                    subject,
+                    f"{source} → {target}",
+                    f"{value:.2f} dB masked PSNR",
+                    Picture(picture, f"{subject}, {source} → {target}") if picture else None,
+                )
+            )
     return results
 
 
@@ -199,6 +214,7 @@ def _provenance(config: Config, position: Position, engine: Engine) -> dict[str,
     parameters = {
         name: sum(weight.numel() for weight in network.parameters()) for name, network in engine.networks().items()
     }
+    step_ms = 1000 * position.seconds / max(1, position.step)
     return {
         "version": __version__,
         "torch": torch.__version__,
@@ -206,7 +222,7 @@ def _provenance(config: Config, position: Position, engine: Engine) -> dict[str,
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
         "seed": str(config.seed),
         "steps": f"{position.step:,} ({position.bad_steps} skipped)",
-        "training time": f"{position.seconds / 60:.1f} min ({1000 * position.seconds / max(1, position.step):.0f} ms a step)",
+        "training time": f"{position.seconds / 60:.1f} min ({step_ms:.0f} ms a step)",
         "parameters": ", ".join(f"{name} {count:,}" for name, count in parameters.items()),
     }
 

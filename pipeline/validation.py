@@ -136,7 +136,9 @@ class Validation:
         drawn = {}
         for target, sets in self.by_target.items():
             source = self._other(target)
-            spread = [(fixed, index) for index in range(len(sets[0].source)) for fixed in sets if index < len(fixed.source)]
+            spread = [
+                (fixed, index) for index in range(len(sets[0].source)) for fixed in sets if index < len(fixed.source)
+            ]
             chosen = [spread[round(place)] for place in np.linspace(0.1, 0.9, rows) * (len(spread) - 1)]
             sample_rows = [self._sample(fixed, index, target, translators) for fixed, index in chosen]
             footer = RADIOLOGICAL if oriented else ""

@@ -2,10 +2,9 @@ import json
 import os
 from dataclasses import replace
 
-import nibabel as nib
-import numpy as np
 import pytest
 from ixi_like import write_ixi
+from small_volumes import write_volume
 
 import pipeline.data.phantom
 from pipeline.config.schema import Config
@@ -18,18 +17,9 @@ from pipeline.run_folder import json_text
 from transforms.presets import slice_chain
 
 
-def write_volume(path, seed):
-    """Write a bright, uneven ellipsoid in noisy air."""
-    random, shape = np.random.default_rng(seed), (20, 24, 12)
-    head = sum(axis**2 for axis in np.meshgrid(*(np.linspace(-1.1, 1.1, n) for n in shape), indexing="ij")) < 1
-    volume = random.integers(0, 20, shape) + head * random.integers(400, 1000, shape)
-    nib.save(nib.Nifti1Image(volume.astype(np.int16), np.diag([1, 1, 2, 1])), path)
-
-
 @pytest.fixture
 def cohort(tmp_path):
     """Return the configuration of six subjects' volumes in two contrasts."""
-    (tmp_path / "data").mkdir()
     for number in range(6):
         for side, contrast in enumerate(("MR", "CT")):
             write_volume(tmp_path / "data" / f"s{number}_{contrast}.nii.gz", 10 * number + side)

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 
 from pipeline.data.head import head_fractions
 from pipeline.data.phantom import make_subject
 from transforms.intensity import (
+    _fill_cavities,
     correct_bias_field,
     foreground_mask,
     percentile_range,
@@ -61,12 +63,33 @@ def test_dark_bone_and_fluid_inside_the_head_are_foreground():
     assert np.array_equal(foreground_mask(volume), head)
 
 
+def test_a_dim_scalp_is_foreground_and_what_is_dimmer_than_noise_may_be_is_not():
+    volume = np.full((24, 24, 24), 10, np.float32)
+    head, brain = ball(volume.shape, 10), ball(volume.shape, 8)
+    volume[ball(volume.shape, 11)] = 20  # 11 % of the way from air to tissue
+    volume[head], volume[brain] = 28, 100  # the scalp at 20 %
+    assert np.array_equal(foreground_mask(volume), head)
+
+
 def test_a_cavity_that_is_open_to_the_air_is_filled_where_a_plane_encloses_it():
     head = np.zeros((24, 24, 24), bool)
     head[3:21, 3:21, 3:21] = True
     volume = np.where(head, np.float32(100), np.float32(0))
     volume[8:16, 8:16, 8:] = 0  # a shaft from the centre out through the top: enclosed in every axial slice
     assert np.array_equal(foreground_mask(volume), head)
+
+
+@pytest.mark.parametrize("shape", [(12, 13, 14), (20, 18, 1), (2, 9, 11)])
+def test_cavities_are_filled_as_slice_by_slice(shape):
+    body = np.random.default_rng(0).random(shape) < 0.6
+    expected = body.copy()
+    for axis in range(3):
+        if min(length for other, length in enumerate(shape) if other != axis) >= 3:
+            for index in range(shape[axis]):
+                plane = (slice(None),) * axis + (index,)
+                expected[plane] = ndimage.binary_fill_holes(expected[plane])
+    assert expected.sum() > body.sum()
+    assert np.array_equal(_fill_cavities(body), expected)
 
 
 def test_specks_in_the_air_are_no_foreground():

@@ -1,4 +1,6 @@
+import itertools
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -45,10 +47,12 @@ def test_there_are_configurations_to_check():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_a_shipped_configuration_loads_and_opens_with_the_command_that_runs_it(path):
-    config = load_config(path)
-    assert isinstance(config, Config)
-    command = f"python -m pipeline.run {path.relative_to(ROOT).as_posix()}"
-    assert path.read_text(encoding="utf-8").splitlines()[0].removeprefix("#").strip() == command
+    lines = path.read_text(encoding="utf-8").splitlines()
+    *_, last_command = itertools.takewhile(lambda line: line.startswith("# python -m pipeline."), lines)
+    words = shlex.split(last_command[2:])
+    command, overrides = words[:4], words[4:]
+    assert command == ["python", "-m", "pipeline.run", path.relative_to(ROOT).as_posix()]
+    assert isinstance(load_config(path), Config) and isinstance(load_config(path, overrides), Config)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
