@@ -9,12 +9,13 @@ from tqdm import tqdm
 
 from pipeline.checkpoint import random_state, restore_random_state
 from pipeline.config.schema import Config
-from pipeline.console import say
+from pipeline.console import say, warn
 from pipeline.data.case import pairs
 from pipeline.data.loader import SliceBank, UnpairedSlices
 from pipeline.data.split_file import split_to_json
 from pipeline.engines.build import build_engine
 from pipeline.engines.protocol import Engine
+from pipeline.errors import UserError
 from pipeline.evaluate import evaluate
 from pipeline.files import atomic_text
 from pipeline.gallery import draw_curves, draw_gifs, translate_test_volumes
@@ -45,6 +46,8 @@ def run(config: Config, *, quiet: bool = False) -> None:
     folder = open_run_folder(config)
     set_up(config.threads)
     device = choose_device(config.device)
+    if config.training.precision == "fp16" and device.type != "cuda":
+        raise UserError("training.precision = fp16: needs a CUDA device, and there is none; use bf16 or float32")
     prepared = _prepare(config, folder, quiet)
     torch.manual_seed(config.seed)
     engine = build_engine(config, device)
@@ -126,9 +129,13 @@ def _train(
     schedule = _schedule(config, len(slices))
     if position.epochs == schedule.epochs:
         return
+    held_out = prepared.split.validation
+    if not held_out:
+        warn("warning: split.validation is 0: pictures and scores without pairs come from the training subjects")
     validation = Validation(
-        prepared.split.validation,
+        held_out or [prepared.stored[contrast][0].case for contrast in config.contrasts],
         config.contrasts,
+        scored_in_pairs=bool(held_out),
         reader=reader,
         slices=config.training.validation_slices,
         histograms={contrast: facts["histogram"] for contrast, facts in prepared.facts.items()},

@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
 @guarded
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_intermixed_args(argv)
     config = load_config(arguments.config, arguments.overrides)
     if arguments.dry_run:
         from pipeline.plan import print_plan

@@ -49,8 +49,10 @@ class Validation:
     """The validation subjects' fixed slices in both directions.
 
     Args:
-        cases: The validation subjects' cases; without any pair among them, scores are those that need none.
+        cases: The validation subjects' cases.
         contrasts: The two contrasts' names.
+        scored_in_pairs: Whether a subject's contrasts may be compared; without, or without any pair among the cases,
+            scores are those that need none.
         reader: Reads and registers.
         slices: How many slices to score in each direction, spread evenly over subjects.
         histograms: By contrast, the training cohort's foreground intensities over [-1, 1].
@@ -66,6 +68,7 @@ class Validation:
         cases: Sequence[Case],
         contrasts: tuple[str, str],
         *,
+        scored_in_pairs: bool,
         reader: PairReader,
         slices: int,
         histograms: Mapping[str, Sequence[float]],
@@ -75,7 +78,7 @@ class Validation:
         self.contrasts, self.device = contrasts, device
         self.quantiles = {contrast: histogram_quantiles(histograms[contrast]) for contrast in contrasts}
         self.by_target: dict[str, list[FixedSlices]] = {contrast: [] for contrast in contrasts}
-        found = pairs(cases, contrasts)
+        found = pairs(cases, contrasts) if scored_in_pairs else []
         each = max(1, slices // max(1, len(found) or len(cases) // 2))
         for entry in progress(found or cases, title="validation set", unit="scan", quiet=quiet):
             try:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_volumes import write_volume
 
 from pipeline.data import store
 from pipeline.data.case import Case
@@ -15,7 +16,6 @@ from pipeline.data.store import build_store, case_key, decode, encode, extract, 
 from transforms.presets import slice_chain
 from transforms.slices import occupied_slices
 
-ROOT = Path(__file__).parents[3]
 CHAIN = {"axis": "axial", "spacing_mm": None, "size": 24, "n4": False, "percentiles": [0.5, 99.5]}
 SETTINGS = {**CHAIN, "min_foreground": 0.1}
 
