@@ -21,7 +21,7 @@ from pipeline.files import atomic_text
 from pipeline.gallery import draw_curves, draw_gifs, translate_test_volumes
 from pipeline.hardware import choose_device, set_up
 from pipeline.interruption import Interruption
-from pipeline.mlflow_models import log_translator
+from pipeline.logged_models import log_models
 from pipeline.model import TranslationModel, load_model, translator_metadata
 from pipeline.pairing import PairReader
 from pipeline.prepare import Prepared, chain_settings, find_cases, prepare
@@ -88,6 +88,8 @@ def _prepare(config: Config, folder: RunFolder, quiet: bool) -> Prepared:
     """Prepare the data, and write down the configuration and the split that the run has from now on."""
     saved_split = folder.split if folder.split.exists() else None
     prepared = prepare(config, find_cases(config, quiet=quiet), saved_split, quiet=quiet)
+    if not prepared.split.test:  # said now, not after hours of training
+        raise UserError("the split has no test subject; set split.test to 1 or more")
     folder.save_config(config)
     atomic_text(folder.split, json_text(split_to_json(prepared.split)))
     return prepared
@@ -239,7 +241,14 @@ def _finish(
     tracker.log_metrics(_final_metrics(scores), position.step)
     for path in [*files, *gifs.values(), curves, folder.report, *(volume.mosaic for volume in volumes)]:
         tracker.log_artifact(path, "mosaics" if path.parent == folder.mosaics else None)
-    _log_models(config, prepared, model, tracker)
+    log_models(
+        tracker,
+        model,
+        {to: translator_metadata(config, prepared.facts, to, model.stride) for to in model.translators},
+        folder.models,
+        checkpoint=f"{chosen.stem}, training stopped at step {position.step}",
+        register_as=config.tracking.register_as,
+    )
 
 
 def _evaluate(
@@ -280,18 +289,3 @@ def _final_metrics(scores: Scores) -> dict[str, float]:
         for row in scores.summary()
         if np.isfinite(row.mean)
     }
-
-
-def _log_models(config: Config, prepared: Prepared, model: TranslationModel, tracker: Tracker) -> None:
-    """Log both directions as MLflow models, registered where a name is given; once per training step reached."""
-    register = config.tracking.register_as
-    for to, network in model.translators.items():
-        source = next(contrast for contrast in config.contrasts if contrast != to)
-        log_translator(
-            tracker,
-            network,
-            name=f"{source}-to-{to}",
-            stride=model.stride,
-            metadata=translator_metadata(config, prepared.facts, to, model.stride),
-            register_as=f"{register}-{source}-to-{to}" if register else None,
-        )

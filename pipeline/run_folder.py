@@ -61,6 +61,10 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def models(self) -> Path:
+        return self.path / "models.json"
+
+    @property
     def checkpoints(self) -> CheckpointFolder:
         return CheckpointFolder(self.path / "checkpoints")
 

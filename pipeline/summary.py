@@ -168,7 +168,7 @@ def _best_and_worst(
     """Return, by direction, the test subjects with the highest and the lowest masked PSNR."""
     if not scores.paired:
         return []
-    pictures = {(volume.case.subject, volume.target): volume.mosaic for volume in volumes}
+    pictures = {(volume.case.name, volume.target): volume.mosaic for volume in volumes}
     results = []
     for source, target in (contrasts, contrasts[::-1]):
         ranked = sorted(
@@ -178,7 +178,7 @@ def _best_and_worst(
         )
         chosen = [("worst", ranked[0]), ("best", ranked[-1])] if len(ranked) > 1 else []
         for rank, (value, subject) in chosen:
-            picture = pictures.get((subject, target))
+            picture = pictures.get((f"{subject}_{source}", target))
             results.append(
                 SubjectResult(
                     rank,
@@ -234,12 +234,14 @@ def _arrow(direction: str) -> str:
 def last_lines(folder: RunFolder, how_to_open: str, seconds: float) -> str:
     """Return a run's last words: where everything is and how to open it."""
     gifs = ", ".join(str(path) for path in sorted(folder.path.glob("training_*.gif")))
+    volumes = "NIfTI, on each source's grid; open with any viewer" if any(folder.translated.glob("*.nii.gz")) else "PNG"
+    translated = f"  translated  {folder.translated}/   ({volumes})"
     return "\n".join(
         [
             f"done in {seconds / 60:.1f} min",
             f"  report      {folder.report}   (open it in a browser)",
             f"  training    {gifs}",
-            f"  translated  {folder.translated}/   (NIfTI, on each source's grid; open with any viewer)",
+            *([translated] if folder.translated.exists() else []),
             f"  MLflow      {how_to_open}",
         ]
     )

@@ -1,0 +1,266 @@
+import csv
+import hashlib
+import io
+import json
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import mlflow_store
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from small_run import latest, phantom_run, workshop
+
+DIRECTIONS = ("T1_to_T2", "T2_to_T1")
+SYSTEMS = {"model", "copy", "histogram matching", "lookup"}
+
+
+class Sitting:
+    """What one sitting of the run printed, and what MLflow had after it."""
+
+    def __init__(self, folder, code, printed, store):
+        from mlflow import MlflowClient
+
+        self.code, self.printed = code, printed
+        self.client = MlflowClient(store)
+        (experiment,) = [one for one in self.client.search_experiments() if one.name == "contrast-translation"]
+        self.runs = self.client.search_runs([experiment.experiment_id])
+        self.run = self.runs[0]
+        self.points = {
+            key: [(point.step, point.value) for point in self.client.get_metric_history(self.run.info.run_id, key)]
+            for key in self.run.data.metrics
+        }
+        self.versions = {
+            model.name: [int(version.version) for version in self.client.search_model_versions(f"name='{model.name}'")]
+            for model in self.client.search_registered_models()
+        }
+        self.weights = hashlib.sha256((folder / "checkpoints" / "latest.pt").read_bytes()).hexdigest()
+        self.metrics = (folder / "metrics.jsonl").read_text()
+        self.artifacts = sorted(file.path for file in self.client.list_artifacts(self.run.info.run_id))
+        self.images = sorted(
+            tuple(file.path.removeprefix("images/").split("+")[:3:2])
+            for file in self.client.list_artifacts(self.run.info.run_id, "images")
+            if file.path.endswith(".png")
+        )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """The folder where the command is typed, with an MLflow store of its own."""
+    folder = tmp_path_factory.mktemp("place")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", mlflow_store.fresh_store(folder))
+        patch.chdir(folder)
+        yield folder
+
+
+def sit(place, *overrides):
+    with redirect_stdout(io.StringIO()) as printed:
+        code = phantom_run(Path("runs/tiny"), *overrides)
+    return Sitting(place / "runs" / "tiny", code, printed.getvalue(), f"sqlite:///{place / 'mlflow.db'}")
+
+
+@pytest.fixture(scope="module")
+def first(place):
+    return sit(place)
+
+
+@pytest.fixture(scope="module")
+def second(place, first):
+    return sit(place)
+
+
+@pytest.fixture
+def folder(place, first):
+    return place / "runs" / "tiny"
+
+
+# ── the files ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_from_nothing_succeeds_and_leaves_everything_in_its_folder(first, folder):
+    assert first.code == 0
+    assert {path.name for path in folder.iterdir()} == {
+        "checkpoints", "config.yaml", "curves.png", "metrics.jsonl", "mlflow.json", "models.json", "mosaics",
+        "report.html", "samples", "scores.csv", "scores.json", "scores_by_subject.csv", "split.json",
+        "training_T1_to_T2.gif", "training_T2_to_T1.gif", "translated",
+    }  # fmt: skip
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"latest.pt", "previous.pt", "best.pt"}
+
+
+def test_the_gifs_show_the_untrained_networks_and_then_an_epoch_a_frame(first, folder):
+    for direction in DIRECTIONS:
+        with Image.open(folder / f"training_{direction}.gif") as gif:
+            assert gif.n_frames == 3  # untrained, epoch 1, epoch 2
+            assert min(gif.size) > 100
+
+
+def test_the_scores_hold_every_system_in_every_protocol_and_direction(first, folder):
+    rows = list(csv.DictReader((folder / "scores.csv").open()))
+    assert {row["protocol"] for row in rows} == {"own", "syndiff", "selfrdb", "reggan"}
+    for protocol in {row["protocol"] for row in rows}:
+        for way in (("T1", "T2"), ("T2", "T1")):
+            found = [row for row in rows if row["protocol"] == protocol and (row["source"], row["target"]) == way]
+            assert {row["system"] for row in found} == SYSTEMS
+    own = {(row["unit"], row["region"], row["metric"]) for row in rows if row["protocol"] == "own"}
+    assert own == {
+        (unit, region, metric)
+        for unit in ("slice", "volume")
+        for region in ("image", "foreground")
+        for metric in ("mae", "nrmse", "psnr", "ssim")
+    }
+    whole = json.loads((folder / "scores.json").read_text())
+    assert (whole["paired"], whole["failures"]) == (True, {})
+    assert len(whole["summary"]) == len(rows)
+
+
+def test_the_table_on_the_terminal_shows_the_figures_of_the_files(first, folder):
+    rows = csv.DictReader((folder / "scores.csv").open())
+    wanted = ("T1", "T2", "own", "volume", "foreground", "psnr")
+    keys = ("source", "target", "protocol", "unit", "region", "metric")
+    figures = {row["system"]: f"{float(row['mean']):.2f}" for row in rows if tuple(row[key] for key in keys) == wanted}
+    lines = [line for line in first.printed.splitlines() if line.startswith("T1 → T2")][: len(SYSTEMS)]
+    assert figures.keys() == SYSTEMS
+    assert all(f" {figures[system]} " in next(line for line in lines if f" {system} " in line) for system in SYSTEMS)
+
+
+def test_every_test_volume_is_translated_on_its_own_grid_with_a_mosaic_beside_it(first, folder):
+    (subject,) = json.loads((folder / "split.json").read_text())["test"]
+    written = sorted(path.name for path in (folder / "translated").iterdir())
+    assert written == [f"{subject}_T1_to_T2.nii.gz", f"{subject}_T2_to_T1.nii.gz"]
+    for source, target in (("T1", "T2"), ("T2", "T1")):
+        (original,) = (nib.load(path) for path in (workshop() / "phantom").rglob(f"{subject}_{source}.nii.gz"))
+        made = nib.load(folder / "translated" / f"{subject}_{source}_to_{target}.nii.gz")
+        assert made.shape == original.shape
+        np.testing.assert_array_equal(made.affine, original.affine)
+        assert made.header.get_xyzt_units() == original.header.get_xyzt_units()
+        assert b"not for clinical use" in made.header["descrip"].tobytes()
+        assert np.ptp(made.get_fdata()) > 0
+        with Image.open(folder / "mosaics" / f"{subject}_{source}_to_{target}.png") as mosaic:
+            assert min(mosaic.size) > 100
+
+
+def test_the_split_shares_no_subject_between_parts_or_contrasts(first, folder):
+    split = json.loads((folder / "split.json").read_text())
+    parts = [split["train"]["T1"], split["train"]["T2"], split["validation"], split["test"]]
+    assert [len(part) for part in parts] == [2, 2, 1, 1]
+    assert len({subject for part in parts for subject in part}) == 6
+
+
+def test_the_resolved_configuration_is_whole(first, folder):
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (config["training"]["steps_per_epoch"], config["training"]["learning_rate"]) == (4, 0.0002)
+    assert config["data"]["subjects"] == 6
+
+
+def test_the_report_names_the_subjects_and_asks_nothing_of_the_network(first, folder):
+    page = (folder / "report.html").read_text()
+    split = json.loads((folder / "split.json").read_text())
+    assert all(subject in page for subject in split["test"] + split["train"]["T1"])
+    assert page.count("data:image/gif") == 2
+    assert "src=\"http" not in page and "<script" not in page
+
+
+def test_the_last_lines_say_where_everything_is(first):
+    *_, done, report, training, translated, tracking = first.printed.strip().splitlines()
+    assert done.startswith("done in ")
+    assert report.split() == ["report", "runs/tiny/report.html", "(open", "it", "in", "a", "browser)"]
+    assert training.split() == ["training", "runs/tiny/training_T1_to_T2.gif,", "runs/tiny/training_T2_to_T1.gif"]
+    assert translated.startswith("  translated  runs/tiny/translated/   (NIfTI")
+    assert "mlflow ui" in tracking and first.run.info.run_id in tracking
+
+
+# ── MLflow ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_mlflow_holds_the_run_finished_with_its_settings(first):
+    assert len(first.runs) == 1
+    assert (first.run.info.status, first.run.info.run_name) == ("FINISHED", "phantom")
+    assert first.run.data.params["training.steps_per_epoch"] == "4"
+    assert first.run.data.params["contrasts"] == "['T1', 'T2']"
+    assert (first.run.data.tags["data"], first.run.data.tags["method"]) == ("phantom", "cyclegan")
+
+
+def test_mlflow_has_the_losses_of_every_step_and_the_scores_of_every_epoch(first):
+    losses = [key for key in first.points if key.startswith("train/")]
+    assert {"train/cycle_a", "train/cycle_b", "train/learning_rate_factor"} <= set(losses)
+    assert all([step for step, _ in first.points[key]] == list(range(1, 9)) for key in losses)
+    assert [value for _, value in first.points["train/learning_rate_factor"]] == [1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    for direction in DIRECTIONS:
+        for metric in ("psnr", "ssim"):
+            assert [step for step, _ in first.points[f"validation/{direction}/{metric}"]] == [4, 8]
+    assert [step for step, _ in first.points["validation/score"]] == [4, 8]
+
+
+def test_mlflow_has_the_test_scores_of_the_table(first, folder):
+    rows = csv.DictReader((folder / "scores.csv").open())
+    finite = [row for row in rows if row["mean"] not in ("nan", "inf")]
+    logged = {key: points for key, points in first.points.items() if key.startswith("test/")}
+    assert len(logged) == len(finite)
+    for row in finite:
+        name = f"{row['protocol']}/{row['unit']}_{row['region']}_{row['metric']}"
+        key = f"test/{row['source']}_to_{row['target']}/{row['system'].replace(' ', '_')}/{name}"
+        assert logged[key] == [(8, pytest.approx(float(row["mean"])))]
+
+
+def test_mlflow_has_the_pictures_of_every_epoch_from_the_untrained_network_on(first):
+    assert first.images == sorted(
+        (f"samples~{direction}", str(step)) for direction in DIRECTIONS for step in (0, 4, 8)
+    )
+
+
+def test_mlflow_has_the_data_and_the_artifacts(first):
+    inputs = {(one.dataset.name, one.tags[0].value) for one in first.run.inputs.dataset_inputs}
+    assert inputs == {("T1", "train"), ("T2", "train"), ("validation", "validation"), ("test", "test")}
+    assert {
+        "config.yaml", "split.json", "report.html", "scores.csv", "scores.json", "curves.png", "mosaics",
+        "training_T1_to_T2.gif", "training_T2_to_T1.gif",
+    } <= set(first.artifacts)  # fmt: skip
+
+
+def test_mlflow_has_both_directions_as_models_registered_as_the_best(first, folder):
+    assert first.versions == {"phantom-T1-to-T2": [1], "phantom-T2-to-T1": [1]}
+    for name in first.versions:
+        assert int(first.client.get_model_version_by_alias(name, "best").version) == 1
+    noted = json.loads((folder / "models.json").read_text())
+    assert noted["models"] == {"T1": "models:/phantom-T2-to-T1@best", "T2": "models:/phantom-T1-to-T2@best"}
+
+
+def test_the_registered_model_translates_as_the_run_did(first, folder, tmp_path):
+    from pipeline.translate import main
+
+    (subject,) = json.loads((folder / "split.json").read_text())["test"]
+    (source,) = (workshop() / "phantom").rglob(f"{subject}_T1.nii.gz")
+    out = tmp_path / "out.nii.gz"
+    assert main(["-i", str(source), "-o", str(out), "--model", "models:/phantom-T1-to-T2@best", "--quiet"]) == 0
+    ours = nib.load(folder / "translated" / f"{subject}_T1_to_T2.nii.gz").get_fdata()
+    np.testing.assert_allclose(nib.load(out).get_fdata(), ours, atol=1)
+
+
+# ── again ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_running_it_again_trains_nothing_and_leaves_the_weights_alone(first, second, folder):
+    assert second.code == 0
+    assert second.weights == first.weights
+    assert second.metrics == first.metrics
+    assert latest(folder)["position"]["step"] == 8
+
+
+def test_running_it_again_logs_nothing_twice(first, second):
+    assert [run.info.run_id for run in second.runs] == [first.run.info.run_id]
+    assert second.run.info.status == "FINISHED"
+    ours = {key: points for key, points in second.points.items() if not key.startswith("system/")}
+    assert ours == {key: points for key, points in first.points.items() if not key.startswith("system/")}
+    assert second.images == first.images
+    assert second.versions == first.versions
+    assert len(second.run.inputs.dataset_inputs) == 4
+    assert len(second.run.outputs.model_outputs) == 2
+
+
+def test_a_name_given_later_registers_the_models_without_training(first, second, place):
+    third = sit(place, "tracking.register_as=again")
+    assert third.weights == first.weights
+    assert third.versions.keys() - first.versions.keys() == {"again-T1-to-T2", "again-T2-to-T1"}

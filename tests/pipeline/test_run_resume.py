@@ -1,0 +1,130 @@
+import signal
+from pathlib import Path
+
+import mlflow_store
+import pytest
+import torch
+from PIL import Image
+from small_engine import differences, leaves
+from small_run import QUICK, in_child, latest, phantom_run, signal_at
+
+from pipeline.metrics_file import read_metrics
+
+KEPT = ("engine", "translators", "random", "facts", "split")  # what decides on the weights, and what goes with them
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The checkpoint that a run without any disturbance ends with, and its metrics."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert phantom_run(folder, *QUICK) == 0
+    return latest(folder), numbers(folder)
+
+
+def numbers(folder):
+    records = read_metrics(folder / "metrics.jsonl")[0]
+    return [{key: value for key, value in record.items() if key != "time"} for record in records]
+
+
+def assert_same_end(folder, undisturbed):
+    state, metrics = undisturbed
+    now = latest(folder)
+    assert sum(isinstance(leaf, torch.Tensor) for leaf in leaves(state["engine"]).values()) > 100
+    assert differences({key: now[key] for key in KEPT}, {key: state[key] for key in KEPT}) == set()
+    assert {key: value for key, value in now["position"].items() if key != "seconds"} == {
+        key: value for key, value in state["position"].items() if key != "seconds"
+    }
+    assert numbers(folder) == metrics
+
+
+def killed(monkeypatch, folder, step, *overrides):
+    """Start the run in a process of its own that is killed in the middle of a step."""
+    with monkeypatch.context() as patch:
+        signal_at(patch, signal.SIGKILL, step)
+        assert in_child(lambda: phantom_run(folder, *QUICK, *overrides)) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(("step", "workers"), [(3, 0), (7, 2)])
+def test_a_run_killed_in_a_step_and_rerun_ends_bitwise_as_if_nothing_had_been(
+    step, workers, undisturbed, monkeypatch, tmp_path
+):
+    often = ("training.checkpoint_minutes=0.00001", f"training.loader_workers={workers}")
+    killed(monkeypatch, tmp_path / "run", step, *often)
+    assert latest(tmp_path / "run")["position"]["step"] == step - 1
+    assert in_child(lambda: phantom_run(tmp_path / "run", *QUICK, *often)) == 0
+    assert_same_end(tmp_path / "run", undisturbed)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(undisturbed, monkeypatch, tmp_path):
+    killed(monkeypatch, tmp_path / "run", 2)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert phantom_run(tmp_path / "run", *QUICK) == 0
+    assert_same_end(tmp_path / "run", undisturbed)
+
+
+def test_a_run_killed_between_the_epochs_checkpoints_repeats_what_was_lost(undisturbed, monkeypatch, tmp_path):
+    killed(monkeypatch, tmp_path / "run", 7)
+    assert latest(tmp_path / "run")["position"]["step"] == 4
+    pictures = {path: path.read_bytes() for path in (tmp_path / "run" / "samples").rglob("*.png")}
+    assert len(pictures) == 4  # two directions, untrained and after the first epoch
+    assert phantom_run(tmp_path / "run", *QUICK) == 0
+    assert_same_end(tmp_path / "run", undisturbed)
+    assert all(path.read_bytes() == content for path, content in pictures.items())
+    with Image.open(tmp_path / "run" / "training_T1_to_T2.gif") as gif:
+        assert gif.n_frames == 3  # the earlier sitting's two, and the last epoch's
+
+
+def test_a_run_stopped_while_it_reports_does_only_the_rest(undisturbed, monkeypatch, tmp_path, capsys):
+    import pipeline.job
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.job, "draw_curves", lambda *_: signal.raise_signal(signal.SIGTERM))
+        assert phantom_run(tmp_path / "run", *QUICK) == 143
+    assert not (tmp_path / "run" / "report.html").exists()
+    assert "SIGTERM after training" in capsys.readouterr().err
+    assert phantom_run(tmp_path / "run", *QUICK) == 0
+    assert (tmp_path / "run" / "report.html").exists()
+    assert_same_end(tmp_path / "run", undisturbed)
+
+
+# ── asked to stop ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """MLflow's default store, in the folder where the command is typed."""
+    mlflow_store.fresh_store(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def runs(store):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(store)
+    return client.search_runs([client.get_experiment_by_name("contrast-translation").experiment_id])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_saves_the_step_and_goes_on_in_its_mlflow_run(
+    number, code, undisturbed, store, monkeypatch, capfd
+):
+    folder, mlflow_on = Path("runs/tiny"), ("evaluation.protocols=[]", "tracking.register_as=null")
+    with monkeypatch.context() as patch:
+        signal_at(patch, number, 6)
+        assert in_child(lambda: phantom_run(folder, *mlflow_on)) == code
+    said = capfd.readouterr().err
+    assert f"stopped: {number.name} after step 6; saved; the same command goes on from there" in said
+    assert latest(folder)["position"]["step"] == 6
+    (stopped,) = runs(store)
+    assert stopped.info.status == "KILLED"
+    assert in_child(lambda: phantom_run(folder, *mlflow_on)) == 0
+    assert "continuing runs/tiny after step 6" in capfd.readouterr().out
+    (finished,) = runs(store)
+    assert (finished.info.run_id, finished.info.status) == (stopped.info.run_id, "FINISHED")
+    assert differences(latest(folder)["engine"], undisturbed[0]["engine"]) == set()
+    from mlflow import MlflowClient
+
+    losses = MlflowClient(store).get_metric_history(finished.info.run_id, "train/cycle_a")
+    assert [point.step for point in losses] == list(range(1, 9))

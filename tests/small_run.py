@@ -1,0 +1,72 @@
+"""Whole runs of the command, as small as they can be, on a cohort that is made once."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import torch
+
+from pipeline.checkpoint import CheckpointFolder, load_checkpoint
+from pipeline.run import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+TINY = (
+    "data.subjects=6", "data.spacing_mm=8", "preprocess.size=32", "preprocess.processes=1", "split.validation=1",
+    "split.test=1", "generator.depth=2", "generator.width=4", "discriminator.layers=2", "discriminator.width=4",
+    "training.steps_per_epoch=4", "training.epochs=1", "training.decay_epochs=1", "training.log_every=1",
+    "training.validation_slices=6", "threads=1", "device=cpu",
+)  # fmt: skip
+QUICK = ("tracking.mlflow=false", "evaluation.protocols=[]")
+
+
+@cache
+def workshop() -> Path:
+    """A folder for the phantoms and slices that all runs share."""
+    return Path(mkdtemp(prefix="workshop-"))
+
+
+def phantom_run(output: Path, *overrides: str) -> int:
+    """Run the command on the phantom, small; return its exit code."""
+    shared = (f"data.folder={workshop() / 'phantom'}", f"preprocess.store={workshop() / 'store'}")
+    return main([str(CONFIGS / "phantom.yaml"), *TINY, *shared, f"output={output}", *overrides, "--quiet"])
+
+
+def in_child(action: Callable[[], int]) -> int:
+    """Do something in a process of its own, a copy of this one; return its exit code, negative for a signal's."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = action()
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def signal_at(monkeypatch, number: int, step: int) -> None:
+    """Have this process sent a signal in the middle of a training step, counted from 1 over the engine's life."""
+    from pipeline.engines.cyclegan import CycleGanEngine
+
+    make_step, count = CycleGanEngine.step, 0
+
+    def step_then_signal(engine, real_a, real_b):
+        nonlocal count
+        losses = make_step(engine, real_a, real_b)
+        count += 1
+        if count == step:
+            os.kill(os.getpid(), number)
+        return losses
+
+    monkeypatch.setattr(CycleGanEngine, "step", step_then_signal)
+
+
+def latest(output: Path) -> dict:
+    """The newest checkpoint of a run."""
+    return load_checkpoint(CheckpointFolder(output / "checkpoints").latest)
