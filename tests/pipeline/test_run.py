@@ -264,3 +264,12 @@ def test_a_name_given_later_registers_the_models_without_training(first, second,
     third = sit(place, "tracking.register_as=again")
     assert third.weights == first.weights
     assert third.versions.keys() - first.versions.keys() == {"again-T1-to-T2", "again-T2-to-T1"}
+
+
+def test_another_configuration_on_the_same_folder_is_refused_by_its_key(first, folder, capsys):
+    weights = (folder / "checkpoints" / "latest.pt").read_bytes()
+    assert phantom_run(folder, "training.learning_rate=0.1") == 2
+    said = capsys.readouterr().err
+    assert "holds a run of another configuration" in said
+    assert "training.learning_rate: 0.0002 there, 0.1 now" in said
+    assert (folder / "checkpoints" / "latest.pt").read_bytes() == weights

@@ -1,0 +1,56 @@
+import pytest
+from small_run import CONFIGS
+
+from pipeline.run import main
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_machine_without_ixi_is_told_the_command_that_downloads_it(place, capsys):
+    assert main([str(CONFIGS / "ixi.yaml")]) == 2
+    assert capsys.readouterr().err == (
+        "error: data/ixi: no IXI T1 or T2 volumes there; download them with: "
+        "python -m pipeline.download ixi -o data/ixi --contrasts T1 T2\n"
+    )
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("phantom*.yaml")), ids=lambda path: path.stem)
+def test_a_dry_run_prints_the_plan_and_touches_nothing(config, place, capsys):
+    assert main([str(config), "--dry-run", "training.epochs=3", "training.decay_epochs=2"]) == 0
+    printed = capsys.readouterr().out
+    assert "× 5 epochs" in printed
+    assert "dry run: nothing was written" in printed
+    assert list(place.iterdir()) == []
+
+
+def test_a_wrong_configuration_is_told_all_its_errors_at_once(place, capsys):
+    wrong = ["training.epoch=3", "training.learning_rate=-1", "method.type=dualgan"]
+    assert main([str(CONFIGS / "phantom.yaml"), *wrong]) == 2
+    said = capsys.readouterr().err
+    assert "3 errors" in said
+    assert "training.epoch = 3: unknown key; the nearest valid key is training.epochs" in said
+    assert "training.learning_rate = -1" in said and "method.type = 'dualgan'" in said
+    assert list(place.iterdir()) == []
+
+
+def test_a_configuration_that_is_not_there_is_named(capsys):
+    assert main(["nowhere.yaml"]) == 2
+    assert capsys.readouterr().err.startswith("error: nowhere.yaml: ")
+
+
+def test_a_command_without_a_configuration_is_refused(capsys):
+    assert main([]) == 2
+    assert "usage: python -m pipeline.run" in capsys.readouterr().err
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(place, capsys):
+    (place / "precious").mkdir()
+    (place / "precious" / "thesis.txt").write_text("mine")
+    assert main([str(CONFIGS / "phantom.yaml"), "output=precious"]) == 2
+    assert "precious: holds files that are not of a run" in capsys.readouterr().err
+    assert [path.name for path in (place / "precious").iterdir()] == ["thesis.txt"]

@@ -1,0 +1,168 @@
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from ixi_like import write_ixi
+from PIL import Image
+from small_run import CONFIGS, QUICK, TINY
+from small_volumes import write_volume
+
+from pipeline.run import main
+
+SMALL = (*(setting for setting in TINY if not setting.startswith(("data.", "split.", "preprocess.size"))), *QUICK)
+SHORT = ("training.steps_per_epoch=2", "training.epochs=1", "training.decay_epochs=0")
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(config, *overrides):
+    return main([str(CONFIGS / config), *SMALL, *SHORT, *overrides, "--quiet"])
+
+
+# ── IXI ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_volumes_like_ixis_are_registered_and_come_out_on_their_own_grids(place):
+    for number in range(1, 5):
+        _, t2 = write_ixi(place / "data/ixi", f"IXI{number:03d}-Guys-0800", scale=8, seed=number)
+        image = nib.load(t2)
+        affine = image.affine.copy()
+        affine[:3, 3] += (5, -4, 6)  # the patient moved between the scans
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine, image.header), t2)
+    spacing = "preprocess.spacing_mm={in_plane: 7.5, through_plane: 9}"
+    assert run("ixi.yaml", spacing, "preprocess.size=32", "split.validation=1", "split.test=1") == 0
+    folder = place / "runs/ixi"
+    (subject,) = json.loads((folder / "split.json").read_text())["test"]
+    for source, target in (("T1", "T2"), ("T2", "T1")):
+        original = nib.load(place / f"data/ixi/IXI-{source}/{subject}-{source}.nii.gz")
+        made = nib.load(folder / f"translated/{subject}_{source}_to_{target}.nii.gz")
+        assert made.shape == original.shape
+        np.testing.assert_allclose(made.affine, original.affine, rtol=0, atol=1e-4)
+        assert nib.aff2axcodes(made.affine) == {"T1": ("P", "S", "R"), "T2": ("L", "A", "S")}[source]
+        assert (made.header["qform_code"], made.header["sform_code"]) == (1, 1)
+    (note,) = (folder / "registration").iterdir()
+    assert note.name == f"{subject}_T1-to-T2.json"
+    movement = np.array(json.loads(note.read_text())["matrix"])
+    np.testing.assert_allclose(movement[:3, 3], (5, -4, 6), atol=2.5)
+    np.testing.assert_allclose(movement[:3, :3], np.eye(3), atol=0.04)
+
+
+# ── folders of pictures ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def picture(path, number, contrast):
+    """Write a 217x181 slice of a head, brighter inside in T2, as RGBA, RGB, gray or 16-bit gray by its number."""
+    across, down = np.meshgrid(np.linspace(-1, 1, 217), np.linspace(-1, 1, 181))
+    size = 0.6 + 0.02 * number
+    level = np.where(across**2 + down**2 < size, 90 if contrast == "T1" else 200, 0)
+    level[across**2 + down**2 < size / 4] = 200 if contrast == "T1" else 60
+    level = np.uint8(level + np.random.default_rng(number).integers(0, 8, level.shape))
+    image = Image.fromarray(level)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if number % 4 == 3:
+        Image.fromarray(level.astype(np.uint16) * 257).save(path)
+    else:
+        (image if number % 4 == 2 else image.convert(("RGBA", "RGB")[number % 4])).save(path)
+
+
+def pictures(folder, contrast, count):
+    for number in range(1, count + 1):
+        picture(folder / f"Image #{number}.png", number, contrast)
+
+
+def test_the_reference_projects_folders_of_pictures_run_to_the_end_without_pairs(place, capsys):
+    pictures(place / "data/images/TrainT1", "T1", 13)
+    pictures(place / "data/images/TrainT2", "T2", 14)
+    assert run("images.yaml", "generator.depth=6", "preprocess.size=256") == 0
+    folder, printed = place / "runs/images", capsys.readouterr().out
+    assert "Test subjects, without pairs" in printed
+    assert "no test subject has both contrasts, so there were no pairs to compare with" in printed
+    assert printed.splitlines()[-2] == "  translated  runs/images/translated/   (PNG)"
+    split = json.loads((folder / "split.json").read_text())
+    assert len(split["test"]) == 6  # a fifth of 13 and of 14, rounded
+    names = {f"{name}_{'T1_to_T2' if name.startswith('T1') else 'T2_to_T1'}.png" for name in split["test"]}
+    assert {path.name for path in (folder / "translated").iterdir()} == names
+    for name in names:
+        with Image.open(folder / "translated" / name) as made:
+            assert (made.size, made.mode) == ((217, 181), "L")
+            assert np.ptp(np.asarray(made)) > 0
+    rows = list(csv.DictReader((folder / "scores.csv").open()))
+    assert {row["metric"] for row in rows} == {"cycle_error", "intensity_distance"}
+    assert "cannot say whether a translation is right" in (folder / "report.html").read_text()
+
+
+def test_paired_pictures_with_test_folders_are_compared_slice_by_slice(place, capsys):
+    for part, count in (("Train", 6), ("Test", 2)):
+        for contrast in ("T1", "T2"):
+            pictures(place / f"data/images/{part}{contrast}", contrast, count)
+    sets = ("data.paired=true", "data.test={T1: TestT1, T2: TestT2}", "split.validation=1", "preprocess.size=192")
+    assert run("images.yaml", *sets) == 0
+    folder = place / "runs/images"
+    split = json.loads((folder / "split.json").read_text())
+    assert split["test"] == ["test-Image #1", "test-Image #2"]
+    assert not set(split["train"]["T1"]) & set(split["train"]["T2"])
+    rows = list(csv.DictReader((folder / "scores.csv").open()))
+    assert {row["system"] for row in rows} == {"model", "copy", "histogram matching", "lookup"}
+    assert {int(row["n"]) for row in rows if row["unit"] == "volume"} == {2}
+    assert len(list((folder / "translated").glob("*.png"))) == 4
+    assert "SSIM" in capsys.readouterr().out
+
+
+# ── volumes that cannot be read ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def cohort(place):
+    """Eight subjects, of whom a training, a validation and a test subject have a file that is cut short."""
+    for number in range(1, 9):
+        for seed, contrast in enumerate(("T1", "T2")):
+            write_volume(place / f"data/mri/sub-{number}_{contrast}.nii.gz", seed=10 * number + seed)
+    for name in ("sub-2_T1", "sub-6_T2", "sub-8_T1"):
+        path = place / f"data/mri/{name}.nii.gz"
+        path.write_bytes(path.read_bytes()[:2000])
+    split = {
+        "train": {"T1": ["1", "2"], "T2": ["3", "4"]}, "validation": ["5", "6"], "test": ["7", "8"],
+    }  # fmt: skip
+    (place / "split.json").write_text(json.dumps(split))
+    return (
+        "data.folder=data/mri", "data.patterns={T1: 'sub-{subject}_T1.nii.gz', T2: 'sub-{subject}_T2.nii.gz'}",
+        "split.file=split.json", "preprocess.size=32", "preprocess.spacing_mm=null", "output=runs/mine",
+    )  # fmt: skip
+
+
+def test_volumes_that_cannot_be_read_are_named_and_left_out(place, cohort, capsys):
+    assert run("nifti.yaml", *cohort) == 0
+    printed, warned = capsys.readouterr()
+    for name in ("sub-2_T1", "sub-6_T2", "sub-8_T1"):
+        assert any("warning" in line and f"data/mri/{name}.nii.gz" in line for line in warned.splitlines())
+    assert "1 of 4 training images were left out" in warned
+    assert "left out: 8: " in printed
+    page = (place / "runs/mine/report.html").read_text()
+    assert "data/mri/sub-2_T1.nii.gz" in page and "not trained on" in page
+    assert "data/mri/sub-8_T1.nii.gz" in page and "not evaluated" in page
+    rows = list(csv.DictReader((place / "runs/mine/scores.csv").open()))
+    assert {int(row["n"]) for row in rows if row["unit"] == "volume"} == {1}
+    written = {path.name for path in (place / "runs/mine/translated").iterdir()}
+    assert written == {"7_T1_to_T2.nii.gz", "7_T2_to_T1.nii.gz", "8_T2_to_T1.nii.gz"}
+
+
+def test_a_bad_volume_stops_the_run_where_that_is_asked_for(place, cohort, capsys):
+    assert run("nifti.yaml", *cohort, "preprocess.on_bad_volume=stop") == 2
+    assert "data/mri/sub-2_T1.nii.gz" in capsys.readouterr().err
+    assert not (place / "runs").exists()
+
+
+def test_a_run_without_a_test_subject_is_refused_before_it_trains(place, cohort, capsys):
+    (place / "split.json").write_text(
+        json.dumps({"train": {"T1": ["1"], "T2": ["3"]}, "validation": ["5"], "test": []})
+    )
+    assert run("nifti.yaml", *cohort) == 2
+    assert capsys.readouterr().err == "error: the split has no test subject; set split.test to 1 or more\n"
+    assert not (place / "runs").exists()
