@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ MODEL, COPY, HISTOGRAM, LOOKUP = "model", "copy", "histogram matching", "lookup"
 MAX_LOOKUP_PAIRS = 8  # more change a table of 128 entries little, and each may cost a registration
 VOXEL_STEP = 4  # for the lookup every fourth voxel of the head is plenty, and eight heads fit into memory
 
-Translate = Callable[[np.ndarray, str], np.ndarray]  # slices (N, H, W) in [-1, 1] and the target contrast -> slices
+Translate = Callable[[PreparedScan, str], np.ndarray]  # a scan and the target contrast -> slices (N, H, W) in [-1, 1]
 Baselines = dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]  # name -> (source, foreground) -> prediction
 Pair = tuple[Case, Case]
 
@@ -72,7 +73,7 @@ def evaluate(
         if registrations is not None and not np.array_equal(movement, np.eye(4)):
             write_movement(registrations / f"{name}_{contrasts[0]}-to-{contrasts[1]}.json", movement, pair)
         for view, source, target in ((there, *contrasts), (back, *reversed(contrasts))):
-            predictions = _predictions(view.source, translate(view.source.slices, target), baselines[target])
+            predictions = _predictions(view.source, translate(view.source, target), baselines[target])
             for system, protocol, measured in _measure_all(predictions, view, protocols):
                 scores.subjects.append(SubjectScore(name, source, target, system, protocol, measured))
     _require_some(scores, len(found))
@@ -107,8 +108,8 @@ def evaluate_unpaired(
             scores.failures[case.name] = str(error)
             warn(f"warning: {case.name}: {error}; left out of the evaluation")
             continue
-        translated = translate(source.slices, to)
-        back = source.unpadded(translate(translated, case.contrast))  # F(G(x))
+        translated = translate(source, to)
+        back = source.unpadded(translate(replace(source, slices=translated), case.contrast))  # F(G(x))
         baselines = {COPY: copy_input, HISTOGRAM: HistogramMatch(quantiles[to])}
         for system, prediction in _predictions(source, translated, baselines).items():
             distance = intensity_distance(prediction[source.foreground], quantiles[to])

@@ -10,6 +10,7 @@ from nibabel.affines import voxel_sizes
 from pipeline.console import progress, warn
 from pipeline.data.case import Case
 from pipeline.errors import UserError
+from pipeline.files import atomic_path
 from pipeline.model import TranslationModel
 from pipeline.pairing import PairReader, PreparedScan
 from pipeline.report.curves import save_curves
@@ -95,6 +96,7 @@ def _translate_one(
         translate_slices(
             scan.slices,
             model.translators[target],
+            scan.occupied,
             device=model.device,
             batch_size=batch_size,
             precision=model.precision,
@@ -103,7 +105,8 @@ def _translate_one(
     )
     if is_raster(case.path):
         path = folder.translated / f"{case.name}_to_{target}.png"
-        write_raster(path, (translated[0] + 1) / 2)
+        with atomic_path(path) as temporary:
+            write_raster(temporary, (translated[0] + 1) / 2)
     else:
         path = folder.translated / f"{case.name}_to_{target}.nii.gz"
         write_volume(translate_volume(case.path, model, target, batch_size=batch_size), path)

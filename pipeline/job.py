@@ -16,14 +16,14 @@ from pipeline.data.split_file import split_to_json
 from pipeline.engines.build import build_engine
 from pipeline.engines.protocol import Engine
 from pipeline.errors import UserError
-from pipeline.evaluate import evaluate
+from pipeline.evaluate import MODEL, evaluate
 from pipeline.files import atomic_text
 from pipeline.gallery import draw_curves, draw_gifs, translate_test_volumes
 from pipeline.hardware import choose_device, set_up
 from pipeline.interruption import Interruption
 from pipeline.logged_models import log_models
 from pipeline.model import TranslationModel, load_model, translator_metadata
-from pipeline.pairing import PairReader
+from pipeline.pairing import PairReader, PreparedScan
 from pipeline.prepare import Prepared, chain_settings, find_cases, prepare
 from pipeline.run_folder import RunFolder, json_text, open_run_folder
 from pipeline.scores import Scores
@@ -259,7 +259,7 @@ def _evaluate(
         prepared.split.test,
         training_pairs,
         config.contrasts,
-        partial(_translate_stack, model, config.evaluation.batch_size),
+        partial(_translate_scan, model, config.evaluation.batch_size),
         reader=reader,
         histograms={contrast: facts["histogram"] for contrast, facts in prepared.facts.items()},
         protocols=config.evaluation.protocols,
@@ -274,18 +274,23 @@ def _everyone_in_training(config: Config, prepared: Prepared) -> list:
     return [case for case in prepared.cases if case.subject in subjects and case.contrast in config.contrasts]
 
 
-def _translate_stack(model: TranslationModel, batch_size: int, slices: np.ndarray, to: str) -> np.ndarray:
+def _translate_scan(model: TranslationModel, batch_size: int, scan: PreparedScan, to: str) -> np.ndarray:
     return translate_slices(
-        slices, model.translators[to], device=model.device, batch_size=batch_size, precision=model.precision,
+        scan.slices,
+        model.translators[to],
+        scan.occupied,
+        device=model.device,
+        batch_size=batch_size,
+        precision=model.precision,
         name="a test volume",
-    )  # fmt: skip
+    )
 
 
 def _final_metrics(scores: Scores) -> dict[str, float]:
-    """Return the test means under the names that MLflow compares: test/T1_to_T2/<system>/<unit>_<region>_<metric>."""
+    """Return the test means under the names that MLflow compares: of a baseline, only those inside the head."""
     return {
         f"test/{row.source}_to_{row.target}/{row.system.replace(' ', '_')}/"
         f"{row.protocol}/{row.unit}_{row.region}_{row.metric}": row.mean
         for row in scores.summary()
-        if np.isfinite(row.mean)
+        if np.isfinite(row.mean) and (row.system == MODEL or (row.unit, row.region) == ("volume", "foreground"))
     }

@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_text
 from transforms.presets import slice_chain
 from transforms.registration import register_rigid, resample_onto, same_grid
-from transforms.slices import centre_fit, cut_slices, stack_slices
+from transforms.slices import centre_fit, cut_slices, slices_with_content, stack_slices
 
 VERSION = 1  # of the registration; raise it when its results change
 
@@ -39,6 +39,11 @@ class PreparedScan:
     def unpadded(self, slices: np.ndarray) -> np.ndarray:
         """Return a stack like `slices`, (N, H, W), without the padding: (N, h, w)."""
         return centre_fit(slices, *self.field_of_view, fill=-1)
+
+    @property
+    def occupied(self) -> np.ndarray:
+        """(N,) bool: the slices that show anything but air."""
+        return slices_with_content(self.slices, self.foreground)
 
     @property
     def stack(self) -> np.ndarray:

@@ -114,6 +114,8 @@ def _highlights(scores: Scores, contrasts: tuple[str, str]) -> list[Highlight]:
         highlights.append(
             Highlight(f"{ours:.1f} dB", f"{source} → {target}, masked PSNR", f"{ours - best:+.1f} dB over {name}")
         )
+        if np.isnan(similarity[MODEL]):  # a picture is too thin for an SSIM of volumes
+            continue
         better = max(similarity[COPY], similarity[HISTOGRAM])
         highlights.append(
             Highlight(

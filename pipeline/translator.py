@@ -14,6 +14,7 @@ from pipeline.model import TranslationModel
 from pipeline.volume import image_like
 from transforms.nifti import read_nifti
 from transforms.presets import slice_chain
+from transforms.slices import slices_with_content
 
 _HALF_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -48,7 +49,13 @@ def translate_volume(
     facts = model.facts[to]
     network = model.translators[to]
     data["image"] = translate_slices(
-        data["image"], network, device=model.device, batch_size=batch_size, precision=model.precision, name=name
+        data["image"],
+        network,
+        slices_with_content(data["image"], data["image_foreground"]),
+        device=model.device,
+        batch_size=batch_size,
+        precision=model.precision,
+        name=name,
     )
     data["image_range"] = (facts["low"], facts["high"])
     translated = chain.inverse(data)["image"]  # (X, Y, Z) on the source grid
@@ -57,13 +64,22 @@ def translate_volume(
 
 
 def translate_slices(
-    slices: np.ndarray, network: nn.Module, *, device: torch.device, batch_size: int, precision: str, name: str
+    slices: np.ndarray,
+    network: nn.Module,
+    occupied: np.ndarray,
+    *,
+    device: torch.device,
+    batch_size: int,
+    precision: str,
+    name: str,
 ) -> np.ndarray:
     """Send a stack of slices through a network in batches.
 
     Args:
         slices: (N, H, W) float32 in [-1, 1].
         network: (B, 1, H, W) -> (B, 1, H, W), on `device` and in evaluation mode.
+        occupied: (N,) bool, the slices that show anything (`slices_with_content`). The others become -1: no network was
+            trained on empty slices, and what one makes of them is texture in the air.
         device: Where to compute.
         batch_size: B; the last batch may be smaller.
         precision: "float32", or "bf16" or "fp16" for autocast.
@@ -75,20 +91,19 @@ def translate_slices(
     Raises:
         UserError: the device's memory is too small, or the network's output is not finite.
     """
-    translated = np.empty(slices.shape, dtype=np.float32)
+    translated = np.full(slices.shape, -1, dtype=np.float32)
+    positions = np.flatnonzero(occupied)
     with torch.inference_mode(), _autocast(device, precision):
-        for start in range(0, len(slices), batch_size):
-            stop = start + batch_size
-            batch = torch.from_numpy(np.ascontiguousarray(slices[start:stop], dtype=np.float32))[
-                :, None
-            ]  # (B, 1, H, W)
+        for start in range(0, len(positions), batch_size):
+            chosen = positions[start : start + batch_size]
+            batch = torch.from_numpy(np.ascontiguousarray(slices[chosen], dtype=np.float32))[:, None]  # (B, 1, H, W)
             try:
                 output = network(batch.to(device))
             except torch.OutOfMemoryError as error:
                 raise UserError(
                     f"{name}: {device} has too little memory for {batch_size} slices at once; lower --batch-size"
                 ) from error
-            translated[start:stop] = output[:, 0].float().cpu().numpy()
+            translated[chosen] = output[:, 0].float().cpu().numpy()
     if not np.isfinite(translated).all():
         raise UserError(f"{name}: the network's output is not finite; the model is damaged or its training diverged")
     return translated

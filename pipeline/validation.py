@@ -165,7 +165,13 @@ class Validation:
     def _translate(self, slices: np.ndarray, network: nn.Module) -> np.ndarray:
         with evaluating(network):
             return translate_slices(
-                slices, network, device=self.device, batch_size=8, precision="float32", name="a validation slice"
+                slices,
+                network,
+                np.ones(len(slices), bool),
+                device=self.device,
+                batch_size=8,
+                precision="float32",
+                name="a validation slice",
             )
 
     def _other(self, contrast: str) -> str:

@@ -1,14 +1,13 @@
 """Whole runs of the command, as small as they can be, on a cohort that is made once."""
 
 import os
-import signal
+import shutil
 import sys
+import traceback
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
-
-import torch
 
 from pipeline.checkpoint import CheckpointFolder, load_checkpoint
 from pipeline.run import main
@@ -18,21 +17,23 @@ TINY = (
     "data.subjects=6", "data.spacing_mm=8", "preprocess.size=32", "preprocess.processes=1", "split.validation=1",
     "split.test=1", "generator.depth=2", "generator.width=4", "discriminator.layers=2", "discriminator.width=4",
     "training.steps_per_epoch=4", "training.epochs=1", "training.decay_epochs=1", "training.log_every=1",
-    "training.validation_slices=6", "threads=1", "device=cpu",
+    "training.validation_slices=6", "training.learning_rate=0.0002", "training.batch_size=1", "threads=1", "device=cpu",
 )  # fmt: skip
 QUICK = ("tracking.mlflow=false", "evaluation.protocols=[]")
 
 
 @cache
 def workshop() -> Path:
-    """A folder for the phantoms and slices that all runs share."""
-    return Path(mkdtemp(prefix="workshop-"))
+    """A folder with the configuration, phantoms and slices that all runs share."""
+    folder = Path(mkdtemp(prefix="workshop-"))
+    shutil.copy(CONFIGS / "phantom.yaml", folder)
+    return folder
 
 
 def phantom_run(output: Path, *overrides: str) -> int:
     """Run the command on the phantom, small; return its exit code."""
     shared = (f"data.folder={workshop() / 'phantom'}", f"preprocess.store={workshop() / 'store'}")
-    return main([str(CONFIGS / "phantom.yaml"), *TINY, *shared, f"output={output}", *overrides, "--quiet"])
+    return main([str(workshop() / "phantom.yaml"), *TINY, *shared, f"output={output}", *overrides, "--quiet"])
 
 
 def in_child(action: Callable[[], int]) -> int:
@@ -44,6 +45,8 @@ def in_child(action: Callable[[], int]) -> int:
         code = 1
         try:
             code = action()
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     _, status = os.waitpid(child, 0)

@@ -46,3 +46,12 @@ def occupied_slices(foreground: np.ndarray, min_share: float) -> np.ndarray:
     """Return the indices of the slices of an (N, H, W) mask of which at least `min_share` is foreground."""
     share = foreground.reshape(len(foreground), -1).mean(axis=1)
     return np.flatnonzero((share >= min_share) & (share > 0))
+
+
+def slices_with_content(slices: np.ndarray, foreground: np.ndarray) -> np.ndarray:
+    """Return (N,) bool: which slices of an (N, H, W) stack in [-1, 1] show anything but air.
+
+    Those with any foreground (a mask of N slices), and, lest the tip of a head be lost for being small, those with
+    anything brighter than a quarter of the range.
+    """
+    return foreground.any(axis=(1, 2)) | (slices.max(axis=(1, 2)) > -0.5)

@@ -43,9 +43,9 @@ def setting(tmp_path, cohort):
     return {"reader": reader, "histograms": histograms, "quiet": True}
 
 
-def invert(slices, to):
+def invert(scan, to):
     """Roughly the true translation: the right direction, but straight where the truth is curved."""
-    return np.where(slices > -0.95, -slices, -1).astype(np.float32)
+    return np.where(scan.slices > -0.95, -scan.slices, -1).astype(np.float32)
 
 
 def subjects(cohort, *names):
@@ -82,8 +82,8 @@ def test_a_model_that_knows_the_answer_is_perfect_in_every_figure(cohort, settin
 
 
 def test_padding_counts_for_nothing(cohort, setting):
-    def wrong_in_the_padding(slices, to):
-        translated = invert(slices, to)
+    def wrong_in_the_padding(scan, to):
+        translated = invert(scan, to)
         translated[:, :4], translated[:, -4:] = 1, 1
         return translated
 
@@ -162,8 +162,8 @@ def test_without_pairs_cycle_error_and_intensity_distance_are_measured_and_the_t
 
 
 def test_the_cycle_error_is_the_mean_distance_of_there_and_back(cohort, setting):
-    def shift(slices, to):
-        return slices + np.float32(0.25 if to == "T2" else 0.05)
+    def shift(scan, to):
+        return scan.slices + np.float32(0.25 if to == "T2" else 0.05)
 
     scores = evaluate([subjects(cohort, "s0")[0]], [], CONTRASTS, shift, **setting)
     assert scores.mean("T1", "T2", MODEL, "volume/image/cycle_error", "unpaired") == pytest.approx(0.3, abs=1e-5)

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 from small_run import CONFIGS
 
@@ -54,3 +58,16 @@ def test_a_folder_with_other_things_in_it_is_left_alone(place, capsys):
     assert main([str(CONFIGS / "phantom.yaml"), "output=precious"]) == 2
     assert "precious: holds files that are not of a run" in capsys.readouterr().err
     assert [path.name for path in (place / "precious").iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_reports_nothing_to_mlflows_makers(place):
+    ask = (
+        "import sys; from pipeline.run import main; assert main(sys.argv[1:]) == 2; assert 'mlflow' in sys.modules; "
+        "from mlflow.telemetry import get_telemetry_client; print(get_telemetry_client())"
+    )
+    private = ("CI", "DO_NOT_TRACK", "GITHUB_ACTIONS", "PYTEST_CURRENT_TEST")  # each would silence MLflow by itself
+    quiet = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_") and key not in private}
+    environment = {**quiet, "PYTHONPATH": str(CONFIGS.parent)}
+    command = [sys.executable, "-c", ask, str(CONFIGS / "ixi.yaml")]
+    answer = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=120)
+    assert (answer.returncode, answer.stdout) == (0, "None\n"), answer.stderr

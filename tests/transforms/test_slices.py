@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from transforms.slices import AXES, centre_fit, cut_slices, occupied_slices, size_without_cropping, stack_slices
+from transforms.slices import (
+    AXES,
+    centre_fit,
+    cut_slices,
+    occupied_slices,
+    size_without_cropping,
+    slices_with_content,
+    stack_slices,
+)
 
 
 @pytest.mark.parametrize(("axis", "shape"), [("axial", (5, 3, 4)), ("coronal", (4, 3, 5)), ("sagittal", (3, 4, 5))])
@@ -84,3 +92,12 @@ def test_an_empty_slice_is_never_occupied():
     foreground[1, 0, 0] = True
     assert occupied_slices(foreground, 0.0).tolist() == [1]
     assert occupied_slices(np.zeros((3, 2, 2), bool), 0.0).tolist() == []
+
+
+def test_empty_slices_are_told_from_those_that_show_the_tip_of_a_head():
+    slices = np.full((4, 6, 6), -1, np.float32)
+    foreground = np.zeros((4, 6, 6), bool)
+    foreground[1, 2, 2] = True  # a dark place inside the head
+    slices[2, 3, 3] = 0.4  # a speck of bright tissue that the mask has dropped
+    slices[3] = -0.8  # the noise of air
+    assert slices_with_content(slices, foreground).tolist() == [False, True, True, False]
