@@ -3,9 +3,11 @@
 import os
 import pickle
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from pipeline.console import warn
 from pipeline.errors import UserError
@@ -82,6 +84,11 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict:
             "use the version that wrote it"
         )
     return state
+
+
+def all_finite_weights(networks: Iterable[nn.Module]) -> bool:
+    """Return whether every weight of the networks is a number."""
+    return all(bool(torch.isfinite(weight).all()) for network in networks for weight in network.parameters())
 
 
 def random_state() -> dict:

@@ -19,3 +19,10 @@ class Stopped(Exception):
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def first_cause(error: BaseException) -> str:
+    """Return the first line of the error that started a chain of errors: MONAI wraps each in its own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

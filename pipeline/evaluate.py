@@ -19,6 +19,7 @@ from pipeline.scores import UNPAIRED, Scores, SubjectScore
 
 MODEL, COPY, HISTOGRAM, LOOKUP = "model", "copy", "histogram matching", "lookup"
 MAX_LOOKUP_PAIRS = 8  # more change a table of 128 entries little, and each may cost a registration
+MOST_NAMES = 5  # in a note
 VOXEL_STEP = 4  # for the lookup every fourth voxel of the head is plenty, and eight heads fit into memory
 
 Translate = Callable[[PreparedScan, str], np.ndarray]  # a scan and the target contrast -> slices (N, H, W) in [-1, 1]
@@ -62,6 +63,7 @@ def evaluate(
         return evaluate_unpaired(test, contrasts, translate, reader=reader, histograms=histograms, quiet=quiet)
     scores = Scores(paired=True)
     baselines, scores.notes = _fit_baselines(training_pairs, contrasts, reader, histograms, quiet)
+    scores.notes += _without_partner(test, found)
     for pair in progress(found, title="evaluation", unit="subject", quiet=quiet):
         name = "_".join(part for part in (pair[0].subject, pair[0].session) if part)
         try:
@@ -120,6 +122,17 @@ def evaluate_unpaired(
             scores.subjects.append(SubjectScore(case.name, case.contrast, to, system, UNPAIRED, measured))
     _require_some(scores, len(test))
     return scores
+
+
+def _without_partner(test: Sequence[Case], found: Sequence[Pair]) -> list[str]:
+    """Return a note that names the scans which are in no pair; none where there is no such scan."""
+    paired = {case for pair in found for case in pair}
+    names = [case.name for case in test if case not in paired]
+    if not names:
+        return []
+    scans, were = ("scan has", "was") if len(names) == 1 else ("scans have", "were")
+    listed = ", ".join(names[:MOST_NAMES]) + (", …" if len(names) > MOST_NAMES else "")
+    return [f"{len(names)} test {scans} no partner in the other contrast and {were} not scored: {listed}"]
 
 
 def _fit_baselines(

@@ -1,6 +1,10 @@
-"""metrics.jsonl: every number a run logs, one line per call, on file at once."""
+"""metrics.jsonl: every number a run logs, one line per call, on file at once.
+
+JSON has no NaN and no infinity: they stand as null, "inf" and "-inf".
+"""
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -9,13 +13,15 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.files import atomic_text
 
+SUPERSEDING = "test/"  # names of results that another evaluation of a finished run replaces
+
 
 def read_metrics(path: Path, offset: int = 0) -> tuple[list[dict[str, float]], int]:
     """Read the whole lines of a metrics.jsonl from a byte offset on.
 
     Returns:
         The records ({"step": …, "time": seconds since 1970, name: value, …}), and the offset behind the last one.
-        A line that is no record (torn by a crash) is left out.
+        A line that is no record (torn by a crash) is left out. Where a step has a name twice, the last value stands.
     """
     with path.open("rb") as stream:
         stream.seek(offset)
@@ -28,9 +34,27 @@ def read_metrics(path: Path, offset: int = 0) -> tuple[list[dict[str, float]], i
 def _record(line: bytes) -> dict[str, float] | None:
     try:
         record = json.loads(line)
+        if not isinstance(record, dict) or not {"step", "time"} <= record.keys():
+            return None
+        return {name: _number(value) for name, value in record.items()}
     except ValueError:
         return None
-    return record if isinstance(record, dict) and {"step", "time"} <= record.keys() else None
+
+
+def _number(stored: float | str | None) -> float:
+    return math.nan if stored is None else float(stored) if isinstance(stored, str) else stored
+
+
+def _line(record: Mapping[str, float]) -> str:
+    plain = {name: _stored(value) for name, value in record.items()}
+    return json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _stored(value: float) -> float | str | None:
+    """Return a number in JSON's types."""
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else str(value)
 
 
 class MetricsFile:
@@ -47,25 +71,34 @@ class MetricsFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         before = read_metrics(path)[0] if path.exists() and step is not None else []
         kept = [record for record in before if record["step"] <= step]
-        self._at_start = {(record["step"], name) for record in kept if record["step"] == step for name in record}
-        atomic_text(path, "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in kept))
+        at_step = [record for record in kept if record["step"] == step]
+        self._at_start = {(step, name): _stored(value) for record in at_step for name, value in record.items()}
+        atomic_text(path, "".join(_line(record) for record in kept))
         self._stream = path.open("ab", buffering=0)
 
     def append(self, values: Mapping[str, float], step: int) -> None:
         """Write one line at once; values that the step of the checkpoint has already are left out.
 
+        A value under "test/" that differs from that step's is written again: readers take the last one.
+
         Raises:
             UserError: the disk is full or gone.
         """
-        new = {name: float(value) for name, value in values.items() if (step, name) not in self._at_start}
+        new = {name: float(value) for name, value in values.items() if self._is_news(step, name, float(value))}
         if not new:
             return
-        line = json.dumps({"step": step, "time": round(time.time(), 3), **new}, ensure_ascii=False)
+        line = _line({"step": step, "time": round(time.time(), 3), **new})
         try:
-            self._stream.write(f"{line}\n".encode())
+            self._stream.write(line.encode())
         except OSError as error:
             reason = f"cannot be written ({error.strerror}); free some space and run again"
             raise UserError(f"{self.path}: {reason}") from error
+        self._at_start |= {(step, name): _stored(new[name]) for name in new if (step, name) in self._at_start}
+
+    def _is_news(self, step: int, name: str, value: float) -> bool:
+        if (step, name) not in self._at_start:
+            return True
+        return name.startswith(SUPERSEDING) and self._at_start[step, name] != _stored(value)
 
     def close(self) -> None:
         """Put the file on the disk and close it."""

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from pipeline.metrics_file import SUPERSEDING
+
 REQUEST_TIMEOUT_S = 4
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -184,13 +186,20 @@ class MlflowRun:
         whole = (re.fullmatch(r"(.+)\+step\+(\d+)\+timestamp\+.*\+compressed\.webp", name) for name in names)
         return {(match[1].replace("~", "/"), int(match[2])) for match in whole if match}
 
-    def _logged_steps(self, keys: Iterable[str]) -> dict[str, set[int]]:
-        return {key: {metric.step for metric in self.client.get_metric_history(self.id, key)} for key in keys}
+    def _logged_steps(self, keys: Iterable[str]) -> dict[str, dict[int, tuple[int, float]]]:
+        """Return, by key and step, when the latest point was measured (ms) and its value."""
+        steps: dict[str, dict[int, tuple[int, float]]] = {key: {} for key in keys}
+        for key, latest in steps.items():
+            for metric in self.client.get_metric_history(self.id, key):
+                point = (metric.timestamp, metric.value)
+                latest[metric.step] = max(latest.get(metric.step, point), point)
+        return steps
 
     def log_points(self, records: Sequence[Mapping[str, float]]) -> None:
         """Log lines of metrics.jsonl ({"step": …, "time": seconds since 1970, name: value, …}) that are not there yet.
 
-        `logged_steps` is what the store held when the run was opened; nothing is sent twice after that.
+        `logged_steps` is what the store held when the run was opened; nothing is sent twice after that. A later line
+        with another value under "test/" is sent too: of a step's points MLflow shows the one with the latest time.
         """
         from mlflow.entities import Metric
 
@@ -198,10 +207,17 @@ class MlflowRun:
             Metric(key, value, round(record["time"] * 1000), record["step"])
             for record in records
             for key, value in ((clean_key(name), value) for name, value in record.items())
-            if key not in ("step", "time") and record["step"] not in self.logged_steps.get(key, ())
+            if key not in ("step", "time") and self._lacks(key, value, round(record["time"] * 1000), record["step"])
         ]
         for start in range(0, len(points), METRICS_PER_REQUEST):
             self.client.log_batch(self.id, metrics=points[start : start + METRICS_PER_REQUEST], synchronous=True)
+
+    def _lacks(self, key: str, value: float, time_ms: int, step: int) -> bool:
+        """Whether the store lacks a point, or has an earlier one of an evaluation that this one supersedes."""
+        if step not in self.logged_steps.get(key, ()):
+            return True
+        logged_ms, logged = self.logged_steps[key][step]
+        return key.startswith(SUPERSEDING) and time_ms > logged_ms and value != logged
 
     def log_image(self, image: np.ndarray, key: str, step: int) -> None:
         """Log an 8-bit image under the UI's step slider, once per key and step."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.case import Case
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_cause
 from pipeline.files import atomic_text
 from transforms.presets import slice_chain
 from transforms.registration import register_rigid, resample_onto, same_grid
@@ -117,7 +117,7 @@ def prepare_scan(path: Path, settings: Mapping[str, object], stride: int) -> Pre
     try:
         data = slice_chain(**settings, stride=stride)({"image": path})
     except (ValueError, OSError, RuntimeError) as error:
-        reason = _first_cause(error)
+        reason = first_cause(error)
         raise UserError(reason if str(path) in reason else f"{path}: {reason}") from error
     field_of_view = data["image_before_fit"]
     return PreparedScan(
@@ -210,10 +210,3 @@ def read_movement(path: Path) -> np.ndarray:
 def _registration_key(cases: tuple[Case, Case], settings: Mapping[str, object]) -> str:
     files = [(str(case.path.resolve()), case.path.stat().st_size, case.path.stat().st_mtime_ns) for case in cases]
     return hashlib.sha256(json.dumps([VERSION, files, settings], sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _first_cause(error: BaseException) -> str:
-    """Return the first line of the error that started a chain of errors: MONAI wraps each in its own."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

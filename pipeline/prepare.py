@@ -133,3 +133,26 @@ def cohort_facts(stored: Sequence[StoredCase]) -> dict:
         "cases": len(stored),
         "slices": sum(entry.count for entry in stored),
     }
+
+
+def training_data(prepared: Prepared) -> dict[str, list]:
+    """Return what training sees, so that a resumed run can tell whether it still does: name -> slices and range."""
+    return {
+        entry.case.name: [entry.count, entry.facts["low"], entry.facts["high"]]
+        for entries in prepared.stored.values()
+        for entry in entries
+    }
+
+
+def require_same_data(before: dict[str, list], now: dict[str, list], folder: Path) -> None:
+    """Refuse to go on training with other data than a run began with.
+
+    Raises:
+        UserError: naming the images that are missing, new or changed.
+    """
+    different = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if different:
+        some = ", ".join(different[:5]) + (f" and {len(different) - 5} more" if len(different) > 5 else "")
+        raise UserError(
+            f"{folder}: the training data changed since the run began ({some}); restore them, or set another output"
+        )

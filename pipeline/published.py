@@ -1,7 +1,8 @@
 """The public evaluation code of published papers, so that a figure can be set beside theirs: as it is, flaws included.
 
 All take stacks of slices (N, H, W) in [-1, 1] and the real target's foreground, a bool mask of that shape, and return
-one value per slice by "slice/region/metric"; NaN where a slice could not be measured.
+one value per slice by "slice/region/metric"; NaN where a slice is not measured, which the truth alone decides: so every
+system is scored on the same slices.
 """
 
 import numpy as np
@@ -14,14 +15,15 @@ def measure_syndiff(prediction: np.ndarray, real: np.ndarray, foreground: np.nda
     Per slice, in [0, 1], prediction and truth each divided by its own maximum, cropped about the centre to 152 voxels
     left to right (our rows) and 256 the other way, with the cropped prediction's maximum as the peak. Smaller slices
     are not cropped, and not padded either, as their code would: that would add background that is exactly right.
-    Slices in which either is empty are left out, as NaN is in theirs.
+    Slices whose cropped truth is empty are left out, as NaN is in theirs. An empty prediction, which theirs leaves out
+    too, stays zeros and is scored, with peak 1.
     """
     del foreground
     predicted, actual = (_centre_crop(_by_own_maximum((stack + 1) / 2), 152, 256) for stack in (prediction, real))
     error = np.square(predicted - actual).mean(axis=(1, 2))
     with np.errstate(divide="ignore"):
-        values = 20 * np.log10(predicted.max(axis=(1, 2)) / np.sqrt(error))
-    return {"slice/image/psnr": values}
+        values = 20 * np.log10(_or_one(predicted.max(axis=(1, 2))) / np.sqrt(error))
+    return {"slice/image/psnr": np.where(actual.max(axis=(1, 2)) > 0, values, np.nan)}
 
 
 def measure_selfrdb(prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray) -> dict[str, np.ndarray]:
@@ -29,16 +31,17 @@ def measure_selfrdb(prediction: np.ndarray, real: np.ndarray, foreground: np.nda
 
     Per slice, in [0, 1], prediction and truth each divided by its own mean, data range the truth's maximum, SSIM with
     scikit-image's uniform 7x7 window (theirs times 100). "image" is without their optional mask; "foreground"
-    multiplies both with the real target's foreground before anything else, as their mask does.
+    multiplies both with the real target's foreground before anything else, as their mask does. Slices whose truth is
+    empty there are left out; an empty prediction stays zeros and is scored.
     """
     measured = {}
     for region, mask in (("image", 1.0), ("foreground", foreground)):
         predicted, actual = (_by_own_mean(np.clip((stack + 1) / 2, 0, 1) * mask) for stack in (prediction, real))
-        peaks = actual.max(axis=(1, 2))
+        shown, peaks = actual.any(axis=(1, 2)), _or_one(actual.max(axis=(1, 2)))
         error = np.square(predicted - actual).mean(axis=(1, 2))
         with np.errstate(divide="ignore"):
-            measured[f"slice/{region}/psnr"] = 10 * np.log10(peaks**2 / error)
-        measured[f"slice/{region}/ssim"] = _uniform_ssim(predicted, actual, peaks)
+            measured[f"slice/{region}/psnr"] = np.where(shown, 10 * np.log10(peaks**2 / error), np.nan)
+        measured[f"slice/{region}/ssim"] = np.where(shown, _uniform_ssim(predicted, actual, peaks), np.nan)
     return measured
 
 
@@ -88,8 +91,12 @@ def _by_own_mean(stack: np.ndarray) -> np.ndarray:
 
 
 def _divided(stack: np.ndarray, divisors: np.ndarray) -> np.ndarray:
-    """Divide each slice by its own divisor; a slice whose divisor is 0 becomes NaN, and so do its figures."""
-    return stack.astype(np.float64) / np.where(divisors > 0, divisors, np.nan)[:, None, None]
+    """Divide each slice by its own divisor; an empty slice, whose divisor is 0, stays zeros."""
+    return stack.astype(np.float64) / _or_one(divisors)[:, None, None]
+
+
+def _or_one(values: np.ndarray) -> np.ndarray:
+    return np.where(values > 0, values, 1)
 
 
 def _centre_crop(stack: np.ndarray, rows: int, columns: int) -> np.ndarray:

@@ -1,6 +1,9 @@
 """The folder of a run: where each thing lies, and whether a configuration may continue what is there."""
 
 import json
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +13,11 @@ from pipeline.checkpoint import CheckpointFolder
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
 from pipeline.files import atomic_text
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 # Settings that may change between two sittings of a run, for they change nothing of what is learnt.
 FREE = (
@@ -78,10 +86,32 @@ class RunFolder:
         source = contrasts[1] if target == contrasts[0] else contrasts[0]
         return f"{source}_to_{target}"
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes out of the folder while the block runs (where the system has file locks).
+
+        Raises:
+            UserError: another process is at work on this run.
+        """
+        if fcntl is None:
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{self.path}: another process is at work on this run; wait for it, or stop it"
+                ) from error
+            yield
+
     def save_config(self, config: Config) -> None:
-        """Write the resolved configuration, which `--dry-run` and a later sitting read back."""
-        header = f"# Resolved configuration of this run; `python -m pipeline.run {self.config}` continues it.\n"
-        atomic_text(self.config, header + resolved_yaml(config))
+        """Write the resolved configuration, which a later sitting compares with its own."""
+        command = f"python -m pipeline.run {shlex.quote(str(self.config))}"
+        atomic_text(
+            self.config, f"# Resolved configuration of this run; `{command}` continues it.\n{resolved_yaml(config)}"
+        )
 
 
 def resolved_yaml(config: Config) -> str:
@@ -104,7 +134,7 @@ def open_run_folder(config: Config) -> RunFolder:
     if folder.path.exists() and not folder.path.is_dir():
         raise UserError(f"{folder.path}: is a file; choose another output")
     if not folder.config.exists():
-        if folder.path.exists() and any(folder.path.iterdir()):
+        if folder.path.exists() and any(entry.name != ".lock" for entry in folder.path.iterdir()):
             raise UserError(f"{folder.path}: holds files that are not of a run; choose another output, or empty it")
         return folder
     earlier = _read_config(folder.config)

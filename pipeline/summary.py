@@ -1,6 +1,7 @@
 """The report of a finished run: which figures, pictures and facts stand on the page."""
 
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -73,15 +74,21 @@ def write_summary(
         split_subjects=_split_subjects(config, prepared),
         config_yaml=resolved_yaml(config),
         provenance=_provenance(config, position, engine),
-        how_to={
-            "translate a volume": f"python -m pipeline.translate -i IN.nii.gz -o OUT.nii.gz --model {folder.path} "
-            f"--to {config.contrasts[1]}",
-            "compare runs": "mlflow ui",
-            "repeat this run": f"python -m pipeline.run {folder.config} output=runs/again",
-        },
+        how_to=_how_to(config, folder),
         notes=scores.notes,
     )
     write_report(folder.report, report)
+
+
+def _how_to(config: Config, folder: RunFolder) -> dict[str, str]:
+    """Return what one may want to do next, and the command."""
+    model, to = shlex.quote(str(folder.path)), shlex.quote(config.contrasts[1])
+    translate = f"python -m pipeline.translate -i IN.nii.gz -o OUT.nii.gz --model {model} --to {to}"
+    return {
+        **({} if config.data.source == "images" else {"translate a volume": translate}),
+        "compare runs": "mlflow ui",
+        "repeat this run": f"python -m pipeline.run {shlex.quote(str(folder.config))} output=runs/again",
+    }
 
 
 def result_sentence(scores: Scores, contrasts: tuple[str, str]) -> str:

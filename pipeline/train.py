@@ -100,16 +100,15 @@ def train(
         for epoch in range(position.epochs, schedule.epochs):
             for real_a, real_b in _batches(slices, schedule, epoch, position, device):
                 started = time.monotonic()
-                engine.set_learning_rate(schedule.learning_rate_factor(position.step))
+                rates = engine.set_learning_rate(schedule.learning_rate_factor(position.step))
                 losses = engine.step(real_a.to(device, non_blocking=True), real_b.to(device, non_blocking=True))
                 position.step += 1
                 _count_bad_steps(losses, position, schedule.max_bad_steps)
                 if position.step % schedule.log_every == 0:
                     values = {name: float(loss) for name, loss in losses.items()}
                     bar.set_postfix({name: f"{value:.2f}" for name, value in values.items()}, refresh=False)
-                    factor = schedule.learning_rate_factor(position.step - 1)
-                    logged = {f"train/{name}": value for name, value in values.items()}
-                    observers.log({**logged, "train/learning_rate_factor": factor}, position.step)
+                    values |= {f"learning_rate_{name}": rate for name, rate in rates.items()}
+                    observers.log({f"train/{name}": value for name, value in values.items()}, position.step)
                 bar.update()
                 position.seconds += time.monotonic() - started
                 if interruption.signal_number is not None:

@@ -9,7 +9,7 @@ import torch
 from nibabel.spatialimages import SpatialImage
 from torch import nn
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_cause
 from pipeline.model import TranslationModel
 from pipeline.volume import image_like
 from transforms.nifti import read_nifti
@@ -45,7 +45,7 @@ def translate_volume(
     try:
         data = chain({"image": array, "image_affine": affine})
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"{name}: {_root(error)}") from error
+        raise UserError(f"{name}: {first_cause(error)}") from error
     facts = model.facts[to]
     network = model.translators[to]
     data["image"] = translate_slices(
@@ -112,10 +112,3 @@ def translate_slices(
 def _autocast(device: torch.device, precision: str) -> AbstractContextManager:
     half = _HALF_PRECISION.get(precision)
     return nullcontext() if half is None else torch.autocast(device.type, half)
-
-
-def _root(error: BaseException) -> str:
-    """Return the first line of the error that started a chain of errors, without the wrappers' additions."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -18,6 +18,7 @@ from pipeline.pairing import PairReader, PreparedScan
 from pipeline.report.panels import SampleRow, sample_panel
 from pipeline.report.tiles import RADIOLOGICAL, Tile
 from pipeline.translator import translate_slices
+from transforms.slices import centre_fit
 
 DATA_RANGE = 2.0
 
@@ -42,7 +43,7 @@ class FixedSlices:
 
     def unpadded(self, slices: np.ndarray) -> np.ndarray:
         """Return (K, H, W) slices without their padding."""
-        return PreparedScan(slices, self.field_of_view, self.foreground, np.eye(4), "axial").unpadded(slices)
+        return centre_fit(slices, *self.field_of_view, fill=-1)
 
 
 class Validation:

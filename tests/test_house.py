@@ -20,6 +20,7 @@ FOUNDATION = (
     "pipeline.files",
     "pipeline.hardware",
     "pipeline.interruption",
+    "pipeline.workers",
 )
 # Parts that know neither each other nor what is built from them, and what besides the foundation each may import.
 PARTS = {

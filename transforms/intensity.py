@@ -1,10 +1,9 @@
 """Intensities: foreground, robust scaling to [-1, 1] and its inverse, bias field correction."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 from scipy import ndimage
+
+from transforms.threads import one_simpleitk_thread
 
 
 def foreground_mask(volume: np.ndarray) -> np.ndarray:
@@ -107,20 +106,7 @@ def correct_bias_field(volume: np.ndarray, foreground: np.ndarray, shrink: int =
     factors = [max(1, min(shrink, length // 16)) for length in image.GetSize()]
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations([50, 50, 30])
-    with _one_simpleitk_thread():
+    with one_simpleitk_thread():
         n4.Execute(sitk.Shrink(image, factors), sitk.Shrink(mask, factors))
     field = np.exp(sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image))).reshape(volume.shape)
     return (positive / field + volume.min()).astype(np.float32)
-
-
-@contextmanager
-def _one_simpleitk_thread() -> Iterator[None]:
-    """Sum in a fixed order: the same bits whatever the number of cores; filters within N4 heed only the global one."""
-    import SimpleITK as sitk
-
-    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)

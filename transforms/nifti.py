@@ -42,7 +42,8 @@ def read_nifti(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarra
         millimetres; and nibabel's header. A 4D file with a single volume counts as 3D.
 
     Warns:
-        UserWarning: NaN voxels became 0, or infinite ones the largest or smallest finite value; gives their number.
+        UserWarning: NaN and -inf voxels became the lowest finite value (0 would be tissue in CT), +inf ones the
+            highest; gives their number.
 
     Raises:
         ValueError: the file is missing, damaged, no NIfTI, or no real-valued 3D volume; names it, why and the remedy.
@@ -217,8 +218,9 @@ def _finite(array: np.ndarray, name: str) -> np.ndarray:
         raise ValueError(f"{name}: every voxel is NaN or infinite; export it again")
     if bad:
         low, high = float(array[finite].min()), float(array[finite].max())
-        array = np.nan_to_num(array, nan=0.0, posinf=high, neginf=low)
-        warnings.warn(f"{name}: {bad:,} NaN or infinite voxels were replaced", stacklevel=3)
+        array = np.nan_to_num(array, nan=low, posinf=high, neginf=low)
+        replaced = f"{bad:,} NaN or infinite voxels were replaced by the lowest finite value (+inf by the highest)"
+        warnings.warn(f"{name}: {replaced}", stacklevel=3)
     if array.min() == array.max():
         raise ValueError(f"{name}: every voxel has the same value, {array.flat[0]:g}; there is nothing in it to see")
     return array

@@ -4,14 +4,15 @@ SimpleITK optimises, but sees only images resampled onto upright isotropic grids
 source grids all work, and world coordinates stay RAS throughout.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
+
+from transforms.threads import one_simpleitk_thread
 
 GRID_MM = 2.0
 HISTOGRAM_BINS = 32
@@ -204,22 +205,9 @@ def _optimise(
     method.SetSmoothingSigmasPerLevel(smooth_mm)
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     method.SetInitialTransform(movement, inPlace=True)
-    with _one_thread():
+    with one_simpleitk_thread():
         method.Execute(_simpleitk_image(fixed.grid, fixed.affine), _simpleitk_image(moving.grid, moving.affine))
     return _matrix(movement)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep SimpleITK to one thread, so that sums are made in one order and the same scans give the same bits."""
-    import SimpleITK as sitk
-
-    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # the method's own setting does not reach its metric
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def _simpleitk_image(grid: np.ndarray, affine: np.ndarray):

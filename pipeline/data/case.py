@@ -25,7 +25,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Subject, session and contrast as one unique, readable name."""
+        """Subject, session and contrast as one readable name; unique, for sources refuse cases that would share it."""
         return "_".join(part for part in (self.subject, self.session, self.contrast) if part)
 
 

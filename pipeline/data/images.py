@@ -6,8 +6,7 @@ from pathlib import Path
 from pipeline.data.case import Case
 from pipeline.data.listing import natural_key, refuse_twins, require_folder
 from pipeline.errors import UserError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+from transforms.raster import SUFFIXES
 
 
 def images_cases(folder: Path, train: Mapping[str, str], test: Mapping[str, str], paired: bool) -> list[Case]:

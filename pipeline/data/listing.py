@@ -20,15 +20,28 @@ def nifti_stem(name: str) -> str | None:
 
 
 def refuse_twins(cases: Iterable[Case]) -> None:
-    """Raise UserError naming both files where two cases have the same subject, session and contrast."""
-    seen: dict[tuple[str, str, str], Case] = {}
+    """Raise UserError naming both files where two cases of a contrast are the same, or have the same name.
+
+    Outputs are called by subject and session joined: ("p1_b", "") and ("p1", "b") would overwrite each other's.
+    """
+    seen: dict[tuple[str, str], Case] = {}
     for case in cases:
-        first = seen.setdefault((case.subject, case.session, case.contrast), case)
-        if first is not case:
+        first = seen.setdefault((case.contrast, case.name), case)
+        if first is case:
+            continue
+        if (first.subject, first.session) != (case.subject, case.session):
             raise UserError(
-                f"{first.path} and {case.path} are both {case.contrast} of {case.subject}"
-                f"{f', session {case.session}' if case.session else ''}; move one of them away or rename it"
+                f"{first.path} and {case.path} would both be called {case.name} in the results, as "
+                f"{_who(first)} and as {_who(case)}; rename one of them"
             )
+        raise UserError(
+            f"{first.path} and {case.path} are both {case.contrast} of {case.subject}"
+            f"{f', session {case.session}' if case.session else ''}; move one of them away or rename it"
+        )
+
+
+def _who(case: Case) -> str:
+    return f"subject {case.subject}" + (f", session {case.session}" if case.session else "")
 
 
 def require_folder(folder: Path, key: str) -> None:

@@ -81,6 +81,8 @@ class EpochBatches(Sampler):
     """The (epoch, position) keys of one epoch's batches, from a given batch on."""
 
     def __init__(self, epoch: int, batches: int, batch_size: int, first_batch: int = 0):
+        if not 0 <= first_batch <= batches:
+            raise ValueError(f"batch {first_batch} is not within an epoch of {batches}")
         self.epoch, self.batches, self.batch_size, self.first_batch = epoch, batches, batch_size, first_batch
 
     def __len__(self) -> int:

@@ -20,6 +20,7 @@ from pipeline.data.case import Case
 from pipeline.data.head import TISSUES, grid, head_fractions, smooth_field
 from pipeline.errors import UserError
 from pipeline.files import atomic_path
+from pipeline.workers import end_with_parent
 
 Job = tuple[int, list[tuple[str, Path]]]  # a subject's number and its volumes to make: (contrast, path)
 
@@ -122,11 +123,12 @@ def make_all(jobs: list[Job], seed: int, spacing_mm: float, processes: int | Non
 
 
 def prepare_worker() -> None:
-    """Keep a worker to one thread, as the workers fill the cores, and leave Ctrl-C to the process that started it."""
+    """Keep a worker to one thread, as the workers fill the cores; let it live and end with the process it works for."""
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
 
 
 def write_subject(job: Job, seed: int, spacing_mm: float) -> None:

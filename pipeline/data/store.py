@@ -11,12 +11,12 @@ import json
 import multiprocessing
 import os
 import signal
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 from nibabel.affines import voxel_sizes
@@ -25,6 +25,7 @@ from pipeline.console import progress, warn
 from pipeline.data.case import Case
 from pipeline.errors import UserError
 from pipeline.files import atomic_text, atomic_write
+from pipeline.workers import end_with_parent
 
 VERSION = 1  # of what is stored; raise it when the chain's results change
 LEVELS = 65535  # uint16: rounding -1..1 to it is 107 dB
@@ -65,8 +66,8 @@ def case_key(path: Path, settings: dict) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def look_up(case: Case, folder: Path, settings: dict) -> StoredCase | None:
-    """Return the stored case, or None where it is absent or damaged."""
+def look_up(case: Case, folder: Path, settings: dict, *, thorough: bool = True) -> StoredCase | None:
+    """Return the stored case, or None where it is absent or damaged; `thorough` reads it to check every byte."""
     try:
         key = case_key(case.path, settings)
         data, note = folder / f"{key}.npy", folder / f"{key}.json"
@@ -74,6 +75,8 @@ def look_up(case: Case, folder: Path, settings: dict) -> StoredCase | None:
         slices = np.lib.format.open_memmap(data, mode="r")
         shape = (facts["count"], settings["size"], settings["size"])
         intact = slices.shape == shape and slices.dtype == np.uint16 and data.stat().st_size == facts["bytes"]
+        if intact and thorough:
+            intact = zlib.crc32(data.read_bytes()) == facts["crc32"]
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
     return StoredCase(case, data, facts["count"], facts) if intact else None
@@ -105,6 +108,7 @@ def extract(path: Path, folder: Path, settings: dict) -> None:
     facts = {
         "count": len(positions),
         "bytes": len(content.getbuffer()),
+        "crc32": zlib.crc32(content.getbuffer()),
         "low": low,
         "high": high,
         "integer": bool(data["image_integer"]),
@@ -154,7 +158,8 @@ def build_store(
             warn(f"warning: {line}; left out")
     if len(failures) == len(set(cases)):
         raise UserError(f"none of {len(cases)} images could be read; the reasons are above")
-    return [look_up(case, folder, settings) for case in cases if case not in failures], failures
+    kept = [case for case in cases if case not in failures]
+    return [look_up(case, folder, settings, thorough=False) for case in kept], failures
 
 
 def _run(jobs: dict[Case, tuple], processes: int | None) -> Iterator[tuple[Case, str | None]]:
@@ -184,12 +189,7 @@ def _prepare_worker() -> None:
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    end_with_parent()
 
 
 def _attempt(function: Callable, arguments: tuple) -> str | None:

@@ -16,8 +16,8 @@ class CycleGanEngine:
     """Two generators, two discriminators and the step of section 3.
 
     G translates a to b, F translates b to a; D_A judges images of contrast a, D_B of contrast b. The losses of the
-    generators and of the discriminators are all computed, on the same translations, before any weight moves, so a
-    step happens whole or not at all.
+    generators and of the discriminators are all computed, on the same translations, before any weight moves, so where
+    one is not finite nothing moves (under fp16, gradients that overflow make the loss scaler leave out single updates).
 
     Args:
         build_generator: Makes a fresh generator (N, 1, H, W) → (N, 1, H, W).
@@ -144,10 +144,12 @@ class CycleGanEngine:
             for mean, weight in zip(self.averaged.parameters(), latest, strict=True):
                 mean.lerp_(weight, 1 - decay)
 
-    def set_learning_rate(self, factor: float) -> None:
+    def set_learning_rate(self, factor: float) -> dict[str, float]:
         """See `Engine.set_learning_rate`."""
+        rates = {name: rate * factor for name, rate in self.rates.items()}
         for name, optimiser in self.optimisers.items():
-            optimiser.param_groups[0]["lr"] = self.rates[name] * factor
+            optimiser.param_groups[0]["lr"] = rates[name]
+        return rates
 
     def translators(self) -> dict[str, nn.Module]:
         """See `Engine.translators`: F for "a" and G for "b", averaged where an average is kept."""

@@ -14,11 +14,11 @@ class Engine(Protocol):
     def step(self, real_a: Tensor, real_b: Tensor) -> dict[str, Tensor]:
         """Make one step on a batch of each contrast, (N, 1, H, W) in [-1, 1], and return the losses, detached.
 
-        If any loss is not a finite number nothing is changed: no weight, no optimiser state, no pool.
+        If any loss is not a finite number no weight, optimiser state or pooled image is changed.
         """
 
-    def set_learning_rate(self, factor: float) -> None:
-        """Set every optimiser's rate to `factor` times its configured one."""
+    def set_learning_rate(self, factor: float) -> dict[str, float]:
+        """Set every optimiser's rate to `factor` times its configured one, and return the rates by name."""
 
     def translators(self) -> dict[str, nn.Module]:
         """Return, by target ("a" or "b"), the module (N, 1, H, W) → (N, 1, H, W) for evaluation and translation."""

@@ -6,8 +6,15 @@ from contextlib import suppress
 
 import pytest
 import torch
+from torch import nn
 
-from pipeline.checkpoint import CheckpointFolder, load_checkpoint, random_state, restore_random_state
+from pipeline.checkpoint import (
+    CheckpointFolder,
+    all_finite_weights,
+    load_checkpoint,
+    random_state,
+    restore_random_state,
+)
 from pipeline.errors import UserError
 
 
@@ -267,3 +274,11 @@ def test_the_random_state_goes_through_a_checkpoint(folder):
     torch.manual_seed(6)
     restore_random_state(folder.load_newest()["random"])
     assert torch.equal(torch.rand(4), expected)
+
+
+def test_a_weight_that_is_not_a_number_is_found():
+    network = nn.Linear(2, 2)
+    assert all_finite_weights([nn.Linear(3, 1), network])
+    with torch.no_grad():
+        network.weight[1, 1] = float("nan")
+    assert not all_finite_weights([nn.Linear(3, 1), network])

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,6 +106,21 @@ def test_without_training_pairs_there_is_no_lookup_and_the_notes_say_so(cohort, 
     scores = evaluate(subjects(cohort, "s0"), [], CONTRASTS, invert, **setting)
     assert {score.system for score in scores.subjects} == {MODEL, COPY, HISTOGRAM}
     assert "no training subject has both contrasts, so there is no lookup" in scores.text()
+
+
+def test_test_scans_without_a_partner_are_named_in_the_notes(cohort, setting):
+    alone = [Case(f"lone{number}", "", "T1", Path("absent.nii")) for number in range(1, 8)]
+    notes = []
+    for scans in ([], alone[:1], alone[:5], alone):
+        scores = evaluate([*subjects(cohort, "s0"), *scans], [], CONTRASTS, invert, **setting)
+        notes.append([note for note in scores.notes if "partner" in note])
+    five = ", ".join(f"lone{number}_T1" for number in range(1, 6))
+    assert notes == [
+        [],
+        ["1 test scan has no partner in the other contrast and was not scored: lone1_T1"],
+        [f"5 test scans have no partner in the other contrast and were not scored: {five}"],
+        [f"7 test scans have no partner in the other contrast and were not scored: {five}, …"],
+    ]
 
 
 def test_no_baseline_sees_the_test_subjects_own_target(cohort, setting, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from ixi_like import write_ixi
@@ -12,7 +13,7 @@ from pipeline.data.case import Case
 from pipeline.data.store import StoredCase
 from pipeline.errors import UserError
 from pipeline.files import atomic_text
-from pipeline.prepare import chain_settings, cohort_facts, find_cases, prepare, split_cases
+from pipeline.prepare import chain_settings, cohort_facts, find_cases, prepare, require_same_data, split_cases
 from pipeline.run_folder import json_text
 from transforms.presets import slice_chain
 
@@ -221,3 +222,11 @@ def test_the_facts_of_a_cohort_are_medians_and_sums():
 def test_one_file_of_real_numbers_makes_the_cohort_real_numbers():
     whole = stored(1)
     assert cohort_facts([whole, replace(whole, facts=whole.facts | {"integer": False})])["integer"] is False
+
+
+def test_a_resumed_run_goes_on_with_the_same_data_only():
+    before = {"s1_T1": [80, 3.0, 900.0], "s2_T2": [78, 2.0, 800.0]}
+    require_same_data(before, dict(before), Path("runs/x"))
+    for now in ({"s1_T1": [80, 3.0, 900.0]}, {**before, "s3_T1": [1, 0.0, 1.0]}, {**before, "s2_T2": [78, 2.0, 801.0]}):
+        with pytest.raises(UserError, match=r"runs/x: the training data changed since the run began \(s[23]_T[12]\)"):
+            require_same_data(before, now, Path("runs/x"))

@@ -109,6 +109,30 @@ def test_selfrdb_divides_each_slice_by_its_own_mean_with_the_truths_maximum_as_r
     assert np.isnan(measured["slice/image/psnr"][0])  # an empty truth cannot be divided by its mean
 
 
+@pytest.mark.parametrize("name", ["syndiff", "selfrdb", "reggan"])
+def test_the_truth_alone_decides_which_slices_are_measured(name):
+    copy, real, foreground = head()
+    copy[0, 10, 10] = 0.5  # where the truth is empty
+    model = copy.copy()
+    model[0], model[6] = -1, -1  # what a source slice without content becomes
+    of_copy, of_model = (PUBLISHED[name].measure(prediction, real, foreground) for prediction in (copy, model))
+    for key, values in of_model.items():
+        np.testing.assert_array_equal(np.isnan(values), np.isnan(of_copy[key]))
+        assert np.isfinite(values[6]) and values[6] != of_copy[key][6]
+    counts = [[summary.n for summary in PUBLISHED[name].summarise([one]).values()] for one in (of_copy, of_model)]
+    assert counts[0] == counts[1]
+
+
+def test_an_empty_prediction_is_scored_as_zeros():
+    _, real, foreground = head()
+    truth = (real[6] + 1) / 2
+    nothing = np.full_like(real, -1)
+    by_maximum = PUBLISHED["syndiff"].measure(nothing, real, foreground)["slice/image/psnr"][6]
+    assert by_maximum == pytest.approx(-10 * np.log10(np.mean((truth / truth.max()) ** 2)), rel=1e-5)
+    by_mean = PUBLISHED["selfrdb"].measure(nothing, real, foreground)["slice/image/psnr"][6]
+    assert by_mean == pytest.approx(10 * np.log10(truth.max() ** 2 / np.mean(truth**2)), rel=1e-5)
+
+
 def test_reggan_measures_where_the_truth_is_not_background():
     prediction, real, foreground = head()
     measured = PUBLISHED["reggan"].measure(prediction, real, np.ones_like(foreground))

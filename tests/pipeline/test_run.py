@@ -82,8 +82,8 @@ def folder(place, first):
 
 def test_a_run_from_nothing_succeeds_and_leaves_everything_in_its_folder(first, folder):
     assert first.code == 0
-    assert {path.name for path in folder.iterdir()} == {
-        "checkpoints", "config.yaml", "curves.png", "metrics.jsonl", "mlflow.json", "models.json", "mosaics",
+    assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
+        ".lock", "checkpoints", "config.yaml", "curves.png", "metrics.jsonl", "mlflow.json", "models.json", "mosaics",
         "report.html", "samples", "scores.csv", "scores.json", "scores_by_subject.csv", "split.json",
         "training_T1_to_T2.gif", "training_T2_to_T1.gif", "translated",
     }  # fmt: skip
@@ -185,9 +185,15 @@ def test_mlflow_holds_the_run_finished_with_its_settings(first):
 
 def test_mlflow_has_the_losses_of_every_step_and_the_scores_of_every_epoch(first):
     losses = [key for key in first.points if key.startswith("train/")]
-    assert {"train/cycle_a", "train/cycle_b", "train/learning_rate_factor"} <= set(losses)
+    assert {
+        "train/cycle_a",
+        "train/cycle_b",
+        "train/learning_rate_generators",
+        "train/learning_rate_discriminators",
+    } <= set(losses)
     assert all([step for step, _ in first.points[key]] == list(range(1, 9)) for key in losses)
-    assert [value for _, value in first.points["train/learning_rate_factor"]] == [1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    rates = [value / 0.0002 for _, value in first.points["train/learning_rate_generators"]]
+    assert rates == pytest.approx([1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
     for direction in DIRECTIONS:
         for metric in ("psnr", "ssim"):
             assert [step for step, _ in first.points[f"validation/{direction}/{metric}"]] == [4, 8]

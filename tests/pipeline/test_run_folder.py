@@ -181,3 +181,16 @@ def test_a_direction_is_named_from_its_source_to_its_target():
 
 def test_json_is_readable():
     assert json_text({"Größe": [1]}) == '{\n "Größe": [\n  1\n ]\n}\n'
+
+
+def test_a_second_process_is_kept_out_while_one_is_at_work(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with folder.held(), pytest.raises(UserError, match="another process is at work on this run"), folder.held():
+        pass
+    with folder.held():
+        pass
+
+
+def test_the_lock_alone_does_not_make_a_folder_look_like_something_else(tmp_path):
+    with RunFolder(tmp_path / "run").held():
+        assert open_run_folder(config(tmp_path)).path == tmp_path / "run"

@@ -75,10 +75,10 @@ def test_a_run_killed_between_the_epochs_checkpoints_repeats_what_was_lost(undis
 
 
 def test_a_run_stopped_while_it_reports_does_only_the_rest(undisturbed, monkeypatch, tmp_path, capsys):
-    import pipeline.job
+    import pipeline.gallery
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.job, "draw_curves", lambda *_: signal.raise_signal(signal.SIGTERM))
+        patch.setattr(pipeline.gallery, "save_curves", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
         assert phantom_run(tmp_path / "run", *QUICK) == 143
     assert not (tmp_path / "run" / "report.html").exists()
     assert "SIGTERM after training" in capsys.readouterr().err

@@ -163,7 +163,7 @@ def test_volumes_that_cannot_be_read_are_named_and_left_out(place, cohort, capsy
 def test_a_bad_volume_stops_the_run_where_that_is_asked_for(place, cohort, capsys):
     assert run("nifti.yaml", *cohort, "preprocess.on_bad_volume=stop") == 2
     assert "data/mri/sub-2_T1.nii.gz" in capsys.readouterr().err
-    assert not (place / "runs").exists()
+    assert not (place / "runs/mine/checkpoints").exists()
 
 
 def test_a_run_without_a_test_subject_is_refused_before_it_trains(place, cohort, capsys):
@@ -172,4 +172,4 @@ def test_a_run_without_a_test_subject_is_refused_before_it_trains(place, cohort,
     )
     assert run("nifti.yaml", *cohort) == 2
     assert capsys.readouterr().err == "error: the split has no test subject; set split.test to 1 or more\n"
-    assert not (place / "runs").exists()
+    assert not (place / "runs/mine/checkpoints").exists()

@@ -12,6 +12,7 @@ from tracked_run import client, eventually, history, lines, track, train
 
 from pipeline import follower
 from pipeline.errors import Stopped
+from pipeline.metrics_file import read_metrics
 
 
 @pytest.fixture
@@ -46,6 +47,35 @@ def test_numbers_that_are_none_are_kept(tmp_path, store):
     assert (np.isnan(record["loss"]), record["ratio"]) == (True, float("inf"))
     ((_, value),) = history(store, tracker.run_id, "loss")
     assert np.isnan(value)
+
+
+def test_every_line_is_json_and_numbers_that_are_none_come_back(tmp_path):
+    numbers = {"a": float("nan"), "b": float("inf"), "c": float("-inf"), "d": 0.5}
+    with track(tmp_path, mlflow=False) as tracker:
+        tracker.log_metrics(numbers, 1)
+    for _ in range(2):
+        text = (tmp_path / "run" / "metrics.jsonl").read_text()
+        plain = json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+        assert [plain[name] for name in numbers] == [None, "inf", "-inf", 0.5]
+        (record,) = lines(tmp_path)
+        np.testing.assert_equal({name: record[name] for name in numbers}, numbers)
+        track(tmp_path, mlflow=False, step=1).close()  # writes the kept lines anew
+
+
+def test_a_file_with_bare_nan_is_read_and_a_line_of_words_is_not(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "time": 2, "a": NaN, "b": -Infinity}\n{"step": 1, "time": 2, "a": "much"}\n')
+    (record,) = read_metrics(path)[0]
+    np.testing.assert_equal(record, {"step": 1, "time": 2, "a": float("nan"), "b": float("-inf")})
+
+
+def test_another_evaluation_of_a_finished_run_supersedes_the_test_values_alone(tmp_path):
+    nan = float("nan")
+    for value in (20.0, 20.0, nan, nan, 21.0, 20.0):
+        with track(tmp_path, mlflow=False, step=5) as tracker:
+            tracker.log_metrics({"test/psnr": value, "loss": value}, 5)
+    np.testing.assert_equal([record["test/psnr"] for record in lines(tmp_path)], [20.0, nan, 21.0, 20.0])
+    assert [record["loss"] for record in lines(tmp_path) if "loss" in record] == [20.0]
 
 
 def test_resuming_drops_the_lines_beyond_the_checkpoint_and_a_torn_one(tmp_path):
@@ -110,6 +140,17 @@ def test_a_run_is_whole_in_the_store(tmp_path, store):
     downloaded = client(store).download_artifacts(tracker.run_id, "inputs/split.json", str(tmp_path))
     assert Path(downloaded).read_text() == "{}"
     assert tracker.how_to_open().startswith(f"mlflow ui --backend-store-uri {store}, then http://127.0.0.1:5000/#/exp")
+
+
+def test_the_store_shows_the_values_of_the_latest_evaluation(tmp_path, store):
+    run_id = None
+    for value in (30.0, 20.0, 20.0, 25.0):
+        with track(tmp_path, step=5, run_id=run_id) as tracker:
+            tracker.log_metrics({"test/psnr": value, "loss": value}, 5)
+        run_id = tracker.run_id
+        assert client(store).get_run(run_id).data.metrics["test/psnr"] == value
+    assert sorted(history(store, run_id, "test/psnr")) == [(5, 20.0), (5, 25.0), (5, 30.0)]
+    assert history(store, run_id, "loss") == [(5, 30.0)]
 
 
 def test_the_image_is_as_it_was_when_it_was_logged(tmp_path, store):

@@ -45,6 +45,7 @@ class Recorder:
     # the engine
     def set_learning_rate(self, factor):
         self.factors.append(factor)
+        return {"generators": 0.2 * factor}
 
     def step(self, real_a, real_b):
         self.batches.append((real_a[:, 0, 0, 0].tolist(), real_b[:, 0, 0, 0].tolist()))
@@ -148,8 +149,8 @@ def test_losses_and_learning_rate_are_logged_every_so_many_steps(slices):
     run = Recorder().train(slices, replace(SCHEDULE, steps_per_epoch=2, log_every=3))
     logged = [(step, metrics) for step, metrics in run.logged if "epoch" not in metrics]
     assert logged == [
-        (3, {"train/cycle": 1.0, "train/adversarial": 0.25, "train/learning_rate_factor": 1.0}),
-        (6, {"train/cycle": 1.0, "train/adversarial": 0.25, "train/learning_rate_factor": 0.75}),
+        (3, {"train/cycle": 1.0, "train/adversarial": 0.25, "train/learning_rate_generators": 0.2}),
+        (6, {"train/cycle": 1.0, "train/adversarial": 0.25, "train/learning_rate_generators": pytest.approx(0.15)}),
     ]
     assert run.bars == [[8, 8, *[{"cycle": "1.00", "adversarial": "0.25"}] * 2]]
 

@@ -161,6 +161,11 @@ def save_of_another_type(path):
     np.save(path, np.load(path).astype(np.int16))
 
 
+def zero_the_second_half(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+
+
 def zip_archive(path):
     slices = np.load(path)
     np.savez(path.with_suffix(".npz"), slices)
@@ -175,6 +180,7 @@ DAMAGE = {
     "slices that are an archive": (".npy", zip_archive),
     "slices of another shape": (".npy", save_of_another_shape),
     "slices of another type": (".npy", save_of_another_type),
+    "slices with a hole": (".npy", zero_the_second_half),
     "slices gone": (".npy", Path.unlink),
     "note gone": (".json", Path.unlink),
     "note cut short": (".json", shorten),

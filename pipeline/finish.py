@@ -1,0 +1,98 @@
+"""The end of a run: evaluate the chosen checkpoint, translate the test subjects, draw, report, and log it all."""
+
+from functools import partial
+
+import numpy as np
+
+from pipeline.console import say
+from pipeline.data.case import Case, pairs
+from pipeline.evaluate import MODEL, evaluate
+from pipeline.gallery import draw_curves, draw_gifs, translate_test_volumes
+from pipeline.logged_models import log_models
+from pipeline.model import TranslationModel, load_model, translator_metadata
+from pipeline.pairing import PreparedScan
+from pipeline.scores import Scores
+from pipeline.sitting import Sitting
+from pipeline.summary import write_summary
+from pipeline.translator import translate_slices
+
+
+def finish(sitting: Sitting) -> None:
+    """Do all that follows training; a rerun does it again, from the same checkpoint."""
+    config, folder, tracker = sitting.config, sitting.folder, sitting.tracker
+    checkpoints = folder.checkpoints
+    wants_best = config.evaluation.checkpoint == "best" and checkpoints.best.exists()
+    chosen = checkpoints.best if wants_best else checkpoints.latest
+    model = load_model(chosen, sitting.device.type)
+    scores = _evaluate(sitting, model)
+    say(f"\n{scores.text()}\n")
+    files = scores.save(folder.path)
+    gifs = draw_gifs(folder, config.contrasts)
+    curves = draw_curves(folder, sitting.schedule.steps_per_epoch)
+    volumes = []
+    if config.evaluation.translate:
+        volumes = translate_test_volumes(
+            sitting.prepared.split.test,
+            model,
+            sitting.reader,
+            folder,
+            config.contrasts,
+            config.evaluation.batch_size,
+            sitting.quiet,
+        )
+    write_summary(config, folder, sitting.prepared, scores, volumes, gifs, curves, sitting.position, sitting.engine)
+    tracker.log_metrics(_final_metrics(scores), sitting.position.step)
+    for path in [*files, *gifs.values(), curves, folder.report, *(volume.mosaic for volume in volumes)]:
+        tracker.log_artifact(path, "mosaics" if path.parent == folder.mosaics else None)
+    log_models(
+        tracker,
+        model,
+        {to: translator_metadata(config, sitting.prepared.facts, to, model.stride) for to in model.translators},
+        folder.models,
+        checkpoint=f"{chosen.stem}, training stopped at step {sitting.position.step}",
+        register_as=config.tracking.register_as,
+    )
+
+
+def _evaluate(sitting: Sitting, model: TranslationModel) -> Scores:
+    config, prepared = sitting.config, sitting.prepared
+    return evaluate(
+        prepared.split.test,
+        pairs(_everyone_in_training(sitting), config.contrasts),
+        config.contrasts,
+        partial(_translate_scan, model, config.evaluation.batch_size),
+        reader=sitting.reader,
+        histograms=sitting.histograms,
+        protocols=config.evaluation.protocols,
+        registrations=sitting.folder.registration,
+        quiet=sitting.quiet,
+    )
+
+
+def _everyone_in_training(sitting: Sitting) -> list[Case]:
+    """Return every case of the training subjects, those too that unpaired training keeps from the model."""
+    prepared = sitting.prepared
+    subjects = {case.subject for cases in prepared.split.train.values() for case in cases}
+    return [case for case in prepared.cases if case.subject in subjects and case.contrast in sitting.config.contrasts]
+
+
+def _translate_scan(model: TranslationModel, batch_size: int, scan: PreparedScan, to: str) -> np.ndarray:
+    return translate_slices(
+        scan.slices,
+        model.translators[to],
+        scan.occupied,
+        device=model.device,
+        batch_size=batch_size,
+        precision=model.precision,
+        name="a test volume",
+    )
+
+
+def _final_metrics(scores: Scores) -> dict[str, float]:
+    """Return the test means under the names that MLflow compares: of a baseline, only those inside the head."""
+    return {
+        f"test/{row.source}_to_{row.target}/{row.system.replace(' ', '_')}/"
+        f"{row.protocol}/{row.unit}_{row.region}_{row.metric}": row.mean
+        for row in scores.summary()
+        if np.isfinite(row.mean) and (row.system == MODEL or (row.unit, row.region) == ("volume", "foreground"))
+    }
