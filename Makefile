@@ -1,5 +1,6 @@
 # Two commands on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3
+TORCH  ?= torch
 VENV   := .venv
 RUN    := $(VENV)/bin/python
 
@@ -17,10 +18,10 @@ lint: install
 
 install: $(VENV)/installed
 
-# torch first and pinned: asked for later, as a dependency, it could bring gigabytes of CUDA packages with it.
+# torch first and on its own, so that TORCH can name another build: make demo TORCH="torch --index-url ..."
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --constraint constraints.txt torch
+	$(RUN) -m pip install --quiet --constraint constraints.txt $(TORCH)
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[test]"
 	touch $@
 

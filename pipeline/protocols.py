@@ -132,23 +132,24 @@ PUBLISHED = {
         Protocol(
             name="syndiff",
             about="slices, prediction and truth each divided by its own maximum, peak the prediction's maximum; "
-            "slices with an empty truth left out, an empty prediction is scored as zeros with peak 1; mean over all slices "
-            "of all subjects; their code gives no ±, ours is the sample SD over slices",
+            "slices with an empty truth left out, an empty prediction is scored as zeros with peak 1; mean over all "
+            "slices of all subjects; their code gives no ±, ours is the sample SD over slices",
             measure=measure_syndiff,
             over="slices",
         ),
         Protocol(
             name="selfrdb",
-            about="slices, prediction and truth each divided by its own mean, data range the truth's maximum; "
-            "slices with an empty truth left out, an empty prediction is scored as zeros; ± is the population SD over subjects' means",
+            about="slices, prediction and truth each divided by its own mean, data range the truth's maximum; slices "
+            "with an empty truth left out, an empty prediction is scored as zeros; ± is the population SD over "
+            "subjects' means",
             measure=measure_selfrdb,
             ddof=0,
         ),
         Protocol(
             name="reggan",
             about="slices in [0, 1], MAE and PSNR where the truth is not -1 (slices that are -1 throughout left out), "
-            "SSIM of the whole slice; rows/psnr is their code before September 2025; mean over all slices of all subjects; their code gives no ±, ours "
-            "is the sample SD over slices",
+            "SSIM of the whole slice; rows/psnr is their code before September 2025; mean over all slices of all "
+            "subjects; their code gives no ±, ours is the sample SD over slices",
             measure=measure_reggan,
             over="slices",
         ),

@@ -82,7 +82,7 @@ def folder(place, first):
 
 def test_a_run_from_nothing_succeeds_and_leaves_everything_in_its_folder(first, folder):
     assert first.code == 0
-    assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
+    assert {path.name for path in folder.iterdir()} == {
         ".lock", "checkpoints", "config.yaml", "curves.png", "metrics.jsonl", "mlflow.json", "models.json", "mosaics",
         "report.html", "samples", "scores.csv", "scores.json", "scores_by_subject.csv", "split.json",
         "training_T1_to_T2.gif", "training_T2_to_T1.gif", "translated",
