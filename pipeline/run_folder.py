@@ -99,8 +99,8 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("w") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by forked workers
+            except (BlockingIOError, PermissionError) as error:
                 raise UserError(
                     f"{self.path}: another process is at work on this run; wait for it, or stop it"
                 ) from error

@@ -1,3 +1,5 @@
+import multiprocessing
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -184,11 +186,23 @@ def test_json_is_readable():
 
 
 def test_a_second_process_is_kept_out_while_one_is_at_work(tmp_path):
-    folder = RunFolder(tmp_path / "run")
-    with folder.held(), pytest.raises(UserError, match="another process is at work on this run"), folder.held():
-        pass
-    with folder.held():
-        pass
+    def try_to_enter(answers):
+        try:
+            with RunFolder(tmp_path / "run").held():
+                answers.put("entered")
+        except UserError as error:
+            answers.put(str(error))
+
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    said = []
+    for held in (True, False):
+        with RunFolder(tmp_path / "run").held() if held else nullcontext():
+            other = context.Process(target=try_to_enter, args=(answers,))
+            other.start()
+            said.append(answers.get(timeout=20))
+            other.join()
+    assert said == [f"{tmp_path / 'run'}: another process is at work on this run; wait for it, or stop it", "entered"]
 
 
 def test_the_lock_alone_does_not_make_a_folder_look_like_something_else(tmp_path):
