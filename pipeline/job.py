@@ -54,10 +54,12 @@ def _run(config: Config, folder: RunFolder, quiet: bool) -> str:
     state, position = folder.checkpoints.load_newest(), Position()
     if state is not None:
         position = Position(**state["position"])
-        if position.epochs < config.training.epochs + config.training.decay_epochs:
+        trained = position.epochs == config.training.epochs + config.training.decay_epochs
+        if not trained:
             require_same_data(state["data"], training_data(prepared), folder.path)
         engine.load_state_dict(state["engine"])
-        say(f"continuing {folder.path} after step {position.step:,}")
+        done = f"{folder.path}: training is complete; evaluating again"
+        say(done if trained else f"continuing {folder.path} after step {position.step:,}")
     reader = PairReader(
         chain_settings(config.preprocess),
         max(network.stride for network in engine.translators().values()),

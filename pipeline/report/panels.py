@@ -73,7 +73,7 @@ def sample_panel(
         return sheet(tiles, column_labels=columns, row_labels=labels, title=title, footer=footer, text_size=_TEXT)
     tiles = [[_tile(row.source), _tile(row.translated), _tile(row.real), _error(row, error_top)] for row in rows]
     error_width = max(row[3].shape[1] for row in tiles if row[3] is not None)
-    tiles.append([None, None, None, colour_bar(error_width, f"{error_top:.0%} of the intensity range")])
+    tiles.append([None, None, None, colour_bar(error_width, f"{error_top:.0%} of range")])
     columns = [f"{source} (input)", f"{target} (translated)", f"{target} (real)", "abs. error"]
     return sheet(
         tiles, column_labels=columns, row_labels=labels and [*labels, ""], title=title, footer=footer, text_size=_TEXT
