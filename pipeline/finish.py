@@ -7,14 +7,12 @@ import numpy as np
 from pipeline.console import say
 from pipeline.data.case import Case, pairs
 from pipeline.evaluate import MODEL, evaluate
-from pipeline.gallery import draw_curves, draw_gifs, translate_test_volumes
+from pipeline.gallery import draw_curves, draw_gifs, translate_scan, translate_test_volumes
 from pipeline.logged_models import log_models
 from pipeline.model import TranslationModel, load_model, translator_metadata
-from pipeline.pairing import PreparedScan
 from pipeline.scores import Scores
 from pipeline.sitting import Sitting
 from pipeline.summary import write_summary
-from pipeline.translator import translate_slices
 
 
 def finish(sitting: Sitting) -> None:
@@ -60,7 +58,7 @@ def _evaluate(sitting: Sitting, model: TranslationModel) -> Scores:
         prepared.split.test,
         pairs(_everyone_in_training(sitting), config.contrasts),
         config.contrasts,
-        partial(_translate_scan, model, config.evaluation.batch_size),
+        partial(translate_scan, model=model, batch_size=config.evaluation.batch_size, name="a test volume"),
         reader=sitting.reader,
         histograms=sitting.histograms,
         protocols=config.evaluation.protocols,
@@ -74,18 +72,6 @@ def _everyone_in_training(sitting: Sitting) -> list[Case]:
     prepared = sitting.prepared
     subjects = {case.subject for cases in prepared.split.train.values() for case in cases}
     return [case for case in prepared.cases if case.subject in subjects and case.contrast in sitting.config.contrasts]
-
-
-def _translate_scan(model: TranslationModel, batch_size: int, scan: PreparedScan, to: str) -> np.ndarray:
-    return translate_slices(
-        scan.slices,
-        model.translators[to],
-        scan.occupied,
-        device=model.device,
-        batch_size=batch_size,
-        precision=model.precision,
-        name="a test volume",
-    )
 
 
 def _final_metrics(scores: Scores) -> dict[str, float]:

@@ -82,6 +82,19 @@ def translate_test_volumes(
     return written
 
 
+def translate_scan(scan: PreparedScan, to: str, model: TranslationModel, batch_size: int, name: str) -> np.ndarray:
+    """Return a scan's slices (N, H, W) translated to a contrast, still padded; `name` is for messages."""
+    return translate_slices(
+        scan.slices,
+        model.translators[to],
+        scan.occupied,
+        device=model.device,
+        batch_size=batch_size,
+        precision=model.precision,
+        name=name,
+    )
+
+
 def _translate_one(
     case: Case,
     partner: Case | None,
@@ -92,17 +105,7 @@ def _translate_one(
     batch_size: int,
 ) -> TranslatedVolume:
     scan, real = _scan_and_real(case, partner, reader)
-    translated = scan.unpadded(
-        translate_slices(
-            scan.slices,
-            model.translators[target],
-            scan.occupied,
-            device=model.device,
-            batch_size=batch_size,
-            precision=model.precision,
-            name=str(case.path),
-        )
-    )
+    translated = scan.unpadded(translate_scan(scan, target, model, batch_size, str(case.path)))
     if is_raster(case.path):
         path = folder.translated / f"{case.name}_to_{target}.png"
         with atomic_path(path) as temporary:
