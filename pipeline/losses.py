@@ -1,27 +1,35 @@
 """The losses of adversarial translation, as functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-AdversarialLoss = Callable[[Tensor, bool], Tensor]
+Logits = Tensor | Sequence[Tensor]  # of one scale or of several, whose losses are summed
+AdversarialLoss = Callable[[Logits, bool], Tensor]
 
 
-def binary_cross_entropy(logits: Tensor, real: bool) -> Tensor:
+def binary_cross_entropy(logits: Logits, real: bool) -> Tensor:
     """Mean -log p(real) or -log p(not real) from logits (Goodfellow et al. 2014, non-saturating form)."""
-    logits = _at_least_single(logits)
-    return F.softplus(-logits if real else logits).mean()
+    return sum(F.softplus(-one if real else one).mean() for one in _scales(logits))
 
 
-def least_squares(logits: Tensor, real: bool) -> Tensor:
+def least_squares(logits: Logits, real: bool) -> Tensor:
     """Mean (D(x) - 1)² for real, D(x)² for not (Mao et al. 2017, equation 9 with a=0, b=c=1)."""
-    logits = _at_least_single(logits)
-    return ((logits - 1.0) if real else logits).square().mean()
+    return sum(((one - 1.0) if real else one).square().mean() for one in _scales(logits))
 
 
-ADVERSARIAL: dict[str, AdversarialLoss] = {"bce": binary_cross_entropy, "least_squares": least_squares}
+def wasserstein(logits: Logits, real: bool) -> Tensor:
+    """Mean -D(x) for real, D(x) for not (Arjovsky et al. 2017, equation 2); the critic must be kept Lipschitz."""
+    return sum((-one if real else one).mean() for one in _scales(logits))
+
+
+ADVERSARIAL: dict[str, AdversarialLoss] = {
+    "bce": binary_cross_entropy,
+    "least_squares": least_squares,
+    "wasserstein": wasserstein,
+}
 
 
 def mean_absolute(prediction: Tensor, target: Tensor) -> Tensor:
@@ -34,6 +42,7 @@ def all_finite(losses: dict[str, Tensor]) -> bool:
     return bool(torch.isfinite(torch.stack([loss.detach().float() for loss in losses.values()])).all())
 
 
-def _at_least_single(logits: Tensor) -> Tensor:
-    """Return half-precision logits in float32: three digits are too few for a mean over hundreds of patches."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+def _scales(logits: Logits) -> list[Tensor]:
+    """Return each scale's logits, half precision in float32: three digits are too few for a mean over many patches."""
+    scales = [logits] if isinstance(logits, Tensor) else logits
+    return [one.to(torch.promote_types(one.dtype, torch.float32)) for one in scales]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,11 @@ from pipeline.data.split import CohortSplit
 from pipeline.errors import UserError
 from pipeline.files import human_bytes
 from pipeline.prepare import find_cases, split_cases
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.engines.protocol import Engine
 
 BYTES_PER_PIXEL = 2  # the store holds uint16
 
@@ -27,7 +33,8 @@ def print_plan(config: Config) -> None:
     slices = {contrast: _slices(split.train[contrast], config) for contrast in config.contrasts}
     steps_per_epoch = config.training.steps_per_epoch or -(-max(slices.values()) // config.training.batch_size)
     epochs = config.training.epochs + config.training.decay_epochs
-    parameters = _parameters(config)
+    engine = _engine(config)
+    parameters = {name: _count(network) for name, network in engine.networks().items()}
     say(f"{config.name}: {config.data.source} data → {config.folder}\n")
     say(table(["split", "contrast", "subjects", "images", "slices (estimate)"], _split_rows(config, split)))
     say()
@@ -35,9 +42,9 @@ def print_plan(config: Config) -> None:
     say()
     say(f"steps      {steps_per_epoch:,} an epoch × {epochs:,} epochs = {steps_per_epoch * epochs:,}, "
         f"batch {config.training.batch_size}")  # fmt: skip
-    say(f"disk       {human_bytes(_disk(config, sum(slices.values()), parameters))} "
+    say(f"disk       {human_bytes(_disk(config, sum(slices.values()), engine))} "
         "(slice store, three checkpoints; translated volumes come on top)")  # fmt: skip
-    say(f"memory     {human_bytes(_memory(config, parameters))} while training, besides the libraries' own")
+    say(f"memory     {human_bytes(_memory(config, engine))} while training, besides the libraries' own")
     say("dry run: nothing was written")
 
 
@@ -102,31 +109,45 @@ def _grid(cases: Sequence[Case], config: Config) -> tuple[tuple[int, ...], np.nd
     raise UserError(f"{cases[0].path}: not readable as NIfTI, nor is any other of {len(cases)} images like it")
 
 
-def _parameters(config: Config) -> dict[str, int]:
-    """Count the parameters of each network on torch's meta device, which allocates nothing."""
+def _engine(config: Config) -> "Engine":
+    """Return the run's engine on torch's meta device, which allocates nothing."""
     import torch
 
     from pipeline.engines.build import build_engine
 
-    with torch.device("meta"):
-        networks = build_engine(config, torch.device("meta")).networks()
-    return {name: sum(weight.numel() for weight in network.parameters()) for name, network in networks.items()}
+    with torch.device("meta"):  # the initial weights' random draws draw nothing there
+        return build_engine(config, torch.device("meta"))
 
 
-def _disk(config: Config, slices: int, parameters: dict[str, int]) -> float:
-    store = slices * config.preprocess.size**2 * BYTES_PER_PIXEL
-    weights = 4 * sum(parameters.values())
-    averaged = 4 * _generators(parameters) if config.method.ema_decay else 0
-    pools = 2 * config.method.pool_size * config.preprocess.size**2 * 4
-    return store + 3 * (3 * weights + averaged + pools)  # weights and Adam's two moments
+def _count(network: "nn.Module") -> int:
+    return sum(weight.numel() for weight in network.parameters())
 
 
-def _memory(config: Config, parameters: dict[str, int]) -> float:
-    """Estimate weights, gradients, Adam's moments and activations (about 60 maps of full size and width per image)."""
-    weights = 4 * sum(parameters.values())
-    activations = 4 * config.training.batch_size * config.preprocess.size**2 * config.generator.width * 12
-    return 4 * weights + activations
+def _disk(config: Config, slices: int, engine: "Engine") -> float:
+    """Estimate the slice store and three checkpoints: of each weight Adam's two moments too, and the averages."""
+    pixels = config.preprocess.size**2
+    weights = sum(_count(network) for network in engine.networks().values())
+    translators = sum(_count(network) for network in engine.translators().values())
+    pools = 2 * getattr(config.method, "pool_size", 0) * pixels
+    return slices * pixels * BYTES_PER_PIXEL + 3 * 4 * (3 * weights + 2 * translators + pools)
 
 
-def _generators(parameters: dict[str, int]) -> int:
-    return parameters["G"] + parameters["F"]
+def _memory(config: Config, engine: "Engine") -> float:
+    """Add up weights, gradients, Adam's moments and what one step keeps of its passes for the gradients."""
+    import torch
+
+    weights = [weight for network in engine.networks().values() for weight in network.parameters()]
+    known = {weight.untyped_storage()._cdata for weight in weights}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    images = torch.zeros(config.training.batch_size, 1, config.preprocess.size, config.preprocess.size, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        losses = engine.losses(images, images)  # held, so that no storage's address is given out twice
+    del losses
+    passes = sum(size for storage, size in kept.items() if storage not in known)
+    return 4 * 4 * sum(weight.numel() for weight in weights) + passes

@@ -65,4 +65,5 @@ class Sitting:
             sample_every_epochs=training.sample_every,
             checkpoint_seconds=60 * training.checkpoint_minutes,
             max_bad_steps=training.max_bad_steps,
+            halve_every=training.halve_every,
         )

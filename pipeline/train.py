@@ -31,6 +31,7 @@ class Schedule:
     sample_every_epochs: int
     checkpoint_seconds: float
     max_bad_steps: int
+    halve_every: int | None = None
 
     @property
     def epochs(self) -> int:
@@ -41,9 +42,13 @@ class Schedule:
         return self.epochs * self.steps_per_epoch
 
     def learning_rate_factor(self, step: int) -> float:
-        """Return 1 for the constant epochs, then a straight line that would reach 0 just after the last step."""
+        """Return 1 for the constant epochs, then a straight line that would reach 0 just after the last step.
+
+        Where `halve_every` is set, halved besides after each so many steps.
+        """
         constant = self.constant_epochs * self.steps_per_epoch
-        return 1.0 if step < constant else (self.steps - step) / (self.steps - constant)
+        line = 1.0 if step < constant else (self.steps - step) / (self.steps - constant)
+        return line * 0.5 ** (step // self.halve_every) if self.halve_every else line
 
 
 @dataclass

@@ -1,37 +1,42 @@
-"""A small CycleGAN engine, batches for it, and a comparison of states to the bit."""
+"""A small engine, batches for it, and a comparison of states to the bit."""
 
 import io
 
 import torch
 
-from networks.patchgan import PatchGAN
-from networks.unet import UNet
-from pipeline.engines.cyclegan import CycleGanEngine
+from pipeline.config.schema import Config, Training
+from pipeline.engines.build import build_engine
 
-RECIPE = {
-    "adversarial": "least_squares",
-    "cycle_weight": 10.0,
-    "identity_share": 0.5,
-    "discriminator_scale": 0.5,
-    "pool_size": 0,
-    "ema_decay": 0.0,
-    "learning_rate": 2e-4,
-    "discriminator_learning_rate": 2e-4,
-    "beta1": 0.5,
-    "precision": "float32",
-    "seed": 0,
-}
+METHOD = {"type": "cyclegan", "discriminator_scale": 0.5, "ema_decay": 0.0}
+CYCLEGAN = {"adversarial": "least_squares", "cycle_weight": 10.0, "identity_share": 0.5, "pool_size": 0}
+TRAINING = {"learning_rate": 2e-4, "discriminator_learning_rate": 2e-4, "beta1": 0.5, "precision": "float32"}
 
 
-def engine_of(*, depth=3, width=3, dropout=0.0, dtype=torch.float32, weights_seed=0, **options):
-    """A small engine; `depth` 6 has one layer with dropout."""
-    torch.manual_seed(weights_seed)
-    return CycleGanEngine(
-        lambda: UNet(depth=depth, width=width, dropout=dropout).to(dtype),
-        lambda: PatchGAN(width=4, layers=1).to(dtype),
-        device=torch.device("cpu"),
-        **(RECIPE | options),
+def engine_of(*, depth=3, width=3, dropout=0.0, dtype=torch.float32, weights_seed=0, seed=0, **options):
+    """A small engine, a CycleGAN unless `type` says otherwise; `depth` 6 has one layer with dropout.
+
+    Options go where they belong: those of training there, `generator` and `discriminator` as sections, the rest to the
+    method.
+    """
+    training = TRAINING | {name: options.pop(name) for name in list(options) if name in Training.model_fields}
+    usual = CYCLEGAN if options.get("type", "cyclegan") == "cyclegan" else {}
+    config = Config.model_validate(
+        {
+            "name": "small",
+            "seed": seed,
+            "data": {"source": "phantom"},
+            "generator": options.pop("generator", {"depth": depth, "width": width, "dropout": dropout}),
+            "discriminator": options.pop("discriminator", {"width": 4, "layers": 1}),
+            "method": METHOD | usual | options,
+            "training": training,
+        }
     )
+    torch.manual_seed(weights_seed)
+    engine = build_engine(config, torch.device("cpu"))
+    for networks in (engine.generators, engine.discriminators, engine.averaged):
+        if networks is not None:
+            networks.to(dtype)
+    return engine
 
 
 def batch(index, count=2, size=16, dtype=torch.float32):

@@ -156,7 +156,6 @@ def top_level_names(name: str) -> set[str]:
 
 def test_components_take_no_config_object():
     modules = [name for name in SOURCES if within(name, WITHOUT_CONFIG)]
-    modules += [name for name in SOURCES if within(name, ("pipeline.engines",)) and name != "pipeline.engines.build"]
     assert {name for name in modules if any(within(m, ("pipeline.config",)) for m in IMPORTS[name])} == set()
 
 

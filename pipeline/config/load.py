@@ -3,13 +3,14 @@
 import difflib
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.config.schema import SOURCES, Config
+from pipeline.config.rules import contradictions
+from pipeline.config.schema import Config
 from pipeline.errors import UserError
 
 LONGEST_VALUE = 80  # characters of a value that an error shows
@@ -98,19 +99,22 @@ def _override(values: dict, text: str) -> str | None:
 def _describe(problem: Mapping) -> str:
     """Return one line for one of pydantic's errors: key, value, rule, nearest valid key."""
     location = [str(part) for part in problem["loc"]]
-    source = location.pop(1) if location[0] == "data" and location[1:2] and location[1] in SOURCES else None
+    kinds = _kinds().get(location[0], {}) if location else {}
+    kind = location.pop(1) if location[1:2] and location[1] in kinds else None
     key, value = ".".join(location), _shown(problem["input"])  # the union member's name, popped, is no key of the YAML
     if problem["type"] in ("extra_forbidden", "invalid_key"):
-        nearest = _nearest(key, source)
+        if kind and key in set(valid_keys()):
+            return f"{key} = {value}: not a key of {location[0]} {kind}; leave it out"
+        nearest = _nearest(key, location[0], kind)
         return f"{key} = {value}: unknown key" + (f"; the nearest valid key is {nearest}" if nearest else "")
     if problem["type"] == "missing":
         return f"{key}: missing; it must be set"
     if problem["type"] in ("model_type", "model_attributes_type"):
         return f"{key} = {value}: must hold keys of its own, as in configs/phantom.yaml"
     if problem["type"].startswith("union_tag"):
-        rule = f"must be one of {', '.join(SOURCES)}"
-        tag = problem["ctx"].get("tag")
-        return f"{key}.source = {tag!r}: {rule}" if tag else f"{key}.source: missing; it {rule}"
+        rule = f"must be one of {', '.join(kinds)}"
+        name, tag = problem["ctx"]["discriminator"].strip("'"), problem["ctx"].get("tag")
+        return f"{key}.{name} = {tag!r}: {rule}" if tag else f"{key}.{name}: missing; it {rule}"
     rule = problem["msg"].replace("Input should be ", "must be ").replace("Value error, ", "must be ")
     return f"{key} = {value}: {rule}"
 
@@ -120,9 +124,16 @@ def _shown(value: object) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
 
-def _nearest(key: str, source: str | None) -> str | None:
-    """Return the valid key most like an unknown one, looking at its last part first and then at all of it."""
-    valid = list(valid_keys(source=source))
+def _nearest(key: str, section: str, kind: str | None) -> str | None:
+    """Return the valid key most like an unknown one, looking at its last part first and then at all of it.
+
+    Args:
+        key: The unknown one.
+        section: The top-level section it stands in.
+        kind: Which of the section's kinds was chosen, where it has several; only that one's keys count.
+    """
+    others = {model for name, model in _kinds().get(section, {}).items() if kind and name != kind}
+    valid = list(valid_keys(without=others))
     parent, _, last = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in valid if name.rpartition(".")[0] == parent}
     close = difflib.get_close_matches(last, siblings, n=1, cutoff=0.6)
@@ -133,14 +144,27 @@ def _nearest(key: str, source: str | None) -> str | None:
     return by_last.get(close[0], close[0]) if close else None
 
 
-def valid_keys(model: type[BaseModel] = Config, prefix: str = "", source: str | None = None) -> Iterator[str]:
-    """Yield every key of the schema, dotted; of the data sources' keys those of one source, where it is given."""
+def _kinds() -> dict[str, dict[str, type[BaseModel]]]:
+    """Return, of the sections of which there are several kinds, the kinds by name (`data.source`, `method.type`, …)."""
+    kinds = {}
+    for name, field in Config.model_fields.items():
+        if isinstance(field.discriminator, str):
+            members = _sections(field.annotation)
+            kinds[name] = {typing.get_args(one.model_fields[field.discriminator].annotation)[0]: one for one in members}
+    return kinds
+
+
+def valid_keys(
+    model: type[BaseModel] = Config, prefix: str = "", without: Collection[type[BaseModel]] = ()
+) -> Iterator[str]:
+    """Yield every key of the schema, dotted, but for those of the kinds of sections left out; each once."""
+    seen = set()
     for name, field in model.model_fields.items():
         yield prefix + name
         for section in _sections(field.annotation):
-            of_source = section.model_fields.get("source")
-            if source is None or of_source is None or source in typing.get_args(of_source.annotation):
-                yield from valid_keys(section, f"{prefix}{name}.", source)
+            if section not in without:
+                yield from (key for key in valid_keys(section, f"{prefix}{name}.", without) if key not in seen)
+                seen |= set(valid_keys(section, f"{prefix}{name}.", without))
 
 
 def _sections(annotation: object) -> list[type[BaseModel]]:
@@ -149,28 +173,3 @@ def _sections(annotation: object) -> list[type[BaseModel]]:
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) in (typing.Union, typing.Annotated):
         return [section for member in typing.get_args(annotation) for section in _sections(member)]
     return []
-
-
-def contradictions(config: Config) -> Iterator[str]:
-    """Yield what no single key shows: settings that are valid alone and wrong together."""
-    first, second = config.contrasts
-    if first == second:
-        yield f"contrasts = [{first}, {second}]: must be two different names"
-    size, depth = config.preprocess.size, config.generator.depth
-    if depth is None and size & (size - 1):
-        yield f"preprocess.size = {size}: must be a power of two unless generator.depth is set"
-    elif depth is not None and size % 2**depth:
-        yield f"preprocess.size = {size}: must be a multiple of {2**depth} (2 to the power generator.depth = {depth})"
-    shortest = 2 ** (config.discriminator.layers + 1)
-    if size < 2 * shortest:
-        yield f"discriminator.layers = {config.discriminator.layers}: preprocess.size = {size} is too small for it"
-    for key in ("patterns", "train"):
-        named = getattr(config.data, key, None)
-        if named is not None and set(named) != {first, second}:
-            yield f"data.{key} names {sorted(named)}: must name exactly the contrasts, {sorted(config.contrasts)}"
-    if getattr(config.data, "test", None) and set(config.data.test) != {first, second}:
-        yield f"data.test names {sorted(config.data.test)}: must name both of {sorted(config.contrasts)}, or none"
-    if config.preprocess.scaling == "type_range" and config.data.source != "images":
-        yield "preprocess.scaling = 'type_range': is for data.source: images; use percentiles for volumes"
-    if config.training.precision == "fp16" and config.device == "cpu":
-        yield "training.precision = 'fp16': needs a GPU; use bf16 or float32 on the CPU"

@@ -1,57 +1,13 @@
 """The configuration of a run: every key, its type, its bounds and its default."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import Field, model_validator
 
-# A validator's message is the rule, worded to follow "must be".
-
-
-def _no_yes(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("a number")
-    return value
-
-
-def _name(value: str) -> str:
-    if not value or value in (".", "..") or set(value) & set("/\\\0\n\r"):
-        raise ValueError("a name, not empty and without / or \\")
-    return value
-
-
-def _portion(value: object) -> int | float:
-    """Accept a whole number of subjects, or a share of them in [0, 1)."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = -1.0
-    if isinstance(value, bool) or not (0 <= number < 1 or (number >= 1 and number.is_integer())):
-        raise ValueError("a whole number of subjects, or a share of them from 0 to below 1")
-    return int(number) if isinstance(value, int) or number >= 1 else number
-
-
-def _in_order(percentiles: tuple[float, float]) -> tuple[float, float]:
-    if percentiles[0] >= percentiles[1]:
-        raise ValueError("in order, the lower one first")
-    return percentiles
-
-
-Whole, Number = Annotated[int, BeforeValidator(_no_yes)], Annotated[float, BeforeValidator(_no_yes)]
-Positive = Annotated[Whole, Field(ge=1)]
-PositiveFloat = Annotated[Number, Field(gt=0)]
-Share = Annotated[Number, Field(ge=0, le=1)]
-Name = Annotated[str, AfterValidator(_name)]
-Portion = Annotated[int | float, PlainValidator(_portion)]
-Lower, Upper = Annotated[Number, Field(ge=0, lt=100)], Annotated[Number, Field(gt=0, le=100)]
-Percentiles = Annotated[tuple[Lower, Upper], AfterValidator(_in_order)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: unknown keys are errors, and nothing changes it once it is read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
+from pipeline.config.methods import NATIVE, USUAL, AnyMethod, Discriminator, Generator
+from pipeline.config.types import Name, Number, Percentiles, Portion, Positive, PositiveFloat, Section, Share, Whole
 
 # ── data ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -87,7 +43,7 @@ class ImagesData(Section):
     source: Literal["images"]
     folder: Path
     train: dict[str, str]
-    test: dict[str, str] = {}
+    test: dict[str, str] = Field(default_factory=dict)
     paired: bool = False  # whether equal file names in two contrasts mean the same slice of the same subject
 
 
@@ -138,38 +94,6 @@ class Augment(Section):
     contrast: Share = 0.0  # largest relative change of contrast
 
 
-# ── networks and method ─────────────────────────────────────────────────────────────────────────────────────
-
-
-class UNetGenerator(Section):
-    """The modified U-Net of the pix2pix and CycleGAN tutorials."""
-
-    type: Literal["unet"] = "unet"
-    width: Positive = 64
-    depth: Annotated[Whole, Field(ge=2, le=10)] | None = None  # None: down to 1×1
-    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.5
-
-
-class PatchGanDiscriminator(Section):
-    """The 70×70 PatchGAN at three layers."""
-
-    type: Literal["patchgan"] = "patchgan"
-    width: Positive = 64
-    layers: Annotated[Whole, Field(ge=1, le=5)] = 3
-
-
-class CycleGan(Section):
-    """CycleGAN (Zhu et al. 2017)."""
-
-    type: Literal["cyclegan"] = "cyclegan"
-    adversarial: Literal["bce", "least_squares"] = "least_squares"
-    cycle_weight: Annotated[Number, Field(ge=0)] = 10.0
-    identity_share: Annotated[Number, Field(ge=0)] = 0.5  # identity weight = this × cycle_weight
-    discriminator_scale: PositiveFloat = 0.5
-    pool_size: Annotated[Whole, Field(ge=0)] = 50
-    ema_decay: Annotated[Number, Field(ge=0, lt=1)] = 0.0  # 0: evaluate and translate with the raw generators
-
-
 # ── running ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -182,7 +106,10 @@ class Training(Section):
     batch_size: Positive = 1
     learning_rate: PositiveFloat = 2e-4
     discriminator_learning_rate: PositiveFloat | None = None  # None: the generators' rate
-    beta1: Annotated[Number, Field(ge=0, lt=1)] = 0.5
+    optimiser: Literal["adam", "rmsprop"] = "adam"
+    beta1: Annotated[Number, Field(ge=0, lt=1)] = 0.5  # of adam
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.0
+    halve_every: Positive | None = None  # steps after which the learning rate is halved, again and again
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     loader_workers: Annotated[Whole, Field(ge=0)] = 0
     validate_every: Positive = 1  # epochs
@@ -198,7 +125,9 @@ class Evaluation(Section):
     """What is measured on the test subjects."""
 
     checkpoint: Literal["best", "latest"] = "best"
-    protocols: list[Literal["syndiff", "selfrdb", "reggan"]] = []  # published ones, besides our own
+    protocols: list[Literal["syndiff", "selfrdb", "reggan"]] = Field(
+        default_factory=list
+    )  # published ones, besides our own
     register_pairs: bool = True  # rigidly, where a subject's contrasts lie on different grids
     translate: bool = True  # write the test subjects' translated volumes into the run's folder
     batch_size: Positive = 8
@@ -226,12 +155,27 @@ class Config(Section):
     split: Split = Split()
     preprocess: Preprocess = Preprocess()
     augment: Augment = Augment()
-    generator: UNetGenerator = UNetGenerator()
-    discriminator: PatchGanDiscriminator = PatchGanDiscriminator()
-    method: CycleGan = CycleGan()
+    generator: Annotated[Generator, Field(discriminator="type")]
+    discriminator: Annotated[Discriminator, Field(discriminator="type")]
+    method: Annotated[AnyMethod, Field(discriminator="type")]
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_types(cls, values: object) -> object:
+        """Let `type` be left out of a section, or the section altogether, where the usual one is meant."""
+        if not isinstance(values, Mapping):
+            return values
+        method = values.get("method")
+        native = NATIVE.get(method.get("type") if isinstance(method, Mapping) else None, {})
+        filled = dict(values)
+        for key, usual in (USUAL | native).items():
+            section = values.get(key, {})
+            if isinstance(section, Mapping):
+                filled[key] = {"type": usual, **section}
+        return filled
 
     @property
     def folder(self) -> Path:

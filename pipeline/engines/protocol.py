@@ -11,11 +11,16 @@ class Engine(Protocol):
     Contrasts are called a (first) and b (second) within an engine; names are the caller's business.
     """
 
+    paired: bool  # whether `step` wants both contrasts of the same slices
+
     def step(self, real_a: Tensor, real_b: Tensor) -> dict[str, Tensor]:
         """Make one step on a batch of each contrast, (N, 1, H, W) in [-1, 1], and return the losses, detached.
 
         If any loss is not a finite number no weight, optimiser state or pooled image is changed.
         """
+
+    def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, dict[str, Tensor]]:
+        """Return a step's losses by player and name, with their graphs."""
 
     def set_learning_rate(self, factor: float) -> dict[str, float]:
         """Set every optimiser's rate to `factor` times its configured one, and return the rates by name."""

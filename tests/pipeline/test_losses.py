@@ -35,7 +35,7 @@ def test_least_squares_by_hand():
 
 
 def test_both_are_there_by_name():
-    assert list(ADVERSARIAL) == ["bce", "least_squares"]
+    assert list(ADVERSARIAL) == ["bce", "least_squares", "wasserstein"]
     assert list(ADVERSARIAL.values()) == [binary_cross_entropy, least_squares]
 
 

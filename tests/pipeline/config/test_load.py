@@ -102,7 +102,7 @@ def test_every_error_is_reported_at_once_with_key_value_rule_and_nearest_key(tmp
     ("override", "line"),
     [
         ("learning_rate=1", "learning_rate = 1: unknown key; the nearest valid key is training.learning_rate"),
-        ("data.patterns=x", "data.patterns = 'x': unknown key"),  # a key of another source is no remedy
+        ("data.patterns=x", "data.patterns = 'x': not a key of data phantom; leave it out"),
         ("zzz=1", "zzz = 1: unknown key"),
         ("training.epochs=true", "training.epochs = True: must be a number"),
         ("training.learning_rate=.inf", "training.learning_rate = inf: must be a finite number"),
@@ -118,7 +118,16 @@ def test_every_error_is_reported_at_once_with_key_value_rule_and_nearest_key(tmp
         ("data={}", "data.source: missing; it must be one of phantom, ixi, nifti, images"),
         ("data=5", "data = 5: must hold keys of its own, as in configs/phantom.yaml"),
         ("data={source: ixi}", "data.folder: missing; it must be set"),
-        ("method.type=munit", "method.type = 'munit': must be 'cyclegan'"),
+        ("method.type=gan", "method.type = 'gan': must be one of cyclegan, dualgan, munit, pix2pix, cut"),
+        ("generator.blocks=3", "generator.blocks = 3: not a key of generator unet; leave it out"),
+        (
+            "generator={type: munit}",
+            "generator.type = 'munit': is for the method of that name; use unet with method cyclegan",
+        ),
+        (
+            "generator={type: resnet, downs: 6}",
+            "preprocess.size = 32: must be a multiple of 64 (2 to the power generator.downs = 6)",
+        ),
         ("data.seed=-1", "data.seed = -1: must be greater than or equal to 0"),
     ],
 )

@@ -1,0 +1,81 @@
+"""What no single key of a configuration shows: settings that are valid alone and wrong together."""
+
+from collections.abc import Iterator
+
+from pipeline.config.methods import NATIVE, USUAL
+from pipeline.config.schema import Config
+
+
+def contradictions(config: Config) -> Iterator[str]:
+    """Yield a line for each pair of settings that cannot be together."""
+    yield from _of_data(config)
+    yield from _of_networks(config)
+    yield from _of_method(config)
+    if config.training.precision == "fp16" and config.device == "cpu":
+        yield "training.precision = 'fp16': needs a GPU; use bf16 or float32 on the CPU"
+
+
+def _of_data(config: Config) -> Iterator[str]:
+    first, second = config.contrasts
+    if first == second:
+        yield f"contrasts = [{first}, {second}]: must be two different names"
+    for key in ("patterns", "train"):
+        named = getattr(config.data, key, None)
+        if named is not None and set(named) != {first, second}:
+            yield f"data.{key} names {sorted(named)}: must name exactly the contrasts, {sorted(config.contrasts)}"
+    if getattr(config.data, "test", None) and set(config.data.test) != {first, second}:
+        yield f"data.test names {sorted(config.data.test)}: must name both of {sorted(config.contrasts)}, or none"
+    if config.preprocess.scaling == "type_range" and config.data.source != "images":
+        yield "preprocess.scaling = 'type_range': is for data.source: images; use percentiles for volumes"
+
+
+def _of_networks(config: Config) -> Iterator[str]:
+    size, generator, discriminator = config.preprocess.size, config.generator, config.discriminator
+    if generator.type == "unet":
+        depth = generator.depth
+        if depth is None and size & (size - 1):
+            yield f"preprocess.size = {size}: must be a power of two unless generator.depth is set"
+        elif depth is not None and size % 2**depth:
+            yield _not_a_multiple(size, "depth", depth)
+    elif size % 2**generator.downs:
+        yield _not_a_multiple(size, "downs", generator.downs)
+    if generator.type == "munit" and size < 2 ** (generator.style_downs + 1):
+        yield f"generator.style_downs = {generator.style_downs}: preprocess.size = {size} is too small for it"
+    scales = getattr(discriminator, "scales", 1)
+    if size < 2 ** (discriminator.layers + scales + 1):
+        levels = f"discriminator.layers = {discriminator.layers}"
+        levels += f" with discriminator.scales = {scales}" if scales > 1 else ""
+        yield f"{levels}: preprocess.size = {size} is too small for it"
+
+
+def _not_a_multiple(size: int, key: str, halvings: int) -> str:
+    multiple = f"{2**halvings} (2 to the power generator.{key} = {halvings})"
+    return f"preprocess.size = {size}: must be a multiple of {multiple}"
+
+
+def _of_method(config: Config) -> Iterator[str]:
+    method, generator = config.method, config.generator.type
+    native = NATIVE.get(method.type, {}).get("generator")
+    if native and generator != native:
+        yield f"generator.type = {generator!r}: must be {native} for method {method.type}, which trains its own kind"
+    elif not native and generator not in _for_any_method():
+        usual = USUAL["generator"]
+        yield f"generator.type = {generator!r}: is for the method of that name; use {usual} with method {method.type}"
+    paired = config.split.pairing == "paired"
+    if method.type == "pix2pix" and not paired:
+        yield "split.pairing = 'unpaired': must be paired for method pix2pix, which learns from registered pairs"
+    if method.type == "pix2pix" and config.data.source == "images" and not config.data.paired:
+        yield "data.paired = False: must be true for method pix2pix: equal file names are the same slice"
+    if method.type == "dualgan":
+        critic = method.clip is not None or method.gradient_penalty > 0
+        if method.adversarial == "wasserstein" and not critic:
+            yield "method.adversarial = 'wasserstein': needs method.clip or method.gradient_penalty"
+        if method.adversarial != "wasserstein" and critic:
+            yield f"method.adversarial = {method.adversarial!r}: must be wasserstein with clip or gradient_penalty"
+        if method.gradient_penalty and config.training.precision == "fp16":
+            yield "training.precision = 'fp16': does not go with method.gradient_penalty; use bf16 or float32"
+
+
+def _for_any_method() -> set[str]:
+    """Return the generators that a method need not be made for."""
+    return {"unet", "resnet", "residual_concat"}

@@ -1,0 +1,52 @@
+"""The kinds of value that configurations hold, with their rules, and the section that holds them."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+
+# A validator's message is the rule, worded to follow "must be".
+
+
+def _no_yes(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a number")
+    return value
+
+
+def _name(value: str) -> str:
+    if not value or value in (".", "..") or set(value) & set("/\\\0\n\r"):
+        raise ValueError("a name, not empty and without / or \\")
+    return value
+
+
+def _portion(value: object) -> int | float:
+    """Accept a whole number of subjects, or a share of them in [0, 1)."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if isinstance(value, bool) or not (0 <= number < 1 or (number >= 1 and number.is_integer())):
+        raise ValueError("a whole number of subjects, or a share of them from 0 to below 1")
+    return int(number) if isinstance(value, int) or number >= 1 else number
+
+
+def _in_order(percentiles: tuple[float, float]) -> tuple[float, float]:
+    if percentiles[0] >= percentiles[1]:
+        raise ValueError("in order, the lower one first")
+    return percentiles
+
+
+Whole, Number = Annotated[int, BeforeValidator(_no_yes)], Annotated[float, BeforeValidator(_no_yes)]
+Positive = Annotated[Whole, Field(ge=1)]
+PositiveFloat = Annotated[Number, Field(gt=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Name = Annotated[str, AfterValidator(_name)]
+Portion = Annotated[int | float, PlainValidator(_portion)]
+Lower, Upper = Annotated[Number, Field(ge=0, lt=100)], Annotated[Number, Field(gt=0, le=100)]
+Percentiles = Annotated[tuple[Lower, Upper], AfterValidator(_in_order)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, and nothing changes it once it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -1,0 +1,162 @@
+"""What adversarial methods share: two players, their optimisers, precision, the averaged generators, states."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.config.schema import Config, Training
+from pipeline.engines.parts import build_generator
+from pipeline.losses import ADVERSARIAL, all_finite
+
+GENERATORS, DISCRIMINATORS = "generators", "discriminators"
+Losses = dict[str, Tensor]
+
+
+class AdversarialEngine(ABC):
+    """An `Engine` of two players, generators and discriminators, that take turns at one batch.
+
+    A method builds its networks, names them, and writes its losses in `losses`; the rest is here. All losses of a step
+    are computed before any weight moves, so where one is not finite nothing moves (under fp16, gradients that overflow
+    make the loss scaler leave out single updates).
+
+    Args:
+        config: Of the run; the method reads its own section.
+        device: Where to compute.
+        generators: The networks of the first player, by name.
+        discriminators: Those of the second; may be none.
+    """
+
+    paired: ClassVar[bool] = False  # whether `step` wants the two contrasts of one slice, or any two slices
+
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        generators: Mapping[str, nn.Module],
+        discriminators: Mapping[str, nn.Module],
+    ):
+        training = config.training
+        self.generators = nn.ModuleDict(generators).to(device)
+        self.discriminators = nn.ModuleDict(discriminators).to(device)
+        self.ema_decay, self.averaged_steps = config.method.ema_decay, 0
+        self.averaged = copy.deepcopy(self.generators).eval() if self.ema_decay else None
+        self.adversarial = ADVERSARIAL[config.method.adversarial]
+        self.rates = {
+            GENERATORS: training.learning_rate,
+            DISCRIMINATORS: training.discriminator_learning_rate or training.learning_rate,
+        }
+        self.optimisers = {
+            player: _optimiser(networks, self.rates[player], training, device)
+            for player, networks in self._players().items()
+        }
+        low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.precision)
+        self.autocast = (lambda: torch.autocast(device.type, low)) if low else nullcontext
+        self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
+
+    @abstractmethod
+    def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
+        """Return, for each player that moves in this step, the weighted terms whose sum it makes smaller, by name."""
+
+    @abstractmethod
+    def translators(self) -> dict[str, nn.Module]:
+        """See `Engine.translators`."""
+
+    def kept(self) -> dict[str, object]:
+        """Return, by name, what else of the method has a state: `state_dict` and `load_state_dict`."""
+        return {}
+
+    def moved(self) -> None:  # noqa: B027  (most methods have nothing to do here)
+        """Called after a step that changed weights; left out when the step was skipped."""
+
+    @staticmethod
+    def build_translators(config: Config) -> dict[str, nn.Module]:
+        """Return fresh modules, by target ("a" or "b"), that the weights of `translators` fit."""
+        return {"a": build_generator(config), "b": build_generator(config)}
+
+    def step(self, real_a: Tensor, real_b: Tensor) -> Losses:
+        """See `Engine.step`."""
+        with self.autocast():
+            by_player = self.losses(real_a, real_b)
+        losses = {name: loss for terms in by_player.values() for name, loss in terms.items()}
+        if all_finite(losses):
+            for player, terms in by_player.items():
+                self._update(player, sum(terms.values()))
+            self.scaler.update()
+            self._average()
+            self.moved()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    @contextmanager
+    def frozen(self, networks: nn.Module) -> Iterator[None]:
+        """Leave out the gradients of some networks' weights: the other player's step needs none of them."""
+        networks.requires_grad_(False)
+        yield
+        networks.requires_grad_(True)
+
+    def best_generators(self) -> nn.ModuleDict:
+        """Return the generators that evaluate and translate: averaged where an average is kept."""
+        return self.generators if self.averaged is None else self.averaged
+
+    def set_learning_rate(self, factor: float) -> dict[str, float]:
+        """See `Engine.set_learning_rate`."""
+        rates = {player: self.rates[player] * factor for player in self.optimisers}
+        for player, optimiser in self.optimisers.items():
+            optimiser.param_groups[0]["lr"] = rates[player]
+        return rates
+
+    def networks(self) -> dict[str, nn.Module]:
+        """See `Engine.networks`."""
+        return {**dict(self.generators.items()), **dict(self.discriminators.items())}
+
+    def state_dict(self) -> dict:
+        """See `Engine.state_dict`."""
+        parts = {name: part.state_dict() for name, part in self._stateful().items()}
+        return {**parts, "averaged_steps": self.averaged_steps}
+
+    def load_state_dict(self, state: dict) -> None:
+        """See `Engine.load_state_dict`."""
+        for name, part in self._stateful().items():
+            part.load_state_dict(state[name])
+        self.averaged_steps = state["averaged_steps"]
+
+    def _players(self) -> dict[str, nn.ModuleDict]:
+        both = {GENERATORS: self.generators, DISCRIMINATORS: self.discriminators}
+        return {player: networks for player, networks in both.items() if len(networks)}
+
+    def _stateful(self) -> dict:
+        parts = {**self.networks(), **self.kept(), "scaler": self.scaler}
+        parts |= {f"optimiser_{player}": optimiser for player, optimiser in self.optimisers.items()}
+        return parts if self.averaged is None else {**parts, "averaged": self.averaged}
+
+    def _update(self, player: str, loss: Tensor) -> None:
+        optimiser = self.optimisers[player]
+        optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(optimiser)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the averaged generators towards the present ones, faster in the first steps."""
+        if self.averaged is not None:
+            self.averaged_steps += 1
+            decay = min(self.ema_decay, (1 + self.averaged_steps) / (10 + self.averaged_steps))
+            for mean, weight in zip(self.averaged.parameters(), self.generators.parameters(), strict=True):
+                mean.lerp_(weight, 1 - decay)
+
+
+def _optimiser(networks: nn.ModuleDict, rate: float, training: Training, device: torch.device) -> torch.optim.Optimizer:
+    """Return one optimiser for all networks of a player."""
+    if training.optimiser == "rmsprop":
+        return torch.optim.RMSprop(networks.parameters(), lr=rate, alpha=0.9, weight_decay=training.weight_decay)
+    return torch.optim.Adam(
+        networks.parameters(),
+        lr=rate,
+        betas=(training.beta1, 0.999),
+        weight_decay=training.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
