@@ -3,7 +3,7 @@
 from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
 
-from networks.blocks import initialise_normal
+from networks.blocks import initialise_normal, normalise_spectrally
 
 
 class PatchGAN(nn.Module):
@@ -14,24 +14,26 @@ class PatchGAN(nn.Module):
     Args:
         width: Channels of the first layer; they double per layer.
         layers: Convolutions between the first and the last one; all but the last of these halve the image.
+        in_channels: 1 for an image; 2 for a pair, as the conditional discriminator of pix2pix judges them.
+        spectral_norm: Whether to normalise the convolutions spectrally, besides the instance norm, as SPADE does
+            (Park et al. 2019, section 3). An instance norm undoes any scaling of the convolution before it, so this
+            acts on the first and the last layer, which have none; `MultiScaleDiscriminator` has it on all.
     """
 
-    def __init__(self, width: int = 64, layers: int = 3):
+    def __init__(self, width: int = 64, layers: int = 3, *, in_channels: int = 1, spectral_norm: bool = False):
         super().__init__()
         self.network = initialise_normal(
             PatchDiscriminator(
-                spatial_dims=2, in_channels=1, channels=width, num_layers_d=layers, norm=("instance", {"affine": True})
+                spatial_dims=2,
+                in_channels=in_channels,
+                channels=width,
+                num_layers_d=layers,
+                norm=("instance", {"affine": True}),
             )
         )
+        if spectral_norm:
+            normalise_spectrally(self.network)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map (N, 1, H, W) in [-1, 1] to logits (N, 1, h, w), positive where a patch looks real."""
+        """Map (N, in_channels, H, W) in [-1, 1] to logits (N, 1, h, w), positive where a patch looks real."""
         return self.network(image)[-1]
-
-
-def receptive_field(layers: int) -> int:
-    """Return the side, in pixels, of the patch one logit sees."""
-    size = 1
-    for stride in [1, 1, *[2] * layers]:  # from the logit back to the image; every kernel is 4×4
-        size = (size - 1) * stride + 4
-    return size

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from networks.blocks import initialise_normal, instance_norm
+from networks.attention import AttentionGate
+from networks.blocks import Upsampling, doubling, initialise_normal, instance_norm, require_size, tapped
 
 
 class UNet(nn.Module):
@@ -17,9 +18,23 @@ class UNet(nn.Module):
         depth: Number of halvings; the input's height and width must be multiples of `2**depth`.
         width: Channels of the first layer; they double per level up to 8 times this.
         dropout: Probability.
+        attention: Whether an attention gate weights each skip.
+        upsampling: "transposed", or "nearest" against checkerboard; see `blocks.doubling`.
+
+    Attributes:
+        stride: Height and width must be multiples of this.
+        feature_channels: Channels of what `features` returns.
     """
 
-    def __init__(self, depth: int = 8, width: int = 64, dropout: float = 0.5):
+    def __init__(
+        self,
+        depth: int = 8,
+        width: int = 64,
+        dropout: float = 0.5,
+        *,
+        attention: bool = False,
+        upsampling: Upsampling = "transposed",
+    ):
         super().__init__()
         self.stride = 2**depth
         channels = [width * 2 ** min(level, 3) for level in range(depth)]
@@ -29,11 +44,21 @@ class UNet(nn.Module):
         )
         dropped = min(3, max(0, depth - 5))
         self.up = nn.ModuleList(
-            _up(channels[level] * (1 if level == depth - 1 else 2), channels[level - 1], dropout * (step < dropped))
+            _up(
+                channels[level] * (1 if level == depth - 1 else 2),
+                channels[level - 1],
+                dropout * (step < dropped),
+                upsampling,
+            )
             for step, level in enumerate(range(depth - 1, 0, -1))
         )
-        self.last = nn.ConvTranspose2d(channels[0] * 2, 1, 4, 2, 1)
+        self.last = doubling(channels[0] * 2, 1, upsampling, kernel=4, bias=True)
+        self.gates = nn.ModuleList(AttentionGate(size, size) for size in reversed(channels[:-1]) if attention)
+        self.taps = range(min(4, depth - 1))
+        self.feature_channels = [1, *(channels[level] for level in self.taps)]
         initialise_normal(self)
+        for gate in self.gates:
+            gate.open()
 
     def forward(self, image: Tensor) -> Tensor:
         """Translate (N, 1, H, W) in [-1, 1] to the same shape and range.
@@ -41,21 +66,33 @@ class UNet(nn.Module):
         Raises:
             ValueError: H or W is not a multiple of `stride`.
         """
-        height, width = image.shape[-2:]
-        if height % self.stride or width % self.stride:
-            raise ValueError(
-                f"slices of {height}×{width} pixels do not fit a U-Net of {len(self.down)} levels; "
-                f"pad both sides to multiples of {self.stride}"
-            )
+        self._require_size(image)
         skips = []
         features = image
         for down in self.down:
             features = down(features)
             skips.append(features)
         skips.pop()
-        for up in self.up:
-            features = torch.cat([up(features), skips.pop()], dim=1)
+        for index, up in enumerate(self.up):
+            features, skip = up(features), skips.pop()
+            if self.gates:
+                skip = self.gates[index](skip, features)
+            features = torch.cat([features, skip], dim=1)
         return torch.tanh(self.last(features))
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Return the image and its encoding at strides 2, 4, 8 and 16, as PatchNCE compares them.
+
+        Fewer where the network is shallow: never the innermost level, which may be a single pixel.
+
+        Raises:
+            ValueError: H or W is not a multiple of `stride`.
+        """
+        self._require_size(image)
+        return tapped(image, self.down, self.taps)
+
+    def _require_size(self, image: Tensor) -> None:
+        require_size(image, f"a U-Net of {len(self.down)} levels", self.stride)
 
 
 def _down(before: int, after: int, *, norm: bool) -> nn.Sequential:
@@ -65,8 +102,8 @@ def _down(before: int, after: int, *, norm: bool) -> nn.Sequential:
     return nn.Sequential(*layers, nn.LeakyReLU(0.2, inplace=True))
 
 
-def _up(before: int, after: int, dropout: float) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False), instance_norm(after)]
+def _up(before: int, after: int, dropout: float, upsampling: Upsampling) -> nn.Sequential:
+    layers: list[nn.Module] = [doubling(before, after, upsampling, kernel=4), instance_norm(after)]
     if dropout > 0:
         layers.append(nn.Dropout(dropout))
     return nn.Sequential(*layers, nn.ReLU(inplace=True))

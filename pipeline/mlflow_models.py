@@ -20,6 +20,7 @@ from pipeline.tracking import Tracker
 FORMAT = 1  # of the metadata
 DOWNLOAD_TIMEOUT_S = 26  # besides what a request may take in training
 PICKLE_SWITCH = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
+EXAMPLE_SIDE = 64  # at least; a slice of one stride can be too small for reflected borders
 
 
 def log_translator(
@@ -68,6 +69,7 @@ def export_translator(module: nn.Module, path: Path, *, stride: int, metadata: M
     from mlflow.types import Schema, TensorSpec
     from torch.fx.experimental import _config as shapes
 
+    side = -(-EXAMPLE_SIDE // stride) * stride
     plane = TensorSpec(np.dtype(np.float32), (-1, 1, -1, -1))
     # Oblivious: a size of 1 in the example (one slice, or the 1×1 bottleneck) must not become a constant of the graph.
     with shapes.patch(backed_size_oblivious=True), torch.no_grad():
@@ -76,7 +78,7 @@ def export_translator(module: nn.Module, path: Path, *, stride: int, metadata: M
             str(path),
             serialization_format="pt2",
             signature=ModelSignature(Schema([plane]), Schema([plane])),
-            input_example=np.zeros((2, 1, stride, stride), np.float32),
+            input_example=np.zeros((2, 1, side, side), np.float32),
             pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"mlflow=={mlflow.__version__}"],
             metadata={"translator": FORMAT, "about": json.dumps(dict(metadata))},
         )

@@ -1,28 +1,11 @@
 import pytest
 import torch
+from monai.networks.nets import PatchDiscriminator
+from network_probes import assert_same_one_by_one, parameters, random_image, sees_a_square_of
 from torch import nn
 
-from networks.patchgan import PatchGAN, receptive_field
-
-
-def without_norms(network):
-    """A norm looks at the whole image; what is left looks at patches."""
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.InstanceNorm2d):
-                setattr(module, name, nn.Identity())
-    return network
-
-
-def seen_by_a_central_logit(layers, size):
-    """The rows and columns of the image on which one logit depends, by its gradient."""
-    torch.manual_seed(0)
-    network = without_norms(PatchGAN(width=2, layers=layers)).double()
-    image = torch.rand(1, 1, size, size, dtype=torch.float64, requires_grad=True)
-    logits = network(image)
-    logits[0, 0, logits.shape[2] // 2, logits.shape[3] // 2].backward()
-    seen = image.grad[0, 0] != 0
-    return seen.any(dim=1).nonzero().ravel(), seen.any(dim=0).nonzero().ravel()
+from networks.blocks import initialise_normal
+from networks.patchgan import PatchGAN
 
 
 def test_a_256_image_has_30_by_30_logits():
@@ -30,19 +13,10 @@ def test_a_256_image_has_30_by_30_logits():
         assert PatchGAN()(torch.zeros(2, 1, 256, 256)).shape == (2, 1, 30, 30)
 
 
-@pytest.mark.parametrize(("layers", "side"), [(1, 16), (2, 34), (3, 70), (4, 142)])
-def test_the_receptive_field_is_that_of_the_formula(layers, side):
-    # Outwards from a logit, each 4×4 convolution turns r into (r - 1) · stride + 4: 1, 4, 7, 16, 34, 70, 142.
-    assert receptive_field(layers) == side
-
-
-@pytest.mark.parametrize(("layers", "size"), [(1, 48), (2, 96), (3, 192)])
-def test_a_logit_depends_on_exactly_its_receptive_field(layers, size):
-    for lines in seen_by_a_central_logit(layers, size):
-        assert len(lines) == receptive_field(layers)
-        assert lines[-1] - lines[0] + 1 == receptive_field(layers)
-        assert lines[0] > 0  # the image is larger, so nothing was cut off
-        assert lines[-1] < size - 1
+# Outwards from a logit, each 4×4 convolution turns r into (r - 1) · stride + 4: 1, 4, 7, 16, 34, 70, 142.
+@pytest.mark.parametrize(("layers", "side", "size"), [(1, 16, 48), (2, 34, 96), (3, 70, 192), (4, 142, 320)])
+def test_a_logit_depends_on_exactly_its_receptive_field(layers, side, size):
+    assert sees_a_square_of(side, PatchGAN(width=1, layers=layers), size)
 
 
 def test_the_parameters_are_those_counted_by_hand():
@@ -51,7 +25,7 @@ def test_the_parameters_are_those_counted_by_hand():
     norms = 2 * (128 + 256 + 512)
     tutorial = convolutions + norms + 1  # a bias on the last convolution
     assert tutorial == 2_763_521
-    assert sum(weight.numel() for weight in PatchGAN().parameters()) == tutorial + 64  # MONAI: on the first one too
+    assert parameters(PatchGAN()) == tutorial + 64  # MONAI: on the first one too
 
 
 def test_weights_are_drawn_as_the_papers_do():
@@ -85,7 +59,51 @@ def test_width_and_layers_are_options():
 
 def test_a_batch_gives_what_its_images_give_one_by_one():
     torch.manual_seed(0)
-    network = PatchGAN(width=2).double()
-    images = torch.rand(3, 1, 64, 48, dtype=torch.float64)
-    singly = torch.cat([network(image[None]) for image in images])
-    torch.testing.assert_close(network(images), singly, rtol=0, atol=1e-12)
+    assert_same_one_by_one(PatchGAN(width=2), (3, 1, 64, 48))
+
+
+# ── options, which leave the plain network as it is ─────────────────────────────────────────────────────────
+
+
+def test_without_options_nothing_but_the_plain_networks_numbers_is_drawn():
+    torch.manual_seed(0)
+    norm = ("instance", {"affine": True})
+    plain = PatchDiscriminator(spatial_dims=2, in_channels=1, channels=4, num_layers_d=2, norm=norm)
+    expected = {f"network.{name}": weight for name, weight in initialise_normal(plain).state_dict().items()}
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    weights = PatchGAN(width=4, layers=2).state_dict()
+    assert list(weights) == list(expected)
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_pair_of_images_is_judged_as_one():
+    network = PatchGAN(width=2, in_channels=2)
+    assert parameters(network) == parameters(PatchGAN(width=2)) + 4 * 4 * 2
+    pair = random_image(1, 2, 64, 64).requires_grad_()
+    network(pair).sum().backward()
+    assert (pair.grad != 0).any(dim=(0, 2, 3)).all()
+
+
+def test_spectral_norm_bounds_every_convolution_and_keeps_the_instance_norm():
+    torch.manual_seed(0)
+    network = PatchGAN(width=4, layers=2, spectral_norm=True)
+    assert parameters(network) == parameters(PatchGAN(width=4, layers=2))
+    for _ in range(50):  # power iterations
+        network(torch.zeros(1, 1, 32, 32))
+    convolutions = [module for module in network.eval().modules() if isinstance(module, nn.Conv2d)]
+    largest = [torch.linalg.matrix_norm(module.weight.flatten(1), 2).item() for module in convolutions]
+    assert largest == pytest.approx([1.0] * 4, rel=1e-3)
+    assert sum(isinstance(module, nn.InstanceNorm2d) for module in network.modules()) == 2
+
+
+def test_spectral_norm_goes_on_bitwise_from_its_state():
+    torch.manual_seed(0)
+    network = PatchGAN(width=2, layers=1, spectral_norm=True)
+    image = random_image(1, 1, 32, 32)
+    network(image)
+    resumed = PatchGAN(width=2, layers=1, spectral_norm=True)
+    resumed.load_state_dict(network.state_dict())
+    for _ in range(2):
+        assert torch.equal(resumed(image), network(image))

@@ -1,23 +1,9 @@
 import pytest
 import torch
+from network_probes import parameters, shapes_of
 from torch import nn
 
-from networks.blocks import initialise_normal, instance_norm
 from networks.unet import UNet
-
-
-def parameters(network):
-    return sum(weight.numel() for weight in network.parameters())
-
-
-def shapes_of(modules, run):
-    """The (channels, height, width) that each module gives while `run` runs."""
-    seen = []
-    hooks = [module.register_forward_hook(lambda *call: seen.append(tuple(call[2].shape[1:]))) for module in modules]
-    run()
-    for hook in hooks:
-        hook.remove()
-    return seen
 
 
 @pytest.fixture(scope="module")
@@ -185,32 +171,3 @@ def test_the_same_seed_gives_the_same_weights():
     torch.manual_seed(3)
     second = UNet(depth=3, width=2).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-# ── blocks ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_instance_norm_is_pytorchs():
-    features = torch.rand(3, 6, 5, 4) * 7
-    expected = nn.functional.instance_norm(features)
-    torch.testing.assert_close(instance_norm(6)(features), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_instance_norm_of_one_pixel_is_its_offset():
-    norm = instance_norm(4)
-    nn.init.constant_(norm.bias, 0.5)
-    torch.testing.assert_close(norm(torch.rand(2, 4, 1, 1)), torch.full((2, 4, 1, 1), 0.5))
-
-
-def test_initialising_reaches_both_spellings_of_the_norm():
-    network = nn.Sequential(
-        nn.Conv2d(1, 64, 4), nn.InstanceNorm2d(64, affine=True), nn.GroupNorm(64, 64), nn.LeakyReLU()
-    )
-    nn.init.constant_(network[0].bias, 3.0)
-    assert initialise_normal(network, deviation=0.1) is network
-    assert network[0].weight.std().item() == pytest.approx(0.1, rel=0.15)
-    assert not network[0].bias.any()
-    for norm in network[1:3]:
-        assert norm.weight.std().item() == pytest.approx(0.1, rel=0.35)
-        assert norm.weight.mean().item() == pytest.approx(1, abs=0.06)
-    initialise_normal(nn.InstanceNorm2d(4))  # without scale and offset there is nothing to draw

@@ -70,6 +70,14 @@ def test_exporting_leaves_the_network_as_it_was(tmp_path, unet):
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
+@pytest.mark.parametrize("stride", [4, 48])
+def test_the_example_is_large_enough_for_reflected_borders(tmp_path, stride):
+    reflecting = nn.Sequential(
+        nn.AvgPool2d(stride), nn.ReflectionPad2d(1), nn.AvgPool2d(3, 1), nn.Upsample(None, stride)
+    )
+    export_translator(reflecting, tmp_path / "model", stride=stride, metadata={})
+
+
 def test_no_random_number_is_drawn(logged):
     assert logged["untouched"]
 

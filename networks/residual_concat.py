@@ -1,0 +1,106 @@
+"""A generator whose residual blocks are concatenated with their input instead of added to it."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from networks.blocks import Upsampling, doubling, initialise_normal, instance_norm, normed, require_size, tapped
+
+
+class ConcatBlock(nn.Module):
+    """Convolution, instance norm, LeakyReLU, convolution; the result joins the input as further channels.
+
+    Args:
+        channels: Channels of the input.
+        growth: Channels that are added.
+    """
+
+    def __init__(self, channels: int, growth: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, growth, 3, 1, 1, bias=False),
+            instance_norm(growth),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(growth, growth, 3, 1, 1),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (N, channels, H, W) to (N, channels + growth, H, W), the input first."""
+        return torch.cat([features, self.layers(features)], dim=1)
+
+
+class ResidualConcatGenerator(nn.Module):
+    """Halvings with LeakyReLU, concatenating residual blocks, doublings with ReLU, one convolution and tanh.
+
+    As concatenation keeps the input, the channels must grow. Here every block adds the same number, as in DenseNet
+    (Huang et al. 2017), so that the cost of a block grows linearly with its place and not exponentially: at the
+    default size 128 → 192 → … → 512 channels over six blocks at a quarter of the resolution.
+
+    Args:
+        blocks: Residual blocks.
+        width: Channels of the first layer; they double per halving.
+        downs: Number of halvings.
+        growth: Channels that each block adds; None: `width`.
+        upsampling: "transposed", or "nearest" against checkerboard; see `blocks.doubling`.
+
+    Attributes:
+        stride: Height and width must be multiples of this, and at least twice this.
+        feature_channels: Channels of what `features` returns.
+    """
+
+    def __init__(
+        self,
+        blocks: int = 6,
+        width: int = 64,
+        downs: int = 2,
+        *,
+        growth: int | None = None,
+        upsampling: Upsampling = "transposed",
+    ):
+        super().__init__()
+        self.stride = 2**downs
+        growth = growth or width
+        levels = [width * 2**level for level in range(downs)]
+        grown = [levels[-1] + growth * block for block in range(blocks + 1)]
+        self.encoder = nn.Sequential(
+            *(_down(fine, coarse) for fine, coarse in pairwise([1, *levels])),
+            *(ConcatBlock(channels, growth) for channels in grown[:-1]),
+        )
+        self.decoder = nn.Sequential(
+            *(
+                normed(doubling(coarse, fine, upsampling, kernel=4), fine)
+                for coarse, fine in pairwise([grown[-1], *reversed(levels)])
+            ),
+            nn.Conv2d(width, 1, 7, 1, 3),
+        )
+        seen = [block for block in (0, 4) if block < blocks]
+        self.taps = [*range(downs), *(downs + block for block in seen)]
+        self.feature_channels = [1, *levels, *(grown[block + 1] for block in seen)]
+        initialise_normal(self)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Translate (N, 1, H, W) in [-1, 1] to the same shape and range.
+
+        Raises:
+            ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
+        """
+        self._require_size(image)
+        return torch.tanh(self.decoder(self.encoder(image)))
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Return what PatchNCE compares: the image, each halving, the first and the fifth block where there are.
+
+        Raises:
+            ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
+        """
+        self._require_size(image)
+        return tapped(image, self.encoder, self.taps)
+
+    def _require_size(self, image: Tensor) -> None:
+        require_size(image, f"a residual-concatenation generator of stride {self.stride}", self.stride, 2 * self.stride)
+
+
+def _down(before: int, after: int) -> nn.Sequential:
+    convolution = nn.Conv2d(before, after, 4, 2, 1, bias=False)
+    return nn.Sequential(convolution, instance_norm(after), nn.LeakyReLU(0.2, inplace=True))

@@ -1,0 +1,132 @@
+import pytest
+import torch
+from network_probes import (
+    assert_exports,
+    assert_same_one_by_one,
+    parameters,
+    random_image,
+    sees_a_square_of,
+    shapes_of,
+)
+from torch import nn
+
+from networks.residual_concat import ConcatBlock, ResidualConcatGenerator
+
+
+def full_size(**options):
+    with torch.device("meta"):
+        return ResidualConcatGenerator(**options)
+
+
+def test_every_layer_has_its_shape_at_256():
+    network = full_size()
+    image = torch.zeros(1, 1, 256, 256, device="meta")
+    assert shapes_of(network.encoder, lambda: network(image)) == [
+        (64, 128, 128), (128, 64, 64), *((128 + 64 * block, 64, 64) for block in range(1, 7)),
+    ]  # fmt: skip
+    assert shapes_of(network.decoder, lambda: network(image)) == [(128, 128, 128), (64, 256, 256), (1, 256, 256)]
+
+
+def test_the_parameters_are_those_counted_by_hand():
+    down = 4 * 4 * (1 * 64 + 64 * 128)
+    grown = 128 + 192 + 256 + 320 + 384 + 448
+    blocks = 3 * 3 * (grown * 64 + 6 * 64 * 64) + 6 * (2 * 64 + 64)  # with a norm within and a bias at the end
+    up = 4 * 4 * (512 * 128 + 128 * 64)
+    norms = 2 * (64 + 128 + 128 + 64)
+    assert parameters(full_size()) == down + blocks + up + 7 * 7 * 64 + 1 + norms == 2_533_313
+    assert parameters(full_size(upsampling="nearest")) == 2_533_313 - up + 3 * 3 * (512 * 128 + 128 * 64)
+
+
+def test_a_block_keeps_its_input_and_adds_to_the_channels():
+    torch.manual_seed(0)
+    block = ConcatBlock(3, growth=5)
+    features = random_image(2, 3, 6, 4)
+    out = block(features)
+    assert out.shape == (2, 8, 6, 4)
+    assert torch.equal(out[:, :3], features)
+    assert torch.equal(out[:, 3:], block.layers(features))
+    assert [type(layer) for layer in block.layers] == [nn.Conv2d, nn.GroupNorm, nn.LeakyReLU, nn.Conv2d]
+
+
+def test_growth_is_an_option():
+    channels = [layer.layers[0].in_channels for layer in full_size(growth=256, blocks=3).encoder[2:]]
+    assert channels == [128, 384, 640]
+
+
+def test_negative_slopes_lead_down_and_none_up():
+    network = full_size()
+    assert [layer[-1].negative_slope for layer in network.encoder[:2]] == [0.2, 0.2]
+    assert [type(layer[-1]) for layer in network.decoder[:2]] == [nn.ReLU, nn.ReLU]
+
+
+def test_weights_are_drawn_as_the_papers_do():
+    torch.manual_seed(0)
+    network = ResidualConcatGenerator(blocks=2, width=32)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            assert module.weight.std().item() == pytest.approx(0.02, rel=0.1)
+            assert module.bias is None or not module.bias.any()
+
+
+@pytest.mark.parametrize(("shape", "fits"), [((16, 20), True), ((8, 8), True), ((18, 16), False), ((4, 16), False)])
+def test_sizes_are_multiples_of_the_stride_and_twice_that(shape, fits):
+    network = ResidualConcatGenerator(blocks=1, width=2)
+    assert network.stride == 4
+    image = torch.zeros(1, 1, *shape)
+    if fits:
+        assert network(image).shape == image.shape
+        return
+    for use in (network, network.features):
+        message = f"slices of {shape[0]}×{shape[1]} pixels do not fit a residual-.* multiples of 4, at least 8"
+        with pytest.raises(ValueError, match=message):
+            use(image)
+
+
+def test_the_output_lies_within_the_range():
+    torch.manual_seed(0)
+    network = ResidualConcatGenerator(blocks=2, width=4, downs=1)
+    for weight in network.parameters():
+        weight.data.mul_(9)
+    out = network(random_image(2, 1, 16, 24))
+    assert out.shape == (2, 1, 16, 24)
+    assert -1 <= out.min() < -0.2
+    assert 0.2 < out.max() <= 1
+
+
+@pytest.mark.parametrize(("blocks", "channels"), [(6, [1, 64, 128, 192, 448]), (4, [1, 64, 128, 192])])
+def test_features_are_the_image_the_halvings_and_two_blocks(blocks, channels):
+    network = full_size(blocks=blocks)
+    found = network.features(torch.zeros(2, 1, 64, 32, device="meta"))
+    assert network.feature_channels == [layer.shape[1] for layer in found] == channels
+    assert [tuple(layer.shape[2:]) for layer in found] == [(64, 32), (32, 16), *[(16, 8)] * (len(channels) - 2)]
+
+
+def test_features_are_what_the_layers_give():
+    torch.manual_seed(0)
+    network = ResidualConcatGenerator(blocks=5, width=2)
+    outputs = []
+    for layer in network.encoder:
+        layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    image = random_image(1, 1, 16, 16)
+    network(image)
+    expected = [image, outputs[0], outputs[1], outputs[2], outputs[6]]
+    assert all(torch.equal(*pair) for pair in zip(network.features(image), expected, strict=True))
+
+
+# A block adds 2 · 2 pixels of its level, a 4×4 convolution of stride 2 makes 2r + 2 of r: 1 → 4 → 10; 5 → 12 → 26;
+# 21 → 44 → 90. A block's own channels, the last ones, see further than those it passes on.
+@pytest.mark.parametrize(("feature", "side"), [(1, 4), (2, 10), (3, 26), (4, 90)])
+def test_a_feature_depends_on_exactly_its_receptive_field(feature, side):
+    network = ResidualConcatGenerator(blocks=5, width=2)
+    assert sees_a_square_of(side, network, 128, lambda image: network.features(image)[feature][:, -1:])
+
+
+def test_a_batch_gives_what_its_images_give_one_by_one():
+    torch.manual_seed(0)
+    assert_same_one_by_one(ResidualConcatGenerator(blocks=2, width=4), (3, 1, 16, 24))
+
+
+@pytest.mark.parametrize("upsampling", ["transposed", "nearest"])
+def test_it_exports_for_any_size(upsampling):
+    torch.manual_seed(0)
+    assert_exports(ResidualConcatGenerator(blocks=2, width=2, upsampling=upsampling))

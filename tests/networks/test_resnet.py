@@ -1,0 +1,135 @@
+import pytest
+import torch
+from network_probes import (
+    assert_exports,
+    assert_same_one_by_one,
+    parameters,
+    random_image,
+    sees_a_square_of,
+    shapes_of,
+)
+from torch import nn
+
+from networks.resnet import ResNetGenerator
+
+
+def full_size(**options):
+    with torch.device("meta"):
+        return ResNetGenerator(**options)
+
+
+def test_every_layer_has_the_papers_shape_at_256():
+    network = full_size()
+    image = torch.zeros(1, 1, 256, 256, device="meta")
+    assert shapes_of(network.encoder, lambda: network(image)) == [
+        (64, 256, 256), (128, 128, 128), *[(256, 64, 64)] * 10,
+    ]  # fmt: skip
+    assert shapes_of(network.decoder, lambda: network(image)) == [(128, 128, 128), (64, 256, 256), (1, 256, 256)]
+
+
+@pytest.mark.parametrize(("blocks", "published"), [(9, 11_378_179), (6, 7_837_699)])
+def test_the_parameters_are_those_counted_by_hand(blocks, published):
+    scaling = 3 * 3 * (64 * 128 + 128 * 256)
+    residual = blocks * 2 * 3 * 3 * 256 * 256
+    outer = 7 * 7 * 64
+    normed = 64 + 128 + 256 + blocks * 2 * 256 + 128 + 64
+    assert parameters(full_size(blocks=blocks)) == 2 * scaling + residual + 2 * outer + 1 + 2 * normed
+    # The public code has three channels at either end, biases, and norms without scale and offset.
+    assert 2 * scaling + residual + 3 * 2 * outer + 3 + normed == published
+
+
+def test_nearest_has_as_many_parameters():
+    assert parameters(full_size(upsampling="nearest")) == parameters(full_size())
+    kinds = [type(module) for module in full_size(upsampling="nearest").modules()]
+    assert kinds.count(nn.Upsample) == 2
+    assert nn.ConvTranspose2d not in kinds
+    assert [type(module) for module in full_size().modules()].count(nn.ConvTranspose2d) == 2
+
+
+def test_reflection_pads_where_the_paper_says():
+    network = full_size()
+    modes = [module.padding_mode for module in network.modules() if isinstance(module, nn.Conv2d)]
+    assert modes == ["reflect", "zeros", "zeros", *["reflect"] * 18, "reflect"]
+
+
+def test_weights_are_drawn_as_the_papers_do():
+    torch.manual_seed(0)
+    network = ResNetGenerator(blocks=1, width=32)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            assert module.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert not network.decoder[-1].bias.any()
+
+
+def test_the_output_lies_within_the_range():
+    torch.manual_seed(0)
+    network = ResNetGenerator(blocks=1, width=4)
+    nn.init.constant_(network.decoder[-1].bias, 0.3)
+    for weight in network.parameters():
+        weight.data.mul_(3)
+    out = network(random_image(2, 1, 16, 24))
+    assert out.shape == (2, 1, 16, 24)
+    assert -1 <= out.min() < out.max() <= 1
+
+
+@pytest.mark.parametrize(("shape", "fits"), [((16, 20), True), ((8, 8), True), ((18, 16), False), ((4, 16), False)])
+def test_sizes_are_multiples_of_the_stride_and_twice_that(shape, fits):
+    network = ResNetGenerator(blocks=1, width=2)
+    assert network.stride == 4
+    image = torch.zeros(1, 1, *shape)
+    if fits:
+        assert network(image).shape == image.shape
+        return
+    for use in (network, network.features):
+        message = f"slices of {shape[0]}×{shape[1]} pixels do not fit a ResNet .* multiples of 4, at least 8"
+        with pytest.raises(ValueError, match=message):
+            use(image)
+
+
+def test_downs_and_width_are_options():
+    network = ResNetGenerator(blocks=1, width=3, downs=3)
+    assert network.stride == 8
+    assert [shape[0] for shape in shapes_of(network.encoder, lambda: network(torch.zeros(1, 1, 16, 16)))] == [
+        3, 6, 12, 24, 24,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("blocks", "channels"), [(9, [1, 128, 256, 256, 256]), (5, [1, 128, 256, 256, 256]), (4, [1, 128, 256, 256])]
+)
+def test_features_are_those_of_contrastive_translation(blocks, channels):
+    network = full_size(blocks=blocks)
+    found = network.features(torch.zeros(2, 1, 64, 32, device="meta"))
+    assert network.feature_channels == [layer.shape[1] for layer in found] == channels
+    assert [tuple(layer.shape[2:]) for layer in found] == [(64, 32), (32, 16), *[(16, 8)] * (len(channels) - 2)]
+
+
+def test_features_are_what_the_layers_give():
+    torch.manual_seed(0)
+    network = ResNetGenerator(blocks=6, width=2)
+    outputs = []
+    for layer in network.encoder:
+        layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    image = random_image(1, 1, 16, 16)
+    network(image)
+    expected = [image, outputs[1], outputs[2], outputs[3], outputs[7]]
+    assert all(torch.equal(*pair) for pair in zip(network.features(image), expected, strict=True))
+
+
+# A residual block adds 2 · 2 pixels of its level, a 3×3 convolution of stride 2 makes 2r + 1 of r, the 7×7 adds 6:
+# 1 → 3 → 9 after the first halving; 1 → 3 → 7 → 13 after the second; 5 → 11 → 23 → 29 after a block; 21 → 43 → 87 → 93.
+@pytest.mark.parametrize(("feature", "side"), [(1, 9), (2, 13), (3, 29), (4, 93)])
+def test_a_feature_depends_on_exactly_its_receptive_field(feature, side):
+    network = ResNetGenerator(blocks=5, width=2)
+    assert sees_a_square_of(side, network, 128, lambda image: network.features(image)[feature])
+
+
+def test_a_batch_gives_what_its_images_give_one_by_one():
+    torch.manual_seed(0)
+    assert_same_one_by_one(ResNetGenerator(blocks=1, width=4), (3, 1, 16, 24))
+
+
+@pytest.mark.parametrize("upsampling", ["transposed", "nearest"])
+def test_it_exports_for_any_size(upsampling):
+    torch.manual_seed(0)
+    assert_exports(ResNetGenerator(blocks=1, width=2, upsampling=upsampling))

@@ -1,0 +1,95 @@
+import copy
+
+import pytest
+import torch
+from network_probes import assert_exports, assert_same_one_by_one, random_image
+
+from networks.munit import AutoEncoder, StyleTranslator
+
+
+def small(seed=0):
+    torch.manual_seed(seed)
+    return AutoEncoder(width=4, downs=1, blocks=1, style_downs=2, style_dim=3, mlp_width=8)
+
+
+@pytest.fixture
+def pair():
+    return small(1), small(2)
+
+
+def test_it_joins_the_sources_content_and_the_style_it_was_given(pair):
+    source, target = pair
+    translator = StyleTranslator(source.content_encoder, target)
+    image, style = random_image(2, 1, 16, 24), torch.tensor([1.0, -2.0, 0.5])
+    translator.set_style(style)
+    expected = target.decode(source.encode(image)[0], style.expand(2, -1))
+    torch.testing.assert_close(translator(image), expected)
+    assert translator.stride == 2
+
+
+def test_the_style_is_the_mean_over_slices_as_the_target_encodes_them(pair):
+    source, target = pair
+    slices = random_image(37, 1, 16, 12)
+    style = StyleTranslator(source.content_encoder, target).encode_style(slices)
+    assert style.shape == (3,)
+    assert not style.requires_grad
+    expected = torch.stack([target.encode(image[None])[1][0] for image in slices]).mean(dim=0)
+    torch.testing.assert_close(style, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_it_starts_from_the_mean_of_the_prior(pair):
+    translator = StyleTranslator(pair[0].content_encoder, pair[1])
+    assert torch.equal(translator.style, torch.zeros(1, 3))
+
+
+def test_weights_are_shared_with_the_auto_encoders_and_the_style_is_not(pair):
+    source, target = pair
+    translator = StyleTranslator(source.content_encoder, target)
+    shared = {id(weight) for network in pair for weight in network.parameters()}
+    assert {id(weight) for weight in translator.parameters()} < shared
+    assert [name for name, _ in translator.named_buffers()] == ["style"]
+    other = StyleTranslator(source.content_encoder, target)
+    translator.set_style(torch.ones(3))
+    assert not other.style.any()
+
+
+def test_the_style_is_saved_with_the_weights(pair):
+    translator = StyleTranslator(pair[0].content_encoder, pair[1])
+    translator.set_style(torch.tensor([0.3, 0.1, -4.0]))
+    fresh = StyleTranslator(small(7).content_encoder, small(8))
+    fresh.load_state_dict(copy.deepcopy(translator.state_dict()))
+    image = random_image(1, 1, 16, 16)
+    assert torch.equal(fresh(image), translator(image))
+
+
+@pytest.mark.parametrize(
+    ("style", "message"),
+    [
+        (torch.zeros(4), r"a style of shape \(4,\); it must be 3 finite numbers"),
+        (torch.zeros(2, 3), r"a style of shape \(2, 3\); it must be 3 finite numbers"),
+        (torch.tensor([0.0, float("nan"), 0.0]), r"a style that is not finite; it must be 3 finite numbers"),
+    ],
+)
+def test_a_style_that_does_not_fit_is_an_error(pair, style, message):
+    translator = StyleTranslator(pair[0].content_encoder, pair[1])
+    with pytest.raises(ValueError, match=message):
+        translator.set_style(style)
+    assert not translator.style.any()
+
+
+def test_a_size_that_does_not_fit_is_an_error(pair):
+    translator = StyleTranslator(pair[0].content_encoder, pair[1])
+    with pytest.raises(ValueError, match=r"slices of 15×16 pixels do not fit .* multiples of 2, at least 4"):
+        translator(torch.zeros(1, 1, 15, 16))
+
+
+def test_a_batch_gives_what_its_images_give_one_by_one(pair):
+    translator = StyleTranslator(pair[0].content_encoder, pair[1])
+    translator.set_style(torch.ones(3))
+    assert_same_one_by_one(translator, (3, 1, 16, 24))
+
+
+def test_it_exports_for_any_size(pair):
+    translator = StyleTranslator(pair[0].content_encoder, pair[1])
+    translator.set_style(torch.ones(3))
+    assert_exports(translator)

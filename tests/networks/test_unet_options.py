@@ -1,0 +1,183 @@
+"""The U-Net's options, which leave the plain network as it is, and its features."""
+
+import pytest
+import torch
+from network_probes import (
+    assert_exports,
+    assert_same_one_by_one,
+    parameters,
+    random_image,
+    sees_a_square_of,
+    shapes_of,
+)
+from torch import nn
+
+from networks.attention import AttentionGate
+from networks.blocks import initialise_normal, instance_norm
+from networks.unet import UNet
+
+
+class PlainUNet(nn.Module):
+    """The weights of a U-Net of three levels without any option, spelt out in the order in which they are drawn."""
+
+    def __init__(self, width):
+        super().__init__()
+        down = [(1, width), (width, 2 * width), (2 * width, 4 * width)]
+        up = [(4 * width, 2 * width), (4 * width, width)]
+        self.down = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(*channels, 4, 2, 1, bias=False), *([instance_norm(channels[1])] * (level == 1)))
+            for level, channels in enumerate(down)
+        )
+        self.up = nn.ModuleList(
+            nn.Sequential(nn.ConvTranspose2d(*channels, 4, 2, 1, bias=False), instance_norm(channels[1]))
+            for channels in up
+        )
+        self.last = nn.ConvTranspose2d(2 * width, 1, 4, 2, 1)
+        initialise_normal(self)
+
+
+def full_size(**options):
+    with torch.device("meta"):
+        return UNet(**options)
+
+
+def test_without_options_nothing_but_the_plain_networks_numbers_is_drawn():
+    torch.manual_seed(0)
+    expected = PlainUNet(4).state_dict()
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    network = UNet(depth=3, width=4)
+    weights = network.state_dict()
+    assert list(weights) == list(expected) == [name for name, _ in network.named_parameters()]
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# ── attention gates ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_gates_parameters_are_those_counted_by_hand():
+    # For each skip of c channels: two 1×1 maps to c / 2 with a norm each, and one from there to the weight.
+    gates = sum(2 * (c * c // 2 + 2 * (c // 2)) + c // 2 + 1 for c in (64, 128, 256, 512, 512, 512, 512))
+    assert parameters(full_size(attention=True)) == 54_407_809 + gates
+
+
+def test_gates_stand_on_every_skip_from_the_innermost_on():
+    network = UNet(depth=4, width=2, attention=True)
+    image = torch.zeros(1, 1, 32, 32)
+    assert shapes_of(network.gates, lambda: network(image)) == [(8, 4, 4), (4, 8, 8), (2, 16, 16)]
+
+
+def test_no_batch_statistics_are_kept():
+    assert not list(UNet(depth=3, width=2, attention=True).buffers())
+
+
+def test_gates_that_are_wide_open_leave_the_plain_network():
+    torch.manual_seed(0)
+    plain, gated = UNet(depth=3, width=4).eval(), UNet(depth=3, width=4, attention=True).eval()
+    missing = gated.load_state_dict(plain.state_dict(), strict=False)
+    assert missing.unexpected_keys == []
+    assert all(name.startswith("gates.") for name in missing.missing_keys)
+    for gate in gated.gates:
+        nn.init.constant_(gate.weight.bias, 100.0)
+    image = random_image(2, 1, 16, 24)
+    assert torch.equal(gated(image), plain(image))
+    for gate in gated.gates:
+        nn.init.constant_(gate.weight.bias, -100.0)
+    assert not torch.allclose(gated(image), plain(image), atol=1e-3)
+
+
+def test_gates_start_open():
+    torch.manual_seed(0)
+    network = UNet(depth=3, width=16, attention=True)
+    skip, gating = random_image(2, 16, 8, 8), random_image(2, 16, 8, 8, seed=1)
+    share = network.gates[-1](skip, gating) / skip
+    assert share.min() > 0.9
+    assert share.max() < 1
+
+
+def test_a_gate_weighs_pixels_by_both_of_its_inputs():
+    torch.manual_seed(0)
+    gate = AttentionGate(4, 6).double()
+    skip, gating = random_image(2, 4, 8, 6, dtype=torch.float64), random_image(2, 6, 8, 6, seed=1, dtype=torch.float64)
+
+    def standardised(features):
+        return (features - features.mean((2, 3), True)) / (features.var((2, 3), False, keepdim=True) + 1e-5).sqrt()
+
+    mapped = [
+        torch.einsum("oi,nihw->nohw", layers[0].weight[:, :, 0, 0], given)
+        for layers, given in ((gate.skip, skip), (gate.gating, gating))
+    ]
+    agreement = torch.relu(standardised(mapped[0]) + standardised(mapped[1]))
+    weight = torch.einsum("i,nihw->nhw", gate.weight.weight[0, :, 0, 0], agreement) + gate.weight.bias
+    torch.testing.assert_close(gate(skip, gating), skip * torch.sigmoid(weight)[:, None])
+
+
+def test_a_batch_gives_what_its_images_give_one_by_one():
+    torch.manual_seed(0)
+    assert_same_one_by_one(UNet(depth=3, width=4, attention=True, upsampling="nearest"), (3, 1, 32, 16))
+
+
+# ── up-sampling ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_nearest_repeats_pixels_and_convolves_with_three_by_three():
+    network = full_size(upsampling="nearest")
+    up = 512 * 512 + 3 * 1024 * 512 + 1024 * 256 + 512 * 128 + 256 * 64 + 128 * 1
+    assert parameters(network) == 54_407_809 - (4 * 4 - 3 * 3) * up
+    kinds = [type(module) for module in network.modules()]
+    assert kinds.count(nn.Upsample) == 8
+    assert nn.ConvTranspose2d not in kinds
+
+
+def test_nearest_keeps_every_shape():
+    options = [UNet(depth=4, width=2, upsampling=upsampling) for upsampling in ("transposed", "nearest")]
+    image = torch.zeros(2, 1, 16, 32)
+    shapes = [shapes_of([*network.up, network.last], lambda network=network: network(image)) for network in options]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("options", [{}, {"attention": True, "upsampling": "nearest"}])
+def test_it_exports_for_any_size(options):
+    torch.manual_seed(0)
+    assert_exports(UNet(depth=3, width=2, **options))
+
+
+# ── features ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_features_are_the_image_and_the_four_outer_levels():
+    network = full_size()
+    found = network.features(torch.zeros(2, 1, 256, 512, device="meta"))
+    assert network.feature_channels == [layer.shape[1] for layer in found] == [1, 64, 128, 256, 512]
+    assert [layer.shape[2] for layer in found] == [256, 128, 64, 32, 16]
+
+
+@pytest.mark.parametrize(("depth", "channels"), [(2, [1, 2]), (4, [1, 2, 4, 8]), (6, [1, 2, 4, 8, 16])])
+def test_features_never_hold_the_innermost_level(depth, channels):
+    network = UNet(depth=depth, width=2)
+    found = network.features(torch.zeros(1, 1, 2**depth, 2**depth))
+    assert network.feature_channels == [layer.shape[1] for layer in found] == channels
+    assert min(layer.shape[-1] for layer in found) > 1
+
+
+def test_features_are_what_the_layers_give():
+    torch.manual_seed(0)
+    network, outputs = UNet(depth=3, width=4), []
+    for layer in network.down:
+        layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    image = random_image(1, 1, 16, 16)
+    network(image)
+    assert all(torch.equal(*pair) for pair in zip(network.features(image), [image, *outputs[:2]], strict=True))
+
+
+# Outwards, each 4×4 convolution of stride 2 turns r into 2r + 2: 1, 4, 10, 22, 46.
+@pytest.mark.parametrize(("feature", "side"), [(1, 4), (2, 10), (3, 22), (4, 46)])
+def test_a_feature_depends_on_exactly_its_receptive_field(feature, side):
+    network = UNet(depth=5, width=1)
+    assert sees_a_square_of(side, network, 96, lambda image: network.features(image)[feature])
+
+
+def test_features_of_a_size_that_does_not_fit_are_an_error():
+    with pytest.raises(ValueError, match=r"slices of 12×16 pixels .* 3 levels; pad both sides to multiples of 8"):
+        UNet(depth=3, width=2).features(torch.zeros(1, 1, 12, 16))
