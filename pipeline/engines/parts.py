@@ -4,18 +4,48 @@ import math
 
 from torch import nn
 
+from networks.multiscale import MultiScaleDiscriminator
+from networks.munit import AutoEncoder
 from networks.patchgan import PatchGAN
+from networks.residual_concat import ResidualConcatGenerator
+from networks.resnet import ResNetGenerator
 from networks.unet import UNet
 from pipeline.config.schema import Config
 
 
 def build_generator(config: Config) -> nn.Module:
-    """Return a freshly initialised generator."""
+    """Return a freshly initialised generator; for `munit`, one contrast's auto-encoder."""
     settings = config.generator
-    depth = settings.depth or int(math.log2(config.preprocess.size))
-    return UNet(depth=depth, width=settings.width, dropout=settings.dropout)
+    if settings.type == "unet":
+        return UNet(
+            depth=settings.depth or int(math.log2(config.preprocess.size)),
+            width=settings.width,
+            dropout=settings.dropout,
+            attention=settings.attention,
+            upsampling=settings.upsampling,
+        )
+    if settings.type == "munit":
+        return AutoEncoder(
+            settings.width,
+            settings.downs,
+            settings.blocks,
+            style_dim=settings.style_size,
+            style_downs=settings.style_downs,
+            mlp_width=settings.mlp_width,
+        )
+    kind = {"resnet": ResNetGenerator, "residual_concat": ResidualConcatGenerator}[settings.type]
+    return kind(blocks=settings.blocks, width=settings.width, downs=settings.downs, upsampling=settings.upsampling)
 
 
 def build_discriminator(config: Config, channels: int = 1) -> nn.Module:
     """Return a freshly initialised discriminator of images with so many channels."""
-    return PatchGAN(width=config.discriminator.width, layers=config.discriminator.layers)
+    settings = config.discriminator
+    options = {
+        "width": settings.width,
+        "layers": settings.layers,
+        "in_channels": channels,
+        "spectral_norm": settings.spectral_norm,
+    }
+    if settings.type == "multiscale":
+        return MultiScaleDiscriminator(scales=settings.scales, **options)
+    return PatchGAN(**options)
