@@ -127,9 +127,9 @@ def _disk(config: Config, slices: int, engine: "Engine") -> float:
     """Estimate the slice store and three checkpoints: of each weight Adam's two moments too, and the averages."""
     pixels = config.preprocess.size**2
     weights = sum(_count(network) for network in engine.networks().values())
-    translators = sum(_count(network) for network in engine.translators().values())
+    averaged = sum(_count(network) for network in engine.best_generators().values()) if config.method.ema_decay else 0
     pools = 2 * getattr(config.method, "pool_size", 0) * pixels
-    return slices * pixels * BYTES_PER_PIXEL + 3 * 4 * (3 * weights + 2 * translators + pools)
+    return slices * pixels * BYTES_PER_PIXEL + 3 * 4 * (3 * weights + averaged + pools)
 
 
 def _memory(config: Config, engine: "Engine") -> float:

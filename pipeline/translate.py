@@ -30,6 +30,7 @@ def translate(
     *,
     batch_size: int = 8,
     device: str = "auto",
+    style: "str | Path | None" = None,
 ) -> "nib.Nifti1Image":
     """Translate one volume and return it as a nibabel image on the source's grid.
 
@@ -40,6 +41,7 @@ def translate(
         to: The contrast to make; may be left out where the model makes only one.
         batch_size: Slices that go through the network at once.
         device: "auto", "cpu", "cuda" or "mps"; a loaded model stays where it is.
+        style: A volume of the contrast `to` whose style the result takes on, for MUNIT; a loaded model keeps it.
 
     Raises:
         UserError: the volume or the model cannot be used, or the model does not make that contrast.
@@ -48,7 +50,12 @@ def translate(
     from pipeline.translator import translate_volume
 
     loaded = model if isinstance(model, TranslationModel) else load_model(model, device)
-    return translate_volume(image, loaded, loaded.target(to), batch_size=batch_size)
+    target = loaded.target(to)
+    if style is not None:
+        from pipeline.style import use_style_of
+
+        use_style_of(Path(style), loaded, target)
+    return translate_volume(image, loaded, target, batch_size=batch_size)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
         "--model", required=True, help="a run folder, a checkpoint, runs:/…/… or models:/name@alias (MLflow)"
     )
     door.add_argument("--to", metavar="CONTRAST", help="what to make, as T2; needed unless the model makes only one")
+    door.add_argument(
+        "--style", type=Path, metavar="REF", help="take on this volume's style (MUNIT; REF is a CONTRAST)"
+    )
     door.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     door.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="slices at once (default: 8)")
     door.add_argument("--overwrite", action="store_true", help="translate again what OUT already holds")
@@ -100,6 +110,10 @@ def main(argv: list[str] | None = None) -> int:
         set_up(threads=None)
         model = load_model(arguments.model, arguments.device)
         to = model.target(arguments.to)
+        if arguments.style is not None:
+            from pipeline.style import use_style_of
+
+            use_style_of(arguments.style, model, to)
         from pipeline.translator import translate_volume
         from pipeline.volume import write_volume
 

@@ -28,6 +28,9 @@ class Engine(Protocol):
     def translators(self) -> dict[str, nn.Module]:
         """Return, by target ("a" or "b"), the module (N, 1, H, W) → (N, 1, H, W) for evaluation and translation."""
 
+    def best_generators(self) -> nn.ModuleDict:
+        """Return the trained generators as they evaluate and translate: averaged where an average is kept."""
+
     def networks(self) -> dict[str, nn.Module]:
         """Return every trained network by name."""
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from pipeline.losses import ADVERSARIAL, all_finite, binary_cross_entropy, least_squares, mean_absolute
+from pipeline.losses import ADVERSARIAL, all_finite, binary_cross_entropy, least_squares, mean_absolute, wasserstein
 
 
 def test_cross_entropy_of_undecided_logits_is_log_2():
@@ -36,7 +36,19 @@ def test_least_squares_by_hand():
 
 def test_both_are_there_by_name():
     assert list(ADVERSARIAL) == ["bce", "least_squares", "wasserstein"]
-    assert list(ADVERSARIAL.values()) == [binary_cross_entropy, least_squares]
+    assert list(ADVERSARIAL.values()) == [binary_cross_entropy, least_squares, wasserstein]
+
+
+def test_wasserstein_by_hand():
+    logits = torch.tensor([[0.5, 1.0], [-1.0, 3.5]])
+    assert wasserstein(logits, True).item() == -1.0
+    assert wasserstein(logits, False).item() == 1.0
+
+
+@pytest.mark.parametrize("loss", ADVERSARIAL.values())
+def test_the_losses_of_several_scales_are_added(loss):
+    coarse, fine = torch.tensor([[0.3]]), torch.tensor([[1.0, -2.0, 0.1]])
+    assert loss([fine, coarse], True) == loss(fine, True) + loss(coarse, True)
 
 
 @pytest.mark.parametrize("loss", ADVERSARIAL.values())

@@ -124,10 +124,6 @@ def test_every_error_is_reported_at_once_with_key_value_rule_and_nearest_key(tmp
             "generator={type: munit}",
             "generator.type = 'munit': is for the method of that name; use unet with method cyclegan",
         ),
-        (
-            "generator={type: resnet, downs: 6}",
-            "preprocess.size = 32: must be a multiple of 64 (2 to the power generator.downs = 6)",
-        ),
         ("data.seed=-1", "data.seed = -1: must be greater than or equal to 0"),
     ],
 )

@@ -1,0 +1,78 @@
+import pytest
+
+from pipeline.config.rules import contradictions
+from pipeline.config.schema import Config
+
+CRITIC = {"type": "dualgan", "adversarial": "wasserstein"}
+
+
+def refused(**sections):
+    return list(contradictions(Config.model_validate({"name": "x", "data": {"source": "phantom"}, **sections})))
+
+
+@pytest.mark.parametrize("method", ["cyclegan", "dualgan", "cut", "munit"])
+def test_a_method_without_further_words_goes_with_its_own_networks(method):
+    config = Config.model_validate({"name": "x", "data": {"source": "phantom"}, "method": {"type": method}})
+    assert list(contradictions(config)) == []
+    assert config.generator.type == ("munit" if method == "munit" else "unet")
+    assert config.discriminator.type == ("multiscale" if method == "munit" else "patchgan")
+
+
+@pytest.mark.parametrize("generator", ["unet", "resnet", "residual_concat"])
+@pytest.mark.parametrize("discriminator", ["patchgan", "multiscale"])
+@pytest.mark.parametrize("method", ["cyclegan", "dualgan", "cut"])
+def test_any_other_method_takes_any_generator_and_discriminator(method, generator, discriminator):
+    sections = {"method": {"type": method}, "generator": {"type": generator}, "discriminator": {"type": discriminator}}
+    assert refused(**sections) == []
+
+
+@pytest.mark.parametrize(
+    ("sections", "line"),
+    [
+        (
+            {"generator": {"type": "munit"}},
+            "generator.type = 'munit': is for the method of that name; use unet with method cyclegan",
+        ),
+        (
+            {"generator": {"type": "unet"}, "method": {"type": "munit"}},
+            "generator.type = 'unet': must be munit for method munit, which trains its own kind",
+        ),
+        (
+            {"generator": {"type": "resnet", "downs": 6}, "preprocess": {"size": 96}},
+            "preprocess.size = 96: must be a multiple of 64 (2 to the power generator.downs = 6)",
+        ),
+        (
+            {"discriminator": {"type": "multiscale", "layers": 4, "scales": 3}, "preprocess": {"size": 64}},
+            "discriminator.layers = 4 with discriminator.scales = 3: preprocess.size = 64 is too small for it",
+        ),
+        (
+            {"method": {"type": "munit"}, "generator": {"style_downs": 6}, "preprocess": {"size": 64},
+             "discriminator": {"layers": 2, "scales": 2}},
+            "generator.style_downs = 6: preprocess.size = 64 is too small for it",
+        ),
+        (
+            {"method": {"type": "pix2pix"}},
+            "split.pairing = 'unpaired': must be paired for method pix2pix, which learns from registered pairs",
+        ),
+        ({"method": CRITIC}, "method.adversarial = 'wasserstein': needs method.clip or method.gradient_penalty"),
+        (
+            {"method": {"type": "dualgan", "clip": 0.01}},
+            "method.adversarial = 'least_squares': must be wasserstein with clip or gradient_penalty",
+        ),
+        (
+            {"method": {**CRITIC, "gradient_penalty": 10}, "training": {"precision": "fp16"}},
+            "training.precision = 'fp16': does not go with method.gradient_penalty; use bf16 or float32",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_with_the_reason(sections, line):
+    assert refused(**sections) == [line]
+
+
+def test_pictures_are_pairs_only_where_their_names_say_so():
+    pictures = {"source": "images", "folder": "x", "train": {"T1": "a", "T2": "b"}}
+    sections = {"method": {"type": "pix2pix"}, "split": {"pairing": "paired"}}
+    assert refused(data=pictures, **sections) == [
+        "data.paired = False: must be true for method pix2pix: equal file names are the same slice"
+    ]
+    assert refused(data=pictures | {"paired": True}, **sections) == []
