@@ -1,0 +1,74 @@
+"""Every shipped configuration, made small, from its first step to a translated volume, with a resume on the way."""
+
+import signal
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+from small_engine import differences
+from small_run import CONFIGS, in_child, latest, signal_at, workshop
+
+from pipeline.run import main
+from pipeline.translate import main as translate_main
+
+SHIPPED = sorted(CONFIGS.glob("*.yaml"))
+SMALL = (
+    "preprocess.spacing_mm=null", "preprocess.size=32", "preprocess.processes=1", "preprocess.scaling=percentiles",
+    "preprocess.n4=false", "split.file=null", "split.validation=1", "split.test=1", "generator.width=2",
+    "discriminator.width=2", "discriminator.layers=1", "training.steps_per_epoch=2", "training.epochs=1",
+    "training.decay_epochs=1", "training.log_every=1", "training.validation_slices=2", "training.sample_slices=1",
+    "training.batch_size=1", "training.precision=float32", "threads=1", "device=cpu", "tracking.mlflow=false",
+    "evaluation.protocols=[]",
+)  # fmt: skip
+SMALLER = {
+    "unet": ("generator.depth=2",),
+    "resnet": ("generator.downs=1", "generator.blocks=1"),
+    "residual_concat": ("generator.downs=1", "generator.blocks=1"),
+    "munit": ("generator.downs=1", "generator.style_downs=2", "generator.blocks=1", "generator.mlp_width=4"),
+    "patchgan": (),
+    "multiscale": ("discriminator.scales=2",),
+    "cut": ("method.head_width=4", "method.patches=8"),
+}
+
+
+def small(path):
+    """The overrides that make a configuration small and put the phantom in the place of its data."""
+    sections = yaml.safe_load(path.read_text(encoding="utf-8"))
+    kinds = [sections[name]["type"] for name in ("generator", "discriminator", "method")]
+    data = f"data={{source: phantom, folder: {workshop() / 'phantom'}, subjects: 6, spacing_mm: 8}}"
+    store = f"preprocess.store={workshop() / 'store'}"
+    return (data, store, "contrasts=[T1, T2]", *SMALL, *(option for kind in kinds for option in SMALLER.get(kind, ())))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_configuration_trains_resumes_to_the_bit_evaluates_and_translates(path, tmp_path, monkeypatch):
+    def run(output):
+        return main([str(path), *small(path), f"output={output}", "--quiet"])
+
+    assert run(tmp_path / "whole") == 0
+
+    def stopped_after_three_steps():
+        signal_at(monkeypatch, signal.SIGTERM, 3)
+        return run(tmp_path / "parts")
+
+    assert in_child(stopped_after_three_steps) == 143
+    assert latest(tmp_path / "parts")["position"]["step"] == 3
+    assert run(tmp_path / "parts") == 0
+    whole, parts = latest(tmp_path / "whole"), latest(tmp_path / "parts")
+    assert whole["position"]["step"] == 4
+    for part in ("engine", "translators", "random"):
+        assert differences(whole[part], parts[part]) == set()
+
+    scores = (tmp_path / "whole" / "scores.csv").read_text().splitlines()
+    assert any(line.startswith("T1,T2,model,") for line in scores)
+    assert any(line.startswith("T2,T1,model,") for line in scores)
+
+    source = next((workshop() / "phantom").rglob("*_T1.nii.gz"))
+    command = ["-i", str(source), "-o", str(tmp_path / "out.nii.gz"), "--model", str(tmp_path / "whole"), "--to", "T2"]
+    assert translate_main([*command, "--device", "cpu", "--quiet"]) == 0
+    before, after = nib.load(source), nib.load(tmp_path / "out.nii.gz")
+    assert after.shape == before.shape
+    assert np.allclose(after.affine, before.affine)
+    assert np.isfinite(after.get_fdata()).all()
+    assert after.get_fdata().std() > 0
