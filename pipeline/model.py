@@ -54,9 +54,9 @@ class TranslationModel:
         if to is None and len(self.translators) == 1:
             return next(iter(self.translators))
         if to is None:
-            raise UserError(f"the model makes {makes}; choose one with --to")
+            raise UserError(f"the model makes {makes}; name the one to make (--to)")
         if to not in self.translators:
-            raise UserError(f"the model does not make {to!r} but {makes}; choose with --to")
+            raise UserError(f"the model does not make {to!r} but {makes}")
         return to
 
 

@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 done, 2 bad input or configuration, 130/143 stopped with a checkpoint, 1 our bug",
     )
     command.add_argument("config", type=Path, help="YAML configuration, such as configs/phantom.yaml")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as training.epochs=20")
+    command.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="such as training.epochs=20")
     command.add_argument("--dry-run", action="store_true", help="print the plan and touch nothing")
     command.add_argument("--quiet", action="store_true", help="no progress bars")
     command.add_argument("--version", action="version", version=__version__)

@@ -85,11 +85,6 @@ class Tracker:
         size_bytes = sum(file.stat().st_size for file in files if file.is_file())
         self._queue(str(path), lambda run: run.client.log_artifact(run.id, str(path), folder), size_bytes)
 
-    def log_dict(self, content: Mapping[str, object], file: str) -> None:
-        """Log a mapping as an artifact; `file` ends in .yaml or .json."""
-        content = dict(content)
-        self._queue(file, lambda run: run.client.log_dict(run.id, content, file))
-
     def log_dataset(
         self, name: str, context: str, source: str, items: Sequence[str], profile: Mapping[str, object] | None = None
     ) -> None:

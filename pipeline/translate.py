@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import __version__
 from pipeline.console import guarded, say, warn
-from pipeline.translation_jobs import exit_code, make_writable, plan, summary, work_through
+from pipeline.translation_jobs import exit_code, plan, require_writable, summary, work_through
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -102,8 +102,7 @@ def main(argv: list[str] | None = None) -> int:
         job.status = "" if job in pending else "skipped"
     finished = True
     if pending:
-        one_file = jobs[0].target == arguments.output
-        make_writable(arguments.output.parent if one_file else arguments.output)
+        require_writable(arguments.output.parent if jobs[0].target == arguments.output else arguments.output)
         from pipeline.hardware import set_up
         from pipeline.model import load_model
 

@@ -89,11 +89,11 @@ def _as_nifti(path: Path) -> Path:
     return path if _is_volume(path, WRITABLE) else path.with_suffix(".nii.gz")
 
 
-def make_writable(folder: Path) -> None:
-    """Create a folder and try it; raises UserError where nothing can be written there."""
+def require_writable(folder: Path) -> None:
+    """Try to write where a folder is or would be made; raises UserError where nothing can be written there."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another OUT") from error

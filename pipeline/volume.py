@@ -54,17 +54,6 @@ def image_like(
     return image_class(voxels, affine, new_header)
 
 
-def write_like(
-    data: np.ndarray, affine: np.ndarray, header: FileBasedHeader, path: Path, *, integer: bool, description: str
-) -> None:
-    """Write `image_like`'s result to a `.nii` or `.nii.gz` file, atomically.
-
-    Raises:
-        UserError: the suffix is another one, the disk is full, or the folder cannot be written.
-    """
-    write_volume(image_like(data, affine, header, integer=integer, description=description), path)
-
-
 def write_volume(image: nib.Nifti1Image, path: Path) -> None:
     """Write a NIfTI image to a `.nii` or `.nii.gz` file, atomically; equal images make equal bytes.
 

@@ -124,7 +124,7 @@ def model_making(*contrasts):
 def test_the_contrast_may_be_left_out_only_where_there_is_one():
     assert model_making("T2").target(None) == "T2"
     assert model_making("T1", "T2").target("T1") == "T1"
-    with pytest.raises(UserError, match="the model makes T1 and T2; choose one with --to"):
+    with pytest.raises(UserError, match="the model makes T1 and T2; name the one to make \(--to\)"):
         model_making("T1", "T2").target(None)
 
 

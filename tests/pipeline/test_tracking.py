@@ -117,7 +117,6 @@ def test_a_run_is_whole_in_the_store(tmp_path, store):
         tracker.log_image("validation", np.full((8, 16, 3), 0.5), 3)
         tracker.log_image("validation", np.full((8, 16), np.nan), 4)
         tracker.log_artifact(tmp_path / "split.json", "inputs")
-        tracker.log_dict({"a": [1, 2]}, "config.yaml")
         tracker.log_dataset("T1", "train", "data/phantom", ["s1", "s2"], {"slices": 80})
         tracker.set_tags({"best": "12"})
         assert tracker.call("a question", lambda run: run.id) == tracker.run_id

@@ -215,8 +215,9 @@ def test_a_model_or_contrast_that_is_not_there_is_one_line_and_2(tmp_path, model
     lines = capsys.readouterr().err.splitlines()
     assert [line.startswith("error: ") for line in lines] == [True] * 3
     assert "does not make 'PD' but T1 and T2" in lines[0]
-    assert "choose one with --to" in lines[1]
+    assert "name the one to make (--to)" in lines[1]
     assert "none: no such model" in lines[2]
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("wrong", [["--batch-size", "0"], ["--batch-size", "x"], ["--device", "tpu"], ["--colour"]])

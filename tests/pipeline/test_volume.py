@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.volume import image_like, write_like, write_volume
+from pipeline.volume import image_like, write_volume
 from transforms.nifti import read_nifti
 
 KEPT = ("dim_info", "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d")
@@ -15,7 +15,8 @@ KEPT += ("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "t
 
 def written(source, path, data=None, integer=True, description="ours"):
     array, affine, header = read_nifti(source)
-    write_like(array if data is None else data, affine, header, path, integer=integer, description=description)
+    data = array if data is None else data
+    write_volume(image_like(data, affine, header, integer=integer, description=description), path)
     return nib.load(path)
 
 
