@@ -33,12 +33,12 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(config, place, capsys):
 
 
 def test_a_wrong_configuration_is_told_all_its_errors_at_once(place, capsys):
-    wrong = ["training.epoch=3", "training.learning_rate=-1", "method.type=dualgan"]
+    wrong = ["training.epoch=3", "training.learning_rate=-1", "method.type=gan"]
     assert main([str(CONFIGS / "phantom.yaml"), *wrong]) == 2
     said = capsys.readouterr().err
     assert "3 errors" in said
     assert "training.epoch = 3: unknown key; the nearest valid key is training.epochs" in said
-    assert "training.learning_rate = -1" in said and "method.type = 'dualgan'" in said
+    assert "training.learning_rate = -1" in said and "method.type = 'gan'" in said
     assert list(place.iterdir()) == []
 
 
