@@ -10,12 +10,14 @@ tissue, in the real image too.
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.cluster.vq import ClusterError, kmeans2
 from scipy.ndimage import distance_transform_edt
-from skimage.filters import threshold_multiotsu
 
 CLASSES = ("dark", "middle", "bright")
-LEVELS = 256  # of intensity, between the clipping percentiles
-CLIPPED_PERCENT = 2  # at either end: few very bright voxels would otherwise draw a boundary to themselves
+CLIPPED_PERCENT = 2  # at either end: a few very bright voxels would otherwise draw a boundary to themselves
+SAMPLE = 20_000  # voxels, at least, are plenty to place two boundaries
+ITERATIONS = 200  # of k-means, to its end
+ITERATIONS_FROM_LIKENESS = 10  # to settle, not to wander on to some other way to split the image
 CORE = 0.9  # share of the greatest depth: from here on inwards is the core
 REACH = 0.6  # share of the greatest depth: how far the interior reaches beyond the core
 COARSE_GRID = 64  # samples along the longest axis: the interior's border needs no finer
@@ -24,9 +26,11 @@ COARSE_GRID = 64  # samples along the longest axis: the interior's border needs 
 def tissue_agreement(prediction: np.ndarray, real: np.ndarray, region: np.ndarray) -> dict[str, float]:
     """Return the Dice coefficient of each class and their mean: "dice", "dice_dark", "dice_middle", "dice_bright".
 
-    Dice = 2 |A ∩ B| / (|A| + |B|) (Dice 1945), from 0 to 1; unrelated images come to about a third. A prediction that
-    has no three classes tells no tissues apart and scores 0. All are NaN where the real image has no three classes, or
-    a voxel is not finite.
+    Dice = 2 |A ∩ B| / (|A| + |B|) (Dice 1945), from 0 to 1; unrelated images come to about a third in the mean. The
+    prediction's boundaries are its own, but their search starts where its classes are as large as the real image's: of
+    two ways to split it, the one more like the real image's is found, and like predictions get like figures. A
+    prediction that has no three classes tells no tissues apart and scores 0. All are NaN where the real image has no
+    three classes, or a voxel is not finite.
 
     Args:
         prediction, real: Float arrays of one shape.
@@ -37,7 +41,7 @@ def tissue_agreement(prediction: np.ndarray, real: np.ndarray, region: np.ndarra
     actual = tissue_classes(truth)
     if actual is None or not np.isfinite(ours).all():
         return dict.fromkeys(["dice", *names], float("nan"))
-    predicted = tissue_classes(ours)
+    predicted = tissue_classes(ours, like=actual)
     if predicted is None:
         return dict.fromkeys(["dice", *names], 0.0)
     count = len(CLASSES)
@@ -46,29 +50,46 @@ def tissue_agreement(prediction: np.ndarray, real: np.ndarray, region: np.ndarra
     return {"dice": float(dice.mean())} | {name: float(value) for name, value in zip(names, dice, strict=True)}
 
 
-def tissue_classes(intensities: np.ndarray) -> np.ndarray | None:
-    """Split intensities into three classes, 0 the darkest: Otsu's thresholds for several classes (Liao et al. 2001).
+def tissue_classes(intensities: np.ndarray, like: np.ndarray | None = None) -> np.ndarray | None:
+    """Split intensities into three classes, 0 the darkest, by k-means (Lloyd 1982; SciPy's implementation).
 
-    They minimise the variance within classes, as k-means does, but their optimum is found by search over all pairs of
-    256 levels: no start, no chance. The levels lie between the 2nd and the 98th percentile; what is beyond is clipped.
+    What lies below the 2nd or above the 98th percentile is clipped first. Nothing is left to chance: the search starts
+    from the means of the darkest, the middle and the brightest voxels, a third each.
 
     Args:
         intensities: (n,) floats, in any unit.
+        like: (n,) classes of another image at the same voxels: the search starts with classes as large as these, and
+            is short.
 
     Returns:
-        (n,) integers, every class occupied; None for fewer than three levels, or intensities that are not finite.
+        (n,) integers, every class occupied; None for intensities that do not fall into three classes (as where most
+        are one and the same), or are not finite.
     """
     if not (len(intensities) and np.isfinite(intensities).all()):
         return None
-    low, high = np.percentile(intensities, [CLIPPED_PERCENT, 100 - CLIPPED_PERCENT])
-    if not high > low:
+    clipped = np.clip(intensities, *np.percentile(intensities, [CLIPPED_PERCENT, 100 - CLIPPED_PERCENT]))
+    step = max(1, len(clipped) // SAMPLE)
+    sample = clipped[::step].astype(np.float64)
+    sizes = (
+        np.full(len(CLASSES), len(sample) / len(CLASSES)) if like is None else np.bincount(like[::step], minlength=3)
+    )
+    start = _means_of_parts(np.sort(sample), sizes)
+    if start is None:
         return None
-    levels = np.rint((np.clip(intensities, low, high) - low) * ((LEVELS - 1) / (high - low))).astype(np.uint8)
-    counts = np.bincount(levels, minlength=LEVELS)
-    if np.count_nonzero(counts) < len(CLASSES):
+    iterations = ITERATIONS if like is None else ITERATIONS_FROM_LIKENESS
+    try:
+        centres, _ = kmeans2(sample, start, iter=iterations, minit="matrix", missing="raise")
+    except ClusterError:  # a class lost all its voxels
         return None
-    thresholds = threshold_multiotsu(classes=len(CLASSES), hist=(counts, np.arange(LEVELS)))
-    return np.searchsorted(thresholds, np.arange(LEVELS))[levels]  # a threshold belongs to the class below it
+    classes = np.digitize(clipped, (centres[1:] + centres[:-1]) / 2)
+    return classes if np.bincount(classes, minlength=len(CLASSES)).all() else None
+
+
+def _means_of_parts(ordered: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
+    """Return the means of consecutive parts of these sizes; None where a part is empty or two have one mean."""
+    parts = np.split(ordered, np.rint(np.cumsum(sizes)[:-1]).astype(int))
+    means = np.array([part.mean() if len(part) else np.nan for part in parts])
+    return means if (np.diff(means) > 0).all() else None
 
 
 def interior(foreground: np.ndarray, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)) -> np.ndarray:

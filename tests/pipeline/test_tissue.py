@@ -78,6 +78,16 @@ def test_a_few_very_bright_voxels_draw_no_class_to_themselves(head, middle):
     np.testing.assert_array_equal(tissue_classes(values)[ordinary], tissue[middle][ordinary])
 
 
+def test_of_two_ways_to_split_the_one_like_the_other_image_is_found():
+    levels, counts = np.array([-1, -0.45, -0.3, -0.1]), [150, 400, 370, 80]
+    real, washed_out = np.repeat([-1, -0.5, -0.2, 0.7], counts), np.repeat(levels, counts)  # fluid is hardly bright
+    expected = np.repeat([0, 0, 1, 2], counts)
+    np.testing.assert_array_equal(tissue_classes(washed_out, like=expected), expected)
+    by_itself = tissue_classes(washed_out)
+    assert (by_itself[:150] != by_itself[150]).all()  # by itself the darkest level would be a class
+    assert tissue_agreement(washed_out, np.where(real == -1, -0.5, real), np.ones(1000, bool))["dice"] == 1
+
+
 def test_three_levels_are_three_classes_and_fewer_are_none():
     assert tissue_classes(np.repeat([5.0, -1.0, 0.2], 10)).tolist() == [2] * 10 + [0] * 10 + [1] * 10
     for values in (np.repeat([0.0, 1.0], 9), np.zeros(9), np.empty(0), np.array([0.0, 1, 2, np.nan])):
@@ -94,6 +104,11 @@ def test_dice_is_twice_the_overlap_over_both_sizes():
 def test_a_perfect_prediction_has_dice_one_whatever_its_gain_and_what_lies_outside(head, middle):
     for prediction in (head[0], 0.3 * head[0] - 0.5, np.where(middle, head[0], 0)):
         assert dice(prediction, head, middle) == dict.fromkeys(["dice", "dice_dark", "dice_middle", "dice_bright"], 1)
+
+
+def test_a_recoloured_prediction_keeps_most_of_its_dice(head, middle):
+    for gamma in (0.5, 2):
+        assert dice(((head[0] + 1) / 2) ** gamma, head, middle)["dice"] > 0.95
 
 
 def test_the_more_voxels_are_shuffled_the_lower_is_every_dice(head, middle):
