@@ -184,7 +184,8 @@ def _measure_all(
     chosen = [OWN, *(PUBLISHED[name] for name in protocols)]
     jobs = [(system, protocol) for protocol in chosen for system in predictions]
     with ThreadPoolExecutor(min(len(predictions), os.cpu_count() or 1)) as pool:
-        measured = pool.map(lambda job: job[1].measure(predictions[job[0]], view.real, view.foreground), jobs)
+        target = (view.real, view.foreground, view.source.spacing_mm)
+        measured = pool.map(lambda job: job[1].measure(predictions[job[0]], *target), jobs)
     return [(system, protocol.name, one) for (system, protocol), one in zip(jobs, measured, strict=True)]
 
 

@@ -75,10 +75,10 @@ def _everyone_in_training(sitting: Sitting) -> list[Case]:
 
 
 def _final_metrics(scores: Scores) -> dict[str, float]:
-    """Return the test means under the names that MLflow compares: of a baseline, only those inside the head."""
+    """Return the test means under the names that MLflow compares: of a baseline, only volumes inside the head."""
     return {
         f"test/{row.source}_to_{row.target}/{row.system.replace(' ', '_')}/"
         f"{row.protocol}/{row.unit}_{row.region}_{row.metric}": row.mean
         for row in scores.summary()
-        if np.isfinite(row.mean) and (row.system == MODEL or (row.unit, row.region) == ("volume", "foreground"))
+        if np.isfinite(row.mean) and (row.system == MODEL or (row.unit == "volume" and row.region != "image"))
     }

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from nibabel.affines import voxel_sizes
 
 from pipeline.data.case import Case
 from pipeline.errors import UserError, first_cause
 from pipeline.files import atomic_text
 from transforms.presets import slice_chain
 from transforms.registration import register_rigid, resample_onto, same_grid
-from transforms.slices import centre_fit, cut_slices, slices_with_content, stack_slices
+from transforms.slices import AXES, centre_fit, cut_slices, slices_with_content, stack_slices
 
 VERSION = 1  # of the registration; raise it when its results change
 
@@ -49,6 +50,12 @@ class PreparedScan:
     def stack(self) -> np.ndarray:
         """The unpadded slices, (N, h, w)."""
         return self.unpadded(self.slices)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Spacing of the voxels of `stack` along its axes: between slices, between rows, between columns."""
+        sizes = voxel_sizes(self.affine).tolist()
+        return sizes.pop(AXES[self.axis]), *sizes
 
     @property
     def volume(self) -> np.ndarray:

@@ -21,7 +21,16 @@ ABOUT = {protocol.name: protocol.about for protocol in (OWN, *PUBLISHED.values()
     "to the target contrast's training cohort; ± is the sample SD over scans"
 }
 
-_HEADINGS = {"psnr": "PSNR [dB]", "ssim": "SSIM", "mae": "MAE", "nrmse": "NRMSE"}
+_HEADINGS = {
+    "psnr": "PSNR [dB]",
+    "ssim": "SSIM",
+    "mae": "MAE",
+    "nrmse": "NRMSE",
+    "nmi": "NMI",
+    "slice_ratio": "slices",  # short, for seven figures to fit
+    "dice": "Dice",
+}
+_TWO_DIGITS = {"psnr", "slice_ratio"}  # the others have three
 
 
 @dataclass(frozen=True)
@@ -130,20 +139,21 @@ def _summarised(protocol: str, measured: list[Measured]) -> Mapping[str, Summary
 
 def _title(protocol: str) -> str:
     if protocol == OWN.name:
-        return "Test subjects, whole volumes inside the head of the real target, our own protocol"
+        return "Test subjects, whole volumes inside the head of the real target (Dice: deep inside), our own protocol"
     return "Test subjects, without pairs" if protocol == UNPAIRED else f"Test subjects, protocol of {protocol}"
 
 
 def _shown(row: SummaryRow) -> bool:
-    """Whether a row stands in the terminal's table: of our own protocol, the masked volume alone."""
-    return row.protocol != OWN.name or (row.unit, row.region) == ("volume", "foreground")
+    """Whether a row stands in the terminal's table: of our own protocol, the masked volume and the mean Dice."""
+    return row.protocol != OWN.name or (
+        row.unit == "volume" and (row.region == "foreground" or (row.region, row.metric) == ("interior", "dice"))
+    )
 
 
 def _text_table(rows: list[SummaryRow]) -> str:
-    one_region = len({(row.unit, row.region) for row in rows}) == 1
     columns = list(dict.fromkeys((row.region, row.metric) for row in rows))
     headings = [_HEADINGS.get(metric, metric.replace("_", " ")) for _, metric in columns]
-    if not one_region:
+    if len({metric for _, metric in columns}) < len(columns):  # some metric stands here for several regions
         headings = [f"{region} {heading}" for (region, _), heading in zip(columns, headings, strict=True)]
     lines: dict[tuple[str, str], dict[tuple[str, str], SummaryRow]] = {}
     for row in rows:
@@ -158,8 +168,8 @@ def _text_table(rows: list[SummaryRow]) -> str:
 def _figure(row: SummaryRow | None) -> str:
     if row is None or isnan(row.mean):
         return "—"
-    digits = 2 if row.metric == "psnr" else 3
-    return f"{row.mean:.{digits}f}" + (f" ± {row.sd:.{digits}f}" if isfinite(row.sd) else "")
+    digits = 2 if row.metric in _TWO_DIGITS else 3
+    return f"{row.mean:.{digits}f}" + (f"±{row.sd:.{digits}f}" if isfinite(row.sd) else "")  # spaces would not fit
 
 
 def _csv(rows: list[dict]) -> str:

@@ -166,8 +166,8 @@ def _tables(scores: Scores, contrasts: tuple[str, str]) -> list[ScoreTable]:
 
 
 def _protocol_title(protocol: str, unit: str, region: str) -> str:
-    where = {"foreground": "inside the head", "image": "whole image"}.get(region, region)
-    what = f"per {unit}, {where}"
+    where = {"foreground": "inside the head", "interior": "tissues deep inside the head", "image": "whole image"}
+    what = f"per {unit}, {where.get(region, region)}"
     return what if protocol == OWN.name else f"{protocol}: {what}"
 
 

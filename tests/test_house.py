@@ -28,6 +28,7 @@ PARTS = {
     "pipeline.engines": ("networks", "pipeline.losses"),
     "pipeline.losses": (),
     "pipeline.metrics": (),
+    "pipeline.tissue": (),
     "pipeline.volume": (),
     "pipeline.checkpoint": (),
 }
@@ -37,6 +38,7 @@ WITHOUT_CONFIG = (
     "pipeline.losses",
     "pipeline.metrics",
     "pipeline.report",
+    "pipeline.tissue",
     "pipeline.tracking",
     "pipeline.train",
     "pipeline.translator",

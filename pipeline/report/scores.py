@@ -6,8 +6,21 @@ from math import isfinite, isnan
 
 Value = tuple[float, float, int]  # mean, standard deviation, number of subjects (or slices)
 
-_HIGHER_IS_BETTER = {"psnr", "ssim"}
-_NAMES = {"psnr": "PSNR [dB]", "ssim": "SSIM", "mae": "MAE", "nrmse": "NRMSE"}
+_HIGHER_IS_BETTER = {"psnr", "ssim", "nmi", "dice", "dice_dark", "dice_middle", "dice_bright"}
+_ONE_IS_BEST = {"slice_ratio"}  # the further from 1, up or down, the worse
+_TWO_DIGITS = {"psnr", "slice_ratio"}  # the others have three
+_NAMES = {
+    "psnr": "PSNR [dB]",
+    "ssim": "SSIM",
+    "mae": "MAE",
+    "nrmse": "NRMSE",
+    "nmi": "NMI",
+    "slice_ratio": "slice ratio",
+    "dice": "mean Dice",
+    "dice_dark": "Dice, dark",
+    "dice_middle": "Dice, middle",
+    "dice_bright": "Dice, bright",
+}
 
 
 @dataclass(frozen=True)
@@ -18,7 +31,8 @@ class ScoreTable:
         direction: Such as "T1 → T2".
         protocol: What was measured and how, in a few words, such as "volume, inside the head".
         about: One sentence on normalisation, data range and what the ± is; "" for none.
-        rows: Method -> metric -> (mean, SD, number). "psnr" and "ssim" are better when higher, all others when lower.
+        rows: Method -> metric -> (mean, SD, number). "psnr", "ssim", "nmi" and Dice are better when higher,
+            "slice_ratio" the closer to 1, all others when lower.
         model: The method that is ours; the others are baselines.
     """
 
@@ -48,7 +62,7 @@ class Row:
 
 @dataclass(frozen=True)
 class LaidOutTable:
-    """A table ready for the page: `columns` are (name, "↑" or "↓" for the better direction)."""
+    """A table ready for the page: `columns` are (name, "↑", "↓" or "→ 1" for what is better)."""
 
     direction: str
     protocol: str
@@ -67,7 +81,7 @@ def laid_out(table: ScoreTable) -> LaidOutTable:
     ]
     counts = sorted({value[2] for scores in table.rows.values() for value in scores.values()})
     count = "n = " + " to ".join(str(number) for number in dict.fromkeys([counts[0], counts[-1]])) if counts else ""
-    columns = [(_NAMES.get(metric, metric), "↑" if metric in _HIGHER_IS_BETTER else "↓") for metric in metrics]
+    columns = [(_NAMES.get(metric, metric), _arrow(metric)) for metric in metrics]
     return LaidOutTable(table.direction, table.protocol, table.about, count, columns, rows)
 
 
@@ -80,17 +94,31 @@ def best_baseline(table: ScoreTable, metric: str) -> tuple[str, float] | None:
     }
     if not means:
         return None
-    method = (max if metric in _HIGHER_IS_BETTER else min)(means, key=means.__getitem__)
+    method = min(means, key=lambda name: _badness(metric, means[name]))
     return method, means[method]
+
+
+def _badness(metric: str, mean: float) -> float:
+    """Return a number that is the lower the better, whichever way the metric runs."""
+    if metric in _ONE_IS_BEST:
+        return abs(mean - 1)
+    return -mean if metric in _HIGHER_IS_BETTER else mean
+
+
+def _arrow(metric: str) -> str:
+    if metric in _ONE_IS_BEST:
+        return "→ 1"
+    return "↑" if metric in _HIGHER_IS_BETTER else "↓"
 
 
 def _cell(table: ScoreTable, method: str, metric: str) -> Cell:
     if metric not in table.rows[method] or isnan(table.rows[method][metric][0]):
         return Cell("—")
     mean, deviation, _ = table.rows[method][metric]
-    digits = 2 if metric == "psnr" else 3
+    digits = 2 if metric in _TWO_DIGITS else 3
     text = f"{mean:.{digits}f}" + (f" ± {deviation:.{digits}f}" if isfinite(deviation) else "")
     baseline = best_baseline(table, metric)
-    if method != table.model or baseline is None or baseline[1] == mean:
+    if method != table.model or baseline is None:
         return Cell(text)
-    return Cell(text, "better" if (mean > baseline[1]) == (metric in _HIGHER_IS_BETTER) else "worse")
+    ours, best = _badness(metric, mean), _badness(metric, baseline[1])
+    return Cell(text, "" if ours == best else "better" if ours < best else "worse")

@@ -13,6 +13,7 @@ from pipeline.errors import UserError
 from pipeline.evaluate import COPY, HISTOGRAM, LOOKUP, MODEL, evaluate
 from pipeline.pairing import PairReader
 from pipeline.protocols import OWN
+from pipeline.tissue import interior, tissue_agreement
 
 CONTRASTS = ("T1", "T2")
 SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 64, "n4": False, "percentiles": [0.5, 99.5]}
@@ -68,6 +69,25 @@ def test_a_good_model_beats_the_baselines_in_both_directions_and_the_lookup_beat
     assert scores.mean("T2", "T1", LOOKUP, MASKED_PSNR) > 27  # 24.8 for a table of the other direction
     assert {score.subject for score in scores.subjects} == {"s0", "s1"}
     assert "fitted on 1 training pairs" in " ".join(scores.notes)
+
+
+def test_structure_is_measured_for_the_model_and_every_baseline_on_the_sources_grid(cohort, setting):
+    scores = evaluate(subjects(cohort, "s0"), [pair(cohort, "s2")], CONTRASTS, invert, **setting)
+    reader = setting["reader"]
+    view, _, _ = reader.read(pair(cohort, "s0"))
+    region = interior(view.foreground, (4.8, 4.5, 4.6))
+    copied = tissue_agreement(view.source.stack, view.real, region)
+    assert scores.mean("T1", "T2", COPY, "volume/interior/dice") == copied["dice"]
+    assert scores.mean("T1", "T2", COPY, "volume/interior/dice_bright") == copied["dice_bright"]
+    for direction in (CONTRASTS, CONTRASTS[::-1]):
+        found = {
+            figure: [scores.mean(*direction, system, f"volume/{figure}") for system in (MODEL, COPY, HISTOGRAM, LOOKUP)]
+            for figure in ("interior/dice", "foreground/nmi", "foreground/slice_ratio")
+        }
+        _, copy, matched, lookup = found["interior/dice"]
+        assert lookup > 0.9 and max(copy, matched) < 0.45  # these have dark and bright the wrong way round
+        assert min(found["foreground/nmi"]) > 1.3  # and yet say as much of the target
+        assert 0.3 < min(found["foreground/slice_ratio"]) < max(found["foreground/slice_ratio"]) < 3
 
 
 def test_a_model_that_knows_the_answer_is_perfect_in_every_figure(cohort, setting):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from pipeline.metrics import intensity_distance, mae, nrmse, psnr, ssim, ssim_map
+from pipeline.metrics import intensity_distance, mae, nmi, nrmse, psnr, slice_ratio, ssim, ssim_map
 
 
 @pytest.fixture
@@ -109,6 +109,96 @@ def test_an_empty_or_misshapen_mask_is_a_clear_error():
         mae(image, image, np.zeros((16, 16), bool))
     with pytest.raises(ValueError, match=r"the mask has shape \(16,\)"):
         psnr(image, image, 2, np.ones(16, bool))
+
+
+def test_nmi_is_the_entropies_over_the_joint_entropy():
+    real = np.repeat([0.0, 1.0], 8)
+    prediction = np.tile(np.repeat([0.0, 1.0], 4), 2)
+    prediction[:2] = 1  # joint shares: 2, 6, 4 and 4 sixteenths
+    joint = np.array([2, 6, 4, 4]) / 16
+
+    def entropy(shares):
+        return -np.sum(shares * np.log(shares))
+
+    entropies = entropy(np.array([0.5, 0.5])) + entropy(np.array([6, 10]) / 16)
+    assert nmi(prediction, real) == pytest.approx(entropies / entropy(joint))
+
+
+def test_nmi_is_two_for_any_recolouring_and_one_for_what_says_nothing():
+    generator = np.random.default_rng(0)
+    real = generator.integers(0, 10, (30, 40, 50)) / 10
+    for recoloured in (real, -real, 5 * real + 3, generator.permutation(10)[(real * 10).round().astype(int)]):
+        assert nmi(recoloured, real) == pytest.approx(2)
+    assert nmi(np.zeros_like(real), real) == pytest.approx(1)
+    assert nmi(generator.random(real.shape), real) < 1.01
+
+
+def test_nmi_falls_with_noise_and_sees_the_mask_only(two_slices):
+    _, real = two_slices
+    noise = np.random.default_rng(0).standard_normal(real.shape)
+    found = [nmi(real + amount * noise, real) for amount in (0, 0.02, 0.2)]
+    assert found == sorted(found, reverse=True) and found[0] == pytest.approx(2) and found[2] < found[1] < 1.9
+    mask = np.zeros(real.shape, bool)
+    mask[:12] = True
+    assert nmi(np.where(mask, real, noise), real, mask) == pytest.approx(2)
+
+
+def test_nmi_of_a_constant_target_or_a_broken_prediction_is_not_a_number():
+    image = np.linspace(0, 1, 16)
+    assert np.isnan(nmi(image, np.zeros(16))) and np.isnan(nmi(np.full(16, np.nan), image))
+
+
+def test_the_slice_ratio_of_a_hand_made_stack():
+    real, prediction = np.zeros((3, 1, 2)), np.zeros((3, 1, 2))
+    real[:, 0, 0] = [0, 1, 3]  # differences 1 and 2
+    prediction[:, 0, 0] = [0, -2, 2]  # 2 and 4
+    real[:, 0, 1] = prediction[:, 0, 1] = [0, 9, 0]
+    mask = np.array([True, False]) & np.ones((3, 1, 2), bool)
+    assert slice_ratio(prediction, real, mask) == pytest.approx(2)
+    mask[2] = False  # its pair needs both voxels
+    prediction[1, 0, 0] = -5
+    assert slice_ratio(prediction, real, mask) == pytest.approx(5)
+
+
+@pytest.fixture(scope="module")
+def stack():
+    real = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((20, 24, 24)), 2) * 5
+    mask = np.zeros(real.shape, bool)
+    mask[2:-2, 3:-3, 4:-4] = True
+    return real, mask
+
+
+def test_slices_that_jump_raise_the_slice_ratio_and_smoothing_lowers_it(stack):
+    real, mask = stack
+    generator = np.random.default_rng(1)
+    noise, jitter = generator.standard_normal(real.shape), generator.standard_normal((len(real), 1, 1))
+    for disturbance in (noise, jitter):  # voxel by voxel, or each slice's brightness
+        ratios = [slice_ratio(real + amount * disturbance, real, mask) for amount in (0, 0.05, 0.2, 0.5)]
+        assert ratios[0] == 1 and (np.diff(ratios) > 0.02).all()
+    assert slice_ratio(ndimage.gaussian_filter1d(real, 2, axis=0), real, mask) < 0.8
+    assert slice_ratio(np.roll(real, 2, axis=1) + 3, real, mask) == pytest.approx(1, abs=0.1)  # no matter what it shows
+
+
+def test_both_planes_across_the_slices_give_the_same_slice_ratio(stack):
+    real, mask = stack
+    prediction = real + 0.3 * np.random.default_rng(1).standard_normal(real.shape)
+    ratio = slice_ratio(prediction, real, mask)
+    sums = np.zeros((2, 2))
+    for plane in (1, 2):
+        for position in range(real.shape[plane]):
+            a, b, inside = (image.take(position, plane) for image in (prediction, real, mask))
+            both = inside[1:] & inside[:-1]
+            sums[plane - 1] += [np.abs(np.diff(image, axis=0))[both].sum() for image in (a, b)]
+    assert sums[0, 0] / sums[0, 1] == pytest.approx(ratio) and sums[1, 0] / sums[1, 1] == pytest.approx(ratio)
+
+
+def test_a_single_slice_or_one_that_never_changes_has_no_slice_ratio(stack):
+    real, mask = stack
+    assert np.isnan(slice_ratio(real[:1], real[:1], mask[:1]))
+    assert np.isnan(slice_ratio(real, np.zeros_like(real), mask))
+    assert np.isnan(slice_ratio(real, real, np.arange(20)[:, None, None] % 2 == np.zeros_like(mask)))
+    with pytest.raises(ValueError, match="they must match"):
+        slice_ratio(real, real[1:], mask)
 
 
 def test_the_intensity_distance_is_how_far_the_histogram_moves():

@@ -47,6 +47,14 @@ def test_a_scan_is_prepared_whole_and_its_padding_comes_off_again(tmp_path):
     np.testing.assert_array_equal(small.stack, prepared.stack)
 
 
+@pytest.mark.parametrize(("axis", "spacing"), [("axial", (4, 2, 3)), ("coronal", (3, 2, 4)), ("sagittal", (2, 3, 4))])
+def test_the_spacing_is_that_of_the_stacks_axes_however_the_file_is_turned(tmp_path, axis, spacing):
+    path = write_scan(tmp_path / "a.nii.gz", scan("T1"), slanted_left_posterior_affine(SHAPE, (2, 3, 4)))
+    prepared = prepare_scan(path, {**SETTINGS, "axis": axis}, 16)
+    assert prepared.spacing_mm == pytest.approx(spacing)
+    assert prepared.stack.shape == tuple(SHAPE[(2, 3, 4).index(size)] for size in spacing)
+
+
 def test_a_pair_on_one_grid_is_read_without_registration(tmp_path, no_registration):
     there, back, movement = reader(tmp_path).read(case_pair(tmp_path))
     np.testing.assert_array_equal(movement, np.eye(4))

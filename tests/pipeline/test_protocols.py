@@ -5,8 +5,9 @@ import pytest
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
-from pipeline.metrics import mae, nrmse, psnr, ssim
+from pipeline.metrics import mae, nmi, nrmse, psnr, slice_ratio, ssim
 from pipeline.protocols import OWN, PUBLISHED, summarise
+from pipeline.tissue import interior, tissue_agreement
 
 
 def head(slices=12, size=32, seed=0):
@@ -21,11 +22,17 @@ def head(slices=12, size=32, seed=0):
     return prediction, real, foreground
 
 
-def test_our_own_protocol_measures_four_metrics_in_two_units_and_two_regions():
+STRUCTURE = {
+    *("volume/foreground/nmi", "volume/foreground/slice_ratio", "volume/interior/dice"),
+    *(f"volume/interior/dice_{tissue}" for tissue in ("dark", "middle", "bright")),
+}
+
+
+def test_our_own_protocol_measures_four_metrics_in_two_units_and_two_regions_and_the_structure_of_volumes():
     scores = OWN.score(*head())
     metrics = ("mae", "nrmse", "psnr", "ssim")
     expected = {f"{u}/{r}/{m}" for u in ("volume", "slice") for r in ("image", "foreground") for m in metrics}
-    assert set(scores) == expected
+    assert set(scores) == expected | STRUCTURE
     assert all(math.isfinite(value) for value in scores.values())
 
 
@@ -37,6 +44,29 @@ def test_volume_figures_are_the_metrics_of_the_whole_stack_with_data_range_two()
         assert scores[f"volume/{region}/nrmse"] == pytest.approx(nrmse(prediction, real, mask))
         assert scores[f"volume/{region}/psnr"] == pytest.approx(psnr(prediction, real, 2, mask))
         assert scores[f"volume/{region}/ssim"] == pytest.approx(ssim(prediction, real, 2, mask))
+
+
+def test_structure_is_measured_inside_the_real_foreground_and_tissue_in_its_interior():
+    prediction, real, foreground = head()
+    spacing = (3.0, 1.0, 1.0)
+    scores = OWN.score(prediction, real, foreground, spacing)
+    assert scores["volume/foreground/nmi"] == nmi(prediction, real, foreground)
+    assert scores["volume/foreground/slice_ratio"] == slice_ratio(prediction, real, foreground)
+    tissues = tissue_agreement(prediction, real, interior(foreground, spacing))
+    assert {f"volume/interior/{name}": value for name, value in tissues.items()}.items() <= scores.items()
+    assert scores["volume/interior/dice"] != OWN.score(prediction, real, foreground)["volume/interior/dice"]
+
+
+def test_a_single_slice_has_nmi_and_dice_and_no_slice_ratio():
+    scores = OWN.score(*(array[6:7] for array in head()))
+    assert math.isnan(scores["volume/foreground/slice_ratio"])
+    assert scores["volume/foreground/nmi"] > 1 and 0 < scores["volume/interior/dice"] < 1
+
+
+def test_a_published_protocol_takes_a_spacing_and_is_not_changed_by_it():
+    for protocol in PUBLISHED.values():
+        assert protocol.score(*head(), (3, 1, 1)) == pytest.approx(protocol.score(*head()), nan_ok=True)
+        assert not set(protocol.score(*head())) & STRUCTURE
 
 
 def test_slice_figures_are_the_mean_over_the_slices_that_have_foreground():

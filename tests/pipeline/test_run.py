@@ -105,12 +105,15 @@ def test_the_scores_hold_every_system_in_every_protocol_and_direction(first, fol
             found = [row for row in rows if row["protocol"] == protocol and (row["source"], row["target"]) == way]
             assert {row["system"] for row in found} == SYSTEMS
     own = {(row["unit"], row["region"], row["metric"]) for row in rows if row["protocol"] == "own"}
-    assert own == {
+    plain = {
         (unit, region, metric)
         for unit in ("slice", "volume")
         for region in ("image", "foreground")
         for metric in ("mae", "nrmse", "psnr", "ssim")
     }
+    structure = {("volume", "foreground", metric) for metric in ("nmi", "slice_ratio")}
+    tissues = {("volume", "interior", metric) for metric in ("dice", "dice_dark", "dice_middle", "dice_bright")}
+    assert own == plain | structure | tissues
     whole = json.loads((folder / "scores.json").read_text())
     assert (whole["paired"], whole["failures"]) == (True, {})
     assert len(whole["summary"]) == len(rows)
@@ -202,8 +205,9 @@ def test_mlflow_has_the_losses_of_every_step_and_the_scores_of_every_epoch(first
 
 def test_mlflow_has_the_test_scores_of_the_table(first, folder):
     rows = csv.DictReader((folder / "scores.csv").open())
-    inside = ("volume", "foreground")  # all that is kept of the baselines
-    wanted = [row for row in rows if row["system"] == "model" or (row["unit"], row["region"]) == inside]
+    inside = (("volume", "foreground"), ("volume", "interior"))  # all that is kept of the baselines
+    wanted = [row for row in rows if row["system"] == "model" or (row["unit"], row["region"]) in inside]
+    assert {"nmi", "slice_ratio", "dice", "dice_bright"} <= {row["metric"] for row in wanted if row["system"] == "copy"}
     finite = [row for row in wanted if row["mean"] not in ("nan", "inf")]
     logged = {key: points for key, points in first.points.items() if key.startswith("test/")}
     assert len(logged) == len(finite)

@@ -66,7 +66,7 @@ def test_json_has_neither_nan_nor_infinity(tmp_path):
 def test_the_text_shows_the_masked_volume_with_deviation_count_notes_and_who_was_left_out(scores):
     text = scores.text()
     (model,) = [line for line in text.splitlines() if "model" in line]
-    assert "T1 → T2" in model and "22.00 ± 2.83" in model and model.endswith("2")
+    assert "T1 → T2" in model and "22.00±2.83" in model and model.endswith("2")
     assert "28.00" not in text  # the whole image's figure is in the files
     assert "PSNR [dB]" in text and "± is the sample SD over subjects" in text
     assert "note: no lookup" in text and "left out: c: c.nii.gz: damaged" in text
@@ -76,6 +76,27 @@ def test_a_figure_without_a_value_is_a_dash_and_a_single_subject_has_no_deviatio
     text = Scores(True, [subject("a", "model", 20, math.nan)]).text()
     (model,) = [line for line in text.splitlines() if "model" in line]
     assert "—" in model and "±" not in model
+
+
+def test_the_table_of_our_own_protocol_holds_seven_figures_and_fits_a_terminal():
+    values = {"mae": 0.1234, "nrmse": 0.1234, "psnr": 21.234, "ssim": 0.9876, "nmi": 1.2345, "slice_ratio": 1.114}
+    measured = {
+        f"volume/{region}/{name}": value for region in ("image", "foreground") for name, value in values.items()
+    }
+    measured |= {"volume/interior/dice": 0.8765, "volume/interior/dice_dark": 0.4321}
+    rows = [
+        SubjectScore(
+            str(number), "T1", "T2", system, "own", {k: np.array([v * (1 + number / 99)]) for k, v in one.items()}
+        )
+        for number in range(4)
+        for system, one in (("model", measured), ("histogram matching", measured))
+    ]
+    _, header, *body, about = Scores(True, rows).text().splitlines()
+    headings = ["direction", "system", "MAE", "NRMSE", "PSNR [dB]", "SSIM", "NMI", "slices", "Dice", "n"]
+    assert [part.strip() for part in header.split("  ") if part] == headings
+    assert max(map(len, [header, *body])) <= 120
+    assert "0.890±0.011" in body[1] and "1.13±0.01" in body[1] and body[1].endswith(" 4")  # mean Dice, slice ratio
+    assert "Dice of dark, middle and bright tissue" in about and "1 as much as the real target's" in about
 
 
 def test_a_published_protocol_has_a_table_of_its_own_with_every_region():

@@ -115,6 +115,17 @@ def test_the_page_has_the_figures_the_split_and_the_costs(tmp_path):
         assert said in text
 
 
+def test_the_tissues_have_a_table_of_their_own_and_slices_are_best_at_one(tmp_path):
+    found = scores()
+    for score in found.subjects:
+        score.measured["volume/foreground/slice_ratio"] = np.array([1.5])
+        score.measured["volume/interior/dice_middle"] = np.array([0.75])
+    text = page(tmp_path, found)
+    assert "T1 → T2 · per volume, inside the head" in text and "<th>slice ratio → 1</th>" in text
+    tissues = text.split("T1 → T2 · per volume, tissues deep inside the head")[1].split("</table>")[0]
+    assert "<th>Dice, middle ↑</th>" in tissues and tissues.count("0.750") == 3 and "PSNR" not in tissues
+
+
 def test_what_was_left_out_stands_on_the_page_with_its_reason(tmp_path):
     text = page(tmp_path, scores())
     assert "left out.nii.gz: cut short; not trained on" in text

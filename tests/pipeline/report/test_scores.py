@@ -31,6 +31,21 @@ def test_the_model_is_compared_with_the_best_of_the_baselines():
     assert cells(laid_out(scores), "model") == [("10.00 ± 1.00", "worse")]
 
 
+def test_structure_is_better_when_higher_and_slices_best_at_one():
+    names = {"nmi": "NMI", "dice": "mean Dice", "dice_dark": "Dice, dark", "slice_ratio": "slice ratio"}
+    laid = laid_out(table(copy=dict.fromkeys(names, (0.5, NAN, 4)), model=dict.fromkeys(names, (0.7, NAN, 4))))
+    assert laid.columns == [(name, "→ 1" if name == "slice ratio" else "↑") for name in names.values()]
+    assert [verdict for _, verdict in cells(laid, "model")] == ["better"] * 4
+
+
+def test_a_slice_ratio_is_compared_by_its_distance_from_one():
+    baselines = {"copy": {"slice_ratio": (1.25, 0.1, 4)}, "match": {"slice_ratio": (0.5, 0.1, 4)}}
+    for ours, verdict in ((1.125, "better"), (0.875, "better"), (0.75, ""), (0.6, "worse"), (1.4, "worse")):
+        scores = table(**baselines, model={"slice_ratio": (ours, 0.1, 4)})
+        assert best_baseline(scores, "slice_ratio") == ("copy", 1.25)
+        assert cells(laid_out(scores), "model") == [(f"{ours:.2f} ± 0.10", verdict)]
+
+
 def test_missing_figures_are_dashes_and_a_single_subject_has_no_deviation():
     laid = laid_out(table(copy={"psnr": (NAN, NAN, 0)}, model={"ssim": (0.5, NAN, 1)}))
     assert cells(laid, "copy") == [("—", ""), ("—", "")]
