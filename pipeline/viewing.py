@@ -80,9 +80,7 @@ def rank_names(count: int) -> dict[str, int]:
     return {"worst": 0, **({"median": count // 2} if count > 2 else {}), "best": count - 1}
 
 
-def _ranked(
-    test: Sequence[Case], scores: Scores, contrasts: tuple[str, str]
-) -> list[tuple[str, Case, Case | None]]:
+def _ranked(test: Sequence[Case], scores: Scores, contrasts: tuple[str, str]) -> list[tuple[str, Case, Case | None]]:
     """Return (label, source, target) of the subjects to show, by direction."""
     by_name = {"_".join(filter(None, (pair[0].subject, pair[0].session))): pair for pair in pairs(test, contrasts)}
     chosen = []
@@ -100,7 +98,9 @@ def _first(test: Sequence[Case], scores: Scores, contrasts: tuple[str, str]) -> 
     return [
         ("_".join(filter(None, (case.subject, case.session))), case, None)
         for contrast in contrasts
-        for case in [one for one in test if one.contrast == contrast and one.name not in scores.failures][:MOST_SUBJECTS]
+        for case in [one for one in test if one.contrast == contrast and one.name not in scores.failures][
+            :MOST_SUBJECTS
+        ]
     ]
 
 
@@ -124,9 +124,7 @@ def _viewed(
     )
 
 
-def _read(
-    case: Case, partner: Case | None, reader: PairReader
-) -> tuple[PreparedScan, np.ndarray | None, np.ndarray]:
+def _read(case: Case, partner: Case | None, reader: PairReader) -> tuple[PreparedScan, np.ndarray | None, np.ndarray]:
     """Return a scan, on its grid the real target where there is a partner, and where either has a head."""
     if partner is None:
         scan = reader.scan(case.path)

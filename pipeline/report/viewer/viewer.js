@@ -213,14 +213,28 @@
     said.prepend(`The viewer could not start (${reason.message ?? reason}). `);
   }
 
+  /** Wait until the reader comes near: a report is opened for its figures, too. */
+  function inSight() {
+    return new Promise((resolve) => {
+      const observer = new IntersectionObserver((entries) => {
+        if (entries.some((entry) => entry.isIntersecting)) { observer.disconnect(); resolve(); }
+      }, { rootMargin: "400px" });
+      observer.observe(section);
+    });
+  }
+
   async function start() {
     if (!document.createElement("canvas").getContext("webgl2")) throw new Error("this browser offers no WebGL 2");
+    await inSight();
+    said.hidden = true;
     root.hidden = false;  // a hidden canvas has no size
     listSubjects();
-    for (const figure of section.querySelectorAll(".viewer-panel")) panels.push(await makePanel(figure));
+    for (const figure of section.querySelectorAll(".viewer-panel")) {
+      panels.push(await makePanel(figure));
+      await new Promise((resolve) => setTimeout(resolve));  // let the page breathe: shaders take long without a GPU
+    }
     await choose(data.subjects[0]);
     listen();
-    said.hidden = true;
     root.dataset.ready = "yes";
   }
 
