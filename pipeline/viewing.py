@@ -71,7 +71,7 @@ def subjects_to_view(
 
 
 def rank_names(count: int) -> dict[str, int]:
-    """Return what the worst, the median and the best of `count` subjects, in ascending order, are called: name -> index.
+    """Return name -> index of the worst, the median and the best of `count` subjects in ascending order.
 
     Of two there is no median, and a single one is neither: "only".
     """

@@ -12,7 +12,7 @@ import pipeline.viewing as viewing
 from pipeline.data.case import Case
 from pipeline.model import TranslationModel
 from pipeline.pairing import PairReader
-from pipeline.scores import UNPAIRED, Scores, SubjectScore
+from pipeline.scores import Scores, SubjectScore
 from pipeline.viewing import make_report_viewer, rank_names, subjects_to_view
 
 CONTRASTS = ("T1", "T2")
