@@ -14,7 +14,7 @@
   const root = find(".viewer"), said = find(".viewer-said");
   const data = JSON.parse(find(".viewer-data").textContent);
   const sliders = [...section.querySelectorAll(".viewer-plane input")];
-  const state = { subject: null, volumes: {}, position: [0, 0, 0] };
+  const state = { turn: 0, volumes: {}, position: [0, 0, 0] };
   let panels = [];
 
   // ── volumes ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -104,13 +104,22 @@
 
   // ── what the controls do ──────────────────────────────────────────────────────────────────────────────────
 
+  /** Show a subject; where the reader chooses another while this one is decoded, that one alone. */
   async function choose(subject) {
+    const turn = ++state.turn;
     const volumes = { source: await decoded(subject.source), translated: await decoded(subject.translated) };
     if (subject.real !== null) {
       volumes.real = await decoded(subject.real);
       volumes.error = difference(volumes.translated, volumes.real);
     }
-    Object.assign(state, { subject, volumes });
+    const images = {};
+    for (const [name, volume] of Object.entries(volumes)) {
+      const isError = name === "error";
+      images[name] = await image(volume, name, isError ? "report differences" : "report grays", isError ? errorLimit() : 1);
+    }
+    const overlay = volumes.real ? await image(volumes.real, "overlay", "report grays", 1, blend()) : null;
+    if (turn !== state.turn) return;  // from here on nothing waits
+    state.volumes = volumes;
     const names = {
       source: `${subject.sourceName} (source)`, translated: `${subject.targetName} (translated)`,
       real: `${subject.targetName} (real)`, error: "error",
@@ -122,11 +131,8 @@
     lay();
     for (const { name, viewer } of shown()) {
       while (viewer.volumes.length) viewer.removeVolume(viewer.volumes[0]);
-      const limit = name === "error" ? errorLimit() : 1;
-      viewer.addVolume(await image(volumes[name], name, name === "error" ? "report differences" : "report grays", limit));
-      if (name === "translated" && volumes.real) {
-        viewer.addVolume(await image(volumes.real, "real", "report grays", 1, blend()));
-      }
+      viewer.addVolume(images[name]);
+      if (name === "translated" && overlay) viewer.addVolume(overlay);
     }
     find(".viewer-blend").hidden = !volumes.real;
     find(".viewer-about").textContent = [
