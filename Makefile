@@ -3,8 +3,9 @@ PYTHON ?= python3
 TORCH  ?= torch
 VENV   := .venv
 RUN    := $(VENV)/bin/python
+VIEWER := pipeline/report/viewer
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint install viewer clean
 
 demo: install
 	$(RUN) -m pipeline.run configs/phantom.yaml
@@ -16,7 +17,7 @@ lint: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-install: $(VENV)/installed
+install: $(VENV)/installed viewer
 
 # torch first and on its own, so that TORCH can name another build: make demo TORCH="torch --index-url ..."
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -25,5 +26,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[test]"
 	touch $@
 
+# The report's interactive viewer, NiiVue, as the lock file names it. Without npm or its registry, reports have pictures.
+viewer: $(VIEWER)/node_modules/.package-lock.json
+
+$(VIEWER)/node_modules/.package-lock.json: $(VIEWER)/package-lock.json
+	@npm ci --prefix $(VIEWER) --omit=optional --ignore-scripts --no-audit --no-fund --loglevel=error \
+		|| echo "no interactive viewer in reports: npm is missing or failed; 'make viewer' tries again"
+
 clean:
-	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VIEWER)/node_modules *.egg-info .pytest_cache .ruff_cache

@@ -13,6 +13,7 @@ from pipeline.model import TranslationModel, load_model, translator_metadata
 from pipeline.scores import Scores
 from pipeline.sitting import Sitting
 from pipeline.summary import write_summary
+from pipeline.viewing import make_report_viewer
 
 
 def finish(sitting: Sitting) -> None:
@@ -38,7 +39,17 @@ def finish(sitting: Sitting) -> None:
             config.evaluation.batch_size,
             sitting.quiet,
         )
-    write_summary(config, folder, sitting.prepared, scores, volumes, gifs, curves, sitting.position, sitting.engine)
+    viewer = make_report_viewer(
+        sitting.prepared.split.test,
+        scores,
+        model,
+        sitting.reader,
+        batch_size=config.evaluation.batch_size,
+        quiet=sitting.quiet,
+    )
+    write_summary(
+        config, folder, sitting.prepared, scores, volumes, gifs, curves, sitting.position, sitting.engine, viewer
+    )
     tracker.log_metrics(_final_metrics(scores), sitting.position.step)
     for path in [*files, *gifs.values(), curves, folder.report, *(volume.mosaic for volume in volumes)]:
         tracker.log_artifact(path, "mosaics" if path.parent == folder.mosaics else None)

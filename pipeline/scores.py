@@ -14,6 +14,7 @@ from pipeline.console import table
 from pipeline.files import atomic_text
 from pipeline.protocols import OWN, PUBLISHED, Measured, Summary, subject_means, summarise
 
+MASKED_PSNR = "volume/foreground/psnr"  # what subjects are ranked by
 UNPAIRED = "unpaired"  # the name of what can be measured without pairs
 ABOUT = {protocol.name: protocol.about for protocol in (OWN, *PUBLISHED.values())} | {
     UNPAIRED: "the test subjects have no pairs, so nothing here says whether a translation is right: cycle error is "
@@ -94,6 +95,17 @@ class Scores:
         wanted = (source, target, system, protocol, *figure.split("/"))
         rows = (row for row in self.summary() if tuple(asdict(row).values())[:7] == wanted)
         return next((row.mean for row in rows), float("nan"))
+
+    def ranked(
+        self, source: str, target: str, system: str, figure: str, protocol: str = OWN.name
+    ) -> list[tuple[float, str]]:
+        """Return (mean, subject) of one figure, ascending; subjects for which it is NaN are left out."""
+        found = (
+            (float(np.mean(score.measured[figure])), score.subject)
+            for score in self.subjects
+            if (score.source, score.target, score.system, score.protocol) == (source, target, system, protocol)
+        )
+        return sorted(one for one in found if not isnan(one[0]))
 
     def save(self, folder: Path) -> list[Path]:
         """Write `scores.csv` (the summary), `scores_by_subject.csv` and `scores.json` (all of it); return the paths."""

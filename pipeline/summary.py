@@ -26,11 +26,11 @@ from pipeline.report.page import (
     write_report,
 )
 from pipeline.report.scores import ScoreTable
+from pipeline.report.viewer import NOT_FETCHED, Viewer, is_fetched
 from pipeline.run_folder import RunFolder, resolved_yaml
-from pipeline.scores import ABOUT, Scores
+from pipeline.scores import ABOUT, MASKED_PSNR, Scores
 from pipeline.train import Position
 
-MASKED_PSNR = "volume/foreground/psnr"
 EMBEDDED_MOSAICS = 4  # a report stays a file that can be mailed
 
 
@@ -44,9 +44,13 @@ def write_summary(
     curves: Path,
     position: Position,
     engine: Engine,
+    viewer: Viewer | None = None,
 ) -> None:
-    """Write the run's report.html."""
+    """Write the run's report.html; without a viewer, it says where one comes from."""
     phantom = config.data.source == "phantom"
+    subjects = _best_and_worst(scores, config.contrasts, volumes)
+    shown = {subject.picture.content for subject in subjects if subject.picture}
+    others = [volume for volume in volumes if volume.mosaic not in shown]
     report = Report(
         title=config.name,
         result=result_sentence(scores, config.contrasts),
@@ -63,12 +67,14 @@ def write_summary(
                 f"{volume.case.name} translated to {volume.target}",
                 f"{volume.case.name} → {volume.target}; each row is windowed by its own percentiles",
             )
-            for volume in volumes[:EMBEDDED_MOSAICS]
+            for volume in others[:EMBEDDED_MOSAICS]
         ],
         scores=_tables(scores, config.contrasts),
         scores_flag=PHANTOM_FLAG if phantom else "",
         curves=Picture(curves, "losses and validation scores", on_white=True),
-        subjects=_best_and_worst(scores, config.contrasts, volumes),
+        subjects=subjects,
+        viewer=viewer,
+        viewer_note="" if viewer or is_fetched() else NOT_FETCHED,
         split_header=["split", "contrast", "subjects", "images", "slices"],
         split_rows=_split_rows(config, prepared),
         split_subjects=_split_subjects(config, prepared),
@@ -180,11 +186,7 @@ def _best_and_worst(
     pictures = {(volume.case.name, volume.target): volume.mosaic for volume in volumes}
     results = []
     for source, target in (contrasts, contrasts[::-1]):
-        ranked = sorted(
-            (float(np.mean(score.measured[MASKED_PSNR])), score.subject)
-            for score in scores.subjects
-            if (score.source, score.target, score.system, score.protocol) == (source, target, MODEL, OWN.name)
-        )
+        ranked = scores.ranked(source, target, MODEL, MASKED_PSNR)
         chosen = [("worst", ranked[0]), ("best", ranked[-1])] if len(ranked) > 1 else []
         for rank, (value, subject) in chosen:
             picture = pictures.get((f"{subject}_{source}", target))

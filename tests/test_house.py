@@ -100,8 +100,9 @@ def project_files() -> list[Path]:
     """Every text file that belongs to the project."""
     folders = [ROOT / folder for folder in (*PACKAGES, "configs", "tests", "docs", "benchmarks", ".ci")]
     inside = chain.from_iterable(folder.rglob("*") for folder in folders)
-    kinds = {".py", ".yaml", ".yml", ".md", ".toml", ".txt", ".jinja", ".html", ".sh", ""}
-    return [path for path in chain(ROOT.glob("*"), inside) if path.is_file() and path.suffix in kinds]
+    kinds = {".py", ".yaml", ".yml", ".md", ".toml", ".txt", ".jinja", ".html", ".js", ".css", ".sh", ""}
+    found = (path for path in chain(ROOT.glob("*"), inside) if path.is_file() and path.suffix in kinds)
+    return [path for path in found if "node_modules" not in path.parts]  # fetched, not ours
 
 
 def test_imports_are_read_wherever_they_stand():

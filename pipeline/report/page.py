@@ -7,11 +7,13 @@ from io import BytesIO
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import UserError
 from pipeline.files import atomic_text
 from pipeline.report.scores import ScoreTable, laid_out
+from pipeline.report.viewer import Viewer
 
 PHANTOM_FLAG = "phantom: easier than real data"
 PHANTOM_NOTE = (
@@ -77,6 +79,8 @@ class Report:
         warnings: What a reader must know before believing a figure, such as `PHANTOM_NOTE`.
         animations: The training GIFs.
         samples: The same slices before and after training.
+        viewer: Linked slices of a few test volumes, None for none.
+        viewer_note: Why there is no viewer, "" for no word about it.
         mosaics: Translated test volumes. They are embedded: pass those worth looking at, not hundreds.
         scores: One table a direction and protocol.
         scores_flag: A few words beside every table's heading, such as `PHANTOM_FLAG`; "" for none.
@@ -97,6 +101,8 @@ class Report:
     animations: Sequence[Picture] = ()
     samples: Sequence[BeforeAfter] = ()
     mosaics: Sequence[Picture] = ()
+    viewer: Viewer | None = None
+    viewer_note: str = ""
     scores: Sequence[ScoreTable] = ()
     scores_flag: str = ""
     curves: Picture | None = None
@@ -113,8 +119,8 @@ class Report:
 def write_report(path: Path, report: Report) -> None:
     """Write the report as one self-contained HTML file, atomically.
 
-    Images are embedded as data: URIs, there are no scripts, and a content security policy forbids requests. Every
-    string is escaped.
+    Images are embedded as data: URIs, a content security policy forbids requests and every script but the viewer's
+    own two, which it knows by their hashes. Every string is escaped.
 
     Raises:
         UserError: a picture is missing or not a PNG, GIF, JPEG or WebP, or the file cannot be written; names it.
@@ -132,19 +138,32 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters["embedded"] = _embedded
+    environment.filters["as_it_is"] = Markup  # for the viewer's scripts and style alone
     tables = [laid_out(table) for table in report.scores]
     return environment.get_template("page.html.jinja").render(report=report, tables=tables)
 
 
 def _embedded(picture: Picture) -> dict[str, str | int]:
-    """Return a picture's data: URI and size in pixels."""
+    """Return a picture's data: URI and size in pixels; PNG becomes WebP (a chart) or JPEG, half or a third."""
     name = str(picture.content) if isinstance(picture.content, Path) else f"picture '{picture.alt}'"
     try:
         content = picture.content.read_bytes() if isinstance(picture.content, Path) else picture.content
         with Image.open(BytesIO(content), formats=["PNG", "GIF", "JPEG", "WEBP"]) as opened:
             kind, (width, height) = opened.get_format_mimetype(), opened.size
+            if opened.format == "PNG":
+                kind, content = _smaller(opened, lossless=picture.on_white)
     except UnidentifiedImageError as error:
         raise UserError(f"{name}: not a PNG, GIF, JPEG or WebP; it cannot go into the report") from error
     except OSError as error:
         raise UserError(f"{name}: cannot be read ({error.strerror or error}); make it again") from error
     return {"uri": f"data:{kind};base64,{b64encode(content).decode()}", "width": width, "height": height}
+
+
+def _smaller(picture: Image.Image, lossless: bool) -> tuple[str, bytes]:
+    """Return the MIME type and bytes of a picture: WebP without loss, or JPEG whose loss the eye does not see."""
+    stream = BytesIO()
+    if lossless:
+        picture.save(stream, format="WEBP", lossless=True, method=1, quality=50)  # slower ones save little more
+        return "image/webp", stream.getvalue()
+    picture.convert("RGB").save(stream, format="JPEG", quality=92, subsampling="4:4:4")
+    return "image/jpeg", stream.getvalue()

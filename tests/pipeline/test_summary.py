@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from torch import nn
 
+import pipeline.summary as summary
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.split import CohortSplit
@@ -144,12 +145,23 @@ def test_a_subjects_name_cannot_become_a_part_of_the_page(tmp_path):
 
 
 def test_the_worst_subject_is_shown_with_its_picture_also_where_there_are_sessions(tmp_path):
-    pictures = [
-        page(tmp_path / name, scores(subjects), session=session).count("<img")
-        for name, subjects, session in (("plain", ("a", "b"), ""), ("sessions", ("a_1", "b_1"), "1"))
+    pages = [
+        page(tmp_path / name, scores(subjects), session=session)
+        for name, subjects, session in (
+            ("plain", ("a", "b"), ""),
+            ("sessions", ("a_1", "b_1"), "1"),
+            ("others", ("x", "y"), ""),  # subjects without a picture
+        )
     ]
-    others = page(tmp_path / "others", scores(("x", "y"))).count("<img")  # subjects without a picture
-    assert pictures == [others + 1, others + 1]
+    sections = [text.partition('id="subjects"')[2].partition("</section>")[0] for text in pages]
+    assert [section.count("<img") for section in sections] == [1, 1, 0]
+    assert len({text.count("<img") for text in pages}) == 1  # what is shown there is not shown again among the volumes
+
+
+def test_without_the_viewers_package_the_page_says_where_it_comes_from(tmp_path, monkeypatch):
+    for fetched in (True, False):
+        monkeypatch.setattr(summary, "is_fetched", lambda fetched=fetched: fetched)
+        assert ("`make viewer` fetches it" in page(tmp_path / str(fetched), scores())) is not fetched
 
 
 def test_an_ssim_that_could_not_be_measured_is_not_claimed(tmp_path):
