@@ -1,0 +1,294 @@
+"""Four ways in which an unpaired translation goes wrong, each told from source, translation and training cohorts alone.
+
+No detector sees a real target: unpaired data has none, and where validation has one it is left alone. All take slices
+in [-1, 1] and the head of the *source*. Each names what it cannot tell; where it cannot judge it returns NaN.
+
+Thresholds are set between what trained networks and true targets give and what spoilt ones give; the figures beside
+them are of the phantom (networks after 600 and 4,000 steps) and of real T1 and T2 volumes with one training subject.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter, sobel
+from skimage.registration import phase_cross_correlation
+
+from pipeline.metrics import intensity_distance
+from transforms.slices import centre_fit
+
+SHELL = 0.25  # of the way in: scalp and skull, which an inverted brain may well have right
+LAYERS = 8  # of the rest
+FLAT = 0.01  # SD over the layers; real T1 heads, the flattest met, have 0.013 to 0.025
+ALIKE = 0.05  # intensity distance of two contrasts; phantom T1 and T2 are 0.31 apart, real ones 0.04 to 0.56
+SHIFTED_SLICES = 24  # slices of a direction whose shift is measured; a median needs no more
+SUBPIXELS = 10
+
+INVERTED_BELOW = -0.3  # true targets 0.64 to 0.99, trained networks 0.87 to 0.99; an inverted inside -0.59 to -0.99
+SHIFTED_ABOVE_MM = 1.5  # and a pixel at least: trained networks 0.2 to 0.8 pixels, though never shifted on purpose
+COPIED_BELOW = 0.5  # true targets 1.8 to 2.1, trained networks 1.2 to 1.6; a copy 0
+COLLAPSED_BELOW = 0.25  # true targets 0.84 to 1.2, blurred 0.45 to 0.84, trained networks 0.9; one picture for all 0
+
+
+@dataclass(frozen=True)
+class Detector:
+    """What a detector is called, and which values are bad.
+
+    Attributes:
+        title: For people.
+        threshold: Values beyond it are bad.
+        below: Whether "beyond" is below.
+        means: What a bad value says, in a few words.
+        advice: What to do.
+    """
+
+    title: str
+    threshold: float
+    below: bool
+    means: str
+    advice: str
+
+
+DETECTORS = {  # by the name of its metric
+    "contrast_inversion": Detector(
+        "contrast inversion",
+        INVERTED_BELOW,
+        True,
+        "from surface to centre it brightens where the target contrast darkens",
+        "look at the sample pictures; if bright and dark are exchanged, lower the identity loss, give the "
+        "discriminators a larger field of view, or begin again from another seed",
+    ),
+    "spatial_shift_mm": Detector(
+        "spatial shift",
+        SHIFTED_ABOVE_MM,
+        False,
+        "its edges lie beside those of the source",
+        "measure no positions in these translations: a cycle forgives a shift that its way back undoes; raise the "
+        "identity loss, or begin again from another seed",
+    ),
+    "identity_collapse": Detector(
+        "identity collapse",
+        COPIED_BELOW,
+        True,
+        "it changes the source less than half as much as it must to look like the target contrast",
+        "train longer; lower the identity loss and the cycle's weight, or raise the discriminators' learning rate",
+    ),
+    "mode_collapse": Detector(
+        "mode collapse",
+        COLLAPSED_BELOW,
+        True,
+        "it is much the same picture whatever the source",
+        "go back to an earlier checkpoint; lower the learning rate, the discriminators' above all, or raise the "
+        "cycle's weight",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What the detectors know of a contrast's training slices.
+
+    Attributes:
+        profile: (LAYERS,) mean intensity from under the scalp to the centre; see `depth_profile`.
+        spread: How far slices differ; see `spread`.
+        quantiles: Equally spaced quantiles of the foreground's intensities.
+    """
+
+    profile: np.ndarray
+    spread: float
+    quantiles: np.ndarray
+
+
+@dataclass(frozen=True)
+class Translated:
+    """Slices of one scan and their translation.
+
+    Attributes:
+        source, translation: (K, h, w) in [-1, 1].
+        head: (K, h, w) bool, of the source.
+        layers: (K, h, w), `depth_layers` of the head.
+        pixel_mm: Height and width of a pixel.
+    """
+
+    source: np.ndarray
+    translation: np.ndarray
+    head: np.ndarray
+    layers: np.ndarray
+    pixel_mm: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a detector says of one validation; `name` is that of its metric, `direction` such as "T1_to_T2"."""
+
+    name: str
+    direction: str
+    value: float
+    threshold: float
+    tripped: bool
+    advice: str
+
+
+def verdicts(metrics: Mapping[str, float], pixel_mm: float) -> list[Verdict]:
+    """Return a verdict for each metric "detectors/<direction>/<name>"; a shift below one pixel is none."""
+    found = []
+    for metric, value in metrics.items():
+        family, _, rest = metric.partition("/")
+        direction, _, name = rest.rpartition("/")
+        if family != "detectors" or name not in DETECTORS:
+            continue
+        detector = DETECTORS[name]
+        threshold = max(detector.threshold, pixel_mm) if name == "spatial_shift_mm" else detector.threshold
+        tripped = value < threshold if detector.below else value > threshold
+        found.append(Verdict(name, direction, value, threshold, bool(tripped), detector.advice))
+    return found
+
+
+def measure(scans: Sequence[Translated], source: Cohort, target: Cohort) -> dict[str, float]:
+    """Return every detector's value by its name, over all scans of a direction; those that cannot judge are left out.
+
+    Args:
+        scans: The slices, at least one scan.
+        source, target: The training cohorts of the contrast that is translated and of the one that is made.
+    """
+    sources = [(scan.source, scan.head) for scan in scans]
+    translations = [(scan.translation, scan.head) for scan in scans]
+    profile = depth_profile([(scan.translation, scan.layers) for scan in scans])
+    values = {
+        "contrast_inversion": profile_agreement(profile, target.profile),
+        "spatial_shift_mm": shift_mm(scans),
+        "identity_collapse": share_of_change(scans, source.quantiles, target.quantiles),
+        "mode_collapse": diversity(spread(translations), spread(sources), target.spread, source.spread),
+    }
+    return {name: value for name, value in values.items() if np.isfinite(value)}
+
+
+# ── contrast inversion ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def depth_layers(head: np.ndarray) -> np.ndarray:
+    """Return for each pixel of (K, h, w) heads its layer, 0 under the scalp to LAYERS - 1 at the slice's centre.
+
+    Layers are equal parts of the depth below the head's outline, relative to the deepest point of the slice. The outer
+    quarter and the air have -1. The border of the slice counts as air.
+    """
+    padded = np.pad(head, ((0, 0), (1, 1), (1, 1)))
+    depth = np.stack([distance_transform_edt(one) for one in padded])[:, 1:-1, 1:-1]
+    inwards = depth / np.maximum(depth.max(axis=(1, 2), keepdims=True), 1)
+    layers = np.floor((inwards - SHELL) / (1 - SHELL) * LAYERS).astype(np.int8)
+    return np.where(inwards > SHELL, np.minimum(layers, LAYERS - 1), -1).astype(np.int8)
+
+
+def depth_profile(stacks: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Return (LAYERS,) the mean intensity of each layer over (K, h, w) slices and layers; NaN for an empty layer."""
+    sums, counts = np.zeros(LAYERS), np.zeros(LAYERS)
+    for slices, layers in stacks:
+        inside = layers >= 0
+        sums += np.bincount(layers[inside], slices[inside], LAYERS)
+        counts += np.bincount(layers[inside], minlength=LAYERS)
+    return np.divide(sums, counts, out=np.full(LAYERS, np.nan), where=counts > 0)
+
+
+def profile_agreement(profile: np.ndarray, target: np.ndarray) -> float:
+    """Return the correlation of a translation's depth profile with that of the target's cohort; negative: inverted.
+
+    The right map from intensity to intensity is not known without pairs, and may well be a falling one; but where a
+    contrast is bright is a matter of place, and that the training slices of the target show. Only the sign is to be
+    trusted. It misses what keeps the mean of every layer, such as two tissues of one depth exchanged. An input merely
+    brought to the target's intensities, order kept, is caught where the contrasts' own profiles are opposed (phantom,
+    -0.6 to -0.8; skull-stripped brains, -0.9), and not elsewhere (whole real heads, -0.2 to 0.5).
+
+    NaN where either profile is flat.
+    """
+    both = np.isfinite(profile) & np.isfinite(target)
+    if both.sum() < 3 or min(np.std(profile[both]), np.std(target[both])) < FLAT:
+        return float("nan")
+    return float(np.corrcoef(profile[both], target[both])[0, 1])
+
+
+# ── spatial shift ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def shift_mm(scans: Sequence[Translated]) -> float:
+    """Return how far the translation lies beside its source: the median over slices, along each axis, in mm.
+
+    By phase correlation (Kuglin and Hines 1975; Guizar-Sicairos et al. 2008 for tenths of pixels) of the gradient's
+    magnitude about the head, which hardly depends on contrast. It sees what all slices share, not a local warp. NaN
+    where slices disagree by more than the shift and a pixel, as those of noise do, or have no edges.
+    """
+    every = [(scan, index) for scan in scans for index in range(len(scan.source))]
+    chosen = np.unique(np.linspace(0, len(every) - 1, SHIFTED_SLICES).round().astype(int))
+    shifts = []
+    for scan, index in (every[place] for place in chosen):
+        window = gaussian_filter(binary_dilation(scan.head[index], iterations=3).astype(np.float32), 2)
+        before, after = (_edges(image[index]) * window for image in (scan.source, scan.translation))
+        if before.any() and after.any():
+            shift, *_ = phase_cross_correlation(before, after, upsample_factor=SUBPIXELS)
+            shifts.append(shift * scan.pixel_mm)
+    if not shifts:
+        return float("nan")
+    shared = np.median(shifts, axis=0)
+    length, disagreement = np.hypot(*shared), np.median(np.hypot(*(shifts - shared).T))
+    return float(length) if disagreement <= max(length, *scans[0].pixel_mm) else float("nan")
+
+
+def _edges(image: np.ndarray) -> np.ndarray:
+    return np.hypot(sobel(image, 0), sobel(image, 1))
+
+
+# ── identity collapse ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def share_of_change(scans: Sequence[Translated], source: np.ndarray, target: np.ndarray) -> float:
+    """Return the mean absolute change inside the head over the intensity distance of the two cohorts.
+
+    That distance (Wasserstein-1) is the least mean change that turns one histogram into the other, so a translation
+    that succeeds has 1 or more, and one below 0.5 is both near its source and far from the target.
+
+    NaN where the cohorts' intensities are alike (nearer than `ALIKE`): then a copy may be right.
+
+    Args:
+        scans: The slices.
+        source, target: Equally spaced quantiles of the cohorts' foreground.
+    """
+    apart = intensity_distance(source, target)
+    change = [np.abs(scan.translation - scan.source)[scan.head] for scan in scans]
+    if apart < ALIKE or not any(len(part) for part in change):
+        return float("nan")
+    return float(np.mean(np.concatenate(change), dtype=np.float64) / apart)
+
+
+# ── mode collapse ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def spread(stacks: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Return the standard deviation over slices at one place, root mean square over places, inside the heads.
+
+    Args:
+        stacks: (K, h, w) slices and their heads; those of different sizes are laid centre on centre.
+
+    Returns:
+        In the slices' unit; NaN without a place that half of the slices' heads cover, two at least.
+    """
+    size = np.max([slices.shape[1:] for slices, _ in stacks], axis=0)
+    images = np.concatenate([centre_fit(slices, *size, fill=-1) for slices, _ in stacks]).astype(np.float64)
+    heads = np.concatenate([centre_fit(head, *size, fill=False) for _, head in stacks])
+    count = heads.sum(axis=0)
+    covered = count >= max(2, len(images) / 2)
+    if not covered.any():
+        return float("nan")
+    images, heads, count = images[:, covered], heads[:, covered], count[covered]
+    deviations = np.where(heads, images - np.sum(images * heads, axis=0) / count, 0)
+    return float(np.sqrt(np.average(np.sum(deviations**2, axis=0) / (count - 1), weights=count)))
+
+
+def diversity(translated: float, source: float, target_cohort: float, source_cohort: float) -> float:
+    """Return how far translations differ from one another, as a share of what they should.
+
+    All four are `spread`: sources as alike as the validation's happen to be may have translations as alike. Of a
+    generator that puts one and the same head into the outline of each source it says little (0.6 to 0.9).
+
+    NaN where the sources hardly differ.
+    """
+    expected = source / source_cohort * target_cohort if source_cohort > FLAT else float("nan")
+    return translated / expected if source > FLAT and expected > FLAT else float("nan")
