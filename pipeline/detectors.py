@@ -3,11 +3,10 @@
 No detector sees a real target: unpaired data has none, and where validation has one it is left alone. All take slices
 in [-1, 1] and the head of the *source*. Each names what it cannot tell; where it cannot judge it returns NaN.
 
-Thresholds are set between what trained networks and true targets give and what spoilt ones give; the figures beside
-them are of the phantom (networks after 600 and 4,000 steps) and of real T1 and T2 volumes with one training subject.
+Which values are bad is said in `pipeline.verdicts`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,69 +18,10 @@ from transforms.slices import centre_fit
 
 SHELL = 0.25  # of the way in: scalp and skull, which an inverted brain may well have right
 LAYERS = 8  # of the rest
-FLAT = 0.01  # SD over the layers; real T1 heads, the flattest met, have 0.013 to 0.025
+FLAT = 0.01  # SD of intensities that is as good as none; the flattest profile met, of a real T1 head, has 0.028
 ALIKE = 0.05  # intensity distance of two contrasts; phantom T1 and T2 are 0.31 apart, real ones 0.04 to 0.56
 SHIFTED_SLICES = 24  # slices of a direction whose shift is measured; a median needs no more
 SUBPIXELS = 10
-
-INVERTED_BELOW = -0.3  # true targets 0.64 to 0.99, trained networks 0.87 to 0.99; an inverted inside -0.59 to -0.99
-SHIFTED_ABOVE_MM = 1.5  # and a pixel at least: trained networks 0.2 to 0.8 pixels, though never shifted on purpose
-COPIED_BELOW = 0.5  # true targets 1.8 to 2.1, trained networks 1.2 to 1.6; a copy 0
-COLLAPSED_BELOW = 0.25  # true targets 0.84 to 1.2, blurred 0.45 to 0.84, trained networks 0.9; one picture for all 0
-
-
-@dataclass(frozen=True)
-class Detector:
-    """What a detector is called, and which values are bad.
-
-    Attributes:
-        title: For people.
-        threshold: Values beyond it are bad.
-        below: Whether "beyond" is below.
-        means: What a bad value says, in a few words.
-        advice: What to do.
-    """
-
-    title: str
-    threshold: float
-    below: bool
-    means: str
-    advice: str
-
-
-DETECTORS = {  # by the name of its metric
-    "contrast_inversion": Detector(
-        "contrast inversion",
-        INVERTED_BELOW,
-        True,
-        "from surface to centre it brightens where the target contrast darkens",
-        "look at the sample pictures; if bright and dark are exchanged, lower the identity loss, give the "
-        "discriminators a larger field of view, or begin again from another seed",
-    ),
-    "spatial_shift_mm": Detector(
-        "spatial shift",
-        SHIFTED_ABOVE_MM,
-        False,
-        "its edges lie beside those of the source",
-        "measure no positions in these translations: a cycle forgives a shift that its way back undoes; raise the "
-        "identity loss, or begin again from another seed",
-    ),
-    "identity_collapse": Detector(
-        "identity collapse",
-        COPIED_BELOW,
-        True,
-        "it changes the source less than half as much as it must to look like the target contrast",
-        "train longer; lower the identity loss and the cycle's weight, or raise the discriminators' learning rate",
-    ),
-    "mode_collapse": Detector(
-        "mode collapse",
-        COLLAPSED_BELOW,
-        True,
-        "it is much the same picture whatever the source",
-        "go back to an earlier checkpoint; lower the learning rate, the discriminators' above all, or raise the "
-        "cycle's weight",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -115,33 +55,6 @@ class Translated:
     head: np.ndarray
     layers: np.ndarray
     pixel_mm: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a detector says of one validation; `name` is that of its metric, `direction` such as "T1_to_T2"."""
-
-    name: str
-    direction: str
-    value: float
-    threshold: float
-    tripped: bool
-    advice: str
-
-
-def verdicts(metrics: Mapping[str, float], pixel_mm: float) -> list[Verdict]:
-    """Return a verdict for each metric "detectors/<direction>/<name>"; a shift below one pixel is none."""
-    found = []
-    for metric, value in metrics.items():
-        family, _, rest = metric.partition("/")
-        direction, _, name = rest.rpartition("/")
-        if family != "detectors" or name not in DETECTORS:
-            continue
-        detector = DETECTORS[name]
-        threshold = max(detector.threshold, pixel_mm) if name == "spatial_shift_mm" else detector.threshold
-        tripped = value < threshold if detector.below else value > threshold
-        found.append(Verdict(name, direction, value, threshold, bool(tripped), detector.advice))
-    return found
 
 
 def measure(scans: Sequence[Translated], source: Cohort, target: Cohort) -> dict[str, float]:
@@ -196,12 +109,12 @@ def profile_agreement(profile: np.ndarray, target: np.ndarray) -> float:
     contrast is bright is a matter of place, and that the training slices of the target show. Only the sign is to be
     trusted. It misses what keeps the mean of every layer, such as two tissues of one depth exchanged. An input merely
     brought to the target's intensities, order kept, is caught where the contrasts' own profiles are opposed (phantom,
-    -0.6 to -0.8; skull-stripped brains, -0.9), and not elsewhere (whole real heads, -0.2 to 0.5).
+    -0.7 to -0.8; skull-stripped brains, -0.9), and not elsewhere (whole real heads, -0.2 to 0.4).
 
-    NaN where either profile is flat.
+    NaN where the target's profile is flat, or the translation's beside it: noise has some profile, too.
     """
     both = np.isfinite(profile) & np.isfinite(target)
-    if both.sum() < 3 or min(np.std(profile[both]), np.std(target[both])) < FLAT:
+    if both.sum() < 3 or np.std(target[both]) < FLAT or np.std(profile[both]) < np.std(target[both]) / 4:
         return float("nan")
     return float(np.corrcoef(profile[both], target[both])[0, 1])
 
@@ -240,10 +153,11 @@ def _edges(image: np.ndarray) -> np.ndarray:
 
 
 def share_of_change(scans: Sequence[Translated], source: np.ndarray, target: np.ndarray) -> float:
-    """Return the mean absolute change inside the head over the intensity distance of the two cohorts.
+    """Return the mean absolute change inside the head, as a share of what a translation cannot do without.
 
-    That distance (Wasserstein-1) is the least mean change that turns one histogram into the other, so a translation
-    that succeeds has 1 or more, and one below 0.5 is both near its source and far from the target.
+    That is the intensity distance of the two cohorts (Wasserstein-1), the least mean change that turns one histogram
+    into the other, or half the SD of the source where that is less. So a translation that succeeds has 1 or more; one
+    below 0.5 is far from the target's histogram and, within a quarter of an SD, the same as its source.
 
     NaN where the cohorts' intensities are alike (nearer than `ALIKE`): then a copy may be right.
 
@@ -252,10 +166,11 @@ def share_of_change(scans: Sequence[Translated], source: np.ndarray, target: np.
         source, target: Equally spaced quantiles of the cohorts' foreground.
     """
     apart = intensity_distance(source, target)
-    change = [np.abs(scan.translation - scan.source)[scan.head] for scan in scans]
-    if apart < ALIKE or not any(len(part) for part in change):
+    values = np.concatenate([scan.source[scan.head] for scan in scans])
+    change = np.abs(np.concatenate([scan.translation[scan.head] for scan in scans]) - values)
+    if apart < ALIKE or len(values) == 0 or np.std(values) < FLAT:
         return float("nan")
-    return float(np.mean(np.concatenate(change), dtype=np.float64) / apart)
+    return float(np.mean(change, dtype=np.float64) / min(apart, np.std(values, dtype=np.float64) / 2))
 
 
 # ── mode collapse ───────────────────────────────────────────────────────────────────────────────────────────

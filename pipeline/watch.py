@@ -14,8 +14,9 @@ import numpy as np
 from pipeline.baselines import histogram_quantiles
 from pipeline.console import warn
 from pipeline.data.loader import SliceBank
-from pipeline.detectors import DETECTORS, Cohort, Verdict, depth_layers, depth_profile, spread, verdicts
+from pipeline.detectors import Cohort, depth_layers, depth_profile, spread
 from pipeline.metrics_file import read_metrics
+from pipeline.verdicts import DETECTORS, Verdict, verdicts
 from transforms.intensity import foreground_mask
 from transforms.slices import slices_with_a_fair_share
 
