@@ -161,8 +161,10 @@ def test_the_value_is_the_change_over_the_least_that_would_do():
 
 
 def test_a_copy_is_not_judged_where_the_contrasts_are_alike():
-    assert value("identity_collapse", SOURCE, (COHORTS[0], COHORTS[0])) is None
-    assert tripped(SOURCE, (COHORTS[0], COHORTS[0])) == set()
+    nearly = Cohort(COHORTS[0].profile, COHORTS[0].spread, COHORTS[0].quantiles + 0.04)
+    for other in (COHORTS[0], nearly):
+        assert value("identity_collapse", SOURCE, (COHORTS[0], other)) is None
+        assert tripped(SOURCE, (COHORTS[0], other)) == set()
 
 
 # ── mode collapse ───────────────────────────────────────────────────────────────────────────────────────────

@@ -109,9 +109,9 @@ def test_a_cohort_is_described_from_its_stored_slices(tmp_path):
     rows, columns = np.ogrid[:40, :40]
     depth = 1 - np.hypot(rows - 20, columns - 20) / 16  # 1 in the centre, 0 at the surface
     slices = np.stack([np.where(depth > 0, depth - 0.5 + shade, -1) for shade in (0, 0.1, 0.2, 0.3)])
-    speck = np.where(depth > 0.95, 0.5, -1)[None]  # not a fair share of a head
-    np.save(tmp_path / "a.npy", encode(np.concatenate([slices, speck])))
-    bank = SliceBank([StoredCase(Case("s", "", "a", tmp_path / "a"), tmp_path / "a.npy", 5, {})])
+    crowns = np.repeat(np.where(depth > 0.6, depth - 0.5, -1)[None], 4, axis=0)  # not a fair share of a head
+    np.save(tmp_path / "a.npy", encode(np.concatenate([slices, crowns])))
+    bank = SliceBank([StoredCase(Case("s", "", "a", tmp_path / "a"), tmp_path / "a.npy", 8, {})])
     found = cohort(bank, [0.0] * 128 + [1.0] + [0.0] * 127)
     assert (np.diff(found.profile) > 0).all() and len(found.profile) == LAYERS
     assert found.profile[-1] == pytest.approx(0.5 + 0.15 - 1 / 16, abs=0.05)  # the centre, of four shades
