@@ -20,7 +20,7 @@ SHELL = 0.25  # of the way in: scalp and skull, which an inverted brain may well
 LAYERS = 8  # of the rest
 FLAT = 0.01  # SD of intensities that is as good as none; the flattest profile met, of a real T1 head, has 0.028
 ALIKE = 0.05  # intensity distance of two contrasts; phantom T1 and T2 are 0.31 apart, real ones 0.04 to 0.56
-SHIFTED_SLICES = 24  # slices of a direction whose shift is measured; a median needs no more
+SHIFTED_SLICES = 12  # slices of a direction whose shift is measured; a median needs no more
 SUBPIXELS = 10
 
 

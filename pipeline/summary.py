@@ -70,7 +70,7 @@ def write_summary(
         scores=_tables(scores, config.contrasts),
         scores_flag=PHANTOM_FLAG if phantom else "",
         training_warnings={
-            warning.title: (warning.what_was_seen, warning.first.advice) for warning in training_warnings
+            warning.title: (warning.what_was_seen, warning.means, warning.first.advice) for warning in training_warnings
         },
         curves=Picture(curves, "losses and validation scores", on_white=True),
         subjects=_best_and_worst(scores, config.contrasts, volumes),

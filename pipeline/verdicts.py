@@ -28,8 +28,9 @@ class Detector:
         title: For people.
         threshold: Values beyond it are bad.
         below: Whether "beyond" is below.
-        means: What a bad value says, in a few words.
+        means: What a bad value says of the translation, as a predicate.
         advice: What to do.
+        unit: Of values and threshold, with a space before it; "" for none.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Detector:
     below: bool
     means: str
     advice: str
+    unit: str = ""
 
 
 DETECTORS = {  # by the name of its metric
@@ -44,7 +46,7 @@ DETECTORS = {  # by the name of its metric
         "contrast inversion",
         INVERTED_BELOW,
         True,
-        "from surface to centre it brightens where the target contrast darkens",
+        "brightens from surface to centre where the target contrast darkens",
         "look at the sample pictures; if bright and dark are exchanged, lower the identity loss, give the "
         "discriminators a larger field of view, or begin again from another seed",
     ),
@@ -52,22 +54,23 @@ DETECTORS = {  # by the name of its metric
         "spatial shift",
         SHIFTED_ABOVE_MM,
         False,
-        "its edges lie beside those of the source",
+        "has its edges beside those of the source",
         "measure no positions in these translations: a cycle forgives a shift that its way back undoes; raise the "
         "identity loss, or begin again from another seed",
+        " mm",
     ),
     "identity_collapse": Detector(
         "identity collapse",
         COPIED_BELOW,
         True,
-        "it changes the source less than half as much as it must to look like the target contrast",
+        "changes the source less than half as much as it must to look like the target contrast",
         "train longer; lower the identity loss and the cycle's weight, or raise the discriminators' learning rate",
     ),
     "mode_collapse": Detector(
         "mode collapse",
         COLLAPSED_BELOW,
         True,
-        "it is much the same picture whatever the source",
+        "is much the same picture whatever the source",
         "go back to an earlier checkpoint; lower the learning rate, the discriminators' above all, or raise the "
         "cycle's weight",
     ),

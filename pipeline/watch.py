@@ -70,9 +70,16 @@ class TrainingWarning:
     @property
     def what_was_seen(self) -> str:
         """What tripped it, and whether it still stands."""
-        side = "below" if DETECTORS[self.first.name].below else "above"
-        first = f"{self.first.value:.2f} after epoch {self.epoch}, {side} {self.first.threshold:g}"
-        return first if self.cleared is None else f"{first}; {self.last.value:.2f}, cleared after epoch {self.cleared}"
+        detector, first = DETECTORS[self.first.name], self.first
+        side = "below" if detector.below else "above"
+        seen = f"{first.value:.2f}{detector.unit} after epoch {self.epoch}, {side} {first.threshold:g}{detector.unit}"
+        cleared = f"; {self.last.value:.2f}{detector.unit}, cleared after epoch {self.cleared}"
+        return seen if self.cleared is None else seen + cleared
+
+    @property
+    def means(self) -> str:
+        """What a bad value says of the translation."""
+        return DETECTORS[self.first.name].means
 
 
 Warnings = dict[tuple[str, str], TrainingWarning]  # by detector and direction, in the order in which they came
@@ -119,9 +126,10 @@ class Watch:
             if (key, stands) in self._told:
                 continue
             self._told.add((key, stands))
-            detector = DETECTORS[warning.first.name]
             text = f"{warning.title}: {warning.what_was_seen}"
-            warn(f"\nwarning: {text}: {detector.means}; {detector.advice}" if stands else f"\n{text}")
+            warn(
+                f"\nwarning: {text}: the translation {warning.means}; {warning.first.advice}" if stands else f"\n{text}"
+            )
 
     def _judge(self, metrics: Mapping[str, float], epoch: int) -> list[tuple[str, str]]:
         """Bring the warnings up to date, and return which of them came, came back or were cleared."""

@@ -27,7 +27,7 @@ def test_a_warning_says_what_was_seen_what_it_means_and_what_to_do_once(tmp_path
     for epoch in (2, 3, 4):
         judge(BAD, epoch)
     assert capsys.readouterr().err == (
-        "\nwarning: mode collapse, a → b: 0.10 after epoch 2, below 0.25: it is much the same picture whatever the "
+        "\nwarning: mode collapse, a → b: 0.10 after epoch 2, below 0.25: the translation is much the same picture whatever the "
         "source; go back to an earlier checkpoint; lower the learning rate, the discriminators' above all, or raise "
         "the cycle's weight\n"
     )
@@ -100,6 +100,12 @@ def test_a_finished_run_tells_first_and_last(tmp_path):
     (warning,) = watch(tmp_path).warnings.values()
     assert warning.title == "mode collapse, a → b"
     assert warning.what_was_seen == "0.10 after epoch 2, below 0.25; 0.90, cleared after epoch 3"
+
+
+def test_a_shift_is_told_in_millimetres(tmp_path):
+    record(tmp_path, (2, {"detectors/a_to_b/spatial_shift_mm": 3.0}))
+    (warning,) = watch(tmp_path).warnings.values()
+    assert warning.what_was_seen == "3.00 mm after epoch 2, above 1.5 mm"
 
 
 # ── the cohort ──────────────────────────────────────────────────────────────────────────────────────────────
