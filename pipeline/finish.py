@@ -47,9 +47,22 @@ def finish(sitting: Sitting) -> None:
         batch_size=config.evaluation.batch_size,
         quiet=sitting.quiet,
     )
+    warnings = list(sitting.watch().warnings.values())
     write_summary(
-        config, folder, sitting.prepared, scores, volumes, gifs, curves, sitting.position, sitting.engine, viewer
+        config,
+        folder,
+        sitting.prepared,
+        scores,
+        volumes,
+        gifs,
+        curves,
+        sitting.position,
+        sitting.engine,
+        viewer=viewer,
+        training_warnings=warnings,
     )
+    for warning in warnings:
+        say(f"warned during training: {warning.title}: {warning.what_was_seen}")
     tracker.log_metrics(_final_metrics(scores), sitting.position.step)
     for path in [*files, *gifs.values(), curves, folder.report, *(volume.mosaic for volume in volumes)]:
         tracker.log_artifact(path, "mosaics" if path.parent == folder.mosaics else None)

@@ -25,6 +25,7 @@ from pipeline.summary import last_lines
 from pipeline.tracking import Tracker
 from pipeline.train import Observers, Position, train
 from pipeline.validation import Validation, save_sample
+from pipeline.watch import Watch, cohort
 from transforms.augmentation import Augmentation
 
 
@@ -116,15 +117,15 @@ def _log_inputs(sitting: Sitting) -> None:
 def _train(sitting: Sitting, state: dict | None, interruption: Interruption) -> None:
     """Train what is still to be trained."""
     config, stored = sitting.config, sitting.prepared.stored
-    first, second = (SliceBank(stored[contrast]) for contrast in config.contrasts)
-    slices = UnpairedSlices(first, second, Augmentation(**config.augment.model_dump()), config.seed)
+    banks = {contrast: SliceBank(stored[contrast]) for contrast in config.contrasts}
+    slices = UnpairedSlices(*banks.values(), Augmentation(**config.augment.model_dump()), config.seed)
     with interruption.at_once():  # nothing is lost yet: the checkpoint, if any, stands
-        validation = _validation(sitting)
+        validation = _validation(sitting, banks)
     if state is not None:  # after all that might draw random numbers
         restore_random_state(state["random"])
     observers = Observers(
         log=sitting.tracker.log_metrics,
-        validate=lambda: validation.scores(sitting.translators()),
+        validate=partial(_validate, sitting, validation, sitting.watch()),
         sample=partial(_sample, sitting, validation),
         save=partial(_save, sitting),
         bar=lambda done, total: tqdm(
@@ -148,7 +149,14 @@ def _train(sitting: Sitting, state: dict | None, interruption: Interruption) -> 
     )
 
 
-def _validation(sitting: Sitting) -> Validation:
+def _validate(sitting: Sitting, validation: Validation, watch: Watch) -> dict[str, float]:
+    """Score the networks as they are now, and warn of what the detectors find."""
+    metrics = validation.scores(sitting.translators())
+    watch(metrics, sitting.position.step // sitting.schedule.steps_per_epoch)
+    return metrics
+
+
+def _validation(sitting: Sitting, banks: dict[str, SliceBank]) -> Validation:
     held_out = sitting.prepared.split.validation
     if not held_out:
         warn("warning: split.validation is 0: pictures and scores without pairs come from the training subjects")
@@ -159,6 +167,7 @@ def _validation(sitting: Sitting) -> Validation:
         reader=sitting.reader,
         slices=sitting.config.training.validation_slices,
         histograms=sitting.histograms,
+        cohorts={contrast: cohort(bank, sitting.histograms[contrast]) for contrast, bank in banks.items()},
         device=sitting.device,
         quiet=sitting.quiet,
     )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -12,6 +13,8 @@ from pipeline.prepare import Prepared
 from pipeline.run_folder import RunFolder
 from pipeline.tracking import Tracker
 from pipeline.train import Position, Schedule
+from pipeline.watch import Watch
+from transforms.slices import AXES
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,15 @@ class Sitting:
         return {contrast: facts["histogram"] for contrast, facts in self.prepared.facts.items()}
 
     @property
+    def pixel_mm(self) -> float:
+        """The longer side of a pixel that the networks see: the grid asked for, or the training volumes' own."""
+        preprocess = self.config.preprocess
+        if preprocess.spacing_mm is not None:
+            return preprocess.spacing_mm.in_plane
+        sizes = [facts["spacing_mm"] for facts in self.prepared.facts.values()]
+        return float(np.delete(sizes, AXES[preprocess.axis], axis=1).max())
+
+    @property
     def schedule(self) -> Schedule:
         """How long and how often, in steps of this cohort."""
         training = self.config.training
@@ -66,4 +78,15 @@ class Sitting:
             checkpoint_seconds=60 * training.checkpoint_minutes,
             max_bad_steps=training.max_bad_steps,
             halve_every=training.halve_every,
+        )
+
+    def watch(self) -> Watch:
+        """Return the judge of the validations, who knows what has been warned of."""
+        schedule = self.schedule
+        return Watch(
+            self.folder.metrics,
+            epochs=schedule.epochs,
+            validate_every=schedule.validate_every_epochs,
+            pixel_mm=self.pixel_mm,
+            tag=self.tracker.set_tags,
         )

@@ -30,6 +30,7 @@ from pipeline.report.viewer import NOT_FETCHED, Viewer, is_fetched
 from pipeline.run_folder import RunFolder, resolved_yaml
 from pipeline.scores import ABOUT, MASKED_PSNR, Scores
 from pipeline.train import Position
+from pipeline.watch import TrainingWarning
 
 EMBEDDED_MOSAICS = 4  # a report stays a file that can be mailed
 
@@ -45,6 +46,7 @@ def write_summary(
     position: Position,
     engine: Engine,
     viewer: Viewer | None = None,
+    training_warnings: Sequence[TrainingWarning] = (),
 ) -> None:
     """Write the run's report.html; without a viewer, it says where one comes from."""
     phantom = config.data.source == "phantom"
@@ -55,7 +57,7 @@ def write_summary(
         title=config.name,
         result=result_sentence(scores, config.contrasts),
         highlights=_highlights(scores, config.contrasts),
-        warnings=[*([PHANTOM_NOTE] if phantom else []), *_left_out(prepared, scores)],
+        warnings=[*([PHANTOM_NOTE] if phantom else []), *_standing(training_warnings), *_left_out(prepared, scores)],
         animations=[
             Picture(path, f"training, {_arrow(direction)}", f"{_arrow(direction)}: the same slices, epoch by epoch")
             for direction, path in gifs.items()
@@ -71,6 +73,9 @@ def write_summary(
         ],
         scores=_tables(scores, config.contrasts),
         scores_flag=PHANTOM_FLAG if phantom else "",
+        training_warnings={
+            warning.title: (warning.what_was_seen, warning.means, warning.first.advice) for warning in training_warnings
+        },
         curves=Picture(curves, "losses and validation scores", on_white=True),
         subjects=subjects,
         viewer=viewer,
@@ -143,6 +148,11 @@ def _highlights(scores: Scores, contrasts: tuple[str, str]) -> list[Highlight]:
 def _left_out(prepared: Prepared, scores: Scores) -> list[str]:
     training = [f"{case.path}: {reason}; not trained on" for case, reason in prepared.left_out.items()]
     return training + [f"{subject}: {reason}; not evaluated" for subject, reason in scores.failures.items()]
+
+
+def _standing(training_warnings: Sequence[TrainingWarning]) -> list[str]:
+    standing = "; ".join(warning.title for warning in training_warnings if warning.cleared is None)
+    return [f"Warnings stood when training ended, see there what to do: {standing}."] if standing else []
 
 
 def _before_after(folder: RunFolder, direction: str) -> BeforeAfter:

@@ -3,22 +3,25 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from nibabel.affines import voxel_sizes
 from torch import nn
 
 from pipeline.baselines import histogram_quantiles
 from pipeline.console import progress, warn
 from pipeline.data.case import Case, pairs
+from pipeline.detectors import Cohort, Translated, depth_layers, measure
 from pipeline.errors import UserError
 from pipeline.metrics import intensity_distance, mae, psnr, ssim
 from pipeline.pairing import PairReader, PreparedScan
 from pipeline.report.panels import SampleRow, sample_panel
 from pipeline.report.tiles import RADIOLOGICAL, Tile
 from pipeline.translator import translate_slices
-from transforms.slices import centre_fit
+from transforms.slices import AXES, centre_fit, slices_with_a_fair_share
 
 DATA_RANGE = 2.0
 
@@ -33,6 +36,8 @@ class FixedSlices:
         field_of_view: (h, w) before padding.
         foreground: (K, h, w) bool: of the real target, or of the source where there is none.
         real: (K, h, w) in [-1, 1], or None without pairs.
+        head: (K, h, w) bool: of the source.
+        pixel_mm: Height and width of a pixel.
     """
 
     label: str
@@ -40,6 +45,13 @@ class FixedSlices:
     field_of_view: tuple[int, int]
     foreground: np.ndarray
     real: np.ndarray | None
+    head: np.ndarray
+    pixel_mm: tuple[float, float]
+
+    @cached_property
+    def layers(self) -> np.ndarray:
+        """(K, h, w): `pipeline.detectors.depth_layers` of the source's head."""
+        return depth_layers(self.head)
 
     def unpadded(self, slices: np.ndarray) -> np.ndarray:
         """Return (K, H, W) slices without their padding."""
@@ -57,6 +69,7 @@ class Validation:
         reader: Reads and registers.
         slices: How many slices to score in each direction, spread evenly over subjects.
         histograms: By contrast, the training cohort's foreground intensities over [-1, 1].
+        cohorts: By contrast, what the detectors know of the training cohort; None leaves the detectors out.
         device: Where the networks are.
         quiet: Whether to leave out the progress bar.
 
@@ -74,9 +87,10 @@ class Validation:
         slices: int,
         histograms: Mapping[str, Sequence[float]],
         device: torch.device,
+        cohorts: Mapping[str, Cohort] | None = None,
         quiet: bool = False,
     ):
-        self.contrasts, self.device = contrasts, device
+        self.contrasts, self.device, self.cohorts = contrasts, device, cohorts
         self.quantiles = {contrast: histogram_quantiles(histograms[contrast]) for contrast in contrasts}
         self.by_target: dict[str, list[FixedSlices]] = {contrast: [] for contrast in contrasts}
         found = pairs(cases, contrasts) if scored_in_pairs else []
@@ -107,12 +121,17 @@ class Validation:
 
         The score is the mean PSNR of both directions; without pairs, minus the sum of cycle error and intensity
         distance. SSIM is not used to choose: an untrained network that copies its input already has a fair one.
+
+        With `cohorts` there are the detectors' values too, "detectors/<direction>/<name>", which use no pairs.
         """
         metrics: dict[str, list[float]] = {}
+        watched: dict[str, float] = {}
         for target, sets in self.by_target.items():
-            direction = f"validation/{self._other(target)}_to_{target}"
+            way = f"{self._other(target)}_to_{target}"
+            direction, scans = f"validation/{way}", []
             for fixed in sets:
                 translated = self._translate(fixed.source, translators[target])
+                scans.append(_translated(fixed, translated))
                 if fixed.real is None:
                     back = self._translate(translated, translators[self._other(target)])
                     prediction = fixed.unpadded(translated)[fixed.foreground]
@@ -124,10 +143,13 @@ class Validation:
                     found = _similarity(fixed.unpadded(translated), fixed.real, fixed.foreground)
                 for name, value in found.items():
                     metrics.setdefault(f"{direction}/{name}", []).append(value)
+            if self.cohorts is not None:
+                values = measure(scans, self.cohorts[self._other(target)], self.cohorts[target])
+                watched |= {f"detectors/{way}/{name}": value for name, value in values.items()}
         means = {name: float(np.mean(values)) for name, values in metrics.items()}
         gains = [value for name, value in means.items() if name.endswith("/psnr")]
         losses = [value for name, value in means.items() if name.endswith(("/cycle_error", "/intensity_distance"))]
-        return {**means, "validation/score": float(np.mean(gains)) if gains else -sum(losses) / 2}
+        return {**means, **watched, "validation/score": float(np.mean(gains)) if gains else -sum(losses) / 2}
 
     def panels(self, translators: Mapping[str, nn.Module], rows: int, *, oriented: bool) -> dict[str, Tile]:
         """Draw, by target, `rows` fixed slices as input | translated | real target | error.
@@ -188,12 +210,23 @@ def _similarity(prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray
 
 def _choose(label: str, scan: PreparedScan, foreground: np.ndarray, real: np.ndarray | None, count: int) -> FixedSlices:
     """Return `count` slices spread evenly over those with a fair share of head."""
-    share = foreground.reshape(len(foreground), -1).mean(axis=1)
-    occupied = np.flatnonzero(share >= share.max() / 4)
+    occupied = slices_with_a_fair_share(foreground)
     index = np.unique(occupied[np.linspace(0, len(occupied) - 1, count).round().astype(int)])
     return FixedSlices(
-        label, scan.slices[index], scan.field_of_view, foreground[index], None if real is None else real[index]
+        label,
+        scan.slices[index],
+        scan.field_of_view,
+        foreground[index],
+        None if real is None else real[index],
+        scan.foreground[index],
+        tuple(np.delete(voxel_sizes(scan.affine), AXES[scan.axis])),
     )
+
+
+def _translated(fixed: FixedSlices, translation: np.ndarray) -> Translated:
+    """Return a translation, still padded, as the detectors take it."""
+    unpadded = (fixed.unpadded(fixed.source), fixed.unpadded(translation))
+    return Translated(*unpadded, fixed.head, fixed.layers, fixed.pixel_mm)
 
 
 @contextmanager

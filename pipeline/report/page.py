@@ -84,6 +84,7 @@ class Report:
         mosaics: Translated test volumes. They are embedded: pass those worth looking at, not hundreds.
         scores: One table a direction and protocol.
         scores_flag: A few words beside every table's heading, such as `PHANTOM_FLAG`; "" for none.
+        training_warnings: What a detector warned of -> what it saw, what that means, and what to do.
         curves: Losses and validation scores.
         subjects: The best and the worst test subjects.
         split_header, split_rows: Subjects and slices of each split and contrast.
@@ -105,6 +106,7 @@ class Report:
     viewer_note: str = ""
     scores: Sequence[ScoreTable] = ()
     scores_flag: str = ""
+    training_warnings: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
     curves: Picture | None = None
     subjects: Sequence[SubjectResult] = ()
     split_header: Sequence[str] = ()

@@ -17,6 +17,8 @@ from pipeline.scores import UNPAIRED, Scores, SubjectScore
 from pipeline.summary import last_lines, result_sentence, write_summary
 from pipeline.train import Position
 from pipeline.validation import save_sample
+from pipeline.verdicts import Verdict
+from pipeline.watch import TrainingWarning
 
 CONTRASTS = ("T1", "T2")
 EVIL = "<script>alert(1)</script>"
@@ -45,7 +47,7 @@ def unpaired():
     return Scores(paired=False, subjects=subjects, notes=["no pairs"])
 
 
-def page(tmp_path, found, subject="a", session="", source="nifti"):
+def page(tmp_path, found, subject="a", session="", source="nifti", warnings=()):
     """The report of a run whose test subjects are `subject` and "b"."""
     folder = RunFolder(tmp_path)
     gray = np.full((30, 40, 3), 90, np.uint8)
@@ -71,7 +73,7 @@ def page(tmp_path, found, subject="a", session="", source="nifti"):
     gifs = dict.fromkeys(("T1_to_T2", "T2_to_T1"), folder.curves)
     engine = SimpleNamespace(networks=lambda: {"G": nn.Linear(9, 10)})
     position = Position(step=1000, epochs=3, bad_steps=2, seconds=60.0)
-    write_summary(config, folder, prepared, found, volumes, gifs, folder.curves, position, engine)
+    write_summary(config, folder, prepared, found, volumes, gifs, folder.curves, position, engine, warnings)
     return folder.report.read_text()
 
 
@@ -174,6 +176,27 @@ def test_a_page_without_pairs_has_its_table_and_no_claims(tmp_path):
     text = page(tmp_path, unpaired())
     assert "cannot say whether a translation is right" in text
     assert "0.25" in text and "masked PSNR" not in text
+
+
+def warning(last, cleared, direction="T1_to_T2"):
+    first, last = (Verdict("mode_collapse", direction, value, 0.25, value < 0.25, "do this") for value in (0.125, last))
+    return TrainingWarning(first, 3, last, cleared)
+
+
+def test_a_warning_of_training_stands_in_its_section_and_while_it_holds_at_the_top(tmp_path):
+    text = page(tmp_path / "stands", scores(), warnings=[warning(0.1, None)])
+    assert "<td>0.12 after epoch 3, below 0.25</td><td>is much the same picture whatever the source</td>" in text
+    assert "<td>do this</td>" in text
+    assert "Warnings stood when training ended, see there what to do: mode collapse, T1 → T2." in text
+    text = page(tmp_path / "cleared", scores(), warnings=[warning(0.5, 7)])
+    assert "<td>0.12 after epoch 3, below 0.25; 0.50, cleared after epoch 7</td>" in text
+    assert "Warnings stood" not in text
+    assert "Warnings during training" not in page(tmp_path / "none", scores())
+
+
+def test_a_contrasts_name_in_a_warning_cannot_become_a_part_of_the_page(tmp_path):
+    text = page(tmp_path, scores(), warnings=[warning(0.1, None, EVIL)])
+    assert "<script" not in text
 
 
 # ── the last lines ──────────────────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from PIL import Image
 from torch import nn
 
 from pipeline.data.case import Case
+from pipeline.detectors import LAYERS, Cohort
 from pipeline.errors import UserError
 from pipeline.pairing import PreparedScan, View
 from pipeline.validation import Validation, evaluating, save_sample
@@ -149,6 +151,66 @@ def test_the_slices_are_divided_among_the_subjects(tmp_path):
     cases = [case(tmp_path, name, name[1:], name[0]) for name in names]
     found = validation(cases, {name: constant(0, count=9) for name in names}, slices=8)
     assert [len(fixed.source) for fixed in found.by_target["T1"]] == [2, 2, 2, 2]
+
+
+# ── detectors ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def cohorts():
+    return {
+        contrast: Cohort(slope * np.linspace(-0.5, 0.5, LAYERS), 0.3, np.linspace(low, low + 1, 100))
+        for contrast, slope, low in (("T1", -1, -1), ("T2", 1, 0))
+    }
+
+
+def fading(falls, seed=0):
+    """Four disks that darken, or brighten, towards their centres, in noise of their own."""
+    rows, columns = np.ogrid[:12, :14]
+    depth = 1 - np.hypot(rows - 5.5, columns - 6.5) / 6  # 0 at the surface
+    noise = np.random.default_rng(seed).normal(0, 0.1, (4, 12, 14))
+    values = np.where(depth > 0, (0.5 - depth if falls else depth - 0.5) + noise, -1)
+    foreground = np.repeat((depth > 0)[None], 4, axis=0)
+    return scan(np.pad(values, ((0, 0), (2, 2), (1, 1)), constant_values=-1), foreground)
+
+
+def detected(scores):
+    return {name: value for name, value in scores.items() if name.startswith("detectors/")}
+
+
+def test_the_detectors_values_are_among_the_metrics_and_change_no_other(pair):
+    scans = {"one": fading(falls=True), "two": fading(falls=False)}
+    plain, watched = (validation(pair, scans, **extra).scores(identity()) for extra in ({}, {"cohorts": cohorts()}))
+    found = detected(watched)
+    assert watched == {**plain, **found}
+    names = ("contrast_inversion", "identity_collapse", "mode_collapse", "spatial_shift_mm")
+    assert sorted(found) == [f"detectors/{way}/{name}" for way in ("T1_to_T2", "T2_to_T1") for name in names]
+    for way in ("T1_to_T2", "T2_to_T1"):  # a copy where the contrasts are opposed
+        assert found[f"detectors/{way}/contrast_inversion"] < -0.9
+        assert found[f"detectors/{way}/identity_collapse"] == 0
+
+
+def test_the_detectors_see_neither_the_real_target_nor_its_head(pair):
+    one, two = fading(falls=True), fading(falls=False)
+    less = two.foreground.copy()
+    less[:, :4] = False
+    other = replace(two, slices=np.full_like(two.slices, 0.3), foreground=less)
+    values = [
+        detected(validation(pair, {"one": one, "two": real}, cohorts=cohorts()).scores(identity()))
+        for real in (two, other)
+    ]
+    unpaired = validation(pair, {"one": one, "two": two}, cohorts=cohorts(), scored_in_pairs=False)
+    values.append(detected(unpaired.scores(identity())))
+    there = [{name: value for name, value in one.items() if "T1_to_T2" in name} for one in values]
+    assert len(there[0]) == 4
+    assert there[0] == there[1] == there[2]
+
+
+def test_a_pixel_has_the_two_sides_that_lie_in_the_slice(pair):
+    sides = {}
+    for axis in ("sagittal", "coronal", "axial"):
+        oblong = replace(constant(0.1), affine=np.diag([3.0, -0.5, 2.0, 1.0]), axis=axis)
+        sides[axis] = validation(pair, {"one": oblong, "two": oblong}).by_target["T2"][0].pixel_mm
+    assert sides == {"sagittal": (0.5, 2.0), "coronal": (3.0, 2.0), "axial": (3.0, 0.5)}
 
 
 # ── what validating leaves alone ────────────────────────────────────────────────────────────────────────────

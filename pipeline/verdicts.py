@@ -1,0 +1,104 @@
+"""Which values of the detectors are bad, what they mean, and what to do about them.
+
+Thresholds lie between what trained networks and true targets give and what spoilt ones give. The figures beside them
+are of the phantom, and of real T1 and T2 volumes, skull-stripped and whole heads, with one training subject.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# Trained networks are the phantom's alone: four trainings, after 400 to 4,000 steps.
+INVERTED_BELOW = (
+    -0.3
+)  # true targets 0.66 to 0.99, trained networks 0.7 to 0.99; inside inverted, scalp right: below -0.6
+SHIFTED_ABOVE_MM = 1.5  # and a pixel; trained networks 0 to 0.8 pixels (0.2 to 1.0 against the true target, so real)
+COPIED_BELOW = (
+    0.5  # true targets 2.3 to 5.7, trained networks 0.9 to 2.3, matched histograms 0.9 to 3.5; copies 0 to 0.2
+)
+COLLAPSED_BELOW = (
+    0.25  # true targets 0.8 to 1.3, blurred 0.4 to 0.9, trained networks 0.8 to 0.98; one picture for all 0
+)
+
+
+@dataclass(frozen=True)
+class Detector:
+    """What a detector is called, and which values are bad.
+
+    Attributes:
+        title: For people.
+        threshold: Values beyond it are bad.
+        below: Whether "beyond" is below.
+        means: What a bad value says of the translation, as a predicate.
+        advice: What to do.
+        unit: Of values and threshold, with a space before it; "" for none.
+    """
+
+    title: str
+    threshold: float
+    below: bool
+    means: str
+    advice: str
+    unit: str = ""
+
+
+DETECTORS = {  # by the name of its metric
+    "contrast_inversion": Detector(
+        "contrast inversion",
+        INVERTED_BELOW,
+        True,
+        "brightens from surface to centre where the target contrast darkens",
+        "look at the sample pictures; if bright and dark are exchanged, lower the identity loss, give the "
+        "discriminators a larger field of view, or begin again from another seed",
+    ),
+    "spatial_shift_mm": Detector(
+        "spatial shift",
+        SHIFTED_ABOVE_MM,
+        False,
+        "has its edges beside those of the source",
+        "measure no positions in these translations: a cycle forgives a shift that its way back undoes; raise the "
+        "identity loss, or begin again from another seed",
+        " mm",
+    ),
+    "identity_collapse": Detector(
+        "identity collapse",
+        COPIED_BELOW,
+        True,
+        "changes the source less than half as much as it must to look like the target contrast",
+        "train longer; lower the identity loss and the cycle's weight, or raise the discriminators' learning rate",
+    ),
+    "mode_collapse": Detector(
+        "mode collapse",
+        COLLAPSED_BELOW,
+        True,
+        "is much the same picture whatever the source",
+        "go back to an earlier checkpoint; lower the learning rate, the discriminators' above all, or raise the "
+        "cycle's weight",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a detector says of one validation; `name` is that of its metric, `direction` such as "T1_to_T2"."""
+
+    name: str
+    direction: str
+    value: float
+    threshold: float
+    tripped: bool
+    advice: str
+
+
+def verdicts(metrics: Mapping[str, float], pixel_mm: float) -> list[Verdict]:
+    """Return a verdict for each metric "detectors/<direction>/<name>"; a shift below one pixel is none."""
+    found = []
+    for metric, value in metrics.items():
+        family, _, rest = metric.partition("/")
+        direction, _, name = rest.rpartition("/")
+        if family != "detectors" or name not in DETECTORS:
+            continue
+        detector = DETECTORS[name]
+        threshold = max(detector.threshold, pixel_mm) if name == "spatial_shift_mm" else detector.threshold
+        tripped = value < threshold if detector.below else value > threshold
+        found.append(Verdict(name, direction, value, threshold, bool(tripped), detector.advice))
+    return found
