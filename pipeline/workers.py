@@ -53,7 +53,8 @@ def attempt(function: Callable, arguments: tuple) -> tuple[object, str | None]:
     try:
         return function(*arguments), None
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        cause = error.__cause__ or error  # MONAI wraps what a transform raises
+        wrapped = isinstance(error, RuntimeError) and error.__cause__  # MONAI wraps what a transform raises
+        cause = error.__cause__ if wrapped else error
         return None, (str(cause).splitlines() or [type(cause).__name__])[0]
 
 
