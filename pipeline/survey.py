@@ -36,9 +36,9 @@ def survey(config: Config, folder: Path, to_train: str, *, quiet: bool = False) 
 
     Raises:
         UserError: no data, none of it readable, or a folder that is a run's.
-        Stopped: a signal came before the page was written.
+        Stopped: a signal came.
     """
-    started = time.monotonic()
+    started, written, how_to_open = time.monotonic(), False, "off"
     require_free(folder, config.folder)
     try:
         with Interruption() as interruption, interruption.at_once():
@@ -46,14 +46,16 @@ def survey(config: Config, folder: Path, to_train: str, *, quiet: bool = False) 
             findings = find(cohort)
             report = _report(config, cohort, complaint, to_train, time.monotonic() - started)
             _write(config, folder, cohort, findings, report, complaint)
+            written = True
+            _say(cohort, findings)
+            if config.tracking.mlflow:
+                how_to_open = _log(config, folder, cohort, findings)
     except Stopped as stop:
-        again = "nothing was lost but time; run the same command again"
-        raise Stopped(stop.exit_code - 128, again) from None
-    _say(cohort, findings)
-    how_to_open = _log(config, folder, cohort, findings) if config.tracking.mlflow else "off"
+        left = f"{folder / PAGE} is written; MLflow may lack it" if written else "nothing is written yet"
+        raise Stopped(stop.exit_code - 128, f"{left}; the same command begins anew") from None
     say(f"\ndone in {(time.monotonic() - started) / 60:.1f} min")
     say(f"  page        {folder / PAGE}   (open it in a browser)")
-    say(f"  figures     {folder / RECORD}")
+    say(f"  facts       {folder / RECORD}")
     say(f"  MLflow      {how_to_open}")
 
 
@@ -144,7 +146,7 @@ def _say(cohort: Cohort, findings: list[Finding]) -> None:
     if findings:
         say(f"\nworth a look ({len(findings)}):")
     for finding in findings[:SAID_FINDINGS]:
-        say(f"  {finding.kind}: {', '.join(case.name for case in finding.cases)}: {finding.text}")
+        say(f"  {finding.kind}: {finding.names}: {finding.text}")
     if len(findings) > SAID_FINDINGS:
         say(f"  and {len(findings) - SAID_FINDINGS} more, on the page")
 

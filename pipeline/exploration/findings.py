@@ -12,6 +12,7 @@ from pipeline.exploration.outliers import departures
 
 LEAST_OVERLAP = 0.5  # of the smaller head, for a pair's headers to be believed
 MOST_CUT_OFF = 0.005  # of the head
+SHOWN_NAMES = 6
 KINDS = ("unreadable", "duplicate", "no overlap", "not finite", "no slices", "cut off", "outlier")  # the worst first
 
 
@@ -31,11 +32,18 @@ class Finding:
     text: str
     z: float | None = None
 
+    @property
+    def names(self) -> str:
+        """The images' names in a line, the first few where there are many."""
+        names = ", ".join(case.name for case in self.cases[:SHOWN_NAMES])
+        more = len(self.cases) - SHOWN_NAMES
+        return f"{names} and {more:,} more" if more > 0 else names
+
 
 def find(cohort: Cohort) -> list[Finding]:
     """Return every finding, the worst kind first, and outliers by how far they depart."""
     found = [Finding("unreadable", (case,), reason) for case, reason in cohort.unreadable.items()]
-    found += [*_duplicates(cohort), *_apart(cohort), *_single(cohort), *_outliers(cohort)]
+    found += [*_duplicates(cohort), *_apart(cohort), *_single(cohort), *_cut_off(cohort), *_outliers(cohort)]
     return sorted(found, key=lambda finding: (KINDS.index(finding.kind), -abs(finding.z or 0)))
 
 
@@ -84,9 +92,15 @@ def _single(cohort: Cohort) -> Iterator[Finding]:
         if not facts.slices:
             text = "no slice has enough head in it; training would leave it out (preprocess.min_foreground)"
             yield Finding("no slices", (case,), text)
-        elif facts.cut_off > MOST_CUT_OFF:
-            text = f"{facts.cut_off:.1%} of the head lies beyond the slices that training sees; raise preprocess.size"
-            yield Finding("cut off", (case,), text)
+
+
+def _cut_off(cohort: Cohort) -> Iterator[Finding]:
+    """Find heads larger than the slices; as many of a contrast usually are, together."""
+    for contrast in cohort.contrasts:
+        large = {case: its.cut_off for case, its in cohort.readable(contrast).items() if its.cut_off > MOST_CUT_OFF}
+        if large:
+            text = f"up to {max(large.values()):.1%} of the head lies beyond the slices that training sees"
+            yield Finding("cut off", tuple(large), f"{text}; raise preprocess.size, or cut on a coarser grid")
 
 
 def _outliers(cohort: Cohort) -> Iterator[Finding]:

@@ -123,7 +123,7 @@ def _findings_section(cohort: Cohort, findings: Sequence[Finding], oriented: boo
     rows = [
         [
             finding.kind,
-            ", ".join(case.name for case in finding.cases),
+            finding.names,
             ", ".join(dict.fromkeys(cohort.parts[case] for case in finding.cases)),
             finding.text,
         ]
@@ -158,7 +158,8 @@ def _rule() -> Table:
 def _outliers_picture(cohort: Cohort, findings: Sequence[Finding], contrast: str, oriented: bool) -> Picture | None:
     """Return the planes of a contrast's images that findings name, below those of its most typical one."""
     images = cohort.readable(contrast)
-    named = list(dict.fromkeys(case for finding in findings for case in finding.cases if case in images))
+    odd = [finding for finding in findings if finding.kind != "cut off"]  # which is the setting's doing
+    named = list(dict.fromkeys(case for finding in odd for case in finding.cases if case in images))
     if not named:
         return None
     distances = {case: far for case, far in histogram_distances(images).items() if case not in named}

@@ -2,10 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pipeline.data.listing import natural_key
 from pipeline.exploration.cohort import PARTS, Cohort
 from pipeline.exploration.facts import PERCENTILES, ImageFacts
 from pipeline.exploration.findings import Finding
@@ -62,7 +63,7 @@ def subject_table(cohort: Cohort) -> Table:
     first, second = (cohort.subjects(contrast) for contrast in cohort.contrasts)
     one, other = cohort.contrasts
     groups = {f"{one} and {other}": first & second, f"{one} only": first - second, f"{other} only": second - first}
-    rows = [[name, f"{len(who):,}", _some(sorted(who))] for name, who in groups.items() if who]
+    rows = [[name, f"{len(who):,}", _some(sorted(who, key=natural_key))] for name, who in groups.items() if who]
     return Table(["scanned in", "subjects", "who"], rows)
 
 
@@ -83,7 +84,7 @@ def grid_tables(cohort: Cohort) -> list[Table]:
         rest = [case for _, cases in ordered[SHOWN_GRIDS:] for case in cases]
         if rest:
             rows.append([f"{len(rest):,}", f"{len(ordered) - SHOWN_GRIDS:,} others", *[""] * 4, _some(_names(rest))])
-        tables.append(Table(header, rows, contrast))
+        tables.append(_without_empty_columns(Table(header, rows, contrast)))
     return tables
 
 
@@ -122,7 +123,7 @@ def image_table(cohort: Cohort, contrast: str) -> Table:
         ]
         for case, facts in cohort.readable(contrast).items()
     ]  # fmt: skip
-    return Table(header, rows, f"{len(rows):,} {contrast} images", folded=True)
+    return _without_empty_columns(Table(header, rows, f"{len(rows):,} {contrast} images", folded=True))
 
 
 def _grid_text(facts: ImageFacts) -> tuple[str, str, str, str]:
@@ -133,6 +134,13 @@ def _grid_text(facts: ImageFacts) -> tuple[str, str, str, str]:
         return shape, "", "", facts.stored_as
     spacing = "×".join(f"{size:.4g}" for size in facts.grid.spacing_mm)
     return shape, spacing, facts.grid.orientation, facts.stored_as + scaled
+
+
+def _without_empty_columns(table: Table) -> Table:
+    """Leave out what no row has: pictures have no grid."""
+    kept = [column for column in range(len(table.header)) if any(row[column] for row in table.rows)]
+    rows = [[row[column] for column in kept] for row in table.rows]
+    return replace(table, header=[table.header[column] for column in kept], rows=rows)
 
 
 def _oblique(facts: ImageFacts) -> float | None:
