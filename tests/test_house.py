@@ -26,6 +26,7 @@ FOUNDATION = (
 PARTS = {
     "pipeline.data": ("transforms",),
     "pipeline.engines": ("networks", "pipeline.losses"),
+    "pipeline.exploration": ("transforms", "pipeline.data", "pipeline.report"),
     "pipeline.losses": (),
     "pipeline.metrics": (),
     "pipeline.tissue": (),
@@ -35,6 +36,7 @@ PARTS = {
 WITHOUT_CONFIG = (
     "pipeline.checkpoint",
     "pipeline.data",
+    "pipeline.exploration",
     "pipeline.losses",
     "pipeline.metrics",
     "pipeline.report",

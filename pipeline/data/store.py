@@ -8,13 +8,8 @@ makes a new entry and nothing stale is ever served.
 import hashlib
 import io
 import json
-import multiprocessing
-import os
-import signal
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +20,7 @@ from pipeline.console import progress, warn
 from pipeline.data.case import Case
 from pipeline.errors import UserError
 from pipeline.files import atomic_text, atomic_write
-from pipeline.workers import end_with_parent
+from pipeline.workers import work_off
 
 VERSION = 1  # of what is stored; raise it when the chain's results change
 LEVELS = 65535  # uint16: rounding -1..1 to it is 107 dB
@@ -164,39 +159,5 @@ def build_store(
 
 def _run(jobs: dict[Case, tuple], processes: int | None) -> Iterator[tuple[Case, str | None]]:
     """Extract each job, in worker processes where it pays, and yield (case, reason it failed or None) as they end."""
-    processes = min(processes or os.cpu_count() or 1, len(jobs))
-    if processes <= 1:
-        yield from ((case, _attempt(extract, job)) for case, job in jobs.items())
-        return
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(["transforms.presets"])  # imported once, inherited by every worker
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_prepare_worker) as pool:
-        futures = {pool.submit(_attempt, extract, job): case for case, job in jobs.items()}
-        try:
-            yield from ((futures[future], future.result()) for future in as_completed(futures))
-        except BrokenProcessPool as error:
-            raise UserError("a worker process died, perhaps out of memory; lower preprocess.processes") from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _prepare_worker() -> None:
-    """Keep a worker to one thread, as the workers fill the cores; let it live and end with the process it works for."""
-    import torch
-
-    torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    end_with_parent()
-
-
-def _attempt(function: Callable, arguments: tuple) -> str | None:
-    """Call, and return the reason as a line when the input is at fault."""
-    try:
-        function(*arguments)
-    except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        cause = error.__cause__ or error  # MONAI wraps what a transform raises
-        return (str(cause).splitlines() or [type(cause).__name__])[0]
-    return None
+    ended = work_off(extract, jobs, processes, preload=["transforms.presets"])
+    return ((case, reason) for case, _, reason in ended)

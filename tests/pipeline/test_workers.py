@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -5,6 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
+
+from pipeline.errors import UserError
+from pipeline.workers import attempt, work_off
 
 ROOT = Path(__file__).parents[2]
 PARENT = """
@@ -43,3 +47,23 @@ def test_a_worker_ends_when_the_process_that_started_it_is_killed(module, initia
         while runs(worker) and time.monotonic() < end:
             time.sleep(0.05)
         assert not runs(worker)
+
+
+def test_an_error_without_a_text_is_named_by_its_kind():
+    def fail():
+        raise MemoryError
+
+    assert attempt(fail, ()) == (None, "MemoryError")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_each_job_yields_what_was_returned_or_why_not(processes):
+    jobs = {"two": ("2",), "none": ("x",), "three": ("3",)}
+    ended = {key: (result, reason) for key, result, reason in work_off(int, jobs, processes)}
+    reason = "invalid literal for int() with base 10: 'x'"
+    assert ended == {"two": (2, None), "three": (3, None), "none": (None, reason)}
+
+
+def test_a_worker_that_dies_is_said_to_have_died():
+    with pytest.raises(UserError, match="a worker process died, perhaps out of memory; lower preprocess"):
+        list(work_off(os._exit, {1: (1,), 2: (1,)}, 2))

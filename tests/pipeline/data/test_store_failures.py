@@ -98,13 +98,6 @@ def test_a_full_disk_stops_the_run_instead_of_blaming_the_volume(tmp_path, monke
     assert list((tmp_path / "store").iterdir()) == []
 
 
-def test_an_error_without_a_text_is_named_by_its_kind():
-    def fail():
-        raise MemoryError
-
-    assert store._attempt(fail, ()) == "MemoryError"
-
-
 def test_workers_end_with_a_run_that_is_killed(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

@@ -1,0 +1,110 @@
+"""What in a cohort deserves a look before anyone trains: each finding names its images and the reason."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.data.case import Case
+from pipeline.exploration.cohort import NOT_USED, Cohort
+from pipeline.exploration.outliers import departures
+
+LEAST_OVERLAP = 0.5  # of the smaller head, for a pair's headers to be believed
+MOST_CUT_OFF = 0.005  # of the head
+SHOWN_NAMES = 6
+KINDS = ("unreadable", "duplicate", "no overlap", "not finite", "no slices", "cut off", "outlier")  # the worst first
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing worth a look.
+
+    Attributes:
+        kind: One of `KINDS`.
+        cases: The images concerned.
+        text: The reason, for readers.
+        z: How far an outlier departs; None where there is no such number.
+    """
+
+    kind: str
+    cases: tuple[Case, ...]
+    text: str
+    z: float | None = None
+
+    @property
+    def names(self) -> str:
+        """The images' names in a line, the first few where there are many."""
+        names = ", ".join(case.name for case in self.cases[:SHOWN_NAMES])
+        more = len(self.cases) - SHOWN_NAMES
+        return f"{names} and {more:,} more" if more > 0 else names
+
+
+def find(cohort: Cohort) -> list[Finding]:
+    """Return every finding, the worst kind first, and outliers by how far they depart."""
+    found = [Finding("unreadable", (case,), reason) for case, reason in cohort.unreadable.items()]
+    found += [*_duplicates(cohort), *_apart(cohort), *_single(cohort), *_cut_off(cohort), *_outliers(cohort)]
+    return sorted(found, key=lambda finding: (KINDS.index(finding.kind), -abs(finding.z or 0)))
+
+
+def _duplicates(cohort: Cohort) -> Iterator[Finding]:
+    """Find images with the same voxels: under two subjects they break a split by subject."""
+    same = defaultdict(list)
+    for case, facts in cohort.facts.items():
+        same[facts.checksum].append(case)
+    for cases in same.values():
+        if len(cases) < 2:
+            continue
+        subjects = {case.subject for case in cases}
+        parts = sorted({cohort.parts[case] for case in cases} - {NOT_USED})
+        if len(subjects) == 1:
+            text = "identical voxels: one of these files is not what its name says"
+        else:
+            text = f"identical voxels under {len(subjects)} subjects' names: the split takes them for different people"
+        if len(subjects) > 1 and len(parts) > 1:
+            text += f", and they are in {' and '.join(parts)}"
+        yield Finding("duplicate", tuple(cases), text)
+
+
+def _apart(cohort: Cohort) -> Iterator[Finding]:
+    """Find pairs whose heads do not lie in one place by their headers."""
+    for pair in cohort.pairs():
+        overlap = head_overlap(*(cohort.facts[case].cells if case in cohort.facts else None for case in pair))
+        if overlap is not None and overlap < LEAST_OVERLAP:
+            text = f"by their headers the two heads share {overlap:.0%} of the smaller one; check both affines"
+            yield Finding("no overlap", pair, text)
+
+
+def head_overlap(first: np.ndarray | None, second: np.ndarray | None) -> float | None:
+    """Return how much of the smaller of two heads, (K, 3) lattice points each, lies in the other; None if unknown."""
+    if first is None or second is None or not len(first) or not len(second):
+        return None
+    shared = set(map(tuple, first.tolist())) & set(map(tuple, second.tolist()))
+    return len(shared) / min(len(first), len(second))
+
+
+def _single(cohort: Cohort) -> Iterator[Finding]:
+    """Find what needs no other image to be seen."""
+    for case, facts in cohort.facts.items():
+        if facts.warning:
+            counts = f" ({facts.nan:,} NaN, {facts.inf:,} infinite)" if facts.nan or facts.inf else ""
+            yield Finding("not finite", (case,), facts.warning + counts)
+        if not facts.slices:
+            text = "no slice has enough head in it; training would leave it out (preprocess.min_foreground)"
+            yield Finding("no slices", (case,), text)
+
+
+def _cut_off(cohort: Cohort) -> Iterator[Finding]:
+    """Find heads larger than the slices; as many of a contrast usually are, together."""
+    for contrast in cohort.contrasts:
+        large = {case: its.cut_off for case, its in cohort.readable(contrast).items() if its.cut_off > MOST_CUT_OFF}
+        if large:
+            text = f"up to {max(large.values()):.1%} of the head lies beyond the slices that training sees"
+            yield Finding("cut off", tuple(large), f"{text}; raise preprocess.size, or cut on a coarser grid")
+
+
+def _outliers(cohort: Cohort) -> Iterator[Finding]:
+    for contrast in cohort.contrasts:
+        for case, its in departures(cohort.readable(contrast)).items():
+            farthest = max((abs(departure.z) for departure in its if departure.z is not None), default=None)
+            yield Finding("outlier", (case,), "; ".join(departure.text for departure in its), farthest)

@@ -1,0 +1,180 @@
+"""Which images depart from those of their contrast: a robust rule that leaves small differences alone.
+
+The modified z-score (Iglewicz and Hoaglin 1993) with a floor: the distance from the contrast's median, divided by
+1.4826 times the median absolute deviation, flagged beyond 3.5. A cohort that is all alike has a deviation of nothing,
+and any noise would be flagged; so each quantity names the smallest departure that matters, and nothing below it counts.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.data.case import Case
+from pipeline.exploration.facts import BINS, ImageFacts
+
+LIMIT = 3.5
+AS_NORMAL = 1.4826  # makes the median absolute deviation of normal values their standard deviation
+FEWEST = 5  # images, to tell which of them is unusual
+COMMON = 0.75  # the share of a contrast that must agree on an orientation for the others to stand out
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number in which images can depart.
+
+    Attributes:
+        name: For readers.
+        unit: With its space, such as " mm"; "" for none.
+        smallest: The smallest departure that matters: a factor where `ratio`, otherwise a difference.
+        ratio: Whether values are compared by their ratio, on a logarithmic scale.
+        upward: Whether only values above the median can depart.
+        value: Takes it from an image's facts; None where there is none. Unset for the histogram's distance, which
+            needs the others.
+        percent: Whether it is a share.
+    """
+
+    name: str
+    unit: str
+    smallest: float
+    ratio: bool
+    upward: bool = False
+    value: Callable[[ImageFacts], float | None] | None = None
+    percent: bool = False
+
+    def text(self, value: float) -> str:
+        """Return a value with its unit."""
+        return f"{value:.1%}" if self.percent else f"{value:.4g}{self.unit}"
+
+    @property
+    def rule(self) -> str:
+        """The smallest departure that matters, for readers."""
+        if self.ratio:
+            return f"a factor of {self.smallest:g}"
+        return f"{100 * self.smallest:g} percentage points" if self.percent else f"{self.smallest:g}{self.unit}"
+
+
+def _along(axis: int, what: str) -> Callable[[ImageFacts], float | None]:
+    """Return what takes one direction of a volume's grid."""
+    return lambda facts: getattr(facts.grid, what)[axis] if facts.grid else None
+
+
+def _side(number: int) -> Callable[[ImageFacts], float | None]:
+    """Return what takes one side of a picture, which has no grid."""
+    return lambda facts: None if facts.grid else facts.shape[number]
+
+
+def _obliqueness(facts: ImageFacts) -> float | None:
+    return facts.grid.oblique_degrees if facts.grid else None
+
+
+_DIRECTIONS = ("right–left", "posterior–anterior", "inferior–superior")
+QUANTITIES = (
+    *(
+        Quantity(f"spacing {name}", " mm", 1.1, ratio=True, value=_along(axis, "spacing_ras_mm"))
+        for axis, name in enumerate(_DIRECTIONS)
+    ),
+    *(
+        Quantity(f"voxels {name}", "", 1.25, ratio=True, value=_along(axis, "shape_ras"))
+        for axis, name in enumerate(_DIRECTIONS)
+    ),
+    *(
+        Quantity(name, " pixels", 1.25, ratio=True, value=_side(number))
+        for number, name in enumerate(("width", "height"))
+    ),
+    Quantity("obliqueness", "°", 10, ratio=False, value=_obliqueness),
+    Quantity("intensity range of the head", "", 2.5, ratio=True, value=lambda facts: facts.high - facts.low),
+    Quantity("share of zeros", "", 0.25, ratio=False, value=lambda facts: facts.zeros, percent=True),
+    Quantity("share of head", "", 1.5, ratio=True, value=lambda facts: facts.head, percent=True),
+    Quantity("distance of the normalised histogram", "", 0.15, ratio=False, upward=True),
+)
+
+
+@dataclass(frozen=True)
+class Departure:
+    """That an image departs from its contrast.
+
+    Attributes:
+        quantity: In what.
+        text: Value and the contrast's median, for readers.
+        z: How far, in robust standard deviations or 1/3.5 of the smallest departure that matters, whichever is
+            larger; None where it is no number.
+    """
+
+    quantity: str
+    text: str
+    z: float | None
+
+
+def departures(cohort: Mapping[Case, ImageFacts]) -> dict[Case, list[Departure]]:
+    """Return in what each image departs from the others of its contrast, for those that do; nobody below `FEWEST`.
+
+    Args:
+        cohort: The images of one contrast.
+    """
+    found: dict[Case, list[Departure]] = {case: [] for case in cohort}
+    if len(cohort) < FEWEST:
+        return {}
+    for case, departure in _other_orientations(cohort):
+        found[case].append(departure)
+    for quantity in QUANTITIES:
+        values = _values(quantity, cohort)
+        if len(values) < FEWEST:
+            continue
+        middle = _median(quantity, values)
+        for case, z in zip(values, robust_z(list(values.values()), quantity), strict=True):
+            if (z if quantity.upward else abs(z)) > LIMIT:
+                text = f"{quantity.name} {quantity.text(values[case])} (median {quantity.text(middle)}, z {z:+.1f})"
+                found[case].append(Departure(quantity.name, text, float(z)))
+    return {case: its for case, its in found.items() if its}
+
+
+def robust_z(values: list[float], quantity: Quantity) -> np.ndarray:
+    """Return the (N,) distances from the median, in units of the cohort's robust deviation but never too small ones.
+
+    Beyond ±3.5 is the same as: farther from the median than 3.5 robust standard deviations, and than the quantity's
+    smallest departure that matters.
+    """
+    measured = np.asarray(values, dtype=np.float64)
+    smallest = quantity.smallest
+    if quantity.ratio:
+        measured, smallest = np.log(np.maximum(measured, 1e-12)), np.log(smallest)
+    distance = measured - np.median(measured)
+    deviation = AS_NORMAL * np.median(np.abs(distance))
+    return distance / max(deviation, smallest / LIMIT)
+
+
+def histogram_distances(cohort: Mapping[Case, ImageFacts]) -> dict[Case, float]:
+    """Return the earth mover's distance of each normalised histogram to the cohort's median one; intensities span 2.
+
+    In one dimension it is the area between the two cumulative histograms; the median is taken of these, bin by bin.
+    """
+    cumulative = np.cumsum([facts.histogram for facts in cohort.values()], axis=1)  # (N, BINS)
+    areas = np.abs(cumulative - np.median(cumulative, axis=0)).sum(axis=1) * (2 / BINS)
+    return {case: float(area) for case, area in zip(cohort, areas, strict=True)}
+
+
+def _values(quantity: Quantity, cohort: Mapping[Case, ImageFacts]) -> dict[Case, float]:
+    if quantity.value is None:
+        return histogram_distances(cohort)
+    values = {case: quantity.value(facts) for case, facts in cohort.items()}
+    return {case: float(value) for case, value in values.items() if value is not None}
+
+
+def _median(quantity: Quantity, values: Mapping[Case, float]) -> float:
+    measured = list(values.values())
+    return float(np.exp(np.median(np.log(measured))) if quantity.ratio and min(measured) > 0 else np.median(measured))
+
+
+def _other_orientations(cohort: Mapping[Case, ImageFacts]) -> list[tuple[Case, Departure]]:
+    """Return who is not stored in the orientation in which nearly all of the contrast is."""
+    codes = {case: facts.grid.orientation for case, facts in cohort.items() if facts.grid}
+    if not codes:
+        return []
+    common, count = max(
+        ((code, list(codes.values()).count(code)) for code in sorted(set(codes.values()))), key=lambda pair: pair[1]
+    )
+    if count < COMMON * len(codes):
+        return []
+    text = f"orientation {{}} ({count} of {len(codes)} are {common}; all are turned to RAS before they are cut)"
+    return [(case, Departure("orientation", text.format(code), None)) for case, code in codes.items() if code != common]
