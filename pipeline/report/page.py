@@ -124,16 +124,25 @@ def write_report(path: Path, report: Report) -> None:
 
 def render(report: Report) -> str:
     """Return the report as HTML; raises UserError as `write_report` does."""
+    tables = [laid_out(table) for table in report.scores]
+    return page_environment().get_template("page.html.jinja").render(report=report, tables=tables)
+
+
+def page_environment(*folders: Path) -> Environment:
+    """Return what renders the report's template, and those in further folders that extend it.
+
+    Every string is escaped, a name that is not given is an error, and the filter `embedded` makes of a `Picture` its
+    data: URI and size.
+    """
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["embedded"] = _embedded
-    tables = [laid_out(table) for table in report.scores]
-    return environment.get_template("page.html.jinja").render(report=report, tables=tables)
+    return environment
 
 
 def _embedded(picture: Picture) -> dict[str, str | int]:
