@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from math import isclose
 
+from pipeline.comparison.columns import in_order
 from pipeline.comparison.runs import COPY, HISTOGRAM, LOOKUP, OWN, FinishedRun
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
@@ -91,10 +92,10 @@ def _baseline_differences(first: FinishedRun, run: FinishedRun) -> Iterator[tupl
     for way in first.ways:
         for system in (COPY, HISTOGRAM, LOOKUP) if same_training else (COPY,):
             there, here = (one.by_subject.get((*way, system), {}) for one in (first, run))
-            for column in there.keys() & here.keys():
+            for column in in_order(there.keys() & here.keys()):
                 for subject, value in there[column].items():
                     other = here[column].get(subject, float("nan"))
-                    if not (_same(value, other)):
+                    if not _same(value, other):
                         title = f"{system}, {' → '.join(way)}, {column} of {subject} (so the images differ)"
                         yield title, f"{value:.4g}", f"{other:.4g}"
                         return

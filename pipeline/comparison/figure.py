@@ -22,10 +22,8 @@ from pipeline.report.tiles import RADIOLOGICAL, Tile
 from pipeline.run_folder import RunFolder
 
 SUBJECTS = 2  # the first by name: chosen without a look at any score
-CAPTION = (
-    "The slice with the most head in it, of the first test subjects by name. Gray levels from -1 to 1 throughout. "
-    "PSNR of the slice inside the head of the real target, data range 2."
-)
+CAPTION = "The slice with the most head in it, of the first test subjects by name. Gray levels from -1 to 1 throughout."
+MEASURE = "PSNR: of this slice, inside the head of the real target, data range 2."
 
 
 def draw_slices(runs: Sequence[FinishedRun], quiet: bool) -> Tile:
@@ -54,7 +52,7 @@ def draw_slices(runs: Sequence[FinishedRun], quiet: bool) -> Tile:
         rows,
         labels,
         title="The same slices through every method" + _phantom(runs[0]),
-        footer="" if runs[0].config.data.source == "images" else RADIOLOGICAL,
+        footer=MEASURE if runs[0].config.data.source == "images" else f"{MEASURE} {RADIOLOGICAL}",
     )
 
 

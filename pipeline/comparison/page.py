@@ -16,11 +16,11 @@ from pipeline.report.page import PHANTOM_FLAG, PHANTOM_NOTE, Highlight, Picture,
 
 SIGNIFICANT = 0.05
 STATISTICS = (
-    "The best run is that with the highest mean PSNR inside the head among those that did not train on pairs. Each cell: "
-    "the mean over subjects of a method's figure less that of the best run, its 95 % bootstrap interval (percentile, "
-    "10,000 draws of subjects, one seed), and the p of a two-sided Wilcoxon signed-rank test on the same pairs, corrected "
-    "by Holm's method for all methods and baselines of the same direction and metric. Metrics and directions are not "
-    "corrected for each other."
+    "The best run is that with the highest mean PSNR inside the head among those that did not train on pairs. Each "
+    "cell: the mean over subjects of a method's figure less that of the best run, its 95 % bootstrap interval "
+    "(percentile, 10,000 draws of subjects, one seed), and the p of a two-sided Wilcoxon signed-rank test on the same "
+    "pairs, corrected by Holm's method for all methods and baselines of the same direction and metric. Metrics and "
+    "directions are not corrected for each other."
 )
 
 

@@ -205,8 +205,8 @@ def _about_subjects(run: FinishedRun, comparisons: int) -> list[str]:
         )
     elif (smallest := comparisons * 2 / 2**subjects) > 0.05:
         notes.append(
-            f"{subjects} test subjects: corrected for {comparisons} comparisons, the lowest of the p-values cannot fall "
-            f"below {smallest:.3f} ({comparisons} × 2/2ⁿ)."
+            f"{subjects} test subjects: corrected for {comparisons} comparisons, the lowest of the p-values cannot "
+            f"fall below {smallest:.3f} ({comparisons} × 2/2ⁿ)."
         )
     if subjects < len(scans):
         notes.append("Some subjects have several sessions: tests and intervals take each subject's mean.")
