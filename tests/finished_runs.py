@@ -35,7 +35,7 @@ def finished_run(
     Args:
         folder: Where run folders lie; this one gets the run's name.
         name: The run's name.
-        psnr: Of the first subject, T1 to T2; each further subject has 1 dB more (baselines 1.01), the way back 2 dB more.
+        psnr: Of the first subject, T1 to T2; each further one has 1 dB more (baselines 1.01), the way back 2 dB more.
         gains: What to add to it for each subject in turn.
         split: Instead of SPLIT.
         settings: Sections of the configuration to change.
