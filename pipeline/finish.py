@@ -10,7 +10,8 @@ from pipeline.evaluate import MODEL, evaluate
 from pipeline.gallery import draw_curves, draw_gifs, translate_scan, translate_test_volumes
 from pipeline.logged_models import log_models
 from pipeline.model import TranslationModel, load_model, translator_metadata
-from pipeline.scores import Scores
+from pipeline.run_record import write_run_record
+from pipeline.scores import Scores, metric_name
 from pipeline.sitting import Sitting
 from pipeline.summary import write_summary
 from pipeline.viewing import make_report_viewer
@@ -19,13 +20,12 @@ from pipeline.viewing import make_report_viewer
 def finish(sitting: Sitting) -> None:
     """Do all that follows training; a rerun does it again, from the same checkpoint."""
     config, folder, tracker = sitting.config, sitting.folder, sitting.tracker
-    checkpoints = folder.checkpoints
-    wants_best = config.evaluation.checkpoint == "best" and checkpoints.best.exists()
-    chosen = checkpoints.best if wants_best else checkpoints.latest
+    chosen = folder.evaluated(config.evaluation.checkpoint)
     model = load_model(chosen, sitting.device.type)
     scores = _evaluate(sitting, model)
     say(f"\n{scores.text()}\n")
     files = scores.save(folder.path)
+    write_run_record(folder.record, config, sitting.engine, sitting.position, sitting.device)
     gifs = draw_gifs(folder, config.contrasts)
     curves = draw_curves(folder, sitting.schedule.steps_per_epoch)
     volumes = []
@@ -64,7 +64,7 @@ def finish(sitting: Sitting) -> None:
     for warning in warnings:
         say(f"warned during training: {warning.title}: {warning.what_was_seen}")
     tracker.log_metrics(_final_metrics(scores), sitting.position.step)
-    for path in [*files, *gifs.values(), curves, folder.report, *(volume.mosaic for volume in volumes)]:
+    for path in [*files, folder.record, *gifs.values(), curves, folder.report, *(volume.mosaic for volume in volumes)]:
         tracker.log_artifact(path, "mosaics" if path.parent == folder.mosaics else None)
     log_models(
         tracker,
@@ -101,8 +101,7 @@ def _everyone_in_training(sitting: Sitting) -> list[Case]:
 def _final_metrics(scores: Scores) -> dict[str, float]:
     """Return the test means under the names that MLflow compares: of a baseline, only volumes inside the head."""
     return {
-        f"test/{row.source}_to_{row.target}/{row.system.replace(' ', '_')}/"
-        f"{row.protocol}/{row.unit}_{row.region}_{row.metric}": row.mean
+        metric_name(row): row.mean
         for row in scores.summary()
         if np.isfinite(row.mean) and (row.system == MODEL or (row.unit == "volume" and row.region != "image"))
     }

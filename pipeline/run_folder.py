@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
-from pipeline.checkpoint import CheckpointFolder
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
 from pipeline.files import atomic_text
+
+if TYPE_CHECKING:
+    from pipeline.checkpoint import CheckpointFolder
 
 try:
     import fcntl
@@ -73,8 +76,23 @@ class RunFolder:
         return self.path / "models.json"
 
     @property
-    def checkpoints(self) -> CheckpointFolder:
+    def scores(self) -> Path:
+        return self.path / "scores.json"
+
+    @property
+    def record(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def checkpoints(self) -> "CheckpointFolder":
+        from pipeline.checkpoint import CheckpointFolder  # not before it is needed: with it comes torch
+
         return CheckpointFolder(self.path / "checkpoints")
+
+    def evaluated(self, wanted: str) -> Path:
+        """Return the checkpoint that is evaluated where the configuration wants "best" or "latest"."""
+        best = self.checkpoints.best
+        return best if wanted == "best" and best.exists() else self.checkpoints.latest
 
     def gif(self, direction: str) -> Path:
         """Return where the training GIF of a direction lies."""

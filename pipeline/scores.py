@@ -62,6 +62,12 @@ class SummaryRow:
     n: int
 
 
+def metric_name(row: SummaryRow, system: str | None = None) -> str:
+    """Return the name under which MLflow keeps a figure, of its own system or as that of another one."""
+    name = (system or row.system).replace(" ", "_")
+    return f"test/{row.source}_to_{row.target}/{name}/{row.protocol}/{row.unit}_{row.region}_{row.metric}"
+
+
 @dataclass
 class Scores:
     """The result of an evaluation.

@@ -12,11 +12,10 @@ from pipeline.report.tiles import (
     colour_bar,
     error_tile,
     gray_tile,
-    resized,
+    legible,
     sheet,
 )
 
-_LARGEST_TILE = 256  # pixels
 _TEXT = 19  # pixels: legible at half size, too, where a page sets two panels side by side
 
 
@@ -86,18 +85,10 @@ def error_share(translated: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 
 def _tile(slice_: np.ndarray | None) -> Tile | None:
-    return None if slice_ is None else _legible(gray_tile(as_displayed(slice_)))
+    return None if slice_ is None else legible(gray_tile(as_displayed(slice_)))
 
 
 def _error(row: SampleRow, error_top: float) -> Tile | None:
     if row.real is None:
         return None
-    return _legible(error_tile(as_displayed(error_share(row.translated, row.real)) / error_top))
-
-
-def _legible(tile: Tile) -> Tile:
-    """Enlarge a small tile by a whole number, shrink a large one, so that its longer side is at most 256 pixels."""
-    height, width = tile.shape[:2]
-    longest = max(height, width)
-    factor = _LARGEST_TILE // longest or _LARGEST_TILE / longest
-    return resized(tile, max(1, round(height * factor)), max(1, round(width * factor)))
+    return legible(error_tile(as_displayed(error_share(row.translated, row.real)) / error_top))

@@ -16,6 +16,7 @@ ERROR_COLOURS = "inferno"
 
 _PAPER, _INK, _FAINT = (16, 17, 20), (236, 237, 240), (160, 164, 172)
 _GAP, _MARGIN = 6, 14  # pixels
+LARGEST_TILE = 256  # pixels
 
 Tile = np.ndarray  # (height, width, 3) uint8
 
@@ -55,11 +56,28 @@ def colour_bar(width: int, top_label: str) -> Tile:
     return np.asarray(picture)
 
 
+def caption_tile(width: int, text: str, text_size: int = 15) -> Tile:
+    """Return one line of centred text, `width` pixels wide, to stand in the sheet's row below a tile."""
+    picture = Image.new("RGB", (width, text_size + 8), _PAPER)
+    draw = ImageDraw.Draw(picture)
+    line = fitted_text(text, width, text_size)
+    draw.text((width // 2, 2), line, fill=_FAINT, font=font(text_size), anchor="ma")
+    return np.asarray(picture)
+
+
 def resized(tile: Tile, height: int, width: int) -> Tile:
     """Return the tile at another size, bicubic."""
     if tile.shape[:2] == (height, width):
         return tile
     return np.asarray(Image.fromarray(tile).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def legible(tile: Tile) -> Tile:
+    """Enlarge a small tile by a whole number, shrink a large one, so that its longer side is at most 256 pixels."""
+    height, width = tile.shape[:2]
+    longest = max(height, width)
+    factor = LARGEST_TILE // longest or LARGEST_TILE / longest
+    return resized(tile, max(1, round(height * factor)), max(1, round(width * factor)))
 
 
 @cache

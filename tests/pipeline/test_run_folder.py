@@ -208,3 +208,14 @@ def test_a_second_process_is_kept_out_while_one_is_at_work(tmp_path):
 def test_the_lock_alone_does_not_make_a_folder_look_like_something_else(tmp_path):
     with RunFolder(tmp_path / "run").held():
         assert open_run_folder(config(tmp_path)).path == tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "evaluated"),
+    [("best", ["latest", "best"], "best"), ("latest", ["latest", "best"], "latest"), ("best", ["latest"], "latest")],
+)
+def test_the_checkpoint_that_is_evaluated_is_the_one_asked_for_where_there_is_one(tmp_path, wanted, there, evaluated):
+    (tmp_path / "checkpoints").mkdir()
+    for name in there:
+        (tmp_path / "checkpoints" / f"{name}.pt").write_bytes(b"")
+    assert RunFolder(tmp_path).evaluated(wanted).name == f"{evaluated}.pt"

@@ -1,0 +1,104 @@
+"""The same slices through every compared model, translated anew from the checkpoints that were evaluated."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.comparison.runs import FinishedRun, Way
+from pipeline.console import warn
+from pipeline.data.case import Case, pairs
+from pipeline.data.split_file import split_from_file
+from pipeline.errors import UserError
+from pipeline.gallery import translate_scan
+from pipeline.metrics import psnr
+from pipeline.model import TranslationModel, load_model
+from pipeline.pairing import PairReader, View
+from pipeline.prepare import chain_settings, find_cases
+from pipeline.protocols import DATA_RANGE
+from pipeline.report.side_by_side import SliceOfMethods, side_by_side
+from pipeline.report.tiles import RADIOLOGICAL, Tile
+from pipeline.run_folder import RunFolder
+
+SUBJECTS = 2  # the first by name: chosen without a look at any score
+CAPTION = "The slice with the most head in it, of the first test subjects by name. Gray levels from -1 to 1 throughout."
+MEASURE = "PSNR: of this slice, inside the head of the real target, data range 2."
+
+
+def draw_slices(runs: Sequence[FinishedRun], quiet: bool) -> Tile:
+    """Translate the same slices with every run's model, on the CPU, and draw them side by side.
+
+    Raises:
+        UserError: the data is no longer where the runs had it, or a checkpoint cannot be read.
+    """
+    models = {run.label: load_model(_checkpoint(run), "cpu") for run in runs}
+    strides = {model.stride for model in models.values()}
+    rows: list[SliceOfMethods] = []
+    for pair in _test_pairs(runs[0], quiet):
+        try:
+            views = {stride: _views(runs[0], pair, stride) for stride in strides}
+        except UserError as error:
+            warn(f"warning: {error}; not in the figure")
+            continue
+        for side, way in enumerate(runs[0].ways):
+            rows.append(_row(pair[0].subject, way, {stride: views[stride][side] for stride in strides}, models))
+        if len(rows) == 2 * SUBJECTS:
+            break
+    if not rows:
+        raise UserError("no test subject could be read; the reasons are above")
+    labels = [run.label for run in runs]
+    return side_by_side(
+        rows,
+        labels,
+        title="The same slices through every method" + _phantom(runs[0]),
+        footer=MEASURE if runs[0].config.data.source == "images" else f"{MEASURE} {RADIOLOGICAL}",
+    )
+
+
+def _checkpoint(run: FinishedRun) -> Path:
+    return RunFolder(run.folder).evaluated(run.config.evaluation.checkpoint)
+
+
+def _phantom(run: FinishedRun) -> str:
+    return " (phantom: easier than real data)" if run.config.data.source == "phantom" else ""
+
+
+def _test_pairs(run: FinishedRun, quiet: bool) -> list[tuple[Case, Case]]:
+    """Return the test subjects' pairs, in order of name."""
+    contrasts = run.config.contrasts
+    cases = find_cases(run.config, quiet=quiet)
+    split = split_from_file(RunFolder(run.folder).split, cases, contrasts, pairing=run.config.split.pairing)
+    return pairs(split.test, contrasts)
+
+
+def _views(run: FinishedRun, pair: tuple[Case, Case], stride: int) -> tuple[View, View]:
+    """Return a pair in both directions, padded as a model of that stride takes it."""
+    reader = PairReader(
+        chain_settings(run.config.preprocess),
+        stride,
+        register=run.config.evaluation.register_pairs,
+        cache=run.config.preprocess.store / "registrations",
+    )
+    there, back, _ = reader.read(pair)
+    return there, back
+
+
+def _row(subject: str, way: Way, views: dict[int, View], models: dict[str, TranslationModel]) -> SliceOfMethods:
+    """Return one slice of a subject through the models that make the target contrast."""
+    some = next(iter(views.values()))
+    index = int(np.argmax(some.foreground.sum(axis=(1, 2))))
+    real, inside = some.real[index], some.foreground[index]
+    translations = {}
+    for label, model in models.items():
+        if way[1] in model.translators:
+            made = _translated(views[model.stride], index, way[1], model, subject)
+            translations[label] = (made, f"{psnr(made, real, DATA_RANGE, inside):.2f} dB")
+    return SliceOfMethods(f"{subject}, {' → '.join(way)}", some.source.stack[index], translations, real)
+
+
+def _translated(view: View, index: int, to: str, model: TranslationModel, name: str) -> np.ndarray:
+    """Return one slice (h, w) of a scan translated."""
+    only = view.source.slices[index : index + 1], view.source.foreground[index : index + 1]
+    scan = replace(view.source, slices=only[0], foreground=only[1])
+    return scan.unpadded(translate_scan(scan, to, model, batch_size=1, name=name))[0]

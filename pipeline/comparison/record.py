@@ -1,0 +1,79 @@
+"""The comparison as an MLflow run of its own, beside the runs it compares; best effort, like all tracking."""
+
+import shutil
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+
+from pipeline.comparison.runs import MODEL, OWN, FinishedRun
+from pipeline.comparison.table import Comparison
+from pipeline.scores import SummaryRow, metric_name
+from pipeline.tracking import Tracker
+
+
+def log_comparison(comparison: Comparison, name: str, files: Sequence[Path], folder: Path) -> str:
+    """Log the comparison to the runs' experiment, and say in a line how to open it; waits for no dead server.
+
+    Metrics bear the names that the runs' own have: those of the best run of each direction under "model", as MLflow's
+    page for comparing runs expects, those of every run under its label, and those of the baselines. Tags name the
+    compared runs.
+
+    Args:
+        comparison: What to log.
+        name: The MLflow run's name.
+        files: Its artifacts.
+        folder: Keeps the record where MLflow cannot be reached, and is gone again where it can.
+    """
+    runs = comparison.runs
+    if not any(run.config.tracking.mlflow for run in runs):
+        return "off, as in the compared runs"
+    tracker = Tracker(
+        folder,
+        experiment=runs[0].config.tracking.experiment,
+        run_name=name,
+        params={"runs": {run.label: str(run.folder) for run in runs}},
+        tags=_tags(comparison),
+    )
+    with tracker:
+        tracker.log_metrics(metrics(comparison), 0)
+        for path in files:
+            tracker.log_artifact(path)
+        logged = tracker.call("the comparison", lambda run: run.id) is not None  # the last in line: all is there
+        how_to_open = tracker.how_to_open()
+    if logged:
+        shutil.rmtree(folder, ignore_errors=True)
+    return how_to_open
+
+
+def metrics(comparison: Comparison) -> dict[str, float]:
+    """Return the tables' means under the names of the runs' own metrics, such as
+    "test/T1_to_T2/model/own/volume_foreground_psnr"."""
+    found = {}
+    for direction in comparison.directions:
+        for row in direction.rows:
+            for column in direction.columns:
+                value = row.values.get(column)
+                if value is None or not isfinite(value.mean):
+                    continue
+                region, _, metric = column.partition("/")
+                figure = SummaryRow(*direction.way, row.label, OWN, "volume", region, metric, *_parts(value))
+                found[metric_name(figure)] = value.mean
+                if row.label == direction.reference:
+                    found[metric_name(figure, MODEL)] = value.mean
+    return found
+
+
+def _parts(value) -> tuple[float, float, int]:
+    return value.mean, value.sd, value.n
+
+
+def _tags(comparison: Comparison) -> dict[str, str]:
+    """Return tags that name the compared runs by their MLflow ids, or their folders where they have none."""
+    runs: Sequence[FinishedRun] = comparison.runs
+    return {
+        "kind": "comparison",
+        "data": runs[0].config.data.source,
+        "compared_runs": ",".join(run.mlflow_id or str(run.folder) for run in runs),
+        **{f"compared.{run.label}": run.mlflow_id or str(run.folder) for run in runs},
+        **{f"best.{'_to_'.join(one.way)}": one.reference for one in comparison.directions},
+    }

@@ -1,0 +1,237 @@
+"""A comparison as data: for each direction every method's figures, and its difference to the best run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import isfinite, isnan
+
+from pipeline.comparison.columns import RANKING, badness, in_order, tested
+from pipeline.comparison.runs import COPY, HISTOGRAM, LOOKUP, MODEL, OWN, Figures, FinishedRun, Way, subjects_by_scan
+from pipeline.comparison.statistics import Difference, holm, paired_difference
+from pipeline.mlflow_run import flatten
+
+FEWEST_FOR_SIGNIFICANCE = 6  # subjects: 2/2⁶ is the first below 0.05
+RUN, BOUND, BASELINE = "run", "paired bound", "baseline"
+# Names, paths and what changes no result: of no interest where runs differ in them.
+UNINTERESTING = (
+    "name", "output", "data.folder", "split.file", "split.seed", "split.test", "split.validation", "tracking.",
+    "preprocess.store", "preprocess.processes", "evaluation.", "threads", "device", "training.sample_",
+    "training.checkpoint_minutes", "training.loader_workers", "training.log_every",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Value:
+    """Mean and sample SD over `n` test subjects."""
+
+    mean: float
+    sd: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method in one direction.
+
+    Attributes:
+        label: The run's name, or the baseline's.
+        kind: "run", "paired bound" or "baseline".
+        method: Such as "cyclegan"; "" for a baseline.
+        saw_pairs: Whether pairs taught it: a yardstick, not a rival of what was trained without.
+        values: By column, its figures.
+        differences: By column, the difference to the best run; empty for that run itself.
+        run: Where it comes from; None for a baseline.
+    """
+
+    label: str
+    kind: str
+    method: str
+    saw_pairs: bool
+    values: Mapping[str, Value]
+    differences: Mapping[str, Difference] = field(default_factory=dict)
+    run: FinishedRun | None = None
+
+
+@dataclass(frozen=True)
+class Direction:
+    """All methods in one direction.
+
+    Attributes:
+        way: Source and target contrast.
+        columns: "region/metric", in the order they are read.
+        rows: The runs, then the baselines.
+        reference: The label of the best run by mean PSNR inside the head, to which all others are compared; a paired
+            bound is it only where there are no other runs.
+        leaders: By column, the label of the best among those that saw no pairs (of all where every run did).
+    """
+
+    way: Way
+    columns: list[str]
+    rows: list[Row]
+    reference: str
+    leaders: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs beside each other.
+
+    Attributes:
+        runs: Those compared.
+        directions: The tables.
+        settings: Setting -> its value in each run, for those in which the runs differ.
+        notes: What a reader must know besides.
+    """
+
+    runs: list[FinishedRun]
+    directions: list[Direction]
+    settings: Mapping[str, list[str]]
+    notes: list[str]
+
+
+def compare(runs: Sequence[FinishedRun]) -> Comparison:
+    """Return the comparison of runs that `pipeline.comparison.checks.require_comparable` let pass."""
+    directions = [
+        _direction(having, way) for way in runs[0].ways if (having := [run for run in runs if _has(run, way)])
+    ]
+    notes = [*_about_subjects(runs[0], max(len(direction.rows) for direction in directions) - 1), *_about_runs(runs)]
+    return Comparison(list(runs), directions, _differing_settings(runs), notes)
+
+
+def _direction(runs: Sequence[FinishedRun], way: Way) -> Direction:
+    rows = [
+        Row(
+            run.label,
+            BOUND if run.is_bound else RUN,
+            run.method,
+            run.is_bound,
+            _values(run, way, MODEL),
+            run=run,
+        )
+        for run in runs
+    ]
+    home = _home_of_baselines(runs)
+    rows += [
+        Row(system, BASELINE, "", system == LOOKUP, values)
+        for system in (COPY, HISTOGRAM, LOOKUP)
+        if (values := _values(home, way, system))
+    ]
+    figures = [_figures(row.run or home, way, MODEL if row.run else row.label) for row in rows]
+    columns = in_order(
+        column
+        for column in set.intersection(*(set(row.values) for row in rows if row.run))
+        if any(not isnan(row.values[column].mean) for row in rows if row.run)
+    )
+    trained = [index for index, row in enumerate(rows) if row.run]
+    rivals = [index for index in trained if not rows[index].saw_pairs] or trained
+    best = min(rivals, key=lambda index: _badness(rows[index], RANKING))
+    differences = _differences(figures, best, columns)
+    eligible = [row for row in rows if not row.saw_pairs] if any(not rows[i].saw_pairs for i in trained) else rows
+    return Direction(
+        way,
+        columns,
+        [replace(row, differences=found) for row, found in zip(rows, differences, strict=True)],
+        rows[best].label,
+        {column: min(eligible, key=lambda row: _badness(row, column)).label for column in columns},
+    )
+
+
+def _has(run: FinishedRun, way: Way) -> bool:
+    """Whether a run's model was scored in a direction."""
+    return RANKING in run.by_subject.get((*way, MODEL), {})
+
+
+def _home_of_baselines(runs: Sequence[FinishedRun]) -> FinishedRun:
+    """Return the run whose baselines stand in the table: they are alike, but for a paired bound's larger cohort."""
+    return next((run for run in runs if not run.is_bound), runs[0])
+
+
+def _values(run: FinishedRun, way: Way, system: str) -> dict[str, Value]:
+    """Return a system's summary as the run reported it."""
+    return {
+        f"{row['region']}/{row['metric']}": Value(row["mean"], row["sd"], row["n"])
+        for row in run.summary
+        if (row["source"], row["target"], row["system"], row["protocol"], row["unit"]) == (*way, system, OWN, "volume")
+        and row["region"] != "image"
+    }
+
+
+def _figures(run: FinishedRun, way: Way, system: str) -> Figures:
+    """Return what differences are taken of, by subject; a subject's sessions, which are not independent, averaged."""
+    subject_of = dict(subjects_by_scan(run))
+    averaged: Figures = {}
+    for column, values in run.by_subject.get((*way, system), {}).items():
+        grouped: dict[str, list[float]] = {}
+        for scan, value in values.items():
+            grouped.setdefault(subject_of.get(scan, scan), []).append(tested(column, value))
+        averaged[column] = {subject: sum(found) / len(found) for subject, found in grouped.items()}
+    return averaged
+
+
+def _differences(figures: Sequence[Figures], best: int, columns: Sequence[str]) -> list[dict[str, Difference]]:
+    """Return each row's differences to the best; p-values of one column are a family, corrected together."""
+    found: list[dict[str, Difference]] = [{} for _ in figures]
+    for column in columns:
+        others = [index for index, row in enumerate(figures) if index != best and column in row]
+        made = [paired_difference(figures[index][column], figures[best][column]) for index in others]
+        corrected = holm([difference.p for difference in made])
+        for index, difference, p_holm in zip(others, made, corrected, strict=True):
+            found[index][column] = replace(difference, p_holm=p_holm)
+    return found
+
+
+def _badness(row: Row, column: str) -> float:
+    value = row.values[column].mean if column in row.values else float("nan")
+    return float("inf") if isnan(value) else badness(column, value)
+
+
+def _differing_settings(runs: Sequence[FinishedRun]) -> dict[str, list[str]]:
+    """Return the settings in which the runs differ; "—" where a run's method has no such setting."""
+    settings = [flatten(run.config.model_dump(mode="json")) for run in runs]
+    keys = dict.fromkeys(key for one in settings for key in one if not key.startswith(UNINTERESTING))
+    values = {key: [one.get(key, "—") for one in settings] for key in keys}
+    return {key: found for key, found in values.items() if len(set(found)) > 1}
+
+
+def _about_subjects(run: FinishedRun, comparisons: int) -> list[str]:
+    """Say what so many test subjects cannot show."""
+    scans = [name for name, _ in subjects_by_scan(run)]
+    subjects = len({subject for _, subject in subjects_by_scan(run)})
+    notes = []
+    if subjects < FEWEST_FOR_SIGNIFICANCE:
+        notes.append(
+            f"{subjects} test subject{'s' if subjects > 1 else ''}: an exact two-sided signed-rank p cannot fall below "
+            "2/2ⁿ, so fewer than 6 pairs cannot reach 0.05; below 5 no p is given. Bootstrap intervals of so few "
+            "subjects are too narrow."
+        )
+    elif (smallest := comparisons * 2 / 2**subjects) > 0.05:
+        notes.append(
+            f"{subjects} test subjects: corrected for {comparisons} comparisons, the lowest of the p-values cannot "
+            f"fall below {smallest:.3f} ({comparisons} × 2/2ⁿ)."
+        )
+    if subjects < len(scans):
+        notes.append("Some subjects have several sessions: tests and intervals take each subject's mean.")
+    return notes
+
+
+def _about_runs(runs: Sequence[FinishedRun]) -> list[str]:
+    """Say what the runs differ in that a reader must know."""
+    notes = []
+    places = dict.fromkeys(run.where for run in runs if run.where)
+    if len(places) > 1:
+        notes.append(f"The runs trained on different devices or settings ({'; '.join(places)}): compare no seconds.")
+    unknown = [run.label for run in runs if not run.record]
+    if unknown:
+        notes.append(f"No run.json, so neither seconds nor parameters: {', '.join(unknown)}; run again to have them.")
+    bounds = [run.label for run in runs if run.is_bound]
+    if bounds and len(bounds) < len(runs):
+        notes.append(
+            f"Paired bound: {', '.join(bounds)} trained on pairs, which the others never saw, and on another cohort; "
+            "it shows what pairs would be worth, and takes no part in who is best. Baselines are those of "
+            f"{_home_of_baselines(runs).label}."
+        )
+    return notes
+
+
+def is_known(value: Value | None) -> bool:
+    """Whether there is a figure to show."""
+    return value is not None and isfinite(value.mean)

@@ -1,0 +1,90 @@
+"""Do several runs and compare them: `python -m pipeline.sweep CONFIG CONFIG … [key=value …]`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline import __version__
+from pipeline.comparison.checks import config_differences
+from pipeline.comparison.job import compare_folders
+from pipeline.console import guarded, say, warn
+from pipeline.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError
+from pipeline.sweep_jobs import SweepJob, cuda_devices, plan, work_through
+
+DEFAULT = Path("runs/sweep")
+EPILOG = """exit codes: 0 all done, 2 bad input or configuration (checked before the first run starts), 3 some or all
+runs failed or could not be compared, 130/143 stopped with checkpoints, 1 our bug
+Each run has a process and a log file of its own (FOLDER/logs). The same command goes on where it stopped."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    command = argparse.ArgumentParser(
+        prog="python -m pipeline.sweep",
+        description="Train, evaluate and report several runs, then compare those that finished.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("items", nargs="+", metavar="CONFIG … key=value …",
+                         help="YAML configurations, and changes for all of them")  # fmt: skip
+    command.add_argument("-o", "--output", type=Path, metavar="FOLDER",
+                         help="put runs, logs and comparison here (default: each run where its configuration says, "
+                         f"logs and comparison in {DEFAULT})")  # fmt: skip
+    command.add_argument("--jobs", type=_positive, default=1, metavar="N",
+                         help="runs at once (default: 1); on a machine with several CUDA devices each takes one; "
+                         "on a CPU set threads=… so that they share it")  # fmt: skip
+    command.add_argument("--quiet", action="store_true", help="say nothing but failures and the comparison")
+    command.add_argument("--version", action="version", version=__version__)
+    return command
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return number
+
+
+@guarded
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = parser().parse_intermixed_args(argv)
+    overrides = [item for item in arguments.items if "=" in item and not Path(item).exists()]
+    configs = [Path(item) for item in arguments.items if item not in overrides]
+    if not configs:
+        raise UserError("no configuration to run; give YAML files, such as configs/phantom.yaml")
+    home = arguments.output or DEFAULT
+    jobs = plan(configs, overrides, arguments.output, home / "logs")
+    _warn_of_differences(jobs)
+    work_through(jobs, arguments.jobs, quiet=arguments.quiet, devices=cuda_devices() if arguments.jobs > 1 else ())
+    return _conclude(jobs, home / "compare.html", arguments.quiet)
+
+
+def _warn_of_differences(jobs: Sequence[SweepJob]) -> None:
+    """Say before hours of training that the end will be without a comparison."""
+    first, *others = jobs
+    for job in others:
+        for key, there, here in config_differences(first.config, job.config):
+            warn(f"warning: {first.name} and {job.name} cannot be compared: {key} is {there!r} and {here!r}")
+
+
+def _conclude(jobs: Sequence[SweepJob], page: Path, quiet: bool) -> int:
+    """Compare what finished, list what failed, and return the exit code."""
+    done, failed = [job for job in jobs if job.code == 0], [job for job in jobs if job.code != 0]
+    compared = True
+    if len(done) > 1:
+        try:
+            compare_folders([job.config.folder for job in done], page, quiet=quiet)
+        except UserError as error:
+            warn(f"warning: no comparison: {error}")
+            compared = False
+    elif not quiet:
+        say("no comparison: it needs two finished runs or more")
+    say(f"{len(done)} of {len(jobs)} runs are done")
+    for job in failed:
+        warn(f"failed: {job.name}: exit code {job.code}: {job.last_line}; {job.log} has the rest")
+    return EXIT_DONE if compared and not failed else EXIT_PARTLY_DONE
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,225 @@
+"""Several runs of `pipeline.run`, each in a process of its own: started, watched, stopped together."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from pipeline.config.load import load_config
+from pipeline.config.schema import Config
+from pipeline.console import say, warn
+from pipeline.errors import Stopped, UserError
+
+COMMAND = (sys.executable, "-m", "pipeline.run")
+POLL_S = 0.1
+STOPPED_CODES = {130, 143, -signal.SIGINT, -signal.SIGTERM}  # the last two: before it could catch a signal
+
+
+@dataclass
+class SweepJob:
+    """One run of a sweep.
+
+    Attributes:
+        config: What it was asked for, overrides applied.
+        arguments: Of `python -m pipeline.run`.
+        log: The file that keeps what it prints.
+        code: Its exit code; None before its end.
+        last_line: The last thing it said.
+    """
+
+    config: Config
+    arguments: list[str]
+    log: Path
+    code: int | None = None
+    last_line: str = ""
+    process: subprocess.Popen | None = field(default=None, repr=False)
+    started: float = 0.0
+    log_start: int = 0  # where this sweep's part of the log begins
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.config.name
+
+
+def plan(configs: Sequence[Path], overrides: Sequence[str], output: Path | None, logs: Path) -> list[SweepJob]:
+    """Check every configuration, and return the runs to make.
+
+    Args:
+        configs: YAML files.
+        overrides: `key=value`, for all of them.
+        output: Folder for all runs, one folder each by its name; None leaves each where its configuration says.
+        logs: Folder of the log files.
+
+    Raises:
+        UserError: naming everything that is wrong with any of the configurations, and runs that would share a name or
+            a folder.
+    """
+    jobs, problems = [], []
+    for path in configs:
+        try:
+            config = load_config(path, overrides)
+            if output is not None:
+                config = config.model_copy(update={"output": output / config.name})
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        place = [f"output={_quoted(str(config.folder))}"] if output is not None else []
+        jobs.append(SweepJob(config, [str(path), *overrides, *place, "--quiet"], logs / f"{config.name}.log"))
+    problems += _shared(configs, jobs) if not problems else []
+    if problems:
+        raise UserError("\n".join([*problems, "no run was started"]))
+    return jobs
+
+
+def _quoted(text: str) -> str:
+    """Return text as YAML takes it literally."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _shared(configs: Sequence[Path], jobs: Sequence[SweepJob]) -> Iterable[str]:
+    """Yield what two runs must not share: a name, by which logs and tables tell them apart, or a folder."""
+    for index, job in enumerate(jobs):
+        for earlier, other in enumerate(jobs[:index]):
+            both = f"{configs[earlier]} and {configs[index]}"
+            if job.name == other.name:
+                yield f"{both}: both are named {job.name!r}; give one another name"
+            elif job.config.folder.resolve() == other.config.folder.resolve():
+                yield f"{both}: both write to {job.config.folder}; give one another output"
+
+
+def work_through(jobs: Sequence[SweepJob], at_once: int, *, quiet: bool, devices: Sequence[str] = ()) -> None:
+    """Do the runs, some at once; one that fails does not keep the others from being done.
+
+    Args:
+        jobs: The runs; their `code` and `last_line` are filled in.
+        at_once: How many may run at the same time.
+        quiet: Whether to say nothing but what failed.
+        devices: CUDA devices as CUDA_VISIBLE_DEVICES names them, of which each process sees one in turn; none leaves
+            the choice to the run.
+
+    Raises:
+        Stopped: a signal came; it was passed on, and the runs under way have written their checkpoints and ended.
+    """
+    waiting, slots = deque(enumerate(jobs, 1)), dict.fromkeys(range(at_once))
+    with _Signals(lambda: [job.process for job in slots.values() if job]) as signals:
+        while any(slots.values()) or (waiting and signals.first is None):
+            for slot, job in slots.items():
+                if job is not None and job.process.poll() is not None:
+                    _end(job, quiet)
+                    slots[slot] = None
+                if slots[slot] is None and waiting and signals.first is None:
+                    number, following = waiting.popleft()
+                    slots[slot] = following
+                    device = devices[slot % len(devices)] if devices else None
+                    _start(following, device, "" if quiet else f"{number}/{len(jobs)} ")
+            signals.pass_on()
+            time.sleep(POLL_S)
+    if signals.first is not None:
+        left = [job.name for job in jobs if job.code != 0]
+        raise Stopped(
+            signals.first,
+            f"{signal.Signals(signals.first).name}; {len(jobs) - len(left)} of {len(jobs)} runs are done, still to do: "
+            f"{', '.join(left) or 'the comparison'}; the same command goes on from there",
+        )
+
+
+def cuda_devices() -> list[str]:
+    """Return the CUDA devices of this machine, or those that CUDA_VISIBLE_DEVICES leaves."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip()]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def _start(job: SweepJob, device: str | None, counted: str) -> None:
+    """Start a run in a process and a session of its own, so that Ctrl-C reaches it through us, and once."""
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    command = [*COMMAND, *job.arguments]
+    home = str(Path(__file__).parents[1])
+    paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    if device is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = device
+    where = "" if device is None else f" on CUDA device {device}"
+    if counted:
+        say(f"{counted}{job.name}: started{where}; {job.log}")
+    with job.log.open("ab") as log:
+        log.write(f"\n── {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command[1:])}{where}\n".encode())
+        log.flush()
+        job.log_start, job.started = log.tell(), time.monotonic()
+        job.process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def _end(job: SweepJob, quiet: bool) -> None:
+    job.code, job.last_line = job.process.returncode, _last_line(job)
+    if job.code == 0 and not quiet:
+        say(f"{job.name}: done in {(time.monotonic() - job.started) / 60:.1f} min")
+    elif job.code in STOPPED_CODES:
+        warn(f"{job.name}: stopped ({job.code}): {job.last_line}")
+    elif job.code != 0:
+        warn(f"{job.name}: failed with exit code {job.code}: {job.last_line}; {job.log} has the rest")
+
+
+def _last_line(job: SweepJob) -> str:
+    """Return the last line that is not blank of what the run printed this time."""
+    try:
+        text = job.log.read_bytes()[job.log_start :].decode(errors="replace")
+    except OSError:
+        return "its log cannot be read"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
+
+
+class _Signals:
+    """While entered, notes SIGINT and SIGTERM and passes each on to the processes at work."""
+
+    def __init__(self, processes: Callable[[], list[subprocess.Popen]]):
+        self.first: int | None = None
+        self._processes, self._arrived, self._passed, self._before = processes, [], {}, {}
+
+    def __enter__(self) -> "_Signals":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self._arrived.append(number)
+        if self.first is None:
+            self.first = number
+            name = signal.Signals(number).name
+            note = f"\n{name}: passed on; waiting until the runs have saved (Ctrl-C again stops them at once)\n"
+            with suppress(OSError):  # past sys.stderr, whose buffer the interrupted code may be holding
+                os.write(2, note.encode())
+
+    def pass_on(self) -> None:
+        """Send every process what has arrived and it has not been sent yet: also one that was just starting."""
+        arrived = list(self._arrived)
+        for process in self._processes():
+            for number in arrived[self._passed.get(process.pid, 0) :]:
+                if process.poll() is None:
+                    process.send_signal(number)
+            self._passed[process.pid] = len(arrived)

@@ -1,0 +1,147 @@
+import math
+
+import pytest
+from finished_runs import SPLIT, SUBJECTS, bound, finished_run
+
+from pipeline.comparison import runs as runs_module
+from pipeline.comparison.runs import load_runs
+from pipeline.comparison.table import compare
+
+GAINS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # of one run over another, 0.4 in the mean
+
+
+def compared(*folders):
+    return compare(load_runs(folders))
+
+
+@pytest.fixture
+def two(tmp_path):
+    return compared(finished_run(tmp_path, "a", 13.0), finished_run(tmp_path, "b", 13.0, gains=GAINS))
+
+
+def rows(direction):
+    return {row.label: row for row in direction.rows}
+
+
+def test_there_is_a_table_for_each_direction_with_runs_before_baselines(two):
+    assert [direction.way for direction in two.directions] == [("T1", "T2"), ("T2", "T1")]
+    for direction in two.directions:
+        assert [row.label for row in direction.rows] == ["a", "b", "copy", "histogram matching", "lookup"]
+        assert [row.kind for row in direction.rows] == ["run", "run", "baseline", "baseline", "baseline"]
+        assert direction.columns == ["foreground/psnr", "foreground/ssim", "foreground/mae"]
+
+
+def test_figures_are_mean_and_sample_sd_over_subjects(two):
+    value = rows(two.directions[1])["a"].values["foreground/psnr"]
+    assert value.mean == pytest.approx(18.0)  # 15, 16, … 21
+    assert value.sd == pytest.approx(math.sqrt(28 / 6))
+    assert value.n == 7
+
+
+def test_all_is_compared_with_the_best_run_by_psnr(two):
+    direction = two.directions[0]
+    assert direction.reference == "b"
+    table = rows(direction)
+    assert table["b"].differences == {}
+    difference = table["a"].differences["foreground/psnr"]
+    assert difference.mean == pytest.approx(-0.4)
+    assert -0.7 < difference.low < -0.4 < difference.high < -0.1
+    assert difference.p == pytest.approx(2 / 2**7)
+    assert table["lookup"].differences["foreground/psnr"].mean == pytest.approx(16.03 - 13.4)  # better, and no run
+
+
+def test_p_is_corrected_for_everything_else_in_its_column(two):
+    differences = [row.differences["foreground/psnr"] for row in two.directions[0].rows if row.differences]
+    assert [difference.p_holm for difference in differences] == pytest.approx([4 * 2 / 2**7] * 4)  # all equal
+
+
+def test_the_best_of_a_column_is_sought_among_those_that_no_pairs_taught(tmp_path):
+    folders = finished_run(tmp_path, "a", 10.0), finished_run(tmp_path, "b", 10.5)
+    leaders = compared(*folders).directions[0].leaders
+    assert leaders == dict.fromkeys(leaders, "histogram matching")  # 11 dB; the lookup's 16 took pairs
+    assert set(leaders) == {"foreground/psnr", "foreground/ssim", "foreground/mae"}
+
+
+def test_a_paired_bound_is_marked_and_takes_no_part_in_who_is_best(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs_module, "TRAINS_ON_PAIRS", ("cyclegan",))
+    train = {"T1": ["t1", "t2"], "T2": ["t1", "t2"]}
+    baselines = {"copy": 9.0, "histogram matching": 11.5, "lookup": 16.0}
+    folders = [
+        finished_run(tmp_path, "bound", 20.0, settings=bound(), split={**SPLIT, "train": train}, baselines=baselines),
+        finished_run(tmp_path, "a", 13.0),
+    ]
+    comparison = compared(*folders)
+    direction = comparison.directions[0]
+    assert direction.reference == "a" and direction.leaders["foreground/psnr"] == "a"
+    table = rows(direction)
+    assert (table["bound"].kind, table["bound"].saw_pairs) == ("paired bound", True)
+    assert table["bound"].differences["foreground/psnr"].mean == pytest.approx(7.0)
+    assert table["histogram matching"].values["foreground/psnr"].mean == pytest.approx(14.03)  # of the unpaired cohort
+    assert any(note.startswith("Paired bound: bound trained on pairs") for note in comparison.notes)
+
+
+def test_among_bounds_alone_the_best_of_them_is_the_best(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs_module, "TRAINS_ON_PAIRS", ("cyclegan",))
+    folders = [finished_run(tmp_path, name, psnr, settings=bound()) for name, psnr in (("a", 15.0), ("b", 17.0))]
+    direction = compared(*folders).directions[0]
+    assert direction.reference == direction.leaders["foreground/psnr"] == "b"
+
+
+def test_metrics_that_are_not_known_here_stand_last_and_those_that_one_run_lacks_are_left_out(tmp_path):
+    more = {"volume/foreground/zeal": 1.0, "volume/interior/dice": 0.5, "volume/foreground/nmi": 1.2}
+    folders = (
+        finished_run(tmp_path, "a", extra=more | {"volume/foreground/own": 1.0}),
+        finished_run(tmp_path, "b", extra=more),
+    )
+    assert compared(*folders).directions[0].columns == [
+        "foreground/psnr", "foreground/ssim", "foreground/mae", "foreground/nmi", "interior/dice", "foreground/zeal",
+    ]  # fmt: skip
+
+
+def test_a_column_that_no_run_has_a_number_for_is_left_out(tmp_path):
+    folders = [finished_run(tmp_path, name, extra={"volume/foreground/nmi": float("nan")}) for name in ("a", "b")]
+    assert "foreground/nmi" not in compared(*folders).directions[0].columns
+
+
+def test_of_a_ratio_the_distance_from_one_is_compared(tmp_path):
+    folders = [
+        finished_run(tmp_path, name, psnr, extra={"volume/foreground/slice_ratio": ratio})
+        for name, psnr, ratio in (("a", 14.0, 0.9), ("b", 13.0, 1.3))
+    ]
+    direction = compared(*folders).directions[0]
+    assert direction.leaders["foreground/slice_ratio"] == "a"
+    assert rows(direction)["b"].differences["foreground/slice_ratio"].mean == pytest.approx(0.2)
+
+
+def test_sessions_of_one_subject_count_as_one_in_tests(tmp_path):
+    split = {**SPLIT, "test": ["s1/1", "s1/2", "s2/1", "s2/2"]}
+    folders = [finished_run(tmp_path, name, psnr, split=split) for name, psnr in (("a", 13.0), ("b", 14.0))]
+    comparison = compared(*folders)
+    row = rows(comparison.directions[0])["a"]
+    assert (row.values["foreground/psnr"].n, row.differences["foreground/psnr"].n) == (4, 2)
+    assert any("several sessions" in note for note in comparison.notes)
+
+
+def test_few_subjects_are_said_to_be_few(tmp_path):
+    split = {**SPLIT, "test": list(SUBJECTS[:4])}
+    comparison = compared(*(finished_run(tmp_path, name, split=split) for name in ("a", "b")))
+    assert "fewer than 6 pairs cannot reach 0.05" in comparison.notes[0]
+    assert rows(comparison.directions[0])["copy"].differences["foreground/psnr"].p is None
+
+
+def test_a_correction_that_leaves_nothing_to_find_is_said(two):
+    assert "corrected for 4 comparisons, the lowest of the p-values cannot fall below 0.062" in two.notes[0]
+
+
+def test_runs_on_different_machines_are_not_to_be_timed(tmp_path):
+    gpu = {"device": "NVIDIA H200", "precision": "bf16", "seconds_per_step": 0.01}
+    comparison = compared(finished_run(tmp_path, "a"), finished_run(tmp_path, "b", record=gpu))
+    assert any("NVIDIA H200, bf16): compare no seconds" in note for note in comparison.notes)
+
+
+def test_settings_in_which_runs_differ_are_listed_and_names_and_places_are_not(tmp_path):
+    folders = [
+        finished_run(tmp_path, "a"),
+        finished_run(tmp_path, "b", settings={"training": {"batch_size": 4}, "threads": 1, "data": {"folder": "x"}}),
+    ]
+    assert compared(*folders).settings == {"training.batch_size": ["1", "4"]}

@@ -1,0 +1,171 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from finished_runs import finished_run
+from small_run import CONFIGS
+
+from pipeline import sweep_jobs
+from pipeline.sweep import main
+
+ROOT = Path(__file__).parents[2]
+# Stands in for pipeline.run: does what the run's name says, and notes in `did` that it did.
+ACTOR = """
+import os, signal, sys, time
+from pathlib import Path
+import yaml
+config, *rest = sys.argv[1:]
+name = yaml.safe_load(Path(config).read_text())["name"]
+did = Path("did")
+def note(text):
+    with did.open("a") as file:
+        file.write(f"{name} {text}\\n")
+note("began " + " ".join(rest))
+if name.startswith("bad"):
+    print("something odd", "error: no such data", sep="\\n", file=sys.stderr)
+    sys.exit(2)
+if name.startswith("device"):
+    note("saw " + os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+if name.startswith("together"):
+    while did.read_text().count("began") < 2:
+        time.sleep(0.01)
+if name.startswith("long"):
+    def stop(number, _):
+        note(f"saved {number}")
+        sys.exit(128 + number)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    note("ready")
+    time.sleep(60)
+note("done")
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "actor.py").write_text(ACTOR)
+    monkeypatch.setattr(sweep_jobs, "COMMAND", (sys.executable, str(tmp_path / "actor.py")))
+    return tmp_path
+
+
+def config(name, output=None):
+    """Write a configuration; return its file."""
+    text = (CONFIGS / "phantom.yaml").read_text()
+    text = text.replace("name: phantom ", f"name: {name} ").replace(
+        "output: runs/phantom", f"output: runs/{output or name}"
+    )
+    Path(f"{name}.yaml").write_text(text)
+    return f"{name}.yaml"
+
+
+def did():
+    return Path("did").read_text().splitlines() if Path("did").exists() else []
+
+
+def test_runs_are_done_in_turn_and_one_that_fails_keeps_none_from_being_done(place, capsys):
+    assert main([config("one"), config("bad"), config("two"), "training.epochs=3"]) == 3
+    changed = "began training.epochs=3 --quiet"
+    assert did() == [f"one {changed}", "one done", f"bad {changed}", f"two {changed}", "two done"]
+    said = capsys.readouterr()
+    assert "failed: bad: exit code 2: error: no such data; runs/sweep/logs/bad.log has the rest" in said.err
+    assert "2 of 3 runs are done" in said.out
+    log = (place / "runs" / "sweep" / "logs" / "bad.log").read_text()
+    assert "something odd" in log and "bad.yaml training.epochs=3 --quiet" in log
+
+
+def test_the_finished_runs_are_compared(place, capsys):
+    for name in ("a", "b"):
+        finished_run(place / "runs", name)
+    assert main([config("a"), config("b"), "--quiet"]) == 0
+    assert "Comparison of 2 runs" in (place / "runs" / "sweep" / "compare.html").read_text()
+    assert "2 of 2 runs are done" in capsys.readouterr().out
+
+
+def test_runs_that_cannot_be_compared_are_said_before_and_after(place, capsys):
+    finished_run(place / "runs", "a")
+    finished_run(place / "runs", "b", settings={"preprocess": {"size": 128}})
+    Path("b.yaml").write_text(Path(config("b")).read_text().replace("size: 112", "size: 128"))
+    assert main([config("a"), "b.yaml"]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("warning: a and b cannot be compared: preprocess.size is 112 and 128")
+    assert "warning: no comparison: these runs cannot be compared" in said
+    assert not (place / "runs" / "sweep" / "compare.html").exists()
+
+
+def test_an_output_takes_runs_logs_and_comparison(place):
+    assert main([config("one"), "-o", "it's here"]) == 0
+    assert did()[0] == "one began output='it''s here/one' --quiet"
+    assert (place / "it's here" / "logs" / "one.log").exists()
+
+
+def test_all_configurations_are_checked_before_the_first_starts(place, capsys):
+    arguments = [config("one"), config("two"), "nowhere.yaml", "training.epoch=3"]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.count("training.epoch = 3: unknown key; the nearest valid key is training.epochs") == 2
+    assert "nowhere.yaml: No such file" in said and "no run was started" in said
+    assert did() == [] and not (place / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (lambda: [config("one"), config("one")], "both are named 'one'; give one another name"),
+        (lambda: [config("one", "x"), config("two", "x")], "both write to runs/x; give one another output"),
+        (lambda: ["seed=1"], "no configuration to run"),
+    ],
+)
+def test_runs_that_would_meet_are_refused(place, capsys, files, said):
+    assert main(files()) == 2
+    assert said in capsys.readouterr().err
+    assert did() == []
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "two"])
+def test_jobs_is_a_number_from_one(place, capsys, count):
+    assert main([config("one"), f"--jobs={count}"]) == 2
+    assert "is not a whole number from 1" in capsys.readouterr().err
+
+
+def test_two_at_once_run_together_each_on_a_device_of_its_own(place, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 7")
+    for names in (("together1", "together2"), ("device1", "device2")):  # the first two wait for each other
+        for name in names:
+            finished_run(place / "runs", name)
+        assert main([*map(config, names), "--jobs", "2"]) == 0
+    assert sorted(line for line in did() if "saw" in line) == ["device1 saw 4", "device2 saw 7"]
+
+
+def test_one_at_a_time_leaves_the_device_to_the_run(place, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    assert main([config("device1")]) == 0
+    assert "device1 saw 4,7" in did()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_the_runs_once_and_is_waited_for(place, number):
+    files = [config(name) for name in ("one", "long1", "long2", "later")]
+    script = "import sys\nfrom pipeline import sweep, sweep_jobs\n" \
+        "sweep_jobs.COMMAND = (sys.executable, 'actor.py')\nraise SystemExit(sweep.main(sys.argv[1:]))"  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *files, "--jobs", "2"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 30
+    while sum("ready" in line for line in did()) < 2:
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, number)  # as a terminal does: to the whole group
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert sorted(line for line in did() if "saved" in line) == [f"long1 saved {number}", f"long2 saved {number}"]
+    assert not any(line.startswith("later") for line in did())
+    assert "1 of 4 runs are done, still to do: long1, long2, later; the same command goes on from there" in said
