@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_cause
 from pipeline.model import TranslationModel
 from pipeline.pairing import prepare_scan
+
+FAIR_SHARE = 0.25  # of the head that the fullest slice shows; slivers of it were not trained on and have odd styles
 
 
 def use_style_of(reference: Path, model: TranslationModel, to: str) -> None:
@@ -14,7 +17,7 @@ def use_style_of(reference: Path, model: TranslationModel, to: str) -> None:
 
     Args:
         reference: A NIfTI volume of the contrast `to`, of anyone.
-        model: Changed in place.
+        model: Changed in place; another contrast it makes keeps its style.
         to: The contrast to make.
 
     Raises:
@@ -26,8 +29,9 @@ def use_style_of(reference: Path, model: TranslationModel, to: str) -> None:
             f"{model.origin}: it has no styles to set; --style is for method munit, from a run's folder or a checkpoint"
         )
     scan = prepare_scan(reference, model.settings, model.stride)
-    slices = torch.from_numpy(scan.slices[scan.occupied])[:, None].to(model.device)
+    head = scan.foreground.mean(axis=(1, 2))
+    slices = np.ascontiguousarray(scan.slices[head >= FAIR_SHARE * head.max()], dtype=np.float32)
     try:
-        network.set_style(network.encode_style(slices))
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"{reference}: no style can be taken from it: {error}") from error
+        network.set_style(network.encode_style(torch.from_numpy(slices)[:, None].to(model.device)))
+    except (ValueError, RuntimeError) as error:  # what the model's weights make of it, or the device's memory
+        raise UserError(f"{reference}: no style can be taken from it: {first_cause(error)}") from error

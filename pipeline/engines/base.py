@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.schema import Config, Training
-from pipeline.engines.parts import build_generator
+from pipeline.engines.parts import build_discriminator, build_generator
 from pipeline.losses import ADVERSARIAL, all_finite
 
 GENERATORS, DISCRIMINATORS = "generators", "discriminators"
@@ -20,15 +20,15 @@ Losses = dict[str, Tensor]
 class AdversarialEngine(ABC):
     """An `Engine` of two players, generators and discriminators, that take turns at one batch.
 
-    A method builds its networks, names them, and writes its losses in `losses`; the rest is here. All losses of a step
-    are computed before any weight moves, so where one is not finite nothing moves (under fp16, gradients that overflow
-    make the loss scaler leave out single updates).
+    A method writes its losses in `losses`, and what it has besides the usual networks; the rest is here. All losses of
+    a step are computed before any weight moves, so where one is not finite nothing moves (under fp16, gradients that
+    overflow make the loss scaler leave out single updates).
 
     Args:
-        config: Of the run; the method reads its own section.
+        config: Of the run; the method's own section becomes `self.method`.
         device: Where to compute.
-        generators: The networks of the first player, by name.
-        discriminators: Those of the second; may be none.
+        generators: The networks of the first player, by name; None: G from contrast a to b and F from b to a.
+        discriminators: Those of the second; may be none. None: D_A of images of contrast a, and D_B.
     """
 
     paired: ClassVar[bool] = False  # whether `step` wants the two contrasts of one slice, or any two slices
@@ -37,10 +37,14 @@ class AdversarialEngine(ABC):
         self,
         config: Config,
         device: torch.device,
-        generators: Mapping[str, nn.Module],
-        discriminators: Mapping[str, nn.Module],
+        generators: Mapping[str, nn.Module] | None = None,
+        discriminators: Mapping[str, nn.Module] | None = None,
     ):
-        training = config.training
+        self.method, training = config.method, config.training
+        if generators is None:
+            generators = {name: build_generator(config) for name in ("G", "F")}
+        if discriminators is None:
+            discriminators = {name: build_discriminator(config) for name in ("D_A", "D_B")}
         self.generators = nn.ModuleDict(generators).to(device)
         self.discriminators = nn.ModuleDict(discriminators).to(device)
         self.ema_decay, self.averaged_steps = config.method.ema_decay, 0
@@ -55,16 +59,33 @@ class AdversarialEngine(ABC):
             for player, networks in self._players().items()
         }
         low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.precision)
-        self.autocast = (lambda: torch.autocast(device.type, low)) if low else nullcontext
+        halves = low is not None and torch.amp.is_autocast_available(device.type)  # the meta device of a plan: no
+        self.autocast = (lambda: torch.autocast(device.type, low)) if halves else nullcontext
+        self.exactly = (lambda: torch.autocast(device.type, enabled=False)) if halves else nullcontext
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
 
     @abstractmethod
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
         """Return, for each player that moves in this step, the weighted terms whose sum it makes smaller, by name."""
 
-    @abstractmethod
+    def believed(self, judge: str, image: Tensor) -> Tensor:
+        """Return the adversarial loss of whoever made an image that is to pass for real.
+
+        It leaves no gradients in the discriminator named.
+        """
+        with self.frozen(self.discriminators[judge]):
+            return self.adversarial(self.discriminators[judge](image), True)
+
+    def judged(self, judge: str, real: Tensor, fake: Tensor) -> Tensor:
+        """Return the weighted loss of a discriminator on real images and on others, whose maker gets no gradients."""
+        discriminator = self.discriminators[judge]
+        on_real, on_fake = discriminator(real), discriminator(fake.detach())
+        return self.method.discriminator_scale * (self.adversarial(on_real, True) + self.adversarial(on_fake, False))
+
     def translators(self) -> dict[str, nn.Module]:
-        """See `Engine.translators`."""
+        """See `Engine.translators`: F for "a" and G for "b"."""
+        generators = self.best_generators()
+        return {"a": generators["F"], "b": generators["G"]}
 
     def kept(self) -> dict[str, object]:
         """Return, by name, what else of the method has a state: `state_dict` and `load_state_dict`."""
@@ -95,8 +116,10 @@ class AdversarialEngine(ABC):
     def frozen(self, networks: nn.Module) -> Iterator[None]:
         """Leave out the gradients of some networks' weights: the other player's step needs none of them."""
         networks.requires_grad_(False)
-        yield
-        networks.requires_grad_(True)
+        try:
+            yield
+        finally:
+            networks.requires_grad_(True)
 
     def best_generators(self) -> nn.ModuleDict:
         """Return the generators that evaluate and translate: averaged where an average is kept."""

@@ -5,7 +5,6 @@ from torch import Tensor, nn
 
 from pipeline.config.schema import Config
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses
-from pipeline.engines.parts import build_discriminator, build_generator
 from pipeline.engines.pool import ImagePool
 from pipeline.losses import mean_absolute
 
@@ -17,20 +16,16 @@ class CycleGan(AdversarialEngine):
     """
 
     def __init__(self, config: Config, device: torch.device):
-        generators = {name: build_generator(config) for name in ("G", "F")}
-        discriminators = {name: build_discriminator(config) for name in ("D_A", "D_B")}
-        super().__init__(config, device, generators, discriminators)
+        super().__init__(config, device)
         method = config.method
         self.G, self.F = self.generators["G"], self.generators["F"]
         self.D_A, self.D_B = self.discriminators["D_A"], self.discriminators["D_B"]
         self.cycle_weight, self.identity_weight = method.cycle_weight, method.cycle_weight * method.identity_share
-        self.discriminator_scale = method.discriminator_scale
         self.pool_a, self.pool_b = (ImagePool(method.pool_size, 2 * config.seed + side) for side in (0, 1))
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
         """See `AdversarialEngine.losses`: equations 1-3 and, of section 5.2, the identity loss."""
-        with self.frozen(self.discriminators):
-            generator_losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
+        generator_losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
         return {
             GENERATORS: generator_losses,
             DISCRIMINATORS: self._discriminator_losses(real_a, real_b, fake_a, fake_b),
@@ -41,8 +36,8 @@ class CycleGan(AdversarialEngine):
         fake_b, same_b = self._translate(self.G, real_a, real_b)  # G(a), G(b)
         fake_a, same_a = self._translate(self.F, real_b, real_a)  # F(b), F(a)
         losses = {
-            "adversarial_G": self.adversarial(self.D_B(fake_b), True),
-            "adversarial_F": self.adversarial(self.D_A(fake_a), True),
+            "adversarial_G": self.believed("D_B", fake_b),
+            "adversarial_F": self.believed("D_A", fake_a),
             "cycle_a": self.cycle_weight * mean_absolute(self.F(fake_b), real_a),  # F(G(a)) ≈ a
             "cycle_b": self.cycle_weight * mean_absolute(self.G(fake_a), real_b),  # G(F(b)) ≈ b
         }
@@ -61,12 +56,8 @@ class CycleGan(AdversarialEngine):
     def _discriminator_losses(self, real_a: Tensor, real_b: Tensor, fake_a: Tensor, fake_b: Tensor) -> Losses:
         """Return each discriminator's loss on real images and on translations from its pool (equation 1)."""
         return {
-            name: self.discriminator_scale
-            * (self.adversarial(discriminator(real), True) + self.adversarial(discriminator(pool.query(fake)), False))
-            for name, discriminator, real, fake, pool in (
-                ("discriminator_A", self.D_A, real_a, fake_a, self.pool_a),
-                ("discriminator_B", self.D_B, real_b, fake_b, self.pool_b),
-            )
+            "discriminator_A": self.judged("D_A", real_a, self.pool_a.query(fake_a)),
+            "discriminator_B": self.judged("D_B", real_b, self.pool_b.query(fake_b)),
         }
 
     def moved(self) -> None:
@@ -77,11 +68,6 @@ class CycleGan(AdversarialEngine):
     def kept(self) -> dict[str, object]:
         """See `AdversarialEngine.kept`."""
         return {"pool_a": self.pool_a, "pool_b": self.pool_b}
-
-    def translators(self) -> dict[str, nn.Module]:
-        """See `Engine.translators`: F for "a" and G for "b"."""
-        generators = self.best_generators()
-        return {"a": generators["F"], "b": generators["G"]}
 
 
 ENGINE = CycleGan

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from networks.munit import AutoEncoder, StyleTranslator
 from pipeline.config.schema import Config
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses
-from pipeline.engines.parts import build_discriminator, build_generator
-from pipeline.engines.state import MeanStyle, RandomState
+from pipeline.engines.parts import build_generator
+from pipeline.engines.state import RandomState, Styles
 from pipeline.losses import mean_absolute
 
 
@@ -15,47 +15,37 @@ class Munit(AdversarialEngine):
     """An auto-encoder per contrast, A and B, which part an image into content and style, and a discriminator each.
 
     A translation joins an image's content and a style of the other contrast: in training one drawn from N(0, 1); for
-    volumes a single style for every slice, by default the mean of those that training encoded (a running mean).
+    volumes a single style for every slice, by default the mean of what the networks that translate make of the
+    training images (a running mean).
     """
 
     def __init__(self, config: Config, device: torch.device):
-        autoencoders = {name: build_generator(config) for name in ("A", "B")}
-        discriminators = {name: build_discriminator(config) for name in ("D_A", "D_B")}
-        super().__init__(config, device, autoencoders, discriminators)
-        self.method = config.method
-        size = config.generator.style_size
+        super().__init__(config, device, {name: build_generator(config) for name in ("A", "B")})
         self.random = RandomState(config.seed)
-        self.styles = {name: MeanStyle(size) for name in ("A", "B")}
-        self.drawn = {name: self.random.normal(size) for name in ("A", "B")}  # for translate_with: random
-        self._encoded: dict[str, Tensor] = {}
+        self.styles = {name: Styles(self.random.normal(config.generator.style_size)) for name in ("A", "B")}
+        self._seen: dict[str, Tensor] = {}
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
-        """See `AdversarialEngine.losses`: equations 2-6 and, of section 5.1, the style-augmented cycle."""
-        with self.frozen(self.discriminators):
-            generator_losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
-        judged = (("discriminator_A", "D_A", real_a, fake_a), ("discriminator_B", "D_B", real_b, fake_b))
+        """See `AdversarialEngine.losses`: section 3.2 and, of section 4, style-augmented cycle consistency."""
+        self._seen = {"A": real_a, "B": real_b}
+        generator_losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
         return {
             GENERATORS: generator_losses,
             DISCRIMINATORS: {
-                name: self.method.discriminator_scale
-                * (
-                    self.adversarial(self.discriminators[judge](real), True)
-                    + self.adversarial(self.discriminators[judge](fake.detach()), False)
-                )
-                for name, judge, real, fake in judged
+                "discriminator_A": self.judged("D_A", real_a, fake_a),
+                "discriminator_B": self.judged("D_B", real_b, fake_b),
             },
         }
 
     def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
         A, B, weights = self.generators["A"], self.generators["B"], self.method
         (content_a, style_a), (content_b, style_b) = A.encode(real_a), B.encode(real_b)
-        self._encoded = {"A": style_a.detach().mean(dim=0), "B": style_b.detach().mean(dim=0)}
-        drawn_a, drawn_b = (self.random.normal(*style_a.shape).to(style_a) for _ in range(2))
+        drawn_a, drawn_b = (self.random.normal(*style_a.shape).to(real_a) for _ in range(2))
         fake_a, fake_b = A.decode(content_b, drawn_a), B.decode(content_a, drawn_b)
         (content_back_b, style_back_a), (content_back_a, style_back_b) = A.encode(fake_a), B.encode(fake_b)
         losses = {
-            "adversarial_A": weights.adversarial_weight * self.adversarial(self.discriminators["D_A"](fake_a), True),
-            "adversarial_B": weights.adversarial_weight * self.adversarial(self.discriminators["D_B"](fake_b), True),
+            "adversarial_A": weights.adversarial_weight * self.believed("D_A", fake_a),
+            "adversarial_B": weights.adversarial_weight * self.believed("D_B", fake_b),
             "image_a": weights.image_weight * mean_absolute(A.decode(content_a, style_a), real_a),
             "image_b": weights.image_weight * mean_absolute(B.decode(content_b, style_b), real_b),
             "content_a": weights.content_weight * mean_absolute(content_back_a, content_a),
@@ -68,21 +58,25 @@ class Munit(AdversarialEngine):
             losses["cycle_b"] = weights.cycle_weight * mean_absolute(B.decode(content_back_b, style_b), real_b)
         return losses, fake_a, fake_b
 
+    @torch.no_grad()
     def moved(self) -> None:
-        """See `AdversarialEngine.moved`: the mean styles take in those of the step."""
-        for name, style in self._encoded.items():
-            self.styles[name].take_in(style)
+        """See `AdversarialEngine.moved`: the mean styles take in those of the step's images, as translation sees them.
+
+        A style means something only to the decoder it was trained with: where averages are kept, they encode.
+        """
+        for name, autoencoder in self.best_generators().items():
+            self.styles[name].take_in(autoencoder.style_encoder(self._seen[name]).mean(dim=0))
 
     def kept(self) -> dict[str, object]:
         """See `AdversarialEngine.kept`."""
-        return {"random": self.random, **{f"style_{name}": style for name, style in self.styles.items()}}
+        return {"random": self.random, **{f"style_{name}": styles for name, styles in self.styles.items()}}
 
     def translators(self) -> dict[str, nn.Module]:
         """See `Engine.translators`: content of the other contrast, and the style of the target."""
         translators = _translators(self.best_generators())
         for name, side in (("A", "a"), ("B", "b")):
-            mean = self.method.translate_with == "mean"
-            translators[side].set_style(self.styles[name].mean if mean else self.drawn[name])
+            styles = self.styles[name]
+            translators[side].set_style(styles.mean if self.method.translate_with == "mean" else styles.drawn)
         return translators
 
     @staticmethod

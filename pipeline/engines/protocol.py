@@ -16,11 +16,13 @@ class Engine(Protocol):
     def step(self, real_a: Tensor, real_b: Tensor) -> dict[str, Tensor]:
         """Make one step on a batch of each contrast, (N, 1, H, W) in [-1, 1], and return the losses, detached.
 
-        If any loss is not a finite number no weight, optimiser state or pooled image is changed.
+        If any loss is not a finite number the step is skipped: no weight, optimiser state, average, pooled image or
+        count is changed. What the losses drew at random stays drawn, here and in torch's global generator, and where
+        discriminators have spectral norms, their estimates of the unchanged weights' singular values have gone on.
         """
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, dict[str, Tensor]]:
-        """Return a step's losses by player and name, with their graphs."""
+        """Return the losses of the players that move in the next step, by player and name, with their graphs."""
 
     def set_learning_rate(self, factor: float) -> dict[str, float]:
         """Set every optimiser's rate to `factor` times its configured one, and return the rates by name."""

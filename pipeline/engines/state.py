@@ -42,29 +42,30 @@ class RandomState:
 
     def load_state_dict(self, state: dict) -> None:
         """Take over what `state_dict` returned."""
-        self.generator.set_state(state["generator"])
+        self.generator.set_state(state["generator"].cpu())
 
 
-class MeanStyle:
-    """The mean of the styles that training encodes, the recent ones weighing more as the encoder moves.
+class Styles:
+    """What one contrast's translator may take as its style: one drawn at random, or the mean of those of training.
 
     Args:
-        size: Of a style.
-        decay: Of the running mean; in the first steps it is the plain mean.
+        drawn: (size,), drawn when training began.
+        decay: Of the running mean, which follows faster in the first steps: their encoder is soon another one.
     """
 
-    def __init__(self, size: int, decay: float = 0.999):
-        self.mean, self.count, self.decay = torch.zeros(size), 0, decay
+    def __init__(self, drawn: torch.Tensor, decay: float = 0.999):
+        self.drawn, self.mean, self.count, self.decay = drawn, torch.zeros_like(drawn), 0, decay
 
     def take_in(self, style: torch.Tensor) -> None:
-        """Move the mean towards a style (size,)."""
+        """Move the mean towards a style (size,), in float32 whatever the style's precision."""
         self.count += 1
-        self.mean = self.mean.to(style).lerp(style, max(1 - self.decay, 1 / self.count))
+        share = 1.0 if self.count == 1 else 1 - min(self.decay, (1 + self.count) / (10 + self.count))
+        self.mean = self.mean.to(style.device).lerp(style.to(self.mean.dtype), share)
 
     def state_dict(self) -> dict:
-        """Return the mean and how many styles it is of."""
-        return {"mean": self.mean, "count": self.count}
+        """Return both styles, and how many the mean is of."""
+        return {"drawn": self.drawn, "mean": self.mean, "count": self.count}
 
     def load_state_dict(self, state: dict) -> None:
         """Take over what `state_dict` returned."""
-        self.mean, self.count = state["mean"].clone(), state["count"]
+        self.drawn, self.mean, self.count = state["drawn"].clone(), state["mean"].clone(), state["count"]
