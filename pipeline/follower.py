@@ -15,15 +15,8 @@ from pathlib import Path
 from pipeline.console import warn
 from pipeline.files import atomic_text
 from pipeline.metrics_file import read_metrics
-from pipeline.mlflow_run import (
-    MlflowRun,
-    configure_mlflow,
-    is_remote,
-    request_timeout,
-    short_reason,
-    system_monitors,
-    without_password,
-)
+from pipeline.mlflow_run import MlflowRun, system_monitors
+from pipeline.mlflow_settings import configure_mlflow, is_remote, request_timeout, short_reason, without_password
 
 SEND_EVERY_S, RETRY_EVERY_S, SYSTEM_EVERY_S = 2.0, 30.0, 10.0
 PATIENCE_S = 6.0  # what training waits for a failing server, in all

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.mlflow_run import MlflowRun, clean_name, configure_mlflow, request_timeout, short_reason, without_password
+from pipeline.mlflow_run import MlflowRun, clean_name
+from pipeline.mlflow_settings import configure_mlflow, request_timeout, short_reason, without_password
 from pipeline.tracking import Tracker
 
 FORMAT = 1  # of the metadata

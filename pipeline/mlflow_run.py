@@ -1,78 +1,18 @@
 """One run in an MLflow store: found again or created, and fed without duplicates. Every call may raise."""
 
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from pipeline.metrics_file import SUPERSEDING
+from pipeline.mlflow_settings import alone_at
 
-REQUEST_TIMEOUT_S = 4
-SETTINGS = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_TIMEOUT_S),
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # a repeated request can log a point twice; the tracker reconnects instead
-    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",  # the jitter draws from Python's global random numbers
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
 METRICS_PER_REQUEST, PARAMS_PER_REQUEST = 1000, 100  # MLflow's limits, as are the lengths below
 KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6000, 5000
 GONE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
-
-
-def configure_mlflow() -> None:
-    """Make MLflow quick to fail and quiet, where the user has not set it otherwise; call it before `import mlflow`."""
-    import logging
-
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    for name in ("alembic", "urllib3", "git"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-@contextmanager
-def request_timeout(seconds: float) -> Iterator[None]:
-    """Let requests take this much longer inside the block, unless the user has set a timeout."""
-    name, ours = "MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_TIMEOUT_S)
-    if os.environ.get(name) != ours:
-        yield
-        return
-    os.environ[name] = str(REQUEST_TIMEOUT_S + round(seconds))
-    try:
-        yield
-    finally:
-        os.environ[name] = ours
-
-
-def is_remote(uri: str) -> bool:
-    """Whether the store is a server on the network."""
-    return urlsplit(uri).scheme not in ("sqlite", "file", "")
-
-
-def without_password(uri: str) -> str:
-    """Return the URI fit for a terminal."""
-    return re.sub(r"(?<=://)[^/@]*@", "", uri)
-
-
-def short_reason(error: BaseException) -> str:
-    """Return what went wrong in MLflow as one line without passwords, with the remedy where there is one."""
-    text = str(error)
-    if "database schema" in text or "Can't locate revision" in text:
-        return (
-            "its schema is that of another MLflow release; if the store is older, run "
-            "`mlflow db upgrade sqlite:///mlflow.db`, if it is newer, update MLflow"
-        )
-    if "failed with exception" in text:  # the connection's own error is at the root, behind four layers of URLs
-        while error.__cause__ or error.__context__:
-            error = error.__cause__ or error.__context__
-    return without_password((str(error).splitlines() or [type(error).__name__])[0][:200])
 
 
 def clean_key(name: str) -> str:
@@ -123,10 +63,11 @@ class MlflowRun:
         import mlflow
 
         self.uri = mlflow.get_tracking_uri()
-        self.client = mlflow.MlflowClient(self.uri)
-        run = self._find(run_id) or self._find_unfinished(unfinished_id, params)
-        self.continued = run is not None
-        run = run or self._create(experiment, name, tags)
+        with alone_at(self.uri):
+            self.client = mlflow.MlflowClient(self.uri)
+            run = self._find(run_id) or self._find_unfinished(unfinished_id, params)
+            self.continued = run is not None
+            run = run or self._create(experiment, name, tags)
         self.id, self.experiment_id = run.info.run_id, run.info.experiment_id
         if self.continued:
             self.client.update_run(self.id, status="RUNNING")

@@ -11,7 +11,8 @@ import numpy as np
 from pipeline.errors import Stopped
 from pipeline.follower import Follower, Job
 from pipeline.metrics_file import MetricsFile
-from pipeline.mlflow_run import MlflowRun, flatten, without_password
+from pipeline.mlflow_run import MlflowRun, flatten
+from pipeline.mlflow_settings import without_password
 
 
 class Tracker:

@@ -15,7 +15,7 @@ from tempfile import mkdtemp
 
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from pipeline.mlflow_run import configure_mlflow
+from pipeline.mlflow_settings import configure_mlflow
 
 FIRST_USE = """
 from pathlib import Path

@@ -44,7 +44,7 @@ def compare_folders(folders: Sequence[Path], page: Path, *, quiet: bool = False)
         raise UserError(f"{page}: the comparison is a page; give -o a name that ends in .html")
     runs = load_runs(folders)
     require_comparable(runs)
-    from pipeline.mlflow_run import configure_mlflow
+    from pipeline.mlflow_settings import configure_mlflow
 
     configure_mlflow()  # first, for MONAI imports MLflow, which asks for its settings then
     _write(runs, Outputs(page), quiet)

@@ -73,7 +73,9 @@ def page(tmp_path, found, subject="a", session="", source="nifti", warnings=()):
     gifs = dict.fromkeys(("T1_to_T2", "T2_to_T1"), folder.curves)
     engine = SimpleNamespace(networks=lambda: {"G": nn.Linear(9, 10)})
     position = Position(step=1000, epochs=3, bad_steps=2, seconds=60.0)
-    write_summary(config, folder, prepared, found, volumes, gifs, folder.curves, position, engine, warnings)
+    write_summary(
+        config, folder, prepared, found, volumes, gifs, folder.curves, position, engine, training_warnings=warnings
+    )
     return folder.report.read_text()
 
 

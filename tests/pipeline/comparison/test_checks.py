@@ -79,7 +79,7 @@ def test_a_protocol_in_other_words_is_another_protocol(tmp_path):
     scores = json.loads((folders[1] / "scores.json").read_text())
     scores["protocols"]["own"] = "as it was last year"
     (folders[1] / "scores.json").write_text(json.dumps(scores))
-    with pytest.raises(UserError, match=r"our own protocol: 'intensities in .* in .*a, 'as it was last year' in .*b"):
+    with pytest.raises(UserError, match=r"our own protocol: .intensities in .* in .*a, 'as it was last year' in .*b"):
         require_comparable(load_runs(folders))
 
 

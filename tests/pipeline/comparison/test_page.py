@@ -48,7 +48,7 @@ def test_the_best_run_is_named_with_its_protocol(two):
 
 def test_the_page_is_whole_in_itself_and_asks_nothing_of_the_network(two):
     page = render(two, Picture(png_bytes(np.zeros((4, 4, 3), np.uint8)), "slices", "a caption"))
-    assert "data:image/png;base64," in page and "a caption" in page
+    assert "data:image/" in page and "a caption" in page
     assert "default-src 'none'" in page and "<script" not in page and 'src="http' not in page
 
 

@@ -71,7 +71,7 @@ def test_a_cohort_without_findings_is_said_to_have_none(tmp_path):
 
 def test_the_page_asks_nothing_of_the_network(tmp_path):
     read = Reader(page(tmp_path, small_cohort()))
-    assert read.of("img") and all(image["src"].startswith("data:image/png;base64,") for image in read.of("img"))
+    assert read.of("img") and all(image["src"].startswith("data:image/") for image in read.of("img"))
     assert not read.of("script") and not read.of("link")
     assert [link["href"] for link in read.of("a") if not link["href"].startswith("#")] == []
 

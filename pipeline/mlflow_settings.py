@@ -1,0 +1,90 @@
+"""MLflow's settings and its store's address: what holds for every run."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+REQUEST_TIMEOUT_S = 4
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_TIMEOUT_S),
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # a repeated request can log a point twice; the tracker reconnects instead
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",  # the jitter draws from Python's global random numbers
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+def configure_mlflow() -> None:
+    """Make MLflow quick to fail and quiet, where the user has not set it otherwise; call it before `import mlflow`."""
+    import logging
+
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    for name in ("alembic", "urllib3", "git"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def request_timeout(seconds: float) -> Iterator[None]:
+    """Let requests take this much longer inside the block, unless the user has set a timeout."""
+    name, ours = "MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_TIMEOUT_S)
+    if os.environ.get(name) != ours:
+        yield
+        return
+    os.environ[name] = str(REQUEST_TIMEOUT_S + round(seconds))
+    try:
+        yield
+    finally:
+        os.environ[name] = ours
+
+
+@contextmanager
+def alone_at(uri: str) -> Iterator[None]:
+    """Keep other processes from an SQLite store while the block opens it: two that create its tables get in each
+    other's way. Elsewhere, and where the system has no file locks, nothing is kept from anyone."""
+    path = sqlite_file(uri)
+    if fcntl is None or path is None or not path.parent.is_dir():
+        yield
+        return
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        yield
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of an SQLite store, or None for any other."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def is_remote(uri: str) -> bool:
+    """Whether the store is a server on the network."""
+    return urlsplit(uri).scheme not in ("sqlite", "file", "")
+
+
+def without_password(uri: str) -> str:
+    """Return the URI fit for a terminal."""
+    return re.sub(r"(?<=://)[^/@]*@", "", uri)
+
+
+def short_reason(error: BaseException) -> str:
+    """Return what went wrong in MLflow as one line without passwords, with the remedy where there is one."""
+    text = str(error)
+    if "database schema" in text or "Can't locate revision" in text:
+        return (
+            "its schema is that of another MLflow release; if the store is older, run "
+            "`mlflow db upgrade sqlite:///mlflow.db`, if it is newer, update MLflow"
+        )
+    if "failed with exception" in text:  # the connection's own error is at the root, behind four layers of URLs
+        while error.__cause__ or error.__context__:
+            error = error.__cause__ or error.__context__
+    return without_password((str(error).splitlines() or [type(error).__name__])[0][:200])
