@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from small_volumes import write_volume
 
-from pipeline.data import store
+from pipeline.data import extraction, store
 from pipeline.data.case import Case
 from pipeline.data.store import build_store, extract
 from pipeline.errors import UserError
@@ -102,18 +102,17 @@ def test_an_error_without_a_text_is_named_by_its_kind():
     def fail():
         raise MemoryError
 
-    assert store._attempt(fail, ()) == "MemoryError"
+    assert extraction.attempt(fail, ()) == "MemoryError"
 
 
 def test_workers_end_with_a_run_that_is_killed(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import os, sys, time; from pathlib import Path; from pipeline.data import store\n"
+        "import os, sys, time; from pathlib import Path; from pipeline.data.extraction import run_jobs\n"
         "def linger(folder):\n"
         "    (folder / f'{os.getpid()}.pid').touch(); time.sleep(60)\n"
-        "store.extract = linger\n"
         "if __name__ == '__main__':\n"
-        "    list(store._run({number: (Path(sys.argv[1]),) for number in range(4)}, 2))\n"
+        "    list(run_jobs(linger, {number: (Path(sys.argv[1]),) for number in range(4)}, 2))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, script, tmp_path], env=environment, stderr=subprocess.DEVNULL) as run:
