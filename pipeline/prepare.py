@@ -171,10 +171,7 @@ def warn_of_the_lone(config: Config, cases: Sequence[Case], split: CohortSplit) 
         if case.contrast in config.contrasts and case not in paired and case.subject not in held_out
     ]
     if lone:
-        warn(
-            f"warning: {len(lone)} images have no partner in the other contrast and are left out of paired training: "
-            f"{some_of(lone)}"
-        )
+        warn(f"warning: left out of paired training for want of a partner in the other contrast: {some_of(lone)}")
 
 
 def cohort_facts(stored: Sequence[StoredCase]) -> dict:
