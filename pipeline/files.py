@@ -53,6 +53,12 @@ def atomic_text(path: Path, text: str) -> None:
     atomic_write(path, lambda stream: stream.write(text.encode()))
 
 
+def file_identity(path: Path) -> list[str | int]:
+    """Return what tells a file from what it was before, in JSON's types: where it lies, its size, when it changed."""
+    status = path.stat()
+    return [str(path.resolve()), status.st_size, status.st_mtime_ns]
+
+
 def free_space(folder: Path) -> str:
     """Return the free space of the disk that holds `folder`, or would hold it, as text."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())

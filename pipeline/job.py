@@ -9,16 +9,24 @@ from tqdm import tqdm
 from pipeline.checkpoint import all_finite_weights, random_state, restore_random_state
 from pipeline.config.schema import Config
 from pipeline.console import say, warn
-from pipeline.data.loader import SliceBank, UnpairedSlices
+from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices
 from pipeline.data.split_file import split_to_json
-from pipeline.engines.build import build_engine
+from pipeline.engines.build import build_engine, engine_class
 from pipeline.errors import UserError
 from pipeline.files import atomic_text
 from pipeline.finish import finish
 from pipeline.hardware import choose_device, set_up
 from pipeline.interruption import Interruption
 from pipeline.pairing import PairReader
-from pipeline.prepare import Prepared, chain_settings, find_cases, prepare, require_same_data, training_data
+from pipeline.prepare import (
+    Prepared,
+    chain_settings,
+    find_cases,
+    prepare,
+    registrations,
+    require_same_data,
+    training_data,
+)
 from pipeline.run_folder import RunFolder, json_text, open_run_folder
 from pipeline.sitting import Sitting
 from pipeline.summary import last_lines
@@ -65,7 +73,7 @@ def _run(config: Config, folder: RunFolder, quiet: bool) -> str:
         chain_settings(config.preprocess),
         max(network.stride for network in engine.translators().values()),
         register=config.evaluation.register_pairs,
-        cache=config.preprocess.store / "registrations",
+        cache=registrations(config.preprocess),
     )
     with Interruption() as interruption, _tracker(config, folder, state, device) as tracker:
         sitting = Sitting(config, folder, prepared, engine, position, reader, tracker, device, quiet)
@@ -80,7 +88,8 @@ def _run(config: Config, folder: RunFolder, quiet: bool) -> str:
 def _prepare(config: Config, folder: RunFolder, quiet: bool) -> Prepared:
     """Prepare the data, and write down the configuration and the split that the run has from now on."""
     saved_split = folder.split if folder.split.exists() else None
-    prepared = prepare(config, find_cases(config, quiet=quiet), saved_split, quiet=quiet)
+    paired = engine_class(config).paired
+    prepared = prepare(config, find_cases(config, quiet=quiet), saved_split, paired=paired, quiet=quiet)
     if not prepared.split.test:  # said now, not after hours of training
         raise UserError("the split has no test subject; set split.test to 1 or more")
     folder.save_config(config)
@@ -110,15 +119,18 @@ def _log_inputs(sitting: Sitting) -> None:
     for contrast, entries in prepared.stored.items():
         profile = {name: prepared.facts[contrast][name] for name in ("slices", "low", "high")}
         tracker.log_dataset(contrast, "train", source, [entry.case.name for entry in entries], profile)
+    if prepared.pairs:
+        names = [case.name for pair in prepared.pairs for case in (pair[0].case, pair[1].case)]
+        tracker.log_dataset("pairs", "train", source, names, {"slices": prepared.longest})
     for part in ("validation", "test"):
         tracker.log_dataset(part, part, source, [case.name for case in getattr(prepared.split, part)])
 
 
 def _train(sitting: Sitting, state: dict | None, interruption: Interruption) -> None:
     """Train what is still to be trained."""
-    config, stored = sitting.config, sitting.prepared.stored
-    banks = {contrast: SliceBank(stored[contrast]) for contrast in config.contrasts}
-    slices = UnpairedSlices(*banks.values(), Augmentation(**config.augment.model_dump()), config.seed)
+    config = sitting.config
+    banks = {contrast: SliceBank(sitting.prepared.stored[contrast]) for contrast in config.contrasts}
+    slices = _slices(sitting, banks)
     with interruption.at_once():  # nothing is lost yet: the checkpoint, if any, stands
         validation = _validation(sitting, banks)
     if state is not None:  # after all that might draw random numbers
@@ -147,6 +159,16 @@ def _train(sitting: Sitting, state: dict | None, interruption: Interruption) -> 
         device=sitting.device,
         interruption=interruption,
     )
+
+
+def _slices(sitting: Sitting, banks: dict[str, SliceBank]) -> UnpairedSlices | PairedSlices:
+    """Return what the engine is shown: both contrasts of the same slices, or each contrast's own."""
+    config = sitting.config
+    augmentation = Augmentation(**config.augment.model_dump())
+    if sitting.engine.paired:
+        first, second = (SliceBank(side) for side in zip(*sitting.prepared.pairs, strict=True))
+        return PairedSlices(first, second, augmentation, config.seed)
+    return UnpairedSlices(*banks.values(), augmentation, config.seed)
 
 
 def _validate(sitting: Sitting, validation: Validation, watch: Watch) -> dict[str, float]:

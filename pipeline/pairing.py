@@ -11,12 +11,16 @@ from nibabel.affines import voxel_sizes
 
 from pipeline.data.case import Case
 from pipeline.errors import UserError, first_cause
-from pipeline.files import atomic_text
+from pipeline.files import atomic_text, file_identity
 from transforms.presets import slice_chain
 from transforms.registration import register_rigid, resample_onto, same_grid
 from transforms.slices import AXES, centre_fit, cut_slices, slices_with_content, stack_slices
 
 VERSION = 1  # of the registration; raise it when its results change
+
+
+class BadScan(UserError):
+    """An image, or a pair of them, cannot be used; names the file or both, and the reason."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +103,14 @@ class PairReader:
         """Return the first scan as source, the second as source, and the (4, 4) movement from first to second.
 
         Raises:
-            UserError: a file cannot be used, the registration failed, or the two heads do not overlap.
+            BadScan: a file cannot be used, the registration failed, or the two heads do not overlap.
         """
         first, second = (self.scan(case.path) for case in cases)
         movement = movement_between(first, second, cases, self.settings, register=self.register, cache=self.cache)
         there = View(first, *on_grid_of(first, second, movement))
         back = View(second, *on_grid_of(second, first, np.linalg.inv(movement)))
         if not (there.foreground.any() and back.foreground.any()):
-            raise UserError(f"{cases[0].path} and {cases[1].path}: the heads do not overlap; check their affines")
+            raise BadScan(f"{cases[0].path} and {cases[1].path}: the heads do not overlap; check their affines")
         return there, back, movement
 
 
@@ -119,13 +123,13 @@ def prepare_scan(path: Path, settings: Mapping[str, object], stride: int) -> Pre
         stride: The networks take heights and widths that are multiples of this.
 
     Raises:
-        UserError: it cannot be used; names the file and the reason.
+        BadScan: it cannot be used.
     """
     try:
         data = slice_chain(**settings, stride=stride)({"image": path})
     except (ValueError, OSError, RuntimeError) as error:
         reason = first_cause(error)
-        raise UserError(reason if str(path) in reason else f"{path}: {reason}") from error
+        raise BadScan(reason if str(path) in reason else f"{path}: {reason}") from error
     field_of_view = data["image_before_fit"]
     return PreparedScan(
         slices=data["image"],
@@ -156,6 +160,13 @@ def on_grid_of(source: PreparedScan, target: PreparedScan, movement: np.ndarray)
     return cut_slices(moved, source.axis), cut_slices(foreground, source.axis) > 0
 
 
+def seen_by(source: PreparedScan, target: PreparedScan, movement: np.ndarray) -> np.ndarray:
+    """Return where a target's field of view covers its source's grid, as (N, h, w) bool; see `on_grid_of`."""
+    everywhere = np.ones(target.volume.shape, np.uint8)
+    covered = resample_onto(everywhere, target.affine, movement, source.volume.shape, source.affine, order=0)
+    return cut_slices(covered, source.axis) > 0
+
+
 def movement_between(
     first: PreparedScan,
     second: PreparedScan,
@@ -171,7 +182,7 @@ def movement_between(
     found by rigid registration, once: the result is kept in `cache` for as long as neither file nor settings change.
 
     Raises:
-        UserError: the registration failed, or a 2D image has another size than its partner; names both files.
+        BadScan: the registration failed, or a 2D image has another size than its partner.
     """
     names = f"{cases[0].path} and {cases[1].path}"
     grids = first.volume.shape, first.affine, second.volume.shape, second.affine
@@ -179,7 +190,7 @@ def movement_between(
         return np.eye(4)
     if 1 in first.volume.shape + second.volume.shape:
         sizes = " and ".join("x".join(map(str, scan.volume.shape)) for scan in (first, second))
-        raise UserError(f"{names}: a single slice cannot be registered ({sizes} voxels); give slices of one size")
+        raise BadScan(f"{names}: a single slice cannot be registered ({sizes} voxels); give slices of one size")
     if not register:
         return np.eye(4)
     note = cache / f"{_registration_key(cases, settings)}.json"
@@ -190,7 +201,7 @@ def movement_between(
     try:
         movement = register_rigid(first.volume, first.affine, second.volume, second.affine)
     except ValueError as error:
-        raise UserError(f"{names}: {error}") from error
+        raise BadScan(f"{names}: {error}") from error
     write_movement(note, movement, cases)
     return movement
 
@@ -215,5 +226,5 @@ def read_movement(path: Path) -> np.ndarray:
 
 
 def _registration_key(cases: tuple[Case, Case], settings: Mapping[str, object]) -> str:
-    files = [(str(case.path.resolve()), case.path.stat().st_size, case.path.stat().st_mtime_ns) for case in cases]
+    files = [file_identity(case.path) for case in cases]
     return hashlib.sha256(json.dumps([VERSION, files, settings], sort_keys=True).encode()).hexdigest()[:24]

@@ -1,6 +1,6 @@
 """`--dry-run`: what a run would do, worked out without touching anything."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from pipeline.data.case import Case, pairs
 from pipeline.data.split import CohortSplit
 from pipeline.errors import UserError
 from pipeline.files import human_bytes
-from pipeline.prepare import find_cases, split_cases
+from pipeline.prepare import find_cases, split_cases, warn_of_the_lone
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,18 +31,24 @@ def print_plan(config: Config) -> None:
     cases = planned_cases(config)
     split = split_cases(config, cases)
     slices = {contrast: _slices(split.train[contrast], config) for contrast in config.contrasts}
-    steps_per_epoch = config.training.steps_per_epoch or -(-max(slices.values()) // config.training.batch_size)
-    epochs = config.training.epochs + config.training.decay_epochs
     engine = _engine(config)
+    together = 0  # slices that are there in both contrasts, on the first one's grid
+    if engine.paired:
+        warn_of_the_lone(config, cases, split)
+        together = _slices(_firsts(split.train.values(), config), config)
+    longest = together or max(slices.values())
+    steps_per_epoch = config.training.steps_per_epoch or -(-longest // config.training.batch_size)
+    epochs = config.training.epochs + config.training.decay_epochs
     parameters = {name: _count(network) for name, network in engine.networks().items()}
     say(f"{config.name}: {config.data.source} data → {config.folder}\n")
-    say(table(["split", "contrast", "subjects", "images", "slices (estimate)"], _split_rows(config, split)))
+    rows = _split_rows(config, split, engine.paired)
+    say(table(["split", "contrast", "subjects", "images", "slices (estimate)"], rows))
     say()
     say(table(["network", "parameters"], [(name, f"{count:,}") for name, count in parameters.items()]))
     say()
     say(f"steps      {steps_per_epoch:,} an epoch × {epochs:,} epochs = {steps_per_epoch * epochs:,}, "
         f"batch {config.training.batch_size}")  # fmt: skip
-    say(f"disk       {human_bytes(_disk(config, sum(slices.values()), engine))} "
+    say(f"disk       {human_bytes(_disk(config, sum(slices.values()) + 2 * together, engine))} "
         "(slice store, three checkpoints; translated volumes come on top)")  # fmt: skip
     say(f"memory     {human_bytes(_memory(config, engine))} while training, besides the libraries' own")
     say("dry run: nothing was written")
@@ -62,16 +68,23 @@ def planned_cases(config: Config) -> list[Case]:
     ]
 
 
-def _split_rows(config: Config, split: CohortSplit) -> list[tuple[str, str, int, int, int]]:
+def _split_rows(config: Config, split: CohortSplit, paired: bool) -> list[tuple[str, str, int, int, int]]:
     parts = [("train", contrast, split.train[contrast]) for contrast in config.contrasts]
+    if paired:
+        parts.append(("train", "pairs", _firsts(split.train.values(), config)))
     for name in ("validation", "test"):
         cases = getattr(split, name)
         parts += [(name, kind, [case for case in cases if case.contrast == kind]) for kind in config.contrasts]
-        parts.append((name, "pairs", [first for first, _ in pairs(cases, config.contrasts)]))
+        parts.append((name, "pairs", _firsts([cases], config)))
     return [
         (name, kind, len({case.subject for case in part}), len(part), _slices(part, config))
         for name, kind, part in parts
     ]
+
+
+def _firsts(parts: Iterable[Sequence[Case]], config: Config) -> list[Case]:
+    """Return the first contrast's images of the pairs among the cases."""
+    return [first for first, _ in pairs([case for part in parts for case in part], config.contrasts)]
 
 
 def _slices(cases: Sequence[Case], config: Config) -> int:

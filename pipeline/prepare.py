@@ -1,14 +1,14 @@
 """From a configuration to what training needs: cases, split, slices and what the cohort's intensities are like."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.config.schema import Config, Preprocess
 from pipeline.console import warn
-from pipeline.data.case import Case
+from pipeline.data.case import Case, pairs
 from pipeline.data.split import CohortSplit, make_split
 from pipeline.data.split_file import split_from_file
 from pipeline.data.store import StoredCase, build_store
@@ -27,6 +27,7 @@ class Prepared:
         stored: Contrast -> its training cases, as slices in the store.
         facts: Contrast -> what the training cohort is like; see `cohort_facts`.
         left_out: Training cases that could not be used, and why.
+        pairs: What a method that learns from pairs is shown: of each pair of training cases, the two halves.
     """
 
     cases: tuple[Case, ...]
@@ -34,10 +35,13 @@ class Prepared:
     stored: dict[str, list[StoredCase]]
     facts: Facts
     left_out: dict[Case, str]
+    pairs: tuple[tuple[StoredCase, StoredCase], ...] = ()
 
     @property
     def longest(self) -> int:
-        """The number of training slices of the contrast that has more."""
+        """The number of training slices: of the contrast that has more, or of pairs where those are trained on."""
+        if self.pairs:
+            return sum(first.count for first, _ in self.pairs)
         return max(facts["slices"] for facts in self.facts.values())
 
 
@@ -88,22 +92,33 @@ def chain_settings(preprocess: Preprocess) -> dict:
     }
 
 
-def prepare(config: Config, cases: Sequence[Case], saved_split: Path | None = None, *, quiet: bool = False) -> Prepared:
-    """Split the cohort and bring the training cases into the slice store.
+def registrations(preprocess: Preprocess) -> Path:
+    """Return the folder that keeps what registration found, between runs and for training and evaluation alike."""
+    return preprocess.store / "registrations"
+
+
+def prepare(
+    config: Config,
+    cases: Sequence[Case],
+    saved_split: Path | None = None,
+    *,
+    paired: bool = False,
+    quiet: bool = False,
+) -> Prepared:
+    """Split the cohort and bring the training cases into the slice store, and as registered pairs if so asked.
 
     Raises:
-        UserError: no data, too few subjects, or nothing left of a contrast after unreadable volumes are left out.
+        UserError: no data, too few subjects, or nothing left of a contrast, or of the pairs, after unusable images are
+            left out.
     """
     split = split_cases(config, cases, saved_split)
+    if paired:
+        warn_of_the_lone(config, cases, split)
     training = [case for contrast in config.contrasts for case in split.train[contrast]]
-    stored, left_out = build_store(
-        training,
-        config.preprocess.store,
-        {**chain_settings(config.preprocess), "min_foreground": config.preprocess.min_foreground},
-        processes=config.preprocess.processes,
-        on_bad_volume=config.preprocess.on_bad_volume,
-        quiet=quiet,
-    )
+    preprocess = config.preprocess
+    settings = {**chain_settings(preprocess), "min_foreground": preprocess.min_foreground}
+    how = {"processes": preprocess.processes, "on_bad_volume": preprocess.on_bad_volume, "quiet": quiet}
+    stored, left_out = build_store(training, preprocess.store, settings, **how)
     by_contrast = {
         contrast: [entry for entry in stored if entry.case.contrast == contrast] for contrast in config.contrasts
     }
@@ -113,7 +128,50 @@ def prepare(config: Config, cases: Sequence[Case], saved_split: Path | None = No
     if left_out:
         warn(f"warning: {len(left_out)} of {len(training)} training images were left out, named above")
     facts = {contrast: cohort_facts(entries) for contrast, entries in by_contrast.items()}
-    return Prepared(tuple(cases), split, by_contrast, facts, left_out)
+    prepared = Prepared(tuple(cases), split, by_contrast, facts, left_out)
+    if not paired:
+        return prepared
+    return _with_pairs(prepared, config, {**settings, "register_pairs": config.evaluation.register_pairs}, how)
+
+
+def _with_pairs(prepared: Prepared, config: Config, settings: dict, how: dict) -> Prepared:
+    """Return the same with the registered pairs of the training images that could be read."""
+    from pipeline.pair_store import build_pair_store
+
+    usable = {entry.case for entries in prepared.stored.values() for entry in entries}
+    wanted = pairs([case for side in prepared.split.train.values() for case in side], config.contrasts)
+    whole = [pair for pair in wanted if usable.issuperset(pair)]
+    if not whole:
+        raise UserError(
+            f"paired training needs a subject with both {' and '.join(config.contrasts)}: of "
+            f"{len({first.subject for first, _ in wanted})} training subjects with both, none has two images that "
+            "could be used; the reasons are above"
+        )
+    folder, cache = config.preprocess.store, registrations(config.preprocess)
+    stored, failures = build_pair_store(whole, folder, settings, cache=cache, **how)
+    if len(stored) < len(wanted):
+        warn(f"warning: {len(wanted) - len(stored)} of {len(wanted)} training pairs were left out")
+    left_out = {case: reason for pair, reason in failures.items() for case in pair}
+    for pair in wanted:
+        for case, partner in (pair, pair[::-1]):
+            if partner not in usable:
+                left_out[case] = f"its partner {partner.path} could not be used"
+    return replace(prepared, pairs=tuple(stored), left_out=left_out | prepared.left_out)
+
+
+def warn_of_the_lone(config: Config, cases: Sequence[Case], split: CohortSplit) -> None:
+    """Say which images paired training leaves out for want of a partner of the same subject and session."""
+    if config.split.file is not None:  # which names everyone who is meant
+        return
+    paired = {case for pair in pairs(cases, config.contrasts) for case in pair}
+    held_out = {case.subject for case in (*split.validation, *split.test)}
+    lone = [
+        case.name
+        for case in cases
+        if case.contrast in config.contrasts and case not in paired and case.subject not in held_out
+    ]
+    if lone:
+        warn(f"warning: left out of paired training for want of a partner in the other contrast: {some_of(lone)}")
 
 
 def cohort_facts(stored: Sequence[StoredCase]) -> dict:
@@ -136,12 +194,20 @@ def cohort_facts(stored: Sequence[StoredCase]) -> dict:
 
 
 def training_data(prepared: Prepared) -> dict[str, list]:
-    """Return what training sees, so that a resumed run can tell whether it still does: name -> slices and range."""
-    return {
+    """Return what training sees, so that a resumed run can tell whether it still does.
+
+    An image's name -> slices and range; a pair's names -> slices, and the movement between the two to 0.001 (mm).
+    """
+    images = {
         entry.case.name: [entry.count, entry.facts["low"], entry.facts["high"]]
         for entries in prepared.stored.values()
         for entry in entries
     }
+    together = {
+        f"{first.case.name} and {second.case.name}": [first.count, *np.ravel(first.facts["movement"]).round(3).tolist()]
+        for first, second in prepared.pairs
+    }
+    return images | together
 
 
 def require_same_data(before: dict[str, list], now: dict[str, list], folder: Path) -> None:
@@ -152,7 +218,12 @@ def require_same_data(before: dict[str, list], now: dict[str, list], folder: Pat
     """
     different = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if different:
-        some = ", ".join(different[:5]) + (f" and {len(different) - 5} more" if len(different) > 5 else "")
         raise UserError(
-            f"{folder}: the training data changed since the run began ({some}); restore them, or set another output"
+            f"{folder}: the training data changed since the run began ({some_of(different)}); restore them, or set "
+            "another output"
         )
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """Return the first few names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

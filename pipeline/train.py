@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from pipeline.console import warn
-from pipeline.data.loader import UnpairedSlices, epoch_loader
+from pipeline.data.loader import PairedSlices, UnpairedSlices, epoch_loader
 from pipeline.engines.protocol import Engine
 from pipeline.errors import Stopped, UserError
 from pipeline.interruption import Interruption
@@ -84,7 +84,7 @@ class Observers:
 
 def train(
     engine: Engine,
-    slices: UnpairedSlices,
+    slices: UnpairedSlices | PairedSlices,
     schedule: Schedule,
     position: Position,
     observers: Observers,
@@ -129,7 +129,9 @@ def train(
                 _stop(interruption.signal_number, position)
 
 
-def _batches(slices: UnpairedSlices, schedule: Schedule, epoch: int, position: Position, device: torch.device):
+def _batches(
+    slices: UnpairedSlices | PairedSlices, schedule: Schedule, epoch: int, position: Position, device: torch.device
+):
     """Return the batches of an epoch that are still to come."""
     return epoch_loader(
         slices,

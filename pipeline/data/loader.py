@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.data.store import StoredCase, decode
-from transforms.augmentation import Augmentation
+from transforms.augmentation import Augmentation, Change
 
 
 class SliceBank:
@@ -40,6 +40,37 @@ class SliceBank:
         return self._maps[volume]
 
 
+class Draws:
+    """Which slice stands at each place of an epoch and how it is changed: a function of seed, stream and key alone.
+
+    Args:
+        count: How many slices there are.
+        augmentation: Whose changes are drawn.
+        seed: Of order and augmentation.
+        stream: Tells apart what is drawn independently from one seed.
+    """
+
+    def __init__(self, count: int, augmentation: Augmentation, seed: int, stream: int):
+        self.count, self.augmentation, self.seed, self.stream = count, augmentation, seed, stream
+        self._orders: dict[tuple[int, int], np.ndarray] = {}
+
+    def indices(self, keys: Sequence[tuple[int, int]]) -> list[int]:
+        """Return the slice at each (epoch, position); when all had their turn, a new shuffle begins."""
+        return [self._index(*key) for key in keys]
+
+    def changes(self, keys: Sequence[tuple[int, int]]) -> list[Change]:
+        """Return how the slice at each (epoch, position) is changed."""
+        return [self.augmentation.draw(np.random.default_rng([self.seed, self.stream, 1, *key])) for key in keys]
+
+    def _index(self, epoch: int, position: int) -> int:
+        lap, place = divmod(position, self.count)
+        if (epoch, lap) not in self._orders:
+            self._orders = {key: order for key, order in self._orders.items() if key[0] >= epoch}
+            random = np.random.default_rng([self.seed, self.stream, 0, epoch, lap])
+            self._orders[epoch, lap] = random.permutation(self.count)
+        return int(self._orders[epoch, lap][place])
+
+
 class UnpairedSlices(Dataset):
     """Batches of slices of both contrasts, each shuffled on its own.
 
@@ -51,30 +82,48 @@ class UnpairedSlices(Dataset):
     """
 
     def __init__(self, first: SliceBank, second: SliceBank, augmentation: Augmentation, seed: int):
-        self.banks, self.augmentation, self.seed = (first, second), augmentation, seed
-        self._orders: dict[tuple[int, int, int], np.ndarray] = {}
+        self.banks, self.augmentation = (first, second), augmentation
+        self.draws = [Draws(len(bank), augmentation, seed, stream) for stream, bank in enumerate(self.banks)]
 
     def __len__(self) -> int:
         return max(len(bank) for bank in self.banks)
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Return the batch (N, 1, S, S) of each contrast for the given (epoch, position) keys."""
-        return self._side(0, keys), self._side(1, keys)
+        first, second = (
+            self.augmentation.apply(bank.gather(draws.indices(keys)), draws.changes(keys))
+            for bank, draws in zip(self.banks, self.draws, strict=True)
+        )
+        return first, second
 
-    def _side(self, side: int, keys: list[tuple[int, int]]) -> Tensor:
-        slices = self.banks[side].gather([self._index(side, *key) for key in keys])
-        changes = [self.augmentation.draw(np.random.default_rng([self.seed, side, 1, *key])) for key in keys]
-        return self.augmentation.apply(slices, changes)
 
-    def _index(self, side: int, epoch: int, position: int) -> int:
-        """Return which slice stands at a position; a contrast with fewer slices begins a new shuffle when through."""
-        count = len(self.banks[side])
-        lap, place = divmod(position, count)
-        if (side, epoch, lap) not in self._orders:
-            self._orders = {key: order for key, order in self._orders.items() if key[1] >= epoch}
-            random = np.random.default_rng([self.seed, side, 0, epoch, lap])
-            self._orders[side, epoch, lap] = random.permutation(count)
-        return int(self._orders[side, epoch, lap][place])
+class PairedSlices(Dataset):
+    """Batches of the same slices in both contrasts, shuffled together and changed alike.
+
+    Args:
+        first: Slices of the first contrast.
+        second: The same slices in the second.
+        augmentation: Applied to both slices of a pair with one draw.
+        seed: Of order and augmentation.
+
+    Raises:
+        ValueError: the contrasts have different numbers of slices.
+    """
+
+    def __init__(self, first: SliceBank, second: SliceBank, augmentation: Augmentation, seed: int):
+        if not np.array_equal(first.ends, second.ends):
+            raise ValueError(f"{len(first)} and {len(second)} slices are not pairs")
+        self.banks, self.augmentation = (first, second), augmentation
+        self.draws = Draws(len(first), augmentation, seed, stream=0)
+
+    def __len__(self) -> int:
+        return self.draws.count
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Return the batch (N, 1, S, S) of each contrast for the given (epoch, position) keys."""
+        indices, changes = self.draws.indices(keys), self.draws.changes(keys)
+        first, second = (self.augmentation.apply(bank.gather(indices), changes) for bank in self.banks)
+        return first, second
 
 
 class EpochBatches(Sampler):
@@ -95,7 +144,7 @@ class EpochBatches(Sampler):
 
 
 def epoch_loader(
-    slices: UnpairedSlices,
+    slices: UnpairedSlices | PairedSlices,
     *,
     epoch: int,
     batches: int,

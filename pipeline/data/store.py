@@ -9,18 +9,17 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from nibabel.affines import voxel_sizes
 
-from pipeline.console import progress, warn
 from pipeline.data.case import Case
+from pipeline.data.extraction import fill_store
 from pipeline.errors import UserError
-from pipeline.files import atomic_text, atomic_write
-from pipeline.workers import work_off
+from pipeline.files import atomic_text, atomic_write, file_identity
 
 VERSION = 1  # of what is stored; raise it when the chain's results change
 LEVELS = 65535  # uint16: rounding -1..1 to it is 107 dB
@@ -56,9 +55,28 @@ def decode(stored: np.ndarray) -> np.ndarray:
 
 def case_key(path: Path, settings: dict) -> str:
     """Return the store's key of an image under the given settings (of the chain, and `min_foreground`)."""
-    status = path.stat()
-    identity = [VERSION, str(path.resolve()), status.st_size, status.st_mtime_ns, settings]
+    identity = [VERSION, *file_identity(path), settings]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def write_slices(path: Path, slices: np.ndarray) -> dict[str, int]:
+    """Write slices (N, S, S) in [-1, 1] as uint16, and return what `intact` needs to know: `bytes` and `crc32`."""
+    content = io.BytesIO()  # numpy writing to a file itself says of a full disk only that it wrote too little
+    np.save(content, encode(slices), allow_pickle=False)
+    atomic_write(path, lambda stream: stream.write(content.getbuffer()))
+    return {"bytes": len(content.getbuffer()), "crc32": zlib.crc32(content.getbuffer())}
+
+
+def intact(path: Path, shape: tuple[int, int, int], written: dict, *, thorough: bool = True) -> bool:
+    """Return whether a file is as `write_slices` left it; `thorough` reads it to check every byte.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError, EOFError: it is not there, or no such file at all.
+    """
+    slices = np.lib.format.open_memmap(path, mode="r")
+    if slices.shape != shape or slices.dtype != np.uint16 or path.stat().st_size != written["bytes"]:
+        return False
+    return not thorough or zlib.crc32(path.read_bytes()) == written["crc32"]
 
 
 def look_up(case: Case, folder: Path, settings: dict, *, thorough: bool = True) -> StoredCase | None:
@@ -67,14 +85,10 @@ def look_up(case: Case, folder: Path, settings: dict, *, thorough: bool = True) 
         key = case_key(case.path, settings)
         data, note = folder / f"{key}.npy", folder / f"{key}.json"
         facts = json.loads(note.read_text())
-        slices = np.lib.format.open_memmap(data, mode="r")
-        shape = (facts["count"], settings["size"], settings["size"])
-        intact = slices.shape == shape and slices.dtype == np.uint16 and data.stat().st_size == facts["bytes"]
-        if intact and thorough:
-            intact = zlib.crc32(data.read_bytes()) == facts["crc32"]
+        whole = intact(data, (facts["count"], settings["size"], settings["size"]), facts, thorough=thorough)
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
-    return StoredCase(case, data, facts["count"], facts) if intact else None
+    return StoredCase(case, data, facts["count"], facts) if whole else None
 
 
 def extract(path: Path, folder: Path, settings: dict) -> None:
@@ -94,16 +108,13 @@ def extract(path: Path, folder: Path, settings: dict) -> None:
     positions = occupied_slices(foreground, min_foreground)
     if len(positions) == 0:
         raise ValueError(f"no slice has {min_foreground:.0%} of foreground; lower preprocess.min_foreground")
-    content = io.BytesIO()  # numpy writing to a file itself says of a full disk only that it wrote too little
-    np.save(content, encode(slices[positions]), allow_pickle=False)
-    atomic_write(folder / f"{key}.npy", lambda stream: stream.write(content.getbuffer()))
+    written = write_slices(folder / f"{key}.npy", slices[positions])
     histogram, _ = np.histogram(slices[foreground], bins=256, range=(-1, 1))
     low, high = data["image_range"]
     of_file = data["image_before_spacing"][1] if "image_before_spacing" in data else data["image_affine"]
     facts = {
         "count": len(positions),
-        "bytes": len(content.getbuffer()),
-        "crc32": zlib.crc32(content.getbuffer()),
+        **written,
         "low": low,
         "high": high,
         "integer": bool(data["image_integer"]),
@@ -139,25 +150,18 @@ def build_store(
     """
     missing = [case for case in cases if look_up(case, folder, settings) is None]
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = {case: (case.path, folder, settings) for case in missing}
-    failures: dict[Case, str] = {}
-    ended = progress(_run(jobs, processes), total=len(jobs), title="slices", unit="vol", quiet=quiet or not jobs)
-    for case, reason in ended:
-        if reason is None and look_up(case, folder, settings) is None:
-            reason = "changed while it was being read; run again"
-        if reason is not None:
-            failures[case] = reason
-            line = reason if reason.startswith(str(case.path)) else f"{case.path}: {reason}"
-            if on_bad_volume == "stop":
-                raise UserError(f"{line} (preprocess.on_bad_volume: skip would go on without it)")
-            warn(f"warning: {line}; left out")
+    failures = fill_store(
+        extract,
+        {case: (case.path, folder, settings) for case in missing},
+        is_stored=lambda case: look_up(case, folder, settings) is not None,
+        paths=lambda case: [case.path],
+        title="slices",
+        unit="vol",
+        processes=processes,
+        on_bad_volume=on_bad_volume,
+        quiet=quiet,
+    )
     if len(failures) == len(set(cases)):
         raise UserError(f"none of {len(cases)} images could be read; the reasons are above")
     kept = [case for case in cases if case not in failures]
     return [look_up(case, folder, settings, thorough=False) for case in kept], failures
-
-
-def _run(jobs: dict[Case, tuple], processes: int | None) -> Iterator[tuple[Case, str | None]]:
-    """Extract each job, in worker processes where it pays, and yield (case, reason it failed or None) as they end."""
-    ended = work_off(extract, jobs, processes, preload=["transforms.presets"])
-    return ((case, reason) for case, _, reason in ended)

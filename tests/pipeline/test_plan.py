@@ -11,6 +11,7 @@ from pipeline import plan
 from pipeline.config.schema import Config
 from pipeline.data.head import grid
 from pipeline.engines.build import build_engine
+from pipeline.engines.cyclegan import ENGINE
 from pipeline.errors import UserError
 from pipeline.plan import planned_cases, print_plan
 from pipeline.prepare import split_cases
@@ -179,3 +180,20 @@ def test_ixi_is_planned_from_headers(tmp_path, capsys):
         write_ixi(tmp_path / "data", f"IXI{number:03d}-Guys-0001", scale=16)
     text = printed(capsys, config(data={"source": "ixi", "folder": tmp_path / "data"}, split={"test": 2}))
     assert ["test", "pairs", "2", "2"] in [row[:4] for row in rows(text)]
+
+
+def test_a_method_that_learns_from_pairs_is_planned_with_pairs(tmp_path, monkeypatch, capsys):
+    data = volumes(tmp_path / "data", (8, 8, 8), np.eye(4))
+    (tmp_path / "data" / "s0_T2.nii").unlink()
+    settings = config(data=data, split={"validation": 1, "test": 1, "pairing": "paired"})
+    plain = printed(capsys, settings)
+    monkeypatch.setattr(ENGINE, "paired", True)
+    print_plan(settings)
+    said = capsys.readouterr()
+    assert ["train", "pairs", "3", "3", "18"] in rows(said.out)
+    assert [row for row in rows(said.out) if row[:2] != ["train", "pairs"] and row[0] != "disk"] == [
+        row for row in rows(plain) if row[0] != "disk"
+    ]
+    assert said.err.endswith("for want of a partner in the other contrast: s0_T1\n")
+    disk = [re.search(r"disk +([0-9.]+) MiB", text)[1] for text in (plain, said.out)]
+    assert float(disk[1]) - float(disk[0]) == pytest.approx(2 * 18 * 2 * 64**2 / 2**20, abs=0.1)

@@ -101,12 +101,11 @@ def test_a_full_disk_stops_the_run_instead_of_blaming_the_volume(tmp_path, monke
 def test_workers_end_with_a_run_that_is_killed(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import os, sys, time; from pathlib import Path; from pipeline.data import store\n"
+        "import os, sys, time; from pathlib import Path; from pipeline.workers import work_off\n"
         "def linger(folder):\n"
         "    (folder / f'{os.getpid()}.pid').touch(); time.sleep(60)\n"
-        "store.extract = linger\n"
         "if __name__ == '__main__':\n"
-        "    list(store._run({number: (Path(sys.argv[1]),) for number in range(4)}, 2))\n"
+        "    list(work_off(linger, {number: (Path(sys.argv[1]),) for number in range(4)}, 2))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, script, tmp_path], env=environment, stderr=subprocess.DEVNULL) as run:

@@ -1,0 +1,321 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from head_scans import AFFINE, scan, slanted_left_posterior_affine, write_scan
+from PIL import Image
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from pipeline import pair_store, pairing
+from pipeline.data.case import Case
+from pipeline.data.store import decode, extract, look_up
+from pipeline.errors import UserError
+from pipeline.pair_store import build_pair_store, common_slices, extract_pair, look_up_pair, pair_key
+from pipeline.pairing import prepare_scan
+from transforms.slices import centre_fit
+
+CHAIN = {"axis": "axial", "spacing_mm": None, "size": 40, "n4": False, "percentiles": [0.5, 99.5]}
+SETTINGS = {**CHAIN, "min_foreground": 0.1, "register_pairs": True}
+
+
+def pair(folder, second=None, affine=AFFINE, subject="s1"):
+    voxels = scan("T2", seed=1) if second is None else second
+    return (
+        Case(subject, "", "T1", write_scan(folder / f"{subject}-T1.nii", scan("T1"))),
+        Case(subject, "", "T2", write_scan(folder / f"{subject}-T2.nii", voxels, affine)),
+    )
+
+
+def build(pairs, folder, *, settings=SETTINGS, processes=1, on_bad_volume="skip"):
+    return build_pair_store(
+        pairs, folder / "store", settings, cache=folder / "store" / "registrations", processes=processes,
+        on_bad_volume=on_bad_volume, quiet=True,
+    )  # fmt: skip
+
+
+def slices_of(stored):
+    first, second = (decode(np.load(half.path)) for half in stored)
+    assert first.shape == second.shape == (stored[0].count, 40, 40) and stored[1].count == stored[0].count
+    return first, second
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def edges(slices):
+    return np.stack([ndimage.gaussian_gradient_magnitude(image, 0.7) for image in slices])
+
+
+@pytest.fixture
+def extractions(monkeypatch):
+    """Return a list that grows by each pair that is read."""
+    read = []
+
+    def noted(cases, *arguments):
+        read.append(cases)
+        extract_pair(cases, *arguments)
+
+    monkeypatch.setattr(pair_store, "extract_pair", noted)
+    return read
+
+
+@pytest.fixture
+def no_registration(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("registered although there was no need")
+
+    monkeypatch.setattr(pairing, "register_rigid", refuse)
+
+
+# ── alignment ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_on_one_grid_both_halves_are_what_each_scan_is_on_its_own(tmp_path, no_registration):
+    cases = pair(tmp_path)
+    [stored], failures = build([cases], tmp_path)
+    assert failures == {} and [half.case for half in stored] == list(cases)
+    positions = stored[0].facts["positions"]
+    alone = {name: value for name, value in SETTINGS.items() if name != "register_pairs"}
+    for half, slices in zip(stored, slices_of(stored), strict=True):
+        whole = prepare_scan(half.case.path, CHAIN, 1).stack
+        np.testing.assert_allclose(slices, centre_fit(whole, 40, 40, -1)[positions], atol=2e-5)
+        extract(half.case.path, tmp_path / "alone", alone)  # as unpaired training sees it
+        unpaired = look_up(half.case, tmp_path / "alone", alone)
+        shared = [unpaired.facts["positions"].index(position) for position in positions]
+        np.testing.assert_array_equal(np.load(unpaired.path)[shared], np.load(half.path))
+
+
+def test_a_second_scan_of_another_field_of_view_is_brought_to_its_place(tmp_path, no_registration):
+    affine = AFFINE.copy()
+    affine[:3, 3] = AFFINE[:3, :3] @ [2, 0, 7] + AFFINE[:3, 3]  # begins 2 voxels to the right and 7 further up
+    cases = pair(tmp_path, scan("T2", seed=1)[2:, :, 7:], affine)
+    [stored], _ = build([cases], tmp_path, settings={**SETTINGS, "register_pairs": False})
+    positions = np.array(stored[0].facts["positions"])
+    own = prepare_scan(cases[1].path, CHAIN, 1).stack
+    in_place = np.pad(own, [(7, 0), (2, 0), (0, 0)], constant_values=-1)
+    np.testing.assert_allclose(slices_of(stored)[1], centre_fit(in_place, 40, 40, -1)[positions], atol=2e-5)
+    assert positions.min() == 7  # below, the second shows nothing
+
+
+HALF = np.diag([2.0, 2.0, 2.0, 1.0])  # into a world where the head is half as large, which registers in an eighth
+
+
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory):
+    """A pair on different grids whose head turned by 11 degrees and moved by 12 mm in between, and its folder."""
+    folder = tmp_path_factory.mktemp("moved")
+    truth = np.eye(4)
+    truth[:3, :3] = Rotation.from_euler("xyz", (4, -4, 9), degrees=True).as_matrix()
+    truth[:3, 3] = (6, -7, 8)
+    shape = (52, 60, 44)
+    affine = slanted_left_posterior_affine(shape, (1.75, 1.8, 2.25))
+    grids = {"T1": {"affine": np.linalg.inv(HALF) @ AFFINE}, "T2": {"shape": shape, "affine": affine}}
+    to_head = {"T1": HALF, "T2": HALF @ np.linalg.inv(truth)}
+    first, second = (
+        Case(
+            "s1",
+            "",
+            contrast,
+            write_scan(
+                folder / f"s1-{contrast}.nii",
+                scan(contrast, world_to_head=to_head[contrast], seed=seed, **grid),
+                grid["affine"],
+            ),
+        )
+        for seed, (contrast, grid) in enumerate(grids.items())
+    )
+    [stored], _ = build([(first, second)], folder)
+    return (first, second), folder, truth, stored
+
+
+def agreement(stored):
+    """How well the edges of both contrasts agree."""
+    first, second = (edges(slices).ravel() for slices in slices_of(stored))
+    return np.corrcoef(first, second)[0, 1]
+
+
+def test_a_head_that_moved_between_the_scans_is_aligned(moved):
+    cases, folder, truth, stored = moved
+    facts, second = stored[0].facts, slices_of(stored)[1]
+    np.testing.assert_allclose(facts["movement"], truth, atol=1.0)
+    affine = np.linalg.inv(HALF) @ AFFINE
+    unmoved = prepare_scan(
+        write_scan(folder / "unmoved.nii", scan("T2", affine=affine, world_to_head=HALF), affine), CHAIN, 1
+    )
+    expected = centre_fit(unmoved.stack, 40, 40, -1)[facts["positions"]]
+    head = centre_fit(unmoved.foreground, 40, 40, False)[facts["positions"]]
+    assert np.corrcoef(second[head], expected[head])[0, 1] > 0.9
+    [by_headers], _ = build([cases], folder, settings={**SETTINGS, "register_pairs": False})
+    assert agreement(stored) > 0.6 and agreement(by_headers) < 0.4
+
+
+def test_two_processes_register_and_store_the_same_as_one(moved, tmp_path):
+    cases, folder, _, stored = moved
+    other = pair(tmp_path)
+    [again, _], _ = build([cases, other], tmp_path, processes=2)
+    assert [half.path.read_bytes() for half in again] == [half.path.read_bytes() for half in stored]
+    note = Path("store/registrations")
+    assert contents(tmp_path / note) == contents(folder / note)
+
+
+def test_a_registration_is_shared_with_whoever_reads_the_pair(moved, no_registration):
+    cases, folder, _, stored = moved
+    reader = pairing.PairReader(CHAIN, 16, register=True, cache=folder / "store" / "registrations")
+    np.testing.assert_array_equal(reader.read(cases)[2], stored[0].facts["movement"])
+
+
+# ── which slices ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def mask(*shares):
+    """Slices of 100 pixels of which the given numbers are set."""
+    return np.arange(100).reshape(1, 10, 10) < np.array(shares)[:, None, None]
+
+
+def test_kept_are_the_slices_with_enough_of_the_head_in_both():
+    first, second = mask(0, 9, 10, 50, 50, 50), mask(50, 50, 50, 0, 9, 10)
+    assert common_slices(first, second, first, 0.1).tolist() == [2, 5]
+
+
+def test_slices_that_the_second_scan_shows_in_part_only_are_left_out():
+    first = mask(60, 60, 60, 60)
+    assert common_slices(first, first, mask(60, 57, 56, 0), 0.1).tolist() == [0, 1]
+
+
+def test_a_pair_without_a_common_slice_is_left_out_with_the_reason(tmp_path, capsys):
+    affine = AFFINE.copy()
+    affine[:3, 3] = AFFINE[:3, :3] @ [0, 22, 0] + AFFINE[:3, 3]
+    half_a_head, far = pair(tmp_path, scan("T2", seed=1)[:, 22:], affine, "half"), np.diag([1.0, 1, 1, 1])
+    far[:3, 3] = 1000
+    apart = pair(tmp_path, affine=far @ AFFINE, subject="far")
+    good = pair(tmp_path, subject="good")
+    settings = {**SETTINGS, "register_pairs": False}
+    stored, failures = build([half_a_head, apart, good], tmp_path, settings=settings)
+    assert [first.case.subject for first, _ in stored] == ["good"] and list(failures) == [half_a_head, apart]
+    one, two = capsys.readouterr().err.splitlines()
+    names = [" and ".join(str(case.path) for case in cases) for cases in (half_a_head, apart)]
+    assert one == (
+        f"warning: {names[0]}: no slice shows the head whole in both scans, with 10% of foreground; lower "
+        "preprocess.min_foreground, or check that both cover the head; left out"
+    )
+    assert two == f"warning: {names[1]}: the heads do not overlap; check their affines; left out"
+
+
+# ── keys, keeping and rebuilding ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "change", [{"axis": "coronal"}, {"size": 32}, {"min_foreground": 0.2}, {"register_pairs": False}]
+)
+def test_the_key_changes_with_each_setting(change, tmp_path):
+    cases = pair(tmp_path)
+    assert pair_key(cases, SETTINGS) != pair_key(cases, {**SETTINGS, **change})
+    assert pair_key(cases, SETTINGS) == pair_key(cases, dict(reversed(SETTINGS.items())))
+    assert pair_key(cases, SETTINGS) != pair_key(cases[::-1], SETTINGS)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_pair_is_stored_anew_when_either_file_changes(side, tmp_path, extractions):
+    cases = pair(tmp_path)
+    [before], _ = build([cases], tmp_path)
+    old = [np.load(half.path) for half in before]
+    build([cases], tmp_path)
+    assert len(extractions) == 1
+    write_scan(cases[side].path, scan(cases[side].contrast, noise=20, seed=5))
+    os.utime(cases[side].path, ns=(1, 10**18))
+    [after], _ = build([cases], tmp_path)
+    assert len(extractions) == 2
+    changed = [not np.array_equal(np.load(half.path), before) for half, before in zip(after, old, strict=True)]
+    assert changed == [side == 0, side == 1]
+
+
+DAMAGE = {
+    "first half cut short": ("*-first.npy", lambda path: path.write_bytes(path.read_bytes()[:-100])),
+    "second half with a hole": ("*-second.npy", lambda path: path.write_bytes(path.read_bytes()[:-9999] + bytes(9999))),
+    "second half shorter": ("*-second.npy", lambda path: np.save(path, np.load(path)[1:])),
+    "first half gone": ("*-first.npy", Path.unlink),
+    "note gone": ("*.json", Path.unlink),
+    "note emptied": ("*.json", lambda path: path.write_bytes(b"")),
+    "note of one file": ("*.json", lambda path: path.write_text(json.dumps({"count": 3, "files": [{}]}))),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_entry_is_rebuilt(damage, tmp_path, extractions):
+    cases = pair(tmp_path)
+    build([cases], tmp_path)
+    before = contents(tmp_path / "store")
+    pattern, spoil = DAMAGE[damage]
+    [victim] = (tmp_path / "store").glob(pattern)
+    spoil(victim)
+    assert look_up_pair(cases, tmp_path / "store", SETTINGS) is None
+    build([cases], tmp_path)
+    assert contents(tmp_path / "store") == before and len(extractions) == 2
+
+
+# ── what cannot be used ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_bad_half_is_named_once_and_the_pair_left_out(tmp_path, capsys):
+    good, bad = pair(tmp_path), pair(tmp_path, subject="bad")
+    os.truncate(bad[1].path, 1000)
+    stored, failures = build([bad, good], tmp_path)
+    assert [first.case for first, _ in stored] == [good[0]] and list(failures) == [bad]
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {bad[1].path}: ") and line.endswith("; left out")
+    assert line.count(str(bad[1].path)) == 1 and str(bad[0].path) not in line
+    with pytest.raises(UserError) as caught:
+        build([bad, good], tmp_path, on_bad_volume="stop")
+    assert str(caught.value).startswith(f"{bad[1].path}: ")
+    assert str(caught.value).endswith("(preprocess.on_bad_volume: skip would go on without it)")
+    with pytest.raises(UserError, match="none of 1 pairs could be used; the reasons are above"):
+        build([bad], tmp_path)
+
+
+def test_a_failed_registration_names_both_files(tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise ValueError("the two scans could not be registered: no overlap")
+
+    monkeypatch.setattr(pairing, "register_rigid", fail)
+    good, bad = pair(tmp_path), pair(tmp_path, scan("T2", shape=(36, 44, 33)), subject="bad")
+    stored, _ = build([bad, good], tmp_path)
+    assert len(stored) == 1
+    names = " and ".join(str(case.path) for case in bad)
+    assert f"warning: {names}: the two scans could not be registered: no overlap; left out" in capsys.readouterr().err
+
+
+def test_a_full_disk_stops_the_run_instead_of_blaming_the_pair(tmp_path, monkeypatch):
+    def full(*_):
+        raise UserError("registration.json: disk full, 0 B left; free some space and run again")
+
+    monkeypatch.setattr(pairing, "register_rigid", lambda *_: np.eye(4))
+    monkeypatch.setattr(pairing, "atomic_text", full)
+    with pytest.raises(UserError, match="disk full"):
+        build([pair(tmp_path, scan("T2", shape=(36, 44, 33)))], tmp_path)
+
+
+def picture(path, size):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    voxels = scan(path.parent.name)[:, :, 17].T
+    Image.fromarray(np.clip(voxels / 4, 0, 255).astype(np.uint8)).resize(size).save(path)
+    return path
+
+
+def test_pictures_are_paired_as_they_are_and_must_have_one_size(tmp_path, no_registration, capsys):
+    sizes = {"a": [(36, 44), (36, 44)], "b": [(36, 44), (36, 40)]}
+    pairs = [
+        tuple(Case(name, "", kind, picture(tmp_path / kind / f"{name}.png", size)) for kind, size in two)
+        for name, two in ((name, zip(("T1", "T2"), both, strict=True)) for name, both in sizes.items())
+    ]
+    stored, failures = build(pairs, tmp_path, settings={**SETTINGS, "percentiles": None})
+    assert [first.count for first, _ in stored] == [1] and list(failures) == [pairs[1]]
+    for half, slices in zip(stored[0], slices_of(stored[0]), strict=True):
+        pixels = np.asarray(Image.open(half.case.path)).astype(float)
+        assert np.isclose(np.sort(slices.ravel())[-50:], np.sort(pixels.ravel() / 127.5 - 1)[-50:], atol=1e-4).all()
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {pairs[1][0].path} and {pairs[1][1].path}: a single slice cannot be registered")
+    assert line.endswith("give slices of one size; left out")

@@ -1,0 +1,73 @@
+import signal
+from contextlib import contextmanager
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from small_engine import differences
+from small_run import QUICK, in_child, latest, phantom_run, signal_at
+
+from pipeline.engines.base import AdversarialEngine
+from pipeline.engines.cyclegan import ENGINE
+
+PAIRED = (*QUICK, "split.pairing=paired", "evaluation.translate=false")
+
+
+@contextmanager
+def watched(*, paired):
+    """Have the usual method learn from pairs, or not, and yield a list that grows by the halves of each batch."""
+    seen, make_step = [], AdversarialEngine.step
+
+    def noted(engine, real_a, real_b):
+        seen.append((real_a.clone(), real_b.clone()))
+        return make_step(engine, real_a, real_b)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ENGINE, "paired", paired)
+        patch.setattr(AdversarialEngine, "step", noted)
+        yield seen
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder of a whole run on pairs, and the batches it saw."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    with watched(paired=True) as batches:
+        assert phantom_run(folder, *PAIRED) == 0
+    return folder, batches
+
+
+def overlap(first, second):
+    """How well the heads in two contrasts' slices coincide: of the pixels above air in either, those in both."""
+    first, second = first > -0.9, second > -0.9
+    return float((first & second).sum() / (first | second).sum())
+
+
+def test_a_method_that_learns_from_pairs_is_shown_pairs(undisturbed):
+    folder, batches = undisturbed
+    assert len(batches) == 8 and (folder / "report.html").exists()
+    own = [overlap(*pair) for pair in batches]
+    foreign = [overlap(first, second) for (first, _), (_, second) in pairwise(batches)]
+    assert min(own) > 0.9 and np.mean(foreign) < 0.8
+    named = [name for name in latest(folder)["data"] if " and " in name]
+    assert len(named) == 4 and all(name.count("phantom-") == 2 for name in named)
+
+
+def test_another_method_is_not_shown_pairs_by_a_paired_split(monkeypatch, tmp_path):
+    with watched(paired=False) as batches:
+        signal_at(monkeypatch, signal.SIGTERM, 4)
+        assert phantom_run(tmp_path / "run", *PAIRED) == 143
+    assert min(overlap(*pair) for pair in batches) < 0.8
+    assert not any(" and " in name for name in latest(tmp_path / "run")["data"])
+
+
+def test_a_paired_run_that_is_killed_ends_bitwise_as_if_nothing_had_been(undisturbed, monkeypatch, tmp_path):
+    with watched(paired=True):
+        with monkeypatch.context() as patch:
+            signal_at(patch, signal.SIGKILL, 7)
+            assert in_child(lambda: phantom_run(tmp_path / "run", *PAIRED)) == -signal.SIGKILL
+        assert latest(tmp_path / "run")["position"]["step"] == 4
+        assert phantom_run(tmp_path / "run", *PAIRED) == 0
+    whole, resumed = latest(undisturbed[0]), latest(tmp_path / "run")
+    kept = ("engine", "translators", "random", "facts", "split", "data")
+    assert differences({key: whole[key] for key in kept}, {key: resumed[key] for key in kept}) == set()
