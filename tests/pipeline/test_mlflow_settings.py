@@ -1,5 +1,4 @@
 import fcntl
-import os
 
 from small_run import in_child
 
@@ -31,7 +30,7 @@ def test_a_store_elsewhere_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for uri in ("http://127.0.0.1:5000", f"file://{tmp_path}", "sqlite:///nowhere/mlflow.db"):
         with alone_at(uri):
-            assert os.listdir(tmp_path) == []
+            assert list(tmp_path.iterdir()) == []
 
 
 def test_the_default_stores_file_lies_in_the_working_folder(tmp_path, monkeypatch):
