@@ -94,9 +94,12 @@ def test_the_split_that_a_run_has_made_is_kept(archives, tmp_path):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_what_cannot_be_read_is_named_and_the_others_are_shown(processes, ixi, tmp_path, capsys):
-    t1(ixi, SUBJECTS[1]).write_bytes(b"<html>not found</html>")
+    t1(ixi, SUBJECTS[1]).write_bytes(t1(ixi, SUBJECTS[1]).read_bytes()[:-500])
     assert explore(ixi, tmp_path / "out", f"preprocess.processes={processes}") == 0
-    reason = "not a NIfTI volume but a web page or XML; download the file again"
+    reason = (
+        "truncated or damaged gzip data (Compressed file ended before the end-of-stream marker was reached); "
+        "copy or download it again"
+    )
     captured = capsys.readouterr()
     assert f"warning: {t1(ixi, SUBJECTS[1])}: {reason}; left out" in captured.err
     assert found(tmp_path / "out")[0] == ("unreadable", [f"{SUBJECTS[1]}_T1"])
