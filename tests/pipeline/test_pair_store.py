@@ -8,38 +8,14 @@ from head_scans import AFFINE, scan, slanted_left_posterior_affine, write_scan
 from PIL import Image
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
+from stored_pairs import CHAIN, SETTINGS, build, pair, slices_of
 
 from pipeline import pair_store, pairing
 from pipeline.data.case import Case
-from pipeline.data.store import decode, extract, look_up
-from pipeline.errors import UserError
-from pipeline.pair_store import build_pair_store, common_slices, extract_pair, look_up_pair, pair_key
+from pipeline.data.store import extract, look_up
+from pipeline.pair_store import common_slices, extract_pair, look_up_pair, pair_key
 from pipeline.pairing import prepare_scan
 from transforms.slices import centre_fit
-
-CHAIN = {"axis": "axial", "spacing_mm": None, "size": 40, "n4": False, "percentiles": [0.5, 99.5]}
-SETTINGS = {**CHAIN, "min_foreground": 0.1, "register_pairs": True}
-
-
-def pair(folder, second=None, affine=AFFINE, subject="s1"):
-    voxels = scan("T2", seed=1) if second is None else second
-    return (
-        Case(subject, "", "T1", write_scan(folder / f"{subject}-T1.nii", scan("T1"))),
-        Case(subject, "", "T2", write_scan(folder / f"{subject}-T2.nii", voxels, affine)),
-    )
-
-
-def build(pairs, folder, *, settings=SETTINGS, processes=1, on_bad_volume="skip"):
-    return build_pair_store(
-        pairs, folder / "store", settings, cache=folder / "store" / "registrations", processes=processes,
-        on_bad_volume=on_bad_volume, quiet=True,
-    )  # fmt: skip
-
-
-def slices_of(stored):
-    first, second = (decode(np.load(half.path)) for half in stored)
-    assert first.shape == second.shape == (stored[0].count, 40, 40) and stored[1].count == stored[0].count
-    return first, second
 
 
 def contents(folder):
@@ -257,45 +233,7 @@ def test_a_damaged_entry_is_rebuilt(damage, tmp_path, extractions):
     assert contents(tmp_path / "store") == before and len(extractions) == 2
 
 
-# ── what cannot be used ───────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_bad_half_is_named_once_and_the_pair_left_out(tmp_path, capsys):
-    good, bad = pair(tmp_path), pair(tmp_path, subject="bad")
-    os.truncate(bad[1].path, 1000)
-    stored, failures = build([bad, good], tmp_path)
-    assert [first.case for first, _ in stored] == [good[0]] and list(failures) == [bad]
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"warning: {bad[1].path}: ") and line.endswith("; left out")
-    assert line.count(str(bad[1].path)) == 1 and str(bad[0].path) not in line
-    with pytest.raises(UserError) as caught:
-        build([bad, good], tmp_path, on_bad_volume="stop")
-    assert str(caught.value).startswith(f"{bad[1].path}: ")
-    assert str(caught.value).endswith("(preprocess.on_bad_volume: skip would go on without it)")
-    with pytest.raises(UserError, match="none of 1 pairs could be used; the reasons are above"):
-        build([bad], tmp_path)
-
-
-def test_a_failed_registration_names_both_files(tmp_path, monkeypatch, capsys):
-    def fail(*_):
-        raise ValueError("the two scans could not be registered: no overlap")
-
-    monkeypatch.setattr(pairing, "register_rigid", fail)
-    good, bad = pair(tmp_path), pair(tmp_path, scan("T2", shape=(36, 44, 33)), subject="bad")
-    stored, _ = build([bad, good], tmp_path)
-    assert len(stored) == 1
-    names = " and ".join(str(case.path) for case in bad)
-    assert f"warning: {names}: the two scans could not be registered: no overlap; left out" in capsys.readouterr().err
-
-
-def test_a_full_disk_stops_the_run_instead_of_blaming_the_pair(tmp_path, monkeypatch):
-    def full(*_):
-        raise UserError("registration.json: disk full, 0 B left; free some space and run again")
-
-    monkeypatch.setattr(pairing, "register_rigid", lambda *_: np.eye(4))
-    monkeypatch.setattr(pairing, "atomic_text", full)
-    with pytest.raises(UserError, match="disk full"):
-        build([pair(tmp_path, scan("T2", shape=(36, 44, 33)))], tmp_path)
+# ── pictures ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def picture(path, size):
