@@ -11,6 +11,7 @@ from pipeline.errors import UserError
 from pipeline.workers import attempt, work_off
 
 ROOT = Path(__file__).parents[2]
+SLOW = ["transforms.presets"]  # the first pool of a process chooses for all, and other tests count on it
 PARENT = """
 import os, sys, time
 from concurrent.futures import ProcessPoolExecutor
@@ -59,11 +60,11 @@ def test_an_error_without_a_text_is_named_by_its_kind():
 @pytest.mark.parametrize("processes", [1, 2])
 def test_each_job_yields_what_was_returned_or_why_not(processes):
     jobs = {"two": ("2",), "none": ("x",), "three": ("3",)}
-    ended = {key: (result, reason) for key, result, reason in work_off(int, jobs, processes)}
+    ended = {key: (result, reason) for key, result, reason in work_off(int, jobs, processes, preload=SLOW)}
     reason = "invalid literal for int() with base 10: 'x'"
     assert ended == {"two": (2, None), "three": (3, None), "none": (None, reason)}
 
 
 def test_a_worker_that_dies_is_said_to_have_died():
     with pytest.raises(UserError, match="a worker process died, perhaps out of memory; lower preprocess"):
-        list(work_off(os._exit, {1: (1,), 2: (1,)}, 2))
+        list(work_off(os._exit, {1: (1,), 2: (1,)}, 2, preload=SLOW))
