@@ -26,10 +26,12 @@ def volumes():
 @pytest.fixture(scope="module")
 def report(volumes, tmp_path_factory):
     inside = np.ones(SHAPE, bool)
+    flat = {name: volume[..., :1] for name, volume in volumes.items()}
     names = {"foreground": inside, "affine": np.diag([2.0, 2, 2, 1]), "units": "units of T2"}
     subjects = [
         viewed_subject("worst: s1 <b>", "T1", "T2", **volumes, **names),
         viewed_subject("s2", "T1", "T2", **{**volumes, "real": None}, **names),
+        viewed_subject("a picture", "T1", "T2", **flat, **{**names, "foreground": inside[..., :1]}),
     ]
     path = tmp_path_factory.mktemp("report") / "report.html"
     write_report(path, Report(title="run", result="r", viewer=make_viewer(subjects)))
@@ -113,6 +115,14 @@ def test_the_panels_load_show_their_volumes_and_move_together(report, volumes):
         page.get_by_text("There is no real T2 scan of this subject").wait_for()
         assert set(values(page)) == {"source", "translated"}
         assert page.locator(".viewer-blend").is_hidden()
+
+        # a single slice: one plane, and no slider for its third axis
+        page.locator(".viewer-subject").select_option("2")
+        page.locator("[data-panel=real]").wait_for()
+        page.locator("[data-axis='2']").wait_for(state="hidden")
+        assert page.locator(".viewer-planes").is_hidden() and page.locator("[data-axis='0']").is_visible()
+        assert close(values(page), expected(volumes, (10, 12, 0)))
+        assert all(shown.std() > 10 for shown in pictures(page).values())
         assert complaints == []
 
 
