@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 import pipeline.pairing as pairing
 from pipeline.data.case import Case
 from pipeline.errors import UserError
-from pipeline.pairing import PairReader, prepare_scan, read_movement, write_movement
+from pipeline.pairing import PairReader, prepare_scan, read_movement, seen_by, write_movement
 
 SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 64, "n4": False, "percentiles": [0.5, 99.5]}
 
@@ -106,6 +106,14 @@ def test_a_pair_on_different_grids_is_registered_onto_the_sources_grid(moved):
     expected = prepare_scan(write_scan(cases[0].path.parent / "moved.nii.gz", moved_t1, affine), SETTINGS, 16)
     inside = back.foreground & expected.foreground
     assert np.corrcoef(back.real[inside], expected.stack[inside])[0, 1] > 0.9
+
+
+def test_a_target_sees_its_part_of_the_sources_grid(tmp_path):
+    first, second = (prepare_scan(case.path, SETTINGS, 16) for case in case_pair(tmp_path))
+    movement = np.eye(4)
+    movement[0, 3] = 3 * AFFINE[0, 0]  # voxel 0 of the source lies in voxel 3 of the target
+    seen = seen_by(first, second, movement)
+    assert seen.shape == first.stack.shape and seen[:, :-3].all() and not seen[:, -3:].any()
 
 
 def test_a_registration_is_cached_until_a_file_changes(moved, no_registration):
