@@ -1,5 +1,6 @@
-"""A small engine, batches for it, and a comparison of states to the bit."""
+"""A small engine, batches for it, a comparison of states to the bit, and what methods written out plainly share."""
 
+import copy
 import io
 
 import torch
@@ -10,17 +11,24 @@ from pipeline.engines.build import build_engine
 METHOD = {"type": "cyclegan", "discriminator_scale": 0.5, "ema_decay": 0.0}
 CYCLEGAN = {"adversarial": "least_squares", "cycle_weight": 10.0, "identity_share": 0.5, "pool_size": 0}
 TRAINING = {"learning_rate": 2e-4, "discriminator_learning_rate": 2e-4, "beta1": 0.5, "precision": "float32"}
+MUNIT = {  # the networks and the name of the method that has its own kinds
+    "type": "munit",
+    "generator": {
+        "type": "munit", "width": 2, "downs": 1, "blocks": 1, "style_downs": 2, "style_size": 3, "mlp_width": 4
+    },
+    "discriminator": {"type": "multiscale", "width": 2, "layers": 1, "scales": 2},
+}  # fmt: skip
 
 
-def engine_of(*, depth=3, width=3, dropout=0.0, dtype=torch.float32, weights_seed=0, seed=0, **options):
-    """A small engine, a CycleGAN unless `type` says otherwise; `depth` 6 has one layer with dropout.
+def config_of(*, depth=3, width=3, dropout=0.0, seed=0, **options):
+    """The configuration of a small engine, a CycleGAN unless `type` says otherwise.
 
     Options go where they belong: those of training there, `generator` and `discriminator` as sections, the rest to the
-    method.
+    method. `depth` 6 has one layer with dropout.
     """
     training = TRAINING | {name: options.pop(name) for name in list(options) if name in Training.model_fields}
     usual = CYCLEGAN if options.get("type", "cyclegan") == "cyclegan" else {}
-    config = Config.model_validate(
+    return Config.model_validate(
         {
             "name": "small",
             "seed": seed,
@@ -31,8 +39,12 @@ def engine_of(*, depth=3, width=3, dropout=0.0, dtype=torch.float32, weights_see
             "training": training,
         }
     )
+
+
+def engine_of(*, dtype=torch.float32, weights_seed=0, **options):
+    """A small engine of `config_of`, its initial weights drawn from a seed of their own."""
     torch.manual_seed(weights_seed)
-    engine = build_engine(config, torch.device("cpu"))
+    engine = build_engine(config_of(**options), torch.device("cpu"))
     for networks in (engine.generators, engine.discriminators, engine.averaged):
         if networks is not None:
             networks.to(dtype)
@@ -71,3 +83,46 @@ def differences(first, second):
         return torch.equal(one, other) if both_tensors else one is other or one == other
 
     return {place for place in first.keys() | second.keys() if not same(first.get(place), second.get(place))}
+
+
+class Plain:
+    """Copies of an engine's networks, with plain optimisers, for a method that is written out in a test.
+
+    Args:
+        engine: Its networks' weights are where the copies start.
+        rates: Of the generators and of the discriminators (those called `D…`).
+        optimiser: Makes one optimiser of parameters and a rate.
+    """
+
+    def __init__(self, engine, rates=(2e-4, 2e-4), optimiser=None):
+        self.networks = {name: copy.deepcopy(network) for name, network in engine.networks().items()}
+        make = optimiser or (lambda weights, rate: torch.optim.Adam(weights, rate, (0.5, 0.999), fused=False))
+        self.optimisers = {
+            name: make(network.parameters(), rates[name.startswith("D")]) for name, network in self.networks.items()
+        }
+
+    def update(self, loss, *names):
+        """Move the named networks alone down the gradient of a loss."""
+        for network in self.networks.values():
+            network.zero_grad()
+        loss.backward()
+        for name in names:
+            self.optimisers[name].step()
+
+
+def assert_equal_steps(engine, plain, steps, tolerance=1e-10):
+    """Both make the same losses and come to the same weights, step by step, in float64."""
+    for index in range(steps):
+        real = batch(index, dtype=torch.float64)
+        losses, expected = engine.step(*real), plain.step(*real)
+        assert losses.keys() == expected.keys(), f"in step {index}"
+        for name, loss in losses.items():
+            assert loss.dtype == torch.float64
+            where = f"{name} in step {index}"
+            torch.testing.assert_close(loss, expected[name].detach(), rtol=0, atol=tolerance, msg=where)
+        for name, network in engine.networks().items():
+            for (place, weight), other in zip(
+                network.named_parameters(), plain.networks[name].parameters(), strict=True
+            ):
+                where = f"{name}.{place} in step {index}"
+                torch.testing.assert_close(weight, other, rtol=0, atol=tolerance, msg=where)

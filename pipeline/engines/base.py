@@ -108,7 +108,8 @@ class AdversarialEngine(ABC):
             for player, terms in by_player.items():
                 self._update(player, sum(terms.values()))
             self.scaler.update()
-            self._average()
+            if GENERATORS in by_player:
+                self._average()
             self.moved()
         return {name: loss.detach() for name, loss in losses.items()}
 

@@ -1,0 +1,157 @@
+import math
+
+import pytest
+import torch
+from small_engine import Plain, assert_equal_steps, batch, engine_of
+
+
+class PlainCut(Plain):
+    """The step of Park et al. 2020 written out: a loop over layers, images and places."""
+
+    def __init__(self, engine, nce_weight, identity, temperature, patches, **keys):
+        super().__init__(engine, **keys)
+        self.nce_weight, self.identity, self.temperature, self.patches = nce_weight, identity, temperature, patches
+        self.random = torch.Generator().manual_seed(6)
+
+    def nce(self, generator, head, source, output):
+        keys_of, queries_of = generator.features(source.detach()), generator.features(output)
+        chosen = [torch.randperm(one[0, 0].numel(), generator=self.random)[: self.patches] for one in keys_of]
+        layers = []
+        for perceptron, key_map, query_map, places in zip(head.perceptrons, keys_of, queries_of, chosen, strict=True):
+            terms = []
+            for image in range(len(source)):
+                vectors = []
+                for features in (key_map, query_map):
+                    at = features[image].reshape(features.shape[1], -1)[:, places].T  # (P, C)
+                    made = perceptron(at)
+                    vectors.append(made / made.norm(dim=1, keepdim=True).clamp(min=1e-12))
+                keys, queries = vectors[0].detach(), vectors[1]
+                for place in range(len(places)):
+                    own = torch.exp(queries[place] @ keys[place] / self.temperature)
+                    every = sum(torch.exp(queries[place] @ key / self.temperature) for key in keys)
+                    terms.append(-torch.log(own / every))
+            layers.append(sum(terms) / len(terms))
+        return sum(layers) / len(layers)
+
+    def step(self, a, b):
+        losses = {}
+        for name, side, source, target in (("G", "B", a, b), ("F", "A", b, a)):
+            generator, head, judge = (self.networks[one] for one in (name, f"H_{name}", f"D_{side}"))
+            fake = generator(source)
+            before = fake.detach()
+            mine = {
+                f"adversarial_{name}": ((judge(fake) - 1) ** 2).mean(),
+                f"nce_{name}": self.nce_weight * self.nce(generator, head, source, fake),
+            }
+            if self.identity:
+                nce = self.nce(generator, head, target, generator(target))
+                mine[f"nce_identity_{name}"] = self.nce_weight * nce
+            self.update(sum(mine.values()), name, f"H_{name}")
+            judged = 0.5 * (((judge(target) - 1) ** 2).mean() + (judge(before) ** 2).mean())
+            self.update(judged, f"D_{side}")
+            losses |= {**mine, f"discriminator_{side}": judged}
+        return losses
+
+
+@pytest.mark.parametrize("identity", [True, False])
+def test_losses_and_weights_are_those_of_the_paper_written_out(identity):
+    options = {"nce_weight": 1.7, "identity": identity, "temperature": 0.2, "patches": 9}
+    engine = engine_of(type="cut", dtype=torch.float64, seed=6, head_width=16, learning_rate=1e-3, **options)
+    assert_equal_steps(engine, PlainCut(engine, rates=(1e-3, 2e-4), **options), 3)
+
+
+# ── the contrastive loss ────────────────────────────────────────────────────────────────────────────────────
+
+
+def axes(*indices):
+    """Unit vectors (1, P, 4) along the axes named; a negative number points the other way."""
+    return torch.stack([torch.eye(4)[abs(index)] * (-1 if index < 0 else 1) for index in indices])[None]
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "expected"),
+    [
+        (axes(1, 2, 3), axes(1, 2, 3), math.log(1 + 2 * math.exp(-2))),  # each its own: e² against e² + 2
+        (axes(1, 2, 3), axes(2, 3, 1), math.log(2 + math.exp(2))),  # each another's: 1 against e² + 2
+        (axes(1, 1, 1), axes(1, 1, 1), math.log(3)),  # nothing to tell them apart
+        (axes(1), axes(2), 0.0),  # nothing to be told from
+        (axes(1, 2), axes(-1, 2), (math.log(1 + math.exp(2)) + math.log(1 + math.exp(-2))) / 2),
+    ],
+)
+def test_the_cross_entropy_is_by_hand(queries, keys, expected):
+    engine = engine_of(type="cut", temperature=0.5)
+    assert engine._contrast(queries, keys).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_place_is_told_from_others_of_its_own_image_only():
+    engine = engine_of(type="cut", temperature=0.5)
+    both = engine._contrast(torch.cat([axes(1, 2), axes(1, 1)]), torch.cat([axes(1, 2), axes(1, 1)]))
+    assert both.item() == pytest.approx((math.log(1 + math.exp(-2)) + math.log(2)) / 2, abs=1e-6)
+
+
+def test_half_precision_does_not_reach_the_cross_entropy():
+    engine = engine_of(type="cut", precision="bf16")
+    vectors = torch.nn.functional.normalize(
+        torch.randn(2, 2, 40, 8, generator=torch.Generator().manual_seed(0)), dim=-1
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        half = engine._contrast(*vectors)
+    assert torch.equal(half, engine._contrast(*vectors))
+
+
+def test_the_source_is_held_fixed():
+    engine = engine_of(type="cut")
+    source, output = (image.clone().requires_grad_() for image in batch(0))
+    engine._patch_nce("G", source, output).backward()
+    assert source.grad is None
+    assert output.grad.any()
+    heads = {name: [weight.grad for weight in engine.networks()[name].parameters()] for name in ("H_G", "H_F")}
+    assert all(gradient.any() for gradient in heads["H_G"])
+    assert all(gradient is None for gradient in heads["H_F"])
+
+
+def test_all_places_of_a_small_layer_are_compared_and_no_more_than_asked_of_a_large_one():
+    engine = engine_of(type="cut", patches=50, identity=False)  # layers of 16×16, 8×8 and 4×4 places
+    seen = []
+    head = engine.generators["H_G"]
+    head.register_forward_hook(lambda module, inputs, output: seen.append([one.shape[1] for one in output]))
+    engine.step(*batch(0))
+    assert seen == [[50, 50, 16]] * 2  # of the keys and of the queries
+
+
+def test_the_same_places_are_looked_at_in_source_and_output():
+    engine = engine_of(type="cut", patches=7)
+    seen = []
+    engine.generators["H_G"].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    image = batch(0)[0]
+    engine._patch_nce("G", image, image.clone())
+    engine._patch_nce("G", image, image.clone())
+    keys, queries, later, _ = seen
+    assert all(torch.equal(one, other) for one, other in zip(keys, queries, strict=True))
+    assert not torch.equal(keys[0], later[0])  # and at other places the next time
+
+
+def test_the_two_directions_share_nothing():
+    engine = engine_of(type="cut")
+    losses = engine.losses(*batch(0))["generators"]
+    sum(loss for name, loss in losses.items() if name.endswith("_G")).backward()
+    moved = {
+        name for name, network in engine.networks().items() if any(w.grad is not None for w in network.parameters())
+    }
+    assert moved == {"G", "H_G"}
+
+
+def test_without_identity_the_targets_are_not_translated():
+    engine = engine_of(type="cut", identity=False)
+    seen = []
+    engine.generators["G"].register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    losses = engine.step(*batch(0))
+    assert seen == [2]
+    assert not [name for name in losses if "identity" in name]
+
+
+def test_training_makes_places_tell_more_of_themselves():
+    engine = engine_of(type="cut", width=6, learning_rate=2e-3)
+    losses = [engine.step(*batch(0)) for _ in range(25)]
+    for name in ("nce_G", "nce_F"):
+        assert sum(step[name] for step in losses[-5:]) < 0.9 * sum(step[name] for step in losses[:5])

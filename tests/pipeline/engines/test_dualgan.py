@@ -1,0 +1,234 @@
+import copy
+
+import pytest
+import torch
+from small_engine import Plain, assert_equal_steps, batch, differences, engine_of
+from torch import nn
+
+CRITIC = {"type": "dualgan", "adversarial": "wasserstein"}
+CLIPPED = {**CRITIC, "clip": 0.01}
+PENALISED = {**CRITIC, "gradient_penalty": 10.0}
+
+
+# ── against a plain writing of the paper ────────────────────────────────────────────────────────────────────
+
+
+class PlainDualGan(Plain):
+    """The step of Yi et al. 2017 written out, critics and generators from the same weights; no dropout."""
+
+    def __init__(self, engine, options, **keys):
+        super().__init__(engine, **keys)
+        self.options, self.made, self.random = options, 0, torch.Generator().manual_seed(4)
+
+    def gan(self, logits, real):
+        if self.options["adversarial"] == "wasserstein":
+            return -logits.mean() if real else logits.mean()
+        target = torch.full_like(logits, float(real))
+        if self.options["adversarial"] == "bce":
+            return nn.functional.binary_cross_entropy_with_logits(logits, target)
+        return ((logits - target) ** 2).mean()
+
+    def penalty(self, critic, real, fake):
+        share = torch.rand(len(real), 1, 1, 1, generator=self.random).to(real)
+        between = ((1 - share) * real + share * fake).requires_grad_()
+        excess = 0
+        for index in range(len(real)):  # one image at a time, one number an image
+            (slope,) = torch.autograd.grad(critic(between)[index].mean(), between, create_graph=True)
+            excess = excess + ((slope[index] ** 2).sum().sqrt() - 1) ** 2
+        return excess / len(real)
+
+    def step(self, a, b):
+        G, F, D_A, D_B = (self.networks[name] for name in ("G", "F", "D_A", "D_B"))
+        fake_a, fake_b = F(b), G(a)
+        losses, scale, weight = {}, self.options["discriminator_scale"], self.options["reconstruction_weight"]
+        turn = self.made % self.options["critic_steps"] == self.options["critic_steps"] - 1
+        if turn:
+            losses["adversarial_G"], losses["adversarial_F"] = self.gan(D_B(fake_b), True), self.gan(D_A(fake_a), True)
+            losses["reconstruction_a"] = weight * (F(fake_b) - a).abs().mean()
+            losses["reconstruction_b"] = weight * (G(fake_a) - b).abs().mean()
+        for side, critic, real, fake in (("A", D_A, a, fake_a.detach()), ("B", D_B, b, fake_b.detach())):
+            losses[f"discriminator_{side}"] = scale * (self.gan(critic(real), True) + self.gan(critic(fake), False))
+            if self.options.get("gradient_penalty"):
+                penalty = self.options["gradient_penalty"] * self.penalty(critic, real, fake)
+                losses[f"gradient_penalty_{side}"] = scale * penalty
+        generators, critics = (
+            sum(loss for name, loss in losses.items() if name.startswith(kinds))
+            for kinds in (("adversarial", "reconstruction"), ("discriminator", "gradient_penalty"))
+        )
+        wanted = {**self.gradients(critics, "D_A", "D_B"), **(self.gradients(generators, "G", "F") if turn else {})}
+        for name, gradients in wanted.items():
+            for weight, gradient in zip(self.networks[name].parameters(), gradients, strict=True):
+                weight.grad = gradient
+            self.optimisers[name].step()
+        self.made += 1
+        if self.options.get("clip"):
+            for weight in [*D_A.parameters(), *D_B.parameters()]:
+                weight.data = weight.data.clip(-self.options["clip"], self.options["clip"])
+        return losses
+
+    def gradients(self, loss, *names):
+        weights = {name: list(self.networks[name].parameters()) for name in names}
+        return {
+            name: torch.autograd.grad(loss, ours, retain_graph=True, allow_unused=True)
+            for name, ours in weights.items()
+        }
+
+
+@pytest.mark.parametrize("critic_steps", [1, 3])
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"adversarial": "least_squares"},
+        {"adversarial": "bce"},
+        {"adversarial": "wasserstein", "clip": 0.01},
+        {"adversarial": "wasserstein", "gradient_penalty": 5.0},
+    ],
+    ids=lambda method: "-".join(map(str, method.values())),
+)
+def test_losses_and_weights_are_those_of_the_paper_written_out(method, critic_steps):
+    options = {**method, "reconstruction_weight": 7.0, "discriminator_scale": 0.6, "critic_steps": critic_steps}
+    engine = engine_of(
+        type="dualgan", dtype=torch.float64, seed=4, optimiser="rmsprop", learning_rate=1e-3,
+        discriminator_learning_rate=3e-3, **options,
+    )  # fmt: skip
+    plain = PlainDualGan(
+        engine, options, rates=(1e-3, 3e-3), optimiser=lambda weights, rate: torch.optim.RMSprop(weights, rate, 0.9)
+    )
+    assert_equal_steps(engine, plain, 4)
+
+
+# ── the critics ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Score(nn.Module):
+    """A critic whose logits are a function of the image."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.weight = function, nn.Parameter(torch.ones(()))
+
+    def forward(self, image):
+        return self.function(self.weight * image)
+
+
+def penalty(function, *, real=None, fake=None, **options):
+    """What the critic of contrast a pays for its slope, and the engine."""
+    engine = engine_of(**PENALISED, dtype=torch.float64, **options)
+    engine.discriminators["D_A"] = Score(function)
+    fallback = batch(0, dtype=torch.float64)
+    return engine._critic_losses(
+        "A", real if real is not None else fallback[0], fake if fake is not None else fallback[1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("function", "slope"),
+    [
+        (lambda image: 0.25 * image.sum(dim=(1, 2, 3)), 0.25 * 16),  # 16×16 pixels
+        (lambda image: nn.functional.avg_pool2d(image, 4) * 16, 16 / 16),  # the mean of 16 patches: 1/16 a pixel, × 16
+        (lambda image: [2 * image.mean(dim=(1, 2, 3)), 1 * image.mean(dim=(1, 2, 3))], 3 / 16),  # two scales add up
+    ],
+    ids=["sum", "patches", "scales"],
+)
+def test_the_gradient_penalty_is_by_hand(function, slope):
+    losses = penalty(function)
+    assert losses["gradient_penalty_A"].item() == pytest.approx(0.5 * 10.0 * (slope - 1) ** 2)
+
+
+def test_slopes_are_taken_between_a_real_image_and_a_translation_each_at_its_own_place():
+    real, fake = torch.full((2, 1, 2, 2), 3.0, dtype=torch.float64), torch.ones(2, 1, 2, 2, dtype=torch.float64)
+    losses = penalty(lambda image: image.square().sum(dim=(1, 2, 3)) / 2, real=real, fake=fake, seed=8)  # slope: image
+    shares = torch.rand(2, 1, 1, 1, generator=torch.Generator().manual_seed(8)).double().flatten()
+    assert shares[0] != shares[1]
+    values = 3 + shares * (1 - 3)  # of each of four equal pixels: a norm of twice that
+    assert losses["gradient_penalty_A"].item() == pytest.approx(5 * ((2 * values - 1) ** 2).mean().item())
+
+
+def test_the_gradient_penalty_moves_the_critic_alone():
+    engine = engine_of(**PENALISED)
+    real_a, real_b = batch(0)
+    losses = engine.losses(real_a, real_b)["discriminators"]
+    losses["gradient_penalty_A"].backward()
+    assert all(weight.grad is None for name in ("G", "F", "D_B") for weight in engine.networks()[name].parameters())
+    assert any(weight.grad.any() for weight in engine.discriminators["D_A"].parameters() if weight.grad is not None)
+
+
+def test_the_gradient_penalty_has_all_its_digits_in_half_precision():
+    engine = engine_of(**PENALISED, width=8, precision="bf16")
+    real, fake = batch(0)
+    random = copy.deepcopy(engine.random.state_dict())
+    with torch.autocast("cpu", torch.bfloat16):
+        half = engine._steepness("D_A", real, fake.bfloat16())
+    engine.random.load_state_dict(random)
+    assert torch.equal(half, engine._steepness("D_A", real, fake.bfloat16().float()))
+    assert all(torch.isfinite(loss) for loss in engine.step(*batch(0)).values())
+
+
+def test_clipped_critics_stay_within_the_bound_and_generators_do_not():
+    engine = engine_of(**CLIPPED, learning_rate=1e-3)
+    largest = {}
+    for index in range(3):
+        engine.step(*batch(index))
+        for name, network in engine.networks().items():
+            largest[name] = max(weight.abs().max().item() for weight in network.parameters())
+        assert largest["D_A"] == largest["D_B"] == pytest.approx(0.01)
+        assert largest["G"] > 0.5 < largest["F"]
+
+
+def moves(engine, steps, bad=()):
+    """The players that moved in each step."""
+    found = []
+    for index in range(steps):
+        before = copy.deepcopy({name: network.state_dict() for name, network in engine.networks().items()})
+        real = batch(index)
+        engine.step(*(one * float("nan") if index in bad else one for one in real))
+        after = {name: network.state_dict() for name, network in engine.networks().items()}
+        changed = {place.split("/")[1] for place in differences(before, after)}
+        found.append({(): "none", ("D_A", "D_B"): "critics", ("D_A", "D_B", "F", "G"): "all"}[tuple(sorted(changed))])
+    return found
+
+
+def test_critics_move_at_every_step_and_generators_at_every_third():
+    assert moves(engine_of(**CLIPPED, critic_steps=3), 7) == [
+        "critics",
+        "critics",
+        "all",
+        "critics",
+        "critics",
+        "all",
+        "critics",
+    ]
+    assert moves(engine_of(**CLIPPED), 2) == ["all", "all"]
+
+
+def test_skipped_steps_do_not_count_for_the_rhythm():
+    found = moves(engine_of(**CLIPPED, critic_steps=3), 6, bad=(1, 3))
+    assert found == ["critics", "none", "critics", "none", "all", "critics"]
+
+
+def test_where_the_critics_move_alone_the_generators_translate_once_and_no_average_moves():
+    engine = engine_of(**CLIPPED, critic_steps=2, ema_decay=0.9)
+    passes = []
+    engine.generators["G"].register_forward_hook(lambda module, inputs, output: passes.append(output.requires_grad))
+    first, counted = engine.step(*batch(0)), engine.averaged_steps
+    second = engine.step(*batch(1))
+    assert passes == [False, True, True]
+    assert set(first) == {"discriminator_A", "discriminator_B"}
+    assert set(second) - set(first) == {"adversarial_G", "adversarial_F", "reconstruction_a", "reconstruction_b"}
+    assert (counted, engine.averaged_steps) == (0, 1)
+
+
+def test_the_critics_of_the_usual_kind_judge_each_contrast():
+    engine = engine_of(type="dualgan")
+    seen = {name: [] for name in ("D_A", "D_B")}
+    for name, images in seen.items():
+        engine.discriminators[name].register_forward_hook(lambda _, inputs, __, images=images: images.append(inputs[0]))
+    real_a, real_b = batch(0)
+    fake_a, fake_b = engine.generators["F"](real_b), engine.generators["G"](real_a)
+    engine.losses(real_a, real_b)
+    for name, real, fake in (("D_A", real_a, fake_a), ("D_B", real_b, fake_b)):
+        believed, judged_real, judged_fake = seen[name]
+        assert torch.equal(judged_real, real)
+        torch.testing.assert_close(believed, fake)
+        torch.testing.assert_close(judged_fake, fake)
+        assert believed.requires_grad and not judged_fake.requires_grad

@@ -1,0 +1,324 @@
+"""What every method must keep to, whatever its losses: one row here is a method's part in all of it."""
+
+import copy
+import typing
+
+import pytest
+import torch
+from small_engine import MUNIT, batch, config_of, differences, engine_of, saved
+
+from pipeline.config.methods import AnyMethod, Generator
+from pipeline.config.rules import contradictions
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS
+from pipeline.engines.build import build_engine, build_translators
+
+METHODS = {
+    "cyclegan": {"type": "cyclegan", "pool_size": 3},
+    "cyclegan-bce-no-identity": {"type": "cyclegan", "adversarial": "bce", "identity_share": 0.0},
+    "dualgan": {"type": "dualgan"},
+    "dualgan-clip": {
+        "type": "dualgan", "adversarial": "wasserstein", "clip": 0.02, "critic_steps": 2, "optimiser": "rmsprop"
+    },
+    "dualgan-penalty": {"type": "dualgan", "adversarial": "wasserstein", "gradient_penalty": 10.0, "critic_steps": 3},
+    "munit": {**MUNIT},
+    "munit-cycle-random": {**MUNIT, "cycle_weight": 10.0, "translate_with": "random"},
+    "pix2pix": {"type": "pix2pix"},
+    "pix2pix-regression": {"type": "pix2pix", "adversarial_weight": 0.0},
+    "cut": {"type": "cut", "patches": 20, "head_width": 8},
+    "cut-no-identity": {"type": "cut", "patches": 20, "head_width": 8, "identity": False},
+}  # fmt: skip
+NETWORKS = {
+    "munit": {"A", "B", "D_A", "D_B"},
+    "cut": {"G", "F", "H_G", "H_F", "D_A", "D_B"},
+    "pix2pix-regression": {"G", "F"},
+}  # of methods that have others than the usual ones
+USUAL_NETWORKS = {"G", "F", "D_A", "D_B"}
+SMALL_GENERATORS = {
+    "unet": {"type": "unet", "width": 2, "depth": 3},
+    "unet-attention-nearest": {"type": "unet", "width": 2, "depth": 3, "attention": True, "upsampling": "nearest"},
+    "resnet": {"type": "resnet", "width": 2, "downs": 1, "blocks": 1},
+    "resnet-nearest": {"type": "resnet", "width": 2, "downs": 1, "blocks": 1, "upsampling": "nearest"},
+    "residual_concat": {"type": "residual_concat", "width": 2, "downs": 1, "blocks": 1},
+    "residual_concat-nearest": {
+        "type": "residual_concat", "width": 2, "downs": 1, "blocks": 1, "upsampling": "nearest"
+    },
+    "munit": MUNIT["generator"],
+}  # fmt: skip
+DISCRIMINATOR_KINDS = {
+    "patchgan": {"type": "patchgan", "width": 2, "layers": 1},
+    "patchgan-spectral": {"type": "patchgan", "width": 2, "layers": 1, "spectral_norm": True},
+    "multiscale": {"type": "multiscale", "width": 2, "layers": 1, "scales": 2},
+    "multiscale-spectral": {"type": "multiscale", "width": 2, "layers": 1, "scales": 2, "spectral_norm": True},
+}
+FIRST_OF_ITS_TYPE = list({options["type"]: name for name, options in reversed(METHODS.items())}.values())
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def make(method, **options):
+    return engine_of(**METHODS[method], **options)
+
+
+def steps_to_all(method):
+    """How many steps it takes until every player has moved."""
+    return METHODS[method].get("critic_steps", 1)
+
+
+def run(engine, steps, size=16):
+    for index in steps:
+        engine.set_learning_rate(1 - index / 20)
+        engine.step(*batch(index, size=size))
+
+
+def types_of(union):
+    return {typing.get_args(one.model_fields["type"].annotation)[0] for one in typing.get_args(union)}
+
+
+def test_every_method_and_kind_of_generator_has_its_row():
+    assert {options["type"] for options in METHODS.values()} == types_of(AnyMethod)
+    assert {options["type"] for options in SMALL_GENERATORS.values()} == types_of(Generator)
+
+
+# ── resuming ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def resumes_bitwise(method, steps=4, size=16, **options):
+    """Whether an engine drawn differently, given the state, ends where the one that went on ends."""
+    engine = make(method, **options)
+    run(engine, range(3), size)
+    middle, random = saved(engine), torch.get_rng_state()
+    run(engine, range(3, 3 + steps), size)
+    fresh = make(method, weights_seed=77, seed=5, **options)
+    fresh.load_state_dict(middle)
+    torch.set_rng_state(random)
+    run(fresh, range(3, 3 + steps), size)
+    assert differences(middle, saved(engine))
+    assert differences(saved(engine), saved(fresh)) == set()
+
+
+@every_method
+def test_a_resumed_method_ends_in_the_same_bits(method):
+    resumes_bitwise(method, ema_decay=0.9)
+
+
+@pytest.mark.parametrize("method", FIRST_OF_ITS_TYPE)
+def test_the_estimates_of_spectral_norms_survive_a_resume(method):
+    kind = "multiscale-spectral" if method == "munit" else "patchgan-spectral"
+    options = METHODS[method] | {"discriminator": DISCRIMINATOR_KINDS[kind]}
+    engine = engine_of(**options)
+    estimates = {place for place in engine.state_dict()["D_A"] if place.endswith(("._u", "._v"))}
+    assert estimates
+    METHODS["spectral"] = options
+    try:
+        resumes_bitwise("spectral")
+    finally:
+        del METHODS["spectral"]
+
+
+@pytest.mark.parametrize("method", ["dualgan", "pix2pix", "cut"])
+def test_dropout_goes_on_where_it_was(method):
+    resumes_bitwise(method, steps=2, size=64, depth=6, width=1, dropout=0.5)
+
+
+@every_method
+def test_a_state_shares_nothing_with_an_engine_that_loads_it(method):
+    engine = make(method, ema_decay=0.9)
+    run(engine, range(3))
+    state = saved(engine)
+    before = copy.deepcopy(state)
+    fresh = make(method, ema_decay=0.9)
+    fresh.load_state_dict(state)
+    run(fresh, range(3, 6))
+    assert differences(before, state) == set()
+
+
+# ── steps that are skipped ──────────────────────────────────────────────────────────────────────────────────
+
+
+@every_method
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_batch_that_is_not_finite_changes_nothing_but_what_was_drawn(method, side):
+    options = METHODS[method]
+    engine = engine_of(**options, ema_decay=0.9)
+    run(engine, range(3))
+    before = copy.deepcopy(engine.state_dict())
+    real = batch(3)
+    real[side][1, 0, 5, 5] = float("nan")
+    losses = engine.step(*real)
+    assert not all(torch.isfinite(loss) for loss in losses.values())
+    changed = differences(before, engine.state_dict())
+    assert {place for place in changed if not place.endswith(("/random", "/random/generator"))} == set()
+    for index in range(4, 4 + steps_to_all(method)):
+        assert all(torch.isfinite(loss) for loss in engine.step(*batch(index)).values())
+    after = engine.state_dict()
+    assert all(differences(before[name], after[name]) for name in engine.networks())
+
+
+def test_a_skipped_step_leaves_weights_under_a_spectral_norm_alone():
+    engine = engine_of(discriminator=DISCRIMINATOR_KINDS["patchgan-spectral"])
+    engine.step(*batch(0))
+    before = copy.deepcopy(engine.state_dict())
+    engine.step(batch(1)[0] * float("nan"), batch(1)[1])
+    assert {place for place in differences(before, engine.state_dict()) if not place.endswith(("._u", "._v"))} == set()
+
+
+# ── whose gradients go where ────────────────────────────────────────────────────────────────────────────────
+
+
+@every_method
+@pytest.mark.parametrize("player", [GENERATORS, DISCRIMINATORS])
+def test_a_players_losses_leave_no_gradients_with_the_other(method, player):
+    engine = make(method)
+    run(engine, range(steps_to_all(method) - 1))  # up to the step in which all move
+    losses = engine.losses(*batch(7))
+    assert list(losses) == [GENERATORS, *([DISCRIMINATORS] if len(engine.discriminators) else [])]
+    if player not in losses:
+        return
+    for network in engine.networks().values():
+        network.zero_grad(set_to_none=True)
+    sum(losses[player].values()).backward()
+    ours, others = (
+        (engine.generators, engine.discriminators)
+        if player == GENERATORS
+        else (engine.discriminators, engine.generators)
+    )
+    assert all(weight.grad is None for weight in others.parameters())
+    assert all(any(weight.grad is not None for weight in network.parameters()) for network in ours.values())
+    assert all(weight.requires_grad for network in engine.networks().values() for weight in network.parameters())
+
+
+def test_an_error_in_the_losses_leaves_no_network_frozen():
+    engine = engine_of()
+    with pytest.raises(RuntimeError):
+        engine.believed("D_A", torch.zeros(1, 2, 16, 16))
+    assert all(weight.requires_grad for weight in engine.discriminators.parameters())
+
+
+@every_method
+@pytest.mark.parametrize("player", [GENERATORS, DISCRIMINATORS])
+def test_a_player_that_moves_alone_makes_its_losses_smaller(method, player):
+    still = "discriminator_learning_rate" if player == GENERATORS else "learning_rate"
+    engine = make(method, **{"learning_rate": 3e-3, "discriminator_learning_rate": 3e-3, still: 1e-12})
+    losses_of, seen = engine.losses, []
+    engine.losses = lambda *real: seen.append(losses_of(*real)) or seen[-1]
+    for _ in range(12 * steps_to_all(method)):
+        engine.step(*batch(0))
+    totals = [sum(losses[player].values()).item() for losses in seen if player in losses]
+    totals = totals[1:] if METHODS[method].get("clip") else totals  # the first step's weights are not clipped yet
+    assert len(totals) >= 11 or player not in engine.optimisers
+    assert sum(totals[-3:]) < sum(totals[:3]) or not totals
+
+
+# ── what a method offers ────────────────────────────────────────────────────────────────────────────────────
+
+
+@every_method
+def test_losses_have_names_of_their_own_and_no_graph(method):
+    engine = make(method)
+    run(engine, range(steps_to_all(method) - 1))
+    names = [name for losses in engine.losses(*batch(7)).values() for name in losses]
+    losses = engine.step(*batch(7))
+    assert len(names) == len(set(names)) and list(losses) == names
+    assert all(loss.shape == () and not loss.requires_grad for loss in losses.values())
+
+
+@every_method
+def test_networks_have_the_names_that_checkpoints_and_plans_show(method):
+    expected = NETWORKS.get(method, NETWORKS.get(METHODS[method]["type"], USUAL_NETWORKS))
+    engine = make(method)
+    assert set(engine.networks()) == expected
+    optimised = {id(w) for optimiser in engine.optimisers.values() for w in optimiser.param_groups[0]["params"]}
+    assert optimised == {id(weight) for network in engine.networks().values() for weight in network.parameters()}
+
+
+@every_method
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_translators_map_shapes_and_come_back_from_a_checkpoint(method, ema_decay):
+    engine = make(method, ema_decay=ema_decay, learning_rate=1e-2)
+    run(engine, range(2 * steps_to_all(method)))
+    translators = engine.translators()
+    fresh = build_translators(config_of(**METHODS[method]))
+    image = batch(9, count=3)[0]
+    trained = {id(w) for w in engine.generators.parameters()}
+    for side, contrast in (("a", "T1"), ("b", "T2")):
+        network = translators[side]
+        assert any(id(weight) in trained for weight in network.parameters()) == (not ema_decay)
+        fresh[contrast].load_state_dict(copy.deepcopy(network.state_dict()))
+        with torch.no_grad():
+            expected = network.eval()(image)
+            assert torch.equal(fresh[contrast](image), expected)
+        network.train()
+        assert expected.shape == image.shape and expected.abs().max() <= 1
+        assert network.stride == fresh[contrast].stride and not fresh[contrast].training
+    with torch.no_grad():
+        assert not torch.equal(translators["a"](image), translators["b"](image))
+
+
+@every_method
+def test_a_seed_decides_everything(method):
+    first, second = (make(method, seed=3) for _ in range(2))
+    for engine in (first, second):
+        torch.manual_seed(1)
+        run(engine, range(3))
+    assert differences(first.state_dict(), second.state_dict()) == set()
+
+
+@every_method
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_plan_asks_for_the_losses_where_there_is_no_memory(method, precision):
+    with torch.device("meta"):
+        engine = build_engine(config_of(**METHODS[method], precision=precision), torch.device("meta"))
+    images = torch.zeros(2, 1, 16, 16, device="meta")
+    for losses in engine.losses(images, images).values():
+        assert all(loss.device.type == "meta" and loss.shape == () for loss in losses.values())
+
+
+@every_method
+def test_half_precision_stays_near_single(method):
+    engines = [make(method, precision=precision) for precision in ("float32", "bf16")]
+    for index in range(2 * steps_to_all(method)):
+        single, half = (engine.step(*batch(index)) for engine in engines)
+        for name, loss in half.items():
+            assert loss.dtype == torch.float32
+            torch.testing.assert_close(loss, single[name], rtol=0.1, atol=0.03, msg=f"{name} in step {index}")
+    for network in engines[1].networks().values():
+        assert all(weight.dtype == torch.float32 and weight.isfinite().all() for weight in network.parameters())
+
+
+# ── which networks go with which method ─────────────────────────────────────────────────────────────────────
+
+
+def admitted(method, generator):
+    """Whether the rules of configurations let a method train a kind of generator."""
+    config = config_of(**METHODS[method] | {"generator": SMALL_GENERATORS[generator]})
+    return not any("generator.type" in line for line in contradictions(config))
+
+
+PAIRS = [
+    (method, generator) for method in FIRST_OF_ITS_TYPE for generator in SMALL_GENERATORS if admitted(method, generator)
+]
+
+
+def test_every_method_admits_a_kind_of_generator():
+    assert {method for method, _ in PAIRS} == set(FIRST_OF_ITS_TYPE)
+    assert {generator for method, generator in PAIRS if method == "munit"} == {"munit"}
+
+
+@pytest.mark.parametrize(("method", "generator"), PAIRS)
+def test_every_generator_a_method_admits_takes_a_step(method, generator):
+    moves_all_networks(METHODS[method] | {"generator": SMALL_GENERATORS[generator]})
+
+
+@pytest.mark.parametrize("kind", DISCRIMINATOR_KINDS)
+@pytest.mark.parametrize("method", [*FIRST_OF_ITS_TYPE, *(name for name in METHODS if name.startswith("dualgan-"))])
+def test_every_kind_of_discriminator_takes_a_step(method, kind):
+    moves_all_networks(METHODS[method] | {"discriminator": DISCRIMINATOR_KINDS[kind]})
+
+
+def moves_all_networks(options):
+    engine = engine_of(**options)
+    before = copy.deepcopy({name: network.state_dict() for name, network in engine.networks().items()})
+    for index in range(options.get("critic_steps", 1)):
+        assert all(torch.isfinite(loss) for loss in engine.step(*batch(index)).values())
+    assert all(differences(before[name], network.state_dict()) for name, network in engine.networks().items())
+    translated = engine.translators()["b"](batch(0)[0])
+    assert translated.shape == (2, 1, 16, 16)

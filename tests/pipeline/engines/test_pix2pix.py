@@ -1,0 +1,89 @@
+import pytest
+import torch
+from small_engine import Plain, assert_equal_steps, batch, engine_of
+from torch import nn
+
+
+class PlainPix2Pix(Plain):
+    """The step of Isola et al. 2017 written out, in each direction by itself."""
+
+    def __init__(self, engine, adversarial, l1_weight, adversarial_weight, scale, **keys):
+        super().__init__(engine, **keys)
+        self.adversarial, self.scale = adversarial, scale
+        self.l1_weight, self.adversarial_weight = l1_weight, adversarial_weight
+
+    def gan(self, logits, real):
+        target = torch.full_like(logits, float(real))
+        if self.adversarial == "bce":
+            return nn.functional.binary_cross_entropy_with_logits(logits, target)
+        return ((logits - target) ** 2).mean()
+
+    def step(self, a, b):
+        losses = {}
+        for name, side, source, target in (("G", "B", a, b), ("F", "A", b, a)):
+            generator, judge = self.networks[name], self.networks.get(f"D_{side}")
+            losses[f"l1_{name}"] = self.l1_weight * (generator(source) - target).abs().mean()
+            if judge is None:
+                self.update(losses[f"l1_{name}"], name)
+                continue
+            fake = generator(source)
+            before = fake.detach()
+            believed = self.gan(judge(torch.cat([source, fake], dim=1)), True)
+            losses[f"adversarial_{name}"] = self.adversarial_weight * believed
+            self.update(losses[f"l1_{name}"] + losses[f"adversarial_{name}"], name)
+            truth, made = torch.cat([source, target], dim=1), torch.cat([source, before], dim=1)
+            losses[f"discriminator_{side}"] = self.scale * (self.gan(judge(truth), True) + self.gan(judge(made), False))
+            self.update(losses[f"discriminator_{side}"], f"D_{side}")
+        return losses
+
+
+@pytest.mark.parametrize("adversarial", ["bce", "least_squares"])
+@pytest.mark.parametrize("adversarial_weight", [1.5, 0.0])
+def test_losses_and_weights_are_those_of_the_paper_written_out(adversarial, adversarial_weight):
+    weights = {"l1_weight": 30.0, "adversarial_weight": adversarial_weight}
+    engine = engine_of(
+        type="pix2pix", dtype=torch.float64, adversarial=adversarial, discriminator_scale=0.4, learning_rate=1e-3,
+        discriminator_learning_rate=3e-3, **weights,
+    )  # fmt: skip
+    assert_equal_steps(engine, PlainPix2Pix(engine, adversarial, scale=0.4, rates=(1e-3, 3e-3), **weights), 3)
+
+
+def test_a_discriminator_sees_the_source_beside_what_it_judges():
+    engine = engine_of(type="pix2pix")
+    seen = []
+    engine.discriminators["D_B"].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    real_a, real_b = batch(0)
+    fake = engine.generators["G"](real_a)
+    engine.losses(real_a, real_b)
+    believed, truth, made = seen
+    assert torch.equal(truth, torch.cat([real_a, real_b], dim=1))
+    torch.testing.assert_close(made, torch.cat([real_a, fake], dim=1))
+    torch.testing.assert_close(believed, made)
+    assert believed.requires_grad and not made.requires_grad
+
+
+def test_without_adversarial_weight_there_are_no_discriminators_to_train_or_keep():
+    engine = engine_of(type="pix2pix", adversarial_weight=0.0)
+    assert set(engine.networks()) == {"G", "F"}
+    assert list(engine.optimisers) == list(engine.set_learning_rate(0.5)) == ["generators"]
+    assert set(engine.losses(*batch(0))) == {"generators"}
+    assert set(engine.step(*batch(0))) == {"l1_G", "l1_F"}
+    with_them = engine_of(type="pix2pix")
+    start = engine_of(type="pix2pix", adversarial_weight=0.0).state_dict()["G"]
+    assert all(torch.equal(weight, start[name]) for name, weight in with_them.state_dict()["G"].items())
+
+
+def test_it_wants_both_contrasts_of_the_same_slice():
+    assert engine_of(type="pix2pix").paired
+    assert not engine_of().paired
+
+
+def test_a_map_that_pairs_show_is_learnt():
+    engine = engine_of(type="pix2pix", width=8, learning_rate=5e-3, adversarial_weight=0.0)
+
+    def step(index):
+        real_a = nn.functional.avg_pool2d(batch(index)[0], 5, 1, 2)
+        return engine.step(real_a, -real_a)["l1_G"].item() / 100
+
+    losses = [step(index) for index in range(60)]
+    assert sum(losses[-5:]) / 5 < 0.5 * losses[0]
