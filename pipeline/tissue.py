@@ -98,8 +98,8 @@ def interior(foreground: np.ndarray, spacing_mm: Sequence[float] = (1.0, 1.0, 1.
     With D the depth of the deepest point below the surface, all that lies within 0.6 D of a point at least 0.9 D deep.
     So a shell of at least 0.3 D is left out, 20 to 25 mm of scalp, skull and outer cortex, and with it face and neck,
     whose bone, air, muscle and fat would make classes of their own. What is left is a third of the head, and of the
-    phantom's brain about half; some 6 to 8 % of it is no brain (skull base). The array's border is no surface, for a head
-    may go on there.
+    phantom's brain about half; some 6 to 8 % of it is no brain (skull base). The array's border is no surface, for a
+    head may go on there.
 
     Args:
         foreground: (N, H, W) bool, filled.
