@@ -104,6 +104,40 @@ def test_the_reference_projects_folders_of_pictures_run_to_the_end_without_pairs
     assert "cannot say whether a translation is right" in (folder / "report.html").read_text()
 
 
+PUBLISHED_AUGMENTATION = (
+    "augment.horizontal_flip=0.5", "augment.vertical_flip=0.5", "augment.rotate90=0.5", "augment.brightness=0.2",
+    "augment.contrast=0.2",
+)  # fmt: skip
+OTHER_METHODS = {
+    "cyclegan": (),
+    "dualgan": ("method={type: dualgan}",),
+    "munit": (
+        "method={type: munit}",
+        "generator={type: munit, width: 2, style_downs: 2, blocks: 1, mlp_width: 4}",
+        "discriminator={type: multiscale, width: 2, layers: 2}",
+    ),
+}
+
+
+@pytest.mark.parametrize("method", OTHER_METHODS)
+def test_the_comparisons_methods_take_its_pictures_with_its_augmentation(method, place):
+    pictures(place / "data/images/TrainT1", "T1", 43)
+    pictures(place / "data/images/TrainT2", "T2", 46)
+    networks = () if method == "munit" else ("generator.depth=6",)
+    small = [
+        setting for setting in SMALL if method != "munit" or not setting.startswith(("generator", "discriminator"))
+    ]
+    options = (*small, *SHORT, *networks, *PUBLISHED_AUGMENTATION, *OTHER_METHODS[method], "split.test=2")
+    assert main([str(CONFIGS / "images.yaml"), *options, "output=out", "--quiet"]) == 0
+    split = json.loads((place / "out/split.json").read_text())
+    assert len(split["test"]) == 4 and len(split["train"]["T1"]) + len(split["train"]["T2"]) > 75
+    translated = list((place / "out/translated").glob("*.png"))
+    assert len(translated) == 4
+    for path in translated:
+        with Image.open(path) as made:
+            assert made.size == (217, 181) and np.ptp(np.asarray(made)) > 0
+
+
 def test_paired_pictures_with_test_folders_are_compared_slice_by_slice(place, capsys):
     for part, count in (("Train", 6), ("Test", 2)):
         for contrast in ("T1", "T2"):
