@@ -160,7 +160,9 @@ def test_the_report_names_the_subjects_and_asks_nothing_of_the_network(first, fo
     split = json.loads((folder / "split.json").read_text())
     assert all(subject in page for subject in split["test"] + split["train"]["T1"])
     assert page.count("data:image/gif") == 2
-    assert 'src="http' not in page and "<script" not in page
+    assert 'src="http' not in page and "<script src" not in page
+    assert page.count("<script") == (3 if is_fetched() else 0)  # the viewer's volumes, NiiVue and ours
+    assert ("phantom" in page.partition('class="viewer-data">')[2].partition("</script>")[0]) is is_fetched()
 
 
 def test_the_last_lines_say_where_everything_is(first):
