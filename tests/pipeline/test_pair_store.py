@@ -5,41 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from head_scans import AFFINE, scan, slanted_left_posterior_affine, write_scan
-from PIL import Image
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
+from small_pairs import CHAIN, SETTINGS, build, pair, slices_of
 
 from pipeline import pair_store, pairing
 from pipeline.data.case import Case
-from pipeline.data.store import decode, extract, look_up
-from pipeline.errors import UserError
-from pipeline.pair_store import build_pair_store, common_slices, extract_pair, look_up_pair, pair_key
+from pipeline.data.store import extract, look_up
+from pipeline.pair_store import common_slices, extract_pair, look_up_pair, pair_key
 from pipeline.pairing import prepare_scan
 from transforms.slices import centre_fit
-
-CHAIN = {"axis": "axial", "spacing_mm": None, "size": 40, "n4": False, "percentiles": [0.5, 99.5]}
-SETTINGS = {**CHAIN, "min_foreground": 0.1, "register_pairs": True}
-
-
-def pair(folder, second=None, affine=AFFINE, subject="s1"):
-    voxels = scan("T2", seed=1) if second is None else second
-    return (
-        Case(subject, "", "T1", write_scan(folder / f"{subject}-T1.nii", scan("T1"))),
-        Case(subject, "", "T2", write_scan(folder / f"{subject}-T2.nii", voxels, affine)),
-    )
-
-
-def build(pairs, folder, *, settings=SETTINGS, processes=1, on_bad_volume="skip"):
-    return build_pair_store(
-        pairs, folder / "store", settings, cache=folder / "store" / "registrations", processes=processes,
-        on_bad_volume=on_bad_volume, quiet=True,
-    )  # fmt: skip
-
-
-def slices_of(stored):
-    first, second = (decode(np.load(half.path)) for half in stored)
-    assert first.shape == second.shape == (stored[0].count, 40, 40) and stored[1].count == stored[0].count
-    return first, second
 
 
 def contents(folder):
@@ -186,25 +161,6 @@ def test_slices_that_the_second_scan_shows_in_part_only_are_left_out():
     assert common_slices(first, first, mask(60, 57, 56, 0), 0.1).tolist() == [0, 1]
 
 
-def test_a_pair_without_a_common_slice_is_left_out_with_the_reason(tmp_path, capsys):
-    affine = AFFINE.copy()
-    affine[:3, 3] = AFFINE[:3, :3] @ [0, 22, 0] + AFFINE[:3, 3]
-    half_a_head, far = pair(tmp_path, scan("T2", seed=1)[:, 22:], affine, "half"), np.diag([1.0, 1, 1, 1])
-    far[:3, 3] = 1000
-    apart = pair(tmp_path, affine=far @ AFFINE, subject="far")
-    good = pair(tmp_path, subject="good")
-    settings = {**SETTINGS, "register_pairs": False}
-    stored, failures = build([half_a_head, apart, good], tmp_path, settings=settings)
-    assert [first.case.subject for first, _ in stored] == ["good"] and list(failures) == [half_a_head, apart]
-    one, two = capsys.readouterr().err.splitlines()
-    names = [" and ".join(str(case.path) for case in cases) for cases in (half_a_head, apart)]
-    assert one == (
-        f"warning: {names[0]}: no slice shows the head whole in both scans, with 10% of foreground; lower "
-        "preprocess.min_foreground, or check that both cover the head; left out"
-    )
-    assert two == f"warning: {names[1]}: the heads do not overlap; check their affines; left out"
-
-
 # ── keys, keeping and rebuilding ──────────────────────────────────────────────────────────────────────────────
 
 
@@ -255,67 +211,3 @@ def test_a_damaged_entry_is_rebuilt(damage, tmp_path, extractions):
     assert look_up_pair(cases, tmp_path / "store", SETTINGS) is None
     build([cases], tmp_path)
     assert contents(tmp_path / "store") == before and len(extractions) == 2
-
-
-# ── what cannot be used ───────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_bad_half_is_named_once_and_the_pair_left_out(tmp_path, capsys):
-    good, bad = pair(tmp_path), pair(tmp_path, subject="bad")
-    os.truncate(bad[1].path, 1000)
-    stored, failures = build([bad, good], tmp_path)
-    assert [first.case for first, _ in stored] == [good[0]] and list(failures) == [bad]
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"warning: {bad[1].path}: ") and line.endswith("; left out")
-    assert line.count(str(bad[1].path)) == 1 and str(bad[0].path) not in line
-    with pytest.raises(UserError) as caught:
-        build([bad, good], tmp_path, on_bad_volume="stop")
-    assert str(caught.value).startswith(f"{bad[1].path}: ")
-    assert str(caught.value).endswith("(preprocess.on_bad_volume: skip would go on without it)")
-    with pytest.raises(UserError, match="none of 1 pairs could be used; the reasons are above"):
-        build([bad], tmp_path)
-
-
-def test_a_failed_registration_names_both_files(tmp_path, monkeypatch, capsys):
-    def fail(*_):
-        raise ValueError("the two scans could not be registered: no overlap")
-
-    monkeypatch.setattr(pairing, "register_rigid", fail)
-    good, bad = pair(tmp_path), pair(tmp_path, scan("T2", shape=(36, 44, 33)), subject="bad")
-    stored, _ = build([bad, good], tmp_path)
-    assert len(stored) == 1
-    names = " and ".join(str(case.path) for case in bad)
-    assert f"warning: {names}: the two scans could not be registered: no overlap; left out" in capsys.readouterr().err
-
-
-def test_a_full_disk_stops_the_run_instead_of_blaming_the_pair(tmp_path, monkeypatch):
-    def full(*_):
-        raise UserError("registration.json: disk full, 0 B left; free some space and run again")
-
-    monkeypatch.setattr(pairing, "register_rigid", lambda *_: np.eye(4))
-    monkeypatch.setattr(pairing, "atomic_text", full)
-    with pytest.raises(UserError, match="disk full"):
-        build([pair(tmp_path, scan("T2", shape=(36, 44, 33)))], tmp_path)
-
-
-def picture(path, size):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    voxels = scan(path.parent.name)[:, :, 17].T
-    Image.fromarray(np.clip(voxels / 4, 0, 255).astype(np.uint8)).resize(size).save(path)
-    return path
-
-
-def test_pictures_are_paired_as_they_are_and_must_have_one_size(tmp_path, no_registration, capsys):
-    sizes = {"a": [(36, 44), (36, 44)], "b": [(36, 44), (36, 40)]}
-    pairs = [
-        tuple(Case(name, "", kind, picture(tmp_path / kind / f"{name}.png", size)) for kind, size in two)
-        for name, two in ((name, zip(("T1", "T2"), both, strict=True)) for name, both in sizes.items())
-    ]
-    stored, failures = build(pairs, tmp_path, settings={**SETTINGS, "percentiles": None})
-    assert [first.count for first, _ in stored] == [1] and list(failures) == [pairs[1]]
-    for half, slices in zip(stored[0], slices_of(stored[0]), strict=True):
-        pixels = np.asarray(Image.open(half.case.path)).astype(float)
-        assert np.isclose(np.sort(slices.ravel())[-50:], np.sort(pixels.ravel() / 127.5 - 1)[-50:], atol=1e-4).all()
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"warning: {pairs[1][0].path} and {pairs[1][1].path}: a single slice cannot be registered")
-    assert line.endswith("give slices of one size; left out")
