@@ -129,7 +129,8 @@ def build_pair_store(
         settings: Arguments of `transforms.presets.slice_chain`, `min_foreground`, the share of a slice that must be
             foreground for it to be kept, and `register_pairs`, whether pairs on different grids are registered.
         cache: Folder that keeps registrations.
-        processes: Worker processes; None for one per core. Each registers on one thread, alike on every machine.
+        processes: Worker processes; None for one per core. Registration uses one thread, so that its result is the same
+            in each of them and here.
         on_bad_volume: "skip" reports and leaves out what cannot be used, "stop" raises.
         quiet: Whether to leave out the progress bar.
 

@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from head_scans import AFFINE, scan, slanted_left_posterior_affine, write_scan
-from PIL import Image
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
-from stored_pairs import CHAIN, SETTINGS, build, pair, slices_of
+from small_pairs import CHAIN, SETTINGS, build, pair, slices_of
 
 from pipeline import pair_store, pairing
 from pipeline.data.case import Case
@@ -162,25 +161,6 @@ def test_slices_that_the_second_scan_shows_in_part_only_are_left_out():
     assert common_slices(first, first, mask(60, 57, 56, 0), 0.1).tolist() == [0, 1]
 
 
-def test_a_pair_without_a_common_slice_is_left_out_with_the_reason(tmp_path, capsys):
-    affine = AFFINE.copy()
-    affine[:3, 3] = AFFINE[:3, :3] @ [0, 22, 0] + AFFINE[:3, 3]
-    half_a_head, far = pair(tmp_path, scan("T2", seed=1)[:, 22:], affine, "half"), np.diag([1.0, 1, 1, 1])
-    far[:3, 3] = 1000
-    apart = pair(tmp_path, affine=far @ AFFINE, subject="far")
-    good = pair(tmp_path, subject="good")
-    settings = {**SETTINGS, "register_pairs": False}
-    stored, failures = build([half_a_head, apart, good], tmp_path, settings=settings)
-    assert [first.case.subject for first, _ in stored] == ["good"] and list(failures) == [half_a_head, apart]
-    one, two = capsys.readouterr().err.splitlines()
-    names = [" and ".join(str(case.path) for case in cases) for cases in (half_a_head, apart)]
-    assert one == (
-        f"warning: {names[0]}: no slice shows the head whole in both scans, with 10% of foreground; lower "
-        "preprocess.min_foreground, or check that both cover the head; left out"
-    )
-    assert two == f"warning: {names[1]}: the heads do not overlap; check their affines; left out"
-
-
 # ── keys, keeping and rebuilding ──────────────────────────────────────────────────────────────────────────────
 
 
@@ -231,29 +211,3 @@ def test_a_damaged_entry_is_rebuilt(damage, tmp_path, extractions):
     assert look_up_pair(cases, tmp_path / "store", SETTINGS) is None
     build([cases], tmp_path)
     assert contents(tmp_path / "store") == before and len(extractions) == 2
-
-
-# ── pictures ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def picture(path, size):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    voxels = scan(path.parent.name)[:, :, 17].T
-    Image.fromarray(np.clip(voxels / 4, 0, 255).astype(np.uint8)).resize(size).save(path)
-    return path
-
-
-def test_pictures_are_paired_as_they_are_and_must_have_one_size(tmp_path, no_registration, capsys):
-    sizes = {"a": [(36, 44), (36, 44)], "b": [(36, 44), (36, 40)]}
-    pairs = [
-        tuple(Case(name, "", kind, picture(tmp_path / kind / f"{name}.png", size)) for kind, size in two)
-        for name, two in ((name, zip(("T1", "T2"), both, strict=True)) for name, both in sizes.items())
-    ]
-    stored, failures = build(pairs, tmp_path, settings={**SETTINGS, "percentiles": None})
-    assert [first.count for first, _ in stored] == [1] and list(failures) == [pairs[1]]
-    for half, slices in zip(stored[0], slices_of(stored[0]), strict=True):
-        pixels = np.asarray(Image.open(half.case.path)).astype(float)
-        assert np.isclose(np.sort(slices.ravel())[-50:], np.sort(pixels.ravel() / 127.5 - 1)[-50:], atol=1e-4).all()
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"warning: {pairs[1][0].path} and {pairs[1][1].path}: a single slice cannot be registered")
-    assert line.endswith("give slices of one size; left out")

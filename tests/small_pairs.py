@@ -1,4 +1,4 @@
-"""Pairs of small heads in files, and a store of them."""
+"""Pairs of small scans of one synthetic head, and their slices in a store."""
 
 import numpy as np
 from head_scans import AFFINE, scan, write_scan
@@ -12,6 +12,7 @@ SETTINGS = {**CHAIN, "min_foreground": 0.1, "register_pairs": True}
 
 
 def pair(folder, second=None, affine=AFFINE, subject="s1"):
+    """Write a head in both contrasts, the second with other voxels if given, and return the two cases."""
     voxels = scan("T2", seed=1) if second is None else second
     return (
         Case(subject, "", "T1", write_scan(folder / f"{subject}-T1.nii", scan("T1"))),
@@ -20,6 +21,7 @@ def pair(folder, second=None, affine=AFFINE, subject="s1"):
 
 
 def build(pairs, folder, *, settings=SETTINGS, processes=1, on_bad_volume="skip"):
+    """Store pairs in a folder's `store`."""
     return build_pair_store(
         pairs, folder / "store", settings, cache=folder / "store" / "registrations", processes=processes,
         on_bad_volume=on_bad_volume, quiet=True,
@@ -27,6 +29,7 @@ def build(pairs, folder, *, settings=SETTINGS, processes=1, on_bad_volume="skip"
 
 
 def slices_of(stored):
+    """Return both halves of a stored pair, (N, 40, 40) each."""
     first, second = (decode(np.load(half.path)) for half in stored)
     assert first.shape == second.shape == (stored[0].count, 40, 40) and stored[1].count == stored[0].count
     return first, second
