@@ -81,8 +81,8 @@ def test_every_method_and_kind_of_generator_has_its_row():
 # ── resuming ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def resumes_bitwise(method, steps=4, size=16, **options):
-    """Whether an engine drawn differently, given the state, ends where the one that went on ends."""
+def assert_resumes_bitwise(method, steps=3, size=16, **options):
+    """An engine drawn differently, given the state, ends where the one that went on ends."""
     engine = make(method, **options)
     run(engine, range(3), size)
     middle, random = saved(engine), torch.get_rng_state()
@@ -97,7 +97,7 @@ def resumes_bitwise(method, steps=4, size=16, **options):
 
 @every_method
 def test_a_resumed_method_ends_in_the_same_bits(method):
-    resumes_bitwise(method, ema_decay=0.9)
+    assert_resumes_bitwise(method, ema_decay=0.9)
 
 
 @pytest.mark.parametrize("method", FIRST_OF_ITS_TYPE)
@@ -109,44 +109,31 @@ def test_the_estimates_of_spectral_norms_survive_a_resume(method):
     assert estimates
     METHODS["spectral"] = options
     try:
-        resumes_bitwise("spectral")
+        assert_resumes_bitwise("spectral")
     finally:
         del METHODS["spectral"]
 
 
 @pytest.mark.parametrize("method", ["dualgan", "pix2pix", "cut"])
 def test_dropout_goes_on_where_it_was(method):
-    resumes_bitwise(method, steps=2, size=64, depth=6, width=1, dropout=0.5)
-
-
-@every_method
-def test_a_state_shares_nothing_with_an_engine_that_loads_it(method):
-    engine = make(method, ema_decay=0.9)
-    run(engine, range(3))
-    state = saved(engine)
-    before = copy.deepcopy(state)
-    fresh = make(method, ema_decay=0.9)
-    fresh.load_state_dict(state)
-    run(fresh, range(3, 6))
-    assert differences(before, state) == set()
+    assert_resumes_bitwise(method, steps=2, size=64, depth=6, width=1, dropout=0.5)
 
 
 # ── steps that are skipped ──────────────────────────────────────────────────────────────────────────────────
 
 
 @every_method
-@pytest.mark.parametrize("side", [0, 1])
-def test_a_batch_that_is_not_finite_changes_nothing_but_what_was_drawn(method, side):
-    options = METHODS[method]
-    engine = engine_of(**options, ema_decay=0.9)
+def test_a_batch_that_is_not_finite_changes_nothing_but_what_was_drawn(method):
+    engine = make(method, ema_decay=0.9)
     run(engine, range(3))
     before = copy.deepcopy(engine.state_dict())
-    real = batch(3)
-    real[side][1, 0, 5, 5] = float("nan")
-    losses = engine.step(*real)
-    assert not all(torch.isfinite(loss) for loss in losses.values())
-    changed = differences(before, engine.state_dict())
-    assert {place for place in changed if not place.endswith(("/random", "/random/generator"))} == set()
+    for side in (0, 1):
+        real = batch(3)
+        real[side][1, 0, 5, 5] = float("nan")
+        losses = engine.step(*real)
+        assert not all(torch.isfinite(loss) for loss in losses.values())
+        changed = differences(before, engine.state_dict())
+        assert {place for place in changed if not place.endswith(("/random", "/random/generator"))} == set()
     for index in range(4, 4 + steps_to_all(method)):
         assert all(torch.isfinite(loss) for loss in engine.step(*batch(index)).values())
     after = engine.state_dict()
@@ -200,12 +187,12 @@ def test_a_player_that_moves_alone_makes_its_losses_smaller(method, player):
     engine = make(method, **{"learning_rate": 3e-3, "discriminator_learning_rate": 3e-3, still: 1e-12})
     losses_of, seen = engine.losses, []
     engine.losses = lambda *real: seen.append(losses_of(*real)) or seen[-1]
-    for _ in range(12 * steps_to_all(method)):
+    for _ in range(8 * steps_to_all(method)):
         engine.step(*batch(0))
     totals = [sum(losses[player].values()).item() for losses in seen if player in losses]
     totals = totals[1:] if METHODS[method].get("clip") else totals  # the first step's weights are not clipped yet
-    assert len(totals) >= 11 or player not in engine.optimisers
-    assert sum(totals[-3:]) < sum(totals[:3]) or not totals
+    assert len(totals) >= 7 or player not in engine.optimisers
+    assert sum(totals[-2:]) < sum(totals[:2]) or not totals
 
 
 # ── what a method offers ────────────────────────────────────────────────────────────────────────────────────
@@ -254,19 +241,9 @@ def test_translators_map_shapes_and_come_back_from_a_checkpoint(method, ema_deca
 
 
 @every_method
-def test_a_seed_decides_everything(method):
-    first, second = (make(method, seed=3) for _ in range(2))
-    for engine in (first, second):
-        torch.manual_seed(1)
-        run(engine, range(3))
-    assert differences(first.state_dict(), second.state_dict()) == set()
-
-
-@every_method
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_a_plan_asks_for_the_losses_where_there_is_no_memory(method, precision):
+def test_a_plan_asks_for_the_losses_where_there_is_no_memory(method):
     with torch.device("meta"):
-        engine = build_engine(config_of(**METHODS[method], precision=precision), torch.device("meta"))
+        engine = build_engine(config_of(**METHODS[method], precision="bf16"), torch.device("meta"))
     images = torch.zeros(2, 1, 16, 16, device="meta")
     for losses in engine.losses(images, images).values():
         assert all(loss.device.type == "meta" and loss.shape == () for loss in losses.values())
@@ -309,7 +286,7 @@ def test_every_generator_a_method_admits_takes_a_step(method, generator):
 
 
 @pytest.mark.parametrize("kind", DISCRIMINATOR_KINDS)
-@pytest.mark.parametrize("method", [*FIRST_OF_ITS_TYPE, *(name for name in METHODS if name.startswith("dualgan-"))])
+@pytest.mark.parametrize("method", [*FIRST_OF_ITS_TYPE, "dualgan-penalty"])
 def test_every_kind_of_discriminator_takes_a_step(method, kind):
     moves_all_networks(METHODS[method] | {"discriminator": DISCRIMINATOR_KINDS[kind]})
 

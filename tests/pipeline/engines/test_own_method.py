@@ -103,7 +103,7 @@ def test_the_configuration_trains_resumes_and_translates(house, blocks):
     assert type(first).__module__ == "pipeline.engines.gcgan"
     real = torch.rand(2, 2, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     losses = [first.step(*real) for _ in range(20)]
-    assert losses[-1]["geometry_G"] < 0.7 * losses[0]["geometry_G"]
+    assert losses[-1]["geometry_G"] < 0.9 * losses[0]["geometry_G"]
     torch.save(first.state_dict(), house / "state.pt")
     second.load_state_dict(torch.load(house / "state.pt", weights_only=True))
     again = [engine.step(*real) for engine in (first, second)]
