@@ -1,7 +1,6 @@
 """What can end a command, and the exit code each ending has."""
 
 EXIT_DONE = 0
-EXIT_BUG = 1
 EXIT_BAD_INPUT = 2
 EXIT_PARTLY_DONE = 3
 

@@ -154,7 +154,9 @@ def _fit_baselines(
     for to, contrast in enumerate(contrasts):
         columns = [(pair[1 - to], pair[to], np.ones(len(pair[0]), bool)) for pair in voxels]
         baselines[contrast][LOOKUP] = IntensityLookup.fit(columns)
-    return baselines, [f"the lookup was fitted on {len(voxels)} training pairs, which the unpaired model never sees"]
+    return baselines, [
+        f"the lookup was fitted on {len(voxels)} training pairs; a model that trains without pairs never sees them"
+    ]
 
 
 def _training_voxels(chosen: Sequence[Pair], reader: PairReader) -> Iterator[tuple[np.ndarray, np.ndarray]]:

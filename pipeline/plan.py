@@ -112,11 +112,12 @@ def _grid(cases: Sequence[Case], config: Config) -> tuple[tuple[int, ...], np.nd
         return grid(config.data.spacing_mm)
     from nibabel import load
     from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
 
     for case in cases:
         try:
             image = load(case.path)
-        except (OSError, ImageFileError):  # the run names it and leaves it out
+        except (OSError, ImageFileError, HeaderDataError):  # the run names it and leaves it out
             continue
         return image.shape, image.affine
     raise UserError(f"{cases[0].path}: not readable as NIfTI, nor is any other of {len(cases)} images like it")

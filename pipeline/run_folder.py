@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
+from pydantic import ValidationError
 
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
@@ -160,7 +161,7 @@ def open_run_folder(config: Config) -> RunFolder:
     different = [
         f"{key}: {earlier_value!r} there, {value!r} now"
         for key, earlier_value, value in _differences(earlier, present)
-        if not any(key == free or key.startswith(f"{free}.") for free in FREE)
+        if not _is_free(key, config)
     ]
     if different:
         raise UserError(
@@ -171,6 +172,13 @@ def open_run_folder(config: Config) -> RunFolder:
     return folder
 
 
+def _is_free(key: str, config: Config) -> bool:
+    """Whether a setting may change between sittings; how pairs are registered may not where they are trained on."""
+    if key == "evaluation.register_pairs" and config.split.pairing == "paired":
+        return False
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+
+
 def _read_config(path: Path) -> dict:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -178,7 +186,10 @@ def _read_config(path: Path) -> dict:
         raise UserError(f"{path}: cannot be read; move the run's folder away to start anew") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a run's configuration; move the run's folder away to start anew")
-    return content
+    try:  # keys that came later stand at their defaults
+        return json.loads(json.dumps(Config.model_validate(content).model_dump(mode="json")))
+    except ValidationError:
+        return content
 
 
 def _differences(first: object, second: object, key: str = "") -> list[tuple[str, object, object]]:

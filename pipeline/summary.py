@@ -97,7 +97,8 @@ def _how_to(config: Config, folder: RunFolder) -> dict[str, str]:
     translate = f"python -m pipeline.translate -i IN.nii.gz -o OUT.nii.gz --model {model} --to {to}"
     return {
         **({} if config.data.source == "images" else {"translate a volume": translate}),
-        "compare runs": "mlflow ui",
+        "compare it with another run": f"python -m pipeline.compare {model} runs/OTHER -o compare.html",
+        "look at all runs": "mlflow ui",
         "repeat this run": f"python -m pipeline.run {shlex.quote(str(folder.config))} output=runs/again",
     }
 
@@ -217,6 +218,9 @@ def _split_rows(config: Config, prepared: Prepared) -> list[list[str]]:
     for contrast in config.contrasts:
         cases, facts = prepared.split.train[contrast], prepared.facts[contrast]
         rows.append(["train", contrast, len({case.subject for case in cases}), len(cases), facts["slices"]])
+    if prepared.pairs:
+        subjects = {first.case.subject for first, _ in prepared.pairs}
+        rows.append(["train", "pairs", len(subjects), len(prepared.pairs), prepared.longest])
     for part in ("validation", "test"):
         for contrast in config.contrasts:
             cases = [case for case in getattr(prepared.split, part) if case.contrast == contrast]

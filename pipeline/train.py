@@ -101,16 +101,18 @@ def train(
     if position.step == 0:
         observers.sample(0, 0)
     saved_at = time.monotonic()
+    latest: dict[str, torch.Tensor] = {}  # of each loss: not every method computes all of them in every step
     with observers.bar(position.step, schedule.steps) as bar:
         for epoch in range(position.epochs, schedule.epochs):
             for real_a, real_b in _batches(slices, schedule, epoch, position, device):
                 started = time.monotonic()
                 rates = engine.set_learning_rate(schedule.learning_rate_factor(position.step))
                 losses = engine.step(real_a.to(device, non_blocking=True), real_b.to(device, non_blocking=True))
+                latest |= losses
                 position.step += 1
                 _count_bad_steps(losses, position, schedule.max_bad_steps)
                 if position.step % schedule.log_every == 0:
-                    values = {name: float(loss) for name, loss in losses.items()}
+                    values = {name: float(loss) for name, loss in latest.items()}
                     bar.set_postfix({name: f"{value:.2f}" for name, value in values.items()}, refresh=False)
                     values |= {f"learning_rate_{name}": rate for name, rate in rates.items()}
                     observers.log({f"train/{name}": value for name, value in values.items()}, position.step)

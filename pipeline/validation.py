@@ -232,12 +232,13 @@ def _translated(fixed: FixedSlices, translation: np.ndarray) -> Translated:
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Put a network into evaluation mode, and back as it was."""
-    training = network.training
+    modes = {module: module.training for module in network.modules()}  # parts may be shared with other networks
     network.eval()
     try:
         yield
     finally:
-        network.train(training)
+        for module, training in modes.items():
+            module.training = training
 
 
 def save_sample(folder: Path, direction: str, epoch: int, panel: Tile) -> Path:

@@ -39,6 +39,8 @@ def _of_networks(config: Config) -> Iterator[str]:
             yield _not_a_multiple(size, "depth", depth)
     elif size % 2**generator.downs:
         yield _not_a_multiple(size, "downs", generator.downs)
+    elif size < 2 ** (generator.downs + 1):
+        yield f"generator.downs = {generator.downs}: preprocess.size = {size} is too small for it"
     if generator.type == "munit" and size < 2 ** (generator.style_downs + 1):
         yield f"generator.style_downs = {generator.style_downs}: preprocess.size = {size} is too small for it"
     scales = getattr(discriminator, "scales", 1)
@@ -72,6 +74,10 @@ def _of_method(config: Config) -> Iterator[str]:
             yield "method.adversarial = 'wasserstein': needs method.clip or method.gradient_penalty"
         if method.adversarial != "wasserstein" and critic:
             yield f"method.adversarial = {method.adversarial!r}: must be wasserstein with clip or gradient_penalty"
+        if method.clip is not None and method.gradient_penalty:
+            yield f"method.clip = {method.clip}: must be null with method.gradient_penalty, which takes its place"
+        if method.adversarial != "wasserstein" and method.critic_steps > 1:
+            yield f"method.critic_steps = {method.critic_steps}: must be 1 unless method.adversarial is wasserstein"
         if method.gradient_penalty and config.training.precision == "fp16":
             yield "training.precision = 'fp16': does not go with method.gradient_penalty; use bf16 or float32"
 

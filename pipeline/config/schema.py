@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -48,7 +48,6 @@ class ImagesData(Section):
 
 
 DataSource = PhantomData | IxiData | NiftiData | ImagesData
-SOURCES = tuple(get_args(source.model_fields["source"].annotation)[0] for source in get_args(DataSource))
 
 
 class Split(Section):
@@ -169,7 +168,8 @@ class Config(Section):
         if not isinstance(values, Mapping):
             return values
         method = values.get("method")
-        native = NATIVE.get(method.get("type") if isinstance(method, Mapping) else None, {})
+        kind = method.get("type") if isinstance(method, Mapping) else None
+        native = NATIVE.get(kind, {}) if isinstance(kind, str) else {}
         filled = dict(values)
         for key, usual in (USUAL | native).items():
             section = values.get(key, {})

@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from pipeline.data.store import StoredCase, decode
 from transforms.augmentation import Augmentation, Change
 
+MOST_OPEN = 64  # memory maps of a bank at once; each holds a file open, and a process may hold 1,024
+
 
 class SliceBank:
     """The slices of several stored cases as one sequence, gathered straight from their memory maps."""
@@ -36,6 +38,8 @@ class SliceBank:
 
     def _map(self, volume: int) -> np.ndarray:
         if volume not in self._maps:
+            if len(self._maps) >= MOST_OPEN:
+                del self._maps[next(iter(self._maps))]  # the one opened first
             self._maps[volume] = np.load(self.paths[volume], mmap_mode="r", allow_pickle=False)
         return self._maps[volume]
 

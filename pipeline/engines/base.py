@@ -105,8 +105,9 @@ class AdversarialEngine(ABC):
             by_player = self.losses(real_a, real_b)
         losses = {name: loss for terms in by_player.values() for name, loss in terms.items()}
         if all_finite(losses):
-            for player, terms in by_player.items():
-                self._update(player, sum(terms.values()))
+            for player in self.optimisers:  # generators first: their gradients pass through the other's weights
+                if player in by_player:
+                    self._update(player, sum(by_player[player].values()))
             self.scaler.update()
             if GENERATORS in by_player:
                 self._average()

@@ -44,11 +44,13 @@ class Cut(AdversarialEngine):
     def _patch_nce(self, name: str, source: Tensor, output: Tensor) -> Tensor:
         """Return equation 3, as a mean over layers and places; the source's side is held fixed."""
         generator, head = self.generators[name], self.generators[f"H_{name}"]
-        wanted, found = generator.features(source), generator.features(output)
-        places = [self.random.choice(one[0, 0].numel(), self.method.patches).to(source.device) for one in wanted]
-        keys = head([_at(one, index) for one, index in zip(wanted, places, strict=True)])
+        found = generator.features(output)
+        places = [self.random.choice(one[0, 0].numel(), self.method.patches).to(source.device) for one in found]
         queries = head([_at(one, index) for one, index in zip(found, places, strict=True)])
-        terms = [self._contrast(query, key.detach()) for query, key in zip(queries, keys, strict=True)]
+        with torch.no_grad():  # after the queries: autocast keeps weights as they were first cast, gradients or none
+            wanted = generator.features(source)
+            keys = head([_at(one, index) for one, index in zip(wanted, places, strict=True)])
+        terms = [self._contrast(query, key) for query, key in zip(queries, keys, strict=True)]
         return torch.stack(terms).mean()
 
     def _contrast(self, queries: Tensor, keys: Tensor) -> Tensor:

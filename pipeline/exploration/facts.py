@@ -63,7 +63,7 @@ class ImageFacts:
         checksum: Of shape and voxels along right, anterior, superior; equal for equal voxels however stored.
         raw_histogram: Density of the head's intensities, (BINS,), and the bins' edges, (BINS + 1,).
         histogram: The head's normalised intensities over [-1, 1], (BINS,), summing to 1.
-        cells: (K, 3) int16, the lattice points every `CELL_MM` of RAS space that lie in the head; None where unknown.
+        cells: (K, 3) int32, the lattice points every `CELL_MM` of RAS space that lie in the head; None where unknown.
         planes: Plane -> the normalised slice through the head's middle, uint8 (A, B) in true proportions.
     """
 

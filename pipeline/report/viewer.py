@@ -199,4 +199,7 @@ def _licences(folder: Path) -> str:
     within = sorted(path for path in modules.rglob("*") if path.stem.lower() in ("license", "licence", "notice"))
     texts = [("@niivue/niivue", folder / "LICENSE-niivue.txt")]
     texts += [(path.parent.relative_to(modules).as_posix(), path) for path in within if path.is_file()]
-    return "\n\n".join(f"{name}\n\n{path.read_text(encoding='utf-8').strip()}" for name, path in texts) + "\n"
+    return (
+        "\n\n".join(f"{name}\n\n{path.read_text(encoding='utf-8', errors='replace').strip()}" for name, path in texts)
+        + "\n"
+    )

@@ -1,3 +1,4 @@
+import gzip
 import re
 import time
 
@@ -197,3 +198,14 @@ def test_a_method_that_learns_from_pairs_is_planned_with_pairs(tmp_path, monkeyp
     assert said.err.endswith("for want of a partner in the other contrast: s0_T1\n")
     disk = [re.search(r"disk +([0-9.]+) MiB", text)[1] for text in (plain, said.out)]
     assert float(disk[1]) - float(disk[0]) == pytest.approx(2 * 18 * 2 * 64**2 / 2**20, abs=0.1)
+
+
+def test_a_damaged_header_is_passed_over_for_the_next_image(tmp_path, capsys):
+    for number in range(8):
+        write_ixi(tmp_path, f"IXI{number:03d}-Guys-0001", scale=16)
+    first = min(tmp_path.rglob("*T1.nii.gz"))
+    content = bytearray(gzip.decompress(first.read_bytes()))
+    content[70:72] = (3333).to_bytes(2, "little")  # a data type that there is not
+    first.write_bytes(gzip.compress(content))
+    text = printed(capsys, config(data={"source": "ixi", "folder": tmp_path}))
+    assert "dry run: nothing was written" in text

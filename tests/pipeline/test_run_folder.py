@@ -219,3 +219,18 @@ def test_the_checkpoint_that_is_evaluated_is_the_one_asked_for_where_there_is_on
     for name in there:
         (tmp_path / "checkpoints" / f"{name}.pt").write_bytes(b"")
     assert RunFolder(tmp_path).evaluated(wanted).name == f"{evaluated}.pt"
+
+
+def test_a_run_of_before_a_key_came_continues_where_the_key_stands_at_its_default(tmp_path):
+    folder = started(tmp_path)
+    earlier = yaml.safe_load(folder.config.read_text())
+    del earlier["generator"]["attention"], earlier["training"]["halve_every"]
+    folder.config.write_text(yaml.safe_dump(earlier))
+    assert open_run_folder(config(tmp_path)) == folder
+    assert "generator.attention: False there, True now" in refusal(tmp_path, generator={"attention": True})
+
+
+def test_how_pairs_are_registered_is_fixed_where_they_are_trained_on(tmp_path):
+    started(tmp_path, split={"pairing": "paired"})
+    changed = {"split": {"pairing": "paired"}, "evaluation": {"register_pairs": False}}
+    assert "evaluation.register_pairs: True there, False now" in refusal(tmp_path, **changed)

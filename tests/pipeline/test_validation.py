@@ -285,3 +285,13 @@ def test_a_sample_is_saved_under_its_direction_and_epoch(tmp_path):
     path = save_sample(tmp_path, "T1_to_T2", 7, panel)
     assert path == tmp_path / "T1_to_T2" / "epoch-00007.png"
     np.testing.assert_array_equal(np.asarray(Image.open(path)), panel)
+
+
+def test_parts_that_a_network_shares_with_others_go_back_to_their_own_modes():
+    shared = nn.Sequential(nn.Dropout(0.5), nn.Linear(1, 1)).eval()
+    network = nn.Sequential(shared, nn.Dropout(0.5))
+    shared.eval()
+    with evaluating(network):
+        assert not any(module.training for module in network.modules())
+    assert network.training and network[1].training
+    assert not any(module.training for module in shared.modules())

@@ -50,6 +50,21 @@ def test_any_other_method_takes_any_generator_and_discriminator(method, generato
              "discriminator": {"layers": 2, "scales": 2}},
             "generator.style_downs = 6: preprocess.size = 64 is too small for it",
         ),
+        *(
+            (
+                {**sections, "preprocess": {"size": 32}, "discriminator": {"type": "patchgan", "layers": 1}},
+                "generator.downs = 5: preprocess.size = 32 is too small for it",
+            )
+            for sections in ({"generator": {"type": kind, "downs": 5}} for kind in ("resnet", "residual_concat"))
+        ),
+        (
+            {"method": {**CRITIC, "clip": 0.01, "gradient_penalty": 10}},
+            "method.clip = 0.01: must be null with method.gradient_penalty, which takes its place",
+        ),
+        (
+            {"method": {"type": "dualgan", "critic_steps": 5}},
+            "method.critic_steps = 5: must be 1 unless method.adversarial is wasserstein",
+        ),
         (
             {"method": {"type": "pix2pix"}},
             "split.pairing = 'unpaired': must be paired for method pix2pix, which learns from registered pairs",
@@ -76,3 +91,27 @@ def test_pictures_are_pairs_only_where_their_names_say_so():
         "data.paired = False: must be true for method pix2pix: equal file names are the same slice"
     ]
     assert refused(data=pictures | {"paired": True}, **sections) == []
+
+
+@pytest.mark.parametrize(
+    "generator", [{"type": "resnet"}, {"type": "residual_concat"}, {"type": "munit", "style_downs": 2}]
+)
+@pytest.mark.parametrize("downs", [1, 2, 3, 4])
+def test_every_size_that_is_allowed_makes_a_step(generator, downs):
+    import torch
+
+    from pipeline.engines.build import build_engine
+
+    size = next(size for size in range(16, 65, 2**downs) if size % 2**downs == 0)
+    sections = {
+        "generator": generator | {"downs": downs, "blocks": 1, "width": 1},
+        "discriminator": {"type": "patchgan", "layers": 1, "width": 1},
+        "method": {"type": "munit" if generator["type"] == "munit" else "cyclegan"},
+        "preprocess": {"size": size},
+    }
+    if refused(**sections):
+        assert size < 2 ** (downs + 1)
+        return
+    config = Config.model_validate({"name": "x", "data": {"source": "phantom"}, **sections})
+    image = torch.zeros(1, 1, size, size)
+    assert build_engine(config, torch.device("cpu")).step(image, image)

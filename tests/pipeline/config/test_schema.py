@@ -5,7 +5,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.config.load import valid_keys
 from pipeline.config.rules import contradictions
-from pipeline.config.schema import SOURCES, Config, ImagesData, IxiData, NiftiData
+from pipeline.config.schema import Config, ImagesData, IxiData, NiftiData
 from pipeline.engines.parts import build_discriminator, build_generator
 
 
@@ -19,10 +19,6 @@ def sections(model):
     for name in type(model).model_fields:
         if isinstance(getattr(model, name), BaseModel):
             yield from sections(getattr(model, name))
-
-
-def test_the_sources_are_those_of_the_project():
-    assert SOURCES == ("phantom", "ixi", "nifti", "images")
 
 
 def test_every_section_refuses_unknown_keys_and_changes():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.data import loader
 from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank, UnpairedSlices, epoch_loader
 from pipeline.data.store import StoredCase, decode, encode
@@ -187,3 +188,14 @@ def test_workers_leave_stop_signals_to_the_process_that_started_them(slices):
     telling = Telling(*dataset.banks, dataset.augmentation, 0)
     assert batches(telling, count=1, workers=1)[0][0].tolist() == [True, True]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_bank_of_many_volumes_keeps_few_files_open_and_gathers_the_same(tmp_path, monkeypatch):
+    stored = store_volumes(tmp_path / "a", [2] * 9, constant=True)
+    wanted = [17, 0, 8, 3, 11, 17, 5]
+    expected = SliceBank(stored).gather(wanted)
+    monkeypatch.setattr(loader, "MOST_OPEN", 3)
+    bank = SliceBank(stored)
+    assert torch.equal(bank.gather(wanted), expected)
+    assert torch.equal(expected[:, 0, 0, 0], torch.from_numpy(decode(100 * np.array(wanted, dtype=np.uint16))))
+    assert len(bank._maps) == 3

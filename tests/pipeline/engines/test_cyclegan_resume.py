@@ -58,3 +58,13 @@ def test_a_random_state_that_is_not_restored_is_noticed(interrupted):
 def test_every_part_with_a_state_is_among_those_whose_loss_was_tried(interrupted):
     assert set(interrupted[0]) - {"scaler"} == set(STATEFUL)  # the scaler has a state with fp16 only
     assert interrupted[0]["scaler"] == {}
+
+
+def test_the_order_in_which_a_method_names_its_players_makes_no_difference(monkeypatch):
+    usual, turned = engine_of(), engine_of()
+    losses = type(turned).losses
+    monkeypatch.setattr(turned, "losses", lambda *real: dict(reversed(losses(turned, *real).items())))
+    for index in range(2):
+        usual.step(*batch(index))
+        turned.step(*batch(index))
+    assert differences(saved(usual), saved(turned)) == set()

@@ -297,5 +297,4 @@ def moves_all_networks(options):
     for index in range(options.get("critic_steps", 1)):
         assert all(torch.isfinite(loss) for loss in engine.step(*batch(index)).values())
     assert all(differences(before[name], network.state_dict()) for name, network in engine.networks().items())
-    translated = engine.translators()["b"](batch(0)[0])
-    assert translated.shape == (2, 1, 16, 16)
+    assert engine.translators()["b"](batch(0)[0]).shape == (2, 1, 16, 16)
