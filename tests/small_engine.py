@@ -18,6 +18,23 @@ MUNIT = {  # the networks and the name of the method that has its own kinds
     },
     "discriminator": {"type": "multiscale", "width": 2, "layers": 1, "scales": 2},
 }  # fmt: skip
+SMALL_GENERATORS = {
+    "unet": {"type": "unet", "width": 2, "depth": 3},
+    "unet-attention-nearest": {"type": "unet", "width": 2, "depth": 3, "attention": True, "upsampling": "nearest"},
+    "resnet": {"type": "resnet", "width": 2, "downs": 1, "blocks": 1},
+    "resnet-nearest": {"type": "resnet", "width": 2, "downs": 1, "blocks": 1, "upsampling": "nearest"},
+    "residual_concat": {"type": "residual_concat", "width": 2, "downs": 1, "blocks": 1},
+    "residual_concat-nearest": {
+        "type": "residual_concat", "width": 2, "downs": 1, "blocks": 1, "upsampling": "nearest"
+    },
+    "munit": MUNIT["generator"],
+}  # fmt: skip
+DISCRIMINATOR_KINDS = {
+    "patchgan": {"type": "patchgan", "width": 2, "layers": 1},
+    "patchgan-spectral": {"type": "patchgan", "width": 2, "layers": 1, "spectral_norm": True},
+    "multiscale": {"type": "multiscale", "width": 2, "layers": 1, "scales": 2},
+    "multiscale-spectral": {"type": "multiscale", "width": 2, "layers": 1, "scales": 2, "spectral_norm": True},
+}
 
 
 def config_of(*, depth=3, width=3, dropout=0.0, seed=0, **options):

@@ -59,8 +59,9 @@ class AdversarialEngine(ABC):
             for player, networks in self._players().items()
         }
         low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.precision)
-        halves = low is not None and torch.amp.is_autocast_available(device.type)  # the meta device of a plan: no
+        halves = low is not None and torch.amp.is_autocast_available(device.type)  # not on a plan's meta device
         self.autocast = (lambda: torch.autocast(device.type, low)) if halves else nullcontext
+        # For the parts of a loss that half precision would spoil:
         self.exactly = (lambda: torch.autocast(device.type, enabled=False)) if halves else nullcontext
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
 

@@ -152,6 +152,6 @@ def test_without_identity_the_targets_are_not_translated():
 
 def test_training_makes_places_tell_more_of_themselves():
     engine = engine_of(type="cut", width=6, learning_rate=2e-3)
-    losses = [engine.step(*batch(0)) for _ in range(25)]
+    losses = [engine.step(*batch(0)) for _ in range(18)]
     for name in ("nce_G", "nce_F"):
-        assert sum(step[name] for step in losses[-5:]) < 0.9 * sum(step[name] for step in losses[:5])
+        assert sum(step[name] for step in losses[-3:]) < 0.9 * sum(step[name] for step in losses[:3])

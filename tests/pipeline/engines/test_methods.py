@@ -5,7 +5,16 @@ import typing
 
 import pytest
 import torch
-from small_engine import MUNIT, batch, config_of, differences, engine_of, saved
+from small_engine import (
+    DISCRIMINATOR_KINDS,
+    MUNIT,
+    SMALL_GENERATORS,
+    batch,
+    config_of,
+    differences,
+    engine_of,
+    saved,
+)
 
 from pipeline.config.methods import AnyMethod, Generator
 from pipeline.config.rules import contradictions
@@ -33,23 +42,6 @@ NETWORKS = {
     "pix2pix-regression": {"G", "F"},
 }  # of methods that have others than the usual ones
 USUAL_NETWORKS = {"G", "F", "D_A", "D_B"}
-SMALL_GENERATORS = {
-    "unet": {"type": "unet", "width": 2, "depth": 3},
-    "unet-attention-nearest": {"type": "unet", "width": 2, "depth": 3, "attention": True, "upsampling": "nearest"},
-    "resnet": {"type": "resnet", "width": 2, "downs": 1, "blocks": 1},
-    "resnet-nearest": {"type": "resnet", "width": 2, "downs": 1, "blocks": 1, "upsampling": "nearest"},
-    "residual_concat": {"type": "residual_concat", "width": 2, "downs": 1, "blocks": 1},
-    "residual_concat-nearest": {
-        "type": "residual_concat", "width": 2, "downs": 1, "blocks": 1, "upsampling": "nearest"
-    },
-    "munit": MUNIT["generator"],
-}  # fmt: skip
-DISCRIMINATOR_KINDS = {
-    "patchgan": {"type": "patchgan", "width": 2, "layers": 1},
-    "patchgan-spectral": {"type": "patchgan", "width": 2, "layers": 1, "spectral_norm": True},
-    "multiscale": {"type": "multiscale", "width": 2, "layers": 1, "scales": 2},
-    "multiscale-spectral": {"type": "multiscale", "width": 2, "layers": 1, "scales": 2, "spectral_norm": True},
-}
 FIRST_OF_ITS_TYPE = list({options["type"]: name for name, options in reversed(METHODS.items())}.values())
 every_method = pytest.mark.parametrize("method", METHODS)
 
@@ -84,13 +76,13 @@ def test_every_method_and_kind_of_generator_has_its_row():
 def assert_resumes_bitwise(method, steps=3, size=16, **options):
     """An engine drawn differently, given the state, ends where the one that went on ends."""
     engine = make(method, **options)
-    run(engine, range(3), size)
+    run(engine, range(2), size)
     middle, random = saved(engine), torch.get_rng_state()
-    run(engine, range(3, 3 + steps), size)
+    run(engine, range(2, 2 + steps), size)
     fresh = make(method, weights_seed=77, seed=5, **options)
     fresh.load_state_dict(middle)
     torch.set_rng_state(random)
-    run(fresh, range(3, 3 + steps), size)
+    run(fresh, range(2, 2 + steps), size)
     assert differences(middle, saved(engine))
     assert differences(saved(engine), saved(fresh)) == set()
 
@@ -100,7 +92,7 @@ def test_a_resumed_method_ends_in_the_same_bits(method):
     assert_resumes_bitwise(method, ema_decay=0.9)
 
 
-@pytest.mark.parametrize("method", FIRST_OF_ITS_TYPE)
+@pytest.mark.parametrize("method", ["dualgan-penalty", "munit"])
 def test_the_estimates_of_spectral_norms_survive_a_resume(method):
     kind = "multiscale-spectral" if method == "munit" else "patchgan-spectral"
     options = METHODS[method] | {"discriminator": DISCRIMINATOR_KINDS[kind]}
@@ -114,7 +106,7 @@ def test_the_estimates_of_spectral_norms_survive_a_resume(method):
         del METHODS["spectral"]
 
 
-@pytest.mark.parametrize("method", ["dualgan", "pix2pix", "cut"])
+@pytest.mark.parametrize("method", ["dualgan", "cut"])
 def test_dropout_goes_on_where_it_was(method):
     assert_resumes_bitwise(method, steps=2, size=64, depth=6, width=1, dropout=0.5)
 
@@ -187,11 +179,11 @@ def test_a_player_that_moves_alone_makes_its_losses_smaller(method, player):
     engine = make(method, **{"learning_rate": 3e-3, "discriminator_learning_rate": 3e-3, still: 1e-12})
     losses_of, seen = engine.losses, []
     engine.losses = lambda *real: seen.append(losses_of(*real)) or seen[-1]
-    for _ in range(8 * steps_to_all(method)):
+    for _ in range(6 * steps_to_all(method)):
         engine.step(*batch(0))
     totals = [sum(losses[player].values()).item() for losses in seen if player in losses]
     totals = totals[1:] if METHODS[method].get("clip") else totals  # the first step's weights are not clipped yet
-    assert len(totals) >= 7 or player not in engine.optimisers
+    assert len(totals) >= 5 or player not in engine.optimisers
     assert sum(totals[-2:]) < sum(totals[:2]) or not totals
 
 
@@ -252,7 +244,7 @@ def test_a_plan_asks_for_the_losses_where_there_is_no_memory(method):
 @every_method
 def test_half_precision_stays_near_single(method):
     engines = [make(method, precision=precision) for precision in ("float32", "bf16")]
-    for index in range(2 * steps_to_all(method)):
+    for index in range(1 + steps_to_all(method)):
         single, half = (engine.step(*batch(index)) for engine in engines)
         for name, loss in half.items():
             assert loss.dtype == torch.float32
