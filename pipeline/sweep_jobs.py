@@ -74,6 +74,11 @@ def plan(configs: Sequence[Path], overrides: Sequence[str], output: Path | None,
         place = [f"output={_quoted(str(config.folder))}"] if output is not None else []
         jobs.append(SweepJob(config, [str(path), *overrides, *place, "--quiet"], logs / f"{config.name}.log"))
     problems += _shared(configs, jobs) if not problems else []
+    problems += [
+        f"{job.name}: is the folder of the logs; give the run another name" for job in jobs if job.config.folder == logs
+    ]
+    blocked = next((place for place in (logs, *logs.parents) if place.exists() and not place.is_dir()), None)
+    problems += [f"{blocked}: is a file, and the runs' folder is to be there; give another -o"] if blocked else []
     if problems:
         raise UserError("\n".join([*problems, "no run was started"]))
     return jobs

@@ -82,6 +82,6 @@ def _measured(psnr: float) -> dict[str, float]:
     }
 
 
-def bound(pairing: str = "paired") -> dict:
-    """The split section of a run that trained on pairs."""
-    return {"split": {"pairing": pairing}}
+def bound() -> dict:
+    """The sections of a run that trained on pairs."""
+    return {"split": {"pairing": "paired"}, "method": {"type": "pix2pix"}}

@@ -66,7 +66,7 @@ def _differences(first: FinishedRun, run: FinishedRun) -> list[tuple[str, str, s
 
 def _split_differences(first: FinishedRun, run: FinishedRun) -> Iterator[tuple[str, str, str]]:
     parts = [(part, first.split[part], run.split[part]) for part in ("validation", "test")]
-    if first.config.split.pairing == run.config.split.pairing:
+    if first.is_bound == run.is_bound:  # a bound trains on pairs, and so on other images
         parts += [
             (f"training {contrast}", first.split["train"].get(contrast, []), run.split["train"].get(contrast, []))
             for contrast in first.config.contrasts

@@ -8,6 +8,9 @@ from pipeline.comparison.checks import require_comparable
 from pipeline.comparison.runs import FinishedRun, load_runs
 from pipeline.console import say, warn
 from pipeline.errors import UserError
+from pipeline.run_folder import RunFolder
+
+METRICS = "metrics.jsonl"  # what a comparison's record holds while MLflow has not got it
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ def compare_folders(folders: Sequence[Path], page: Path, *, quiet: bool = False)
     """
     if page.suffix.lower() != ".html":
         raise UserError(f"{page}: the comparison is a page; give -o a name that ends in .html")
+    within = next((folder for folder in page.absolute().parents if RunFolder(folder).config.is_file()), None)
+    if within is not None:
+        raise UserError(f"{page}: lies in a run's folder ({within}), whose files it would overwrite; choose another -o")
+    if Outputs(page).record.exists() and not (Outputs(page).record / METRICS).is_file():
+        raise UserError(f"{Outputs(page).record}: is in the way, and no comparison's; move it, or choose another -o")
     runs = load_runs(folders)
     require_comparable(runs)
     from pipeline.mlflow_settings import configure_mlflow

@@ -20,7 +20,8 @@ STATISTICS = (
     "cell: the mean over subjects of a method's figure less that of the best run, its 95 % bootstrap interval "
     "(percentile, 10,000 draws of subjects, one seed), and the p of a two-sided Wilcoxon signed-rank test on the same "
     "pairs, corrected by Holm's method for all methods and baselines of the same direction and metric. Metrics and "
-    "directions are not corrected for each other."
+    "directions are not corrected for each other. The best run was found on these same subjects, so with many methods "
+    "the p-values flatter it; and one training, from one seed, says nothing of how much a method varies."
 )
 
 

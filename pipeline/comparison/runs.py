@@ -9,6 +9,7 @@ import yaml
 
 from pipeline.comparison.columns import RANKING
 from pipeline.config.load import load_config
+from pipeline.config.methods import PAIRED
 from pipeline.config.schema import Config
 from pipeline.console import warn
 from pipeline.errors import UserError
@@ -16,7 +17,6 @@ from pipeline.run_folder import RunFolder
 
 OWN = "own"  # the protocol, as pipeline.protocols names it
 MODEL, COPY, HISTOGRAM, LOOKUP = "model", "copy", "histogram matching", "lookup"  # systems, as pipeline.evaluate does
-TRAINS_ON_PAIRS = ("pix2pix", "regression")  # methods that see both contrasts of one slice
 
 Way = tuple[str, str]  # source and target contrast
 Figures = dict[str, dict[str, float]]  # "region/metric" -> subject -> value
@@ -56,7 +56,7 @@ class FinishedRun:
     @property
     def is_bound(self) -> bool:
         """Whether the model trained on pairs, so that it bounds what unpaired methods can hope for."""
-        return self.config.split.pairing == "paired" and self.method in TRAINS_ON_PAIRS
+        return self.method in PAIRED
 
     @property
     def ways(self) -> list[Way]:

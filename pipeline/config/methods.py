@@ -146,5 +146,6 @@ class Cut(Method):
 
 
 AnyMethod = CycleGan | DualGan | Munit | Pix2Pix | Cut
+PAIRED = ("pix2pix",)  # methods that learn from both contrasts of one slice
 NATIVE = {"munit": {"generator": "munit", "discriminator": "multiscale"}}  # networks of a method, where not the usual
 USUAL = {"generator": "unet", "discriminator": "patchgan", "method": "cyclegan"}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pipeline.config.methods import NATIVE, USUAL
+from pipeline.config.methods import NATIVE, PAIRED, USUAL
 from pipeline.config.schema import Config
 
 
@@ -64,10 +64,10 @@ def _of_method(config: Config) -> Iterator[str]:
         usual = USUAL["generator"]
         yield f"generator.type = {generator!r}: is for the method of that name; use {usual} with method {method.type}"
     paired = config.split.pairing == "paired"
-    if method.type == "pix2pix" and not paired:
-        yield "split.pairing = 'unpaired': must be paired for method pix2pix, which learns from registered pairs"
-    if method.type == "pix2pix" and config.data.source == "images" and not config.data.paired:
-        yield "data.paired = False: must be true for method pix2pix: equal file names are the same slice"
+    if method.type in PAIRED and not paired:
+        yield f"split.pairing = 'unpaired': must be paired for method {method.type}, which learns from registered pairs"
+    if method.type in PAIRED and config.data.source == "images" and not config.data.paired:
+        yield f"data.paired = False: must be true for method {method.type}: equal file names are the same slice"
     if method.type == "dualgan":
         critic = method.clip is not None or method.gradient_penalty > 0
         if method.adversarial == "wasserstein" and not critic:

@@ -174,3 +174,16 @@ def test_a_dead_server_holds_nothing_up_and_the_record_stays_on_disk(place, monk
     assert "is not followed" in printed.err and "compare_record/metrics.jsonl has everything" in printed.err
     assert "model/own/volume_foreground_psnr" in (place / "compare_record" / "metrics.jsonl").read_text()
     assert (place / "compare.html").exists()
+
+
+def test_a_page_is_not_written_over_a_runs_own_files_nor_a_record_over_a_strangers(tmp_path, capsys):
+    folders = [str(finished_run(tmp_path, name)) for name in ("a", "b")]
+    scores = (tmp_path / "a" / "scores.json").read_bytes()
+    assert main([*folders, "-o", str(tmp_path / "a" / "scores.html")]) == 2
+    assert "lies in a run's folder" in capsys.readouterr().err
+    assert (tmp_path / "a" / "scores.json").read_bytes() == scores
+    mine = tmp_path / "page_record" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    assert main([*folders, "-o", str(tmp_path / "page.html")]) == 2
+    assert "is in the way" in capsys.readouterr().err and mine.read_text() == "mine"

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from finished_runs import BASELINES, SPLIT, finished_run
+from finished_runs import BASELINES, SPLIT, bound, finished_run
 
 from pipeline.comparison.checks import require_comparable
 from pipeline.comparison.runs import load_runs
@@ -65,13 +65,19 @@ def test_another_split_is_named_with_those_whom_only_one_run_has(tmp_path, part,
     assert said in refusal(tmp_path, split={**SPLIT, part: names})
 
 
-def test_a_paired_split_may_train_on_others_but_must_test_on_the_same(tmp_path):
+def test_a_method_that_learns_from_pairs_may_train_on_others_but_must_test_on_the_same(tmp_path):
     train = {"T1": ["t1", "t2"], "T2": ["t1", "t2"]}
-    paired = {"settings": {"split": {"pairing": "paired"}}}
+    paired = {"settings": bound()}
     folders = [finished_run(tmp_path, "a"), finished_run(tmp_path, "c", split={**SPLIT, "train": train}, **paired)]
     require_comparable(load_runs(folders))
     said = refusal(tmp_path / "more", split={**SPLIT, "train": train, "validation": ["w"]}, **paired)
     assert said == ["validation subjects: v only in a, w only in b"]
+
+
+def test_an_unpaired_method_on_a_paired_split_is_no_rival_of_one_that_saw_half_as_much(tmp_path):
+    train = {"T1": ["t1", "t2"], "T2": ["t1", "t2"]}
+    said = refusal(tmp_path, split={**SPLIT, "train": train}, settings={"split": {"pairing": "paired"}})
+    assert [line.partition(":")[0] for line in said] == ["training T1 subjects", "training T2 subjects"]
 
 
 def test_a_protocol_in_other_words_is_another_protocol(tmp_path):
@@ -100,7 +106,7 @@ def test_images_that_differ_are_betrayed_by_the_baselines(tmp_path):
 def test_another_training_cohort_changes_what_is_fitted_on_it_and_that_is_no_reason(tmp_path):
     train = {"T1": ["t1", "t2"], "T2": ["t1", "t2"]}
     other = {**BASELINES, "histogram matching": 11.5}
-    settings = {"split": {"pairing": "paired"}}
+    settings = bound()
     folders = [
         finished_run(tmp_path, "a"),
         finished_run(tmp_path, "c", split={**SPLIT, "train": train}, settings=settings, baselines=other),

@@ -49,7 +49,7 @@ def test_the_mlflow_run_is_the_one_that_the_folder_names(tmp_path):
 
 @pytest.mark.parametrize("pairing", ["paired", "unpaired"])
 def test_an_unpaired_method_on_a_paired_split_is_no_bound(tmp_path, pairing):
-    assert load_run(finished_run(tmp_path, "mine", settings=bound(pairing))).is_bound is False
+    assert load_run(finished_run(tmp_path, "mine", settings={"split": {"pairing": pairing}})).is_bound is False
 
 
 def test_all_folders_that_cannot_be_compared_are_named_at_once(tmp_path):
@@ -63,8 +63,7 @@ def test_all_folders_that_cannot_be_compared_are_named_at_once(tmp_path):
     assert "other: not a run's folder" in said and "good" not in said
 
 
-def test_a_method_that_learns_from_pairs_is_a_bound(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "TRAINS_ON_PAIRS", ("cyclegan",))  # stands in for one
+def test_a_method_that_learns_from_pairs_is_a_bound(tmp_path):
     assert load_run(finished_run(tmp_path, "mine", settings=bound())).is_bound is True
 
 

@@ -3,7 +3,6 @@ import math
 import pytest
 from finished_runs import SPLIT, SUBJECTS, bound, finished_run
 
-from pipeline.comparison import runs as runs_module
 from pipeline.comparison.runs import load_runs
 from pipeline.comparison.table import compare
 
@@ -62,8 +61,7 @@ def test_the_best_of_a_column_is_sought_among_those_that_no_pairs_taught(tmp_pat
     assert set(leaders) == {"foreground/psnr", "foreground/ssim", "foreground/mae"}
 
 
-def test_a_paired_bound_is_marked_and_takes_no_part_in_who_is_best(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs_module, "TRAINS_ON_PAIRS", ("cyclegan",))
+def test_a_paired_bound_is_marked_and_takes_no_part_in_who_is_best(tmp_path):
     train = {"T1": ["t1", "t2"], "T2": ["t1", "t2"]}
     baselines = {"copy": 9.0, "histogram matching": 11.5, "lookup": 16.0}
     folders = [
@@ -80,8 +78,7 @@ def test_a_paired_bound_is_marked_and_takes_no_part_in_who_is_best(tmp_path, mon
     assert any(note.startswith("Paired bound: bound trained on pairs") for note in comparison.notes)
 
 
-def test_among_bounds_alone_the_best_of_them_is_the_best(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs_module, "TRAINS_ON_PAIRS", ("cyclegan",))
+def test_among_bounds_alone_the_best_of_them_is_the_best(tmp_path):
     folders = [finished_run(tmp_path, name, psnr, settings=bound()) for name, psnr in (("a", 15.0), ("b", 17.0))]
     direction = compared(*folders).directions[0]
     assert direction.reference == direction.leaders["foreground/psnr"] == "b"

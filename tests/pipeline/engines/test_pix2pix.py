@@ -1,7 +1,12 @@
+import typing
+from importlib import import_module
+
 import pytest
 import torch
 from small_engine import Plain, assert_equal_steps, batch, engine_of
 from torch import nn
+
+from pipeline.config.methods import PAIRED, AnyMethod
 
 
 class PlainPix2Pix(Plain):
@@ -87,3 +92,9 @@ def test_a_map_that_pairs_show_is_learnt():
 
     losses = [step(index) for index in range(60)]
     assert sum(losses[-5:]) / 5 < 0.5 * losses[0]
+
+
+def test_the_methods_that_want_pairs_are_those_that_the_configuration_knows():
+    kinds = [typing.get_args(kind.model_fields["type"].annotation)[0] for kind in typing.get_args(AnyMethod)]
+    paired = [kind for kind in kinds if import_module(f"pipeline.engines.{kind}").ENGINE.paired]
+    assert tuple(paired) == PAIRED
