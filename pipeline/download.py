@@ -47,8 +47,8 @@ def download_ixi(
     Raises:
         UserError: an unknown contrast, or what `fetch` and `unpack_tar` raise.
     """
-    from pipeline.archive import require_empty, unpack_tar
-    from pipeline.fetch import fetch, require_web
+    from pipeline.data.archive import require_empty, unpack_tar
+    from pipeline.data.fetch import fetch, require_web
 
     unknown = [contrast for contrast in contrasts if contrast not in md5]
     if unknown:
@@ -81,7 +81,7 @@ def _make(folder: Path) -> None:
 
 def _check_placed(archive: Path, md5: str, quiet: bool) -> None:
     """Set an archive with a wrong sum aside, so that the next command downloads it."""
-    from pipeline.fetch import md5_of
+    from pipeline.data.fetch import md5_of
 
     found = md5_of(archive, quiet)
     if found != md5:

@@ -35,10 +35,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_intermixed_args(argv)
     config = load_config(arguments.config, arguments.overrides)
-    from pipeline.mlflow_settings import configure_mlflow
+    from pipeline.tracking.mlflow_settings import configure_mlflow
 
     configure_mlflow()  # first, for MONAI imports MLflow, which asks for its settings then
-    from pipeline.survey import survey
+    from pipeline.exploration.survey import survey
 
     folder = arguments.output or Path("explore") / config.name
     to_train = shlex.join(["python", "-m", "pipeline.run", str(arguments.config), *arguments.overrides])

@@ -6,19 +6,21 @@ from functools import partial
 import torch
 from tqdm import tqdm
 
-from pipeline.checkpoint import all_finite_weights, random_state, restore_random_state
 from pipeline.config.schema import Config
 from pipeline.console import say, warn
 from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices
+from pipeline.data.pairing import PairReader
 from pipeline.data.split_file import split_to_json
 from pipeline.engines.build import build_engine, engine_class
 from pipeline.errors import UserError
+from pipeline.evaluation.finish import finish
+from pipeline.evaluation.summary import last_lines
 from pipeline.files import atomic_text
-from pipeline.finish import finish
 from pipeline.hardware import choose_device, set_up
 from pipeline.interruption import Interruption
-from pipeline.pairing import PairReader
-from pipeline.prepare import (
+from pipeline.runs.checkpoint import all_finite_weights, random_state, restore_random_state
+from pipeline.runs.folder import RunFolder, json_text, open_run_folder
+from pipeline.runs.prepare import (
     Prepared,
     chain_settings,
     find_cases,
@@ -27,13 +29,11 @@ from pipeline.prepare import (
     require_same_data,
     training_data,
 )
-from pipeline.run_folder import RunFolder, json_text, open_run_folder
-from pipeline.sitting import Sitting
-from pipeline.summary import last_lines
-from pipeline.tracking import Tracker
-from pipeline.train import Observers, Position, train
-from pipeline.validation import Validation, save_sample
-from pipeline.watch import Watch, cohort
+from pipeline.tracking.tracker import Tracker
+from pipeline.training.loop import Observers, Position, train
+from pipeline.training.sitting import Sitting
+from pipeline.training.validation import Validation, save_sample
+from pipeline.training.watch import Watch, cohort
 from transforms.augmentation import Augmentation
 
 

@@ -12,7 +12,7 @@ from pipeline.data.case import Case, pairs
 from pipeline.data.split import CohortSplit
 from pipeline.errors import UserError
 from pipeline.files import human_bytes
-from pipeline.prepare import find_cases, split_cases, warn_of_the_lone
+from pipeline.runs.prepare import find_cases, split_cases, warn_of_the_lone
 
 if TYPE_CHECKING:
     from torch import nn

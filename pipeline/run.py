@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 
         print_plan(config)
         return EXIT_DONE
-    from pipeline.mlflow_settings import configure_mlflow
+    from pipeline.tracking.mlflow_settings import configure_mlflow
 
     configure_mlflow()  # first, for MONAI imports MLflow, which asks for its settings then
     from pipeline.job import run

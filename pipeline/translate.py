@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from pipeline import __version__
 from pipeline.console import guarded, say, warn
-from pipeline.translation_jobs import exit_code, plan, require_writable, summary, work_through
+from pipeline.translation.jobs import exit_code, plan, require_writable, summary, work_through
 
 if TYPE_CHECKING:
     import nibabel as nib
     from nibabel.spatialimages import SpatialImage
 
-    from pipeline.model import TranslationModel
+    from pipeline.translation.model import TranslationModel
 
 EXIT_INTERRUPTED = 130
 EPILOG = """exit codes: 0 everything is there, 2 bad arguments or nothing worked, 3 some volumes failed, 130 interrupted
@@ -37,7 +37,7 @@ def translate(
     Args:
         image: A NIfTI file or a nibabel image.
         model: A run folder, a checkpoint, `runs:/…`, `models:/name@alias`, or a model loaded by
-            `pipeline.model.load_model` (sooner, for many volumes).
+            `pipeline.translation.model.load_model` (sooner, for many volumes).
         to: The contrast to make; may be left out where the model makes only one.
         batch_size: Slices that go through the network at once.
         device: "auto", "cpu", "cuda" or "mps"; a loaded model stays where it is.
@@ -46,13 +46,13 @@ def translate(
     Raises:
         UserError: the volume or the model cannot be used, or the model does not make that contrast.
     """
-    from pipeline.model import TranslationModel, load_model
-    from pipeline.translator import translate_volume
+    from pipeline.translation.model import TranslationModel, load_model
+    from pipeline.translation.translator import translate_volume
 
     loaded = model if isinstance(model, TranslationModel) else load_model(model, device)
     target = loaded.target(to)
     if style is not None:
-        from pipeline.style import use_style_of
+        from pipeline.translation.style import use_style_of
 
         use_style_of(Path(style), loaded, target)
     return translate_volume(image, loaded, target, batch_size=batch_size)
@@ -104,17 +104,17 @@ def main(argv: list[str] | None = None) -> int:
     if pending:
         require_writable(arguments.output.parent if jobs[0].target == arguments.output else arguments.output)
         from pipeline.hardware import set_up
-        from pipeline.model import load_model
+        from pipeline.translation.model import load_model
 
         set_up(threads=None)
         model = load_model(arguments.model, arguments.device)
         to = model.target(arguments.to)
         if arguments.style is not None:
-            from pipeline.style import use_style_of
+            from pipeline.translation.style import use_style_of
 
             use_style_of(arguments.style, model, to)
-        from pipeline.translator import translate_volume
-        from pipeline.volume import write_volume
+        from pipeline.translation.translator import translate_volume
+        from pipeline.translation.volume import write_volume
 
         def translate_one(source: Path, target: Path) -> None:
             write_volume(translate_volume(source, model, to, batch_size=arguments.batch_size), target)

@@ -7,7 +7,7 @@ import numpy as np
 import yaml
 
 from pipeline.config.schema import Config
-from pipeline.scores import Scores, SubjectScore
+from pipeline.evaluation.scores import Scores, SubjectScore
 
 SUBJECTS = ("s1", "s2", "s3", "s4", "s5", "s6", "s7")
 SPLIT = {"train": {"T1": ["t1"], "T2": ["t2"]}, "validation": ["v"], "test": list(SUBJECTS)}

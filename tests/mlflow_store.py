@@ -15,11 +15,11 @@ from tempfile import mkdtemp
 
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from pipeline.mlflow_settings import configure_mlflow
+from pipeline.tracking.mlflow_settings import configure_mlflow
 
 FIRST_USE = """
 from pathlib import Path
-from pipeline.tracking import Tracker
+from pipeline.tracking.tracker import Tracker
 tracker = Tracker(Path("run"), experiment="first use", run_name="r", params={})
 tracker.log_metrics({"loss": 1}, 1)
 tracker.close()

@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
-from pipeline.checkpoint import CheckpointFolder, load_checkpoint
 from pipeline.run import main
+from pipeline.runs.checkpoint import CheckpointFolder, load_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TINY = (

@@ -22,29 +22,29 @@ FOUNDATION = (
     "pipeline.interruption",
     "pipeline.workers",
 )
-# Parts that know neither each other nor what is built from them, and what besides the foundation each may import.
-PARTS = {
-    "pipeline.data": ("transforms",),
-    "pipeline.engines": ("networks", "pipeline.losses"),
-    "pipeline.exploration": ("transforms", "pipeline.data", "pipeline.report"),
+# What each package may import besides the foundation: those below it, and no other.
+BELOW = {
     "pipeline.losses": (),
-    "pipeline.metrics": (),
-    "pipeline.tissue": (),
-    "pipeline.volume": (),
-    "pipeline.checkpoint": (),
+    "pipeline.engines": ("networks", "pipeline.losses"),
+    "pipeline.metrics": ("transforms",),
+    "pipeline.tracking": (),
+    "pipeline.data": ("transforms",),
+    "pipeline.report": ("transforms", "pipeline.tracking"),
+    "pipeline.runs": ("pipeline.data",),
+    "pipeline.exploration": ("transforms", "pipeline.data", "pipeline.report", "pipeline.runs", "pipeline.tracking"),
+    "pipeline.translation": ("transforms", "pipeline.data", "pipeline.engines", "pipeline.runs", "pipeline.tracking"),
 }
+LEAVES = ("pipeline.runs.checkpoint", "pipeline.translation.volume")  # know the foundation alone
 WITHOUT_CONFIG = (
-    "pipeline.checkpoint",
     "pipeline.data",
-    "pipeline.exploration",
     "pipeline.losses",
     "pipeline.metrics",
     "pipeline.report",
-    "pipeline.tissue",
+    "pipeline.runs.checkpoint",
     "pipeline.tracking",
-    "pipeline.train",
-    "pipeline.translator",
-    "pipeline.volume",
+    "pipeline.training.loop",
+    "pipeline.translation.translator",
+    "pipeline.translation.volume",
 )
 SLOW_TO_IMPORT = {"torch", "monai", "mlflow", "SimpleITK", "scipy", "skimage", "matplotlib", "nilearn"}
 MOST_LINES = 300
@@ -108,7 +108,7 @@ def project_files() -> list[Path]:
 
 
 def test_imports_are_read_wherever_they_stand():
-    assert "pipeline.model" in IMPORTS["pipeline.translate"]  # within a function
+    assert "pipeline.translation.model" in IMPORTS["pipeline.translate"]  # within a function
     assert "transforms.presets" in IMPORTS["pipeline.data.store"]
     assert "networks.blocks" in IMPORTS["networks.unet"]
     assert len(SOURCES) > 40
@@ -132,9 +132,31 @@ def test_the_foundation_rests_on_itself_alone():
     assert IMPORTS["pipeline"] == set()
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_a_part_imports_only_what_lies_below_it(part):
-    assert strangers(part, (part, *FOUNDATION, *PARTS[part])) == {}
+def package_of(name: str) -> str:
+    """The package that a module lies in, or the module itself where it stands at the top of `pipeline`."""
+    parts = name.split(".")
+    return ".".join(parts[:2]) if parts[0] == "pipeline" else parts[0]
+
+
+def test_no_package_imports_another_in_a_circle():
+    packages = {package_of(name): set() for name in SOURCES}
+    for name, modules in IMPORTS.items():
+        packages[package_of(name)] |= {package_of(module) for module in modules} - {package_of(name)}
+    try:
+        list(TopologicalSorter(packages).static_order())
+    except CycleError as error:
+        pytest.fail(f"a circle of packages: {' -> '.join(reversed(error.args[1]))}")
+    assert len(packages) > 20
+
+
+@pytest.mark.parametrize("package", BELOW)
+def test_a_package_imports_only_what_lies_below_it(package):
+    assert strangers(package, (package, *FOUNDATION, *BELOW[package])) == {}
+
+
+@pytest.mark.parametrize("module", LEAVES)
+def test_a_leaf_knows_the_foundation_alone(module):
+    assert strangers(module, FOUNDATION) == {}
 
 
 def test_nothing_imports_a_door():
@@ -142,7 +164,7 @@ def test_nothing_imports_a_door():
 
 
 def test_the_training_loop_knows_engines_by_their_protocol_only():
-    engines = {name for name in IMPORTS["pipeline.train"] if within(name, ("pipeline.engines",))}
+    engines = {name for name in IMPORTS["pipeline.training.loop"] if within(name, ("pipeline.engines",))}
     assert engines == {"pipeline.engines.protocol"}
 
 

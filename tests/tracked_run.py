@@ -4,8 +4,8 @@ import time
 
 import numpy as np
 
-from pipeline.metrics_file import read_metrics
-from pipeline.tracking import Tracker
+from pipeline.tracking.metrics_file import read_metrics
+from pipeline.tracking.tracker import Tracker
 
 SETTINGS = {"training": {"epochs": 3, "beta1": 0.5}, "contrasts": ["T1", "T2*"], "note": "x" * 7000}
 

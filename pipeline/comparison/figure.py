@@ -9,17 +9,17 @@ import numpy as np
 from pipeline.comparison.runs import FinishedRun, Way
 from pipeline.console import warn
 from pipeline.data.case import Case, pairs
+from pipeline.data.pairing import PairReader, View
 from pipeline.data.split_file import split_from_file
 from pipeline.errors import UserError
-from pipeline.gallery import translate_scan
-from pipeline.metrics import psnr
-from pipeline.model import TranslationModel, load_model
-from pipeline.pairing import PairReader, View
-from pipeline.prepare import chain_settings, find_cases
-from pipeline.protocols import DATA_RANGE
+from pipeline.evaluation.gallery import translate_scan
+from pipeline.metrics.agreement import psnr
+from pipeline.metrics.protocols import DATA_RANGE
 from pipeline.report.side_by_side import SliceOfMethods, side_by_side
 from pipeline.report.tiles import RADIOLOGICAL, Tile
-from pipeline.run_folder import RunFolder
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.prepare import chain_settings, find_cases
+from pipeline.translation.model import TranslationModel, load_model
 
 SUBJECTS = 2  # the first by name: chosen without a look at any score
 CAPTION = "The slice with the most head in it, of the first test subjects by name. Gray levels from -1 to 1 throughout."

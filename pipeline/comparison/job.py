@@ -8,7 +8,7 @@ from pipeline.comparison.checks import require_comparable
 from pipeline.comparison.runs import FinishedRun, load_runs
 from pipeline.console import say, warn
 from pipeline.errors import UserError
-from pipeline.run_folder import RunFolder
+from pipeline.runs.folder import RunFolder
 
 METRICS = "metrics.jsonl"  # what a comparison's record holds while MLflow has not got it
 
@@ -52,7 +52,7 @@ def compare_folders(folders: Sequence[Path], page: Path, *, quiet: bool = False)
         raise UserError(f"{Outputs(page).record}: is in the way, and no comparison's; move it, or choose another -o")
     runs = load_runs(folders)
     require_comparable(runs)
-    from pipeline.mlflow_settings import configure_mlflow
+    from pipeline.tracking.mlflow_settings import configure_mlflow
 
     configure_mlflow()  # first, for MONAI imports MLflow, which asks for its settings then
     _write(runs, Outputs(page), quiet)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pipeline.comparison.runs import MODEL, OWN, FinishedRun
 from pipeline.comparison.table import Comparison
-from pipeline.scores import SummaryRow, metric_name
-from pipeline.tracking import Tracker
+from pipeline.evaluation.scores import SummaryRow, metric_name
+from pipeline.tracking.tracker import Tracker
 
 
 def log_comparison(comparison: Comparison, name: str, files: Sequence[Path], folder: Path) -> str:

@@ -13,10 +13,15 @@ from pipeline.config.methods import PAIRED
 from pipeline.config.schema import Config
 from pipeline.console import warn
 from pipeline.errors import UserError
-from pipeline.run_folder import RunFolder
+from pipeline.runs.folder import RunFolder
 
-OWN = "own"  # the protocol, as pipeline.protocols names it
-MODEL, COPY, HISTOGRAM, LOOKUP = "model", "copy", "histogram matching", "lookup"  # systems, as pipeline.evaluate does
+OWN = "own"  # the protocol, as pipeline.metrics.protocols names it
+MODEL, COPY, HISTOGRAM, LOOKUP = (
+    "model",
+    "copy",
+    "histogram matching",
+    "lookup",
+)  # systems, as evaluate has them
 
 Way = tuple[str, str]  # source and target contrast
 Figures = dict[str, dict[str, float]]  # "region/metric" -> subject -> value

@@ -7,7 +7,7 @@ from math import isfinite, isnan
 from pipeline.comparison.columns import RANKING, badness, in_order, tested
 from pipeline.comparison.runs import COPY, HISTOGRAM, LOOKUP, MODEL, OWN, Figures, FinishedRun, Way, subjects_by_scan
 from pipeline.comparison.statistics import Difference, holm, paired_difference
-from pipeline.mlflow_run import flatten
+from pipeline.tracking.mlflow_run import flatten
 
 FEWEST_FOR_SIGNIFICANCE = 6  # subjects: 2/2⁶ is the first below 0.05
 RUN, BOUND, BASELINE = "run", "paired bound", "baseline"

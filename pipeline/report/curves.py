@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pipeline.errors import UserError
 from pipeline.files import atomic_write
-from pipeline.metrics_file import read_metrics
+from pipeline.tracking.metrics_file import read_metrics
 
 Series = dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> its steps and values, in order of step
 
@@ -29,7 +29,7 @@ def save_curves(metrics_path: Path, picture_path: Path, *, steps_per_epoch: int 
     contrast or direction. Losses are drawn smoothed, over their raw values.
 
     Args:
-        metrics_path: As `pipeline.tracking` writes it: {"step": …, "time": …, name: value, …} a line.
+        metrics_path: As `pipeline.tracking.tracker` writes it: {"step": …, "time": …, name: value, …} a line.
         picture_path: The PNG.
         steps_per_epoch: Makes the horizontal axis epochs instead of steps.
 

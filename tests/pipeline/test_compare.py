@@ -14,8 +14,8 @@ from small_run import CONFIGS, QUICK, phantom_run
 from pipeline.compare import main
 from pipeline.comparison import figure
 from pipeline.comparison.runs import load_runs
-from pipeline.gallery import translate_scan
-from pipeline.model import load_model
+from pipeline.evaluation.gallery import translate_scan
+from pipeline.translation.model import load_model
 
 ROOT = Path(__file__).parents[2]
 

@@ -150,7 +150,7 @@ def test_an_interrupt_says_that_the_command_can_be_repeated(server, tmp_path, ca
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.fetch._read", interrupt)
+        patch.setattr("pipeline.data.fetch._read", interrupt)
         assert run(tmp_path, server) == 130
     assert "the same command goes on from there" in capsys.readouterr().err
     assert run(tmp_path, server) == 0

@@ -1,7 +1,8 @@
 import pytest
 
-from pipeline import pairing, translator
+from pipeline.data import pairing
 from pipeline.errors import first_cause
+from pipeline.translation import translator
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,7 @@ def test_a_dead_server_keeps_nobody_waiting(archives, tmp_path, monkeypatch, cap
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_it_with_its_exit_code(number, code, archives, tmp_path, monkeypatch, capfd):
-    from pipeline import survey
+    from pipeline.exploration import survey
 
     monkeypatch.setattr(survey, "find", lambda cohort: os.kill(os.getpid(), number))
     assert in_child(lambda: explore(archives, tmp_path / "out")) == code

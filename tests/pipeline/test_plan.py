@@ -15,7 +15,7 @@ from pipeline.engines.build import build_engine
 from pipeline.engines.cyclegan import ENGINE
 from pipeline.errors import UserError
 from pipeline.plan import planned_cases, print_plan
-from pipeline.prepare import split_cases
+from pipeline.runs.prepare import split_cases
 
 
 def config(**sections):

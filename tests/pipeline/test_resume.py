@@ -5,7 +5,6 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from pipeline.checkpoint import CheckpointFolder, random_state, restore_random_state
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank, UnpairedSlices
@@ -13,7 +12,8 @@ from pipeline.data.store import StoredCase, encode
 from pipeline.engines.build import build_engine
 from pipeline.errors import Stopped
 from pipeline.interruption import Interruption
-from pipeline.train import Observers, Position, Schedule, train
+from pipeline.runs.checkpoint import CheckpointFolder, random_state, restore_random_state
+from pipeline.training.loop import Observers, Position, Schedule, train
 from transforms.augmentation import Augmentation
 
 CONFIG = Config.model_validate(

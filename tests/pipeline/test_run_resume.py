@@ -8,7 +8,7 @@ from PIL import Image
 from small_engine import differences, leaves
 from small_run import QUICK, in_child, latest, phantom_run, signal_at
 
-from pipeline.metrics_file import read_metrics
+from pipeline.tracking.metrics_file import read_metrics
 
 KEPT = ("engine", "translators", "random", "facts", "split")  # what decides on the weights, and what goes with them
 
@@ -75,10 +75,10 @@ def test_a_run_killed_between_the_epochs_checkpoints_repeats_what_was_lost(undis
 
 
 def test_a_run_stopped_while_it_reports_does_only_the_rest(undisturbed, monkeypatch, tmp_path, capsys):
-    import pipeline.gallery
+    import pipeline.evaluation.gallery
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.gallery, "save_curves", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+        patch.setattr(pipeline.evaluation.gallery, "save_curves", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
         assert phantom_run(tmp_path / "run", *QUICK) == 143
     assert not (tmp_path / "run" / "report.html").exists()
     assert "SIGTERM after training" in capsys.readouterr().err

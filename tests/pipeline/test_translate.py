@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-import pipeline.model
 import pipeline.translate
+import pipeline.translation.model
 from networks.unet import UNet
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
-from pipeline.model import TranslationModel
 from pipeline.translate import main, translate
-from pipeline.translation_jobs import plan
+from pipeline.translation.jobs import plan
+from pipeline.translation.model import TranslationModel
 
 ROOT = Path(pipeline.translate.__file__).parents[1]
 
@@ -48,7 +48,7 @@ def model(monkeypatch):
         stride=8,
         device=torch.device("cpu"),
     )
-    monkeypatch.setattr(pipeline.model, "load_model", lambda uri, device: made)
+    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: made)
     return made
 
 
@@ -132,7 +132,7 @@ def test_existing_volumes_are_skipped_unless_told_otherwise(tmp_path, model, cap
 
 
 def test_where_all_is_done_no_model_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline.model, "load_model", None)
+    monkeypatch.setattr(pipeline.translation.model, "load_model", None)
     source = volume_at(tmp_path / "a.nii")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.nii").write_bytes(b"mine")
@@ -192,7 +192,7 @@ def test_results_below_the_sources_are_not_translated_again(tmp_path, model):
     [("one.nii.gz", "give a folder as OUT"), ("file.txt", "give a folder as OUT"), ("file.txt/x", "cannot be written")],
 )
 def test_an_out_that_cannot_be_is_refused_before_the_work(tmp_path, monkeypatch, capsys, out, message):
-    monkeypatch.setattr(pipeline.model, "load_model", None)
+    monkeypatch.setattr(pipeline.translation.model, "load_model", None)
     volume_at(tmp_path / "in" / "a.nii")
     (tmp_path / "file.txt").write_text("hello")
     assert run("-i", tmp_path / "in", "-o", tmp_path / out) == 2

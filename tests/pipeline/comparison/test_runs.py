@@ -6,8 +6,8 @@ from finished_runs import bound, finished_run
 from pipeline.comparison import runs as module
 from pipeline.comparison.runs import load_run, load_runs, runs_of_experiment
 from pipeline.errors import UserError
-from pipeline.evaluate import COPY, HISTOGRAM, LOOKUP, MODEL
-from pipeline.protocols import OWN
+from pipeline.evaluation.evaluate import COPY, HISTOGRAM, LOOKUP, MODEL
+from pipeline.metrics.protocols import OWN
 
 
 def test_names_are_those_that_scores_have():

@@ -5,7 +5,7 @@ import torch
 from small_engine import MUNIT, Plain, assert_equal_steps, batch, config_of, differences, engine_of
 
 from pipeline.engines.build import build_translators
-from pipeline.mlflow_models import export_translator
+from pipeline.tracking.mlflow_models import export_translator
 
 
 class PlainMunit(Plain):

@@ -1,0 +1,107 @@
+"""The end of a run: evaluate the chosen checkpoint, translate the test subjects, draw, report, and log it all."""
+
+from functools import partial
+
+import numpy as np
+
+from pipeline.console import say
+from pipeline.data.case import Case, pairs
+from pipeline.evaluation.evaluate import MODEL, evaluate
+from pipeline.evaluation.gallery import draw_curves, draw_gifs, translate_scan, translate_test_volumes
+from pipeline.evaluation.logged_models import log_models
+from pipeline.evaluation.scores import Scores, metric_name
+from pipeline.evaluation.summary import write_summary
+from pipeline.evaluation.viewing import make_report_viewer
+from pipeline.training.record import write_run_record
+from pipeline.training.sitting import Sitting
+from pipeline.translation.model import TranslationModel, load_model, translator_metadata
+
+
+def finish(sitting: Sitting) -> None:
+    """Do all that follows training; a rerun does it again, from the same checkpoint."""
+    config, folder, tracker = sitting.config, sitting.folder, sitting.tracker
+    chosen = folder.evaluated(config.evaluation.checkpoint)
+    model = load_model(chosen, sitting.device.type)
+    scores = _evaluate(sitting, model)
+    say(f"\n{scores.text()}\n")
+    files = scores.save(folder.path)
+    write_run_record(folder.record, config, sitting.engine, sitting.position, sitting.device)
+    gifs = draw_gifs(folder, config.contrasts)
+    curves = draw_curves(folder, sitting.schedule.steps_per_epoch)
+    volumes = []
+    if config.evaluation.translate:
+        volumes = translate_test_volumes(
+            sitting.prepared.split.test,
+            model,
+            sitting.reader,
+            folder,
+            config.contrasts,
+            config.evaluation.batch_size,
+            sitting.quiet,
+        )
+    viewer = make_report_viewer(
+        sitting.prepared.split.test,
+        scores,
+        model,
+        sitting.reader,
+        batch_size=config.evaluation.batch_size,
+        quiet=sitting.quiet,
+    )
+    warnings = list(sitting.watch().warnings.values())
+    write_summary(
+        config,
+        folder,
+        sitting.prepared,
+        scores,
+        volumes,
+        gifs,
+        curves,
+        sitting.position,
+        sitting.engine,
+        viewer=viewer,
+        training_warnings=warnings,
+    )
+    for warning in warnings:
+        say(f"warned during training: {warning.title}: {warning.what_was_seen}")
+    tracker.log_metrics(_final_metrics(scores), sitting.position.step)
+    for path in [*files, folder.record, *gifs.values(), curves, folder.report, *(volume.mosaic for volume in volumes)]:
+        tracker.log_artifact(path, "mosaics" if path.parent == folder.mosaics else None)
+    log_models(
+        tracker,
+        model,
+        {to: translator_metadata(config, sitting.prepared.facts, to, model.stride) for to in model.translators},
+        folder.models,
+        checkpoint=f"{chosen.stem}, training stopped at step {sitting.position.step}",
+        register_as=config.tracking.register_as,
+    )
+
+
+def _evaluate(sitting: Sitting, model: TranslationModel) -> Scores:
+    config, prepared = sitting.config, sitting.prepared
+    return evaluate(
+        prepared.split.test,
+        pairs(_everyone_in_training(sitting), config.contrasts),
+        config.contrasts,
+        partial(translate_scan, model=model, batch_size=config.evaluation.batch_size, name="a test volume"),
+        reader=sitting.reader,
+        histograms=sitting.histograms,
+        protocols=config.evaluation.protocols,
+        registrations=sitting.folder.registration,
+        quiet=sitting.quiet,
+    )
+
+
+def _everyone_in_training(sitting: Sitting) -> list[Case]:
+    """Return every case of the training subjects, those too that unpaired training keeps from the model."""
+    prepared = sitting.prepared
+    subjects = {case.subject for cases in prepared.split.train.values() for case in cases}
+    return [case for case in prepared.cases if case.subject in subjects and case.contrast in sitting.config.contrasts]
+
+
+def _final_metrics(scores: Scores) -> dict[str, float]:
+    """Return the test means under the names that MLflow compares: of a baseline, only volumes inside the head."""
+    return {
+        metric_name(row): row.mean
+        for row in scores.summary()
+        if np.isfinite(row.mean) and (row.system == MODEL or (row.unit == "volume" and row.region != "image"))
+    }

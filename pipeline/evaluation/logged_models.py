@@ -1,0 +1,67 @@
+"""A finished run's networks as MLflow models: logged once, however often the run's command is repeated."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.files import atomic_text
+from pipeline.tracking.mlflow_models import log_translator
+from pipeline.tracking.tracker import Tracker
+from pipeline.translation.model import TranslationModel
+
+Addresses = dict[str, str]  # target contrast -> where MLflow has the model
+
+
+def log_models(
+    tracker: Tracker,
+    model: TranslationModel,
+    metadata: Mapping[str, Mapping[str, object]],
+    note: Path,
+    *,
+    checkpoint: str,
+    register_as: str | None,
+) -> Addresses:
+    """Log each direction as a model of the tracker's MLflow run, and register it where a name is given.
+
+    Args:
+        tracker: Of the run; nothing happens where MLflow is off or not answering.
+        model: The networks.
+        metadata: By target contrast, what `pipeline.translation.model.translator_metadata` returns.
+        note: A JSON file that keeps what was logged; what it names already is left as it is.
+        checkpoint: Which checkpoint the networks are from, in words.
+        register_as: The registered models' name, to which "-T1-to-T2" is appended.
+
+    Returns:
+        The models' addresses, as far as they are logged.
+    """
+    run_id = tracker.call("the models", lambda run: run.id)
+    if run_id is None:
+        return {}
+    about = {"run": run_id, "checkpoint": checkpoint, "register_as": register_as}
+    logged = _noted(note, about)
+    for to in model.translators:
+        if to in logged:
+            continue
+        name = f"{next(contrast for contrast in model.contrasts if contrast != to)}-to-{to}"
+        address = log_translator(
+            tracker,
+            model.translators[to],
+            name=name,
+            stride=model.stride,
+            metadata=metadata[to],
+            register_as=f"{register_as}-{name}" if register_as else None,
+        )
+        if address:
+            logged[to] = address
+            atomic_text(note, json.dumps({**about, "models": logged}, indent=1, ensure_ascii=False) + "\n")
+    return logged
+
+
+def _noted(note: Path, about: Mapping[str, object]) -> Addresses:
+    """Return the models of exactly this run and checkpoint that the note names."""
+    try:
+        content = json.loads(note.read_text(encoding="utf-8"))
+        models = dict(content.pop("models"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there yet, or damaged
+        return {}
+    return models if content == about else {}

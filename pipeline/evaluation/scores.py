@@ -1,0 +1,209 @@
+"""What an evaluation found: every subject's figures, their summary, and both as files and as text."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from math import isfinite, isnan
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.console import table
+from pipeline.files import atomic_text
+from pipeline.metrics.protocols import OWN, PUBLISHED, Measured, Summary, subject_means, summarise
+
+MASKED_PSNR = "volume/foreground/psnr"  # what subjects are ranked by
+UNPAIRED = "unpaired"  # the name of what can be measured without pairs
+ABOUT = {protocol.name: protocol.about for protocol in (OWN, *PUBLISHED.values())} | {
+    UNPAIRED: "the test subjects have no pairs, so nothing here says whether a translation is right: cycle error is "
+    "the mean |F(G(x)) - x| in [-1, 1], intensity distance the Wasserstein-1 distance of the foreground's intensities "
+    "to the target contrast's training cohort; ± is the sample SD over scans"
+}
+
+_HEADINGS = {
+    "psnr": "PSNR [dB]",
+    "ssim": "SSIM",
+    "mae": "MAE",
+    "nrmse": "NRMSE",
+    "nmi": "NMI",
+    "slice_ratio": "slices",  # short, for seven figures to fit
+    "dice": "Dice",
+}
+_TWO_DIGITS = {"psnr", "slice_ratio"}  # the others have three
+
+
+@dataclass(frozen=True)
+class SubjectScore:
+    """One subject's figures for one direction, system and protocol, by "unit/region/metric"."""
+
+    subject: str
+    source: str
+    target: str
+    system: str
+    protocol: str
+    measured: Measured
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One figure over all subjects; `n` counts subjects, or slices where the protocol runs over slices."""
+
+    source: str
+    target: str
+    system: str
+    protocol: str
+    unit: str
+    region: str
+    metric: str
+    mean: float
+    sd: float
+    n: int
+
+
+def metric_name(row: SummaryRow, system: str | None = None) -> str:
+    """Return the name under which MLflow keeps a figure, of its own system or as that of another one."""
+    name = (system or row.system).replace(" ", "_")
+    return f"test/{row.source}_to_{row.target}/{name}/{row.protocol}/{row.unit}_{row.region}_{row.metric}"
+
+
+@dataclass
+class Scores:
+    """The result of an evaluation.
+
+    Attributes:
+        paired: Whether there were pairs to compare with.
+        subjects: Every subject's figures.
+        failures: Subjects that could not be evaluated, and why.
+        notes: What a reader of the table must know besides.
+    """
+
+    paired: bool
+    subjects: list[SubjectScore] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def summary(self) -> list[SummaryRow]:
+        """Return mean, SD and number of every figure over the subjects, in the protocol's own way."""
+        groups: dict[tuple[str, str, str, str], list[Measured]] = {}
+        for score in self.subjects:
+            key = (score.source, score.target, score.system, score.protocol)
+            groups.setdefault(key, []).append(score.measured)
+        return [
+            SummaryRow(*key, *name.split("/"), *value)
+            for key, measured in groups.items()
+            for name, value in _summarised(key[3], measured).items()
+        ]
+
+    def mean(self, source: str, target: str, system: str, figure: str, protocol: str = OWN.name) -> float:
+        """Return one mean, such as `figure` "volume/foreground/psnr"; NaN where it was not measured."""
+        wanted = (source, target, system, protocol, *figure.split("/"))
+        rows = (row for row in self.summary() if tuple(asdict(row).values())[:7] == wanted)
+        return next((row.mean for row in rows), float("nan"))
+
+    def ranked(
+        self, source: str, target: str, system: str, figure: str, protocol: str = OWN.name
+    ) -> list[tuple[float, str]]:
+        """Return (mean, subject) of one figure, ascending; subjects for which it is NaN are left out."""
+        found = (
+            (float(np.mean(score.measured[figure])), score.subject)
+            for score in self.subjects
+            if (score.source, score.target, score.system, score.protocol) == (source, target, system, protocol)
+        )
+        return sorted(one for one in found if not isnan(one[0]))
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write `scores.csv` (the summary), `scores_by_subject.csv` and `scores.json` (all of it); return the paths."""
+        summary = [asdict(row) for row in self.summary()]
+        by_subject = [
+            {name: value for name, value in asdict(score).items() if name != "measured"}
+            | dict(zip(("unit", "region", "metric"), figure.split("/"), strict=True))
+            | {"value": mean}
+            for score in self.subjects
+            for figure, mean in subject_means(score.measured).items()
+        ]
+        used = dict.fromkeys(score.protocol for score in self.subjects)
+        whole = {
+            "paired": self.paired,
+            "notes": self.notes,
+            "failures": self.failures,
+            "protocols": {name: ABOUT[name] for name in used},
+            "summary": [_plain(row) for row in summary],
+            "subjects": [_plain(row) for row in by_subject],
+        }
+        atomic_text(folder / "scores.csv", _csv(summary))
+        atomic_text(folder / "scores_by_subject.csv", _csv(by_subject))
+        atomic_text(folder / "scores.json", json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+        return [folder / name for name in ("scores.csv", "scores_by_subject.csv", "scores.json")]
+
+    def text(self) -> str:
+        """Return the tables for the terminal: a figure's mean ± SD for each direction and system, by protocol."""
+        rows = self.summary()
+        parts = []
+        for protocol in dict.fromkeys(row.protocol for row in rows):
+            shown = [row for row in rows if row.protocol == protocol and _shown(row)]
+            parts.append(f"{_title(protocol)}\n{_text_table(shown)}\n({ABOUT[protocol]})")
+        notes = [f"note: {note}" for note in self.notes]
+        failed = [f"left out: {subject}: {reason}" for subject, reason in self.failures.items()]
+        return "\n\n".join([*parts, *(["\n".join(notes + failed)] if notes or failed else [])])
+
+
+def _summarised(protocol: str, measured: list[Measured]) -> Mapping[str, Summary]:
+    if protocol == UNPAIRED:
+        return summarise([subject_means(one) for one in measured])
+    return (OWN if protocol == OWN.name else PUBLISHED[protocol]).summarise(measured)
+
+
+def _title(protocol: str) -> str:
+    if protocol == OWN.name:
+        return "Test subjects, whole volumes inside the head of the real target (Dice: deep inside), our own protocol"
+    return "Test subjects, without pairs" if protocol == UNPAIRED else f"Test subjects, protocol of {protocol}"
+
+
+def _shown(row: SummaryRow) -> bool:
+    """Whether a row stands in the terminal's table: of our own protocol, the masked volume and the mean Dice."""
+    return row.protocol != OWN.name or (
+        row.unit == "volume" and (row.region == "foreground" or (row.region, row.metric) == ("interior", "dice"))
+    )
+
+
+def _text_table(rows: list[SummaryRow]) -> str:
+    columns = list(dict.fromkeys((row.region, row.metric) for row in rows))
+    headings = [_HEADINGS.get(metric, metric.replace("_", " ")) for _, metric in columns]
+    if len({metric for _, metric in columns}) < len(columns):  # some metric stands here for several regions
+        headings = [f"{region} {heading}" for (region, _), heading in zip(columns, headings, strict=True)]
+    lines: dict[tuple[str, str], dict[tuple[str, str], SummaryRow]] = {}
+    for row in rows:
+        lines.setdefault((f"{row.source} → {row.target}", row.system), {})[row.region, row.metric] = row
+    body = [
+        [*line, *(_figure(cells.get(column)) for column in columns), max(row.n for row in cells.values())]
+        for line, cells in lines.items()
+    ]
+    return table(["direction", "system", *headings, "n"], body)
+
+
+def _figure(row: SummaryRow | None) -> str:
+    if row is None or isnan(row.mean):
+        return "—"
+    digits = 2 if row.metric in _TWO_DIGITS else 3
+    return f"{row.mean:.{digits}f}" + (f"±{row.sd:.{digits}f}" if isfinite(row.sd) else "")  # spaces would not fit
+
+
+def _csv(rows: list[dict]) -> str:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _plain(row: dict) -> dict:
+    """Return a row in JSON's types: NaN, which JSON lacks, as null and infinity as text."""
+    return {name: _number(value) if isinstance(value, float | np.floating) else value for name, value in row.items()}
+
+
+def _number(value: float) -> float | str | None:
+    if isnan(value):
+        return None
+    return float(value) if isfinite(value) else "inf"

@@ -1,0 +1,169 @@
+"""A look at a configuration's data before anyone trains: find, split, read, judge, and write it down."""
+
+import platform
+import time
+from pathlib import Path
+
+from pipeline import __version__
+from pipeline.config.schema import Config
+from pipeline.console import say, table, warn
+from pipeline.data.split import CohortSplit
+from pipeline.errors import Stopped, UserError
+from pipeline.exploration.cohort import Cohort, parts_of, read_all
+from pipeline.exploration.findings import Finding, find
+from pipeline.exploration.outliers import LIMIT
+from pipeline.exploration.page import write_page
+from pipeline.exploration.record import write_record
+from pipeline.exploration.tables import summary_rows
+from pipeline.interruption import Interruption
+from pipeline.report.page import PHANTOM_NOTE, Report
+from pipeline.runs.folder import RunFolder, resolved_yaml
+from pipeline.runs.prepare import chain_settings, find_cases, split_cases
+from pipeline.tracking.tracker import Tracker
+
+PAGE, RECORD = "explore.html", "explore.json"
+SAID_FINDINGS = 20
+
+
+def survey(config: Config, folder: Path, to_train: str, *, quiet: bool = False) -> None:
+    """Explore a configuration's data; write `explore.html` and `explore.json` into a folder, and log them to MLflow.
+
+    Args:
+        config: What a run would be given.
+        folder: Of the two files.
+        to_train: The command of that run, for the page.
+        quiet: Whether to leave out progress bars.
+
+    Raises:
+        UserError: no data, none of it readable, or a folder that is a run's.
+        Stopped: a signal came.
+    """
+    started, written, how_to_open = time.monotonic(), False, "off"
+    require_free(folder, config.folder)
+    try:
+        with Interruption() as interruption, interruption.at_once():
+            cohort, complaint = _look(config, quiet)
+            findings = find(cohort)
+            report = _report(config, cohort, complaint, to_train, time.monotonic() - started)
+            _write(config, folder, cohort, findings, report, complaint)
+            written = True
+            _say(cohort, findings)
+            if config.tracking.mlflow:
+                how_to_open = _log(config, folder, cohort, findings)
+    except Stopped as stop:
+        left = f"{folder / PAGE} is written; MLflow may lack it" if written else "nothing is written yet"
+        raise Stopped(stop.exit_code - 128, f"{left}; the same command begins anew") from None
+    say(f"\ndone in {(time.monotonic() - started) / 60:.1f} min")
+    say(f"  page        {folder / PAGE}   (open it in a browser)")
+    say(f"  facts       {folder / RECORD}")
+    say(f"  MLflow      {how_to_open}")
+
+
+def require_free(folder: Path, of_run: Path) -> None:
+    """Refuse a folder in which the pages would stand in a run's way: a run's own, or one in that of a run to come.
+
+    Raises:
+        UserError: it is such a folder, or a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; choose another -o")
+    ours, its = folder.resolve(), of_run.resolve()
+    if RunFolder(folder).config.exists() or ours == its:
+        raise UserError(f"{folder}: is a run's folder; choose another -o")
+    if its in ours.parents and not RunFolder(of_run).config.exists():
+        raise UserError(f"{folder}: lies where the run itself is to begin ({of_run}); choose another -o")
+
+
+def _look(config: Config, quiet: bool) -> tuple[Cohort, str]:
+    """Return the cohort as it is, and why the run could not split it ("" where it can)."""
+    cases = [case for case in find_cases(config, quiet=quiet) if case.contrast in config.contrasts]
+    split, complaint = _split(config, cases)
+    preprocess = config.preprocess
+    facts, unreadable = read_all(
+        cases,
+        chain_settings(preprocess),
+        preprocess.min_foreground,
+        processes=preprocess.processes,
+        quiet=quiet,
+    )
+    return Cohort(config.contrasts, parts_of(cases, config.contrasts, split), facts, unreadable), complaint
+
+
+def _split(config: Config, cases: list) -> tuple[CohortSplit | None, str]:
+    """Return the split as the run would make it, or the one it has made, or why there is none."""
+    saved = RunFolder(config.folder).split
+    try:
+        return split_cases(config, cases, saved if saved.exists() else None), ""
+    except UserError as error:  # no reason not to look at the data: this is what the page is for
+        complaint = f"the run would stop here, so nothing is split below: {error}"
+        warn(f"warning: {complaint}")
+        return None, complaint
+
+
+def _report(config: Config, cohort: Cohort, complaint: str, to_train: str, seconds: float) -> Report:
+    """Return what the page says besides the cohort."""
+    preprocess = config.preprocess
+    phantom = [PHANTOM_NOTE] if config.data.source == "phantom" else []
+    scaling = f"{preprocess.percentiles} of the head" if preprocess.scaling == "percentiles" else "the type's range"
+    chain = f"{preprocess.axis} slices of {preprocess.size} pixels, {scaling}" + (", N4" if preprocess.n4 else "")
+    return Report(
+        title=f"{config.name}: the data",
+        result="",
+        warnings=[*phantom, *([f"Warning: {complaint}"] if complaint else [])],
+        config_yaml=resolved_yaml(config),
+        how_to={"train on it": to_train},
+        provenance={
+            "data": f"{config.data.source}, {config.data.folder}",
+            "normalisation": f"as training's: {chain}",
+            "version": __version__,
+            "python": platform.python_version(),
+            "reading time": f"{seconds:.0f} s for {len(cohort.parts):,} images",
+        },
+    )
+
+
+def _write(
+    config: Config, folder: Path, cohort: Cohort, findings: list[Finding], report: Report, complaint: str
+) -> None:
+    """Write page and record."""
+    axis, oriented = config.preprocess.axis, config.data.source != "images"
+    write_page(folder / PAGE, cohort, findings, report, axis=axis, oriented=oriented)
+    about = {
+        "name": config.name,
+        "pipeline_version": __version__,
+        "phantom": config.data.source == "phantom",
+        "data": config.data.model_dump(mode="json"),
+        "preprocess": config.preprocess.model_dump(mode="json"),
+        "split_impossible": complaint,
+        "outlier_limit": LIMIT,
+    }
+    write_record(folder / RECORD, cohort, findings, about)
+
+
+def _say(cohort: Cohort, findings: list[Finding]) -> None:
+    """Print the summary, and each finding on a line."""
+    say(table(*summary_rows(cohort, findings)))
+    if findings:
+        say(f"\nworth a look ({len(findings)}):")
+    for finding in findings[:SAID_FINDINGS]:
+        say(f"  {finding.kind}: {finding.names}: {finding.text}")
+    if len(findings) > SAID_FINDINGS:
+        say(f"  and {len(findings) - SAID_FINDINGS} more, on the page")
+
+
+def _log(config: Config, folder: Path, cohort: Cohort, findings: list[Finding]) -> str:
+    """Log page and record to MLflow, as far as it answers; return how to open them there."""
+    tracker = Tracker(
+        folder,
+        experiment=config.tracking.experiment,
+        run_name=f"explore {config.tracking.run_name or config.name}",
+        params=config.model_dump(mode="json", include={"name", "contrasts", "data", "split", "preprocess"}),
+        tags={"kind": "exploration", "data": config.data.source},
+    )
+    with tracker:
+        counts = {f"images {contrast}": len(cohort.cases(contrast)) for contrast in cohort.contrasts}
+        counts |= {"pairs": len(cohort.pairs()), "unreadable": len(cohort.unreadable), "findings": len(findings)}
+        tracker.log_metrics({f"explore/{name}": number for name, number in counts.items()}, 0)
+        for name in (PAGE, RECORD):
+            tracker.log_artifact(folder / name)
+    return tracker.how_to_open()

@@ -1,0 +1,204 @@
+"""The folder of a run: where each thing lies, and whether a configuration may continue what is there."""
+
+import json
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from pydantic import ValidationError
+
+from pipeline.config.schema import Config
+from pipeline.errors import UserError
+from pipeline.files import atomic_text
+
+if TYPE_CHECKING:
+    from pipeline.runs.checkpoint import CheckpointFolder
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+# Settings that may change between two sittings of a run, for they change nothing of what is learnt.
+FREE = (
+    "output", "device", "threads", "tracking", "evaluation", "training.loader_workers", "training.checkpoint_minutes",
+    "preprocess.processes", "preprocess.store", "preprocess.on_bad_volume", "split.file",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths within a run's folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def split(self) -> Path:
+        return self.path / "split.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def translated(self) -> Path:
+        return self.path / "translated"
+
+    @property
+    def registration(self) -> Path:
+        return self.path / "registration"
+
+    @property
+    def mosaics(self) -> Path:
+        return self.path / "mosaics"
+
+    @property
+    def curves(self) -> Path:
+        return self.path / "curves.png"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def models(self) -> Path:
+        return self.path / "models.json"
+
+    @property
+    def scores(self) -> Path:
+        return self.path / "scores.json"
+
+    @property
+    def record(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def checkpoints(self) -> "CheckpointFolder":
+        from pipeline.runs.checkpoint import CheckpointFolder  # not before it is needed: with it comes torch
+
+        return CheckpointFolder(self.path / "checkpoints")
+
+    def evaluated(self, wanted: str) -> Path:
+        """Return the checkpoint that is evaluated where the configuration wants "best" or "latest"."""
+        best = self.checkpoints.best
+        return best if wanted == "best" and best.exists() else self.checkpoints.latest
+
+    def gif(self, direction: str) -> Path:
+        """Return where the training GIF of a direction lies."""
+        return self.path / f"training_{direction}.gif"
+
+    @staticmethod
+    def direction(contrasts: tuple[str, str], target: str) -> str:
+        """Return the name that files and metrics give a direction: "T1_to_T2"."""
+        source = contrasts[1] if target == contrasts[0] else contrasts[0]
+        return f"{source}_to_{target}"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes out of the folder while the block runs (where the system has file locks).
+
+        Raises:
+            UserError: another process is at work on this run.
+        """
+        if fcntl is None:
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by forked workers
+            except (BlockingIOError, PermissionError) as error:
+                raise UserError(
+                    f"{self.path}: another process is at work on this run; wait for it, or stop it"
+                ) from error
+            yield
+
+    def save_config(self, config: Config) -> None:
+        """Write the resolved configuration, which a later sitting compares with its own."""
+        command = f"python -m pipeline.run {shlex.quote(str(self.config))}"
+        atomic_text(
+            self.config, f"# Resolved configuration of this run; `{command}` continues it.\n{resolved_yaml(config)}"
+        )
+
+
+def resolved_yaml(config: Config) -> str:
+    """Return the whole configuration, defaults included, as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def json_text(content: object) -> str:
+    """Return plain data as readable JSON."""
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def open_run_folder(config: Config) -> RunFolder:
+    """Return the run's folder; what an earlier sitting left there is continued if its configuration is the same.
+
+    Raises:
+        UserError: the folder holds a run of another configuration, or something else altogether.
+    """
+    folder = RunFolder(config.folder)
+    if folder.path.exists() and not folder.path.is_dir():
+        raise UserError(f"{folder.path}: is a file; choose another output")
+    if not folder.config.exists():
+        if folder.path.exists() and any(entry.name != ".lock" for entry in folder.path.iterdir()):
+            raise UserError(f"{folder.path}: holds files that are not of a run; choose another output, or empty it")
+        return folder
+    earlier = _read_config(folder.config)
+    present = json.loads(json.dumps(config.model_dump(mode="json")))
+    different = [
+        f"{key}: {earlier_value!r} there, {value!r} now"
+        for key, earlier_value, value in _differences(earlier, present)
+        if not _is_free(key, config)
+    ]
+    if different:
+        raise UserError(
+            "\n  ".join(
+                [f"{folder.path}: holds a run of another configuration; set output=…, or move it away", *different]
+            )
+        )
+    return folder
+
+
+def _is_free(key: str, config: Config) -> bool:
+    """Whether a setting may change between sittings; how pairs are registered may not where they are trained on."""
+    if key == "evaluation.register_pairs" and config.split.pairing == "paired":
+        return False
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+
+
+def _read_config(path: Path) -> dict:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read; move the run's folder away to start anew") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a run's configuration; move the run's folder away to start anew")
+    try:  # keys that came later stand at their defaults
+        return json.loads(json.dumps(Config.model_validate(content).model_dump(mode="json")))
+    except ValidationError:
+        return content
+
+
+def _differences(first: object, second: object, key: str = "") -> list[tuple[str, object, object]]:
+    """Return (key, value in first, value in second) for every leaf in which two nested dictionaries differ."""
+    if not (isinstance(first, dict) and isinstance(second, dict)):
+        return [] if first == second else [(key, first, second)]
+    keys = list(dict.fromkeys([*first, *second]))
+    return [
+        found
+        for name in keys
+        for found in _differences(first.get(name), second.get(name), f"{key}.{name}" if key else name)
+    ]

@@ -1,0 +1,229 @@
+"""From a configuration to what training needs: cases, split, slices and what the cohort's intensities are like."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.config.schema import Config, Preprocess
+from pipeline.console import warn
+from pipeline.data.case import Case, pairs
+from pipeline.data.split import CohortSplit, make_split
+from pipeline.data.split_file import split_from_file
+from pipeline.data.store import StoredCase, build_store
+from pipeline.errors import UserError
+
+Facts = dict[str, dict]  # contrast -> what the training cohort is like
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data of a run.
+
+    Attributes:
+        cases: Everything the source has.
+        split: Who trains, validates and tests.
+        stored: Contrast -> its training cases, as slices in the store.
+        facts: Contrast -> what the training cohort is like; see `cohort_facts`.
+        left_out: Training cases that could not be used, and why.
+        pairs: What a method that learns from pairs is shown: of each pair of training cases, the two halves.
+    """
+
+    cases: tuple[Case, ...]
+    split: CohortSplit
+    stored: dict[str, list[StoredCase]]
+    facts: Facts
+    left_out: dict[Case, str]
+    pairs: tuple[tuple[StoredCase, StoredCase], ...] = ()
+
+    @property
+    def longest(self) -> int:
+        """The number of training slices: of the contrast that has more, or of pairs where those are trained on."""
+        if self.pairs:
+            return sum(first.count for first, _ in self.pairs)
+        return max(facts["slices"] for facts in self.facts.values())
+
+
+def find_cases(config: Config, *, quiet: bool = False) -> list[Case]:
+    """Return the cases of the configured source; the phantom is made where it is not there yet."""
+    data = config.data
+    if data.source == "ixi":
+        from pipeline.data.ixi import ixi_cases
+
+        return ixi_cases(data.folder, config.contrasts)
+    if data.source == "nifti":
+        from pipeline.data.nifti import nifti_cases
+
+        return nifti_cases(data.folder, data.patterns)
+    if data.source == "images":
+        from pipeline.data.images import images_cases
+
+        return images_cases(data.folder, data.train, data.test, data.paired)
+    from pipeline.data.phantom import phantom_cases
+
+    return phantom_cases(
+        data.folder, config.contrasts, subjects=data.subjects, spacing_mm=data.spacing_mm, seed=data.seed,
+        processes=config.preprocess.processes, quiet=quiet,
+    )  # fmt: skip
+
+
+def split_cases(config: Config, cases: Sequence[Case], saved: Path | None = None) -> CohortSplit:
+    """Return the split: the one a resumed run saved, else the configured file's, else a fresh draw."""
+    settings = config.split
+    file = saved or settings.file
+    if file is not None:
+        return split_from_file(file, cases, config.contrasts, pairing=settings.pairing)
+    return make_split(
+        cases, config.contrasts, validation=settings.validation, test=settings.test, seed=settings.seed,
+        pairing=settings.pairing,
+    )  # fmt: skip
+
+
+def chain_settings(preprocess: Preprocess) -> dict:
+    """Return the arguments of `transforms.presets.slice_chain` that a configuration asks for, in JSON's types."""
+    spacing = preprocess.spacing_mm
+    return {
+        "axis": preprocess.axis,
+        "spacing_mm": None if spacing is None else [spacing.in_plane, spacing.through_plane],
+        "size": preprocess.size,
+        "n4": preprocess.n4,
+        "percentiles": list(preprocess.percentiles) if preprocess.scaling == "percentiles" else None,
+    }
+
+
+def registrations(preprocess: Preprocess) -> Path:
+    """Return the folder that keeps what registration found, between runs and for training and evaluation alike."""
+    return preprocess.store / "registrations"
+
+
+def prepare(
+    config: Config,
+    cases: Sequence[Case],
+    saved_split: Path | None = None,
+    *,
+    paired: bool = False,
+    quiet: bool = False,
+) -> Prepared:
+    """Split the cohort and bring the training cases into the slice store, and as registered pairs if so asked.
+
+    Raises:
+        UserError: no data, too few subjects, or nothing left of a contrast, or of the pairs, after unusable images are
+            left out.
+    """
+    split = split_cases(config, cases, saved_split)
+    if paired:
+        warn_of_the_lone(config, cases, split)
+    training = [case for contrast in config.contrasts for case in split.train[contrast]]
+    preprocess = config.preprocess
+    settings = {**chain_settings(preprocess), "min_foreground": preprocess.min_foreground}
+    how = {"processes": preprocess.processes, "on_bad_volume": preprocess.on_bad_volume, "quiet": quiet}
+    stored, left_out = build_store(training, preprocess.store, settings, **how)
+    by_contrast = {
+        contrast: [entry for entry in stored if entry.case.contrast == contrast] for contrast in config.contrasts
+    }
+    for contrast, entries in by_contrast.items():
+        if not entries:
+            raise UserError(f"no {contrast} image of the training subjects could be used; the reasons are above")
+    if left_out:
+        warn(f"warning: {len(left_out)} of {len(training)} training images were left out, named above")
+    facts = {contrast: cohort_facts(entries) for contrast, entries in by_contrast.items()}
+    prepared = Prepared(tuple(cases), split, by_contrast, facts, left_out)
+    if not paired:
+        return prepared
+    return _with_pairs(prepared, config, {**settings, "register_pairs": config.evaluation.register_pairs}, how)
+
+
+def _with_pairs(prepared: Prepared, config: Config, settings: dict, how: dict) -> Prepared:
+    """Return the same with the registered pairs of the training images that could be read."""
+    from pipeline.data.pair_store import build_pair_store
+
+    usable = {entry.case for entries in prepared.stored.values() for entry in entries}
+    wanted = pairs([case for side in prepared.split.train.values() for case in side], config.contrasts)
+    whole = [pair for pair in wanted if usable.issuperset(pair)]
+    if not whole:
+        raise UserError(
+            f"paired training needs a subject with both {' and '.join(config.contrasts)}: of "
+            f"{len({first.subject for first, _ in wanted})} training subjects with both, none has two images that "
+            "could be used; the reasons are above"
+        )
+    folder, cache = config.preprocess.store, registrations(config.preprocess)
+    stored, failures = build_pair_store(whole, folder, settings, cache=cache, **how)
+    if len(stored) < len(wanted):
+        warn(f"warning: {len(wanted) - len(stored)} of {len(wanted)} training pairs were left out")
+    left_out = {case: reason for pair, reason in failures.items() for case in pair}
+    for pair in wanted:
+        for case, partner in (pair, pair[::-1]):
+            if partner not in usable:
+                left_out[case] = f"its partner {partner.path} could not be used"
+    return replace(prepared, pairs=tuple(stored), left_out=left_out | prepared.left_out)
+
+
+def warn_of_the_lone(config: Config, cases: Sequence[Case], split: CohortSplit) -> None:
+    """Say which images paired training leaves out for want of a partner of the same subject and session."""
+    if config.split.file is not None:  # which names everyone who is meant
+        return
+    paired = {case for pair in pairs(cases, config.contrasts) for case in pair}
+    held_out = {case.subject for case in (*split.validation, *split.test)}
+    lone = [
+        case.name
+        for case in cases
+        if case.contrast in config.contrasts and case not in paired and case.subject not in held_out
+    ]
+    if lone:
+        warn(f"warning: left out of paired training for want of a partner in the other contrast: {some_of(lone)}")
+
+
+def cohort_facts(stored: Sequence[StoredCase]) -> dict:
+    """Return what a contrast's training cohort is like, in JSON's types.
+
+    `low` and `high`: median intensities that became -1 and 1, in the files' units. `integer`: whether all files hold
+    whole numbers. `spacing_mm`: median voxel size (R, A, S). `histogram`: of the foreground over [-1, 1], the sum of
+    all cases'. `cases`, `slices`: how many.
+    """
+    facts = [entry.facts for entry in stored]
+    return {
+        "low": float(np.median([fact["low"] for fact in facts])),
+        "high": float(np.median([fact["high"] for fact in facts])),
+        "integer": all(fact["integer"] for fact in facts),
+        "spacing_mm": np.median([fact["spacing_mm"] for fact in facts], axis=0).tolist(),
+        "histogram": np.sum([fact["histogram"] for fact in facts], axis=0).tolist(),
+        "cases": len(stored),
+        "slices": sum(entry.count for entry in stored),
+    }
+
+
+def training_data(prepared: Prepared) -> dict[str, list]:
+    """Return what training sees, so that a resumed run can tell whether it still does.
+
+    An image's name -> slices and range; a pair's names -> slices, and the movement between the two to 0.001 (mm).
+    """
+    images = {
+        entry.case.name: [entry.count, entry.facts["low"], entry.facts["high"]]
+        for entries in prepared.stored.values()
+        for entry in entries
+    }
+    together = {
+        f"{first.case.name} and {second.case.name}": [first.count, *np.ravel(first.facts["movement"]).round(3).tolist()]
+        for first, second in prepared.pairs
+    }
+    return images | together
+
+
+def require_same_data(before: dict[str, list], now: dict[str, list], folder: Path) -> None:
+    """Refuse to go on training with other data than a run began with.
+
+    Raises:
+        UserError: naming the images that are missing, new or changed.
+    """
+    different = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if different:
+        raise UserError(
+            f"{folder}: the training data changed since the run began ({some_of(different)}); restore them, or set "
+            "another output"
+        )
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """Return the first few names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

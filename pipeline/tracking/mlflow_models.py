@@ -1,0 +1,187 @@
+"""Trained generators as MLflow models: exported graphs (pt2) that load without our classes and without pickle."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.tracking.mlflow_run import MlflowRun, clean_name
+from pipeline.tracking.mlflow_settings import configure_mlflow, request_timeout, short_reason, without_password
+from pipeline.tracking.tracker import Tracker
+
+FORMAT = 1  # of the metadata
+DOWNLOAD_TIMEOUT_S = 26  # besides what a request may take in training
+PICKLE_SWITCH = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
+EXAMPLE_SIDE = 64  # at least; a slice of one stride can be too small for reflected borders
+
+
+def log_translator(
+    tracker: Tracker,
+    module: nn.Module,
+    *,
+    name: str,
+    stride: int,
+    metadata: Mapping[str, object],
+    register_as: str | None = None,
+    alias: str = "best",
+) -> str | None:
+    """Log a generator as a model of the tracker's MLflow run; nothing happens where MLflow is off or not answering.
+
+    Args:
+        module: (N, 1, H, W) -> (N, 1, H, W) in [-1, 1] for any N, and any H and W that are multiples of `stride`.
+            A copy in evaluation mode on the CPU is exported; the module itself stays as it is.
+        name: Of the model within the run, as in `runs:/<run id>/<name>`.
+        metadata: What translation has to know besides, in JSON's types; comes back from `load_translator`.
+        register_as: Also make it a version of this registered model, with `alias` on it.
+
+    Returns:
+        The model's address, `models:/<name>@<alias>` or `runs:/<run id>/<name>`; None if it was not logged.
+    """
+    if not tracker.follows:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        export_translator(module, path, stride=stride, metadata=metadata)
+        size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        return tracker.call(
+            f"the model {name}", lambda run: _upload(run, path, clean_name(name), register_as, alias), size_bytes
+        )
+
+
+def export_translator(module: nn.Module, path: Path, *, stride: int, metadata: Mapping[str, object]) -> None:
+    """Write a generator into a folder as an MLflow model with a dynamic batch, height and width.
+
+    Args:
+        module, stride, metadata: See `log_translator`.
+        path: The folder; must not exist.
+    """
+    configure_mlflow()
+    import mlflow.pytorch
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+    from torch.fx.experimental import _config as shapes
+
+    side = -(-EXAMPLE_SIDE // stride) * stride
+    plane = TensorSpec(np.dtype(np.float32), (-1, 1, -1, -1))
+    # Oblivious: a size of 1 in the example (one slice, or the 1×1 bottleneck) must not become a constant of the graph.
+    with shapes.patch(backed_size_oblivious=True), torch.no_grad():
+        mlflow.pytorch.save_model(
+            deepcopy(module).to("cpu", torch.float32).eval().requires_grad_(False),
+            str(path),
+            serialization_format="pt2",
+            signature=ModelSignature(Schema([plane]), Schema([plane])),
+            input_example=np.zeros((2, 1, side, side), np.float32),
+            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"mlflow=={mlflow.__version__}"],
+            metadata={"translator": FORMAT, "about": json.dumps(dict(metadata))},
+        )
+
+
+def _upload(run: MlflowRun, path: Path, name: str, register_as: str | None, alias: str) -> str:
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    logged = run.client.create_logged_model(run.experiment_id, name=name, source_run_id=run.id)
+    model = Model.load(str(path))
+    model.model_id, model.run_id = logged.model_id, run.id
+    model.artifact_path, model.model_uuid = logged.artifact_location, logged.model_id
+    model.save(str(path / "MLmodel"))
+    run.client.log_model_artifacts(logged.model_id, str(path))
+    run.client.log_outputs(run.id, [LoggedModelOutput(logged.model_id, step=0)])
+    run.client.finalize_logged_model(logged.model_id, "READY")
+    if register_as is None:
+        return f"runs:/{run.id}/{name}"
+    registered = clean_name(register_as)
+    _register(run, registered, logged.model_id, alias)
+    return f"models:/{registered}@{alias}"
+
+
+def _register(run: MlflowRun, name: str, model_id: str, alias: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run.client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    version = run.client.create_model_version(name, f"models:/{model_id}", run_id=run.id, model_id=model_id)
+    run.client.set_registered_model_alias(name, alias, version.version)
+
+
+def load_translator(uri: str, device: torch.device | str = "cpu") -> tuple[nn.Module, dict]:
+    """Load a generator that `log_translator` logged, without unpickling anything.
+
+    Args:
+        uri: `runs:/<run id>/<name>`, `models:/<name>@<alias>` or `models:/<name>/<version>`.
+        device: Where it shall compute.
+
+    Returns:
+        The network (N, 1, H, W) -> (N, 1, H, W), fixed in evaluation mode (it has no `eval` or `train`), and the
+        metadata. It refuses heights and widths that are not multiples of its stride.
+
+    Raises:
+        UserError: there is no such model, the store does not answer, or the model is not one of ours.
+    """
+    configure_mlflow()
+    import mlflow
+    from mlflow.models import Model
+
+    store = mlflow.get_tracking_uri()
+    _check_store(uri, store)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with request_timeout(DOWNLOAD_TIMEOUT_S):
+                path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+            metadata = Model.load(str(path)).metadata or {}
+        except Exception as error:  # the store, its server and its artifact storage each raise their own
+            place = without_password(store)
+            reason = f"not found in {place} ({short_reason(error)}); check the name, and MLFLOW_TRACKING_URI"
+            raise UserError(f"{uri}: {reason}") from error
+        if metadata.get("translator") != FORMAT:
+            raise UserError(f"{uri}: not a translator that this tool logged; give one of its models")
+        return _load(path, torch.device(device), uri), json.loads(metadata["about"])
+
+
+def _check_store(uri: str, store: str) -> None:
+    """Asking a database that is not there would make one."""
+    database = Path(unquote(urlsplit(store).path.removeprefix("/")))
+    if store.startswith("sqlite:") and not database.exists():
+        raise UserError(
+            f"{uri}: there is no MLflow store at {database}; run in the folder of mlflow.db, or set MLFLOW_TRACKING_URI"
+        )
+
+
+def _load(path: Path, device: torch.device, uri: str) -> nn.Module:
+    import mlflow.pytorch
+    from torch.export.passes import move_to_device_pass
+
+    try:
+        with _pickle_refused():
+            module = mlflow.pytorch.load_model(str(path))
+    except Exception as error:  # a damaged archive fails in as many ways as there are readers
+        raise UserError(f"{uri}: the model cannot be read ({short_reason(error)}); log it again") from error
+    if device.type == "cpu":
+        return module
+    program = torch.export.load(str(path / "data" / "model.pt2"))  # found free of pickle a moment ago
+    return move_to_device_pass(program, device).module()
+
+
+@contextmanager
+def _pickle_refused() -> Iterator[None]:
+    before = os.environ.get(PICKLE_SWITCH)
+    os.environ[PICKLE_SWITCH] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[PICKLE_SWITCH]
+        else:
+            os.environ[PICKLE_SWITCH] = before

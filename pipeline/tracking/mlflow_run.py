@@ -1,0 +1,219 @@
+"""One run in an MLflow store: found again or created, and fed without duplicates. Every call may raise."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.tracking.metrics_file import SUPERSEDING
+from pipeline.tracking.mlflow_settings import alone_at
+
+METRICS_PER_REQUEST, PARAMS_PER_REQUEST = 1000, 100  # MLflow's limits, as are the lengths below
+KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6000, 5000
+GONE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
+
+
+def clean_key(name: str) -> str:
+    """Return the name with what MLflow refuses in keys replaced by "_"."""
+    return re.sub(r"[^A-Za-z0-9_\-./ ]", "_", name)[:KEY_LENGTH].strip("/ ") or "_"
+
+
+def clean_name(name: str) -> str:
+    """Return the name with what MLflow refuses in the names of models and aliases replaced by "_"."""
+    return re.sub(r"[^\w\-]", "_", name)[:KEY_LENGTH] or "_"
+
+
+def flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    """Return nested settings as one level of text: {"a": {"b": 1}} -> {"a.b": "1"}, cut to MLflow's lengths."""
+    flat = {}
+    for name, value in params.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{key}.")
+        else:
+            text = str(value)
+            flat[clean_key(key)] = text if len(text) <= PARAM_LENGTH else f"{text[: PARAM_LENGTH - 1]}…"
+    return flat
+
+
+class MlflowRun:
+    """A run that is open in the store.
+
+    Args:
+        experiment: The experiment's name; made when it is missing.
+        name: The run's name.
+        params: Flat parameters. Those that differ from an earlier part of the same run become `changed.` tags.
+        tags: Tags of the run.
+        run_id: The run to continue, from a checkpoint; a new one is made when the store does not have it.
+        unfinished_id: A run to continue only if it never ended and has the same parameters: the one that a process
+            without a checkpoint left behind. Otherwise it is closed as KILLED.
+    """
+
+    def __init__(
+        self,
+        experiment: str,
+        name: str,
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+        run_id: str | None = None,
+        unfinished_id: str | None = None,
+    ):
+        import mlflow
+
+        self.uri = mlflow.get_tracking_uri()
+        with alone_at(self.uri):
+            self.client = mlflow.MlflowClient(self.uri)
+            run = self._find(run_id) or self._find_unfinished(unfinished_id, params)
+            self.continued = run is not None
+            run = run or self._create(experiment, name, tags)
+        self.id, self.experiment_id = run.info.run_id, run.info.experiment_id
+        if self.continued:
+            self.client.update_run(self.id, status="RUNNING")
+        self._log_params(params, dict(run.data.params))
+        self._images = self._logged_images() if self.continued else set()
+        self.logged_steps = self._logged_steps(run.data.metrics) if self.continued else {}
+
+    def _find(self, run_id: str | None):
+        from mlflow.exceptions import MlflowException
+
+        if not run_id:
+            return None
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code in GONE:
+                return None
+            raise
+        return run if run.info.lifecycle_stage == "active" else None
+
+    def _find_unfinished(self, run_id: str | None, params: Mapping[str, str]):
+        run = self._find(run_id)
+        if run is None or run.info.status != "RUNNING":
+            return None
+        if all(params.get(key) == value for key, value in run.data.params.items()):
+            return run
+        self.client.set_terminated(run_id, "KILLED")
+        return None
+
+    def _create(self, experiment: str, name: str, tags: Mapping[str, str]):
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking.context.registry import resolve_tags
+
+        found = self.client.get_experiment_by_name(experiment)
+        try:
+            experiment_id = found.experiment_id if found else self.client.create_experiment(experiment)
+        except MlflowException:  # another process may have made it in the meantime
+            found = self.client.get_experiment_by_name(experiment)
+            if found is None:
+                raise
+            experiment_id = found.experiment_id
+        if found and found.lifecycle_stage != "active":
+            raise ValueError(f'the experiment "{experiment}" is deleted; restore it, or set tracking.experiment')
+        cut = {clean_key(key): str(value)[:TAG_LENGTH] for key, value in tags.items()}
+        return self.client.create_run(experiment_id, run_name=name, tags=resolve_tags(cut))
+
+    def _log_params(self, params: Mapping[str, str], logged: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        new = [Param(key, value) for key, value in params.items() if key not in logged]
+        for start in range(0, len(new), PARAMS_PER_REQUEST):
+            self.client.log_batch(self.id, params=new[start : start + PARAMS_PER_REQUEST], synchronous=True)
+        self.set_tags({f"changed.{key}": params[key] for key in params if logged.get(key, params[key]) != params[key]})
+
+    def _logged_images(self) -> set[tuple[str, int]]:
+        names = (Path(file.path).name for file in self.client.list_artifacts(self.id, "images"))
+        whole = (re.fullmatch(r"(.+)\+step\+(\d+)\+timestamp\+.*\+compressed\.webp", name) for name in names)
+        return {(match[1].replace("~", "/"), int(match[2])) for match in whole if match}
+
+    def _logged_steps(self, keys: Iterable[str]) -> dict[str, dict[int, tuple[int, float]]]:
+        """Return, by key and step, when the latest point was measured (ms) and its value."""
+        steps: dict[str, dict[int, tuple[int, float]]] = {key: {} for key in keys}
+        for key, latest in steps.items():
+            for metric in self.client.get_metric_history(self.id, key):
+                point = (metric.timestamp, metric.value)
+                latest[metric.step] = max(latest.get(metric.step, point), point)
+        return steps
+
+    def log_points(self, records: Sequence[Mapping[str, float]]) -> None:
+        """Log lines of metrics.jsonl ({"step": …, "time": seconds since 1970, name: value, …}) that are not there yet.
+
+        `logged_steps` is what the store held when the run was opened; nothing is sent twice after that. A later line
+        with another value under "test/" is sent too: of a step's points MLflow shows the one with the latest time.
+        """
+        from mlflow.entities import Metric
+
+        points = [
+            Metric(key, value, round(record["time"] * 1000), record["step"])
+            for record in records
+            for key, value in ((clean_key(name), value) for name, value in record.items())
+            if key not in ("step", "time") and self._lacks(key, value, round(record["time"] * 1000), record["step"])
+        ]
+        for start in range(0, len(points), METRICS_PER_REQUEST):
+            self.client.log_batch(self.id, metrics=points[start : start + METRICS_PER_REQUEST], synchronous=True)
+
+    def _lacks(self, key: str, value: float, time_ms: int, step: int) -> bool:
+        """Whether the store lacks a point, or has an earlier one of an evaluation that this one supersedes."""
+        if step not in self.logged_steps.get(key, ()):
+            return True
+        logged_ms, logged = self.logged_steps[key][step]
+        return key.startswith(SUPERSEDING) and time_ms > logged_ms and value != logged
+
+    def log_image(self, image: np.ndarray, key: str, step: int) -> None:
+        """Log an 8-bit image under the UI's step slider, once per key and step."""
+        key = clean_key(key)
+        if (key, step) not in self._images:
+            self.client.log_image(self.id, image, key=key, step=step, synchronous=True)
+            self._images.add((key, step))
+
+    def log_dataset(self, name: str, context: str, source: str, digest: str, profile: Mapping[str, object]) -> None:
+        """Log one of the run's data sets: what it is called, what it was for, where it lies and what is in it."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=name,
+            digest=digest,
+            source_type="local",
+            source=json.dumps({"uri": source}),
+            profile=json.dumps(dict(profile)),
+        )
+        self.client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+        from mlflow.entities import RunTag
+
+        changed = [RunTag(clean_key(key), str(value)[:TAG_LENGTH]) for key, value in tags.items()]
+        for start in range(0, len(changed), PARAMS_PER_REQUEST):
+            self.client.log_batch(self.id, tags=changed[start : start + PARAMS_PER_REQUEST], synchronous=True)
+
+    def answers(self) -> bool:
+        """Whether the store still answers."""
+        try:
+            self.client.get_run(self.id)
+        except Exception:
+            return False
+        return True
+
+    def end(self, status: str) -> None:
+        """Close the run as FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(self.id, status)
+
+
+def system_monitors() -> list:
+    """Return MLflow's monitors of processor, memory, disk, network and GPU; none where psutil is missing."""
+    try:
+        from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+        from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+        from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+    except ImportError:
+        return []
+    monitors = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+    try:
+        from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+
+        monitors.append(GPUMonitor())
+    except Exception:  # no NVIDIA GPU, no driver, or no pynvml: each fails in its own way
+        return monitors
+    return monitors

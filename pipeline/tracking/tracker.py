@@ -1,0 +1,146 @@
+"""What a run leaves on record while it trains: metrics.jsonl, which is the truth, and MLflow, which follows it."""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from pipeline.errors import Stopped
+from pipeline.tracking.follower import Follower, Job
+from pipeline.tracking.metrics_file import MetricsFile
+from pipeline.tracking.mlflow_run import MlflowRun, flatten
+from pipeline.tracking.mlflow_settings import without_password
+
+
+class Tracker:
+    """The record of one run; use it as a context manager, or call `close`.
+
+    Training waits for MLflow nowhere but in `call` and `close`, and for a failing server less than 10 s in all.
+
+    Args:
+        folder: The run's folder; holds metrics.jsonl, and mlflow.json, which names the MLflow run.
+        experiment: MLflow's experiment.
+        run_name: The MLflow run's name.
+        params: The run's settings, nested; logged flat ("training.epochs").
+        step: The global step of the checkpoint from which the run resumes; None for a start from scratch.
+        run_id: The MLflow run that the checkpoint names, which is continued.
+        tags: Tags of the MLflow run.
+        mlflow: Whether MLflow follows at all.
+
+    Raises:
+        UserError: metrics.jsonl cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        experiment: str,
+        run_name: str,
+        params: Mapping[str, object],
+        step: int | None = None,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        mlflow: bool = True,
+    ):
+        self._metrics = MetricsFile(folder / "metrics.jsonl", step)
+        self._asked_id = run_id
+        about = {"experiment": experiment, "name": run_name, "params": flatten(params), "tags": dict(tags or {})}
+        self._follower = (
+            Follower(self._metrics.path, folder / "mlflow.json", resumed=step is not None, run_id=run_id, about=about)
+            if mlflow
+            else None
+        )
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run, for the checkpoint; None while it is not known."""
+        return self._follower.run_id if self._follower else self._asked_id
+
+    @property
+    def follows(self) -> bool:
+        """Whether MLflow is on and, as far as is known, answering."""
+        return self._follower is not None and self._follower.follows
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Record numbers at a global step; names like "train/loss" make groups in MLflow's charts.
+
+        Raises:
+            UserError: metrics.jsonl cannot be written.
+        """
+        self._metrics.append(values, step)
+
+    def log_image(self, key: str, image: np.ndarray, step: int) -> None:
+        """Log an image under MLflow's step slider: (H, W) or (H, W, 3), 8-bit, or floats in [0, 1]."""
+        if image.dtype != np.uint8:
+            image = np.rint(np.clip(np.nan_to_num(image), 0, 1) * 255).astype(np.uint8)
+        image = image.copy()
+        self._queue(f"the image {key}", lambda run: run.log_image(image, key, step), image.nbytes)
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Log a file or a folder, as it is when its turn comes, into a folder of the run's artifacts."""
+        files = path.rglob("*") if path.is_dir() else [path]
+        size_bytes = sum(file.stat().st_size for file in files if file.is_file())
+        self._queue(str(path), lambda run: run.client.log_artifact(run.id, str(path), folder), size_bytes)
+
+    def log_dataset(
+        self, name: str, context: str, source: str, items: Sequence[str], profile: Mapping[str, object] | None = None
+    ) -> None:
+        """Log an input of the run.
+
+        Args:
+            name: Such as "T1".
+            context: "train", "validation" or "test".
+            source: The folder it came from.
+            items: What it consists of (file names), for which its digest stands.
+            profile: Numbers about it, besides their count.
+        """
+        digest = hashlib.sha256("\n".join(items).encode()).hexdigest()[:8]
+        about = {"items": len(items), **(profile or {})}
+        self._queue(f"the data {name}", lambda run: run.log_dataset(name, context, source, digest, about))
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the MLflow run."""
+        tags = dict(tags)
+        self._queue("tags", lambda run: run.set_tags(tags))
+
+    def call(self, title: str, action: Callable[[MlflowRun], object], size_bytes: int = 0) -> object:
+        """Have something done with the MLflow run in the background, and wait for what it returns.
+
+        Returns:
+            What `action` returned; None if it failed or took too long, or MLflow is off or does not answer.
+        """
+        return self._follower.call(Job(title, action, size_bytes)) if self._follower else None
+
+    def close(self, status: str = "FINISHED") -> None:
+        """End the run as FINISHED, FAILED or KILLED; returns within seconds whatever the server does."""
+        self._metrics.close()
+        if self._follower:
+            self._follower.close(status)
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stopped = kind is not None and issubclass(kind, Stopped | KeyboardInterrupt)
+        self.close("KILLED" if stopped else "FINISHED" if kind is None else "FAILED")
+
+    def how_to_open(self) -> str:
+        """Say in a line where the record is and how to look at it."""
+        follower = self._follower
+        if follower is None or follower.experiment_id is None:
+            return f"{self._metrics.path} (MLflow was {'not reached' if follower else 'off'})"
+        uri, place = without_password(follower.uri), f"/#/experiments/{follower.experiment_id}/runs/{follower.run_id}"
+        if uri.startswith("http"):
+            return f"{uri.rstrip('/')}{place}"
+        choice = f" --backend-store-uri {uri}" if "MLFLOW_TRACKING_URI" in os.environ else ""
+        return f"mlflow ui{choice}, then http://127.0.0.1:5000{place}"
+
+    def _queue(self, title: str, action: Callable[[MlflowRun], object], size_bytes: int = 0) -> None:
+        if self._follower:
+            self._follower.queue(Job(title, action, size_bytes))

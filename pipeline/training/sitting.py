@@ -1,0 +1,92 @@
+"""What one process holds of a run while it works on it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.config.schema import Config
+from pipeline.data.pairing import PairReader
+from pipeline.engines.protocol import Engine
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.prepare import Prepared
+from pipeline.tracking.tracker import Tracker
+from pipeline.training.loop import Position, Schedule
+from pipeline.training.watch import Watch
+from transforms.slices import AXES
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """A run being worked on; `position` moves on as it trains.
+
+    Attributes:
+        config: What was asked for.
+        folder: Where everything the run makes lies.
+        prepared: The data.
+        engine: The networks and how they are trained.
+        position: How far training has come.
+        reader: Reads and registers pairs.
+        tracker: The record.
+        device: Where the networks are.
+        quiet: Whether to leave out progress bars.
+    """
+
+    config: Config
+    folder: RunFolder
+    prepared: Prepared
+    engine: Engine
+    position: Position
+    reader: PairReader
+    tracker: Tracker
+    device: torch.device
+    quiet: bool
+
+    def translators(self) -> dict[str, nn.Module]:
+        """Return the networks that translate, as they are now, by target contrast."""
+        translators = self.engine.translators()
+        return {contrast: translators[side] for side, contrast in zip("ab", self.config.contrasts, strict=True)}
+
+    @property
+    def histograms(self) -> dict[str, list[float]]:
+        """By contrast, the training cohort's foreground intensities over [-1, 1]."""
+        return {contrast: facts["histogram"] for contrast, facts in self.prepared.facts.items()}
+
+    @property
+    def pixel_mm(self) -> float:
+        """The longer side of a pixel that the networks see: the grid asked for, or the training volumes' own."""
+        preprocess = self.config.preprocess
+        if preprocess.spacing_mm is not None:
+            return preprocess.spacing_mm.in_plane
+        sizes = [facts["spacing_mm"] for facts in self.prepared.facts.values()]
+        return float(np.delete(sizes, AXES[preprocess.axis], axis=1).max())
+
+    @property
+    def schedule(self) -> Schedule:
+        """How long and how often, in steps of this cohort."""
+        training = self.config.training
+        return Schedule(
+            steps_per_epoch=training.steps_per_epoch or -(-self.prepared.longest // training.batch_size),
+            constant_epochs=training.epochs,
+            decay_epochs=training.decay_epochs,
+            batch_size=training.batch_size,
+            loader_workers=training.loader_workers,
+            log_every=training.log_every,
+            validate_every_epochs=training.validate_every,
+            sample_every_epochs=training.sample_every,
+            checkpoint_seconds=60 * training.checkpoint_minutes,
+            max_bad_steps=training.max_bad_steps,
+            halve_every=training.halve_every,
+        )
+
+    def watch(self) -> Watch:
+        """Return the judge of the validations, who knows what has been warned of."""
+        schedule = self.schedule
+        return Watch(
+            self.folder.metrics,
+            epochs=schedule.epochs,
+            validate_every=schedule.validate_every_epochs,
+            pixel_mm=self.pixel_mm,
+            tag=self.tracker.set_tags,
+        )

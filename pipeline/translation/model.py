@@ -1,0 +1,150 @@
+"""A trained model as translation needs it: networks, preprocessing and the contrasts' intensities, from any address."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pipeline.config.schema import Config
+from pipeline.engines.build import build_translators
+from pipeline.errors import UserError
+from pipeline.hardware import choose_device
+from pipeline.runs.checkpoint import CheckpointFolder, load_checkpoint
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.prepare import chain_settings
+
+MLFLOW_SCHEMES = ("runs:/", "models:/")
+
+
+@dataclass(frozen=True)
+class TranslationModel:
+    """What translates volumes.
+
+    Attributes:
+        contrasts: The two contrasts' names.
+        translators: By target contrast, the network (N, 1, H, W) -> (N, 1, H, W) in [-1, 1], in evaluation mode on
+            `device`; both directions or one.
+        settings: Arguments of `transforms.presets.slice_chain` that training used.
+        facts: By contrast, what the training cohort was like: `low` and `high`, the median intensities that became
+            -1 and 1, and `integer`, whether files hold whole numbers.
+        stride: The networks take heights and widths that are multiples of this.
+        device: Where the networks are.
+        precision: "float32", or "bf16" or "fp16" for autocast.
+        origin: What it is, in a few words, for the headers of translated volumes.
+    """
+
+    contrasts: tuple[str, str]
+    translators: Mapping[str, nn.Module]
+    settings: Mapping[str, object]
+    facts: Mapping[str, Mapping[str, object]]
+    stride: int
+    device: torch.device
+    precision: str = "float32"
+    origin: str = "contrast translation"
+
+    def target(self, to: str | None) -> str:
+        """Return the contrast to make: `to`, or the only one where that is None.
+
+        Raises:
+            UserError: the model does not make `to`, or makes several and none was chosen.
+        """
+        makes = " and ".join(sorted(self.translators))
+        if to is None and len(self.translators) == 1:
+            return next(iter(self.translators))
+        if to is None:
+            raise UserError(f"the model makes {makes}; name the one to make (--to)")
+        if to not in self.translators:
+            raise UserError(f"the model does not make {to!r} but {makes}")
+        return to
+
+
+def load_model(uri: str | Path, device: str = "auto") -> TranslationModel:
+    """Load a model for translation.
+
+    Args:
+        uri: A run's folder (its best checkpoint, else its latest), a checkpoint file, or MLflow's `runs:/…` or
+            `models:/name@alias`.
+        device: "auto", "cpu", "cuda" or "mps".
+
+    Raises:
+        UserError: nothing is there, it is no checkpoint or of another version, or the device is not there.
+    """
+    chosen = choose_device(device)
+    if str(uri).startswith(MLFLOW_SCHEMES):
+        return _from_mlflow(str(uri), chosen)
+    path = _checkpoint_path(Path(uri))
+    content = load_checkpoint(path)
+    try:
+        return _from_checkpoint(content, chosen)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: the checkpoint is damaged or of another version ({reason}); train again") from error
+
+
+def _checkpoint_path(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise UserError(f"{path}: no such model; give a run's folder, a checkpoint, runs:/… or models:/name@alias")
+    for folder in (RunFolder(path).checkpoints, CheckpointFolder(path)):
+        for checkpoint in (folder.best, folder.latest, folder.previous):
+            if checkpoint.is_file():
+                return checkpoint
+    raise UserError(f"{path}: no checkpoint in this folder; give the folder of a run that has trained")
+
+
+def _from_checkpoint(content: dict, device: torch.device) -> TranslationModel:
+    config = Config.model_validate(content["config"])
+    translators = build_translators(config)
+    for to, network in translators.items():
+        network.load_state_dict(content["translators"][to])
+        network.to(device).eval().requires_grad_(False)
+    return TranslationModel(
+        contrasts=config.contrasts,
+        translators=translators,
+        settings=chain_settings(config.preprocess),
+        facts=content["facts"],
+        stride=max(network.stride for network in translators.values()),
+        device=device,
+        precision=config.training.precision if device.type == "cuda" else "float32",
+        origin=_origin(config),
+    )
+
+
+def _from_mlflow(uri: str, device: torch.device) -> TranslationModel:
+    from pipeline.tracking.mlflow_models import load_translator
+
+    module, about = load_translator(uri, device)
+    try:
+        return TranslationModel(
+            contrasts=tuple(about["contrasts"]),
+            translators={about["to"]: module},
+            settings=about["settings"],
+            facts=about["facts"],
+            stride=about["stride"],
+            device=device,
+            origin=about["origin"],
+        )
+    except KeyError as error:
+        raise UserError(f"{uri}: its metadata lacks {error}; use the release that logged it") from error
+
+
+def translator_metadata(config: Config, facts: Mapping[str, Mapping[str, object]], to: str, stride: int) -> dict:
+    """Return what `load_model` wants to find with one direction's MLflow model, in JSON's types.
+
+    Only what translation needs: no path, no subject.
+    """
+    return {
+        "contrasts": list(config.contrasts),
+        "to": to,
+        "settings": chain_settings(config.preprocess),
+        "facts": {to: {name: facts[to][name] for name in ("low", "high", "integer")}},
+        "stride": stride,
+        "origin": _origin(config),
+    }
+
+
+def _origin(config: Config) -> str:
+    return f"{config.method.type} {config.name}"

@@ -1,0 +1,114 @@
+"""One volume through a translation model: the preprocessing chain, the network, and the chain's way back."""
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from nibabel.spatialimages import SpatialImage
+from torch import nn
+
+from pipeline.errors import UserError, first_cause
+from pipeline.translation.model import TranslationModel
+from pipeline.translation.volume import image_like
+from transforms.nifti import read_nifti
+from transforms.presets import slice_chain
+from transforms.slices import slices_with_content
+
+_HALF_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def translate_volume(
+    source: str | Path | SpatialImage, model: TranslationModel, to: str, *, batch_size: int = 8
+) -> nib.Nifti1Image:
+    """Translate a volume and return it on the source's grid, in the target contrast's training intensities.
+
+    Args:
+        source: A NIfTI file, or a nibabel image, of the contrast that `model` translates to `to`.
+        model: From `pipeline.translation.model.load_model`.
+        to: The contrast to make, one of `model.translators`.
+        batch_size: Slices that go through the network at once.
+
+    Returns:
+        A NIfTI image with the source's shape, affine, units and forms.
+
+    Raises:
+        UserError: the volume cannot be used, or the network fails on it; one line that names it.
+    """
+    name = str(source) if isinstance(source, str | Path) else source.get_filename() or "the image"
+    try:
+        array, affine, header = read_nifti(source)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    chain = slice_chain(**model.settings, stride=model.stride, load=False)
+    try:
+        data = chain({"image": array, "image_affine": affine})
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{name}: {first_cause(error)}") from error
+    facts = model.facts[to]
+    network = model.translators[to]
+    data["image"] = translate_slices(
+        data["image"],
+        network,
+        slices_with_content(data["image"], data["image_foreground"]),
+        device=model.device,
+        batch_size=batch_size,
+        precision=model.precision,
+        name=name,
+    )
+    data["image_range"] = (facts["low"], facts["high"])
+    translated = chain.inverse(data)["image"]  # (X, Y, Z) on the source grid
+    description = f"synthetic {to}, {model.origin}; not for clinical use"
+    return image_like(translated, affine, header, integer=facts["integer"], description=description)
+
+
+def translate_slices(
+    slices: np.ndarray,
+    network: nn.Module,
+    occupied: np.ndarray,
+    *,
+    device: torch.device,
+    batch_size: int,
+    precision: str,
+    name: str,
+) -> np.ndarray:
+    """Send a stack of slices through a network in batches.
+
+    Args:
+        slices: (N, H, W) float32 in [-1, 1].
+        network: (B, 1, H, W) -> (B, 1, H, W), on `device` and in evaluation mode.
+        occupied: (N,) bool, the slices that show anything (`slices_with_content`). The others become -1: no network was
+            trained on empty slices, and what one makes of them is texture in the air.
+        device: Where to compute.
+        batch_size: B; the last batch may be smaller.
+        precision: "float32", or "bf16" or "fp16" for autocast.
+        name: Of the volume, for messages.
+
+    Returns:
+        (N, H, W) float32.
+
+    Raises:
+        UserError: the device's memory is too small, or the network's output is not finite.
+    """
+    translated = np.full(slices.shape, -1, dtype=np.float32)
+    positions = np.flatnonzero(occupied)
+    with torch.inference_mode(), _autocast(device, precision):
+        for start in range(0, len(positions), batch_size):
+            chosen = positions[start : start + batch_size]
+            batch = torch.from_numpy(np.ascontiguousarray(slices[chosen], dtype=np.float32))[:, None]  # (B, 1, H, W)
+            try:
+                output = network(batch.to(device))
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"{name}: {device} has too little memory for {batch_size} slices at once; lower --batch-size"
+                ) from error
+            translated[chosen] = output[:, 0].float().cpu().numpy()
+    if not np.isfinite(translated).all():
+        raise UserError(f"{name}: the network's output is not finite; the model is damaged or its training diverged")
+    return translated
+
+
+def _autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    half = _HALF_PRECISION.get(precision)
+    return nullcontext() if half is None else torch.autocast(device.type, half)

@@ -1,0 +1,210 @@
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from head_scans import AFFINE, scan, write_scan
+
+import pipeline.data.pairing as pairing
+from pipeline.data.case import Case
+from pipeline.data.pairing import PairReader
+from pipeline.errors import UserError
+from pipeline.evaluation.evaluate import COPY, HISTOGRAM, LOOKUP, MODEL, evaluate
+from pipeline.metrics.protocols import OWN
+from pipeline.metrics.tissue import interior, tissue_agreement
+
+CONTRASTS = ("T1", "T2")
+SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 64, "n4": False, "percentiles": [0.5, 99.5]}
+MASKED_PSNR, MASKED_SSIM = "volume/foreground/psnr", "volume/foreground/ssim"
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """Three subjects, each with a T1 scan and as T2 a curved negative: what is bright in one is dark in the other."""
+    folder = tmp_path_factory.mktemp("cohort")
+    cases = []
+    for subject in range(3):
+        t1 = np.maximum(scan("T1", seed=subject), 0)
+        head = t1 > 30
+        for contrast, voxels in (("T1", t1), ("T2", np.where(head, 700 * (1 - t1 / 700) ** 2, 0).astype(np.float32))):
+            path = write_scan(folder / contrast / f"s{subject}.nii.gz", voxels, AFFINE)
+            cases.append(Case(f"s{subject}", "", contrast, path))
+    return cases
+
+
+@pytest.fixture
+def setting(tmp_path, cohort):
+    """The keyword arguments of `evaluate` that every test shares."""
+    reader = PairReader(SETTINGS, 16, register=True, cache=tmp_path / "cache")
+    histograms = {}
+    for contrast in CONTRASTS:
+        prepared = reader.scan(next(case.path for case in cohort if case.contrast == contrast))
+        histograms[contrast] = np.histogram(prepared.stack[prepared.foreground], bins=256, range=(-1, 1))[0]
+    return {"reader": reader, "histograms": histograms, "quiet": True}
+
+
+def invert(scan, to):
+    """Roughly the true translation: the right direction, but straight where the truth is curved."""
+    return np.where(scan.slices > -0.95, -scan.slices, -1).astype(np.float32)
+
+
+def subjects(cohort, *names):
+    return [case for case in cohort if case.subject in names]
+
+
+def pair(cohort, name):
+    return tuple(subjects(cohort, name))
+
+
+def test_a_good_model_beats_the_baselines_in_both_directions_and_the_lookup_beats_copying(cohort, setting):
+    scores = evaluate(subjects(cohort, "s0", "s1"), [pair(cohort, "s2")], CONTRASTS, invert, **setting)
+    assert scores.paired and not scores.failures
+    for direction in (CONTRASTS, CONTRASTS[::-1]):
+        psnr = {system: scores.mean(*direction, system, MASKED_PSNR) for system in (MODEL, COPY, HISTOGRAM, LOOKUP)}
+        assert psnr[MODEL] > psnr[COPY] + 5 and psnr[MODEL] > psnr[HISTOGRAM] + 5
+        assert psnr[LOOKUP] > psnr[MODEL] + 2  # it follows the curve
+        assert scores.mean(*direction, MODEL, MASKED_SSIM) > scores.mean(*direction, COPY, MASKED_SSIM)
+    assert scores.mean("T2", "T1", LOOKUP, MASKED_PSNR) > 27  # 24.8 for a table of the other direction
+    assert {score.subject for score in scores.subjects} == {"s0", "s1"}
+    assert "fitted on 1 training pairs" in " ".join(scores.notes)
+
+
+def test_structure_is_measured_for_the_model_and_every_baseline_on_the_sources_grid(cohort, setting):
+    scores = evaluate(subjects(cohort, "s0"), [pair(cohort, "s2")], CONTRASTS, invert, **setting)
+    reader = setting["reader"]
+    view, _, _ = reader.read(pair(cohort, "s0"))
+    region = interior(view.foreground, (4.8, 4.5, 4.6))
+    copied = tissue_agreement(view.source.stack, view.real, region)
+    assert scores.mean("T1", "T2", COPY, "volume/interior/dice") == copied["dice"]
+    assert scores.mean("T1", "T2", COPY, "volume/interior/dice_bright") == copied["dice_bright"]
+    for direction in (CONTRASTS, CONTRASTS[::-1]):
+        found = {
+            figure: [scores.mean(*direction, system, f"volume/{figure}") for system in (MODEL, COPY, HISTOGRAM, LOOKUP)]
+            for figure in ("interior/dice", "foreground/nmi", "foreground/slice_ratio")
+        }
+        _, copy, matched, lookup = found["interior/dice"]
+        assert lookup > 0.9 and max(copy, matched) < 0.45  # these have dark and bright the wrong way round
+        assert min(found["foreground/nmi"]) > 1.3  # and yet say as much of the target
+        assert 0.3 < min(found["foreground/slice_ratio"]) < max(found["foreground/slice_ratio"]) < 3
+
+
+def test_a_model_that_knows_the_answer_is_perfect_in_every_figure(cohort, setting):
+    reader = setting["reader"]
+    answers = {case.contrast: reader.scan(case.path).slices for case in subjects(cohort, "s0")}
+    scores = evaluate(subjects(cohort, "s0"), [], CONTRASTS, lambda _, to: answers[to], **setting)
+    for unit in ("volume", "slice"):
+        for region in ("image", "foreground"):
+            figures = {
+                m: scores.mean("T1", "T2", MODEL, f"{unit}/{region}/{m}") for m in ("mae", "nrmse", "psnr", "ssim")
+            }
+            assert figures == pytest.approx({"mae": 0, "nrmse": 0, "psnr": math.inf, "ssim": 1})
+
+
+def test_padding_counts_for_nothing(cohort, setting):
+    def wrong_in_the_padding(scan, to):
+        translated = invert(scan, to)
+        translated[:, :4], translated[:, -4:] = 1, 1
+        return translated
+
+    test = subjects(cohort, "s0")
+    clean = evaluate(test, [], CONTRASTS, invert, **setting)
+    spoiled = evaluate(test, [], CONTRASTS, wrong_in_the_padding, **setting)
+    assert clean.mean("T1", "T2", MODEL, "volume/image/psnr") == spoiled.mean("T1", "T2", MODEL, "volume/image/psnr")
+
+
+def test_published_protocols_are_scored_beside_our_own_when_asked_for(cohort, setting):
+    scores = evaluate(
+        subjects(cohort, "s0"), [], CONTRASTS, invert, protocols=["syndiff", "selfrdb", "reggan"], **setting
+    )
+    assert {score.protocol for score in scores.subjects} == {"own", "syndiff", "selfrdb", "reggan"}
+    assert scores.mean("T1", "T2", MODEL, "slice/image/psnr", "syndiff") > 0
+
+
+def test_without_training_pairs_there_is_no_lookup_and_the_notes_say_so(cohort, setting):
+    scores = evaluate(subjects(cohort, "s0"), [], CONTRASTS, invert, **setting)
+    assert {score.system for score in scores.subjects} == {MODEL, COPY, HISTOGRAM}
+    assert "no training subject has both contrasts, so there is no lookup" in scores.text()
+
+
+def test_test_scans_without_a_partner_are_named_in_the_notes(cohort, setting):
+    alone = [Case(f"lone{number}", "", "T1", Path("absent.nii")) for number in range(1, 8)]
+    notes = []
+    for scans in ([], alone[:1], alone[:5], alone):
+        scores = evaluate([*subjects(cohort, "s0"), *scans], [], CONTRASTS, invert, **setting)
+        notes.append([note for note in scores.notes if "partner" in note])
+    five = ", ".join(f"lone{number}_T1" for number in range(1, 6))
+    assert notes == [
+        [],
+        ["1 test scan has no partner in the other contrast and was not scored: lone1_T1"],
+        [f"5 test scans have no partner in the other contrast and were not scored: {five}"],
+        [f"7 test scans have no partner in the other contrast and were not scored: {five}, …"],
+    ]
+
+
+def test_no_baseline_sees_the_test_subjects_own_target(cohort, setting, tmp_path, monkeypatch):
+    def fingerprint(prediction, *_):
+        return {"volume/image/power": np.array([np.mean(prediction**2)])}
+
+    monkeypatch.setattr("pipeline.evaluation.evaluate.OWN", dataclasses.replace(OWN, measure=fingerprint))
+    t1_case, t2 = subjects(cohort, "s0")[0], np.maximum(scan("T2"), 0)
+    seen = []
+    for number, target in enumerate((t2, t2**0.5)):
+        path = write_scan(tmp_path / f"{number}.nii.gz", target)
+        test = [dataclasses.replace(t1_case, subject="x"), Case("x", "", "T2", path)]
+        scores = evaluate(test, [pair(cohort, "s1")], CONTRASTS, invert, **setting)
+        systems = (MODEL, COPY, HISTOGRAM, LOOKUP)
+        seen.append([scores.mean("T1", "T2", system, "volume/image/power") for system in systems])
+    assert seen[0] == seen[1] and not np.isnan(seen).any()
+
+
+def test_a_subject_that_cannot_be_read_is_named_and_the_others_count(cohort, setting, tmp_path, capsys):
+    broken = tmp_path / "s9-T2.nii.gz"
+    broken.write_bytes(b"nothing of the kind")
+    bad = [Case("s9", "", "T1", subjects(cohort, "s0")[0].path), Case("s9", "", "T2", broken)]
+    scores = evaluate([*subjects(cohort, "s0"), *bad], [], CONTRASTS, invert, **setting)
+    assert list(scores.failures) == ["s9"] and "s9-T2.nii.gz" in scores.failures["s9"]
+    assert {score.subject for score in scores.subjects} == {"s0"}
+    assert "warning: s9: " in capsys.readouterr().err
+    assert "left out: s9: " in scores.text()
+    with pytest.raises(UserError, match="none of 1 test subjects could be evaluated"):
+        evaluate(bad, [], CONTRASTS, invert, **setting)
+
+
+def test_the_movement_that_was_used_is_saved_with_the_run(cohort, setting, tmp_path, monkeypatch):
+    movement = np.eye(4)
+    movement[0, 3] = 2.5
+    monkeypatch.setattr(pairing, "register_rigid", lambda *_: movement)
+    other = write_scan(tmp_path / "x.nii.gz", np.maximum(scan("T2", shape=(36, 44, 33)), 0))
+    test = [Case("x", "day1", "T1", subjects(cohort, "s0")[0].path), Case("x", "day1", "T2", other)]
+    evaluate(test, [], CONTRASTS, invert, registrations=tmp_path / "registration", **setting)
+    (saved,) = (tmp_path / "registration").iterdir()
+    assert saved.name == "x_day1_T1-to-T2.json"
+    assert json.loads(saved.read_text())["matrix"] == movement.tolist()
+
+
+def test_without_pairs_cycle_error_and_intensity_distance_are_measured_and_the_table_says_so(cohort, setting):
+    test = [subjects(cohort, "s0")[0], subjects(cohort, "s1")[1]]  # a T1 of one subject, a T2 of another
+    scores = evaluate(test, [], CONTRASTS, invert, **setting)
+    assert not scores.paired and "there were no pairs" in scores.text()
+    distance = {
+        system: scores.mean("T1", "T2", system, "volume/foreground/intensity_distance", "unpaired")
+        for system in (MODEL, COPY, HISTOGRAM)
+    }
+    assert distance[HISTOGRAM] < 0.02 < distance[MODEL] < 0.2 < distance[COPY]
+    assert scores.mean("T2", "T1", MODEL, "volume/foreground/cycle_error", "unpaired") < 0.1
+    assert math.isnan(scores.mean("T2", "T1", COPY, "volume/foreground/cycle_error", "unpaired"))
+
+
+def test_the_cycle_error_is_the_mean_distance_of_there_and_back(cohort, setting):
+    def shift(scan, to):
+        return scan.slices + np.float32(0.25 if to == "T2" else 0.05)
+
+    scores = evaluate([subjects(cohort, "s0")[0]], [], CONTRASTS, shift, **setting)
+    assert scores.mean("T1", "T2", MODEL, "volume/image/cycle_error", "unpaired") == pytest.approx(0.3, abs=1e-5)
+
+
+def test_an_empty_test_set_is_a_clear_error(setting):
+    with pytest.raises(UserError, match=r"no test subject to evaluate; set split\.test"):
+        evaluate([], [], CONTRASTS, invert, **setting)

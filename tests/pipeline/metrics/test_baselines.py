@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+
+from pipeline.metrics.baselines import HistogramMatch, IntensityLookup, copy_input, histogram_quantiles
+
+
+def histogram(voxels):
+    return np.histogram(voxels, bins=256, range=(-1, 1))[0]
+
+
+@pytest.fixture
+def source():
+    generator = np.random.default_rng(0)
+    stack = generator.uniform(-0.8, 0.9, (3, 16, 16)).astype(np.float32)
+    foreground = np.zeros(stack.shape, bool)
+    foreground[:, 4:12, 3:13] = True
+    return np.where(foreground, stack, np.float32(-1)), foreground
+
+
+def test_copy_gives_the_source_in_an_array_of_its_own(source):
+    stack, foreground = source
+    copied = copy_input(stack, foreground)
+    np.testing.assert_array_equal(copied, stack)
+    assert copied is not stack
+
+
+def test_quantiles_of_a_histogram_are_those_of_the_voxels_it_counted():
+    voxels = np.random.default_rng(0).normal(0.1, 0.3, 5000).clip(-1, 1)
+    quantiles = histogram_quantiles(histogram(voxels))
+    assert np.all(np.diff(quantiles) >= 0)
+    shares = [0.1, 0.5, 0.9]
+    np.testing.assert_allclose(np.quantile(quantiles, shares), np.quantile(voxels, shares), atol=0.01)
+
+
+def test_quantiles_keep_the_voxels_clipped_to_the_ends():
+    quantiles = histogram_quantiles([10, 0, 0, 0, 0, 0, 0, 30])
+    assert np.mean(quantiles > 0.7) == pytest.approx(0.75, abs=0.01)
+    assert np.mean(quantiles < -0.7) == pytest.approx(0.25, abs=0.01)
+
+
+def test_quantiles_of_an_empty_histogram_are_a_clear_error():
+    with pytest.raises(ValueError, match="histogram is empty"):
+        histogram_quantiles([0, 0, 0])
+
+
+def test_histogram_matching_gives_the_cohorts_distribution_and_keeps_the_order(source):
+    stack, foreground = source
+    cohort = np.random.default_rng(1).normal(0.2, 0.2, 20_000).clip(-1, 1)
+    matched = HistogramMatch(histogram_quantiles(histogram(cohort)))(stack, foreground)
+    assert matched.dtype == np.float32 and matched.shape == stack.shape
+    assert np.all(matched[~foreground] == -1)
+    share = [0.25, 0.5, 0.75]
+    np.testing.assert_allclose(np.quantile(matched[foreground], share), np.quantile(cohort, share), atol=0.02)
+    order = np.argsort(stack[foreground])
+    assert np.all(np.diff(matched[foreground][order]) >= 0)
+
+
+def test_histogram_matching_of_an_empty_stack_is_background(source):
+    stack, foreground = source
+    matched = HistogramMatch(np.linspace(-1, 1, 100))(stack, np.zeros_like(foreground))
+    assert np.all(matched == -1)
+
+
+def test_the_lookup_recovers_an_inverting_table_that_histogram_matching_cannot(source):
+    stack, foreground = source
+    target = np.where(foreground, -0.5 * stack, -1)
+    lookup = IntensityLookup.fit([(stack, target, foreground)])
+    predicted = lookup(stack, foreground)
+    np.testing.assert_allclose(predicted[foreground], target[foreground], atol=0.01)  # worst beyond the last bin
+    typical = np.median(np.abs(predicted - target)[foreground])
+    assert typical < 1e-5  # interpolation between bin means is exact on a straight line
+    assert np.all(predicted[~foreground] == -1) and predicted.dtype == np.float32
+    matched = HistogramMatch(histogram_quantiles(histogram(target[foreground])))(stack, foreground)
+    assert np.corrcoef(matched[foreground], target[foreground])[0, 1] < -0.9
+
+
+def test_the_lookup_predicts_the_mean_target_of_each_intensity_over_all_pairs():
+    low, high = np.full((1, 4, 4), -0.5), np.full((1, 4, 4), 0.5)
+    everywhere = np.ones((1, 4, 4), bool)
+    pairs = [(low, np.full_like(low, 0.2), everywhere), (low, np.full_like(low, 0.6), everywhere)]
+    pairs.append((high, np.full_like(high, -0.8), everywhere))
+    lookup = IntensityLookup.fit(iter(pairs))
+    assert lookup(low, everywhere)[0, 0, 0] == pytest.approx(0.4)
+    assert lookup(high, everywhere)[0, 0, 0] == pytest.approx(-0.8)
+    assert lookup(np.zeros_like(low), everywhere)[0, 0, 0] == pytest.approx(-0.2)  # between, linearly
+    assert lookup(np.ones_like(low), everywhere)[0, 0, 0] == pytest.approx(-0.8)  # beyond what training showed
+
+
+def test_the_lookup_ignores_voxels_outside_the_foreground(source):
+    stack, foreground = source
+    target = np.where(foreground, 0.3, 0.9)
+    assert IntensityLookup.fit([(stack, target, foreground)])(stack, foreground)[foreground] == pytest.approx(0.3)
+
+
+def test_the_lookup_without_pairs_is_a_clear_error():
+    with pytest.raises(ValueError, match="at least one training pair"):
+        IntensityLookup.fit([])

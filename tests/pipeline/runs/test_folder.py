@@ -1,0 +1,236 @@
+import multiprocessing
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.config.load import load_config
+from pipeline.config.schema import Config
+from pipeline.errors import UserError
+from pipeline.runs.folder import RunFolder, json_text, open_run_folder, resolved_yaml
+
+BASE = {"name": "small", "data": {"source": "phantom"}, "preprocess": {"size": 64}}
+
+
+def config(tmp_path, **changes):
+    return Config.model_validate({**BASE, "output": tmp_path / "run", **changes})
+
+
+def started(tmp_path, **changes):
+    """Return the folder of a run that has begun."""
+    folder = open_run_folder(config(tmp_path, **changes))
+    folder.save_config(config(tmp_path, **changes))
+    return folder
+
+
+def refusal(tmp_path, **changes):
+    with pytest.raises(UserError) as caught:
+        open_run_folder(config(tmp_path, **changes))
+    return str(caught.value)
+
+
+def test_opening_makes_nothing(tmp_path):
+    folder = open_run_folder(config(tmp_path))
+    assert folder.path == tmp_path / "run" and not folder.path.exists()
+
+
+def test_an_empty_folder_will_do(tmp_path):
+    (tmp_path / "run").mkdir()
+    assert open_run_folder(config(tmp_path)) == RunFolder(tmp_path / "run")
+
+
+def test_the_same_configuration_continues(tmp_path):
+    started(tmp_path)
+    (tmp_path / "run" / "metrics.jsonl").write_text("{}")
+    assert open_run_folder(config(tmp_path)) == RunFolder(tmp_path / "run")
+
+
+def test_a_configuration_with_every_kind_of_value_continues(tmp_path):
+    changes = {
+        "contrasts": ["T1", "größe: *&!"],
+        "split": {"validation": 0.15, "test": 3},
+        "training": {"learning_rate": 1e-5, "steps_per_epoch": None},
+        "preprocess": {"size": 64, "spacing_mm": {"in_plane": 1, "through_plane": 1.2}, "percentiles": [1, 99]},
+        "evaluation": {"protocols": ["syndiff"]},
+    }
+    started(tmp_path, **changes)
+    open_run_folder(config(tmp_path, **changes))
+
+
+def test_the_saved_configuration_is_complete_and_runs_the_same_again(tmp_path):
+    folder = started(tmp_path, training={"epochs": 7})
+    text = folder.config.read_text(encoding="utf-8")
+    assert text.startswith("# ") and f"python -m pipeline.run {folder.config}" in text.splitlines()[0]
+    assert load_config(folder.config) == config(tmp_path, training={"epochs": 7})
+    assert set(yaml.safe_load(text)) == set(Config.model_fields)
+
+
+def test_the_resolved_yaml_names_defaults_and_reads_as_written():
+    text = resolved_yaml(Config.model_validate({**BASE, "contrasts": ["T1", "Größe"]}))
+    assert "discriminator_learning_rate: null" in text and "Größe" in text
+    assert text.startswith("name: small\n")
+
+
+def test_another_configuration_is_refused_with_every_difference(tmp_path):
+    started(tmp_path)
+    assert refusal(
+        tmp_path, seed=1, training={"epochs": 5}, data={"source": "ixi", "folder": "x"}, device="cpu"
+    ).splitlines() == [
+        f"{tmp_path / 'run'}: holds a run of another configuration; set output=…, or move it away",
+        "  seed: 0 there, 1 now",
+        "  data.source: 'phantom' there, 'ixi' now",
+        "  data.folder: 'data/phantom' there, 'x' now",
+        "  data.subjects: 20 there, None now",
+        "  data.spacing_mm: 2.0 there, None now",
+        "  data.seed: 0 there, None now",
+        "  training.epochs: 100 there, 5 now",
+    ]
+
+
+def test_a_section_that_was_not_there_is_a_difference(tmp_path):
+    started(tmp_path)
+    preprocess = {"size": 64, "spacing_mm": {"in_plane": 1, "through_plane": 2}}
+    assert "preprocess.spacing_mm: None there, {'in_plane': 1.0, 'through_plane': 2.0} now" in refusal(
+        tmp_path, preprocess=preprocess
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"device": "cpu"},
+        {"threads": 1},
+        {"tracking": {"mlflow": False, "experiment": "other"}},
+        {"evaluation": {"protocols": ["reggan"], "translate": False}},
+        {"training": {"loader_workers": 2, "checkpoint_minutes": 1}},
+        {"preprocess": {"size": 64, "processes": 1, "store": "elsewhere", "on_bad_volume": "stop"}},
+        {"split": {"file": "split.json"}},
+    ],
+)
+def test_what_changes_nothing_that_is_learnt_may_change(change, tmp_path):
+    started(tmp_path)
+    open_run_folder(config(tmp_path, **change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "other"},
+        {"seed": 1},
+        {"contrasts": ["T2", "T1"]},
+        {"split": {"seed": 1}},
+        {"augment": {"jitter": 1.1}},
+        {"generator": {"width": 8}},
+        {"discriminator": {"layers": 2}},
+        {"method": {"pool_size": 0}},
+        {"training": {"batch_size": 2}},
+        {"preprocess": {"size": 32}},
+    ],
+)
+def test_what_changes_what_is_learnt_may_not(change, tmp_path):
+    started(tmp_path)
+    assert "holds a run of another configuration" in refusal(tmp_path, **change)
+
+
+def test_a_moved_run_continues_where_it_lies_now(tmp_path):
+    started(tmp_path)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    open_run_folder(config(tmp_path, output=tmp_path / "moved"))
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.doc").write_text("precious")
+    assert refusal(tmp_path) == (
+        f"{tmp_path / 'run'}: holds files that are not of a run; choose another output, or empty it"
+    )
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.doc"]
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "run").write_text("a file")
+    assert refusal(tmp_path) == f"{tmp_path / 'run'}: is a file; choose another output"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"a: b: c", "cannot be read; move the run's folder away to start anew"),
+        (b"\xff\xfe\x00", "cannot be read; move the run's folder away to start anew"),
+        (b"- list", "not a run's configuration; move the run's folder away to start anew"),
+        (b"", "not a run's configuration; move the run's folder away to start anew"),
+    ],
+)
+def test_a_damaged_saved_configuration_is_one_line(content, reason, tmp_path):
+    folder = started(tmp_path)
+    folder.config.write_bytes(content)
+    assert refusal(tmp_path) == f"{folder.config}: {reason}"
+
+
+def test_every_path_lies_in_the_folder():
+    folder = RunFolder(Path("runs/x"))
+    paths = [getattr(folder, name) for name, value in vars(RunFolder).items() if isinstance(value, property)]
+    inside = [path.folder if hasattr(path, "folder") else path for path in paths] + [folder.gif("T1_to_T2")]
+    assert len(inside) > 6 and len(set(inside)) == len(inside)
+    assert all(path.is_relative_to("runs/x") for path in inside)
+
+
+def test_a_direction_is_named_from_its_source_to_its_target():
+    assert RunFolder.direction(("T1", "T2"), "T2") == "T1_to_T2"
+    assert RunFolder.direction(("T1", "T2"), "T1") == "T2_to_T1"
+
+
+def test_json_is_readable():
+    assert json_text({"Größe": [1]}) == '{\n "Größe": [\n  1\n ]\n}\n'
+
+
+def test_a_second_process_is_kept_out_while_one_is_at_work(tmp_path):
+    def try_to_enter(answers):
+        try:
+            with RunFolder(tmp_path / "run").held():
+                answers.put("entered")
+        except UserError as error:
+            answers.put(str(error))
+
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    said = []
+    for held in (True, False):
+        with RunFolder(tmp_path / "run").held() if held else nullcontext():
+            other = context.Process(target=try_to_enter, args=(answers,))
+            other.start()
+            said.append(answers.get(timeout=20))
+            other.join()
+    assert said == [f"{tmp_path / 'run'}: another process is at work on this run; wait for it, or stop it", "entered"]
+
+
+def test_the_lock_alone_does_not_make_a_folder_look_like_something_else(tmp_path):
+    with RunFolder(tmp_path / "run").held():
+        assert open_run_folder(config(tmp_path)).path == tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "evaluated"),
+    [("best", ["latest", "best"], "best"), ("latest", ["latest", "best"], "latest"), ("best", ["latest"], "latest")],
+)
+def test_the_checkpoint_that_is_evaluated_is_the_one_asked_for_where_there_is_one(tmp_path, wanted, there, evaluated):
+    (tmp_path / "checkpoints").mkdir()
+    for name in there:
+        (tmp_path / "checkpoints" / f"{name}.pt").write_bytes(b"")
+    assert RunFolder(tmp_path).evaluated(wanted).name == f"{evaluated}.pt"
+
+
+def test_a_run_of_before_a_key_came_continues_where_the_key_stands_at_its_default(tmp_path):
+    folder = started(tmp_path)
+    earlier = yaml.safe_load(folder.config.read_text())
+    del earlier["generator"]["attention"], earlier["training"]["halve_every"]
+    folder.config.write_text(yaml.safe_dump(earlier))
+    assert open_run_folder(config(tmp_path)) == folder
+    assert "generator.attention: False there, True now" in refusal(tmp_path, generator={"attention": True})
+
+
+def test_how_pairs_are_registered_is_fixed_where_they_are_trained_on(tmp_path):
+    started(tmp_path, split={"pairing": "paired"})
+    changed = {"split": {"pairing": "paired"}, "evaluation": {"register_pairs": False}}
+    assert "evaluation.register_pairs: True there, False now" in refusal(tmp_path, **changed)

@@ -1,0 +1,232 @@
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ixi_like import write_ixi
+from small_volumes import write_volume
+
+import pipeline.data.phantom
+from pipeline.config.schema import Config
+from pipeline.data.case import Case
+from pipeline.data.store import StoredCase
+from pipeline.errors import UserError
+from pipeline.files import atomic_text
+from pipeline.runs.folder import json_text
+from pipeline.runs.prepare import chain_settings, cohort_facts, find_cases, prepare, require_same_data, split_cases
+from transforms.presets import slice_chain
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    """Return the configuration of six subjects' volumes in two contrasts."""
+    for number in range(6):
+        for side, contrast in enumerate(("MR", "CT")):
+            write_volume(tmp_path / "data" / f"s{number}_{contrast}.nii.gz", 10 * number + side)
+    return config(
+        tmp_path,
+        contrasts=["MR", "CT"],
+        data={
+            "source": "nifti",
+            "folder": tmp_path / "data",
+            "patterns": {"MR": "{subject}_MR.nii.gz", "CT": "{subject}_CT.nii.gz"},
+        },
+        split={"validation": 1, "test": 1},
+    )
+
+
+def config(tmp_path, **sections):
+    base = {
+        "name": "small",
+        "data": {"source": "phantom", "folder": tmp_path / "phantom"},
+        "preprocess": {"size": 32, "min_foreground": 0.1, "store": tmp_path / "store", "processes": 1},
+    }
+    return Config.model_validate(base | sections)
+
+
+def changed(settings, section, **values):
+    return settings.model_copy(update={section: getattr(settings, section).model_copy(update=values)})
+
+
+# ── cases ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_nifti_cases_come_from_the_patterns(cohort):
+    cases = find_cases(cohort)
+    assert {(case.subject, case.contrast) for case in cases} == {(f"s{n}", c) for n in range(6) for c in ("MR", "CT")}
+
+
+def test_ixi_cases_come_from_the_unpacked_archives(tmp_path):
+    paths = write_ixi(tmp_path / "ixi", scale=16)
+    cases = find_cases(config(tmp_path, data={"source": "ixi", "folder": tmp_path / "ixi"}))
+    assert {case.contrast: case.path for case in cases} == dict(zip(("T1", "T2"), paths, strict=True))
+
+
+def test_image_cases_come_from_their_folders_with_the_test_ones_set_aside(tmp_path):
+    for name in ("TrainT1", "TrainT2", "TestT1", "TestT2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "Image #10.png").touch()
+    data = {
+        "source": "images",
+        "folder": tmp_path,
+        "train": {"T1": "TrainT1", "T2": "TrainT2"},
+        "test": {"T1": "TestT1", "T2": "TestT2"},
+        "paired": True,
+    }
+    cases = find_cases(config(tmp_path, data=data))
+    assert {(case.path.parent.name, case.split) for case in cases} == {
+        ("TrainT1", None), ("TrainT2", None), ("TestT1", "test"), ("TestT2", "test"),
+    }  # fmt: skip
+    assert len({case.subject for case in cases}) == 2  # paired: one name, one subject
+
+
+def test_the_phantom_is_made_as_configured(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        pipeline.data.phantom, "phantom_cases", lambda *arguments, **options: asked.append((arguments, options)) or []
+    )
+    data = {"source": "phantom", "folder": tmp_path / "heads", "subjects": 5, "spacing_mm": 4, "seed": 9}
+    assert find_cases(config(tmp_path, data=data, contrasts=["PD", "FLAIR"]), quiet=True) == []
+    assert asked == [
+        (
+            (tmp_path / "heads", ("PD", "FLAIR")),
+            {"subjects": 5, "spacing_mm": 4.0, "seed": 9, "processes": 1, "quiet": True},
+        )
+    ]
+
+
+# ── the split ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def split_of(train_mr, train_ct, test):
+    return {"train": {"MR": train_mr, "CT": train_ct}, "validation": [], "test": test}
+
+
+def test_a_saved_split_goes_before_the_configured_file_and_that_before_a_draw(cohort, tmp_path):
+    cases = find_cases(cohort)
+    atomic_text(tmp_path / "saved.json", json_text(split_of(["s0"], ["s1"], ["s2"])))
+    atomic_text(tmp_path / "file.json", json_text(split_of(["s3"], ["s4"], ["s5"])))
+    with_file = changed(cohort, "split", file=tmp_path / "file.json")
+
+    def trained(settings, saved=None):
+        return [case.subject for side in split_cases(settings, cases, saved).train.values() for case in side]
+
+    assert trained(with_file, tmp_path / "saved.json") == ["s0", "s1"]
+    assert trained(with_file) == ["s3", "s4"]
+    assert len(trained(cohort)) == 4 and trained(cohort) == trained(cohort)
+
+
+def test_the_split_settings_are_heeded(cohort):
+    cases = find_cases(cohort)
+    drawn = split_cases(changed(cohort, "split", validation=2, test=0, pairing="paired"), cases)
+    assert (len(drawn.validation), len(drawn.test)) == (4, 0)  # images: both contrasts
+    subjects = [[case.subject for case in side] for side in drawn.train.values()]
+    assert subjects[0] == subjects[1] and len(subjects[0]) == 4
+    seeds = {tuple(split_cases(changed(cohort, "split", seed=seed), cases).test) for seed in range(8)}
+    assert len(seeds) > 1
+
+
+# ── the chain ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_chain_settings_are_plain_and_fit_the_chain(tmp_path):
+    settings = chain_settings(config(tmp_path).preprocess)
+    assert settings == {"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": [0.5, 99.5]}
+    preprocess = {"axis": "coronal", "spacing_mm": {"in_plane": 1, "through_plane": 2}, "scaling": "type_range"}
+    other = chain_settings(config(tmp_path, preprocess={"size": 64, "n4": True, **preprocess}).preprocess)
+    assert other == {"axis": "coronal", "spacing_mm": [1.0, 2.0], "size": 64, "n4": True, "percentiles": None}
+    for each in (settings, other):
+        assert json.loads(json.dumps(each)) == each
+        slice_chain(**each)
+
+
+# ── the whole ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_training_cases_are_stored_by_contrast_and_held_out_ones_are_not(cohort, tmp_path):
+    cases = find_cases(cohort)
+    prepared = prepare(cohort, cases, quiet=True)
+    assert prepared.cases == tuple(cases) and prepared.left_out == {}
+    for contrast in ("MR", "CT"):
+        assert [entry.case for entry in prepared.stored[contrast]] == list(prepared.split.train[contrast])
+        assert prepared.facts[contrast] == cohort_facts(prepared.stored[contrast])
+    assert len(list((tmp_path / "store").glob("*.npy"))) == 4
+    assert prepared.longest == max(prepared.facts[contrast]["slices"] for contrast in ("MR", "CT"))
+    assert prepare(cohort, cases, quiet=True) == prepared
+
+
+def test_the_foreground_threshold_reaches_the_store(cohort):
+    cases = find_cases(cohort)
+    all_slices = prepare(cohort, cases, quiet=True).longest
+    assert prepare(changed(cohort, "preprocess", min_foreground=0.25), cases, quiet=True).longest < all_slices
+
+
+def test_images_that_cannot_be_used_are_left_out_and_counted(cohort, capsys):
+    cases = find_cases(cohort)
+    bad = split_cases(cohort, cases).train["MR"][0]
+    bad.path.write_bytes(b"damaged")
+    prepared = prepare(cohort, cases, quiet=True)
+    assert list(prepared.left_out) == [bad]
+    assert [entry.case for entry in prepared.stored["MR"]] == list(prepared.split.train["MR"][1:])
+    warnings = capsys.readouterr().err.splitlines()
+    assert warnings[0].startswith(f"warning: {bad.path}: ") and warnings[0].endswith("; left out")
+    assert warnings[1:] == ["warning: 1 of 4 training images were left out, named above"]
+
+
+def test_a_bad_image_stops_the_run_where_that_is_asked_for(cohort):
+    cases = find_cases(cohort)
+    bad = split_cases(cohort, cases).train["CT"][1]
+    os.truncate(bad.path, 100)
+    with pytest.raises(UserError, match=str(bad.path)):
+        prepare(changed(cohort, "preprocess", on_bad_volume="stop"), cases, quiet=True)
+
+
+def test_a_contrast_of_which_nothing_is_left_is_an_error(cohort, capsys):
+    cases = find_cases(cohort)
+    for case in split_cases(cohort, cases).train["CT"]:
+        case.path.write_bytes(b"damaged")
+    with pytest.raises(UserError) as caught:
+        prepare(cohort, cases, quiet=True)
+    assert str(caught.value) == "no CT image of the training subjects could be used; the reasons are above"
+    assert capsys.readouterr().err.count("; left out") == 2
+
+
+# ── the facts ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def stored(count, **facts):
+    base = {"low": 0.0, "high": 1.0, "integer": True, "spacing_mm": [1.0, 1.0, 1.0], "histogram": [0, 1, 2]}
+    return StoredCase(Case("s", "", "T1", "p"), "q", count, base | facts)
+
+
+def test_the_facts_of_a_cohort_are_medians_and_sums():
+    cohort = [
+        stored(3, low=10.0, high=500.0, spacing_mm=[1.0, 1.0, 1.2]),
+        stored(5, low=30.0, high=900.0, spacing_mm=[0.9, 0.9, 1.2]),
+        stored(2, low=20.0, high=5000.0, spacing_mm=[0.9, 1.0, 5.0]),
+    ]
+    facts = cohort_facts(cohort)
+    assert facts == {
+        "low": 20.0,
+        "high": 900.0,
+        "integer": True,
+        "spacing_mm": [0.9, 1.0, 1.2],
+        "histogram": [0, 3, 6],
+        "cases": 3,
+        "slices": 10,
+    }
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_one_file_of_real_numbers_makes_the_cohort_real_numbers():
+    whole = stored(1)
+    assert cohort_facts([whole, replace(whole, facts=whole.facts | {"integer": False})])["integer"] is False
+
+
+def test_a_resumed_run_goes_on_with_the_same_data_only():
+    before = {"s1_T1": [80, 3.0, 900.0], "s2_T2": [78, 2.0, 800.0]}
+    require_same_data(before, dict(before), Path("runs/x"))
+    for now in ({"s1_T1": [80, 3.0, 900.0]}, {**before, "s3_T1": [1, 0.0, 1.0]}, {**before, "s2_T2": [78, 2.0, 801.0]}):
+        with pytest.raises(UserError, match=r"runs/x: the training data changed since the run began \(s[23]_T[12]\)"):
+            require_same_data(before, now, Path("runs/x"))

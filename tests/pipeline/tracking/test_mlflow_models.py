@@ -1,0 +1,174 @@
+import random
+
+import mlflow_store
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from networks.unet import UNet
+from pipeline.errors import UserError
+from pipeline.tracking.mlflow_models import export_translator, load_translator, log_translator
+from pipeline.tracking.tracker import Tracker
+
+ABOUT = {"to": "T2", "contrasts": ["T1", "T2"], "facts": {"T1": {"low": 0.5, "integer": True}}, "origin": "test"}
+
+
+class Pooled(nn.Module):
+    """Shrinks by 4 with instance normalisation, and grows back beside a skip."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(1, 4, 4, 2, 1), nn.InstanceNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 4, 2, 1))
+        self.up = nn.Sequential(nn.Upsample(scale_factor=4), nn.Conv2d(4, 3, 3, 1, 1), nn.Dropout(0.5))
+        self.last = nn.Conv2d(4, 1, 3, 1, 1)
+
+    def forward(self, image):
+        return torch.tanh(self.last(torch.cat([self.up(self.down(image)), image], 1)))
+
+
+@pytest.fixture(scope="module")
+def unet():
+    torch.manual_seed(0)
+    return UNet(depth=4, width=4).train()
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory, unet):
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", mlflow_store.fresh_store(folder))
+        patch.chdir(folder)
+        with Tracker(folder / "run", experiment="models", run_name="r", params={}) as tracker:
+            tracker.call("nothing", lambda run: None)
+            states = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+            addresses = [
+                log_translator(tracker, unet, name="T1-to-T2", stride=16, metadata=ABOUT, register_as=registered)
+                for registered in (None, "lab/T1-to-T2*", "lab/T1-to-T2*")
+            ]
+            after = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+        yield {"addresses": addresses, "run_id": tracker.run_id, "untouched": states == after}
+
+
+def same(module, network, shape):
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.inference_mode():
+        return torch.equal(module(image), network.eval()(image))
+
+
+def test_a_logged_model_translates_as_the_network_does_for_any_batch_and_size(logged, unet):
+    module, about = load_translator(logged["addresses"][0])
+    assert about == ABOUT
+    assert logged["addresses"][0] == f"runs:/{logged['run_id']}/T1-to-T2"
+    assert all(same(module, unet, shape) for shape in [(1, 1, 16, 16), (2, 1, 64, 64), (5, 1, 16, 48), (1, 1, 160, 32)])
+
+
+def test_exporting_leaves_the_network_as_it_was(tmp_path, unet):
+    network = Pooled().train()
+    export_translator(network, tmp_path / "model", stride=4, metadata={})
+    assert network.training
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("stride", [4, 48])
+def test_the_example_is_large_enough_for_reflected_borders(tmp_path, stride):
+    reflecting = nn.Sequential(
+        nn.AvgPool2d(stride), nn.ReflectionPad2d(1), nn.AvgPool2d(3, 1), nn.Upsample(None, stride)
+    )
+    export_translator(reflecting, tmp_path / "model", stride=stride, metadata={})
+
+
+def test_no_random_number_is_drawn(logged):
+    assert logged["untouched"]
+
+
+def test_registered_models_load_by_alias_and_version(logged, unet):
+    assert logged["addresses"][1:] == ["models:/lab_T1-to-T2_@best"] * 2
+    for address in ("models:/lab_T1-to-T2_@best", "models:/lab_T1-to-T2_/1"):
+        module, about = load_translator(address)
+        assert about == ABOUT
+        assert same(module, unet, (1, 1, 32, 16))
+    from mlflow import MlflowClient
+
+    assert int(MlflowClient().get_model_version_by_alias("lab_T1-to-T2_", "best").version) == 2
+
+
+def test_the_model_is_a_dynamic_pt2_that_mlflow_itself_loads(logged, unet, monkeypatch):
+    import mlflow.pyfunc
+
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    model = mlflow.pyfunc.load_model(logged["addresses"][0])
+    assert model.metadata.signature.inputs.inputs[0].shape == (-1, 1, -1, -1)
+    image = np.zeros((3, 1, 32, 16), np.float32)
+    with torch.inference_mode():
+        expected = unet.eval()(torch.from_numpy(image)).numpy()
+    np.testing.assert_array_equal(model.predict(image), expected)
+
+
+def test_sizes_off_the_stride_are_refused(logged):
+    module, _ = load_translator(logged["addresses"][0])
+    with pytest.raises(AssertionError):
+        module(torch.zeros(1, 1, 24, 16))
+
+
+def test_a_model_moves_to_another_device(logged):
+    module, _ = load_translator(logged["addresses"][0], "meta")
+    assert module(torch.zeros(1, 1, 16, 16, device="meta")).device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    "uri", ["models:/lab_T1-to-T2_@worst", "models:/none/1", "runs:/abc/T1", "models:/lab_T1-to-T2_/9", "models:/x@y@z"]
+)
+def test_what_is_not_there_is_named(logged, uri):
+    with pytest.raises(UserError, match=f"^{uri}: not found in sqlite:///.*; check the name, and MLFLOW_TRACKING_URI"):
+        load_translator(uri)
+
+
+def test_a_missing_database_is_named_and_not_made(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(UserError, match=f"there is no MLflow store at {tmp_path}/mlflow.db; run in the folder of"):
+        load_translator("models:/a/1")
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_dead_server_is_named(monkeypatch):
+    with mlflow_store.failing_server("closed") as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.replace("://", "://me:secret@"))
+        with pytest.raises(UserError, match=r"not found in http://127\.0\.0\.1:\d+ \(.*Connection refused\)") as caught:
+            load_translator("models:/a/1")
+    assert "secret" not in str(caught.value)
+
+
+def test_other_peoples_models_and_pickles_are_refused(logged, tmp_path):
+    import mlflow.pytorch
+    from mlflow.models import Model
+
+    path = tmp_path / "model"
+    mlflow.pytorch.save_model(nn.Identity(), str(path), serialization_format="pickle", pip_requirements=["torch"])
+    with pytest.raises(UserError, match="not a translator that this tool logged"):
+        load_translator(str(path))
+    model = Model.load(str(path))
+    model.metadata = {"translator": 1, "about": "{}"}
+    model.save(str(path / "MLmodel"))
+    with pytest.raises(UserError, match=r"cannot be read .*pickle"):
+        load_translator(str(path))
+
+
+def test_a_server_keeps_models_too(tmp_path, monkeypatch):
+    server = mlflow_store.Server(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    network = Pooled()
+    with Tracker(tmp_path / "run", experiment="models", run_name="r", params={}) as tracker:
+        address = log_translator(tracker, network, name="T1-to-T2", stride=4, metadata=ABOUT, register_as="ct")
+    module, about = load_translator(address)
+    assert (address, about) == ("models:/ct@best", ABOUT)
+    assert same(module, network, (3, 1, 8, 12))
+    server.mode = "error"
+    with pytest.raises(UserError, match=f"{address}: not found in {server.uri}"):
+        load_translator(address)
+    server.stop()
+
+
+def test_nothing_is_exported_where_mlflow_is_off(tmp_path):
+    tracker = Tracker(tmp_path, experiment="e", run_name="r", params={}, mlflow=False)
+    assert log_translator(tracker, nn.Identity(), name="x", stride=1, metadata={}) is None

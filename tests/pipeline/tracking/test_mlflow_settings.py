@@ -1,0 +1,40 @@
+import fcntl
+
+from small_run import in_child
+
+from pipeline.tracking.mlflow_settings import alone_at, sqlite_file
+
+
+def locked_for_another(path):
+    """Whether a process of its own finds the lock taken."""
+
+    def try_it():
+        with path.open("w") as lock:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return 1
+        return 0
+
+    return bool(in_child(try_it))
+
+
+def test_one_process_at_a_time_opens_an_sqlite_store(tmp_path):
+    lock = tmp_path / "mlflow.db.lock"
+    with alone_at(f"sqlite:///{tmp_path / 'mlflow.db'}"):
+        assert locked_for_another(lock)
+    assert not locked_for_another(lock)
+
+
+def test_a_store_elsewhere_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for uri in ("http://127.0.0.1:5000", f"file://{tmp_path}", "sqlite:///nowhere/mlflow.db"):
+        with alone_at(uri):
+            assert list(tmp_path.iterdir()) == []
+
+
+def test_the_default_stores_file_lies_in_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sqlite_file("sqlite:///mlflow.db").resolve() == tmp_path / "mlflow.db"
+    assert sqlite_file("sqlite:////somewhere/mlflow.db").as_posix() == "/somewhere/mlflow.db"
+    assert sqlite_file("https://server") is None

@@ -1,0 +1,207 @@
+import json
+import os
+import random
+import time
+from pathlib import Path
+
+import mlflow_store
+import numpy as np
+import pytest
+import torch
+from tracked_run import client, eventually, history, lines, track, train
+
+from pipeline.errors import Stopped
+from pipeline.tracking import follower
+from pipeline.tracking.metrics_file import read_metrics
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    uri = mlflow_store.fresh_store(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.chdir(tmp_path)  # artifacts go to ./mlruns
+    return uri
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(follower, "SEND_EVERY_S", 0.05)
+    monkeypatch.setattr(follower, "RETRY_EVERY_S", 0.2)
+
+
+# ── metrics.jsonl ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_line_is_on_file_as_soon_as_it_is_logged(tmp_path):
+    tracker = track(tmp_path, mlflow=False)
+    tracker.log_metrics({"train/loss": torch.tensor(0.25), "lr": 2e-4}, 7)
+    (record,) = lines(tmp_path)
+    assert record.pop("time") == pytest.approx(time.time(), abs=5)
+    assert record == {"step": 7, "train/loss": 0.25, "lr": 2e-4}
+
+
+def test_numbers_that_are_none_are_kept(tmp_path, store):
+    with track(tmp_path) as tracker:
+        tracker.log_metrics({"loss": float("nan"), "ratio": float("inf")}, 1)
+    (record,) = lines(tmp_path)
+    assert (np.isnan(record["loss"]), record["ratio"]) == (True, float("inf"))
+    ((_, value),) = history(store, tracker.run_id, "loss")
+    assert np.isnan(value)
+
+
+def test_every_line_is_json_and_numbers_that_are_none_come_back(tmp_path):
+    numbers = {"a": float("nan"), "b": float("inf"), "c": float("-inf"), "d": 0.5}
+    with track(tmp_path, mlflow=False) as tracker:
+        tracker.log_metrics(numbers, 1)
+    for _ in range(2):
+        text = (tmp_path / "run" / "metrics.jsonl").read_text()
+        plain = json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+        assert [plain[name] for name in numbers] == [None, "inf", "-inf", 0.5]
+        (record,) = lines(tmp_path)
+        np.testing.assert_equal({name: record[name] for name in numbers}, numbers)
+        track(tmp_path, mlflow=False, step=1).close()  # writes the kept lines anew
+
+
+def test_a_file_with_bare_nan_is_read_and_a_line_of_words_is_not(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "time": 2, "a": NaN, "b": -Infinity}\n{"step": 1, "time": 2, "a": "much"}\n')
+    (record,) = read_metrics(path)[0]
+    np.testing.assert_equal(record, {"step": 1, "time": 2, "a": float("nan"), "b": float("-inf")})
+
+
+def test_another_evaluation_of_a_finished_run_supersedes_the_test_values_alone(tmp_path):
+    nan = float("nan")
+    for value in (20.0, 20.0, nan, nan, 21.0, 20.0):
+        with track(tmp_path, mlflow=False, step=5) as tracker:
+            tracker.log_metrics({"test/psnr": value, "loss": value}, 5)
+    np.testing.assert_equal([record["test/psnr"] for record in lines(tmp_path)], [20.0, nan, 21.0, 20.0])
+    assert [record["loss"] for record in lines(tmp_path) if "loss" in record] == [20.0]
+
+
+def test_resuming_drops_the_lines_beyond_the_checkpoint_and_a_torn_one(tmp_path):
+    with track(tmp_path, mlflow=False) as tracker:
+        for step in range(1, 6):
+            tracker.log_metrics({"loss": step}, step)
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 6, "ti')
+    with track(tmp_path, mlflow=False, step=3) as tracker:
+        tracker.log_metrics({"loss": 99, "psnr": 20}, 3)  # the loss of step 3 is there already
+        tracker.log_metrics({"loss": 40}, 4)
+    found = [{key: value for key, value in record.items() if key != "time"} for record in lines(tmp_path)]
+    assert found == [*({"step": s, "loss": s} for s in (1, 2, 3)), {"step": 3, "psnr": 20}, {"step": 4, "loss": 40}]
+
+
+def test_a_start_from_scratch_drops_every_line(tmp_path):
+    for _ in range(2):
+        with track(tmp_path, mlflow=False) as tracker:
+            tracker.log_metrics({"loss": 1}, 0)
+    assert len(lines(tmp_path)) == 1
+
+
+def test_without_mlflow_nothing_else_is_written_or_waited_for(tmp_path):
+    with track(tmp_path, mlflow=False) as tracker:
+        tracker.log_image("samples", np.zeros((4, 4)), 0)
+        assert tracker.call("nothing", lambda run: 1) is None
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
+    assert tracker.how_to_open() == f"{tmp_path}/run/metrics.jsonl (MLflow was off)"
+
+
+# ── what is in the store ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_is_whole_in_the_store(tmp_path, store):
+    (tmp_path / "split.json").write_text("{}")
+    with track(tmp_path, tags={"purpose": "test"}) as tracker:
+        for step in range(1500):
+            tracker.log_metrics({"train/loss T2*": 1 / (step + 1)}, step)
+        tracker.log_image("validation", np.full((8, 16, 3), 0.5), 3)
+        tracker.log_image("validation", np.full((8, 16), np.nan), 4)
+        tracker.log_artifact(tmp_path / "split.json", "inputs")
+        tracker.log_dataset("T1", "train", "data/phantom", ["s1", "s2"], {"slices": 80})
+        tracker.set_tags({"best": "12"})
+        assert tracker.call("a question", lambda run: run.id) == tracker.run_id
+    run = client(store).get_run(tracker.run_id)
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "r")
+    assert {key: run.data.params[key] for key in ("training.epochs", "contrasts")} == {
+        "training.epochs": "3",
+        "contrasts": "['T1', 'T2*']",
+    }
+    assert len(run.data.params["note"]) == 6000
+    assert (run.data.tags["purpose"], run.data.tags["best"]) == ("test", "12")
+    assert history(store, tracker.run_id, "train/loss T2_") == [(step, 1 / (step + 1)) for step in range(1500)]
+    assert "system/cpu_utilization_percentage" in run.data.metrics
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.tags[0].value) == ("T1", "train")
+    assert json.loads(data.dataset.profile) == {"items": 2, "slices": 80}
+    names = [file.path for file in client(store).list_artifacts(tracker.run_id, "images")]
+    assert sum(name.startswith("images/validation+step+3+") and name.endswith(".png") for name in names) == 1
+    assert sum(name.endswith("+compressed.webp") for name in names) == 2
+    downloaded = client(store).download_artifacts(tracker.run_id, "inputs/split.json", str(tmp_path))
+    assert Path(downloaded).read_text() == "{}"
+    assert tracker.how_to_open().startswith(f"mlflow ui --backend-store-uri {store}, then http://127.0.0.1:5000/#/exp")
+
+
+def test_the_store_shows_the_values_of_the_latest_evaluation(tmp_path, store):
+    run_id = None
+    for value in (30.0, 20.0, 20.0, 25.0):
+        with track(tmp_path, step=5, run_id=run_id) as tracker:
+            tracker.log_metrics({"test/psnr": value, "loss": value}, 5)
+        run_id = tracker.run_id
+        assert client(store).get_run(run_id).data.metrics["test/psnr"] == value
+    assert sorted(history(store, run_id, "test/psnr")) == [(5, 20.0), (5, 25.0), (5, 30.0)]
+    assert history(store, run_id, "loss") == [(5, 30.0)]
+
+
+def test_the_image_is_as_it_was_when_it_was_logged(tmp_path, store):
+    from PIL import Image
+
+    with track(tmp_path) as tracker:
+        image = np.full((4, 4), 200, np.uint8)
+        tracker.log_image("a/b", image, 1)
+        image[:] = 0
+    (file,) = (tmp_path / "mlruns").rglob("a~b*.png")
+    assert np.asarray(Image.open(file)).max() == 200
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, "FINISHED"), (ValueError(), "FAILED"), (Stopped(15, ""), "KILLED")]
+)
+def test_the_run_ends_as_the_training_did(tmp_path, store, error, status):
+    try:
+        with track(tmp_path) as tracker:
+            if error:
+                raise error
+    except (ValueError, Stopped):
+        pass
+    assert client(store).get_run(tracker.run_id).info.status == status
+
+
+# ── the training beside it ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_no_random_number_is_drawn(tmp_path, store):
+    states = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+    with track(tmp_path) as tracker:
+        train(tracker, range(20))
+        tracker.call("sync", lambda run: run.id)
+    assert states == [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+
+
+def test_processes_forked_while_it_works_end(tmp_path, store, quick):
+    with track(tmp_path) as tracker:
+        for step in range(25):
+            train(tracker, range(step * 5, step * 5 + 5))
+            child = os.fork()
+            if child == 0:
+                json.dumps([np.zeros(10).tolist()])
+                os._exit(0)
+            eventually(lambda child=child: os.waitpid(child, os.WNOHANG)[0] == child)
+
+
+def test_the_default_store_is_made_quietly_and_an_exit_without_close_does_not_hang():
+    folder, done = mlflow_store.first_use()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("mlflow ui, then http://127.0.0.1:5000/#/experiments/1/runs/")
+    store = f"sqlite:///{folder / 'mlflow.db'}"
+    (run,) = client(store).search_runs(["1"], "attributes.status = 'FINISHED'")
+    assert run.data.metrics["loss"] == 1

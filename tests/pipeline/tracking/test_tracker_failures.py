@@ -1,0 +1,175 @@
+import time
+
+import mlflow_store
+import pytest
+from tracked_run import SETTINGS, client, eventually, history, images, lines, track, train
+
+from pipeline.tracking import follower
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    uri = mlflow_store.fresh_store(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.chdir(tmp_path)  # artifacts go to ./mlruns
+    return uri
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(follower, "SEND_EVERY_S", 0.05)
+    monkeypatch.setattr(follower, "RETRY_EVERY_S", 0.2)
+
+
+# ── continuing a run ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_resumed_run_goes_on_in_its_mlflow_run_without_doubles(tmp_path, store, known):
+    with track(tmp_path) as first:
+        train(first, range(11))
+        first.close("KILLED")
+    longer = {**SETTINGS, "training": {"epochs": 4, "beta1": 0.5}}
+    with track(tmp_path, params=longer, step=3, run_id=first.run_id if known else None) as second:
+        train(second, range(4, 21))
+    assert second.run_id == first.run_id
+    run = client(store).get_run(first.run_id)
+    assert run.info.status == "FINISHED"
+    assert history(store, first.run_id, "loss") == [(step, step * 2) for step in range(21)]
+    assert [record["step"] for record in lines(tmp_path)] == list(range(21))
+    assert images(store, first.run_id) == [0, 5, 10, 15, 20]
+    assert len(run.inputs.dataset_inputs) == 1
+    assert (run.data.params["training.epochs"], run.data.tags["changed.training.epochs"]) == ("3", "4")
+    system = [step for step, _ in history(store, first.run_id, "system/cpu_utilization_percentage")]
+    assert len(system) == len(set(system)) >= 2
+
+
+def leave_running(folder):
+    tracker = track(folder)
+    train(tracker, range(6))
+    assert tracker.call("sync", lambda run: run.id)
+    tracker._follower._run.end = lambda status: None  # as after kill -9
+    tracker.close()
+    return tracker
+
+
+def test_a_run_killed_before_its_first_checkpoint_is_continued(tmp_path, store):
+    first = leave_running(tmp_path)
+    with track(tmp_path) as second:
+        train(second, range(9))
+    assert second.run_id == first.run_id
+    assert history(store, first.run_id, "loss") == [(step, step * 2) for step in range(9)]
+
+
+def test_a_run_with_other_settings_in_the_same_folder_is_a_new_one(tmp_path, store):
+    first = leave_running(tmp_path)
+    with track(tmp_path, params={"training": {"epochs": 9}}) as second:
+        pass
+    assert second.run_id != first.run_id
+    assert client(store).get_run(first.run_id).info.status == "KILLED"
+
+
+def test_a_run_that_the_store_does_not_have_is_made_from_the_file(tmp_path, store):
+    with track(tmp_path, mlflow=False) as first:
+        train(first, range(6))
+    with track(tmp_path, step=5, run_id="0" * 32) as second:
+        train(second, range(6, 9))
+    assert history(store, second.run_id, "loss") == [(step, step * 2) for step in range(9)]
+
+
+# ── failing stores ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", ["closed", "hanging", "error", "garbage"])
+def test_a_dead_server_costs_seconds_and_one_line_and_loses_nothing(tmp_path, monkeypatch, capsys, kind):
+    import mlflow  # noqa: F401  (its import is not the server's delay)
+
+    if kind == "hanging":  # nothing but the tracker's own patience ends the waiting
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    with mlflow_store.failing_server(kind) as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        started = time.monotonic()
+        with track(tmp_path) as tracker:
+            train(tracker, range(50))
+            assert tracker.call("a model", lambda run: 1) is None
+            tracker.close()
+        assert time.monotonic() - started < 9.5
+    assert [record["step"] for record in lines(tmp_path)] == list(range(50))
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith(f"tracking: {uri} is not followed (")
+    assert tracker.how_to_open().endswith("metrics.jsonl (MLflow was not reached)")
+
+
+@pytest.mark.parametrize("way", ["hang", "error"])
+def test_a_server_that_fails_half_way_and_comes_back_has_every_point_once(tmp_path, monkeypatch, capsys, quick, way):
+    server = mlflow_store.Server(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    batches = []
+
+    def fail_behind_the_third_batch(path):
+        batches.extend([path] if path.endswith("log-batch") else [])
+        if path.endswith("log-batch") and len(batches) == 3:  # the points are in, but the answer never comes
+            server.mode = way
+            time.sleep(1.5)
+
+    server.after = fail_behind_the_third_batch
+    with track(tmp_path) as tracker:
+        for step in range(0, 40, 5):
+            train(tracker, range(step, step + 5))
+            time.sleep(0.1)
+        eventually(lambda: not tracker.follows)
+        server.mode = "ok"
+        eventually(lambda: tracker.follows)
+        train(tracker, range(40, 51))
+    assert history(server.uri, tracker.run_id, "loss") == [(step, step * 2) for step in range(51)]
+    assert images(server.uri, tracker.run_id) == list(range(0, 51, 5))
+    assert client(server.uri).get_run(tracker.run_id).info.status == "FINISHED"
+    server.stop()
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_server_that_dies_at_the_end_costs_seconds(tmp_path, monkeypatch, quick):
+    server = mlflow_store.Server(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    tracker = track(tmp_path)
+    eventually(lambda: tracker.run_id)
+    server.mode = "hang"
+    started = time.monotonic()
+    train(tracker, range(30))
+    for name in ("first model", "second model"):
+        assert tracker.call(name, lambda run: run.end("FAILED")) is None
+    tracker.close()
+    assert time.monotonic() - started < 9.5
+    assert len(lines(tmp_path)) == 30
+    server.stop()
+
+
+def test_a_store_of_another_release_is_named_with_its_remedy(tmp_path, store, capsys):
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = 'c48cb773bb87'")
+    with track(tmp_path) as tracker:
+        tracker.log_metrics({"loss": 1}, 1)
+    said = capsys.readouterr().err
+    assert "`mlflow db upgrade sqlite:///mlflow.db`" in said
+    assert said.count("\n") == 1
+    assert len(lines(tmp_path)) == 1
+
+
+def test_what_the_store_refuses_is_named_and_the_rest_goes_on(tmp_path, store, capsys):
+    with track(tmp_path) as tracker:
+        tracker.log_artifact(tmp_path / "missing.png")
+        tracker.log_metrics({"loss": 1}, 1)
+    assert "did not take" in capsys.readouterr().err
+    assert history(store, tracker.run_id, "loss") == [(1, 1.0)]
+    assert client(store).get_run(tracker.run_id).info.status == "FINISHED"
+
+
+def test_a_deleted_experiment_is_named(tmp_path, store, capsys):
+    client(store).delete_experiment(client(store).create_experiment("e"))
+    with track(tmp_path):
+        pass
+    assert 'the experiment "e" is deleted' in capsys.readouterr().err

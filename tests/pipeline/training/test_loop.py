@@ -1,0 +1,278 @@
+import signal
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.data.case import Case
+from pipeline.data.loader import SliceBank, UnpairedSlices
+from pipeline.data.store import StoredCase, encode
+from pipeline.errors import Stopped, UserError
+from pipeline.interruption import Interruption
+from pipeline.training.loop import Observers, Position, Schedule, train
+from transforms.augmentation import Augmentation
+
+SCHEDULE = Schedule(
+    steps_per_epoch=3, constant_epochs=2, decay_epochs=2, batch_size=2, loader_workers=0, log_every=1000,
+    validate_every_epochs=1, sample_every_epochs=1, checkpoint_seconds=1e9, max_bad_steps=3,
+)  # fmt: skip
+
+
+def bank(path, slices):
+    np.save(path, encode(slices))
+    return SliceBank([StoredCase(Case("s", "", "T1", path), path, len(slices), {})])
+
+
+@pytest.fixture
+def slices(tmp_path):
+    """Return 7 and 5 slices, each of one random grey."""
+    random = np.random.default_rng(0)
+    greys = (random.uniform(-1, 1, (count, 1, 1)).repeat(4, 1).repeat(4, 2) for count in (7, 5))
+    banks = [bank(tmp_path / f"{side}.npy", grey) for side, grey in enumerate(greys)]
+    return UnpairedSlices(*banks, Augmentation(), seed=0)
+
+
+class Recorder:
+    """A fake engine and observers that write down what is asked of them."""
+
+    def __init__(self, *, bad=(), scores=(), signals=None, interruption=None):
+        self.bad, self.scores = set(bad), list(scores)
+        self.signals, self.interruption = signals or {}, interruption or Interruption()
+        self.batches, self.factors, self.events, self.logged, self.bars = [], [], [], [], []
+
+    # the engine
+    def set_learning_rate(self, factor):
+        self.factors.append(factor)
+        return {"generators": 0.2 * factor}
+
+    def step(self, real_a, real_b):
+        self.batches.append((real_a[:, 0, 0, 0].tolist(), real_b[:, 0, 0, 0].tolist()))
+        self.signal("step", len(self.batches))
+        loss = float("nan") if len(self.batches) in self.bad else 0.25
+        return {"cycle": torch.tensor(1.0), "adversarial": torch.tensor(loss)}
+
+    def signal(self, kind, count):
+        if (kind, count) in self.signals:
+            self.interruption.signal_number = self.signals[kind, count]
+
+    # the observers
+    def validate(self):
+        self.events.append("validate")
+        self.signal("validate", self.events.count("validate"))
+        score = self.scores.pop(0) if self.scores else 0.0
+        return {"validation/score": score, "validation/psnr": 20.0}
+
+    def observers(self):
+        return Observers(
+            log=lambda metrics, step: self.logged.append((step, metrics)),
+            validate=self.validate,
+            sample=lambda epochs, step: self.events.append(("sample", epochs, step)),
+            save=lambda position, best: self.events.append(("save", position, best)),
+            bar=self.bar,
+        )
+
+    def bar(self, done, total):
+        self.bars.append([done, total])
+        recorder = self
+
+        class Bar:
+            def update(self):
+                recorder.bars[-1][0] += 1
+
+            def set_postfix(self, values, refresh):
+                recorder.bars[-1].append(values)
+
+        return nullcontext(Bar())
+
+    def train(self, slices, schedule=SCHEDULE, position=None):
+        self.position = position or Position()
+        train(
+            self, slices, schedule, self.position, self.observers(),
+            device=torch.device("cpu"), interruption=self.interruption,
+        )  # fmt: skip
+        return self
+
+    def saves(self):
+        return [(event[1]["step"], event[2]) for event in self.events if event[0] == "save"]
+
+    def samples(self):
+        return [event[1:] for event in self.events if event[0] == "sample"]
+
+    def happened(self):
+        """Return what happened without the saves, whose number depends on how often a run is stopped."""
+        return [event for event in self.events if event[0] != "save"]
+
+
+# ── the schedule ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_learning_rate_is_constant_then_falls_to_zero_just_after_the_last_step(slices):
+    schedule = replace(SCHEDULE, steps_per_epoch=2, constant_epochs=2, decay_epochs=2)
+    assert Recorder().train(slices, schedule).factors == [1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    assert schedule.learning_rate_factor(schedule.steps) == 0
+
+
+def test_without_decay_the_learning_rate_stays(slices):
+    schedule = replace(SCHEDULE, constant_epochs=2, decay_epochs=0)
+    assert Recorder().train(slices, schedule).factors == [1] * 6
+
+
+def test_a_schedule_counts_epochs_and_steps():
+    assert (SCHEDULE.epochs, SCHEDULE.steps) == (4, 12)
+
+
+# ── order and cadence ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_samples_first_and_then_validates_samples_and_saves_after_each_epoch(slices):
+    run = Recorder().train(slices, replace(SCHEDULE, constant_epochs=2, decay_epochs=0))
+    kinds = [event if isinstance(event, str) else event[0] for event in run.events]
+    assert kinds == ["sample", *["validate", "sample", "save"] * 2]
+    assert run.samples() == [(0, 0), (1, 3), (2, 6)] and [step for step, _ in run.saves()] == [3, 6]
+    assert len(run.batches) == 6 and all(len(side) == 2 for batch in run.batches for side in batch)
+    assert run.bars == [[6, 6]]
+    assert (run.position.step, run.position.epochs) == (6, 2) and run.position.seconds > 0
+
+
+def test_validation_and_samples_come_every_so_many_epochs_and_after_the_last(slices):
+    schedule = replace(SCHEDULE, constant_epochs=5, decay_epochs=2, validate_every_epochs=3, sample_every_epochs=2)
+    run = Recorder().train(slices, schedule)
+    assert [metrics["epoch"] for _, metrics in run.logged if "epoch" in metrics] == [3, 6, 7]
+    assert [step for step, metrics in run.logged if "epoch" in metrics] == [9, 18, 21]
+    assert [epochs for epochs, _ in run.samples()] == [0, 2, 4, 6, 7]
+    assert [step for step, _ in run.saves()] == [3, 6, 9, 12, 15, 18, 21]
+
+
+def test_losses_and_learning_rate_are_logged_every_so_many_steps(slices):
+    run = Recorder().train(slices, replace(SCHEDULE, steps_per_epoch=2, log_every=3))
+    logged = [(step, metrics) for step, metrics in run.logged if "epoch" not in metrics]
+    assert logged == [
+        (3, {"train/cycle": 1.0, "train/adversarial": 0.25, "train/learning_rate_generators": 0.2}),
+        (6, {"train/cycle": 1.0, "train/adversarial": 0.25, "train/learning_rate_generators": pytest.approx(0.15)}),
+    ]
+    assert run.bars == [[8, 8, *[{"cycle": "1.00", "adversarial": "0.25"}] * 2]]
+
+
+def test_the_validation_metrics_are_logged_with_the_epoch(slices):
+    run = Recorder(scores=[0.5]).train(slices, replace(SCHEDULE, constant_epochs=1, decay_epochs=0))
+    assert run.logged == [(3, {"validation/score": 0.5, "validation/psnr": 20.0, "epoch": 1})]
+
+
+def test_a_checkpoint_is_best_when_its_score_is_higher_than_all_before(slices):
+    run = Recorder(scores=[1.0, 3.0, 3.0, 2.0, float("nan"), 4.0]).train(slices, replace(SCHEDULE, constant_epochs=4))
+    assert [best for _, best in run.saves()] == [True, True, False, False, False, True]
+    assert run.position.best_score == 4.0
+
+
+def test_a_resumed_run_remembers_the_best_score(slices):
+    position = Position(step=9, epochs=3, best_score=2.0)
+    assert Recorder(scores=[1.0]).train(slices, position=position).saves() == [(12, False)]
+
+
+def test_checkpoints_are_also_saved_by_the_clock(slices):
+    run = Recorder().train(slices, replace(SCHEDULE, constant_epochs=1, decay_epochs=1, checkpoint_seconds=-1.0))
+    assert [step for step, _ in run.saves()] == [1, 2, 3, 3, 4, 5, 6, 6]
+    assert [best for _, best in run.saves()] == [False, False, False, True, False, False, False, False]
+
+
+def test_a_finished_run_does_nothing_more(slices):
+    run = Recorder().train(slices, position=Position(step=12, epochs=4))
+    assert (run.events, run.batches, run.logged) == ([], [], [])
+
+
+# ── signals and resuming ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_step_saves_and_stops(number, code, slices):
+    run = Recorder(signals={("step", 5): number})
+    with pytest.raises(Stopped) as caught:
+        run.train(slices)
+    assert caught.value.exit_code == code
+    assert str(caught.value) == f"{number.name} after step 5; saved; the same command goes on from there"
+    assert len(run.batches) == 5 and run.bars == [[5, 12]]
+    kind, position, best = run.events[-1]
+    assert (kind, position, best) == ("save", asdict(run.position), False)
+    assert (position["step"], position["epochs"]) == (5, 1)
+
+
+@pytest.mark.parametrize("validation", [2, 4])
+def test_a_signal_during_validation_stops_when_the_epoch_is_saved(validation, slices):
+    run = Recorder(signals={("validate", validation): signal.SIGTERM})
+    with pytest.raises(Stopped, match=f"SIGTERM after step {3 * validation}; saved"):
+        run.train(slices)
+    assert [step for step, _ in run.saves()] == [3 * epoch for epoch in range(1, validation + 1)]
+    assert run.samples()[-1] == (validation, 3 * validation)
+
+
+@pytest.mark.parametrize("stop", range(1, 13))
+def test_a_stopped_run_goes_on_with_exactly_what_was_left(stop, slices):
+    whole = Recorder(scores=[1.0, 0.5, 2.0, 3.0]).train(slices)
+    scores = [1.0, 0.5, 2.0, 3.0]
+    first = Recorder(scores=scores, signals={("step", stop): signal.SIGTERM})
+    with pytest.raises(Stopped):
+        first.train(slices)
+    _, saved, _ = first.events[-1]
+    validated = first.events.count("validate")
+    second = Recorder(scores=scores[validated:]).train(slices, position=Position(**saved))
+    assert first.batches + second.batches == whole.batches and len(first.batches) == stop
+    assert first.factors + second.factors == whole.factors
+    assert first.happened() + second.happened() == whole.happened()
+    assert first.logged + second.logged == whole.logged
+    assert second.bars == [[12, 12]]
+    assert second.saves()[-1] == whole.saves()[-1]
+    assert replace(second.position, seconds=0) == replace(whole.position, seconds=0)
+
+
+# ── losses that are not finite ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_bad_steps_are_counted_and_named_and_training_goes_on(slices, capsys):
+    run = Recorder(bad=[2, 4, 5]).train(slices)
+    assert len(run.batches) == 12 and (run.position.bad_steps, run.position.bad_in_a_row) == (3, 0)
+    assert [line for line in capsys.readouterr().err.splitlines() if line] == [
+        f"warning: step {step}: adversarial not finite; the step was skipped" for step in (2, 4, 5)
+    ]
+    assert [event[1]["bad_steps"] for event in run.events if event[0] == "save"] == [1, 3, 3, 3]
+
+
+def test_too_many_bad_steps_in_a_row_stop_the_run_and_keep_the_last_good_checkpoint(slices):
+    run = Recorder(bad=[5, 6, 7])
+    with pytest.raises(UserError) as caught:
+        run.train(slices)
+    assert str(caught.value) == (
+        "training stopped at step 7: 3 losses in a row were not finite (adversarial); the last good checkpoint is "
+        "kept; lower training.learning_rate, or use precision bf16 or float32"
+    )
+    assert len(run.batches) == 7
+    assert run.saves() == [(3, True)]  # the epoch that ended with a bad step is not saved
+
+
+def test_bad_steps_that_are_not_in_a_row_do_not_stop_a_run(slices):
+    assert len(Recorder(bad=[1, 2, 4, 5, 7, 8, 10, 11]).train(slices).batches) == 12
+
+
+def test_nothing_is_saved_by_the_clock_while_the_last_step_was_bad(slices):
+    run = Recorder(bad=[2, 3]).train(
+        slices, replace(SCHEDULE, constant_epochs=1, decay_epochs=1, checkpoint_seconds=-1.0)
+    )
+    assert [step for step, _ in run.saves()] == [1, 4, 5, 6, 6]
+
+
+def test_a_best_score_that_was_not_saved_does_not_count(slices):
+    run = Recorder(bad=[6], scores=[1.0, 9.0, 5.0, 2.0]).train(slices)
+    assert run.saves() == [(3, True), (9, True), (12, False)]
+    assert run.position.best_score == 5.0
+
+
+def test_a_signal_after_a_bad_step_keeps_the_checkpoint_before(slices):
+    run = Recorder(bad=[5], signals={("step", 5): signal.SIGTERM})
+    with pytest.raises(Stopped) as caught:
+        run.train(slices)
+    assert str(caught.value) == (
+        "SIGTERM after step 5; its loss was not finite, so the last good checkpoint is kept; "
+        "the same command goes on from there"
+    )
+    assert run.saves() == [(3, True)]

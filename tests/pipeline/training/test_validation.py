@@ -1,0 +1,297 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from pipeline.data.case import Case
+from pipeline.data.pairing import PreparedScan, View
+from pipeline.errors import UserError
+from pipeline.metrics.detectors import LAYERS, Cohort
+from pipeline.training.validation import Validation, evaluating, save_sample
+
+CONTRASTS = ("T1", "T2")
+DEVICE = torch.device("cpu")
+HISTOGRAMS = {"T1": [1.0] * 256, "T2": [0.0] * 128 + [1.0] + [0.0] * 127}  # T2's cohort is all at 0
+
+
+class Reader:
+    """Hands out scans of given slices instead of reading files; those of "bad" cannot be read."""
+
+    def __init__(self, scans):
+        self.scans = scans
+
+    def scan(self, path):
+        if path.stem == "bad":
+            raise UserError(f"{path}: damaged")
+        return self.scans[path.stem]
+
+    def read(self, pair):
+        first, second = (self.scan(case.path) for case in pair)
+        there = View(first, second.stack, second.foreground)
+        back = View(second, first.stack, first.foreground)
+        return there, back, np.eye(4)
+
+
+def scan(slices, foreground=None):
+    """A scan of (N, 16, 16) slices, of which the network sees 16x16 and the field of view is 12x14."""
+    slices = np.asarray(slices, np.float32)
+    shape = (len(slices), 12, 14)
+    mask = np.ones(shape, bool) if foreground is None else foreground
+    return PreparedScan(slices, shape[1:], mask, np.eye(4), "axial")
+
+
+def constant(value, count=1):
+    return scan(np.full((count, 16, 16), value))
+
+
+def case(tmp_path, name, contrast, subject="s"):
+    return Case(subject, "", contrast, tmp_path / f"{name}.nii")
+
+
+def validation(cases, scans, **options):
+    options = {"scored_in_pairs": True, "slices": 10, "histograms": HISTOGRAMS, **options}
+    return Validation(cases, CONTRASTS, reader=Reader(scans), device=DEVICE, quiet=True, **options)
+
+
+def identity():
+    return {"T1": nn.Identity(), "T2": nn.Identity()}
+
+
+@pytest.fixture
+def pair(tmp_path):
+    return [case(tmp_path, "one", "T1"), case(tmp_path, "two", "T2")]
+
+
+# ── scores ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_psnr_and_ssim_of_a_network_that_copies_are_those_worked_out_by_hand(pair):
+    # Everywhere 0.1 beside 0.3: the mean square error is 0.04 and the range 2, so PSNR = 10 log10(4 / 0.04) = 20 dB;
+    # without variances SSIM is its luminance term (2ab + C1) / (a² + b² + C1), C1 = (0.01 x 2)².
+    scores = validation(pair, {"one": constant(0.1), "two": constant(0.3)}).scores(identity())
+    luminance = (2 * 0.1 * 0.3 + 4e-4) / (0.01 + 0.09 + 4e-4)
+    for direction in ("T1_to_T2", "T2_to_T1"):
+        assert scores[f"validation/{direction}/psnr"] == pytest.approx(20, abs=1e-4)
+        assert scores[f"validation/{direction}/ssim"] == pytest.approx(luminance, abs=1e-5)
+    assert scores["validation/score"] == pytest.approx(20, abs=1e-4)
+
+
+def test_only_the_real_targets_foreground_counts(pair):
+    target, mask = np.full((1, 16, 16), -1.0), np.zeros((1, 12, 14), bool)
+    mask[0, :6] = True
+    target[0, 2:8] = 0.5  # the field of view begins 2 rows in: these are its first 6
+    scans = {"one": constant(0.3), "two": scan(target, mask)}
+    scores = validation(pair, scans).scores(identity())
+    assert scores["validation/T1_to_T2/psnr"] == pytest.approx(20, abs=1e-4)  # 0.2 off inside, 1.3 outside
+
+
+def test_the_score_is_the_mean_psnr_of_both_directions_over_subjects(tmp_path):
+    cases, scans = [], {}
+    for subject, (first, second) in {"a": (0.0, 0.2), "b": (0.0, 0.02)}.items():  # 20 dB and 40 dB
+        for contrast, value in (("T1", first), ("T2", second)):
+            cases.append(case(tmp_path, f"{subject}{contrast}", contrast, subject))
+            scans[f"{subject}{contrast}"] = constant(value)
+
+    class Halved(nn.Module):
+        def forward(self, image):
+            return image / 2
+
+    scores = validation(cases, scans).scores({"T2": nn.Identity(), "T1": Halved()})
+    assert scores["validation/T1_to_T2/psnr"] == pytest.approx(30, abs=1e-3)
+    halved = 10 * math.log10(4) * 1  # half the error: 6.02 dB more
+    assert scores["validation/T2_to_T1/psnr"] == pytest.approx(30 + halved, abs=1e-3)
+    assert scores["validation/score"] == pytest.approx(30 + halved / 2, abs=1e-3)
+
+
+def test_without_pairs_the_score_is_minus_cycle_error_and_intensity_distance(tmp_path):
+    class Shift(nn.Module):
+        def __init__(self, by):
+            super().__init__()
+            self.by = by
+
+        def forward(self, image):
+            return image + self.by
+
+    cases = [case(tmp_path, "one", "T1", "x"), case(tmp_path, "two", "T2", "y")]
+    scans = {"one": constant(0.3), "two": constant(0.3)}
+    scores = validation(cases, scans).scores({"T2": Shift(0.2), "T1": Shift(-0.1)})
+    for direction in ("T1_to_T2", "T2_to_T1"):
+        assert scores[f"validation/{direction}/cycle_error"] == pytest.approx(0.1, abs=1e-5)
+    assert scores["validation/T1_to_T2/intensity_distance"] == pytest.approx(0.5, abs=0.01)  # 0.5 from all at 0
+    assert scores["validation/T2_to_T1/intensity_distance"] == pytest.approx(0.52, abs=0.01)  # 0.2 from even over ±1
+    assert scores["validation/score"] == pytest.approx(-(0.1 + (0.5 + 0.52) / 2), abs=0.01)
+
+
+def test_pairs_may_be_scored_as_if_they_were_none(pair):
+    scans = {"one": constant(0.1), "two": constant(0.3)}
+    scores = validation(pair, scans, scored_in_pairs=False).scores(identity())
+    assert "validation/T1_to_T2/cycle_error" in scores and "validation/T1_to_T2/psnr" not in scores
+
+
+# ── slices ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_slices_are_spread_evenly_over_those_with_a_fair_share_of_the_head(pair):
+    mask = np.zeros((12, 12, 14), bool)
+    mask[2:10] = True
+    mask[1, 0, 0] = True  # a speck of head is not a fair share
+    values = np.linspace(-1, 1, 12)[:, None, None] * np.ones((16, 16))
+    scans = {"one": scan(values, mask), "two": scan(values, mask)}
+    (fixed,) = validation(pair, scans, slices=3).by_target["T2"]
+    np.testing.assert_allclose(fixed.source[:, 0, 0], values[[2, 6, 9], 0, 0], atol=1e-6)
+    assert fixed.real.shape == (3, 12, 14)
+
+
+def test_the_slices_are_divided_among_the_subjects(tmp_path):
+    names = [f"{subject}{contrast}" for subject in "abcd" for contrast in CONTRASTS]
+    cases = [case(tmp_path, name, name[1:], name[0]) for name in names]
+    found = validation(cases, {name: constant(0, count=9) for name in names}, slices=8)
+    assert [len(fixed.source) for fixed in found.by_target["T1"]] == [2, 2, 2, 2]
+
+
+# ── detectors ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def cohorts():
+    return {
+        contrast: Cohort(slope * np.linspace(-0.5, 0.5, LAYERS), 0.3, np.linspace(low, low + 1, 100))
+        for contrast, slope, low in (("T1", -1, -1), ("T2", 1, 0))
+    }
+
+
+def fading(falls, seed=0):
+    """Four disks that darken, or brighten, towards their centres, in noise of their own."""
+    rows, columns = np.ogrid[:12, :14]
+    depth = 1 - np.hypot(rows - 5.5, columns - 6.5) / 6  # 0 at the surface
+    noise = np.random.default_rng(seed).normal(0, 0.1, (4, 12, 14))
+    values = np.where(depth > 0, (0.5 - depth if falls else depth - 0.5) + noise, -1)
+    foreground = np.repeat((depth > 0)[None], 4, axis=0)
+    return scan(np.pad(values, ((0, 0), (2, 2), (1, 1)), constant_values=-1), foreground)
+
+
+def detected(scores):
+    return {name: value for name, value in scores.items() if name.startswith("detectors/")}
+
+
+def test_the_detectors_values_are_among_the_metrics_and_change_no_other(pair):
+    scans = {"one": fading(falls=True), "two": fading(falls=False)}
+    plain, watched = (validation(pair, scans, **extra).scores(identity()) for extra in ({}, {"cohorts": cohorts()}))
+    found = detected(watched)
+    assert watched == {**plain, **found}
+    names = ("contrast_inversion", "identity_collapse", "mode_collapse", "spatial_shift_mm")
+    assert sorted(found) == [f"detectors/{way}/{name}" for way in ("T1_to_T2", "T2_to_T1") for name in names]
+    for way in ("T1_to_T2", "T2_to_T1"):  # a copy where the contrasts are opposed
+        assert found[f"detectors/{way}/contrast_inversion"] < -0.9
+        assert found[f"detectors/{way}/identity_collapse"] == 0
+
+
+def test_the_detectors_see_neither_the_real_target_nor_its_head(pair):
+    one, two = fading(falls=True), fading(falls=False)
+    less = two.foreground.copy()
+    less[:, :4] = False
+    other = replace(two, slices=np.full_like(two.slices, 0.3), foreground=less)
+    values = [
+        detected(validation(pair, {"one": one, "two": real}, cohorts=cohorts()).scores(identity()))
+        for real in (two, other)
+    ]
+    unpaired = validation(pair, {"one": one, "two": two}, cohorts=cohorts(), scored_in_pairs=False)
+    values.append(detected(unpaired.scores(identity())))
+    there = [{name: value for name, value in one.items() if "T1_to_T2" in name} for one in values]
+    assert len(there[0]) == 4
+    assert there[0] == there[1] == there[2]
+
+
+def test_a_pixel_has_the_two_sides_that_lie_in_the_slice(pair):
+    sides = {}
+    for axis in ("sagittal", "coronal", "axial"):
+        oblong = replace(constant(0.1), affine=np.diag([3.0, -0.5, 2.0, 1.0]), axis=axis)
+        sides[axis] = validation(pair, {"one": oblong, "two": oblong}).by_target["T2"][0].pixel_mm
+    assert sides == {"sagittal": (0.5, 2.0), "coronal": (3.0, 2.0), "axial": (3.0, 0.5)}
+
+
+# ── what validating leaves alone ────────────────────────────────────────────────────────────────────────────
+
+
+class Restless(nn.Module):
+    """Has dropout and batch statistics, which only training may change."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), nn.Dropout(0.5))
+
+    def forward(self, image):
+        return self.layers(image)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_networks_are_validated_in_evaluation_mode_and_put_back(pair, training):
+    networks = {contrast: Restless().train(training) for contrast in CONTRASTS}
+    before = {name: value.clone() for name, value in networks["T1"].state_dict().items()}
+    found = validation(pair, {"one": constant(0.1), "two": constant(0.3)})
+    assert found.scores(networks) == found.scores(networks)
+    found.panels(networks, 1, oriented=True)
+    assert all(module.training is training for module in networks["T1"].modules())
+    assert all(torch.equal(value, before[name]) for name, value in networks["T1"].state_dict().items())
+
+
+def test_a_network_is_put_back_after_an_error_too():
+    network = Restless()
+    with pytest.raises(RuntimeError), evaluating(network):
+        raise RuntimeError
+    assert network.training
+
+
+def test_no_random_number_is_drawn(pair):
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    found = validation(pair, {"one": constant(0.1, 9), "two": constant(0.3, 9)})
+    networks = {contrast: nn.Dropout(0.5) for contrast in CONTRASTS}
+    found.scores(networks)
+    found.panels(networks, 2, oriented=True)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert (np.random.get_state()[1] == numpy_state).all()
+
+
+# ── bad scans and pictures ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_scan_that_cannot_be_read_is_named_and_left_out(tmp_path, pair, capsys):
+    bad = [case(tmp_path, "bad", "T1", "t"), case(tmp_path, "two", "T2", "t")]
+    found = validation([*pair, *bad], {"one": constant(0.1), "two": constant(0.3)})
+    assert [fixed.label for fixed in found.by_target["T1"]] == ["s"]
+    assert capsys.readouterr().err == f"warning: {tmp_path}/bad.nii: damaged; left out of the validation\n"
+
+
+def test_without_any_scan_that_can_be_read_the_run_is_told_what_to_do(tmp_path, pair):
+    bad = [case(tmp_path, "bad", "T1"), pair[1]]
+    with pytest.raises(UserError, match=r"no validation subject could be read; raise split\.validation"):
+        validation(bad, {"two": constant(0.3)})
+
+
+def test_a_panel_is_drawn_for_each_direction_and_only_volumes_speak_of_left_and_right(pair):
+    found = validation(pair, {"one": constant(0.1, 9), "two": constant(0.3, 9)})
+    panels, pictures = (found.panels(identity(), 2, oriented=oriented) for oriented in (True, False))
+    assert panels.keys() == {"T1", "T2"}
+    assert all(panel.ndim == 3 and panel.dtype == np.uint8 for panel in panels.values())
+    assert panels["T1"].shape[0] > pictures["T1"].shape[0]  # by the line that says which side is which
+    assert found.panels(identity(), 4, oriented=True)["T1"].shape[0] > panels["T1"].shape[0]
+
+
+def test_a_sample_is_saved_under_its_direction_and_epoch(tmp_path):
+    panel = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    path = save_sample(tmp_path, "T1_to_T2", 7, panel)
+    assert path == tmp_path / "T1_to_T2" / "epoch-00007.png"
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), panel)
+
+
+def test_parts_that_a_network_shares_with_others_go_back_to_their_own_modes():
+    shared = nn.Sequential(nn.Dropout(0.5), nn.Linear(1, 1)).eval()
+    network = nn.Sequential(shared, nn.Dropout(0.5))
+    shared.eval()
+    with evaluating(network):
+        assert not any(module.training for module in network.modules())
+    assert network.training and network[1].training
+    assert not any(module.training for module in shared.modules())

@@ -1,0 +1,151 @@
+import json
+
+import numpy as np
+import pytest
+from small_run import QUICK, phantom_run
+
+from pipeline.data.case import Case
+from pipeline.data.loader import SliceBank
+from pipeline.data.store import StoredCase, encode
+from pipeline.metrics.detectors import LAYERS
+from pipeline.training.watch import Watch, cohort
+
+GOOD, BAD = {"detectors/a_to_b/mode_collapse": 0.9}, {"detectors/a_to_b/mode_collapse": 0.1}
+KEY = ("mode_collapse", "a_to_b")
+
+
+def watch(tmp_path, tags=None, epochs=20, validate_every=1):
+    tag = {}.update if tags is None else tags.append
+    return Watch(tmp_path / "metrics.jsonl", epochs=epochs, validate_every=validate_every, pixel_mm=1.0, tag=tag)
+
+
+# ── warning, clearing ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_warning_says_what_was_seen_what_it_means_and_what_to_do_once(tmp_path, capsys):
+    judge = watch(tmp_path)
+    for epoch in (2, 3, 4):
+        judge(BAD, epoch)
+    assert capsys.readouterr().err == (
+        "\nwarning: mode collapse, a → b: 0.10 after epoch 2, below 0.25: the translation is much the same picture "
+        "whatever the source; go back to an earlier checkpoint; lower the learning rate, the discriminators' above "
+        "all, or raise the cycle's weight\n"
+    )
+
+
+def test_what_clears_is_said_to_once_and_coming_back_makes_no_more_noise(tmp_path, capsys):
+    judge = watch(tmp_path)
+    for epoch, metrics in enumerate((BAD, GOOD, BAD, GOOD), start=2):
+        judge(metrics, epoch)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len(lines) == 2
+    assert lines[1] == "mode collapse, a → b: 0.10 after epoch 2, below 0.25; 0.90, cleared after epoch 3"
+
+
+def test_tags_follow_every_change(tmp_path):
+    tags = []
+    judge = watch(tmp_path, tags)
+    for epoch, metrics in enumerate((GOOD, BAD, BAD, GOOD, BAD), start=2):
+        judge(metrics, epoch)
+    stands = "0.10 after epoch 3, below 0.25"
+    assert [tag["warning.mode_collapse.a_to_b"] for tag in tags] == [
+        stands, f"{stands}; 0.90, cleared after epoch 5", stands,
+    ]  # fmt: skip
+
+
+def test_a_detector_that_cannot_judge_changes_nothing(tmp_path):
+    judge = watch(tmp_path)
+    judge(BAD, 2)
+    judge({}, 3)
+    assert judge.warnings[KEY].cleared is None
+
+
+# ── which validations count ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("epochs", "validate_every", "first"),
+    [(100, 1, 10), (100, 20, 40), (5, 1, 2), (1, 1, 1), (8, 5, 8)],  # the last one counts though it be the second
+)
+def test_early_validations_do_not_count_and_the_last_one_does(tmp_path, epochs, validate_every, first):
+    judge = watch(tmp_path, epochs=epochs, validate_every=validate_every)
+    for epoch in range(1, first):
+        judge(BAD, epoch)
+    assert judge.warnings == {}
+    judge(BAD, first)
+    assert judge.warnings[KEY].epoch == first
+
+
+# ── resuming and reporting ──────────────────────────────────────────────────────────────────────────────────
+
+
+def record(tmp_path, *epochs):
+    lines = [{"step": epoch * 10, "time": 1.0, "epoch": epoch, **metrics} for epoch, metrics in epochs]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_what_is_on_record_has_been_warned_of_and_is_told_when_it_clears(tmp_path, capsys):
+    record(tmp_path, (1, BAD), (2, GOOD), (3, BAD))
+    judge = watch(tmp_path)
+    assert capsys.readouterr().err == ""
+    assert (judge.warnings[KEY].epoch, judge.warnings[KEY].cleared) == (3, None)
+    judge(BAD, 4)
+    assert capsys.readouterr().err == ""
+    judge(GOOD, 5)
+    assert "cleared after epoch 5" in capsys.readouterr().err
+
+
+def test_a_finished_run_tells_first_and_last(tmp_path):
+    record(tmp_path, (2, BAD), (3, GOOD), (4, GOOD))
+    (warning,) = watch(tmp_path).warnings.values()
+    assert warning.title == "mode collapse, a → b"
+    assert warning.what_was_seen == "0.10 after epoch 2, below 0.25; 0.90, cleared after epoch 3"
+
+
+def test_a_shift_is_told_in_millimetres(tmp_path):
+    record(tmp_path, (2, {"detectors/a_to_b/spatial_shift_mm": 3.0}))
+    (warning,) = watch(tmp_path).warnings.values()
+    assert warning.what_was_seen == "3.00 mm after epoch 2, above 1.5 mm"
+
+
+# ── the cohort ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_cohort_is_described_from_its_stored_slices(tmp_path):
+    rows, columns = np.ogrid[:40, :40]
+    depth = 1 - np.hypot(rows - 20, columns - 20) / 16  # 1 in the centre, 0 at the surface
+    slices = np.stack([np.where(depth > 0, depth - 0.5 + shade, -1) for shade in (0, 0.1, 0.2, 0.3)])
+    crowns = np.repeat(np.where(depth > 0.6, depth - 0.5, -1)[None], 4, axis=0)  # not a fair share of a head
+    np.save(tmp_path / "a.npy", encode(np.concatenate([slices, crowns])))
+    bank = SliceBank([StoredCase(Case("s", "", "a", tmp_path / "a"), tmp_path / "a.npy", 8, {})])
+    found = cohort(bank, [0.0] * 128 + [1.0] + [0.0] * 127)
+    assert (np.diff(found.profile) > 0).all() and len(found.profile) == LAYERS
+    assert found.profile[-1] == pytest.approx(0.5 + 0.15 - 1 / 16, abs=0.05)  # the centre, of four shades
+    assert found.spread == pytest.approx(np.std([0, 0.1, 0.2, 0.3], ddof=1), abs=1e-3)
+    assert np.allclose(found.quantiles, 0, atol=0.01)
+
+
+# ── a run ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+SHORT = ("training.steps_per_epoch=1", "training.sample_slices=1", "evaluation.translate=false")
+
+
+def test_a_run_whose_networks_copy_warns_tags_and_reports(tmp_path, monkeypatch, capsys):
+    tags = {}
+    monkeypatch.setattr("pipeline.training.validation.translate_slices", lambda slices, *rest, **options: slices.copy())
+    monkeypatch.setattr("pipeline.tracking.tracker.Tracker.set_tags", lambda tracker, new: tags.update(new))
+    assert phantom_run(tmp_path / "run", *QUICK, *SHORT) == 0
+    said = capsys.readouterr()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    validated = [line for line in lines if "epoch" in line]
+    page = (tmp_path / "run" / "report.html").read_text()
+    for direction in ("T1_to_T2", "T2_to_T1"):
+        arrow = direction.replace("_to_", " → ")
+        assert [line[f"detectors/{direction}/identity_collapse"] for line in validated] == [0, 0]
+        assert said.err.count(f"warning: identity collapse, {arrow}: 0.00 after epoch 2, below 0.5: ") == 1
+        assert f"warned during training: identity collapse, {arrow}: 0.00 after epoch 2, below 0.5" in said.out
+        assert tags[f"warning.identity_collapse.{direction}"] == "0.00 after epoch 2, below 0.5"
+        assert f'<th scope="row">identity collapse, {arrow}</th><td>0.00 after epoch 2, below 0.5</td>' in page
+    assert "mode collapse" not in said.err + page
+    assert "Warnings during training" in page and "Warnings stood when training ended" in page

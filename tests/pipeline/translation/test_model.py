@@ -1,0 +1,139 @@
+import json
+import pickle
+import sys
+import types
+
+import pytest
+import torch
+
+from networks.unet import UNet
+from pipeline.config.schema import Config
+from pipeline.errors import UserError
+from pipeline.runs.checkpoint import FORMAT
+from pipeline.translation.model import TranslationModel, load_model, translator_metadata
+
+CONFIG = Config.model_validate(
+    {
+        "name": "trial",
+        "contrasts": ["T1", "T2"],
+        "data": {"source": "ixi", "folder": "/home/jane/ixi"},
+        "generator": {"width": 2, "depth": 4},
+        "training": {"precision": "bf16"},
+        "preprocess": {"axis": "coronal", "spacing_mm": {"in_plane": 1.0, "through_plane": 2.0}, "size": 64},
+    }
+)
+FACTS = {name: {"low": 0.0, "high": 100.0, "integer": True, "subjects": ["jane"]} for name in ("T1", "T2")}
+
+
+def checkpoint(path, *, fill=0.0, **changes):
+    weights = {name: torch.full_like(value, fill) for name, value in UNet(depth=4, width=2).state_dict().items()}
+    content = {
+        "format": FORMAT,
+        "config": CONFIG.model_dump(mode="json"),
+        "facts": FACTS,
+        "translators": {"T1": weights, "T2": weights},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content | changes, path)
+    return path
+
+
+def first_weight(model):
+    return next(model.translators["T2"].parameters()).flatten()[0].item()
+
+
+def test_a_checkpoint_gives_both_directions_ready_to_translate(tmp_path):
+    model = load_model(checkpoint(tmp_path / "x.pt", fill=0.25), "cpu")
+    assert set(model.translators) == {"T1", "T2"} and model.contrasts == ("T1", "T2")
+    assert first_weight(model) == 0.25
+    assert not any(module.training for network in model.translators.values() for module in network.modules())
+    assert not any(weight.requires_grad for weight in model.translators["T1"].parameters())
+    assert model.stride == 16 and model.facts["T2"]["high"] == 100
+    assert model.precision == "float32"  # half precision is for CUDA
+    assert model.origin == "cyclegan trial"
+
+
+def test_a_runs_folder_gives_its_best_checkpoint_else_its_latest(tmp_path):
+    checkpoint(tmp_path / "checkpoints" / "previous.pt", fill=1.0)
+    assert first_weight(load_model(tmp_path, "cpu")) == 1.0
+    checkpoint(tmp_path / "checkpoints" / "latest.pt", fill=2.0)
+    assert first_weight(load_model(tmp_path, "cpu")) == 2.0
+    checkpoint(tmp_path / "checkpoints" / "best.pt", fill=3.0)
+    assert first_weight(load_model(str(tmp_path), "cpu")) == 3.0
+    assert first_weight(load_model(tmp_path / "checkpoints", "cpu")) == 3.0
+    assert first_weight(load_model(tmp_path / "checkpoints" / "latest.pt", "cpu")) == 2.0
+
+
+@pytest.mark.parametrize("uri", ["runs:/abc/generator-T2", "models:/trial-T1-to-T2@best"])
+def test_mlflow_addresses_go_to_mlflow(monkeypatch, uri):
+    network, asked = UNet(depth=4, width=2), []
+    about = json.loads(json.dumps(translator_metadata(CONFIG, FACTS, "T2", network.stride)))
+    fake = types.SimpleNamespace(load_translator=lambda *given: asked.append(given) or (network, about))
+    monkeypatch.setitem(sys.modules, "pipeline.tracking.mlflow_models", fake)
+    model = load_model(uri, "cpu")
+    assert asked == [(uri, torch.device("cpu"))]
+    assert model.target(None) == "T2" and model.translators == {"T2": network}
+    assert (model.stride, model.origin, model.contrasts) == (16, "cyclegan trial", ("T1", "T2"))
+    assert model.settings["axis"] == "coronal" and model.settings["spacing_mm"] == [1.0, 2.0]
+    assert model.facts["T2"]["high"] == 100
+    about.pop("stride")
+    with pytest.raises(UserError, match="its metadata lacks 'stride'"):
+        load_model(uri, "cpu")
+
+
+def test_what_goes_with_a_published_model_names_nobody():
+    assert "jane" not in json.dumps(translator_metadata(CONFIG, FACTS, "T2", 16))
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    with pytest.raises(UserError, match="none: no such model; give a run's folder, a checkpoint"):
+        load_model(tmp_path / "none", "cpu")
+    with pytest.raises(UserError, match="no checkpoint in this folder"):
+        load_model(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world", pickle.dumps({"format": FORMAT})])
+def test_other_files_are_no_checkpoints(tmp_path, content):
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.pt: .*not a checkpoint"):
+        load_model(tmp_path / "x.pt", "cpu")
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    torch.save({"format": FORMAT, "config": Payload()}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match="not a checkpoint"):
+        load_model(tmp_path / "x.pt", "cpu")
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("changes", [{"translators": {}}, {"config": {}}, {"translators": {"T1": {}, "T2": {}}}])
+def test_a_checkpoint_with_parts_missing_is_one_line(tmp_path, changes):
+    with pytest.raises(UserError, match=r"x\.pt: the checkpoint is damaged or of another version") as caught:
+        load_model(checkpoint(tmp_path / "x.pt", **changes), "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def model_making(*contrasts):
+    return TranslationModel(("T1", "T2"), {to: UNet(4, 2) for to in contrasts}, {}, {}, 16, torch.device("cpu"))
+
+
+def test_the_contrast_may_be_left_out_only_where_there_is_one():
+    assert model_making("T2").target(None) == "T2"
+    assert model_making("T1", "T2").target("T1") == "T1"
+    with pytest.raises(UserError, match="the model makes T1 and T2; name the one to make \(--to\)"):
+        model_making("T1", "T2").target(None)
+
+
+def test_a_contrast_that_the_model_does_not_make_is_refused_with_those_it_does():
+    with pytest.raises(UserError, match="does not make 'PD' but T1 and T2"):
+        model_making("T1", "T2").target("PD")
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="device cuda: not available"):
+        load_model(checkpoint(tmp_path / "x.pt"), "cuda")
