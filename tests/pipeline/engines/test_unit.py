@@ -1,12 +1,14 @@
 import copy
+import json
 
 import pytest
 import torch
 from small_engine import UNIT, Plain, assert_equal_steps, batch, config_of, differences, engine_of, saved
 
-from pipeline.engines.build import build_translators
+from pipeline.engines.build import build_engine, build_translators
 from pipeline.tracking.mlflow_models import export_translator
-from pipeline.training.record import _count
+from pipeline.training.loop import Position
+from pipeline.training.record import write_run_record
 
 WEIGHTS = {
     "adversarial_weight": 1.3, "image_weight": 9.0, "kl_weight": 0.7, "cycle_weight": 8.0, "cycle_kl_weight": 0.3
@@ -125,11 +127,15 @@ def test_a_loaded_state_shares_as_before():
         assert shares(networks) == [True, True, False, False]
 
 
-def test_the_count_of_weights_takes_shared_ones_once():
-    engine = unit()
-    apart = engine_of(**UNIT | {"generator": UNIT["generator"] | {"shared_blocks": 0}})
+def test_a_runs_record_counts_shared_weights_once(tmp_path):
+    counts = []
+    for shared_blocks in (0, 1):
+        config = config_of(**UNIT | {"generator": UNIT["generator"] | {"shared_blocks": shared_blocks}})
+        engine, path = build_engine(config, torch.device("cpu")), tmp_path / f"{shared_blocks}.json"
+        write_run_record(path, config, engine, Position(step=1), torch.device("cpu"))
+        counts.append(json.loads(path.read_text())["translator_parameters"])
     block = sum(weight.numel() for weight in engine.generators["A"].decoder[0].parameters())
-    assert _count(apart.translators().values()) - _count(engine.translators().values()) == 2 * block
+    assert counts[0] - counts[1] == 2 * block > 0
 
 
 # ── noise ───────────────────────────────────────────────────────────────────────────────────────────────────
