@@ -37,6 +37,11 @@ def mean_absolute(prediction: Tensor, target: Tensor) -> Tensor:
     return F.l1_loss(prediction, target)
 
 
+def divergence_from_normal(mean: Tensor) -> Tensor:
+    """Mean KL(N(μ, 1) ‖ N(0, 1)) = μ²/2 of all elements (Liu et al. 2017, equation 3), in float32 at least."""
+    return mean.to(torch.promote_types(mean.dtype, torch.float32)).square().mean() / 2
+
+
 def all_finite(losses: dict[str, Tensor]) -> bool:
     """Return whether every loss is a number; one look at the device for all of them."""
     return bool(torch.isfinite(torch.stack([loss.detach().float() for loss in losses.values()])).all())

@@ -133,15 +133,20 @@ def _engine(config: Config) -> "Engine":
         return build_engine(config, torch.device("meta"))
 
 
-def _count(network: "nn.Module") -> int:
-    return sum(weight.numel() for weight in network.parameters())
+def _weights(networks: "Iterable[nn.Module]") -> "set[nn.Parameter]":
+    """Return the weights of some networks, one that several share once."""
+    return {weight for network in networks for weight in network.parameters()}
+
+
+def _count(*networks: "nn.Module") -> int:
+    return sum(weight.numel() for weight in _weights(networks))
 
 
 def _disk(config: Config, slices: int, engine: "Engine") -> float:
     """Estimate the slice store and three checkpoints: of each weight Adam's two moments too, and the averages."""
     pixels = config.preprocess.size**2
-    weights = sum(_count(network) for network in engine.networks().values())
-    averaged = sum(_count(network) for network in engine.best_generators().values()) if config.method.ema_decay else 0
+    weights = _count(*engine.networks().values())
+    averaged = _count(*engine.best_generators().values()) if config.method.ema_decay else 0
     pools = 2 * getattr(config.method, "pool_size", 0) * pixels
     return slices * pixels * BYTES_PER_PIXEL + 3 * 4 * (3 * weights + averaged + pools)
 
@@ -150,7 +155,7 @@ def _memory(config: Config, engine: "Engine") -> float:
     """Add up weights, gradients, Adam's moments and what one step keeps of its passes for the gradients."""
     import torch
 
-    weights = [weight for network in engine.networks().values() for weight in network.parameters()]
+    weights = _weights(engine.networks().values())
     known = {weight.untyped_storage()._cdata for weight in weights}
     kept: dict[int, int] = {}
 

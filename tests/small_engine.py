@@ -11,13 +11,18 @@ from pipeline.engines.build import build_engine
 METHOD = {"type": "cyclegan", "discriminator_scale": 0.5, "ema_decay": 0.0}
 CYCLEGAN = {"adversarial": "least_squares", "cycle_weight": 10.0, "identity_share": 0.5, "pool_size": 0}
 TRAINING = {"learning_rate": 2e-4, "discriminator_learning_rate": 2e-4, "beta1": 0.5, "precision": "float32"}
-MUNIT = {  # the networks and the name of the method that has its own kinds
+MUNIT = {  # the networks and the name of a method that has its own kinds
     "type": "munit",
     "generator": {
         "type": "munit", "width": 2, "downs": 1, "blocks": 1, "style_downs": 2, "style_size": 3, "mlp_width": 4
     },
     "discriminator": {"type": "multiscale", "width": 2, "layers": 1, "scales": 2},
 }  # fmt: skip
+UNIT = {
+    "type": "unit",
+    "generator": {"type": "unit", "width": 2, "downs": 1, "blocks": 2, "shared_blocks": 1},
+    "discriminator": MUNIT["discriminator"],
+}
 SMALL_GENERATORS = {
     "unet": {"type": "unet", "width": 2, "depth": 3},
     "unet-attention-nearest": {"type": "unet", "width": 2, "depth": 3, "attention": True, "upsampling": "nearest"},
@@ -28,6 +33,7 @@ SMALL_GENERATORS = {
         "type": "residual_concat", "width": 2, "downs": 1, "blocks": 1, "upsampling": "nearest"
     },
     "munit": MUNIT["generator"],
+    "unit": UNIT["generator"],
 }  # fmt: skip
 DISCRIMINATOR_KINDS = {
     "patchgan": {"type": "patchgan", "width": 2, "layers": 1},

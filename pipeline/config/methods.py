@@ -54,6 +54,17 @@ class MunitGenerator(Section):
     mlp_width: Positive = 256
 
 
+class UnitGenerator(Section):
+    """An encoder and a decoder for each contrast with a latent space in common; for method unit alone."""
+
+    type: Literal["unit"] = "unit"
+    width: Positive = 64
+    downs: Annotated[Whole, Field(ge=1, le=6)] = 2
+    blocks: Positive = 4  # residual blocks of an encoder, and of a decoder
+    shared_blocks: Annotated[Whole, Field(ge=0)] = 1  # of these next to the latent, one and the same for both contrasts
+    upsampling: UpSampling = "transposed"
+
+
 class PatchGanDiscriminator(Section):
     """The 70×70 PatchGAN at three layers."""
 
@@ -73,7 +84,7 @@ class MultiScaleDiscriminator(Section):
     spectral_norm: bool = False
 
 
-Generator = UNetGenerator | ResNetGenerator | ResidualConcatGenerator | MunitGenerator
+Generator = UNetGenerator | ResNetGenerator | ResidualConcatGenerator | MunitGenerator | UnitGenerator
 Discriminator = PatchGanDiscriminator | MultiScaleDiscriminator
 
 # ── methods ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -124,6 +135,19 @@ class Munit(Method):
     translate_with: Literal["mean", "random"] = "mean"  # the training cohort's mean style, or one drawn at random
 
 
+class Unit(Method):
+    """UNIT (Liu et al. 2017): variational auto-encoders with one latent space, weighted as its authors' code has it."""
+
+    type: Literal["unit"] = "unit"
+    adversarial: Adversarial = "least_squares"
+    discriminator_scale: PositiveFloat = 1.0
+    adversarial_weight: Weight = 1.0
+    image_weight: Weight = 10.0  # reconstruction of an image from its own latent
+    kl_weight: Weight = 0.02  # of its latent's divergence from N(0, 1); the code's 0.01, which leaves out a half
+    cycle_weight: Weight = 10.0  # reconstruction by way of the other contrast
+    cycle_kl_weight: Weight = 0.02  # of the translation's latent
+
+
 class Pix2Pix(Method):
     """pix2pix (Isola et al. 2017) on registered pairs: the bound that unpaired methods are measured against."""
 
@@ -145,7 +169,10 @@ class Cut(Method):
     head_width: Positive = 256
 
 
-AnyMethod = CycleGan | DualGan | Munit | Pix2Pix | Cut
+AnyMethod = CycleGan | DualGan | Munit | Unit | Pix2Pix | Cut
 PAIRED = ("pix2pix",)  # methods that learn from both contrasts of one slice
-NATIVE = {"munit": {"generator": "munit", "discriminator": "multiscale"}}  # networks of a method, where not the usual
+NATIVE = {  # networks of a method, where not the usual
+    "munit": {"generator": "munit", "discriminator": "multiscale"},
+    "unit": {"generator": "unit", "discriminator": "multiscale"},
+}
 USUAL = {"generator": "unet", "discriminator": "patchgan", "method": "cyclegan"}

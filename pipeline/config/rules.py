@@ -43,6 +43,9 @@ def _of_networks(config: Config) -> Iterator[str]:
         yield f"generator.downs = {generator.downs}: preprocess.size = {size} is too small for it"
     if generator.type == "munit" and size < 2 ** (generator.style_downs + 1):
         yield f"generator.style_downs = {generator.style_downs}: preprocess.size = {size} is too small for it"
+    if generator.type == "unit" and generator.shared_blocks > generator.blocks:
+        blocks = f"generator.blocks = {generator.blocks}"
+        yield f"generator.shared_blocks = {generator.shared_blocks}: must be at most {blocks}"
     scales = getattr(discriminator, "scales", 1)
     if size < 2 ** (discriminator.layers + scales + 1):
         levels = f"discriminator.layers = {discriminator.layers}"

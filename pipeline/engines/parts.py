@@ -10,11 +10,12 @@ from networks.patchgan import PatchGAN
 from networks.residual_concat import ResidualConcatGenerator
 from networks.resnet import ResNetGenerator
 from networks.unet import UNet
+from networks.unit import LatentAutoEncoder
 from pipeline.config.schema import Config
 
 
 def build_generator(config: Config) -> nn.Module:
-    """Return a freshly initialised generator; for `munit`, one contrast's auto-encoder."""
+    """Return a freshly initialised generator; for `munit` and `unit`, one contrast's auto-encoder."""
     settings = config.generator
     if settings.type == "unet":
         return UNet(
@@ -33,7 +34,8 @@ def build_generator(config: Config) -> nn.Module:
             style_downs=settings.style_downs,
             mlp_width=settings.mlp_width,
         )
-    kind = {"resnet": ResNetGenerator, "residual_concat": ResidualConcatGenerator}[settings.type]
+    kinds = {"resnet": ResNetGenerator, "residual_concat": ResidualConcatGenerator, "unit": LatentAutoEncoder}
+    kind = kinds[settings.type]
     return kind(blocks=settings.blocks, width=settings.width, downs=settings.downs, upsampling=settings.upsampling)
 
 

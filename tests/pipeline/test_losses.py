@@ -3,7 +3,15 @@ import math
 import pytest
 import torch
 
-from pipeline.losses import ADVERSARIAL, all_finite, binary_cross_entropy, least_squares, mean_absolute, wasserstein
+from pipeline.losses import (
+    ADVERSARIAL,
+    all_finite,
+    binary_cross_entropy,
+    divergence_from_normal,
+    least_squares,
+    mean_absolute,
+    wasserstein,
+)
 
 
 def test_cross_entropy_of_undecided_logits_is_log_2():
@@ -70,3 +78,10 @@ def test_mean_absolute_by_hand():
 def test_one_loss_that_is_no_number_is_noticed_among_others(bad):
     assert all_finite({"one": torch.tensor(1.0), "two": torch.tensor(2.0, dtype=torch.bfloat16)})
     assert not all_finite({"one": torch.tensor(1.0), "two": torch.tensor(bad)})
+
+
+def test_the_divergence_from_the_normal_distribution_is_half_the_mean_square():
+    assert divergence_from_normal(torch.tensor([[1.0, -3.0], [0.0, 2.0]])).item() == pytest.approx((1 + 9 + 0 + 4) / 8)
+    half = divergence_from_normal(torch.full((4000,), 0.1, dtype=torch.bfloat16))
+    assert half.dtype == torch.float32 and half.item() == pytest.approx(0.005, rel=0.01)
+    assert divergence_from_normal(torch.ones(2, dtype=torch.float64)).dtype == torch.float64

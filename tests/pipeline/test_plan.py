@@ -209,3 +209,15 @@ def test_a_damaged_header_is_passed_over_for_the_next_image(tmp_path, capsys):
     first.write_bytes(gzip.compress(content))
     text = printed(capsys, config(data={"source": "ixi", "folder": tmp_path}))
     assert "dry run: nothing was written" in text
+
+
+def test_weights_that_networks_share_take_their_place_once(capsys):
+    unit = {"method": {"type": "unit"}, "discriminator": {"type": "patchgan", "width": 4, "layers": 2}}
+    apart, shared = (
+        printed(capsys, config(**unit, generator={"type": "unit", "width": 32, "blocks": 2, "shared_blocks": count}))
+        for count in (0, 2)
+    )
+    block = 2 * 3 * 3 * 128**2 + 4 * 128
+    for word, copies in (("disk", 3 * 3), ("memory", 4)):  # three checkpoints of weights and moments; and gradients
+        before, after = (float(re.search(rf"{word} +([0-9.]+) MiB", text)[1]) for text in (apart, shared))
+        assert before - after == pytest.approx(4 * copies * 4 * block / 2**20, abs=0.2)

@@ -26,6 +26,7 @@ SMALLER = {
     "resnet": ("generator.downs=1", "generator.blocks=1"),
     "residual_concat": ("generator.downs=1", "generator.blocks=1"),
     "munit": ("generator.downs=1", "generator.style_downs=2", "generator.blocks=1", "generator.mlp_width=4"),
+    "unit": ("generator.downs=1", "generator.blocks=1"),
     "patchgan": (),
     "multiscale": ("discriminator.scales=2",),
     "cut": ("method.head_width=4", "method.patches=8"),

@@ -116,10 +116,10 @@ def test_every_error_is_reported_at_once_with_key_value_rule_and_nearest_key(tmp
         ("name=2024", "name = 2024: must be a valid string"),
         ("data.source=dicom", "data.source = 'dicom': must be one of phantom, ixi, nifti, images"),
         ("data={}", "data.source: missing; it must be one of phantom, ixi, nifti, images"),
-        ("method={type: [1]}", "method.type = '[1]': must be one of cyclegan, dualgan, munit, pix2pix, cut"),
+        ("method={type: [1]}", "method.type = '[1]': must be one of cyclegan, dualgan, munit, unit, pix2pix, cut"),
         ("data=5", "data = 5: must hold keys of its own, as in configs/phantom.yaml"),
         ("data={source: ixi}", "data.folder: missing; it must be set"),
-        ("method.type=gan", "method.type = 'gan': must be one of cyclegan, dualgan, munit, pix2pix, cut"),
+        ("method.type=gan", "method.type = 'gan': must be one of cyclegan, dualgan, munit, unit, pix2pix, cut"),
         ("generator.blocks=3", "generator.blocks = 3: not a key of generator unet; leave it out"),
         (
             "generator={type: munit}",

@@ -10,12 +10,12 @@ def refused(**sections):
     return list(contradictions(Config.model_validate({"name": "x", "data": {"source": "phantom"}, **sections})))
 
 
-@pytest.mark.parametrize("method", ["cyclegan", "dualgan", "cut", "munit"])
+@pytest.mark.parametrize("method", ["cyclegan", "dualgan", "cut", "munit", "unit"])
 def test_a_method_without_further_words_goes_with_its_own_networks(method):
     config = Config.model_validate({"name": "x", "data": {"source": "phantom"}, "method": {"type": method}})
     assert list(contradictions(config)) == []
-    assert config.generator.type == ("munit" if method == "munit" else "unet")
-    assert config.discriminator.type == ("multiscale" if method == "munit" else "patchgan")
+    assert config.generator.type == (method if method in ("munit", "unit") else "unet")
+    assert config.discriminator.type == ("multiscale" if method in ("munit", "unit") else "patchgan")
 
 
 @pytest.mark.parametrize("generator", ["unet", "resnet", "residual_concat"])
@@ -36,6 +36,18 @@ def test_any_other_method_takes_any_generator_and_discriminator(method, generato
         (
             {"generator": {"type": "unet"}, "method": {"type": "munit"}},
             "generator.type = 'unet': must be munit for method munit, which trains its own kind",
+        ),
+        (
+            {"generator": {"type": "unit"}},
+            "generator.type = 'unit': is for the method of that name; use unet with method cyclegan",
+        ),
+        (
+            {"method": {"type": "unit"}, "generator": {"blocks": 2, "shared_blocks": 3}},
+            "generator.shared_blocks = 3: must be at most generator.blocks = 2",
+        ),
+        (
+            {"method": {"type": "unit"}, "generator": {"downs": 5}, "preprocess": {"size": 264}},
+            "preprocess.size = 264: must be a multiple of 32 (2 to the power generator.downs = 5)",
         ),
         (
             {"generator": {"type": "resnet", "downs": 6}, "preprocess": {"size": 96}},
@@ -94,7 +106,8 @@ def test_pictures_are_pairs_only_where_their_names_say_so():
 
 
 @pytest.mark.parametrize(
-    "generator", [{"type": "resnet"}, {"type": "residual_concat"}, {"type": "munit", "style_downs": 2}]
+    "generator",
+    [{"type": "resnet"}, {"type": "residual_concat"}, {"type": "munit", "style_downs": 2}, {"type": "unit"}],
 )
 @pytest.mark.parametrize("downs", [1, 2, 3, 4])
 def test_every_size_that_is_allowed_makes_a_step(generator, downs):
@@ -106,7 +119,7 @@ def test_every_size_that_is_allowed_makes_a_step(generator, downs):
     sections = {
         "generator": generator | {"downs": downs, "blocks": 1, "width": 1},
         "discriminator": {"type": "patchgan", "layers": 1, "width": 1},
-        "method": {"type": "munit" if generator["type"] == "munit" else "cyclegan"},
+        "method": {"type": generator["type"] if generator["type"] in ("munit", "unit") else "cyclegan"},
         "preprocess": {"size": size},
     }
     if refused(**sections):

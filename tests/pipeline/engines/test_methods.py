@@ -9,6 +9,7 @@ from small_engine import (
     DISCRIMINATOR_KINDS,
     MUNIT,
     SMALL_GENERATORS,
+    UNIT,
     batch,
     config_of,
     differences,
@@ -31,6 +32,7 @@ METHODS = {
     "dualgan-penalty": {"type": "dualgan", "adversarial": "wasserstein", "gradient_penalty": 10.0, "critic_steps": 3},
     "munit": {**MUNIT},
     "munit-cycle-random": {**MUNIT, "cycle_weight": 10.0, "translate_with": "random"},
+    "unit": {**UNIT},
     "pix2pix": {"type": "pix2pix"},
     "pix2pix-regression": {"type": "pix2pix", "adversarial_weight": 0.0},
     "cut": {"type": "cut", "patches": 20, "head_width": 8},
@@ -38,6 +40,7 @@ METHODS = {
 }  # fmt: skip
 NETWORKS = {
     "munit": {"A", "B", "D_A", "D_B"},
+    "unit": {"A", "B", "D_A", "D_B"},
     "cut": {"G", "F", "H_G", "H_F", "D_A", "D_B"},
     "pix2pix-regression": {"G", "F"},
 }  # of methods that have others than the usual ones
@@ -269,7 +272,9 @@ PAIRS = [
 
 def test_every_method_admits_a_kind_of_generator():
     assert {method for method, _ in PAIRS} == set(FIRST_OF_ITS_TYPE)
-    assert {generator for method, generator in PAIRS if method == "munit"} == {"munit"}
+    for native in ("munit", "unit"):
+        assert {generator for method, generator in PAIRS if method == native} == {native}
+        assert {method for method, generator in PAIRS if generator == native} == {native}
 
 
 @pytest.mark.parametrize(("method", "generator"), PAIRS)

@@ -1,0 +1,125 @@
+"""The auto-encoders of UNIT, which map two contrasts to one latent space (Liu, Breuel and Kautz 2017)."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from networks.blocks import ResidualBlock, Upsampling, doubling, initialise_normal, normed, reflected, require_size
+
+
+class LatentEncoder(nn.Sequential):
+    """c7s1-64, 3×3 halvings and residual blocks, all with instance norm.
+
+    Args:
+        width: Channels of the first layer; they double per halving.
+        downs: Number of halvings.
+        blocks: Residual blocks; they come last.
+
+    Attributes:
+        stride: Height and width must be multiples of this, and at least twice this.
+    """
+
+    def __init__(self, width: int = 64, downs: int = 2, blocks: int = 4):
+        channels = [width * 2**level for level in range(downs + 1)]
+        super().__init__(
+            normed(reflected(1, width, 7), width),
+            *(normed(nn.Conv2d(fine, coarse, 3, 2, 1, bias=False), coarse) for fine, coarse in pairwise(channels)),
+            *(ResidualBlock(channels[-1]) for _ in range(blocks)),
+        )
+        self.stride = 2**downs
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map (N, 1, H, W) in [-1, 1] to the means of its latents (N, C, H / stride, W / stride).
+
+        Raises:
+            ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
+        """
+        require_size(image, f"a UNIT encoder of stride {self.stride}", self.stride, 2 * self.stride)
+        return super().forward(image)
+
+
+class LatentDecoder(nn.Sequential):
+    """Residual blocks, which come first, doublings and c7s1-1 with tanh: the encoder's mirror image."""
+
+    def __init__(self, width: int = 64, ups: int = 2, blocks: int = 4, *, upsampling: Upsampling = "transposed"):
+        channels = [width * 2**level for level in range(ups, -1, -1)]
+        super().__init__(
+            *(ResidualBlock(channels[0]) for _ in range(blocks)),
+            *(normed(doubling(coarse, fine, upsampling, kernel=3), fine) for coarse, fine in pairwise(channels)),
+            reflected(width, 1, 7, bias=True),
+        )
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Map latents (N, C, h, w), of this contrast or the other, to images in [-1, 1]."""
+        return torch.tanh(super().forward(latent))
+
+
+class LatentAutoEncoder(nn.Module):
+    """Encoder and decoder of one contrast: the layers of CycleGAN's ResNet generator, the latent amid its blocks.
+
+    The latent of an image is normally distributed about the mean that the encoder gives, with variance 1 (section 3).
+
+    Args:
+        width, downs: Of both halves.
+        blocks: Residual blocks of each half.
+        upsampling: "transposed" as published, or "nearest" against checkerboard; see `blocks.doubling`.
+
+    Attributes:
+        stride: Height and width must be multiples of this, and at least twice this.
+    """
+
+    def __init__(self, width: int = 64, downs: int = 2, blocks: int = 4, *, upsampling: Upsampling = "transposed"):
+        super().__init__()
+        self.stride, self.blocks = 2**downs, blocks
+        self.encoder = LatentEncoder(width, downs, blocks)
+        self.decoder = LatentDecoder(width, downs, blocks, upsampling=upsampling)
+        initialise_normal(self)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Return the means of the latents; see `LatentEncoder.forward`."""
+        return self.encoder(image)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Return the images of this contrast that latents of either stand for; see `LatentDecoder.forward`."""
+        return self.decoder(latent)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Reconstruct (N, 1, H, W) in [-1, 1] from its mean latent; see `encode` for what is raised."""
+        return self.decode(self.encode(image))
+
+
+def share_blocks(first: LatentAutoEncoder, second: LatentAutoEncoder, count: int) -> None:
+    """Have the second take over the first's residual blocks next to the latent, `count` on either side of it.
+
+    What both encode last and decode first is then one and the same module (section 3, "weight-sharing"). Both must have
+    been made with the same width and downs.
+
+    Raises:
+        ValueError: they do not have so many.
+    """
+    if count > min(first.blocks, second.blocks):
+        raise ValueError(f"{count} blocks to share, where the auto-encoders have {first.blocks} and {second.blocks}")
+    for place in range(count):
+        second.encoder[-1 - place] = first.encoder[-1 - place]
+        second.decoder[place] = first.decoder[place]
+
+
+class LatentTranslator(nn.Module):
+    """The encoder of one contrast and the decoder of the other, shared, not copied; it translates without noise.
+
+    Attributes:
+        stride: Height and width must be multiples of this, and at least twice this.
+    """
+
+    def __init__(self, encoder: LatentEncoder, decoder: LatentDecoder):
+        super().__init__()
+        self.stride, self.encoder, self.decoder = encoder.stride, encoder, decoder
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Translate (N, 1, H, W) in [-1, 1] to the same shape and range, by way of the latent's mean.
+
+        Raises:
+            ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
+        """
+        return self.decoder(self.encoder(image))

@@ -1,0 +1,91 @@
+"""UNIT: unpaired translation by way of a latent space that both contrasts share (Liu, Breuel and Kautz 2017)."""
+
+import torch
+from torch import Tensor, nn
+
+from networks.unit import LatentAutoEncoder, LatentTranslator, share_blocks
+from pipeline.config.schema import Config
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses
+from pipeline.engines.parts import build_generator
+from pipeline.engines.state import RandomState
+from pipeline.losses import divergence_from_normal, mean_absolute
+
+
+class Unit(AdversarialEngine):
+    """A variational auto-encoder per contrast, A and B, and a discriminator each.
+
+    The residual blocks next to the latent are the same in both. In training, noise from N(0, 1) is added to what the
+    encoders give, the latents' means; a translation takes the mean itself, so that it is always the same and the
+    slices of a volume agree.
+
+    Weights by default are those of the authors' code (NVlabs/MUNIT, `UNIT_Trainer`): adversarial 1, both
+    reconstructions 10, both divergences 0.01, there of the mean μ², which is twice the divergence, so 0.02 here. The
+    paper's experiments have 10, 100 and 0.1 (section 4).
+    """
+
+    def __init__(self, config: Config, device: torch.device):
+        super().__init__(config, device, _autoencoders(config))
+        self.random = RandomState(config.seed)
+
+    def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
+        """See `AdversarialEngine.losses`: section 3, "learning"."""
+        generator_losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
+        return {
+            GENERATORS: generator_losses,
+            DISCRIMINATORS: {
+                "discriminator_A": self.judged("D_A", real_a, fake_a),
+                "discriminator_B": self.judged("D_B", real_b, fake_b),
+            },
+        }
+
+    def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
+        A, B, weights = self.generators["A"], self.generators["B"], self.method
+        mean_a, mean_b = A.encode(real_a), B.encode(real_b)
+        latent_a, latent_b = self._noisy(mean_a), self._noisy(mean_b)
+        fake_a, fake_b = A.decode(latent_b), B.decode(latent_a)
+        mean_back_b, mean_back_a = A.encode(fake_a), B.encode(fake_b)
+        back_a, back_b = A.decode(self._noisy(mean_back_a)), B.decode(self._noisy(mean_back_b))
+        losses = {
+            "adversarial_A": weights.adversarial_weight * self.believed("D_A", fake_a),
+            "adversarial_B": weights.adversarial_weight * self.believed("D_B", fake_b),
+            "image_a": weights.image_weight * mean_absolute(A.decode(latent_a), real_a),
+            "image_b": weights.image_weight * mean_absolute(B.decode(latent_b), real_b),
+            "kl_a": weights.kl_weight * divergence_from_normal(mean_a),
+            "kl_b": weights.kl_weight * divergence_from_normal(mean_b),
+            "cycle_a": weights.cycle_weight * mean_absolute(back_a, real_a),
+            "cycle_b": weights.cycle_weight * mean_absolute(back_b, real_b),
+            "cycle_kl_a": weights.cycle_kl_weight * divergence_from_normal(mean_back_a),
+            "cycle_kl_b": weights.cycle_kl_weight * divergence_from_normal(mean_back_b),
+        }
+        return losses, fake_a, fake_b
+
+    def _noisy(self, mean: Tensor) -> Tensor:
+        """Return latents drawn from N(mean, 1)."""
+        return mean + self.random.normal(*mean.shape).to(mean)
+
+    def kept(self) -> dict[str, object]:
+        """See `AdversarialEngine.kept`."""
+        return {"random": self.random}
+
+    def translators(self) -> dict[str, nn.Module]:
+        """See `Engine.translators`: the encoder of the other contrast and the decoder of the target."""
+        return _translators(self.best_generators())
+
+    @staticmethod
+    def build_translators(config: Config) -> dict[str, nn.Module]:
+        """See `AdversarialEngine.build_translators`."""
+        return _translators(_autoencoders(config))
+
+
+def _autoencoders(config: Config) -> dict[str, LatentAutoEncoder]:
+    A, B = build_generator(config), build_generator(config)
+    share_blocks(A, B, config.generator.shared_blocks)
+    return {"A": A, "B": B}
+
+
+def _translators(autoencoders: dict[str, LatentAutoEncoder] | nn.ModuleDict) -> dict[str, LatentTranslator]:
+    A, B = autoencoders["A"], autoencoders["B"]
+    return {"a": LatentTranslator(B.encoder, A.decoder), "b": LatentTranslator(A.encoder, B.decoder)}
+
+
+ENGINE = Unit

@@ -1,0 +1,159 @@
+import copy
+
+import pytest
+import torch
+from network_probes import (
+    assert_exports,
+    assert_same_one_by_one,
+    parameters,
+    random_image,
+    sees_a_square_of,
+    shapes_of,
+)
+from torch import nn
+
+from networks.resnet import ResNetGenerator
+from networks.unit import LatentAutoEncoder, LatentEncoder, LatentTranslator, share_blocks
+
+
+def full_size(**options):
+    with torch.device("meta"):
+        return LatentAutoEncoder(**options)
+
+
+def small(seed=0, blocks=2, **options):
+    torch.manual_seed(seed)
+    return LatentAutoEncoder(width=2, downs=1, blocks=blocks, **options)
+
+
+def pair(count, blocks=2):
+    first, second = small(1, blocks), small(2, blocks)
+    share_blocks(first, second, count)
+    return first, second
+
+
+# ── one contrast's auto-encoder ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_layer_has_its_shape_at_256():
+    network, image = full_size(), torch.zeros(1, 1, 256, 256, device="meta")
+    assert shapes_of(network.encoder, lambda: network(image)) == [
+        (64, 256, 256), (128, 128, 128), *[(256, 64, 64)] * 5,
+    ]  # fmt: skip
+    assert shapes_of(network.decoder, lambda: network(image)) == [
+        *[(256, 64, 64)] * 4, (128, 128, 128), (64, 256, 256), (1, 256, 256),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("upsampling", ["transposed", "nearest"])
+def test_it_is_cyclegans_generator_with_the_latent_amid_its_blocks(upsampling):
+    torch.manual_seed(0)
+    one = LatentAutoEncoder(width=3, blocks=2, upsampling=upsampling)
+    other = ResNetGenerator(width=3, blocks=4, upsampling=upsampling)
+    layers = [*one.encoder, *one.decoder]
+    for mine, its in zip(layers, [*other.encoder, *other.decoder], strict=True):
+        its.load_state_dict(mine.state_dict())
+    image = random_image(2, 1, 16, 24)
+    assert torch.equal(one(image), other(image))
+
+
+def test_weights_are_drawn_as_cyclegans():
+    torch.manual_seed(0)
+    network = LatentAutoEncoder(blocks=1, width=32)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            assert module.weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_a_reconstruction_is_the_mean_latent_decoded():
+    network, image = small(), random_image(3, 1, 16, 24)
+    latent = network.encode(image)
+    assert latent.shape == (3, 4, 8, 12)
+    assert torch.equal(network(image), network.decode(latent))
+    assert network(image).shape == image.shape
+    assert -1 <= network.decode(100 * latent).min() < network.decode(100 * latent).max() <= 1
+
+
+# See tests/networks/test_resnet.py: 5 → 11 → 23 → 29 with one block.
+def test_a_latent_depends_on_exactly_its_receptive_field():
+    assert sees_a_square_of(29, LatentEncoder(width=2, blocks=1), 128)
+
+
+@pytest.mark.parametrize(("shape", "fits"), [((16, 20), True), ((8, 8), True), ((18, 16), False), ((4, 16), False)])
+def test_sizes_are_multiples_of_the_stride_and_twice_that(shape, fits):
+    network = LatentAutoEncoder(blocks=1, width=2)
+    translator = LatentTranslator(network.encoder, network.decoder)
+    assert network.stride == translator.stride == network.encoder.stride == 4
+    image = torch.zeros(1, 1, *shape)
+    for use in (network, translator):
+        if fits:
+            assert use(image).shape == image.shape
+            continue
+        message = f"slices of {shape[0]}×{shape[1]} pixels do not fit a UNIT encoder .* multiples of 4, at least 8"
+        with pytest.raises(ValueError, match=message):
+            use(image)
+
+
+# ── blocks in common ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_the_blocks_next_to_the_latent_are_shared_and_no_others(count):
+    first, second = pair(count, blocks=3)
+    same = [one is other for one, other in zip(first.encoder, second.encoder, strict=True)]
+    assert same == [False] * (2 + 3 - count) + [True] * count
+    same = [one is other for one, other in zip(first.decoder, second.decoder, strict=True)]
+    assert same == [True] * count + [False] * (3 - count + 2)
+    block = parameters(first.decoder[0])
+    assert parameters(nn.ModuleList([first, second])) == 2 * parameters(first) - 2 * count * block
+
+
+def test_a_copy_of_both_shares_within_itself_alone():
+    originals = nn.ModuleDict(dict(zip("AB", pair(1), strict=True)))
+    copied = copy.deepcopy(originals)
+    assert copied["A"].encoder[-1] is copied["B"].encoder[-1] is not originals["A"].encoder[-1]
+    with torch.no_grad():
+        copied["A"].decoder[0].layers[0].weight.zero_()
+    assert not copied["B"].decoder[0].layers[0].weight.any()
+    assert originals["B"].decoder[0].layers[0].weight.any()
+
+
+def test_learning_one_contrast_moves_the_others_shared_blocks():
+    first, second = pair(1)
+    image = random_image(1, 1, 8, 8)
+    before = second(image)
+    first(image).square().sum().backward()
+    for place in (-1, 0):
+        half = first.encoder if place else first.decoder
+        assert all(weight.grad is not None for weight in half[place].parameters())
+    torch.optim.SGD(first.parameters(), 0.1).step()
+    assert not torch.equal(second(image), before)
+
+
+def test_more_blocks_than_there_are_cannot_be_shared():
+    with pytest.raises(ValueError, match="3 blocks to share, where the auto-encoders have 3 and 2"):
+        share_blocks(small(blocks=3), small(blocks=2), 3)
+
+
+# ── translation ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_translator_encodes_one_contrast_and_decodes_the_other():
+    first, second = pair(1)
+    translator, image = LatentTranslator(first.encoder, second.decoder), random_image(2, 1, 16, 12)
+    assert torch.equal(translator(image), second.decode(first.encode(image)))
+    assert not torch.equal(translator(image), first(image))
+    assert {id(weight) for weight in translator.parameters()} <= {
+        id(weight) for network in (first, second) for weight in network.parameters()
+    }
+
+
+def test_a_batch_gives_what_its_images_give_one_by_one():
+    first, second = pair(1)
+    assert_same_one_by_one(LatentTranslator(first.encoder, second.decoder), (3, 1, 16, 24))
+
+
+@pytest.mark.parametrize("upsampling", ["transposed", "nearest"])
+def test_it_exports_for_any_size(upsampling):
+    network = small(blocks=1, upsampling=upsampling)
+    assert_exports(LatentTranslator(network.encoder, network.decoder))
