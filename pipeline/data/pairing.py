@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,8 @@ class PreparedScan:
         foreground: (N, h, w) bool, not padded.
         affine: (4, 4) of the unpadded volume, voxel to RAS millimetres.
         axis: Along which slices are cut.
+        way_back: What the chain's inverse needs besides slices, so that a translation can be written on the file's own
+            grid without reading it again; see `transforms.dictionary`.
     """
 
     slices: np.ndarray
@@ -40,6 +42,7 @@ class PreparedScan:
     foreground: np.ndarray
     affine: np.ndarray
     axis: str
+    way_back: Mapping[str, object] = field(default_factory=dict)
 
     def unpadded(self, slices: np.ndarray) -> np.ndarray:
         """Return a stack like `slices`, (N, H, W), without the padding: (N, h, w)."""
@@ -137,6 +140,7 @@ def prepare_scan(path: Path, settings: Mapping[str, object], stride: int) -> Pre
         foreground=centre_fit(data["image_foreground"], *field_of_view, fill=False),
         affine=data["image_affine"],
         axis=settings["axis"],
+        way_back={name: value for name, value in data.items() if name not in ("image", "image_foreground")},
     )
 
 
