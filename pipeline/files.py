@@ -14,6 +14,7 @@ from typing import BinaryIO
 from pipeline.errors import UserError
 
 TEMPORARY = ".tmp-"  # how names begin of what is not whole yet; the number of the process that writes it follows
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 _TEMPORARY_NAME = re.compile(rf"{re.escape(TEMPORARY)}([0-9]+)-")
@@ -31,7 +32,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     suffix = "".join(path.suffixes[-2:]) if path.name.lower().endswith(".gz") else path.suffix
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}{suffix}")
-    make_folder(path.parent)
+    make_folder(path.parent, path)
     try:
         with writing_to(path):
             yield temporary
@@ -96,20 +97,31 @@ def writing_to(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            left = free_space(path.parent)
-            raise UserError(f"{path}: disk full, {left} left; free some space and run again") from error
-        if error.errno in _UNWRITABLE:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+        if error.errno in _FULL or error.errno in _UNWRITABLE:
+            raise _refusal(path, error) from error
         raise
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, where they are missing; raises UserError where nothing can be made there."""
+def make_folder(folder: Path, wanted: Path | None = None) -> None:
+    """Make a folder, and those above it, where they are missing.
+
+    Args:
+        folder: The folder.
+        wanted: What is to be written there, for the message; None for the folder itself.
+
+    Raises:
+        UserError: it cannot be made, whatever the reason.
+    """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path}: cannot be made or written ({error.strerror}); choose another folder") from error
+        raise _refusal(wanted or folder, error) from error
+
+
+def _refusal(path: Path, error: OSError) -> UserError:
+    if error.errno in _FULL:
+        return UserError(f"{path}: disk full, {free_space(path.parent)} left; free some space and run again")
+    return UserError(f"{path}: cannot be written ({error.strerror}); choose another folder")
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:

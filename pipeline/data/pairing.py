@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from nibabel.affines import voxel_sizes
 
+from pipeline.console import warnings_as_lines
 from pipeline.data.case import Case
 from pipeline.errors import UserError, first_cause
 from pipeline.files import atomic_text, file_identity
@@ -99,8 +100,9 @@ class PairReader:
         self.settings, self.stride, self.register, self.cache = settings, stride, register, cache
 
     def scan(self, path: Path) -> PreparedScan:
-        """Read one image; raises like `prepare_scan`."""
-        return prepare_scan(path, self.settings, self.stride)
+        """Read one image; raises like `prepare_scan`, and prints what it warns of."""
+        with warnings_as_lines():
+            return prepare_scan(path, self.settings, self.stride)
 
     def read(self, cases: tuple[Case, Case]) -> tuple[View, View, np.ndarray]:
         """Return the first scan as source, the second as source, and the (4, 4) movement from first to second.

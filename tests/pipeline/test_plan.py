@@ -209,3 +209,11 @@ def test_a_damaged_header_is_passed_over_for_the_next_image(tmp_path, capsys):
     first.write_bytes(gzip.compress(content))
     text = printed(capsys, config(data={"source": "ixi", "folder": tmp_path}))
     assert "dry run: nothing was written" in text
+
+
+def test_the_memory_is_that_of_the_step_in_which_the_generators_move_too(capsys):
+    def memory(critic_steps):
+        method = {"type": "dualgan", "adversarial": "wasserstein", "clip": 0.1, "critic_steps": critic_steps}
+        return re.search(r"memory +(.*) while", printed(capsys, config(method=method)))[1]
+
+    assert memory(5) == memory(1)
