@@ -2,7 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import EXIT_BAD_INPUT, EXIT_DONE, Stopped, UserError
@@ -41,6 +43,18 @@ def say(text: str = "") -> None:
 def warn(text: str) -> None:
     """Print a line for the user on standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Print what the block warns of as a line "warning: …" each, without the place in the code; in one thread alone."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        finally:
+            for text in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, UserWarning)):
+                warn(f"warning: {' '.join(text.split())}")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

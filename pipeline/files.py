@@ -2,14 +2,22 @@
 
 import errno
 import os
+import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import UserError
+
+TEMPORARY = ".tmp-"  # how names begin of what is not whole yet; the number of the process that writes it follows
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+
+_TEMPORARY_NAME = re.compile(rf"{re.escape(TEMPORARY)}([0-9]+)-")
 
 
 @contextmanager
@@ -23,23 +31,97 @@ def atomic_path(path: Path) -> Iterator[Path]:
         UserError: the disk is full, or the folder cannot be written; names the path and the free space.
     """
     suffix = "".join(path.suffixes[-2:]) if path.name.lower().endswith(".gz") else path.suffix
-    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}{suffix}")
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}{suffix}")
+    make_folder(path.parent, path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            left = free_space(path.parent)
-            raise UserError(f"{path}: disk full, {left} left; free some space and run again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
-            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
-        raise
+        with writing_to(path):
+            yield temporary
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            temporary.replace(path)
     finally:
         with suppress(OSError):  # already moved into place, or never made
             temporary.unlink()
+
+
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new folder below `parent`, itself made where missing; it goes, with all it holds, when the block ends.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    make_folder(parent)
+    with writing_to(parent):
+        made = tempfile.TemporaryDirectory(dir=parent, prefix=f"{TEMPORARY}{os.getpid()}-", ignore_cleanup_errors=True)
+    with made as name:
+        yield Path(name)
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove what killed processes left half-written below a folder of ours.
+
+    These are files and folders named ".tmp-<process>-…". What belongs to a process that is still alive on this machine
+    stays, and links are not followed.
+    """
+    for place, folders, files in os.walk(folder):
+        for name in [*files, *folders]:
+            process = _TEMPORARY_NAME.match(name)
+            if process is None or _is_alive(int(process[1])):
+                continue
+            path = Path(place, name)
+            with suppress(OSError):  # gone meanwhile, or not ours to remove: it does no harm
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+        folders[:] = [name for name in folders if not _TEMPORARY_NAME.match(name)]
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process of this number exists here, this one excepted: it has nothing open when it cleans up."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+@contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Turn what a full disk or an unwritable folder raises while the block writes to `path` into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL or error.errno in _UNWRITABLE:
+            raise _refusal(path, error) from error
+        raise
+
+
+def make_folder(folder: Path, wanted: Path | None = None) -> None:
+    """Make a folder, and those above it, where they are missing.
+
+    Args:
+        folder: The folder.
+        wanted: What is to be written there, for the message; None for the folder itself.
+
+    Raises:
+        UserError: it cannot be made, whatever the reason.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refusal(wanted or folder, error) from error
+
+
+def _refusal(path: Path, error: OSError) -> UserError:
+    if error.errno in _FULL:
+        return UserError(f"{path}: disk full, {free_space(path.parent)} left; free some space and run again")
+    return UserError(f"{path}: cannot be written ({error.strerror}); choose another folder")
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:

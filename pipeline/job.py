@@ -15,7 +15,7 @@ from pipeline.engines.build import build_engine, engine_class
 from pipeline.errors import UserError
 from pipeline.evaluation.finish import finish
 from pipeline.evaluation.summary import last_lines
-from pipeline.files import atomic_text
+from pipeline.files import atomic_text, remove_stale
 from pipeline.hardware import choose_device, set_up
 from pipeline.interruption import Interruption
 from pipeline.runs.checkpoint import all_finite_weights, random_state, restore_random_state
@@ -47,6 +47,7 @@ def run(config: Config, *, quiet: bool = False) -> None:
     started = time.monotonic()
     folder = open_run_folder(config)
     with folder.held():
+        remove_stale(folder.path)
         how_to_open = _run(config, folder, quiet)
     say(last_lines(folder, how_to_open, time.monotonic() - started))
 

@@ -152,11 +152,21 @@ def _disk(config: Config, slices: int, engine: "Engine") -> float:
 
 
 def _memory(config: Config, engine: "Engine") -> float:
-    """Add up weights, gradients, Adam's moments and what one step keeps of its passes for the gradients."""
-    import torch
-
+    """Add up weights, gradients, Adam's moments and what the costliest step keeps of its passes for the gradients."""
     weights = _weights(engine.networks().values())
     known = {weight.untyped_storage()._cdata for weight in weights}
+    passes = 0
+    for made in range(getattr(config.method, "critic_steps", 1)):  # in one of so many steps the generators move too
+        if made:
+            engine.moved()
+        passes = max(passes, _kept_for_gradients(config, engine, known))
+    return 4 * 4 * sum(weight.numel() for weight in weights) + passes
+
+
+def _kept_for_gradients(config: Config, engine: "Engine", known: set[int]) -> int:
+    """Return the bytes that the passes of the engine's next step keep, besides storages that are `known`."""
+    import torch
+
     kept: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -168,5 +178,4 @@ def _memory(config: Config, engine: "Engine") -> float:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         losses = engine.losses(images, images)  # held, so that no storage's address is given out twice
     del losses
-    passes = sum(size for storage, size in kept.items() if storage not in known)
-    return 4 * 4 * sum(weight.numel() for weight in weights) + passes
+    return sum(size for storage, size in kept.items() if storage not in known)

@@ -1,8 +1,9 @@
 """The array transforms as MONAI dictionary transforms: thin wrappers that keep in the dictionary what an inverse needs.
 
 For a key `image` the dictionary holds, beside the data: `image_affine` (4, 4) of the present grid; `image_foreground`
-(bool, same grid); `image_range` (low, high), the intensities that became -1 and 1; and what each spatial transform
-was given, under `image_before_<transform>`. `Compose.inverse` walks the chain backwards over these.
+(bool, same grid); `image_range` (low, high), the intensities that became -1 and 1; `image_header`, nibabel's, where a
+NIfTI file was read; and what each spatial transform was given, under `image_before_<transform>`. `Compose.inverse`
+walks the chain backwards over these.
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -51,7 +52,7 @@ class LoadVolumed(KeyedTransform):
             data[key], data[f"{key}_type_range"] = read_raster(source)
             data[f"{key}_affine"] = np.eye(4)
         else:
-            data[key], data[f"{key}_affine"], _ = read_nifti(source)
+            data[key], data[f"{key}_affine"], data[f"{key}_header"] = read_nifti(source)
         # of the values, not of the type: floats stored as int16 with a slope are no whole numbers
         data[f"{key}_integer"] = bool(np.array_equal(data[key], np.rint(data[key])))
 

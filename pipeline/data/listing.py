@@ -20,13 +20,14 @@ def nifti_stem(name: str) -> str | None:
 
 
 def refuse_twins(cases: Iterable[Case]) -> None:
-    """Raise UserError naming both files where two cases of a contrast are the same, or have the same name.
+    """Raise UserError naming both files where two cases are the same, or have the same name.
 
-    Outputs are called by subject and session joined: ("p1_b", "") and ("p1", "b") would overwrite each other's.
+    Outputs are called by subject, session and contrast joined: ("p1_b", "", "T1") and ("p1", "b", "T1") would overwrite
+    each other's, and so would ("p1", "b", "T1") and ("p1", "", "b_T1").
     """
-    seen: dict[tuple[str, str], Case] = {}
+    seen: dict[str, Case] = {}
     for case in cases:
-        first = seen.setdefault((case.contrast, case.name), case)
+        first = seen.setdefault(case.name, case)
         if first is case:
             continue
         if (first.subject, first.session) != (case.subject, case.session):

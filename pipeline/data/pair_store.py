@@ -18,7 +18,7 @@ from pipeline.data.pairing import VERSION as REGISTRATION_VERSION
 from pipeline.data.pairing import BadScan, movement_between, on_grid_of, prepare_scan, seen_by
 from pipeline.data.store import StoredCase, intact, write_slices
 from pipeline.errors import UserError
-from pipeline.files import atomic_text, file_identity
+from pipeline.files import atomic_text, file_identity, make_folder
 from transforms.slices import centre_fit, occupied_slices
 
 VERSION = 1  # of what is stored; raise it when the same scans and movement give other slices
@@ -138,7 +138,7 @@ def build_pair_store(
         UserError: nothing could be stored, or something could not and `on_bad_volume` is "stop".
     """
     missing = [cases for cases in pairs if look_up_pair(cases, folder, settings) is None]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     failures = fill_store(
         extract_pair,
         {cases: (cases, folder, settings, cache) for cases in missing},

@@ -3,12 +3,13 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from nibabel.affines import voxel_sizes
 
+from pipeline.console import warnings_as_lines
 from pipeline.data.case import Case
 from pipeline.errors import UserError, first_cause
 from pipeline.files import atomic_text, file_identity
@@ -33,6 +34,8 @@ class PreparedScan:
         foreground: (N, h, w) bool, not padded.
         affine: (4, 4) of the unpadded volume, voxel to RAS millimetres.
         axis: Along which slices are cut.
+        way_back: What the chain's inverse needs besides slices, so that a translation can be written on the file's own
+            grid without reading it again; see `transforms.dictionary`.
     """
 
     slices: np.ndarray
@@ -40,6 +43,7 @@ class PreparedScan:
     foreground: np.ndarray
     affine: np.ndarray
     axis: str
+    way_back: Mapping[str, object] = field(default_factory=dict)
 
     def unpadded(self, slices: np.ndarray) -> np.ndarray:
         """Return a stack like `slices`, (N, H, W), without the padding: (N, h, w)."""
@@ -96,8 +100,9 @@ class PairReader:
         self.settings, self.stride, self.register, self.cache = settings, stride, register, cache
 
     def scan(self, path: Path) -> PreparedScan:
-        """Read one image; raises like `prepare_scan`."""
-        return prepare_scan(path, self.settings, self.stride)
+        """Read one image; raises like `prepare_scan`, and prints what it warns of."""
+        with warnings_as_lines():
+            return prepare_scan(path, self.settings, self.stride)
 
     def read(self, cases: tuple[Case, Case]) -> tuple[View, View, np.ndarray]:
         """Return the first scan as source, the second as source, and the (4, 4) movement from first to second.
@@ -137,6 +142,7 @@ def prepare_scan(path: Path, settings: Mapping[str, object], stride: int) -> Pre
         foreground=centre_fit(data["image_foreground"], *field_of_view, fill=False),
         affine=data["image_affine"],
         axis=settings["axis"],
+        way_back={name: value for name, value in data.items() if name not in ("image", "image_foreground")},
     )
 
 

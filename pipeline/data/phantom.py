@@ -19,7 +19,7 @@ from pipeline.console import progress
 from pipeline.data.case import Case
 from pipeline.data.head import TISSUES, grid, head_fractions, smooth_field
 from pipeline.errors import UserError
-from pipeline.files import atomic_path
+from pipeline.files import atomic_path, make_folder
 from pipeline.workers import end_with_parent
 
 Job = tuple[int, list[tuple[str, Path]]]  # a subject's number and its volumes to make: (contrast, path)
@@ -100,6 +100,8 @@ def phantom_cases(
         whole = dict(zip(every, pool.map(lambda case: is_whole(case.path, spacing_mm), every), strict=True))
     lacking = {number: [case for case in of_subject if not whole[case]] for number, of_subject in cases.items()}
     jobs = [(number, [(case.contrast, case.path) for case in todo]) for number, todo in lacking.items() if todo]
+    if jobs:
+        make_folder(home)
     make_all(jobs, seed, spacing_mm, processes, quiet)
     return every
 

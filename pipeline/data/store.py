@@ -19,7 +19,7 @@ from nibabel.affines import voxel_sizes
 from pipeline.data.case import Case
 from pipeline.data.extraction import fill_store
 from pipeline.errors import UserError
-from pipeline.files import atomic_text, atomic_write, file_identity
+from pipeline.files import atomic_text, atomic_write, file_identity, make_folder
 
 VERSION = 1  # of what is stored; raise it when the chain's results change
 LEVELS = 65535  # uint16: rounding -1..1 to it is 107 dB
@@ -149,7 +149,7 @@ def build_store(
         UserError: nothing could be stored, or something could not and `on_bad_volume` is "stop".
     """
     missing = [case for case in cases if look_up(case, folder, settings) is None]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     failures = fill_store(
         extract,
         {case: (case.path, folder, settings) for case in missing},

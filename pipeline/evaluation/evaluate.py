@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,32 @@ Baselines = dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]  # name ->
 Pair = tuple[Case, Case]
 
 
+@dataclass(frozen=True)
+class Translation:
+    """A test scan and what the model made of it: whoever wants to draw or to keep it need not make it again.
+
+    Attributes:
+        case: The source.
+        to: The target contrast.
+        scan: The source as the network took it.
+        slices: (N, H, W) in [-1, 1], translated, still padded.
+        view: The real target on the source's grid, None where there is none.
+    """
+
+    case: Case
+    to: str
+    scan: PreparedScan
+    slices: np.ndarray
+    view: View | None = None
+
+
+Seen = Callable[[Translation], None]
+
+
+def _pass_by(_: Translation) -> None:
+    """Keep nothing of a translation."""
+
+
 def evaluate(
     test: Sequence[Case],
     training_pairs: Sequence[Pair],
@@ -37,6 +63,7 @@ def evaluate(
     histograms: Mapping[str, Sequence[float]],
     protocols: Sequence[str] = (),
     registrations: Path | None = None,
+    seen: Seen = _pass_by,
     quiet: bool = False,
 ) -> Scores:
     """Score a model and the baselines on the test subjects, in both directions.
@@ -53,6 +80,7 @@ def evaluate(
         histograms: By contrast, the training cohort's foreground intensities in equal bins over [-1, 1].
         protocols: Published protocols to score in besides our own: "syndiff", "selfrdb", "reggan".
         registrations: Folder for the movements that were used; None keeps them in the cache only.
+        seen: Shown every translation once, as soon as it is there; it is not held in memory after that.
         quiet: Whether to leave out the progress bar.
 
     Raises:
@@ -60,7 +88,9 @@ def evaluate(
     """
     found = pairs(test, contrasts)
     if not found:
-        return evaluate_unpaired(test, contrasts, translate, reader=reader, histograms=histograms, quiet=quiet)
+        return evaluate_unpaired(
+            test, contrasts, translate, reader=reader, histograms=histograms, seen=seen, quiet=quiet
+        )
     scores = Scores(paired=True)
     baselines, scores.notes = _fit_baselines(training_pairs, contrasts, reader, histograms, quiet)
     scores.notes += _without_partner(test, found)
@@ -74,10 +104,12 @@ def evaluate(
             continue
         if registrations is not None and not np.array_equal(movement, np.eye(4)):
             write_movement(registrations / f"{name}_{contrasts[0]}-to-{contrasts[1]}.json", movement, pair)
-        for view, source, target in ((there, *contrasts), (back, *reversed(contrasts))):
-            predictions = _predictions(view.source, translate(view.source, target), baselines[target])
+        for view, case, target in ((there, pair[0], contrasts[1]), (back, pair[1], contrasts[0])):
+            translated = translate(view.source, target)
+            seen(Translation(case, target, view.source, translated, view))
+            predictions = _predictions(view.source, translated, baselines[target])
             for system, protocol, measured in _measure_all(predictions, view, protocols):
-                scores.subjects.append(SubjectScore(name, source, target, system, protocol, measured))
+                scores.subjects.append(SubjectScore(name, case.contrast, target, system, protocol, measured))
     _require_some(scores, len(found))
     return scores
 
@@ -89,6 +121,7 @@ def evaluate_unpaired(
     *,
     reader: PairReader,
     histograms: Mapping[str, Sequence[float]],
+    seen: Seen = _pass_by,
     quiet: bool = False,
 ) -> Scores:
     """Score without pairs: the cycle error, and how far intensities lie from those of the target's training cohort.
@@ -111,6 +144,7 @@ def evaluate_unpaired(
             warn(f"warning: {case.name}: {error}; left out of the evaluation")
             continue
         translated = translate(source, to)
+        seen(Translation(case, to, source, translated))
         back = source.unpadded(translate(replace(source, slices=translated), case.contrast))  # F(G(x))
         baselines = {COPY: copy_input, HISTOGRAM: HistogramMatch(quantiles[to])}
         for system, prediction in _predictions(source, translated, baselines).items():

@@ -1,17 +1,19 @@
 """The end of a run: evaluate the chosen checkpoint, translate the test subjects, draw, report, and log it all."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 
 from pipeline.console import say
 from pipeline.data.case import Case, pairs
-from pipeline.evaluation.evaluate import MODEL, evaluate
-from pipeline.evaluation.gallery import draw_curves, draw_gifs, translate_scan, translate_test_volumes
+from pipeline.evaluation.evaluate import MODEL, Translation, evaluate
+from pipeline.evaluation.gallery import Gallery, draw_curves, draw_gifs, translate_scan
 from pipeline.evaluation.logged_models import log_models
 from pipeline.evaluation.scores import Scores, metric_name
 from pipeline.evaluation.summary import write_summary
-from pipeline.evaluation.viewing import make_report_viewer
+from pipeline.evaluation.viewing import Candidates, keep_candidates, subjects_to_view
+from pipeline.report.viewer import make_viewer
 from pipeline.training.record import write_run_record
 from pipeline.training.sitting import Sitting
 from pipeline.translation.model import TranslationModel, load_model, translator_metadata
@@ -22,31 +24,17 @@ def finish(sitting: Sitting) -> None:
     config, folder, tracker = sitting.config, sitting.folder, sitting.tracker
     chosen = folder.evaluated(config.evaluation.checkpoint)
     model = load_model(chosen, sitting.device.type)
-    scores = _evaluate(sitting, model)
+    test, batch_size = sitting.prepared.split.test, config.evaluation.batch_size
+    gallery = Gallery(model, folder, batch_size) if config.evaluation.translate else None
+    with keep_candidates(folder.path, model) as candidates:
+        scores = _evaluate(sitting, model, [keeper for keeper in (gallery, candidates) if keeper])
+        viewer = make_viewer(subjects_to_view(test, scores, candidates)) if candidates else None
     say(f"\n{scores.text()}\n")
     files = scores.save(folder.path)
     write_run_record(folder.record, config, sitting.engine, sitting.position, sitting.device)
     gifs = draw_gifs(folder, config.contrasts)
     curves = draw_curves(folder, sitting.schedule.steps_per_epoch)
-    volumes = []
-    if config.evaluation.translate:
-        volumes = translate_test_volumes(
-            sitting.prepared.split.test,
-            model,
-            sitting.reader,
-            folder,
-            config.contrasts,
-            config.evaluation.batch_size,
-            sitting.quiet,
-        )
-    viewer = make_report_viewer(
-        sitting.prepared.split.test,
-        scores,
-        model,
-        sitting.reader,
-        batch_size=config.evaluation.batch_size,
-        quiet=sitting.quiet,
-    )
+    volumes = gallery.add_rest(test, sitting.reader, sitting.quiet) if gallery else []
     warnings = list(sitting.watch().warnings.values())
     write_summary(
         config,
@@ -76,8 +64,14 @@ def finish(sitting: Sitting) -> None:
     )
 
 
-def _evaluate(sitting: Sitting, model: TranslationModel) -> Scores:
+def _evaluate(sitting: Sitting, model: TranslationModel, keepers: Sequence[Gallery | Candidates]) -> Scores:
+    """Score the test subjects; each translation is made once, and shown to whoever draws or keeps it."""
     config, prepared = sitting.config, sitting.prepared
+
+    def show(translation: Translation) -> None:
+        for keeper in keepers:
+            keeper.add(translation)
+
     return evaluate(
         prepared.split.test,
         pairs(_everyone_in_training(sitting), config.contrasts),
@@ -87,6 +81,7 @@ def _evaluate(sitting: Sitting, model: TranslationModel) -> Scores:
         histograms=sitting.histograms,
         protocols=config.evaluation.protocols,
         registrations=sitting.folder.registration,
+        seen=show,
         quiet=sitting.quiet,
     )
 

@@ -11,6 +11,7 @@ from pipeline.console import progress, warn
 from pipeline.data.case import Case
 from pipeline.data.pairing import PairReader, PreparedScan
 from pipeline.errors import UserError
+from pipeline.evaluation.evaluate import Translation
 from pipeline.files import atomic_path
 from pipeline.report.curves import save_curves
 from pipeline.report.gif import epoch_title, save_gif
@@ -18,7 +19,7 @@ from pipeline.report.mosaic import volume_mosaic
 from pipeline.report.tiles import RADIOLOGICAL, save_png
 from pipeline.runs.folder import RunFolder
 from pipeline.translation.model import TranslationModel
-from pipeline.translation.translator import translate_slices, translate_volume
+from pipeline.translation.translator import translate_slices, volume_of_slices
 from pipeline.translation.volume import write_volume
 from transforms.raster import is_raster, write_raster
 from transforms.slices import stack_slices
@@ -57,29 +58,72 @@ def draw_curves(folder: RunFolder, steps_per_epoch: int) -> Path:
     return folder.curves
 
 
-def translate_test_volumes(
-    test: Sequence[Case],
-    model: TranslationModel,
-    reader: PairReader,
-    folder: RunFolder,
-    contrasts: tuple[str, str],
-    batch_size: int,
-    quiet: bool,
-) -> list[TranslatedVolume]:
-    """Write every test image translated to the other contrast, on its own grid, and a mosaic beside it.
+class Gallery:
+    """Writes each translation of a test image on its own grid, and a mosaic beside it, as the evaluation goes.
 
-    A test image that cannot be read was named by the evaluation; it is named again here and left out.
+    Nothing but names is held in memory. A test image that cannot be written is named and left out.
+
+    Args:
+        model: What translates.
+        folder: Of the run.
+        batch_size: Slices that go through the network at once, for images that the evaluation does not translate.
     """
-    by_key = {(case.subject, case.session, case.contrast): case for case in test}
-    written = []
-    for case in progress(test, title="translation", unit="vol", quiet=quiet):
-        target = contrasts[1 - contrasts.index(case.contrast)]
-        partner = by_key.get((case.subject, case.session, target))
+
+    def __init__(self, model: TranslationModel, folder: RunFolder, batch_size: int):
+        self.model, self.folder, self.batch_size = model, folder, batch_size
+        self._written: dict[Case, TranslatedVolume | None] = {}  # None: tried in vain
+
+    def add(self, translation: Translation) -> None:
+        """Write one translation."""
+        case = translation.case
         try:
-            written.append(_translate_one(case, partner, target, model, reader, folder, batch_size))
+            self._written[case] = self._write(translation)
         except UserError as error:
+            self._written[case] = None
             warn(f"warning: {error}; not translated")
-    return written
+
+    def add_rest(self, test: Sequence[Case], reader: PairReader, quiet: bool) -> list[TranslatedVolume]:
+        """Translate the test images that the evaluation has not, such as those without a partner; return all, in order.
+
+        One that cannot be read was named by the evaluation; it is named again here and left out.
+        """
+        rest = [case for case in test if case not in self._written]
+        for case in progress(rest, title="translation", unit="vol", quiet=quiet or not rest):
+            to = self.model.contrasts[1 - self.model.contrasts.index(case.contrast)]
+            try:
+                scan = reader.scan(case.path)
+                slices = translate_scan(scan, to, self.model, self.batch_size, str(case.path))
+            except UserError as error:
+                warn(f"warning: {error}; not translated")
+                continue
+            self.add(Translation(case, to, scan, slices))
+        return [volume for case in test if (volume := self._written.get(case))]
+
+    def _write(self, translation: Translation) -> TranslatedVolume:
+        case, to, scan = translation.case, translation.to, translation.scan
+        name = f"{case.name}_to_{to}"
+        translated = scan.unpadded(translation.slices)
+        if is_raster(case.path):
+            path = self.folder.translated / f"{name}.png"
+            with atomic_path(path) as temporary:
+                write_raster(temporary, (translated[0] + 1) / 2)
+        else:
+            path = self.folder.translated / f"{name}.nii.gz"
+            write_volume(volume_of_slices(scan, translation.slices, self.model, to), path)
+        mosaic = volume_mosaic(
+            scan.volume,
+            stack_slices(translated, scan.axis),
+            None if translation.view is None else stack_slices(translation.view.real, scan.axis),
+            spacing_mm=voxel_sizes(scan.affine),
+            source_name=case.contrast,
+            target_name=to,
+            axis=scan.axis,
+            title=f"{case.name} → {to}",
+            footer="" if is_raster(case.path) else RADIOLOGICAL,
+        )
+        picture = self.folder.mosaics / f"{name}.png"
+        save_png(mosaic, picture)
+        return TranslatedVolume(case, to, path, picture)
 
 
 def translate_scan(scan: PreparedScan, to: str, model: TranslationModel, batch_size: int, name: str) -> np.ndarray:
@@ -93,49 +137,3 @@ def translate_scan(scan: PreparedScan, to: str, model: TranslationModel, batch_s
         precision=model.precision,
         name=name,
     )
-
-
-def _translate_one(
-    case: Case,
-    partner: Case | None,
-    target: str,
-    model: TranslationModel,
-    reader: PairReader,
-    folder: RunFolder,
-    batch_size: int,
-) -> TranslatedVolume:
-    scan, real = _scan_and_real(case, partner, reader)
-    translated = scan.unpadded(translate_scan(scan, target, model, batch_size, str(case.path)))
-    if is_raster(case.path):
-        path = folder.translated / f"{case.name}_to_{target}.png"
-        with atomic_path(path) as temporary:
-            write_raster(temporary, (translated[0] + 1) / 2)
-    else:
-        path = folder.translated / f"{case.name}_to_{target}.nii.gz"
-        write_volume(translate_volume(case.path, model, target, batch_size=batch_size), path)
-    mosaic = volume_mosaic(
-        scan.volume,
-        stack_slices(translated, scan.axis),
-        None if real is None else stack_slices(real, scan.axis),
-        spacing_mm=voxel_sizes(scan.affine),
-        source_name=case.contrast,
-        target_name=target,
-        axis=scan.axis,
-        title=f"{case.name} → {target}",
-        footer="" if is_raster(case.path) else RADIOLOGICAL,
-    )
-    picture = folder.mosaics / f"{case.name}_to_{target}.png"
-    save_png(mosaic, picture)
-    return TranslatedVolume(case, target, path, picture)
-
-
-def _scan_and_real(case: Case, partner: Case | None, reader: PairReader) -> tuple[PreparedScan, np.ndarray | None]:
-    """Return a test scan and, on its grid, its real counterpart where there is one that can be used."""
-    if partner is not None:
-        try:
-            view, _, _ = reader.read((case, partner))
-        except UserError:  # told by the evaluation; the scan itself may still be good
-            pass
-        else:
-            return view.source, view.real
-    return reader.scan(case.path), None

@@ -15,6 +15,7 @@ from pipeline.exploration.outliers import LIMIT
 from pipeline.exploration.page import write_page
 from pipeline.exploration.record import write_record
 from pipeline.exploration.tables import summary_rows
+from pipeline.files import temporary_folder
 from pipeline.interruption import Interruption
 from pipeline.report.page import PHANTOM_NOTE, Report
 from pipeline.runs.folder import RunFolder, resolved_yaml
@@ -153,17 +154,19 @@ def _say(cohort: Cohort, findings: list[Finding]) -> None:
 
 def _log(config: Config, folder: Path, cohort: Cohort, findings: list[Finding]) -> str:
     """Log page and record to MLflow, as far as it answers; return how to open them there."""
-    tracker = Tracker(
-        folder,
-        experiment=config.tracking.experiment,
-        run_name=f"explore {config.tracking.run_name or config.name}",
-        params=config.model_dump(mode="json", include={"name", "contrasts", "data", "split", "preprocess"}),
-        tags={"kind": "exploration", "data": config.data.source},
-    )
-    with tracker:
-        counts = {f"images {contrast}": len(cohort.cases(contrast)) for contrast in cohort.contrasts}
-        counts |= {"pairs": len(cohort.pairs()), "unreadable": len(cohort.unreadable), "findings": len(findings)}
-        tracker.log_metrics({f"explore/{name}": number for name, number in counts.items()}, 0)
-        for name in (PAGE, RECORD):
-            tracker.log_artifact(folder / name)
-    return tracker.how_to_open()
+    with temporary_folder(folder) as aside:  # what a run keeps of its record, an exploration does not need
+        tracker = Tracker(
+            aside,
+            experiment=config.tracking.experiment,
+            run_name=f"explore {config.tracking.run_name or config.name}",
+            params=config.model_dump(mode="json", include={"name", "contrasts", "data", "split", "preprocess"}),
+            tags={"kind": "exploration", "data": config.data.source},
+            whole=folder / RECORD,
+        )
+        with tracker:
+            counts = {f"images {contrast}": len(cohort.cases(contrast)) for contrast in cohort.contrasts}
+            counts |= {"pairs": len(cohort.pairs()), "unreadable": len(cohort.unreadable), "findings": len(findings)}
+            tracker.log_metrics({f"explore/{name}": number for name, number in counts.items()}, 0)
+            for name in (PAGE, RECORD):
+                tracker.log_artifact(folder / name)
+        return tracker.how_to_open()

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
-from pipeline.files import atomic_text
+from pipeline.files import atomic_text, make_folder, writing_to
 
 if TYPE_CHECKING:
     from pipeline.runs.checkpoint import CheckpointFolder
@@ -110,13 +110,15 @@ class RunFolder:
         """Keep other processes out of the folder while the block runs (where the system has file locks).
 
         Raises:
-            UserError: another process is at work on this run.
+            UserError: another process is at work on this run, or nothing can be written there.
         """
         if fcntl is None:
             yield
             return
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as lock:
+        make_folder(self.path)
+        with writing_to(self.path):
+            lock = (self.path / ".lock").open("w")
+        with lock:
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by forked workers
             except (BlockingIOError, PermissionError) as error:

@@ -54,13 +54,23 @@ class Follower:
     Args:
         metrics: The metrics.jsonl to follow.
         note: A JSON file that names the MLflow run, so that a run without a checkpoint is found again.
+        whole: The file to name as complete where MLflow does not answer.
         resumed: Whether the run resumes from a checkpoint.
         run_id: The MLflow run that the checkpoint names.
         about: The arguments `experiment`, `name`, `params` and `tags` of `MlflowRun`.
     """
 
-    def __init__(self, metrics: Path, note: Path, *, resumed: bool, run_id: str | None, about: Mapping[str, object]):
-        self._metrics, self._note = metrics, note
+    def __init__(
+        self,
+        metrics: Path,
+        note: Path,
+        *,
+        whole: Path,
+        resumed: bool,
+        run_id: str | None,
+        about: Mapping[str, object],
+    ):
+        self._metrics, self._note, self._whole = metrics, note, whole
         noted_id = _noted_id(note)  # a checkpoint that was made before MLflow answered names no run
         self.run_id = run_id or (noted_id if resumed else None)
         self._unfinished_id = None if resumed else noted_id
@@ -189,7 +199,7 @@ class Follower:
         if not self._told:
             self._told = True
             store = without_password(self.uri or "MLflow")
-            warn(f"tracking: {store} is not followed ({reason}); the run goes on, {self._metrics} has everything")
+            warn(f"tracking: {store} is not followed ({reason}); the run goes on, {self._whole} has everything")
 
 
 def _noted_id(note: Path) -> str | None:

@@ -29,6 +29,7 @@ class Tracker:
         run_id: The MLflow run that the checkpoint names, which is continued.
         tags: Tags of the MLflow run.
         mlflow: Whether MLflow follows at all.
+        whole: Which file to name as complete where MLflow does not answer; None: metrics.jsonl.
 
     Raises:
         UserError: metrics.jsonl cannot be written.
@@ -45,12 +46,21 @@ class Tracker:
         run_id: str | None = None,
         tags: Mapping[str, str] | None = None,
         mlflow: bool = True,
+        whole: Path | None = None,
     ):
         self._metrics = MetricsFile(folder / "metrics.jsonl", step)
         self._asked_id = run_id
+        self._whole = whole or self._metrics.path
         about = {"experiment": experiment, "name": run_name, "params": flatten(params), "tags": dict(tags or {})}
         self._follower = (
-            Follower(self._metrics.path, folder / "mlflow.json", resumed=step is not None, run_id=run_id, about=about)
+            Follower(
+                self._metrics.path,
+                folder / "mlflow.json",
+                whole=self._whole,
+                resumed=step is not None,
+                run_id=run_id,
+                about=about,
+            )
             if mlflow
             else None
         )
@@ -134,7 +144,7 @@ class Tracker:
         """Say in a line where the record is and how to look at it."""
         follower = self._follower
         if follower is None or follower.experiment_id is None:
-            return f"{self._metrics.path} (MLflow was {'not reached' if follower else 'off'})"
+            return f"{self._whole} (MLflow was {'not reached' if follower else 'off'})"
         uri, place = without_password(follower.uri), f"/#/experiments/{follower.experiment_id}/runs/{follower.run_id}"
         if uri.startswith("http"):
             return f"{uri.rstrip('/')}{place}"

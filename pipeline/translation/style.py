@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.console import warnings_as_lines
 from pipeline.data.pairing import prepare_scan
 from pipeline.errors import UserError, first_cause
 from pipeline.translation.model import TranslationModel
@@ -28,7 +29,8 @@ def use_style_of(reference: Path, model: TranslationModel, to: str) -> None:
         raise UserError(
             f"{model.origin}: it has no styles to set; --style is for method munit, from a run's folder or a checkpoint"
         )
-    scan = prepare_scan(reference, model.settings, model.stride)
+    with warnings_as_lines():
+        scan = prepare_scan(reference, model.settings, model.stride)
     head = scan.foreground.mean(axis=(1, 2))
     slices = np.ascontiguousarray(scan.slices[head >= FAIR_SHARE * head.max()], dtype=np.float32)
     try:

@@ -1,5 +1,6 @@
 """One volume through a translation model: the preprocessing chain, the network, and the chain's way back."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from nibabel.spatialimages import SpatialImage
 from torch import nn
 
+from pipeline.data.pairing import PreparedScan
 from pipeline.errors import UserError, first_cause
 from pipeline.translation.model import TranslationModel
 from pipeline.translation.volume import image_like
@@ -46,21 +48,41 @@ def translate_volume(
         data = chain({"image": array, "image_affine": affine})
     except (ValueError, RuntimeError) as error:
         raise UserError(f"{name}: {first_cause(error)}") from error
-    facts = model.facts[to]
-    network = model.translators[to]
-    data["image"] = translate_slices(
+    translated = translate_slices(
         data["image"],
-        network,
+        model.translators[to],
         slices_with_content(data["image"], data["image_foreground"]),
         device=model.device,
         batch_size=batch_size,
         precision=model.precision,
         name=name,
     )
-    data["image_range"] = (facts["low"], facts["high"])
-    translated = chain.inverse(data)["image"]  # (X, Y, Z) on the source grid
+    return _on_source_grid(translated, {**data, "image_header": header}, model, to)
+
+
+def volume_of_slices(scan: PreparedScan, translated: np.ndarray, model: TranslationModel, to: str) -> nib.Nifti1Image:
+    """Return what `translate_volume` makes of a scan's file, from slices that are translated already.
+
+    Args:
+        scan: The source, from `pipeline.data.pairing.prepare_scan` with the model's settings and stride.
+        translated: (N, H, W) in [-1, 1], its translated slices, still padded: `translate_slices`.
+        model: What translated them.
+        to: The contrast they were translated to.
+    """
+    return _on_source_grid(translated, scan.way_back, model, to)
+
+
+def _on_source_grid(
+    translated: np.ndarray, way_back: Mapping[str, object], model: TranslationModel, to: str
+) -> nib.Nifti1Image:
+    """Lead translated slices (N, H, W) back through the chain, to the target contrast's training intensities."""
+    facts = model.facts[to]
+    chain = slice_chain(**model.settings, stride=model.stride, load=False)
+    data = {**way_back, "image": translated, "image_range": (facts["low"], facts["high"])}
+    voxels = chain.inverse(data)["image"]  # (X, Y, Z) on the source grid
+    affine, header = way_back["image_before_canonical"], way_back["image_header"]
     description = f"synthetic {to}, {model.origin}; not for clinical use"
-    return image_like(translated, affine, header, integer=facts["integer"], description=description)
+    return image_like(voxels, affine, header, integer=facts["integer"], description=description)
 
 
 def translate_slices(

@@ -221,6 +221,9 @@ def test_page_and_record_are_logged_to_mlflow(archives, tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     store = fresh_store(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    metrics = tmp_path / "out" / "metrics.jsonl"
+    metrics.parent.mkdir()
+    metrics.write_text("somebody's")
     assert explore(archives, tmp_path / "out", "tracking.mlflow=true", "tracking.experiment=looks") == 0
     experiment = client(store).get_experiment_by_name("looks")
     [run] = client(store).search_runs([experiment.experiment_id])
@@ -228,6 +231,8 @@ def test_page_and_record_are_logged_to_mlflow(archives, tmp_path, monkeypatch, c
     assert run.data.tags["kind"] == "exploration" and run.data.metrics["explore/findings"] == 1
     logged = {file.path for file in client(store).list_artifacts(run.info.run_id)}
     assert logged >= {"explore.html", "explore.json"}
+    assert metrics.read_text() == "somebody's"  # and nothing of ours beside it
+    assert sorted(path.name for path in metrics.parent.iterdir()) == ["explore.html", "explore.json", "metrics.jsonl"]
     assert run.info.run_id in capsys.readouterr().out.splitlines()[-1]
 
 
@@ -238,7 +243,8 @@ def test_a_dead_server_keeps_nobody_waiting(archives, tmp_path, monkeypatch, cap
         assert explore(archives, tmp_path / "out", "tracking.mlflow=true") == 0
     assert time.monotonic() - started < 60  # MLflow's own patience is minutes
     captured = capsys.readouterr()
-    assert "is not followed" in captured.err and "MLflow was not reached" in captured.out
+    assert "is not followed" in captured.err and f"{tmp_path}/out/explore.json has everything" in captured.err
+    assert "MLflow was not reached" in captured.out and ".tmp-" not in captured.out + captured.err
     assert (tmp_path / "out" / "explore.html").exists()
 
 

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.files import atomic_path, atomic_text, atomic_write, free_space, human_bytes
+from pipeline.files import (
+    atomic_path,
+    atomic_text,
+    atomic_write,
+    free_space,
+    human_bytes,
+    make_folder,
+    remove_stale,
+    temporary_folder,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -138,3 +147,36 @@ def test_byte_counts_read_well():
 
 def test_the_space_of_a_folder_still_to_be_made_is_that_of_its_disk(tmp_path):
     assert free_space(tmp_path / "not" / "there").split()[1] in ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def test_what_dead_processes_left_is_removed_and_nothing_else(tmp_path):
+    dead = 4194305  # beyond the largest number of a process
+    (tmp_path / "deep" / f".tmp-{dead}-folder").mkdir(parents=True)
+    (tmp_path / "deep" / f".tmp-{dead}-folder" / "0.npz").write_bytes(b"kept for a while")
+    (tmp_path / f".tmp-{dead}-ab12.png").write_bytes(b"half")
+    kept = ["note.txt", ".tmp-notes", f"tmp-{dead}-x", f".tmp-{os.getppid()}-ab12.png"]
+    for name in kept:
+        (tmp_path / name).write_bytes(b"mine")
+    foreign = tmp_path.parent / f"{tmp_path.name}-foreign"
+    foreign.mkdir()
+    (foreign / f".tmp-{dead}-ab12.png").write_bytes(b"not the run's")
+    (tmp_path / "link").symlink_to(foreign)
+    remove_stale(tmp_path)
+    assert names(tmp_path) == sorted([*kept, "deep", "link"])
+    assert names(tmp_path / "deep") == []
+    assert len(names(foreign)) == 1
+
+
+def test_a_temporary_folder_goes_with_what_it_holds_and_knows_its_process(tmp_path):
+    with temporary_folder(tmp_path / "run") as folder:
+        (folder / "a.npz").write_bytes(b"a")
+        assert folder.parent == tmp_path / "run" and folder.name.startswith(f".tmp-{os.getpid()}-")
+    assert names(tmp_path / "run") == []
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for folder in (Path("/proc/nope"), tmp_path / "file" / "below"):
+        with pytest.raises(UserError) as caught:
+            make_folder(folder)
+        assert str(caught.value).startswith(f"{folder}: cannot be written (")

@@ -221,3 +221,11 @@ def test_weights_that_networks_share_take_their_place_once(capsys):
     for word, copies in (("disk", 3 * 3), ("memory", 4)):  # three checkpoints of weights and moments; and gradients
         before, after = (float(re.search(rf"{word} +([0-9.]+) MiB", text)[1]) for text in (apart, shared))
         assert before - after == pytest.approx(4 * copies * 4 * block / 2**20, abs=0.2)
+
+
+def test_the_memory_is_that_of_the_step_in_which_the_generators_move_too(capsys):
+    def memory(critic_steps):
+        method = {"type": "dualgan", "adversarial": "wasserstein", "clip": 0.1, "critic_steps": critic_steps}
+        return re.search(r"memory +(.*) while", printed(capsys, config(method=method)))[1]
+
+    assert memory(5) == memory(1)

@@ -3,7 +3,7 @@ import subprocess
 import sys
 
 import pytest
-from small_run import CONFIGS
+from small_run import CONFIGS, QUICK, TINY, workshop
 
 from pipeline.run import main
 
@@ -71,3 +71,12 @@ def test_a_run_reports_nothing_to_mlflows_makers(place):
     command = [sys.executable, "-c", ask, str(CONFIGS / "ixi.yaml")]
     answer = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=120)
     assert (answer.returncode, answer.stdout) == (0, "None\n"), answer.stderr
+
+
+@pytest.mark.parametrize("key", ["data.folder", "preprocess.store", "output"])
+def test_a_folder_that_cannot_be_made_is_one_line_that_names_it(key, place, capsys):
+    shared = {"data.folder": workshop() / "phantom", "preprocess.store": place / "store", "output": place / "run"}
+    places = [f"{name}={value}" for name, value in (shared | {key: "/proc/nope"}).items()]
+    assert main([str(CONFIGS / "phantom.yaml"), *TINY, *QUICK, *places, "--quiet"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: /proc/nope") and "cannot be written (" in line

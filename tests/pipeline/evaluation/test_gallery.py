@@ -8,11 +8,14 @@ from torch import nn
 
 from pipeline.data.case import Case
 from pipeline.data.pairing import PairReader
-from pipeline.evaluation.gallery import draw_curves, draw_gifs, sample_frames, translate_test_volumes
+from pipeline.evaluation.evaluate import Translation
+from pipeline.evaluation.gallery import Gallery, draw_curves, draw_gifs, sample_frames
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.metrics_file import MetricsFile
 from pipeline.training.validation import save_sample
 from pipeline.translation.model import TranslationModel
+from pipeline.translation.translator import translate_volume
+from pipeline.translation.volume import write_volume
 
 CONTRASTS = ("T1", "T2")
 SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 64, "n4": False}
@@ -26,7 +29,7 @@ def model(settings, low=0.0, high=1000.0):
 
 def translate(cases, settings, folder):
     reader = PairReader(settings, 4, register=False, cache=folder.path / "cache")
-    return translate_test_volumes(cases, model(settings), reader, folder, CONTRASTS, 8, True)
+    return Gallery(model(settings), folder, 8).add_rest(cases, reader, True)
 
 
 # ── pictures of the training ────────────────────────────────────────────────────────────────────────────────
@@ -80,6 +83,28 @@ def test_volumes_are_written_on_their_own_grids_with_a_mosaic_each(tmp_path):
     assert np.corrcoef(image.get_fdata()[inside], source.get_fdata()[inside])[0, 1] > 0.95
     assert [one.mosaic.name for one in made] == ["s_T1_to_T2.png", "s_T2_to_T1.png"]
     assert all(min(Image.open(one.mosaic).size) > 100 for one in made)
+
+
+@pytest.mark.parametrize("spacing_mm", [None, [3.0, 6.0]])
+def test_what_is_written_is_what_the_file_alone_would_translate_to_to_the_byte(spacing_mm, tmp_path):
+    settings = {**SETTINGS, "percentiles": [0.5, 99.5], "spacing_mm": spacing_mm}
+    case = Case("s", "", "T1", write_scan(tmp_path / "s.nii.gz", scan("T1")))
+    (made,) = translate([case], settings, RunFolder(tmp_path / "run"))
+    write_volume(translate_volume(case.path, model(settings), "T2"), tmp_path / "alone.nii.gz")
+    assert made.path.read_bytes() == (tmp_path / "alone.nii.gz").read_bytes()
+
+
+def test_a_translation_that_was_shown_is_not_made_again_and_the_order_is_the_cases(tmp_path, monkeypatch):
+    settings = {**SETTINGS, "percentiles": [0.5, 99.5]}
+    cases = [Case("s", "", one, write_scan(tmp_path / f"{one}.nii.gz", scan(one))) for one in CONTRASTS]
+    reader = PairReader(settings, 4, register=False, cache=tmp_path / "cache")
+    read, paths = reader.scan, []
+    monkeypatch.setattr(reader, "scan", lambda path: paths.append(path) or read(path))
+    gallery = Gallery(model(settings), RunFolder(tmp_path / "run"), 8)
+    shown = read(cases[1].path)
+    gallery.add(Translation(cases[1], "T1", shown, shown.slices))
+    assert [made.case for made in gallery.add_rest(cases, reader, True)] == cases
+    assert paths == [cases[0].path]
 
 
 def test_a_scan_that_cannot_be_read_is_named_and_the_others_are_translated(tmp_path, capsys):

@@ -1,6 +1,3 @@
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -9,10 +6,11 @@ from nibabel.affines import apply_affine, from_matvec
 from torch import nn
 
 import pipeline.evaluation.viewing as viewing
-from pipeline.data.case import Case
+from pipeline.data.case import Case, pairs
 from pipeline.data.pairing import PairReader
+from pipeline.evaluation.evaluate import Translation
 from pipeline.evaluation.scores import Scores, SubjectScore
-from pipeline.evaluation.viewing import make_report_viewer, rank_names, subjects_to_view
+from pipeline.evaluation.viewing import Candidates, keep_candidates, rank_names, subjects_to_view
 from pipeline.translation.model import TranslationModel
 
 CONTRASTS = ("T1", "T2")
@@ -60,7 +58,18 @@ def scores(there, back=None):
 
 
 def view(test, found, model, folder):
-    return subjects_to_view(test, found, model, reader(folder), batch_size=8, quiet=True)
+    candidates, read = Candidates(folder, model), reader(folder)
+    coupled = pairs(test, CONTRASTS)
+    for pair in coupled:
+        for source, view in zip(pair, read.read(pair)[:2], strict=True):
+            candidates.add(translation(source, view.source, view))
+    for case in [] if coupled else [one for one in test if one.name not in found.failures]:
+        candidates.add(translation(case, read.scan(case.path)))
+    return subjects_to_view(test, found, candidates)
+
+
+def translation(case, scan, view=None):
+    return Translation(case, CONTRASTS[1 - CONTRASTS.index(case.contrast)], scan, -scan.slices, view)
 
 
 # ── which subjects ──────────────────────────────────────────────────────────────────────────────────────────
@@ -107,14 +116,13 @@ def test_without_pairs_the_first_scans_of_each_contrast_are_shown_without_a_real
     assert all(one.real is None for one in found)
 
 
-def test_a_subject_that_cannot_be_read_any_more_is_named_and_left_out(files, model, tmp_path, capsys):
+def test_what_was_not_kept_is_left_out(files, model, tmp_path):
     test = cases("ab", files)
-    test[0] = replace(test[0], path=Path("gone.nii.gz"))
-    found = view(test, scores({"a": 10.0, "b": 12.0}), model, tmp_path)
-    assert [one.label[:7] for one in found] == ["best: b", "best: b"]
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2 and all(line.startswith("warning: gone.nii.gz") for line in said)
-    assert all(line.endswith("; not in the viewer") for line in said)
+    candidates, read = Candidates(tmp_path, model), reader(tmp_path)
+    view = read.read(tuple(test[2:]))[0]
+    candidates.add(translation(test[2], view.source, view))
+    found = subjects_to_view(test, scores({"a": 10.0, "b": 12.0}), candidates)
+    assert [(one.label[:7], one.source_name) for one in found] == [("best: b", "T1")]
 
 
 # ── what is shown of them ───────────────────────────────────────────────────────────────────────────────────
@@ -135,12 +143,20 @@ def test_source_translation_and_real_target_lie_on_the_sources_grid(files, model
     assert there.units.startswith("In a T2 scan as the model was trained on, -1 is 12.5 and +1 is 1028 in")
 
 
-def test_without_the_package_one_line_says_how_to_get_it_and_nothing_is_translated(
-    files, model, tmp_path, monkeypatch, capsys
-):
+def test_translations_wait_in_files_that_go_when_the_report_is_made(files, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(viewing, "is_fetched", lambda: True)
+    (case, _) = cases("a", files)
+    with keep_candidates(tmp_path, model) as candidates:
+        candidates.add(translation(case, reader(tmp_path).scan(case.path)))
+        assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
+        assert candidates.get(case, "here").translated.dtype == np.uint8
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_package_one_line_says_how_to_get_it_and_nothing_is_kept(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(viewing, "is_fetched", lambda: False)
-    monkeypatch.setattr(viewing, "translate_scan", None)  # calling it would raise
-    found = scores({"a": 10.0})
-    assert make_report_viewer(cases("a", files), found, model, reader(tmp_path), batch_size=8, quiet=True) is None
+    with keep_candidates(tmp_path, model) as candidates:
+        assert candidates is None
     (said,) = capsys.readouterr().err.splitlines()
     assert "no interactive viewer" in said and "npm ci --prefix" in said and "make viewer" in said
+    assert list(tmp_path.iterdir()) == []

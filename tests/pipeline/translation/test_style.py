@@ -155,3 +155,14 @@ def test_a_style_that_the_network_cannot_make_is_one_line(munit, volumes, monkey
     with pytest.raises(UserError) as caught:
         use_style_of(volumes[1], model, "T2")
     assert str(caught.value) == f"{volumes[1]}: no style can be taken from it: CUDA out of memory."
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_nan_in_the_reference_is_one_line_by_file_name(munit, volumes, tmp_path, capsys):
+    image = nib.load(volumes[1])
+    voxels = image.get_fdata(dtype=np.float32)
+    voxels[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(voxels, image.affine), tmp_path / "reference.nii.gz")
+    assert run(munit, volumes[0], tmp_path / "out.nii.gz", "--style", tmp_path / "reference.nii.gz", "--quiet") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {tmp_path / 'reference.nii.gz'}: 1 NaN or infinite voxels were replaced")

@@ -1,0 +1,43 @@
+from collections import Counter
+
+from small_run import QUICK, phantom_run
+
+import pipeline.data.pairing as pairing
+import pipeline.evaluation.gallery as gallery
+import pipeline.evaluation.viewing as viewing
+
+
+def test_each_test_image_is_read_and_translated_once_for_scores_volumes_and_viewer(tmp_path, monkeypatch):
+    read, translated = Counter(), Counter()
+    prepare, send = pairing.prepare_scan, gallery.translate_slices
+
+    def counted_prepare(path, *more):
+        read[path.name] += 1
+        return prepare(path, *more)
+
+    def counted_send(slices, network, *more, **named):
+        translated[id(network)] += 1
+        return send(slices, network, *more, **named)
+
+    monkeypatch.setattr(pairing, "prepare_scan", counted_prepare)
+    monkeypatch.setattr(gallery, "translate_slices", counted_send)
+    monkeypatch.setattr(viewing, "is_fetched", lambda: True)  # whose package need not be there: candidates are kept
+    assert phantom_run(tmp_path / "run", *QUICK, "training.steps_per_epoch=1", "training.decay_epochs=0") == 0
+    made = sorted(path.name for path in (tmp_path / "run" / "translated").iterdir())
+    assert len(made) == 2
+    assert [read[f"{name.partition('_to_')[0]}.nii.gz"] for name in made] == [1, 1]
+    assert sorted(translated.values()) == [1, 1]
+    assert not list((tmp_path / "run").glob(".tmp-*"))
+
+
+def test_what_a_killed_run_left_half_written_goes_when_the_run_is_taken_up(tmp_path):
+    run = tmp_path / "run"
+    (run / "mosaics").mkdir(parents=True)
+    settings = (*QUICK, "training.steps_per_epoch=1", "training.decay_epochs=0", "evaluation.translate=false")
+    (run / "mosaics").rmdir()
+    assert phantom_run(run, *settings) == 0
+    (run / "mosaics").mkdir()
+    half = run / "mosaics" / ".tmp-4194305-abcd1234.png"  # beyond the largest number of a process
+    half.write_bytes(b"half")
+    assert phantom_run(run, *settings) == 0
+    assert not half.exists()
