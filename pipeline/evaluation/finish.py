@@ -6,12 +6,13 @@ import numpy as np
 
 from pipeline.console import say
 from pipeline.data.case import Case, pairs
-from pipeline.evaluation.evaluate import MODEL, evaluate
+from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.gallery import draw_curves, draw_gifs, translate_scan, translate_test_volumes
 from pipeline.evaluation.logged_models import log_models
 from pipeline.evaluation.scores import Scores, metric_name
 from pipeline.evaluation.summary import write_summary
 from pipeline.evaluation.viewing import make_report_viewer
+from pipeline.metrics.names import MODEL
 from pipeline.training.record import write_run_record
 from pipeline.training.sitting import Sitting
 from pipeline.translation.model import TranslationModel, load_model, translator_metadata
@@ -25,7 +26,6 @@ def finish(sitting: Sitting) -> None:
     scores = _evaluate(sitting, model)
     say(f"\n{scores.text()}\n")
     files = scores.save(folder.path)
-    write_run_record(folder.record, config, sitting.engine, sitting.position, sitting.device)
     gifs = draw_gifs(folder, config.contrasts)
     curves = draw_curves(folder, sitting.schedule.steps_per_epoch)
     volumes = []
@@ -64,7 +64,7 @@ def finish(sitting: Sitting) -> None:
     for warning in warnings:
         say(f"warned during training: {warning.title}: {warning.what_was_seen}")
     tracker.log_metrics(_final_metrics(scores), sitting.position.step)
-    for path in [*files, folder.record, *gifs.values(), curves, folder.report, *(volume.mosaic for volume in volumes)]:
+    for path in [*files, *gifs.values(), curves, folder.report, *(volume.mosaic for volume in volumes)]:
         tracker.log_artifact(path, "mosaics" if path.parent == folder.mosaics else None)
     log_models(
         tracker,
@@ -74,6 +74,8 @@ def finish(sitting: Sitting) -> None:
         checkpoint=f"{chosen.stem}, training stopped at step {sitting.position.step}",
         register_as=config.tracking.register_as,
     )
+    write_run_record(folder.record, config, sitting.engine, sitting.position, sitting.device)
+    tracker.log_artifact(folder.record)
 
 
 def _evaluate(sitting: Sitting, model: TranslationModel) -> Scores:

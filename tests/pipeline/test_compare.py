@@ -68,7 +68,7 @@ def test_slices_are_those_that_the_evaluation_translated(real, monkeypatch):
     runs = load_runs([real / "a", real / "b"])
     figure.draw_slices(runs, quiet=True)
     assert seen["methods"] == ["a", "b"] and len(seen["rows"]) == 2
-    (pair,) = figure._test_pairs(runs[0], True)
+    (pair,) = figure._test_pairs(runs[0])
     for run in runs:
         model = load_model(run.folder, "cpu")
         there, _ = figure._views(runs[0], pair, model.stride)
