@@ -81,7 +81,8 @@ def _skip_finished(jobs: Sequence[SweepJob], quiet: bool) -> None:
     for job in finished:
         job.code = EXIT_DONE
     if finished and not quiet:
-        say(f"finished before, so skipped: {', '.join(job.name for job in finished)} (--again evaluates them anew)")
+        them = "it" if len(finished) == 1 else "them"
+        say(f"finished before, so skipped: {', '.join(job.name for job in finished)} (--again evaluates {them} anew)")
 
 
 def _conclude(jobs: Sequence[SweepJob], page: Path, quiet: bool) -> int:

@@ -257,7 +257,8 @@ def _cohort(bound: FinishedRun, other: FinishedRun) -> str:
     if mine == theirs:
         return "pairs of the same training subjects"
     shared = len(mine & theirs)
-    return f"pairs of {len(mine)} training subjects, {shared or 'none'} of them among the others' {len(theirs)}"
+    count = f"{len(mine)} training subject{'s' if len(mine) > 1 else ''}"
+    return f"pairs of {count}, {shared or 'none'} of them among the others' {len(theirs)}"
 
 
 def is_known(value: Value | None) -> bool:

@@ -13,7 +13,7 @@ from pipeline.evaluation.scores import Scores, metric_name
 from pipeline.evaluation.summary import write_summary
 from pipeline.evaluation.viewing import make_report_viewer
 from pipeline.metrics.names import MODEL
-from pipeline.training.record import write_run_record
+from pipeline.training.record import take_back_the_end, write_run_record
 from pipeline.training.sitting import Sitting
 from pipeline.translation.model import TranslationModel, load_model, translator_metadata
 
@@ -21,6 +21,7 @@ from pipeline.translation.model import TranslationModel, load_model, translator_
 def finish(sitting: Sitting) -> None:
     """Do all that follows training; a rerun does it again, from the same checkpoint."""
     config, folder, tracker = sitting.config, sitting.folder, sitting.tracker
+    take_back_the_end(folder.record)
     chosen = folder.evaluated(config.evaluation.checkpoint)
     model = load_model(chosen, sitting.device.type)
     scores = _evaluate(sitting, model)

@@ -16,6 +16,8 @@ from pipeline.files import atomic_text
 from pipeline.runs.folder import fingerprint, json_text
 from pipeline.training.loop import Position
 
+MACHINE = ("device", "machine", "threads", "version", "torch")  # what trained; what evaluates anew may be another
+
 
 def write_run_record(path: Path, config: Config, engine: Engine, position: Position, device: torch.device) -> None:
     """Write steps, seconds, numbers of parameters and the machine, and that all of the run is done: the last thing.
@@ -24,13 +26,9 @@ def write_run_record(path: Path, config: Config, engine: Engine, position: Posit
     `translator_parameters` counts the weights that a translation of either direction uses as it is made by default,
     weights that the two share once: not MUNIT's style encoders, which only a style of the user's own needs.
     `parameters` counts each trained network whole. The machine is that of the last sitting that trained: evaluating
-    anew elsewhere changes no more than `configuration`, which is what `RunFolder.is_finished` looks for.
+    anew elsewhere does not change it. `configuration` is what `RunFolder.is_finished` looks for.
     """
     seconds = round(position.seconds, 3)
-    earlier = _earlier(path)
-    if (earlier.get("steps"), earlier.get("seconds")) == (position.step, seconds):
-        atomic_text(path, json_text({**earlier, "configuration": fingerprint(config)}))
-        return
     content = {
         "method": config.method.type,
         "steps": position.step,
@@ -48,7 +46,17 @@ def write_run_record(path: Path, config: Config, engine: Engine, position: Posit
         "torch": torch.__version__,
         "configuration": fingerprint(config),
     }
+    earlier = _earlier(path)
+    if (earlier.get("steps"), earlier.get("seconds")) == (position.step, seconds):
+        content |= {key: earlier[key] for key in MACHINE if key in earlier}
     atomic_text(path, json_text(content))
+
+
+def take_back_the_end(path: Path) -> None:
+    """Let a record no longer say that all of the run is done, for some of it is about to be done anew."""
+    earlier = _earlier(path)
+    if earlier.pop("configuration", None) is not None:
+        atomic_text(path, json_text(earlier))
 
 
 def _earlier(path: Path) -> dict:

@@ -3,16 +3,8 @@ import json
 import pytest
 from finished_runs import bound, finished_run
 
-from pipeline.comparison import runs as module
 from pipeline.comparison.runs import load_run, load_runs, runs_of_experiment
 from pipeline.errors import UserError
-from pipeline.evaluation.evaluate import COPY, HISTOGRAM, LOOKUP, MODEL
-from pipeline.metrics.protocols import OWN
-
-
-def test_names_are_those_that_scores_have():
-    names = (module.OWN, module.MODEL, module.COPY, module.HISTOGRAM, module.LOOKUP)
-    assert names == (OWN.name, MODEL, COPY, HISTOGRAM, LOOKUP)
 
 
 def test_a_run_is_read_with_its_figures_and_costs(tmp_path):
