@@ -1,5 +1,6 @@
 """The auto-encoders of MUNIT, which part an image into content and style (Huang et al. 2018, appendix B.2)."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -206,6 +207,11 @@ class StyleTranslator(nn.Module):
             ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
         """
         return self.decoder(self.content_encoder(image), self.style)
+
+    def translating_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the weights that `forward` uses: all but the style encoder's, which are for `encode_style` alone."""
+        yield from self.content_encoder.parameters()
+        yield from self.decoder.parameters()
 
     @torch.no_grad()
     def encode_style(self, slices: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """`--dry-run`: what a run would do, worked out without touching anything."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,17 +54,16 @@ def print_plan(config: Config) -> None:
 
 
 def planned_cases(config: Config) -> list[Case]:
-    """Return the cases the run would find; those of a phantom that is not made yet are only imagined."""
+    """Return the cases the run would find, making none: those of a phantom lie where they would be made."""
     if config.data.source != "phantom":
         return find_cases(config)
-    from pipeline.data.phantom import check_request
+    from pipeline.data.phantom import planned_phantom
 
-    check_request(config.contrasts, config.data.subjects, config.data.spacing_mm, config.data.seed)
-    return [
-        Case(f"phantom-{number:04d}", "", contrast, Path(f"phantom-{number:04d}_{contrast}.nii.gz"))
-        for number in range(1, config.data.subjects + 1)
-        for contrast in config.contrasts
-    ]
+    data = config.data
+    planned = planned_phantom(
+        data.folder, config.contrasts, subjects=data.subjects, spacing_mm=data.spacing_mm, seed=data.seed
+    )
+    return [case for of_subject in planned.values() for case in of_subject]
 
 
 def _split_rows(config: Config, split: CohortSplit, paired: bool) -> list[tuple[str, str, int, int, int]]:

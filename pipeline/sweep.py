@@ -9,12 +9,14 @@ from pipeline.comparison.checks import config_differences
 from pipeline.comparison.job import compare_folders
 from pipeline.console import guarded, say, warn
 from pipeline.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError
+from pipeline.runs.folder import RunFolder
 from pipeline.sweep_jobs import SweepJob, cuda_devices, plan, work_through
 
 DEFAULT = Path("runs/sweep")
 EPILOG = """exit codes: 0 all done, 2 bad input or configuration (checked before the first run starts), 3 some or all
-runs failed or could not be compared, 130/143 stopped with checkpoints, 1 our bug
-Each run has a process and a log file of its own (FOLDER/logs). The same command goes on where it stopped."""
+runs failed or could not be compared, 129/130/143 stopped with checkpoints, 1 our bug
+Each run has a process and a log file of its own (FOLDER/logs). The same command goes on where it stopped, and leaves
+out what is finished. Where no further process can be started, those under way are stopped with checkpoints: 2."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,6 +35,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--jobs", type=_positive, default=1, metavar="N",
                          help="runs at once (default: 1); on a machine with several CUDA devices each takes one; "
                          "on a CPU set threads=… so that they share it")  # fmt: skip
+    command.add_argument("--again", action="store_true",
+                         help="evaluate and report anew what is finished (default: skip a run whose folder holds it "
+                         "finished with the same configuration)")  # fmt: skip
     command.add_argument("--quiet", action="store_true", help="say nothing but failures and the comparison")
     command.add_argument("--version", action="version", version=__version__)
     return command
@@ -56,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     home = arguments.output or DEFAULT
     jobs = plan(configs, overrides, arguments.output, home / "logs")
     _warn_of_differences(jobs)
+    if not arguments.again:
+        _skip_finished(jobs, arguments.quiet)
     work_through(jobs, arguments.jobs, quiet=arguments.quiet, devices=cuda_devices() if arguments.jobs > 1 else ())
     return _conclude(jobs, home / "compare.html", arguments.quiet)
 
@@ -66,6 +73,16 @@ def _warn_of_differences(jobs: Sequence[SweepJob]) -> None:
     for job in others:
         for key, there, here in config_differences(first.config, job.config):
             warn(f"warning: {first.name} and {job.name} cannot be compared: {key} is {there!r} and {here!r}")
+
+
+def _skip_finished(jobs: Sequence[SweepJob], quiet: bool) -> None:
+    """Count as done what its folder holds finished; with another configuration pipeline.run decides."""
+    finished = [job for job in jobs if RunFolder(job.config.folder).is_finished(job.config)]
+    for job in finished:
+        job.code = EXIT_DONE
+    if finished and not quiet:
+        them = "it" if len(finished) == 1 else "them"
+        say(f"finished before, so skipped: {', '.join(job.name for job in finished)} (--again evaluates {them} anew)")
 
 
 def _conclude(jobs: Sequence[SweepJob], page: Path, quiet: bool) -> int:

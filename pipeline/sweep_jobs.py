@@ -20,6 +20,7 @@ from pipeline.errors import Stopped, UserError
 COMMAND = (sys.executable, "-m", "pipeline.run")
 POLL_S = 0.1
 STOPPED_CODES = {130, 143, -signal.SIGINT, -signal.SIGTERM}  # the last two: before it could catch a signal
+HANGUP = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has none
 
 
 @dataclass
@@ -30,7 +31,7 @@ class SweepJob:
         config: What it was asked for, overrides applied.
         arguments: Of `python -m pipeline.run`.
         log: The file that keeps what it prints.
-        code: Its exit code; None before its end.
+        code: Its exit code; None before its end, 0 from the beginning for one that need not be done.
         last_line: The last thing it said.
     """
 
@@ -101,7 +102,9 @@ def _shared(configs: Sequence[Path], jobs: Sequence[SweepJob]) -> Iterable[str]:
 
 
 def work_through(jobs: Sequence[SweepJob], at_once: int, *, quiet: bool, devices: Sequence[str] = ()) -> None:
-    """Do the runs, some at once; one that fails does not keep the others from being done.
+    """Do the runs that have no exit code yet, some at once; one that fails does not keep the others from being done.
+
+    Whatever ends this early, no process is left behind: those under way are stopped, and waited for.
 
     Args:
         jobs: The runs; their `code` and `last_line` are filled in.
@@ -112,21 +115,27 @@ def work_through(jobs: Sequence[SweepJob], at_once: int, *, quiet: bool, devices
 
     Raises:
         Stopped: a signal came; it was passed on, and the runs under way have written their checkpoints and ended.
+        UserError: a process or its log could not be started.
     """
-    waiting, slots = deque(enumerate(jobs, 1)), dict.fromkeys(range(at_once))
-    with _Signals(lambda: [job.process for job in slots.values() if job]) as signals:
-        while any(slots.values()) or (waiting and signals.first is None):
-            for slot, job in slots.items():
-                if job is not None and job.process.poll() is not None:
-                    _end(job, quiet)
-                    slots[slot] = None
-                if slots[slot] is None and waiting and signals.first is None:
-                    number, following = waiting.popleft()
-                    slots[slot] = following
-                    device = devices[slot % len(devices)] if devices else None
-                    _start(following, device, "" if quiet else f"{number}/{len(jobs)} ")
-            signals.pass_on()
-            time.sleep(POLL_S)
+    waiting = deque((number, job) for number, job in enumerate(jobs, 1) if job.code is None)
+    slots: dict[int, SweepJob | None] = dict.fromkeys(range(at_once))
+    with _Signals(lambda: [job.process for job in jobs if job.process]) as signals:
+        try:
+            while any(slots.values()) or (waiting and signals.first is None):
+                for slot, job in slots.items():
+                    if job is not None and job.process.poll() is not None:
+                        slots[slot] = None
+                        _end(job, quiet)
+                    if slots[slot] is None and waiting and signals.first is None:
+                        number, following = waiting.popleft()
+                        device = devices[slot % len(devices)] if devices else None
+                        _start(following, device, "" if quiet else f"{number}/{len(jobs)} ")
+                        slots[slot] = following
+                signals.pass_on()
+                time.sleep(POLL_S)
+        except BaseException:
+            signals.stop_all()
+            raise
     if signals.first is not None:
         left = [job.name for job in jobs if job.code != 0]
         raise Stopped(
@@ -147,8 +156,11 @@ def cuda_devices() -> list[str]:
 
 
 def _start(job: SweepJob, device: str | None, counted: str) -> None:
-    """Start a run in a process and a session of its own, so that Ctrl-C reaches it through us, and once."""
-    job.log.parent.mkdir(parents=True, exist_ok=True)
+    """Start a run in a process and a session of its own, so that Ctrl-C reaches it through us, and once.
+
+    Raises:
+        UserError: the system has no memory, process or open file left for it, or its log cannot be written.
+    """
     command = [*COMMAND, *job.arguments]
     home = str(Path(__file__).parents[1])
     paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -158,18 +170,26 @@ def _start(job: SweepJob, device: str | None, counted: str) -> None:
     where = "" if device is None else f" on CUDA device {device}"
     if counted:
         say(f"{counted}{job.name}: started{where}; {job.log}")
-    with job.log.open("ab") as log:
-        log.write(f"\n── {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command[1:])}{where}\n".encode())
-        log.flush()
-        job.log_start, job.started = log.tell(), time.monotonic()
-        job.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
+    header = f"\n── {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command[1:])}{where}\n"
+    try:
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with job.log.open("ab") as log:
+            log.write(header.encode())
+            log.flush()
+            job.log_start, job.started = log.tell(), time.monotonic()
+            job.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise UserError(
+            f"{job.name}: could not be started with its log {job.log} ({error.strerror or error}); runs under way were "
+            "stopped; see to that, perhaps with fewer --jobs, and the same command goes on from there"
+        ) from error
 
 
 def _end(job: SweepJob, quiet: bool) -> None:
@@ -177,7 +197,8 @@ def _end(job: SweepJob, quiet: bool) -> None:
     if job.code == 0 and not quiet:
         say(f"{job.name}: done in {(time.monotonic() - job.started) / 60:.1f} min")
     elif job.code in STOPPED_CODES:
-        warn(f"{job.name}: stopped ({job.code}): {job.last_line}")
+        with suppress(OSError):  # the terminal may have been closed
+            warn(f"{job.name}: stopped ({job.code}): {job.last_line}")
     elif job.code != 0:
         warn(f"{job.name}: failed with exit code {job.code}: {job.last_line}; {job.log} has the rest")
 
@@ -193,14 +214,19 @@ def _last_line(job: SweepJob) -> str:
 
 
 class _Signals:
-    """While entered, notes SIGINT and SIGTERM and passes each on to the processes at work."""
+    """While entered, notes SIGINT, SIGTERM and SIGHUP and passes each on to the processes at work.
+
+    A closed terminal (SIGHUP) stops them as SIGTERM does, with checkpoints; under nohup it stops nothing.
+    """
 
     def __init__(self, processes: Callable[[], list[subprocess.Popen]]):
         self.first: int | None = None
         self._processes, self._arrived, self._passed, self._before = processes, [], {}, {}
 
     def __enter__(self) -> "_Signals":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in filter(None, (signal.SIGINT, signal.SIGTERM, HANGUP)):
+            if number == HANGUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue
             try:
                 self._before[number] = signal.signal(number, self._note)
             except ValueError:  # not the main thread
@@ -212,13 +238,20 @@ class _Signals:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self._arrived.append(number)
+        self._arrived.append(signal.SIGTERM if number == HANGUP else number)
         if self.first is None:
             self.first = number
             name = signal.Signals(number).name
             note = f"\n{name}: passed on; waiting until the runs have saved (Ctrl-C again stops them at once)\n"
             with suppress(OSError):  # past sys.stderr, whose buffer the interrupted code may be holding
                 os.write(2, note.encode())
+
+    def stop_all(self) -> None:
+        """Have every process save and end, and wait for it."""
+        self._arrived.append(signal.SIGTERM)
+        while any(process.poll() is None for process in self._processes()):
+            self.pass_on()
+            time.sleep(POLL_S)
 
     def pass_on(self) -> None:
         """Send every process what has arrived and it has not been sent yet: also one that was just starting."""

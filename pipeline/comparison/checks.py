@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from math import isclose
 
 from pipeline.comparison.columns import in_order
-from pipeline.comparison.runs import COPY, HISTOGRAM, LOOKUP, OWN, FinishedRun
+from pipeline.comparison.runs import FinishedRun
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
+from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, OWN
 
 SHOWN_NAMES = 5
 CLOSE = 1e-3  # relative: what libraries of another version may change in a baseline
@@ -26,9 +27,9 @@ def require_comparable(runs: Sequence[FinishedRun]) -> None:
     """
     first, *others = runs
     problems = [
-        f"{what}: {there} in {first.folder}, {here} in {run.folder}"
+        f"{what}: {there} in {other.folder}, {here} in {run.folder}"
         for run in others
-        for what, there, here in _differences(first, run)
+        for other, what, there, here in _from_the_others(first, _first_alike(runs, run), run)
     ]
     if problems:
         raise UserError(
@@ -55,6 +56,24 @@ def config_differences(first: Config, second: Config) -> Iterator[tuple[str, obj
         yield from ((f"{section}.{name}", there[name], here[name]) for name in names if there[name] != here[name])
 
 
+def _first_alike(runs: Sequence[FinishedRun], run: FinishedRun) -> FinishedRun:
+    """Return the first run that is a paired bound, or none, as this one is."""
+    return next(one for one in runs if one.is_bound == run.is_bound)
+
+
+def _from_the_others(
+    first: FinishedRun, alike: FinishedRun, run: FinishedRun
+) -> list[tuple[FinishedRun, str, str, str]]:
+    """Return what sets a run apart from the first of all and, if nothing does, from the first of its kind.
+
+    A bound trains on other images than the rest, so that it can vouch for no run's training subjects but a bound's.
+    """
+    found = [(first, *difference) for difference in _differences(first, run)]
+    if found or alike is first or alike is run:
+        return found
+    return [(alike, *difference) for difference in _differences(alike, run)]
+
+
 def _differences(first: FinishedRun, run: FinishedRun) -> list[tuple[str, str, str]]:
     """Return what forbids to compare two runs; what follows from another difference is left out."""
     found = [(key, repr(there), repr(here)) for key, there, here in config_differences(first.config, run.config)]
@@ -77,7 +96,7 @@ def _split_differences(first: FinishedRun, run: FinishedRun) -> Iterator[tuple[s
 def _scored_differences(first: FinishedRun, run: FinishedRun) -> Iterator[tuple[str, str, str]]:
     for way in first.ways:
         there, here = (
-            set().union(*(values for values in one.by_subject.get((*way, COPY), {}).values())) for one in (first, run)
+            set().union(*(values for values in one.by_scan.get((*way, COPY), {}).values())) for one in (first, run)
         )
         if there != here:
             yield _names(f"test subjects that could be scored, {' → '.join(way)}", there, here)
@@ -91,7 +110,7 @@ def _baseline_differences(first: FinishedRun, run: FinishedRun) -> Iterator[tupl
     same_training = first.split["train"] == run.split["train"]
     for way in first.ways:
         for system in (COPY, HISTOGRAM, LOOKUP) if same_training else (COPY,):
-            there, here = (one.by_subject.get((*way, system), {}) for one in (first, run))
+            there, here = (one.by_scan.get((*way, system), {}) for one in (first, run))
             for column in in_order(there.keys() & here.keys()):
                 for subject, value in there[column].items():
                     other = here[column].get(subject, float("nan"))

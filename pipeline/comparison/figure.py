@@ -3,22 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from pipeline.comparison.runs import FinishedRun, Way
-from pipeline.console import warn
+from pipeline.console import progress, warn
 from pipeline.data.case import Case, pairs
 from pipeline.data.pairing import PairReader, View
 from pipeline.data.split_file import split_from_file
 from pipeline.errors import UserError
 from pipeline.evaluation.gallery import translate_scan
-from pipeline.metrics.agreement import psnr
-from pipeline.metrics.protocols import DATA_RANGE
+from pipeline.metrics.agreement import DATA_RANGE, psnr
+from pipeline.plan import planned_cases
 from pipeline.report.side_by_side import SliceOfMethods, side_by_side
 from pipeline.report.tiles import RADIOLOGICAL, Tile
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.prepare import chain_settings, find_cases
+from pipeline.runs.prepare import chain_settings, registrations
 from pipeline.translation.model import TranslationModel, load_model
 
 SUBJECTS = 2  # the first by name: chosen without a look at any score
@@ -27,15 +28,16 @@ MEASURE = "PSNR: of this slice, inside the head of the real target, data range 2
 
 
 def draw_slices(runs: Sequence[FinishedRun], quiet: bool) -> Tile:
-    """Translate the same slices with every run's model, on the CPU, and draw them side by side.
+    """Translate the same slices with every run's model, on the CPU, and draw them side by side; makes no data anew.
 
     Raises:
         UserError: the data is no longer where the runs had it, or a checkpoint cannot be read.
     """
+    found = _test_pairs(runs[0])
     models = {run.label: load_model(_checkpoint(run), "cpu") for run in runs}
     strides = {model.stride for model in models.values()}
     rows: list[SliceOfMethods] = []
-    for pair in _test_pairs(runs[0], quiet):
+    for pair in progress(found, total=min(SUBJECTS, len(found)), title="slices", unit="subject", quiet=quiet):
         try:
             views = {stride: _views(runs[0], pair, stride) for stride in strides}
         except UserError as error:
@@ -64,23 +66,32 @@ def _phantom(run: FinishedRun) -> str:
     return " (phantom: easier than real data)" if run.config.data.source == "phantom" else ""
 
 
-def _test_pairs(run: FinishedRun, quiet: bool) -> list[tuple[Case, Case]]:
-    """Return the test subjects' pairs, in order of name."""
+def _test_pairs(run: FinishedRun) -> list[tuple[Case, Case]]:
+    """Return the test subjects' pairs, in order of name.
+
+    Raises:
+        UserError: the data is not where the run had it.
+    """
     contrasts = run.config.contrasts
-    cases = find_cases(run.config, quiet=quiet)
+    cases = planned_cases(run.config)
     split = split_from_file(RunFolder(run.folder).split, cases, contrasts, pairing=run.config.split.pairing)
-    return pairs(split.test, contrasts)
+    found = pairs(split.test, contrasts)
+    if not any(case.path.exists() for pair in found for case in pair):
+        raise UserError(f"{run.config.data.folder}: the test subjects' images are no longer there")
+    return found
 
 
 def _views(run: FinishedRun, pair: tuple[Case, Case], stride: int) -> tuple[View, View]:
     """Return a pair in both directions, padded as a model of that stride takes it."""
-    reader = PairReader(
-        chain_settings(run.config.preprocess),
-        stride,
-        register=run.config.evaluation.register_pairs,
-        cache=run.config.preprocess.store / "registrations",
-    )
-    there, back, _ = reader.read(pair)
+    kept = registrations(run.config.preprocess)
+    with TemporaryDirectory() as forgotten:  # a store that has gone is not made anew
+        reader = PairReader(
+            chain_settings(run.config.preprocess),
+            stride,
+            register=run.config.evaluation.register_pairs,
+            cache=kept if kept.is_dir() else Path(forgotten),
+        )
+        there, back, _ = reader.read(pair)
     return there, back
 
 

@@ -12,6 +12,7 @@ from pipeline.comparison.statistics import Difference
 from pipeline.comparison.table import Comparison, Direction, Row, Value
 from pipeline.console import table
 from pipeline.files import atomic_text
+from pipeline.metrics.names import OWN
 
 NONE = "—"
 
@@ -27,6 +28,13 @@ def value_text(column: str, value: Value | None) -> str:
 def p_text(p: float | None) -> str:
     """Return a p-value as text."""
     return NONE if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def count_text(direction: Direction) -> str:
+    """Return how many subjects the figures of a direction are of: "4 subjects", or "3 to 4 subjects"."""
+    counts = {value.n for row in direction.rows for value in row.values.values()}
+    numbers = " to ".join(str(number) for number in dict.fromkeys([min(counts), max(counts)]))
+    return f"{numbers} subject{'' if numbers == '1' else 's'}"
 
 
 def seconds_text(row: Row) -> str:
@@ -75,7 +83,7 @@ def _terminal_table(direction: Direction) -> str:
         )
     columns = [f"{heading(column)} {arrow(column)}" for column in shown]
     headings = ["", "method", *columns, "Δ to best [95 % CI]", "p (Holm)", "s/step", "parameters"]
-    return f"{' → '.join(direction.way)}\n{table(headings, body)}"
+    return f"{' → '.join(direction.way)}, {count_text(direction)}\n{table(headings, body)}"
 
 
 def interval_text(column: str, difference: Difference | None) -> str:
@@ -96,7 +104,7 @@ def save(comparison: Comparison, csv_path: Path, json_path: Path) -> None:
     writer.writerows(rows)
     atomic_text(csv_path, stream.getvalue())
     content = {
-        "protocol": comparison.runs[0].protocols["own"],
+        "protocol": comparison.runs[0].protocols[OWN],
         "reference": {"_to_".join(one.way): one.reference for one in comparison.directions},
         "runs": [
             {
@@ -130,7 +138,7 @@ def _plain_rows(direction: Direction) -> Iterator[dict]:
                 "label": row.label,
                 "kind": row.kind,
                 "method": row.method,
-                "protocol": "own",
+                "protocol": OWN,
                 "unit": "volume",
                 "region": region,
                 "metric": metric,

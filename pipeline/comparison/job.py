@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.comparison.checks import require_comparable
 from pipeline.comparison.runs import FinishedRun, load_runs
 from pipeline.console import say, warn
 from pipeline.errors import UserError
 from pipeline.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from pipeline.report.page import Picture
 
 METRICS = "metrics.jsonl"  # what a comparison's record holds while MLflow has not got it
 
@@ -78,7 +82,7 @@ def _write(runs: Sequence[FinishedRun], outputs: Outputs, quiet: bool) -> None:
     say(f"  MLflow      {how_to_open}")
 
 
-def _picture(runs: Sequence[FinishedRun], path: Path, quiet: bool):
+def _picture(runs: Sequence[FinishedRun], path: Path, quiet: bool) -> "Picture | None":
     """Draw and write the figure; where the data has gone, say so and do without."""
     from pipeline.comparison.figure import CAPTION, draw_slices
     from pipeline.report.page import Picture

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pipeline import __version__
 from pipeline.comparison.columns import arrow, difference_heading, digits, heading, higher_is_better
-from pipeline.comparison.files import NONE, kind_text, p_text, parameters_text, seconds_text, value_text
-from pipeline.comparison.runs import OWN
+from pipeline.comparison.files import NONE, count_text, kind_text, p_text, parameters_text, seconds_text, value_text
 from pipeline.comparison.statistics import Difference
 from pipeline.comparison.table import BASELINE, Comparison, Direction, Row, is_known
 from pipeline.files import atomic_text
+from pipeline.metrics.names import OWN
 from pipeline.report.page import PHANTOM_FLAG, PHANTOM_NOTE, Highlight, Picture, Report, page_environment
 
 SIGNIFICANT = 0.05
@@ -93,10 +93,9 @@ def _highlight(direction: Direction) -> Highlight:
 
 def _laid_out(direction: Direction) -> dict:
     """Return a direction's two tables as text."""
-    counts = sorted({value.n for row in direction.rows for value in row.values.values()})
     return {
         "title": " → ".join(direction.way),
-        "count": "n = " + " to ".join(str(number) for number in dict.fromkeys([counts[0], counts[-1]])),
+        "count": count_text(direction),
         "columns": [(heading(column), arrow(column)) for column in direction.columns],
         "difference_columns": [difference_heading(column) for column in direction.columns],
         "reference": direction.reference,

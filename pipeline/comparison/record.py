@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 
-from pipeline.comparison.runs import MODEL, OWN, FinishedRun
+from pipeline.comparison.runs import FinishedRun
 from pipeline.comparison.table import Comparison
 from pipeline.evaluation.scores import SummaryRow, metric_name
+from pipeline.metrics.names import MODEL, OWN
 from pipeline.tracking.tracker import Tracker
 
 

@@ -13,18 +13,11 @@ from pipeline.config.methods import PAIRED
 from pipeline.config.schema import Config
 from pipeline.console import warn
 from pipeline.errors import UserError
+from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL, OWN
 from pipeline.runs.folder import RunFolder
 
-OWN = "own"  # the protocol, as pipeline.metrics.protocols names it
-MODEL, COPY, HISTOGRAM, LOOKUP = (
-    "model",
-    "copy",
-    "histogram matching",
-    "lookup",
-)  # systems, as evaluate has them
-
 Way = tuple[str, str]  # source and target contrast
-Figures = dict[str, dict[str, float]]  # "region/metric" -> subject -> value
+Figures = dict[str, dict[str, float]]  # "region/metric" -> scan or subject -> value
 
 
 @dataclass(frozen=True)
@@ -36,8 +29,8 @@ class FinishedRun:
         label: What tables call it: its name, unique among the runs compared.
         config: Its resolved configuration.
         split: {"train": {contrast: names}, "validation": names, "test": names}.
-        summary: Rows of scores.json: source, target, system, protocol, unit, region, metric, mean, sd, n.
-        by_subject: Of our own protocol and whole volumes, by source, target and system, figures within the head.
+        by_scan: Of our own protocol and whole volumes, by source, target and system, figures within the head; a
+            subject with several sessions has several scans.
         protocols: Name -> how it measures, in words.
         record: The content of run.json; empty where a run is older than that file.
         mlflow_id: Its MLflow run, where it has one.
@@ -47,8 +40,7 @@ class FinishedRun:
     label: str
     config: Config
     split: dict
-    summary: list[dict]
-    by_subject: dict[tuple[str, str, str], Figures]
+    by_scan: dict[tuple[str, str, str], Figures]
     protocols: dict[str, str]
     record: dict
     mlflow_id: str | None
@@ -163,8 +155,7 @@ def load_run(path: Path) -> FinishedRun:
             label=config.name,
             config=config,
             split={part: _json(folder.split)[part] for part in ("train", "validation", "test")},
-            summary=[{**row, "mean": _number(row["mean"]), "sd": _number(row["sd"])} for row in scores["summary"]],
-            by_subject=_by_subject(scores["subjects"]),
+            by_scan=_by_scan(scores["subjects"]),
             protocols=dict(scores["protocols"]),
             record=_json(folder.record) if folder.record.is_file() else {},
             mlflow_id=_json(note).get("run_id") if (note := path / "mlflow.json").is_file() else None,
@@ -173,7 +164,7 @@ def load_run(path: Path) -> FinishedRun:
         raise UserError(
             f"{path}: its scores.json is of another version or damaged ({error!r}); run again: {_command(folder)}"
         ) from error
-    if not any(RANKING in run.by_subject.get((*way, MODEL), {}) for way in run.ways):
+    if not any(RANKING in run.by_scan.get((*way, MODEL), {}) for way in run.ways):
         raise UserError(f"{path}: its test subjects have no pairs, so nothing says which translation is better")
     return run
 
@@ -194,7 +185,7 @@ def _number(stored: float | str | None) -> float:
     return float("nan") if stored is None else float(stored)
 
 
-def _by_subject(rows: Sequence[dict]) -> dict[tuple[str, str, str], Figures]:
+def _by_scan(rows: Sequence[dict]) -> dict[tuple[str, str, str], Figures]:
     """Return our own protocol's figures of whole volumes within the head (the foreground, or deeper inside)."""
     found: dict[tuple[str, str, str], Figures] = {}
     for row in rows:
@@ -205,6 +196,9 @@ def _by_subject(rows: Sequence[dict]) -> dict[tuple[str, str, str], Figures]:
     return found
 
 
+_SYSTEMS = (MODEL, COPY, HISTOGRAM, LOOKUP)
+
+
 def _labelled(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
     """Give runs that share a name a label that none shares: their folder."""
     names = [run.label for run in runs]
@@ -212,9 +206,6 @@ def _labelled(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
         replace(run, label=run.label if names.count(run.label) == 1 and run.label not in _SYSTEMS else str(run.folder))
         for run in runs
     ]
-
-
-_SYSTEMS = (MODEL, COPY, HISTOGRAM, LOOKUP)
 
 
 def subjects_by_scan(run: FinishedRun) -> Iterator[tuple[str, str]]:

@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, isnan
+from statistics import fmean
 
 from pipeline.comparison.columns import RANKING, badness, in_order, tested
-from pipeline.comparison.runs import COPY, HISTOGRAM, LOOKUP, MODEL, OWN, Figures, FinishedRun, Way, subjects_by_scan
+from pipeline.comparison.runs import Figures, FinishedRun, Way, subjects_by_scan
 from pipeline.comparison.statistics import Difference, holm, paired_difference
+from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL
+from pipeline.metrics.protocols import summarise
 from pipeline.tracking.mlflow_run import flatten
 
 FEWEST_FOR_SIGNIFICANCE = 6  # subjects: 2/2⁶ is the first below 0.05
@@ -21,7 +24,7 @@ UNINTERESTING = (
 
 @dataclass(frozen=True)
 class Value:
-    """Mean and sample SD over `n` test subjects."""
+    """Mean and sample SD over `n` test subjects; one with several sessions counts once, with their mean."""
 
     mean: float
     sd: float
@@ -137,7 +140,7 @@ def _direction(runs: Sequence[FinishedRun], way: Way) -> Direction:
 
 def _has(run: FinishedRun, way: Way) -> bool:
     """Whether a run's model was scored in a direction."""
-    return RANKING in run.by_subject.get((*way, MODEL), {})
+    return RANKING in run.by_scan.get((*way, MODEL), {})
 
 
 def _home_of_baselines(runs: Sequence[FinishedRun]) -> FinishedRun:
@@ -146,24 +149,34 @@ def _home_of_baselines(runs: Sequence[FinishedRun]) -> FinishedRun:
 
 
 def _values(run: FinishedRun, way: Way, system: str) -> dict[str, Value]:
-    """Return a system's summary as the run reported it."""
+    """Return a system's mean and SD over subjects, by column."""
+    columns = _by_subject(run, run.by_scan.get((*way, system), {})).items()
     return {
-        f"{row['region']}/{row['metric']}": Value(row["mean"], row["sd"], row["n"])
-        for row in run.summary
-        if (row["source"], row["target"], row["system"], row["protocol"], row["unit"]) == (*way, system, OWN, "volume")
-        and row["region"] != "image"
+        column: Value(*summarise([{column: value} for value in values.values()])[column]) for column, values in columns
     }
 
 
 def _figures(run: FinishedRun, way: Way, system: str) -> Figures:
-    """Return what differences are taken of, by subject; a subject's sessions, which are not independent, averaged."""
+    """Return what differences are taken of, by column and subject."""
+    scans = run.by_scan.get((*way, system), {})
+    return _by_subject(
+        run,
+        {column: {scan: tested(column, value) for scan, value in values.items()} for column, values in scans.items()},
+    )
+
+
+def _by_subject(run: FinishedRun, figures: Figures) -> Figures:
+    """Return figures by subject from those by scan: the mean over a subject's sessions, which are not independent.
+
+    A session whose figure is NaN is left out, and a subject who has no other stays NaN.
+    """
     subject_of = dict(subjects_by_scan(run))
     averaged: Figures = {}
-    for column, values in run.by_subject.get((*way, system), {}).items():
+    for column, values in figures.items():
         grouped: dict[str, list[float]] = {}
         for scan, value in values.items():
-            grouped.setdefault(subject_of.get(scan, scan), []).append(tested(column, value))
-        averaged[column] = {subject: sum(found) / len(found) for subject, found in grouped.items()}
+            grouped.setdefault(subject_of.get(scan, scan), []).extend([] if isnan(value) else [value])
+        averaged[column] = {subject: fmean(found) if found else float("nan") for subject, found in grouped.items()}
     return averaged
 
 
@@ -209,7 +222,10 @@ def _about_subjects(run: FinishedRun, comparisons: int) -> list[str]:
             f"fall below {smallest:.3f} ({comparisons} × 2/2ⁿ)."
         )
     if subjects < len(scans):
-        notes.append("Some subjects have several sessions: tests and intervals take each subject's mean.")
+        notes.append(
+            "Some subjects have several sessions: every mean, interval and test here takes each subject's mean, where "
+            "the runs' own reports count sessions."
+        )
     return notes
 
 
@@ -224,12 +240,25 @@ def _about_runs(runs: Sequence[FinishedRun]) -> list[str]:
         notes.append(f"No run.json, so neither seconds nor parameters: {', '.join(unknown)}; run again to have them.")
     bounds = [run.label for run in runs if run.is_bound]
     if bounds and len(bounds) < len(runs):
+        others = _home_of_baselines(runs)
+        said = [f"{run.label} trained on {_cohort(run, others)}" for run in runs if run.is_bound]
         notes.append(
-            f"Paired bound: {', '.join(bounds)} trained on pairs, which the others never saw, and on another cohort; "
-            "it shows what pairs would be worth, and takes no part in who is best. Baselines are those of "
-            f"{_home_of_baselines(runs).label}."
+            f"Paired bound: {'; '.join(said)}. The others never saw pairs; a bound shows what pairs would be "
+            f"worth, and takes no part in who is best. Baselines are those of {others.label}."
         )
     return notes
+
+
+def _cohort(bound: FinishedRun, other: FinishedRun) -> str:
+    """Say whose pairs a bound trained on, beside the training subjects of an unpaired run."""
+    mine, theirs = (
+        {name.partition("/")[0] for names in run.split["train"].values() for name in names} for run in (bound, other)
+    )
+    if mine == theirs:
+        return "pairs of the same training subjects"
+    shared = len(mine & theirs)
+    count = f"{len(mine)} training subject{'s' if len(mine) > 1 else ''}"
+    return f"pairs of {count}, {shared or 'none'} of them among the others' {len(theirs)}"
 
 
 def is_known(value: Value | None) -> bool:

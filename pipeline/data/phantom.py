@@ -87,14 +87,9 @@ def phantom_cases(
     Raises:
         UserError: a contrast that the phantom cannot make, a senseless number, or a folder that cannot be written.
     """
-    check_request(contrasts, subjects, spacing_mm, seed)
+    cases = planned_phantom(folder, contrasts, subjects=subjects, spacing_mm=spacing_mm, seed=seed)
     if Path(folder).exists() and not Path(folder).is_dir():
         raise UserError(f"{folder}: is not a folder; give the phantom another one")
-    home = Path(folder) / f"recipe{RECIPE}-{spacing_mm:g}mm-seed{seed}"
-    cases = {
-        number: [Case(name, "", contrast, home / f"{name}_{contrast}.nii.gz") for contrast in contrasts]
-        for number, name in ((number, f"phantom-{number:04d}") for number in range(1, subjects + 1))
-    }
     every = [case for of_subject in cases.values() for case in of_subject]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decompression releases the interpreter's lock
         whole = dict(zip(every, pool.map(lambda case: is_whole(case.path, spacing_mm), every), strict=True))
@@ -104,6 +99,22 @@ def phantom_cases(
         make_folder(home)
     make_all(jobs, seed, spacing_mm, processes, quiet)
     return every
+
+
+def planned_phantom(
+    folder: Path, contrasts: Sequence[str], *, subjects: int, spacing_mm: float, seed: int
+) -> dict[int, list[Case]]:
+    """Return the cases of a cohort by the subject's number, whether or not they are made yet; touches nothing.
+
+    Raises:
+        UserError: a contrast that the phantom cannot make, or a senseless number.
+    """
+    check_request(contrasts, subjects, spacing_mm, seed)
+    home = Path(folder) / f"recipe{RECIPE}-{spacing_mm:g}mm-seed{seed}"
+    return {
+        number: [Case(name, "", contrast, home / f"{name}_{contrast}.nii.gz") for contrast in contrasts]
+        for number, name in ((number, f"phantom-{number:04d}") for number in range(1, subjects + 1))
+    }
 
 
 def make_all(jobs: list[Job], seed: int, spacing_mm: float, processes: int | None, quiet: bool) -> None:

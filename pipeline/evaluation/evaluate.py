@@ -15,9 +15,9 @@ from pipeline.errors import UserError
 from pipeline.evaluation.scores import UNPAIRED, Scores, SubjectScore
 from pipeline.metrics.agreement import intensity_distance, mae
 from pipeline.metrics.baselines import HistogramMatch, IntensityLookup, copy_input, histogram_quantiles
+from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL
 from pipeline.metrics.protocols import OWN, PUBLISHED, Measured
 
-MODEL, COPY, HISTOGRAM, LOOKUP = "model", "copy", "histogram matching", "lookup"
 MAX_LOOKUP_PAIRS = 8  # more change a table of 128 entries little, and each may cost a registration
 MOST_NAMES = 5  # in a note
 VOXEL_STEP = 4  # for the lookup every fourth voxel of the head is plenty, and eight heads fit into memory

@@ -7,14 +7,15 @@ import numpy as np
 
 from pipeline.console import say
 from pipeline.data.case import Case, pairs
-from pipeline.evaluation.evaluate import MODEL, Translation, evaluate
+from pipeline.evaluation.evaluate import Translation, evaluate
 from pipeline.evaluation.gallery import Gallery, draw_curves, draw_gifs, translate_scan
 from pipeline.evaluation.logged_models import log_models
 from pipeline.evaluation.scores import Scores, metric_name
 from pipeline.evaluation.summary import write_summary
 from pipeline.evaluation.viewing import Candidates, keep_candidates, subjects_to_view
+from pipeline.metrics.names import MODEL
 from pipeline.report.viewer import make_viewer
-from pipeline.training.record import write_run_record
+from pipeline.training.record import take_back_the_end, write_run_record
 from pipeline.training.sitting import Sitting
 from pipeline.translation.model import TranslationModel, load_model, translator_metadata
 
@@ -22,6 +23,7 @@ from pipeline.translation.model import TranslationModel, load_model, translator_
 def finish(sitting: Sitting) -> None:
     """Do all that follows training; a rerun does it again, from the same checkpoint."""
     config, folder, tracker = sitting.config, sitting.folder, sitting.tracker
+    take_back_the_end(folder.record)
     chosen = folder.evaluated(config.evaluation.checkpoint)
     model = load_model(chosen, sitting.device.type)
     test, batch_size = sitting.prepared.split.test, config.evaluation.batch_size
@@ -31,7 +33,6 @@ def finish(sitting: Sitting) -> None:
         viewer = make_viewer(subjects_to_view(test, scores, candidates)) if candidates else None
     say(f"\n{scores.text()}\n")
     files = scores.save(folder.path)
-    write_run_record(folder.record, config, sitting.engine, sitting.position, sitting.device)
     gifs = draw_gifs(folder, config.contrasts)
     curves = draw_curves(folder, sitting.schedule.steps_per_epoch)
     volumes = gallery.add_rest(test, sitting.reader, sitting.quiet) if gallery else []
@@ -52,7 +53,7 @@ def finish(sitting: Sitting) -> None:
     for warning in warnings:
         say(f"warned during training: {warning.title}: {warning.what_was_seen}")
     tracker.log_metrics(_final_metrics(scores), sitting.position.step)
-    for path in [*files, folder.record, *gifs.values(), curves, folder.report, *(volume.mosaic for volume in volumes)]:
+    for path in [*files, *gifs.values(), curves, folder.report, *(volume.mosaic for volume in volumes)]:
         tracker.log_artifact(path, "mosaics" if path.parent == folder.mosaics else None)
     log_models(
         tracker,
@@ -62,6 +63,8 @@ def finish(sitting: Sitting) -> None:
         checkpoint=f"{chosen.stem}, training stopped at step {sitting.position.step}",
         register_as=config.tracking.register_as,
     )
+    write_run_record(folder.record, config, sitting.engine, sitting.position, sitting.device)
+    tracker.log_artifact(folder.record)
 
 
 def _evaluate(sitting: Sitting, model: TranslationModel, keepers: Sequence[Gallery | Candidates]) -> Scores:

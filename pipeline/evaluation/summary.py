@@ -11,10 +11,9 @@ import torch
 from pipeline import __version__
 from pipeline.config.schema import Config
 from pipeline.engines.protocol import Engine
-from pipeline.evaluation.evaluate import COPY, HISTOGRAM, MODEL
 from pipeline.evaluation.gallery import TranslatedVolume, sample_frames
 from pipeline.evaluation.scores import ABOUT, MASKED_PSNR, Scores
-from pipeline.metrics.protocols import OWN
+from pipeline.metrics.names import COPY, HISTOGRAM, MODEL, OWN
 from pipeline.report.page import (
     PHANTOM_FLAG,
     PHANTOM_NOTE,
@@ -165,16 +164,17 @@ def _before_after(folder: RunFolder, direction: str) -> BeforeAfter:
 
 
 def _tables(scores: Scores, contrasts: tuple[str, str]) -> list[ScoreTable]:
-    """Lay out one table for each direction, protocol, unit and region."""
+    """Lay out one table for each direction, protocol, unit and region; the first of a protocol says what it is."""
     grouped: dict[tuple, dict[str, dict[str, tuple[float, float, int]]]] = {}
     for row in scores.summary():
         key = (row.source, row.target, row.protocol, row.unit, row.region)
         grouped.setdefault(key, {}).setdefault(row.system, {})[row.metric] = (row.mean, row.sd, row.n)
+    first = {key[2]: key for key in reversed(grouped)}
     return [
         ScoreTable(
             direction=f"{source} → {target}",
             protocol=_protocol_title(protocol, unit, region),
-            about=ABOUT[protocol],
+            about=ABOUT[protocol] if first[protocol] == (source, target, protocol, unit, region) else "",
             rows=rows,
             model=MODEL,
         )
@@ -185,7 +185,7 @@ def _tables(scores: Scores, contrasts: tuple[str, str]) -> list[ScoreTable]:
 def _protocol_title(protocol: str, unit: str, region: str) -> str:
     where = {"foreground": "inside the head", "interior": "tissues deep inside the head", "image": "whole image"}
     what = f"per {unit}, {where.get(region, region)}"
-    return what if protocol == OWN.name else f"{protocol}: {what}"
+    return what if protocol == OWN else f"{protocol}: {what}"
 
 
 def _best_and_worst(

@@ -4,6 +4,7 @@ import numpy as np
 from scipy.stats import wasserstein_distance
 from skimage.metrics import normalized_mutual_information, structural_similarity
 
+DATA_RANGE = 2.0  # of intensities in [-1, 1]
 SSIM_WINDOW = 11  # voxels along each axis: a Gaussian of sigma 1.5 cut off at 3.5 sigma
 NMI_BINS = 64  # of each image: with 100,000 voxels the bias of so fine a joint histogram is about 0.002
 

@@ -14,11 +14,21 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from pipeline.metrics.agreement import SSIM_WINDOW, mae, mean_inside_border, nmi, nrmse, psnr, slice_ratio, ssim_map
+from pipeline.metrics import names
+from pipeline.metrics.agreement import (
+    DATA_RANGE,
+    SSIM_WINDOW,
+    mae,
+    mean_inside_border,
+    nmi,
+    nrmse,
+    psnr,
+    slice_ratio,
+    ssim_map,
+)
 from pipeline.metrics.published import measure_reggan, measure_selfrdb, measure_syndiff
 from pipeline.metrics.tissue import interior, tissue_agreement
 
-DATA_RANGE = 2.0  # of [-1, 1]
 CUBES = (1.0, 1.0, 1.0)  # a spacing
 
 Measured = dict[str, np.ndarray]  # "unit/region/metric" -> one value per slice, or one in all for the unit "volume"
@@ -146,7 +156,7 @@ def _on_any_grid(measure: Callable[[np.ndarray, np.ndarray, np.ndarray], Measure
 
 
 OWN = Protocol(
-    name="own",
+    name=names.OWN,
     about="intensities in [-1, 1], each scan scaled by its own percentiles, data range 2; SSIM with a Gaussian window "
     "of sigma 1.5; NMI with 64 bins, from 1 to 2, blind to inversion; Dice of dark, middle and bright tissue, k-means "
     "of each image by itself, deep inside the head; slice ratio: how much neighbouring slices differ, 1 as much as the "

@@ -1,5 +1,6 @@
 """The folder of a run: where each thing lies, and whether a configuration may continue what is there."""
 
+import hashlib
 import json
 import shlex
 from collections.abc import Iterator
@@ -127,12 +128,30 @@ class RunFolder:
                 ) from error
             yield
 
+    def is_finished(self, config: Config) -> bool:
+        """Whether all of the run is done, with exactly this configuration: to do it again is to evaluate it again.
+
+        `config.yaml` cannot tell, for it is written when a sitting begins, and an evaluation in other protocols may
+        have been stopped; `run.json` is written last.
+        """
+        try:
+            done = json.loads(self.record.read_text(encoding="utf-8"))["configuration"] == fingerprint(config)
+        except (OSError, ValueError, KeyError, TypeError):  # not there, damaged, or of an older version
+            return False
+        return done and self.scores.is_file() and self.report.is_file()
+
     def save_config(self, config: Config) -> None:
         """Write the resolved configuration, which a later sitting compares with its own."""
         command = f"python -m pipeline.run {shlex.quote(str(self.config))}"
         atomic_text(
             self.config, f"# Resolved configuration of this run; `{command}` continues it.\n{resolved_yaml(config)}"
         )
+
+
+def fingerprint(config: Config) -> str:
+    """Return a number that stands for a configuration in all but `output`: a run may be moved, or named by its path."""
+    content = config.model_dump(mode="json", exclude={"output"})
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def resolved_yaml(config: Config) -> str:

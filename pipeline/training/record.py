@@ -13,20 +13,22 @@ from pipeline import __version__
 from pipeline.config.schema import Config
 from pipeline.engines.protocol import Engine
 from pipeline.files import atomic_text
-from pipeline.runs.folder import json_text
+from pipeline.runs.folder import fingerprint, json_text
 from pipeline.training.loop import Position
+
+MACHINE = ("device", "machine", "threads", "version", "torch")  # what trained; what evaluates anew may be another
 
 
 def write_run_record(path: Path, config: Config, engine: Engine, position: Position, device: torch.device) -> None:
-    """Write steps, seconds, numbers of parameters and the machine; a record of the same training stays as it is.
+    """Write steps, seconds, numbers of parameters and the machine, and that all of the run is done: the last thing.
 
     `seconds` counts the training steps of all sittings, without loading, validation and pictures.
-    `translator_parameters` counts the networks that translate, both directions, each weight once; `parameters` every
-    trained network. The machine is that of the last sitting that trained: evaluating anew elsewhere changes nothing.
+    `translator_parameters` counts the weights that a translation of either direction uses as it is made by default,
+    weights that the two share once: not MUNIT's style encoders, which only a style of the user's own needs.
+    `parameters` counts each trained network whole. The machine is that of the last sitting that trained: evaluating
+    anew elsewhere does not change it. `configuration` is what `RunFolder.is_finished` looks for.
     """
     seconds = round(position.seconds, 3)
-    if _training_of(path) == (position.step, seconds):
-        return
     content = {
         "method": config.method.type,
         "steps": position.step,
@@ -34,28 +36,44 @@ def write_run_record(path: Path, config: Config, engine: Engine, position: Posit
         "batch_size": config.training.batch_size,
         "seconds": seconds,
         "seconds_per_step": position.seconds / position.step if position.step else None,
-        "translator_parameters": _count(engine.translators().values()),
-        "parameters": {name: _count([network]) for name, network in engine.networks().items()},
+        "translator_parameters": _count(map(_translating, engine.translators().values())),
+        "parameters": {name: _count([network.parameters()]) for name, network in engine.networks().items()},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "machine": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
         "precision": config.training.precision,
         "version": __version__,
         "torch": torch.__version__,
+        "configuration": fingerprint(config),
     }
+    earlier = _earlier(path)
+    if (earlier.get("steps"), earlier.get("seconds")) == (position.step, seconds):
+        content |= {key: earlier[key] for key in MACHINE if key in earlier}
     atomic_text(path, json_text(content))
 
 
-def _training_of(path: Path) -> tuple[int, float] | None:
-    """Return the steps and seconds of the record that is there, if one is."""
+def take_back_the_end(path: Path) -> None:
+    """Let a record no longer say that all of the run is done, for some of it is about to be done anew."""
+    earlier = _earlier(path)
+    if earlier.pop("configuration", None) is not None:
+        atomic_text(path, json_text(earlier))
+
+
+def _earlier(path: Path) -> dict:
+    """Return the record that is there; empty where none is, or none that can be read."""
     try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        return earlier["steps"], earlier["seconds"]
-    except (OSError, ValueError, KeyError, TypeError):  # not there yet, or damaged
-        return None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
-def _count(networks: Iterable[nn.Module]) -> int:
-    """Return the number of weights, those that networks share counted once."""
-    weights = {id(weight): weight for weight in chain.from_iterable(one.parameters() for one in networks)}
+def _translating(network: nn.Module) -> Iterable[nn.Parameter]:
+    """Return the weights that a translation by default uses; a network that has others besides says which."""
+    return network.translating_parameters() if hasattr(network, "translating_parameters") else network.parameters()
+
+
+def _count(groups: Iterable[Iterable[nn.Parameter]]) -> int:
+    """Return the number of weights, those that several groups have counted once."""
+    weights = {id(weight): weight for weight in chain.from_iterable(groups)}
     return sum(weight.numel() for weight in weights.values())

@@ -15,15 +15,13 @@ from pipeline.console import progress, warn
 from pipeline.data.case import Case, pairs
 from pipeline.data.pairing import PairReader, PreparedScan
 from pipeline.errors import UserError
-from pipeline.metrics.agreement import intensity_distance, mae, psnr, ssim
+from pipeline.metrics.agreement import DATA_RANGE, intensity_distance, mae, psnr, ssim
 from pipeline.metrics.baselines import histogram_quantiles
 from pipeline.metrics.detectors import Cohort, Translated, depth_layers, measure
 from pipeline.report.panels import SampleRow, sample_panel
 from pipeline.report.tiles import RADIOLOGICAL, Tile
 from pipeline.translation.translator import translate_slices
 from transforms.slices import AXES, centre_fit, slices_with_a_fair_share
-
-DATA_RANGE = 2.0
 
 
 @dataclass(frozen=True)

@@ -93,3 +93,12 @@ def test_it_exports_for_any_size(pair):
     translator = StyleTranslator(pair[0].content_encoder, pair[1])
     translator.set_style(torch.ones(3))
     assert_exports(translator)
+
+
+def test_its_translating_parameters_are_those_that_a_translation_passes_through(pair):
+    source, target = pair
+    translator = StyleTranslator(source.content_encoder, target)
+    translator(random_image(1, 1, 16, 16)).sum().backward()
+    used = {id(weight) for weight in translator.parameters() if weight.grad is not None}
+    assert {id(weight) for weight in translator.translating_parameters()} == used
+    assert len(used) < len(list(translator.parameters()))

@@ -1,5 +1,7 @@
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from pipeline.compare import main
 from pipeline.comparison import figure
 from pipeline.comparison.runs import load_runs
 from pipeline.evaluation.gallery import translate_scan
+from pipeline.runs.prepare import registrations
 from pipeline.translation.model import load_model
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +71,7 @@ def test_slices_are_those_that_the_evaluation_translated(real, monkeypatch):
     runs = load_runs([real / "a", real / "b"])
     figure.draw_slices(runs, quiet=True)
     assert seen["methods"] == ["a", "b"] and len(seen["rows"]) == 2
-    (pair,) = figure._test_pairs(runs[0], True)
+    (pair,) = figure._test_pairs(runs[0])
     for run in runs:
         model = load_model(run.folder, "cpu")
         there, _ = figure._views(runs[0], pair, model.stride)
@@ -93,6 +96,37 @@ def test_where_the_data_has_gone_the_comparison_is_made_without_its_figure(place
     assert "the comparison is without its figure" in printed.err
     assert "#pictures" not in (place / "compare.html").read_text()
     assert not (place / "compare_slices.png").exists()
+
+
+def test_a_phantom_that_has_gone_is_not_made_anew_for_the_figure(real, place, capsys):
+    for name in ("a", "b"):
+        shutil.copytree(real / name, place / name)
+        config = place / name / "config.yaml"
+        config.write_text(re.sub(r"folder: \S*phantom", "folder: gone", config.read_text()))
+    assert main(["a", "b", "--quiet"]) == 0
+    said = "gone: the test subjects' images are no longer there; the comparison is without its figure"
+    assert capsys.readouterr().err == f"warning: {said}\n"
+    assert not (place / "gone").exists() and not (place / "compare_slices.png").exists()
+
+
+def test_the_figure_finds_registrations_where_evaluation_kept_them_and_makes_no_store(place, monkeypatch):
+    caches = []
+
+    class Reader:
+        def __init__(self, *_, cache, **__):
+            caches.append(cache)
+
+        def read(self, _):
+            return None, None, None
+
+    monkeypatch.setattr(figure, "PairReader", Reader)
+    run, _ = load_runs([finished_run(place, name, settings={"preprocess": {"store": "store"}}) for name in ("a", "b")])
+    kept = registrations(run.config.preprocess)
+    figure._views(run, None, 16)
+    assert not caches[0].exists() and not kept.parent.exists()
+    kept.mkdir(parents=True)
+    figure._views(run, None, 16)
+    assert caches[1] == kept
 
 
 def test_an_experiment_is_compared_whole(place, capsys):

@@ -8,6 +8,8 @@ from PIL import Image
 from small_engine import differences, leaves
 from small_run import QUICK, in_child, latest, phantom_run, signal_at
 
+from pipeline.config.load import load_config
+from pipeline.runs.folder import RunFolder
 from pipeline.tracking.metrics_file import read_metrics
 
 KEPT = ("engine", "translators", "random", "facts", "split")  # what decides on the weights, and what goes with them
@@ -75,16 +77,25 @@ def test_a_run_killed_between_the_epochs_checkpoints_repeats_what_was_lost(undis
 
 
 def test_a_run_stopped_while_it_reports_does_only_the_rest(undisturbed, monkeypatch, tmp_path, capsys):
+    import pipeline.evaluation.finish
     import pipeline.evaluation.gallery
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline.evaluation.gallery, "save_curves", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
         assert phantom_run(tmp_path / "run", *QUICK) == 143
+    assert not (tmp_path / "run" / "run.json").exists()  # which would say that all is done
     assert not (tmp_path / "run" / "report.html").exists()
     assert "SIGTERM after training" in capsys.readouterr().err
     assert phantom_run(tmp_path / "run", *QUICK) == 0
     assert (tmp_path / "run" / "report.html").exists()
     assert_same_end(tmp_path / "run", undisturbed)
+    folder = RunFolder(tmp_path / "run")
+    config = load_config(folder.config)
+    assert folder.is_finished(config)
+    with monkeypatch.context() as patch:  # evaluated anew, in other protocols say, and stopped
+        patch.setattr(pipeline.evaluation.finish, "draw_gifs", lambda *_: signal.raise_signal(signal.SIGTERM))
+        assert phantom_run(tmp_path / "run", *QUICK) == 143
+    assert not folder.is_finished(config) and "seconds" in folder.record.read_text()
 
 
 # ── asked to stop ───────────────────────────────────────────────────────────────────────────────────────────

@@ -1,3 +1,5 @@
+import errno
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +12,8 @@ from finished_runs import finished_run
 from small_run import CONFIGS
 
 from pipeline import sweep_jobs
+from pipeline.config.load import load_config
+from pipeline.runs.folder import fingerprint
 from pipeline.sweep import main
 
 ROOT = Path(__file__).parents[2]
@@ -148,8 +152,100 @@ def test_one_at_a_time_leaves_the_device_to_the_run(place, monkeypatch):
     assert "device1 saw 4,7" in did()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_reaches_the_runs_once_and_is_waited_for(place, number):
+# ── what is finished ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def one_of_two(place):
+    """Configurations of two runs, of which the first is finished."""
+    files = [config("a"), config("b")]
+    for name in ("a", "b"):  # so that there is something to compare
+        finished_run(place / "runs", name)
+    (place / "runs" / "a" / "report.html").write_text("a page")
+    (place / "runs" / "a" / "run.json").write_text(
+        json.dumps({"configuration": fingerprint(load_config(Path(files[0])))})
+    )
+    return files
+
+
+def began():
+    return [line.partition(" ")[0] for line in did() if "began" in line]
+
+
+def test_what_is_finished_is_left_out_and_compared(place, one_of_two, capsys):
+    assert main(one_of_two) == 0
+    assert began() == ["b"]
+    said = capsys.readouterr().out
+    assert said.startswith("finished before, so skipped: a (--again evaluates it anew)\n2/2 b: started")
+    assert "2 of 2 runs are done" in said and (place / "runs" / "sweep" / "compare.html").exists()
+
+
+def test_again_leaves_nothing_out(one_of_two, capsys):
+    assert main([*one_of_two, "--again"]) == 0
+    assert began() == ["a", "b"] and "skipped" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("changed", ["evaluation.protocols=[]", "training.epochs=3", "device=cpu"])
+def test_with_another_configuration_the_run_itself_decides(one_of_two, changed):
+    main([*one_of_two, changed])
+    assert began() == ["a", "b"]
+
+
+# ── no run is left behind ───────────────────────────────────────────────────────────────────────────────────
+
+
+def wait_for(text, count=1):
+    end = time.monotonic() + 120
+    while sum(text in line for line in did()) < count:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_where_no_process_can_be_started_those_under_way_are_stopped(place, monkeypatch, capsys):
+    start = subprocess.Popen
+
+    def popen(command, **how):
+        if any("later" in word for word in command):
+            wait_for("ready")
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return start(command, **how)
+
+    monkeypatch.setattr(sweep_jobs.subprocess, "Popen", popen)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert main([config("long1"), config("later"), "--jobs", "2"]) == 2
+    assert [line for line in did() if "saved" in line] == ["long1 saved 15"]  # and main has waited for it
+    said = capsys.readouterr().err
+    assert said.startswith("error: later: could not be started with its log runs/sweep/logs/later.log (Cannot allocate")
+    assert said.count("\n") == 1
+
+
+def test_where_nobody_reads_any_more_the_runs_under_way_are_stopped(place, monkeypatch):
+    def say(text):
+        if "later" in text:
+            wait_for("ready")
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sweep_jobs, "say", say)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    main([config("long1"), config("later"), "--jobs", "2"])
+    assert [line for line in did() if "saved" in line] == ["long1 saved 15"]
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with sweep_jobs._Signals(list) as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert signals.first is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("number", "passed"),
+    [(signal.SIGINT, 2), (signal.SIGTERM, 15), (signal.SIGHUP, 15)],  # a run knows no SIGHUP, and would die unsaved
+)
+def test_a_signal_reaches_the_runs_once_and_is_waited_for(place, number, passed):
     files = [config(name) for name in ("one", "long1", "long2", "later")]
     script = "import sys\nfrom pipeline import sweep, sweep_jobs\n" \
         "sweep_jobs.COMMAND = (sys.executable, 'actor.py')\nraise SystemExit(sweep.main(sys.argv[1:]))"  # fmt: skip
@@ -160,13 +256,10 @@ def test_a_signal_reaches_the_runs_once_and_is_waited_for(place, number):
         text=True,
         start_new_session=True,
     )
-    end = time.monotonic() + 120
-    while sum("ready" in line for line in did()) < 2:
-        assert time.monotonic() < end and process.poll() is None
-        time.sleep(0.02)
+    wait_for("ready", 2)
     os.killpg(process.pid, number)  # as a terminal does: to the whole group
     _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + number
-    assert sorted(line for line in did() if "saved" in line) == [f"long1 saved {number}", f"long2 saved {number}"]
+    assert sorted(line for line in did() if "saved" in line) == [f"long1 saved {passed}", f"long2 saved {passed}"]
     assert not (place / "runs" / "sweep" / "logs" / "later.log").exists()  # it was not even started
     assert "1 of 4 runs are done, still to do: long1, long2, later; the same command goes on from there" in said

@@ -122,3 +122,13 @@ def test_the_differences_of_several_runs_are_all_named(tmp_path):
     with pytest.raises(UserError) as caught:
         require_comparable(load_runs(folders))
     assert str(caught.value).count("preprocess.size") == str(caught.value).count("preprocess.n4") == 2
+
+
+@pytest.mark.parametrize("order", ["bound a b", "a bound b"])
+def test_a_bound_vouches_for_no_other_runs_training_subjects(tmp_path, order):
+    other = {**SPLIT, "train": {"T1": ["t1"], "T2": ["t3"]}}
+    different = {"bound": {"settings": bound(), "split": other}, "a": {}, "b": {"split": other}}
+    folders = [finished_run(tmp_path, name, **different[name]) for name in order.split()]
+    with pytest.raises(UserError, match=r"training T2 subjects: t2 only in .*/a, t3 only in .*/b") as caught:
+        require_comparable(load_runs(folders))
+    assert str(caught.value).count("training T2") == 1

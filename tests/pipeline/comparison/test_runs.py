@@ -3,22 +3,14 @@ import json
 import pytest
 from finished_runs import bound, finished_run
 
-from pipeline.comparison import runs as module
 from pipeline.comparison.runs import load_run, load_runs, runs_of_experiment
 from pipeline.errors import UserError
-from pipeline.evaluation.evaluate import COPY, HISTOGRAM, LOOKUP, MODEL
-from pipeline.metrics.protocols import OWN
-
-
-def test_names_are_those_that_scores_have():
-    names = (module.OWN, module.MODEL, module.COPY, module.HISTOGRAM, module.LOOKUP)
-    assert names == (OWN.name, MODEL, COPY, HISTOGRAM, LOOKUP)
 
 
 def test_a_run_is_read_with_its_figures_and_costs(tmp_path):
     run = load_run(finished_run(tmp_path, "mine", 13.0))
     assert (run.label, run.method, run.is_bound, run.mlflow_id) == ("mine", "cyclegan", False, None)
-    figures = run.by_subject["T1", "T2", "model"]
+    figures = run.by_scan["T1", "T2", "model"]
     assert figures["foreground/psnr"]["s3"] == 15.0
     assert set(figures) == {"foreground/psnr", "foreground/ssim", "foreground/mae"}  # no whole image, no slices
     assert (run.seconds_per_step, run.translator_parameters, run.all_parameters) == (0.25, 2_000_000, 2_500_000)
@@ -31,7 +23,7 @@ def test_a_figure_that_is_missing_or_infinite_is_read_as_that(tmp_path):
     row = next(row for row in scores["subjects"] if row["metric"] == "psnr")
     row["value"] = "inf"
     (folder / "scores.json").write_text(json.dumps(scores))
-    figures = load_run(folder).by_subject["T1", "T2", "model"]
+    figures = load_run(folder).by_scan["T1", "T2", "model"]
     assert figures["foreground/psnr"]["s1"] == float("inf")
     assert figures["foreground/odd"]["s1"] != figures["foreground/odd"]["s1"]  # NaN
 

@@ -3,6 +3,7 @@ import math
 import pytest
 from finished_runs import SPLIT, SUBJECTS, bound, finished_run
 
+from pipeline.comparison.files import terminal_text
 from pipeline.comparison.runs import load_runs
 from pipeline.comparison.table import compare
 
@@ -75,7 +76,22 @@ def test_a_paired_bound_is_marked_and_takes_no_part_in_who_is_best(tmp_path):
     assert (table["bound"].kind, table["bound"].saw_pairs) == ("paired bound", True)
     assert table["bound"].differences["foreground/psnr"].mean == pytest.approx(7.0)
     assert table["histogram matching"].values["foreground/psnr"].mean == pytest.approx(14.03)  # of the unpaired cohort
-    assert any(note.startswith("Paired bound: bound trained on pairs") for note in comparison.notes)
+    assert any(
+        note.startswith("Paired bound: bound trained on pairs of the same training subjects.")
+        for note in comparison.notes
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [(["t1", "t3", "t4"], "3 training subjects, 1 of them among the others' 2."), (["x"], "1 training subject, none")],
+)
+def test_a_bound_of_another_cohort_is_said_to_be_of_another(tmp_path, names, said):
+    folders = [
+        finished_run(tmp_path, "bound", settings=bound(), split={**SPLIT, "train": {"T1": names, "T2": names}}),
+        finished_run(tmp_path, "a"),
+    ]
+    assert any(f"bound trained on pairs of {said}" in note for note in compared(*folders).notes)
 
 
 def test_among_bounds_alone_the_best_of_them_is_the_best(tmp_path):
@@ -110,13 +126,30 @@ def test_of_a_ratio_the_distance_from_one_is_compared(tmp_path):
     assert rows(direction)["b"].differences["foreground/slice_ratio"].mean == pytest.approx(0.2)
 
 
-def test_sessions_of_one_subject_count_as_one_in_tests(tmp_path):
-    split = {**SPLIT, "test": ["s1/1", "s1/2", "s2/1", "s2/2"]}
-    folders = [finished_run(tmp_path, name, psnr, split=split) for name, psnr in (("a", 13.0), ("b", 14.0))]
+def test_sessions_of_one_subject_count_as_one(tmp_path):
+    split = {**SPLIT, "test": ["s1/1", "s1/2", "s2"]}
+    folders = [
+        finished_run(tmp_path, name, 13.0, split=split, gains=gains)
+        for name, gains in (("a", (0.0, 2.0, 0.0)), ("b", (1.0, 4.0, 3.0)))
+    ]
     comparison = compared(*folders)
-    row = rows(comparison.directions[0])["a"]
-    assert (row.values["foreground/psnr"].n, row.differences["foreground/psnr"].n) == (4, 2)
-    assert any("several sessions" in note for note in comparison.notes)
+    table = {label: row.values["foreground/psnr"] for label, row in rows(comparison.directions[0]).items()}
+    assert table["a"].mean == pytest.approx(((13 + 16) / 2 + 15) / 2)  # 13 and 14 + 2 are one subject's
+    assert table["a"].sd == pytest.approx(0.5 / math.sqrt(2))
+    difference = rows(comparison.directions[0])["a"].differences["foreground/psnr"]
+    assert (table["a"].n, difference.n) == (2, 2)
+    assert difference.mean == pytest.approx(table["a"].mean - table["b"].mean)
+    assert any("takes each subject's mean" in note for note in comparison.notes)
+    assert "T1 → T2, 2 subjects\n" in terminal_text(comparison)
+
+
+def test_a_session_that_could_not_be_measured_leaves_its_subject_the_others(tmp_path):
+    split = {**SPLIT, "test": ["s1/1", "s1/2", "s2"]}
+    gains = (0.0, float("nan"), 0.0)
+    folders = [finished_run(tmp_path, name, psnr, split=split, gains=gains) for name, psnr in (("a", 13), ("b", 14))]
+    row = rows(compared(*folders).directions[0])["a"]
+    assert (row.values["foreground/psnr"].mean, row.values["foreground/psnr"].n) == (14.0, 2)  # 13 and 15
+    assert (row.differences["foreground/psnr"].mean, row.differences["foreground/psnr"].n) == (-1.0, 2)
 
 
 def test_few_subjects_are_said_to_be_few(tmp_path):

@@ -131,6 +131,15 @@ def test_the_tissues_have_a_table_of_their_own_and_slices_are_best_at_one(tmp_pa
     assert "<th>Dice, middle ↑</th>" in tissues and tissues.count("0.750") == 3 and "PSNR" not in tissues
 
 
+def test_a_protocol_is_explained_once(tmp_path):
+    found = scores()
+    for score in found.subjects:
+        score.measured["volume/interior/dice"] = np.array([0.5])
+    text = page(tmp_path, found)
+    assert text.count("inside the head</h3>") + text.count("deep inside") >= 2
+    assert text.count("slices without foreground left out") == 1
+
+
 def test_what_was_left_out_stands_on_the_page_with_its_reason(tmp_path):
     text = page(tmp_path, scores())
     assert "left out.nii.gz: cut short; not trained on" in text

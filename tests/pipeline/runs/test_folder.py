@@ -8,7 +8,7 @@ import yaml
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
-from pipeline.runs.folder import RunFolder, json_text, open_run_folder, resolved_yaml
+from pipeline.runs.folder import RunFolder, fingerprint, json_text, open_run_folder, resolved_yaml
 
 BASE = {"name": "small", "data": {"source": "phantom"}, "preprocess": {"size": 64}}
 
@@ -234,3 +234,35 @@ def test_how_pairs_are_registered_is_fixed_where_they_are_trained_on(tmp_path):
     started(tmp_path, split={"pairing": "paired"})
     changed = {"split": {"pairing": "paired"}, "evaluation": {"register_pairs": False}}
     assert "evaluation.register_pairs: True there, False now" in refusal(tmp_path, **changed)
+
+
+# ── finished ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """The folder of a run that is finished."""
+    folder = started(tmp_path)
+    folder.record.write_text(json_text({"configuration": fingerprint(config(tmp_path))}))
+    folder.scores.write_text("{}")
+    folder.report.write_text("a page")
+    return folder
+
+
+def test_a_run_is_finished_with_its_own_configuration_wherever_it_lies(tmp_path, finished):
+    assert finished.is_finished(config(tmp_path))
+    assert finished.is_finished(config(tmp_path, output="elsewhere"))
+    assert not finished.is_finished(config(tmp_path, evaluation={"protocols": ["syndiff"]}))
+    assert not finished.is_finished(config(tmp_path, seed=1))
+
+
+@pytest.mark.parametrize("lacking", ["record", "scores", "report"])
+def test_a_run_that_lacks_what_a_finished_one_has_is_not_finished(tmp_path, finished, lacking):
+    getattr(finished, lacking).unlink()
+    assert not finished.is_finished(config(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"configuration": null}'])
+def test_a_record_that_is_damaged_or_does_not_say_so_is_of_no_finished_run(tmp_path, finished, content):
+    finished.record.write_text(content)
+    assert not finished.is_finished(config(tmp_path))

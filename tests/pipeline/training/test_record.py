@@ -5,12 +5,13 @@ import pytest
 import torch
 from torch import nn
 
+from networks.munit import AutoEncoder, StyleTranslator
+from pipeline.config.schema import Config
+from pipeline.runs.folder import fingerprint
 from pipeline.training.loop import Position
-from pipeline.training.record import write_run_record
+from pipeline.training.record import take_back_the_end, write_run_record
 
-CONFIG = SimpleNamespace(
-    method=SimpleNamespace(type="cyclegan"), training=SimpleNamespace(batch_size=2, precision="float32")
-)
+CONFIG = Config.model_validate({"name": "small", "data": {"source": "phantom"}, "training": {"batch_size": 2}})
 CPU = torch.device("cpu")
 
 
@@ -62,3 +63,30 @@ def test_a_damaged_record_is_written_anew(path):
 
 def test_a_run_without_steps_has_no_duration_of_one(path):
     assert record(path, Position())["seconds_per_step"] is None
+
+
+def test_style_encoders_are_trained_and_take_no_part_in_a_translation(path):
+    first, second = (AutoEncoder(width=4, downs=1, blocks=1, style_downs=2, style_dim=3, mlp_width=8) for _ in range(2))
+    translators = {
+        "a": StyleTranslator(second.content_encoder, first),
+        "b": StyleTranslator(first.content_encoder, second),
+    }
+    munit = SimpleNamespace(translators=lambda: translators, networks=lambda: {"A": first, "B": second})
+    write_run_record(path, CONFIG, munit, Position(), CPU)
+    content = json.loads(path.read_text())
+    whole, style = (sum(weight.numel() for weight in part.parameters()) for part in (first, first.style_encoder))
+    assert content["translator_parameters"] == 2 * (whole - style)
+    assert content["parameters"] == {"A": whole, "B": whole}
+
+
+def test_the_end_is_taken_back_and_what_training_took_is_kept(path):
+    content = record(path, Position(step=4, seconds=2.0))
+    assert content.pop("configuration") == fingerprint(CONFIG)
+    take_back_the_end(path)
+    assert json.loads(path.read_text()) == content
+    assert record(path, Position(step=4, seconds=2.0))["configuration"] == fingerprint(CONFIG)
+
+
+def test_where_there_is_no_record_there_is_no_end_to_take_back(path):
+    take_back_the_end(path)
+    assert not path.exists()
