@@ -96,7 +96,7 @@ def phantom_cases(
     lacking = {number: [case for case in of_subject if not whole[case]] for number, of_subject in cases.items()}
     jobs = [(number, [(case.contrast, case.path) for case in todo]) for number, todo in lacking.items() if todo]
     if jobs:
-        make_folder(home)
+        make_folder(every[0].path.parent)
     make_all(jobs, seed, spacing_mm, processes, quiet)
     return every
 
