@@ -93,7 +93,8 @@ class Server:
 
 @contextmanager
 def failing_server(kind: str) -> Iterator[str]:
-    """Yield the URI of a server that never serves: "closed" port, "hanging", "error" 500, or "garbage"."""
+    """Yield the URI of a server that never serves: "closed" port, "hanging", "dropping" calls, "error" 500, or
+    "garbage"."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -106,7 +107,11 @@ def failing_server(kind: str) -> Iterator[str]:
 
 
 def _serve(listener: socket.socket, kind: str) -> None:
-    answers = {"error": b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops", "garbage": b"\x00\x01nonsense\r\n\r\n"}
+    answers = {
+        "dropping": b"",
+        "error": b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops",
+        "garbage": b"\x00\x01nonsense\r\n\r\n",
+    }
     kept = []
     while True:
         try:

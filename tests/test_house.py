@@ -238,3 +238,13 @@ def test_what_comes_from_outside_is_never_run():
     assert [name for name, call, words in calls if call == "np.load" and words.get("allow_pickle") != "False"] == []
     assert [name for name, _, words in calls if words.get("shell") == "True"] == []
     assert any(call == "torch.load" for _, call, _ in calls)
+
+
+def test_nothing_listens_on_a_port():
+    servers = {"http", "socket", "socketserver", "asyncio", "wsgiref", "xmlrpc", "flask", "uvicorn", "werkzeug"}
+    found = {name: top_level_names(name) & servers for name in SOURCES}
+    assert {name for name, modules in found.items() if modules} <= {"pipeline.data.fetch"}
+    assert found["pipeline.data.fetch"] <= {"http"}
+    assert "http.server" not in SOURCES["pipeline.data.fetch"].read_text(encoding="utf-8")
+    calls = [node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    assert [ast.unparse(call) for call in calls if ast.unparse(call.func).endswith((".listen", ".serve_forever"))] == []

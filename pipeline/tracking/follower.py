@@ -5,6 +5,7 @@ and then, and on success sends what the store lacks. Nobody waits for a failing 
 """
 
 import json
+import shlex
 import threading
 import time
 from collections import deque
@@ -15,12 +16,12 @@ from pathlib import Path
 from pipeline.console import warn
 from pipeline.files import atomic_text
 from pipeline.tracking.metrics_file import read_metrics
+from pipeline.tracking.mlflow_errors import short_reason
 from pipeline.tracking.mlflow_run import MlflowRun, system_monitors
 from pipeline.tracking.mlflow_settings import (
     configure_mlflow,
     is_remote,
     request_timeout,
-    short_reason,
     without_password,
 )
 
@@ -70,16 +71,16 @@ class Follower:
         run_id: str | None,
         about: Mapping[str, object],
     ):
-        self._metrics, self._note, self._whole = metrics, note, whole
-        noted_id = _noted_id(note)  # a checkpoint that was made before MLflow answered names no run
-        self.run_id = run_id or (noted_id if resumed else None)
-        self._unfinished_id = None if resumed else noted_id
+        self._metrics, self._note, self._record = metrics, note, whole
+        known_id = noted_id(note)  # a checkpoint that was made before MLflow answered names no run
+        self.run_id = run_id or (known_id if resumed else None)
+        self._unfinished_id = None if resumed else known_id
         self._about = about
         self.uri = self.experiment_id = None
         self._run: MlflowRun | None = None  # the thread's alone
         self._jobs: deque[Job] = deque()
         self._offset, self._system_step, self._system_due = 0, 0, 0.0
-        self._offline = self._told = False
+        self._offline = self._told = self._lacking = self._whole = False
         self._patience_s, self._allowance_s, self._beat = PATIENCE_ON_DISK_S, 0.0, time.monotonic()
         self._status: str | None = None
         self._wake, self._ended = threading.Event(), threading.Event()
@@ -100,17 +101,20 @@ class Follower:
 
     def call(self, job: Job) -> object:
         """Have the job done and wait for it; None if that failed or took too long."""
-        if not self.follows:
-            return None
-        self.queue(job)
-        self._wait(job.done)
+        if self.follows:
+            self.queue(job)
+            self._wait(job.done)
+        self._lacking |= not job.done.is_set()
         return job.result
 
     def close(self, status: str) -> None:
-        """Send the rest, end the run with its status, and stop."""
+        """Send the rest, end the run with its status, and stop; say how to send later what could not be sent."""
         if self._status is None:
             self._status = status
             self._wait(self._ended)
+            if self._lacking or not self._whole:
+                command = f"python -m pipeline.sync {shlex.quote(str(self._metrics.parent))}"
+                warn(f"tracking: MLflow has not got all of this run; `{command}` sends it later")
 
     def _wait(self, event: threading.Event) -> None:
         """Wait while the thread gets on; time in which it does not is taken from the patience left."""
@@ -134,9 +138,10 @@ class Follower:
                 self._follow()
                 if closing:
                     self._run.end(self._status)
+                    self._whole = True
             except Exception as error:  # whatever happens in MLflow, the training goes on
                 self._run, self._offline = None, True
-                self._tell(short_reason(error))
+                self._tell(short_reason(error, self.uri))
             if closing:
                 self._ended.set()
                 return
@@ -168,7 +173,7 @@ class Follower:
         system = [step for key, steps in run.logged_steps.items() if key.startswith("system/") for step in steps]
         self._offset, self._system_step, self._monitors = 0, max(system, default=-1) + 1, system_monitors()
         self._run, self.run_id, self.experiment_id = run, run.id, run.experiment_id
-        atomic_text(self._note, json.dumps({"run_id": run.id, "uri": without_password(run.uri)}, indent=2) + "\n")
+        write_note(self._note, run)
         self._offline, self._beat = False, time.monotonic()
 
     def _do(self, job: Job) -> None:
@@ -179,6 +184,7 @@ class Follower:
         except Exception as error:
             if not self._run.answers():
                 raise
+            self._lacking = True
             warn(f"tracking: MLflow did not take {job.title} ({short_reason(error)}); the run goes on without it there")
         finally:
             self._allowance_s = 0.0
@@ -199,11 +205,17 @@ class Follower:
         if not self._told:
             self._told = True
             store = without_password(self.uri or "MLflow")
-            warn(f"tracking: {store} is not followed ({reason}); the run goes on, {self._whole} has everything")
+            warn(f"tracking: {store} is not followed ({reason}); the run goes on, {self._record} has everything")
 
 
-def _noted_id(note: Path) -> str | None:
+def noted_id(note: Path) -> str | None:
+    """Return the MLflow run that a note names; None where there is no note, or a damaged one."""
     try:
         return json.loads(note.read_text())["run_id"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def write_note(note: Path, run: MlflowRun) -> None:
+    """Name the MLflow run in a JSON file."""
+    atomic_text(note, json.dumps({"run_id": run.id, "uri": without_password(run.uri)}, indent=2) + "\n")

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from pipeline.errors import UserError
+from pipeline.tracking.mlflow_errors import check_schema, short_reason
 from pipeline.tracking.mlflow_run import MlflowRun, clean_name
-from pipeline.tracking.mlflow_settings import configure_mlflow, request_timeout, short_reason, without_password
+from pipeline.tracking.mlflow_settings import configure_mlflow, request_timeout, without_password
 from pipeline.tracking.tracker import Tracker
 
 FORMAT = 1  # of the metadata
@@ -89,6 +90,7 @@ def _upload(run: MlflowRun, path: Path, name: str, register_as: str | None, alia
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
+    _drop_half_logged(run, name)
     logged = run.client.create_logged_model(run.experiment_id, name=name, source_run_id=run.id)
     model = Model.load(str(path))
     model.model_id, model.run_id = logged.model_id, run.id
@@ -102,6 +104,14 @@ def _upload(run: MlflowRun, path: Path, name: str, register_as: str | None, alia
     registered = clean_name(register_as)
     _register(run, registered, logged.model_id, alias)
     return f"models:/{registered}@{alias}"
+
+
+def _drop_half_logged(run: MlflowRun, name: str) -> None:
+    """Remove what an upload that broke off has left of the model."""
+    query = f"source_run_id = '{run.id}' AND name = '{name}'"
+    for model in run.client.search_logged_models([run.experiment_id], query):
+        if model.status != "READY":
+            run.client.delete_logged_model(model.model_id)
 
 
 def _register(run: MlflowRun, name: str, model_id: str, alias: str) -> None:
@@ -138,12 +148,13 @@ def load_translator(uri: str, device: torch.device | str = "cpu") -> tuple[nn.Mo
     _check_store(uri, store)
     with tempfile.TemporaryDirectory() as folder:
         try:
+            check_schema(store)
             with request_timeout(DOWNLOAD_TIMEOUT_S):
                 path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
             metadata = Model.load(str(path)).metadata or {}
         except Exception as error:  # the store, its server and its artifact storage each raise their own
             place = without_password(store)
-            reason = f"not found in {place} ({short_reason(error)}); check the name, and MLFLOW_TRACKING_URI"
+            reason = f"not found in {place} ({short_reason(error, store)}); check the name, and MLFLOW_TRACKING_URI"
             raise UserError(f"{uri}: {reason}") from error
         if metadata.get("translator") != FORMAT:
             raise UserError(f"{uri}: not a translator that this tool logged; give one of its models")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.tracking.metrics_file import SUPERSEDING
+from pipeline.tracking.mlflow_errors import check_schema
 from pipeline.tracking.mlflow_settings import alone_at
 
 METRICS_PER_REQUEST, PARAMS_PER_REQUEST = 1000, 100  # MLflow's limits, as are the lengths below
@@ -49,6 +50,7 @@ class MlflowRun:
         run_id: The run to continue, from a checkpoint; a new one is made when the store does not have it.
         unfinished_id: A run to continue only if it never ended and has the same parameters: the one that a process
             without a checkpoint left behind. Otherwise it is closed as KILLED.
+        started_ms: When a new run began, in ms since 1970; now where it is None.
     """
 
     def __init__(
@@ -59,15 +61,17 @@ class MlflowRun:
         tags: Mapping[str, str],
         run_id: str | None = None,
         unfinished_id: str | None = None,
+        started_ms: int | None = None,
     ):
         import mlflow
 
         self.uri = mlflow.get_tracking_uri()
         with alone_at(self.uri):
+            check_schema(self.uri)
             self.client = mlflow.MlflowClient(self.uri)
             run = self._find(run_id) or self._find_unfinished(unfinished_id, params)
             self.continued = run is not None
-            run = run or self._create(experiment, name, tags)
+            run = run or self._create(experiment, name, tags, started_ms)
         self.id, self.experiment_id = run.info.run_id, run.info.experiment_id
         if self.continued:
             self.client.update_run(self.id, status="RUNNING")
@@ -97,7 +101,7 @@ class MlflowRun:
         self.client.set_terminated(run_id, "KILLED")
         return None
 
-    def _create(self, experiment: str, name: str, tags: Mapping[str, str]):
+    def _create(self, experiment: str, name: str, tags: Mapping[str, str], started_ms: int | None):
         from mlflow.exceptions import MlflowException
         from mlflow.tracking.context.registry import resolve_tags
 
@@ -112,7 +116,7 @@ class MlflowRun:
         if found and found.lifecycle_stage != "active":
             raise ValueError(f'the experiment "{experiment}" is deleted; restore it, or set tracking.experiment')
         cut = {clean_key(key): str(value)[:TAG_LENGTH] for key, value in tags.items()}
-        return self.client.create_run(experiment_id, run_name=name, tags=resolve_tags(cut))
+        return self.client.create_run(experiment_id, started_ms, resolve_tags(cut), name)
 
     def _log_params(self, params: Mapping[str, str], logged: Mapping[str, str]) -> None:
         from mlflow.entities import Param
@@ -136,7 +140,7 @@ class MlflowRun:
                 latest[metric.step] = max(latest.get(metric.step, point), point)
         return steps
 
-    def log_points(self, records: Sequence[Mapping[str, float]]) -> None:
+    def log_points(self, records: Sequence[Mapping[str, float]]) -> int:
         """Log lines of metrics.jsonl ({"step": …, "time": seconds since 1970, name: value, …}) that are not there yet.
 
         `logged_steps` is what the store held when the run was opened; nothing is sent twice after that. A later line
@@ -152,6 +156,7 @@ class MlflowRun:
         ]
         for start in range(0, len(points), METRICS_PER_REQUEST):
             self.client.log_batch(self.id, metrics=points[start : start + METRICS_PER_REQUEST], synchronous=True)
+        return len(points)
 
     def _lacks(self, key: str, value: float, time_ms: int, step: int) -> bool:
         """Whether the store lacks a point, or has an earlier one of an evaluation that this one supersedes."""
@@ -159,6 +164,10 @@ class MlflowRun:
             return True
         logged_ms, logged = self.logged_steps[key][step]
         return key.startswith(SUPERSEDING) and time_ms > logged_ms and value != logged
+
+    def has_image(self, key: str, step: int) -> bool:
+        """Whether the store has an image of that key and step."""
+        return (clean_key(key), step) in self._images
 
     def log_image(self, image: np.ndarray, key: str, step: int) -> None:
         """Log an 8-bit image under the UI's step slider, once per key and step."""
@@ -196,9 +205,9 @@ class MlflowRun:
             return False
         return True
 
-    def end(self, status: str) -> None:
-        """Close the run as FINISHED, FAILED or KILLED."""
-        self.client.set_terminated(self.id, status)
+    def end(self, status: str, ended_ms: int | None = None) -> None:
+        """Close the run as FINISHED, FAILED or KILLED, now or as of a time in ms since 1970."""
+        self.client.set_terminated(self.id, status, ended_ms)
 
 
 def system_monitors() -> list:

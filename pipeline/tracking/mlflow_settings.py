@@ -74,17 +74,3 @@ def is_remote(uri: str) -> bool:
 def without_password(uri: str) -> str:
     """Return the URI fit for a terminal."""
     return re.sub(r"(?<=://)[^/@]*@", "", uri)
-
-
-def short_reason(error: BaseException) -> str:
-    """Return what went wrong in MLflow as one line without passwords, with the remedy where there is one."""
-    text = str(error)
-    if "database schema" in text or "Can't locate revision" in text:
-        return (
-            "its schema is that of another MLflow release; if the store is older, run "
-            "`mlflow db upgrade sqlite:///mlflow.db`, if it is newer, update MLflow"
-        )
-    if "failed with exception" in text:  # the connection's own error is at the root, behind four layers of URLs
-        while error.__cause__ or error.__context__:
-            error = error.__cause__ or error.__context__
-    return without_password((str(error).splitlines() or [type(error).__name__])[0][:200])

@@ -1,4 +1,7 @@
-"""What a run leaves on record while it trains: metrics.jsonl, which is the truth, and MLflow, which follows it."""
+"""What a run leaves on record while it trains: metrics.jsonl, which is the truth, and MLflow, which follows it.
+
+Whatever else MLflow is told stands in the folder too (`pipeline.tracking.journal`): `pipeline.sync` tells it later.
+"""
 
 import hashlib
 import os
@@ -10,6 +13,7 @@ import numpy as np
 
 from pipeline.errors import Stopped
 from pipeline.tracking.follower import Follower, Job
+from pipeline.tracking.journal import Entry, Journal, forget, size_bytes, tell, tidy, title
 from pipeline.tracking.metrics_file import MetricsFile
 from pipeline.tracking.mlflow_run import MlflowRun, flatten
 from pipeline.tracking.mlflow_settings import without_password
@@ -21,7 +25,7 @@ class Tracker:
     Training waits for MLflow nowhere but in `call` and `close`, and for a failing server less than 10 s in all.
 
     Args:
-        folder: The run's folder; holds metrics.jsonl, and mlflow.json, which names the MLflow run.
+        folder: The run's folder; holds metrics.jsonl, tracking.jsonl, and mlflow.json, which names the MLflow run.
         experiment: MLflow's experiment.
         run_name: The MLflow run's name.
         params: The run's settings, nested; logged flat ("training.epochs").
@@ -32,7 +36,7 @@ class Tracker:
         whole: Which file to name as complete where MLflow does not answer; None: metrics.jsonl.
 
     Raises:
-        UserError: metrics.jsonl cannot be written.
+        UserError: the record cannot be written.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Tracker:
         self._asked_id = run_id
         self._whole = whole or self._metrics.path
         about = {"experiment": experiment, "name": run_name, "params": flatten(params), "tags": dict(tags or {})}
+        self._journal = Journal(folder, about, step) if mlflow else None
         self._follower = (
             Follower(
                 self._metrics.path,
@@ -64,6 +69,11 @@ class Tracker:
             if mlflow
             else None
         )
+        if self._journal:
+            for entry in self._journal.untold():
+                self._queue(entry)
+        elif step is None:
+            forget(folder)
 
     @property
     def run_id(self) -> str | None:
@@ -84,17 +94,23 @@ class Tracker:
         self._metrics.append(values, step)
 
     def log_image(self, key: str, image: np.ndarray, step: int) -> None:
-        """Log an image under MLflow's step slider: (H, W) or (H, W, 3), 8-bit, or floats in [0, 1]."""
+        """Log an image under MLflow's step slider: (H, W) or (H, W, 3), 8-bit, or floats in [0, 1].
+
+        Raises:
+            UserError: it cannot be kept on disk until MLflow has it.
+        """
+        if self._journal is None:
+            return
         if image.dtype != np.uint8:
             image = np.rint(np.clip(np.nan_to_num(image), 0, 1) * 255).astype(np.uint8)
-        image = image.copy()
-        self._queue(f"the image {key}", lambda run: run.log_image(image, key, step), image.nbytes)
+        self._queue(self._journal.add_image(key, image, step))
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Log a file or a folder, as it is when its turn comes, into a folder of the run's artifacts."""
-        files = path.rglob("*") if path.is_dir() else [path]
-        size_bytes = sum(file.stat().st_size for file in files if file.is_file())
-        self._queue(str(path), lambda run: run.client.log_artifact(run.id, str(path), folder), size_bytes)
+        home, path = self._metrics.path.parent.absolute(), path.absolute()
+        moves_along = path.is_relative_to(home.parent)
+        stored = os.path.relpath(path, home) if moves_along else str(path)
+        self._add({"kind": "artifact", "path": stored, "folder": folder})
 
     def log_dataset(
         self, name: str, context: str, source: str, items: Sequence[str], profile: Mapping[str, object] | None = None
@@ -110,12 +126,12 @@ class Tracker:
         """
         digest = hashlib.sha256("\n".join(items).encode()).hexdigest()[:8]
         about = {"items": len(items), **(profile or {})}
-        self._queue(f"the data {name}", lambda run: run.log_dataset(name, context, source, digest, about))
+        said = {"name": name, "context": context, "source": source, "digest": digest, "profile": about}
+        self._add({"kind": "dataset", **said})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the MLflow run."""
-        tags = dict(tags)
-        self._queue("tags", lambda run: run.set_tags(tags))
+        self._add({"kind": "tags", "tags": dict(tags)})
 
     def call(self, title: str, action: Callable[[MlflowRun], object], size_bytes: int = 0) -> object:
         """Have something done with the MLflow run in the background, and wait for what it returns.
@@ -129,7 +145,9 @@ class Tracker:
         """End the run as FINISHED, FAILED or KILLED; returns within seconds whatever the server does."""
         self._metrics.close()
         if self._follower:
+            self._journal.close(status)
             self._follower.close(status)
+            tidy(self._metrics.path.parent)
 
     def __enter__(self) -> "Tracker":
         return self
@@ -151,6 +169,10 @@ class Tracker:
         choice = f" --backend-store-uri {uri}" if "MLFLOW_TRACKING_URI" in os.environ else ""
         return f"mlflow ui{choice}, then http://127.0.0.1:5000{place}"
 
-    def _queue(self, title: str, action: Callable[[MlflowRun], object], size_bytes: int = 0) -> None:
-        if self._follower:
-            self._follower.queue(Job(title, action, size_bytes))
+    def _add(self, entry: Entry) -> None:
+        if self._journal:
+            self._queue(self._journal.add(entry))
+
+    def _queue(self, entry: Entry) -> None:
+        folder = self._metrics.path.parent
+        self._follower.queue(Job(title(entry), lambda run: tell(run, entry, folder), size_bytes(entry, folder)))

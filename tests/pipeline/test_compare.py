@@ -18,6 +18,7 @@ from pipeline.comparison import figure
 from pipeline.comparison.runs import load_runs
 from pipeline.evaluation.gallery import translate_scan
 from pipeline.runs.prepare import registrations
+from pipeline.sync import main as sync
 from pipeline.translation.model import load_model
 
 ROOT = Path(__file__).parents[2]
@@ -208,6 +209,11 @@ def test_a_dead_server_holds_nothing_up_and_the_record_stays_on_disk(place, monk
     assert "is not followed" in printed.err and "compare_record/metrics.jsonl has everything" in printed.err
     assert "model/own/volume_foreground_psnr" in (place / "compare_record" / "metrics.jsonl").read_text()
     assert (place / "compare.html").exists()
+    store = mlflow_store.fresh_store(place)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    assert sync([str(place / "compare_record")]) == 0
+    assert "MLflow run" in capsys.readouterr().out
+    assert (place / "mlruns").exists() and list((place / "mlruns").rglob("compare.html"))
 
 
 def test_a_page_is_not_written_over_a_runs_own_files_nor_a_record_over_a_strangers(tmp_path, capsys):

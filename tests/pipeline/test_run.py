@@ -87,7 +87,7 @@ def test_a_run_from_nothing_succeeds_and_leaves_everything_in_its_folder(first, 
     assert {path.name for path in folder.iterdir()} == {
         ".lock", "checkpoints", "config.yaml", "curves.png", "metrics.jsonl", "mlflow.json", "models.json", "mosaics",
         "report.html", "run.json", "samples", "scores.csv", "scores.json", "scores_by_subject.csv", "split.json",
-        "training_T1_to_T2.gif", "training_T2_to_T1.gif", "translated",
+        "tracking.jsonl", "training_T1_to_T2.gif", "training_T2_to_T1.gif", "translated",
     }  # fmt: skip
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"latest.pt", "previous.pt", "best.pt"}
 

@@ -138,6 +138,36 @@ def test_a_run_asked_to_end_goes_on_in_its_mlflow_run(undisturbed, store, monkey
     assert [point.step for point in losses] == list(range(1, 9))
 
 
+def test_a_dead_mlflow_changes_no_weight_and_the_run_is_sent_later(undisturbed, store, monkeypatch, capsys):
+    from mlflow import MlflowClient
+
+    from pipeline.sync import main
+
+    folder = Path("runs/tiny")
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        assert phantom_run(folder, "evaluation.protocols=[]") == 0
+    assert_same_end(folder, undisturbed)
+    assert "tracking: MLflow has not got all of this run; `python -m pipeline.sync" in capsys.readouterr().err
+    client = MlflowClient(store)
+    for _ in range(2):  # again changes nothing
+        assert main([str(folder)]) == 0
+        (run,) = runs(store)
+        assert run.info.status == "FINISHED"
+        assert "warning" not in capsys.readouterr().err
+        for record in numbers(folder):
+            for name in record.keys() - {"step"}:
+                points = client.get_metric_history(run.info.run_id, name)
+                assert [point.value for point in points if point.step == record["step"]] == [record[name]], name
+        pictures = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
+        assert sum(path.endswith(".png") for path in pictures) == 6  # two directions: untrained, and after each epoch
+        artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
+        assert {"config.yaml", "split.json", "report.html", "mosaics", "training_T1_to_T2.gif"} <= artifacts
+        for name in ("phantom-T1-to-T2", "phantom-T2-to-T1"):
+            assert [version.version for version in client.search_model_versions(f"name='{name}'")] == [1]
+    assert not (folder / "unsent").exists()
+
+
 def test_ctrl_c_saves_the_step_too(monkeypatch, tmp_path, capsys):
     signal_at(monkeypatch, signal.SIGINT, 2)
     assert phantom_run(tmp_path / "run", *QUICK) == 130

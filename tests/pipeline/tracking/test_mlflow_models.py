@@ -169,6 +169,26 @@ def test_a_server_keeps_models_too(tmp_path, monkeypatch):
     server.stop()
 
 
+def test_an_upload_that_broke_off_leaves_no_second_model(tmp_path, monkeypatch, capsys):
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store.fresh_store(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    def fail(*_):
+        raise ConnectionError("cut")
+
+    with Tracker(tmp_path / "run", experiment="models", run_name="r", params={}) as tracker:
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "log_model_artifacts", fail)
+            assert log_translator(tracker, nn.Identity(), name="T1-to-T2", stride=1, metadata=ABOUT) is None
+        address = log_translator(tracker, nn.Identity(), name="T1-to-T2", stride=1, metadata=ABOUT)
+        found = tracker.call("models", lambda run: run.client.search_logged_models([run.experiment_id]))
+    assert [(model.name, model.status) for model in found] == [("T1-to-T2", "READY")]
+    assert load_translator(address)[1] == ABOUT
+    assert "MLflow has not got all of this run" in capsys.readouterr().err
+
+
 def test_nothing_is_exported_where_mlflow_is_off(tmp_path):
     tracker = Tracker(tmp_path, experiment="e", run_name="r", params={}, mlflow=False)
     assert log_translator(tracker, nn.Identity(), name="x", stride=1, metadata={}) is None

@@ -164,14 +164,15 @@ def test_the_image_is_as_it_was_when_it_was_logged(tmp_path, store):
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(None, "FINISHED"), (ValueError(), "FAILED"), (Stopped(15, ""), "KILLED")]
+    ("error", "status"),
+    [(None, "FINISHED"), (ValueError(), "FAILED"), (Stopped(15, ""), "KILLED"), (KeyboardInterrupt(), "KILLED")],
 )
 def test_the_run_ends_as_the_training_did(tmp_path, store, error, status):
     try:
         with track(tmp_path) as tracker:
             if error:
                 raise error
-    except (ValueError, Stopped):
+    except (ValueError, Stopped, KeyboardInterrupt):
         pass
     assert client(store).get_run(tracker.run_id).info.status == status
 

@@ -1,4 +1,6 @@
+import sqlite3
 import time
+from contextlib import closing
 
 import mlflow_store
 import pytest
@@ -80,7 +82,7 @@ def test_a_run_that_the_store_does_not_have_is_made_from_the_file(tmp_path, stor
 # ── failing stores ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("kind", ["closed", "hanging", "error", "garbage"])
+@pytest.mark.parametrize("kind", ["closed", "hanging", "dropping", "error", "garbage"])
 def test_a_dead_server_costs_seconds_and_one_line_and_loses_nothing(tmp_path, monkeypatch, capsys, kind):
     import mlflow  # noqa: F401  (its import is not the server's delay)
 
@@ -95,9 +97,10 @@ def test_a_dead_server_costs_seconds_and_one_line_and_loses_nothing(tmp_path, mo
             tracker.close()
         assert time.monotonic() - started < 9.5
     assert [record["step"] for record in lines(tmp_path)] == list(range(50))
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert said.startswith(f"tracking: {uri} is not followed (")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert said[0].startswith(f"tracking: {uri} is not followed (")
+    assert f"`python -m pipeline.sync {tmp_path}/run` sends it later" in said[1]
     assert tracker.how_to_open().endswith("metrics.jsonl (MLflow was not reached)")
 
 
@@ -146,16 +149,45 @@ def test_a_server_that_dies_at_the_end_costs_seconds(tmp_path, monkeypatch, quic
     server.stop()
 
 
-def test_a_store_of_another_release_is_named_with_its_remedy(tmp_path, store, capsys):
-    import sqlite3
+@pytest.mark.parametrize("steps", [10, 400])
+def test_a_store_that_refuses_is_asked_twice_however_much_is_logged(tmp_path, monkeypatch, steps):
+    asked = []
 
-    with sqlite3.connect(tmp_path / "mlflow.db") as database:
-        database.execute("UPDATE alembic_version SET version_num = 'c48cb773bb87'")
+    def refuse(**_):
+        asked.append(time.monotonic())
+        raise ConnectionError("no")
+
+    monkeypatch.setattr(follower, "MlflowRun", refuse)
+    with track(tmp_path) as tracker:
+        train(tracker, range(steps))
+        eventually(lambda: not tracker.follows)
+        assert tracker.call("a model", lambda run: 1) is None
+    assert len(asked) == 2  # at the start and at the end; in between only after RETRY_EVERY_S
+
+
+@pytest.mark.parametrize("garment", ["as it is", "without a table"])  # MLflow migrates the second without a word
+@pytest.mark.parametrize(
+    ("revision", "remedy"),
+    [
+        ("c48cb773bb87", "that of an older MLflow; back it up, then run `mlflow db upgrade {uri}`"),
+        ("ffffffffffff", "that of a newer MLflow than the one installed here; update mlflow"),
+    ],
+)
+def test_a_store_of_another_release_is_left_alone_and_named_with_its_remedy(
+    tmp_path, store, capsys, revision, remedy, garment
+):
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("UPDATE alembic_version SET version_num = ?", [revision])
+        if garment == "without a table":
+            database.execute("DROP TABLE webhook_events")
+        database.commit()
+    before = (tmp_path / "mlflow.db").read_bytes()
     with track(tmp_path) as tracker:
         tracker.log_metrics({"loss": 1}, 1)
-    said = capsys.readouterr().err
-    assert "`mlflow db upgrade sqlite:///mlflow.db`" in said
-    assert said.count("\n") == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2
+    assert remedy.format(uri=store) in said[0]
+    assert (tmp_path / "mlflow.db").read_bytes() == before
     assert len(lines(tmp_path)) == 1
 
 

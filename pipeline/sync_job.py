@@ -1,0 +1,72 @@
+"""Run folders into MLflow, one after the other."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.config.load import load_config
+from pipeline.console import say, warn
+from pipeline.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PARTLY_DONE, UserError
+from pipeline.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from pipeline.tracking.sender import Sender
+
+
+def sync_folders(folders: Sequence[Path]) -> int:
+    """Send each folder's record to MLflow and say so in a line; return the exit code: 0 all, 3 some, 2 none."""
+    from pipeline.tracking.mlflow_settings import configure_mlflow
+
+    configure_mlflow()  # first, for MONAI imports MLflow, which asks for its settings then
+    whole = some = 0
+    for folder in folders:
+        try:
+            refused = _sync(folder)
+        except UserError as error:
+            warn(f"error: {error}")
+            continue
+        some, whole = some + 1, whole + (refused == 0)
+    return EXIT_DONE if whole == len(folders) else EXIT_PARTLY_DONE if some else EXIT_BAD_INPUT
+
+
+def _sync(folder: Path) -> int:
+    """Send one folder's record; return how many things MLflow did not take, each of which has been named."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the folder of a run")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: cannot be written, and it is to keep which MLflow run is its own; copy it first")
+    from pipeline.tracking.sender import Sender
+
+    Sender(folder)  # before a lock is left in a folder that is no run's
+    with RunFolder(folder).held():
+        sender = Sender(folder)
+        say(sender.send(_send_models))
+    return sender.refused
+
+
+def _send_models(sender: "Sender") -> None:
+    """Log the networks as the end of the run would have; nothing for a run that did not come to it."""
+    folder = RunFolder(sender.folder)
+    if sender.status != "FINISHED" or not folder.config.is_file() or not folder.checkpoints.latest.is_file():
+        return
+    from pipeline.evaluation.logged_models import log_models
+    from pipeline.runs.checkpoint import load_checkpoint
+    from pipeline.translation.model import load_model, translator_metadata
+
+    try:
+        config = load_config(folder.config)
+        chosen = folder.evaluated(config.evaluation.checkpoint)
+        model = load_model(chosen, "cpu")
+        step = load_checkpoint(folder.checkpoints.latest)["position"]["step"]
+    except UserError as error:
+        sender.refuse("the models", str(error))
+        return
+    log_models(
+        sender,
+        model,
+        {to: translator_metadata(config, model.facts, to, model.stride) for to in model.translators},
+        folder.models,
+        checkpoint=f"{chosen.stem}, training stopped at step {step}",
+        register_as=config.tracking.register_as,
+    )

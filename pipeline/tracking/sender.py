@@ -1,0 +1,130 @@
+"""The record of a run that has ended, from its folder into an MLflow store, as if MLflow had followed it all along."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.console import warn
+from pipeline.errors import UserError
+from pipeline.tracking.follower import LINES_AT_ONCE, UPLOAD_BYTES_PER_S, noted_id, write_note
+from pipeline.tracking.journal import NAME, Entry, read_journal, size_bytes, tell, tidy, title
+from pipeline.tracking.metrics_file import read_metrics
+from pipeline.tracking.mlflow_errors import short_reason
+from pipeline.tracking.mlflow_run import MlflowRun
+from pipeline.tracking.mlflow_settings import configure_mlflow, request_timeout
+
+PATIENCE_S = 26  # besides what a request may take in training: nobody waits for us here
+KINDS = {"image": "pictures", "artifact": "artifacts", "dataset": "data sets"}
+
+
+class Sender:
+    """Sends a folder's record, in the foreground; stands in for a `Tracker` where models are logged.
+
+    What the store has already is not sent again, so that sending twice changes nothing.
+
+    Args:
+        folder: Of a run that nobody is at work on.
+
+    Raises:
+        UserError: the folder has no journal, or a damaged one.
+    """
+
+    follows = True
+
+    def __init__(self, folder: Path):
+        self.folder, self._entries = folder, read_journal(folder)
+        self._abouts = [dict(entry) for entry in self._entries if entry["kind"] == "about"]
+        if not self._abouts:
+            raise UserError(
+                f"{folder / NAME}: not there, or damaged, so nothing can be sent; "
+                "run the run's own command again with tracking.mlflow=true"
+            )
+        ends = [entry for entry in self._entries if entry["kind"] == "end"]
+        self._end: Entry = ends[-1] if ends else {"status": "KILLED", "time": _last_sign(folder)}
+        self.status = str(self._end["status"])
+        self.refused, self.points, self.sent = 0, 0, Counter()
+
+    def send(self, more: Callable[["Sender"], object] = lambda sender: None) -> str:
+        """Send everything, then do `more`, then end the MLflow run as the run ended; return a line that says so.
+
+        Raises:
+            UserError: the store does not answer, or is of another MLflow; what is sent stays sent.
+        """
+        configure_mlflow()
+        import mlflow
+
+        uri = mlflow.get_tracking_uri()
+        try:
+            with request_timeout(PATIENCE_S):
+                self.run = self._open()
+                self._send_points()
+            self._send_entries()
+            more(self)
+            self.run.end(self.status, _milliseconds(self._end))
+        except UserError:
+            raise
+        except Exception as error:  # the store, its server and its artifact storage each raise their own
+            reason = f"{short_reason(error, uri)}; send it again when that is mended"
+            raise UserError(f"{self.folder}: not sent to MLflow: {reason}") from error
+        tidy(self.folder)
+        counts = [f"{count} {KINDS[kind]}" for kind, count in self.sent.items()]
+        return (
+            f"{self.folder}: {self.status}, MLflow run {self.run.id}: {', '.join([f'{self.points} points', *counts])}"
+        )
+
+    def call(self, title: str, action: Callable[[MlflowRun], object], size_bytes: int = 0) -> object:
+        """Do something with the MLflow run; None, counted in `refused`, if that fails though the store answers."""
+        try:
+            with request_timeout(PATIENCE_S + size_bytes / UPLOAD_BYTES_PER_S):
+                return action(self.run)
+        except Exception as error:
+            if not self.run.answers():
+                raise
+            self.refuse(title, short_reason(error))
+            return None
+
+    def refuse(self, title: str, reason: str) -> None:
+        """Say and count that something could not be sent."""
+        self.refused += 1
+        warn(f"{self.folder}: {title} is not sent ({reason})")
+
+    def _open(self) -> MlflowRun:
+        """Open the run that the folder names, or a new one, under each of the settings it had in turn."""
+        note = self.folder / "mlflow.json"
+        run_id, started_ms = noted_id(note), _milliseconds(self._abouts[0])
+        for about in self._abouts:
+            settings = {name: about[name] for name in ("experiment", "name", "params", "tags")}
+            run = MlflowRun(**settings, run_id=run_id, started_ms=started_ms)
+            run_id = run.id
+            write_note(note, run)
+        return run
+
+    def _send_points(self) -> None:
+        path = self.folder / "metrics.jsonl"
+        records = read_metrics(path)[0] if path.is_file() else []
+        for start in range(0, len(records), LINES_AT_ONCE):
+            self.points += self.run.log_points(records[start : start + LINES_AT_ONCE])
+
+    def _send_entries(self) -> None:
+        for entry in self._entries:
+            had = entry["kind"] == "image" and self.run.has_image(entry["key"], entry["step"])
+            refused = self.refused
+            self.call(title(entry), lambda run, entry=entry: self._tell(entry), size_bytes(entry, self.folder))
+            if entry["kind"] in KINDS and not had and self.refused == refused:
+                self.sent[entry["kind"]] += 1
+
+    def _tell(self, entry: Entry) -> None:
+        """Tell MLflow of one entry; a folder from elsewhere must not make us upload what lies elsewhere."""
+        path = self.folder / str(entry.get("path", "."))
+        if not path.resolve().is_relative_to(self.folder.resolve().parent):
+            raise ValueError("it lies outside the run's folder and the one around it")
+        tell(self.run, entry, self.folder)
+
+
+def _milliseconds(entry: Entry) -> int | None:
+    return round(float(entry["time"]) * 1000) if "time" in entry else None
+
+
+def _last_sign(folder: Path) -> float:
+    """Return when a run that was killed without a word last wrote anything, in seconds since 1970."""
+    return max(file.stat().st_mtime for file in (folder / NAME, folder / "metrics.jsonl") if file.exists())

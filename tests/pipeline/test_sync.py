@@ -1,0 +1,90 @@
+import mlflow_store
+import pytest
+from small_run import in_child
+from tracked_run import track, train
+
+from pipeline.runs.folder import RunFolder
+from pipeline.sync import main
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    uri = mlflow_store.fresh_store(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.chdir(tmp_path)
+    return uri
+
+
+@pytest.fixture
+def unfollowed(tmp_path, monkeypatch):
+    """Folders of two runs that no server followed."""
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        for name in ("a", "b"):
+            with track(tmp_path / name) as tracker:
+                train(tracker, range(6))
+    return [tmp_path / name / "run" for name in ("a", "b")]
+
+
+def statuses(uri):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    return [run.info.status for run in client.search_runs([client.get_experiment_by_name("e").experiment_id])]
+
+
+def test_each_run_is_sent_and_has_its_line(unfollowed, store, capsys):
+    capsys.readouterr()
+    assert main([str(folder) for folder in unfollowed]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert [line.partition(": ")[0] for line in said.out.splitlines()] == [str(folder) for folder in unfollowed]
+    assert all(": FINISHED, MLflow run " in line and "6 points" in line for line in said.out.splitlines())
+    assert statuses(store) == ["FINISHED"] * 2
+
+
+def test_one_that_is_not_there_does_not_stop_the_others(unfollowed, store, capsys):
+    assert main([str(unfollowed[0].with_name("gone")), *map(str, unfollowed)]) == 3
+    assert "gone: no such folder; give the folder of a run" in capsys.readouterr().err
+    assert statuses(store) == ["FINISHED"] * 2
+
+
+def test_what_could_not_be_sent_makes_it_a_part(unfollowed, store, capsys):
+    next((unfollowed[0] / "unsent").glob("*.png")).unlink()
+    assert main([str(unfollowed[0])]) == 3
+    assert "the image samples is not sent (its file is gone" in capsys.readouterr().err
+
+
+def test_a_dead_server_is_one_line_and_the_run_can_be_sent_later(unfollowed, store, monkeypatch, capsys):
+    capsys.readouterr()
+    with monkeypatch.context() as patch, mlflow_store.failing_server("error") as uri:
+        patch.setenv("MLFLOW_TRACKING_URI", uri.replace("://", "://me:secret@"))
+        assert main([str(unfollowed[0])]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "secret" not in said
+    assert said.startswith(f"error: {unfollowed[0]}: not sent to MLflow: ")
+    assert main([str(unfollowed[0])]) == 0
+    assert statuses(store) == ["FINISHED"]
+
+
+def test_a_run_at_work_is_left_alone(unfollowed, store, capsys):
+    with RunFolder(unfollowed[0]).held():
+        assert in_child(lambda: main([str(unfollowed[0])])) == 2
+    assert not (unfollowed[0] / "mlflow.json").exists()
+
+
+def test_a_run_at_work_is_named(unfollowed, store, capfd):
+    with RunFolder(unfollowed[0]).held():
+        in_child(lambda: main([str(unfollowed[0])]))
+    assert f"error: {unfollowed[0]}: another process is at work on this run; wait for it" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\x00\xff\n", b'{"kind": "about"', b"[]\n7\n"])
+def test_a_folder_without_a_record_is_refused_and_stays_as_it_was(tmp_path, capsys, content):
+    if content is not None:
+        (tmp_path / "tracking.jsonl").write_bytes(content)
+    before = list(tmp_path.iterdir())
+    assert main([str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"error: {tmp_path}/tracking.jsonl: not there, or damaged" in said
+    assert list(tmp_path.iterdir()) == before
