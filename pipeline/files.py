@@ -34,7 +34,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             left = free_space(path.parent)
             raise UserError(f"{path}: disk full, {left} left; free some space and run again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+        if error.errno in (
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.EEXIST,
+            errno.ENOTDIR,
+            errno.EISDIR,
+            errno.ENAMETOOLONG,
+        ):
             raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
         raise
     finally:
