@@ -4,6 +4,7 @@ python -m pipeline.translate -i data/ixi/IXI-T1 -o translated --model runs/ixi -
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,10 +93,18 @@ def _positive(text: str) -> int:
     return number
 
 
+def _without_two_dashes(argv: list[str]) -> list[str]:
+    """Let `-i -- -x.nii` name a file with a leading dash, which argparse does not: it becomes ./-x.nii."""
+    if "--" not in argv:
+        return argv
+    place = argv.index("--")
+    return argv[:place] + [f"./{name}" if name.startswith("-") else name for name in argv[place + 1 :]]
+
+
 @guarded
 def main(argv: list[str] | None = None) -> int:
     """Translate volumes; return the exit code."""
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_args(_without_two_dashes(sys.argv[1:] if argv is None else argv))
     jobs = plan(arguments.input, arguments.output)
     for job in jobs:
         if not job.status and not arguments.overwrite and job.target.exists():

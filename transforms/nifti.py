@@ -98,6 +98,9 @@ def _open_single(path: Path) -> tuple[SpatialImage, list[str]]:
         _require_fitting_name(path, zipped=isinstance(stream, gzip.GzipFile))
         size = image_class.header_class.sizeof_hdr
         header, doubts = _header(image_class.header_class, start[:size], path)
+        if header["vox_offset"] == 0:  # nibabel would take the header for voxels
+            header["vox_offset"] = header.single_vox_offset
+            doubts = [*doubts, f"its voxels begin at byte 0 by its header, taken as {header.single_vox_offset}"]
         wanted = _wanted_bytes(header, path)
         if wanted > most_bytes:
             raise VolumeError(
@@ -119,7 +122,7 @@ def _open_single(path: Path) -> tuple[SpatialImage, list[str]]:
 
 def _open_pair(path: Path) -> tuple[SpatialImage, list[str]]:
     """Open a `.hdr` and `.img` pair (NIfTI or Analyze) whose `.img` is long enough."""
-    header_path, voxels_path = (_partner(path, suffix) for suffix in PAIR_SUFFIXES)
+    header_path = _partner(path, ".hdr")
     with header_path.open("rb") as stream:
         start = stream.read(nib.Nifti2Header.sizeof_hdr)
     pairs = {b"ni1": nib.Nifti1Pair, b"ni2": nib.Nifti2Pair}
@@ -128,6 +131,8 @@ def _open_pair(path: Path) -> tuple[SpatialImage, list[str]]:
         analyze = ANALYZE_SIZE in (int.from_bytes(start[:4], order) for order in ("little", "big"))
         if not analyze or start[344:346] == b"n+":
             raise VolumeError(f"{header_path}: not the header of a .hdr/.img pair but {_what_it_is(start)}")
+    voxels_path = _partner(path, ".img")
+    if image_class is None:
         image, doubts = nib.load(header_path), []
     else:
         size = image_class.header_class.sizeof_hdr

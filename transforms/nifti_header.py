@@ -49,7 +49,9 @@ def volume_shape(header: FileBasedHeader, name: str) -> tuple[int, ...]:
         )
     dtype = header.get_data_dtype()
     if dtype.names or dtype.kind not in "buif":
-        kind = "colour" if dtype.names else "complex" if dtype.kind == "c" else str(dtype)
+        kind = (
+            "colour" if dtype.names else {"c": "complex", "V": f"{8 * dtype.itemsize}-bit"}.get(dtype.kind, str(dtype))
+        )
         raise VolumeError(f"{name}: holds {kind} voxels; save its magnitude or gray values as integers or floats")
     return shape[:3]
 
