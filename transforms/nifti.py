@@ -143,7 +143,8 @@ def _open_pair(path: Path) -> tuple[SpatialImage, list[str]]:
         }
         image = image_class.from_file_map(files)
     volume_shape(image.header, str(header_path))
-    wanted, there = _wanted_bytes(image.header, header_path), voxels_path.stat().st_size
+    # nibabel's header of a loaded image has lost the offset
+    wanted, there = bytes_of_voxels(image.header) + int(image.dataobj.offset), voxels_path.stat().st_size
     if wanted > there:
         raise VolumeError(
             f"{voxels_path}: truncated, {wanted:,} bytes expected and {there:,} found; copy or download it again"
@@ -222,7 +223,7 @@ def _reading(name: str) -> Iterator[None]:
     except MemoryError as error:
         raise VolumeError(f"{name}: does not fit into memory; crop it or use a larger machine") from error
     except OSError as error:
-        raise VolumeError(f"{name}: cannot be read ({error.strerror or error}); {_remedy(error)}") from error
+        raise VolumeError(f"{name}: cannot be read ({error.strerror or _one_line(error)}); {_remedy(error)}") from error
     except (ValueError, ArithmeticError, TypeError, LookupError, AttributeError, struct.error) as error:
         # of nibabel and numpy, about a header that makes no sense
         raise VolumeError(f"{name}: its header cannot be understood ({_one_line(error)}); {again}") from error
