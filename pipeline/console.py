@@ -2,7 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -51,6 +53,19 @@ def _print(text: str, stream: TextIO) -> None:
     except UnicodeEncodeError:
         encoding = stream.encoding or "ascii"
         print(text.encode(encoding, errors="backslashreplace").decode(encoding), file=stream, flush=True)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show Python warnings for the user as one line each, without the place in the code."""
+
+    def show(message, category, *_) -> None:
+        if issubclass(category, UserWarning):
+            warn(f"warning: {message}")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import __version__
-from pipeline.console import guarded, say, warn
+from pipeline.console import guarded, plain_warnings, say, warn
 from pipeline.translation.jobs import exit_code, plan, require_writable, shown, summary, work_through
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.style is not None:
             from pipeline.translation.style import use_style_of
 
-            use_style_of(arguments.style, model, to)
+            with plain_warnings():
+                use_style_of(arguments.style, model, to)
         from pipeline.translation.translator import translate_volume
         from pipeline.translation.volume import write_volume
 

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -9,12 +10,14 @@ from volume_cases import (
     INTERCEPT,
     SLOPE,
     UNITS,
+    Case,
     affine_of,
     bytes_case,
     head,
     image,
     image_case,
     patched,
+    saved,
 )
 
 F4, I2 = np.float32, np.int16
@@ -78,6 +81,13 @@ def gzip_with_a_name() -> bytes:
     return content[:3] + b"\x08" + struct.pack("<I", 1_700_000_000) + content[8:10] + b"jane.nii\0" + content[10:]
 
 
+def upper_case_pair(folder: Path) -> Path:
+    saved(folder, image(kind=nib.Nifti1Pair), "head.hdr")
+    for suffix in (".hdr", ".img"):
+        (folder / f"head{suffix}").rename(folder / f"head{suffix.upper()}")
+    return folder / "head.IMG"
+
+
 NAMES = (
     "HEAD.NII.GZ", "Head.Nii", "köpf_脳.nii.gz", "with spaces  two.nii.gz",
     "$(touch pwned); rm -rf `x` & 'q' \"d\".nii.gz",
@@ -103,6 +113,7 @@ GOOD = [
     image_case("NIfTI-1, big endian", lambda: image(endianness=">")),
     image_case("NIfTI-2, big endian", lambda: image(kind=nib.Nifti2Image, endianness=">")),
     image_case("pair, given as .hdr", lambda: image(kind=nib.Nifti1Pair), file="head.hdr"),
+    Case("pair, given as .IMG", upper_case_pair),
     image_case("pair, big endian", lambda: image(kind=nib.Nifti1Pair, endianness=">"), file="head.hdr"),
     image_case("pair, NIfTI-2", lambda: image(kind=nib.Nifti2Pair), file="head.hdr"),
     image_case("Analyze with SPM's .mat", lambda: nib.Spm99AnalyzeImage(head(), affine_of()), file="head.hdr"),

@@ -3,7 +3,6 @@
 import errno
 import gzip
 import io
-import os
 import stat
 import struct
 import warnings
@@ -82,8 +81,6 @@ def _open(path: Path) -> tuple[SpatialImage, list[str]]:
             raise VolumeError(f"{path}: is a link to {path.readlink()}, which is not there; mend the link") from None
         raise VolumeError(f"{path}: no such file; check the path") from None
     if stat.S_ISDIR(mode):
-        if not os.access(path, os.R_OK | os.X_OK):
-            raise VolumeError(f"{path}: is a folder that cannot be listed; check its permissions")
         raise VolumeError(f"{path}: is a folder; give a .nii or .nii.gz file")
     if not stat.S_ISREG(mode):
         raise VolumeError(f"{path}: is a pipe or a device; give a .nii or .nii.gz file")

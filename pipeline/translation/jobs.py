@@ -12,7 +12,6 @@ from pipeline.console import progress, table
 from pipeline.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PARTLY_DONE, UserError
 
 FOUND_IN_FOLDERS = (".nii", ".nii.gz", ".hdr")  # a .hdr stands for its .img
-NO_VOLUMES = "no .nii or .nii.gz files in this folder; check the path"
 WRITABLE = (".nii", ".nii.gz")
 
 
@@ -40,7 +39,7 @@ def plan(inputs: list[Path], out: Path) -> list[Job]:
             raise UserError(f"{out}: is one file's name, and there may be several volumes; give a folder as OUT")
         found = {source: below for given in inputs for source, below in _volumes(given, out)}
         if len(inputs) == 1 and list(found) == inputs and _is_folder(inputs[0]):
-            raise UserError(f"{inputs[0]}: {NO_VOLUMES}")
+            raise UserError(_without_volumes(inputs[0]))
         jobs = _placed(found, out)
     sources = {os.path.realpath(job.source) for job in jobs}
     for job in jobs:
@@ -94,7 +93,7 @@ def _walk(folder: Path, out: str, above: tuple[str, ...]) -> list[Path]:
 
 def _placed(found: dict[Path, Path], out: Path) -> list[Job]:
     """Give every source a target of its own below OUT; those that would be one volume there have failed already."""
-    unique = {os.path.realpath(source): (source, below) for source, below in reversed(found.items())}
+    unique = {_identity(source): (source, below) for source, below in reversed(found.items())}
     sources = [source for source, _ in reversed(unique.values())]
     targets = [_as_nifti(out / found[source]) for source in sources]
     if len({_stem(target) for target in targets}) < len(targets):
@@ -103,8 +102,8 @@ def _placed(found: dict[Path, Path], out: Path) -> list[Job]:
         targets = [_as_nifti(out / path.relative_to(common)) for path in absolute]
     jobs = [Job(source, target) for source, target in zip(sources, targets, strict=True)]
     for job in jobs:
-        if _is_folder(job.source) and os.access(job.source, os.R_OK | os.X_OK):
-            job.status, job.message = "failed", f"{job.source}: {NO_VOLUMES}"
+        if _is_folder(job.source):
+            job.status, job.message = "failed", _without_volumes(job.source)
     same: dict[Path, list[Job]] = {}
     for job in jobs:
         same.setdefault(_stem(job.target), []).append(job)
@@ -114,6 +113,21 @@ def _placed(found: dict[Path, Path], out: Path) -> list[Job]:
             job.status = "failed"
             job.message = f"{job.source}: {names} would be one volume; move one away, or translate them separately"
     return jobs
+
+
+def _identity(source: Path) -> str:
+    """Return what two names of one volume have in common; a pair is its .hdr."""
+    if source.suffix.lower() == ".img":
+        for suffix in (".hdr", ".HDR"):
+            if (header := source.with_suffix(suffix)).exists():
+                return os.path.realpath(header)
+    return os.path.realpath(source)
+
+
+def _without_volumes(folder: Path) -> str:
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return f"{folder}: this folder cannot be listed; check its permissions"
+    return f"{folder}: no .nii or .nii.gz files in this folder; check the path"
 
 
 def _stem(target: Path) -> Path:

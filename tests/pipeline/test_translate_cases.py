@@ -20,6 +20,7 @@ from pipeline.translate import main
 from pipeline.translation.model import TranslationModel
 
 VALUES_CHANGE = ("NaN voxels", "infinite voxels", "a float64 voxel beyond float32")
+PAIR = (".hdr", ".IMG")
 KEPT = (
     "dim", "dim_info", "pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
     "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units",
@@ -68,7 +69,7 @@ def check_places(source: np.ndarray, result: np.ndarray) -> None:
 
 def load(path: Path) -> nib.spatialimages.SpatialImage:
     """As nibabel, which looks for other names where the suffix is in mixed case."""
-    if path.suffix == ".hdr":
+    if path.suffix in PAIR:
         return nib.load(path)
     content = gzip.decompress(path.read_bytes()) if path.name.lower().endswith(".gz") else path.read_bytes()
     return (nib.Nifti2Image if content[4:7] == b"n+2" else nib.Nifti1Image).from_bytes(content)
@@ -89,7 +90,7 @@ def check_geometry(source: nib.Nifti1Image, result: nib.Nifti1Image) -> None:
 
 def load_voxels(path: Path) -> np.ndarray:
     """The stored voxels, without their scaling, which in doubtful files may be meaningless."""
-    return np.asarray(load(path).dataobj.get_unscaled()) if path.suffix == ".hdr" else unscaled(path)
+    return np.asarray(load(path).dataobj.get_unscaled()) if path.suffix in PAIR else unscaled(path)
 
 
 def unscaled(path: Path) -> np.ndarray:
@@ -107,7 +108,7 @@ def test_sound_volumes_come_back_on_their_grid_and_nothing_is_said(tmp_path, use
     printed = capfd.readouterr()
     assert (printed.out, printed.err) == ("", "")
     written = list((tmp_path / "out").iterdir())
-    assert [found.name for found in written] == [path.name if path.suffix != ".hdr" else "head.nii.gz"]
+    assert [found.name for found in written] == [path.name if path.suffix not in PAIR else "head.nii.gz"]
     source, result = load(path), load(written[0])
     check_geometry(source, result)
     check_places(source.dataobj, result.get_fdata())

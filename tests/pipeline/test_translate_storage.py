@@ -105,6 +105,12 @@ def test_an_empty_folder_does_not_stop_the_others(tmp_path, use, capfd):
     assert "empty: no .nii or .nii.gz files in this folder" in capfd.readouterr().err
 
 
+def test_both_files_of_a_pair_are_one_volume(tmp_path, use):
+    saved(tmp_path, image(kind=nib.Nifti1Pair), "head.hdr")
+    assert translate("-i", tmp_path / "head.img", tmp_path / "head.hdr", "-o", tmp_path / "out") == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["head.nii.gz"]
+
+
 def test_linked_folders_are_searched(tmp_path, use):
     saved(tmp_path / "elsewhere", image(), "a.nii")
     (tmp_path / "in").mkdir()
