@@ -18,6 +18,7 @@ from nibabel.filebasedimages import FileBasedHeader, ImageFileError
 from nibabel.fileholders import FileHolder
 from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError, SpatialImage
+from nibabel.wrapstruct import WrapStructError
 
 from transforms.nifti_header import VolumeError, affine_mm, bytes_of_voxels, shape_text, volume_shape
 from transforms.nifti_values import finite_float32
@@ -29,8 +30,8 @@ _CHUNK_BYTES = 16 << 20
 _FOREIGN_STARTS = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself; run `git lfs pull`"),
     (b"<", "a web page or XML; download the file again"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"\x89PNG", "a PNG picture; give a volume"),
+    (b"\xff\xd8\xff", "a JPEG picture; give a volume"),
     (b"PK", "a zip archive; unpack it first"),
     (b"BZh", "compressed with bzip2; unpack it first"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it first"),
@@ -215,7 +216,7 @@ def _reading(name: str) -> Iterator[None]:
         raise
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise VolumeError(f"{name}: truncated or damaged gzip data ({error}); copy or download it again") from error
-    except (ImageFileError, HeaderDataError) as error:
+    except (ImageFileError, HeaderDataError, WrapStructError) as error:
         raise VolumeError(f"{name}: not a readable NIfTI file ({_one_line(error)}); {again}") from error
     except MemoryError as error:
         raise VolumeError(f"{name}: does not fit into memory; crop it or use a larger machine") from error
@@ -242,7 +243,7 @@ def _image_class(start: bytes, path: Path) -> type[nib.Nifti1Image]:
     """Return which NIfTI the first bytes begin; raise, saying what it is instead, where they begin none."""
     if start[4:7] == b"n+2" and len(start) >= nib.Nifti2Header.sizeof_hdr:
         return nib.Nifti2Image
-    if start[344:347] == b"n+1":
+    if start[344:347] == b"n+1" and len(start) >= nib.Nifti1Header.sizeof_hdr:
         return nib.Nifti1Image
     raise VolumeError(f"{path}: not a NIfTI volume but {_what_it_is(start)}")
 
@@ -256,10 +257,12 @@ def _what_it_is(start: bytes) -> str:
             return description
     if start[128:132] == b"DICM":
         return "a DICOM file; convert the series with dcm2niix"
+    if start[344:347] == b"n+1" and len(start) < ANALYZE_SIZE:
+        return "a part of a header; copy or download it again"
     if start[344:347] == b"n+1" or start[4:7] == b"n+2":
         return "a single-file NIfTI; give it the suffix .nii"
     if start[344:347] == b"ni1" or start[4:7] == b"ni2":
         return "the header of a .hdr/.img pair; give it the suffix .hdr"
     if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
-        return "a text file"
+        return "a text file; convert or download the volume again"
     return "something else; convert it to NIfTI, or download it again"

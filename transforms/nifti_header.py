@@ -89,7 +89,7 @@ def _unit(header: FileBasedHeader, extent: np.ndarray) -> tuple[float, list[str]
         return 1.0, []
     unit, factor = _UNITS_MM[code]
     if SMALLEST_HEAD_MM <= float(extent.max()) * factor <= 1000 * SMALLEST_HEAD_MM:
-        return factor, [f"its header is in {unit}, which few programs honour"]
+        return factor, [f"its header is in {unit}, which is honoured here but not by most programs"]
     return 1.0, [f"its header says {unit}, in which no head would fit; taken as millimetres"]
 
 

@@ -29,7 +29,9 @@ def finite_float32(image: SpatialImage, shape: tuple[int, ...], name: str) -> tu
         if _is_doubtful(array):
             array, doubts = _from_float64(image.get_fdata(dtype=np.float64, caching="unchanged").reshape(shape), name)
     if array.min() == array.max():
-        raise VolumeError(f"{name}: every voxel has the same value, {array.flat[0]:g}; there is nothing in it to see")
+        raise VolumeError(
+            f"{name}: every voxel has the same value, {array.flat[0]:g}; nothing is to be seen in it, export it again"
+        )
     return array, doubts
 
 
@@ -56,7 +58,7 @@ def _from_float64(array: np.ndarray, name: str) -> tuple[np.ndarray, list[str]]:
         finite &= ~beyond
     low, high = float(array[finite].min()), float(array[finite].max())
     array = np.clip(np.nan_to_num(array, nan=low, posinf=high, neginf=low), low, high)
-    if np.abs(array.astype(np.float32) - array).max() > LARGEST_ERROR * (high - low):
+    if low < high and np.abs(array.astype(np.float32) - array).max() > LARGEST_ERROR * (high - low):
         doubts.append(f"values of {low:.6g} to {high:.6g}, beyond float32, were scaled to 0 to {RESCALED_TO:g}")
         exponent = int(np.frexp(max(abs(low), abs(high)))[1])
         array = np.ldexp(array, -exponent)  # into [-1, 1], lest the difference overflow
