@@ -5,13 +5,17 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 VIEWER := pipeline/report/viewer
 
-.PHONY: demo test lint install viewer clean
+.PHONY: demo test fuzz lint install viewer clean
 
 demo: install
 	$(RUN) -m pipeline.run configs/phantom.yaml
 
 test: install lint
 	$(RUN) -m pytest
+
+# Damaged volumes, other ones at each call: fuzz EXAMPLES=100000 for longer.
+fuzz: install
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) $(RUN) -m pytest tests/test_fuzz.py
 
 lint: install
 	$(VENV)/bin/ruff check .

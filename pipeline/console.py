@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from pipeline.errors import EXIT_BAD_INPUT, EXIT_DONE, Stopped, UserError
 
@@ -37,12 +38,21 @@ def guarded(door: Callable[[list[str] | None], int]) -> Callable[[list[str] | No
 
 def say(text: str = "") -> None:
     """Print a line for the user on standard output."""
-    print(text, flush=True)
+    _print(text, sys.stdout)
 
 
 def warn(text: str) -> None:
     """Print a line for the user on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    _print(text, sys.stderr)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    """Print a line, with escapes for what the terminal's encoding or a file's odd name cannot show."""
+    try:
+        print(text, file=stream, flush=True)
+    except UnicodeEncodeError:
+        encoding = stream.encoding or "ascii"
+        print(text.encode(encoding, errors="backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 @contextmanager

@@ -15,7 +15,15 @@ from pipeline.errors import UserError
 
 TEMPORARY = ".tmp-"  # how names begin of what is not whole yet; the number of the process that writes it follows
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+_UNWRITABLE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
 
 _TEMPORARY_NAME = re.compile(rf"{re.escape(TEMPORARY)}([0-9]+)-")
 

@@ -4,12 +4,13 @@ python -m pipeline.translate -i data/ixi/IXI-T1 -o translated --model runs/ixi -
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import __version__
 from pipeline.console import guarded, say, warn
-from pipeline.translation.jobs import exit_code, plan, require_writable, summary, work_through
+from pipeline.translation.jobs import exit_code, plan, require_writable, shown, summary, work_through
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -80,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     door.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     door.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="slices at once (default: 8)")
     door.add_argument("--overwrite", action="store_true", help="translate again what OUT already holds")
-    door.add_argument("--quiet", action="store_true", help="print nothing but failures")
+    door.add_argument("--quiet", action="store_true", help="print failures and warnings only")
     door.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return door
 
@@ -92,14 +93,23 @@ def _positive(text: str) -> int:
     return number
 
 
+def _without_two_dashes(argv: list[str]) -> list[str]:
+    """Let `-i -- -x.nii` name a file with a leading dash, which argparse does not: it becomes ./-x.nii."""
+    if "--" not in argv:
+        return argv
+    place = argv.index("--")
+    return argv[:place] + [f"./{name}" if name.startswith("-") else name for name in argv[place + 1 :]]
+
+
 @guarded
 def main(argv: list[str] | None = None) -> int:
     """Translate volumes; return the exit code."""
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_args(_without_two_dashes(sys.argv[1:] if argv is None else argv))
     jobs = plan(arguments.input, arguments.output)
-    pending = [job for job in jobs if arguments.overwrite or not job.target.exists()]
     for job in jobs:
-        job.status = "" if job in pending else "skipped"
+        if not job.status and not arguments.overwrite and job.target.exists():
+            job.status = "skipped"
+    pending = [job for job in jobs if not job.status]
     finished = True
     if pending:
         require_writable(arguments.output.parent if jobs[0].target == arguments.output else arguments.output)
@@ -121,8 +131,8 @@ def main(argv: list[str] | None = None) -> int:
 
         finished = work_through(pending, translate_one, quiet=arguments.quiet)
     for job in jobs:
-        if job.status == "failed" and arguments.quiet:
-            warn(f"error: {job.message}")
+        if job.message and arguments.quiet:
+            warn(f"{'error' if job.status == 'failed' else 'warning'}: {shown(job.message)}")
     if not arguments.quiet:
         say(summary(jobs))
     if not finished:

@@ -1,7 +1,10 @@
 """Reading NIfTI volumes with nibabel, with the checks that nibabel leaves out."""
 
+import errno
 import gzip
-import math
+import io
+import stat
+import struct
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -11,20 +14,24 @@ from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import voxel_sizes
-from nibabel.filebasedimages import FileBasedHeader
+from nibabel.filebasedimages import FileBasedHeader, ImageFileError
+from nibabel.fileholders import FileHolder
 from nibabel.imageglobals import LoggingOutputSuppressor
-from nibabel.spatialimages import SpatialImage
+from nibabel.spatialimages import HeaderDataError, SpatialImage
+from nibabel.wrapstruct import WrapStructError
+
+from transforms.nifti_header import VolumeError, affine_mm, bytes_of_voxels, shape_text, volume_shape
+from transforms.nifti_values import finite_float32
 
 PAIR_SUFFIXES = (".hdr", ".img")
-PLAUSIBLE_VOXEL_MM = (0.01, 100.0)
 DEFLATE_LARGEST_RATIO = 1032  # zlib's manual: "the limiting compression factor"
-_CHUNK_BYTES = 1 << 20
+ANALYZE_SIZE = 348  # bytes of its header, which begins with this number
+_CHUNK_BYTES = 16 << 20
 _FOREIGN_STARTS = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself; run `git lfs pull`"),
     (b"<", "a web page or XML; download the file again"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"\x89PNG", "a PNG picture; give a volume"),
+    (b"\xff\xd8\xff", "a JPEG picture; give a volume"),
     (b"PK", "a zip archive; unpack it first"),
     (b"BZh", "compressed with bzip2; unpack it first"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it first"),
@@ -39,75 +46,150 @@ def read_nifti(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarra
 
     Returns:
         The (X, Y, Z) float32 voxels, all finite and not all the same; the (4, 4) float64 affine, voxel to RAS
-        millimetres; and nibabel's header. A 4D file with a single volume counts as 3D.
+        millimetres whatever the header's unit; and nibabel's header. A 4D file with a single volume counts as 3D.
 
     Warns:
-        UserWarning: NaN and -inf voxels became the lowest finite value (0 would be tissue in CT), +inf ones the
-            highest; gives their number.
+        UserWarning: once, naming the file and all that is doubtful: forms that are missing or disagree, a unit other
+            than millimetres, scaling that is not finite, voxels replaced or scaled (`finite_float32`).
 
     Raises:
         ValueError: the file is missing, damaged, no NIfTI, or no real-valued 3D volume; names it, why and the remedy.
     """
     if isinstance(source, SpatialImage):
-        image, name = source, source.get_filename() or "the image"
+        name, doubts = str(source.get_filename() or "the image"), []
+        with _reading(name):
+            image, shape = source, volume_shape(source.header, name)
     else:
-        image, name = _open(Path(source)), str(source)
-    shape = _shape_3d(image, name)
-    affine = _affine(image, name)
-    with _reading(name), np.errstate(over="ignore"):
-        array = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape)
-    return _finite(array, name), affine, image.header
+        name = str(source)
+        with _reading(name), LoggingOutputSuppressor():
+            image, doubts = _open(Path(source))
+            shape = volume_shape(image.header, name)
+    with _reading(name):
+        affine, doubts_of_grid = affine_mm(image, name)
+        array, doubts_of_values = finite_float32(image, shape, name)
+    doubts = [*doubts_of_values, *doubts, *doubts_of_grid]
+    if doubts:
+        warnings.warn(f"{name}: {'; '.join(doubts)}", stacklevel=2)
+    return array, affine, image.header
 
 
-# ── the file ────────────────────────────────────────────────────────────────────────────────────────────────
+def _open(path: Path) -> tuple[SpatialImage, list[str]]:
+    """Open a file whose bytes are checked to be all there, its voxels not yet converted, and say what is doubtful."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise VolumeError(f"{path}: is a link to {path.readlink()}, which is not there; mend the link") from None
+        raise VolumeError(f"{path}: no such file; check the path") from None
+    if stat.S_ISDIR(mode):
+        raise VolumeError(f"{path}: is a folder; give a .nii or .nii.gz file")
+    if not stat.S_ISREG(mode):
+        raise VolumeError(f"{path}: is a pipe or a device; give a .nii or .nii.gz file")
+    return _open_pair(path) if path.suffix.lower() in PAIR_SUFFIXES else _open_single(path)
 
 
-def _open(path: Path) -> SpatialImage:
-    """Open a file whose bytes are checked to be all there; its voxels are not yet converted."""
-    if path.is_dir():
-        raise ValueError(f"{path}: is a folder; give a .nii or .nii.gz file")
-    if not path.exists():
-        raise ValueError(f"{path}: no such file; check the path")
-    with _reading(str(path)), LoggingOutputSuppressor():
-        return _open_pair(path) if path.suffix.lower() in PAIR_SUFFIXES else _open_single(path)
-
-
-def _open_single(path: Path) -> SpatialImage:
+def _open_single(path: Path) -> tuple[SpatialImage, list[str]]:
     """Read a single-file NIfTI to the end of its stream, so that truncation and gzip's checksum are noticed."""
     with _decompressed(path) as (stream, most_bytes):
         start = stream.read(nib.Nifti2Header.sizeof_hdr)
         image_class = _image_class(start, path)
-        header_class = image_class.header_class
-        header = header_class(start[: header_class.sizeof_hdr])
-        wanted = _bytes_of_voxels(header) + int(header["vox_offset"])
+        _require_fitting_name(path, zipped=isinstance(stream, gzip.GzipFile))
+        size = image_class.header_class.sizeof_hdr
+        header, doubts = _header(image_class.header_class, start[:size], path)
+        if header["vox_offset"] == 0:  # nibabel would take the header for voxels
+            header["vox_offset"] = header.single_vox_offset
+            doubts = [*doubts, f"its voxels begin at byte 0 by its header, taken as {header.single_vox_offset}"]
+        wanted = _wanted_bytes(header, path)
         if wanted > most_bytes:
-            raise ValueError(
-                f"{path}: its header claims {_shape_text(header.get_data_shape())} voxels, more than the file can "
+            raise VolumeError(
+                f"{path}: its header claims {shape_text(header.get_data_shape())} voxels, more than the file can "
                 "hold; it is damaged or truncated, copy or download it again"
             )
-        content = start + stream.read(max(0, wanted - len(start)))
-        if len(content) < wanted:
-            raise ValueError(
-                f"{path}: truncated, {wanted:,} bytes expected and {len(content):,} found; copy or download it again"
-            )
+        content = [header.binaryblock, start[size:]]
+        missing = wanted - len(start)
+        while missing > 0 and (chunk := stream.read(min(missing, _CHUNK_BYTES))):  # never more than is there
+            content.append(chunk)
+            missing -= len(chunk)
+        if missing > 0:
+            found = f"{wanted:,} bytes expected and {wanted - missing:,} found"
+            raise VolumeError(f"{path}: truncated, {found}; copy or download it again")
         while stream.read(_CHUNK_BYTES):  # gzip compares the checksum at the stream's end
             pass
-    return image_class.from_bytes(content)
+    return image_class.from_bytes(b"".join(content)), doubts
 
 
-def _open_pair(path: Path) -> SpatialImage:
+def _open_pair(path: Path) -> tuple[SpatialImage, list[str]]:
     """Open a `.hdr` and `.img` pair (NIfTI or Analyze) whose `.img` is long enough."""
-    image = nib.load(path)
-    voxels = Path(image.file_map["image"].filename)
-    if not voxels.exists():
-        raise ValueError(f"{path}: its {voxels.name} is missing; keep the .hdr and .img files side by side")
-    wanted = _bytes_of_voxels(image.header) + int(image.dataobj.offset)
-    if wanted > voxels.stat().st_size:
-        raise ValueError(
-            f"{voxels}: truncated, {wanted:,} bytes expected and {voxels.stat().st_size:,} found; "
-            "copy or download it again"
+    header_path = _partner(path, ".hdr")
+    with header_path.open("rb") as stream:
+        start = stream.read(nib.Nifti2Header.sizeof_hdr)
+    pairs = {b"ni1": nib.Nifti1Pair, b"ni2": nib.Nifti2Pair}
+    image_class = pairs.get(start[344:347]) or pairs.get(start[4:7])
+    if image_class is None:
+        analyze = ANALYZE_SIZE in (int.from_bytes(start[:4], order) for order in ("little", "big"))
+        if not analyze or start[344:346] == b"n+":
+            raise VolumeError(f"{header_path}: not the header of a .hdr/.img pair but {_what_it_is(start)}")
+    voxels_path = _partner(path, ".img")
+    if image_class is None:
+        image, doubts = nib.load(header_path), []
+    else:
+        size = image_class.header_class.sizeof_hdr
+        header, doubts = _header(image_class.header_class, start[:size], header_path)
+        files = {
+            "header": FileHolder(fileobj=io.BytesIO(header.binaryblock)),
+            "image": FileHolder(filename=str(voxels_path)),
+        }
+        image = image_class.from_file_map(files)
+    volume_shape(image.header, str(header_path))
+    # nibabel's header of a loaded image has lost the offset
+    wanted, there = bytes_of_voxels(image.header) + int(image.dataobj.offset), voxels_path.stat().st_size
+    if wanted > there:
+        raise VolumeError(
+            f"{voxels_path}: truncated, {wanted:,} bytes expected and {there:,} found; copy or download it again"
         )
-    return image
+    return image, doubts
+
+
+def _partner(path: Path, suffix: str) -> Path:
+    """Return a pair's file with the suffix, in the case that it has; raise where it is missing."""
+    if path.suffix.lower() == suffix:
+        return path
+    for candidate in (path.with_suffix(suffix), path.with_suffix(suffix.upper())):
+        if candidate.exists():
+            return candidate
+    missing = path.with_suffix(suffix).name
+    raise VolumeError(f"{path}: its {missing} is missing; keep the .hdr and .img files side by side")
+
+
+def _header(header_class: type[nib.Nifti1Header], block: bytes, path: Path) -> tuple[nib.Nifti1Header, list[str]]:
+    """Return a checked header of one 3D volume, its scaling made finite, and what was doubtful."""
+    header = header_class(block)
+    volume_shape(header, str(path))
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if not np.isfinite(slope):
+        header["scl_slope"], header["scl_inter"] = 1, 0
+        return header, [f"its slope is {slope:g}, so voxels are taken as they are stored"]
+    if slope != 0 and not np.isfinite(intercept):
+        header["scl_inter"] = 0
+        return header, [f"its intercept is {intercept:g}, taken as 0"]
+    return header, []
+
+
+def _wanted_bytes(header: FileBasedHeader, path: Path) -> int:
+    """Return how long the file with the voxels has to be."""
+    offset = float(header.get_data_offset())
+    if not (np.isfinite(offset) and offset >= 0):
+        raise VolumeError(f"{path}: its voxels begin at byte {offset:g}, which cannot be; convert or download it again")
+    return bytes_of_voxels(header) + int(offset)
+
+
+def _require_fitting_name(path: Path, zipped: bool) -> None:
+    """Refuse a name that other programs would take for another kind of file."""
+    name = path.name
+    if zipped and name.lower().endswith(".nii"):
+        raise VolumeError(f"{path}: is compressed (gzip) although its name ends in .nii; rename it to {name}.gz")
+    if not zipped and name.lower().endswith(".nii.gz"):
+        raise VolumeError(f"{path}: is not compressed although its name ends in .gz; rename it to {name[:-3]}")
 
 
 @contextmanager
@@ -126,26 +208,44 @@ def _decompressed(path: Path) -> Iterator[tuple[BinaryIO, int]]:
 
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Turn what the operating system, gzip and nibabel raise into one line that names the file."""
+    """Turn what the operating system, gzip, nibabel and numpy raise into one line that names the file."""
+    again = "convert or download it again"
     try:
         yield
+    except VolumeError:
+        raise
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{name}: truncated or damaged gzip data ({error}); copy or download it again") from error
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
-        raise ValueError(f"{name}: not a readable NIfTI file ({error}); convert or download it again") from error
+        raise VolumeError(f"{name}: truncated or damaged gzip data ({error}); copy or download it again") from error
+    except (ImageFileError, HeaderDataError, WrapStructError) as error:
+        raise VolumeError(f"{name}: not a readable NIfTI file ({_one_line(error)}); {again}") from error
     except MemoryError as error:
-        raise ValueError(f"{name}: does not fit into memory; crop it or use a larger machine") from error
+        raise VolumeError(f"{name}: does not fit into memory; crop it or use a larger machine") from error
     except OSError as error:
-        raise ValueError(f"{name}: cannot be read ({error.strerror or error}); check the file") from error
+        raise VolumeError(f"{name}: cannot be read ({error.strerror or _one_line(error)}); {_remedy(error)}") from error
+    except (ValueError, ArithmeticError, TypeError, LookupError, AttributeError, struct.error) as error:
+        # of nibabel and numpy, about a header that makes no sense
+        raise VolumeError(f"{name}: its header cannot be understood ({_one_line(error)}); {again}") from error
+
+
+def _remedy(error: OSError) -> str:
+    return {
+        errno.EACCES: "check its permissions",
+        errno.ELOOP: "its links lead in a circle, mend them",
+        errno.ENAMETOOLONG: "give it a shorter name",
+    }.get(error.errno, "check the file and its disk")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _image_class(start: bytes, path: Path) -> type[nib.Nifti1Image]:
     """Return which NIfTI the first bytes begin; raise, saying what it is instead, where they begin none."""
     if start[4:7] == b"n+2" and len(start) >= nib.Nifti2Header.sizeof_hdr:
         return nib.Nifti2Image
-    if start[344:347] == b"n+1":
+    if start[344:347] == b"n+1" and len(start) >= nib.Nifti1Header.sizeof_hdr:
         return nib.Nifti1Image
-    raise ValueError(f"{path}: not a NIfTI volume but {_what_it_is(start)}")
+    raise VolumeError(f"{path}: not a NIfTI volume but {_what_it_is(start)}")
 
 
 def _what_it_is(start: bytes) -> str:
@@ -157,70 +257,12 @@ def _what_it_is(start: bytes) -> str:
             return description
     if start[128:132] == b"DICM":
         return "a DICOM file; convert the series with dcm2niix"
-    if start[344:347] == b"ni1":
+    if start[344:347] == b"n+1" and len(start) < ANALYZE_SIZE:
+        return "a part of a header; copy or download it again"
+    if start[344:347] == b"n+1" or start[4:7] == b"n+2":
+        return "a single-file NIfTI; give it the suffix .nii"
+    if start[344:347] == b"ni1" or start[4:7] == b"ni2":
         return "the header of a .hdr/.img pair; give it the suffix .hdr"
     if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
-        return "a text file"
+        return "a text file; convert or download the volume again"
     return "something else; convert it to NIfTI, or download it again"
-
-
-# ── the volume ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _bytes_of_voxels(header: FileBasedHeader) -> int:
-    return math.prod(int(length) for length in header.get_data_shape()) * header.get_data_dtype().itemsize
-
-
-def _shape_text(shape: tuple[int, ...]) -> str:
-    return "×".join(str(length) for length in shape)
-
-
-def _shape_3d(image: SpatialImage, name: str) -> tuple[int, ...]:
-    """Return the (X, Y, Z) shape; raise unless the image is one real-valued volume with voxels in it."""
-    shape = tuple(int(length) for length in image.shape)
-    if len(shape) < 3:
-        raise ValueError(f"{name}: has {len(shape)} dimensions ({_shape_text(shape)}), not 3; give a volume")
-    if math.prod(shape[3:]) > 1:
-        raise ValueError(
-            f"{name}: is a series of {math.prod(shape[3:])} volumes ({_shape_text(shape)}); extract one of them first"
-        )
-    if min(shape) < 1:
-        raise ValueError(f"{name}: has no voxels ({_shape_text(shape)}); export it again")
-    dtype = image.get_data_dtype()
-    if dtype.names or dtype.kind not in "buif":
-        kind = "colour" if dtype.names else "complex" if dtype.kind == "c" else str(dtype)
-        raise ValueError(f"{name}: holds {kind} voxels; save its magnitude or gray values as integers or floats")
-    return shape[:3]
-
-
-def _affine(image: SpatialImage, name: str) -> np.ndarray:
-    """Return the (4, 4) float64 affine; raise where it places no voxel, or voxels of an impossible size."""
-    affine = image.affine if image.affine is not None else image.header.get_best_affine()
-    affine = np.array(affine, dtype=np.float64)
-    remedy = "repair its header (qform and sform) or convert it again"
-    if not np.isfinite(affine).all():
-        raise ValueError(f"{name}: its affine holds NaN or infinite values; {remedy}")
-    spacing_mm = voxel_sizes(affine)
-    smallest, largest = PLAUSIBLE_VOXEL_MM
-    if not ((spacing_mm >= smallest) & (spacing_mm <= largest)).all():
-        sizes = "×".join(f"{size:.3g}" for size in spacing_mm)
-        raise ValueError(f"{name}: its voxels measure {sizes} mm by the affine, which cannot be; {remedy}")
-    if abs(np.linalg.det(affine[:3, :3] / spacing_mm)) < 1e-3:  # the volume of the unit axes' parallelepiped
-        raise ValueError(f"{name}: its affine is singular, two of its axes coincide; {remedy}")
-    return affine
-
-
-def _finite(array: np.ndarray, name: str) -> np.ndarray:
-    """Return the array with NaN and infinite voxels replaced; raise where nothing, or a single value, is left."""
-    finite = np.isfinite(array)
-    bad = array.size - int(np.count_nonzero(finite))
-    if bad == array.size:
-        raise ValueError(f"{name}: every voxel is NaN or infinite; export it again")
-    if bad:
-        low, high = float(array[finite].min()), float(array[finite].max())
-        array = np.nan_to_num(array, nan=low, posinf=high, neginf=low)
-        replaced = f"{bad:,} NaN or infinite voxels were replaced by the lowest finite value (+inf by the highest)"
-        warnings.warn(f"{name}: {replaced}", stacklevel=3)
-    if array.min() == array.max():
-        raise ValueError(f"{name}: every voxel has the same value, {array.flat[0]:g}; there is nothing in it to see")
-    return array

@@ -1,5 +1,6 @@
 """A translation command's list of jobs: which volume goes where, working through them, and what came of each."""
 
+import os
 import tempfile
 import time
 import warnings
@@ -31,16 +32,18 @@ def plan(inputs: list[Path], out: Path) -> list[Job]:
     Raises:
         UserError: a folder holds no volumes, OUT does not fit IN, or a source would be overwritten.
     """
-    if len(inputs) == 1 and not inputs[0].is_dir() and _is_volume(out, WRITABLE) and not out.is_dir():
+    if len(inputs) == 1 and not _is_folder(inputs[0]) and _is_volume(out, WRITABLE) and not out.is_dir():
         jobs = [Job(inputs[0], out)]
     else:
         if _is_volume(out, WRITABLE) or out.is_file():
             raise UserError(f"{out}: is one file's name, and there may be several volumes; give a folder as OUT")
         found = {source: below for given in inputs for source, below in _volumes(given, out)}
+        if len(inputs) == 1 and list(found) == inputs and _is_folder(inputs[0]):
+            raise UserError(_without_volumes(inputs[0]))
         jobs = _placed(found, out)
-    sources = {job.source.resolve() for job in jobs}
+    sources = {os.path.realpath(job.source) for job in jobs}
     for job in jobs:
-        if job.target.resolve() in sources:
+        if os.path.realpath(job.target) in sources:
             raise UserError(f"{job.target}: OUT would overwrite a source; choose another folder")
     return jobs
 
@@ -49,44 +52,94 @@ def _is_volume(path: Path, suffixes: tuple[str, ...]) -> bool:
     return path.name.lower().endswith(suffixes)
 
 
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112  (Path.is_dir raises for names that are too long)
+
+
 def _volumes(given: Path, out: Path) -> list[tuple[Path, Path]]:
-    """Return a file, or a folder's volumes, each with its path below OUT; what lies in OUT itself is left out."""
-    if not given.is_dir():  # a missing file fails when its turn comes, so that the others are still made
+    """Return a file, or a folder's volumes, each with its path below OUT; what lies in OUT itself is left out.
+
+    What is missing or cannot be read is returned too: it fails when its turn comes, so that the others are still made.
+    """
+    if not _is_folder(given):
         return [(given, Path(given.name))]
-    if out.resolve() == given.resolve():
+    real_out = os.path.realpath(out)
+    if real_out == os.path.realpath(given):
         raise UserError(f"{out}: OUT is the folder of the sources; choose another one")
-    found = [
-        (path, path.relative_to(given))
-        for path in sorted(given.rglob("*"))
-        if _is_volume(path, FOUND_IN_FOLDERS)
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(given).parts)
-        and out.resolve() not in path.resolve().parents
-    ]
-    if not found:
-        raise UserError(f"{given}: no .nii or .nii.gz files in this folder; check the path")
+    return [(path, path.relative_to(given)) for path in _walk(given, real_out, ())] or [(given, Path(given.name))]
+
+
+def _walk(folder: Path, out: str, above: tuple[str, ...]) -> list[Path]:
+    """List the volumes below a folder, sorted; links are followed, but not in circles. Hidden entries are left out."""
+    real = os.path.realpath(folder)
+    if real == out or real in above:
+        return []
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return [folder]
+    found = []
+    for path in entries:
+        if path.name.startswith("."):
+            continue
+        named_so = _is_volume(path, FOUND_IN_FOLDERS)
+        if _is_folder(path):
+            below = _walk(path, out, (*above, real))
+            found += below or ([path] if named_so and os.path.realpath(path) != out else [])
+        elif named_so:
+            found.append(path)
     return found
 
 
 def _placed(found: dict[Path, Path], out: Path) -> list[Job]:
-    """Give every source a target of its own below OUT."""
-    unique = {source.resolve(): (source, below) for source, below in reversed(found.items())}
+    """Give every source a target of its own below OUT; those that would be one volume there have failed already."""
+    unique = {_identity(source): (source, below) for source, below in reversed(found.items())}
     sources = [source for source, _ in reversed(unique.values())]
     targets = [_as_nifti(out / found[source]) for source in sources]
-    if len(set(targets)) < len(targets):
+    if len({_stem(target) for target in targets}) < len(targets):
         absolute = [source.absolute() for source in sources]
         common = next(folder for folder in absolute[0].parents if all(folder in path.parents for path in absolute))
         targets = [_as_nifti(out / path.relative_to(common)) for path in absolute]
-    taken: dict[Path, Path] = {}
-    for source, target in zip(sources, targets, strict=True):
-        if target in taken:
-            raise UserError(f"{source} and {taken[target]}: both would become {target}; translate them separately")
-        taken[target] = source
-    return [Job(source, target) for source, target in zip(sources, targets, strict=True)]
+    jobs = [Job(source, target) for source, target in zip(sources, targets, strict=True)]
+    for job in jobs:
+        if _is_folder(job.source):
+            job.status, job.message = "failed", _without_volumes(job.source)
+    same: dict[Path, list[Job]] = {}
+    for job in jobs:
+        same.setdefault(_stem(job.target), []).append(job)
+    for twins in (twins for twins in same.values() if len(twins) > 1):
+        names = " and ".join(twin.source.name for twin in twins)
+        for job in twins:
+            job.status = "failed"
+            job.message = f"{job.source}: {names} would be one volume; move one away, or translate them separately"
+    return jobs
+
+
+def _identity(source: Path) -> str:
+    """Return what two names of one volume have in common; a pair is its .hdr."""
+    if source.suffix.lower() == ".img":
+        for suffix in (".hdr", ".HDR"):
+            if (header := source.with_suffix(suffix)).exists():
+                return os.path.realpath(header)
+    return os.path.realpath(source)
+
+
+def _without_volumes(folder: Path) -> str:
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return f"{folder}: this folder cannot be listed; check its permissions"
+    return f"{folder}: no .nii or .nii.gz files in this folder; check the path"
+
+
+def _stem(target: Path) -> Path:
+    """Return a volume's path without .nii or .nii.gz."""
+    suffix = next(suffix for suffix in (".nii.gz", ".nii") if target.name.lower().endswith(suffix))
+    return target.with_name(target.name[: -len(suffix)] or suffix)
 
 
 def _as_nifti(path: Path) -> Path:
-    return path if _is_volume(path, WRITABLE) else path.with_suffix(".nii.gz")
+    if _is_volume(path, WRITABLE):
+        return path
+    return path.with_name(f"{path.stem if path.suffix.lower() in ('.hdr', '.img') else path.name}.nii.gz")
 
 
 def require_writable(folder: Path) -> None:
@@ -120,16 +173,27 @@ def _attempt(action: Callable[[], None]) -> tuple[str, str]:
     try:
         action()
     except UserError as error:
-        return "failed", " ".join(str(error).split())
+        return "failed", str(error)
     except Exception as error:
-        return "failed", " ".join(f"unexpected {type(error).__name__}: {error}".split())
+        return "failed", f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
     return "translated", ""
+
+
+def shown(text: Path | str) -> str:
+    """Return a path or message as one printable line, whatever bytes a file's name has."""
+    text = " ".join(str(text).encode(errors="surrogateescape").decode(errors="replace").splitlines())
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def summary(jobs: list[Job]) -> str:
     """Return the table of what became of each volume, and a line of totals."""
     rows = [
-        (job.source, job.status or "not done", f"{job.seconds:.1f}", job.message.replace(f"{job.source}: ", ""))
+        (
+            shown(job.source),
+            job.status or "not done",
+            f"{job.seconds:.1f}",
+            shown(job.message.replace(f"{job.source}: ", "")),
+        )
         for job in jobs
     ]
     counts = {status: sum(row[1] == status for row in rows) for status in dict.fromkeys(row[1] for row in rows)}

@@ -1,5 +1,6 @@
 """One volume through a translation model: the preprocessing chain, the network, and the chain's way back."""
 
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -35,6 +36,9 @@ def translate_volume(
     Returns:
         A NIfTI image with the source's shape, affine, units and forms.
 
+    Warns:
+        UserWarning: what `read_nifti` finds doubtful; a volume one voxel thick or with slices smaller than the stride.
+
     Raises:
         UserError: the volume cannot be used, or the network fails on it; one line that names it.
     """
@@ -48,6 +52,7 @@ def translate_volume(
         data = chain({"image": array, "image_affine": affine})
     except (ValueError, RuntimeError) as error:
         raise UserError(f"{name}: {first_cause(error)}") from error
+    _warn_of_small(name, array.shape, data["image_before_fit"], model.stride)
     translated = translate_slices(
         data["image"],
         model.translators[to],
@@ -83,6 +88,18 @@ def _on_source_grid(
     affine, header = way_back["image_before_canonical"], way_back["image_header"]
     description = f"synthetic {to}, {model.origin}; not for clinical use"
     return image_like(voxels, affine, header, integer=facts["integer"], description=description)
+
+
+def _warn_of_small(name: str, shape: tuple[int, ...], slice_shape: tuple[int, int], stride: int) -> None:
+    """Warn of a volume in which a network sees little of a head."""
+    if min(shape) == 1:
+        said = f"is one voxel thick ({'×'.join(str(length) for length in shape)})"
+    elif min(slice_shape) < stride:
+        height, width = slice_shape
+        said = f"has slices of {height}×{width} pixels, smaller than the network's stride of {stride}"
+    else:
+        return
+    warnings.warn(f"{name}: {said}; look at the result with care", stacklevel=3)
 
 
 def translate_slices(

@@ -25,7 +25,7 @@ def image_like(
 
     Args:
         data: (X, Y, Z) finite voxels on the source grid.
-        affine: (4, 4) of the source.
+        affine: (4, 4) of the source; where a NIfTI header has another one (in micrometres), that stays.
         header: nibabel's header of the source; not changed.
         integer: Whether to round to int16; whole numbers too large for it stay float32, as do all others.
         description: For the header's `descrip`, cut to 79 bytes.
@@ -47,7 +47,10 @@ def image_like(
     for field in _PRIVATE_TEXT:
         if field in new_header:
             new_header[field] = b""
-    if not isinstance(header, nib.Nifti1Header):
+    if isinstance(header, nib.Nifti1Header):
+        own = header.get_best_affine()
+        affine = affine if np.allclose(affine, own) else own
+    else:
         new_header.set_xyzt_units("mm")
         new_header.set_qform(affine, code="scanner")
         new_header.set_sform(affine, code="scanner")

@@ -1,11 +1,13 @@
+import io
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
-from pipeline.console import guarded, progress, say, table, warn
+from pipeline.console import guarded, progress, say, table, warn, warnings_as_lines
 from pipeline.errors import Stopped, UserError
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +84,20 @@ def test_a_table_aligns_text_left_and_numbers_right():
         "FLAIR       1,234\n"
         "n      -3.5 ± 0.1"
     )  # fmt: skip
+
+
+def test_what_the_terminal_cannot_show_is_escaped(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stream)
+    say("köpf.nii")
+    assert stream.buffer.getvalue() == b"k\\xf6pf.nii\n"
+
+
+def test_warnings_are_shown_without_their_place_in_the_code(capsys):
+    with warnings_as_lines():
+        warnings.warn("a.nii: odd", stacklevel=1)
+        warnings.warn("for programmers", DeprecationWarning, stacklevel=1)
+    assert capsys.readouterr().err == "warning: a.nii: odd\n"
 
 
 def test_a_column_with_text_in_it_aligns_left():

@@ -15,7 +15,6 @@ import pipeline.translate
 import pipeline.translation.model
 from networks.unet import UNet
 from pipeline.config.schema import Config
-from pipeline.errors import UserError
 from pipeline.translate import main, translate
 from pipeline.translation.jobs import plan
 from pipeline.translation.model import TranslationModel
@@ -115,8 +114,9 @@ def test_pairs_become_single_files(tmp_path, model):
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
     assert files_in(tmp_path / "out") == ["a.nii.gz"]
     volume_at(tmp_path / "in" / "a.nii.gz")
-    with pytest.raises(UserError, match=r"both would become .*a\.nii\.gz; translate them separately"):
-        plan([tmp_path / "in"], tmp_path / "out")
+    jobs = plan([tmp_path / "in"], tmp_path / "out")
+    assert [job.status for job in jobs] == ["failed", "failed"]
+    assert all("a.hdr and a.nii.gz would be one volume; move one away" in job.message for job in jobs)
 
 
 def test_existing_volumes_are_skipped_unless_told_otherwise(tmp_path, model, capsys):

@@ -65,12 +65,14 @@ def test_a_series_of_one_volume_counts_as_a_volume(tmp_path):
     assert read_nifti(saved(image_of(ramp((4, 5, 6, 1))), tmp_path / "x.nii"))[0].shape == (4, 5, 6)
 
 
-def test_the_content_decides_whether_a_file_is_zipped(tmp_path):
+def test_a_name_that_says_otherwise_than_the_content_is_refused_with_the_right_one(tmp_path):
     plain, zipped = tmp_path / "plain.nii.gz", tmp_path / "zipped.nii"
     plain.write_bytes(image_of(ramp()).to_bytes())
     zipped.write_bytes(gzip.compress(image_of(ramp()).to_bytes()))
-    for path in (plain, zipped):
-        assert np.array_equal(read_nifti(path)[0], ramp())
+    with pytest.raises(ValueError, match=r"is not compressed although its name ends in \.gz; rename it to plain\.nii$"):
+        read_nifti(plain)
+    with pytest.raises(ValueError, match=r"is compressed \(gzip\) although .* rename it to zipped\.nii\.gz$"):
+        read_nifti(zipped)
 
 
 def test_nan_and_infinite_voxels_become_the_finite_extremes(tmp_path):

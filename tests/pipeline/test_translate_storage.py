@@ -1,0 +1,169 @@
+"""However a head is stored, its translation is the same; whatever its file is called, the command finds it."""
+
+import tracemalloc
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from nibabel.orientations import aff2axcodes, apply_orientation
+from torch import nn
+from volume_cases import ORIENTATIONS, affine_of, head, image, saved, stored_as
+from volume_cases_bad import BAD
+
+import pipeline.translation.model
+from pipeline.translate import main
+from pipeline.translation.model import TranslationModel
+from transforms.nifti import read_nifti
+
+SHEAR = np.array([[1, 0.2, 0.1], [0, 1, 0.15], [0, 0, 1]])
+
+
+@pytest.fixture
+def use(monkeypatch):
+    """Have the command find a small network that treats left and right, top and bottom differently."""
+
+    def install(**settings):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.InstanceNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 5, padding=2), nn.Tanh()
+        )
+        settings = {"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.5, 99.5)} | settings
+        model = TranslationModel(
+            contrasts=("T1", "T2"),
+            translators={"T2": network.eval()},
+            settings=settings,
+            facts={"T2": {"low": 0.0, "high": 1000.0, "integer": False}},
+            stride=8,
+            device=torch.device("cpu"),
+        )
+        monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: model)
+
+    install()
+    return install
+
+
+def translate(*arguments) -> int:
+    return main([*map(str, arguments), "--model", "any", "--to", "T2", "--quiet"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "columns", "degrees"),
+    [
+        ({}, None, 0),
+        ({"axis": "sagittal", "spacing_mm": (11.0, 17.0)}, None, 8),
+        ({"spacing_mm": (12.0, 12.0)}, None, 45),  # two axes lie equally near to the same two of the world
+        ({"spacing_mm": (12.0, 14.0)}, SHEAR, 20),
+    ],
+    ids=["plain", "sagittal, resampled, 8°", "45°", "sheared"],
+)
+def test_a_head_gives_the_same_translation_in_all_48_orientations(tmp_path, use, settings, columns, degrees):
+    use(**settings)
+    codes = (0, 1) if columns is not None else (1, 1)
+    shape = (13, 15, 11)
+    affine = affine_of(shape, (14.0, 15.0, 16.0), degrees, columns)
+    original = image(head(shape, affine), affine, codes=codes)
+    for number, orientation in enumerate(ORIENTATIONS):
+        saved(tmp_path / "in", stored_as(orientation, original, codes), f"{number:02d}.nii")
+    assert translate("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
+    unturned = next(n for n, o in enumerate(ORIENTATIONS) if np.array_equal(o, [[0, 1], [1, 1], [2, 1]]))
+    expected = nib.load(tmp_path / "out" / f"{unturned:02d}.nii").get_fdata()
+    assert expected.std() > 50
+    seen = set()
+    for number, orientation in enumerate(ORIENTATIONS):
+        source, result = (nib.load(tmp_path / folder / f"{number:02d}.nii") for folder in ("in", "out"))
+        assert np.array_equal(source.affine, result.affine) and source.shape == result.shape
+        back = np.empty(shape)
+        back.flat[apply_orientation(np.arange(back.size).reshape(shape), orientation)] = result.get_fdata()
+        assert np.array_equal(back, expected), aff2axcodes(source.affine)
+        seen.add(aff2axcodes(source.affine))
+    assert len(seen) == 48 or degrees == 45
+
+
+def test_bad_volumes_in_a_batch_are_3_and_the_others_are_made(tmp_path, use, capfd):
+    for case in BAD[:5]:
+        (tmp_path / "in" / case.name).mkdir(parents=True)
+        case.write(tmp_path / "in" / case.name)
+    saved(tmp_path / "in", image(), "good.nii.gz")
+    (tmp_path / "in" / "gone.nii").symlink_to("nowhere.nii")
+    (tmp_path / "in" / "folder.nii.gz").mkdir()
+    (tmp_path / "in" / "circle").symlink_to(tmp_path / "in")
+    saved(tmp_path / "in", image(), "twin.nii")
+    saved(tmp_path / "in", image(), "twin.nii.gz")
+    assert translate("-i", tmp_path / "in", "-o", tmp_path / "out") == 3
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["good.nii.gz"]
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 9 and all(line.startswith("error: ") for line in lines)
+    assert sum("would be one volume" in line for line in lines) == 2
+
+
+def test_an_empty_folder_does_not_stop_the_others(tmp_path, use, capfd):
+    (tmp_path / "empty").mkdir()
+    assert translate("-i", tmp_path / "empty", saved(tmp_path, image()), "-o", tmp_path / "out") == 3
+    assert "empty: no .nii or .nii.gz files in this folder" in capfd.readouterr().err
+
+
+def test_both_files_of_a_pair_are_one_volume(tmp_path, use):
+    saved(tmp_path, image(kind=nib.Nifti1Pair), "head.hdr")
+    assert translate("-i", tmp_path / "head.img", tmp_path / "head.hdr", "-o", tmp_path / "out") == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["head.nii.gz"]
+
+
+def test_linked_folders_are_searched(tmp_path, use):
+    saved(tmp_path / "elsewhere", image(), "a.nii")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    assert translate("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
+    assert (tmp_path / "out" / "linked" / "a.nii").is_file()
+
+
+@pytest.mark.parametrize("given", [["-i", "./-x.nii"], ["-i=-x.nii"], ["--input=-x.nii"]])
+def test_names_with_a_leading_dash(tmp_path, use, monkeypatch, given):
+    saved(tmp_path, image(), "-x.nii")
+    monkeypatch.chdir(tmp_path)
+    assert translate(*given, "-o", "out") == 0
+    assert Path("out", "-x.nii").is_file()
+
+
+def test_a_leading_dash_after_two_dashes(tmp_path, use, monkeypatch):
+    saved(tmp_path, image(), "-x.nii")
+    monkeypatch.chdir(tmp_path)
+    assert main(["-o", "out", "--model", "any", "--to", "T2", "--quiet", "-i", "--", "-x.nii"]) == 0
+    assert Path("out", "-x.nii").is_file()
+
+
+def test_a_name_that_is_no_text_is_translated_and_can_be_printed(tmp_path, use, monkeypatch, capfd):
+    name = b"k\xf6pf.nii.gz".decode(errors="surrogateescape")
+    try:
+        saved(tmp_path / "in", image(), name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    assert main(["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--model", "any", "--to", "T2"]) == 0
+    assert "k\N{REPLACEMENT CHARACTER}pf.nii.gz  translated" in capfd.readouterr().out
+    assert (tmp_path / "out" / name).is_file()
+
+
+def test_a_header_of_30000_cubed_takes_no_memory(tmp_path):
+    case = next(case for case in BAD if case.name == "30000³, zipped")
+    path = case.write(tmp_path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="more than the file can hold"):
+            read_nifti(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_warning_of_the_python_function_names_the_file(tmp_path, use):
+    from pipeline.translate import translate as translate_one
+
+    data = head(dtype=np.float32)
+    data[0, 0, :3] = np.nan
+    path = saved(tmp_path, image(data))
+    with pytest.warns(UserWarning) as caught:
+        translate_one(path, "any", "T2")
+    assert [str(warning.message) for warning in caught] == [
+        f"{path}: 3 NaN or infinite voxels were replaced by the lowest finite value (+inf by the highest)"
+    ]

@@ -1,0 +1,142 @@
+"""Doubtful volumes: they are translated onto their own grid, and one warning by file name says what was assumed."""
+
+import nibabel as nib
+import numpy as np
+from volume_cases import (
+    INTERCEPT,
+    PIXDIM,
+    QFORM_CODE,
+    QUATERNION,
+    SFORM_CODE,
+    SLOPE,
+    UNITS,
+    VOX_OFFSET,
+    Case,
+    affine_of,
+    bytes_case,
+    head,
+    image,
+    image_case,
+    patched,
+    saved,
+)
+
+F4, I2 = np.float32, np.int16
+MICROMETRES, METRES = 3, 1
+
+
+def forms_apart(degrees: float = 0.0, shift_mm: float = 0.0, codes=(1, 1)) -> nib.Nifti1Image:
+    made = image(codes=codes)
+    qform = affine_of(oblique=degrees)
+    qform[:3, 3] += shift_mm
+    made.header.set_qform(qform, code=codes[0])
+    return made
+
+
+def with_voxels(values: dict[tuple[int, int, int], float], dtype=np.float32) -> nib.Nifti1Image:
+    data = head(dtype=dtype)
+    for place, value in values.items():
+        data[place] = value
+    return image(data)
+
+
+def in_units(code: int, factor: float):
+    def content() -> bytes:
+        data, affine = head(), affine_of()
+        affine[:3] *= factor
+        made = image(data, affine)
+        return patched({UNITS: np.uint8(code)}, made)
+
+    return content
+
+
+def analyze(kind):
+    def write(folder):
+        made = kind(head(), np.diag([-9.0, 10.0, 10.0, 1.0]))
+        saved(folder, made, "head.img")
+        (folder / "head.mat").unlink(missing_ok=True)  # where SPM keeps the affine
+        return folder / "head.hdr"
+
+    return write
+
+
+def thin(axis: int) -> nib.Nifti1Image:
+    return image().slicer[tuple(slice(9, 10) if place == axis else slice(None) for place in range(3))]
+
+
+def small() -> nib.Nifti1Image:
+    affine = affine_of((7, 6, 7), (28.0, 30.0, 25.0))
+    return image(head((7, 6, 7), affine), affine)
+
+
+def float64_scaled(factor: float, offset: float = 0.0) -> nib.Nifti1Image:
+    return image(head(dtype=np.float64) * factor + offset)
+
+
+DOUBTFUL = [
+    image_case("forms 8° apart", lambda: forms_apart(degrees=8), "sform and qform disagree", "the sform is used"),
+    image_case("forms 5 mm apart", lambda: forms_apart(shift_mm=5), "sform and qform disagree by up to"),
+    image_case(
+        "forms apart, different codes", lambda: forms_apart(degrees=8, codes=(1, 4)), "sform and qform disagree"
+    ),
+    bytes_case("voxels from byte 0", lambda: patched({VOX_OFFSET: F4(0)}), "byte 0 by its header, taken as 352"),
+    bytes_case(
+        "no form codes",
+        lambda: patched({QFORM_CODE: I2(0), SFORM_CODE: I2(0)}),
+        "sform and qform codes are 0",
+        "check left and right",
+    ),
+    bytes_case(
+        "pixdim against sform",
+        lambda: patched({PIXDIM + 4: F4([1, 1, 1]), QFORM_CODE: I2(0)}),
+        "pixdim gives voxels of 1×1×1, the sform of 9×10×10",
+    ),
+    bytes_case(
+        "pixdim against sform, with a qform",
+        lambda: patched({PIXDIM + 4: F4([1, 1, 1])}),
+        "pixdim gives voxels of 1×1×1",
+    ),
+    bytes_case("pixdim zero", lambda: patched({PIXDIM + 4: F4([0, 0, 0])}), "pixdim gives voxels of"),
+    bytes_case("pixdim NaN", lambda: patched({PIXDIM + 4: F4([np.nan] * 3)}), "pixdim gives voxels of"),
+    bytes_case("quaternion beyond 1", lambda: patched({QUATERNION: F4([0.9, 0.9, 0.9])}), "quaternion is invalid"),
+    bytes_case("quaternion NaN", lambda: patched({QUATERNION: F4([np.nan, 0, 0])}), "quaternion is invalid"),
+    Case("Analyze", analyze(nib.AnalyzeImage), ("Analyze files store no orientation",)),
+    Case("Analyze of SPM99", analyze(nib.Spm99AnalyzeImage), ("Analyze files store no orientation",)),
+    Case("Analyze of SPM2", analyze(nib.Spm2AnalyzeImage), ("Analyze files store no orientation",)),
+    image_case(
+        "NaN voxels",
+        lambda: with_voxels({(0, 0, 0): np.nan, (0, 0, 1): np.nan, (10, 10, 9): np.nan}),
+        "3 NaN or infinite voxels were replaced",
+    ),
+    image_case(
+        "infinite voxels",
+        lambda: with_voxels({(0, 0, 0): np.inf, (0, 0, 1): -np.inf}),
+        "2 NaN or infinite voxels were replaced",
+    ),
+    image_case(
+        "a float64 voxel beyond float32",
+        lambda: with_voxels({(10, 10, 9): 1e300}, np.float64),
+        "1 voxels beyond the range of float32",
+    ),
+    image_case("float64 of 1e300", lambda: float64_scaled(1e297), "beyond float32, were scaled"),
+    image_case("float64 of 1e-300", lambda: float64_scaled(1e-300), "beyond float32, were scaled"),
+    image_case("float64 on 1e12", lambda: float64_scaled(1, 1e12), "beyond float32, were scaled"),
+    bytes_case("slope NaN", lambda: patched({SLOPE: F4(np.nan)}), "slope is nan", "taken as they are stored"),
+    bytes_case("slope infinite", lambda: patched({SLOPE: F4(np.inf)}), "slope is inf"),
+    bytes_case("intercept NaN", lambda: patched({SLOPE: F4(2), INTERCEPT: F4(np.nan)}), "intercept is nan"),
+    bytes_case("intercept infinite", lambda: patched({SLOPE: F4(1), INTERCEPT: F4(np.inf)}), "intercept is inf"),
+    bytes_case("micrometres", in_units(MICROMETRES, 1000), "header is in micrometres"),
+    bytes_case("metres", in_units(METRES, 0.001), "header is in metres"),
+    bytes_case("micrometres that are none", in_units(MICROMETRES, 1), "says micrometres", "taken as millimetres"),
+    *(
+        image_case(f"one voxel thick, axis {axis}", lambda axis=axis: thin(axis), "one voxel thick")
+        for axis in range(3)
+    ),
+    image_case("smaller than the stride", small, "smaller than the network's stride of 8"),
+    bytes_case(
+        "two doubts at once",
+        lambda: patched({SLOPE: F4(np.nan), QFORM_CODE: I2(0), SFORM_CODE: I2(0)}),
+        "slope is nan",
+        "codes are 0",
+    ),
+]

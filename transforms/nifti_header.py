@@ -1,0 +1,147 @@
+"""What a volume's header says, what in it cannot be, and what in it is doubtful."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.filebasedimages import FileBasedHeader
+from nibabel.spatialimages import HeaderDataError, SpatialImage
+
+PLAUSIBLE_VOXEL_MM = (0.01, 100.0)
+SMALLEST_HEAD_MM = 5.0  # a mouse's brain measures some 15 mm
+AXES_COINCIDE = 1e-3
+FORMS_AGREE_VOXELS = 0.1  # how far two affines may move a corner of the volume, in its smallest voxel spacing
+SIZES_AGREE = 0.01
+_UNITS_MM = {1: ("metres", 1e3), 3: ("micrometres", 1e-3)}  # of xyzt_units; 2 is millimetres, 0 unknown
+_REMEDY = "repair its header (qform and sform) or convert it again"
+
+
+class VolumeError(ValueError):
+    """A volume that cannot be used; one line that names the file, why, and the remedy."""
+
+
+# ── the voxels ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """Return a shape as text: (2, 3, 4) -> "2×3×4"."""
+    return "×".join(str(length) for length in shape)
+
+
+def bytes_of_voxels(header: FileBasedHeader) -> int:
+    """Return how many bytes the voxels take, whatever the header claims."""
+    return math.prod(int(length) for length in header.get_data_shape()) * header.get_data_dtype().itemsize
+
+
+def volume_shape(header: FileBasedHeader, name: str) -> tuple[int, ...]:
+    """Return the (X, Y, Z) shape; raise VolumeError unless it is one real-valued volume with voxels in it."""
+    shape = tuple(int(length) for length in header.get_data_shape())
+    if shape and min(shape) < 1:
+        raise VolumeError(f"{name}: has no voxels ({shape_text(shape)}); export it again")
+    if len(shape) < 3:
+        raise VolumeError(f"{name}: has {len(shape)} dimensions ({shape_text(shape)}), not 3; give a volume")
+    if math.prod(shape[3:]) > 1:
+        raise VolumeError(
+            f"{name}: is a series of {math.prod(shape[3:])} volumes ({shape_text(shape)}); extract one of them first"
+        )
+    dtype = header.get_data_dtype()
+    if dtype.names or dtype.kind not in "buif":
+        kind = (
+            "colour" if dtype.names else {"c": "complex", "V": f"{8 * dtype.itemsize}-bit"}.get(dtype.kind, str(dtype))
+        )
+        raise VolumeError(f"{name}: holds {kind} voxels; save its magnitude or gray values as integers or floats")
+    return shape[:3]
+
+
+# ── the grid ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def affine_mm(image: SpatialImage, name: str) -> tuple[np.ndarray, list[str]]:
+    """Return the (4, 4) float64 affine, voxel to RAS millimetres, and what of the grid is doubtful.
+
+    The sform counts before the qform, and both before the voxel sizes (NIfTI's methods 3, 2, 1).
+
+    Raises:
+        VolumeError: the affine places no voxel, or voxels of an impossible size.
+    """
+    stored = np.array(image.affine if image.affine is not None else image.header.get_best_affine(), dtype=np.float64)
+    if not np.isfinite(stored).all():
+        raise VolumeError(f"{name}: its affine holds NaN or infinite values; {_REMEDY}")
+    factor, doubts = _unit(image.header, voxel_sizes(stored) * image.shape[:3])
+    affine = np.diag([factor, factor, factor, 1.0]) @ stored
+    spacing_mm = voxel_sizes(affine)
+    smallest, largest = PLAUSIBLE_VOXEL_MM
+    if not ((spacing_mm >= smallest) & (spacing_mm <= largest)).all():
+        sizes = _sizes(spacing_mm)
+        raise VolumeError(f"{name}: its voxels measure {sizes} mm by the affine, which cannot be; {_REMEDY}")
+    if abs(np.linalg.det(affine[:3, :3] / spacing_mm)) < AXES_COINCIDE:  # the unit axes' parallelepiped
+        raise VolumeError(f"{name}: its affine is singular, two of its axes coincide; {_REMEDY}")
+    return affine, [*_doubts_of_grid(image, stored), *doubts]
+
+
+def _unit(header: FileBasedHeader, extent: np.ndarray) -> tuple[float, list[str]]:
+    """Return millimetres per unit of the affine; a unit in which no head would fit is not believed."""
+    code = int(header["xyzt_units"]) & 7 if isinstance(header, nib.Nifti1Header) else 0
+    if code not in _UNITS_MM:
+        return 1.0, []
+    unit, factor = _UNITS_MM[code]
+    if SMALLEST_HEAD_MM <= float(extent.max()) * factor <= 1000 * SMALLEST_HEAD_MM:
+        return factor, [f"its header is in {unit}, which is honoured here but not by most programs"]
+    return 1.0, [f"its header says {unit}, in which no head would fit; taken as millimetres"]
+
+
+def _doubts_of_grid(image: SpatialImage, affine: np.ndarray) -> Iterator[str]:
+    """Say where the header leaves the grid open or contradicts itself."""
+    header = image.header
+    if isinstance(header, nib.AnalyzeHeader) and not isinstance(header, nib.Nifti1Header) and not _has_mat_file(image):
+        yield "Analyze files store no orientation; taken as LAS, so check left and right"
+    if not isinstance(header, nib.Nifti1Header):
+        return
+    has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
+    if not has_sform and not has_qform:
+        yield "its header gives no orientation (sform and qform codes are 0); taken as LAS, so check left and right"
+        return
+    if not has_sform:
+        return
+    spacing, pixdim = voxel_sizes(affine), np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
+    sizes_agree = np.isfinite(pixdim).all() and np.allclose(pixdim, spacing, rtol=SIZES_AGREE, atol=0)
+    if not sizes_agree:
+        yield f"pixdim gives voxels of {_sizes(pixdim)}, the sform of {_sizes(spacing)}; the sform is used"
+    if has_qform:
+        # pixdim is part of the qform: what has been said of it is not said again
+        yield from _doubts_of_qform(header, affine, image.shape[:3], spacing if not sizes_agree else None)
+
+
+def _has_mat_file(image: SpatialImage) -> bool:
+    """Whether SPM left an affine beside an Analyze pair."""
+    mat = image.file_map.get("mat")
+    return mat is not None and mat.filename is not None and Path(mat.filename).exists()
+
+
+def _doubts_of_qform(
+    header: nib.Nifti1Header, sform: np.ndarray, shape: tuple[int, ...], spacing: np.ndarray | None
+) -> Iterator[str]:
+    """Compare a qform, its voxel sizes replaced by `spacing` where that is given, with the sform at all corners."""
+    try:
+        qform = header.get_qform()
+    except (HeaderDataError, ValueError, FloatingPointError):
+        qform = np.full((4, 4), np.nan)
+    if not np.isfinite(qform).all():
+        yield "the qform's quaternion is invalid; the sform is used"
+        return
+    if spacing is not None:
+        sizes = voxel_sizes(qform)
+        qform[:3, :3] *= spacing / np.where(sizes > 0, sizes, 1)
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape) - 1)
+    apart = np.linalg.norm(apply_affine(qform, corners) - apply_affine(sform, corners), axis=1).max()
+    rounding = 1e-5 * float(np.abs(sform[:3, 3]).max())  # float32 header fields, far from the origin
+    smallest = float(voxel_sizes(sform).min())
+    if apart > max(FORMS_AGREE_VOXELS * smallest, rounding):
+        yield f"sform and qform disagree by up to {apart / smallest:.3g} voxels; the sform is used"
+
+
+def _sizes(spacing: np.ndarray) -> str:
+    return "×".join(f"{size:.3g}" for size in spacing)
