@@ -35,12 +35,22 @@ def guarded(door: Callable[[list[str] | None], int]) -> Callable[[list[str] | No
 
 def say(text: str = "") -> None:
     """Print a line for the user on standard output."""
-    print(text, flush=True)
+    print(_encodable(text), flush=True)
 
 
 def warn(text: str) -> None:
     """Print a line for the user on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(_encodable(text), file=sys.stderr, flush=True)
+
+
+def _encodable(text: str) -> str:
+    """Return a text without the halves of characters that stand for a file name's bytes that are no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def one_line(text: str) -> str:
+    """Return a text with line ends, tabs and terminal codes (file names may hold them) written out, as `\\n`."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
