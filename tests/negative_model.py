@@ -50,4 +50,4 @@ def volume_at(path: Path, seed: int = 0) -> Path:
 def files_in(folder: Path) -> list[str]:
     """Every file below a folder, but for a batch's summary."""
     paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in paths if path != "summary.json")
+    return sorted(path for path in paths if not path.endswith("summary.json"))

@@ -79,6 +79,7 @@ def read_series(folder: Path) -> "nib.Nifti1Image":
     slices = [_header(path) for path in sorted(folder.iterdir()) if _is_dicom(path)]
     slices = _one_series(slices, folder)
     step = _step(slices, folder)
+    _warn_of_gaps(slices, folder)
     voxels = np.concatenate([_pixels(piece) for piece in slices], axis=2)  # (X, Y, Z)
     first = slices[0]
     affine = np.eye(4)
@@ -144,9 +145,6 @@ def _one_series(slices: list[_Slice], folder: Path) -> list[_Slice]:
             raise UserError(f"{folder}: {piece.path.name} and {first.path.name} differ in size; give a whole series")
     if len(slices) > 1 and first.size[2] > 1:
         raise UserError(f"{folder}: several multi-frame files in one series; put one in a folder of its own")
-    numbers = sorted(int(piece.instance) for piece in slices if piece.instance.isdecimal())
-    if len(slices) > 1 and len(numbers) == len(slices) and numbers[-1] - numbers[0] + 1 != len(numbers):
-        warnings.warn(f"{folder}: its instance numbers have gaps; slices may be missing at an end", stacklevel=3)
     return sorted(slices, key=lambda piece: piece.height)
 
 
@@ -169,11 +167,17 @@ def _step(slices: list[_Slice], folder: Path) -> "np.ndarray":
         between = f"between {slices[wide].path.name} and {slices[wide + 1].path.name}"
         missing = sum(round(gap / usual) - 1 for gap in gaps if gap > 1.5 * usual)
         whole = all(math.isclose(gap / usual, round(gap / usual), abs_tol=0.05) for gap in gaps)
-        reason = f"{missing} slices are missing" if missing and whole else "its slices lie unevenly"
+        reason = f"slices are missing, {missing} in all" if missing and whole else "its slices lie unevenly"
         raise UserError(
             f"{folder}: {reason} ({gaps[wide]:.2f} mm {between}, elsewhere {usual:.2f} mm); export the series again"
         )
     return (last.origin - first.origin) / (len(slices) - 1)
+
+
+def _warn_of_gaps(slices: list[_Slice], folder: Path) -> None:
+    numbers = sorted(int(piece.instance) for piece in slices if piece.instance.isdecimal())
+    if len(slices) > 1 and len(numbers) == len(slices) and numbers[-1] - numbers[0] + 1 != len(numbers):
+        warnings.warn(f"{folder}: its instance numbers have gaps; slices may be missing at an end", stacklevel=3)
 
 
 def _pixels(piece: _Slice) -> "np.ndarray":

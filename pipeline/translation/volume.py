@@ -92,7 +92,7 @@ def write_volume(image: nib.Nifti1Image, path: Path) -> None:
 def share_of_zeros(path: Path) -> float:
     """Return the share of a file's stored voxels, in [0, 1], that are exactly zero after scaling."""
     voxels = np.asanyarray(nib.load(path).dataobj)
-    return 1 - np.count_nonzero(voxels) / voxels.size
+    return 1 - float(np.count_nonzero(voxels)) / voxels.size
 
 
 def _voxels(data: np.ndarray, integer: bool) -> np.ndarray:
