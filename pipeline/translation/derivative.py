@@ -44,27 +44,37 @@ class Derivative:
     stripped: bool | None = None
 
     def write_description(self) -> None:
-        """Write `dataset_description.json`, `README.md` and `.bidsignore`; other models' entries stay."""
+        """Write `dataset_description.json`, `README.md` and `.bidsignore`; what a user added to them stays.
+
+        The source's authors are not taken over: they did not make these images.
+        """
         source = self.dataset.description
         path = self.out / "dataset_description.json"
-        before = read_json(path).get("GeneratedBy", []) if path.is_file() else []
+        present = read_json(path) if path.is_file() else {}
         made_by = self._generated_by()
         name = f"{source.get('Name') or 'BIDS data set'}: synthetic {self.contrasts[1]}"
-        description = {
+        description = present | {
             "Name": name,
             "BIDSVersion": BIDS_VERSION,
             "DatasetType": "derivative",
-            "GeneratedBy": [*(entry for entry in before if entry != made_by), made_by],
+            "GeneratedBy": [*(entry for entry in present.get("GeneratedBy", []) if entry != made_by), made_by],
             "SourceDatasets": [{"DOI": doi} if (doi := source.get("DatasetDOI")) else {"URL": f"bids:{SOURCE}:"}],
             "DatasetLinks": {SOURCE: Path(os.path.relpath(self.dataset.root, self.out)).as_posix()},
         }
-        description |= {key: source[key] for key in ("License", "Authors") if source.get(key)}
+        if source.get("License"):
+            description.setdefault("License", source["License"])
         atomic_text(path, _json(description))
-        readme = {"generator": GENERATOR, "version": __version__, "model": self.model["origin"]}
-        atomic_text(
-            self.out / "README.md", _README.format(name=name, source=self.contrasts[0], to=self.contrasts[1], **readme)
+        readme = _README.format(
+            name=name,
+            to=self.contrasts[1],
+            source=self.contrasts[0],
+            generator=GENERATOR,
+            version=__version__,
+            model=self.model["origin"],
         )
-        atomic_text(self.out / ".bidsignore", "summary.json\n")
+        for name, text in (("README.md", readme), (".bidsignore", "summary.json\n")):
+            if not (self.out / name).exists():
+                atomic_text(self.out / name, text)
 
     def sidecar(self, job: Job) -> Path:
         """Return where a job's JSON sidecar lies."""

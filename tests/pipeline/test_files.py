@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
-from pipeline.files import atomic_path, atomic_text, atomic_write, free_space, human_bytes
+from pipeline.errors import DiskFull, UserError
+from pipeline.files import atomic_path, atomic_text, atomic_write, free_space, human_bytes, remove_leftovers
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,7 +84,7 @@ def test_nested_and_concurrent_writers_of_one_path_do_not_meet(tmp_path):
 def test_a_full_disk_is_one_line_with_the_space_left(number, tmp_path):
     path = tmp_path / "data.bin"
     path.write_bytes(b"old")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DiskFull) as caught:
         atomic_write(path, raising(OSError(number, os.strerror(number))))
     message = str(caught.value)
     assert message.startswith(f"{path}: disk full, ") and message.endswith(" left; free some space and run again")
@@ -128,6 +128,35 @@ def test_a_folder_that_must_not_be_written_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
         atomic_text(tmp_path / "note.txt", "text")
     assert str(caught.value) == f"{tmp_path / 'note.txt'}: cannot be written (Permission denied); choose another folder"
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.EFBIG, "larger than a file may be here; raise the limit (ulimit -f)"),
+        (errno.ENAMETOOLONG, "its name is too long for this disk; shorten it"),
+    ],
+)
+def test_limits_of_the_disk_are_one_line(number, message, tmp_path):
+    with pytest.raises(UserError) as caught:
+        atomic_write(tmp_path / "data.bin", raising(OSError(number, os.strerror(number))))
+    assert str(caught.value) == f"{tmp_path / 'data.bin'}: {message}"
+    assert not isinstance(caught.value, DiskFull) and names(tmp_path) == []
+
+
+def test_leftovers_go_when_their_writer_has_and_of_other_machines_after_a_day(tmp_path):
+    with atomic_path(tmp_path / "volume.nii.gz") as temporary:
+        temporary.write_bytes(b"being written")
+        own = temporary.name
+        elsewhere = own.replace(own.split("-")[2][:8], "00000000")
+        (tmp_path / elsewhere).write_bytes(b"half")
+        (tmp_path / ".tmp-notes").write_bytes(b"not ours")
+        os.utime(tmp_path / ".tmp-notes", (0, 0))
+        remove_leftovers(tmp_path)
+        assert names(tmp_path) == sorted([own, elsewhere, ".tmp-notes"])
+        os.utime(tmp_path / elsewhere, (0, 0))
+        remove_leftovers(tmp_path)
+        assert names(tmp_path) == sorted([own, ".tmp-notes"])
 
 
 def test_byte_counts_read_well():

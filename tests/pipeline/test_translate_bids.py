@@ -29,7 +29,7 @@ def run(*arguments, to="T2"):
 
 
 def data_set(root: Path, *scans: str, **description) -> Path:
-    """Write a raw data set of T1w scans, with all that the validator wants of one."""
+    """Write a data set with these scans."""
     root.mkdir(parents=True)
     described = {"Name": "Heads", "BIDSVersion": "1.9.0", "DatasetType": "raw", "License": "CC0"} | description
     (root / "dataset_description.json").write_text(json.dumps(described))
@@ -101,14 +101,20 @@ def test_a_scan_that_fails_leaves_neither_volume_nor_sidecar(tmp_path, model, mo
     assert files_in(tmp_path / "none") == sorted(OF_THE_SET)
 
 
-def test_another_models_entry_stays_in_the_description(tmp_path, model):
-    root = data_set(tmp_path / "heads", SCANS[0])
+def test_another_models_entry_and_what_a_user_added_stay(tmp_path, model):
+    root = data_set(tmp_path / "heads", SCANS[0], Authors=["who scanned"])
     assert run("-i", root, "-o", tmp_path / "out") == 0
+    path = tmp_path / "out" / "dataset_description.json"
+    described = json.loads(path.read_text())
+    assert "Authors" not in described
+    path.write_text(json.dumps(described | {"Authors": ["who translated"]}))
+    (tmp_path / "out" / "README.md").write_text("mine")
     object.__setattr__(model, "config_hash", "feed")
     for _ in range(2):
         assert run("-i", root, "-o", tmp_path / "out", "--overwrite") == 0
-    entries = json.loads((tmp_path / "out" / "dataset_description.json").read_text())["GeneratedBy"]
-    assert [entry["ConfigHash"] for entry in entries] == ["", "feed"]
+    described = json.loads(path.read_text())
+    assert [entry["ConfigHash"] for entry in described["GeneratedBy"]] == ["", "feed"]
+    assert described["Authors"] == ["who translated"] and (tmp_path / "out" / "README.md").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -205,7 +211,7 @@ def test_the_validator_finds_no_error(tmp_path, model):
     answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
     found = json.loads(answer.stdout)
     assert sorted(found["summary"]["subjects"]) == ["01", "02"] and found["summary"]["dataTypes"] == ["anat"]
-    assert {issue["code"]: issue for issue in found["issues"]["issues"]} == {}
+    assert {issue["code"]: issue["severity"] for issue in found["issues"]["issues"]} == {"TOO_FEW_AUTHORS": "warning"}
     assert answer.returncode == 0
     (tmp_path / "out" / f"{MADE[0]}.json").unlink()  # the validator does look
     assert subprocess.run(command, capture_output=True, timeout=120).returncode != 0

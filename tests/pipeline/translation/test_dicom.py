@@ -1,5 +1,6 @@
 """DICOM series, written slice by slice with SimpleITK, through the reader and the command."""
 
+import locale
 import warnings
 from pathlib import Path
 
@@ -59,6 +60,14 @@ def write_dicom(
 def head(**changes) -> nib.Nifti1Image:
     image = ixi_like.ixi_t1(scale=16)
     return nib.Nifti1Image(np.asarray(image.dataobj), changes.get("affine", image.affine))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def same_locale():
+    """GDCM sets the process's locale to "C" when it writes (and not when it reads): other tests would read ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.fixture
