@@ -38,31 +38,34 @@ class Job:
 
 
 class StopSignals:
-    """While entered, SIGTERM ends the work as Ctrl-C does; `number` is then the signal's, otherwise 0.
+    """While entered, SIGTERM and SIGINT (Ctrl-C) end the work; `number` is then the signal's, otherwise 0.
 
-    The `KeyboardInterrupt` ends with the block. Outside the main thread signals are not caught.
+    SIGINT does so too where a shell that started the command in the background had it ignored. The `KeyboardInterrupt`
+    ends with the block. Outside the main thread signals are not caught.
     """
 
     def __init__(self) -> None:
         self.number = 0
+        self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
-        try:
-            self._before = signal.signal(signal.SIGTERM, self._stop)
-        except ValueError:  # not the main thread
-            self._before = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[number] = signal.signal(number, self._stop)
+            except ValueError:  # not the main thread
+                break
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
         interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
         if interrupted:
             self.number = self.number or signal.SIGINT
         return interrupted
 
     def _stop(self, number: int, _: FrameType | None) -> None:
-        self.number = number
+        self.number = self.number or number
         raise KeyboardInterrupt
 
     def check(self) -> None:
