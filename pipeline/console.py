@@ -67,6 +67,11 @@ def warnings_as_lines() -> Iterator[None]:
                 warn(f"warning: {' '.join(text.split())}")
 
 
+def one_line(text: str) -> str:
+    """Return a text with line ends, tabs and terminal codes (file names may hold them) written out, as `\\n`."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Lay out rows under a header as aligned text; columns of numbers align right."""
     cells = [[str(cell) for cell in row] for row in rows]

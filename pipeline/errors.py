@@ -12,6 +12,10 @@ class UserError(Exception):
     """
 
 
+class DiskFull(UserError):
+    """A disk has no room left, so whatever else is written there will fail as well."""
+
+
 class Stopped(Exception):
     """A signal asked the run to stop and everything is saved; the exit code is 128 + the signal's number."""
 

@@ -1,31 +1,28 @@
 """Files that are either whole or absent: written under a temporary name, synced, then moved into place."""
 
 import errno
+import hashlib
 import os
+import platform
 import re
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.errors import UserError
+from pipeline.errors import DiskFull, UserError
 
-TEMPORARY = ".tmp-"  # how names begin of what is not whole yet; the number of the process that writes it follows
+_MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # a folder may be shared by several
+_OURS = f".tmp-{{process}}-{_MACHINE}"  # how names begin of what is not whole yet
+_TEMPORARY_NAME = re.compile(r"\.tmp-(\d{1,9})-([0-9a-f]{8})\w+(\.\w+)*")
+_SURELY_DEAD_SECONDS = 24 * 3600.0
+_STARTED = time.time()
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_UNWRITABLE = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.EEXIST,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-)
-
-_TEMPORARY_NAME = re.compile(rf"{re.escape(TEMPORARY)}([0-9]+)-")
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
 @contextmanager
@@ -36,10 +33,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     format by suffix work.
 
     Raises:
-        UserError: the disk is full, or the folder cannot be written; names the path and the free space.
+        DiskFull: names the path and the free space.
+        UserError: the folder cannot be written, or the file would be larger than files may be there.
     """
     suffix = "".join(path.suffixes[-2:]) if path.name.lower().endswith(".gz") else path.suffix
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}{suffix}")
+    temporary = path.with_name(f"{_OURS.format(process=os.getpid())}{secrets.token_hex(4)}{suffix}")
     make_folder(path.parent, path)
     try:
         with writing_to(path):
@@ -61,35 +59,41 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
     """
     make_folder(parent)
     with writing_to(parent):
-        made = tempfile.TemporaryDirectory(dir=parent, prefix=f"{TEMPORARY}{os.getpid()}-", ignore_cleanup_errors=True)
+        made = tempfile.TemporaryDirectory(
+            dir=parent, prefix=_OURS.format(process=os.getpid()), ignore_cleanup_errors=True
+        )
     with made as name:
         yield Path(name)
 
 
-def remove_stale(folder: Path) -> None:
-    """Remove what killed processes left half-written below a folder of ours.
+def remove_stale(folder: Path, *, below: bool = True) -> None:
+    """Remove what killed processes left half-written in a folder, and in those below it where `below`; links stay.
 
-    These are files and folders named ".tmp-<process>-…". What belongs to a process that is still alive on this machine
-    stays, and links are not followed.
+    These are files and folders with names as `atomic_path` and `temporary_folder` make them. Their writer is known to
+    be gone where it ran on this machine and is no longer there; of another machine's, after a day.
     """
     for place, folders, files in os.walk(folder):
         for name in [*files, *folders]:
-            process = _TEMPORARY_NAME.match(name)
-            if process is None or _is_alive(int(process[1])):
-                continue
-            path = Path(place, name)
+            path, made = Path(place, name), _TEMPORARY_NAME.fullmatch(name)
             with suppress(OSError):  # gone meanwhile, or not ours to remove: it does no harm
+                if made is None or not _is_abandoned(path, int(made[1]), made[2]):
+                    continue
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
                     path.unlink()
-        folders[:] = [name for name in folders if not _TEMPORARY_NAME.match(name)]
+        folders[:] = [name for name in folders if below and not _TEMPORARY_NAME.fullmatch(name)]
 
 
-def _is_alive(process: int) -> bool:
-    """Whether a process of this number exists here, this one excepted: it has nothing open when it cleans up."""
-    if process == os.getpid():
-        return False
+def _is_abandoned(path: Path, process: int, machine: str) -> bool:
+    """Whether nobody writes there any more. In a container a process often has the number of the one before it."""
+    changed = path.stat().st_mtime
+    if machine != _MACHINE:
+        return time.time() - changed > _SURELY_DEAD_SECONDS
+    return changed < _STARTED if process == os.getpid() else not _runs(process)
+
+
+def _runs(process: int) -> bool:
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -105,7 +109,7 @@ def writing_to(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL or error.errno in _UNWRITABLE:
+        if error.errno in (*_FULL, *_UNWRITABLE, errno.EFBIG, errno.ENAMETOOLONG):
             raise _refusal(path, error) from error
         raise
 
@@ -128,7 +132,11 @@ def make_folder(folder: Path, wanted: Path | None = None) -> None:
 
 def _refusal(path: Path, error: OSError) -> UserError:
     if error.errno in _FULL:
-        return UserError(f"{path}: disk full, {free_space(path.parent)} left; free some space and run again")
+        return DiskFull(f"{path}: disk full, {free_space(path.parent)} left; free some space and run again")
+    if error.errno == errno.EFBIG:
+        return UserError(f"{path}: larger than a file may be here; raise the limit (ulimit -f)")
+    if error.errno == errno.ENAMETOOLONG:
+        return UserError(f"{path}: its name is too long for this disk; shorten it")
     return UserError(f"{path}: cannot be written ({error.strerror}); choose another folder")
 
 
@@ -141,6 +149,11 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def atomic_text(path: Path, text: str) -> None:
     """Write text as UTF-8 atomically; raises like `atomic_path`."""
     atomic_write(path, lambda stream: stream.write(text.encode()))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; False too for names that are too long, for which `Path.is_dir` raises."""
+    return os.path.isdir(path)  # noqa: PTH112
 
 
 def file_identity(path: Path) -> list[str | int]:

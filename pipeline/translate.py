@@ -5,12 +5,18 @@ python -m pipeline.translate -i data/ixi/IXI-T1 -o translated --model runs/ixi -
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import __version__
-from pipeline.console import guarded, say, warn
-from pipeline.translation.jobs import exit_code, plan, require_writable, shown, summary, work_through
+from pipeline.console import guarded, say
+from pipeline.errors import EXIT_DONE
+from pipeline.translation.batch import job_translator, say_outcome, work_through, write_summary
+from pipeline.translation.bids import Dataset, dataset_jobs, open_dataset, suffixes_of
+from pipeline.translation.derivative import Derivative
+from pipeline.translation.jobs import Job, StopSignals, exit_code, outlook
+from pipeline.translation.places import all_inputs, clear_leftovers, plan, require_writable, to_do
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -18,10 +24,12 @@ if TYPE_CHECKING:
 
     from pipeline.translation.model import TranslationModel
 
-EXIT_INTERRUPTED = 130
-EPILOG = """exit codes: 0 everything is there, 2 bad arguments or nothing worked, 3 some volumes failed, 130 interrupted
-A folder's tree is mirrored in OUT and file names are kept. Where several IN would meet under one name, each is placed
-by its path below their common folder. Volumes already in OUT are skipped, so a stopped command can be repeated."""
+SUMMARY = "summary.json"
+EPILOG = """exit codes: 0 everything is there, 2 bad arguments or nothing worked, 3 some are missing, 130/143 stopped
+A folder's tree is mirrored in OUT and file names are kept; a folder with a DICOM series becomes FOLDER.nii.gz. Where
+several IN would meet under one name, each is placed by its path below their common folder. Volumes that are whole in
+OUT are skipped, so a stopped command can be repeated. OUT/summary.json says what became of each; for one file as IN,
+it is written where --summary asks for it."""
 
 
 def translate(
@@ -32,6 +40,7 @@ def translate(
     batch_size: int = 8,
     device: str = "auto",
     style: "str | Path | None" = None,
+    keep_header_text: bool = False,
 ) -> "nib.Nifti1Image":
     """Translate one volume and return it as a nibabel image on the source's grid.
 
@@ -43,6 +52,7 @@ def translate(
         batch_size: Slices that go through the network at once.
         device: "auto", "cpu", "cuda" or "mps"; a loaded model stays where it is.
         style: A volume of the contrast `to` whose style the result takes on, for MUNIT; a loaded model keeps it.
+        keep_header_text: Whether the source's free text and header extensions stay; they may hold names.
 
     Raises:
         UserError: the volume or the model cannot be used, or the model does not make that contrast.
@@ -56,7 +66,7 @@ def translate(
         from pipeline.translation.style import use_style_of
 
         use_style_of(Path(style), loaded, target)
-    return translate_volume(image, loaded, target, batch_size=batch_size)
+    return translate_volume(image, loaded, target, batch_size=batch_size, keep_header_text=keep_header_text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,7 +77,10 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    door.add_argument("-i", "--input", nargs="+", type=Path, required=True, metavar="IN", help="files or folders")
+    door.add_argument(
+        "-i", "--input", nargs="+", type=Path, default=[], metavar="IN", help="files, folders, DICOM series' folders"
+    )
+    door.add_argument("--input-list", metavar="FILE", help="more IN: a path a line, UTF-8, # comments; - is stdin")
     door.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="folder; a .nii[.gz] for one file"
     )
@@ -81,7 +94,21 @@ def parser() -> argparse.ArgumentParser:
     door.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     door.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="slices at once (default: 8)")
     door.add_argument("--overwrite", action="store_true", help="translate again what OUT already holds")
-    door.add_argument("--quiet", action="store_true", help="print failures and warnings only")
+    door.add_argument("--dry-run", action="store_true", help="say what would become what, and write nothing")
+    door.add_argument("--summary", type=Path, metavar="FILE", help="write the summary there, instead of in OUT")
+    door.add_argument(
+        "--keep-header-text", action="store_true", help="keep descrip and header extensions, which may hold names"
+    )
+    door.add_argument("--bids", action="store_true", help="IN is a BIDS data set; OUT becomes a derivative of it")
+    door.add_argument(
+        "--bids-suffix", nargs=2, metavar=("FROM", "TO"), help="as T1w T2w, where the contrasts' names do not tell"
+    )
+    door.add_argument(
+        "--skull-stripped", choices=("yes", "no"), help="what BIDS sidecars say (default: the source's, or its zeros)"
+    )
+    loudness = door.add_mutually_exclusive_group()
+    loudness.add_argument("--quiet", action="store_true", help="print failures and warnings only")
+    loudness.add_argument("--verbose", action="store_true", help="print the model, and each volume when it is over")
     door.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return door
 
@@ -105,40 +132,73 @@ def _without_two_dashes(argv: list[str]) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     """Translate volumes; return the exit code."""
     arguments = parser().parse_args(_without_two_dashes(sys.argv[1:] if argv is None else argv))
-    jobs = plan(arguments.input, arguments.output)
-    for job in jobs:
-        if not job.status and not arguments.overwrite and job.target.exists():
-            job.status = "skipped"
-    pending = [job for job in jobs if not job.status]
-    finished = True
-    if pending:
-        require_writable(arguments.output.parent if jobs[0].target == arguments.output else arguments.output)
-        from pipeline.hardware import set_up
-        from pipeline.translation.model import load_model
+    started = time.time()
+    inputs = all_inputs(arguments.input, arguments.input_list)
+    model, derivative = None, None
+    if arguments.bids:
+        dataset = open_dataset(inputs, arguments.output)
+        model, to = _load(arguments)
+        derivative = _derivative(dataset, model, to, arguments)
+        jobs = _dataset_jobs(derivative, arguments)
+    else:
+        jobs = plan(inputs, arguments.output)
+    pending = to_do(jobs, overwrite=arguments.overwrite)
+    if arguments.dry_run:
+        say(outlook(jobs))
+        return EXIT_DONE
+    about: dict[str, str] = {}
+    with StopSignals() as stop:
+        if pending:
+            require_writable(pending[0].target.parent)
+            if model is None:
+                model, to = _load(arguments)
+            about |= model.about(to)
+            clear_leftovers(jobs)
+            if derivative is not None:
+                derivative.write_description()
+            if arguments.verbose:
+                say(f"model: {about['origin']}, weights {about['identity']}, makes {to}")
+            options = {"batch_size": arguments.batch_size, "keep_header_text": arguments.keep_header_text}
+            translate_one = job_translator(model, to, derivative, **options)
+            work_through(pending, translate_one, quiet=arguments.quiet, verbose=arguments.verbose, stop=stop)
+    code = 128 + stop.number if stop.number else exit_code(jobs)
+    say_outcome(jobs, quiet=arguments.quiet, stopped=stop.number != 0)
+    place = arguments.summary or (_place_of_summary(arguments, jobs) if pending or arguments.output.is_dir() else None)
+    if place is None:
+        return code
+    return write_summary(place, jobs, arguments=vars(arguments), model=about, code=code, started=started)
 
-        set_up(threads=None)
-        model = load_model(arguments.model, arguments.device)
-        to = model.target(arguments.to)
-        if arguments.style is not None:
-            from pipeline.translation.style import use_style_of
 
-            use_style_of(arguments.style, model, to)
-        from pipeline.translation.translator import translate_volume
-        from pipeline.translation.volume import write_volume
+def _load(arguments: argparse.Namespace) -> "tuple[TranslationModel, str]":
+    """Return the model and the contrast it is to make."""
+    from pipeline.hardware import set_up
+    from pipeline.translation.model import load_model
 
-        def translate_one(source: Path, target: Path) -> None:
-            write_volume(translate_volume(source, model, to, batch_size=arguments.batch_size), target)
+    set_up(threads=None)
+    model = load_model(arguments.model, arguments.device)
+    to = model.target(arguments.to)
+    if arguments.style is not None:
+        from pipeline.translation.style import use_style_of
 
-        finished = work_through(pending, translate_one, quiet=arguments.quiet)
-    for job in jobs:
-        if job.message and arguments.quiet:
-            warn(f"{'error' if job.status == 'failed' else 'warning'}: {shown(job.message)}")
-    if not arguments.quiet:
-        say(summary(jobs))
-    if not finished:
-        warn("stopped: interrupted; run the same command again for the rest")
-        return EXIT_INTERRUPTED
-    return exit_code(jobs)
+        use_style_of(arguments.style, model, to)
+    return model, to
+
+
+def _derivative(dataset: Dataset, model: "TranslationModel", to: str, arguments: argparse.Namespace) -> Derivative:
+    source = next(contrast for contrast in model.contrasts if contrast != to)
+    told = None if arguments.skull_stripped is None else arguments.skull_stripped == "yes"
+    return Derivative(dataset, arguments.output, (source, to), model.about(to), told)
+
+
+def _dataset_jobs(derivative: Derivative, arguments: argparse.Namespace) -> list[Job]:
+    from_suffix, to_suffix = suffixes_of(derivative.contrasts, arguments.bids_suffix)
+    return dataset_jobs(derivative.dataset, arguments.output, from_suffix, to_suffix)
+
+
+def _place_of_summary(arguments: argparse.Namespace, jobs: list[Job]) -> Path | None:
+    """Where a batch leaves its summary unless told; a single file is no batch."""
+    alone = not arguments.bids and arguments.input_list is None and len(arguments.input) == 1
+    return None if alone and jobs[0].source == arguments.input[0] else arguments.output / SUMMARY
 
 
 if __name__ == "__main__":

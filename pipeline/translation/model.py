@@ -1,5 +1,7 @@
 """A trained model as translation needs it: networks, preprocessing and the contrasts' intensities, from any address."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,7 @@ class TranslationModel:
         device: Where the networks are.
         precision: "float32", or "bf16" or "fp16" for autocast.
         origin: What it is, in a few words, for the headers of translated volumes.
+        config_hash: Twelve digits of the SHA-256 of its configuration; "" where that was not kept.
     """
 
     contrasts: tuple[str, str]
@@ -43,6 +46,20 @@ class TranslationModel:
     device: torch.device
     precision: str = "float32"
     origin: str = "contrast translation"
+    config_hash: str = ""
+
+    def about(self, to: str) -> dict[str, str]:
+        """Return what tells the model that makes `to` from others, for records: `origin`, `identity`, `config_hash`."""
+        return {"origin": self.origin, "to": to, "identity": self.identity(to), "config_hash": self.config_hash}
+
+    def identity(self, to: str) -> str:
+        """Return twelve digits of the SHA-256 of the weights that make `to`: equal for equal weights, on any device."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.translators[to].state_dict().items()):
+            values = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+            digest.update(values.reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:12]
 
     def target(self, to: str | None) -> str:
         """Return the contrast to make: `to`, or the only one where that is None.
@@ -110,6 +127,7 @@ def _from_checkpoint(content: dict, device: torch.device) -> TranslationModel:
         device=device,
         precision=config.training.precision if device.type == "cuda" else "float32",
         origin=_origin(config),
+        config_hash=_config_hash(config),
     )
 
 
@@ -126,6 +144,7 @@ def _from_mlflow(uri: str, device: torch.device) -> TranslationModel:
             stride=about["stride"],
             device=device,
             origin=about["origin"],
+            config_hash=about.get("config_hash", ""),
         )
     except KeyError as error:
         raise UserError(f"{uri}: its metadata lacks {error}; use the release that logged it") from error
@@ -143,8 +162,14 @@ def translator_metadata(config: Config, facts: Mapping[str, Mapping[str, object]
         "facts": {to: {name: facts[to][name] for name in ("low", "high", "integer")}},
         "stride": stride,
         "origin": _origin(config),
+        "config_hash": _config_hash(config),
     }
 
 
 def _origin(config: Config) -> str:
     return f"{config.method.type} {config.name}"
+
+
+def _config_hash(config: Config) -> str:
+    content = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]

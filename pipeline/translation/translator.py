@@ -23,7 +23,12 @@ _HALF_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def translate_volume(
-    source: str | Path | SpatialImage, model: TranslationModel, to: str, *, batch_size: int = 8
+    source: str | Path | SpatialImage,
+    model: TranslationModel,
+    to: str,
+    *,
+    batch_size: int = 8,
+    keep_header_text: bool = False,
 ) -> nib.Nifti1Image:
     """Translate a volume and return it on the source's grid, in the target contrast's training intensities.
 
@@ -31,7 +36,9 @@ def translate_volume(
         source: A NIfTI file, or a nibabel image, of the contrast that `model` translates to `to`.
         model: From `pipeline.translation.model.load_model`.
         to: The contrast to make, one of `model.translators`.
-        batch_size: Slices that go through the network at once.
+        batch_size: Slices that go through the network at once; fewer where memory is too small for them.
+        keep_header_text: Whether the source's `descrip`, other free text and header extensions, which may hold a
+            person's name, stay.
 
     Returns:
         A NIfTI image with the source's shape, affine, units and forms.
@@ -62,7 +69,7 @@ def translate_volume(
         precision=model.precision,
         name=name,
     )
-    return _on_source_grid(translated, {**data, "image_header": header}, model, to)
+    return _on_source_grid(translated, {**data, "image_header": header}, model, to, keep_text=keep_header_text)
 
 
 def volume_of_slices(scan: PreparedScan, translated: np.ndarray, model: TranslationModel, to: str) -> nib.Nifti1Image:
@@ -78,7 +85,7 @@ def volume_of_slices(scan: PreparedScan, translated: np.ndarray, model: Translat
 
 
 def _on_source_grid(
-    translated: np.ndarray, way_back: Mapping[str, object], model: TranslationModel, to: str
+    translated: np.ndarray, way_back: Mapping[str, object], model: TranslationModel, to: str, *, keep_text: bool = False
 ) -> nib.Nifti1Image:
     """Lead translated slices (N, H, W) back through the chain, to the target contrast's training intensities."""
     facts = model.facts[to]
@@ -87,7 +94,7 @@ def _on_source_grid(
     voxels = chain.inverse(data)["image"]  # (X, Y, Z) on the source grid
     affine, header = way_back["image_before_canonical"], way_back["image_header"]
     description = f"synthetic {to}, {model.origin}; not for clinical use"
-    return image_like(voxels, affine, header, integer=facts["integer"], description=description)
+    return image_like(voxels, affine, header, integer=facts["integer"], description=description, keep_text=keep_text)
 
 
 def _warn_of_small(name: str, shape: tuple[int, ...], slice_shape: tuple[int, int], stride: int) -> None:
@@ -120,7 +127,7 @@ def translate_slices(
         occupied: (N,) bool, the slices that show anything (`slices_with_content`). The others become -1: no network was
             trained on empty slices, and what one makes of them is texture in the air.
         device: Where to compute.
-        batch_size: B; the last batch may be smaller.
+        batch_size: B; the last batch may be smaller, and all are halved when the memory runs out.
         precision: "float32", or "bf16" or "fp16" for autocast.
         name: Of the volume, for messages.
 
@@ -128,24 +135,56 @@ def translate_slices(
         (N, H, W) float32.
 
     Raises:
-        UserError: the device's memory is too small, or the network's output is not finite.
+        UserError: the device's memory is too small for one slice, or the network's output is not finite.
+
+    Warns:
+        UserWarning: the batch was halved for want of memory.
     """
     translated = np.full(slices.shape, -1, dtype=np.float32)
     positions = np.flatnonzero(occupied)
+    asked, start = batch_size, 0
     with torch.inference_mode(), _autocast(device, precision):
-        for start in range(0, len(positions), batch_size):
+        while start < len(positions):
             chosen = positions[start : start + batch_size]
-            batch = torch.from_numpy(np.ascontiguousarray(slices[chosen], dtype=np.float32))[:, None]  # (B, 1, H, W)
-            try:
-                output = network(batch.to(device))
-            except torch.OutOfMemoryError as error:
+            output = _within_memory(network, slices[chosen], device)
+            if output is not None:
+                translated[chosen] = output
+                start += len(chosen)
+            elif batch_size == 1:
                 raise UserError(
-                    f"{name}: {device} has too little memory for {batch_size} slices at once; lower --batch-size"
-                ) from error
-            translated[chosen] = output[:, 0].float().cpu().numpy()
+                    f"{name}: {device} has too little memory for a single slice at a time; "
+                    "end what else is using it, or use another --device"
+                )
+            else:
+                batch_size = min(batch_size, len(chosen)) // 2 or 1
+    if batch_size < asked:
+        warnings.warn(
+            f"{name}: {device} had too little memory for {asked} slices at once, went on with {batch_size}",
+            stacklevel=2,
+        )
     if not np.isfinite(translated).all():
         raise UserError(f"{name}: the network's output is not finite; the model is damaged or its training diverged")
     return translated
+
+
+def _within_memory(network: nn.Module, slices: np.ndarray, device: torch.device) -> np.ndarray | None:
+    """Return a network's output for (B, H, W) slices, or None where the memory was too small for them."""
+    try:
+        batch = torch.from_numpy(np.ascontiguousarray(slices, dtype=np.float32))[:, None]  # (B, 1, H, W)
+        return network(batch.to(device))[:, 0].float().cpu().numpy()
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is the former
+        if not out_of_memory(error):
+            raise
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # here, for the error held on to the tensors
+    return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; the CPU's and MPS's allocators raise a plain RuntimeError."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("can't allocate memory", "not enough memory", "out of memory")
+    )
 
 
 def _autocast(device: torch.device, precision: str) -> AbstractContextManager:

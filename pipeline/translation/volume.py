@@ -16,7 +16,13 @@ _PRIVATE_TEXT = ("data_type", "db_name", "aux_file")  # free text that may hold 
 
 
 def image_like(
-    data: np.ndarray, affine: np.ndarray, header: FileBasedHeader, *, integer: bool, description: str
+    data: np.ndarray,
+    affine: np.ndarray,
+    header: FileBasedHeader,
+    *,
+    integer: bool,
+    description: str,
+    keep_text: bool = False,
 ) -> nib.Nifti1Image:
     """Return new voxels as a nibabel image with the source's geometry.
 
@@ -29,6 +35,8 @@ def image_like(
         header: nibabel's header of the source; not changed.
         integer: Whether to round to int16; whole numbers too large for it stay float32, as do all others.
         description: For the header's `descrip`, cut to 79 bytes.
+        keep_text: Whether the source's free text and extensions stay; its `descrip` then follows the first words of
+            ours, up to the comma.
 
     Returns:
         A Nifti2Image where the source is NIfTI-2, otherwise a Nifti1Image.
@@ -36,7 +44,10 @@ def image_like(
     image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     voxels = _voxels(data, integer)
     new_header = image_class.header_class.from_header(header)
-    new_header.extensions = type(new_header.extensions)()
+    if keep_text:
+        description = f"{description.partition(',')[0]}; {_text(header, 'descrip')}"
+    else:
+        new_header.extensions = type(new_header.extensions)()
     new_header.set_data_dtype(voxels.dtype)
     if new_header.get_data_shape() != voxels.shape:  # nibabel would reset the unused `pixdim` even for equal ones
         new_header.set_data_shape(voxels.shape)
@@ -45,7 +56,7 @@ def image_like(
     new_header["cal_min"] = new_header["cal_max"] = 0
     new_header["descrip"] = description.encode()[:_DESCRIPTION_BYTES].decode(errors="ignore").encode()
     for field in _PRIVATE_TEXT:
-        if field in new_header:
+        if field in new_header and not keep_text:
             new_header[field] = b""
     if isinstance(header, nib.Nifti1Header):
         own = header.get_best_affine()
@@ -55,6 +66,10 @@ def image_like(
         new_header.set_qform(affine, code="scanner")
         new_header.set_sform(affine, code="scanner")
     return image_class(voxels, affine, new_header)
+
+
+def _text(header: FileBasedHeader, field: str) -> str:
+    return header[field].item().decode(errors="replace") if field in header else ""
 
 
 def write_volume(image: nib.Nifti1Image, path: Path) -> None:
@@ -75,6 +90,12 @@ def write_volume(image: nib.Nifti1Image, path: Path) -> None:
             image.to_stream(stream)
 
     atomic_write(path, write)
+
+
+def share_of_zeros(path: Path) -> float:
+    """Return the share of a file's stored voxels, in [0, 1], that are exactly zero after scaling."""
+    voxels = np.asanyarray(nib.load(path).dataobj)
+    return 1 - float(np.count_nonzero(voxels)) / voxels.size
 
 
 def _voxels(data: np.ndarray, integer: bool) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.console import guarded, progress, say, table, warn, warnings_as_lines
+from pipeline.console import guarded, one_line, progress, say, table, warn, warnings_as_lines
 from pipeline.errors import Stopped, UserError
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +74,13 @@ def test_messages_and_warnings_go_their_ways(capsys):
     warn("trouble")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("result\n\n", "trouble\n")
+
+
+def test_what_cannot_be_printed_is_written_out(capsys):
+    say("caf\udce9")
+    warn(one_line("two\nlines\t\x1b[31m größer"))
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("caf\\udce9\n", "two\\nlines\\t\\x1b[31m größer\n")
 
 
 def test_a_table_aligns_text_left_and_numbers_right():

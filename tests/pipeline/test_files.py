@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
+from pipeline.errors import DiskFull, UserError
 from pipeline.files import (
     atomic_path,
     atomic_text,
@@ -93,7 +93,7 @@ def test_nested_and_concurrent_writers_of_one_path_do_not_meet(tmp_path):
 def test_a_full_disk_is_one_line_with_the_space_left(number, tmp_path):
     path = tmp_path / "data.bin"
     path.write_bytes(b"old")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(DiskFull) as caught:
         atomic_write(path, raising(OSError(number, os.strerror(number))))
     message = str(caught.value)
     assert message.startswith(f"{path}: disk full, ") and message.endswith(" left; free some space and run again")
@@ -139,6 +139,35 @@ def test_a_folder_that_must_not_be_written_is_one_line(tmp_path, monkeypatch):
     assert str(caught.value) == f"{tmp_path / 'note.txt'}: cannot be written (Permission denied); choose another folder"
 
 
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.EFBIG, "larger than a file may be here; raise the limit (ulimit -f)"),
+        (errno.ENAMETOOLONG, "its name is too long for this disk; shorten it"),
+    ],
+)
+def test_limits_of_the_disk_are_one_line(number, message, tmp_path):
+    with pytest.raises(UserError) as caught:
+        atomic_write(tmp_path / "data.bin", raising(OSError(number, os.strerror(number))))
+    assert str(caught.value) == f"{tmp_path / 'data.bin'}: {message}"
+    assert not isinstance(caught.value, DiskFull) and names(tmp_path) == []
+
+
+def test_leftovers_go_when_their_writer_has_and_of_other_machines_after_a_day(tmp_path):
+    with atomic_path(tmp_path / "volume.nii.gz") as temporary:
+        temporary.write_bytes(b"being written")
+        own = temporary.name
+        elsewhere = own.replace(own.split("-")[2][:8], "00000000")
+        (tmp_path / elsewhere).write_bytes(b"half")
+        (tmp_path / ".tmp-notes").write_bytes(b"not ours")
+        os.utime(tmp_path / ".tmp-notes", (0, 0))
+        remove_stale(tmp_path, below=False)
+        assert names(tmp_path) == sorted([own, elsewhere, ".tmp-notes"])
+        os.utime(tmp_path / elsewhere, (0, 0))
+        remove_stale(tmp_path, below=False)
+        assert names(tmp_path) == sorted([own, ".tmp-notes"])
+
+
 def test_byte_counts_read_well():
     assert [human_bytes(count) for count in (0, 1023, 1024, 1536, 5 * 1024**2, 3 * 1024**3, 2 * 1024**4)] == [
         "0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 MiB", "3.0 GiB", "2.0 TiB",
@@ -150,16 +179,21 @@ def test_the_space_of_a_folder_still_to_be_made_is_that_of_its_disk(tmp_path):
 
 
 def test_what_dead_processes_left_is_removed_and_nothing_else(tmp_path):
-    dead = 4194305  # beyond the largest number of a process
-    (tmp_path / "deep" / f".tmp-{dead}-folder").mkdir(parents=True)
-    (tmp_path / "deep" / f".tmp-{dead}-folder" / "0.npz").write_bytes(b"kept for a while")
-    (tmp_path / f".tmp-{dead}-ab12.png").write_bytes(b"half")
-    kept = ["note.txt", ".tmp-notes", f"tmp-{dead}-x", f".tmp-{os.getppid()}-ab12.png"]
+    with temporary_folder(tmp_path) as temporary:
+        machine = temporary.name.split("-")[2][:8]
+    dead = f"4194305-{machine}"  # beyond the largest number of a process
+    (tmp_path / "deep" / f".tmp-{dead}folder").mkdir(parents=True)
+    (tmp_path / "deep" / f".tmp-{dead}folder" / "0.npz").write_bytes(b"kept for a while")
+    (tmp_path / f".tmp-{dead}ab12.png").write_bytes(b"half")
+    own = f".tmp-{os.getpid()}-{machine}ab12.png"
+    (tmp_path / own).write_bytes(b"of a process that had this one's number")
+    os.utime(tmp_path / own, (0, 0))
+    kept = ["note.txt", ".tmp-notes", f"tmp-{dead}-x", f".tmp-{os.getppid()}-{machine}ab12.png"]
     for name in kept:
         (tmp_path / name).write_bytes(b"mine")
     foreign = tmp_path.parent / f"{tmp_path.name}-foreign"
     foreign.mkdir()
-    (foreign / f".tmp-{dead}-ab12.png").write_bytes(b"not the run's")
+    (foreign / f".tmp-{dead}ab12.png").write_bytes(b"not the run's")
     (tmp_path / "link").symlink_to(foreign)
     remove_stale(tmp_path)
     assert names(tmp_path) == sorted([*kept, "deep", "link"])

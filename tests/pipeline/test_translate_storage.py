@@ -92,7 +92,7 @@ def test_bad_volumes_in_a_batch_are_3_and_the_others_are_made(tmp_path, use, cap
     saved(tmp_path / "in", image(), "twin.nii")
     saved(tmp_path / "in", image(), "twin.nii.gz")
     assert translate("-i", tmp_path / "in", "-o", tmp_path / "out") == 3
-    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["good.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["good.nii.gz", "summary.json"]
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 9 and all(line.startswith("error: ") for line in lines)
     assert sum("would be one volume" in line for line in lines) == 2
@@ -107,7 +107,7 @@ def test_an_empty_folder_does_not_stop_the_others(tmp_path, use, capfd):
 def test_both_files_of_a_pair_are_one_volume(tmp_path, use):
     saved(tmp_path, image(kind=nib.Nifti1Pair), "head.hdr")
     assert translate("-i", tmp_path / "head.img", tmp_path / "head.hdr", "-o", tmp_path / "out") == 0
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["head.nii.gz"]
+    assert [path.name for path in (tmp_path / "out").glob("*.nii*")] == ["head.nii.gz"]
 
 
 def test_linked_folders_are_searched(tmp_path, use):
@@ -140,7 +140,7 @@ def test_a_name_that_is_no_text_is_translated_and_can_be_printed(tmp_path, use, 
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
     assert main(["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--model", "any", "--to", "T2"]) == 0
-    assert "k\N{REPLACEMENT CHARACTER}pf.nii.gz  translated" in capfd.readouterr().out
+    assert r"k\udcf6pf.nii.gz  translated" in capfd.readouterr().out
     assert (tmp_path / "out" / name).is_file()
 
 

@@ -85,6 +85,18 @@ def test_what_goes_with_a_published_model_names_nobody():
     assert "jane" not in json.dumps(translator_metadata(CONFIG, FACTS, "T2", 16))
 
 
+def test_a_model_knows_the_hashes_of_its_weights_and_its_configuration(tmp_path):
+    model, again = (load_model(checkpoint(tmp_path / "x.pt"), "cpu") for _ in range(2))
+    assert model.about("T2") == again.about("T2")
+    assert len(model.config_hash) == 12
+    assert model.config_hash == translator_metadata(CONFIG, FACTS, "T2", 16)["config_hash"]
+    other = CONFIG.model_copy(update={"seed": 77})
+    assert translator_metadata(other, FACTS, "T2", 16)["config_hash"] != model.config_hash
+    with torch.no_grad():
+        next(again.translators["T2"].parameters()).view(-1)[0] += 1
+    assert model.identity("T2") != again.identity("T2") and model.identity("T1") == again.identity("T1")
+
+
 def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(UserError, match="none: no such model; give a run's folder, a checkpoint"):
         load_model(tmp_path / "none", "cpu")

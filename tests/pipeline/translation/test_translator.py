@@ -178,10 +178,47 @@ def test_a_network_that_diverged_is_reported():
         translate_volume(ixi_like.ixi_t1(scale=8), model_of(Broken()), "T2")
 
 
-def test_too_little_memory_names_the_batch_size():
-    class Hungry(nn.Module):
-        def forward(self, slices):
-            raise torch.OutOfMemoryError("CUDA out of memory")
+class Hungry(nn.Module):
+    """Fails as an allocator does on more than `most` slices; notes how many it was given."""
 
-    with pytest.raises(UserError, match="too little memory for 8 slices at once; lower --batch-size"):
-        translate_volume(ixi_like.ixi_t1(scale=8), model_of(Hungry()), "T2")
+    def __init__(self, most, error):
+        super().__init__()
+        self.most, self.error, self.given = most, error, []
+
+    def forward(self, slices):
+        self.given.append(len(slices))
+        if len(slices) > self.most:
+            raise self.error
+        return -slices
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    RuntimeError("MPS backend out of memory"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "cpu", "mps", "python"])
+def test_too_little_memory_halves_the_batch_and_says_so(error):
+    source, network = ixi_like.ixi_t1(scale=8), Hungry(2, error)
+    with pytest.warns(UserWarning, match="cpu had too little memory for 8 slices at once, went on with 2"):
+        translated = translate_volume(source, model_of(network), "T2")
+    assert network.given[:4] == [8, 4, 2, 2] and set(network.given[4:]) <= {1, 2}
+    plain = translate_volume(source, model_of(Hungry(100, error)), "T2")
+    assert np.array_equal(translated.dataobj, plain.dataobj)
+
+
+def test_too_little_memory_for_one_slice_is_an_error_that_names_volume_and_remedy():
+    network = Hungry(0, MemoryError())
+    with pytest.raises(UserError, match="image: cpu has too little memory for a single slice at a time; end what"):
+        translate_volume(ixi_like.ixi_t1(scale=8), model_of(network), "T2")
+    assert network.given == [8, 4, 2, 1]
+
+
+def test_other_errors_of_a_network_are_not_taken_for_memory():
+    network = Hungry(0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        translate_volume(ixi_like.ixi_t1(scale=8), model_of(network), "T2")
+    assert network.given == [8]

@@ -1,0 +1,159 @@
+"""Working through a translation command's jobs, and what is said and written at the end of them."""
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import __version__
+from pipeline.console import one_line, progress, say, warn
+from pipeline.errors import EXIT_PARTLY_DONE, DiskFull, UserError
+from pipeline.files import atomic_text, is_folder
+from pipeline.translation.derivative import Derivative
+from pipeline.translation.jobs import FAILED, NOT_DONE, SKIPPED, TRANSLATED, Job, StopSignals, counts, outcome
+
+if TYPE_CHECKING:
+    from pipeline.translation.model import TranslationModel
+
+SUMMARY_FORMAT = 1
+
+
+def job_translator(
+    model: "TranslationModel", to: str, derivative: Derivative | None, *, batch_size: int, keep_header_text: bool
+) -> Callable[[Job], None]:
+    """Return what translates one job: reads, translates, and writes the volume last, for it marks the job as done."""
+    from pipeline.translation.dicom import read_series
+    from pipeline.translation.translator import translate_volume
+    from pipeline.translation.volume import write_volume
+
+    def translate_one(job: Job) -> None:
+        source = read_series(job.source) if is_folder(job.source) else job.source
+        image = translate_volume(source, model, to, batch_size=batch_size, keep_header_text=keep_header_text)
+        if derivative is None:
+            write_volume(image, job.target)
+        else:
+            derivative.write(job, lambda: write_volume(image, job.target))
+
+    return translate_one
+
+
+def work_through(
+    jobs: list[Job],
+    translate_one: Callable[[Job], None],
+    *,
+    quiet: bool = False,
+    verbose: bool = False,
+    stop: StopSignals | None = None,
+) -> None:
+    """Translate each job in turn, noting what came of it; one that fails does not stop the others.
+
+    A full disk does: the others would fail as well, each after minutes of work.
+
+    Args:
+        jobs: To do; changed in place.
+        translate_one: Makes one job's target.
+        quiet: Without a progress bar.
+        verbose: With a line for each volume that is over, instead of the bar.
+        stop: Checked before each job.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the jobs that were finished are noted.
+    """
+    for job in progress(jobs, title="volumes", unit="vol", quiet=quiet or verbose):
+        if stop is not None:
+            stop.check()
+        started = time.perf_counter()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            disk_is_full = _attempt(job, translate_one)
+        notes = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
+        job.warnings += [one_line(" ".join(note.split())) for note in dict.fromkeys(notes)]
+        job.seconds = time.perf_counter() - started
+        if verbose:
+            ended = f"{job.source} -> {job.target}: {job.status} in {job.seconds:.1f} s"
+            say(one_line("; ".join([ended, *filter(None, [job.message])])))
+        if disk_is_full:
+            break
+
+
+def _attempt(job: Job, translate_one: Callable[[Job], None]) -> bool:
+    """Translate one volume and note what came of it; return whether the disk is full."""
+    try:
+        translate_one(job)
+    except Exception as error:
+        job.status = FAILED
+        job.error = one_line(" ".join(_reason(error, job).split()))
+        return isinstance(error, DiskFull)
+    job.status = TRANSLATED
+    return False
+
+
+def _reason(error: Exception, job: Job) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"{job.source}: does not fit into memory; crop it or use a larger machine"
+    return f"unexpected {type(error).__name__}: {error}"
+
+
+def say_outcome(jobs: list[Job], *, quiet: bool, stopped: bool) -> None:
+    """Print the table of what became of each volume (where `quiet`, what was wrong) and what to do about the rest."""
+    if quiet:
+        for job in jobs:
+            for line in [*(f"warning: {note}" for note in job.warnings), *[f"error: {job.error}"][: bool(job.error)]]:
+                warn(one_line(line))
+    else:
+        say(outcome(jobs))
+    if stopped:
+        warn("stopped: interrupted; run the same command again for the rest")
+    elif NOT_DONE in counts(jobs):
+        warn("stopped: the disk is full; run the same command again for the rest")
+
+
+def write_summary(
+    path: Path, jobs: list[Job], *, arguments: Mapping[str, object], model: Mapping[str, str], code: int, started: float
+) -> int:
+    """Write what became of every volume of a command, atomically; return the exit code.
+
+    Args:
+        path: The file.
+        jobs: All, the skipped ones too.
+        arguments: Of the command; what JSON does not know becomes text.
+        model: What is known of the model; empty where none was loaded because there was nothing to do.
+        code: The command's exit code.
+        started: When, as `time.time()` gives it.
+
+    Returns:
+        The exit code, 3 in place of 0 where the summary could not be written; that is said.
+    """
+    number = counts(jobs)
+    content = {
+        "format": SUMMARY_FORMAT,
+        "version": __version__,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 3),
+        "arguments": arguments,
+        "model": model,
+        "exit_code": code,
+        "totals": {"volumes": len(jobs)}
+        | {status: number.get(status, 0) for status in (TRANSLATED, SKIPPED, FAILED, NOT_DONE)},
+        "volumes": [
+            {
+                "source": str(job.source),
+                "target": str(job.target),
+                "status": job.status,
+                "seconds": round(job.seconds, 3),
+                "warnings": job.warnings,
+                "error": job.error,
+            }
+            for job in jobs
+        ],
+    }
+    try:
+        atomic_text(path, json.dumps(content, indent=2, default=str) + "\n")
+    except UserError as error:
+        warn(f"error: {error}")
+        return code or EXIT_PARTLY_DONE
+    return code

@@ -1,0 +1,196 @@
+"""A DICOM series in a folder, read as one volume: sorted by position, refused where slices are missing.
+
+Geometry as DICOM PS3.3 C.7.6.2 defines it: the first column and row run along ImageOrientationPatient from
+ImagePositionPatient, in millimetres of a frame whose axes point left, posterior and superior (LPS); NIfTI's is RAS.
+"""
+
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import UserError
+from pipeline.files import is_folder
+
+if TYPE_CHECKING:
+    import nibabel as nib
+    import numpy as np
+
+DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
+_SERIES_UID, _INSTANCE, _PHOTOMETRIC = "0020|000e", "0020|0013", "0028|0004"
+_SAME_DIRECTION = 1e-3  # largest difference of direction cosines; scanners write them with 6 digits
+_UNEVEN = 0.02  # of the slice distance, beyond rounding in positions
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """What a file's header says of where its pixels lie; millimetres, LPS."""
+
+    path: Path
+    series: str
+    instance: str
+    origin: "np.ndarray"  # (3,)
+    axes: "np.ndarray"  # (3, 3), columns are the unit directions of x, y, z
+    spacing: tuple[float, ...]  # of x, y (and z where it has several frames)
+    size: tuple[int, ...]
+
+    @property
+    def height(self) -> float:
+        """Position along the normal of the slices."""
+        return float(self.axes[:, 2] @ self.origin)
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Whether a folder directly holds DICOM files: by suffix, or by the letters that stand after the preamble."""
+    try:
+        return is_folder(folder) and any(_is_dicom(path) for path in folder.iterdir())
+    except OSError:  # it cannot be listed
+        return False
+
+
+def _is_dicom(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if path.name.startswith(".") or path.name == "DICOMDIR" or not path.is_file():
+        return False
+    if suffix in DICOM_SUFFIXES:
+        return True
+    if suffix and not suffix[1:].isdigit():  # other kinds of files; "1.2.840.7" is a usual name
+        return False
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def read_series(folder: Path) -> "nib.Nifti1Image":
+    """Read the one DICOM series that a folder holds.
+
+    Returns:
+        (X, Y, Z) float32 voxels with each slice's rescaling applied, on the series' own grid, the affine to RAS
+        millimetres. Nothing else of the DICOM headers, so no name of a patient; its file name is the folder's.
+
+    Warns:
+        UserWarning: instance numbers have gaps, so that slices may be missing at an end.
+
+    Raises:
+        UserError: no or several series, unreadable, colour or unlike slices, some missing or at one position.
+    """
+    import nibabel as nib
+    import numpy as np
+
+    slices = [_header(path) for path in sorted(folder.iterdir()) if _is_dicom(path)]
+    slices = _one_series(slices, folder)
+    step = _step(slices, folder)
+    _warn_of_gaps(slices, folder)
+    voxels = np.concatenate([_pixels(piece) for piece in slices], axis=2)  # (X, Y, Z)
+    first = slices[0]
+    affine = np.eye(4)
+    affine[:3, :3] = np.column_stack([first.axes[:, 0] * first.spacing[0], first.axes[:, 1] * first.spacing[1], step])
+    affine[:3, 3] = first.origin
+    image = nib.Nifti1Image(voxels, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(image.affine, code="scanner")
+    image.set_qform(image.affine, code="scanner", strip_shears=True)
+    image.file_map["image"].filename = str(folder)  # for messages
+    return image
+
+
+def _header(path: Path) -> _Slice:
+    import numpy as np
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: cannot be read as a DICOM image; copy it again, or move what is no image out of the folder"
+        ) from error
+    has = reader.GetMetaDataKeys()
+    if reader.GetNumberOfComponents() != 1:
+        raise UserError(f"{path}: a colour picture, not a scan; give the folder of a gray-scale series")
+    size = reader.GetSize()
+    axes = np.array(reader.GetDirection(), dtype=float).reshape(len(size), len(size))
+    if len(size) != 3:
+        raise UserError(f"{path}: has {len(size)} dimensions; convert the series with dcm2niix")
+    return _Slice(
+        path=path,
+        series=reader.GetMetaData(_SERIES_UID).strip() if _SERIES_UID in has else "",
+        instance=reader.GetMetaData(_INSTANCE).strip() if _INSTANCE in has else "",
+        origin=np.array(reader.GetOrigin(), dtype=float),
+        axes=axes,
+        spacing=reader.GetSpacing(),
+        size=size,
+    )
+
+
+def _one_series(slices: list[_Slice], folder: Path) -> list[_Slice]:
+    """Return the slices from the lowest to the highest; raise unless they are one series of like slices."""
+    import numpy as np
+
+    series = {piece.series for piece in slices}
+    if len(series) > 1:
+        named = ", ".join(
+            f"{uid or 'unnamed'} ({sum(p.series == uid for p in slices)} files)" for uid in sorted(series)
+        )
+        raise UserError(
+            f"{folder}: holds {len(series)} DICOM series: {named}; put the one to translate in a folder of its own"
+        )
+    first = slices[0]
+    for piece in slices:
+        if not np.allclose(piece.axes, first.axes, rtol=0, atol=_SAME_DIRECTION):
+            raise UserError(f"{folder}: its slices have several orientations, as a localizer's; give another series")
+        if piece.size != first.size or not np.allclose(piece.spacing[:2], first.spacing[:2], rtol=1e-3):
+            raise UserError(f"{folder}: {piece.path.name} and {first.path.name} differ in size; give a whole series")
+    if len(slices) > 1 and first.size[2] > 1:
+        raise UserError(f"{folder}: several multi-frame files in one series; put one in a folder of its own")
+    return sorted(slices, key=lambda piece: piece.height)
+
+
+def _step(slices: list[_Slice], folder: Path) -> "np.ndarray":
+    """Return the (3,) way from one slice to the next, in mm; raise where they do not lie evenly."""
+    import numpy as np
+
+    first, last = slices[0], slices[-1]
+    if len(slices) == 1:
+        return first.axes[:, 2] * first.spacing[2]
+    gaps = np.diff([piece.height for piece in slices])
+    usual = float(np.median(gaps))
+    if gaps.min() < 1e-3:
+        raise UserError(
+            f"{folder}: several images at one position (echoes, time points, or no positions at all); "
+            "put one volume's slices in a folder of their own"
+        )
+    wide = int(np.argmax(np.abs(gaps - usual)))
+    if abs(gaps[wide] - usual) > max(_UNEVEN * usual, 0.01):
+        between = f"between {slices[wide].path.name} and {slices[wide + 1].path.name}"
+        missing = sum(round(gap / usual) - 1 for gap in gaps if gap > 1.5 * usual)
+        whole = all(math.isclose(gap / usual, round(gap / usual), abs_tol=0.05) for gap in gaps)
+        reason = f"slices are missing, {missing} in all" if missing and whole else "its slices lie unevenly"
+        raise UserError(
+            f"{folder}: {reason} ({gaps[wide]:.2f} mm {between}, elsewhere {usual:.2f} mm); export the series again"
+        )
+    return (last.origin - first.origin) / (len(slices) - 1)
+
+
+def _warn_of_gaps(slices: list[_Slice], folder: Path) -> None:
+    numbers = sorted(int(piece.instance) for piece in slices if piece.instance.isdecimal())
+    if len(slices) > 1 and len(numbers) == len(slices) and numbers[-1] - numbers[0] + 1 != len(numbers):
+        warnings.warn(f"{folder}: its instance numbers have gaps; slices may be missing at an end", stacklevel=3)
+
+
+def _pixels(piece: _Slice) -> "np.ndarray":
+    """Return a file's (X, Y, frames) float32 pixels, rescaled."""
+    import numpy as np
+    import SimpleITK as sitk
+
+    try:
+        image = sitk.ReadImage(str(piece.path), sitk.sitkFloat32, imageIO="GDCMImageIO")
+    except RuntimeError as error:
+        raise UserError(f"{piece.path}: its pixels cannot be read; copy it again, or export it uncompressed") from error
+    return sitk.GetArrayFromImage(image).transpose(2, 1, 0).astype(np.float32)  # (X, Y, Z)

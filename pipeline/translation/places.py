@@ -1,0 +1,242 @@
+"""Which volumes a translation command is given, where each goes, and which are there already."""
+
+import math
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.errors import UserError
+from pipeline.files import is_folder, remove_stale
+from pipeline.translation.dicom import holds_dicom
+from pipeline.translation.jobs import FAILED, NOT_DONE, SKIPPED, Job
+
+FOUND_IN_FOLDERS = (".nii", ".nii.gz", ".hdr")  # a .hdr stands for its .img
+PAIR_SUFFIXES = (".hdr", ".img")
+WRITABLE = (".nii", ".nii.gz")
+MOST_PATH_BYTES = 4096  # Linux's PATH_MAX
+
+
+def all_inputs(given: list[Path], list_file: str | None) -> list[Path]:
+    """Return the files and folders named on the command line, then those that a list names.
+
+    Args:
+        given: From the command line.
+        list_file: One path per line, in UTF-8, taken as it stands; empty lines and those that begin with "#" are not
+            paths. "-" is standard input, None no list.
+
+    Raises:
+        UserError: the list cannot be read or is no list of paths, or there is no path at all.
+    """
+    if list_file == "-":
+        listed = _listed(sys.stdin.buffer, "standard input")
+    elif list_file is not None:
+        try:
+            with Path(list_file).open("rb") as stream:
+                listed = _listed(stream, list_file)
+        except OSError as error:
+            raise UserError(f"{list_file}: the list cannot be read ({error.strerror}); check the path") from error
+    else:
+        listed = []
+    if not given and not listed:
+        raise UserError("no volumes given; name files or folders with -i, or a list of them with --input-list")
+    return [*given, *listed]
+
+
+def _listed(stream: BinaryIO, name: str) -> list[Path]:
+    paths = []
+    for number, line in enumerate(iter(lambda: stream.readline(MOST_PATH_BYTES + 3), b""), start=1):
+        where = f"{name}, line {number}"
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{where}: is not UTF-8; give a text file with one path per line") from error
+        if "\0" in text:
+            raise UserError(f"{where}: holds a NUL byte; give a text file with one path per line")
+        if len(text.encode()) > MOST_PATH_BYTES:
+            raise UserError(f"{where}: is longer than a path can be; give a text file with one path per line")
+        if text.strip() and not text.startswith("#"):
+            paths.append(Path(text))
+    return paths
+
+
+def plan(inputs: list[Path], out: Path) -> list[Job]:
+    """Return what is to be translated to where, in order; no volume is read and nothing written.
+
+    What cannot be one volume has failed already, so that the others are still made.
+
+    Raises:
+        UserError: the only folder holds no volumes, OUT does not fit IN, or a source would be overwritten.
+    """
+    one = len(inputs) == 1 and (not is_folder(inputs[0]) or holds_dicom(inputs[0]))
+    if one and _is_volume(out, WRITABLE) and not is_folder(out):
+        jobs = [Job(inputs[0], out)]
+    else:
+        if _is_volume(out, WRITABLE) or out.is_file():
+            raise UserError(f"{out}: is one file's name, and there may be several volumes; give a folder as OUT")
+        found = {source: below for given in inputs for source, below in _volumes(given, out)}
+        jobs = _placed(found, out)
+        if (
+            len(inputs) == 1
+            and [job.source for job in jobs if job.status == FAILED and is_folder(job.source)] == inputs
+        ):
+            raise UserError(_without_volumes(inputs[0]))
+    sources = {real(job.source) for job in jobs}
+    for job in jobs:
+        if real(job.target) in sources:
+            raise UserError(f"{job.target}: OUT would overwrite a source; choose another folder")
+    return jobs
+
+
+def real(path: Path) -> Path:
+    """Return the path without links; unlike `Path.resolve`, links that run in a circle do not raise."""
+    return Path(os.path.realpath(path))
+
+
+def _is_volume(path: Path, suffixes: tuple[str, ...]) -> bool:
+    return path.name.lower().endswith(suffixes)
+
+
+def _volumes(given: Path, out: Path) -> list[tuple[Path, Path]]:
+    """Return a file, or a folder's volumes, each with its path below OUT; what lies in OUT itself is left out.
+
+    What is missing or cannot be read is returned too: it fails when its turn comes.
+    """
+    if not is_folder(given):
+        return [(given, Path(given.name))]
+    if real(out) == real(given):
+        raise UserError(f"{out}: OUT is the folder of the sources; choose another one")
+    own_name = Path(real(given).name)
+    found = [(path, path.relative_to(given) if path != given else own_name) for path in _walk(given, real(out), ())]
+    return found or [(given, own_name)]
+
+
+def _walk(folder: Path, out: Path, above: tuple[Path, ...]) -> list[Path]:
+    """List the volumes and DICOM folders in a folder and below, sorted; hidden entries are left out.
+
+    Links are followed, but not in circles; those that lead nowhere are listed, to fail by name.
+    """
+    here = real(folder)
+    if here == out or here in above:
+        return []
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return [folder]
+    found = [folder] if holds_dicom(folder) else []
+    for path in entries:
+        if path.name.startswith("."):
+            continue
+        named_so = _is_volume(path, FOUND_IN_FOLDERS)
+        if is_folder(path):
+            below = _walk(path, out, (*above, here))
+            found += below or ([path] if named_so and real(path) != out else [])
+        elif named_so:
+            found.append(path)
+    return found
+
+
+def _placed(found: dict[Path, Path], out: Path) -> list[Job]:
+    """Give every source a target of its own below OUT."""
+    unique = {_identity(source): (source, below) for source, below in reversed(found.items())}
+    sources = [source for source, _ in reversed(unique.values())]
+    targets = [out / _as_nifti(source, found[source]) for source in sources]
+    if len({without_suffix(target) for target in targets}) < len(targets):
+        absolute = [source.absolute() for source in sources]
+        common = next(folder for folder in absolute[0].parents if all(folder in path.parents for path in absolute))
+        targets = [out / _as_nifti(path, path.relative_to(common)) for path in absolute]
+    jobs = [Job(source, target) for source, target in zip(sources, targets, strict=True)]
+    for job in jobs:
+        if is_folder(job.source) and not holds_dicom(job.source):
+            job.status, job.error = FAILED, _without_volumes(job.source)
+    fail_equal_names(jobs)
+    return jobs
+
+
+def _identity(source: Path) -> Path:
+    """Return what two names of one volume have in common; a pair is its .hdr."""
+    if source.suffix.lower() == ".img":
+        for suffix in (".hdr", ".HDR"):
+            if (header := source.with_suffix(suffix)).exists():
+                return real(header)
+    return real(source)
+
+
+def _without_volumes(folder: Path) -> str:
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return f"{folder}: this folder cannot be listed; check its permissions"
+    return f"{folder}: no .nii or .nii.gz files in this folder, and no DICOM series; check the path"
+
+
+def fail_equal_names(jobs: list[Job]) -> None:
+    """Fail those whose targets would be one volume: the same, or names that differ in `.gz` alone."""
+    same: dict[str, list[Job]] = {}
+    for job in jobs:
+        same.setdefault(without_suffix(job.target), []).append(job)
+    for twins in (twins for twins in same.values() if len(twins) > 1):
+        names = " and ".join(twin.source.name for twin in twins)
+        for job in twins:
+            job.status = FAILED
+            job.error = f"{job.source}: {names} would be one volume; move one away, or translate them separately"
+
+
+def without_suffix(path: Path) -> str:
+    """Return a volume's path without `.nii` or `.nii.gz`."""
+    suffix = next((suffix for suffix in sorted(WRITABLE, key=len)[::-1] if _is_volume(path, (suffix,))), "")
+    return str(path)[: len(str(path)) - len(suffix)]
+
+
+def _as_nifti(source: Path, below: Path) -> Path:
+    if is_folder(source):  # a DICOM series, whose folder's name may have dots
+        return below.with_name(f"{below.name}.nii.gz")
+    if _is_volume(below, WRITABLE):
+        return below
+    return below.with_name(f"{below.stem if below.suffix.lower() in PAIR_SUFFIXES else below.name}.nii.gz")
+
+
+def to_do(jobs: list[Job], *, overwrite: bool) -> list[Job]:
+    """Return the jobs that are to be done; of the others, those whose target is there and whole become `SKIPPED`."""
+    for job in jobs:
+        if job.status == NOT_DONE and not overwrite and is_whole(job.target):
+            job.status = SKIPPED
+    return [job for job in jobs if job.status == NOT_DONE]
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a NIfTI file is there with all of its voxels: ours always are, but a copy may have been cut short."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return False
+    import nibabel as nib  # slow, and needed only where there is something to look at
+
+    try:
+        image = nib.load(path)
+        voxels = image.dataobj
+        wanted = voxels.offset + voxels.dtype.itemsize * math.prod(image.shape)
+        if not path.name.lower().endswith(".gz"):
+            return path.stat().st_size >= wanted
+        with path.open("rb") as stream:
+            stream.seek(-4, os.SEEK_END)  # gzip ends with the number of bytes it holds
+            if int.from_bytes(stream.read(4), "little") == wanted % 2**32:
+                return True
+        voxels.get_unscaled()  # several gzip members, or bytes after the voxels: read it
+    except Exception:  # whatever a damaged file makes nibabel raise
+        return False
+    return True
+
+
+def require_writable(folder: Path) -> None:
+    """Try to write where a folder is or would be made; raises UserError where nothing can be written there."""
+    try:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another OUT") from error
+
+
+def clear_leftovers(jobs: list[Job]) -> None:
+    """Remove what killed commands left half-written where these jobs will write."""
+    for folder in {job.target.parent for job in jobs}:
+        if folder.is_dir():
+            remove_stale(folder, below=False)

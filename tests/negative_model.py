@@ -1,0 +1,53 @@
+"""A translation model without weights, whose every accident can be arranged."""
+
+from pathlib import Path
+
+import ixi_like
+import nibabel as nib
+import torch
+from torch import nn
+
+from pipeline.translation.model import TranslationModel
+
+
+class Negative(nn.Module):
+    """Turns dark into bright; at a call, counted from 1, raises what `accidents` holds for it, or calls it."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+        self.accidents = {}
+
+    def forward(self, slices):
+        self.calls += 1
+        accident = self.accidents.get(self.calls)
+        if isinstance(accident, BaseException):
+            raise accident
+        if accident is not None:
+            accident()
+        return -slices
+
+
+def negative_model(contrasts: tuple[str, str] = ("T1", "T2")) -> TranslationModel:
+    """Return a model that makes both contrasts of each other."""
+    return TranslationModel(
+        contrasts=contrasts,
+        translators={name: Negative() for name in contrasts},
+        settings={"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)},
+        facts={name: {"low": 0.0, "high": 1000.0, "integer": True} for name in contrasts},
+        stride=8,
+        device=torch.device("cpu"),
+    )
+
+
+def volume_at(path: Path, seed: int = 0) -> Path:
+    """Write a small head; return the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(ixi_like.ixi_t1(scale=8, seed=seed), path)
+    return path
+
+
+def files_in(folder: Path) -> list[str]:
+    """Every file below a folder, but for a batch's summary."""
+    paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in paths if not path.endswith("summary.json"))

@@ -1,0 +1,294 @@
+"""Many volumes through the command: what is redone, what stops it, and what it leaves on record."""
+
+import errno
+import gzip
+import io
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from negative_model import files_in, negative_model, volume_at
+from small_run import in_child
+
+import pipeline.translation.model
+from pipeline import __version__, files
+from pipeline.translate import main
+
+
+@pytest.fixture
+def model(monkeypatch):
+    made = negative_model()
+    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: made)
+    return made
+
+
+def run(*arguments):
+    return main([*map(str, arguments), "--model", "any", "--to", "T2"])
+
+
+def summary_of(out: Path) -> dict:
+    return json.loads((out / "summary.json").read_text())
+
+
+def statuses(out: Path) -> dict[str, str]:
+    return {Path(volume["source"]).name: volume["status"] for volume in summary_of(out)["volumes"]}
+
+
+def fail_writing(monkeypatch, error: OSError, at: int = 1) -> list[int]:
+    """Have the disk fail at the `at`-th sync, and at all later ones; return the list that counts them."""
+    calls, sync = [], os.fsync
+
+    def fsync(descriptor):
+        calls.append(descriptor)
+        if len(calls) >= at:
+            raise error
+        sync(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    return calls
+
+
+# ── the summary ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_batch_leaves_a_summary_for_machines(tmp_path, model):
+    source = nib.load(volume_at(tmp_path / "in" / "a.nii"))
+    data = source.get_fdata(dtype=np.float32)
+    data[0, 0, :5] = np.nan
+    nib.save(nib.Nifti1Image(data, source.affine), tmp_path / "in" / "b.nii")
+    (tmp_path / "in" / "c.nii").write_text("hello")
+    volume_at(tmp_path / "out" / "d.nii")
+    volume_at(tmp_path / "in" / "d.nii")
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--batch-size", 3) == 3
+    summary = summary_of(tmp_path / "out")
+    assert summary["version"] == __version__ and summary["exit_code"] == 3 and summary["seconds"] > 0
+    assert summary["totals"] == {"volumes": 4, "translated": 2, "skipped": 1, "failed": 1, "not done": 0}
+    assert summary["arguments"]["batch_size"] == 3 and summary["arguments"]["model"] == "any"
+    assert summary["model"] == model.about("T2") and len(summary["model"]["identity"]) == 12
+    a, b, c, d = summary["volumes"]
+    assert (a["source"], a["target"]) == (str(tmp_path / "in" / "a.nii"), str(tmp_path / "out" / "a.nii"))
+    assert a["seconds"] > 0 and (a["warnings"], a["error"]) == ([], "")
+    assert "5 NaN or infinite voxels" in b["warnings"][0]
+    assert c["status"] == "failed" and "not a NIfTI volume but a text file" in c["error"]
+    assert d["status"] == "skipped"
+
+
+def test_a_rerun_reports_what_it_skips(tmp_path, model):
+    volume_at(tmp_path / "in" / "a.nii.gz")
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
+    assert statuses(tmp_path / "out") == {"a.nii.gz": "skipped"}
+    assert summary_of(tmp_path / "out")["model"] == {}  # none was loaded
+
+
+def test_a_single_file_leaves_a_summary_only_where_it_is_asked_to(tmp_path, model):
+    source = volume_at(tmp_path / "a.nii")
+    assert run("-i", source, "-o", tmp_path / "out") == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii"]
+    assert run("-i", source, "-o", tmp_path / "b.nii", "--summary", tmp_path / "told.json") == 0
+    assert json.loads((tmp_path / "told.json").read_text())["totals"]["translated"] == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_keeps_what_is_done_and_the_summary(tmp_path, model, capsys, number, code):
+    for name in ("a.nii", "b.nii", "c.nii"):
+        volume_at(tmp_path / "in" / name)
+    model.translators["T2"].accidents = {2: lambda: os.kill(os.getpid(), number)}
+    before = signal.getsignal(signal.SIGTERM)
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--batch-size", "1000") == code
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert files_in(tmp_path / "out") == ["a.nii"]
+    assert statuses(tmp_path / "out") == {"a.nii": "translated", "b.nii": "not done", "c.nii": "not done"}
+    assert summary_of(tmp_path / "out")["exit_code"] == code
+    assert "run the same command again for the rest" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_lost_in_a_destructor_stops_before_the_next_volume(tmp_path, model):
+    class Dying:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            sum(range(1000))  # gives the interpreter time to run the handler here
+
+    for name in ("a.nii", "b.nii"):
+        volume_at(tmp_path / "in" / name)
+    model.translators["T2"].accidents = {1: lambda: Dying() and None}
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--batch-size", "1000") == 143
+    assert statuses(tmp_path / "out")["b.nii"] == "not done"
+
+
+# ── what is there already ───────────────────────────────────────────────────────────────────────────────────
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-900])
+
+
+def zipped_again(path: Path) -> None:
+    """Two gzip members: whole, though its last four bytes do not give the volume's size."""
+    content = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(content[:5000]) + gzip.compress(content[5000:]))
+
+
+DAMAGES = {
+    "empty": (lambda path: path.write_bytes(b""), True),
+    "text": (lambda path: path.write_text("hello"), True),
+    "truncated": (cut_short, True),
+    "two gzip members": (zipped_again, False),
+    "whole": (lambda path: None, False),
+}
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_output_that_is_not_whole_is_made_again(tmp_path, model, name, damage):
+    spoil, redone = DAMAGES[damage]
+    if damage == "two gzip members" and name == "a.nii":
+        return
+    source = volume_at(tmp_path / "in" / name)
+    target = volume_at(tmp_path / "out" / name, seed=5)
+    spoil(target)
+    before = target.read_bytes()
+    assert run("-i", source.parent, "-o", tmp_path / "out") == 0
+    assert statuses(tmp_path / "out") == {name: "translated" if redone else "skipped"}
+    assert (target.read_bytes() != before) is redone
+    assert nib.load(target).get_fdata().std() > 0
+
+
+def test_leftovers_of_killed_commands_go_and_others_stay(tmp_path, model):
+    volume_at(tmp_path / "in" / "site" / "a.nii")
+    out = tmp_path / "out" / "site"
+    out.mkdir(parents=True)
+    dead = in_child_number()
+    machine = files._MACHINE
+    (out / f".tmp-{dead}-{machine}00112233.nii").write_bytes(b"half")
+    kept = {
+        f".tmp-{os.getpid()}-{machine}00112233.nii": "its writer lives",
+        f".tmp-{dead}-{'0' * 8}00112233.nii": "another machine's, and young",
+        ".tmp-mine": "not of our making",
+    }
+    for name in kept:
+        (out / name).write_bytes(b"half")
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
+    assert {path.name for path in out.iterdir()} == {"a.nii", *kept}
+
+
+def in_child_number() -> int:
+    """The number of a process that is over."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    return child
+
+
+# ── the disk and the memory ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_full_disk_is_named_leaves_nothing_partial_and_ends_the_batch(tmp_path, model, monkeypatch, capsys):
+    for name in ("a.nii", "b.nii", "c.nii"):
+        volume_at(tmp_path / "in" / name)
+    fail_writing(monkeypatch, OSError(errno.ENOSPC, "No space left on device"), at=2)
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 3
+    printed = capsys.readouterr()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii"]
+    assert f"{tmp_path / 'out' / 'b.nii'}: disk full, " in printed.out and "free some space" in printed.out
+    assert "1 translated, 1 failed, 1 not done" in printed.out
+    assert "stopped: the disk is full; run the same command again for the rest" in printed.err
+    assert "summary.json: disk full" in printed.err
+
+
+def test_where_the_disk_was_full_from_the_start_the_code_is_2(tmp_path, model, monkeypatch):
+    volume_at(tmp_path / "in" / "a.nii"), volume_at(tmp_path / "in" / "b.nii")
+    fail_writing(monkeypatch, OSError(errno.ENOSPC, "No space left on device"))
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 2
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_summary_alone_that_cannot_be_written_is_3(tmp_path, model, monkeypatch, capsys):
+    volume_at(tmp_path / "in" / "a.nii")
+    fail_writing(monkeypatch, OSError(errno.ENOSPC, "No space left on device"), at=2)
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 3
+    assert "summary.json: disk full" in capsys.readouterr().err
+
+
+def test_a_limit_on_file_sizes_is_named_and_leaves_nothing_partial(tmp_path, model):
+    source = volume_at(tmp_path / "a.nii")
+
+    def limited() -> int:
+        sys.stderr = io.StringIO()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+        code = run("-i", source, "-o", tmp_path / "out", "--quiet")
+        named = "a.nii: larger than a file may be here; raise the limit (ulimit -f)" in sys.stderr.getvalue()
+        return code if named else 99
+
+    assert in_child(limited) == 2
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_volume_beyond_the_memory_fails_alone(tmp_path, model, capsys):
+    for name in ("a.nii", "b.nii"):
+        volume_at(tmp_path / "in" / name)
+    model.translators["T2"].accidents = {call: MemoryError() for call in range(1, 5)}  # 8, 4, 2 and 1 slices
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 3
+    assert statuses(tmp_path / "out") == {"a.nii": "failed", "b.nii": "translated"}
+    assert "a.nii" in capsys.readouterr().out
+    assert "too little memory for a single slice at a time" in summary_of(tmp_path / "out")["volumes"][0]["error"]
+
+
+def test_memory_that_ends_anywhere_else_is_named_too(tmp_path, model, monkeypatch):
+    volume_at(tmp_path / "in" / "a.nii")
+    monkeypatch.setattr("pipeline.translation.volume.write_volume", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 2
+    message = f"{tmp_path / 'in' / 'a.nii'}: does not fit into memory; crop it or use a larger machine"
+    assert summary_of(tmp_path / "out")["volumes"][0]["error"] == message
+
+
+# ── what is said ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_verbose_names_the_model_and_each_volume_as_it_ends(tmp_path, model, capfd):
+    volume_at(tmp_path / "in" / "a.nii")
+    (tmp_path / "in" / "b.nii").write_text("hello")
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--verbose") == 3
+    printed = capfd.readouterr()
+    assert f"model: contrast translation, weights {model.identity('T2')}, makes T2" in printed.out
+    assert f"a.nii -> {tmp_path / 'out' / 'a.nii'}: translated in " in printed.out
+    assert "b.nii: failed in " in printed.out
+    assert printed.err == ""  # no bar
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--verbose", "--quiet") == 2
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_header_text_is_kept_only_when_asked_for(tmp_path, model, kept):
+    source = nib.load(volume_at(tmp_path / "plain.nii"))
+    image = nib.Nifti1Image(source.get_fdata().astype(np.int16), source.affine, source.header)
+    image.header["descrip"], image.header["db_name"], image.header["aux_file"] = b"Jane scan", b"Jane", b"Jane.txt"
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Jane Doe, born 1970"))
+    nib.save(image, tmp_path / "a.nii")
+    assert run("-i", tmp_path / "a.nii", "-o", tmp_path / "out", *["--keep-header-text"] * kept) == 0
+    path = tmp_path / "out" / "a.nii"
+    after = nib.load(path)
+    assert path.read_bytes().count(b"Jane") == (4 if kept else 0)
+    assert after.header["descrip"].item().startswith(b"synthetic T2; Jane scan" if kept else b"synthetic T2, ")
+    assert len(after.header.extensions) == kept
+    assert np.array_equal(after.affine, source.affine) and after.get_fdata().std() > 0
+
+
+def test_the_weights_have_a_name_of_their_own():
+    import torch
+
+    one, two = (torch.nn.Conv2d(1, 1, 3) for _ in range(2))
+    first, second = negative_model(), negative_model()
+    first.translators["T2"], second.translators["T2"] = one, two
+    assert first.identity("T2") != second.identity("T2")
+    two.load_state_dict(one.state_dict())
+    assert first.identity("T2") == second.identity("T2")
+    assert socket.gethostname() not in files._MACHINE  # the machine's name does not reach file names

@@ -1,0 +1,215 @@
+"""`--bids`: which scans are taken, what stands beside their translations, and what the BIDS validator says of it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from negative_model import files_in, negative_model, volume_at
+
+import pipeline.translation.model
+from pipeline import __version__
+from pipeline.translate import main
+
+VALIDATOR = Path(sys.executable).with_name("bids-validator-deno")
+
+
+@pytest.fixture
+def model(monkeypatch):
+    made = negative_model()
+    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: made)
+    return made
+
+
+def run(*arguments, to="T2"):
+    return main([*map(str, arguments), "--model", "any", "--to", to, "--bids"])
+
+
+def data_set(root: Path, *scans: str, **description) -> Path:
+    """Write a data set with these scans."""
+    root.mkdir(parents=True)
+    described = {"Name": "Heads", "BIDSVersion": "1.9.0", "DatasetType": "raw", "License": "CC0"} | description
+    (root / "dataset_description.json").write_text(json.dumps(described))
+    for seed, scan in enumerate(scans):
+        volume_at(root / scan, seed)
+    return root
+
+
+SCANS = (
+    "sub-01/anat/sub-01_T1w.nii.gz",
+    "sub-01/anat/sub-01_T2w.nii.gz",
+    "sub-02/ses-a/anat/sub-02_ses-a_acq-fast_run-1_T1w.nii.gz",
+    "sub-02/ses-b/anat/sub-02_ses-b_T1w.nii",
+    "sub-02/ses-b/anat/sub-02_ses-b_part-phase_T1w.nii.gz",
+    "sub-02/ses-b/func/sub-02_ses-b_task-rest_T1w.nii.gz",
+    "derivatives/other/sub-01/anat/sub-01_desc-brain_T1w.nii.gz",
+)
+MADE = (
+    "sub-01/anat/sub-01_desc-synth_T2w",
+    "sub-02/ses-a/anat/sub-02_ses-a_acq-fast_run-1_desc-synth_T2w",
+    "sub-02/ses-b/anat/sub-02_ses-b_desc-synth_T2w",
+)
+OF_THE_SET = (".bidsignore", "README.md", "dataset_description.json")
+
+
+def sidecar(out: Path, name: str) -> dict:
+    return json.loads((out / f"{name}.json").read_text())
+
+
+def test_every_scan_of_the_source_contrast_is_translated_and_described(tmp_path, model):
+    root = data_set(tmp_path / "heads", *SCANS)
+    out = root / "derivatives" / "synth"
+    assert run("-i", root, "-o", out) == 0
+    assert files_in(out) == sorted(
+        [*OF_THE_SET, *(f"{name}{suffix}" for name in MADE for suffix in (".nii.gz", ".json"))]
+    )
+    source, made = nib.load(root / SCANS[0]), nib.load(out / f"{MADE[0]}.nii.gz")
+    assert np.array_equal(source.affine, made.affine) and made.get_fdata().std() > 0
+    about = sidecar(out, MADE[1])
+    assert about["Sources"] == [f"bids:source:{SCANS[2]}"]
+    assert (about["SkullStripped"], about["SpatialReference"]) == (False, "orig")
+    assert about["Description"] == "Synthetic T2 translated from T1; not for clinical use"
+    (generated_by,) = about["GeneratedBy"]
+    assert generated_by["Name"] == "contrast-translation" and generated_by["Version"] == __version__
+    assert (generated_by["ModelID"], generated_by["ConfigHash"]) == (model.identity("T2"), "")
+    described = json.loads((out / "dataset_description.json").read_text())
+    assert described["Name"] == "Heads: synthetic T2" and described["License"] == "CC0"
+    assert described["DatasetType"] == "derivative" and described["GeneratedBy"] == [generated_by]
+    assert described["DatasetLinks"] == {"source": "../.."}
+    assert (out / "summary.json").is_file() and "summary.json" in (out / ".bidsignore").read_text()
+    assert str(tmp_path) not in (out / "dataset_description.json").read_text() + json.dumps(about)
+
+
+def test_a_rerun_skips_and_a_scan_without_its_volume_is_redone(tmp_path, model, capsys):
+    root = data_set(tmp_path / "heads", *SCANS)
+    assert run("-i", root, "-o", tmp_path / "out") == 0
+    (tmp_path / "out" / f"{MADE[0]}.nii.gz").unlink()
+    assert run("-i", root, "-o", tmp_path / "out") == 0
+    assert "1 translated, 2 skipped" in capsys.readouterr().out
+
+
+def test_a_scan_that_fails_leaves_neither_volume_nor_sidecar(tmp_path, model, monkeypatch):
+    root = data_set(tmp_path / "heads", *SCANS[:3])
+    (root / SCANS[0]).write_text("hello")
+    assert run("-i", root, "-o", tmp_path / "out") == 3
+    assert files_in(tmp_path / "out") == sorted([*OF_THE_SET, f"{MADE[1]}.nii.gz", f"{MADE[1]}.json"])
+    monkeypatch.setattr("pipeline.translation.volume.write_volume", lambda *_: 1 / 0)
+    assert run("-i", root, "-o", tmp_path / "none") == 2
+    assert files_in(tmp_path / "none") == sorted(OF_THE_SET)
+
+
+def test_another_models_entry_and_what_a_user_added_stay(tmp_path, model):
+    root = data_set(tmp_path / "heads", SCANS[0], Authors=["who scanned"])
+    assert run("-i", root, "-o", tmp_path / "out") == 0
+    path = tmp_path / "out" / "dataset_description.json"
+    described = json.loads(path.read_text())
+    assert "Authors" not in described
+    path.write_text(json.dumps(described | {"Authors": ["who translated"]}))
+    (tmp_path / "out" / "README.md").write_text("mine")
+    object.__setattr__(model, "config_hash", "feed")
+    for _ in range(2):
+        assert run("-i", root, "-o", tmp_path / "out", "--overwrite") == 0
+    described = json.loads(path.read_text())
+    assert [entry["ConfigHash"] for entry in described["GeneratedBy"]] == ["", "feed"]
+    assert described["Authors"] == ["who translated"] and (tmp_path / "out" / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("zeros", "warning"), [(0.3, None), (0.6, "is noted as false; say --skull-stripped"), (0.8, "is noted as true")]
+)
+def test_without_word_of_the_skull_zeros_decide_and_doubt_is_said(tmp_path, model, capsys, zeros, warning):
+    root = data_set(tmp_path / "heads", SCANS[0])
+    image = nib.load(root / SCANS[0])
+    data = np.asarray(image.dataobj) + 1
+    data.flat[np.argsort(data.ravel())[: int(zeros * data.size)]] = 0
+    nib.save(nib.Nifti1Image(data, image.affine, image.header), root / SCANS[0])
+    assert run("-i", root, "-o", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert ("SkullStripped" in printed) is (warning is not None) and (warning or "") in printed
+    assert sidecar(tmp_path / "out", MADE[0])["SkullStripped"] is (zeros > 0.7)
+
+
+def test_sidecars_are_inherited_and_the_users_word_overrules_them(tmp_path, model):
+    root = data_set(tmp_path / "heads", SCANS[0], SCANS[3])
+    (root / "T1w.json").write_text('{"SkullStripped": true}')
+    (root / "T2w.json").write_text('{"SkullStripped": false}')
+    (root / "sub-02" / "sub-02_T1w.json").write_text('{"SkullStripped": false, "SpatialReference": "scanner"}')
+    assert run("-i", root, "-o", tmp_path / "out") == 0
+    assert sidecar(tmp_path / "out", MADE[0])["SkullStripped"] is True
+    assert sidecar(tmp_path / "out", MADE[2])["SkullStripped"] is False
+    assert sidecar(tmp_path / "out", MADE[2])["SpatialReference"] == "scanner"
+    assert run("-i", root, "-o", tmp_path / "told", "--skull-stripped", "no") == 0
+    assert sidecar(tmp_path / "told", MADE[0])["SkullStripped"] is False
+
+
+def test_a_derivative_as_source_keeps_its_description_and_space(tmp_path, model):
+    scan = "sub-01/anat/sub-01_space-MNI152NLin6Asym_desc-brain_T1w.nii.gz"
+    root = data_set(tmp_path / "heads", scan, "sub-01/anat/sub-01_space-MNI152NLin6Asym_desc-full_T1w.nii.gz")
+    assert run("-i", root, "-o", tmp_path / "out") == 0
+    stem = "sub-01/anat/sub-01_space-MNI152NLin6Asym_desc-brainsynth_T2w"
+    assert (tmp_path / "out" / f"{stem}.nii.gz").is_file()
+    assert "SpatialReference" not in sidecar(tmp_path / "out", stem)
+
+
+def test_contrasts_of_other_names_need_their_suffix(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda *_: negative_model(("weiß", "flair")))
+    root = data_set(tmp_path / "heads", *SCANS)
+    assert run("-i", root, "-o", tmp_path / "out", to="flair") == 2
+    assert "contrast 'weiß' names no BIDS suffix; say which with --bids-suffix FROM TO" in capsys.readouterr().err
+    assert run("-i", root, "-o", tmp_path / "out", "--bids-suffix", "T1w", "../x", to="flair") == 2
+    assert "--bids-suffix ../x: is none of BIDS's for anat; choose from T1w, T2w" in capsys.readouterr().err
+    assert run("-i", root, "-o", tmp_path / "out", "--bids-suffix", "T1w", "FLAIR", to="flair") == 0
+    assert (tmp_path / "out" / "sub-01" / "anat" / "sub-01_desc-synth_FLAIR.nii.gz").is_file()
+
+
+def test_a_dry_run_writes_nothing(tmp_path, model, capsys):
+    root = data_set(tmp_path / "heads", *SCANS)
+    assert run("-i", root, "-o", tmp_path / "out", "--dry-run") == 0
+    assert f"{MADE[1]}.nii.gz  translate" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+REFUSED = {
+    "two roots": (["heads", "heads"], "out", "--bids takes one IN, the root folder of a BIDS data set"),
+    "a file": (["heads/sub-01/anat/sub-01_T1w.nii.gz"], "out", "--bids takes one IN"),
+    "no description": (["heads/sub-01"], "out", "sub-01: has no dataset_description.json; give the root"),
+    "a damaged one": (["broken"], "out", "dataset_description.json: is no JSON ("),
+    "another kind of JSON": (["list"], "out", "dataset_description.json: is not a JSON object; correct it"),
+    "a file as OUT": (["heads"], "out.nii.gz", "--bids makes a data set; give a folder as OUT"),
+    "OUT is IN": (["heads"], "heads", "OUT is the source data set; choose another one, as "),
+    "another's OUT": (["heads"], "other", "other: holds a data set that this command did not make; choose another OUT"),
+    "no such scans": (["empty"], "out", "empty: no sub-*/[ses-*/]anat/*_T1w.nii[.gz]; check the data set, or --to"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_no_data_set_or_no_place_for_one_is_refused_in_a_line(tmp_path, model, capsys, kind):
+    inputs, out, message = REFUSED[kind]
+    data_set(tmp_path / "heads", SCANS[0])
+    data_set(tmp_path / "other", SCANS[0], GeneratedBy=[{"Name": "fmriprep"}])
+    data_set(tmp_path / "empty", SCANS[1])
+    (data_set(tmp_path / "broken") / "dataset_description.json").write_text("{")
+    (data_set(tmp_path / "list") / "dataset_description.json").write_text("[]")
+    before = sorted(tmp_path.rglob("*"))
+    assert run("-i", *(tmp_path / given for given in inputs), "-o", tmp_path / out) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_validator_finds_no_error(tmp_path, model):
+    if not VALIDATOR.exists():
+        pytest.skip(f"{VALIDATOR.name} is not installed; it comes with the test extra")
+    root = data_set(tmp_path / "heads", *SCANS[:4])
+    assert run("-i", root, "-o", tmp_path / "out") == 0
+    command = [str(VALIDATOR), str(tmp_path / "out"), "--format", "json", "--datasetTypes", "derivative"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    found = json.loads(answer.stdout)
+    assert sorted(found["summary"]["subjects"]) == ["01", "02"] and found["summary"]["dataTypes"] == ["anat"]
+    assert {issue["code"]: issue["severity"] for issue in found["issues"]["issues"]} == {"TOO_FEW_AUTHORS": "warning"}
+    assert answer.returncode == 0
+    (tmp_path / "out" / f"{MADE[0]}.json").unlink()  # the validator does look
+    assert subprocess.run(command, capture_output=True, timeout=120).returncode != 0

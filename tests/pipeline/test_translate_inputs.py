@@ -1,0 +1,125 @@
+"""Which volumes a translation command takes: lists, links, odd names, and the dry run that says so."""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import pytest
+from negative_model import files_in, negative_model, volume_at
+
+import pipeline.translation.model
+from pipeline.translate import main
+
+
+@pytest.fixture
+def model(monkeypatch):
+    made = negative_model()
+    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: made)
+    return made
+
+
+def run(*arguments):
+    return main([*map(str, arguments), "--model", "any", "--to", "T2"])
+
+
+def summary_of(out: Path) -> dict:
+    return json.loads((out / "summary.json").read_text())
+
+
+def statuses(out: Path) -> dict[str, str]:
+    return {Path(volume["source"]).name: volume["status"] for volume in summary_of(out)["volumes"]}
+
+
+def test_a_list_of_inputs_may_stand_alone_or_beside_others(tmp_path, model, monkeypatch):
+    for name in ("a.nii", "naïve name $(x).nii", "c.nii"):
+        volume_at(tmp_path / "in" / name)
+    monkeypatch.chdir(tmp_path)
+    Path("list.txt").write_text("\ufeffin/a.nii\r\n\n# a comment\nin/naïve name $(x).nii", encoding="utf-8")
+    assert run("--input-list", "list.txt", "-o", "alone") == 0
+    assert files_in(tmp_path / "alone") == ["a.nii", "naïve name $(x).nii"]
+    assert run("--input-list", "list.txt", "-i", "in/c.nii", "-o", "both") == 0
+    assert files_in(tmp_path / "both") == ["a.nii", "c.nii", "naïve name $(x).nii"]
+    assert (tmp_path / "alone" / "summary.json").exists()
+
+
+def test_a_list_may_come_from_standard_input(tmp_path, model, monkeypatch):
+    source = volume_at(tmp_path / "a.nii")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{source}\n".encode())))
+    assert run("--input-list", "-", "-o", tmp_path / "out") == 0
+    assert files_in(tmp_path / "out") == ["a.nii"]
+
+
+LISTS = {
+    "no UTF-8": (b"a.nii\n\xff\xfe\n", "line 2: is not UTF-8"),
+    "NUL": (b"a\0b.nii\n", "line 1: holds a NUL byte"),
+    "endless": (b"a" * 100_000, "line 1: is longer than a path can be"),
+    "a binary file": (bytes(100_000), "line 1: holds a NUL byte"),
+    "empty": (b"# nothing\n\n", "no volumes given"),
+    "missing": (None, "list.txt: the list cannot be read (No such file or directory)"),
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_what_is_no_list_is_refused_in_a_line(tmp_path, model, capsys, kind):
+    content, message = LISTS[kind]
+    if content is not None:
+        (tmp_path / "list.txt").write_bytes(content)
+    assert run("--input-list", tmp_path / "list.txt", "-o", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_any_input_the_command_says_how_to_give_one(tmp_path, model, capsys):
+    assert run("-o", tmp_path / "out") == 2
+    assert "name files or folders with -i, or a list of them with --input-list" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [("a.nii", "a.nii.gz"), ("a.NII", "a.nii.gz"), ("x/a.nii", "x/a.nii.gz")])
+def test_one_name_with_and_without_gz_is_refused_and_leaves_nothing(tmp_path, model, capsys, names):
+    for name in names:
+        volume_at(tmp_path / "in" / name.lower()).rename(tmp_path / "in" / name)
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--quiet") == 2
+    err = capsys.readouterr().err
+    assert err.count("would be one volume; move one away, or translate them separately") == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_dangling_and_looping_links_fail_by_name_and_alone(tmp_path, model, capsys):
+    volume_at(tmp_path / "in" / "a.nii")
+    (tmp_path / "in" / "dangling.nii").symlink_to(tmp_path / "nowhere.nii")
+    (tmp_path / "in" / "loop.nii").symlink_to(tmp_path / "in" / "loop.nii")
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 3
+    assert statuses(tmp_path / "out") == {"a.nii": "translated", "dangling.nii": "failed", "loop.nii": "failed"}
+    assert files_in(tmp_path / "out") == ["a.nii"]
+    assert run("-i", tmp_path / "in" / "loop.nii", "-o", tmp_path / "alone") == 2
+
+
+def test_names_that_are_no_text_or_not_one_line_are_printed_as_one(tmp_path, model, capsys):
+    odd = [os.fsdecode(b"caf\xe9.nii"), "two\nlines\x1b[31m.nii", "-i.nii", "; touch pwned.nii", "n" * 220 + ".nii"]
+    for name in odd:
+        volume_at(tmp_path / "in" / "plain.nii").rename(tmp_path / "in" / name)
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert (
+        "two\\nlines\\x1b[31m.nii " in printed and len(printed.splitlines()) == 3 + len(odd) and "\x1b" not in printed
+    )
+    assert "caf\\udce9.nii" in printed
+    assert {os.fsencode(path) for path in (tmp_path / "out").rglob("*.nii")} == {
+        os.fsencode(tmp_path / "out" / name) for name in odd
+    }
+    assert summary_of(tmp_path / "out")["totals"]["translated"] == len(odd)
+
+
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
+def test_a_dry_run_says_what_would_go_where_and_writes_nothing(tmp_path, monkeypatch, capsys, overwrite):
+    monkeypatch.setattr(pipeline.translation.model, "load_model", None)
+    volume_at(tmp_path / "in" / "a.nii"), volume_at(tmp_path / "in" / "b.nii"), volume_at(tmp_path / "out" / "b.nii")
+    before = sorted(tmp_path.rglob("*"))
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--dry-run", *overwrite) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == [str(tmp_path / "in" / "a.nii"), str(tmp_path / "out" / "a.nii"), "translate"]
+    assert lines[3].split()[-1] == ("translate" if overwrite else "skip")
+    assert lines[-1] == "nothing was written"
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,0 +1,219 @@
+"""DICOM series, written slice by slice with SimpleITK, through the reader and the command."""
+
+import locale
+import warnings
+from pathlib import Path
+
+import ixi_like
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from negative_model import files_in, negative_model, volume_at
+
+import pipeline.translation.model
+from pipeline.errors import UserError
+from pipeline.translate import main
+from pipeline.translation.dicom import holds_dicom, read_series
+
+RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+PATIENT = "Doe^Jane"
+
+
+def write_dicom(
+    folder: Path, image: nib.Nifti1Image, series: str = "1.2.3", suffix: str = ".dcm", **tags
+) -> list[Path]:
+    """Write a volume as a DICOM series, its slices in an order that is not that of their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lps = RAS_FROM_LPS @ image.affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    directions = lps[:3, :3] / spacing
+    voxels = np.asarray(image.dataobj)
+    paths = []
+    for number in range(voxels.shape[2]):
+        piece = sitk.GetImageFromArray(voxels[None, :, :, number].transpose(0, 2, 1).astype(np.int16))  # (1, Y, X)
+        origin = lps[:3, 3] + lps[:3, 2] * number
+        piece.SetSpacing(spacing)
+        texts = {
+            "0008|0060": "MR",
+            "0010|0010": PATIENT,
+            "0010|0020": "Jane-4711",
+            "0020|000d": "1.2",
+            "0020|000e": series,
+            "0008|103e": "Jane's T1",
+            "0020|0013": str(number + 1),
+            "0020|0032": "\\".join(f"{value:.9g}" for value in origin),
+            "0020|0037": "\\".join(f"{value:.9g}" for value in directions[:, :2].T.ravel()),
+        }
+        for tag, text in (texts | tags).items():
+            piece.SetMetaData(tag, text)
+        path = folder / f"IM{(number * 7) % 1009:04d}{suffix}"
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetImageIO("GDCMImageIO")
+        writer.SetFileName(str(path.with_suffix(".dcm")))
+        writer.Execute(piece)
+        paths.append(path.with_suffix(".dcm").rename(path))
+    return paths
+
+
+def head(**changes) -> nib.Nifti1Image:
+    image = ixi_like.ixi_t1(scale=16)
+    return nib.Nifti1Image(np.asarray(image.dataobj), changes.get("affine", image.affine))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def same_locale():
+    """GDCM sets the process's locale to "C" when it writes (and not when it reads): other tests would read ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
+
+
+@pytest.fixture
+def model(monkeypatch):
+    made = negative_model()
+    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: made)
+    return made
+
+
+def run(*arguments):
+    return main([*map(str, arguments), "--model", "any", "--to", "T2"])
+
+
+@pytest.mark.parametrize("columns", ["oblique", "left-handed", "sheared"])
+def test_voxels_and_affine_are_those_that_were_written(tmp_path, columns):
+    affine = ixi_like.ixi_t1(scale=16).affine.copy()
+    if columns == "left-handed":  # slices counted the other way round: the reader turns them, not the head
+        affine[:3, 3] += affine[:3, 2] * 9
+        affine[:3, 2] *= -1
+    if columns == "sheared":  # a tilted gantry
+        affine[:3, 2] += 0.3 * affine[:3, 1]
+    image = head(affine=affine)
+    write_dicom(tmp_path / "series", image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read = read_series(tmp_path / "series")
+    expected, stored = np.asarray(image.dataobj), affine
+    if np.linalg.det(RAS_FROM_LPS[:3, :3] @ affine[:3, :3]) < 0:  # DICOM's normal is row × column
+        expected = expected[:, :, ::-1]
+        stored = affine @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, expected.shape[2] - 1], [0, 0, 0, 1]])
+    assert np.array_equal(read.get_fdata(), expected)
+    assert np.allclose(read.affine, stored, atol=1e-4)
+    assert read.header.get_xyzt_units()[0] == "mm" and read.header["sform_code"] == 1
+
+
+def test_rescaling_is_applied_to_each_slice(tmp_path):
+    image = head(affine=np.diag([8.0, 8.0, 16.0, 1.0]))
+    write_dicom(tmp_path / "series", image, **{"0028|1052": "-5", "0028|1053": "2"})  # stored as (value + 5) / 2
+    read = read_series(tmp_path / "series").get_fdata()
+    assert set(np.unique(read % 2)) == {1.0}  # odd numbers are all that 2 n - 5 can be
+    assert np.abs(read - np.asarray(image.dataobj)).max() <= 1
+
+
+def test_a_series_becomes_a_volume_named_after_its_folder_without_the_patient(tmp_path, model):
+    image = head()
+    write_dicom(tmp_path / "in" / "1.2.840.77", image, suffix="")
+    write_dicom(tmp_path / "in" / "site" / "scan", image, series="1.2.4")
+    volume_at(tmp_path / "in" / "site" / "b.nii.gz")
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
+    assert files_in(tmp_path / "out") == ["1.2.840.77.nii.gz", "site/b.nii.gz", "site/scan.nii.gz"]
+    made = nib.load(tmp_path / "out" / "1.2.840.77.nii.gz")
+    assert made.shape == image.shape and np.allclose(made.affine, read_series(tmp_path / "in" / "1.2.840.77").affine)
+    middle = tuple(length // 2 for length in image.shape)
+    assert made.dataobj[middle] < 400 < image.dataobj[middle] or made.dataobj[middle] > 400 > image.dataobj[middle]
+    assert run("-i", tmp_path / "in" / "site" / "scan", "-o", tmp_path / "one.nii", "--keep-header-text") == 0
+    assert run("-i", tmp_path / "in" / "site" / "scan", "-o", tmp_path / "two") == 0
+    assert files_in(tmp_path / "two") == ["scan.nii.gz"]
+    for path in (tmp_path / "one.nii", tmp_path / "two" / "scan.nii.gz"):
+        assert b"Jane" not in nib.load(path).to_bytes()
+
+
+def without_the_fourth(paths):
+    paths[3].unlink()
+
+
+def at_one_place(paths):
+    image = sitk.ReadImage(str(paths[3]))
+    for path in paths[4:6]:
+        sitk.WriteImage(image, str(path), imageIO="GDCMImageIO")
+
+
+def cut_in_half(paths):
+    paths[2].write_bytes(paths[2].read_bytes()[: paths[2].stat().st_size // 2])
+
+
+def text_named_dicom(paths):
+    paths[0].with_name("notes.dcm").write_text("hello")
+
+
+SPOILT = {
+    "a slice is missing": (
+        without_the_fourth,
+        "slices are missing, 1 in all (32.00 mm between IM0014.dcm and IM0028.dcm, elsewhere 16.00 mm); export",
+    ),
+    "a damaged slice": (cut_in_half, "IM0014.dcm: "),
+    "no DICOM": (text_named_dicom, "notes.dcm: cannot be read as a DICOM image; copy it again, or move"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_series_that_is_not_whole_is_refused_by_name_and_alone(tmp_path, model, capsys, kind):
+    spoil, message = SPOILT[kind]
+    affine = np.diag([8.0, 8.0, 16.0, 1.0])
+    spoil(write_dicom(tmp_path / "in" / "series", head(affine=affine)))
+    volume_at(tmp_path / "in" / "a.nii")
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 3
+    printed = capsys.readouterr()
+    assert message in printed.out and "Traceback" not in printed.err
+    assert files_in(tmp_path / "out") == ["a.nii"]
+
+
+def test_several_series_in_a_folder_are_named_and_refused(tmp_path):
+    write_dicom(tmp_path / "series", head(), series="1.2.3")
+    for path in write_dicom(tmp_path / "other", head(), series="1.2.9")[:4]:
+        path.rename(tmp_path / "series" / f"second-{path.name}")
+    with pytest.raises(UserError, match=r"2 DICOM series: 1\.2\.3 \(10 files\), 1\.2\.9 \(4 files\); put the one"):
+        read_series(tmp_path / "series")
+
+
+def test_slices_that_lie_unevenly_at_one_place_or_at_angles_are_refused(tmp_path):
+    image = head()
+    turned = image.affine[:, [1, 0, 2, 3]]
+    shifted = image.affine.copy()
+    shifted[:3, 3] += 0.4 * shifted[:3, 2]
+    cases = {"at one position": image.affine, "several orientations": turned, "lie unevenly": shifted}
+    for number, (message, affine) in enumerate(cases.items()):
+        folder = tmp_path / str(number)
+        write_dicom(folder, image)
+        for path in write_dicom(folder / "more", head(affine=affine))[:1]:
+            path.rename(folder / "IM9999.dcm")
+        with pytest.raises(UserError, match=message):
+            read_series(folder)
+
+
+def test_gaps_in_the_numbering_warn(tmp_path):
+    for path in write_dicom(tmp_path / "series", head())[::2]:
+        path.unlink()
+    with pytest.warns(UserWarning, match="series: its instance numbers have gaps"):
+        read_series(tmp_path / "series")
+
+
+def test_a_multi_frame_file_is_a_volume(tmp_path):
+    image = head()
+    voxels = np.asarray(image.dataobj).transpose(2, 1, 0)  # (Z, Y, X)
+    stack = sitk.GetImageFromArray(voxels.astype(np.uint16))
+    stack.SetSpacing((2.0, 3.0, 4.0))
+    (tmp_path / "series").mkdir()
+    sitk.WriteImage(stack, str(tmp_path / "series" / "all.dcm"), imageIO="GDCMImageIO")
+    read = read_series(tmp_path / "series")
+    assert np.array_equal(read.get_fdata().transpose(2, 1, 0), voxels)
+    assert np.allclose(np.abs(np.diag(read.affine))[:2], (2, 3))
+
+
+def test_other_files_are_not_taken_for_dicom(tmp_path):
+    for name in ("a.txt", "a.json", "noextension", "1.2.3", ".hidden.dcm", "DICOMDIR"):
+        (tmp_path / name).write_bytes(bytes(200))
+    assert not holds_dicom(tmp_path)
+    (tmp_path / "IM1").write_bytes(bytes(128) + b"DICM")
+    assert holds_dicom(tmp_path) and not holds_dicom(tmp_path / "IM1")
