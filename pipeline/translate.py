@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from pipeline import __version__
 from pipeline.console import guarded, say, warn
+from pipeline.distributed import launched
 from pipeline.translation.jobs import exit_code, plan, require_writable, summary, work_through
+from pipeline.translation.shares import agreed, share
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -96,7 +98,9 @@ def _positive(text: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Translate volumes; return the exit code."""
     arguments = parser().parse_args(argv)
-    jobs = plan(arguments.input, arguments.output)
+    world = launched()
+    jobs = share(plan(arguments.input, arguments.output), world)
+    arguments.quiet = arguments.quiet or not world.first
     pending = [job for job in jobs if arguments.overwrite or not job.target.exists()]
     for job in jobs:
         job.status = "" if job in pending else "skipped"
@@ -128,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     if not finished:
         warn("stopped: interrupted; run the same command again for the rest")
         return EXIT_INTERRUPTED
-    return exit_code(jobs)
+    return agreed(exit_code(jobs))
 
 
 if __name__ == "__main__":

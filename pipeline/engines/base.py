@@ -25,9 +25,9 @@ class AdversarialEngine(ABC):
     a step are computed before any weight moves, so where one is not finite nothing moves (under fp16, gradients that
     overflow make the loss scaler leave out single updates).
 
-    Where several processes train together (`world`, set by `build_engine`), each sees its block of the batch; losses and
-    gradients are averaged over them, and what is drawn or remembered is that of the whole batch, so that all hold the
-    same state, which is that of one process with the whole batch.
+    Where several processes train together (`world`, set by `build_engine`), each sees its block of the batch. Losses
+    and gradients are averaged over them, and what is drawn or remembered is that of the whole batch, so that all hold
+    the state that one process with the whole batch would.
 
     Args:
         config: Of the run; the method's own section becomes `self.method`.
@@ -90,7 +90,7 @@ class AdversarialEngine(ABC):
         return self.method.discriminator_scale * (self.adversarial(on_real, True) + self.adversarial(on_fake, False))
 
     def drawn(self, draw: Callable[..., Tensor], count: int, *shape: int) -> Tensor:
-        """Return `draw(count, *shape)` for this process's samples: drawn for the whole batch, of which it keeps its own.
+        """Return `draw(count, *shape)` for this process's samples: drawn for the whole batch, it keeps its own.
 
         Args:
             draw: Such as `RandomState.normal`, in the same state in every process.
