@@ -221,8 +221,11 @@ def opened() -> Iterator[World]:
             quietly.enter_context(redirect_stderr(nowhere))
         with _listening():
             try:
+                store, rank, size = next(communication.rendezvous("env://", timeout=PATIENCE))
+                # torchrun keeps its store when it starts processes again: they must not find those that died in it.
+                life = communication.PrefixStore(f"life-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
                 backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-                communication.init_process_group(backend, timeout=PATIENCE)
+                communication.init_process_group(backend, store=life, rank=rank, world_size=size, timeout=PATIENCE)
             except ValueError as error:  # MASTER_ADDR or MASTER_PORT is missing
                 raise UserError(f"{' '.join(str(error).split())}; start the processes with torchrun") from error
         try:
