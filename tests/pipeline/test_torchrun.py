@@ -23,7 +23,7 @@ def mortal(folder, times, command, *arguments):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([str(word) for word in words], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert sorted(path.name for path in folder.glob("death-*")) == [f"death-{life}" for life in range(times)]
+    assert (folder / "death-0").exists()  # a later life may have too little left to do to die of it
     return done
 
 
@@ -38,6 +38,7 @@ def test_torchrun_goes_on_from_the_last_checkpoint_when_processes_are_killed(alo
     shared = (f"data.folder={workshop() / 'phantom'}", f"preprocess.store={workshop() / 'store'}")
     settings = (*TINY, *shared, *QUICK, *OFTEN, f"output={tmp_path / 'run'}")
     done = mortal(tmp_path / "log", 2, "pipeline.run", workshop() / "phantom.yaml", *settings, "--quiet")
+    assert (tmp_path / "log" / "death-1").exists()
     assert "after step 2" in done.stdout and "after step 4" in done.stdout  # two steps in each life
     assert latest(tmp_path / "run")["position"]["step"] == 8
     (last, *_), (expected, *_) = (
