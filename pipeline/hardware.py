@@ -5,6 +5,7 @@ import sys
 
 import torch
 
+from pipeline.distributed import launched
 from pipeline.errors import UserError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
@@ -13,16 +14,35 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 def choose_device(name: str) -> torch.device:
     """Return the device called "auto", "cpu", "cuda" or "mps"; "auto" takes the fastest there is.
 
+    Of the processes that torchrun starts on a machine, each takes a CUDA device of its own.
+
     Raises:
-        UserError: that device is not there.
+        UserError: that device is not there, or there are fewer than processes.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(kind for kind, present in there.items() if present))
+        return _own(next(kind for kind, present in there.items() if present))
     if not there[name]:
         present = ", ".join(kind for kind, is_there in there.items() if is_there)
         raise UserError(f"device {name}: not available on this machine; use one of: auto, {present}")
-    return torch.device(name)
+    return _own(name)
+
+
+def _own(kind: str) -> torch.device:
+    """Return the device of a kind that is this process's."""
+    world = launched()
+    if world.size == 1 or kind == "cpu":
+        return torch.device(kind)
+    if kind == "mps":
+        world.refuse("device mps: serves one process only; use device=cpu, or start without torchrun")
+    found = torch.cuda.device_count()
+    if found < world.on_machine:
+        world.refuse(
+            f"{world.on_machine} processes on this machine and {found} CUDA devices; start as many as there are "
+            "devices (torchrun --nproc_per_node), or set device=cpu"
+        )
+    torch.cuda.set_device(world.local)
+    return torch.device(kind, world.local)
 
 
 def set_up(threads: int | None) -> None:

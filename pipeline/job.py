@@ -1,6 +1,10 @@
 """A whole run: prepare, train, and finish; begun anew or taken up where it stands."""
 
+import hashlib
+import json
 import time
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -11,8 +15,10 @@ from pipeline.console import say, warn
 from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices
 from pipeline.data.pairing import PairReader
 from pipeline.data.split_file import split_to_json
+from pipeline.distributed import PeerLost, World, opened
 from pipeline.engines.build import build_engine, engine_class
-from pipeline.errors import UserError
+from pipeline.engines.protocol import Engine
+from pipeline.errors import Stopped, UserError
 from pipeline.evaluation.finish import finish
 from pipeline.evaluation.summary import last_lines
 from pipeline.files import atomic_text, remove_stale
@@ -36,32 +42,46 @@ from pipeline.training.validation import Validation, save_sample
 from pipeline.training.watch import Watch, cohort
 from transforms.augmentation import Augmentation
 
+NOBODY = Observers(  # in every process but the first, which writes and judges for all
+    log=lambda metrics, step: None,
+    validate=lambda: {"validation/score": float("-inf")},
+    sample=lambda epochs, step: None,
+    save=lambda position, best: None,
+    bar=lambda done, total: tqdm(disable=True),
+)
+
 
 def run(config: Config, *, quiet: bool = False) -> None:
     """Do the run that a configuration describes; continue it where its folder already holds a part of it.
+
+    Of the processes that torchrun starts, all train, and the first does the rest: it alone writes.
 
     Raises:
         UserError: bad data or settings, or another process is at work on this run; nothing already done is lost.
         Stopped: a signal came and a checkpoint is written.
     """
     started = time.monotonic()
-    folder = open_run_folder(config)
-    with folder.held():
-        remove_stale(folder.path)
-        how_to_open = _run(config, folder, quiet)
-    say(last_lines(folder, how_to_open, time.monotonic() - started))
+    with opened() as world:
+        world.slots(config.training.batch_size)
+        folder = open_run_folder(config) if world.first else RunFolder(config.folder)
+        with folder.held() if world.first else nullcontext():
+            if world.first:
+                remove_stale(folder.path)
+            how_to_open = _run(config, folder, world, quiet or not world.first)
+        if world.first:
+            say(last_lines(folder, how_to_open, time.monotonic() - started))
 
 
-def _run(config: Config, folder: RunFolder, quiet: bool) -> str:
-    """Do the run, and return how to open its record."""
+def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> str:
+    """Do the run, and return how to open its record; only the first process has one."""
     set_up(config.threads)
     device = choose_device(config.device)
     if config.training.precision == "fp16" and device.type != "cuda":
         raise UserError("training.precision = fp16: needs a CUDA device, and there is none; use bf16 or float32")
-    prepared = _prepare(config, folder, quiet)
+    prepared = world.led(lambda: _prepare(config, folder, quiet, save=world.first))
     torch.manual_seed(config.seed)
-    engine = build_engine(config, device)
-    state, position = folder.checkpoints.load_newest(), Position()
+    engine = build_engine(config, device, world)
+    state, position = world.led(folder.checkpoints.load_newest), Position()
     if state is not None:
         position = Position(**state["position"])
         trained = position.epochs == config.training.epochs + config.training.decay_epochs
@@ -70,31 +90,64 @@ def _run(config: Config, folder: RunFolder, quiet: bool) -> str:
         engine.load_state_dict(state["engine"])
         done = f"{folder.path}: training is complete; evaluating again"
         say(done if trained else f"continuing {folder.path} after step {position.step:,}")
+    _require_alike(world, prepared, engine, position)
     reader = PairReader(
         chain_settings(config.preprocess),
         max(network.stride for network in engine.translators().values()),
         register=config.evaluation.register_pairs,
         cache=registrations(config.preprocess),
     )
-    with Interruption() as interruption, _tracker(config, folder, state, device) as tracker:
-        sitting = Sitting(config, folder, prepared, engine, position, reader, tracker, device, quiet)
-        _log_inputs(sitting)
+    record = _tracker(config, folder, state, device) if world.first else nullcontext()
+    with Interruption() as interruption, record as tracker:
+        sitting = Sitting(config, folder, prepared, engine, position, reader, tracker, device, quiet, world)
+        if world.first:
+            _log_inputs(sitting)
         if position.epochs < sitting.schedule.epochs:
-            _train(sitting, state, interruption)
+            try:
+                _train(sitting, state, interruption)
+            except PeerLost as lost:
+                if interruption.signal_number is None:
+                    raise
+                raise Stopped(interruption.signal_number, "another process had stopped already") from lost
+        world.leave()
+        if not world.first:
+            return ""
         with interruption.at_once():
             finish(sitting)
         return tracker.how_to_open()
 
 
-def _prepare(config: Config, folder: RunFolder, quiet: bool) -> Prepared:
+def _require_alike(world: World, prepared: Prepared, engine: Engine, position: Position) -> None:
+    """Refuse to train together from different data, networks or positions: gradients would be averaged all the same.
+
+    Raises:
+        UserError: the processes, perhaps on different machines, have not all found the same.
+    """
+    if world.size == 1:
+        return
+    found = hashlib.sha256(json.dumps([training_data(prepared), position.step]).encode())
+    for network in engine.networks().values():
+        for weight in network.parameters():
+            found.update(weight.detach().cpu().numpy().tobytes())
+    digests = world.every(int.from_bytes(found.digest()[:7]))
+    if len(set(digests)) > 1:
+        other = next(rank for rank, digest in enumerate(digests) if digest != digests[0])
+        world.refuse(
+            f"process {other} found other data, another checkpoint or other initial weights than process 0; let all "
+            "machines see the same files (data, preprocess.store, output), with the same versions installed"
+        )
+
+
+def _prepare(config: Config, folder: RunFolder, quiet: bool, *, save: bool) -> Prepared:
     """Prepare the data, and write down the configuration and the split that the run has from now on."""
     saved_split = folder.split if folder.split.exists() else None
     paired = engine_class(config).paired
     prepared = prepare(config, find_cases(config, quiet=quiet), saved_split, paired=paired, quiet=quiet)
     if not prepared.split.test:  # said now, not after hours of training
         raise UserError("the split has no test subject; set split.test to 1 or more")
-    folder.save_config(config)
-    atomic_text(folder.split, json_text(split_to_json(prepared.split)))
+    if save:
+        folder.save_config(config)
+        atomic_text(folder.split, json_text(split_to_json(prepared.split)))
     return prepared
 
 
@@ -132,11 +185,28 @@ def _train(sitting: Sitting, state: dict | None, interruption: Interruption) -> 
     config = sitting.config
     banks = {contrast: SliceBank(sitting.prepared.stored[contrast]) for contrast in config.contrasts}
     slices = _slices(sitting, banks)
-    with interruption.at_once():  # nothing is lost yet: the checkpoint, if any, stands
-        validation = _validation(sitting, banks)
+    if sitting.world.first:
+        with interruption.at_once():  # nothing is lost yet: the checkpoint, if any, stands
+            observers = _observers(sitting, _validation(sitting, banks))
+    else:
+        observers = NOBODY
     if state is not None:  # after all that might draw random numbers
         restore_random_state(state["random"])
-    observers = Observers(
+    train(
+        sitting.engine,
+        slices,
+        sitting.schedule,
+        sitting.position,
+        replace(observers, begin=partial(sitting.world.seed, config.seed)),
+        device=sitting.device,
+        interruption=interruption,
+        world=sitting.world,
+    )
+
+
+def _observers(sitting: Sitting, validation: Validation) -> Observers:
+    """Return what happens besides the steps."""
+    return Observers(
         log=sitting.tracker.log_metrics,
         validate=partial(_validate, sitting, validation, sitting.watch()),
         sample=partial(_sample, sitting, validation),
@@ -150,15 +220,6 @@ def _train(sitting: Sitting, state: dict | None, interruption: Interruption) -> 
             dynamic_ncols=True,
             mininterval=0.5,
         ),
-    )
-    train(
-        sitting.engine,
-        slices,
-        sitting.schedule,
-        sitting.position,
-        observers,
-        device=sitting.device,
-        interruption=interruption,
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline import __version__
 from pipeline.config.load import load_config
 from pipeline.console import guarded
+from pipeline.distributed import launched
 from pipeline.errors import EXIT_DONE
 
 
@@ -30,6 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_intermixed_args(argv)
     config = load_config(arguments.config, arguments.overrides)
     if arguments.dry_run:
+        if not launched().first:
+            return EXIT_DONE
         from pipeline.plan import print_plan
 
         print_plan(config)

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from pipeline import __version__
 from pipeline.console import guarded, say
+from pipeline.distributed import World, launched
 from pipeline.errors import EXIT_DONE
 from pipeline.translation.batch import job_translator, say_outcome, work_through, write_summary
 from pipeline.translation.bids import Dataset, dataset_jobs, open_dataset, suffixes_of
 from pipeline.translation.derivative import Derivative
 from pipeline.translation.jobs import Job, StopSignals, exit_code, outlook
 from pipeline.translation.places import all_inputs, clear_leftovers, plan, require_writable, to_do
+from pipeline.translation.shares import collected, share
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -132,41 +134,60 @@ def _without_two_dashes(argv: list[str]) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     """Translate volumes; return the exit code."""
     arguments = parser().parse_args(_without_two_dashes(sys.argv[1:] if argv is None else argv))
-    started = time.time()
+    started, world = time.time(), launched()
     inputs = all_inputs(arguments.input, arguments.input_list)
-    model, derivative = None, None
+    loaded, derivative = None, None
     if arguments.bids:
         dataset = open_dataset(inputs, arguments.output)
-        model, to = _load(arguments)
-        derivative = _derivative(dataset, model, to, arguments)
+        loaded = _load(arguments)
+        derivative = _derivative(dataset, *loaded, arguments)
         jobs = _dataset_jobs(derivative, arguments)
     else:
         jobs = plan(inputs, arguments.output)
-    pending = to_do(jobs, overwrite=arguments.overwrite)
     if arguments.dry_run:
-        say(outlook(jobs))
+        to_do(jobs, overwrite=arguments.overwrite)
+        if world.first:
+            say(outlook(jobs))
         return EXIT_DONE
+    own = share(jobs, world)
+    pending = to_do(own, overwrite=arguments.overwrite)
     about: dict[str, str] = {}
     with StopSignals() as stop:
         if pending:
             require_writable(pending[0].target.parent)
-            if model is None:
-                model, to = _load(arguments)
+            model, to = loaded or _load(arguments)
             about |= model.about(to)
-            clear_leftovers(jobs)
-            if derivative is not None:
-                derivative.write_description()
-            if arguments.verbose:
-                say(f"model: {about['origin']}, weights {about['identity']}, makes {to}")
-            options = {"batch_size": arguments.batch_size, "keep_header_text": arguments.keep_header_text}
-            translate_one = job_translator(model, to, derivative, **options)
-            work_through(pending, translate_one, quiet=arguments.quiet, verbose=arguments.verbose, stop=stop)
+            _translate_all(pending, model, to, derivative, arguments, world, stop)
+    jobs = own if stop.number else collected(own, world)
     code = 128 + stop.number if stop.number else exit_code(jobs)
+    if not world.first:
+        return code
     say_outcome(jobs, quiet=arguments.quiet, stopped=stop.number != 0)
     place = arguments.summary or (_place_of_summary(arguments, jobs) if pending or arguments.output.is_dir() else None)
     if place is None:
         return code
     return write_summary(place, jobs, arguments=vars(arguments), model=about, code=code, started=started)
+
+
+def _translate_all(
+    pending: list[Job],
+    model: "TranslationModel",
+    to: str,
+    derivative: Derivative | None,
+    arguments: argparse.Namespace,
+    world: World,
+    stop: StopSignals,
+) -> None:
+    clear_leftovers(pending)
+    if derivative is not None:
+        derivative.write_description()
+    if arguments.verbose and world.first:
+        about = model.about(to)
+        say(f"model: {about['origin']}, weights {about['identity']}, makes {to}")
+    options = {"batch_size": arguments.batch_size, "keep_header_text": arguments.keep_header_text}
+    translate_one = job_translator(model, to, derivative, **options)
+    quiet = arguments.quiet or not world.first
+    work_through(pending, translate_one, quiet=quiet, verbose=arguments.verbose, stop=stop)
 
 
 def _load(arguments: argparse.Namespace) -> "tuple[TranslationModel, str]":

@@ -16,6 +16,7 @@ FOUNDATION = (
     "pipeline",
     "pipeline.config",
     "pipeline.console",
+    "pipeline.distributed",
     "pipeline.errors",
     "pipeline.files",
     "pipeline.hardware",

@@ -131,12 +131,15 @@ class PairedSlices(Dataset):
 
 
 class EpochBatches(Sampler):
-    """The (epoch, position) keys of one epoch's batches, from a given batch on."""
+    """The (epoch, position) keys of one epoch's batches, from a given batch on; of each batch all slots or some."""
 
-    def __init__(self, epoch: int, batches: int, batch_size: int, first_batch: int = 0):
+    def __init__(
+        self, epoch: int, batches: int, batch_size: int, first_batch: int = 0, slots: Sequence[int] | None = None
+    ):
         if not 0 <= first_batch <= batches:
             raise ValueError(f"batch {first_batch} is not within an epoch of {batches}")
         self.epoch, self.batches, self.batch_size, self.first_batch = epoch, batches, batch_size, first_batch
+        self.slots = range(batch_size) if slots is None else slots
 
     def __len__(self) -> int:
         return self.batches - self.first_batch
@@ -144,7 +147,7 @@ class EpochBatches(Sampler):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for batch in range(self.first_batch, self.batches):
             start = batch * self.batch_size
-            yield [(self.epoch, position) for position in range(start, start + self.batch_size)]
+            yield [(self.epoch, start + slot) for slot in self.slots]
 
 
 def epoch_loader(
@@ -156,11 +159,15 @@ def epoch_loader(
     first_batch: int,
     workers: int,
     pin_memory: bool,
+    slots: Sequence[int] | None = None,
 ) -> DataLoader:
-    """Return a loader over one epoch from `first_batch` on; its order does not depend on the number of workers."""
+    """Return a loader over one epoch from `first_batch` on; its order does not depend on the number of workers.
+
+    Where several processes share each batch, `slots` are the places in it that are this process's.
+    """
     return DataLoader(
         slices,
-        batch_sampler=EpochBatches(epoch, batches, batch_size, first_batch),
+        batch_sampler=EpochBatches(epoch, batches, batch_size, first_batch, slots),
         num_workers=workers,
         collate_fn=_as_it_is,
         worker_init_fn=_leave_signals_to_the_parent,

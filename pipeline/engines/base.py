@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import ClassVar
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.schema import Config, Training
+from pipeline.distributed import ALONE, World
 from pipeline.engines.parts import build_discriminator, build_generator
 from pipeline.losses import ADVERSARIAL, all_finite
 
@@ -24,6 +25,10 @@ class AdversarialEngine(ABC):
     a step are computed before any weight moves, so where one is not finite nothing moves (under fp16, gradients that
     overflow make the loss scaler leave out single updates).
 
+    Where several processes train together (`world`, set by `build_engine`), each sees its block of the batch. Losses
+    and gradients are averaged over them, and what is drawn or remembered is that of the whole batch, so that all hold
+    the state that one process with the whole batch would.
+
     Args:
         config: Of the run; the method's own section becomes `self.method`.
         device: Where to compute.
@@ -31,6 +36,7 @@ class AdversarialEngine(ABC):
         discriminators: Those of the second; may be none. None: D_A of images of contrast a, and D_B.
     """
 
+    world: World = ALONE
     paired: ClassVar[bool] = False  # whether `step` wants the two contrasts of one slice, or any two slices
 
     def __init__(
@@ -83,6 +89,16 @@ class AdversarialEngine(ABC):
         on_real, on_fake = discriminator(real), discriminator(fake.detach())
         return self.method.discriminator_scale * (self.adversarial(on_real, True) + self.adversarial(on_fake, False))
 
+    def drawn(self, draw: Callable[..., Tensor], count: int, *shape: int) -> Tensor:
+        """Return `draw(count, *shape)` for this process's samples: drawn for the whole batch, it keeps its own.
+
+        Args:
+            draw: Such as `RandomState.normal`, in the same state in every process.
+            count: Of this process's samples.
+            shape: Of what is drawn for each.
+        """
+        return self.world.own(draw(self.world.size * count, *shape))
+
     def translators(self) -> dict[str, nn.Module]:
         """See `Engine.translators`: F for "a" and G for "b"."""
         generators = self.best_generators()
@@ -104,7 +120,8 @@ class AdversarialEngine(ABC):
         """See `Engine.step`."""
         with self.autocast():
             by_player = self.losses(real_a, real_b)
-        losses = {name: loss for terms in by_player.values() for name, loss in terms.items()}
+        terms = {name: loss for losses in by_player.values() for name, loss in losses.items()}
+        losses = self.world.means(terms)  # not finite in one process: not finite in all, which skip the step together
         if all_finite(losses):
             for player in self.optimisers:  # generators first: their gradients pass through the other's weights
                 if player in by_player:
@@ -113,7 +130,7 @@ class AdversarialEngine(ABC):
             if GENERATORS in by_player:
                 self._average()
             self.moved()
-        return {name: loss.detach() for name, loss in losses.items()}
+        return losses
 
     @contextmanager
     def frozen(self, networks: nn.Module) -> Iterator[None]:
@@ -163,6 +180,7 @@ class AdversarialEngine(ABC):
         optimiser = self.optimisers[player]
         optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        self.world.mean_gradients(optimiser.param_groups[0]["params"])  # before the scaler looks for overflows in them
         self.scaler.step(optimiser)
 
     @torch.no_grad()

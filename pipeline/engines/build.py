@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from pipeline.config.schema import Config
+from pipeline.distributed import ALONE, World
 from pipeline.engines.base import AdversarialEngine
 from pipeline.engines.protocol import Engine
 
@@ -15,9 +16,11 @@ def engine_class(config: Config) -> type[AdversarialEngine]:
     return import_module(f"pipeline.engines.{config.method.type}").ENGINE
 
 
-def build_engine(config: Config, device: torch.device) -> Engine:
-    """Return the configured method with fresh networks on `device`."""
-    return engine_class(config)(config, device)
+def build_engine(config: Config, device: torch.device, world: World = ALONE) -> Engine:
+    """Return the configured method with fresh networks on `device`, for one of the processes that train together."""
+    engine = engine_class(config)(config, device)
+    engine.world = world
+    return engine
 
 
 def build_translators(config: Config) -> dict[str, nn.Module]:

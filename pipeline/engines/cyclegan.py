@@ -56,9 +56,13 @@ class CycleGan(AdversarialEngine):
     def _discriminator_losses(self, real_a: Tensor, real_b: Tensor, fake_a: Tensor, fake_b: Tensor) -> Losses:
         """Return each discriminator's loss on real images and on translations from its pool (equation 1)."""
         return {
-            "discriminator_A": self.judged("D_A", real_a, self.pool_a.query(fake_a)),
-            "discriminator_B": self.judged("D_B", real_b, self.pool_b.query(fake_b)),
+            "discriminator_A": self.judged("D_A", real_a, self._from_pool(self.pool_a, fake_a)),
+            "discriminator_B": self.judged("D_B", real_b, self._from_pool(self.pool_b, fake_b)),
         }
+
+    def _from_pool(self, pool: ImagePool, fake: Tensor) -> Tensor:
+        """Return what a pool makes of the whole batch's translations, the same in every process; of that, our own."""
+        return self.world.own(pool.query(self.world.gathered(fake)))
 
     def moved(self) -> None:
         """See `AdversarialEngine.moved`: the pools take in what they exchanged."""

@@ -54,7 +54,7 @@ class DualGan(AdversarialEngine):
         all the digits there are, so half precision is left out.
         """
         with self.exactly():
-            fake, share = fake.to(real), self.random.uniform(len(real), 1, 1, 1).to(real)
+            fake, share = fake.to(real), self.drawn(self.random.uniform, len(real), 1, 1, 1).to(real)
             between = torch.lerp(real, fake, share).requires_grad_()
             total = len(real) * wasserstein(self.discriminators[critic](between), False)  # Σ D(x) over the batch
             (slope,) = torch.autograd.grad(total, between, create_graph=True)

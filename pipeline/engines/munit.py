@@ -40,7 +40,7 @@ class Munit(AdversarialEngine):
     def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
         A, B, weights = self.generators["A"], self.generators["B"], self.method
         (content_a, style_a), (content_b, style_b) = A.encode(real_a), B.encode(real_b)
-        drawn_a, drawn_b = (self.random.normal(*style_a.shape).to(real_a) for _ in range(2))
+        drawn_a, drawn_b = (self.drawn(self.random.normal, *style_a.shape).to(real_a) for _ in range(2))
         fake_a, fake_b = A.decode(content_b, drawn_a), B.decode(content_a, drawn_b)
         (content_back_b, style_back_a), (content_back_a, style_back_b) = A.encode(fake_a), B.encode(fake_b)
         losses = {
@@ -65,7 +65,8 @@ class Munit(AdversarialEngine):
         A style means something only to the decoder it was trained with: where averages are kept, they encode.
         """
         for name, autoencoder in self.best_generators().items():
-            self.styles[name].take_in(autoencoder.style_encoder(self._seen[name]).mean(dim=0))
+            style = autoencoder.style_encoder(self._seen[name]).mean(dim=0)
+            self.styles[name].take_in(self.world.mean(style))
 
     def kept(self) -> dict[str, object]:
         """See `AdversarialEngine.kept`."""

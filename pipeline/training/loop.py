@@ -9,6 +9,7 @@ import torch
 
 from pipeline.console import warn
 from pipeline.data.loader import PairedSlices, UnpairedSlices, epoch_loader
+from pipeline.distributed import ALONE, World
 from pipeline.engines.protocol import Engine
 from pipeline.errors import Stopped, UserError
 from pipeline.interruption import Interruption
@@ -73,6 +74,7 @@ class Observers:
         sample: Draws the sample pictures after the given number of epochs.
         save: Writes a checkpoint of the engine at a position (a dict), as the best one if so told.
         bar: Opens a progress bar at a step of so many.
+        begin: Called before each step with the number of steps made.
     """
 
     log: Callable[[Metrics, int], None]
@@ -80,6 +82,7 @@ class Observers:
     sample: Callable[[int, int], None]
     save: Callable[[dict, bool], None]
     bar: Callable[[int, int], object]
+    begin: Callable[[int], None] = lambda step: None
 
 
 def train(
@@ -91,8 +94,11 @@ def train(
     *,
     device: torch.device,
     interruption: Interruption,
+    world: World = ALONE,
 ) -> None:
     """Train from `position` to the schedule's end.
+
+    Where several processes train together, a signal to any of them stops all after the same step.
 
     Raises:
         Stopped: a signal came; the step under way was finished and a checkpoint written.
@@ -104,8 +110,9 @@ def train(
     latest: dict[str, torch.Tensor] = {}  # of each loss: not every method computes all of them in every step
     with observers.bar(position.step, schedule.steps) as bar:
         for epoch in range(position.epochs, schedule.epochs):
-            for real_a, real_b in _batches(slices, schedule, epoch, position, device):
+            for real_a, real_b in _batches(slices, schedule, epoch, position, device, world):
                 started = time.monotonic()
+                observers.begin(position.step)
                 rates = engine.set_learning_rate(schedule.learning_rate_factor(position.step))
                 losses = engine.step(real_a.to(device, non_blocking=True), real_b.to(device, non_blocking=True))
                 latest |= losses
@@ -118,23 +125,28 @@ def train(
                     observers.log({f"train/{name}": value for name, value in values.items()}, position.step)
                 bar.update()
                 position.seconds += time.monotonic() - started
-                if interruption.signal_number is not None:
+                if signal_number := world.greatest(interruption.signal_number or 0):
                     if not position.bad_in_a_row:
                         observers.save(asdict(position), False)
-                    _stop(interruption.signal_number, position)
+                    _stop(signal_number, position)
                 if time.monotonic() - saved_at > schedule.checkpoint_seconds and not position.bad_in_a_row:
                     observers.save(asdict(position), False)
                     saved_at = time.monotonic()
             _end_epoch(epoch + 1, schedule, position, observers)
             saved_at = time.monotonic()
-            if interruption.signal_number is not None:
-                _stop(interruption.signal_number, position)
+            if signal_number := world.greatest(interruption.signal_number or 0):
+                _stop(signal_number, position)
 
 
 def _batches(
-    slices: UnpairedSlices | PairedSlices, schedule: Schedule, epoch: int, position: Position, device: torch.device
+    slices: UnpairedSlices | PairedSlices,
+    schedule: Schedule,
+    epoch: int,
+    position: Position,
+    device: torch.device,
+    world: World,
 ):
-    """Return the batches of an epoch that are still to come."""
+    """Return the batches of an epoch that are still to come: of each, this process's samples."""
     return epoch_loader(
         slices,
         epoch=epoch,
@@ -143,6 +155,7 @@ def _batches(
         first_batch=position.step - epoch * schedule.steps_per_epoch,
         workers=schedule.loader_workers,
         pin_memory=device.type == "cuda",
+        slots=world.slots(schedule.batch_size),
     )
 
 

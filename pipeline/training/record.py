@@ -11,6 +11,7 @@ from torch import nn
 
 from pipeline import __version__
 from pipeline.config.schema import Config
+from pipeline.distributed import launched
 from pipeline.engines.protocol import Engine
 from pipeline.files import atomic_text
 from pipeline.runs.folder import fingerprint, json_text
@@ -41,6 +42,7 @@ def write_run_record(path: Path, config: Config, engine: Engine, position: Posit
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "machine": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
+        "processes": launched().size,
         "precision": config.training.precision,
         "version": __version__,
         "torch": torch.__version__,

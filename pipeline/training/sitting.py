@@ -8,6 +8,7 @@ from torch import nn
 
 from pipeline.config.schema import Config
 from pipeline.data.pairing import PairReader
+from pipeline.distributed import ALONE, World
 from pipeline.engines.protocol import Engine
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import Prepared
@@ -31,6 +32,7 @@ class Sitting:
         tracker: The record.
         device: Where the networks are.
         quiet: Whether to leave out progress bars.
+        world: The processes that train together.
     """
 
     config: Config
@@ -42,6 +44,7 @@ class Sitting:
     tracker: Tracker
     device: torch.device
     quiet: bool
+    world: World = ALONE
 
     def translators(self) -> dict[str, nn.Module]:
         """Return the networks that translate, as they are now, by target contrast."""

@@ -1,0 +1,35 @@
+"""A translation command's jobs divided among the processes that torchrun starts."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline.distributed import World, opened
+from pipeline.translation.jobs import Job
+
+
+def share(jobs: list[Job], world: World) -> list[Job]:
+    """Return this process's jobs: every `size`-th of all, whether done already or not.
+
+    What is done differs from one look to the next while others are at work; the list of all does not, so that each job
+    is one process's and stays it when all are started again.
+    """
+    return jobs[world.rank :: world.size]
+
+
+def collected(own: list[Job], world: World) -> list[Job]:
+    """Wait until every process is through its share, and return all jobs, as they were planned, with what came of them.
+
+    Every process gets the same, and so ends with the same exit code: torchrun stops the others as soon as one ends with
+    a code other than 0, and one bad volume would.
+    """
+    if world.size == 1:
+        return own
+    with opened() as world:
+        shares = [json.loads(text) for text in world.texts(json.dumps([asdict(job) for job in own], default=str))]
+    every: list[Job] = [None] * sum(map(len, shares))
+    for rank, jobs in enumerate(shares):
+        every[rank :: world.size] = [
+            Job(**{**job, "source": Path(job["source"]), "target": Path(job["target"])}) for job in jobs
+        ]
+    return every

@@ -1,0 +1,90 @@
+"""A run that several processes train together: as with torchrun, but forked, so that nothing is imported twice."""
+
+import json
+import signal
+
+import pytest
+from processes import together
+from small_run import QUICK, in_child, latest, phantom_run, signal_at
+
+from pipeline.tracking.metrics_file import read_metrics
+
+BATCH = ("training.batch_size=2", "augment.jitter=1.1")
+
+
+def metrics(folder):
+    records = read_metrics(folder / "metrics.jsonl")[0]
+    return [{key: value for key, value in record.items() if key != "time"} for record in records]
+
+
+def files(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The folder of a run that one process did."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    assert phantom_run(folder, *QUICK, *BATCH) == 0  # here: what it imports, the processes need not
+    return folder
+
+
+def pair(folder, log, monkeypatch, *, number=None, step=None, overrides=()):
+    """Have two processes do the run, the second of which is sent a signal in a step; return their exit codes."""
+
+    def work(rank):
+        if rank == 1 and number is not None:
+            signal_at(monkeypatch, number, step)
+        return phantom_run(folder, *QUICK, *BATCH, *overrides)
+
+    return [code for code, _ in together(work, log)]
+
+
+def test_two_processes_stopped_killed_and_restarted_end_as_one_undisturbed(alone, monkeypatch, tmp_path, capfd):
+    folder, log = tmp_path / "run", tmp_path / "log"
+    assert pair(folder, log, monkeypatch, number=signal.SIGTERM, step=2) == [143, 143]
+    assert "stopped: SIGTERM after step 2; saved; the same command goes on from there" in capfd.readouterr().err
+    assert latest(folder)["position"]["step"] == 2
+
+    assert pair(folder, log, monkeypatch, number=signal.SIGKILL, step=4) == [2, -signal.SIGKILL]
+    told = capfd.readouterr()
+    assert told.out.count("continuing") == 1 and "Traceback" not in told.err
+    assert "error: another process of this run ended, and this one with it; repeat the command" in told.err
+    assert latest(folder)["position"]["step"] == 4  # the first epoch's end; step 6 was under way
+
+    assert pair(folder, log, monkeypatch) == [0, 0]
+    assert files(folder) == files(alone)  # one writer, and nothing left behind by the others
+    assert json.loads((folder / "run.json").read_text())["processes"] == 2
+    ours, theirs = metrics(folder), metrics(alone)
+    assert [record.keys() for record in ours] == [record.keys() for record in theirs] and len(ours) > 10
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(other, rel=2e-3, abs=2e-3)
+    assert capfd.readouterr().out.count("done in") == 1
+
+
+def test_another_number_of_processes_goes_on_with_a_run(alone, monkeypatch, tmp_path):
+    folder = tmp_path / "run"
+    assert pair(folder, tmp_path / "log", monkeypatch, number=signal.SIGINT, step=3) == [130, 130]
+    assert in_child(lambda: phantom_run(folder, *QUICK, *BATCH)) == 0
+    last, expected = metrics(folder)[-1], metrics(alone)[-1]
+    assert last == pytest.approx(expected, rel=2e-3, abs=2e-3)
+
+
+def test_what_all_find_wrong_is_said_once(alone, monkeypatch, tmp_path, capfd):
+    assert pair(tmp_path / "run", tmp_path / "log", monkeypatch, overrides=("training.batch_size=3",)) == [2, 2]
+    said = capfd.readouterr().err
+    assert said.count("error") == 1
+    assert "error: training.batch_size = 3: cannot be divided among 2 processes" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_see_other_data_are_refused(alone, monkeypatch, tmp_path, capfd):
+    def work(rank):
+        if rank == 1:  # as on a machine with another copy of the scans
+            import pipeline.job
+
+            monkeypatch.setattr(pipeline.job, "training_data", lambda prepared: {"another": [1]})
+        return phantom_run(tmp_path / "run", *QUICK, *BATCH)
+
+    assert [code for code, _ in together(work, tmp_path / "log")] == [2, 2]
+    assert "error: process 1 found other data, another checkpoint or other initial" in capfd.readouterr().err
