@@ -61,7 +61,7 @@ class Unit(AdversarialEngine):
 
     def _noisy(self, mean: Tensor) -> Tensor:
         """Return latents drawn from N(mean, 1)."""
-        return mean + self.random.normal(*mean.shape).to(mean)
+        return mean + self.drawn(self.random.normal, *mean.shape).to(mean)
 
     def kept(self) -> dict[str, object]:
         """See `AdversarialEngine.kept`."""

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 from processes import together
-from small_engine import MUNIT, batch, differences, engine_of, saved
+from small_engine import MUNIT, UNIT, batch, differences, engine_of, saved
 
 import pipeline.distributed
 from pipeline.data.loader import EpochBatches
@@ -17,6 +17,7 @@ METHODS = {  # by method, those of its variants that draw, remember or take turn
     "cyclegan": {"type": "cyclegan", "pool_size": 3},
     "dualgan": {"type": "dualgan", "adversarial": "wasserstein", "gradient_penalty": 10.0, "critic_steps": 2},
     "munit": {**MUNIT, "cycle_weight": 10.0, "ema_decay": 0.9},
+    "unit": UNIT,
     "cut": {"type": "cut", "patches": 20, "head_width": 8},
     "pix2pix": {"type": "pix2pix"},
 }
