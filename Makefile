@@ -11,7 +11,7 @@ demo: install
 	$(RUN) -m pipeline.run configs/phantom.yaml
 
 test: install lint
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
 
 # Damaged volumes, other ones at each call: fuzz EXAMPLES=100000 for longer.
 fuzz: install

@@ -112,7 +112,7 @@ class Follower:
         if self._status is None:
             self._status = status
             self._wait(self._ended)
-            if self._lacking or not self._whole:
+            if (self._lacking or not self._whole) and self._record == self._metrics:  # otherwise no run's folder
                 command = f"python -m pipeline.sync {shlex.quote(str(self._metrics.parent))}"
                 warn(f"tracking: MLflow has not got all of this run; `{command}` sends it later")
 
