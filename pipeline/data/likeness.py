@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from nibabel.affines import voxel_sizes
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, find_objects
 
 from transforms.slices import AXES, centre_fit
 
@@ -44,20 +44,22 @@ def volume_likeness(data: Mapping[str, object], axis: str, size: int, key: str =
         foreground, stack = centre_fit(foreground, *square, fill=False), centre_fit(stack, *square, fill=-1)
     along = AXES[axis]
     grid_mm = _slices_first(voxel_sizes(data[f"{key}_affine"]), along)
-    steps = [max(1, int(COARSE_MM / spacing)) for spacing in grid_mm]
+    steps = np.maximum(1, np.rint(COARSE_MM / grid_mm)).astype(int)
     coarse = tuple(slice(None, None, step) for step in steps)
-    foreground, coarse_mm = foreground[coarse], grid_mm * steps
+    foreground, stack, coarse_mm = foreground[coarse], stack[coarse], grid_mm * steps
     if np.count_nonzero(foreground) < LEAST_VOXELS:
         return None
-    values, depth = stack[coarse][foreground], _depth_mm(foreground, coarse_mm)[foreground]
-    field = np.array([len(stack), *data[f"{key}_before_fit"]]) * grid_mm
+    box = find_objects(foreground.astype(np.uint8))[0]  # the air around takes most of the time
+    head = foreground[box]
+    values, depth = stack[box][head], _depth_mm(head, coarse_mm)[head]
+    field = np.array([len(data[key]), *data[f"{key}_before_fit"]]) * grid_mm
     of_file = data[f"{key}_before_spacing"][1] if f"{key}_before_spacing" in data else data[f"{key}_affine"]
     return {
         "core": _standardised(_quantiles(values[depth >= np.quantile(depth, 2 / 3)])).round(4).tolist(),
         "head": _quantiles(values).round(4).tolist(),
         "spacing_mm": voxel_sizes(of_file).round(4).tolist(),
         "field_mm": _slices_last(field, along).round(1).tolist(),
-        "head_mm": _slices_last(_extent(foreground) * coarse_mm, along).round(1).tolist(),
+        "head_mm": _slices_last(_extent(head) * coarse_mm, along).round(1).tolist(),
     }
 
 
@@ -103,7 +105,7 @@ def _standardised(quantiles: np.ndarray) -> np.ndarray:
 
 
 def _depth_mm(head: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
-    """Return how deep each voxel lies below the head's outline; around the volume is air, but not beside a lone plane."""
+    """Return how deep each voxel lies below the head's outline; air surrounds the array, but no lone plane."""
     margins = [(1, 1) if length > 1 else (0, 0) for length in head.shape]
     inside = tuple(slice(margin, margin + length) for (margin, _), length in zip(margins, head.shape, strict=True))
     return distance_transform_edt(np.pad(head, margins), sampling=spacing_mm)[inside]
