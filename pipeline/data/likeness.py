@@ -1,9 +1,9 @@
 """What a volume is like, in a few numbers that tell contrasts, spacings and fields of view apart; and a cohort's.
 
 Two things are kept of the intensities. `head`: those of the whole head, scaled to [-1, 1] as the network sees them.
-`core`: those of the third of the head that lies deepest below its outline, shifted to a median of 0 and divided by the
-distance of their 5th and 95th percentiles. The core knows neither scalp nor skull, and not what a volume's brightest
-voxels made of its scaling; fluid lies in its dark tail (as in T1) or its bright one (as in T2). Both are quantiles, of
+`core`: those of the third of the head that lies deepest below its outline, shifted to a median of 0 and divided by
+their standard deviation. The core knows neither scalp nor skull, and not what a volume's brightest voxels made of its
+scaling; fluid lies in its dark tail (as in T1) or its bright one (as in T2). Both are quantiles, of
 which the mean absolute difference is the Wasserstein-1 distance, and their mean over volumes its barycentre.
 """
 
@@ -100,8 +100,8 @@ def _quantiles(values: np.ndarray) -> np.ndarray:
 
 
 def _standardised(quantiles: np.ndarray) -> np.ndarray:
-    low, middle, high = np.quantile(quantiles, [0.05, 0.5, 0.95])
-    return (quantiles - middle) / (high - low) if high > low else np.zeros(QUANTILES)
+    deviation = np.std(quantiles)
+    return (quantiles - np.median(quantiles)) / deviation if deviation > 0 else np.zeros(QUANTILES)
 
 
 def _depth_mm(head: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:

@@ -14,8 +14,8 @@ from pipeline.translation.model import TranslationModel
 from transforms.slices import AXES
 
 NEARER = 0.7  # the other contrast's cohort is this much nearer than the source's own
-SAME = 0.05  # distance of cores that is never told apart; two real subjects' of one contrast differ by 0.01 to 0.08
-UNLIKE = {"core": 0.12, "head": 0.35}  # at least; real subjects of one contrast differ by up to 0.08 and 0.23
+SAME = 0.15  # distance of cores that is never told apart; the median of two real heads in one contrast
+UNLIKE = {"core": 0.45, "head": 0.35}  # at least; two real heads in one contrast differ by up to 0.29 and 0.23
 UNLIKE_REACHES = 2.0  # and at least this many times what 19 of 20 members of the cohort keep to
 SPACING = 1.5  # times the trained spacing, or less than its 1.5th part
 HEAD = (0.65, 1.5)  # of the trained extents
