@@ -90,12 +90,15 @@ def compare_with_cohort(
         require_likeness(model, to)
     source, settings = model.source(to), model.settings
     axis, size = settings["axis"], settings["size"]
-    volume = volume_likeness(data, axis, size) if "likeness" in model.facts.get(source, {}) else None
-    if volume is None:
+    if "likeness" not in model.facts.get(source, {}):
         return
-    larger = max(data["image"].shape[1:]) > size
-    grid_mm = settings["spacing_mm"]
-    found = doubts(volume, model.facts, source, to, axis=axis, grid_mm=grid_mm, larger=larger)
+    volume = volume_likeness(data, axis, size)
+    if volume is None:
+        found = ["shows too little of a head to be compared with the training cohort"]
+    else:
+        larger = max(data["image"].shape[1:]) > size
+        grid_mm = settings["spacing_mm"]
+        found = doubts(volume, model.facts, source, to, axis=axis, grid_mm=grid_mm, larger=larger)
     if found and strict:
         raise UserError(f"{name}: {'; '.join(found)} (--strict)")
     for doubt in found:

@@ -190,6 +190,12 @@ def test_thick_slices_and_half_a_head_are_said_each(tmp_path, model, capsys):
     assert f"warning: {sources[1]}: shows 67 mm of head from bottom to top, trained on 1" in said
 
 
+def test_a_volume_with_next_to_no_head_is_said_to_be_beyond_comparison(model):
+    image = nib.Nifti1Image(scan("T1"), np.diag([0.1, 0.1, 0.1, 1]))
+    with pytest.warns(UserWarning, match="the image: shows too little of a head to be compared with the training"):
+        translate(image, model, "T2")
+
+
 def test_from_python_it_is_a_warning_or_with_strict_an_error(model):
     image = nib.Nifti1Image(scan("T2", seed=51), AFFINE)
     with pytest.warns(UserWarning, match="the image: looks like T2, the model expects T1"):
