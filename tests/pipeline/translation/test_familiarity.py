@@ -67,8 +67,8 @@ def mixture(share):
 
 
 def test_neither_a_margin_too_small_nor_a_volume_within_the_cohorts_own_scatter_is_called_the_other_contrast():
-    assert found(core=mixture(0.4)) == []
-    assert found("T2", "T1", core=mixture(0.6)) == []
+    assert found(core=mixture(0.55)) == []
+    assert found("T2", "T1", core=mixture(0.45)) == []
     assert "looks like T2" in found(core=mixture(0.65))[0]
     wide = {"T1": {"likeness": cohort(DARK, core_reach=0.4)}, "T2": FACTS["T2"]}
     assert found(facts=wide, core=mixture(0.65)) == []
