@@ -43,6 +43,7 @@ def translate(
     device: str = "auto",
     style: "str | Path | None" = None,
     keep_header_text: bool = False,
+    strict: bool = False,
 ) -> "nib.Nifti1Image":
     """Translate one volume and return it as a nibabel image on the source's grid.
 
@@ -55,6 +56,7 @@ def translate(
         device: "auto", "cpu", "cuda" or "mps"; a loaded model stays where it is.
         style: A volume of the contrast `to` whose style the result takes on, for MUNIT; a loaded model keeps it.
         keep_header_text: Whether the source's free text and header extensions stay; they may hold names.
+        strict: Whether a volume that is unlike the model's training cohort is refused; otherwise it is warned of.
 
     Raises:
         UserError: the volume or the model cannot be used, or the model does not make that contrast.
@@ -68,7 +70,8 @@ def translate(
         from pipeline.translation.style import use_style_of
 
         use_style_of(Path(style), loaded, target)
-    return translate_volume(image, loaded, target, batch_size=batch_size, keep_header_text=keep_header_text)
+    options = {"batch_size": batch_size, "keep_header_text": keep_header_text, "strict": strict}
+    return translate_volume(image, loaded, target, **options)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -101,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
     door.add_argument(
         "--keep-header-text", action="store_true", help="keep descrip and header extensions, which may hold names"
     )
+    door.add_argument("--strict", action="store_true", help="refuse volumes that are unlike the model's training data")
     door.add_argument("--bids", action="store_true", help="IN is a BIDS data set; OUT becomes a derivative of it")
     door.add_argument(
         "--bids-suffix", nargs=2, metavar=("FROM", "TO"), help="as T1w T2w, where the contrasts' names do not tell"
@@ -184,7 +188,7 @@ def _translate_all(
     if arguments.verbose and world.first:
         about = model.about(to)
         say(f"model: {about['origin']}, weights {about['identity']}, makes {to}")
-    options = {"batch_size": arguments.batch_size, "keep_header_text": arguments.keep_header_text}
+    options = {name: getattr(arguments, name) for name in ("batch_size", "keep_header_text", "strict")}
     translate_one = job_translator(model, to, derivative, **options)
     quiet = arguments.quiet or not world.first
     work_through(pending, translate_one, quiet=quiet, verbose=arguments.verbose, stop=stop)
@@ -198,6 +202,10 @@ def _load(arguments: argparse.Namespace) -> "tuple[TranslationModel, str]":
     set_up(threads=None)
     model = load_model(arguments.model, arguments.device)
     to = model.target(arguments.to)
+    if arguments.strict:
+        from pipeline.translation.familiarity import require_likeness
+
+        require_likeness(model, to)
     if arguments.style is not None:
         from pipeline.translation.style import use_style_of
 
@@ -206,9 +214,8 @@ def _load(arguments: argparse.Namespace) -> "tuple[TranslationModel, str]":
 
 
 def _derivative(dataset: Dataset, model: "TranslationModel", to: str, arguments: argparse.Namespace) -> Derivative:
-    source = next(contrast for contrast in model.contrasts if contrast != to)
     told = None if arguments.skull_stripped is None else arguments.skull_stripped == "yes"
-    return Derivative(dataset, arguments.output, (source, to), model.about(to), told)
+    return Derivative(dataset, arguments.output, (model.source(to), to), model.about(to), told)
 
 
 def _dataset_jobs(derivative: Derivative, arguments: argparse.Namespace) -> list[Job]:

@@ -18,6 +18,7 @@ from nibabel.affines import voxel_sizes
 
 from pipeline.data.case import Case
 from pipeline.data.extraction import fill_store
+from pipeline.data.likeness import volume_likeness
 from pipeline.errors import UserError
 from pipeline.files import atomic_text, atomic_write, file_identity, make_folder
 
@@ -34,7 +35,8 @@ class StoredCase:
         path: The .npy file, uint16 (count, size, size).
         count: How many slices are occupied.
         facts: `low`, `high` (intensities that became -1 and 1), `integer` (the file's type), `spacing_mm` (of the
-            file, R, A, S), `histogram` (of the foreground in [-1, 1]), `positions` (of the slices kept).
+            file, R, A, S), `histogram` (of the foreground in [-1, 1]), `positions` (of the slices kept), `likeness`
+            (see `pipeline.data.likeness.volume_likeness`).
     """
 
     case: Case
@@ -85,7 +87,8 @@ def look_up(case: Case, folder: Path, settings: dict, *, thorough: bool = True) 
         key = case_key(case.path, settings)
         data, note = folder / f"{key}.npy", folder / f"{key}.json"
         facts = json.loads(note.read_text())
-        whole = intact(data, (facts["count"], settings["size"], settings["size"]), facts, thorough=thorough)
+        whole = "likeness" in facts  # an entry of an earlier release lacks it, and is made again
+        whole = whole and intact(data, (facts["count"], settings["size"], settings["size"]), facts, thorough=thorough)
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
     return StoredCase(case, data, facts["count"], facts) if whole else None
@@ -121,6 +124,7 @@ def extract(path: Path, folder: Path, settings: dict) -> None:
         "spacing_mm": voxel_sizes(of_file).tolist(),
         "histogram": histogram.tolist(),
         "positions": positions.tolist(),
+        "likeness": volume_likeness(data, settings["axis"], settings["size"]),
     }
     atomic_text(folder / f"{key}.json", json.dumps(facts))
 

@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.config.schema import Config, Preprocess
 from pipeline.console import warn
 from pipeline.data.case import Case, pairs
+from pipeline.data.likeness import cohort_likeness
 from pipeline.data.split import CohortSplit, make_split
 from pipeline.data.split_file import split_from_file
 from pipeline.data.store import StoredCase, build_store
@@ -179,9 +180,11 @@ def cohort_facts(stored: Sequence[StoredCase]) -> dict:
 
     `low` and `high`: median intensities that became -1 and 1, in the files' units. `integer`: whether all files hold
     whole numbers. `spacing_mm`: median voxel size (R, A, S). `histogram`: of the foreground over [-1, 1], the sum of
-    all cases'. `cases`, `slices`: how many.
+    all cases'. `cases`, `slices`: how many. `likeness`: what volumes to translate are compared with (see
+    `pipeline.data.likeness.cohort_likeness`), where the images are volumes.
     """
     facts = [entry.facts for entry in stored]
+    volumes = [fact["likeness"] for fact in facts if fact.get("likeness")]
     return {
         "low": float(np.median([fact["low"] for fact in facts])),
         "high": float(np.median([fact["high"] for fact in facts])),
@@ -190,7 +193,7 @@ def cohort_facts(stored: Sequence[StoredCase]) -> dict:
         "histogram": np.sum([fact["histogram"] for fact in facts], axis=0).tolist(),
         "cases": len(stored),
         "slices": sum(entry.count for entry in stored),
-    }
+    } | ({"likeness": cohort_likeness(volumes)} if volumes else {})
 
 
 def training_data(prepared: Prepared) -> dict[str, list]:

@@ -21,16 +21,19 @@ SUMMARY_FORMAT = 1
 
 
 def job_translator(
-    model: "TranslationModel", to: str, derivative: Derivative | None, *, batch_size: int, keep_header_text: bool
+    model: "TranslationModel", to: str, derivative: Derivative | None, **options: int | bool
 ) -> Callable[[Job], None]:
-    """Return what translates one job: reads, translates, and writes the volume last, for it marks the job as done."""
+    """Return what translates one job: reads, translates, and writes the volume last, for it marks the job as done.
+
+    The options are those of `pipeline.translation.translator.translate_volume`.
+    """
     from pipeline.translation.dicom import read_series
     from pipeline.translation.translator import translate_volume
     from pipeline.translation.volume import write_volume
 
     def translate_one(job: Job) -> None:
         source = read_series(job.source) if is_folder(job.source) else job.source
-        image = translate_volume(source, model, to, batch_size=batch_size, keep_header_text=keep_header_text)
+        image = translate_volume(source, model, to, **options)
         if derivative is None:
             write_volume(image, job.target)
         else:

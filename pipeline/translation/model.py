@@ -30,7 +30,8 @@ class TranslationModel:
             `device`; both directions or one.
         settings: Arguments of `transforms.presets.slice_chain` that training used.
         facts: By contrast, what the training cohort was like: `low` and `high`, the median intensities that became
-            -1 and 1, and `integer`, whether files hold whole numbers.
+            -1 and 1, and `integer`, whether files hold whole numbers; of the source, and where it was kept, `likeness`,
+            which volumes are compared with (`pipeline.translation.familiarity`).
         stride: The networks take heights and widths that are multiples of this.
         device: Where the networks are.
         precision: "float32", or "bf16" or "fp16" for autocast.
@@ -60,6 +61,10 @@ class TranslationModel:
             digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
             digest.update(values.reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()[:12]
+
+    def source(self, to: str) -> str:
+        """Return the contrast that `to` is made of."""
+        return next(contrast for contrast in self.contrasts if contrast != to)
 
     def target(self, to: str | None) -> str:
         """Return the contrast to make: `to`, or the only one where that is None.
@@ -155,11 +160,13 @@ def translator_metadata(config: Config, facts: Mapping[str, Mapping[str, object]
 
     Only what translation needs: no path, no subject.
     """
+    kept = {contrast: {"likeness": of["likeness"]} for contrast, of in facts.items() if "likeness" in of}
+    kept[to] = kept.get(to, {}) | {name: facts[to][name] for name in ("low", "high", "integer")}
     return {
         "contrasts": list(config.contrasts),
         "to": to,
         "settings": chain_settings(config.preprocess),
-        "facts": {to: {name: facts[to][name] for name in ("low", "high", "integer")}},
+        "facts": kept,
         "stride": stride,
         "origin": _origin(config),
         "config_hash": _config_hash(config),

@@ -13,6 +13,7 @@ from torch import nn
 
 from pipeline.data.pairing import PreparedScan
 from pipeline.errors import UserError, first_cause
+from pipeline.translation.familiarity import compare_with_cohort
 from pipeline.translation.model import TranslationModel
 from pipeline.translation.volume import image_like
 from transforms.nifti import read_nifti
@@ -29,6 +30,7 @@ def translate_volume(
     *,
     batch_size: int = 8,
     keep_header_text: bool = False,
+    strict: bool = False,
 ) -> nib.Nifti1Image:
     """Translate a volume and return it on the source's grid, in the target contrast's training intensities.
 
@@ -39,12 +41,14 @@ def translate_volume(
         batch_size: Slices that go through the network at once; fewer where memory is too small for them.
         keep_header_text: Whether the source's `descrip`, other free text and header extensions, which may hold a
             person's name, stay.
+        strict: Whether a volume that is unlike the model's training cohort is refused, not warned of.
 
     Returns:
         A NIfTI image with the source's shape, affine, units and forms.
 
     Warns:
-        UserWarning: what `read_nifti` finds doubtful; a volume one voxel thick or with slices smaller than the stride.
+        UserWarning: what `read_nifti` finds doubtful; a volume one voxel thick or with slices smaller than the stride;
+            what is unlike the model's training cohort (`pipeline.translation.familiarity`).
 
     Raises:
         UserError: the volume cannot be used, or the network fails on it; one line that names it.
@@ -60,6 +64,7 @@ def translate_volume(
     except (ValueError, RuntimeError) as error:
         raise UserError(f"{name}: {first_cause(error)}") from error
     _warn_of_small(name, array.shape, data["image_before_fit"], model.stride)
+    compare_with_cohort(name, data, model, to, strict=strict)
     translated = translate_slices(
         data["image"],
         model.translators[to],

@@ -91,6 +91,19 @@ def test_the_facts_describe_the_file(tmp_path):
     assert facts == json.loads(json.dumps(facts))
 
 
+def test_an_entry_of_a_release_that_did_not_keep_the_likeness_is_made_again(tmp_path):
+    case = Case("s", "", "T1", write_volume(tmp_path / "s.nii.gz", affine=np.diag([8, 8, 10, 1])))
+    [stored], _ = build([case], tmp_path / "store")
+    note = stored.path.with_suffix(".json")
+    facts = json.loads(note.read_text())
+    assert facts["likeness"]["spacing_mm"] == [8, 8, 10]
+    del facts["likeness"]
+    note.write_text(json.dumps(facts))
+    assert look_up(case, tmp_path / "store", SETTINGS) is None
+    [again], _ = build([case], tmp_path / "store")
+    assert again == stored
+
+
 def test_the_facts_give_the_files_own_spacing_when_it_is_resampled(tmp_path):
     case = Case("s", "", "T1", write_volume(tmp_path / "s.nii.gz", affine=np.diag([1, 1.5, 2, 1])))
     [stored], _ = build([case], tmp_path / "store", settings={**SETTINGS, "spacing_mm": [1.25, 4.0]})

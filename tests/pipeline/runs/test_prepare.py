@@ -219,6 +219,15 @@ def test_the_facts_of_a_cohort_are_medians_and_sums():
     assert json.loads(json.dumps(facts)) == facts
 
 
+def test_what_volumes_are_like_is_kept_and_pictures_are_left_out():
+    sizes = {"spacing_mm": [1.0, 1.0, 1.2], "field_mm": [240.0] * 3, "head_mm": [150.0, 190.0, 170.0]}
+    volume = stored(1, likeness={"core": [0.0] * 64, "head": [0.5] * 64} | sizes)
+    likeness = cohort_facts([volume, stored(1, likeness=None), volume])["likeness"]
+    assert likeness["head"] == [0.5] * 64 and likeness["head_reach"] == 0
+    assert likeness["spacing_mm"] == [[1, 1], [1, 1], [1.2, 1.2]]
+    assert "likeness" not in cohort_facts([stored(1, likeness=None)])
+
+
 def test_one_file_of_real_numbers_makes_the_cohort_real_numbers():
     whole = stored(1)
     assert cohort_facts([whole, replace(whole, facts=whole.facts | {"integer": False})])["integer"] is False

@@ -81,6 +81,16 @@ def test_mlflow_addresses_go_to_mlflow(monkeypatch, uri):
         load_model(uri, "cpu")
 
 
+def test_a_published_model_keeps_what_both_cohorts_are_like(monkeypatch):
+    facts = {contrast: of | {"likeness": {"core": [float(n)]}} for n, (contrast, of) in enumerate(FACTS.items())}
+    about = json.loads(json.dumps(translator_metadata(CONFIG, facts, "T2", 16)))
+    fake = types.SimpleNamespace(load_translator=lambda *given: (UNet(depth=4, width=2), about))
+    monkeypatch.setitem(sys.modules, "pipeline.tracking.mlflow_models", fake)
+    model = load_model("runs:/abc/T1-to-T2", "cpu")
+    assert model.facts["T1"] == {"likeness": {"core": [0.0]}} and model.source("T2") == "T1"
+    assert model.facts["T2"] == {"low": 0.0, "high": 100.0, "integer": True, "likeness": {"core": [1.0]}}
+
+
 def test_what_goes_with_a_published_model_names_nobody():
     assert "jane" not in json.dumps(translator_metadata(CONFIG, FACTS, "T2", 16))
 
