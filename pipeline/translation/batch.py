@@ -103,7 +103,8 @@ def _reason(error: Exception, job: Job) -> str:
 
 def say_outcome(jobs: list[Job], *, quiet: bool, stopped: bool) -> None:
     """Print the table of what became of each volume (where `quiet`, what was wrong) and what to do about the rest."""
-    if quiet:
+    alone_and_failed = len(jobs) == 1 and jobs[0].status == FAILED  # a table would say no more
+    if quiet or alone_and_failed:
         for job in jobs:
             for line in [*(f"warning: {note}" for note in job.warnings), *[f"error: {job.error}"][: bool(job.error)]]:
                 warn(one_line(line))
