@@ -3,6 +3,8 @@
 import os
 import pickle
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from pipeline.files import atomic_write
 FORMAT = 1
 UNREADABLE = (  # what torch.load raises on files that are cut short, overwritten or of another kind
     OSError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, LookupError, pickle.UnpicklingError,
+    zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
 
@@ -67,6 +70,8 @@ class CheckpointFolder:
 def load_checkpoint(path: Path, device: str = "cpu") -> dict:
     """Read a checkpoint without running any code in it; tensors are mapped from the file as they are needed.
 
+    The file is read once before, for its checksums: torch writes them, and on reading does not look at them.
+
     Raises:
         UserError: it is missing, damaged, or something else.
     """
@@ -74,6 +79,10 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict:
         raise UserError(f"{path}: no such checkpoint; give a run's folder or one of its checkpoints/*.pt")
     try:
         state = torch.load(path, map_location=device, weights_only=True, mmap=True)
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged}: checksum error")
     except UNREADABLE as error:
         raise UserError(f"{path}: damaged, or not a checkpoint; use another one of the run") from error
     if not isinstance(state, dict) or "format" not in state:
