@@ -1,5 +1,6 @@
 """The moments of writing a checkpoint at which a machine may die, each struck exactly."""
 
+import io
 import os
 import signal
 from collections.abc import Callable
@@ -70,6 +71,20 @@ class Crash:
             return result
 
         setattr(owner, name, deadly)
+
+
+def die_at_byte(step: int, share: float) -> None:
+    """Have this process die when that share of the first checkpoint after so many steps, or more, is written."""
+    write = torch.save
+
+    def deadly(state, stream):
+        if state["position"]["step"] >= step:
+            whole = io.BytesIO()
+            write(state, whole)
+            stream = HalfWay(stream, int(share * len(whole.getbuffer())))
+        write(state, stream)
+
+    torch.save = deadly
 
 
 def _half_written(crash: Crash) -> None:

@@ -14,12 +14,15 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 import torch
 import torch._dynamo  # which an optimiser imports in each process anew, and that takes seconds
+from crash_points import die_at_byte
 from small_engine import leaves
 from small_run import CONFIGS, QUICK, TINY, workshop
 
@@ -109,6 +112,7 @@ def attempt(
     prepare: Callable[[], object] = lambda: None,
     steps: int = 8,
     whole: bool = False,
+    overrides: tuple[str, ...] = (),
 ) -> Attempt:
     """Begin or take up the run in a folder, in a process of its own, and kill it at a moment, if one is given.
 
@@ -119,6 +123,7 @@ def attempt(
         prepare: Called in that process first; what it changes there is changed nowhere else.
         steps: Of each of the three epochs.
         whole: Whether evaluation and report follow the training.
+        overrides: Of the configuration.
     """
     reading, writing = os.pipe()
     workshop()  # made here, for all forks
@@ -131,7 +136,7 @@ def attempt(
             os.close(reading)
             _tell(writing, whole)
             prepare()
-            code = main(_arguments(method, folder, steps))
+            code = main([*_arguments(method, folder, steps), *overrides])
         except BaseException:
             traceback.print_exc()
         finally:
@@ -227,7 +232,7 @@ class Victim:
     @property
     def resumed(self) -> int:
         """How many of the attempts after a kill came to training, or found it done, and had no error."""
-        after = [two for one, two in zip(self.attempts, self.attempts[1:], strict=False) if one.killed]
+        after = [two for one, two in pairwise(self.attempts) if one.killed]
         return sum(two.code in (0, -signal.SIGKILL) for two in after)
 
     def go_on(self, kill: Moment | None = None, **options) -> Attempt:
@@ -236,31 +241,32 @@ class Victim:
         self.attempts.append(one)
         return one
 
-    def take(self, kills: int, in_a_write: int, seed: int) -> None:
-        """Be killed so many times at least, so often within the writing of a checkpoint, and then be left to end.
+    def take(self, kills: int, seed: int) -> None:
+        """Be killed so many times at least, or somewhat less often where nothing follows training, and be left to end.
 
-        One in ten comes before training and one in ten after it; of the others half are aimed at writes.
+        Of the kills one in ten comes before training and one in ten after it. Of the others two in five strike within
+        the writing of a checkpoint, at a byte drawn at random; as many come at a random time within a step, and the
+        rest at a random time after a save has begun.
         """
-        draw, total, aimed = random.Random(seed), 3 * self.steps, kills - 2 * (kills // 10)
+        draw, aimed = random.Random(seed), kills - 2 * (kills // 10)
         write, step = (self._seconds(*pair) for pair in (("save", "saved"), ("step", "save")))
-        ahead = self._seconds("start", "begin")
-        for number, place in enumerate(sorted(draw.uniform(0, total) for _ in range(aimed))):
-            event, longest = (("save", 0.8 * write), ("step", step))[number % 2]
-            self.go_on(Moment(event, 1 + int(place), draw.uniform(0, longest)))
+        for number, place in enumerate(sorted(draw.uniform(0, 3 * self.steps) for _ in range(aimed))):
+            event = ("step", "byte", "save", "byte", "step")[number % 5]
+            if event == "byte":
+                one = self.go_on(prepare=partial(die_at_byte, 1 + int(place), draw.random()))
+            else:
+                one = self.go_on(Moment(event, 1 + int(place), draw.uniform(0, write if event == "save" else step)))
             if number % 8 == 4:
-                self.go_on(Moment("start", 0, draw.uniform(0, ahead)))
-        for _ in range(3 * kills):  # those that came too late for the write they were aimed at, once more
-            if self.in_a_write >= in_a_write:
+                self.go_on(Moment("start", 0, draw.uniform(0, self._seconds("start", "begin"))))
+            if not one.killed:  # trained to the end
                 break
-            self.go_on(Moment("save", 0, draw.uniform(0, 0.4 * write)))
-        for _ in range(3 * kills):
+        for _ in range(kills if self.whole else 0):
             if len(self.kills) >= kills:
                 break
-            self.go_on(Moment(*(("finish", 0, draw.uniform(0, 0.5)) if self.whole else ("start", 0, ahead / 2))))
+            self.go_on(Moment("finish", 0, draw.uniform(0, 0.5)))
         self.go_on()
 
     def _seconds(self, first: str, second: str) -> float:
-        """How long the undisturbed run usually took from one event to the other."""
-        events = self.undisturbed.events
-        pairs = zip(events, events[1:], strict=False)
+        """How long it usually takes from one event to the other: in this run or, before it has begun, the undisturbed."""
+        pairs = [pair for one in self.attempts or [self.undisturbed] for pair in pairwise(one.events)]
         return median(two.time - one.time for one, two in pairs if (one.name, two.name) == (first, second))

@@ -216,7 +216,9 @@ def _failure(error: RuntimeError | OSError) -> str | None:
         return f"there is no room for a loader's workers ({error.strerror})"
     said = [str(one).strip().rpartition("\n")[2] for one in (error, error.__cause__) if one is not None]
     found = (
-        meaning for words, meaning in FAILED_WORKERS.items() if any(re.search(words, one, re.IGNORECASE) for one in said)
+        meaning
+        for words, meaning in FAILED_WORKERS.items()
+        if any(re.search(words, one, re.IGNORECASE) for one in said)
     )
     return next(found, None)
 

@@ -130,7 +130,9 @@ def make_all(jobs: list[Job], seed: int, spacing_mm: float, processes: int | Non
         for _ in progress(pool.map(make, jobs), total=len(jobs), title="phantom", unit="subject", quiet=quiet):
             pass
     except BrokenProcessPool as error:
-        raise UserError("phantom: a worker process died, perhaps out of memory; preprocess.processes=1 works without any") from error
+        raise UserError(
+            "phantom: a worker process died, perhaps out of memory; preprocess.processes=1 works without any"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

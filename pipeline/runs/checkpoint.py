@@ -3,6 +3,7 @@
 import os
 import pickle
 import shutil
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ from pipeline.files import atomic_write
 FORMAT = 1
 UNREADABLE = (  # what torch.load raises on files that are cut short, overwritten or of another kind
     OSError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, LookupError, pickle.UnpicklingError,
-    zipfile.BadZipFile, zlib.error,
+    zipfile.BadZipFile, zlib.error, struct.error,
 )  # fmt: skip
 
 
@@ -78,11 +79,10 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; give a run's folder or one of its checkpoints/*.pt")
     try:
-        state = torch.load(path, map_location=device, weights_only=True, mmap=True)
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"{damaged}: checksum error")
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"{damaged}: checksum error")
+        state = torch.load(path, map_location=device, weights_only=True, mmap=True)
     except UNREADABLE as error:
         raise UserError(f"{path}: damaged, or not a checkpoint; use another one of the run") from error
     if not isinstance(state, dict) or "format" not in state:
