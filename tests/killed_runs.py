@@ -267,6 +267,6 @@ class Victim:
         self.go_on()
 
     def _seconds(self, first: str, second: str) -> float:
-        """How long it usually takes from one event to the other: in this run or, before it has begun, the undisturbed."""
+        """How long it usually takes from one event to the other: in this run or, at first, the undisturbed."""
         pairs = [pair for one in self.attempts or [self.undisturbed] for pair in pairwise(one.events)]
         return median(two.time - one.time for one, two in pairs if (one.name, two.name) == (first, second))

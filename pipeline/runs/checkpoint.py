@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import nn
@@ -43,7 +44,7 @@ class CheckpointFolder:
         if self.latest.exists():
             _link(self.latest, self.previous)
         written = self.best if best else self.latest
-        atomic_write(written, lambda stream: torch.save({"format": FORMAT, **state}, stream))
+        atomic_write(written, lambda stream: _save({"format": FORMAT, **state}, stream))
         if best:
             _link(self.best, self.latest)
 
@@ -111,6 +112,16 @@ def restore_random_state(state: dict) -> None:
     torch.set_rng_state(state["cpu"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+
+
+def _save(state: dict, stream: BinaryIO) -> None:
+    """Write a state; what the disk refuses is raised as it is, not as torch's complaint about where its file ends."""
+    try:
+        torch.save(state, stream)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _link(source: Path, target: Path) -> None:

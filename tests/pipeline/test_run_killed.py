@@ -101,7 +101,7 @@ def test_a_latest_checkpoint_with_one_bit_flipped_is_named_and_the_one_before_ta
 
 
 def small_files():
-    limit_files(100_000)  # the checkpoint is larger, all else smaller
+    limit_files(300_000)  # pictures and checkpoints are larger
 
 
 def full_disk():
@@ -134,7 +134,7 @@ def interrupted_group():
 
 ENDS = {
     "disk full": (full_disk, (), 2, "latest.pt: disk full, "),
-    "file too large": (small_files, (), 2, "latest.pt: larger than a file may be here; raise the limit (ulimit -f)"),
+    "file too large": (small_files, (), 2, ": larger than a file may be here; raise the limit (ulimit -f)"),
     "worker killed": (lost_worker, ("training.loader_workers=1",), 2, "training.loader_workers=0 works"),
     "ctrl-c": (interrupted_group, ("training.loader_workers=2",), 130, "stopped: SIGINT after step 3; saved"),
 }
