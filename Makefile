@@ -5,13 +5,17 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 VIEWER := pipeline/report/viewer
 
-.PHONY: demo test fuzz lint install viewer clean
+.PHONY: demo test test-faults fuzz lint install viewer clean
 
 demo: install
 	$(RUN) -m pipeline.run configs/phantom.yaml
 
 test: install lint
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+
+# Runs of every method killed fifty times, and again at each point of a save; torchrun's workers killed. Some minutes.
+test-faults: install
+	$(RUN) -m pytest -m faults
 
 # Damaged volumes, other ones at each call: fuzz EXAMPLES=100000 for longer.
 fuzz: install

@@ -43,7 +43,9 @@ def work_off(
                 key = futures.pop(future)  # lets go of what it returned
                 yield key, *future.result()
         except BrokenProcessPool as error:
-            raise UserError("a worker process died, perhaps out of memory; lower preprocess.processes") from error
+            raise UserError(
+                "a worker process died, perhaps out of memory; lower preprocess.processes (1 works without any)"
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

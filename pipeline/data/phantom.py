@@ -130,7 +130,9 @@ def make_all(jobs: list[Job], seed: int, spacing_mm: float, processes: int | Non
         for _ in progress(pool.map(make, jobs), total=len(jobs), title="phantom", unit="subject", quiet=quiet):
             pass
     except BrokenProcessPool as error:
-        raise UserError("phantom: a worker process died, perhaps out of memory; use fewer processes") from error
+        raise UserError(
+            "phantom: a worker process died, perhaps out of memory; preprocess.processes=1 works without any"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -140,7 +142,8 @@ def prepare_worker() -> None:
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     end_with_parent()
 
 

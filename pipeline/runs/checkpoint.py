@@ -3,8 +3,12 @@
 import os
 import pickle
 import shutil
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import nn
@@ -16,6 +20,7 @@ from pipeline.files import atomic_write
 FORMAT = 1
 UNREADABLE = (  # what torch.load raises on files that are cut short, overwritten or of another kind
     OSError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, LookupError, pickle.UnpicklingError,
+    zipfile.BadZipFile, zlib.error, struct.error,
 )  # fmt: skip
 
 
@@ -39,7 +44,7 @@ class CheckpointFolder:
         if self.latest.exists():
             _link(self.latest, self.previous)
         written = self.best if best else self.latest
-        atomic_write(written, lambda stream: torch.save({"format": FORMAT, **state}, stream))
+        atomic_write(written, lambda stream: _save({"format": FORMAT, **state}, stream))
         if best:
             _link(self.best, self.latest)
 
@@ -67,12 +72,17 @@ class CheckpointFolder:
 def load_checkpoint(path: Path, device: str = "cpu") -> dict:
     """Read a checkpoint without running any code in it; tensors are mapped from the file as they are needed.
 
+    The file is read once before, for its checksums: torch writes them, and on reading does not look at them.
+
     Raises:
         UserError: it is missing, damaged, or something else.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; give a run's folder or one of its checkpoints/*.pt")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"{damaged}: checksum error")
         state = torch.load(path, map_location=device, weights_only=True, mmap=True)
     except UNREADABLE as error:
         raise UserError(f"{path}: damaged, or not a checkpoint; use another one of the run") from error
@@ -102,6 +112,16 @@ def restore_random_state(state: dict) -> None:
     torch.set_rng_state(state["cpu"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+
+
+def _save(state: dict, stream: BinaryIO) -> None:
+    """Write a state; what the disk refuses is raised as it is, not as torch's complaint about where its file ends."""
+    try:
+        torch.save(state, stream)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _link(source: Path, target: Path) -> None:

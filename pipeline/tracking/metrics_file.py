@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.files import atomic_text
+from pipeline.files import atomic_text, writing_to
 
 SUPERSEDING = "test/"  # names of results that another evaluation of a finished run replaces
 
@@ -89,7 +89,8 @@ class MetricsFile:
             return
         line = _line({"step": step, "time": round(time.time(), 3), **new})
         try:
-            self._stream.write(line.encode())
+            with writing_to(self.path):
+                self._stream.write(line.encode())
         except OSError as error:
             reason = f"cannot be written ({error.strerror}); free some space and run again"
             raise UserError(f"{self.path}: {reason}") from error

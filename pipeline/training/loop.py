@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from pipeline.console import warn
-from pipeline.data.loader import PairedSlices, UnpairedSlices, epoch_loader
+from pipeline.data.loader import PairedSlices, UnpairedSlices, epoch_loader, explaining_workers
 from pipeline.distributed import ALONE, World
 from pipeline.engines.protocol import Engine
 from pipeline.errors import Stopped, UserError
@@ -102,13 +102,14 @@ def train(
 
     Raises:
         Stopped: a signal came; the step under way was finished and a checkpoint written.
-        UserError: the loss was not finite `max_bad_steps` times in a row; the last good checkpoint stays.
+        UserError: the loss was not finite `max_bad_steps` times in a row, or a loader's worker died; the last good
+            checkpoint stays.
     """
     if position.step == 0:
         observers.sample(0, 0)
     saved_at = time.monotonic()
     latest: dict[str, torch.Tensor] = {}  # of each loss: not every method computes all of them in every step
-    with observers.bar(position.step, schedule.steps) as bar:
+    with explaining_workers(schedule.loader_workers), observers.bar(position.step, schedule.steps) as bar:
         for epoch in range(position.epochs, schedule.epochs):
             for real_a, real_b in _batches(slices, schedule, epoch, position, device, world):
                 started = time.monotonic()

@@ -138,6 +138,14 @@ def test_a_run_asked_to_end_goes_on_in_its_mlflow_run(undisturbed, store, monkey
     assert [point.step for point in losses] == list(range(1, 9))
 
 
+def test_ctrl_c_ends_the_mlflow_run_as_killed_too(undisturbed, store, monkeypatch):
+    with monkeypatch.context() as patch:
+        signal_at(patch, signal.SIGINT, 1)
+        assert in_child(lambda: phantom_run(Path("runs/tiny"), "evaluation.protocols=[]")) == 130
+    assert latest(Path("runs/tiny"))["position"]["step"] == 1
+    assert [run.info.status for run in runs(store)] == ["KILLED"]
+
+
 def test_a_dead_mlflow_changes_no_weight_and_the_run_is_sent_later(undisturbed, store, monkeypatch, capsys):
     from mlflow import MlflowClient
 

@@ -6,7 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
+from small_run import in_child
 
+from pipeline.data import phantom
 from pipeline.errors import UserError
 from pipeline.workers import attempt, work_off
 
@@ -65,6 +67,25 @@ def test_each_job_yields_what_was_returned_or_why_not(processes):
     assert ended == {"two": (2, None), "three": (3, None), "none": (None, reason)}
 
 
-def test_a_worker_that_dies_is_said_to_have_died():
-    with pytest.raises(UserError, match="a worker process died, perhaps out of memory; lower preprocess"):
-        list(work_off(os._exit, {1: (1,), 2: (1,)}, 2, preload=SLOW))
+@pytest.mark.parametrize(("end", "argument"), [(os._exit, 1), (signal.raise_signal, signal.SIGKILL)])
+def test_a_worker_that_dies_is_said_to_have_died(end, argument):
+    with pytest.raises(UserError) as caught:
+        list(work_off(end, {1: (argument,), 2: (argument,)}, 2, preload=SLOW))
+    assert str(caught.value) == (
+        "a worker process died, perhaps out of memory; lower preprocess.processes (1 works without any)"
+    )
+
+
+def test_workers_leave_stop_signals_to_the_process_they_work_for():
+    jobs = {number: (number,) for number in (signal.SIGINT, signal.SIGTERM)}
+    assert {handler for _, handler, _ in work_off(signal.getsignal, jobs, 2, preload=SLOW)} == {signal.SIG_IGN}
+
+
+def test_workers_that_make_phantoms_leave_stop_signals_too(monkeypatch):
+    monkeypatch.setattr(phantom, "end_with_parent", lambda: None)
+
+    def handlers():
+        phantom.prepare_worker()
+        return sum(signal.getsignal(number) == signal.SIG_IGN for number in (signal.SIGINT, signal.SIGTERM))
+
+    assert in_child(handlers) == 2

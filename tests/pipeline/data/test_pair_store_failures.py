@@ -2,13 +2,15 @@ import os
 
 import numpy as np
 import pytest
+from full_disk import fill
 from head_scans import AFFINE, scan
 from PIL import Image
 from small_pairs import SETTINGS, build, pair, slices_of
 
 from pipeline.data import pairing
 from pipeline.data.case import Case
-from pipeline.errors import UserError
+from pipeline.data.pair_store import look_up_pair
+from pipeline.errors import DiskFull, UserError
 
 
 def test_a_pair_without_a_common_slice_is_left_out_with_the_reason(tmp_path, capsys):
@@ -66,6 +68,18 @@ def test_a_full_disk_stops_the_run_instead_of_blaming_the_pair(tmp_path, monkeyp
     monkeypatch.setattr(pairing, "atomic_text", full)
     with pytest.raises(UserError, match="disk full"):
         build([pair(tmp_path, scan("T2", shape=(36, 44, 33)))], tmp_path)
+
+
+def test_a_disk_that_fills_within_a_pair_leaves_nothing_of_it_and_it_is_made_later(tmp_path, monkeypatch):
+    cases = pair(tmp_path)
+    with monkeypatch.context() as patch:
+        fill(patch, 3000, ".npy")
+        with pytest.raises(DiskFull, match=r"-first\.npy: disk full, [\d.]+ \w+ left; free some space and run again"):
+            build([cases], tmp_path)
+    assert look_up_pair(cases, tmp_path / "store", SETTINGS) is None
+    assert list((tmp_path / "store").glob(".tmp-*")) == []
+    stored, failures = build([cases], tmp_path)
+    assert len(stored) == 1 and failures == {}
 
 
 def picture(path, size):

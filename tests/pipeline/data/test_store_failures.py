@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -7,12 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+from full_disk import fill
 from small_volumes import write_volume
 
 from pipeline.data import store
 from pipeline.data.case import Case
 from pipeline.data.store import build_store, extract
-from pipeline.errors import UserError
+from pipeline.errors import DiskFull, UserError
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = {
@@ -96,6 +98,26 @@ def test_a_full_disk_stops_the_run_instead_of_blaming_the_volume(tmp_path, monke
     with pytest.raises(UserError, match="disk full"):
         build(make_cases(tmp_path, 1), tmp_path / "store")
     assert list((tmp_path / "store").iterdir()) == []
+
+
+@pytest.mark.parametrize(("suffix", "room"), [(".npy", 0), (".npy", 700), (".npy", 2000), (".json", 0), (".json", 90)])
+def test_a_disk_that_fills_within_an_entry_leaves_the_entries_before_and_the_rest_is_made_later(
+    suffix, room, tmp_path, monkeypatch
+):
+    cases = make_cases(tmp_path, 2)
+    [before], _ = build(cases[:1], tmp_path / "store")
+    content = before.path.read_bytes()
+    with monkeypatch.context() as patch:
+        fill(patch, room, suffix)
+        with pytest.raises(DiskFull) as caught:
+            build(cases, tmp_path / "store")
+    named = re.fullmatch(r"(.*): disk full, [\d.]+ \w+ left; free some space and run again", str(caught.value))
+    assert Path(named[1]).parent == tmp_path / "store" and named[1].endswith(suffix)
+    assert not list((tmp_path / "store").glob(".tmp-*"))
+    assert store.look_up(cases[0], tmp_path / "store", SETTINGS) == before and before.path.read_bytes() == content
+    assert store.look_up(cases[1], tmp_path / "store", SETTINGS) is None
+    stored, failures = build(cases, tmp_path / "store")
+    assert [entry.case for entry in stored] == cases and failures == {}
 
 
 def test_workers_end_with_a_run_that_is_killed(tmp_path):

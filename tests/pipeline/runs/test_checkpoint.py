@@ -1,7 +1,5 @@
 import errno
 import os
-import pickle
-import zipfile
 from contextlib import suppress
 
 import pytest
@@ -38,12 +36,6 @@ def step_of(path):
 
 def names(folder):
     return sorted(path.name for path in folder.folder.iterdir())
-
-
-def shorten(path):
-    content = path.read_bytes()
-    path.unlink()  # its other names, if any, keep the whole content
-    path.write_bytes(content[: len(content) // 2])
 
 
 # ── saving ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -158,109 +150,6 @@ def test_changing_what_was_loaded_does_not_change_the_file(folder):
     folder.save(state(1), best=False)
     folder.load_newest()["weights"].fill_(7)
     assert torch.equal(folder.load_newest()["weights"], torch.full((3, 4), 1.0))
-
-
-# ── damage ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-DAMAGE = {
-    "cut short": shorten,
-    "emptied": lambda path: path.write_bytes(b""),
-    "of other content": lambda path: path.write_bytes(b"no checkpoint " * 500),
-    "an archive of something else": lambda path: zipfile.ZipFile(path, "w").writestr("a.txt", "b"),
-    "another dictionary": lambda path: torch.save({"weights": torch.zeros(1)}, path),
-    "a tensor": lambda path: torch.save(torch.zeros(1), path),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_latest_is_named_and_the_one_before_taken(damage, folder, capsys):
-    folder.save(state(1), best=False)
-    folder.save(state(2), best=False)
-    if damage != "cut short":
-        folder.latest.unlink()
-    DAMAGE[damage](folder.latest)
-    assert folder.load_newest()["position"]["step"] == 1
-    warning = capsys.readouterr().err
-    assert warning.startswith(f"warning: {folder.latest}: ") and warning.count("\n") == 1
-
-
-def test_a_damaged_latest_never_takes_the_place_of_the_whole_one_before(folder, capsys):
-    folder.save(state(1), best=False)
-    folder.save(state(2), best=False)
-    shorten(folder.latest)
-    folder.load_newest()
-    folder.save(state(2), best=False)
-    assert (step_of(folder.latest), step_of(folder.previous)) == (2, 1)
-
-
-def test_a_missing_latest_means_the_one_before(folder, capsys):
-    folder.save(state(1), best=False)
-    folder.save(state(2), best=False)
-    folder.latest.unlink()
-    assert folder.load_newest()["position"]["step"] == 1
-    assert capsys.readouterr().err == ""
-
-
-def test_when_all_are_damaged_that_is_an_error_and_they_stay(folder, capsys):
-    folder.save(state(1), best=False)
-    folder.save(state(2), best=False)
-    shorten(folder.latest)
-    shorten(folder.previous)
-    with pytest.raises(UserError) as caught:
-        folder.load_newest()
-    assert str(caught.value) == (
-        f"{folder.folder}: no checkpoint there can be read; move the run's folder away to start anew"
-    )
-    assert capsys.readouterr().err.count("warning: ") == 2
-    assert names(folder) == ["latest.pt", "previous.pt"]
-
-
-def test_a_missing_file_says_what_to_give(tmp_path):
-    for path in (tmp_path / "none.pt", tmp_path):
-        with pytest.raises(UserError) as caught:
-            load_checkpoint(path)
-        assert str(caught.value) == f"{path}: no such checkpoint; give a run's folder or one of its checkpoints/*.pt"
-
-
-def test_another_format_names_both(folder):
-    folder.save({"format": 99}, best=False)
-    with pytest.raises(UserError) as caught:
-        load_checkpoint(folder.latest)
-    assert str(caught.value) == (
-        f"{folder.latest}: written in checkpoint format 99, this version reads 1; use the version that wrote it"
-    )
-
-
-class Attack:
-    """When unpickled without care, makes a folder."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-@pytest.mark.parametrize("write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
-def test_code_in_a_checkpoint_is_refused_in_one_line_and_not_run(write, tmp_path):
-    path = tmp_path / "attack.pt"
-    write({"format": 1, "attack": Attack(tmp_path / "made")}, path)
-    with pytest.raises(UserError) as caught:
-        load_checkpoint(path)
-    assert str(caught.value) == f"{path}: damaged, or not a checkpoint; use another one of the run"
-    assert not (tmp_path / "made").exists()
-
-
-def test_flipped_bytes_are_refused_in_one_line_or_harmless(folder):
-    folder.save(state(1), best=False)
-    content = folder.latest.read_bytes()
-    for place in range(0, len(content), 7):
-        folder.latest.unlink()
-        folder.latest.write_bytes(content[:place] + bytes([content[place] ^ 0x5A]) + content[place + 1 :])
-        try:
-            load_checkpoint(folder.latest)
-        except UserError as error:
-            assert "\n" not in str(error)
 
 
 # ── randomness ────────────────────────────────────────────────────────────────────────────────────────────────
