@@ -13,7 +13,6 @@ from pipeline.translation.model import TranslationModel, load_model
 from pipeline.translation.uncertainty import Calibration, Witnesses, has_own_spread
 
 FORMAT = 1
-NAME = "uncertainty.json"
 RUN, ALONE = "run", "alone"  # kinds of witnesses: all that a run has, or one direction's network by itself
 ABOUT = (
     "Absolute error to expect in [-1, 1], by what is seen of a translation: knots of (cycle_weight * cycle error + "
@@ -31,7 +30,9 @@ class Doubt:
     calibration: Calibration
 
 
-def witnesses_of(model: TranslationModel, to: str, others: Mapping[str, TranslationModel], kind: str = RUN) -> Witnesses:
+def witnesses_of(
+    model: TranslationModel, to: str, others: Mapping[str, TranslationModel], kind: str = RUN
+) -> Witnesses:
     """Return whom to ask about translations to a contrast.
 
     Args:
@@ -90,9 +91,8 @@ def write_calibrations(
         "directions": {to: {kind: asdict(one) for kind, one in kinds.items()} for to, kinds in calibrations.items()},
         "test": dict(test or {}),
     }
-    path = folder.path / NAME
-    atomic_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    return path
+    atomic_text(folder.calibrations, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    return folder.calibrations
 
 
 def load_doubt(uri: str, model: TranslationModel, to: str) -> Doubt:
@@ -109,17 +109,19 @@ def load_doubt(uri: str, model: TranslationModel, to: str) -> Doubt:
     if model.calibration:  # an MLflow model carries its own
         return Doubt(witnesses_of(model, to, {}, ALONE), _calibration(model.calibration, uri))
     place = Path(uri)
-    folder = next((one for one in (place, *place.absolute().parents[:2]) if (one / NAME).is_file()), None)
+    folder = next(
+        (one for one in (place, *place.absolute().parents[:2]) if RunFolder(one).calibrations.is_file()), None
+    )
     if folder is None:
         raise UserError(
-            f"{uri}: has no {NAME}, so nothing says what its uncertainty is worth; evaluate the run again (repeat "
-            "pipeline.run with evaluation.uncertainty=true), or leave --uncertainty out"
+            f"{uri}: has no uncertainty.json, so its uncertainty is not calibrated; evaluate the run again (repeat its "
+            "pipeline.run, with evaluation.uncertainty=true), or leave --uncertainty out"
         )
     return _from_file(RunFolder(folder), model, to)
 
 
 def _from_file(folder: RunFolder, model: TranslationModel, to: str) -> Doubt:
-    path = folder.path / NAME
+    path = folder.calibrations
     again = f"evaluate it again: python -m pipeline.run {shlex.quote(str(folder.config))}"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

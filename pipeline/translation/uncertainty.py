@@ -58,7 +58,9 @@ class Witnesses:
         cycle = ["cycle error"] if self.back is not None else []
         if self.alone:
             return [*cycle, "flip"]
-        own = [f"{DRAWS} dropouts"] if dropouts(self.forward) else [f"{DRAWS} styles"] if has_styles(self.forward) else []
+        own = (
+            [f"{DRAWS} dropouts"] if dropouts(self.forward) else [f"{DRAWS} styles"] if has_styles(self.forward) else []
+        )
         return [*cycle, "flip", *own, *(f"checkpoint {name}" for name in self.others)]
 
 
@@ -123,7 +125,7 @@ def _versions(slices: np.ndarray, witnesses: Witnesses, send: Send) -> Iterator[
 
 
 def has_own_spread(network: nn.Module) -> bool:
-    """Whether a network alone gives other translations, by dropout or by style, so that no other checkpoint is asked."""
+    """Whether a network alone, by dropout or style, gives other translations: no other checkpoint is asked then."""
     return bool(dropouts(network)) or has_styles(network)
 
 
