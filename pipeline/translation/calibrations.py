@@ -16,7 +16,8 @@ FORMAT = 1
 RUN, ALONE = "run", "alone"  # kinds of witnesses: all that a run has, or one direction's network by itself
 ABOUT = (
     "Absolute error to expect in [-1, 1], by what is seen of a translation: knots of (cycle_weight * cycle error + "
-    "spread_weight * spread, error), fitted on validation subjects. 'run' is with all the witnesses, 'alone' with flips"
+    "spread_weight * spread, error), fitted on validation subjects. 'run': with all that a run has, 'alone': with "
+    "flips and shifts"
 )
 
 Calibrations = dict[str, dict[str, Calibration]]  # by target contrast, then by kind of witnesses

@@ -36,7 +36,7 @@ class TranslationModel:
         precision: "float32", or "bf16" or "fp16" for autocast.
         origin: What it is, in a few words, for the headers of translated volumes.
         config_hash: Twelve digits of the SHA-256 of its configuration; "" where that was not kept.
-        calibration: An MLflow model's, of what flips alone show of its errors; empty where it carries none.
+        calibration: An MLflow model's, of what flips and shifts alone show of its errors; empty where it carries none.
     """
 
     contrasts: tuple[str, str]

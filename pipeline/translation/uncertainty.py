@@ -1,9 +1,10 @@
 """How far off a translation may be: what its networks disagree on, calibrated to the absolute error to expect.
 
 Two things are seen without a real target. The cycle error |F(G(x)) - x|: what the way back cannot restore. The spread
-(SD) of translations that ought to be one: of the slice and its mirror image, and, as the method allows, with dropout
-active (Gal and Ghahramani 2016), in neighbouring styles, or by the run's other checkpoints. Neither is an error in any
-unit; a monotone map, fitted on validation subjects, makes it one (`pipeline.evaluation.calibration`).
+(SD) of translations that ought to be one: of the slice, its mirror image and the slice a few pixels aside, and, as the
+method allows, with dropout active (Gal and Ghahramani 2016), in neighbouring styles, or by the run's other checkpoints.
+Neither is an error in any unit; a monotone map, fitted on validation subjects, makes it one
+(`pipeline.evaluation.calibration`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,8 @@ from torch import nn
 DRAWS = 3  # of dropout or styles
 SEED = 0  # of what is drawn: the same volume gets the same map
 STYLE_STEP = 0.5  # SD of the styles drawn around the model's own; the prior's is 1
-SMOOTHING_PX = 2.0  # sigma, within slices: an expected error is no matter of a single pixel
+SHIFTS_PX = (3, -3)  # along both axes of a slice; odd, for what networks of stride 2 make of it
+SMOOTHING_PX = 1.0  # sigma, within slices: an expected error is no matter of a single pixel
 
 Send = Callable[[nn.Module, np.ndarray], np.ndarray]  # a network and slices (N, H, W) in [-1, 1] -> its output
 
@@ -44,7 +46,7 @@ class Witnesses:
         forward: G, what translates.
         back: F, the way back; None where it is not there.
         others: Checkpoint's name -> G as it stood in that checkpoint.
-        alone: Whether flips are all that is asked for, as of a single direction's exported graph.
+        alone: Whether flips and shifts are all that is asked for, as of a single direction's exported graph.
     """
 
     forward: nn.Module
@@ -56,12 +58,11 @@ class Witnesses:
     def asked(self) -> list[str]:
         """What is looked at, in words."""
         cycle = ["cycle error"] if self.back is not None else []
+        moved = ["flip", f"{len(SHIFTS_PX)} shifts"]
         if self.alone:
-            return [*cycle, "flip"]
-        own = (
-            [f"{DRAWS} dropouts"] if dropouts(self.forward) else [f"{DRAWS} styles"] if has_styles(self.forward) else []
-        )
-        return [*cycle, "flip", *own, *(f"checkpoint {name}" for name in self.others)]
+            return [*cycle, *moved]
+        own = "dropouts" if dropouts(self.forward) else "styles" if has_styles(self.forward) else ""
+        return [*cycle, *moved, *([f"{DRAWS} {own}"] if own else []), *(f"checkpoint {name}" for name in self.others)]
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ def features_of(slices: np.ndarray, translated: np.ndarray, witnesses: Witnesses
 def _versions(slices: np.ndarray, witnesses: Witnesses, send: Send) -> Iterator[np.ndarray]:
     network = witnesses.forward
     yield send(network, slices[:, ::-1])[:, ::-1]  # left and right; of sagittal slices, front and back
+    for shift in SHIFTS_PX:
+        yield np.roll(send(network, np.roll(slices, (shift, shift), (1, 2))), (-shift, -shift), (1, 2))
     if witnesses.alone:
         return
     varied = _dropping_out if dropouts(network) else _in_another_style if has_styles(network) else None
@@ -143,7 +146,7 @@ def fused_error(expected: Sequence[np.ndarray], translated: Sequence[np.ndarray]
     """Return the error to expect of the mean of several views' translations, from the error to expect of each.
 
     The views' mean, but at least the spread (SD) of the views: where they disagree, most are wrong. Averaging tends to
-    lower errors, so this is rather too high than too low.
+    lower errors, so this is rather too high than too low. Where no view expects any, as outside the head, it is 0.
 
     Args:
         expected: (X, Y, Z) by view.
@@ -151,7 +154,8 @@ def fused_error(expected: Sequence[np.ndarray], translated: Sequence[np.ndarray]
     """
     if len(expected) == 1:
         return expected[0]
-    return np.maximum(np.mean(expected, axis=0), np.std(translated, axis=0))
+    mean = np.mean(expected, axis=0)
+    return np.where(mean > 0, np.maximum(mean, np.std(translated, axis=0)), mean)
 
 
 def _smoothed(slices: np.ndarray) -> np.ndarray:
