@@ -3,7 +3,9 @@
 python -m benchmarks.views runs/phantom_axial runs/phantom_coronal --to T2
 
 The runs share data, split and grid (preprocess.spacing_mm: null). Whole volumes inside the head of the real target, our
-own protocol: intensities in [-1, 1], data range 2. The slice ratio is given for each axis that slices can be cut along.
+own protocol: intensities in [-1, 1], data range 2. The slice ratio is given for each axis that slices can be cut along;
+"error jumps" is how much the error, made - real, changes from slice to slice of the first run's slicing, as a multiple
+of how much the real target does: 0 is right.
 """
 
 import argparse
@@ -35,15 +37,17 @@ def translated(views: Views, path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measured(
-    made: np.ndarray, expected: np.ndarray, real: np.ndarray, head: np.ndarray, inside: np.ndarray
+    made: np.ndarray, expected: np.ndarray, real: np.ndarray, head: np.ndarray, inside: np.ndarray, axis: str
 ) -> dict[str, float]:
     """Measure a translation against the real target inside its head; errors `inside` the source's head as well."""
     expected, observed = expected[inside], np.abs(made - real)[inside]
-    ratios = {f"slices {axis}": slice_ratio(*(cut_slices(one, axis) for one in (made, real, head))) for axis in AXES}
+    ratios = {f"slices {one}": slice_ratio(*(cut_slices(each, one) for each in (made, real, head))) for one in AXES}
+    sliced = (cut_slices(one, axis) for one in (made - real, real, head))
     return {
         "PSNR [dB]": psnr(made, real, DATA_RANGE, head),
         "SSIM": ssim(made, real, DATA_RANGE, head),
         **ratios,
+        f"error jumps {axis}": slice_ratio(*sliced),
         "Spearman": rank_correlation(expected, observed),
         "expected": float(expected.mean()),
         "observed": float(observed.mean()),
@@ -77,7 +81,7 @@ def main() -> None:
         systems = dict(zip((f"{axis} alone" for axis in axes), each, strict=True))
         systems["fused"] = (np.mean(volumes, axis=0), fused_error(errors, volumes))  # as `Views.translate` does
         for name, made in systems.items():
-            found.setdefault(name, []).append(measured(*made, real, head, head & own))
+            found.setdefault(name, []).append(measured(*made, real, head, head & own, axes[0]))
     columns = list(next(iter(found.values()))[0])
     rows = []
     for name, subjects in found.items():
