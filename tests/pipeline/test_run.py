@@ -166,7 +166,7 @@ def test_the_report_names_the_subjects_and_asks_nothing_of_the_network(first, fo
     page = (folder / "report.html").read_text()
     split = json.loads((folder / "split.json").read_text())
     assert all(subject in page for subject in split["test"] + split["train"]["T1"])
-    assert "data:image/gif" not in page and page.count("data:image/webp") == 3  # two animations, the curves
+    assert "data:image/gif" not in page and page.count("data:image/webp") == 4  # two animations, curves, maps
     assert "default-src 'none'" in page and 'src="http' not in page and "<script src" not in page
     assert page.count("\n  <script") == (3 if is_fetched() else 0)  # the viewer's volumes, NiiVue and ours
     assert ("phantom" in page.partition('class="viewer-data">')[2].partition("</script>")[0]) is is_fetched()
