@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pipeline.console import warn
 from pipeline.errors import UserError
 from pipeline.files import atomic_text
 from pipeline.runs.folder import RunFolder
@@ -51,14 +52,21 @@ def witnesses_of(
 
 
 def other_checkpoints(folder: RunFolder, model: TranslationModel) -> dict[str, TranslationModel]:
-    """Return the run's checkpoints by name whose weights are others than the model's and each other's."""
+    """Return the run's checkpoints by name whose weights are others than the model's and each other's.
+
+    One that cannot be read is named and left out.
+    """
     if all(has_own_spread(network) for network in model.translators.values()):
         return {}
     checkpoints, found, seen = folder.checkpoints, {}, {_key(model)}
     for path in (checkpoints.best, checkpoints.latest, checkpoints.previous):
         if not path.is_file():
             continue
-        other = load_model(path, model.device.type)
+        try:
+            other = load_model(path, model.device.type)
+        except UserError as error:
+            warn(f"warning: {error}; not asked about the uncertainty")
+            continue
         if _key(other) not in seen:
             found[path.stem] = other
             seen.add(_key(other))
