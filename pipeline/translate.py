@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 from pipeline import __version__
 from pipeline.console import guarded, say
 from pipeline.distributed import World, launched
-from pipeline.errors import EXIT_DONE
+from pipeline.errors import EXIT_DONE, UserError
 from pipeline.translation.batch import job_translator, say_outcome, work_through, write_summary
 from pipeline.translation.bids import Dataset, dataset_jobs, open_dataset, suffixes_of
 from pipeline.translation.derivative import Derivative
 from pipeline.translation.jobs import Job, StopSignals, exit_code, outlook
+from pipeline.translation.maps import plan_maps
 from pipeline.translation.places import all_inputs, clear_leftovers, plan, require_writable, to_do
 from pipeline.translation.shares import collected, share
 
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
 
     from pipeline.translation.model import TranslationModel
+    from pipeline.translation.views import Views
 
 SUMMARY = "summary.json"
+AXES = ("axial", "coronal", "sagittal")
 EPILOG = """exit codes: 0 everything is there, 2 bad arguments or nothing worked, 3 some are missing, 130/143 stopped
 A folder's tree is mirrored in OUT and file names are kept; a folder with a DICOM series becomes FOLDER.nii.gz. Where
 several IN would meet under one name, each is placed by its path below their common folder. Volumes that are whole in
@@ -90,11 +93,20 @@ def parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, required=True, metavar="OUT", help="folder; a .nii[.gz] for one file"
     )
     door.add_argument(
-        "--model", required=True, help="a run folder, a checkpoint, runs:/…/… or models:/name@alias (MLflow)"
+        "--model",
+        nargs="+",
+        required=True,
+        help="a run folder, a checkpoint, runs:/…/… or models:/name@alias (MLflow); for --views one of each axis",
     )
     door.add_argument("--to", metavar="CONTRAST", help="what to make, as T2; needed unless the model makes only one")
     door.add_argument(
         "--style", type=Path, metavar="REF", help="take on this volume's style (MUNIT; REF is a CONTRAST)"
+    )
+    door.add_argument(
+        "--views", type=_axes, metavar="AXES", help="average the models of several slicings: axial,coronal,sagittal"
+    )
+    door.add_argument(
+        "--uncertainty", action="store_true", help="write beside each volume a map of the absolute error to expect"
     )
     door.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     door.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="slices at once (default: 8)")
@@ -126,6 +138,13 @@ def _positive(text: str) -> int:
     return number
 
 
+def _axes(text: str) -> list[str]:
+    axes = text.split(",")
+    if len(set(axes)) < len(axes) or not set(axes) <= set(AXES):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of different ones of {', '.join(AXES)}")
+    return axes
+
+
 def _without_two_dashes(argv: list[str]) -> list[str]:
     """Let `-i -- -x.nii` name a file with a leading dash, which argparse does not: it becomes ./-x.nii."""
     if "--" not in argv:
@@ -140,14 +159,18 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(_without_two_dashes(sys.argv[1:] if argv is None else argv))
     started, world = time.time(), launched()
     inputs = all_inputs(arguments.input, arguments.input_list)
-    loaded, derivative = None, None
+    if arguments.style is not None and (arguments.uncertainty or arguments.views):
+        raise UserError("--style goes neither with --views nor with --uncertainty, which knows the model's own style")
+    views, derivative = None, None
     if arguments.bids:
         dataset = open_dataset(inputs, arguments.output)
-        loaded = _load(arguments)
-        derivative = _derivative(dataset, *loaded, arguments)
+        views = _load(arguments)
+        derivative = _derivative(dataset, views, arguments)
         jobs = _dataset_jobs(derivative, arguments)
     else:
         jobs = plan(inputs, arguments.output)
+    if arguments.uncertainty:
+        plan_maps(jobs, bids=arguments.bids)
     if arguments.dry_run:
         to_do(jobs, overwrite=arguments.overwrite)
         if world.first:
@@ -159,9 +182,9 @@ def main(argv: list[str] | None = None) -> int:
     with StopSignals() as stop:
         if pending:
             require_writable(pending[0].target.parent)
-            model, to = loaded or _load(arguments)
-            about |= model.about(to)
-            _translate_all(pending, model, to, derivative, arguments, world, stop)
+            views = views or _load(arguments)
+            about |= views.about()
+            _translate_all(pending, views, derivative, arguments, world, stop)
     jobs = own if stop.number else collected(own, world)
     code = 128 + stop.number if stop.number else exit_code(jobs)
     if not world.first:
@@ -170,13 +193,14 @@ def main(argv: list[str] | None = None) -> int:
     place = arguments.summary or (_place_of_summary(arguments, jobs) if pending or arguments.output.is_dir() else None)
     if place is None:
         return code
-    return write_summary(place, jobs, arguments=vars(arguments), model=about, code=code, started=started)
+    models = arguments.model if len(arguments.model) > 1 else arguments.model[0]
+    told = vars(arguments) | {"model": models}
+    return write_summary(place, jobs, arguments=told, model=about, code=code, started=started)
 
 
 def _translate_all(
     pending: list[Job],
-    model: "TranslationModel",
-    to: str,
+    views: "Views",
     derivative: Derivative | None,
     arguments: argparse.Namespace,
     world: World,
@@ -186,36 +210,39 @@ def _translate_all(
     if derivative is not None:
         derivative.write_description()
     if arguments.verbose and world.first:
-        about = model.about(to)
-        say(f"model: {about['origin']}, weights {about['identity']}, makes {to}")
+        about = views.about()
+        say(f"model: {about['origin']}, weights {about['identity']}, makes {about['to']}")
+        for doubt in views.doubts:
+            say(f"uncertainty from {', '.join(doubt.witnesses.asked)}")
     options = {name: getattr(arguments, name) for name in ("batch_size", "keep_header_text", "strict")}
-    translate_one = job_translator(model, to, derivative, **options)
+    translate_one = job_translator(views, derivative, **options)
     quiet = arguments.quiet or not world.first
     work_through(pending, translate_one, quiet=quiet, verbose=arguments.verbose, stop=stop)
 
 
-def _load(arguments: argparse.Namespace) -> "tuple[TranslationModel, str]":
-    """Return the model and the contrast it is to make."""
+def _load(arguments: argparse.Namespace) -> "Views":
+    """Return what translates, and to which contrast."""
     from pipeline.hardware import set_up
     from pipeline.translation.model import load_model
+    from pipeline.translation.views import open_views
 
     set_up(threads=None)
-    model = load_model(arguments.model, arguments.device)
-    to = model.target(arguments.to)
+    models = [load_model(uri, arguments.device) for uri in arguments.model]
+    to = models[0].target(arguments.to)
     if arguments.strict:
         from pipeline.translation.familiarity import require_likeness
 
-        require_likeness(model, to)
+        require_likeness(models[0], to)
     if arguments.style is not None:
         from pipeline.translation.style import use_style_of
 
-        use_style_of(arguments.style, model, to)
-    return model, to
+        use_style_of(arguments.style, models[0], to)
+    return open_views(arguments.model, models, to, arguments.views, uncertainty=arguments.uncertainty)
 
 
-def _derivative(dataset: Dataset, model: "TranslationModel", to: str, arguments: argparse.Namespace) -> Derivative:
+def _derivative(dataset: Dataset, views: "Views", arguments: argparse.Namespace) -> Derivative:
     told = None if arguments.skull_stripped is None else arguments.skull_stripped == "yes"
-    return Derivative(dataset, arguments.output, (model.source(to), to), model.about(to), told)
+    return Derivative(dataset, arguments.output, (views.models[0].source(views.to), views.to), views.about(), told)
 
 
 def _dataset_jobs(derivative: Derivative, arguments: argparse.Namespace) -> list[Job]:

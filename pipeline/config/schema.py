@@ -130,6 +130,7 @@ class Evaluation(Section):
     register_pairs: bool = True  # rigidly, where a subject's contrasts lie on different grids
     translate: bool = True  # write the test subjects' translated volumes into the run's folder
     batch_size: Positive = 8
+    uncertainty: bool = True  # calibrate `translate --uncertainty` on the validation subjects, and test it
 
 
 class Tracking(Section):

@@ -7,6 +7,7 @@ import numpy as np
 
 from pipeline.console import say
 from pipeline.data.case import Case, pairs
+from pipeline.evaluation.calibration import Judge, calibrate
 from pipeline.evaluation.evaluate import Translation, evaluate
 from pipeline.evaluation.gallery import Gallery, draw_curves, draw_gifs, translate_scan
 from pipeline.evaluation.logged_models import log_models
@@ -17,6 +18,7 @@ from pipeline.metrics.names import MODEL
 from pipeline.report.viewer import make_viewer
 from pipeline.training.record import take_back_the_end, write_run_record
 from pipeline.training.sitting import Sitting
+from pipeline.translation.calibrations import other_checkpoints
 from pipeline.translation.model import TranslationModel, load_model, translator_metadata
 
 
@@ -28,11 +30,13 @@ def finish(sitting: Sitting) -> None:
     model = load_model(chosen, sitting.device.type)
     test, batch_size = sitting.prepared.split.test, config.evaluation.batch_size
     gallery = Gallery(model, folder, batch_size) if config.evaluation.translate else None
+    judge, uncalibrated = _judge(sitting, model)
     with keep_candidates(folder.path, model) as candidates:
-        scores = _evaluate(sitting, model, [keeper for keeper in (gallery, candidates) if keeper])
+        scores = _evaluate(sitting, model, [keeper for keeper in (gallery, candidates, judge) if keeper])
+        scores.add_uncertainty(judge.scores, uncalibrated)
         viewer = make_viewer(subjects_to_view(test, scores, candidates)) if candidates else None
     say(f"\n{scores.text()}\n")
-    files = scores.save(folder.path)
+    files = [*scores.save(folder.path), *judge.save(folder, uncalibrated)]
     gifs = draw_gifs(folder, config.contrasts)
     curves = draw_curves(folder, sitting.schedule.steps_per_epoch)
     volumes = gallery.add_rest(test, sitting.reader, sitting.quiet) if gallery else []
@@ -48,6 +52,7 @@ def finish(sitting: Sitting) -> None:
         sitting.position,
         sitting.engine,
         viewer=viewer,
+        uncertainty=folder.uncertainty if judge.curves else None,
         training_warnings=warnings,
     )
     for warning in warnings:
@@ -58,7 +63,10 @@ def finish(sitting: Sitting) -> None:
     log_models(
         tracker,
         model,
-        {to: translator_metadata(config, sitting.prepared.facts, to, model.stride) for to in model.translators},
+        {
+            to: translator_metadata(config, sitting.prepared.facts, to, model.stride) | judge.metadata(to)
+            for to in model.translators
+        },
         folder.models,
         checkpoint=f"{chosen.stem}, training stopped at step {sitting.position.step}",
         register_as=config.tracking.register_as,
@@ -67,7 +75,23 @@ def finish(sitting: Sitting) -> None:
     tracker.log_artifact(folder.record)
 
 
-def _evaluate(sitting: Sitting, model: TranslationModel, keepers: Sequence[Gallery | Candidates]) -> Scores:
+def _judge(sitting: Sitting, model: TranslationModel) -> tuple[Judge, str]:
+    """Calibrate the uncertainty on the validation subjects; return what judges it, and why there is none."""
+    config, prepared = sitting.config, sitting.prepared
+    if not config.evaluation.uncertainty:
+        calibrations, reason = {}, "evaluation.uncertainty is false"
+    elif config.data.source == "images":
+        calibrations, reason = {}, "the run's data are pictures, and maps are for volumes"
+    else:
+        others = other_checkpoints(sitting.folder, model)
+        how = {"reader": sitting.reader, "batch_size": config.evaluation.batch_size, "quiet": sitting.quiet}
+        calibrations, reason = calibrate(prepared.split.validation, model, others, **how)
+        if calibrations:
+            return Judge(model, others, calibrations, config.evaluation.batch_size), ""
+    return Judge(model, {}, calibrations, config.evaluation.batch_size), reason
+
+
+def _evaluate(sitting: Sitting, model: TranslationModel, keepers: Sequence[Gallery | Candidates | Judge]) -> Scores:
     """Score the test subjects; each translation is made once, and shown to whoever draws or keeps it."""
     config, prepared = sitting.config, sitting.prepared
 

@@ -16,10 +16,15 @@ from pipeline.metrics.protocols import OWN, PUBLISHED, Measured, Summary, subjec
 
 MASKED_PSNR = "volume/foreground/psnr"  # what subjects are ranked by
 UNPAIRED = "unpaired"  # the name of what can be measured without pairs
+UNCERTAINTY = "uncertainty"  # the name of how well the expected error tells the observed one
 ABOUT = {protocol.name: protocol.about for protocol in (OWN, *PUBLISHED.values())} | {
     UNPAIRED: "the test subjects have no pairs, so nothing here says whether a translation is right: cycle error is "
     "the mean |F(G(x)) - x| in [-1, 1], intensity distance the Wasserstein-1 distance of the foreground's intensities "
-    "to the target contrast's training cohort; ± is the sample SD over scans"
+    "to the target contrast's training cohort; ± is the sample SD over scans",
+    UNCERTAINTY: "how well the error that --uncertainty expects tells the observed absolute error, intensities in "
+    "[-1, 1], voxels in the head of both source and real target, some evenly spread slices of each test subject; "
+    "calibrated on validation subjects; Spearman's rank correlation over voxels; calibration error: the mean distance "
+    "of expected and observed error in ten equally filled bins; ± is the sample SD over subjects",
 }
 
 _HEADINGS = {
@@ -83,6 +88,12 @@ class Scores:
     subjects: list[SubjectScore] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def add_uncertainty(self, judged: list[SubjectScore], reason: str) -> None:
+        """Take in how well the expected error tells the observed one, or note why nothing says so."""
+        self.subjects += judged
+        if reason:
+            self.notes.append(f"the uncertainty was not calibrated: {reason}")
 
     def summary(self) -> list[SummaryRow]:
         """Return mean, SD and number of every figure over the subjects, in the protocol's own way."""
@@ -150,7 +161,7 @@ class Scores:
 
 
 def _summarised(protocol: str, measured: list[Measured]) -> Mapping[str, Summary]:
-    if protocol == UNPAIRED:
+    if protocol in (UNPAIRED, UNCERTAINTY):
         return summarise([subject_means(one) for one in measured])
     return (OWN if protocol == OWN.name else PUBLISHED[protocol]).summarise(measured)
 
@@ -158,6 +169,8 @@ def _summarised(protocol: str, measured: list[Measured]) -> Mapping[str, Summary
 def _title(protocol: str) -> str:
     if protocol == OWN.name:
         return "Test subjects, whole volumes inside the head of the real target (Dice: deep inside), our own protocol"
+    if protocol == UNCERTAINTY:
+        return "Test subjects, expected against observed absolute error"
     return "Test subjects, without pairs" if protocol == UNPAIRED else f"Test subjects, protocol of {protocol}"
 
 

@@ -45,9 +45,10 @@ def write_summary(
     position: Position,
     engine: Engine,
     viewer: Viewer | None = None,
+    uncertainty: Path | None = None,
     training_warnings: Sequence[TrainingWarning] = (),
 ) -> None:
-    """Write the run's report.html; without a viewer, it says where one comes from."""
+    """Write the run's report.html; without a viewer, it says where one comes from; `uncertainty` is a picture."""
     phantom = config.data.source == "phantom"
     subjects = _best_and_worst(scores, config.contrasts, volumes)
     shown = {subject.picture.content for subject in subjects if subject.picture}
@@ -76,6 +77,7 @@ def write_summary(
             warning.title: (warning.what_was_seen, warning.means, warning.first.advice) for warning in training_warnings
         },
         curves=Picture(curves, "losses and validation scores", on_white=True),
+        uncertainty=_uncertainty(uncertainty),
         subjects=subjects,
         viewer=viewer,
         viewer_note="" if viewer or is_fetched() else NOT_FETCHED,
@@ -163,6 +165,16 @@ def _before_after(folder: RunFolder, direction: str) -> BeforeAfter:
     return BeforeAfter(_arrow(direction), before, after)
 
 
+def _uncertainty(picture: Path | None) -> Picture | None:
+    if picture is None:
+        return None
+    caption = (
+        "Left: mean expected against mean observed error in ten equally filled bins, over test subjects (bars: SD); on "
+        "the dashed line the size is right. Right: both errors in one slice, 0 outside the head."
+    )
+    return Picture(picture, "calibration curves, and expected beside observed error", caption, on_white=True)
+
+
 def _tables(scores: Scores, contrasts: tuple[str, str]) -> list[ScoreTable]:
     """Lay out one table for each direction, protocol, unit and region; the first of a protocol says what it is."""
     grouped: dict[tuple, dict[str, dict[str, tuple[float, float, int]]]] = {}
@@ -184,6 +196,7 @@ def _tables(scores: Scores, contrasts: tuple[str, str]) -> list[ScoreTable]:
 
 def _protocol_title(protocol: str, unit: str, region: str) -> str:
     where = {"foreground": "inside the head", "interior": "tissues deep inside the head", "image": "whole image"}
+    where["both heads"] = "inside the head of source and real target"
     what = f"per {unit}, {where.get(region, region)}"
     return what if protocol == OWN else f"{protocol}: {what}"
 

@@ -86,6 +86,7 @@ class Report:
         scores_flag: A few words beside every table's heading, such as `PHANTOM_FLAG`; "" for none.
         training_warnings: What a detector warned of -> what it saw, what that means, and what to do.
         curves: Losses and validation scores.
+        uncertainty: Calibration curves and maps of the error to expect; None for none.
         subjects: The best and the worst test subjects.
         split_header, split_rows: Subjects and slices of each split and contrast.
         split_subjects: "training T1" -> its subjects' names.
@@ -108,6 +109,7 @@ class Report:
     scores_flag: str = ""
     training_warnings: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
     curves: Picture | None = None
+    uncertainty: Picture | None = None
     subjects: Sequence[SubjectResult] = ()
     split_header: Sequence[str] = ()
     split_rows: Sequence[Sequence[str]] = ()

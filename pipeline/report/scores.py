@@ -6,7 +6,7 @@ from math import isfinite, isnan
 
 Value = tuple[float, float, int]  # mean, standard deviation, number of subjects (or slices)
 
-_HIGHER_IS_BETTER = {"psnr", "ssim", "nmi", "dice", "dice_dark", "dice_middle", "dice_bright"}
+_HIGHER_IS_BETTER = {"psnr", "ssim", "nmi", "dice", "dice_dark", "dice_middle", "dice_bright", "spearman"}
 _ONE_IS_BEST = {"slice_ratio"}  # the further from 1, up or down, the worse
 _TWO_DIGITS = {"psnr", "slice_ratio"}  # the others have three
 _NAMES = {
@@ -20,6 +20,10 @@ _NAMES = {
     "dice_dark": "Dice, dark",
     "dice_middle": "Dice, middle",
     "dice_bright": "Dice, bright",
+    "spearman": "Spearman",
+    "expected_error": "expected |error|",
+    "observed_error": "observed |error|",
+    "calibration_error": "calibration error",
 }
 
 

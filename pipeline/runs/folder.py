@@ -74,6 +74,14 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def uncertainty(self) -> Path:
+        return self.path / "uncertainty.png"
+
+    @property
+    def calibrations(self) -> Path:
+        return self.path / "uncertainty.json"
+
+    @property
     def models(self) -> Path:
         return self.path / "models.json"
 

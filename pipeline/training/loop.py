@@ -2,8 +2,8 @@
 
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 
 import torch
 
@@ -62,6 +62,7 @@ class Position:
     bad_in_a_row: int = 0
     best_score: float = float("-inf")
     seconds: float = 0.0  # spent training, over all sittings
+    losses: dict[str, float] = field(default_factory=dict)  # the latest of each: not every step has all of them
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def train(
     if position.step == 0:
         observers.sample(0, 0)
     saved_at = time.monotonic()
-    latest: dict[str, torch.Tensor] = {}  # of each loss: not every method computes all of them in every step
+    latest: dict[str, torch.Tensor | float] = dict(position.losses)
     with explaining_workers(schedule.loader_workers), observers.bar(position.step, schedule.steps) as bar:
         for epoch in range(position.epochs, schedule.epochs):
             for real_a, real_b in _batches(slices, schedule, epoch, position, device, world):
@@ -120,7 +121,7 @@ def train(
                 position.step += 1
                 _count_bad_steps(losses, position, schedule.max_bad_steps)
                 if position.step % schedule.log_every == 0:
-                    values = {name: float(loss) for name, loss in latest.items()}
+                    values = _floats(latest)
                     bar.set_postfix({name: f"{value:.2f}" for name, value in values.items()}, refresh=False)
                     values |= {f"learning_rate_{name}": rate for name, rate in rates.items()}
                     observers.log({f"train/{name}": value for name, value in values.items()}, position.step)
@@ -128,11 +129,12 @@ def train(
                 position.seconds += time.monotonic() - started
                 if signal_number := world.greatest(interruption.signal_number or 0):
                     if not position.bad_in_a_row:
-                        observers.save(asdict(position), False)
+                        observers.save(_noted(position, latest), False)
                     _stop(signal_number, position)
                 if time.monotonic() - saved_at > schedule.checkpoint_seconds and not position.bad_in_a_row:
-                    observers.save(asdict(position), False)
+                    observers.save(_noted(position, latest), False)
                     saved_at = time.monotonic()
+            position.losses = _floats(latest)
             _end_epoch(epoch + 1, schedule, position, observers)
             saved_at = time.monotonic()
             if signal_number := world.greatest(interruption.signal_number or 0):
@@ -158,6 +160,16 @@ def _batches(
         pin_memory=device.type == "cuda",
         slots=world.slots(schedule.batch_size),
     )
+
+
+def _floats(losses: Mapping[str, torch.Tensor | float]) -> Metrics:
+    return {name: float(loss) for name, loss in losses.items()}
+
+
+def _noted(position: Position, latest: Mapping[str, torch.Tensor | float]) -> dict:
+    """Return the position as it is saved, with the latest losses."""
+    position.losses = _floats(latest)
+    return asdict(position)
 
 
 def _end_epoch(epochs: int, schedule: Schedule, position: Position, observers: Observers) -> None:

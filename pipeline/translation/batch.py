@@ -15,31 +15,42 @@ from pipeline.translation.derivative import Derivative
 from pipeline.translation.jobs import FAILED, NOT_DONE, SKIPPED, TRANSLATED, Job, StopSignals, counts, outcome
 
 if TYPE_CHECKING:
-    from pipeline.translation.model import TranslationModel
+    from pipeline.translation.views import Made, Views
 
 SUMMARY_FORMAT = 1
 
 
-def job_translator(
-    model: "TranslationModel", to: str, derivative: Derivative | None, **options: int | bool
-) -> Callable[[Job], None]:
+def job_translator(views: "Views", derivative: Derivative | None, **options: int | bool) -> Callable[[Job], None]:
     """Return what translates one job: reads, translates, and writes the volume last, for it marks the job as done.
 
-    The options are those of `pipeline.translation.translator.translate_volume`.
+    The options are those of `pipeline.translation.views.Views.translate`.
     """
     from pipeline.translation.dicom import read_series
-    from pipeline.translation.translator import translate_volume
-    from pipeline.translation.volume import write_volume
 
     def translate_one(job: Job) -> None:
         source = read_series(job.source) if is_folder(job.source) else job.source
-        image = translate_volume(source, model, to, **options)
+        made = views.translate(source, **options)
         if derivative is None:
-            write_volume(image, job.target)
+            _write(made, job)
         else:
-            derivative.write(job, lambda: write_volume(image, job.target))
+            derivative.write(job, lambda: _write(made, job))
 
     return translate_one
+
+
+def _write(made: "Made", job: Job) -> None:
+    """Write a volume, before it its map where there is one; no map stays without its volume."""
+    from pipeline.translation.volume import write_volume
+
+    if made.uncertainty is None:
+        write_volume(made.volume, job.target)
+        return
+    try:
+        write_volume(made.uncertainty, job.uncertainty)
+        write_volume(made.volume, job.target)
+    except BaseException:
+        job.uncertainty.unlink(missing_ok=True)
+        raise
 
 
 def work_through(
@@ -147,6 +158,7 @@ def write_summary(
             {
                 "source": str(job.source),
                 "target": str(job.target),
+                **({} if job.uncertainty is None else {"uncertainty": str(job.uncertainty)}),
                 "status": job.status,
                 "seconds": round(job.seconds, 3),
                 "warnings": job.warnings,

@@ -78,7 +78,7 @@ class Derivative:
 
     def sidecar(self, job: Job) -> Path:
         """Return where a job's JSON sidecar lies."""
-        return Path(f"{without_suffix(job.target)}.json")
+        return _sidecar_of(job.target)
 
     def write_sidecar(self, job: Job) -> None:
         """Write a volume's JSON sidecar.
@@ -102,6 +102,9 @@ class Derivative:
         elif "_space-" not in job.source.name:
             content["SpatialReference"] = "orig"
         atomic_text(self.sidecar(job), _json(content))
+        if job.uncertainty is not None:
+            about = f"Absolute error to expect of the synthetic {self.contrasts[1]}, in its intensities; no guarantee"
+            atomic_text(_sidecar_of(job.uncertainty), _json(content | {"Description": about}))
 
     def write(self, job: Job, write_volume: Callable[[], None]) -> None:
         """Write a sidecar, then its volume, whose presence says that both are done; neither stays without the other."""
@@ -109,7 +112,8 @@ class Derivative:
             self.write_sidecar(job)
             write_volume()
         except BaseException:
-            self.sidecar(job).unlink(missing_ok=True)
+            for path in (job.target, *([job.uncertainty] if job.uncertainty else [])):
+                _sidecar_of(path).unlink(missing_ok=True)
             raise
 
     def _generated_by(self) -> dict[str, str]:
@@ -138,6 +142,10 @@ class Derivative:
                 stacklevel=2,
             )
         return stripped
+
+
+def _sidecar_of(volume: Path) -> Path:
+    return Path(f"{without_suffix(volume)}.json")
 
 
 def _json(content: Mapping[str, object]) -> str:

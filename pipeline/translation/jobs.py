@@ -18,6 +18,7 @@ class Job:
     Attributes:
         source: A volume's file, or the folder of a DICOM series.
         target: The `.nii` or `.nii.gz` to write.
+        uncertainty: The map of the error to expect that is written beside it; None for none.
         status: One of `TRANSLATED`, `SKIPPED` (it was there), `FAILED` and `NOT_DONE`.
         seconds: That it took.
         warnings: What was doubtful about it, a line each.
@@ -30,6 +31,7 @@ class Job:
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
     error: str = ""
+    uncertainty: Path | None = None
 
     @property
     def message(self) -> str:

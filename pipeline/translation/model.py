@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -37,6 +37,7 @@ class TranslationModel:
         precision: "float32", or "bf16" or "fp16" for autocast.
         origin: What it is, in a few words, for the headers of translated volumes.
         config_hash: Twelve digits of the SHA-256 of its configuration; "" where that was not kept.
+        calibration: An MLflow model's, of what flips and shifts alone show of its errors; empty where it carries none.
     """
 
     contrasts: tuple[str, str]
@@ -48,6 +49,7 @@ class TranslationModel:
     precision: str = "float32"
     origin: str = "contrast translation"
     config_hash: str = ""
+    calibration: Mapping[str, object] = field(default_factory=dict)
 
     def about(self, to: str) -> dict[str, str]:
         """Return what tells the model that makes `to` from others, for records: `origin`, `identity`, `config_hash`."""
@@ -150,6 +152,7 @@ def _from_mlflow(uri: str, device: torch.device) -> TranslationModel:
             device=device,
             origin=about["origin"],
             config_hash=about.get("config_hash", ""),
+            calibration=about.get("uncertainty", {}),
         )
     except KeyError as error:
         raise UserError(f"{uri}: its metadata lacks {error}; use the release that logged it") from error

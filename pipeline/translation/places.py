@@ -196,9 +196,10 @@ def _as_nifti(source: Path, below: Path) -> Path:
 
 
 def to_do(jobs: list[Job], *, overwrite: bool) -> list[Job]:
-    """Return the jobs that are to be done; of the others, those whose target is there and whole become `SKIPPED`."""
+    """Return the jobs that are to be done; of the others, those whose files are there and whole become `SKIPPED`."""
     for job in jobs:
-        if job.status == NOT_DONE and not overwrite and is_whole(job.target):
+        there = not overwrite and all(is_whole(path) for path in (job.target, job.uncertainty) if path is not None)
+        if job.status == NOT_DONE and there:
             job.status = SKIPPED
     return [job for job in jobs if job.status == NOT_DONE]
 

@@ -30,6 +30,7 @@ def collected(own: list[Job], world: World) -> list[Job]:
     every: list[Job] = [None] * sum(map(len, shares))
     for rank, jobs in enumerate(shares):
         every[rank :: world.size] = [
-            Job(**{**job, "source": Path(job["source"]), "target": Path(job["target"])}) for job in jobs
+            Job(**job | {name: Path(job[name]) for name in ("source", "target", "uncertainty") if job[name]})
+            for job in jobs
         ]
     return every

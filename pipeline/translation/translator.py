@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -21,6 +22,35 @@ from transforms.presets import slice_chain
 from transforms.slices import slices_with_content
 
 _HALF_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class OpenedVolume:
+    """A volume as a model takes it.
+
+    Attributes:
+        name: For messages.
+        slices: (N, H, W) float32 in [-1, 1], padded to what the network takes.
+        foreground: (N, H, W) bool, the head.
+        way_back: What the chain's inverse needs besides slices; see `transforms.dictionary`.
+    """
+
+    name: str
+    slices: np.ndarray
+    foreground: np.ndarray
+    way_back: Mapping[str, object]
+
+    def through(self, network: nn.Module, slices: np.ndarray, model: TranslationModel, batch_size: int) -> np.ndarray:
+        """Send slices like this volume's through one of the model's networks; see `translate_slices`."""
+        return translate_slices(
+            slices,
+            network,
+            slices_with_content(self.slices, self.foreground),
+            device=model.device,
+            batch_size=batch_size,
+            precision=model.precision,
+            name=self.name,
+        )
 
 
 def translate_volume(
@@ -53,6 +83,23 @@ def translate_volume(
     Raises:
         UserError: the volume cannot be used, or the network fails on it; one line that names it.
     """
+    opened = open_volume(source, model, to, strict=strict)
+    translated = opened.through(model.translators[to], opened.slices, model, batch_size)
+    return _as_image(translated, opened.way_back, model, to, keep_text=keep_header_text)
+
+
+def open_volume(
+    source: str | Path | SpatialImage,
+    model: TranslationModel,
+    to: str,
+    *,
+    strict: bool = False,
+    likeness: bool = True,
+) -> OpenedVolume:
+    """Read a volume and prepare it for a model; arguments, warnings and errors as in `translate_volume`.
+
+    Without `likeness` it is not compared with the model's training cohort.
+    """
     name = str(source) if isinstance(source, str | Path) else source.get_filename() or "the image"
     try:
         array, affine, header = read_nifti(source)
@@ -64,17 +111,9 @@ def translate_volume(
     except (ValueError, RuntimeError) as error:
         raise UserError(f"{name}: {first_cause(error)}") from error
     _warn_of_small(name, array.shape, data["image_before_fit"], model.stride)
-    compare_with_cohort(name, data, model, to, strict=strict)
-    translated = translate_slices(
-        data["image"],
-        model.translators[to],
-        slices_with_content(data["image"], data["image_foreground"]),
-        device=model.device,
-        batch_size=batch_size,
-        precision=model.precision,
-        name=name,
-    )
-    return _on_source_grid(translated, {**data, "image_header": header}, model, to, keep_text=keep_header_text)
+    if likeness:
+        compare_with_cohort(name, data, model, to, strict=strict)
+    return OpenedVolume(name, data["image"], data["image_foreground"], {**data, "image_header": header})
 
 
 def volume_of_slices(scan: PreparedScan, translated: np.ndarray, model: TranslationModel, to: str) -> nib.Nifti1Image:
@@ -86,17 +125,23 @@ def volume_of_slices(scan: PreparedScan, translated: np.ndarray, model: Translat
         model: What translated them.
         to: The contrast they were translated to.
     """
-    return _on_source_grid(translated, scan.way_back, model, to)
+    return _as_image(translated, scan.way_back, model, to)
 
 
-def _on_source_grid(
+def on_source_grid(
+    slices: np.ndarray, way_back: Mapping[str, object], model: TranslationModel, low: float, high: float
+) -> np.ndarray:
+    """Lead slices (N, H, W) in [-1, 1] back through the chain: (X, Y, Z) in [low, high] on the source's grid."""
+    chain = slice_chain(**model.settings, stride=model.stride, load=False)
+    return chain.inverse({**way_back, "image": slices, "image_range": (low, high)})["image"]
+
+
+def _as_image(
     translated: np.ndarray, way_back: Mapping[str, object], model: TranslationModel, to: str, *, keep_text: bool = False
 ) -> nib.Nifti1Image:
     """Lead translated slices (N, H, W) back through the chain, to the target contrast's training intensities."""
     facts = model.facts[to]
-    chain = slice_chain(**model.settings, stride=model.stride, load=False)
-    data = {**way_back, "image": translated, "image_range": (facts["low"], facts["high"])}
-    voxels = chain.inverse(data)["image"]  # (X, Y, Z) on the source grid
+    voxels = on_source_grid(translated, way_back, model, facts["low"], facts["high"])
     affine, header = way_back["image_before_canonical"], way_back["image_header"]
     description = f"synthetic {to}, {model.origin}; not for clinical use"
     return image_like(voxels, affine, header, integer=facts["integer"], description=description, keep_text=keep_text)
@@ -111,7 +156,7 @@ def _warn_of_small(name: str, shape: tuple[int, ...], slice_shape: tuple[int, in
         said = f"has slices of {height}×{width} pixels, smaller than the network's stride of {stride}"
     else:
         return
-    warnings.warn(f"{name}: {said}; look at the result with care", stacklevel=3)
+    warnings.warn(f"{name}: {said}; look at the result with care", stacklevel=4)
 
 
 def translate_slices(

@@ -87,7 +87,8 @@ def test_a_run_from_nothing_succeeds_and_leaves_everything_in_its_folder(first, 
     assert {path.name for path in folder.iterdir()} == {
         ".lock", "checkpoints", "config.yaml", "curves.png", "metrics.jsonl", "mlflow.json", "models.json", "mosaics",
         "report.html", "run.json", "samples", "scores.csv", "scores.json", "scores_by_subject.csv", "split.json",
-        "tracking.jsonl", "training_T1_to_T2.gif", "training_T2_to_T1.gif", "translated",
+        "tracking.jsonl", "training_T1_to_T2.gif", "training_T2_to_T1.gif", "translated", "uncertainty.json",
+        "uncertainty.png",
     }  # fmt: skip
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"latest.pt", "previous.pt", "best.pt"}
 
@@ -101,8 +102,9 @@ def test_the_gifs_show_the_untrained_networks_and_then_an_epoch_a_frame(first, f
 
 def test_the_scores_hold_every_system_in_every_protocol_and_direction(first, folder):
     rows = list(csv.DictReader((folder / "scores.csv").open()))
-    assert {row["protocol"] for row in rows} == {"own", "syndiff", "selfrdb", "reggan"}
-    for protocol in {row["protocol"] for row in rows}:
+    assert {row["protocol"] for row in rows} == {"own", "syndiff", "selfrdb", "reggan", "uncertainty"}
+    assert {row["system"] for row in rows if row["protocol"] == "uncertainty"} == {"model"}  # the others have none
+    for protocol in {row["protocol"] for row in rows} - {"uncertainty"}:
         for way in (("T1", "T2"), ("T2", "T1")):
             found = [row for row in rows if row["protocol"] == protocol and (row["source"], row["target"]) == way]
             assert {row["system"] for row in found} == SYSTEMS
@@ -164,7 +166,7 @@ def test_the_report_names_the_subjects_and_asks_nothing_of_the_network(first, fo
     page = (folder / "report.html").read_text()
     split = json.loads((folder / "split.json").read_text())
     assert all(subject in page for subject in split["test"] + split["train"]["T1"])
-    assert "data:image/gif" not in page and page.count("data:image/webp") == 3  # two animations, the curves
+    assert "data:image/gif" not in page and page.count("data:image/webp") == 4  # two animations, curves, maps
     assert "default-src 'none'" in page and 'src="http' not in page and "<script src" not in page
     assert page.count("\n  <script") == (3 if is_fetched() else 0)  # the viewer's volumes, NiiVue and ours
     assert ("phantom" in page.partition('class="viewer-data">')[2].partition("</script>")[0]) is is_fetched()

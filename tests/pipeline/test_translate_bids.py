@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -19,7 +20,8 @@ VALIDATOR = Path(sys.executable).with_name("bids-validator-deno")
 
 @pytest.fixture
 def model(monkeypatch):
-    made = negative_model()
+    calibration = {"cycle_weight": 0.0, "spread_weight": 1.0, "knots": [[0.0, 0.25]], "subjects": 1, "voxels": 1}
+    made = replace(negative_model(), calibration=calibration)
     monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: made)
     return made
 
@@ -57,6 +59,16 @@ OF_THE_SET = (".bidsignore", "README.md", "dataset_description.json")
 
 def sidecar(out: Path, name: str) -> dict:
     return json.loads((out / f"{name}.json").read_text())
+
+
+def test_a_map_has_a_name_and_a_sidecar_of_its_own(tmp_path, model):
+    root = data_set(tmp_path / "heads", SCANS[0])
+    assert run("-i", root, "-o", tmp_path / "out", "--uncertainty") == 0
+    name = "sub-01/anat/sub-01_desc-synthuncertainty_T2w"
+    assert {f"{name}.nii.gz", f"{name}.json"} < set(files_in(tmp_path / "out"))
+    about = sidecar(tmp_path / "out", name)
+    assert about["Description"].startswith("Absolute error to expect of the synthetic T2, in its intensities")
+    assert about["Sources"] == [f"bids:source:{SCANS[0]}"]
 
 
 def test_every_scan_of_the_source_contrast_is_translated_and_described(tmp_path, model):
@@ -204,7 +216,7 @@ def test_the_validator_finds_no_error(tmp_path, model):
     if not VALIDATOR.exists():
         pytest.skip(f"{VALIDATOR.name} is not installed; it comes with the test extra")
     root = data_set(tmp_path / "heads", *SCANS[:4])
-    assert run("-i", root, "-o", tmp_path / "out") == 0
+    assert run("-i", root, "-o", tmp_path / "out", "--uncertainty") == 0
     command = [str(VALIDATOR), str(tmp_path / "out"), "--format", "json", "--datasetTypes", "derivative"]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
     found = json.loads(answer.stdout)

@@ -1,0 +1,96 @@
+"""What averaging the translations of several slicings changes, and how far off the fused map is, on test subjects.
+
+python -m benchmarks.views runs/phantom_axial runs/phantom_coronal --to T2
+
+The runs share data, split and grid (preprocess.spacing_mm: null). Whole volumes inside the head of the real target, our
+own protocol: intensities in [-1, 1], data range 2. The slice ratio is given for each axis that slices can be cut along;
+"error jumps" is how much the error, made - real, changes from slice to slice of the first run's slicing, as a multiple
+of how much the real target does: 0 is right.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.config.load import load_config
+from pipeline.console import say, table
+from pipeline.data.case import pairs
+from pipeline.data.pairing import PairReader
+from pipeline.metrics.agreement import DATA_RANGE, psnr, slice_ratio, ssim
+from pipeline.metrics.reliability import calibration_curve, calibration_error, rank_correlation
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.prepare import find_cases, registrations, split_cases
+from pipeline.translation.model import load_model
+from pipeline.translation.uncertainty import fused_error
+from pipeline.translation.views import Views, open_views
+from transforms.slices import AXES, cut_slices, stack_slices
+from transforms.spatial import to_canonical
+
+
+def translated(views: Views, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return a volume's translation in [-1, 1] and the error to expect in that unit, both (X, Y, Z) RAS."""
+    facts = views.models[0].facts[views.to]
+    voxels, expected = (to_canonical(image.get_fdata(), image.affine)[0] for image in views.translate(path))
+    half = (facts["high"] - facts["low"]) / 2
+    return ((voxels - facts["low"]) / half - 1).astype(np.float32), (expected / half).astype(np.float32)
+
+
+def measured(
+    made: np.ndarray, expected: np.ndarray, real: np.ndarray, head: np.ndarray, inside: np.ndarray, axis: str
+) -> dict[str, float]:
+    """Measure a translation against the real target inside its head; errors `inside` the source's head as well."""
+    expected, observed = expected[inside], np.abs(made - real)[inside]
+    ratios = {f"slices {one}": slice_ratio(*(cut_slices(each, one) for each in (made, real, head))) for one in AXES}
+    sliced = (cut_slices(one, axis) for one in (made - real, real, head))
+    return {
+        "PSNR [dB]": psnr(made, real, DATA_RANGE, head),
+        "SSIM": ssim(made, real, DATA_RANGE, head),
+        **ratios,
+        f"error jumps {axis}": slice_ratio(*sliced),
+        "Spearman": rank_correlation(expected, observed),
+        "expected": float(expected.mean()),
+        "observed": float(observed.mean()),
+        "calibration error": calibration_error(calibration_curve(expected, observed)),
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    door.add_argument("runs", nargs="+", type=Path, help="run folders, one for each axis")
+    door.add_argument("--to", required=True, metavar="CONTRAST")
+    arguments = door.parse_args()
+    uris = [str(run) for run in arguments.runs]
+    models = [load_model(uri) for uri in uris]
+    views = [
+        open_views([uri], [model], arguments.to, None, uncertainty=True)
+        for uri, model in zip(uris, models, strict=True)
+    ]
+    axes = [str(model.settings["axis"]) for model in models]
+    config = load_config(RunFolder(arguments.runs[0]).config)
+    split = split_cases(config, find_cases(config), RunFolder(arguments.runs[0]).split)
+    reader = PairReader(models[0].settings, models[0].stride, register=True, cache=registrations(config.preprocess))
+    found: dict[str, list[dict[str, float]]] = {}
+    for pair in pairs(split.test, config.contrasts):
+        there, back, _ = reader.read(pair)
+        view, case = (there, pair[0]) if arguments.to == config.contrasts[1] else (back, pair[1])
+        real, head, own = (stack_slices(one, axes[0]) for one in (view.real, view.foreground, view.source.foreground))
+        each = [translated(view, case.path) for view in views]
+        volumes, errors = zip(*each, strict=True)
+        systems = dict(zip((f"{axis} alone" for axis in axes), each, strict=True))
+        systems["fused"] = (np.mean(volumes, axis=0), fused_error(errors, volumes))  # as `Views.translate` does
+        for name, made in systems.items():
+            found.setdefault(name, []).append(measured(*made, real, head, head & own, axes[0]))
+    columns = list(next(iter(found.values()))[0])
+    rows = []
+    for name, subjects in found.items():
+        values = np.array([list(one.values()) for one in subjects])
+        spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.full(len(columns), np.nan)
+        rows.append([name, *(f"{mean:.3f}±{sd:.3f}" for mean, sd in zip(values.mean(axis=0), spread, strict=True))])
+    say(f"{config.data.source}, to {arguments.to}, {len(subjects)} test subjects")
+    say(table(["", *columns], rows))
+
+
+if __name__ == "__main__":
+    main()

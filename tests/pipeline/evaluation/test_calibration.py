@@ -1,0 +1,132 @@
+import json
+import math
+from shutil import copytree
+
+import numpy as np
+import pytest
+from small_run import QUICK, phantom_run
+
+from pipeline.data.case import Case
+from pipeline.errors import UserError
+from pipeline.evaluation.calibration import calibrate, fit_calibration
+from pipeline.runs.folder import RunFolder
+from pipeline.translation.calibrations import load_doubt, write_calibrations
+from pipeline.translation.model import load_model
+from pipeline.translation.uncertainty import Features
+
+
+def features_and_errors(count=4000):
+    random = np.random.default_rng(0)
+    cycle, spread = random.uniform(0, 1, (2, count))
+    return Features(cycle, spread), (0.1 + 0.3 * spread + 0.6 * cycle) * random.uniform(0.5, 1.5, count)
+
+
+def test_the_fit_finds_the_weights_and_expects_the_mean_error():
+    features, errors = features_and_errors()
+    calibration = fit_calibration(features, errors, subjects=2)
+    assert calibration.cycle_weight / calibration.spread_weight == pytest.approx(2, rel=0.1)
+    expected = calibration.expected(features)
+    np.testing.assert_allclose(expected, 0.1 + 0.3 * features.spread + 0.6 * features.cycle, atol=0.1)
+    assert expected.mean() == pytest.approx(errors.mean(), rel=0.01)
+    assert (calibration.subjects, calibration.voxels) == (2, 4000)
+
+
+def test_the_map_never_falls_and_ignores_a_feature_that_runs_against_the_error():
+    features, _ = features_and_errors()
+    errors = 0.5 - 0.3 * features.cycle + 0.2 * features.spread
+    calibration = fit_calibration(features, errors)
+    assert calibration.cycle_weight == 0 < calibration.spread_weight
+    places, knots = zip(*calibration.knots, strict=True)
+    assert (np.diff(places) > 0).all() and (np.diff(knots) >= 0).all()
+
+
+def test_what_says_nothing_gets_a_flat_map_at_the_mean_error():
+    features, errors = features_and_errors()
+    calibration = fit_calibration(Features(None, np.zeros(4000)), errors)
+    np.testing.assert_allclose(
+        calibration.expected(Features(None, np.array([0.0, 9.0]))), errors[:167].mean(), atol=0.1
+    )
+    falling = fit_calibration(Features(None, features.spread), 1 - features.spread)
+    np.testing.assert_allclose(falling.expected(Features(None, np.array([0.0, 0.5, 1.0]))), 0.5, atol=0.02)
+
+
+def test_nothing_to_fit_on_is_an_error():
+    with pytest.raises(ValueError, match="no voxel"):
+        fit_calibration(Features(None, np.zeros(0)), np.zeros(0))
+
+
+SHORT = (*QUICK, "training.steps_per_epoch=1", "training.decay_epochs=0", "evaluation.translate=false")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calibrated") / "run"
+    assert phantom_run(folder, *SHORT) == 0
+    return folder
+
+
+def test_a_run_calibrates_on_validation_subjects_and_says_how_well_it_went_on_test_subjects(run):
+    content = json.loads((run / "uncertainty.json").read_text())
+    assert set(content["directions"]) == {"T1", "T2"} and content["reason"] == ""
+    assert content["directions"]["T1"]["run"]["subjects"] == 1
+    scores = json.loads((run / "scores.json").read_text())
+    found = {
+        row["metric"]: row for row in scores["summary"] if row["protocol"] == "uncertainty" and row["target"] == "T2"
+    }
+    assert set(found) == {"spearman", "expected_error", "observed_error", "calibration_error"}
+    assert found["spearman"]["n"] == 1 and all(math.isfinite(row["mean"]) for row in found.values())
+    assert 'id="uncertainty"' in (run / "report.html").read_text()
+    assert (run / "uncertainty.png").stat().st_size > 10_000
+
+
+def test_the_test_subjects_play_no_part_in_the_calibration(run, tmp_path, monkeypatch):
+    import pipeline.evaluation.calibration as calibration
+
+    seen = []
+    read = calibration._Look.__init__
+
+    def noted(look, view, model, batch_size, name):
+        seen.append(name)
+        read(look, view, model, batch_size, name)
+
+    fitted = []
+    fit = calibration.fit_calibration
+    monkeypatch.setattr(calibration._Look, "__init__", noted)
+    monkeypatch.setattr(calibration, "fit_calibration", lambda *more: fitted.append(list(seen)) or fit(*more))
+    assert phantom_run(run, *SHORT) == 0  # evaluated again
+    split = json.loads((run / "split.json").read_text())
+    assert all(split["validation"][0] in name for name in fitted[-1]) and len(fitted[-1]) == 2
+    assert all(split["test"][0] in name for name in seen[2:]) and len(seen) == 4
+
+
+def test_the_calibration_is_found_from_the_folder_and_its_checkpoints_and_for_these_weights_alone(run):
+    for uri in (run, run / "checkpoints", run / "checkpoints" / "best.pt"):
+        model = load_model(uri, "cpu")
+        assert load_doubt(str(uri), model, "T2").calibration.voxels > 100
+    with pytest.raises(UserError, match=r"was calibrated for other weights than these.*evaluate it again: python -m"):
+        next(model.translators["T1"].parameters()).add_(1.0)
+        load_doubt(str(run), model, "T2")
+
+
+def test_without_validation_subjects_or_when_switched_off_the_reason_is_kept(run, tmp_path):
+    model = load_model(run, "cpu")
+    assert calibrate([], model, {}, reader=None, batch_size=1) == (
+        {},
+        "split.validation is 0, so there was nobody to calibrate on",
+    )
+    alone = [Case("s", "", "T1", tmp_path)]
+    assert calibrate(alone, model, {}, reader=None, batch_size=1)[1] == "no validation subject has both contrasts"
+    copytree(run, tmp_path / "run")
+    write_calibrations(RunFolder(tmp_path / "run"), model, {}, {}, reason="evaluation.uncertainty is false")
+    with pytest.raises(UserError, match=r"was not calibrated: evaluation\.uncertainty is false; leave --uncertainty"):
+        load_doubt(str(tmp_path / "run"), model, "T2")
+
+
+def test_a_run_that_was_never_calibrated_says_how_it_is(run, tmp_path):
+    (tmp_path / "best.pt").write_bytes((run / "checkpoints" / "best.pt").read_bytes())
+    model = load_model(tmp_path / "best.pt", "cpu")
+    with pytest.raises(UserError, match=r"best.pt: has no uncertainty.json.*repeat its pipeline.run"):
+        load_doubt(str(tmp_path / "best.pt"), model, "T2")
+    (tmp_path / "uncertainty.json").write_text("{")
+    with pytest.raises(UserError, match="damaged, or of another version"):
+        load_doubt(str(tmp_path / "best.pt"), model, "T2")
