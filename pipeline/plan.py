@@ -92,11 +92,12 @@ def _slices(cases: Sequence[Case], config: Config) -> int:
     if config.data.source == "images":
         return len(cases)
     from nibabel.affines import voxel_sizes
-    from nibabel.orientations import io_orientation
+
+    from transforms.spatial import orientation_of
 
     shape, affine = _grid(cases, config)
     along = {"sagittal": 0, "coronal": 1, "axial": 2}[config.preprocess.axis]
-    axis = int((io_orientation(affine)[:, 0] == along).argmax())
+    axis = int((orientation_of(affine)[:, 0] == along).argmax())
     spacing = config.preprocess.spacing_mm
     slices = shape[axis] * voxel_sizes(affine)[axis] / spacing.through_plane if spacing else shape[axis]
     return round(0.75 * slices) * len(cases)

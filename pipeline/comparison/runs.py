@@ -83,7 +83,9 @@ class FinishedRun:
         if not self.record:
             return ""
         threads = f", {self.record.get('threads')} threads" if self.record.get("device") == "cpu" else ""
-        return f"{self.record.get('device')}{threads}, {self.record.get('precision')}"
+        processes = self.record.get("processes", 1)
+        several = f", {processes} processes" if processes > 1 else ""
+        return f"{self.record.get('device')}{threads}{several}, {self.record.get('precision')}"
 
 
 def load_runs(folders: Sequence[Path]) -> list[FinishedRun]:

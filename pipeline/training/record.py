@@ -17,7 +17,15 @@ from pipeline.files import atomic_text
 from pipeline.runs.folder import fingerprint, json_text
 from pipeline.training.loop import Position
 
-MACHINE = ("device", "machine", "threads", "version", "torch")  # what trained; what evaluates anew may be another
+MACHINE = (
+    "device",
+    "machine",
+    "threads",
+    "processes",
+    "precision",
+    "version",
+    "torch",
+)  # what trained; what evaluates anew may be another
 
 
 def write_run_record(path: Path, config: Config, engine: Engine, position: Position, device: torch.device) -> None:

@@ -31,7 +31,7 @@ def image_like(
 
     Args:
         data: (X, Y, Z) finite voxels on the source grid.
-        affine: (4, 4) of the source; where a NIfTI header has another one (in micrometres), that stays.
+        affine: (4, 4) of the source; where a NIfTI header has it in micrometres or metres, that stays.
         header: nibabel's header of the source; not changed.
         integer: Whether to round to int16; whole numbers too large for it stay float32, as do all others.
         description: For the header's `descrip`, cut to 79 bytes.
@@ -59,13 +59,19 @@ def image_like(
         if field in new_header and not keep_text:
             new_header[field] = b""
     if isinstance(header, nib.Nifti1Header):
-        own = header.get_best_affine()
-        affine = affine if np.allclose(affine, own) else own
+        affine = _in_unit_of(header, affine)
     else:
         new_header.set_xyzt_units("mm")
         new_header.set_qform(affine, code="scanner")
         new_header.set_sform(affine, code="scanner")
     return image_class(voxels, affine, new_header)
+
+
+def _in_unit_of(header: nib.Nifti1Header, affine_mm: np.ndarray) -> np.ndarray:
+    """Return an affine in the unit of a header whose own is the same one in micrometres or metres."""
+    own = header.get_best_affine()
+    same = (np.allclose(np.diag([scale] * 3 + [1.0]) @ affine_mm, own) for scale in (1000.0, 0.001))
+    return own if any(same) else affine_mm
 
 
 def _text(header: FileBasedHeader, field: str) -> str:
