@@ -17,7 +17,8 @@ from pipeline.files import atomic_text
 from pipeline.runs.folder import fingerprint, json_text
 from pipeline.training.loop import Position
 
-MACHINE = (
+# What trained; what evaluates anew may be another:
+MACHINE = ("device", "machine", "threads", "processes", "precision", "version", "torch")
     "device",
     "machine",
     "threads",
