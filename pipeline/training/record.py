@@ -19,14 +19,6 @@ from pipeline.training.loop import Position
 
 # What trained; what evaluates anew may be another:
 MACHINE = ("device", "machine", "threads", "processes", "precision", "version", "torch")
-    "device",
-    "machine",
-    "threads",
-    "processes",
-    "precision",
-    "version",
-    "torch",
-)  # what trained; what evaluates anew may be another
 
 
 def write_run_record(path: Path, config: Config, engine: Engine, position: Position, device: torch.device) -> None:
