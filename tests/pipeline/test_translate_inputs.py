@@ -123,3 +123,17 @@ def test_a_dry_run_says_what_would_go_where_and_writes_nothing(tmp_path, monkeyp
     assert lines[3].split()[-1] == ("translate" if overwrite else "skip")
     assert lines[-1] == "nothing was written"
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("arguments", ["-i {a} -o {long}.nii.gz", "-i {a} -o {long}", "-i {long}.nii -o {a}.gz"])
+def test_names_too_long_for_the_disk_are_one_line(tmp_path, model, capfd, arguments):
+    places = {"a": volume_at(tmp_path / "a.nii"), "long": tmp_path / ("n" * 300)}
+    assert run(*arguments.format(**places).split(), "--quiet") == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "nnn" in line
+
+
+def test_a_models_name_too_long_for_the_disk_is_no_model(tmp_path, capfd):
+    source = volume_at(tmp_path / "a.nii")
+    assert main(["-i", str(source), "-o", str(tmp_path / "out"), "--to", "T2", "--model", "m" * 300]) == 2
+    assert "mmm: no such model" in capfd.readouterr().err
