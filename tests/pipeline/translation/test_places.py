@@ -28,7 +28,7 @@ def test_names_that_clash_and_hold_dots_stay_below_out(tmp_path, monkeypatch):
 def test_a_target_outside_out_is_refused(tmp_path, monkeypatch):
     source = touched(tmp_path / "a.nii")
     monkeypatch.setattr(places, "_placed", lambda found, out: [Job(source, out / ".." / "a.nii")])
-    with pytest.raises(UserError, match="a.nii: its translation would lie outside .*out"):
+    with pytest.raises(UserError, match=r"a\.nii: its translation would lie outside .*out"):
         plan([source], tmp_path / "out")
 
 
