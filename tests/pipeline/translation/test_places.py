@@ -19,10 +19,10 @@ def touched(path: Path) -> Path:
 
 
 def test_names_that_clash_and_hold_dots_stay_below_out(tmp_path, monkeypatch):
-    touched(tmp_path / "p1" / "T1.nii.gz"), touched(tmp_path / "work" / "p2" / "T1.nii.gz")
-    monkeypatch.chdir(tmp_path / "work")
+    touched(tmp_path / "p1" / "T1.nii.gz"), touched(tmp_path / "here" / "p2" / "T1.nii.gz")
+    monkeypatch.chdir(tmp_path / "here")
     jobs = plan([Path("../p1/T1.nii.gz"), Path("p2/T1.nii.gz")], Path("out"))
-    assert [job.target.as_posix() for job in jobs] == ["out/p1/T1.nii.gz", "out/work/p2/T1.nii.gz"]
+    assert [job.target.as_posix() for job in jobs] == ["out/p1/T1.nii.gz", "out/here/p2/T1.nii.gz"]
 
 
 def test_a_target_outside_out_is_refused(tmp_path, monkeypatch):
