@@ -156,6 +156,11 @@ def is_folder(path: Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there; False too for names that are too long, for which `Path.is_file` raises."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 def file_identity(path: Path) -> list[str | int]:
     """Return what tells a file from what it was before, in JSON's types: where it lies, its size, when it changed."""
     status = path.stat()

@@ -13,13 +13,15 @@ from pipeline import __version__
 from pipeline.console import guarded, say
 from pipeline.distributed import World, launched
 from pipeline.errors import EXIT_DONE, UserError
+from pipeline.files import is_folder
 from pipeline.translation.batch import job_translator, say_outcome, work_through, write_summary
 from pipeline.translation.bids import Dataset, dataset_jobs, open_dataset, suffixes_of
 from pipeline.translation.derivative import Derivative
 from pipeline.translation.jobs import Job, StopSignals, exit_code, outlook
 from pipeline.translation.maps import plan_maps
 from pipeline.translation.places import all_inputs, clear_leftovers, plan, require_writable, to_do
-from pipeline.translation.shares import collected, share
+from pipeline.translation.shares import collected, note_others, share
+from pipeline.translation.summary import place_of_summary, recall, require_own_place
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from pipeline.translation.model import TranslationModel
     from pipeline.translation.views import Views
 
-SUMMARY = "summary.json"
 AXES = ("axial", "coronal", "sagittal")
 EPILOG = """exit codes: 0 everything is there, 2 bad arguments or nothing worked, 3 some are missing, 130/143 stopped
 A folder's tree is mirrored in OUT and file names are kept; a folder with a DICOM series becomes FOLDER.nii.gz. Where
@@ -86,7 +87,14 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     door.add_argument(
-        "-i", "--input", nargs="+", type=Path, default=[], metavar="IN", help="files, folders, DICOM series' folders"
+        "-i",
+        "--input",
+        action="extend",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="IN",
+        help="files, folders, DICOM series' folders",
     )
     door.add_argument("--input-list", metavar="FILE", help="more IN: a path a line, UTF-8, # comments; - is stdin")
     door.add_argument(
@@ -146,11 +154,16 @@ def _axes(text: str) -> list[str]:
 
 
 def _without_two_dashes(argv: list[str]) -> list[str]:
-    """Let `-i -- -x.nii` name a file with a leading dash, which argparse does not: it becomes ./-x.nii."""
+    """Let `-i -- -x.nii` name a file with a leading dash, which argparse does not: it becomes ./-x.nii.
+
+    What follows "--" belongs to the option right before it; where a value stands there, it is more IN.
+    """
     if "--" not in argv:
         return argv
     place = argv.index("--")
-    return argv[:place] + [f"./{name}" if name.startswith("-") else name for name in argv[place + 1 :]]
+    names = [f"./{name}" if name.startswith("-") else name for name in argv[place + 1 :]]
+    more = ["-i"] if names and place and not argv[place - 1].startswith("-") else []
+    return [*argv[:place], *more, *names]
 
 
 @guarded
@@ -158,9 +171,8 @@ def main(argv: list[str] | None = None) -> int:
     """Translate volumes; return the exit code."""
     arguments = parser().parse_args(_without_two_dashes(sys.argv[1:] if argv is None else argv))
     started, world = time.time(), launched()
+    _require_agreement(arguments, world)
     inputs = all_inputs(arguments.input, arguments.input_list)
-    if arguments.style is not None and (arguments.uncertainty or arguments.views):
-        raise UserError("--style goes neither with --views nor with --uncertainty, which knows the model's own style")
     views, derivative = None, None
     if arguments.bids:
         dataset = open_dataset(inputs, arguments.output)
@@ -171,6 +183,7 @@ def main(argv: list[str] | None = None) -> int:
         jobs = plan(inputs, arguments.output)
     if arguments.uncertainty:
         plan_maps(jobs, bids=arguments.bids)
+    require_own_place(arguments.summary, jobs, arguments.input_list)
     if arguments.dry_run:
         to_do(jobs, overwrite=arguments.overwrite)
         if world.first:
@@ -185,17 +198,31 @@ def main(argv: list[str] | None = None) -> int:
             views = views or _load(arguments)
             about |= views.about()
             _translate_all(pending, views, derivative, arguments, world, stop)
-    jobs = own if stop.number else collected(own, world)
+        jobs = collected(own, world)
+    if stop.number and world.first:
+        note_others(jobs, world)
     code = 128 + stop.number if stop.number else exit_code(jobs)
     if not world.first:
         return code
     say_outcome(jobs, quiet=arguments.quiet, stopped=stop.number != 0)
-    place = arguments.summary or (_place_of_summary(arguments, jobs) if pending or arguments.output.is_dir() else None)
-    if place is None:
+    single = not arguments.bids and arguments.input_list is None and arguments.input == [jobs[0].source]
+    place = arguments.summary or place_of_summary(arguments.output, jobs, single=single)
+    if place is None or not (pending or arguments.summary or is_folder(arguments.output)):
         return code
+    earlier = recall(place, arguments.output, jobs)
     models = arguments.model if len(arguments.model) > 1 else arguments.model[0]
     told = vars(arguments) | {"model": models}
-    return write_summary(place, jobs, arguments=told, model=about, code=code, started=started)
+    return write_summary(place, jobs, arguments=told, model=about or earlier, code=code, started=started)
+
+
+def _require_agreement(arguments: argparse.Namespace, world: World) -> None:
+    if arguments.style is not None and (arguments.uncertainty or arguments.views):
+        raise UserError("--style goes neither with --views nor with --uncertainty, which knows the model's own style")
+    for option in ("bids_suffix", "skull_stripped"):
+        if getattr(arguments, option) is not None and not arguments.bids:
+            raise UserError(f"--{option.replace('_', '-')} goes with --bids alone; add that, or leave this out")
+    if arguments.input_list == "-" and world.size > 1:
+        world.refuse(f"--input-list -: {world.size} processes share one standard input; give the list as a file")
 
 
 def _translate_all(
@@ -248,12 +275,6 @@ def _derivative(dataset: Dataset, views: "Views", arguments: argparse.Namespace)
 def _dataset_jobs(derivative: Derivative, arguments: argparse.Namespace) -> list[Job]:
     from_suffix, to_suffix = suffixes_of(derivative.contrasts, arguments.bids_suffix)
     return dataset_jobs(derivative.dataset, arguments.output, from_suffix, to_suffix)
-
-
-def _place_of_summary(arguments: argparse.Namespace, jobs: list[Job]) -> Path | None:
-    """Where a batch leaves its summary unless told; a single file is no batch."""
-    alone = not arguments.bids and arguments.input_list is None and len(arguments.input) == 1
-    return None if alone and jobs[0].source == arguments.input[0] else arguments.output / SUMMARY
 
 
 if __name__ == "__main__":

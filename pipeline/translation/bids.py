@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.files import is_file, is_folder
 from pipeline.translation.jobs import Job
 from pipeline.translation.places import WRITABLE, fail_equal_names, real, without_suffix
 
@@ -32,17 +33,17 @@ class Dataset:
 
 def open_dataset(inputs: list[Path], out: Path) -> Dataset:
     """Return the one data set that is to be translated into `out`; raises UserError where either does not fit."""
-    if len(inputs) != 1 or not inputs[0].is_dir():
+    if len(inputs) != 1 or not is_folder(inputs[0]):
         raise UserError("--bids takes one IN, the root folder of a BIDS data set")
     root = inputs[0]
-    if not (root / "dataset_description.json").is_file():
+    if not is_file(root / "dataset_description.json"):
         raise UserError(f"{root}: has no dataset_description.json; give the root of a BIDS data set, or drop --bids")
-    if out.is_file() or out.name.lower().endswith(WRITABLE):
+    if is_file(out) or out.name.lower().endswith(WRITABLE):
         raise UserError(f"{out}: --bids makes a data set; give a folder as OUT")
     if real(out) == real(root):
         raise UserError(f"{out}: OUT is the source data set; choose another one, as {root / 'derivatives' / 'synth'}")
     present = out / "dataset_description.json"
-    if present.is_file() and GENERATOR not in names_of_generators(read_json(present)):
+    if is_file(present) and GENERATOR not in names_of_generators(read_json(present)):
         raise UserError(f"{out}: holds a data set that this command did not make; choose another OUT")
     return Dataset(root, read_json(root / "dataset_description.json"))
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.files import atomic_text
+from pipeline.files import atomic_text, writing_to
 from pipeline.translation.bids import GENERATOR, Dataset, inherited_sidecar, read_json
 from pipeline.translation.jobs import Job
-from pipeline.translation.places import without_suffix
+from pipeline.translation.places import real, without_suffix
 
 BIDS_VERSION = "1.10.0"
 SOURCE = "source"  # what the derivative calls the data set it was made from, in BIDS URIs
@@ -59,7 +59,7 @@ class Derivative:
             "DatasetType": "derivative",
             "GeneratedBy": [*(entry for entry in present.get("GeneratedBy", []) if entry != made_by), made_by],
             "SourceDatasets": [{"DOI": doi} if (doi := source.get("DatasetDOI")) else {"URL": f"bids:{SOURCE}:"}],
-            "DatasetLinks": {SOURCE: Path(os.path.relpath(self.dataset.root, self.out)).as_posix()},
+            "DatasetLinks": {SOURCE: Path(os.path.relpath(real(self.dataset.root), real(self.out))).as_posix()},
         }
         if source.get("License"):
             description.setdefault("License", source["License"])
@@ -107,12 +107,20 @@ class Derivative:
             atomic_text(_sidecar_of(job.uncertainty), _json(content | {"Description": about}))
 
     def write(self, job: Job, write_volume: Callable[[], None]) -> None:
-        """Write a sidecar, then its volume, whose presence says that both are done; neither stays without the other."""
+        """Write a sidecar, then its volume, whose presence says that both are done; neither stays without the other.
+
+        What was there of an earlier command goes first: it would be taken for done where writing fails.
+        """
+        volumes = [job.target, *([job.uncertainty] if job.uncertainty else [])]
+        for path in volumes:
+            with writing_to(path):
+                path.unlink(missing_ok=True)
         try:
             self.write_sidecar(job)
             write_volume()
         except BaseException:
-            for path in (job.target, *([job.uncertainty] if job.uncertainty else [])):
+            for path in volumes:
+                path.unlink(missing_ok=True)
                 _sidecar_of(path).unlink(missing_ok=True)
             raise
 

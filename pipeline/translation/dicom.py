@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
-_SERIES_UID, _INSTANCE, _PHOTOMETRIC = "0020|000e", "0020|0013", "0028|0004"
+_SERIES_UID, _INSTANCE = "0020|000e", "0020|0013"
 _SAME_DIRECTION = 1e-3  # largest difference of direction cosines; scanners write them with 6 digits
 _UNEVEN = 0.02  # of the slice distance, beyond rounding in positions
 
@@ -167,7 +167,8 @@ def _step(slices: list[_Slice], folder: Path) -> "np.ndarray":
             "put one volume's slices in a folder of their own"
         )
     wide = int(np.argmax(np.abs(gaps - usual)))
-    if abs(gaps[wide] - usual) > max(_UNEVEN * usual, 0.01):
+    tolerance = max(_UNEVEN * usual, 0.01)
+    if abs(gaps[wide] - usual) > tolerance:
         between = f"between {slices[wide].path.name} and {slices[wide + 1].path.name}"
         missing = sum(round(gap / usual) - 1 for gap in gaps if gap > 1.5 * usual)
         whole = all(math.isclose(gap / usual, round(gap / usual), abs_tol=0.05) for gap in gaps)
@@ -175,7 +176,15 @@ def _step(slices: list[_Slice], folder: Path) -> "np.ndarray":
         raise UserError(
             f"{folder}: {reason} ({gaps[wide]:.2f} mm {between}, elsewhere {usual:.2f} mm); export the series again"
         )
-    return (last.origin - first.origin) / (len(slices) - 1)
+    step = (last.origin - first.origin) / (len(slices) - 1)
+    line = first.origin + np.arange(len(slices))[:, None] * step  # (slices, 3), in mm
+    aside = np.linalg.norm([piece.origin for piece in slices] - line, axis=1)
+    if aside.max() > tolerance:
+        raise UserError(
+            f"{folder}: its slices do not lie in one line ({slices[int(aside.argmax())].path.name} is "
+            f"{aside.max():.2f} mm beside it); export the series again"
+        )
+    return step
 
 
 def _warn_of_gaps(slices: list[_Slice], folder: Path) -> None:

@@ -1,11 +1,13 @@
 """A translation command's jobs, what came of each, and the signals that stop it in between."""
 
+import os
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
 from pipeline.console import one_line, table
+from pipeline.distributed import PeerLost
 from pipeline.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PARTLY_DONE
 
 TRANSLATED, SKIPPED, FAILED, NOT_DONE = "translated", "skipped", "failed", "not done"
@@ -43,7 +45,8 @@ class StopSignals:
     """While entered, SIGTERM and SIGINT (Ctrl-C) end the work; `number` is then the signal's, otherwise 0.
 
     SIGINT does so too where a shell that started the command in the background had it ignored. The `KeyboardInterrupt`
-    ends with the block. Outside the main thread signals are not caught.
+    ends with the block; so does, after a signal, the news that other processes ended. Outside the main thread
+    signals are not caught.
     """
 
     def __init__(self) -> None:
@@ -61,7 +64,8 @@ class StopSignals:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        ended_by = (KeyboardInterrupt, PeerLost) if self.number else KeyboardInterrupt
+        interrupted = kind is not None and issubclass(kind, ended_by)
         if interrupted:
             self.number = self.number or signal.SIGINT
         return interrupted
@@ -93,16 +97,16 @@ def outcome(jobs: list[Job]) -> str:
 
 def outlook(jobs: list[Job]) -> str:
     """Return the table of what would become of each volume, for a dry run."""
-    would = {SKIPPED: "skip", NOT_DONE: "translate"}
-    rows = [
-        (
-            one_line(str(job.source)),
-            one_line(str(job.target)),
-            would.get(job.status) or f"refuse: {one_line(job.error)}",
-        )
-        for job in jobs
-    ]
+    rows = [(one_line(str(job.source)), one_line(str(job.target)), one_line(_fate(job))) for job in jobs]
     return f"{table(('file', 'becomes', 'what would be done'), rows)}\nnothing was written"
+
+
+def _fate(job: Job) -> str:
+    if job.status == SKIPPED:
+        return "skip"
+    if job.status == NOT_DONE and not os.path.exists(job.source):  # noqa: PTH110  (`Path`'s raises for long names)
+        return "refuse: no such file"
+    return "translate" if job.status == NOT_DONE else f"refuse: {job.error}"
 
 
 def exit_code(jobs: list[Job]) -> int:

@@ -12,6 +12,7 @@ from torch import nn
 from pipeline.config.schema import Config
 from pipeline.engines.build import build_translators
 from pipeline.errors import UserError
+from pipeline.files import is_file, is_folder
 from pipeline.hardware import choose_device
 from pipeline.runs.checkpoint import CheckpointFolder, load_checkpoint
 from pipeline.runs.folder import RunFolder
@@ -108,9 +109,9 @@ def load_model(uri: str | Path, device: str = "auto") -> TranslationModel:
 
 
 def _checkpoint_path(path: Path) -> Path:
-    if path.is_file():
+    if is_file(path):
         return path
-    if not path.exists():
+    if not is_folder(path):
         raise UserError(f"{path}: no such model; give a run's folder, a checkpoint, runs:/… or models:/name@alias")
     for folder in (RunFolder(path).checkpoints, CheckpointFolder(path)):
         for checkpoint in (folder.best, folder.latest, folder.previous):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import UserError
-from pipeline.files import is_folder, remove_stale
+from pipeline.files import is_file, is_folder, remove_stale
 from pipeline.translation.dicom import holds_dicom
 from pipeline.translation.jobs import FAILED, NOT_DONE, SKIPPED, Job
 
@@ -73,10 +73,11 @@ def plan(inputs: list[Path], out: Path) -> list[Job]:
     if one and _is_volume(out, WRITABLE) and not is_folder(out):
         jobs = [Job(inputs[0], out)]
     else:
-        if _is_volume(out, WRITABLE) or out.is_file():
+        if _is_volume(out, WRITABLE) or is_file(out):
             raise UserError(f"{out}: is one file's name, and there may be several volumes; give a folder as OUT")
         found = {source: below for given in inputs for source, below in _volumes(given, out)}
         jobs = _placed(found, out)
+        _require_below(out, jobs)
         if (
             len(inputs) == 1
             and [job.source for job in jobs if job.status == FAILED and is_folder(job.source)] == inputs
@@ -92,6 +93,17 @@ def plan(inputs: list[Path], out: Path) -> list[Job]:
 def real(path: Path) -> Path:
     """Return the path without links; unlike `Path.resolve`, links that run in a circle do not raise."""
     return Path(os.path.realpath(path))
+
+
+def plain(path: Path) -> Path:
+    """Return the absolute path without `..`, links kept."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
+
+
+def _require_below(out: Path, jobs: list[Job]) -> None:
+    for job in jobs:
+        if plain(out) not in plain(job.target).parents:
+            raise UserError(f"{job.source}: its translation would lie outside {out}; give its path without ..")
 
 
 def _is_volume(path: Path, suffixes: tuple[str, ...]) -> bool:
@@ -139,11 +151,11 @@ def _walk(folder: Path, out: Path, above: tuple[Path, ...]) -> list[Path]:
 
 def _placed(found: dict[Path, Path], out: Path) -> list[Job]:
     """Give every source a target of its own below OUT."""
-    unique = {_identity(source): (source, below) for source, below in reversed(found.items())}
-    sources = [source for source, _ in reversed(unique.values())]
+    unique = {_identity(source): source for source in reversed(found)}
+    sources = list(reversed(unique.values()))
     targets = [out / _as_nifti(source, found[source]) for source in sources]
     if len({without_suffix(target) for target in targets}) < len(targets):
-        absolute = [source.absolute() for source in sources]
+        absolute = [plain(source) for source in sources]
         common = next(folder for folder in absolute[0].parents if all(folder in path.parents for path in absolute))
         targets = [out / _as_nifti(path, path.relative_to(common)) for path in absolute]
     jobs = [Job(source, target) for source, target in zip(sources, targets, strict=True)]
@@ -155,12 +167,15 @@ def _placed(found: dict[Path, Path], out: Path) -> list[Job]:
 
 
 def _identity(source: Path) -> Path:
-    """Return what two names of one volume have in common; a pair is its .hdr."""
+    """Return what two ways to write one volume's name have in common; a pair is its .hdr.
+
+    Links stay: two names that lead to one file, as two subjects' in a store of contents, are two volumes.
+    """
     if source.suffix.lower() == ".img":
         for suffix in (".hdr", ".HDR"):
-            if (header := source.with_suffix(suffix)).exists():
-                return real(header)
-    return real(source)
+            if is_file(header := source.with_suffix(suffix)):
+                return plain(header)
+    return plain(source)
 
 
 def _without_volumes(folder: Path) -> str:
@@ -206,7 +221,7 @@ def to_do(jobs: list[Job], *, overwrite: bool) -> list[Job]:
 
 def is_whole(path: Path) -> bool:
     """Whether a NIfTI file is there with all of its voxels: ours always are, but a copy may have been cut short."""
-    if not path.is_file() or path.stat().st_size == 0:
+    if not is_file(path) or path.stat().st_size == 0:
         return False
     import nibabel as nib  # slow, and needed only where there is something to look at
 
@@ -239,5 +254,5 @@ def require_writable(folder: Path) -> None:
 def clear_leftovers(jobs: list[Job]) -> None:
     """Remove what killed commands left half-written where these jobs will write."""
     for folder in {job.target.parent for job in jobs}:
-        if folder.is_dir():
+        if is_folder(folder):
             remove_stale(folder, below=False)

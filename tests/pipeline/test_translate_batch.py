@@ -85,7 +85,7 @@ def test_a_rerun_reports_what_it_skips(tmp_path, model):
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
     assert statuses(tmp_path / "out") == {"a.nii.gz": "skipped"}
-    assert summary_of(tmp_path / "out")["model"] == {}  # none was loaded
+    assert summary_of(tmp_path / "out")["model"]["to"] == "T2"  # none was loaded: the earlier summary told
 
 
 def test_a_single_file_leaves_a_summary_only_where_it_is_asked_to(tmp_path, model):

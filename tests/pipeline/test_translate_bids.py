@@ -12,6 +12,7 @@ import pytest
 from negative_model import files_in, negative_model, volume_at
 
 import pipeline.translation.model
+import pipeline.translation.volume
 from pipeline import __version__
 from pipeline.translate import main
 
@@ -225,3 +226,31 @@ def test_the_validator_finds_no_error(tmp_path, model):
     assert answer.returncode == 0
     (tmp_path / "out" / f"{MADE[0]}.json").unlink()  # the validator does look
     assert subprocess.run(command, capture_output=True, timeout=120).returncode != 0
+
+
+def test_a_volume_that_could_not_be_written_again_is_not_taken_for_done(tmp_path, model, monkeypatch):
+    root, out = data_set(tmp_path / "heads", SCANS[0]), tmp_path / "out"
+    assert run("-i", root, "-o", out) == 0
+    with monkeypatch.context() as broken:
+        broken.setattr(pipeline.translation.volume, "write_volume", lambda volume, path: 1 / 0)
+        assert run("-i", root, "-o", out, "--overwrite") == 2
+    assert files_in(out) == sorted(OF_THE_SET)
+    assert run("-i", root, "-o", out) == 0
+    assert {f"{MADE[0]}.nii.gz", f"{MADE[0]}.json"} < set(files_in(out))
+
+
+def test_the_link_to_the_source_holds_where_out_is_reached_through_a_link(tmp_path, model):
+    root = data_set(tmp_path / "heads", SCANS[0])
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "deep")
+    assert run("-i", root, "-o", tmp_path / "out") == 0
+    described = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
+    assert (tmp_path / "disk" / "deep" / described["DatasetLinks"]["source"]).resolve() == root.resolve()
+
+
+@pytest.mark.parametrize("long", ["-i", "-o"])
+def test_names_too_long_for_the_disk_are_one_line(tmp_path, model, capfd, long):
+    places = {"-i": data_set(tmp_path / "heads", SCANS[0]), "-o": tmp_path / "out"} | {long: tmp_path / ("n" * 300)}
+    assert run("-i", places["-i"], "-o", places["-o"]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: ")

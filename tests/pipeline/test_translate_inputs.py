@@ -123,3 +123,41 @@ def test_a_dry_run_says_what_would_go_where_and_writes_nothing(tmp_path, monkeyp
     assert lines[3].split()[-1] == ("translate" if overwrite else "skip")
     assert lines[-1] == "nothing was written"
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("arguments", ["-i {a} -o {long}.nii.gz", "-i {a} -o {long}", "-i {long}.nii -o {a}.gz"])
+def test_names_too_long_for_the_disk_are_one_line(tmp_path, model, capfd, arguments):
+    places = {"a": volume_at(tmp_path / "a.nii"), "long": tmp_path / ("n" * 300)}
+    assert run(*arguments.format(**places).split(), "--quiet") == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "nnn" in line
+
+
+def test_a_models_name_too_long_for_the_disk_is_no_model(tmp_path, capfd):
+    source = volume_at(tmp_path / "a.nii")
+    assert main(["-i", str(source), "-o", str(tmp_path / "out"), "--to", "T2", "--model", "m" * 300]) == 2
+    assert "mmm: no such model" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["-i a.nii -i b.nii -o out", "-o out -i a.nii -- b.nii", "-i a.nii -o out -- b.nii"])
+def test_what_is_named_apart_is_translated_together(tmp_path, model, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    volume_at(Path("a.nii")), volume_at(Path("b.nii"))
+    assert main(["--model", "any", "--to", "T2", *given.split()]) == 0
+    assert files_in(tmp_path / "out") == ["a.nii", "b.nii"]
+
+
+@pytest.mark.parametrize("option", [("--bids-suffix", "T1w", "T2w"), ("--skull-stripped", "yes")])
+def test_options_of_bids_alone_are_refused_without_it(tmp_path, model, capsys, option):
+    assert run("-i", volume_at(tmp_path / "a.nii"), "-o", tmp_path / "out", *option) == 2
+    assert f"{option[0]} goes with --bids alone" in capsys.readouterr().err
+
+
+def test_a_dry_run_refuses_what_is_missing(tmp_path, capsys):
+    names = [volume_at(tmp_path / "a.nii"), tmp_path / "gone.nii", tmp_path / ("n" * 300)]
+    assert run("-i", *names, "-o", tmp_path / "out", "--dry-run") == 0
+    assert [line.endswith("refuse: no such file") for line in capsys.readouterr().out.splitlines()[2:5]] == [
+        False,
+        True,
+        True,
+    ]

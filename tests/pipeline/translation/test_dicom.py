@@ -139,6 +139,19 @@ def at_one_place(paths):
         sitk.WriteImage(image, str(path), imageIO="GDCMImageIO")
 
 
+def one_aside(paths):
+    image = sitk.ReadImage(str(paths[3]))
+    x, y, z = map(float, image.GetMetaData("0020|0032").split("\\"))
+    way = [float(text) for text in image.GetMetaData("0020|0037").split("\\")][:3]  # along the rows
+    position = "\\".join(f"{value + 5 * part:.9g}" for value, part in zip((x, y, z), way, strict=True))
+    image.SetMetaData("0020|0032", position)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    writer.SetImageIO("GDCMImageIO")
+    writer.SetFileName(str(paths[3]))
+    writer.Execute(image)
+
+
 def cut_in_half(paths):
     paths[2].write_bytes(paths[2].read_bytes()[: paths[2].stat().st_size // 2])
 
@@ -148,6 +161,10 @@ def text_named_dicom(paths):
 
 
 SPOILT = {
+    "a slice lies aside": (
+        one_aside,
+        "its slices do not lie in one line (IM0021.dcm is 5.00 mm beside it); export the series again",
+    ),
     "a slice is missing": (
         without_the_fourth,
         "slices are missing, 1 in all (32.00 mm between IM0014.dcm and IM0028.dcm, elsewhere 16.00 mm); export",

@@ -16,7 +16,7 @@ from pipeline.distributed import ALONE, World
 from pipeline.translate import main
 from pipeline.translation.jobs import Job
 from pipeline.translation.model import TranslationModel
-from pipeline.translation.shares import collected, share
+from pipeline.translation.shares import collected, note_others, share
 
 
 @pytest.fixture
@@ -101,3 +101,33 @@ def test_one_bad_volume_stops_nobody_and_all_end_with_the_same_code(written, sca
     assert translate(scans, tmp_path) == [3, 3]
     assert written() == ["0.nii.gz", "2.nii.gz", "3.nii.gz", "4.nii.gz"]
     assert "1.nii.gz" in capfd.readouterr().out
+
+
+def test_a_signal_while_waiting_for_the_others_leaves_a_summary_of_all(written, scans, tmp_path):
+    assert translate(scans, tmp_path) == [0, 0]
+    (tmp_path / "out" / "1.nii.gz").unlink(), (tmp_path / "out" / "summary.json").unlink()
+
+    def work(rank):
+        if rank == 1:  # never comes: whoever waits for it must answer signals still
+            return 0
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        return main(["-i", str(scans), "-o", str(tmp_path / "out"), "--model", "any"])
+
+    assert [code for code, _ in together(work, tmp_path / "log")] == [143, 0]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [volume["status"] for volume in summary["volumes"]] == ["skipped", "not done", *["skipped"] * 3]
+    assert summary["exit_code"] == 143
+
+
+def test_what_is_stopped_itself_is_not_noted_from_the_disk(scans):
+    jobs = [Job(path, path) for path in sorted(scans.iterdir())]
+    note_others(jobs, World(1, 2))
+    assert [job.status for job in jobs] == ["skipped", "not done", "skipped", "not done", "skipped"]
+
+
+def test_several_processes_do_not_share_standard_input(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "0"), monkeypatch.setenv("WORLD_SIZE", "2"), monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert main(["--input-list", "-", "-o", str(tmp_path / "out"), "--model", "any"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "2 processes share one standard input; give the list as a file" in line

@@ -1,0 +1,71 @@
+"""Where a command's summary goes, that it falls on nothing else, and what an earlier one still knows."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.translation.jobs import SKIPPED, Job
+from pipeline.translation.places import plain, real
+
+SUMMARY = "summary.json"
+_OF_VOLUMES = (".nii", ".nii.gz", ".hdr", ".img")
+
+
+def place_of_summary(out: Path, jobs: list[Job], *, single: bool) -> Path | None:
+    """Return where a batch leaves its summary unless told; None for a single file, which is no batch.
+
+    Args:
+        out: The command's OUT; where it is itself the one target it never becomes a folder.
+        jobs: All.
+        single: Whether the command was given one file, and by name.
+    """
+    return None if single or (len(jobs) == 1 and jobs[0].target == out) else out / SUMMARY
+
+
+def require_own_place(summary: Path | None, jobs: list[Job], list_file: str | None) -> None:
+    """Raise UserError where the summary would overwrite a volume, a file of a DICOM series or the list of inputs."""
+    if summary is None:
+        return
+    targets = {real(path) for job in jobs for path in (job.target, job.uncertainty) if path is not None}
+    sources = {real(job.source) for job in jobs} | ({real(Path(list_file))} if list_file else set())
+    place = real(summary)
+    if summary.name.lower().endswith(_OF_VOLUMES) or place in targets or {place, place.parent} & sources:
+        raise UserError(f"--summary {summary}: is a volume's place, or holds what is read; give another, as told.json")
+
+
+def recall(place: Path, out: Path, jobs: list[Job]) -> dict[str, str]:
+    """Take over what an earlier summary of the same OUT says of the volumes that were skipped now.
+
+    One that is missing, damaged or of another OUT says nothing.
+
+    Args:
+        place: Where it lies.
+        out: The command's OUT; volumes are known by their path below it.
+        jobs: All; of the skipped ones `seconds` and `warnings` are changed in place.
+
+    Returns:
+        What it says of the model; empty where it says nothing of that, or of none of these volumes.
+    """
+    try:
+        earlier = json.loads(place.read_bytes())
+        before = Path(earlier["arguments"]["output"])
+        same = plain(place.parent) == plain(out) or plain(before) == plain(out)
+        told = {os.path.relpath(entry["target"], before): entry for entry in earlier["volumes"]} if same else {}
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return {}
+    known = False
+    for job in jobs:
+        entry = told.get(os.path.relpath(job.target, out))
+        if job.status != SKIPPED or entry is None:
+            continue
+        seconds, notes = entry.get("seconds"), entry.get("warnings")
+        if type(seconds) in (int, float) and math.isfinite(seconds) and _texts(notes):
+            job.seconds, job.warnings, known = float(seconds), [*notes], True
+    model = earlier.get("model")
+    return model if known and isinstance(model, dict) and _texts([*model.values()]) else {}
+
+
+def _texts(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)

@@ -1,0 +1,83 @@
+"""The summary of a translation command: it falls on nothing else, and a repetition does not forget."""
+
+import json
+from pathlib import Path
+
+import pytest
+from negative_model import files_in, negative_model, volume_at
+
+import pipeline.translation.model
+from pipeline.translate import main
+from pipeline.translation.jobs import SKIPPED, Job
+from pipeline.translation.summary import recall
+
+
+@pytest.fixture
+def model(monkeypatch):
+    made = negative_model()
+    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: made)
+    return made
+
+
+def run(*arguments):
+    return main([*map(str, arguments), "--model", "any", "--to", "T2"])
+
+
+@pytest.mark.parametrize("name", ["a", "out/a.nii.gz", "list.txt", "other.img", "OTHER.NII"])
+def test_a_summary_that_would_overwrite_something_is_refused(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.setattr(pipeline.translation.model, "load_model", None)
+    volume_at(tmp_path / "a.nii").rename(tmp_path / "a")
+    (tmp_path / "list.txt").write_text(f"{tmp_path / 'a'}\n")
+    before = (tmp_path / "a").read_bytes()
+    told = tmp_path / name
+    assert run("--input-list", tmp_path / "list.txt", "-o", tmp_path / "out", "--summary", told) == 2
+    assert f"--summary {told}: is a volume's place, or holds what is read" in capsys.readouterr().err
+    assert files_in(tmp_path) == ["a", "list.txt"] and (tmp_path / "a").read_bytes() == before
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_list_of_one_path_may_have_a_file_as_out(tmp_path, model, whole):
+    source, target = volume_at(tmp_path / "a.nii"), tmp_path / "x.nii.gz"
+    if not whole:
+        source.write_text("no volume")
+    (tmp_path / "list.txt").write_text(f"{source}\n")
+    assert run("--input-list", tmp_path / "list.txt", "-o", target) == (0 if whole else 2)
+    assert target.is_file() == whole and not target.is_dir()
+
+
+def test_a_repetition_keeps_what_the_first_summary_told(tmp_path, model):
+    volume_at(tmp_path / "in" / "a.nii")
+    out = tmp_path / "out"
+    assert run("-i", tmp_path / "in", "-o", out) == 0
+    first = json.loads((out / "summary.json").read_text())
+    first["volumes"][0] |= {"warnings": ["doubtful"], "seconds": 7.5}
+    (out / "summary.json").write_text(json.dumps(first))
+    volume_at(tmp_path / "in" / "b.nii")
+    for _ in range(2):
+        assert run("-i", tmp_path / "in", "-o", out) == 0
+        told = json.loads((out / "summary.json").read_text())
+        (volume,) = (volume for volume in told["volumes"] if volume["source"].endswith("a.nii"))
+        assert (volume["status"], volume["warnings"], volume["seconds"]) == ("skipped", ["doubtful"], 7.5)
+        assert told["model"] == first["model"] != {}
+
+
+ENTRY = {"target": "out/a.nii", "seconds": 1.0, "warnings": ["w"]}
+DAMAGED = {
+    "cut short": '{"volumes": [',
+    "no object": "[]",
+    "too deep": "[" * 100_000,
+    "other volumes": json.dumps({"arguments": {"output": "out"}, "volumes": {"a": 1}, "model": {"to": "T2"}}),
+    "no numbers": json.dumps({"arguments": {"output": "out"}, "volumes": [ENTRY | {"seconds": "1"}], "model": {}}),
+    "not finite": json.dumps({"arguments": {"output": "out"}, "volumes": [ENTRY | {"seconds": float("nan")}]}),
+    "no texts": json.dumps({"arguments": {"output": "out"}, "volumes": [ENTRY | {"warnings": [1]}]}),
+    "another OUT": json.dumps({"arguments": {"output": "else"}, "volumes": [ENTRY | {"target": "else/a.nii"}]}),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_summary_says_nothing(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    Path("told.json").write_text(DAMAGED[kind])
+    job = Job(Path("a.nii"), Path("out/a.nii"), status=SKIPPED)
+    assert recall(Path("told.json"), Path("out"), [job]) == {}
+    assert (job.seconds, job.warnings) == (0.0, [])
