@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.console import warnings_as_lines
 from pipeline.data.case import Case
 from pipeline.data.extraction import fill_store
 from pipeline.data.pairing import VERSION as REGISTRATION_VERSION
@@ -63,7 +64,8 @@ def extract_pair(cases: CasePair, folder: Path, settings: dict, cache: Path) -> 
     key = pair_key(cases, settings)  # before reading: a file replaced meanwhile then counts as not stored
     chain = {name: value for name, value in settings.items() if name not in ("min_foreground", "register_pairs")}
     try:
-        first, second = (prepare_scan(case.path, chain, stride=1) for case in cases)
+        with warnings_as_lines():
+            first, second = (prepare_scan(case.path, chain, stride=1) for case in cases)
         movement = movement_between(first, second, cases, chain, register=settings["register_pairs"], cache=cache)
     except BadScan as error:
         raise ValueError(str(error)) from None

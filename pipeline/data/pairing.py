@@ -36,6 +36,7 @@ class PreparedScan:
         axis: Along which slices are cut.
         way_back: What the chain's inverse needs besides slices, so that a translation can be written on the file's own
             grid without reading it again; see `transforms.dictionary`.
+        name: Of the file, for messages.
     """
 
     slices: np.ndarray
@@ -44,6 +45,7 @@ class PreparedScan:
     affine: np.ndarray
     axis: str
     way_back: Mapping[str, object] = field(default_factory=dict)
+    name: str = "an image"
 
     def unpadded(self, slices: np.ndarray) -> np.ndarray:
         """Return a stack like `slices`, (N, H, W), without the padding: (N, h, w)."""
@@ -143,6 +145,7 @@ def prepare_scan(path: Path, settings: Mapping[str, object], stride: int) -> Pre
         affine=data["image_affine"],
         axis=settings["axis"],
         way_back={name: value for name, value in data.items() if name not in ("image", "image_foreground")},
+        name=str(path),
     )
 
 

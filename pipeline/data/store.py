@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from nibabel.affines import voxel_sizes
 
+from pipeline.console import warnings_as_lines
 from pipeline.data.case import Case
 from pipeline.data.extraction import fill_store
 from pipeline.data.likeness import volume_likeness
@@ -95,7 +96,7 @@ def look_up(case: Case, folder: Path, settings: dict, *, thorough: bool = True) 
 
 
 def extract(path: Path, folder: Path, settings: dict) -> None:
-    """Read one image, run the chain, and store its occupied slices and facts.
+    """Read one image, run the chain, and store its occupied slices and facts; prints what is doubtful about it.
 
     Raises:
         ValueError: the image cannot be used; the message says why.
@@ -106,7 +107,8 @@ def extract(path: Path, folder: Path, settings: dict) -> None:
     key = case_key(path, settings)  # before reading: a file replaced meanwhile then counts as not stored
     min_foreground = settings["min_foreground"]
     chain_settings = {name: value for name, value in settings.items() if name != "min_foreground"}
-    data = slice_chain(**chain_settings)({"image": path})
+    with warnings_as_lines():
+        data = slice_chain(**chain_settings)({"image": path})
     slices, foreground = data["image"], data["image_foreground"]
     positions = occupied_slices(foreground, min_foreground)
     if len(positions) == 0:

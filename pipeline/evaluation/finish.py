@@ -1,12 +1,13 @@
 """The end of a run: evaluate the chosen checkpoint, translate the test subjects, draw, report, and log it all."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping
 
 import numpy as np
 
-from pipeline.console import say
+from pipeline.console import say, warn
 from pipeline.data.case import Case, pairs
+from pipeline.data.pairing import PreparedScan
+from pipeline.errors import Stopped, UserError, first_cause
 from pipeline.evaluation.calibration import Judge, calibrate
 from pipeline.evaluation.evaluate import Translation, evaluate
 from pipeline.evaluation.gallery import Gallery, draw_curves, draw_gifs, translate_scan
@@ -32,7 +33,7 @@ def finish(sitting: Sitting) -> None:
     gallery = Gallery(model, folder, batch_size) if config.evaluation.translate else None
     judge, uncalibrated = _judge(sitting, model)
     with keep_candidates(folder.path, model) as candidates:
-        scores = _evaluate(sitting, model, [keeper for keeper in (gallery, candidates, judge) if keeper])
+        scores = _evaluate(sitting, model, {"translations": gallery, "viewer": candidates, "uncertainty": judge})
         scores.add_uncertainty(judge.scores, uncalibrated)
         viewer = make_viewer(subjects_to_view(test, scores, candidates)) if candidates else None
     say(f"\n{scores.text()}\n")
@@ -91,19 +92,32 @@ def _judge(sitting: Sitting, model: TranslationModel) -> tuple[Judge, str]:
     return Judge(model, {}, calibrations, config.evaluation.batch_size), reason
 
 
-def _evaluate(sitting: Sitting, model: TranslationModel, keepers: Sequence[Gallery | Candidates | Judge]) -> Scores:
+def _evaluate(
+    sitting: Sitting, model: TranslationModel, keepers: Mapping[str, Gallery | Candidates | Judge | None]
+) -> Scores:
     """Score the test subjects; each translation is made once, and shown to whoever draws or keeps it."""
     config, prepared = sitting.config, sitting.prepared
 
+    def translate(scan: PreparedScan, to: str) -> np.ndarray:
+        return translate_scan(scan, to, model, config.evaluation.batch_size, scan.name)
+
     def show(translation: Translation) -> None:
-        for keeper in keepers:
-            keeper.add(translation)
+        for of_what, keeper in keepers.items():
+            if keeper is None:
+                continue
+            try:
+                keeper.add(translation)
+            except (UserError, Stopped):
+                raise
+            except Exception as error:  # whatever a picture runs into, the scores are what the evaluation is for
+                reason = first_cause(error)
+                warn(f"warning: {translation.case.path}: left out of the {of_what} ({reason}); its scores stand")
 
     return evaluate(
         prepared.split.test,
         pairs(_everyone_in_training(sitting), config.contrasts),
         config.contrasts,
-        partial(translate_scan, model=model, batch_size=config.evaluation.batch_size, name="a test volume"),
+        translate,
         reader=sitting.reader,
         histograms=sitting.histograms,
         protocols=config.evaluation.protocols,

@@ -10,7 +10,7 @@ from nibabel.affines import voxel_sizes
 from pipeline.console import progress, warn
 from pipeline.data.case import Case
 from pipeline.data.pairing import PairReader, PreparedScan
-from pipeline.errors import UserError
+from pipeline.errors import Stopped, UserError, first_cause
 from pipeline.evaluation.evaluate import Translation
 from pipeline.files import atomic_path
 from pipeline.report.curves import save_curves
@@ -81,6 +81,11 @@ class Gallery:
         except UserError as error:
             self._written[case] = None
             warn(f"warning: {error}; not translated")
+        except Stopped:
+            raise
+        except Exception as error:  # a picture that cannot be drawn must not cost the evaluation
+            self._written[case] = None
+            warn(f"warning: {case.path}: no translation or no picture of it ({first_cause(error)})")
 
     def add_rest(self, test: Sequence[Case], reader: PairReader, quiet: bool) -> list[TranslatedVolume]:
         """Translate the test images that the evaluation has not, such as those without a partner; return all, in order.

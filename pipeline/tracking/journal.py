@@ -7,9 +7,10 @@ One JSON object a line. Its `kind` is "about" (experiment, name, params and tags
 
 import json
 import os
+import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -21,42 +22,82 @@ from pipeline.files import atomic_text, atomic_write
 from pipeline.tracking.mlflow_run import MlflowRun
 
 NAME, PICTURES = "tracking.jsonl", "unsent"
+LATEST_S = 1e11  # the year 5138, in seconds since 1970
 Entry = dict[str, object]
 
 
 def read_journal(folder: Path) -> list[Entry]:
-    """Return the entries of a folder's journal, each once; none where there is no journal. Torn lines are left out."""
+    """Return the entries of a folder's journal; none where there is no journal. Torn and foreign lines are left out.
+
+    What repeats an earlier entry is left out: of "about" and "tags" only what repeats the one before of its kind, for
+    what was so, then was not, and is so again must be the last that is told. Every "end" is returned.
+    """
     try:
         lines = (folder / NAME).read_bytes().splitlines()
     except FileNotFoundError:
         return []
-    entries, seen = [], set()
-    for line in lines:
-        entry = _entry(line)
-        known = json.dumps({name: value for name, value in (entry or {}).items() if name != "time"}, sort_keys=True)
-        if entry is not None and (entry["kind"] == "end" or known not in seen):
-            seen.add(known)
+    entries, seen, latest = [], set(), {}
+    for entry in filter(None, map(_entry, lines)):
+        kind, known = entry["kind"], json.dumps({**entry, "time": None}, sort_keys=True)
+        if kind == "end" or (latest.get(kind) != known if kind in ("about", "tags") else known not in seen):
             entries.append(entry)
+        seen.add(known)
+        latest[kind] = known
     return entries
 
 
 def _entry(line: bytes) -> Entry | None:
+    """Return the entry that a line holds; None for one that is torn, or whose content is not what its kind needs."""
     try:
         entry = json.loads(line)
-    except ValueError:
+        _line(entry).encode()  # half a surrogate pair could be read, but never be written again
+    except (ValueError, RecursionError):
         return None
-    return entry if isinstance(entry, dict) and "kind" in entry else None
+    needs = NEEDS.get(str(entry.get("kind"))) if isinstance(entry, dict) else None
+    if needs is None or not all(fits(entry.get(name)) for name, fits in needs.items()):
+        return None
+    return entry if _is_time(entry.get("time", 0)) else None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _is_picture(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"(?:.*/)?[0-9A-Za-z-]{1,99}\.png", value) is not None
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value < LATEST_S
+
+
+NEEDS: dict[str, dict[str, Callable[[object], bool]]] = {  # by kind: the keys it must have, and what their values are
+    "about": {"experiment": _is_text, "name": _is_text, "params": _is_texts, "tags": _is_texts},
+    "tags": {"tags": _is_texts},
+    "dataset": {
+        **dict.fromkeys(("name", "context", "source", "digest"), _is_text),
+        "profile": lambda value: isinstance(value, dict),
+    },
+    "artifact": {"path": _is_text, "folder": lambda value: value is None or isinstance(value, str)},
+    "image": {"key": _is_text, "step": lambda value: type(value) is int, "file": _is_picture},
+    "end": {"status": lambda value: value in ("FINISHED", "FAILED", "KILLED"), "time": _is_time},
+}
 
 
 def tell(run: MlflowRun, entry: Entry, folder: Path) -> None:
     """Tell MLflow what an entry of the folder's journal says; nothing is there twice afterwards. May raise."""
     match entry:
         case {"kind": "image", "key": key, "step": step, "file": file}:
-            _send_image(run, key, step, _picture(folder, file))
+            send_image(run, key, step, picture(folder, file))
+            picture(folder, file).unlink(missing_ok=True)
         case {"kind": "artifact", "path": path, "folder": place}:
             run.client.log_artifact(run.id, str(folder / path), place)
         case {"kind": "dataset"}:
-            run.log_dataset(**{name: value for name, value in entry.items() if name != "kind"})
+            run.log_dataset(**{name: entry[name] for name in NEEDS["dataset"]})
         case {"kind": "tags", "tags": tags}:
             run.set_tags(tags)
 
@@ -74,25 +115,23 @@ def size_bytes(entry: Entry, folder: Path) -> int:
     """Return how much an entry uploads."""
     if entry["kind"] not in ("artifact", "image"):
         return 0
-    path = folder / str(entry["path"]) if entry["kind"] == "artifact" else _picture(folder, entry["file"])
+    path = folder / str(entry["path"]) if entry["kind"] == "artifact" else picture(folder, entry["file"])
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def _picture(folder: Path, name: object) -> Path:
+def picture(folder: Path, name: object) -> Path:
     """Return where a picture waits; a journal from elsewhere must not name, and lose us, a file of another folder."""
     return folder / PICTURES / Path(str(name)).name
 
 
-def _send_image(run: MlflowRun, key: str, step: int, path: Path) -> None:
+def send_image(run: MlflowRun, key: str, step: int, path: Path) -> None:
+    """Log the image of a file under a key and step, once; may raise."""
     from PIL import Image
 
     if not run.has_image(key, step):
-        if not path.is_file():
-            raise FileNotFoundError("its file is gone, for another store got it earlier")
-        with Image.open(path) as picture:
-            run.log_image(np.asarray(picture), key, step)
-    path.unlink(missing_ok=True)
+        with Image.open(path) as stored:
+            run.log_image(np.asarray(stored), key, step)
 
 
 class Journal:
@@ -112,7 +151,7 @@ class Journal:
         earlier = [entry for entry in read_journal(folder) if entry["kind"] != "end"]
         beyond = [entry for entry in earlier if entry["kind"] == "image" and entry["step"] > step]
         for entry in beyond:
-            _picture(folder, entry["file"]).unlink(missing_ok=True)
+            picture(folder, entry["file"]).unlink(missing_ok=True)
         self.earlier = [entry for entry in earlier if entry not in beyond]
         atomic_text(folder / NAME, "".join(_line(entry) for entry in self.earlier))
         self._stream = (folder / NAME).open("ab", buffering=0)
@@ -123,7 +162,7 @@ class Journal:
         return [
             entry
             for entry in self.earlier
-            if entry["kind"] == "tags" or (entry["kind"] == "image" and _picture(self.folder, entry["file"]).is_file())
+            if entry["kind"] == "tags" or (entry["kind"] == "image" and picture(self.folder, entry["file"]).is_file())
         ]
 
     def add(self, entry: Entry) -> Entry:
@@ -146,7 +185,7 @@ class Journal:
         stream = BytesIO()
         Image.fromarray(image).save(stream, format="PNG", compress_level=1)
         file = f"{step:09d}-{secrets.token_hex(4)}.png"
-        atomic_write(_picture(self.folder, file), lambda out: out.write(stream.getvalue()))
+        atomic_write(picture(self.folder, file), lambda out: out.write(stream.getvalue()))
         return self.add({"kind": "image", "key": key, "step": step, "file": file})
 
     def close(self, status: str) -> None:

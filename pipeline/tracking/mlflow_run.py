@@ -75,7 +75,7 @@ class MlflowRun:
         self.id, self.experiment_id = run.info.run_id, run.info.experiment_id
         if self.continued:
             self.client.update_run(self.id, status="RUNNING")
-        self._log_params(params, dict(run.data.params))
+        self._log_params(params, dict(run.data.params), dict(run.data.tags))
         self._images = self._logged_images() if self.continued else set()
         self.logged_steps = self._logged_steps(run.data.metrics) if self.continued else {}
 
@@ -118,13 +118,15 @@ class MlflowRun:
         cut = {clean_key(key): str(value)[:TAG_LENGTH] for key, value in tags.items()}
         return self.client.create_run(experiment_id, started_ms, resolve_tags(cut), name)
 
-    def _log_params(self, params: Mapping[str, str], logged: Mapping[str, str]) -> None:
+    def _log_params(self, params: Mapping[str, str], logged: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Log parameters; of those that the run has, the ones that are no longer as it says last, as tags."""
         from mlflow.entities import Param
 
         new = [Param(key, value) for key, value in params.items() if key not in logged]
         for start in range(0, len(new), PARAMS_PER_REQUEST):
             self.client.log_batch(self.id, params=new[start : start + PARAMS_PER_REQUEST], synchronous=True)
-        self.set_tags({f"changed.{key}": params[key] for key in params if logged.get(key, params[key]) != params[key]})
+        last = {key: tags.get(clean_key(f"changed.{key}"), logged.get(key, value)) for key, value in params.items()}
+        self.set_tags({f"changed.{key}": value for key, value in params.items() if last[key] != value})
 
     def _logged_images(self) -> set[tuple[str, int]]:
         names = (Path(file.path).name for file in self.client.list_artifacts(self.id, "images"))

@@ -1,13 +1,16 @@
 """The record of a run that has ended, from its folder into an MLflow store, as if MLflow had followed it all along."""
 
+import os
+import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from pipeline.console import warn
 from pipeline.errors import UserError
 from pipeline.tracking.follower import LINES_AT_ONCE, UPLOAD_BYTES_PER_S, noted_id, write_note
-from pipeline.tracking.journal import NAME, Entry, read_journal, size_bytes, tell, tidy, title
+from pipeline.tracking.journal import NAME, Entry, picture, read_journal, send_image, size_bytes, tell, tidy, title
 from pipeline.tracking.metrics_file import read_metrics
 from pipeline.tracking.mlflow_errors import short_reason
 from pipeline.tracking.mlflow_run import MlflowRun
@@ -106,19 +109,84 @@ class Sender:
             self.points += self.run.log_points(records[start : start + LINES_AT_ONCE])
 
     def _send_entries(self) -> None:
+        samples, lost = self._samples(), 0
         for entry in self._entries:
-            had = entry["kind"] == "image" and self.run.has_image(entry["key"], entry["step"])
+            if entry["kind"] == "image":
+                lost += not self._send_picture(entry, samples)
+                continue
+            if entry["kind"] == "artifact" and (reason := self._why_not(str(entry["path"]))):
+                self.refuse(title(entry), reason)
+                continue
             refused = self.refused
-            self.call(title(entry), lambda run, entry=entry: self._tell(entry), size_bytes(entry, self.folder))
-            if entry["kind"] in KINDS and not had and self.refused == refused:
+            self.call(title(entry), partial(tell, entry=entry, folder=self.folder), size_bytes(entry, self.folder))
+            if entry["kind"] in KINDS and self.refused == refused:
                 self.sent[entry["kind"]] += 1
+        if lost:
+            pictures = "1 picture is" if lost == 1 else f"{lost} pictures are"
+            warn(f"note: {self.folder}: {pictures} not here any more, but only in the store that got them first")
 
-    def _tell(self, entry: Entry) -> None:
-        """Tell MLflow of one entry; a folder from elsewhere must not make us upload what lies elsewhere."""
-        path = self.folder / str(entry.get("path", "."))
-        if not path.resolve().is_relative_to(self.folder.resolve().parent):
-            raise ValueError("it lies outside the run's folder and the one around it")
-        tell(self.run, entry, self.folder)
+    def _send_picture(self, entry: Entry, samples: Mapping[tuple[str, int], Path]) -> bool:
+        """Send a picture that the store lacks; return whether it was there to be sent."""
+        key, step, refused = entry["key"], entry["step"], self.refused
+        had, path = self.run.has_image(key, step), picture(self.folder, entry["file"])
+        action = partial(tell, entry=entry, folder=self.folder)
+        if not os.path.lexists(path):
+            if had or (key, step) not in samples:
+                return had
+            path = samples[key, step]  # an earlier store got it, but the run's samples have it as well
+            action = partial(send_image, key=key, step=step, path=path)
+        if reason := self._why_not(str(path.relative_to(self.folder))):
+            self.refuse(title(entry), reason)
+            return True
+        self.call(title(entry), action, path.stat().st_size)
+        self.sent["image"] += not had and self.refused == refused
+        return True
+
+    def _samples(self) -> dict[tuple[str, int], Path]:
+        """Return the run's sample panels by the key and step under which they were logged.
+
+        Files are named by epoch and entries by step: they are told apart where as many are there of each, and the
+        steps are those of whole epochs.
+        """
+        steps: dict[str, set[int]] = {}
+        for entry in self._entries:
+            if entry["kind"] == "image" and re.fullmatch(r"samples/[^/\0]{1,200}", entry["key"]):
+                steps.setdefault(entry["key"], set()).add(entry["step"])
+        found = {}
+        for key, logged in steps.items():
+            files = {path.stem.removeprefix("epoch-"): path for path in (self.folder / key).glob("epoch-*.png")}
+            files = {int(epoch): path for epoch, path in files.items() if re.fullmatch(r"[0-9]{1,9}", epoch)}
+            epochs, logged = sorted(files), sorted(logged)
+            if len(epochs) == len(logged) and all(
+                step * epochs[-1] == epoch * logged[-1] for epoch, step in zip(epochs, logged, strict=True)
+            ):
+                found |= {(key, step): files[epoch] for epoch, step in zip(epochs, logged, strict=True)}
+        return found
+
+    def _why_not(self, path: str) -> str:
+        """Return why a file or folder must not be sent, "" where it may: a journal from elsewhere names what it likes.
+
+        The run's own files may, and those beside a comparison's record that are the comparison's.
+        """
+        home = self.folder.resolve()
+        try:
+            wanted = (self.folder / path).resolve()
+            inner = [wanted, *(wanted.rglob("*") if wanted.is_relative_to(home) else [])]
+            inside = all(one.resolve().is_relative_to(home) for one in inner)
+            beside = wanted.parent == home.parent and wanted.name in _names_beside(home.name) and not wanted.is_dir()
+            if inside or beside:
+                return "" if wanted.exists() else "it is not there any more"
+        except (OSError, ValueError, RuntimeError):  # no name that a file could have, or a link to itself
+            return "it cannot be read"
+        return "it lies outside the run's folder"
+
+
+def _names_beside(record: str) -> set[str]:
+    """Return the names of the files beside a comparison's record; none for another folder, or hidden ones."""
+    stem = record.removesuffix("_record")
+    if stem == record or not stem or stem.startswith("."):
+        return set()
+    return {f"{stem}{ending}" for ending in (".html", ".csv", ".json", "_slices.png")}
 
 
 def _milliseconds(entry: Entry) -> int | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.errors import Stopped
 from pipeline.tracking.follower import Follower, Job
-from pipeline.tracking.journal import Entry, Journal, forget, size_bytes, tell, tidy, title
+from pipeline.tracking.journal import NAME, Entry, Journal, forget, size_bytes, tell, tidy, title
 from pipeline.tracking.metrics_file import MetricsFile
 from pipeline.tracking.mlflow_run import MlflowRun, flatten
 from pipeline.tracking.mlflow_settings import without_password
@@ -32,7 +32,7 @@ class Tracker:
         step: The global step of the checkpoint from which the run resumes; None for a start from scratch.
         run_id: The MLflow run that the checkpoint names, which is continued.
         tags: Tags of the MLflow run.
-        mlflow: Whether MLflow follows at all.
+        mlflow: Whether MLflow follows at all. A resumed run whose journal is there goes on with it all the same.
         whole: Which file to name as complete where MLflow does not answer; None: metrics.jsonl.
 
     Raises:
@@ -56,7 +56,8 @@ class Tracker:
         self._asked_id = run_id
         self._whole = whole or self._metrics.path
         about = {"experiment": experiment, "name": run_name, "params": flatten(params), "tags": dict(tags or {})}
-        self._journal = Journal(folder, about, step) if mlflow else None
+        kept = mlflow or (step is not None and (folder / NAME).is_file())  # or it would end as an earlier sitting did
+        self._journal = Journal(folder, about, step) if kept else None
         self._follower = (
             Follower(
                 self._metrics.path,
@@ -144,8 +145,9 @@ class Tracker:
     def close(self, status: str = "FINISHED") -> None:
         """End the run as FINISHED, FAILED or KILLED; returns within seconds whatever the server does."""
         self._metrics.close()
-        if self._follower:
+        if self._journal:
             self._journal.close(status)
+        if self._follower:
             self._follower.close(status)
             tidy(self._metrics.path.parent)
 
@@ -175,4 +177,5 @@ class Tracker:
 
     def _queue(self, entry: Entry) -> None:
         folder = self._metrics.path.parent
-        self._follower.queue(Job(title(entry), lambda run: tell(run, entry, folder), size_bytes(entry, folder)))
+        if self._follower:
+            self._follower.queue(Job(title(entry), lambda run: tell(run, entry, folder), size_bytes(entry, folder)))

@@ -50,9 +50,25 @@ def test_one_that_is_not_there_does_not_stop_the_others(unfollowed, store, capsy
 
 
 def test_what_could_not_be_sent_makes_it_a_part(unfollowed, store, capsys):
-    next((unfollowed[0] / "unsent").glob("*.png")).unlink()
+    with (unfollowed[0] / "tracking.jsonl").open("a") as journal:
+        print('{"kind": "artifact", "path": "gone.png", "folder": null}', file=journal)
     assert main([str(unfollowed[0])]) == 3
-    assert "the image samples is not sent (its file is gone" in capsys.readouterr().err
+    assert "gone.png is not sent (it is not there any more)" in capsys.readouterr().err
+
+
+def test_pictures_that_only_the_first_store_has_are_told_once_and_are_no_failure(unfollowed, store, capsys):
+    for picture in (unfollowed[0] / "unsent").glob("*.png"):
+        picture.unlink()
+    capsys.readouterr()
+    assert main([str(unfollowed[0])]) == 0
+    told = f"note: {unfollowed[0]}: 2 pictures are not here any more, but only in the store that got them first\n"
+    assert capsys.readouterr().err == told
+
+
+def test_a_name_too_long_for_a_folder_is_one_line(tmp_path, capsys):
+    assert main([str(tmp_path / ("x" * 300))]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.endswith("no such folder; give the folder of a run\n")
 
 
 def test_a_dead_server_is_one_line_and_the_run_can_be_sent_later(unfollowed, store, monkeypatch, capsys):
@@ -79,7 +95,7 @@ def test_a_run_at_work_is_named(unfollowed, store, capfd):
     assert f"error: {unfollowed[0]}: another process is at work on this run; wait for it" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\x00\xff\n", b'{"kind": "about"', b"[]\n7\n"])
+@pytest.mark.parametrize("content", [None, b"", b"\x00\xff\n", b'{"kind": "about"', b"[]\n7\n", b'{"kind": "about"}\n'])
 def test_a_folder_without_a_record_is_refused_and_stays_as_it_was(tmp_path, capsys, content):
     if content is not None:
         (tmp_path / "tracking.jsonl").write_bytes(content)

@@ -42,3 +42,41 @@ def test_what_a_killed_run_left_half_written_goes_when_the_run_is_taken_up(tmp_p
     half.write_bytes(b"half")
     assert phantom_run(run, *settings) == 0
     assert not half.exists()
+
+
+ONE_STEP = ("training.steps_per_epoch=1", "training.decay_epochs=0")
+
+
+def test_an_unexpected_error_costs_one_picture_and_never_the_scores(tmp_path, monkeypatch, capsys):
+    drawn, draw = [], gallery.volume_mosaic
+
+    def first_fails(*volumes, **named):
+        drawn.append(1)
+        if len(drawn) == 1:
+            raise ZeroDivisionError("no pixels")
+        return draw(*volumes, **named)
+
+    def fails(*_, **__):
+        raise IndexError("no slice")
+
+    monkeypatch.setattr(gallery, "volume_mosaic", first_fails)
+    monkeypatch.setattr(viewing, "is_fetched", lambda: True)
+    monkeypatch.setattr(viewing, "viewed_subject", fails)
+    assert phantom_run(tmp_path / "run", *QUICK, *ONE_STEP) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert sum(line.endswith(": no translation or no picture of it (no pixels)") for line in said) == 1
+    assert sum(line.endswith(": left out of the viewer (no slice); its scores stand") for line in said) == 2
+    assert all((tmp_path / "run" / name).is_file() for name in ("scores.json", "report.html", "run.json"))
+    assert len(list((tmp_path / "run" / "mosaics").iterdir())) == 1
+
+
+def test_a_translation_that_fails_in_the_evaluation_names_the_file(tmp_path, monkeypatch):
+    names, send = [], gallery.translate_slices
+
+    def noted(*more, name, **named):
+        names.append(name)
+        return send(*more, name=name, **named)
+
+    monkeypatch.setattr(gallery, "translate_slices", noted)
+    assert phantom_run(tmp_path / "run", *QUICK, *ONE_STEP, "evaluation.translate=false") == 0
+    assert len(names) == 2 and all(name.endswith(".nii.gz") and "phantom" in name for name in names)
