@@ -52,14 +52,15 @@ def witnesses_of(
 
 
 def other_checkpoints(folder: RunFolder, model: TranslationModel) -> dict[str, TranslationModel]:
-    """Return the run's checkpoints by name whose weights are others than the model's and each other's.
+    """Return the run's best and latest checkpoints by name where their weights are others than the model's.
 
-    One that cannot be read is named and left out.
+    Not the previous one: when it was made depends on where a run was stopped. One that cannot be read is named and left
+    out.
     """
     if all(has_own_spread(network) for network in model.translators.values()):
         return {}
     checkpoints, found, seen = folder.checkpoints, {}, {_key(model)}
-    for path in (checkpoints.best, checkpoints.latest, checkpoints.previous):
+    for path in (checkpoints.best, checkpoints.latest):
         if not path.is_file():
             continue
         try:
