@@ -11,7 +11,7 @@ demo: install
 	$(RUN) -m pipeline.run configs/phantom.yaml
 
 test: install lint
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
 
 # Runs of every method killed fifty times, and again at each point of a save; torchrun's workers killed. Some minutes.
 test-faults: install
