@@ -2,11 +2,27 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 from pipeline.errors import Stopped
+
+
+@contextmanager
+def handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Have signals handled so within the block; outside the main thread, where that cannot be, it changes nothing."""
+    before: dict[int, object] = {}
+    try:
+        for number in numbers:
+            try:
+                before[number] = signal.signal(number, handler)
+            except ValueError:  # not the main thread
+                break
+        yield
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
 
 
 class Interruption:
@@ -17,7 +33,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
-        self._before: dict[int, object] = {}
+        self._handled = handled((signal.SIGINT, signal.SIGTERM), self._note)
         self._at_once = False
 
     @contextmanager
@@ -30,16 +46,11 @@ class Interruption:
             self._at_once = False
 
     def __enter__(self) -> "Interruption":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._before[number] = signal.signal(number, self._note)
-            except ValueError:  # not the main thread
-                break
+        self._handled.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handled.__exit__(None, None, None)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.signal_number is not None and number == signal.SIGINT:

@@ -16,6 +16,7 @@ from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.console import say, warn
 from pipeline.errors import Stopped, UserError
+from pipeline.interruption import handled
 
 COMMAND = (sys.executable, "-m", "pipeline.run")
 POLL_S = 0.1
@@ -221,21 +222,16 @@ class _Signals:
 
     def __init__(self, processes: Callable[[], list[subprocess.Popen]]):
         self.first: int | None = None
-        self._processes, self._arrived, self._passed, self._before = processes, [], {}, {}
+        self._processes, self._arrived, self._passed = processes, [], {}
+        under_nohup = HANGUP is None or signal.getsignal(HANGUP) is signal.SIG_IGN
+        self._handled = handled((signal.SIGINT, signal.SIGTERM, *([] if under_nohup else [HANGUP])), self._note)
 
     def __enter__(self) -> "_Signals":
-        for number in filter(None, (signal.SIGINT, signal.SIGTERM, HANGUP)):
-            if number == HANGUP and signal.getsignal(number) is signal.SIG_IGN:
-                continue
-            try:
-                self._before[number] = signal.signal(number, self._note)
-            except ValueError:  # not the main thread
-                break
+        self._handled.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handled.__exit__(None, None, None)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self._arrived.append(signal.SIGTERM if number == HANGUP else number)

@@ -30,7 +30,7 @@ BELOW = {
     "pipeline.metrics": ("transforms",),
     "pipeline.tracking": (),
     "pipeline.data": ("transforms",),
-    "pipeline.report": ("transforms", "pipeline.tracking"),
+    "pipeline.report": ("transforms", "pipeline.tracking", "pipeline.metrics.names"),
     "pipeline.runs": ("pipeline.data",),
     "pipeline.exploration": ("transforms", "pipeline.data", "pipeline.report", "pipeline.runs", "pipeline.tracking"),
     "pipeline.translation": ("transforms", "pipeline.data", "pipeline.engines", "pipeline.runs", "pipeline.tracking"),

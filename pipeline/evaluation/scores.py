@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.console import table
 from pipeline.files import atomic_text
+from pipeline.metrics.names import HEADINGS, digits
 from pipeline.metrics.protocols import OWN, PUBLISHED, Measured, Summary, subject_means, summarise
 
 MASKED_PSNR = "volume/foreground/psnr"  # what subjects are ranked by
@@ -27,16 +28,7 @@ ABOUT = {protocol.name: protocol.about for protocol in (OWN, *PUBLISHED.values()
     "of expected and observed error in ten equally filled bins; ± is the sample SD over subjects",
 }
 
-_HEADINGS = {
-    "psnr": "PSNR [dB]",
-    "ssim": "SSIM",
-    "mae": "MAE",
-    "nrmse": "NRMSE",
-    "nmi": "NMI",
-    "slice_ratio": "slices",  # short, for seven figures to fit
-    "dice": "Dice",
-}
-_TWO_DIGITS = {"psnr", "slice_ratio"}  # the others have three
+SHORT_HEADINGS = HEADINGS | {"slice_ratio": "slices", "dice": "Dice"}  # for seven figures to fit a terminal
 
 
 @dataclass(frozen=True)
@@ -183,7 +175,7 @@ def _shown(row: SummaryRow) -> bool:
 
 def _text_table(rows: list[SummaryRow]) -> str:
     columns = list(dict.fromkeys((row.region, row.metric) for row in rows))
-    headings = [_HEADINGS.get(metric, metric.replace("_", " ")) for _, metric in columns]
+    headings = [SHORT_HEADINGS.get(metric, metric.replace("_", " ")) for _, metric in columns]
     if len({metric for _, metric in columns}) < len(columns):  # some metric stands here for several regions
         headings = [f"{region} {heading}" for (region, _), heading in zip(columns, headings, strict=True)]
     lines: dict[tuple[str, str], dict[tuple[str, str], SummaryRow]] = {}
@@ -199,8 +191,8 @@ def _text_table(rows: list[SummaryRow]) -> str:
 def _figure(row: SummaryRow | None) -> str:
     if row is None or isnan(row.mean):
         return "—"
-    digits = 2 if row.metric in _TWO_DIGITS else 3
-    return f"{row.mean:.{digits}f}" + (f"±{row.sd:.{digits}f}" if isfinite(row.sd) else "")  # spaces would not fit
+    decimals = digits(row.metric)
+    return f"{row.mean:.{decimals}f}" + (f"±{row.sd:.{decimals}f}" if isfinite(row.sd) else "")  # spaces would not fit
 
 
 def _csv(rows: list[dict]) -> str:

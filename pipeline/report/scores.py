@@ -4,27 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite, isnan
 
-Value = tuple[float, float, int]  # mean, standard deviation, number of subjects (or slices)
+from pipeline.metrics.names import HEADINGS, arrow, badness, digits
 
-_HIGHER_IS_BETTER = {"psnr", "ssim", "nmi", "dice", "dice_dark", "dice_middle", "dice_bright", "spearman"}
-_ONE_IS_BEST = {"slice_ratio"}  # the further from 1, up or down, the worse
-_TWO_DIGITS = {"psnr", "slice_ratio"}  # the others have three
-_NAMES = {
-    "psnr": "PSNR [dB]",
-    "ssim": "SSIM",
-    "mae": "MAE",
-    "nrmse": "NRMSE",
-    "nmi": "NMI",
-    "slice_ratio": "slice ratio",
-    "dice": "mean Dice",
-    "dice_dark": "Dice, dark",
-    "dice_middle": "Dice, middle",
-    "dice_bright": "Dice, bright",
-    "spearman": "Spearman",
-    "expected_error": "expected |error|",
-    "observed_error": "observed |error|",
-    "calibration_error": "calibration error",
-}
+Value = tuple[float, float, int]  # mean, standard deviation, number of subjects (or slices)
 
 
 @dataclass(frozen=True)
@@ -85,7 +67,7 @@ def laid_out(table: ScoreTable) -> LaidOutTable:
     ]
     counts = sorted({value[2] for scores in table.rows.values() for value in scores.values()})
     count = "n = " + " to ".join(str(number) for number in dict.fromkeys([counts[0], counts[-1]])) if counts else ""
-    columns = [(_NAMES.get(metric, metric), _arrow(metric)) for metric in metrics]
+    columns = [(HEADINGS.get(metric, metric), arrow(metric)) for metric in metrics]
     return LaidOutTable(table.direction, table.protocol, table.about, count, columns, rows)
 
 
@@ -98,31 +80,18 @@ def best_baseline(table: ScoreTable, metric: str) -> tuple[str, float] | None:
     }
     if not means:
         return None
-    method = min(means, key=lambda name: _badness(metric, means[name]))
+    method = min(means, key=lambda name: badness(metric, means[name]))
     return method, means[method]
-
-
-def _badness(metric: str, mean: float) -> float:
-    """Return a number that is the lower the better, whichever way the metric runs."""
-    if metric in _ONE_IS_BEST:
-        return abs(mean - 1)
-    return -mean if metric in _HIGHER_IS_BETTER else mean
-
-
-def _arrow(metric: str) -> str:
-    if metric in _ONE_IS_BEST:
-        return "→ 1"
-    return "↑" if metric in _HIGHER_IS_BETTER else "↓"
 
 
 def _cell(table: ScoreTable, method: str, metric: str) -> Cell:
     if metric not in table.rows[method] or isnan(table.rows[method][metric][0]):
         return Cell("—")
     mean, deviation, _ = table.rows[method][metric]
-    digits = 2 if metric in _TWO_DIGITS else 3
-    text = f"{mean:.{digits}f}" + (f" ± {deviation:.{digits}f}" if isfinite(deviation) else "")
+    decimals = digits(metric)
+    text = f"{mean:.{decimals}f}" + (f" ± {deviation:.{decimals}f}" if isfinite(deviation) else "")
     baseline = best_baseline(table, metric)
     if method != table.model or baseline is None:
         return Cell(text)
-    ours, best = _badness(metric, mean), _badness(metric, baseline[1])
+    ours, best = badness(metric, mean), badness(metric, baseline[1])
     return Cell(text, "" if ours == best else "better" if ours < best else "worse")

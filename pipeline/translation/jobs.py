@@ -9,6 +9,7 @@ from types import FrameType
 from pipeline.console import one_line, table
 from pipeline.distributed import PeerLost
 from pipeline.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PARTLY_DONE
+from pipeline.interruption import handled
 
 TRANSLATED, SKIPPED, FAILED, NOT_DONE = "translated", "skipped", "failed", "not done"
 
@@ -51,19 +52,14 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.number = 0
-        self._before: dict[int, object] = {}
+        self._handled = handled((signal.SIGINT, signal.SIGTERM), self._stop)
 
     def __enter__(self) -> "StopSignals":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._before[number] = signal.signal(number, self._stop)
-            except ValueError:  # not the main thread
-                break
+        self._handled.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handled.__exit__(None, None, None)
         ended_by = (KeyboardInterrupt, PeerLost) if self.number else KeyboardInterrupt
         interrupted = kind is not None and issubclass(kind, ended_by)
         if interrupted:
