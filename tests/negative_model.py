@@ -1,5 +1,6 @@
-"""A translation model without weights, whose every accident can be arranged."""
+"""A translation model without weights, whose every accident can be arranged, and the command that uses it."""
 
+import json
 from pathlib import Path
 
 import ixi_like
@@ -7,6 +8,7 @@ import nibabel as nib
 import torch
 from torch import nn
 
+from pipeline.translate import main
 from pipeline.translation.model import TranslationModel
 
 
@@ -51,3 +53,13 @@ def files_in(folder: Path) -> list[str]:
     """Every file below a folder, but for a batch's summary."""
     paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return sorted(path for path in paths if not path.endswith("summary.json"))
+
+
+def run(*arguments: object) -> int:
+    """Translate to T2 by the command; `load_model` must give it a model, as the fixture `model` does."""
+    return main([*map(str, arguments), "--model", "any", "--to", "T2"])
+
+
+def summary_of(out: Path) -> dict:
+    """What a command's summary.json in `out` says."""
+    return json.loads((out / "summary.json").read_text())

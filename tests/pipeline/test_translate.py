@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from negative_model import files_in, negative_model, volume_at
+from negative_model import files_in, run, volume_at
 
 import pipeline.translate
 import pipeline.translation.model
@@ -19,17 +19,6 @@ from pipeline.translate import main, translate
 from pipeline.translation.places import plan
 
 ROOT = Path(pipeline.translate.__file__).parents[1]
-
-
-@pytest.fixture
-def model(monkeypatch):
-    made = negative_model()
-    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: made)
-    return made
-
-
-def run(*arguments):
-    return main([*map(str, arguments), "--model", "any", "--to", "T2"])
 
 
 def test_a_file_becomes_the_file_named(tmp_path, model, capsys):

@@ -14,27 +14,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from negative_model import files_in, negative_model, volume_at
+from negative_model import files_in, negative_model, run, summary_of, volume_at
 from small_run import in_child
 
-import pipeline.translation.model
 from pipeline import __version__, files
-from pipeline.translate import main
-
-
-@pytest.fixture
-def model(monkeypatch):
-    made = negative_model()
-    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: made)
-    return made
-
-
-def run(*arguments):
-    return main([*map(str, arguments), "--model", "any", "--to", "T2"])
-
-
-def summary_of(out: Path) -> dict:
-    return json.loads((out / "summary.json").read_text())
 
 
 def statuses(out: Path) -> dict[str, str]:

@@ -1,30 +1,14 @@
 """Which volumes a translation command takes: lists, links, odd names, and the dry run that says so."""
 
 import io
-import json
 import os
 from pathlib import Path
 
 import pytest
-from negative_model import files_in, negative_model, volume_at
+from negative_model import files_in, run, summary_of, volume_at
 
 import pipeline.translation.model
 from pipeline.translate import main
-
-
-@pytest.fixture
-def model(monkeypatch):
-    made = negative_model()
-    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: made)
-    return made
-
-
-def run(*arguments):
-    return main([*map(str, arguments), "--model", "any", "--to", "T2"])
-
-
-def summary_of(out: Path) -> dict:
-    return json.loads((out / "summary.json").read_text())
 
 
 def statuses(out: Path) -> dict[str, str]:

@@ -4,39 +4,15 @@ from contextlib import suppress
 
 import pytest
 import torch
+from small_checkpoints import names, state, step_of
 from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.runs.checkpoint import (
-    CheckpointFolder,
     all_finite_weights,
-    load_checkpoint,
     random_state,
     restore_random_state,
 )
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return CheckpointFolder(tmp_path / "checkpoints")
-
-
-def state(step):
-    return {
-        "weights": torch.full((3, 4), float(step)),
-        "position": {"step": step, "best_score": float("-inf")},
-        "empty": None,
-        "nested": {"list": [1, 2.5, "text", torch.arange(step + 1)]},
-    }
-
-
-def step_of(path):
-    return load_checkpoint(path)["position"]["step"]
-
-
-def names(folder):
-    return sorted(path.name for path in folder.folder.iterdir())
-
 
 # ── saving ────────────────────────────────────────────────────────────────────────────────────────────────────
 

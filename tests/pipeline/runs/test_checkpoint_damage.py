@@ -5,34 +5,13 @@ import zipfile
 import pytest
 import torch
 from full_disk import fill, limit_files
+from small_checkpoints import names, state, step_of
 from small_engine import differences
 from small_run import in_child
 
 from pipeline.errors import DiskFull, UserError
 from pipeline.files import free_space
-from pipeline.runs.checkpoint import CheckpointFolder, load_checkpoint
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return CheckpointFolder(tmp_path / "checkpoints")
-
-
-def state(step):
-    return {
-        "weights": torch.full((3, 4), float(step)),
-        "position": {"step": step, "best_score": float("-inf")},
-        "empty": None,
-        "nested": {"list": [1, 2.5, "text", torch.arange(step + 1)]},
-    }
-
-
-def step_of(path):
-    return load_checkpoint(path)["position"]["step"]
-
-
-def names(folder):
-    return sorted(path.name for path in folder.folder.iterdir())
+from pipeline.runs.checkpoint import load_checkpoint
 
 
 def shorten(path):

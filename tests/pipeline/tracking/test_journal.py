@@ -13,14 +13,6 @@ from pipeline.tracking.sender import Sender
 NOBODY = "http://127.0.0.1:9"  # the discard port, at which nothing answers
 
 
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    uri = mlflow_store.fresh_store(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.chdir(tmp_path)  # artifacts go to ./mlruns
-    return uri
-
-
 def unfollowed(folder, monkeypatch, **options):
     """A run while no server answers."""
     with monkeypatch.context() as patch:

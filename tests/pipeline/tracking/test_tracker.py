@@ -11,23 +11,7 @@ import torch
 from tracked_run import client, eventually, history, lines, track, train
 
 from pipeline.errors import Stopped
-from pipeline.tracking import follower
 from pipeline.tracking.metrics_file import read_metrics
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    uri = mlflow_store.fresh_store(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.chdir(tmp_path)  # artifacts go to ./mlruns
-    return uri
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(follower, "SEND_EVERY_S", 0.05)
-    monkeypatch.setattr(follower, "RETRY_EVERY_S", 0.2)
-
 
 # ── metrics.jsonl ───────────────────────────────────────────────────────────────────────────────────────────
 

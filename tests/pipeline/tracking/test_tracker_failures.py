@@ -8,21 +8,6 @@ from tracked_run import SETTINGS, client, eventually, history, images, lines, tr
 
 from pipeline.tracking import follower
 
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    uri = mlflow_store.fresh_store(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.chdir(tmp_path)  # artifacts go to ./mlruns
-    return uri
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(follower, "SEND_EVERY_S", 0.05)
-    monkeypatch.setattr(follower, "RETRY_EVERY_S", 0.2)
-
-
 # ── continuing a run ────────────────────────────────────────────────────────────────────────────────────────
 
 

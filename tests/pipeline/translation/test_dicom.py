@@ -9,11 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from negative_model import files_in, negative_model, volume_at
+from negative_model import files_in, run, volume_at
 
-import pipeline.translation.model
 from pipeline.errors import UserError
-from pipeline.translate import main
 from pipeline.translation.dicom import holds_dicom, read_series
 
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -68,17 +66,6 @@ def same_locale():
     before = locale.setlocale(locale.LC_ALL)
     yield
     locale.setlocale(locale.LC_ALL, before)
-
-
-@pytest.fixture
-def model(monkeypatch):
-    made = negative_model()
-    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: made)
-    return made
-
-
-def run(*arguments):
-    return main([*map(str, arguments), "--model", "any", "--to", "T2"])
 
 
 @pytest.mark.parametrize("columns", ["oblique", "left-handed", "sheared"])

@@ -4,23 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from negative_model import files_in, negative_model, volume_at
+from negative_model import files_in, run, volume_at
 
 import pipeline.translation.model
-from pipeline.translate import main
 from pipeline.translation.jobs import SKIPPED, Job
 from pipeline.translation.summary import recall
-
-
-@pytest.fixture
-def model(monkeypatch):
-    made = negative_model()
-    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: made)
-    return made
-
-
-def run(*arguments):
-    return main([*map(str, arguments), "--model", "any", "--to", "T2"])
 
 
 @pytest.mark.parametrize("name", ["a", "out/a.nii.gz", "list.txt", "other.img", "OTHER.NII"])
