@@ -205,9 +205,25 @@ def main(argv: list[str] | None = None) -> int:
     if not world.first:
         return code
     say_outcome(jobs, quiet=arguments.quiet, stopped=stop.number != 0)
+    return _summarised(jobs, arguments, about, code, started=started, worked=bool(pending))
+
+
+def _summarised(
+    jobs: list[Job], arguments: argparse.Namespace, about: dict[str, str], code: int, *, started: float, worked: bool
+) -> int:
+    """Write the summary where one is due; return the exit code, another where that fails.
+
+    Args:
+        jobs: All.
+        arguments: The command's.
+        about: What there is to say of the model; empty where none was loaded.
+        code: The exit code so far.
+        started: When the command began, in seconds since the epoch.
+        worked: Whether there was anything to do.
+    """
     single = not arguments.bids and arguments.input_list is None and arguments.input == [jobs[0].source]
     place = arguments.summary or place_of_summary(arguments.output, jobs, single=single)
-    if place is None or not (pending or arguments.summary or is_folder(arguments.output)):
+    if place is None or not (worked or arguments.summary or is_folder(arguments.output)):
         return code
     earlier = recall(place, arguments.output, jobs)
     models = arguments.model if len(arguments.model) > 1 else arguments.model[0]

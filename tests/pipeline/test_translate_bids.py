@@ -254,3 +254,12 @@ def test_names_too_long_for_the_disk_are_one_line(tmp_path, model, capfd, long):
     assert run("-i", places["-i"], "-o", places["-o"]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("error: ")
+
+
+def test_a_scan_stored_twice_fails_twice_and_the_others_are_made(model, tmp_path, capsys):
+    root = data_set(tmp_path / "heads", SCANS[0], SCANS[0].removesuffix(".gz"), SCANS[2])
+    assert run("-i", root, "-o", tmp_path / "out", "--quiet") == 3
+    lines = [line for line in capsys.readouterr().err.splitlines() if "sub-01_T1w" in line]
+    assert len(lines) == 2
+    assert all("sub-01_T1w.nii and sub-01_T1w.nii.gz would be one volume; move one away" in line for line in lines)
+    assert [path for path in files_in(tmp_path / "out") if ".nii" in path] == [f"{MADE[1]}.nii.gz"]
