@@ -1,0 +1,197 @@
+"""Timing two ways of one thing fairly: each in a process of its own, in turns, so that a busy machine slows both.
+
+A process each, for the allocator's settings, the number of threads and what is cached belong to a process. Ratios are
+taken within a round and their median is told: what else the machine does changes from round to round, not within one.
+"""
+
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from datetime import date
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from pipeline.console import progress, say, table
+
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way of doing the thing.
+
+    Attributes:
+        prepare: Of a module, so that the side's process can import it: called there with `options`, it returns the
+            work, a function without arguments, that is then timed.
+        options: Its arguments, by name.
+        units: How many of what is counted (slices, volumes) one call of the work does.
+    """
+
+    prepare: Callable[..., Work]
+    options: Mapping[str, object] = field(default_factory=dict)
+    units: int = 1
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What was measured of a side.
+
+    Attributes:
+        rounds: Seconds a unit, one figure a round.
+        peak_mib: The most memory its process ever held, in MiB.
+        prepared: Seconds that `prepare` and the first call took, imports included.
+    """
+
+    rounds: tuple[float, ...]
+    peak_mib: float
+    prepared: float
+
+    @property
+    def seconds(self) -> float:
+        """The median over the rounds, per unit."""
+        return statistics.median(self.rounds)
+
+    def ratio_to(self, other: "Timing") -> float:
+        """Return the median over the rounds of our time over the other's: below 1 we are faster."""
+        return statistics.median(own / theirs for own, theirs in zip(self.rounds, other.rounds, strict=True))
+
+
+def measure(
+    sides: Mapping[str, Side], *, rounds: int = 7, seconds: float = 1.0, title: str = "", warm_up: int = 2
+) -> dict[str, Timing]:
+    """Time the sides in turns, one at a time.
+
+    Args:
+        sides: By name; in each round the order moves on by one.
+        rounds: How many figures are taken of each.
+        seconds: How long a side works in a round at the least; it makes at least one call.
+        title: Of the progress bar.
+        warm_up: Calls before the first round.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        lines: dict[str, Connection] = {}
+        for name, side in sides.items():
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, side, warm_up), daemon=True)
+            process.start()
+            theirs.close()
+            stack.callback(process.join)
+            lines[name] = stack.enter_context(closing(ours))
+        prepared = {name: _ask(line, "prepare") for name, line in lines.items()}  # one after the other, too
+        taken: dict[str, list[float]] = {name: [] for name in sides}
+        order = list(sides)
+        for turn in progress(range(rounds), total=rounds, title=title, unit="round"):
+            for name in order[turn % len(order) :] + order[: turn % len(order)]:
+                taken[name].append(_ask(lines[name], seconds) / sides[name].units)
+        peaks = {name: _ask(line, "peak") for name, line in lines.items()}
+    return {name: Timing(tuple(taken[name]), peaks[name], prepared[name]) for name in sides}
+
+
+def _ask(line: Connection, request: object) -> float:
+    line.send(request)
+    answer = line.recv()
+    if isinstance(answer, str):
+        raise RuntimeError(answer)
+    return answer
+
+
+def _serve(line: Connection, side: Side, warm_up: int) -> None:
+    """Answer requests until the other end closes: "prepare", seconds to work for, "peak"."""
+    work: Work | None = None
+    while True:
+        try:
+            request = line.recv()
+        except EOFError:
+            return
+        try:
+            if request == "prepare":
+                started = time.perf_counter()
+                work = side.prepare(**side.options)
+                work()
+                _settle()
+                answer = time.perf_counter() - started
+                for _ in range(warm_up - 1):
+                    work()
+            elif request == "peak":
+                answer = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+                    2**20 if sys.platform == "darwin" else 1024
+                )
+            else:
+                answer = _timed(work, request)
+        except Exception as error:  # told to the process that asked, which raises it
+            answer = f"{type(error).__name__}: {error}"
+        line.send(answer)
+
+
+def _timed(work: Work, seconds: float) -> float:
+    """Return the seconds a call takes, over as many as fill the time."""
+    _settle()
+    calls, started = 0, time.perf_counter()
+    while not calls or time.perf_counter() - started < seconds:
+        work()
+        calls += 1
+    _settle()
+    return (time.perf_counter() - started) / calls
+
+
+def _settle() -> None:
+    """Wait for what a GPU still has to do."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def rows_of(timings: Mapping[str, Timing], unit: str, yardstick: str | None = None) -> list[list[str]]:
+    """Return a table row a side: name, time a unit, units a second, ratio to the yardstick (the first), memory."""
+    reference = timings[yardstick or next(iter(timings))]
+    return [
+        [
+            name,
+            spelt(timing.seconds),
+            f"{1 / timing.seconds:.4g} {unit}s/s",
+            f"{timing.ratio_to(reference):.3f}",
+            f"{timing.peak_mib:,.0f} MiB",
+        ]
+        for name, timing in timings.items()
+    ]
+
+
+def show(timings: Mapping[str, Timing], unit: str, yardstick: str | None = None) -> None:
+    """Print the sides' table."""
+    say(table(["", f"time a {unit}", "rate", "ratio", "peak memory"], rows_of(timings, unit, yardstick)))
+
+
+def spelt(seconds: float) -> str:
+    """Return a duration with three digits and the unit that suits it."""
+    for unit, factor in (("s", 1), ("ms", 1e3), ("µs", 1e6)):
+        if seconds * factor >= 1 or unit == "µs":
+            return f"{seconds * factor:.3g} {unit}"
+    raise AssertionError("unreachable")
+
+
+def machine() -> str:
+    """Describe day, processor, cores, GPU and the version of torch, as a line above a table."""
+    import torch
+
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    command = " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    return f"{date.today()}, {_processor()}, {cores} cores{gpu}, torch {version('torch')}: {command}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,42 @@
+"""The fair clock that every figure in `benchmarks/` comes from."""
+
+import time
+
+import pytest
+
+from benchmarks.timing import Side, Timing, measure, spelt
+
+
+def waiting(seconds):
+    return lambda: time.sleep(seconds)
+
+
+def failing():
+    def work():
+        raise ValueError("no such device")
+
+    return work
+
+
+def test_sides_take_turns_and_ratios_and_units_are_right():
+    timings = measure({"slow": Side(waiting, {"seconds": 0.04}), "fast": Side(waiting, {"seconds": 0.01}, units=2)},
+                      rounds=2, seconds=0.02)  # fmt: skip
+    assert len(timings["slow"].rounds) == len(timings["fast"].rounds) == 2
+    assert timings["slow"].seconds >= 0.04
+    assert timings["fast"].ratio_to(timings["slow"]) < 0.9  # 0.125, but for what else the machine does
+    assert timings["slow"].peak_mib > 1
+
+
+def test_what_a_side_raises_is_raised_here():
+    with pytest.raises(RuntimeError, match="ValueError: no such device"):
+        measure({"one": Side(failing)}, rounds=1)
+
+
+def test_the_ratio_is_taken_within_each_round():
+    ours, theirs = Timing((1.0, 10.0, 2.0), 1, 0), Timing((2.0, 20.0, 40.0), 1, 0)
+    assert ours.ratio_to(theirs) == 0.5  # the medians alone would say 0.1
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(2.345, "2.35 s"), (0.0123, "12.3 ms"), (4.5e-6, "4.5 µs")])
+def test_durations_are_spelt_in_the_unit_that_suits_them(seconds, text):
+    assert spelt(seconds) == text
