@@ -18,6 +18,15 @@ def instance_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(channels, channels)
 
 
+def as_group_norms(network: nn.Module) -> nn.Module:
+    """Put `instance_norm` in the place of every `nn.InstanceNorm2d`, with fresh weights; return the network."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.InstanceNorm2d):
+                setattr(module, name, instance_norm(child.num_features))
+    return network
+
+
 def reflected(before: int, after: int, kernel: int, stride: int = 1, *, bias: bool = False) -> nn.Conv2d:
     """Return a convolution that pads by reflection: an odd kernel keeps the size, 4×4 at stride 2 halves it.
 

@@ -3,7 +3,7 @@
 from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
 
-from networks.blocks import initialise_normal, normalise_spectrally
+from networks.blocks import as_group_norms, initialise_normal, normalise_spectrally
 
 
 class PatchGAN(nn.Module):
@@ -22,15 +22,15 @@ class PatchGAN(nn.Module):
 
     def __init__(self, width: int = 64, layers: int = 3, *, in_channels: int = 1, spectral_norm: bool = False):
         super().__init__()
-        self.network = initialise_normal(
-            PatchDiscriminator(
-                spatial_dims=2,
-                in_channels=in_channels,
-                channels=width,
-                num_layers_d=layers,
-                norm=("instance", {"affine": True}),
-            )
+        network = PatchDiscriminator(
+            spatial_dims=2,
+            in_channels=in_channels,
+            channels=width,
+            num_layers_d=layers,
+            norm=("instance", {"affine": True}),
+            activation=("leakyrelu", {"negative_slope": 0.2, "inplace": True}),
         )
+        self.network = initialise_normal(as_group_norms(network))
         if spectral_norm:
             normalise_spectrally(self.network)
 

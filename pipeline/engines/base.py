@@ -85,8 +85,9 @@ class AdversarialEngine(ABC):
 
     def judged(self, judge: str, real: Tensor, fake: Tensor) -> Tensor:
         """Return the weighted loss of a discriminator on real images and on others, whose maker gets no gradients."""
-        discriminator = self.discriminators[judge]
-        on_real, on_fake = discriminator(real), discriminator(fake.detach())
+        logits = self.discriminators[judge](torch.cat([real, fake.detach()]))  # in one pass, see `in_one_pass`
+        scales = [logits] if isinstance(logits, Tensor) else logits
+        on_real, on_fake = zip(*(one.split([len(real), len(fake)]) for one in scales), strict=True)
         return self.method.discriminator_scale * (self.adversarial(on_real, True) + self.adversarial(on_fake, False))
 
     def drawn(self, draw: Callable[..., Tensor], count: int, *shape: int) -> Tensor:
@@ -191,6 +192,15 @@ class AdversarialEngine(ABC):
             decay = min(self.ema_decay, (1 + self.averaged_steps) / (10 + self.averaged_steps))
             for mean, weight in zip(self.averaged.parameters(), self.generators.parameters(), strict=True):
                 mean.lerp_(weight, 1 - decay)
+
+
+def in_one_pass(network: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:
+    """Return what a network makes of each batch (N, C, H, W), all sent through it together.
+
+    The same as one after the other, for norms are per sample and do not mix them; but a pass reads every weight once,
+    and the way back makes every weight's gradient once: at batch 1 that is most of the work of a U-Net's inner levels.
+    """
+    return network(torch.cat(batches)).split([len(batch) for batch in batches])
 
 
 def _optimiser(networks: nn.ModuleDict, rate: float, training: Training, device: torch.device) -> torch.optim.Optimizer:

@@ -1,10 +1,10 @@
 """CycleGAN: unpaired translation with cycle-consistent adversarial networks (Zhu et al. 2017)."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.config.schema import Config
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses, in_one_pass
 from pipeline.engines.pool import ImagePool
 from pipeline.losses import mean_absolute
 
@@ -33,25 +33,19 @@ class CycleGan(AdversarialEngine):
 
     def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
         """Return the weighted terms of equation 3 with the identity loss, and the two translations."""
-        fake_b, same_b = self._translate(self.G, real_a, real_b)  # G(a), G(b)
-        fake_a, same_a = self._translate(self.F, real_b, real_a)  # F(b), F(a)
+        own_a, own_b = ((real_a,), (real_b,)) if self.identity_weight else ((), ())
+        fake_a, *same_a = in_one_pass(self.F, real_b, *own_a)  # F(b), F(a)
+        fake_b, back_b, *same_b = in_one_pass(self.G, real_a, fake_a, *own_b)  # G(a), G(F(b)), G(b)
         losses = {
             "adversarial_G": self.believed("D_B", fake_b),
             "adversarial_F": self.believed("D_A", fake_a),
             "cycle_a": self.cycle_weight * mean_absolute(self.F(fake_b), real_a),  # F(G(a)) ≈ a
-            "cycle_b": self.cycle_weight * mean_absolute(self.G(fake_a), real_b),  # G(F(b)) ≈ b
+            "cycle_b": self.cycle_weight * mean_absolute(back_b, real_b),  # G(F(b)) ≈ b
         }
         if self.identity_weight:
-            losses["identity_a"] = self.identity_weight * mean_absolute(same_a, real_a)  # F(a) ≈ a
-            losses["identity_b"] = self.identity_weight * mean_absolute(same_b, real_b)  # G(b) ≈ b
+            losses["identity_a"] = self.identity_weight * mean_absolute(*same_a, real_a)  # F(a) ≈ a
+            losses["identity_b"] = self.identity_weight * mean_absolute(*same_b, real_b)  # G(b) ≈ b
         return losses, fake_a, fake_b
-
-    def _translate(self, generator: nn.Module, image: Tensor, own: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return generator(image) and generator(own), in one pass: norms are per sample, so they do not mix."""
-        if not self.identity_weight:
-            return generator(image), None
-        both = generator(torch.cat([image, own]))
-        return both[: len(image)], both[len(image) :]
 
     def _discriminator_losses(self, real_a: Tensor, real_b: Tensor, fake_a: Tensor, fake_b: Tensor) -> Losses:
         """Return each discriminator's loss on real images and on translations from its pool (equation 1)."""

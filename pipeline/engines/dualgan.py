@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.schema import Config
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses, in_one_pass
 from pipeline.engines.state import RandomState, StepCount
 from pipeline.losses import mean_absolute, wasserstein
 
@@ -25,20 +25,26 @@ class DualGan(AdversarialEngine):
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
         """See `AdversarialEngine.losses`: equations 1-3."""
         turn = (self.steps.made + 1) % self.method.critic_steps == 0
-        with torch.set_grad_enabled(turn):
-            fake_b, fake_a = self.generators["G"](real_a), self.generators["F"](real_b)
-        generators = {GENERATORS: self._generator_losses(real_a, real_b, fake_a, fake_b)} if turn else {}
+        if turn:
+            losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
+            generators = {GENERATORS: losses}
+        else:
+            with torch.no_grad():
+                generators, fake_a, fake_b = {}, self.generators["F"](real_b), self.generators["G"](real_a)
         critics = self._critic_losses("A", real_a, fake_a) | self._critic_losses("B", real_b, fake_b)
         return {**generators, DISCRIMINATORS: critics}
 
-    def _generator_losses(self, real_a: Tensor, real_b: Tensor, fake_a: Tensor, fake_b: Tensor) -> Losses:
+    def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
         G, F, weight = self.generators["G"], self.generators["F"], self.method.reconstruction_weight
-        return {
+        fake_a = F(real_b)
+        fake_b, back_b = in_one_pass(G, real_a, fake_a)
+        losses = {
             "adversarial_G": self.believed("D_B", fake_b),
             "adversarial_F": self.believed("D_A", fake_a),
             "reconstruction_a": weight * mean_absolute(F(fake_b), real_a),
-            "reconstruction_b": weight * mean_absolute(G(fake_a), real_b),
+            "reconstruction_b": weight * mean_absolute(back_b, real_b),
         }
+        return losses, fake_a, fake_b
 
     def _critic_losses(self, side: str, real: Tensor, fake: Tensor) -> Losses:
         losses = {f"discriminator_{side}": self.judged(f"D_{side}", real, fake)}

@@ -41,13 +41,15 @@ class Munit(AdversarialEngine):
         A, B, weights = self.generators["A"], self.generators["B"], self.method
         (content_a, style_a), (content_b, style_b) = A.encode(real_a), B.encode(real_b)
         drawn_a, drawn_b = (self.drawn(self.random.normal, *style_a.shape).to(real_a) for _ in range(2))
-        fake_a, fake_b = A.decode(content_b, drawn_a), B.decode(content_a, drawn_b)
+        # Each decoder makes its translation and its reconstruction in one pass; norms and styles are per sample.
+        fake_a, own_a = A.decode(torch.cat([content_b, content_a]), torch.cat([drawn_a, style_a])).chunk(2)
+        fake_b, own_b = B.decode(torch.cat([content_a, content_b]), torch.cat([drawn_b, style_b])).chunk(2)
         (content_back_b, style_back_a), (content_back_a, style_back_b) = A.encode(fake_a), B.encode(fake_b)
         losses = {
             "adversarial_A": weights.adversarial_weight * self.believed("D_A", fake_a),
             "adversarial_B": weights.adversarial_weight * self.believed("D_B", fake_b),
-            "image_a": weights.image_weight * mean_absolute(A.decode(content_a, style_a), real_a),
-            "image_b": weights.image_weight * mean_absolute(B.decode(content_b, style_b), real_b),
+            "image_a": weights.image_weight * mean_absolute(own_a, real_a),
+            "image_b": weights.image_weight * mean_absolute(own_b, real_b),
             "content_a": weights.content_weight * mean_absolute(content_back_a, content_a),
             "content_b": weights.content_weight * mean_absolute(content_back_b, content_b),
             "style_a": weights.style_weight * mean_absolute(style_back_a, drawn_a),

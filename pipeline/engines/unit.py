@@ -42,14 +42,16 @@ class Unit(AdversarialEngine):
         A, B, weights = self.generators["A"], self.generators["B"], self.method
         mean_a, mean_b = A.encode(real_a), B.encode(real_b)
         latent_a, latent_b = self._noisy(mean_a), self._noisy(mean_b)
-        fake_a, fake_b = A.decode(latent_b), B.decode(latent_a)
+        # Each decoder makes its translation and its reconstruction in one pass; norms are per sample.
+        fake_a, own_a = A.decode(torch.cat([latent_b, latent_a])).chunk(2)
+        fake_b, own_b = B.decode(torch.cat([latent_a, latent_b])).chunk(2)
         mean_back_b, mean_back_a = A.encode(fake_a), B.encode(fake_b)
         back_a, back_b = A.decode(self._noisy(mean_back_a)), B.decode(self._noisy(mean_back_b))
         losses = {
             "adversarial_A": weights.adversarial_weight * self.believed("D_A", fake_a),
             "adversarial_B": weights.adversarial_weight * self.believed("D_B", fake_b),
-            "image_a": weights.image_weight * mean_absolute(A.decode(latent_a), real_a),
-            "image_b": weights.image_weight * mean_absolute(B.decode(latent_b), real_b),
+            "image_a": weights.image_weight * mean_absolute(own_a, real_a),
+            "image_b": weights.image_weight * mean_absolute(own_b, real_b),
             "kl_a": weights.kl_weight * divergence_from_normal(mean_a),
             "kl_b": weights.kl_weight * divergence_from_normal(mean_b),
             "cycle_a": weights.cycle_weight * mean_absolute(back_a, real_a),

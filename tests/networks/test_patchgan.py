@@ -32,8 +32,9 @@ def test_weights_are_drawn_as_the_papers_do():
     torch.manual_seed(0)
     network = PatchGAN()
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    norms = [module for module in network.modules() if isinstance(module, nn.InstanceNorm2d)]
+    norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
     assert (len(convolutions), len(norms)) == (5, 3)
+    assert all(norm.num_groups == norm.num_channels for norm in norms)  # instance norm
     for convolution in convolutions:
         assert convolution.weight.mean().item() == pytest.approx(0, abs=0.003)
         assert convolution.weight.std().item() == pytest.approx(0.02, rel=0.1)
@@ -95,7 +96,7 @@ def test_spectral_norm_bounds_every_convolution_and_keeps_the_instance_norm():
     convolutions = [module for module in network.eval().modules() if isinstance(module, nn.Conv2d)]
     largest = [torch.linalg.matrix_norm(module.weight.flatten(1), 2).item() for module in convolutions]
     assert largest == pytest.approx([1.0] * 4, rel=1e-3)
-    assert sum(isinstance(module, nn.InstanceNorm2d) for module in network.modules()) == 2
+    assert sum(isinstance(module, nn.GroupNorm) for module in network.modules()) == 2
 
 
 def test_spectral_norm_goes_on_bitwise_from_its_state():

@@ -60,7 +60,7 @@ def test_a_discriminator_sees_the_source_beside_what_it_judges():
     real_a, real_b = batch(0)
     fake = engine.generators["G"](real_a)
     engine.losses(real_a, real_b)
-    believed, truth, made = seen
+    believed, (truth, made) = seen[0], seen[1].chunk(2)
     assert torch.equal(truth, torch.cat([real_a, real_b], dim=1))
     torch.testing.assert_close(made, torch.cat([real_a, fake], dim=1))
     torch.testing.assert_close(believed, made)
