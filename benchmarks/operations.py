@@ -1,0 +1,30 @@
+"""Counting what a step asks of the device."""
+
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.timing import Work
+
+ALLOCATES_ALONE = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+
+
+class _Counter(TorchDispatchMode):
+    """Counts the operations that run, below autograd, and are neither views nor allocations."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        if not function.is_view and name not in (*ALLOCATES_ALONE, "detach", "_unsafe_view", "_reshape_alias"):
+            self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def count_operations(work: Work, warm_up: int = 2) -> int:
+    """Return how many operations a call makes that launch a kernel on a GPU, after some calls that prepare it."""
+    for _ in range(warm_up):
+        work()
+    with _Counter() as counter:
+        work()
+    return counter.count

@@ -1,0 +1,187 @@
+"""Training steps as public research code writes them: the yardstick, of the same networks and the same mathematics.
+
+A pass for each term, `nn.InstanceNorm2d`, a list of tensors as the image pool, torch's default Adam, nothing fused,
+and the allocator as the system has it. `tests/benchmarks/test_reference.py` holds losses and gradients equal to the
+engines'. Where these engines leave freedom (one draw of styles a step, losses before updates), so do the plain steps.
+"""
+
+import copy
+import random
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.config.schema import Config
+
+Losses = dict[str, Tensor]
+
+
+def with_instance_norms(network: nn.Module) -> nn.Module:
+    """Put `nn.InstanceNorm2d` in the place of every group norm of one channel a group; return the network."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.GroupNorm) and child.num_groups == child.num_channels:
+                plain = nn.InstanceNorm2d(child.num_channels, affine=True, dtype=child.weight.dtype)
+                plain.weight, plain.bias = child.weight, child.bias
+                setattr(module, name, plain)
+    return network
+
+
+class Pool:
+    """The fifty latest translations, as a list of (1, 1, H, W) tensors."""
+
+    def __init__(self, size: int):
+        self.size, self.images = size, []
+
+    def query(self, batch: Tensor) -> Tensor:
+        """Return a batch of new and older images."""
+        if self.size == 0:
+            return batch
+        returned = []
+        for image in batch.detach().split(1):
+            if len(self.images) < self.size:
+                self.images.append(image)
+                returned.append(image)
+            elif random.random() > 0.5:
+                place = random.randrange(self.size)
+                returned.append(self.images[place].clone())
+                self.images[place] = image
+            else:
+                returned.append(image)
+        return torch.cat(returned)
+
+
+class Plain:
+    """Two players with an Adam each; `generator_losses` and `discriminator_losses` are the method's."""
+
+    def __init__(self, config: Config, networks: Mapping[str, nn.Module]):
+        self.config, self.method = config, config.method
+        self.networks = {name: with_instance_norms(copy.deepcopy(network)) for name, network in networks.items()}
+        self.generators = [network for name, network in self.networks.items() if name[0] != "D"]
+        self.discriminators = [network for name, network in self.networks.items() if name[0] == "D"]
+        rate, second = config.training.learning_rate, config.training.discriminator_learning_rate
+        self.optimisers = [
+            torch.optim.Adam([weight for network in networks for weight in network.parameters()], one, (0.5, 0.999))
+            for networks, one in ((self.generators, rate), (self.discriminators, second or rate))
+        ]
+
+    def step(self, a: Tensor, b: Tensor) -> Losses:
+        """Make one step: generators with the discriminators held, then the discriminators."""
+        self._hold(True)
+        losses = self.generator_losses(a, b)
+        self.optimisers[0].zero_grad()
+        sum(losses.values()).backward()
+        self.optimisers[0].step()
+        self._hold(False)
+        self.optimisers[1].zero_grad()
+        judged = self.discriminator_losses(a, b)
+        for loss in judged.values():
+            loss.backward()
+        self.optimisers[1].step()
+        return losses | judged
+
+    def generator_losses(self, a: Tensor, b: Tensor) -> Losses:
+        """Return the generators' weighted terms."""
+        raise NotImplementedError
+
+    def discriminator_losses(self, a: Tensor, b: Tensor) -> Losses:
+        """Return each discriminator's loss."""
+        return {f"discriminator_{side}": self.judged(side, *images) for side, images in (("A", (a, self.fake_a)),
+                ("B", (b, self.fake_b)))}  # fmt: skip
+
+    def judged(self, side: str, real: Tensor, fake: Tensor) -> Tensor:
+        """Return the loss of the discriminator of a side."""
+        network = self.networks[f"D_{side}"]
+        return self.method.discriminator_scale * (gan(network(real), True) + gan(network(fake.detach()), False))
+
+    def _hold(self, held: bool) -> None:
+        for network in self.discriminators:
+            for weight in network.parameters():
+                weight.requires_grad = not held
+
+
+class PlainCycleGan(Plain):
+    """Zhu et al. 2017 with the identity loss: six generator passes."""
+
+    def __init__(self, config: Config, networks: Mapping[str, nn.Module]):
+        super().__init__(config, networks)
+        self.pools = Pool(self.method.pool_size), Pool(self.method.pool_size)
+
+    def generator_losses(self, a: Tensor, b: Tensor) -> Losses:
+        """See `Plain`."""
+        G, F, weight = self.networks["G"], self.networks["F"], self.method.cycle_weight
+        fake_b, fake_a = G(a), F(b)
+        back_a, back_b = F(fake_b), G(fake_a)
+        same_a, same_b = F(a), G(b)
+        self.fake_a, self.fake_b = fake_a, fake_b
+        return {
+            "adversarial_G": gan(self.networks["D_B"](fake_b), True),
+            "adversarial_F": gan(self.networks["D_A"](fake_a), True),
+            "cycle_a": nn.functional.l1_loss(back_a, a) * weight,
+            "cycle_b": nn.functional.l1_loss(back_b, b) * weight,
+            "identity_a": nn.functional.l1_loss(same_a, a) * weight * self.method.identity_share,
+            "identity_b": nn.functional.l1_loss(same_b, b) * weight * self.method.identity_share,
+        }
+
+    def discriminator_losses(self, a: Tensor, b: Tensor) -> Losses:
+        """See `Plain`: translations come from the pools."""
+        self.fake_a, self.fake_b = self.pools[0].query(self.fake_a), self.pools[1].query(self.fake_b)
+        return super().discriminator_losses(a, b)
+
+
+class PlainDualGan(Plain):
+    """Yi et al. 2017 with a least-squares loss: four generator passes."""
+
+    def generator_losses(self, a: Tensor, b: Tensor) -> Losses:
+        """See `Plain`."""
+        G, F, weight = self.networks["G"], self.networks["F"], self.method.reconstruction_weight
+        self.fake_b, self.fake_a = G(a), F(b)
+        return {
+            "adversarial_G": gan(self.networks["D_B"](self.fake_b), True),
+            "adversarial_F": gan(self.networks["D_A"](self.fake_a), True),
+            "reconstruction_a": nn.functional.l1_loss(F(self.fake_b), a) * weight,
+            "reconstruction_b": nn.functional.l1_loss(G(self.fake_a), b) * weight,
+        }
+
+
+class PlainMunit(Plain):
+    """Huang et al. 2018: four encodings, four decodings, and two more with the explicit cycle."""
+
+    def __init__(self, config: Config, networks: Mapping[str, nn.Module]):
+        super().__init__(config, networks)
+        self.random = torch.Generator().manual_seed(config.seed)
+        torch.randn(2, config.generator.style_size, generator=self.random)  # the engine's own styles come first
+
+    def generator_losses(self, a: Tensor, b: Tensor) -> Losses:
+        """See `Plain`."""
+        A, B, weights = self.networks["A"], self.networks["B"], self.method
+        (content_a, style_a), (content_b, style_b) = A.encode(a), B.encode(b)
+        drawn_a, drawn_b = (torch.randn(style_a.shape, generator=self.random).to(a) for _ in range(2))
+        own_a, own_b = A.decode(content_a, style_a), B.decode(content_b, style_b)
+        self.fake_a, self.fake_b = A.decode(content_b, drawn_a), B.decode(content_a, drawn_b)
+        (content_back_b, style_back_a), (content_back_a, style_back_b) = A.encode(self.fake_a), B.encode(self.fake_b)
+        l1 = nn.functional.l1_loss
+        losses = {
+            "adversarial_A": weights.adversarial_weight * gan(self.networks["D_A"](self.fake_a), True),
+            "adversarial_B": weights.adversarial_weight * gan(self.networks["D_B"](self.fake_b), True),
+            "image_a": weights.image_weight * l1(own_a, a),
+            "image_b": weights.image_weight * l1(own_b, b),
+            "content_a": weights.content_weight * l1(content_back_a, content_a),
+            "content_b": weights.content_weight * l1(content_back_b, content_b),
+            "style_a": weights.style_weight * l1(style_back_a, drawn_a),
+            "style_b": weights.style_weight * l1(style_back_b, drawn_b),
+        }
+        if weights.cycle_weight:
+            losses["cycle_a"] = weights.cycle_weight * l1(A.decode(content_back_a, style_a), a)
+            losses["cycle_b"] = weights.cycle_weight * l1(B.decode(content_back_b, style_b), b)
+        return losses
+
+
+def gan(logits: Tensor | list[Tensor], real: bool) -> Tensor:
+    """Return the least-squares loss against a target expanded to the logits, over one scale or several."""
+    scales = [logits] if isinstance(logits, Tensor) else logits
+    return sum(nn.functional.mse_loss(one, torch.tensor(float(real)).to(one).expand_as(one)) for one in scales)
+
+
+PLAIN = {"cyclegan": PlainCycleGan, "dualgan": PlainDualGan, "munit": PlainMunit}

@@ -1,0 +1,45 @@
+"""The yardstick of the benchmarks computes what the engines compute."""
+
+import pytest
+import torch
+from small_engine import MUNIT, batch, config_of, engine_of
+from torch import nn
+
+from benchmarks.reference import PLAIN, Pool
+
+METHODS = {
+    "cyclegan": {},
+    "cyclegan, resnet": {"generator": {"type": "resnet", "width": 2, "downs": 1, "blocks": 1}},
+    "dualgan": {"type": "dualgan"},
+    "munit": MUNIT,
+    "munit with a cycle": MUNIT | {"cycle_weight": 2.0},
+}
+
+
+@pytest.mark.parametrize("options", METHODS.values(), ids=METHODS)
+def test_losses_gradients_and_weights_of_steps_are_the_engines(options):
+    engine = engine_of(dtype=torch.float64, **options)
+    config = config_of(**options)
+    plain = PLAIN[config.method.type](config, engine.networks())
+    assert any(isinstance(part, nn.InstanceNorm2d) for one in plain.networks.values() for part in one.modules())
+    for index in range(3):
+        real = batch(index, dtype=torch.float64)
+        losses, expected = engine.step(*real), plain.step(*real)
+        assert losses.keys() == expected.keys()
+        for name, loss in losses.items():
+            torch.testing.assert_close(loss, expected[name].detach(), rtol=0, atol=1e-10, msg=f"{name} {index}")
+        for name, network in engine.networks().items():
+            others = dict(plain.networks[name].named_parameters())
+            for place, weight in network.named_parameters():
+                torch.testing.assert_close(weight, others[place], rtol=0, atol=1e-10, msg=f"{name}.{place} {index}")
+                if weight.grad is not None:
+                    torch.testing.assert_close(weight.grad, others[place].grad, rtol=0, atol=1e-10)
+
+
+def test_the_plain_pool_keeps_so_many_images_and_returns_old_ones():
+    pool = Pool(2)
+    shown = [pool.query(torch.full((1, 1, 1, 1), float(index))).item() for index in range(40)]
+    assert shown[:2] == [0, 1] and len(pool.images) == 2
+    old = [index - value for index, value in enumerate(shown) if value != index]
+    assert 5 < len(old) < 35 and min(old) > 0
+    assert Pool(0).query(torch.ones(1, 1, 1, 1)).item() == 1
