@@ -111,13 +111,16 @@ class World:
         together = self.mean(torch.stack([value.detach().to(widest) for value in values.values()]))
         return dict(zip(values, together.unbind(), strict=True))
 
-    def mean_gradients(self, parameters: "Iterable[Parameter]") -> None:
-        """Replace every gradient by its mean over the processes; the same parameters must have one in each.
+    def mean_gradients(self, parameters: "Iterable[Parameter]") -> Callable[[], None]:
+        """Begin to average every gradient over the processes; the same parameters must have one in each.
 
-        Gradients travel in buckets of some `BUCKET_BYTES`, all under way at once.
+        Gradients travel in buckets of some `BUCKET_BYTES`, all under way at once, while the caller goes on.
+
+        Returns:
+            What waits for them and then puts the means in the gradients' place.
         """
         if self.size == 1:
-            return
+            return lambda: None
         import torch
         import torch.distributed as communication
 
@@ -126,11 +129,16 @@ class World:
             for bucket in _buckets([weight for weight in parameters if weight.grad is not None]):
                 together = torch.cat([weight.grad.flatten() for weight in bucket])
                 under_way.append((bucket, together, communication.all_reduce(together, async_op=True)))
-            for bucket, together, work in under_way:
-                work.wait()
-                blocks = together.div_(self.size).split([weight.numel() for weight in bucket])
-                for weight, mean in zip(bucket, blocks, strict=True):
-                    weight.grad = mean.view_as(weight)
+
+        def finish() -> None:
+            with _listening():
+                for bucket, together, work in under_way:
+                    work.wait()
+                    blocks = together.div_(self.size).split([weight.numel() for weight in bucket])
+                    for weight, mean in zip(bucket, blocks, strict=True):
+                        weight.grad = mean.view_as(weight)
+
+        return finish
 
     def greatest(self, number: int) -> int:
         """Return the greatest of the processes' numbers; it never waits for a GPU."""

@@ -124,9 +124,13 @@ class AdversarialEngine(ABC):
         terms = {name: loss for losses in by_player.values() for name, loss in losses.items()}
         losses = self.world.means(terms)  # not finite in one process: not finite in all, which skip the step together
         if all_finite(losses):
-            for player in self.optimisers:  # generators first: their gradients pass through the other's weights
-                if player in by_player:
-                    self._update(player, sum(by_player[player].values()))
+            moving = [player for player in self.optimisers if player in by_player]
+            # All gradients before any weight moves, for the generators' pass through the discriminators' weights; and so
+            # that between processes the former travel while the latter are made.
+            arrived = [self._gradients(player, sum(by_player[player].values())) for player in moving]
+            for player, wait in zip(moving, arrived, strict=True):
+                wait()
+                self.scaler.step(self.optimisers[player])
             self.scaler.update()
             if GENERATORS in by_player:
                 self._average()
@@ -177,12 +181,12 @@ class AdversarialEngine(ABC):
         parts |= {f"optimiser_{player}": optimiser for player, optimiser in self.optimisers.items()}
         return parts if self.averaged is None else {**parts, "averaged": self.averaged}
 
-    def _update(self, player: str, loss: Tensor) -> None:
+    def _gradients(self, player: str, loss: Tensor) -> Callable[[], None]:
+        """Make the gradients of a player's weights; return what waits until they are the means of all processes."""
         optimiser = self.optimisers[player]
         optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
-        self.world.mean_gradients(optimiser.param_groups[0]["params"])  # before the scaler looks for overflows in them
-        self.scaler.step(optimiser)
+        return self.world.mean_gradients(optimiser.param_groups[0]["params"])  # before overflows are looked for
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -54,7 +54,7 @@ def one_overflow(world):
     weight = torch.nn.Parameter(torch.ones(3))
     optimiser, scaler = torch.optim.SGD([weight], lr=0.1), torch.amp.GradScaler("cpu", init_scale=8.0)
     scaler.scale((weight * (float("inf") if world.rank == world.size - 1 else 1.0)).sum()).backward()
-    world.mean_gradients([weight])
+    world.mean_gradients([weight])()
     scaler.step(optimiser)
     scaler.update()
     return {"weight": weight.detach(), "scale": scaler.get_scale()}
@@ -65,7 +65,7 @@ def small_exchanges(world):
     for weight in weights[:3]:
         weight.grad = torch.full_like(weight, float(world.rank))
     pipeline.distributed.BUCKET_BYTES = 16  # two buckets, the second larger than that
-    world.mean_gradients(weights)
+    world.mean_gradients(weights)()
     world.seed(7, 3)
     return {
         "gradients": [None if weight.grad is None else weight.grad for weight in weights],
