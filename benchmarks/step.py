@@ -31,6 +31,7 @@ class Row:
 CYCLEGAN, DUALGAN = {"type": "cyclegan"}, {"type": "dualgan"}
 MUNIT = {"type": "munit", "cycle_weight": 2.0}
 UNET, RESNET = {"type": "unet", "dropout": 0.0}, {"type": "resnet"}
+PLAIN_METHODS = ("cyclegan", "dualgan", "munit")  # those that `benchmarks.reference` has
 ROWS = {
     "unet-256": Row(256, CYCLEGAN, UNET | {"width": 64}, {"width": 64}),
     "unet-128": Row(128, CYCLEGAN, UNET | {"width": 16}, {"width": 16}),

@@ -1,0 +1,144 @@
+"""How time and memory grow with the work: one figure a size, and the power law through them.
+
+python -m benchmarks.scaling                     # everything
+python -m benchmarks.scaling pixels batch
+
+"exponent" is the slope of log time over log size, 1 where twice the work takes twice the time. Steps are U-Nets of
+width 16 at depth 7 (`benchmarks.step unet-128`), whole jobs are the commands as a user starts them, imports included.
+"run length" makes a small run of thousands of steps and compares its first and last fifth: no step may cost more for
+the run having lasted longer.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from benchmarks.step import prepare as prepare_step
+from benchmarks.timing import Side, Timing, Work, machine, measure, spelt
+from pipeline.console import say, table
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+TINY = (
+    "data.subjects=6", "data.spacing_mm=8", "preprocess.size=32", "preprocess.processes=1", "split.validation=1",
+    "split.test=1", "generator.depth=2", "generator.width=4", "discriminator.layers=2", "discriminator.width=4",
+    "training.epochs=5", "training.decay_epochs=0", "training.log_every=1", "training.validation_slices=6",
+    "threads=1", "device=cpu", "evaluation.translate=false", "evaluation.protocols=[]", "evaluation.uncertainty=false",
+)  # fmt: skip
+
+
+def step_at(pixels: int, batch: int) -> Work:
+    """Return a step of ours on square slices of `pixels` a side."""
+    from benchmarks import step
+
+    step.ROWS["unet-128"] = step.Row(pixels, *(getattr(step.ROWS["unet-128"], part) for part in
+                                               ("method", "generator", "discriminator")))  # fmt: skip
+    return prepare_step("unet-128", batch, "float32", "cpu", None)
+
+
+def translation_of(slices: int) -> Work:
+    """Return the translation of so many 128² slices by a U-Net of width 16."""
+    import torch
+
+    from networks.unet import UNet
+    from pipeline.hardware import set_up
+    from pipeline.translation.translator import translate_slices
+
+    set_up(None)
+    network, stack = UNet(depth=7, width=16).eval(), np.zeros((slices, 128, 128), np.float32)
+    options = {"device": torch.device("cpu"), "batch_size": 8, "precision": "float32", "name": "slices"}
+    return lambda: translate_slices(stack, network, np.ones(slices, bool), **options)
+
+
+def grown(make: Callable[..., Work], sizes: Mapping[int, Mapping[str, int]], rounds: int) -> dict[int, Timing]:
+    """Time the work at each size."""
+    sides = {str(size): Side(make, options) for size, options in sizes.items()}
+    return {int(name): timing for name, timing in measure(sides, rounds=rounds).items()}
+
+
+def law(sizes: list[int], values: list[float]) -> float:
+    """Return the exponent b of the power law value = a · size^b through the points, by least squares."""
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+def lines_of(name: str, unit: str, timings: Mapping[int, Timing]) -> list[list[str]]:
+    """Return the table's rows of one quantity: its sizes, and the exponents."""
+    sizes = list(timings)
+    peaks = [one.peak_mib for one in timings.values()]
+    told = [f"{peak:,.0f} MiB" for peak in peaks] if all(peaks) else ["–"] * len(peaks)
+    rows = [
+        [name, f"{size:,} {unit}", spelt(timings[size].seconds), peak] for size, peak in zip(sizes, told, strict=True)
+    ]
+    exponent = f"{law(sizes, [one.seconds for one in timings.values()]):.2f}"
+    return [*rows, [name, "exponent", exponent, f"{law(sizes, peaks):.2f}" if all(peaks) else "–"]]
+
+
+def plans(rounds: int) -> dict[int, Timing]:
+    """Time `--dry-run` of cohorts in fresh processes."""
+    found = {}
+    for subjects in (100, 1000, 10_000):
+        command = [sys.executable, "-m", "pipeline.run", str(CONFIGS / "phantom.yaml"), "--dry-run"]
+        seconds = tuple(timed([*command, f"data.subjects={subjects}"]) for _ in range(rounds))
+        found[subjects] = Timing(seconds, 0.0, 0.0)  # the memory of another process is not known
+    return found
+
+
+def timed(command: list[str]) -> float:
+    """Return the seconds that a command takes; raise where it fails."""
+    started = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def run_length(steps: int) -> list[list[str]]:
+    """Make a small run with a log line a step; return the mean time of a step in each fifth of it."""
+    with TemporaryDirectory() as folder:
+        overrides = (f"training.steps_per_epoch={steps // 5}", f"output={folder}/run", f"data.folder={folder}/phantom",
+                     f"preprocess.store={folder}/store", "tracking.mlflow=false")  # fmt: skip
+        timed([sys.executable, "-m", "pipeline.run", str(CONFIGS / "phantom.yaml"), *TINY, *overrides, "--quiet"])
+        lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+    records = [record for record in map(json.loads, lines) if "train/cycle_a" in record]
+    gaps = [(after["step"], after["time"] - before["time"]) for before, after in pairwise(records)]
+    fifths = np.array_split(np.array([gap for step, gap in gaps if (step - 1) % (steps // 5)]), 5)
+    means = [float(fifth.mean()) for fifth in fifths]
+    rows = [["run length", f"steps of fifth {place}", spelt(mean), "–"] for place, mean in enumerate(means, 1)]
+    return [*rows, ["run length", "last over first", f"{means[-1] / means[0]:.2f}", "–"]]
+
+
+QUANTITIES: dict[str, Callable[[int], list[list[str]]]] = {
+    "pixels": lambda rounds: lines_of(
+        "step", "pixels a side", grown(step_at, {n: {"pixels": n, "batch": 1} for n in (128, 256, 512)}, rounds)
+    ),
+    "batch": lambda rounds: lines_of(
+        "step", "a batch", grown(step_at, {n: {"pixels": 128, "batch": n} for n in (1, 2, 4, 8, 16)}, rounds)
+    ),
+    "slices": lambda rounds: lines_of(
+        "translation", "slices", grown(translation_of, {n: {"slices": n} for n in (40, 80, 160, 320)}, rounds)
+    ),
+    "subjects": lambda rounds: lines_of("dry run", "subjects", plans(rounds)),
+    "length": lambda rounds: run_length(5000),
+}
+
+
+def main() -> None:
+    """Print the table."""
+    door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    door.add_argument("quantities", nargs="*", metavar="QUANTITY", help=f"of {', '.join(QUANTITIES)}; all unless given")
+    door.add_argument("--rounds", type=int, default=5)
+    arguments = door.parse_args()
+    if unknown := set(arguments.quantities) - set(QUANTITIES):
+        door.error(f"no such quantity: {', '.join(sorted(unknown))}; choose from {', '.join(QUANTITIES)}")
+    rows = [row for name in arguments.quantities or QUANTITIES for row in QUANTITIES[name](arguments.rounds)]
+    say(machine())
+    say(table(["what", "size", "time", "peak memory"], rows))
+
+
+if __name__ == "__main__":
+    main()

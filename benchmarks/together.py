@@ -1,0 +1,87 @@
+"""Samples a second of one process with all cores against several that divide them, as `torchrun` starts them.
+
+python -m benchmarks.together --processes 1 2 --batch 2
+python -m benchmarks.together unet-256 --processes 1 2 4 8 --batch 16 --device cuda
+
+The batch is divided among the processes, as in training: the same mathematics at every number of them. On a CPU the
+cores are divided, too, so that 1 is all there is to gain; on GPUs each process has its own.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+from benchmarks.step import ROWS, config_of
+from benchmarks.timing import machine
+from pipeline.console import say, table
+
+
+def work(row: str, batch: int, device: str, steps: int) -> None:
+    """Train a few steps as one of several processes; the first prints the seconds a step takes."""
+    import torch
+
+    from pipeline.distributed import opened
+    from pipeline.engines.build import build_engine
+    from pipeline.hardware import choose_device, set_up
+
+    with opened() as world:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        set_up(max(1, cores // world.size))
+        config, place = config_of(row, batch), choose_device(device)
+        torch.manual_seed(0)
+        engine = build_engine(config, place, world)
+        own, size = len(world.slots(batch)), config.preprocess.size
+        images = (torch.rand(2, own, 1, size, size) * 2 - 1).to(place)
+        for _ in range(2):
+            engine.step(*images)
+        world.barrier()
+        started = time.perf_counter()
+        for _ in range(steps):
+            losses = engine.step(*images)
+        float(losses["cycle_a"])  # waits for a GPU
+        world.barrier()
+        if world.first:
+            say(f"{(time.perf_counter() - started) / steps}")
+
+
+def seconds_a_step(processes: int, arguments: argparse.Namespace) -> float:
+    """Start the processes and return what the first one measured."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    options = ["--work", "--batch", str(arguments.batch), "--device", arguments.device, "--steps", str(arguments.steps)]
+    command = [sys.executable, *launcher, "-m", "benchmarks.together", arguments.row, *options]
+    ended = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(ended.stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    """Print the table."""
+    door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    door.add_argument("row", nargs="?", default="unet-128", choices=list(ROWS))
+    door.add_argument("--processes", nargs="+", type=int, default=[1, 2])
+    door.add_argument("--batch", type=int, default=2, help="samples of all processes together")
+    door.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    door.add_argument("--steps", type=int, default=30)
+    door.add_argument("--rounds", type=int, default=3)
+    door.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
+    arguments = door.parse_args()
+    if arguments.work:
+        work(arguments.row, arguments.batch, arguments.device, arguments.steps)
+        return
+    taken: dict[int, list[float]] = {count: [] for count in arguments.processes}
+    for _ in range(arguments.rounds):
+        for count in arguments.processes:
+            taken[count].append(seconds_a_step(count, arguments))
+    first = statistics.median(taken[arguments.processes[0]])
+    rows = [
+        [f"{count}", f"{arguments.batch / statistics.median(found):.3g}", f"{first / statistics.median(found):.2f}"]
+        for count, found in taken.items()
+    ]
+    say(machine())
+    say(table(["processes", "samples/s", f"against {arguments.processes[0]}"], rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""What the step's benchmark counts: its jobs, their operations, and the work that the roof is taken for."""
+
+import pytest
+import torch
+
+from benchmarks import scaling, step
+from benchmarks.operations import count_operations
+
+
+@pytest.mark.parametrize("row", step.ROWS)
+def test_every_job_is_a_configuration_of_the_size_it_says(row):
+    config = step.config_of(row, batch=4, precision="bf16")
+    assert str(config.preprocess.size) == row.rpartition("-")[2]
+    assert (config.training.batch_size, config.training.precision) == (4, "bf16")
+    assert config.method.type in step.PLAIN_METHODS
+
+
+@pytest.mark.parametrize("row", ["unet-256", "resnet-128", "dualgan-128"])
+def test_a_step_asks_for_at_most_700_kernels(row, monkeypatch):
+    job = step.ROWS[row]
+    small = {name: {**getattr(job, name), "width": 2} for name in ("generator", "discriminator")}
+    monkeypatch.setitem(step.ROWS, row, step.Row(job.size, job.method, **small))  # their number knows no width
+    monkeypatch.setattr("pipeline.hardware.set_up", lambda threads: None)
+    plain, ours = (
+        count_operations(step.prepare(row, 1, kind, "cpu", None), warm_up=1) for kind in ("plain", "float32")
+    )
+    assert ours <= 700 < plain
+
+
+def test_operations_are_counted_without_views_and_allocations():
+    def work():
+        image = torch.empty(2, 3).zero_()  # 1
+        return (image.T.reshape(6) + 1).sum()  # a copy, the sum, the total
+
+    assert count_operations(work) == 4
+
+
+def test_the_work_of_a_step_is_that_of_the_public_networks():
+    assert step.flop_of_step("unet-256", 1) == pytest.approx(313.5e9, rel=0.02)  # counted of the public code's step
+    assert step.flop_of_step("unet-128", 4) == 4 * step.flop_of_step("unet-128", 1)
+
+
+def test_the_exponent_is_that_of_a_power_law():
+    assert scaling.law([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)
