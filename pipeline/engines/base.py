@@ -194,8 +194,8 @@ class AdversarialEngine(ABC):
         if self.averaged is not None:
             self.averaged_steps += 1
             decay = min(self.ema_decay, (1 + self.averaged_steps) / (10 + self.averaged_steps))
-            for mean, weight in zip(self.averaged.parameters(), self.generators.parameters(), strict=True):
-                mean.lerp_(weight, 1 - decay)
+            means, weights = list(self.averaged.parameters()), list(self.generators.parameters())
+            torch._foreach_lerp_(means, weights, 1 - decay)  # one launch for all of them on a GPU
 
 
 def in_one_pass(network: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:
