@@ -140,7 +140,10 @@ class Slicesd(InvertibleKeyedTransform):
 
 
 class CentreFitd(InvertibleKeyedTransform):
-    """Crop or pad slices to a square of `size`; with a `stride`, enlarge to its multiples rather than crop."""
+    """Crop or pad slices to a square of `size`; with a `stride`, enlarge to its multiples rather than crop.
+
+    `<key>_whole_foreground` keeps the foreground (N, H, W) as it was.
+    """
 
     def __init__(self, keys, size: int, stride: int | None):
         super().__init__(keys)
@@ -149,6 +152,7 @@ class CentreFitd(InvertibleKeyedTransform):
     def forward(self, data: dict, key: str) -> None:
         height, width = data[key].shape[1:]
         data[f"{key}_before_fit"] = (height, width)
+        data[f"{key}_whole_foreground"] = data[f"{key}_foreground"]
         square = (self.size, self.size)
         shape = square if self.stride is None else size_without_cropping(height, width, self.size, self.stride)
         data[key] = centre_fit(data[key], *shape, fill=-1)

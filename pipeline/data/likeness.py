@@ -28,7 +28,8 @@ def volume_likeness(data: Mapping[str, object], axis: str, size: int, key: str =
     Args:
         data: What `transforms.presets.slice_chain` returned, with or without a stride.
         axis: Along which it was cut.
-        size: Of the slices in training; larger ones count as cropped to it.
+        size: Of the slices in training; of larger ones the middle's intensities count, as it was cut for training, but
+            the whole head's extent.
         key: The chain's.
 
     Returns:
@@ -39,14 +40,15 @@ def volume_likeness(data: Mapping[str, object], axis: str, size: int, key: str =
     if f"{key}_type_range" in data:
         return None
     foreground, stack = data[f"{key}_foreground"], data[key]
-    if max(foreground.shape[1:]) > size:
-        square = tuple(min(size, length) for length in foreground.shape[1:])
-        foreground, stack = centre_fit(foreground, *square, fill=False), centre_fit(stack, *square, fill=-1)
     along = AXES[axis]
     grid_mm = _slices_first(voxel_sizes(data[f"{key}_affine"]), along)
     steps = np.maximum(1, np.rint(COARSE_MM / grid_mm)).astype(int)
-    coarse = tuple(slice(None, None, step) for step in steps)
-    foreground, stack, coarse_mm = foreground[coarse], stack[coarse], grid_mm * steps
+    coarse, coarse_mm = tuple(slice(None, None, step) for step in steps), grid_mm * steps
+    whole = data[f"{key}_whole_foreground"][coarse]
+    if max(foreground.shape[1:]) > size:
+        square = tuple(min(size, length) for length in foreground.shape[1:])
+        foreground, stack = centre_fit(foreground, *square, fill=False), centre_fit(stack, *square, fill=-1)
+    foreground, stack = foreground[coarse], stack[coarse]
     if np.count_nonzero(foreground) < LEAST_VOXELS:
         return None
     box = find_objects(foreground.astype(np.uint8))[0]  # the air around takes most of the time
@@ -59,7 +61,7 @@ def volume_likeness(data: Mapping[str, object], axis: str, size: int, key: str =
         "head": _quantiles(values).round(4).tolist(),
         "spacing_mm": voxel_sizes(of_file).round(4).tolist(),
         "field_mm": _slices_last(field, along).round(1).tolist(),
-        "head_mm": _slices_last(_extent(head) * coarse_mm, along).round(1).tolist(),
+        "head_mm": _slices_last(_extent(whole) * coarse_mm, along).round(1).tolist(),
     }
 
 

@@ -13,7 +13,7 @@ from pipeline.config.schema import Config
 from pipeline.engines.protocol import Engine
 from pipeline.evaluation.gallery import TranslatedVolume, sample_frames
 from pipeline.evaluation.scores import ABOUT, MASKED_PSNR, Scores
-from pipeline.metrics.names import COPY, HISTOGRAM, MODEL, OWN
+from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL, OWN
 from pipeline.report.page import (
     PHANTOM_FLAG,
     PHANTOM_NOTE,
@@ -141,7 +141,7 @@ def _highlights(scores: Scores, contrasts: tuple[str, str]) -> list[Highlight]:
             Highlight(
                 f"{similarity[MODEL]:.2f}",
                 f"{source} → {target}, masked SSIM",
-                f"{similarity[MODEL] - better:+.2f} over the better baseline",
+                f"{similarity[MODEL] - better:+.2f} over the better of copy and {HISTOGRAM}",
             )
         )
     return highlights
@@ -189,6 +189,7 @@ def _tables(scores: Scores, contrasts: tuple[str, str]) -> list[ScoreTable]:
             about=ABOUT[protocol] if first[protocol] == (source, target, protocol, unit, region) else "",
             rows=rows,
             model=MODEL,
+            given_pairs=(LOOKUP,),
         )
         for (source, target, protocol, unit, region), rows in grouped.items()
     ]

@@ -1,6 +1,6 @@
 """The scores of a report: which figures stand in a table, how they read, and where the model beats the baselines."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import isfinite, isnan
 
@@ -20,6 +20,8 @@ class ScoreTable:
         rows: Method -> metric -> (mean, SD, number). "psnr", "ssim", "nmi" and Dice are better when higher,
             "slice_ratio" the closer to 1, all others when lower.
         model: The method that is ours; the others are baselines.
+        given_pairs: Those of the others that saw both contrasts of a subject: shown, but no rivals of a model that did
+            not, so that it is not judged by them.
     """
 
     direction: str
@@ -27,11 +29,12 @@ class ScoreTable:
     about: str
     rows: Mapping[str, Mapping[str, Value]]
     model: str
+    given_pairs: Collection[str] = ()
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure as text; `verdict` is "better" or "worse" than the best baseline, or "" where nothing can be said."""
+    """One figure as text; `verdict` is "better" or "worse" than `best_baseline`, or "" where nothing can be said."""
 
     text: str
     verdict: str = ""
@@ -72,11 +75,11 @@ def laid_out(table: ScoreTable) -> LaidOutTable:
 
 
 def best_baseline(table: ScoreTable, metric: str) -> tuple[str, float] | None:
-    """Return the baseline with the best mean of `metric`, and that mean; None where no baseline has one."""
+    """Return the baseline without pairs that has the best mean of `metric`, and that mean; None where none has one."""
     means = {
         method: scores[metric][0]
         for method, scores in table.rows.items()
-        if method != table.model and metric in scores and not isnan(scores[metric][0])
+        if method not in (table.model, *table.given_pairs) and metric in scores and not isnan(scores[metric][0])
     }
     if not means:
         return None

@@ -47,6 +47,12 @@ def test_training_and_translation_measure_alike_also_where_training_crops():
             np.testing.assert_allclose(translation[name], values, atol=5 if name == "head_mm" else 0.02, err_msg=name)
 
 
+def test_a_head_that_training_crops_keeps_its_extent():
+    voxels = scan("T1")
+    for stride in (None, 16):
+        assert likeness(voxels, size=24, stride=stride)["head_mm"] == likeness(voxels, size=48)["head_mm"]
+
+
 def test_a_resampled_volume_keeps_its_files_spacing():
     assert likeness(scan("T1"), spacing_mm=(6, 9))["spacing_mm"] == pytest.approx([4.5, 4.6, 4.8])
 

@@ -114,7 +114,7 @@ def test_without_pairs_no_figure_is_claimed():
 
 def test_the_page_has_the_figures_the_split_and_the_costs(tmp_path):
     text = page(tmp_path, scores())
-    for said in ("13.0 dB", "+3.0 dB over histogram matching", "0.60", "+0.10 over the better baseline", "321"):
+    for said in ("13.0 dB", "+3.0 dB over histogram matching", "0.60", "+0.10 over the better of copy", "321"):
         assert said in text
     for said in ("1,000 (2 skipped)", "1.0 min (60 ms a step)", "G 100", "a note", "train T1", "after 3 epochs"):
         assert said in text

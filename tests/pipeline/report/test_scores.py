@@ -31,6 +31,13 @@ def test_the_model_is_compared_with_the_best_of_the_baselines():
     assert cells(laid_out(scores), "model") == [("10.00 ± 1.00", "worse")]
 
 
+def test_what_was_given_pairs_is_no_rival():
+    rows = {"copy": {"psnr": (9.0, 1.0, 4)}, "lookup": {"psnr": (17.0, 1.0, 4)}, "model": {"psnr": (10.0, 1.0, 4)}}
+    scores = ScoreTable("T1 → T2", "own", "", rows, model="model", given_pairs=("lookup",))
+    assert best_baseline(scores, "psnr") == ("copy", 9.0)
+    assert cells(laid_out(scores), "model") == [("10.00 ± 1.00", "better")]
+
+
 def test_structure_is_better_when_higher_and_slices_best_at_one():
     names = {"nmi": "NMI", "dice": "mean Dice", "dice_dark": "Dice, dark", "slice_ratio": "slice ratio"}
     laid = laid_out(table(copy=dict.fromkeys(names, (0.5, NAN, 4)), model=dict.fromkeys(names, (0.7, NAN, 4))))
