@@ -125,8 +125,8 @@ class AdversarialEngine(ABC):
         losses = self.world.means(terms)  # not finite in one process: not finite in all, which skip the step together
         if all_finite(losses):
             moving = [player for player in self.optimisers if player in by_player]
-            # All gradients before any weight moves: the generators' pass through the discriminators' weights; and between
-            # processes the former travel while the latter are made.
+            # All gradients before any weight moves, for the generators' pass through the discriminators' weights;
+            # between processes, the former travel while the latter are made.
             arrived = [self._gradients(player, sum(by_player[player].values())) for player in moving]
             for player, wait in zip(moving, arrived, strict=True):
                 wait()
