@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.config.schema import Config
 from pipeline.engines.build import build_translators
@@ -19,6 +19,13 @@ from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import chain_settings
 
 MLFLOW_SCHEMES = ("runs:/", "models:/")
+
+Run = Callable[[nn.Module, Tensor], Tensor]  # a network and a batch -> its output
+
+
+def eagerly(network: nn.Module, batch: Tensor) -> Tensor:
+    """Return a network's output for a batch, run as it is."""
+    return network(batch)
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class TranslationModel:
         origin: What it is, in a few words, for the headers of translated volumes.
         config_hash: Twelve digits of the SHA-256 of its configuration; "" where that was not kept.
         calibration: An MLflow model's, of what flips and shifts alone show of its errors; empty where it carries none.
+        run: How networks are run: as they are, or compiled (`pipeline.translation.inference`).
     """
 
     contrasts: tuple[str, str]
@@ -51,6 +59,7 @@ class TranslationModel:
     origin: str = "contrast translation"
     config_hash: str = ""
     calibration: Mapping[str, object] = field(default_factory=dict)
+    run: Run = eagerly
 
     def about(self, to: str) -> dict[str, str]:
         """Return what tells the model that makes `to` from others, for records: `origin`, `identity`, `config_hash`."""
@@ -64,6 +73,10 @@ class TranslationModel:
             digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
             digest.update(values.reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()[:12]
+
+    def in_precision(self, precision: str) -> "TranslationModel":
+        """Return the model with another `precision`, "float32", "bf16" or "fp16"; with its own for "model"."""
+        return self if precision == "model" else replace(self, precision=precision)
 
     def source(self, to: str) -> str:
         """Return the contrast that `to` is made of."""
