@@ -15,23 +15,39 @@ from pipeline.errors import first_cause
 from pipeline.translation.model import TranslationModel
 from pipeline.translation.uncertainty import dropouts
 
-ENOUGH_VOLUMES = 10  # a form takes 4 to 14 s to make and saves about 1 s a volume of 256×256×150
+ENOUGH_VOLUMES = 10  # a U-Net-256 of width 64 takes 4 to 14 s to compile, and then 1 s less a volume of 150 slices
+ENOUGH_WORK = (
+    5e9  # of a slice, in floating-point operations; that U-Net's are 12e9. Smaller networks are quick as they are
+)
 MOST_FORMS = 6  # of a job, over its networks and sizes of slices; TorchDynamo keeps eight of a class's
 MOST_LETTERS = 200  # of a compiler's complaint
 
 
-def worth_compiling(asked: str, volumes: int, device: torch.device) -> bool:
-    """Whether a job of so many volumes is to compile its networks.
+def worth_compiling(asked: str, volumes: int, model: TranslationModel, to: str) -> bool:
+    """Whether a job is to compile its networks.
 
     Args:
-        asked: "yes", "no", or "auto": on the CPU, from `ENOUGH_VOLUMES` on, where there is a C++ compiler. On a GPU
-            a volume takes less than a second as it is, and a form longer to make.
+        asked: "yes", "no", or "auto": on the CPU with a C++ compiler, for `ENOUGH_VOLUMES` or more and a network of
+            `ENOUGH_WORK`. On a GPU a volume takes less than a second as it is, and a form longer to make.
         volumes: To be translated by this process.
-        device: Of the networks.
+        model: What translates them.
+        to: The contrast to make.
     """
     if asked != "auto":
         return asked == "yes"
-    return volumes >= ENOUGH_VOLUMES and device.type == "cpu" and shutil.which(_cpp_compiler()) is not None
+    if volumes < ENOUGH_VOLUMES or model.device.type != "cpu" or shutil.which(_cpp_compiler()) is None:
+        return False
+    side = -(-int(model.settings["size"]) // model.stride) * model.stride
+    return _work(model.translators[to], side) >= ENOUGH_WORK
+
+
+def _work(network: nn.Module, side: int) -> int:
+    """Return a network's floating-point operations, a multiplication and an addition being two, for a square slice."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 1, side, side))
+    return counter.get_total_flops()
 
 
 def _cpp_compiler() -> str:
@@ -49,14 +65,23 @@ def compiled(model: TranslationModel, batch_size: int) -> TranslationModel:
 
 @dataclass(frozen=True)
 class _Form:
-    """A network's compiled form, and what is written into it besides weights, which never change: a style."""
+    """A network's compiled form, its input, and what is written into it besides weights, which never change: a style.
+
+    The input is one tensor, (B, 1, H, W), that batches are copied into: another kind of tensor would compile anew.
+    """
 
     run: Callable[[Tensor], Tensor]
+    given: Tensor
     buffers: tuple[Tensor, ...]
 
     def serves(self, network: nn.Module) -> bool:
         """Whether the network would still give what the form gives."""
         return _settled(network) and all(map(torch.equal, self.buffers, network.buffers()))
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Return the output for up to B slices; what the input held beyond them runs along and is dropped."""
+        self.given[: len(batch)].copy_(batch)
+        return self.run(self.given)[: len(batch)]
 
 
 def _settled(network: nn.Module) -> bool:
@@ -86,28 +111,28 @@ class CompiledForms:
 
     def __call__(self, network: nn.Module, batch: Tensor) -> Tensor:
         """Return a network's output for (B, 1, H, W), in that shape; B is at most `batch_size`."""
-        count, missing = len(batch), self.batch_size - len(batch)
         form = self._forms.get((id(network), batch.shape[2:]))
-        if form is None and not missing and self._able and len(self._forms) < MOST_FORMS and _settled(network):
+        full = len(batch) == self.batch_size
+        if form is None and full and self._able and len(self._forms) < MOST_FORMS and _settled(network):
             form = self._made(network, batch)
-        if form is None or 2 * count <= self.batch_size or not form.serves(network):
+        if form is None or 2 * len(batch) <= self.batch_size or not form.serves(network):
             return network(batch)
-        return form.run(torch.cat([batch, batch[-1:].expand(missing, -1, -1, -1)]) if missing else batch)[:count]
+        return form(batch)
 
     def _made(self, network: nn.Module, batch: Tensor) -> _Form | None:
         """Compile a network for batches of this shape; None where that fails."""
-        from torch._inductor import config  # takes a second
-
         try:
+            from torch._inductor import config  # takes a second
+
             with warnings.catch_warnings(), config.patch(freezing=True):
                 warnings.simplefilter("ignore")  # a compiler's hints to programmers are no matter of the volume
-                run = torch.compile(network, dynamic=False, backend=self.backend)
-                run(batch)
+                run, given = torch.compile(network, dynamic=False, backend=self.backend), batch.clone()
+                run(given)
         except Exception as error:
             self._able = False
-            reason = one_line(first_cause(error))[:MOST_LETTERS]
+            reason = one_line(first_cause(getattr(error, "inner_exception", error)))[:MOST_LETTERS]
             warn(f"warning: the network could not be compiled ({reason}); goes on without, more slowly")
             return None
-        form = _Form(run, tuple(buffer.clone() for buffer in network.buffers()))
+        form = _Form(run, given, tuple(buffer.clone() for buffer in network.buffers()))
         self._forms[id(network), batch.shape[2:]] = form
         return form

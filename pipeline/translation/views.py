@@ -51,7 +51,7 @@ class Views:
             asked, volumes: See `pipeline.translation.inference.worth_compiling`.
             batch_size: Slices that go through the networks at once.
         """
-        if not worth_compiling(asked, volumes, self.models[0].device):
+        if not worth_compiling(asked, volumes, self.models[0], self.to):
             return self
         forms = CompiledForms(batch_size)
         return replace(self, models=tuple(replace(model, run=forms) for model in self.models))
