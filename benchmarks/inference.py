@@ -1,7 +1,7 @@
 """What sends slices through a generator how fast, and how far apart the results are; or one volume, file to file.
 
 python -m benchmarks.inference                       an untrained U-Net-256 of width 64 on noise
-python -m benchmarks.inference --model runs/ixi      a trained one, on a phantom head
+python -m benchmarks.inference --model runs/ixi --to T2 --volume IXI002-Guys-0828-T1.nii.gz      a trained one
 python -m benchmarks.inference --file                a volume of 256×256×150, from its .nii.gz to the translation's
 
 The yardstick sends one slice at a time, as public code does, with the allocator as it is. A rate counts slices that
@@ -54,9 +54,10 @@ def head(size: int, slices: int) -> np.ndarray:
     return (random.integers(0, 20, inside.shape) + inside * random.integers(400, 1000, inside.shape)).astype(np.int16)
 
 
-def slices_of(model: TranslationModel, to: str, size: int, slices: int) -> np.ndarray:
+def slices_of(model: TranslationModel, to: str, size: int, slices: int, volume: Path | None) -> np.ndarray:
     """Return slices (N, H, W) in [-1, 1] as the model gets them."""
-    opened = open_volume(nib.Nifti1Image(head(size, slices), np.eye(4)), model, to, likeness=False)
+    source = volume or nib.Nifti1Image(head(size, slices), np.eye(4))
+    opened = open_volume(source, model, to, likeness=False)
     return opened.slices[opened.foreground.any(axis=(1, 2))]
 
 
@@ -66,6 +67,7 @@ def sent(
     width: int,
     size: int,
     slices: int,
+    volume: Path | None,
     device: str,
     batch_size: int,
     *,
@@ -78,7 +80,7 @@ def sent(
         set_up(threads=None)
     model, to = model_of(uri, to, width, size, device)
     model = compiled(model, batch_size) if forms else model
-    given = slices_of(model, to, size, slices)
+    given = slices_of(model, to, size, slices, volume)
     how = {"device": model.device, "batch_size": batch_size, "precision": precision, "run": model.run, "name": "it"}
     return lambda: translate_slices(given, model.translators[to], np.ones(len(given), bool), **how)
 
@@ -136,8 +138,9 @@ def file_to_file(common: dict, batch_size: int, rounds: int, *, forms: bool, pre
     facts = model.facts[to]
     taken: dict[str, list[float]] = {name: [] for name in ("read, prepare", "network", "way back", "write", "all")}
     with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "source.nii.gz", Path(folder) / "target.nii.gz"
-        nib.save(nib.Nifti1Image(head(common["size"], common["slices"]), np.eye(4)), source)
+        source, target = common["volume"] or Path(folder) / "source.nii.gz", Path(folder) / "target.nii.gz"
+        if common["volume"] is None:
+            nib.save(nib.Nifti1Image(head(common["size"], common["slices"]), np.eye(4)), source)
         for _ in range(rounds + 1):
             times = [time.perf_counter()]
             opened = open_volume(source, model, to)
@@ -168,6 +171,7 @@ def main() -> None:
     door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     door.add_argument("--model", metavar="URI", help="a trained model, instead of an untrained U-Net")
     door.add_argument("--to", metavar="CONTRAST", help="what the model is to make")
+    door.add_argument("--volume", type=Path, metavar="FILE", help="a scan, instead of an ellipsoid of noise")
     door.add_argument("--width", type=int, default=64, help="of the untrained U-Net (default: 64)")
     door.add_argument("--size", type=int, default=256, help="of a slice's sides, a power of two (default: 256)")
     door.add_argument("--slices", type=int, help="of the volume (default: 32, with --file 150)")
@@ -180,6 +184,7 @@ def main() -> None:
     told = door.parse_args()
     say(machine())
     common = {"uri": told.model, "to": told.to, "width": told.width, "size": told.size, "device": told.device}
+    common["volume"] = told.volume
     common["slices"] = told.slices or (150 if told.file else 32)
     if told.file:
         file_to_file(common, told.batch_size, told.rounds, forms=told.compile, precision=told.precision)
