@@ -12,13 +12,10 @@ from torch import Tensor, nn
 
 from pipeline.console import one_line, warn
 from pipeline.errors import first_cause
-from pipeline.translation.model import TranslationModel
+from pipeline.translation.model import TranslationModel, is_large
 from pipeline.translation.uncertainty import dropouts
 
 ENOUGH_VOLUMES = 10  # a U-Net-256 of width 64 takes 4 to 14 s to compile, and then 1 s less a volume of 150 slices
-ENOUGH_WORK = (
-    5e9  # of a slice, in floating-point operations; that U-Net's are 12e9. Smaller networks are quick as they are
-)
 MOST_FORMS = 6  # of a job, over its networks and sizes of slices; TorchDynamo keeps eight of a class's
 MOST_LETTERS = 200  # of a compiler's complaint
 
@@ -28,7 +25,7 @@ def worth_compiling(asked: str, volumes: int, model: TranslationModel, to: str) 
 
     Args:
         asked: "yes", "no", or "auto": on the CPU with a C++ compiler, for `ENOUGH_VOLUMES` or more and a network of
-            `ENOUGH_WORK`. On a GPU a volume takes less than a second as it is, and a form longer to make.
+            `model.ENOUGH_WORK`. On a GPU a volume takes less than a second as it is, and a form longer to make.
         volumes: To be translated by this process.
         model: What translates them.
         to: The contrast to make.
@@ -37,17 +34,7 @@ def worth_compiling(asked: str, volumes: int, model: TranslationModel, to: str) 
         return asked == "yes"
     if volumes < ENOUGH_VOLUMES or model.device.type != "cpu" or shutil.which(_cpp_compiler()) is None:
         return False
-    side = -(-int(model.settings["size"]) // model.stride) * model.stride
-    return _work(model.translators[to], side) >= ENOUGH_WORK
-
-
-def _work(network: nn.Module, side: int) -> int:
-    """Return a network's floating-point operations, a multiplication and an addition being two, for a square slice."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1, 1, side, side))
-    return counter.get_total_flops()
+    return is_large(model.translators[to], int(model.settings["size"]), model.stride)
 
 
 def _cpp_compiler() -> str:

@@ -20,6 +20,8 @@ from pipeline.runs.prepare import chain_settings
 
 MLFLOW_SCHEMES = ("runs:/", "models:/")
 
+ENOUGH_WORK = 5e9  # floating-point operations of a slice: 12e9 of the U-Net at 256, 0.2e9 of the demo's at 128
+
 Run = Callable[[nn.Module, Tensor], Tensor]  # a network and a batch -> its output
 
 
@@ -121,6 +123,20 @@ def load_model(uri: str | Path, device: str = "auto") -> TranslationModel:
         raise UserError(f"{path}: the checkpoint is damaged or of another version ({reason}); train again") from error
 
 
+def is_large(network: nn.Module, size: int, stride: int) -> bool:
+    """Whether a slice of `size` takes a network `ENOUGH_WORK`; a multiplication and an addition are two operations.
+
+    Larger networks gain by another memory layout and by being compiled, smaller ones lose.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    side = -(-size // stride) * stride
+    shapes = {name: value.to("meta") for name, value in network.state_dict().items()}  # nothing is computed
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        torch.func.functional_call(network, shapes, torch.zeros(1, 1, side, side, device="meta"))
+    return counter.get_total_flops() >= ENOUGH_WORK
+
+
 def _checkpoint_path(path: Path) -> Path:
     if is_file(path):
         return path
@@ -136,13 +152,16 @@ def _checkpoint_path(path: Path) -> Path:
 def _from_checkpoint(content: dict, device: torch.device) -> TranslationModel:
     config = Config.model_validate(content["config"])
     translators = build_translators(config)
+    settings = chain_settings(config.preprocess)
     for to, network in translators.items():
         network.load_state_dict(content["translators"][to])
         network.to(device).eval().requires_grad_(False)
+        if device.type == "cpu" and is_large(network, int(settings["size"]), network.stride):
+            network.to(memory_format=torch.channels_last)  # 0.85 to 0.93 of the time of ResNet and U-Net at 256
     return TranslationModel(
         contrasts=config.contrasts,
         translators=translators,
-        settings=chain_settings(config.preprocess),
+        settings=settings,
         facts=content["facts"],
         stride=max(network.stride for network in translators.values()),
         device=device,
