@@ -45,7 +45,7 @@ def _cpp_compiler() -> str:
 def compiled(model: TranslationModel, batch_size: int) -> TranslationModel:
     """Return a model that compiles its networks when they are first used, for batches of this size.
 
-    Its translations differ from the model's own by rounding alone (1e-5 of [-1, 1]'s unit in float32).
+    Its translations differ from the model's own by rounding alone (some 1e-5 of [-1, 1]'s unit in float32).
     """
     return replace(model, run=CompiledForms(batch_size))
 
