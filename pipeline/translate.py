@@ -45,6 +45,7 @@ def translate(
     *,
     batch_size: int = 8,
     device: str = "auto",
+    precision: str = "model",
     style: "str | Path | None" = None,
     keep_header_text: bool = False,
     strict: bool = False,
@@ -58,6 +59,7 @@ def translate(
         to: The contrast to make; may be left out where the model makes only one.
         batch_size: Slices that go through the network at once.
         device: "auto", "cpu", "cuda" or "mps"; a loaded model stays where it is.
+        precision: "float32", "bf16", or "model": what it was trained in, on the CPU float32.
         style: A volume of the contrast `to` whose style the result takes on, for MUNIT; a loaded model keeps it.
         keep_header_text: Whether the source's free text and header extensions stay; they may hold names.
         strict: Whether a volume that is unlike the model's training cohort is refused; otherwise it is warned of.
@@ -69,6 +71,7 @@ def translate(
     from pipeline.translation.translator import translate_volume
 
     loaded = model if isinstance(model, TranslationModel) else load_model(model, device)
+    loaded = loaded.in_precision(precision)
     target = loaded.target(to)
     if style is not None:
         from pipeline.translation.style import use_style_of
@@ -86,16 +89,8 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    door.add_argument(
-        "-i",
-        "--input",
-        action="extend",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="IN",
-        help="files, folders, DICOM series' folders",
-    )
+    many = {"action": "extend", "nargs": "+", "type": Path, "default": [], "metavar": "IN"}
+    door.add_argument("-i", "--input", **many, help="files, folders, DICOM series' folders")
     door.add_argument("--input-list", metavar="FILE", help="more IN: a path a line, UTF-8, # comments; - is stdin")
     door.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="folder; a .nii[.gz] for one file"
@@ -118,6 +113,12 @@ def parser() -> argparse.ArgumentParser:
     )
     door.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     door.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="slices at once (default: 8)")
+    door.add_argument(
+        "--precision", choices=("model", "float32", "bf16"), default="model", help="default: as trained; CPU float32"
+    )
+    door.add_argument(
+        "--compile", choices=("auto", "yes", "no"), default="auto", help="auto: on the CPU, for ten volumes or more"
+    )
     door.add_argument("--overwrite", action="store_true", help="translate again what OUT already holds")
     door.add_argument("--dry-run", action="store_true", help="say what would become what, and write nothing")
     door.add_argument("--summary", type=Path, metavar="FILE", help="write the summary there, instead of in OUT")
@@ -257,6 +258,7 @@ def _translate_all(
         say(f"model: {about['origin']}, weights {about['identity']}, makes {about['to']}")
         for doubt in views.doubts:
             say(f"uncertainty from {', '.join(doubt.witnesses.asked)}")
+    views = views.compiled(arguments.compile, len(pending), arguments.batch_size)
     options = {name: getattr(arguments, name) for name in ("batch_size", "keep_header_text", "strict")}
     translate_one = job_translator(views, derivative, **options)
     quiet = arguments.quiet or not world.first
@@ -270,7 +272,7 @@ def _load(arguments: argparse.Namespace) -> "Views":
     from pipeline.translation.views import open_views
 
     set_up(threads=None)
-    models = [load_model(uri, arguments.device) for uri in arguments.model]
+    models = [load_model(uri, arguments.device).in_precision(arguments.precision) for uri in arguments.model]
     to = models[0].target(arguments.to)
     if arguments.strict:
         from pipeline.translation.familiarity import require_likeness

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.config.schema import Config
 from pipeline.engines.build import build_translators
@@ -19,6 +19,15 @@ from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import chain_settings
 
 MLFLOW_SCHEMES = ("runs:/", "models:/")
+
+ENOUGH_WORK = 5e9  # floating-point operations of a slice: 12e9 of the U-Net at 256, 0.2e9 of the demo's at 128
+
+Run = Callable[[nn.Module, Tensor], Tensor]  # a network and a batch -> its output
+
+
+def eagerly(network: nn.Module, batch: Tensor) -> Tensor:
+    """Return a network's output for a batch, run as it is."""
+    return network(batch)
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,7 @@ class TranslationModel:
         origin: What it is, in a few words, for the headers of translated volumes.
         config_hash: Twelve digits of the SHA-256 of its configuration; "" where that was not kept.
         calibration: An MLflow model's, of what flips and shifts alone show of its errors; empty where it carries none.
+        run: How networks are run: as they are, or compiled (`pipeline.translation.inference`).
     """
 
     contrasts: tuple[str, str]
@@ -51,6 +61,7 @@ class TranslationModel:
     origin: str = "contrast translation"
     config_hash: str = ""
     calibration: Mapping[str, object] = field(default_factory=dict)
+    run: Run = eagerly
 
     def about(self, to: str) -> dict[str, str]:
         """Return what tells the model that makes `to` from others, for records: `origin`, `identity`, `config_hash`."""
@@ -64,6 +75,10 @@ class TranslationModel:
             digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
             digest.update(values.reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()[:12]
+
+    def in_precision(self, precision: str) -> "TranslationModel":
+        """Return the model with another `precision`, "float32", "bf16" or "fp16"; with its own for "model"."""
+        return self if precision == "model" else replace(self, precision=precision)
 
     def source(self, to: str) -> str:
         """Return the contrast that `to` is made of."""
@@ -108,6 +123,20 @@ def load_model(uri: str | Path, device: str = "auto") -> TranslationModel:
         raise UserError(f"{path}: the checkpoint is damaged or of another version ({reason}); train again") from error
 
 
+def is_large(network: nn.Module, size: int, stride: int) -> bool:
+    """Whether a slice of `size` takes a network `ENOUGH_WORK`; a multiplication and an addition are two operations.
+
+    Larger networks gain by another memory layout and by being compiled, smaller ones lose.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    side = -(-size // stride) * stride
+    shapes = {name: value.to("meta") for name, value in network.state_dict().items()}  # nothing is computed
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        torch.func.functional_call(network, shapes, torch.zeros(1, 1, side, side, device="meta"))
+    return counter.get_total_flops() >= ENOUGH_WORK
+
+
 def _checkpoint_path(path: Path) -> Path:
     if is_file(path):
         return path
@@ -123,13 +152,16 @@ def _checkpoint_path(path: Path) -> Path:
 def _from_checkpoint(content: dict, device: torch.device) -> TranslationModel:
     config = Config.model_validate(content["config"])
     translators = build_translators(config)
+    settings = chain_settings(config.preprocess)
     for to, network in translators.items():
         network.load_state_dict(content["translators"][to])
         network.to(device).eval().requires_grad_(False)
+        if device.type == "cpu" and is_large(network, int(settings["size"]), network.stride):
+            network.to(memory_format=torch.channels_last)  # 0.85 to 0.93 of the time of ResNet and U-Net at 256
     return TranslationModel(
         contrasts=config.contrasts,
         translators=translators,
-        settings=chain_settings(config.preprocess),
+        settings=settings,
         facts=content["facts"],
         stride=max(network.stride for network in translators.values()),
         device=device,

@@ -10,12 +10,12 @@ import nibabel as nib
 import numpy as np
 import torch
 from nibabel.spatialimages import SpatialImage
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.data.pairing import PreparedScan
 from pipeline.errors import UserError, first_cause
 from pipeline.translation.familiarity import compare_with_cohort
-from pipeline.translation.model import TranslationModel
+from pipeline.translation.model import Run, TranslationModel, eagerly
 from pipeline.translation.volume import image_like
 from transforms.nifti import read_nifti
 from transforms.presets import slice_chain
@@ -50,6 +50,7 @@ class OpenedVolume:
             batch_size=batch_size,
             precision=model.precision,
             name=self.name,
+            run=model.run,
         )
 
 
@@ -168,6 +169,7 @@ def translate_slices(
     batch_size: int,
     precision: str,
     name: str,
+    run: Run = eagerly,
 ) -> np.ndarray:
     """Send a stack of slices through a network in batches.
 
@@ -180,6 +182,7 @@ def translate_slices(
         batch_size: B; the last batch may be smaller, and all are halved when the memory runs out.
         precision: "float32", or "bf16" or "fp16" for autocast.
         name: Of the volume, for messages.
+        run: How the network is run; see `TranslationModel`.
 
     Returns:
         (N, H, W) float32.
@@ -192,13 +195,14 @@ def translate_slices(
     """
     translated = np.full(slices.shape, -1, dtype=np.float32)
     positions = np.flatnonzero(occupied)
+    pinned = device.type == "cuda"  # memory that the device reads and writes by itself, while both work on
+    made = torch.empty((len(positions), 1, *slices.shape[1:]), pin_memory=pinned)
     asked, start = batch_size, 0
     with torch.inference_mode(), _autocast(device, precision):
         while start < len(positions):
             chosen = positions[start : start + batch_size]
-            output = _within_memory(network, slices[chosen], device)
-            if output is not None:
-                translated[chosen] = output
+            batch = torch.from_numpy(np.ascontiguousarray(slices[chosen], dtype=np.float32))[:, None]  # (B, 1, H, W)
+            if _within_memory(network, batch, made[start : start + len(chosen)], device, run):
                 start += len(chosen)
             elif batch_size == 1:
                 raise UserError(
@@ -207,6 +211,9 @@ def translate_slices(
                 )
             else:
                 batch_size = min(batch_size, len(chosen)) // 2 or 1
+    if pinned:
+        torch.cuda.synchronize(device)  # once a volume: batches and copies queue up until here
+    translated[positions] = made[:, 0].numpy()
     if batch_size < asked:
         warnings.warn(
             f"{name}: {device} had too little memory for {asked} slices at once, went on with {batch_size}",
@@ -217,17 +224,21 @@ def translate_slices(
     return translated
 
 
-def _within_memory(network: nn.Module, slices: np.ndarray, device: torch.device) -> np.ndarray | None:
-    """Return a network's output for (B, H, W) slices, or None where the memory was too small for them."""
+def _within_memory(network: nn.Module, batch: Tensor, into: Tensor, device: torch.device, run: Run) -> bool:
+    """Write a network's output for (B, 1, H, W) into a tensor; return whether memory was enough for that.
+
+    From pinned memory, nothing waits: the output is there once the device is through.
+    """
     try:
-        batch = torch.from_numpy(np.ascontiguousarray(slices, dtype=np.float32))[:, None]  # (B, 1, H, W)
-        return network(batch.to(device))[:, 0].float().cpu().numpy()
+        given = batch.pin_memory() if into.is_pinned() else batch
+        into.copy_(run(network, given.to(device, non_blocking=True)).float(), non_blocking=into.is_pinned())
+        return True
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is the former
         if not out_of_memory(error):
             raise
     if device.type == "cuda":
         torch.cuda.empty_cache()  # here, for the error held on to the tensors
-    return None
+    return False
 
 
 def out_of_memory(error: BaseException) -> bool:

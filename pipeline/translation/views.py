@@ -1,7 +1,7 @@
 """What the command translates with: one model, or one for each of several slicings whose results are averaged."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from nibabel.spatialimages import SpatialImage
 
 from pipeline.errors import UserError
 from pipeline.translation.calibrations import Doubt, load_doubt
+from pipeline.translation.inference import CompiledForms, worth_compiling
 from pipeline.translation.model import TranslationModel
 from pipeline.translation.translator import OpenedVolume, on_source_grid, open_volume
 from pipeline.translation.uncertainty import features_of, fused_error
@@ -42,6 +43,18 @@ class Views:
         """Return what `TranslationModel.about` does; of several, their words joined by " + "."""
         each = [model.about(self.to) for model in self.models]
         return {key: " + ".join(about[key] for about in each) if key != "to" else self.to for key in each[0]}
+
+    def compiled(self, asked: str, volumes: int, batch_size: int) -> "Views":
+        """Return the views for a job: with networks that are compiled when first used, where that is asked for or pays.
+
+        Args:
+            asked, volumes: See `pipeline.translation.inference.worth_compiling`.
+            batch_size: Slices that go through the networks at once.
+        """
+        if not worth_compiling(asked, volumes, self.models[0], self.to):
+            return self
+        forms = CompiledForms(batch_size)
+        return replace(self, models=tuple(replace(model, run=forms) for model in self.models))
 
     def translate(
         self,

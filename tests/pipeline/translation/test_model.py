@@ -10,7 +10,8 @@ from networks.unet import UNet
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
 from pipeline.runs.checkpoint import FORMAT
-from pipeline.translation.model import TranslationModel, load_model, translator_metadata
+from pipeline.translation import model as model_module
+from pipeline.translation.model import TranslationModel, is_large, load_model, translator_metadata
 
 CONFIG = Config.model_validate(
     {
@@ -105,6 +106,26 @@ def test_a_model_knows_the_hashes_of_its_weights_and_its_configuration(tmp_path)
     with torch.no_grad():
         next(again.translators["T2"].parameters()).view(-1)[0] += 1
     assert model.identity("T2") != again.identity("T2") and model.identity("T1") == again.identity("T1")
+
+
+def test_a_large_network_is_laid_out_for_the_cpu_and_gives_the_same_to_rounding(tmp_path, monkeypatch):
+    path, image = checkpoint(tmp_path / "x.pt", fill=0.01), torch.rand(2, 1, 64, 64) * 2 - 1
+    plain = load_model(path, "cpu")
+    monkeypatch.setattr(model_module, "ENOUGH_WORK", 0)
+    laid_out = load_model(path, "cpu")
+    weights = [model.translators["T2"].down[1][0].weight for model in (plain, laid_out)]
+    assert [one.is_contiguous(memory_format=torch.channels_last) for one in weights] == [False, True]
+    assert plain.identity("T2") == laid_out.identity("T2")
+    with torch.inference_mode():
+        results = [model.translators["T2"](image) for model in (plain, laid_out)]
+    assert results[0].std() > 0
+    torch.testing.assert_close(*results, rtol=0, atol=1e-5)
+
+
+def test_large_is_what_the_operations_of_a_slice_say(monkeypatch):
+    network = torch.nn.Conv2d(1, 4, 3, padding=1)  # 2·9·4 operations a pixel
+    monkeypatch.setattr(model_module, "ENOUGH_WORK", 2 * 9 * 4 * 24 * 24)
+    assert is_large(network, 20, 8) and not is_large(network, 16, 8)  # 20 pixels are padded to 24
 
 
 def test_what_is_not_there_is_said(tmp_path):

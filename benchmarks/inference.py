@@ -1,0 +1,203 @@
+"""What sends slices through a generator how fast, and how far apart the results are; or one volume, file to file.
+
+python -m benchmarks.inference                       an untrained U-Net-256 of width 64 on noise
+python -m benchmarks.inference --model runs/ixi --to T2 --volume IXI002-Guys-0828-T1.nii.gz      a trained one
+python -m benchmarks.inference --file                a volume of 256×256×150, from its .nii.gz to the translation's
+
+The yardstick sends one slice at a time, as public code does, with allocator and memory layout as they are. A rate
+counts slices that show something; the others are not sent at all.
+"""
+
+import argparse
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from benchmarks.timing import Side, machine, measure, rows_of, spelt
+from networks.unet import UNet
+from pipeline.console import say, table
+from pipeline.hardware import choose_device, set_up
+from pipeline.metrics.agreement import DATA_RANGE, psnr
+from pipeline.translation.inference import compiled
+from pipeline.translation.model import TranslationModel, is_large, load_model
+from pipeline.translation.translator import on_source_grid, open_volume, translate_slices
+from pipeline.translation.volume import image_like, write_volume
+
+PLAIN = "one by one, plain"
+
+
+def model_of(
+    uri: str | None, to: str | None, width: int, size: int, device: str, *, tuned: bool = True
+) -> tuple[TranslationModel, str]:
+    """Return a model and the contrast it is to make: a trained one, or an untrained U-Net down to one pixel."""
+    if uri is not None:
+        model = load_model(uri, device)
+        if not tuned:
+            for network in model.translators.values():
+                network.to(memory_format=torch.contiguous_format)
+        return model, model.target(to)
+    torch.manual_seed(0)
+    where = choose_device(device)
+    network = UNet(depth=size.bit_length() - 1, width=width).to(where).eval().requires_grad_(False)
+    if tuned and where.type == "cpu" and is_large(network, size, network.stride):
+        network.to(memory_format=torch.channels_last)  # as `load_model` does
+    settings = {"axis": "axial", "spacing_mm": None, "size": size, "n4": False, "percentiles": (0.5, 99.5)}
+    facts = {"T2": {"low": 0.0, "high": 1000.0, "integer": True}}
+    return TranslationModel(("T1", "T2"), {"T2": network}, settings, facts, network.stride, where), "T2"
+
+
+def head(size: int, slices: int) -> np.ndarray:
+    """Return an uneven ellipsoid in noisy air, (size, size, slices) int16."""
+    random = np.random.default_rng(0)
+    axes = np.ogrid[-1.1 : 1.1 : size * 1j, -1.1 : 1.1 : size * 1j, -1.1 : 1.1 : slices * 1j]
+    inside = sum(axis**2 for axis in axes) < 1
+    return (random.integers(0, 20, inside.shape) + inside * random.integers(400, 1000, inside.shape)).astype(np.int16)
+
+
+def slices_of(model: TranslationModel, to: str, size: int, slices: int, volume: Path | None) -> np.ndarray:
+    """Return slices (N, H, W) in [-1, 1] as the model gets them."""
+    source = volume or nib.Nifti1Image(head(size, slices), np.eye(4))
+    opened = open_volume(source, model, to, likeness=False)
+    return opened.slices[opened.foreground.any(axis=(1, 2))]
+
+
+def sent(
+    uri: str | None,
+    to: str | None,
+    width: int,
+    size: int,
+    slices: int,
+    volume: Path | None,
+    device: str,
+    batch_size: int,
+    *,
+    tuned: bool = True,
+    forms: bool = False,
+    precision: str = "float32",
+) -> Callable[[], np.ndarray]:
+    """Return what translates the slices once in one way: a side of the measurement."""
+    if tuned:
+        set_up(threads=None)
+    model, to = model_of(uri, to, width, size, device, tuned=tuned)
+    model = compiled(model, batch_size) if forms else model
+    given = slices_of(model, to, size, slices, volume)
+    how = {"device": model.device, "batch_size": batch_size, "precision": precision, "run": model.run, "name": "it"}
+    return lambda: translate_slices(given, model.translators[to], np.ones(len(given), bool), **how)
+
+
+def ways(batch_size: int) -> dict[str, dict]:
+    """Return what is compared: by name, how the slices are sent."""
+    return {
+        PLAIN: {"batch_size": 1, "tuned": False},
+        f"batch {batch_size}, plain": {"batch_size": batch_size, "tuned": False},
+        f"batch {batch_size}, as translate does": {"batch_size": batch_size},
+        "the same, compiled": {"batch_size": batch_size, "forms": True},
+        "bf16": {"batch_size": batch_size, "precision": "bf16"},
+        "bf16, compiled": {"batch_size": batch_size, "precision": "bf16", "forms": True},
+    }
+
+
+def apart(common: dict, batch_size: int) -> list[list[str]]:
+    """Return a row a way: the largest difference to the yardstick's result and the PSNR between the two."""
+    made = {name: sent(**common, **way)() for name, way in ways(batch_size).items()}
+    plain = made.pop(PLAIN)
+    return [
+        [name, f"{np.abs(other - plain).max():.2g}", "∞" if (other == plain).all() else f"{_psnr(other, plain):.1f}"]
+        for name, other in made.items()
+    ]
+
+
+def _psnr(made: np.ndarray, plain: np.ndarray) -> float:
+    return psnr(made, plain, DATA_RANGE, np.ones(plain.shape, bool))
+
+
+def compare(common: dict, batch_size: int, rounds: int) -> None:
+    """Print the table of rates and that of differences."""
+    count = len(sent(**common, batch_size=1)())
+    sides = {name: Side(sent, common | way, units=count) for name, way in ways(batch_size).items()}
+    timings = measure(sides, rounds=rounds, title="slices")
+    rows = [
+        [*row, f"{timing.prepared:.1f} s"]
+        for row, timing in zip(rows_of(timings, "slice"), timings.values(), strict=True)
+    ]
+    say(table(["", "time a slice", "rate", "ratio", "peak memory", "set-up, first call"], rows))
+    say()
+    say(
+        table(
+            ["against one by one", "largest difference in [-1, 1]", "PSNR [dB], data range 2"],
+            apart(common, batch_size),
+        )
+    )
+
+
+def file_to_file(common: dict, batch_size: int, rounds: int, *, forms: bool, precision: str) -> None:
+    """Print what each stage of one volume takes, file to file, after a first one that warms the process up."""
+    set_up(threads=None)
+    model, to = model_of(*(common[name] for name in ("uri", "to", "width", "size", "device")))
+    model = (compiled(model, batch_size) if forms else model).in_precision(precision)
+    facts = model.facts[to]
+    taken: dict[str, list[float]] = {name: [] for name in ("read, prepare", "network", "way back", "write", "all")}
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = common["volume"] or Path(folder) / "source.nii.gz", Path(folder) / "target.nii.gz"
+        if common["volume"] is None:
+            nib.save(nib.Nifti1Image(head(common["size"], common["slices"]), np.eye(4)), source)
+        for _ in range(rounds + 1):
+            times = [time.perf_counter()]
+            opened = open_volume(source, model, to)
+            times.append(time.perf_counter())
+            made = opened.through(model.translators[to], opened.slices, model, batch_size)
+            times.append(time.perf_counter())
+            voxels = on_source_grid(made, opened.way_back, model, facts["low"], facts["high"])
+            affine, header = opened.way_back["image_before_canonical"], opened.way_back["image_header"]
+            image = image_like(voxels, affine, header, integer=facts["integer"], description="benchmark")
+            times.append(time.perf_counter())
+            write_volume(image, target)
+            times.append(time.perf_counter())
+            for name, seconds in zip(taken, [*np.diff(times), times[-1] - times[0]], strict=True):
+                taken[name].append(seconds)
+        kept = int(opened.foreground.any(axis=(1, 2)).sum())
+        say(f"{kept} of {len(opened.slices)} slices show something; {source.stat().st_size / 2**20:.1f} MiB read")
+    whole = statistics.median(taken["all"][1:])
+    rows = [
+        [name, spelt(statistics.median(times[1:])), f"{statistics.median(times[1:]) / whole:.0%}", spelt(times[0])]
+        for name, times in taken.items()
+    ]
+    say(table(["stage", "median", "share", "the first"], rows))
+    say(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB")
+
+
+def main() -> None:
+    """Print the tables."""
+    door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    door.add_argument("--model", metavar="URI", help="a trained model, instead of an untrained U-Net")
+    door.add_argument("--to", metavar="CONTRAST", help="what the model is to make")
+    door.add_argument("--volume", type=Path, metavar="FILE", help="a scan, instead of an ellipsoid of noise")
+    door.add_argument("--width", type=int, default=64, help="of the untrained U-Net (default: 64)")
+    door.add_argument("--size", type=int, default=256, help="of a slice's sides, a power of two (default: 256)")
+    door.add_argument("--slices", type=int, help="of the volume (default: 32, with --file 150)")
+    door.add_argument("--device", default="auto")
+    door.add_argument("--batch-size", type=int, default=8, metavar="N")
+    door.add_argument("--rounds", type=int, default=5)
+    door.add_argument("--file", action="store_true", help="one volume, file to file, by stages")
+    door.add_argument("--compile", action="store_true", help="with --file: compiled")
+    door.add_argument("--precision", choices=("model", "float32", "bf16"), default="model", help="with --file")
+    told = door.parse_args()
+    say(machine())
+    common = {"uri": told.model, "to": told.to, "width": told.width, "size": told.size, "device": told.device}
+    common["volume"] = told.volume
+    common["slices"] = told.slices or (150 if told.file else 32)
+    if told.file:
+        file_to_file(common, told.batch_size, told.rounds, forms=told.compile, precision=told.precision)
+    else:
+        compare(common, told.batch_size, told.rounds)
+
+
+if __name__ == "__main__":
+    main()
