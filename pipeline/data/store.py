@@ -57,9 +57,13 @@ def encode(slices: np.ndarray) -> np.ndarray:
     return stored
 
 
-def decode(stored: np.ndarray) -> np.ndarray:
-    """Return stored uint16 slices as float32 in [-1, 1]."""
-    return stored.astype(np.float32) * np.float32(2 / LEVELS) - np.float32(1)
+def decode(stored: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Return stored uint16 slices as float32 in [-1, 1], in `out` where it is given."""
+    slices = np.empty(stored.shape, dtype=np.float32) if out is None else out
+    slices[...] = stored
+    slices *= np.float32(2 / LEVELS)
+    slices -= np.float32(1)
+    return slices
 
 
 def histogram(slices: np.ndarray, foreground: np.ndarray) -> np.ndarray:
