@@ -73,15 +73,13 @@ def ssim_map(prediction: np.ndarray, real: np.ndarray, data_range: float) -> np.
             f"SSIM needs at least {SSIM_WINDOW} voxels along each axis for its window, and the image is "
             f"{'x'.join(map(str, real.shape))}"
         )
-    x, y = (np.ascontiguousarray(image, dtype=np.result_type(image, np.float32)) for image in (prediction, real))
-    mean_x, mean_y = _windowed(x), _windowed(y)
+    x, y = (np.asarray(image, dtype=np.result_type(image, np.float32)) for image in (prediction, real))
+    mean_x, mean_y, covariance, variances = _windowed(np.stack([x, y, x * y, x * x + y * y]))
     products = mean_x * mean_y
-    covariance = _windowed(x * y)
     covariance -= products
     squares = np.square(mean_x, out=mean_x)
     squares += np.square(mean_y, out=mean_y)
-    variances = _windowed(x * x + y * y)  # of both together: nothing else is asked for
-    variances -= squares
+    variances -= squares  # of both images together: more is not asked for
     return _similarity(products, squares, covariance, variances, data_range)
 
 
@@ -101,14 +99,14 @@ def _similarity(
     return products
 
 
-def _windowed(image: np.ndarray) -> np.ndarray:
-    """Return an image averaged with SSIM's Gaussian window along each axis, mirrored at the border.
+def _windowed(images: np.ndarray) -> np.ndarray:
+    """Return images (N, …) averaged with SSIM's Gaussian window along each of their axes, mirrored at the border.
 
     One axis after the other, for the window is a product, and by adding up shifted images;
     `scipy.ndimage.gaussian_filter` gives the same.
     """
-    averaged, radius = torch.from_numpy(image), SSIM_WINDOW // 2
-    for axis, length in enumerate(image.shape):
+    averaged, radius = torch.from_numpy(images), SSIM_WINDOW // 2
+    for axis, length in list(enumerate(images.shape))[1:]:
         first, last = averaged.narrow(axis, 0, radius), averaged.narrow(axis, length - radius, radius)
         wide = torch.cat([first.flip(axis), averaged, last.flip(axis)], axis)
         averaged = wide.narrow(axis, radius, length) * _WEIGHTS[0]
