@@ -1,6 +1,6 @@
 """What it costs to bring volumes to a network: reading, extraction into the store, slices delivered, and writing.
 
-python -m benchmarks.data [--volume FILE] [--only reading writing extraction loader cohort]
+python -m benchmarks.data [--volume FILE] [--only reading writing extraction loader store]
 
 Everything on one core. Beside ours stand the standard library, nibabel and MONAI's own transforms and datasets, on the
 same volume and to the same result where definitions agree: MONAI's percentiles are of all voxels, ours of the head.
@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks.timing import Side, Timing, Work, machine, measure, show
+from benchmarks.timing import Side, Work, machine, measure, show
 from pipeline.console import say
 
 SPACING_MM = (0.9375, 1.25)  # in-plane, through-plane: those of configs/ixi.yaml
@@ -107,6 +107,59 @@ def monai_chain():
     ])  # fmt: skip
 
 
+def delivery(path: str, how: str, jitter: float = 1.0, volumes: int = VOLUMES, slices: int = 100) -> Work:
+    """Deliver batches of flipped slices, of two contrasts as in training, from `volumes` stored volumes."""
+    _one_core()
+    import numpy as np
+    import torch
+
+    folder = Path(tempfile.mkdtemp(dir=Path(path).parent))
+    if how != "ours":
+        return _delivery_by_monai(path, how, folder)
+    from pipeline.data.case import Case
+    from pipeline.data.loader import SliceBank, UnpairedSlices, epoch_loader
+    from pipeline.data.store import StoredCase, write_slices
+    from transforms.augmentation import Augmentation
+
+    random, stored = np.random.default_rng(0), []
+    values = random.uniform(-1, 1, (slices, SETTINGS["size"], SETTINGS["size"])).astype(np.float32)
+    for number in range(volumes):
+        write_slices(folder / f"{number}.npy", values)
+        stored.append(StoredCase(Case(f"{number}", "", "T1", Path(path)), folder / f"{number}.npy", slices, {}))
+    augmentation = Augmentation(horizontal_flip=0.5, jitter=jitter)
+    dataset = UnpairedSlices(SliceBank(stored), SliceBank(stored), augmentation, seed=0)
+
+    def work() -> None:
+        options = {"epoch": 0, "batches": BATCHES, "batch_size": BATCH, "first_batch": 0}
+        for first, _ in epoch_loader(dataset, **options, workers=0, pin_memory=False):
+            assert isinstance(first, torch.Tensor)
+
+    return work
+
+
+def _delivery_by_monai(path: str, how: str, folder: Path) -> Work:
+    """Deliver as many slices by MONAI's datasets, each item a slice."""
+    import numpy as np
+    import torch
+    from monai.data import CacheDataset, DataLoader, PersistentDataset
+    from monai.transforms import Compose, EnsureTyped, Lambdad, RandFlipd
+
+    torch.manual_seed(0)
+    count, side = BATCHES * BATCH, SETTINGS["size"]
+    stack = np.random.default_rng(0).uniform(-1, 1, (64, 1, side, side)).astype(np.float32)
+    chain = Compose([Lambdad("image", lambda index: stack[index % 64]), EnsureTyped("image"),
+                     RandFlipd("image", prob=0.5, spatial_axis=0)])  # fmt: skip
+    items = [{"image": index} for index in range(count)]
+    cached = {"CacheDataset": lambda: CacheDataset(items, chain, progress=False),
+              "PersistentDataset": lambda: PersistentDataset(items, chain, cache_dir=folder)}[how]()  # fmt: skip
+
+    def work() -> None:
+        for _ in DataLoader(cached, batch_size=BATCH, shuffle=True, num_workers=0):
+            pass
+
+    return work
+
+
 def _one_core() -> None:
     import torch
 
@@ -130,18 +183,39 @@ def measure_writing(path: Path, rounds: int) -> None:
         show(measure(_sides(writing, path, names, floats=floats), rounds=rounds, title=f"writing {kind}"), "volume")
 
 
-def measure_extraction(path: Path, rounds: int) -> dict[str, Timing]:
+def measure_extraction(path: Path, rounds: int) -> None:
     """Print what extraction costs."""
     names = {"MONAI chain": "monai", "ours": "ours", "MONAI chain, PersistentDataset": "monai stored",
              "ours, into the store": "ours stored"}  # fmt: skip
-    timings = measure(_sides(extraction, path, names), rounds=rounds, title="extraction")
-    show(timings, "volume")
-    return timings
+    show(measure(_sides(extraction, path, names), rounds=rounds, title="extraction"), "volume")
+
+
+def measure_loader(path: Path, rounds: int) -> None:
+    """Print what training slices cost."""
+    sides = {name: Side(delivery, {"path": str(path), "how": name}, BATCHES * BATCH)
+             for name in ("CacheDataset", "PersistentDataset")}  # fmt: skip
+    ours = {"ours": {}, "ours, jitter 1.1": {"jitter": 1.1}, "ours, 600 volumes": {"volumes": 600, "slices": 4}}
+    for name, options in ours.items():
+        sides[name] = Side(delivery, {"path": str(path), "how": "ours", **options}, 2 * BATCHES * BATCH)
+    show(measure(sides, rounds=rounds, title="loader"), "slice")
+
+
+def measure_store(path: Path, rounds: int) -> None:
+    """Print what the store of 100 such subjects, two contrasts each, would take: extrapolated from one volume."""
+    from pipeline.data.store import extract
+
+    timing = measure(_sides(extraction, path, {"ours": "ours stored"}), rounds=rounds, title="store")["ours"]
+    with tempfile.TemporaryDirectory() as folder:
+        extract(path, Path(folder), {**SETTINGS, "min_foreground": MIN_FOREGROUND})
+        size = sum(file.stat().st_size for file in Path(folder).iterdir())
+    say(f"extrapolated to 100 subjects, 200 volumes: {200 * size / 2**30:.2f} GiB, "
+        f"{200 * timing.seconds / 60:.1f} minutes on one core")  # fmt: skip
 
 
 def main() -> None:
     """Print the tables."""
-    parts = {"reading": measure_reading, "writing": measure_writing, "extraction": measure_extraction}
+    parts = {"reading": measure_reading, "writing": measure_writing, "extraction": measure_extraction,
+             "loader": measure_loader, "store": measure_store}  # fmt: skip
     door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     door.add_argument("--volume", type=Path, help="a NIfTI volume to measure with; without, one of IXI's size is made")
     door.add_argument("--only", nargs="+", choices=list(parts), default=list(parts), help="what to measure")
