@@ -1,4 +1,4 @@
-"""The slice store: every volume read once, its normalised slices on disk, memory-mapped from then on.
+"""The slice store: every volume read once, its normalised slices on disk, read from there from then on.
 
 A case is two files: `<key>.npy`, the occupied slices as uint16 (N, S, S), and `<key>.json`, what is known of them.
 The key covers the image's path, size and modification time and the preprocessing, so that a changed file or setting
