@@ -18,6 +18,11 @@ class Change:
     brightness: float = 0.0  # added, in the slice's own units: the range is 2
     contrast: float = 1.0  # factor about the slice's mean
 
+    @property
+    def flips(self) -> tuple[int, int]:
+        """The steps, 1 or -1, in which a slice's two axes are walked."""
+        return -1 if self.flip_left_right else 1, -1 if self.flip_front_back else 1
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -53,10 +58,24 @@ class Augmentation:
 
     def apply(self, slices: Tensor, changes: list[Change]) -> Tensor:
         """Return slices (N, 1, S, S) with one change each; they stay within [-1, 1]."""
-        enlarged = enlarge(slices, self.jitter)
-        return torch.stack(
-            [_changed(image, slices.shape[-1], change) for image, change in zip(enlarged, changes, strict=True)]
-        )
+        enlarged, changed = enlarge(slices, self.jitter), torch.empty_like(slices)
+        for target, image, change in zip(changed, enlarged, changes, strict=True):
+            image = _cropped(image, slices.shape[-1], change)
+            flips = [axis for axis, on in ((1, change.flip_left_right), (2, change.flip_front_back)) if on]
+            target.copy_(_turned_and_recoloured(image.flip(flips) if flips else image, change))
+        return changed
+
+    def apply_to_flipped(self, slices: Tensor, changes: list[Change]) -> Tensor:
+        """Change slices in place that were flipped (`Change.flips`) as they were read, and return them.
+
+        It is what `apply` does of unflipped ones where the jitter is 1: then the flips are what comes first.
+        """
+        if self.jitter != 1:
+            raise ValueError(f"slices are to be enlarged by {self.jitter:g} before they are flipped")
+        for index, change in enumerate(changes):
+            if change.quarter_turns or change.brightness or change.contrast != 1:
+                slices[index] = _turned_and_recoloured(slices[index], change)
+        return slices
 
 
 def enlarge(slices: Tensor, factor: float) -> Tensor:
@@ -67,13 +86,14 @@ def enlarge(slices: Tensor, factor: float) -> Tensor:
     return torch.nn.functional.interpolate(slices, size=(side, side), mode="bilinear", align_corners=False)
 
 
-def _changed(image: Tensor, size: int, change: Change) -> Tensor:
-    """Return one slice (1, S', S') cropped to (1, size, size) and changed."""
+def _cropped(image: Tensor, size: int, change: Change) -> Tensor:
+    """Return one slice (1, S', S') cropped to (1, size, size)."""
     top, left = (int(start * (image.shape[-1] - size + 1)) for start in change.crop)
-    image = image[:, top : top + size, left : left + size]
-    flips = [axis for axis, on in ((1, change.flip_left_right), (2, change.flip_front_back)) if on]
-    if flips:
-        image = image.flip(flips)
+    return image[:, top : top + size, left : left + size]
+
+
+def _turned_and_recoloured(image: Tensor, change: Change) -> Tensor:
+    """Return one flipped slice (1, S, S) turned, and its brightness and contrast changed."""
     if change.quarter_turns:
         image = torch.rot90(image, change.quarter_turns, (1, 2))
     if change.brightness or change.contrast != 1:

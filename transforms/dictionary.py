@@ -54,7 +54,7 @@ class LoadVolumed(KeyedTransform):
         else:
             data[key], data[f"{key}_affine"], data[f"{key}_header"] = read_nifti(source)
         # of the values, not of the type: floats stored as int16 with a slope are no whole numbers
-        data[f"{key}_integer"] = bool(np.array_equal(data[key], np.rint(data[key])))
+        data[f"{key}_integer"] = all(np.array_equal(plane, np.rint(plane)) for plane in data[key])
 
 
 class Canonicald(InvertibleKeyedTransform):

@@ -1,9 +1,13 @@
 """Intensities: foreground, robust scaling to [-1, 1] and its inverse, bias field correction."""
 
 import numpy as np
-from scipy import ndimage
 
+from transforms.ranks import median, percentile
+from transforms.regions import box_of, close_gaps, fill_cavities, with_margin, without_margin, without_specks
+from transforms.slices import contiguous
 from transforms.threads import one_simpleitk_thread
+
+GAP = 2  # voxels: gaps up to twice as wide are closed
 
 
 def foreground_mask(volume: np.ndarray) -> np.ndarray:
@@ -23,48 +27,13 @@ def foreground_mask(volume: np.ndarray) -> np.ndarray:
     """
     if volume.min() == volume.max():
         raise ValueError(f"every voxel has the same value, {volume.flat[0]:g}: there is nothing to translate in it")
-    bright = volume > volume.mean(dtype=np.float64)
-    air, tissue = float(np.median(volume[~bright])), float(np.median(volume[bright]))
-    body = _without_specks(volume > air + 0.15 * (tissue - air))
-    return _fill_cavities(_close_gaps(body, iterations=2))
-
-
-def _without_specks(mask: np.ndarray) -> np.ndarray:
-    """Drop connected parts smaller than a hundredth of the largest one."""
-    labels, _ = ndimage.label(mask)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return (sizes >= sizes.max() / 100)[labels] & mask
-
-
-def _close_gaps(mask: np.ndarray, iterations: int) -> np.ndarray:
-    """Close gaps up to twice `iterations` voxels wide; the volume's border counts as air."""
-    thick = [iterations if length > 2 else 0 for length in mask.shape]
-    inside = tuple(slice(margin, margin + length) for margin, length in zip(thick, mask.shape, strict=True))
-    cross = ndimage.generate_binary_structure(3, 1)
-    for axis in (axis for axis, margin in enumerate(thick) if margin == 0):
-        cross = np.take(cross, [1], axis)
-    return ndimage.binary_closing(np.pad(mask, [(margin, margin) for margin in thick]), cross, iterations)[inside]
-
-
-def _fill_cavities(body: np.ndarray) -> np.ndarray:
-    """Fill what is enclosed within any slice of any of the three planes."""
-    filled = body
-    for axis in range(3):
-        in_plane = [other for other in range(3) if other != axis]
-        if min(body.shape[other] for other in in_plane) < 3:
-            continue
-        structure = np.zeros((3, 3, 3), dtype=bool)  # the four neighbours within the plane
-        structure[1, 1, 1] = True
-        for other in in_plane:
-            structure[tuple(slice(None) if position == other else 1 for position in range(3))] = True
-        air, count = ndimage.label(~filled, structure)
-        outside = np.zeros(count + 1, dtype=bool)
-        for other in in_plane:
-            outside[air.take(0, other)] = outside[air.take(-1, other)] = True
-        outside[0] = False  # the body itself, where it touches the border
-        filled = ~outside[air]
-    return filled
+    dark = int(np.count_nonzero(volume <= volume.mean(dtype=np.float64)))
+    air, tissue = float(median(volume, 0, dark)), float(median(volume, dark, volume.size - dark))
+    body = without_specks(with_margin(volume > air + 0.15 * (tissue - air)))
+    box = box_of(body)  # the air around would cost as much as the head
+    thick = [axis for axis, length in enumerate(volume.shape) if length > 2]
+    body[box] = fill_cavities(close_gaps(contiguous(body[box]), GAP, thick))
+    return without_margin(body)
 
 
 def percentile_range(volume: np.ndarray, foreground: np.ndarray, lower: float, upper: float) -> tuple[float, float]:
@@ -73,7 +42,8 @@ def percentile_range(volume: np.ndarray, foreground: np.ndarray, lower: float, u
     Raises:
         ValueError: the two coincide, so nothing could be scaled by them.
     """
-    low, high = (float(value) for value in np.percentile(volume[foreground], [lower, upper]))
+    inside = volume[foreground]
+    low, high = (percentile(inside, percent) for percent in (lower, upper))
     if not high > low:
         raise ValueError(
             f"percentiles {lower:g} and {upper:g} of the foreground are both {low:g}; widen preprocess.percentiles"
@@ -83,7 +53,10 @@ def percentile_range(volume: np.ndarray, foreground: np.ndarray, lower: float, u
 
 def scale_to_unit(volume: np.ndarray, low: float, high: float) -> np.ndarray:
     """Map [low, high] linearly to [-1, 1] and clip what lies outside; float32."""
-    scaled = (volume.astype(np.float32) - np.float32(low)) * np.float32(2 / (high - low)) - 1
+    scaled = volume.astype(np.float32)  # one copy, changed in place: a volume's pages cost more than its arithmetic
+    scaled -= np.float32(low)
+    scaled *= np.float32(2 / (high - low))
+    scaled -= 1
     return np.clip(scaled, -1, 1, out=scaled)
 
 

@@ -6,7 +6,6 @@ import io
 import stat
 import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
+from isal import igzip, isal_zlib
 from nibabel.filebasedimages import FileBasedHeader, ImageFileError
 from nibabel.fileholders import FileHolder
 from nibabel.imageglobals import LoggingOutputSuppressor
@@ -200,7 +200,7 @@ def _decompressed(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         zipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         if zipped:
-            with gzip.open(raw) as stream:
+            with igzip.open(raw) as stream:  # a third of the standard library's time; a GzipFile, too
                 yield stream, size * DEFLATE_LARGEST_RATIO
         else:
             yield raw, size
@@ -214,7 +214,7 @@ def _reading(name: str) -> Iterator[None]:
         yield
     except VolumeError:
         raise
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, isal_zlib.error, gzip.BadGzipFile) as error:
         raise VolumeError(f"{name}: truncated or damaged gzip data ({error}); copy or download it again") from error
     except (ImageFileError, HeaderDataError, WrapStructError) as error:
         raise VolumeError(f"{name}: not a readable NIfTI file ({_one_line(error)}); {again}") from error

@@ -15,14 +15,34 @@ def stack_slices(slices: np.ndarray, axis: str) -> np.ndarray:
     return np.moveaxis(slices, 0, AXES[axis])  # (X, Y, Z)
 
 
+def contiguous(view: np.ndarray) -> np.ndarray:
+    """Return a view of an array, its axes moved or flipped, in C order, as `np.ascontiguousarray` does."""
+    if view.flags.c_contiguous:
+        return view
+    copied = np.empty(view.shape, view.dtype)
+    copy_by_planes(copied, view)
+    return copied
+
+
+def copy_by_planes(target: np.ndarray, source: np.ndarray) -> None:
+    """Copy an array whose axes were moved, plane by plane as they lie in its memory, so that caches hold a plane."""
+    slowest = int(np.argmax(np.abs(source.strides)))
+    for into, plane in zip(np.moveaxis(target, slowest, 0), np.moveaxis(source, slowest, 0), strict=True):
+        into[...] = plane
+
+
 def centre_fit(slices: np.ndarray, height: int, width: int, fill: float) -> np.ndarray:
     """Crop or pad each slice about its centre: (N, h, w) -> (N, height, width)."""
-    fitted = np.full((len(slices), height, width), fill, dtype=slices.dtype)
+    fitted = np.empty((len(slices), height, width), dtype=slices.dtype)
     (target_rows, source_rows), (target_columns, source_columns) = (
         _overlap(slices.shape[1], height),
         _overlap(slices.shape[2], width),
     )
-    fitted[:, target_rows, target_columns] = slices[:, source_rows, source_columns]
+    for start, stop in ((None, target_rows.start), (target_rows.stop, None)):
+        fitted[:, start:stop] = fill
+    for start, stop in ((None, target_columns.start), (target_columns.stop, None)):
+        fitted[:, target_rows, start:stop] = fill
+    copy_by_planes(fitted[:, target_rows, target_columns], slices[:, source_rows, source_columns])
     return fitted
 
 

@@ -13,6 +13,8 @@ from nibabel.orientations import (
     ornt_transform,
 )
 
+from transforms.slices import contiguous
+
 _TIE = 1e-4  # in the sum of three cosines: what float32 headers leave of an exact tie
 
 
@@ -52,7 +54,7 @@ def to_canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.
         The (R, A, S) array and its (4, 4) affine.
     """
     to_ras = orientation_of(affine)
-    return np.ascontiguousarray(apply_orientation(array, to_ras)), affine @ inv_ornt_aff(to_ras, array.shape)
+    return contiguous(apply_orientation(array, to_ras)), affine @ inv_ornt_aff(to_ras, array.shape)
 
 
 def from_canonical(array: np.ndarray, source_affine: np.ndarray) -> np.ndarray:
@@ -69,9 +71,17 @@ def resample_to_shape(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """
     if tuple(shape) == array.shape:
         return array
-    volume = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None, None]  # (1, 1, X, Y, Z)
-    resampled = torch.nn.functional.interpolate(volume, size=tuple(shape), mode="trilinear", align_corners=False)
-    return resampled[0, 0].numpy()
+    planes = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None]  # (1, X, Y, Z)
+    if planes.shape[2:] != tuple(shape[1:]):
+        planes = _bilinear(planes, shape[1:])
+    if planes.shape[1] != shape[0]:  # a plane's voxels as one line: two axes at a time cost a quarter of all three
+        planes = _bilinear(planes.flatten(2)[None], (shape[0], shape[1] * shape[2]))
+    return planes.reshape(tuple(shape)).numpy()
+
+
+def _bilinear(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Resample (N, C, H, W) images to another (H, W)."""
+    return torch.nn.functional.interpolate(images, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def shape_at_spacing(shape: Sequence[int], affine: np.ndarray, spacing_mm: Sequence[float]) -> tuple[int, ...]:

@@ -4,6 +4,8 @@ import errno
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +16,6 @@ from pipeline.data.store import StoredCase, decode
 from pipeline.errors import UserError
 from transforms.augmentation import Augmentation, Change
 
-MOST_OPEN = 64  # memory maps of a bank at once; each holds a file open, and a process may hold 1,024
 FAILED_WORKERS = {  # what torch says, in the order in which it is looked for -> what that means
     "bus error|shared memory|</torch_": "shared memory (/dev/shm) is too small",
     "too many open files|ancdata": "too many open files (ulimit -n)",
@@ -24,34 +25,69 @@ FAILED_WORKERS = {  # what torch says, in the order in which it is looked for ->
 
 
 class SliceBank:
-    """The slices of several stored cases as one sequence, gathered straight from their memory maps."""
+    """The slices of several stored cases as one sequence, each read from its file when it is asked for.
+
+    Files are opened for one read: that costs less than to map them into memory, the same for any number of volumes,
+    and leaves it to the operating system which of them it keeps in memory.
+    """
 
     def __init__(self, stored: Sequence[StoredCase]):
-        self.paths = [entry.path for entry in stored]
+        self.paths = [str(entry.path) for entry in stored]
         self.ends = np.cumsum([entry.count for entry in stored])
-        self._maps: dict[int, np.ndarray] = {}
+        self._layouts: dict[int, tuple[int, tuple[int, int]]] = {}
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_maps": {}}  # a worker opens its own maps instead of receiving copies of them
+        return {**self.__dict__, "_layouts": {}}  # a worker finds out itself what it needs
 
-    def gather(self, indices: Sequence[int]) -> Tensor:
-        """Return the slices at `indices` as (N, 1, S, S) float32 in [-1, 1]."""
-        volumes = np.searchsorted(self.ends, indices, side="right")
-        found = [
-            self._map(volume)[index - (self.ends[volume - 1] if volume else 0)]
-            for volume, index in zip(volumes, indices, strict=True)
-        ]
-        return torch.from_numpy(decode(np.stack(found)))[:, None]
+    def gather(self, indices: Sequence[int], flips: Sequence[tuple[int, int]] | None = None) -> Tensor:
+        """Return the slices at `indices` as (N, 1, S, S) float32 in [-1, 1].
 
-    def _map(self, volume: int) -> np.ndarray:
-        if volume not in self._maps:
-            if len(self._maps) >= MOST_OPEN:
-                del self._maps[next(iter(self._maps))]  # the one opened first
-            self._maps[volume] = np.load(self.paths[volume], mmap_mode="r", allow_pickle=False)
-        return self._maps[volume]
+        Args:
+            indices: Of slices, from 0.
+            flips: For each the steps, 1 or -1, in which its two axes are walked: a flip while a slice is converted
+                costs nothing. None flips none.
+
+        Raises:
+            UserError: a file is gone, or is not what was stored.
+        """
+        volumes = np.searchsorted(self.ends, indices, side="right").tolist()
+        _, shape = self._layout(volumes[0])
+        stored, gathered = np.empty(shape, dtype=np.uint16), np.empty((len(indices), 1, *shape), dtype=np.float32)
+        flips = [(1, 1)] * len(indices) if flips is None else flips
+        for target, volume, index, (rows, columns) in zip(gathered, volumes, indices, flips, strict=True):
+            self._read(volume, int(index - self.ends[volume - 1]) if volume else int(index), stored)
+            decode(stored[::rows, ::columns], out=target[0])
+        return torch.from_numpy(gathered)
+
+    def _read(self, volume: int, place: int, stored: np.ndarray) -> None:
+        """Read one slice of a volume."""
+        start, _ = self._layout(volume)
+        with _stored_file(self.paths[volume]), FileIO(self.paths[volume]) as file:
+            file.seek(start + place * stored.nbytes)
+            if file.readinto(stored) != stored.nbytes:
+                raise ValueError("its end is missing")
+
+    def _layout(self, volume: int) -> tuple[int, tuple[int, int]]:
+        """Return where in a volume's file the first slice begins, and the slices' (height, width)."""
+        if volume not in self._layouts:
+            with _stored_file(self.paths[volume]), Path(self.paths[volume]).open("rb") as file:
+                np.lib.format.read_magic(file)
+                (_, *shape), _, _ = np.lib.format.read_array_header_1_0(file)
+                self._layouts[volume] = file.tell(), tuple(shape)
+        return self._layouts[volume]
+
+
+@contextmanager
+def _stored_file(path: str) -> Iterator[None]:
+    """Name the file that cannot be read: something has touched the store since the run began."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: not the stored slices ({reason}); the same command makes them again") from error
 
 
 class Draws:
@@ -105,7 +141,7 @@ class UnpairedSlices(Dataset):
     def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Return the batch (N, 1, S, S) of each contrast for the given (epoch, position) keys."""
         first, second = (
-            self.augmentation.apply(bank.gather(draws.indices(keys)), draws.changes(keys))
+            _changed_batch(self.augmentation, bank, draws.indices(keys), draws.changes(keys))
             for bank, draws in zip(self.banks, self.draws, strict=True)
         )
         return first, second
@@ -136,8 +172,15 @@ class PairedSlices(Dataset):
     def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Return the batch (N, 1, S, S) of each contrast for the given (epoch, position) keys."""
         indices, changes = self.draws.indices(keys), self.draws.changes(keys)
-        first, second = (self.augmentation.apply(bank.gather(indices), changes) for bank in self.banks)
+        first, second = (_changed_batch(self.augmentation, bank, indices, changes) for bank in self.banks)
         return first, second
+
+
+def _changed_batch(augmentation: Augmentation, bank: SliceBank, indices: list[int], changes: list[Change]) -> Tensor:
+    """Return slices of a bank with one change each."""
+    if augmentation.jitter != 1:
+        return augmentation.apply(bank.gather(indices), changes)
+    return augmentation.apply_to_flipped(bank.gather(indices, [change.flips for change in changes]), changes)
 
 
 class EpochBatches(Sampler):

@@ -142,3 +142,14 @@ def test_options_come_as_often_and_as_large_as_they_say():
 def test_a_probability_of_one_always_comes():
     always = Augmentation(horizontal_flip=1, vertical_flip=1, rotate90=1)
     assert all(c.flip_left_right and c.flip_front_back and c.quarter_turns in (1, 2, 3) for c in draws(always, 200))
+
+
+def test_slices_flipped_beforehand_become_the_same_where_nothing_is_cropped():
+    slices, augmentation = torch.rand(40, 1, 8, 8) * 2 - 1, replace(EVERYTHING, jitter=1.0)
+    changes = draws(augmentation, 40)
+    flipped = [image[:, ::rows, ::columns].copy() for image, (rows, columns) in
+               zip(slices.numpy(), (change.flips for change in changes), strict=True)]  # fmt: skip
+    found = augmentation.apply_to_flipped(torch.from_numpy(np.stack(flipped)), changes)
+    assert torch.equal(found, augmentation.apply(slices, changes))
+    with pytest.raises(ValueError, match=r"enlarged by 1\.2 before they are flipped"):
+        EVERYTHING.apply_to_flipped(slices, changes)

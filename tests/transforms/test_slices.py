@@ -1,9 +1,12 @@
+from itertools import permutations
+
 import numpy as np
 import pytest
 
 from transforms.slices import (
     AXES,
     centre_fit,
+    contiguous,
     cut_slices,
     occupied_slices,
     size_without_cropping,
@@ -101,3 +104,25 @@ def test_empty_slices_are_told_from_those_that_show_the_tip_of_a_head():
     slices[2, 3, 3] = 0.4  # a speck of bright tissue that the mask has dropped
     slices[3] = -0.8  # the noise of air
     assert slices_with_content(slices, foreground).tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_copying_by_planes_is_copying(order):
+    volume = np.arange(4 * 5 * 6).reshape(4, 5, 6)
+    for view in (volume.transpose(order), volume[::-1, :, ::-1].transpose(order), volume[1:3, ::2].transpose(order)):
+        copied = contiguous(view)
+        assert copied.flags.c_contiguous
+        np.testing.assert_array_equal(copied, view)
+
+
+def test_fitting_writes_every_pixel_of_slices_in_any_memory_order():
+    stack = np.random.default_rng(0).random((5, 6, 3)).transpose(2, 0, 1)  # (N, H, W)
+    for height, width in ((5, 6), (3, 4), (9, 4), (4, 9), (8, 11)):
+        expected = stack
+        for axis, wanted in ((1, height), (2, width)):
+            more = max(0, wanted - expected.shape[axis])
+            margins = [(more // 2, more - more // 2) if axis == other else (0, 0) for other in range(3)]
+            expected = np.pad(expected, margins, constant_values=-1)
+            start = (expected.shape[axis] - wanted) // 2
+            expected = expected.take(range(start, start + wanted), axis)
+        np.testing.assert_array_equal(centre_fit(stack, height, width, fill=-1), expected)

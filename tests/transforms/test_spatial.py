@@ -2,6 +2,7 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
+import torch
 from nibabel.affines import apply_affine
 from nibabel.orientations import aff2axcodes
 from scipy import ndimage
@@ -120,3 +121,14 @@ def test_as_many_voxels_as_fill_the_field_of_view(spacing_mm, expected):
 def test_spacing_is_measured_along_the_voxel_axes_of_an_oblique_volume():
     affine = oriented_affine((0, 1, 2), (1, 1, 1), spacing_mm=(1, 2, 3), tilt_degrees=30)
     assert shape_at_spacing((12, 12, 12), affine, (1, 1, 1)) == (12, 24, 36)
+
+
+@pytest.mark.parametrize("shape", [(24, 20, 18), (12, 21, 18), (16, 11, 9), (16, 20, 9), (1, 20, 30), (16, 40, 18)])
+def test_resampling_two_axes_at_a_time_is_the_trilinear_way(shape):
+    volume = np.random.default_rng(0).uniform(-1, 1, (16, 20, 18)).astype(np.float32)
+    plainly = torch.nn.functional.interpolate(
+        torch.from_numpy(volume)[None, None], size=shape, mode="trilinear", align_corners=False
+    )
+    found = resample_to_shape(volume, shape)
+    assert found.shape == shape and found.dtype == np.float32
+    np.testing.assert_allclose(found, plainly[0, 0].numpy(), atol=1e-6, rtol=0)

@@ -3,14 +3,15 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
-from pipeline.data import loader
 from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank, UnpairedSlices, epoch_loader
 from pipeline.data.store import StoredCase, decode, encode
-from transforms.augmentation import Augmentation
+from pipeline.errors import UserError
+from transforms.augmentation import Augmentation, enlarge
 
 EVERYTHING = Augmentation(
     horizontal_flip=0.5, jitter=1.25, vertical_flip=0.5, rotate90=0.5, brightness=0.1, contrast=0.1
@@ -190,12 +191,61 @@ def test_workers_leave_stop_signals_to_the_process_that_started_them(slices):
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_a_bank_of_many_volumes_keeps_few_files_open_and_gathers_the_same(tmp_path, monkeypatch):
+def test_a_bank_of_many_volumes_keeps_no_file_open_and_gathers_the_same(tmp_path):
     stored = store_volumes(tmp_path / "a", [2] * 9, constant=True)
     wanted = [17, 0, 8, 3, 11, 17, 5]
-    expected = SliceBank(stored).gather(wanted)
-    monkeypatch.setattr(loader, "MOST_OPEN", 3)
     bank = SliceBank(stored)
-    assert torch.equal(bank.gather(wanted), expected)
-    assert torch.equal(expected[:, 0, 0, 0], torch.from_numpy(decode(100 * np.array(wanted, dtype=np.uint16))))
-    assert len(bank._maps) == 3
+    before = psutil.Process().num_fds()
+    found = bank.gather(wanted)
+    assert torch.equal(found[:, 0, 0, 0], torch.from_numpy(decode(100 * np.array(wanted, dtype=np.uint16))))
+    assert psutil.Process().num_fds() == before
+
+
+def test_a_file_that_lost_its_end_is_said_so(tmp_path):
+    [stored] = store_volumes(tmp_path / "a", [3])
+    bank = SliceBank([stored])
+    bank.gather([2])
+    stored.path.write_bytes(stored.path.read_bytes()[:-1])
+    with pytest.raises(
+        UserError, match=r"0\.npy: not the stored slices \(its end is missing\); the same command makes"
+    ):
+        bank.gather([2])
+
+
+# ── the fast way against the plain one ────────────────────────────────────────────────────────────────────────
+
+
+def plain_batch(stored, keys, augmentation, seed, stream):
+    """A side's batch the slow way: whole files, one draw and one change of a slice after the other."""
+    slices = np.concatenate([np.load(entry.path) for entry in stored])
+    batch = []
+    for epoch, position in keys:
+        lap, place = divmod(position, len(slices))
+        order = np.random.default_rng([seed, stream, 0, epoch, lap]).permutation(len(slices))
+        change = augmentation.draw(np.random.default_rng([seed, stream, 1, epoch, position]))
+        image = slices[order[place]].astype(np.float32) * np.float32(2 / 65535) - np.float32(1)
+        image = enlarge(torch.from_numpy(image)[None, None], augmentation.jitter)[0]
+        top, left = (int(start * (image.shape[-1] - 8 + 1)) for start in change.crop)
+        image = image[:, top : top + 8, left : left + 8]
+        flips = [axis for axis, on in ((1, change.flip_left_right), (2, change.flip_front_back)) if on]
+        image = image.flip(flips) if flips else image  # a mean's last bit depends on how an image lies in memory
+        image = torch.rot90(image, change.quarter_turns, (1, 2)) if change.quarter_turns else image
+        if change.brightness or change.contrast != 1:
+            mean = image.mean()
+            image = ((image - mean) * change.contrast + mean + change.brightness).clamp(-1, 1)
+        batch.append(image)
+    return torch.stack(batch)
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"horizontal_flip": 0.5}, {"horizontal_flip": 0.5, "vertical_flip": 0.5, "rotate90": 0.5},
+    {"horizontal_flip": 0.5, "brightness": 0.2, "contrast": 0.3}, {"horizontal_flip": 0.5, "jitter": 1.25}, None,
+])  # fmt: skip
+def test_batches_are_those_of_the_plain_way_to_the_bit(settings, tmp_path):
+    augmentation = EVERYTHING if settings is None else Augmentation(**settings)
+    stored = store_volumes(tmp_path / "a", [5, 1, 5]), store_volumes(tmp_path / "b", [3, 4])
+    dataset = UnpairedSlices(*map(SliceBank, stored), augmentation, seed=3)
+    for number, sides_found in enumerate(batches(dataset, epoch=2, count=4, batch_size=5)):
+        keys = [(2, 5 * number + slot) for slot in range(5)]
+        for stream, found in enumerate(sides_found):
+            assert torch.equal(found, plain_batch(stored[stream], keys, augmentation, 3, stream))

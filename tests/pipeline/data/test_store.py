@@ -1,5 +1,6 @@
 import json
 import os
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -244,3 +245,33 @@ def test_storing_leaves_this_process_its_threads(tmp_path):
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
+
+
+# ── the fast way against the plain one ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_encoding_slice_by_slice_is_encoding_the_whole(kind):
+    slices = np.random.default_rng(0).uniform(-1, 1, (3, 20, 24)).astype(kind)
+    plainly = np.round((slices + 1) * (store.LEVELS / 2)).astype(np.uint16)
+    np.testing.assert_array_equal(encode(slices), plainly)
+
+
+def test_the_file_of_slices_is_the_one_numpy_saves(tmp_path):
+    slices = np.random.default_rng(0).uniform(-1, 1, (3, 20, 24)).astype(np.float32)
+    written = store.write_slices(tmp_path / "ours.npy", slices)
+    np.save(tmp_path / "numpy.npy", encode(slices))
+    content = (tmp_path / "numpy.npy").read_bytes()
+    assert (tmp_path / "ours.npy").read_bytes() == content
+    assert written == {"bytes": len(content), "crc32": zlib.crc32(content)}
+
+
+def test_the_histogram_is_numpys():
+    random = np.random.default_rng(0)
+    edges = np.linspace(-1, 1, 257)
+    values = np.concatenate([edges, np.nextafter(edges, -1), np.nextafter(edges, 1), random.uniform(-1, 1, 229)])
+    slices = np.clip(values, -1, 1).astype(np.float32).reshape(2, 25, 20)
+    mask = random.random(slices.shape) < 0.9
+    for inside in (mask, np.ones_like(mask), np.zeros_like(mask)):
+        expected, _ = np.histogram(slices[inside], bins=256, range=(-1, 1))
+        np.testing.assert_array_equal(store.histogram(slices, inside), expected)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from scipy import ndimage
+from skimage.metrics import structural_similarity
 
 from pipeline.metrics.agreement import intensity_distance, mae, nmi, nrmse, psnr, slice_ratio, ssim, ssim_map
 
@@ -70,6 +71,22 @@ def test_ssim_is_the_formula_of_its_paper(two_slices):
     expected = [[slow_ssim_at(prediction, real, row, column, 2) for column in range(5, 15)] for row in range(5, 19)]
     np.testing.assert_allclose(ssim_map(prediction, real, 2)[5:-5, 5:-5], expected, atol=1e-10)
     assert ssim(prediction, real, 2) == pytest.approx(np.mean(expected))
+
+
+@pytest.mark.parametrize("shape", [(11, 30), (40, 33), (12, 11, 13), (18, 20, 16)])
+def test_ssim_is_scikit_images(shape):
+    random = np.random.default_rng(0)
+    real = np.clip(ndimage.gaussian_filter(random.standard_normal(shape), 2) * 4 - 0.5, -1, 1)  # with flat air
+    prediction = np.clip(real + 0.1 * random.standard_normal(shape), -1, 1)
+    for kind, each in ((np.float64, 1e-12), (np.float32, 1e-4)):  # float32 loses digits, there as here
+        a, b = prediction.astype(kind), real.astype(kind)
+        mean, plainly = structural_similarity(
+            b, a, data_range=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
+        )
+        found = ssim_map(a, b, 2)
+        assert found.dtype == kind
+        np.testing.assert_allclose(found, plainly, atol=each, rtol=0)
+        assert ssim(a, b, 2) == pytest.approx(mean, abs=1e-6)
 
 
 def test_masked_ssim_is_the_mean_of_the_map_over_the_mask(two_slices):

@@ -1,0 +1,52 @@
+"""What SSIM costs beside scikit-image's and MONAI's, of a slice and of a volume, on one core.
+
+python -m benchmarks.metrics [--rounds N]
+"""
+
+import argparse
+
+from benchmarks.timing import Side, Work, machine, measure, show
+from pipeline.console import say
+
+SHAPES = {"slice": (256, 256), "volume": (192, 256, 192)}
+
+
+def ssim_of(shape: tuple[int, ...], how: str) -> Work:
+    """Measure two float32 images in [-1, 1]."""
+    import numpy as np
+    import torch
+    from scipy import ndimage
+    from skimage.metrics import structural_similarity
+
+    from pipeline.metrics.agreement import ssim
+
+    torch.set_num_threads(1)
+    random = np.random.default_rng(0)
+    real = np.clip(ndimage.gaussian_filter(random.standard_normal(shape), 2) * 4 - 0.5, -1, 1).astype(np.float32)
+    prediction = np.clip(real + 0.1 * random.standard_normal(shape), -1, 1).astype(np.float32)
+    options = {"data_range": 2, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    if how == "monai":
+        from monai.metrics import SSIMMetric
+
+        metric = SSIMMetric(len(shape), data_range=2.0)
+        first, second = (torch.from_numpy(image)[None, None] for image in (prediction, real))
+        return lambda: metric(first, second)
+    if how == "scikit-image":
+        return lambda: structural_similarity(real, prediction, **options)
+    return lambda: ssim(prediction, real, 2)
+
+
+def main() -> None:
+    """Print the tables."""
+    door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    door.add_argument("--rounds", type=int, default=5)
+    rounds = door.parse_args().rounds
+    say(machine())
+    for unit, shape in SHAPES.items():
+        sides = {name: Side(ssim_of, {"shape": shape, "how": name}) for name in ("scikit-image", "monai", "ours")}
+        say(f"\nSSIM of {' × '.join(map(str, shape))} float32")
+        show(measure(sides, rounds=rounds, title=unit), unit)
+
+
+if __name__ == "__main__":
+    main()
