@@ -5,6 +5,8 @@ from scipy import ndimage
 
 from transforms.threads import one_simpleitk_thread
 
+SMALLEST_RANGE = 1e-30  # of intensities that are scaled to [-1, 1]; float32's factor overflows at 1e-38
+
 
 def foreground_mask(volume: np.ndarray) -> np.ndarray:
     """Return where the head (or whatever was scanned) is, filled, without the air around it.
@@ -71,12 +73,13 @@ def percentile_range(volume: np.ndarray, foreground: np.ndarray, lower: float, u
     """Return the intensities at two percentiles (0-100) of the foreground.
 
     Raises:
-        ValueError: the two coincide, so nothing could be scaled by them.
+        ValueError: the two coincide (to 1e-30), so nothing could be scaled by them.
     """
     low, high = (float(value) for value in np.percentile(volume[foreground], [lower, upper]))
-    if not high > low:
+    if not high - low > SMALLEST_RANGE:
         raise ValueError(
-            f"percentiles {lower:g} and {upper:g} of the foreground are both {low:g}; widen preprocess.percentiles"
+            f"percentiles {lower:g} and {upper:g} of the foreground ({np.count_nonzero(foreground):,} voxels) are both "
+            f"{low:g}, so nothing is to be seen in it; give a scan, no mask and no empty volume"
         )
     return low, high
 
