@@ -60,7 +60,8 @@ def _from_float64(array: np.ndarray, name: str) -> tuple[np.ndarray, list[str]]:
     array = np.clip(np.nan_to_num(array, nan=low, posinf=high, neginf=low), low, high)
     if low < high and not _fits_float32(array, low, high):
         doubts.append(
-            f"values of {low:.6g} to {high:.6g}, with which float32 cannot calculate, were scaled to 0 to {RESCALED_TO:g}"
+            f"values of {low:.6g} to {high:.6g}, with which float32 cannot calculate, "
+            f"were scaled to 0 to {RESCALED_TO:g}"
         )
         exponent = int(np.frexp(max(abs(low), abs(high)))[1])
         array = np.ldexp(array, -exponent)  # into [-1, 1], lest the difference overflow

@@ -139,9 +139,12 @@ class Derivative:
             return self.stripped
         if isinstance(sidecar.get("SkullStripped"), bool):
             return sidecar["SkullStripped"]
-        from pipeline.translation.volume import share_of_zeros
+        import numpy as np
 
-        zeros = share_of_zeros(path)
+        from transforms.nifti import read_with_doubts
+
+        voxels, *_ = read_with_doubts(path)  # as it was translated; its doubts are said already
+        zeros = 1 - float(np.count_nonzero(voxels)) / voxels.size
         stripped = zeros >= ZEROS_OF_STRIPPED
         if zeros >= ZEROS_OF_PLAIN:
             warnings.warn(

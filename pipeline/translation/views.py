@@ -60,11 +60,17 @@ class Views:
         Args, warnings and errors as in `pipeline.translation.translator.translate_volume`.
         """
         with one_warning(name_of(source)) as doubts:
-            return self._translate(source, doubts, batch_size, keep_header_text, strict)
+            return self._translated(source, doubts, batch_size, keep_header_text, strict)
 
-    def _translate(
-        self, source: str | Path | SpatialImage, doubts: list[str], batch_size: int, keep_header_text: bool, strict: bool
+    def _translated(
+        self,
+        source: str | Path | SpatialImage,
+        doubts: list[str],
+        batch_size: int,
+        keep_header_text: bool,
+        strict: bool,
     ) -> Made:
+        """Translate as `translate` does, and add what is doubtful about the volume to `doubts`."""
         voxels, errors = [], []
         for index, model in enumerate(self.models):
             opened = open_volume(source, model, self.to, doubts, strict=strict, likeness=index == 0)
