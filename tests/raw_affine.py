@@ -10,14 +10,14 @@ CODES = ("sform_code", "qform_code")
 
 
 def raw_header(content: bytes) -> np.void:
-    """The header's fields as they are stored; `sizeof_hdr` says in which byte order."""
-    for kind in (nib.Nifti1Header, nib.Nifti2Header):
-        for order in "<>":
-            fields = kind.template_dtype.newbyteorder(order)
-            header = np.frombuffer(content[: fields.itemsize], fields)[0] if len(content) >= fields.itemsize else None
-            if header is not None and int(header["sizeof_hdr"]) == kind.sizeof_hdr:
-                return header
-    raise ValueError("not a NIfTI header")
+    """The header's fields as they are stored; `sizeof_hdr`, or `dim[0]`, says in which byte order."""
+    kind = nib.Nifti2Header if content[4:7] == b"n+2" else nib.Nifti1Header
+    little, big = (
+        np.frombuffer(content[: kind.sizeof_hdr], kind.template_dtype.newbyteorder(order))[0] for order in "<>"
+    )
+    if kind.sizeof_hdr in (little["sizeof_hdr"], big["sizeof_hdr"]):
+        return little if little["sizeof_hdr"] == kind.sizeof_hdr else big
+    return little if 1 <= little["dim"][0] <= 7 else big
 
 
 def raw_affine(content: bytes) -> np.ndarray | None:

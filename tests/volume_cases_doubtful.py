@@ -110,6 +110,7 @@ def with_variable(**variables) -> bytes:
 
 FAR = "with which float32 cannot calculate, were scaled"
 DOUBTFUL = [
+    bytes_case("a header of 300 bytes", lambda: patched({0: np.int32(300)}), "that it is 300 bytes long; taken as 348"),
     bytes_case("sform code 6", lambda: forms_of_codes(6, 1), "sform code is 6", "taken as 2 (aligned)", "disagree"),
     bytes_case("sform code 100", lambda: forms_of_codes(100, 0), "sform code is 100", "taken as 2 (aligned)"),
     bytes_case("sform code -1", lambda: forms_of_codes(-1, 1), "sform code is -1", "taken as 0 (no sform)"),

@@ -30,10 +30,17 @@ def repaired_header(
         HeaderDataError: from nibabel, its data type is unknown or its voxels cannot begin where it says.
     """
     header = header_class(block, check=False)
-    doubts = [*_codes(header), *_voxel_sizes(header)]
+    doubts = [*_length(header), *_codes(header), *_voxel_sizes(header)]
     header.check_fix()
     volume_shape(header, name)
     return header, [*_scaling(header), *doubts]
+
+
+def _length(header: nib.Nifti1Header) -> Iterator[str]:
+    stored = int(header["sizeof_hdr"])
+    if stored != header.sizeof_hdr:
+        header["sizeof_hdr"] = header.sizeof_hdr
+        yield f"its header says that it is {stored} bytes long; taken as {header.sizeof_hdr}"
 
 
 def _codes(header: nib.Nifti1Header) -> Iterator[str]:

@@ -91,13 +91,14 @@ def translate_volume(
 
 @contextmanager
 def one_warning(name: str) -> Iterator[list[str]]:
-    """Yield a list for all that is doubtful about a volume, and warn of it once, by name, when the block ends."""
+    """Yield a list for all that is doubtful about a volume, and warn of it once, by name, when the block is done.
+
+    Where the block raises, that one line is what is said of the volume.
+    """
     doubts: list[str] = []
-    try:
-        yield doubts
-    finally:
-        if doubts:
-            warnings.warn(f"{name}: {'; '.join(dict.fromkeys(doubts))}", stacklevel=4)
+    yield doubts
+    if doubts:
+        warnings.warn(f"{name}: {'; '.join(dict.fromkeys(doubts))}", stacklevel=4)
 
 
 def open_volume(
