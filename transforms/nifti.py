@@ -29,7 +29,7 @@ from transforms.nifti_values import finite_float32
 PAIR_SUFFIXES = (".hdr", ".img")
 DEFLATE_LARGEST_RATIO = 1032  # zlib's manual: "the limiting compression factor"
 MOST_TRAILING_BYTES = 64 << 20  # behind the voxels, where nothing belongs
-_CHUNK_BYTES = 16 << 20
+_CHUNK_BYTES = 1 << 20
 
 
 def read_nifti(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarray, FileBasedHeader]:
