@@ -37,7 +37,7 @@ FUZZ = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-FUZZ_COMMAND = settings(FUZZ, max_examples=EXAMPLES or 40)
+FUZZ_COMMAND = settings(FUZZ, max_examples=EXAMPLES // 4 or 40)
 NONSENSE = ("unexpected", "Traceback", "index", "network's output", "nan mm", "\\n")
 SHAPE = (8, 9, 7)
 
