@@ -20,6 +20,7 @@ from nibabel.fileholders import FileHolder
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 from nibabel.wrapstruct import WrapStructError
 
+from transforms.memory import free_memory
 from transforms.nifti_header import VolumeError, affine_mm, bytes_of_voxels, shape_text, volume_shape
 from transforms.nifti_kinds import is_header_of_analyze, what_it_is
 from transforms.nifti_log import nibabel_silent
@@ -205,10 +206,8 @@ def _wanted_bytes(header: FileBasedHeader, path: Path) -> int:
 
 def _require_memory(header: FileBasedHeader, held: int, path: Path) -> None:
     """Refuse a volume that does not fit into what memory is free: `held` bytes of the file, and float32 voxels."""
-    import psutil
-
     shape = header.get_data_shape()
-    needed, free = held + 4 * math.prod(int(length) for length in shape), psutil.virtual_memory().available
+    needed, free = held + 4 * math.prod(int(length) for length in shape), free_memory()
     if needed > free:
         raise VolumeError(
             f"{path}: does not fit into memory, its {shape_text(shape)} voxels need {needed / 1e9:.3g} GB and "

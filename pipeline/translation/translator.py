@@ -124,7 +124,8 @@ def open_volume(
     try:
         data = chain({"image": array, "image_affine": affine})
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"{name}: {first_cause(error)}") from error
+        also = f" (doubtful before: {'; '.join(found)})" if found else ""
+        raise UserError(f"{name}: {first_cause(error)}{also}") from error
     doubts += _doubts_of_size(array.shape, data["image_before_fit"], model.stride)
     if likeness:
         doubts += compare_with_cohort(name, data, model, to, strict=strict)
