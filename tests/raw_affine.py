@@ -11,7 +11,7 @@ CODES = ("sform_code", "qform_code")
 
 def raw_header(content: bytes) -> np.void:
     """The header's fields as they are stored; `sizeof_hdr`, or `dim[0]`, says in which byte order."""
-    kind = nib.Nifti2Header if content[4:7] == b"n+2" else nib.Nifti1Header
+    kind = nib.Nifti2Header if content[4:7] in (b"n+2", b"ni2") else nib.Nifti1Header
     little, big = (
         np.frombuffer(content[: kind.sizeof_hdr], kind.template_dtype.newbyteorder(order))[0] for order in "<>"
     )

@@ -185,7 +185,10 @@ def check_command(command, path: Path) -> None:
     assert printed.getvalue() == "" and code in (0, 2) and out.exists() == (code == 0)
     assert len(lines) <= 1 and (code == 0 or lines), lines
     for line in lines:
-        assert line.startswith(f"{'error' if code else 'warning'}: {path}: ") and line.isprintable(), line
+        names = tuple(
+            f"{'error' if code else 'warning'}: {path.with_suffix(suffix)}: " for suffix in (path.suffix, ".img")
+        )
+        assert line.startswith(names) and line.isprintable(), line
         assert not any(word in line.replace(str(path), "") for word in NONSENSE), line
     if code == 0:
         check_raw_affine(content_of(path), out.read_bytes())
@@ -196,6 +199,17 @@ def check_command(command, path: Path) -> None:
 @given(content=headers())
 def test_headers_of_any_content_through_the_command(folder, command, content):
     check_command(command, written(folder / "head.nii", content))
+
+
+@FUZZ_COMMAND
+@given(content=headers())
+def test_pairs_through_the_command(folder, command, content):
+    size = nib.Nifti2Header.sizeof_hdr if content[4:7] == b"n+2" else nib.Nifti1Header.sizeof_hdr
+    magic = slice(4, 8) if size == nib.Nifti2Header.sizeof_hdr else slice(344, 348)
+    header = bytearray(content[:size])
+    header[magic] = b"ni2\0" if size == nib.Nifti2Header.sizeof_hdr else b"ni1\0"
+    written(folder / "pair.img", bytes(size) + content[size:] + bytes(10_000))
+    check_command(command, written(folder / "pair.hdr", bytes(header)))
 
 
 @pytest.mark.parametrize("zipped", [False, True])

@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import scipy.io
 from volume_cases import (
+    DATATYPE,
     INTERCEPT,
     PIXDIM,
     QFORM_CODE,
@@ -111,6 +112,7 @@ def with_variable(**variables) -> bytes:
 FAR = "with which float32 cannot calculate, were scaled"
 DOUBTFUL = [
     bytes_case("a header of 300 bytes", lambda: patched({0: np.int32(300)}), "that it is 300 bytes long; taken as 348"),
+    bytes_case("bitpix against the data type", lambda: patched({DATATYPE + 2: I2(64)}), "64 bits by bitpix and 16 by"),
     bytes_case("sform code 6", lambda: forms_of_codes(6, 1), "sform code is 6", "taken as 2 (aligned)", "disagree"),
     bytes_case("sform code 100", lambda: forms_of_codes(100, 0), "sform code is 100", "taken as 2 (aligned)"),
     bytes_case("sform code -1", lambda: forms_of_codes(-1, 1), "sform code is -1", "taken as 0 (no sform)"),

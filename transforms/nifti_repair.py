@@ -31,8 +31,11 @@ def repaired_header(
     """
     header = header_class(block, check=False)
     doubts = [*_length(header), *_codes(header), *_voxel_sizes(header)]
+    bits = int(header["bitpix"])
     header.check_fix()
     volume_shape(header, name)
+    if bits not in (0, dtype_bits := 8 * header.get_data_dtype().itemsize):
+        doubts.append(f"its voxels have {bits} bits by bitpix and {dtype_bits} by their data type, which is used")
     return header, [*_scaling(header), *doubts]
 
 

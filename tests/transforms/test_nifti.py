@@ -239,6 +239,20 @@ def test_reading_takes_no_more_memory_than_was_asked_for(tmp_path):
     assert peak < (2 * 2 + 4) * np.prod(shape) * 1.2  # the file, what nibabel takes of it, float32
 
 
+@pytest.mark.parametrize("endianness", "<>")
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_a_form_of_an_unknown_code_counts_whatever_the_format(tmp_path, kind, endianness):
+    image = kind(ramp(), np.diag([-2.0, 3.0, 4.0, 1.0]), kind.header_class(endianness=endianness))
+    content = bytearray(image.to_bytes())
+    fields = kind.header_class.template_dtype.newbyteorder(endianness)
+    header = np.frombuffer(memoryview(content)[: fields.itemsize], fields)
+    header["sform_code"], header["qform_code"], header["pixdim"][:, 1:4] = 300, 0, (2, 3, 4)
+    (tmp_path / "x.nii").write_bytes(content)
+    with pytest.warns(UserWarning, match=r"x\.nii: its sform code is 300, which NIfTI does not know; taken as 2 .*\)$"):
+        _, affine, read = read_nifti(tmp_path / "x.nii")
+    assert np.array_equal(affine, image.affine) and int(read["sform_code"]) == 2
+
+
 def test_some_bytes_behind_the_voxels_do_not_matter(tmp_path):
     (tmp_path / "x.nii").write_bytes(image_of(ramp()).to_bytes() + bytes(5000))
     assert np.array_equal(read_nifti(tmp_path / "x.nii")[0], ramp())
