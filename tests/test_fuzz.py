@@ -4,10 +4,14 @@ The suite tries a few hundred, the same ones every time; `make fuzz` tries other
 """
 
 import gzip
+import io
+import logging
 import os
 import resource
 import tracemalloc
 import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -15,8 +19,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from negative_model import negative_model, run
+from raw_affine import check_raw_affine, content_of
+from torch import nn
 from volume_cases import affine_of, head, image
 
+import pipeline.translation.model
 from transforms.nifti import read_nifti
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
@@ -29,6 +37,8 @@ FUZZ = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+FUZZ_COMMAND = settings(FUZZ, max_examples=EXAMPLES // 4 or 40)
+NONSENSE = ("unexpected", "Traceback", "index", "network's output", "nan mm", "\\n")
 SHAPE = (8, 9, 7)
 
 
@@ -151,6 +161,63 @@ def damaged(draw, content: bytes) -> File:
             new = draw(st.binary(min_size=1, max_size=16))
             changed[place : place + len(new)] = new
     return file_of(changed, changes)
+
+
+@pytest.fixture(scope="module")
+def command():
+    """The command with a network that changes nothing, and without pytest's handlers, which hide what libraries log."""
+    root, load = logging.getLogger(), pipeline.translation.model.load_model
+    handlers, root.handlers = root.handlers, []
+    made = replace(negative_model(), translators={"T2": nn.Identity()})
+    pipeline.translation.model.load_model = lambda uri, device: made
+    yield run
+    root.handlers, pipeline.translation.model.load_model = handlers, load
+
+
+def check_command(command, path: Path) -> None:
+    """Translate onto the file's own grid with one warning at most, or refuse in one line and leave nothing."""
+    out = path.parent / "out.nii"
+    out.unlink(missing_ok=True)
+    logging.getLogger().handlers = []
+    with redirect_stderr(io.StringIO()) as said, redirect_stdout(io.StringIO()) as printed:
+        code = command("-i", path, "-o", out, "--quiet")
+    lines = said.getvalue().splitlines()
+    assert printed.getvalue() == "" and code in (0, 2) and out.exists() == (code == 0)
+    assert len(lines) <= 1 and (code == 0 or lines), lines
+    for line in lines:
+        names = tuple(
+            f"{'error' if code else 'warning'}: {path.with_suffix(suffix)}: " for suffix in (path.suffix, ".img")
+        )
+        assert line.startswith(names) and line.isprintable(), line
+        assert not any(word in line.replace(str(path), "") for word in NONSENSE), line
+    if code == 0:
+        check_raw_affine(content_of(path), out.read_bytes())
+        assert np.isfinite(nib.load(out).get_fdata()).all()
+
+
+@FUZZ_COMMAND
+@given(content=headers())
+def test_headers_of_any_content_through_the_command(folder, command, content):
+    check_command(command, written(folder / "head.nii", content))
+
+
+@FUZZ_COMMAND
+@given(content=headers())
+def test_pairs_through_the_command(folder, command, content):
+    size = nib.Nifti2Header.sizeof_hdr if content[4:7] == b"n+2" else nib.Nifti1Header.sizeof_hdr
+    magic = slice(4, 8) if size == nib.Nifti2Header.sizeof_hdr else slice(344, 348)
+    header = bytearray(content[:size])
+    header[magic] = b"ni2\0" if size == nib.Nifti2Header.sizeof_hdr else b"ni1\0"
+    written(folder / "pair.img", bytes(size) + content[size:] + bytes(10_000))
+    check_command(command, written(folder / "pair.hdr", bytes(header)))
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@FUZZ_COMMAND
+@given(data=st.data())
+def test_damage_through_the_command(folder, command, zipped, data):
+    content = data.draw(damaged(gzip.compress(NIFTI_1, mtime=0) if zipped else NIFTI_1))
+    check_command(command, written(folder / ("head.nii.gz" if zipped else "head.nii"), content))
 
 
 @FUZZ

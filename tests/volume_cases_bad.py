@@ -1,6 +1,7 @@
 """Bad volumes: each is refused in one line with the file, the reason and the remedy, and nothing is left behind."""
 
 import gzip
+import lzma
 import os
 from pathlib import Path
 
@@ -129,6 +130,29 @@ def too_long(folder: Path) -> Path:
     return folder / ("n" * 300 + ".nii.gz")
 
 
+def analyze_with_mat(content: bytes):
+    def write(folder: Path) -> Path:
+        saved(folder, nib.Spm99AnalyzeImage(head(), np.diag([-9.0, 10.0, 10.0, 1.0])), "head.img")
+        (folder / "head.mat").write_bytes(content)
+        return folder / "head.hdr"
+
+    return write
+
+
+def one_bright_voxel() -> nib.Nifti1Image:
+    data = np.zeros((20, 20, 20), np.int16)
+    data[9, 9, 9] = 900
+    return made_of(data)
+
+
+def header_of_pair() -> bytes:
+    return gzip.compress(image(kind=nib.Nifti1Pair).header.binaryblock)
+
+
+HTML = "<!DOCTYPE html><html><body>404</body></html>"
+GERMAN = "Müller war müde, größer als früher\n" * 20
+SCAN = "give a scan, no mask"
+TEXT = "a text file"
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 AGAIN = "again"
 CONVERT = "convert"
@@ -158,6 +182,22 @@ BAD = [
     bytes_case("HTML", lambda: b"<!DOCTYPE html><html><body>404</body></html>", "a web page", file="head.nii.gz"),
     bytes_case("PNG", lambda: b"\x89PNG\r\n\x1a\n" + bytes(500), "a PNG picture", file="head.nii.gz"),
     bytes_case("git-lfs pointer", lambda: LFS, "Git LFS pointer", "run `git lfs pull`", file="head.nii.gz"),
+    bytes_case("HTML behind a byte order mark", lambda: HTML.encode("utf-8-sig"), "a web page", file="head.nii.gz"),
+    bytes_case("HTML in UTF-16", lambda: HTML.encode("utf-16"), "a web page", file="head.nii.gz"),
+    bytes_case("text with umlauts", GERMAN.encode, TEXT, CONVERT),
+    bytes_case("text in Latin-1", lambda: GERMAN.encode("latin-1"), TEXT, CONVERT),
+    bytes_case("text in UTF-16", lambda: GERMAN.encode("utf-16"), TEXT, CONVERT),
+    bytes_case("text in UTF-16 without a mark", lambda: GERMAN.encode("utf-16-le"), TEXT, CONVERT),
+    bytes_case("gzip twice", lambda: gzip.compress(zipped()), "with gzip twice; unpack it once", file="head.nii.gz"),
+    bytes_case("xz", lambda: lzma.compress(image().to_bytes()), "compressed with xz; unpack", file="head.nii.gz"),
+    bytes_case("7z", lambda: b"7z\xbc\xaf\x27\x1c" + bytes(500), "a 7z archive; unpack", file="head.nii.gz"),
+    bytes_case("a compressed .hdr", header_of_pair, "compressed header of a .hdr/.img", "both", file="head.hdr.gz"),
+    bytes_case("gzip named .hdr", zipped, "compressed with gzip; unpack it first", file="head.hdr"),
+    Case("a .mat of 10 bytes", analyze_with_mat(b"0123456789"), ("head.mat beside it cannot be read", "move it away")),
+    bytes_case("much behind the voxels", lambda: gzip.compress(image().to_bytes() + bytes(65 << 20), 1),
+               "more than 64 MiB behind its 20×22×18 voxels", AGAIN, file="head.nii.gz"),
+    image_case("a single bright voxel", one_bright_voxel, "the foreground (1 voxels)", SCAN),
+    image_case("two voxels", lambda: made_of(np.array([1, 2], np.int16).reshape(1, 2, 1)), "(1 voxels)", SCAN),
     bytes_case("zip archive", lambda: b"PK\x03\x04" + bytes(500), "a zip archive", "unpack", file="head.nii.gz"),
     bytes_case("DICOM", lambda: bytes(128) + b"DICM" + bytes(500), "a DICOM file", "dcm2niix"),
     bytes_case("gzip named .nii", zipped, "is compressed (gzip)", "rename it to head.nii.gz"),

@@ -8,6 +8,7 @@ from transforms.slices import contiguous
 from transforms.threads import one_simpleitk_thread
 
 GAP = 2  # voxels: gaps up to twice as wide are closed
+SMALLEST_RANGE = 1e-30  # of intensities that are scaled to [-1, 1]; float32's factor overflows at 1e-38
 
 
 def foreground_mask(volume: np.ndarray) -> np.ndarray:
@@ -40,13 +41,14 @@ def percentile_range(volume: np.ndarray, foreground: np.ndarray, lower: float, u
     """Return the intensities at two percentiles (0-100) of the foreground.
 
     Raises:
-        ValueError: the two coincide, so nothing could be scaled by them.
+        ValueError: the two coincide (to 1e-30), so nothing could be scaled by them.
     """
     inside = volume[foreground]
     low, high = (percentile(inside, percent) for percent in (lower, upper))
-    if not high > low:
+    if not high - low > SMALLEST_RANGE:
         raise ValueError(
-            f"percentiles {lower:g} and {upper:g} of the foreground are both {low:g}; widen preprocess.percentiles"
+            f"percentiles {lower:g} and {upper:g} of the foreground ({np.count_nonzero(foreground):,} voxels) are both "
+            f"{low:g}, so nothing is to be seen in it; give a scan, no mask and no empty volume"
         )
     return low, high
 

@@ -3,6 +3,7 @@
 import errno
 import gzip
 import io
+import math
 import stat
 import struct
 import warnings
@@ -16,26 +17,20 @@ import numpy as np
 from isal import igzip, isal_zlib
 from nibabel.filebasedimages import FileBasedHeader, ImageFileError
 from nibabel.fileholders import FileHolder
-from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 from nibabel.wrapstruct import WrapStructError
 
+from transforms.memory import free_memory
 from transforms.nifti_header import VolumeError, affine_mm, bytes_of_voxels, shape_text, volume_shape
+from transforms.nifti_kinds import is_header_of_analyze, what_it_is
+from transforms.nifti_log import nibabel_silent
+from transforms.nifti_repair import repaired_header
 from transforms.nifti_values import finite_float32
 
 PAIR_SUFFIXES = (".hdr", ".img")
 DEFLATE_LARGEST_RATIO = 1032  # zlib's manual: "the limiting compression factor"
-ANALYZE_SIZE = 348  # bytes of its header, which begins with this number
-_CHUNK_BYTES = 16 << 20
-_FOREIGN_STARTS = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself; run `git lfs pull`"),
-    (b"<", "a web page or XML; download the file again"),
-    (b"\x89PNG", "a PNG picture; give a volume"),
-    (b"\xff\xd8\xff", "a JPEG picture; give a volume"),
-    (b"PK", "a zip archive; unpack it first"),
-    (b"BZh", "compressed with bzip2; unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it first"),
-)
+MOST_TRAILING_BYTES = 64 << 20  # behind the voxels, where nothing belongs
+_CHUNK_BYTES = 1 << 20
 
 
 def read_nifti(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarray, FileBasedHeader]:
@@ -55,22 +50,35 @@ def read_nifti(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarra
     Raises:
         ValueError: the file is missing, damaged, no NIfTI, or no real-valued 3D volume; names it, why and the remedy.
     """
-    if isinstance(source, SpatialImage):
-        name, doubts = str(source.get_filename() or "the image"), []
-        with _reading(name):
-            image, shape = source, volume_shape(source.header, name)
-    else:
-        name = str(source)
-        with _reading(name), LoggingOutputSuppressor():
-            image, doubts = _open(Path(source))
-            shape = volume_shape(image.header, name)
-    with _reading(name):
-        affine, doubts_of_grid = affine_mm(image, name)
-        array, doubts_of_values = finite_float32(image, shape, name)
-    doubts = [*doubts_of_values, *doubts, *doubts_of_grid]
+    array, affine, header, doubts = read_with_doubts(source)
     if doubts:
-        warnings.warn(f"{name}: {'; '.join(doubts)}", stacklevel=2)
-    return array, affine, image.header
+        warnings.warn(f"{name_of(source)}: {'; '.join(doubts)}", stacklevel=2)
+    return array, affine, header
+
+
+def read_with_doubts(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarray, FileBasedHeader, list[str]]:
+    """Read as `read_nifti` does, but return what is doubtful as a fourth, each in some words, and warn of nothing.
+
+    What an image's maker found doubtful in it stands in `image.extra["doubts"]` and comes first.
+    """
+    name = name_of(source)
+    with nibabel_silent():
+        if isinstance(source, SpatialImage):
+            with _reading(name):
+                image, shape, doubts = source, volume_shape(source.header, name), source.extra.get("doubts", [])
+        else:
+            with _reading(name):
+                image, doubts = _open(Path(source))
+                shape = volume_shape(image.header, name)
+        with _reading(name):
+            affine, doubts_of_grid = affine_mm(image, name)
+            array, doubts_of_values = finite_float32(image, shape, name)
+    return array, affine, image.header, [*doubts_of_values, *doubts, *doubts_of_grid]
+
+
+def name_of(source: str | Path | SpatialImage) -> str:
+    """Return what messages call a volume."""
+    return str(source) if not isinstance(source, SpatialImage) else str(source.get_filename() or "the image")
 
 
 def _open(path: Path) -> tuple[SpatialImage, list[str]]:
@@ -92,10 +100,11 @@ def _open_single(path: Path) -> tuple[SpatialImage, list[str]]:
     """Read a single-file NIfTI to the end of its stream, so that truncation and gzip's checksum are noticed."""
     with _decompressed(path) as (stream, most_bytes):
         start = stream.read(nib.Nifti2Header.sizeof_hdr)
-        image_class = _image_class(start, path)
-        _require_fitting_name(path, zipped=isinstance(stream, gzip.GzipFile))
+        zipped = isinstance(stream, gzip.GzipFile)
+        image_class = _image_class(start, path, zipped)
+        _require_fitting_name(path, zipped)
         size = image_class.header_class.sizeof_hdr
-        header, doubts = _header(image_class.header_class, start[:size], path)
+        header, doubts = repaired_header(image_class.header_class, start[:size], str(path))
         if header["vox_offset"] == 0:  # nibabel would take the header for voxels
             header["vox_offset"] = header.single_vox_offset
             doubts = [*doubts, f"its voxels begin at byte 0 by its header, taken as {header.single_vox_offset}"]
@@ -105,17 +114,27 @@ def _open_single(path: Path) -> tuple[SpatialImage, list[str]]:
                 f"{path}: its header claims {shape_text(header.get_data_shape())} voxels, more than the file can "
                 "hold; it is damaged or truncated, copy or download it again"
             )
-        content = [header.binaryblock, start[size:]]
+        _require_memory(header, 2 * wanted, path)  # what is read here, and what nibabel takes of it
+        content = io.BytesIO()
+        content.write(header.binaryblock)
+        content.write(start[size:])
         missing = wanted - len(start)
         while missing > 0 and (chunk := stream.read(min(missing, _CHUNK_BYTES))):  # never more than is there
-            content.append(chunk)
+            content.write(chunk)
             missing -= len(chunk)
         if missing > 0:
             found = f"{wanted:,} bytes expected and {wanted - missing:,} found"
             raise VolumeError(f"{path}: truncated, {found}; copy or download it again")
-        while stream.read(_CHUNK_BYTES):  # gzip compares the checksum at the stream's end
-            pass
-    return image_class.from_bytes(b"".join(content)), doubts
+        trailing = 0
+        while chunk := stream.read(_CHUNK_BYTES):  # gzip compares the checksum at the stream's end
+            trailing += len(chunk)
+            if trailing > MOST_TRAILING_BYTES:
+                raise VolumeError(
+                    f"{path}: holds more than {MOST_TRAILING_BYTES >> 20} MiB behind its "
+                    f"{shape_text(header.get_data_shape())} voxels; its header does not fit, convert it again"
+                )
+    content.seek(0)
+    return image_class.from_stream(content), doubts
 
 
 def _open_pair(path: Path) -> tuple[SpatialImage, list[str]]:
@@ -125,16 +144,14 @@ def _open_pair(path: Path) -> tuple[SpatialImage, list[str]]:
         start = stream.read(nib.Nifti2Header.sizeof_hdr)
     pairs = {b"ni1": nib.Nifti1Pair, b"ni2": nib.Nifti2Pair}
     image_class = pairs.get(start[344:347]) or pairs.get(start[4:7])
-    if image_class is None:
-        analyze = ANALYZE_SIZE in (int.from_bytes(start[:4], order) for order in ("little", "big"))
-        if not analyze or start[344:346] == b"n+":
-            raise VolumeError(f"{header_path}: not the header of a .hdr/.img pair but {_what_it_is(start)}")
+    if image_class is None and not is_header_of_analyze(start):
+        raise VolumeError(f"{header_path}: not the header of a .hdr/.img pair but {what_it_is(start)}")
     voxels_path = _partner(path, ".img")
     if image_class is None:
-        image, doubts = nib.load(header_path), []
+        image, doubts = _open_analyze(header_path)
     else:
         size = image_class.header_class.sizeof_hdr
-        header, doubts = _header(image_class.header_class, start[:size], header_path)
+        header, doubts = repaired_header(image_class.header_class, start[:size], str(header_path))
         files = {
             "header": FileHolder(fileobj=io.BytesIO(header.binaryblock)),
             "image": FileHolder(filename=str(voxels_path)),
@@ -147,7 +164,25 @@ def _open_pair(path: Path) -> tuple[SpatialImage, list[str]]:
         raise VolumeError(
             f"{voxels_path}: truncated, {wanted:,} bytes expected and {there:,} found; copy or download it again"
         )
+    _require_memory(image.header, wanted, header_path)
     return image, doubts
+
+
+def _open_analyze(path: Path) -> tuple[SpatialImage, list[str]]:
+    """Open an Analyze pair, with the affine that SPM may have left in a `.mat` beside it."""
+    mat = path.with_suffix(".mat")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            image = nib.load(path)
+        except Exception as error:  # whatever scipy raises for bytes that are no MATLAB file
+            if not mat.exists() or isinstance(error, OSError | MemoryError | ImageFileError | HeaderDataError):
+                raise
+            raise VolumeError(
+                f"{path}: the affine in {mat.name} beside it cannot be read ({_one_line(error)}); write that file "
+                "again with SPM, or move it away to have the volume taken as LAS"
+            ) from error
+    return image, [f"{mat.name}: {one.message}" for one in caught if issubclass(one.category, UserWarning)]
 
 
 def _partner(path: Path, suffix: str) -> Path:
@@ -161,26 +196,23 @@ def _partner(path: Path, suffix: str) -> Path:
     raise VolumeError(f"{path}: its {missing} is missing; keep the .hdr and .img files side by side")
 
 
-def _header(header_class: type[nib.Nifti1Header], block: bytes, path: Path) -> tuple[nib.Nifti1Header, list[str]]:
-    """Return a checked header of one 3D volume, its scaling made finite, and what was doubtful."""
-    header = header_class(block)
-    volume_shape(header, str(path))
-    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if not np.isfinite(slope):
-        header["scl_slope"], header["scl_inter"] = 1, 0
-        return header, [f"its slope is {slope:g}, so voxels are taken as they are stored"]
-    if slope != 0 and not np.isfinite(intercept):
-        header["scl_inter"] = 0
-        return header, [f"its intercept is {intercept:g}, taken as 0"]
-    return header, []
-
-
 def _wanted_bytes(header: FileBasedHeader, path: Path) -> int:
     """Return how long the file with the voxels has to be."""
     offset = float(header.get_data_offset())
     if not (np.isfinite(offset) and offset >= 0):
         raise VolumeError(f"{path}: its voxels begin at byte {offset:g}, which cannot be; convert or download it again")
     return bytes_of_voxels(header) + int(offset)
+
+
+def _require_memory(header: FileBasedHeader, held: int, path: Path) -> None:
+    """Refuse a volume that does not fit into what memory is free: `held` bytes of the file, and float32 voxels."""
+    shape = header.get_data_shape()
+    needed, free = held + 4 * math.prod(int(length) for length in shape), free_memory()
+    if needed > free:
+        raise VolumeError(
+            f"{path}: does not fit into memory, its {shape_text(shape)} voxels need {needed / 1e9:.3g} GB and "
+            f"{free / 1e9:.3g} GB are free; crop it or use a larger machine"
+        )
 
 
 def _require_fitting_name(path: Path, zipped: bool) -> None:
@@ -239,30 +271,10 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _image_class(start: bytes, path: Path) -> type[nib.Nifti1Image]:
+def _image_class(start: bytes, path: Path, zipped: bool) -> type[nib.Nifti1Image]:
     """Return which NIfTI the first bytes begin; raise, saying what it is instead, where they begin none."""
     if start[4:7] == b"n+2" and len(start) >= nib.Nifti2Header.sizeof_hdr:
         return nib.Nifti2Image
     if start[344:347] == b"n+1" and len(start) >= nib.Nifti1Header.sizeof_hdr:
         return nib.Nifti1Image
-    raise VolumeError(f"{path}: not a NIfTI volume but {_what_it_is(start)}")
-
-
-def _what_it_is(start: bytes) -> str:
-    """Describe a file that is not NIfTI by its first bytes, with the remedy."""
-    if not start:
-        return "an empty file; copy or download it again"
-    for prefix, description in _FOREIGN_STARTS:
-        if start.lstrip().startswith(prefix):
-            return description
-    if start[128:132] == b"DICM":
-        return "a DICOM file; convert the series with dcm2niix"
-    if start[344:347] == b"n+1" and len(start) < ANALYZE_SIZE:
-        return "a part of a header; copy or download it again"
-    if start[344:347] == b"n+1" or start[4:7] == b"n+2":
-        return "a single-file NIfTI; give it the suffix .nii"
-    if start[344:347] == b"ni1" or start[4:7] == b"ni2":
-        return "the header of a .hdr/.img pair; give it the suffix .hdr"
-    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
-        return "a text file; convert or download the volume again"
-    return "something else; convert it to NIfTI, or download it again"
+    raise VolumeError(f"{path}: not a NIfTI volume but {what_it_is(start, zipped=zipped)}")

@@ -31,6 +31,11 @@ def shape_text(shape: tuple[int, ...]) -> str:
     return "×".join(str(length) for length in shape)
 
 
+def sizes_text(spacing: np.ndarray) -> str:
+    """Return voxel sizes as text: (0.94, 0.94, 1.2) -> "0.94×0.94×1.2"."""
+    return "×".join(f"{size:.3g}" for size in spacing)
+
+
 def bytes_of_voxels(header: FileBasedHeader) -> int:
     """Return how many bytes the voxels take, whatever the header claims."""
     return math.prod(int(length) for length in header.get_data_shape()) * header.get_data_dtype().itemsize
@@ -75,7 +80,7 @@ def affine_mm(image: SpatialImage, name: str) -> tuple[np.ndarray, list[str]]:
     spacing_mm = voxel_sizes(affine)
     smallest, largest = PLAUSIBLE_VOXEL_MM
     if not ((spacing_mm >= smallest) & (spacing_mm <= largest)).all():
-        sizes = _sizes(spacing_mm)
+        sizes = sizes_text(spacing_mm)
         raise VolumeError(f"{name}: its voxels measure {sizes} mm by the affine, which cannot be; {_REMEDY}")
     if abs(np.linalg.det(affine[:3, :3] / spacing_mm)) < AXES_COINCIDE:  # the unit axes' parallelepiped
         raise VolumeError(f"{name}: its affine is singular, two of its axes coincide; {_REMEDY}")
@@ -96,7 +101,8 @@ def _unit(header: FileBasedHeader, extent: np.ndarray) -> tuple[float, list[str]
 def _doubts_of_grid(image: SpatialImage, affine: np.ndarray) -> Iterator[str]:
     """Say where the header leaves the grid open or contradicts itself."""
     header = image.header
-    if isinstance(header, nib.AnalyzeHeader) and not isinstance(header, nib.Nifti1Header) and not _has_mat_file(image):
+    analyze = isinstance(header, nib.AnalyzeHeader) and not isinstance(header, nib.Nifti1Header)
+    if analyze and not _has_affine_of_spm(image):
         yield "Analyze files store no orientation; taken as LAS, so check left and right"
     if not isinstance(header, nib.Nifti1Header):
         return
@@ -109,16 +115,20 @@ def _doubts_of_grid(image: SpatialImage, affine: np.ndarray) -> Iterator[str]:
     spacing, pixdim = voxel_sizes(affine), np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
     sizes_agree = np.isfinite(pixdim).all() and np.allclose(pixdim, spacing, rtol=SIZES_AGREE, atol=0)
     if not sizes_agree:
-        yield f"pixdim gives voxels of {_sizes(pixdim)}, the sform of {_sizes(spacing)}; the sform is used"
+        yield f"pixdim gives voxels of {sizes_text(pixdim)}, the sform of {sizes_text(spacing)}; the sform is used"
     if has_qform:
         # pixdim is part of the qform: what has been said of it is not said again
         yield from _doubts_of_qform(header, affine, image.shape[:3], spacing if not sizes_agree else None)
 
 
-def _has_mat_file(image: SpatialImage) -> bool:
-    """Whether SPM left an affine beside an Analyze pair."""
+def _has_affine_of_spm(image: SpatialImage) -> bool:
+    """Whether nibabel took the affine from the `.mat` that SPM leaves beside an Analyze pair."""
     mat = image.file_map.get("mat")
-    return mat is not None and mat.filename is not None and Path(mat.filename).exists()
+    if mat is None or mat.filename is None or not Path(mat.filename).exists() or not Path(mat.filename).stat().st_size:
+        return False
+    from scipy.io import whosmat
+
+    return bool({"mat", "M"} & {variable for variable, *_ in whosmat(mat.filename)})
 
 
 def _doubts_of_qform(
@@ -141,7 +151,3 @@ def _doubts_of_qform(
     smallest = float(voxel_sizes(sform).min())
     if apart > max(FORMS_AGREE_VOXELS * smallest, rounding):
         yield f"sform and qform disagree by up to {apart / smallest:.3g} voxels; the sform is used"
-
-
-def _sizes(spacing: np.ndarray) -> str:
-    return "×".join(f"{size:.3g}" for size in spacing)

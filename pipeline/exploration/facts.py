@@ -10,8 +10,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine, obliquity, voxel_sizes
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from PIL import Image
 
+from transforms.nifti_log import nibabel_silent
 from transforms.slices import AXES
 
 PERCENTILES = (1, 25, 50, 75, 99)
@@ -162,8 +165,9 @@ def _storage(
         return {**known, "stored_as": TYPE_NAMES[type_range]}
     known |= {"grid": grid_of(shape, affine), "shape": shape}
     try:
-        image = nib.load(path)
-    except (OSError, nib.filebasedimages.ImageFileError):  # not named as what it is, which only nibabel minds
+        with nibabel_silent():
+            image = nib.load(path)
+    except (OSError, ImageFileError, HeaderDataError):  # a name or scaling that only nibabel minds
         return {**known, "stored_as": "unknown"}
     voxels = np.asarray(image.dataobj) if warning else np.zeros(1)
     return {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import __version__
+from pipeline.errors import UserError
 from pipeline.files import atomic_text, writing_to
 from pipeline.translation.bids import GENERATOR, Dataset, inherited_sidecar, read_json
 from pipeline.translation.jobs import Job
@@ -139,9 +140,15 @@ class Derivative:
             return self.stripped
         if isinstance(sidecar.get("SkullStripped"), bool):
             return sidecar["SkullStripped"]
-        from pipeline.translation.volume import share_of_zeros
+        import numpy as np
 
-        zeros = share_of_zeros(path)
+        from transforms.nifti import read_with_doubts
+
+        try:
+            voxels, *_ = read_with_doubts(path)  # as it was translated; its doubts are said already
+        except ValueError as error:  # it was taken away or changed meanwhile
+            raise UserError(str(error)) from error
+        zeros = 1 - float(np.count_nonzero(voxels)) / voxels.size
         stripped = zeros >= ZEROS_OF_STRIPPED
         if zeros >= ZEROS_OF_PLAIN:
             warnings.warn(

@@ -5,7 +5,6 @@ ImagePositionPatient, in millimetres of a frame whose axes point left, posterior
 """
 
 import math
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,15 @@ if TYPE_CHECKING:
 
 DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 _SERIES_UID, _INSTANCE = "0020|000e", "0020|0013"
+_POSITION, _ORIENTATION, _CLASS = "0020|0032", "0020|0037", "0008|0016"
+_ENHANCED = (  # classes whose files hold each frame's position in functional groups: Enhanced and Legacy Converted
+    "1.2.840.10008.5.1.4.1.1.4.1",  # MR
+    "1.2.840.10008.5.1.4.1.1.4.4",
+    "1.2.840.10008.5.1.4.1.1.2.1",  # CT
+    "1.2.840.10008.5.1.4.1.1.2.2",
+    "1.2.840.10008.5.1.4.1.1.130",  # PET
+    "1.2.840.10008.5.1.4.1.1.128.1",
+)
 _SAME_DIRECTION = 1e-3  # largest difference of direction cosines; scanners write them with 6 digits
 _UNEVEN = 0.02  # of the slice distance, beyond rounding in positions
 
@@ -34,6 +42,7 @@ class _Slice:
     axes: "np.ndarray"  # (3, 3), columns are the unit directions of x, y, z
     spacing: tuple[float, ...]  # of x, y (and z where it has several frames)
     size: tuple[int, ...]
+    placed: bool  # whether it says where its pixels lie; otherwise origin and axes are GDCM's inventions
 
     @property
     def height(self) -> float:
@@ -70,30 +79,53 @@ def read_series(folder: Path) -> "nib.Nifti1Image":
     Returns:
         (X, Y, Z) float32 voxels with each slice's rescaling applied, on the series' own grid, the affine to RAS
         millimetres. Nothing else of the DICOM headers, so no name of a patient; its file name is the folder's.
-
-    Warns:
-        UserWarning: instance numbers have gaps, so that slices may be missing at an end.
+        `extra["doubts"]` says what is doubtful, which `transforms.nifti.read_nifti` adds to its warning: gaps in the
+        instance numbers, so that slices may be missing at an end; one file that does not say where it lies, whose
+        affine is then that of a NIfTI header without form codes (LAS), its rows turned as if it were axial.
 
     Raises:
-        UserError: no or several series, unreadable, colour or unlike slices, some missing or at one position.
+        UserError: no or several series, unreadable, colour or unlike slices, some missing or at one position, several
+            that do not say where they lie.
     """
     import nibabel as nib
     import numpy as np
 
     slices = [_header(path) for path in sorted(folder.iterdir()) if _is_dicom(path)]
     slices = _one_series(slices, folder)
+    if not all(piece.placed for piece in slices):
+        return _without_place(slices, folder)
     step = _step(slices, folder)
-    _warn_of_gaps(slices, folder)
     voxels = np.concatenate([_pixels(piece) for piece in slices], axis=2)  # (X, Y, Z)
     first = slices[0]
     affine = np.eye(4)
     affine[:3, :3] = np.column_stack([first.axes[:, 0] * first.spacing[0], first.axes[:, 1] * first.spacing[1], step])
     affine[:3, 3] = first.origin
     image = nib.Nifti1Image(voxels, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
-    image.header.set_xyzt_units("mm")
     image.set_sform(image.affine, code="scanner")
     image.set_qform(image.affine, code="scanner", strip_shears=True)
-    image.file_map["image"].filename = str(folder)  # for messages
+    return _named(image, folder, _doubts_of_gaps(slices))
+
+
+def _without_place(slices: list[_Slice], folder: Path) -> "nib.Nifti1Image":
+    """Read the one file that does not say where it lies, as NIfTI has such volumes: no form codes."""
+    import nibabel as nib
+
+    tags = "ImagePositionPatient and ImageOrientationPatient"
+    if len(slices) > 1:
+        where = next(piece for piece in slices if not piece.placed).path.name
+        raise UserError(f"{folder}: {where} does not say where it lies ({tags}); export the series again with them")
+    first = slices[0]
+    image = nib.Nifti1Image(_pixels(first)[:, ::-1], None)  # rows run to the back in DICOM, to the front in LAS
+    image.header.set_zooms(first.spacing)
+    image = nib.Nifti1Image(image.dataobj, image.header.get_base_affine(), image.header)
+    return _named(image, folder, [f"its DICOM header does not say where the slice lies ({tags})"])
+
+
+def _named(image: "nib.Nifti1Image", folder: Path, doubts: list[str]) -> "nib.Nifti1Image":
+    """Return the image with its unit, with the folder's name for messages, and with what is doubtful."""
+    image.header.set_xyzt_units("mm")
+    image.file_map["image"].filename = str(folder)
+    image.extra["doubts"] = doubts
     return image
 
 
@@ -126,6 +158,8 @@ def _header(path: Path) -> _Slice:
         axes=axes,
         spacing=reader.GetSpacing(),
         size=size,
+        placed={_POSITION, _ORIENTATION} <= set(has)
+        or (_CLASS in has and reader.GetMetaData(_CLASS).strip(" \0") in _ENHANCED),
     )
 
 
@@ -163,7 +197,7 @@ def _step(slices: list[_Slice], folder: Path) -> "np.ndarray":
     usual = float(np.median(gaps))
     if gaps.min() < 1e-3:
         raise UserError(
-            f"{folder}: several images at one position (echoes, time points, or no positions at all); "
+            f"{folder}: several images at one position (echoes or time points); "
             "put one volume's slices in a folder of their own"
         )
     wide = int(np.argmax(np.abs(gaps - usual)))
@@ -187,10 +221,10 @@ def _step(slices: list[_Slice], folder: Path) -> "np.ndarray":
     return step
 
 
-def _warn_of_gaps(slices: list[_Slice], folder: Path) -> None:
+def _doubts_of_gaps(slices: list[_Slice]) -> list[str]:
     numbers = sorted(int(piece.instance) for piece in slices if piece.instance.isdecimal())
-    if len(slices) > 1 and len(numbers) == len(slices) and numbers[-1] - numbers[0] + 1 != len(numbers):
-        warnings.warn(f"{folder}: its instance numbers have gaps; slices may be missing at an end", stacklevel=3)
+    gaps = len(slices) > 1 and len(numbers) == len(slices) and numbers[-1] - numbers[0] + 1 != len(numbers)
+    return ["its instance numbers have gaps; slices may be missing at an end"] if gaps else []
 
 
 def _pixels(piece: _Slice) -> "np.ndarray":

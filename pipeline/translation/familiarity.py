@@ -5,7 +5,6 @@ looks like a scan. What a volume is like is compared with the training cohort's 
 The thresholds are wide: a warning that comes with every volume is not read. Silence is no promise.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 
 from pipeline.data.likeness import quantile_distance, volume_likeness
@@ -70,18 +69,15 @@ def require_likeness(model: TranslationModel, to: str) -> None:
 
 def compare_with_cohort(
     name: str, data: Mapping[str, object], model: TranslationModel, to: str, *, strict: bool = False
-) -> None:
-    """Warn of a volume that is unlike the model's training cohort.
+) -> list[str]:
+    """Return what makes a volume doubtful to a model, as `doubts` does; nothing where the model keeps no likeness.
 
     Args:
         name: Of the volume, for the message.
         data: What the model's chain made of it.
-        model: What is to translate it; one that keeps no likeness says nothing.
+        model: What is to translate it.
         to: The contrast it makes.
         strict: Whether to refuse instead.
-
-    Warns:
-        UserWarning: a line for each doubt.
 
     Raises:
         UserError: `strict`, and there is a doubt, or nothing to compare with.
@@ -91,7 +87,7 @@ def compare_with_cohort(
     source, settings = model.source(to), model.settings
     axis, size = settings["axis"], settings["size"]
     if "likeness" not in model.facts.get(source, {}):
-        return
+        return []
     volume = volume_likeness(data, axis, size)
     if volume is None:
         found = ["shows too little of a head to be compared with the training cohort"]
@@ -101,8 +97,7 @@ def compare_with_cohort(
         found = doubts(volume, model.facts, source, to, axis=axis, grid_mm=grid_mm, larger=larger)
     if found and strict:
         raise UserError(f"{name}: {'; '.join(found)} (--strict)")
-    for doubt in found:
-        warnings.warn(f"{name}: {doubt}", stacklevel=3)
+    return found
 
 
 def _of_intensities(volume: Mapping, expected: Mapping, other: Mapping | None, source: str, to: str) -> list[str]:

@@ -4,6 +4,7 @@ import math
 import os
 import sys
 import tempfile
+from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,6 +70,7 @@ def plan(inputs: list[Path], out: Path) -> list[Job]:
     Raises:
         UserError: the only folder holds no volumes, OUT does not fit IN, or a source would be overwritten.
     """
+    _require_name(out)
     one = len(inputs) == 1 and (not is_folder(inputs[0]) or holds_dicom(inputs[0]))
     if one and _is_volume(out, WRITABLE) and not is_folder(out):
         jobs = [Job(inputs[0], out)]
@@ -88,6 +90,23 @@ def plan(inputs: list[Path], out: Path) -> list[Job]:
         if real(job.target) in sources:
             raise UserError(f"{job.target}: OUT would overwrite a source; choose another folder")
     return jobs
+
+
+def given_path(text: str) -> Path:
+    """Return a path from the command line, for `argparse`'s `type`.
+
+    Raises:
+        ArgumentTypeError: the text is empty, as of a shell variable that is not set; `Path` would take it for ".".
+    """
+    if not text.strip():
+        raise ArgumentTypeError("an empty path; is a variable of the shell not set? The folder you are in is .")
+    return Path(text)
+
+
+def _require_name(out: Path) -> None:
+    """Refuse a pair's name as OUT, which would become a folder."""
+    if out.suffix.lower() in PAIR_SUFFIXES and not is_folder(out):
+        raise UserError(f"{out}: volumes are written as .nii or .nii.gz, not as pairs; choose such a name, or a folder")
 
 
 def real(path: Path) -> Path:
@@ -225,8 +244,11 @@ def is_whole(path: Path) -> bool:
         return False
     import nibabel as nib  # slow, and needed only where there is something to look at
 
+    from transforms.nifti_log import nibabel_silent
+
     try:
-        image = nib.load(path)
+        with nibabel_silent():
+            image = nib.load(path)
         voxels = image.dataobj
         wanted = voxels.offset + voxels.dtype.itemsize * math.prod(image.shape)
         if not path.name.lower().endswith(".gz"):

@@ -1,8 +1,8 @@
 """One volume through a translation model: the preprocessing chain, the network, and the chain's way back."""
 
 import warnings
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from pipeline.errors import UserError, first_cause
 from pipeline.translation.familiarity import compare_with_cohort
 from pipeline.translation.model import Run, TranslationModel, eagerly
 from pipeline.translation.volume import image_like
-from transforms.nifti import read_nifti
+from transforms.nifti import name_of, read_with_doubts
 from transforms.presets import slice_chain
 from transforms.slices import slices_with_content
 
@@ -78,42 +78,58 @@ def translate_volume(
         A NIfTI image with the source's shape, affine, units and forms.
 
     Warns:
-        UserWarning: what `read_nifti` finds doubtful; a volume one voxel thick or with slices smaller than the stride;
-            what is unlike the model's training cohort (`pipeline.translation.familiarity`).
+        UserWarning: once, with all that is doubtful: what `read_nifti` names; a volume one voxel thick or with slices
+            smaller than the stride; what is unlike the model's training cohort (`pipeline.translation.familiarity`).
 
     Raises:
         UserError: the volume cannot be used, or the network fails on it; one line that names it.
     """
-    opened = open_volume(source, model, to, strict=strict)
+    with one_warning(name_of(source)) as doubts:
+        opened = open_volume(source, model, to, doubts, strict=strict)
     translated = opened.through(model.translators[to], opened.slices, model, batch_size)
     return _as_image(translated, opened.way_back, model, to, keep_text=keep_header_text)
+
+
+@contextmanager
+def one_warning(name: str) -> Iterator[list[str]]:
+    """Yield a list for all that is doubtful about a volume, and warn of it once, by name, when the block is done.
+
+    Where the block raises, that one line is what is said of the volume.
+    """
+    doubts: list[str] = []
+    yield doubts
+    if doubts:
+        warnings.warn(f"{name}: {'; '.join(dict.fromkeys(doubts))}", stacklevel=4)
 
 
 def open_volume(
     source: str | Path | SpatialImage,
     model: TranslationModel,
     to: str,
+    doubts: list[str],
     *,
     strict: bool = False,
     likeness: bool = True,
 ) -> OpenedVolume:
-    """Read a volume and prepare it for a model; arguments, warnings and errors as in `translate_volume`.
+    """Read a volume and prepare it for a model; arguments and errors as in `translate_volume`.
 
-    Without `likeness` it is not compared with the model's training cohort.
+    What is doubtful is added to `doubts`. Without `likeness` it is not compared with the model's training cohort.
     """
-    name = str(source) if isinstance(source, str | Path) else source.get_filename() or "the image"
+    name = name_of(source)
     try:
-        array, affine, header = read_nifti(source)
+        array, affine, header, found = read_with_doubts(source)
     except ValueError as error:
         raise UserError(str(error)) from error
+    doubts += found
     chain = slice_chain(**model.settings, stride=model.stride, load=False)
     try:
         data = chain({"image": array, "image_affine": affine})
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"{name}: {first_cause(error)}") from error
-    _warn_of_small(name, array.shape, data["image_before_fit"], model.stride)
+        also = f" (doubtful before: {'; '.join(found)})" if found else ""
+        raise UserError(f"{name}: {first_cause(error)}{also}") from error
+    doubts += _doubts_of_size(array.shape, data["image_before_fit"], model.stride)
     if likeness:
-        compare_with_cohort(name, data, model, to, strict=strict)
+        doubts += compare_with_cohort(name, data, model, to, strict=strict)
     return OpenedVolume(name, data["image"], data["image_foreground"], {**data, "image_header": header})
 
 
@@ -148,16 +164,16 @@ def _as_image(
     return image_like(voxels, affine, header, integer=facts["integer"], description=description, keep_text=keep_text)
 
 
-def _warn_of_small(name: str, shape: tuple[int, ...], slice_shape: tuple[int, int], stride: int) -> None:
-    """Warn of a volume in which a network sees little of a head."""
+def _doubts_of_size(shape: tuple[int, ...], slice_shape: tuple[int, int], stride: int) -> list[str]:
+    """Say where a network sees little of a head."""
     if min(shape) == 1:
         said = f"is one voxel thick ({'×'.join(str(length) for length in shape)})"
     elif min(slice_shape) < stride:
         height, width = slice_shape
         said = f"has slices of {height}×{width} pixels, smaller than the network's stride of {stride}"
     else:
-        return
-    warnings.warn(f"{name}: {said}; look at the result with care", stacklevel=4)
+        return []
+    return [f"{said}, so look at the result with care"]
 
 
 def translate_slices(

@@ -13,9 +13,10 @@ from pipeline.errors import UserError
 from pipeline.translation.calibrations import Doubt, load_doubt
 from pipeline.translation.inference import CompiledForms, worth_compiling
 from pipeline.translation.model import TranslationModel
-from pipeline.translation.translator import OpenedVolume, on_source_grid, open_volume
+from pipeline.translation.translator import OpenedVolume, on_source_grid, one_warning, open_volume
 from pipeline.translation.uncertainty import features_of, fused_error
 from pipeline.translation.volume import image_like
+from transforms.nifti import name_of
 
 
 class Made(NamedTuple):
@@ -71,9 +72,21 @@ class Views:
 
         Args, warnings and errors as in `pipeline.translation.translator.translate_volume`.
         """
+        with one_warning(name_of(source)) as doubts:
+            return self._translated(source, doubts, batch_size, keep_header_text, strict)
+
+    def _translated(
+        self,
+        source: str | Path | SpatialImage,
+        doubts: list[str],
+        batch_size: int,
+        keep_header_text: bool,
+        strict: bool,
+    ) -> Made:
+        """Translate as `translate` does, and add what is doubtful about the volume to `doubts`."""
         voxels, errors = [], []
         for index, model in enumerate(self.models):
-            opened = open_volume(source, model, self.to, strict=strict, likeness=index == 0)
+            opened = open_volume(source, model, self.to, doubts, strict=strict, likeness=index == 0)
             network = model.translators[self.to]
             translated = opened.through(network, opened.slices, model, batch_size)
             low, high = (model.facts[self.to][name] for name in ("low", "high"))

@@ -99,12 +99,6 @@ def write_volume(image: nib.Nifti1Image, path: Path) -> None:
     atomic_write(path, write)
 
 
-def share_of_zeros(path: Path) -> float:
-    """Return the share of a file's stored voxels, in [0, 1], that are exactly zero after scaling."""
-    voxels = np.asanyarray(nib.load(path).dataobj)
-    return 1 - float(np.count_nonzero(voxels)) / voxels.size
-
-
 def _voxels(data: np.ndarray, integer: bool) -> np.ndarray:
     """Return the voxels in the type that they are stored in."""
     if integer:

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from negative_model import files_in, negative_model, volume_at
+from volume_cases_doubtful import DOUBTFUL
 
 import pipeline.translation.model
 import pipeline.translation.volume
@@ -246,6 +247,22 @@ def test_the_link_to_the_source_holds_where_out_is_reached_through_a_link(tmp_pa
     assert run("-i", root, "-o", tmp_path / "out") == 0
     described = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
     assert (tmp_path / "disk" / "deep" / described["DatasetLinks"]["source"]).resolve() == root.resolve()
+
+
+OF_NIFTI = [case for case in DOUBTFUL if "Analyze" not in case.says[0] and ".mat" not in case.name]
+
+
+@pytest.mark.parametrize("case", OF_NIFTI, ids=lambda case: case.name)
+def test_doubtful_volumes_are_translated_and_the_skull_is_judged_from_what_was_read(tmp_path, model, capsys, case):
+    path = case.write(tmp_path / "given")
+    root = data_set(tmp_path / "heads")
+    anat = root / "sub-01" / "anat"
+    anat.mkdir(parents=True)
+    source = path.rename(anat / path.name.replace("head", "sub-01_T1w"))
+    assert run("-i", root, "-o", tmp_path / "out", "--quiet") == 0
+    first, *_ = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"warning: {source}: ") and all(part in first for part in case.says)
+    assert isinstance(sidecar(tmp_path / "out", MADE[0])["SkullStripped"], bool)
 
 
 @pytest.mark.parametrize("long", ["-i", "-o"])

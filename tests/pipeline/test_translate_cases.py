@@ -1,6 +1,7 @@
 """Every case of `tests/volume_cases*.py` through the real command: exit code, message, leftovers, geometry."""
 
 import gzip
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -9,8 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from raw_affine import check_raw_affine, content_of
 from torch import nn
-from volume_cases import SLOPE, affine_of, head
+from volume_cases import SLOPE, head
 from volume_cases_bad import BAD, CANNOT_BE_ROOT
 from volume_cases_doubtful import DOUBTFUL
 from volume_cases_good import GOOD
@@ -19,7 +21,8 @@ import pipeline.translation.model
 from pipeline.translate import main
 from pipeline.translation.model import TranslationModel
 
-VALUES_CHANGE = ("NaN voxels", "infinite voxels", "a float64 voxel beyond float32")
+VALUES_CHANGE = ("NaN voxels", "infinite voxels", "a float64 voxel beyond float32", "a float32 voxel of 3e38")
+BEYOND_NIBABEL = ("intercept", "code", "qfac")  # which it refuses, or mends in another way
 PAIR = (".hdr", ".IMG")
 KEPT = (
     "dim", "dim_info", "pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
@@ -50,7 +53,13 @@ def use(monkeypatch):
 
 
 def translate(*arguments) -> int:
-    return main([*map(str, arguments), "--model", "any", "--to", "T2"])
+    """Run the command as outside of pytest, whose handlers keep from the terminal what libraries log."""
+    root = logging.getLogger()
+    handlers, root.handlers = root.handlers, []
+    try:
+        return main([*map(str, arguments), "--model", "any", "--to", "T2"])
+    finally:
+        root.handlers = handlers
 
 
 def everything_below(folder: Path) -> set[str]:
@@ -127,9 +136,9 @@ def test_doubtful_volumes_are_translated_with_one_warning(tmp_path, use, capfd, 
     assert lines[0].count(str(path)) == 1 and ".py" not in lines[0]
     assert all(part in lines[0] for part in case.says), lines[0]
     result = load(next((tmp_path / "out").iterdir()))
-    if "intercept" in case.name:  # nibabel refuses these
-        assert np.array_equal(result.affine, affine_of().astype(np.float32))
-    else:
+    if path.suffix not in PAIR:
+        check_raw_affine(content_of(path), content_of(next((tmp_path / "out").iterdir())))
+    if not any(word in case.name for word in BEYOND_NIBABEL):
         check_geometry(load(path), result)
     if case.name not in VALUES_CHANGE:
         check_places(head(shape=result.shape) if "byte 0" in case.name else load_voxels(path), result.get_fdata())

@@ -152,8 +152,14 @@ def test_an_outlier_does_not_move_the_range(scans):
 
 def test_percentiles_that_coincide_are_an_error_with_a_remedy():
     volume = np.array([3.0] * 99 + [8.0]).reshape(-1, 1, 1)
-    with pytest.raises(ValueError, match=r"percentiles 1 and 50 .* are both 3; widen preprocess.percentiles"):
+    with pytest.raises(ValueError, match=r"percentiles 1 and 50 of .* \(100 voxels\) are both 3, .*; give a scan"):
         percentile_range(volume, np.ones(volume.shape, bool), 1, 50)
+
+
+def test_percentiles_too_close_to_be_scaled_by_in_float32_count_as_one():
+    volume = np.array([-1.0, 0, 1e-40], np.float32).reshape(-1, 1, 1)
+    with pytest.raises(ValueError, match=r"\(2 voxels\) are both 0, so nothing is to be seen"):
+        percentile_range(volume, volume >= 0, 0, 100)
 
 
 def test_the_range_becomes_minus_one_to_one_and_the_rest_is_clipped():

@@ -1,12 +1,18 @@
 import gzip
+import tracemalloc
 import warnings
+from threading import Thread
+from types import SimpleNamespace
 
 import ixi_like
 import nibabel as nib
 import numpy as np
+import psutil
 import pytest
+from nibabel import imageglobals
 
 from transforms.nifti import read_nifti
+from transforms.nifti_log import nibabel_silent
 
 
 @pytest.fixture
@@ -203,3 +209,61 @@ def test_affines_that_place_nothing_are_refused(tmp_path, rows, message):
     (tmp_path / "x.nii").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_nifti(tmp_path / "x.nii")
+
+
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz", "x.hdr"])
+def test_a_volume_beyond_the_free_memory_is_refused_before_it_is_read(tmp_path, monkeypatch, name):
+    image = image_of(np.arange(100**3, dtype=np.float64).reshape(100, 100, 100))
+    path = saved(nib.Nifti1Pair(image.dataobj, image.affine) if name == "x.hdr" else image, tmp_path / name)
+    free = SimpleNamespace(available=10_000_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    tracemalloc.start()
+    with pytest.raises(
+        ValueError, match=r"100×100×100 voxels need 0\.0[12]\d* GB and 0\.01 GB are free; crop it"
+    ) as caught:
+        read_nifti(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000 and name in str(caught.value)
+    free.available = 30_000_000
+    assert read_nifti(path)[0].max() == 999_999
+
+
+def test_reading_takes_no_more_memory_than_was_asked_for(tmp_path):
+    shape = (64, 64, 64)
+    path = saved(image_of(ramp(shape).astype(np.int16)), tmp_path / "x.nii.gz")
+    tracemalloc.start()
+    read_nifti(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < (2 * 2 + 4) * np.prod(shape) * 1.2  # the file, what nibabel takes of it, float32
+
+
+@pytest.mark.parametrize("endianness", "<>")
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_a_form_of_an_unknown_code_counts_whatever_the_format(tmp_path, kind, endianness):
+    image = kind(ramp(), np.diag([-2.0, 3.0, 4.0, 1.0]), kind.header_class(endianness=endianness))
+    content = bytearray(image.to_bytes())
+    fields = kind.header_class.template_dtype.newbyteorder(endianness)
+    header = np.frombuffer(memoryview(content)[: fields.itemsize], fields)
+    header["sform_code"], header["qform_code"], header["pixdim"][:, 1:4] = 300, 0, (2, 3, 4)
+    (tmp_path / "x.nii").write_bytes(content)
+    with pytest.warns(UserWarning, match=r"x\.nii: its sform code is 300, which NIfTI does not know; taken as 2 .*\)$"):
+        _, affine, read = read_nifti(tmp_path / "x.nii")
+    assert np.array_equal(affine, image.affine) and int(read["sform_code"]) == 2
+
+
+def test_some_bytes_behind_the_voxels_do_not_matter(tmp_path):
+    (tmp_path / "x.nii").write_bytes(image_of(ramp()).to_bytes() + bytes(5000))
+    assert np.array_equal(read_nifti(tmp_path / "x.nii")[0], ramp())
+
+
+def test_nibabels_log_is_kept_back_in_this_thread_and_this_block_alone(caplog):
+    log = imageglobals.logger
+    with nibabel_silent():
+        log.warning("here")
+        other = Thread(target=lambda: log.warning("elsewhere"))
+        other.start()
+        other.join()
+    log.warning("afterwards")
+    assert [record.message for record in caplog.records] == ["elsewhere", "afterwards"]

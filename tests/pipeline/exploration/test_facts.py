@@ -82,6 +82,14 @@ def test_voxels_that_are_no_numbers_are_counted_by_kind(tmp_path):
     assert str(tmp_path) not in facts.warning
 
 
+def test_a_header_that_only_nibabel_minds_is_no_failure(tmp_path):
+    content = bytearray(nib.Nifti1Image(head(), np.eye(4)).to_bytes())
+    content[112:120] = np.array([2, np.nan], np.float32).tobytes()  # scl_slope, scl_inter
+    (tmp_path / "a.nii").write_bytes(content)
+    facts = look(tmp_path / "a.nii")
+    assert (facts.stored_as, facts.warning) == ("unknown", "its intercept is nan, taken as 0")
+
+
 def test_the_checksum_is_of_voxels_not_of_files(tmp_path):
     voxels = head()
     first = look(save(tmp_path / "a.nii.gz", voxels)).checksum

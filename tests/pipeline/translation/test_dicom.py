@@ -13,6 +13,7 @@ from negative_model import files_in, run, volume_at
 
 from pipeline.errors import UserError
 from pipeline.translation.dicom import holds_dicom, read_series
+from transforms.nifti import read_nifti
 
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 PATIENT = "Doe^Jane"
@@ -199,8 +200,9 @@ def test_slices_that_lie_unevenly_at_one_place_or_at_angles_are_refused(tmp_path
 def test_gaps_in_the_numbering_warn(tmp_path):
     for path in write_dicom(tmp_path / "series", head())[::2]:
         path.unlink()
-    with pytest.warns(UserWarning, match="series: its instance numbers have gaps"):
-        read_series(tmp_path / "series")
+    read = read_series(tmp_path / "series")
+    with pytest.warns(UserWarning, match="series: its instance numbers have gaps; slices may be missing at an end$"):
+        read_nifti(read)
 
 
 def test_a_multi_frame_file_is_a_volume(tmp_path):
@@ -211,8 +213,50 @@ def test_a_multi_frame_file_is_a_volume(tmp_path):
     (tmp_path / "series").mkdir()
     sitk.WriteImage(stack, str(tmp_path / "series" / "all.dcm"), imageIO="GDCMImageIO")
     read = read_series(tmp_path / "series")
-    assert np.array_equal(read.get_fdata().transpose(2, 1, 0), voxels)
+    assert np.array_equal(read.get_fdata()[:, ::-1].transpose(2, 1, 0), voxels)  # it has no position: LAS is assumed
     assert np.allclose(np.abs(np.diag(read.affine))[:2], (2, 3))
+
+
+def write_without_place(folder: Path, count: int = 1) -> Path:
+    """Write the first slices of a head without the elements that say where they lie."""
+    for number, path in enumerate(sorted(write_dicom(folder, head()))):
+        content = path.read_bytes()
+        for element in (b"\x20\0\x32\0", b"\x20\0\x37\0"):
+            start = content.index(element)
+            size = int.from_bytes(content[start + 4 : start + 8], "little")  # implicit VR
+            content = content[:start] + content[start + 8 + size :]
+        path.write_bytes(content)
+        if number >= count:
+            path.unlink()
+    return folder
+
+
+def test_a_slice_without_a_position_is_no_volume_in_the_scanners_frame_and_says_so_once(tmp_path, model, capsys):
+    folder = write_without_place(tmp_path / "slice")
+    assert run("-i", folder, "-o", tmp_path / "made.nii", "--quiet") == 0
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {folder}: its DICOM header does not say where the slice lies (ImagePositionP")
+    assert "check left and right" in line and "one voxel thick" in line
+    made = nib.load(tmp_path / "made.nii")
+    assert (int(made.header["sform_code"]), int(made.header["qform_code"])) == (0, 0)
+    assert nib.aff2axcodes(made.affine) == ("L", "A", "S")
+    source = np.asarray(head().dataobj)[:, ::-1, 0].astype(float)  # rows run to the back in the file
+    translated = np.asarray(made.dataobj).squeeze()
+    bright = source > 0.3 * source.max()
+    assert np.corrcoef(translated[bright], source[bright])[0, 1] < -0.99
+
+
+def test_several_slices_without_positions_are_refused_by_the_tags_that_are_missing(tmp_path):
+    folder = write_without_place(tmp_path / "slices", count=3)
+    with pytest.raises(UserError, match=r"0\.dcm does not say where it lies \(ImagePositionPatient and .*; export the"):
+        read_series(folder)
+
+
+def test_a_single_dicom_file_is_told_to_give_its_folder(tmp_path, model, capsys):
+    [path, *_] = write_dicom(tmp_path / "series", head())
+    assert run("-i", path, "-o", tmp_path / "made.nii", "--quiet") == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}: ") and "to translate its series give its folder" in line
 
 
 def test_other_files_are_not_taken_for_dicom(tmp_path):

@@ -176,7 +176,7 @@ def test_strict_refuses_them_in_one_line_and_translates_the_others(tmp_path, mod
     assert files_in(tmp_path / "out") == ["right.nii.gz"]
 
 
-def test_thick_slices_and_half_a_head_are_said_each(tmp_path, model, capsys):
+def test_thick_slices_and_half_a_head_are_said_each_in_one_line_for_a_file(tmp_path, model, capsys):
     thick, half = np.array(AFFINE), scan("T1")[:, :, :15]
     thick[2, 2] *= 4
     thick[2, 3] += 10
@@ -185,9 +185,10 @@ def test_thick_slices_and_half_a_head_are_said_each(tmp_path, model, capsys):
         write_scan(tmp_path / "half.nii", half),
     ]
     assert run("-i", *sources, "-o", tmp_path / "out", "--quiet") == 0
-    said = capsys.readouterr().err
-    assert f"warning: {sources[0]}: spacing 19.2 mm through plane, trained on 4.8 mm\n" in said
-    assert f"warning: {sources[1]}: shows 67 mm of head from bottom to top, trained on 1" in said
+    of_thick, of_half = capsys.readouterr().err.splitlines()
+    assert of_thick == f"warning: {sources[0]}: spacing 19.2 mm through plane, trained on 4.8 mm"
+    assert of_half.startswith(f"warning: {sources[1]}: the intensities deep in the head are unlike")
+    assert "; shows 67 mm of head from bottom to top, trained on 1" in of_half
 
 
 def test_a_volume_with_next_to_no_head_is_said_to_be_beyond_comparison(model):

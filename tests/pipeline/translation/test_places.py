@@ -1,15 +1,19 @@
 """Where translations go: never outside OUT, one for every name, whatever links and dots the names hold."""
 
+import logging
 import os
+from argparse import ArgumentParser
 from pathlib import Path
 
+import numpy as np
 import pytest
+from volume_cases import PIXDIM, patched
 
 from pipeline.errors import UserError
 from pipeline.files import is_file
 from pipeline.translation import places
 from pipeline.translation.jobs import Job
-from pipeline.translation.places import plan
+from pipeline.translation.places import given_path, is_whole, plan
 
 
 def touched(path: Path) -> Path:
@@ -52,3 +56,29 @@ def test_a_name_too_long_is_no_file():
         "a.nii",
     ]
     assert not os.path.lexists("o" * 300)
+
+
+@pytest.mark.parametrize("name", ["x.hdr", "x.IMG"])
+def test_a_pair_as_out_is_refused_and_no_folder_of_that_name(tmp_path, name):
+    source = touched(tmp_path / "a.nii")
+    with pytest.raises(UserError, match=rf"{name}: volumes are written as \.nii or \.nii\.gz, not as pairs"):
+        plan([source], tmp_path / name)
+    (tmp_path / name).mkdir()
+    assert [job.target for job in plan([source], tmp_path / name)] == [tmp_path / name / "a.nii"]
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_empty_path_is_not_the_folder_one_is_in(text, capsys):
+    door = ArgumentParser()
+    door.add_argument("-i", nargs="+", type=given_path)
+    assert door.parse_args(["-i", ".", "a b"]).i == [Path(), Path("a b")]
+    with pytest.raises(SystemExit):
+        door.parse_args(["-i", text])
+    assert "argument -i: an empty path; is a variable of the shell not set?" in capsys.readouterr().err
+
+
+def test_a_file_whose_header_nibabel_would_mend_is_looked_at_without_a_word(tmp_path, capsys, monkeypatch):
+    content = patched({PIXDIM + 4: np.float32(0)})
+    (tmp_path / "a.nii").write_bytes(content)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as outside of pytest
+    assert is_whole(tmp_path / "a.nii") and capsys.readouterr() == ("", "")

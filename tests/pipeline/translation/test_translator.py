@@ -164,9 +164,12 @@ def test_a_bad_volume_is_one_line_with_its_name(tmp_path):
     nearly_flat = np.zeros((20, 20, 20), np.float32)
     nearly_flat[5:15, 5:15, 5:15] = 1
     nib.save(nib.Nifti1Image(nearly_flat, np.eye(4)), tmp_path / "flat.nii")
-    with pytest.raises(UserError, match=r"flat\.nii: percentiles 0 and 100 of the foreground are both 1") as caught:
+    with pytest.raises(UserError, match=r"flat\.nii: percentiles 0 and 100 .* \(1,000 voxels\) are both 1,") as caught:
         translate_volume(tmp_path / "flat.nii", model_of(nn.Identity()), "T2")
     assert "\n" not in str(caught.value) and "key" not in str(caught.value)
+    nearly_flat[0] = -3e38  # what some programs fill the air with
+    with pytest.raises(UserError, match=r"both 1000, .*doubtful before: values of -3e\+38 to 1, with"):
+        translate_volume(nib.Nifti1Image(nearly_flat, np.eye(4)), model_of(nn.Identity()), "T2")
 
 
 def test_a_network_that_diverged_is_reported():

@@ -109,6 +109,19 @@ def test_three_views_become_one_volume(tmp_path, command):
     assert nib.load(tmp_path / "out_uncertainty.nii").get_fdata().max() > 0
 
 
+def test_what_several_views_find_doubtful_is_one_warning(tmp_path, command, capsys):
+    image = ixi_like.ixi_t1(scale=8).slicer[:, :7, :6]
+    image.header.set_slope_inter(1, 0)
+    content = bytearray(image.to_bytes())
+    content[112:116] = np.float32(np.nan).tobytes()  # scl_slope
+    (tmp_path / "a.nii").write_bytes(content)
+    views = ("--model", "axial", "coronal", "--views", "axial,coronal")
+    assert command("-i", tmp_path / "a.nii", "-o", tmp_path / "out.nii", *views) == 0
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {tmp_path / 'a.nii'}: its slope is nan")
+    assert line.count("its slope is nan") == 1 and line.count("smaller than the network's stride") == 2
+
+
 def test_no_map_falls_on_another_volume_or_on_a_source(tmp_path, command, capsys):
     for name in ("a", "a_uncertainty"):
         volume_at(tmp_path / "in" / f"{name}.nii.gz")
