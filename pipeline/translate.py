@@ -181,8 +181,7 @@ def main(argv: list[str] | None = None) -> int:
         jobs = _dataset_jobs(derivative, arguments)
     else:
         jobs = plan(inputs, arguments.output)
-    if arguments.uncertainty:
-        plan_maps(jobs, bids=arguments.bids)
+    plan_maps(jobs, bids=arguments.bids, wanted=arguments.uncertainty)
     require_own_place(arguments.summary, jobs, arguments.input_list)
     if arguments.dry_run:
         to_do(jobs, overwrite=arguments.overwrite)
@@ -204,8 +203,9 @@ def main(argv: list[str] | None = None) -> int:
     code = 128 + stop.number if stop.number else exit_code(jobs)
     if not world.first:
         return code
+    code = _summarised(jobs, arguments, about, code, started=started, worked=bool(pending))  # a record, so first
     say_outcome(jobs, quiet=arguments.quiet, stopped=stop.number != 0)
-    return _summarised(jobs, arguments, about, code, started=started, worked=bool(pending))
+    return code
 
 
 def _summarised(

@@ -109,7 +109,7 @@ def test_a_scan_that_fails_leaves_neither_volume_nor_sidecar(tmp_path, model, mo
     (root / SCANS[0]).write_text("hello")
     assert run("-i", root, "-o", tmp_path / "out") == 3
     assert files_in(tmp_path / "out") == sorted([*OF_THE_SET, f"{MADE[1]}.nii.gz", f"{MADE[1]}.json"])
-    monkeypatch.setattr("pipeline.translation.volume.write_volume", lambda *_: 1 / 0)
+    monkeypatch.setattr("pipeline.translation.volume.volume_writer", lambda *_: 1 / 0)
     assert run("-i", root, "-o", tmp_path / "none") == 2
     assert files_in(tmp_path / "none") == sorted(OF_THE_SET)
 
@@ -228,15 +228,33 @@ def test_the_validator_finds_no_error(tmp_path, model):
     assert subprocess.run(command, capture_output=True, timeout=120).returncode != 0
 
 
-def test_a_volume_that_could_not_be_written_again_is_not_taken_for_done(tmp_path, model, monkeypatch):
-    root, out = data_set(tmp_path / "heads", SCANS[0]), tmp_path / "out"
-    assert run("-i", root, "-o", out) == 0
+def test_what_cannot_be_made_again_stays_as_it_was(tmp_path, model, monkeypatch, capsys):
+    root, out = data_set(tmp_path / "heads", SCANS[0], SCANS[3]), tmp_path / "out"
+    assert run("-i", root, "-o", out, "--uncertainty") == 0
+    before = contents(out)
+    assert len(before) == 8
     with monkeypatch.context() as broken:
-        broken.setattr(pipeline.translation.volume, "write_volume", lambda volume, path: 1 / 0)
+        broken.setattr(pipeline.translation.volume, "volume_writer", lambda volume, path: lambda stream: 1 / 0)
         assert run("-i", root, "-o", out, "--overwrite") == 2
-    assert files_in(out) == sorted(OF_THE_SET)
+    assert contents(out) == before
+    (root / "T1w.json").write_text("{")
+    assert run("-i", root, "-o", out, "--overwrite") == 2
+    assert "T1w.json: is no JSON" in capsys.readouterr().out
+    assert contents(out) == before
+
+
+def test_an_earlier_map_and_its_sidecar_go_with_the_volume_that_they_describe(tmp_path, model):
+    root, out = data_set(tmp_path / "heads", SCANS[0]), tmp_path / "out"
+    assert run("-i", root, "-o", out, "--uncertainty") == 0
     assert run("-i", root, "-o", out) == 0
-    assert {f"{MADE[0]}.nii.gz", f"{MADE[0]}.json"} < set(files_in(out))
+    assert len(contents(out)) == 4  # skipped
+    assert run("-i", root, "-o", out, "--overwrite") == 0
+    assert [*contents(out)] == [f"{MADE[0]}.json", f"{MADE[0]}.nii.gz"]
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """The derivative's files below its subjects' folders."""
+    return {name: (out / name).read_bytes() for name in files_in(out) if name.startswith("sub-")}
 
 
 def test_the_link_to_the_source_holds_where_out_is_reached_through_a_link(tmp_path, model):
