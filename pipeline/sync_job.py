@@ -53,6 +53,7 @@ def _send_models(sender: "Sender") -> None:
         return
     from pipeline.evaluation.logged_models import log_models
     from pipeline.runs.checkpoint import load_checkpoint
+    from pipeline.translation.calibrations import published
     from pipeline.translation.model import load_model, translator_metadata
 
     try:
@@ -66,7 +67,10 @@ def _send_models(sender: "Sender") -> None:
     log_models(
         sender,
         model,
-        {to: translator_metadata(config, model.facts, to, model.stride) for to in model.translators},
+        {
+            to: translator_metadata(config, model.facts, to, model.stride) | published(folder, model, to)
+            for to in model.translators
+        },
         folder.models,
         checkpoint=f"{chosen.stem}, training stopped at step {step}",
         register_as=config.tracking.register_as,
