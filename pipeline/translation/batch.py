@@ -167,6 +167,6 @@ def write_summary(
     try:
         atomic_text(path, json.dumps(content, indent=2, default=str) + "\n")
     except UserError as error:
-        warn(f"error: {error}")
+        warn(one_line(f"error: {error}"))
         return code or EXIT_PARTLY_DONE
     return code

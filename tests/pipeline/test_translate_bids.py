@@ -1,6 +1,7 @@
 """`--bids`: which scans are taken, what stands beside their translations, and what the BIDS validator says of it."""
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -250,6 +251,14 @@ def test_an_earlier_map_and_its_sidecar_go_with_the_volume_that_they_describe(tm
     assert len(contents(out)) == 4  # skipped
     assert run("-i", root, "-o", out, "--overwrite") == 0
     assert [*contents(out)] == [f"{MADE[0]}.json", f"{MADE[0]}.nii.gz"]
+
+
+def test_sigterm_while_the_model_is_loaded_is_a_line_and_143(tmp_path, monkeypatch, capsys):
+    root = data_set(tmp_path / "heads", SCANS[0])
+    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert run("-i", root, "-o", tmp_path / "out") == 143
+    assert capsys.readouterr().err == "stopped: SIGTERM; the same command does what is left\n"
+    assert not (tmp_path / "out").exists()
 
 
 def contents(out: Path) -> dict[str, bytes]:
