@@ -219,15 +219,16 @@ def test_where_no_process_can_be_started_those_under_way_are_stopped(place, monk
     assert said.count("\n") == 1
 
 
-def test_where_nobody_reads_any_more_the_runs_under_way_are_stopped(place, monkeypatch):
+def test_an_error_nobody_expected_stops_the_runs_under_way(place, monkeypatch):
     def say(text):
         if "later" in text:
             wait_for("ready")
-            raise BrokenPipeError
+            raise ZeroDivisionError
 
     monkeypatch.setattr(sweep_jobs, "say", say)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    main([config("long1"), config("later"), "--jobs", "2"])
+    with pytest.raises(ZeroDivisionError):
+        main([config("long1"), config("later"), "--jobs", "2"])
     assert [line for line in did() if "saved" in line] == ["long1 saved 15"]
 
 
