@@ -87,7 +87,7 @@ def _attempt(stream: TextIO | None, write: Callable[[], object]) -> None:
             return
         setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
         if name == "stdout" and error.errno != errno.EPIPE:
-            warn(f"warning: standard output cannot be written ({error.strerror}); going on without it")
+            warn(f"warning: standard output cannot be written ({error.strerror or error}); going on without it")
 
 
 class _Terminal:

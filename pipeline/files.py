@@ -102,10 +102,11 @@ def _swap(coming: Mapping[Path, Path], leaving: Mapping[Path, Path]) -> None:
                 temporary.replace(path)
     except BaseException:
         for path, aside in reversed(leaving.items()):
-            with suppress(OSError):  # it had not left, or was not there
-                if path in coming and not coming[path].exists():
+            with suppress(OSError):  # what cannot be put back either is lost
+                if os.path.lexists(aside):
+                    aside.replace(path)
+                elif path in coming and not coming[path].exists():  # it is the new one, and there was none before
                     path.unlink()
-                aside.replace(path)
         raise
 
 

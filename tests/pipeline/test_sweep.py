@@ -113,7 +113,8 @@ def test_all_configurations_are_checked_before_the_first_starts(place, capsys):
     assert main(arguments) == 2
     said = capsys.readouterr().err
     assert said.count("training.epoch = 3: unknown key; the nearest valid key is training.epochs") == 2
-    assert "nowhere.yaml: No such file" in said and "no run was started" in said
+    assert "nowhere.yaml: No such file" in said and said.startswith("error: no run was started:\n")
+    assert "\\n" not in said
     assert did() == [] and not (place / "runs").exists()
 
 
