@@ -1,6 +1,8 @@
 """What every command does with its terminal: messages, tables, progress bars and exit codes."""
 
+import errno
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,19 +10,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from pipeline.errors import EXIT_BAD_INPUT, EXIT_DONE, Stopped, UserError
+from tqdm import tqdm as ProgressBar
+
+from pipeline.errors import EXIT_BAD_INPUT, Stopped, UserError
+from pipeline.interruption import Terminated, terminable
 
 
 def guarded(door: Callable[[list[str] | None], int]) -> Callable[[list[str] | None], int]:
-    """Decorate a command's `main(argv=None) -> int` so that expected endings become one line and an exit code."""
+    """Decorate a command's `main(argv=None) -> int` so that expected endings become one line and an exit code.
+
+    What becomes of its output on the terminal never decides how it ends.
+    """
 
     def main(argv: list[str] | None = None) -> int:
         try:
-            return door(argv)
+            with terminable():
+                return door(argv)
         except UserError as error:
-            warn(f"error: {error}")
+            warn(f"error: {_lines(str(error))}")
             return EXIT_BAD_INPUT
         except Stopped as stop:
+            warn(f"stopped: {_lines(str(stop))}")
+            return stop.exit_code
+        except Terminated as stop:
             warn(f"stopped: {stop}")
             return stop.exit_code
         except KeyboardInterrupt:
@@ -28,9 +40,9 @@ def guarded(door: Callable[[list[str] | None], int]) -> Callable[[list[str] | No
             return 130
         except SystemExit as leaving:  # argparse ends `--help` and usage errors this way
             return leaving.code if isinstance(leaving.code, int) else EXIT_BAD_INPUT
-        except BrokenPipeError:  # the reader of our output (`| head`) has left
-            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  (kept open: the interpreter flushes it at exit)
-            return EXIT_DONE
+        finally:
+            for stream in (sys.stdout, sys.stderr):  # what others, as argparse, have written: not left to the exit
+                _attempt(stream, lambda stream=stream: stream.flush())
 
     main.__doc__ = door.__doc__
     return main
@@ -46,13 +58,52 @@ def warn(text: str) -> None:
     _print(text, sys.stderr)
 
 
-def _print(text: str, stream: TextIO) -> None:
+def _print(text: str, stream: TextIO | None) -> None:
     """Print a line, with escapes for what the terminal's encoding or a file's odd name cannot show."""
+
+    def attempt() -> None:
+        try:
+            print(text, file=stream, flush=True)
+        except UnicodeEncodeError:
+            encoding = stream.encoding or "ascii"
+            print(text.encode(encoding, errors="backslashreplace").decode(encoding), file=stream, flush=True)
+
+    _attempt(stream, attempt)
+
+
+def _attempt(stream: TextIO | None, write: Callable[[], object]) -> None:
+    """Write to standard output or error; where that fails, go on without it: what is worked on counts, not its telling.
+
+    The reader (`| head`) may have left, the disk that it is redirected to may be full.
+    """
+    if stream is None or getattr(stream, "closed", False):
+        return
     try:
-        print(text, file=stream, flush=True)
-    except UnicodeEncodeError:
-        encoding = stream.encoding or "ascii"
-        print(text.encode(encoding, errors="backslashreplace").decode(encoding), file=stream, flush=True)
+        write()
+    except OSError as error:
+        # whatever it still holds would fail again at the interpreter's exit; what takes its place stays open till then
+        name = next((name for name in ("stdout", "stderr") if getattr(sys, name) is stream), None)
+        if name is None:
+            return
+        setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+        if name == "stdout" and error.errno != errno.EPIPE:
+            warn(f"warning: standard output cannot be written ({error.strerror or error}); going on without it")
+
+
+class _Terminal:
+    """Standard error for a progress bar: what cannot be written to it is left out."""
+
+    def __init__(self, stream: TextIO | None):
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> object:  # encoding, isatty, fileno
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> None:
+        _attempt(self.stream, lambda: self.stream.write(text))
+
+    def flush(self) -> None:
+        _attempt(self.stream, lambda: self.stream.flush())
 
 
 @contextmanager
@@ -64,12 +115,27 @@ def warnings_as_lines() -> Iterator[None]:
             yield
         finally:
             for text in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, UserWarning)):
-                warn(f"warning: {' '.join(text.split())}")
+                warn(f"warning: {on_one_line(text)}")
 
 
 def one_line(text: str) -> str:
     """Return a text with line ends, tabs and terminal codes (file names may hold them) written out, as `\\n`."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def on_one_line(text: str, *paths: Path) -> str:
+    """Return a message of several lines as one; blanks in a line stay, for they may be a file name's.
+
+    The names of `paths` in it may have line ends themselves: these are written out.
+    """
+    for path in paths:
+        text = text.replace(str(path), one_line(str(path)))
+    return one_line(re.sub(r"\s*\n\s*", " ", text.strip()))
+
+
+def _lines(text: str) -> str:
+    """Write out terminal codes, and line ends but for those before two blanks, with which our own lists are made."""
+    return "\n  ".join(one_line(line) for line in text.split("\n  "))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -89,7 +155,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def progress(items: Iterable, *, total: int | None = None, title: str = "", unit: str = "it", quiet: bool = False):
-    """Iterate with a progress bar and an estimate of the time left (tqdm); silent when `quiet`."""
-    from tqdm import tqdm
+    """Iterate with a progress bar and an estimate of the time left; silent when `quiet`."""
+    return bar(items, total=total, desc=title, unit=unit, disable=quiet)
 
-    return tqdm(items, total=total, desc=title, unit=unit, disable=quiet, dynamic_ncols=True, mininterval=0.5)
+
+def bar(items: Iterable | None = None, **options: object) -> ProgressBar:
+    """Return a progress bar on standard error, whose troubles it survives; `options` are tqdm's own."""
+    disabled = bool(options.pop("disable", False)) or sys.stderr is None
+    return ProgressBar(
+        items, file=_Terminal(sys.stderr), disable=disabled, dynamic_ncols=True, mininterval=0.5, **options
+    )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.console import guarded, say
 from pipeline.errors import EXIT_DONE, Stopped, UserError
+from pipeline.interruption import Terminated
 
 IXI_URL = "http://biomedic.doc.ic.ac.uk/brain-development/downloads/IXI"
 IXI_MD5 = {
@@ -133,9 +134,10 @@ def main(argv: list[str] | None = None) -> int:
             keep_archives=arguments.keep_archives,
             quiet=arguments.quiet,
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
         kept = "what has come is kept, the same command goes on from there"
-        raise Stopped(signal.SIGINT, f"interrupted; {kept}") from None
+        raise Stopped(number, f"interrupted; {kept}") from None
     return EXIT_DONE
 
 

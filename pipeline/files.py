@@ -9,8 +9,9 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +23,6 @@ _TEMPORARY_NAME = re.compile(r"\.tmp-(\d{1,9})-([0-9a-f]{8})\w+(\.\w+)*")
 _SURELY_DEAD_SECONDS = 24 * 3600.0
 _STARTED = time.time()
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
 @contextmanager
@@ -36,18 +36,78 @@ def atomic_path(path: Path) -> Iterator[Path]:
         DiskFull: names the path and the free space.
         UserError: the folder cannot be written, or the file would be larger than files may be there.
     """
+    make_folder(path.parent, path)
+    with _temporary(path) as temporary, writing_to(path):
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`, of its suffixes; what bears it when the block ends goes."""
     suffix = "".join(path.suffixes[-2:]) if path.name.lower().endswith(".gz") else path.suffix
     temporary = path.with_name(f"{_OURS.format(process=os.getpid())}{secrets.token_hex(4)}{suffix}")
-    make_folder(path.parent, path)
     try:
-        with writing_to(path):
-            yield temporary
-            with temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
-            temporary.replace(path)
+        yield temporary
     finally:
         with suppress(OSError):  # already moved into place, or never made
             temporary.unlink()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def write_together(writers: Mapping[Path, Callable[[BinaryIO], object]], gone: Iterable[Path] = ()) -> None:
+    """Write several files of which the last one stands for all; none takes its place before each of them is whole.
+
+    An error, or an interrupt, puts back what was there. A process that is killed while they take their places leaves
+    the last one absent: never an older one beside the new others.
+
+    Args:
+        writers: By path, what writes that file to a stream; moved into place in this order.
+        gone: Files that go with an earlier last one, where they are there.
+
+    Raises:
+        DiskFull, UserError: as `atomic_path`.
+    """
+    with ExitStack() as stack:
+        temporaries = {path: stack.enter_context(_temporary(path)) for path in writers}
+        for path, temporary in temporaries.items():
+            make_folder(path.parent, path)
+            with writing_to(path):
+                with temporary.open("wb") as stream:
+                    writers[path](stream)
+                _sync(temporary)
+        *others, last = temporaries
+        leaving = [*([last] if others else []), *gone, *others]
+        _swap(temporaries, {path: stack.enter_context(_temporary(path)) for path in leaving})
+
+
+def _swap(coming: Mapping[Path, Path], leaving: Mapping[Path, Path]) -> None:
+    """Move what stands at the paths `leaving` to their temporary names, then those of `coming` to their paths, or none.
+
+    What is replaced without leaving first is so in one step.
+    """
+    try:
+        for path, aside in leaving.items():
+            with writing_to(path), suppress(FileNotFoundError):
+                if path.is_dir() and not path.is_symlink():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+                path.replace(aside)
+        for path, temporary in coming.items():
+            with writing_to(path):
+                temporary.replace(path)
+    except BaseException:
+        for path, aside in reversed(leaving.items()):
+            with suppress(OSError):  # what cannot be put back either is lost
+                if os.path.lexists(aside):
+                    aside.replace(path)
+                elif path in coming and not coming[path].exists():  # it is the new one, and there was none before
+                    path.unlink()
+        raise
 
 
 @contextmanager
@@ -105,13 +165,38 @@ def _runs(process: int) -> bool:
 
 @contextmanager
 def writing_to(path: Path) -> Iterator[None]:
-    """Turn what a full disk or an unwritable folder raises while the block writes to `path` into a UserError."""
+    """Turn what the system raises while the block writes to `path` (a full disk, a lost one, …) into a UserError."""
     try:
         yield
     except OSError as error:
-        if error.errno in (*_FULL, *_UNWRITABLE, errno.EFBIG, errno.ENAMETOOLONG):
-            raise _refusal(path, error) from error
-        raise
+        if error.errno is None:  # a library's own, about what it was given
+            raise
+        raise _refusal(path, error) from error
+
+
+def append_whole(stream: FileIO, path: Path, content: bytes) -> None:
+    """Append bytes to a file, all of them or none.
+
+    Args:
+        stream: The file, open for appending and unbuffered: a write then says how much the disk took.
+        path: Its name, for the message.
+        content: What to append.
+
+    Raises:
+        DiskFull, UserError: it was not appended.
+    """
+    with writing_to(path):
+        end, rest = os.fstat(stream.fileno()).st_size, memoryview(content)
+        try:
+            while rest:
+                taken = stream.write(rest)
+                if not taken:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                rest = rest[taken:]
+        except BaseException:
+            if len(rest) < len(content):
+                stream.truncate(end)  # half a line would swallow the next one
+            raise
 
 
 def make_folder(folder: Path, wanted: Path | None = None) -> None:
@@ -140,6 +225,11 @@ def _refusal(path: Path, error: OSError) -> UserError:
     return UserError(f"{path}: cannot be written ({error.strerror}); choose another folder")
 
 
+def text_writer(text: str) -> Callable[[BinaryIO], object]:
+    """Return what writes a text as UTF-8, as `write_together` wants it."""
+    return lambda stream: stream.write(text.encode())
+
+
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file atomically through `write(stream)`; raises like `atomic_path`."""
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
@@ -148,7 +238,7 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 def atomic_text(path: Path, text: str) -> None:
     """Write text as UTF-8 atomically; raises like `atomic_path`."""
-    atomic_write(path, lambda stream: stream.write(text.encode()))
+    atomic_write(path, text_writer(text))
 
 
 def is_folder(path: Path) -> bool:

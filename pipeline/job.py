@@ -8,10 +8,9 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from tqdm import tqdm
 
 from pipeline.config.schema import Config
-from pipeline.console import say, warn
+from pipeline.console import bar, say, warn
 from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices
 from pipeline.data.pairing import PairReader
 from pipeline.data.split_file import split_to_json
@@ -47,7 +46,7 @@ NOBODY = Observers(  # in every process but the first, which writes and judges f
     validate=lambda: {"validation/score": float("-inf")},
     sample=lambda epochs, step: None,
     save=lambda position, best: None,
-    bar=lambda done, total: tqdm(disable=True),
+    bar=lambda done, total: bar(disable=True),
 )
 
 
@@ -186,7 +185,7 @@ def _train(sitting: Sitting, state: dict | None, interruption: Interruption) -> 
     banks = {contrast: SliceBank(sitting.prepared.stored[contrast]) for contrast in config.contrasts}
     slices = _slices(sitting, banks)
     if sitting.world.first:
-        with interruption.at_once():  # nothing is lost yet: the checkpoint, if any, stands
+        with interruption.at_once("before the next step; the same command goes on from there"):
             observers = _observers(sitting, _validation(sitting, banks))
     else:
         observers = NOBODY
@@ -211,15 +210,7 @@ def _observers(sitting: Sitting, validation: Validation) -> Observers:
         validate=partial(_validate, sitting, validation, sitting.watch()),
         sample=partial(_sample, sitting, validation),
         save=partial(_save, sitting),
-        bar=lambda done, total: tqdm(
-            initial=done,
-            total=total,
-            desc="training",
-            unit="step",
-            disable=sitting.quiet,
-            dynamic_ncols=True,
-            mininterval=0.5,
-        ),
+        bar=lambda done, total: bar(initial=done, total=total, desc="training", unit="step", disable=sitting.quiet),
     )
 
 

@@ -82,7 +82,7 @@ def plan(configs: Sequence[Path], overrides: Sequence[str], output: Path | None,
     blocked = next((place for place in (logs, *logs.parents) if place.exists() and not place.is_dir()), None)
     problems += [f"{blocked}: is a file, and the runs' folder is to be there; give another -o"] if blocked else []
     if problems:
-        raise UserError("\n".join([*problems, "no run was started"]))
+        raise UserError("\n  ".join(["no run was started:", *problems]))
     return jobs
 
 

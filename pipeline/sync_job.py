@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config.load import load_config
-from pipeline.console import say, warn
+from pipeline.console import one_line, say, warn
 from pipeline.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PARTLY_DONE, UserError
 from pipeline.files import is_folder
 from pipeline.runs.folder import RunFolder
@@ -25,7 +25,7 @@ def sync_folders(folders: Sequence[Path]) -> int:
         try:
             refused = _sync(folder)
         except UserError as error:
-            warn(f"error: {error}")
+            warn(one_line(f"error: {error}"))
             continue
         some, whole = some + 1, whole + (refused == 0)
     return EXIT_DONE if whole == len(folders) else EXIT_PARTLY_DONE if some else EXIT_BAD_INPUT
@@ -53,6 +53,7 @@ def _send_models(sender: "Sender") -> None:
         return
     from pipeline.evaluation.logged_models import log_models
     from pipeline.runs.checkpoint import load_checkpoint
+    from pipeline.translation.calibrations import published
     from pipeline.translation.model import load_model, translator_metadata
 
     try:
@@ -66,7 +67,10 @@ def _send_models(sender: "Sender") -> None:
     log_models(
         sender,
         model,
-        {to: translator_metadata(config, model.facts, to, model.stride) for to in model.translators},
+        {
+            to: translator_metadata(config, model.facts, to, model.stride) | published(folder, model, to)
+            for to in model.translators
+        },
         folder.models,
         checkpoint=f"{chosen.stem}, training stopped at step {step}",
         register_as=config.tracking.register_as,

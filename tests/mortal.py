@@ -34,9 +34,9 @@ def mortal(function, last: int, note=lambda *arguments: None):
     return called
 
 
-def note(_, target: Path) -> None:
+def note(files: dict[Path, object], _) -> None:
     with (FOLDER / "written.txt").open("a") as lines:
-        lines.write(f"{target.name}\n")
+        lines.write(f"{[*files][-1].name}\n")
 
 
 if COMMAND == "pipeline.run":
@@ -45,7 +45,7 @@ if COMMAND == "pipeline.run":
     step = mortal(AdversarialEngine.step, 3)
     AdversarialEngine.step = lambda *arguments: step(*arguments)
 else:
-    import pipeline.translation.volume as volume
+    import pipeline.translation.batch as batch
 
-    volume.write_volume = mortal(volume.write_volume, 2, note)
+    batch.write_together = mortal(batch.write_together, 2, note)
 raise SystemExit(import_module(COMMAND).main(sys.argv[4:]))

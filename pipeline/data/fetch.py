@@ -13,8 +13,7 @@ from urllib import request
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from tqdm import tqdm
-
+from pipeline.console import ProgressBar, bar
 from pipeline.errors import UserError
 from pipeline.files import atomic_text, free_space, human_bytes
 
@@ -75,12 +74,9 @@ def md5_of(path: Path, quiet: bool = False) -> str:
     return digest.hexdigest()
 
 
-def byte_bar(total: int | None, title: str, quiet: bool, done: int = 0) -> tqdm:
+def byte_bar(total: int | None, title: str, quiet: bool, done: int = 0) -> ProgressBar:
     """Return a progress bar over bytes, with the time left."""
-    return tqdm(
-        total=total, initial=done, desc=title, unit="B", unit_scale=True, unit_divisor=1024, disable=quiet,
-        dynamic_ncols=True, mininterval=0.5,
-    )  # fmt: skip
+    return bar(total=total, initial=done, desc=title, unit="B", unit_scale=True, unit_divisor=1024, disable=quiet)
 
 
 def require_web(url: str) -> None:

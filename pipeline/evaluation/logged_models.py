@@ -1,5 +1,6 @@
 """A finished run's networks as MLflow models: logged once, however often the run's command is repeated."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,8 @@ def log_models(
         tracker: Of the run; nothing happens where MLflow is off or not answering.
         model: The networks.
         metadata: By target contrast, what `pipeline.translation.model.translator_metadata` returns.
-        note: A JSON file that keeps what was logged; what it names already is left as it is.
+        note: A JSON file that keeps what was logged; what it names already, of this run and checkpoint and with this
+            metadata, is left as it is.
         checkpoint: Which checkpoint the networks are from, in words.
         register_as: The registered models' name, to which "-T1-to-T2" is appended.
 
@@ -37,7 +39,8 @@ def log_models(
     run_id = tracker.call("the models", lambda run: run.id)
     if run_id is None:
         return {}
-    about = {"run": run_id, "checkpoint": checkpoint, "register_as": register_as}
+    told = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
+    about = {"run": run_id, "checkpoint": checkpoint, "register_as": register_as, "metadata": told}
     logged = _noted(note, about)
     for to in model.translators:
         if to in logged:
@@ -58,7 +61,7 @@ def log_models(
 
 
 def _noted(note: Path, about: Mapping[str, object]) -> Addresses:
-    """Return the models of exactly this run and checkpoint that the note names."""
+    """Return the models of exactly this run, checkpoint and metadata that the note names."""
     try:
         content = json.loads(note.read_text(encoding="utf-8"))
         models = dict(content.pop("models"))

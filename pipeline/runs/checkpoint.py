@@ -15,7 +15,7 @@ from torch import nn
 
 from pipeline.console import warn
 from pipeline.errors import UserError
-from pipeline.files import atomic_write
+from pipeline.files import atomic_write, writing_to
 
 FORMAT = 1
 UNREADABLE = (  # what torch.load raises on files that are cut short, overwritten or of another kind
@@ -37,16 +37,17 @@ class CheckpointFolder:
         At every moment at least one whole checkpoint is there, and `best.pt` is never behind what `latest.pt` knows.
 
         Raises:
-            UserError: the disk is full; the earlier checkpoints stay.
+            UserError: the disk is full, or gone; the earlier checkpoints stay.
         """
-        for left_by_a_kill in self.folder.glob(".tmp-*"):
-            left_by_a_kill.unlink()
-        if self.latest.exists():
-            _link(self.latest, self.previous)
-        written = self.best if best else self.latest
-        atomic_write(written, lambda stream: _save({"format": FORMAT, **state}, stream))
-        if best:
-            _link(self.best, self.latest)
+        with writing_to(self.latest):
+            for left_by_a_kill in self.folder.glob(".tmp-*"):
+                left_by_a_kill.unlink()
+            if self.latest.exists():
+                _link(self.latest, self.previous)
+            written = self.best if best else self.latest
+            atomic_write(written, lambda stream: _save({"format": FORMAT, **state}, stream))
+            if best:
+                _link(self.best, self.latest)
 
     def load_newest(self) -> dict | None:
         """Return the newest checkpoint that can be read, or None where there is none; a damaged one is named.

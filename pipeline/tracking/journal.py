@@ -17,8 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import UserError
-from pipeline.files import atomic_text, atomic_write
+from pipeline.files import append_whole, atomic_text, atomic_write
 from pipeline.tracking.mlflow_run import MlflowRun
 
 NAME, PICTURES = "tracking.jsonl", "unsent"
@@ -166,16 +165,12 @@ class Journal:
         ]
 
     def add(self, entry: Entry) -> Entry:
-        """Write an entry at once, and return it.
+        """Write an entry at once, whole or not at all, and return it.
 
         Raises:
             UserError: the disk is full or gone.
         """
-        try:
-            self._stream.write(_line(entry).encode())
-        except OSError as error:
-            reason = f"cannot be written ({error.strerror}); free some space and run again"
-            raise UserError(f"{self.folder / NAME}: {reason}") from error
+        append_whole(self._stream, self.folder / NAME, _line(entry).encode())
         return entry
 
     def add_image(self, key: str, image: np.ndarray, step: int) -> Entry:

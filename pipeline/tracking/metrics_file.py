@@ -10,8 +10,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.errors import UserError
-from pipeline.files import atomic_text, writing_to
+from pipeline.files import append_whole, atomic_text
 
 SUPERSEDING = "test/"  # names of results that another evaluation of a finished run replaces
 
@@ -77,7 +76,7 @@ class MetricsFile:
         self._stream = path.open("ab", buffering=0)
 
     def append(self, values: Mapping[str, float], step: int) -> None:
-        """Write one line at once; values that the step of the checkpoint has already are left out.
+        """Write one whole line at once, or none; values that the step of the checkpoint has already are left out.
 
         A value under "test/" that differs from that step's is written again: readers take the last one.
 
@@ -88,12 +87,7 @@ class MetricsFile:
         if not new:
             return
         line = _line({"step": step, "time": round(time.time(), 3), **new})
-        try:
-            with writing_to(self.path):
-                self._stream.write(line.encode())
-        except OSError as error:
-            reason = f"cannot be written ({error.strerror}); free some space and run again"
-            raise UserError(f"{self.path}: {reason}") from error
+        append_whole(self._stream, self.path, line.encode())
         self._at_start |= {(step, name): _stored(new[name]) for name in new if (step, name) in self._at_start}
 
     def _is_news(self, step: int, name: str, value: float) -> bool:

@@ -5,14 +5,15 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline import __version__
-from pipeline.console import one_line, progress, say, warn
+from pipeline.console import on_one_line, one_line, progress, say, warn
 from pipeline.errors import EXIT_PARTLY_DONE, DiskFull, UserError
-from pipeline.files import atomic_text, is_folder
-from pipeline.translation.derivative import Derivative
+from pipeline.files import atomic_text, is_folder, text_writer, write_together
+from pipeline.translation.derivative import Derivative, sidecar_of
 from pipeline.translation.jobs import FAILED, NOT_DONE, SKIPPED, TRANSLATED, Job, StopSignals, counts, outcome
+from pipeline.translation.maps import is_map
 
 if TYPE_CHECKING:
     from pipeline.translation.views import Made, Views
@@ -21,7 +22,9 @@ SUMMARY_FORMAT = 1
 
 
 def job_translator(views: "Views", derivative: Derivative | None, **options: int | bool) -> Callable[[Job], None]:
-    """Return what translates one job: reads, translates, and writes the volume last, for it marks the job as done.
+    """Return what translates one job: reads, translates, and writes; the volume comes last, for it marks all as done.
+
+    Sidecars, map and volume replace those that were there together, or not at all.
 
     The options are those of `pipeline.translation.views.Views.translate`.
     """
@@ -30,27 +33,21 @@ def job_translator(views: "Views", derivative: Derivative | None, **options: int
     def translate_one(job: Job) -> None:
         source = read_series(job.source) if is_folder(job.source) else job.source
         made = views.translate(source, **options)
-        if derivative is None:
-            _write(made, job)
-        else:
-            derivative.write(job, lambda: _write(made, job))
+        texts = {} if derivative is None else derivative.sidecars(job)
+        outdated = [job.outdated] if job.outdated is not None and is_map(job.outdated) else []
+        if derivative is not None:
+            outdated += [sidecar_of(path) for path in outdated]
+        write_together({path: text_writer(text) for path, text in texts.items()} | _volumes(made, job), outdated)
 
     return translate_one
 
 
-def _write(made: "Made", job: Job) -> None:
-    """Write a volume, before it its map where there is one; no map stays without its volume."""
-    from pipeline.translation.volume import write_volume
+def _volumes(made: "Made", job: Job) -> dict[Path, Callable[[BinaryIO], None]]:
+    """Return what writes a volume, before it its map where there is one, by where they go."""
+    from pipeline.translation.volume import volume_writer
 
-    if made.uncertainty is None:
-        write_volume(made.volume, job.target)
-        return
-    try:
-        write_volume(made.uncertainty, job.uncertainty)
-        write_volume(made.volume, job.target)
-    except BaseException:
-        job.uncertainty.unlink(missing_ok=True)
-        raise
+    images = {} if made.uncertainty is None else {job.uncertainty: made.uncertainty}
+    return {path: volume_writer(image, path) for path, image in (images | {job.target: made.volume}).items()}
 
 
 def work_through(
@@ -83,7 +80,7 @@ def work_through(
             warnings.simplefilter("always", UserWarning)
             disk_is_full = _attempt(job, translate_one)
         notes = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
-        job.warnings += [one_line(" ".join(note.split())) for note in dict.fromkeys(notes)]
+        job.warnings += [on_one_line(note, job.source, job.target) for note in dict.fromkeys(notes)]
         job.seconds = time.perf_counter() - started
         if verbose:
             ended = f"{job.source} -> {job.target}: {job.status} in {job.seconds:.1f} s"
@@ -98,7 +95,7 @@ def _attempt(job: Job, translate_one: Callable[[Job], None]) -> bool:
         translate_one(job)
     except Exception as error:
         job.status = FAILED
-        job.error = one_line(" ".join(_reason(error, job).split()))
+        job.error = on_one_line(_reason(error, job), job.source, job.target)
         return isinstance(error, DiskFull)
     job.status = TRANSLATED
     return False
@@ -170,6 +167,6 @@ def write_summary(
     try:
         atomic_text(path, json.dumps(content, indent=2, default=str) + "\n")
     except UserError as error:
-        warn(f"error: {error}")
+        warn(one_line(f"error: {error}"))
         return code or EXIT_PARTLY_DONE
     return code

@@ -10,7 +10,7 @@ from pipeline.console import warn
 from pipeline.errors import UserError
 from pipeline.files import atomic_text
 from pipeline.runs.folder import RunFolder
-from pipeline.translation.model import TranslationModel, load_model
+from pipeline.translation.model import MLFLOW_SCHEMES, TranslationModel, load_model
 from pipeline.translation.uncertainty import Calibration, Witnesses, has_own_spread
 
 FORMAT = 1
@@ -118,6 +118,12 @@ def load_doubt(uri: str, model: TranslationModel, to: str) -> Doubt:
     """
     if model.calibration:  # an MLflow model carries its own
         return Doubt(witnesses_of(model, to, {}, ALONE), _calibration(model.calibration, uri))
+    if uri.startswith(MLFLOW_SCHEMES):
+        raise UserError(
+            f"{uri}: was logged without a calibration of its uncertainty; evaluate its run again where that lies "
+            "(pipeline.run, with evaluation.uncertainty=true), which logs it anew, give the run's folder, or leave "
+            "--uncertainty out"
+        )
     place = Path(uri)
     folder = next(
         (one for one in (place, *place.absolute().parents[:2]) if RunFolder(one).calibrations.is_file()), None
@@ -128,6 +134,23 @@ def load_doubt(uri: str, model: TranslationModel, to: str) -> Doubt:
             "pipeline.run, with evaluation.uncertainty=true), or leave --uncertainty out"
         )
     return _from_file(RunFolder(folder), model, to)
+
+
+def published(folder: RunFolder, model: TranslationModel, to: str) -> dict[str, object]:
+    """Return what tells the errors of one direction's network by itself, for its MLflow model; empty without it.
+
+    Args:
+        folder: Of the run; its calibrations count where they are of exactly the model's weights.
+        model: What is published.
+        to: The direction's target.
+    """
+    try:
+        content = json.loads(folder.calibrations.read_text(encoding="utf-8"))
+        calibration = content["directions"][to][ALONE]
+        ours = content["weights"] == _identities(model)
+    except (OSError, ValueError, KeyError, TypeError):  # none was made, or it is damaged
+        return {}
+    return {"uncertainty": calibration} if ours else {}
 
 
 def _from_file(folder: RunFolder, model: TranslationModel, to: str) -> Doubt:

@@ -3,13 +3,13 @@
 import json
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import __version__
 from pipeline.errors import UserError
-from pipeline.files import atomic_text, writing_to
+from pipeline.files import atomic_text
 from pipeline.translation.bids import GENERATOR, Dataset, inherited_sidecar, read_json
 from pipeline.translation.jobs import Job
 from pipeline.translation.places import real, without_suffix
@@ -77,18 +77,14 @@ class Derivative:
             if not (self.out / name).exists():
                 atomic_text(self.out / name, text)
 
-    def sidecar(self, job: Job) -> Path:
-        """Return where a job's JSON sidecar lies."""
-        return _sidecar_of(job.target)
-
-    def write_sidecar(self, job: Job) -> None:
-        """Write a volume's JSON sidecar.
+    def sidecars(self, job: Job) -> dict[Path, str]:
+        """Return the JSON sidecars of a job's volume and map, by where they lie; nothing is written.
 
         Warns:
             UserWarning: nothing says whether the skull was stripped and the image leaves doubt.
 
         Raises:
-            UserError: a sidecar of the source is damaged, or ours cannot be written.
+            UserError: a sidecar of the source is damaged.
         """
         source = inherited_sidecar(job.source, self.dataset.root)
         relative = job.source.relative_to(self.dataset.root).as_posix()
@@ -102,28 +98,11 @@ class Derivative:
             content["SpatialReference"] = source["SpatialReference"]
         elif "_space-" not in job.source.name:
             content["SpatialReference"] = "orig"
-        atomic_text(self.sidecar(job), _json(content))
+        texts = {sidecar_of(job.target): _json(content)}
         if job.uncertainty is not None:
             about = f"Absolute error to expect of the synthetic {self.contrasts[1]}, in its intensities; no guarantee"
-            atomic_text(_sidecar_of(job.uncertainty), _json(content | {"Description": about}))
-
-    def write(self, job: Job, write_volume: Callable[[], None]) -> None:
-        """Write a sidecar, then its volume, whose presence says that both are done; neither stays without the other.
-
-        What was there of an earlier command goes first: it would be taken for done where writing fails.
-        """
-        volumes = [job.target, *([job.uncertainty] if job.uncertainty else [])]
-        for path in volumes:
-            with writing_to(path):
-                path.unlink(missing_ok=True)
-        try:
-            self.write_sidecar(job)
-            write_volume()
-        except BaseException:
-            for path in volumes:
-                path.unlink(missing_ok=True)
-                _sidecar_of(path).unlink(missing_ok=True)
-            raise
+            texts[sidecar_of(job.uncertainty)] = _json(content | {"Description": about})
+        return texts
 
     def _generated_by(self) -> dict[str, str]:
         return {
@@ -159,7 +138,8 @@ class Derivative:
         return stripped
 
 
-def _sidecar_of(volume: Path) -> Path:
+def sidecar_of(volume: Path) -> Path:
+    """Return where the JSON sidecar of a volume lies."""
     return Path(f"{without_suffix(volume)}.json")
 
 

@@ -26,6 +26,7 @@ class Job:
         seconds: That it took.
         warnings: What was doubtful about it, a line each.
         error: Why it failed, in one line; "" where it did not.
+        outdated: Where a map lies, or may lie, that is not written anew and so goes when the volume is replaced.
     """
 
     source: Path
@@ -35,6 +36,7 @@ class Job:
     warnings: list[str] = field(default_factory=list)
     error: str = ""
     uncertainty: Path | None = None
+    outdated: Path | None = None
 
     @property
     def message(self) -> str:
@@ -83,10 +85,10 @@ def counts(jobs: list[Job]) -> dict[str, int]:
 
 def outcome(jobs: list[Job]) -> str:
     """Return the table of what became of each volume, and a line of totals."""
-    rows = [
-        (one_line(str(job.source)), job.status, f"{job.seconds:.1f}", job.message.replace(f"{job.source}: ", ""))
-        for job in jobs
-    ]
+    rows = []
+    for job in jobs:
+        name = one_line(str(job.source))
+        rows.append((name, job.status, f"{job.seconds:.1f}", one_line(job.message).replace(f"{name}: ", "")))
     totals = ", ".join(f"{count} {status}" for status, count in counts(jobs).items())
     return f"{table(('file', 'status', 'seconds', 'message'), rows)}\n{totals}"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.engines.build import build_translators
 from pipeline.errors import UserError
@@ -104,8 +105,8 @@ def load_model(uri: str | Path, device: str = "auto") -> TranslationModel:
     """Load a model for translation.
 
     Args:
-        uri: A run's folder (its best checkpoint, else its latest), a checkpoint file, or MLflow's `runs:/…` or
-            `models:/name@alias`.
+        uri: A run's folder (its best checkpoint, or its latest where the configuration has that evaluated, so that it
+            is what report and uncertainty are about), a checkpoint file, or MLflow's `runs:/…` or `models:/name@alias`.
         device: "auto", "cpu", "cuda" or "mps".
 
     Raises:
@@ -142,11 +143,20 @@ def _checkpoint_path(path: Path) -> Path:
         return path
     if not is_folder(path):
         raise UserError(f"{path}: no such model; give a run's folder, a checkpoint, runs:/… or models:/name@alias")
-    for folder in (RunFolder(path).checkpoints, CheckpointFolder(path)):
-        for checkpoint in (folder.best, folder.latest, folder.previous):
+    for run, folder in ((path, RunFolder(path).checkpoints), (path.parent, CheckpointFolder(path))):
+        first = [folder.latest] if _evaluates_latest(RunFolder(run)) else []
+        for checkpoint in (*first, folder.best, folder.latest, folder.previous):
             if checkpoint.is_file():
                 return checkpoint
     raise UserError(f"{path}: no checkpoint in this folder; give the folder of a run that has trained")
+
+
+def _evaluates_latest(run: RunFolder) -> bool:
+    """Whether a run's configuration has its latest checkpoint evaluated; one that cannot be read says nothing."""
+    try:
+        return is_file(run.config) and load_config(run.config).evaluation.checkpoint == "latest"
+    except UserError:
+        return False
 
 
 def _from_checkpoint(content: dict, device: torch.device) -> TranslationModel:

@@ -9,6 +9,8 @@ from pipeline.distributed import World, opened
 from pipeline.translation.jobs import Job
 from pipeline.translation.places import to_do
 
+PATHS = ("source", "target", "uncertainty", "outdated")  # a job's
+
 
 def share(jobs: list[Job], world: World) -> list[Job]:
     """Return this process's jobs: every `size`-th of all, whether done already or not.
@@ -58,7 +60,6 @@ def _exchanged(own: list[Job]) -> list[Job]:
     every: list[Job] = [None] * sum(map(len, shares))
     for rank, jobs in enumerate(shares):
         every[rank :: world.size] = [
-            Job(**job | {name: Path(job[name]) for name in ("source", "target", "uncertainty") if job[name]})
-            for job in jobs
+            Job(**job | {name: Path(job[name]) for name in PATHS if job[name]}) for job in jobs
         ]
     return every

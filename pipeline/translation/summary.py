@@ -3,9 +3,11 @@
 import json
 import math
 import os
+import tempfile
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.files import is_folder
 from pipeline.translation.jobs import SKIPPED, Job
 from pipeline.translation.places import plain, real
 
@@ -25,14 +27,25 @@ def place_of_summary(out: Path, jobs: list[Job], *, single: bool) -> Path | None
 
 
 def require_own_place(summary: Path | None, jobs: list[Job], list_file: str | None) -> None:
-    """Raise UserError where the summary would overwrite a volume, a file of a DICOM series or the list of inputs."""
+    """Raise UserError where a summary that was asked for could not be written, be it at the end of a long night.
+
+    It would overwrite a volume, a file of a DICOM series or the list of inputs, or its place is a folder, or none.
+    """
     if summary is None:
         return
+    if is_folder(summary):
+        raise UserError(f"--summary {summary}: is a folder; give a file's name, as {summary / SUMMARY}")
     targets = {real(path) for job in jobs for path in (job.target, job.uncertainty) if path is not None}
     sources = {real(job.source) for job in jobs} | ({real(Path(list_file))} if list_file else set())
     place = real(summary)
     if summary.name.lower().endswith(_OF_VOLUMES) or place in targets or {place, place.parent} & sources:
         raise UserError(f"--summary {summary}: is a volume's place, or holds what is read; give another, as told.json")
+    try:
+        there = next(place for place in summary.absolute().parents if os.path.lexists(place))
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"--summary {summary}: cannot be written ({error.strerror}); give another place") from error
 
 
 def recall(place: Path, out: Path, jobs: list[Job]) -> dict[str, str]:

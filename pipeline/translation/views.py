@@ -12,6 +12,7 @@ from nibabel.spatialimages import SpatialImage
 from pipeline.errors import UserError
 from pipeline.translation.calibrations import Doubt, load_doubt
 from pipeline.translation.inference import CompiledForms, worth_compiling
+from pipeline.translation.maps import DESCRIPTION
 from pipeline.translation.model import TranslationModel
 from pipeline.translation.translator import OpenedVolume, on_source_grid, one_warning, open_volume
 from pipeline.translation.uncertainty import features_of, fused_error
@@ -107,7 +108,7 @@ class Views:
         )
         if not errors:
             return Made(image)
-        description = f"expected error of synthetic {self.to}, {origin}"
+        description = f"{DESCRIPTION} {self.to}, {origin}"
         expected = np.maximum(fused_error(errors, voxels), 0)
         return Made(image, image_like(expected, affine, header, integer=False, description=description))
 

@@ -1,6 +1,8 @@
 """Writing a volume on the grid of the one it was made from: the source's header and affine, our voxels."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -85,18 +87,27 @@ def write_volume(image: nib.Nifti1Image, path: Path) -> None:
     Raises:
         UserError: the suffix is another one, the disk is full, or the folder cannot be written.
     """
+    atomic_write(path, volume_writer(image, path))
+
+
+def volume_writer(image: nib.Nifti1Image, path: Path) -> Callable[[BinaryIO], None]:
+    """Return what writes a NIfTI image to a stream, in the format that the path's name says.
+
+    Raises:
+        UserError: the suffix is neither `.nii` nor `.nii.gz`.
+    """
     name = path.name.lower()
     if not name.endswith(VOLUME_SUFFIXES):
         raise UserError(f"{path}: volumes are written as .nii or .nii.gz; choose such a name")
 
-    def write(stream) -> None:
+    def write(stream: BinaryIO) -> None:
         if name.endswith(".gz"):
             with igzip.GzipFile(filename="", mode="wb", compresslevel=COMPRESSION, fileobj=stream, mtime=0) as zipped:
                 image.to_stream(zipped)
         else:
             image.to_stream(stream)
 
-    atomic_write(path, write)
+    return write
 
 
 def _voxels(data: np.ndarray, integer: bool) -> np.ndarray:

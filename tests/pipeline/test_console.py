@@ -1,5 +1,7 @@
+import errno
 import io
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -7,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.console import guarded, one_line, progress, say, table, warn, warnings_as_lines
+from pipeline.console import guarded, on_one_line, one_line, progress, say, table, warn, warnings_as_lines
 from pipeline.errors import Stopped, UserError
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +57,7 @@ def test_a_door_keeps_its_description():
 def test_a_reader_that_leaves_is_no_error():
     code = (
         "import sys; from pipeline.console import guarded, say\n"
-        "@guarded\ndef main(argv=None):\n    for _ in range(100_000): say('line')\n    return 3\n"
+        "@guarded\ndef main(argv=None):\n    for _ in range(10_000): say('line')\n    return 3\n"
         "sys.exit(main())"
     )
     with subprocess.Popen(
@@ -64,8 +66,85 @@ def test_a_reader_that_leaves_is_no_error():
     ) as process:  # fmt: skip
         process.stdout.readline()
         process.stdout.close()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=30) == 3  # as it would have ended with one
         assert process.stderr.read() == b""
+
+
+def test_a_broken_pipe_of_the_work_itself_is_no_good_end():
+    with pytest.raises(BrokenPipeError):
+        door_that(BrokenPipeError(errno.EPIPE, "Broken pipe"))()
+
+
+FULL = Path("/dev/full")
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is always full")
+
+
+def told(code: str, **streams) -> subprocess.CompletedProcess:
+    """Run code in a process of its own, with its terminal elsewhere."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONUNBUFFERED", None)
+    names = "import sys; from pipeline.console import guarded, say, warn, progress"
+    whole = f"{names}\n@guarded\ndef main(argv=None):\n{code}\nsys.exit(main())"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
+    return subprocess.run([sys.executable, "-c", whole], env=environment, text=True, timeout=30, **pipes)
+
+
+@needs_full
+def test_a_full_disk_behind_the_output_does_not_end_the_work_and_is_said_once():
+    with FULL.open("w") as full:
+        done = told("    say('a'); say('b'); warn('end'); return 3", stdout=full)
+    assert done.returncode == 3
+    assert done.stderr == (
+        "warning: standard output cannot be written (No space left on device); going on without it\nend\n"
+    )
+
+
+@needs_full
+def test_where_nothing_can_be_told_the_work_goes_on(tmp_path):
+    code = "    [say(str(n)) for n in progress(range(3))]; warn('x'); print('y', file=sys.stderr); return 3"
+    with FULL.open("w") as full:
+        done = told(code, stderr=full)
+    assert (done.returncode, done.stdout) == (3, "0\n1\n2\n")
+    with FULL.open("w") as full:
+        assert told("    print('no line of ours', end=''); return 0", stdout=full).returncode == 0
+
+
+def test_a_progress_bar_outlives_its_terminal(monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, _):
+            raise OSError(errno.EIO, "Input/output error")
+
+    for stream in (Gone(), None):
+        monkeypatch.setattr("sys.stderr", stream)
+        assert list(progress(range(3))) == [0, 1, 2]
+
+
+def test_sigterm_is_a_line_and_143_from_the_door_on():
+    before = signal.getsignal(signal.SIGTERM)
+    done = told("    import os, signal\n    os.kill(os.getpid(), signal.SIGTERM)\n    while True: pass")
+    assert (done.returncode, done.stdout) == (143, "")
+    assert done.stderr == "stopped: SIGTERM; the same command does what is left\n"
+    assert door_that(0)() == 0 and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_whoever_has_sigterm_handled_keeps_it(monkeypatch):
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda *_: seen.append(1))
+    try:
+        assert guarded(lambda argv: signal.raise_signal(signal.SIGTERM) or 0)() == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [1]
+
+
+def test_errors_hold_no_terminal_codes_and_no_line_ends_of_file_names(capsys):
+    assert door_that(UserError("a\x1b[31m\nb.nii: wrong:\n  one\n  two\x07"))() == 2
+    assert capsys.readouterr().err == "error: a\\x1b[31m\\nb.nii: wrong:\n  one\n  two\\x07\n"
+
+
+def test_a_message_on_one_line_keeps_its_file_names():
+    odd = Path("b  c\n.nii")
+    assert on_one_line(f"{odd}: first,\n   second\t\n", odd) == "b  c\\n.nii: first, second"
 
 
 def test_messages_and_warnings_go_their_ways(capsys):

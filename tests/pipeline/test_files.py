@@ -46,7 +46,7 @@ def test_an_existing_file_is_replaced_whole(tmp_path):
     assert path.read_bytes() == b"new"
 
 
-@pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt(), OSError(errno.EIO, "I/O error")])
+@pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt(), OSError("a library's own")])
 def test_a_failure_in_the_middle_leaves_the_old_file_and_nothing_else(error, tmp_path):
     path = tmp_path / "data.bin"
     path.write_bytes(b"old")
@@ -151,6 +151,16 @@ def test_limits_of_the_disk_are_one_line(number, message, tmp_path):
         atomic_write(tmp_path / "data.bin", raising(OSError(number, os.strerror(number))))
     assert str(caught.value) == f"{tmp_path / 'data.bin'}: {message}"
     assert not isinstance(caught.value, DiskFull) and names(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOENT, errno.ETIMEDOUT, errno.EROFS, errno.ENODEV])
+def test_whatever_the_disk_answers_is_one_line_and_the_old_file_stays(number, tmp_path):
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(UserError) as caught:
+        atomic_write(path, raising(OSError(number, os.strerror(number))))
+    assert str(caught.value) == f"{path}: cannot be written ({os.strerror(number)}); choose another folder"
+    assert path.read_bytes() == b"old" and names(tmp_path) == ["data.bin"]
 
 
 def test_leftovers_go_when_their_writer_has_and_of_other_machines_after_a_day(tmp_path):

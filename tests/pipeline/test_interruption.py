@@ -50,6 +50,18 @@ def test_where_it_may_stop_at_once_a_signal_does(number, code):
         assert interruption.signal_number == number
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_noted_before_such_a_part_stops_on_the_way_in(number, code):
+    done = []
+    with Interruption() as interruption:
+        signal.raise_signal(number)
+        with pytest.raises(Stopped) as caught, interruption.at_once("before it began"):
+            done.append("all of it")
+        assert str(caught.value) == f"{number.name} before it began"
+        assert caught.value.exit_code == code
+    assert done == []
+
+
 def test_after_a_part_that_may_stop_at_once_signals_are_noted_again():
     with Interruption() as interruption:
         with interruption.at_once():

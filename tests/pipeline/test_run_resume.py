@@ -8,6 +8,7 @@ from PIL import Image
 from small_engine import differences, leaves
 from small_run import QUICK, in_child, latest, phantom_run, signal_at
 
+import pipeline.job
 from pipeline.config.load import load_config
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.metrics_file import read_metrics
@@ -96,6 +97,20 @@ def test_a_run_stopped_while_it_reports_does_only_the_rest(undisturbed, monkeypa
         patch.setattr(pipeline.evaluation.finish, "draw_gifs", lambda *_: signal.raise_signal(signal.SIGTERM))
         assert phantom_run(tmp_path / "run", *QUICK) == 143
     assert not folder.is_finished(config) and "seconds" in folder.record.read_text()
+    capsys.readouterr()
+    with monkeypatch.context() as patch:  # on the way from loading to evaluating
+        patch.setattr(pipeline.job, "_log_inputs", lambda *_: signal.raise_signal(signal.SIGTERM))
+        patch.setattr(pipeline.job, "finish", lambda *_: pytest.fail("evaluated all the same"))
+        assert phantom_run(tmp_path / "run", *QUICK) == 143
+    assert "stopped: SIGTERM after training; all of it is saved" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_stopped_while_it_prepares_says_so(number, code, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(pipeline.job, "_prepare", lambda *_, **__: signal.raise_signal(number))
+    assert phantom_run(tmp_path / "run", *QUICK) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("stopped: ")
 
 
 # ── asked to stop ───────────────────────────────────────────────────────────────────────────────────────────

@@ -56,4 +56,4 @@ def test_torchrun_writes_each_translation_once_when_processes_are_killed(alone, 
     assert "skipped" in done.stdout
     names = [source.name for source in sources]
     assert len(names) == 6 and sorted((tmp_path / "log" / "written.txt").read_text().split()) == names
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*names, "summary.json"]

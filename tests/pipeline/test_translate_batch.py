@@ -216,6 +216,19 @@ def test_a_limit_on_file_sizes_is_named_and_leaves_nothing_partial(tmp_path, mod
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("words", [("--quiet",), ()])
+def test_a_terminal_that_takes_nothing_changes_neither_volumes_nor_summary_nor_code(tmp_path, model, words):
+    volume_at(tmp_path / "in" / "a.nii")
+    (tmp_path / "in" / "b.nii").write_text("hello")
+
+    def mute() -> int:
+        sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True) for _ in range(2))
+        return run("-i", tmp_path / "in", "-o", tmp_path / "out", *words)
+
+    assert in_child(mute) == 3
+    assert statuses(tmp_path / "out") == {"a.nii": "translated", "b.nii": "failed"}
+
+
 def test_a_volume_beyond_the_memory_fails_alone(tmp_path, model, capsys):
     for name in ("a.nii", "b.nii"):
         volume_at(tmp_path / "in" / name)
@@ -228,7 +241,7 @@ def test_a_volume_beyond_the_memory_fails_alone(tmp_path, model, capsys):
 
 def test_memory_that_ends_anywhere_else_is_named_too(tmp_path, model, monkeypatch):
     volume_at(tmp_path / "in" / "a.nii")
-    monkeypatch.setattr("pipeline.translation.volume.write_volume", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr("pipeline.translation.volume.volume_writer", lambda *_: (_ for _ in ()).throw(MemoryError()))
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 2
     message = f"{tmp_path / 'in' / 'a.nii'}: does not fit into memory; crop it or use a larger machine"
     assert summary_of(tmp_path / "out")["volumes"][0]["error"] == message

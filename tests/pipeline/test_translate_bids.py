@@ -3,64 +3,27 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from negative_model import files_in, negative_model, volume_at
+from bids_set import MADE, OF_THE_SET, SCANS, calibrated_model, data_set, run, sidecar
+from negative_model import files_in, negative_model
 from volume_cases_doubtful import DOUBTFUL
 
 import pipeline.translation.model
 import pipeline.translation.volume
 from pipeline import __version__
-from pipeline.translate import main
 
 VALIDATOR = Path(sys.executable).with_name("bids-validator-deno")
 
 
 @pytest.fixture
 def model(monkeypatch):
-    calibration = {"cycle_weight": 0.0, "spread_weight": 1.0, "knots": [[0.0, 0.25]], "subjects": 1, "voxels": 1}
-    made = replace(negative_model(), calibration=calibration)
+    made = calibrated_model()
     monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: made)
     return made
-
-
-def run(*arguments, to="T2"):
-    return main([*map(str, arguments), "--model", "any", "--to", to, "--bids"])
-
-
-def data_set(root: Path, *scans: str, **description) -> Path:
-    """Write a data set with these scans."""
-    root.mkdir(parents=True)
-    described = {"Name": "Heads", "BIDSVersion": "1.9.0", "DatasetType": "raw", "License": "CC0"} | description
-    (root / "dataset_description.json").write_text(json.dumps(described))
-    for seed, scan in enumerate(scans):
-        volume_at(root / scan, seed)
-    return root
-
-
-SCANS = (
-    "sub-01/anat/sub-01_T1w.nii.gz",
-    "sub-01/anat/sub-01_T2w.nii.gz",
-    "sub-02/ses-a/anat/sub-02_ses-a_acq-fast_run-1_T1w.nii.gz",
-    "sub-02/ses-b/anat/sub-02_ses-b_T1w.nii",
-    "sub-02/ses-b/anat/sub-02_ses-b_part-phase_T1w.nii.gz",
-    "sub-02/ses-b/func/sub-02_ses-b_task-rest_T1w.nii.gz",
-    "derivatives/other/sub-01/anat/sub-01_desc-brain_T1w.nii.gz",
-)
-MADE = (
-    "sub-01/anat/sub-01_desc-synth_T2w",
-    "sub-02/ses-a/anat/sub-02_ses-a_acq-fast_run-1_desc-synth_T2w",
-    "sub-02/ses-b/anat/sub-02_ses-b_desc-synth_T2w",
-)
-OF_THE_SET = (".bidsignore", "README.md", "dataset_description.json")
-
-
-def sidecar(out: Path, name: str) -> dict:
-    return json.loads((out / f"{name}.json").read_text())
 
 
 def test_a_map_has_a_name_and_a_sidecar_of_its_own(tmp_path, model):
@@ -95,24 +58,6 @@ def test_every_scan_of_the_source_contrast_is_translated_and_described(tmp_path,
     assert described["DatasetLinks"] == {"source": "../.."}
     assert (out / "summary.json").is_file() and "summary.json" in (out / ".bidsignore").read_text()
     assert str(tmp_path) not in (out / "dataset_description.json").read_text() + json.dumps(about)
-
-
-def test_a_rerun_skips_and_a_scan_without_its_volume_is_redone(tmp_path, model, capsys):
-    root = data_set(tmp_path / "heads", *SCANS)
-    assert run("-i", root, "-o", tmp_path / "out") == 0
-    (tmp_path / "out" / f"{MADE[0]}.nii.gz").unlink()
-    assert run("-i", root, "-o", tmp_path / "out") == 0
-    assert "1 translated, 2 skipped" in capsys.readouterr().out
-
-
-def test_a_scan_that_fails_leaves_neither_volume_nor_sidecar(tmp_path, model, monkeypatch):
-    root = data_set(tmp_path / "heads", *SCANS[:3])
-    (root / SCANS[0]).write_text("hello")
-    assert run("-i", root, "-o", tmp_path / "out") == 3
-    assert files_in(tmp_path / "out") == sorted([*OF_THE_SET, f"{MADE[1]}.nii.gz", f"{MADE[1]}.json"])
-    monkeypatch.setattr("pipeline.translation.volume.write_volume", lambda *_: 1 / 0)
-    assert run("-i", root, "-o", tmp_path / "none") == 2
-    assert files_in(tmp_path / "none") == sorted(OF_THE_SET)
 
 
 def test_another_models_entry_and_what_a_user_added_stay(tmp_path, model):
@@ -229,17 +174,6 @@ def test_the_validator_finds_no_error(tmp_path, model):
     assert subprocess.run(command, capture_output=True, timeout=120).returncode != 0
 
 
-def test_a_volume_that_could_not_be_written_again_is_not_taken_for_done(tmp_path, model, monkeypatch):
-    root, out = data_set(tmp_path / "heads", SCANS[0]), tmp_path / "out"
-    assert run("-i", root, "-o", out) == 0
-    with monkeypatch.context() as broken:
-        broken.setattr(pipeline.translation.volume, "write_volume", lambda volume, path: 1 / 0)
-        assert run("-i", root, "-o", out, "--overwrite") == 2
-    assert files_in(out) == sorted(OF_THE_SET)
-    assert run("-i", root, "-o", out) == 0
-    assert {f"{MADE[0]}.nii.gz", f"{MADE[0]}.json"} < set(files_in(out))
-
-
 def test_the_link_to_the_source_holds_where_out_is_reached_through_a_link(tmp_path, model):
     root = data_set(tmp_path / "heads", SCANS[0])
     (tmp_path / "disk" / "deep").mkdir(parents=True)
@@ -263,20 +197,3 @@ def test_doubtful_volumes_are_translated_and_the_skull_is_judged_from_what_was_r
     first, *_ = capsys.readouterr().err.splitlines()
     assert first.startswith(f"warning: {source}: ") and all(part in first for part in case.says)
     assert isinstance(sidecar(tmp_path / "out", MADE[0])["SkullStripped"], bool)
-
-
-@pytest.mark.parametrize("long", ["-i", "-o"])
-def test_names_too_long_for_the_disk_are_one_line(tmp_path, model, capfd, long):
-    places = {"-i": data_set(tmp_path / "heads", SCANS[0]), "-o": tmp_path / "out"} | {long: tmp_path / ("n" * 300)}
-    assert run("-i", places["-i"], "-o", places["-o"]) == 2
-    (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("error: ")
-
-
-def test_a_scan_stored_twice_fails_twice_and_the_others_are_made(model, tmp_path, capsys):
-    root = data_set(tmp_path / "heads", SCANS[0], SCANS[0].removesuffix(".gz"), SCANS[2])
-    assert run("-i", root, "-o", tmp_path / "out", "--quiet") == 3
-    lines = [line for line in capsys.readouterr().err.splitlines() if "sub-01_T1w" in line]
-    assert len(lines) == 2
-    assert all("sub-01_T1w.nii and sub-01_T1w.nii.gz would be one volume; move one away" in line for line in lines)
-    assert [path for path in files_in(tmp_path / "out") if ".nii" in path] == [f"{MADE[1]}.nii.gz"]

@@ -96,6 +96,20 @@ def test_names_that_are_no_text_or_not_one_line_are_printed_as_one(tmp_path, mod
     assert summary_of(tmp_path / "out")["totals"]["translated"] == len(odd)
 
 
+def test_odd_names_in_messages_are_whole_and_hold_no_terminal_codes(tmp_path, model, capsys):
+    for name in ("a\x1b[31m\nb.nii", "a\x1b[31m\nb.nii.gz", "c  d\n.nii"):
+        volume_at(tmp_path / "in" / "plain.nii.gz").rename(tmp_path / "in" / name)
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 2
+    (tmp_path / "in" / "c  d\n.nii").rename(tmp_path / "c  d\n.nii")
+    assert run("-i", tmp_path / "c  d\n.nii", "-o", tmp_path / "c  d\n.nii") == 2
+    printed = capsys.readouterr()
+    assert "\x1b" not in printed.out + printed.err and len(printed.out.splitlines()) == 3 + 3
+    assert "a\\x1b[31m\\nb.nii and a\\x1b[31m\\nb.nii.gz would be one volume" in printed.out
+    assert f"error: {tmp_path}/c  d\\n.nii: OUT would overwrite a source" in printed.err
+    errors = {Path(one["source"]).name: one["error"] for one in summary_of(tmp_path / "out")["volumes"]}
+    assert errors["c  d\n.nii"].startswith(f"{tmp_path}/in/c  d\\n.nii: ")
+
+
 @pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
 def test_a_dry_run_says_what_would_go_where_and_writes_nothing(tmp_path, monkeypatch, capsys, overwrite):
     monkeypatch.setattr(pipeline.translation.model, "load_model", None)

@@ -1,18 +1,22 @@
 import json
 import math
 from shutil import copytree
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from small_run import QUICK, phantom_run
 
+from pipeline.config.load import load_config
 from pipeline.data.case import Case
 from pipeline.errors import UserError
 from pipeline.evaluation.calibration import calibrate, fit_calibration
 from pipeline.runs.folder import RunFolder
-from pipeline.translation.calibrations import load_doubt, write_calibrations
+from pipeline.sync_job import _send_models
+from pipeline.translation.calibrations import load_doubt, published, write_calibrations
 from pipeline.translation.model import load_model
-from pipeline.translation.uncertainty import Features
+from pipeline.translation.uncertainty import Calibration, Features
 
 
 def features_and_errors(count=4000):
@@ -130,3 +134,37 @@ def test_a_run_that_was_never_calibrated_says_how_it_is(run, tmp_path):
     (tmp_path / "uncertainty.json").write_text("{")
     with pytest.raises(UserError, match="damaged, or of another version"):
         load_doubt(str(tmp_path / "best.pt"), model, "T2")
+
+
+def test_what_was_calibrated_for_the_latest_checkpoint_is_found_from_the_folder(run, tmp_path):
+    folder = RunFolder(copytree(run, tmp_path / "run"))
+    content = torch.load(folder.checkpoints.latest, weights_only=True)
+    content["translators"]["T2"] = {name: weight + 1 for name, weight in content["translators"]["T2"].items()}
+    torch.save(content, folder.checkpoints.latest)
+    config = load_config(folder.config, ["evaluation.checkpoint=latest"])
+    folder.save_config(config)
+    model, flat = load_model(folder.checkpoints.latest, "cpu"), Calibration(0.0, 1.0, ((0.0, 0.25),))
+    others = {"best": load_model(folder.checkpoints.best, "cpu")}
+    write_calibrations(folder, model, others, {"T2": {"run": flat}})
+    assert load_doubt(str(folder.path), load_model(folder.path, "cpu"), "T2").calibration == flat
+
+
+def test_a_run_that_is_sent_later_has_the_models_that_it_would_have_had_at_its_end(run, monkeypatch):
+    logged = []
+    for place in ("finish", "logged_models"):
+        monkeypatch.setattr(f"pipeline.evaluation.{place}.log_models", lambda *given, **_: logged.append(given[2]))
+    assert phantom_run(run, *SHORT) == 0  # evaluated again
+    _send_models(SimpleNamespace(folder=run, status="FINISHED"))
+    at_the_end, later = (json.dumps(metadata, sort_keys=True) for metadata in logged)
+    assert later == at_the_end
+    alone = json.loads((run / "uncertainty.json").read_text())["directions"]["T2"]["alone"]
+    assert logged[1]["T2"]["uncertainty"] == alone
+    model = load_model(run, "cpu")
+    next(model.translators["T1"].parameters()).add_(1.0)
+    assert published(RunFolder(run), model, "T2") == {}  # of other weights
+
+
+def test_a_published_model_without_calibration_has_a_remedy_of_its_own(run):
+    for uri in ("runs:/abc/T1-to-T2", "models:/phantom-T1-to-T2@best"):
+        with pytest.raises(UserError, match=f"^{uri}: was logged without a calibration.*; evaluate its run again"):
+            load_doubt(uri, load_model(run, "cpu"), "T2")

@@ -1,6 +1,7 @@
 import errno
 import os
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,6 +63,21 @@ def test_without_hard_links_files_are_copied(folder, monkeypatch):
     assert [step_of(path) for path in (folder.latest, folder.previous, folder.best)] == [2, 1, 1]
     assert names(folder) == ["best.pt", "latest.pt", "previous.pt"]
     assert not folder.best.samefile(folder.previous)
+
+
+@pytest.mark.parametrize("part", ["unlink", "replace", "open"])
+def test_a_disk_that_is_gone_is_one_line_and_leaves_the_earlier_checkpoint(folder, monkeypatch, part):
+    folder.save(state(1), best=False)
+    (folder.folder / ".tmp-left-by-a-kill").touch()
+
+    def gone(*_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, part, gone)
+        with pytest.raises(UserError, match=r"\.pt: cannot be written \(Input/output error\)"):
+            folder.save(state(2), best=False)
+    assert step_of(folder.latest) == 1
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoints(folder, monkeypatch):

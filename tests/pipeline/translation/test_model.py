@@ -10,6 +10,7 @@ from networks.unet import UNet
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
 from pipeline.runs.checkpoint import FORMAT
+from pipeline.runs.folder import RunFolder
 from pipeline.translation import model as model_module
 from pipeline.translation.model import TranslationModel, is_large, load_model, translator_metadata
 
@@ -63,6 +64,18 @@ def test_a_runs_folder_gives_its_best_checkpoint_else_its_latest(tmp_path):
     assert first_weight(load_model(str(tmp_path), "cpu")) == 3.0
     assert first_weight(load_model(tmp_path / "checkpoints", "cpu")) == 3.0
     assert first_weight(load_model(tmp_path / "checkpoints" / "latest.pt", "cpu")) == 2.0
+
+
+def test_a_runs_folder_gives_the_checkpoint_that_its_evaluation_is_about(tmp_path):
+    for fill, name in enumerate(("best", "latest")):
+        checkpoint(tmp_path / "checkpoints" / f"{name}.pt", fill=float(fill))
+    for wanted, fill in (("latest", 1.0), ("best", 0.0)):
+        config = CONFIG.model_dump(mode="json") | {"evaluation": {"checkpoint": wanted}}
+        RunFolder(tmp_path).save_config(Config.model_validate(config))
+        assert first_weight(load_model(tmp_path, "cpu")) == fill
+        assert first_weight(load_model(tmp_path / "checkpoints", "cpu")) == fill
+    (tmp_path / "config.yaml").write_text("{")
+    assert first_weight(load_model(tmp_path, "cpu")) == 0.0
 
 
 @pytest.mark.parametrize("uri", ["runs:/abc/generator-T2", "models:/trial-T1-to-T2@best"])

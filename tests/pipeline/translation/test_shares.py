@@ -10,8 +10,8 @@ import torch
 from processes import together
 from torch import nn
 
+import pipeline.translation.batch
 import pipeline.translation.model
-import pipeline.translation.volume
 from pipeline.distributed import ALONE, World
 from pipeline.translate import main
 from pipeline.translation.jobs import Job
@@ -31,14 +31,14 @@ def written(monkeypatch, tmp_path):
         device=torch.device("cpu"),
     )
     monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: made)
-    log, write = tmp_path / "written.txt", pipeline.translation.volume.write_volume
+    log, write = tmp_path / "written.txt", pipeline.translation.batch.write_together
 
-    def noted(volume, target):
-        write(volume, target)
+    def noted(files, gone):
+        write(files, gone)
         with log.open("a") as lines:  # a short line is appended whole, whoever else is writing
-            lines.write(f"{target.name}\n")
+            lines.write(f"{[*files][-1].name}\n")
 
-    monkeypatch.setattr(pipeline.translation.volume, "write_volume", noted)
+    monkeypatch.setattr(pipeline.translation.batch, "write_together", noted)
     return lambda: sorted(log.read_text().split()) if log.exists() else []
 
 
@@ -73,18 +73,18 @@ def test_every_job_is_one_processs_and_stays_it_whatever_is_done():
 
 def test_two_processes_killed_and_restarted_write_each_volume_once(written, scans, tmp_path, monkeypatch, capfd):
     whole = [f"{number}.nii.gz" for number in range(5)]
-    write = pipeline.translation.volume.write_volume
+    write = pipeline.translation.batch.write_together
 
     def die_at_second(rank):
         calls = []
 
-        def write_or_die(volume, target):
-            calls.append(target)
+        def write_or_die(files, gone):
+            calls.append(files)
             if len(calls) == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
-            write(volume, target)
+            write(files, gone)
 
-        monkeypatch.setattr(pipeline.translation.volume, "write_volume", write_or_die)
+        monkeypatch.setattr(pipeline.translation.batch, "write_together", write_or_die)
 
     assert translate(scans, tmp_path, die_at_second) == [-signal.SIGKILL] * 2
     assert written() == whole[:2]

@@ -23,6 +23,24 @@ def test_a_summary_that_would_overwrite_something_is_refused(tmp_path, monkeypat
     assert files_in(tmp_path) == ["a", "list.txt"] and (tmp_path / "a").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("folder", "is a folder; give a file's name, as {0}/summary.json"),
+        ("/proc/x.json", "cannot be written (No such file or directory); give another place"),
+        ("text/x.json", "cannot be written (Not a directory); give another place"),
+    ],
+)
+def test_a_summary_that_could_not_be_written_is_refused_before_the_work(tmp_path, monkeypatch, capsys, place, reason):
+    monkeypatch.setattr(pipeline.translation.model, "load_model", None)
+    source = volume_at(tmp_path / "a.nii")
+    (tmp_path / "folder").mkdir(), (tmp_path / "text").touch()
+    told = tmp_path / place
+    assert run("-i", source, "-o", tmp_path / "out", "--summary", told) == 2
+    assert capsys.readouterr().err == f"error: --summary {told}: {reason.format(told)}\n"
+    assert files_in(tmp_path) == ["a.nii", "text"]
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_list_of_one_path_may_have_a_file_as_out(tmp_path, model, whole):
     source, target = volume_at(tmp_path / "a.nii"), tmp_path / "x.nii.gz"

@@ -1,3 +1,5 @@
+import errno
+import os
 from dataclasses import asdict, replace
 
 import ixi_like
@@ -138,17 +140,34 @@ def test_no_map_falls_on_another_volume_or_on_a_source(tmp_path, command, capsys
 def test_no_map_stays_where_its_volume_cannot_be_written(tmp_path, command, monkeypatch):
     import pipeline.translation.volume as volume
 
-    write = volume.write_volume
+    writer = volume.volume_writer
 
-    def full(image, path):
-        if "uncertainty" not in path.name:
-            raise UserError(f"{path}: no space")
-        write(image, path)
+    def full(stream):
+        stream.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(volume, "write_volume", full)
+    monkeypatch.setattr(
+        volume, "volume_writer", lambda image, path: writer(image, path) if "uncertainty" in path.name else full
+    )
     source = volume_at(tmp_path / "in" / "a.nii.gz")
     assert command("-i", source, "-o", tmp_path / "out", "--model", "axial", "--uncertainty") == 2
     assert files_in(tmp_path / "out") == []
+
+
+def test_a_new_volume_does_not_keep_an_earlier_map_nor_lose_it_where_it_fails(tmp_path, command, monkeypatch):
+    out, (_, strange) = tmp_path / "out", (volume_at(tmp_path / "in" / f"{name}.nii.gz") for name in "ab")
+    words = ("-i", tmp_path / "in", "-o", out, "--model", "axial")
+    assert command(*words, "--uncertainty") == 0
+    (out / "b_uncertainty.nii.gz").write_bytes(strange.read_bytes())  # not ours
+    before = {name: (out / name).read_bytes() for name in files_in(out)}
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.translation.volume.volume_writer", lambda image, path: lambda stream: 1 / 0)
+        for more in ((), ("--uncertainty",)):
+            assert command(*words, "--overwrite", *more) == 2
+    assert {name: (out / name).read_bytes() for name in files_in(out)} == before
+    assert command(*words) == 0 and files_in(out) == sorted(before)  # skipped
+    assert command(*words, "--overwrite") == 0
+    assert files_in(out) == ["a.nii.gz", "b.nii.gz", "b_uncertainty.nii.gz"]
 
 
 def test_wrong_views_and_a_style_are_refused_at_once(tmp_path, command, capsys):

@@ -1,0 +1,41 @@
+"""Which models a finished run logs when its command is repeated."""
+
+from types import SimpleNamespace
+
+import pytest
+from torch import nn
+
+import pipeline.evaluation.logged_models as logged_models
+
+
+@pytest.fixture
+def log(tmp_path, monkeypatch):
+    """Logs both directions with metadata; returns which were logged anew."""
+    made = []
+    monkeypatch.setattr(
+        logged_models, "log_translator", lambda *_, name, **__: made.append(name) or f"models:/{name}@best"
+    )
+    model = SimpleNamespace(contrasts=("T1", "T2"), translators={to: nn.Identity() for to in ("T1", "T2")}, stride=8)
+    tracker = SimpleNamespace(call=lambda what, ask: ask(SimpleNamespace(id="r")))
+
+    def again(metadata, checkpoint="best"):
+        made.clear()
+        note = tmp_path / "models.json"
+        addresses = logged_models.log_models(tracker, model, metadata, note, checkpoint=checkpoint, register_as=None)
+        assert addresses == {"T1": "models:/T2-to-T1@best", "T2": "models:/T1-to-T2@best"}
+        return list(made)
+
+    return again
+
+
+BOTH = ["T2-to-T1", "T1-to-T2"]
+
+
+def test_models_are_logged_once_and_anew_where_what_goes_with_them_has_changed(log):
+    bare = {"T1": {"to": "T1"}, "T2": {"to": "T2"}}
+    calibrated = {"T1": bare["T1"], "T2": {"uncertainty": {"knots": ((0.0, 0.25),)}, "to": "T2"}}
+    assert log(bare) == BOTH and log(bare) == []
+    assert log(calibrated) == BOTH
+    as_json_has_it = {"T2": {"to": "T2", "uncertainty": {"knots": [[0.0, 0.25]]}}, "T1": bare["T1"]}
+    assert log(as_json_has_it) == []
+    assert log(as_json_has_it, "latest") == BOTH
