@@ -1,7 +1,5 @@
 """From the slice store to training batches: what a batch holds is a function of seed, epoch and position alone."""
 
-import errno
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
@@ -10,18 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from pipeline.data.loader_workers import as_it_is, end_workers_at_exit, leave_signals_to_the_parent
 from pipeline.data.store import StoredCase, decode
 from pipeline.errors import UserError
 from transforms.augmentation import Augmentation, Change
-
-FAILED_WORKERS = {  # what torch says, in the order in which it is looked for -> what that means
-    "bus error|shared memory|</torch_": "shared memory (/dev/shm) is too small",
-    "too many open files|ancdata": "too many open files (ulimit -n)",
-    r"worker \(pid.*killed by signal": "a loader's worker was killed, perhaps for want of memory",
-    r"worker \(pid.*exited unexpectedly": "a loader's worker died",
-}
 
 
 class SliceBank:
@@ -218,61 +210,14 @@ def epoch_loader(
 
     Where several processes share each batch, `slots` are the places in it that are this process's.
     """
+    if workers:
+        end_workers_at_exit()
     return DataLoader(
         slices,
         batch_sampler=EpochBatches(epoch, batches, batch_size, first_batch, slots),
         num_workers=workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=_leave_signals_to_the_parent,
+        collate_fn=as_it_is,
+        worker_init_fn=leave_signals_to_the_parent,
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(0),  # so that starting workers draws nothing from the global state
     )
-
-
-@contextmanager
-def explaining_workers(workers: int) -> Iterator[None]:
-    """Turn what becomes of a loader whose workers die, or cannot pass on what they made, into a UserError.
-
-    torch learns of a death by a signal, and raises wherever it meets the code: around whatever uses the batches.
-
-    Args:
-        workers: How many there are; without any, nothing is explained.
-
-    Raises:
-        UserError: a worker died, or shared memory, memory or open files do not suffice for workers.
-    """
-    try:
-        yield
-    except (RuntimeError, OSError) as error:
-        reason = _failure(error) if workers else None
-        if reason is None:
-            raise
-        raise UserError(
-            f"{reason}; training.loader_workers=0 works without workers and without shared memory; the same command "
-            "with it goes on from the last checkpoint"
-        ) from error
-
-
-def _failure(error: RuntimeError | OSError) -> str | None:
-    """Return what an error says of a loader's workers; None if it is about something else."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EAGAIN):
-        return f"there is no room for a loader's workers ({error.strerror})"
-    said = [str(one).strip().rpartition("\n")[2] for one in (error, error.__cause__) if one is not None]
-    found = (
-        meaning
-        for words, meaning in FAILED_WORKERS.items()
-        if any(re.search(words, one, re.IGNORECASE) for one in said)
-    )
-    return next(found, None)
-
-
-def _as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return a batch; in a worker, in shared memory: where it does not fit, the queue's own thread would only hang."""
-    return batch if get_worker_info() is None else tuple(side.share_memory_() for side in batch)
-
-
-def _leave_signals_to_the_parent(_: int) -> None:
-    import signal
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

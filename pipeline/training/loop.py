@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 import torch
 
 from pipeline.console import warn
-from pipeline.data.loader import PairedSlices, UnpairedSlices, epoch_loader, explaining_workers
+from pipeline.data.loader import PairedSlices, UnpairedSlices, epoch_loader
+from pipeline.data.loader_workers import explaining_workers
 from pipeline.distributed import ALONE, World
 from pipeline.engines.protocol import Engine
 from pipeline.errors import Stopped, UserError

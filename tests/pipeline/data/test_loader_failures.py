@@ -4,6 +4,9 @@ import errno
 import os
 import resource
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,8 @@ import torch
 from torch.utils.data import get_worker_info
 
 from pipeline.data.case import Case
-from pipeline.data.loader import SliceBank, UnpairedSlices, epoch_loader, explaining_workers
+from pipeline.data.loader import SliceBank, UnpairedSlices, epoch_loader
+from pipeline.data.loader_workers import explaining_workers
 from pipeline.data.store import StoredCase
 from pipeline.errors import UserError
 from transforms.augmentation import Augmentation
@@ -34,16 +38,17 @@ class Failing(UnpairedSlices):
         return super().__getitems__(keys)
 
 
-def load(folder, grief, workers):
+def batches_of(folder, grief, workers):
     np.save(folder / "slices.npy", np.zeros((9, 64, 64), np.uint16))
     bank = SliceBank([StoredCase(Case("s", "", "T1", Path("x")), folder / "slices.npy", 9, {})])
     dataset = Failing(bank, bank, Augmentation(), 0)
     dataset.grief = grief
-    batches = epoch_loader(
-        dataset, epoch=0, batches=4, batch_size=2, first_batch=0, workers=workers, pin_memory=False
-    )  # fmt: skip
+    return epoch_loader(dataset, epoch=0, batches=4, batch_size=2, first_batch=0, workers=workers, pin_memory=False)
+
+
+def load(folder, grief, workers):
     with explaining_workers(workers):
-        return list(batches)
+        return list(batches_of(folder, grief, workers))
 
 
 def small_shared_memory():
@@ -68,6 +73,33 @@ def test_a_workers_death_is_one_line_that_says_what_works(reason, tmp_path):
         load(tmp_path, GRIEFS[reason], 2)
     assert str(caught.value) == reason + REMEDY
     assert len(load(tmp_path, GRIEFS[reason], 0)) == 4
+
+
+def test_a_dead_worker_is_forgotten_once_it_is_told(tmp_path):
+    with pytest.raises(UserError):
+        load(tmp_path, GRIEFS["a loader's worker died"], 2)
+    for _ in range(3):  # of each child that ends, torch asks whether it was a worker, and whether another one died
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        time.sleep(0.01)
+
+
+def test_an_interpreter_that_exits_with_workers_alive_does_not_wait_for_them(tmp_path):
+    program = """
+import sys
+from pathlib import Path
+sys.path[:0] = ["tests", "tests/pipeline/data"]
+from test_loader_failures import batches_of
+batches = iter(batches_of(Path(sys.argv[1]), lambda: None, 1))
+next(batches)
+batches.forgotten = batches  # as a traceback would, it keeps them from being collected
+sys.exit(3)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[3], timeout=60, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (3, "")
 
 
 def test_shared_memory_that_cannot_be_had_is_said_instead_of_waited_for(tmp_path):
