@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.config.schema import Config
-from pipeline.console import say, table
+from pipeline.console import say, table, warn
 from pipeline.data.case import Case, pairs
 from pipeline.data.split import CohortSplit
 from pipeline.errors import UserError
 from pipeline.files import human_bytes
+from pipeline.runs.folder import open_run_folder
 from pipeline.runs.prepare import find_cases, split_cases, warn_of_the_lone
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ def print_plan(config: Config) -> None:
     """Print subjects and slices per split and contrast, networks, steps, and estimated disk and memory.
 
     Raises:
-        UserError: as the run itself would: no data, too few subjects.
+        UserError: as the run itself would: no data, too few subjects, a folder that holds another run.
     """
+    open_run_folder(config)  # refuses one that holds another run; makes none
     cases = planned_cases(config)
     split = split_cases(config, cases)
     slices = {contrast: _slices(split.train[contrast], config) for contrast in config.contrasts}
@@ -50,7 +52,18 @@ def print_plan(config: Config) -> None:
     say(f"disk       {human_bytes(_disk(config, sum(slices.values()) + 2 * together, engine))} "
         "(slice store, three checkpoints; translated volumes come on top)")  # fmt: skip
     say(f"memory     {human_bytes(_memory(config, engine))} while training, besides the libraries' own")
+    _warn_of_device(config)
     say("dry run: nothing was written")
+
+
+def _warn_of_device(config: Config) -> None:
+    """Say that the run would be refused on this machine; it may be meant for another."""
+    from pipeline.hardware import choose_device
+
+    try:
+        choose_device(config.device)
+    except UserError as error:
+        warn(f"warning: {error}")
 
 
 def planned_cases(config: Config) -> list[Case]:

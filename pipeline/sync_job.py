@@ -51,7 +51,7 @@ def _send_models(sender: "Sender") -> None:
     folder = RunFolder(sender.folder)
     if sender.status != "FINISHED" or not folder.config.is_file() or not folder.checkpoints.latest.is_file():
         return
-    from pipeline.evaluation.logged_models import log_models
+    from pipeline.evaluation.logged_models import log_models, score_of
     from pipeline.runs.checkpoint import load_checkpoint
     from pipeline.translation.calibrations import published
     from pipeline.translation.model import load_model, translator_metadata
@@ -60,7 +60,7 @@ def _send_models(sender: "Sender") -> None:
         config = load_config(folder.config)
         chosen = folder.evaluated(config.evaluation.checkpoint)
         model = load_model(chosen, "cpu")
-        step = load_checkpoint(folder.checkpoints.latest)["position"]["step"]
+        position = load_checkpoint(folder.checkpoints.latest)["position"]
     except UserError as error:
         sender.refuse("the models", str(error))
         return
@@ -72,6 +72,7 @@ def _send_models(sender: "Sender") -> None:
             for to in model.translators
         },
         folder.models,
-        checkpoint=f"{chosen.stem}, training stopped at step {step}",
+        checkpoint=f"{chosen.stem}, training stopped at step {position['step']}",
         register_as=config.tracking.register_as,
+        score=score_of(chosen.stem, position["best_score"]),
     )

@@ -11,7 +11,7 @@ from pipeline.errors import Stopped, UserError, first_cause
 from pipeline.evaluation.calibration import Judge, calibrate
 from pipeline.evaluation.evaluate import Translation, evaluate
 from pipeline.evaluation.gallery import Gallery, draw_curves, draw_gifs, translate_scan
-from pipeline.evaluation.logged_models import log_models
+from pipeline.evaluation.logged_models import log_models, score_of
 from pipeline.evaluation.scores import Scores, metric_name
 from pipeline.evaluation.summary import write_summary
 from pipeline.evaluation.viewing import Candidates, keep_candidates, subjects_to_view
@@ -71,6 +71,7 @@ def finish(sitting: Sitting) -> None:
         folder.models,
         checkpoint=f"{chosen.stem}, training stopped at step {sitting.position.step}",
         register_as=config.tracking.register_as,
+        score=score_of(chosen.stem, sitting.position.best_score),
     )
     write_run_record(folder.record, config, sitting.engine, sitting.position, sitting.device)
     tracker.log_artifact(folder.record)

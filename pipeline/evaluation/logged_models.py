@@ -2,15 +2,22 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline.console import say
 from pipeline.files import atomic_text
-from pipeline.tracking.mlflow_models import log_translator
+from pipeline.tracking.mlflow_models import ALIAS, log_translator
 from pipeline.tracking.tracker import Tracker
 from pipeline.translation.model import TranslationModel
 
 Addresses = dict[str, str]  # target contrast -> where MLflow has the model
+
+
+def score_of(checkpoint: str, best_score: float) -> float | None:
+    """Return a checkpoint's score in validation, as far as a run's position knows it: the best one's alone."""
+    return best_score if checkpoint == "best" and math.isfinite(best_score) else None
 
 
 def log_models(
@@ -21,6 +28,7 @@ def log_models(
     *,
     checkpoint: str,
     register_as: str | None,
+    score: float | None,
 ) -> Addresses:
     """Log each direction as a model of the tracker's MLflow run, and register it where a name is given.
 
@@ -32,6 +40,7 @@ def log_models(
             metadata, is left as it is.
         checkpoint: Which checkpoint the networks are from, in words.
         register_as: The registered models' name, to which "-T1-to-T2" is appended.
+        score: The checkpoint's in validation, on which it depends who has the alias `best`; None: not known.
 
     Returns:
         The models' addresses, as far as they are logged.
@@ -53,7 +62,10 @@ def log_models(
             stride=model.stride,
             metadata=metadata[to],
             register_as=f"{register_as}-{name}" if register_as else None,
+            score=score,
         )
+        if address and address.startswith("models:") and not address.endswith(f"@{ALIAS}"):
+            say(f"registered as {address}; @{ALIAS} stays with a version that scored higher in validation")
         if address:
             logged[to] = address
             atomic_text(note, json.dumps({**about, "models": logged}, indent=1, ensure_ascii=False) + "\n")

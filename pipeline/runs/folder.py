@@ -4,7 +4,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,6 +124,7 @@ class RunFolder:
         if fcntl is None:
             yield
             return
+        fresh = not self.path.exists()
         make_folder(self.path)
         with writing_to(self.path):
             lock = (self.path / ".lock").open("w")
@@ -134,7 +135,13 @@ class RunFolder:
                 raise UserError(
                     f"{self.path}: another process is at work on this run; wait for it, or stop it"
                 ) from error
-            yield
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    if fresh and [entry.name for entry in self.path.iterdir()] == [".lock"]:  # refused before it began
+                        (self.path / ".lock").unlink()
+                        self.path.rmdir()
 
     def is_finished(self, config: Config) -> bool:
         """Whether all of the run is done, with exactly this configuration: to do it again is to evaluate it again.

@@ -20,6 +20,8 @@ from pipeline.tracking.mlflow_settings import configure_mlflow, request_timeout,
 from pipeline.tracking.tracker import Tracker
 
 FORMAT = 1  # of the metadata
+ALIAS = "best"
+SCORE_TAG = "validation_score"  # of a registered model's versions
 DOWNLOAD_TIMEOUT_S = 26  # besides what a request may take in training
 PICKLE_SWITCH = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
 EXAMPLE_SIDE = 64  # at least; a slice of one stride can be too small for reflected borders
@@ -33,7 +35,7 @@ def log_translator(
     stride: int,
     metadata: Mapping[str, object],
     register_as: str | None = None,
-    alias: str = "best",
+    score: float | None = None,
 ) -> str | None:
     """Log a generator as a model of the tracker's MLflow run; nothing happens where MLflow is off or not answering.
 
@@ -42,10 +44,14 @@ def log_translator(
             A copy in evaluation mode on the CPU is exported; the module itself stays as it is.
         name: Of the model within the run, as in `runs:/<run id>/<name>`.
         metadata: What translation has to know besides, in JSON's types; comes back from `load_translator`.
-        register_as: Also make it a version of this registered model, with `alias` on it.
+        register_as: Also make it a version of this registered model. The alias `best` goes to it, unless the version
+            that has it scored higher.
+        score: In validation, the higher the better; negative ones (of runs without pairs) and others are not
+            comparable. None, or none of the version that has the alias: the alias moves.
 
     Returns:
-        The model's address, `models:/<name>@<alias>` or `runs:/<run id>/<name>`; None if it was not logged.
+        The model's address: `models:/<name>@best`, `models:/<name>/<version>` where the alias stayed with another, or
+        for one not registered `runs:/<run id>/<name>`; None if it was not logged.
     """
     if not tracker.follows:
         return None
@@ -54,7 +60,7 @@ def log_translator(
         export_translator(module, path, stride=stride, metadata=metadata)
         size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         return tracker.call(
-            f"the model {name}", lambda run: _upload(run, path, clean_name(name), register_as, alias), size_bytes
+            f"the model {name}", lambda run: _upload(run, path, clean_name(name), register_as, score), size_bytes
         )
 
 
@@ -86,7 +92,7 @@ def export_translator(module: nn.Module, path: Path, *, stride: int, metadata: M
         )
 
 
-def _upload(run: MlflowRun, path: Path, name: str, register_as: str | None, alias: str) -> str:
+def _upload(run: MlflowRun, path: Path, name: str, register_as: str | None, score: float | None) -> str:
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
@@ -101,9 +107,7 @@ def _upload(run: MlflowRun, path: Path, name: str, register_as: str | None, alia
     run.client.finalize_logged_model(logged.model_id, "READY")
     if register_as is None:
         return f"runs:/{run.id}/{name}"
-    registered = clean_name(register_as)
-    _register(run, registered, logged.model_id, alias)
-    return f"models:/{registered}@{alias}"
+    return _register(run, clean_name(register_as), logged.model_id, score)
 
 
 def _drop_half_logged(run: MlflowRun, name: str) -> None:
@@ -114,7 +118,8 @@ def _drop_half_logged(run: MlflowRun, name: str) -> None:
             run.client.delete_logged_model(model.model_id)
 
 
-def _register(run: MlflowRun, name: str, model_id: str, alias: str) -> None:
+def _register(run: MlflowRun, name: str, model_id: str, score: float | None) -> str:
+    """Make a model a version of a registered one, with the alias where it earns it; return its address."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -122,8 +127,24 @@ def _register(run: MlflowRun, name: str, model_id: str, alias: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    version = run.client.create_model_version(name, f"models:/{model_id}", run_id=run.id, model_id=model_id)
-    run.client.set_registered_model_alias(name, alias, version.version)
+    tags = {} if score is None else {SCORE_TAG: f"{score:.9g}"}
+    version = run.client.create_model_version(name, f"models:/{model_id}", run_id=run.id, model_id=model_id, tags=tags)
+    if score is not None and _outscored(run, name, score):
+        return f"models:/{name}/{version.version}"
+    run.client.set_registered_model_alias(name, ALIAS, version.version)
+    return f"models:/{name}@{ALIAS}"
+
+
+def _outscored(run: MlflowRun, name: str, score: float) -> bool:
+    """Whether the version that has the alias scored higher, on a scale that can be compared."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        tags = run.client.get_model_version_by_alias(name, ALIAS).tags
+        holder = float(tags[SCORE_TAG])
+    except (MlflowException, KeyError, ValueError):  # nobody has it, or an earlier release gave it
+        return False
+    return (holder < 0) == (score < 0) and holder > score
 
 
 def load_translator(uri: str, device: torch.device | str = "cpu") -> tuple[nn.Module, dict]:

@@ -16,6 +16,7 @@ from pipeline.translation.jobs import FAILED, NOT_DONE, SKIPPED, Job
 FOUND_IN_FOLDERS = (".nii", ".nii.gz", ".hdr")  # a .hdr stands for its .img
 PAIR_SUFFIXES = (".hdr", ".img")
 WRITABLE = (".nii", ".nii.gz")
+OF_OTHER_FORMATS = (".mha", ".mhd", ".nrrd", ".mgz", ".mgh", ".mnc", ".dcm", ".png")
 MOST_PATH_BYTES = 4096  # Linux's PATH_MAX
 
 
@@ -24,8 +25,8 @@ def all_inputs(given: list[Path], list_file: str | None) -> list[Path]:
 
     Args:
         given: From the command line.
-        list_file: One path per line, in UTF-8, taken as it stands; empty lines and those that begin with "#" are not
-            paths. "-" is standard input, None no list.
+        list_file: One path per line, in UTF-8, blanks at its ends left out unless they belong to a file; empty lines
+            and those that begin with "#" are not paths. "-" is standard input, None no list.
 
     Raises:
         UserError: the list cannot be read or is no list of paths, or there is no path at all.
@@ -58,7 +59,8 @@ def _listed(stream: BinaryIO, name: str) -> list[Path]:
         if len(text.encode()) > MOST_PATH_BYTES:
             raise UserError(f"{where}: is longer than a path can be; give a text file with one path per line")
         if text.strip() and not text.startswith("#"):
-            paths.append(Path(text))
+            bare = text.strip()  # unless the blanks belong to a file's name
+            paths.append(Path(bare if os.path.lexists(bare) and not os.path.lexists(text) else text))
     return paths
 
 
@@ -104,9 +106,9 @@ def given_path(text: str) -> Path:
 
 
 def _require_name(out: Path) -> None:
-    """Refuse a pair's name as OUT, which would become a folder."""
-    if out.suffix.lower() in PAIR_SUFFIXES and not is_folder(out):
-        raise UserError(f"{out}: volumes are written as .nii or .nii.gz, not as pairs; choose such a name, or a folder")
+    """Refuse the name of a pair or of another format's volume as OUT, which would become a folder."""
+    if out.suffix.lower() in (*PAIR_SUFFIXES, *OF_OTHER_FORMATS) and not is_folder(out):
+        raise UserError(f"{out}: volumes are written as .nii or .nii.gz; choose such a name, or a folder")
 
 
 def real(path: Path) -> Path:

@@ -96,6 +96,17 @@ def test_ten_thousand_subjects_are_planned_without_one_being_made_or_looked_for(
     assert ["train", "T1", "4998", "4998"] in [row[:4] for row in rows(text)]
 
 
+def test_what_the_run_would_be_refused_for_is_said(tmp_path, capsys):
+    print_plan(config(output=tmp_path / "run", device="mps"))
+    captured = capsys.readouterr()
+    assert captured.err.startswith("warning: device mps: not available on this machine; use one of: auto, ")
+    assert captured.out.endswith("dry run: nothing was written\n") and not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "letter.txt").touch()
+    with pytest.raises(UserError, match="holds files that are not of a run"):
+        print_plan(config(output=tmp_path / "run"))
+
+
 def test_steps_may_be_set_and_the_output_named(capsys):
     text = printed(capsys, config(output="there", training={"epochs": 1, "decay_epochs": 0, "steps_per_epoch": 1500}))
     assert "steps      1,500 an epoch × 1 epochs = 1,500, batch 1" in text

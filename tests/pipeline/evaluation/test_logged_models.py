@@ -21,7 +21,9 @@ def log(tmp_path, monkeypatch):
     def again(metadata, checkpoint="best"):
         made.clear()
         note = tmp_path / "models.json"
-        addresses = logged_models.log_models(tracker, model, metadata, note, checkpoint=checkpoint, register_as=None)
+        addresses = logged_models.log_models(
+            tracker, model, metadata, note, checkpoint=checkpoint, register_as=None, score=None
+        )
         assert addresses == {"T1": "models:/T2-to-T1@best", "T2": "models:/T1-to-T2@best"}
         return list(made)
 

@@ -205,6 +205,19 @@ def test_a_second_process_is_kept_out_while_one_is_at_work(tmp_path):
     assert said == [f"{tmp_path / 'run'}: another process is at work on this run; wait for it, or stop it", "entered"]
 
 
+def test_a_folder_that_was_made_for_nothing_goes_again_and_no_other(tmp_path):
+    for made, left in ((False, False), (True, True)):
+        folder = tmp_path / f"run{made}"
+        if made:
+            folder.mkdir()
+        with pytest.raises(UserError), RunFolder(folder).held():
+            raise UserError("refused")
+        assert folder.exists() is left
+    with RunFolder(tmp_path / "run").held():
+        (tmp_path / "run" / "config.yaml").touch()
+    assert (tmp_path / "run" / "config.yaml").exists()
+
+
 def test_the_lock_alone_does_not_make_a_folder_look_like_something_else(tmp_path):
     with RunFolder(tmp_path / "run").held():
         assert open_run_folder(config(tmp_path)).path == tmp_path / "run"

@@ -8,7 +8,7 @@ from torch import nn
 
 from networks.unet import UNet
 from pipeline.errors import UserError
-from pipeline.tracking.mlflow_models import export_translator, load_translator, log_translator
+from pipeline.tracking.mlflow_models import _register, export_translator, load_translator, log_translator
 from pipeline.tracking.tracker import Tracker
 
 ABOUT = {"to": "T2", "contrasts": ["T1", "T2"], "facts": {"T1": {"low": 0.5, "integer": True}}, "origin": "test"}
@@ -91,6 +91,22 @@ def test_registered_models_load_by_alias_and_version(logged, unet):
     from mlflow import MlflowClient
 
     assert int(MlflowClient().get_model_version_by_alias("lab_T1-to-T2_", "best").version) == 2
+
+
+def test_the_alias_stays_with_the_higher_score_of_those_that_can_be_compared(logged):
+    from types import SimpleNamespace
+
+    from mlflow import MlflowClient
+
+    client, run_id = MlflowClient(), logged["addresses"][0].split("/")[1]
+    model = client.search_logged_models([client.get_run(run_id).info.experiment_id])[0]
+    run = SimpleNamespace(client=client, id=run_id)
+    scores = [None, 14.5, 11.0, 14.5, -0.2, -0.3, -0.1, 9.0]
+    addresses = [_register(run, "ranked", model.model_id, score) for score in scores]
+    held = [address.rpartition("@")[2] == "best" for address in addresses]
+    assert held == [True, True, False, True, True, False, True, True]
+    assert addresses[2] == "models:/ranked/3"
+    assert int(client.get_model_version_by_alias("ranked", "best").version) == 8
 
 
 def test_the_model_is_a_dynamic_pt2_that_mlflow_itself_loads(logged, unet, monkeypatch):

@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.files import is_file
 from pipeline.translation import places
 from pipeline.translation.jobs import Job
-from pipeline.translation.places import given_path, is_whole, plan
+from pipeline.translation.places import all_inputs, given_path, is_whole, plan
 
 
 def touched(path: Path) -> Path:
@@ -58,13 +58,20 @@ def test_a_name_too_long_is_no_file():
     assert not os.path.lexists("o" * 300)
 
 
-@pytest.mark.parametrize("name", ["x.hdr", "x.IMG"])
-def test_a_pair_as_out_is_refused_and_no_folder_of_that_name(tmp_path, name):
+@pytest.mark.parametrize("name", ["x.hdr", "x.IMG", "x.mha", "x.nrrd"])
+def test_a_volume_of_another_kind_as_out_is_refused_and_no_folder_of_that_name(tmp_path, name):
     source = touched(tmp_path / "a.nii")
-    with pytest.raises(UserError, match=rf"{name}: volumes are written as \.nii or \.nii\.gz, not as pairs"):
+    with pytest.raises(UserError, match=rf"{name}: volumes are written as \.nii or \.nii\.gz; choose such a name"):
         plan([source], tmp_path / name)
     (tmp_path / name).mkdir()
     assert [job.target for job in plan([source], tmp_path / name)] == [tmp_path / name / "a.nii"]
+
+
+def test_blanks_around_a_listed_path_are_left_out_unless_they_are_the_files(tmp_path):
+    plain, odd = touched(tmp_path / "a.nii"), touched(tmp_path / "b.nii ")
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"  {plain}\t\n{odd}\n{tmp_path / 'gone.nii'} \n \n")
+    assert all_inputs([], str(listed)) == [plain, odd, Path(f"{tmp_path / 'gone.nii'} ")]
 
 
 @pytest.mark.parametrize("text", ["", " "])
