@@ -238,6 +238,9 @@ def _about_runs(runs: Sequence[FinishedRun]) -> list[str]:
     unknown = [run.label for run in runs if not run.record]
     if unknown:
         notes.append(f"No run.json, so neither seconds nor parameters: {', '.join(unknown)}; run again to have them.")
+    for run in runs:
+        if warned := run.record.get("warnings"):
+            notes.append(f"{run.label} was warned of in training, and it still stood at the end: {'; '.join(warned)}.")
     bounds = [run.label for run in runs if run.is_bound]
     if bounds and len(bounds) < len(runs):
         others = _home_of_baselines(runs)

@@ -73,7 +73,8 @@ def finish(sitting: Sitting) -> None:
         register_as=config.tracking.register_as,
         score=score_of(chosen.stem, sitting.position.best_score),
     )
-    write_run_record(folder.record, config, sitting.engine, sitting.position, sitting.device)
+    standing = [f"{warning.title}: {warning.what_was_seen}" for warning in warnings if warning.cleared is None]
+    write_run_record(folder.record, config, sitting.engine, sitting.position, sitting.device, warnings=standing)
     tracker.log_artifact(folder.record)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -21,14 +21,23 @@ from pipeline.training.loop import Position
 MACHINE = ("device", "machine", "threads", "processes", "precision", "version", "torch")
 
 
-def write_run_record(path: Path, config: Config, engine: Engine, position: Position, device: torch.device) -> None:
+def write_run_record(
+    path: Path,
+    config: Config,
+    engine: Engine,
+    position: Position,
+    device: torch.device,
+    *,
+    warnings: Sequence[str] = (),
+) -> None:
     """Write steps, seconds, numbers of parameters and the machine, and that all of the run is done: the last thing.
 
     `seconds` counts the training steps of all sittings, without loading, validation and pictures.
     `translator_parameters` counts the weights that a translation of either direction uses as it is made by default,
     weights that the two share once: not MUNIT's style encoders, which only a style of the user's own needs.
     `parameters` counts each trained network whole. The machine is that of the last sitting that trained: evaluating
-    anew elsewhere does not change it. `configuration` is what `RunFolder.is_finished` looks for.
+    anew elsewhere does not change it. `configuration` is what `RunFolder.is_finished` looks for, `warnings` what
+    training warned of that still stood at its end.
     """
     seconds = round(position.seconds, 3)
     content = {
@@ -47,6 +56,7 @@ def write_run_record(path: Path, config: Config, engine: Engine, position: Posit
         "precision": config.training.precision,
         "version": __version__,
         "torch": torch.__version__,
+        "warnings": list(warnings),
         "configuration": fingerprint(config),
     }
     earlier = _earlier(path)

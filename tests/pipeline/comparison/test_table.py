@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from finished_runs import SPLIT, SUBJECTS, bound, finished_run
+from finished_runs import RECORD, SPLIT, SUBJECTS, bound, finished_run
 
 from pipeline.comparison.files import terminal_text
 from pipeline.comparison.runs import load_runs
@@ -161,6 +161,13 @@ def test_few_subjects_are_said_to_be_few(tmp_path):
 
 def test_a_correction_that_leaves_nothing_to_find_is_said(two):
     assert "corrected for 4 comparisons, the lowest of the p-values cannot fall below 0.062" in two.notes[0]
+
+
+def test_a_run_that_was_warned_of_to_the_end_is_named(tmp_path):
+    warned = RECORD | {"warnings": ["mode collapse, T1 → T2: 0.10 after epoch 3, below 0.2"]}
+    comparison = compared(finished_run(tmp_path, "a"), finished_run(tmp_path, "b", record=warned))
+    [note] = [note for note in comparison.notes if "warned of" in note]
+    assert note.startswith("b was warned of in training") and "mode collapse, T1 → T2: 0.10" in note
 
 
 def test_runs_on_different_machines_are_not_to_be_timed(tmp_path):

@@ -31,7 +31,7 @@ def path(tmp_path):
 
 
 def record(path, position):
-    write_run_record(path, CONFIG, engine(), position, CPU)
+    write_run_record(path, CONFIG, engine(), position, CPU, warnings=["mode collapse"])
     return json.loads(path.read_text())
 
 
@@ -39,6 +39,7 @@ def test_weights_that_translators_share_count_once(path):
     content = record(path, Position(step=4, seconds=2.0))
     assert content["translator_parameters"] == 122
     assert content["parameters"] == {"G": 111, "F": 111, "D": 4}
+    assert content["warnings"] == ["mode collapse"]
 
 
 def test_steps_seconds_and_machine_are_there(path):
