@@ -77,6 +77,7 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> str:
     device = choose_device(config.device)
     if config.training.precision == "fp16" and device.type != "cuda":
         raise UserError("training.precision = fp16: needs a CUDA device, and there is none; use bf16 or float32")
+    torch.backends.cudnn.benchmark = device.type == "cuda"  # every step has the same shapes
     prepared = world.led(lambda: _prepare(config, folder, quiet, save=world.first))
     torch.manual_seed(config.seed)
     engine = build_engine(config, device, world)
