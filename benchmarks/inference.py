@@ -64,7 +64,7 @@ def head(size: int, slices: int) -> np.ndarray:
 def slices_of(model: TranslationModel, to: str, size: int, slices: int, volume: Path | None) -> np.ndarray:
     """Return slices (N, H, W) in [-1, 1] as the model gets them."""
     source = volume or nib.Nifti1Image(head(size, slices), np.eye(4))
-    opened = open_volume(source, model, to, likeness=False)
+    opened = open_volume(source, model, to, [], likeness=False)
     return opened.slices[opened.foreground.any(axis=(1, 2))]
 
 
@@ -150,7 +150,7 @@ def file_to_file(common: dict, batch_size: int, rounds: int, *, forms: bool, pre
             nib.save(nib.Nifti1Image(head(common["size"], common["slices"]), np.eye(4)), source)
         for _ in range(rounds + 1):
             times = [time.perf_counter()]
-            opened = open_volume(source, model, to)
+            opened = open_volume(source, model, to, [])
             times.append(time.perf_counter())
             made = opened.through(model.translators[to], opened.slices, model, batch_size)
             times.append(time.perf_counter())
