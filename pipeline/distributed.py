@@ -6,6 +6,7 @@ which everything here is free and nothing is opened.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # doors import this module, and `--help` must not wait for to
 Result = TypeVar("Result")
 PATIENCE = timedelta(days=2)  # how long processes wait for the first one: it may be preparing a whole cohort
 BUCKET_BYTES = 25 * 2**20  # of gradients that travel together
+SETTLING = 0.1  # seconds in which Gloo's threads let go of tensors; one that does so as Python ends aborts the process
 LOST = ("onnection", "imed out", "imeout", "peer")  # in what Gloo says when another process has gone
 
 
@@ -198,6 +200,7 @@ class World:
             import torch.distributed as communication
 
             if communication.is_initialized():
+                time.sleep(SETTLING)
                 communication.destroy_process_group()
 
 
