@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         "--precision", choices=("model", "float32", "bf16"), default="model", help="default: as trained; CPU float32"
     )
     door.add_argument(
-        "--compile", choices=("auto", "yes", "no"), default="auto", help="auto: on the CPU, for ten volumes or more"
+        "--compile", choices=("auto", "yes", "no"), default="auto", help="auto: on the CPU, for twenty volumes or more"
     )
     door.add_argument("--overwrite", action="store_true", help="translate again what OUT already holds")
     door.add_argument("--dry-run", action="store_true", help="say what would become what, and write nothing")
