@@ -92,12 +92,12 @@ def main(argv: list[str] | None = None) -> int:
     plan_maps(jobs, bids=arguments.bids, wanted=arguments.uncertainty)
     require_own_place(arguments.summary, jobs, arguments.input_list)
     if arguments.dry_run:
-        to_do(jobs, overwrite=arguments.overwrite)
+        to_do(jobs, overwrite=arguments.overwrite, to=arguments.to)
         if world.first:
             say(outlook(jobs))
         return EXIT_DONE
     own = share(jobs, world)
-    pending = to_do(own, overwrite=arguments.overwrite)
+    pending = to_do(own, overwrite=arguments.overwrite, to=arguments.to)
     about: dict[str, str] = {}
     with StopSignals() as stop:
         if pending:

@@ -1,6 +1,5 @@
 """Which volumes a translation command is given, where each goes, and which are there already."""
 
-import math
 import os
 import sys
 import tempfile
@@ -11,6 +10,7 @@ from typing import BinaryIO
 from pipeline.errors import UserError
 from pipeline.files import is_file, is_folder, remove_stale
 from pipeline.translation.dicom import holds_dicom
+from pipeline.translation.earlier import contrast_in, is_whole
 from pipeline.translation.jobs import FAILED, NOT_DONE, SKIPPED, Job
 
 FOUND_IN_FOLDERS = (".nii", ".nii.gz", ".hdr")  # a .hdr stands for its .img
@@ -231,38 +231,22 @@ def _as_nifti(source: Path, below: Path) -> Path:
     return below.with_name(f"{below.stem if below.suffix.lower() in PAIR_SUFFIXES else below.name}.nii.gz")
 
 
-def to_do(jobs: list[Job], *, overwrite: bool) -> list[Job]:
-    """Return the jobs that are to be done; of the others, those whose files are there and whole become `SKIPPED`."""
+def to_do(jobs: list[Job], *, overwrite: bool, to: str | None = None) -> list[Job]:
+    """Return the jobs that are to be done; of the others, those whose files are there and whole become `SKIPPED`.
+
+    Where it is told which contrast is to be made, those fail whose target holds another that was made earlier.
+    """
     for job in jobs:
         there = not overwrite and all(is_whole(path) for path in (job.target, job.uncertainty) if path is not None)
-        if job.status == NOT_DONE and there:
+        if job.status != NOT_DONE or not there:
+            continue
+        made = contrast_in(job.target)
+        if to is None or made in (None, to):
             job.status = SKIPPED
+        else:
+            job.status = FAILED
+            job.error = f"{job.source}: {job.target} holds a synthetic {made}; choose another OUT, or add --overwrite"
     return [job for job in jobs if job.status == NOT_DONE]
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a NIfTI file is there with all of its voxels: ours always are, but a copy may have been cut short."""
-    if not is_file(path) or path.stat().st_size == 0:
-        return False
-    import nibabel as nib  # slow, and needed only where there is something to look at
-
-    from transforms.nifti_log import nibabel_silent
-
-    try:
-        with nibabel_silent():
-            image = nib.load(path)
-        voxels = image.dataobj
-        wanted = voxels.offset + voxels.dtype.itemsize * math.prod(image.shape)
-        if not path.name.lower().endswith(".gz"):
-            return path.stat().st_size >= wanted
-        with path.open("rb") as stream:
-            stream.seek(-4, os.SEEK_END)  # gzip ends with the number of bytes it holds
-            if int.from_bytes(stream.read(4), "little") == wanted % 2**32:
-                return True
-        voxels.get_unscaled()  # several gzip members, or bytes after the voxels: read it
-    except Exception:  # whatever a damaged file makes nibabel raise
-        return False
-    return True
 
 
 def require_writable(folder: Path) -> None:

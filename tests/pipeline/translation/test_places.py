@@ -12,8 +12,9 @@ from volume_cases import PIXDIM, patched
 from pipeline.errors import UserError
 from pipeline.files import is_file
 from pipeline.translation import places
+from pipeline.translation.earlier import is_whole
 from pipeline.translation.jobs import Job
-from pipeline.translation.places import all_inputs, given_path, is_whole, plan
+from pipeline.translation.places import all_inputs, given_path, plan
 
 
 def touched(path: Path) -> Path:
