@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -25,7 +26,7 @@ from networks.unet import UNet
 from pipeline.console import say, table
 from pipeline.hardware import choose_device, set_up
 from pipeline.metrics.agreement import DATA_RANGE, psnr
-from pipeline.translation.inference import compiled
+from pipeline.translation.inference import CompiledForms
 from pipeline.translation.model import TranslationModel, is_large, load_model
 from pipeline.translation.translator import on_source_grid, open_volume, translate_slices
 from pipeline.translation.volume import image_like, write_volume
@@ -86,7 +87,7 @@ def sent(
     if tuned:
         set_up(threads=None)
     model, to = model_of(uri, to, width, size, device, tuned=tuned)
-    model = compiled(model, batch_size) if forms else model
+    model = replace(model, run=CompiledForms(batch_size)) if forms else model
     given = slices_of(model, to, size, slices, volume)
     how = {"device": model.device, "batch_size": batch_size, "precision": precision, "run": model.run, "name": "it"}
     return lambda: translate_slices(given, model.translators[to], np.ones(len(given), bool), **how)
@@ -141,7 +142,7 @@ def file_to_file(common: dict, batch_size: int, rounds: int, *, forms: bool, pre
     """Print what each stage of one volume takes, file to file, after a first one that warms the process up."""
     set_up(threads=None)
     model, to = model_of(*(common[name] for name in ("uri", "to", "width", "size", "device")))
-    model = (compiled(model, batch_size) if forms else model).in_precision(precision)
+    model = (replace(model, run=CompiledForms(batch_size)) if forms else model).in_precision(precision)
     facts = model.facts[to]
     taken: dict[str, list[float]] = {name: [] for name in ("read, prepare", "network", "way back", "write", "all")}
     with tempfile.TemporaryDirectory() as folder:

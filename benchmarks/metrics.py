@@ -1,6 +1,6 @@
-"""What SSIM costs beside scikit-image's and MONAI's, of a slice and of a volume, on one core.
+"""What SSIM costs beside scikit-image's and MONAI's, of a slice and of a volume.
 
-python -m benchmarks.metrics [--rounds N]
+python -m benchmarks.metrics [--rounds N] [--threads N]
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pipeline.console import say
 SHAPES = {"slice": (256, 256), "volume": (192, 256, 192)}
 
 
-def ssim_of(shape: tuple[int, ...], how: str) -> Work:
+def ssim_of(shape: tuple[int, ...], how: str, threads: int) -> Work:
     """Measure two float32 images in [-1, 1]."""
     import numpy as np
     import torch
@@ -20,7 +20,7 @@ def ssim_of(shape: tuple[int, ...], how: str) -> Work:
 
     from pipeline.metrics.agreement import ssim
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     random = np.random.default_rng(0)
     real = np.clip(ndimage.gaussian_filter(random.standard_normal(shape), 2) * 4 - 0.5, -1, 1).astype(np.float32)
     prediction = np.clip(real + 0.1 * random.standard_normal(shape), -1, 1).astype(np.float32)
@@ -40,12 +40,14 @@ def main() -> None:
     """Print the tables."""
     door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     door.add_argument("--rounds", type=int, default=5)
-    rounds = door.parse_args().rounds
+    door.add_argument("--threads", type=int, default=1, help="of torch; scikit-image has one")
+    arguments = door.parse_args()
     say(machine())
     for unit, shape in SHAPES.items():
-        sides = {name: Side(ssim_of, {"shape": shape, "how": name}) for name in ("scikit-image", "monai", "ours")}
+        sides = {name: Side(ssim_of, {"shape": shape, "how": name, "threads": arguments.threads})
+                 for name in ("scikit-image", "monai", "ours")}  # fmt: skip
         say(f"\nSSIM of {' × '.join(map(str, shape))} float32")
-        show(measure(sides, rounds=rounds, title=unit), unit)
+        show(measure(sides, rounds=arguments.rounds, title=unit), unit)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ engines'. Where these engines leave freedom (one draw of styles a step, losses b
 
 import copy
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -52,7 +53,7 @@ class Pool:
         return torch.cat(returned)
 
 
-class Plain:
+class Plain(ABC):
     """Two players with an Adam each; `generator_losses` and `discriminator_losses` are the method's."""
 
     def __init__(self, config: Config, networks: Mapping[str, nn.Module]):
@@ -81,9 +82,9 @@ class Plain:
         self.optimisers[1].step()
         return losses | judged
 
+    @abstractmethod
     def generator_losses(self, a: Tensor, b: Tensor) -> Losses:
-        """Return the generators' weighted terms."""
-        raise NotImplementedError
+        """Return the generators' weighted terms, and keep the translations as `fake_a` and `fake_b`."""
 
     def discriminator_losses(self, a: Tensor, b: Tensor) -> Losses:
         """Return each discriminator's loss."""

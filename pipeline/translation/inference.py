@@ -5,7 +5,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -42,14 +42,6 @@ def _cpp_compiler() -> str:
     return os.environ.get("CXX", {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++"))
 
 
-def compiled(model: TranslationModel, batch_size: int) -> TranslationModel:
-    """Return a model that compiles its networks when they are first used, for batches of this size.
-
-    Its translations differ from the model's own by rounding alone (some 1e-5 of [-1, 1]'s unit in float32).
-    """
-    return replace(model, run=CompiledForms(batch_size))
-
-
 @dataclass(frozen=True)
 class _Form:
     """A network's compiled form, its input, and what is written into it besides weights, which never change: a style.
@@ -78,7 +70,10 @@ def _settled(network: nn.Module) -> bool:
 
 @dataclass
 class CompiledForms:
-    """Runs networks by forms that `torch.compile` makes with the weights frozen in, or as they are.
+    """Runs networks by forms that `torch.compile` makes with the weights frozen in, or as they are: a model's `run`.
+
+    Translations differ from those of the networks as they are by rounding alone, some 1e-5 of [-1, 1]'s unit in
+    float32.
 
     A form serves one network and one size of slices, in full batches. It is made when the first of these comes,
     `MOST_FORMS` times at most. What remains of a volume runs as it is where it is half a batch or less, which is

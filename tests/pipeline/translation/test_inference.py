@@ -13,7 +13,7 @@ from torch import nn
 
 from networks.unet import UNet
 from pipeline.translate import main, translate
-from pipeline.translation.inference import ENOUGH_VOLUMES, MOST_FORMS, CompiledForms, compiled, worth_compiling
+from pipeline.translation.inference import ENOUGH_VOLUMES, MOST_FORMS, CompiledForms, worth_compiling
 from pipeline.translation.model import TranslationModel
 from pipeline.translation.translator import translate_volume
 from pipeline.translation.uncertainty import _dropping_out
@@ -76,7 +76,7 @@ def test_what_is_really_compiled_gives_the_same_to_rounding():
     network = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Tanh()).requires_grad_(False)
     model = model_of(network)
     source = ixi_like.ixi_t1(scale=8)
-    fast = compiled(model, 4)
+    fast = replace(model, run=CompiledForms(4))
     plain, made, again = (
         translate_volume(source, each, "T2", batch_size=4).get_fdata() for each in (model, fast, fast)
     )
@@ -174,7 +174,7 @@ def test_too_little_memory_for_a_compiled_batch_halves_it_as_ever():
 
     source, model = ixi_like.ixi_t1(scale=8), model_of(Hungry())
     with pytest.warns(UserWarning, match="cpu had too little memory for 8 slices at once, went on with 2"):
-        made = translate_volume(source, compiled(model, 8), "T2")
+        made = translate_volume(source, replace(model, run=CompiledForms(8)), "T2")
     assert np.array_equal(made.dataobj, translate_volume(source, model, "T2", batch_size=1).dataobj)
 
 
