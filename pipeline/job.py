@@ -35,7 +35,8 @@ from pipeline.runs.prepare import (
     training_data,
 )
 from pipeline.tracking.tracker import Tracker
-from pipeline.training.loop import Observers, Position, train
+from pipeline.training.loop import Observers, train
+from pipeline.training.position import Position
 from pipeline.training.sitting import Sitting
 from pipeline.training.validation import Validation, save_sample
 from pipeline.training.watch import Watch, cohort

@@ -42,9 +42,9 @@ def divergence_from_normal(mean: Tensor) -> Tensor:
     return mean.to(torch.promote_types(mean.dtype, torch.float32)).square().mean() / 2
 
 
-def all_finite(losses: dict[str, Tensor]) -> bool:
-    """Return whether every loss is a number; one look at the device for all of them."""
-    return bool(torch.isfinite(torch.stack([loss.detach().float() for loss in losses.values()])).all())
+def finite(losses: dict[str, Tensor]) -> Tensor:
+    """Return whether every loss is a number, as a tensor () on their device."""
+    return torch.isfinite(torch.stack([loss.detach().float() for loss in losses.values()])).all()
 
 
 def _scales(logits: Logits) -> list[Tensor]:

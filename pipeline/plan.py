@@ -165,12 +165,14 @@ def _disk(config: Config, slices: int, engine: "Engine") -> float:
 
 def _memory(config: Config, engine: "Engine") -> float:
     """Add up weights, gradients, Adam's moments and what the costliest step keeps of its passes for the gradients."""
+    import torch
+
     weights = _weights(engine.networks().values())
     known = {weight.untyped_storage()._cdata for weight in weights}
     passes = 0
     for made in range(getattr(config.method, "critic_steps", 1)):  # in one of so many steps the generators move too
         if made:
-            engine.moved()
+            engine.moved(torch.tensor(True))
         passes = max(passes, _kept_for_gradients(config, engine, known))
     return 4 * 4 * sum(weight.numel() for weight in weights) + passes
 

@@ -1,6 +1,5 @@
 """What adversarial methods share: two players, their optimisers, precision, the averaged generators, states."""
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -11,8 +10,9 @@ from torch import Tensor, nn
 
 from pipeline.config.schema import Config, Training
 from pipeline.distributed import ALONE, World
+from pipeline.engines.average import Average
 from pipeline.engines.parts import build_discriminator, build_generator
-from pipeline.losses import ADVERSARIAL, all_finite
+from pipeline.losses import ADVERSARIAL, finite
 
 GENERATORS, DISCRIMINATORS = "generators", "discriminators"
 Losses = dict[str, Tensor]
@@ -24,6 +24,9 @@ class AdversarialEngine(ABC):
     A method writes its losses in `losses`, and what it has besides the usual networks; the rest is here. All losses of
     a step are computed before any weight moves, so where one is not finite nothing moves (under fp16, gradients that
     overflow make the loss scaler leave out single updates).
+
+    Whether all are finite, a CPU is asked. A GPU is not, for the answer would wait until it has done all its work:
+    there what moves takes `sound`, a tensor (), into account (`stop_asking`).
 
     Where several processes train together (`world`, set by `build_engine`), each sees its block of the batch. Losses
     and gradients are averaged over them, and what is drawn or remembered is that of the whole batch, so that all hold
@@ -53,8 +56,7 @@ class AdversarialEngine(ABC):
             discriminators = {name: build_discriminator(config) for name in ("D_A", "D_B")}
         self.generators = nn.ModuleDict(generators).to(device)
         self.discriminators = nn.ModuleDict(discriminators).to(device)
-        self.ema_decay, self.averaged_steps = config.method.ema_decay, 0
-        self.averaged = copy.deepcopy(self.generators).eval() if self.ema_decay else None
+        self.average = Average(self.generators, config.method.ema_decay, device) if config.method.ema_decay else None
         self.adversarial = ADVERSARIAL[config.method.adversarial]
         self.rates = {
             GENERATORS: training.learning_rate,
@@ -64,6 +66,11 @@ class AdversarialEngine(ABC):
             player: _optimiser(networks, self.rates[player], training, device)
             for player, networks in self._players().items()
         }
+        rhythm = getattr(config.method, "critic_steps", 1)  # who moves next depends on how many steps were sound
+        self.must_ask, self.asks = training.optimiser != "adam" or rhythm != 1, True
+        self._present_rates: dict[str, Tensor] = {}
+        if device.type == "cuda" and not self.must_ask:
+            self.stop_asking()
         low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.precision)
         halves = low is not None and torch.amp.is_autocast_available(device.type)  # not on a plan's meta device
         self.autocast = (lambda: torch.autocast(device.type, low)) if halves else nullcontext
@@ -109,8 +116,8 @@ class AdversarialEngine(ABC):
         """Return, by name, what else of the method has a state: `state_dict` and `load_state_dict`."""
         return {}
 
-    def moved(self) -> None:  # noqa: B027  (most methods have nothing to do here)
-        """Called after a step that changed weights; left out when the step was skipped."""
+    def moved(self, sound: Tensor) -> None:  # noqa: B027  (most methods have nothing to do here)
+        """Called after weights have moved, if `sound` () is true; of a step that is skipped it may be left out."""
 
     @staticmethod
     def build_translators(config: Config) -> dict[str, nn.Module]:
@@ -123,18 +130,20 @@ class AdversarialEngine(ABC):
             by_player = self.losses(real_a, real_b)
         terms = {name: loss for losses in by_player.values() for name, loss in losses.items()}
         losses = self.world.means(terms)  # not finite in one process: not finite in all, which skip the step together
-        if all_finite(losses):
-            moving = [player for player in self.optimisers if player in by_player]
-            # All gradients before any weight moves, for the generators' pass through the discriminators' weights;
-            # between processes, the former travel while the latter are made.
-            arrived = [self._gradients(player, sum(by_player[player].values())) for player in moving]
-            for player, wait in zip(moving, arrived, strict=True):
-                wait()
-                self.scaler.step(self.optimisers[player])
-            self.scaler.update()
-            if GENERATORS in by_player:
-                self._average()
-            self.moved()
+        sound = finite(losses)
+        if self.asks and not sound:
+            return losses
+        moving = [player for player in self.optimisers if player in by_player]
+        # All gradients before any weight moves, for the generators' pass through the discriminators' weights;
+        # between processes, the former travel while the latter are made.
+        arrived = [self._gradients(player, sum(by_player[player].values()), sound) for player in moving]
+        for player, wait in zip(moving, arrived, strict=True):
+            wait()
+            self._move(self.optimisers[player], sound)
+        self.scaler.update()
+        if self.average is not None and GENERATORS in by_player:
+            self.average.follow(self.generators, sound)
+        self.moved(sound)
         return losses
 
     @contextmanager
@@ -148,14 +157,27 @@ class AdversarialEngine(ABC):
 
     def best_generators(self) -> nn.ModuleDict:
         """Return the generators that evaluate and translate: averaged where an average is kept."""
-        return self.generators if self.averaged is None else self.averaged
+        return self.generators if self.average is None else self.average.networks
 
     def set_learning_rate(self, factor: float) -> dict[str, float]:
         """See `Engine.set_learning_rate`."""
         rates = {player: self.rates[player] * factor for player in self.optimisers}
         for player, optimiser in self.optimisers.items():
-            optimiser.param_groups[0]["lr"] = rates[player]
+            present = self._present_rates.get(player)
+            optimiser.param_groups[0]["lr"] = rates[player] if present is None else present.fill_(rates[player])
         return rates
+
+    def stop_asking(self) -> None:
+        """From now on let the device decide whether a step is sound, and look up the learning rates there.
+
+        Raises:
+            ValueError: the engine `must_ask`: its optimiser cannot leave out a step, or the next step depends on it.
+        """
+        if self.must_ask:
+            raise ValueError("only Adam, moving both players in every step, can do without the host")
+        device = next(self.generators.parameters()).device
+        self._present_rates = {player: torch.tensor(rate, device=device) for player, rate in self.rates.items()}
+        self.asks = False
 
     def networks(self) -> dict[str, nn.Module]:
         """See `Engine.networks`."""
@@ -164,13 +186,18 @@ class AdversarialEngine(ABC):
     def state_dict(self) -> dict:
         """See `Engine.state_dict`."""
         parts = {name: part.state_dict() for name, part in self._stateful().items()}
-        return {**parts, "averaged_steps": self.averaged_steps}
+        return {**parts, "averaged_steps": 0 if self.average is None else int(self.average.share.count)}
 
     def load_state_dict(self, state: dict) -> None:
         """See `Engine.load_state_dict`."""
         for name, part in self._stateful().items():
             part.load_state_dict(state[name])
-        self.averaged_steps = state["averaged_steps"]
+        if self.average is not None:
+            self.average.share.count.fill_(state["averaged_steps"])
+
+    def streams(self) -> list[torch.Generator]:
+        """Return the method's own random generators."""
+        return [part.generator for part in self.kept().values() if hasattr(part, "generator")]
 
     def _players(self) -> dict[str, nn.ModuleDict]:
         both = {GENERATORS: self.generators, DISCRIMINATORS: self.discriminators}
@@ -179,23 +206,22 @@ class AdversarialEngine(ABC):
     def _stateful(self) -> dict:
         parts = {**self.networks(), **self.kept(), "scaler": self.scaler}
         parts |= {f"optimiser_{player}": optimiser for player, optimiser in self.optimisers.items()}
-        return parts if self.averaged is None else {**parts, "averaged": self.averaged}
+        return parts if self.average is None else {**parts, "averaged": self.average.networks}
 
-    def _gradients(self, player: str, loss: Tensor) -> Callable[[], None]:
+    def _gradients(self, player: str, loss: Tensor, sound: Tensor) -> Callable[[], None]:
         """Make the gradients of a player's weights; return what waits until they are the means of all processes."""
         optimiser = self.optimisers[player]
         optimiser.zero_grad(set_to_none=True)
+        if self.scaler.is_enabled() and not self.asks:
+            loss = loss * torch.where(sound, 1.0, torch.nan)  # the scaler leaves out what such gradients would move
         self.scaler.scale(loss).backward()
         return self.world.mean_gradients(optimiser.param_groups[0]["params"])  # before overflows are looked for
 
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Move the averaged generators towards the present ones, faster in the first steps."""
-        if self.averaged is not None:
-            self.averaged_steps += 1
-            decay = min(self.ema_decay, (1 + self.averaged_steps) / (10 + self.averaged_steps))
-            means, weights = list(self.averaged.parameters()), list(self.generators.parameters())
-            torch._foreach_lerp_(means, weights, 1 - decay)  # one launch for all of them on a GPU
+    def _move(self, optimiser: torch.optim.Optimizer, sound: Tensor) -> None:
+        """Move a player's weights, if the step is sound."""
+        if not self.asks:
+            optimiser.found_inf = (~sound).float()  # a fused optimiser moves nothing, and counts nothing, where it is 1
+        self.scaler.step(optimiser)
 
 
 def in_one_pass(network: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:
@@ -217,4 +243,5 @@ def _optimiser(networks: nn.ModuleDict, rate: float, training: Training, device:
         betas=(training.beta1, 0.999),
         weight_decay=training.weight_decay,
         fused=device.type in ("cpu", "cuda"),
+        capturable=device.type == "cuda",
     )

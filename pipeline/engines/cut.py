@@ -25,7 +25,7 @@ class Cut(AdversarialEngine):
             for name, generator in generators.items()
         }
         super().__init__(config, device, {**generators, **heads})
-        self.random = RandomState(config.seed)  # which places are compared
+        self.random = RandomState(config.seed, device)  # which places are compared
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
         """See `AdversarialEngine.losses`: equation 5, for each direction."""

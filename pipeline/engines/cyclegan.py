@@ -21,7 +21,7 @@ class CycleGan(AdversarialEngine):
         self.G, self.F = self.generators["G"], self.generators["F"]
         self.D_A, self.D_B = self.discriminators["D_A"], self.discriminators["D_B"]
         self.cycle_weight, self.identity_weight = method.cycle_weight, method.cycle_weight * method.identity_share
-        self.pool_a, self.pool_b = (ImagePool(method.pool_size, 2 * config.seed + side) for side in (0, 1))
+        self.pool_a, self.pool_b = (ImagePool(method.pool_size, 2 * config.seed + side, device) for side in (0, 1))
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
         """See `AdversarialEngine.losses`: equations 1-3 and, of section 5.2, the identity loss."""
@@ -58,10 +58,10 @@ class CycleGan(AdversarialEngine):
         """Return what a pool makes of the whole batch's translations, the same in every process; of that, our own."""
         return self.world.own(pool.query(self.world.gathered(fake)))
 
-    def moved(self) -> None:
+    def moved(self, sound: Tensor) -> None:
         """See `AdversarialEngine.moved`: the pools take in what they exchanged."""
-        self.pool_a.commit()
-        self.pool_b.commit()
+        self.pool_a.commit(sound)
+        self.pool_b.commit(sound)
 
     def kept(self) -> dict[str, object]:
         """See `AdversarialEngine.kept`."""

@@ -19,13 +19,13 @@ class DualGan(AdversarialEngine):
 
     def __init__(self, config: Config, device: torch.device):
         super().__init__(config, device)
-        self.steps = StepCount()
-        self.random = RandomState(config.seed)  # where the gradient penalty looks
+        self.steps = StepCount(device)
+        self.random = RandomState(config.seed, device)  # where the gradient penalty looks
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
         """See `AdversarialEngine.losses`: equations 1-3."""
-        turn = (self.steps.made + 1) % self.method.critic_steps == 0
-        if turn:
+        rhythm = self.method.critic_steps
+        if rhythm == 1 or (int(self.steps.made) + 1) % rhythm == 0:
             losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
             generators = {GENERATORS: losses}
         else:
@@ -67,9 +67,9 @@ class DualGan(AdversarialEngine):
             return (slope.flatten(1).norm(dim=1) - 1).square().mean()
 
     @torch.no_grad()
-    def moved(self) -> None:
-        """See `AdversarialEngine.moved`: clip the critics and count the step."""
-        self.steps.made += 1
+    def moved(self, sound: Tensor) -> None:
+        """See `AdversarialEngine.moved`: clip the critics (once more, if none moved) and count the step."""
+        self.steps.made += sound
         if self.method.clip is not None:
             for weight in self.discriminators.parameters():
                 weight.clamp_(-self.method.clip, self.method.clip)

@@ -21,8 +21,8 @@ class Munit(AdversarialEngine):
 
     def __init__(self, config: Config, device: torch.device):
         super().__init__(config, device, {name: build_generator(config) for name in ("A", "B")})
-        self.random = RandomState(config.seed)
-        self.styles = {name: Styles(self.random.normal(config.generator.style_size)) for name in ("A", "B")}
+        self.random = RandomState(config.seed, device)
+        self.styles = {name: Styles(self.random.normal(config.generator.style_size), device) for name in ("A", "B")}
         self._seen: dict[str, Tensor] = {}
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
@@ -61,14 +61,14 @@ class Munit(AdversarialEngine):
         return losses, fake_a, fake_b
 
     @torch.no_grad()
-    def moved(self) -> None:
+    def moved(self, sound: Tensor) -> None:
         """See `AdversarialEngine.moved`: the mean styles take in those of the step's images, as translation sees them.
 
         A style means something only to the decoder it was trained with: where averages are kept, they encode.
         """
         for name, autoencoder in self.best_generators().items():
             style = autoencoder.style_encoder(self._seen[name]).mean(dim=0)
-            self.styles[name].take_in(self.world.mean(style))
+            self.styles[name].take_in(self.world.mean(style), sound)
 
     def kept(self) -> dict[str, object]:
         """See `AdversarialEngine.kept`."""

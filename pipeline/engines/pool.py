@@ -3,56 +3,86 @@
 import torch
 from torch import Tensor
 
+from pipeline.engines.state import RandomState
+
 
 class ImagePool:
-    """Returns, with probability one half each, the image given or an earlier one that it replaces.
+    """Returns, with probability one half each, the image given or an earlier one that it replaces, one after the other.
 
-    Its randomness comes from its own generator, so that it is saved and restored with the pool.
+    All it does is arithmetic on tensors of the engine's device, which no program on the CPU waits for. Its randomness
+    comes from its own generator, so that it is saved and restored with the pool.
 
     Args:
         size: How many images are kept; 0 returns every batch as it is.
         seed: Of the pool's own random generator.
+        device: Where the images are.
     """
 
-    def __init__(self, size: int, seed: int):
-        self.size = size
-        self.random = torch.Generator().manual_seed(seed)
-        self.images: Tensor | None = None  # (count, 1, H, W)
-        self._pending: list[tuple[int, Tensor]] = []  # (slot, image), not yet in the pool
+    def __init__(self, size: int, seed: int, device: torch.device):
+        self.size, self.device = size, device
+        self.random = RandomState(seed, device)
+        self._count = torch.zeros((), dtype=torch.int64, device=device)  # of images that are there
+        self._places: Tensor | None = None  # (size + 1, 1, H, W): the last one takes what is to be thrown away
+        self._pending: tuple[Tensor, Tensor, Tensor] | None = None  # images, the places for them, how many are new
+
+    @property
+    def generator(self) -> torch.Generator:
+        """The pool's own."""
+        return self.random.generator
+
+    @property
+    def images(self) -> Tensor | None:
+        """The images that are there (count, 1, H, W), or None; a GPU is waited for."""
+        count = int(self._count)
+        return self._places[:count] if count else None
 
     def query(self, batch: Tensor) -> Tensor:
         """Return a batch (N, 1, H, W) mixed from `batch` and the pool, detached; `commit` then changes the pool."""
         batch = batch.detach()
         if self.size == 0:
             return batch
-        returned, self._pending = batch.clone(), []
-        if self.images is not None:
-            self.images = self.images.to(batch)  # a restored pool lies on the CPU, whatever the engine's device
-        count = 0 if self.images is None else len(self.images)
-        for index in range(len(batch)):
-            if count < self.size:
-                self._pending.append((count, batch[index]))
-                count += 1
-            elif self.images is not None and torch.rand((), generator=self.random) < 0.5:
-                slot = int(torch.randint(len(self.images), (), generator=self.random))
-                returned[index] = self.images[slot]
-                self._pending.append((slot, batch[index]))
-        return returned
+        if self._places is None:
+            self._places = torch.zeros(self.size + 1, *batch.shape[1:], dtype=batch.dtype, device=batch.device)
+        coins, choices = self.random.uniform(2, len(batch)).to(batch.device)
+        order = torch.arange(len(batch), device=batch.device)
+        free = self._count + order  # the place of each, while there is one
+        fills, drawn = free < self.size, (choices * self.size).long()
+        exchanged = ~fills & (coins < 0.5)
+        places = torch.where(fills, free, torch.where(exchanged, drawn, self.size))
+        # Where an earlier one of this batch has gone to the place that is drawn, it is what comes back:
+        before = torch.where((places == drawn[:, None]) & (order < order[:, None]), order, -1).amax(dim=1)
+        theirs = _where(before >= 0, batch[before.clamp(min=0)], self._places[drawn].to(batch))
+        after = (places == places[:, None]) & (order > order[:, None])
+        self._pending = batch, torch.where(after.any(dim=1), self.size, places), fills.sum()  # the last to come stays
+        return _where(exchanged, theirs, batch)
 
-    def commit(self) -> None:
-        """Put what the last `query` exchanged into the pool; left out when the step it served was skipped."""
-        for slot, image in self._pending:
-            if self.images is None or slot == len(self.images):
-                self.images = image[None] if self.images is None else torch.cat([self.images, image[None]])
-            else:
-                self.images[slot] = image
-        self._pending = []
+    def commit(self, sound: Tensor) -> None:
+        """Put what the last `query` exchanged into the pool, unless the step it served was skipped, `sound` () false.
+
+        What is not to be kept goes to the place that nothing reads.
+        """
+        if self._pending is not None:
+            batch, places, filled = self._pending
+            self._places.index_copy_(0, torch.where(sound, places, self.size), batch.to(self._places))
+            self._count += filled * sound
+            self._pending = None
 
     def state_dict(self) -> dict:
         """Return the images and the state of the random generator."""
-        return {"images": self.images, "random": self.random.get_state()}
+        images = self.images
+        return {"images": None if images is None else images.clone(), "random": self.random.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take over what `state_dict` returned."""
-        self.images = None if state["images"] is None else state["images"].clone()
-        self.random.set_state(state["random"])
+        """Take over what `state_dict` returned, or what it did when pools drew on the CPU alone."""
+        images, random = state["images"], state["random"]
+        self._places, self._pending = None, None
+        self._count.fill_(0 if images is None else len(images))
+        if images is not None:
+            self._places = torch.zeros(self.size + 1, *images.shape[1:], dtype=images.dtype, device=self.device)
+            self._places[: len(images)] = images
+        self.random.load_state_dict({"generator": random} if isinstance(random, Tensor) else random)
+
+
+def _where(chosen: Tensor, images: Tensor, others: Tensor) -> Tensor:
+    """Return, for each (N,), one of the images (N, 1, H, W) or one of the others."""
+    return torch.where(chosen[:, None, None, None], images, others)

@@ -1,48 +1,84 @@
-"""Small parts of an engine that a resume must find as they were."""
+"""Small parts of an engine that a resume must find as they were.
+
+What they hold and count stays on the engine's device, and whether a step is to count is told by a tensor there, `sound`
+(): so a GPU need never be waited for, and a captured step (`engines.captured`) counts each time it is replayed.
+"""
+
+import zlib
 
 import torch
+from torch import Tensor
 
 
 class StepCount:
     """How many steps moved weights."""
 
-    def __init__(self):
-        self.made = 0
+    def __init__(self, device: torch.device):
+        self.made = torch.zeros((), dtype=torch.int64, device=device)
 
     def state_dict(self) -> dict:
         """Return the count."""
-        return {"made": self.made}
+        return {"made": int(self.made)}
 
     def load_state_dict(self, state: dict) -> None:
         """Take over what `state_dict` returned."""
-        self.made = state["made"]
+        self.made.fill_(state["made"])
 
 
 class RandomState:
-    """A random generator of the engine's own, on the CPU whatever the device, so that draws are the same everywhere."""
+    """A random generator of the engine's own: on a CUDA device it draws there, for every other one on the CPU.
 
-    def __init__(self, seed: int):
-        self.generator = torch.Generator().manual_seed(seed)
+    Args:
+        seed: Of the generator.
+        device: The engine's.
+    """
 
-    def uniform(self, *shape: int) -> torch.Tensor:
-        """Return numbers in [0, 1), on the CPU."""
-        return torch.rand(*shape, generator=self.generator, device="cpu")
+    def __init__(self, seed: int, device: torch.device):
+        self.place = "cuda" if device.type == "cuda" else "cpu"
+        self.generator = torch.Generator(device if self.place == "cuda" else "cpu").manual_seed(seed)
 
-    def normal(self, *shape: int) -> torch.Tensor:
-        """Return numbers from N(0, 1), on the CPU."""
-        return torch.randn(*shape, generator=self.generator, device="cpu")
+    def uniform(self, *shape: int) -> Tensor:
+        """Return numbers in [0, 1)."""
+        return torch.rand(*shape, generator=self.generator, device=self.generator.device)
 
-    def choice(self, population: int, count: int) -> torch.Tensor:
-        """Return `count` different indices below `population`, on the CPU."""
-        return torch.randperm(population, generator=self.generator, device="cpu")[:count]
+    def normal(self, *shape: int) -> Tensor:
+        """Return numbers from N(0, 1)."""
+        return torch.randn(*shape, generator=self.generator, device=self.generator.device)
+
+    def choice(self, population: int, count: int) -> Tensor:
+        """Return `count` different indices below `population`, or all where there are fewer, in random order."""
+        return torch.randperm(population, generator=self.generator, device=self.generator.device)[:count]
 
     def state_dict(self) -> dict:
-        """Return the generator's state."""
-        return {"generator": self.generator.get_state()}
+        """Return the generator's state, and on what kind of device it draws."""
+        return {"generator": self.generator.get_state(), "place": self.place}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take over what `state_dict` returned."""
-        self.generator.set_state(state["generator"].cpu())
+        """Take over what `state_dict` returned; after another kind of device, begin a stream that follows from it."""
+        numbers = state["generator"].cpu()
+        if state.get("place", "cpu") == self.place:
+            self.generator.set_state(numbers)
+        else:
+            self.generator.manual_seed(zlib.crc32(numbers.numpy().tobytes()))
+
+
+class RunningShare:
+    """How far a running mean moves towards the latest value: less and less, until the share is `1 - decay`.
+
+    Args:
+        decay: Of the mean, once it is warm: after n values it is no more than (1 + n) / (10 + n).
+        device: Where the values are counted.
+    """
+
+    def __init__(self, decay: float, device: torch.device):
+        self.decay = decay
+        self.count = torch.zeros((), dtype=torch.int64, device=device)
+
+    def of_next(self, sound: Tensor) -> Tensor:
+        """Count a value; return the share () in float32 by which it moves the mean: none unless it is `sound`."""
+        self.count += sound
+        counted = self.count.float()
+        return (1 - ((1 + counted) / (10 + counted)).clamp(max=self.decay)) * sound
 
 
 class Styles:
@@ -50,22 +86,27 @@ class Styles:
 
     Args:
         drawn: (size,), drawn when training began.
+        device: Where the mean is kept.
         decay: Of the running mean, which follows faster in the first steps: their encoder is soon another one.
     """
 
-    def __init__(self, drawn: torch.Tensor, decay: float = 0.999):
-        self.drawn, self.mean, self.count, self.decay = drawn, torch.zeros_like(drawn), 0, decay
+    def __init__(self, drawn: Tensor, device: torch.device, decay: float = 0.999):
+        self.drawn, self.mean = drawn, torch.zeros_like(drawn, device=device)
+        self.share = RunningShare(decay, device)
 
-    def take_in(self, style: torch.Tensor) -> None:
-        """Move the mean towards a style (size,), in float32 whatever the style's precision."""
-        self.count += 1
-        share = 1.0 if self.count == 1 else 1 - min(self.decay, (1 + self.count) / (10 + self.count))
-        self.mean = self.mean.to(style.device).lerp(style.to(self.mean.dtype), share)
+    def take_in(self, style: Tensor, sound: Tensor) -> None:
+        """Move the mean towards a style (size,), in float32 whatever the style's precision, if the step was sound."""
+        share = self.share.of_next(sound)
+        first = (self.share.count == 1) & sound  # which replaces the zeros
+        moved = self.mean.lerp(style.to(self.mean), torch.where(first, 1.0, share).to(self.mean))
+        self.mean.copy_(torch.where(sound, moved, self.mean))  # not even what is no number spoils it
 
     def state_dict(self) -> dict:
         """Return both styles, and how many the mean is of."""
-        return {"drawn": self.drawn, "mean": self.mean, "count": self.count}
+        return {"drawn": self.drawn, "mean": self.mean, "count": int(self.share.count)}
 
     def load_state_dict(self, state: dict) -> None:
         """Take over what `state_dict` returned."""
-        self.drawn, self.mean, self.count = state["drawn"].clone(), state["mean"].clone(), state["count"]
+        self.drawn = state["drawn"].to(self.drawn, copy=True)
+        self.mean.copy_(state["mean"])
+        self.share.count.fill_(state["count"])

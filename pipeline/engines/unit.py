@@ -25,7 +25,7 @@ class Unit(AdversarialEngine):
 
     def __init__(self, config: Config, device: torch.device):
         super().__init__(config, device, _autoencoders(config))
-        self.random = RandomState(config.seed)
+        self.random = RandomState(config.seed, device)
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
         """See `AdversarialEngine.losses`: section 3, "learning"."""

@@ -28,7 +28,7 @@ from pipeline.report.scores import ScoreTable
 from pipeline.report.viewer import NOT_FETCHED, Viewer, is_fetched
 from pipeline.runs.folder import RunFolder, resolved_yaml
 from pipeline.runs.prepare import Prepared
-from pipeline.training.loop import Position
+from pipeline.training.position import Position
 from pipeline.training.watch import TrainingWarning
 
 EMBEDDED_MOSAICS = 4  # a report stays a file that can be mailed

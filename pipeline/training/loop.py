@@ -2,19 +2,19 @@
 
 import signal
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
 import torch
 
-from pipeline.console import warn
 from pipeline.data.loader import PairedSlices, UnpairedSlices, epoch_loader
 from pipeline.data.loader_workers import explaining_workers
 from pipeline.distributed import ALONE, World
 from pipeline.engines.protocol import Engine
-from pipeline.errors import Stopped, UserError
+from pipeline.errors import Stopped
 from pipeline.interruption import Interruption
-from pipeline.losses import all_finite
+from pipeline.training.ledger import Ledger
+from pipeline.training.position import Position
 
 Metrics = dict[str, float]
 
@@ -51,19 +51,6 @@ class Schedule:
         constant = self.constant_epochs * self.steps_per_epoch
         line = 1.0 if step < constant else (self.steps - step) / (self.steps - constant)
         return line * 0.5 ** (step // self.halve_every) if self.halve_every else line
-
-
-@dataclass
-class Position:
-    """Where a run stands; saved with every checkpoint."""
-
-    step: int = 0  # steps made
-    epochs: int = 0  # epochs finished, with their validation and pictures
-    bad_steps: int = 0  # of them skipped for a loss that was not finite
-    bad_in_a_row: int = 0
-    best_score: float = float("-inf")
-    seconds: float = 0.0  # spent training, over all sittings
-    losses: dict[str, float] = field(default_factory=dict)  # the latest of each: not every step has all of them
 
 
 @dataclass(frozen=True)
@@ -109,8 +96,7 @@ def train(
     """
     if position.step == 0:
         observers.sample(0, 0)
-    saved_at = time.monotonic()
-    latest: dict[str, torch.Tensor | float] = dict(position.losses)
+    saved_at, ledger = time.monotonic(), Ledger(position, schedule.max_bad_steps)
     with explaining_workers(schedule.loader_workers), observers.bar(position.step, schedule.steps) as bar:
         for epoch in range(position.epochs, schedule.epochs):
             for real_a, real_b in _batches(slices, schedule, epoch, position, device, world):
@@ -118,28 +104,37 @@ def train(
                 observers.begin(position.step)
                 rates = engine.set_learning_rate(schedule.learning_rate_factor(position.step))
                 losses = engine.step(real_a.to(device, non_blocking=True), real_b.to(device, non_blocking=True))
-                latest |= losses
                 position.step += 1
-                _count_bad_steps(losses, position, schedule.max_bad_steps)
-                if position.step % schedule.log_every == 0:
-                    values = _floats(latest)
+                ledger.note(losses)
+                logs = position.step % schedule.log_every == 0
+                if logs or device.type == "cpu":  # elsewhere to look means to wait
+                    ledger.read()
+                if logs:
+                    values = dict(position.losses)
                     bar.set_postfix({name: f"{value:.2f}" for name, value in values.items()}, refresh=False)
                     values |= {f"learning_rate_{name}": rate for name, rate in rates.items()}
                     observers.log({f"train/{name}": value for name, value in values.items()}, position.step)
                 bar.update()
                 position.seconds += time.monotonic() - started
                 if signal_number := world.greatest(interruption.signal_number or 0):
-                    if not position.bad_in_a_row:
-                        observers.save(_noted(position, latest), False)
+                    _save(ledger, observers)
                     _stop(signal_number, position)
-                if time.monotonic() - saved_at > schedule.checkpoint_seconds and not position.bad_in_a_row:
-                    observers.save(_noted(position, latest), False)
+                if time.monotonic() - saved_at > schedule.checkpoint_seconds and _save(ledger, observers):
                     saved_at = time.monotonic()
-            position.losses = _floats(latest)
+            ledger.read()
             _end_epoch(epoch + 1, schedule, position, observers)
             saved_at = time.monotonic()
             if signal_number := world.greatest(interruption.signal_number or 0):
                 _stop(signal_number, position)
+
+
+def _save(ledger: Ledger, observers: Observers) -> bool:
+    """Save where the run stands, unless after a bad step; return whether it is saved."""
+    ledger.read()
+    sound = not ledger.position.bad_in_a_row
+    if sound:
+        observers.save(asdict(ledger.position), False)
+    return sound
 
 
 def _batches(
@@ -163,16 +158,6 @@ def _batches(
     )
 
 
-def _floats(losses: Mapping[str, torch.Tensor | float]) -> Metrics:
-    return {name: float(loss) for name, loss in losses.items()}
-
-
-def _noted(position: Position, latest: Mapping[str, torch.Tensor | float]) -> dict:
-    """Return the position as it is saved, with the latest losses."""
-    position.losses = _floats(latest)
-    return asdict(position)
-
-
 def _end_epoch(epochs: int, schedule: Schedule, position: Position, observers: Observers) -> None:
     """Validate, sample and save after the given number of epochs; what follows a bad step is not saved."""
     last, best = epochs == schedule.epochs, False
@@ -187,22 +172,6 @@ def _end_epoch(epochs: int, schedule: Schedule, position: Position, observers: O
     position.epochs = epochs
     if not position.bad_in_a_row:
         observers.save(asdict(position), best)
-
-
-def _count_bad_steps(losses: dict[str, torch.Tensor], position: Position, limit: int) -> None:
-    """Note a step whose loss was not finite (the engine skipped it), and give up after too many in a row."""
-    if all_finite(losses):
-        position.bad_in_a_row = 0
-        return
-    position.bad_steps += 1
-    position.bad_in_a_row += 1
-    names = ", ".join(name for name, loss in losses.items() if not torch.isfinite(loss))
-    warn(f"\nwarning: step {position.step}: {names} not finite; the step was skipped")
-    if position.bad_in_a_row >= limit:
-        raise UserError(
-            f"training stopped at step {position.step}: {limit} losses in a row were not finite ({names}); the last "
-            "good checkpoint is kept; lower training.learning_rate, or use precision bf16 or float32"
-        )
 
 
 def _stop(signal_number: int, position: Position) -> None:

@@ -15,7 +15,7 @@ from pipeline.distributed import launched
 from pipeline.engines.protocol import Engine
 from pipeline.files import atomic_text
 from pipeline.runs.folder import fingerprint, json_text
-from pipeline.training.loop import Position
+from pipeline.training.position import Position
 
 # What trained; what evaluates anew may be another:
 MACHINE = ("device", "machine", "threads", "processes", "precision", "version", "torch")

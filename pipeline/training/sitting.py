@@ -13,7 +13,8 @@ from pipeline.engines.protocol import Engine
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import Prepared
 from pipeline.tracking.tracker import Tracker
-from pipeline.training.loop import Position, Schedule
+from pipeline.training.loop import Schedule
+from pipeline.training.position import Position
 from pipeline.training.watch import Watch
 from transforms.slices import AXES
 

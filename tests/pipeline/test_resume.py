@@ -13,7 +13,8 @@ from pipeline.engines.build import build_engine
 from pipeline.errors import Stopped
 from pipeline.interruption import Interruption
 from pipeline.runs.checkpoint import CheckpointFolder, random_state, restore_random_state
-from pipeline.training.loop import Observers, Position, Schedule, train
+from pipeline.training.loop import Observers, Schedule, train
+from pipeline.training.position import Position
 from transforms.augmentation import Augmentation
 
 CONFIG = Config.model_validate(

@@ -192,7 +192,9 @@ def test_the_average_follows_the_weights_as_by_hand():
         decays.append(min(0.5, (1 + step) / (10 + step)))
         for name, weight in engine.G.state_dict().items():
             mean[name] = decays[-1] * mean[name] + (1 - decays[-1]) * weight
-            torch.testing.assert_close(engine.averaged["G"].state_dict()[name], mean[name], rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(
+                engine.best_generators()["G"].state_dict()[name], mean[name], rtol=1e-5, atol=1e-7
+            )
     assert decays[:2] == [2 / 11, 3 / 12]  # the warm-up
     assert decays[6:9] == [8 / 17, 0.5, 0.5]  # and its end
     assert not torch.equal(mean["last.weight"], engine.G.last.weight)
@@ -203,8 +205,8 @@ def test_translators_are_the_averages_where_they_are_kept():
     for index in range(3):
         engine.step(*batch(index, size=64))
     translators = engine.translators()
-    assert translators["b"] is engine.averaged["G"]
-    assert translators["a"] is engine.averaged["F"]
+    assert translators["b"] is engine.best_generators()["G"]
+    assert translators["a"] is engine.best_generators()["F"]
     image = batch(9, size=64)[0]
     with torch.no_grad():
         assert torch.equal(translators["b"](image), translators["b"](image))  # in evaluation mode: no dropout
@@ -214,7 +216,7 @@ def test_translators_are_the_averages_where_they_are_kept():
 def test_without_averages_the_translators_are_the_generators():
     engine = engine_of()
     assert engine.translators() == {"a": engine.F, "b": engine.G}
-    assert engine.averaged is None
+    assert engine.average is None
     assert "averaged" not in engine.state_dict()
 
 

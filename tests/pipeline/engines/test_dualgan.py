@@ -210,12 +210,12 @@ def test_where_the_critics_move_alone_the_generators_translate_and_no_average_mo
     engine = engine_of(**CLIPPED, critic_steps=2, ema_decay=0.9)
     passes = []
     engine.generators["G"].register_forward_hook(lambda module, inputs, output: passes.append(output.requires_grad))
-    first, counted = engine.step(*batch(0)), engine.averaged_steps
+    first, counted = engine.step(*batch(0)), engine.state_dict()["averaged_steps"]
     second = engine.step(*batch(1))
     assert passes == [False, True]
     assert set(first) == {"discriminator_A", "discriminator_B"}
     assert set(second) - set(first) == {"adversarial_G", "adversarial_F", "reconstruction_a", "reconstruction_b"}
-    assert (counted, engine.averaged_steps) == (0, 1)
+    assert (counted, engine.state_dict()["averaged_steps"]) == (0, 1)
 
 
 def test_the_critics_of_the_usual_kind_judge_each_contrast():

@@ -3,7 +3,10 @@ import io
 import pytest
 import torch
 
-from pipeline.engines.state import RandomState, StepCount, Styles
+from pipeline.engines.state import RandomState, RunningShare, StepCount, Styles
+
+CPU = torch.device("cpu")
+SOUND, SKIPPED = torch.tensor(True), torch.tensor(False)
 
 
 def through_a_file(state):
@@ -14,38 +17,38 @@ def through_a_file(state):
 
 
 def test_a_count_goes_on_where_it_was():
-    count, other = StepCount(), StepCount()
-    count.made = 7
+    count, other = StepCount(CPU), StepCount(CPU)
+    count.made += 7
     other.load_state_dict(through_a_file(count.state_dict()))
     assert other.made == 7
 
 
 def test_draws_go_on_where_they_were():
-    random, other = RandomState(3), RandomState(4)
+    random, other = RandomState(3, CPU), RandomState(4, CPU)
     random.normal(5)
     other.load_state_dict(through_a_file(random.state_dict()))
     for draw in (lambda one: one.uniform(2, 3), lambda one: one.normal(4), lambda one: one.choice(9, 5)):
         assert torch.equal(draw(other), draw(random))
-    assert not torch.equal(RandomState(3).normal(5), RandomState(4).normal(5))
+    assert not torch.equal(RandomState(3, CPU).normal(5), RandomState(4, CPU).normal(5))
 
 
 def test_draws_leave_torchs_own_generator_alone():
     before = torch.get_rng_state()
-    random = RandomState(0)
+    random = RandomState(0, CPU)
     random.uniform(3), random.normal(3), random.choice(5, 2)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_draws_are_made_on_the_cpu_whatever_the_device():
+def test_draws_are_made_on_the_cpu_but_for_cuda():
     with torch.device("meta"):
-        random = RandomState(3)
+        random = RandomState(3, torch.device("meta"))
         draws = [random.uniform(2), random.normal(2), random.choice(9, 2)]
     assert {draw.device.type for draw in draws} == {"cpu"}
-    assert torch.equal(draws[0], RandomState(3).uniform(2))
+    assert torch.equal(draws[0], RandomState(3, CPU).uniform(2))
 
 
 def test_draws_are_of_the_kinds_they_say():
-    random = RandomState(0)
+    random = RandomState(0, CPU)
     uniform, normal = random.uniform(4000), random.normal(4000)
     assert uniform.min() >= 0 and uniform.max() < 1 and uniform.mean().item() == pytest.approx(0.5, abs=0.02)
     assert normal.mean().item() == pytest.approx(0, abs=0.05) and normal.std().item() == pytest.approx(1, abs=0.05)
@@ -55,46 +58,70 @@ def test_draws_are_of_the_kinds_they_say():
 
 
 def test_the_mean_style_is_by_hand():
-    styles = Styles(torch.zeros(2), decay=0.5)
+    styles = Styles(torch.zeros(2), CPU, decay=0.5)
     taken = [torch.tensor([4.0, 8.0]), torch.tensor([0.0, 4.0]), torch.tensor([1.0, 1.0])]
-    styles.take_in(taken[0])
+    styles.take_in(taken[0], SOUND)
     assert styles.mean.tolist() == [4.0, 8.0]  # the first replaces the zeros it began with
-    styles.take_in(taken[1])
+    styles.take_in(taken[1], SOUND)
     expected = 3 / 12 * taken[0] + 9 / 12 * taken[1]  # the warm-up of the averaged generators
     torch.testing.assert_close(styles.mean, expected)
-    styles.take_in(taken[2])
+    styles.take_in(taken[2], SOUND)
     torch.testing.assert_close(styles.mean, 4 / 13 * expected + 9 / 13 * taken[2])
     for _ in range(20):
-        styles.take_in(taken[2])
-    before = styles.mean
-    styles.take_in(torch.tensor([3.0, 3.0]))
+        styles.take_in(taken[2], SOUND)
+    before = styles.mean.clone()
+    styles.take_in(torch.tensor([3.0, 3.0]), SOUND)
     torch.testing.assert_close(styles.mean, (before + 3) / 2)  # the decay itself
-    assert styles.count == 24
+    assert styles.share.count == 24
 
 
 def test_what_early_encoders_made_is_soon_forgotten():
-    styles = Styles(torch.zeros(1))
+    styles = Styles(torch.zeros(1), CPU)
     for step in range(300):
-        styles.take_in(torch.tensor([100.0 if step < 30 else 1.0]))
+        styles.take_in(torch.tensor([100.0 if step < 30 else 1.0]), SOUND)
     assert styles.mean.item() == pytest.approx(1.0, abs=0.01)
 
 
 def test_half_precision_styles_do_not_round_the_mean():
-    styles = Styles(torch.zeros(1))
-    styles.mean, styles.count = torch.tensor([1.0]), 100_000
+    styles = Styles(torch.zeros(1), CPU)
+    styles.mean.fill_(1.0), styles.share.count.fill_(100_000)
     for _ in range(1000):
-        styles.take_in(torch.tensor([1.5], dtype=torch.bfloat16))
+        styles.take_in(torch.tensor([1.5], dtype=torch.bfloat16), SOUND)
     assert styles.mean.dtype == torch.float32
     assert styles.mean.item() == pytest.approx(1.5 - 0.5 * 0.999**1000, abs=1e-4)  # in bf16 no step would show
 
 
 def test_styles_come_back_as_they_were():
-    styles, other = Styles(torch.tensor([1.0, -2.0])), Styles(torch.zeros(2))
-    styles.take_in(torch.tensor([0.25, 0.5]))
+    styles, other = Styles(torch.tensor([1.0, -2.0]), CPU), Styles(torch.zeros(2), CPU)
+    styles.take_in(torch.tensor([0.25, 0.5]), SOUND)
     state = through_a_file(styles.state_dict())
     other.load_state_dict(state)
     for one in (styles, other):
-        one.take_in(torch.tensor([9.0, 9.0]))
+        one.take_in(torch.tensor([9.0, 9.0]), SOUND)
     assert torch.equal(other.mean, styles.mean) and torch.equal(other.drawn, styles.drawn)
-    assert other.count == styles.count == 2
+    assert other.share.count == styles.share.count == 2
     assert state["mean"].tolist() == [0.25, 0.5]  # what was loaded is a copy
+
+
+def test_a_skipped_step_leaves_the_mean_style_alone():
+    styles = Styles(torch.zeros(1), CPU)
+    styles.take_in(torch.tensor([torch.nan]), SKIPPED)
+    assert (styles.mean.tolist(), styles.share.count) == ([0.0], 0)
+    styles.take_in(torch.tensor([4.0]), SOUND)
+    styles.take_in(torch.tensor([torch.nan]), SKIPPED)
+    assert (styles.mean.tolist(), styles.share.count) == ([4.0], 1)
+
+
+def test_a_running_share_falls_to_what_the_decay_leaves():
+    share = RunningShare(0.75, CPU)
+    assert [share.of_next(sound).item() for sound in (SOUND, SKIPPED, SOUND)] == pytest.approx([9 / 11, 0, 9 / 12])
+    assert [share.of_next(SOUND).item() for _ in range(40)][-1] == 0.25
+
+
+def test_a_stream_of_another_kind_of_device_goes_on_with_one_that_follows_from_it():
+    drawn = []
+    for state in (torch.zeros(16, dtype=torch.uint8), torch.zeros(16, dtype=torch.uint8), torch.ones(16).byte()):
+        random = RandomState(5, CPU)
+        random.load_state_dict({"generator": state, "place": "cuda"})
+        drawn.append(random.uniform(3).tolist())
+    assert drawn[0] == drawn[1] != drawn[2]

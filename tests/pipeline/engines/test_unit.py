@@ -7,7 +7,7 @@ from small_engine import UNIT, Plain, assert_equal_steps, batch, config_of, diff
 
 from pipeline.engines.build import build_engine, build_translators
 from pipeline.tracking.mlflow_models import export_translator
-from pipeline.training.loop import Position
+from pipeline.training.position import Position
 from pipeline.training.record import write_run_record
 
 WEIGHTS = {
@@ -100,7 +100,7 @@ def test_training_keeps_the_shared_blocks_one_and_the_rest_two():
     for index in range(3):
         engine.step(*batch(index))
     assert differences(before, engine.generators.state_dict()) == {f"/{place}" for place in before}
-    for networks in (engine.generators, engine.averaged):
+    for networks in (engine.generators, engine.best_generators()):
         assert shares(networks) == [True, True, False, False]
         assert networks["A"].encoder[-1] is networks["B"].encoder[-1]
 
@@ -110,12 +110,13 @@ def test_a_shared_weight_enters_the_optimiser_and_the_average_once():
     optimised = engine.optimisers["generators"].param_groups[0]["params"]
     assert len(optimised) == len({id(weight) for weight in optimised}) == len(list(engine.generators.parameters()))
     place = "A.encoder.3.layers.0.weight"
-    mean = engine.averaged.state_dict()[place].clone()
+    mean = engine.best_generators().state_dict()[place].clone()
     for step in range(1, 4):
         engine.step(*batch(step))
         mean.lerp_(engine.generators.state_dict()[place], 1 - min(0.9, (1 + step) / (10 + step)))
-    torch.testing.assert_close(engine.averaged.state_dict()[place], mean)
-    assert torch.equal(engine.averaged.state_dict()["B.encoder.3.layers.0.weight"], engine.averaged.state_dict()[place])
+    torch.testing.assert_close(engine.best_generators().state_dict()[place], mean)
+    averaged = engine.best_generators().state_dict()
+    assert torch.equal(averaged["B.encoder.3.layers.0.weight"], averaged[place])
 
 
 def test_a_loaded_state_shares_as_before():

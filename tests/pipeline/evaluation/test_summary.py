@@ -15,7 +15,7 @@ from pipeline.evaluation.summary import last_lines, result_sentence, write_summa
 from pipeline.report.tiles import save_png
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import Prepared
-from pipeline.training.loop import Position
+from pipeline.training.position import Position
 from pipeline.training.validation import save_sample
 from pipeline.training.verdicts import Verdict
 from pipeline.training.watch import TrainingWarning

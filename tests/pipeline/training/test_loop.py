@@ -11,7 +11,8 @@ from pipeline.data.loader import SliceBank, UnpairedSlices
 from pipeline.data.store import StoredCase, encode
 from pipeline.errors import Stopped, UserError
 from pipeline.interruption import Interruption
-from pipeline.training.loop import Observers, Position, Schedule, train
+from pipeline.training.loop import Observers, Schedule, train
+from pipeline.training.position import Position
 from transforms.augmentation import Augmentation
 
 SCHEDULE = Schedule(

@@ -8,7 +8,7 @@ from torch import nn
 from networks.munit import AutoEncoder, StyleTranslator
 from pipeline.config.schema import Config
 from pipeline.runs.folder import fingerprint
-from pipeline.training.loop import Position
+from pipeline.training.position import Position
 from pipeline.training.record import take_back_the_end, write_run_record
 
 CONFIG = Config.model_validate({"name": "small", "data": {"source": "phantom"}, "training": {"batch_size": 2}})

@@ -1,0 +1,34 @@
+"""The exponential moving average of the generators, which evaluates and translates."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.engines.state import RunningShare
+
+
+class Average:
+    """A copy of some networks whose weights are the running mean of theirs; faster to follow in the first steps.
+
+    Args:
+        networks: Those that are followed.
+        decay: Of the mean.
+        device: Where they are.
+
+    Attributes:
+        networks: The copy, in `eval` mode.
+        share: How far it moves at a step.
+    """
+
+    def __init__(self, networks: nn.ModuleDict, decay: float, device: torch.device):
+        self.networks = copy.deepcopy(networks).eval()
+        self.share = RunningShare(decay, device)
+
+    @torch.no_grad()
+    def follow(self, networks: nn.ModuleDict, sound: Tensor) -> None:
+        """Move the mean towards the networks' present weights, if the step was `sound` ()."""
+        means, weights = list(self.networks.parameters()), list(networks.parameters())
+        distances = torch._foreach_sub(weights, means)  # three launches on a GPU, however many weights there are
+        torch._foreach_mul_(distances, self.share.of_next(sound).to(means[0].dtype))
+        torch._foreach_add_(means, distances)

@@ -1,0 +1,57 @@
+"""The losses of a run's steps, as they are asked for: a GPU is waited for then, and not at every step."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pipeline.console import warn
+from pipeline.errors import UserError
+from pipeline.training.position import Position
+
+
+class Ledger:
+    """Takes down every step's losses, and keeps a `Position`'s count of those that were not finite.
+
+    Args:
+        position: Of the run; its losses are the latest of each, for not every step has all of them.
+        limit: How many bad steps in a row end a run.
+    """
+
+    def __init__(self, position: Position, limit: int):
+        self.position, self.limit = position, limit
+        self._unread: list[tuple[int, tuple[str, ...], Tensor]] = []  # step, names, values (K,) on the device
+
+    def note(self, losses: Mapping[str, Tensor]) -> None:
+        """Take down the losses of the position's latest step; nothing waits."""
+        values = torch.stack([loss.detach().float() for loss in losses.values()])
+        self._unread.append((self.position.step, tuple(losses), values))
+
+    def read(self) -> None:
+        """Bring the position up to its latest step; name the steps that the engine skipped.
+
+        Raises:
+            UserError: too many in a row were skipped.
+        """
+        if self._unread:
+            unread, self._unread = self._unread, []
+            values = torch.cat([values for _, _, values in unread]).tolist()
+            for step, names, _ in unread:
+                own, values = values[: len(names)], values[len(names) :]
+                self._enter(step, dict(zip(names, own, strict=True)))
+
+    def _enter(self, step: int, losses: Mapping[str, float]) -> None:
+        self.position.losses.update(losses)
+        bad = ", ".join(name for name, loss in losses.items() if not math.isfinite(loss))
+        if not bad:
+            self.position.bad_in_a_row = 0
+            return
+        self.position.bad_steps += 1
+        self.position.bad_in_a_row += 1
+        warn(f"\nwarning: step {step}: {bad} not finite; the step was skipped")
+        if self.position.bad_in_a_row >= self.limit:
+            raise UserError(
+                f"training stopped at step {step}: {self.limit} losses in a row were not finite ({bad}); the last "
+                "good checkpoint is kept; lower training.learning_rate, or use precision bf16 or float32"
+            )

@@ -1,0 +1,125 @@
+"""Steps that stay on the device: replayed operation by operation, they are those of an engine that asks the host."""
+
+import copy
+
+import pytest
+import torch
+from recorder import Recorder, record
+from small_engine import MUNIT, UNIT, batch, differences, engine_of, saved
+
+from pipeline.engines.captured import WARM_UP, CapturedStep
+
+METHODS = {
+    "cyclegan": {"pool_size": 3, "depth": 6, "width": 1, "dropout": 0.5},
+    "cyclegan-bce": {"adversarial": "bce", "identity_share": 0.0, "pool_size": 5},
+    "dualgan": {"type": "dualgan"},
+    "dualgan-penalty": {"type": "dualgan", "adversarial": "wasserstein", "gradient_penalty": 10.0},
+    "dualgan-clip": {"type": "dualgan", "adversarial": "wasserstein", "clip": 0.02},
+    "munit": {**MUNIT, "cycle_weight": 10.0},
+    "unit": {**UNIT},
+    "pix2pix": {"type": "pix2pix"},
+    "cut": {"type": "cut", "patches": 20, "head_width": 8},
+}
+every_method = pytest.mark.parametrize("method", METHODS)
+BAD = 5  # the step whose batch is not finite
+STEPS = 8
+
+
+def images(index, size):
+    real_a, real_b = batch(index, size=size)
+    if index == BAD:
+        real_b[1, 0, 3, 4] = torch.nan
+    return real_a, real_b
+
+
+def run(engine, step, steps=range(STEPS)):
+    """Make steps at falling rates; return every loss."""
+    losses = []
+    for index in steps:
+        engine.set_learning_rate(1 - index / 20)
+        real = images(index, max(16, engine.translators()["a"].stride))
+        losses.append({name: loss.item() for name, loss in step(*real).items()})
+    return losses
+
+
+def make(method, **options):
+    return engine_of(**METHODS[method] | {"ema_decay": 0.9} | options)
+
+
+@pytest.mark.parametrize(
+    ("method", "precision"), [*((method, "float32") for method in METHODS), ("cyclegan", "bf16"), ("munit", "bf16")]
+)
+def test_replayed_steps_are_those_that_were_made_one_by_one(method, precision):
+    plain, captured = make(method, precision=precision), make(method, precision=precision)
+    plain.stop_asking()
+    step = CapturedStep(captured, record)
+    torch.manual_seed(1)
+    expected = run(plain, plain.step)
+    torch.manual_seed(1)
+    made = run(captured, step)
+    assert repr(made) == repr(expected)  # to the bit; what is not a number has no equal
+    assert len(step._recordings) == 1
+    assert differences(saved(plain), saved(captured)) == set()
+
+
+@every_method
+def test_an_engine_that_does_not_ask_makes_the_steps_of_one_that_does(method):
+    asking, other = make(method), make(method)
+    other.stop_asking()
+    torch.manual_seed(1)
+    expected = run(asking, asking.step)
+    torch.manual_seed(1)
+    for losses, wanted in zip(run(other, other.step), expected, strict=True):
+        for name, loss in losses.items():  # rates are float32 on the device, which shows in the last digits
+            torch.testing.assert_close(loss, wanted[name], rtol=1e-3, atol=1e-5, equal_nan=True, msg=name)
+
+
+@every_method
+def test_the_device_itself_leaves_out_a_step_that_is_not_sound(method):
+    engine = make(method)
+    engine.stop_asking()
+    run(engine, engine.step, range(BAD))
+    before = copy.deepcopy(engine.state_dict())
+    losses = run(engine, engine.step, [BAD])
+    assert "nan" in repr(losses)
+    engine.set_learning_rate(1 - (BAD - 1) / 20)
+    changed = differences(before, engine.state_dict())
+    assert {place for place in changed if not place.endswith("/random/generator")} == set()
+    run(engine, engine.step, [BAD + 1])
+    after = engine.state_dict()
+    assert all(differences(before[name], after[name]) for name in engine.networks())
+
+
+def test_the_recorder_notices_an_engine_that_asks():
+    engine = make("cyclegan")
+    with pytest.raises(AssertionError, match="asks the device"), Recorder():
+        engine.step(*batch(0, size=64))
+
+
+def test_each_shape_of_batch_has_a_recording_of_its_own():
+    engine = engine_of(ema_decay=0.9)
+    step = CapturedStep(engine, record)
+    for index in range(2 * (WARM_UP + 2)):
+        step(*batch(index, count=1 + index % 2))
+    assert [recording.images[0].shape[0] for recording in step._recordings.values()] == [1, 2]
+
+
+def test_a_resumed_engine_goes_on_with_captured_steps_in_the_same_bits():
+    engine = make("cyclegan")
+    step = CapturedStep(engine, record)
+    torch.manual_seed(1)
+    run(engine, step, range(5))
+    middle, random = saved(engine), torch.get_rng_state()
+    run(engine, step, range(5, STEPS))
+    other = make("cyclegan", weights_seed=77, seed=5)
+    again = CapturedStep(other, record)
+    other.load_state_dict(middle)
+    torch.set_rng_state(random)
+    run(other, again, range(5, STEPS))
+    assert differences(saved(engine), saved(other)) == set()
+
+
+@pytest.mark.parametrize("options", [{"optimiser": "rmsprop"}, {"type": "dualgan", "critic_steps": 2}])
+def test_what_must_ask_is_not_captured(options):
+    with pytest.raises(ValueError, match="only Adam"):
+        CapturedStep(engine_of(**options), record)
