@@ -11,17 +11,19 @@ import torch
 
 from pipeline.config.schema import Config
 from pipeline.console import bar, say, warn
+from pipeline.data.device_slices import on_the_device
 from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices
 from pipeline.data.pairing import PairReader
 from pipeline.data.split_file import split_to_json
 from pipeline.distributed import PeerLost, World, opened
 from pipeline.engines.build import build_engine, engine_class
+from pipeline.engines.captured import CapturedStep
 from pipeline.engines.protocol import Engine
 from pipeline.errors import Stopped, UserError
 from pipeline.evaluation.finish import finish
 from pipeline.evaluation.summary import last_lines
 from pipeline.files import atomic_text, remove_stale
-from pipeline.hardware import choose_device, set_up
+from pipeline.hardware import choose_device, set_up, tune
 from pipeline.interruption import Interruption
 from pipeline.runs.checkpoint import all_finite_weights, random_state, restore_random_state
 from pipeline.runs.folder import RunFolder, json_text, open_run_folder
@@ -76,9 +78,8 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> str:
     """Do the run, and return how to open its record; only the first process has one."""
     set_up(config.threads)
     device = choose_device(config.device)
-    if config.training.precision == "fp16" and device.type != "cuda":
-        raise UserError("training.precision = fp16: needs a CUDA device, and there is none; use bf16 or float32")
-    torch.backends.cudnn.benchmark = device.type == "cuda"  # every step has the same shapes
+    _require_device(config, device, world)
+    tune(device, tf32=config.training.tf32)
     prepared = world.led(lambda: _prepare(config, folder, quiet, save=world.first))
     torch.manual_seed(config.seed)
     engine = build_engine(config, device, world)
@@ -116,6 +117,17 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> str:
         with interruption.at_once():
             finish(sitting)
         return tracker.how_to_open()
+
+
+def _require_device(config: Config, device: torch.device, world: World) -> None:
+    """Refuse what only other devices can do, or one process alone."""
+    training = config.training
+    if training.precision == "fp16" and device.type != "cuda":
+        raise UserError("training.precision = fp16: needs a CUDA device, and there is none; use bf16 or float32")
+    if training.cuda_graph and device.type != "cuda":
+        world.refuse("training.cuda_graph = true: needs a CUDA device, and there is none; set it to false")
+    if training.cuda_graph and world.size > 1:
+        world.refuse("training.cuda_graph = true: is for one process, and torchrun started several; set it to false")
 
 
 def _require_alike(world: World, prepared: Prepared, engine: Engine, position: Position) -> None:
@@ -202,6 +214,7 @@ def _train(sitting: Sitting, state: dict | None, interruption: Interruption) -> 
         device=sitting.device,
         interruption=interruption,
         world=sitting.world,
+        step=CapturedStep(sitting.engine) if config.training.cuda_graph else None,
     )
 
 
@@ -220,10 +233,11 @@ def _slices(sitting: Sitting, banks: dict[str, SliceBank]) -> UnpairedSlices | P
     """Return what the engine is shown: both contrasts of the same slices, or each contrast's own."""
     config = sitting.config
     augmentation = Augmentation(**config.augment.model_dump())
+    placed = partial(on_the_device, device=sitting.device) if config.training.slices_on_device else list
     if sitting.engine.paired:
-        first, second = (SliceBank(side) for side in zip(*sitting.prepared.pairs, strict=True))
+        first, second = placed([SliceBank(side) for side in zip(*sitting.prepared.pairs, strict=True)])
         return PairedSlices(first, second, augmentation, config.seed)
-    return UnpairedSlices(*banks.values(), augmentation, config.seed)
+    return UnpairedSlices(*placed([*banks.values()]), augmentation, config.seed)
 
 
 def _validate(sitting: Sitting, validation: Validation, watch: Watch) -> dict[str, float]:

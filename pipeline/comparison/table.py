@@ -18,7 +18,8 @@ RUN, BOUND, BASELINE = "run", "paired bound", "baseline"
 UNINTERESTING = (
     "name", "output", "data.folder", "split.file", "split.seed", "split.test", "split.validation", "tracking.",
     "preprocess.store", "preprocess.processes", "evaluation.", "threads", "device", "training.sample_",
-    "training.checkpoint_minutes", "training.loader_workers", "training.log_every",
+    "training.checkpoint_minutes", "training.loader_workers", "training.log_every", "training.cuda_graph",
+    "training.slices_on_device",
 )  # fmt: skip
 
 

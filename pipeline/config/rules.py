@@ -11,8 +11,22 @@ def contradictions(config: Config) -> Iterator[str]:
     yield from _of_data(config)
     yield from _of_networks(config)
     yield from _of_method(config)
-    if config.training.precision == "fp16" and config.device == "cpu":
+    yield from _of_training(config)
+
+
+def _of_training(config: Config) -> Iterator[str]:
+    training = config.training
+    if training.precision == "fp16" and config.device == "cpu":
         yield "training.precision = 'fp16': needs a GPU; use bf16 or float32 on the CPU"
+    if training.slices_on_device and training.loader_workers:
+        yield f"training.loader_workers = {training.loader_workers}: must be 0 with training.slices_on_device"
+    if training.cuda_graph:
+        if config.device in ("cpu", "mps"):
+            yield f"training.cuda_graph = True: needs a CUDA device, and device = {config.device!r}; use false"
+        if training.optimiser != "adam":
+            yield f"training.cuda_graph = True: needs optimiser adam, and it is {training.optimiser!r}; use false"
+        if getattr(config.method, "critic_steps", 1) != 1:
+            yield f"training.cuda_graph = True: needs method.critic_steps 1, and it is {config.method.critic_steps}"
 
 
 def _of_data(config: Config) -> Iterator[str]:

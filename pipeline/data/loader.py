@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,7 +26,8 @@ class SliceBank:
 
     def __init__(self, stored: Sequence[StoredCase]):
         self.paths = [str(entry.path) for entry in stored]
-        self.ends = np.cumsum([entry.count for entry in stored])
+        self.counts = [entry.count for entry in stored]
+        self.ends = np.cumsum(self.counts)
         self._layouts: dict[int, tuple[int, tuple[int, int]]] = {}
 
     def __len__(self) -> int:
@@ -45,14 +47,30 @@ class SliceBank:
         Raises:
             UserError: a file is gone, or is not what was stored.
         """
-        volumes = np.searchsorted(self.ends, indices, side="right").tolist()
-        _, shape = self._layout(volumes[0])
+        volumes, shape = np.searchsorted(self.ends, indices, side="right").tolist(), self.shape
         stored, gathered = np.empty(shape, dtype=np.uint16), np.empty((len(indices), 1, *shape), dtype=np.float32)
         flips = [(1, 1)] * len(indices) if flips is None else flips
         for target, volume, index, (rows, columns) in zip(gathered, volumes, indices, flips, strict=True):
             self._read(volume, int(index - self.ends[volume - 1]) if volume else int(index), stored)
             decode(stored[::rows, ::columns], out=target[0])
         return torch.from_numpy(gathered)
+
+    def changed(self, augmentation: Augmentation, indices: Sequence[int], changes: list[Change]) -> Tensor:
+        """Return slices as `gather` does, with one change each."""
+        if augmentation.jitter != 1:
+            return augmentation.apply(self.gather(indices), changes)
+        return augmentation.apply_to_flipped(self.gather(indices, [change.flips for change in changes]), changes)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of every slice."""
+        return self._layout(0)[1]
+
+    def volume(self, number: int) -> np.ndarray:
+        """Return a volume's slices as they are stored, (N, S, S) uint16; see `gather` for what is raised."""
+        self._layout(number)
+        with _stored_file(self.paths[number]):
+            return np.load(self.paths[number], allow_pickle=False)
 
     def _read(self, volume: int, place: int, stored: np.ndarray) -> None:
         """Read one slice of a volume."""
@@ -67,7 +85,10 @@ class SliceBank:
         if volume not in self._layouts:
             with _stored_file(self.paths[volume]), Path(self.paths[volume]).open("rb") as file:
                 np.lib.format.read_magic(file)
-                (_, *shape), _, _ = np.lib.format.read_array_header_1_0(file)
+                (count, *shape), by_column, kind = np.lib.format.read_array_header_1_0(file)
+                expected = shape if volume == 0 else [*self.shape]
+                if by_column or kind != np.uint16 or (count, shape) != (self.counts[volume], expected):
+                    raise ValueError(f"{count} arrays of shape {(*shape,)} and type {kind}")
                 self._layouts[volume] = file.tell(), tuple(shape)
         return self._layouts[volume]
 
@@ -80,6 +101,17 @@ def _stored_file(path: str) -> Iterator[None]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: not the stored slices ({reason}); the same command makes them again") from error
+
+
+class Bank(Protocol):
+    """The slices of a contrast, of several volumes one after the other: `SliceBank`, `DeviceSlices`."""
+
+    ends: np.ndarray  # of each volume, in slices
+
+    def __len__(self) -> int: ...
+
+    def changed(self, augmentation: Augmentation, indices: Sequence[int], changes: list[Change]) -> Tensor:
+        """Return the slices at `indices` as (N, 1, S, S) float32 in [-1, 1], with one change each."""
 
 
 class Draws:
@@ -107,7 +139,8 @@ class Draws:
     def _index(self, epoch: int, position: int) -> int:
         lap, place = divmod(position, self.count)
         if (epoch, lap) not in self._orders:
-            self._orders = {key: order for key, order in self._orders.items() if key[0] >= epoch}
+            if len(self._orders) > 1:
+                del self._orders[next(iter(self._orders))]  # a lap that is over; if it should not be, it is drawn again
             random = np.random.default_rng([self.seed, self.stream, 0, epoch, lap])
             self._orders[epoch, lap] = random.permutation(self.count)
         return int(self._orders[epoch, lap][place])
@@ -123,7 +156,7 @@ class UnpairedSlices(Dataset):
         seed: Of order and augmentation.
     """
 
-    def __init__(self, first: SliceBank, second: SliceBank, augmentation: Augmentation, seed: int):
+    def __init__(self, first: Bank, second: Bank, augmentation: Augmentation, seed: int):
         self.banks, self.augmentation = (first, second), augmentation
         self.draws = [Draws(len(bank), augmentation, seed, stream) for stream, bank in enumerate(self.banks)]
 
@@ -133,7 +166,7 @@ class UnpairedSlices(Dataset):
     def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Return the batch (N, 1, S, S) of each contrast for the given (epoch, position) keys."""
         first, second = (
-            _changed_batch(self.augmentation, bank, draws.indices(keys), draws.changes(keys))
+            bank.changed(self.augmentation, draws.indices(keys), draws.changes(keys))
             for bank, draws in zip(self.banks, self.draws, strict=True)
         )
         return first, second
@@ -152,7 +185,7 @@ class PairedSlices(Dataset):
         ValueError: the contrasts have different numbers of slices.
     """
 
-    def __init__(self, first: SliceBank, second: SliceBank, augmentation: Augmentation, seed: int):
+    def __init__(self, first: Bank, second: Bank, augmentation: Augmentation, seed: int):
         if not np.array_equal(first.ends, second.ends):
             raise ValueError(f"{len(first)} and {len(second)} slices are not pairs")
         self.banks, self.augmentation = (first, second), augmentation
@@ -164,15 +197,8 @@ class PairedSlices(Dataset):
     def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Return the batch (N, 1, S, S) of each contrast for the given (epoch, position) keys."""
         indices, changes = self.draws.indices(keys), self.draws.changes(keys)
-        first, second = (_changed_batch(self.augmentation, bank, indices, changes) for bank in self.banks)
+        first, second = (bank.changed(self.augmentation, indices, changes) for bank in self.banks)
         return first, second
-
-
-def _changed_batch(augmentation: Augmentation, bank: SliceBank, indices: list[int], changes: list[Change]) -> Tensor:
-    """Return slices of a bank with one change each."""
-    if augmentation.jitter != 1:
-        return augmentation.apply(bank.gather(indices), changes)
-    return augmentation.apply_to_flipped(bank.gather(indices, [change.flips for change in changes]), changes)
 
 
 class EpochBatches(Sampler):

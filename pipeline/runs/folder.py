@@ -27,6 +27,7 @@ except ImportError:  # Windows
 # Settings that may change between two sittings of a run, for they change nothing of what is learnt.
 FREE = (
     "output", "device", "threads", "tracking", "evaluation", "training.loader_workers", "training.checkpoint_minutes",
+    "training.cuda_graph", "training.slices_on_device",
     "preprocess.processes", "preprocess.store", "preprocess.on_bad_volume", "split.file",
 )  # fmt: skip
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
+from torch import Tensor
 
-from pipeline.data.loader import PairedSlices, UnpairedSlices, epoch_loader
+from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices, epoch_loader
 from pipeline.data.loader_workers import explaining_workers
 from pipeline.distributed import ALONE, World
 from pipeline.engines.protocol import Engine
@@ -84,8 +85,11 @@ def train(
     device: torch.device,
     interruption: Interruption,
     world: World = ALONE,
+    step: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
 ) -> None:
     """Train from `position` to the schedule's end.
+
+    Steps are the engine's own, or what makes them in its place.
 
     Where several processes train together, a signal to any of them stops all after the same step.
 
@@ -96,6 +100,7 @@ def train(
     """
     if position.step == 0:
         observers.sample(0, 0)
+    make_step = step or engine.step
     saved_at, ledger = time.monotonic(), Ledger(position, schedule.max_bad_steps)
     with explaining_workers(schedule.loader_workers), observers.bar(position.step, schedule.steps) as bar:
         for epoch in range(position.epochs, schedule.epochs):
@@ -103,7 +108,7 @@ def train(
                 started = time.monotonic()
                 observers.begin(position.step)
                 rates = engine.set_learning_rate(schedule.learning_rate_factor(position.step))
-                losses = engine.step(real_a.to(device, non_blocking=True), real_b.to(device, non_blocking=True))
+                losses = make_step(real_a.to(device, non_blocking=True), real_b.to(device, non_blocking=True))
                 position.step += 1
                 ledger.note(losses)
                 logs = position.step % schedule.log_every == 0
@@ -153,7 +158,7 @@ def _batches(
         batch_size=schedule.batch_size,
         first_batch=position.step - epoch * schedule.steps_per_epoch,
         workers=schedule.loader_workers,
-        pin_memory=device.type == "cuda",
+        pin_memory=device.type == "cuda" and isinstance(slices.banks[0], SliceBank),
         slots=world.slots(schedule.batch_size),
     )
 

@@ -52,6 +52,20 @@ def test_a_command_without_a_configuration_is_refused(capsys):
     assert "usage: python -m pipeline.run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("training.cuda_graph=true", "training.cuda_graph = true: needs a CUDA device, and there is none"),
+        ("training.precision=fp16", "training.precision = fp16: needs a CUDA device, and there is none"),
+    ],
+)
+def test_what_needs_a_gpu_is_refused_before_any_work(setting, said, place, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main([str(CONFIGS / "phantom.yaml"), *TINY, "device=auto", setting]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+    assert not (place / "data").exists()
+
+
 def test_a_folder_with_other_things_in_it_is_left_alone(place, capsys):
     (place / "precious").mkdir()
     (place / "precious" / "thesis.txt").write_text("mine")

@@ -47,11 +47,13 @@ def killed(monkeypatch, folder, step, *overrides):
         assert in_child(lambda: phantom_run(folder, *QUICK, *overrides)) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize(("step", "workers"), [(3, 0), (7, 2)])
+@pytest.mark.parametrize(
+    ("step", "setting"), [(3, "training.slices_on_device=true"), (7, "training.loader_workers=2")]
+)
 def test_a_run_killed_in_a_step_and_rerun_ends_bitwise_as_if_nothing_had_been(
-    step, workers, undisturbed, monkeypatch, tmp_path
+    step, setting, undisturbed, monkeypatch, tmp_path
 ):
-    often = ("training.checkpoint_minutes=0.00001", f"training.loader_workers={workers}")
+    often = ("training.checkpoint_minutes=0.00001", setting)
     killed(monkeypatch, tmp_path / "run", step, *often)
     assert latest(tmp_path / "run")["position"]["step"] == step - 1
     assert in_child(lambda: phantom_run(tmp_path / "run", *QUICK, *often)) == 0

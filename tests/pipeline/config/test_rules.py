@@ -90,6 +90,22 @@ def test_any_other_method_takes_any_generator_and_discriminator(method, generato
             {"method": {**CRITIC, "gradient_penalty": 10}, "training": {"precision": "fp16"}},
             "training.precision = 'fp16': does not go with method.gradient_penalty; use bf16 or float32",
         ),
+        (
+            {"training": {"slices_on_device": True, "loader_workers": 2}},
+            "training.loader_workers = 2: must be 0 with training.slices_on_device",
+        ),
+        (
+            {"training": {"cuda_graph": True}, "device": "cpu"},
+            "training.cuda_graph = True: needs a CUDA device, and device = 'cpu'; use false",
+        ),
+        (
+            {"training": {"cuda_graph": True, "optimiser": "rmsprop"}},
+            "training.cuda_graph = True: needs optimiser adam, and it is 'rmsprop'; use false",
+        ),
+        (
+            {"training": {"cuda_graph": True}, "method": {**CRITIC, "clip": 0.1, "critic_steps": 3}},
+            "training.cuda_graph = True: needs method.critic_steps 1, and it is 3",
+        ),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_with_the_reason(sections, line):

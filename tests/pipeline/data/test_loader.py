@@ -1,35 +1,16 @@
 import pickle
 import signal
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import torch
+from small_slices import EVERYTHING, batches, store_volumes
 
-from pipeline.data.case import Case
-from pipeline.data.loader import SliceBank, UnpairedSlices, epoch_loader
-from pipeline.data.store import StoredCase, decode, encode
+from pipeline.data.loader import SliceBank, UnpairedSlices
+from pipeline.data.store import decode
 from pipeline.errors import UserError
 from transforms.augmentation import Augmentation, enlarge
-
-EVERYTHING = Augmentation(
-    horizontal_flip=0.5, jitter=1.25, vertical_flip=0.5, rotate90=0.5, brightness=0.1, contrast=0.1
-)
-
-
-def store_volumes(folder, counts, *, constant=False, size=8):
-    """Store volumes of the given numbers of slices; `constant` fills slice i of all with the level 100 · i."""
-    random, stored, index = np.random.default_rng(len(counts)), [], 0
-    folder.mkdir(parents=True)
-    for number, count in enumerate(counts):
-        slices = encode(random.uniform(-1, 1, (count, size, size)))
-        if constant:
-            slices[:] = (100 * np.arange(index, index + count))[:, None, None]
-        index += count
-        np.save(folder / f"{number}.npy", slices)
-        stored.append(StoredCase(Case(f"s{number}", "", "T1", Path("x")), folder / f"{number}.npy", count, {}))
-    return stored
 
 
 @pytest.fixture
@@ -46,15 +27,6 @@ def numbered(tmp_path):
     """Return a dataset with 11 and 4 slices, each of which holds its own number; nothing is changed at random."""
     first, second = (store_volumes(tmp_path / f"{counts}", counts, constant=True) for counts in ([4, 7], [4]))
     return UnpairedSlices(SliceBank(first), SliceBank(second), Augmentation(), seed=0)
-
-
-def batches(dataset, epoch=0, count=6, batch_size=2, first_batch=0, workers=0):
-    return list(
-        epoch_loader(
-            dataset, epoch=epoch, batches=count, batch_size=batch_size, first_batch=first_batch, workers=workers,
-            pin_memory=False,
-        )
-    )  # fmt: skip
 
 
 def numbers(batch_of_side):
@@ -249,3 +221,27 @@ def test_batches_are_those_of_the_plain_way_to_the_bit(settings, tmp_path):
         keys = [(2, 5 * number + slot) for slot in range(5)]
         for stream, found in enumerate(sides_found):
             assert torch.equal(found, plain_batch(stored[stream], keys, augmentation, 3, stream))
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (np.zeros((3, 16, 16), np.uint16), r"3 arrays of shape \(16, 16\) and type uint16"),
+        (np.zeros((3, 8, 8), np.float64), r"3 arrays of shape \(8, 8\) and type float64"),
+        (np.zeros((4, 8, 8), np.uint16), r"4 arrays of shape \(8, 8\)"),
+        (np.asfortranarray(np.zeros((3, 8, 8), np.uint16)), r"3 arrays"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_named(tmp_path, other, said):
+    bank = SliceBank(store_volumes(tmp_path, [2, 3]))
+    np.save(bank.paths[1], other)
+    with pytest.raises(UserError, match=rf"1\.npy: not the stored slices \({said}.*; the same command makes them"):
+        bank.gather([0, 3])
+
+
+def test_a_small_contrast_that_has_many_turns_keeps_no_order_of_them(numbered):
+    draws = numbered.draws[1]  # of four slices
+    found = draws.indices([(0, position) for position in range(4000)])
+    assert all(sorted(found[lap : lap + 4]) == [0, 1, 2, 3] for lap in range(0, 4000, 4))
+    assert len(draws._orders) == 2
+    assert draws.indices([(0, position) for position in range(8)]) == found[:8]  # what is over can be drawn again

@@ -11,6 +11,7 @@ from pipeline.data.loader import SliceBank, UnpairedSlices
 from pipeline.data.store import StoredCase, encode
 from pipeline.errors import Stopped, UserError
 from pipeline.interruption import Interruption
+from pipeline.training.ledger import Ledger
 from pipeline.training.loop import Observers, Schedule, train
 from pipeline.training.position import Position
 from transforms.augmentation import Augmentation
@@ -266,6 +267,22 @@ def test_a_best_score_that_was_not_saved_does_not_count(slices):
     run = Recorder(bad=[6], scores=[1.0, 9.0, 5.0, 2.0]).train(slices)
     assert run.saves() == [(3, True), (9, True), (12, False)]
     assert run.position.best_score == 5.0
+
+
+def test_losses_are_looked_at_in_every_step_on_the_cpu_and_elsewhere_when_they_are_needed(slices, monkeypatch):
+    read, looks = Ledger.read, []
+    monkeypatch.setattr(Ledger, "read", lambda ledger: looks.append(ledger.position.step) or read(ledger))
+    schedule = replace(SCHEDULE, log_every=5)
+    for device, expected in (("cpu", {*range(1, 13)}), ("meta", {3, 5, 6, 9, 10, 12})):  # logs, and ends of epochs
+        looks.clear()
+        run, made = Recorder(), []
+        train(
+            run, slices, schedule, Position(), run.observers(),
+            device=torch.device(device), interruption=run.interruption,
+            step=lambda a, b, made=made: made.append(a.device.type) or {"cycle": torch.tensor(1.0)},
+        )  # fmt: skip
+        assert set(looks) == expected
+        assert made == [device] * 12 and not run.batches  # the steps were those that were given
 
 
 def test_a_signal_after_a_bad_step_keeps_the_checkpoint_before(slices):

@@ -1,0 +1,37 @@
+"""Stores of a few small slices, and batches of them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.case import Case
+from pipeline.data.loader import epoch_loader
+from pipeline.data.store import StoredCase, encode
+from transforms.augmentation import Augmentation
+
+EVERYTHING = Augmentation(
+    horizontal_flip=0.5, jitter=1.25, vertical_flip=0.5, rotate90=0.5, brightness=0.1, contrast=0.1
+)
+
+
+def store_volumes(folder, counts, *, constant=False, size=8):
+    """Store volumes of the given numbers of slices; `constant` fills slice i of all with the level 100 · i."""
+    random, stored, index = np.random.default_rng(len(counts)), [], 0
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, count in enumerate(counts):
+        slices = encode(random.uniform(-1, 1, (count, size, size)))
+        if constant:
+            slices[:] = (100 * np.arange(index, index + count))[:, None, None]
+        index += count
+        np.save(folder / f"{number}.npy", slices)
+        stored.append(StoredCase(Case(f"s{number}", "", "T1", Path("x")), folder / f"{number}.npy", count, {}))
+    return stored
+
+
+def batches(dataset, epoch=0, count=6, batch_size=2, first_batch=0, workers=0):
+    return list(
+        epoch_loader(
+            dataset, epoch=epoch, batches=count, batch_size=batch_size, first_batch=first_batch, workers=workers,
+            pin_memory=False,
+        )
+    )  # fmt: skip
