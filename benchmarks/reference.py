@@ -44,26 +44,39 @@ class Pool:
             if len(self.images) < self.size:
                 self.images.append(image)
                 returned.append(image)
-            elif random.random() > 0.5:
-                place = random.randrange(self.size)
+                continue
+            exchanged, place = self.draw()
+            if exchanged:
                 returned.append(self.images[place].clone())
                 self.images[place] = image
             else:
                 returned.append(image)
         return torch.cat(returned)
 
+    def draw(self) -> tuple[bool, int]:
+        """Return whether an image is exchanged, and with which."""
+        return random.random() > 0.5, random.randrange(self.size)
+
 
 class Plain(ABC):
-    """Two players with an Adam each; `generator_losses` and `discriminator_losses` are the method's."""
+    """Two players with an Adam each; `generator_losses` and `discriminator_losses` are the method's.
 
-    def __init__(self, config: Config, networks: Mapping[str, nn.Module]):
+    Args:
+        config: Of the run.
+        networks: That are copied.
+        foreach: Whether Adam moves all weights at once; None: torch's choice, on a GPU yes, on a CPU no.
+    """
+
+    def __init__(self, config: Config, networks: Mapping[str, nn.Module], foreach: bool | None = None):
         self.config, self.method = config, config.method
         self.networks = {name: with_instance_norms(copy.deepcopy(network)) for name, network in networks.items()}
         self.generators = [network for name, network in self.networks.items() if name[0] != "D"]
         self.discriminators = [network for name, network in self.networks.items() if name[0] == "D"]
         rate, second = config.training.learning_rate, config.training.discriminator_learning_rate
         self.optimisers = [
-            torch.optim.Adam([weight for network in networks for weight in network.parameters()], one, (0.5, 0.999))
+            torch.optim.Adam(
+                [weight for network in networks for weight in network.parameters()], one, (0.5, 0.999), foreach=foreach
+            )
             for networks, one in ((self.generators, rate), (self.discriminators, second or rate))
         ]
 
@@ -105,8 +118,8 @@ class Plain(ABC):
 class PlainCycleGan(Plain):
     """Zhu et al. 2017 with the identity loss: six generator passes."""
 
-    def __init__(self, config: Config, networks: Mapping[str, nn.Module]):
-        super().__init__(config, networks)
+    def __init__(self, config: Config, networks: Mapping[str, nn.Module], foreach: bool | None = None):
+        super().__init__(config, networks, foreach)
         self.pools = Pool(self.method.pool_size), Pool(self.method.pool_size)
 
     def generator_losses(self, a: Tensor, b: Tensor) -> Losses:
@@ -149,8 +162,8 @@ class PlainDualGan(Plain):
 class PlainMunit(Plain):
     """Huang et al. 2018: four encodings, four decodings, and two more with the explicit cycle."""
 
-    def __init__(self, config: Config, networks: Mapping[str, nn.Module]):
-        super().__init__(config, networks)
+    def __init__(self, config: Config, networks: Mapping[str, nn.Module], foreach: bool | None = None):
+        super().__init__(config, networks, foreach)
         self.random = torch.Generator().manual_seed(config.seed)
         torch.randn(2, config.generator.style_size, generator=self.random)  # the engine's own styles come first
 
@@ -182,7 +195,7 @@ class PlainMunit(Plain):
 def gan(logits: Tensor | list[Tensor], real: bool) -> Tensor:
     """Return the least-squares loss against a target expanded to the logits, over one scale or several."""
     scales = [logits] if isinstance(logits, Tensor) else logits
-    return sum(nn.functional.mse_loss(one, torch.tensor(float(real)).to(one).expand_as(one)) for one in scales)
+    return sum(nn.functional.mse_loss(one, one.new_full((), float(real)).expand_as(one)) for one in scales)
 
 
 PLAIN = {"cyclegan": PlainCycleGan, "dualgan": PlainDualGan, "munit": PlainMunit}

@@ -5,13 +5,16 @@ python -m benchmarks.step unet-128 --batch 1 8
 python -m benchmarks.step unet-256 resnet-256 --device cuda --batch 1 4 16
 
 Rows are networks and sizes as CycleGAN's code calls them (U-Net and ResNet at 256², width 64; "128": 128², width 16);
-sides the plain step, ours, and ours in half precision. `--roof` adds the share of the rate of a large convolution that
-each reaches, `--operations` counts the operations of a step that launch a kernel.
+sides the plain step, ours, and ours in half precision. On a GPU "float32" multiplies without TF32, as the plain step
+there does; `--graph` adds ours as one CUDA graph. `--roof` adds the share that each reaches of the rate of a large
+convolution, the better of two layouts; `--operations` counts the operations of a step below autograd, on the CPU, with
+the Adam that the plain step has on a GPU.
 """
 
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 
 from benchmarks.timing import Side, Work, machine, measure, rows_of
 from pipeline.config.schema import Config
@@ -31,6 +34,9 @@ class Row:
 CYCLEGAN, DUALGAN = {"type": "cyclegan"}, {"type": "dualgan"}
 MUNIT = {"type": "munit", "cycle_weight": 2.0}
 UNET, RESNET = {"type": "unet", "dropout": 0.0}, {"type": "resnet"}
+HALVES = ("bf16", "fp16")
+PRECISIONS = ("float32", "tf32", *HALVES)
+LAYOUTS = ("contiguous_format", "channels_last")
 PLAIN_METHODS = ("cyclegan", "dualgan", "munit")  # those that `benchmarks.reference` has
 ROWS = {
     "unet-256": Row(256, CYCLEGAN, UNET | {"width": 64}, {"width": 64}),
@@ -54,39 +60,53 @@ def config_of(row: str, batch: int, precision: str = "float32") -> Config:
     return Config.model_validate(base | {name: dict(section) for name, section in sections.items()})
 
 
-def prepare(row: str, batch: int, kind: str, device: str, threads: int | None) -> Work:
-    """Return a step; `kind` is "plain" or the precision that ours has."""
+def prepare(row: str, batch: int, kind: str, device: str, threads: int | None, foreach: bool | None = None) -> Work:
+    """Return a step.
+
+    Args:
+        row, batch: Which one.
+        kind: "plain", or the precision that ours has, with " graph" where it is a CUDA graph.
+        device, threads: Where.
+        foreach: See `benchmarks.reference.Plain`.
+    """
     import torch
 
     from benchmarks.reference import PLAIN
     from pipeline.engines.build import build_engine
-    from pipeline.hardware import set_up
+    from pipeline.engines.captured import CapturedStep
+    from pipeline.hardware import set_up, tune
 
     if threads:
         torch.set_num_threads(threads)
     if kind != "plain":
         set_up(threads)
-    config = config_of(row, batch, "float32" if kind == "plain" else kind)
+    precision, _, graph = kind.partition(" ")
+    config = config_of(row, batch, precision if precision in HALVES else "float32")
     torch.manual_seed(0)
     place = torch.device(device)
+    tune(place, tf32=precision == "tf32")
     engine = build_engine(config, place)
-    stepping = PLAIN[config.method.type](config, engine.networks()) if kind == "plain" else engine
-    del engine
     size = config.preprocess.size
     images = (torch.rand(2, batch, 1, size, size) * 2 - 1).to(place)
-    return lambda: stepping.step(*images)
+    if kind == "plain":
+        plain = PLAIN[config.method.type](config, engine.networks(), foreach)
+        del engine
+        return lambda: plain.step(*images)
+    step = CapturedStep(engine) if graph else engine.step
+    return lambda: step(*images)
 
 
-def convolution(device: str, kind: str, threads: int | None) -> Work:
-    """Return the roof's work: one large 3×3 convolution, 77.3 GFLOP, in the precision of a side."""
+def convolution(device: str, kind: str, threads: int | None, layout: str) -> Work:
+    """Return the roof's work: one large 3×3 convolution, 77.3 GFLOP, in the precision of a side and a memory layout."""
     import torch
 
-    from pipeline.hardware import set_up
+    from pipeline.hardware import set_up, tune
 
     set_up(threads)
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(kind, torch.float32)
-    images = torch.randn(4, 256, 128, 128, device=device, dtype=dtype)
-    weights = torch.randn(256, 256, 3, 3, device=device, dtype=dtype)
+    tune(torch.device(device), tf32=kind == "tf32")
+    options = {"device": device, "dtype": {"bf16": torch.bfloat16, "fp16": torch.float16}.get(kind, torch.float32)}
+    images = torch.randn(4, 256, 128, 128, **options).to(memory_format=getattr(torch, layout))
+    weights = torch.randn(256, 256, 3, 3, **options).to(memory_format=getattr(torch, layout))
 
     def work() -> None:
         with torch.inference_mode():
@@ -118,28 +138,31 @@ def flop_of_step(row: str, batch: int) -> int:
 
 def time_row(row: str, batch: int, arguments: argparse.Namespace) -> list[list[str]]:
     """Measure one job's sides; return the rows of the table."""
-    kinds = ["plain", *arguments.precision]
+    graphs = [f"{precision} graph" for precision in arguments.precision if arguments.graph]
+    kinds = ["plain", *arguments.precision, *graphs]
     options = {"device": arguments.device, "threads": arguments.threads}
     sides = {kind: Side(prepare, {"row": row, "batch": batch, "kind": kind} | options) for kind in kinds}
     if arguments.roof:
-        sides |= {f"roof {kind}": Side(convolution, {"kind": kind} | options) for kind in arguments.precision}
+        roofs = product(arguments.precision, LAYOUTS)
+        sides |= {f"{kind} {way}": Side(convolution, {"kind": kind, "layout": way} | options) for kind, way in roofs}
     timings = measure(sides, rounds=arguments.rounds, seconds=arguments.seconds, title=f"{row}, batch {batch}")
     flop = flop_of_step(row, batch) if arguments.roof else 0
     rows = []
     for cells, kind in zip(rows_of({kind: timings[kind] for kind in kinds}, "step"), kinds, strict=True):
         share = "–"
         if arguments.roof:
-            roof = timings[f"roof {'float32' if kind == 'plain' else kind}"]
-            share = f"{flop / timings[kind].seconds / (ROOF_FLOP / roof.seconds):.0%}"
+            precision = "float32" if kind == "plain" else kind.split()[0]
+            quickest = min(timings[f"{precision} {way}"].seconds for way in LAYOUTS)
+            share = f"{flop / timings[kind].seconds / (ROOF_FLOP / quickest):.0%}"
         rows.append([row, str(batch), *cells, share])
     return rows
 
 
 def operations(row: str, batch: int) -> list[str]:
-    """Return a table row: how many operations that launch a kernel a plain step and ours make."""
+    """Return a table row: how many operations a plain step and ours make."""
     from benchmarks.operations import count_operations
 
-    counts = [count_operations(prepare(row, batch, kind, "cpu", None)) for kind in ("plain", "float32")]
+    counts = [count_operations(prepare(row, batch, kind, "cpu", None, foreach=True)) for kind in ("plain", "float32")]
     return [row, str(batch), *(f"{count:,}" for count in counts), f"{counts[1] / counts[0]:.3f}"]
 
 
@@ -148,16 +171,19 @@ def main() -> None:
     door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     door.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all unless given")
     door.add_argument("--batch", nargs="+", type=int, default=[1])
-    door.add_argument("--precision", nargs="+", default=["float32", "bf16"], choices=["float32", "bf16", "fp16"])
+    door.add_argument("--precision", nargs="+", default=["float32", "bf16"], choices=PRECISIONS)
     door.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     door.add_argument("--threads", type=int, help="CPU threads; all cores unless given")
     door.add_argument("--rounds", type=int, default=7)
     door.add_argument("--seconds", type=float, default=2.0, help="that a side works in each round")
+    door.add_argument("--graph", action="store_true", help="ours as a CUDA graph, too")
     door.add_argument("--roof", action="store_true", help="the share of a large convolution's rate")
     door.add_argument("--operations", action="store_true", help="count operations instead of timing")
     arguments = door.parse_args()
     if unknown := set(arguments.rows) - set(ROWS):
         door.error(f"no such row: {', '.join(sorted(unknown))}; choose from {', '.join(ROWS)}")
+    if arguments.device == "cpu" and (arguments.graph or {"tf32", "fp16"} & {*arguments.precision}):
+        door.error("--graph, tf32 and fp16 need --device cuda")
     jobs = [(row, batch) for row in arguments.rows or ROWS for batch in arguments.batch]
     say(machine())
     if arguments.operations:

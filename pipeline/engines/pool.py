@@ -47,13 +47,17 @@ class ImagePool:
         order = torch.arange(len(batch), device=batch.device)
         free = self._count + order  # the place of each, while there is one
         fills, drawn = free < self.size, (choices * self.size).long()
-        exchanged = ~fills & (coins < 0.5)
+        exchanged = (coins < 0.5) > fills  # and not filling
         places = torch.where(fills, free, torch.where(exchanged, drawn, self.size))
-        # Where an earlier one of this batch has gone to the place that is drawn, it is what comes back:
-        before = torch.where((places == drawn[:, None]) & (order < order[:, None]), order, -1).amax(dim=1)
-        theirs = _where(before >= 0, batch[before.clamp(min=0)], self._places[drawn].to(batch))
-        after = (places == places[:, None]) & (order > order[:, None])
-        self._pending = batch, torch.where(after.any(dim=1), self.size, places), fills.sum()  # the last to come stays
+        theirs = self._places[drawn].to(batch)
+        if len(batch) > 1:
+            # Where an earlier one of this batch has gone to the place that is drawn, it is what comes back, ...
+            before = torch.where((places == drawn[:, None]) & (order < order[:, None]), order, -1).amax(dim=1)
+            theirs = _where(before >= 0, batch[before.clamp(min=0)], theirs)
+            # ... and of all that go to one place the last stays.
+            replaced = ((places == places[:, None]) & (order > order[:, None])).any(dim=1)
+            places = torch.where(replaced, self.size, places)
+        self._pending = batch, places, fills.sum()
         return _where(exchanged, theirs, batch)
 
     def commit(self, sound: Tensor) -> None:

@@ -9,6 +9,7 @@ from benchmarks.reference import PLAIN, Pool
 
 METHODS = {
     "cyclegan": {},
+    "cyclegan, a pool that is soon full": {"pool_size": 3},
     "cyclegan, resnet": {"generator": {"type": "resnet", "width": 2, "downs": 1, "blocks": 1}},
     "dualgan": {"type": "dualgan"},
     "munit": MUNIT,
@@ -16,14 +17,38 @@ METHODS = {
 }
 
 
+def draw_alike(plain, engine, count):
+    """Have a plain engine's pools draw what the engine's draw for batches of so many images."""
+    for pool, other in zip(plain.pools, (engine.pool_a, engine.pool_b), strict=True):
+        generator = torch.Generator().set_state(other.generator.get_state())
+
+        def draws(generator=generator, size=pool.size):
+            while True:
+                for coin, choice in torch.rand(2, count, generator=generator).T.tolist():
+                    yield coin < 0.5, int(choice * size)
+
+        pool.drawn, query = draws(), pool.query
+        pool.draw = pool.drawn.__next__
+
+        def query_all(images, pool=pool, query=query):
+            filling = min(len(images), pool.size - len(pool.images))
+            for _ in range(filling):
+                next(pool.drawn)  # the engine draws for those too
+            return query(images)
+
+        pool.query = query_all
+
+
 @pytest.mark.parametrize("options", METHODS.values(), ids=METHODS)
 def test_losses_gradients_and_weights_of_steps_are_the_engines(options):
-    engine = engine_of(dtype=torch.float64, **options)
+    engine, count = engine_of(dtype=torch.float64, **options), 2 if options.get("pool_size") is None else 4
     config = config_of(**options)
     plain = PLAIN[config.method.type](config, engine.networks())
     assert any(isinstance(part, nn.InstanceNorm2d) for one in plain.networks.values() for part in one.modules())
-    for index in range(3):
-        real = batch(index, dtype=torch.float64)
+    if config.method.type == "cyclegan":
+        draw_alike(plain, engine, count)
+    for index in range(6 if options.get("pool_size") else 3):
+        real = batch(index, count, dtype=torch.float64)
         losses, expected = engine.step(*real), plain.step(*real)
         assert losses.keys() == expected.keys()
         for name, loss in losses.items():
