@@ -167,7 +167,8 @@ def _translate_all(
             say(f"uncertainty from {', '.join(doubt.witnesses.asked)}")
     views = views.compiled(arguments.compile, len(pending), arguments.batch_size)
     options = {name: getattr(arguments, name) for name in ("batch_size", "keep_header_text", "strict")}
-    translate_one = job_translator(views, derivative, **options)
+    upcoming = pending if views.models[0].device.type == "cuda" else ()
+    translate_one = job_translator(views, derivative, upcoming, **options)
     quiet = arguments.quiet or not world.first
     work_through(pending, translate_one, quiet=quiet, verbose=arguments.verbose, stop=stop)
 

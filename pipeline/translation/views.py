@@ -17,7 +17,6 @@ from pipeline.translation.model import TranslationModel
 from pipeline.translation.translator import OpenedVolume, on_source_grid, one_warning, open_volume
 from pipeline.translation.uncertainty import features_of, fused_error
 from pipeline.translation.volume import image_like
-from transforms.nifti import name_of
 
 
 class Made(NamedTuple):
@@ -25,6 +24,13 @@ class Made(NamedTuple):
 
     volume: nib.Nifti1Image
     uncertainty: nib.Nifti1Image | None = None
+
+
+class Opened(NamedTuple):
+    """A volume that was read and prepared for each view, and what is doubtful about it."""
+
+    volumes: tuple[OpenedVolume, ...]
+    doubts: list[str]
 
 
 @dataclass(frozen=True)
@@ -73,21 +79,26 @@ class Views:
 
         Args, warnings and errors as in `pipeline.translation.translator.translate_volume`.
         """
-        with one_warning(name_of(source)) as doubts:
-            return self._translated(source, doubts, batch_size, keep_header_text, strict)
+        return self.translate_opened(self.open(source, strict=strict), batch_size, keep_header_text)
 
-    def _translated(
-        self,
-        source: str | Path | SpatialImage,
-        doubts: list[str],
-        batch_size: int,
-        keep_header_text: bool,
-        strict: bool,
-    ) -> Made:
-        """Translate as `translate` does, and add what is doubtful about the volume to `doubts`."""
+    def open(self, source: str | Path | SpatialImage, *, strict: bool = False) -> Opened:
+        """Read a volume and prepare it for every view; no device is asked for anything. As in `translate`."""
+        doubts: list[str] = []
+        volumes = (
+            open_volume(source, model, self.to, doubts, strict=strict, likeness=index == 0)
+            for index, model in enumerate(self.models)
+        )
+        return Opened(tuple(volumes), doubts)
+
+    def translate_opened(self, source: Opened, batch_size: int = 8, keep_header_text: bool = False) -> Made:
+        """Translate what `open` returned; as in `translate`."""
+        with one_warning(source.volumes[0].name) as doubts:
+            doubts += source.doubts
+            return self._translated(source.volumes, batch_size, keep_header_text)
+
+    def _translated(self, volumes: Sequence[OpenedVolume], batch_size: int, keep_header_text: bool) -> Made:
         voxels, errors = [], []
-        for index, model in enumerate(self.models):
-            opened = open_volume(source, model, self.to, doubts, strict=strict, likeness=index == 0)
+        for index, (model, opened) in enumerate(zip(self.models, volumes, strict=True)):
             network = model.translators[self.to]
             translated = opened.through(network, opened.slices, model, batch_size)
             low, high = (model.facts[self.to][name] for name in ("low", "high"))

@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 from recorder import Recorder, record
-from small_engine import MUNIT, UNIT, batch, differences, engine_of, saved
+from small_engine import MUNIT, UNIT, batch, config_of, differences, engine_of, saved
 
+from pipeline.engines.build import build_engine
 from pipeline.engines.captured import WARM_UP, CapturedStep
 
 METHODS = {
@@ -88,6 +89,21 @@ def test_the_device_itself_leaves_out_a_step_that_is_not_sound(method):
     run(engine, engine.step, [BAD + 1])
     after = engine.state_dict()
     assert all(differences(before[name], after[name]) for name in engine.networks())
+
+
+@every_method
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_step_waits_for_no_device_and_mixes_none(method, precision, monkeypatch):
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda optimiser: None)  # torch's own has no form for this device
+    device = torch.device("meta")  # it can tell no numbers, and works on nothing that lies elsewhere
+    engine = build_engine(config_of(**METHODS[method] | {"ema_decay": 0.9, "precision": precision}), device)
+    engine.stop_asking()
+    real_a, real_b = (torch.zeros(2, 1, 64, 64, device=device) for _ in range(2))
+    for _ in range(3):
+        engine.set_learning_rate(0.5)
+        losses = engine.step(real_a, real_b)
+    assert {loss.device for loss in losses.values()} == {device}
+    assert all(weight.grad.device == device for weight in engine.generators.parameters() if weight.grad is not None)
 
 
 def test_the_recorder_notices_an_engine_that_asks():

@@ -1,0 +1,73 @@
+import threading
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from negative_model import negative_model, volume_at
+
+from pipeline.errors import UserError
+from pipeline.translation.ahead import Ahead
+from pipeline.translation.batch import job_translator, work_through
+from pipeline.translation.jobs import Job
+from pipeline.translation.views import Views
+
+
+def jobs_of(*names):
+    return [Job(Path(name), Path("out") / name) for name in names]
+
+
+def test_each_is_opened_once_and_all_but_the_first_while_the_one_before_is_translated():
+    jobs, opened = jobs_of("a", "b", "c"), []
+
+    def open_job(job):
+        opened.append((job.source.name, threading.current_thread() is threading.main_thread()))
+        return job.source.name
+
+    ahead = Ahead(open_job, jobs)
+    for job in jobs:
+        assert ahead(job) == job.source.name
+        if ahead._begun is not None:
+            ahead._begun[1].result()
+    assert opened == [("a", True), ("b", False), ("c", False)]
+
+
+def test_what_is_wrong_with_a_volume_is_said_when_it_is_its_turn():
+    def open_job(job):
+        if job.source.name == "b":
+            raise UserError("b: broken")
+        return job.source.name
+
+    jobs = jobs_of("a", "b", "c")
+    ahead = Ahead(open_job, jobs)
+    assert ahead(jobs[0]) == "a"
+    with pytest.raises(UserError, match="b: broken"):
+        ahead(jobs[1])
+    assert ahead(jobs[2]) == "c"
+
+
+def test_a_job_that_was_left_out_puts_nothing_in_anothers_place():
+    jobs = jobs_of("a", "b", "c")
+    ahead = Ahead(lambda job: job.source.name, jobs)
+    assert (ahead(jobs[0]), ahead(jobs[2]), ahead(jobs[1])) == ("a", "c", "b")
+
+
+def test_a_batch_read_ahead_is_the_batch_read_in_turn(tmp_path):
+    sources = [volume_at(tmp_path / f"{number}.nii.gz", seed=number) for number in range(4)]
+    sources[1].write_bytes(sources[1].read_bytes()[:500])
+    doubtful = nib.load(sources[2])
+    voxels = doubtful.get_fdata(dtype=np.float32)
+    voxels[0, 0, :5] = np.nan
+    nib.save(nib.Nifti1Image(voxels, doubtful.affine), sources[2])
+    views, found = Views((negative_model(),), "T2"), {}
+    for name in ("in turn", "ahead"):
+        jobs = [Job(source, tmp_path / name / source.name) for source in sources]
+        (tmp_path / name).mkdir()
+        work_through(jobs, job_translator(views, None, jobs if name == "ahead" else ()), quiet=True)
+        files = sorted(path.name for path in (tmp_path / name).iterdir())
+        images = [np.asarray(nib.load(tmp_path / name / file).dataobj) for file in files]
+        found[name] = [(job.status, job.warnings, job.error) for job in jobs], files, images
+    assert found["ahead"][:2] == found["in turn"][:2]
+    assert all(np.array_equal(*pair) for pair in zip(found["ahead"][2], found["in turn"][2], strict=True))
+    statuses, warned = zip(*((status, bool(warnings)) for status, warnings, _ in found["ahead"][0]), strict=True)
+    assert statuses == ("translated", "failed", "translated", "translated") and warned == (False, False, True, False)
