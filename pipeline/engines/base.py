@@ -243,5 +243,4 @@ def _optimiser(networks: nn.ModuleDict, rate: float, training: Training, device:
         betas=(training.beta1, 0.999),
         weight_decay=training.weight_decay,
         fused=device.type in ("cpu", "cuda"),
-        capturable=device.type == "cuda",
     )

@@ -60,7 +60,7 @@ class CapturedStep:
         shapes = real_a.shape, real_b.shape
         self._made[shapes] = self._made.get(shapes, 0) + 1
         if self._made[shapes] <= WARM_UP:
-            return self.engine.step(real_a, real_b)
+            return _beside(lambda: self.engine.step(real_a, real_b), real_a.device)
         if shapes not in self._recordings:
             self._recordings[shapes] = self._recorded(real_a.clone(), real_b.clone())
         recording = self._recordings[shapes]
@@ -70,8 +70,27 @@ class CapturedStep:
         return recording.losses
 
     def _recorded(self, real_a: Tensor, real_b: Tensor) -> Recording:
-        losses, replay = self._record(lambda: self.engine.step(real_a, real_b), self.engine.streams())
+        groups = [group for optimiser in self.engine.optimisers.values() for group in optimiser.param_groups]
+        for group in groups:  # torch refuses to record an optimiser without this, and warns of any other use of it
+            group["capturable"] = True
+        try:
+            losses, replay = self._record(lambda: self.engine.step(real_a, real_b), self.engine.streams())
+        finally:
+            for group in groups:
+                group["capturable"] = False
         return Recording((real_a, real_b), losses, replay)
+
+
+def _beside(step: Step, device: torch.device) -> Losses:
+    """Make a step on a CUDA stream of its own, as steps that are to be recorded must first be made."""
+    if device.type != "cuda":
+        return step()
+    here, beside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    beside.wait_stream(here)
+    with torch.cuda.stream(beside):
+        losses = step()
+    here.wait_stream(beside)
+    return losses
 
 
 def _on_cuda(step: Step, streams: list[torch.Generator]) -> tuple[Losses, Callable[[], None]]:
