@@ -52,6 +52,7 @@ class CapturedStep:
         if engine.asks:
             engine.stop_asking()
         self.engine, self._record = engine, record or _on_cuda
+        self._stream: torch.cuda.Stream | None = None
         self._made: dict[tuple, int] = {}
         self._recordings: dict[tuple, Recording] = {}
 
@@ -60,7 +61,7 @@ class CapturedStep:
         shapes = real_a.shape, real_b.shape
         self._made[shapes] = self._made.get(shapes, 0) + 1
         if self._made[shapes] <= WARM_UP:
-            return _beside(lambda: self.engine.step(real_a, real_b), real_a.device)
+            return self._beside(lambda: self.engine.step(real_a, real_b), real_a.device)
         if shapes not in self._recordings:
             self._recordings[shapes] = self._recorded(real_a.clone(), real_b.clone())
         recording = self._recordings[shapes]
@@ -68,6 +69,17 @@ class CapturedStep:
             place.copy_(real, non_blocking=True)
         recording.replay()
         return recording.losses
+
+    def _beside(self, step: Step, device: torch.device) -> Losses:
+        """Make a step on another CUDA stream than the usual one, as torch asks of steps that are to be recorded."""
+        if device.type != "cuda":
+            return step()
+        here, self._stream = torch.cuda.current_stream(device), self._stream or torch.cuda.Stream(device)
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
+            losses = step()
+        here.wait_stream(self._stream)
+        return losses
 
     def _recorded(self, real_a: Tensor, real_b: Tensor) -> Recording:
         groups = [group for optimiser in self.engine.optimisers.values() for group in optimiser.param_groups]
@@ -79,18 +91,6 @@ class CapturedStep:
             for group in groups:
                 group["capturable"] = False
         return Recording((real_a, real_b), losses, replay)
-
-
-def _beside(step: Step, device: torch.device) -> Losses:
-    """Make a step on a CUDA stream of its own, as steps that are to be recorded must first be made."""
-    if device.type != "cuda":
-        return step()
-    here, beside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
-    beside.wait_stream(here)
-    with torch.cuda.stream(beside):
-        losses = step()
-    here.wait_stream(beside)
-    return losses
 
 
 def _on_cuda(step: Step, streams: list[torch.Generator]) -> tuple[Losses, Callable[[], None]]:

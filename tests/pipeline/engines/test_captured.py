@@ -1,12 +1,14 @@
 """Steps that stay on the device: replayed operation by operation, they are those of an engine that asks the host."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
 from recorder import Recorder, record
 from small_engine import MUNIT, UNIT, batch, config_of, differences, engine_of, saved
 
+from pipeline.engines import captured
 from pipeline.engines.build import build_engine
 from pipeline.engines.captured import WARM_UP, CapturedStep
 
@@ -139,3 +141,37 @@ def test_a_resumed_engine_goes_on_with_captured_steps_in_the_same_bits():
 def test_what_must_ask_is_not_captured(options):
     with pytest.raises(ValueError, match="only Adam"):
         CapturedStep(engine_of(**options), record)
+
+
+class FakeCuda:
+    """Stands for what is asked of `torch.cuda`, and writes it down."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __getattr__(self, name):
+        return lambda *given, **more: (
+            self.asked.append(name) or (nullcontext() if name in ("graph", "stream") else self)
+        )
+
+
+def test_a_cuda_graph_knows_the_engines_generators_before_it_records_and_is_what_replays(monkeypatch):
+    cuda = FakeCuda()
+    for name in ("CUDAGraph", "graph"):
+        monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
+    engine = make("cyclegan")
+    losses, replay = captured._on_cuda(lambda: cuda.asked.append("step") or {"cycle": 1}, engine.streams())
+    replay()
+    assert losses == {"cycle": 1}
+    assert cuda.asked == ["CUDAGraph", *["register_generator_state"] * 2, "graph", "step", "replay"]
+
+
+def test_first_steps_on_cuda_run_beside_the_usual_stream_and_each_waits_for_the_other(monkeypatch):
+    cuda = FakeCuda()
+    for name in ("Stream", "stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
+    step = CapturedStep(make("cyclegan"), record)
+    for _ in range(2):
+        step._beside(lambda: cuda.asked.append("step"), torch.device("cuda"))
+    once = ["current_stream", "wait_stream", "stream", "step", "wait_stream"]
+    assert cuda.asked == ["current_stream", "Stream", *once[1:], *once]
