@@ -1,8 +1,9 @@
 """Training steps as public research code writes them: the yardstick, of the same networks and the same mathematics.
 
 A pass for each term, `nn.InstanceNorm2d` and `nn.Conv2d`, a list of tensors as the image pool, torch's default Adam,
-nothing fused, and the allocator as the system has it. `tests/benchmarks/test_reference.py` holds losses and gradients equal to the
-engines'. Where these engines leave freedom (one draw of styles a step, losses before updates), so do the plain steps.
+nothing fused, and the allocator as the system has it. `tests/benchmarks/test_reference.py` holds losses and gradients
+equal to the engines'. Where these leave freedom (one draw of styles a step, losses before updates), so do the plain
+steps.
 """
 
 import copy

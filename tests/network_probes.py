@@ -77,6 +77,6 @@ def assert_exports(network):
         least, stride = 2 * network.stride, network.stride
         for shape in [(1, 1, least, least), (3, 1, least, 5 * stride), (2, 1, 96, 64), (1, 1, 7 * stride, least)]:
             image = random_image(*shape)
-            assert torch.equal(graph(image), network(image))
+            torch.testing.assert_close(graph(image), network(image), rtol=0, atol=1e-5)  # on the CPU eager ways differ
         with pytest.raises(AssertionError):
             graph(torch.zeros(1, 1, least + stride // 2, least))
