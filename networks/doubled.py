@@ -12,7 +12,8 @@ sub-pixel convolution of Shi et al. 2016, read backwards):
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, interpolate
+from torch.autograd.function import FunctionCtx
+from torch.nn.functional import conv1d, conv2d
 
 from networks.padding import repeat_border
 from networks.winograd import convolve, pays
@@ -40,27 +41,48 @@ def convolve_doubled(image: Tensor, weight: Tensor) -> Tensor:
     around = repeat_border(image)
     parities = (convolve if pays(around, kernels) else conv2d)(around, kernels)
     parities = parities.unflatten(1, (-1, 2, 2))  # (N, K, a, b, rows, columns)
-    step = int(kernel == 3)  # 2×2 kernels of odd rows begin a pixel further down
-    rows = [
-        torch.stack([parities[:, :, a, b, step * a :, step * b :][..., :height, :width] for b in (0, 1)], dim=-1)
-        for a in (0, 1)
-    ]
-    result = torch.stack(rows, dim=3).flatten(4, 5).flatten(2, 3)
-    return result if kernel == 3 else _with_frame(result, image, weight)
+    if kernel == 3:
+        parities = _aligned(parities)
+    result = parities.permute(0, 1, 4, 2, 5, 3).reshape(len(image), len(weight), 2 * height, 2 * width)
+    return result if kernel == 3 else _Framed.apply(result, *_corrections(image, weight))
 
 
-def _with_frame(result: Tensor, image: Tensor, weight: Tensor) -> Tensor:
-    """Correct the outermost pixels for reflection.
+def _aligned(parities: Tensor) -> Tensor:
+    """Cut (N, K, a, b, H + 1, W + 1) to (N, K, a, b, H, W): the 2×2 kernels of odd rows begin a pixel further down."""
+    rows = torch.stack([parities[:, :, 0, ..., :-1, :], parities[:, :, 1, ..., 1:, :]], dim=2)
+    return torch.stack([rows[:, :, :, 0, ..., :-1], rows[:, :, :, 1, ..., 1:]], dim=3)
+
+
+def _corrections(image: Tensor, weight: Tensor) -> list[Tensor]:
+    """Return what reflection adds to the outermost pixels: top and bottom (N, K, 2W), left and right (N, K, 2H).
 
     One pixel outside the doubled image, reflection and repetition agree; two outside, where only the outermost output
     meets the kernel's own border, there is x[1] instead of x[0]. The difference of the two runs along rows by
     reflection, along columns by repetition, as (E + D) ⊗ (E + D) = E ⊗ E + D ⊗ (E + D) + E ⊗ D.
     """
+    rows, columns = [], []
     for edge, beside, tap in ((0, 1, 0), (-1, -2, 4)):
-        row = interpolate((image[:, :, beside] - image[:, :, edge])[:, :, None], scale_factor=(1, 2))
-        row = torch.cat([row[..., 2:3], row[..., 1:2], row, row[..., -2:-1], row[..., -3:-2]], dim=3)
-        result[:, :, edge] += conv2d(row, weight[:, :, tap : tap + 1])[:, :, 0]
-        column = interpolate((image[..., beside] - image[..., edge])[..., None], scale_factor=(2, 1))
-        column = torch.cat([column[:, :, :1]] * 2 + [column] + [column[:, :, -1:]] * 2, dim=2)
-        result[..., edge] += conv2d(column, weight[..., tap : tap + 1])[..., 0]
-    return result
+        row = (image[:, :, beside] - image[:, :, edge]).repeat_interleave(2, dim=2)
+        row = torch.cat([row[..., 2:3], row[..., 1:2], row, row[..., -2:-1], row[..., -3:-2]], dim=2)
+        rows.append(conv1d(row, weight[:, :, tap]))
+        column = (image[..., beside] - image[..., edge]).repeat_interleave(2, dim=2)
+        column = torch.cat([column[..., :1]] * 2 + [column] + [column[..., -1:]] * 2, dim=2)
+        columns.append(conv1d(column, weight[..., tap]))
+    return rows + columns
+
+
+class _Framed(torch.autograd.Function):
+    """Adds to the outermost rows and columns in place, without the copies of all gradients that torch would make."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, image: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        ctx.mark_dirty(image)
+        image[:, :, 0] += top
+        image[:, :, -1] += bottom
+        image[..., 0] += left
+        image[..., -1] += right
+        return image
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, ...]:
+        return gradient, gradient[:, :, 0], gradient[:, :, -1], gradient[..., 0], gradient[..., -1]
