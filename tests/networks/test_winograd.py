@@ -6,7 +6,7 @@ import torch
 from network_probes import assert_same_function, value_and_gradients
 from torch.nn.functional import conv2d
 
-from networks.winograd import LEAST_CHANNELS, convolve, minimal_filtering, pays
+from networks.winograd import convolve, minimal_filtering, pays
 
 
 def drawn(*shape, dtype=torch.float64, seed=0):
@@ -59,8 +59,17 @@ def test_the_matrices_filter_a_line_with_the_fewest_products():
     np.testing.assert_allclose(found.reshape(4, 4)[0], [7, 19, 15, 19], atol=1e-12)
 
 
-def test_it_pays_for_small_kernels_between_many_channels_alone():
-    image = torch.empty(1, LEAST_CHANNELS, 66, 66)
-    assert pays(image, torch.empty(LEAST_CHANNELS, LEAST_CHANNELS, 3, 3))
-    assert not pays(image, torch.empty(LEAST_CHANNELS - 1, LEAST_CHANNELS, 3, 3))
-    assert not pays(image, torch.empty(LEAST_CHANNELS, LEAST_CHANNELS, 5, 5))
+@pytest.mark.parametrize(
+    "size, kernels, expected",
+    [
+        (34, (128, 64, 3, 3), True),
+        (66, (256, 256, 3, 3), True),
+        (33, (128, 64, 3, 3), False),  # too few tiles
+        (34, (64, 64, 3, 3), False),
+        (66, (512, 32, 3, 3), False),
+        (66, (256, 256, 5, 5), False),
+        (66, (256, 256, 1, 3), False),
+    ],
+)
+def test_it_pays_for_small_kernels_between_many_channels_on_many_pixels_alone(size, kernels, expected):
+    assert pays(torch.empty(1, kernels[1], size, size), torch.empty(kernels)) is expected
