@@ -11,7 +11,7 @@ from torch.nn.functional import conv2d
 from networks.doubled import convolve_doubled
 from networks.padding import reflect
 from networks.single_channel import convolve_from_one, convolve_to_one
-from networks.winograd import convolve, pays
+from networks.winograd import convolve, filters_minimally, pays
 
 
 class ReflectedConv2d(nn.Conv2d):
@@ -19,6 +19,11 @@ class ReflectedConv2d(nn.Conv2d):
 
     def __init__(self, before: int, after: int, kernel: int, stride: int = 1, padding: int = 0, *, bias: bool = True):
         super().__init__(before, after, kernel, stride, padding, padding_mode="reflect", bias=bias)
+
+    @property
+    def outruns_compiled(self) -> bool:
+        """Whether in single precision it is faster than what a compiler makes of it, which is the plain way."""
+        return self.stride == (1, 1) and filters_minimally(self.weight)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (N, before, H, W) to (N, after, H / stride, W / stride); H and W are more than the padding."""

@@ -36,7 +36,7 @@ def convolve_doubled(image: Tensor, weight: Tensor) -> Tensor:
         (N, K, 2H, 2W).
     """
     kernel, (height, width) = weight.shape[-1], image.shape[-2:]
-    meeting = torch.tensor(MEETING[kernel], dtype=weight.dtype)
+    meeting = torch.tensor(MEETING[kernel], dtype=weight.dtype, device=weight.device)
     kernels = torch.einsum("asp,btq,kcpq->kabcst", meeting, meeting, weight).flatten(0, 2)
     around = repeat_border(image)
     parities = (convolve if pays(around, kernels) else conv2d)(around, kernels)

@@ -45,10 +45,14 @@ def pays(image: Tensor, weight: Tensor) -> bool:
         image: (N, C, H, W), padded.
         weight: (K, C, r, r).
     """
-    after, before, *kernel = weight.shape
     tiles = (image.shape[2] - 2) * (image.shape[3] - 2) / OUTPUTS**2
-    many = min(before, after) >= LEAST_CHANNELS and before * after >= LEAST_KERNELS
-    return kernel == [3, 3] and many and tiles >= LEAST_TILES
+    return filters_minimally(weight) and tiles >= LEAST_TILES
+
+
+def filters_minimally(weight: Tensor) -> bool:
+    """Whether `convolve` pays for kernels (K, C, r, r) where the image is large enough."""
+    after, before, *kernel = weight.shape
+    return kernel == [3, 3] and min(before, after) >= LEAST_CHANNELS and before * after >= LEAST_KERNELS
 
 
 @lru_cache
@@ -75,7 +79,9 @@ class _Transforms:
         self.taps = weight.shape[-1]
         self.size = OUTPUTS + self.taps - 1
         matrices = minimal_filtering(OUTPUTS, self.taps)
-        self.outputs, self.kernels, self.inputs = (torch.as_tensor(matrix).to(weight) for matrix in matrices)
+        self.outputs, self.kernels, self.inputs = (
+            torch.as_tensor(matrix, dtype=weight.dtype, device=weight.device) for matrix in matrices
+        )
 
     def of_kernels(self, weight: Tensor) -> Tensor:
         """Return G g Gᵀ: (K, C, r, r) to (n², K, C)."""
