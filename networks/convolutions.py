@@ -4,6 +4,10 @@ They are `nn.Conv2d` and `nn.Sequential` with the same parameters, and compute a
 and where they are traced, compiled or exported: the other ways were measured to be faster on the CPU alone.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
@@ -12,6 +16,8 @@ from networks.doubled import convolve_doubled
 from networks.padding import reflect
 from networks.single_channel import convolve_from_one, convolve_to_one
 from networks.winograd import convolve, filters_minimally, pays
+
+_choosing = ContextVar("choosing", default=True)
 
 
 class ReflectedConv2d(nn.Conv2d):
@@ -65,7 +71,18 @@ def cheaper_ways_apply(image: Tensor, weight: Tensor) -> bool:
         and image.dtype in (torch.float32, torch.float64)
         and image.dim() == 4
         and not torch.is_autocast_enabled("cpu")
+        and _choosing.get()
     )
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """Compute the plain way in what follows, as on a GPU: to count what it would be asked for."""
+    before = _choosing.set(False)
+    try:
+        yield
+    finally:
+        _choosing.reset(before)
 
 
 def plainly(network: nn.Module) -> nn.Module:

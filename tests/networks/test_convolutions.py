@@ -8,7 +8,7 @@ from torch import nn
 
 from networks import convolutions, winograd
 from networks.blocks import doubling, initialise_kaiming, initialise_normal, normalise_spectrally, reflected
-from networks.convolutions import ReflectedConv2d, cheaper_ways_apply, plainly
+from networks.convolutions import ReflectedConv2d, as_on_a_gpu, cheaper_ways_apply, plainly
 from networks.munit import AutoEncoder
 from networks.resnet import ResNetGenerator
 
@@ -80,6 +80,14 @@ def test_a_single_image_without_a_batch_and_a_map_of_one_pixel_go_the_plain_way(
     assert reflected(5, 1, 7)(torch.zeros(5, 8, 8)).shape == (1, 8, 8)
     assert doubling(2, 3, "nearest", kernel=3)(torch.zeros(1, 2, 1, 1)).shape == (1, 3, 2, 2)
     assert ways == []
+
+
+def test_as_on_a_gpu_it_goes_the_plain_way(ways):
+    with as_on_a_gpu():
+        reflected(5, 1, 7)(torch.zeros(1, 5, 8, 8))
+    assert ways == []
+    reflected(5, 1, 7)(torch.zeros(1, 5, 8, 8))
+    assert ways == ["convolve_to_one"]
 
 
 def test_traced_compiled_and_exported_networks_are_plain_and_agree(ways):
