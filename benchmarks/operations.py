@@ -3,6 +3,7 @@
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.timing import Work
+from networks.convolutions import as_on_a_gpu
 
 ALLOCATES_ALONE = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 
@@ -23,8 +24,9 @@ class _Counter(TorchDispatchMode):
 
 def count_operations(work: Work, warm_up: int = 2) -> int:
     """Return how many operations a call makes that launch a kernel on a GPU, after some calls that prepare it."""
-    for _ in range(warm_up):
-        work()
-    with _Counter() as counter:
-        work()
+    with as_on_a_gpu():
+        for _ in range(warm_up):
+            work()
+        with _Counter() as counter:
+            work()
     return counter.count

@@ -1,8 +1,9 @@
 """Training steps as public research code writes them: the yardstick, of the same networks and the same mathematics.
 
-A pass for each term, `nn.InstanceNorm2d`, a list of tensors as the image pool, torch's default Adam, nothing fused,
-and the allocator as the system has it. `tests/benchmarks/test_reference.py` holds losses and gradients equal to the
-engines'. Where these engines leave freedom (one draw of styles a step, losses before updates), so do the plain steps.
+A pass for each term, `nn.InstanceNorm2d` and `nn.Conv2d`, a list of tensors as the image pool, torch's default Adam,
+nothing fused, and the allocator as the system has it. `tests/benchmarks/test_reference.py` holds losses and gradients
+equal to the engines'. Where these leave freedom (one draw of styles a step, losses before updates), so do the plain
+steps.
 """
 
 import copy
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from networks.convolutions import plainly
 from pipeline.config.schema import Config
 
 Losses = dict[str, Tensor]
@@ -69,7 +71,9 @@ class Plain(ABC):
 
     def __init__(self, config: Config, networks: Mapping[str, nn.Module], foreach: bool | None = None):
         self.config, self.method = config, config.method
-        self.networks = {name: with_instance_norms(copy.deepcopy(network)) for name, network in networks.items()}
+        self.networks = {
+            name: with_instance_norms(plainly(copy.deepcopy(network))) for name, network in networks.items()
+        }
         self.generators = [network for name, network in self.networks.items() if name[0] != "D"]
         self.discriminators = [network for name, network in self.networks.items() if name[0] == "D"]
         rate, second = config.training.learning_rate, config.training.discriminator_learning_rate

@@ -6,6 +6,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from networks.convolutions import ReflectedConv2d, RepeatedDoubling
+
 Upsampling = Literal["transposed", "nearest"]
 
 
@@ -27,12 +29,12 @@ def as_group_norms(network: nn.Module) -> nn.Module:
     return network
 
 
-def reflected(before: int, after: int, kernel: int, stride: int = 1, *, bias: bool = False) -> nn.Conv2d:
+def reflected(before: int, after: int, kernel: int, stride: int = 1, *, bias: bool = False) -> ReflectedConv2d:
     """Return a convolution that pads by reflection: an odd kernel keeps the size, 4×4 at stride 2 halves it.
 
     A reflected border continues the image; zeros, which are mid-grey in [-1, 1], would draw an edge around it.
     """
-    return nn.Conv2d(before, after, kernel, stride, (kernel - 1) // 2, padding_mode="reflect", bias=bias)
+    return ReflectedConv2d(before, after, kernel, stride, (kernel - 1) // 2, bias=bias)
 
 
 def doubling(
@@ -51,7 +53,7 @@ def doubling(
     if upsampling == "transposed":
         return nn.ConvTranspose2d(before, after, kernel, 2, 1, output_padding=kernel % 2, bias=bias)
     if upsampling == "nearest":
-        return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), reflected(before, after, 3, bias=bias))
+        return RepeatedDoubling(nn.Upsample(scale_factor=2, mode="nearest"), reflected(before, after, 3, bias=bias))
     raise ValueError(f"upsampling is {upsampling!r}; choose transposed or nearest")
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import group_norm
 
 from networks.blocks import ResidualBlock, initialise_kaiming, normed, reflected, require_size
+from networks.convolutions import RepeatedDoubling
 
 SLICES_AT_ONCE = 16
 
@@ -242,6 +243,6 @@ def _standardised(features: Tensor) -> Tensor:
 
 def _up(before: int, after: int) -> nn.Sequential:
     layer_norm = nn.GroupNorm(1, after)  # all channels in one group: layer norm, its scale and offset by channel
-    return nn.Sequential(
+    return RepeatedDoubling(
         nn.Upsample(scale_factor=2, mode="nearest"), reflected(before, after, 5, bias=True), layer_norm, nn.ReLU(True)
     )

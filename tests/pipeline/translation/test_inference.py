@@ -11,6 +11,7 @@ import torch
 from negative_model import files_in, run, volume_at
 from torch import nn
 
+from networks.resnet import ResNetGenerator
 from networks.unet import UNet
 from pipeline.translate import main, translate
 from pipeline.translation.inference import ENOUGH_VOLUMES, MOST_FORMS, CompiledForms, worth_compiling
@@ -196,6 +197,15 @@ def test_compiling_by_itself_takes_volumes_work_a_cpu_and_a_compiler(large, netw
     assert not worth_compiling("auto", 1000, replace(large, device=torch.device("cuda")), "T2")
     monkeypatch.setattr(shutil, "which", lambda _: None)
     assert not worth_compiling("auto", 1000, large, "T2")
+
+
+def test_a_network_that_outruns_its_compiled_form_is_compiled_in_half_precision_alone(large, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
+    large.settings["size"] = 160
+    residual = replace(large, translators=dict.fromkeys(large.translators, ResNetGenerator(blocks=1, downs=2)))
+    assert not worth_compiling("auto", ENOUGH_VOLUMES, residual, "T2")
+    assert worth_compiling("auto", ENOUGH_VOLUMES, residual.in_precision("bf16"), "T2")
+    assert worth_compiling("yes", 1, residual, "T2")
 
 
 def test_yes_and_no_are_obeyed(large, network, monkeypatch):

@@ -1,0 +1,136 @@
+"""Layers that choose among equal ways: when they do, and that nobody notices but by the clock."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from networks import convolutions, winograd
+from networks.blocks import doubling, initialise_kaiming, initialise_normal, normalise_spectrally, reflected
+from networks.convolutions import ReflectedConv2d, as_on_a_gpu, cheaper_ways_apply, plainly
+from networks.munit import AutoEncoder
+from networks.resnet import ResNetGenerator
+
+LAYERS = {
+    "first": (lambda: reflected(1, 5, 7, bias=True), 1),
+    "last": (lambda: reflected(5, 1, 7, bias=True), 5),
+    "strided": (lambda: reflected(3, 4, 4, 2), 3),
+    "residual": (lambda: reflected(64, 128, 3), 64),
+    "doubling": (lambda: nn.Sequential(doubling(3, 2, "nearest", kernel=4, bias=True)), 3),
+    "munit": (lambda: AutoEncoder(2, 2, 1).decoder.up, 8),
+}
+
+
+@pytest.fixture(autouse=True)
+def small_images_pay(monkeypatch):
+    monkeypatch.setattr(winograd, "LEAST_TILES", 0)
+
+
+def image_of(channels, dtype=torch.float64):
+    return torch.randn(2, channels, 8, 12, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("build, channels", LAYERS.values(), ids=LAYERS)
+def test_layers_equal_the_plain_ones_with_the_same_names_and_shapes(build, channels):
+    layer = nn.Sequential(build()).double()
+    plain = plainly(copy.deepcopy(layer))
+    assert not any(isinstance(part, ReflectedConv2d) for part in plain.modules())
+    shapes = [{name: weight.shape for name, weight in one.state_dict().items()} for one in (layer, plain)]
+    assert list(shapes[0].items()) == list(shapes[1].items())
+    results = []
+    for network in (layer, plain):
+        image = image_of(channels).requires_grad_()
+        value = network(image)
+        (value * torch.linspace(-1, 1, value.numel(), dtype=value.dtype).view_as(value)).sum().backward()
+        results.append([value.detach(), image.grad, *(weight.grad for weight in network.parameters())])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.fixture
+def ways(monkeypatch):
+    """The names of the cheaper ways as they are taken."""
+    taken = []
+    for name in ("convolve", "convolve_to_one", "convolve_from_one", "convolve_doubled"):
+        way = getattr(convolutions, name)
+        monkeypatch.setattr(convolutions, name, lambda *of, name=name, way=way: taken.append(name) or way(*of))
+    return taken
+
+
+@pytest.mark.parametrize(
+    "layer, way",
+    [("first", "from_one"), ("last", "to_one"), ("residual", ""), ("doubling", "doubled"), ("munit", "doubled")],
+)
+def test_each_takes_its_way_on_the_cpu_and_the_plain_one_under_autocast(ways, layer, way):
+    build, channels = LAYERS[layer]
+    network, image = build(), image_of(channels, torch.float32)
+    network(image)
+    assert set(ways) == {f"convolve_{way}".rstrip("_")}
+    ways.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        network(image)
+    network.bfloat16()(image.bfloat16())
+    with torch.device("meta"):
+        build()(torch.empty(1, channels, 8, 8))
+    assert ways == []
+
+
+def test_a_single_image_without_a_batch_and_a_map_of_one_pixel_go_the_plain_way(ways):
+    assert reflected(5, 1, 7)(torch.zeros(5, 8, 8)).shape == (1, 8, 8)
+    assert doubling(2, 3, "nearest", kernel=3)(torch.zeros(1, 2, 1, 1)).shape == (1, 3, 2, 2)
+    assert ways == []
+
+
+def test_as_on_a_gpu_it_goes_the_plain_way(ways):
+    with as_on_a_gpu():
+        reflected(5, 1, 7)(torch.zeros(1, 5, 8, 8))
+    assert ways == []
+    reflected(5, 1, 7)(torch.zeros(1, 5, 8, 8))
+    assert ways == ["convolve_to_one"]
+
+
+def test_traced_compiled_and_exported_networks_are_plain_and_agree(ways):
+    network = ResNetGenerator(blocks=1, width=2, upsampling="nearest").eval()
+    image = image_of(1, torch.float32)
+    with torch.no_grad():
+        expected = plainly(copy.deepcopy(network))(image)
+        assert ways == []
+        made = [
+            torch.jit.trace(network, image, check_trace=False),
+            torch.compile(network, backend="eager"),
+            torch.export.export(network, (image,)).module(),
+        ]
+        found = [one(image) for one in made]
+        assert ways == []
+        for one in [*found, network(image)]:
+            torch.testing.assert_close(one, expected, rtol=0, atol=1e-6)
+    assert ways != []
+
+
+def test_initialisation_and_spectral_normalisation_find_them():
+    layer = nn.Sequential(reflected(3, 1, 7, bias=True)).double()
+    for initialise in (initialise_normal, initialise_kaiming):
+        before = layer[0].weight.clone()
+        initialise(layer)
+        assert not torch.equal(layer[0].weight, before) and not layer[0].bias.any()
+    normalise_spectrally(layer).train()
+    image = image_of(3)
+    for _ in range(30):
+        layer(image)
+    assert torch.linalg.matrix_norm(layer.eval()[0].weight.flatten(1), 2).item() == pytest.approx(1, abs=1e-6)
+    plain = nn.functional.pad(image, (3,) * 4, mode="reflect")
+    torch.testing.assert_close(layer(image), nn.functional.conv2d(plain, layer[0].weight, layer[0].bias))
+
+
+def test_layers_that_outrun_a_compiler_say_so():
+    assert reflected(64, 128, 3).outruns_compiled
+    assert not reflected(64, 128, 3, 2).outruns_compiled
+    assert not reflected(64, 1, 7).outruns_compiled
+
+
+def test_it_may_choose_for_batches_in_single_and_double_precision():
+    for dtype, may in ((torch.float32, True), (torch.float64, True), (torch.float16, False), (torch.bfloat16, False)):
+        assert cheaper_ways_apply(torch.zeros(1, 1, 2, 2, dtype=dtype), torch.zeros(1, dtype=dtype)) is may
+    assert not cheaper_ways_apply(torch.zeros(1, 2, 2), torch.zeros(1))
+    assert not cheaper_ways_apply(torch.zeros(1, 1, 2, 2), torch.zeros(1, dtype=torch.float64))
