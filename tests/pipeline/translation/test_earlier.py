@@ -4,8 +4,8 @@ import gzip
 
 import numpy as np
 import pytest
-from nibabel import Nifti1Image
 from negative_model import run, volume_at
+from nibabel import Nifti1Image
 
 from pipeline.translation.earlier import is_whole
 from pipeline.translation.volume import write_volume
