@@ -6,9 +6,8 @@ import ixi_like
 import nibabel as nib
 import numpy as np
 import pytest
-from negative_model import files_in, negative_model, volume_at
+from negative_model import files_in, loads, negative_model, volume_at
 
-import pipeline.translation.model
 from pipeline.errors import UserError
 from pipeline.translate import main
 from pipeline.translation.translator import translate_volume
@@ -87,7 +86,7 @@ def test_models_that_do_not_fit_the_views_are_refused():
 @pytest.fixture
 def command(monkeypatch):
     models = {axis: model_along(axis) for axis in ("axial", "coronal", "sagittal")}
-    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: models[uri])
+    loads(monkeypatch, lambda uri, device: models[uri])
     return lambda *arguments: main([*map(str, arguments), "--to", "T2", "--quiet"])
 
 
