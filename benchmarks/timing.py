@@ -131,7 +131,7 @@ def _serve(line: Connection, side: Side, warm_up: int) -> None:
                 for _ in range(warm_up - 1):
                     work()
             elif request == "peak":
-                answer = _peak_mib()
+                answer = peak_mib()
             else:
                 answer = _timed(work, request)
         except Exception as error:  # told to the process that asked, which raises it
@@ -139,7 +139,7 @@ def _serve(line: Connection, side: Side, warm_up: int) -> None:
         line.send(answer)
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
     """Return the most memory that this process ever held: on a GPU that it used, by tensors; otherwise on the host.
 
     `ru_maxrss`, where there is no `/proc`, begins at what the parent had.
