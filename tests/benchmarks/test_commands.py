@@ -59,7 +59,7 @@ def test_data(small_slices, tmp_path, capsys):
     volume = write_volume(tmp_path / "scan.nii.gz", affine=np.diag([0.9375, 0.9375, 1.2, 1]))
     assert data.main(["--volume", str(volume), "--rounds", "1"]) == 0
     printed = capsys.readouterr().out
-    for row in ("nibabel", "ours, int16", "MONAI chain, Spacingd", "ours, into the store", "CacheDataset", "ours",
+    for row in ("nibabel", "ours, int16", "MONAI chain, Resized", "ours, into the store", "CacheDataset", "ours",
                 "ours, 3 volumes", "ours, jitter 1.117", "ours, 3 volumes, jitter 1.117"):  # fmt: skip
         assert row in first_cells(printed), row
     [table_row] = [line for line in printed.splitlines() if line.startswith("ours, into the store")]
