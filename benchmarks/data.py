@@ -6,9 +6,9 @@ python -m benchmarks.data --only loader --volumes 10000     # a store of 131 GB 
 Everything on one core. Beside ours stand nibabel and MONAI's own transforms and datasets, on the same volume. MONAI's
 chain resamples to our grid, which fills the field of view with whole voxels of nearly 1.25 mm: by `SpatialResample`,
 which `Spacingd` calls (by itself for a grid of exactly 1.25 mm from the first voxel's centre on), or by `Resized`, the
-fastest that it has. With the same range, `Resized` and ours agree to 1e-6 of it, `SpatialResample`, whose coordinates are
-float32, to 1e-5 (a test holds that). One definition differs: MONAI's percentiles are of all voxels, ours of the head,
-whose mask its chain does not make. A loader's call is an epoch of its own.
+fastest that it has. With the same range, ours and `Resized` agree to 1e-6 of it; `SpatialResample`, whose coordinates
+are float32, to 1e-5 (a test holds that). One definition differs: MONAI's percentiles are of all voxels, ours of the
+head, whose mask its chain does not make. A loader's call is an epoch of its own.
 """
 
 import argparse
