@@ -17,7 +17,7 @@ from transforms import memory
 from transforms.nifti import read_nifti
 
 IS_GLIBC = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim")
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # glibc's malloc.h
 glibc = pytest.mark.skipif(not IS_GLIBC, reason="an allocator of glibc's alone")
 SIDE = 160  # voxels; float32, and int16 twice over while it is read: 33 MB
 NEEDED = 8 * SIDE**3
@@ -35,7 +35,10 @@ def results(folder, action):
             set_up(1)
         elif IS_GLIBC:  # this process, of which they are forks, may have been set up by another test
             ctypes.CDLL(None).mallopt(M_MMAP_MAX, 65536)
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**17)
             ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 2**17)
+        if IS_GLIBC:
+            ctypes.CDLL(None).malloc_trim(0)  # of what the tests before left
         return action()
 
     ended = together(one, folder)
@@ -81,7 +84,6 @@ def test_what_is_kept_counts_as_free_memory_so_that_a_volume_is_read_twice_under
     path.write_bytes(Nifti1Image(voxels, np.eye(4)).to_bytes())
 
     def twice():
-        ctypes.CDLL(None).malloc_trim(0)  # of what the tests before left
         most = resident() + 1.3 * NEEDED
         monkeypatch.setattr(memory, "_measured", lambda: int(most - resident()))
         return {"sums": [float(read_nifti(path)[0].sum(dtype=np.float64)) for _ in range(3)]}
