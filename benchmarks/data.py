@@ -1,17 +1,24 @@
 """What it costs to bring volumes to a network: reading, extraction into the store, slices delivered, and writing.
 
-python -m benchmarks.data [--volume FILE] [--only reading writing extraction loader store]
+python -m benchmarks.data [--volume FILE] [--only reading writing extraction loader]
+python -m benchmarks.data --only loader --volumes 10000     # a store of 131 GB in TMPDIR, larger than the memory
 
-Everything on one core. Beside ours stand the standard library, nibabel and MONAI's own transforms and datasets, on the
-same volume and to the same result where definitions agree: MONAI's percentiles are of all voxels, ours of the head.
+Everything on one core. Beside ours stand nibabel and MONAI's own transforms and datasets, on the same volume. MONAI's
+chain resamples to our grid, which fills the field of view with whole voxels of nearly 1.25 mm: by `SpatialResample`,
+which `Spacingd` calls (by itself for a grid of exactly 1.25 mm from the first voxel's centre on), or by `Resized`, the
+fastest that it has. With the same range, ours and `Resized` agree to 1e-6 of it; `SpatialResample`, whose coordinates
+are float32, to 1e-5 (a test holds that). One definition differs: MONAI's percentiles are of all voxels, ours of the
+head, whose mask its chain does not make. A loader's call is an epoch of its own.
 """
 
 import argparse
+import itertools
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks.timing import Side, Work, machine, measure, show
+from benchmarks.timing import Side, Work, machine, measure, show, spelt
 from pipeline.console import say
 
 SPACING_MM = (0.9375, 1.25)  # in-plane, through-plane: those of configs/ixi.yaml
@@ -19,7 +26,9 @@ SETTINGS = {"axis": "axial", "spacing_mm": SPACING_MM, "size": 256, "n4": False,
 MIN_FOREGROUND = 0.05
 BATCH = 16
 BATCHES = 32  # that one call of a loader's work delivers
-VOLUMES = 4  # in the store that training slices come from
+FEW, MANY = 4, 600  # volumes in the store that training slices come from
+SLICES = 100  # of each of the few; the many have four
+JITTER = 286 / 256  # of configs/ixi.yaml: slices are enlarged by that and cropped at random
 
 
 def reading(path: str, how: str) -> Work:
@@ -70,8 +79,8 @@ def extraction(path: str, how: str) -> Work:
     if how == "ours":
         chain = slice_chain(**SETTINGS)
         return lambda: chain({"image": path})
-    chain = monai_chain()
-    if how == "monai":
+    chain = monai_chain(*grid_of(path), resized=how == "monai resized")
+    if how != "monai stored":
         return lambda: chain({"image": path})
     from monai.data import PersistentDataset
 
@@ -83,32 +92,55 @@ def extraction(path: str, how: str) -> Work:
     return stored
 
 
-def monai_chain():
-    """Return MONAI's own chain from a path to a (1, 256, 256, Z) volume in [-1, 1]."""
+def grid_of(path: str):
+    """Return the shape (R, A, S) and the affine (4, 4) of our grid for a volume."""
+    import nibabel
+
+    from transforms.spatial import affine_at_shape, shape_at_spacing
+
+    image = nibabel.as_closest_canonical(nibabel.load(path))
+    in_plane, through_plane = SPACING_MM
+    shape = shape_at_spacing(image.shape, image.affine, (in_plane, in_plane, through_plane))
+    return shape, affine_at_shape(image.affine, image.shape, shape)
+
+
+def monai_chain(shape: tuple[int, ...], affine, *, resized: bool = False, limits: tuple[float, float] | None = None):
+    """Return MONAI's own chain from a path to a (1, 256, 256, Z) volume in [-1, 1].
+
+    Args:
+        shape, affine: Of the grid to resample to.
+        resized: Whether by `Resized`.
+        limits: Intensities that become -1 and 1; None takes percentiles of all voxels.
+    """
     from monai.transforms import (
         Compose,
         EnsureChannelFirstd,
+        Lambdad,
         LoadImaged,
         Orientationd,
+        Resized,
         ResizeWithPadOrCropd,
+        ScaleIntensityRanged,
         ScaleIntensityRangePercentilesd,
-        Spacingd,
+        SpatialResample,
     )
 
-    keys, (in_plane, through_plane), side = "image", SPACING_MM, SETTINGS["size"]
-    low, high = SETTINGS["percentiles"]
+    keys, side, to = "image", SETTINGS["size"], {"b_min": -1, "b_max": 1, "clip": True}
+    resample = SpatialResample(mode="bilinear", padding_mode="border", align_corners=False)
     return Compose([
         LoadImaged(keys),
         EnsureChannelFirstd(keys),
         Orientationd(keys, axcodes="RAS", labels=None),
-        Spacingd(keys, pixdim=(in_plane, in_plane, through_plane), mode="bilinear", align_corners=False),
-        ScaleIntensityRangePercentilesd(keys, low, high, b_min=-1, b_max=1, clip=True),
+        Resized(keys, shape, mode="trilinear", align_corners=False) if resized
+        else Lambdad(keys, lambda image: resample(image, dst_affine=affine, spatial_size=shape)),
+        ScaleIntensityRangePercentilesd(keys, *SETTINGS["percentiles"], **to)
+        if limits is None else ScaleIntensityRanged(keys, *limits, **to),
         ResizeWithPadOrCropd(keys, (side, side, -1), value=-1),
     ])  # fmt: skip
 
 
-def delivery(path: str, how: str, jitter: float = 1.0, volumes: int = VOLUMES, slices: int = 100) -> Work:
-    """Deliver batches of flipped slices, of two contrasts as in training, from `volumes` stored volumes."""
+def delivery(path: str, how: str, jitter: float = 1.0, volumes: int = 0, slices: int = 0) -> Work:
+    """Deliver batches of flipped slices, of two contrasts as in training, from stored volumes; other ones each call."""
     _one_core()
     import numpy as np
     import torch
@@ -121,16 +153,19 @@ def delivery(path: str, how: str, jitter: float = 1.0, volumes: int = VOLUMES, s
     from pipeline.data.store import StoredCase, write_slices
     from transforms.augmentation import Augmentation
 
-    random, stored = np.random.default_rng(0), []
-    values = random.uniform(-1, 1, (slices, SETTINGS["size"], SETTINGS["size"])).astype(np.float32)
-    for number in range(volumes):
-        write_slices(folder / f"{number}.npy", values)
+    slices, stored = slices or SLICES, []
+    values = np.random.default_rng(0).uniform(-1, 1, (slices, SETTINGS["size"], SETTINGS["size"])).astype(np.float32)
+    write_slices(folder / "0.npy", values)
+    for number in range(volumes or FEW):
+        if number:
+            shutil.copyfile(folder / "0.npy", folder / f"{number}.npy")
         stored.append(StoredCase(Case(f"{number}", "", "T1", Path(path)), folder / f"{number}.npy", slices, {}))
     augmentation = Augmentation(horizontal_flip=0.5, jitter=jitter)
     dataset = UnpairedSlices(SliceBank(stored), SliceBank(stored), augmentation, seed=0)
+    epochs = itertools.count()
 
     def work() -> None:
-        options = {"epoch": 0, "batches": BATCHES, "batch_size": BATCH, "first_batch": 0}
+        options = {"epoch": next(epochs), "batches": BATCHES, "batch_size": BATCH, "first_batch": 0}
         for first, _ in epoch_loader(dataset, **options, workers=0, pin_memory=False):
             assert isinstance(first, torch.Tensor)
 
@@ -184,43 +219,48 @@ def measure_writing(path: Path, rounds: int) -> None:
 
 
 def measure_extraction(path: Path, rounds: int) -> None:
-    """Print what extraction costs."""
-    names = {"MONAI chain": "monai", "ours": "ours", "MONAI chain, PersistentDataset": "monai stored",
-             "ours, into the store": "ours stored"}  # fmt: skip
-    show(measure(_sides(extraction, path, names), rounds=rounds, title="extraction"), "volume")
-
-
-def measure_loader(path: Path, rounds: int) -> None:
-    """Print what training slices cost."""
-    sides = {name: Side(delivery, {"path": str(path), "how": name}, BATCHES * BATCH)
-             for name in ("CacheDataset", "PersistentDataset")}  # fmt: skip
-    ours = {"ours": {}, "ours, jitter 1.1": {"jitter": 1.1}, "ours, 600 volumes": {"volumes": 600, "slices": 4}}
-    for name, options in ours.items():
-        sides[name] = Side(delivery, {"path": str(path), "how": "ours", **options}, 2 * BATCHES * BATCH)
-    show(measure(sides, rounds=rounds, title="loader"), "slice")
-
-
-def measure_store(path: Path, rounds: int) -> None:
-    """Print what the store of 100 such subjects, two contrasts each, would take: extrapolated from one volume."""
+    """Print what extraction costs, and from it what the store of 100 subjects in two contrasts would."""
     from pipeline.data.store import extract
 
-    timing = measure(_sides(extraction, path, {"ours": "ours stored"}), rounds=rounds, title="store")["ours"]
+    names = {"MONAI chain": "monai", "MONAI chain, Resized": "monai resized", "ours": "ours",
+             "MONAI chain, PersistentDataset": "monai stored", "ours, into the store": "ours stored"}  # fmt: skip
+    timings = measure(_sides(extraction, path, names), rounds=rounds, title="extraction")
+    show(timings, "volume")
+    beside, stored = timings["MONAI chain, PersistentDataset"], timings["ours, into the store"]
+    say(f"into the store, ours against PersistentDataset: {stored.ratio_to(beside):.3f}")
     with tempfile.TemporaryDirectory() as folder:
         extract(path, Path(folder), {**SETTINGS, "min_foreground": MIN_FOREGROUND})
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
-    say(f"extrapolated to 100 subjects, 200 volumes: {200 * size / 2**30:.2f} GiB, "
-        f"{200 * timing.seconds / 60:.1f} minutes on one core")  # fmt: skip
+    say(f"extrapolated to 100 subjects, 200 volumes of {spelt(stored.seconds)}: {200 * size / 2**30:.2f} GiB, "
+        f"{200 * stored.seconds / 60:.1f} minutes on one core")  # fmt: skip
 
 
-def main() -> None:
+def measure_loader(path: Path, rounds: int, volumes: int | None = None) -> None:
+    """Print what training slices cost."""
+    if volumes is not None:  # each side would have a store of its own
+        sides = {f"ours, {volumes:,} volumes, jitter {JITTER:.3f}": {"volumes": volumes, "jitter": JITTER}}
+    else:
+        stores = {"ours": {}, f"ours, {MANY} volumes": {"volumes": MANY, "slices": 4}}
+        shaken = {f"{name}, jitter {JITTER:.3f}": {**store, "jitter": JITTER} for name, store in stores.items()}
+        sides = {"CacheDataset": {}, "PersistentDataset": {}, **stores, **shaken}
+    measured = {}
+    for name, options in sides.items():
+        how = "ours" if name.startswith("ours") else name
+        count = BATCHES * BATCH * (2 if how == "ours" else 1)  # ours delivers two contrasts
+        measured[name] = Side(delivery, {"path": str(path), "how": how, **options}, count)
+    show(measure(measured, rounds=rounds, title="loader"), "slice")
+
+
+def main(argv: list[str] | None = None) -> int:
     """Print the tables."""
     parts = {"reading": measure_reading, "writing": measure_writing, "extraction": measure_extraction,
-             "loader": measure_loader, "store": measure_store}  # fmt: skip
+             "loader": measure_loader}  # fmt: skip
     door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     door.add_argument("--volume", type=Path, help="a NIfTI volume to measure with; without, one of IXI's size is made")
     door.add_argument("--only", nargs="+", choices=list(parts), default=list(parts), help="what to measure")
+    door.add_argument("--volumes", type=int, help=f"of {SLICES} slices, 13 MB each, in the loader's store, alone")
     door.add_argument("--rounds", type=int, default=5)
-    arguments = door.parse_args()
+    arguments = door.parse_args(argv)
     say(machine())
     with tempfile.TemporaryDirectory() as folder:
         if arguments.volume is None:
@@ -232,8 +272,10 @@ def main() -> None:
             path.write_bytes(arguments.volume.read_bytes())
         for part in arguments.only:
             say(f"\n{part}")
-            parts[part](path, arguments.rounds)
+            options = {"volumes": arguments.volumes} if part == "loader" else {}
+            parts[part](path, arguments.rounds, **options)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

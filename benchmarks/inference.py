@@ -4,34 +4,44 @@ python -m benchmarks.inference                       an untrained U-Net-256 of w
 python -m benchmarks.inference --model runs/ixi --to T2 --volume IXI002-Guys-0828-T1.nii.gz      a trained one
 python -m benchmarks.inference --file                a volume of 256×256×150, from its .nii.gz to the translation's
 
+"File to file" is what `pipeline.translate` does for one of its volumes, with the clock on the functions that it calls.
 The yardstick sends one slice at a time, as public code does, with allocator and memory layout as they are. A rate
 counts slices that show something; the others are not sent at all.
 """
 
 import argparse
-import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import nibabel as nib
 import numpy as np
 import torch
 
-from benchmarks.timing import Side, machine, measure, rows_of, spelt
+from benchmarks.timing import Side, machine, measure, peak_mib, rows_of, spelt
 from networks.unet import UNet
 from pipeline.console import say, table
+from pipeline.data.likeness import cohort_likeness, volume_likeness
 from pipeline.hardware import choose_device, set_up
 from pipeline.metrics.agreement import DATA_RANGE, psnr
+from pipeline.translation import batch, views
 from pipeline.translation.inference import CompiledForms
+from pipeline.translation.jobs import Job
 from pipeline.translation.model import TranslationModel, is_large, load_model
-from pipeline.translation.translator import on_source_grid, open_volume, translate_slices
-from pipeline.translation.volume import image_like, write_volume
+from pipeline.translation.translator import OpenedVolume, open_volume, translate_slices
 
 PLAIN = "one by one, plain"
+STAGES = {  # of a volume's translation: by name, the function that does it, where it is called from
+    "read, prepare": (views, "open_volume"),
+    "network": (OpenedVolume, "through"),
+    "way back": (views, "on_source_grid"),
+    "write": (batch, "write_together"),
+}
 
 
 def model_of(
@@ -138,31 +148,59 @@ def compare(common: dict, batch_size: int, rounds: int) -> None:
     )
 
 
+def with_likeness(model: TranslationModel, to: str, source: Path) -> TranslationModel:
+    """Return the model as if it had been trained on a volume: what it translates is compared with that."""
+    opened = open_volume(source, model, to, [], likeness=False)
+    alike = volume_likeness(opened.way_back, model.settings["axis"], model.settings["size"])
+    contrast = model.source(to)
+    known = dict(model.facts.get(contrast, {}))
+    return replace(model, facts={**model.facts, contrast: known | {"likeness": cohort_likeness([alike])}})
+
+
+@contextmanager
+def clocked(stages: Mapping[str, tuple[object, str]], taken: dict[str, float]) -> Iterator[None]:
+    """Add to `taken` the seconds that functions take while the block runs."""
+
+    def on_the_clock(name: str, function: Callable) -> Callable:
+        def run(*arguments: object, **options: object) -> object:
+            started = time.perf_counter()
+            try:
+                return function(*arguments, **options)
+            finally:
+                taken[name] += time.perf_counter() - started
+
+        return run
+
+    with ExitStack() as patches:
+        for name, (place, function) in stages.items():
+            patches.enter_context(patch.object(place, function, on_the_clock(name, getattr(place, function))))
+        yield
+
+
 def file_to_file(common: dict, batch_size: int, rounds: int, *, forms: bool, precision: str) -> None:
-    """Print what each stage of one volume takes, file to file, after a first one that warms the process up."""
+    """Print what one volume takes, file to file, and its stages, after a first one that warms the process up."""
     set_up(threads=None)
     model, to = model_of(*(common[name] for name in ("uri", "to", "width", "size", "device")))
-    model = (replace(model, run=CompiledForms(batch_size)) if forms else model).in_precision(precision)
-    facts = model.facts[to]
-    taken: dict[str, list[float]] = {name: [] for name in ("read, prepare", "network", "way back", "write", "all")}
+    taken: dict[str, list[float]] = {name: [] for name in (*STAGES, "all else", "all")}
     with tempfile.TemporaryDirectory() as folder:
         source, target = common["volume"] or Path(folder) / "source.nii.gz", Path(folder) / "target.nii.gz"
         if common["volume"] is None:
             nib.save(nib.Nifti1Image(head(common["size"], common["slices"]), np.eye(4)), source)
+        if common["uri"] is None:
+            model = with_likeness(model, to, source)
+        one_view = views.open_views([str(common["uri"])], [model.in_precision(precision)], to, None, uncertainty=False)
+        translate_one = batch.job_translator(
+            one_view.compiled("yes" if forms else "no", 1, batch_size), None, batch_size=batch_size
+        )
         for _ in range(rounds + 1):
-            times = [time.perf_counter()]
-            opened = open_volume(source, model, to, [])
-            times.append(time.perf_counter())
-            made = opened.through(model.translators[to], opened.slices, model, batch_size)
-            times.append(time.perf_counter())
-            voxels = on_source_grid(made, opened.way_back, model, facts["low"], facts["high"])
-            affine, header = opened.way_back["image_before_canonical"], opened.way_back["image_header"]
-            image = image_like(voxels, affine, header, integer=facts["integer"], description="benchmark")
-            times.append(time.perf_counter())
-            write_volume(image, target)
-            times.append(time.perf_counter())
-            for name, seconds in zip(taken, [*np.diff(times), times[-1] - times[0]], strict=True):
-                taken[name].append(seconds)
+            seconds = dict.fromkeys(STAGES, 0.0)
+            started = time.perf_counter()
+            with clocked(STAGES, seconds):
+                translate_one(Job(source, target))
+            whole = time.perf_counter() - started
+            for name, part in (seconds | {"all else": whole - sum(seconds.values()), "all": whole}).items():
+                taken[name].append(part)
+        opened = open_volume(source, model, to, [], likeness=False)
         kept = int(opened.foreground.any(axis=(1, 2)).sum())
         say(f"{kept} of {len(opened.slices)} slices show something; {source.stat().st_size / 2**20:.1f} MiB read")
     whole = statistics.median(taken["all"][1:])
@@ -171,34 +209,51 @@ def file_to_file(common: dict, batch_size: int, rounds: int, *, forms: bool, pre
         for name, times in taken.items()
     ]
     say(table(["stage", "median", "share", "the first"], rows))
-    say(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB")
+    say(f"peak memory {peak_mib():,.0f} MiB")
 
 
-def main() -> None:
+def refuse_what_does_not_apply(told: argparse.Namespace, door: argparse.ArgumentParser) -> None:
+    """Refuse options that would do nothing, and say what they go with."""
+    without_file = {"--compile": told.compile, "--precision": told.precision is not None}
+    rules = [
+        (not told.file, without_file, "goes with --file alone: without it, all ways are compared"),
+        (told.model is None, {"--to": told.to is not None}, "goes with --model alone"),
+        (told.model is not None, {"--width": told.width, "--size": told.size and told.volume}, "is the model's own"),
+        (told.volume is not None, {"--slices": told.slices}, "is the volume's own"),
+    ]
+    for applies, options, reason in rules:
+        for option, given in options.items():
+            if applies and given:
+                door.error(f"{option} {reason}")
+
+
+def main(argv: list[str] | None = None) -> int:
     """Print the tables."""
     door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     door.add_argument("--model", metavar="URI", help="a trained model, instead of an untrained U-Net")
     door.add_argument("--to", metavar="CONTRAST", help="what the model is to make")
     door.add_argument("--volume", type=Path, metavar="FILE", help="a scan, instead of an ellipsoid of noise")
-    door.add_argument("--width", type=int, default=64, help="of the untrained U-Net (default: 64)")
-    door.add_argument("--size", type=int, default=256, help="of a slice's sides, a power of two (default: 256)")
-    door.add_argument("--slices", type=int, help="of the volume (default: 32, with --file 150)")
+    door.add_argument("--width", type=int, help="of the untrained U-Net (default: 64)")
+    door.add_argument("--size", type=int, help="of a slice's sides, a power of two (default: 256)")
+    door.add_argument("--slices", type=int, help="of the ellipsoid (default: 32, with --file 150)")
     door.add_argument("--device", default="auto")
     door.add_argument("--batch-size", type=int, default=8, metavar="N")
     door.add_argument("--rounds", type=int, default=5)
     door.add_argument("--file", action="store_true", help="one volume, file to file, by stages")
     door.add_argument("--compile", action="store_true", help="with --file: compiled")
-    door.add_argument("--precision", choices=("model", "float32", "bf16"), default="model", help="with --file")
-    told = door.parse_args()
+    door.add_argument("--precision", choices=("model", "float32", "bf16"), help="with --file (default: model)")
+    told = door.parse_args(argv)
+    refuse_what_does_not_apply(told, door)
     say(machine())
-    common = {"uri": told.model, "to": told.to, "width": told.width, "size": told.size, "device": told.device}
-    common["volume"] = told.volume
-    common["slices"] = told.slices or (150 if told.file else 32)
+    common = {"uri": told.model, "to": told.to, "width": told.width or 64, "size": told.size or 256}
+    common |= {"device": told.device, "volume": told.volume, "slices": told.slices or (150 if told.file else 32)}
     if told.file:
-        file_to_file(common, told.batch_size, told.rounds, forms=told.compile, precision=told.precision)
+        precision = told.precision or "model"
+        file_to_file(common, told.batch_size, told.rounds, forms=told.compile, precision=precision)
     else:
         compare(common, told.batch_size, told.rounds)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

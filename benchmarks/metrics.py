@@ -36,19 +36,20 @@ def ssim_of(shape: tuple[int, ...], how: str, threads: int) -> Work:
     return lambda: ssim(prediction, real, 2)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     """Print the tables."""
     door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     door.add_argument("--rounds", type=int, default=5)
     door.add_argument("--threads", type=int, default=1, help="of torch; scikit-image has one")
-    arguments = door.parse_args()
+    arguments = door.parse_args(argv)
     say(machine())
     for unit, shape in SHAPES.items():
         sides = {name: Side(ssim_of, {"shape": shape, "how": name, "threads": arguments.threads})
                  for name in ("scikit-image", "monai", "ours")}  # fmt: skip
         say(f"\nSSIM of {' × '.join(map(str, shape))} float32")
         show(measure(sides, rounds=arguments.rounds, title=unit), unit)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -1,12 +1,16 @@
-"""What is paid beside the work: a step's record, a door's answer, the plan of a large cohort.
+"""What is paid beside the work: a run's record, a door's answer, the plan of a large cohort.
 
-python -m benchmarks.overheads [--step-seconds S] [--rounds N]
+python -m benchmarks.overheads [--only record doors plan] [--rounds N] [--seconds S]
 
-The record of a step is our tracker's, against `mlflow.log_metric` to sqlite; its share is of `--step-seconds`, by
-default the public CycleGAN's step at the demo's size. Doors are asked in processes of their own.
+The record is kept as a run keeps it: steps of `--step-seconds` (the demo's size, public code), in which the process
+sleeps, a line of losses every `--log-every` steps, and a thread that sends them to MLflow (sqlite). Its cost is what
+the whole process computes, threads and the closing included, beyond one that sleeps alike and records nothing; the
+start (imports, tables) is told apart. Doors are asked in processes of their own, and have to say what is expected.
 """
 
 import argparse
+import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
@@ -14,78 +18,149 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.timing import Side, Work, machine, measure, show, spelt
+from benchmarks.timing import machine, spelt
 from pipeline.console import say, table
 
 STEP_SECONDS = 0.095  # 128², width 16, batch 1, of the public code
-DOORS = ("run", "translate", "compare", "sweep", "explore", "download", "sync")
-WRONG = {  # the arguments of a door that has to refuse them
-    "run": ["configs/phantom.yaml", "training.epochs=none"],
-    "sweep": ["configs/phantom.yaml", "training.epochs=none"],
-    "explore": ["no_such.yaml"],
-    "translate": ["-i", "no_such.nii.gz", "-o", "out.nii.gz", "-m", "no_such_run"],
-}
+LOG_EVERY = 10  # steps, as configurations have it unless they say otherwise
 LOSSES = 8  # values a step
+PHANTOM = "configs/phantom.yaml"
+NOTHING, FILE, FOLLOWED, PLAIN = "nothing", "metrics.jsonl alone", "ours, MLflow following", "mlflow.log_metric"
+DOORS = {  # by name: the arguments that it has to refuse, and what it then says
+    "run": ([PHANTOM, "training.epochs=none"], "training.epochs = 'none': must be"),
+    "sweep": ([PHANTOM, "training.epochs=none"], "training.epochs = 'none': must be"),
+    "explore": (["no_such.yaml"], "no_such.yaml: No such file"),
+    "translate": (["-i", "{volume}", "-o", "{folder}/out", "--model", "no_such_run"], "no_such_run: no such model"),
+    "compare": (["no_such_run", "other"], "not a run's folder"),
+    "sync": (["no_such_run"], "no_such_run: no such folder"),
+    "download": (["ixi", "-o", "{volume}/data"], "cannot be made"),
+}
 
 
-def record(how: str) -> Work:
-    """Log a step's losses."""
-    folder = Path(tempfile.mkdtemp())
-    values, step = {f"loss/{index}": 0.5 for index in range(LOSSES)}, iter(range(10**9))
-    if how == "ours":
-        from pipeline.tracking.tracker import Tracker
+def kept_record(how: str, steps: int, step_seconds: float, log_every: int) -> dict[str, float]:
+    """Make a record of steps in which nothing else is done; return seconds.
 
-        tracker = Tracker(folder, experiment="overheads", run_name="one", params={}, mlflow=False)
-        return lambda: tracker.log_metrics(values, next(step))
-    import mlflow
+    Returns:
+        `start`: of computing until the first step; `computed`: by the process from then on, the closing included;
+        `waited`: that the steps and the closing waited for the record.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+        log, close = _opened(how, Path(folder) / "run")
+        values, waited = {f"loss/{index}": 0.5 for index in range(LOSSES)}, 0.0
+        start = before = time.process_time()
+        for step in range(1, steps + 1):
+            time.sleep(step_seconds)
+            if step % log_every == 0:
+                begun = time.perf_counter()
+                log(values, step)
+                waited += time.perf_counter() - begun
+        begun = time.perf_counter()
+        close()
+        waited += time.perf_counter() - begun
+        return {"start": start, "computed": time.process_time() - before, "waited": waited}
 
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-    mlflow.set_experiment("overheads")
-    mlflow.start_run()
 
-    def one_by_one() -> None:
-        number = next(step)
-        for name, value in values.items():
-            mlflow.log_metric(name, value, step=number)
+def _opened(how: str, folder: Path):
+    """Return what logs a step's values, and what closes the record."""
+    if how == NOTHING:
+        return lambda values, step: None, lambda: None
+    if how == PLAIN:
+        import mlflow
 
-    return one_by_one
+        mlflow.set_experiment("overheads")
+        mlflow.start_run()
+
+        def one_by_one(values: dict[str, float], step: int) -> None:
+            for name, value in values.items():
+                mlflow.log_metric(name, value, step=step)
+
+        return one_by_one, mlflow.end_run
+    from pipeline.tracking.tracker import Tracker
+
+    tracker = Tracker(folder, experiment="overheads", run_name="one", params={}, mlflow=how == FOLLOWED)
+    while how == FOLLOWED and tracker.run_id is None and tracker.follows:
+        time.sleep(0.1)
+    if how == FOLLOWED and not tracker.follows:
+        raise RuntimeError("MLflow does not answer")
+    return tracker.log_metrics, tracker.close
 
 
-def answer_seconds(arguments: list[str], rounds: int) -> tuple[float, int]:
-    """Return the median time of a command in a fresh process, and its exit code."""
+def record(seconds: float, step_seconds: float, log_every: int) -> list[list[str]]:
+    """Return a row a way of keeping the record."""
+    steps = max(log_every, round(seconds / step_seconds))
+    context, found = multiprocessing.get_context("spawn"), {}
+    for how in (NOTHING, FILE, FOLLOWED, PLAIN):
+        with context.Pool(1) as pool:
+            found[how] = pool.apply(kept_record, (how, steps, step_seconds, log_every))
+    idle = found.pop(NOTHING)["computed"]
+    rows = []
+    for how, one in found.items():
+        computed, waited = max(0.0, one["computed"] - idle) / steps, one["waited"] / steps
+        shares = [f"{part / step_seconds:.2%}" for part in (computed, waited)]
+        rows.append([how, spelt(computed), shares[0], spelt(waited), shares[1], spelt(one["start"])])
+    return rows
+
+
+def answer_seconds(arguments: list[str], rounds: int, expected: str, code: int) -> float:
+    """Return the median time of a command in a fresh process.
+
+    Raises:
+        RuntimeError: it ends with another exit code, or does not say what is expected.
+    """
     taken = []
     for _ in range(rounds):
         started = time.perf_counter()
-        code = subprocess.run([sys.executable, "-m", *arguments], capture_output=True).returncode
+        ended = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True)
         taken.append(time.perf_counter() - started)
-    return statistics.median(taken), code
+        if ended.returncode != code or expected not in ended.stdout + ended.stderr:
+            said = (ended.stderr or ended.stdout)[-500:]
+            raise RuntimeError(f"{' '.join(arguments)}: exit code {ended.returncode}, not {code}; it says {said!r}")
+    return statistics.median(taken)
 
 
-def main() -> None:
+def doors(rounds: int) -> list[list[str]]:
+    """Return rows of every door's `--help` and of its refusal."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        volume = Path(folder) / "scan.nii"
+        volume.touch()
+        for name, (arguments, expected) in DOORS.items():
+            seconds = answer_seconds([f"pipeline.{name}", "--help"], rounds, f"python -m pipeline.{name}", 0)
+            rows.append([f"{name} --help", spelt(seconds)])
+            wrong = [part.format(volume=volume, folder=folder) for part in arguments]
+            rows.append([f"{name}, refused", spelt(answer_seconds([f"pipeline.{name}", *wrong], rounds, expected, 2))])
+    return rows
+
+
+def plan(subjects: int) -> list[list[str]]:
+    """Return a row of `--dry-run` for so many subjects."""
+    arguments = ["pipeline.run", PHANTOM, "--dry-run", f"data.subjects={subjects}"]
+    return [[f"run --dry-run, {subjects:,} subjects", spelt(answer_seconds(arguments, 1, "nothing was written", 0))]]
+
+
+def main(argv: list[str] | None = None) -> int:
     """Print the tables."""
     door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = ("record", "doors", "plan")
+    door.add_argument("--only", nargs="+", choices=parts, default=parts, help="what to measure")
     door.add_argument("--step-seconds", type=float, default=STEP_SECONDS, help="of a training step")
-    door.add_argument("--rounds", type=int, default=5)
-    arguments = door.parse_args()
+    door.add_argument("--log-every", type=int, default=LOG_EVERY, help="steps to a line of the record")
+    door.add_argument("--seconds", type=float, default=60.0, help="that each record is kept for")
+    door.add_argument("--rounds", type=int, default=5, help="of asking a door")
+    door.add_argument("--subjects", type=int, default=10_000, help="of the plan")
+    told = door.parse_args(argv)
     say(machine())
-    say(f"\nthe record of a step, {LOSSES} values")
-    sides = {name: Side(record, {"how": name}) for name in ("mlflow.log_metric", "ours")}
-    timings = measure(sides, rounds=arguments.rounds, title="record")
-    show(timings, "step")
-    for name, timing in timings.items():
-        say(f"{name}: {timing.seconds / arguments.step_seconds:.2%} of a step of {spelt(arguments.step_seconds)}")
-    rows = []
-    for name in DOORS:
-        seconds, code = answer_seconds([f"pipeline.{name}", "--help"], arguments.rounds)
-        rows.append([f"{name} --help", spelt(seconds), code])
-        if name in WRONG:
-            seconds, code = answer_seconds([f"pipeline.{name}", *WRONG[name]], arguments.rounds)
-            rows.append([f"{name}, refused", spelt(seconds), code])
-    many = ["pipeline.run", "configs/phantom.yaml", "--dry-run", "data.subjects=10000"]
-    seconds, code = answer_seconds(many, 1)
-    rows.append(["run --dry-run, 10,000 subjects", spelt(seconds), code])
-    say("\n" + table(["answer", "time", "exit code"], rows))
+    if "record" in told.only:
+        rows = record(told.seconds, told.step_seconds, told.log_every)
+        say(f"\na record of {LOSSES} values every {told.log_every} steps of {spelt(told.step_seconds)}, by the step")
+        say(table(["record", "computed", "of a step", "waited for", "of a step", "start, once"], rows))
+    answers = doors(told.rounds) if "doors" in told.only else []
+    answers += plan(told.subjects) if "plan" in told.only else []
+    if answers:
+        say("\n" + table(["answer", "time"], answers))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -5,12 +5,14 @@ python -m benchmarks.scaling pixels batch
 
 "exponent" is the slope of log time over log size, 1 where twice the work takes twice the time. Steps are U-Nets of
 width 16 at depth 7 (`benchmarks.step unet-128`), whole jobs are the commands as a user starts them, imports included.
-"run length" makes a small run of thousands of steps and compares its first and last fifth: no step may cost more for
-the run having lasted longer.
+"length" makes a small run of many short epochs, MLflow following, and compares its fifths: neither a step nor an
+epoch's end (validation, pictures, checkpoint) may cost more for the run having lasted longer. That end is the gap
+between the last line of losses of an epoch and the first of the next one, less a step.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -29,9 +31,10 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 TINY = (
     "data.subjects=6", "data.spacing_mm=8", "preprocess.size=32", "preprocess.processes=1", "split.validation=1",
     "split.test=1", "generator.depth=2", "generator.width=4", "discriminator.layers=2", "discriminator.width=4",
-    "training.epochs=5", "training.decay_epochs=0", "training.log_every=1", "training.validation_slices=6",
+    "training.decay_epochs=0", "training.log_every=1", "training.validation_slices=6",
     "threads=1", "device=cpu", "evaluation.translate=false", "evaluation.protocols=[]", "evaluation.uncertainty=false",
 )  # fmt: skip
+PIXELS, BATCHES, SLICES, SUBJECTS = (128, 256, 512), (1, 2, 4, 8, 16), (40, 80, 160, 320), (100, 1000, 10_000)
 
 
 def step_at(pixels: int, batch: int) -> Work:
@@ -83,7 +86,7 @@ def lines_of(name: str, unit: str, timings: Mapping[int, Timing]) -> list[list[s
 def plans(rounds: int) -> dict[int, Timing]:
     """Time `--dry-run` of cohorts in fresh processes."""
     found = {}
-    for subjects in (100, 1000, 10_000):
+    for subjects in SUBJECTS:
         command = [sys.executable, "-m", "pipeline.run", str(CONFIGS / "phantom.yaml"), "--dry-run"]
         seconds = tuple(timed([*command, f"data.subjects={subjects}"]) for _ in range(rounds))
         found[subjects] = Timing(seconds, 0.0, 0.0)  # the memory of another process is not known
@@ -91,54 +94,87 @@ def plans(rounds: int) -> dict[int, Timing]:
 
 
 def timed(command: list[str]) -> float:
-    """Return the seconds that a command takes; raise where it fails."""
+    """Return the seconds that a command takes.
+
+    Raises:
+        RuntimeError: it fails; with the end of what it said.
+    """
     started = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if ended.returncode:
+        raise RuntimeError(f"{' '.join(command)}: exit code {ended.returncode}\n{ended.stderr[-2000:]}")
     return time.perf_counter() - started
 
 
-def run_length(steps: int) -> list[list[str]]:
-    """Make a small run with a log line a step; return the mean time of a step in each fifth of it."""
-    with TemporaryDirectory() as folder:
-        overrides = (f"training.steps_per_epoch={steps // 5}", f"output={folder}/run", f"data.folder={folder}/phantom",
-                     f"preprocess.store={folder}/store", "tracking.mlflow=false")  # fmt: skip
+def run_length(epochs: int, steps: int) -> list[list[str]]:
+    """Make a small run of so many epochs of so many steps, a log line each; return its rows."""
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"  # of the run, which inherits it
+        overrides = (f"training.epochs={epochs}", f"training.steps_per_epoch={steps}", f"output={folder}/run",
+                     f"data.folder={folder}/phantom", f"preprocess.store={folder}/store")  # fmt: skip
         timed([sys.executable, "-m", "pipeline.run", str(CONFIGS / "phantom.yaml"), *TINY, *overrides, "--quiet"])
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     records = [record for record in map(json.loads, lines) if "train/cycle_a" in record]
-    gaps = [(after["step"], after["time"] - before["time"]) for before, after in pairwise(records)]
-    fifths = np.array_split(np.array([gap for step, gap in gaps if (step - 1) % (steps // 5)]), 5)
-    means = [float(fifth.mean()) for fifth in fifths]
-    rows = [["run length", f"steps of fifth {place}", spelt(mean), "–"] for place, mean in enumerate(means, 1)]
-    return [*rows, ["run length", "last over first", f"{means[-1] / means[0]:.2f}", "–"]]
+    within, ends = gaps_of([(record["step"], record["time"]) for record in records], steps)
+    return [*fifths("a step", within), *fifths("an epoch's end", ends)]
+
+
+def gaps_of(records: list[tuple[int, float]], steps: int) -> tuple[list[float], list[float]]:
+    """Return the seconds that steps took within their epochs, and those that the ends of epochs took.
+
+    Args:
+        records: Of every step from 1 on, its number and the time at which it had ended.
+        steps: In an epoch.
+    """
+    gaps = [(after[0] % steps == 1, after[1] - before[1]) for before, after in pairwise(records)]
+    within = [gap for is_first, gap in gaps if not is_first]
+    usual = float(np.median(within))
+    return within, [gap - usual for is_first, gap in gaps if is_first]
+
+
+def fifths(name: str, seconds: list[float]) -> list[list[str]]:
+    """Return a table row of the mean in each fifth of a run, and one of how the last compares with the first."""
+    means = [float(fifth.mean()) for fifth in np.array_split(np.array(seconds), 5)]
+    rows = [["run length", f"{name}, fifth {place}", spelt(mean), "–"] for place, mean in enumerate(means, 1)]
+    return [*rows, ["run length", f"{name}, last over first", f"{means[-1] / means[0]:.2f}", "–"]]
 
 
 QUANTITIES: dict[str, Callable[[int], list[list[str]]]] = {
     "pixels": lambda rounds: lines_of(
-        "step", "pixels a side", grown(step_at, {n: {"pixels": n, "batch": 1} for n in (128, 256, 512)}, rounds)
+        "step", "pixels a side", grown(step_at, {n: {"pixels": n, "batch": 1} for n in PIXELS}, rounds)
     ),
     "batch": lambda rounds: lines_of(
-        "step", "a batch", grown(step_at, {n: {"pixels": 128, "batch": n} for n in (1, 2, 4, 8, 16)}, rounds)
+        "step", "a batch", grown(step_at, {n: {"pixels": 128, "batch": n} for n in BATCHES}, rounds)
     ),
     "slices": lambda rounds: lines_of(
-        "translation", "slices", grown(translation_of, {n: {"slices": n} for n in (40, 80, 160, 320)}, rounds)
+        "translation", "slices", grown(translation_of, {n: {"slices": n} for n in SLICES}, rounds)
     ),
     "subjects": lambda rounds: lines_of("dry run", "subjects", plans(rounds)),
-    "length": lambda rounds: run_length(5000),
 }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     """Print the table."""
+    names = (*QUANTITIES, "length")
     door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    door.add_argument("quantities", nargs="*", metavar="QUANTITY", help=f"of {', '.join(QUANTITIES)}; all unless given")
+    door.add_argument("quantities", nargs="*", metavar="QUANTITY", help=f"of {', '.join(names)}; all unless given")
     door.add_argument("--rounds", type=int, default=5)
-    arguments = door.parse_args()
-    if unknown := set(arguments.quantities) - set(QUANTITIES):
-        door.error(f"no such quantity: {', '.join(sorted(unknown))}; choose from {', '.join(QUANTITIES)}")
-    rows = [row for name in arguments.quantities or QUANTITIES for row in QUANTITIES[name](arguments.rounds)]
+    door.add_argument("--epochs", type=int, default=100, help="of the run whose length is looked at, 6 at least")
+    door.add_argument("--steps", type=int, default=50, help="in each of its epochs, 2 at least")
+    arguments = door.parse_args(argv)
+    if unknown := set(arguments.quantities) - set(names):
+        door.error(f"no such quantity: {', '.join(sorted(unknown))}; choose from {', '.join(names)}")
+    if arguments.epochs < 6 or arguments.steps < 2:
+        door.error("a run's fifths need 6 epochs and 2 steps at least")
+    rows = []
+    for name in arguments.quantities or names:
+        rows += (
+            run_length(arguments.epochs, arguments.steps) if name == "length" else QUANTITIES[name](arguments.rounds)
+        )
     say(machine())
     say(table(["what", "size", "time", "peak memory"], rows))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -11,6 +11,7 @@ from pipeline.data.phantom import phantom_cases
 SHAPE = (150, 256, 256)  # along R, A, S
 SPACING_MM = (1.2, 0.9375, 0.9375)
 BRIGHTEST = 1500.0
+PHANTOM_MM = 1.0  # of the head that is resampled to that grid
 NOISE = 0.005  # of the brightest voxel: Rician, in the air too, or gzip would have little to do
 
 
@@ -19,7 +20,8 @@ def ixi_size_volume(folder: Path, contrast: str = "T1") -> Path:
     path = folder / f"ixi_size_{contrast}.nii.gz"
     if path.exists():
         return path
-    [case] = phantom_cases(folder / "phantom", [contrast], subjects=1, spacing_mm=1.0, seed=0, processes=1, quiet=True)
+    made = {"subjects": 1, "spacing_mm": PHANTOM_MM, "seed": 0, "processes": 1, "quiet": True}
+    [case] = phantom_cases(folder / "phantom", [contrast], **made)
     head = nibabel.load(case.path).get_fdata(dtype=np.float32)
     head = ndimage.zoom(head, np.divide(SHAPE, head.shape), order=1) * (BRIGHTEST / head.max())
     random = np.random.default_rng(0)

@@ -11,17 +11,20 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import date
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
 
 from pipeline.console import progress, say, table
 
 Work = Callable[[], object]
+Name = TypeVar("Name")  # of what takes turns
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Timing:
 
     Attributes:
         rounds: Seconds a unit, one figure a round.
-        peak_mib: The most memory its process ever held, in MiB.
+        peak_mib: The most memory its process ever held, in MiB: a GPU's where it used one, the host's otherwise.
         prepared: Seconds that `prepare` and the first call took, imports included.
     """
 
@@ -87,13 +90,19 @@ def measure(
             stack.callback(process.join)
             lines[name] = stack.enter_context(closing(ours))
         prepared = {name: _ask(line, "prepare") for name, line in lines.items()}  # one after the other, too
-        taken: dict[str, list[float]] = {name: [] for name in sides}
-        order = list(sides)
-        for turn in progress(range(rounds), total=rounds, title=title, unit="round"):
-            for name in order[turn % len(order) :] + order[: turn % len(order)]:
-                taken[name].append(_ask(lines[name], seconds) / sides[name].units)
+        taken = in_turns(list(sides), rounds, lambda name: _ask(lines[name], seconds) / sides[name].units, title)
         peaks = {name: _ask(line, "peak") for name, line in lines.items()}
     return {name: Timing(tuple(taken[name]), peaks[name], prepared[name]) for name in sides}
+
+
+def in_turns(names: Sequence[Name], rounds: int, take: Callable[[Name], float], title: str = "") -> dict[Name, list]:
+    """Return what `take` returned of each name, a figure a round; in each round the order moves on by one."""
+    taken: dict[Name, list[float]] = {name: [] for name in names}
+    for turn in progress(range(rounds), total=rounds, title=title, unit="round"):
+        first = turn % len(names)
+        for name in [*names[first:], *names[:first]]:
+            taken[name].append(take(name))
+    return taken
 
 
 def _ask(line: Connection, request: object) -> float:
@@ -122,7 +131,7 @@ def _serve(line: Connection, side: Side, warm_up: int) -> None:
                 for _ in range(warm_up - 1):
                     work()
             elif request == "peak":
-                answer = _peak_mib()
+                answer = peak_mib()
             else:
                 answer = _timed(work, request)
         except Exception as error:  # told to the process that asked, which raises it
@@ -130,8 +139,14 @@ def _serve(line: Connection, side: Side, warm_up: int) -> None:
         line.send(answer)
 
 
-def _peak_mib() -> float:
-    """Return the most memory that this process ever held; `ru_maxrss`, elsewhere, begins at what the parent had."""
+def peak_mib() -> float:
+    """Return the most memory that this process ever held: on a GPU that it used, by tensors; otherwise on the host.
+
+    `ru_maxrss`, where there is no `/proc`, begins at what the parent had.
+    """
+    torch = _torch_on_gpu()
+    if torch is not None:
+        return torch.cuda.max_memory_allocated() / 2**20
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
@@ -152,9 +167,15 @@ def _timed(work: Work, seconds: float) -> float:
 
 def _settle() -> None:
     """Wait for what a GPU still has to do."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
+    torch = _torch_on_gpu()
+    if torch is not None:
         torch.cuda.synchronize()
+
+
+def _torch_on_gpu() -> ModuleType | None:
+    """Return torch where this process has imported it and used a GPU."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and torch.cuda.is_initialized() else None
 
 
 def rows_of(timings: Mapping[str, Timing], unit: str, yardstick: str | None = None) -> list[list[str]]:

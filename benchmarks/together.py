@@ -4,18 +4,18 @@ python -m benchmarks.together --processes 1 2 --batch 2
 python -m benchmarks.together unet-256 --processes 1 2 4 8 --batch 16 --device cuda
 
 The batch is divided among the processes, as in training: the same mathematics at every number of them. On a CPU the
-cores are divided, too, so that 1 is all there is to gain; on GPUs each process has its own.
+cores are divided, too, so that 1 is all there is to gain; on GPUs each process has its own. The numbers of processes
+take turns, and the last column is the median of each round's ratio of rates.
 """
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import time
 
 from benchmarks.step import ROWS, config_of
-from benchmarks.timing import machine
+from benchmarks.timing import Timing, in_turns, machine, spelt
 from pipeline.console import say, table
 
 
@@ -41,22 +41,28 @@ def work(row: str, batch: int, device: str, steps: int) -> None:
         started = time.perf_counter()
         for _ in range(steps):
             losses = engine.step(*images)
-        float(losses["cycle_a"])  # waits for a GPU
+        float(next(iter(losses.values())))  # waits for a GPU
         world.barrier()
         if world.first:
             say(f"{(time.perf_counter() - started) / steps}")
 
 
 def seconds_a_step(processes: int, arguments: argparse.Namespace) -> float:
-    """Start the processes and return what the first one measured."""
+    """Start the processes and return what the first one measured.
+
+    Raises:
+        RuntimeError: they failed; with the end of what they said.
+    """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     options = ["--work", "--batch", str(arguments.batch), "--device", arguments.device, "--steps", str(arguments.steps)]
     command = [sys.executable, *launcher, "-m", "benchmarks.together", arguments.row, *options]
-    ended = subprocess.run(command, check=True, capture_output=True, text=True)
+    ended = subprocess.run(command, capture_output=True, text=True)
+    if ended.returncode:
+        raise RuntimeError(f"{processes} processes: exit code {ended.returncode}\n{ended.stderr[-2000:]}")
     return float(ended.stdout.strip().splitlines()[-1])
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     """Print the table."""
     door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     door.add_argument("row", nargs="?", default="unet-128", choices=list(ROWS))
@@ -66,22 +72,21 @@ def main() -> None:
     door.add_argument("--steps", type=int, default=30)
     door.add_argument("--rounds", type=int, default=3)
     door.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
-    arguments = door.parse_args()
+    arguments = door.parse_args(argv)
     if arguments.work:
         work(arguments.row, arguments.batch, arguments.device, arguments.steps)
-        return
-    taken: dict[int, list[float]] = {count: [] for count in arguments.processes}
-    for _ in range(arguments.rounds):
-        for count in arguments.processes:
-            taken[count].append(seconds_a_step(count, arguments))
-    first = statistics.median(taken[arguments.processes[0]])
+        return 0
+    taken = in_turns(arguments.processes, arguments.rounds, lambda count: seconds_a_step(count, arguments))
+    timings = {count: Timing(tuple(seconds), 0.0, 0.0) for count, seconds in taken.items()}
+    first = timings[arguments.processes[0]]
     rows = [
-        [f"{count}", f"{arguments.batch / statistics.median(found):.3g}", f"{first / statistics.median(found):.2f}"]
-        for count, found in taken.items()
+        [f"{count}", spelt(one.seconds), f"{arguments.batch / one.seconds:.3g}", f"{1 / one.ratio_to(first):.2f}"]
+        for count, one in timings.items()
     ]
     say(machine())
-    say(table(["processes", "samples/s", f"against {arguments.processes[0]}"], rows))
+    say(table(["processes", "a step", "samples/s", f"against {arguments.processes[0]}"], rows))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -55,12 +55,12 @@ def measured(
     }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     """Print the table."""
     door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     door.add_argument("runs", nargs="+", type=Path, help="run folders, one for each axis")
     door.add_argument("--to", required=True, metavar="CONTRAST")
-    arguments = door.parse_args()
+    arguments = door.parse_args(argv)
     uris = [str(run) for run in arguments.runs]
     models = [load_model(uri) for uri in uris]
     views = [
@@ -90,7 +90,8 @@ def main() -> None:
         rows.append([name, *(f"{mean:.3f}±{sd:.3f}" for mean, sd in zip(values.mean(axis=0), spread, strict=True))])
     say(f"{config.data.source}, to {arguments.to}, {len(subjects)} test subjects")
     say(table(["", *columns], rows))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -175,6 +175,10 @@ def _translate_all(
 
 def _load(arguments: argparse.Namespace) -> "Views":
     """Return what translates, and to which contrast."""
+    from pipeline.translation.address import require_model
+
+    for uri in arguments.model:  # a wrong one is said before torch is there
+        require_model(uri)
     from pipeline.hardware import set_up
     from pipeline.translation.model import load_model
     from pipeline.translation.views import open_views

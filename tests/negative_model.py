@@ -8,6 +8,8 @@ import nibabel as nib
 import torch
 from torch import nn
 
+import pipeline.translation.address
+import pipeline.translation.model
 from pipeline.translate import main
 from pipeline.translation.model import TranslationModel
 
@@ -40,6 +42,12 @@ def negative_model(contrasts: tuple[str, str] = ("T1", "T2")) -> TranslationMode
         stride=8,
         device=torch.device("cpu"),
     )
+
+
+def loads(monkeypatch, load):
+    """Have the command load its models by `load(uri, device)`, wherever they are said to be."""
+    monkeypatch.setattr(pipeline.translation.address, "require_model", lambda uri: None)
+    monkeypatch.setattr(pipeline.translation.model, "load_model", load)
 
 
 def volume_at(path: Path, seed: int = 0) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("pipeline", "networks", "transforms")
+PACKAGES = ("pipeline", "networks", "transforms", "benchmarks")
 FOUNDATION = (
     "pipeline",
     "pipeline.config",
@@ -96,12 +96,13 @@ def is_door(name: str) -> bool:
     )
 
 
-DOORS = [name for name in SOURCES if is_door(name)]
+COMMANDS = [name for name in SOURCES if is_door(name)]
+DOORS = [name for name in COMMANDS if name.startswith("pipeline.")]
 
 
 def project_files() -> list[Path]:
     """Every text file that belongs to the project."""
-    folders = [ROOT / folder for folder in (*PACKAGES, "configs", "tests", "docs", "benchmarks", ".ci")]
+    folders = [ROOT / folder for folder in (*PACKAGES, "configs", "tests", "docs", ".ci")]
     inside = chain.from_iterable(folder.rglob("*") for folder in folders)
     kinds = {".py", ".yaml", ".yml", ".md", ".toml", ".txt", ".jinja", ".html", ".js", ".css", ".sh", ""}
     found = (path for path in chain(ROOT.glob("*"), inside) if path.is_file() and path.suffix in kinds)
@@ -118,6 +119,11 @@ def test_imports_are_read_wherever_they_stand():
 @pytest.mark.parametrize("package", ["networks", "transforms"])
 def test_networks_and_transforms_know_nothing_but_themselves(package):
     assert strangers(package, (package,)) == {}
+
+
+def test_nothing_rests_on_the_benchmarks():
+    users = {name for name, modules in IMPORTS.items() if any(within(module, ("benchmarks",)) for module in modules)}
+    assert users and {name for name in users if not within(name, ("benchmarks",))} == set()
 
 
 def test_nothing_imports_in_a_circle():
@@ -162,6 +168,13 @@ def test_a_leaf_knows_the_foundation_alone(module):
 
 def test_nothing_imports_a_door():
     assert {name: doors for name in SOURCES if (doors := IMPORTS[name] & set(DOORS))} == {}
+
+
+def test_every_benchmark_begins_with_its_command():
+    benchmarks = [name for name in COMMANDS if name not in DOORS]
+    assert {"benchmarks.data", "benchmarks.step"} <= set(benchmarks)
+    described = {name: ast.get_docstring(TREES[name]).splitlines()[2] for name in benchmarks}
+    assert {name for name, line in described.items() if not line.startswith(f"python -m {name}")} == set()
 
 
 def test_the_training_loop_knows_engines_by_their_protocol_only():

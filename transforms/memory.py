@@ -1,6 +1,8 @@
 """How much memory is free, so that what does not fit is refused and not ended by the kernel with all the rest."""
 
+import ctypes
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +14,32 @@ _FILES = {  # of the memory controller, by the hierarchy's version: the limit, w
 }
 
 
-def free_memory() -> int:
-    """Return how many bytes this process can still take: of the machine, and of its container or Slurm job."""
+def free_memory(wanted: int = 0) -> int:
+    """Return how many bytes this process can still take: of the machine, and of its container or Slurm job.
+
+    Where fewer than `wanted` seem to be left, what the allocator keeps for itself is given back first: what a volume
+    or a network took and freed is the process's to take again (`pipeline.hardware.set_up` has glibc keep all of it).
+    """
+    free = _measured()
+    if free < wanted and _give_back():
+        free = _measured()
+    return free
+
+
+def _measured() -> int:
     import psutil
 
     return int(min([psutil.virtual_memory().available, *_left_in_groups()]))
+
+
+def _give_back() -> bool:
+    """Have glibc return to the system the pages that it holds free; False where there is no such allocator.
+
+    Not counted (`mallinfo2`) but given back and measured again: of what is counted, some was never touched, and holes
+    that are together large enough may each be too small.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # musl has none
+    return trim is not None and trim(0) == 1
 
 
 def _left_in_groups() -> Iterator[float]:

@@ -207,7 +207,8 @@ def _wanted_bytes(header: FileBasedHeader, path: Path) -> int:
 def _require_memory(header: FileBasedHeader, held: int, path: Path) -> None:
     """Refuse a volume that does not fit into what memory is free: `held` bytes of the file, and float32 voxels."""
     shape = header.get_data_shape()
-    needed, free = held + 4 * math.prod(int(length) for length in shape), free_memory()
+    needed = held + 4 * math.prod(int(length) for length in shape)
+    free = free_memory(needed)
     if needed > free:
         raise VolumeError(
             f"{path}: does not fit into memory, its {shape_text(shape)} voxels need {needed / 1e9:.3g} GB and "

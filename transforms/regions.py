@@ -29,7 +29,13 @@ def without_margin(mask: np.ndarray) -> np.ndarray:
 
 
 def box_of(mask: np.ndarray) -> tuple[slice, ...]:
-    """Return the smallest box that holds all of a mask with a margin, and a margin about that; the whole if empty."""
+    """Return the smallest box that holds what is True in a mask, and `MARGIN` voxels on each side of that.
+
+    The whole mask where nothing is True. So `mask[box_of(mask)]` is a mask with a margin, as functions here want it.
+
+    Args:
+        mask: (X, Y, Z) bool with a margin, within which the box then lies.
+    """
     box = []
     for axis in range(mask.ndim):
         occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))

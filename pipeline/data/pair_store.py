@@ -36,15 +36,15 @@ def pair_key(cases: CasePair, settings: dict) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:24]
 
 
-def look_up_pair(cases: CasePair, folder: Path, settings: dict, *, thorough: bool = True) -> StoredPair | None:
-    """Return the stored pair, or None where it is absent or damaged; `thorough` reads it to check every byte."""
+def look_up_pair(cases: CasePair, folder: Path, settings: dict) -> StoredPair | None:
+    """Return the stored pair, or None where it is absent or damaged; see `pipeline.data.store.intact`."""
     try:
         key = pair_key(cases, settings)
-        facts = json.loads((folder / f"{key}.json").read_text())
-        files, shape = _files(folder, key), (facts["count"], settings["size"], settings["size"])
-        for path, written in zip(files, facts["files"], strict=True):
-            if not intact(path, shape, written, thorough=thorough):
-                return None
+        note, files = folder / f"{key}.json", _files(folder, key)
+        facts = json.loads(note.read_text())
+        written = dict(zip(files, facts["files"], strict=True))
+        if not intact(note, written, (facts["count"], settings["size"], settings["size"])):
+            return None
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
     first, second = (StoredCase(case, path, facts["count"], facts) for case, path in zip(cases, files, strict=True))
@@ -139,12 +139,11 @@ def build_pair_store(
     Raises:
         UserError: nothing could be stored, or something could not and `on_bad_volume` is "stop".
     """
-    missing = [cases for cases in pairs if look_up_pair(cases, folder, settings) is None]
     make_folder(folder)
-    failures = fill_store(
+    found, failures = fill_store(
         extract_pair,
-        {cases: (cases, folder, settings, cache) for cases in missing},
-        is_stored=lambda cases: look_up_pair(cases, folder, settings) is not None,
+        {cases: (cases, folder, settings, cache) for cases in pairs},
+        look_up=lambda cases: look_up_pair(cases, folder, settings),
         paths=lambda cases: [case.path for case in cases],
         title="pairs",
         unit="pair",
@@ -154,8 +153,7 @@ def build_pair_store(
     )
     if len(failures) == len(set(pairs)):
         raise UserError(f"none of {len(pairs)} pairs could be used; the reasons are above")
-    kept = [cases for cases in pairs if cases not in failures]
-    return [look_up_pair(cases, folder, settings, thorough=False) for cases in kept], failures
+    return [found[cases] for cases in pairs if cases not in failures], failures
 
 
 def _files(folder: Path, key: str) -> tuple[Path, Path]:

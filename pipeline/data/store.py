@@ -3,12 +3,21 @@
 A case is two files: `<key>.npy`, the occupied slices as uint16 (N, S, S), and `<key>.json`, what is known of them.
 The key covers the image's path, size and modification time and the preprocessing, so that a changed file or setting
 makes a new entry and nothing stale is ever served.
+
+Each entry is read back once, after it was written, and compared with its checksum; its slices are then given the time
+of modification that its note has. As long as the two times are the same nobody has written to either, and a start, a
+resume or another process looks at presence, size and header alone: milliseconds an entry, where reading a large store
+takes a quarter of an hour. Whatever changes a time (a copy that does not keep times, a repair, a stray program) has the
+entry read again, once. What a disk garbles by itself it reports, or the file system does; `touch` on the store's files
+has everything read again.
 """
 
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,26 +106,41 @@ def write_slices(path: Path, slices: np.ndarray) -> dict[str, int]:
     return {"bytes": sum(map(len, content)), "crc32": crc32}
 
 
-def intact(path: Path, shape: tuple[int, int, int], written: dict, *, thorough: bool = True) -> bool:
-    """Return whether a file is as `write_slices` left it; `thorough` reads it to check every byte.
+def intact(note: Path, files: Mapping[Path, dict], shape: tuple[int, int, int]) -> bool:
+    """Return whether an entry's files of slices are as `write_slices` left them.
+
+    Every byte of those is read that do not bear the time of modification of their note; if all is well they then do.
+
+    Args:
+        note: The entry's .json file.
+        files: Path -> what `write_slices` returned.
+        shape: Of the slices of each.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError, EOFError: it is not there, or no such file at all.
+        OSError, ValueError, KeyError, TypeError, EOFError: a file is not there, or no such file at all.
     """
-    slices = np.lib.format.open_memmap(path, mode="r")
-    if slices.shape != shape or slices.dtype != np.uint16 or path.stat().st_size != written["bytes"]:
+    for path, written in files.items():
+        slices = np.lib.format.open_memmap(path, mode="r")
+        if slices.shape != shape or slices.dtype != np.uint16 or path.stat().st_size != written["bytes"]:
+            return False
+    time = note.stat().st_mtime_ns
+    changed = [path for path in files if path.stat().st_mtime_ns != time]
+    if any(isal_zlib.crc32(path.read_bytes()) != files[path]["crc32"] for path in changed):
         return False
-    return not thorough or isal_zlib.crc32(path.read_bytes()) == written["crc32"]
+    for path in changed:
+        with suppress(OSError):  # another user's file: it is read at each start
+            os.utime(path, ns=(path.stat().st_atime_ns, time))
+    return True
 
 
-def look_up(case: Case, folder: Path, settings: dict, *, thorough: bool = True) -> StoredCase | None:
-    """Return the stored case, or None where it is absent or damaged; `thorough` reads it to check every byte."""
+def look_up(case: Case, folder: Path, settings: dict) -> StoredCase | None:
+    """Return the stored case, or None where it is absent or damaged; see `intact`."""
     try:
         key = case_key(case.path, settings)
         data, note = folder / f"{key}.npy", folder / f"{key}.json"
         facts = json.loads(note.read_text())
         whole = "likeness" in facts  # an entry of an earlier release lacks it, and is made again
-        whole = whole and intact(data, (facts["count"], settings["size"], settings["size"]), facts, thorough=thorough)
+        whole = whole and intact(note, {data: facts}, (facts["count"], settings["size"], settings["size"]))
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
     return StoredCase(case, data, facts["count"], facts) if whole else None
@@ -180,12 +204,11 @@ def build_store(
     Raises:
         UserError: nothing could be stored, or something could not and `on_bad_volume` is "stop".
     """
-    missing = [case for case in cases if look_up(case, folder, settings) is None]
     make_folder(folder)
-    failures = fill_store(
+    found, failures = fill_store(
         extract,
-        {case: (case.path, folder, settings) for case in missing},
-        is_stored=lambda case: look_up(case, folder, settings) is not None,
+        {case: (case.path, folder, settings) for case in cases},
+        look_up=lambda case: look_up(case, folder, settings),
         paths=lambda case: [case.path],
         title="slices",
         unit="vol",
@@ -195,5 +218,4 @@ def build_store(
     )
     if len(failures) == len(set(cases)):
         raise UserError(f"none of {len(cases)} images could be read; the reasons are above")
-    kept = [case for case in cases if case not in failures]
-    return [look_up(case, folder, settings, thorough=False) for case in kept], failures
+    return [found[case] for case in cases if case not in failures], failures

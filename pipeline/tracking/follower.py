@@ -25,7 +25,7 @@ from pipeline.tracking.mlflow_settings import (
     without_password,
 )
 
-SEND_EVERY_S, RETRY_EVERY_S, SYSTEM_EVERY_S = 2.0, 30.0, 10.0
+SEND_EVERY_S, RETRY_EVERY_S, SYSTEM_EVERY_S = 10.0, 30.0, 10.0  # a request to sqlite costs training 10 ms, full or not
 PATIENCE_S = 6.0  # what training waits for a failing server, in all
 PATIENCE_ON_DISK_S = 60.0  # the same for a store on this machine, whose first use takes seconds
 LINES_AT_ONCE = 200

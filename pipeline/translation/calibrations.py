@@ -10,7 +10,8 @@ from pipeline.console import warn
 from pipeline.errors import UserError
 from pipeline.files import atomic_text
 from pipeline.runs.folder import RunFolder
-from pipeline.translation.model import MLFLOW_SCHEMES, TranslationModel, load_model
+from pipeline.translation.address import MLFLOW_SCHEMES
+from pipeline.translation.model import TranslationModel, load_model
 from pipeline.translation.uncertainty import Calibration, Witnesses, has_own_spread
 
 FORMAT = 1

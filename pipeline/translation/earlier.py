@@ -1,18 +1,24 @@
 """What an earlier command has left where a volume is to go: whether it is whole, and what it says to be."""
 
 import math
-import os
 import re
 from pathlib import Path
 
 from pipeline.files import is_file
 
+_CHUNK_BYTES = 1 << 20
+
 
 def is_whole(path: Path) -> bool:
-    """Whether a NIfTI file is there with all of its voxels: ours always are, but a copy may have been cut short."""
+    """Whether a NIfTI file is there with all of its voxels: ours always are, but a copy may have been cut short.
+
+    A compressed one is read to its end, as whoever opens it next will: a damaged translation must not be skipped for
+    ever. That takes a hundredth of the time that translating the volume took.
+    """
     if not is_file(path) or path.stat().st_size == 0:
         return False
     import nibabel as nib  # slow, and needed only where there is something to look at
+    from isal import igzip
 
     from transforms.nifti_log import nibabel_silent
 
@@ -23,14 +29,10 @@ def is_whole(path: Path) -> bool:
         wanted = voxels.offset + voxels.dtype.itemsize * math.prod(image.shape)
         if not path.name.lower().endswith(".gz"):
             return path.stat().st_size >= wanted
-        with path.open("rb") as stream:
-            stream.seek(-4, os.SEEK_END)  # gzip ends with the number of bytes it holds
-            if int.from_bytes(stream.read(4), "little") == wanted % 2**32:
-                return True
-        voxels.get_unscaled()  # several gzip members, or bytes after the voxels: read it
+        with igzip.open(path) as stream:  # to its end, where gzip has a checksum and the length
+            return sum(map(len, iter(lambda: stream.read(_CHUNK_BYTES), b""))) >= wanted
     except Exception:  # whatever a damaged file makes nibabel raise
         return False
-    return True
 
 
 def contrast_in(path: Path) -> str | None:

@@ -9,17 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.engines.build import build_translators
 from pipeline.errors import UserError
-from pipeline.files import is_file, is_folder
 from pipeline.hardware import choose_device
-from pipeline.runs.checkpoint import CheckpointFolder, load_checkpoint
-from pipeline.runs.folder import RunFolder
+from pipeline.runs.checkpoint import load_checkpoint
 from pipeline.runs.prepare import chain_settings
-
-MLFLOW_SCHEMES = ("runs:/", "models:/")
+from pipeline.translation.address import MLFLOW_SCHEMES, checkpoint_at
 
 ENOUGH_WORK = 5e9  # floating-point operations of a slice: 12e9 of the U-Net at 256, 0.2e9 of the demo's at 128
 
@@ -115,7 +111,7 @@ def load_model(uri: str | Path, device: str = "auto") -> TranslationModel:
     chosen = choose_device(device)
     if str(uri).startswith(MLFLOW_SCHEMES):
         return _from_mlflow(str(uri), chosen)
-    path = _checkpoint_path(Path(uri))
+    path = checkpoint_at(Path(uri))
     content = load_checkpoint(path)
     try:
         return _from_checkpoint(content, chosen)
@@ -136,27 +132,6 @@ def is_large(network: nn.Module, size: int, stride: int) -> bool:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         torch.func.functional_call(network, shapes, torch.zeros(1, 1, side, side, device="meta"))
     return counter.get_total_flops() >= ENOUGH_WORK
-
-
-def _checkpoint_path(path: Path) -> Path:
-    if is_file(path):
-        return path
-    if not is_folder(path):
-        raise UserError(f"{path}: no such model; give a run's folder, a checkpoint, runs:/… or models:/name@alias")
-    for run, folder in ((path, RunFolder(path).checkpoints), (path.parent, CheckpointFolder(path))):
-        first = [folder.latest] if _evaluates_latest(RunFolder(run)) else []
-        for checkpoint in (*first, folder.best, folder.latest, folder.previous):
-            if checkpoint.is_file():
-                return checkpoint
-    raise UserError(f"{path}: no checkpoint in this folder; give the folder of a run that has trained")
-
-
-def _evaluates_latest(run: RunFolder) -> bool:
-    """Whether a run's configuration has its latest checkpoint evaluated; one that cannot be read says nothing."""
-    try:
-        return is_file(run.config) and load_config(run.config).evaluation.checkpoint == "latest"
-    except UserError:
-        return False
 
 
 def _from_checkpoint(content: dict, device: torch.device) -> TranslationModel:

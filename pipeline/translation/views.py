@@ -108,7 +108,7 @@ class Views:
                 # an error is a difference: -1 to 0, 1 to half the range that -1 to 1 spans
                 errors.append(on_source_grid(expected - 1, opened.way_back, model, 0.0, high - low))
         affine, header = opened.way_back["image_before_canonical"], opened.way_back["image_header"]
-        origin = self.about()["origin"]
+        origin = " + ".join(model.origin for model in self.models)
         image = image_like(
             voxels[0] if len(voxels) == 1 else np.mean(voxels, axis=0),
             affine,

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from benchmarks.timing import Side, Timing, measure, spelt
+from benchmarks.timing import Side, Timing, in_turns, measure, peak_mib, spelt
 
 
 def waiting(seconds):
@@ -18,13 +18,30 @@ def failing():
     return work
 
 
-def test_sides_take_turns_and_ratios_and_units_are_right():
+def test_ratios_and_units_are_right():
     timings = measure({"slow": Side(waiting, {"seconds": 0.04}), "fast": Side(waiting, {"seconds": 0.01}, units=2)},
                       rounds=2, seconds=0.02)  # fmt: skip
     assert len(timings["slow"].rounds) == len(timings["fast"].rounds) == 2
     assert timings["slow"].seconds >= 0.04
     assert timings["fast"].ratio_to(timings["slow"]) < 0.9  # 0.125, but for what else the machine does
     assert timings["slow"].peak_mib > 1
+
+
+def test_the_order_moves_on_by_one_in_each_round():
+    calls = []
+    taken = in_turns(list("abc"), 4, lambda name: calls.append(name) or len(calls))
+    assert "".join(calls) == "abc" + "bca" + "cab" + "abc"
+    assert taken == {"a": [1, 6, 8, 10], "b": [2, 4, 9, 11], "c": [3, 5, 7, 12]}
+
+
+def test_on_a_gpu_its_own_memory_counts(monkeypatch):
+    import torch  # the processes of the sides, which import this module, do without
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert peak_mib() > 100  # this process
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**20)
+    assert peak_mib() == 3
 
 
 def test_what_a_side_raises_is_raised_here():

@@ -1,12 +1,10 @@
 import pytest
-from negative_model import negative_model
-
-import pipeline.translation.model
+from negative_model import loads, negative_model
 
 
 @pytest.fixture
 def model(monkeypatch):
     """What every `--model` loads."""
     made = negative_model()
-    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: made)
+    loads(monkeypatch, lambda uri, device: made)
     return made

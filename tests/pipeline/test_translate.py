@@ -9,10 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from negative_model import files_in, run, volume_at
+from negative_model import files_in, loads, run, volume_at
 
 import pipeline.translate
-import pipeline.translation.model
 from networks.unet import UNet
 from pipeline.config.schema import Config
 from pipeline.translate import main, translate
@@ -87,7 +86,7 @@ def test_existing_volumes_are_skipped_unless_told_otherwise(tmp_path, model, cap
 
 
 def test_where_all_is_done_no_model_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline.translation.model, "load_model", None)
+    loads(monkeypatch, None)
     source = volume_at(tmp_path / "a.nii")
     volume_at(tmp_path / "out" / "a.nii")
     assert run("-i", source, "-o", tmp_path / "out") == 0
@@ -146,7 +145,7 @@ def test_results_below_the_sources_are_not_translated_again(tmp_path, model):
     [("one.nii.gz", "give a folder as OUT"), ("file.txt", "give a folder as OUT"), ("file.txt/x", "cannot be written")],
 )
 def test_an_out_that_cannot_be_is_refused_before_the_work(tmp_path, monkeypatch, capsys, out, message):
-    monkeypatch.setattr(pipeline.translation.model, "load_model", None)
+    loads(monkeypatch, None)
     volume_at(tmp_path / "in" / "a.nii")
     (tmp_path / "file.txt").write_text("hello")
     assert run("-i", tmp_path / "in", "-o", tmp_path / out) == 2

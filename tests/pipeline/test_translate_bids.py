@@ -9,11 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from bids_set import MADE, OF_THE_SET, SCANS, calibrated_model, data_set, run, sidecar
-from negative_model import files_in, negative_model
+from negative_model import files_in, loads, negative_model
 from volume_cases_doubtful import DOUBTFUL
 
-import pipeline.translation.model
-import pipeline.translation.volume
 from pipeline import __version__
 
 VALIDATOR = Path(sys.executable).with_name("bids-validator-deno")
@@ -22,7 +20,7 @@ VALIDATOR = Path(sys.executable).with_name("bids-validator-deno")
 @pytest.fixture
 def model(monkeypatch):
     made = calibrated_model()
-    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: made)
+    loads(monkeypatch, lambda uri, device: made)
     return made
 
 
@@ -114,7 +112,7 @@ def test_a_derivative_as_source_keeps_its_description_and_space(tmp_path, model)
 
 
 def test_contrasts_of_other_names_need_their_suffix(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda *_: negative_model(("weiß", "flair")))
+    loads(monkeypatch, lambda *_: negative_model(("weiß", "flair")))
     root = data_set(tmp_path / "heads", *SCANS)
     assert run("-i", root, "-o", tmp_path / "out", to="flair") == 2
     assert "contrast 'weiß' names no BIDS suffix; say which with --bids-suffix FROM TO" in capsys.readouterr().err

@@ -4,16 +4,15 @@ import signal
 
 import pytest
 from bids_set import MADE, OF_THE_SET, SCANS, calibrated_model, contents, data_set, run
-from negative_model import files_in
+from negative_model import files_in, loads
 
-import pipeline.translation.model
 import pipeline.translation.volume
 
 
 @pytest.fixture
 def model(monkeypatch):
     made = calibrated_model()
-    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: made)
+    loads(monkeypatch, lambda uri, device: made)
     return made
 
 
@@ -61,7 +60,7 @@ def test_an_earlier_map_and_its_sidecar_go_with_the_volume_that_they_describe(tm
 
 def test_sigterm_while_the_model_is_loaded_is_a_line_and_143(tmp_path, monkeypatch, capsys):
     root = data_set(tmp_path / "heads", SCANS[0])
-    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda *_: signal.raise_signal(signal.SIGTERM))
+    loads(monkeypatch, lambda *_: signal.raise_signal(signal.SIGTERM))
     assert run("-i", root, "-o", tmp_path / "out") == 143
     assert capsys.readouterr().err == "stopped: SIGTERM; the same command does what is left\n"
     assert not (tmp_path / "out").exists()

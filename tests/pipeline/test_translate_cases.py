@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from negative_model import loads
 from raw_affine import check_raw_affine, content_of
 from torch import nn
 from volume_cases import SLOPE, head
@@ -17,7 +18,6 @@ from volume_cases_bad import BAD, CANNOT_BE_ROOT
 from volume_cases_doubtful import DOUBTFUL
 from volume_cases_good import GOOD
 
-import pipeline.translation.model
 from pipeline.translate import main
 from pipeline.translation.model import TranslationModel
 
@@ -46,7 +46,7 @@ def use(monkeypatch):
     """Have the command find a given model."""
 
     def install(model):
-        monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: model)
+        loads(monkeypatch, lambda uri, device: model)
 
     install(model_of(nn.Identity()))
     return install

@@ -7,12 +7,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from negative_model import loads
 from nibabel.orientations import aff2axcodes, apply_orientation
 from torch import nn
 from volume_cases import ORIENTATIONS, affine_of, head, image, saved, stored_as
 from volume_cases_bad import BAD
 
-import pipeline.translation.model
 from pipeline.translate import main
 from pipeline.translation.model import TranslationModel
 from transforms.nifti import read_nifti
@@ -38,7 +38,7 @@ def use(monkeypatch):
             stride=8,
             device=torch.device("cpu"),
         )
-        monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: model)
+        loads(monkeypatch, lambda uri, device: model)
 
     install()
     return install

@@ -1,6 +1,15 @@
 """What stands in a volume's place from an earlier command is not taken for something else."""
 
+import gzip
+
+import numpy as np
+import pytest
 from negative_model import run, volume_at
+from nibabel import Nifti1Image
+
+from pipeline.translation.earlier import is_whole
+from pipeline.translation.volume import write_volume
+from transforms.nifti import VolumeError, read_nifti
 
 DESCRIP = 148  # where NIfTI-1's header has its description
 
@@ -20,3 +29,39 @@ def test_a_volume_of_another_contrast_is_not_taken_for_the_one_that_is_asked_for
     assert run("-i", source, "-o", made.parent) == 0  # and now it is
     made.write_bytes(content[:DESCRIP] + b"by my scanner" + content[DESCRIP + 13 :])
     assert run("-i", source, "-o", made.parent) == 0  # says nothing of contrasts
+
+
+@pytest.fixture(scope="module")
+def zipped(tmp_path_factory):
+    """A translation as we write it: its path, and its bytes."""
+    voxels = np.random.default_rng(0).integers(0, 900, (20, 21, 22)).astype(np.int16)
+    path = tmp_path_factory.mktemp("earlier") / "made.nii.gz"
+    write_volume(Nifti1Image(voxels, np.eye(4)), path)
+    return path, path.read_bytes()
+
+
+@pytest.mark.parametrize("cut", [*range(1, 21), 1000])
+def test_a_compressed_volume_that_lacks_any_of_its_last_bytes_is_not_whole(zipped, cut):
+    path, content = zipped
+    path.write_bytes(content[:-cut])
+    with pytest.raises(VolumeError):  # nobody could read it, so it must not be skipped
+        read_nifti(path)
+    assert not is_whole(path)
+
+
+def test_a_compressed_volume_is_whole_as_we_write_it_and_not_with_a_bit_turned(zipped):
+    path, content = zipped
+    path.write_bytes(content)
+    assert is_whole(path)
+    for place in (len(content) // 2, len(content) - 6, len(content) - 1):  # the voxels, their checksum, their length
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert not is_whole(path), place
+
+
+def test_a_compressed_volume_of_fewer_voxels_than_its_header_says_is_not_whole(tmp_path):
+    whole = volume_at(tmp_path / "a.nii").read_bytes()
+    short = tmp_path / "short.nii.gz"
+    short.write_bytes(gzip.compress(whole[:-2]))  # an intact stream
+    assert not is_whole(short)
+    short.write_bytes(gzip.compress(whole[:-2]) + gzip.compress(whole[-2:]))  # in two members
+    assert is_whole(short)

@@ -9,9 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from head_scans import AFFINE, scan, write_scan
-from negative_model import files_in, negative_model
+from negative_model import files_in, loads, negative_model
 
-import pipeline.translation.model
 from pipeline.data.case import Case
 from pipeline.data.likeness import QUANTILES, volume_likeness
 from pipeline.data.store import build_store
@@ -147,7 +146,7 @@ def cohort_of_heads(tmp_path_factory):
 @pytest.fixture
 def model(monkeypatch, cohort_of_heads):
     made = replace(negative_model(), settings=SETTINGS, facts=deepcopy(cohort_of_heads))
-    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: made)
+    loads(monkeypatch, lambda uri, device: made)
     return made
 
 

@@ -8,7 +8,7 @@ import ixi_like
 import numpy as np
 import pytest
 import torch
-from negative_model import files_in, run, volume_at
+from negative_model import files_in, loads, run, volume_at
 from torch import nn
 
 from networks.resnet import ResNetGenerator
@@ -267,7 +267,7 @@ class Precise(nn.Module):
 )
 def test_the_precision_is_the_models_unless_another_is_asked_for(tmp_path, monkeypatch, asked, own, used):
     made = model_of(Precise(), precision=own)
-    monkeypatch.setattr("pipeline.translation.model.load_model", lambda uri, device: made)
+    loads(monkeypatch, lambda uri, device: made)
     source = volume_at(tmp_path / "a.nii")
     assert run("-i", source, "-o", tmp_path / "b.nii", "--precision", asked) == 0
     translate(source, made, "T2", precision=asked)

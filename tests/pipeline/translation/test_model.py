@@ -1,8 +1,11 @@
+import copy
 import json
 import pickle
 import sys
 import types
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +16,7 @@ from pipeline.runs.checkpoint import FORMAT
 from pipeline.runs.folder import RunFolder
 from pipeline.translation import model as model_module
 from pipeline.translation.model import TranslationModel, is_large, load_model, translator_metadata
+from pipeline.translation.translator import translate_volume
 
 CONFIG = Config.model_validate(
     {
@@ -133,6 +137,33 @@ def test_a_large_network_is_laid_out_for_the_cpu_and_gives_the_same_to_rounding(
         results = [model.translators["T2"](image) for model in (plain, laid_out)]
     assert results[0].std() > 0
     torch.testing.assert_close(*results, rtol=0, atol=1e-5)
+
+
+class InFloat64(torch.nn.Module):
+    """A network that calculates in float64; slices come and go as float32."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network.double()
+
+    def forward(self, slices):
+        return self.network(slices.double()).float()
+
+
+def test_a_volume_is_the_same_in_both_layouts_to_a_millionth():
+    torch.manual_seed(0)
+    network = InFloat64(UNet(depth=4, width=3)).eval().requires_grad_(False)
+    settings = {"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)}
+    facts = {"T2": {"low": -1.0, "high": 1.0, "integer": False}}
+    volume = nib.Nifti1Image(np.random.default_rng(0).uniform(1, 1000, (30, 26, 5)), np.diag([1, 2, 1.5, 1]))
+    made = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        laid_out = copy.deepcopy(network).to(memory_format=layout)
+        assert laid_out.network.down[1][0].weight.is_contiguous(memory_format=layout)
+        model = TranslationModel(("T1", "T2"), {"T2": laid_out}, settings, facts, 16, torch.device("cpu"))
+        made.append(translate_volume(volume, model, "T2", batch_size=2).get_fdata())
+    assert made[0].std() > 0.01
+    np.testing.assert_allclose(*made, rtol=0, atol=1e-6)
 
 
 def test_large_is_what_the_operations_of_a_slice_say(monkeypatch):

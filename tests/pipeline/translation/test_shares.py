@@ -7,6 +7,7 @@ import ixi_like
 import nibabel as nib
 import pytest
 import torch
+from negative_model import loads
 from processes import together
 from torch import nn
 
@@ -30,7 +31,7 @@ def written(monkeypatch, tmp_path):
         stride=8,
         device=torch.device("cpu"),
     )
-    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: made)
+    loads(monkeypatch, lambda uri, device: made)
     log, write = tmp_path / "written.txt", pipeline.translation.batch.write_together
 
     def noted(files, gone):

@@ -4,16 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
-from negative_model import files_in, run, volume_at
+from negative_model import files_in, loads, run, volume_at
 
-import pipeline.translation.model
 from pipeline.translation.jobs import SKIPPED, Job
 from pipeline.translation.summary import recall
 
 
 @pytest.mark.parametrize("name", ["a", "out/a.nii.gz", "list.txt", "other.img", "OTHER.NII"])
 def test_a_summary_that_would_overwrite_something_is_refused(tmp_path, monkeypatch, capsys, name):
-    monkeypatch.setattr(pipeline.translation.model, "load_model", None)
+    loads(monkeypatch, None)
     volume_at(tmp_path / "a.nii").rename(tmp_path / "a")
     (tmp_path / "list.txt").write_text(f"{tmp_path / 'a'}\n")
     before = (tmp_path / "a").read_bytes()
@@ -32,7 +31,7 @@ def test_a_summary_that_would_overwrite_something_is_refused(tmp_path, monkeypat
     ],
 )
 def test_a_summary_that_could_not_be_written_is_refused_before_the_work(tmp_path, monkeypatch, capsys, place, reason):
-    monkeypatch.setattr(pipeline.translation.model, "load_model", None)
+    loads(monkeypatch, None)
     source = volume_at(tmp_path / "a.nii")
     (tmp_path / "folder").mkdir(), (tmp_path / "text").touch()
     told = tmp_path / place

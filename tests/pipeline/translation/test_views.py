@@ -6,9 +6,8 @@ import ixi_like
 import nibabel as nib
 import numpy as np
 import pytest
-from negative_model import files_in, negative_model, volume_at
+from negative_model import files_in, loads, negative_model, volume_at
 
-import pipeline.translation.model
 from pipeline.errors import UserError
 from pipeline.translate import main
 from pipeline.translation.translator import translate_volume
@@ -54,6 +53,13 @@ def test_the_fusion_is_the_mean_of_the_views_each_in_its_own_intensities(source)
     assert views.about()["origin"] == "contrast translation + contrast translation"
 
 
+def test_the_weights_are_not_hashed_for_each_volume(source, monkeypatch):
+    views = views_of("axial", "coronal")
+    monkeypatch.setattr(type(views.models[0]), "identity", None)  # half a second of a full-size network
+    said = bytes(views.translate(source).volume.header["descrip"].item()).decode()
+    assert said.startswith("synthetic T2, contrast translation + contrast translation")
+
+
 def test_the_map_is_in_the_targets_intensities_on_the_sources_grid_and_zero_outside_the_head(source):
     map_ = views_of("axial", uncertainty=True, high=800.0).translate(source).uncertainty
     assert map_.get_data_dtype() == np.float32 and map_.shape == source.shape
@@ -87,7 +93,7 @@ def test_models_that_do_not_fit_the_views_are_refused():
 @pytest.fixture
 def command(monkeypatch):
     models = {axis: model_along(axis) for axis in ("axial", "coronal", "sagittal")}
-    monkeypatch.setattr(pipeline.translation.model, "load_model", lambda uri, device: models[uri])
+    loads(monkeypatch, lambda uri, device: models[uri])
     return lambda *arguments: main([*map(str, arguments), "--to", "T2", "--quiet"])
 
 

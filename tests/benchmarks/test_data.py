@@ -1,0 +1,44 @@
+"""The data path's benchmark: both sides compute the same where they can, and every call of the loader other slices."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from benchmarks import data
+from transforms.presets import slice_chain
+from transforms.slices import stack_slices
+
+AFFINES = {
+    "as IXI is stored": [[0, 0, 1.2, -90], [-0.9375, 0, 0, 120], [0, 0.9375, 0, -120], [0, 0, 0, 1]],
+    "coarse and fine": [[-2.1, 0, 0, 5], [0, 0.5, 0, 3], [0, 0, 3.3, -7], [0, 0, 0, 1]],
+}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(data, "SETTINGS", {**data.SETTINGS, "size": 48})
+
+
+@pytest.fixture(params=AFFINES)
+def volume(request, tmp_path):
+    """A head in noisy air."""
+    random, shape = np.random.default_rng(0), (40, 51, 34)
+    axes = np.ogrid[-1.2 : 1.2 : shape[0] * 1j, -1.1 : 1.1 : shape[1] * 1j, -1.3 : 1.3 : shape[2] * 1j]
+    voxels = random.integers(0, 20, shape) + (sum(axis**2 for axis in axes) < 1) * random.integers(400, 1000, shape)
+    path = tmp_path / "head.nii.gz"
+    nib.save(nib.Nifti1Image(voxels.astype(np.int16), np.array(AFFINES[request.param])), path)
+    return path
+
+
+@pytest.mark.parametrize(("resized", "share"), [(True, 1e-6), (False, 1e-5)])  # its coordinates are float32
+def test_extraction_is_monais_to_a_millionth_of_the_range(small, volume, resized, share):
+    ours = slice_chain(**data.SETTINGS)({"image": str(volume)})
+    shape, affine = data.grid_of(str(volume))
+    assert shape == stack_slices(ours["image_whole_foreground"], "axial").shape
+    assert_allclose(affine, ours["image_affine"], rtol=0, atol=1e-6)
+    chain = data.monai_chain(shape, affine, resized=resized, limits=ours["image_range"])
+    theirs = chain({"image": str(volume)})["image"]
+    made = stack_slices(ours["image"], "axial")
+    assert theirs.shape == (1, 48, 48, shape[2]) and 0.2 < made.std() < 1.2
+    assert_allclose(made, theirs[0].numpy(), rtol=0, atol=2 * share)

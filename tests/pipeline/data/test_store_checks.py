@@ -1,0 +1,93 @@
+"""The store's slices are compared with their checksums when they are new and when something touched them, once."""
+
+import os
+from pathlib import Path
+
+import pytest
+from small_pairs import build as build_pairs
+from small_pairs import pair
+from small_volumes import write_volume
+
+from pipeline.data import extraction
+from pipeline.data.case import Case
+from pipeline.data.store import build_store
+
+SETTINGS = {
+    "axis": "axial", "spacing_mm": None, "size": 24, "n4": False, "percentiles": [0.5, 99.5], "min_foreground": 0.1,
+}  # fmt: skip
+
+
+def make_cases(folder, count):
+    return [
+        Case(f"s{number}", "", contrast, write_volume(folder / f"s{number}_{contrast}.nii.gz", 10 * number + side))
+        for number in range(count)
+        for side, contrast in enumerate(("T1", "T2"))
+    ]
+
+
+def build(cases, folder, *, processes=1, on_bad_volume="skip", settings=SETTINGS):
+    return build_store(cases, folder, settings, processes=processes, on_bad_volume=on_bad_volume, quiet=True)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Return a list that grows by the path of each file that is read as a whole."""
+    read, read_bytes = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or read_bytes(path))
+    return read
+
+
+def test_slices_are_compared_with_their_checksum_once_and_again_when_touched(tmp_path, reads):
+    cases = make_cases(tmp_path, 1)
+    stored, _ = build(cases, tmp_path / "store")
+    assert reads == [entry.path for entry in stored]  # after they were written
+    reads.clear()
+    assert build(cases, tmp_path / "store")[0] == stored and reads == []
+    for ns in (10**18, 2 * 10**18):  # older than the note, and younger
+        os.utime(stored[1].path, ns=(ns, ns))
+        assert build(cases, tmp_path / "store")[0] == stored and reads == [stored[1].path]
+        assert build(cases, tmp_path / "store")[0] == stored and reads == [stored[1].path]
+        reads.clear()
+    note = stored[0].path.with_suffix(".json")
+    note.write_text(note.read_text())
+    os.utime(note, ns=(10**18, 10**18))
+    assert build(cases, tmp_path / "store")[0] == stored and reads == [stored[0].path]
+
+
+def test_slices_whose_time_cannot_be_set_are_read_at_each_start(tmp_path, reads, monkeypatch):
+    cases = make_cases(tmp_path, 1)[:1]
+    [stored], _ = build(cases, tmp_path / "store")
+    os.utime(stored.path, ns=(10**18, 10**18))
+    reads.clear()
+
+    def refuse(*_, **__):
+        raise PermissionError("another user's file")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert build(cases, tmp_path / "store") == ([stored], {})
+    assert build(cases, tmp_path / "store") == ([stored], {}) and reads == [stored.path] * 2
+
+
+def test_each_half_of_a_pair_is_read_when_it_was_touched(tmp_path, reads):
+    cases = pair(tmp_path)
+    [stored], _ = build_pairs([cases], tmp_path)
+    paths = [half.path for half in stored]
+    assert [path for path in reads if path.suffix == ".npy"] == paths
+    for path in paths:
+        reads.clear()
+        os.utime(path, ns=(10**18, 10**18))
+        for _ in range(2):
+            assert build_pairs([cases], tmp_path)[0] == [stored] and reads == [path]
+
+
+def test_looking_through_the_store_shows_a_bar_where_it_takes_long(tmp_path, monkeypatch, capsys):
+    cases = make_cases(tmp_path, 1)
+    build(cases, tmp_path / "store")
+    options = {"processes": 1, "on_bad_volume": "stop"}
+    build_store(cases, tmp_path / "store", SETTINGS, **options)
+    assert "checking the store" not in capsys.readouterr().err
+    monkeypatch.setattr(extraction, "SHOWN_AFTER_S", 0)
+    build_store(cases, tmp_path / "store", SETTINGS, **options)
+    assert "checking the store: 100%" in capsys.readouterr().err
+    build_store(cases, tmp_path / "store", SETTINGS, **options, quiet=True)
+    assert capsys.readouterr().err == ""
