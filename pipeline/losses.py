@@ -1,5 +1,6 @@
 """The losses of adversarial translation, as functions."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,17 +13,17 @@ AdversarialLoss = Callable[[Logits, bool], Tensor]
 
 def binary_cross_entropy(logits: Logits, real: bool) -> Tensor:
     """Mean -log p(real) or -log p(not real) from logits (Goodfellow et al. 2014, non-saturating form)."""
-    return sum(F.softplus(-one if real else one).mean() for one in _scales(logits))
+    return total([F.softplus(-one if real else one).mean() for one in _scales(logits)])
 
 
 def least_squares(logits: Logits, real: bool) -> Tensor:
     """Mean (D(x) - 1)² for real, D(x)² for not (Mao et al. 2017, equation 9 with a=0, b=c=1)."""
-    return sum(((one - 1.0) if real else one).square().mean() for one in _scales(logits))
+    return total([((one - 1.0) if real else one).square().mean() for one in _scales(logits)])
 
 
 def wasserstein(logits: Logits, real: bool) -> Tensor:
     """Mean -D(x) for real, D(x) for not (Arjovsky et al. 2017, equation 2); the critic must be kept Lipschitz."""
-    return sum((-one if real else one).mean() for one in _scales(logits))
+    return total([(-one if real else one).mean() for one in _scales(logits)])
 
 
 ADVERSARIAL: dict[str, AdversarialLoss] = {
@@ -42,9 +43,15 @@ def divergence_from_normal(mean: Tensor) -> Tensor:
     return mean.to(torch.promote_types(mean.dtype, torch.float32)).square().mean() / 2
 
 
+def total(terms: Sequence[Tensor]) -> Tensor:
+    """Return the sum of some scalars, in order."""
+    return functools.reduce(torch.add, terms)
+
+
 def finite(losses: dict[str, Tensor]) -> Tensor:
     """Return whether every loss is a number, as a tensor () on their device."""
-    return torch.isfinite(torch.stack([loss.detach().float() for loss in losses.values()])).all()
+    values = torch.stack([loss.detach().float() for loss in losses.values()])
+    return (values - values).sum() == 0  # in fewer operations: what is infinite less itself is no number
 
 
 def _scales(logits: Logits) -> list[Tensor]:

@@ -6,6 +6,7 @@ python -m pipeline.translate -i data/ixi/IXI-T1 -o translated --model runs/ixi -
 import argparse
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ from pipeline.console import guarded, say
 from pipeline.distributed import World, launched
 from pipeline.errors import EXIT_DONE, UserError
 from pipeline.files import is_folder
-from pipeline.translation.batch import job_translator, say_outcome, work_through, write_summary
+from pipeline.translation.ahead import Ahead
+from pipeline.translation.batch import job_opener, job_translator, say_outcome, work_through, write_summary
 from pipeline.translation.bids import Dataset, dataset_jobs, open_dataset, suffixes_of
 from pipeline.translation.derivative import Derivative
 from pipeline.translation.jobs import Job, StopSignals, exit_code, outlook
@@ -166,11 +168,14 @@ def _translate_all(
         for doubt in views.doubts:
             say(f"uncertainty from {', '.join(doubt.witnesses.asked)}")
     views = views.compiled(arguments.compile, len(pending), arguments.batch_size)
-    options = {name: getattr(arguments, name) for name in ("batch_size", "keep_header_text", "strict")}
-    upcoming = pending if views.models[0].device.type == "cuda" else ()
-    translate_one = job_translator(views, derivative, upcoming, **options)
+    options = {name: getattr(arguments, name) for name in ("batch_size", "keep_header_text")}
     quiet = arguments.quiet or not world.first
-    work_through(pending, translate_one, quiet=quiet, verbose=arguments.verbose, stop=stop)
+    open_job = job_opener(views, strict=arguments.strict)
+    # A GPU leaves the processor free to read the next volume meanwhile; on a CPU there is nothing to gain by it.
+    ahead = Ahead(open_job, pending) if views.models[0].device.type == "cuda" else nullcontext(open_job)
+    with ahead as opened:
+        translate_one = job_translator(views, derivative, opened, **options)
+        work_through(pending, translate_one, quiet=quiet, verbose=arguments.verbose, stop=stop)
 
 
 def _load(arguments: argparse.Namespace) -> "Views":

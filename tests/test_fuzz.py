@@ -19,12 +19,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from negative_model import negative_model, run
+from negative_model import loads, negative_model, run
 from raw_affine import check_raw_affine, content_of
 from torch import nn
 from volume_cases import affine_of, head, image
 
-import pipeline.translation.model
 from transforms.nifti import read_nifti
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
@@ -166,12 +165,12 @@ def damaged(draw, content: bytes) -> File:
 @pytest.fixture(scope="module")
 def command():
     """The command with a network that changes nothing, and without pytest's handlers, which hide what libraries log."""
-    root, load = logging.getLogger(), pipeline.translation.model.load_model
+    root, made = logging.getLogger(), replace(negative_model(), translators={"T2": nn.Identity()})
     handlers, root.handlers = root.handlers, []
-    made = replace(negative_model(), translators={"T2": nn.Identity()})
-    pipeline.translation.model.load_model = lambda uri, device: made
-    yield run
-    root.handlers, pipeline.translation.model.load_model = handlers, load
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        loads(monkeypatch, lambda uri, device: made)
+        yield run
+    root.handlers = handlers
 
 
 def check_command(command, path: Path) -> None:

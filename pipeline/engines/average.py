@@ -26,9 +26,15 @@ class Average:
         self.share = RunningShare(decay, device)
 
     @torch.no_grad()
-    def follow(self, networks: nn.ModuleDict, sound: Tensor) -> None:
-        """Move the mean towards the networks' present weights, if the step was `sound` ()."""
+    def follow(self, networks: nn.ModuleDict, sound: Tensor | None) -> None:
+        """Move the mean towards the networks' present weights, if the step was `sound` ().
+
+        None: it was, as the host knows, who then does it in one pass.
+        """
         means, weights = list(self.networks.parameters()), list(networks.parameters())
+        if sound is None:
+            torch._foreach_lerp_(means, weights, self.share.of_next(torch.tensor(True)).item())
+            return
         distances = torch._foreach_sub(weights, means)  # three launches on a GPU, however many weights there are
         torch._foreach_mul_(distances, self.share.of_next(sound).to(means[0].dtype))
         torch._foreach_add_(means, distances)

@@ -12,7 +12,7 @@ from pipeline.config.schema import Config, Training
 from pipeline.distributed import ALONE, World
 from pipeline.engines.average import Average
 from pipeline.engines.parts import build_discriminator, build_generator
-from pipeline.losses import ADVERSARIAL, finite
+from pipeline.losses import ADVERSARIAL, finite, total
 
 GENERATORS, DISCRIMINATORS = "generators", "discriminators"
 Losses = dict[str, Tensor]
@@ -136,13 +136,13 @@ class AdversarialEngine(ABC):
         moving = [player for player in self.optimisers if player in by_player]
         # All gradients before any weight moves, for the generators' pass through the discriminators' weights;
         # between processes, the former travel while the latter are made.
-        arrived = [self._gradients(player, sum(by_player[player].values()), sound) for player in moving]
+        arrived = [self._gradients(player, total([*by_player[player].values()]), sound) for player in moving]
         for player, wait in zip(moving, arrived, strict=True):
             wait()
             self._move(self.optimisers[player], sound)
-        self.scaler.update()
+        self._scale_on(sound)
         if self.average is not None and GENERATORS in by_player:
-            self.average.follow(self.generators, sound)
+            self.average.follow(self.generators, None if self.asks else sound)
         self.moved(sound)
         return losses
 
@@ -192,6 +192,8 @@ class AdversarialEngine(ABC):
         """See `Engine.load_state_dict`."""
         for name, part in self._stateful().items():
             part.load_state_dict(state[name])
+        for optimiser in self.optimisers.values():
+            _restore_form(optimiser)
         if self.average is not None:
             self.average.share.count.fill_(state["averaged_steps"])
 
@@ -223,6 +225,16 @@ class AdversarialEngine(ABC):
             optimiser.found_inf = (~sound).float()  # a fused optimiser moves nothing, and counts nothing, where it is 1
         self.scaler.step(optimiser)
 
+    def _scale_on(self, sound: Tensor) -> None:
+        """Let the loss scaler learn from a step's overflows, unless the step was not sound by itself."""
+        if not self.scaler.is_enabled():
+            return
+        known = self.scaler._scale, self.scaler._growth_tracker
+        before = [one.clone() for one in known]
+        self.scaler.update()
+        for one, earlier in zip(known, before, strict=True):
+            one.copy_(torch.where(sound, one, earlier))
+
 
 def in_one_pass(network: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:
     """Return what a network makes of each batch (N, C, H, W), all sent through it together.
@@ -244,3 +256,13 @@ def _optimiser(networks: nn.ModuleDict, rate: float, training: Training, device:
         weight_decay=training.weight_decay,
         fused=device.type in ("cpu", "cuda"),
     )
+
+
+def _restore_form(optimiser: torch.optim.Optimizer) -> None:
+    """Give an optimiser, after it has loaded a state, back what is its own: states name the form of who saved them."""
+    for group in optimiser.param_groups:
+        group |= {name: optimiser.defaults[name] for name in ("fused", "capturable") if name in optimiser.defaults}
+        for weight in group["params"]:
+            state = optimiser.state.get(weight, {})
+            if group.get("fused") and "step" in state:
+                state["step"] = state["step"].to(weight.device)

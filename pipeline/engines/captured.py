@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.engines.base import AdversarialEngine, Losses
+from pipeline.errors import UserError, first_cause
 
 WARM_UP = 3  # steps before one is recorded: libraries choose algorithms and take their memory in them
 Step = Callable[[], Losses]
@@ -85,6 +86,8 @@ class CapturedStep:
         groups = [group for optimiser in self.engine.optimisers.values() for group in optimiser.param_groups]
         for group in groups:  # torch refuses to record an optimiser without this, and warns of any other use of it
             group["capturable"] = True
+        for optimiser in self.engine.optimisers.values():  # or the warm-up's gradients stay beside the recording's own
+            optimiser.zero_grad(set_to_none=True)
         try:
             losses, replay = self._record(lambda: self.engine.step(real_a, real_b), self.engine.streams())
         finally:
@@ -96,8 +99,18 @@ class CapturedStep:
 def _on_cuda(step: Step, streams: list[torch.Generator]) -> tuple[Losses, Callable[[], None]]:
     """Record a step as a CUDA graph, which executes nothing."""
     graph = torch.cuda.CUDAGraph()
-    for generator in streams:  # so that each replay draws what comes next; torch's own generator is known to it
-        graph.register_generator_state(generator)
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        losses = step()
+    if torch.__version__ < (2, 14):  # later ones find out by themselves what is drawn from
+        for generator in streams:  # so that each replay draws what comes next; torch's own generator is known to it
+            graph.register_generator_state(generator)
+    reason: Exception | None = None
+    try:
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            try:
+                losses = step()
+            except Exception as error:  # the end of the recording, which fails too, would hide it
+                reason = error
+                raise
+    except RuntimeError as error:
+        said = first_cause(reason or error)
+        raise UserError(f"training.cuda_graph = true: the step cannot be recorded ({said}); set it to false") from error
     return losses, graph.replay

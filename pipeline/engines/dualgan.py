@@ -19,7 +19,8 @@ class DualGan(AdversarialEngine):
 
     def __init__(self, config: Config, device: torch.device):
         super().__init__(config, device)
-        self.steps = StepCount(device)
+        # Whose turn it is depends on the count where critics move more often: then it is kept where Python can ask.
+        self.steps = StepCount(device if config.method.critic_steps == 1 else torch.device("cpu"))
         self.random = RandomState(config.seed, device)  # where the gradient penalty looks
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
@@ -69,7 +70,7 @@ class DualGan(AdversarialEngine):
     @torch.no_grad()
     def moved(self, sound: Tensor) -> None:
         """See `AdversarialEngine.moved`: clip the critics (once more, if none moved) and count the step."""
-        self.steps.made += sound
+        self.steps.made += sound.to(self.steps.made.device)
         if self.method.clip is not None:
             for weight in self.discriminators.parameters():
                 weight.clamp_(-self.method.clip, self.method.clip)

@@ -43,21 +43,16 @@ class ImagePool:
             return batch
         if self._places is None:
             self._places = torch.zeros(self.size + 1, *batch.shape[1:], dtype=batch.dtype, device=batch.device)
-        coins, choices = self.random.uniform(2, len(batch)).to(batch.device)
-        order = torch.arange(len(batch), device=batch.device)
-        free = self._count + order  # the place of each, while there is one
-        fills, drawn = free < self.size, (choices * self.size).long()
+        count, device = len(batch), batch.device
+        coins, drawn = (one.to(device) for one in (self.random.uniform(count), self.random.below(self.size, count)))
+        free = self._count + torch.arange(count, device=device) if count > 1 else self._count[None]
+        fills = free < self.size  # `free` is the place of each, while there is one
         exchanged = (coins < 0.5) > fills  # and not filling
         places = torch.where(fills, free, torch.where(exchanged, drawn, self.size))
         theirs = self._places[drawn].to(batch)
-        if len(batch) > 1:
-            # Where an earlier one of this batch has gone to the place that is drawn, it is what comes back, ...
-            before = torch.where((places == drawn[:, None]) & (order < order[:, None]), order, -1).amax(dim=1)
-            theirs = _where(before >= 0, batch[before.clamp(min=0)], theirs)
-            # ... and of all that go to one place the last stays.
-            replaced = ((places == places[:, None]) & (order > order[:, None])).any(dim=1)
-            places = torch.where(replaced, self.size, places)
-        self._pending = batch, places, fills.sum()
+        if count > 1:
+            theirs, places = _in_turn(batch, places, drawn, theirs, self.size)
+        self._pending = batch, places, fills.sum() if count > 1 else fills[0]
         return _where(exchanged, theirs, batch)
 
     def commit(self, sound: Tensor) -> None:
@@ -85,6 +80,27 @@ class ImagePool:
             self._places = torch.zeros(self.size + 1, *images.shape[1:], dtype=images.dtype, device=self.device)
             self._places[: len(images)] = images
         self.random.load_state_dict({"generator": random} if isinstance(random, Tensor) else random)
+
+
+def _in_turn(batch: Tensor, places: Tensor, drawn: Tensor, theirs: Tensor, nowhere: int) -> tuple[Tensor, Tensor]:
+    """Have the images of a batch come one after the other to their places.
+
+    Args:
+        batch: (N, 1, H, W).
+        places: (N,), to which each goes.
+        drawn: (N,), from which each would take what is there.
+        theirs: (N, 1, H, W), what was there before this batch.
+        nowhere: The place of what is not kept.
+
+    Returns:
+        What is there when it is each one's turn: where an earlier one of the batch has come to the place, that one. And
+        `places` for what stays: of all that come to a place the last.
+    """
+    order = torch.arange(len(batch), device=batch.device)
+    before = torch.where((places == drawn[:, None]) & (order < order[:, None]), order, -1).amax(dim=1)
+    replaced = ((places == places[:, None]) & (order > order[:, None])).any(dim=1)
+    there = _where(before >= 0, batch[before.clamp(min=0)], theirs)
+    return there, torch.where(replaced, nowhere, places)
 
 
 def _where(chosen: Tensor, images: Tensor, others: Tensor) -> Tensor:

@@ -41,6 +41,10 @@ class RandomState:
         """Return numbers in [0, 1)."""
         return torch.rand(*shape, generator=self.generator, device=self.generator.device)
 
+    def below(self, limit: int, count: int) -> Tensor:
+        """Return `count` whole numbers from 0 to `limit` - 1."""
+        return torch.randint(limit, (count,), generator=self.generator, device=self.generator.device)
+
     def normal(self, *shape: int) -> Tensor:
         """Return numbers from N(0, 1)."""
         return torch.randn(*shape, generator=self.generator, device=self.generator.device)
@@ -76,9 +80,9 @@ class RunningShare:
 
     def of_next(self, sound: Tensor) -> Tensor:
         """Count a value; return the share () in float32 by which it moves the mean: none unless it is `sound`."""
-        self.count += sound
+        self.count += sound.to(self.count.device)
         counted = self.count.float()
-        return (1 - ((1 + counted) / (10 + counted)).clamp(max=self.decay)) * sound
+        return (1 - ((1 + counted) / (10 + counted)).clamp(max=self.decay)) * sound.to(counted.device)
 
 
 class Styles:

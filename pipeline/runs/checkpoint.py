@@ -99,7 +99,8 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict:
 
 def all_finite_weights(networks: Iterable[nn.Module]) -> bool:
     """Return whether every weight of the networks is a number."""
-    return all(bool(torch.isfinite(weight).all()) for network in networks for weight in network.parameters())
+    sound = [torch.isfinite(weight).all() for network in networks for weight in network.parameters()]
+    return bool(torch.stack(sound).all())  # one look at the device for all of them
 
 
 def random_state() -> dict:

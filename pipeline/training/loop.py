@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 import torch
@@ -111,35 +111,32 @@ def train(
                 losses = make_step(real_a.to(device, non_blocking=True), real_b.to(device, non_blocking=True))
                 position.step += 1
                 ledger.note(losses)
+                due = world.first and time.monotonic() - saved_at > schedule.checkpoint_seconds
+                asked = world.greatest(2 * (interruption.signal_number or 0) + due)  # the first one's clock, any signal
                 logs = position.step % schedule.log_every == 0
-                if logs or device.type == "cpu":  # elsewhere to look means to wait
+                ends = position.step % schedule.steps_per_epoch == 0
+                if logs or ends or asked or device.type == "cpu":  # elsewhere to look means to wait
                     ledger.read()
                 if logs:
-                    values = dict(position.losses)
-                    bar.set_postfix({name: f"{value:.2f}" for name, value in values.items()}, refresh=False)
-                    values |= {f"learning_rate_{name}": rate for name, rate in rates.items()}
-                    observers.log({f"train/{name}": value for name, value in values.items()}, position.step)
+                    _log(position, rates, observers, bar)
                 bar.update()
                 position.seconds += time.monotonic() - started
-                if signal_number := world.greatest(interruption.signal_number or 0):
-                    _save(ledger, observers)
-                    _stop(signal_number, position)
-                if time.monotonic() - saved_at > schedule.checkpoint_seconds and _save(ledger, observers):
+                if asked and not position.bad_in_a_row:  # what follows a bad step is not saved
+                    observers.save(asdict(position), False)
                     saved_at = time.monotonic()
-            ledger.read()
+                if asked > 1:
+                    _stop(asked // 2, position)
             _end_epoch(epoch + 1, schedule, position, observers)
             saved_at = time.monotonic()
             if signal_number := world.greatest(interruption.signal_number or 0):
                 _stop(signal_number, position)
 
 
-def _save(ledger: Ledger, observers: Observers) -> bool:
-    """Save where the run stands, unless after a bad step; return whether it is saved."""
-    ledger.read()
-    sound = not ledger.position.bad_in_a_row
-    if sound:
-        observers.save(asdict(ledger.position), False)
-    return sound
+def _log(position: Position, rates: Mapping[str, float], observers: Observers, bar: object) -> None:
+    """Show and log the latest losses."""
+    bar.set_postfix({name: f"{value:.2f}" for name, value in position.losses.items()}, refresh=False)
+    values = position.losses | {f"learning_rate_{name}": rate for name, rate in rates.items()}
+    observers.log({f"train/{name}": value for name, value in values.items()}, position.step)
 
 
 def _batches(

@@ -3,7 +3,7 @@
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -11,7 +11,6 @@ from pipeline import __version__
 from pipeline.console import on_one_line, one_line, progress, say, warn
 from pipeline.errors import EXIT_PARTLY_DONE, DiskFull, UserError
 from pipeline.files import atomic_text, is_folder, text_writer, write_together
-from pipeline.translation.ahead import Ahead
 from pipeline.translation.derivative import Derivative, sidecar_of
 from pipeline.translation.jobs import FAILED, NOT_DONE, SKIPPED, TRANSLATED, Job, StopSignals, counts, outcome
 from pipeline.translation.maps import is_map
@@ -22,14 +21,20 @@ if TYPE_CHECKING:
 SUMMARY_FORMAT = 1
 
 
+def job_opener(views: "Views", *, strict: bool = False) -> "Callable[[Job], Opened]":
+    """Return what reads and prepares one job's source, a file or a folder that holds a DICOM series."""
+    from pipeline.translation.dicom import read_series
+
+    return lambda job: views.open(read_series(job.source) if is_folder(job.source) else job.source, strict=strict)
+
+
 def job_translator(
     views: "Views",
     derivative: Derivative | None,
-    upcoming: Sequence[Job] = (),
+    open_job: "Callable[[Job], Opened] | None" = None,
     *,
     batch_size: int = 8,
     keep_header_text: bool = False,
-    strict: bool = False,
 ) -> Callable[[Job], None]:
     """Return what translates one job: reads, translates, and writes; the volume comes last, for it marks all as done.
 
@@ -38,15 +43,9 @@ def job_translator(
     Args:
         views: See `pipeline.translation.views.Views.translate`, for the options too.
         derivative: Where jobs are of a BIDS dataset.
-        upcoming: The jobs to come, where each is to be read while the one before it is translated: on a GPU, which
-            leaves the processor free. A CPU has nothing to gain by it.
+        open_job: Opens a job's source; None: `job_opener`'s.
     """
-    from pipeline.translation.dicom import read_series
-
-    def open_job(job: Job) -> "Opened":
-        return views.open(read_series(job.source) if is_folder(job.source) else job.source, strict=strict)
-
-    opened = Ahead(open_job, upcoming) if upcoming else open_job
+    opened = open_job or job_opener(views)
 
     def translate_one(job: Job) -> None:
         made = views.translate_opened(opened(job), batch_size, keep_header_text)

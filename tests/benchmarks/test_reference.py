@@ -25,8 +25,8 @@ def draw_alike(plain, engine, count):
 
         def draws(generator=generator, size=pool.size):
             while True:
-                for coin, choice in torch.rand(2, count, generator=generator).T.tolist():
-                    yield coin < 0.5, int(choice * size)
+                coins = torch.rand(count, generator=generator) < 0.5
+                yield from zip(coins.tolist(), torch.randint(size, (count,), generator=generator).tolist(), strict=True)
 
         pool.drawn, query = draws(), pool.query
         pool.draw = pool.drawn.__next__

@@ -15,7 +15,7 @@ def test_every_job_is_a_configuration_of_the_size_it_says(row):
     assert config.method.type in step.PLAIN_METHODS
 
 
-@pytest.mark.parametrize(("row", "most"), [("unet-256", 620), ("resnet-128", 720), ("dualgan-128", 520)])
+@pytest.mark.parametrize(("row", "most"), [("unet-256", 620), ("resnet-128", 700), ("dualgan-128", 520)])
 def test_a_step_asks_for_few_kernels(row, most, monkeypatch):
     job = step.ROWS[row]
     small = {name: {**getattr(job, name), "width": 2} for name in ("generator", "discriminator")}

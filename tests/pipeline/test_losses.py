@@ -5,9 +5,9 @@ import torch
 
 from pipeline.losses import (
     ADVERSARIAL,
-    all_finite,
     binary_cross_entropy,
     divergence_from_normal,
+    finite,
     least_squares,
     mean_absolute,
     wasserstein,
@@ -76,8 +76,8 @@ def test_mean_absolute_by_hand():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_one_loss_that_is_no_number_is_noticed_among_others(bad):
-    assert all_finite({"one": torch.tensor(1.0), "two": torch.tensor(2.0, dtype=torch.bfloat16)})
-    assert not all_finite({"one": torch.tensor(1.0), "two": torch.tensor(bad)})
+    assert finite({"one": torch.tensor(1.0), "two": torch.tensor(2.0, dtype=torch.bfloat16)})
+    assert not finite({"one": torch.tensor(1.0), "two": torch.tensor(bad)})
 
 
 def test_the_divergence_from_the_normal_distribution_is_half_the_mean_square():

@@ -1,16 +1,20 @@
 """Steps that stay on the device: replayed operation by operation, they are those of an engine that asks the host."""
 
 import copy
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
 from recorder import Recorder, record
 from small_engine import MUNIT, UNIT, batch, config_of, differences, engine_of, saved
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pipeline.engines import captured
 from pipeline.engines.build import build_engine
 from pipeline.engines.captured import WARM_UP, CapturedStep
+from pipeline.engines.state import RandomState
+from pipeline.errors import UserError
 
 METHODS = {
     "cyclegan": {"pool_size": 3, "depth": 6, "width": 1, "dropout": 0.5},
@@ -93,6 +97,16 @@ def test_the_device_itself_leaves_out_a_step_that_is_not_sound(method):
     assert all(differences(before[name], after[name]) for name in engine.networks())
 
 
+class NothingFromElsewhere(TorchDispatchMode):
+    """Refuses operations that bring a tensor from one device to another: a GPU would wait for such a copy."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        returned = function(*args, **(kwargs or {}))
+        places = {one.device for one in tree_leaves((args, kwargs, returned)) if isinstance(one, torch.Tensor)}
+        assert len(places) <= 1 or function.overloadpacket.__name__ not in ("_to_copy", "copy_"), f"a copy: {places}"
+        return returned
+
+
 @every_method
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_a_step_waits_for_no_device_and_mixes_none(method, precision, monkeypatch):
@@ -100,10 +114,16 @@ def test_a_step_waits_for_no_device_and_mixes_none(method, precision, monkeypatc
     device = torch.device("meta")  # it can tell no numbers, and works on nothing that lies elsewhere
     engine = build_engine(config_of(**METHODS[method] | {"ema_decay": 0.9, "precision": precision}), device)
     engine.stop_asking()
+    for draw in ("uniform", "normal", "choice", "below"):  # which on CUDA are made there
+        drawn = getattr(RandomState, draw)
+        monkeypatch.setattr(
+            RandomState, draw, lambda *given, drawn=drawn: torch.empty_like(drawn(*given), device=device)
+        )
     real_a, real_b = (torch.zeros(2, 1, 64, 64, device=device) for _ in range(2))
     for _ in range(3):
         engine.set_learning_rate(0.5)
-        losses = engine.step(real_a, real_b)
+        with NothingFromElsewhere():
+            losses = engine.step(real_a, real_b)
     assert {loss.device for loss in losses.values()} == {device}
     assert all(weight.grad.device == device for weight in engine.generators.parameters() if weight.grad is not None)
 
@@ -175,3 +195,63 @@ def test_first_steps_on_cuda_run_beside_the_usual_stream_and_each_waits_for_the_
         step._beside(lambda: cuda.asked.append("step"), torch.device("cuda"))
     once = ["current_stream", "wait_stream", "stream", "step", "wait_stream"]
     assert cuda.asked == ["current_stream", "Stream", *once[1:], *once]
+
+
+def test_a_step_that_cannot_be_recorded_says_why_and_what_to_do(monkeypatch):
+    @contextmanager
+    def recording(graph, **options):
+        try:
+            yield
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeCuda().CUDAGraph)
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+
+    def step():
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(UserError) as caught:
+        captured._on_cuda(step, [])
+    assert str(caught.value) == (
+        "training.cuda_graph = true: the step cannot be recorded (operation not permitted when stream is capturing); "
+        "set it to false"
+    )
+
+
+# ── half precision that a scaler keeps from underflowing ────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_step_that_is_not_sound_teaches_the_loss_scaler_nothing(asks):
+    engine = make("cyclegan", precision="fp16")
+    engine.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    if not asks:
+        engine.stop_asking()
+    run(engine, engine.step, range(2))
+    scale = engine.scaler.state_dict()
+    assert scale["_growth_tracker"] == 2
+    before = copy.deepcopy(engine.state_dict())
+    run(engine, engine.step, [BAD])
+    assert engine.scaler.state_dict() == scale
+    assert {place for place in differences(before, engine.state_dict()) if "/random/" not in place} <= {
+        f"/optimiser_{player}/param_groups/0/lr" for player in ("generators", "discriminators")
+    }
+    run(engine, engine.step, [BAD + 1])
+    assert engine.scaler.state_dict()["_growth_tracker"] == 3
+
+
+def test_a_state_of_an_optimiser_of_another_form_is_taken_over():
+    engine, other = make("dualgan"), make("dualgan")
+    run(engine, engine.step, range(2))
+    state = saved(engine)
+    for player in ("generators", "discriminators"):  # as saved on a device that has no fused form
+        state[f"optimiser_{player}"]["param_groups"][0] |= {"fused": False, "capturable": True}
+    other.load_state_dict(state)
+    other.stop_asking()
+    groups = [optimiser.param_groups[0] for optimiser in other.optimisers.values()]
+    assert [(group["fused"], group["capturable"]) for group in groups] == [(True, False)] * 2
+    engine.stop_asking()
+    for one in (engine, other):
+        run(one, one.step, [3])
+    assert differences(saved(engine), saved(other)) == set()

@@ -46,16 +46,17 @@ def test_while_it_fills_the_images_themselves_are_returned():
 def test_it_is_the_plain_pool_of_images_that_come_one_after_the_other(each):
     pool, random, kept, exchanged, replaced = ImagePool(4, 5, CPU), torch.Generator().manual_seed(5), [], 0, 0
     for first in range(0, 30 * each, each):
-        coins, choices = torch.rand(2, each, generator=random).tolist()
+        coins = torch.rand(each, generator=random).tolist()
+        choices = torch.randint(4, (each,), generator=random).tolist()
         expected = []
         for number, coin, choice in zip(range(first, first + each), coins, choices, strict=True):
             if len(kept) < 4:
                 kept.append(number)
                 expected.append(number)
             elif coin < 0.5:
-                replaced += kept[int(choice * 4)] >= first  # one of the same batch comes back
-                expected.append(kept[int(choice * 4)])
-                kept[int(choice * 4)] = number
+                replaced += kept[choice] >= first  # one of the same batch comes back
+                expected.append(kept[choice])
+                kept[choice] = number
                 exchanged += 1
             else:
                 expected.append(number)

@@ -124,7 +124,7 @@ def test_a_loaded_state_shares_as_before():
     engine.step(*batch(0))
     fresh.load_state_dict(saved(engine))
     fresh.step(*batch(1))
-    for networks in (fresh.generators, fresh.averaged):
+    for networks in (fresh.generators, fresh.best_generators()):
         assert shares(networks) == [True, True, False, False]
 
 

@@ -8,7 +8,7 @@ from negative_model import negative_model, volume_at
 
 from pipeline.errors import UserError
 from pipeline.translation.ahead import Ahead
-from pipeline.translation.batch import job_translator, work_through
+from pipeline.translation.batch import job_opener, job_translator, work_through
 from pipeline.translation.jobs import Job
 from pipeline.translation.views import Views
 
@@ -63,7 +63,8 @@ def test_a_batch_read_ahead_is_the_batch_read_in_turn(tmp_path):
     for name in ("in turn", "ahead"):
         jobs = [Job(source, tmp_path / name / source.name) for source in sources]
         (tmp_path / name).mkdir()
-        work_through(jobs, job_translator(views, None, jobs if name == "ahead" else ()), quiet=True)
+        with Ahead(job_opener(views), jobs) as ahead:
+            work_through(jobs, job_translator(views, None, ahead if name == "ahead" else None), quiet=True)
         files = sorted(path.name for path in (tmp_path / name).iterdir())
         images = [np.asarray(nib.load(tmp_path / name / file).dataobj) for file in files]
         found[name] = [(job.status, job.warnings, job.error) for job in jobs], files, images
@@ -71,3 +72,41 @@ def test_a_batch_read_ahead_is_the_batch_read_in_turn(tmp_path):
     assert all(np.array_equal(*pair) for pair in zip(found["ahead"][2], found["in turn"][2], strict=True))
     statuses, warned = zip(*((status, bool(warnings)) for status, warnings, _ in found["ahead"][0]), strict=True)
     assert statuses == ("translated", "failed", "translated", "translated") and warned == (False, False, True, False)
+
+
+def test_what_could_not_be_opened_ahead_is_opened_when_there_may_be_room():
+    opened = []
+
+    def open_job(job):
+        opened.append(job.source.name)
+        if opened.count("b") == 1 and job.source.name == "b":
+            raise MemoryError
+        return job.source.name
+
+    jobs = jobs_of("a", "b", "c")
+    with Ahead(open_job, jobs) as ahead:
+        assert [ahead(job) for job in jobs] == ["a", "b", "c"]
+    assert sorted(opened) == ["a", "b", "b", "c"]
+
+
+def test_analyze_pairs_are_opened_in_turn():
+    opened = {}
+
+    def open_job(job):
+        opened[job.source.name] = threading.current_thread() is threading.main_thread()
+        return job.source.name
+
+    jobs = jobs_of("a.nii", "b.hdr", "c.IMG", "d.nii")
+    with Ahead(open_job, jobs) as ahead:
+        assert [ahead(job) for job in jobs] == ["a.nii", "b.hdr", "c.IMG", "d.nii"]
+    assert opened == {"a.nii": True, "b.hdr": True, "c.IMG": True, "d.nii": False}
+
+
+def test_an_interruption_begins_nothing_more():
+    def open_job(job):
+        raise KeyboardInterrupt
+
+    jobs = jobs_of("a", "b")
+    with pytest.raises(KeyboardInterrupt), Ahead(open_job, jobs) as ahead:
+        ahead(jobs[0])
+    assert ahead._begun is None
