@@ -139,8 +139,13 @@ def monai_chain(shape: tuple[int, ...], affine, *, resized: bool = False, limits
     ])  # fmt: skip
 
 
-def delivery(path: str, how: str, jitter: float = 1.0, volumes: int = 0, slices: int = 0) -> Work:
-    """Deliver batches of flipped slices, of two contrasts as in training, from stored volumes; other ones each call."""
+def delivery(
+    path: str, how: str, jitter: float = 1.0, volumes: int = 0, slices: int = 0, device: str | None = None
+) -> Work:
+    """Deliver batches of flipped slices, of two contrasts as in training, from stored volumes; other ones each call.
+
+    With a device, from its memory, where all of them lie.
+    """
     _one_core()
     import numpy as np
     import torch
@@ -149,6 +154,7 @@ def delivery(path: str, how: str, jitter: float = 1.0, volumes: int = 0, slices:
     if how != "ours":
         return _delivery_by_monai(path, how, folder)
     from pipeline.data.case import Case
+    from pipeline.data.device_slices import on_the_device
     from pipeline.data.loader import SliceBank, UnpairedSlices, epoch_loader
     from pipeline.data.store import StoredCase, write_slices
     from transforms.augmentation import Augmentation
@@ -161,7 +167,9 @@ def delivery(path: str, how: str, jitter: float = 1.0, volumes: int = 0, slices:
             shutil.copyfile(folder / "0.npy", folder / f"{number}.npy")
         stored.append(StoredCase(Case(f"{number}", "", "T1", Path(path)), folder / f"{number}.npy", slices, {}))
     augmentation = Augmentation(horizontal_flip=0.5, jitter=jitter)
-    dataset = UnpairedSlices(SliceBank(stored), SliceBank(stored), augmentation, seed=0)
+    banks = [SliceBank(stored), SliceBank(stored)]
+    banks = banks if device is None else on_the_device(banks, torch.device(device))
+    dataset = UnpairedSlices(*banks, augmentation, seed=0)
     epochs = itertools.count()
 
     def work() -> None:
@@ -235,12 +243,13 @@ def measure_extraction(path: Path, rounds: int) -> None:
         f"{200 * stored.seconds / 60:.1f} minutes on one core")  # fmt: skip
 
 
-def measure_loader(path: Path, rounds: int, volumes: int | None = None) -> None:
+def measure_loader(path: Path, rounds: int, volumes: int | None = None, device: str = "cpu") -> None:
     """Print what training slices cost."""
     if volumes is not None:  # each side would have a store of its own
         sides = {f"ours, {volumes:,} volumes, jitter {JITTER:.3f}": {"volumes": volumes, "jitter": JITTER}}
     else:
         stores = {"ours": {}, f"ours, {MANY} volumes": {"volumes": MANY, "slices": 4}}
+        stores[f"ours, in the memory of {device}"] = {"device": device}
         shaken = {f"{name}, jitter {JITTER:.3f}": {**store, "jitter": JITTER} for name, store in stores.items()}
         sides = {"CacheDataset": {}, "PersistentDataset": {}, **stores, **shaken}
     measured = {}
@@ -259,6 +268,7 @@ def main(argv: list[str] | None = None) -> int:
     door.add_argument("--volume", type=Path, help="a NIfTI volume to measure with; without, one of IXI's size is made")
     door.add_argument("--only", nargs="+", choices=list(parts), default=list(parts), help="what to measure")
     door.add_argument("--volumes", type=int, help=f"of {SLICES} slices, 13 MB each, in the loader's store, alone")
+    door.add_argument("--device", default="cpu", help="in whose memory the loader's slices lie in two of its rows")
     door.add_argument("--rounds", type=int, default=5)
     arguments = door.parse_args(argv)
     say(machine())
@@ -272,7 +282,7 @@ def main(argv: list[str] | None = None) -> int:
             path.write_bytes(arguments.volume.read_bytes())
         for part in arguments.only:
             say(f"\n{part}")
-            options = {"volumes": arguments.volumes} if part == "loader" else {}
+            options = {"volumes": arguments.volumes, "device": arguments.device} if part == "loader" else {}
             parts[part](path, arguments.rounds, **options)
     return 0
 

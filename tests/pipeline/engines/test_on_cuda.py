@@ -1,0 +1,111 @@
+"""Where there is a CUDA device: every method's step there, as it is and as a CUDA graph."""
+
+import io
+
+import pytest
+import torch
+from small_engine import MUNIT, UNIT, batch, config_of
+
+from pipeline.engines.build import build_engine
+from pipeline.engines.captured import WARM_UP, CapturedStep
+
+if not torch.cuda.is_available():
+    pytest.skip("needs a CUDA device", allow_module_level=True)
+
+CUDA = torch.device("cuda")
+METHODS = {
+    "cyclegan": {"pool_size": 3},
+    "dualgan": {"type": "dualgan"},
+    "dualgan-penalty": {"type": "dualgan", "adversarial": "wasserstein", "gradient_penalty": 10.0},
+    "munit": {**MUNIT, "cycle_weight": 10.0},
+    "unit": {**UNIT},
+    "pix2pix": {"type": "pix2pix"},
+    "cut": {"type": "cut", "patches": 20, "head_width": 8},
+}
+PRECISIONS = ("float32", "bf16", "fp16")
+CASES = [
+    (method, precision)
+    for method in METHODS
+    for precision in PRECISIONS
+    if (method, precision) != ("dualgan-penalty", "fp16")  # refused by the configuration
+]
+STEPS = 2 * WARM_UP
+
+
+def engine_of(method, precision, weights_seed=0):
+    torch.manual_seed(weights_seed)
+    return build_engine(config_of(**METHODS[method] | {"ema_decay": 0.9, "precision": precision}), CUDA)
+
+
+def run(engine, step, steps):
+    """Make steps, the fifth of them on images that are no numbers; return their losses."""
+    losses = []
+    for index in steps:
+        engine.set_learning_rate(1 - index / 20)
+        real_a, real_b = (images.to(CUDA) for images in batch(index))
+        made = step(real_a * (torch.nan if index == 4 else 1), real_b)
+        losses.append({name: loss.item() for name, loss in made.items()})
+    return losses
+
+
+def through_a_file(state):
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    stream.seek(0)
+    return torch.load(stream, weights_only=True, map_location="cpu")
+
+
+def assert_near(losses, expected, tolerance):
+    for made, wanted in zip(losses, expected, strict=True):
+        assert made == pytest.approx(wanted, rel=tolerance, abs=tolerance, nan_ok=True)
+
+
+@pytest.mark.parametrize(("method", "precision"), CASES)
+def test_a_cuda_graph_makes_the_steps_that_are_made_one_by_one(method, precision):
+    plain, captured = (engine_of(method, precision) for _ in range(2))
+    torch.cuda.manual_seed(1)
+    expected = run(plain, plain.step, range(STEPS))
+    torch.cuda.manual_seed(1)
+    assert_near(run(captured, CapturedStep(captured), range(STEPS)), expected, 1e-3 if precision == "float32" else 0.05)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_between_looks_waits_for_nothing(method):
+    engine = engine_of(method, "float32")
+    images = [[one.to(CUDA) for one in batch(index)] for index in range(3)]
+    for real in images:
+        engine.step(*real)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        engine.set_learning_rate(0.5)
+        engine.step(*images[0])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(("method", "precision"), CASES)
+def test_a_resumed_run_goes_on_with_captured_steps(method, precision):
+    engine = engine_of(method, precision)
+    step = CapturedStep(engine)
+    run(engine, step, range(STEPS))
+    middle = through_a_file(engine.state_dict())
+    torch.cuda.manual_seed(2)
+    expected = run(engine, step, range(STEPS, 2 * STEPS))
+    other = engine_of(method, precision, weights_seed=7)
+    other.load_state_dict(middle)
+    torch.cuda.manual_seed(2)
+    made = run(other, CapturedStep(other), range(STEPS, 2 * STEPS))
+    assert_near(made, expected, 1e-3 if precision == "float32" else 0.05)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_gpus_losses_are_the_cpus(method):
+    here = build_engine(config_of(**METHODS[method]), torch.device("cpu"))
+    there = build_engine(config_of(**METHODS[method]), CUDA)
+    for name, network in there.networks().items():
+        network.load_state_dict(here.networks()[name].state_dict())
+    drawn = method in ("dualgan-penalty", "munit", "unit", "cut")  # what is drawn on the device is another
+    expected = {name: loss.item() for name, loss in here.step(*batch(0)).items()}
+    made = {name: loss.item() for name, loss in there.step(*(images.to(CUDA) for images in batch(0))).items()}
+    assert made.keys() == expected.keys()
+    assert drawn or made == pytest.approx(expected, rel=1e-2, abs=1e-3)
