@@ -35,6 +35,7 @@ TINY = (
     "threads=1", "device=cpu", "evaluation.translate=false", "evaluation.protocols=[]", "evaluation.uncertainty=false",
 )  # fmt: skip
 PIXELS, BATCHES, SLICES, SUBJECTS = (128, 256, 512), (1, 2, 4, 8, 16), (40, 80, 160, 320), (100, 1000, 10_000)
+VOLUMES = (5, 20, 80, 320)
 
 
 def step_at(pixels: int, batch: int) -> Work:
@@ -58,6 +59,24 @@ def translation_of(slices: int) -> Work:
     network, stack = UNet(depth=7, width=16).eval(), np.zeros((slices, 128, 128), np.float32)
     options = {"device": torch.device("cpu"), "batch_size": 8, "precision": "float32", "name": "slices"}
     return lambda: translate_slices(stack, network, np.ones(slices, bool), **options)
+
+
+def job_of(volumes: int) -> Work:
+    """Return the translation of so many compressed volumes of 64×64×32 voxels, as the command works through them."""
+    import nibabel as nib
+
+    from benchmarks.inference import head, model_of
+    from pipeline.translation import batch
+    from pipeline.translation.jobs import Job
+    from pipeline.translation.views import open_views
+
+    folder = TemporaryDirectory()  # it lives as long as the work
+    source = Path(folder.name) / "source.nii.gz"
+    nib.save(nib.Nifti1Image(head(64, 32), np.eye(4)), source)
+    model, to = model_of(None, None, 8, 64, "cpu")
+    translate_one = batch.job_translator(open_views(["small"], [model], to, None, uncertainty=False), None)
+    targets = [Path(folder.name) / f"{number}.nii.gz" for number in range(volumes)]
+    return lambda folder=folder: batch.work_through([Job(source, one) for one in targets], translate_one, quiet=True)
 
 
 def grown(make: Callable[..., Work], sizes: Mapping[int, Mapping[str, int]], rounds: int) -> dict[int, Timing]:
@@ -149,6 +168,7 @@ QUANTITIES: dict[str, Callable[[int], list[list[str]]]] = {
     "slices": lambda rounds: lines_of(
         "translation", "slices", grown(translation_of, {n: {"slices": n} for n in SLICES}, rounds)
     ),
+    "volumes": lambda rounds: lines_of("job", "volumes", grown(job_of, {n: {"volumes": n} for n in VOLUMES}, rounds)),
     "subjects": lambda rounds: lines_of("dry run", "subjects", plans(rounds)),
 }
 

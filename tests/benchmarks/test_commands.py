@@ -148,7 +148,7 @@ def test_overheads_of_a_record_are_those_of_the_whole_process():
 
 
 def test_scaling(monkeypatch, capsys):
-    sizes = {"PIXELS": (128, 256), "BATCHES": (1, 2), "SLICES": (2, 4), "SUBJECTS": (10, 20)}
+    sizes = {"PIXELS": (128, 256), "BATCHES": (1, 2), "SLICES": (2, 4), "SUBJECTS": (10, 20), "VOLUMES": (1, 3)}
     for name, values in sizes.items():
         monkeypatch.setattr(scaling, name, values)
     small = {"generator": {"type": "unet", "width": 2}, "discriminator": {"width": 2}}
@@ -156,9 +156,9 @@ def test_scaling(monkeypatch, capsys):
     monkeypatch.setattr(scaling, "timed", in_this_process)
     assert scaling.main([*scaling.QUANTITIES, "--rounds", "1"]) == 0
     printed = capsys.readouterr().out
-    for size in ("256 pixels a side", "2 a batch", "4 slices", "20 subjects"):
+    for size in ("256 pixels a side", "2 a batch", "4 slices", "20 subjects", "3 volumes"):
         assert f"  {size}  " in printed
-    assert printed.count("exponent") == 4
+    assert printed.count("exponent") == 5
 
 
 def in_this_process(command):
