@@ -111,15 +111,17 @@ def train(
                 losses = make_step(real_a.to(device, non_blocking=True), real_b.to(device, non_blocking=True))
                 position.step += 1
                 ledger.note(losses)
-                due = world.first and time.monotonic() - saved_at > schedule.checkpoint_seconds
-                asked = world.greatest(2 * (interruption.signal_number or 0) + due)  # the first one's clock, any signal
                 logs = position.step % schedule.log_every == 0
                 ends = position.step % schedule.steps_per_epoch == 0
-                if logs or ends or asked or device.type == "cpu":  # elsewhere to look means to wait
+                if logs or ends or device.type == "cpu":  # elsewhere to look means to wait
                     ledger.read()
                 if logs:
                     _log(position, rates, observers, bar)
                 bar.update()
+                due = world.first and time.monotonic() - saved_at > schedule.checkpoint_seconds
+                asked = world.greatest(2 * (interruption.signal_number or 0) + due)  # the first one's clock, any signal
+                if asked:
+                    ledger.read()
                 position.seconds += time.monotonic() - started
                 if asked and not position.bad_in_a_row:  # what follows a bad step is not saved
                     observers.save(asdict(position), False)
