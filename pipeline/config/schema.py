@@ -112,7 +112,7 @@ class Training(Section):
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     tf32: bool = True  # a GPU may round factors of float32 to three digits, as torch lets convolutions
     cuda_graph: bool = False  # record a step once and replay it with one launch; needs a GPU and one process
-    slices_on_device: bool = False  # keep all training slices in the device's memory, uint16
+    slices_on_device: bool = False  # keep all training slices in the memory of the GPU, uint16
     loader_workers: Annotated[Whole, Field(ge=0)] = 0
     validate_every: Positive = 1  # epochs
     validation_slices: Positive = 200  # at most, spread evenly over the validation subjects
