@@ -66,10 +66,12 @@ def job_of(volumes: int) -> Work:
     import nibabel as nib
 
     from benchmarks.inference import head, model_of
+    from pipeline.hardware import set_up
     from pipeline.translation import batch
     from pipeline.translation.jobs import Job
     from pipeline.translation.views import open_views
 
+    set_up(None)  # as the command does: memory that is freed stays with the process
     folder = TemporaryDirectory()  # it lives as long as the work
     source = Path(folder.name) / "source.nii.gz"
     nib.save(nib.Nifti1Image(head(64, 32), np.eye(4)), source)

@@ -25,12 +25,13 @@ def work(row: str, batch: int, device: str, steps: int) -> None:
 
     from pipeline.distributed import opened
     from pipeline.engines.build import build_engine
-    from pipeline.hardware import choose_device, set_up
+    from pipeline.hardware import choose_device, set_up, tune
 
     with opened() as world:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         set_up(max(1, cores // world.size))
         config, place = config_of(row, batch), choose_device(device)
+        tune(place, tf32=config.training.tf32)
         torch.manual_seed(0)
         engine = build_engine(config, place, world)
         own, size = len(world.slots(batch)), config.preprocess.size

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
+from torch.nn.utils.parametrize import is_parametrized
 
 from networks.doubled import convolve_doubled
 from networks.padding import reflect
@@ -33,9 +34,10 @@ class ReflectedConv2d(nn.Conv2d):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (N, before, H, W) to (N, after, H / stride, W / stride); H and W are more than the padding."""
-        if not cheaper_ways_apply(image, self.weight):
-            return super().forward(image)
-        padded, weight = reflect(image, self.padding[0]), self.weight
+        weight = self.weight  # once: where it is normalised spectrally, to ask for it is a power iteration
+        if not cheaper_ways_apply(image, weight):
+            return self._conv_forward(image, weight, self.bias)
+        padded = reflect(image, self.padding[0])
         if self.stride == (1, 1):
             for way, applies in (
                 (convolve_to_one, self.out_channels == 1),
@@ -53,7 +55,8 @@ class RepeatedDoubling(nn.Sequential):
     def forward(self, image: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, K, 2H, 2W)."""
         _, convolution, *others = self
-        if not cheaper_ways_apply(image, convolution.weight) or min(image.shape[-2:]) < 2:
+        plain = is_parametrized(convolution) or min(image.shape[-2:]) < 2  # to ask for such a weight changes it
+        if plain or not cheaper_ways_apply(image, convolution.weight):
             return super().forward(image)
         features = _offset(convolve_doubled(image, convolution.weight), convolution.bias)
         for layer in others:
@@ -86,7 +89,11 @@ def as_on_a_gpu() -> Iterator[None]:
 
 
 def plainly(network: nn.Module) -> nn.Module:
-    """Put `nn.Conv2d` and `nn.Sequential` in the place of these layers, with the same weights; return the network."""
+    """Put `nn.Conv2d` and `nn.Sequential` in the place of these layers, with the same weights; return the network.
+
+    Raises:
+        ValueError: a layer's weight is parametrised (a spectral norm), which a plain one would not take over.
+    """
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, RepeatedDoubling):
@@ -97,6 +104,8 @@ def plainly(network: nn.Module) -> nn.Module:
 
 
 def _plain(layer: ReflectedConv2d) -> nn.Conv2d:
+    if is_parametrized(layer):
+        raise ValueError("a layer whose weight is parametrised has no plain form")
     plain = nn.Conv2d(
         *(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding),
         padding_mode="reflect",

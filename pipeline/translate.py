@@ -6,7 +6,6 @@ python -m pipeline.translate -i data/ixi/IXI-T1 -o translated --model runs/ixi -
 import argparse
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -172,10 +171,9 @@ def _translate_all(
     quiet = arguments.quiet or not world.first
     open_job = job_opener(views, strict=arguments.strict)
     # A GPU leaves the processor free to read the next volume meanwhile; on a CPU there is nothing to gain by it.
-    ahead = Ahead(open_job, pending) if views.models[0].device.type == "cuda" else nullcontext(open_job)
-    with ahead as opened:
-        translate_one = job_translator(views, derivative, opened, **options)
-        work_through(pending, translate_one, quiet=quiet, verbose=arguments.verbose, stop=stop)
+    opened = Ahead(open_job, pending) if views.models[0].device.type == "cuda" else open_job
+    translate_one = job_translator(views, derivative, opened, **options)
+    work_through(pending, translate_one, quiet=quiet, verbose=arguments.verbose, stop=stop)
 
 
 def _load(arguments: argparse.Namespace) -> "Views":

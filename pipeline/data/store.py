@@ -4,12 +4,12 @@ A case is two files: `<key>.npy`, the occupied slices as uint16 (N, S, S), and `
 The key covers the image's path, size and modification time and the preprocessing, so that a changed file or setting
 makes a new entry and nothing stale is ever served.
 
-Each entry is read back once, after it was written, and compared with its checksum; its slices are then given the time
-of modification that its note has. As long as the two times are the same nobody has written to either, and a start, a
-resume or another process looks at presence, size and header alone: milliseconds an entry, where reading a large store
-takes a quarter of an hour. Whatever changes a time (a copy that does not keep times, a repair, a stray program) has the
-entry read again, once. What a disk garbles by itself it reports, or the file system does; `touch` on the store's files
-has everything read again.
+Each entry is read back once, after it was written, and compared with its checksum; its slices are then given a time of
+modification that lies `MARK` seconds before their note's, as no other does. While it lies there nobody has written to
+either, and a start, a resume or another process looks at presence, size and header alone: milliseconds an entry,
+where reading a large store takes a quarter of an hour. Whatever changes a time (a copy that does not keep times, a
+repair, a stray program) has the entry read again, once. What a disk garbles by itself it reports, or the file system
+does; `touch` on the store's files has everything read again.
 """
 
 import hashlib
@@ -94,6 +94,10 @@ def case_key(path: Path, settings: dict) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
+MARK = 114 * 86_400 + 12_345  # seconds; no two files come to lie so far apart by being copied, unpacked or touched
+TICK = 2  # seconds to which the coarsest file systems and archives round times
+
+
 def write_slices(path: Path, slices: np.ndarray) -> dict[str, int]:
     """Write slices (N, S, S) in [-1, 1] as uint16, and return what `intact` needs to know: `bytes` and `crc32`."""
     stored, header = encode(slices), io.BytesIO()
@@ -109,7 +113,8 @@ def write_slices(path: Path, slices: np.ndarray) -> dict[str, int]:
 def intact(note: Path, files: Mapping[Path, dict], shape: tuple[int, int, int]) -> bool:
     """Return whether an entry's files of slices are as `write_slices` left them.
 
-    Every byte of those is read that do not bear the time of modification of their note; if all is well they then do.
+    Every byte is read of those whose time of modification is not `MARK` seconds before their note's; if all is well it
+    then is.
 
     Args:
         note: The entry's .json file.
@@ -123,13 +128,13 @@ def intact(note: Path, files: Mapping[Path, dict], shape: tuple[int, int, int]) 
         slices = np.lib.format.open_memmap(path, mode="r")
         if slices.shape != shape or slices.dtype != np.uint16 or path.stat().st_size != written["bytes"]:
             return False
-    time = note.stat().st_mtime_ns
-    changed = [path for path in files if path.stat().st_mtime_ns != time]
+    marked = note.stat().st_mtime - MARK
+    changed = [path for path in files if abs(path.stat().st_mtime - marked) > TICK]
     if any(isal_zlib.crc32(path.read_bytes()) != files[path]["crc32"] for path in changed):
         return False
     for path in changed:
         with suppress(OSError):  # another user's file: it is read at each start
-            os.utime(path, ns=(path.stat().st_atime_ns, time))
+            os.utime(path, (path.stat().st_atime, marked))
     return True
 
 

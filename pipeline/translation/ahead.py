@@ -1,10 +1,11 @@
 """Opening the next volume of a job while the present one is on its way through a GPU."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
+from threading import Thread
 from typing import TYPE_CHECKING
 
+from pipeline.errors import UserError
 from pipeline.translation.jobs import Job
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ IN_TURN = (".hdr", ".img")  # reading Analyze catches warnings, which Python doe
 class Ahead:
     """Opens a job's volume, and begins to open the next one's in a thread: one at a time, so memory holds two at most.
 
-    What could not be opened ahead, for want of memory perhaps, is opened again when it is its turn. A context manager,
-    which does not wait for what was begun in vain.
+    What could not be opened ahead for want of memory is opened again when it is its turn. The thread ends with the
+    process: nothing waits for what was begun in vain.
 
     Args:
         open_job: Opens a job's volume.
@@ -27,21 +28,13 @@ class Ahead:
     def __init__(self, open_job: "Callable[[Job], Opened]", jobs: Sequence[Job]):
         self._open_job = open_job
         self._next = {id(job): later for job, later in pairwise(jobs) if later.source.suffix.lower() not in IN_TURN}
-        self._begun: tuple[Job, Future] | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="opening")
-
-    def __enter__(self) -> "Ahead":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._begun: _Opening | None = None
 
     def __call__(self, job: Job) -> "Opened":
         """Return a job's opened volume; errors are those of opening it."""
         begun, self._begun = self._begun, None
         try:
-            there = begun is not None and begun[0] is job and begun[1].exception() is None
-            opened = begun[1].result() if there else self._open_job(job)
+            opened = begun.result() if begun is not None and begun.job is job else self._open_job(job)
         except Exception:
             self._begin_after(job)
             raise
@@ -51,4 +44,32 @@ class Ahead:
     def _begin_after(self, job: Job) -> None:
         later = self._next.get(id(job))
         if later is not None:
-            self._begun = later, self._thread.submit(self._open_job, later)
+            self._begun = _Opening(self._open_job, later)
+
+
+class _Opening:
+    """The opening of a job's volume in a thread of its own."""
+
+    def __init__(self, open_job: "Callable[[Job], Opened]", job: Job):
+        self.job, self._open_job = job, open_job
+        self._opened: Opened | None = None
+        self._error: BaseException | None = None
+        self.thread = Thread(target=self._work, name="opening", daemon=True)
+        self.thread.start()
+
+    def result(self) -> "Opened":
+        """Wait for the volume and return it, or raise what was wrong with it."""
+        self.thread.join()
+        if self._error is None:
+            return self._opened
+        if isinstance(self._error, MemoryError) or (
+            isinstance(self._error, UserError) and "memory" in str(self._error)
+        ):
+            return self._open_job(self.job)
+        raise self._error
+
+    def _work(self) -> None:
+        try:
+            self._opened = self._open_job(self.job)
+        except BaseException as error:  # raised where the volume is asked for
+            self._error = error

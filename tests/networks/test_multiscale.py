@@ -1,8 +1,12 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 from network_probes import parameters, random_image, sees_a_square_of
 from torch import nn
+from torch.nn.utils.parametrizations import _SpectralNorm
 
+from networks.convolutions import as_on_a_gpu
 from networks.multiscale import MultiScaleDiscriminator
 
 
@@ -94,3 +98,13 @@ def test_scales_layers_and_channels_are_options():
     network = MultiScaleDiscriminator(scales=1, layers=2, width=3, in_channels=2)
     assert [layer.out_channels for layer in network.scales[0] if isinstance(layer, nn.Conv2d)] == [3, 6, 1]
     assert [tuple(logits.shape) for logits in network(torch.zeros(1, 2, 8, 8))] == [(1, 1, 2, 2)]
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_forward_pass_makes_one_power_iteration_a_convolution(gpu, monkeypatch):
+    network = MultiScaleDiscriminator(scales=2, layers=2, width=4, spectral_norm=True).train()
+    made, iterate = [], _SpectralNorm._power_method
+    monkeypatch.setattr(_SpectralNorm, "_power_method", lambda self, *given: made.append(self) or iterate(self, *given))
+    with as_on_a_gpu() if gpu else nullcontext():
+        network(torch.rand(1, 1, 32, 32))
+    assert len(made) == len(set(made)) == 6

@@ -91,3 +91,29 @@ def test_looking_through_the_store_shows_a_bar_where_it_takes_long(tmp_path, mon
     assert "checking the store: 100%" in capsys.readouterr().err
     build_store(cases, tmp_path / "store", SETTINGS, **options, quiet=True)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("what_was_touched", ["both", "both, to the second", "copied"])
+def test_times_that_come_about_by_themselves_are_no_mark(what_was_touched, tmp_path, reads):
+    cases = make_cases(tmp_path, 1)[:1]
+    [stored], _ = build(cases, tmp_path / "store")
+    note, now = stored.path.with_suffix(".json"), 1_700_000_000.25
+    content = bytearray(stored.path.read_bytes())
+    content[-5] ^= 255
+    stored.path.write_bytes(content)
+    times = {"both": (now, now), "both, to the second": (int(now), int(now)), "copied": (now, now + 0.004)}
+    for path, time in zip((stored.path, note), times[what_was_touched], strict=True):
+        os.utime(path, (time, time))
+    reads.clear()
+    build(cases, tmp_path / "store")
+    assert stored.path in reads and stored.path.read_bytes() != bytes(content)  # noticed, and made again
+
+
+def test_a_mark_survives_file_systems_that_keep_whole_seconds(tmp_path, reads):
+    cases = make_cases(tmp_path, 1)[:1]
+    [stored], _ = build(cases, tmp_path / "store")
+    for path in (stored.path, stored.path.with_suffix(".json")):
+        time = path.stat().st_mtime // 2 * 2
+        os.utime(path, (time, time))
+    reads.clear()
+    assert build(cases, tmp_path / "store") == ([stored], {}) and reads == []

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -28,12 +30,15 @@ def test_each_is_opened_once_and_all_but_the_first_while_the_one_before_is_trans
     for job in jobs:
         assert ahead(job) == job.source.name
         if ahead._begun is not None:
-            ahead._begun[1].result()
+            ahead._begun.thread.join()
     assert opened == [("a", True), ("b", False), ("c", False)]
 
 
-def test_what_is_wrong_with_a_volume_is_said_when_it_is_its_turn():
+def test_what_is_wrong_with_a_volume_is_said_once_when_it_is_its_turn():
+    opened = []
+
     def open_job(job):
+        opened.append(job.source.name)
         if job.source.name == "b":
             raise UserError("b: broken")
         return job.source.name
@@ -43,7 +48,7 @@ def test_what_is_wrong_with_a_volume_is_said_when_it_is_its_turn():
     assert ahead(jobs[0]) == "a"
     with pytest.raises(UserError, match="b: broken"):
         ahead(jobs[1])
-    assert ahead(jobs[2]) == "c"
+    assert ahead(jobs[2]) == "c" and opened == ["a", "b", "c"]
 
 
 def test_a_job_that_was_left_out_puts_nothing_in_anothers_place():
@@ -63,8 +68,8 @@ def test_a_batch_read_ahead_is_the_batch_read_in_turn(tmp_path):
     for name in ("in turn", "ahead"):
         jobs = [Job(source, tmp_path / name / source.name) for source in sources]
         (tmp_path / name).mkdir()
-        with Ahead(job_opener(views), jobs) as ahead:
-            work_through(jobs, job_translator(views, None, ahead if name == "ahead" else None), quiet=True)
+        opened = Ahead(job_opener(views), jobs) if name == "ahead" else None
+        work_through(jobs, job_translator(views, None, opened), quiet=True)
         files = sorted(path.name for path in (tmp_path / name).iterdir())
         images = [np.asarray(nib.load(tmp_path / name / file).dataobj) for file in files]
         found[name] = [(job.status, job.warnings, job.error) for job in jobs], files, images
@@ -84,8 +89,8 @@ def test_what_could_not_be_opened_ahead_is_opened_when_there_may_be_room():
         return job.source.name
 
     jobs = jobs_of("a", "b", "c")
-    with Ahead(open_job, jobs) as ahead:
-        assert [ahead(job) for job in jobs] == ["a", "b", "c"]
+    ahead = Ahead(open_job, jobs)
+    assert [ahead(job) for job in jobs] == ["a", "b", "c"]
     assert sorted(opened) == ["a", "b", "b", "c"]
 
 
@@ -97,8 +102,8 @@ def test_analyze_pairs_are_opened_in_turn():
         return job.source.name
 
     jobs = jobs_of("a.nii", "b.hdr", "c.IMG", "d.nii")
-    with Ahead(open_job, jobs) as ahead:
-        assert [ahead(job) for job in jobs] == ["a.nii", "b.hdr", "c.IMG", "d.nii"]
+    ahead = Ahead(open_job, jobs)
+    assert [ahead(job) for job in jobs] == ["a.nii", "b.hdr", "c.IMG", "d.nii"]
     assert opened == {"a.nii": True, "b.hdr": True, "c.IMG": True, "d.nii": False}
 
 
@@ -107,6 +112,16 @@ def test_an_interruption_begins_nothing_more():
         raise KeyboardInterrupt
 
     jobs = jobs_of("a", "b")
-    with pytest.raises(KeyboardInterrupt), Ahead(open_job, jobs) as ahead:
+    ahead = Ahead(open_job, jobs)
+    with pytest.raises(KeyboardInterrupt):
         ahead(jobs[0])
     assert ahead._begun is None
+
+
+def test_a_process_does_not_wait_for_what_was_begun_in_vain():
+    code = (
+        "import sys, time; from pathlib import Path; from pipeline.translation.ahead import Ahead; "
+        "from pipeline.translation.jobs import Job; jobs = [Job(Path(n), Path(n)) for n in 'ab']; "
+        "Ahead(lambda job: time.sleep(60 if job is jobs[1] else 0), jobs)(jobs[0]); sys.exit(3)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 3
