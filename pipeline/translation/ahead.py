@@ -62,9 +62,8 @@ class _Opening:
         self.thread.join()
         if self._error is None:
             return self._opened
-        if isinstance(self._error, MemoryError) or (
-            isinstance(self._error, UserError) and "memory" in str(self._error)
-        ):
+        refused_for_memory = isinstance(self._error, UserError) and "does not fit into memory" in str(self._error)
+        if refused_for_memory or isinstance(self._error, MemoryError):
             return self._open_job(self.job)
         raise self._error
 
