@@ -45,6 +45,21 @@ def _own(kind: str) -> torch.device:
     return torch.device(kind, world.local)
 
 
+def require_able(device: torch.device, *, precision: str, cuda_graph: bool) -> None:
+    """Refuse what a device cannot do, or one process alone.
+
+    Raises:
+        UserError: fp16 or a CUDA graph is asked for without CUDA, or a graph of one of several processes.
+    """
+    world = launched()
+    if precision == "fp16" and device.type != "cuda":
+        world.refuse("training.precision = fp16: needs a CUDA device, and there is none; use bf16 or float32")
+    if cuda_graph and device.type != "cuda":
+        world.refuse("training.cuda_graph = true: needs a CUDA device, and there is none; set it to false")
+    if cuda_graph and world.size > 1:
+        world.refuse("training.cuda_graph = true: is for one process, and torchrun started several; set it to false")
+
+
 def tune(device: torch.device, *, tf32: bool) -> None:
     """Have a GPU choose its fastest algorithms, for every step has the same shapes.
 

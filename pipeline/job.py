@@ -23,7 +23,7 @@ from pipeline.errors import Stopped, UserError
 from pipeline.evaluation.finish import finish
 from pipeline.evaluation.summary import last_lines
 from pipeline.files import atomic_text, remove_stale
-from pipeline.hardware import choose_device, set_up, tune
+from pipeline.hardware import choose_device, require_able, set_up, tune
 from pipeline.interruption import Interruption
 from pipeline.runs.checkpoint import all_finite_weights, random_state, restore_random_state
 from pipeline.runs.folder import RunFolder, json_text, open_run_folder
@@ -78,7 +78,7 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> str:
     """Do the run, and return how to open its record; only the first process has one."""
     set_up(config.threads)
     device = choose_device(config.device)
-    _require_device(config, device, world)
+    require_able(device, precision=config.training.precision, cuda_graph=config.training.cuda_graph)
     tune(device, tf32=config.training.tf32)
     prepared = world.led(lambda: _prepare(config, folder, quiet, save=world.first))
     torch.manual_seed(config.seed)
@@ -117,17 +117,6 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> str:
         with interruption.at_once():
             finish(sitting)
         return tracker.how_to_open()
-
-
-def _require_device(config: Config, device: torch.device, world: World) -> None:
-    """Refuse what only other devices can do, or one process alone."""
-    training = config.training
-    if training.precision == "fp16" and device.type != "cuda":
-        raise UserError("training.precision = fp16: needs a CUDA device, and there is none; use bf16 or float32")
-    if training.cuda_graph and device.type != "cuda":
-        world.refuse("training.cuda_graph = true: needs a CUDA device, and there is none; set it to false")
-    if training.cuda_graph and world.size > 1:
-        world.refuse("training.cuda_graph = true: is for one process, and torchrun started several; set it to false")
 
 
 def _require_alike(world: World, prepared: Prepared, engine: Engine, position: Position) -> None:

@@ -58,10 +58,11 @@ def print_plan(config: Config) -> None:
 
 def _warn_of_device(config: Config) -> None:
     """Say that the run would be refused on this machine; it may be meant for another."""
-    from pipeline.hardware import choose_device
+    from pipeline.hardware import choose_device, require_able
 
+    training = config.training
     try:
-        choose_device(config.device)
+        require_able(choose_device(config.device), precision=training.precision, cuda_graph=training.cuda_graph)
     except UserError as error:
         warn(f"warning: {error}")
 

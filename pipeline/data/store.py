@@ -25,7 +25,7 @@ import numpy as np
 from isal import isal_zlib
 from nibabel.affines import voxel_sizes
 
-from pipeline.console import warnings_as_lines
+from pipeline.console import warn, warnings_as_lines
 from pipeline.data.case import Case
 from pipeline.data.extraction import fill_store
 from pipeline.data.likeness import volume_likeness
@@ -139,15 +139,20 @@ def intact(note: Path, files: Mapping[Path, dict], shape: tuple[int, int, int]) 
 
 
 def look_up(case: Case, folder: Path, settings: dict) -> StoredCase | None:
-    """Return the stored case, or None where it is absent or damaged; see `intact`."""
+    """Return the stored case, or None where it is absent or, as is then said, damaged; see `intact`."""
     try:
         key = case_key(case.path, settings)
         data, note = folder / f"{key}.npy", folder / f"{key}.json"
         facts = json.loads(note.read_text())
-        whole = "likeness" in facts  # an entry of an earlier release lacks it, and is made again
-        whole = whole and intact(note, {data: facts}, (facts["count"], settings["size"], settings["size"]))
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        if "likeness" not in facts:  # an entry of an earlier release is made again
+            return None
+        whole = intact(note, {data: facts}, (facts["count"], settings["size"], settings["size"]))
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        whole = False
+    if not whole:
+        warn(f"warning: {data}: not what was written there (a failing disk, another program?); it is made again")
     return StoredCase(case, data, facts["count"], facts) if whole else None
 
 

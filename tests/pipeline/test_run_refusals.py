@@ -66,6 +66,13 @@ def test_what_needs_a_gpu_is_refused_before_any_work(setting, said, place, capsy
     assert not (place / "data").exists()
 
 
+def test_a_plan_warns_of_what_the_run_would_refuse(place, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    settings = ("device=auto", "training.cuda_graph=true", "--dry-run")
+    assert main([str(CONFIGS / "phantom.yaml"), *TINY, *settings]) == 0
+    assert "warning: training.cuda_graph = true: needs a CUDA device" in capsys.readouterr().err
+
+
 def test_a_folder_with_other_things_in_it_is_left_alone(place, capsys):
     (place / "precious").mkdir()
     (place / "precious" / "thesis.txt").write_text("mine")

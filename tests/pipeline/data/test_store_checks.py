@@ -94,7 +94,7 @@ def test_looking_through_the_store_shows_a_bar_where_it_takes_long(tmp_path, mon
 
 
 @pytest.mark.parametrize("what_was_touched", ["both", "both, to the second", "copied"])
-def test_times_that_come_about_by_themselves_are_no_mark(what_was_touched, tmp_path, reads):
+def test_times_that_come_about_by_themselves_are_no_mark(what_was_touched, tmp_path, reads, capsys):
     cases = make_cases(tmp_path, 1)[:1]
     [stored], _ = build(cases, tmp_path / "store")
     note, now = stored.path.with_suffix(".json"), 1_700_000_000.25
@@ -107,6 +107,7 @@ def test_times_that_come_about_by_themselves_are_no_mark(what_was_touched, tmp_p
     reads.clear()
     build(cases, tmp_path / "store")
     assert stored.path in reads and stored.path.read_bytes() != bytes(content)  # noticed, and made again
+    assert f"warning: {stored.path}: not what was written there" in capsys.readouterr().err
 
 
 def test_a_mark_survives_file_systems_that_keep_whole_seconds(tmp_path, reads):
