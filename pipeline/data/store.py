@@ -34,6 +34,8 @@ from pipeline.files import atomic_text, atomic_write, file_identity, make_folder
 
 VERSION = 3  # of what is stored; raise it when the chain's results change
 BINS = 256  # of a case's histogram
+MARK = 114 * 86_400 + 12_345  # seconds; no two files come to lie so far apart by being copied, unpacked or touched
+TICK = 2  # seconds to which the coarsest file systems and archives round times
 LEVELS = 65535  # uint16: rounding -1..1 to it is 107 dB
 
 
@@ -92,10 +94,6 @@ def case_key(path: Path, settings: dict) -> str:
     """Return the store's key of an image under the given settings (of the chain, and `min_foreground`)."""
     identity = [VERSION, *file_identity(path), settings]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
-
-
-MARK = 114 * 86_400 + 12_345  # seconds; no two files come to lie so far apart by being copied, unpacked or touched
-TICK = 2  # seconds to which the coarsest file systems and archives round times
 
 
 def write_slices(path: Path, slices: np.ndarray) -> dict[str, int]:

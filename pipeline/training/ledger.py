@@ -36,10 +36,9 @@ class Ledger:
         """
         if self._unread:
             unread, self._unread = self._unread, []
-            values = torch.cat([values for _, _, values in unread]).tolist()
+            values = iter(torch.cat([values for _, _, values in unread]).tolist())  # one wait for all of them
             for step, names, _ in unread:
-                own, values = values[: len(names)], values[len(names) :]
-                self._enter(step, dict(zip(names, own, strict=True)))
+                self._enter(step, {name: next(values) for name in names})
 
     def _enter(self, step: int, losses: Mapping[str, float]) -> None:
         self.position.losses.update(losses)
