@@ -3,15 +3,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_slices import EVERYTHING, batches
 
 from pipeline.data.case import Case
-from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices, epoch_loader
+from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices
 from pipeline.data.store import StoredCase, encode
 from transforms.augmentation import Augmentation
-
-EVERYTHING = Augmentation(
-    horizontal_flip=0.5, jitter=1.25, vertical_flip=0.5, rotate90=0.5, brightness=0.1, contrast=0.1
-)
 
 
 def store(folder, volumes):
@@ -35,15 +32,6 @@ def slices(tmp_path, volumes):
     """Return a maker of datasets whose second contrast is the first, turned to its negative: exactly, in the store."""
     first, second = store(tmp_path / "a", volumes), store(tmp_path / "b", [-volume for volume in volumes])
     return lambda seed=0, augmentation=EVERYTHING: PairedSlices(first, second, augmentation, seed)
-
-
-def batches(dataset, epoch=0, count=6, batch_size=2, first_batch=0, workers=0):
-    return list(
-        epoch_loader(
-            dataset, epoch=epoch, batches=count, batch_size=batch_size, first_batch=first_batch, workers=workers,
-            pin_memory=False,
-        )
-    )  # fmt: skip
 
 
 def side(found, number):
