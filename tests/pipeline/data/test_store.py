@@ -9,28 +9,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_store import CHAIN, SETTINGS, build, make_cases
 from small_volumes import write_volume
 
 from pipeline.data import store
 from pipeline.data.case import Case
-from pipeline.data.store import build_store, case_key, decode, encode, extract, look_up
+from pipeline.data.store import case_key, decode, encode, extract, look_up
 from transforms.presets import slice_chain
 from transforms.slices import occupied_slices
-
-CHAIN = {"axis": "axial", "spacing_mm": None, "size": 24, "n4": False, "percentiles": [0.5, 99.5]}
-SETTINGS = {**CHAIN, "min_foreground": 0.1}
-
-
-def make_cases(folder, count):
-    return [
-        Case(f"s{number}", "", contrast, write_volume(folder / f"s{number}_{contrast}.nii.gz", 10 * number + side))
-        for number in range(count)
-        for side, contrast in enumerate(("T1", "T2"))
-    ]
-
-
-def build(cases, folder, *, processes=1, on_bad_volume="skip", settings=SETTINGS):
-    return build_store(cases, folder, settings, processes=processes, on_bad_volume=on_bad_volume, quiet=True)
 
 
 def contents(folder):

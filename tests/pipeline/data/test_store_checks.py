@@ -6,27 +6,10 @@ from pathlib import Path
 import pytest
 from small_pairs import build as build_pairs
 from small_pairs import pair
-from small_volumes import write_volume
+from small_store import SETTINGS, build, make_cases
 
 from pipeline.data import extraction
-from pipeline.data.case import Case
 from pipeline.data.store import build_store
-
-SETTINGS = {
-    "axis": "axial", "spacing_mm": None, "size": 24, "n4": False, "percentiles": [0.5, 99.5], "min_foreground": 0.1,
-}  # fmt: skip
-
-
-def make_cases(folder, count):
-    return [
-        Case(f"s{number}", "", contrast, write_volume(folder / f"s{number}_{contrast}.nii.gz", 10 * number + side))
-        for number in range(count)
-        for side, contrast in enumerate(("T1", "T2"))
-    ]
-
-
-def build(cases, folder, *, processes=1, on_bad_volume="skip", settings=SETTINGS):
-    return build_store(cases, folder, settings, processes=processes, on_bad_volume=on_bad_volume, quiet=True)
 
 
 @pytest.fixture
