@@ -3,7 +3,7 @@
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.timing import Work
-from networks.convolutions import as_on_a_gpu
+from networks.convolutions import plain_ways
 
 ALLOCATES_ALONE = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 
@@ -24,7 +24,7 @@ class _Counter(TorchDispatchMode):
 
 def count_operations(work: Work, warm_up: int = 2) -> int:
     """Return how many operations a call makes that launch a kernel on a GPU, after some calls that prepare it."""
-    with as_on_a_gpu():
+    with plain_ways():
         for _ in range(warm_up):
             work()
         with _Counter() as counter:

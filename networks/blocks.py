@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from networks.convolutions import ReflectedConv2d, RepeatedDoubling
+from networks.convolutions import Convolution, RepeatedDoubling, TransposedConvolution
 
 Upsampling = Literal["transposed", "nearest"]
 
@@ -29,17 +29,17 @@ def as_group_norms(network: nn.Module) -> nn.Module:
     return network
 
 
-def reflected(before: int, after: int, kernel: int, stride: int = 1, *, bias: bool = False) -> ReflectedConv2d:
+def reflected(before: int, after: int, kernel: int, stride: int = 1, *, bias: bool = False) -> Convolution:
     """Return a convolution that pads by reflection: an odd kernel keeps the size, 4×4 at stride 2 halves it.
 
     A reflected border continues the image; zeros, which are mid-grey in [-1, 1], would draw an edge around it.
     """
-    return ReflectedConv2d(before, after, kernel, stride, (kernel - 1) // 2, bias=bias)
+    return Convolution(before, after, kernel, stride, (kernel - 1) // 2, bias=bias, padding_mode="reflect")
 
 
 def doubling(
     before: int, after: int, upsampling: Upsampling, *, kernel: Literal[3, 4], bias: bool = False
-) -> nn.ConvTranspose2d | nn.Sequential:
+) -> TransposedConvolution | RepeatedDoubling:
     """Return a layer that doubles height and width.
 
     "transposed" is a stride-2 transposed convolution of the given kernel. "nearest" repeats every pixel twice and
@@ -51,7 +51,7 @@ def doubling(
         ValueError: `upsampling` is neither.
     """
     if upsampling == "transposed":
-        return nn.ConvTranspose2d(before, after, kernel, 2, 1, output_padding=kernel % 2, bias=bias)
+        return TransposedConvolution(before, after, kernel, 2, 1, output_padding=kernel % 2, bias=bias)
     if upsampling == "nearest":
         return RepeatedDoubling(nn.Upsample(scale_factor=2, mode="nearest"), reflected(before, after, 3, bias=bias))
     raise ValueError(f"upsampling is {upsampling!r}; choose transposed or nearest")

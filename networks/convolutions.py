@@ -4,28 +4,29 @@ They are `nn.Conv2d` and `nn.Sequential` with the same parameters, and compute a
 and where they are traced, compiled or exported: the other ways were measured to be faster on the CPU alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, pad
 from torch.nn.utils.parametrize import is_parametrized
 
+from networks import few_pixels
 from networks.doubled import convolve_doubled
 from networks.padding import reflect
-from networks.single_channel import convolve_from_one, convolve_to_one
+from networks.single_channel import convolve_from_one, convolve_to_one, double_to_one, halve_from_one
 from networks.winograd import convolve, filters_minimally, pays
+
+Way = Callable[[Tensor, Tensor], Tensor]  # image, weight
 
 _choosing = ContextVar("choosing", default=True)
 
 
-class ReflectedConv2d(nn.Conv2d):
-    """A convolution of one group that pads by reflection, as many pixels on every side."""
-
-    def __init__(self, before: int, after: int, kernel: int, stride: int = 1, padding: int = 0, *, bias: bool = True):
-        super().__init__(before, after, kernel, stride, padding, padding_mode="reflect", bias=bias)
+class Convolution(nn.Conv2d):
+    """A convolution of one group that pads by reflection or with zeros, as many pixels on every side."""
 
     @property
     def outruns_compiled(self) -> bool:
@@ -33,24 +34,54 @@ class ReflectedConv2d(nn.Conv2d):
         return self.stride == (1, 1) and filters_minimally(self.weight)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map (N, before, H, W) to (N, after, H / stride, W / stride); H and W are more than the padding."""
+        """Map (N, C, H, W) to (N, K, h, w) as `nn.Conv2d` does; where it reflects, H and W are more than the padding."""
         weight = self.weight  # once: where it is normalised spectrally, to ask for it is a power iteration
         if not cheaper_ways_apply(image, weight):
             return self._conv_forward(image, weight, self.bias)
-        padded = reflect(image, self.padding[0])
-        if self.stride == (1, 1):
-            for way, applies in (
-                (convolve_to_one, self.out_channels == 1),
-                (convolve_from_one, self.in_channels == 1),
-                (convolve, pays(padded, weight)),
-            ):
-                if applies:
-                    return _offset(way(padded, weight), self.bias)
-        return conv2d(padded, weight, self.bias, self.stride)
+        padding = self.padding[0]
+        if self.padding_mode == "reflect":
+            image, padding = reflect(image, padding), 0
+        way = self._cheaper_way(image, weight, padding)
+        if way is None:
+            return conv2d(image, weight, self.bias, self.stride, padding)
+        return _offset(way(image, weight), self.bias)
+
+    def _cheaper_way(self, image: Tensor, weight: Tensor, padding: int) -> Way | None:
+        """Return what computes it for less than the library, if anything does, of an image to pad with zeros."""
+        kernels, channels = weight.shape[:2]
+        if self.stride == (2, 2):
+            if padding == 1 and few_pixels.pays(image.shape[0] * image.shape[2] * image.shape[3] // 4, weight):
+                return few_pixels.halve
+            return partial(halve_from_one, padding=padding) if channels == 1 else None
+        if self.stride != (1, 1):
+            return None
+        if kernels == 1:
+            way = convolve_to_one
+        elif channels == 1:
+            way = convolve_from_one
+        elif pays(image, weight, padding):
+            way = convolve
+        else:
+            return None
+        return way if padding == 0 else lambda image, weight: way(pad(image, (padding,) * 4), weight)
+
+
+class TransposedConvolution(nn.ConvTranspose2d):
+    """A transposed convolution of stride 2 and padding 1."""
+
+    def forward(self, image: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Map (N, C, H, W) to (N, K, 2H, 2W)."""
+        weight = self.weight
+        if cheaper_ways_apply(image, weight) and self.kernel_size == (4, 4):
+            if weight.shape[1] == 1:
+                return _offset(double_to_one(image, weight), self.bias)
+            if few_pixels.pays(image.shape[0] * image.shape[2] * image.shape[3], weight):
+                return _offset(few_pixels.double(image, weight), self.bias)
+        return super().forward(image, output_size)
 
 
 class RepeatedDoubling(nn.Sequential):
-    """`nn.Upsample` of factor 2 by nearest neighbour, a `ReflectedConv2d` of kernel 3 or 5, and what may follow."""
+    """`nn.Upsample` of factor 2 by nearest neighbour, a `Convolution` of kernel 3 or 5 that reflects, and what may follow."""
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, K, 2H, 2W)."""
@@ -79,8 +110,8 @@ def cheaper_ways_apply(image: Tensor, weight: Tensor) -> bool:
 
 
 @contextmanager
-def as_on_a_gpu() -> Iterator[None]:
-    """Compute the plain way in what follows, as on a GPU: to count what it would be asked for."""
+def plain_ways() -> Iterator[None]:
+    """Compute the plain way in what follows, as on a GPU: the others are differentiable only once."""
     before = _choosing.set(False)
     try:
         yield
@@ -88,32 +119,52 @@ def as_on_a_gpu() -> Iterator[None]:
         _choosing.reset(before)
 
 
+def choosing(network: nn.Module) -> nn.Module:
+    """Put a `Convolution` in the place of every `nn.Conv2d`, with the same weights; return the network."""
+    return _exchanged(network, lambda layer: _like(layer, Convolution) if type(layer) is nn.Conv2d else None)
+
+
 def plainly(network: nn.Module) -> nn.Module:
-    """Put `nn.Conv2d` and `nn.Sequential` in the place of these layers, with the same weights; return the network.
+    """Put `nn.Conv2d`, `nn.ConvTranspose2d` and `nn.Sequential` in the place of these layers; return the network.
 
     Raises:
         ValueError: a layer's weight is parametrised (a spectral norm), which a plain one would not take over.
     """
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, RepeatedDoubling):
-                setattr(module, name, nn.Sequential(*plainly(child)))
-            elif isinstance(child, ReflectedConv2d):
-                setattr(module, name, _plain(child))
+    return _exchanged(network, _plain)
+
+
+def _plain(layer: nn.Module) -> nn.Module | None:
+    if isinstance(layer, RepeatedDoubling):
+        return nn.Sequential(*layer)
+    for ours, plain in ((Convolution, nn.Conv2d), (TransposedConvolution, nn.ConvTranspose2d)):
+        if isinstance(layer, ours):
+            if is_parametrized(layer):
+                raise ValueError("a layer whose weight is parametrised has no plain form")
+            return _like(layer, plain)
+    return None
+
+
+def _exchanged(network: nn.Module, exchange: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
+    """Return a network with what `exchange` makes of every layer in its place, where that is anything but None."""
+    other = exchange(network)
+    network = network if other is None else other
+    for name, child in network.named_children():
+        setattr(network, name, _exchanged(child, exchange))
     return network
 
 
-def _plain(layer: ReflectedConv2d) -> nn.Conv2d:
-    if is_parametrized(layer):
-        raise ValueError("a layer whose weight is parametrised has no plain form")
-    plain = nn.Conv2d(
+def _like(layer: nn.Conv2d | nn.ConvTranspose2d, kind: type[nn.Module]) -> nn.Module:
+    """Return a layer of another kind with the same weights."""
+    options = {"output_padding": layer.output_padding} if isinstance(layer, nn.ConvTranspose2d) else {}
+    other = kind(
         *(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding),
-        padding_mode="reflect",
+        padding_mode=layer.padding_mode,
         bias=layer.bias is not None,
         device="meta",
+        **options,
     )
-    plain.weight, plain.bias = layer.weight, layer.bias
-    return plain
+    other.weight, other.bias = layer.weight, layer.bias
+    return other
 
 
 def _offset(features: Tensor, bias: Tensor | None) -> Tensor:

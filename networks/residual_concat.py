@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.blocks import Upsampling, doubling, initialise_normal, instance_norm, normed, require_size, tapped
+from networks.convolutions import Convolution
 
 
 class ConcatBlock(nn.Module):
@@ -19,10 +20,10 @@ class ConcatBlock(nn.Module):
     def __init__(self, channels: int, growth: int):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, growth, 3, 1, 1, bias=False),
+            Convolution(channels, growth, 3, 1, 1, bias=False),
             instance_norm(growth),
             nn.LeakyReLU(0.2, inplace=True),
-            nn.Conv2d(growth, growth, 3, 1, 1),
+            Convolution(growth, growth, 3, 1, 1),
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -72,7 +73,7 @@ class ResidualConcatGenerator(nn.Module):
                 normed(doubling(coarse, fine, upsampling, kernel=4), fine)
                 for coarse, fine in pairwise([grown[-1], *reversed(levels)])
             ),
-            nn.Conv2d(width, 1, 7, 1, 3),
+            Convolution(width, 1, 7, 1, 3),
         )
         seen = [block for block in (0, 4) if block < blocks]
         self.taps = [*range(downs), *(downs + block for block in seen)]
@@ -102,5 +103,5 @@ class ResidualConcatGenerator(nn.Module):
 
 
 def _down(before: int, after: int) -> nn.Sequential:
-    convolution = nn.Conv2d(before, after, 4, 2, 1, bias=False)
+    convolution = Convolution(before, after, 4, 2, 1, bias=False)
     return nn.Sequential(convolution, instance_norm(after), nn.LeakyReLU(0.2, inplace=True))

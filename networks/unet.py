@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from networks.attention import AttentionGate
 from networks.blocks import Upsampling, doubling, initialise_normal, instance_norm, require_size, tapped
+from networks.convolutions import Convolution
 
 
 class UNet(nn.Module):
@@ -96,7 +97,7 @@ class UNet(nn.Module):
 
 
 def _down(before: int, after: int, *, norm: bool) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Conv2d(before, after, 4, 2, 1, bias=False)]
+    layers: list[nn.Module] = [Convolution(before, after, 4, 2, 1, bias=False)]
     if norm:
         layers.append(instance_norm(after))
     return nn.Sequential(*layers, nn.LeakyReLU(0.2, inplace=True))

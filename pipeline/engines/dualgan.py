@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from networks.convolutions import plain_ways
 from pipeline.config.schema import Config
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses, in_one_pass
 from pipeline.engines.state import RandomState, StepCount
@@ -58,9 +59,9 @@ class DualGan(AdversarialEngine):
         """Return the mean (‖∇D‖ - 1)² between real images and translations (Gulrajani et al. 2017, equation 3).
 
         D(x) is what the critic's loss takes it for: the mean over an image's patches, summed over scales. Slopes want
-        all the digits there are, so half precision is left out.
+        all the digits there are, so half precision is left out; it is differentiated a second time.
         """
-        with self.exactly():
+        with self.exactly(), plain_ways():
             fake, share = fake.to(real), self.drawn(self.random.uniform, len(real), 1, 1, 1).to(real)
             between = torch.lerp(real, fake, share).requires_grad_()
             total = len(real) * wasserstein(self.discriminators[critic](between), False)  # Σ D(x) over the batch
