@@ -1,6 +1,6 @@
 """Layers of convolution that choose the cheapest of several equal ways of computing it.
 
-They are `nn.Conv2d` and `nn.Sequential` with the same parameters, and compute as those do on a GPU, in half precision
+They are those of `torch.nn` with the same parameters, and compute as those do on a GPU, in half precision
 and where they are traced, compiled or exported: the other ways were measured to be faster on the CPU alone.
 """
 
@@ -34,7 +34,7 @@ class Convolution(nn.Conv2d):
         return self.stride == (1, 1) and filters_minimally(self.weight)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, K, h, w) as `nn.Conv2d` does; where it reflects, H and W are more than the padding."""
+        """Map (N, C, H, W) to (N, K, h, w) as `nn.Conv2d` does; H and W are more than a padding that reflects."""
         weight = self.weight  # once: where it is normalised spectrally, to ask for it is a power iteration
         if not cheaper_ways_apply(image, weight):
             return self._conv_forward(image, weight, self.bias)
@@ -81,7 +81,7 @@ class TransposedConvolution(nn.ConvTranspose2d):
 
 
 class RepeatedDoubling(nn.Sequential):
-    """`nn.Upsample` of factor 2 by nearest neighbour, a `Convolution` of kernel 3 or 5 that reflects, and what may follow."""
+    """`nn.Upsample` of factor 2 by nearest neighbour, a `Convolution` that reflects, kernel 3 or 5, and what else."""
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, K, 2H, 2W)."""

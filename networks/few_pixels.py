@@ -1,18 +1,20 @@
 """Halving and doubling by 4×4 kernels at stride 2 where pixels are few: one matrix product for all images of a batch.
 
-There the weights, not the pixels, are what is moved. With the columns c(x) of an image, its 4×4 surroundings at stride 2
-(`unfold`; cᵀ, `fold`, adds them up), and a weight w as a matrix, halving is w c(x), doubling its transpose cᵀ(wᵀ x), and
-the gradient of w in both is the coarse image times the columns of the fine one.
+There the weights, not the pixels, are what is moved. With the columns c(x) of an image, its 4×4 surroundings at stride
+2 (`unfold`; cᵀ, `fold`, adds them up), and a weight w as a matrix, halving is w c(x), doubling its transpose cᵀ(wᵀ x),
+and the gradient of w in both is the coarse image times the columns of the fine one.
 """
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 from torch.nn.functional import fold, unfold
+
+from networks.once import differentiable_once
 
 KERNEL = {"kernel_size": 4, "stride": 2, "padding": 1}
 FEW = 12  # columns: of fewer, the library makes a product up to ten times faster as one of rows (measured)
-SHARE = 16  # measured: pays while the coarse pixels of a batch are at most a 16th of the coarse channels
+SHARE, LEAST_WEIGHTS = 16, 2**20  # measured: pays with as many weights, for a 16th of as many pixels as channels
 
 
 def pays(pixels: int, weight: Tensor) -> bool:
@@ -22,11 +24,12 @@ def pays(pixels: int, weight: Tensor) -> bool:
         pixels: N H W of the coarse side.
         weight: (K, C, r, r), K being the coarse side's channels.
     """
-    return weight.shape[2:] == (4, 4) and pixels * SHARE <= len(weight)
+    large = weight.shape[2:] == (4, 4) and weight.numel() >= LEAST_WEIGHTS
+    return large and weight.is_contiguous() and pixels * SHARE <= len(weight)  # in another layout it is copied first
 
 
 def halve(image: Tensor, weight: Tensor) -> Tensor:
-    """Correlate (N, C, 2H, 2W) with (K, C, 4, 4) at stride 2, padded with one zero: to (N, K, H, W); differentiable once."""
+    """Correlate (N, C, 2H, 2W) with (K, C, 4, 4) at stride 2, padding 1: to (N, K, H, W); differentiable once."""
     return _Halved.apply(image, weight)
 
 
@@ -45,7 +48,7 @@ class _Halved(torch.autograd.Function):
         return _parted(_product(weight.flatten(1), columns), (count, -1, height // 2, width // 2))
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor]:
         columns, weight = ctx.saved_tensors
         coarse = _joined(gradient)
@@ -62,7 +65,7 @@ class _Doubled(torch.autograd.Function):
         return _added(_product(weight.flatten(1).T, coarse), (count, weight.shape[1], 2 * height, 2 * width))
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor]:
         coarse, weight = ctx.saved_tensors
         columns = _columns(gradient)

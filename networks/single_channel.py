@@ -6,17 +6,19 @@ To one channel they take the time of sixteen. At stride 1, a two-dimensional ker
 
 one convolution by a single row to as many channels as the kernel has rows, which are then added, each a row further
 down. The gradients of such a layer are convolutions *from* one channel, which are fast as they are, and those of a
-layer from one channel are these. At stride 2, what doubles an image to one channel, or gives the gradient of what halves
-one, is a matrix product, Σ_c w[c, p, q] x[c, i, j] for each tap (p, q), and those planes added at their places (`fold`).
+layer from one channel are these. At stride 2, what doubles an image to one channel, or gives the gradient of what
+halves one, is a matrix product, Σ_c w[c, p, q] x[c, i, j] for each tap (p, q), whose planes are added at their places.
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 from torch.nn.functional import conv2d, fold, pad
 from torch.nn.grad import conv2d_weight
+
+from networks.once import differentiable_once
 
 
 def convolve_to_one(image: Tensor, weight: Tensor) -> Tensor:
@@ -54,7 +56,7 @@ class _ToOne(torch.autograd.Function):
         return _by_rows(image, weight)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         image, weight = ctx.saved_tensors
         around, turned = _around(gradient, weight), _turned(weight)
@@ -70,7 +72,7 @@ class _FromOne(torch.autograd.Function):
         return conv2d(image, weight)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         image, weight = ctx.saved_tensors
         to_image = _by_rows(_around(gradient, weight), _turned(weight)) if ctx.needs_input_grad[0] else None
@@ -86,7 +88,7 @@ class _HalvedFromOne(torch.autograd.Function):
         return conv2d(image, weight, stride=2, padding=padding)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         image, weight = ctx.saved_tensors
         to_image = to_weight = None
@@ -104,7 +106,7 @@ class _DoubledToOne(torch.autograd.Function):
         return _doubled(image, weight, [2 * side for side in image.shape[2:]], padding=1)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         image, weight = ctx.saved_tensors
         to_image = conv2d(gradient, weight, stride=2, padding=1) if ctx.needs_input_grad[0] else None
@@ -116,7 +118,8 @@ class _DoubledToOne(torch.autograd.Function):
 
 def _doubled(image: Tensor, weight: Tensor, size: Sequence[int], padding: int) -> Tensor:
     """The transposed convolution of stride 2 to one channel of the given size: a plane for each tap, added in place."""
-    planes = weight.flatten(1).T @ image.flatten(2)  # (r², C) by (N, C, H W)
+    taps = weight.flatten(1).T.expand(len(image), -1, -1)
+    planes = torch.bmm(taps, image.flatten(2))  # (r², C) by (C, H W)
     return fold(planes, tuple(size), weight.shape[2:], stride=2, padding=padding)
 
 

@@ -2,8 +2,8 @@
 
 "Fast Algorithms for Convolutional Neural Networks", equation 11: of an image's overlapping tiles d and a kernel g,
 F(m×m, r×r) makes m×m outputs Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A with (m + r − 1)² multiplications instead of m²r². Summed
-over the channels, the products ⊙ are (m + r − 1)² matrix products, channels by channels by tiles. With m = 4 those are 36
-multiplications instead of 144 for 3×3 kernels, and 49 instead of 256 for 4×4.
+over the channels, the products ⊙ are (m + r − 1)² matrix products, channels by channels by tiles. With m = 4 those are
+36 multiplications instead of 144 for 3×3 kernels, and 49 instead of 256 for 4×4.
 """
 
 from functools import lru_cache
@@ -11,13 +11,22 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 from torch.nn.functional import conv2d, fold, pad
+
+from networks.once import differentiable_once
 
 OUTPUTS = 4
 LEAST_CHANNELS, LEAST_KERNELS = 64, 64 * 128  # measured: 0.9 of the time there, 0.5 with 256 channels
 LEAST_TILES = {3: 64, 4: 60}  # by the kernel's taps: 60 are the 31×31 pixels that discriminators of 256×256 have
-POINTS = (0.0, 1.0, -1.0, 0.5, -2.0, 2.0)  # a third less error than with 2 and -2; why they matter: Barabasz et al. 2020
+POINTS = (
+    0.0,
+    1.0,
+    -1.0,
+    0.5,
+    -2.0,
+    2.0,
+)  # of 3×3: a third less error than with 2 and -2 (why: Barabasz et al. 2020)
 
 
 def convolve(image: Tensor, weight: Tensor) -> Tensor:
@@ -132,7 +141,7 @@ class _Winograd(torch.autograd.Function):
         return result
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         image, weight = ctx.saved_tensors
         by = _Transforms(weight)

@@ -6,9 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from networks import convolutions, winograd
+from networks import convolutions, few_pixels, winograd
 from networks.blocks import doubling, initialise_kaiming, initialise_normal, normalise_spectrally, reflected
-from networks.convolutions import ReflectedConv2d, as_on_a_gpu, cheaper_ways_apply, plainly
+from networks.convolutions import (
+    Convolution,
+    RepeatedDoubling,
+    TransposedConvolution,
+    cheaper_ways_apply,
+    choosing,
+    plain_ways,
+    plainly,
+)
 from networks.munit import AutoEncoder
 from networks.resnet import ResNetGenerator
 
@@ -19,12 +27,23 @@ LAYERS = {
     "residual": (lambda: reflected(64, 128, 3), 64),
     "doubling": (lambda: nn.Sequential(doubling(3, 2, "nearest", kernel=4, bias=True)), 3),
     "munit": (lambda: AutoEncoder(2, 2, 1).decoder.up, 8),
+    "halving": (lambda: Convolution(4, 64, 4, 2, 1, bias=False), 4),
+    "halving one": (lambda: Convolution(1, 5, 4, 2, 1), 1),
+    "halving one, reflected": (lambda: reflected(1, 5, 4, 2), 1),
+    "judging": (lambda: Convolution(64, 128, 4, 1, 1), 64),
+    "last of a judge": (lambda: Convolution(6, 1, 4, 1, 1), 6),
+    "transposed": (lambda: doubling(960, 3, "transposed", kernel=4, bias=True), 960),
+    "transposed to one": (lambda: doubling(5, 1, "transposed", kernel=4, bias=True), 5),
+    "transposed by three": (lambda: doubling(4, 3, "transposed", kernel=3), 4),
 }
+OURS = (Convolution, RepeatedDoubling, TransposedConvolution)
 
 
 @pytest.fixture(autouse=True)
-def small_images_pay(monkeypatch):
-    monkeypatch.setattr(winograd, "LEAST_TILES", 0)
+def small_layers_pay(monkeypatch):
+    monkeypatch.setattr(winograd, "LEAST_TILES", dict.fromkeys(winograd.LEAST_TILES, 0))
+    monkeypatch.setattr(few_pixels, "LEAST_WEIGHTS", 0)
+    monkeypatch.setattr(few_pixels, "SHARE", 1)
 
 
 def image_of(channels, dtype=torch.float64):
@@ -35,7 +54,7 @@ def image_of(channels, dtype=torch.float64):
 def test_layers_equal_the_plain_ones_with_the_same_names_and_shapes(build, channels):
     layer = nn.Sequential(build()).double()
     plain = plainly(copy.deepcopy(layer))
-    assert not any(isinstance(part, ReflectedConv2d) for part in plain.modules())
+    assert not any(isinstance(part, OURS) for part in plain.modules())
     shapes = [{name: weight.shape for name, weight in one.state_dict().items()} for one in (layer, plain)]
     assert list(shapes[0].items()) == list(shapes[1].items())
     results = []
@@ -52,21 +71,43 @@ def test_layers_equal_the_plain_ones_with_the_same_names_and_shapes(build, chann
 def ways(monkeypatch):
     """The names of the cheaper ways as they are taken."""
     taken = []
-    for name in ("convolve", "convolve_to_one", "convolve_from_one", "convolve_doubled"):
-        way = getattr(convolutions, name)
-        monkeypatch.setattr(convolutions, name, lambda *of, name=name, way=way: taken.append(name) or way(*of))
+
+    def watch(owner, name):
+        way = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *of, **how: taken.append(name) or way(*of, **how))
+
+    for name in (
+        *("convolve", "convolve_to_one", "convolve_from_one", "convolve_doubled"),
+        *("halve_from_one", "double_to_one"),
+    ):
+        watch(convolutions, name)
+    for name in ("halve", "double"):
+        watch(few_pixels, name)
     return taken
 
 
 @pytest.mark.parametrize(
     "layer, way",
-    [("first", "from_one"), ("last", "to_one"), ("residual", ""), ("doubling", "doubled"), ("munit", "doubled")],
+    [
+        ("first", "convolve_from_one"),
+        ("last", "convolve_to_one"),
+        ("residual", "convolve"),
+        ("doubling", "convolve_doubled"),
+        ("munit", "convolve_doubled"),
+        ("halving", "halve"),
+        ("halving one", "halve_from_one"),
+        ("halving one, reflected", "halve_from_one"),
+        ("judging", "convolve"),
+        ("last of a judge", "convolve_to_one"),
+        ("transposed", "double"),
+        ("transposed to one", "double_to_one"),
+    ],
 )
 def test_each_takes_its_way_on_the_cpu_and_the_plain_one_under_autocast(ways, layer, way):
     build, channels = LAYERS[layer]
     network, image = build(), image_of(channels, torch.float32)
     network(image)
-    assert set(ways) == {f"convolve_{way}".rstrip("_")}
+    assert set(ways) == {way}
     ways.clear()
     with torch.autocast("cpu", torch.bfloat16):
         network(image)
@@ -82,12 +123,36 @@ def test_a_single_image_without_a_batch_and_a_map_of_one_pixel_go_the_plain_way(
     assert ways == []
 
 
-def test_as_on_a_gpu_it_goes_the_plain_way(ways):
-    with as_on_a_gpu():
-        reflected(5, 1, 7)(torch.zeros(1, 5, 8, 8))
-    assert ways == []
-    reflected(5, 1, 7)(torch.zeros(1, 5, 8, 8))
-    assert ways == ["convolve_to_one"]
+def test_the_plain_ways_can_be_asked_for_and_are_differentiable_twice(ways):
+    judge, image = choosing(nn.Sequential(nn.Conv2d(1, 3, 4, 2, 1), nn.Conv2d(3, 1, 4, 1, 1))), image_of(1)
+
+    def steepness():
+        place = image.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(judge.double()(place).square().sum(), place, create_graph=True)
+        slope.square().sum().backward()
+
+    with plain_ways():
+        steepness()
+    assert ways == [] and judge[0].weight.grad.any()
+    judge.requires_grad_(False)  # not even where the gradients that come in are constant
+    with pytest.raises(RuntimeError, match=r"differentiable once; .* within networks.convolutions.plain_ways\(\)"):
+        steepness()
+    assert ways == ["halve_from_one", "convolve_to_one"]
+
+
+def test_layers_of_a_library_take_to_choosing_and_back():
+    plain = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"), nn.Sequential(nn.Conv2d(2, 1, 1)))
+    image = image_of(1, torch.float32)
+    expected, weights = plain(image), list(plain.parameters())
+    ours = choosing(plain)
+    assert [type(part) for part in ours.modules() if isinstance(part, nn.Conv2d)] == [Convolution] * 2
+    torch.testing.assert_close(ours(image), expected)
+    again = plainly(ours)
+    assert [type(part) for part in again.modules() if isinstance(part, nn.Conv2d)] == [nn.Conv2d] * 2
+    assert all(one is other for one, other in zip(again.parameters(), weights, strict=True))
+    assert type(plainly(reflected(2, 3, 3))) is nn.Conv2d
+    with pytest.raises(ValueError, match="parametrised has no plain form"):
+        plainly(normalise_spectrally(reflected(2, 3, 3)))
 
 
 def test_traced_compiled_and_exported_networks_are_plain_and_agree(ways):

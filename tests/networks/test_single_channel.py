@@ -3,9 +3,9 @@
 import pytest
 import torch
 from network_probes import assert_same_function
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, conv_transpose2d
 
-from networks.single_channel import convolve_from_one, convolve_to_one
+from networks.single_channel import convolve_from_one, convolve_to_one, double_to_one, halve_from_one
 
 SIZES = [(7, 7), (9, 13), (16, 8)]
 
@@ -24,6 +24,42 @@ def test_from_one_channel(size, dtype, bound):
     torch.manual_seed(0)
     image, weight = torch.randn(3, 1, *size, dtype=dtype), torch.randn(5, 1, 7, 7, dtype=dtype)
     assert_same_function(convolve_from_one, conv2d, image, weight, bound=bound)
+
+
+@pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=str)
+@pytest.mark.parametrize("size, padding", [((8, 8), 1), ((2, 6), 1), ((7, 12), 0), ((9, 5), 2)], ids=str)
+def test_halving_from_one_channel(size, padding, dtype, bound):
+    torch.manual_seed(0)
+    image, weight = torch.randn(3, 1, *size, dtype=dtype), torch.randn(5, 1, 4, 4, dtype=dtype)
+
+    def ours(image, weight):
+        return halve_from_one(image, weight, padding)
+
+    def plain(image, weight):
+        return conv2d(image, weight, stride=2, padding=padding)
+
+    assert_same_function(ours, plain, image, weight, bound=bound)
+
+
+@pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (4, 7), (8, 2)], ids=str)
+def test_doubling_to_one_channel(size, dtype, bound):
+    torch.manual_seed(0)
+    image, weight = torch.randn(3, 5, *size, dtype=dtype), torch.randn(5, 1, 4, 4, dtype=dtype)
+
+    def plain(image, weight):
+        return conv_transpose2d(image, weight, stride=2, padding=1)
+
+    assert_same_function(double_to_one, plain, image, weight, bound=bound)
+    channels_last = image.to(memory_format=torch.channels_last)
+    assert_same_function(double_to_one, plain, channels_last, weight, bound=bound)
+
+
+@pytest.mark.parametrize("way", [convolve_to_one, double_to_one, lambda *of: halve_from_one(*of, 1)])
+def test_only_the_gradients_that_are_asked_for_are_made(way):
+    image, weight = torch.randn(2, 1, 8, 8), torch.randn(1, 1, 4, 4, requires_grad=True)
+    way(image, weight).sum().backward()
+    assert image.grad is None and weight.grad is not None
 
 
 def test_kernels_need_not_be_square_nor_inputs_contiguous():
