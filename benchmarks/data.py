@@ -18,7 +18,9 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from benchmarks.options import device
 from benchmarks.timing import Side, Work, machine, measure, show, spelt
+from pipeline.arguments import count
 from pipeline.console import say
 
 SPACING_MM = (0.9375, 1.25)  # in-plane, through-plane: those of configs/ixi.yaml
@@ -267,9 +269,11 @@ def main(argv: list[str] | None = None) -> int:
     door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     door.add_argument("--volume", type=Path, help="a NIfTI volume to measure with; without, one of IXI's size is made")
     door.add_argument("--only", nargs="+", choices=list(parts), default=list(parts), help="what to measure")
-    door.add_argument("--volumes", type=int, help=f"of {SLICES} slices, 13 MB each, in the loader's store, alone")
-    door.add_argument("--device", default="cpu", help="in whose memory the loader's slices lie in two of its rows")
-    door.add_argument("--rounds", type=int, default=5)
+    door.add_argument("--volumes", type=count, help=f"of {SLICES} slices, 13 MB each, in the loader's store, alone")
+    door.add_argument(
+        "--device", default="cpu", type=device, help="in whose memory the slices of two of the loader's rows lie"
+    )
+    door.add_argument("--rounds", type=count, default=5)
     arguments = door.parse_args(argv)
     say(machine())
     with tempfile.TemporaryDirectory() as folder:

@@ -23,8 +23,10 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from benchmarks.options import device
 from benchmarks.timing import Side, machine, measure, peak_mib, rows_of, spelt
 from networks.unet import UNet
+from pipeline.arguments import count
 from pipeline.console import say, table
 from pipeline.data.likeness import cohort_likeness, volume_likeness
 from pipeline.hardware import choose_device, set_up
@@ -233,12 +235,12 @@ def main(argv: list[str] | None = None) -> int:
     door.add_argument("--model", metavar="URI", help="a trained model, instead of an untrained U-Net")
     door.add_argument("--to", metavar="CONTRAST", help="what the model is to make")
     door.add_argument("--volume", type=Path, metavar="FILE", help="a scan, instead of an ellipsoid of noise")
-    door.add_argument("--width", type=int, help="of the untrained U-Net (default: 64)")
-    door.add_argument("--size", type=int, help="of a slice's sides, a power of two (default: 256)")
-    door.add_argument("--slices", type=int, help="of the ellipsoid (default: 32, with --file 150)")
-    door.add_argument("--device", default="auto")
-    door.add_argument("--batch-size", type=int, default=8, metavar="N")
-    door.add_argument("--rounds", type=int, default=5)
+    door.add_argument("--width", type=count, help="of the untrained U-Net (default: 64)")
+    door.add_argument("--size", type=count, help="of a slice's sides, a power of two (default: 256)")
+    door.add_argument("--slices", type=count, help="of the ellipsoid (default: 32, with --file 150)")
+    door.add_argument("--device", default="auto", type=device)
+    door.add_argument("--batch-size", type=count, default=8, metavar="N")
+    door.add_argument("--rounds", type=count, default=5)
     door.add_argument("--file", action="store_true", help="one volume, file to file, by stages")
     door.add_argument("--compile", action="store_true", help="with --file: compiled")
     door.add_argument("--precision", choices=("model", "float32", "bf16"), help="with --file (default: model)")

@@ -6,6 +6,7 @@ python -m benchmarks.metrics [--rounds N] [--threads N]
 import argparse
 
 from benchmarks.timing import Side, Work, machine, measure, show
+from pipeline.arguments import count
 from pipeline.console import say
 
 SHAPES = {"slice": (256, 256), "volume": (192, 256, 192)}
@@ -39,8 +40,8 @@ def ssim_of(shape: tuple[int, ...], how: str, threads: int) -> Work:
 def main(argv: list[str] | None = None) -> int:
     """Print the tables."""
     door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    door.add_argument("--rounds", type=int, default=5)
-    door.add_argument("--threads", type=int, default=1, help="of torch; scikit-image has one")
+    door.add_argument("--rounds", type=count, default=5)
+    door.add_argument("--threads", type=count, default=1, help="of torch; scikit-image has one")
     arguments = door.parse_args(argv)
     say(machine())
     for unit, shape in SHAPES.items():

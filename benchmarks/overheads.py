@@ -18,7 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.timing import machine, spelt
+from benchmarks.options import duration
+from benchmarks.timing import in_turns, machine, spelt
+from pipeline.arguments import count
 from pipeline.console import say, table
 
 STEP_SECONDS = 0.095  # 128², width 16, batch 1, of the public code
@@ -86,19 +88,25 @@ def _opened(how: str, folder: Path):
     return tracker.log_metrics, tracker.close
 
 
-def record(seconds: float, step_seconds: float, log_every: int) -> list[list[str]]:
-    """Return a row a way of keeping the record."""
+def record(seconds: float, step_seconds: float, log_every: int, rounds: int) -> list[list[str]]:
+    """Return a row a way of keeping the record: medians over the rounds."""
     steps = max(log_every, round(seconds / step_seconds))
-    context, found = multiprocessing.get_context("spawn"), {}
-    for how in (NOTHING, FILE, FOLLOWED, PLAIN):
+    context = multiprocessing.get_context("spawn")
+
+    def kept(how: str) -> dict[str, float]:
         with context.Pool(1) as pool:
-            found[how] = pool.apply(kept_record, (how, steps, step_seconds, log_every))
-    idle = found.pop(NOTHING)["computed"]
+            return pool.apply(kept_record, (how, steps, step_seconds, log_every))
+
+    found = in_turns([NOTHING, FILE, FOLLOWED, PLAIN], rounds, kept, "records")
+    idle = found.pop(NOTHING)
     rows = []
-    for how, one in found.items():
-        computed, waited = max(0.0, one["computed"] - idle) / steps, one["waited"] / steps
+    for how, ones in found.items():
+        beyond = [one["computed"] - none["computed"] for one, none in zip(ones, idle, strict=True)]
+        computed = max(0.0, statistics.median(beyond)) / steps
+        waited = statistics.median(one["waited"] for one in ones) / steps
         shares = [f"{part / step_seconds:.2%}" for part in (computed, waited)]
-        rows.append([how, spelt(computed), shares[0], spelt(waited), shares[1], spelt(one["start"])])
+        start = statistics.median(one["start"] for one in ones)
+        rows.append([how, spelt(computed), shares[0], spelt(waited), shares[1], spelt(start)])
     return rows
 
 
@@ -144,15 +152,15 @@ def main(argv: list[str] | None = None) -> int:
     door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = ("record", "doors", "plan")
     door.add_argument("--only", nargs="+", choices=parts, default=parts, help="what to measure")
-    door.add_argument("--step-seconds", type=float, default=STEP_SECONDS, help="of a training step")
-    door.add_argument("--log-every", type=int, default=LOG_EVERY, help="steps to a line of the record")
-    door.add_argument("--seconds", type=float, default=60.0, help="that each record is kept for")
-    door.add_argument("--rounds", type=int, default=5, help="of asking a door")
-    door.add_argument("--subjects", type=int, default=10_000, help="of the plan")
+    door.add_argument("--step-seconds", type=duration, default=STEP_SECONDS, help="of a training step")
+    door.add_argument("--log-every", type=count, default=LOG_EVERY, help="steps to a line of the record")
+    door.add_argument("--seconds", type=duration, default=20.0, help="that a record is kept for in each round")
+    door.add_argument("--rounds", type=count, default=5, help="of keeping each record, and of asking a door")
+    door.add_argument("--subjects", type=count, default=10_000, help="of the plan")
     told = door.parse_args(argv)
     say(machine())
     if "record" in told.only:
-        rows = record(told.seconds, told.step_seconds, told.log_every)
+        rows = record(told.seconds, told.step_seconds, told.log_every, told.rounds)
         say(f"\na record of {LOSSES} values every {told.log_every} steps of {spelt(told.step_seconds)}, by the step")
         say(table(["record", "computed", "of a step", "waited for", "of a step", "start, once"], rows))
     answers = doors(told.rounds) if "doors" in told.only else []

@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks.step import prepare as prepare_step
 from benchmarks.timing import Side, Timing, Work, machine, measure, spelt
+from pipeline.arguments import count
 from pipeline.console import say, table
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -180,9 +181,9 @@ def main(argv: list[str] | None = None) -> int:
     names = (*QUANTITIES, "length")
     door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     door.add_argument("quantities", nargs="*", metavar="QUANTITY", help=f"of {', '.join(names)}; all unless given")
-    door.add_argument("--rounds", type=int, default=5)
-    door.add_argument("--epochs", type=int, default=100, help="of the run whose length is looked at, 6 at least")
-    door.add_argument("--steps", type=int, default=50, help="in each of its epochs, 2 at least")
+    door.add_argument("--rounds", type=count, default=5)
+    door.add_argument("--epochs", type=count, default=100, help="of the run whose length is looked at, 6 at least")
+    door.add_argument("--steps", type=count, default=50, help="in each of its epochs, 2 at least")
     arguments = door.parse_args(argv)
     if unknown := set(arguments.quantities) - set(names):
         door.error(f"no such quantity: {', '.join(sorted(unknown))}; choose from {', '.join(names)}")

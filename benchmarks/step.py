@@ -17,7 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 
+from benchmarks.options import device, duration
 from benchmarks.timing import Side, Work, machine, measure, rows_of
+from pipeline.arguments import count
 from pipeline.config.schema import Config
 from pipeline.console import say, table
 
@@ -171,12 +173,12 @@ def main() -> None:
     """Print the table."""
     door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     door.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all unless given")
-    door.add_argument("--batch", nargs="+", type=int, default=[1])
+    door.add_argument("--batch", nargs="+", type=count, default=[1])
     door.add_argument("--precision", nargs="+", default=["float32", "bf16"], choices=PRECISIONS)
-    door.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    door.add_argument("--threads", type=int, help="CPU threads; all cores unless given")
-    door.add_argument("--rounds", type=int, default=7)
-    door.add_argument("--seconds", type=float, default=2.0, help="that a side works in each round")
+    door.add_argument("--device", default="cpu", type=device, help="cpu or cuda")
+    door.add_argument("--threads", type=count, help="CPU threads; all cores unless given")
+    door.add_argument("--rounds", type=count, default=7)
+    door.add_argument("--seconds", type=duration, default=2.0, help="that a side works in each round")
     door.add_argument("--graph", action="store_true", help="ours as a CUDA graph, too")
     door.add_argument("--roof", action="store_true", help="the share of a large convolution's rate")
     door.add_argument("--operations", action="store_true", help="count operations instead of timing")

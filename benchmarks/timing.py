@@ -25,6 +25,7 @@ from pipeline.console import progress, say, table
 
 Work = Callable[[], object]
 Name = TypeVar("Name")  # of what takes turns
+Taken = TypeVar("Taken")  # a figure, or several
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,11 @@ def measure(
     return {name: Timing(tuple(taken[name]), peaks[name], prepared[name]) for name in sides}
 
 
-def in_turns(names: Sequence[Name], rounds: int, take: Callable[[Name], float], title: str = "") -> dict[Name, list]:
+def in_turns(
+    names: Sequence[Name], rounds: int, take: Callable[[Name], Taken], title: str = ""
+) -> dict[Name, list[Taken]]:
     """Return what `take` returned of each name, a figure a round; in each round the order moves on by one."""
-    taken: dict[Name, list[float]] = {name: [] for name in names}
+    taken: dict[Name, list[Taken]] = {name: [] for name in names}
     for turn in progress(range(rounds), total=rounds, title=title, unit="round"):
         first = turn % len(names)
         for name in [*names[first:], *names[:first]]:

@@ -14,8 +14,10 @@ import subprocess
 import sys
 import time
 
+from benchmarks.options import device
 from benchmarks.step import ROWS, config_of
 from benchmarks.timing import Timing, in_turns, machine, spelt
+from pipeline.arguments import count
 from pipeline.console import say, table
 
 
@@ -67,11 +69,11 @@ def main(argv: list[str] | None = None) -> int:
     """Print the table."""
     door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     door.add_argument("row", nargs="?", default="unet-128", choices=list(ROWS))
-    door.add_argument("--processes", nargs="+", type=int, default=[1, 2])
-    door.add_argument("--batch", type=int, default=2, help="samples of all processes together")
-    door.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    door.add_argument("--steps", type=int, default=30)
-    door.add_argument("--rounds", type=int, default=3)
+    door.add_argument("--processes", nargs="+", type=count, default=[1, 2])
+    door.add_argument("--batch", type=count, default=2, help="samples of all processes together")
+    door.add_argument("--device", default="cpu", type=device, help="cpu or cuda")
+    door.add_argument("--steps", type=count, default=30)
+    door.add_argument("--rounds", type=count, default=3)
     door.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     arguments = door.parse_args(argv)
     if arguments.work:

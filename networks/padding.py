@@ -24,13 +24,14 @@ class _Mirrored(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return _folded(_folded(gradient, 2, ctx.width, ctx.skipped), 3, ctx.width, ctx.skipped), None, None
+        folded, width = gradient.clone(), ctx.width
+        for axis in (2, 3):
+            _fold_in(folded, axis, width, ctx.skipped)
+        return folded[:, :, width:-width, width:-width].contiguous(), None, None
 
 
-def _folded(gradient: Tensor, axis: int, width: int, skipped: int) -> Tensor:
+def _fold_in(gradient: Tensor, axis: int, width: int, skipped: int) -> None:
     """Add both margins of an axis, mirrored, to the pixels that they were copied from."""
-    size = gradient.shape[axis] - 2 * width
-    inner = gradient.narrow(axis, width, size).clone()
-    inner.narrow(axis, skipped, width).add_(gradient.narrow(axis, 0, width).flip(axis))
-    inner.narrow(axis, size - width - skipped, width).add_(gradient.narrow(axis, width + size, width).flip(axis))
-    return inner
+    size = gradient.shape[axis]
+    for margin, origin in ((0, width + skipped), (size - width, size - 2 * width - skipped)):
+        gradient.narrow(axis, origin, width).add_(gradient.narrow(axis, margin, width).flip(axis))

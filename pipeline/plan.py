@@ -51,7 +51,11 @@ def print_plan(config: Config) -> None:
         f"batch {config.training.batch_size}")  # fmt: skip
     say(f"disk       {human_bytes(_disk(config, sum(slices.values()) + 2 * together, engine))} "
         "(slice store, three checkpoints; translated volumes come on top)")  # fmt: skip
-    say(f"memory     {human_bytes(_memory(config, engine))} while training, besides the libraries' own")
+    resident = ""
+    if config.training.slices_on_device:
+        trained_on = 2 * together or sum(slices.values())
+        resident = f", and {human_bytes(trained_on * config.preprocess.size**2 * BYTES_PER_PIXEL)} of slices"
+    say(f"memory     {human_bytes(_memory(config, engine))}{resident} while training, besides the libraries' own")
     _warn_of_device(config)
     say("dry run: nothing was written")
 

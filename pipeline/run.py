@@ -8,6 +8,7 @@ from pipeline.config.load import load_config
 from pipeline.console import guarded
 from pipeline.distributed import launched
 from pipeline.errors import EXIT_DONE
+from pipeline.runs.folder import open_run_folder
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
 
         print_plan(config)
         return EXIT_DONE
+    if launched().size == 1:
+        open_run_folder(config)  # refuses at once, not after the imports that follow, what holds another run
     from pipeline.tracking.mlflow_settings import configure_mlflow
 
     configure_mlflow()  # first, for MONAI imports MLflow, which asks for its settings then

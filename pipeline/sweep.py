@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import __version__
+from pipeline.arguments import count
 from pipeline.comparison.checks import config_differences
 from pipeline.comparison.job import compare_folders
 from pipeline.console import guarded, say, warn
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("-o", "--output", type=Path, metavar="FOLDER",
                          help="put runs, logs and comparison here (default: each run where its configuration says, "
                          f"logs and comparison in {DEFAULT})")  # fmt: skip
-    command.add_argument("--jobs", type=_positive, default=1, metavar="N",
+    command.add_argument("--jobs", type=count, default=1, metavar="N",
                          help="runs at once (default: 1); on a machine with several CUDA devices each takes one; "
                          "on a CPU set threads=… so that they share it")  # fmt: skip
     command.add_argument("--again", action="store_true",
@@ -41,13 +42,6 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--quiet", action="store_true", help="say nothing but failures and the comparison")
     command.add_argument("--version", action="version", version=__version__)
     return command
-
-
-def _positive(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return number
 
 
 @guarded

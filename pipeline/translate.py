@@ -17,10 +17,11 @@ from pipeline.translation.ahead import Ahead
 from pipeline.translation.batch import job_opener, job_translator, say_outcome, work_through, write_summary
 from pipeline.translation.bids import Dataset, dataset_jobs, open_dataset, suffixes_of
 from pipeline.translation.derivative import Derivative
+from pipeline.translation.earlier import to_do
 from pipeline.translation.jobs import Job, StopSignals, exit_code, outlook
 from pipeline.translation.maps import plan_maps
 from pipeline.translation.options import parser, without_two_dashes
-from pipeline.translation.places import all_inputs, clear_leftovers, plan, require_writable, to_do
+from pipeline.translation.places import all_inputs, clear_leftovers, plan, require_writable
 from pipeline.translation.shares import collected, note_others, share
 from pipeline.translation.summary import place_of_summary, recall, require_own_place
 
@@ -93,12 +94,12 @@ def main(argv: list[str] | None = None) -> int:
     plan_maps(jobs, bids=arguments.bids, wanted=arguments.uncertainty)
     require_own_place(arguments.summary, jobs, arguments.input_list)
     if arguments.dry_run:
-        to_do(jobs, overwrite=arguments.overwrite, to=arguments.to)
+        to_do(jobs, overwrite=arguments.overwrite, to=arguments.to, quiet=arguments.quiet or not world.first)
         if world.first:
             say(outlook(jobs))
         return EXIT_DONE
     own = share(jobs, world)
-    pending = to_do(own, overwrite=arguments.overwrite, to=arguments.to)
+    pending = to_do(own, overwrite=arguments.overwrite, to=arguments.to, quiet=arguments.quiet or not world.first)
     about: dict[str, str] = {}
     with StopSignals() as stop:
         if pending:

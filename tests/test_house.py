@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("pipeline", "networks", "transforms", "benchmarks")
 FOUNDATION = (
     "pipeline",
+    "pipeline.arguments",
     "pipeline.config",
     "pipeline.console",
     "pipeline.distributed",

@@ -96,8 +96,8 @@ def _summary(values: np.ndarray, ddof: int) -> Summary:
     known = values[~np.isnan(values)]
     count = len(known)
     mean = float(np.mean(known)) if count else float("nan")
-    # where an identical slice has an infinite PSNR, the spread is undefined
-    spread = float(np.std(known, ddof=ddof)) if count > ddof and np.isfinite(mean) else float("nan")
+    # of a single value, or where an identical slice has an infinite PSNR, the spread is undefined
+    spread = float(np.std(known, ddof=ddof)) if count > 1 and np.isfinite(mean) else float("nan")
     return Summary(mean, spread, count)
 
 

@@ -1,12 +1,53 @@
 """What an earlier command has left where a volume is to go: whether it is whole, and what it says to be."""
 
 import math
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pipeline.console import progress
 from pipeline.files import is_file
+from pipeline.translation.jobs import FAILED, NOT_DONE, SKIPPED, Job
 
+MANY = 50  # files; fewer are looked at within a second or two
 _CHUNK_BYTES = 1 << 20
+
+
+def to_do(jobs: list[Job], *, overwrite: bool, to: str | None = None, quiet: bool = False) -> list[Job]:
+    """Return the jobs that are to be done; of the others, those whose files are there and whole become `SKIPPED`.
+
+    Where it is told which contrast is to be made, those fail whose target holds another that was made earlier.
+
+    Args:
+        jobs: Of the command.
+        overwrite: Whether all are to be done, whatever is there.
+        to: The contrast that is to be made, where it is told.
+        quiet: Whether to show no progress where there are many to look at.
+    """
+    begun = [] if overwrite else [job for job in jobs if job.status == NOT_DONE and is_file(job.target)]
+    show = {"total": len(begun), "title": "what is there", "unit": "volume", "quiet": quiet or len(begun) < MANY}
+    pool = ThreadPoolExecutor(os.cpu_count())  # decompression releases the interpreter's lock
+    try:
+        for job, there in zip(begun, progress(pool.map(_is_there, begun), **show), strict=True):
+            if there:
+                _take_for_done(job, to)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [job for job in jobs if job.status == NOT_DONE]
+
+
+def _is_there(job: Job) -> bool:
+    return all(is_whole(path) for path in (job.target, job.uncertainty) if path is not None)
+
+
+def _take_for_done(job: Job, to: str | None) -> None:
+    made = contrast_in(job.target)
+    if to is None or made in (None, to):
+        job.status = SKIPPED
+    else:
+        job.status = FAILED
+        job.error = f"{job.source}: {job.target} holds a synthetic {made}; choose another OUT, or add --overwrite"
 
 
 def is_whole(path: Path) -> bool:

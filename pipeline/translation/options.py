@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.translation.places import given_path
+from pipeline.arguments import count, given_path
 
 AXES = ("axial", "coronal", "sagittal")
 EPILOG = """exit codes: 0 everything is there, 2 bad arguments or nothing worked, 3 some are missing, 130/143 stopped
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
         "--uncertainty", action="store_true", help="write beside each volume a map of the absolute error to expect"
     )
     door.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    door.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="slices at once (default: 8)")
+    door.add_argument("--batch-size", type=count, default=8, metavar="N", help="slices at once (default: 8)")
     door.add_argument(
         "--precision", choices=("model", "float32", "bf16"), default="model", help="default: as trained; CPU float32"
     )
@@ -71,13 +71,6 @@ def parser() -> argparse.ArgumentParser:
     loudness.add_argument("--verbose", action="store_true", help="print the model, and each volume when it is over")
     door.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return door
-
-
-def _positive(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return number
 
 
 def _axes(text: str) -> list[str]:

@@ -1,17 +1,15 @@
-"""Which volumes a translation command is given, where each goes, and which are there already."""
+"""Which volumes a translation command is given, and where each goes."""
 
 import os
 import sys
 import tempfile
-from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import UserError
 from pipeline.files import is_file, is_folder, remove_stale
 from pipeline.translation.dicom import holds_dicom
-from pipeline.translation.earlier import contrast_in, is_whole
-from pipeline.translation.jobs import FAILED, NOT_DONE, SKIPPED, Job
+from pipeline.translation.jobs import FAILED, Job
 
 FOUND_IN_FOLDERS = (".nii", ".nii.gz", ".hdr")  # a .hdr stands for its .img
 PAIR_SUFFIXES = (".hdr", ".img")
@@ -92,17 +90,6 @@ def plan(inputs: list[Path], out: Path) -> list[Job]:
         if real(job.target) in sources:
             raise UserError(f"{job.target}: OUT would overwrite a source; choose another folder")
     return jobs
-
-
-def given_path(text: str) -> Path:
-    """Return a path from the command line, for `argparse`'s `type`.
-
-    Raises:
-        ArgumentTypeError: the text is empty, as of a shell variable that is not set; `Path` would take it for ".".
-    """
-    if not text.strip():
-        raise ArgumentTypeError("an empty path; is a variable of the shell not set? The folder you are in is .")
-    return Path(text)
 
 
 def _require_name(out: Path) -> None:
@@ -229,24 +216,6 @@ def _as_nifti(source: Path, below: Path) -> Path:
     if _is_volume(below, WRITABLE):
         return below
     return below.with_name(f"{below.stem if below.suffix.lower() in PAIR_SUFFIXES else below.name}.nii.gz")
-
-
-def to_do(jobs: list[Job], *, overwrite: bool, to: str | None = None) -> list[Job]:
-    """Return the jobs that are to be done; of the others, those whose files are there and whole become `SKIPPED`.
-
-    Where it is told which contrast is to be made, those fail whose target holds another that was made earlier.
-    """
-    for job in jobs:
-        there = not overwrite and all(is_whole(path) for path in (job.target, job.uncertainty) if path is not None)
-        if job.status != NOT_DONE or not there:
-            continue
-        made = contrast_in(job.target)
-        if to is None or made in (None, to):
-            job.status = SKIPPED
-        else:
-            job.status = FAILED
-            job.error = f"{job.source}: {job.target} holds a synthetic {made}; choose another OUT, or add --overwrite"
-    return [job for job in jobs if job.status == NOT_DONE]
 
 
 def require_writable(folder: Path) -> None:

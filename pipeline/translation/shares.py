@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.distributed import World, opened
+from pipeline.translation.earlier import to_do
 from pipeline.translation.jobs import Job
-from pipeline.translation.places import to_do
 
 PATHS = ("source", "target", "uncertainty", "outdated")  # a job's
 
@@ -51,7 +51,7 @@ def collected(own: list[Job], world: World) -> list[Job]:
 
 def note_others(jobs: list[Job], world: World) -> None:
     """Note which of the other processes' jobs are there and whole: a process that is stopped cannot ask them."""
-    to_do([job for place, job in enumerate(jobs) if place % world.size != world.rank], overwrite=False)
+    to_do([job for place, job in enumerate(jobs) if place % world.size != world.rank], overwrite=False, quiet=True)
 
 
 def _exchanged(own: list[Job]) -> list[Job]:

@@ -282,7 +282,8 @@ def test_a_name_given_later_registers_the_models_without_training(first, second,
     assert third.versions.keys() - first.versions.keys() == {"again-T1-to-T2", "again-T2-to-T1"}
 
 
-def test_another_configuration_on_the_same_folder_is_refused_by_its_key(first, folder, capsys):
+def test_another_configuration_on_the_same_folder_is_refused_by_its_key_at_once(first, folder, capsys, monkeypatch):
+    monkeypatch.setattr("pipeline.tracking.mlflow_settings.configure_mlflow", pytest.fail)  # slow imports follow it
     weights = (folder / "checkpoints" / "latest.pt").read_bytes()
     assert phantom_run(folder, "training.learning_rate=0.1") == 2
     said = capsys.readouterr().err

@@ -194,8 +194,9 @@ def test_the_summary_is_the_sample_mean_and_deviation_and_leaves_nan_out():
 
 
 def test_a_single_subject_has_a_mean_and_no_deviation():
-    mean, deviation, count = summarise([{"a": 2.0}])["a"]
-    assert (mean, count) == (2.0, 1) and math.isnan(deviation)
+    for ddof in (0, 1):
+        mean, deviation, count = summarise([{"a": 2.0}], ddof)["a"]
+        assert (mean, count) == (2.0, 1) and math.isnan(deviation)
 
 
 def test_a_perfect_subject_makes_the_mean_infinite_without_a_warning():

@@ -7,7 +7,8 @@ import pytest
 from negative_model import run, volume_at
 from nibabel import Nifti1Image
 
-from pipeline.translation.earlier import is_whole
+from pipeline.translation.earlier import MANY, is_whole, to_do
+from pipeline.translation.jobs import FAILED, NOT_DONE, SKIPPED, Job
 from pipeline.translation.volume import write_volume
 from transforms.nifti import VolumeError, read_nifti
 
@@ -29,6 +30,24 @@ def test_a_volume_of_another_contrast_is_not_taken_for_the_one_that_is_asked_for
     assert run("-i", source, "-o", made.parent) == 0  # and now it is
     made.write_bytes(content[:DESCRIP] + b"by my scanner" + content[DESCRIP + 13 :])
     assert run("-i", source, "-o", made.parent) == 0  # says nothing of contrasts
+
+
+def test_many_volumes_are_looked_at_together_with_progress_and_each_gets_its_own_answer(tmp_path, capsys):
+    jobs = [Job(tmp_path / f"{index}.nii", tmp_path / f"out{index}.nii", status=NOT_DONE) for index in range(MANY)]
+    whole = volume_at(tmp_path / "a.nii").read_bytes()
+    for index, job in enumerate(jobs[1:], 1):
+        job.target.write_bytes(whole if index % 3 else whole[:-1])
+    expected = [index % 3 == 0 for index in range(MANY)]
+    assert to_do(jobs, overwrite=False) == [job for job, open_ in zip(jobs, expected, strict=True) if open_]
+    assert [job.status for job in jobs] == [NOT_DONE if open_ else SKIPPED for open_ in expected]
+    assert f"what is there: 100%|██████████| {MANY - 1}/{MANY - 1}" not in capsys.readouterr().err  # one too few
+    jobs[0].target.write_bytes(whole)
+    for job in jobs:
+        job.status = NOT_DONE
+    assert len(to_do(jobs, overwrite=False)) == MANY // 3 - (MANY % 3 == 0)
+    assert "what is there: 100%" in capsys.readouterr().err
+    assert to_do(jobs, overwrite=True, quiet=True) == [job for job in jobs if job.status == NOT_DONE]
+    assert to_do([Job(tmp_path / "a.nii", tmp_path / "none.nii", status=FAILED)], overwrite=False, quiet=True) == []
 
 
 @pytest.fixture(scope="module")

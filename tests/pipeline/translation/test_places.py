@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from volume_cases import PIXDIM, patched
 
+from pipeline.arguments import given_path
 from pipeline.errors import UserError
 from pipeline.files import is_file
 from pipeline.translation import places
 from pipeline.translation.earlier import is_whole
 from pipeline.translation.jobs import Job
-from pipeline.translation.places import all_inputs, given_path, plan
+from pipeline.translation.places import all_inputs, plan
 
 
 def touched(path: Path) -> Path:
