@@ -40,6 +40,7 @@ UNET, RESNET = {"type": "unet", "dropout": 0.0}, {"type": "resnet"}
 HALVES = ("bf16", "fp16")
 PRECISIONS = ("float32", "tf32", *HALVES)
 LAYOUTS = ("contiguous_format", "channels_last")
+ROOF_IMAGES = (4, 256, 128, 128)
 PLAIN_METHODS = ("cyclegan", "dualgan", "munit")  # those that `benchmarks.reference` has
 ROWS = {
     "unet-256": Row(256, CYCLEGAN, UNET | {"width": 64}, {"width": 64}),
@@ -100,7 +101,7 @@ def prepare(row: str, batch: int, kind: str, device: str, threads: int | None, f
 
 
 def convolution(device: str, kind: str, threads: int | None, layout: str) -> Work:
-    """Return the roof's work: one large 3×3 convolution, 77.3 GFLOP, in the precision of a side and a memory layout."""
+    """Return the roof's work: one large 3×3 convolution, in the precision of a side and a memory layout."""
     import torch
 
     from pipeline.hardware import set_up, tune
@@ -108,8 +109,9 @@ def convolution(device: str, kind: str, threads: int | None, layout: str) -> Wor
     set_up(threads)
     tune(torch.device(device), tf32=kind == "tf32")
     options = {"device": device, "dtype": {"bf16": torch.bfloat16, "fp16": torch.float16}.get(kind, torch.float32)}
-    images = torch.randn(4, 256, 128, 128, **options).to(memory_format=getattr(torch, layout))
-    weights = torch.randn(256, 256, 3, 3, **options).to(memory_format=getattr(torch, layout))
+    channels = ROOF_IMAGES[1]
+    images = torch.randn(ROOF_IMAGES, **options).to(memory_format=getattr(torch, layout))
+    weights = torch.randn(channels, channels, 3, 3, **options).to(memory_format=getattr(torch, layout))
 
     def work() -> None:
         with torch.inference_mode():
@@ -118,7 +120,10 @@ def convolution(device: str, kind: str, threads: int | None, layout: str) -> Wor
     return work
 
 
-ROOF_FLOP = 2 * 4 * 128 * 128 * 256 * 256 * 9
+def roof_flop() -> int:
+    """Return the floating-point operations of the roof's work: 77.3 billion."""
+    images, channels, height, width = ROOF_IMAGES
+    return 2 * images * height * width * channels**2 * 9
 
 
 def flop_of_step(row: str, batch: int) -> int:
@@ -156,7 +161,7 @@ def time_row(row: str, batch: int, arguments: argparse.Namespace) -> list[list[s
         if arguments.roof:
             precision = "float32" if kind == "plain" else kind.split()[0]
             quickest = min(timings[f"{precision} {way}"].seconds for way in LAYOUTS)
-            share = f"{flop / timings[kind].seconds / (ROOF_FLOP / quickest):.0%}"
+            share = f"{flop / timings[kind].seconds / (roof_flop() / quickest):.0%}"
         rows.append([row, str(batch), *cells, share])
     return rows
 
@@ -169,7 +174,7 @@ def operations(row: str, batch: int) -> list[str]:
     return [row, str(batch), *(f"{count:,}" for count in counts), f"{counts[1] / counts[0]:.3f}"]
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     """Print the table."""
     door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     door.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all unless given")
@@ -182,7 +187,7 @@ def main() -> None:
     door.add_argument("--graph", action="store_true", help="ours as a CUDA graph, too")
     door.add_argument("--roof", action="store_true", help="the share of a large convolution's rate")
     door.add_argument("--operations", action="store_true", help="count operations instead of timing")
-    arguments = door.parse_args()
+    arguments = door.parse_args(argv)
     if unknown := set(arguments.rows) - set(ROWS):
         door.error(f"no such row: {', '.join(sorted(unknown))}; choose from {', '.join(ROWS)}")
     if arguments.device == "cpu" and (arguments.graph or {"tf32", "fp16"} & {*arguments.precision}):
@@ -191,10 +196,11 @@ def main() -> None:
     say(machine())
     if arguments.operations:
         say(table(["job", "batch", "plain", "ours", "ratio"], [operations(*job) for job in jobs]))
-        return
+        return 0
     rows = [cells for job in jobs for cells in time_row(*job, arguments)]
     say(table(["job", "batch", "side", "time a step", "rate", "ratio", "peak memory", "of the roof"], rows))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -14,7 +14,7 @@ from small_run import QUICK, phantom_run
 from small_volumes import write_volume
 
 import pipeline.run
-from benchmarks import data, inference, metrics, overheads, scaling, scans, step, views
+from benchmarks import data, inference, metrics, overheads, scaling, scans, step, together, views
 from benchmarks.timing import Timing
 from pipeline.config.load import load_config
 
@@ -33,7 +33,7 @@ def at_once(monkeypatch, tmp_path):
             timings[name] = Timing((seconds / side.units,) * rounds, 100.0, seconds)
         return timings
 
-    for module in (data, inference, metrics, scaling):
+    for module in (data, inference, metrics, scaling, step):
         monkeypatch.setattr(module, "measure", measure)
     for place in ("pipeline.hardware.set_up", "benchmarks.inference.set_up"):
         monkeypatch.setattr(place, lambda threads: None)
@@ -124,6 +124,41 @@ def test_inference_refuses_options_that_would_do_nothing(options, reason, capsys
     assert ended.value.code == 2 and reason in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "options", "reason"),
+    [
+        (step, "unet-128 --rounds 0", "--rounds: '0' is not a whole number from 1"),
+        (step, "--batch 1 x", "--batch: 'x' is not a whole number from 1"),
+        (step, "--seconds nan", "--seconds: 'nan' is not a number of seconds above 0"),
+        (step, "unet-129", "no such row: unet-129; choose from unet-256"),
+        (step, "--graph", "--graph, tf32 and fp16 need --device cuda"),
+        (overheads, "--log-every 0 --only doors", "--log-every: '0' is not a whole number from 1"),
+        (scaling, "pixel", "no such quantity: pixel"),
+        (together, "--device gpu", "--device: 'gpu' is not one of auto, cpu, cuda, mps"),
+        *((one, "--device cuda", "device cuda: not available") for one in (step, data, inference, together)),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is(command, options, reason, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit) as ended:
+        command.main(options.split())
+    assert ended.value.code == 2 and reason in capsys.readouterr().err
+
+
+def test_step(monkeypatch, capsys):
+    small = {"generator": {"type": "unet", "width": 2}, "discriminator": {"width": 2}}
+    monkeypatch.setitem(step.ROWS, "unet-128", step.Row(128, step.CYCLEGAN, **small))
+    monkeypatch.setattr(step, "ROOF_IMAGES", (1, 2, 8, 8))
+    assert step.main(["unet-128", "--batch", "2", "--rounds", "1", "--roof", "--threads", "1"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("unet-128")]
+    assert [re.split(r"\s{2,}", line)[1:3] for line in lines] == [["2", side] for side in ("plain", "float32", "bf16")]
+    assert all(line.endswith("%") for line in lines)
+    assert step.main(["unet-128", "--operations"]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("unet-128")]
+    plain, ours, ratio = (float(cell.replace(",", "")) for cell in line.split()[2:])
+    assert ours / plain == pytest.approx(ratio, abs=1e-3) and ours < plain
+
+
 def test_metrics(monkeypatch, capsys):
     monkeypatch.setattr(metrics, "SHAPES", {"slice": (24, 24), "volume": (16, 16, 16)})
     assert metrics.main(["--rounds", "1"]) == 0
@@ -145,6 +180,19 @@ def test_overheads_of_a_record_are_those_of_the_whole_process():
         found = overheads.kept_record(how, **size)
         assert found.keys() == {"start", "computed", "waited"} and min(found.values()) >= 0
         assert found["computed"] < 60
+
+
+def test_overheads_of_a_record_are_told_beyond_a_round_without_one(monkeypatch):
+    idle, busy = [1.0, 5.0, 1.0], [1.2, 5.3, 1.9]  # one round has another load: its difference is in the middle
+
+    def in_turns(names, rounds, take, title):
+        assert rounds == 3
+        computed = {name: idle if name == overheads.NOTHING else busy for name in names}
+        return {name: [{"start": 2, "computed": one, "waited": 0.05} for one in computed[name]] for name in names}
+
+    monkeypatch.setattr(overheads, "in_turns", in_turns)
+    rows = overheads.record(1.0, step_seconds=0.1, log_every=5, rounds=3)  # ten steps
+    assert [row[1:] for row in rows] == [["30 ms", "30.00%", "5 ms", "5.00%", "2 s"]] * 3
 
 
 def test_scaling(monkeypatch, capsys):
