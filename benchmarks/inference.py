@@ -5,7 +5,7 @@ python -m benchmarks.inference --model runs/ixi --to T2 --volume IXI002-Guys-082
 python -m benchmarks.inference --file                a volume of 256×256×150, from its .nii.gz to the translation's
 
 "File to file" is what `pipeline.translate` does for one of its volumes, with the clock on the functions that it calls.
-The yardstick sends one slice at a time, as public code does, with allocator and memory layout as they are. A rate
+The yardstick sends one slice at a time, as public code does, with torch's layers, allocator and memory layout. A rate
 counts slices that show something; the others are not sent at all.
 """
 
@@ -22,9 +22,11 @@ from unittest.mock import patch
 import nibabel as nib
 import numpy as np
 import torch
+from torch import nn
 
 from benchmarks.options import device
 from benchmarks.timing import Side, machine, measure, peak_mib, rows_of, spelt
+from networks.convolutions import plainly
 from networks.unet import UNet
 from pipeline.arguments import count
 from pipeline.console import say, table
@@ -53,17 +55,23 @@ def model_of(
     if uri is not None:
         model = load_model(uri, device)
         if not tuned:
-            for network in model.translators.values():
-                network.to(memory_format=torch.contiguous_format)
+            model = replace(model, translators={name: _plain(one) for name, one in model.translators.items()})
         return model, model.target(to)
     torch.manual_seed(0)
     where = choose_device(device)
     network = UNet(depth=size.bit_length() - 1, width=width).to(where).eval().requires_grad_(False)
-    if tuned and where.type == "cpu" and is_large(network, size, network.stride):
+    if not tuned:
+        network = _plain(network)
+    elif where.type == "cpu" and is_large(network, size, network.stride):
         network.to(memory_format=torch.channels_last)  # as `load_model` does
     settings = {"axis": "axial", "spacing_mm": None, "size": size, "n4": False, "percentiles": (0.5, 99.5)}
     facts = {"T2": {"low": 0.0, "high": 1000.0, "integer": True}}
     return TranslationModel(("T1", "T2"), {"T2": network}, settings, facts, network.stride, where), "T2"
+
+
+def _plain(network: nn.Module) -> nn.Module:
+    """Have a network compute as torch's own layers do, in the memory layout that they begin with."""
+    return plainly(network).to(memory_format=torch.contiguous_format)
 
 
 def head(size: int, slices: int) -> np.ndarray:

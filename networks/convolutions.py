@@ -26,7 +26,7 @@ _choosing = ContextVar("choosing", default=True)
 
 
 class Convolution(nn.Conv2d):
-    """A convolution of one group that pads by reflection or with zeros, as many pixels on every side."""
+    """`nn.Conv2d`, by a cheaper way where it has one group and pads all sides alike, by reflection or with zeros."""
 
     @property
     def outruns_compiled(self) -> bool:
@@ -36,7 +36,7 @@ class Convolution(nn.Conv2d):
     def forward(self, image: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, K, h, w) as `nn.Conv2d` does; H and W are more than a padding that reflects."""
         weight = self.weight  # once: where it is normalised spectrally, to ask for it is a power iteration
-        if not cheaper_ways_apply(image, weight):
+        if not (_is_usual(self) and cheaper_ways_apply(image, weight)):
             return self._conv_forward(image, weight, self.bias)
         padding = self.padding[0]
         if self.padding_mode == "reflect":
@@ -48,7 +48,9 @@ class Convolution(nn.Conv2d):
 
     def _cheaper_way(self, image: Tensor, weight: Tensor, padding: int) -> Way | None:
         """Return what computes it for less than the library, if anything does, of an image to pad with zeros."""
-        kernels, channels = weight.shape[:2]
+        kernels, channels, *taps = weight.shape
+        if any(side + 2 * padding < reach for side, reach in zip(image.shape[2:], taps, strict=True)):
+            return None  # the library says what is wrong
         if self.stride == (2, 2):
             if padding == 1 and few_pixels.pays(image.shape[0] * image.shape[2] * image.shape[3] // 4, weight):
                 return few_pixels.halve
@@ -67,12 +69,13 @@ class Convolution(nn.Conv2d):
 
 
 class TransposedConvolution(nn.ConvTranspose2d):
-    """A transposed convolution of stride 2 and padding 1."""
+    """`nn.ConvTranspose2d`, by a cheaper way where its kernel is 4×4, its stride 2 and its padding 1."""
 
     def forward(self, image: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Map (N, C, H, W) to (N, K, 2H, 2W)."""
+        """Map (N, C, H, W) to (N, K, h, w) as `nn.ConvTranspose2d` does."""
         weight = self.weight
-        if cheaper_ways_apply(image, weight) and self.kernel_size == (4, 4):
+        doubles = (self.kernel_size, self.stride, self.padding, self.output_padding) == ((4, 4), (2, 2), (1, 1), (0, 0))
+        if doubles and output_size is None and _is_usual(self) and cheaper_ways_apply(image, weight):
             if weight.shape[1] == 1:
                 return _offset(double_to_one(image, weight), self.bias)
             if few_pixels.pays(image.shape[0] * image.shape[2] * image.shape[3], weight):
@@ -93,6 +96,17 @@ class RepeatedDoubling(nn.Sequential):
         for layer in others:
             features = layer(features)
         return features
+
+
+def _is_usual(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
+    """Whether a layer's options are those that the cheaper ways know."""
+    return (
+        layer.groups == 1
+        and layer.dilation == (1, 1)
+        and layer.padding_mode in ("zeros", "reflect")
+        and isinstance(layer.padding, tuple)  # not "same", nor "valid"
+        and len(set(layer.padding)) == 1
+    )
 
 
 def cheaper_ways_apply(image: Tensor, weight: Tensor) -> bool:
@@ -120,7 +134,10 @@ def plain_ways() -> Iterator[None]:
 
 
 def choosing(network: nn.Module) -> nn.Module:
-    """Put a `Convolution` in the place of every `nn.Conv2d`, with the same weights; return the network."""
+    """Put a `Convolution` in the place of every `nn.Conv2d`, with the same weights; return the network.
+
+    To be called on a fresh network, none of whose layers stands in two places: hooks are lost.
+    """
     return _exchanged(network, lambda layer: _like(layer, Convolution) if type(layer) is nn.Conv2d else None)
 
 
@@ -156,6 +173,7 @@ def _exchanged(network: nn.Module, exchange: Callable[[nn.Module], nn.Module | N
 def _like(layer: nn.Conv2d | nn.ConvTranspose2d, kind: type[nn.Module]) -> nn.Module:
     """Return a layer of another kind with the same weights."""
     options = {"output_padding": layer.output_padding} if isinstance(layer, nn.ConvTranspose2d) else {}
+    options |= {"groups": layer.groups, "dilation": layer.dilation}
     other = kind(
         *(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding),
         padding_mode=layer.padding_mode,
@@ -164,7 +182,7 @@ def _like(layer: nn.Conv2d | nn.ConvTranspose2d, kind: type[nn.Module]) -> nn.Mo
         **options,
     )
     other.weight, other.bias = layer.weight, layer.bias
-    return other
+    return other.train(layer.training)
 
 
 def _offset(features: Tensor, bias: Tensor | None) -> Tensor:

@@ -25,7 +25,8 @@ def pays(pixels: int, weight: Tensor) -> bool:
         weight: (K, C, r, r), K being the coarse side's channels.
     """
     large = weight.shape[2:] == (4, 4) and weight.numel() >= LEAST_WEIGHTS
-    return large and weight.is_contiguous() and pixels * SHARE <= len(weight)  # in another layout it is copied first
+    in_place = weight.is_contiguous()  # in another layout it would be copied first
+    return large and in_place and pixels > 0 and pixels * SHARE <= len(weight)
 
 
 def halve(image: Tensor, weight: Tensor) -> Tensor:
@@ -49,10 +50,11 @@ class _Halved(torch.autograd.Function):
 
     @staticmethod
     @differentiable_once
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         columns, weight = ctx.saved_tensors
         coarse = _joined(gradient)
-        return _added(_product(weight.flatten(1).T, coarse), ctx.shape), _weighed(coarse, columns, weight)
+        to_image = _added(_product(weight.flatten(1).T, coarse), ctx.shape) if ctx.needs_input_grad[0] else None
+        return to_image, _weighed(coarse, columns, weight) if ctx.needs_input_grad[1] else None
 
 
 class _Doubled(torch.autograd.Function):
@@ -66,10 +68,11 @@ class _Doubled(torch.autograd.Function):
 
     @staticmethod
     @differentiable_once
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         coarse, weight = ctx.saved_tensors
         columns = _columns(gradient)
-        return _parted(_product(weight.flatten(1), columns), ctx.shape), _weighed(coarse, columns, weight)
+        to_image = _parted(_product(weight.flatten(1), columns), ctx.shape) if ctx.needs_input_grad[0] else None
+        return to_image, _weighed(coarse, columns, weight) if ctx.needs_input_grad[1] else None
 
 
 def _product(matrix: Tensor, columns: Tensor) -> Tensor:
@@ -78,7 +81,7 @@ def _product(matrix: Tensor, columns: Tensor) -> Tensor:
 
 def _weighed(coarse: Tensor, columns: Tensor, weight: Tensor) -> Tensor:
     """Return the weight's gradient, as no view of anything else: autograd then adds the next one in place."""
-    gradient = torch.empty_like(weight)
+    gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
     torch.mm(coarse, columns.T, out=gradient.flatten(1))
     return gradient
 

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,18 +28,22 @@ def to_do(jobs: list[Job], *, overwrite: bool, to: str | None = None, quiet: boo
     """
     begun = [] if overwrite else [job for job in jobs if job.status == NOT_DONE and is_file(job.target)]
     show = {"total": len(begun), "title": "what is there", "unit": "volume", "quiet": quiet or len(begun) < MANY}
+    given_up = threading.Event()
+
+    def is_there(job: Job) -> bool:
+        return all(is_whole(path, given_up) for path in (job.target, job.uncertainty) if path is not None)
+
     pool = ThreadPoolExecutor(os.cpu_count())  # decompression releases the interpreter's lock
     try:
-        for job, there in zip(begun, progress(pool.map(_is_there, begun), **show), strict=True):
+        for job, there in zip(begun, progress(pool.map(is_there, begun), **show), strict=True):
             if there:
                 _take_for_done(job, to)
+    except BaseException:  # a signal's, among others: leaves at the next piece of a file
+        given_up.set()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
     return [job for job in jobs if job.status == NOT_DONE]
-
-
-def _is_there(job: Job) -> bool:
-    return all(is_whole(path) for path in (job.target, job.uncertainty) if path is not None)
 
 
 def _take_for_done(job: Job, to: str | None) -> None:
@@ -50,11 +55,15 @@ def _take_for_done(job: Job, to: str | None) -> None:
         job.error = f"{job.source}: {job.target} holds a synthetic {made}; choose another OUT, or add --overwrite"
 
 
-def is_whole(path: Path) -> bool:
+def is_whole(path: Path, given_up: threading.Event | None = None) -> bool:
     """Whether a NIfTI file is there with all of its voxels: ours always are, but a copy may have been cut short.
 
     A compressed one is read to its end, as whoever opens it next will: a damaged translation must not be skipped for
     ever. That takes a hundredth of the time that translating the volume took.
+
+    Args:
+        path: Of the file.
+        given_up: Set when nobody waits for the answer any more: it is then False.
     """
     if not is_file(path) or path.stat().st_size == 0:
         return False
@@ -71,7 +80,8 @@ def is_whole(path: Path) -> bool:
         if not path.name.lower().endswith(".gz"):
             return path.stat().st_size >= wanted
         with igzip.open(path) as stream:  # to its end, where gzip has a checksum and the length
-            return sum(map(len, iter(lambda: stream.read(_CHUNK_BYTES), b""))) >= wanted
+            pieces = iter(lambda: b"" if given_up is not None and given_up.is_set() else stream.read(_CHUNK_BYTES), b"")
+            return sum(map(len, pieces)) >= wanted
     except Exception:  # whatever a damaged file makes nibabel raise
         return False
 

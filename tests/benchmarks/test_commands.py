@@ -134,6 +134,7 @@ def test_inference_refuses_options_that_would_do_nothing(options, reason, capsys
         (step, "--graph", "--graph, tf32 and fp16 need --device cuda"),
         (overheads, "--log-every 0 --only doors", "--log-every: '0' is not a whole number from 1"),
         (scaling, "pixel", "no such quantity: pixel"),
+        (step, "--device auto --graph", "--graph, tf32 and fp16 need --device cuda"),
         (together, "--device gpu", "--device: 'gpu' is not one of auto, cpu, cuda, mps"),
         *((one, "--device cuda", "device cuda: not available") for one in (step, data, inference, together)),
     ],

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_engine import MUNIT, batch, config_of, engine_of
+from small_engine import MUNIT, batch, config_of, engine_of, force_the_ways
 from torch import nn
 
 from benchmarks.reference import PLAIN, Pool
@@ -40,8 +40,15 @@ def draw_alike(plain, engine, count):
         pool.query = query_all
 
 
+@pytest.fixture(params=["as they are", "forced"])
+def ways(request, monkeypatch):
+    """Layers take the cheaper ways where these pay, which small networks' do not, or wherever they can."""
+    if request.param == "forced":
+        force_the_ways(monkeypatch)
+
+
 @pytest.mark.parametrize("options", METHODS.values(), ids=METHODS)
-def test_losses_gradients_and_weights_of_steps_are_the_engines(options):
+def test_losses_gradients_and_weights_of_steps_are_the_engines(options, ways):
     engine, count = engine_of(dtype=torch.float64, **options), 2 if options.get("pool_size") is None else 4
     config = config_of(**options)
     plain = PLAIN[config.method.type](config, engine.networks())

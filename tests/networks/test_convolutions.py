@@ -140,6 +140,38 @@ def test_the_plain_ways_can_be_asked_for_and_are_differentiable_twice(ways):
     assert ways == ["halve_from_one", "convolve_to_one"]
 
 
+UNUSUAL = [
+    nn.Conv2d(4, 1, 3, padding=2, dilation=2),
+    nn.Conv2d(4, 1, 3, padding=1, padding_mode="circular"),
+    nn.Conv2d(4, 1, (3, 5), padding=(1, 2)),
+    nn.Conv2d(1, 4, 4, 2, (1, 0)),
+    nn.Conv2d(4, 1, 3, padding="same"),
+    nn.Conv2d(4, 4, 3, groups=4),
+    nn.Conv2d(4, 1, 2, 3),
+]
+
+
+@pytest.mark.parametrize("plain", UNUSUAL, ids=str)
+def test_options_that_the_ways_do_not_know_go_the_plain_way(ways, plain):
+    image = image_of(plain.in_channels, torch.float32)
+    expected = plain(image)
+    assert torch.equal(choosing(nn.Sequential(plain))(image), expected) and ways == []
+
+
+def test_a_transposed_layer_gives_the_size_that_is_asked_for(ways):
+    layer, image = TransposedConvolution(5, 1, 4, 2, 1), image_of(5, torch.float32)
+    assert layer(image, output_size=[17, 25]).shape[2:] == (17, 25)
+    assert TransposedConvolution(5, 1, 4, 2, 1, output_padding=1)(image).shape[2:] == (17, 25)
+    assert ways == []
+
+
+@pytest.mark.parametrize("size", [(1, 8), (8, 1)])
+@pytest.mark.parametrize("before, after", [(5, 1), (1, 5), (64, 128)])
+def test_an_image_smaller_than_the_kernel_is_refused_as_the_library_does(before, after, size):
+    with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
+        Convolution(before, after, 4, 1, 1)(torch.zeros(1, before, *size))
+
+
 def test_layers_of_a_library_take_to_choosing_and_back():
     plain = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"), nn.Sequential(nn.Conv2d(2, 1, 1)))
     image = image_of(1, torch.float32)

@@ -5,6 +5,7 @@ import torch
 from network_probes import assert_same_function
 from torch.nn.functional import conv2d, conv_transpose2d
 
+from networks import few_pixels
 from networks.few_pixels import FEW, double, halve, pays
 
 
@@ -38,6 +39,26 @@ def test_values_and_gradients_are_the_librarys(height, width, count, dtype, boun
     assert_same_function(double, plain_double, drawn(count, 7, height, width, dtype=dtype), weight, bound=bound)
 
 
+def test_weights_may_have_another_layout():
+    weight = drawn(7, 5, 4, 4, dtype=torch.float64).to(memory_format=torch.channels_last)
+    assert_same_function(halve, plain_half, drawn(2, 5, 4, 6, dtype=torch.float64), weight)
+    assert_same_function(double, plain_double, drawn(2, 7, 2, 3, dtype=torch.float64), weight)
+
+
+def test_only_the_gradients_that_are_asked_for_are_made(monkeypatch):
+    made = []
+    for name in ("_added", "_parted", "_weighed"):
+        one = getattr(few_pixels, name)
+        monkeypatch.setattr(few_pixels, name, lambda *of, name=name, one=one: made.append(name) or one(*of))
+    image, weight = drawn(1, 5, 4, 4, dtype=torch.float64), drawn(7, 5, 4, 4, dtype=torch.float64)
+    for way, given, to_image in ((halve, image, "_added"), (double, drawn(1, 7, 2, 2, dtype=torch.float64), "_parted")):
+        for of_image, of_weight, expected in ((True, False, [to_image]), (False, True, ["_weighed"])):
+            value = way(given.clone().requires_grad_(of_image), weight.clone().requires_grad_(of_weight))
+            made.clear()
+            value.sum().backward()
+            assert made == expected
+
+
 def test_the_sizes_lie_on_both_sides_of_few():
     pixels = [height * width * count for height, width in SIZES for count in (1, 2, 3)]
     assert min(pixels) < FEW <= max(pixels)
@@ -57,6 +78,7 @@ def test_inputs_need_not_be_contiguous_and_results_may_be_changed_in_place():
 @pytest.mark.parametrize(
     "pixels, shape, expected",
     [
+        (0, (512, 512, 4, 4), False),  # an empty batch
         (32, (512, 512, 4, 4), True),
         (33, (512, 512, 4, 4), False),
         (64, (1024, 512, 4, 4), True),

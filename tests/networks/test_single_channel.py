@@ -5,6 +5,7 @@ import torch
 from network_probes import assert_same_function
 from torch.nn.functional import conv2d, conv_transpose2d
 
+from networks import single_channel
 from networks.single_channel import convolve_from_one, convolve_to_one, double_to_one, halve_from_one
 
 SIZES = [(7, 7), (9, 13), (16, 8)]
@@ -55,11 +56,28 @@ def test_doubling_to_one_channel(size, dtype, bound):
     assert_same_function(double_to_one, plain, channels_last, weight, bound=bound)
 
 
-@pytest.mark.parametrize("way", [convolve_to_one, double_to_one, lambda *of: halve_from_one(*of, 1)])
-def test_only_the_gradients_that_are_asked_for_are_made(way):
-    image, weight = torch.randn(2, 1, 8, 8), torch.randn(1, 1, 4, 4, requires_grad=True)
-    way(image, weight).sum().backward()
-    assert image.grad is None and weight.grad is not None
+@pytest.mark.parametrize(
+    "way, of_image",
+    [
+        (convolve_to_one, "conv2d"),
+        (convolve_from_one, "_by_rows"),
+        (double_to_one, "conv2d"),
+        (lambda *of: halve_from_one(*of, 1), "_doubled"),
+    ],
+)
+def test_only_the_gradients_that_are_asked_for_are_made(way, of_image, monkeypatch):
+    made = []
+    for name in (of_image, "conv2d_weight"):
+        one = getattr(single_channel, name)
+        watched = lambda *of, name=name, one=one, **how: made.append(name) or one(*of, **how)  # noqa: E731
+        monkeypatch.setattr(single_channel, name, watched)
+    for wanted in (of_image, "conv2d_weight"):
+        image = torch.randn(2, 1, 8, 8, requires_grad=wanted == of_image)
+        weight = torch.randn(1, 1, 4, 4, requires_grad=wanted != of_image)
+        value = way(image, weight)
+        made.clear()
+        value.sum().backward()
+        assert made == [wanted]
 
 
 def test_kernels_need_not_be_square_nor_inputs_contiguous():

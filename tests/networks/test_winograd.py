@@ -6,7 +6,7 @@ import torch
 from network_probes import assert_same_function, value_and_gradients
 from torch.nn.functional import conv2d
 
-from networks.winograd import convolve, minimal_filtering, pays
+from networks.winograd import _Transforms, convolve, minimal_filtering, pays
 
 
 def drawn(*shape, dtype=torch.float64, seed=0):
@@ -45,10 +45,16 @@ def test_it_gives_the_same_bits_again():
         assert torch.equal(first, second)
 
 
-def test_only_the_gradients_that_are_asked_for_are_made():
-    image, weight = drawn(1, 2, 6, 6), drawn(2, 2, 3, 3).requires_grad_()
-    convolve(image, weight).sum().backward()
-    assert image.grad is None and weight.grad is not None
+def test_only_the_gradients_that_are_asked_for_are_made(monkeypatch):
+    made = []
+    for name in ("to_input_gradient", "to_kernel_gradient"):
+        one = getattr(_Transforms, name)
+        monkeypatch.setattr(_Transforms, name, lambda *of, name=name, one=one: made.append(name) or one(*of))
+    image, weight = drawn(1, 2, 6, 6), drawn(2, 2, 3, 3)
+    convolve(image, weight.clone().requires_grad_()).sum().backward()
+    assert made == ["to_kernel_gradient"]
+    convolve(image.requires_grad_(), weight).sum().backward()
+    assert made == ["to_kernel_gradient", "to_input_gradient"]
 
 
 def test_the_matrices_filter_a_line_with_the_fewest_products():

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from small_engine import batch, differences, engine_of, saved
+from small_engine import batch, differences, engine_of, force_the_ways, saved
 
 RESUMED = {"depth": 6, "width": 1, "dropout": 0.5, "pool_size": 3, "ema_decay": 0.99, "adversarial": "bce"}
 STATEFUL = ["G", "F", "D_A", "D_B", "averaged", "averaged_steps", "pool_a", "pool_b"]
@@ -39,6 +39,15 @@ def test_a_resumed_engine_ends_in_the_same_bits(interrupted):
     middle, random, end = interrupted
     assert differences(middle, end)
     assert differences(resumed(middle, random), end) == set()
+
+
+def test_by_the_ways_of_large_layers_it_does_so_too(monkeypatch):
+    force_the_ways(monkeypatch)
+    engine = engine_of(**RESUMED)
+    run(engine, range(5))
+    middle, random = saved(engine), torch.get_rng_state()
+    run(engine, range(5, 9))
+    assert differences(resumed(middle, random), saved(engine)) == set()
 
 
 @pytest.mark.parametrize("part", STATEFUL)

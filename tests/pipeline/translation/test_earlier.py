@@ -1,12 +1,14 @@
 """What stands in a volume's place from an earlier command is not taken for something else."""
 
 import gzip
+import threading
 
 import numpy as np
 import pytest
 from negative_model import run, volume_at
 from nibabel import Nifti1Image
 
+from pipeline.translation import earlier
 from pipeline.translation.earlier import MANY, is_whole, to_do
 from pipeline.translation.jobs import FAILED, NOT_DONE, SKIPPED, Job
 from pipeline.translation.volume import write_volume
@@ -48,6 +50,35 @@ def test_many_volumes_are_looked_at_together_with_progress_and_each_gets_its_own
     assert "what is there: 100%" in capsys.readouterr().err
     assert to_do(jobs, overwrite=True, quiet=True) == [job for job in jobs if job.status == NOT_DONE]
     assert to_do([Job(tmp_path / "a.nii", tmp_path / "none.nii", status=FAILED)], overwrite=False, quiet=True) == []
+
+
+def test_whoever_is_interrupted_does_not_wait_for_the_files_under_way(tmp_path, monkeypatch):
+    reading, noticed = threading.Event(), []
+
+    def is_whole(path, given_up):
+        reading.set()
+        noticed.append(given_up.wait(30))
+        return False
+
+    def interrupted(answers, **_):
+        reading.wait(30)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(earlier, "is_whole", is_whole)
+    monkeypatch.setattr(earlier, "progress", interrupted)
+    jobs = [Job(tmp_path / "a.nii", volume_at(tmp_path / "b.nii"), status=NOT_DONE)]
+    with pytest.raises(KeyboardInterrupt):
+        to_do(jobs, overwrite=False)
+    assert noticed == [True]
+
+
+def test_a_file_that_nobody_waits_for_is_not_read_on(zipped):
+    path, content = zipped
+    path.write_bytes(content)
+    given_up = threading.Event()
+    assert is_whole(path, given_up)
+    given_up.set()
+    assert not is_whole(path, given_up)
 
 
 @pytest.fixture(scope="module")
