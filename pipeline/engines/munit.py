@@ -39,12 +39,22 @@ class Munit(AdversarialEngine):
 
     def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
         A, B, weights = self.generators["A"], self.generators["B"], self.method
-        (content_a, style_a), (content_b, style_b) = A.encode(real_a), B.encode(real_b)
-        drawn_a, drawn_b = (self.drawn(self.random.normal, *style_a.shape).to(real_a) for _ in range(2))
-        # Each decoder makes its translation and its reconstruction in one pass; norms and styles are per sample.
-        fake_a, own_a = A.decode(torch.cat([content_b, content_a]), torch.cat([drawn_a, style_a])).chunk(2)
-        fake_b, own_b = B.decode(torch.cat([content_a, content_b]), torch.cat([drawn_b, style_b])).chunk(2)
-        (content_back_b, style_back_a), (content_back_a, style_back_b) = A.encode(fake_a), B.encode(fake_b)
+        cycle = bool(weights.cycle_weight)
+        content_b, style_b = B.encode(real_b)
+        drawn_a, drawn_b = (self.drawn(self.random.normal, *style_b.shape).to(real_a) for _ in range(2))
+        fake_a = A.decode(content_b, drawn_a)
+        # What can wait for one pass through a network does: norms and styles are per sample, see `in_one_pass`.
+        (content_a, content_back_b), (style_a, style_back_a) = (
+            part.chunk(2) for part in A.encode(torch.cat([real_a, fake_a]))
+        )
+        fake_b, own_b, *back_b = B.decode(
+            torch.cat([content_a, content_b] + cycle * [content_back_b]),
+            torch.cat([drawn_b, style_b] + cycle * [style_b]),
+        ).split(len(real_b))
+        content_back_a, style_back_b = B.encode(fake_b)
+        own_a, *back_a = A.decode(
+            torch.cat([content_a] + cycle * [content_back_a]), torch.cat([style_a] + cycle * [style_a])
+        ).split(len(real_a))
         losses = {
             "adversarial_A": weights.adversarial_weight * self.believed("D_A", fake_a),
             "adversarial_B": weights.adversarial_weight * self.believed("D_B", fake_b),
@@ -55,9 +65,9 @@ class Munit(AdversarialEngine):
             "style_a": weights.style_weight * mean_absolute(style_back_a, drawn_a),
             "style_b": weights.style_weight * mean_absolute(style_back_b, drawn_b),
         }
-        if weights.cycle_weight:
-            losses["cycle_a"] = weights.cycle_weight * mean_absolute(A.decode(content_back_a, style_a), real_a)
-            losses["cycle_b"] = weights.cycle_weight * mean_absolute(B.decode(content_back_b, style_b), real_b)
+        if cycle:
+            losses["cycle_a"] = weights.cycle_weight * mean_absolute(*back_a, real_a)
+            losses["cycle_b"] = weights.cycle_weight * mean_absolute(*back_b, real_b)
         return losses, fake_a, fake_b
 
     @torch.no_grad()
