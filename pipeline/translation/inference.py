@@ -15,7 +15,7 @@ from pipeline.errors import first_cause
 from pipeline.translation.model import TranslationModel, is_large
 from pipeline.translation.uncertainty import dropouts
 
-ENOUGH_VOLUMES = 20  # a U-Net-256 of width 64: 12 s to compile, then 0.3 to 0.6 s less a volume of 150 slices, bf16 1.3 s
+ENOUGH_VOLUMES = 20  # a U-Net-256 of width 64: 12 s to compile, then 0.3 s less a volume of 150 slices, bf16 1.3 s
 MOST_FORMS = 6  # of a job, over its networks and sizes of slices; TorchDynamo keeps eight of a class's
 MOST_LETTERS = 200  # of a compiler's complaint
 
