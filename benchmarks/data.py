@@ -18,10 +18,10 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks.options import device
+from benchmarks.options import device, volume
 from benchmarks.timing import Side, Work, machine, measure, show, spelt
 from pipeline.arguments import count
-from pipeline.console import say
+from pipeline.console import guarded, say
 
 SPACING_MM = (0.9375, 1.25)  # in-plane, through-plane: those of configs/ixi.yaml
 SETTINGS = {"axis": "axial", "spacing_mm": SPACING_MM, "size": 256, "n4": False, "percentiles": (0.5, 99.5)}
@@ -267,7 +267,7 @@ def main(argv: list[str] | None = None) -> int:
     parts = {"reading": measure_reading, "writing": measure_writing, "extraction": measure_extraction,
              "loader": measure_loader}  # fmt: skip
     door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    door.add_argument("--volume", type=Path, help="a NIfTI volume to measure with; without, one of IXI's size is made")
+    door.add_argument("--volume", type=volume, help="a NIfTI volume to measure with; or one of IXI's size is made")
     door.add_argument("--only", nargs="+", choices=list(parts), default=list(parts), help="what to measure")
     door.add_argument("--volumes", type=count, help=f"of {SLICES} slices, 13 MB each, in the loader's store, alone")
     door.add_argument(
@@ -292,4 +292,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main)())

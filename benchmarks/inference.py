@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.options import device
+from benchmarks.options import device, volume
 from benchmarks.timing import Side, machine, measure, peak_mib, rows_of, spelt
 from networks.convolutions import plainly
 from networks.unet import UNet
 from pipeline.arguments import count
-from pipeline.console import say, table
+from pipeline.console import guarded, say, table
 from pipeline.data.likeness import cohort_likeness, volume_likeness
 from pipeline.hardware import choose_device, set_up
 from pipeline.metrics.agreement import DATA_RANGE, psnr
@@ -242,7 +242,7 @@ def main(argv: list[str] | None = None) -> int:
     door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     door.add_argument("--model", metavar="URI", help="a trained model, instead of an untrained U-Net")
     door.add_argument("--to", metavar="CONTRAST", help="what the model is to make")
-    door.add_argument("--volume", type=Path, metavar="FILE", help="a scan, instead of an ellipsoid of noise")
+    door.add_argument("--volume", type=volume, metavar="FILE", help="a scan, instead of an ellipsoid of noise")
     door.add_argument("--width", type=count, help="of the untrained U-Net (default: 64)")
     door.add_argument("--size", type=count, help="of a slice's sides, a power of two (default: 256)")
     door.add_argument("--slices", type=count, help="of the ellipsoid (default: 32, with --file 150)")
@@ -254,6 +254,8 @@ def main(argv: list[str] | None = None) -> int:
     door.add_argument("--precision", choices=("model", "float32", "bf16"), help="with --file (default: model)")
     told = door.parse_args(argv)
     refuse_what_does_not_apply(told, door)
+    if told.size is not None and (told.size < 8 or told.size & (told.size - 1)):
+        door.error(f"--size {told.size}: must be a power of two, 8 or more")
     say(machine())
     common = {"uri": told.model, "to": told.to, "width": told.width or 64, "size": told.size or 256}
     common |= {"device": told.device, "volume": told.volume, "slices": told.slices or (150 if told.file else 32)}
@@ -266,4 +268,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main)())

@@ -7,7 +7,7 @@ import argparse
 
 from benchmarks.timing import Side, Work, machine, measure, show
 from pipeline.arguments import count
-from pipeline.console import say
+from pipeline.console import guarded, say
 
 SHAPES = {"slice": (256, 256), "volume": (192, 256, 192)}
 
@@ -53,4 +53,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main)())

@@ -2,10 +2,22 @@
 
 from argparse import ArgumentTypeError
 from math import inf
+from pathlib import Path
 
 from pipeline.errors import UserError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def volume(text: str) -> Path:
+    """Return the path of a file that is there.
+
+    Raises:
+        ArgumentTypeError: it is not.
+    """
+    if not Path(text).is_file():
+        raise ArgumentTypeError(f"{text}: no such file; give the path of a NIfTI volume")
+    return Path(text)
 
 
 def duration(text: str) -> float:

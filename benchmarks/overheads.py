@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.options import duration
 from benchmarks.timing import in_turns, machine, spelt
 from pipeline.arguments import count
-from pipeline.console import say, table
+from pipeline.console import guarded, say, table
 
 STEP_SECONDS = 0.095  # 128², width 16, batch 1, of the public code
 LOG_EVERY = 10  # steps, as configurations have it unless they say otherwise
@@ -171,4 +171,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main)())

@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.step import prepare as prepare_step
 from benchmarks.timing import Side, Timing, Work, machine, measure, spelt
 from pipeline.arguments import count
-from pipeline.console import say, table
+from pipeline.console import guarded, say, table
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TINY = (
@@ -200,4 +200,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main)())

@@ -21,7 +21,7 @@ from benchmarks.options import device, duration
 from benchmarks.timing import Side, Work, machine, measure, rows_of
 from pipeline.arguments import count
 from pipeline.config.schema import Config
-from pipeline.console import say, table
+from pipeline.console import guarded, say, table
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     door.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all unless given")
     door.add_argument("--batch", nargs="+", type=count, default=[1])
     door.add_argument("--precision", nargs="+", default=["float32", "bf16"], choices=PRECISIONS)
-    door.add_argument("--device", default="cpu", type=device, help="cpu or cuda")
+    door.add_argument("--device", default="cpu", type=device, help="cpu (default), cuda, mps or auto")
     door.add_argument("--threads", type=count, help="CPU threads; all cores unless given")
     door.add_argument("--rounds", type=count, default=7)
     door.add_argument("--seconds", type=duration, default=2.0, help="that a side works in each round")
@@ -203,4 +203,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main)())

@@ -18,7 +18,7 @@ from benchmarks.options import device
 from benchmarks.step import ROWS, config_of
 from benchmarks.timing import Timing, in_turns, machine, spelt
 from pipeline.arguments import count
-from pipeline.console import say, table
+from pipeline.console import guarded, say, table
 
 
 def work(row: str, batch: int, device: str, steps: int) -> None:
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     door.add_argument("row", nargs="?", default="unet-128", choices=list(ROWS))
     door.add_argument("--processes", nargs="+", type=count, default=[1, 2])
     door.add_argument("--batch", type=count, default=2, help="samples of all processes together")
-    door.add_argument("--device", default="cpu", type=device, help="cpu or cuda")
+    door.add_argument("--device", default="cpu", type=device, help="cpu (default), cuda, mps or auto")
     door.add_argument("--steps", type=count, default=30)
     door.add_argument("--rounds", type=count, default=3)
     door.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
@@ -79,6 +79,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.work:
         work(arguments.row, arguments.batch, arguments.device, arguments.steps)
         return 0
+    if uneven := [count for count in arguments.processes if arguments.batch % count]:
+        door.error(f"--batch {arguments.batch}: cannot be divided among {uneven[0]} processes; choose a multiple")
     taken = in_turns(arguments.processes, arguments.rounds, lambda count: seconds_a_step(count, arguments))
     timings = {count: Timing(tuple(seconds), 0.0, 0.0) for count, seconds in taken.items()}
     first = timings[arguments.processes[0]]
@@ -92,4 +94,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main)())

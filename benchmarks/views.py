@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.config.load import load_config
-from pipeline.console import say, table
+from pipeline.console import guarded, say, table
 from pipeline.data.case import pairs
 from pipeline.data.pairing import PairReader
 from pipeline.metrics.agreement import DATA_RANGE, psnr, slice_ratio, ssim
@@ -94,4 +94,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main)())

@@ -115,7 +115,7 @@ def test_inference_file_to_file_is_the_commands_own_way(monkeypatch, capsys):
         ("--precision bf16", "--precision goes with --file alone"),
         ("--to T2", "--to goes with --model alone"),
         ("--model m --width 4", "--width is the model's own"),
-        ("--volume a.nii --slices 4", "--slices is the volume's own"),
+        (f"--volume {__file__} --slices 4", "--slices is the volume's own"),
     ],
 )
 def test_inference_refuses_options_that_would_do_nothing(options, reason, capsys):
@@ -135,6 +135,10 @@ def test_inference_refuses_options_that_would_do_nothing(options, reason, capsys
         (overheads, "--log-every 0 --only doors", "--log-every: '0' is not a whole number from 1"),
         (scaling, "pixel", "no such quantity: pixel"),
         (step, "--device auto --graph", "--graph, tf32 and fp16 need --device cuda"),
+        (together, "--processes 1 2 --batch 3", "--batch 3: cannot be divided among 2 processes"),
+        (inference, "--size 100", "--size 100: must be a power of two"),
+        (inference, "--volume no.nii", "no.nii: no such file; give the path of a NIfTI volume"),
+        (data, "--volume no.nii", "no.nii: no such file; give the path of a NIfTI volume"),
         (together, "--device gpu", "--device: 'gpu' is not one of auto, cpu, cuda, mps"),
         *((one, "--device cuda", "device cuda: not available") for one in (step, data, inference, together)),
     ],

@@ -100,3 +100,9 @@ def test_every_size_and_depth_the_generator_rule_allows_can_be_translated(size, 
     assert not list(contradictions(small))
     image = torch.zeros(1, 1, size, size)
     assert build_generator(small)(image).shape == image.shape
+
+
+def test_no_more_threads_than_a_machine_could_start():
+    assert config(threads=1024).threads == 1024
+    with pytest.raises(ValidationError, match="less than or equal to 1024"):
+        config(threads=100_000)
