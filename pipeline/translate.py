@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     if not world.first:
         return code
     code = _summarised(jobs, arguments, about, code, started=started, worked=bool(pending))  # a record, so first
-    say_outcome(jobs, quiet=arguments.quiet, stopped=stop.number != 0)
+    say_outcome(jobs, quiet=arguments.quiet, stopped=stop.number != 0, anew=arguments.overwrite)
     return code
 
 

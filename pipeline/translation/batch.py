@@ -125,8 +125,16 @@ def _reason(error: Exception, job: Job) -> str:
     return f"unexpected {type(error).__name__}: {error}"
 
 
-def say_outcome(jobs: list[Job], *, quiet: bool, stopped: bool) -> None:
-    """Print the table of what became of each volume (where `quiet`, what was wrong) and what to do about the rest."""
+def say_outcome(jobs: list[Job], *, quiet: bool, stopped: bool, anew: bool = False) -> None:
+    """Print the table of what became of each volume (where `quiet`, what was wrong) and what to do about the rest.
+
+    Args:
+        jobs: Of the command.
+        quiet: Whether to print what was wrong alone.
+        stopped: Whether a signal came.
+        anew: Whether the same command would make again what is there: it was told to overwrite.
+    """
+    again = "run the same command again, which begins anew" if anew else "run the same command again for the rest"
     alone_and_failed = len(jobs) == 1 and jobs[0].status == FAILED  # a table would say no more
     if quiet or alone_and_failed:
         for job in jobs:
@@ -135,9 +143,9 @@ def say_outcome(jobs: list[Job], *, quiet: bool, stopped: bool) -> None:
     else:
         say(outcome(jobs))
     if stopped:
-        warn("stopped: interrupted; run the same command again for the rest")
+        warn(f"stopped: interrupted; {again}")
     elif NOT_DONE in counts(jobs):
-        warn("stopped: the disk is full; run the same command again for the rest")
+        warn(f"stopped: the disk is full; {again}")
 
 
 def write_summary(

@@ -3,11 +3,13 @@
 import math
 import os
 import re
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.console import progress
+from pipeline.errors import Stopped
 from pipeline.files import is_file
 from pipeline.translation.jobs import FAILED, NOT_DONE, SKIPPED, Job
 
@@ -25,6 +27,9 @@ def to_do(jobs: list[Job], *, overwrite: bool, to: str | None = None, quiet: boo
         overwrite: Whether all are to be done, whatever is there.
         to: The contrast that is to be made, where it is told.
         quiet: Whether to show no progress where there are many to look at.
+
+    Raises:
+        Stopped: Ctrl-C came.
     """
     begun = [] if overwrite else [job for job in jobs if job.status == NOT_DONE and is_file(job.target)]
     show = {"total": len(begun), "title": "what is there", "unit": "volume", "quiet": quiet or len(begun) < MANY}
@@ -38,8 +43,10 @@ def to_do(jobs: list[Job], *, overwrite: bool, to: str | None = None, quiet: boo
         for job, there in zip(begun, progress(pool.map(is_there, begun), **show), strict=True):
             if there:
                 _take_for_done(job, to)
-    except BaseException:  # a signal's, among others: leaves at the next piece of a file
+    except BaseException as stop:  # a signal's, among others: leaves at the next piece of a file
         given_up.set()
+        if type(stop) is KeyboardInterrupt:  # SIGTERM's says as much by itself
+            raise Stopped(signal.SIGINT, "interrupted; the same command does what is left") from None
         raise
     finally:
         pool.shutdown(cancel_futures=True)

@@ -91,6 +91,9 @@ def test_a_signal_keeps_what_is_done_and_the_summary(tmp_path, model, capsys, nu
     assert statuses(tmp_path / "out") == {"a.nii": "translated", "b.nii": "not done", "c.nii": "not done"}
     assert summary_of(tmp_path / "out")["exit_code"] == code
     assert "run the same command again for the rest" in capsys.readouterr().err
+    model.translators["T2"].accidents = {4: lambda: os.kill(os.getpid(), number)}
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--batch-size", "1000", "--overwrite") == code
+    assert "stopped: interrupted; run the same command again, which begins anew" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

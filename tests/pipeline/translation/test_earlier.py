@@ -8,6 +8,7 @@ import pytest
 from negative_model import run, volume_at
 from nibabel import Nifti1Image
 
+from pipeline.errors import Stopped
 from pipeline.translation import earlier
 from pipeline.translation.earlier import MANY, is_whole, to_do
 from pipeline.translation.jobs import FAILED, NOT_DONE, SKIPPED, Job
@@ -67,9 +68,9 @@ def test_whoever_is_interrupted_does_not_wait_for_the_files_under_way(tmp_path, 
     monkeypatch.setattr(earlier, "is_whole", is_whole)
     monkeypatch.setattr(earlier, "progress", interrupted)
     jobs = [Job(tmp_path / "a.nii", volume_at(tmp_path / "b.nii"), status=NOT_DONE)]
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped, match="interrupted; the same command does what is left") as stop:
         to_do(jobs, overwrite=False)
-    assert noticed == [True]
+    assert noticed == [True] and stop.value.exit_code == 130
 
 
 def test_a_file_that_nobody_waits_for_is_not_read_on(zipped):
