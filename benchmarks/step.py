@@ -6,7 +6,7 @@ python -m benchmarks.step unet-256 resnet-256 --device cuda --batch 1 4 16
 
 Rows are networks and sizes as CycleGAN's code calls them (U-Net and ResNet at 256², width 64; "128": 128², width 16);
 sides the plain step, ours, and ours in half precision. On a GPU "float32" multiplies without TF32, as the plain step
-there does; `--graph` adds ours as one CUDA graph. `--roof` adds the plain step's arithmetic over each side's time, as a
+there does; `--graph` adds ours as one CUDA graph, `--layers` ours with layers computed torch's way. `--roof` adds the plain step's arithmetic over each side's time, as a
 share of the rate of a large plain convolution in the better of two layouts; what needs fewer multiplications can pass
 100 %. `--operations` counts the operations of a step below autograd, on the CPU, with the Adam that the plain step has
 on a GPU.
@@ -69,13 +69,15 @@ def prepare(row: str, batch: int, kind: str, device: str, threads: int | None, f
 
     Args:
         row, batch: Which one.
-        kind: "plain", or the precision that ours has, with " graph" where it is a CUDA graph.
+        kind: "plain", or the precision that ours has, with " graph" where it is a CUDA graph, or " layers" where layers
+            are computed torch's way.
         device, threads: Where.
         foreach: See `benchmarks.reference.Plain`.
     """
     import torch
 
     from benchmarks.reference import PLAIN
+    from networks.convolutions import plain_ways
     from pipeline.engines.build import build_engine
     from pipeline.engines.captured import CapturedStep
     from pipeline.hardware import set_up, tune
@@ -84,7 +86,7 @@ def prepare(row: str, batch: int, kind: str, device: str, threads: int | None, f
         torch.set_num_threads(threads)
     if kind != "plain":
         set_up(threads)
-    precision, _, graph = kind.partition(" ")
+    precision, _, form = kind.partition(" ")
     config = config_of(row, batch, precision if precision in HALVES else "float32")
     torch.manual_seed(0)
     place = torch.device(device)
@@ -96,7 +98,9 @@ def prepare(row: str, batch: int, kind: str, device: str, threads: int | None, f
         plain = PLAIN[config.method.type](config, engine.networks(), foreach)
         del engine
         return lambda: plain.step(*images)
-    step = CapturedStep(engine) if graph else engine.step
+    if form == "layers":
+        return plain_ways()(lambda: engine.step(*images))
+    step = CapturedStep(engine) if form else engine.step
     return lambda: step(*images)
 
 
@@ -146,8 +150,8 @@ def flop_of_step(row: str, batch: int) -> int:
 
 def time_row(row: str, batch: int, arguments: argparse.Namespace) -> list[list[str]]:
     """Measure one job's sides; return the rows of the table."""
-    graphs = [f"{precision} graph" for precision in arguments.precision if arguments.graph]
-    kinds = ["plain", *arguments.precision, *graphs]
+    forms = [form for form in ("layers", "graph") if getattr(arguments, form)]
+    kinds = ["plain", *arguments.precision, *(f"{one} {form}" for form in forms for one in arguments.precision)]
     options = {"device": arguments.device, "threads": arguments.threads}
     sides = {kind: Side(prepare, {"row": row, "batch": batch, "kind": kind} | options) for kind in kinds}
     if arguments.roof:
@@ -185,6 +189,7 @@ def main(argv: list[str] | None = None) -> int:
     door.add_argument("--rounds", type=count, default=7)
     door.add_argument("--seconds", type=duration, default=2.0, help="that a side works in each round")
     door.add_argument("--graph", action="store_true", help="ours as a CUDA graph, too")
+    door.add_argument("--layers", action="store_true", help="ours with layers computed torch's way, too")
     door.add_argument("--roof", action="store_true", help="the share of a large convolution's rate")
     door.add_argument("--operations", action="store_true", help="count operations instead of timing")
     arguments = door.parse_args(argv)

@@ -154,9 +154,10 @@ def test_step(monkeypatch, capsys):
     small = {"generator": {"type": "unet", "width": 2}, "discriminator": {"width": 2}}
     monkeypatch.setitem(step.ROWS, "unet-128", step.Row(128, step.CYCLEGAN, **small))
     monkeypatch.setattr(step, "ROOF_IMAGES", (1, 2, 8, 8))
-    assert step.main(["unet-128", "--batch", "2", "--rounds", "1", "--roof", "--threads", "1"]) == 0
+    assert step.main(["unet-128", "--batch", "2", "--rounds", "1", "--roof", "--layers", "--threads", "1"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("unet-128")]
-    assert [re.split(r"\s{2,}", line)[1:3] for line in lines] == [["2", side] for side in ("plain", "float32", "bf16")]
+    sides = ("plain", "float32", "bf16", "float32 layers", "bf16 layers")
+    assert [re.split(r"\s{2,}", line)[1:3] for line in lines] == [["2", side] for side in sides]
     assert all(line.endswith("%") for line in lines)
     assert step.main(["unet-128", "--operations"]) == 0
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("unet-128")]
