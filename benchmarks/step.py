@@ -6,10 +6,10 @@ python -m benchmarks.step unet-256 resnet-256 --device cuda --batch 1 4 16
 
 Rows are networks and sizes as CycleGAN's code calls them (U-Net and ResNet at 256², width 64; "128": 128², width 16);
 sides the plain step, ours, and ours in half precision. On a GPU "float32" multiplies without TF32, as the plain step
-there does; `--graph` adds ours as one CUDA graph, `--layers` ours with layers computed torch's way. `--roof` adds the plain step's arithmetic over each side's time, as a
-share of the rate of a large plain convolution in the better of two layouts; what needs fewer multiplications can pass
-100 %. `--operations` counts the operations of a step below autograd, on the CPU, with the Adam that the plain step has
-on a GPU.
+there does; `--graph` adds ours as one CUDA graph, `--layers` ours with layers computed torch's way. `--roof` adds the
+plain step's arithmetic over each side's time, as a share of the rate of a large plain convolution in the better of two
+layouts; what needs fewer multiplications can pass 100 %. `--operations` counts the operations of a step below autograd,
+on the CPU, with the Adam that the plain step has on a GPU.
 """
 
 import argparse
