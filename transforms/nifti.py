@@ -21,7 +21,7 @@ from nibabel.spatialimages import HeaderDataError, SpatialImage
 from nibabel.wrapstruct import WrapStructError
 
 from transforms.memory import free_memory
-from transforms.nifti_header import VolumeError, affine_mm, bytes_of_voxels, shape_text, volume_shape
+from transforms.nifti_header import TooLargeError, VolumeError, affine_mm, bytes_of_voxels, shape_text, volume_shape
 from transforms.nifti_kinds import is_header_of_analyze, what_it_is
 from transforms.nifti_log import nibabel_silent
 from transforms.nifti_repair import repaired_header
@@ -210,7 +210,7 @@ def _require_memory(header: FileBasedHeader, held: int, path: Path) -> None:
     needed = held + 4 * math.prod(int(length) for length in shape)
     free = free_memory(needed)
     if needed > free:
-        raise VolumeError(
+        raise TooLargeError(
             f"{path}: does not fit into memory, its {shape_text(shape)} voxels need {needed / 1e9:.3g} GB and "
             f"{free / 1e9:.3g} GB are free; crop it or use a larger machine"
         )
@@ -252,7 +252,7 @@ def _reading(name: str) -> Iterator[None]:
     except (ImageFileError, HeaderDataError, WrapStructError) as error:
         raise VolumeError(f"{name}: not a readable NIfTI file ({_one_line(error)}); {again}") from error
     except MemoryError as error:
-        raise VolumeError(f"{name}: does not fit into memory; crop it or use a larger machine") from error
+        raise TooLargeError(f"{name}: does not fit into memory; crop it or use a larger machine") from error
     except OSError as error:
         raise VolumeError(f"{name}: cannot be read ({error.strerror or _one_line(error)}); {_remedy(error)}") from error
     except (ValueError, ArithmeticError, TypeError, LookupError, AttributeError, struct.error) as error:

@@ -23,6 +23,10 @@ class VolumeError(ValueError):
     """A volume that cannot be used; one line that names the file, why, and the remedy."""
 
 
+class TooLargeError(VolumeError):
+    """A volume that does not fit into the memory that is free now."""
+
+
 # ── the voxels ──────────────────────────────────────────────────────────────────────────────────────────────
 
 

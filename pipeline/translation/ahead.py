@@ -5,7 +5,6 @@ from itertools import pairwise
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from pipeline.errors import UserError
 from pipeline.translation.jobs import Job
 
 if TYPE_CHECKING:
@@ -62,8 +61,9 @@ class _Opening:
         self.thread.join()
         if self._error is None:
             return self._opened
-        refused_for_memory = isinstance(self._error, UserError) and "does not fit into memory" in str(self._error)
-        if refused_for_memory or isinstance(self._error, MemoryError):
+        from transforms.nifti_header import TooLargeError  # nibabel, which a door does without
+
+        if isinstance(self._error, MemoryError) or isinstance(self._error.__cause__, TooLargeError):
             return self._open_job(self.job)
         raise self._error
 

@@ -94,6 +94,21 @@ def test_what_could_not_be_opened_ahead_is_opened_when_there_may_be_room():
     assert sorted(opened) == ["a", "b", "b", "c"]
 
 
+def test_a_volume_that_is_refused_for_memory_while_another_is_there_has_its_turn(tmp_path, monkeypatch):
+    first, second = (volume_at(tmp_path / f"{name}.nii") for name in "ab")
+    seen = []
+
+    def free_memory(wanted):
+        seen.append(threading.current_thread() is threading.main_thread())
+        return wanted if seen[-1] else 0
+
+    monkeypatch.setattr("transforms.nifti.free_memory", free_memory)
+    jobs = [Job(source, tmp_path / "out" / source.name) for source in (first, second)]
+    ahead = Ahead(job_opener(Views((negative_model(),), "T2")), jobs)
+    assert [ahead(job).volumes[0].name for job in jobs] == [str(first), str(second)]
+    assert seen == [True, False, True]
+
+
 def test_analyze_pairs_are_opened_in_turn():
     opened = {}
 
