@@ -4,16 +4,24 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_of_a_page_leads_somewhere(page):
     text = page.read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)", text) if not link.startswith("http")]
-    assert links, f"{page.name} links to nothing"
     assert [link for link in links if not (page.parent / link).exists()] == []
     assert "@@" not in text
+
+
+def test_every_page_of_the_docs_is_reached_from_the_readme():
+    reached = {(ROOT / link).resolve() for link in re.findall(r"\]\(([^)#]+)", PAGES[0].read_text(encoding="utf-8"))}
+    assert [page.name for page in PAGES[1:] if page.resolve() not in reached] == []
+
+
+def test_the_readme_is_read_in_three_minutes():
+    assert PAGES[0].stat().st_size <= 7_168
 
 
 def test_every_configuration_a_page_names_is_there():

@@ -1,4 +1,4 @@
-"""The README's method of one's own, put into a copy of the house as the README says, and used."""
+"""The method of one's own of docs/reference/methods.md, put into a copy of the house as the page says, and used."""
 
 import importlib
 import importlib.util
@@ -20,8 +20,8 @@ TESTS = "tests/pipeline/engines/test_methods.py"
 @pytest.fixture(scope="module")
 def blocks():
     """The section's blocks of code, by the name that stands before each, or by their language."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = re.search(r"### Add your own method\n(.*?)\n##", text, re.DOTALL)[1]
+    text = (ROOT / "docs/reference/methods.md").read_text(encoding="utf-8")
+    section = re.search(r"## Add your own method\n(.*)", text, re.DOTALL)[1]
     found = {}
     for said, language, code in re.findall(r"(.*?)```(\w+)\n(.*?)```", section, re.DOTALL):
         named = re.findall(r"^`([\w./]+)`", said, re.MULTILINE)
@@ -38,7 +38,7 @@ def house(blocks, tmp_path, monkeypatch):
     before = methods.read_text()
     (line,) = re.findall(r"^AnyMethod = .*$", before, re.MULTILINE)
     entry = blocks["pipeline/config/methods.py"]
-    assert f"\n{line} | GcGan\n" in entry, "the README's AnyMethod is not today's with one more"
+    assert f"\n{line} | GcGan\n" in entry, "the page's AnyMethod is not today's with one more"
     methods.write_text(before.replace(line, entry))
     (tmp_path / TESTS).parent.mkdir(parents=True)
     table = (ROOT / TESTS).read_text().replace("METHODS = {\n", "METHODS = {\n" + blocks[TESTS], 1)
