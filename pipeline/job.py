@@ -30,6 +30,7 @@ from pipeline.runs.folder import RunFolder, json_text, open_run_folder
 from pipeline.runs.prepare import (
     Prepared,
     chain_settings,
+    chain_version,
     find_cases,
     prepare,
     registrations,
@@ -80,10 +81,11 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> str:
     device = choose_device(config.device)
     require_able(device, precision=config.training.precision, cuda_graph=config.training.cuda_graph)
     tune(device, tf32=config.training.tf32)
-    prepared = world.led(lambda: _prepare(config, folder, quiet, save=world.first))
+    state, position = world.led(folder.checkpoints.load_newest), Position()
+    version = chain_version(state)
+    prepared = world.led(lambda: _prepare(config, folder, quiet, save=world.first, version=version))
     torch.manual_seed(config.seed)
     engine = build_engine(config, device, world)
-    state, position = world.led(folder.checkpoints.load_newest), Position()
     if state is not None:
         position = Position(**state["position"])
         trained = position.epochs == config.training.epochs + config.training.decay_epochs
@@ -94,7 +96,7 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> str:
         say(done if trained else f"continuing {folder.path} after step {position.step:,}")
     _require_alike(world, prepared, engine, position)
     reader = PairReader(
-        chain_settings(config.preprocess),
+        chain_settings(config.preprocess, version),
         max(network.stride for network in engine.translators().values()),
         register=config.evaluation.register_pairs,
         cache=registrations(config.preprocess),
@@ -140,11 +142,12 @@ def _require_alike(world: World, prepared: Prepared, engine: Engine, position: P
         )
 
 
-def _prepare(config: Config, folder: RunFolder, quiet: bool, *, save: bool) -> Prepared:
+def _prepare(config: Config, folder: RunFolder, quiet: bool, *, save: bool, version: int) -> Prepared:
     """Prepare the data, and write down the configuration and the split that the run has from now on."""
     saved_split = folder.split if folder.split.exists() else None
     paired = engine_class(config).paired
-    prepared = prepare(config, find_cases(config, quiet=quiet), saved_split, paired=paired, quiet=quiet)
+    cases = find_cases(config, quiet=quiet)
+    prepared = prepare(config, cases, saved_split, paired=paired, quiet=quiet, version=version)
     if not prepared.split.test:  # said now, not after hours of training
         raise UserError("the split has no test subject; set split.test to 1 or more")
     if save:
@@ -277,6 +280,7 @@ def _save(sitting: Sitting, position: dict, best: bool) -> None:
         )
     state = {
         "config": sitting.config.model_dump(mode="json"),
+        "chain_version": sitting.reader.settings.get("version", 1),
         "facts": sitting.prepared.facts,
         "data": training_data(sitting.prepared),
         "split": split_to_json(sitting.prepared.split),

@@ -68,7 +68,8 @@ def _send_models(sender: "Sender") -> None:
         sender,
         model,
         {
-            to: translator_metadata(config, model.facts, to, model.stride) | published(folder, model, to)
+            to: translator_metadata(config, model.facts, to, model.stride, model.settings)
+            | published(folder, model, to)
             for to in model.translators
         },
         folder.models,

@@ -2,12 +2,10 @@
 
 import numpy as np
 
+from transforms.head import ABOVE_AIR, filled
 from transforms.ranks import median, percentile
-from transforms.regions import box_of, close_gaps, fill_cavities, with_margin, without_margin, without_specks
-from transforms.slices import contiguous
 from transforms.threads import one_simpleitk_thread
 
-GAP = 2  # voxels: gaps up to twice as wide are closed
 SMALLEST_RANGE = 1e-30  # of intensities that are scaled to [-1, 1]; float32's factor overflows at 1e-38
 
 
@@ -30,11 +28,7 @@ def foreground_mask(volume: np.ndarray) -> np.ndarray:
         raise ValueError(f"every voxel has the same value, {volume.flat[0]:g}: there is nothing to translate in it")
     dark = int(np.count_nonzero(volume <= volume.mean(dtype=np.float64)))
     air, tissue = float(median(volume, 0, dark)), float(median(volume, dark, volume.size - dark))
-    body = without_specks(with_margin(volume > air + 0.15 * (tissue - air)))
-    box = box_of(body)  # the air around would cost as much as the head
-    thick = [axis for axis, length in enumerate(volume.shape) if length > 2]
-    body[box] = fill_cavities(close_gaps(contiguous(body[box]), GAP, thick))
-    return without_margin(body)
+    return filled(volume > air + ABOVE_AIR * (tissue - air))
 
 
 def percentile_range(volume: np.ndarray, foreground: np.ndarray, lower: float, upper: float) -> tuple[float, float]:
@@ -67,15 +61,27 @@ def scale_from_unit(scaled: np.ndarray, low: float, high: float) -> np.ndarray:
     return (scaled.astype(np.float32) + 1) * np.float32((high - low) / 2) + np.float32(low)
 
 
-def correct_bias_field(volume: np.ndarray, foreground: np.ndarray, shrink: int = 4) -> np.ndarray:
+def correct_bias_field(
+    volume: np.ndarray, foreground: np.ndarray, shrink: int = 4, blank: np.ndarray | None = None
+) -> np.ndarray:
     """Divide out the smooth gain of the receive coil (N4, Tustison et al. 2010, SimpleITK's implementation).
 
     The field is fitted inside the foreground of a volume reduced `shrink`-fold, less along short axes (with fewer than
     some 16 voxels along an axis N4 finds no field), and applied at full resolution.
+
+    Args:
+        volume: (X, Y, Z) intensities; the lowest counts as no signal.
+        foreground: (X, Y, Z) bool.
+        shrink: At most so many voxels become one.
+        blank: (X, Y, Z) bool, voxels that nobody measured: the field is not fitted to them, the lowest intensity is
+            none of theirs, and they stay as they are.
     """
     import SimpleITK as sitk
 
-    positive = np.maximum(volume - volume.min(), 0).astype(np.float32)
+    lowest = volume.min() if blank is None else volume[~blank].min()
+    positive = np.maximum(volume - lowest, 0).astype(np.float32)
+    if blank is not None:
+        foreground = foreground & ~blank
     image = sitk.GetImageFromArray(positive.squeeze())  # a volume one voxel thick is a picture to N4
     mask = sitk.GetImageFromArray(foreground.astype(np.uint8).squeeze())
     factors = [max(1, min(shrink, length // 16)) for length in image.GetSize()]
@@ -84,4 +90,5 @@ def correct_bias_field(volume: np.ndarray, foreground: np.ndarray, shrink: int =
     with one_simpleitk_thread():
         n4.Execute(sitk.Shrink(image, factors), sitk.Shrink(mask, factors))
     field = np.exp(sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image))).reshape(volume.shape)
-    return (positive / field + volume.min()).astype(np.float32)
+    corrected = (positive / field + lowest).astype(np.float32)
+    return corrected if blank is None else np.where(blank, volume, corrected)

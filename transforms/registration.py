@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.affines import apply_affine
 from scipy import ndimage
 
 from transforms.threads import one_simpleitk_thread
 
 GRID_MM = 2.0
 HISTOGRAM_BINS = 32
+SAME_RATIO = 1e-3  # of voxel sizes: a grid coarser by less is as fine
 SEED = 1  # of the random sampling; 0 would mean the clock
 
 
@@ -82,8 +83,12 @@ def resample_onto(
     affine: np.ndarray,
     order: int = 1,
     fill: float = 0.0,
+    low_pass: bool = True,
 ) -> np.ndarray:
     """Resample a volume onto another grid through a movement of the world.
+
+    Along axes of the moving volume that the new grid samples more coarsely it is blurred first, so that what is finer
+    than the new voxels is averaged and not folded into them (aliasing).
 
     Args:
         moving: (X, Y, Z) volume to be brought over, with its (4, 4) `moving_affine`.
@@ -91,11 +96,14 @@ def resample_onto(
         shape, affine: The new grid.
         order: Of the spline: 1 linear, 0 nearest neighbour (masks and labels), 3 cubic.
         fill: Value where the moving volume has nothing.
+        low_pass: Whether to blur; never done with nearest neighbours.
 
     Returns:
         (*shape,) array of the moving volume's type.
     """
     to_moving_voxel = np.linalg.inv(moving_affine) @ matrix @ affine
+    if low_pass and order > 0:
+        moving = smoothed_for(moving, np.linalg.norm(to_moving_voxel[:3, :3], axis=1))
     return ndimage.affine_transform(
         moving,
         to_moving_voxel[:3, :3],
@@ -105,6 +113,19 @@ def resample_onto(
         mode="grid-constant",  # "constant" would give `fill` to edge voxels that rounding puts 1e-12 outside
         cval=fill,
     )
+
+
+def smoothed_for(volume: np.ndarray, ratios: Sequence[float]) -> np.ndarray:
+    """Return a volume blurred for voxels that are larger by `ratios` along its axes; ratios up to 1 change nothing.
+
+    Blur and the linear interpolation that follows together have the variance of the triangle that
+    `transforms.spatial.resample_to_shape` averages with, whose half-width is a new voxel: ratio² / 6 square voxels, of
+    which the interpolation brings 1 / 6.
+    """
+    coarser = np.where(np.asarray(ratios) > 1 + SAME_RATIO, ratios, 1.0)
+    if (coarser == 1).all():
+        return volume
+    return ndimage.gaussian_filter(volume, np.sqrt((coarser**2 - 1) / 6), mode="nearest")
 
 
 def same_grid(
@@ -156,9 +177,7 @@ def _upright(volume: np.ndarray, affine: np.ndarray) -> _Upright:
     if low == high:
         low, high = volume.min(), volume.max()
     clipped = np.clip(volume.astype(np.float32), low, high)
-    blur = np.maximum(GRID_MM / voxel_sizes(affine) - 1, 0) / 2  # voxels: against aliasing where the grid is coarser
-    smooth = ndimage.gaussian_filter(clipped, blur)
-    grid = resample_onto(smooth, affine, np.eye(4), shape, grid_affine, fill=float(low))
+    grid = resample_onto(clipped, affine, np.eye(4), shape, grid_affine, fill=float(low))
     covered = resample_onto(np.ones(volume.shape, np.uint8), affine, np.eye(4), shape, grid_affine, order=0)
     return _Upright(grid, covered, grid_affine)
 
@@ -167,9 +186,8 @@ def _agreement(fixed: _Upright, moving: _Upright, matrix: np.ndarray) -> float:
     """Return the mutual information over the fixed scan, at every second voxel; what the moving one lacks is dark."""
     every_second = np.diag([2.0, 2.0, 2.0, 1.0])
     seen = fixed.grid[::2, ::2, ::2]
-    moved = resample_onto(
-        moving.grid, moving.affine, matrix, seen.shape, fixed.affine @ every_second, fill=float(moving.grid.min())
-    )
+    grid = seen.shape, fixed.affine @ every_second  # points to compare at, as of the fixed scan: no image to blur for
+    moved = resample_onto(moving.grid, moving.affine, matrix, *grid, fill=float(moving.grid.min()), low_pass=False)
     inside = fixed.covered[::2, ::2, ::2] > 0
     return mutual_information(seen[inside], moved[inside])
 

@@ -63,25 +63,35 @@ def from_canonical(array: np.ndarray, source_affine: np.ndarray) -> np.ndarray:
     return apply_orientation(array, back)
 
 
-def resample_to_shape(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+def resample_to_shape(array: np.ndarray, shape: Sequence[int], *, low_pass: bool = False) -> np.ndarray:
     """Resample a volume to another number of voxels over the same field of view, linearly and separably.
 
     The outer faces of the first and last voxels stay where they are (`align_corners=False`). Calling it again with
     the first shape is the inverse: exact where the shape does not change, linear interpolation otherwise.
+
+    Args:
+        array: (X, Y, Z) intensities.
+        shape: The new one.
+        low_pass: Whether along axes on which voxels become larger the interpolation's triangle has the new voxel's
+            width, so that detail and noise finer than the new grid are averaged and not folded into it (aliasing).
+            Axes on which they become smaller are the same either way.
     """
     if tuple(shape) == array.shape:
         return array
     planes = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None]  # (1, X, Y, Z)
     if planes.shape[2:] != tuple(shape[1:]):
-        planes = _bilinear(planes, shape[1:])
+        planes = _bilinear(planes, shape[1:], low_pass)
     if planes.shape[1] != shape[0]:  # a plane's voxels as one line: two axes at a time cost a quarter of all three
-        planes = _bilinear(planes.flatten(2)[None], (shape[0], shape[1] * shape[2]))
+        planes = _bilinear(planes.flatten(2)[None], (shape[0], shape[1] * shape[2]), low_pass)
     return planes.reshape(tuple(shape)).numpy()
 
 
-def _bilinear(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+def _bilinear(images: torch.Tensor, size: Sequence[int], low_pass: bool) -> torch.Tensor:
     """Resample (N, C, H, W) images to another (H, W)."""
-    return torch.nn.functional.interpolate(images, size=tuple(size), mode="bilinear", align_corners=False)
+    coarser = any(new < old for new, old in zip(size, images.shape[2:], strict=True))
+    return torch.nn.functional.interpolate(
+        images, size=tuple(size), mode="bilinear", align_corners=False, antialias=low_pass and coarser
+    )
 
 
 def shape_at_spacing(shape: Sequence[int], affine: np.ndarray, spacing_mm: Sequence[float]) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """The same slices through every compared model, translated anew from the checkpoints that were evaluated."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,7 @@ from pipeline.plan import planned_cases
 from pipeline.report.side_by_side import SliceOfMethods, side_by_side
 from pipeline.report.tiles import RADIOLOGICAL, Tile
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.prepare import chain_settings, registrations
+from pipeline.runs.prepare import registrations
 from pipeline.translation.model import TranslationModel, load_model
 
 SUBJECTS = 2  # the first by name: chosen without a look at any score
@@ -35,11 +35,11 @@ def draw_slices(runs: Sequence[FinishedRun], quiet: bool) -> Tile:
     """
     found = _test_pairs(runs[0])
     models = {run.label: load_model(_checkpoint(run), "cpu") for run in runs}
-    strides = {model.stride for model in models.values()}
+    strides, settings = {model.stride for model in models.values()}, models[runs[0].label].settings
     rows: list[SliceOfMethods] = []
     for pair in progress(found, total=min(SUBJECTS, len(found)), title="slices", unit="subject", quiet=quiet):
         try:
-            views = {stride: _views(runs[0], pair, stride) for stride in strides}
+            views = {stride: _views(runs[0], pair, stride, settings) for stride in strides}
         except UserError as error:
             warn(f"warning: {error}; not in the figure")
             continue
@@ -81,12 +81,12 @@ def _test_pairs(run: FinishedRun) -> list[tuple[Case, Case]]:
     return found
 
 
-def _views(run: FinishedRun, pair: tuple[Case, Case], stride: int) -> tuple[View, View]:
-    """Return a pair in both directions, padded as a model of that stride takes it."""
+def _views(run: FinishedRun, pair: tuple[Case, Case], stride: int, settings: Mapping) -> tuple[View, View]:
+    """Return a pair in both directions, prepared by the chain's settings and padded for a model of that stride."""
     kept = registrations(run.config.preprocess)
     with TemporaryDirectory() as forgotten:  # a store that has gone is not made anew
         reader = PairReader(
-            chain_settings(run.config.preprocess),
+            settings,
             stride,
             register=run.config.evaluation.register_pairs,
             cache=kept if kept.is_dir() else Path(forgotten),

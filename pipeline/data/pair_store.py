@@ -22,7 +22,7 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_text, file_identity, make_folder
 from transforms.slices import centre_fit, occupied_slices
 
-VERSION = 2  # of what is stored; raise it when the same scans and movement give other slices
+VERSION = 3  # of what is stored; raise it when the same scans and movement give other slices
 SEEN_SHARE = 0.95  # of the first scan's head in a slice, the least that the second's field of view must cover
 
 CasePair = tuple[Case, Case]

@@ -13,11 +13,12 @@ from pipeline.console import warnings_as_lines
 from pipeline.data.case import Case
 from pipeline.errors import UserError, first_cause
 from pipeline.files import atomic_text, file_identity
+from transforms.cropping import blacken_beyond, put_back
 from transforms.presets import slice_chain
 from transforms.registration import register_rigid, resample_onto, same_grid
 from transforms.slices import AXES, centre_fit, cut_slices, slices_with_content, stack_slices
 
-VERSION = 2  # of the registration; raise it when its results change
+VERSION = 3  # of the registration; raise it when its results change
 
 
 class BadScan(UserError):
@@ -37,6 +38,7 @@ class PreparedScan:
         way_back: What the chain's inverse needs besides slices, so that a translation can be written on the file's own
             grid without reading it again; see `transforms.dictionary`.
         name: Of the file, for messages.
+        request: What it was prepared from: path, settings of the chain, stride.
     """
 
     slices: np.ndarray
@@ -46,6 +48,7 @@ class PreparedScan:
     axis: str
     way_back: Mapping[str, object] = field(default_factory=dict)
     name: str = "an image"
+    request: tuple[Path, Mapping[str, object], int] | None = None
 
     def unpadded(self, slices: np.ndarray) -> np.ndarray:
         """Return a stack like `slices`, (N, H, W), without the padding: (N, h, w)."""
@@ -71,6 +74,19 @@ class PreparedScan:
     def volume(self) -> np.ndarray:
         """The unpadded (X, Y, Z) volume on the grid of `affine`."""
         return stack_slices(self.stack, self.axis)
+
+    @property
+    def box(self) -> np.ndarray | None:
+        """(3, 2), which voxels of its file, axes brought to RAS, the volume shows; None where it shows all."""
+        return self.way_back.get("image_box")
+
+    @property
+    def whole_grid(self) -> tuple[tuple[int, ...], np.ndarray]:
+        """Shape and affine of the file, axes brought to RAS; of a volume that was not cut out of it, of that."""
+        if self.box is None:
+            return self.volume.shape, self.affine
+        shape, affine, *_ = self.way_back["image_before_crop"]
+        return shape, affine
 
 
 @dataclass(frozen=True)
@@ -132,8 +148,12 @@ def prepare_scan(path: Path, settings: Mapping[str, object], stride: int) -> Pre
     Raises:
         BadScan: it cannot be used.
     """
+    return _prepared(path, settings, stride)
+
+
+def _prepared(path: Path, settings: Mapping[str, object], stride: int, box: np.ndarray | None = None) -> PreparedScan:
     try:
-        data = slice_chain(**settings, stride=stride)({"image": path})
+        data = slice_chain(**settings, stride=stride, box=box)({"image": path})
     except (ValueError, OSError, RuntimeError) as error:
         reason = first_cause(error)
         raise BadScan(reason if str(path) in reason else f"{path}: {reason}") from error
@@ -146,6 +166,7 @@ def prepare_scan(path: Path, settings: Mapping[str, object], stride: int) -> Pre
         axis=settings["axis"],
         way_back={name: value for name, value in data.items() if name not in ("image", "image_foreground")},
         name=str(path),
+        request=(path, settings, stride),
     )
 
 
@@ -160,8 +181,11 @@ def on_grid_of(source: PreparedScan, target: PreparedScan, movement: np.ndarray)
         The target's slices (N, h, w) in [-1, 1] and its foreground; -1 and False beyond the target's field of view.
     """
     shape = source.volume.shape
-    if np.array_equal(movement, np.eye(4)) and same_grid(shape, source.affine, target.volume.shape, target.affine):
-        return target.stack, target.foreground
+    if np.array_equal(movement, np.eye(4)):
+        if same_grid(shape, source.affine, target.volume.shape, target.affine):
+            return target.stack, target.foreground
+        if source.box is not None and target.box is not None and same_grid(*source.whole_grid, *target.whole_grid):
+            return _cut_as(source, target)
     grid = (target.affine, movement, shape, source.affine)
     moved = resample_onto(target.volume, *grid, order=1, fill=-1)
     mask = stack_slices(target.foreground, target.axis).astype(np.uint8)
@@ -169,9 +193,30 @@ def on_grid_of(source: PreparedScan, target: PreparedScan, movement: np.ndarray)
     return cut_slices(moved, source.axis), cut_slices(foreground, source.axis) > 0
 
 
+def _cut_as(source: PreparedScan, target: PreparedScan) -> tuple[np.ndarray, np.ndarray]:
+    """Return a target's slices and foreground on its source's grid, where the files have one grid and two heads' boxes.
+
+    Where the chain resamples, the target is prepared anew in the source's box: so it is resampled no second time.
+    """
+    path, settings, stride = target.request
+    if settings["spacing_mm"] is not None:
+        try:
+            again = _prepared(path, settings, stride, source.box)
+        except BadScan:  # nothing of its head lies there
+            return np.full_like(source.stack, -1), np.zeros_like(source.foreground)
+        return again.stack, again.foreground
+    shape, box = source.volume.shape, target.box - source.box[:, :1]
+    field = tuple(slice(0, length) for length in shape)
+    moved = put_back(target.volume, box, field, shape, -1)
+    foreground = put_back(stack_slices(target.foreground, target.axis), box, field, shape, False)
+    return cut_slices(moved, source.axis), cut_slices(foreground, source.axis)
+
+
 def seen_by(source: PreparedScan, target: PreparedScan, movement: np.ndarray) -> np.ndarray:
     """Return where a target's field of view covers its source's grid, as (N, h, w) bool; see `on_grid_of`."""
     everywhere = np.ones(target.volume.shape, np.uint8)
+    if target.box is not None:
+        blacken_beyond(everywhere, target.way_back["image_inside"], 0)
     covered = resample_onto(everywhere, target.affine, movement, source.volume.shape, source.affine, order=0)
     return cut_slices(covered, source.axis) > 0
 
@@ -194,8 +239,7 @@ def movement_between(
         BadScan: the registration failed, or a 2D image has another size than its partner.
     """
     names = f"{cases[0].path} and {cases[1].path}"
-    grids = first.volume.shape, first.affine, second.volume.shape, second.affine
-    if same_grid(*grids):
+    if same_grid(*first.whole_grid, *second.whole_grid):
         return np.eye(4)
     if 1 in first.volume.shape + second.volume.shape:
         sizes = " and ".join("x".join(map(str, scan.volume.shape)) for scan in (first, second))

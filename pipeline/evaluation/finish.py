@@ -65,7 +65,8 @@ def finish(sitting: Sitting) -> None:
         tracker,
         model,
         {
-            to: translator_metadata(config, sitting.prepared.facts, to, model.stride) | judge.metadata(to)
+            to: translator_metadata(config, sitting.prepared.facts, to, model.stride, model.settings)
+            | judge.metadata(to)
             for to in model.translators
         },
         folder.models,

@@ -107,18 +107,21 @@ def examine(path: Path, settings: Mapping[str, object], min_foreground: float) -
     """
     from transforms.presets import slice_chain
     from transforms.slices import centre_fit, occupied_slices, stack_slices
-    from transforms.spatial import resample_to_shape, to_canonical
+    from transforms.spatial import to_canonical
 
     voxels, affine, type_range, warning = _read(path)
     volume, canonical = to_canonical(voxels, affine)
     chain = slice_chain(**settings, stride=1, load=False)  # a stride of 1 crops nothing
-    done = chain({"image": volume, "image_affine": canonical, "image_type_range": type_range})
+    picture = {"image_type_range": type_range} if _is_picture(path) else {}
+    done = chain({"image": volume, "image_affine": canonical, **picture})
     whole, square = done["image_before_fit"], (settings["size"], settings["size"])
     slices = centre_fit(done["image"], *whole, fill=-1)
     foreground = centre_fit(done["image_foreground"], *whole, fill=False)
     trained_on = centre_fit(foreground, *square, fill=False)
     head = stack_slices(foreground, settings["axis"])
-    raw_head = resample_to_shape(head.astype(np.float32), volume.shape) > 0.5
+    way_back = {**done, "image": done["image_foreground"] * np.float32(2) - 1, "image_range": (0.0, 1.0)}
+    raw_head = chain.inverse(way_back)["image"] > 0.5
+    warning = "; ".join(filter(None, [warning, *done.get("image_doubts", [])]))
     histogram = np.histogram(slices[foreground], bins=BINS, range=(-1, 1))[0]
     return ImageFacts(
         **_storage(path, voxels.shape, affine, type_range, warning),
@@ -126,7 +129,7 @@ def examine(path: Path, settings: Mapping[str, object], min_foreground: float) -
         warning=warning,
         low=done["image_range"][0],
         high=done["image_range"][1],
-        head=float(foreground.mean()),
+        head=float(raw_head.mean()),
         cut_off=1 - np.count_nonzero(trained_on) / np.count_nonzero(foreground),
         slices=len(occupied_slices(trained_on, min_foreground)),
         histogram=histogram / histogram.sum(),

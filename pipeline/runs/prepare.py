@@ -1,6 +1,6 @@
 """From a configuration to what training needs: cases, split, slices and what the cohort's intensities are like."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pipeline.data.case import Case, pairs
 from pipeline.data.likeness import cohort_likeness
 from pipeline.data.split import CohortSplit, make_split
 from pipeline.data.split_file import split_from_file
-from pipeline.data.store import StoredCase, build_store
+from pipeline.data.store import CHAIN_VERSION, StoredCase, build_store
 from pipeline.errors import UserError
 
 Facts = dict[str, dict]  # contrast -> what the training cohort is like
@@ -81,16 +81,27 @@ def split_cases(config: Config, cases: Sequence[Case], saved: Path | None = None
     )  # fmt: skip
 
 
-def chain_settings(preprocess: Preprocess) -> dict:
-    """Return the arguments of `transforms.presets.slice_chain` that a configuration asks for, in JSON's types."""
+def chain_settings(preprocess: Preprocess, version: int = CHAIN_VERSION) -> dict:
+    """Return the arguments of `transforms.presets.slice_chain` that a configuration asks for, in JSON's types.
+
+    Args:
+        preprocess: The configuration's section.
+        version: Of the chain: a run keeps the one that it began with (`chain_version`).
+    """
     spacing = preprocess.spacing_mm
     return {
+        **({} if version == 1 else {"version": version}),  # whose settings name none
         "axis": preprocess.axis,
         "spacing_mm": None if spacing is None else [spacing.in_plane, spacing.through_plane],
         "size": preprocess.size,
         "n4": preprocess.n4,
         "percentiles": list(preprocess.percentiles) if preprocess.scaling == "percentiles" else None,
     }
+
+
+def chain_version(checkpoint: Mapping[str, object] | None) -> int:
+    """Return the chain's version that a checkpoint's run trains with; without a checkpoint, that of new runs."""
+    return CHAIN_VERSION if checkpoint is None else int(checkpoint.get("chain_version", 1))
 
 
 def registrations(preprocess: Preprocess) -> Path:
@@ -105,8 +116,11 @@ def prepare(
     *,
     paired: bool = False,
     quiet: bool = False,
+    version: int = CHAIN_VERSION,
 ) -> Prepared:
     """Split the cohort and bring the training cases into the slice store, and as registered pairs if so asked.
+
+    `version` is the chain's; see `chain_settings`.
 
     Raises:
         UserError: no data, too few subjects, or nothing left of a contrast, or of the pairs, after unusable images are
@@ -117,7 +131,7 @@ def prepare(
         warn_of_the_lone(config, cases, split)
     training = [case for contrast in config.contrasts for case in split.train[contrast]]
     preprocess = config.preprocess
-    settings = {**chain_settings(preprocess), "min_foreground": preprocess.min_foreground}
+    settings = {**chain_settings(preprocess, version), "min_foreground": preprocess.min_foreground}
     how = {"processes": preprocess.processes, "on_bad_volume": preprocess.on_bad_volume, "quiet": quiet}
     stored, left_out = build_store(training, preprocess.store, settings, **how)
     by_contrast = {

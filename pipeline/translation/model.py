@@ -14,7 +14,7 @@ from pipeline.engines.build import build_translators
 from pipeline.errors import UserError
 from pipeline.hardware import choose_device
 from pipeline.runs.checkpoint import load_checkpoint
-from pipeline.runs.prepare import chain_settings
+from pipeline.runs.prepare import chain_settings, chain_version
 from pipeline.translation.address import MLFLOW_SCHEMES, checkpoint_at
 
 ENOUGH_WORK = 5e9  # floating-point operations of a slice: 12e9 of the U-Net at 256, 0.2e9 of the demo's at 128
@@ -137,7 +137,7 @@ def is_large(network: nn.Module, size: int, stride: int) -> bool:
 def _from_checkpoint(content: dict, device: torch.device) -> TranslationModel:
     config = Config.model_validate(content["config"])
     translators = build_translators(config)
-    settings = chain_settings(config.preprocess)
+    settings = chain_settings(config.preprocess, chain_version(content))
     for to, network in translators.items():
         network.load_state_dict(content["translators"][to])
         network.to(device).eval().requires_grad_(False)
@@ -176,17 +176,24 @@ def _from_mlflow(uri: str, device: torch.device) -> TranslationModel:
         raise UserError(f"{uri}: its metadata lacks {error}; use the release that logged it") from error
 
 
-def translator_metadata(config: Config, facts: Mapping[str, Mapping[str, object]], to: str, stride: int) -> dict:
+def translator_metadata(
+    config: Config,
+    facts: Mapping[str, Mapping[str, object]],
+    to: str,
+    stride: int,
+    settings: Mapping[str, object] | None = None,
+) -> dict:
     """Return what `load_model` wants to find with one direction's MLflow model, in JSON's types.
 
-    Only what translation needs: no path, no subject.
+    Only what translation needs: no path, no subject. `settings` are the chain's (`TranslationModel.settings`); None
+    takes those of a new run.
     """
     kept = {contrast: {"likeness": of["likeness"]} for contrast, of in facts.items() if "likeness" in of}
     kept[to] = kept.get(to, {}) | {name: facts[to][name] for name in ("low", "high", "integer")}
     return {
         "contrasts": list(config.contrasts),
         "to": to,
-        "settings": chain_settings(config.preprocess),
+        "settings": dict(settings or chain_settings(config.preprocess)),
         "facts": kept,
         "stride": stride,
         "origin": _origin(config),

@@ -127,6 +127,7 @@ def open_volume(
     except (ValueError, RuntimeError) as error:
         also = f" (doubtful before: {'; '.join(found)})" if found else ""
         raise UserError(f"{name}: {first_cause(error)}{also}") from error
+    doubts += data.get("image_doubts", [])
     doubts += _doubts_of_size(array.shape, data["image_before_fit"], model.stride)
     if likeness:
         doubts += compare_with_cohort(name, data, model, to, strict=strict)
