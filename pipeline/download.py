@@ -95,7 +95,9 @@ def _check_placed(archive: Path, md5: str, quiet: bool) -> None:
 
 def _count(folder: Path) -> int:
     """Return how many volumes a folder holds; 0 where there is none. Unpacking makes it whole or not at all."""
-    return sum(1 for path in folder.iterdir() if path.name.endswith((".nii", ".nii.gz"))) if folder.is_dir() else 0
+    return (
+        sum(1 for path in folder.iterdir() if path.name.lower().endswith((".nii", ".nii.gz"))) if folder.is_dir() else 0
+    )
 
 
 def _tell(text: str, quiet: bool) -> None:

@@ -26,6 +26,7 @@ from pipeline.files import atomic_text, remove_stale
 from pipeline.hardware import choose_device, require_able, set_up, tune
 from pipeline.interruption import Interruption
 from pipeline.runs.checkpoint import all_finite_weights, random_state, restore_random_state
+from pipeline.runs.coverage_choice import coverage_json
 from pipeline.runs.folder import RunFolder, json_text, open_run_folder
 from pipeline.runs.prepare import (
     Prepared,
@@ -143,16 +144,17 @@ def _require_alike(world: World, prepared: Prepared, engine: Engine, position: P
 
 
 def _prepare(config: Config, folder: RunFolder, quiet: bool, *, save: bool, version: int) -> Prepared:
-    """Prepare the data, and write down the configuration and the split that the run has from now on."""
-    saved_split = folder.split if folder.split.exists() else None
-    paired = engine_class(config).paired
-    cases = find_cases(config, quiet=quiet)
-    prepared = prepare(config, cases, saved_split, paired=paired, quiet=quiet, version=version)
+    """Prepare the data, and write down the configuration, split and range that the run has from now on."""
+    split, coverage = (path if path.exists() else None for path in (folder.split, folder.coverage))
+    how = {"saved_coverage": coverage, "paired": engine_class(config).paired, "quiet": quiet, "version": version}
+    prepared = prepare(config, find_cases(config, quiet=quiet), split, **how)
     if not prepared.split.test:  # said now, not after hours of training
         raise UserError("the split has no test subject; set split.test to 1 or more")
     if save:
         folder.save_config(config)
         atomic_text(folder.split, json_text(split_to_json(prepared.split)))
+        if config.preprocess.coverage_mm != "all":
+            atomic_text(folder.coverage, json_text(coverage_json(prepared.coverage)))
     return prepared
 
 
@@ -172,8 +174,9 @@ def _tracker(config: Config, folder: RunFolder, state: dict | None, device: torc
 def _log_inputs(sitting: Sitting) -> None:
     """Log configuration, split and the data of each part."""
     tracker, prepared = sitting.tracker, sitting.prepared
-    tracker.log_artifact(sitting.folder.config)
-    tracker.log_artifact(sitting.folder.split)
+    for path in (sitting.folder.config, sitting.folder.split, sitting.folder.coverage):
+        if path.exists():
+            tracker.log_artifact(path)
     source = str(sitting.config.data.folder)
     for contrast, entries in prepared.stored.items():
         profile = {name: prepared.facts[contrast][name] for name in ("slices", "low", "high")}
@@ -250,6 +253,7 @@ def _validation(sitting: Sitting, banks: dict[str, SliceBank]) -> Validation:
         reader=sitting.reader,
         slices=sitting.config.training.validation_slices,
         histograms=sitting.histograms,
+        coverage=sitting.prepared.coverage,
         cohorts={contrast: cohort(bank, sitting.histograms[contrast]) for contrast, bank in banks.items()},
         device=sitting.device,
         quiet=sitting.quiet,

@@ -11,6 +11,7 @@ from pipeline.data.case import Case, pairs
 from pipeline.data.split import CohortSplit
 from pipeline.errors import UserError
 from pipeline.files import human_bytes
+from pipeline.runs.contrast_warnings import warn_of_headers
 from pipeline.runs.folder import open_run_folder
 from pipeline.runs.prepare import find_cases, split_cases, warn_of_the_lone
 
@@ -31,6 +32,7 @@ def print_plan(config: Config) -> None:
     open_run_folder(config)  # refuses one that holds another run; makes none
     cases = planned_cases(config)
     split = split_cases(config, cases)
+    warn_of_headers(config, cases, split)
     slices = {contrast: _slices(split.train[contrast], config) for contrast in config.contrasts}
     engine = _engine(config)
     together = 0  # slices that are there in both contrasts, on the first one's grid

@@ -13,7 +13,7 @@ SHOWN_NAMES = 5
 CLOSE = 1e-3  # relative: what libraries of another version may change in a baseline
 
 # Settings that decide what is measured, or on what; the others are the method's own business.
-PREPROCESS = ("axis", "spacing_mm", "size", "n4", "scaling", "percentiles", "min_foreground")
+PREPROCESS = ("axis", "spacing_mm", "size", "n4", "scaling", "percentiles", "min_foreground", "coverage_mm")
 EVALUATION = ("checkpoint", "register_pairs")
 
 

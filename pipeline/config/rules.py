@@ -41,6 +41,11 @@ def _of_data(config: Config) -> Iterator[str]:
         yield f"data.test names {sorted(config.data.test)}: must name both of {sorted(config.contrasts)}, or none"
     if config.preprocess.scaling == "type_range" and config.data.source != "images":
         yield "preprocess.scaling = 'type_range': is for data.source: images; use percentiles for volumes"
+    coverage, axis = config.preprocess.coverage_mm, config.preprocess.axis
+    if coverage != "all" and config.data.source == "images":
+        yield f"preprocess.coverage_mm = {coverage!r}: is for volumes; use all for data.source: images"
+    elif isinstance(coverage, float) and axis == "sagittal":
+        yield f"preprocess.coverage_mm = {coverage:g}: must be all or shared for sagittal slices, which have no crown"
 
 
 def _of_networks(config: Config) -> Iterator[str]:

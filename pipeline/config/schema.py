@@ -7,7 +7,18 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pipeline.config.methods import NATIVE, USUAL, AnyMethod, Discriminator, Generator
-from pipeline.config.types import Name, Number, Percentiles, Portion, Positive, PositiveFloat, Section, Share, Whole
+from pipeline.config.types import (
+    Coverage,
+    Name,
+    Number,
+    Percentiles,
+    Portion,
+    Positive,
+    PositiveFloat,
+    Section,
+    Share,
+    Whole,
+)
 
 # ── data ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -77,6 +88,7 @@ class Preprocess(Section):
     scaling: Literal["percentiles", "type_range"] = "percentiles"
     percentiles: Percentiles = (0.5, 99.5)
     min_foreground: Share = 0.05
+    coverage_mm: Coverage = "all"  # of the head along `axis`: "shared" is what both contrasts show; or mm from its end
     on_bad_volume: Literal["skip", "stop"] = "skip"
     store: Path = Path("data/store")
     processes: Positive | None = None  # None: one per core

@@ -4,6 +4,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
+SHORTEST_COVERAGE, LONGEST_COVERAGE = 10, 500  # mm of a head
+
 # A validator's message is the rule, worded to follow "must be".
 
 
@@ -30,6 +32,19 @@ def _portion(value: object) -> int | float:
     return int(number) if isinstance(value, int) or number >= 1 else number
 
 
+def _coverage(value: object) -> str | float:
+    """Accept the words for a range of the head, or its length in mm."""
+    if value in ("all", "shared"):
+        return value
+    try:
+        length = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        length = float("nan")
+    if not SHORTEST_COVERAGE <= length <= LONGEST_COVERAGE:
+        raise ValueError(f"all, shared, or a length from {SHORTEST_COVERAGE} to {LONGEST_COVERAGE} mm")
+    return length
+
+
 def _in_order(percentiles: tuple[float, float]) -> tuple[float, float]:
     if percentiles[0] >= percentiles[1]:
         raise ValueError("in order, the lower one first")
@@ -42,6 +57,7 @@ PositiveFloat = Annotated[Number, Field(gt=0)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Name = Annotated[str, AfterValidator(_name)]
 Portion = Annotated[int | float, PlainValidator(_portion)]
+Coverage = Annotated[str | float, PlainValidator(_coverage)]
 Lower, Upper = Annotated[Number, Field(ge=0, lt=100)], Annotated[Number, Field(gt=0, le=100)]
 Percentiles = Annotated[tuple[Lower, Upper], AfterValidator(_in_order)]
 

@@ -26,8 +26,10 @@ class SliceBank:
 
     def __init__(self, stored: Sequence[StoredCase]):
         self.paths = [str(entry.path) for entry in stored]
+        self.ends = np.cumsum([entry.count for entry in stored])
+        self.first = [entry.first for entry in stored]  # of the slices in each file that are used
         self.counts = [entry.count for entry in stored]
-        self.ends = np.cumsum(self.counts)
+        self.in_file = [entry.count if entry.stored is None else entry.stored for entry in stored]
         self._layouts: dict[int, tuple[int, tuple[int, int]]] = {}
 
     def __len__(self) -> int:
@@ -69,14 +71,15 @@ class SliceBank:
     def volume(self, number: int) -> np.ndarray:
         """Return a volume's slices as they are stored, (N, S, S) uint16; see `gather` for what is raised."""
         self._layout(number)
+        first = self.first[number]
         with _stored_file(self.paths[number]):
-            return np.load(self.paths[number], allow_pickle=False)
+            return np.load(self.paths[number], allow_pickle=False)[first : first + self.counts[number]]
 
     def _read(self, volume: int, place: int, stored: np.ndarray) -> None:
         """Read one slice of a volume."""
         start, _ = self._layout(volume)
         with _stored_file(self.paths[volume]), FileIO(self.paths[volume]) as file:
-            file.seek(start + place * stored.nbytes)
+            file.seek(start + (self.first[volume] + place) * stored.nbytes)
             if file.readinto(stored) != stored.nbytes:
                 raise ValueError("its end is missing")
 
@@ -87,7 +90,7 @@ class SliceBank:
                 np.lib.format.read_magic(file)
                 (count, *shape), by_column, kind = np.lib.format.read_array_header_1_0(file)
                 expected = shape if volume == 0 else [*self.shape]
-                if by_column or kind != np.uint16 or (count, shape) != (self.counts[volume], expected):
+                if by_column or kind != np.uint16 or (count, shape) != (self.in_file[volume], expected):
                     raise ValueError(f"{count} arrays of shape {(*shape,)} and type {kind}")
                 self._layouts[volume] = file.tell(), tuple(shape)
         return self._layouts[volume]

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from pipeline.console import warn
 from pipeline.data.case import Case
-from pipeline.data.listing import natural_key, nifti_stem, refuse_twins, require_folder
+from pipeline.data.listing import natural_key, refuse_twins, require_folder
 from pipeline.errors import UserError
 
 Label = tuple[str, ...]
+_SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+_OTHER_FORMAT = re.compile(r"\.(hdr|mha|mhd|nrrd|mgz|mgh|mnc)$", re.IGNORECASE)  # of whole volumes
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,16 @@ class Scan:
     @cached_property
     def tokens(self) -> Label:
         """The words of what the wildcards matched."""
-        return tuple(word for word in re.split(r"[/_]+", re.sub(r"\.nii(\.gz)?$", "", self.wild)) if word)
+        return tuple(word for word in re.split(r"[/_]+", _SUFFIX.sub("", self.wild)) if word)
 
 
 def nifti_cases(folder: Path, patterns: Mapping[str, str]) -> list[Case]:
     """List the volumes that each contrast's pattern matches, sorted.
 
     A pattern is a path relative to `folder`: `{subject}` matches the shortest fitting name and no "/" (where it
-    stands more than once, all agree), `*` and `?` match within a name, `**/` zero or more folders.
+    stands more than once, all agree), `*` and `?` match within a name, `**/` zero or more folders. A pattern that ends
+    in .nii or .nii.gz takes volumes with the other of the two, and in capitals, too, where the volume is not there as
+    it says and no other contrast's pattern names the file as it is spelt.
     A case's session is its BIDS ses- entity; where a subject has several files of a contrast in one session, run-,
     then acq-, then the words in which the wildcards' matches differ are added, alike for all contrasts. A contrast
     with a single file there joins the first of those labels that does not contradict its own name.
@@ -49,12 +54,12 @@ def nifti_cases(folder: Path, patterns: Mapping[str, str]) -> list[Case]:
             file matched twice, a volume both as .nii and .nii.gz, two files that are one subject, session and contrast.
     """
     require_folder(folder, "data.folder")
-    matchers = {contrast: _matcher(contrast, pattern) for contrast, pattern in patterns.items()}
-    files = list(_volumes(folder, frozenset()))
+    every_file = list(_files(folder, frozenset()))
+    files = [name for name in every_file if _SUFFIX.search(name)]
+    scans_of = _scans_by_contrast(patterns, files)
     groups: dict[tuple[str, str], dict[str, list[Scan]]] = defaultdict(lambda: defaultdict(list))
     matched_by: dict[str, str] = {}
-    for contrast, matcher in matchers.items():
-        scans = [scan for relative in files if (scan := _scan(matcher, relative))]
+    for contrast, scans in scans_of.items():
         _check_matches(folder, contrast, patterns[contrast], scans, files)
         for scan in scans:
             if matched_by.setdefault(scan.relative, contrast) != contrast:
@@ -70,7 +75,43 @@ def nifti_cases(folder: Path, patterns: Mapping[str, str]) -> list[Case]:
         for scan, label in labels.items()
     )
     refuse_twins(cases)
+    _warn_of_other_formats(folder, patterns, every_file)
     return cases
+
+
+def _warn_of_other_formats(folder: Path, patterns: Mapping[str, str], files: Sequence[str]) -> None:
+    """Name the volumes that a pattern would match but for their format, and that are not there as NIfTI."""
+    present = {_SUFFIX.sub("", name) for name in files if _SUFFIX.search(name)}
+    stems = {name: _OTHER_FORMAT.sub("", name) for name in files if _OTHER_FORMAT.search(name)}
+    for contrast, pattern in patterns.items():
+        matcher = _matcher(contrast, pattern, any_suffix=True)
+        lacking = [name for name, stem in stems.items() if stem not in present and _scan(matcher, f"{stem}.nii.gz")]
+        if lacking:
+            count = "1 volume" if len(lacking) == 1 else f"{len(lacking)} volumes"
+            warn(
+                f"warning: {folder}: data.patterns.{contrast} '{pattern}' would match {count} of another format than "
+                f".nii or .nii.gz, such as {lacking[0]}; left out, convert to .nii.gz to have them taken"
+            )
+
+
+def _scans_by_contrast(patterns: Mapping[str, str], files: Sequence[str]) -> dict[str, list[Scan]]:
+    """Return what each contrast's pattern matches: files spelt as it says, then volumes with another suffix."""
+    exact, other = (
+        {contrast: _matcher(contrast, pattern, any_suffix=any_suffix) for contrast, pattern in patterns.items()}
+        for any_suffix in (False, True)
+    )
+    scans_of = {
+        contrast: [scan for relative in files if (scan := _scan(matcher, relative))]
+        for contrast, matcher in exact.items()
+    }
+    order = {relative: number for number, relative in enumerate(files)}
+    spelt = {scan.relative for scans in scans_of.values() for scan in scans}
+    for contrast, scans in scans_of.items():
+        present = {_SUFFIX.sub("", scan.relative) for scan in scans}
+        rest = (name for name in files if name not in spelt and _SUFFIX.sub("", name) not in present)
+        scans += [scan for relative in rest if (scan := _scan(other[contrast], relative))]
+        scans.sort(key=lambda scan: order[scan.relative])
+    return scans_of
 
 
 def session_labels(scans: Mapping[str, Sequence[Scan]]) -> dict[str, dict[Scan, Label]]:
@@ -120,8 +161,11 @@ _LABELS = (
 )
 
 
-def _matcher(contrast: str, pattern: str) -> re.Pattern[str]:
-    """Translate a pattern into a regular expression with the group `subject` and one group per wildcard."""
+def _matcher(contrast: str, pattern: str, *, any_suffix: bool = False) -> re.Pattern[str]:
+    """Translate a pattern into a regular expression with the group `subject` and one group per wildcard.
+
+    With `any_suffix` a .nii or .nii.gz at its end stands for both, in small letters and capitals.
+    """
     key = f"data.patterns.{contrast}: '{pattern}'"
     if "{subject}" not in pattern:
         raise UserError(f"{key} has no {{subject}}; put it where the subject's name stands, as in {{subject}}/*.nii.gz")
@@ -129,7 +173,11 @@ def _matcher(contrast: str, pattern: str) -> re.Pattern[str]:
         raise UserError(f"{key} has a brace that is not {{subject}}; use * for what varies otherwise")
     if re.search(r"\{subject\}\*|\*\{subject\}", pattern):
         raise UserError(f"{key} leaves open where the subject's name ends; put / or a letter between it and the *")
-    parts = re.finditer(r"\{subject\}|(?:^|(?<=/))\*\*(?:/|$)|\*+|\?|[^{*?]+", pattern.removeprefix("./"))
+    name = pattern.removeprefix("./")
+    suffix = _SUFFIX.search(name) if any_suffix else None
+    parts = re.finditer(
+        r"\{subject\}|(?:^|(?<=/))\*\*(?:/|$)|\*+|\?|[^{*?]+", name[: suffix.start()] if suffix else name
+    )
     expression, seen = "", False
     for part in (found[0] for found in parts):
         if part == "{subject}":
@@ -144,7 +192,7 @@ def _matcher(contrast: str, pattern: str) -> re.Pattern[str]:
             expression += "(.*)" if whole else "([^/]*)"
         else:
             expression += re.escape(part)
-    return re.compile(expression)
+    return re.compile(expression + (r"(?i:\.nii(?:\.gz)?)" if suffix else ""))
 
 
 def _scan(matcher: re.Pattern[str], relative: str) -> Scan | None:
@@ -167,14 +215,14 @@ def _check_matches(folder: Path, contrast: str, pattern: str, scans: Sequence[Sc
                 f"{folder / scan.relative}: {{subject}} in {key} '{pattern}' matched '{scan.subject}', which holds a "
                 f"BIDS '{held[2]}-' entity, so one person would count as several; write {{subject}}_* for it"
             )
-        stem = re.sub(r"\.nii(\.gz)?$", "", scan.relative, flags=re.IGNORECASE)
+        stem = _SUFFIX.sub("", scan.relative)
         twin = by_stem.setdefault(stem, scan.relative)
         if twin != scan.relative:
             raise UserError(f"{folder / twin} and {folder / scan.relative}: the same volume twice; move one away")
 
 
-def _volumes(folder: Path, above: frozenset[Path]) -> Iterator[str]:
-    """Yield the NIfTI files below `folder` as relative paths, sorted; links are followed, but not in circles."""
+def _files(folder: Path, above: frozenset[Path]) -> Iterator[str]:
+    """Yield the files below `folder` as relative paths, sorted; links are followed, but not in circles."""
     real = folder.resolve()
     if real in above:
         return
@@ -186,6 +234,6 @@ def _volumes(folder: Path, above: frozenset[Path]) -> Iterator[str]:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from (f"{entry.name}/{below}" for below in _volumes(Path(entry.path), above | {real}))
-        elif nifti_stem(entry.name):
+            yield from (f"{entry.name}/{below}" for below in _files(Path(entry.path), above | {real}))
+        else:
             yield entry.name

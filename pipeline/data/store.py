@@ -18,7 +18,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from nibabel.affines import voxel_sizes
 
 from pipeline.console import warn, warnings_as_lines
 from pipeline.data.case import Case
+from pipeline.data.coverage import Coverage, head_slices, pack_histograms, unpack_histograms
 from pipeline.data.extraction import fill_store
 from pipeline.data.likeness import volume_likeness
 from pipeline.errors import UserError
@@ -47,16 +48,41 @@ class StoredCase:
     Attributes:
         case: What it is.
         path: The .npy file, uint16 (count, size, size).
-        count: How many slices are occupied.
+        count: How many slices are used: all that are occupied, or those in a range.
         facts: `low`, `high` (intensities that became -1 and 1), `integer` (the file's type), `spacing_mm` (of the
-            file, R, A, S), `histogram` (of the foreground in [-1, 1]), `positions` (of the slices kept), `likeness`
-            (see `pipeline.data.likeness.volume_likeness`).
+            file, R, A, S), `histogram` (of the foreground in [-1, 1]), `positions` (of the slices used), `likeness`
+            (see `pipeline.data.likeness.volume_likeness`), `head_slices` (first and last one of the head, of all that
+            the volume has), `slice_mm` (their distance), `slice_histograms` (the histogram of each of all slices,
+            see `pipeline.data.coverage.pack_histograms`).
+        first: The first stored slice that is used; the others follow it.
+        stored: How many slices the file holds; None for `count`.
     """
 
     case: Case
     path: Path
     count: int
     facts: dict
+    first: int = 0
+    stored: int | None = None
+
+    def within(self, coverage: Coverage, of: Mapping[str, object] | None = None) -> "StoredCase":
+        """Return the case with the slices alone that lie in a range, nothing copied; `count` may become 0.
+
+        Args:
+            coverage: The range.
+            of: Whose `head_slices` and `slice_mm` count where the slices lie on another scan's grid; the case's own.
+        """
+        if coverage.mm is None:
+            return self
+        head, slice_mm = ((of or self.facts)[name] for name in ("head_slices", "slice_mm"))
+        positions = np.asarray(self.facts["positions"])
+        used = np.flatnonzero(coverage.select(positions, head, slice_mm))  # positions ascend, so these are neighbours
+        facts = self.facts | {"positions": positions[used].tolist()}
+        if "slice_histograms" in facts:
+            every = unpack_histograms(facts["slice_histograms"], BINS)
+            facts["histogram"] = every[coverage.select(np.arange(len(every)), head, slice_mm)].sum(axis=0).tolist()
+        first = self.first + int(used[0]) if len(used) else self.first
+        return replace(self, count=len(used), facts=facts, first=first, stored=self.stored or self.count)
 
 
 def encode(slices: np.ndarray) -> np.ndarray:
@@ -79,16 +105,21 @@ def decode(stored: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 
 
 def histogram(slices: np.ndarray, foreground: np.ndarray) -> np.ndarray:
-    """Return how many voxels of slices in [-1, 1] (N, S, S) lie in each of `BINS` equal bins, inside a mask.
+    """Return how many voxels of slices in [-1, 1] (N, S, S) lie in each of `BINS` equal bins, inside a mask."""
+    return slice_histograms(slices, foreground).sum(axis=0)
+
+
+def slice_histograms(slices: np.ndarray, foreground: np.ndarray) -> np.ndarray:
+    """Return for each of the slices in [-1, 1] (N, S, S) how many voxels lie in each of `BINS` equal bins, in a mask.
 
     `np.histogram` counts the same. -1 to 1 in 256 bins of 1/128: a power of two, so the bins' numbers are exact.
     """
-    counts = np.zeros(BINS + 1, dtype=np.int64)
-    for one, mask in zip(slices, foreground, strict=True):
+    counts = np.zeros((len(slices), BINS + 1), dtype=np.int64)
+    for row, one, mask in zip(counts, slices, foreground, strict=True):
         bins = np.floor(one[mask] * (BINS // 2)).astype(np.intp) + BINS // 2
-        counts += np.bincount(bins, minlength=BINS + 1)
-    counts[-2] += counts[-1]  # the last bin holds its upper edge, too
-    return counts[:-1]
+        row += np.bincount(bins, minlength=BINS + 1)
+    counts[:, -2] += counts[:, -1]  # the last bin holds its upper edge, too
+    return counts[:, :-1]
 
 
 def case_key(path: Path, settings: dict) -> str:
@@ -162,7 +193,7 @@ def extract(path: Path, folder: Path, settings: dict) -> None:
         ValueError: the image cannot be used; the message says why.
     """
     from transforms.presets import slice_chain
-    from transforms.slices import occupied_slices
+    from transforms.slices import AXES, occupied_slices
 
     key = case_key(path, settings)  # before reading: a file replaced meanwhile then counts as not stored
     min_foreground = settings["min_foreground"]
@@ -175,6 +206,7 @@ def extract(path: Path, folder: Path, settings: dict) -> None:
         raise ValueError(f"no slice has {min_foreground:.0%} of foreground; lower preprocess.min_foreground")
     written = write_slices(folder / f"{key}.npy", slices[positions])
     low, high = data["image_range"]
+    by_slice = slice_histograms(slices, foreground)
     of_file = data["image_before_spacing"][1] if "image_before_spacing" in data else data["image_affine"]
     facts = {
         "count": len(positions),
@@ -183,8 +215,11 @@ def extract(path: Path, folder: Path, settings: dict) -> None:
         "high": high,
         "integer": bool(data["image_integer"]),
         "spacing_mm": voxel_sizes(of_file).tolist(),
-        "histogram": histogram(slices, foreground).tolist(),
+        "histogram": by_slice.sum(axis=0).tolist(),
+        "slice_histograms": pack_histograms(by_slice),
         "positions": positions.tolist(),
+        "head_slices": head_slices(data["image_whole_foreground"]),
+        "slice_mm": float(voxel_sizes(data["image_affine"])[AXES[settings["axis"]]]),
         "likeness": volume_likeness(data, settings["axis"], settings["size"]),
     }
     atomic_text(folder / f"{key}.json", json.dumps(facts))

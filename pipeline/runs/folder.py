@@ -47,6 +47,10 @@ class RunFolder:
         return self.path / "split.json"
 
     @property
+    def coverage(self) -> Path:
+        return self.path / "coverage.json"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 

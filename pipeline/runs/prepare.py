@@ -9,11 +9,14 @@ import numpy as np
 from pipeline.config.schema import Config, Preprocess
 from pipeline.console import warn
 from pipeline.data.case import Case, pairs
+from pipeline.data.coverage import WHOLE, Coverage
 from pipeline.data.likeness import cohort_likeness
 from pipeline.data.split import CohortSplit, make_split
 from pipeline.data.split_file import split_from_file
 from pipeline.data.store import CHAIN_VERSION, StoredCase, build_store
 from pipeline.errors import UserError
+from pipeline.runs.contrast_warnings import warn_of_ids, warn_of_stored
+from pipeline.runs.coverage_choice import choose_coverage, pairs_within_coverage, within_coverage
 
 Facts = dict[str, dict]  # contrast -> what the training cohort is like
 
@@ -29,6 +32,7 @@ class Prepared:
         facts: Contrast -> what the training cohort is like; see `cohort_facts`.
         left_out: Training cases that could not be used, and why.
         pairs: What a method that learns from pairs is shown: of each pair of training cases, the two halves.
+        coverage: The range of the head that is trained on.
     """
 
     cases: tuple[Case, ...]
@@ -37,6 +41,7 @@ class Prepared:
     facts: Facts
     left_out: dict[Case, str]
     pairs: tuple[tuple[StoredCase, StoredCase], ...] = ()
+    coverage: Coverage = WHOLE
 
     @property
     def longest(self) -> int:
@@ -114,12 +119,15 @@ def prepare(
     cases: Sequence[Case],
     saved_split: Path | None = None,
     *,
+    saved_coverage: Path | None = None,
     paired: bool = False,
     quiet: bool = False,
     version: int = CHAIN_VERSION,
 ) -> Prepared:
     """Split the cohort and bring the training cases into the slice store, and as registered pairs if so asked.
 
+    Trained on are the slices in the range of the head that `preprocess.coverage_mm` asks for, or that a resumed run
+    saved.
     `version` is the chain's; see `chain_settings`.
 
     Raises:
@@ -127,6 +135,7 @@ def prepare(
             left out.
     """
     split = split_cases(config, cases, saved_split)
+    warn_of_ids(config, cases, split)
     if paired:
         warn_of_the_lone(config, cases, split)
     training = [case for contrast in config.contrasts for case in split.train[contrast]]
@@ -134,16 +143,18 @@ def prepare(
     settings = {**chain_settings(preprocess, version), "min_foreground": preprocess.min_foreground}
     how = {"processes": preprocess.processes, "on_bad_volume": preprocess.on_bad_volume, "quiet": quiet}
     stored, left_out = build_store(training, preprocess.store, settings, **how)
-    by_contrast = {
-        contrast: [entry for entry in stored if entry.case.contrast == contrast] for contrast in config.contrasts
-    }
+    whole = {contrast: [entry for entry in stored if entry.case.contrast == contrast] for contrast in config.contrasts}
+    coverage = choose_coverage(preprocess.coverage_mm, preprocess.axis, whole, saved_coverage)
+    by_contrast, beyond = within_coverage(whole, coverage, on_bad_volume=preprocess.on_bad_volume)
+    left_out |= beyond
     for contrast, entries in by_contrast.items():
         if not entries:
             raise UserError(f"no {contrast} image of the training subjects could be used; the reasons are above")
     if left_out:
         warn(f"warning: {len(left_out)} of {len(training)} training images were left out, named above")
-    facts = {contrast: cohort_facts(entries) for contrast, entries in by_contrast.items()}
-    prepared = Prepared(tuple(cases), split, by_contrast, facts, left_out)
+    warn_of_stored(config, whole, coverage, paired=paired)
+    facts = {contrast: cohort_facts(entries, coverage) for contrast, entries in by_contrast.items()}
+    prepared = Prepared(tuple(cases), split, by_contrast, facts, left_out, coverage=coverage)
     if not paired:
         return prepared
     return _with_pairs(prepared, config, {**settings, "register_pairs": config.evaluation.register_pairs}, how)
@@ -164,6 +175,10 @@ def _with_pairs(prepared: Prepared, config: Config, settings: dict, how: dict) -
         )
     folder, cache = config.preprocess.store, registrations(config.preprocess)
     stored, failures = build_pair_store(whole, folder, settings, cache=cache, **how)
+    stored, beyond = pairs_within_coverage(stored, prepared.coverage, prepared.stored)
+    if not stored:
+        raise UserError(f"none of {len(whole)} pairs could be used; the reasons are above")
+    failures |= beyond
     if len(stored) < len(wanted):
         warn(f"warning: {len(wanted) - len(stored)} of {len(wanted)} training pairs were left out")
     left_out = {case: reason for pair, reason in failures.items() for case in pair}
@@ -189,16 +204,20 @@ def warn_of_the_lone(config: Config, cases: Sequence[Case], split: CohortSplit) 
         warn(f"warning: left out of paired training for want of a partner in the other contrast: {some_of(lone)}")
 
 
-def cohort_facts(stored: Sequence[StoredCase]) -> dict:
-    """Return what a contrast's training cohort is like, in JSON's types.
+def cohort_facts(stored: Sequence[StoredCase], coverage: Coverage = WHOLE) -> dict:
+    """Return what a contrast's training cohort is like, in JSON's types, from its slices that are in a range.
 
     `low` and `high`: median intensities that became -1 and 1, in the files' units. `integer`: whether all files hold
     whole numbers. `spacing_mm`: median voxel size (R, A, S). `histogram`: of the foreground over [-1, 1], the sum of
     all cases'. `cases`, `slices`: how many. `likeness`: what volumes to translate are compared with (see
-    `pipeline.data.likeness.cohort_likeness`), where the images are volumes.
+    `pipeline.data.likeness.cohort_likeness`), where the images are volumes; of whole ones, as those to translate are,
+    and beside it `coverage_mm`, the range, where there is one.
     """
     facts = [entry.facts for entry in stored]
     volumes = [fact["likeness"] for fact in facts if fact.get("likeness")]
+    likeness = cohort_likeness(volumes) if volumes else {}
+    if volumes and coverage.mm is not None:
+        likeness["coverage_mm"] = coverage.mm
     return {
         "low": float(np.median([fact["low"] for fact in facts])),
         "high": float(np.median([fact["high"] for fact in facts])),
@@ -207,7 +226,7 @@ def cohort_facts(stored: Sequence[StoredCase]) -> dict:
         "histogram": np.sum([fact["histogram"] for fact in facts], axis=0).tolist(),
         "cases": len(stored),
         "slices": sum(entry.count for entry in stored),
-    } | ({"likeness": cohort_likeness(volumes)} if volumes else {})
+    } | ({"likeness": likeness} if volumes else {})
 
 
 def training_data(prepared: Prepared) -> dict[str, list]:

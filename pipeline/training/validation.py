@@ -13,6 +13,7 @@ from torch import nn
 
 from pipeline.console import progress, warn
 from pipeline.data.case import Case, pairs
+from pipeline.data.coverage import WHOLE, Coverage, head_slices
 from pipeline.data.pairing import PairReader, PreparedScan
 from pipeline.errors import UserError
 from pipeline.metrics.agreement import DATA_RANGE, intensity_distance, mae, psnr, ssim
@@ -68,6 +69,7 @@ class Validation:
         slices: How many slices to score in each direction, spread evenly over subjects.
         histograms: By contrast, the training cohort's foreground intensities over [-1, 1].
         cohorts: By contrast, what the detectors know of the training cohort; None leaves the detectors out.
+        coverage: The range of the head that is trained on: slices beyond it are not scored.
         device: Where the networks are.
         quiet: Whether to leave out the progress bar.
 
@@ -86,9 +88,10 @@ class Validation:
         histograms: Mapping[str, Sequence[float]],
         device: torch.device,
         cohorts: Mapping[str, Cohort] | None = None,
+        coverage: Coverage = WHOLE,
         quiet: bool = False,
     ):
-        self.contrasts, self.device, self.cohorts = contrasts, device, cohorts
+        self.contrasts, self.device, self.cohorts, self.coverage = contrasts, device, cohorts, coverage
         self.quantiles = {contrast: histogram_quantiles(histograms[contrast]) for contrast in contrasts}
         self.by_target: dict[str, list[FixedSlices]] = {contrast: [] for contrast in contrasts}
         found = pairs(cases, contrasts) if scored_in_pairs else []
@@ -102,17 +105,17 @@ class Validation:
         if not all(self.by_target.values()):
             raise UserError("no validation subject could be read; raise split.validation, or look at the reasons above")
 
-    def _read(
-        self, entry: Case | tuple[Case, Case], reader: PairReader, each: int
-    ) -> Iterator[tuple[str, FixedSlices]]:
+    def _read(self, entry: Case | tuple[Case, Case], reader: PairReader, each: int) -> list[tuple[str, FixedSlices]]:
         first, second = self.contrasts
         if isinstance(entry, Case):
             scan = reader.scan(entry.path)
-            yield second if entry.contrast == first else first, _choose(entry.name, scan, scan.foreground, None, each)
-            return
-        there, back, _ = reader.read(entry)
-        yield second, _choose(entry[0].subject, there.source, there.foreground, there.real, each)
-        yield first, _choose(entry[0].subject, back.source, back.foreground, back.real, each)
+            target = second if entry.contrast == first else first
+            return [(target, _choose(entry.name, scan, scan.foreground, None, each, self.coverage))]
+        views, label = reader.read(entry)[:2], entry[0].subject
+        return [
+            (target, _choose(label, view.source, view.foreground, view.real, each, self.coverage))
+            for target, view in zip((second, first), views, strict=True)
+        ]
 
     def scores(self, translators: Mapping[str, nn.Module]) -> dict[str, float]:
         """Return PSNR and SSIM by direction, inside the head, averaged over subjects; and "validation/score".
@@ -206,9 +209,18 @@ def _similarity(prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray
     return {"psnr": psnr(prediction, real, DATA_RANGE, foreground), "ssim": float(np.mean(similar))}
 
 
-def _choose(label: str, scan: PreparedScan, foreground: np.ndarray, real: np.ndarray | None, count: int) -> FixedSlices:
-    """Return `count` slices spread evenly over those with a fair share of head."""
+def _choose(
+    label: str, scan: PreparedScan, foreground: np.ndarray, real: np.ndarray | None, count: int, coverage: Coverage
+) -> FixedSlices:
+    """Return `count` slices spread evenly over those with a fair share of head in the range that is trained on.
+
+    Raises:
+        UserError: there is none.
+    """
     occupied = slices_with_a_fair_share(foreground)
+    occupied = occupied[coverage.select(occupied, head_slices(scan.foreground), scan.spacing_mm[0])]
+    if len(occupied) == 0:
+        raise UserError(f"{scan.name}: shows nothing of the range trained on, {coverage}")
     index = np.unique(occupied[np.linspace(0, len(occupied) - 1, count).round().astype(int)])
     return FixedSlices(
         label,

@@ -19,7 +19,7 @@ SUFFIXES = (
     *("T1w", "T2w", "PDw", "T2starw", "inplaneT1", "inplaneT2", "PDT2", "UNIT1", "FLAIR", "FLASH", "MEGRE", "MESE"),
     *("MP2RAGE", "MPM", "MTS", "MTR", "T1map", "T2map", "PDmap", "T2starmap", "R1map", "R2map", "R2starmap"),
 )  # of BIDS's `anat`, where a contrast's name may be found
-_NAME = re.compile(r"(sub-[0-9a-zA-Z+]+(?:_[a-z]+-[0-9a-zA-Z+]+)*)_([0-9a-zA-Z]+)\.nii(?:\.gz)?")
+_NAME = re.compile(r"(sub-[0-9a-zA-Z+]+(?:_[a-z]+-[0-9a-zA-Z+]+)*)_([0-9a-zA-Z]+)(?i:\.nii(?:\.gz)?)")
 _NOT_MAGNITUDE = ("part-phase", "part-real", "part-imag")
 
 

@@ -195,3 +195,11 @@ def test_doubtful_volumes_are_translated_and_the_skull_is_judged_from_what_was_r
     first, *_ = capsys.readouterr().err.splitlines()
     assert first.startswith(f"warning: {source}: ") and all(part in first for part in case.says)
     assert isinstance(sidecar(tmp_path / "out", MADE[0])["SkullStripped"], bool)
+
+
+def test_scans_are_taken_however_their_suffix_is_spelt(tmp_path, model):
+    root = data_set(tmp_path / "heads", SCANS[0], SCANS[3])
+    (root / SCANS[0]).rename(root / SCANS[0].replace(".nii.gz", ".nii.GZ"))
+    (root / SCANS[3]).rename(root / SCANS[3].replace(".nii", ".NII"))
+    assert run("-i", root, "-o", tmp_path / "out") == 0
+    assert {f"{MADE[0]}.nii.gz", f"{MADE[2]}.nii.gz"} < set(files_in(tmp_path / "out"))

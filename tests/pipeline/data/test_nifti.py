@@ -212,3 +212,48 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (tmp_path / "study/p1").symlink_to(tmp_path / "data/p1")
     (tmp_path / "data/p1/back").symlink_to(tmp_path / "study")
     assert [case.subject for case in nifti_cases(tmp_path / "study", {"T1": "{subject}/T1.nii.gz"})] == ["p1"]
+
+
+@pytest.mark.parametrize("name", ["p2_T1w.nii", "p2_T1w.nii.GZ", "p2_T1w.NII.gz", "p2_T1w.NII"])
+@pytest.mark.parametrize("pattern", ["{subject}_T1w.nii.gz", "{subject}_T1w.nii", "{subject}_T1w.NII.GZ"])
+def test_volumes_are_taken_however_their_suffix_is_spelt(name, pattern, tmp_path):
+    make(tmp_path, "p1_T1w.nii.gz", name)
+    assert set(found(tmp_path, {"T1": pattern})) == {("p1", "", "T1"), ("p2", "", "T1")}
+
+
+def test_a_file_spelt_as_the_pattern_says_goes_before_another_of_the_same_name(tmp_path):
+    make(tmp_path, "p1.nii", "p1.nii.gz", "p2.nii", "p2.NII.gz", "p3.nii.GZ")
+    assert found(tmp_path, {"T1": "{subject}.nii"}) == {
+        ("p1", "", "T1"): "p1.nii",
+        ("p2", "", "T1"): "p2.nii",
+        ("p3", "", "T1"): "p3.nii.GZ",
+    }
+    make(tmp_path, "p4.NII", "p4.nii.GZ")
+    with pytest.raises(UserError, match=r"p4\.(NII|nii\.GZ) and .*p4\.(NII|nii\.GZ): the same volume twice"):
+        found(tmp_path, {"T1": "{subject}.nii"})
+
+
+def test_two_contrasts_may_be_told_apart_by_their_suffix_alone(tmp_path):
+    make(tmp_path, "p1.nii", "p1.nii.gz", "p2.nii")
+    patterns = {"T1": "{subject}.nii", "T2": "{subject}.nii.gz"}
+    assert found(tmp_path, patterns) == {
+        ("p1", "", "T1"): "p1.nii",
+        ("p1", "", "T2"): "p1.nii.gz",
+        ("p2", "", "T1"): "p2.nii",
+    }
+
+
+def test_visits_are_the_same_words_however_the_suffix_is_spelt(tmp_path):
+    make(tmp_path, "p1_v1_T1.nii.GZ", "p1_v2_T1.nii.gz", "p1_v1_T2.nii", "p1_v2_T2.nii.gz")
+    patterns = {"T1": "{subject}_*_T1*", "T2": "{subject}_*_T2.nii.gz"}
+    assert {key[1] for key in found(tmp_path, patterns)} == {"v1", "v2"}
+
+
+def test_volumes_of_other_formats_are_named_where_they_are_not_there_as_nifti(tmp_path, capsys):
+    make(tmp_path, "sub-1/sub-1_T1w.nii.gz", "sub-2/sub-2_T1w.MGZ", "sub-3/sub-3_T1w.hdr", "sub-3/sub-3_T1w.img")
+    make(tmp_path, "sub-1/sub-1_T1w.mgz", "sub-1/sub-1_T1w.json", "sub-4/sub-4_FLAIR.mgz")
+    assert len(found(tmp_path, {"T1": BIDS["T1"]})) == 1
+    assert capsys.readouterr().err == (
+        f"warning: {tmp_path}: data.patterns.T1 'sub-{{subject}}/**/*_T1w.nii.gz' would match 2 volumes of another "
+        "format than .nii or .nii.gz, such as sub-2/sub-2_T1w.MGZ; left out, convert to .nii.gz to have them taken\n"
+    )

@@ -1,0 +1,81 @@
+"""What a run, or its plan, says where its two contrasts' scans differ beside their contrast."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pipeline.config.schema import Config
+from pipeline.console import say, warn
+from pipeline.data.case import Case
+from pipeline.data.contrast_differences import coverage_text, voxel_text
+from pipeline.data.coverage import Coverage, typical_lengths
+from pipeline.data.headers import header_grids
+from pipeline.data.similar_ids import similar_ids_text
+from pipeline.data.split import CohortSplit
+from pipeline.runs.coverage_choice import ByContrast
+
+
+def ids_text(config: Config, cases: Sequence[Case], part_of: Mapping[str, str]) -> str | None:
+    """Return what to say of subjects' names that nearly agree; None where none do, or where they mean nothing.
+
+    Args:
+        config: The run's.
+        cases: The cohort.
+        part_of: Subject -> the part of the split it is in.
+    """
+    if config.data.source == "phantom" or (config.data.source == "images" and not config.data.paired):
+        return None  # unpaired pictures are numbered contrast by contrast
+    return similar_ids_text(cases, config.contrasts, dict(part_of))
+
+
+def warn_of_ids(config: Config, cases: Sequence[Case], split: CohortSplit) -> None:
+    """Warn where subjects' names of the two contrasts nearly agree: perhaps one person under two names."""
+    training = {case.subject: "train" for side in split.train.values() for case in side}
+    held_out = {case.subject: part for part in ("validation", "test") for case in getattr(split, part)}
+    if text := ids_text(config, cases, training | held_out):
+        warn(f"warning: {text}")
+
+
+def warn_of_stored(config: Config, stored: ByContrast, coverage: Coverage, *, paired: bool) -> None:
+    """Warn where the training volumes of the contrasts show more or less of the head, or lie on other grids.
+
+    Args:
+        config: The run's.
+        stored: Contrast -> its training cases.
+        coverage: What is trained on; said where both contrasts were cut to what they share.
+        paired: Whether training is shown the same places in both contrasts, so that it cannot matter what each shows.
+    """
+    shown = coverage.shown_mm or {}
+    text = None if paired else coverage_text(shown, coverage)
+    if text:
+        warn(f"warning: {text}")
+    elif coverage.mm is not None and len(shown) > 1:
+        lengths = ", ".join(f"{contrast} {length:.0f} mm" for contrast, length in shown.items())
+        say(f"trained on: {coverage} (scans show, by their medians, {lengths})")
+    if config.preprocess.spacing_mm is None:
+        _warn_of_voxels({contrast: [entry.facts["spacing_mm"] for entry in its] for contrast, its in stored.items()})
+
+
+def warn_of_headers(config: Config, cases: Sequence[Case], split: CohortSplit) -> None:
+    """Warn of what names and headers alone show, before any volume is read: names, fields of view and voxels."""
+    warn_of_ids(config, cases, split)
+    if config.data.source in ("phantom", "images"):
+        return
+    axis, setting = config.preprocess.axis, config.preprocess.coverage_mm
+    grids = {contrast: list(header_grids(split.train[contrast])) for contrast in config.contrasts}
+    fields = typical_lengths({contrast: [grid.field_along(axis) for grid in its] for contrast, its in grids.items()})
+    coverage = Coverage(axis, setting if isinstance(setting, float) else None, fields)
+    if text := coverage_text(fields, coverage, of="field of view"):
+        if setting == "shared":
+            lengths = ", ".join(f"{contrast} {length:.0f} mm" for contrast, length in fields.items())
+            say(f"coverage   fields of view differ ({lengths}): training takes what both contrasts' heads show")
+        else:
+            warn(f"warning: {text} (by headers alone: of the head they tell nothing, pipeline.explore does)")
+    if config.preprocess.spacing_mm is None:
+        _warn_of_voxels({contrast: [grid.voxel_mm for grid in its] for contrast, its in grids.items()})
+
+
+def _warn_of_voxels(voxels_mm: Mapping[str, Sequence[Sequence[float]]]) -> None:
+    typical = {contrast: np.median(sizes, axis=0).tolist() for contrast, sizes in voxels_mm.items() if len(sizes)}
+    if text := voxel_text(typical):
+        warn(f"warning: {text}")
