@@ -69,6 +69,8 @@ class Validation:
         histograms: By contrast, the training cohort's foreground intensities over [-1, 1].
         cohorts: By contrast, what the detectors know of the training cohort; None leaves the detectors out.
         device: Where the networks are.
+        precision: In which they compute: that in which they will translate; see
+            `pipeline.translation.model.precision_of`.
         quiet: Whether to leave out the progress bar.
 
     Raises:
@@ -86,9 +88,10 @@ class Validation:
         histograms: Mapping[str, Sequence[float]],
         device: torch.device,
         cohorts: Mapping[str, Cohort] | None = None,
+        precision: str = "float32",
         quiet: bool = False,
     ):
-        self.contrasts, self.device, self.cohorts = contrasts, device, cohorts
+        self.contrasts, self.device, self.cohorts, self.precision = contrasts, device, cohorts, precision
         self.quantiles = {contrast: histogram_quantiles(histograms[contrast]) for contrast in contrasts}
         self.by_target: dict[str, list[FixedSlices]] = {contrast: [] for contrast in contrasts}
         found = pairs(cases, contrasts) if scored_in_pairs else []
@@ -191,7 +194,7 @@ class Validation:
                 np.ones(len(slices), bool),
                 device=self.device,
                 batch_size=8,
-                precision="float32",
+                precision=self.precision,
                 name="a validation slice",
             )
 
