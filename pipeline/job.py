@@ -251,6 +251,8 @@ def _validation(sitting: Sitting, banks: dict[str, SliceBank]) -> Validation:
         cohorts={contrast: cohort(bank, sitting.histograms[contrast]) for contrast, bank in banks.items()},
         device=sitting.device,
         precision=precision_of(sitting.config, sitting.device),
+        store=sitting.config.preprocess.store,
+        processes=sitting.config.preprocess.processes,
         quiet=sitting.quiet,
     )
 

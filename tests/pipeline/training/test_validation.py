@@ -77,7 +77,7 @@ def test_what_is_validated_is_what_translates(pair, tmp_path, precision):
     torch.manual_seed(0)
     network, slices = UNet(3, 4).eval(), np.random.default_rng(0).uniform(-1, 1, (3, 16, 16)).astype(np.float32)
     model = TranslationModel(CONTRASTS, {"T2": network}, {}, {}, 8, DEVICE, precision=precision)
-    judged = validation(pair, {"one": scan(slices), "two": constant(0.3)}, precision=precision)
+    judged = validation(pair, {"one": scan(slices), "two": constant(0.3, 3)}, precision=precision)
     seen = []
     network.register_forward_hook(lambda module, inputs, output: seen.append(output.detach().clone()))
     judged.scores({"T1": nn.Identity(), "T2": network})
