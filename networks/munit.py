@@ -9,6 +9,7 @@ from torch.nn.functional import group_norm
 
 from networks.blocks import ResidualBlock, initialise_kaiming, normed, reflected, require_size
 from networks.convolutions import RepeatedDoubling
+from networks.output import output_image
 
 SLICES_AT_ONCE = 16
 
@@ -130,7 +131,7 @@ class Decoder(nn.Module):
         affine = self.perceptron(style).chunk(len(self.blocks), dim=1)
         for block, own in zip(self.blocks, affine, strict=True):
             content = block(content, own)
-        return torch.tanh(self.last(self.up(content)))
+        return output_image(self.up(content), self.last)
 
 
 class AutoEncoder(nn.Module):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from networks.blocks import Upsampling, doubling, initialise_normal, instance_norm, normed, require_size, tapped
 from networks.convolutions import Convolution
+from networks.output import output_image
 
 
 class ConcatBlock(nn.Module):
@@ -87,7 +88,7 @@ class ResidualConcatGenerator(nn.Module):
             ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
         """
         self._require_size(image)
-        return torch.tanh(self.decoder(self.encoder(image)))
+        return output_image(self.decoder[:-1](self.encoder(image)), self.decoder[-1])
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Return what PatchNCE compares: the image, each halving, the first and the fifth block where there are.

@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from networks.blocks import (
@@ -15,6 +14,7 @@ from networks.blocks import (
     require_size,
     tapped,
 )
+from networks.output import output_image
 
 
 class ResNetGenerator(nn.Module):
@@ -63,7 +63,7 @@ class ResNetGenerator(nn.Module):
             ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
         """
         self._require_size(image)
-        return torch.tanh(self.decoder(self.encoder(image)))
+        return output_image(self.decoder[:-1](self.encoder(image)), self.decoder[-1])
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Return what PatchNCE compares (Park et al. 2020, appendix C.2).

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from networks.attention import AttentionGate
 from networks.blocks import Upsampling, doubling, initialise_normal, instance_norm, require_size, tapped
 from networks.convolutions import Convolution
+from networks.output import output_image
 
 
 class UNet(nn.Module):
@@ -79,7 +80,7 @@ class UNet(nn.Module):
             if self.gates:
                 skip = self.gates[index](skip, features)
             features = torch.cat([features, skip], dim=1)
-        return torch.tanh(self.last(features))
+        return output_image(features, self.last)
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Return the image and its encoding at strides 2, 4, 8 and 16, as PatchNCE compares them.

@@ -2,10 +2,10 @@
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from networks.blocks import ResidualBlock, Upsampling, doubling, initialise_normal, normed, reflected, require_size
+from networks.output import output_image
 
 
 class LatentEncoder(nn.Sequential):
@@ -52,7 +52,10 @@ class LatentDecoder(nn.Sequential):
 
     def forward(self, latent: Tensor) -> Tensor:
         """Map latents (N, C, h, w), of this contrast or the other, to images in [-1, 1]."""
-        return torch.tanh(super().forward(latent))
+        *layers, last = self
+        for layer in layers:
+            latent = layer(latent)
+        return output_image(latent, last)
 
 
 class LatentAutoEncoder(nn.Module):

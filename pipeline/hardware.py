@@ -69,6 +69,12 @@ def tune(device: torch.device, *, tf32: bool) -> None:
     """
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
+    set_tf32(device, tf32)
+
+
+def set_tf32(device: torch.device, tf32: bool) -> None:
+    """Choose whether a GPU rounds factors of float32 products to TF32's 10 bits; nothing is done for a CPU."""
+    if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
 
 

@@ -44,6 +44,7 @@ from pipeline.training.position import Position
 from pipeline.training.sitting import Sitting
 from pipeline.training.validation import Validation, save_sample
 from pipeline.training.watch import Watch, cohort
+from pipeline.translation.model import precision_of
 from transforms.augmentation import Augmentation
 
 NOBODY = Observers(  # in every process but the first, which writes and judges for all
@@ -256,6 +257,9 @@ def _validation(sitting: Sitting, banks: dict[str, SliceBank]) -> Validation:
         coverage=sitting.prepared.coverage,
         cohorts={contrast: cohort(bank, sitting.histograms[contrast]) for contrast, bank in banks.items()},
         device=sitting.device,
+        precision=precision_of(sitting.config, sitting.device),
+        store=sitting.config.preprocess.store,
+        processes=sitting.config.preprocess.processes,
         quiet=sitting.quiet,
     )
 

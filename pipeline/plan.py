@@ -14,6 +14,7 @@ from pipeline.files import human_bytes
 from pipeline.runs.contrast_warnings import warn_of_headers
 from pipeline.runs.folder import open_run_folder
 from pipeline.runs.prepare import find_cases, split_cases, warn_of_the_lone
+from pipeline.work_estimate import work_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,6 +59,7 @@ def print_plan(config: Config) -> None:
         trained_on = 2 * together or sum(slices.values())
         resident = f", and {human_bytes(trained_on * config.preprocess.size**2 * BYTES_PER_PIXEL)} of slices"
     say(f"memory     {human_bytes(_memory(config, engine))}{resident} while training, besides the libraries' own")
+    say(work_line(config, split, lambda cases: _grid(cases, config)))
     _warn_of_device(config)
     say("dry run: nothing was written")
 

@@ -3,9 +3,11 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from threading import Thread
 
 from pipeline.errors import UserError
@@ -32,22 +34,103 @@ def work_off(
     if processes <= 1:
         yield from ((key, *attempt(function, arguments)) for key, arguments in jobs.items())
         return
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(list(preload))
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_prepare_worker) as pool:
+    with ProcessPoolExecutor(processes, mp_context=_context(preload), initializer=_prepare_worker) as pool:
         futures = {pool.submit(attempt, function, arguments): key for key, arguments in jobs.items()}
         try:
             for future in as_completed(futures):
                 key = futures.pop(future)  # lets go of what it returned
-                yield key, *future.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a worker process died, perhaps out of memory; lower preprocess.processes (1 works without any)"
-            ) from error
+                yield key, *_result(future)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+class WorkerPool:
+    """Worker processes for jobs that are handed out one at a time, whose results are taken in the caller's order.
+
+    With a single process every job is done in this one, and no worker is started. A pool is to be entered; where the
+    block ends by an error or a signal, the workers' jobs end with it, unfinished.
+
+    Args:
+        processes: Worker processes; None for one per core.
+        jobs: How many there will be, where that is known: more workers than these would idle.
+        preload: Modules that are slow to import; see `work_off`.
+
+    Attributes:
+        processes: Worker processes, 1 or more.
+    """
+
+    def __init__(self, processes: int | None, *, jobs: int | None = None, preload: Sequence[str] = ()):
+        wanted = processes or os.cpu_count() or 1
+        self.processes, self._preload = wanted if jobs is None else max(1, min(wanted, jobs)), preload
+        self._pool: ProcessPoolExecutor | None = None
+        self._others: set[multiprocessing.Process] = set()
+
+    def __enter__(self) -> "WorkerPool":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._pool is None:
+            return
+        if kind is not None:  # workers ignore the signals that this process heeds, and a job may take half a minute
+            for worker in set(multiprocessing.active_children()) - self._others:
+                worker.kill()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def submit(self, function: Callable, *arguments: object) -> Callable[[], object]:
+        """Hand out a job; return what waits for its result, and raises what the job raised.
+
+        Args:
+            function: Of a module, so that workers can import it.
+            arguments: Its arguments; they travel to the worker.
+        """
+        if self.processes <= 1:
+            result = function(*arguments)
+            return lambda: result
+        if self._pool is None:
+            self._others = set(multiprocessing.active_children())
+            self._pool = ProcessPoolExecutor(
+                self.processes, mp_context=_context(self._preload), initializer=_prepare_worker
+            )
+        with _naming_dead_workers():
+            future = self._pool.submit(function, *arguments)
+        return lambda: _result(future)
+
+    def ahead(self, function: Callable, jobs: Iterable[tuple], most: int) -> Iterator[object]:
+        """Yield `function(*arguments)` for each job, in order, while workers are at the next `most` of them."""
+        if self.processes <= 1:
+            yield from (function(*arguments) for arguments in jobs)
+            return
+        waiting: deque[Callable[[], object]] = deque()
+        for arguments in jobs:
+            waiting.append(self.submit(function, *arguments))
+            if len(waiting) > most:
+                yield waiting.popleft()()
+        while waiting:
+            yield waiting.popleft()()
+
+
+def _result(future: Future) -> object:
+    with _naming_dead_workers():
+        return future.result()
+
+
+@contextmanager
+def _naming_dead_workers() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process died, perhaps out of memory; lower preprocess.processes (1 works without any)"
+        ) from error
+
+
+def _context(preload: Sequence[str]) -> multiprocessing.context.BaseContext:
+    """Return how workers are started: by a server that has the slow modules, where the system can."""
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(list(preload))
+    return context
 
 
 def attempt(function: Callable, arguments: tuple) -> tuple[object, str | None]:

@@ -117,6 +117,10 @@ class PairReader:
     def __init__(self, settings: Mapping[str, object], stride: int, *, register: bool, cache: Path):
         self.settings, self.stride, self.register, self.cache = settings, stride, register, cache
 
+    def identity(self) -> dict[str, object]:
+        """Return all that its results depend on besides the files, in JSON's types."""
+        return {"settings": dict(self.settings), "stride": self.stride, "register": self.register}
+
     def scan(self, path: Path) -> PreparedScan:
         """Read one image; raises like `prepare_scan`, and prints what it warns of."""
         with warnings_as_lines():

@@ -15,9 +15,8 @@ from torch import nn
 from pipeline.console import progress, warn
 from pipeline.data.case import Case, pairs
 from pipeline.data.pairing import PairReader, PreparedScan, View
-from pipeline.errors import UserError
-from pipeline.evaluation.evaluate import Translation
 from pipeline.evaluation.scores import UNCERTAINTY, SubjectScore
+from pipeline.evaluation.under_way import READ_AHEAD, Translation, read_pair
 from pipeline.metrics.names import MODEL
 from pipeline.metrics.reliability import calibration_curve, calibration_error, rank_correlation
 from pipeline.report.reliability import Example, Reliability, save_reliability
@@ -26,6 +25,7 @@ from pipeline.translation.calibrations import ALONE, RUN, Calibrations, witnesse
 from pipeline.translation.model import TranslationModel
 from pipeline.translation.translator import translate_slices
 from pipeline.translation.uncertainty import Calibration, Features, Witnesses, features_of
+from pipeline.workers import WorkerPool
 
 SLICES = 16  # of a scan
 MOST_PAIRS = 16  # validation subjects that the calibration uses
@@ -71,6 +71,7 @@ def calibrate(
     *,
     reader: PairReader,
     batch_size: int,
+    workers: WorkerPool | None = None,
     quiet: bool = False,
 ) -> tuple[Calibrations, str]:
     """Calibrate the uncertainty of both directions on the validation subjects that have both contrasts.
@@ -81,6 +82,7 @@ def calibrate(
         others: The run's other checkpoints.
         reader: Reads and registers pairs.
         batch_size: Slices that go through the network at once.
+        workers: Read and register the next pairs meanwhile; None leaves that to this process.
         quiet: Whether to leave out the progress bar.
 
     Returns:
@@ -93,12 +95,13 @@ def calibrate(
         return {}, "no validation subject has both contrasts"
     seen: dict[tuple[str, str], list[tuple[Features, np.ndarray]]] = {}
     chosen = found[:: max(1, -(-len(found) // MOST_PAIRS))]
-    for pair in progress(chosen, title="uncertainty", unit="subject", quiet=quiet):
-        try:
-            there, back, _ = reader.read(pair)
-        except UserError as error:
-            warn(f"warning: {pair[0].subject}: {error}; left out of the uncertainty's calibration")
+    views = (workers or WorkerPool(1)).ahead(read_pair, [(reader, pair) for pair in chosen], READ_AHEAD)
+    bar = progress(chosen, title="uncertainty", unit="subject", quiet=quiet)
+    for pair, read in zip(bar, views, strict=True):
+        if isinstance(read, str):
+            warn(f"warning: {pair[0].subject}: {read}; left out of the uncertainty's calibration")
             continue
+        there, back, _ = read
         for view, case, to in ((there, pair[0], model.contrasts[1]), (back, pair[1], model.contrasts[0])):
             look = _Look(view, model, batch_size, str(case.path))
             if not look.inside.any():

@@ -3,7 +3,8 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,22 @@ from pipeline.data.case import Case, pairs
 from pipeline.data.pairing import PairReader, PreparedScan, View, write_movement
 from pipeline.errors import UserError
 from pipeline.evaluation.scores import UNPAIRED, Scores, SubjectScore
+from pipeline.evaluation.under_way import (
+    READ_AHEAD,
+    Keeper,
+    Pair,
+    Translation,
+    UnderWay,
+    collect,
+    read_pair,
+    read_scan,
+    submit,
+)
 from pipeline.metrics.agreement import intensity_distance, mae
 from pipeline.metrics.baselines import HistogramMatch, IntensityLookup, copy_input, histogram_quantiles
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL
 from pipeline.metrics.protocols import OWN, PUBLISHED, Measured
+from pipeline.workers import WorkerPool
 
 MAX_LOOKUP_PAIRS = 8  # more change a table of 128 entries little, and each may cost a registration
 MOST_NAMES = 5  # in a note
@@ -24,26 +37,6 @@ VOXEL_STEP = 4  # for the lookup every fourth voxel of the head is plenty, and e
 
 Translate = Callable[[PreparedScan, str], np.ndarray]  # a scan and the target contrast -> slices (N, H, W) in [-1, 1]
 Baselines = dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]  # name -> (source, foreground) -> prediction
-Pair = tuple[Case, Case]
-
-
-@dataclass(frozen=True)
-class Translation:
-    """A test scan and what the model made of it: whoever wants to draw or to keep it need not make it again.
-
-    Attributes:
-        case: The source.
-        to: The target contrast.
-        scan: The source as the network took it.
-        slices: (N, H, W) in [-1, 1], translated, still padded.
-        view: The real target on the source's grid, None where there is none.
-    """
-
-    case: Case
-    to: str
-    scan: PreparedScan
-    slices: np.ndarray
-    view: View | None = None
 
 
 Seen = Callable[[Translation], None]
@@ -64,6 +57,8 @@ def evaluate(
     protocols: Sequence[str] = (),
     registrations: Path | None = None,
     seen: Seen = _pass_by,
+    keepers: Mapping[str, Keeper] | None = None,
+    workers: WorkerPool | None = None,
     quiet: bool = False,
 ) -> Scores:
     """Score a model and the baselines on the test subjects, in both directions.
@@ -80,7 +75,10 @@ def evaluate(
         histograms: By contrast, the training cohort's foreground intensities in equal bins over [-1, 1].
         protocols: Published protocols to score in besides our own: "syndiff", "selfrdb", "reggan".
         registrations: Folder for the movements that were used; None keeps them in the cache only.
-        seen: Shown every translation once, as soon as it is there; it is not held in memory after that.
+        seen: Shown every translation once, as soon as it is there, in this process; it is not held in memory after.
+        keepers: By what they make, in words: shown every translation once, in the worker that scores it.
+        workers: Read, register, score and draw while the networks run in this process; None leaves all to this one.
+            The result is the same.
         quiet: Whether to leave out the progress bar.
 
     Raises:
@@ -89,27 +87,34 @@ def evaluate(
     found = pairs(test, contrasts)
     if not found:
         return evaluate_unpaired(
-            test, contrasts, translate, reader=reader, histograms=histograms, seen=seen, quiet=quiet
-        )
+            test, contrasts, translate, reader=reader, histograms=histograms, seen=seen, keepers=keepers,
+            workers=workers, quiet=quiet,
+        )  # fmt: skip
+    workers, keepers = workers or WorkerPool(1), keepers or {}
     scores = Scores(paired=True)
-    baselines, scores.notes = _fit_baselines(training_pairs, contrasts, reader, histograms, quiet)
+    baselines, scores.notes = _fit_baselines(training_pairs, contrasts, reader, histograms, workers, quiet)
     scores.notes += _without_partner(test, found)
-    for pair in progress(found, title="evaluation", unit="subject", quiet=quiet):
-        name = "_".join(part for part in (pair[0].subject, pair[0].session) if part)
-        try:
-            there, back, movement = reader.read(pair)
-        except UserError as error:
-            scores.failures[name] = str(error)
-            warn(f"warning: {name}: {error}; left out of the evaluation")
-            continue
-        if registrations is not None and not np.array_equal(movement, np.eye(4)):
-            write_movement(registrations / f"{name}_{contrasts[0]}-to-{contrasts[1]}.json", movement, pair)
-        for view, case, target in ((there, pair[0], contrasts[1]), (back, pair[1], contrasts[0])):
-            translated = translate(view.source, target)
-            seen(Translation(case, target, view.source, translated, view))
-            predictions = _predictions(view.source, translated, baselines[target])
-            for system, protocol, measured in _measure_all(predictions, view, protocols):
-                scores.subjects.append(SubjectScore(name, case.contrast, target, system, protocol, measured))
+
+    def under_way() -> Iterator[UnderWay]:
+        views = workers.ahead(read_pair, [(reader, pair) for pair in found], READ_AHEAD)
+        for pair, read in zip(found, views, strict=True):
+            name = "_".join(part for part in (pair[0].subject, pair[0].session) if part)
+            if isinstance(read, str):
+                yield name, read, []
+                continue
+            there, back, movement = read
+            if registrations is not None and not np.array_equal(movement, np.eye(4)):
+                write_movement(registrations / f"{name}_{contrasts[0]}-to-{contrasts[1]}.json", movement, pair)
+            jobs = []
+            for view, case, target in ((there, pair[0], contrasts[1]), (back, pair[1], contrasts[0])):
+                translation = Translation(case, target, view.source, translate(view.source, target), view)
+                seen(translation)
+                score = partial(_score_pair, name, baselines[target], protocols, threads=_threads(workers))
+                jobs.append(submit(workers, score, translation, keepers))
+            yield name, None, jobs
+
+    bar = progress(None, total=len(found), title="evaluation", unit="subject", quiet=quiet)
+    collect(scores, under_way(), keepers, workers, bar)
     _require_some(scores, len(found))
     return scores
 
@@ -122,6 +127,8 @@ def evaluate_unpaired(
     reader: PairReader,
     histograms: Mapping[str, Sequence[float]],
     seen: Seen = _pass_by,
+    keepers: Mapping[str, Keeper] | None = None,
+    workers: WorkerPool | None = None,
     quiet: bool = False,
 ) -> Scores:
     """Score without pairs: the cycle error, and how far intensities lie from those of the target's training cohort.
@@ -135,27 +142,56 @@ def evaluate_unpaired(
         raise UserError("there is no test subject to evaluate; set split.test")
     scores = Scores(paired=False, notes=["no test subject has both contrasts, so there were no pairs to compare with"])
     quantiles = {contrast: histogram_quantiles(histograms[contrast]) for contrast in contrasts}
-    for case in progress(test, title="evaluation", unit="scan", quiet=quiet):
-        to = contrasts[1 - contrasts.index(case.contrast)]
-        try:
-            source = reader.scan(case.path)
-        except UserError as error:
-            scores.failures[case.name] = str(error)
-            warn(f"warning: {case.name}: {error}; left out of the evaluation")
-            continue
-        translated = translate(source, to)
-        seen(Translation(case, to, source, translated))
-        back = source.unpadded(translate(replace(source, slices=translated), case.contrast))  # F(G(x))
-        baselines = {COPY: copy_input, HISTOGRAM: HistogramMatch(quantiles[to])}
-        for system, prediction in _predictions(source, translated, baselines).items():
-            distance = intensity_distance(prediction[source.foreground], quantiles[to])
-            measured = {"volume/foreground/intensity_distance": np.array([distance])}
-            if system == MODEL:
-                measured["volume/image/cycle_error"] = np.array([mae(back, source.stack)])
-                measured["volume/foreground/cycle_error"] = np.array([mae(back, source.stack, source.foreground)])
-            scores.subjects.append(SubjectScore(case.name, case.contrast, to, system, UNPAIRED, measured))
+    workers, keepers = workers or WorkerPool(1), keepers or {}
+
+    def under_way() -> Iterator[UnderWay]:
+        scans = workers.ahead(read_scan, [(reader, case) for case in test], READ_AHEAD)
+        for case, source in zip(test, scans, strict=True):
+            if isinstance(source, str):
+                yield case.name, source, []
+                continue
+            to = contrasts[1 - contrasts.index(case.contrast)]
+            translation = Translation(case, to, source, translate(source, to))
+            seen(translation)
+            back = translate(replace(source, slices=translation.slices), case.contrast)  # F(G(x))
+            yield case.name, None, [submit(workers, partial(_score_alone, back, quantiles[to]), translation, keepers)]
+
+    bar = progress(None, total=len(test), title="evaluation", unit="scan", quiet=quiet)
+    collect(scores, under_way(), keepers, workers, bar)
     _require_some(scores, len(test))
     return scores
+
+
+def _score_pair(
+    name: str, baselines: Baselines, protocols: Sequence[str], translation: Translation, *, threads: int
+) -> list[SubjectScore]:
+    """Return every system's figures for a translation whose real target is known."""
+    case, view = translation.case, translation.view
+    predictions = _predictions(view.source, translation.slices, baselines)
+    return [
+        SubjectScore(name, case.contrast, translation.to, system, protocol, measured)
+        for system, protocol, measured in _measure_all(predictions, view, protocols, threads)
+    ]
+
+
+def _score_alone(back: np.ndarray, quantiles: np.ndarray, translation: Translation) -> list[SubjectScore]:
+    """Return the figures of a translation without a real target; `back` is it, translated back, still padded."""
+    case, source, scores = translation.case, translation.scan, []
+    baselines = {COPY: copy_input, HISTOGRAM: HistogramMatch(quantiles)}
+    back = source.unpadded(back)
+    for system, prediction in _predictions(source, translation.slices, baselines).items():
+        distance = intensity_distance(prediction[source.foreground], quantiles)
+        measured = {"volume/foreground/intensity_distance": np.array([distance])}
+        if system == MODEL:
+            measured["volume/image/cycle_error"] = np.array([mae(back, source.stack)])
+            measured["volume/foreground/cycle_error"] = np.array([mae(back, source.stack, source.foreground)])
+        scores.append(SubjectScore(case.name, case.contrast, translation.to, system, UNPAIRED, measured))
+    return scores
+
+
+def _threads(workers: WorkerPool) -> int:
+    """Return how many threads measure at a time: workers fill the cores by themselves."""
+    return 1 if workers.processes > 1 else os.cpu_count() or 1
 
 
 def _without_partner(test: Sequence[Case], found: Sequence[Pair]) -> list[str]:
@@ -174,6 +210,7 @@ def _fit_baselines(
     contrasts: tuple[str, str],
     reader: PairReader,
     histograms: Mapping[str, Sequence[float]],
+    workers: WorkerPool,
     quiet: bool,
 ) -> tuple[dict[str, Baselines], list[str]]:
     """Return the baselines by target contrast, and what to say about them."""
@@ -182,7 +219,14 @@ def _fit_baselines(
         for contrast in contrasts
     }
     chosen = training_pairs[:: max(1, -(-len(training_pairs) // MAX_LOOKUP_PAIRS))]
-    voxels = list(_training_voxels(progress(chosen, title="lookup", unit="pair", quiet=quiet or not chosen), reader))
+    voxels = []
+    read = workers.ahead(_training_voxels, [(reader, pair) for pair in chosen], workers.processes)
+    bar = progress(chosen, title="lookup", unit="pair", quiet=quiet or not chosen)
+    for pair, intensities in zip(bar, read, strict=True):
+        if isinstance(intensities, str):
+            warn(f"warning: {pair[0].subject}: {intensities}; left out of the lookup's training pairs")
+        else:
+            voxels.append(intensities)
     if not voxels:
         return baselines, ["no training subject has both contrasts, so there is no lookup"]
     for to, contrast in enumerate(contrasts):
@@ -193,16 +237,14 @@ def _fit_baselines(
     ]
 
 
-def _training_voxels(chosen: Sequence[Pair], reader: PairReader) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield, for each training pair that can be used, the two contrasts' intensities voxel by voxel in the head."""
-    for pair in chosen:
-        try:
-            view, _, _ = reader.read(pair)
-        except UserError as error:
-            warn(f"warning: {pair[0].subject}: {error}; left out of the lookup's training pairs")
-            continue
-        both = view.source.foreground & view.foreground
-        yield view.source.stack[both][::VOXEL_STEP], view.real[both][::VOXEL_STEP]
+def _training_voxels(reader: PairReader, pair: Pair) -> tuple[np.ndarray, np.ndarray] | str:
+    """Return a training pair's intensities voxel by voxel in the head, or the reason why it cannot be used."""
+    read = read_pair(reader, pair)
+    if isinstance(read, str):
+        return read
+    view, _, _ = read
+    both = view.source.foreground & view.foreground
+    return view.source.stack[both][::VOXEL_STEP].copy(), view.real[both][::VOXEL_STEP].copy()
 
 
 def _predictions(source: PreparedScan, translated: np.ndarray, baselines: Baselines) -> dict[str, np.ndarray]:
@@ -214,12 +256,12 @@ def _predictions(source: PreparedScan, translated: np.ndarray, baselines: Baseli
 
 
 def _measure_all(
-    predictions: Mapping[str, np.ndarray], view: View, protocols: Sequence[str]
+    predictions: Mapping[str, np.ndarray], view: View, protocols: Sequence[str], threads: int
 ) -> list[tuple[str, str, Measured]]:
-    """Return (system, protocol, measured) for every system and protocol; side by side, for numpy frees the GIL."""
+    """Return (system, protocol, measured) for every system and protocol; in threads, for numpy frees the GIL."""
     chosen = [OWN, *(PUBLISHED[name] for name in protocols)]
     jobs = [(system, protocol) for protocol in chosen for system in predictions]
-    with ThreadPoolExecutor(min(len(predictions), os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(len(predictions), threads)) as pool:
         target = (view.real, view.foreground, view.source.spacing_mm)
         measured = pool.map(lambda job: job[1].measure(predictions[job[0]], *target), jobs)
     return [(system, protocol.name, one) for (system, protocol), one in zip(jobs, measured, strict=True)]

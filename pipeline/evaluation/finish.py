@@ -9,11 +9,12 @@ from pipeline.data.case import Case, pairs
 from pipeline.data.pairing import PreparedScan
 from pipeline.errors import Stopped, UserError, first_cause
 from pipeline.evaluation.calibration import Judge, calibrate
-from pipeline.evaluation.evaluate import Translation, evaluate
+from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.gallery import Gallery, draw_curves, draw_gifs, translate_scan
 from pipeline.evaluation.logged_models import log_models, score_of
 from pipeline.evaluation.scores import Scores, metric_name
 from pipeline.evaluation.summary import write_summary
+from pipeline.evaluation.under_way import PRELOAD, Translation
 from pipeline.evaluation.viewing import Candidates, keep_candidates, subjects_to_view
 from pipeline.metrics.names import MODEL
 from pipeline.report.viewer import make_viewer
@@ -21,6 +22,7 @@ from pipeline.training.record import take_back_the_end, write_run_record
 from pipeline.training.sitting import Sitting
 from pipeline.translation.calibrations import other_checkpoints
 from pipeline.translation.model import TranslationModel, load_model, translator_metadata
+from pipeline.workers import WorkerPool
 
 
 def finish(sitting: Sitting) -> None:
@@ -31,16 +33,19 @@ def finish(sitting: Sitting) -> None:
     model = load_model(chosen, sitting.device.type)
     test, batch_size = sitting.prepared.split.test, config.evaluation.batch_size
     gallery = Gallery(model, folder, batch_size) if config.evaluation.translate else None
-    judge, uncalibrated = _judge(sitting, model)
-    with keep_candidates(folder.path, model) as candidates:
-        scores = _evaluate(sitting, model, {"translations": gallery, "viewer": candidates, "uncertainty": judge})
+    with (
+        keep_candidates(folder.path, model) as candidates,
+        WorkerPool(config.preprocess.processes, preload=PRELOAD) as workers,
+    ):
+        judge, uncalibrated = _judge(sitting, model, workers)
+        scores = _evaluate(sitting, model, {"translations": gallery, "viewer": candidates}, judge, workers)
+        volumes = gallery.add_rest(test, sitting.reader, sitting.quiet, workers) if gallery else []
         scores.add_uncertainty(judge.scores, uncalibrated)
         viewer = make_viewer(subjects_to_view(test, scores, candidates)) if candidates else None
     say(f"\n{scores.text()}\n")
     files = [*scores.save(folder.path), *judge.save(folder, uncalibrated)]
     gifs = draw_gifs(folder, config.contrasts)
     curves = draw_curves(folder, sitting.schedule.steps_per_epoch)
-    volumes = gallery.add_rest(test, sitting.reader, sitting.quiet) if gallery else []
     warnings = list(sitting.watch().warnings.values())
     write_summary(
         config,
@@ -79,7 +84,7 @@ def finish(sitting: Sitting) -> None:
     tracker.log_artifact(folder.record)
 
 
-def _judge(sitting: Sitting, model: TranslationModel) -> tuple[Judge, str]:
+def _judge(sitting: Sitting, model: TranslationModel, workers: WorkerPool) -> tuple[Judge, str]:
     """Calibrate the uncertainty on the validation subjects; return what judges it, and why there is none."""
     config, prepared = sitting.config, sitting.prepared
     if not config.evaluation.uncertainty:
@@ -89,14 +94,18 @@ def _judge(sitting: Sitting, model: TranslationModel) -> tuple[Judge, str]:
     else:
         others = other_checkpoints(sitting.folder, model)
         how = {"reader": sitting.reader, "batch_size": config.evaluation.batch_size, "quiet": sitting.quiet}
-        calibrations, reason = calibrate(prepared.split.validation, model, others, **how)
+        calibrations, reason = calibrate(prepared.split.validation, model, others, workers=workers, **how)
         if calibrations:
             return Judge(model, others, calibrations, config.evaluation.batch_size), ""
     return Judge(model, {}, calibrations, config.evaluation.batch_size), reason
 
 
 def _evaluate(
-    sitting: Sitting, model: TranslationModel, keepers: Mapping[str, Gallery | Candidates | Judge | None]
+    sitting: Sitting,
+    model: TranslationModel,
+    keepers: Mapping[str, Gallery | Candidates | None],
+    judge: Judge,
+    workers: WorkerPool,
 ) -> Scores:
     """Score the test subjects; each translation is made once, and shown to whoever draws or keeps it."""
     config, prepared = sitting.config, sitting.prepared
@@ -105,16 +114,13 @@ def _evaluate(
         return translate_scan(scan, to, model, config.evaluation.batch_size, scan.name)
 
     def show(translation: Translation) -> None:
-        for of_what, keeper in keepers.items():
-            if keeper is None:
-                continue
-            try:
-                keeper.add(translation)
-            except (UserError, Stopped):
-                raise
-            except Exception as error:  # whatever a picture runs into, the scores are what the evaluation is for
-                reason = first_cause(error)
-                warn(f"warning: {translation.case.path}: left out of the {of_what} ({reason}); its scores stand")
+        try:
+            judge.add(translation)
+        except (UserError, Stopped):
+            raise
+        except Exception as error:  # whatever it runs into, the scores are what the evaluation is for
+            reason = first_cause(error)
+            warn(f"warning: {translation.case.path}: left out of the uncertainty ({reason}); its scores stand")
 
     return evaluate(
         prepared.split.test,
@@ -126,6 +132,8 @@ def _evaluate(
         protocols=config.evaluation.protocols,
         registrations=sitting.folder.registration,
         seen=show,
+        keepers={name: keeper for name, keeper in keepers.items() if keeper is not None},
+        workers=workers,
         quiet=sitting.quiet,
     )
 

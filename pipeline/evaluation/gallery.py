@@ -1,26 +1,29 @@
 """Pictures and volumes at the end of a run: training GIFs, curves, translated test volumes and their mosaics."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from nibabel.affines import voxel_sizes
 
 from pipeline.console import progress, warn
 from pipeline.data.case import Case
 from pipeline.data.pairing import PairReader, PreparedScan
 from pipeline.errors import Stopped, UserError, first_cause
-from pipeline.evaluation.evaluate import Translation
+from pipeline.evaluation.under_way import READ_AHEAD, Translation, read_scan
 from pipeline.files import atomic_path
 from pipeline.report.curves import save_curves
 from pipeline.report.gif import epoch_title, save_gif
 from pipeline.report.mosaic import volume_mosaic
 from pipeline.report.tiles import RADIOLOGICAL, save_png
 from pipeline.runs.folder import RunFolder
-from pipeline.translation.model import TranslationModel
+from pipeline.translation.model import TranslationModel, eagerly
 from pipeline.translation.translator import translate_slices, volume_of_slices
 from pipeline.translation.volume import write_volume
+from pipeline.workers import WorkerPool
 from transforms.raster import is_raster, write_raster
 from transforms.slices import stack_slices
 
@@ -75,28 +78,35 @@ class Gallery:
 
     def add(self, translation: Translation) -> None:
         """Write one translation."""
-        case = translation.case
-        try:
-            self._written[case] = self._write(translation)
-        except UserError as error:
-            self._written[case] = None
-            warn(f"warning: {error}; not translated")
-        except Stopped:
-            raise
-        except Exception as error:  # a picture that cannot be drawn must not cost the evaluation
-            self._written[case] = None
-            warn(f"warning: {case.path}: no translation or no picture of it ({first_cause(error)})")
+        self.take(translation.case, self.job(translation)(translation))
 
-    def add_rest(self, test: Sequence[Case], reader: PairReader, quiet: bool) -> list[TranslatedVolume]:
+    def job(self, translation: Translation) -> Callable[[Translation], TranslatedVolume | str]:
+        """Return what writes one translation and returns its paths, or a line that says why it could not."""
+        alone = replace(self.model, translators={}, device=torch.device("cpu"), run=eagerly)  # it travels to a worker
+        return partial(_attempt, self.folder, alone)
+
+    def take(self, case: Case, result: TranslatedVolume | str) -> None:
+        """Remember what the job returned, or say why there is nothing."""
+        self._written[case] = None if isinstance(result, str) else result
+        if isinstance(result, str):
+            warn(f"warning: {result}")
+
+    def add_rest(
+        self, test: Sequence[Case], reader: PairReader, quiet: bool, workers: WorkerPool | None = None
+    ) -> list[TranslatedVolume]:
         """Translate the test images that the evaluation has not, such as those without a partner; return all, in order.
 
         One that cannot be read was named by the evaluation; it is named again here and left out.
         """
         rest = [case for case in test if case not in self._written]
-        for case in progress(rest, title="translation", unit="vol", quiet=quiet or not rest):
+        scans = (workers or WorkerPool(1)).ahead(read_scan, [(reader, case) for case in rest], READ_AHEAD)
+        bar = progress(rest, title="translation", unit="vol", quiet=quiet or not rest)
+        for case, scan in zip(bar, scans, strict=True):
             to = self.model.contrasts[1 - self.model.contrasts.index(case.contrast)]
+            if isinstance(scan, str):
+                warn(f"warning: {scan}; not translated")
+                continue
             try:
-                scan = reader.scan(case.path)
                 slices = translate_scan(scan, to, self.model, self.batch_size, str(case.path))
             except UserError as error:
                 warn(f"warning: {error}; not translated")
@@ -104,31 +114,45 @@ class Gallery:
             self.add(Translation(case, to, scan, slices))
         return [volume for case in test if (volume := self._written.get(case))]
 
-    def _write(self, translation: Translation) -> TranslatedVolume:
-        case, to, scan = translation.case, translation.to, translation.scan
-        name = f"{case.name}_to_{to}"
-        translated = scan.unpadded(translation.slices)
-        if is_raster(case.path):
-            path = self.folder.translated / f"{name}.png"
-            with atomic_path(path) as temporary:
-                write_raster(temporary, (translated[0] + 1) / 2)
-        else:
-            path = self.folder.translated / f"{name}.nii.gz"
-            write_volume(volume_of_slices(scan, translation.slices, self.model, to), path)
-        mosaic = volume_mosaic(
-            scan.volume,
-            stack_slices(translated, scan.axis),
-            None if translation.view is None else stack_slices(translation.view.real, scan.axis),
-            spacing_mm=voxel_sizes(scan.affine),
-            source_name=case.contrast,
-            target_name=to,
-            axis=scan.axis,
-            title=f"{case.name} → {to}",
-            footer="" if is_raster(case.path) else RADIOLOGICAL,
-        )
-        picture = self.folder.mosaics / f"{name}.png"
-        save_png(mosaic, picture)
-        return TranslatedVolume(case, to, path, picture)
+
+def _attempt(folder: RunFolder, model: TranslationModel, translation: Translation) -> TranslatedVolume | str:
+    """Write a translation; return why there is none where that fails."""
+    try:
+        return _write(folder, model, translation)
+    except UserError as error:
+        return f"{error}; not translated"
+    except Stopped:
+        raise
+    except Exception as error:  # a picture that cannot be drawn must not cost the evaluation
+        return f"{translation.case.path}: no translation or no picture of it ({first_cause(error)})"
+
+
+def _write(folder: RunFolder, model: TranslationModel, translation: Translation) -> TranslatedVolume:
+    """Write a translation and its mosaic; of `model` all but the networks is used."""
+    case, to, scan = translation.case, translation.to, translation.scan
+    name = f"{case.name}_to_{to}"
+    translated = scan.unpadded(translation.slices)
+    if is_raster(case.path):
+        path = folder.translated / f"{name}.png"
+        with atomic_path(path) as temporary:
+            write_raster(temporary, (translated[0] + 1) / 2)
+    else:
+        path = folder.translated / f"{name}.nii.gz"
+        write_volume(volume_of_slices(scan, translation.slices, model, to), path)
+    mosaic = volume_mosaic(
+        scan.volume,
+        stack_slices(translated, scan.axis),
+        None if translation.view is None else stack_slices(translation.view.real, scan.axis),
+        spacing_mm=voxel_sizes(scan.affine),
+        source_name=case.contrast,
+        target_name=to,
+        axis=scan.axis,
+        title=f"{case.name} → {to}",
+        footer="" if is_raster(case.path) else RADIOLOGICAL,
+    )
+    picture = folder.mosaics / f"{name}.png"
+    save_png(mosaic, picture)
+    return TranslatedVolume(case, to, path, picture)
 
 
 def translate_scan(scan: PreparedScan, to: str, model: TranslationModel, batch_size: int, name: str) -> np.ndarray:

@@ -1,18 +1,20 @@
 """Which test subjects the report's viewer shows, and their volumes: source, translation and real target."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.console import warn
 from pipeline.data.case import Case, pairs
-from pipeline.evaluation.evaluate import MODEL, Translation
 from pipeline.evaluation.scores import MASKED_PSNR, Scores
+from pipeline.evaluation.under_way import Translation
 from pipeline.files import atomic_write, temporary_folder
+from pipeline.metrics.names import MODEL
 from pipeline.report.viewer import FOLDER, ViewedSubject, is_fetched, viewed_subject
 from pipeline.translation.model import TranslationModel
 from transforms.slices import stack_slices
@@ -31,32 +33,27 @@ class Candidates:
     def __init__(self, folder: Path, model: TranslationModel):
         self.folder, self.model = folder, model
         self._files: dict[Case, Path] = {}
-        self._lone = dict.fromkeys(model.contrasts, 0)
+        self._lone, self._asked = dict.fromkeys(model.contrasts, 0), 0
 
     def add(self, translation: Translation) -> None:
         """Keep a translation; of those without a real target, the first few of each contrast."""
-        case, scan, view = translation.case, translation.scan, translation.view
-        if view is None:
-            self._lone[case.contrast] += 1
-            if self._lone[case.contrast] > MOST_SUBJECTS:
-                return
-        facts = self.model.facts[translation.to]
-        subject = viewed_subject(
-            "",
-            case.contrast,
-            translation.to,
-            source=scan.volume,
-            translated=stack_slices(scan.unpadded(translation.slices), scan.axis),
-            real=None if view is None else stack_slices(view.real, scan.axis),
-            foreground=stack_slices(scan.foreground if view is None else scan.foreground | view.foreground, scan.axis),
-            affine=scan.affine,
-            units=f"In a {translation.to} scan as the model was trained on, -1 is {facts['low']:.4g} and +1 is "
-            f"{facts['high']:.4g} in the file's own units.",
-        )
-        path = self.folder / f"{len(self._files)}.npz"
-        arrays = {name: value for name, value in asdict(subject).items() if value is not None}
-        atomic_write(path, lambda stream: np.savez_compressed(stream, **arrays))
-        self._files[case] = path
+        job = self.job(translation)
+        if job is not None:
+            self.take(translation.case, job(translation))
+
+    def job(self, translation: Translation) -> Callable[[Translation], Path] | None:
+        """Return what writes a translation and returns its file; None for one more without a real target."""
+        if translation.view is None:
+            contrast = translation.case.contrast
+            self._lone[contrast] += 1
+            if self._lone[contrast] > MOST_SUBJECTS:
+                return None
+        self._asked += 1
+        return partial(_write, self.folder / f"{self._asked}.npz", self.model.facts[translation.to])
+
+    def take(self, case: Case, result: Path) -> None:
+        """Remember where a translation is."""
+        self._files[case] = result
 
     def get(self, case: Case, label: str) -> ViewedSubject | None:
         """Return a translation that was kept, under a label; None where there is none."""
@@ -65,6 +62,32 @@ class Candidates:
         with np.load(self._files[case], allow_pickle=False) as arrays:
             kept = {name: arrays[name] if arrays[name].ndim else arrays[name].item() for name in arrays.files}
         return ViewedSubject(**{"real": None, **kept, "label": label})
+
+
+def _write(path: Path, facts: Mapping[str, object], translation: Translation) -> Path:
+    """Write a translation, small enough to be shown, beside source and real target.
+
+    Args:
+        path: Of the file.
+        facts: What the target contrast's training cohort is like.
+        translation: To be kept.
+    """
+    case, scan, view = translation.case, translation.scan, translation.view
+    subject = viewed_subject(
+        "",
+        case.contrast,
+        translation.to,
+        source=scan.volume,
+        translated=stack_slices(scan.unpadded(translation.slices), scan.axis),
+        real=None if view is None else stack_slices(view.real, scan.axis),
+        foreground=stack_slices(scan.foreground if view is None else scan.foreground | view.foreground, scan.axis),
+        affine=scan.affine,
+        units=f"In a {translation.to} scan as the model was trained on, -1 is {facts['low']:.4g} and +1 is "
+        f"{facts['high']:.4g} in the file's own units.",
+    )
+    arrays = {name: value for name, value in asdict(subject).items() if value is not None}
+    atomic_write(path, lambda stream: np.savez_compressed(stream, **arrays))
+    return path
 
 
 @contextmanager

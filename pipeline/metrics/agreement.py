@@ -103,17 +103,30 @@ def _windowed(images: np.ndarray) -> np.ndarray:
     """Return images (N, …) averaged with SSIM's Gaussian window along each of their axes, mirrored at the border.
 
     One axis after the other, for the window is a product, and by adding up shifted images;
-    `scipy.ndimage.gaussian_filter` gives the same.
+    `scipy.ndimage.gaussian_filter` gives the same. Along each axis of a volume, piece by piece of another one: a piece
+    stays in a core's cache, where the whole would be fetched from memory for every shift.
     """
-    averaged, radius = torch.from_numpy(images), SSIM_WINDOW // 2
-    for axis, length in list(enumerate(images.shape))[1:]:
-        first, last = averaged.narrow(axis, 0, radius), averaged.narrow(axis, length - radius, radius)
-        wide = torch.cat([first.flip(axis), averaged, last.flip(axis)], axis)
-        averaged = wide.narrow(axis, radius, length) * _WEIGHTS[0]
-        for distance, weight in enumerate(_WEIGHTS[1:], 1):
-            for start in (radius - distance, radius + distance):
-                averaged.add_(wide.narrow(axis, start, length), alpha=weight)
+    averaged = torch.from_numpy(images)
+    for axis in range(1, images.ndim):
+        if images.ndim < 4:
+            averaged = _averaged_along(axis, averaged)
+            continue
+        pieces = 1 if axis > 1 else 2  # the axis that is cut
+        for piece in averaged.split(1, pieces):
+            piece.copy_(_averaged_along(axis, piece))
     return averaged.numpy()
+
+
+def _averaged_along(axis: int, images: torch.Tensor) -> torch.Tensor:
+    """Return images averaged with the window along one axis, mirrored at its ends."""
+    length, radius = images.shape[axis], SSIM_WINDOW // 2
+    first, last = images.narrow(axis, 0, radius), images.narrow(axis, length - radius, radius)
+    wide = torch.cat([first.flip(axis), images, last.flip(axis)], axis)
+    averaged = wide.narrow(axis, radius, length) * _WEIGHTS[0]
+    for distance, weight in enumerate(_WEIGHTS[1:], 1):
+        for start in (radius - distance, radius + distance):
+            averaged.add_(wide.narrow(axis, start, length), alpha=weight)
+    return averaged
 
 
 def mean_inside_border(similarity: np.ndarray) -> float:

@@ -203,7 +203,19 @@ def _load(path: Path, device: torch.device, uri: str) -> nn.Module:
     if device.type == "cpu":
         return module
     program = torch.export.load(str(path / "data" / "model.pt2"))  # found free of pickle a moment ago
-    return move_to_device_pass(program, device).module()
+    module = move_to_device_pass(program, device).module()
+    _move_autocast(module, device)
+    return module
+
+
+def _move_autocast(module: nn.Module, device: torch.device) -> None:
+    """Have the regions without autocast (`networks.output`), which name a kind of device, speak of another one."""
+    if not torch.amp.is_autocast_available(device.type):
+        return
+    for graph in (part.graph for part in module.modules() if isinstance(part, torch.fx.GraphModule)):
+        for node in graph.find_nodes(op="call_function", target=torch.ops.higher_order.wrap_with_autocast):
+            node.update_arg(0, device.type)
+        graph.owning_module.recompile()
 
 
 @contextmanager

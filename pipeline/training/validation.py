@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from nibabel.affines import voxel_sizes
 from torch import nn
 
-from pipeline.console import progress, warn
+from pipeline.console import warn
 from pipeline.data.case import Case, pairs
 from pipeline.data.coverage import WHOLE, Coverage, head_slices
 from pipeline.data.pairing import PairReader, PreparedScan
@@ -21,6 +21,7 @@ from pipeline.metrics.baselines import histogram_quantiles
 from pipeline.metrics.detectors import Cohort, Translated, depth_layers, measure
 from pipeline.report.panels import SampleRow, sample_panel
 from pipeline.report.tiles import RADIOLOGICAL, Tile
+from pipeline.training.prepared_slices import prepared_slices
 from pipeline.translation.translator import translate_slices
 from transforms.slices import AXES, centre_fit, slices_with_a_fair_share
 
@@ -47,6 +48,12 @@ class FixedSlices:
     head: np.ndarray
     pixel_mm: tuple[float, float]
 
+    @classmethod
+    def from_arrays(cls, label: str, arrays: Mapping[str, np.ndarray]) -> "FixedSlices":
+        """Make them of arrays by name, without "real" where there is none."""
+        numbers = {name: tuple(arrays[name].tolist()) for name in ("field_of_view", "pixel_mm")}
+        return cls(**{"real": None, **arrays, **numbers, "label": label})
+
     @cached_property
     def layers(self) -> np.ndarray:
         """(K, h, w): `pipeline.metrics.detectors.depth_layers` of the source's head."""
@@ -71,6 +78,10 @@ class Validation:
         cohorts: By contrast, what the detectors know of the training cohort; None leaves the detectors out.
         coverage: The range of the head that is trained on: slices beyond it are not scored.
         device: Where the networks are.
+        precision: In which they compute: that in which they will translate; see
+            `pipeline.translation.model.precision_of`.
+        store: Folder that keeps the slices for the next start; None keeps none.
+        processes: Worker processes that read and register what is not there; None for one per core.
         quiet: Whether to leave out the progress bar.
 
     Raises:
@@ -89,33 +100,28 @@ class Validation:
         device: torch.device,
         cohorts: Mapping[str, Cohort] | None = None,
         coverage: Coverage = WHOLE,
+        precision: str = "float32",
+        store: Path | None = None,
+        processes: int | None = 1,
         quiet: bool = False,
     ):
-        self.contrasts, self.device, self.cohorts, self.coverage = contrasts, device, cohorts, coverage
+        self.contrasts, self.device, self.cohorts, self.precision = contrasts, device, cohorts, precision
         self.quantiles = {contrast: histogram_quantiles(histograms[contrast]) for contrast in contrasts}
         self.by_target: dict[str, list[FixedSlices]] = {contrast: [] for contrast in contrasts}
         found = pairs(cases, contrasts) if scored_in_pairs else []
         each = max(1, slices // max(1, len(found) or len(cases) // 2))
-        for entry in progress(found or cases, title="validation set", unit="scan", quiet=quiet):
-            try:
-                for target, chosen in self._read(entry, reader, each):
-                    self.by_target[target].append(chosen)
-            except UserError as error:
-                warn(f"warning: {error}; left out of the validation")
+        settings = {"slices": each, "coverage": [coverage.axis, coverage.mm]}
+        settings |= {} if store is None else reader.identity()
+        how = {"store": store, "processes": processes, "quiet": quiet}
+        for scan, sides in prepared_slices(found or cases, partial(_prepare, reader, each, coverage), settings, **how):
+            if isinstance(sides, str):
+                warn(f"warning: {sides}; left out of the validation")
+                continue
+            for case, arrays in zip((scan,) if isinstance(scan, Case) else scan, sides, strict=True):
+                label = scan.name if isinstance(scan, Case) else case.subject
+                self.by_target[self._other(case.contrast)].append(FixedSlices.from_arrays(label, arrays))
         if not all(self.by_target.values()):
             raise UserError("no validation subject could be read; raise split.validation, or look at the reasons above")
-
-    def _read(self, entry: Case | tuple[Case, Case], reader: PairReader, each: int) -> list[tuple[str, FixedSlices]]:
-        first, second = self.contrasts
-        if isinstance(entry, Case):
-            scan = reader.scan(entry.path)
-            target = second if entry.contrast == first else first
-            return [(target, _choose(entry.name, scan, scan.foreground, None, each, self.coverage))]
-        views, label = reader.read(entry)[:2], entry[0].subject
-        return [
-            (target, _choose(label, view.source, view.foreground, view.real, each, self.coverage))
-            for target, view in zip((second, first), views, strict=True)
-        ]
 
     def scores(self, translators: Mapping[str, nn.Module]) -> dict[str, float]:
         """Return PSNR and SSIM by direction, inside the head, averaged over subjects; and "validation/score".
@@ -194,7 +200,7 @@ class Validation:
                 np.ones(len(slices), bool),
                 device=self.device,
                 batch_size=8,
-                precision="float32",
+                precision=self.precision,
                 name="a validation slice",
             )
 
@@ -209,10 +215,26 @@ def _similarity(prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray
     return {"psnr": psnr(prediction, real, DATA_RANGE, foreground), "ssim": float(np.mean(similar))}
 
 
+def _prepare(
+    reader: PairReader, count: int, coverage: Coverage, scan: Case | tuple[Case, Case]
+) -> list[dict[str, np.ndarray]]:
+    """Return the arrays of `FixedSlices` of a scan, or of both scans of a pair, the first as source first.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    if isinstance(scan, Case):
+        alone = reader.scan(scan.path)
+        return [_choose(alone, alone.foreground, None, count, coverage)]
+    return [_choose(view.source, view.foreground, view.real, count, coverage) for view in reader.read(scan)[:2]]
+
+
 def _choose(
-    label: str, scan: PreparedScan, foreground: np.ndarray, real: np.ndarray | None, count: int, coverage: Coverage
-) -> FixedSlices:
+    scan: PreparedScan, foreground: np.ndarray, real: np.ndarray | None, count: int, coverage: Coverage
+) -> dict[str, np.ndarray]:
     """Return `count` slices spread evenly over those with a fair share of head in the range that is trained on.
+
+    As arrays of `FixedSlices`.
 
     Raises:
         UserError: there is none.
@@ -222,15 +244,14 @@ def _choose(
     if len(occupied) == 0:
         raise UserError(f"{scan.name}: shows nothing of the range trained on, {coverage}")
     index = np.unique(occupied[np.linspace(0, len(occupied) - 1, count).round().astype(int)])
-    return FixedSlices(
-        label,
-        scan.slices[index],
-        scan.field_of_view,
-        foreground[index],
-        None if real is None else real[index],
-        scan.foreground[index],
-        tuple(np.delete(voxel_sizes(scan.affine), AXES[scan.axis])),
-    )
+    arrays = {
+        "source": scan.slices[index],
+        "field_of_view": np.array(scan.field_of_view),
+        "foreground": foreground[index],
+        "head": scan.foreground[index],
+        "pixel_mm": np.delete(voxel_sizes(scan.affine), AXES[scan.axis]),
+    }
+    return arrays if real is None else {**arrays, "real": real[index]}
 
 
 def _translated(fixed: FixedSlices, translation: np.ndarray) -> Translated:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.config.schema import Config
 from pipeline.engines.build import build_translators
 from pipeline.errors import UserError
-from pipeline.hardware import choose_device
+from pipeline.hardware import choose_device, set_tf32
 from pipeline.runs.checkpoint import load_checkpoint
 from pipeline.runs.prepare import chain_settings, chain_version
 from pipeline.translation.address import MLFLOW_SCHEMES, checkpoint_at
@@ -136,6 +136,7 @@ def is_large(network: nn.Module, size: int, stride: int) -> bool:
 
 def _from_checkpoint(content: dict, device: torch.device) -> TranslationModel:
     config = Config.model_validate(content["config"])
+    set_tf32(device, config.training.tf32)  # as it was validated
     translators = build_translators(config)
     settings = chain_settings(config.preprocess, chain_version(content))
     for to, network in translators.items():
@@ -150,7 +151,7 @@ def _from_checkpoint(content: dict, device: torch.device) -> TranslationModel:
         facts=content["facts"],
         stride=max(network.stride for network in translators.values()),
         device=device,
-        precision=config.training.precision if device.type == "cuda" else "float32",
+        precision=precision_of(config, device),
         origin=_origin(config),
         config_hash=_config_hash(config),
     )
@@ -199,6 +200,16 @@ def translator_metadata(
         "origin": _origin(config),
         "config_hash": _config_hash(config),
     }
+
+
+def precision_of(config: Config, device: torch.device) -> str:
+    """Return the precision in which a run's networks validate, are evaluated and translate on a device.
+
+    That in which they train, so that what chose the checkpoint is what translates; on the CPU float32, whatever they
+    train in: few CPUs are faster in bf16. The last layer is float32 in any case (`networks.output`). A network that
+    was logged to MLflow knows nothing of its run: it computes in float32 and differs by bf16's rounding.
+    """
+    return config.training.precision if device.type == "cuda" else "float32"
 
 
 def _origin(config: Config) -> str:

@@ -10,7 +10,7 @@ from small_run import in_child
 
 from pipeline.data import phantom
 from pipeline.errors import UserError
-from pipeline.workers import attempt, work_off
+from pipeline.workers import WorkerPool, attempt, work_off
 
 ROOT = Path(__file__).parents[2]
 SLOW = ["transforms.presets"]  # the first pool of a process chooses for all, and other tests count on it
@@ -89,3 +89,57 @@ def test_workers_that_make_phantoms_leave_stop_signals_too(monkeypatch):
         return sum(signal.getsignal(number) == signal.SIG_IGN for number in (signal.SIGINT, signal.SIGTERM))
 
     assert in_child(handlers) == 2
+
+
+# ── jobs that are handed out one at a time ──────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_a_pool_gives_results_in_the_callers_order_however_long_each_takes(processes):
+    with WorkerPool(processes, preload=SLOW) as workers:
+        waited = list(workers.ahead(wait_and_return, [(0.2, "slow"), (0, "quick"), (0, "last")], 2))
+        later = [workers.submit(int, text) for text in "123"]
+        assert waited == ["slow", "quick", "last"]
+        assert [result() for result in later] == [1, 2, 3]
+
+
+def wait_and_return(seconds, value):
+    time.sleep(seconds)
+    return value
+
+
+def test_no_more_jobs_are_taken_ahead_than_asked_for():
+    taken = []
+
+    def jobs():
+        for number in range(6):
+            taken.append(number)
+            yield (number,)
+
+    with WorkerPool(2, preload=SLOW) as workers:
+        results = workers.ahead(int, jobs(), 2)
+        assert next(results) == 0 and taken == [0, 1, 2]
+        assert next(results) == 1 and taken == [0, 1, 2, 3]
+
+
+def test_a_single_process_starts_no_worker_and_takes_one_job_at_a_time():
+    with WorkerPool(8, jobs=1) as workers:
+        assert workers.processes == 1
+        assert next(workers.ahead(lambda number: (number, os.getpid()), iter([(1,)]), 5)) == (1, os.getpid())
+
+
+def test_what_a_job_raises_comes_to_the_caller_and_a_dead_worker_is_named():
+    with pytest.raises(ValueError, match="invalid literal"), WorkerPool(2, preload=SLOW) as workers:
+        workers.submit(int, "x")()
+    with pytest.raises(UserError, match="a worker process died"), WorkerPool(2, preload=SLOW) as workers:
+        workers.submit(os._exit, 1)()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_when_the_block_is_left_by_a_signal_no_job_is_waited_for():
+    with pytest.raises(KeyboardInterrupt), WorkerPool(2, preload=SLOW) as workers:
+        worker = workers.submit(os.getpid)()
+        endless = [workers.submit(time.sleep, 600) for _ in range(4)]
+        assert runs(worker) and endless
+        raise KeyboardInterrupt
+    assert not runs(worker)

@@ -261,14 +261,15 @@ def test_a_rate_of_nothing_moves_nothing():
 
 def test_bf16_computes_in_half_precision_and_stays_near_float32():
     engines = {name: engine_of(width=8, precision=name, pool_size=2) for name in ("float32", "bf16")}
-    kinds = []
-    engines["bf16"].G.register_forward_hook(lambda module, inputs, output: kinds.append(output.dtype))
+    kinds, images = [], []
+    engines["bf16"].G.up[-1].register_forward_hook(lambda module, inputs, output: kinds.append(output.dtype))
+    engines["bf16"].G.register_forward_hook(lambda module, inputs, output: images.append(output.dtype))
     for index in range(5):
         losses = {name: engine.step(*batch(index)) for name, engine in engines.items()}
         for name, loss in losses["bf16"].items():
             assert loss.dtype == torch.float32
             torch.testing.assert_close(loss, losses["float32"][name], rtol=0.05, atol=0.01, msg=name)
-    assert set(kinds) == {torch.bfloat16}
+    assert set(kinds) == {torch.bfloat16} and set(images) == {torch.float32}
     start = engine_of(width=8)
     for name in NETWORKS:
         assert all(weight.dtype == torch.float32 for weight in engines["bf16"].networks()[name].parameters())

@@ -9,7 +9,13 @@ from torch import nn
 from networks.convolutions import plain_ways
 from networks.unet import UNet
 from pipeline.errors import UserError
-from pipeline.tracking.mlflow_models import _register, export_translator, load_translator, log_translator
+from pipeline.tracking.mlflow_models import (
+    _move_autocast,
+    _register,
+    export_translator,
+    load_translator,
+    log_translator,
+)
 from pipeline.tracking.tracker import Tracker
 
 ABOUT = {"to": "T2", "contrasts": ["T1", "T2"], "facts": {"T1": {"low": 0.5, "integer": True}}, "origin": "test"}
@@ -134,6 +140,18 @@ def test_sizes_off_the_stride_are_refused(logged):
 def test_a_model_moves_to_another_device(logged):
     module, _ = load_translator(logged["addresses"][0], "meta")
     assert module(torch.zeros(1, 1, 16, 16, device="meta")).device.type == "meta"
+
+
+def test_the_last_layer_of_a_model_that_moved_leaves_autocast_there(logged):
+    module, _ = load_translator(logged["addresses"][0])
+    assert autocast_kinds(module) == ["cpu"]
+    _move_autocast(module, torch.device("cuda"))
+    assert autocast_kinds(module) == ["cuda"]
+
+
+def autocast_kinds(module):
+    region = torch.ops.higher_order.wrap_with_autocast
+    return [node.args[0] for node in module.graph.find_nodes(op="call_function", target=region)]
 
 
 @pytest.mark.parametrize(

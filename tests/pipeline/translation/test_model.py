@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.runs.checkpoint import FORMAT
 from pipeline.runs.folder import RunFolder
 from pipeline.translation import model as model_module
-from pipeline.translation.model import TranslationModel, is_large, load_model, translator_metadata
+from pipeline.translation.model import TranslationModel, is_large, load_model, precision_of, translator_metadata
 from pipeline.translation.translator import translate_volume
 
 CONFIG = Config.model_validate(
@@ -57,6 +57,20 @@ def test_a_checkpoint_gives_both_directions_ready_to_translate(tmp_path):
     assert model.stride == 16 and model.facts["T2"]["high"] == 100
     assert model.precision == "float32"  # half precision is for CUDA
     assert model.origin == "cyclegan trial"
+
+
+@pytest.mark.parametrize(("device", "precision"), [("cuda", "bf16"), ("cpu", "float32"), ("mps", "float32")])
+def test_a_runs_networks_compute_in_one_precision_on_a_device(device, precision):
+    assert precision_of(CONFIG, torch.device(device)) == precision
+
+
+def test_translation_rounds_products_as_training_did(tmp_path, monkeypatch):
+    rounding = []
+    monkeypatch.setattr(model_module, "set_tf32", lambda device, tf32: rounding.append((device.type, tf32)))
+    for tf32 in (True, False):
+        training = {**CONFIG.model_dump(mode="json"), "training": {"precision": "float32", "tf32": tf32}}
+        load_model(checkpoint(tmp_path / "x.pt", config=training), "cpu")
+    assert rounding == [("cpu", True), ("cpu", False)]
 
 
 def test_a_runs_folder_gives_its_best_checkpoint_else_its_latest(tmp_path):

@@ -1,0 +1,27 @@
+"""The last layer of a generator, which decides how many grey levels an image has."""
+
+import torch
+from torch import Tensor, nn
+
+
+def output_image(features: Tensor, last: nn.Module) -> Tensor:
+    """Return tanh(last(features)), (N, 1, H, W) in [-1, 1], in single precision also where autocast is on.
+
+    bf16 has 8 significant bits, so between 0.5 and 1 it knows 128 numbers, where scans hold 12 bits. So what autocast
+    made is converted back, and the layer computes in the precision of its own weights.
+
+    An exported network keeps both in its graph: whoever runs that under autocast has the same grey levels.
+
+    Args:
+        features: (N, C, h, w), in any floating-point type.
+        last: The generator's last convolution, to a single channel.
+    """
+    device, dtype = features.device.type, torch.promote_types(features.dtype, torch.float32)
+    if torch.compiler.is_exporting():  # `to` would assert the type that is met while tracing
+        features = torch.ops.aten._to_copy.default(features, dtype=dtype)
+    elif torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        features = features.to(dtype)
+    else:
+        return torch.tanh(last(features))
+    with torch.autocast(device, enabled=False):
+        return torch.tanh(last(features))

@@ -1,0 +1,101 @@
+"""The validation subjects' slices, read and registered once: by worker processes, and from the store from then on.
+
+An entry is one file of the store, `<key>-validation.npz`, with the arrays of one scan, or of both of a pair. The key
+covers the images' path, size and modification time, the preprocessing, whether pairs are registered and which slices
+are chosen, so that nothing stale is ever served. A file that is damaged (its parts carry checksums) is made again.
+"""
+
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.console import progress
+from pipeline.data.case import Case
+from pipeline.data.pairing import VERSION as REGISTRATION_VERSION
+from pipeline.data.store import VERSION as STORE_VERSION
+from pipeline.errors import DiskFull, UserError
+from pipeline.files import atomic_write, file_identity, make_folder
+from pipeline.workers import WorkerPool
+
+VERSION = 1  # of an entry; raise it when the same scans give other slices
+PRELOAD = ["transforms.presets", "pipeline.training.validation"]
+
+Scan = Case | tuple[Case, Case]
+Arrays = Mapping[str, np.ndarray]  # by name
+Prepare = Callable[[Scan], Sequence[Arrays]]  # a scan or a pair -> the arrays of each of its images
+
+
+def prepared_slices(
+    scans: Sequence[Scan],
+    prepare: Prepare,
+    settings: Mapping[str, object],
+    *,
+    store: Path | None,
+    processes: int | None,
+    quiet: bool,
+) -> Iterator[tuple[Scan, Sequence[Arrays] | str]]:
+    """Yield every scan or pair, in order, with its arrays, or with the reason why it cannot be used.
+
+    Args:
+        scans: What to prepare.
+        prepare: Reads one, picklable; raises UserError where it cannot be used.
+        settings: All that the arrays depend on besides the files, in JSON's types.
+        store: Folder that keeps them; None prepares all in this process and keeps nothing.
+        processes: Worker processes; None for one per core.
+        quiet: Whether to leave out the progress bar.
+
+    Raises:
+        UserError: the disk is full, or a worker died.
+    """
+    if store is not None:
+        make_folder(store)
+    files = {scan: None if store is None else _file(scan, store, settings) for scan in scans}
+    missing = {scan: file for scan, file in files.items() if file is None or not file.exists()}
+    with WorkerPool(1 if store is None else processes, jobs=len(missing), preload=PRELOAD) as workers:
+        made = workers.ahead(_prepared, [(prepare, *entry) for entry in missing.items()], workers.processes)
+        for scan in progress(scans, title="validation set", unit="scan", quiet=quiet):
+            arrays = next(made) if scan in missing else _read(files[scan])
+            yield scan, _prepared(prepare, scan, files[scan]) if arrays is None else arrays
+
+
+def _prepared(prepare: Prepare, scan: Scan, file: Path | None) -> Sequence[Arrays] | str:
+    """Prepare one and write it; return its arrays, which are few, or why it cannot be used."""
+    try:
+        sides = prepare(scan)
+    except DiskFull:
+        raise
+    except UserError as error:
+        return str(error)
+    if file is not None:
+        arrays = {f"{number}/{name}": array for number, side in enumerate(sides) for name, array in side.items()}
+        atomic_write(file, lambda stream: np.savez(stream, **arrays))
+    return sides
+
+
+def _read(file: Path) -> list[dict[str, np.ndarray]] | None:
+    """Return the arrays of each image in an entry; None where it is damaged."""
+    try:
+        sides: dict[str, dict[str, np.ndarray]] = {}
+        with np.load(file, allow_pickle=False) as arrays:
+            for key in arrays.files:
+                number, _, name = key.partition("/")
+                sides.setdefault(number, {})[name] = arrays[key]
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return None
+    return [sides[number] for number in sorted(sides)] or None
+
+
+def _file(scan: Scan, store: Path, settings: Mapping[str, object]) -> Path | None:
+    """Return where an entry lies; None where a file of it cannot be asked, as reading it will say."""
+    cases = (scan,) if isinstance(scan, Case) else scan
+    try:
+        identity = [VERSION, STORE_VERSION, REGISTRATION_VERSION, [file_identity(case.path) for case in cases]]
+    except OSError:
+        return None
+    key = hashlib.sha256(json.dumps([*identity, settings], sort_keys=True).encode()).hexdigest()[:24]
+    return store / f"{key}-validation.npz"

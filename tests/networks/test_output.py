@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from networks.munit import AutoEncoder, StyleTranslator
+from networks.output import output_image
+from networks.residual_concat import ResidualConcatGenerator
+from networks.resnet import ResNetGenerator
+from networks.unet import UNet
+from networks.unit import LatentAutoEncoder, LatentTranslator
+from pipeline.translation.inference import CompiledForms
+from pipeline.translation.translator import translate_slices
+from tests.network_probes import random_image
+
+CPU = torch.device("cpu")
+
+
+def munit():
+    own, other = AutoEncoder(4, 1, 1, style_downs=2, mlp_width=8), AutoEncoder(4, 1, 1, style_downs=2, mlp_width=8)
+    return StyleTranslator(own.content_encoder, other)
+
+
+GENERATORS = {
+    "unet": lambda: UNet(3, 4),
+    "unet nearest": lambda: UNet(3, 4, upsampling="nearest"),
+    "resnet": lambda: ResNetGenerator(1, 4, 1),
+    "residual_concat": lambda: ResidualConcatGenerator(1, 4, 1),
+    "munit": munit,
+    "unit": lambda: LatentTranslator(LatentAutoEncoder(4, 1, 1).encoder, LatentAutoEncoder(4, 1, 1).decoder),
+}
+every_generator = pytest.mark.parametrize("kind", GENERATORS)
+
+
+def generator(kind):
+    """A generator whose images fill [-1, 1], as those of a trained one do."""
+    torch.manual_seed(0)
+    network = GENERATORS[kind]().eval().requires_grad_(False)
+    image = random_image(1, 1, 64, 64)
+    *_, offset = network.parameters()  # of the last convolution
+    *_, last = (layer for layer in network.modules() if getattr(layer, "bias", None) is offset)
+    last.weight /= torch.atanh(network(image)).std()
+    return network
+
+
+def levels(image):
+    return len(np.unique(np.asarray(image)))
+
+
+@every_generator
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_an_image_in_half_precision_has_the_grey_levels_of_single_precision(kind, precision):
+    network, slices = generator(kind), random_image(2, 64, 64).numpy()
+
+    def translated(precision, **how):
+        options = {"device": CPU, "batch_size": 2, "precision": precision, "name": "a scan", **how}
+        return translate_slices(slices, network, np.ones(2, bool), **options)
+
+    single, half = translated("float32"), translated(precision)
+    compiled = translated(precision, run=CompiledForms(2, backend="aot_eager"))
+    assert levels(single) > 7000
+    for image in (half, compiled):
+        assert levels(image) > 0.9 * levels(single)
+        assert 0 < np.abs(image - single).mean() < 0.05
+
+
+@every_generator
+def test_an_exported_network_has_them_too(kind):
+    network, image = generator(kind), random_image(2, 1, 64, 64)
+    exported = torch.export.export(network, (image,)).module()
+    with torch.inference_mode():
+        single = exported(image)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = exported(image)
+    torch.testing.assert_close(single, network(image), rtol=0, atol=1e-5)
+    assert half.dtype == torch.float32 and levels(half) > 0.9 * levels(single)
+    assert 0 < (half - single).abs().mean() < 0.05
+
+
+@every_generator
+def test_training_under_autocast_sees_and_differentiates_that_image(kind):
+    network = generator(kind).train().requires_grad_(True)
+    with torch.autocast("cpu", torch.bfloat16):
+        image = network(random_image(2, 1, 64, 64))
+        image.square().mean().backward()
+    assert image.dtype == torch.float32 and levels(image.detach()) > 7000
+    assert all(weight.grad.isfinite().all() for weight in network.parameters() if weight.grad is not None)
+
+
+def test_the_last_layer_alone_leaves_autocast():
+    kinds = {}
+    network = UNet(3, 4)
+    for name, layer in network.named_modules():
+        layer.register_forward_hook(lambda module, inputs, output, name=name: kinds.update({name: output.dtype}))
+    with torch.autocast("cpu", torch.bfloat16):
+        network(random_image(1, 1, 8, 8))
+    assert {kinds[name] for name in ("down.0.0", "down.2.0", "up.0.0", "up.1.0")} == {torch.bfloat16}
+    assert kinds["last"] == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_without_autocast_nothing_is_converted(dtype):
+    features, last = random_image(1, 3, 4, 4, dtype=dtype), nn.Conv2d(3, 1, 1).to(dtype)
+    assert torch.equal(output_image(features, last), torch.tanh(last(features)))
+    assert output_image(features, last).dtype == dtype

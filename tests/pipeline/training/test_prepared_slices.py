@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+import torch
+from head_scans import AFFINE, scan, write_scan
+from torch import nn
+
+import pipeline.data.pairing as pairing
+from pipeline.data.case import Case
+from pipeline.data.pairing import PairReader
+from pipeline.errors import DiskFull
+from pipeline.training.prepared_slices import prepared_slices
+from pipeline.training.validation import Validation
+
+CONTRASTS = ("T1", "T2")
+SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 64, "n4": False, "percentiles": [0.5, 99.5]}
+HISTOGRAMS = {contrast: [1.0] * 256 for contrast in CONTRASTS}
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    """Three subjects' pairs on different grids."""
+    return [
+        Case(subject, "", contrast, write_scan(tmp_path / f"{subject}-{contrast}.nii.gz", voxels(contrast, number)))
+        for number, subject in enumerate("abc")
+        for contrast in CONTRASTS
+    ]
+
+
+def voxels(contrast, seed):
+    return scan(contrast, shape={"T1": (36, 44, 34), "T2": (34, 42, 35)}[contrast], affine=AFFINE, seed=seed)
+
+
+def validation(cases, folder, *, store=True, processes=1, settings=SETTINGS, scored_in_pairs=True, slices=9):
+    return Validation(
+        cases,
+        CONTRASTS,
+        scored_in_pairs=scored_in_pairs,
+        reader=PairReader(settings, 4, register=True, cache=folder / "registrations"),
+        slices=slices,
+        histograms=HISTOGRAMS,
+        device=torch.device("cpu"),
+        store=folder / "store" if store else None,
+        processes=processes,
+        quiet=True,
+    )
+
+
+def assert_equal(first, second):
+    for target in CONTRASTS:
+        for one, other in zip(first.by_target[target], second.by_target[target], strict=True):
+            assert (one.label, one.field_of_view, one.pixel_mm) == (other.label, other.field_of_view, other.pixel_mm)
+            for name in ("source", "foreground", "head", "real"):
+                arrays = getattr(one, name), getattr(other, name)
+                assert np.array_equal(*arrays) and (arrays[0] is None or arrays[0].dtype == arrays[1].dtype)
+    same = {contrast: nn.Identity() for contrast in CONTRASTS}
+    assert first.scores(same) == second.scores(same)
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The names of the files that were read in this process."""
+    names, prepare = [], pairing.prepare_scan
+    monkeypatch.setattr(pairing, "prepare_scan", lambda path, *more: names.append(path.name) or prepare(path, *more))
+    return names
+
+
+@pytest.mark.parametrize("scored_in_pairs", [True, False])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_slices_are_the_same_without_a_store_from_workers_and_from_the_store(
+    cohort, tmp_path, read, processes, scored_in_pairs
+):
+    plain = validation(cohort, tmp_path / "plain", store=False, scored_in_pairs=scored_in_pairs)
+    assert not (tmp_path / "plain" / "store").exists() and len(read) == 6
+    how = {"processes": processes, "scored_in_pairs": scored_in_pairs}
+    assert_equal(validation(cohort, tmp_path / "kept", **how), plain)
+    before = len(read)
+    assert before == (12 if processes == 1 else 6)  # workers read in processes of their own
+    assert_equal(validation(cohort, tmp_path / "kept", **how), plain)
+    assert len(read) == before
+
+
+def test_what_changed_is_read_again_and_nothing_else(cohort, tmp_path, read):
+    validation(cohort, tmp_path)
+    read.clear()
+    write_scan(cohort[2].path, voxels("T1", 7))
+    changed = validation(cohort, tmp_path)
+    assert read == ["b-T1.nii.gz", "b-T2.nii.gz"]
+    assert_equal(changed, validation(cohort, tmp_path / "fresh", store=False))
+    read.clear()
+    for other in ({"settings": {**SETTINGS, "percentiles": [1.0, 99.0]}}, {"slices": 3}):
+        validation(cohort, tmp_path, **other)
+        assert len(read) == 6
+        read.clear()
+
+
+@pytest.mark.parametrize("harm", [lambda content: content[:-40], lambda content: b"", lambda content: flipped(content)])
+def test_a_damaged_entry_is_made_again(cohort, tmp_path, read, harm):
+    sound = validation(cohort, tmp_path)
+    file = sorted((tmp_path / "store").glob("*-validation.npz"))[0]
+    file.write_bytes(harm(file.read_bytes()))
+    read.clear()
+    assert_equal(validation(cohort, tmp_path), sound)
+    assert len(read) == 2
+    read.clear()
+    validation(cohort, tmp_path)
+    assert read == []
+
+
+def flipped(content):
+    """A file with one bit of its largest array changed."""
+    place = len(content) // 2
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_pair_that_cannot_be_read_is_named_at_each_start_and_kept_nowhere(cohort, tmp_path, capsys, processes):
+    cohort[3].path.write_bytes(b"nothing of the kind")
+    for _ in range(2):
+        made = validation(cohort, tmp_path, processes=processes)
+        assert [fixed.label for fixed in made.by_target["T2"]] == ["a", "c"]
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith("warning: ") and "b-T2.nii.gz" in said and said.endswith("; left out of the validation")
+    assert len(list((tmp_path / "store").glob("*.npz"))) == 2
+
+
+def test_a_full_disk_is_not_taken_for_a_bad_scan(cohort, tmp_path):
+    def full(scan):
+        raise DiskFull("no room")
+
+    with pytest.raises(DiskFull):
+        list(prepared_slices(cohort[:1], full, {}, store=tmp_path / "store", processes=1, quiet=True))
