@@ -39,6 +39,7 @@ from pipeline.runs.prepare import (
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.loop import Observers, train
 from pipeline.training.position import Position
+from pipeline.training.schedule import warn_of_lost_rate
 from pipeline.training.sitting import Sitting
 from pipeline.training.validation import Validation, save_sample
 from pipeline.training.watch import Watch, cohort
@@ -105,6 +106,8 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> str:
         if world.first:
             _log_inputs(sitting)
         if position.epochs < sitting.schedule.epochs:
+            if world.first:
+                warn_of_lost_rate(sitting.schedule)
             try:
                 _train(sitting, state, interruption)
             except PeerLost as lost:
