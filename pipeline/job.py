@@ -25,6 +25,7 @@ from pipeline.evaluation.summary import last_lines
 from pipeline.files import atomic_text, remove_stale
 from pipeline.hardware import choose_device, require_able, set_up, tune
 from pipeline.interruption import Interruption
+from pipeline.plan import warn_before_the_work
 from pipeline.runs.checkpoint import all_finite_weights, random_state, restore_random_state
 from pipeline.runs.folder import RunFolder, json_text, open_run_folder
 from pipeline.runs.prepare import (
@@ -147,7 +148,10 @@ def _prepare(config: Config, folder: RunFolder, quiet: bool, *, save: bool) -> P
     """Prepare the data, and write down the configuration and the split that the run has from now on."""
     saved_split = folder.split if folder.split.exists() else None
     paired = engine_class(config).paired
-    prepared = prepare(config, find_cases(config, quiet=quiet), saved_split, paired=paired, quiet=quiet)
+    cases = find_cases(config, quiet=quiet)
+    if save:
+        warn_before_the_work(config, cases, saved_split)
+    prepared = prepare(config, cases, saved_split, paired=paired, quiet=quiet)
     if not prepared.split.test:  # said now, not after hours of training
         raise UserError("the split has no test subject; set split.test to 1 or more")
     if save:

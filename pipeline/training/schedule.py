@@ -31,7 +31,7 @@ def schedule_of(training: Training, slices: int) -> Schedule:
 
 
 def warn_of_lost_rate(schedule: Schedule) -> None:
-    """Warn if the learning rate falls below `LEAST_RATE` of itself with more than `LEAST_SHARE` of the steps to come."""
+    """Warn of a learning rate that is below `LEAST_RATE` of itself with over `LEAST_SHARE` of the steps to come."""
     low, high = 0, schedule.steps
     while low < high:  # the first step with so low a rate, for it never rises again
         middle = (low + high) // 2
