@@ -10,7 +10,7 @@ from pipeline.config.schema import Config
 from pipeline.console import warn
 from pipeline.data.case import Case
 from pipeline.data.store import case_key
-from pipeline.files import human_bytes
+from pipeline.files import human_bytes, is_dir
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import chain_settings
 
@@ -68,11 +68,11 @@ def warn_of_full_disks(needs: Sequence[DiskNeed]) -> None:
         disks.setdefault(_existing(need.folder).stat().st_dev, []).append(need)
     for sharing in disks.values():
         missing = {need: max(0.0, need.size - need.present) for need in sharing}
-        free = shutil.disk_usage(_existing(sharing[0].folder)).free
-        if sum(missing.values()) > free:
+        disk = shutil.disk_usage(_existing(sharing[0].folder))
+        if disk.total and sum(missing.values()) > disk.free:  # what has no size at all, such as /proc, is no disk
             parts = [f"{need.name} {human_bytes(size)} in {need.folder}" for need, size in missing.items() if size]
             warn(
-                f"warning: the disk of {sharing[0].folder} has {human_bytes(free)} free, and some "
+                f"warning: the disk of {sharing[0].folder} has {human_bytes(disk.free)} free, and some "
                 f"{human_bytes(sum(missing.values()))} are to be written there ({', '.join(parts)}); free some, or set "
                 "preprocess.store or output to another disk"
             )
@@ -110,4 +110,4 @@ def _present(paths: Iterable[Path]) -> float:
 
 def _existing(folder: Path) -> Path:
     """Return the folder, or the nearest above it that is there."""
-    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return next(place for place in (folder, *folder.absolute().parents) if is_dir(place))

@@ -25,7 +25,7 @@ def free(monkeypatch, room):
             return SimpleNamespace(st_dev=self.disk)
 
     monkeypatch.setattr(plan_disk, "_existing", lambda folder: Place(disk=disk_of(folder), path=real(folder)))
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(0, 0, room[place.disk]))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(100 * GIB, 0, room[place.disk]))
 
 
 def test_file_systems_are_looked_at_one_by_one(tmp_path, monkeypatch, capsys):
@@ -47,6 +47,12 @@ def test_file_systems_are_looked_at_one_by_one(tmp_path, monkeypatch, capsys):
     )
     assert f"has 5.0 GiB free, and some 6.0 GiB are to be written there (checkpoints 4.0 GiB in {tmp_path}" in second
     assert "translated volumes 2.0 GiB in" in second
+
+
+def test_what_is_no_disk_is_not_warned_of(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(0, 0, 0))  # as of /proc
+    warn_of_full_disks([DiskNeed("slice store", tmp_path, GIB)])
+    assert capsys.readouterr().err == ""
 
 
 @pytest.fixture
