@@ -25,6 +25,7 @@ from pipeline.evaluation.summary import last_lines
 from pipeline.files import atomic_text, remove_stale
 from pipeline.hardware import choose_device, require_able, set_up, tune
 from pipeline.interruption import Interruption
+from pipeline.plan import warn_before_the_work
 from pipeline.runs.checkpoint import all_finite_weights, random_state, restore_random_state
 from pipeline.runs.coverage_choice import coverage_json
 from pipeline.runs.folder import RunFolder, json_text, open_run_folder
@@ -41,6 +42,7 @@ from pipeline.runs.prepare import (
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.loop import Observers, train
 from pipeline.training.position import Position
+from pipeline.training.schedule import warn_of_lost_rate
 from pipeline.training.sitting import Sitting
 from pipeline.training.validation import Validation, save_sample
 from pipeline.training.watch import Watch, cohort
@@ -109,6 +111,8 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> str:
         if world.first:
             _log_inputs(sitting)
         if position.epochs < sitting.schedule.epochs:
+            if world.first:
+                warn_of_lost_rate(sitting.schedule)
             try:
                 _train(sitting, state, interruption)
             except PeerLost as lost:
@@ -147,8 +151,11 @@ def _require_alike(world: World, prepared: Prepared, engine: Engine, position: P
 def _prepare(config: Config, folder: RunFolder, quiet: bool, *, save: bool, version: int) -> Prepared:
     """Prepare the data, and write down the configuration, split and range that the run has from now on."""
     split, coverage = (path if path.exists() else None for path in (folder.split, folder.coverage))
+    cases = find_cases(config, quiet=quiet)
+    if save:
+        warn_before_the_work(config, cases, split)
     how = {"saved_coverage": coverage, "paired": engine_class(config).paired, "quiet": quiet, "version": version}
-    prepared = prepare(config, find_cases(config, quiet=quiet), split, **how)
+    prepared = prepare(config, cases, split, **how)
     if not prepared.split.test:  # said now, not after hours of training
         raise UserError("the split has no test subject; set split.test to 1 or more")
     if save:

@@ -1,6 +1,9 @@
 """`--dry-run`: what a run would do, worked out without touching anything."""
 
+import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +14,9 @@ from pipeline.data.case import Case, pairs
 from pipeline.data.split import CohortSplit
 from pipeline.errors import UserError
 from pipeline.files import human_bytes
+from pipeline.plan_disk import BYTES_PER_PIXEL, DiskNeed, disk_needs, disk_text, warn_of_full_disks
+from pipeline.plan_subjects import subject_names
+from pipeline.plan_time import time_text
 from pipeline.runs.contrast_warnings import warn_of_headers
 from pipeline.runs.folder import open_run_folder
 from pipeline.runs.prepare import find_cases, split_cases, warn_of_the_lone
@@ -21,18 +27,22 @@ if TYPE_CHECKING:
 
     from pipeline.engines.protocol import Engine
 
-BYTES_PER_PIXEL = 2  # the store holds uint16
 
+def print_plan(config: Config, *, verbose: bool = False) -> None:
+    """Print subjects and slices per split and contrast, networks, steps, and estimated time, disk and memory.
 
-def print_plan(config: Config) -> None:
-    """Print subjects and slices per split and contrast, networks, steps, and estimated disk and memory.
+    Args:
+        config: Of the run.
+        verbose: Whether to name every subject.
 
     Raises:
         UserError: as the run itself would: no data, too few subjects, a folder that holds another run.
     """
-    open_run_folder(config)  # refuses one that holds another run; makes none
+    from pipeline.training.schedule import schedule_of, warn_of_lost_rate
+
+    saved = open_run_folder(config).split  # refuses one that holds another run; makes none
     cases = planned_cases(config)
-    split = split_cases(config, cases)
+    split = split_cases(config, cases, saved if saved.exists() else None)
     warn_of_headers(config, cases, split)
     slices = {contrast: _slices(split.train[contrast], config) for contrast in config.contrasts}
     engine = _engine(config)
@@ -40,27 +50,30 @@ def print_plan(config: Config) -> None:
     if engine.paired:
         warn_of_the_lone(config, cases, split)
         together = _slices(_firsts(split.train.values(), config), config)
-    longest = together or max(slices.values())
-    steps_per_epoch = config.training.steps_per_epoch or -(-longest // config.training.batch_size)
-    epochs = config.training.epochs + config.training.decay_epochs
+    schedule = schedule_of(config.training, together or max(slices.values()))
+    needs, memory = planned_disk(config, split, engine), _memory(config, engine)
     parameters = {name: _count(network) for name, network in engine.networks().items()}
     say(f"{config.name}: {config.data.source} data → {config.folder}\n")
     rows = _split_rows(config, split, engine.paired)
     say(table(["split", "contrast", "subjects", "images", "slices (estimate)"], rows))
     say()
+    say(subject_names(config, split, every=verbose))
+    say()
     say(table(["network", "parameters"], [(name, f"{count:,}") for name, count in parameters.items()]))
     say()
-    say(f"steps      {steps_per_epoch:,} an epoch × {epochs:,} epochs = {steps_per_epoch * epochs:,}, "
+    say(f"steps      {schedule.steps_per_epoch:,} an epoch × {schedule.epochs:,} epochs = {schedule.steps:,}, "
         f"batch {config.training.batch_size}")  # fmt: skip
-    say(f"disk       {human_bytes(_disk(config, sum(slices.values()) + 2 * together, engine))} "
-        "(slice store, three checkpoints; translated volumes come on top)")  # fmt: skip
+    say(time_text(config, engine, schedule.steps, memory))
+    say(disk_text(needs))
     resident = ""
     if config.training.slices_on_device:
         trained_on = 2 * together or sum(slices.values())
         resident = f", and {human_bytes(trained_on * config.preprocess.size**2 * BYTES_PER_PIXEL)} of slices"
-    say(f"memory     {human_bytes(_memory(config, engine))}{resident} while training, besides the libraries' own")
+    say(f"memory     {human_bytes(memory)}{resident} while training, besides the libraries' own")
     say(work_line(config, split, lambda cases: _grid(cases, config)))
     _warn_of_device(config)
+    warn_of_lost_rate(schedule)
+    warn_of_full_disks(needs)
     say("dry run: nothing was written")
 
 
@@ -86,6 +99,18 @@ def planned_cases(config: Config) -> list[Case]:
         data.folder, config.contrasts, subjects=data.subjects, spacing_mm=data.spacing_mm, seed=data.seed
     )
     return [case for of_subject in planned.values() for case in of_subject]
+
+
+def warn_before_the_work(config: Config, cases: Sequence[Case], saved_split: Path | None) -> None:
+    """Warn, before a run's hours of work, where what it writes will not fit its disks.
+
+    Args:
+        config: Of the run.
+        cases: All that its source has.
+        saved_split: The file with the split of a run that goes on.
+    """
+    with suppress(UserError):  # what is wrong with the data the run itself says
+        warn_of_full_disks(planned_disk(config, split_cases(config, cases, saved_split), _engine(config)))
 
 
 def _split_rows(config: Config, split: CohortSplit, paired: bool) -> list[tuple[str, str, int, int, int]]:
@@ -163,13 +188,34 @@ def _count(*networks: "nn.Module") -> int:
     return sum(weight.numel() for weight in _weights(networks))
 
 
-def _disk(config: Config, slices: int, engine: "Engine") -> float:
-    """Estimate the slice store and three checkpoints: of each weight Adam's two moments too, and the averages."""
-    pixels = config.preprocess.size**2
+def planned_disk(config: Config, split: CohortSplit, engine: "Engine") -> list[DiskNeed]:
+    """Return what a run will write, and where.
+
+    Args:
+        config: Of the run.
+        split: Who trains, validates and tests.
+        engine: The run's; a checkpoint holds each weight with Adam's two moments, the averages and the image pools.
+
+    Raises:
+        UserError: no image's header can be read.
+    """
+    training = [case for cases in split.train.values() for case in cases]
+    slices = sum(_slices(cases, config) for cases in split.train.values())
+    if engine.paired:
+        slices += 2 * _slices(_firsts(split.train.values(), config), config)
     weights = _count(*engine.networks().values())
     averaged = _count(*engine.best_generators().values()) if config.method.ema_decay else 0
-    pools = 2 * getattr(config.method, "pool_size", 0) * pixels
-    return slices * pixels * BYTES_PER_PIXEL + 3 * 4 * (3 * weights + averaged + pools)
+    pools = 2 * getattr(config.method, "pool_size", 0) * config.preprocess.size**2
+    checkpoint = 4 * (3 * weights + averaged + pools)
+    return disk_needs(config, training, slices=slices, checkpoint=checkpoint, voxels=_voxels(split.test, config))
+
+
+def _voxels(cases: Sequence[Case], config: Config) -> int:
+    """Estimate how many voxels cases have: of each contrast, from one volume's header; pictures are left out."""
+    if config.data.source == "images":
+        return 0
+    by_contrast = ([case for case in cases if case.contrast == contrast] for contrast in config.contrasts)
+    return sum(len(some) * math.prod(_grid(some, config)[0]) for some in by_contrast if some)
 
 
 def _memory(config: Config, engine: "Engine") -> float:

@@ -21,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("config", type=Path, help="YAML configuration, such as configs/phantom.yaml")
     command.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="such as training.epochs=20")
     command.add_argument("--dry-run", action="store_true", help="print the plan and touch nothing")
+    command.add_argument("--verbose", action="store_true", help="with --dry-run: name every subject, one a line")
     command.add_argument("--quiet", action="store_true", help="no progress bars")
     command.add_argument("--version", action="version", version=__version__)
     return command
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
             return EXIT_DONE
         from pipeline.plan import print_plan
 
-        print_plan(config)
+        print_plan(config, verbose=arguments.verbose)
         return EXIT_DONE
     if launched().size == 1:
         open_run_folder(config)  # refuses at once, not after the imports that follow, what holds another run

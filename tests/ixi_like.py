@@ -1,5 +1,6 @@
 """Volumes shaped like IXI's, of a small head-like phantom that looks different from every side."""
 
+import gzip
 from pathlib import Path
 
 import nibabel as nib
@@ -79,3 +80,31 @@ def write_ixi(folder: Path, subject: str = "IXI002-Guys-0828", scale: int = 1, s
         path.parent.mkdir(parents=True, exist_ok=True)
         nib.save(image, path)
     return paths
+
+
+def write_ixi_headers(folder: Path, scans: dict[str, str]) -> None:
+    """Write files that have IXI's names and headers and no voxels, enough for whatever reads headers alone.
+
+    Args:
+        folder: Where the archives unpack.
+        scans: Subject -> contrasts, such as "T1 T2".
+    """
+    spacings = {"T1": ((256, 256, 150), (0.9375, 0.9375, 1.2)), "T2": ((256, 256, 130), (0.9375, 0.9375, 1.25))}
+    axes = {"T1": np.array([[0, 0, 1], [-1, 0, 0], [0, 1, 0]]), "T2": np.diag([-1, 1, 1])}  # PSR, LAS
+    for contrast, (shape, spacing) in spacings.items():
+        header = nib.Nifti1Image(
+            np.empty((1, 1, 1), np.int16), centred_affine(shape, axes[contrast], spacing, 6)
+        ).header
+        header.set_data_shape(shape)
+        header["vox_offset"] = 352
+        content = gzip.compress(header.binaryblock + bytes(4))
+        (folder / f"IXI-{contrast}").mkdir(parents=True)
+        for subject in (name for name, contrasts in scans.items() if contrast in contrasts.split()):
+            (folder / f"IXI-{contrast}" / f"{subject}-{contrast}.nii.gz").write_bytes(content)
+
+
+def ixi_cohort() -> dict[str, str]:
+    """Return as many subjects as IXI has, under names like its own: 577 with both contrasts, 4 with T1, 1 with T2."""
+    sites = ("Guys", "HH", "IOP")
+    names = [f"IXI{number:03d}-{sites[number % 3]}-{500 + number}" for number in range(2, 584)]
+    return dict(zip(names, ["T1 T2"] * 577 + ["T1"] * 4 + ["T2"], strict=True))

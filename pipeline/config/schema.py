@@ -141,7 +141,7 @@ class Evaluation(Section):
     checkpoint: Literal["best", "latest"] = "best"
     protocols: list[Literal["syndiff", "selfrdb", "reggan"]] = Field(
         default_factory=list
-    )  # published ones, besides our own
+    )  # published ones, besides our own: their formulas, on our slices
     register_pairs: bool = True  # rigidly, where a subject's contrasts lie on different grids
     translate: bool = True  # write the test subjects' translated volumes into the run's folder
     batch_size: Positive = 8

@@ -163,7 +163,9 @@ def _title(protocol: str) -> str:
         return "Test subjects, whole volumes inside the head of the real target (Dice: deep inside), our own protocol"
     if protocol == UNCERTAINTY:
         return "Test subjects, expected against observed absolute error"
-    return "Test subjects, without pairs" if protocol == UNPAIRED else f"Test subjects, protocol of {protocol}"
+    if protocol == UNPAIRED:
+        return "Test subjects, without pairs"
+    return f"Test subjects, protocol of {protocol}, on our slices"
 
 
 def _shown(row: SummaryRow) -> bool:

@@ -14,6 +14,7 @@ from pipeline.engines.protocol import Engine
 from pipeline.evaluation.gallery import TranslatedVolume, sample_frames
 from pipeline.evaluation.scores import ABOUT, MASKED_PSNR, Scores
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL, OWN
+from pipeline.metrics.protocols import PUBLISHED
 from pipeline.report.page import (
     PHANTOM_FLAG,
     PHANTOM_NOTE,
@@ -199,6 +200,8 @@ def _protocol_title(protocol: str, unit: str, region: str) -> str:
     where = {"foreground": "inside the head", "interior": "tissues deep inside the head", "image": "whole image"}
     where["both heads"] = "inside the head of source and real target"
     what = f"per {unit}, {where.get(region, region)}"
+    if protocol in PUBLISHED:
+        return f"{protocol}, on our slices: {what}"
     return what if protocol == OWN else f"{protocol}: {what}"
 
 

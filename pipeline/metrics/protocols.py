@@ -4,6 +4,9 @@ A whole-image PSNR gains 10 log10(1/f) dB from background that is exactly right 
 dividing prediction and truth each by its own maximum or mean hides errors of gain. A figure therefore says little
 without its protocol's name. In our own protocol the prediction is never normalised on its own.
 
+Of a published protocol the formulas are the paper's and the slices are ours (see `OUR_SLICES`): a figure can be
+compared with those of other systems in the same table, and with the paper's only roughly.
+
 All take stacks of slices (N, H, W) in [-1, 1], the real target's foreground, a bool mask of that shape, and the voxels'
 spacing along the three axes, which only our own protocol uses.
 """
@@ -164,6 +167,12 @@ OWN = Protocol(
     measure=measure_own,
 )
 
+OUR_SLICES = (
+    "; the formulas are those of the paper's code, the slices are not the paper's: it chose subjects and slices, here "
+    "it is every slice of this run's test volumes whose truth is not empty, on this run's grid and scaling; so compare "
+    "within this table, and with the paper's figures only roughly"
+)
+
 PUBLISHED = {
     protocol.name: protocol
     for protocol in (
@@ -171,7 +180,7 @@ PUBLISHED = {
             name="syndiff",
             about="slices, prediction and truth each divided by its own maximum, peak the prediction's maximum; "
             "slices with an empty truth left out, an empty prediction is scored as zeros with peak 1; mean over all "
-            "slices of all subjects; their code gives no ±, ours is the sample SD over slices",
+            "slices of all subjects; their code gives no ±, ours is the sample SD over slices" + OUR_SLICES,
             measure=_on_any_grid(measure_syndiff),
             over="slices",
         ),
@@ -179,7 +188,7 @@ PUBLISHED = {
             name="selfrdb",
             about="slices, prediction and truth each divided by its own mean, data range the truth's maximum; slices "
             "with an empty truth left out, an empty prediction is scored as zeros; ± is the population SD over "
-            "subjects' means",
+            "subjects' means" + OUR_SLICES,
             measure=_on_any_grid(measure_selfrdb),
             ddof=0,
         ),
@@ -187,7 +196,7 @@ PUBLISHED = {
             name="reggan",
             about="slices in [0, 1], MAE and PSNR where the truth is not -1 (slices that are -1 throughout left out), "
             "SSIM of the whole slice; rows/psnr is their code before September 2025; mean over all slices of all "
-            "subjects; their code gives no ±, ours is the sample SD over slices",
+            "subjects; their code gives no ±, ours is the sample SD over slices" + OUR_SLICES,
             measure=_on_any_grid(measure_reggan),
             over="slices",
         ),

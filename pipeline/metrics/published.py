@@ -2,7 +2,8 @@
 
 All take stacks of slices (N, H, W) in [-1, 1] and the real target's foreground, a bool mask of that shape, and return
 one value per slice by "slice/region/metric"; NaN where a slice is not measured, which the truth alone decides: so every
-system is scored on the same slices.
+system is scored on the same slices. Which slices these are is the caller's choice: this project measures on all of its
+test volumes, the papers on a choice of their own, so that only figures of one table can be compared.
 """
 
 import numpy as np

@@ -15,6 +15,7 @@ from pipeline.runs.prepare import Prepared
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.loop import Schedule
 from pipeline.training.position import Position
+from pipeline.training.schedule import schedule_of
 from pipeline.training.watch import Watch
 from transforms.slices import AXES
 
@@ -69,20 +70,7 @@ class Sitting:
     @property
     def schedule(self) -> Schedule:
         """How long and how often, in steps of this cohort."""
-        training = self.config.training
-        return Schedule(
-            steps_per_epoch=training.steps_per_epoch or -(-self.prepared.longest // training.batch_size),
-            constant_epochs=training.epochs,
-            decay_epochs=training.decay_epochs,
-            batch_size=training.batch_size,
-            loader_workers=training.loader_workers,
-            log_every=training.log_every,
-            validate_every_epochs=training.validate_every,
-            sample_every_epochs=training.sample_every,
-            checkpoint_seconds=60 * training.checkpoint_minutes,
-            max_bad_steps=training.max_bad_steps,
-            halve_every=training.halve_every,
-        )
+        return schedule_of(self.config.training, self.prepared.longest)
 
     def watch(self) -> Watch:
         """Return the judge of the validations, who knows what has been warned of."""

@@ -1,5 +1,6 @@
 import gzip
 import re
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from ixi_like import write_ixi
 
-from pipeline import plan
+from pipeline import plan, plan_time
 from pipeline.config.schema import Config
 from pipeline.data import phantom
 from pipeline.data.head import grid
@@ -43,7 +44,9 @@ def rows(text):
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """Work in an empty folder, which must stay empty."""
+    """Work in an empty folder, which must stay empty, on a machine whose pace and disk do not change."""
+    monkeypatch.setattr(plan_time, "cpu_pace", lambda config: (0.05, 2))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(8 << 40, 4 << 40, 4 << 40))
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     monkeypatch.chdir(folder)

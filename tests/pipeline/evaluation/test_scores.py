@@ -107,7 +107,8 @@ def test_the_table_of_our_own_protocol_holds_seven_figures_and_fits_a_terminal()
 
 def test_a_published_protocol_has_a_table_of_its_own_with_every_region():
     text = Scores(True, [subject("a", "model", 20), subject("a", "model", 30, protocol="selfrdb", unit="slice")]).text()
-    assert "protocol of selfrdb" in text and "image PSNR [dB]" in text and "36.00" in text
+    assert "protocol of selfrdb, on our slices" in text and "not the paper's" in text
+    assert "image PSNR [dB]" in text and "36.00" in text
 
 
 def test_the_table_without_pairs_says_so():

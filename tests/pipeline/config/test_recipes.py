@@ -1,0 +1,86 @@
+"""The shipped recipes: as long as one another, and with the values of their sources."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.config.load import load_config
+from pipeline.training.schedule import schedule_of
+
+CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
+IXI = {path.stem: load_config(path) for path in CONFIGS if path.stem.startswith("ixi")}
+PHANTOM = {
+    path.stem: load_config(path)
+    for path in CONFIGS
+    if path.stem.startswith("phantom") and path.stem != "phantom_long"  # meant to be longer
+}
+
+
+def lengths(configs):
+    """The steps of each, with few and with many slices: methods that learn from pairs are shown twice as many."""
+    return {schedule_of(config.training, slices).steps for config in configs.values() for slices in (900, 29_088)}
+
+
+def test_every_ixi_recipe_makes_as_many_steps_as_the_others_and_as_the_original():
+    assert len(IXI) > 8 and {"ixi_pix2pix", "ixi_regression", "ixi_munit"} <= set(IXI)
+    assert lengths(IXI) == {250_000}  # horse to zebra, 200 epochs of 1,334: 266,800
+    assert {config.training.batch_size for config in IXI.values()} == {1}
+
+
+def test_every_phantom_recipe_but_the_long_one_makes_as_many_steps_as_the_demo():
+    assert len(PHANTOM) > 7 and lengths(PHANTOM) == {5_000}
+
+
+CYCLEGAN = {  # junyanz/CycleGAN, options.lua and models/cycle_gan_model.lua
+    "method.cycle_weight": 10, "method.identity_share": 0.5, "method.discriminator_scale": 0.5, "method.pool_size": 50,
+    "training.epochs": 100, "training.decay_epochs": 100, "training.learning_rate": 2e-4, "training.beta1": 0.5,
+    "training.optimiser": "adam", "training.batch_size": 1, "training.halve_every": None, "training.weight_decay": 0,
+}  # fmt: skip
+MUNIT = {  # NVlabs/MUNIT, configs/summer2winter_yosemite256_folder.yaml; MsImageDis sums over scales and does not halve
+    "training.learning_rate": 1e-4, "training.beta1": 0.5, "training.weight_decay": 1e-4, "training.optimiser": "adam",
+    "training.halve_every": 100_000, "training.decay_epochs": 0, "training.batch_size": 1,
+    "method.adversarial": "least_squares", "method.adversarial_weight": 1, "method.discriminator_scale": 1,
+    "method.image_weight": 10, "method.cycle_weight": 10,
+    "discriminator.type": "multiscale", "discriminator.scales": 3, "discriminator.layers": 4, "discriminator.width": 64,
+    "generator.width": 64, "generator.downs": 2, "generator.blocks": 4,
+}  # fmt: skip
+SOURCES = {
+    "ixi": CYCLEGAN | {"method.adversarial": "bce", "generator.dropout": 0.5, "generator.width": 64},  # the tutorial's
+    "ixi_resnet": CYCLEGAN | {"method.adversarial": "least_squares", "generator.blocks": 9, "generator.width": 64},
+    "ixi_cut": {  # taesungp/contrastive-unpaired-translation, models/cut_model.py: (NCE(X) + NCE(Y)) * 0.5
+        "method.nce_weight": 0.5, "method.identity": True, "method.temperature": 0.07, "method.patches": 256,
+        "method.head_width": 256, "method.adversarial": "least_squares", "method.discriminator_scale": 0.5,
+        "generator.type": "resnet", "generator.blocks": 9, "training.learning_rate": 2e-4, "training.beta1": 0.5,
+    },
+    "phantom_cut": {"method.identity": False, "method.nce_weight": 1},  # the code halves with identity alone
+    "ixi_munit": MUNIT | {
+        "method.content_weight": 1, "method.style_weight": 1,
+        "generator.style_size": 8, "generator.mlp_width": 256, "generator.style_downs": 4,
+    },
+    "ixi_unit": MUNIT | {"method.kl_weight": 0.02, "method.cycle_kl_weight": 0.02},  # 0.01 of μ², which is 0.02 of μ²/2
+    "ixi_pix2pix": {  # phillipi/pix2pix, train.lua
+        "method.l1_weight": 100, "method.adversarial_weight": 1, "method.adversarial": "bce",
+        "method.discriminator_scale": 0.5, "generator.dropout": 0.5, "generator.type": "unet",
+        "training.learning_rate": 2e-4, "training.beta1": 0.5, "training.batch_size": 1,
+    },
+    "ixi_dualgan_original": {  # duxingren14/DualGAN, main.py, where the paper gives no single value
+        "method.adversarial": "wasserstein", "method.gradient_penalty": 0, "method.reconstruction_weight": 500,
+        "method.discriminator_scale": 1, "training.optimiser": "rmsprop", "training.learning_rate": 5e-5,
+        "training.decay_epochs": 0, "training.halve_every": None,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_recipe_has_the_values_of_the_source_that_it_names(name):
+    sections = next(yaml.safe_load(path.read_text(encoding="utf-8")) for path in CONFIGS if path.stem == name)
+    flat = {f"{part}.{key}": value for part in sections if isinstance(sections[part], dict)
+            for key, value in sections[part].items()}  # fmt: skip
+    assert {key: flat[key] for key in SOURCES[name]} == SOURCES[name]
+
+
+def test_the_original_dualgan_lies_within_the_ranges_of_its_paper():
+    """Yi et al. 2017, section 3.4: clip 0.01 to 0.1, 2 to 4 critic updates to one of the generators, λ 100 to 1,000."""
+    method = IXI["ixi_dualgan_original"].method
+    assert 0.01 <= method.clip <= 0.1 and 2 <= method.critic_steps <= 4 and 100 <= method.reconstruction_weight <= 1000
