@@ -13,6 +13,8 @@ from pipeline.errors import UserError
 from pipeline.files import human_bytes
 from pipeline.runs.folder import open_run_folder
 from pipeline.runs.prepare import find_cases, split_cases, warn_of_the_lone
+from pipeline.training.history import start_text
+from pipeline.training.start import read_start
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,6 +31,7 @@ def print_plan(config: Config) -> None:
         UserError: as the run itself would: no data, too few subjects, a folder that holds another run.
     """
     open_run_folder(config)  # refuses one that holds another run; makes none
+    start = read_start(config)
     cases = planned_cases(config)
     split = split_cases(config, cases)
     slices = {contrast: _slices(split.train[contrast], config) for contrast in config.contrasts}
@@ -42,6 +45,8 @@ def print_plan(config: Config) -> None:
     epochs = config.training.epochs + config.training.decay_epochs
     parameters = {name: _count(network) for name, network in engine.networks().items()}
     say(f"{config.name}: {config.data.source} data → {config.folder}\n")
+    if start is not None:
+        say(f"weights    of {start_text(start.record)}\n")
     rows = _split_rows(config, split, engine.paired)
     say(table(["split", "contrast", "subjects", "images", "slices (estimate)"], rows))
     say()

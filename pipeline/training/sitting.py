@@ -1,6 +1,6 @@
 """What one process holds of a run while it works on it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from pipeline.engines.protocol import Engine
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import Prepared
 from pipeline.tracking.tracker import Tracker
+from pipeline.training.history import History
 from pipeline.training.loop import Schedule
 from pipeline.training.position import Position
 from pipeline.training.watch import Watch
@@ -34,6 +35,7 @@ class Sitting:
         device: Where the networks are.
         quiet: Whether to leave out progress bars.
         world: The processes that train together.
+        history: What the training came from.
     """
 
     config: Config
@@ -46,6 +48,7 @@ class Sitting:
     device: torch.device
     quiet: bool
     world: World = ALONE
+    history: History = field(default_factory=dict)
 
     def translators(self) -> dict[str, nn.Module]:
         """Return the networks that translate, as they are now, by target contrast."""
@@ -69,20 +72,7 @@ class Sitting:
     @property
     def schedule(self) -> Schedule:
         """How long and how often, in steps of this cohort."""
-        training = self.config.training
-        return Schedule(
-            steps_per_epoch=training.steps_per_epoch or -(-self.prepared.longest // training.batch_size),
-            constant_epochs=training.epochs,
-            decay_epochs=training.decay_epochs,
-            batch_size=training.batch_size,
-            loader_workers=training.loader_workers,
-            log_every=training.log_every,
-            validate_every_epochs=training.validate_every,
-            sample_every_epochs=training.sample_every,
-            checkpoint_seconds=60 * training.checkpoint_minutes,
-            max_bad_steps=training.max_bad_steps,
-            halve_every=training.halve_every,
-        )
+        return schedule_of(self.config, self.prepared)
 
     def watch(self) -> Watch:
         """Return the judge of the validations, who knows what has been warned of."""
@@ -94,3 +84,21 @@ class Sitting:
             pixel_mm=self.pixel_mm,
             tag=self.tracker.set_tags,
         )
+
+
+def schedule_of(config: Config, prepared: Prepared) -> Schedule:
+    """Return how long and how often, in steps of a cohort."""
+    training = config.training
+    return Schedule(
+        steps_per_epoch=training.steps_per_epoch or -(-prepared.longest // training.batch_size),
+        constant_epochs=training.epochs,
+        decay_epochs=training.decay_epochs,
+        batch_size=training.batch_size,
+        loader_workers=training.loader_workers,
+        log_every=training.log_every,
+        validate_every_epochs=training.validate_every,
+        sample_every_epochs=training.sample_every,
+        checkpoint_seconds=60 * training.checkpoint_minutes,
+        max_bad_steps=training.max_bad_steps,
+        halve_every=training.halve_every,
+    )

@@ -27,9 +27,9 @@ def test_a_warning_says_what_was_seen_what_it_means_and_what_to_do_once(tmp_path
     for epoch in (2, 3, 4):
         judge(BAD, epoch)
     assert capsys.readouterr().err == (
-        "\nwarning: mode collapse, a → b: 0.10 after epoch 2, below 0.25: the translation is much the same picture "
-        "whatever the source; go back to an earlier checkpoint; lower the learning rate, the discriminators' above "
-        "all, or raise the cycle's weight\n"
+        "warning: mode collapse, a → b: 0.10 after epoch 2, below 0.25: the translation is much the same picture "
+        "whatever the source; begin again in a new output, from an earlier checkpoint (training.start_from) or anew, "
+        "with a lower learning rate, the discriminators' above all, or a higher weight of the cycle\n"
     )
 
 
