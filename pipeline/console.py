@@ -58,7 +58,7 @@ def say(text: str = "") -> None:
 
 
 def warn(text: str) -> None:
-    """Print a line for the user on standard error; within a command, the same warning once, and how often at its end."""
+    """Print a line for the user on standard error; a command prints the same warning once, and at its end how often."""
     if _repeated is not None and text.strip().startswith("warning: "):
         _repeated[text.strip()] += 1
         if _repeated[text.strip()] > 1:

@@ -29,8 +29,8 @@ ABOUT = {protocol.name: protocol.about for protocol in (OWN, *PUBLISHED.values()
 }
 
 SHORT_ABOUT = {  # on the terminal, where the report has the whole of it
-    OWN.name: "± is the sample SD over subjects; data range 2; Dice of dark, middle and bright tissue; slices: how much "
-    "neighbours differ, 1 as much as the real target's; report.html says more",
+    OWN.name: "± is the sample SD over subjects; data range 2; Dice of dark, middle and bright tissue; slices: how "
+    "much neighbours differ, 1 as much as the real target's; report.html says more",
     UNCERTAINTY: "calibrated on validation subjects; calibration error: mean distance of expected and observed error",
 }
 SHORT_HEADINGS = HEADINGS | {"slice_ratio": "slices", "dice": "Dice"}  # for seven figures to fit a terminal

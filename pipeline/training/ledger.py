@@ -57,13 +57,8 @@ class Ledger:
         self.position.bad_in_a_row += 1
         count = self.position.bad_steps
         if count <= NAMED or count in POWERS:
-            total = (
-                f"; {count:,} so far"
-                if count > NAMED
-                else "; of further ones, the 10th, 100th, … are named"
-                if count == NAMED
-                else ""
-            )
+            more = {NAMED: "; of further ones, the 10th, 100th, … are named"}.get(count, "")
+            total = f"; {count:,} so far" if count > NAMED else more
             warn_below_bars(f"warning: step {step}: {bad} not finite; the step was skipped{total}")
         if self.position.bad_in_a_row >= self.limit:
             raise NotFinite(f"training stopped at step {step}: {self.limit} losses in a row were not finite ({bad})")
