@@ -86,6 +86,7 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
     tune(device, tf32=config.training.tf32)
     opening = open_run(config, folder, world)
     prepared = world.led(lambda: _prepare(config, folder, opening, quiet, save=world.first))
+    opening = opening.beside(prepared.split)
     torch.manual_seed(config.seed)
     engine = build_engine(config, device, world)
     state, position = opening.state, opening.position

@@ -3,6 +3,7 @@ checkpoints keep, and what is said of it.
 
     {"started_from": {"run", "path", "step", "sha256", "method"}, "extensions": [{"step", "from", "to"}, …]}
 
+`started_from` has `held_out_seen` besides, where the weights were trained with validation or test subjects: how many.
 `from` and `to` of an extension are [epochs at the constant learning rate, epochs in which it falls to 0].
 """
 
@@ -60,7 +61,10 @@ def extension_text(extension: Mapping) -> str:
 
 def start_text(start: Mapping) -> str:
     """Say whose weights a run began with."""
-    return f"{start['run']} ({start['method']}), step {start['step']:,}: {start['path']}, SHA-256 {start['sha256']}"
+    seen = start.get("held_out_seen")
+    warned = f"; trained with {seen} of this run's validation and test subjects, by their names" if seen else ""
+    whose = f"{start['run']} ({start['method']}), step {start['step']:,}"
+    return f"{whose}: {start['path']}, SHA-256 {start['sha256']}{warned}"
 
 
 def history_texts(history: Mapping) -> dict[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.config.schema import Config
 from pipeline.console import say
+from pipeline.data.split import CohortSplit
 from pipeline.distributed import World
 from pipeline.engines.protocol import Engine
 from pipeline.errors import UserError
@@ -49,6 +50,13 @@ class Opening:
         """Return tags of the MLflow run that say what the training came from."""
         return {name.replace(" ", "_"): text for name, text in history_texts(self.history).items()}
 
+    def beside(self, split: CohortSplit) -> "Opening":
+        """Return the same, with what `Start.beside` finds out from the split on record."""
+        if self.start is None:
+            return self
+        start = self.start.beside(split)
+        return replace(self, start=start, history={**self.history, "started_from": dict(start.record)})
+
     def announce(self, config: Config, folder: RunFolder, schedule: Schedule) -> None:
         """Say what the sitting begins with, and what it is about to do."""
         position = self.position
@@ -82,7 +90,7 @@ def open_run(config: Config, folder: RunFolder, world: World) -> Opening:
         world.refuse(str(error))
     if world.first and not folder.has_trained():  # pictures of a sitting that saved nothing
         shutil.rmtree(folder.samples, ignore_errors=True)
-    return Opening(None, start, {} if start is None else {"started_from": start.record})
+    return Opening(None, start, {} if start is None else {"started_from": dict(start.record)})
 
 
 def require_alike(world: World, prepared: Prepared, engine: Engine, position: Position) -> None:

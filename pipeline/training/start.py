@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config.schema import Config
 from pipeline.console import warn
+from pipeline.data.split import CohortSplit
 from pipeline.errors import UserError
 from pipeline.runs.folder import RunFolder, differing_keys
 from pipeline.translation.address import checkpoint_at
@@ -29,10 +30,30 @@ class Start:
     Attributes:
         weights: By name of a network, or of another part that was learnt, its state.
         record: Whose they are, as `pipeline.training.history` keeps it.
+        subjects: The names of the subjects that they were trained with.
     """
 
     weights: Mapping[str, Mapping]
-    record: dict[str, object]
+    record: Mapping[str, object]
+    subjects: frozenset[str]
+
+    def beside(self, split: CohortSplit) -> "Start":
+        """Return the same, with the held-out subjects of a split who bear the name of one trained with on record.
+
+        They are warned of: what is measured on them flatters a run that begins from what has seen them.
+        """
+        from pipeline.runs.prepare import some_of  # with it comes SciPy, for which a refusal need not wait
+
+        held_out = {case.subject for case in (*split.validation, *split.test)}
+        seen = sorted(held_out & self.subjects)
+        if not seen:
+            return self
+        warn(
+            f"warning: training.start_from: {self.record['run']} was trained with {len(seen)} of {len(held_out)} "
+            f"subjects that validate and test here, going by their names ({some_of(seen)}), so scores may flatter this "
+            "run; give both one split (split.seed, or split.file with the other run's split.json)"
+        )
+        return replace(self, record={**self.record, "held_out_seen": len(seen)})
 
 
 def require_start(config: Config) -> Path | None:
@@ -80,11 +101,13 @@ def read_start(config: Config) -> Start | None:
             "sha256": digest,
             "method": source.method.type,
         }
+        trained_with = [name for names in content["split"]["train"].values() for name in names]
+        subjects = frozenset(name.partition("/")[0] for name in trained_with)  # of "subject/session"
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: damaged, or of another version ({reason}); start from another run") from error
     _warn_of_preprocessing(path, source, config)
-    return Start(content["engine"], record)
+    return Start(content["engine"], record, subjects)
 
 
 def _require_contrasts(path: Path, theirs: tuple[str, str], ours: tuple[str, str]) -> None:

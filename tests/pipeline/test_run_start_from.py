@@ -140,6 +140,20 @@ def test_preprocessing_may_differ_and_is_named(source, tmp_path, capsys):
     )
 
 
+def test_held_out_subjects_that_the_other_run_trained_with_are_counted_and_warned_of(source, tmp_path, capsys):
+    assert begin(tmp_path / "same", source) == 0
+    assert "flatter" not in capsys.readouterr().err
+    assert begin(tmp_path / "run", source, "split.seed=1") == 0
+    theirs, ours = (json.loads((folder / "split.json").read_text()) for folder in (source, tmp_path / "run"))
+    seen = {name for names in theirs["train"].values() for name in names} & {*ours["validation"], *ours["test"]}
+    assert seen
+    said = capsys.readouterr().err
+    assert f"source was trained with {len(seen)} of 2 subjects that validate and test here" in said
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["started_from"]["held_out_seen"] == len(seen)
+    text = f"trained with {len(seen)} of this run&#39;s validation and test subjects"
+    assert text in (tmp_path / "run" / "report.html").read_text()
+
+
 # ── where it is told ────────────────────────────────────────────────────────────────────────────────────────
 
 
