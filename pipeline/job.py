@@ -144,7 +144,8 @@ def _prepare(config: Config, folder: RunFolder, opening: Opening, quiet: bool, *
     paired = engine_class(config).paired
     prepared = prepare(config, find_cases(config, quiet=quiet), saved_split, paired=paired, quiet=quiet)
     if not prepared.split.test:  # said now, not after hours of training
-        raise UserError("the split has no test subject; set split.test to 1 or more")
+        where = f"name some in split.file, {config.split.file}" if config.split.file else "set split.test to 1 or more"
+        raise UserError(f"the split has no test subject; {where}")
     if save:
         folder.save_config(config, [f"{name}: {text}" for name, text in history_texts(opening.history).items()])
         atomic_text(folder.split, json_text(split_to_json(prepared.split)))

@@ -149,9 +149,13 @@ def _require_networks(path: Path, weights: Mapping, source: Config, config: Conf
 
 def _misfits(weights: Mapping, engine: "Engine") -> Iterator[str]:
     """Yield what the networks need and the weights have not, or in another shape, and what only the weights have."""
+    from torch import nn
+
     for name, part in engine.learnt().items():
         if name not in weights:
             yield f"{name}: not there"
+            continue
+        if not isinstance(part, nn.Module):  # such as a mean style, whose size is the networks'
             continue
         needed, given = _shapes(part.state_dict()), _shapes(weights[name])
         odd = [key for key in dict.fromkeys([*needed, *given]) if needed.get(key) != given.get(key)]

@@ -100,7 +100,10 @@ class Validation:
             except UserError as error:
                 warn(f"warning: {error}; left out of the validation")
         if not all(self.by_target.values()):
-            raise UserError("no validation subject could be read; raise split.validation, or look at the reasons above")
+            raise UserError(
+                "no validation subject could be read, for the reasons above: restore them or, where nothing is trained "
+                "yet, let others validate (split.validation, split.file)"
+            )
 
     def _read(
         self, entry: Case | tuple[Case, Case], reader: PairReader, each: int

@@ -19,17 +19,11 @@ def config(tmp_path, **changes):
 
 def started(tmp_path, **changes):
     """Return the folder of a run that has trained."""
-    folder = begun(tmp_path, **changes)
+    folder = open_run_folder(config(tmp_path, **changes))
+    folder.save_config(config(tmp_path, **changes))
     checkpoint = tmp_path / "run" / "checkpoints" / "latest.pt"
     checkpoint.parent.mkdir(exist_ok=True)
     checkpoint.touch()
-    return folder
-
-
-def begun(tmp_path, **changes):
-    """Return the folder of a run that has saved nothing but its configuration."""
-    folder = open_run_folder(config(tmp_path, **changes))
-    folder.save_config(config(tmp_path, **changes))
     return folder
 
 
@@ -147,29 +141,6 @@ def test_what_changes_what_is_learnt_may_not(change, tmp_path):
 def test_the_number_of_epochs_may_change(epochs, tmp_path):
     started(tmp_path)
     open_run_folder(config(tmp_path, training=epochs))  # whether they are enough, the checkpoint knows
-
-
-def test_where_nothing_is_trained_yet_every_setting_may_change(tmp_path):
-    folder = begun(tmp_path)
-    changed = {"seed": 1, "training": {"learning_rate": 1e-5}, "split": {"seed": 3}, "generator": {"width": 8}}
-    assert open_run_folder(config(tmp_path, **changed)) == folder and not folder.has_trained()
-    folder.scores.write_text("{}")  # the checkpoints were thrown away, the results were not
-    assert folder.has_trained() and not folder.has_checkpoint()
-    assert "seed: 0 there, 1 now" in refusal(tmp_path, **changed)
-    assert "training.start_from" not in refusal(tmp_path, **changed)
-
-
-def test_a_configuration_that_no_run_wrote_is_not_taken_for_a_run_without_training(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text(resolved_yaml(config(tmp_path)))  # the user's own
-    assert "seed: 0 there, 1 now" in refusal(tmp_path, seed=1)
-
-
-def test_notes_stand_as_comments_in_the_saved_configuration(tmp_path):
-    folder = begun(tmp_path)
-    folder.save_config(config(tmp_path), ["started from: a\nb"])
-    assert folder.config.read_text().splitlines()[1] == "# started from: a\\nb"
-    assert load_config(folder.config) == config(tmp_path)
 
 
 def test_a_moved_run_continues_where_it_lies_now(tmp_path):
