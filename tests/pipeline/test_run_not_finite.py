@@ -14,10 +14,11 @@ def test_before_any_checkpoint_the_same_folder_takes_what_is_advised(tmp_path, c
     assert "losses in a row were not finite" in error
     assert error.endswith("; nothing is saved yet; lower training.learning_rate: the same command with it begins anew")
     assert not (folder / "checkpoints").exists()
+    split = (folder / "split.json").read_text()
     other = ("split.seed=5", "generator.width=2")  # whatever else one may think of
     assert phantom_run(folder, *QUICKER, *other, "training.sample_every=2") == 0
     assert latest(folder)["config"]["split"]["seed"] == 5
-    assert latest(folder)["split"]["seed"] == 5
+    assert (folder / "split.json").read_text() != split
 
 
 def test_after_a_checkpoint_the_advice_leads_to_a_new_folder_that_begins_from_it(tmp_path, monkeypatch, capsys):
