@@ -123,5 +123,17 @@ def _announce_extension(extension: Mapping, config: Config, schedule: Schedule, 
     earlier = replace(schedule, constant_epochs=constant, decay_epochs=decay)
     rate = config.training.learning_rate
     last, following = (rate * one.learning_rate_factor(at) for one, at in ((earlier, step - 1), (schedule, step)))
-    ends = f"falling to 0 after epoch {schedule.constant_epochs:,}" if schedule.decay_epochs else "constant to the end"
-    say(f"{extension_text(extension)}: the learning rate was {last:.3g} and goes on at {following:.3g}, {ends}")
+    said = f"the learning rate was {last:.3g} and goes on at {following:.3g}, {_rest_of(schedule, step)}"
+    say(f"{extension_text(extension)}: {said}")
+
+
+def _rest_of(schedule: Schedule, step: int) -> str:
+    """Say what becomes of the learning rate after a step."""
+    falling = f"falling to 0 by epoch {schedule.epochs:,}"
+    if not schedule.decay_epochs:
+        rest = "constant to the end"
+    elif step >= schedule.constant_epochs * schedule.steps_per_epoch:
+        rest = falling
+    else:
+        rest = f"constant until epoch {schedule.constant_epochs:,}, then {falling}"
+    return rest + (f", and halved every {schedule.halve_every:,} steps" if schedule.halve_every else "")

@@ -68,7 +68,7 @@ def test_a_run_that_had_decayed_goes_on_with_the_rate_of_the_new_schedule(tmp_pa
     said = capsys.readouterr().out
     assert (
         "extended from 2 (1 + 1 of decay) to 4 (2 + 2 of decay) epochs at step 8: the learning rate was 5e-05 and goes "
-        "on at 0.0002, falling to 0 after epoch 2"
+        "on at 0.0002, constant until epoch 2, then falling to 0 by epoch 4"
     ) in said
     factors = [1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
     assert rates(tmp_path / "run") == pytest.approx([2e-4 * factor for factor in factors])
