@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ from tqdm import tqdm as ProgressBar
 
 from pipeline.errors import EXIT_BAD_INPUT, Stopped, UserError
 from pipeline.interruption import Terminated, terminable
+from pipeline.progress import ProgressLines
+
+_repeated: Counter | None = None  # within a command, how often each warning was given
 
 
 def guarded(door: Callable[[list[str] | None], int]) -> Callable[[list[str] | None], int]:
@@ -24,7 +28,7 @@ def guarded(door: Callable[[list[str] | None], int]) -> Callable[[list[str] | No
 
     def main(argv: list[str] | None = None) -> int:
         try:
-            with terminable():
+            with terminable(), _warning_once():
                 return door(argv)
         except UserError as error:
             warn(f"error: {_lines(str(error))}")
@@ -35,8 +39,8 @@ def guarded(door: Callable[[list[str] | None], int]) -> Callable[[list[str] | No
         except Terminated as stop:
             warn(f"stopped: {stop}")
             return stop.exit_code
-        except KeyboardInterrupt:
-            warn("stopped: interrupted before there was anything to save")
+        except KeyboardInterrupt as stop:
+            warn(f"stopped: {str(stop) or 'SIGINT; the same command does what is left'}")
             return 130
         except SystemExit as leaving:  # argparse ends `--help` and usage errors this way
             return leaving.code if isinstance(leaving.code, int) else EXIT_BAD_INPUT
@@ -54,8 +58,35 @@ def say(text: str = "") -> None:
 
 
 def warn(text: str) -> None:
-    """Print a line for the user on standard error."""
+    """Print a line for the user on standard error; a command prints the same warning once, and at its end how often."""
+    if _repeated is not None and text.strip().startswith("warning: "):
+        _repeated[text.strip()] += 1
+        if _repeated[text.strip()] > 1:
+            return
     _print(text, sys.stderr)
+
+
+@contextmanager
+def _warning_once() -> Iterator[None]:
+    """Within it, print a warning that is given again and again only once, and at the end say how often it was given."""
+    global _repeated  # the terminal, too, is one for all
+    outer, _repeated = _repeated, Counter()
+    try:
+        yield
+    finally:
+        counts, _repeated = _repeated, outer
+        for text, count in counts.items():
+            if count > 1:
+                warn(f"{count} times: {text}")
+
+
+def warn_below_bars(text: str) -> None:
+    """Print a line as `warn` does, while a progress bar may be under way: on a terminal, on a line of its own."""
+    warn(f"\n{text}" if _is_terminal(sys.stderr) else text)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and not stream.closed and stream.isatty()
 
 
 def _print(text: str, stream: TextIO | None) -> None:
@@ -160,8 +191,11 @@ def progress(items: Iterable, *, total: int | None = None, title: str = "", unit
 
 
 def bar(items: Iterable | None = None, **options: object) -> ProgressBar:
-    """Return a progress bar on standard error, whose troubles it survives; `options` are tqdm's own."""
+    """Return a progress bar on standard error, whose troubles it survives; `options` are tqdm's own.
+
+    Where standard error is no terminal, it is a few lines (`ProgressLines`).
+    """
     disabled = bool(options.pop("disable", False)) or sys.stderr is None
-    return ProgressBar(
-        items, file=_Terminal(sys.stderr), disable=disabled, dynamic_ncols=True, mininterval=0.5, **options
-    )
+    drawn = {"dynamic_ncols": True, "mininterval": 0.5} if _is_terminal(sys.stderr) else {}
+    kind = ProgressBar if drawn else ProgressLines
+    return kind(items, file=_Terminal(sys.stderr), disable=disabled, **drawn, **options)

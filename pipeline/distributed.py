@@ -66,7 +66,8 @@ class World:
         if batch_size % self.size:
             self.refuse(
                 f"training.batch_size = {batch_size}: cannot be divided among {self.size} processes; it counts the "
-                f"samples of all of them, so set a multiple of {self.size}"
+                f"samples of all of them, so set a multiple of {self.size}, or start another number of processes (a "
+                "run that has trained takes no other batch size)"
             )
         each = batch_size // self.size
         return range(self.rank * each, (self.rank + 1) * each)

@@ -84,7 +84,7 @@ class Interruption:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.signal_number is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("SIGINT again; what was under way is not saved; the same command does it again")
         self.signal_number = self.signal_number or number
         name = signal.Signals(number).name
         if self._at_once:

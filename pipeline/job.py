@@ -1,7 +1,5 @@
 """A whole run: prepare, train, and finish; begun anew or taken up where it stands."""
 
-import hashlib
-import json
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,10 +16,9 @@ from pipeline.data.split_file import split_to_json
 from pipeline.distributed import PeerLost, World, opened
 from pipeline.engines.build import build_engine, engine_class
 from pipeline.engines.captured import CapturedStep
-from pipeline.engines.protocol import Engine
 from pipeline.errors import Stopped, UserError
 from pipeline.evaluation.finish import finish
-from pipeline.evaluation.summary import last_lines
+from pipeline.evaluation.summary import last_lines, what_was_done
 from pipeline.files import atomic_text, remove_stale
 from pipeline.hardware import choose_device, require_able, set_up, tune
 from pipeline.interruption import Interruption
@@ -40,9 +37,14 @@ from pipeline.runs.prepare import (
     training_data,
 )
 from pipeline.tracking.tracker import Tracker
+from pipeline.training.history import history_texts
+from pipeline.training.ledger import NotFinite
 from pipeline.training.loop import Observers, train
+from pipeline.training.opening import Opening, open_run, require_alike
 from pipeline.training.position import Position
-from pipeline.training.schedule import warn_of_lost_rate
+from pipeline.training.record import take_back_the_end
+from pipeline.training.remedy import advice_after_no_number, where_settings_change
+from pipeline.training.schedule import schedule_of, warn_of_lost_rate
 from pipeline.training.sitting import Sitting
 from pipeline.training.validation import Validation, save_sample
 from pipeline.training.watch import Watch, cohort
@@ -73,32 +75,33 @@ def run(config: Config, *, quiet: bool = False) -> None:
         folder = open_run_folder(config) if world.first else RunFolder(config.folder)
         with folder.held() if world.first else nullcontext():
             if world.first:
+                open_run_folder(config)  # again: whoever held it until now may have trained
                 remove_stale(folder.path)
-            how_to_open = _run(config, folder, world, quiet or not world.first)
+            position, steps_before, how_to_open = _run(config, folder, world, quiet or not world.first)
         if world.first:
-            say(last_lines(folder, how_to_open, time.monotonic() - started))
+            done = what_was_done(position, steps_before, time.monotonic() - started)
+            say(last_lines(folder, how_to_open, done))
 
 
-def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> str:
-    """Do the run, and return how to open its record; only the first process has one."""
+def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[Position, int, str]:
+    """Do the run; return where it stands, with how many steps it began, and in the first process how to open it."""
     set_up(config.threads)
     device = choose_device(config.device)
-    require_able(device, precision=config.training.precision, cuda_graph=config.training.cuda_graph)
+    _require_able(device, config, folder)
     tune(device, tf32=config.training.tf32)
-    state, position = world.led(folder.checkpoints.load_newest), Position()
-    version = chain_version(state)
-    prepared = world.led(lambda: _prepare(config, folder, quiet, save=world.first, version=version))
+    opening = open_run(config, folder, world)
+    version = chain_version(opening.state)
+    prepared = world.led(lambda: _prepare(config, folder, opening, quiet, save=world.first, version=version))
+    opening = opening.beside(prepared.split)
     torch.manual_seed(config.seed)
     engine = build_engine(config, device, world)
-    if state is not None:
-        position = Position(**state["position"])
-        trained = position.epochs == config.training.epochs + config.training.decay_epochs
-        if not trained:
-            require_same_data(state["data"], training_data(prepared), folder.path)
-        engine.load_state_dict(state["engine"])
-        done = f"{folder.path}: training is complete; evaluating again"
-        say(done if trained else f"continuing {folder.path} after step {position.step:,}")
-    _require_alike(world, prepared, engine, position)
+    state, position = opening.state, opening.position
+    schedule = schedule_of(config.training, prepared.longest)
+    if state is not None and position.epochs < schedule.epochs:
+        require_same_data(state["data"], training_data(prepared), folder.path)
+    opening.load_into(engine)
+    opening.announce(config, folder, schedule)
+    require_alike(world, prepared, engine, position)
     reader = PairReader(
         chain_settings(config.preprocess, version),
         max(network.stride for network in engine.translators().values()),
@@ -107,9 +110,12 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> str:
     )
     record = _tracker(config, folder, state, device) if world.first else nullcontext()
     with Interruption() as interruption, record as tracker:
-        sitting = Sitting(config, folder, prepared, engine, position, reader, tracker, device, quiet, world)
+        sitting = Sitting(
+            config, folder, prepared, engine, position, reader, tracker, device, quiet, world, opening.history
+        )
         if world.first:
             _log_inputs(sitting)
+            tracker.set_tags(opening.tags())
         if position.epochs < sitting.schedule.epochs:
             if world.first:
                 warn_of_lost_rate(sitting.schedule)
@@ -120,46 +126,40 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> str:
                     raise
                 raise Stopped(interruption.signal_number, "another process had stopped already") from lost
         world.leave()
+        steps_before = opening.position.step
         if not world.first:
-            return ""
+            return position, steps_before, ""
         with interruption.at_once():
             finish(sitting)
-        return tracker.how_to_open()
+        return position, steps_before, tracker.how_to_open()
 
 
-def _require_alike(world: World, prepared: Prepared, engine: Engine, position: Position) -> None:
-    """Refuse to train together from different data, networks or positions: gradients would be averaged all the same.
+def _require_able(device: torch.device, config: Config, folder: RunFolder) -> None:
+    """Refuse what the device cannot do, with a remedy that the run's folder takes."""
+    training = config.training
+    try:
+        require_able(device, precision=training.precision, cuda_graph=training.cuda_graph)
+    except UserError as error:  # of the two, a run that has trained takes another `cuda_graph` alone
+        raise UserError(f"{error}{where_settings_change(folder) if 'precision' in str(error) else ''}") from error
 
-    Raises:
-        UserError: the processes, perhaps on different machines, have not all found the same.
+
+def _prepare(config: Config, folder: RunFolder, opening: Opening, quiet: bool, *, save: bool, version: int) -> Prepared:
+    """Prepare the data, and write down the configuration, split and range that the run has from now on.
+
+    A split that was saved counts where something was trained on it, or the first process has just saved it.
     """
-    if world.size == 1:
-        return
-    found = hashlib.sha256(json.dumps([training_data(prepared), position.step]).encode())
-    for network in engine.networks().values():
-        for weight in network.parameters():
-            found.update(weight.detach().cpu().numpy().tobytes())
-    digests = world.every(int.from_bytes(found.digest()[:7]))
-    if len(set(digests)) > 1:
-        other = next(rank for rank, digest in enumerate(digests) if digest != digests[0])
-        world.refuse(
-            f"process {other} found other data, another checkpoint or other initial weights than process 0; let all "
-            "machines see the same files (data, preprocess.store, output), with the same versions installed"
-        )
-
-
-def _prepare(config: Config, folder: RunFolder, quiet: bool, *, save: bool, version: int) -> Prepared:
-    """Prepare the data, and write down the configuration, split and range that the run has from now on."""
-    split, coverage = (path if path.exists() else None for path in (folder.split, folder.coverage))
+    keep = folder.has_trained() or not save
+    split, coverage = (path if path.exists() and keep else None for path in (folder.split, folder.coverage))
     cases = find_cases(config, quiet=quiet)
     if save:
         warn_before_the_work(config, cases, split)
     how = {"saved_coverage": coverage, "paired": engine_class(config).paired, "quiet": quiet, "version": version}
     prepared = prepare(config, cases, split, **how)
     if not prepared.split.test:  # said now, not after hours of training
-        raise UserError("the split has no test subject; set split.test to 1 or more")
+        where = f"name some in split.file, {config.split.file}" if config.split.file else "set split.test to 1 or more"
+        raise UserError(f"the split has no test subject; {where}")
     if save:
-        folder.save_config(config)
+        folder.save_config(config, [f"{name}: {text}" for name, text in history_texts(opening.history).items()])
         atomic_text(folder.split, json_text(split_to_json(prepared.split)))
         if config.preprocess.coverage_mm != "all":
             atomic_text(folder.coverage, json_text(coverage_json(prepared.coverage)))
@@ -197,8 +197,14 @@ def _log_inputs(sitting: Sitting) -> None:
 
 
 def _train(sitting: Sitting, state: dict | None, interruption: Interruption) -> None:
-    """Train what is still to be trained."""
+    """Train what is still to be trained.
+
+    Raises:
+        NotFinite: losses or weights were no numbers; the message says what to change, and where.
+    """
     config = sitting.config
+    if sitting.world.first:
+        take_back_the_end(sitting.folder.record, trains=True)
     banks = {contrast: SliceBank(sitting.prepared.stored[contrast]) for contrast in config.contrasts}
     slices = _slices(sitting, banks)
     if sitting.world.first:
@@ -208,17 +214,20 @@ def _train(sitting: Sitting, state: dict | None, interruption: Interruption) -> 
         observers = NOBODY
     if state is not None:  # after all that might draw random numbers
         restore_random_state(state["random"])
-    train(
-        sitting.engine,
-        slices,
-        sitting.schedule,
-        sitting.position,
-        replace(observers, begin=partial(sitting.world.seed, config.seed)),
-        device=sitting.device,
-        interruption=interruption,
-        world=sitting.world,
-        step=CapturedStep(sitting.engine) if config.training.cuda_graph else None,
-    )
+    try:
+        train(
+            sitting.engine,
+            slices,
+            sitting.schedule,
+            sitting.position,
+            replace(observers, begin=partial(sitting.world.seed, config.seed)),
+            device=sitting.device,
+            interruption=interruption,
+            world=sitting.world,
+            step=CapturedStep(sitting.engine) if config.training.cuda_graph else None,
+        )
+    except NotFinite as error:
+        raise NotFinite(f"{error}; {advice_after_no_number(config, sitting.folder, sitting.position)}") from error
 
 
 def _observers(sitting: Sitting, validation: Validation) -> Observers:
@@ -286,13 +295,10 @@ def _save(sitting: Sitting, position: dict, best: bool) -> None:
     """Write a checkpoint: all that a bitwise resume needs, and all that a translation needs.
 
     Raises:
-        UserError: a weight is not finite: an earlier checkpoint must not be replaced by such a one.
+        NotFinite: a weight is not finite: an earlier checkpoint must not be replaced by such a one.
     """
     if not all_finite_weights(sitting.engine.networks().values()):
-        raise UserError(
-            f"training stopped at step {position['step']}: weights are no longer finite; the last good checkpoint is "
-            "kept; lower training.learning_rate, or use precision bf16 or float32"
-        )
+        raise NotFinite(f"training stopped at step {position['step']}: weights are no longer finite")
     state = {
         "config": sitting.config.model_dump(mode="json"),
         "chain_version": sitting.reader.settings.get("version", 1),
@@ -304,5 +310,6 @@ def _save(sitting: Sitting, position: dict, best: bool) -> None:
         "position": position,
         "random": random_state(),
         "mlflow_run_id": sitting.tracker.run_id,
+        "history": sitting.history,
     }
     sitting.folder.checkpoints.save(state, best=best)

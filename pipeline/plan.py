@@ -20,6 +20,8 @@ from pipeline.plan_time import time_text
 from pipeline.runs.contrast_warnings import warn_of_headers
 from pipeline.runs.folder import open_run_folder
 from pipeline.runs.prepare import find_cases, split_cases, warn_of_the_lone
+from pipeline.training.history import start_text
+from pipeline.training.start import read_start
 from pipeline.work_estimate import work_line
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ def print_plan(config: Config, *, verbose: bool = False) -> None:
     from pipeline.training.schedule import schedule_of, warn_of_lost_rate
 
     saved = open_run_folder(config).split  # refuses one that holds another run; makes none
+    start = read_start(config)
     cases = planned_cases(config)
     split = split_cases(config, cases, saved if saved.exists() else None)
     warn_of_headers(config, cases, split)
@@ -54,6 +57,8 @@ def print_plan(config: Config, *, verbose: bool = False) -> None:
     needs, memory = planned_disk(config, split, engine), _memory(config, engine)
     parameters = {name: _count(network) for name, network in engine.networks().items()}
     say(f"{config.name}: {config.data.source} data → {config.folder}\n")
+    if start is not None:
+        say(f"weights    of {start_text(start.record)}\n")
     rows = _split_rows(config, split, engine.paired)
     say(table(["split", "contrast", "subjects", "images", "slices (estimate)"], rows))
     say()

@@ -9,6 +9,7 @@ from pipeline.console import guarded
 from pipeline.distributed import launched
 from pipeline.errors import EXIT_DONE
 from pipeline.runs.folder import open_run_folder
+from pipeline.training.start import require_start
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_DONE
     if launched().size == 1:
         open_run_folder(config)  # refuses at once, not after the imports that follow, what holds another run
+        require_start(config)
     from pipeline.tracking.mlflow_settings import configure_mlflow
 
     configure_mlflow()  # first, for MONAI imports MLflow, which asks for its settings then

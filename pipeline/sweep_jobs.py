@@ -17,6 +17,7 @@ from pipeline.config.schema import Config
 from pipeline.console import say, warn
 from pipeline.errors import Stopped, UserError
 from pipeline.interruption import handled
+from pipeline.training.start import require_start
 
 COMMAND = (sys.executable, "-m", "pipeline.run")
 POLL_S = 0.1
@@ -70,6 +71,7 @@ def plan(configs: Sequence[Path], overrides: Sequence[str], output: Path | None,
             config = load_config(path, overrides)
             if output is not None:
                 config = config.model_copy(update={"output": output / config.name})
+            require_start(config)
         except UserError as error:
             problems.append(str(error))
             continue

@@ -22,6 +22,7 @@ FOUNDATION = (
     "pipeline.files",
     "pipeline.hardware",
     "pipeline.interruption",
+    "pipeline.progress",
     "pipeline.workers",
 )
 # What each package may import besides the foundation: those below it, and no other.

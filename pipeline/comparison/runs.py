@@ -166,6 +166,10 @@ def load_run(path: Path) -> FinishedRun:
         raise UserError(
             f"{path}: its scores.json is of another version or damaged ({error!r}); run again: {_command(folder)}"
         ) from error
+    if run.record.get("scores_outdated"):
+        raise UserError(
+            f"{path}: not finished, for it trained on since it was scored; run its command again: {_command(folder)}"
+        )
     if not any(RANKING in run.by_scan.get((*way, MODEL), {}) for way in run.ways):
         raise UserError(f"{path}: its test subjects have no pairs, so nothing says which translation is better")
     return run

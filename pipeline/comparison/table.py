@@ -11,6 +11,7 @@ from pipeline.comparison.statistics import Difference, holm, paired_difference
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL
 from pipeline.metrics.protocols import summarise
 from pipeline.tracking.mlflow_run import flatten
+from pipeline.training.history import extension_text, start_text
 
 FEWEST_FOR_SIGNIFICANCE = 6  # subjects: 2/2⁶ is the first below 0.05
 RUN, BOUND, BASELINE = "run", "paired bound", "baseline"
@@ -242,6 +243,10 @@ def _about_runs(runs: Sequence[FinishedRun]) -> list[str]:
     for run in runs:
         if warned := run.record.get("warnings"):
             notes.append(f"{run.label} was warned of in training, and it still stood at the end: {'; '.join(warned)}.")
+        if start := run.record.get("started_from"):
+            notes.append(f"{run.label} began from the weights of {start_text(start)}; its steps come on top.")
+        for extension in run.record.get("extensions", []):
+            notes.append(f"{run.label} was {extension_text(extension)}: not what so many epochs from the start give.")
     bounds = [run.label for run in runs if run.is_bound]
     if bounds and len(bounds) < len(runs):
         others = _home_of_baselines(runs)

@@ -18,6 +18,11 @@ def _of_training(config: Config) -> Iterator[str]:
     training = config.training
     if training.precision == "fp16" and config.device == "cpu":
         yield "training.precision = 'fp16': needs a GPU; use bf16 or float32 on the CPU"
+    if str(training.start_from).startswith(("runs:/", "models:/")):
+        yield (
+            f"training.start_from = {training.start_from}: MLflow has translators alone, without the discriminators; "
+            "give a run's folder or one of its checkpoints"
+        )
     if training.slices_on_device and training.loader_workers:
         yield f"training.loader_workers = {training.loader_workers}: must be 0 with training.slices_on_device"
     if training.cuda_graph:

@@ -197,6 +197,21 @@ class AdversarialEngine(ABC):
         if self.average is not None:
             self.average.share.count.fill_(state["averaged_steps"])
 
+    def learnt(self) -> dict[str, object]:
+        """Return, by the names of `state_dict`, what another run with the same networks can begin from."""
+        return self.networks()
+
+    def load_learnt(self, state: dict) -> None:
+        """Take over what another run learnt, of its state: no optimiser, pool, count or random stream.
+
+        Where it kept no average of the generators, one that is kept here begins with their weights.
+        """
+        for name, part in self.learnt().items():
+            part.load_state_dict(state[name])
+        if self.average is not None:
+            self.average.networks.load_state_dict(state.get("averaged", self.generators.state_dict()))
+            self.average.share.count.fill_(state["averaged_steps"])
+
     def streams(self) -> list[torch.Generator]:
         """Return the method's own random generators."""
         return [part.generator for part in self.kept().values() if hasattr(part, "generator")]

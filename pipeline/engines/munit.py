@@ -84,6 +84,10 @@ class Munit(AdversarialEngine):
         """See `AdversarialEngine.kept`."""
         return {"random": self.random, **{f"style_{name}": styles for name, styles in self.styles.items()}}
 
+    def learnt(self) -> dict[str, object]:
+        """See `AdversarialEngine.learnt`: the mean styles, without which there is no translation, go along."""
+        return {**super().learnt(), **{f"style_{name}": styles for name, styles in self.styles.items()}}
+
     def translators(self) -> dict[str, nn.Module]:
         """See `Engine.translators`: content of the other contrast, and the style of the target."""
         translators = _translators(self.best_generators())

@@ -60,9 +60,11 @@ def finish(sitting: Sitting) -> None:
         viewer=viewer,
         uncertainty=folder.uncertainty if judge.curves else None,
         training_warnings=warnings,
+        history=sitting.history,
     )
-    for warning in warnings:
-        say(f"warned during training: {warning.title}: {warning.what_was_seen}")
+    if warnings:
+        seen = "; ".join(f"{warning.title}: {warning.what_was_seen}" for warning in warnings)
+        say(f"warned during training, what to do stands in the report: {seen}")
     tracker.log_metrics(_final_metrics(scores), sitting.position.step)
     for path in [*files, *gifs.values(), curves, folder.report, *(volume.mosaic for volume in volumes)]:
         tracker.log_artifact(path, "mosaics" if path.parent == folder.mosaics else None)
@@ -80,7 +82,15 @@ def finish(sitting: Sitting) -> None:
         score=score_of(chosen.stem, sitting.position.best_score),
     )
     standing = [f"{warning.title}: {warning.what_was_seen}" for warning in warnings if warning.cleared is None]
-    write_run_record(folder.record, config, sitting.engine, sitting.position, sitting.device, warnings=standing)
+    write_run_record(
+        folder.record,
+        config,
+        sitting.engine,
+        sitting.position,
+        sitting.device,
+        warnings=standing,
+        history=sitting.history,
+    )
     tracker.log_artifact(folder.record)
 
 

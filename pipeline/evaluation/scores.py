@@ -28,6 +28,11 @@ ABOUT = {protocol.name: protocol.about for protocol in (OWN, *PUBLISHED.values()
     "of expected and observed error in ten equally filled bins; ± is the sample SD over subjects",
 }
 
+SHORT_ABOUT = {  # on the terminal, where the report has the whole of it
+    OWN.name: "± is the sample SD over subjects; data range 2; Dice of dark, middle and bright tissue; slices: how "
+    "much neighbours differ, 1 as much as the real target's; report.html says more",
+    UNCERTAINTY: "calibrated on validation subjects; calibration error: mean distance of expected and observed error",
+}
 SHORT_HEADINGS = HEADINGS | {"slice_ratio": "slices", "dice": "Dice"}  # for seven figures to fit a terminal
 
 
@@ -141,12 +146,19 @@ class Scores:
         return [folder / name for name in ("scores.csv", "scores_by_subject.csv", "scores.json")]
 
     def text(self) -> str:
-        """Return the tables for the terminal: a figure's mean ± SD for each direction and system, by protocol."""
+        """Return the tables for one screen: a figure's mean ± SD for each direction and system.
+
+        Published protocols are named, and have their tables in the files and the report.
+        """
         rows = self.summary()
+        protocols = list(dict.fromkeys(row.protocol for row in rows))
         parts = []
-        for protocol in dict.fromkeys(row.protocol for row in rows):
+        for protocol in (name for name in protocols if name not in PUBLISHED):
             shown = [row for row in rows if row.protocol == protocol and _shown(row)]
-            parts.append(f"{_title(protocol)}\n{_text_table(shown)}\n({ABOUT[protocol]})")
+            parts.append(f"{_title(protocol)}\n{_text_table(shown)}\n({SHORT_ABOUT.get(protocol, ABOUT[protocol])})")
+        published = [name for name in protocols if name in PUBLISHED]
+        if published:
+            parts.append(f"The protocols of {', '.join(published)} have their tables in report.html and scores.csv.")
         notes = [f"note: {note}" for note in self.notes]
         failed = [f"left out: {subject}: {reason}" for subject, reason in self.failures.items()]
         return "\n\n".join([*parts, *(["\n".join(notes + failed)] if notes or failed else [])])

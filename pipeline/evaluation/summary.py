@@ -29,6 +29,7 @@ from pipeline.report.scores import ScoreTable
 from pipeline.report.viewer import NOT_FETCHED, Viewer, is_fetched
 from pipeline.runs.folder import RunFolder, resolved_yaml
 from pipeline.runs.prepare import Prepared
+from pipeline.training.history import history_texts
 from pipeline.training.position import Position
 from pipeline.training.watch import TrainingWarning
 
@@ -48,6 +49,7 @@ def write_summary(
     viewer: Viewer | None = None,
     uncertainty: Path | None = None,
     training_warnings: Sequence[TrainingWarning] = (),
+    history: Mapping[str, object] | None = None,
 ) -> None:
     """Write the run's report.html; without a viewer, it says where one comes from; `uncertainty` is a picture."""
     phantom = config.data.source == "phantom"
@@ -86,7 +88,7 @@ def write_summary(
         split_rows=_split_rows(config, prepared),
         split_subjects=_split_subjects(config, prepared),
         config_yaml=resolved_yaml(config),
-        provenance=_provenance(config, position, engine),
+        provenance=_provenance(config, position, engine) | history_texts(history or {}),
         how_to=_how_to(config, folder),
         notes=scores.notes,
     )
@@ -273,14 +275,25 @@ def _arrow(direction: str) -> str:
     return direction.replace("_to_", " → ")
 
 
-def last_lines(folder: RunFolder, how_to_open: str, seconds: float) -> str:
-    """Return a run's last words: where everything is and how to open it."""
+def what_was_done(position: Position, steps_before: int, seconds: float) -> str:
+    """Say what a sitting did: that it trained, or that it only evaluated what was trained before."""
+    trained = position.step - steps_before
+    if not trained:
+        done = f"evaluated and reported in {seconds / 60:.1f} min"
+        return f"nothing was left to train after step {position.step:,}; {done}"
+    skipped = f", {position.bad_steps:,} of them skipped" if position.bad_steps else ""
+    total = f" of {position.step:,}" if steps_before else ""
+    return f"trained {trained:,}{total} steps{skipped} and evaluated in {seconds / 60:.1f} min"
+
+
+def last_lines(folder: RunFolder, how_to_open: str, done: str) -> str:
+    """Return a run's last words: what was done, where everything is and how to open it."""
     gifs = ", ".join(str(path) for path in sorted(folder.path.glob("training_*.gif")))
     volumes = "NIfTI, on each source's grid; open with any viewer" if any(folder.translated.glob("*.nii.gz")) else "PNG"
     translated = f"  translated  {folder.translated}/   ({volumes})"
     return "\n".join(
         [
-            f"done in {seconds / 60:.1f} min",
+            done,
             f"  report      {folder.report}   (open it in a browser)",
             f"  training    {gifs}",
             *([translated] if folder.translated.exists() else []),

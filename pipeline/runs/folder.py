@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.config.schema import Config
+from pipeline.console import one_line
 from pipeline.errors import UserError
 from pipeline.files import atomic_text, make_folder, writing_to
 
@@ -30,6 +31,10 @@ FREE = (
     "training.cuda_graph", "training.slices_on_device",
     "preprocess.processes", "preprocess.store", "preprocess.on_bad_volume", "split.file",
 )  # fmt: skip
+# Settings that may change though they decide what is learnt: how many epochs of either kind there are. What is trained
+# stays as it is, the rest follows the new schedule (`pipeline.training.history`).
+SCHEDULE = ("training.epochs", "training.decay_epochs")
+HEADING = "Resolved configuration of this run"  # the first line of a config.yaml that a run wrote
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,15 @@ class RunFolder:
 
         return CheckpointFolder(self.path / "checkpoints")
 
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint to go on from, readable or not."""
+        return any((self.path / "checkpoints" / name).exists() for name in ("latest.pt", "previous.pt"))
+
+    def has_trained(self) -> bool:
+        """Whether anything was trained here that another configuration would spoil."""
+        results = (self.path / "checkpoints" / "best.pt", self.scores, self.record)
+        return self.has_checkpoint() or any(path.exists() for path in results)
+
     def evaluated(self, wanted: str) -> Path:
         """Return the checkpoint that is evaluated where the configuration wants "best" or "latest"."""
         best = self.checkpoints.best
@@ -160,12 +174,12 @@ class RunFolder:
             return False
         return done and self.scores.is_file() and self.report.is_file()
 
-    def save_config(self, config: Config) -> None:
-        """Write the resolved configuration, which a later sitting compares with its own."""
+    def save_config(self, config: Config, notes: Iterable[str] = ()) -> None:
+        """Write the resolved configuration, which a later sitting compares with its own; notes become comments."""
         command = f"python -m pipeline.run {shlex.quote(str(self.config))}"
-        atomic_text(
-            self.config, f"# Resolved configuration of this run; `{command}` continues it.\n{resolved_yaml(config)}"
-        )
+        heading = [f"{HEADING}; `{command}` continues it.", *notes]
+        comments = "".join(f"# {one_line(line)}\n" for line in heading)
+        atomic_text(self.config, f"{comments}{resolved_yaml(config)}")
 
 
 def fingerprint(config: Config) -> str:
@@ -187,6 +201,8 @@ def json_text(content: object) -> str:
 def open_run_folder(config: Config) -> RunFolder:
     """Return the run's folder; what an earlier sitting left there is continued if its configuration is the same.
 
+    The number of epochs may be another (`SCHEDULE`), and where nothing was trained yet, everything.
+
     Raises:
         UserError: the folder holds a run of another configuration, or something else altogether.
     """
@@ -197,19 +213,21 @@ def open_run_folder(config: Config) -> RunFolder:
         if folder.path.exists() and any(entry.name != ".lock" for entry in folder.path.iterdir()):
             raise UserError(f"{folder.path}: holds files that are not of a run; choose another output, or empty it")
         return folder
+    if not folder.has_trained() and _is_ours(folder.config):
+        return folder
     earlier = _read_config(folder.config)
     present = json.loads(json.dumps(config.model_dump(mode="json")))
     different = [
         f"{key}: {earlier_value!r} there, {value!r} now"
-        for key, earlier_value, value in _differences(earlier, present)
+        for key, earlier_value, value in differing_keys(earlier, present)
         if not _is_free(key, config)
     ]
     if different:
-        raise UserError(
-            "\n  ".join(
-                [f"{folder.path}: holds a run of another configuration; set output=…, or move it away", *different]
-            )
+        weights = (
+            f" (there training.start_from={folder.path} begins from its weights)" if folder.has_checkpoint() else ""
         )
+        what = f"{folder.path}: holds a run of another configuration; set output=…{weights}, or move it away"
+        raise UserError("\n  ".join([what, *different]))
     return folder
 
 
@@ -217,7 +235,16 @@ def _is_free(key: str, config: Config) -> bool:
     """Whether a setting may change between sittings; how pairs are registered may not where they are trained on."""
     if key == "evaluation.register_pairs" and config.split.pairing == "paired":
         return False
-    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+    return any(key == free or key.startswith(f"{free}.") for free in (*FREE, *SCHEDULE))
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether `RunFolder.save_config` wrote a configuration, so that no file of the user's is taken for it."""
+    try:
+        with path.open(encoding="utf-8") as stream:
+            return stream.readline().startswith(f"# {HEADING}")
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _read_config(path: Path) -> dict:
@@ -233,7 +260,7 @@ def _read_config(path: Path) -> dict:
         return content
 
 
-def _differences(first: object, second: object, key: str = "") -> list[tuple[str, object, object]]:
+def differing_keys(first: object, second: object, key: str = "") -> list[tuple[str, object, object]]:
     """Return (key, value in first, value in second) for every leaf in which two nested dictionaries differ."""
     if not (isinstance(first, dict) and isinstance(second, dict)):
         return [] if first == second else [(key, first, second)]
@@ -241,5 +268,5 @@ def _differences(first: object, second: object, key: str = "") -> list[tuple[str
     return [
         found
         for name in keys
-        for found in _differences(first.get(name), second.get(name), f"{key}.{name}" if key else name)
+        for found in differing_keys(first.get(name), second.get(name), f"{key}.{name}" if key else name)
     ]

@@ -6,9 +6,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pipeline.console import warn
+from pipeline.console import warn_below_bars
 from pipeline.errors import UserError
 from pipeline.training.position import Position
+
+NAMED = 3  # skipped steps that a warning names each; of those that follow, the 10th, the 100th, …
+POWERS = {10**power for power in range(1, 10)}
+
+
+class NotFinite(UserError):
+    """Training ran into numbers that are not finite; what to do depends on the run's folder (`training.remedy`)."""
 
 
 class Ledger:
@@ -32,7 +39,7 @@ class Ledger:
         """Bring the position up to its latest step; name the steps that the engine skipped.
 
         Raises:
-            UserError: too many in a row were skipped.
+            NotFinite: too many in a row were skipped.
         """
         if self._unread:
             unread, self._unread = self._unread, []
@@ -48,9 +55,10 @@ class Ledger:
             return
         self.position.bad_steps += 1
         self.position.bad_in_a_row += 1
-        warn(f"\nwarning: step {step}: {bad} not finite; the step was skipped")
+        count = self.position.bad_steps
+        if count <= NAMED or count in POWERS:
+            more = {NAMED: "; of further ones, the 10th, 100th, … are named"}.get(count, "")
+            total = f"; {count:,} so far" if count > NAMED else more
+            warn_below_bars(f"warning: step {step}: {bad} not finite; the step was skipped{total}")
         if self.position.bad_in_a_row >= self.limit:
-            raise UserError(
-                f"training stopped at step {step}: {self.limit} losses in a row were not finite ({bad}); the last "
-                "good checkpoint is kept; lower training.learning_rate, or use precision bf16 or float32"
-            )
+            raise NotFinite(f"training stopped at step {step}: {self.limit} losses in a row were not finite ({bad})")

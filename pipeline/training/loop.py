@@ -95,12 +95,12 @@ def train(
 
     Raises:
         Stopped: a signal came; the step under way was finished and a checkpoint written.
-        UserError: the loss was not finite `max_bad_steps` times in a row, or a loader's worker died; the last good
-            checkpoint stays.
+        NotFinite: the loss was not finite `max_bad_steps` times in a row; the last good checkpoint stays.
+        UserError: a loader's worker died; so does it.
     """
     if position.step == 0:
         observers.sample(0, 0)
-    make_step = step or engine.step
+    make_step, saved = step or engine.step, position.step > 0  # a run that goes on does so from a checkpoint
     saved_at, ledger = time.monotonic(), Ledger(position, schedule.max_bad_steps)
     with explaining_workers(schedule.loader_workers), observers.bar(position.step, schedule.steps) as bar:
         for epoch in range(position.epochs, schedule.epochs):
@@ -125,13 +125,13 @@ def train(
                 position.seconds += time.monotonic() - started
                 if asked and not position.bad_in_a_row:  # what follows a bad step is not saved
                     observers.save(asdict(position), False)
-                    saved_at = time.monotonic()
+                    saved_at, saved = time.monotonic(), True
                 if asked > 1:
-                    _stop(asked // 2, position)
+                    _stop(asked // 2, position, saved)
             _end_epoch(epoch + 1, schedule, position, observers)
-            saved_at = time.monotonic()
+            saved_at, saved = time.monotonic(), saved or not position.bad_in_a_row
             if signal_number := world.greatest(interruption.signal_number or 0):
-                _stop(signal_number, position)
+                _stop(signal_number, position, saved)
 
 
 def _log(position: Position, rates: Mapping[str, float], observers: Observers, bar: object) -> None:
@@ -178,8 +178,11 @@ def _end_epoch(epochs: int, schedule: Schedule, position: Position, observers: O
         observers.save(asdict(position), best)
 
 
-def _stop(signal_number: int, position: Position) -> None:
-    bad = position.bad_in_a_row > 0
-    kept = "its loss was not finite, so the last good checkpoint is kept" if bad else "saved"
-    reason = f"{signal.Signals(signal_number).name} after step {position.step}; {kept}"
-    raise Stopped(signal_number, f"{reason}; the same command goes on from there")
+def _stop(signal_number: int, position: Position, saved: bool) -> None:
+    """Raise `Stopped`, and say what remains: the step, the checkpoint before a bad one, or nothing (not `saved`)."""
+    kept = "saved; the same command goes on from there"
+    if position.bad_in_a_row and saved:
+        kept = "its loss was not finite, so the last good checkpoint is kept; the same command goes on from there"
+    elif position.bad_in_a_row:
+        kept = "its loss was not finite, so nothing is saved yet; the same command begins anew"
+    raise Stopped(signal_number, f"{signal.Signals(signal_number).name} after step {position.step}; {kept}")

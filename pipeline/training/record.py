@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -29,6 +29,7 @@ def write_run_record(
     device: torch.device,
     *,
     warnings: Sequence[str] = (),
+    history: Mapping[str, object] | None = None,
 ) -> None:
     """Write steps, seconds, numbers of parameters and the machine, and that all of the run is done: the last thing.
 
@@ -37,7 +38,7 @@ def write_run_record(
     weights that the two share once: not MUNIT's style encoders, which only a style of the user's own needs.
     `parameters` counts each trained network whole. The machine is that of the last sitting that trained: evaluating
     anew elsewhere does not change it. `configuration` is what `RunFolder.is_finished` looks for, `warnings` what
-    training warned of that still stood at its end.
+    training warned of that still stood at its end. What `pipeline.training.history` keeps stands there too.
     """
     seconds = round(position.seconds, 3)
     content = {
@@ -58,6 +59,7 @@ def write_run_record(
         "torch": torch.__version__,
         "warnings": list(warnings),
         "configuration": fingerprint(config),
+        **(history or {}),
     }
     earlier = _earlier(path)
     if (earlier.get("steps"), earlier.get("seconds")) == (position.step, seconds):
@@ -65,11 +67,16 @@ def write_run_record(
     atomic_text(path, json_text(content))
 
 
-def take_back_the_end(path: Path) -> None:
-    """Let a record no longer say that all of the run is done, for some of it is about to be done anew."""
+def take_back_the_end(path: Path, *, trains: bool = False) -> None:
+    """Let a record no longer say that all of the run is done, for some of it is about to be done anew.
+
+    Args:
+        path: Of the record; where none is, none is made.
+        trains: Whether the networks themselves change, so that scores beside the record are those of earlier ones.
+    """
     earlier = _earlier(path)
-    if earlier.pop("configuration", None) is not None:
-        atomic_text(path, json_text(earlier))
+    if earlier.pop("configuration", None) is not None or (trains and earlier):
+        atomic_text(path, json_text({**earlier, **({"scores_outdated": True} if trains else {})}))
 
 
 def _earlier(path: Path) -> dict:

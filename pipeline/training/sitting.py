@@ -1,6 +1,6 @@
 """What one process holds of a run while it works on it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from pipeline.engines.protocol import Engine
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import Prepared
 from pipeline.tracking.tracker import Tracker
+from pipeline.training.history import History
 from pipeline.training.loop import Schedule
 from pipeline.training.position import Position
 from pipeline.training.schedule import schedule_of
@@ -35,6 +36,7 @@ class Sitting:
         device: Where the networks are.
         quiet: Whether to leave out progress bars.
         world: The processes that train together.
+        history: What the training came from.
     """
 
     config: Config
@@ -47,6 +49,7 @@ class Sitting:
     device: torch.device
     quiet: bool
     world: World = ALONE
+    history: History = field(default_factory=dict)
 
     def translators(self) -> dict[str, nn.Module]:
         """Return the networks that translate, as they are now, by target contrast."""

@@ -121,7 +121,10 @@ class Validation:
                 label = scan.name if isinstance(scan, Case) else case.subject
                 self.by_target[self._other(case.contrast)].append(FixedSlices.from_arrays(label, arrays))
         if not all(self.by_target.values()):
-            raise UserError("no validation subject could be read; raise split.validation, or look at the reasons above")
+            raise UserError(
+                "no validation subject could be read, for the reasons above: restore them or, where nothing is trained "
+                "yet, let others validate (split.validation, split.file)"
+            )
 
     def scores(self, translators: Mapping[str, nn.Module]) -> dict[str, float]:
         """Return PSNR and SSIM by direction, inside the head, averaged over subjects; and "validation/score".

@@ -45,16 +45,16 @@ DETECTORS = {  # by the name of its metric
         INVERTED_BELOW,
         True,
         "brightens from surface to centre where the target contrast darkens",
-        "look at the sample pictures; if bright and dark are exchanged, lower the identity loss, give the "
-        "discriminators a larger field of view, or begin again from another seed",
+        "look at the sample pictures; if bright and dark are exchanged, begin again in a new output, with a lower "
+        "identity loss, a larger field of view of the discriminators, or another seed",
     ),
     "spatial_shift_mm": Detector(
         "spatial shift",
         SHIFTED_ABOVE_MM,
         False,
         "has its edges beside those of the source",
-        "measure no positions in these translations: a cycle forgives a shift that its way back undoes; raise the "
-        "identity loss, or begin again from another seed",
+        "measure no positions in these translations: a cycle forgives a shift that its way back undoes; begin again in "
+        "a new output, with a higher identity loss or another seed",
         " mm",
     ),
     "identity_collapse": Detector(
@@ -62,15 +62,16 @@ DETECTORS = {  # by the name of its metric
         COPIED_BELOW,
         True,
         "changes the source less than half as much as it must to look like the target contrast",
-        "train longer; lower the identity loss and the cycle's weight, or raise the discriminators' learning rate",
+        "train longer (training.epochs); or begin again in a new output, with lower weights of the identity loss and "
+        "the cycle, or a higher learning rate of the discriminators",
     ),
     "mode_collapse": Detector(
         "mode collapse",
         COLLAPSED_BELOW,
         True,
         "is much the same picture whatever the source",
-        "go back to an earlier checkpoint; lower the learning rate, the discriminators' above all, or raise the "
-        "cycle's weight",
+        "begin again in a new output, from an earlier checkpoint (training.start_from) or anew, with a lower learning "
+        "rate, the discriminators' above all, or a higher weight of the cycle",
     ),
 }
 

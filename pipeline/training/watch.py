@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.console import warn
+from pipeline.console import warn_below_bars
 from pipeline.data.loader import SliceBank
 from pipeline.metrics.baselines import histogram_quantiles
 from pipeline.metrics.detectors import Cohort, depth_layers, depth_profile, spread
@@ -119,17 +119,20 @@ class Watch:
 
     def __call__(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Judge the validation after an epoch."""
+        news = []
         for key in self._judge(metrics, epoch):
             warning = self.warnings[key]
-            stands = warning.cleared is None
+            told = (key, warning.cleared is None)
             self.tag({f"warning.{'.'.join(key)}": warning.what_was_seen})
-            if (key, stands) in self._told:
-                continue
-            self._told.add((key, stands))
-            text = f"{warning.title}: {warning.what_was_seen}"
-            warn(
-                f"\nwarning: {text}: the translation {warning.means}; {warning.first.advice}" if stands else f"\n{text}"
-            )
+            if told not in self._told:
+                self._told.add(told)
+                news.append(warning)
+        for name in dict.fromkeys(warning.first.name for warning in news if warning.cleared is None):
+            standing = [warning for warning in news if warning.first.name == name and warning.cleared is None]
+            text = "; ".join(f"{warning.title}: {warning.what_was_seen}" for warning in standing)
+            warn_below_bars(f"warning: {text}: the translation {standing[0].means}; {standing[0].first.advice}")
+        if cleared := [f"{warning.title}: {warning.what_was_seen}" for warning in news if warning.cleared is not None]:
+            warn_below_bars("; ".join(cleared))
 
     def _judge(self, metrics: Mapping[str, float], epoch: int) -> list[tuple[str, str]]:
         """Bring the warnings up to date, and return which of them came, came back or were cleared."""

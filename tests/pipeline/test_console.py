@@ -9,7 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.console import guarded, on_one_line, one_line, progress, say, table, warn, warnings_as_lines
+from pipeline.console import (
+    bar,
+    guarded,
+    on_one_line,
+    one_line,
+    progress,
+    say,
+    table,
+    warn,
+    warn_below_bars,
+    warnings_as_lines,
+)
 from pipeline.errors import Stopped, UserError
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +45,8 @@ def door_that(ending):
         (UserError("x.yaml: wrong; mend it"), 2, "error: x.yaml: wrong; mend it\n"),
         (Stopped(15, "SIGTERM after step 3; saved"), 143, "stopped: SIGTERM after step 3; saved\n"),
         (Stopped(2, "SIGINT after step 3; saved"), 130, "stopped: SIGINT after step 3; saved\n"),
-        (KeyboardInterrupt(), 130, "stopped: interrupted before there was anything to save\n"),
+        (KeyboardInterrupt(), 130, "stopped: SIGINT; the same command does what is left\n"),
+        (KeyboardInterrupt("SIGINT again; not saved"), 130, "stopped: SIGINT again; not saved\n"),
         (SystemExit(0), 0, ""),
         (SystemExit(2), 2, ""),
     ],
@@ -198,4 +210,61 @@ def test_progress_hands_the_items_on_and_is_silent_when_told(capsys):
     assert list(progress(iter("abc"), total=3, quiet=True)) == ["a", "b", "c"]
     assert capsys.readouterr().err == ""
     assert list(progress(range(3), title="slices", unit="vol")) == [0, 1, 2]
-    assert "slices" in capsys.readouterr().err
+    assert capsys.readouterr().err == ""  # no terminal, and quickly done
+
+
+class Terminal(io.StringIO):
+    """A standard error that is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_has_a_bar_and_warnings_on_lines_of_their_own_below_it(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr("sys.stderr", stream)
+    for _ in progress(range(3), title="slices", unit="vol"):
+        warn_below_bars("trouble")
+    assert "slices: 100%" in stream.getvalue() and "\r" in stream.getvalue()
+    assert stream.getvalue().count("\ntrouble\n") == 3
+
+
+def test_without_a_terminal_long_work_is_at_most_ten_lines(monkeypatch, capsys):
+    monkeypatch.setattr("pipeline.progress.APART_S", 0.0)
+    assert len(list(progress(range(1000), title="slices", unit="vol"))) == 1000
+    lines = capsys.readouterr().err.splitlines()
+    assert [int(line.split()[1]) for line in lines] == list(range(100, 1001, 100))
+    assert lines[0].startswith("slices: 100 of 1000 vol, 00:00 gone, ")
+    with bar(initial=50, total=100, desc="training", unit="step") as training:
+        for _ in range(50):
+            training.set_postfix({"cycle": "1.00"}, refresh=False)
+            training.update()
+    lines = capsys.readouterr().err.splitlines()
+    assert [int(line.split()[1]) for line in lines] == [60, 70, 80, 90, 100]
+    assert all(line.endswith(", cycle=1.00") for line in lines)
+    assert list(progress(iter(range(100)), title="files")) == list(range(100))  # nobody knows how many
+    assert [int(line.split()[1]) for line in capsys.readouterr().err.splitlines()] == [1, 2, 4, 8, 16, 32, 64]
+
+
+def test_without_a_terminal_lines_come_a_minute_apart_and_warnings_have_no_empty_line(monkeypatch, capsys):
+    assert len(list(progress(range(1000)))) == 1000
+    warn_below_bars("trouble")
+    assert capsys.readouterr().err == "trouble\n"
+
+
+def test_a_command_gives_a_warning_once_and_says_how_often_it_would_have(capsys):
+    @guarded
+    def main(argv=None):
+        for name in "aba":
+            warn(f"warning: {name}")
+            warn("no warning")
+        return 0
+
+    for _ in range(2):  # each command for itself
+        assert main() == 0
+        assert capsys.readouterr().err.splitlines() == [
+            "warning: a", "no warning", "warning: b", "no warning", "no warning", "2 times: warning: a",
+        ]  # fmt: skip
+    warn("warning: a")
+    warn("warning: a")  # outside a command nothing is kept back
+    assert capsys.readouterr().err == "warning: a\nwarning: a\n"

@@ -174,11 +174,16 @@ def test_the_report_names_the_subjects_and_asks_nothing_of_the_network(first, fo
 
 def test_the_last_lines_say_where_everything_is(first):
     *_, done, report, training, translated, tracking = first.printed.strip().splitlines()
-    assert done.startswith("done in ")
+    assert done.startswith("trained 8 steps and evaluated in ")
     assert report.split() == ["report", "runs/tiny/report.html", "(open", "it", "in", "a", "browser)"]
     assert training.split() == ["training", "runs/tiny/training_T1_to_T2.gif,", "runs/tiny/training_T2_to_T1.gif"]
     assert translated.startswith("  translated  runs/tiny/translated/   (NIfTI")
     assert "mlflow ui" in tracking and first.run.info.run_id in tracking
+
+
+def test_repeating_a_finished_run_says_that_it_only_evaluated(second):
+    done = second.printed.strip().splitlines()[-5]
+    assert done.startswith("nothing was left to train after step 8; evaluated and reported in ")
 
 
 # ── MLflow ──────────────────────────────────────────────────────────────────────────────────────────────────

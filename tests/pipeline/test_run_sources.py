@@ -205,5 +205,5 @@ def test_a_run_without_a_test_subject_is_refused_before_it_trains(place, cohort,
         json.dumps({"train": {"T1": ["1"], "T2": ["3"]}, "validation": ["5"], "test": []})
     )
     assert run("nifti.yaml", *cohort) == 2
-    assert capsys.readouterr().err == "error: the split has no test subject; set split.test to 1 or more\n"
+    assert capsys.readouterr().err == "error: the split has no test subject; name some in split.file, split.json\n"
     assert not (place / "runs/mine/checkpoints").exists()

@@ -59,7 +59,7 @@ def test_two_processes_stopped_killed_and_restarted_end_as_one_undisturbed(alone
     assert [record.keys() for record in ours] == [record.keys() for record in theirs] and len(ours) > 10
     for mine, other in zip(ours, theirs, strict=True):
         assert mine == pytest.approx(other, rel=2e-3, abs=2e-3)
-    assert capfd.readouterr().out.count("done in") == 1
+    assert capfd.readouterr().out.count("steps and evaluated in") == 1
 
 
 def test_another_number_of_processes_goes_on_with_a_run(alone, monkeypatch, tmp_path):
@@ -81,9 +81,9 @@ def test_what_all_find_wrong_is_said_once(alone, monkeypatch, tmp_path, capfd):
 def test_processes_that_see_other_data_are_refused(alone, monkeypatch, tmp_path, capfd):
     def work(rank):
         if rank == 1:  # as on a machine with another copy of the scans
-            import pipeline.job
+            import pipeline.training.opening
 
-            monkeypatch.setattr(pipeline.job, "training_data", lambda prepared: {"another": [1]})
+            monkeypatch.setattr(pipeline.training.opening, "training_data", lambda prepared: {"another": [1]})
         return phantom_run(tmp_path / "run", *QUICK, *BATCH)
 
     assert [code for code, _ in together(work, tmp_path / "log")] == [2, 2]

@@ -30,6 +30,11 @@ def test_any_other_method_takes_any_generator_and_discriminator(method, generato
     ("sections", "line"),
     [
         (
+            {"training": {"start_from": "models:/phantom-T1-to-T2@best"}},
+            "training.start_from = models:/phantom-T1-to-T2@best: MLflow has translators alone, without the "
+            "discriminators; give a run's folder or one of its checkpoints",
+        ),
+        (
             {"generator": {"type": "munit"}},
             "generator.type = 'munit': is for the method of that name; use unet with method cyclegan",
         ),

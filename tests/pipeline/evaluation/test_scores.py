@@ -105,10 +105,13 @@ def test_the_table_of_our_own_protocol_holds_seven_figures_and_fits_a_terminal()
     assert "Dice of dark, middle and bright tissue" in about and "1 as much as the real target's" in about
 
 
-def test_a_published_protocol_has_a_table_of_its_own_with_every_region():
-    text = Scores(True, [subject("a", "model", 20), subject("a", "model", 30, protocol="selfrdb", unit="slice")]).text()
-    assert "protocol of selfrdb, on our slices" in text and "not the paper's" in text
-    assert "image PSNR [dB]" in text and "36.00" in text
+def test_a_published_protocol_is_named_and_its_figures_are_in_the_files(tmp_path):
+    scores = Scores(True, [subject("a", "model", 20), subject("a", "model", 30, protocol="selfrdb", unit="slice")])
+    text = scores.text()
+    assert text.splitlines()[-1] == "The protocols of selfrdb have their tables in report.html and scores.csv."
+    assert "20.00" in text and "36.00" not in text
+    scores.save(tmp_path)
+    assert "selfrdb,slice,image,psnr,36.0" in (tmp_path / "scores.csv").read_text()
 
 
 def test_the_table_without_pairs_says_so():

@@ -11,7 +11,7 @@ from pipeline.data.case import Case
 from pipeline.data.split import CohortSplit
 from pipeline.evaluation.gallery import TranslatedVolume
 from pipeline.evaluation.scores import UNPAIRED, Scores, SubjectScore
-from pipeline.evaluation.summary import last_lines, result_sentence, write_summary
+from pipeline.evaluation.summary import last_lines, result_sentence, what_was_done, write_summary
 from pipeline.report.tiles import save_png
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import Prepared
@@ -219,12 +219,21 @@ def test_the_last_lines_say_what_the_translations_are(tmp_path, file, kind):
     folder.translated.mkdir()
     (folder.translated / file).write_bytes(b"")
     (tmp_path / "training_T1_to_T2.gif").write_bytes(b"")
-    lines = last_lines(folder, "mlflow ui", 90).splitlines()
-    assert lines[0] == "done in 1.5 min"
+    lines = last_lines(folder, "mlflow ui", "trained").splitlines()
+    assert lines[0] == "trained"
     assert f"{tmp_path}/report.html" in lines[1] and f"{tmp_path}/training_T1_to_T2.gif" in lines[2]
     assert kind in lines[3]
     assert lines[4].split(maxsplit=1) == ["MLflow", "mlflow ui"]
 
 
+def test_what_was_done_tells_training_from_evaluating_again():
+    position = Position(step=5000, bad_steps=2)
+    assert what_was_done(position, 0, 90) == "trained 5,000 steps, 2 of them skipped and evaluated in 1.5 min"
+    assert what_was_done(Position(step=5000), 4000, 90) == "trained 1,000 of 5,000 steps and evaluated in 1.5 min"
+    assert what_was_done(position, 5000, 18) == (
+        "nothing was left to train after step 5,000; evaluated and reported in 0.3 min"
+    )
+
+
 def test_the_last_lines_are_silent_about_translations_that_nobody_asked_for(tmp_path):
-    assert "translated" not in last_lines(RunFolder(tmp_path), "mlflow ui", 90)
+    assert "translated" not in last_lines(RunFolder(tmp_path), "mlflow ui", "trained")

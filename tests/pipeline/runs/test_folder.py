@@ -18,9 +18,12 @@ def config(tmp_path, **changes):
 
 
 def started(tmp_path, **changes):
-    """Return the folder of a run that has begun."""
+    """Return the folder of a run that has trained."""
     folder = open_run_folder(config(tmp_path, **changes))
     folder.save_config(config(tmp_path, **changes))
+    checkpoint = tmp_path / "run" / "checkpoints" / "latest.pt"
+    checkpoint.parent.mkdir(exist_ok=True)
+    checkpoint.touch()
     return folder
 
 
@@ -75,16 +78,17 @@ def test_the_resolved_yaml_names_defaults_and_reads_as_written():
 def test_another_configuration_is_refused_with_every_difference(tmp_path):
     started(tmp_path)
     assert refusal(
-        tmp_path, seed=1, training={"epochs": 5}, data={"source": "ixi", "folder": "x"}, device="cpu"
+        tmp_path, seed=1, training={"epochs": 5, "beta1": 0.9}, data={"source": "ixi", "folder": "x"}, device="cpu"
     ).splitlines() == [
-        f"{tmp_path / 'run'}: holds a run of another configuration; set output=…, or move it away",
+        f"{tmp_path / 'run'}: holds a run of another configuration; set output=… (there "
+        f"training.start_from={tmp_path / 'run'} begins from its weights), or move it away",
         "  seed: 0 there, 1 now",
         "  data.source: 'phantom' there, 'ixi' now",
         "  data.folder: 'data/phantom' there, 'x' now",
         "  data.subjects: 20 there, None now",
         "  data.spacing_mm: 2.0 there, None now",
         "  data.seed: 0 there, None now",
-        "  training.epochs: 100 there, 5 now",
+        "  training.beta1: 0.5 there, 0.9 now",
     ]
 
 
@@ -131,6 +135,12 @@ def test_what_changes_nothing_that_is_learnt_may_change(change, tmp_path):
 def test_what_changes_what_is_learnt_may_not(change, tmp_path):
     started(tmp_path)
     assert "holds a run of another configuration" in refusal(tmp_path, **change)
+
+
+@pytest.mark.parametrize("epochs", [{"epochs": 101}, {"decay_epochs": 0}, {"epochs": 5, "decay_epochs": 7}])
+def test_the_number_of_epochs_may_change(epochs, tmp_path):
+    started(tmp_path)
+    open_run_folder(config(tmp_path, training=epochs))  # whether they are enough, the checkpoint knows
 
 
 def test_a_moved_run_continues_where_it_lies_now(tmp_path):

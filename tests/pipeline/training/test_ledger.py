@@ -34,6 +34,14 @@ def test_steps_that_were_skipped_are_named_when_they_are_read(capsys):
     assert (ledger.position.bad_steps, ledger.position.bad_in_a_row) == (2, 0)
 
 
+def test_of_many_skipped_steps_three_are_named_and_then_the_tenth_and_hundredth(capsys):
+    ledger = noted(*[{"cycle": NAN}, {"cycle": 1.0}] * 120)
+    ledger.read()
+    lines = capsys.readouterr().err.splitlines()
+    assert [int(line.split()[2].rstrip(":")) for line in lines] == [1, 3, 5, 19, 199]
+    assert lines[3] == "warning: step 19: cycle not finite; the step was skipped; 10 so far"
+
+
 def test_the_latest_of_each_loss_is_kept_where_not_every_step_has_all():
     ledger = noted({"cycle": 1.0, "critic": 5.0}, {"critic": 4.0}, {"critic": 3.5})
     ledger.read()

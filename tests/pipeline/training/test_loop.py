@@ -9,9 +9,9 @@ import torch
 from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank, UnpairedSlices
 from pipeline.data.store import StoredCase, encode
-from pipeline.errors import Stopped, UserError
+from pipeline.errors import Stopped
 from pipeline.interruption import Interruption
-from pipeline.training.ledger import Ledger
+from pipeline.training.ledger import Ledger, NotFinite
 from pipeline.training.loop import Observers, Schedule, train
 from pipeline.training.position import Position
 from transforms.augmentation import Augmentation
@@ -195,8 +195,7 @@ def test_a_signal_finishes_the_step_saves_and_stops(number, code, slices):
     assert caught.value.exit_code == code
     assert str(caught.value) == f"{number.name} after step 5; saved; the same command goes on from there"
     assert len(run.batches) == 5 and run.bars == [[5, 12]]
-    kind, position, best = run.events[-1]
-    assert (kind, position, best) == ("save", asdict(run.position), False)
+    assert run.events[-1] == ("save", position := asdict(run.position), False)
     assert (position["step"], position["epochs"]) == (5, 1)
 
 
@@ -235,19 +234,17 @@ def test_bad_steps_are_counted_and_named_and_training_goes_on(slices, capsys):
     run = Recorder(bad=[2, 4, 5]).train(slices)
     assert len(run.batches) == 12 and (run.position.bad_steps, run.position.bad_in_a_row) == (3, 0)
     assert [line for line in capsys.readouterr().err.splitlines() if line] == [
-        f"warning: step {step}: adversarial not finite; the step was skipped" for step in (2, 4, 5)
+        f"warning: step {step}: adversarial not finite; the step was skipped{more}"
+        for step, more in ((2, ""), (4, ""), (5, "; of further ones, the 10th, 100th, … are named"))
     ]
     assert [event[1]["bad_steps"] for event in run.events if event[0] == "save"] == [1, 3, 3, 3]
 
 
 def test_too_many_bad_steps_in_a_row_stop_the_run_and_keep_the_last_good_checkpoint(slices):
     run = Recorder(bad=[5, 6, 7])
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(NotFinite) as caught:
         run.train(slices)
-    assert str(caught.value) == (
-        "training stopped at step 7: 3 losses in a row were not finite (adversarial); the last good checkpoint is "
-        "kept; lower training.learning_rate, or use precision bf16 or float32"
-    )
+    assert str(caught.value) == "training stopped at step 7: 3 losses in a row were not finite (adversarial)"
     assert len(run.batches) == 7
     assert run.saves() == [(3, True)]  # the epoch that ended with a bad step is not saved
 
@@ -294,3 +291,10 @@ def test_a_signal_after_a_bad_step_keeps_the_checkpoint_before(slices):
         "the same command goes on from there"
     )
     assert run.saves() == [(3, True)]
+
+
+def test_a_signal_after_a_bad_step_before_any_checkpoint_says_that_nothing_is_saved(slices):
+    run = Recorder(bad=[1, 2], signals={("step", 2): signal.SIGTERM})
+    with pytest.raises(Stopped, match="its loss was not finite, so nothing is saved yet; the same command begins anew"):
+        run.train(slices)
+    assert run.saves() == []

@@ -88,6 +88,23 @@ def test_the_end_is_taken_back_and_what_training_took_is_kept(path):
     assert record(path, Position(step=4, seconds=2.0))["configuration"] == fingerprint(CONFIG)
 
 
+def test_a_record_of_what_trains_on_says_that_the_scores_are_of_earlier_networks(path):
+    content = record(path, Position(step=4, seconds=2.0))
+    for _ in range(2):
+        take_back_the_end(path, trains=True)
+        outdated = json.loads(path.read_text())
+        assert outdated.pop("scores_outdated") is True
+        assert outdated == {key: value for key, value in content.items() if key != "configuration"}
+    assert "scores_outdated" not in record(path, Position(step=8, seconds=4.0))
+
+
+def test_what_a_training_came_from_is_on_record(path):
+    history = {"extensions": [{"step": 4, "from": [1, 0], "to": [2, 0]}]}
+    write_run_record(path, CONFIG, engine(), Position(step=8), CPU, history=history)
+    assert json.loads(path.read_text())["extensions"] == history["extensions"]
+
+
 def test_where_there_is_no_record_there_is_no_end_to_take_back(path):
     take_back_the_end(path)
+    take_back_the_end(path, trains=True)
     assert not path.exists()

@@ -27,9 +27,9 @@ def test_a_warning_says_what_was_seen_what_it_means_and_what_to_do_once(tmp_path
     for epoch in (2, 3, 4):
         judge(BAD, epoch)
     assert capsys.readouterr().err == (
-        "\nwarning: mode collapse, a → b: 0.10 after epoch 2, below 0.25: the translation is much the same picture "
-        "whatever the source; go back to an earlier checkpoint; lower the learning rate, the discriminators' above "
-        "all, or raise the cycle's weight\n"
+        "warning: mode collapse, a → b: 0.10 after epoch 2, below 0.25: the translation is much the same picture "
+        "whatever the source; begin again in a new output, from an earlier checkpoint (training.start_from) or anew, "
+        "with a lower learning rate, the discriminators' above all, or a higher weight of the cycle\n"
     )
 
 
@@ -40,6 +40,24 @@ def test_what_clears_is_said_to_once_and_coming_back_makes_no_more_noise(tmp_pat
     lines = [line for line in capsys.readouterr().err.splitlines() if line]
     assert len(lines) == 2
     assert lines[1] == "mode collapse, a → b: 0.10 after epoch 2, below 0.25; 0.90, cleared after epoch 3"
+
+
+def test_both_directions_share_a_warning_and_what_clears_together_a_line(tmp_path, capsys):
+    def both(*values):
+        detectors = ("mode_collapse", "spatial_shift_mm")
+        names = [f"detectors/{way}/{detector}" for way in ("a_to_b", "b_to_a") for detector in detectors]
+        return dict(zip(names, values, strict=True))
+
+    judge = watch(tmp_path)
+    judge(both(0.1, 3.0, 0.2, 0.0), 2)
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 2
+    seen = "mode collapse, a → b: 0.10 after epoch 2, below 0.25; mode collapse, b → a: 0.20 after epoch 2, below 0.25"
+    assert warnings[0].startswith(f"warning: {seen}: the translation is much the same picture")
+    assert warnings[1].startswith("warning: spatial shift, a → b: 3.00 mm after epoch 2, above 1.5 mm: ")
+    judge(both(0.9, 0.0, 0.9, 0.0), 3)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.count("cleared after epoch 3") == 3 and not line.startswith("warning")
 
 
 def test_tags_follow_every_change(tmp_path):
@@ -143,9 +161,11 @@ def test_a_run_whose_networks_copy_warns_tags_and_reports(tmp_path, monkeypatch,
     for direction in ("T1_to_T2", "T2_to_T1"):
         arrow = direction.replace("_to_", " → ")
         assert [line[f"detectors/{direction}/identity_collapse"] for line in validated] == [0, 0]
-        assert said.err.count(f"warning: identity collapse, {arrow}: 0.00 after epoch 2, below 0.5: ") == 1
-        assert f"warned during training: identity collapse, {arrow}: 0.00 after epoch 2, below 0.5" in said.out
+        assert said.err.count(f"identity collapse, {arrow}: 0.00 after epoch 2, below 0.5") == 1
+        (summary,) = [line for line in said.out.splitlines() if line.startswith("warned during training")]
+        assert f"identity collapse, {arrow}: 0.00 after epoch 2, below 0.5" in summary
         assert tags[f"warning.identity_collapse.{direction}"] == "0.00 after epoch 2, below 0.5"
         assert f'<th scope="row">identity collapse, {arrow}</th><td>0.00 after epoch 2, below 0.5</td>' in page
+    assert said.err.count("warning: identity collapse, ") == 1  # one line for both directions
     assert "mode collapse" not in said.err + page
     assert "Warnings during training" in page and "Warnings stood when training ended" in page

@@ -1,0 +1,162 @@
+"""More epochs for a run that has ended, or is under way, on the phantom."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from small_engine import differences, leaves
+from small_run import QUICK, in_child, latest, phantom_run, signal_at
+
+from pipeline.comparison.runs import load_run
+from pipeline.config.load import load_config
+from pipeline.errors import UserError
+from pipeline.runs.folder import RunFolder
+from pipeline.tracking.metrics_file import read_metrics
+
+KEPT = ("engine", "translators", "random", "facts", "split")
+QUICKER = (*QUICK, "evaluation.uncertainty=false", "evaluation.translate=false")
+
+
+def run(folder, epochs, decay_epochs, *overrides):
+    schedule = (f"training.epochs={epochs}", f"training.decay_epochs={decay_epochs}")
+    return phantom_run(folder, *QUICKER, *schedule, *overrides)
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """A run of one epoch at the constant rate, ended; nobody changes it."""
+    folder = tmp_path_factory.mktemp("ended") / "run"
+    assert run(folder, 1, 0) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(ended, tmp_path):
+    """A copy of it."""
+    import shutil
+
+    return Path(shutil.copytree(ended, tmp_path / "run"))
+
+
+def assert_same_networks(first, second):
+    assert sum(isinstance(leaf, torch.Tensor) for leaf in leaves(first["engine"]).values()) > 100
+    assert differences({key: first[key] for key in KEPT}, {key: second[key] for key in KEPT}) == set()
+    position = {key: value for key, value in first["position"].items() if key != "seconds"}
+    assert position == {key: value for key, value in second["position"].items() if key != "seconds"}
+
+
+def rates(folder):
+    records = read_metrics(folder / "metrics.jsonl")[0]
+    return [one["train/learning_rate_generators"] for one in records if "train/learning_rate_generators" in one]
+
+
+def test_more_epochs_at_the_constant_rate_end_bitwise_as_if_they_had_been_asked_for_at_once(folder, tmp_path, capsys):
+    assert run(folder, 2, 0) == 0
+    said = capsys.readouterr().out
+    assert "extended from 1 to 2 epochs at step 4: the learning rate was 0.0002 and goes on at 0.0002, constant" in said
+    assert "trained 4 of 8 steps and evaluated in " in said
+    assert run(tmp_path / "longer", 2, 0) == 0
+    assert_same_networks(latest(folder), latest(tmp_path / "longer"))
+
+
+def test_a_run_that_had_decayed_goes_on_with_the_rate_of_the_new_schedule(tmp_path, capsys):
+    assert run(tmp_path / "run", 1, 1) == 0
+    capsys.readouterr()
+    assert run(tmp_path / "run", 2, 2) == 0
+    said = capsys.readouterr().out
+    assert (
+        "extended from 2 (1 + 1 of decay) to 4 (2 + 2 of decay) epochs at step 8: the learning rate was 5e-05 and goes "
+        "on at 0.0002, constant until epoch 2, then falling to 0 by epoch 4"
+    ) in said
+    factors = [1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
+    assert rates(tmp_path / "run") == pytest.approx([2e-4 * factor for factor in factors])
+
+
+def test_an_extension_that_is_killed_and_repeated_ends_as_an_undisturbed_one(folder, tmp_path, monkeypatch, capsys):
+    import shutil
+
+    undisturbed = Path(shutil.copytree(folder, tmp_path / "undisturbed"))
+    assert run(undisturbed, 1, 1) == 0
+    for step in (2, 3):  # before its first checkpoint, and in the third step after that
+        with monkeypatch.context() as patch:
+            signal_at(patch, signal.SIGKILL, step)
+            often = "training.checkpoint_minutes=0.00001" if step == 3 else "training.checkpoint_minutes=5"
+            assert in_child(lambda often=often: run(folder, 1, 1, often)) == -signal.SIGKILL
+    assert latest(folder)["position"]["step"] == 6
+    with pytest.raises(UserError, match=r"not finished, for it trained on since it was scored; run its command again"):
+        load_run(folder)
+    assert not RunFolder(folder).is_finished(load_config(folder / "config.yaml", ["training.decay_epochs=0"]))
+    assert run(folder, 1, 1) == 0
+    assert_same_networks(latest(folder), latest(undisturbed))
+    assert latest(folder)["history"] == latest(undisturbed)["history"]
+    assert "at the end" not in capsys.readouterr().err
+
+
+def test_an_extension_is_on_record_and_everything_is_made_again(folder):
+    page, scores = ((folder / name).read_text() for name in ("report.html", "scores.json"))
+    assert run(folder, 1, 2) == 0
+    extension = {"step": 4, "from": [1, 0], "to": [1, 2]}
+    text = "extended from 1 to 3 (1 + 2 of decay) epochs at step 4"
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["extensions"], record["steps"]) == ([extension], 12)
+    config = (folder / "config.yaml").read_text()
+    assert f"# schedule: {text}" in config and "decay_epochs: 2" in config
+    assert text in (folder / "report.html").read_text() and text not in page
+    assert (folder / "scores.json").read_text() != scores
+    assert RunFolder(folder).is_finished(load_config(folder / "config.yaml"))
+    assert len(list((folder / "samples" / "T1_to_T2").iterdir())) == 4  # untrained, and after each epoch
+    assert run(folder, 1, 2) == 0  # again changes nothing
+    assert json.loads((folder / "run.json").read_text())["extensions"] == [extension]
+
+
+def test_a_run_under_way_takes_another_schedule_too(tmp_path, monkeypatch, capsys):
+    signal_at(monkeypatch, signal.SIGTERM, 5)
+    assert run(tmp_path / "run", 3, 0) == 143
+    monkeypatch.undo()
+    assert run(tmp_path / "run", 1, 1) == 0
+    assert "shortened from 3 to 2 (1 + 1 of decay) epochs at step 5" in capsys.readouterr().out
+    assert rates(tmp_path / "run") == pytest.approx([2e-4] * 5 + [1.5e-4, 1e-4, 0.5e-4])
+
+
+@pytest.mark.parametrize(
+    ("epochs", "decay", "reason"),
+    [
+        (1, 0, "2 epochs are trained already, and training.epochs = 1 and training.decay_epochs = 0 are 1 in all"),
+        (1, 1, "all 2 epochs are trained already, with training.epochs = 2 and training.decay_epochs = 0"),
+    ],
+)
+def test_fewer_epochs_than_are_trained_and_as_many_divided_otherwise_are_refused(epochs, decay, reason, folder, capsys):
+    assert run(folder, 2, 0) == 0
+    before = (folder / "config.yaml").read_bytes()
+    capsys.readouterr()
+    assert run(folder, epochs, decay) == 2
+    said = capsys.readouterr().err
+    assert reason in said and "set 3 or more in all to train on, or another output" in said
+    assert (folder / "config.yaml").read_bytes() == before
+
+
+def test_with_more_epochs_nothing_else_may_change(folder, capsys):
+    assert run(folder, 2, 0, "training.learning_rate=0.1") == 2
+    said = capsys.readouterr().err
+    assert "training.learning_rate: 0.0002 there, 0.1 now" in said and "training.epochs" not in said
+
+
+def test_the_mlflow_run_goes_on_and_says_how_the_schedule_changed(tmp_path, monkeypatch):
+    import mlflow_store
+    from mlflow import MlflowClient
+
+    store = mlflow_store.fresh_store(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    settings = ("evaluation.protocols=[]", "evaluation.uncertainty=false", "tracking.register_as=null")
+    for epochs in (1, 2):
+        schedule = (f"training.epochs={epochs}", "training.decay_epochs=0")
+        assert phantom_run(tmp_path / "run", *settings, *schedule) == 0
+    client = MlflowClient(store)
+    (found,) = client.search_runs([client.get_experiment_by_name("contrast-translation").experiment_id])
+    assert found.info.status == "FINISHED"
+    assert found.data.params["training.epochs"] == "1" and found.data.tags["changed.training.epochs"] == "2"
+    assert found.data.tags["schedule"] == "extended from 1 to 2 epochs at step 4"
+    steps = [point.step for point in client.get_metric_history(found.info.run_id, "train/cycle_a")]
+    assert steps == list(range(1, 9))

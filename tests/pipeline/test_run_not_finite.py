@@ -1,0 +1,66 @@
+"""A training that ran into numbers that are not finite, and whether its folder takes the advice it gets."""
+
+import pytest
+from small_run import QUICK, latest, phantom_run
+
+WILD = ("training.learning_rate=1e30", "training.max_bad_steps=2")
+QUICKER = (*QUICK, "evaluation.uncertainty=false", "evaluation.translate=false", "training.max_bad_steps=2")
+
+
+def test_before_any_checkpoint_the_same_folder_takes_what_is_advised(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert phantom_run(folder, *QUICKER, *WILD) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "losses in a row were not finite" in error
+    assert error.endswith("; nothing is saved yet; lower training.learning_rate: the same command with it begins anew")
+    assert not (folder / "checkpoints").exists()
+    split = (folder / "split.json").read_text()
+    other = ("split.seed=5", "generator.width=2")  # whatever else one may think of
+    assert phantom_run(folder, *QUICKER, *other, "training.sample_every=2") == 0
+    assert latest(folder)["config"]["split"]["seed"] == 5
+    assert (folder / "split.json").read_text() != split
+
+
+def test_after_a_checkpoint_the_advice_leads_to_a_new_folder_that_begins_from_it(tmp_path, monkeypatch, capsys):
+    from pipeline.engines.cyclegan import CycleGan
+
+    losses, calls = CycleGan.losses, []
+
+    def spoilt(engine, real_a, real_b):
+        calls.append(1)
+        made = losses(engine, real_a, real_b)
+        return {player: {name: one * (float("nan") if len(calls) > 5 else 1) for name, one in of.items()}
+                for player, of in made.items()}  # fmt: skip
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(CycleGan, "losses", spoilt)
+        assert phantom_run(folder, *QUICKER) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith(
+        f"; the last good checkpoint is kept ({folder / 'checkpoints' / 'latest.pt'}); lower training.learning_rate, "
+        f"in a new output: with training.start_from={folder} it begins from these weights"
+    )
+    lower = "training.learning_rate=0.0001"
+    assert phantom_run(folder, *QUICKER, lower) == 2  # as it says
+    assert f"set output=… (there training.start_from={folder} begins from its weights)" in capsys.readouterr().err
+    assert phantom_run(tmp_path / "new", *QUICKER, lower, f"training.start_from={folder}") == 0
+
+
+@pytest.mark.parametrize(
+    ("precision", "advice"),
+    [("bf16", "use training.precision=float32"), ("float32", "look at the data (pipeline.explore) and method's keys")],
+)
+def test_where_not_one_step_succeeded_no_learning_rate_is_blamed(precision, advice, tmp_path, monkeypatch, capsys):
+    from pipeline.engines.cyclegan import CycleGan
+
+    losses = CycleGan.losses
+    monkeypatch.setattr(
+        CycleGan, "losses",
+        lambda *batch: {player: {name: one * float("nan") for name, one in made.items()}
+                        for player, made in losses(*batch).items()},
+    )  # fmt: skip
+    assert phantom_run(tmp_path / "run", *QUICKER, f"training.precision={precision}") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "training stopped at step 2: 2 losses in a row were not finite" in error
+    assert f"not one step succeeded, so the learning rate is not the cause; {advice}: the same command" in error

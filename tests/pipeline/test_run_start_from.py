@@ -1,0 +1,188 @@
+"""Runs that begin from the weights of another run, on the phantom."""
+
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_engine import differences
+from small_run import CONFIGS, QUICK, in_child, latest, phantom_run, signal_at
+
+import pipeline.run
+import pipeline.sweep
+from pipeline.runs.checkpoint import load_checkpoint
+from pipeline.tracking.metrics_file import read_metrics
+
+NETWORKS = ("G", "F", "D_A", "D_B")
+QUICKER = (*QUICK, "evaluation.uncertainty=false", "evaluation.translate=false", "training.decay_epochs=0")
+STILL = "training.learning_rate=1e-300"  # nothing moves
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A run that others begin from."""
+    folder = tmp_path_factory.mktemp("source") / "run"
+    assert phantom_run(folder, *QUICKER, "name=source") == 0
+    return folder
+
+
+def begin(folder, source, *overrides):
+    return phantom_run(folder, *QUICKER, f"training.start_from={source}", *overrides)
+
+
+def networks(state):
+    return {name: state["engine"][name] for name in NETWORKS}
+
+
+def test_the_weights_are_those_of_the_other_run_and_the_optimisers_are_fresh(source, tmp_path, capsys):
+    assert begin(tmp_path / "run", source, STILL, "training.discriminator_learning_rate=1e-300", "seed=9") == 0
+    theirs, ours = load_checkpoint(source / "checkpoints" / "best.pt"), latest(tmp_path / "run")
+    assert differences(networks(ours), networks(theirs)) == set()
+    assert ours["engine"]["optimiser_generators"]["state"][0]["step"] == 4  # its own steps
+    assert (ours["position"]["step"], ours["position"]["epochs"]) == (4, 1)
+    digest = hashlib.sha256((source / "checkpoints" / "best.pt").read_bytes()).hexdigest()
+    record = {
+        "run": "source", "path": str(source / "checkpoints" / "best.pt"), "step": 4, "sha256": digest,
+        "method": "cyclegan",
+    }  # fmt: skip
+    assert ours["history"] == {"started_from": record}
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["started_from"] == record
+    text = f"source (cyclegan), step 4: {record['path']}, SHA-256 {digest}"
+    assert f"starting from the weights of {text}" in capsys.readouterr().out
+    assert f"# started from: {text}" in (tmp_path / "run" / "config.yaml").read_text()
+    assert digest in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_one_of_the_checkpoints_can_be_chosen(source, tmp_path):
+    chosen = source / "checkpoints" / "latest.pt"
+    assert begin(tmp_path / "run", chosen) == 0
+    assert latest(tmp_path / "run")["history"]["started_from"]["path"] == str(chosen)
+
+
+def test_a_run_goes_on_when_the_other_is_gone_and_ends_as_if_nothing_had_been(source, tmp_path, monkeypatch):
+    assert begin(tmp_path / "whole", source) == 0
+    gone = Path(shutil.copytree(source, tmp_path / "gone"))
+    often = "training.checkpoint_minutes=0.00001"
+    with monkeypatch.context() as patch:
+        signal_at(patch, signal.SIGKILL, 3)
+        assert in_child(lambda: begin(tmp_path / "run", gone, often)) == -signal.SIGKILL
+    shutil.rmtree(gone)
+    assert begin(tmp_path / "run", gone, often) == 0
+    ours, whole = latest(tmp_path / "run"), latest(tmp_path / "whole")
+    assert differences(ours["engine"], whole["engine"]) == set()
+    assert ours["history"]["started_from"]["sha256"] == whole["history"]["started_from"]["sha256"]
+
+
+def test_other_weights_for_a_run_that_has_begun_are_refused(source, tmp_path, capsys):
+    assert begin(tmp_path / "run", source) == 0
+    assert phantom_run(tmp_path / "run", *QUICKER) == 2
+    assert "training.start_from: " in capsys.readouterr().err
+
+
+# ── refusals ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_that_is_not_there_is_refused_before_anything_slow_is_imported(tmp_path):
+    code = (
+        "import sys; from pipeline.run import main; assert main(sys.argv[1:]) == 2; "
+        "assert not {'torch', 'monai', 'mlflow'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(CONFIGS / "phantom.yaml"), "output=run", "training.start_from=nowhere"]
+    paths = {"PYTHONPATH": str(CONFIGS.parent)}
+    answer = subprocess.run(command, cwd=tmp_path, env=paths, capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stderr == (
+        "error: training.start_from = nowhere: no checkpoint there; give the folder of a run that has trained, or one "
+        "of its checkpoints/*.pt\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("door", [pipeline.run, pipeline.sweep], ids=["plan", "sweep"])
+def test_plan_and_sweep_refuse_it_too(door, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    more = ["--dry-run"] if door is pipeline.run else []
+    assert door.main([str(CONFIGS / "phantom.yaml"), "training.start_from=nowhere", *more]) == 2
+    assert "training.start_from = nowhere: no checkpoint there" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_networks_are_refused_naming_weights_and_settings_before_data_are_prepared(source, tmp_path, capsys):
+    wider = ("generator.width=6", "discriminator.layers=1", f"preprocess.store={tmp_path / 'store'}")
+    assert begin(tmp_path / "run", source, *wider) == 2
+    said = capsys.readouterr().err
+    assert f"the networks of {source / 'checkpoints' / 'best.pt'} are not those of this configuration" in said
+    assert "G: " in said and "D_A: " in said and "weights are of other shapes, the first is " in said
+    assert "generator.width: 4 there, 6 here" in said and "discriminator.layers: 2 there, 1 here" in said
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("contrasts", "reason"),
+    [
+        ("[T2,T1]", "training.start_from has weights of T1 and T2, in this order ({path}); set contrasts=[T1,T2]"),
+        ("[T1,PD]", "training.start_from has weights of T1 and T2 ({path}); give the contrasts these names"),
+    ],
+)
+def test_other_contrasts_are_refused_with_the_remedy(contrasts, reason, source, tmp_path, capsys):
+    assert begin(tmp_path / "run", source, f"contrasts={contrasts}") == 2
+    assert reason.format(path=source / "checkpoints" / "best.pt") in capsys.readouterr().err
+
+
+def test_preprocessing_may_differ_and_is_named(source, tmp_path, capsys):
+    assert begin(tmp_path / "run", source, "preprocess.percentiles=[1,99]") == 0
+    assert "was trained on slices made otherwise: preprocess.percentiles [0.5, 99.5] there, [1.0, 99.0] here" in (
+        capsys.readouterr().err
+    )
+
+
+def test_held_out_subjects_that_the_other_run_trained_with_are_counted_and_warned_of(source, tmp_path, capsys):
+    assert begin(tmp_path / "same", source) == 0
+    assert "flatter" not in capsys.readouterr().err
+    assert begin(tmp_path / "run", source, "split.seed=1") == 0
+    theirs, ours = (json.loads((folder / "split.json").read_text()) for folder in (source, tmp_path / "run"))
+    seen = {name for names in theirs["train"].values() for name in names} & {*ours["validation"], *ours["test"]}
+    assert seen
+    said = capsys.readouterr().err
+    assert f"source was trained with {len(seen)} of 2 subjects that validate and test here" in said
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["started_from"]["held_out_seen"] == len(seen)
+    text = f"trained with {len(seen)} of this run&#39;s validation and test subjects"
+    assert text in (tmp_path / "run" / "report.html").read_text()
+
+
+# ── where it is told ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_plan_says_whose_weights_a_run_begins_with(source, tmp_path, capsys):
+    assert begin(tmp_path / "run", source, "--dry-run") == 0
+    assert "weights    of source (cyclegan), step 4: " in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_comparison_says_it(source, tmp_path):
+    from pipeline.compare import main
+
+    assert begin(tmp_path / "run", source, "name=second") == 0
+    assert main([str(source), str(tmp_path / "run"), "-o", str(tmp_path / "compare.html")]) == 0
+    assert "second began from the weights of source (cyclegan), step 4: " in (tmp_path / "compare.html").read_text()
+
+
+def test_mlflow_has_the_weights_as_a_tag(source, tmp_path, monkeypatch):
+    tags = {}
+    monkeypatch.setattr("pipeline.tracking.tracker.Tracker.set_tags", lambda tracker, new: tags.update(new))
+    assert begin(tmp_path / "run", source) == 0
+    assert tags["started_from"].startswith("source (cyclegan), step 4: ")
+
+
+def test_untrained_pictures_are_those_of_the_weights(source, tmp_path):
+    assert begin(tmp_path / "run", source) == 0
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[0]
+    first, last = (
+        (folder / "samples" / "T1_to_T2" / f"epoch-{epoch:05d}.png").read_bytes()
+        for folder, epoch in ((tmp_path / "run", 0), (source, 1))
+    )
+    assert first == last
