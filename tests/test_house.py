@@ -22,6 +22,8 @@ FOUNDATION = (
     "pipeline.files",
     "pipeline.hardware",
     "pipeline.interruption",
+    "pipeline.paths",
+    "pipeline.texts",
     "pipeline.workers",
 )
 # What each package may import besides the foundation: those below it, and no other.
