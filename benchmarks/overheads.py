@@ -12,12 +12,13 @@ import argparse
 import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from contextlib import chdir
 from pathlib import Path
 
+from benchmarks.commands import overrides_within, run_command
 from benchmarks.options import duration
 from benchmarks.timing import in_turns, machine, spelt
 from pipeline.arguments import count
@@ -26,7 +27,7 @@ from pipeline.console import guarded, say, table
 STEP_SECONDS = 0.095  # 128², width 16, batch 1, of the public code
 LOG_EVERY = 10  # steps, as configurations have it unless they say otherwise
 LOSSES = 8  # values a step
-PHANTOM = "configs/phantom.yaml"
+PHANTOM = str(Path(__file__).parents[1] / "configs" / "phantom.yaml")
 NOTHING, FILE, FOLLOWED, PLAIN = "nothing", "metrics.jsonl alone", "ours, MLflow following", "mlflow.log_metric"
 DOORS = {  # by name: the arguments that it has to refuse, and what it then says
     "run": ([PHANTOM, "training.epochs=none"], "training.epochs = 'none': must be"),
@@ -46,7 +47,7 @@ def kept_record(how: str, steps: int, step_seconds: float, log_every: int) -> di
         `start`: of computing until the first step; `computed`: by the process from then on, the closing included;
         `waited`: that the steps and the closing waited for the record.
     """
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, chdir(folder):
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
         log, close = _opened(how, Path(folder) / "run")
         values, waited = {f"loss/{index}": 0.5 for index in range(LOSSES)}, 0.0
@@ -119,7 +120,7 @@ def answer_seconds(arguments: list[str], rounds: int, expected: str, code: int) 
     taken = []
     for _ in range(rounds):
         started = time.perf_counter()
-        ended = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True)
+        ended = run_command([sys.executable, "-m", *arguments])
         taken.append(time.perf_counter() - started)
         if ended.returncode != code or expected not in ended.stdout + ended.stderr:
             said = (ended.stderr or ended.stdout)[-500:]
@@ -143,8 +144,10 @@ def doors(rounds: int) -> list[list[str]]:
 
 def plan(subjects: int) -> list[list[str]]:
     """Return a row of `--dry-run` for so many subjects."""
-    arguments = ["pipeline.run", PHANTOM, "--dry-run", f"data.subjects={subjects}"]
-    return [[f"run --dry-run, {subjects:,} subjects", spelt(answer_seconds(arguments, 1, "nothing was written", 0))]]
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = ["pipeline.run", PHANTOM, "--dry-run", f"data.subjects={subjects}", *overrides_within(folder)]
+        seconds = answer_seconds(arguments, 1, "nothing was written", 0)
+    return [[f"run --dry-run, {subjects:,} subjects", spelt(seconds)]]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,7 +13,6 @@ between the last line of losses of an epoch and the first of the next one, less 
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from benchmarks.commands import overrides_within, run_command
 from benchmarks.step import prepare as prepare_step
 from benchmarks.timing import Side, Timing, Work, machine, measure, spelt
 from pipeline.arguments import count
@@ -108,10 +108,18 @@ def lines_of(name: str, unit: str, timings: Mapping[int, Timing]) -> list[list[s
 def plans(rounds: int) -> dict[int, Timing]:
     """Time `--dry-run` of cohorts in fresh processes."""
     found = {}
-    for subjects in SUBJECTS:
-        command = [sys.executable, "-m", "pipeline.run", str(CONFIGS / "phantom.yaml"), "--dry-run"]
-        seconds = tuple(timed([*command, f"data.subjects={subjects}"]) for _ in range(rounds))
-        found[subjects] = Timing(seconds, 0.0, 0.0)  # the memory of another process is not known
+    with TemporaryDirectory() as folder:
+        command = [
+            sys.executable,
+            "-m",
+            "pipeline.run",
+            str(CONFIGS / "phantom.yaml"),
+            "--dry-run",
+            *overrides_within(folder),
+        ]
+        for subjects in SUBJECTS:
+            seconds = tuple(timed([*command, f"data.subjects={subjects}"]) for _ in range(rounds))
+            found[subjects] = Timing(seconds, 0.0, 0.0)  # the memory of another process is not known
     return found
 
 
@@ -122,7 +130,7 @@ def timed(command: list[str]) -> float:
         RuntimeError: it fails; with the end of what it said.
     """
     started = time.perf_counter()
-    ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    ended = run_command(command)
     if ended.returncode:
         raise RuntimeError(f"{' '.join(command)}: exit code {ended.returncode}\n{ended.stderr[-2000:]}")
     return time.perf_counter() - started
@@ -132,8 +140,7 @@ def run_length(epochs: int, steps: int) -> list[list[str]]:
     """Make a small run of so many epochs of so many steps, a log line each; return its rows."""
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"  # of the run, which inherits it
-        overrides = (f"training.epochs={epochs}", f"training.steps_per_epoch={steps}", f"output={folder}/run",
-                     f"data.folder={folder}/phantom", f"preprocess.store={folder}/store")  # fmt: skip
+        overrides = (f"training.epochs={epochs}", f"training.steps_per_epoch={steps}", *overrides_within(folder))
         timed([sys.executable, "-m", "pipeline.run", str(CONFIGS / "phantom.yaml"), *TINY, *overrides, "--quiet"])
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     records = [record for record in map(json.loads, lines) if "train/cycle_a" in record]

@@ -58,7 +58,7 @@ def measured(
 def main(argv: list[str] | None = None) -> int:
     """Print the table."""
     door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    door.add_argument("runs", nargs="+", type=Path, help="run folders, one for each axis")
+    door.add_argument("runs", nargs="+", type=given_path, help="run folders, one for each axis")
     door.add_argument("--to", required=True, metavar="CONTRAST")
     arguments = door.parse_args(argv)
     uris = [str(run) for run in arguments.runs]

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pipeline.arguments import given_path
 from pipeline.console import guarded, say
 from pipeline.errors import EXIT_DONE, Stopped, UserError
 from pipeline.interruption import Terminated
@@ -50,6 +51,7 @@ def download_ixi(
     """
     from pipeline.data.archive import require_empty, unpack_tar
     from pipeline.data.fetch import fetch, require_web
+    from pipeline.files import require_writable
 
     unknown = [contrast for contrast in contrasts if contrast not in md5]
     if unknown:
@@ -62,6 +64,7 @@ def download_ixi(
             _tell(f"{unpacked}: there already, {_count(unpacked)} volumes", quiet)
             continue
         require_empty(unpacked)
+        require_writable(archive)
         placed = archive.exists()
         if placed:
             _check_placed(archive, md5[contrast], quiet)
@@ -113,7 +116,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dataset", choices=["ixi"], help="the data set")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where it goes (data/ixi)")
+    parser.add_argument(
+        "-o", "--output", type=given_path, required=True, metavar="FOLDER", help="where it goes (data/ixi)"
+    )
     parser.add_argument(
         "--contrasts", nargs="+", default=["T1", "T2"], metavar="NAME", help=f"of {', '.join(IXI_MD5)} (T1 T2)"
     )

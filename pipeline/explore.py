@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 from pipeline import __version__
+from pipeline.arguments import given_path
 from pipeline.config.load import load_config
 from pipeline.console import guarded
 from pipeline.errors import EXIT_DONE
@@ -20,10 +21,14 @@ def parser() -> argparse.ArgumentParser:
         description="Look at a configuration's data: counts, grids, intensities, outliers, duplicates, slices.",
         epilog=EPILOG,
     )
-    command.add_argument("config", type=Path, help="YAML configuration, such as configs/phantom.yaml")
+    command.add_argument("config", type=given_path, help="YAML configuration, such as configs/phantom.yaml")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as data.folder=/scans")
     command.add_argument(
-        "-o", "--output", type=Path, metavar="FOLDER", help="of explore.html and explore.json (default: explore/<name>)"
+        "-o",
+        "--output",
+        type=given_path,
+        metavar="FOLDER",
+        help="of explore.html and explore.json (default: explore/<name>)",
     )
     command.add_argument("--quiet", action="store_true", help="no progress bars")
     command.add_argument("--version", action="version", version=__version__)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import DiskFull, UserError
+from pipeline.texts import encoded
 
 _MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # a folder may be shared by several
 _OURS = f".tmp-{{process}}-{_MACHINE}"  # how names begin of what is not whole yet
@@ -215,6 +216,23 @@ def make_folder(folder: Path, wanted: Path | None = None) -> None:
         raise _refusal(wanted or folder, error) from error
 
 
+def require_writable(*paths: Path) -> None:
+    """Try whether files could be written, before hours of work are put into their content; nothing is left behind.
+
+    Raises:
+        UserError: a folder is in a file's place, or its folder can neither be written nor made.
+    """
+    for path in paths:
+        if is_folder(path):
+            raise UserError(f"{path}: is a folder, and a file is to be written there; move it, or choose another place")
+        try:
+            nearest = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+            with tempfile.TemporaryFile(dir=nearest):
+                pass
+        except OSError as error:
+            raise _refusal(path, error) from error
+
+
 def _refusal(path: Path, error: OSError) -> UserError:
     if error.errno in _FULL:
         return DiskFull(f"{path}: disk full, {free_space(path.parent)} left; free some space and run again")
@@ -226,8 +244,8 @@ def _refusal(path: Path, error: OSError) -> UserError:
 
 
 def text_writer(text: str) -> Callable[[BinaryIO], object]:
-    """Return what writes a text as UTF-8, as `write_together` wants it."""
-    return lambda stream: stream.write(text.encode())
+    """Return what writes a text as UTF-8, as `write_together` wants it; see `pipeline.texts.encoded` for odd names."""
+    return lambda stream: stream.write(encoded(text))
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:

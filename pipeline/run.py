@@ -1,9 +1,9 @@
 """Train, evaluate and report one run: `python -m pipeline.run CONFIG [key=value …]`."""
 
 import argparse
-from pathlib import Path
 
 from pipeline import __version__
+from pipeline.arguments import given_path
 from pipeline.config.load import load_config
 from pipeline.console import guarded
 from pipeline.distributed import launched
@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
         description="Train, evaluate and report one run. Running the same command again continues where it stopped.",
         epilog="exit codes: 0 done, 2 bad input or configuration, 130/143 stopped with a checkpoint, 1 our bug",
     )
-    command.add_argument("config", type=Path, help="YAML configuration, such as configs/phantom.yaml")
+    command.add_argument("config", type=given_path, help="YAML configuration, such as configs/phantom.yaml")
     command.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="such as training.epochs=20")
     command.add_argument("--dry-run", action="store_true", help="print the plan and touch nothing")
     command.add_argument("--verbose", action="store_true", help="with --dry-run: name every subject, one a line")

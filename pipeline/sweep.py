@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.arguments import count
+from pipeline.arguments import count, given_path, given_text
 from pipeline.comparison.checks import config_differences
 from pipeline.comparison.job import compare_folders
 from pipeline.console import guarded, say, warn
 from pipeline.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError
+from pipeline.files import require_writable
 from pipeline.runs.folder import RunFolder
 from pipeline.sweep_jobs import SweepJob, cuda_devices, plan, work_through
 
-DEFAULT = Path("runs/sweep")
+DEFAULT, PAGE = Path("runs/sweep"), "compare.html"
 EPILOG = """exit codes: 0 all done, 2 bad input or configuration (checked before the first run starts), 3 some or all
 runs failed or could not be compared, 129/130/143 stopped with checkpoints, 1 our bug
 Each run has a process and a log file of its own (FOLDER/logs). The same command goes on where it stopped, and leaves
@@ -28,9 +29,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("items", nargs="+", metavar="CONFIG … key=value …",
+    command.add_argument("items", nargs="+", type=_item, metavar="CONFIG … key=value …",
                          help="YAML configurations, and changes for all of them")  # fmt: skip
-    command.add_argument("-o", "--output", type=Path, metavar="FOLDER",
+    command.add_argument("-o", "--output", type=given_path, metavar="FOLDER",
                          help="put runs, logs and comparison here (default: each run where its configuration says, "
                          f"logs and comparison in {DEFAULT})")  # fmt: skip
     command.add_argument("--jobs", type=count, default=1, metavar="N",
@@ -44,6 +45,11 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
+def _item(text: str) -> str:
+    """Return a configuration's path, its `~` and variables replaced, or a change as it is."""
+    return text if "=" in text else given_text(text)
+
+
 @guarded
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
@@ -53,12 +59,13 @@ def main(argv: list[str] | None = None) -> int:
     if not configs:
         raise UserError("no configuration to run; give YAML files, such as configs/phantom.yaml")
     home = arguments.output or DEFAULT
+    require_writable(home / PAGE, home / "logs" / "log")
     jobs = plan(configs, overrides, arguments.output, home / "logs")
     _warn_of_differences(jobs)
     if not arguments.again:
         _skip_finished(jobs, arguments.quiet)
     work_through(jobs, arguments.jobs, quiet=arguments.quiet, devices=cuda_devices() if arguments.jobs > 1 else ())
-    return _conclude(jobs, home / "compare.html", arguments.quiet)
+    return _conclude(jobs, home / PAGE, arguments.quiet)
 
 
 def _warn_of_differences(jobs: Sequence[SweepJob]) -> None:

@@ -17,6 +17,7 @@ from pipeline.config.schema import Config
 from pipeline.console import say, warn
 from pipeline.errors import Stopped, UserError
 from pipeline.interruption import handled
+from pipeline.texts import encoded
 from pipeline.training.start import require_start
 
 COMMAND = (sys.executable, "-m", "pipeline.run")
@@ -177,7 +178,7 @@ def _start(job: SweepJob, device: str | None, counted: str) -> None:
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("ab") as log:
-            log.write(header.encode())
+            log.write(encoded(header))
             log.flush()
             job.log_start, job.started = log.tell(), time.monotonic()
             job.process = subprocess.Popen(

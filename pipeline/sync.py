@@ -1,9 +1,9 @@
 """Send runs to MLflow that it could not follow: `python -m pipeline.sync RUN …`."""
 
 import argparse
-from pathlib import Path
 
 from pipeline import __version__
+from pipeline.arguments import given_path
 from pipeline.console import guarded
 
 EPILOG = """exit codes: 0 all sent, 2 bad input or nothing sent, 3 some sent and some not, 1 our bug
@@ -20,7 +20,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs that nobody is at work on")
+    command.add_argument(
+        "runs", nargs="+", type=given_path, metavar="RUN", help="folders of runs that nobody is at work on"
+    )
     command.add_argument("--version", action="version", version=__version__)
     return command
 

@@ -9,6 +9,7 @@ from pipeline.config.load import load_config
 from pipeline.console import one_line, say, warn
 from pipeline.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PARTLY_DONE, UserError
 from pipeline.files import is_folder
+from pipeline.paths import looked_at
 from pipeline.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def sync_folders(folders: Sequence[Path]) -> int:
 def _sync(folder: Path) -> int:
     """Send one folder's record; return how many things MLflow did not take, each of which has been named."""
     if not is_folder(folder):
-        raise UserError(f"{folder}: no such folder; give the folder of a run")
+        raise UserError(f"{folder}: no such folder{looked_at(folder)}; give the folder of a run")
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: cannot be written, and it is to keep which MLflow run is its own; copy it first")
     from pipeline.tracking.sender import Sender

@@ -86,6 +86,8 @@ def main(argv: list[str] | None = None) -> int:
     views, derivative = None, None
     if arguments.bids:
         dataset = open_dataset(inputs, arguments.output)
+        if not arguments.dry_run:
+            require_writable(arguments.output)
         views = _load(arguments)
         derivative = _derivative(dataset, views, arguments)
         jobs = _dataset_jobs(derivative, arguments)

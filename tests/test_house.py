@@ -23,6 +23,8 @@ FOUNDATION = (
     "pipeline.hardware",
     "pipeline.interruption",
     "pipeline.progress",
+    "pipeline.paths",
+    "pipeline.texts",
     "pipeline.workers",
 )
 # What each package may import besides the foundation: those below it, and no other.

@@ -20,6 +20,7 @@ from nibabel.fileholders import FileHolder
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 from nibabel.wrapstruct import WrapStructError
 
+from transforms.fetched import not_fetched
 from transforms.memory import free_memory
 from transforms.nifti_header import TooLargeError, VolumeError, affine_mm, bytes_of_voxels, shape_text, volume_shape
 from transforms.nifti_kinds import is_header_of_analyze, what_it_is
@@ -83,6 +84,8 @@ def name_of(source: str | Path | SpatialImage) -> str:
 
 def _open(path: Path) -> tuple[SpatialImage, list[str]]:
     """Open a file whose bytes are checked to be all there, its voxels not yet converted, and say what is doubtful."""
+    if elsewhere := not_fetched(path):
+        raise VolumeError(elsewhere)
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -190,6 +193,8 @@ def _partner(path: Path, suffix: str) -> Path:
     if path.suffix.lower() == suffix:
         return path
     for candidate in (path.with_suffix(suffix), path.with_suffix(suffix.upper())):
+        if elsewhere := not_fetched(candidate):
+            raise VolumeError(elsewhere)
         if candidate.exists():
             return candidate
     missing = path.with_suffix(suffix).name

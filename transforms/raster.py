@@ -7,6 +7,8 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from transforms.fetched import not_fetched
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # of R, G, B: ITU-R 601, as in Pillow's "L"
 
@@ -32,6 +34,8 @@ def read_raster(path: str | Path) -> tuple[np.ndarray, float | None]:
             than Pillow's decompression-bomb limit; names it, why and the remedy.
     """
     path = Path(path)
+    if elsewhere := not_fetched(path):
+        raise ValueError(elsewhere)
     try:
         with warnings.catch_warnings(), path.open("rb") as stream:
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -9,6 +9,7 @@ from pipeline.comparison.checks import require_comparable
 from pipeline.comparison.runs import FinishedRun, load_runs
 from pipeline.console import say, warn
 from pipeline.errors import UserError
+from pipeline.files import require_writable
 from pipeline.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -54,12 +55,14 @@ def compare_folders(folders: Sequence[Path], page: Path, *, quiet: bool = False)
         raise UserError(f"{page}: lies in a run's folder ({within}), whose files it would overwrite; choose another -o")
     if Outputs(page).record.exists() and not (Outputs(page).record / METRICS).is_file():
         raise UserError(f"{Outputs(page).record}: is in the way, and no comparison's; move it, or choose another -o")
+    outputs = Outputs(page)
+    require_writable(outputs.page, outputs.csv, outputs.json, outputs.picture)
     runs = load_runs(folders)
     require_comparable(runs)
     from pipeline.tracking.mlflow_settings import configure_mlflow
 
     configure_mlflow()  # first, for MONAI imports MLflow, which asks for its settings then
-    _write(runs, Outputs(page), quiet)
+    _write(runs, outputs, quiet)
 
 
 def _write(runs: Sequence[FinishedRun], outputs: Outputs, quiet: bool) -> None:

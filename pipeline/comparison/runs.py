@@ -15,6 +15,7 @@ from pipeline.console import warn
 from pipeline.errors import UserError
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL, OWN
 from pipeline.runs.folder import RunFolder
+from pipeline.texts import printable
 
 Way = tuple[str, str]  # source and target contrast
 Figures = dict[str, dict[str, float]]  # "region/metric" -> scan or subject -> value
@@ -209,7 +210,9 @@ def _labelled(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
     """Give runs that share a name a label that none shares: their folder."""
     names = [run.label for run in runs]
     return [
-        replace(run, label=run.label if names.count(run.label) == 1 and run.label not in _SYSTEMS else str(run.folder))
+        run
+        if names.count(run.label) == 1 and run.label not in _SYSTEMS
+        else replace(run, label=printable(str(run.folder)))
         for run in runs
     ]
 

@@ -12,8 +12,11 @@ from pydantic import BaseModel, ValidationError
 from pipeline.config.rules import contradictions
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
+from pipeline.paths import looked_at
+from pipeline.texts import decoded
 
 LONGEST_VALUE = 80  # characters of a value that an error shows
+_UNDECODED, _PRIVATE = 0xDC80, 0x10FC80  # bytes of names that are not UTF-8, as Python has them and as YAML takes them
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -35,9 +38,22 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def _parse(text: str) -> object:
     """Return a YAML text's content; raises yaml.YAMLError, also where PyYAML trips over a value like 2001-13-45."""
     try:
+        if any(0 <= ord(letter) - _UNDECODED < 128 for letter in text):
+            return _shifted(_parse(_shifted(text, _PRIVATE - _UNDECODED)), _UNDECODED - _PRIVATE)
         return _UniqueKeyLoader(text).get_single_data()
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise yaml.YAMLError(str(error)) from error
+
+
+def _shifted(value: object, by: int) -> object:
+    """Return the value with the letters that stand for undecoded bytes moved within Unicode, in its lists and values."""
+    if isinstance(value, dict):
+        return {_shifted(key, by): _shifted(one, by) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_shifted(one, by) for one in value]
+    first = _UNDECODED if by > 0 else _PRIVATE
+    moved = {first + byte: first + by + byte for byte in range(128)}
+    return value.translate(moved) if isinstance(value, str) else value
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -63,11 +79,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def _read_yaml(path: Path) -> dict:
     try:
-        values = _parse(path.read_text(encoding="utf-8"))
+        values = _parse(decoded(path.read_bytes(), str(path), "a YAML configuration"))
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; give the path of a YAML configuration") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file; give the path of a YAML configuration") from error
+        reason = f"{error.strerror or error}{looked_at(path)}"
+        raise UserError(f"{path}: {reason}; give the path of a YAML configuration") from error
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not valid YAML: {reason}") from error
@@ -89,11 +104,21 @@ def _override(values: dict, text: str) -> str | None:
         place = place[parent]
         if not isinstance(place, dict):
             return f"{key}: {parent} holds a value, not keys of its own"
+    if _takes_text(key) and value not in ("", "null") and value[0] not in "\"'":
+        place[last] = value  # a name may have in it what YAML reads as a comment, a number or two lines
+        return None
     try:
         place[last] = _parse(value)
     except yaml.YAMLError:
         return f"{key} = {value}: not valid YAML; quote it"
     return None
+
+
+def _takes_text(key: str) -> bool:
+    """Whether a key's value is a path or a pattern, be it whose contrast's."""
+    parent = key.rpartition(".")[0]
+    named = dict(_fields())
+    return "Path" in str(named.get(key)) or typing.get_origin(named.get(parent)) is dict
 
 
 def _describe(problem: Mapping) -> str:
@@ -165,6 +190,16 @@ def valid_keys(
             if section not in without:
                 yield from (key for key in valid_keys(section, f"{prefix}{name}.", without) if key not in seen)
                 seen |= set(valid_keys(section, f"{prefix}{name}.", without))
+
+
+def _fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield every key of the schema, dotted, with its type, but for those that hold keys of their own."""
+    for name, field in model.model_fields.items():
+        sections = _sections(field.annotation)
+        if not sections:
+            yield prefix + name, field.annotation
+        for section in sections:
+            yield from _fields(section, f"{prefix}{name}.")
 
 
 def _sections(annotation: object) -> list[type[BaseModel]]:

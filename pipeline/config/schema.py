@@ -17,6 +17,8 @@ from pipeline.config.types import (
     PositiveFloat,
     Section,
     Share,
+    Subfolder,
+    UserPath,
     Whole,
 )
 
@@ -27,7 +29,7 @@ class PhantomData(Section):
     """A cohort of synthetic heads made on the spot."""
 
     source: Literal["phantom"]
-    folder: Path = Path("data/phantom")
+    folder: UserPath = Path("data/phantom")
     subjects: Annotated[Whole, Field(ge=1, le=10_000)] = 20
     spacing_mm: Annotated[Number, Field(ge=1, le=8)] = 2.0
     seed: Annotated[Whole, Field(ge=0)] = 0
@@ -37,14 +39,14 @@ class IxiData(Section):
     """The IXI archives as they unpack."""
 
     source: Literal["ixi"]
-    folder: Path
+    folder: UserPath
 
 
 class NiftiData(Section):
     """Any folder of NIfTI volumes: one glob per contrast, with `{subject}` in it."""
 
     source: Literal["nifti"]
-    folder: Path
+    folder: UserPath
     patterns: dict[str, str]
 
 
@@ -52,9 +54,9 @@ class ImagesData(Section):
     """Folders of 2D slices (PNG, JPEG, TIFF), one folder per contrast."""
 
     source: Literal["images"]
-    folder: Path
-    train: dict[str, str]
-    test: dict[str, str] = Field(default_factory=dict)
+    folder: UserPath
+    train: dict[str, Subfolder]
+    test: dict[str, Subfolder] = Field(default_factory=dict)
     paired: bool = False  # whether equal file names in two contrasts mean the same slice of the same subject
 
 
@@ -64,7 +66,7 @@ DataSource = PhantomData | IxiData | NiftiData | ImagesData
 class Split(Section):
     """How subjects are divided. A whole number counts subjects, a fraction is a share of them; the rest train."""
 
-    file: Path | None = None
+    file: UserPath | None = None
     seed: Whole = 0
     validation: Portion = 0.1
     test: Portion = 0.2
@@ -90,7 +92,7 @@ class Preprocess(Section):
     min_foreground: Share = 0.05
     coverage_mm: Coverage = "all"  # of the head along `axis`: "shared" is what both contrasts show; or mm from its end
     on_bad_volume: Literal["skip", "stop"] = "skip"
-    store: Path = Path("data/store")
+    store: UserPath = Path("data/store")
     processes: Positive | None = None  # None: one per core
 
 
@@ -162,7 +164,7 @@ class Config(Section):
     """One run."""
 
     name: Name
-    output: Path | None = None  # None: runs/<name>
+    output: UserPath | None = None  # None: runs/<name>
     seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: Annotated[Whole, Field(ge=1, le=1024)] | None = None  # None: all cores

@@ -1,8 +1,11 @@
 """The kinds of value that configurations hold, with their rules, and the section that holds them."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+
+from pipeline.paths import expanded
 
 SHORTEST_COVERAGE, LONGEST_COVERAGE = 10, 500  # mm of a head
 
@@ -51,11 +54,26 @@ def _in_order(percentiles: tuple[float, float]) -> tuple[float, float]:
     return percentiles
 
 
+def _expanded_path(value: object) -> Path:
+    if not isinstance(value, str | Path) or not str(value).strip():
+        raise ValueError("a path")
+    try:
+        return expanded(str(value))
+    except ValueError as error:
+        raise ValueError(f"a path whose variables are set; {error}") from None
+
+
+def _expanded_text(value: str) -> str:
+    return str(_expanded_path(value)) if set("~$") & set(value) else value
+
+
 Whole, Number = Annotated[int, BeforeValidator(_no_yes)], Annotated[float, BeforeValidator(_no_yes)]
 Positive = Annotated[Whole, Field(ge=1)]
 PositiveFloat = Annotated[Number, Field(gt=0)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Name = Annotated[str, AfterValidator(_name)]
+UserPath = Annotated[Path, BeforeValidator(_expanded_path)]  # `~` and $NAME replaced
+Subfolder = Annotated[str, AfterValidator(_expanded_text)]
 Portion = Annotated[int | float, PlainValidator(_portion)]
 Coverage = Annotated[str | float, PlainValidator(_coverage)]
 Lower, Upper = Annotated[Number, Field(ge=0, lt=100)], Annotated[Number, Field(gt=0, le=100)]

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.texts import printable
+
 
 @dataclass(frozen=True, order=True)
 class Case:
@@ -22,6 +24,11 @@ class Case:
     contrast: str
     path: Path
     split: str | None = None
+
+    def __post_init__(self) -> None:
+        """Have names that every page, table and store can take, of files whose names are in no encoding."""
+        for name in ("subject", "session"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
 
     @property
     def name(self) -> str:

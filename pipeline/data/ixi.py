@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.data.case import Case
 from pipeline.data.listing import nifti_stem, refuse_twins
 from pipeline.errors import UserError
+from pipeline.paths import looked_at
 
 
 def ixi_cases(folder: Path, contrasts: Sequence[str]) -> list[Case]:
@@ -24,7 +25,9 @@ def ixi_cases(folder: Path, contrasts: Sequence[str]) -> list[Case]:
     if missing:
         command = ["python", "-m", "pipeline.download", "ixi", "-o", str(folder), "--contrasts", *contrasts]
         names = " or ".join(missing)
-        raise UserError(f"{folder}: no IXI {names} volumes there; download them with: {shlex.join(command)}")
+        raise UserError(
+            f"{folder}: no IXI {names} volumes there{looked_at(folder)}; download them with: {shlex.join(command)}"
+        )
     refuse_twins(cases)
     return cases
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.data.case import Case
 from pipeline.errors import UserError
+from pipeline.paths import looked_at
 
 
 def natural_key(text: str) -> list[str | int]:
@@ -48,4 +49,5 @@ def _who(case: Case) -> str:
 def require_folder(folder: Path, key: str) -> None:
     """Raise UserError naming the configuration's `key` where `folder` is not a folder."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: {'not a' if folder.exists() else 'no such'} folder; correct {key}")
+        kind = "not a" if folder.exists() else "no such"
+        raise UserError(f"{folder}: {kind} folder{looked_at(folder)}; correct {key}")

@@ -20,6 +20,7 @@ from pipeline.data.pairing import BadScan, movement_between, on_grid_of, prepare
 from pipeline.data.store import StoredCase, intact, write_slices
 from pipeline.errors import UserError
 from pipeline.files import atomic_text, file_identity, make_folder
+from transforms.fetched import not_fetched
 from transforms.slices import centre_fit, occupied_slices
 
 VERSION = 3  # of what is stored; raise it when the same scans and movement give other slices
@@ -61,6 +62,8 @@ def extract_pair(cases: CasePair, folder: Path, settings: dict, cache: Path) -> 
         ValueError: the pair cannot be used; the message says why.
         UserError: the disk is full, or the folder cannot be written.
     """
+    if elsewhere := next(filter(None, (not_fetched(case.path) for case in cases)), None):
+        raise ValueError(elsewhere)
     key = pair_key(cases, settings)  # before reading: a file replaced meanwhile then counts as not stored
     chain = {name: value for name, value in settings.items() if name not in ("min_foreground", "register_pairs")}
     try:

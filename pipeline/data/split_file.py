@@ -10,6 +10,8 @@ import yaml
 from pipeline.data.case import Case
 from pipeline.data.split import CohortSplit
 from pipeline.errors import UserError
+from pipeline.paths import looked_at
+from pipeline.texts import decoded
 
 SHOWN_NAMES = 8
 
@@ -65,12 +67,12 @@ def _some(names: Collection[str]) -> str:
 
 def _read(path: Path) -> object:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = decoded(path.read_bytes(), str(path), "a split, JSON or YAML")
         if path.suffix.lower() == ".json":
             return json.loads(text)
         return yaml.load(text, Loader=yaml.BaseLoader)  # makes strings only: a subject 007 stays "007"
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); correct split.file") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}){looked_at(path)}; correct split.file") from error
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: neither JSON nor YAML ({reason}); correct split.file") from error

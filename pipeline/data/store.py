@@ -32,6 +32,7 @@ from pipeline.data.extraction import fill_store
 from pipeline.data.likeness import volume_likeness
 from pipeline.errors import UserError
 from pipeline.files import atomic_text, atomic_write, file_identity, make_folder
+from transforms.fetched import not_fetched
 
 VERSION = 4  # of what is stored; raise it when the chain's results change
 CHAIN_VERSION = 2  # of `transforms.presets.slice_chain`, that new models are trained with
@@ -195,6 +196,8 @@ def extract(path: Path, folder: Path, settings: dict) -> None:
     from transforms.presets import slice_chain
     from transforms.slices import AXES, occupied_slices
 
+    if elsewhere := not_fetched(path):
+        raise ValueError(elsewhere)
     key = case_key(path, settings)  # before reading: a file replaced meanwhile then counts as not stored
     min_foreground = settings["min_foreground"]
     chain_settings = {name: value for name, value in settings.items() if name != "min_foreground"}

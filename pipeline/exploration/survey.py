@@ -15,7 +15,7 @@ from pipeline.exploration.outliers import LIMIT
 from pipeline.exploration.page import write_page
 from pipeline.exploration.record import write_record
 from pipeline.exploration.tables import summary_rows
-from pipeline.files import temporary_folder
+from pipeline.files import require_writable, temporary_folder
 from pipeline.interruption import Interruption
 from pipeline.report.page import PHANTOM_NOTE, Report
 from pipeline.runs.folder import RunFolder, resolved_yaml
@@ -41,6 +41,7 @@ def survey(config: Config, folder: Path, to_train: str, *, quiet: bool = False) 
     """
     started, written, how_to_open = time.monotonic(), False, "off"
     require_free(folder, config.folder)
+    require_writable(folder / PAGE, folder / RECORD)
     try:
         with Interruption() as interruption, interruption.at_once():
             cohort, complaint = _look(config, quiet)

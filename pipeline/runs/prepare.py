@@ -10,6 +10,7 @@ from pipeline.config.schema import Config, Preprocess
 from pipeline.console import warn
 from pipeline.data.case import Case, pairs
 from pipeline.data.coverage import WHOLE, Coverage
+from pipeline.data.fetched import require_fetched
 from pipeline.data.likeness import cohort_likeness
 from pipeline.data.split import CohortSplit, make_split
 from pipeline.data.split_file import split_from_file
@@ -52,7 +53,26 @@ class Prepared:
 
 
 def find_cases(config: Config, *, quiet: bool = False) -> list[Case]:
-    """Return the cases of the configured source; the phantom is made where it is not there yet."""
+    """Return the cases of the configured source; the phantom is made where it is not there yet.
+
+    Raises:
+        UserError: there are none, or none whose content is here (`pipeline.data.fetched`).
+    """
+    data = config.data
+    if data.source == "phantom":
+        from pipeline.data.phantom import phantom_cases
+
+        return phantom_cases(
+            data.folder, config.contrasts, subjects=data.subjects, spacing_mm=data.spacing_mm, seed=data.seed,
+            processes=config.preprocess.processes, quiet=quiet,
+        )  # fmt: skip
+    cases = _listed_cases(config)
+    require_fetched([case for case in cases if case.contrast in config.contrasts])
+    return cases
+
+
+def _listed_cases(config: Config) -> list[Case]:
+    """Return the cases of a source of files."""
     data = config.data
     if data.source == "ixi":
         from pipeline.data.ixi import ixi_cases
@@ -62,16 +82,9 @@ def find_cases(config: Config, *, quiet: bool = False) -> list[Case]:
         from pipeline.data.nifti import nifti_cases
 
         return nifti_cases(data.folder, data.patterns)
-    if data.source == "images":
-        from pipeline.data.images import images_cases
+    from pipeline.data.images import images_cases
 
-        return images_cases(data.folder, data.train, data.test, data.paired)
-    from pipeline.data.phantom import phantom_cases
-
-    return phantom_cases(
-        data.folder, config.contrasts, subjects=data.subjects, spacing_mm=data.spacing_mm, seed=data.seed,
-        processes=config.preprocess.processes, quiet=quiet,
-    )  # fmt: skip
+    return images_cases(data.folder, data.train, data.test, data.paired)
 
 
 def split_cases(config: Config, cases: Sequence[Case], saved: Path | None = None) -> CohortSplit:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.files import append_whole, atomic_text, atomic_write
+from pipeline.texts import encoded, printable
 from pipeline.tracking.mlflow_run import MlflowRun
 
 NAME, PICTURES = "tracking.jsonl", "unsent"
@@ -49,7 +50,7 @@ def _entry(line: bytes) -> Entry | None:
     """Return the entry that a line holds; None for one that is torn, or whose content is not what its kind needs."""
     try:
         entry = json.loads(line)
-        _line(entry).encode()  # half a surrogate pair could be read, but never be written again
+        _line(entry).encode(errors="surrogateescape")  # half a surrogate pair is nobody's, not even an odd name's
     except (ValueError, RecursionError):
         return None
     needs = NEEDS.get(str(entry.get("kind"))) if isinstance(entry, dict) else None
@@ -170,7 +171,8 @@ class Journal:
         Raises:
             UserError: the disk is full or gone.
         """
-        append_whole(self._stream, self.folder / NAME, _line(entry).encode())
+        entry = entry if entry["kind"] == "artifact" else _printable(entry)  # of a path every byte counts
+        append_whole(self._stream, self.folder / NAME, encoded(_line(entry)))
         return entry
 
     def add_image(self, key: str, image: np.ndarray, step: int) -> Entry:
@@ -208,6 +210,15 @@ def tidy(folder: Path) -> None:
 def _remove(files: Iterable[Path]) -> None:
     for file in files:
         file.unlink(missing_ok=True)
+
+
+def _printable(value: object) -> object:
+    """Return plain data whose texts MLflow's stores can take."""
+    if isinstance(value, dict):
+        return {name: _printable(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(one) for one in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def _line(entry: Entry) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.files import is_file, is_folder
+from pipeline.paths import looked_at
 
 MLFLOW_SCHEMES = ("runs:/", "models:/")
 LATEST = "latest.pt"
@@ -31,7 +32,9 @@ def checkpoint_at(path: Path) -> Path:
     if is_file(path):
         return path
     if not is_folder(path):
-        raise UserError(f"{path}: no such model; give a run's folder, a checkpoint, runs:/… or models:/name@alias")
+        raise UserError(
+            f"{path}: no such model{looked_at(path)}; give a run's folder, a checkpoint, runs:/… or models:/name@alias"
+        )
     for run, folder in ((path, path / "checkpoints"), (path.parent, path)):
         there = [name for name in BY_WORTH if is_file(folder / name)]
         if LATEST in there and _evaluates_latest(run):

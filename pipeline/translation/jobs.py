@@ -10,6 +10,7 @@ from pipeline.console import one_line, table
 from pipeline.distributed import PeerLost
 from pipeline.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PARTLY_DONE
 from pipeline.interruption import handled
+from transforms.fetched import not_fetched
 
 TRANSLATED, SKIPPED, FAILED, NOT_DONE = "translated", "skipped", "failed", "not done"
 
@@ -102,6 +103,8 @@ def outlook(jobs: list[Job]) -> str:
 def _fate(job: Job) -> str:
     if job.status == SKIPPED:
         return "skip"
+    if job.status == NOT_DONE and (elsewhere := not_fetched(job.source)):
+        return f"refuse: {elsewhere}"
     if job.status == NOT_DONE and not os.path.exists(job.source):  # noqa: PTH110  (`Path`'s raises for long names)
         return "refuse: no such file"
     return "translate" if job.status == NOT_DONE else f"refuse: {job.error}"

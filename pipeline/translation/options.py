@@ -1,10 +1,9 @@
 """What `python -m pipeline.translate` can be told."""
 
 import argparse
-from pathlib import Path
 
 from pipeline import __version__
-from pipeline.arguments import count, given_path
+from pipeline.arguments import count, given_path, given_text
 
 AXES = ("axial", "coronal", "sagittal")
 EPILOG = """exit codes: 0 everything is there, 2 bad arguments or nothing worked, 3 some are missing, 130/143 stopped
@@ -24,19 +23,22 @@ def parser() -> argparse.ArgumentParser:
     )
     many = {"action": "extend", "nargs": "+", "type": given_path, "default": [], "metavar": "IN"}
     door.add_argument("-i", "--input", **many, help="files, folders, DICOM series' folders")
-    door.add_argument("--input-list", metavar="FILE", help="more IN: a path a line, UTF-8, # comments; - is stdin")
+    door.add_argument(
+        "--input-list", type=given_text, metavar="FILE", help="more IN: a path a line, UTF-8, # comments; - is stdin"
+    )
     door.add_argument(
         "-o", "--output", type=given_path, required=True, metavar="OUT", help="folder; a .nii[.gz] for one file"
     )
     door.add_argument(
         "--model",
         nargs="+",
+        type=given_text,
         required=True,
         help="a run folder, a checkpoint, runs:/…/… or models:/name@alias (MLflow); for --views one of each axis",
     )
     door.add_argument("--to", metavar="CONTRAST", help="what to make, as T2; needed unless the model makes only one")
     door.add_argument(
-        "--style", type=Path, metavar="REF", help="take on this volume's style (MUNIT; REF is a CONTRAST)"
+        "--style", type=given_path, metavar="REF", help="take on this volume's style (MUNIT; REF is a CONTRAST)"
     )
     door.add_argument(
         "--views", type=_axes, metavar="AXES", help="average the models of several slicings: axial,coronal,sagittal"
@@ -54,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     )
     door.add_argument("--overwrite", action="store_true", help="translate again what OUT already holds")
     door.add_argument("--dry-run", action="store_true", help="say what would become what, and write nothing")
-    door.add_argument("--summary", type=Path, metavar="FILE", help="write the summary there, instead of in OUT")
+    door.add_argument("--summary", type=given_path, metavar="FILE", help="write the summary there, instead of in OUT")
     door.add_argument(
         "--keep-header-text", action="store_true", help="keep descrip and header extensions, which may hold names"
     )

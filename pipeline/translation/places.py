@@ -1,15 +1,21 @@
 """Which volumes a translation command is given, and where each goes."""
 
+import codecs
+import io
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import UserError
 from pipeline.files import is_file, is_folder, remove_stale
+from pipeline.paths import expanded
+from pipeline.texts import decoded
 from pipeline.translation.dicom import holds_dicom
 from pipeline.translation.jobs import FAILED, Job
+from transforms.fetched import not_fetched
 
 FOUND_IN_FOLDERS = (".nii", ".nii.gz", ".hdr")  # a .hdr stands for its .img
 PAIR_SUFFIXES = (".hdr", ".img")
@@ -46,20 +52,44 @@ def all_inputs(given: list[Path], list_file: str | None) -> list[Path]:
 
 def _listed(stream: BinaryIO, name: str) -> list[Path]:
     paths = []
-    for number, line in enumerate(iter(lambda: stream.readline(MOST_PATH_BYTES + 3), b""), start=1):
+    for number, line in enumerate(_lines(stream, name), start=1):
         where = f"{name}, line {number}"
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{where}: is not UTF-8; give a text file with one path per line") from error
+        text = _as_text(line.rstrip(b"\r\n"), where)
         if "\0" in text:
             raise UserError(f"{where}: holds a NUL byte; give a text file with one path per line")
-        if len(text.encode()) > MOST_PATH_BYTES:
+        if len(os.fsencode(text)) > MOST_PATH_BYTES:
             raise UserError(f"{where}: is longer than a path can be; give a text file with one path per line")
         if text.strip() and not text.startswith("#"):
             bare = text.strip()  # unless the blanks belong to a file's name
-            paths.append(Path(bare if os.path.lexists(bare) and not os.path.lexists(text) else text))
+            try:
+                paths.append(expanded(bare if os.path.lexists(bare) and not os.path.lexists(text) else text))
+            except ValueError as error:
+                raise UserError(f"{where}: {error}; set it, or write the path out") from None
     return paths
+
+
+def _lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
+    """Yield a list's lines in UTF-8, without a byte order mark; of a list in UTF-16, as PowerShell writes it, too."""
+    first = stream.readline(MOST_PATH_BYTES + 3)
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        stream = io.BytesIO(decoded(first + stream.read(), name, "a list").encode(errors="surrogatepass"))
+        first = stream.readline(MOST_PATH_BYTES + 3)
+    yield first.removeprefix(codecs.BOM_UTF8)
+    yield from iter(lambda: stream.readline(MOST_PATH_BYTES + 3), b"")
+
+
+def _as_text(line: bytes, where: str) -> str:
+    """Return a line as text: UTF-8, or the name of something that is there, as other programs wrote it."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        if os.path.lexists(name := os.fsdecode(line)):
+            return name
+        byte = f"byte 0x{line[error.start]:02x}"
+        raise UserError(
+            f"{where}: {byte} is not UTF-8 (Latin-1, perhaps), and no file is called so; save the list as UTF-8, one "
+            "path per line"
+        ) from error
 
 
 def plan(inputs: list[Path], out: Path) -> list[Job]:
@@ -189,6 +219,8 @@ def _identity(source: Path) -> Path:
 def _without_volumes(folder: Path) -> str:
     if not os.access(folder, os.R_OK | os.X_OK):
         return f"{folder}: this folder cannot be listed; check its permissions"
+    if elsewhere := next(filter(None, map(not_fetched, sorted(folder.iterdir()))), None):
+        return elsewhere
     return f"{folder}: no .nii or .nii.gz files in this folder, and no DICOM series; check the path"
 
 

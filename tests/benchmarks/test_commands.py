@@ -15,6 +15,7 @@ from small_volumes import write_volume
 
 import pipeline.run
 from benchmarks import data, inference, metrics, overheads, scaling, scans, step, together, views
+from benchmarks.commands import ROOT, run_command
 from benchmarks.timing import Timing
 from pipeline.config.load import load_config
 
@@ -201,7 +202,15 @@ def test_overheads_of_a_record_are_told_beyond_a_round_without_one(monkeypatch):
     assert [row[1:] for row in rows] == [["30 ms", "30.00%", "5 ms", "5.00%", "2 s"]] * 3
 
 
-def test_scaling(monkeypatch, capsys):
+@pytest.fixture
+def after_the_demo(tmp_path, monkeypatch):
+    """The folder worked in holds a run of the demo's name, of another configuration."""
+    (tmp_path / "tree" / "runs" / "phantom").mkdir(parents=True)
+    (tmp_path / "tree" / "runs" / "phantom" / "config.yaml").write_text("name: phantom\n")
+    monkeypatch.chdir(tmp_path / "tree")
+
+
+def test_scaling(after_the_demo, monkeypatch, capsys):
     sizes = {"PIXELS": (128, 256), "BATCHES": (1, 2), "SLICES": (2, 4), "SUBJECTS": (10, 20), "VOLUMES": (1, 3)}
     for name, values in sizes.items():
         monkeypatch.setattr(scaling, name, values)
@@ -245,6 +254,19 @@ def test_the_ends_of_epochs_are_told_from_the_steps_within():
     within, ends = scaling.gaps_of(list(zip(range(1, 10), times.tolist(), strict=True)), 3)
     assert within == [1] * 6 and ends == [5, 6]
     assert scaling.fifths("x", [1.0, 1.0, 1.0, 1.0, 2.0, 3.0])[-1][1:3] == ["x, last over first", "3.00"]
+
+
+def test_the_plan_of_a_cohort_does_not_depend_on_earlier_runs(after_the_demo, capsys):
+    [[said, _]] = overheads.plan(10)
+    assert said == "run --dry-run, 10 subjects"
+
+
+def test_a_command_leaves_nothing_where_the_benchmark_is_started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = run_command(
+        [overheads.sys.executable, "-c", "import pipeline; open('left', 'w'); print(pipeline.__file__)"]
+    )
+    assert Path(ended.stdout.strip()) == ROOT / "pipeline" / "__init__.py" and list(tmp_path.iterdir()) == []
 
 
 def test_a_command_that_fails_says_why():

@@ -34,7 +34,7 @@ def test_a_list_may_come_from_standard_input(tmp_path, model, monkeypatch):
 
 
 LISTS = {
-    "no UTF-8": (b"a.nii\n\xff\xfe\n", "line 2: is not UTF-8"),
+    "no UTF-8": (b"a.nii\n\xff\xfe\n", "line 2: byte 0xff is not UTF-8"),
     "NUL": (b"a\0b.nii\n", "line 1: holds a NUL byte"),
     "endless": (b"a" * 100_000, "line 1: is longer than a path can be"),
     "a binary file": (bytes(100_000), "line 1: holds a NUL byte"),

@@ -1,0 +1,90 @@
+"""Every command takes any name that the file system can hold: bytes in no encoding, two lines, quotes, markup."""
+
+import json
+import os
+import shutil
+
+import mlflow_store
+import pytest
+import yaml
+from small_run import CONFIGS, QUICK, phantom_run
+from small_volumes import write_volume
+
+from pipeline import compare, explore, run, sync, translate
+
+ODD = os.fsdecode(b"caf\xe9 \"q' <b>&#%s\n{x} $5 ~")
+SHORT = ("training.steps_per_epoch=1", "training.decay_epochs=0")
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """A run whose data, store and folder have odd names, followed by MLflow."""
+    folder = tmp_path_factory.mktemp("odd") / ODD
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", mlflow_store.fresh_store(folder.parent))
+        (folder.parent / "here").mkdir()
+        patch.chdir(folder.parent / "here")
+        overrides = (f"data.folder={folder / 'data'}", f"preprocess.store={folder / 'store'}")
+        assert phantom_run(folder / "run", *QUICK, *SHORT, *overrides, "tracking.mlflow=true") == 0
+        yield folder
+
+
+def test_a_run_ends_whole(places):
+    assert (places / "run" / "report.html").is_file() and (places / "run" / "run.json").is_file()
+    assert "caf\\udce9" in (places / "run" / "report.html").read_text(encoding="utf-8")
+    said = yaml.safe_load((places / "run" / "config.yaml").read_text(encoding="utf-8"))
+    assert said["data"]["folder"] == str(places / "data")
+
+
+def test_mlflow_has_it(places, monkeypatch):
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{places.parent}/mlflow.db")
+    entries = [json.loads(line) for line in (places / "run" / "tracking.jsonl").read_text().splitlines()]
+    assert entries[-1]["status"] == "FINISHED"
+    assert next(entry for entry in entries if entry["kind"] == "about")["params"]["data.folder"].startswith("/")
+    del mlflow
+
+
+def test_the_same_command_takes_it_up(places, capsys):
+    overrides = (f"data.folder={places / 'data'}", f"preprocess.store={places / 'store'}")
+    assert phantom_run(places / "run", *QUICK, *SHORT, *overrides) == 0
+    assert run.main([str(places / "run" / "config.yaml"), "--dry-run"]) == 0
+
+
+def test_runs_are_compared(places, capsys):
+    shutil.copytree(places / "run", places / "other")
+    page = places / "page" / "compare.html"
+    assert compare.main([str(places / "run"), str(places / "other"), "-o", str(page), "--quiet"]) == 0
+    assert page.is_file() and page.with_suffix(".csv").is_file()
+
+
+def test_a_run_is_sent_to_mlflow(places, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store.fresh_store(places.parent / "second"))
+    assert sync.main([str(places / "run")]) in (0, 3)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_volumes_are_translated(places, tmp_path):
+    source = write_volume(tmp_path / ODD / f"{ODD}.nii.gz")
+    out = places / "out"
+    assert translate.main(["-i", str(source.parent), "-o", str(out), "--model", str(places / "run"), "--to", "T2"]) == 0
+    assert (out / f"{ODD}.nii.gz").is_file() and json.loads((out / "summary.json").read_text())["exit_code"] == 0
+
+
+def test_data_are_explored(tmp_path):
+    for number in range(3):
+        for contrast in ("T1", "T2"):
+            write_volume(tmp_path / ODD / f"{ODD}{number}" / f"{contrast}.nii.gz", number)
+    overrides = [f"data.folder={tmp_path / ODD}", "data.patterns={T1: '{subject}/T1.nii.gz', T2: '{subject}/T2.nii.gz'}",
+                 "preprocess.size=32", "preprocess.processes=1", "generator.depth=2", "discriminator.layers=2",
+                 "tracking.mlflow=false", "split.test=1", "split.validation=0"]  # fmt: skip
+    command = [str(CONFIGS / "nifti.yaml"), *overrides, "-o", str(tmp_path / ODD / "page"), "--quiet"]
+    assert explore.main(command) == 0
+    record = json.loads((tmp_path / ODD / "page" / "explore.json").read_text(encoding="utf-8"))
+    assert {entry["path"] for entry in record["images"]} == {
+        str(tmp_path / ODD / f"{ODD}{number}" / f"{contrast}.nii.gz")
+        for number in range(3)
+        for contrast in ("T1", "T2")
+    }
+    assert "caf\\udce9" in (tmp_path / ODD / "page" / "explore.html").read_text(encoding="utf-8")
