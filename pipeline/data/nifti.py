@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.data.case import Case
-from pipeline.data.listing import natural_key, nifti_stem, refuse_twins, require_folder
+from pipeline.data.listing import VOLUME_SUFFIX, natural_key, nifti_stem, refuse_twins, require_folder
 from pipeline.errors import UserError
 
 Label = tuple[str, ...]
@@ -32,7 +32,7 @@ class Scan:
     @cached_property
     def tokens(self) -> Label:
         """The words of what the wildcards matched."""
-        return tuple(word for word in re.split(r"[/_]+", re.sub(r"\.nii(\.gz)?$", "", self.wild)) if word)
+        return tuple(word for word in re.split(r"[/_]+", re.sub(rf"{VOLUME_SUFFIX}$", "", self.wild)) if word)
 
 
 def nifti_cases(folder: Path, patterns: Mapping[str, str]) -> list[Case]:
@@ -46,7 +46,8 @@ def nifti_cases(folder: Path, patterns: Mapping[str, str]) -> list[Case]:
 
     Raises:
         UserError: names the pattern, the folder or the files: a pattern without {subject} or without a match, one
-            file matched twice, a volume both as .nii and .nii.gz, two files that are one subject, session and contrast.
+            file matched twice, a volume stored twice (as .nii and .nii.gz), two files that are one subject, session and
+            contrast.
     """
     require_folder(folder, "data.folder")
     matchers = {contrast: _matcher(contrast, pattern) for contrast, pattern in patterns.items()}
@@ -158,7 +159,7 @@ def _scan(matcher: re.Pattern[str], relative: str) -> Scan | None:
 def _check_matches(folder: Path, contrast: str, pattern: str, scans: Sequence[Scan], files: Sequence[str]) -> None:
     key = f"data.patterns.{contrast}"
     if not scans:
-        example = f"files there are named like {files[0]}" if files else "it holds no .nii or .nii.gz file at all"
+        example = f"files there are named like {files[0]}" if files else "it holds no .nii, .nii.gz or .mgz file at all"
         raise UserError(f"{folder}: no volume matches {key} '{pattern}' ({example}); correct {key} or data.folder")
     by_stem: dict[str, str] = {}
     for scan in scans:
@@ -167,7 +168,7 @@ def _check_matches(folder: Path, contrast: str, pattern: str, scans: Sequence[Sc
                 f"{folder / scan.relative}: {{subject}} in {key} '{pattern}' matched '{scan.subject}', which holds a "
                 f"BIDS '{held[2]}-' entity, so one person would count as several; write {{subject}}_* for it"
             )
-        stem = re.sub(r"\.nii(\.gz)?$", "", scan.relative, flags=re.IGNORECASE)
+        stem = re.sub(rf"{VOLUME_SUFFIX}$", "", scan.relative, flags=re.IGNORECASE)
         twin = by_stem.setdefault(stem, scan.relative)
         if twin != scan.relative:
             raise UserError(f"{folder / twin} and {folder / scan.relative}: the same volume twice; move one away")
