@@ -8,12 +8,11 @@ from typing import BinaryIO
 import nibabel as nib
 
 from transforms.nifti_header import VolumeError, bytes_of_voxels, shape_text, volume_shape
-from transforms.nifti_kinds import what_it_is
+from transforms.nifti_kinds import begins_mgh, what_it_is
 
 HEADER_BYTES = 284  # the voxels begin there
+BYTES_LOOKED_AT = 540  # as long as NIfTI-2's header, to say what else a file is
 MOST_FOOTER_BYTES = 64 << 20  # scan parameters and tags, which FreeSurfer writes behind the voxels
-_VERSION = (1).to_bytes(4, "big")
-_TYPES = (0, 1, 3, 4)  # uint8, int32, float32, int16
 
 
 def read_mgh(
@@ -30,11 +29,10 @@ def read_mgh(
     Raises:
         VolumeError: it is no such volume, several of them, truncated, or of impossible size.
     """
-    start = stream.read(HEADER_BYTES)
-    kind = int.from_bytes(start[20:24], "big")
-    if len(start) < HEADER_BYTES or start[:4] != _VERSION or kind not in _TYPES:
+    start = stream.read(BYTES_LOOKED_AT)
+    if len(start) < HEADER_BYTES or not begins_mgh(start):
         raise VolumeError(f"{path}: not a FreeSurfer volume but {what_it_is(start)}")
-    header = nib.freesurfer.mghformat.MGHHeader(start, check=False)
+    header = nib.freesurfer.mghformat.MGHHeader(start[:HEADER_BYTES], check=False)
     volume_shape(header, str(path))
     wanted = HEADER_BYTES + bytes_of_voxels(header)
     if wanted > most_bytes:
@@ -43,7 +41,7 @@ def read_mgh(
             "it is damaged or truncated, copy or download it again"
         )
     require_memory(header, 2 * wanted, path)  # what is read here, and what nibabel takes of it
-    content = start + stream.read(wanted - HEADER_BYTES)
+    content = start + stream.read(max(wanted - len(start), 0))
     if len(content) < wanted:
         raise VolumeError(
             f"{path}: truncated, {wanted:,} bytes expected and {len(content):,} found; copy or download it again"
