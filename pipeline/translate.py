@@ -9,19 +9,21 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.console import guarded, say
+from pipeline.console import guarded, say, warnings_as_lines
 from pipeline.distributed import World, launched
 from pipeline.errors import EXIT_DONE, UserError
-from pipeline.files import is_folder
+from pipeline.files import is_file, is_folder
 from pipeline.translation.ahead import Ahead
 from pipeline.translation.batch import job_opener, job_translator, say_outcome, work_through, write_summary
 from pipeline.translation.bids import Dataset, dataset_jobs, open_dataset, suffixes_of
 from pipeline.translation.derivative import Derivative
 from pipeline.translation.earlier import to_do
-from pipeline.translation.jobs import Job, StopSignals, exit_code, outlook
+from pipeline.translation.jobs import NOT_DONE, Job, StopSignals, exit_code, outlook
 from pipeline.translation.maps import plan_maps
 from pipeline.translation.options import parser, without_two_dashes
 from pipeline.translation.places import all_inputs, clear_leftovers, plan, require_writable
+from pipeline.translation.provenance import CommandModel
+from pipeline.translation.refusals import require_usable
 from pipeline.translation.shares import collected, note_others, share
 from pipeline.translation.summary import place_of_summary, recall, require_own_place
 
@@ -49,7 +51,7 @@ def translate(
 
     Args:
         image: A NIfTI file or a nibabel image.
-        model: A run folder, a checkpoint, `runs:/…`, `models:/name@alias`, or a model loaded by
+        model: A run folder, a checkpoint, `runs:/RUN_ID/MODEL`, `models:/NAME@ALIAS`, or a model loaded by
             `pipeline.translation.model.load_model` (sooner, for many volumes).
         to: The contrast to make; may be left out where the model makes only one.
         batch_size: Slices that go through the network at once.
@@ -83,40 +85,43 @@ def main(argv: list[str] | None = None) -> int:
     started, world = time.time(), launched()
     _require_agreement(arguments, world)
     inputs = all_inputs(arguments.input, arguments.input_list)
-    views, derivative = None, None
+    model = _command_model(arguments)
+    derivative = None
     if arguments.bids:
-        dataset = open_dataset(inputs, arguments.output)
-        if not arguments.dry_run:
+        with warnings_as_lines():
+            dataset = open_dataset(inputs, arguments.output)
+        if not arguments.dry_run and not is_folder(arguments.output):
             require_writable(arguments.output)
-        views = _load(arguments)
-        derivative = _derivative(dataset, views, arguments)
+        derivative = _derivative(dataset, model.views, arguments)
         jobs = _dataset_jobs(derivative, arguments)
     else:
         jobs = plan(inputs, arguments.output)
     plan_maps(jobs, bids=arguments.bids, wanted=arguments.uncertainty)
     require_own_place(arguments.summary, jobs, arguments.input_list)
+    look = {"overwrite": arguments.overwrite, "to": arguments.to, "quiet": arguments.quiet or not world.first}
     if arguments.dry_run:
-        to_do(jobs, overwrite=arguments.overwrite, to=arguments.to, quiet=arguments.quiet or not world.first)
+        to_do(jobs, model=model, **look)
         if world.first:
             say(outlook(jobs))
         return EXIT_DONE
     own = share(jobs, world)
-    pending = to_do(own, overwrite=arguments.overwrite, to=arguments.to, quiet=arguments.quiet or not world.first)
-    about: dict[str, str] = {}
+    missing = next((job for job in own if job.status == NOT_DONE and not is_file(job.target)), None)
+    if missing is not None:
+        require_writable(missing.target.parent)  # before the model is loaded
+    pending = to_do(own, model=model, **look)
     with StopSignals() as stop:
         if pending:
             require_writable(pending[0].target.parent)
-            views = views or _load(arguments)
-            about |= views.about()
-            _translate_all(pending, views, derivative, arguments, world, stop)
+            _translate_all(pending, model, derivative, arguments, world, stop)
         jobs = collected(own, world)
     if stop.number and world.first:
         note_others(jobs, world)
     code = 128 + stop.number if stop.number else exit_code(jobs)
     if not world.first:
         return code
+    about = model.about if model.is_loaded else {}
     code = _summarised(jobs, arguments, about, code, started=started, worked=bool(pending))  # a record, so first
-    say_outcome(jobs, quiet=arguments.quiet, stopped=stop.number != 0, anew=arguments.overwrite)
+    say_outcome(jobs, quiet=arguments.quiet, stopped=stop.number, anew=arguments.overwrite)
     return code
 
 
@@ -155,17 +160,18 @@ def _require_agreement(arguments: argparse.Namespace, world: World) -> None:
 
 def _translate_all(
     pending: list[Job],
-    views: "Views",
+    model: CommandModel,
     derivative: Derivative | None,
     arguments: argparse.Namespace,
     world: World,
     stop: StopSignals,
 ) -> None:
+    views = model.views
     clear_leftovers(pending)
     if derivative is not None:
         derivative.write_description()
     if arguments.verbose and world.first:
-        about = views.about()
+        about = model.about
         say(f"model: {about['origin']}, weights {about['identity']}, makes {about['to']}")
         for doubt in views.doubts:
             say(f"uncertainty from {', '.join(doubt.witnesses.asked)}")
@@ -175,16 +181,22 @@ def _translate_all(
     open_job = job_opener(views, strict=arguments.strict)
     # A GPU leaves the processor free to read the next volume meanwhile; on a CPU there is nothing to gain by it.
     opened = Ahead(open_job, pending) if views.models[0].device.type == "cuda" else open_job
-    translate_one = job_translator(views, derivative, opened, **options)
+    translate_one = job_translator(views, derivative, opened, provenance=model.provenance, **options)
     work_through(pending, translate_one, quiet=quiet, verbose=arguments.verbose, stop=stop)
+
+
+def _command_model(arguments: argparse.Namespace) -> CommandModel:
+    """Return the command's model, not loaded yet."""
+    return CommandModel(
+        arguments.model,
+        arguments.style,
+        check=lambda: require_usable(arguments.model, arguments.to, arguments.device),
+        load=lambda: _load(arguments),
+    )
 
 
 def _load(arguments: argparse.Namespace) -> "Views":
     """Return what translates, and to which contrast."""
-    from pipeline.translation.address import require_model
-
-    for uri in arguments.model:  # a wrong one is said before torch is there
-        require_model(uri)
     from pipeline.hardware import set_up
     from pipeline.translation.model import load_model
     from pipeline.translation.views import open_views

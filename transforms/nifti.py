@@ -25,10 +25,12 @@ from transforms.memory import free_memory
 from transforms.nifti_header import TooLargeError, VolumeError, affine_mm, bytes_of_voxels, shape_text, volume_shape
 from transforms.nifti_kinds import is_header_of_analyze, what_it_is
 from transforms.nifti_log import nibabel_silent
+from transforms.nifti_mgh import read_mgh
 from transforms.nifti_repair import repaired_header
 from transforms.nifti_values import finite_float32
 
 PAIR_SUFFIXES = (".hdr", ".img")
+FREESURFER_SUFFIXES = (".mgz", ".mgh")
 DEFLATE_LARGEST_RATIO = 1032  # zlib's manual: "the limiting compression factor"
 MOST_TRAILING_BYTES = 64 << 20  # behind the voxels, where nothing belongs
 _CHUNK_BYTES = 1 << 20
@@ -38,7 +40,8 @@ def read_nifti(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarra
     """Read a whole 3D volume with its scaling applied.
 
     Args:
-        source: A `.nii`, `.nii.gz`, `.hdr` or `.img` file (NIfTI-1, NIfTI-2, Analyze), or a loaded nibabel image.
+        source: A `.nii`, `.nii.gz`, `.hdr` or `.img` file (NIfTI-1, NIfTI-2, Analyze), FreeSurfer's `.mgz` or `.mgh`,
+            or a loaded nibabel image.
 
     Returns:
         The (X, Y, Z) float32 voxels, all finite and not all the same; the (4, 4) float64 affine, voxel to RAS
@@ -96,6 +99,9 @@ def _open(path: Path) -> tuple[SpatialImage, list[str]]:
         raise VolumeError(f"{path}: is a folder; give a .nii or .nii.gz file")
     if not stat.S_ISREG(mode):
         raise VolumeError(f"{path}: is a pipe or a device; give a .nii or .nii.gz file")
+    if path.suffix.lower() in FREESURFER_SUFFIXES:
+        with _decompressed(path) as (stream, most_bytes):
+            return read_mgh(path, stream, most_bytes, _require_memory)
     return _open_pair(path) if path.suffix.lower() in PAIR_SUFFIXES else _open_single(path)
 
 

@@ -23,6 +23,7 @@ _BYTE_ORDER_MARKS = {  # the longer ones first: UTF-32's begins as UTF-16's
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
+_TYPES_OF_MGH = (0, 1, 3, 4)  # uint8, int32, float32, int16
 _TEXT = "a text file; convert or download the volume again"
 _LEAST_ASCII = 0.7  # of the bytes of a text in an old European encoding
 
@@ -31,6 +32,12 @@ def is_header_of_analyze(start: bytes) -> bool:
     """Whether a `.hdr` begins as Analyze's, and not with the magic letters of a single-file NIfTI."""
     sized = ANALYZE_SIZE in (int.from_bytes(start[:4], order) for order in ("little", "big"))
     return sized and start[344:346] != b"n+"
+
+
+def begins_mgh(start: bytes) -> bool:
+    """Whether a file begins as FreeSurfer's volumes do: version 1, and a type that voxels can have."""
+    kind = int.from_bytes(start[20:24], "big")
+    return len(start) >= 24 and start[:4] == b"\0\0\0\1" and kind in _TYPES_OF_MGH
 
 
 def what_it_is(start: bytes, *, zipped: bool = False) -> str:
@@ -51,6 +58,8 @@ def what_it_is(start: bytes, *, zipped: bool = False) -> str:
             return description
     if start[128:132] == b"DICM":
         return "a DICOM file; to translate its series give its folder, otherwise convert the series with dcm2niix"
+    if begins_mgh(start):
+        return "a FreeSurfer volume; give it the suffix .mgz, or .mgh where it is not compressed"
     if start[344:347] == b"n+1" and len(start) < ANALYZE_SIZE:
         return "a part of a header; copy or download it again"
     if start[344:347] == b"n+1" or start[4:7] == b"n+2":

@@ -8,6 +8,8 @@ from pipeline.data.case import Case
 from pipeline.errors import UserError
 from pipeline.paths import looked_at
 
+VOLUME_SUFFIX = r"\.(?:nii(?:\.gz)?|mgz|mgh)"  # a regular expression: NIfTI, and FreeSurfer's
+
 
 def natural_key(text: str) -> list[str | int]:
     """Return a sort key that counts: "Image #2" comes before "Image #10"."""
@@ -15,8 +17,8 @@ def natural_key(text: str) -> list[str | int]:
 
 
 def nifti_stem(name: str) -> str | None:
-    """Return a file name without .nii or .nii.gz; None for other and for hidden files."""
-    found = re.fullmatch(r"(?P<stem>[^.].*)\.nii(\.gz)?", name, re.IGNORECASE)
+    """Return a file name without .nii, .nii.gz, .mgz or .mgh; None for other and for hidden files."""
+    found = re.fullmatch(rf"(?P<stem>[^.].*){VOLUME_SUFFIX}", name, re.IGNORECASE)
     return found["stem"] if found else None
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pipeline.console import warn
 from pipeline.data.case import Case
-from pipeline.data.listing import natural_key, refuse_twins, require_folder
+from pipeline.data.listing import VOLUME_SUFFIX, natural_key, nifti_stem, refuse_twins, require_folder
 from pipeline.errors import UserError
 
 Label = tuple[str, ...]
-_SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+_SUFFIX = re.compile(rf"{VOLUME_SUFFIX}$", re.IGNORECASE)
 _OTHER_FORMAT = re.compile(r"\.(hdr|mha|mhd|nrrd|mgz|mgh|mnc)$", re.IGNORECASE)  # of whole volumes
 
 
@@ -51,7 +51,8 @@ def nifti_cases(folder: Path, patterns: Mapping[str, str]) -> list[Case]:
 
     Raises:
         UserError: names the pattern, the folder or the files: a pattern without {subject} or without a match, one
-            file matched twice, a volume both as .nii and .nii.gz, two files that are one subject, session and contrast.
+            file matched twice, a volume stored twice (as .nii and .nii.gz), two files that are one subject, session and
+            contrast.
     """
     require_folder(folder, "data.folder")
     every_file = list(_files(folder, frozenset()))
@@ -206,7 +207,7 @@ def _scan(matcher: re.Pattern[str], relative: str) -> Scan | None:
 def _check_matches(folder: Path, contrast: str, pattern: str, scans: Sequence[Scan], files: Sequence[str]) -> None:
     key = f"data.patterns.{contrast}"
     if not scans:
-        example = f"files there are named like {files[0]}" if files else "it holds no .nii or .nii.gz file at all"
+        example = f"files there are named like {files[0]}" if files else "it holds no .nii, .nii.gz or .mgz file at all"
         raise UserError(f"{folder}: no volume matches {key} '{pattern}' ({example}); correct {key} or data.folder")
     by_stem: dict[str, str] = {}
     for scan in scans:

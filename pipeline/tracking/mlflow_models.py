@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 from pipeline.errors import UserError
+from pipeline.tracking.mlflow_addresses import refuse_incomplete, what_is_missing
 from pipeline.tracking.mlflow_errors import check_schema, short_reason
+from pipeline.tracking.mlflow_files import use_files_beside_store
 from pipeline.tracking.mlflow_run import MlflowRun, clean_name
 from pipeline.tracking.mlflow_settings import configure_mlflow, request_timeout, without_password
 from pipeline.tracking.tracker import Tracker
@@ -165,21 +167,35 @@ def load_translator(uri: str, device: torch.device | str = "cpu") -> tuple[nn.Mo
     import mlflow
     from mlflow.models import Model
 
+    use_files_beside_store()
     store = mlflow.get_tracking_uri()
     _check_store(uri, store)
     with tempfile.TemporaryDirectory() as folder:
         try:
             check_schema(store)
+            refuse_incomplete(uri)
             with request_timeout(DOWNLOAD_TIMEOUT_S):
                 path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
             metadata = Model.load(str(path)).metadata or {}
+        except UserError:
+            raise
         except Exception as error:  # the store, its server and its artifact storage each raise their own
+            if missing := _missing(uri):
+                raise UserError(f"{uri}: {missing}") from error
             place = without_password(store)
             reason = f"not found in {place} ({short_reason(error, store)}); check the name, and MLFLOW_TRACKING_URI"
             raise UserError(f"{uri}: {reason}") from error
         if metadata.get("translator") != FORMAT:
             raise UserError(f"{uri}: not a translator that this tool logged; give one of its models")
         return _load(path, torch.device(device), uri), json.loads(metadata["about"])
+
+
+def _missing(uri: str) -> str:
+    """What `what_is_missing` says; "" where the store does not answer any more."""
+    try:
+        return what_is_missing(uri)
+    except Exception:
+        return ""
 
 
 def _check_store(uri: str, store: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.tracking.metrics_file import SUPERSEDING
 from pipeline.tracking.mlflow_errors import check_schema
+from pipeline.tracking.mlflow_files import use_files_beside_store
 from pipeline.tracking.mlflow_settings import alone_at
 
 METRICS_PER_REQUEST, PARAMS_PER_REQUEST = 1000, 100  # MLflow's limits, as are the lengths below
@@ -65,6 +66,7 @@ class MlflowRun:
     ):
         import mlflow
 
+        use_files_beside_store()
         self.uri = mlflow.get_tracking_uri()
         with alone_at(self.uri):
             check_schema(self.uri)

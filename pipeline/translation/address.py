@@ -7,6 +7,7 @@ from pipeline.files import is_file, is_folder
 from pipeline.paths import looked_at
 
 MLFLOW_SCHEMES = ("runs:/", "models:/")
+ADDRESSES_OF_MLFLOW = "runs:/RUN_ID/MODEL or models:/NAME@ALIAS"
 LATEST = "latest.pt"
 BY_WORTH = ("best.pt", LATEST, "previous.pt")  # `pipeline.runs.checkpoint.CheckpointFolder` has them under these names
 
@@ -32,9 +33,7 @@ def checkpoint_at(path: Path) -> Path:
     if is_file(path):
         return path
     if not is_folder(path):
-        raise UserError(
-            f"{path}: no such model{looked_at(path)}; give a run's folder, a checkpoint, runs:/… or models:/name@alias"
-        )
+        raise UserError(f"{path}: no such model{looked_at(path)}; give a run's folder, a checkpoint, {ADDRESSES_OF_MLFLOW}")
     for run, folder in ((path, path / "checkpoints"), (path.parent, path)):
         there = [name for name in BY_WORTH if is_file(folder / name)]
         if LATEST in there and _evaluates_latest(run):

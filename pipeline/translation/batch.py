@@ -1,6 +1,7 @@
 """Working through a translation command's jobs, and what is said and written at the end of them."""
 
 import json
+import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -12,8 +13,9 @@ from pipeline.console import on_one_line, one_line, progress, say, warn
 from pipeline.errors import EXIT_PARTLY_DONE, DiskFull, UserError
 from pipeline.files import atomic_text, is_folder, text_writer, write_together
 from pipeline.translation.derivative import Derivative, sidecar_of
-from pipeline.translation.jobs import FAILED, NOT_DONE, SKIPPED, TRANSLATED, Job, StopSignals, counts, outcome
+from pipeline.translation.jobs import FAILED, NOT_DONE, STATUSES, TRANSLATED, Job, StopSignals, counts, outcome
 from pipeline.translation.maps import is_map
+from pipeline.translation.provenance import Provenance, write_record
 
 if TYPE_CHECKING:
     from pipeline.translation.views import Made, Opened, Views
@@ -33,6 +35,7 @@ def job_translator(
     derivative: Derivative | None,
     open_job: "Callable[[Job], Opened] | None" = None,
     *,
+    provenance: Provenance | None = None,
     batch_size: int = 8,
     keep_header_text: bool = False,
 ) -> Callable[[Job], None]:
@@ -44,11 +47,18 @@ def job_translator(
         views: See `pipeline.translation.views.Views.translate`, for the options too.
         derivative: Where jobs are of a BIDS dataset.
         open_job: Opens a job's source; None: `job_opener`'s.
+        provenance: The record of the model, which each volume and map holds with its source's; None for none.
     """
     opened = open_job or job_opener(views)
 
     def translate_one(job: Job) -> None:
+        if derivative is not None:
+            derivative.source_sidecar(job)  # a damaged one is said before the volume's minutes
         made = views.translate_opened(opened(job), batch_size, keep_header_text)
+        if provenance is not None:
+            record = provenance.of_source(job.source)
+            for image in filter(None, made):
+                write_record(image, record)
         texts = {} if derivative is None else derivative.sidecars(job)
         outdated = [job.outdated] if job.outdated is not None and is_map(job.outdated) else []
         if derivative is not None:
@@ -125,17 +135,17 @@ def _reason(error: Exception, job: Job) -> str:
     return f"unexpected {type(error).__name__}: {error}"
 
 
-def say_outcome(jobs: list[Job], *, quiet: bool, stopped: bool, anew: bool = False) -> None:
+def say_outcome(jobs: list[Job], *, quiet: bool, stopped: int, anew: bool = False) -> None:
     """Print the table of what became of each volume (where `quiet`, what was wrong) and what to do about the rest.
 
     Args:
         jobs: Of the command.
         quiet: Whether to print what was wrong alone.
-        stopped: Whether a signal came.
+        stopped: The number of the signal that came; 0 for none.
         anew: Whether the same command would make again what is there: it was told to overwrite.
     """
     again = "run the same command again, which begins anew" if anew else "run the same command again for the rest"
-    alone_and_failed = len(jobs) == 1 and jobs[0].status == FAILED  # a table would say no more
+    alone_and_failed = len(jobs) == 1 and jobs[0].error != ""  # a table would say no more
     if quiet or alone_and_failed:
         for job in jobs:
             for line in [*(f"warning: {note}" for note in job.warnings), *[f"error: {job.error}"][: bool(job.error)]]:
@@ -143,7 +153,8 @@ def say_outcome(jobs: list[Job], *, quiet: bool, stopped: bool, anew: bool = Fal
     else:
         say(outcome(jobs))
     if stopped:
-        warn(f"stopped: interrupted; {again}")
+        reason = "interrupted" if stopped == signal.SIGINT else f"by {signal.Signals(stopped).name}"
+        warn(f"stopped: {reason}; {again}")
     elif NOT_DONE in counts(jobs):
         warn(f"stopped: the disk is full; {again}")
 
@@ -173,8 +184,7 @@ def write_summary(
         "arguments": arguments,
         "model": model,
         "exit_code": code,
-        "totals": {"volumes": len(jobs)}
-        | {status: number.get(status, 0) for status in (TRANSLATED, SKIPPED, FAILED, NOT_DONE)},
+        "totals": {"volumes": len(jobs)} | {status: number.get(status, 0) for status in STATUSES},
         "volumes": [
             {
                 "source": str(job.source),

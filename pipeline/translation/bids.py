@@ -4,8 +4,10 @@ BIDS 1.10: `sub-<label>/[ses-<label>/]anat/sub-<label>[_ses-<label>][_<key>-<val
 carry a `desc-<label>` as the last entity.
 """
 
+import codecs
 import json
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,9 +51,16 @@ def open_dataset(inputs: list[Path], out: Path) -> Dataset:
 
 
 def read_json(path: Path) -> dict:
-    """Return a JSON file's object; raises UserError where it holds none."""
+    """Return a JSON file's object.
+
+    Warns:
+        UserWarning: it is not UTF-8, as JSON has to be, and was taken for Windows' or Latin-1 text.
+
+    Raises:
+        UserError: it holds no object.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(_text(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
     except (ValueError, RecursionError) as error:
@@ -59,6 +68,16 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path}: is not a JSON object; correct it")
     return content
+
+
+def _text(path: Path) -> str:
+    content = path.read_bytes()
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if marked else "utf-8-sig")
+    except UnicodeDecodeError:
+        warnings.warn(f"{path}: is not UTF-8, as JSON must be; read as Latin-1, save it again as UTF-8", stacklevel=3)
+        return content.decode("latin-1")
 
 
 def names_of_generators(description: dict) -> list[object]:

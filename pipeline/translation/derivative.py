@@ -77,16 +77,21 @@ class Derivative:
             if not (self.out / name).exists():
                 atomic_text(self.out / name, text)
 
+    def source_sidecar(self, job: Job) -> dict:
+        """Return what the source's sidecars say; raises UserError where one is damaged."""
+        return inherited_sidecar(job.source, self.dataset.root)
+
     def sidecars(self, job: Job) -> dict[Path, str]:
         """Return the JSON sidecars of a job's volume and map, by where they lie; nothing is written.
 
         Warns:
-            UserWarning: nothing says whether the skull was stripped and the image leaves doubt.
+            UserWarning: nothing says whether the skull was stripped and the image leaves doubt, or a sidecar of the
+                source is not UTF-8.
 
         Raises:
             UserError: a sidecar of the source is damaged.
         """
-        source = inherited_sidecar(job.source, self.dataset.root)
+        source = self.source_sidecar(job)
         relative = job.source.relative_to(self.dataset.root).as_posix()
         content = {
             "Description": f"Synthetic {self.contrasts[1]} translated from {self.contrasts[0]}; not for clinical use",

@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 _SERIES_UID, _INSTANCE = "0020|000e", "0020|0013"
 _POSITION, _ORIENTATION, _CLASS = "0020|0032", "0020|0037", "0008|0016"
+_IMAGE_TYPE, _PHOTOMETRIC = "0008|0008", "0028|0004"
+_COLOUR = "a colour picture, not a scan; give the folder of a gray-scale series"
+_COLOURS = ("RGB", "PALETTE", "YBR")
+_NO_SCANS = {  # values of ImageType
+    "MOSAIC": "a Siemens mosaic, whose one picture holds all slices side by side; convert the series with dcm2niix",
+    "LOCALIZER": "a localizer, not a scan of the head; give the folder of another series",
+    "SCREEN SAVE": "a picture of a screen, not a scan; give the folder of the series itself",
+    "SCREENSAVE": "a picture of a screen, not a scan; give the folder of the series itself",
+    "SECONDARY": "a picture made of other images, not a scan; give the folder of the original series",
+}
 _ENHANCED = (  # classes whose files hold each frame's position in functional groups: Enhanced and Legacy Converted
     "1.2.840.10008.5.1.4.1.1.4.1",  # MR
     "1.2.840.10008.5.1.4.1.1.4.4",
@@ -58,6 +68,11 @@ def holds_dicom(folder: Path) -> bool:
         return False
 
 
+def files_of_series(folder: Path) -> list[Path]:
+    """Return the DICOM files that a folder directly holds, sorted by name."""
+    return [path for path in sorted(folder.iterdir()) if _is_dicom(path)]
+
+
 def _is_dicom(path: Path) -> bool:
     suffix = path.suffix.lower()
     if path.name.startswith(".") or path.name == "DICOMDIR" or not path.is_file():
@@ -85,12 +100,12 @@ def read_series(folder: Path) -> "nib.Nifti1Image":
 
     Raises:
         UserError: no or several series, unreadable, colour or unlike slices, some missing or at one position, several
-            that do not say where they lie.
+            that do not say where they lie; mosaics, localizers and screenshots, by their own words.
     """
     import nibabel as nib
     import numpy as np
 
-    slices = [_header(path) for path in sorted(folder.iterdir()) if _is_dicom(path)]
+    slices = [_header(path) for path in files_of_series(folder)]
     slices = _one_series(slices, folder)
     if not all(piece.placed for piece in slices):
         return _without_place(slices, folder)
@@ -144,8 +159,9 @@ def _header(path: Path) -> _Slice:
             f"{path}: cannot be read as a DICOM image; copy it again, or move what is no image out of the folder"
         ) from error
     has = reader.GetMetaDataKeys()
+    _require_scan(path, *(reader.GetMetaData(tag) if tag in has else "" for tag in (_IMAGE_TYPE, _PHOTOMETRIC)))
     if reader.GetNumberOfComponents() != 1:
-        raise UserError(f"{path}: a colour picture, not a scan; give the folder of a gray-scale series")
+        raise UserError(f"{path}: {_COLOUR}")
     size = reader.GetSize()
     axes = np.array(reader.GetDirection(), dtype=float).reshape(len(size), len(size))
     if len(size) != 3:
@@ -161,6 +177,21 @@ def _header(path: Path) -> _Slice:
         placed={_POSITION, _ORIENTATION} <= set(has)
         or (_CLASS in has and reader.GetMetaData(_CLASS).strip(" \0") in _ENHANCED),
     )
+
+
+def _require_scan(path: Path, image_type: str, photometric: str) -> None:
+    """Refuse what is no slice of a scan by its own ImageType (DICOM PS3.3, C.7.6.1.1.2) and colours.
+
+    Reconstructions that are derived but primary, as normalised or distortion-corrected ones, are scans.
+    """
+    values = [value.strip(" \0").upper() for value in image_type.split("\\")]
+    kinds = [remark for value, remark in _NO_SCANS.items() if value in values]
+    if photometric.strip(" \0").upper().startswith(_COLOURS):
+        kinds.append(_COLOUR)
+    if kinds:
+        kind, _, remedy = kinds[0].partition("; ")
+        said = f" (ImageType {image_type.strip()})" if any(values) else ""
+        raise UserError(f"{path}: {kind}{said}; {remedy}")
 
 
 def _one_series(slices: list[_Slice], folder: Path) -> list[_Slice]:

@@ -13,6 +13,9 @@ from pipeline.interruption import handled
 from transforms.fetched import not_fetched
 
 TRANSLATED, SKIPPED, FAILED, NOT_DONE = "translated", "skipped", "failed", "not done"
+FOREIGN, OTHER_MODEL, STALE = "foreign", "other model", "stale"  # what stands in the place, and stays
+STATUSES = (TRANSLATED, SKIPPED, FOREIGN, OTHER_MODEL, STALE, FAILED, NOT_DONE)
+MOST_ROWS = 20  # of the table at a command's end, where nothing was wrong with more of them
 
 
 @dataclass
@@ -23,10 +26,11 @@ class Job:
         source: A volume's file, or the folder of a DICOM series.
         target: The `.nii` or `.nii.gz` to write.
         uncertainty: The map of the error to expect that is written beside it; None for none.
-        status: One of `TRANSLATED`, `SKIPPED` (it was there), `FAILED` and `NOT_DONE`.
+        status: One of `TRANSLATED`, `SKIPPED` (it was there), `FAILED` and `NOT_DONE`; or what else was there:
+            `FOREIGN` (a file of others), `OTHER_MODEL` (of another model) or `STALE` (made before its source changed).
         seconds: That it took.
         warnings: What was doubtful about it, a line each.
-        error: Why it failed, in one line; "" where it did not.
+        error: Why it failed or was left as it is, in one line; "" where neither.
         outdated: Where a map lies, or may lie, that is not written anew and so goes when the volume is replaced.
     """
 
@@ -85,13 +89,19 @@ def counts(jobs: list[Job]) -> dict[str, int]:
 
 
 def outcome(jobs: list[Job]) -> str:
-    """Return the table of what became of each volume, and a line of totals."""
+    """Return the table of what became of each volume, of more than 20 those that have a message; and a line of totals.
+
+    All of them stand in the summary.
+    """
+    shown = jobs
+    if len(jobs) > MOST_ROWS:
+        shown = [job for job in jobs if job.error or job.warnings]
     rows = []
-    for job in jobs:
+    for job in shown:
         name = one_line(str(job.source))
         rows.append((name, job.status, f"{job.seconds:.1f}", one_line(job.message).replace(f"{name}: ", "")))
     totals = ", ".join(f"{count} {status}" for status, count in counts(jobs).items())
-    return f"{table(('file', 'status', 'seconds', 'message'), rows)}\n{totals}"
+    return f"{table(('file', 'status', 'seconds', 'message'), rows)}\n{totals}" if rows else totals
 
 
 def outlook(jobs: list[Job]) -> str:
@@ -102,11 +112,13 @@ def outlook(jobs: list[Job]) -> str:
 
 def _fate(job: Job) -> str:
     if job.status == SKIPPED:
-        return "skip"
+        return "; ".join(["skip", *job.warnings])
     if job.status == NOT_DONE and (elsewhere := not_fetched(job.source)):
         return f"refuse: {elsewhere}"
     if job.status == NOT_DONE and not os.path.exists(job.source):  # noqa: PTH110  (`Path`'s raises for long names)
         return "refuse: no such file"
+    if job.status in (FOREIGN, OTHER_MODEL, STALE):
+        return f"leave as it is, {job.status}: {job.error}"
     return "translate" if job.status == NOT_DONE else f"refuse: {job.error}"
 
 

@@ -8,7 +8,7 @@ from pipeline.translation.jobs import FAILED, Job
 from pipeline.translation.places import real, without_suffix
 
 UNCERTAINTY = "uncertainty"
-DESCRIPTION = "expected error of synthetic"  # how the `descrip` of every map begins
+DESCRIPTION = "expected error of synthetic"  # in the `descrip` of every map
 
 
 def plan_maps(jobs: list[Job], *, bids: bool, wanted: bool) -> None:
@@ -41,12 +41,13 @@ def is_map(path: Path) -> bool:
         return False
     import nibabel as nib  # slow, and needed only where there is something to look at
 
+    from pipeline.translation.volume import NOTICE
     from transforms.nifti_log import nibabel_silent
 
     try:
         with nibabel_silent():
             header = nib.load(path).header
-        return header["descrip"].item().startswith(DESCRIPTION.encode())
+        return header["descrip"].item().removeprefix(f"{NOTICE}; ".encode()).startswith(DESCRIPTION.encode())
     except Exception:  # whatever a damaged file, or another format, makes nibabel raise
         return False
 

@@ -102,7 +102,8 @@ def load_model(uri: str | Path, device: str = "auto") -> TranslationModel:
 
     Args:
         uri: A run's folder (its best checkpoint, or its latest where the configuration has that evaluated, so that it
-            is what report and uncertainty are about), a checkpoint file, or MLflow's `runs:/…` or `models:/name@alias`.
+            is what report and uncertainty are about), a checkpoint file, or MLflow's `runs:/RUN_ID/MODEL` or
+            `models:/NAME@ALIAS`.
         device: "auto", "cpu", "cuda" or "mps".
 
     Raises:

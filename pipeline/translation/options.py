@@ -4,13 +4,16 @@ import argparse
 
 from pipeline import __version__
 from pipeline.arguments import count, given_path, given_text
+from pipeline.translation.address import ADDRESSES_OF_MLFLOW
 
 AXES = ("axial", "coronal", "sagittal")
 EPILOG = """exit codes: 0 everything is there, 2 bad arguments or nothing worked, 3 some are missing, 130/143 stopped
+What stands in OUT is left as it is, and counts as missing, where it is foreign (not made by this command), of another
+model, or stale (made before its source changed); --overwrite replaces it.
 A folder's tree is mirrored in OUT and file names are kept; a folder with a DICOM series becomes FOLDER.nii.gz. Where
 several IN would meet under one name, each is placed by its path below their common folder. Volumes that are whole in
-OUT are skipped, so a stopped command can be repeated. OUT/summary.json says what became of each; for one file as IN,
-it is written where --summary asks for it."""
+OUT, and made by this model of this source, are skipped, so a stopped command can be repeated. OUT/summary.json says
+what became of each; for one file as IN, it is written where --summary asks for it."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         type=given_text,
         required=True,
-        help="a run folder, a checkpoint, runs:/…/… or models:/name@alias (MLflow); for --views one of each axis",
+        help=f"a run folder, a checkpoint, {ADDRESSES_OF_MLFLOW} (MLflow); for --views one of each axis",
     )
     door.add_argument("--to", metavar="CONTRAST", help="what to make, as T2; needed unless the model makes only one")
     door.add_argument(
@@ -54,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     door.add_argument(
         "--compile", choices=("auto", "yes", "no"), default="auto", help="auto: on the CPU, for twenty volumes or more"
     )
-    door.add_argument("--overwrite", action="store_true", help="translate again what OUT already holds")
+    door.add_argument("--overwrite", action="store_true", help="replace what OUT already holds, be it foreign")
     door.add_argument("--dry-run", action="store_true", help="say what would become what, and write nothing")
     door.add_argument("--summary", type=given_path, metavar="FILE", help="write the summary there, instead of in OUT")
     door.add_argument(

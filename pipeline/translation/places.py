@@ -17,7 +17,8 @@ from pipeline.translation.dicom import holds_dicom
 from pipeline.translation.jobs import FAILED, Job
 from transforms.fetched import not_fetched
 
-FOUND_IN_FOLDERS = (".nii", ".nii.gz", ".hdr")  # a .hdr stands for its .img
+FREESURFER_SUFFIXES = (".mgz", ".mgh")
+FOUND_IN_FOLDERS = (".nii", ".nii.gz", ".hdr", *FREESURFER_SUFFIXES)  # a .hdr stands for its .img
 PAIR_SUFFIXES = (".hdr", ".img")
 WRITABLE = (".nii", ".nii.gz")
 OF_OTHER_FORMATS = (".mha", ".mhd", ".nrrd", ".mgz", ".mgh", ".mnc", ".dcm", ".png")
@@ -221,7 +222,7 @@ def _without_volumes(folder: Path) -> str:
         return f"{folder}: this folder cannot be listed; check its permissions"
     if elsewhere := next(filter(None, map(not_fetched, sorted(folder.iterdir()))), None):
         return elsewhere
-    return f"{folder}: no .nii or .nii.gz files in this folder, and no DICOM series; check the path"
+    return f"{folder}: no .nii, .nii.gz or .mgz files in this folder, and no DICOM series; check the path"
 
 
 def fail_equal_names(jobs: list[Job]) -> None:
@@ -247,7 +248,8 @@ def _as_nifti(source: Path, below: Path) -> Path:
         return below.with_name(f"{below.name}.nii.gz")
     if _is_volume(below, WRITABLE):
         return below
-    return below.with_name(f"{below.stem if below.suffix.lower() in PAIR_SUFFIXES else below.name}.nii.gz")
+    other = below.suffix.lower() in (*PAIR_SUFFIXES, *FREESURFER_SUFFIXES)
+    return below.with_name(f"{below.stem if other else below.name}.nii.gz")
 
 
 def require_writable(folder: Path) -> None:

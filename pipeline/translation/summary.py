@@ -75,7 +75,8 @@ def recall(place: Path, out: Path, jobs: list[Job]) -> dict[str, str]:
             continue
         seconds, notes = entry.get("seconds"), entry.get("warnings")
         if type(seconds) in (int, float) and math.isfinite(seconds) and _texts(notes):
-            job.seconds, job.warnings, known = float(seconds), [*notes], True
+            job.warnings = [*notes, *(note for note in job.warnings if note not in notes)]
+            job.seconds, known = float(seconds), True
     model = earlier.get("model")
     return model if known and isinstance(model, dict) and _texts([*model.values()]) else {}
 

@@ -161,7 +161,7 @@ def _as_image(
     facts = model.facts[to]
     voxels = on_source_grid(translated, way_back, model, facts["low"], facts["high"])
     affine, header = way_back["image_before_canonical"], way_back["image_header"]
-    description = f"synthetic {to}, {model.origin}; not for clinical use"
+    description = f"synthetic {to}, {model.origin}"
     return image_like(voxels, affine, header, integer=facts["integer"], description=description, keep_text=keep_text)
 
 

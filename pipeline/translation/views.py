@@ -114,7 +114,7 @@ class Views:
             affine,
             header,
             integer=all(model.facts[self.to]["integer"] for model in self.models),
-            description=f"synthetic {self.to}, {origin}; not for clinical use",
+            description=f"synthetic {self.to}, {origin}",
             keep_text=keep_header_text,
         )
         if not errors:

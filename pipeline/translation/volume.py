@@ -15,6 +15,7 @@ from pipeline.files import atomic_write
 VOLUME_SUFFIXES = (".nii", ".nii.gz")
 COMPRESSION = 2  # of isal's 0 to 3: within 1 % of the size of the standard library's level 1, in a quarter of its time
 _DESCRIPTION_BYTES = 79  # NIfTI's field has 80, and readers of C strings want the last one to be zero
+NOTICE = "not for clinical use"  # first in `descrip`, where nothing can cut it off
 _PRIVATE_TEXT = ("data_type", "db_name", "aux_file")  # free text that may hold a patient's name
 
 
@@ -37,9 +38,10 @@ def image_like(
         affine: (4, 4) of the source; where a NIfTI header has it in micrometres or metres, that stays.
         header: nibabel's header of the source; not changed.
         integer: Whether to round to int16; whole numbers too large for it stay float32, as do all others.
-        description: For the header's `descrip`, cut to 79 bytes.
+        description: What the voxels are. The header's `descrip` has the notice "not for clinical use" before it, and
+            of it as much as 79 bytes hold.
         keep_text: Whether the source's free text and extensions stay; its `descrip` then follows the first words of
-            ours, up to the comma.
+            the description, up to the comma.
 
     Returns:
         A Nifti2Image where the source is NIfTI-2, otherwise a Nifti1Image.
@@ -57,7 +59,7 @@ def image_like(
     new_header.set_slope_inter(1, 0)
     new_header.set_intent("none")
     new_header["cal_min"] = new_header["cal_max"] = 0
-    new_header["descrip"] = description.encode()[:_DESCRIPTION_BYTES].decode(errors="ignore").encode()
+    new_header["descrip"] = f"{NOTICE}; {description}".encode()[:_DESCRIPTION_BYTES].decode(errors="ignore").encode()
     for field in _PRIVATE_TEXT:
         if field in new_header and not keep_text:
             new_header[field] = b""

@@ -77,19 +77,23 @@ def test_pairs_become_single_files(tmp_path, model):
 def test_existing_volumes_are_skipped_unless_told_otherwise(tmp_path, model, capsys):
     source = volume_at(tmp_path / "in" / "a.nii")
     volume_at(tmp_path / "in" / "b.nii")
-    mine = volume_at(tmp_path / "out" / "a.nii", seed=5).read_bytes()
+    assert run("-i", source, "-o", tmp_path / "out") == 0
+    before = (tmp_path / "out" / "a.nii").stat().st_ino
+    capsys.readouterr()
     assert run("-i", source.parent, "-o", tmp_path / "out") == 0
     assert "1 skipped, 1 translated" in capsys.readouterr().out
-    assert (tmp_path / "out" / "a.nii").read_bytes() == mine
+    assert (tmp_path / "out" / "a.nii").stat().st_ino == before
     assert run("-i", source.parent, "-o", tmp_path / "out", "--overwrite") == 0
-    assert (tmp_path / "out" / "a.nii").read_bytes() != mine
+    assert (tmp_path / "out" / "a.nii").stat().st_ino != before
 
 
-def test_where_all_is_done_no_model_is_loaded(tmp_path, monkeypatch):
+def test_where_all_is_done_by_the_same_checkpoint_no_model_is_loaded(tmp_path, model, monkeypatch):
+    source, checkpoint = volume_at(tmp_path / "a.nii"), tmp_path / "best.pt"
+    checkpoint.write_bytes(b"weights")
+    command = ["-i", str(source), "-o", str(tmp_path / "out"), "--model", str(checkpoint), "--to", "T2"]
+    assert main(command) == 0
     loads(monkeypatch, None)
-    source = volume_at(tmp_path / "a.nii")
-    volume_at(tmp_path / "out" / "a.nii")
-    assert run("-i", source, "-o", tmp_path / "out") == 0
+    assert main(command) == main([*command, "--dry-run"]) == 0
 
 
 def test_a_bad_volume_does_not_stop_the_others(tmp_path, model, capsys):
@@ -155,7 +159,7 @@ def test_an_out_that_cannot_be_is_refused_before_the_work(tmp_path, monkeypatch,
 def test_a_folder_without_volumes_is_refused(tmp_path, model, capsys):
     (tmp_path / "in").mkdir()
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 2
-    assert "no .nii or .nii.gz files in this folder" in capsys.readouterr().err
+    assert "no .nii, .nii.gz or .mgz files in this folder" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -243,5 +247,5 @@ def test_a_checkpoint_on_disk_translates_a_volume_from_the_command_line(tmp_path
     assert main([str(argument) for argument in arguments]) == 0
     before, after = nib.load(source), nib.load(out)
     assert before.shape == after.shape and np.array_equal(before.affine, after.affine)
-    assert after.header["descrip"].item() == b"synthetic T2, cyclegan trial; not for clinical use"
+    assert after.header["descrip"].item() == b"not for clinical use; synthetic T2, cyclegan trial"
     assert after.get_fdata().std() > 0

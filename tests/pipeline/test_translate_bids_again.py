@@ -81,3 +81,18 @@ def test_names_too_long_for_the_disk_are_one_line(tmp_path, model, capfd, long):
     assert run("-i", places["-i"], "-o", places["-o"]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("error: ")
+
+
+def test_a_sidecar_that_is_not_utf8_is_taken_with_a_warning(tmp_path, model, capsys):
+    root = data_set(tmp_path / "heads", SCANS[0])
+    (root / "T1w.json").write_bytes('{"SkullStripped": true, "Institution": "Köln"}'.encode("latin-1"))
+    assert run("-i", root, "-o", tmp_path / "out") == 0
+    assert "T1w.json: is not UTF-8, as JSON must be; read as Latin-1" in capsys.readouterr().out
+    assert b'"SkullStripped": true' in contents(tmp_path / "out")[f"{MADE[0]}.json"]
+
+
+def test_a_damaged_sidecar_is_told_before_the_volume_is_translated(tmp_path, model):
+    root = data_set(tmp_path / "heads", SCANS[0])
+    (root / "T1w.json").write_text("{")
+    assert run("-i", root, "-o", tmp_path / "out") == 2
+    assert model.translators["T2"].calls == 0

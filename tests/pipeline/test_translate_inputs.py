@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from negative_model import files_in, loads, run, summary_of, volume_at
+from negative_model import files_in, run, summary_of, volume_at
 
 from pipeline.translate import main
 
@@ -110,9 +110,10 @@ def test_odd_names_in_messages_are_whole_and_hold_no_terminal_codes(tmp_path, mo
 
 
 @pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])
-def test_a_dry_run_says_what_would_go_where_and_writes_nothing(tmp_path, monkeypatch, capsys, overwrite):
-    loads(monkeypatch, None)
-    volume_at(tmp_path / "in" / "a.nii"), volume_at(tmp_path / "in" / "b.nii"), volume_at(tmp_path / "out" / "b.nii")
+def test_a_dry_run_says_what_would_go_where_and_writes_nothing(tmp_path, model, capsys, overwrite):
+    volume_at(tmp_path / "in" / "a.nii"), volume_at(tmp_path / "in" / "b.nii")
+    assert run("-i", tmp_path / "in" / "b.nii", "-o", tmp_path / "out") == 0
+    capsys.readouterr()
     before = sorted(tmp_path.rglob("*"))
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--dry-run", *overwrite) == 0
     lines = capsys.readouterr().out.splitlines()

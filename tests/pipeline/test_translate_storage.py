@@ -101,7 +101,7 @@ def test_bad_volumes_in_a_batch_are_3_and_the_others_are_made(tmp_path, use, cap
 def test_an_empty_folder_does_not_stop_the_others(tmp_path, use, capfd):
     (tmp_path / "empty").mkdir()
     assert translate("-i", tmp_path / "empty", saved(tmp_path, image()), "-o", tmp_path / "out") == 3
-    assert "empty: no .nii or .nii.gz files in this folder" in capfd.readouterr().err
+    assert "empty: no .nii, .nii.gz or .mgz files in this folder" in capfd.readouterr().err
 
 
 def test_both_files_of_a_pair_are_one_volume(tmp_path, use):

@@ -123,4 +123,4 @@ def test_the_configuration_trains_resumes_and_translates(house, blocks):
     assert main([str(argument) for argument in arguments]) == 0
     translated = nib.load(house / "out.nii.gz")
     assert translated.shape == nib.load(source).shape
-    assert translated.header["descrip"].item() == b"synthetic T2, gcgan gcgan; not for clinical use"
+    assert translated.header["descrip"].item() == b"not for clinical use; synthetic T2, gcgan gcgan"

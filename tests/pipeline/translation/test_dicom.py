@@ -9,56 +9,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from dicom_series import RAS_FROM_LPS, head, write_dicom
 from negative_model import files_in, run, volume_at
 
 from pipeline.errors import UserError
 from pipeline.translation.dicom import holds_dicom, read_series
 from transforms.nifti import read_nifti
-
-RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-PATIENT = "Doe^Jane"
-
-
-def write_dicom(
-    folder: Path, image: nib.Nifti1Image, series: str = "1.2.3", suffix: str = ".dcm", **tags
-) -> list[Path]:
-    """Write a volume as a DICOM series, its slices in an order that is not that of their names."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lps = RAS_FROM_LPS @ image.affine
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    directions = lps[:3, :3] / spacing
-    voxels = np.asarray(image.dataobj)
-    paths = []
-    for number in range(voxels.shape[2]):
-        piece = sitk.GetImageFromArray(voxels[None, :, :, number].transpose(0, 2, 1).astype(np.int16))  # (1, Y, X)
-        origin = lps[:3, 3] + lps[:3, 2] * number
-        piece.SetSpacing(spacing)
-        texts = {
-            "0008|0060": "MR",
-            "0010|0010": PATIENT,
-            "0010|0020": "Jane-4711",
-            "0020|000d": "1.2",
-            "0020|000e": series,
-            "0008|103e": "Jane's T1",
-            "0020|0013": str(number + 1),
-            "0020|0032": "\\".join(f"{value:.9g}" for value in origin),
-            "0020|0037": "\\".join(f"{value:.9g}" for value in directions[:, :2].T.ravel()),
-        }
-        for tag, text in (texts | tags).items():
-            piece.SetMetaData(tag, text)
-        path = folder / f"IM{(number * 7) % 1009:04d}{suffix}"
-        writer = sitk.ImageFileWriter()
-        writer.KeepOriginalImageUIDOn()
-        writer.SetImageIO("GDCMImageIO")
-        writer.SetFileName(str(path.with_suffix(".dcm")))
-        writer.Execute(piece)
-        paths.append(path.with_suffix(".dcm").rename(path))
-    return paths
-
-
-def head(**changes) -> nib.Nifti1Image:
-    image = ixi_like.ixi_t1(scale=16)
-    return nib.Nifti1Image(np.asarray(image.dataobj), changes.get("affine", image.affine))
 
 
 @pytest.fixture(autouse=True, scope="module")

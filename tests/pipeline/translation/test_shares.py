@@ -124,7 +124,7 @@ def test_a_signal_while_waiting_for_the_others_leaves_a_summary_of_all(written, 
 def test_what_is_stopped_itself_is_not_noted_from_the_disk(scans):
     jobs = [Job(path, path) for path in sorted(scans.iterdir())]
     note_others(jobs, World(1, 2))
-    assert [job.status for job in jobs] == ["skipped", "not done", "skipped", "not done", "skipped"]
+    assert [job.status for job in jobs] == ["foreign", "not done", "foreign", "not done", "foreign"]
 
 
 def test_several_processes_do_not_share_standard_input(tmp_path, monkeypatch, capsys):

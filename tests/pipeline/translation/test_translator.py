@@ -126,7 +126,7 @@ def test_translated_intensities_are_those_of_the_target_cohort():
     out = translate_volume(ixi_like.ixi_t1(scale=8), model_of(Constant(), 100.0, 900.0, integer=True), "T2")
     assert out.get_data_dtype() == np.int16
     assert np.unique(out.dataobj).tolist() == [100, 700]  # -1 is 100, as in slices of air, and 1 is 900
-    assert out.header["descrip"].item() == b"synthetic T2, test model; not for clinical use"
+    assert out.header["descrip"].item() == b"not for clinical use; synthetic T2, test model"
 
 
 def test_the_batch_size_does_not_matter():

@@ -57,7 +57,7 @@ def test_the_weights_are_not_hashed_for_each_volume(source, monkeypatch):
     views = views_of("axial", "coronal")
     monkeypatch.setattr(type(views.models[0]), "identity", None)  # half a second of a full-size network
     said = bytes(views.translate(source).volume.header["descrip"].item()).decode()
-    assert said.startswith("synthetic T2, contrast translation + contrast translation")
+    assert said.startswith("not for clinical use; synthetic T2, contrast translation + contrast translation")
 
 
 def test_the_map_is_in_the_targets_intensities_on_the_sources_grid_and_zero_outside_the_head(source):
