@@ -41,7 +41,8 @@ def finish(sitting: Sitting) -> None:
     gifs = draw_gifs(folder, config.contrasts)
     curves = draw_curves(folder, sitting.schedule.steps_per_epoch)
     volumes = gallery.add_rest(test, sitting.reader, sitting.quiet) if gallery else []
-    warnings = list(sitting.watch().warnings.values())
+    watch = sitting.watch()
+    warnings = list(watch.warnings.values())
     write_summary(
         config,
         folder,
@@ -55,6 +56,7 @@ def finish(sitting: Sitting) -> None:
         viewer=viewer,
         uncertainty=folder.uncertainty if judge.curves else None,
         training_warnings=warnings,
+        shift=watch.shift,
     )
     for warning in warnings:
         say(f"warned during training: {warning.title}: {warning.what_was_seen}")
