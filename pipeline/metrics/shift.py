@@ -1,40 +1,47 @@
 """How far translations lie beside their sources, to a tenth of a pixel, in whatever contrasts the two are.
 
-Compared are the directions of edges, not their signs or strengths: the normalised gradient fields of Haber and
-Modersitzki (2006), all shifts at once by the cross-correlation of the fields' structure tensors.
+The shift at which the two slices tell most of each other: the maximum of their mutual information (Maes et al. 1997),
+which asks for no likeness of intensities and is sought from where the edges agree best.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.ndimage import binary_dilation, gaussian_filter, sobel
+from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates, sobel, spline_filter
 
-SMOOTHING_PX = 0.7  # sigma: below the grid's own resolution there is noise alone
-FAINT = 0.3  # of the mean squared gradient about the head: what is fainter counts less and less as an edge
-WINDOW_PX = 3  # about the head that is looked at
+SMOOTHING_PX = 1.0  # sigma: of what an interpolation smooths by itself, nothing is left to tell shifts apart by
+NEAR_PX = 3  # about the head that is looked at
+LEVELS = 24  # of intensity
+LEAST_RANGE = 1e-6  # of intensities: what rounding leaves of a constant image has less
+REACHES_PX = (1.0, 1.0, 0.5)  # to either side along each axis, round by round
 KNOWN_PX = 0.25  # twice the standard error that a median may have, unless the shift itself is larger
 
 
 def slice_shift(source: np.ndarray, translation: np.ndarray, head: np.ndarray) -> np.ndarray | None:
     """Return how far a translated slice lies beside its source, (2,) in pixels along the two axes, with sign.
 
-    Positive: further along the axis. The maximum of the correlation is found between pixels by a parabola along each
-    axis. None where either image has no edges.
+    Positive: further along the axis. None where there is no head, or either image is constant.
 
     Args:
         source, translation: (h, w), in any units.
         head: (h, w) bool, of the source.
     """
-    window = gaussian_filter(binary_dilation(head, iterations=WINDOW_PX).astype(float), 2)
-    before = _edge_directions(source, window)
-    shift = np.zeros(2)
-    for _ in range(2):  # the second time in place to a pixel: a window that lies beside the head draws towards 0
-        whole = np.rint(shift).astype(int)
-        after = _edge_directions(np.roll(translation, -whole, axis=(0, 1)), window)
-        if before is None or after is None:
-            return None
-        spectra = np.conj(np.fft.rfft2(before)) * np.fft.rfft2(after)
-        shift = whole + _peak(np.fft.irfft2(spectra.sum(axis=0), s=source.shape))
+    near = binary_dilation(head, iterations=NEAR_PX)
+    before, after = (gaussian_filter(image.astype(float), SMOOTHING_PX) for image in (source, translation))
+    if not near.any() or min(np.ptp(before[near]), np.ptp(after)) < LEAST_RANGE:
+        return None
+    shift = _whole_pixels(before, after, near)
+    points, spline = np.argwhere(near).T.astype(float), spline_filter(after, order=3)
+    known, low, high = _levels(before[near]), after.min(), after.max()
+
+    def information(place: np.ndarray) -> float:
+        moved = map_coordinates(spline, points + place[:, None], order=3, mode="nearest", prefilter=False)
+        return _mutual_information(known, _levels(moved, low, high))
+
+    for reach in REACHES_PX:
+        for along in np.eye(2):
+            steps = np.linspace(-reach, reach, 5)
+            shift = shift + along * _highest(steps, [information(shift + step * along) for step in steps])
     return shift
 
 
@@ -60,32 +67,35 @@ def axis_names(shifts: Sequence[np.ndarray]) -> dict[str, float]:
     }
 
 
-def _edge_directions(image: np.ndarray, window: np.ndarray) -> np.ndarray | None:
-    """Return the three components (3, h, w) of the gradient's normalised structure tensor; None without any edge.
-
-    The inner product of two such tensors is the squared cosine between the edges, which neither sign nor contrast
-    changes.
-    """
-    smooth = gaussian_filter(image.astype(float), SMOOTHING_PX)
-    first, second = sobel(smooth, 0), sobel(smooth, 1)
-    squares = first**2 + second**2
-    usual = np.average(squares, weights=window) if window.any() else 0.0
-    if usual == 0:
-        return None
-    tensor = np.stack([first**2, np.sqrt(2) * first * second, second**2]) / (squares + FAINT * usual)
-    mean = np.average(tensor, axis=(1, 2), weights=np.broadcast_to(window, tensor.shape))
-    return (tensor - mean[:, None, None]) * window  # about their mean, or the windows themselves would correlate
+def _whole_pixels(before: np.ndarray, after: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Return the shift (2,) in whole pixels at which the edges near the head correlate best."""
+    window = gaussian_filter(near.astype(float), 2)
+    edges = (np.hypot(sobel(image, 0), sobel(image, 1)) * window for image in (before, after))
+    first, second = (np.fft.rfft2(image) for image in edges)
+    correlation = np.fft.irfft2(np.conj(first) * second, s=before.shape)
+    place, size = np.array(np.unravel_index(np.argmax(correlation), before.shape)), np.array(before.shape)
+    return np.where(place > size / 2, place - size, place).astype(float)
 
 
-def _peak(correlation: np.ndarray) -> np.ndarray:
-    """Return where a periodic correlation (h, w) is highest, (2,) in pixels from -size / 2 to size / 2."""
-    highest = np.unravel_index(np.argmax(correlation), correlation.shape)
-    peak = np.empty(2)
-    for axis, (length, place) in enumerate(zip(correlation.shape, highest, strict=True)):
-        line = np.take(correlation, highest[1 - axis], axis=1 - axis)
-        low, top, high = (line[(place + step) % length] for step in (-1, 0, 1))
-        curvature = low - 2 * top + high
-        peak[axis] = place + ((low - high) / (2 * curvature) if curvature < 0 else 0)
-        if peak[axis] > length / 2:
-            peak[axis] -= length
-    return peak
+def _levels(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
+    """Return values (n,) as whole numbers below `LEVELS`, equally spaced from `low` to `high`: their own, if None."""
+    low, high = (values.min(), values.max()) if low is None else (low, high)
+    return np.clip((values - low) * (LEVELS / (high - low)), 0, LEVELS - 1).astype(np.intp)
+
+
+def _mutual_information(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the mutual information of two images' levels (n,), in nats, from their smoothed joint histogram."""
+    joint = np.bincount(first * LEVELS + second, minlength=LEVELS**2).reshape(LEVELS, LEVELS).astype(float)
+    joint = gaussian_filter(joint, 1, mode="constant")
+    joint /= joint.sum()
+    independent = np.outer(joint.sum(axis=1), joint.sum(axis=0))
+    filled = joint > 0
+    return float(np.sum(joint[filled] * np.log(joint[filled] / independent[filled])))
+
+
+def _highest(steps: np.ndarray, values: Sequence[float]) -> float:
+    """Return where a parabola through values at equal steps is highest, within the steps."""
+    curvature, slope, _ = np.polyfit(steps, values, 2)
+    if curvature >= 0:
+        return float(steps[np.argmax(values)])
+    return float(np.clip(-slope / (2 * curvature), steps[0], steps[-1]))

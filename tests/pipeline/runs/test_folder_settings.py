@@ -34,6 +34,7 @@ def config(tmp_path_factory):
     )
 
 
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 def test_every_setting_but_those_that_change_nothing_of_what_is_learnt_is_held(config):
     open_run_folder(config).save_config(config)
     refused, taken = set(), set()
