@@ -37,7 +37,8 @@ def fit_calibration(features: Features, errors: np.ndarray, subjects: int = 0) -
     """Fit the map from features to the absolute error to expect.
 
     The weights are a non-negative least-squares fit of the errors to the features and a constant; the map of the
-    weighted sum is the isotonic regression of the mean errors in equally filled bins.
+    weighted sum is the isotonic regression of the mean errors in equally filled bins. Bins at one value of the sum,
+    which many voxels then share, are one knot.
 
     Args:
         features: Of the voxels, (n,).
@@ -58,9 +59,10 @@ def fit_calibration(features: Features, errors: np.ndarray, subjects: int = 0) -
     spread_weight, cycle_weight = ([weight / scale for weight, scale in zip(weights, scales, strict=True)] + [0.0])[:2]
     calibration = Calibration(cycle_weight, spread_weight, (), subjects, int(errors.size))
     curve = calibration_curve(calibration.combined(features), errors, KNOTS)
-    fitted = isotonic_regression(curve[:, 1]).x
-    places, first = np.unique(curve[:, 0], return_index=True)
-    knots = np.column_stack([places, fitted[first]]).round(6).tolist()
+    places, knot = np.unique(curve[:, 0].round(6), return_inverse=True)
+    bins = np.bincount(knot)
+    fitted = isotonic_regression(np.bincount(knot, curve[:, 1]) / bins, weights=bins).x
+    knots = np.column_stack([places, fitted.round(6)]).tolist()
     return replace(calibration, knots=tuple((place, error) for place, error in knots))
 
 

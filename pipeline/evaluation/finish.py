@@ -46,7 +46,8 @@ def finish(sitting: Sitting) -> None:
     files = [*scores.save(folder.path), *judge.save(folder, uncalibrated)]
     gifs = draw_gifs(folder, config.contrasts)
     curves = draw_curves(folder, sitting.schedule.steps_per_epoch)
-    warnings = list(sitting.watch().warnings.values())
+    watch = sitting.watch()
+    warnings = list(watch.warnings.values())
     write_summary(
         config,
         folder,
@@ -61,6 +62,7 @@ def finish(sitting: Sitting) -> None:
         uncertainty=folder.uncertainty if judge.curves else None,
         training_warnings=warnings,
         history=sitting.history,
+        shift=watch.shift,
     )
     if warnings:
         seen = "; ".join(f"{warning.title}: {warning.what_was_seen}" for warning in warnings)

@@ -50,8 +50,12 @@ def write_summary(
     uncertainty: Path | None = None,
     training_warnings: Sequence[TrainingWarning] = (),
     history: Mapping[str, object] | None = None,
+    shift: str = "",
 ) -> None:
-    """Write the run's report.html; without a viewer, it says where one comes from; `uncertainty` is a picture."""
+    """Write the run's report.html; without a viewer, it says where one comes from.
+
+    `uncertainty` is a picture; `shift` a sentence on how far translations lay beside their sources.
+    """
     phantom = config.data.source == "phantom"
     subjects = _best_and_worst(scores, config.contrasts, volumes)
     shown = {subject.picture.content for subject in subjects if subject.picture}
@@ -79,7 +83,7 @@ def write_summary(
         training_warnings={
             warning.title: (warning.what_was_seen, warning.means, warning.first.advice) for warning in training_warnings
         },
-        curves=Picture(curves, "losses and validation scores", on_white=True),
+        curves=Picture(curves, "losses and validation scores", shift, on_white=True),
         uncertainty=_uncertainty(uncertainty),
         subjects=subjects,
         viewer=viewer,

@@ -7,7 +7,6 @@ in the same form. None of them sees the test subject's own target.
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from skimage.exposure import match_histograms
 
 BACKGROUND = -1.0
 QUANTILES = 2048
@@ -23,7 +22,9 @@ class HistogramMatch:
     """Give the source's foreground the intensity distribution that the target contrast has in the training cohort.
 
     The distribution is pooled over the training subjects scanned in the target contrast; the order of the source's
-    intensities is kept, so what is dark in one contrast and bright in the other stays wrong. Background becomes -1.
+    intensities is kept, so what is dark in one contrast and bright in the other stays wrong. Voxels of one intensity,
+    such as those clipped to -1 and 1, stay together and become the median of what their ranks stand for. Background
+    becomes -1.
     """
 
     def __init__(self, target_quantiles: np.ndarray):
@@ -33,7 +34,10 @@ class HistogramMatch:
     def __call__(self, source: np.ndarray, foreground: np.ndarray) -> np.ndarray:
         matched = np.full_like(source, BACKGROUND)
         if foreground.any():
-            matched[foreground] = match_histograms(source[foreground], self.target_quantiles)
+            _, level, counts = np.unique(source[foreground], return_inverse=True, return_counts=True)
+            ranks = (np.cumsum(counts) - counts / 2) / counts.sum()  # of each intensity, in the middle of its voxels
+            quantiles = (np.arange(len(self.target_quantiles)) + 0.5) / len(self.target_quantiles)
+            matched[foreground] = np.interp(ranks, quantiles, self.target_quantiles)[level]
         return matched
 
 

@@ -20,12 +20,14 @@ def rank_correlation(expected: np.ndarray, observed: np.ndarray) -> float:
 def calibration_curve(expected: np.ndarray, observed: np.ndarray, bins: int = BINS) -> np.ndarray:
     """Return (bins, 2): mean expected and mean observed error of equally filled bins of rising expected error.
 
-    Fewer bins where there are fewer voxels. Equal columns are a perfect calibration.
+    Fewer bins where there are fewer voxels. Equal columns are a perfect calibration. Voxels of one expected error may
+    fall into several bins: which of them into which is no one's choice, so each counts with the mean observed error of
+    all of them.
     """
-    order = np.argsort(expected, axis=None, kind="stable")
-    parts = np.array_split(order, min(bins, len(order)))
-    means = [(expected.ravel()[part].mean(), observed.ravel()[part].mean()) for part in parts]
-    return np.array(means, dtype=float).reshape(-1, 2)
+    levels, level = np.unique(expected.ravel().astype(float), return_inverse=True)
+    of_level = np.bincount(level, observed.ravel()) / np.bincount(level)
+    parts = np.array_split(np.sort(level), min(bins, len(level)))
+    return np.array([(levels[part].mean(), of_level[part].mean()) for part in parts]).reshape(-1, 2)
 
 
 def calibration_error(curve: np.ndarray) -> float:

@@ -16,6 +16,7 @@ from pipeline.data.loader import SliceBank
 from pipeline.metrics.baselines import histogram_quantiles
 from pipeline.metrics.detectors import Cohort, depth_layers, depth_profile, spread
 from pipeline.tracking.metrics_file import read_metrics
+from pipeline.training.shift_checks import Shifts, shift_sentence, shift_verdicts, shifts_of
 from pipeline.training.verdicts import DETECTORS, Verdict, verdicts
 from transforms.intensity import foreground_mask
 from transforms.slices import slices_with_a_fair_share
@@ -111,6 +112,8 @@ class Watch:
         self.epochs, self.pixel_mm, self.tag = epochs, pixel_mm, tag
         self.from_epoch = min(epochs, max(2 * validate_every, ceil(EARLY * epochs)))
         self.warnings: Warnings = {}
+        self.shift = ""  # what the latest validation measured, in a sentence
+        self._shifts: dict[int, Shifts] = {}  # of the validations that count, by epoch
         records = read_metrics(metrics_path)[0] if metrics_path.exists() else []
         for record in records:
             if "epoch" in record:
@@ -136,8 +139,12 @@ class Watch:
 
     def _judge(self, metrics: Mapping[str, float], epoch: int) -> list[tuple[str, str]]:
         """Bring the warnings up to date, and return which of them came, came back or were cleared."""
-        changed = []
-        for verdict in verdicts(metrics, self.pixel_mm) if epoch >= self.from_epoch else []:
+        self.shift, changed = shift_sentence(metrics), []
+        if epoch < self.from_epoch:
+            return changed
+        earlier = {validated: shifts for validated, shifts in self._shifts.items() if validated < epoch}
+        self._shifts = {**earlier, epoch: shifts_of(metrics)}  # a resumed run validates some epochs again
+        for verdict in [*verdicts(metrics, self.pixel_mm), *shift_verdicts(self._shifts, self.epochs)]:
             key = (verdict.name, verdict.direction)
             before = self.warnings.get(key)
             stood = before is not None and before.cleared is None

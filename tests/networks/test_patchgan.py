@@ -44,6 +44,14 @@ def test_weights_are_drawn_as_the_papers_do():
     assert scales.std().item() == pytest.approx(0.02, rel=0.1)
 
 
+def test_negative_features_go_on_a_fifth_as_large():
+    network = PatchGAN(width=2, layers=1)
+    activations = [module for module in network.modules() if isinstance(module, nn.LeakyReLU)]
+    assert len(activations) == 2  # after every convolution but the last
+    for activation in activations:
+        assert activation(torch.tensor([-10.0, 10.0])).tolist() == [-2.0, 10.0]
+
+
 def test_logits_are_not_squashed():
     network = PatchGAN(width=2, layers=1)
     nn.init.constant_(network.network.final_conv.conv.bias, -7.0)

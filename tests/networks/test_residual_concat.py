@@ -57,6 +57,7 @@ def test_growth_is_an_option():
 def test_negative_slopes_lead_down_and_none_up():
     network = full_size()
     assert [layer[-1].negative_slope for layer in network.encoder[:2]] == [0.2, 0.2]
+    assert {block.layers[2].negative_slope for block in network.encoder[2:]} == {0.2}
     assert [type(layer[-1]) for layer in network.decoder[:2]] == [nn.ReLU, nn.ReLU]
 
 

@@ -8,6 +8,7 @@ from head_scans import scan, slanted_left_posterior_affine
 from nibabel.affines import apply_affine, from_matvec
 from scipy.spatial.transform import Rotation
 
+from transforms import registration
 from transforms.registration import mutual_information, register_rigid, resample_onto, same_grid
 
 DATA = Path(os.environ.get("MRI_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -63,6 +64,68 @@ def test_a_scan_in_place_stays_in_place_and_the_same_scans_give_the_same_bits(t1
     found = register_rigid(t1_scan, T1_AFFINE, t2_scan, T1_AFFINE)
     assert corner_error_mm(found, np.eye(4)) < 0.5
     np.testing.assert_array_equal(register_rigid(t1_scan, T1_AFFINE, t2_scan, T1_AFFINE), found)
+
+
+T2_IN_PLACE = {"shape": T1_SHAPE, "affine": T1_AFFINE, "seed": 1}
+
+
+@pytest.fixture
+def starts(monkeypatch):
+    """The starts that an optimiser is given which leaves each where it is."""
+    given = []
+    monkeypatch.setattr(registration, "_optimise", lambda fixed, moving, start, **_: given.append(start) or start)
+    return given
+
+
+def test_the_search_starts_from_the_headers_and_from_the_centres_of_brightness_and_the_better_one_goes_on(
+    t1_scan, starts
+):
+    t2_scan, away = scan("T2", **T2_IN_PLACE), movement((0, 0, 0), (90, 20, -30))
+    found = register_rigid(t1_scan, T1_AFFINE, t2_scan, away @ T1_AFFINE)  # the same head, its header elsewhere
+    headers, centres, fine = starts
+    np.testing.assert_array_equal(headers, np.eye(4))
+    np.testing.assert_allclose(centres, away, atol=6)  # T1 is brightest elsewhere than T2
+    assert found is fine is centres
+
+    starts.clear()
+    half = t2_scan.copy()
+    half[..., : T1_SHAPE[2] // 2] = half.min()  # with another centre
+    assert corner_error_mm(register_rigid(t1_scan, T1_AFFINE, half, T1_AFFINE), np.eye(4)) == 0
+    headers, centres, fine = starts
+    assert fine is headers and abs(centres[2, 3]) > 15
+
+
+def test_a_start_that_fails_leaves_the_other_one(t1_scan, monkeypatch):
+    def from_the_centres_alone(fixed, moving, start, **_):
+        if (start == np.eye(4)).all():
+            raise RuntimeError("no overlap")
+        return start
+
+    monkeypatch.setattr(registration, "_optimise", from_the_centres_alone)
+    away = movement((0, 0, 0), (300, 0, 0))
+    found = register_rigid(t1_scan, T1_AFFINE, scan("T2", **T2_IN_PLACE), away @ T1_AFFINE)
+    np.testing.assert_allclose(found, away, atol=6)
+
+
+def test_where_the_headers_agree_better_than_what_is_found_they_are_believed(t1_scan, monkeypatch):
+    astray = movement((0, 0, 20), (30, 0, 0))
+    monkeypatch.setattr(registration, "_optimise", lambda *_, **__: astray)
+    found = register_rigid(t1_scan, T1_AFFINE, scan("T2", **T2_IN_PLACE), T1_AFFINE)
+    np.testing.assert_array_equal(found, np.eye(4))
+    back = np.linalg.inv(astray)
+    moved = register_rigid(t1_scan, T1_AFFINE, scan("T2", **{**T2_IN_PLACE, "world_to_head": back}), T1_AFFINE)
+    np.testing.assert_array_equal(moved, astray)  # and where they agree worse they are not
+
+
+def test_a_few_voxels_far_brighter_than_the_head_do_not_darken_it(t1_scan, monkeypatch):
+    grids = []
+    monkeypatch.setattr(
+        registration, "_optimise", lambda fixed, moving, start, **_: grids.extend((fixed, moving)) or start
+    )
+    spoilt = t1_scan.copy()
+    spoilt[35:38, 44:47, 34:37] = 1e5
+    register_rigid(spoilt, T1_AFFINE, t1_scan, T1_AFFINE)
+    assert grids[0].grid.max() == pytest.approx(grids[1].grid.max(), rel=0.05)
 
 
 def test_a_real_pair_agrees_better_after_registration():

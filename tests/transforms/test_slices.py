@@ -10,6 +10,7 @@ from transforms.slices import (
     cut_slices,
     occupied_slices,
     size_without_cropping,
+    slices_with_a_fair_share,
     slices_with_content,
     stack_slices,
 )
@@ -126,3 +127,10 @@ def test_fitting_writes_every_pixel_of_slices_in_any_memory_order():
             start = (expected.shape[axis] - wanted) // 2
             expected = expected.take(range(start, start + wanted), axis)
         np.testing.assert_array_equal(centre_fit(stack, height, width, fill=-1), expected)
+
+
+def test_a_fair_share_is_a_quarter_of_what_the_fullest_slice_has():
+    foreground = np.zeros((6, 4, 10), bool)
+    for slice_, count in zip(foreground, (0, 9, 10, 40, 11, 1), strict=True):
+        slice_.flat[:count] = True
+    assert slices_with_a_fair_share(foreground).tolist() == [2, 3, 4]

@@ -174,6 +174,14 @@ def test_the_key_changes_with_each_setting(change, tmp_path):
     assert pair_key(cases, SETTINGS) != pair_key(cases[::-1], SETTINGS)
 
 
+@pytest.mark.parametrize("version", ["VERSION", "REGISTRATION_VERSION"])
+def test_the_key_changes_with_the_version_of_what_is_stored_and_of_the_registration(version, tmp_path, monkeypatch):
+    cases = pair(tmp_path)
+    before = pair_key(cases, SETTINGS)
+    monkeypatch.setattr(pair_store, version, getattr(pair_store, version) + 1)
+    assert pair_key(cases, SETTINGS) != before
+
+
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_pair_is_stored_anew_when_either_file_changes(side, tmp_path, extractions):
     cases = pair(tmp_path)

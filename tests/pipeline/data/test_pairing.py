@@ -125,6 +125,18 @@ def test_a_registration_is_cached_until_a_file_changes(moved, no_registration):
         reader(folder).read(cases)
 
 
+def test_a_registration_is_made_anew_with_other_settings_or_by_another_version(tmp_path, monkeypatch):
+    cases = case_pair(tmp_path, scan("T2", shape=(36, 44, 33), seed=1))
+    found = []
+    monkeypatch.setattr(pairing, "register_rigid", lambda *_: found.append(1) or np.eye(4))
+    for changes in ({}, {}, {"percentiles": [1, 99]}, {"percentiles": [1, 99]}, {}):
+        reader(tmp_path, **changes).read(cases)
+    assert len(found) == 2
+    monkeypatch.setattr(pairing, "VERSION", pairing.VERSION + 1)
+    reader(tmp_path).read(cases)
+    assert len(found) == 3
+
+
 def test_a_damaged_cache_entry_is_made_anew(tmp_path, monkeypatch):
     cases = case_pair(tmp_path, scan("T2", shape=(36, 44, 33), seed=1))
     found = []

@@ -114,6 +114,13 @@ def test_the_key_changes_with_each_setting(change, tmp_path):
     assert case_key(path, SETTINGS) == case_key(path, dict(reversed(SETTINGS.items())))
 
 
+def test_the_key_changes_with_the_version_of_what_is_stored(tmp_path, monkeypatch):
+    path = write_volume(tmp_path / "s.nii.gz")
+    before = case_key(path, SETTINGS)
+    monkeypatch.setattr(store, "VERSION", store.VERSION + 1)
+    assert case_key(path, SETTINGS) != before
+
+
 def test_the_key_changes_with_path_size_and_time(tmp_path):
     path, other = tmp_path / "a.nii", tmp_path / "b.nii"
     path.write_bytes(b"12345678")

@@ -69,6 +69,33 @@ def test_every_part_with_a_state_is_among_those_whose_loss_was_tried(interrupted
     assert interrupted[0]["scaler"] == {}
 
 
+def test_the_loss_scaler_goes_on_where_it_was():
+    def scaled(steps, engine):
+        for index in steps:
+            engine.step(*batch(index))
+        return engine
+
+    halves = {"precision": "fp16", "weights_seed": 3}
+    engine = engine_of(**halves)
+    engine.scaler.set_growth_interval(2)
+    middle = saved(scaled(range(5), engine))
+    end = saved(scaled(range(5, 8), engine))
+    fresh = engine_of(**halves)
+    assert differences(middle["scaler"], saved(fresh)["scaler"])
+    fresh.load_state_dict(middle)
+    assert differences(saved(fresh), middle) == set()
+    assert differences(saved(scaled(range(5, 8), fresh)), end) == set()
+
+
+def test_the_two_pools_draw_independently_and_otherwise_with_each_seed():
+    drawn = [
+        tuple(pool.random.uniform(4).tolist())
+        for seed in range(3)
+        for pool in (lambda engine: (engine.pool_a, engine.pool_b))(engine_of(pool_size=3, seed=seed))
+    ]
+    assert len(set(drawn)) == 6
+
+
 def test_the_order_in_which_a_method_names_its_players_makes_no_difference(monkeypatch):
     usual, turned = engine_of(), engine_of()
     losses = type(turned).losses

@@ -46,12 +46,35 @@ def test_the_map_never_falls_and_ignores_a_feature_that_runs_against_the_error()
 
 def test_what_says_nothing_gets_a_flat_map_at_the_mean_error():
     features, errors = features_and_errors()
-    calibration = fit_calibration(Features(None, np.zeros(4000)), errors)
-    np.testing.assert_allclose(
-        calibration.expected(Features(None, np.array([0.0, 9.0]))), errors[:167].mean(), atol=0.1
-    )
+    rising = np.sort(errors)  # the first of them have the least
+    for constant in (0.0, 0.1, 1 / 3):
+        calibration = fit_calibration(Features(None, np.full(4000, constant)), rising)
+        expected = calibration.expected(Features(None, np.array([0.0, constant, 9.0])))
+        np.testing.assert_allclose(expected, errors.mean(), atol=1e-6)
+        assert len(calibration.knots) == 1
     falling = fit_calibration(Features(None, features.spread), 1 - features.spread)
     np.testing.assert_allclose(falling.expected(Features(None, np.array([0.0, 0.5, 1.0]))), 0.5, atol=0.02)
+
+
+@pytest.mark.parametrize("shared", [0.25, 0.5, 0.9])  # the share of voxels at one value: 6, 12 and 21.6 of 24 bins
+def test_voxels_that_share_a_value_are_expected_to_have_their_mean_error(shared):
+    random = np.random.default_rng(1)
+    count = int(4000 * shared)
+    spread = np.concatenate([np.zeros(count), random.uniform(0.2, 1, 4000 - count)])
+    errors = np.where(spread > 0, spread + 1, np.linspace(0, 1, 4000) * 4000 / count)  # rising as the voxels come
+    calibration = fit_calibration(Features(None, spread), errors)
+    expected = calibration.expected(Features(None, spread))
+    assert expected[0] == pytest.approx(errors[:count].mean(), abs=1e-5)  # about a half, the least of them 0
+    assert expected.mean() == pytest.approx(errors.mean(), rel=0.01)
+    places, knots = zip(*calibration.knots, strict=True)
+    assert (np.diff(places) > 0).all() and (np.diff(knots) >= 0).all()
+
+
+def test_places_that_the_file_cannot_tell_apart_are_one_knot():
+    features, _ = features_and_errors()
+    errors = 0.5 + 1e-7 * features.spread  # kept to six digits
+    calibration = fit_calibration(Features(None, features.spread), errors)
+    assert calibration.knots == ((0.0, 0.5),)
 
 
 def test_nothing_to_fit_on_is_an_error():

@@ -47,7 +47,7 @@ def unpaired():
     return Scores(paired=False, subjects=subjects, notes=["no pairs"])
 
 
-def page(tmp_path, found, subject="a", session="", source="nifti", warnings=()):
+def page(tmp_path, found, subject="a", session="", source="nifti", warnings=(), **options):
     """The report of a run whose test subjects are `subject` and "b"."""
     folder = RunFolder(tmp_path)
     gray = np.full((30, 40, 3), 90, np.uint8)
@@ -73,9 +73,8 @@ def page(tmp_path, found, subject="a", session="", source="nifti", warnings=()):
     gifs = dict.fromkeys(("T1_to_T2", "T2_to_T1"), folder.curves)
     engine = SimpleNamespace(networks=lambda: {"G": nn.Linear(9, 10)})
     position = Position(step=1000, epochs=3, bad_steps=2, seconds=60.0)
-    write_summary(
-        config, folder, prepared, found, volumes, gifs, folder.curves, position, engine, training_warnings=warnings
-    )
+    options["training_warnings"] = warnings
+    write_summary(config, folder, prepared, found, volumes, gifs, folder.curves, position, engine, **options)
     return folder.report.read_text()
 
 
@@ -237,3 +236,9 @@ def test_what_was_done_tells_training_from_evaluating_again():
 
 def test_the_last_lines_are_silent_about_translations_that_nobody_asked_for(tmp_path):
     assert "translated" not in last_lines(RunFolder(tmp_path), "mlflow ui", "trained")
+
+
+def test_how_far_translations_lay_beside_their_sources_stands_below_the_curves(tmp_path):
+    said = "At the last validation translations lay beside their sources: T1 → T2 by 0.40 mm."
+    curves = page(tmp_path, scores(), shift=said).split('id="curves"')[1]
+    assert f"<figcaption>{said}</figcaption>" in curves.split("</figure>")[0]

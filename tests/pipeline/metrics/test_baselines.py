@@ -55,6 +55,12 @@ def test_histogram_matching_gives_the_cohorts_distribution_and_keeps_the_order(s
     assert np.all(np.diff(matched[foreground][order]) >= 0)
 
 
+def test_voxels_of_one_intensity_become_the_median_of_what_their_ranks_stand_for():
+    stack = np.array([0.0] * 6 + [0.5] * 2 + [0.9, 1.0], np.float32).reshape(1, 2, 5)
+    matched = HistogramMatch(np.arange(10) / 10)(stack, np.ones(stack.shape, bool))
+    np.testing.assert_allclose(matched.ravel(), [0.25] * 6 + [0.65] * 2 + [0.8, 0.9], atol=1e-6)  # of 0 to 0.5: 0.25
+
+
 def test_histogram_matching_of_an_empty_stack_is_background(source):
     stack, foreground = source
     matched = HistogramMatch(np.linspace(-1, 1, 100))(stack, np.zeros_like(foreground))

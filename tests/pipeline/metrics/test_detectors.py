@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import shift
 
 from pipeline.metrics.detectors import LAYERS, Cohort, Translated, depth_layers, depth_profile, measure, spread
 from pipeline.training.verdicts import DETECTORS, verdicts
@@ -59,7 +60,9 @@ def value(name, translation, cohorts=COHORTS, **options):
 
 def test_the_true_target_trips_nothing():
     assert tripped(TARGET) == set()
-    assert measure([scan(TARGET)], *COHORTS).keys() == DETECTORS.keys()
+    components = {f"shift_{axis}_{unit}" for axis in "xy" for unit in ("px", "mm")}
+    of_more_than_this = {"opposed_shifts", "growing_shift"}
+    assert measure([scan(TARGET)], *COHORTS).keys() == DETECTORS.keys() - of_more_than_this | components
 
 
 def test_a_noisy_target_trips_nothing():
@@ -126,6 +129,16 @@ def test_a_shifted_target_trips_by_as_many_millimetres(pixels):
 def test_pixels_that_are_not_square_are_counted_along_their_axis():
     moved = np.roll(TARGET, 2, axis=2)
     assert value("spatial_shift_mm", moved, pixel_mm=(5.0, 0.5)) == pytest.approx(1.0, abs=0.15)
+    assert value("shift_y_px", moved, pixel_mm=(5.0, 0.5)) == pytest.approx(2.0, abs=0.1)
+    assert value("shift_y_mm", moved, pixel_mm=(5.0, 0.5)) == pytest.approx(1.0, abs=0.05)
+    assert value("shift_x_mm", moved, pixel_mm=(5.0, 0.5)) == pytest.approx(0, abs=0.15)
+
+
+def test_more_than_half_a_pixel_trips_and_less_does_not():
+    for pixels, trips in ((0.2, False), (0.35, False), (0.65, True), (0.8, True)):
+        moved = np.stack([shift(one, (pixels, 0), order=1, mode="nearest") for one in TARGET])
+        assert ("spatial_shift_mm" in tripped(moved)) is trips
+        assert value("shift_x_px", moved) == pytest.approx(pixels, abs=0.1)
 
 
 def test_neither_contrast_nor_its_sign_is_taken_for_a_shift():

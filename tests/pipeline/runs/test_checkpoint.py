@@ -157,9 +157,10 @@ def test_the_random_state_goes_through_a_checkpoint(folder):
     assert torch.equal(torch.rand(4), expected)
 
 
-def test_a_weight_that_is_not_a_number_is_found():
+@pytest.mark.parametrize("spoilt", [float("nan"), float("inf"), -float("inf")])
+def test_a_weight_that_is_not_a_finite_number_is_found(spoilt):
     network = nn.Linear(2, 2)
     assert all_finite_weights([nn.Linear(3, 1), network])
     with torch.no_grad():
-        network.weight[1, 1] = float("nan")
+        network.weight[1, 1] = spoilt
     assert not all_finite_weights([nn.Linear(3, 1), network])

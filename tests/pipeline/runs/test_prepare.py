@@ -14,7 +14,16 @@ from pipeline.data.store import StoredCase
 from pipeline.errors import UserError
 from pipeline.files import atomic_text
 from pipeline.runs.folder import json_text
-from pipeline.runs.prepare import chain_settings, cohort_facts, find_cases, prepare, require_same_data, split_cases
+from pipeline.runs.prepare import (
+    Prepared,
+    chain_settings,
+    cohort_facts,
+    find_cases,
+    prepare,
+    require_same_data,
+    split_cases,
+    training_data,
+)
 from transforms.presets import slice_chain
 
 
@@ -239,3 +248,16 @@ def test_a_resumed_run_goes_on_with_the_same_data_only():
     for now in ({"s1_T1": [80, 3.0, 900.0]}, {**before, "s3_T1": [1, 0.0, 1.0]}, {**before, "s2_T2": [78, 2.0, 801.0]}):
         with pytest.raises(UserError, match=r"runs/x: the training data changed since the run began \(s[23]_T[12]\)"):
             require_same_data(before, now, Path("runs/x"))
+
+
+def test_what_training_sees_changes_with_the_slices_and_the_range_of_each_image():
+    def seen(**facts):
+        entries = {"T1": [stored(facts.pop("count", 3), **facts)]}
+        return training_data(Prepared((), None, entries, {}, {}))
+
+    before = seen()
+    assert before == {"s_T1": [3, 0.0, 1.0]}
+    require_same_data(before, seen(histogram=[9, 9, 9]), Path("runs/x"))
+    for change in ({"count": 4}, {"low": 0.5}, {"high": 1.5}):
+        with pytest.raises(UserError, match=r"the training data changed since the run began \(s_T1\)"):
+            require_same_data(before, seen(**change), Path("runs/x"))

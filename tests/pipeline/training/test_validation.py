@@ -205,7 +205,8 @@ def test_the_detectors_values_are_among_the_metrics_and_change_no_other(pair):
     plain, watched = (validation(pair, scans, **extra).scores(identity()) for extra in ({}, {"cohorts": cohorts()}))
     found = detected(watched)
     assert watched == {**plain, **found}
-    names = ("contrast_inversion", "identity_collapse", "mode_collapse", "spatial_shift_mm")
+    components = [f"shift_{axis}_{unit}" for axis in "xy" for unit in ("mm", "px")]
+    names = ("contrast_inversion", "identity_collapse", "mode_collapse", *components, "spatial_shift_mm")
     assert sorted(found) == [f"detectors/{way}/{name}" for way in ("T1_to_T2", "T2_to_T1") for name in names]
     for way in ("T1_to_T2", "T2_to_T1"):  # a copy where the contrasts are opposed
         assert found[f"detectors/{way}/contrast_inversion"] < -0.9
@@ -224,7 +225,7 @@ def test_the_detectors_see_neither_the_real_target_nor_its_head(pair):
     unpaired = validation(pair, {"one": one, "two": two}, cohorts=cohorts(), scored_in_pairs=False)
     values.append(detected(unpaired.scores(identity())))
     there = [{name: value for name, value in one.items() if "T1_to_T2" in name} for one in values]
-    assert len(there[0]) == 4
+    assert len(there[0]) == 8
     assert there[0] == there[1] == there[2]
 
 

@@ -12,8 +12,12 @@ def test_a_verdict_names_the_direction_the_value_and_the_remedy():
     assert "earlier checkpoint" in found.advice
 
 
-@pytest.mark.parametrize(("shift_mm", "pixel_mm", "trips"), [(1.6, 0.9, True), (1.4, 0.9, False), (1.6, 2.0, False)])
-def test_a_shift_is_none_below_a_pixel_or_a_millimetre_and_a_half(shift_mm, pixel_mm, trips):
+@pytest.mark.parametrize(("shift_mm", "pixel_mm", "trips"), [(0.5, 0.9, True), (0.4, 0.9, False), (0.9, 2.0, False)])
+def test_a_shift_is_none_below_half_a_pixel(shift_mm, pixel_mm, trips):
     (found,) = verdicts({"detectors/a_to_b/spatial_shift_mm": shift_mm}, pixel_mm)
     assert found.tripped is trips
-    assert found.threshold == max(1.5, pixel_mm)
+    assert found.threshold == pixel_mm / 2
+
+
+def test_the_components_of_a_shift_are_no_verdicts():
+    assert verdicts({"detectors/a_to_b/shift_x_px": 9.0, "detectors/a_to_b/shift_y_mm": 9.0}, 1.0) == []

@@ -123,7 +123,62 @@ def test_a_finished_run_tells_first_and_last(tmp_path):
 def test_a_shift_is_told_in_millimetres(tmp_path):
     record(tmp_path, (2, {"detectors/a_to_b/spatial_shift_mm": 3.0}))
     (warning,) = watch(tmp_path).warnings.values()
-    assert warning.what_was_seen == "3.00 mm after epoch 2, above 1.5 mm"
+    assert warning.what_was_seen == "3.00 mm after epoch 2, above 0.5 mm"
+
+
+# ── shifts ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def shifted(there, back=(0.0, 0.0)):
+    """The metrics of shifts in pixels of 1 mm."""
+    return {
+        f"detectors/{direction}/{name}": value
+        for direction, (x, y) in (("a_to_b", there), ("b_to_a", back))
+        for name, value in (("spatial_shift_mm", (x * x + y * y) ** 0.5), ("shift_x_px", x), ("shift_y_px", y))
+    }
+
+
+def test_shifts_that_undo_each_other_warn_though_neither_is_half_a_pixel(tmp_path, capsys):
+    judge = watch(tmp_path)
+    judge(shifted((0.4, 0.1), (0.4, 0.1)), 2)  # both alike, as edges of another thickness would be
+    judge(shifted((0.2, 0.1), (-0.2, -0.1)), 3)
+    assert judge.warnings == {}
+    judge(shifted((0.4, 0.1), (-0.4, -0.1)), 4)
+    (warning,) = judge.warnings.values()
+    assert (warning.title, warning.what_was_seen) == (
+        "opposed shifts, a → b → a", "0.41 pixels after epoch 4, above 0.3 pixels",
+    )  # fmt: skip
+    assert "the translation is shifted one way, and the way back shifts it back" in capsys.readouterr().err
+    judge(shifted((0.1, 0.0), (0.0, 0.0)), 5)
+    assert judge.warnings["opposed_shifts", "a_to_b_to_a"].cleared == 5
+
+
+def test_a_shift_that_grows_warns_before_it_is_half_a_pixel_and_a_resumed_run_knows_its_course(tmp_path):
+    course = [(epoch, shifted((0.048 * epoch, 0.0))) for epoch in range(2, 8)]
+    judge, resumed = watch(tmp_path), None
+    for epoch, metrics in course:
+        judge(metrics, epoch)
+        if epoch == 5:
+            record(tmp_path, *course[:4], (5, shifted((9.0, 9.0))), (5, course[3][1]))  # an epoch validated again
+            resumed = watch(tmp_path)
+        elif resumed:
+            resumed(metrics, epoch)
+    warning = judge.warnings["growing_shift", "a_to_b"]
+    assert warning.epoch == 7  # the fifth that counts came after epoch 6, and pointed to 0.29 + 0.19 pixels
+    assert warning.what_was_seen == "0.53 pixels after epoch 7, above 0.5 pixels"
+    assert set(judge.warnings) == {("growing_shift", "a_to_b")}
+    assert resumed.warnings["growing_shift", "a_to_b"] == warning
+
+
+def test_the_latest_shift_is_said_in_a_sentence(tmp_path):
+    judge = watch(tmp_path)
+    judge(BAD, 1)
+    assert judge.shift == ""
+    judge(shifted((0.3, -0.4), (0.0, 0.1)), 1)
+    assert judge.shift == (
+        "At the last validation translations lay beside their sources: a → b by 0.50 mm (0.50 pixels, +0.30 and -0.40 "
+        "along a slice's two axes); b → a by 0.10 mm (0.10 pixels, +0.00 and +0.10 along a slice's two axes)."
+    )
 
 
 # ── the cohort ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,101 @@
+"""How far translations lie beside their sources, to a tenth of a pixel, in whatever contrasts the two are.
+
+The shift at which the two slices tell most of each other: the maximum of their mutual information (Maes et al. 1997),
+which asks for no likeness of intensities and is sought from where the edges agree best.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates, sobel, spline_filter
+
+SMOOTHING_PX = 1.0  # sigma: of what an interpolation smooths by itself, nothing is left to tell shifts apart by
+NEAR_PX = 3  # about the head that is looked at
+LEVELS = 24  # of intensity
+LEAST_RANGE = 1e-6  # of intensities: what rounding leaves of a constant image has less
+REACHES_PX = (1.0, 1.0, 0.5)  # to either side along each axis, round by round
+KNOWN_PX = 0.25  # twice the standard error that a median may have, unless the shift itself is larger
+
+
+def slice_shift(source: np.ndarray, translation: np.ndarray, head: np.ndarray) -> np.ndarray | None:
+    """Return how far a translated slice lies beside its source, (2,) in pixels along the two axes, with sign.
+
+    Positive: further along the axis. None where there is no head, or either image is constant.
+
+    Args:
+        source, translation: (h, w), in any units.
+        head: (h, w) bool, of the source.
+    """
+    near = binary_dilation(head, iterations=NEAR_PX)
+    before, after = (gaussian_filter(image.astype(float), SMOOTHING_PX) for image in (source, translation))
+    if not near.any() or min(np.ptp(before[near]), np.ptp(after)) < LEAST_RANGE:
+        return None
+    shift = _whole_pixels(before, after, near)
+    points, spline = np.argwhere(near).T.astype(float), spline_filter(after, order=3)
+    known, low, high = _levels(before[near]), after.min(), after.max()
+
+    def information(place: np.ndarray) -> float:
+        moved = map_coordinates(spline, points + place[:, None], order=3, mode="nearest", prefilter=False)
+        return _mutual_information(known, _levels(moved, low, high))
+
+    for reach in REACHES_PX:
+        for along in np.eye(2):
+            steps = np.linspace(-reach, reach, 5)
+            shift = shift + along * _highest(steps, [information(shift + step * along) for step in steps])
+    return shift
+
+
+def shared_shift(shifts: np.ndarray) -> np.ndarray:
+    """Return the median of slices' shifts (n, 2), or NaN where they disagree too much to know it.
+
+    That is where twice the median's standard error, estimated from the median distance to it, is more than a quarter of
+    a pixel and more than the shift itself: slices of noise disagree by many pixels.
+    """
+    shared = np.median(shifts, axis=0)
+    distance = np.median(np.hypot(*(shifts - shared).T))
+    error = 1.25 * 1.48 * distance / np.sqrt(len(shifts))  # of a median, if the shifts are normally distributed
+    return shared if 2 * error <= max(KNOWN_PX, np.hypot(*shared)) else np.full(2, np.nan)
+
+
+def axis_names(shifts: Sequence[np.ndarray]) -> dict[str, float]:
+    """Return a shift in pixels and in mm, (2,) each, by the names of its metrics: x is a slice's first axis."""
+    pixels, millimetres = shifts
+    return {
+        f"shift_{axis}_{unit}": float(shift[index])
+        for unit, shift in (("px", pixels), ("mm", millimetres))
+        for index, axis in enumerate("xy")
+    }
+
+
+def _whole_pixels(before: np.ndarray, after: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Return the shift (2,) in whole pixels at which the edges near the head correlate best."""
+    window = gaussian_filter(near.astype(float), 2)
+    edges = (np.hypot(sobel(image, 0), sobel(image, 1)) * window for image in (before, after))
+    first, second = (np.fft.rfft2(image) for image in edges)
+    correlation = np.fft.irfft2(np.conj(first) * second, s=before.shape)
+    place, size = np.array(np.unravel_index(np.argmax(correlation), before.shape)), np.array(before.shape)
+    return np.where(place > size / 2, place - size, place).astype(float)
+
+
+def _levels(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
+    """Return values (n,) as whole numbers below `LEVELS`, equally spaced from `low` to `high`: their own, if None."""
+    low, high = (values.min(), values.max()) if low is None else (low, high)
+    return np.clip((values - low) * (LEVELS / (high - low)), 0, LEVELS - 1).astype(np.intp)
+
+
+def _mutual_information(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the mutual information of two images' levels (n,), in nats, from their smoothed joint histogram."""
+    joint = np.bincount(first * LEVELS + second, minlength=LEVELS**2).reshape(LEVELS, LEVELS).astype(float)
+    joint = gaussian_filter(joint, 1, mode="constant")
+    joint /= joint.sum()
+    independent = np.outer(joint.sum(axis=1), joint.sum(axis=0))
+    filled = joint > 0
+    return float(np.sum(joint[filled] * np.log(joint[filled] / independent[filled])))
+
+
+def _highest(steps: np.ndarray, values: Sequence[float]) -> float:
+    """Return where a parabola through values at equal steps is highest, within the steps."""
+    curvature, slope, _ = np.polyfit(steps, values, 2)
+    if curvature >= 0:
+        return float(steps[np.argmax(values)])
+    return float(np.clip(-slope / (2 * curvature), steps[0], steps[-1]))

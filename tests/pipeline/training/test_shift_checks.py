@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from pipeline.training.shift_checks import growing_shift, opposed_shift, shift_verdicts, shifts_of
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((0.7, 0.0), (-0.7, 0.0), 0.7),
+        ((0.7, 0.0), (-0.4, 0.0), 0.4),  # what both have
+        ((-0.3, 0.4), (0.6, -0.8), 0.5),
+        ((0.7, 0.0), (0.7, 0.0), 0.0),
+        ((0.7, 0.0), (0.0, 0.7), 0.0),
+        ((1.0, 0.0), (-0.5, 0.5), 0.5),  # at 45 degrees: √½ of √½
+        ((0.0, 0.0), (0.0, 0.0), 0.0),
+    ],
+)
+def test_opposed_is_what_the_shorter_one_takes_back(first, second, expected):
+    for one, other in ((first, second), (second, first)):
+        assert opposed_shift(np.array(one), np.array(other)) == pytest.approx(expected)
+
+
+def course(*shifts, every=2):
+    return {every * (index + 1): np.array(shift, float) for index, shift in enumerate(shifts)}
+
+
+def test_a_steady_growth_is_drawn_out_by_as_many_epochs_as_it_took_but_not_beyond_the_last():
+    steady = course(*((0.1 * step, -0.1 * step) for step in range(6)))  # the last five: epochs 4 to 12
+    assert growing_shift(steady, 100) == pytest.approx(np.hypot(0.9, 0.9))  # 0.5 after 12, 0.9 after 20
+    assert growing_shift(steady, 14) == pytest.approx(np.hypot(0.6, 0.6))
+    assert growing_shift(steady, 12) == pytest.approx(np.hypot(0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    "shifts",
+    [
+        [(0.1 * step, 0) for step in range(4)],  # too few to tell
+        [(0.02 * step, 0) for step in range(5)],  # 0.08 pixels: measuring leaves as much
+        [(0.8 - 0.1 * step, 0) for step in range(5)],  # it shrinks
+        [(0.4, 0)] * 5,
+        [(0, 0), (0.3, 0), (0, 0), (0.3, 0), (0.35, 0)],  # to and fro
+    ],
+)
+def test_what_does_not_grow_steadily_points_nowhere(shifts):
+    assert growing_shift(course(*shifts), 100) is None
+
+
+def metrics(direction, x, y):
+    return {f"detectors/{direction}/shift_x_px": x, f"detectors/{direction}/shift_y_px": y}
+
+
+def test_shifts_are_found_among_the_metrics_by_direction():
+    found = shifts_of({"epoch": 3, "detectors/a_to_b/mode_collapse": 1.0, **metrics("a_to_b", 0.1, -0.2)})
+    assert {direction: shift.tolist() for direction, shift in found.items()} == {"a_to_b": [0.1, -0.2]}
+    assert shifts_of(metrics("a_to_b", float("nan"), 0.0)) == {}  # could not be measured
+    assert shifts_of({"detectors/a_to_b/spatial_shift_mm": 3.0}) == {}  # of a run that kept the length alone
+
+
+def test_one_direction_alone_opposes_nothing_and_one_validation_is_no_trend():
+    one_way, both = shifts_of(metrics("a_to_b", 0.4, 0)), shifts_of(metrics("a_to_b", 0.4, 0) | metrics("b_to_a", 0, 0))
+    assert shift_verdicts({1: {}}, 9) == shift_verdicts({1: one_way}, 9) == []
+    (verdict,) = shift_verdicts({1: both}, 9)
+    assert (verdict.name, verdict.direction, verdict.value, verdict.tripped) == (
+        "opposed_shifts",
+        "a_to_b_to_a",
+        0,
+        False,
+    )
+
+
+def test_a_growth_has_a_verdict_in_its_direction_and_what_stopped_growing_has_one_that_is_good():
+    grown = course(*((0.1 * step, 0) for step in range(5)))
+    history = {epoch: {"a_to_b": shift} for epoch, shift in grown.items()}
+    (verdict,) = shift_verdicts(history, 100)
+    assert (verdict.name, verdict.direction, verdict.tripped) == ("growing_shift", "a_to_b", True)
+    assert verdict.value == pytest.approx(0.8)
+    history |= {epoch: {"a_to_b": np.array([0.4, 0.0])} for epoch in (12, 14, 16, 18, 20)}
+    (verdict,) = shift_verdicts(history, 100)
+    assert (verdict.value, verdict.tripped) == (0.4, False)
