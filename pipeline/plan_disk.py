@@ -10,7 +10,7 @@ from pipeline.config.schema import Config
 from pipeline.console import warn
 from pipeline.data.case import Case
 from pipeline.data.store import case_key
-from pipeline.files import human_bytes, is_dir
+from pipeline.files import human_bytes, is_folder
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import chain_settings
 
@@ -110,4 +110,4 @@ def _present(paths: Iterable[Path]) -> float:
 
 def _existing(folder: Path) -> Path:
     """Return the folder, or the nearest above it that is there."""
-    return next(place for place in (folder, *folder.absolute().parents) if is_dir(place))
+    return next(place for place in (folder, *folder.absolute().parents) if is_folder(place))
