@@ -162,7 +162,7 @@ class Cut(Method):
 
     type: Literal["cut"] = "cut"
     adversarial: Adversarial = "least_squares"
-    nce_weight: Weight = 1.0
+    nce_weight: Weight = 1.0  # of each term, as in the paper's equation 5; its authors' code has 0.5 with identity
     identity: bool = True  # the same loss between a target image and its translation to itself
     temperature: PositiveFloat = 0.07
     patches: Positive = 256  # a layer and image

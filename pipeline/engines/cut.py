@@ -16,6 +16,9 @@ class Cut(AdversarialEngine):
 
     What holds a translation to its source is no cycle but the PatchNCE loss (equations 2 and 3): through the
     generator's own encoder, a place in the output must be more like the same place in the input than like any other.
+
+    `nce_weight` weights each of the two PatchNCE terms, as λ_X = λ_Y in equation 5 (1 in the paper's CUT). The authors'
+    code (taesungp/contrastive-unpaired-translation) takes their mean: 0.5 here.
     """
 
     def __init__(self, config: Config, device: torch.device):

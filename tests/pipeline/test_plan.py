@@ -1,6 +1,7 @@
 import gzip
 import re
 import shutil
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -46,7 +47,7 @@ def rows(text):
 def elsewhere(tmp_path, monkeypatch):
     """Work in an empty folder, which must stay empty, on a machine whose pace and disk do not change."""
     monkeypatch.setattr(plan_time, "cpu_pace", lambda config: (0.05, 2))
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(8 << 40, 4 << 40, 4 << 40))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=8 << 40, free=4 << 40))
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     monkeypatch.chdir(folder)

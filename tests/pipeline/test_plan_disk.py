@@ -25,7 +25,7 @@ def free(monkeypatch, room):
             return SimpleNamespace(st_dev=self.disk)
 
     monkeypatch.setattr(plan_disk, "_existing", lambda folder: Place(disk=disk_of(folder), path=real(folder)))
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(100 * GIB, 0, room[place.disk]))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(total=100 * GIB, free=room[place.disk]))
 
 
 def test_file_systems_are_looked_at_one_by_one(tmp_path, monkeypatch, capsys):
@@ -50,7 +50,7 @@ def test_file_systems_are_looked_at_one_by_one(tmp_path, monkeypatch, capsys):
 
 
 def test_what_is_no_disk_is_not_warned_of(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(0, 0, 0))  # as of /proc
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(total=0, free=0))  # as of /proc
     warn_of_full_disks([DiskNeed("slice store", tmp_path, GIB)])
     assert capsys.readouterr().err == ""
 

@@ -4,6 +4,7 @@ import re
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ixi_like import ixi_cohort, write_ixi_headers
@@ -28,7 +29,7 @@ def plan(ixi, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(plan_time, "cpu_pace", lambda config: (1.65, 2))
 
     def printed(name, *options, free=500 * GIB):
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(free, 0, free))
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=free, free=free))
         where = (f"data.folder={ixi}", f"output={tmp_path / 'run'}", f"preprocess.store={tmp_path / 'store'}")
         assert main([str(CONFIGS / f"{name}.yaml"), *where, "--dry-run", *options]) == 0
         assert list(tmp_path.iterdir()) == []

@@ -1,11 +1,12 @@
 import shutil
+from types import SimpleNamespace
 
 from small_run import QUICK, phantom_run
 
 
 def test_a_run_warns_of_its_disk_and_of_a_lost_learning_rate_before_it_trains(tmp_path, monkeypatch, capsys):
     def little(path):
-        return shutil._ntuple_diskusage(2000, 1000, 1000)
+        return SimpleNamespace(total=2000, free=1000)
 
     monkeypatch.setattr(shutil, "disk_usage", little)
     schedule = ("training.steps_per_epoch=20", "training.decay_epochs=0", "training.halve_every=1")
