@@ -63,6 +63,8 @@ def find_head(volume: np.ndarray) -> Head:
         raise ValueError(f"every voxel has the same value, {volume.flat[0]:g}: there is nothing to translate in it")
     field = without_empty_planes(volume)
     inner = contiguous(volume[field])
+    if inner.min() == inner.max():
+        return Head(field, np.ones(inner.shape, dtype=bool), masked=True)
     background, blank = blank_voxels(inner)
     if background is not None and not _in_air(inner, background):
         return Head(field, filled(~background), blank, masked=True)
@@ -73,24 +75,29 @@ def find_head(volume: np.ndarray) -> Head:
 
 
 def without_empty_planes(volume: np.ndarray) -> Box:
-    """Return the box of a volume that is left when planes of a single value are taken off its border, one by one."""
+    """Return the box of a volume that is left when planes of a single value are taken off its border, one by one.
+
+    The value is that of the first such plane: of a uniform object in an empty volume, the object is left.
+    """
     bounds = [[0, length] for length in volume.shape]
-    shrunk = True
+    value, shrunk = None, True
     while shrunk:
         shrunk = False
         for axis, bound in enumerate(bounds):
-            while bound[1] - bound[0] > 1 and _is_empty(volume, bounds, axis, bound[0]):
-                bound[0], shrunk = bound[0] + 1, True
-            while bound[1] - bound[0] > 1 and _is_empty(volume, bounds, axis, bound[1] - 1):
-                bound[1], shrunk = bound[1] - 1, True
+            for end, step in ((0, 1), (1, -1)):
+                while bound[1] - bound[0] > 1:
+                    plane = _border_plane(volume, bounds, axis, bound[0] if end == 0 else bound[1] - 1)
+                    if plane.size == 1 or not (plane == (plane.flat[0] if value is None else value)).all():
+                        break
+                    value, shrunk = plane.flat[0], True
+                    bound[end] += step
     return tuple(slice(*bound) for bound in bounds)
 
 
-def _is_empty(volume: np.ndarray, bounds: list[list[int]], axis: int, index: int) -> bool:
-    within = [slice(*bound) for bound in bounds]
+def _border_plane(volume: np.ndarray, bounds: list[list[int]], axis: int, index: int) -> np.ndarray:
+    within: list[slice | int] = [slice(*bound) for bound in bounds]
     within[axis] = index
-    plane = volume[tuple(within)]
-    return plane.size > 1 and bool((plane == plane.flat[0]).all())
+    return volume[tuple(within)]
 
 
 def blank_voxels(volume: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -180,7 +187,8 @@ def _brighter_than_air(volume: np.ndarray, blank: np.ndarray | None) -> np.ndarr
     if thin.min() == thin.max() or (thin_measured is not None and not thin_measured.any()):
         thin, thin_measured = volume, None if blank is None else ~blank
     bright = volume > _threshold(thin, thin_measured)
-    return filled(bright if blank is None else bright & ~blank)
+    mask = filled(bright if blank is None else bright & ~blank)
+    return mask if mask.any() else np.ones(volume.shape, dtype=bool)
 
 
 def _threshold(volume: np.ndarray, measured: np.ndarray | None) -> float:
