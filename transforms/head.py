@@ -20,8 +20,8 @@ BORDER_SHARE = 0.05  # of the border's voxels, the least that a background's val
 VOLUME_SHARE = 0.001  # of all voxels, the least that padding inside a volume holds, by its lowest value
 COHERENT = 0.8  # of a background's voxels have their neighbour in it; of whole-numbered noise fewer
 SPECKS = 0.02  # of the voxels that are no background: so many lone ones are noise
-RIM = 3  # voxels: of what may be air; a dark rim of the head is thinner
-QUIET = 0.25  # of the way from air to tissue: the spread of what may be air
+RIM = 2  # voxels: around what is no background, where air is looked for
+QUIET = 0.15  # of the way from air to tissue: the spread of the darker half of what may be air
 COARSE = 64  # voxels along an axis of the thinned volume from which air and tissue are estimated
 BINS, BRIGHTEST = 256, 99.9  # of the histogram that parts air and tissue at first, and the percentile it ends at
 MOST_ROUNDS = 8  # of that estimate
@@ -68,6 +68,8 @@ def find_head(volume: np.ndarray) -> Head:
     background, blank = blank_voxels(inner)
     if background is not None and not _in_air(inner, background):
         return Head(field, filled(~background), blank, masked=True)
+    if blank is not None:  # single voxels of noise may have a background's value
+        blank = without_margin(without_specks(with_margin(blank)))
     mask = _brighter_than_air(inner, blank)
     hemmed = np.mean([face.mean() for face in _faces(mask)] or [0.0]) > HEMMED
     doubts = ["no air, darker than the head, is around it, so where the head ends cannot be told"] if hemmed else []
@@ -162,8 +164,8 @@ def _in_air(volume: np.ndarray, blank: np.ndarray) -> bool:
     bright = values[values > values.mean(dtype=np.float64)]
     if bright.size == 0:
         return False
-    low, usual, high = (percentile(rim, percent) for percent in (10, 50, 75))
-    return 0 < high - low < QUIET * (percentile(bright, 50) - usual)
+    low, usual = percentile(rim, 10), percentile(rim, 50)
+    return 0 < usual - low < QUIET * (percentile(bright, 50) - usual)
 
 
 def _within(mask: np.ndarray, voxels: int) -> np.ndarray:
