@@ -8,7 +8,8 @@ chain resamples to our grid, which fills the field of view with whole voxels of 
 which `Spacingd` calls (by itself for a grid of exactly 1.25 mm from the first voxel's centre on), or by `Resized`, the
 fastest that it has. With the same range, ours and `Resized` agree to 1e-6 of it; `SpatialResample`, whose coordinates
 are float32, to 1e-5 (a test holds that). One definition differs: MONAI's percentiles are of all voxels, ours of the
-head, whose mask its chain does not make. A loader's call is an epoch of its own.
+head, whose mask its chain does not make. Ours, as it is measured, also cuts to the head first and averages where voxels
+become larger; without these (version 1 of the chain) it is what is compared. A loader's call is an epoch of its own.
 """
 
 import argparse
@@ -73,13 +74,14 @@ def extraction(path: str, how: str) -> Work:
     """Bring a volume to normalised slices; "… stored" writes them where training finds them."""
     _one_core()
     from pipeline.data.store import extract
-    from transforms.presets import slice_chain
+    from transforms.presets import CHAIN_VERSION, slice_chain
 
     folder = Path(tempfile.mkdtemp(dir=Path(path).parent))
+    settings = {**SETTINGS, "version": CHAIN_VERSION}
     if how == "ours stored":
-        return lambda: extract(Path(path), folder, {**SETTINGS, "min_foreground": MIN_FOREGROUND})
+        return lambda: extract(Path(path), folder, {**settings, "min_foreground": MIN_FOREGROUND})
     if how == "ours":
-        chain = slice_chain(**SETTINGS)
+        chain = slice_chain(**settings)
         return lambda: chain({"image": path})
     chain = monai_chain(*grid_of(path), resized=how == "monai resized")
     if how != "monai stored":

@@ -11,16 +11,18 @@ import numpy as np
 from transforms.head import Head, tight_box
 
 MARGIN_MM = 10.0  # around the head
+LEAST_MARGIN = 2  # voxels: a thin part of the head may be missing from its mask
 
 
 def box_around(head: Head, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Return the box of a head and `MARGIN_MM` on each side, in the volume's voxels; none along an axis of one voxel.
+    """Return the box of a head and its margin on each side, in the volume's voxels; none along an axis of one voxel.
 
     Args:
         head: With a mask that is not empty.
         spacing_mm: Of the volume's voxels.
     """
     margins = np.ceil(np.round(MARGIN_MM / np.asarray(spacing_mm, dtype=float), 3)).astype(int)
+    margins = np.maximum(margins, LEAST_MARGIN)
     bounds = []
     for axis, (own, margin) in enumerate(zip(tight_box(head.mask), margins, strict=True)):
         start, around = head.field[axis].start, margin if head.mask.shape[axis] > 1 else 0

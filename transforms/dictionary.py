@@ -116,6 +116,7 @@ class CropHeadd(InvertibleKeyedTransform):
         data[key] = cut(volume, box, head.field)
         blank = None if head.blank is None else cut(head.blank, in_field, own)
         if head.masked:  # beyond the field there is more of the background
+            blank = np.zeros(foreground.shape, dtype=bool) if blank is None else blank
             blacken_beyond(blank, inside, True)
             inside = tuple(slice(0, length) for length in blank.shape)
         if blank is not None:

@@ -20,8 +20,8 @@ BORDER_SHARE = 0.05  # of the border's voxels, the least that a background's val
 VOLUME_SHARE = 0.001  # of all voxels, the least that padding inside a volume holds, by its lowest value
 COHERENT = 0.8  # of a background's voxels have their neighbour in it; of whole-numbered noise fewer
 SPECKS = 0.02  # of the voxels that are no background: so many lone ones are noise
-RIM = 3  # voxels: of what may be air; a dark rim of the head is thinner
-QUIET = 0.25  # of the way from air to tissue: the spread of what may be air
+RIM = 2  # voxels: around what is no background, where air is looked for
+QUIET = 0.15  # of the way from air to tissue: the spread of the darker half of what may be air
 COARSE = 64  # voxels along an axis of the thinned volume from which air and tissue are estimated
 BINS, BRIGHTEST = 256, 99.9  # of the histogram that parts air and tissue at first, and the percentile it ends at
 MOST_ROUNDS = 8  # of that estimate
@@ -63,34 +63,44 @@ def find_head(volume: np.ndarray) -> Head:
         raise ValueError(f"every voxel has the same value, {volume.flat[0]:g}: there is nothing to translate in it")
     field = without_empty_planes(volume)
     inner = contiguous(volume[field])
+    if inner.min() == inner.max():
+        return Head(field, np.ones(inner.shape, dtype=bool), masked=True)
     background, blank = blank_voxels(inner)
-    if background is not None and not _in_air(inner, background):
+    air = None if background is None else _air_beside(inner, background)
+    if background is not None and air is None:
         return Head(field, filled(~background), blank, masked=True)
-    mask = _brighter_than_air(inner, blank)
+    if blank is not None:  # single voxels of noise may have a background's value
+        blank = without_margin(without_specks(with_margin(blank)))
+    mask = _brighter_than_air(inner, blank, air)
     hemmed = np.mean([face.mean() for face in _faces(mask)] or [0.0]) > HEMMED
     doubts = ["no air, darker than the head, is around it, so where the head ends cannot be told"] if hemmed else []
     return Head(field, mask, blank, doubts=tuple(doubts))
 
 
 def without_empty_planes(volume: np.ndarray) -> Box:
-    """Return the box of a volume that is left when planes of a single value are taken off its border, one by one."""
+    """Return the box of a volume that is left when planes of a single value are taken off its border, one by one.
+
+    The value is that of the first such plane: of a uniform object in an empty volume, the object is left.
+    """
     bounds = [[0, length] for length in volume.shape]
-    shrunk = True
+    value, shrunk = None, True
     while shrunk:
         shrunk = False
         for axis, bound in enumerate(bounds):
-            while bound[1] - bound[0] > 1 and _is_empty(volume, bounds, axis, bound[0]):
-                bound[0], shrunk = bound[0] + 1, True
-            while bound[1] - bound[0] > 1 and _is_empty(volume, bounds, axis, bound[1] - 1):
-                bound[1], shrunk = bound[1] - 1, True
+            for end, step in ((0, 1), (1, -1)):
+                while bound[1] - bound[0] > 1:
+                    plane = _border_plane(volume, bounds, axis, bound[0] if end == 0 else bound[1] - 1)
+                    if plane.size == 1 or not (plane == (plane.flat[0] if value is None else value)).all():
+                        break
+                    value, shrunk = plane.flat[0], True
+                    bound[end] += step
     return tuple(slice(*bound) for bound in bounds)
 
 
-def _is_empty(volume: np.ndarray, bounds: list[list[int]], axis: int, index: int) -> bool:
-    within = [slice(*bound) for bound in bounds]
+def _border_plane(volume: np.ndarray, bounds: list[list[int]], axis: int, index: int) -> np.ndarray:
+    within: list[slice | int] = [slice(*bound) for bound in bounds]
     within[axis] = index
-    plane = volume[tuple(within)]
-    return plane.size > 1 and bool((plane == plane.flat[0]).all())
+    return volume[tuple(within)]
 
 
 def blank_voxels(volume: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -142,21 +152,21 @@ def _coherence(masks: list[np.ndarray]) -> float:
     return both / first if first else 0.0
 
 
-def _in_air(volume: np.ndarray, blank: np.ndarray) -> bool:
-    """Return whether what is no background still has air around the head: many specks, or a rim of quiet values."""
-    measured = ~blank
-    kept = without_margin(without_specks(with_margin(measured)))
-    if np.count_nonzero(kept) < (1 - SPECKS) * np.count_nonzero(measured):
-        return True
-    rim = volume[kept & _within(blank, RIM)]
-    if rim.size == 0:
-        return False
+def _air_beside(volume: np.ndarray, background: np.ndarray) -> float | None:
+    """Return the intensity of the air between a background and the head; None where the head itself lies beside it.
+
+    Air shows as many specks, or as a rim of quiet values.
+    """
+    measured = ~background
+    rim = volume[measured & _within(background, RIM)]
     values = volume[measured]
     bright = values[values > values.mean(dtype=np.float64)]
-    if bright.size == 0:
-        return False
-    low, usual, high = (percentile(rim, percent) for percent in (10, 50, 75))
-    return 0 < high - low < QUIET * (percentile(bright, 50) - usual)
+    if rim.size == 0 or bright.size == 0:
+        return None
+    low, level, usual = (percentile(rim, percent) for percent in (10, 25, 50))
+    kept = np.count_nonzero(without_specks(with_margin(measured)))
+    in_specks = kept < (1 - SPECKS) * values.size
+    return level if in_specks or 0 < usual - low < QUIET * (percentile(bright, 50) - usual) else None
 
 
 def _within(mask: np.ndarray, voxels: int) -> np.ndarray:
@@ -173,25 +183,26 @@ def _within(mask: np.ndarray, voxels: int) -> np.ndarray:
     return mask
 
 
-def _brighter_than_air(volume: np.ndarray, blank: np.ndarray | None) -> np.ndarray:
+def _brighter_than_air(volume: np.ndarray, blank: np.ndarray | None, air: float | None) -> np.ndarray:
     """Return the head of a volume (X, Y, Z) in air: what is brighter by `ABOVE_AIR` of the way to typical tissue."""
     steps = tuple(slice(None, None, max(1, length // COARSE)) for length in volume.shape)
     thin, thin_measured = contiguous(volume[steps]), None if blank is None else ~blank[steps]
     if thin.min() == thin.max() or (thin_measured is not None and not thin_measured.any()):
         thin, thin_measured = volume, None if blank is None else ~blank
-    bright = volume > _threshold(thin, thin_measured)
-    return filled(bright if blank is None else bright & ~blank)
+    bright = volume > _threshold(thin, thin_measured, air)
+    mask = filled(bright if blank is None else bright & ~blank)
+    return mask if mask.any() else np.ones(volume.shape, dtype=bool)
 
 
-def _threshold(volume: np.ndarray, measured: np.ndarray | None) -> float:
+def _threshold(volume: np.ndarray, measured: np.ndarray | None, known_air: float | None = None) -> float:
     """Return the intensity that separates head from air.
 
-    First air and tissue are the medians of two classes of intensities (`_two_classes`). How much air there is moves
-    these; so both are taken again within the head's box, the air outside its mask, until the box stays as it is.
+    First air and tissue are taken of two classes of intensities (`_two_classes`). How much air there is moves these; so
+    both are taken again within the head's box, the air outside its mask, until the box stays as it is.
     """
     values = volume.ravel() if measured is None else volume[measured]
     dark = values <= _two_classes(values)
-    air = float(np.median(values[dark]))
+    air = float(np.percentile(values[dark], 25)) if known_air is None else known_air  # the rest may be dark tissue
     tissue = float(np.median(values[~dark])) if not dark.all() else air
     boxes: list[Box] = []
     for _ in range(MOST_ROUNDS):
@@ -209,7 +220,8 @@ def _threshold(volume: np.ndarray, measured: np.ndarray | None) -> float:
         if outside.size < 0.01 * mask[box].size:
             break
         inside = inside[inside > inside.mean(dtype=np.float64)]
-        air, tissue = float(np.median(outside)), float(np.median(inside))
+        air = float(np.median(outside)) if known_air is None else known_air
+        tissue = float(np.median(inside))
     return air + ABOVE_AIR * (tissue - air)
 
 

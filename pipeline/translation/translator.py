@@ -17,6 +17,7 @@ from pipeline.errors import UserError, first_cause
 from pipeline.translation.familiarity import compare_with_cohort
 from pipeline.translation.model import Run, TranslationModel, eagerly
 from pipeline.translation.volume import image_like
+from transforms.head import find_head, without_empty_planes
 from transforms.nifti import name_of, read_with_doubts
 from transforms.presets import slice_chain
 from transforms.slices import slices_with_content
@@ -128,6 +129,8 @@ def open_volume(
         also = f" (doubtful before: {'; '.join(found)})" if found else ""
         raise UserError(f"{name}: {first_cause(error)}{also}") from error
     doubts += data.get("image_doubts", [])
+    if model.settings.get("version", 1) == 1:
+        doubts += _doubts_of_margins(array)
     doubts += _doubts_of_size(array.shape, data["image_before_fit"], model.stride)
     if likeness:
         doubts += compare_with_cohort(name, data, model, to, strict=strict)
@@ -163,6 +166,20 @@ def _as_image(
     affine, header = way_back["image_before_canonical"], way_back["image_header"]
     description = f"synthetic {to}, {model.origin}"
     return image_like(voxels, affine, header, integer=facts["integer"], description=description, keep_text=keep_text)
+
+
+def _doubts_of_margins(volume: np.ndarray) -> list[str]:
+    """Say what changes a translation by a model whose chain does not cut volumes to the head."""
+    field = without_empty_planes(volume)
+    empty = sum(length - (own.stop - own.start) for own, length in zip(field, volume.shape, strict=True))
+    if empty == 0 or min(volume.shape) == 1 or not _is_noisy(volume, field):
+        return []
+    return [f"has {empty} empty planes around what was scanned, and this model's result depends on how many"]
+
+
+def _is_noisy(volume: np.ndarray, field: tuple[slice, ...]) -> bool:
+    """Return whether air was measured around the head, so that empty planes beside it are no part of a background."""
+    return not find_head(volume[field]).masked
 
 
 def _doubts_of_size(shape: tuple[int, ...], slice_shape: tuple[int, int], stride: int) -> list[str]:

@@ -20,6 +20,7 @@ from volume_cases_good import GOOD
 
 from pipeline.translate import main
 from pipeline.translation.model import TranslationModel
+from transforms.presets import CHAIN_VERSION
 
 VALUES_CHANGE = ("NaN voxels", "infinite voxels", "a float64 voxel beyond float32", "a float32 voxel of 3e38")
 BEYOND_NIBABEL = ("intercept", "code", "qfac")  # which it refuses, or mends in another way
@@ -41,14 +42,14 @@ def model_of(network, low=0.0, high=1.0, **settings) -> TranslationModel:
     )
 
 
-@pytest.fixture
-def use(monkeypatch):
-    """Have the command find a given model."""
+@pytest.fixture(params=[1, CHAIN_VERSION])
+def use(monkeypatch, request):
+    """Have the command find a given model; at first one that changes nothing, with each version of the chain."""
 
     def install(model):
         loads(monkeypatch, lambda uri, device: model)
 
-    install(model_of(nn.Identity()))
+    install(model_of(nn.Identity(), version=request.param))
     return install
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from head_scans import scan, slanted_left_posterior_affine
 from nibabel.affines import apply_affine, from_matvec
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from transforms import registration
-from transforms.registration import mutual_information, register_rigid, resample_onto, same_grid
+from transforms.registration import mutual_information, register_rigid, resample_onto, same_grid, smoothed_for
 
 DATA = Path(os.environ.get("MRI_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -197,3 +198,34 @@ def test_mutual_information_of_a_label_image_is_its_entropy():
     assert mutual_information(labels, 10 - 3 * labels) == pytest.approx(np.log(4))
     checks = np.tile([0, 1], 100).reshape(20, 10)
     assert mutual_information(labels, checks) == pytest.approx(0)
+
+
+def test_noise_on_a_coarser_grid_is_averaged_and_masks_are_not():
+    noise = np.random.default_rng(0).normal(size=(64, 64, 64)).astype(np.float32)
+    coarse = np.diag([4.0, 4.0, 1.0, 1.0])
+    settings = (noise, np.eye(4), np.eye(4), (16, 16, 64), coarse)
+    assert np.std(resample_onto(*settings, low_pass=False)) > 0.9  # at the voxels' centres
+    assert np.std(resample_onto(*settings)[2:-2, 2:-2]) < 0.2
+    mask = (noise > 0).astype(np.uint8)
+    nearest = resample_onto(mask, *settings[1:], order=0)
+    np.testing.assert_array_equal(nearest, mask[::4, ::4])
+
+
+def test_the_blur_follows_the_moving_volumes_own_axes():
+    """A turn by a right angle about z: the new grid's long voxels along x lie along the moving volume's y."""
+    volume = np.random.default_rng(0).normal(size=(33, 33, 9)).astype(np.float32)
+    turned = movement((0, 0, 90), (0, 32, 0))
+    found = resample_onto(volume, np.eye(4), turned, (8, 33, 9), np.diag([4.0, 1, 1, 1]), low_pass=True)
+    along_y = ndimage.gaussian_filter1d(volume, np.sqrt((16 - 1) / 6), axis=1, mode="nearest")
+    expected = resample_onto(along_y, np.eye(4), turned, (8, 33, 9), np.diag([4.0, 1, 1, 1]), low_pass=False)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.3, 2.0, 4.5])
+def test_blur_and_interpolation_have_the_variance_of_the_triangle(ratio):
+    point = np.zeros(101)
+    point[50] = 1
+    blurred = smoothed_for(point, [ratio])
+    offsets = np.arange(101) - 50
+    variance = np.sum(blurred * offsets**2) + 1 / 6  # the interpolation's
+    assert variance == pytest.approx(max(1, ratio) ** 2 / 6, rel=0.06)

@@ -132,3 +132,36 @@ def test_resampling_two_axes_at_a_time_is_the_trilinear_way(shape):
     found = resample_to_shape(volume, shape)
     assert found.shape == shape and found.dtype == np.float32
     np.testing.assert_allclose(found, plainly[0, 0].numpy(), atol=1e-6, rtol=0)
+
+
+# ── low-pass ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("length", "new"), [(8, 2), (12, 9), (7, 3), (16, 16), (5, 1)])
+def test_larger_voxels_are_triangles_of_their_width(length, new):
+    line = np.random.default_rng(0).random(length).astype(np.float32)
+    ratio = length / new
+    expected = []
+    for centre in (np.arange(new) + 0.5) * ratio:  # in old voxels, whose centres lie at 0.5, 1.5, …
+        weights = np.maximum(0, 1 - np.abs(np.arange(length) + 0.5 - centre) / ratio)
+        expected.append(np.sum(weights * line) / np.sum(weights))
+    for axis in range(3):
+        array = np.moveaxis(np.broadcast_to(line[:, None, None], (length, 3, 4)), 0, axis)
+        shape = [3, 4]
+        shape.insert(axis, new)
+        found = np.moveaxis(resample_to_shape(array, shape, low_pass=True), axis, 0)
+        np.testing.assert_allclose(found[:, 1, 2], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(24, 20, 18), (16, 20, 18), (17, 33, 19)])
+def test_smaller_voxels_are_the_same_with_a_low_pass(shape):
+    volume = np.random.default_rng(0).random((16, 20, 18)).astype(np.float32)
+    plainly = resample_to_shape(volume, shape)
+    np.testing.assert_allclose(resample_to_shape(volume, shape, low_pass=True), plainly, atol=1e-6)
+
+
+def test_noise_at_a_quarter_of_the_size_keeps_a_sixth_of_its_spread():
+    noise = np.random.default_rng(0).normal(size=(256, 256, 4)).astype(np.float32)
+    assert np.std(resample_to_shape(noise, (64, 64, 4))) == pytest.approx(0.5, abs=0.02)  # of two by two
+    smooth = resample_to_shape(noise, (64, 64, 4), low_pass=True)
+    assert np.std(smooth) == pytest.approx(2 / (3 * 4), abs=0.02)  # of triangles of eight voxels' base, squared

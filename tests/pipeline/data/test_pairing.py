@@ -5,6 +5,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from head_scans import AFFINE, SHAPE, scan, slanted_left_posterior_affine, write_scan
+from nibabel.affines import from_matvec
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
@@ -12,6 +13,8 @@ import pipeline.data.pairing as pairing
 from pipeline.data.case import Case
 from pipeline.data.pairing import PairReader, prepare_scan, read_movement, seen_by, write_movement
 from pipeline.errors import UserError
+from transforms.presets import CHAIN_VERSION
+from transforms.slices import stack_slices
 
 SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 64, "n4": False, "percentiles": [0.5, 99.5]}
 
@@ -210,3 +213,54 @@ def test_single_slices_of_different_sizes_cannot_be_paired(tmp_path):
         cases.append(Case("1", "", contrast, path))
     with pytest.raises(UserError, match=r"a single slice cannot be registered .* give slices of one size"):
         reader(tmp_path, percentiles=None).read(tuple(cases))
+
+
+# ── volumes cut to their heads ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("spacing_mm", [None, [4.0, 5.5]])
+def test_heads_of_one_grid_stay_together_whatever_their_boxes(tmp_path, no_registration, spacing_mm):
+    smaller = scan("T2", seed=1)
+    smaller[:, :, 26:] = np.random.default_rng(2).normal(0, 8, smaller[:, :, 26:].shape)  # its top is missing
+    cases = case_pair(tmp_path, smaller)
+    there, back, movement = reader(tmp_path, version=CHAIN_VERSION, spacing_mm=spacing_mm).read(cases)
+    assert np.array_equal(movement, np.eye(4))
+    assert there.source.box.tolist() != back.source.box.tolist()
+    for view in (there, back):
+        assert view.real.shape == view.source.stack.shape == view.foreground.shape
+    both = there.source.foreground & there.foreground
+    edges = [np.abs(np.diff(stack, axis=1))[both[:, 1:]] for stack in (there.source.stack, there.real)]
+    assert np.corrcoef(*edges)[0, 1] > 0.4  # and 0.2 or less where one is a voxel aside
+    if spacing_mm is None:  # each voxel as its own scan has it
+        start = there.source.box[:, 0] - back.source.box[:, 0]
+        own = back.source.volume
+        assert stack_slices(there.real, "axial")[tuple(10 - start)] == own[10, 10, 10]
+
+
+def test_what_a_box_reaches_beyond_the_field_of_view_is_not_seen(tmp_path):
+    low, high = scan("T1")[:, :, :20], scan("T1")
+    settings = {**SETTINGS, "version": CHAIN_VERSION}
+    cut, whole = (
+        prepare_scan(write_scan(tmp_path / f"{number}.nii.gz", voxels), settings, 16)
+        for number, voxels in enumerate((low, high))
+    )
+    seen = seen_by(whole, cut, np.eye(4))
+    planes = np.flatnonzero(seen.any(axis=(1, 2))) + whole.box[2, 0]  # of the file
+    assert planes.max() == 19
+    assert len(cut.slices) > 20 - cut.box[2, 0]  # its box reaches further
+
+
+def test_registration_finds_the_same_movement_beside_an_empty_margin(tmp_path):
+    shift = np.eye(4)
+    shift[:3, 3] = [6, -4, 5]
+    moved = scan("T2", world_to_head=np.linalg.inv(shift), seed=1)
+    aside = AFFINE.copy()
+    aside[0, 3] += 0.5
+    wide, wide_affine = np.pad(moved, [(9, 0), (0, 4), (8, 8)]), aside @ from_matvec(np.eye(3), [-9, 0, -8])
+    movements = []
+    for name, voxels, affine in (("a", moved, aside), ("b", wide, wide_affine)):
+        (tmp_path / name).mkdir()
+        cases = case_pair(tmp_path / name, voxels, affine)
+        movements.append(reader(tmp_path / name, version=CHAIN_VERSION).read(cases)[2])
+    np.testing.assert_allclose(movements[0], movements[1], atol=1e-6)
+    np.testing.assert_allclose(movements[0][:3, 3], [6.5, -4, 5], atol=1.0)

@@ -10,13 +10,14 @@ from small_volumes import write_volume
 import pipeline.data.phantom
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
-from pipeline.data.store import StoredCase
+from pipeline.data.store import CHAIN_VERSION, StoredCase
 from pipeline.errors import UserError
 from pipeline.files import atomic_text
 from pipeline.runs.folder import json_text
 from pipeline.runs.prepare import (
     Prepared,
     chain_settings,
+    chain_version,
     cohort_facts,
     find_cases,
     prepare,
@@ -24,6 +25,7 @@ from pipeline.runs.prepare import (
     split_cases,
     training_data,
 )
+from transforms import presets
 from transforms.presets import slice_chain
 
 
@@ -141,10 +143,15 @@ def test_the_split_settings_are_heeded(cohort):
 
 def test_the_chain_settings_are_plain_and_fit_the_chain(tmp_path):
     settings = chain_settings(config(tmp_path).preprocess)
-    assert settings == {"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": [0.5, 99.5]}
+    plain = {"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": [0.5, 99.5]}
+    assert settings == {"version": CHAIN_VERSION, **plain}
+    assert CHAIN_VERSION == presets.CHAIN_VERSION
+    assert chain_settings(config(tmp_path).preprocess, chain_version({})) == plain  # a checkpoint that names none
+    assert chain_version(None) == chain_version({"chain_version": CHAIN_VERSION}) == CHAIN_VERSION
     preprocess = {"axis": "coronal", "spacing_mm": {"in_plane": 1, "through_plane": 2}, "scaling": "type_range"}
     other = chain_settings(config(tmp_path, preprocess={"size": 64, "n4": True, **preprocess}).preprocess)
-    assert other == {"axis": "coronal", "spacing_mm": [1.0, 2.0], "size": 64, "n4": True, "percentiles": None}
+    asked = {"axis": "coronal", "spacing_mm": [1.0, 2.0], "size": 64, "n4": True, "percentiles": None}
+    assert other == {"version": CHAIN_VERSION, **asked}
     for each in (settings, other):
         assert json.loads(json.dumps(each)) == each
         slice_chain(**each)

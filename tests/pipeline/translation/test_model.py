@@ -73,6 +73,14 @@ def test_translation_rounds_products_as_training_did(tmp_path, monkeypatch):
     assert rounding == [("cpu", True), ("cpu", False)]
 
 
+def test_a_model_keeps_the_chain_that_it_was_trained_with(tmp_path):
+    earlier = load_model(checkpoint(tmp_path / "earlier.pt"), "cpu").settings
+    present = load_model(checkpoint(tmp_path / "present.pt", chain_version=2), "cpu").settings
+    assert "version" not in earlier and present == {**earlier, "version": 2}
+    logged = [translator_metadata(CONFIG, FACTS, "T2", 16, settings)["settings"] for settings in (earlier, present)]
+    assert logged == [earlier, present]
+
+
 def test_a_runs_folder_gives_its_best_checkpoint_else_its_latest(tmp_path):
     checkpoint(tmp_path / "checkpoints" / "previous.pt", fill=1.0)
     assert first_weight(load_model(tmp_path, "cpu")) == 1.0
