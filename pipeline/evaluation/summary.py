@@ -85,7 +85,8 @@ def write_summary(
         split_rows=_split_rows(config, prepared),
         split_subjects=_split_subjects(config, prepared),
         config_yaml=resolved_yaml(config),
-        provenance=_provenance(config, position, engine),
+        provenance=_provenance(config, position, engine)
+        | ({} if prepared.coverage.mm is None else {"trained on": f"{prepared.coverage}"}),
         how_to=_how_to(config, folder),
         notes=scores.notes,
     )
