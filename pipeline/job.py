@@ -17,8 +17,8 @@ from pipeline.distributed import PeerLost, World, opened
 from pipeline.engines.build import build_engine, engine_class
 from pipeline.engines.captured import CapturedStep
 from pipeline.errors import Stopped, UserError
+from pipeline.evaluation.closing import last_lines, what_was_done
 from pipeline.evaluation.finish import finish
-from pipeline.evaluation.summary import last_lines, what_was_done
 from pipeline.files import atomic_text, remove_stale
 from pipeline.hardware import choose_device, require_able, set_up, tune
 from pipeline.interruption import Interruption
@@ -36,7 +36,6 @@ from pipeline.runs.prepare import (
     require_same_data,
     training_data,
 )
-from pipeline.tracking.tracker import Tracker
 from pipeline.training.history import history_texts
 from pipeline.training.ledger import NotFinite
 from pipeline.training.loop import Observers, train
@@ -46,6 +45,7 @@ from pipeline.training.record import take_back_the_end
 from pipeline.training.remedy import advice_after_no_number, where_settings_change
 from pipeline.training.schedule import schedule_of, warn_of_lost_rate
 from pipeline.training.sitting import Sitting
+from pipeline.training.tracked import log_inputs, open_tracker
 from pipeline.training.validation import Validation, save_sample
 from pipeline.training.watch import Watch, cohort
 from pipeline.translation.model import precision_of
@@ -108,13 +108,13 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
         register=config.evaluation.register_pairs,
         cache=registrations(config.preprocess),
     )
-    record = _tracker(config, folder, state, device) if world.first else nullcontext()
+    record = open_tracker(config, folder, state, device) if world.first else nullcontext()
     with Interruption() as interruption, record as tracker:
         sitting = Sitting(
             config, folder, prepared, engine, position, reader, tracker, device, quiet, world, opening.history
         )
         if world.first:
-            _log_inputs(sitting)
+            log_inputs(sitting)
             tracker.set_tags(opening.tags())
         if position.epochs < sitting.schedule.epochs:
             if world.first:
@@ -164,36 +164,6 @@ def _prepare(config: Config, folder: RunFolder, opening: Opening, quiet: bool, *
         if config.preprocess.coverage_mm != "all":
             atomic_text(folder.coverage, json_text(coverage_json(prepared.coverage)))
     return prepared
-
-
-def _tracker(config: Config, folder: RunFolder, state: dict | None, device: torch.device) -> Tracker:
-    return Tracker(
-        folder.path,
-        experiment=config.tracking.experiment,
-        run_name=config.tracking.run_name or config.name,
-        params=config.model_dump(mode="json"),
-        step=None if state is None else state["position"]["step"],
-        run_id=None if state is None else state["mlflow_run_id"],
-        tags={"data": config.data.source, "method": config.method.type, "device": str(device)},
-        mlflow=config.tracking.mlflow,
-    )
-
-
-def _log_inputs(sitting: Sitting) -> None:
-    """Log configuration, split and the data of each part."""
-    tracker, prepared = sitting.tracker, sitting.prepared
-    for path in (sitting.folder.config, sitting.folder.split, sitting.folder.coverage):
-        if path.exists():
-            tracker.log_artifact(path)
-    source = str(sitting.config.data.folder)
-    for contrast, entries in prepared.stored.items():
-        profile = {name: prepared.facts[contrast][name] for name in ("slices", "low", "high")}
-        tracker.log_dataset(contrast, "train", source, [entry.case.name for entry in entries], profile)
-    if prepared.pairs:
-        names = [case.name for pair in prepared.pairs for case in (pair[0].case, pair[1].case)]
-        tracker.log_dataset("pairs", "train", source, names, {"slices": prepared.longest})
-    for part in ("validation", "test"):
-        tracker.log_dataset(part, part, source, [case.name for case in getattr(prepared.split, part)])
 
 
 def _train(sitting: Sitting, state: dict | None, interruption: Interruption) -> None:

@@ -92,7 +92,7 @@ def write_summary(
         split_rows=_split_rows(config, prepared),
         split_subjects=_split_subjects(config, prepared),
         config_yaml=resolved_yaml(config),
-        provenance=_provenance(config, position, engine) | history_texts(history or {}),
+        provenance=_provenance(config, prepared, position, engine) | history_texts(history or {}),
         how_to=_how_to(config, folder),
         notes=scores.notes,
     )
@@ -258,7 +258,7 @@ def _split_subjects(config: Config, prepared: Prepared) -> dict[str, list[str]]:
     return {name: sorted({case.subject for case in cases}) for name, cases in parts.items()}
 
 
-def _provenance(config: Config, position: Position, engine: Engine) -> dict[str, str]:
+def _provenance(config: Config, prepared: Prepared, position: Position, engine: Engine) -> dict[str, str]:
     parameters = {
         name: sum(weight.numel() for weight in network.parameters()) for name, network in engine.networks().items()
     }
@@ -272,35 +272,8 @@ def _provenance(config: Config, position: Position, engine: Engine) -> dict[str,
         "steps": f"{position.step:,} ({position.bad_steps} skipped)",
         "training time": f"{position.seconds / 60:.1f} min ({step_ms:.0f} ms a step)",
         "parameters": ", ".join(f"{name} {count:,}" for name, count in parameters.items()),
-    }
+    } | ({} if prepared.coverage.mm is None else {"trained on": f"{prepared.coverage}"})
 
 
 def _arrow(direction: str) -> str:
     return direction.replace("_to_", " → ")
-
-
-def what_was_done(position: Position, steps_before: int, seconds: float) -> str:
-    """Say what a sitting did: that it trained, or that it only evaluated what was trained before."""
-    trained = position.step - steps_before
-    if not trained:
-        done = f"evaluated and reported in {seconds / 60:.1f} min"
-        return f"nothing was left to train after step {position.step:,}; {done}"
-    skipped = f", {position.bad_steps:,} of them skipped" if position.bad_steps else ""
-    total = f" of {position.step:,}" if steps_before else ""
-    return f"trained {trained:,}{total} steps{skipped} and evaluated in {seconds / 60:.1f} min"
-
-
-def last_lines(folder: RunFolder, how_to_open: str, done: str) -> str:
-    """Return a run's last words: what was done, where everything is and how to open it."""
-    gifs = ", ".join(str(path) for path in sorted(folder.path.glob("training_*.gif")))
-    volumes = "NIfTI, on each source's grid; open with any viewer" if any(folder.translated.glob("*.nii.gz")) else "PNG"
-    translated = f"  translated  {folder.translated}/   ({volumes})"
-    return "\n".join(
-        [
-            done,
-            f"  report      {folder.report}   (open it in a browser)",
-            f"  training    {gifs}",
-            *([translated] if folder.translated.exists() else []),
-            f"  MLflow      {how_to_open}",
-        ]
-    )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.console import progress, warn
 from pipeline.data.case import Case, pairs
+from pipeline.data.coverage import WHOLE, Coverage
 from pipeline.data.split import CohortSplit
 from pipeline.errors import UserError
 from pipeline.exploration.facts import ImageFacts, examine
@@ -24,12 +25,14 @@ class Cohort:
         parts: Every case of theirs -> one of `PARTS`.
         facts: What each readable image is like.
         unreadable: Why each other one is not.
+        coverage: The range of the head that training would take.
     """
 
     contrasts: tuple[str, str]
     parts: Mapping[Case, str]
     facts: Mapping[Case, ImageFacts]
     unreadable: Mapping[Case, str]
+    coverage: Coverage = WHOLE
 
     def cases(self, contrast: str, part: str | None = None) -> list[Case]:
         """Return the cases of a contrast, readable or not, of one part or of all."""

@@ -14,6 +14,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from PIL import Image
 
+from pipeline.data.coverage import head_slices
 from transforms.nifti_log import nibabel_silent
 from transforms.slices import AXES
 
@@ -68,6 +69,9 @@ class ImageFacts:
         histogram: The head's normalised intensities over [-1, 1], (BINS,), summing to 1.
         cells: (K, 3) int32, the lattice points every `CELL_MM` of RAS space that lie in the head; None where unknown.
         planes: Plane -> the normalised slice through the head's middle, uint8 (A, B) in true proportions.
+        occupied: The indices, along the axis that is sliced, of the slices with enough head in them.
+        head_slices: The first and the last slice of the head along that axis; None for pictures.
+        slice_mm: The distance of two slices.
     """
 
     grid: Grid | None
@@ -92,6 +96,14 @@ class ImageFacts:
     histogram: np.ndarray
     cells: np.ndarray | None
     planes: dict[str, np.ndarray]
+    occupied: tuple[int, ...] = ()
+    head_slices: tuple[int, int] | None = None
+    slice_mm: float = 1.0
+
+    @property
+    def head_mm(self) -> float | None:
+        """How long the head is that the volume shows along the axis that is sliced; None for pictures."""
+        return None if self.head_slices is None else (self.head_slices[1] - self.head_slices[0] + 1) * self.slice_mm
 
 
 def examine(path: Path, settings: Mapping[str, object], min_foreground: float) -> ImageFacts:
@@ -123,6 +135,7 @@ def examine(path: Path, settings: Mapping[str, object], min_foreground: float) -
     raw_head = chain.inverse(way_back)["image"] > 0.5
     warning = "; ".join(filter(None, [warning, *done.get("image_doubts", [])]))
     histogram = np.histogram(slices[foreground], bins=BINS, range=(-1, 1))[0]
+    occupied = occupied_slices(trained_on, min_foreground)
     return ImageFacts(
         **_storage(path, voxels.shape, affine, type_range, warning),
         **_intensities(volume, raw_head),
@@ -131,7 +144,10 @@ def examine(path: Path, settings: Mapping[str, object], min_foreground: float) -
         high=done["image_range"][1],
         head=float(raw_head.mean()),
         cut_off=1 - np.count_nonzero(trained_on) / np.count_nonzero(foreground),
-        slices=len(occupied_slices(trained_on, min_foreground)),
+        slices=len(occupied),
+        occupied=tuple(occupied.tolist()),
+        head_slices=None if _is_picture(path) else head_slices(foreground),
+        slice_mm=float(voxel_sizes(done["image_affine"])[AXES[settings["axis"]]]),
         histogram=histogram / histogram.sum(),
         cells=None if _is_picture(path) else lattice_points(raw_head, canonical),
         planes=_planes(stack_slices(slices, settings["axis"]), head, voxel_sizes(done["image_affine"])),

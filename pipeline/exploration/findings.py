@@ -1,7 +1,7 @@
 """What in a cohort deserves a look before anyone trains: each finding names its images and the reason."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,18 @@ from pipeline.exploration.outliers import departures
 LEAST_OVERLAP = 0.5  # of the smaller head, for a pair's headers to be believed
 MOST_CUT_OFF = 0.005  # of the head
 SHOWN_NAMES = 6
-KINDS = ("unreadable", "duplicate", "no overlap", "not finite", "no slices", "cut off", "outlier")  # the worst first
+KINDS = (
+    "unreadable",
+    "duplicate",
+    "similar names",
+    "coverage",
+    "voxel sizes",
+    "no overlap",
+    "not finite",
+    "no slices",
+    "cut off",
+    "outlier",
+)  # the worst first
 
 
 @dataclass(frozen=True)
@@ -22,7 +33,7 @@ class Finding:
 
     Attributes:
         kind: One of `KINDS`.
-        cases: The images concerned.
+        cases: The images concerned; none where it is the whole cohort.
         text: The reason, for readers.
         z: How far an outlier departs; None where there is no such number.
     """
@@ -37,13 +48,15 @@ class Finding:
         """The images' names in a line, the first few where there are many."""
         names = ", ".join(case.name for case in self.cases[:SHOWN_NAMES])
         more = len(self.cases) - SHOWN_NAMES
+        if not self.cases:
+            return "the whole cohort"
         return f"{names} and {more:,} more" if more > 0 else names
 
 
-def find(cohort: Cohort) -> list[Finding]:
-    """Return every finding, the worst kind first, and outliers by how far they depart."""
+def find(cohort: Cohort, others: Sequence[Finding] = ()) -> list[Finding]:
+    """Return every finding and those found elsewhere, the worst kind first, and outliers by how far they depart."""
     found = [Finding("unreadable", (case,), reason) for case, reason in cohort.unreadable.items()]
-    found += [*_duplicates(cohort), *_apart(cohort), *_single(cohort), *_cut_off(cohort), *_outliers(cohort)]
+    found += [*others, *_duplicates(cohort), *_apart(cohort), *_single(cohort), *_cut_off(cohort), *_outliers(cohort)]
     return sorted(found, key=lambda finding: (KINDS.index(finding.kind), -abs(finding.z or 0)))
 
 

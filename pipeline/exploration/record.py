@@ -13,7 +13,7 @@ from pipeline.files import atomic_text
 
 VERSION = 1
 PLAIN = ("shape", "stored_as", "slope", "intercept", "lowest", "highest", "zeros", "nan", "inf", "warning", "low",
-         "high", "head", "cut_off", "slices", "checksum")  # fmt: skip
+         "high", "head", "head_mm", "cut_off", "slices", "checksum")  # fmt: skip
 
 
 def write_record(path: Path, cohort: Cohort, findings: Sequence[Finding], about: Mapping[str, object]) -> None:

@@ -10,6 +10,7 @@ from pipeline.console import say, table, warn
 from pipeline.data.split import CohortSplit
 from pipeline.errors import Stopped, UserError
 from pipeline.exploration.cohort import Cohort, parts_of, read_all
+from pipeline.exploration.contrasts import contrast_findings, with_coverage
 from pipeline.exploration.findings import Finding, find
 from pipeline.exploration.outliers import LIMIT
 from pipeline.exploration.page import write_page
@@ -18,6 +19,7 @@ from pipeline.exploration.tables import summary_rows
 from pipeline.files import require_writable, temporary_folder
 from pipeline.interruption import Interruption
 from pipeline.report.page import PHANTOM_NOTE, Report
+from pipeline.runs.coverage_choice import coverage_json
 from pipeline.runs.folder import RunFolder, resolved_yaml
 from pipeline.runs.prepare import chain_settings, find_cases, split_cases
 from pipeline.tracking.tracker import Tracker
@@ -45,7 +47,7 @@ def survey(config: Config, folder: Path, to_train: str, *, quiet: bool = False) 
     try:
         with Interruption() as interruption, interruption.at_once():
             cohort, complaint = _look(config, quiet)
-            findings = find(cohort)
+            findings = find(cohort, contrast_findings(cohort, config))
             report = _report(config, cohort, complaint, to_train, time.monotonic() - started)
             _write(config, folder, cohort, findings, report, complaint)
             written = True
@@ -88,7 +90,9 @@ def _look(config: Config, quiet: bool) -> tuple[Cohort, str]:
         processes=preprocess.processes,
         quiet=quiet,
     )
-    return Cohort(config.contrasts, parts_of(cases, config.contrasts, split), facts, unreadable), complaint
+    cohort = Cohort(config.contrasts, parts_of(cases, config.contrasts, split), facts, unreadable)
+    saved = RunFolder(config.folder).coverage
+    return with_coverage(cohort, config, saved if saved.exists() else None), complaint
 
 
 def _split(config: Config, cases: list) -> tuple[CohortSplit | None, str]:
@@ -117,11 +121,18 @@ def _report(config: Config, cohort: Cohort, complaint: str, to_train: str, secon
         provenance={
             "data": f"{config.data.source}, {config.data.folder}",
             "normalisation": f"as training's: {chain}",
+            "trained on": f"{cohort.coverage}{_shown(cohort)}",
             "version": __version__,
             "python": platform.python_version(),
             "reading time": f"{seconds:.0f} s for {len(cohort.parts):,} images",
         },
     )
+
+
+def _shown(cohort: Cohort) -> str:
+    """Return how long the heads are that the contrasts' training volumes show; nothing of pictures."""
+    lengths = ", ".join(f"{contrast} {length:.0f} mm" for contrast, length in (cohort.coverage.shown_mm or {}).items())
+    return f" (heads along the axis of slicing, medians: {lengths})" if lengths else ""
 
 
 def _write(
@@ -137,6 +148,7 @@ def _write(
         "data": config.data.model_dump(mode="json"),
         "preprocess": config.preprocess.model_dump(mode="json"),
         "split_impossible": complaint,
+        "coverage": coverage_json(cohort.coverage),
         "outlier_limit": LIMIT,
     }
     write_record(folder / RECORD, cohort, findings, about)

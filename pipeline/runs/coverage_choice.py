@@ -13,23 +13,24 @@ from pipeline.errors import UserError
 ByContrast = Mapping[str, Sequence[StoredCase]]
 
 
-def choose_coverage(setting: str | float, axis: str, stored: ByContrast, saved: Path | None = None) -> Coverage:
+def choose_coverage(
+    setting: str | float, axis: str, lengths_mm: Mapping[str, Sequence[float]], saved: Path | None = None
+) -> Coverage:
     """Return the range that a configuration asks for; where a run has chosen one already, that.
 
     Args:
         setting: `preprocess.coverage_mm`: "all", "shared" or a length in mm.
         axis: Along which slices are cut.
-        stored: Contrast -> its training cases, with all of their slices.
-        saved: What `save_coverage` wrote when the run began; None for a new run.
+        lengths_mm: Contrast -> how long the heads are that its training volumes show along that axis.
+        saved: The file with the `coverage_json` that the run began with; None for a new run.
 
     Raises:
         UserError: the saved choice cannot be read.
     """
     if saved is not None and setting != "all":
         return _read(saved, axis)
-    lengths = {contrast: [shown_mm(entry) for entry in entries] for contrast, entries in stored.items()}
-    typical = typical_lengths(lengths)
-    if setting == "shared":
+    typical = typical_lengths(lengths_mm)
+    if setting == "shared" and typical:
         return Coverage(axis, shared_length(typical), typical)
     return Coverage(axis, None if setting == "all" else float(setting), typical)
 

@@ -17,7 +17,7 @@ from pipeline.data.split_file import split_from_file
 from pipeline.data.store import CHAIN_VERSION, StoredCase, build_store
 from pipeline.errors import UserError
 from pipeline.runs.contrast_warnings import warn_of_ids, warn_of_stored
-from pipeline.runs.coverage_choice import choose_coverage, pairs_within_coverage, within_coverage
+from pipeline.runs.coverage_choice import choose_coverage, pairs_within_coverage, shown_mm, within_coverage
 
 Facts = dict[str, dict]  # contrast -> what the training cohort is like
 
@@ -157,7 +157,8 @@ def prepare(
     how = {"processes": preprocess.processes, "on_bad_volume": preprocess.on_bad_volume, "quiet": quiet}
     stored, left_out = build_store(training, preprocess.store, settings, **how)
     whole = {contrast: [entry for entry in stored if entry.case.contrast == contrast] for contrast in config.contrasts}
-    coverage = choose_coverage(preprocess.coverage_mm, preprocess.axis, whole, saved_coverage)
+    lengths = {contrast: [shown_mm(entry) for entry in entries] for contrast, entries in whole.items()}
+    coverage = choose_coverage(preprocess.coverage_mm, preprocess.axis, lengths, saved_coverage)
     by_contrast, beyond = within_coverage(whole, coverage, on_bad_volume=preprocess.on_bad_volume)
     left_out |= beyond
     for contrast, entries in by_contrast.items():

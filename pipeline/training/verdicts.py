@@ -42,8 +42,8 @@ class Detector:
 
 
 SHIFT_ADVICE = (
-    "measure no positions in these translations: a cycle forgives a shift that its way back undoes; begin again in a new "
-    "output, with a higher identity loss or another seed"
+    "measure no positions in these translations: a cycle forgives a shift that its way back undoes; begin again in a "
+    "new output, with a higher identity loss or another seed"
 )
 DETECTORS = {  # by the name of its metric, or of what is made of several validations' metrics or of both directions'
     "contrast_inversion": Detector(

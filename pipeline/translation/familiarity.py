@@ -1,11 +1,12 @@
 """Whether a volume is what a model was trained on: its contrast, intensities, spacing and field of view.
 
-A model that is given another contrast, thick slices or half a head translates it without a word, and what comes out
-looks like a scan. What a volume is like is compared with the training cohort's likeness (`pipeline.data.likeness`).
-The thresholds are wide: a warning that comes with every volume is not read. Silence is no promise.
+A model that is given another contrast, thick slices, half a head or a neck that it never saw translates it without a
+word, and what comes out looks like a scan. What a volume is like is compared with the training cohort's likeness
+(`pipeline.data.likeness`). The thresholds are wide: a warning that comes with every volume is not read. Silence
+is no promise.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.data.likeness import quantile_distance, volume_likeness
 from pipeline.errors import UserError
@@ -18,8 +19,14 @@ UNLIKE = {"core": 0.45, "head": 0.35}  # at least; two real heads in one contras
 UNLIKE_REACHES = 2.0  # and at least this many times what 19 of 20 members of the cohort keep to
 SPACING = 1.5  # times the trained spacing, or less than its 1.5th part
 HEAD = (0.65, 1.5)  # of the trained extents
+BEYOND = 1.15  # times the range of the head that was trained on, where that was cut
 FIELD = 1.5  # times the trained field of view, within slices
 DIRECTIONS = ("from left to right", "from back to front", "from bottom to top")
+UNTRAINED = {  # what lies beyond the range, by the axis that slices are cut along
+    "axial": "the lowest {:.0f} mm of the head lie below the {:.0f} mm from the crown that were trained on",
+    "coronal": "the hindmost {:.0f} mm of the head lie behind the {:.0f} mm from its front that were trained on",
+    "sagittal": "the outermost {:.0f} mm of the head lie outside the {:.0f} mm about its middle that were trained on",
+}
 
 
 def doubts(
@@ -49,7 +56,7 @@ def doubts(
     return [
         *_of_intensities(volume, expected, other, source, to),
         *_of_spacing(volume["spacing_mm"], expected["spacing_mm"], AXES[axis], grid_mm),
-        *_of_extent(volume["head_mm"], expected["head_mm"]),
+        *_of_extent(volume["head_mm"], expected["head_mm"], axis, expected.get("coverage_mm")),
         *(_of_field(volume["field_mm"], expected["field_mm"], AXES[axis]) if larger else []),
     ]
 
@@ -135,12 +142,18 @@ def _of_spacing(
     return found
 
 
-def _of_extent(head: Sequence[float], trained: Sequence[Sequence[float]]) -> list[str]:
-    return [
-        f"shows {extent:.0f} mm of head {direction}, trained on {_range(low, high)} mm"
-        for extent, (low, high), direction in zip(head, trained, DIRECTIONS, strict=True)
-        if not HEAD[0] * low <= extent <= HEAD[1] * high
-    ]
+def _of_extent(
+    head: Sequence[float], trained: Sequence[Sequence[float]], axis: str, coverage_mm: float | None
+) -> Iterator[str]:
+    """Compare the head's extents with those of the training volumes, and along the slices' axis with the range."""
+    for number, (extent, (low, high), direction) in enumerate(zip(head, trained, DIRECTIONS, strict=True)):
+        cut = coverage_mm is not None and number == AXES[axis] and high > coverage_mm
+        if cut:
+            low, high = min(low, coverage_mm), coverage_mm
+        if cut and extent > BEYOND * coverage_mm:
+            yield UNTRAINED[axis].format(extent - coverage_mm, coverage_mm)
+        elif not HEAD[0] * low <= extent <= HEAD[1] * high:
+            yield f"shows {extent:.0f} mm of head {direction}, trained on {_range(low, high)} mm"
 
 
 def _of_field(field: Sequence[float], trained: Sequence[Sequence[float]], along: int) -> list[str]:

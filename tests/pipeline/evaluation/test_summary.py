@@ -9,9 +9,10 @@ import pipeline.evaluation.summary as summary
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.split import CohortSplit
+from pipeline.evaluation.closing import last_lines, what_was_done
 from pipeline.evaluation.gallery import TranslatedVolume
 from pipeline.evaluation.scores import UNPAIRED, Scores, SubjectScore
-from pipeline.evaluation.summary import last_lines, result_sentence, what_was_done, write_summary
+from pipeline.evaluation.summary import result_sentence, write_summary
 from pipeline.report.tiles import save_png
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import Prepared

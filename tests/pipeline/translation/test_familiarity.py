@@ -114,6 +114,33 @@ def test_half_a_head_and_shoulders_are_told_by_direction():
     assert found(head_mm=[110, 280, 120]) == []
 
 
+def test_what_lies_beyond_the_range_trained_on_is_said_by_the_axis_of_slicing():
+    cut = {"T1": {"likeness": cohort(DARK, head_mm=[[140, 160], [180, 200], [215, 235]], coverage_mm=150.0)}}
+    assert found(facts=cut, head_mm=[150, 190, 228]) == [
+        "the lowest 78 mm of the head lie below the 150 mm from the crown that were trained on"
+    ]
+    assert found(facts=cut, head_mm=[150, 190, 170]) == []  # some millimetres more are no matter
+    assert found(facts=cut, head_mm=[150, 190, 90]) == [
+        "shows 90 mm of head from bottom to top, trained on 150 mm"  # less than 0.65 of the range, not of whole heads
+    ]
+    assert found(facts=cut, head_mm=[150, 190, 100]) == []
+    assert found(facts=cut, axis="coronal", head_mm=[150, 190, 228]) == [
+        "the hindmost 40 mm of the head lie behind the 150 mm from its front that were trained on"
+    ]
+    cut["T1"]["likeness"]["coverage_mm"] = 120.0
+    assert found(facts=cut, axis="sagittal", head_mm=[160, 190, 228]) == [
+        "the outermost 40 mm of the head lie outside the 120 mm about its middle that were trained on"
+    ]
+
+
+def test_a_range_that_cuts_no_head_changes_nothing():
+    facts = {"T1": {"likeness": cohort(DARK, coverage_mm=200.0)}}
+    assert found(facts=facts, head_mm=[150, 190, 235]) == []
+    assert found(facts=facts, head_mm=[150, 190, 420]) == [
+        "shows 420 mm of head from bottom to top, trained on 150 to 180 mm"
+    ]
+
+
 def test_a_wider_field_of_view_counts_in_slices_that_the_network_was_not_trained_on():
     assert found(field_mm=[480, 230, 900]) == []
     assert found(larger=True, field_mm=[480, 230, 900]) == [

@@ -1,0 +1,60 @@
+"""What sets the two contrasts of a cohort apart besides their contrast: ranges of the head, voxels, subjects' names."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.config.schema import Config
+from pipeline.data.case import Case
+from pipeline.data.contrast_differences import coverage_text, voxel_text
+from pipeline.exploration.cohort import NOT_USED, Cohort
+from pipeline.exploration.facts import ImageFacts
+from pipeline.exploration.findings import Finding
+from pipeline.runs.contrast_warnings import ids_text
+from pipeline.runs.coverage_choice import choose_coverage
+
+
+def with_coverage(cohort: Cohort, config: Config, saved: Path | None) -> Cohort:
+    """Return a cohort with the range of the head that training would take, and the slices counted that lie in it.
+
+    Args:
+        cohort: What was read.
+        config: The run's.
+        saved: Where the run, if it has begun, keeps its range; None where it has not.
+    """
+    lengths = {
+        contrast: [facts.head_mm for facts in _trained(cohort, contrast).values() if facts.head_mm is not None]
+        for contrast in cohort.contrasts
+    }
+    coverage = choose_coverage(config.preprocess.coverage_mm, config.preprocess.axis, lengths, saved)
+    cohort = replace(cohort, coverage=coverage)
+    if coverage.mm is None:
+        return cohort
+    counted = {
+        case: replace(its, slices=int(coverage.select(np.array(its.occupied), its.head_slices, its.slice_mm).sum()))
+        for case, its in cohort.facts.items()
+    }
+    return replace(cohort, facts=counted)
+
+
+def contrast_findings(cohort: Cohort, config: Config) -> list[Finding]:
+    """Return what sets the contrasts apart, where it matters, each as a finding about the whole cohort."""
+    parts = {case.subject: part for case, part in cohort.parts.items() if part != NOT_USED}
+    voxels = {
+        contrast: np.median(sizes, axis=0).tolist()
+        for contrast in cohort.contrasts
+        if (sizes := [its.grid.spacing_ras_mm for its in _trained(cohort, contrast).values() if its.grid])
+    }
+    texts = {
+        "similar names": ids_text(config, list(cohort.parts), parts),
+        "coverage": coverage_text(cohort.coverage.shown_mm or {}, cohort.coverage),
+        "voxel sizes": voxel_text(voxels) if config.preprocess.spacing_mm is None else None,
+    }
+    return [Finding(kind, (), text) for kind, text in texts.items() if text]
+
+
+def _trained(cohort: Cohort, contrast: str) -> dict[Case, ImageFacts]:
+    """Return the readable images of a contrast that train; all of them where nobody trains."""
+    images = cohort.readable(contrast)
+    return {case: its for case, its in images.items() if cohort.parts[case] == "train"} or images
