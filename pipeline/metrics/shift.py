@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates, sobel, spline_filter
 
-SMOOTHING_PX = 1.0  # sigma: of what an interpolation smooths by itself, nothing is left to tell shifts apart by
+SMOOTHING_PX = 0.4  # sigma: less lets through what interpolating does to noise; more draws unlike edges apart
+START_SMOOTHING_PX = 1.0  # of the edges: noise has none then
 NEAR_PX = 3  # about the head that is looked at
 LEVELS = 24  # of intensity
 LEAST_RANGE = 1e-6  # of intensities: what rounding leaves of a constant image has less
@@ -30,7 +31,7 @@ def slice_shift(source: np.ndarray, translation: np.ndarray, head: np.ndarray) -
     before, after = (gaussian_filter(image.astype(float), SMOOTHING_PX) for image in (source, translation))
     if not near.any() or min(np.ptp(before[near]), np.ptp(after)) < LEAST_RANGE:
         return None
-    shift = _whole_pixels(before, after, near)
+    shift = _whole_pixels(source, translation, near)
     points, spline = np.argwhere(near).T.astype(float), spline_filter(after, order=3)
     known, low, high = _levels(before[near]), after.min(), after.max()
 
@@ -67,13 +68,13 @@ def axis_names(shifts: Sequence[np.ndarray]) -> dict[str, float]:
     }
 
 
-def _whole_pixels(before: np.ndarray, after: np.ndarray, near: np.ndarray) -> np.ndarray:
+def _whole_pixels(source: np.ndarray, translation: np.ndarray, near: np.ndarray) -> np.ndarray:
     """Return the shift (2,) in whole pixels at which the edges near the head correlate best."""
     window = gaussian_filter(near.astype(float), 2)
-    edges = (np.hypot(sobel(image, 0), sobel(image, 1)) * window for image in (before, after))
-    first, second = (np.fft.rfft2(image) for image in edges)
-    correlation = np.fft.irfft2(np.conj(first) * second, s=before.shape)
-    place, size = np.array(np.unravel_index(np.argmax(correlation), before.shape)), np.array(before.shape)
+    smooth = (gaussian_filter(image.astype(float), START_SMOOTHING_PX) for image in (source, translation))
+    first, second = (np.fft.rfft2(np.hypot(sobel(image, 0), sobel(image, 1)) * window) for image in smooth)
+    correlation = np.fft.irfft2(np.conj(first) * second, s=source.shape)
+    place, size = np.array(np.unravel_index(np.argmax(correlation), source.shape)), np.array(source.shape)
     return np.where(place > size / 2, place - size, place).astype(float)
 
 
