@@ -25,7 +25,7 @@ from pipeline.translation.places import all_inputs, clear_leftovers, plan, requi
 from pipeline.translation.provenance import CommandModel
 from pipeline.translation.refusals import require_usable
 from pipeline.translation.shares import collected, note_others, share
-from pipeline.translation.summary import place_of_summary, recall, require_own_place
+from pipeline.translation.summary import place_of_summary, recall, require_own_place, require_summarys_place
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -98,6 +98,8 @@ def main(argv: list[str] | None = None) -> int:
         jobs = plan(inputs, arguments.output)
     plan_maps(jobs, bids=arguments.bids, wanted=arguments.uncertainty)
     require_own_place(arguments.summary, jobs, arguments.input_list)
+    if arguments.summary is None:
+        require_summarys_place(_summary_place(arguments, jobs), overwrite=arguments.overwrite)
     look = {"overwrite": arguments.overwrite, "to": arguments.to, "quiet": arguments.quiet or not world.first}
     if arguments.dry_run:
         to_do(jobs, model=model, **look)
@@ -138,14 +140,19 @@ def _summarised(
         started: When the command began, in seconds since the epoch.
         worked: Whether there was anything to do.
     """
-    single = not arguments.bids and arguments.input_list is None and arguments.input == [jobs[0].source]
-    place = arguments.summary or place_of_summary(arguments.output, jobs, single=single)
+    place = _summary_place(arguments, jobs)
     if place is None or not (worked or arguments.summary or is_folder(arguments.output)):
         return code
     earlier = recall(place, arguments.output, jobs)
     models = arguments.model if len(arguments.model) > 1 else arguments.model[0]
     told = vars(arguments) | {"model": models}
     return write_summary(place, jobs, arguments=told, model=about or earlier, code=code, started=started)
+
+
+def _summary_place(arguments: argparse.Namespace, jobs: list[Job]) -> Path | None:
+    """Return where the summary goes, if anywhere."""
+    single = not arguments.bids and arguments.input_list is None and arguments.input == [jobs[0].source]
+    return arguments.summary or place_of_summary(arguments.output, jobs, single=single)
 
 
 def _require_agreement(arguments: argparse.Namespace, world: World) -> None:

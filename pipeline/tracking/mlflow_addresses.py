@@ -62,7 +62,7 @@ def what_is_missing(uri: str) -> str:
         return ""
     recorded = Path(local_file_uri_to_path(location))
     folder = files_of(store, recorded)
-    if folder.exists():
+    if (folder / "MLmodel").exists():  # a folder alone may be what looking for it has made
         return ""
     also = "" if folder == recorded else f" (recorded at {recorded})"
     return f"{store} knows the model, but its files are not at {folder}{also}; bring them back there"

@@ -58,7 +58,7 @@ def files_of(store: Path, recorded: Path) -> Path:
 
 
 def _say_once(store: Path, recorded: Path, used: Path) -> None:
-    root = next(folder for folder in used.parents if folder.name == ROOT)
-    if root not in _said:
-        _said.add(root)
-        warn(f"note: {store} has recorded its files at {recorded}, where they were; those in {root} are used")
+    before, now = (next(folder for folder in path.parents if folder.name == ROOT) for path in (recorded, used))
+    if now not in _said:
+        _said.add(now)
+        warn(f"note: {store} has recorded that its files are in {before}; it was moved, so those in {now} are used")

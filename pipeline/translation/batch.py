@@ -153,8 +153,8 @@ def say_outcome(jobs: list[Job], *, quiet: bool, stopped: int, anew: bool = Fals
     else:
         say(outcome(jobs))
     if stopped:
-        reason = "interrupted" if stopped == signal.SIGINT else f"by {signal.Signals(stopped).name}"
-        warn(f"stopped: {reason}; {again}")
+        reason = "stopped: interrupted" if stopped == signal.SIGINT else f"stopped by {signal.Signals(stopped).name}"
+        warn(f"{reason}; {again}")
     elif NOT_DONE in counts(jobs):
         warn(f"stopped: the disk is full; {again}")
 

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.files import is_folder
+from pipeline.files import is_file, is_folder
 from pipeline.translation.jobs import SKIPPED, Job
 from pipeline.translation.places import plain, real
 
@@ -46,6 +46,29 @@ def require_own_place(summary: Path | None, jobs: list[Job], list_file: str | No
             pass
     except OSError as error:
         raise UserError(f"--summary {summary}: cannot be written ({error.strerror}); give another place") from error
+
+
+def require_summarys_place(place: Path | None, *, overwrite: bool) -> None:
+    """Refuse to begin where OUT holds another `summary.json` than this command's, which would be lost.
+
+    Args:
+        place: Where the summary goes without being told; None for nowhere.
+        overwrite: Whether the command may replace what is there.
+
+    Raises:
+        UserError: something else is there.
+    """
+    if place is None or overwrite or not is_file(place):
+        return
+    try:
+        content = json.loads(place.read_bytes())
+    except OSError:  # writing it says what is wrong
+        return
+    except (ValueError, RecursionError):
+        content = None
+    if not (isinstance(content, dict) and {"format", "version", "volumes"} <= set(content)):
+        remedy = "move it away, give another place with --summary, or add --overwrite"
+        raise UserError(f"{place}: is there and is no summary of this command; {remedy}")
 
 
 def recall(place: Path, out: Path, jobs: list[Job]) -> dict[str, str]:

@@ -94,8 +94,8 @@ def test_a_signal_keeps_what_is_done_and_the_summary(tmp_path, model, capsys, nu
     assert "run the same command again for the rest" in capsys.readouterr().err
     model.translators["T2"].accidents = {4: lambda: os.kill(os.getpid(), number)}
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--batch-size", "1000", "--overwrite") == code
-    reason = {signal.SIGINT: "interrupted", signal.SIGTERM: "by SIGTERM"}[number]
-    assert f"stopped: {reason}; run the same command again, which begins anew" in capsys.readouterr().err
+    reason = {signal.SIGINT: "stopped: interrupted", signal.SIGTERM: "stopped by SIGTERM"}[number]
+    assert f"{reason}; run the same command again, which begins anew" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -86,3 +86,17 @@ def test_a_damaged_summary_says_nothing(tmp_path, monkeypatch, kind):
     job = Job(Path("a.nii"), Path("out/a.nii"), status=SKIPPED)
     assert recall(Path("told.json"), Path("out"), [job]) == {}
     assert (job.seconds, job.warnings) == (0.0, [])
+
+
+@pytest.mark.parametrize("content", ["mine", '{"format": 1}', "[]"])
+def test_a_summary_of_others_stays_unless_told_to_overwrite(tmp_path, model, capsys, content):
+    volume_at(tmp_path / "in" / "a.nii")
+    place = tmp_path / "out" / "summary.json"
+    place.parent.mkdir()
+    place.write_text(content)
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 2
+    assert f"{place}: is there and is no summary of this command; move it away" in capsys.readouterr().err
+    assert [path.name for path in place.parent.iterdir()] == ["summary.json"] and place.read_text() == content
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--overwrite") == 0
+    assert json.loads(place.read_text())["totals"]["translated"] == 1
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0  # our own
