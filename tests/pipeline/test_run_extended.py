@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_engine import differences, leaves
+from small_engine import config_of, differences, leaves
 from small_run import QUICK, in_child, latest, phantom_run, signal_at
 
 from pipeline.comparison.runs import load_run
@@ -14,6 +14,8 @@ from pipeline.config.load import load_config
 from pipeline.errors import UserError
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.metrics_file import read_metrics
+from pipeline.training.loop import Schedule
+from pipeline.training.opening import Opening
 
 KEPT = ("engine", "translators", "random", "facts", "split")
 QUICKER = (*QUICK, "evaluation.uncertainty=false", "evaluation.translate=false")
@@ -68,10 +70,33 @@ def test_a_run_that_had_decayed_goes_on_with_the_rate_of_the_new_schedule(tmp_pa
     said = capsys.readouterr().out
     assert (
         "extended from 2 (1 + 1 of decay) to 4 (2 + 2 of decay) epochs at step 8: the learning rate was 5e-05 and goes "
-        "on at 0.0002, constant until epoch 2, then falling to 0 by epoch 4"
+        "on at 0.0002, falling to 0 by epoch 4"
     ) in said
     factors = [1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
     assert rates(tmp_path / "run") == pytest.approx([2e-4 * factor for factor in factors])
+
+
+@pytest.mark.parametrize(
+    ("to", "halve_every", "rest"),
+    [
+        ((3, 0), None, "the learning rate was 5e-05 and goes on at 0.0002, constant to the end"),
+        ((3, 1), None, "was 5e-05 and goes on at 0.0002, constant until epoch 3, then falling to 0 by epoch 4"),
+        ((1, 3), None, "was 5e-05 and goes on at 0.000133, falling to 0 by epoch 4"),
+        ((3, 0), 4, "was 2.5e-05 and goes on at 5e-05, constant to the end, and halved every 4 steps"),
+    ],
+)
+def test_what_becomes_of_the_learning_rate_is_announced(to, halve_every, rest, tmp_path, capsys):
+    training = {"learning_rate": 2e-4, "halve_every": halve_every}
+    config = config_of(**training)
+    schedule = Schedule(
+        steps_per_epoch=4, constant_epochs=to[0], decay_epochs=to[1], batch_size=1, loader_workers=0, log_every=1,
+        validate_every_epochs=1, sample_every_epochs=1, checkpoint_seconds=1e9, max_bad_steps=3,
+        halve_every=halve_every,
+    )  # fmt: skip
+    history = {"extensions": [{"step": 8, "from": [1, 1], "to": list(to)}]}
+    opening = Opening({"position": {"step": 8, "epochs": 2}}, history=history)
+    opening.announce(config, RunFolder(tmp_path), schedule)
+    assert rest in capsys.readouterr().out
 
 
 def test_an_extension_that_is_killed_and_repeated_ends_as_an_undisturbed_one(folder, tmp_path, monkeypatch, capsys):
