@@ -1,7 +1,6 @@
 """Train, evaluate and report one run: `python -m pipeline.run CONFIG [key=value …]`."""
 
 import argparse
-from pathlib import Path
 
 from pipeline import __version__
 from pipeline.arguments import given_path

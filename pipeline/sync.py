@@ -1,7 +1,6 @@
 """Send runs to MLflow that it could not follow: `python -m pipeline.sync RUN …`."""
 
 import argparse
-from pathlib import Path
 
 from pipeline import __version__
 from pipeline.arguments import given_path
