@@ -145,20 +145,15 @@ def apart(common: dict, batch_size: int) -> list[list[str]]:
     """Return a row a way: the largest difference to the yardstick's result and the PSNR between the two."""
     import numpy as np
 
-    made = {name: sent(**common, **way)() for name, way in ways(batch_size).items()}
-    plain = made.pop(PLAIN)
-    return [
-        [name, f"{np.abs(other - plain).max():.2g}", "∞" if (other == plain).all() else f"{_psnr(other, plain):.1f}"]
-        for name, other in made.items()
-    ]
-
-
-def _psnr(made: "np.ndarray", plain: "np.ndarray") -> float:
-    import numpy as np
-
     from pipeline.metrics.agreement import DATA_RANGE, psnr
 
-    return psnr(made, plain, DATA_RANGE, np.ones(plain.shape, bool))
+    made = {name: sent(**common, **way)() for name, way in ways(batch_size).items()}
+    plain = made.pop(PLAIN)
+    inside, rows = np.ones(plain.shape, bool), []
+    for name, other in made.items():
+        ratio = "∞" if (other == plain).all() else f"{psnr(other, plain, DATA_RANGE, inside):.1f}"
+        rows.append([name, f"{np.abs(other - plain).max():.2g}", ratio])
+    return rows
 
 
 def compare(common: dict, batch_size: int, rounds: int) -> None:
