@@ -182,8 +182,7 @@ def with_likeness(model: "TranslationModel", to: str, source: Path) -> "Translat
 
     opened = open_volume(source, model, to, [], likeness=False)
     alike = volume_likeness(opened.way_back, model.settings["axis"], model.settings["size"])
-    contrast = model.source(to)
-    known = dict(model.facts.get(contrast, {}))
+    known = dict(model.facts.get(contrast := model.source(to), {}))
     return replace(model, facts={**model.facts, contrast: known | {"likeness": cohort_likeness([alike])}})
 
 
