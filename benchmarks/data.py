@@ -268,7 +268,9 @@ def main(argv: list[str] | None = None) -> int:
     """Print the tables."""
     parts = {"reading": measure_reading, "writing": measure_writing, "extraction": measure_extraction,
              "loader": measure_loader}  # fmt: skip
-    door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    door = argparse.ArgumentParser(
+        prog="python -m benchmarks.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     door.add_argument("--volume", type=volume, help="a NIfTI volume to measure with; or one of IXI's size is made")
     door.add_argument("--only", nargs="+", choices=list(parts), default=list(parts), help="what to measure")
     door.add_argument("--volumes", type=count, help=f"of {SLICES} slices, 13 MB each, in the loader's store, alone")

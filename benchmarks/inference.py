@@ -17,41 +17,40 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 from unittest.mock import patch
-
-import nibabel as nib
-import numpy as np
-import torch
-from torch import nn
 
 from benchmarks.options import device, volume
 from benchmarks.timing import Side, machine, measure, peak_mib, rows_of, spelt
-from networks.convolutions import plainly
-from networks.unet import UNet
 from pipeline.arguments import count
 from pipeline.console import guarded, say, table
-from pipeline.data.likeness import cohort_likeness, volume_likeness
-from pipeline.hardware import choose_device, set_up
-from pipeline.metrics.agreement import DATA_RANGE, psnr
-from pipeline.translation import batch, views
-from pipeline.translation.inference import CompiledForms
-from pipeline.translation.jobs import Job
-from pipeline.translation.model import TranslationModel, is_large, load_model
-from pipeline.translation.translator import OpenedVolume, open_volume, translate_slices
+
+if TYPE_CHECKING:  # what takes seconds to import is not needed to answer --help
+    import numpy as np
+    from torch import nn
+
+    from pipeline.translation.model import TranslationModel
 
 PLAIN = "one by one, plain"
 STAGES = {  # of a volume's translation: by name, the function that does it, where it is called from
-    "read, prepare": (views, "open_volume"),
-    "network": (OpenedVolume, "through"),
-    "way back": (views, "on_source_grid"),
-    "write": (batch, "write_together"),
+    "read, prepare": "pipeline.translation.views.open_volume",
+    "network": "pipeline.translation.translator.OpenedVolume.through",
+    "way back": "pipeline.translation.views.on_source_grid",
+    "write": "pipeline.translation.batch.write_together",
 }
 
 
 def model_of(
     uri: str | None, to: str | None, width: int, size: int, device: str, *, tuned: bool = True
-) -> tuple[TranslationModel, str]:
+) -> "tuple[TranslationModel, str]":
     """Return a model and the contrast it is to make: a trained one, or an untrained U-Net down to one pixel."""
+    import torch
+
+    from networks.unet import UNet
+    from pipeline.hardware import choose_device
+    from pipeline.translation.model import TranslationModel, is_large, load_model
+
     if uri is not None:
         model = load_model(uri, device)
         if not tuned:
@@ -69,21 +68,32 @@ def model_of(
     return TranslationModel(("T1", "T2"), {"T2": network}, settings, facts, network.stride, where), "T2"
 
 
-def _plain(network: nn.Module) -> nn.Module:
+def _plain(network: "nn.Module") -> "nn.Module":
     """Have a network compute as torch's own layers do, in the memory layout that they begin with."""
+    import torch
+
+    from networks.convolutions import plainly
+
     return plainly(network).to(memory_format=torch.contiguous_format)
 
 
-def head(size: int, slices: int) -> np.ndarray:
+def head(size: int, slices: int) -> "np.ndarray":
     """Return an uneven ellipsoid in noisy air, (size, size, slices) int16."""
+    import numpy as np
+
     random = np.random.default_rng(0)
     axes = np.ogrid[-1.1 : 1.1 : size * 1j, -1.1 : 1.1 : size * 1j, -1.1 : 1.1 : slices * 1j]
     inside = sum(axis**2 for axis in axes) < 1
     return (random.integers(0, 20, inside.shape) + inside * random.integers(400, 1000, inside.shape)).astype(np.int16)
 
 
-def slices_of(model: TranslationModel, to: str, size: int, slices: int, volume: Path | None) -> np.ndarray:
+def slices_of(model: "TranslationModel", to: str, size: int, slices: int, volume: Path | None) -> "np.ndarray":
     """Return slices (N, H, W) in [-1, 1] as the model gets them."""
+    import nibabel as nib
+    import numpy as np
+
+    from pipeline.translation.translator import open_volume
+
     source = volume or nib.Nifti1Image(head(size, slices), np.eye(4))
     opened = open_volume(source, model, to, [], likeness=False)
     return opened.slices[opened.foreground.any(axis=(1, 2))]
@@ -102,8 +112,14 @@ def sent(
     tuned: bool = True,
     forms: bool = False,
     precision: str = "float32",
-) -> Callable[[], np.ndarray]:
+) -> "Callable[[], np.ndarray]":
     """Return what translates the slices once in one way: a side of the measurement."""
+    import numpy as np
+
+    from pipeline.hardware import set_up
+    from pipeline.translation.inference import CompiledForms
+    from pipeline.translation.translator import translate_slices
+
     if tuned:
         set_up(threads=None)
     model, to = model_of(uri, to, width, size, device, tuned=tuned)
@@ -127,16 +143,17 @@ def ways(batch_size: int) -> dict[str, dict]:
 
 def apart(common: dict, batch_size: int) -> list[list[str]]:
     """Return a row a way: the largest difference to the yardstick's result and the PSNR between the two."""
+    import numpy as np
+
+    from pipeline.metrics.agreement import DATA_RANGE, psnr
+
     made = {name: sent(**common, **way)() for name, way in ways(batch_size).items()}
     plain = made.pop(PLAIN)
-    return [
-        [name, f"{np.abs(other - plain).max():.2g}", "∞" if (other == plain).all() else f"{_psnr(other, plain):.1f}"]
-        for name, other in made.items()
-    ]
-
-
-def _psnr(made: np.ndarray, plain: np.ndarray) -> float:
-    return psnr(made, plain, DATA_RANGE, np.ones(plain.shape, bool))
+    inside, rows = np.ones(plain.shape, bool), []
+    for name, other in made.items():
+        ratio = "∞" if (other == plain).all() else f"{psnr(other, plain, DATA_RANGE, inside):.1f}"
+        rows.append([name, f"{np.abs(other - plain).max():.2g}", ratio])
+    return rows
 
 
 def compare(common: dict, batch_size: int, rounds: int) -> None:
@@ -158,17 +175,19 @@ def compare(common: dict, batch_size: int, rounds: int) -> None:
     )
 
 
-def with_likeness(model: TranslationModel, to: str, source: Path) -> TranslationModel:
+def with_likeness(model: "TranslationModel", to: str, source: Path) -> "TranslationModel":
     """Return the model as if it had been trained on a volume: what it translates is compared with that."""
+    from pipeline.data.likeness import cohort_likeness, volume_likeness
+    from pipeline.translation.translator import open_volume
+
     opened = open_volume(source, model, to, [], likeness=False)
     alike = volume_likeness(opened.way_back, model.settings["axis"], model.settings["size"])
-    contrast = model.source(to)
-    known = dict(model.facts.get(contrast, {}))
+    known = dict(model.facts.get(contrast := model.source(to), {}))
     return replace(model, facts={**model.facts, contrast: known | {"likeness": cohort_likeness([alike])}})
 
 
 @contextmanager
-def clocked(stages: Mapping[str, tuple[object, str]], taken: dict[str, float]) -> Iterator[None]:
+def clocked(stages: Mapping[str, str], taken: dict[str, float]) -> Iterator[None]:
     """Add to `taken` the seconds that functions take while the block runs."""
 
     def on_the_clock(name: str, function: Callable) -> Callable:
@@ -182,13 +201,21 @@ def clocked(stages: Mapping[str, tuple[object, str]], taken: dict[str, float]) -
         return run
 
     with ExitStack() as patches:
-        for name, (place, function) in stages.items():
-            patches.enter_context(patch.object(place, function, on_the_clock(name, getattr(place, function))))
+        for name, path in stages.items():
+            patches.enter_context(patch(path, on_the_clock(name, resolve_name(path))))
         yield
 
 
 def file_to_file(common: dict, batch_size: int, rounds: int, *, forms: bool, precision: str) -> None:
     """Print what one volume takes, file to file, and its stages, after a first one that warms the process up."""
+    import nibabel as nib
+    import numpy as np
+
+    from pipeline.hardware import set_up
+    from pipeline.translation import batch, views
+    from pipeline.translation.jobs import Job
+    from pipeline.translation.translator import open_volume
+
     set_up(threads=None)
     model, to = model_of(*(common[name] for name in ("uri", "to", "width", "size", "device")))
     taken: dict[str, list[float]] = {name: [] for name in (*STAGES, "all else", "all")}
@@ -239,7 +266,9 @@ def refuse_what_does_not_apply(told: argparse.Namespace, door: argparse.Argument
 
 def main(argv: list[str] | None = None) -> int:
     """Print the tables."""
-    door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    door = argparse.ArgumentParser(
+        prog="python -m benchmarks.inference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     door.add_argument("--model", metavar="URI", help="a trained model, instead of an untrained U-Net")
     door.add_argument("--to", metavar="CONTRAST", help="what the model is to make")
     door.add_argument("--volume", type=volume, metavar="FILE", help="a scan, instead of an ellipsoid of noise")

@@ -39,7 +39,9 @@ def ssim_of(shape: tuple[int, ...], how: str, threads: int) -> Work:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the tables."""
-    door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    door = argparse.ArgumentParser(
+        prog="python -m benchmarks.metrics", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     door.add_argument("--rounds", type=count, default=5)
     door.add_argument("--threads", type=count, default=1, help="of torch; scikit-image has one")
     arguments = door.parse_args(argv)

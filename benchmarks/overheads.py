@@ -152,7 +152,9 @@ def plan(subjects: int) -> list[list[str]]:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the tables."""
-    door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    door = argparse.ArgumentParser(
+        prog="python -m benchmarks.overheads", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parts = ("record", "doors", "plan")
     door.add_argument("--only", nargs="+", choices=parts, default=parts, help="what to measure")
     door.add_argument("--step-seconds", type=duration, default=STEP_SECONDS, help="of a training step")

@@ -186,7 +186,9 @@ QUANTITIES: dict[str, Callable[[int], list[list[str]]]] = {
 def main(argv: list[str] | None = None) -> int:
     """Print the table."""
     names = (*QUANTITIES, "length")
-    door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    door = argparse.ArgumentParser(
+        prog="python -m benchmarks.scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     door.add_argument("quantities", nargs="*", metavar="QUANTITY", help=f"of {', '.join(names)}; all unless given")
     door.add_argument("--rounds", type=count, default=5)
     door.add_argument("--epochs", type=count, default=100, help="of the run whose length is looked at, 6 at least")

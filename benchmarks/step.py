@@ -180,7 +180,9 @@ def operations(row: str, batch: int) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table."""
-    door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    door = argparse.ArgumentParser(
+        prog="python -m benchmarks.step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     door.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all unless given")
     door.add_argument("--batch", nargs="+", type=count, default=[1])
     door.add_argument("--precision", nargs="+", default=["float32", "bf16"], choices=PRECISIONS)

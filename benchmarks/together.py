@@ -67,7 +67,9 @@ def seconds_a_step(processes: int, arguments: argparse.Namespace) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table."""
-    door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    door = argparse.ArgumentParser(
+        prog="python -m benchmarks.together", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     door.add_argument("row", nargs="?", default="unet-128", choices=list(ROWS))
     door.add_argument("--processes", nargs="+", type=count, default=[1, 2])
     door.add_argument("--batch", type=count, default=2, help="samples of all processes together")

@@ -10,26 +10,25 @@ of how much the real target does: 0 is right.
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
+from pipeline.arguments import given_path
 from pipeline.config.load import load_config
 from pipeline.console import guarded, say, table
-from pipeline.data.case import pairs
-from pipeline.data.pairing import PairReader
-from pipeline.metrics.agreement import DATA_RANGE, psnr, slice_ratio, ssim
-from pipeline.metrics.reliability import calibration_curve, calibration_error, rank_correlation
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.prepare import find_cases, registrations, split_cases
-from pipeline.translation.model import load_model
-from pipeline.translation.uncertainty import fused_error
-from pipeline.translation.views import Views, open_views
-from transforms.slices import AXES, cut_slices, stack_slices
-from transforms.spatial import to_canonical
+
+if TYPE_CHECKING:  # what takes seconds to import is not needed to answer --help
+    import numpy as np
+
+    from pipeline.translation.views import Views
 
 
-def translated(views: Views, path: Path) -> tuple[np.ndarray, np.ndarray]:
+def translated(views: "Views", path: Path) -> "tuple[np.ndarray, np.ndarray]":
     """Return a volume's translation in [-1, 1] and the error to expect in that unit, both (X, Y, Z) RAS."""
+    import numpy as np
+
+    from transforms.spatial import to_canonical
+
     facts = views.models[0].facts[views.to]
     voxels, expected = (to_canonical(image.get_fdata(), image.affine)[0] for image in views.translate(path))
     half = (facts["high"] - facts["low"]) / 2
@@ -37,9 +36,20 @@ def translated(views: Views, path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measured(
-    made: np.ndarray, expected: np.ndarray, real: np.ndarray, head: np.ndarray, inside: np.ndarray, axis: str
+    made: "np.ndarray",
+    expected: "np.ndarray",
+    real: "np.ndarray",
+    head: "np.ndarray",
+    inside: "np.ndarray",
+    axis: str,
 ) -> dict[str, float]:
     """Measure a translation against the real target inside its head; errors `inside` the source's head as well."""
+    import numpy as np
+
+    from pipeline.metrics.agreement import DATA_RANGE, psnr, slice_ratio, ssim
+    from pipeline.metrics.reliability import calibration_curve, calibration_error, rank_correlation
+    from transforms.slices import AXES, cut_slices
+
     expected, observed = expected[inside], np.abs(made - real)[inside]
     ratios = {f"slices {one}": slice_ratio(*(cut_slices(each, one) for each in (made, real, head))) for one in AXES}
     sliced = (cut_slices(one, axis) for one in (made - real, real, head))
@@ -55,41 +65,64 @@ def measured(
     }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Print the table."""
-    door = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    door.add_argument("runs", nargs="+", type=given_path, help="run folders, one for each axis")
-    door.add_argument("--to", required=True, metavar="CONTRAST")
-    arguments = door.parse_args(argv)
-    uris = [str(run) for run in arguments.runs]
+def compare(uris: list[str], to: str) -> None:
+    """Print the table of some runs, one for each axis, alone and fused, on their test subjects.
+
+    Raises:
+        UserError: a run is not there, or does not make that contrast.
+    """
+    import numpy as np
+
+    from pipeline.data.case import pairs
+    from pipeline.data.pairing import PairReader
+    from pipeline.runs.prepare import find_cases, registrations, split_cases
+    from pipeline.translation.model import load_model
+    from pipeline.translation.uncertainty import fused_error
+    from pipeline.translation.views import open_views
+    from transforms.slices import stack_slices
+
+    # The runs as they translate, and the test subjects of the first.
     models = [load_model(uri) for uri in uris]
-    views = [
-        open_views([uri], [model], arguments.to, None, uncertainty=True)
-        for uri, model in zip(uris, models, strict=True)
-    ]
+    views = [open_views([uri], [model], to, None, uncertainty=True) for uri, model in zip(uris, models, strict=True)]
     axes = [str(model.settings["axis"]) for model in models]
-    config = load_config(RunFolder(arguments.runs[0]).config)
-    split = split_cases(config, find_cases(config), RunFolder(arguments.runs[0]).split)
+    folder = RunFolder(Path(uris[0]))
+    config = load_config(folder.config)
+    split = split_cases(config, find_cases(config), folder.split)
     reader = PairReader(models[0].settings, models[0].stride, register=True, cache=registrations(config.preprocess))
+
+    # Each subject by each run alone and by all of them, as `Views.translate` fuses them.
     found: dict[str, list[dict[str, float]]] = {}
     for pair in pairs(split.test, config.contrasts):
         there, back, _ = reader.read(pair)
-        view, case = (there, pair[0]) if arguments.to == config.contrasts[1] else (back, pair[1])
+        view, case = (there, pair[0]) if to == config.contrasts[1] else (back, pair[1])
         real, head, own = (stack_slices(one, axes[0]) for one in (view.real, view.foreground, view.source.foreground))
         each = [translated(view, case.path) for view in views]
         volumes, errors = zip(*each, strict=True)
         systems = dict(zip((f"{axis} alone" for axis in axes), each, strict=True))
-        systems["fused"] = (np.mean(volumes, axis=0), fused_error(errors, volumes))  # as `Views.translate` does
+        systems["fused"] = (np.mean(volumes, axis=0), fused_error(errors, volumes))
         for name, made in systems.items():
             found.setdefault(name, []).append(measured(*made, real, head, head & own, axes[0]))
+
+    # Mean and standard deviation over the subjects.
     columns = list(next(iter(found.values()))[0])
     rows = []
     for name, subjects in found.items():
         values = np.array([list(one.values()) for one in subjects])
         spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.full(len(columns), np.nan)
         rows.append([name, *(f"{mean:.3f}±{sd:.3f}" for mean, sd in zip(values.mean(axis=0), spread, strict=True))])
-    say(f"{config.data.source}, to {arguments.to}, {len(subjects)} test subjects")
+    say(f"{config.data.source}, to {to}, {len(subjects)} test subjects")
     say(table(["", *columns], rows))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table."""
+    door = argparse.ArgumentParser(
+        prog="python -m benchmarks.views", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    door.add_argument("runs", nargs="+", type=given_path, help="run folders, one for each axis")
+    door.add_argument("--to", required=True, metavar="CONTRAST")
+    arguments = door.parse_args(argv)
+    compare([str(run) for run in arguments.runs], arguments.to)
     return 0
 
 

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
 
 
 def expanded(text: str) -> Path:
@@ -16,7 +16,7 @@ def expanded(text: str) -> Path:
     Raises:
         ValueError: a variable is not set; the message names it.
     """
-    if os.path.lexists(text) and text.split(os.sep)[0] != "~":
+    if os.path.lexists(text) and Path(text).parts[:1] != ("~",):
         return Path(text)
     for found in _VARIABLE.finditer(text):
         name = found[1] or found[2]

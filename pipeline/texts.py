@@ -42,7 +42,7 @@ def decoded(content: bytes, name: str, wanted: str = "a text file") -> str:
 def encoded(text: str) -> bytes:
     r"""Return a text as UTF-8, its undecoded bytes written out: "caf\udce9" for a file name of the bytes "caf\xe9".
 
-    These are what Python keeps of names that are not UTF-8. JSON and quoted YAML read as the same name what is so written.
+    These are what Python keeps of names that are not UTF-8. JSON and quoted YAML, so written, read as the same name.
     """
     return text.encode("utf-8", errors="backslashreplace")
 

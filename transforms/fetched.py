@@ -6,7 +6,7 @@ from pathlib import Path
 
 _MOST_POINTER_BYTES = 4096  # git-annex takes no larger file for a pointer; those of LFS are below 1024
 _ANNEX_POINTER = b"/annex/objects/"
-_ANNEX_LINK = os.sep.join(["", "annex", "objects", ""])
+_ANNEX_LINK = f"{os.sep}annex{os.sep}objects{os.sep}"
 _LFS_POINTERS = (b"version https://git-lfs", b"version https://hawser")
 
 

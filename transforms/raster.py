@@ -8,6 +8,7 @@ import SimpleITK as sitk
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from transforms.fetched import not_fetched
+from transforms.odd_names import utf8_name
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # of R, G, B: ITU-R 601, as in Pillow's "L"
@@ -104,7 +105,8 @@ def _stored_layout(image: Image.Image) -> str:
 
 def _deep_luminance(path: Path) -> np.ndarray:
     """Return the (rows, columns) float32 luminance of a 16-bit RGB or RGBA file, as stored."""
-    channels = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    with utf8_name(path) as name:
+        channels = sitk.GetArrayFromImage(sitk.ReadImage(name))
     if channels.dtype != np.uint16:
         raise ValueError(f"{path}: 16-bit colour in a layout that cannot be read in full depth; save it in gray")
     return (channels[..., :3] @ _LUMINANCE).astype(np.float32)

@@ -46,7 +46,7 @@ def _parse(text: str) -> object:
 
 
 def _shifted(value: object, by: int) -> object:
-    """Return the value with the letters that stand for undecoded bytes moved within Unicode, in its lists and values."""
+    """Return plain data with the letters that stand for undecoded bytes moved by so much within Unicode."""
     if isinstance(value, dict):
         return {_shifted(key, by): _shifted(one, by) for key, one in value.items()}
     if isinstance(value, list):

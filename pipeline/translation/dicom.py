@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
 from pipeline.files import is_folder
+from transforms.odd_names import utf8_name
 
 if TYPE_CHECKING:
     import nibabel as nib
@@ -151,9 +152,10 @@ def _header(path: Path) -> _Slice:
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
+        with utf8_name(path) as name:
+            reader.SetFileName(name)
+            reader.ReadImageInformation()
     except RuntimeError as error:
         raise UserError(
             f"{path}: cannot be read as a DICOM image; copy it again, or move what is no image out of the folder"
@@ -264,7 +266,8 @@ def _pixels(piece: _Slice) -> "np.ndarray":
     import SimpleITK as sitk
 
     try:
-        image = sitk.ReadImage(str(piece.path), sitk.sitkFloat32, imageIO="GDCMImageIO")
+        with utf8_name(piece.path) as name:
+            image = sitk.ReadImage(name, sitk.sitkFloat32, imageIO="GDCMImageIO")
     except RuntimeError as error:
         raise UserError(f"{piece.path}: its pixels cannot be read; copy it again, or export it uncompressed") from error
     return sitk.GetArrayFromImage(image).transpose(2, 1, 0).astype(np.float32)  # (X, Y, Z)

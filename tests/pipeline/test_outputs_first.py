@@ -23,8 +23,9 @@ def nothing_is_read(monkeypatch):
     def read(*_, **__):
         pytest.fail("read before its output's place was looked at")
 
-    for place in ("exploration.survey.find_cases", "comparison.job.load_runs", "runs.prepare.find_cases",
-                  "job.find_cases", "data.fetch.fetch", "translation.model.load_model", "sweep.work_through"):  # fmt: skip
+    places = ("exploration.survey.find_cases", "comparison.job.load_runs", "runs.prepare.find_cases", "job.find_cases",
+              "data.fetch.fetch", "translation.model.load_model", "sweep.work_through")  # fmt: skip
+    for place in places:
         monkeypatch.setattr(f"pipeline.{place}", read)
 
 

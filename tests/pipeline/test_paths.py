@@ -50,7 +50,7 @@ def test_what_is_there_as_it_is_written_is_meant():
 
 
 def test_a_variable_that_is_not_set_is_named():
-    with pytest.raises(ValueError, match="^the variable NOWHERE is not set$"):
+    with pytest.raises(ValueError, match=r"^the variable NOWHERE is not set$"):
         expanded("$HOME/${NOWHERE}/x")
     with pytest.raises(argparse.ArgumentTypeError, match=r"\$NOWHERE/x: the variable NOWHERE is not set; set it"):
         given_path("$NOWHERE/x")

@@ -213,7 +213,7 @@ def test_a_file_that_is_no_configuration_is_one_line(text, reason, tmp_path, mon
 
 
 def test_a_missing_folder_or_binary_file_is_one_line(tmp_path):
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    (tmp_path / "binary.yaml").write_bytes(b"\x81\x00\xff\xfe")
     for path, reason in [
         (tmp_path / "none.yaml", "No such file or directory; give the path of a YAML configuration"),
         (tmp_path, "Is a directory; give the path of a YAML configuration"),

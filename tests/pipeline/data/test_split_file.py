@@ -152,7 +152,7 @@ def test_images_of_the_test_folders_stay_out_of_training(tmp_path):
         ("split.json", b"{", "neither JSON nor YAML"),
         ("split.yaml", b"a: [", "neither JSON nor YAML"),
         ("split.yaml", b"!!python/object/apply:os.system ['true']", "must have the keys"),
-        ("split.yaml", b"\xff\xfe\xfa", "neither JSON nor YAML"),
+        ("split.yaml", b"\xff\xfe\xfa", "not a text file; give the path of a split, JSON or YAML"),
         ("split.json", b"[" * 200_000, "neither JSON nor YAML"),
     ],
 )

@@ -47,6 +47,14 @@ def test_voxels_and_affine_are_those_that_were_written(tmp_path, columns):
     assert read.header.get_xyzt_units()[0] == "mm" and read.header["sform_code"] == 1
 
 
+def test_a_series_is_read_from_any_folder(tmp_path):
+    image = head()
+    write_dicom(tmp_path / "series", image)
+    odd = (tmp_path / "series").rename(tmp_path / b"caf\xe9".decode(errors="surrogateescape"))
+    array, affine, _ = read_nifti(read_series(odd))
+    assert np.allclose(affine, image.affine, atol=1e-4) and array.shape == image.shape
+
+
 def test_rescaling_is_applied_to_each_slice(tmp_path):
     image = head(affine=np.diag([8.0, 8.0, 16.0, 1.0]))
     write_dicom(tmp_path / "series", image, **{"0028|1052": "-5", "0028|1053": "2"})  # stored as (value + 5) / 2

@@ -1,0 +1,20 @@
+"""Names of files that are in no encoding, for libraries that take UTF-8 alone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+
+@contextmanager
+def utf8_name(path: Path) -> Iterator[str]:
+    """Yield a file's path, or where that is not UTF-8 the path of a link to it, which goes when the block ends."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with TemporaryDirectory() as folder:
+            link = Path(folder) / f"image{path.suffix.encode(errors='ignore').decode()}"
+            link.symlink_to(path.absolute())
+            yield str(link)
+    else:
+        yield str(path)
