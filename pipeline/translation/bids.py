@@ -11,8 +11,10 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.files import is_file, is_folder
+from pipeline.texts import decoded
 from pipeline.translation.jobs import Job
 from pipeline.translation.places import WRITABLE, fail_equal_names, real, without_suffix
+from transforms.fetched import not_fetched
 
 GENERATOR = "contrast-translation"
 SUFFIXES = (
@@ -36,6 +38,8 @@ def open_dataset(inputs: list[Path], out: Path) -> Dataset:
     if len(inputs) != 1 or not is_folder(inputs[0]):
         raise UserError("--bids takes one IN, the root folder of a BIDS data set")
     root = inputs[0]
+    if elsewhere := not_fetched(root / "dataset_description.json"):
+        raise UserError(elsewhere)
     if not is_file(root / "dataset_description.json"):
         raise UserError(f"{root}: has no dataset_description.json; give the root of a BIDS data set, or drop --bids")
     if is_file(out) or out.name.lower().endswith(WRITABLE):
@@ -51,7 +55,7 @@ def open_dataset(inputs: list[Path], out: Path) -> Dataset:
 def read_json(path: Path) -> dict:
     """Return a JSON file's object; raises UserError where it holds none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(decoded(path.read_bytes(), str(path), "a JSON file"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
     except (ValueError, RecursionError) as error:
