@@ -14,6 +14,7 @@ from pipeline.config.schema import Config
 from pipeline.console import warn
 from pipeline.errors import UserError
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL, OWN
+from pipeline.paths import looked_at
 from pipeline.runs.folder import RunFolder
 from pipeline.texts import printable
 
@@ -147,7 +148,8 @@ def load_run(path: Path) -> FinishedRun:
     """
     folder = RunFolder(path)
     if not folder.config.is_file() or not folder.split.is_file():
-        raise UserError(f"{path}: not a run's folder; give folders that pipeline.run made, such as runs/phantom")
+        problem = f"{path}: not a run's folder{'' if path.is_dir() else looked_at(path)}"
+        raise UserError(f"{problem}; give folders that pipeline.run made, such as runs/phantom")
     if not folder.scores.is_file():
         raise UserError(f"{path}: not finished, for it has no scores.json; run its command again: {_command(folder)}")
     config = load_config(folder.config)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.console import warn
 from pipeline.data.case import Case
-from pipeline.data.listing import VOLUME_SUFFIX, natural_key, nifti_stem, refuse_twins, require_folder
+from pipeline.data.listing import VOLUME_SUFFIX, natural_key, refuse_twins, require_folder
 from pipeline.errors import UserError
 
 Label = tuple[str, ...]

@@ -33,7 +33,9 @@ def checkpoint_at(path: Path) -> Path:
     if is_file(path):
         return path
     if not is_folder(path):
-        raise UserError(f"{path}: no such model{looked_at(path)}; give a run's folder, a checkpoint, {ADDRESSES_OF_MLFLOW}")
+        raise UserError(
+            f"{path}: no such model{looked_at(path)}; give a run's folder, a checkpoint, {ADDRESSES_OF_MLFLOW}"
+        )
     for run, folder in ((path, path / "checkpoints"), (path.parent, path)):
         there = [name for name in BY_WORTH if is_file(folder / name)]
         if LATEST in there and _evaluates_latest(run):

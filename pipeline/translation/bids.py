@@ -15,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.files import is_file, is_folder
 from pipeline.translation.jobs import Job
 from pipeline.translation.places import WRITABLE, fail_equal_names, real, without_suffix
+from transforms.fetched import not_fetched
 
 GENERATOR = "contrast-translation"
 SUFFIXES = (
@@ -38,6 +39,8 @@ def open_dataset(inputs: list[Path], out: Path) -> Dataset:
     if len(inputs) != 1 or not is_folder(inputs[0]):
         raise UserError("--bids takes one IN, the root folder of a BIDS data set")
     root = inputs[0]
+    if elsewhere := not_fetched(root / "dataset_description.json"):
+        raise UserError(elsewhere)
     if not is_file(root / "dataset_description.json"):
         raise UserError(f"{root}: has no dataset_description.json; give the root of a BIDS data set, or drop --bids")
     if is_file(out) or out.name.lower().endswith(WRITABLE):

@@ -17,7 +17,7 @@ def place(tmp_path, monkeypatch):
 def test_a_machine_without_ixi_is_told_the_command_that_downloads_it(place, capsys):
     assert main([str(CONFIGS / "ixi.yaml")]) == 2
     assert capsys.readouterr().err == (
-        "error: data/ixi: no IXI T1 or T2 volumes there; download them with: "
+        f"error: data/ixi: no IXI T1 or T2 volumes there (looked at {place}/data/ixi); download them with: "
         "python -m pipeline.download ixi -o data/ixi --contrasts T1 T2\n"
     )
     assert [path.name for path in place.rglob("*") if path.is_file() and path.name != ".lock"] == []
