@@ -14,7 +14,7 @@ START_SMOOTHING_PX = 1.0  # of the edges: noise has none then
 NEAR_PX = 3  # about the head that is looked at
 LEVELS = 24  # of intensity
 LEAST_RANGE = 1e-6  # of intensities: what rounding leaves of a constant image has less
-REACHES_PX = (1.0, 1.0, 0.5)  # to either side along each axis, round by round
+REACHES_PX = (1.0, 1.0, 1.0, 0.5)  # to either side along each axis, round by round
 KNOWN_PX = 0.25  # twice the standard error that a median may have, unless the shift itself is larger
 
 
