@@ -73,7 +73,8 @@ def _location(client, uri: str) -> str | None:
     if version := _VERSION.fullmatch(uri):
         name, alias, number = version.groups()
         held = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
-        return client.get_logged_model(held.model_id).artifact_location if held.model_id else None
+        model_id = held.model_id or held.source.removeprefix("models:/")
+        return client.get_logged_model(model_id).artifact_location
     if named := _MODEL_OF_RUN.fullmatch(uri):
         experiment = client.get_run(named[1]).info.experiment_id
         for model in client.search_logged_models([experiment], f"source_run_id = '{named[1]}'"):
