@@ -31,9 +31,8 @@ def time_text(config: Config, engine: "Engine", steps: int, memory: float) -> st
     done, own = own_pace(RunFolder(config.folder))
     if own is not None:
         left = max(0, steps - done)
-        lines = [
-            f"training {duration(left * own)} for {left:,} steps to come, at {seconds(own)} a step as measured so far"
-        ]
+        remaining = f"{duration(left * own)} for {left:,} steps to come" if left else f"complete after {done:,} steps"
+        lines = [f"training {remaining}, at {seconds(own)} a step as measured so far"]
     else:
         operations = step_operations(config, engine)
         gpu = max(GPU_LAUNCHES, operations / GPU_RATE)
@@ -112,9 +111,7 @@ def cpu_pace(config: Config) -> tuple[float, int]:
                 for _ in range(_rhythm(config)):
                     engine.step(*images)
                 paces.append((time.perf_counter() - started) / _rhythm(config))
-        each = statistics.median(
-            paces[1:] or paces
-        )  # the first one also allocates and plans, unless it is all there is
+        each = statistics.median(paces[1:])  # the first, which allocates and plans, takes up to twice as long
         return each * config.training.batch_size / batch, torch.get_num_threads()
     finally:
         torch.set_num_threads(before)

@@ -78,6 +78,9 @@ def test_a_run_that_has_begun_tells_its_own_pace(tmp_path, capsys):
     text = time_text(config(output=tmp_path / "run"), None, 12_050, 0)
     assert text == "time       training 60 minutes for 12,000 steps to come, at 300 ms a step as measured so far"
 
+    complete = time_text(config(output=tmp_path / "run"), None, 50, 0)
+    assert complete == "time       training complete after 50 steps, at 300 ms a step as measured so far"
+
 
 def test_a_run_without_records_tells_no_pace(tmp_path):
     assert own_pace(RunFolder(tmp_path)) == (0, None)
