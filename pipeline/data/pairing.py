@@ -15,7 +15,7 @@ from pipeline.errors import UserError, first_cause
 from pipeline.files import atomic_text, file_identity
 from transforms.presets import slice_chain
 from transforms.registration import register_rigid, resample_onto, same_grid
-from transforms.slices import AXES, centre_fit, cut_slices, slices_with_content, stack_slices
+from transforms.slices import AXES, centre_fit, contiguous, cut_slices, slices_with_content, stack_slices
 
 VERSION = 2  # of the registration; raise it when its results change
 
@@ -170,7 +170,8 @@ def on_grid_of(source: PreparedScan, target: PreparedScan, movement: np.ndarray)
     moved = resample_onto(target.volume, *grid, order=1, fill=-1)
     mask = stack_slices(target.foreground, target.axis).astype(np.uint8)
     foreground = resample_onto(mask, *grid, order=0, fill=0)
-    return cut_slices(moved, source.axis), cut_slices(foreground, source.axis) > 0
+    # in C order, as they arrive from a worker process, too: the order in memory is that in which sums are rounded
+    return contiguous(cut_slices(moved, source.axis)), contiguous(cut_slices(foreground, source.axis) > 0)
 
 
 def seen_by(source: PreparedScan, target: PreparedScan, movement: np.ndarray) -> np.ndarray:
