@@ -43,10 +43,10 @@ def work_line(config: Config, split: CohortSplit, grid_of: Callable[[Sequence[Ca
     coupled = {name: pairs(cases, config.contrasts) for name, cases in parts.items()}
     test, held_out = coupled["test"] or split.test, [*coupled["validation"], *coupled["test"]]
     processes = config.preprocess.processes or os.cpu_count() or 1
-    if config.data.source == "images":
+    if config.data.source == "images" or not (test or held_out):
         voxels, registered = float(config.preprocess.size**2), 0
     else:
-        voxels = _prepared_voxels(config, grid_of(split.test))
+        voxels = _prepared_voxels(config, grid_of([*split.test, *split.validation]))
         apart = config.evaluation.register_pairs and held_out and not _on_one_grid(held_out, grid_of)
         registered = len(held_out) + min(LOOKUP_PAIRS, len(coupled["training"])) if apart else 0
     million = voxels / 1e6

@@ -16,7 +16,7 @@ from pipeline.files import atomic_text, file_identity
 from transforms.cropping import blacken_beyond, put_back
 from transforms.presets import slice_chain
 from transforms.registration import register_rigid, resample_onto, same_grid
-from transforms.slices import AXES, centre_fit, cut_slices, slices_with_content, stack_slices
+from transforms.slices import AXES, centre_fit, contiguous, cut_slices, slices_with_content, stack_slices
 
 VERSION = 3  # of the registration; raise it when its results change
 
@@ -194,7 +194,8 @@ def on_grid_of(source: PreparedScan, target: PreparedScan, movement: np.ndarray)
     moved = resample_onto(target.volume, *grid, order=1, fill=-1)
     mask = stack_slices(target.foreground, target.axis).astype(np.uint8)
     foreground = resample_onto(mask, *grid, order=0, fill=0)
-    return cut_slices(moved, source.axis), cut_slices(foreground, source.axis) > 0
+    # in C order, as they arrive from a worker process, too: the order in memory is that in which sums are rounded
+    return contiguous(cut_slices(moved, source.axis)), contiguous(cut_slices(foreground, source.axis) > 0)
 
 
 def _cut_as(source: PreparedScan, target: PreparedScan) -> tuple[np.ndarray, np.ndarray]:

@@ -36,7 +36,8 @@ def cases(*subjects, contrasts=("T1", "T2")):
     return [Case(subject, "", contrast, f"{subject}-{contrast}") for subject in subjects for contrast in contrasts]
 
 
-SPLIT = CohortSplit({"T1": cases("a"), "T2": cases("b")}, cases("c", "d"), cases("e", "f", "g", "h"))
+TRAINING = {"T1": cases("a", contrasts=("T1",)), "T2": cases("b", contrasts=("T2",))}
+SPLIT = CohortSplit(TRAINING, cases("c", "d"), cases("e", "f", "g", "h"))
 
 
 def grid_of(scans):
@@ -67,9 +68,11 @@ def test_processes_divide_the_work_and_voxels_multiply_it():
 
 def test_nothing_is_registered_where_both_scans_lie_on_one_grid_or_headers_are_believed():
     assert "under a minute to register 0 pairs" in work_line(config(), SPLIT, lambda _: (SHAPE, AFFINE))
-    settings = config().model_copy(deep=True)
-    settings.evaluation.register_pairs = False
-    assert "register 0 pairs" in work_line(settings, SPLIT, grid_of)
+    evaluation = config().evaluation.model_copy(update={"register_pairs": False})
+    believed = config().model_copy(update={"evaluation": evaluation})
+    assert "register 0 pairs" in work_line(believed, SPLIT, grid_of)
+    empty = CohortSplit(TRAINING, [], [])
+    assert "register 0 pairs and under a minute to evaluate 0 test" in work_line(config(), empty, grid_of)
 
 
 def test_slices_and_scans_without_a_partner_have_an_estimate_too():

@@ -1,4 +1,5 @@
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.calibration import calibrate
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.gallery import Gallery
-from pipeline.evaluation.under_way import PRELOAD
+from pipeline.evaluation.under_way import PRELOAD, read_pair
 from pipeline.evaluation.viewing import Candidates
 from pipeline.runs.folder import RunFolder
 from pipeline.translation.model import TranslationModel
@@ -64,6 +65,18 @@ def evaluated(cohort, folder, processes, capsys, paired=True):
     files = {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
     kept = {case: keepers["viewer"].get(case, "").translated for case in keepers["viewer"]._files}
     return files, said, shown, [volume.case for volume in volumes], kept
+
+
+@pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
+def test_what_is_read_lies_in_memory_as_a_worker_hands_it_over(cohort, tmp_path, axis):
+    # Otherwise sums over many voxels would be rounded in another order.
+    reader = PairReader({**SETTINGS, "axis": axis}, 4, register=True, cache=tmp_path)
+    views = read_pair(reader, tuple(cohort[:2]))[:2]
+    for here, there in zip(views, pickle.loads(pickle.dumps(views)), strict=True):
+        for one, other in ((here, there), (here.source, there.source)):
+            arrays = {name: value for name, value in vars(one).items() if isinstance(value, np.ndarray)}
+            assert len(arrays) >= 2
+            assert [name for name in arrays if arrays[name].strides != getattr(other, name).strides] == []
 
 
 @pytest.mark.parametrize("paired", [True, False])
