@@ -11,7 +11,8 @@ import numpy as np
 from transforms.head import Head, tight_box
 
 MARGIN_MM = 10.0  # around the head
-LEAST_MARGIN = 2  # voxels: a thin part of the head may be missing from its mask
+LEAST_MARGIN = 2  # voxels
+REACH_MM = 30.0  # beyond the mask, within which smaller parts of the head lie; what is farther off is no part of it
 
 
 def box_around(head: Head, spacing_mm: Sequence[float]) -> np.ndarray:
@@ -21,13 +22,18 @@ def box_around(head: Head, spacing_mm: Sequence[float]) -> np.ndarray:
         head: With a mask that is not empty.
         spacing_mm: Of the volume's voxels.
     """
-    margins = np.ceil(np.round(MARGIN_MM / np.asarray(spacing_mm, dtype=float), 3)).astype(int)
-    margins = np.maximum(margins, LEAST_MARGIN)
+    margins, reach = (_voxels(width_mm, spacing_mm) for width_mm in (MARGIN_MM, REACH_MM))
     bounds = []
-    for axis, (own, margin) in enumerate(zip(tight_box(head.mask), margins, strict=True)):
-        start, around = head.field[axis].start, margin if head.mask.shape[axis] > 1 else 0
-        bounds.append([start + own.start - around, start + own.stop + around])
+    for axis, (own, parts) in enumerate(zip(tight_box(head.mask), head.parts, strict=True)):
+        field, thick = head.field[axis], head.mask.shape[axis] > 1
+        first = min(own.start - margins[axis], max(parts.start - 1, own.start - reach[axis]))
+        last = max(own.stop + margins[axis], min(parts.stop + 1, own.stop + reach[axis]))
+        bounds.append([field.start + first, field.start + last] if thick else [field.start, field.stop])
     return np.array(bounds)
+
+
+def _voxels(width_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
+    return np.maximum(LEAST_MARGIN, np.ceil(np.round(width_mm / np.asarray(spacing_mm, dtype=float), 3)).astype(int))
 
 
 def cut(volume: np.ndarray, box: np.ndarray, field: Sequence[slice]) -> np.ndarray:

@@ -21,6 +21,7 @@ VOLUME_SHARE = 0.001  # of all voxels, the least that padding inside a volume ho
 COHERENT = 0.8  # of a background's voxels have their neighbour in it; of whole-numbered noise fewer
 SPECKS = 0.02  # of the voxels that are no background: so many lone ones are noise
 RIM = 2  # voxels: around what is no background, where air is looked for
+PART = 0.001  # of the head: the least that counts as a part of it
 QUIET = 0.15  # of the way from air to tissue: the spread of the darker half of what may be air
 COARSE = 64  # voxels along an axis of the thinned volume from which air and tissue are estimated
 BINS, BRIGHTEST = 256, 99.9  # of the histogram that parts air and tissue at first, and the percentile it ends at
@@ -37,6 +38,7 @@ class Head:
     Attributes:
         field: The box of the volume without empty planes at its border; the masks are of its voxels alone.
         mask: (X, Y, Z) bool, the head, filled.
+        parts: The box of the head and of smaller parts that the mask leaves out, such as the tip of a nose.
         blank: (X, Y, Z) bool, voxels that nobody measured, for they hold a background's or a padding's value; None
             where there are none.
         masked: Whether all that is not blank is head, as after skull stripping, and no air is left.
@@ -45,6 +47,7 @@ class Head:
 
     field: Box
     mask: np.ndarray
+    parts: Box
     blank: np.ndarray | None = None
     masked: bool = False
     doubts: tuple[str, ...] = ()
@@ -64,17 +67,19 @@ def find_head(volume: np.ndarray) -> Head:
     field = without_empty_planes(volume)
     inner = contiguous(volume[field])
     if inner.min() == inner.max():
-        return Head(field, np.ones(inner.shape, dtype=bool), masked=True)
+        whole = np.ones(inner.shape, dtype=bool)
+        return Head(field, whole, tight_box(whole), masked=True)
     background, blank = blank_voxels(inner)
     air = None if background is None else _air_beside(inner, background)
     if background is not None and air is None:
-        return Head(field, filled(~background), blank, masked=True)
+        return Head(field, filled(~background), _box_of_parts(~background), blank, masked=True)
     if blank is not None:  # single voxels of noise may have a background's value
         blank = without_margin(without_specks(with_margin(blank)))
-    mask = _brighter_than_air(inner, blank, air)
+    bright = _brighter_than_air(inner, blank, air)
+    mask = filled(bright)
     hemmed = np.mean([face.mean() for face in _faces(mask)] or [0.0]) > HEMMED
     doubts = ["no air, darker than the head, is around it, so where the head ends cannot be told"] if hemmed else []
-    return Head(field, mask, blank, doubts=tuple(doubts))
+    return Head(field, mask, _box_of_parts(bright), blank, doubts=tuple(doubts))
 
 
 def without_empty_planes(volume: np.ndarray) -> Box:
@@ -184,14 +189,15 @@ def _within(mask: np.ndarray, voxels: int) -> np.ndarray:
 
 
 def _brighter_than_air(volume: np.ndarray, blank: np.ndarray | None, air: float | None) -> np.ndarray:
-    """Return the head of a volume (X, Y, Z) in air: what is brighter by `ABOVE_AIR` of the way to typical tissue."""
+    """Return what in a volume (X, Y, Z) is brighter than air by `ABOVE_AIR` of the way to typical tissue."""
     steps = tuple(slice(None, None, max(1, length // COARSE)) for length in volume.shape)
     thin, thin_measured = contiguous(volume[steps]), None if blank is None else ~blank[steps]
     if thin.min() == thin.max() or (thin_measured is not None and not thin_measured.any()):
         thin, thin_measured = volume, None if blank is None else ~blank
     bright = volume > _threshold(thin, thin_measured, air)
-    mask = filled(bright if blank is None else bright & ~blank)
-    return mask if mask.any() else np.ones(volume.shape, dtype=bool)
+    if blank is not None:
+        bright &= ~blank
+    return bright if bright.any() else np.ones(volume.shape, dtype=bool)
 
 
 def _threshold(volume: np.ndarray, measured: np.ndarray | None, known_air: float | None = None) -> float:
@@ -245,6 +251,10 @@ def filled(body: np.ndarray) -> np.ndarray:
     box = box_of(body)  # the air around would cost as much as the head
     body[box] = fill_cavities(close_gaps(contiguous(body[box]), GAP, thick))
     return without_margin(body)
+
+
+def _box_of_parts(body: np.ndarray) -> Box:
+    return tight_box(without_margin(without_specks(with_margin(body), PART)))
 
 
 def tight_box(mask: np.ndarray) -> Box:

@@ -45,11 +45,12 @@ def box_of(mask: np.ndarray) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def without_specks(mask: np.ndarray) -> np.ndarray:
-    """Drop regions (of six neighbours) smaller than a hundredth of the largest one.
+def without_specks(mask: np.ndarray, share: float = 0.01) -> np.ndarray:
+    """Drop regions (of six neighbours) smaller than a share of the largest one.
 
     Args:
         mask: (X, Y, Z) bool with a margin.
+        share: 0 to 1.
     """
     starts, stops = _runs(mask)
     if len(starts) == 0:
@@ -57,7 +58,7 @@ def without_specks(mask: np.ndarray) -> np.ndarray:
     lines = (mask.shape[2], mask.shape[1] * mask.shape[2])  # voxels to the next line along Y, and along X
     regions = _regions(starts, stops, lines)
     sizes = np.bincount(regions, weights=stops - starts)
-    return _set_runs(mask, starts, stops, (sizes < sizes.max() / 100)[regions], False)
+    return _set_runs(mask, starts, stops, (sizes < sizes.max() * share)[regions], False)
 
 
 def close_gaps(mask: np.ndarray, iterations: int, axes: Sequence[int]) -> np.ndarray:

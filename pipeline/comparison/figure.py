@@ -19,7 +19,7 @@ from pipeline.plan import planned_cases
 from pipeline.report.side_by_side import SliceOfMethods, side_by_side
 from pipeline.report.tiles import RADIOLOGICAL, Tile
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.prepare import registrations
+from pipeline.runs.prepare import chain_settings, registrations
 from pipeline.translation.model import TranslationModel, load_model
 
 SUBJECTS = 2  # the first by name: chosen without a look at any score
@@ -81,12 +81,17 @@ def _test_pairs(run: FinishedRun) -> list[tuple[Case, Case]]:
     return found
 
 
-def _views(run: FinishedRun, pair: tuple[Case, Case], stride: int, settings: Mapping) -> tuple[View, View]:
-    """Return a pair in both directions, prepared by the chain's settings and padded for a model of that stride."""
+def _views(
+    run: FinishedRun, pair: tuple[Case, Case], stride: int, settings: Mapping | None = None
+) -> tuple[View, View]:
+    """Return a pair in both directions, prepared by the chain's settings and padded for a model of that stride.
+
+    `settings` are the model's; None takes those of a new run.
+    """
     kept = registrations(run.config.preprocess)
     with TemporaryDirectory() as forgotten:  # a store that has gone is not made anew
         reader = PairReader(
-            settings,
+            settings or chain_settings(run.config.preprocess),
             stride,
             register=run.config.evaluation.register_pairs,
             cache=kept if kept.is_dir() else Path(forgotten),

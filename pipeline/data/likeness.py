@@ -34,7 +34,8 @@ def volume_likeness(data: Mapping[str, object], axis: str, size: int, key: str =
 
     Returns:
         `core` and `head`: 64 quantiles each; see above. `spacing_mm` of the file, `field_mm` and `head_mm`, the extent
-        of the volume and of its head: along R, A, S. None for a picture, whose pixels have no size, and where there
+        of what the chain keeps of the volume and of its head: along R, A, S.
+        None for a picture, whose pixels have no size, and where there
         are too few voxels to tell.
     """
     if f"{key}_type_range" in data:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from nibabel.affines import voxel_sizes
+from nibabel.affines import from_matvec, voxel_sizes
 
 from pipeline.console import warnings_as_lines
 from pipeline.data.case import Case
@@ -257,11 +257,24 @@ def movement_between(
     except (OSError, ValueError, KeyError, TypeError):  # not there yet, or damaged
         pass
     try:
-        movement = register_rigid(first.volume, first.affine, second.volume, second.affine)
+        movement = register_rigid(*_in_whole_field(first), *_in_whole_field(second))
     except ValueError as error:
         raise BadScan(f"{names}: {error}") from error
     write_movement(note, movement, cases)
     return movement
+
+
+def _in_whole_field(scan: PreparedScan) -> tuple[np.ndarray, np.ndarray]:
+    """Return a scan's volume and affine with the air that the cut to the head left out, and nothing from beyond."""
+    if scan.box is None:
+        return scan.volume, scan.affine
+    _, _, field, _ = scan.way_back["image_before_crop"]
+    inside, volume = scan.way_back["image_inside"], scan.volume
+    finer = np.array(volume.shape) / (scan.box[:, 1] - scan.box[:, 0])  # than the file
+    ends = np.array([[own.start, own.stop] for own in field])
+    air = np.floor(np.maximum(0, (scan.box - ends) * [1, -1]) * finer[:, None]).astype(int)
+    start = [own.start for own in inside] - air[:, 0]
+    return np.pad(volume[inside], air, constant_values=-1), scan.affine @ from_matvec(np.eye(3), start)
 
 
 def write_movement(path: Path, movement: np.ndarray, cases: tuple[Case, Case]) -> None:

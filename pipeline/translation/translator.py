@@ -20,7 +20,7 @@ from pipeline.translation.volume import image_like
 from transforms.head import find_head, without_empty_planes
 from transforms.nifti import name_of, read_with_doubts
 from transforms.presets import slice_chain
-from transforms.slices import slices_with_content
+from transforms.slices import AXES, slices_with_content
 
 _HALF_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -131,7 +131,7 @@ def open_volume(
     doubts += data.get("image_doubts", [])
     if model.settings.get("version", 1) == 1:
         doubts += _doubts_of_margins(array)
-    doubts += _doubts_of_size(array.shape, data["image_before_fit"], model.stride)
+    doubts += _doubts_of_size(array.shape, _scanned(data, str(model.settings["axis"])), model.stride)
     if likeness:
         doubts += compare_with_cohort(name, data, model, to, strict=strict)
     return OpenedVolume(name, data["image"], data["image_foreground"], {**data, "image_header": header})
@@ -180,6 +180,15 @@ def _doubts_of_margins(volume: np.ndarray) -> list[str]:
 def _is_noisy(volume: np.ndarray, field: tuple[slice, ...]) -> bool:
     """Return whether air was measured around the head, so that empty planes beside it are no part of a background."""
     return not find_head(volume[field]).masked
+
+
+def _scanned(data: Mapping[str, object], axis: str) -> tuple[int, int]:
+    """Return height and width of slices, without what lies beyond the field of view."""
+    height, width = data["image_before_fit"]
+    if "image_inside" not in data:
+        return height, width
+    rows, columns = (own for number, own in enumerate(data["image_inside"]) if number != AXES[axis])
+    return rows.stop - rows.start, columns.stop - columns.start
 
 
 def _doubts_of_size(shape: tuple[int, ...], slice_shape: tuple[int, int], stride: int) -> list[str]:

@@ -12,6 +12,7 @@ import pipeline.job
 from pipeline.config.load import load_config
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.metrics_file import read_metrics
+from pipeline.translation.model import load_model
 
 KEPT = ("engine", "translators", "random", "facts", "split")  # what decides on the weights, and what goes with them
 
@@ -200,3 +201,14 @@ def test_ctrl_c_saves_the_step_too(monkeypatch, tmp_path, capsys):
     assert phantom_run(tmp_path / "run", *QUICK) == 130
     assert "stopped: SIGINT after step 2; saved; the same command goes on from there" in capsys.readouterr().err
     assert latest(tmp_path / "run")["position"]["step"] == 2
+
+
+def test_a_run_that_began_with_another_version_of_the_chain_goes_on_with_it(monkeypatch, tmp_path):
+    run, often = tmp_path / "run", "training.checkpoint_minutes=0.00001"
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.job, "chain_version", lambda state: 1)
+        killed(patch, run, 3, often)
+    assert latest(run)["chain_version"] == 1
+    assert in_child(lambda: phantom_run(run, *QUICK, often)) == 0
+    assert latest(run)["chain_version"] == 1
+    assert "version" not in load_model(run, "cpu").settings

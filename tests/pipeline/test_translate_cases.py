@@ -23,6 +23,7 @@ from pipeline.translation.model import TranslationModel
 from transforms.presets import CHAIN_VERSION
 
 VALUES_CHANGE = ("NaN voxels", "infinite voxels", "a float64 voxel beyond float32", "a float32 voxel of 3e38")
+INVERTED = "slope -1 and intercept 900"  # a sound file, whose head is darker than the air: no head can be cut out
 BEYOND_NIBABEL = ("intercept", "code", "qfac")  # which it refuses, or mends in another way
 PAIR = (".hdr", ".IMG")
 KEPT = (
@@ -50,6 +51,7 @@ def use(monkeypatch, request):
         loads(monkeypatch, lambda uri, device: model)
 
     install(model_of(nn.Identity(), version=request.param))
+    install.version = request.param
     return install
 
 
@@ -117,7 +119,9 @@ def test_sound_volumes_come_back_on_their_grid_and_nothing_is_said(tmp_path, use
         warnings.simplefilter("error")
         assert translate("-i", path, "-o", tmp_path / "out", "--quiet") == 0
     printed = capfd.readouterr()
-    assert (printed.out, printed.err) == ("", "")
+    doubtful = case.name == INVERTED and use.version > 1
+    assert printed.out == "" and ("where the head ends cannot be told" in printed.err) == doubtful
+    assert len(printed.err.splitlines()) == doubtful
     written = list((tmp_path / "out").iterdir())
     assert [found.name for found in written] == [path.name if path.suffix not in PAIR else "head.nii.gz"]
     source, result = load(path), load(written[0])
