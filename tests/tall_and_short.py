@@ -28,6 +28,7 @@ def write_head(path: Path, slices: int, *, above: int = 2, seed: int = 0, axis: 
     column[core, :slices] = 800
     column += random.uniform(0, 20, column.shape)
     affine = np.diag([4.0, 4.0, SLICE_MM, 1.0])
+    affine[axis, 3] = -slices * SLICE_MM  # the crowns lie in one place
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(np.moveaxis(column, 2, axis).astype(np.float32), affine), path)
     return path

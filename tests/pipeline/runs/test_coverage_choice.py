@@ -150,7 +150,9 @@ def test_a_volume_without_a_slice_in_the_range_is_left_out_by_name(folder, capsy
 
 def test_pairs_are_cut_from_the_first_scans_crown(folder):
     settings = config(folder, 30)
-    settings = settings.model_copy(update={"split": settings.split.model_copy(update={"pairing": "paired"})})
+    changes = {"split": {"pairing": "paired"}, "evaluation": {"register_pairs": False}}
+    changes = {name: getattr(settings, name).model_copy(update=values) for name, values in changes.items()}
+    settings = settings.model_copy(update=changes)
     whole = prepared(settings.model_copy(update={"preprocess": config(folder, "all").preprocess}), paired=True)
     its = prepared(settings, paired=True)
     heads = {entry.case: entry.facts["head_slices"] for entry in whole.stored["T1"]}
