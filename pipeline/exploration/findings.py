@@ -53,11 +53,16 @@ class Finding:
         return f"{names} and {more:,} more" if more > 0 else names
 
 
-def find(cohort: Cohort, others: Sequence[Finding] = ()) -> list[Finding]:
-    """Return every finding and those found elsewhere, the worst kind first, and outliers by how far they depart."""
+def find(cohort: Cohort) -> list[Finding]:
+    """Return every finding that images show, in the order of `worst_first`."""
     found = [Finding("unreadable", (case,), reason) for case, reason in cohort.unreadable.items()]
-    found += [*others, *_duplicates(cohort), *_apart(cohort), *_single(cohort), *_cut_off(cohort), *_outliers(cohort)]
-    return sorted(found, key=lambda finding: (KINDS.index(finding.kind), -abs(finding.z or 0)))
+    found += [*_duplicates(cohort), *_apart(cohort), *_single(cohort), *_cut_off(cohort), *_outliers(cohort)]
+    return worst_first(found)
+
+
+def worst_first(findings: Sequence[Finding]) -> list[Finding]:
+    """Return findings with the worst kind first, and outliers by how far they depart."""
+    return sorted(findings, key=lambda finding: (KINDS.index(finding.kind), -abs(finding.z or 0)))
 
 
 def _duplicates(cohort: Cohort) -> Iterator[Finding]:

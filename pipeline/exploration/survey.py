@@ -11,7 +11,7 @@ from pipeline.data.split import CohortSplit
 from pipeline.errors import Stopped, UserError
 from pipeline.exploration.cohort import Cohort, parts_of, read_all
 from pipeline.exploration.contrasts import contrast_findings, with_coverage
-from pipeline.exploration.findings import Finding, find
+from pipeline.exploration.findings import Finding, find, worst_first
 from pipeline.exploration.outliers import LIMIT
 from pipeline.exploration.page import write_page
 from pipeline.exploration.record import write_record
@@ -47,7 +47,7 @@ def survey(config: Config, folder: Path, to_train: str, *, quiet: bool = False) 
     try:
         with Interruption() as interruption, interruption.at_once():
             cohort, complaint = _look(config, quiet)
-            findings = find(cohort, contrast_findings(cohort, config))
+            findings = worst_first([*find(cohort), *contrast_findings(cohort, config)])
             report = _report(config, cohort, complaint, to_train, time.monotonic() - started)
             _write(config, folder, cohort, findings, report, complaint)
             written = True

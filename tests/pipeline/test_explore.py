@@ -66,7 +66,7 @@ def t1(folder, subject):
 def test_the_one_with_thick_slices_is_named_and_nobody_else(archives, tmp_path, capsys):
     out = tmp_path / "out"
     assert explore(archives, out) == 0
-    assert found(out) == [("outlier", ["IXI014-HH-1236_T2"])]
+    assert found(out) == [("voxel sizes", []), ("outlier", ["IXI014-HH-1236_T2"])]  # PSR and LAS, nothing resampled
     said = capsys.readouterr().out
     assert "IXI014-HH-1236_T2: spacing inferior–superior 4.98 mm (median 1.25 mm" in said
     assert f"page        {out / 'explore.html'}" in said.splitlines()[-3]
@@ -228,7 +228,7 @@ def test_page_and_record_are_logged_to_mlflow(archives, tmp_path, monkeypatch, c
     experiment = client(store).get_experiment_by_name("looks")
     [run] = client(store).search_runs([experiment.experiment_id])
     assert run.info.run_name == "explore ixi" and run.info.status == "FINISHED"
-    assert run.data.tags["kind"] == "exploration" and run.data.metrics["explore/findings"] == 1
+    assert run.data.tags["kind"] == "exploration" and run.data.metrics["explore/findings"] == 2
     logged = {file.path for file in client(store).list_artifacts(run.info.run_id)}
     assert logged >= {"explore.html", "explore.json"}
     assert metrics.read_text() == "somebody's"  # and nothing of ours beside it
