@@ -20,17 +20,21 @@ from pipeline.runs.folder import RunFolder
 if TYPE_CHECKING:  # what takes seconds to import is not needed to answer --help
     import numpy as np
 
+    from pipeline.data.pairing import PreparedScan
     from pipeline.translation.views import Views
 
 
-def translated(views: "Views", path: Path) -> "tuple[np.ndarray, np.ndarray]":
-    """Return a volume's translation in [-1, 1] and the error to expect in that unit, both (X, Y, Z) RAS."""
+def translated(views: "Views", path: Path, scan: "PreparedScan") -> "tuple[np.ndarray, np.ndarray]":
+    """Return a volume's translation in [-1, 1] and the error to expect in that unit, on a prepared scan's grid."""
     import numpy as np
 
-    from transforms.spatial import to_canonical
+    from transforms.registration import resample_onto
 
     facts = views.models[0].facts[views.to]
-    voxels, expected = (to_canonical(image.get_fdata(), image.affine)[0] for image in views.translate(path))
+    voxels, expected = (
+        resample_onto(image.get_fdata(), image.affine, np.eye(4), scan.volume.shape, scan.affine)
+        for image in views.translate(path)
+    )
     half = (facts["high"] - facts["low"]) / 2
     return ((voxels - facts["low"]) / half - 1).astype(np.float32), (expected / half).astype(np.float32)
 
@@ -96,7 +100,7 @@ def compare(uris: list[str], to: str) -> None:
         there, back, _ = reader.read(pair)
         view, case = (there, pair[0]) if to == config.contrasts[1] else (back, pair[1])
         real, head, own = (stack_slices(one, axes[0]) for one in (view.real, view.foreground, view.source.foreground))
-        each = [translated(view, case.path) for view in views]
+        each = [translated(one, case.path, view.source) for one in views]
         volumes, errors = zip(*each, strict=True)
         systems = dict(zip((f"{axis} alone" for axis in axes), each, strict=True))
         systems["fused"] = (np.mean(volumes, axis=0), fused_error(errors, volumes))

@@ -16,12 +16,12 @@ def output_image(features: Tensor, last: nn.Module) -> Tensor:
         features: (N, C, h, w), in any floating-point type.
         last: The generator's last convolution, to a single channel.
     """
-    device, dtype = features.device.type, torch.promote_types(features.dtype, torch.float32)
-    if torch.compiler.is_exporting():  # `to` would assert the type that is met while tracing
-        features = torch.ops.aten._to_copy.default(features, dtype=dtype)
-    elif torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        features = features.to(dtype)
-    else:
+    device = features.device.type
+    exporting = torch.compiler.is_exporting()
+    if not exporting and not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return torch.tanh(last(features))
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    # While a network is exported, `to` would assert the type that is met in tracing.
+    features = torch.ops.aten._to_copy.default(features, dtype=dtype) if exporting else features.to(dtype)
     with torch.autocast(device, enabled=False):
         return torch.tanh(last(features))

@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 
 Label = tuple[str, ...]
 _SUFFIX = re.compile(rf"{VOLUME_SUFFIX}$", re.IGNORECASE)
-_OTHER_FORMAT = re.compile(r"\.(hdr|mha|mhd|nrrd|mgz|mgh|mnc)$", re.IGNORECASE)  # of whole volumes
+_OTHER_FORMAT = re.compile(r"\.(hdr|mha|mhd|nrrd|mnc)$", re.IGNORECASE)  # of whole volumes
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _warn_of_other_formats(folder: Path, patterns: Mapping[str, str], files: Seq
             count = "1 volume" if len(lacking) == 1 else f"{len(lacking)} volumes"
             warn(
                 f"warning: {folder}: data.patterns.{contrast} '{pattern}' would match {count} of another format than "
-                f".nii or .nii.gz, such as {lacking[0]}; left out, convert to .nii.gz to have them taken"
+                f".nii, .nii.gz or .mgz, such as {lacking[0]}; left out, convert to .nii.gz to have them taken"
             )
 
 
@@ -193,7 +193,7 @@ def _matcher(contrast: str, pattern: str, *, any_suffix: bool = False) -> re.Pat
             expression += "(.*)" if whole else "([^/]*)"
         else:
             expression += re.escape(part)
-    return re.compile(expression + (r"(?i:\.nii(?:\.gz)?)" if suffix else ""))
+    return re.compile(expression + (f"(?i:{VOLUME_SUFFIX})" if suffix else ""))
 
 
 def _scan(matcher: re.Pattern[str], relative: str) -> Scan | None:

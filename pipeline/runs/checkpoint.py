@@ -16,6 +16,7 @@ from torch import nn
 from pipeline.console import warn
 from pipeline.errors import UserError
 from pipeline.files import atomic_write, writing_to
+from pipeline.texts import printable
 
 FORMAT = 1
 UNREADABLE = (  # what torch.load raises on files that are cut short, overwritten or of another kind
@@ -84,7 +85,11 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict:
         with zipfile.ZipFile(path) as archive:
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"{damaged}: checksum error")
-        state = torch.load(path, map_location=device, weights_only=True, mmap=True)
+        if printable(str(path)) == str(path):
+            state = torch.load(path, map_location=device, weights_only=True, mmap=True)
+        else:  # torch maps no file whose name is not UTF-8
+            with path.open("rb") as stream:
+                state = torch.load(stream, map_location=device, weights_only=True)
     except UNREADABLE as error:
         raise UserError(f"{path}: damaged, or not a checkpoint; use another one of the run") from error
     if not isinstance(state, dict) or "format" not in state:

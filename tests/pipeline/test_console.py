@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from terminal import Terminal
 
 from pipeline.console import (
     bar,
@@ -211,13 +212,6 @@ def test_progress_hands_the_items_on_and_is_silent_when_told(capsys):
     assert capsys.readouterr().err == ""
     assert list(progress(range(3), title="slices", unit="vol")) == [0, 1, 2]
     assert capsys.readouterr().err == ""  # no terminal, and quickly done
-
-
-class Terminal(io.StringIO):
-    """A standard error that is a terminal."""
-
-    def isatty(self):
-        return True
 
 
 def test_a_terminal_has_a_bar_and_warnings_on_lines_of_their_own_below_it(monkeypatch):

@@ -17,7 +17,7 @@ SHORT = ("training.steps_per_epoch=1", "training.decay_epochs=0")
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory):
+def odd_folder(tmp_path_factory):
     """A run whose data, store and folder have odd names, followed by MLflow."""
     folder = tmp_path_factory.mktemp("odd") / ODD
     with pytest.MonkeyPatch.context() as patch:
@@ -29,42 +29,46 @@ def places(tmp_path_factory):
         yield folder
 
 
-def test_a_run_ends_whole(places):
-    assert (places / "run" / "report.html").is_file() and (places / "run" / "run.json").is_file()
-    assert "caf\\udce9" in (places / "run" / "report.html").read_text(encoding="utf-8")
-    said = yaml.safe_load((places / "run" / "config.yaml").read_text(encoding="utf-8"))
-    assert said["data"]["folder"] == str(places / "data")
+def test_a_run_ends_whole(odd_folder):
+    assert (odd_folder / "run" / "report.html").is_file() and (odd_folder / "run" / "run.json").is_file()
+    assert "caf\\udce9" in (odd_folder / "run" / "report.html").read_text(encoding="utf-8")
+    said = yaml.safe_load((odd_folder / "run" / "config.yaml").read_text(encoding="utf-8"))
+    assert said["data"]["folder"] == str(odd_folder / "data")
 
 
-def test_its_record_for_mlflow_is_whole(places):
-    entries = [json.loads(line) for line in (places / "run" / "tracking.jsonl").read_text().splitlines()]
+def test_its_record_for_mlflow_is_whole(odd_folder):
+    entries = [json.loads(line) for line in (odd_folder / "run" / "tracking.jsonl").read_text().splitlines()]
     assert entries[-1]["status"] == "FINISHED"
     assert next(entry for entry in entries if entry["kind"] == "about")["params"]["data.folder"].startswith("/")
 
 
-def test_the_same_command_takes_it_up(places, capsys):
-    overrides = (f"data.folder={places / 'data'}", f"preprocess.store={places / 'store'}")
-    assert phantom_run(places / "run", *QUICK, *SHORT, *overrides) == 0
-    assert run.main([str(places / "run" / "config.yaml"), "--dry-run"]) == 0
+def test_the_same_command_takes_it_up(odd_folder, capsys):
+    overrides = (f"data.folder={odd_folder / 'data'}", f"preprocess.store={odd_folder / 'store'}")
+    assert phantom_run(odd_folder / "run", *QUICK, *SHORT, *overrides) == 0
+    assert run.main([str(odd_folder / "run" / "config.yaml"), "--dry-run"]) == 0
 
 
-def test_runs_are_compared(places, capsys):
-    shutil.copytree(places / "run", places / "other")
-    page = places / "page" / "compare.html"
-    assert compare.main([str(places / "run"), str(places / "other"), "-o", str(page), "--quiet"]) == 0
+def test_runs_are_compared(odd_folder, capsys):
+    shutil.copytree(odd_folder / "run", odd_folder / "other")
+    page = odd_folder / "page" / "compare.html"
+    assert compare.main([str(odd_folder / "run"), str(odd_folder / "other"), "-o", str(page), "--quiet"]) == 0
     assert page.is_file() and page.with_suffix(".csv").is_file()
 
 
-def test_a_run_is_sent_to_mlflow(places, monkeypatch, capsys):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store.fresh_store(places.parent / "second"))
-    assert sync.main([str(places / "run")]) in (0, 3)
+def test_a_run_is_sent_to_mlflow(odd_folder, monkeypatch, capsys):
+    (odd_folder.parent / "second").mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store.fresh_store(odd_folder.parent / "second"))
+    assert sync.main([str(odd_folder / "run")]) in (0, 3)
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_volumes_are_translated(places, tmp_path):
+def test_volumes_are_translated(odd_folder, tmp_path):
     source = write_volume(tmp_path / ODD / f"{ODD}.nii.gz")
-    out = places / "out"
-    assert translate.main(["-i", str(source.parent), "-o", str(out), "--model", str(places / "run"), "--to", "T2"]) == 0
+    out = odd_folder / "out"
+    assert (
+        translate.main(["-i", str(source.parent), "-o", str(out), "--model", str(odd_folder / "run"), "--to", "T2"])
+        == 0
+    )
     assert (out / f"{ODD}.nii.gz").is_file() and json.loads((out / "summary.json").read_text())["exit_code"] == 0
 
 

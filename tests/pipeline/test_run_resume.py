@@ -100,7 +100,7 @@ def test_a_run_stopped_while_it_reports_does_only_the_rest(undisturbed, monkeypa
     assert not folder.is_finished(config) and "seconds" in folder.record.read_text()
     capsys.readouterr()
     with monkeypatch.context() as patch:  # on the way from loading to evaluating
-        patch.setattr(pipeline.job, "_log_inputs", lambda *_: signal.raise_signal(signal.SIGTERM))
+        patch.setattr(pipeline.job, "log_inputs", lambda *_: signal.raise_signal(signal.SIGTERM))
         patch.setattr(pipeline.job, "finish", lambda *_: pytest.fail("evaluated all the same"))
         assert phantom_run(tmp_path / "run", *QUICK) == 143
     assert "stopped: SIGTERM after training; all of it is saved" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import shutil
 from collections import namedtuple
 
 import pytest
+from terminal import Terminal
 from web_server import serve, web_server
 
 from pipeline.data.fetch import ATTEMPTS, fetch
@@ -189,9 +190,11 @@ def test_too_little_disk_is_told_before_anything_is_written(server, tmp_path, mo
     assert get(server, tmp_path, copies=2).exists()
 
 
-def test_progress_is_shown_unless_quiet(server, tmp_path, capsys):
+def test_progress_is_shown_unless_quiet(server, tmp_path, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
     server.answers = [serve(CONTENT)]
     get(server, tmp_path, quiet=False)
-    assert "4.00M/4.00M" in capsys.readouterr().err
+    assert "4.00M/4.00M" in terminal.taken()
     get(server, tmp_path, quiet=True)
-    assert capsys.readouterr().err == ""
+    assert terminal.taken() == ""

@@ -252,8 +252,9 @@ def test_visits_are_the_same_words_however_the_suffix_is_spelt(tmp_path):
 def test_volumes_of_other_formats_are_named_where_they_are_not_there_as_nifti(tmp_path, capsys):
     make(tmp_path, "sub-1/sub-1_T1w.nii.gz", "sub-2/sub-2_T1w.MGZ", "sub-3/sub-3_T1w.hdr", "sub-3/sub-3_T1w.img")
     make(tmp_path, "sub-1/sub-1_T1w.mgz", "sub-1/sub-1_T1w.json", "sub-4/sub-4_FLAIR.mgz")
-    assert len(found(tmp_path, {"T1": BIDS["T1"]})) == 1
+    assert len(found(tmp_path, {"T1": BIDS["T1"]})) == 2
     assert capsys.readouterr().err == (
-        f"warning: {tmp_path}: data.patterns.T1 'sub-{{subject}}/**/*_T1w.nii.gz' would match 2 volumes of another "
-        "format than .nii or .nii.gz, such as sub-2/sub-2_T1w.MGZ; left out, convert to .nii.gz to have them taken\n"
+        f"warning: {tmp_path}: data.patterns.T1 'sub-{{subject}}/**/*_T1w.nii.gz' would match 1 volume of another "
+        "format than .nii, .nii.gz or .mgz, such as sub-3/sub-3_T1w.hdr; left out, convert to .nii.gz to have them "
+        "taken\n"
     )

@@ -7,6 +7,7 @@ import pytest
 from small_pairs import build as build_pairs
 from small_pairs import pair
 from small_store import SETTINGS, build, make_cases
+from terminal import Terminal
 
 from pipeline.data import extraction
 from pipeline.data.store import build_store
@@ -63,17 +64,19 @@ def test_each_half_of_a_pair_is_read_when_it_was_touched(tmp_path, reads):
             assert build_pairs([cases], tmp_path)[0] == [stored] and reads == [path]
 
 
-def test_looking_through_the_store_shows_a_bar_where_it_takes_long(tmp_path, monkeypatch, capsys):
+def test_looking_through_the_store_shows_a_bar_where_it_takes_long(tmp_path, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
     cases = make_cases(tmp_path, 1)
     build(cases, tmp_path / "store")
     options = {"processes": 1, "on_bad_volume": "stop"}
     build_store(cases, tmp_path / "store", SETTINGS, **options)
-    assert "checking the store" not in capsys.readouterr().err
+    assert "checking the store" not in terminal.taken()
     monkeypatch.setattr(extraction, "SHOWN_AFTER_S", 0)
     build_store(cases, tmp_path / "store", SETTINGS, **options)
-    assert "checking the store: 100%" in capsys.readouterr().err
+    assert "checking the store: 100%" in terminal.taken()
     build_store(cases, tmp_path / "store", SETTINGS, **options, quiet=True)
-    assert capsys.readouterr().err == ""
+    assert terminal.taken() == ""
 
 
 @pytest.mark.parametrize("what_was_touched", ["both", "both, to the second", "copied"])

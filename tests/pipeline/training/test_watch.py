@@ -54,7 +54,7 @@ def test_both_directions_share_a_warning_and_what_clears_together_a_line(tmp_pat
     assert len(warnings) == 2
     seen = "mode collapse, a → b: 0.10 after epoch 2, below 0.25; mode collapse, b → a: 0.20 after epoch 2, below 0.25"
     assert warnings[0].startswith(f"warning: {seen}: the translation is much the same picture")
-    assert warnings[1].startswith("warning: spatial shift, a → b: 3.00 mm after epoch 2, above 1.5 mm: ")
+    assert warnings[1].startswith("warning: spatial shift, a → b: 3.00 mm after epoch 2, above 0.5 mm: ")
     judge(both(0.9, 0.0, 0.9, 0.0), 3)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.count("cleared after epoch 3") == 3 and not line.startswith("warning")

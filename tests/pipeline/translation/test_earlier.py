@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from negative_model import run, volume_at
 from nibabel import Nifti1Image
+from terminal import Terminal
 
 from pipeline.errors import Stopped
 from pipeline.translate import main
@@ -45,7 +46,9 @@ def without_record(path: Path, descrip: bytes = b"synthetic T1, cyclegan trial; 
     return path
 
 
-def test_many_volumes_are_looked_at_together_with_progress_and_each_gets_its_own_answer(tmp_path, capsys):
+def test_many_volumes_are_looked_at_together_with_progress_and_each_gets_its_own_answer(tmp_path, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
     jobs = [Job(tmp_path / f"{index}.nii", tmp_path / f"out{index}.nii", status=NOT_DONE) for index in range(MANY)]
     whole = without_record(volume_at(tmp_path / "a.nii")).read_bytes()
     for index, job in enumerate(jobs[1:], 1):
@@ -53,12 +56,12 @@ def test_many_volumes_are_looked_at_together_with_progress_and_each_gets_its_own
     expected = [index % 3 == 0 for index in range(MANY)]
     assert to_do(jobs, overwrite=False) == [job for job, open_ in zip(jobs, expected, strict=True) if open_]
     assert [job.status for job in jobs] == [NOT_DONE if open_ else SKIPPED for open_ in expected]
-    assert f"what is there: 100%|██████████| {MANY - 1}/{MANY - 1}" not in capsys.readouterr().err  # one too few
+    assert f"what is there: 100%|██████████| {MANY - 1}/{MANY - 1}" not in terminal.taken()  # one too few
     jobs[0].target.write_bytes(whole)
     for job in jobs:
         job.status = NOT_DONE
     assert len(to_do(jobs, overwrite=False)) == MANY // 3 - (MANY % 3 == 0)
-    assert "what is there: 100%" in capsys.readouterr().err
+    assert "what is there: 100%" in terminal.taken()
     assert to_do(jobs, overwrite=True, quiet=True) == [job for job in jobs if job.status == NOT_DONE]
     assert to_do([Job(tmp_path / "a.nii", tmp_path / "none.nii", status=FAILED)], overwrite=False, quiet=True) == []
 
