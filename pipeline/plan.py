@@ -42,13 +42,13 @@ def print_plan(config: Config, *, verbose: bool = False) -> None:
     """
     from pipeline.training.schedule import schedule_of, warn_of_lost_rate
 
-    saved = open_run_folder(config).split  # refuses one that holds another run; makes none
+    folder = open_run_folder(config)  # refuses one that holds another run; makes none
     start = read_start(config)
     cases = planned_cases(config)
-    split = split_cases(config, cases, saved if saved.exists() else None)
-    warn_of_headers(config, cases, split)
+    kept = folder.has_trained() and folder.split.exists()  # where nothing is trained, the run draws it anew
+    split, engine = split_cases(config, cases, folder.split if kept else None), _engine(config)
+    warn_of_headers(config, cases, split, paired=engine.paired)
     slices = {contrast: _slices(split.train[contrast], config) for contrast in config.contrasts}
-    engine = _engine(config)
     together = 0  # slices that are there in both contrasts, on the first one's grid
     if engine.paired:
         warn_of_the_lone(config, cases, split)
@@ -75,7 +75,7 @@ def print_plan(config: Config, *, verbose: bool = False) -> None:
         trained_on = 2 * together or sum(slices.values())
         resident = f", and {human_bytes(trained_on * config.preprocess.size**2 * BYTES_PER_PIXEL)} of slices"
     say(f"memory     {human_bytes(memory)}{resident} while training, besides the libraries' own")
-    say(work_line(config, split, lambda cases: _grid(cases, config)))
+    say(work_line(config, split, lambda cases: _grid(cases, config), paired=engine.paired))
     _warn_of_device(config)
     warn_of_lost_rate(schedule)
     warn_of_full_disks(needs)

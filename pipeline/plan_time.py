@@ -57,7 +57,12 @@ def _cpu_text(config: Config, steps: int, memory: float) -> str:
 
 
 def own_pace(folder: RunFolder) -> tuple[int, float | None]:
-    """Return how many steps a run has made, and the seconds that each took: between its records, the median."""
+    """Return how many steps a run has made, and the seconds that each took: between its records, the median.
+
+    Records beside which no checkpoint was saved are of steps that nobody goes on from, perhaps with other settings.
+    """
+    if not folder.has_checkpoint():
+        return 0, None
     try:
         records = read_metrics(folder.metrics)[0]
     except OSError:
@@ -66,7 +71,8 @@ def own_pace(folder: RunFolder) -> tuple[int, float | None]:
     paces = [
         (after[1] - before[1]) / (after[0] - before[0]) for before, after in pairwise(marks) if after[0] > before[0]
     ]
-    return int(max((step for step, _ in marks), default=0)), statistics.median(paces) if paces else None
+    made = max((record["step"] for record in records), default=0)  # the last validation's may be later than any loss
+    return int(made), statistics.median(paces) if paces else None
 
 
 def step_operations(config: Config, engine: "Engine") -> float:

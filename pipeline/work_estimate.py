@@ -27,13 +27,16 @@ LOOKUP_PAIRS = 8  # training pairs that the lookup is fitted on, at most
 Grid = tuple[tuple[int, ...], np.ndarray]  # shape and affine
 
 
-def work_line(config: Config, split: CohortSplit, grid_of: Callable[[Sequence[Case]], Grid]) -> str:
+def work_line(
+    config: Config, split: CohortSplit, grid_of: Callable[[Sequence[Case]], Grid], *, paired: bool = False
+) -> str:
     """Return the plan's line: minutes to register what has to be, and to evaluate the test subjects.
 
     Args:
         config: Of the run.
         split: Who trains, validates and tests.
         grid_of: Returns the grid of the first of some scans whose header can be read.
+        paired: Whether the method learns from registered pairs, so that every training pair has to be registered.
     """
     parts = {
         "training": [case for cases in split.train.values() for case in cases],
@@ -48,7 +51,8 @@ def work_line(config: Config, split: CohortSplit, grid_of: Callable[[Sequence[Ca
     else:
         voxels = _prepared_voxels(config, grid_of([*split.test, *split.validation]))
         apart = config.evaluation.register_pairs and held_out and not _on_one_grid(held_out, grid_of)
-        registered = len(held_out) + min(LOOKUP_PAIRS, len(coupled["training"])) if apart else 0
+        trained = len(coupled["training"])
+        registered = len(held_out) + (trained if paired else min(LOOKUP_PAIRS, trained)) if apart else 0
     million = voxels / 1e6
     scored = SYSTEMS * (OWN_S + sum(PUBLISHED_S[name] for name in config.evaluation.protocols)) + DRAW_S + READ_S
     scans = len(test) * (2 if coupled["test"] else 1)

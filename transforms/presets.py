@@ -30,6 +30,7 @@ def slice_chain(
     load: bool = True,
     version: int = 1,
     box: np.ndarray | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> Compose:
     """Build the chain path -> stack of slices (N, H, W) in [-1, 1]; `chain.inverse` leads back to the source grid.
 
@@ -46,6 +47,7 @@ def slice_chain(
         version: 2 cuts volumes to the head first, so that nothing depends on what surrounds it, tells a background of
             one value from air, and resamples with a low-pass. 1, of models whose settings name no version, does not.
         box: (3, 2) to cut out instead of the head's own, `<key>_box` of another volume on the same grid; version 2.
+        limits: Intensities that become -1 and 1, instead of the percentiles of what a `box` leaves of the head.
 
     Raises:
         ValueError: another version.
@@ -65,5 +67,5 @@ def slice_chain(
         spacing = [in_plane] * 3
         spacing[AXES[axis]] = through_plane
         steps.append(Spacingd(key, tuple(spacing), low_pass=version > 1))
-    steps += [ScaleForegroundd(key, percentiles), Slicesd(key, axis), CentreFitd(key, size, stride)]
+    steps += [ScaleForegroundd(key, percentiles, limits), Slicesd(key, axis), CentreFitd(key, size, stride)]
     return Compose(steps)

@@ -83,10 +83,7 @@ class PreparedScan:
     @property
     def whole_grid(self) -> tuple[tuple[int, ...], np.ndarray]:
         """Shape and affine of the file, axes brought to RAS; of a volume that was not cut out of it, of that."""
-        if self.box is None:
-            return self.volume.shape, self.affine
-        shape, affine, *_ = self.way_back["image_before_crop"]
-        return shape, affine
+        return (self.volume.shape, self.affine) if self.box is None else self.way_back["image_before_crop"][:2]
 
 
 @dataclass(frozen=True)
@@ -155,9 +152,10 @@ def prepare_scan(path: Path, settings: Mapping[str, object], stride: int) -> Pre
     return _prepared(path, settings, stride)
 
 
-def _prepared(path: Path, settings: Mapping[str, object], stride: int, box: np.ndarray | None = None) -> PreparedScan:
+def _prepared(path: Path, settings: Mapping[str, object], stride: int, **cut: object) -> PreparedScan:
+    """Prepare a scan; `cut`, where it is to be another than its own head's: `box` and `limits` of the chain."""
     try:
-        data = slice_chain(**settings, stride=stride, box=box)({"image": path})
+        data = slice_chain(**settings, stride=stride, **cut)({"image": path})
     except (ValueError, OSError, RuntimeError) as error:
         reason = first_cause(error)
         raise BadScan(reason if str(path) in reason else f"{path}: {reason}") from error
@@ -201,12 +199,13 @@ def on_grid_of(source: PreparedScan, target: PreparedScan, movement: np.ndarray)
 def _cut_as(source: PreparedScan, target: PreparedScan) -> tuple[np.ndarray, np.ndarray]:
     """Return a target's slices and foreground on its source's grid, where the files have one grid and two heads' boxes.
 
-    Where the chain resamples, the target is prepared anew in the source's box: so it is resampled no second time.
+    Where the chain resamples, the target is prepared anew in the source's box: so it is resampled no second time. The
+    box may cut parts of its head off, so its intensities are still scaled as those of the whole head.
     """
     path, settings, stride = target.request
     if settings["spacing_mm"] is not None:
         try:
-            again = _prepared(path, settings, stride, source.box)
+            again = _prepared(path, settings, stride, box=source.box, limits=target.way_back["image_range"])
         except BadScan:  # nothing of its head lies there
             return np.full_like(source.stack, -1), np.zeros_like(source.foreground)
         return again.stack, again.foreground
@@ -214,7 +213,7 @@ def _cut_as(source: PreparedScan, target: PreparedScan) -> tuple[np.ndarray, np.
     field = tuple(slice(0, length) for length in shape)
     moved = put_back(target.volume, box, field, shape, -1)
     foreground = put_back(stack_slices(target.foreground, target.axis), box, field, shape, False)
-    return cut_slices(moved, source.axis), cut_slices(foreground, source.axis)
+    return contiguous(cut_slices(moved, source.axis)), contiguous(cut_slices(foreground, source.axis))
 
 
 def seen_by(source: PreparedScan, target: PreparedScan, movement: np.ndarray) -> np.ndarray:

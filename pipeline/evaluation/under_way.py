@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.console import ProgressBar, warn
 from pipeline.data.case import Case
 from pipeline.data.pairing import PairReader, PreparedScan, View
-from pipeline.errors import Stopped, UserError, first_cause
+from pipeline.errors import DiskFull, Stopped, UserError, first_cause
 from pipeline.evaluation.scores import Scores, SubjectScore
 from pipeline.workers import WorkerPool
 
@@ -61,6 +61,8 @@ def read_pair(reader: PairReader, pair: Pair) -> tuple[View, View, np.ndarray] |
     """Return what `PairReader.read` does, or the reason why a pair cannot be used: in a worker, where one is free."""
     try:
         return reader.read(pair)
+    except DiskFull:  # no fault of the pair's: a report without it would pass for a whole one
+        raise
     except UserError as error:
         return str(error)
 

@@ -56,8 +56,11 @@ def warn_of_stored(config: Config, stored: ByContrast, coverage: Coverage, *, pa
         _warn_of_voxels({contrast: [entry.facts["spacing_mm"] for entry in its] for contrast, its in stored.items()})
 
 
-def warn_of_headers(config: Config, cases: Sequence[Case], split: CohortSplit) -> None:
-    """Warn of what names and headers alone show, before any volume is read: names, fields of view and voxels."""
+def warn_of_headers(config: Config, cases: Sequence[Case], split: CohortSplit, *, paired: bool = False) -> None:
+    """Warn of what names and headers alone show, before any volume is read: names, fields of view and voxels.
+
+    `paired` as in `warn_of_stored`.
+    """
     warn_of_ids(config, cases, split)
     if config.data.source in ("phantom", "images"):
         return
@@ -65,7 +68,7 @@ def warn_of_headers(config: Config, cases: Sequence[Case], split: CohortSplit) -
     grids = {contrast: list(header_grids(split.train[contrast])) for contrast in config.contrasts}
     fields = typical_lengths({contrast: [grid.field_along(axis) for grid in its] for contrast, its in grids.items()})
     coverage = Coverage(axis, setting if isinstance(setting, float) else None, fields)
-    if text := coverage_text(fields, coverage, of="field of view"):
+    if not paired and (text := coverage_text(fields, coverage, of="field of view")):
         if setting == "shared":
             lengths = ", ".join(f"{contrast} {length:.0f} mm" for contrast, length in fields.items())
             say(f"coverage   fields of view differ ({lengths}): training takes what both contrasts' heads show")

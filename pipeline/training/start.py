@@ -83,6 +83,7 @@ def read_start(config: Config) -> Start | None:
         UserError: nothing is there, its contrasts are others, or its networks, naming the keys that differ.
     """
     from pipeline.runs.checkpoint import load_checkpoint
+    from pipeline.runs.prepare import chain_version
 
     path = require_start(config)
     if path is None:
@@ -106,7 +107,7 @@ def read_start(config: Config) -> Start | None:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: damaged, or of another version ({reason}); start from another run") from error
-    _warn_of_preprocessing(path, source, config)
+    _warn_of_preprocessing(path, source, config, chain_version(content))
     return Start(content["engine"], record, subjects)
 
 
@@ -179,8 +180,13 @@ def _shaping_keys(source: Config, config: Config) -> list[tuple[str, object, obj
     return keys
 
 
-def _warn_of_preprocessing(path: Path, source: Config, config: Config) -> None:
+def _warn_of_preprocessing(path: Path, source: Config, config: Config, version: int) -> None:
+    """Warn of settings, and of a chain of another version, by which slices were made otherwise."""
+    from pipeline.runs.prepare import CHAIN_VERSION
+
     there, here = (one.preprocess.model_dump(mode="json", include=set(PREPARING)) for one in (source, config))
     different = [f"preprocess.{key} {before!r} there, {now!r} here" for key, before, now in differing_keys(there, here)]
+    if version != CHAIN_VERSION:
+        different.append(f"the chain's version {version} there, {CHAIN_VERSION} here")
     if different:
         warn(f"warning: training.start_from: {path} was trained on slices made otherwise: {'; '.join(different)}")

@@ -13,10 +13,13 @@ from pipeline import plan, plan_time
 from pipeline.config.schema import Config
 from pipeline.data import phantom
 from pipeline.data.head import grid
+from pipeline.data.split_file import split_to_json
 from pipeline.engines.build import build_engine
 from pipeline.engines.cyclegan import ENGINE
 from pipeline.errors import UserError
+from pipeline.files import atomic_text
 from pipeline.plan import planned_cases, print_plan
+from pipeline.runs.folder import json_text, open_run_folder
 from pipeline.runs.prepare import split_cases
 
 
@@ -254,3 +257,24 @@ def test_slices_that_are_to_lie_in_the_devices_memory_are_counted(capsys):
     assert len(slices) == 2 and "of slices while" not in plain
     told = re.search(r"memory +.*, and (.*) of slices while training", held)[1]
     assert told == plan.human_bytes(2 * 64**2 * sum(slices))
+
+
+def test_a_split_on_which_nothing_is_trained_is_drawn_anew_as_the_run_does(tmp_path, capsys):
+    settings = config(output=tmp_path / "run")
+    folder = open_run_folder(settings)
+    folder.save_config(settings)
+    atomic_text(folder.split, json_text(split_to_json(split_cases(settings, planned_cases(settings)))))
+    reseeded = config(output=tmp_path / "run", split={"validation": 1, "test": 3, "seed": 9})
+    print_plan(reseeded, verbose=True)
+    planned = capsys.readouterr().out
+    print_plan(reseeded.model_copy(update={"output": tmp_path / "other"}), verbose=True)
+    fresh = capsys.readouterr().out
+    assert subjects(planned) == subjects(fresh)
+    folder.scores.write_text("{}")  # of a training
+    print_plan(settings, verbose=True)
+    assert subjects(capsys.readouterr().out) != subjects(fresh)
+
+
+def subjects(text):
+    """The lines that name a subject with its part of the split."""
+    return [line.split() for line in text.splitlines() if re.match(r"(train|validation|test) +phantom", line)]
