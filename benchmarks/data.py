@@ -21,8 +21,8 @@ from pathlib import Path
 
 from benchmarks.options import device, volume
 from benchmarks.timing import Side, Work, machine, measure, show, spelt
-from pipeline.arguments import count
-from pipeline.console import guarded, say
+from pipeline.utils.arguments import count
+from pipeline.utils.console import guarded, say
 
 SPACING_MM = (0.9375, 1.25)  # in-plane, through-plane: those of configs/ixi.yaml
 SETTINGS = {"axis": "axial", "spacing_mm": SPACING_MM, "size": 256, "n4": False, "percentiles": (0.5, 99.5)}
@@ -40,7 +40,7 @@ def reading(path: str, how: str) -> Work:
     import nibabel
     import numpy as np
 
-    from transforms.nifti import read_nifti
+    from transforms.io.nifti import read_nifti
 
     def with_monai() -> Work:
         from monai.transforms import LoadImage
@@ -61,7 +61,7 @@ def writing(path: str, how: str, floats: bool) -> Work:
     import nibabel
     import numpy as np
 
-    from pipeline.translation.volume import write_volume
+    from pipeline.inference.output_volume import write_volume
 
     image = nibabel.load(path)
     voxels = image.get_fdata(dtype=np.float32) * 1.37 if floats else np.asarray(image.dataobj)
@@ -73,8 +73,8 @@ def writing(path: str, how: str, floats: bool) -> Work:
 def extraction(path: str, how: str) -> Work:
     """Bring a volume to normalised slices; "… stored" writes them where training finds them."""
     _one_core()
-    from pipeline.data.store import extract
-    from transforms.presets import CHAIN_VERSION, slice_chain
+    from pipeline.data.slice_cache import extract
+    from transforms.slice_chain import CHAIN_VERSION, slice_chain
 
     folder = Path(tempfile.mkdtemp(dir=Path(path).parent))
     settings = {**SETTINGS, "version": CHAIN_VERSION}
@@ -158,9 +158,9 @@ def delivery(
     if how != "ours":
         return _delivery_by_monai(path, how, folder)
     from pipeline.data.case import Case
-    from pipeline.data.device_slices import on_the_device
+    from pipeline.data.gpu_slices import on_the_device
     from pipeline.data.loader import SliceBank, UnpairedSlices, epoch_loader
-    from pipeline.data.store import StoredCase, write_slices
+    from pipeline.data.slice_cache import StoredCase, write_slices
     from transforms.augmentation import Augmentation
 
     slices, stored = slices or SLICES, []
@@ -232,7 +232,7 @@ def measure_writing(path: Path, rounds: int) -> None:
 
 def measure_extraction(path: Path, rounds: int) -> None:
     """Print what extraction costs, and from it what the store of 100 subjects in two contrasts would."""
-    from pipeline.data.store import extract
+    from pipeline.data.slice_cache import extract
 
     names = {"MONAI chain": "monai", "MONAI chain, Resized": "monai resized", "ours": "ours",
              "MONAI chain, PersistentDataset": "monai stored", "ours, into the store": "ours stored"}  # fmt: skip

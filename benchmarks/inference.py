@@ -23,21 +23,21 @@ from unittest.mock import patch
 
 from benchmarks.options import device, volume
 from benchmarks.timing import Side, machine, measure, peak_mib, rows_of, spelt
-from pipeline.arguments import count
-from pipeline.console import guarded, say, table
+from pipeline.utils.arguments import count
+from pipeline.utils.console import guarded, say, table
 
 if TYPE_CHECKING:  # what takes seconds to import is not needed to answer --help
     import numpy as np
     from torch import nn
 
-    from pipeline.translation.model import TranslationModel
+    from pipeline.inference.model import TranslationModel
 
 PLAIN = "one by one, plain"
 STAGES = {  # of a volume's translation: by name, the function that does it, where it is called from
-    "read, prepare": "pipeline.translation.views.open_volume",
-    "network": "pipeline.translation.translator.OpenedVolume.through",
-    "way back": "pipeline.translation.views.on_source_grid",
-    "write": "pipeline.translation.batch.write_together",
+    "read, prepare": "pipeline.inference.multi_view.open_volume",
+    "network": "pipeline.inference.translator.OpenedVolume.through",
+    "way back": "pipeline.inference.multi_view.on_source_grid",
+    "write": "pipeline.inference.batch.batch.write_together",
 }
 
 
@@ -48,8 +48,8 @@ def model_of(
     import torch
 
     from networks.unet import UNet
-    from pipeline.hardware import choose_device
-    from pipeline.translation.model import TranslationModel, is_large, load_model
+    from pipeline.inference.model import TranslationModel, is_large, load_model
+    from pipeline.utils.hardware import choose_device
 
     if uri is not None:
         model = load_model(uri, device)
@@ -72,7 +72,7 @@ def _plain(network: "nn.Module") -> "nn.Module":
     """Have a network compute as torch's own layers do, in the memory layout that they begin with."""
     import torch
 
-    from networks.convolutions import plainly
+    from networks.cpu_kernels.convolutions import plainly
 
     return plainly(network).to(memory_format=torch.contiguous_format)
 
@@ -92,7 +92,7 @@ def slices_of(model: "TranslationModel", to: str, size: int, slices: int, volume
     import nibabel as nib
     import numpy as np
 
-    from pipeline.translation.translator import open_volume
+    from pipeline.inference.translator import open_volume
 
     source = volume or nib.Nifti1Image(head(size, slices), np.eye(4))
     opened = open_volume(source, model, to, [], likeness=False)
@@ -116,9 +116,9 @@ def sent(
     """Return what translates the slices once in one way: a side of the measurement."""
     import numpy as np
 
-    from pipeline.hardware import set_up
-    from pipeline.translation.inference import CompiledForms
-    from pipeline.translation.translator import translate_slices
+    from pipeline.inference.compile import CompiledForms
+    from pipeline.inference.translator import translate_slices
+    from pipeline.utils.hardware import set_up
 
     if tuned:
         set_up(threads=None)
@@ -145,7 +145,7 @@ def apart(common: dict, batch_size: int) -> list[list[str]]:
     """Return a row a way: the largest difference to the yardstick's result and the PSNR between the two."""
     import numpy as np
 
-    from pipeline.metrics.agreement import DATA_RANGE, psnr
+    from pipeline.metrics.similarity import DATA_RANGE, psnr
 
     made = {name: sent(**common, **way)() for name, way in ways(batch_size).items()}
     plain = made.pop(PLAIN)
@@ -177,8 +177,8 @@ def compare(common: dict, batch_size: int, rounds: int) -> None:
 
 def with_likeness(model: "TranslationModel", to: str, source: Path) -> "TranslationModel":
     """Return the model as if it had been trained on a volume: what it translates is compared with that."""
-    from pipeline.data.likeness import cohort_likeness, volume_likeness
-    from pipeline.translation.translator import open_volume
+    from pipeline.data.fingerprint import cohort_likeness, volume_likeness
+    from pipeline.inference.translator import open_volume
 
     opened = open_volume(source, model, to, [], likeness=False)
     alike = volume_likeness(opened.way_back, model.settings["axis"], model.settings["size"])
@@ -211,10 +211,11 @@ def file_to_file(common: dict, batch_size: int, rounds: int, *, forms: bool, pre
     import nibabel as nib
     import numpy as np
 
-    from pipeline.hardware import set_up
-    from pipeline.translation import batch, views
-    from pipeline.translation.jobs import Job
-    from pipeline.translation.translator import open_volume
+    from pipeline.inference import multi_view as views
+    from pipeline.inference.batch import batch
+    from pipeline.inference.batch.jobs import Job
+    from pipeline.inference.translator import open_volume
+    from pipeline.utils.hardware import set_up
 
     set_up(threads=None)
     model, to = model_of(*(common[name] for name in ("uri", "to", "width", "size", "device")))

@@ -6,8 +6,8 @@ python -m benchmarks.metrics [--rounds N] [--threads N]
 import argparse
 
 from benchmarks.timing import Side, Work, machine, measure, show
-from pipeline.arguments import count
-from pipeline.console import guarded, say
+from pipeline.utils.arguments import count
+from pipeline.utils.console import guarded, say
 
 SHAPES = {"slice": (256, 256), "volume": (192, 256, 192)}
 
@@ -19,7 +19,7 @@ def ssim_of(shape: tuple[int, ...], how: str, threads: int) -> Work:
     from scipy import ndimage
     from skimage.metrics import structural_similarity
 
-    from pipeline.metrics.agreement import ssim
+    from pipeline.metrics.similarity import ssim
 
     torch.set_num_threads(threads)
     random = np.random.default_rng(0)

@@ -3,7 +3,7 @@
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.timing import Work
-from networks.convolutions import plain_ways
+from networks.cpu_kernels.convolutions import plain_ways
 
 ALLOCATES_ALONE = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 

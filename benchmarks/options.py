@@ -4,7 +4,7 @@ from argparse import ArgumentTypeError
 from math import inf
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -45,7 +45,7 @@ def device(text: str) -> str:
         raise ArgumentTypeError(f"{text!r} is not one of {', '.join(DEVICES)}")
     if text == "cpu":
         return text
-    from pipeline.hardware import choose_device  # torch, which takes two seconds
+    from pipeline.utils.hardware import choose_device  # torch, which takes two seconds
 
     try:
         return choose_device(text).type

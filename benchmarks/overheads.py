@@ -21,8 +21,8 @@ from pathlib import Path
 from benchmarks.commands import overrides_within, run_command
 from benchmarks.options import duration
 from benchmarks.timing import in_turns, machine, spelt
-from pipeline.arguments import count
-from pipeline.console import guarded, say, table
+from pipeline.utils.arguments import count
+from pipeline.utils.console import guarded, say, table
 
 STEP_SECONDS = 0.095  # 128², width 16, batch 1, of the public code
 LOG_EVERY = 10  # steps, as configurations have it unless they say otherwise

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from networks.convolutions import plainly
+from networks.cpu_kernels.convolutions import plainly
 from pipeline.config.schema import Config
 
 Losses = dict[str, Tensor]

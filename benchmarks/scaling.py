@@ -25,8 +25,8 @@ import numpy as np
 from benchmarks.commands import overrides_within, run_command
 from benchmarks.step import prepare as prepare_step
 from benchmarks.timing import Side, Timing, Work, machine, measure, spelt
-from pipeline.arguments import count
-from pipeline.console import guarded, say, table
+from pipeline.utils.arguments import count
+from pipeline.utils.console import guarded, say, table
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TINY = (
@@ -53,8 +53,8 @@ def translation_of(slices: int) -> Work:
     import torch
 
     from networks.unet import UNet
-    from pipeline.hardware import set_up
-    from pipeline.translation.translator import translate_slices
+    from pipeline.inference.translator import translate_slices
+    from pipeline.utils.hardware import set_up
 
     set_up(None)
     network, stack = UNet(depth=7, width=16).eval(), np.zeros((slices, 128, 128), np.float32)
@@ -67,10 +67,10 @@ def job_of(volumes: int) -> Work:
     import nibabel as nib
 
     from benchmarks.inference import head, model_of
-    from pipeline.hardware import set_up
-    from pipeline.translation import batch
-    from pipeline.translation.jobs import Job
-    from pipeline.translation.views import open_views
+    from pipeline.inference.batch import batch
+    from pipeline.inference.batch.jobs import Job
+    from pipeline.inference.multi_view import open_views
+    from pipeline.utils.hardware import set_up
 
     set_up(None)  # as the command does: memory that is freed stays with the process
     folder = TemporaryDirectory()  # it lives as long as the work

@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 from scipy import ndimage
 
-from pipeline.data.phantom import phantom_cases
+from pipeline.data.sources.phantom import phantom_cases
 
 SHAPE = (150, 256, 256)  # along R, A, S
 SPACING_MM = (1.2, 0.9375, 0.9375)

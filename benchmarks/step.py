@@ -19,9 +19,9 @@ from itertools import product
 
 from benchmarks.options import device, duration
 from benchmarks.timing import Side, Work, machine, measure, rows_of
-from pipeline.arguments import count
 from pipeline.config.schema import Config
-from pipeline.console import guarded, say, table
+from pipeline.utils.arguments import count
+from pipeline.utils.console import guarded, say, table
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ def prepare(row: str, batch: int, kind: str, device: str, threads: int | None, f
     import torch
 
     from benchmarks.reference import PLAIN
-    from networks.convolutions import plain_ways
-    from pipeline.engines.build import build_engine
-    from pipeline.engines.captured import CapturedStep
-    from pipeline.hardware import set_up, tune
+    from networks.cpu_kernels.convolutions import plain_ways
+    from pipeline.engines.cuda_graph import CapturedStep
+    from pipeline.engines.registry import build_engine
+    from pipeline.utils.hardware import set_up, tune
 
     if threads:
         torch.set_num_threads(threads)
@@ -108,7 +108,7 @@ def convolution(device: str, kind: str, threads: int | None, layout: str) -> Wor
     """Return the roof's work: one large 3×3 convolution, in the precision of a side and a memory layout."""
     import torch
 
-    from pipeline.hardware import set_up, tune
+    from pipeline.utils.hardware import set_up, tune
 
     set_up(threads)
     tune(torch.device(device), tf32=kind == "tf32")
@@ -136,7 +136,7 @@ def flop_of_step(row: str, batch: int) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     from benchmarks.reference import PLAIN
-    from pipeline.engines.build import build_engine
+    from pipeline.engines.registry import build_engine
 
     config = config_of(row, batch)
     with torch.device("meta"):

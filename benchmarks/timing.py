@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from pipeline.console import progress, say, table
+from pipeline.utils.console import progress, say, table
 
 Work = Callable[[], object]
 Name = TypeVar("Name")  # of what takes turns

@@ -17,17 +17,17 @@ import time
 from benchmarks.options import device
 from benchmarks.step import ROWS, config_of
 from benchmarks.timing import Timing, in_turns, machine, spelt
-from pipeline.arguments import count
-from pipeline.console import guarded, say, table
+from pipeline.utils.arguments import count
+from pipeline.utils.console import guarded, say, table
 
 
 def work(row: str, batch: int, device: str, steps: int) -> None:
     """Train a few steps as one of several processes; the first prints the seconds a step takes."""
     import torch
 
-    from pipeline.distributed import opened
-    from pipeline.engines.build import build_engine
-    from pipeline.hardware import choose_device, set_up, tune
+    from pipeline.engines.registry import build_engine
+    from pipeline.utils.distributed import opened
+    from pipeline.utils.hardware import choose_device, set_up, tune
 
     with opened() as world:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

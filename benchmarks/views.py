@@ -12,16 +12,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.arguments import given_path
 from pipeline.config.load import load_config
-from pipeline.console import guarded, say, table
 from pipeline.runs.folder import RunFolder
+from pipeline.utils.arguments import given_path
+from pipeline.utils.console import guarded, say, table
 
 if TYPE_CHECKING:  # what takes seconds to import is not needed to answer --help
     import numpy as np
 
-    from pipeline.data.pairing import PreparedScan
-    from pipeline.translation.views import Views
+    from pipeline.data.pairs import PreparedScan
+    from pipeline.inference.multi_view import Views
 
 
 def translated(views: "Views", path: Path, scan: "PreparedScan") -> "tuple[np.ndarray, np.ndarray]":
@@ -50,8 +50,8 @@ def measured(
     """Measure a translation against the real target inside its head; errors `inside` the source's head as well."""
     import numpy as np
 
-    from pipeline.metrics.agreement import DATA_RANGE, psnr, slice_ratio, ssim
-    from pipeline.metrics.reliability import calibration_curve, calibration_error, rank_correlation
+    from pipeline.metrics.calibration import calibration_curve, calibration_error, rank_correlation
+    from pipeline.metrics.similarity import DATA_RANGE, psnr, slice_ratio, ssim
     from transforms.slices import AXES, cut_slices
 
     expected, observed = expected[inside], np.abs(made - real)[inside]
@@ -78,11 +78,11 @@ def compare(uris: list[str], to: str) -> None:
     import numpy as np
 
     from pipeline.data.case import pairs
-    from pipeline.data.pairing import PairReader
+    from pipeline.data.pairs import PairReader
+    from pipeline.inference.model import load_model
+    from pipeline.inference.multi_view import open_views
+    from pipeline.inference.uncertainty import fused_error
     from pipeline.runs.prepare import find_cases, registrations, split_cases
-    from pipeline.translation.model import load_model
-    from pipeline.translation.uncertainty import fused_error
-    from pipeline.translation.views import open_views
     from transforms.slices import stack_slices
 
     # The runs as they translate, and the test subjects of the first.

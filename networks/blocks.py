@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from networks.convolutions import Convolution, RepeatedDoubling, TransposedConvolution
+from networks.cpu_kernels.convolutions import Convolution, RepeatedDoubling, TransposedConvolution
 
 Upsampling = Literal["transposed", "nearest"]
 

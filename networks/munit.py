@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import group_norm
 
 from networks.blocks import ResidualBlock, initialise_kaiming, normed, reflected, require_size
-from networks.convolutions import RepeatedDoubling
+from networks.cpu_kernels.convolutions import RepeatedDoubling
 from networks.output import output_image
 
 SLICES_AT_ONCE = 16

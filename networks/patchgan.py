@@ -4,7 +4,7 @@ from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
 
 from networks.blocks import as_group_norms, initialise_normal, normalise_spectrally
-from networks.convolutions import choosing
+from networks.cpu_kernels.convolutions import choosing
 
 
 class PatchGAN(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.blocks import Upsampling, doubling, initialise_normal, instance_norm, normed, require_size, tapped
-from networks.convolutions import Convolution
+from networks.cpu_kernels.convolutions import Convolution
 from networks.output import output_image
 
 

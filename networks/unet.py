@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from networks.attention import AttentionGate
 from networks.blocks import Upsampling, doubling, initialise_normal, instance_norm, require_size, tapped
-from networks.convolutions import Convolution
+from networks.cpu_kernels.convolutions import Convolution
 from networks.output import output_image
 
 

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.arguments import given_path
-from pipeline.console import guarded
-from pipeline.errors import EXIT_DONE, UserError
+from pipeline.utils.arguments import given_path
+from pipeline.utils.console import guarded
+from pipeline.utils.errors import EXIT_DONE, UserError
 
 EPILOG = """exit codes: 0 done, 2 bad input or runs whose figures do not mean the same, 1 our bug
 Beside the page: its figures as .csv and .json, and the same slices through every method as _slices.png.
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_intermixed_args(argv)
-    from pipeline.comparison.job import compare_folders
+    from pipeline.comparison.comparison import compare_folders
     from pipeline.comparison.runs import runs_of_experiment
 
     if not arguments.runs and arguments.experiment is None:

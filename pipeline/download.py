@@ -9,10 +9,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.arguments import given_path
-from pipeline.console import guarded, say
-from pipeline.errors import EXIT_DONE, Stopped, UserError
-from pipeline.interruption import Terminated
+from pipeline.utils.arguments import given_path
+from pipeline.utils.console import guarded, say
+from pipeline.utils.errors import EXIT_DONE, Stopped, UserError
+from pipeline.utils.interruption import Terminated
 
 IXI_URL = "http://biomedic.doc.ic.ac.uk/brain-development/downloads/IXI"
 IXI_MD5 = {
@@ -50,8 +50,8 @@ def download_ixi(
         UserError: an unknown contrast, or what `fetch` and `unpack_tar` raise.
     """
     from pipeline.data.archive import require_empty, unpack_tar
-    from pipeline.data.fetch import fetch, require_web
-    from pipeline.files import require_writable
+    from pipeline.data.http_download import fetch, require_web
+    from pipeline.utils.files import require_writable
 
     unknown = [contrast for contrast in contrasts if contrast not in md5]
     if unknown:
@@ -85,7 +85,7 @@ def _make(folder: Path) -> None:
 
 def _check_placed(archive: Path, md5: str, quiet: bool) -> None:
     """Set an archive with a wrong sum aside, so that the next command downloads it."""
-    from pipeline.data.fetch import md5_of
+    from pipeline.data.http_download import md5_of
 
     found = md5_of(archive, quiet)
     if found != md5:

@@ -5,10 +5,10 @@ import shlex
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.arguments import given_path
 from pipeline.config.load import load_config
-from pipeline.console import guarded
-from pipeline.errors import EXIT_DONE
+from pipeline.utils.arguments import given_path
+from pipeline.utils.console import guarded
+from pipeline.utils.errors import EXIT_DONE
 
 EPILOG = """exit codes: 0 the page is written (it names images that cannot be read), 2 bad configuration or nothing to
 read, 130/143 stopped, 1 our bug"""

@@ -3,13 +3,13 @@
 import argparse
 
 from pipeline import __version__
-from pipeline.arguments import given_path
 from pipeline.config.load import load_config
-from pipeline.console import guarded
-from pipeline.distributed import launched
-from pipeline.errors import EXIT_DONE
 from pipeline.runs.folder import open_run_folder
-from pipeline.training.start import require_start
+from pipeline.training.initial_weights import require_start
+from pipeline.utils.arguments import given_path
+from pipeline.utils.console import guarded
+from pipeline.utils.distributed import launched
+from pipeline.utils.errors import EXIT_DONE
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.dry_run:
         if not launched().first:
             return EXIT_DONE
-        from pipeline.plan import print_plan
+        from pipeline.dry_run import print_plan
 
         print_plan(config, verbose=arguments.verbose)
         return EXIT_DONE
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     from pipeline.tracking.mlflow_settings import configure_mlflow
 
     configure_mlflow()  # first, for MONAI imports MLflow, which asks for its settings then
-    from pipeline.job import run
+    from pipeline.train import run
 
     run(config, quiet=arguments.quiet)
     return EXIT_DONE

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.arguments import count, given_path, given_text
-from pipeline.comparison.checks import config_differences
-from pipeline.comparison.job import compare_folders
-from pipeline.console import guarded, say, warn
-from pipeline.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError
-from pipeline.files import require_writable
+from pipeline.comparison.comparability import config_differences
+from pipeline.comparison.comparison import compare_folders
 from pipeline.runs.folder import RunFolder
 from pipeline.sweep_jobs import SweepJob, cuda_devices, plan, work_through
+from pipeline.utils.arguments import count, given_path, given_text
+from pipeline.utils.console import guarded, say, warn
+from pipeline.utils.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError
+from pipeline.utils.files import require_writable
 
 DEFAULT, PAGE = Path("runs/sweep"), "compare.html"
 EPILOG = """exit codes: 0 all done, 2 bad input or configuration (checked before the first run starts), 3 some or all

@@ -14,11 +14,11 @@ from types import FrameType
 
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
-from pipeline.console import say, warn
-from pipeline.errors import Stopped, UserError
-from pipeline.interruption import handled
-from pipeline.texts import encoded
-from pipeline.training.start import require_start
+from pipeline.training.initial_weights import require_start
+from pipeline.utils.console import say, warn
+from pipeline.utils.errors import Stopped, UserError
+from pipeline.utils.interruption import handled
+from pipeline.utils.texts import encoded
 
 COMMAND = (sys.executable, "-m", "pipeline.run")
 POLL_S = 0.1

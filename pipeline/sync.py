@@ -3,8 +3,8 @@
 import argparse
 
 from pipeline import __version__
-from pipeline.arguments import given_path
-from pipeline.console import guarded
+from pipeline.utils.arguments import given_path
+from pipeline.utils.console import guarded
 
 EPILOG = """exit codes: 0 all sent, 2 bad input or nothing sent, 3 some sent and some not, 1 our bug
 The store is the one that MLFLOW_TRACKING_URI names, or mlflow.db in the working directory. Sending twice changes

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config.load import load_config
-from pipeline.console import one_line, say, warn
-from pipeline.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PARTLY_DONE, UserError
-from pipeline.files import is_folder
-from pipeline.paths import looked_at
 from pipeline.runs.folder import RunFolder
+from pipeline.utils.console import one_line, say, warn
+from pipeline.utils.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PARTLY_DONE, UserError
+from pipeline.utils.files import is_folder
+from pipeline.utils.paths import looked_at
 
 if TYPE_CHECKING:
-    from pipeline.tracking.sender import Sender
+    from pipeline.tracking.mlflow_sync import Sender
 
 
 def sync_folders(folders: Sequence[Path]) -> int:
@@ -38,7 +38,7 @@ def _sync(folder: Path) -> int:
         raise UserError(f"{folder}: no such folder{looked_at(folder)}; give the folder of a run")
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: cannot be written, and it is to keep which MLflow run is its own; copy it first")
-    from pipeline.tracking.sender import Sender
+    from pipeline.tracking.mlflow_sync import Sender
 
     Sender(folder)  # before a lock is left in a folder that is no run's
     with RunFolder(folder).held():
@@ -53,9 +53,9 @@ def _send_models(sender: "Sender") -> None:
     if sender.status != "FINISHED" or not folder.config.is_file() or not folder.checkpoints.latest.is_file():
         return
     from pipeline.evaluation.logged_models import log_models, score_of
+    from pipeline.inference.model import load_model, translator_metadata
+    from pipeline.inference.uncertainty_calibration import published
     from pipeline.runs.checkpoint import load_checkpoint
-    from pipeline.translation.calibrations import published
-    from pipeline.translation.model import load_model, translator_metadata
 
     try:
         config = load_config(folder.config)

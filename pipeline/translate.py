@@ -9,30 +9,30 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.console import guarded, say, warnings_as_lines
-from pipeline.distributed import World, launched
-from pipeline.errors import EXIT_DONE, UserError
-from pipeline.files import is_file, is_folder
-from pipeline.translation.ahead import Ahead
-from pipeline.translation.batch import job_opener, job_translator, say_outcome, work_through, write_summary
-from pipeline.translation.bids import Dataset, dataset_jobs, open_dataset, suffixes_of
-from pipeline.translation.derivative import Derivative
-from pipeline.translation.earlier import to_do
-from pipeline.translation.jobs import NOT_DONE, Job, StopSignals, exit_code, outlook
-from pipeline.translation.maps import plan_maps
-from pipeline.translation.options import parser, without_two_dashes
-from pipeline.translation.places import all_inputs, clear_leftovers, plan, require_writable
-from pipeline.translation.provenance import CommandModel
-from pipeline.translation.refusals import require_usable
-from pipeline.translation.shares import collected, note_others, share
-from pipeline.translation.summary import place_of_summary, recall, require_own_place, require_summarys_place
+from pipeline.inference.batch.batch import job_opener, job_translator, say_outcome, work_through, write_summary
+from pipeline.inference.batch.batch_summary import place_of_summary, recall, require_own_place, require_summarys_place
+from pipeline.inference.batch.bids_dataset import Derivative
+from pipeline.inference.batch.bids_names import Dataset, dataset_jobs, open_dataset, suffixes_of
+from pipeline.inference.batch.early_checks import require_usable
+from pipeline.inference.batch.existing import to_do
+from pipeline.inference.batch.jobs import NOT_DONE, Job, StopSignals, exit_code, outlook
+from pipeline.inference.batch.options import parser, without_two_dashes
+from pipeline.inference.batch.outputs import all_inputs, clear_leftovers, plan, require_writable
+from pipeline.inference.batch.prefetch import Ahead
+from pipeline.inference.batch.provenance import CommandModel
+from pipeline.inference.batch.sharding import collected, note_others, share
+from pipeline.inference.batch.uncertainty_maps import plan_maps
+from pipeline.utils.console import guarded, say, warnings_as_lines
+from pipeline.utils.distributed import World, launched
+from pipeline.utils.errors import EXIT_DONE, UserError
+from pipeline.utils.files import is_file, is_folder
 
 if TYPE_CHECKING:
     import nibabel as nib
     from nibabel.spatialimages import SpatialImage
 
-    from pipeline.translation.model import TranslationModel
-    from pipeline.translation.views import Views
+    from pipeline.inference.model import TranslationModel
+    from pipeline.inference.multi_view import Views
 
 
 def translate(
@@ -52,7 +52,7 @@ def translate(
     Args:
         image: A NIfTI file or a nibabel image.
         model: A run folder, a checkpoint, `runs:/RUN_ID/MODEL`, `models:/NAME@ALIAS`, or a model loaded by
-            `pipeline.translation.model.load_model` (sooner, for many volumes).
+            `pipeline.inference.model.load_model` (sooner, for many volumes).
         to: The contrast to make; may be left out where the model makes only one.
         batch_size: Slices that go through the network at once.
         device: "auto", "cpu", "cuda" or "mps"; a loaded model stays where it is.
@@ -64,14 +64,14 @@ def translate(
     Raises:
         UserError: the volume or the model cannot be used, or the model does not make that contrast.
     """
-    from pipeline.translation.model import TranslationModel, load_model
-    from pipeline.translation.translator import translate_volume
+    from pipeline.inference.model import TranslationModel, load_model
+    from pipeline.inference.translator import translate_volume
 
     loaded = model if isinstance(model, TranslationModel) else load_model(model, device)
     loaded = loaded.in_precision(precision)
     target = loaded.target(to)
     if style is not None:
-        from pipeline.translation.style import use_style_of
+        from pipeline.inference.style import use_style_of
 
         use_style_of(Path(style), loaded, target)
     options = {"batch_size": batch_size, "keep_header_text": keep_header_text, "strict": strict}
@@ -204,19 +204,19 @@ def _command_model(arguments: argparse.Namespace) -> CommandModel:
 
 def _load(arguments: argparse.Namespace) -> "Views":
     """Return what translates, and to which contrast."""
-    from pipeline.hardware import set_up
-    from pipeline.translation.model import load_model
-    from pipeline.translation.views import open_views
+    from pipeline.inference.model import load_model
+    from pipeline.inference.multi_view import open_views
+    from pipeline.utils.hardware import set_up
 
     set_up(threads=None)
     models = [load_model(uri, arguments.device).in_precision(arguments.precision) for uri in arguments.model]
     to = models[0].target(arguments.to)
     if arguments.strict:
-        from pipeline.translation.familiarity import require_likeness
+        from pipeline.inference.domain_shift import require_likeness
 
         require_likeness(models[0], to)
     if arguments.style is not None:
-        from pipeline.translation.style import use_style_of
+        from pipeline.inference.style import use_style_of
 
         use_style_of(arguments.style, models[0], to)
     return open_views(arguments.model, models, to, arguments.views, uncertainty=arguments.uncertainty)

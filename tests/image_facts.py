@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.data.case import Case
 from pipeline.exploration.cohort import Cohort
-from pipeline.exploration.facts import BINS, ImageFacts, grid_of
+from pipeline.exploration.image_statistics import BINS, ImageFacts, grid_of
 
 _CHECKSUMS = count()
 CENTRES = (np.arange(BINS) + 0.5) * (2 / BINS) - 1

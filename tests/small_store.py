@@ -3,7 +3,7 @@
 from small_volumes import write_volume
 
 from pipeline.data.case import Case
-from pipeline.data.store import build_store
+from pipeline.data.slice_cache import build_store
 
 CHAIN = {"axis": "axial", "spacing_mm": None, "size": 24, "n4": False, "percentiles": [0.5, 99.5]}
 SETTINGS = {**CHAIN, "min_foreground": 0.1}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from transforms.head import Head, tight_box
+from transforms.head_mask import Head, tight_box
 
 MARGIN_MM = 10.0  # around the head
 LEAST_MARGIN = 2  # voxels

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from transforms.head import ABOVE_AIR, filled
+from transforms.head_mask import ABOVE_AIR, filled
 from transforms.ranks import median, percentile
 from transforms.threads import one_simpleitk_thread
 

@@ -8,19 +8,19 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from pipeline.comparison.runs import FinishedRun, Way
-from pipeline.console import progress, warn
 from pipeline.data.case import Case, pairs
-from pipeline.data.pairing import PairReader, View
+from pipeline.data.pairs import PairReader, View
 from pipeline.data.split_file import split_from_file
-from pipeline.errors import UserError
-from pipeline.evaluation.gallery import translate_scan
-from pipeline.metrics.agreement import DATA_RANGE, psnr
-from pipeline.plan import planned_cases
-from pipeline.report.side_by_side import SliceOfMethods, side_by_side
-from pipeline.report.tiles import RADIOLOGICAL, Tile
+from pipeline.dry_run import planned_cases
+from pipeline.evaluation.translation_writer import translate_scan
+from pipeline.inference.model import TranslationModel, load_model
+from pipeline.metrics.similarity import DATA_RANGE, psnr
+from pipeline.reporting.side_by_side import SliceOfMethods, side_by_side
+from pipeline.reporting.tiles import RADIOLOGICAL, Tile
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import chain_settings, registrations
-from pipeline.translation.model import TranslationModel, load_model
+from pipeline.utils.console import progress, warn
+from pipeline.utils.errors import UserError
 
 SUBJECTS = 2  # the first by name: chosen without a look at any score
 CAPTION = "The slice with the most head in it, of the first test subjects by name. Gray levels from -1 to 1 throughout."

@@ -10,9 +10,9 @@ from pathlib import Path
 from pipeline.comparison.columns import arrow, digits, heading
 from pipeline.comparison.statistics import Difference
 from pipeline.comparison.table import Comparison, Direction, Row, Value
-from pipeline.console import table
-from pipeline.files import atomic_text
 from pipeline.metrics.names import OWN
+from pipeline.utils.console import table
+from pipeline.utils.files import atomic_text
 
 NONE = "—"
 

@@ -11,12 +11,12 @@ from pipeline.comparison.columns import RANKING
 from pipeline.config.load import load_config
 from pipeline.config.methods import PAIRED
 from pipeline.config.schema import Config
-from pipeline.console import warn
-from pipeline.errors import UserError
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL, OWN
-from pipeline.paths import looked_at
 from pipeline.runs.folder import RunFolder
-from pipeline.texts import printable
+from pipeline.utils.console import warn
+from pipeline.utils.errors import UserError
+from pipeline.utils.paths import looked_at
+from pipeline.utils.texts import printable
 
 Way = tuple[str, str]  # source and target contrast
 Figures = dict[str, dict[str, float]]  # "region/metric" -> scan or subject -> value

@@ -94,7 +94,7 @@ class Comparison:
 
 
 def compare(runs: Sequence[FinishedRun]) -> Comparison:
-    """Return the comparison of runs that `pipeline.comparison.checks.require_comparable` let pass."""
+    """Return the comparison of runs that `pipeline.comparison.comparability.require_comparable` let pass."""
     directions = [
         _direction(having, way) for way in runs[0].ways if (having := [run for run in runs if _has(run, way)])
     ]

@@ -9,11 +9,11 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.config.rules import contradictions
+from pipeline.config.checks import contradictions
 from pipeline.config.schema import Config
-from pipeline.errors import UserError
-from pipeline.paths import looked_at
-from pipeline.texts import decoded
+from pipeline.utils.errors import UserError
+from pipeline.utils.paths import looked_at
+from pipeline.utils.texts import decoded
 
 LONGEST_VALUE = 80  # characters of a value that an error shows
 _UNDECODED, _PRIVATE = 0xDC80, 0x10FC80  # bytes of names that are not UTF-8, as Python has them and as YAML takes them

@@ -5,9 +5,9 @@ import shutil
 import tarfile
 from pathlib import Path, PureWindowsPath
 
-from pipeline.data.fetch import byte_bar
-from pipeline.errors import UserError
-from pipeline.files import free_space
+from pipeline.data.http_download import byte_bar
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import free_space
 
 
 def unpack_tar(archive: Path, folder: Path, quiet: bool = False) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.data.likeness import FAIR_SHARE
+from pipeline.data.fingerprint import FAIR_SHARE
 
 ENDS = {"axial": "below the crown", "coronal": "behind the front of the head", "sagittal": "about the head's middle"}
 AGREE = 1.1  # times the shorter typical length: contrasts that differ by less show the same for all that matters

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from pipeline.console import warn
 from pipeline.data.case import Case
-from pipeline.errors import UserError
-from transforms.fetched import not_fetched
+from pipeline.utils.console import warn
+from pipeline.utils.errors import UserError
+from transforms.io.fetched import not_fetched
 
 
 def require_fetched(cases: Sequence[Case]) -> None:

@@ -44,8 +44,8 @@ def _grid(case: Case) -> HeaderGrid | None:
     import nibabel as nib
     from nibabel.affines import voxel_sizes
 
-    from transforms.nifti_header import affine_mm
-    from transforms.nifti_log import nibabel_silent
+    from transforms.io.nifti_header import affine_mm
+    from transforms.io.nifti_log import nibabel_silent
     from transforms.spatial import orientation_of
 
     try:

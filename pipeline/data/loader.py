@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.data.loader_workers import as_it_is, end_workers_at_exit, leave_signals_to_the_parent
-from pipeline.data.store import StoredCase, decode
-from pipeline.errors import UserError
+from pipeline.data.slice_cache import StoredCase, decode
+from pipeline.utils.errors import UserError
 from transforms.augmentation import Augmentation, Change
 
 

@@ -13,7 +13,7 @@ from traceback import clear_frames
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 FAILED_WORKERS = {  # what torch says, in the order in which it is looked for -> what that means
     "bus error|shared memory|</torch_": "shared memory (/dev/shm) is too small",

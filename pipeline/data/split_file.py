@@ -8,10 +8,10 @@ from pathlib import Path
 import yaml
 
 from pipeline.data.case import Case
-from pipeline.data.split import CohortSplit
-from pipeline.errors import UserError
-from pipeline.paths import looked_at
-from pipeline.texts import decoded
+from pipeline.data.splits import CohortSplit
+from pipeline.utils.errors import UserError
+from pipeline.utils.paths import looked_at
+from pipeline.utils.texts import decoded
 
 SHOWN_NAMES = 8
 

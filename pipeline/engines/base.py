@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.schema import Config, Training
-from pipeline.distributed import ALONE, World
-from pipeline.engines.average import Average
-from pipeline.engines.parts import build_discriminator, build_generator
-from pipeline.losses import ADVERSARIAL, finite, total
+from pipeline.engines.builders import build_discriminator, build_generator
+from pipeline.engines.ema import Average
+from pipeline.engines.losses import ADVERSARIAL, finite, total
+from pipeline.utils.distributed import ALONE, World
 
 GENERATORS, DISCRIMINATORS = "generators", "discriminators"
 Losses = dict[str, Tensor]

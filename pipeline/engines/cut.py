@@ -7,7 +7,7 @@ from torch import Tensor
 from networks.patch_features import PatchFeatureHead
 from pipeline.config.schema import Config
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses
-from pipeline.engines.parts import build_generator
+from pipeline.engines.builders import build_generator
 from pipeline.engines.state import RandomState
 
 

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from pipeline.config.schema import Config
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses, in_one_pass
-from pipeline.engines.pool import ImagePool
-from pipeline.losses import mean_absolute
+from pipeline.engines.image_pool import ImagePool
+from pipeline.engines.losses import mean_absolute
 
 
 class CycleGan(AdversarialEngine):

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from networks.convolutions import plain_ways
+from networks.cpu_kernels.convolutions import plain_ways
 from pipeline.config.schema import Config
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses, in_one_pass
+from pipeline.engines.losses import mean_absolute, wasserstein
 from pipeline.engines.state import RandomState, StepCount
-from pipeline.losses import mean_absolute, wasserstein
 
 
 class DualGan(AdversarialEngine):

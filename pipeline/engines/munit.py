@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from networks.munit import AutoEncoder, StyleTranslator
 from pipeline.config.schema import Config
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses
-from pipeline.engines.parts import build_generator
+from pipeline.engines.builders import build_generator
+from pipeline.engines.losses import mean_absolute
 from pipeline.engines.state import RandomState, Styles
-from pipeline.losses import mean_absolute
 
 
 class Munit(AdversarialEngine):

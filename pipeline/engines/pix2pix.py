@@ -5,8 +5,8 @@ from torch import Tensor
 
 from pipeline.config.schema import Config
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses
-from pipeline.engines.parts import build_discriminator, build_generator
-from pipeline.losses import mean_absolute
+from pipeline.engines.builders import build_discriminator, build_generator
+from pipeline.engines.losses import mean_absolute
 
 
 class Pix2Pix(AdversarialEngine):

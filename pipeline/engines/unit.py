@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from networks.unit import LatentAutoEncoder, LatentTranslator, share_blocks
 from pipeline.config.schema import Config
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses
-from pipeline.engines.parts import build_generator
+from pipeline.engines.builders import build_generator
+from pipeline.engines.losses import divergence_from_normal, mean_absolute
 from pipeline.engines.state import RandomState
-from pipeline.losses import divergence_from_normal, mean_absolute
 
 
 class Unit(AdversarialEngine):

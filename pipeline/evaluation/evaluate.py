@@ -9,12 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.console import progress, warn
 from pipeline.data.case import Case, pairs
-from pipeline.data.pairing import PairReader, PreparedScan, View, write_movement
-from pipeline.errors import UserError
-from pipeline.evaluation.scores import UNPAIRED, Scores, SubjectScore
-from pipeline.evaluation.under_way import (
+from pipeline.data.pairs import PairReader, PreparedScan, View, write_movement
+from pipeline.evaluation.parallel_scoring import (
     READ_AHEAD,
     Keeper,
     Pair,
@@ -25,11 +22,14 @@ from pipeline.evaluation.under_way import (
     read_scan,
     submit,
 )
-from pipeline.metrics.agreement import intensity_distance, mae
+from pipeline.evaluation.scores import UNPAIRED, Scores, SubjectScore
 from pipeline.metrics.baselines import HistogramMatch, IntensityLookup, copy_input, histogram_quantiles
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL
 from pipeline.metrics.protocols import OWN, PUBLISHED, Measured
-from pipeline.workers import WorkerPool
+from pipeline.metrics.similarity import intensity_distance, mae
+from pipeline.utils.console import progress, warn
+from pipeline.utils.errors import UserError
+from pipeline.utils.workers import WorkerPool
 
 MAX_LOOKUP_PAIRS = 8  # more change a table of 128 entries little, and each may cost a registration
 MOST_NAMES = 5  # in a note

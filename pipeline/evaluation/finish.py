@@ -4,25 +4,25 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pipeline.console import say, warn
 from pipeline.data.case import Case, pairs
-from pipeline.data.pairing import PreparedScan
-from pipeline.errors import Stopped, UserError, first_cause
-from pipeline.evaluation.calibration import Judge, calibrate
+from pipeline.data.pairs import PreparedScan
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.evaluation.gallery import Gallery, draw_curves, draw_gifs, translate_scan
 from pipeline.evaluation.logged_models import log_models, score_of
+from pipeline.evaluation.parallel_scoring import PRELOAD, Translation
+from pipeline.evaluation.report import write_summary
 from pipeline.evaluation.scores import Scores, metric_name
-from pipeline.evaluation.summary import write_summary
-from pipeline.evaluation.under_way import PRELOAD, Translation
-from pipeline.evaluation.viewing import Candidates, keep_candidates, subjects_to_view
+from pipeline.evaluation.translation_writer import Gallery, draw_curves, draw_gifs, translate_scan
+from pipeline.evaluation.uncertainty_scores import Judge, calibrate
+from pipeline.evaluation.viewer_volumes import Candidates, keep_candidates, subjects_to_view
+from pipeline.inference.model import TranslationModel, load_model, translator_metadata
+from pipeline.inference.uncertainty_calibration import other_checkpoints
 from pipeline.metrics.names import MODEL
-from pipeline.report.viewer import make_viewer
-from pipeline.training.record import take_back_the_end, write_run_record
+from pipeline.reporting.viewer import make_viewer
+from pipeline.training.run_record import take_back_the_end, write_run_record
 from pipeline.training.sitting import Sitting
-from pipeline.translation.calibrations import other_checkpoints
-from pipeline.translation.model import TranslationModel, load_model, translator_metadata
-from pipeline.workers import WorkerPool
+from pipeline.utils.console import say, warn
+from pipeline.utils.errors import Stopped, UserError, first_cause
+from pipeline.utils.workers import WorkerPool
 
 
 def finish(sitting: Sitting) -> None:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.console import say
-from pipeline.files import atomic_text
+from pipeline.inference.model import TranslationModel
 from pipeline.tracking.mlflow_models import ALIAS, log_translator
 from pipeline.tracking.tracker import Tracker
-from pipeline.translation.model import TranslationModel
+from pipeline.utils.console import say
+from pipeline.utils.files import atomic_text
 
 Addresses = dict[str, str]  # target contrast -> where MLflow has the model
 
@@ -35,7 +35,7 @@ def log_models(
     Args:
         tracker: Of the run; nothing happens where MLflow is off or not answering.
         model: The networks.
-        metadata: By target contrast, what `pipeline.translation.model.translator_metadata` returns.
+        metadata: By target contrast, what `pipeline.inference.model.translator_metadata` returns.
         note: A JSON file that keeps what was logged; what it names already, of this run and checkpoint and with this
             metadata, is left as it is.
         checkpoint: Which checkpoint the networks are from, in words.

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.console import table
-from pipeline.files import atomic_text
 from pipeline.metrics.names import HEADINGS, digits
 from pipeline.metrics.protocols import OWN, PUBLISHED, Measured, Summary, subject_means, summarise
+from pipeline.utils.console import table
+from pipeline.utils.files import atomic_text
 
 MASKED_PSNR = "volume/foreground/psnr"  # what subjects are ranked by
 UNPAIRED = "unpaired"  # the name of what can be measured without pairs

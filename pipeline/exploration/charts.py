@@ -9,8 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pipeline.data.case import Case
-from pipeline.exploration.facts import BINS, LONGEST_PICTURE, ImageFacts
-from pipeline.report.tiles import RADIOLOGICAL, Tile, as_displayed, fitted_text, gray_tile, png_bytes, sheet
+from pipeline.exploration.image_statistics import BINS, LONGEST_PICTURE, ImageFacts
+from pipeline.reporting.tiles import RADIOLOGICAL, Tile, as_displayed, fitted_text, gray_tile, png_bytes, sheet
 
 MOST_NAMED = 6  # lines with a name of their own
 _USUAL, _UNUSUAL = "#2a6fbb", ("#d9722e", "#a13b28", "#8a5bb5", "#b8860b", "#3a9160", "#c2417c")

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.console import progress, warn
 from pipeline.data.case import Case, pairs
 from pipeline.data.coverage import WHOLE, Coverage
-from pipeline.data.split import CohortSplit
-from pipeline.errors import UserError
-from pipeline.exploration.facts import ImageFacts, examine
-from pipeline.workers import work_off
+from pipeline.data.splits import CohortSplit
+from pipeline.exploration.image_statistics import ImageFacts, examine
+from pipeline.utils.console import progress, warn
+from pipeline.utils.errors import UserError
+from pipeline.utils.workers import work_off
 
 PARTS = ("train", "validation", "test", "not used")
 NOT_USED = PARTS[-1]
@@ -72,7 +72,7 @@ def read_all(
 
     Args:
         cases: What to read.
-        settings: Arguments of `transforms.presets.slice_chain` that training uses.
+        settings: Arguments of `transforms.slice_chain.slice_chain` that training uses.
         min_foreground: The share of a slice that must be head for training to take it.
         processes: Worker processes; None for one per core.
         quiet: Whether to leave out the progress bar.
@@ -81,7 +81,9 @@ def read_all(
         UserError: none of the images could be read.
     """
     jobs = {case: (Path(case.path), dict(settings), min_foreground) for case in cases}
-    ended = work_off(examine, jobs, processes, preload=["transforms.presets", "pipeline.exploration.facts"])
+    ended = work_off(
+        examine, jobs, processes, preload=["transforms.slice_chain", "pipeline.exploration.image_statistics"]
+    )
     found, unreadable = {}, {}
     for case, facts, reason in progress(ended, total=len(jobs), title="images", unit="image", quiet=quiet):
         if reason is None:

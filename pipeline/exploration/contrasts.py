@@ -9,8 +9,8 @@ from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.contrast_differences import coverage_text, voxel_text
 from pipeline.exploration.cohort import NOT_USED, Cohort
-from pipeline.exploration.facts import ImageFacts
 from pipeline.exploration.findings import Finding
+from pipeline.exploration.image_statistics import ImageFacts
 from pipeline.runs.contrast_warnings import ids_text
 from pipeline.runs.coverage_choice import choose_coverage
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.data.case import Case
-from pipeline.exploration.facts import BINS, ImageFacts
+from pipeline.exploration.image_statistics import BINS, ImageFacts
 
 LIMIT = 3.5
 AS_NORMAL = 1.4826  # makes the median absolute deviation of normal values their standard deviation

@@ -6,23 +6,23 @@ from pathlib import Path
 
 from pipeline import __version__
 from pipeline.config.schema import Config
-from pipeline.console import say, table, warn
-from pipeline.data.split import CohortSplit
-from pipeline.errors import Stopped, UserError
+from pipeline.data.splits import CohortSplit
 from pipeline.exploration.cohort import Cohort, parts_of, read_all
 from pipeline.exploration.contrasts import contrast_findings, with_coverage
+from pipeline.exploration.exploration_page import write_page
+from pipeline.exploration.exploration_record import write_record
 from pipeline.exploration.findings import Finding, find, worst_first
 from pipeline.exploration.outliers import LIMIT
-from pipeline.exploration.page import write_page
-from pipeline.exploration.record import write_record
 from pipeline.exploration.tables import summary_rows
-from pipeline.files import require_writable, temporary_folder
-from pipeline.interruption import Interruption
-from pipeline.report.page import PHANTOM_NOTE, Report
+from pipeline.reporting.report_page import PHANTOM_NOTE, Report
 from pipeline.runs.coverage_choice import coverage_json
 from pipeline.runs.folder import RunFolder, resolved_yaml
 from pipeline.runs.prepare import chain_settings, find_cases, split_cases
 from pipeline.tracking.tracker import Tracker
+from pipeline.utils.console import say, table, warn
+from pipeline.utils.errors import Stopped, UserError
+from pipeline.utils.files import require_writable, temporary_folder
+from pipeline.utils.interruption import Interruption
 
 PAGE, RECORD = "explore.html", "explore.json"
 SAID_FINDINGS = 20

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.data.listing import natural_key
+from pipeline.data.sources.listing import natural_key
 from pipeline.exploration.cohort import PARTS, Cohort
-from pipeline.exploration.facts import PERCENTILES, ImageFacts
 from pipeline.exploration.findings import Finding
+from pipeline.exploration.image_statistics import PERCENTILES, ImageFacts
 
 SHOWN_NAMES, SHOWN_GRIDS = 6, 12
 

@@ -83,7 +83,7 @@ def histogram_quantiles(counts: Sequence[float]) -> np.ndarray:
     """Return 2048 equally spaced quantiles of a histogram with equal bins over [-1, 1], such as a cohort's pooled one.
 
     They stand for the cohort's foreground voxels, with equal weights: for `HistogramMatch`, and for
-    `pipeline.metrics.agreement.intensity_distance`. Within a bin voxels count as evenly spread.
+    `pipeline.metrics.similarity.intensity_distance`. Within a bin voxels count as evenly spread.
 
     Raises:
         ValueError: the histogram is empty.

@@ -18,7 +18,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from pipeline.metrics import names
-from pipeline.metrics.agreement import (
+from pipeline.metrics.published import measure_reggan, measure_selfrdb, measure_syndiff
+from pipeline.metrics.similarity import (
     DATA_RANGE,
     SSIM_WINDOW,
     mae,
@@ -29,8 +30,7 @@ from pipeline.metrics.agreement import (
     slice_ratio,
     ssim_map,
 )
-from pipeline.metrics.published import measure_reggan, measure_selfrdb, measure_syndiff
-from pipeline.metrics.tissue import interior, tissue_agreement
+from pipeline.metrics.tissue_dice import interior, tissue_agreement
 
 CUBES = (1.0, 1.0, 1.0)  # a spacing
 

@@ -13,10 +13,10 @@ from typing import BinaryIO
 import torch
 from torch import nn
 
-from pipeline.console import warn
-from pipeline.errors import UserError
-from pipeline.files import atomic_write, writing_to
-from pipeline.texts import printable
+from pipeline.utils.console import warn
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import atomic_write, writing_to
+from pipeline.utils.texts import printable
 
 FORMAT = 1
 UNREADABLE = (  # what torch.load raises on files that are cut short, overwritten or of another kind

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pipeline.config.schema import Config
-from pipeline.console import say, warn
 from pipeline.data.case import Case
 from pipeline.data.contrast_differences import coverage_text, voxel_text
 from pipeline.data.coverage import Coverage, typical_lengths
 from pipeline.data.headers import header_grids
 from pipeline.data.similar_ids import similar_ids_text
-from pipeline.data.split import CohortSplit
+from pipeline.data.splits import CohortSplit
 from pipeline.runs.coverage_choice import ByContrast
+from pipeline.utils.console import say, warn
 
 
 def ids_text(config: Config, cases: Sequence[Case], part_of: Mapping[str, str]) -> str | None:

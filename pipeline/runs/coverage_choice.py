@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.console import warn
 from pipeline.data.case import Case
 from pipeline.data.coverage import Coverage, shared_length, typical_lengths
-from pipeline.data.store import StoredCase
-from pipeline.errors import UserError
+from pipeline.data.slice_cache import StoredCase
+from pipeline.utils.console import warn
+from pipeline.utils.errors import UserError
 
 ByContrast = Mapping[str, Sequence[StoredCase]]
 

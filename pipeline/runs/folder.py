@@ -13,9 +13,9 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.config.schema import Config
-from pipeline.console import one_line
-from pipeline.errors import UserError
-from pipeline.files import atomic_text, make_folder, writing_to
+from pipeline.utils.console import one_line
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import atomic_text, make_folder, writing_to
 
 if TYPE_CHECKING:
     from pipeline.runs.checkpoint import CheckpointFolder

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.config.schema import Config, Preprocess
-from pipeline.console import warn
 from pipeline.data.case import Case, pairs
 from pipeline.data.coverage import WHOLE, Coverage
 from pipeline.data.fetched import require_fetched
-from pipeline.data.likeness import cohort_likeness
-from pipeline.data.split import CohortSplit, make_split
+from pipeline.data.fingerprint import cohort_likeness
+from pipeline.data.slice_cache import CHAIN_VERSION, StoredCase, build_store
 from pipeline.data.split_file import split_from_file
-from pipeline.data.store import CHAIN_VERSION, StoredCase, build_store
-from pipeline.errors import UserError
+from pipeline.data.splits import CohortSplit, make_split
 from pipeline.runs.contrast_warnings import warn_of_ids, warn_of_stored
 from pipeline.runs.coverage_choice import choose_coverage, pairs_within_coverage, shown_mm, within_coverage
+from pipeline.utils.console import warn
+from pipeline.utils.errors import UserError
 
 Facts = dict[str, dict]  # contrast -> what the training cohort is like
 
@@ -60,7 +60,7 @@ def find_cases(config: Config, *, quiet: bool = False) -> list[Case]:
     """
     data = config.data
     if data.source == "phantom":
-        from pipeline.data.phantom import phantom_cases
+        from pipeline.data.sources.phantom import phantom_cases
 
         return phantom_cases(
             data.folder, config.contrasts, subjects=data.subjects, spacing_mm=data.spacing_mm, seed=data.seed,
@@ -75,14 +75,14 @@ def _listed_cases(config: Config) -> list[Case]:
     """Return the cases of a source of files."""
     data = config.data
     if data.source == "ixi":
-        from pipeline.data.ixi import ixi_cases
+        from pipeline.data.sources.ixi import ixi_cases
 
         return ixi_cases(data.folder, config.contrasts)
     if data.source == "nifti":
-        from pipeline.data.nifti import nifti_cases
+        from pipeline.data.sources.nifti_folder import nifti_cases
 
         return nifti_cases(data.folder, data.patterns)
-    from pipeline.data.images import images_cases
+    from pipeline.data.sources.image_folder import images_cases
 
     return images_cases(data.folder, data.train, data.test, data.paired)
 
@@ -100,7 +100,7 @@ def split_cases(config: Config, cases: Sequence[Case], saved: Path | None = None
 
 
 def chain_settings(preprocess: Preprocess, version: int = CHAIN_VERSION) -> dict:
-    """Return the arguments of `transforms.presets.slice_chain` that a configuration asks for, in JSON's types.
+    """Return the arguments of `transforms.slice_chain.slice_chain` that a configuration asks for, in JSON's types.
 
     Args:
         preprocess: The configuration's section.
@@ -176,7 +176,7 @@ def prepare(
 
 def _with_pairs(prepared: Prepared, config: Config, settings: dict, how: dict) -> Prepared:
     """Return the same with the registered pairs of the training images that could be read."""
-    from pipeline.data.pair_store import build_pair_store
+    from pipeline.data.pair_cache import build_pair_store
 
     usable = {entry.case for entries in prepared.stored.values() for entry in entries}
     wanted = pairs([case for side in prepared.split.train.values() for case in side], config.contrasts)
@@ -224,7 +224,7 @@ def cohort_facts(stored: Sequence[StoredCase], coverage: Coverage = WHOLE) -> di
     `low` and `high`: median intensities that became -1 and 1, in the files' units. `integer`: whether all files hold
     whole numbers. `spacing_mm`: median voxel size (R, A, S). `histogram`: of the foreground over [-1, 1], the sum of
     all cases'. `cases`, `slices`: how many. `likeness`: what volumes to translate are compared with (see
-    `pipeline.data.likeness.cohort_likeness`), where the images are volumes; of whole ones, as those to translate are,
+    `pipeline.data.fingerprint.cohort_likeness`), where the images are volumes; of whole ones, as those to translate are,
     and beside it `coverage_mm`, the range, where there is one.
     """
     facts = [entry.facts for entry in stored]

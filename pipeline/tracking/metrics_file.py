@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.files import append_whole, atomic_text
+from pipeline.utils.files import append_whole, atomic_text
 
 SUPERSEDING = "test/"  # names of results that another evaluation of a finished run replaces
 

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from pipeline.errors import UserError
 from pipeline.tracking.mlflow_files import files_of
 from pipeline.tracking.mlflow_settings import sqlite_file
+from pipeline.utils.errors import UserError
 
 _RUN = re.compile(r"runs:/+([\w-]+)/?")
 _MODEL_OF_RUN = re.compile(r"runs:/+([\w-]+)/(.+)")

@@ -8,8 +8,8 @@ is where all reading and writing passes by, so that is where such paths are corr
 import os
 from pathlib import Path
 
-from pipeline.console import warn
 from pipeline.tracking.mlflow_settings import sqlite_file
+from pipeline.utils.console import warn
 
 ROOT = "mlruns"  # MLflow's own name for the folder of a store's files
 _said: set[Path] = set()

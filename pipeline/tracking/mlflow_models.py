@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.errors import UserError
 from pipeline.tracking.mlflow_addresses import refuse_incomplete, what_is_missing
 from pipeline.tracking.mlflow_errors import check_schema, short_reason
 from pipeline.tracking.mlflow_files import use_files_beside_store
 from pipeline.tracking.mlflow_run import MlflowRun, clean_name
 from pipeline.tracking.mlflow_settings import configure_mlflow, request_timeout, without_password
 from pipeline.tracking.tracker import Tracker
+from pipeline.utils.errors import UserError
 
 FORMAT = 1  # of the metadata
 ALIAS = "best"

@@ -1,6 +1,6 @@
 """What a run leaves on record while it trains: metrics.jsonl, which is the truth, and MLflow, which follows it.
 
-Whatever else MLflow is told stands in the folder too (`pipeline.tracking.journal`): `pipeline.sync` tells it later.
+Whatever else MLflow is told stands in the folder too (`pipeline.tracking.event_log`): `pipeline.sync` tells it later.
 """
 
 import hashlib
@@ -11,12 +11,12 @@ from types import TracebackType
 
 import numpy as np
 
-from pipeline.errors import Stopped
-from pipeline.tracking.follower import Follower, Job
-from pipeline.tracking.journal import NAME, Entry, Journal, forget, size_bytes, tell, tidy, title
+from pipeline.tracking.event_log import NAME, Entry, Journal, forget, size_bytes, tell, tidy, title
 from pipeline.tracking.metrics_file import MetricsFile
 from pipeline.tracking.mlflow_run import MlflowRun, flatten
 from pipeline.tracking.mlflow_settings import without_password
+from pipeline.tracking.mlflow_worker import Follower, Job
+from pipeline.utils.errors import Stopped
 
 
 class Tracker:

@@ -10,8 +10,8 @@ checkpoints keep, and what is said of it.
 from collections.abc import Mapping
 
 from pipeline.config.schema import Config
-from pipeline.errors import UserError
 from pipeline.runs.folder import RunFolder
+from pipeline.utils.errors import UserError
 
 History = dict[str, object]
 

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices, epoch_loader
 from pipeline.data.loader_workers import explaining_workers
-from pipeline.distributed import ALONE, World
 from pipeline.engines.protocol import Engine
-from pipeline.errors import Stopped
-from pipeline.interruption import Interruption
-from pipeline.training.ledger import Ledger
-from pipeline.training.position import Position
+from pipeline.training.loss_monitor import Ledger
+from pipeline.training.trainer_state import Position
+from pipeline.utils.distributed import ALONE, World
+from pipeline.utils.errors import Stopped
+from pipeline.utils.interruption import Interruption
 
 Metrics = dict[str, float]
 

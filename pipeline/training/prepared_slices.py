@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.console import progress
 from pipeline.data.case import Case
-from pipeline.data.pairing import VERSION as REGISTRATION_VERSION
-from pipeline.data.store import VERSION as STORE_VERSION
-from pipeline.errors import DiskFull, UserError
-from pipeline.files import atomic_write, file_identity, make_folder
-from pipeline.workers import WorkerPool
+from pipeline.data.pairs import VERSION as REGISTRATION_VERSION
+from pipeline.data.slice_cache import VERSION as STORE_VERSION
+from pipeline.utils.console import progress
+from pipeline.utils.errors import DiskFull, UserError
+from pipeline.utils.files import atomic_write, file_identity, make_folder
+from pipeline.utils.workers import WorkerPool
 
 VERSION = 1  # of an entry; raise it when the same scans give other slices
-PRELOAD = ["transforms.presets", "pipeline.training.validation"]
+PRELOAD = ["transforms.slice_chain", "pipeline.training.validation"]
 
 Scan = Case | tuple[Case, Case]
 Arrays = Mapping[str, np.ndarray]  # by name

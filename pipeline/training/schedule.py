@@ -1,8 +1,8 @@
 """From a configuration to a schedule, and whether its learning rate lasts as long as its steps."""
 
 from pipeline.config.schema import Training
-from pipeline.console import warn
 from pipeline.training.loop import Schedule
+from pipeline.utils.console import warn
 
 LEAST_RATE = 1e-3  # of the initial one: below it, weights hardly move
 LEAST_SHARE = 0.1  # of all steps: as many may follow with so low a rate

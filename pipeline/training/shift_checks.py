@@ -1,6 +1,6 @@
 """Shifts that the validation of one direction does not show: opposed ones of both directions, and those that grow.
 
-Either way a fraction of a pixel counts, so both rest on the components that `pipeline.metrics.detectors.spatial_shift`
+Either way a fraction of a pixel counts, so both rest on the components that `pipeline.metrics.failure_detectors.spatial_shift`
 measures, in pixels.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pipeline.training.verdicts import DETECTORS, Verdict
+from pipeline.training.failure_checks import DETECTORS, Verdict
 
 TREND = 5  # validations that a trend is read from
 LEAST_GROWTH_PX = 0.1  # over those; less is what measuring leaves

@@ -7,17 +7,17 @@ import torch
 from torch import nn
 
 from pipeline.config.schema import Config
-from pipeline.data.pairing import PairReader
-from pipeline.distributed import ALONE, World
+from pipeline.data.pairs import PairReader
 from pipeline.engines.protocol import Engine
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import Prepared
 from pipeline.tracking.tracker import Tracker
+from pipeline.training.failure_monitor import Watch
 from pipeline.training.history import History
 from pipeline.training.loop import Schedule
-from pipeline.training.position import Position
 from pipeline.training.schedule import schedule_of
-from pipeline.training.watch import Watch
+from pipeline.training.trainer_state import Position
+from pipeline.utils.distributed import ALONE, World
 from transforms.slices import AXES
 
 

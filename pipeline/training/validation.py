@@ -11,18 +11,18 @@ import torch
 from nibabel.affines import voxel_sizes
 from torch import nn
 
-from pipeline.console import warn
 from pipeline.data.case import Case, pairs
 from pipeline.data.coverage import WHOLE, Coverage, head_slices
-from pipeline.data.pairing import PairReader, PreparedScan
-from pipeline.errors import UserError
-from pipeline.metrics.agreement import DATA_RANGE, intensity_distance, mae, psnr, ssim
+from pipeline.data.pairs import PairReader, PreparedScan
+from pipeline.inference.translator import translate_slices
 from pipeline.metrics.baselines import histogram_quantiles
-from pipeline.metrics.detectors import Cohort, Translated, depth_layers, measure
-from pipeline.report.panels import SampleRow, sample_panel
-from pipeline.report.tiles import RADIOLOGICAL, Tile
+from pipeline.metrics.failure_detectors import Cohort, Translated, depth_layers, measure
+from pipeline.metrics.similarity import DATA_RANGE, intensity_distance, mae, psnr, ssim
+from pipeline.reporting.panels import SampleRow, sample_panel
+from pipeline.reporting.tiles import RADIOLOGICAL, Tile
 from pipeline.training.prepared_slices import prepared_slices
-from pipeline.translation.translator import translate_slices
+from pipeline.utils.console import warn
+from pipeline.utils.errors import UserError
 from transforms.slices import AXES, centre_fit, slices_with_a_fair_share
 
 
@@ -56,7 +56,7 @@ class FixedSlices:
 
     @cached_property
     def layers(self) -> np.ndarray:
-        """(K, h, w): `pipeline.metrics.detectors.depth_layers` of the source's head."""
+        """(K, h, w): `pipeline.metrics.failure_detectors.depth_layers` of the source's head."""
         return depth_layers(self.head)
 
     def unpadded(self, slices: np.ndarray) -> np.ndarray:
@@ -79,7 +79,7 @@ class Validation:
         coverage: The range of the head that is trained on: slices beyond it are not scored.
         device: Where the networks are.
         precision: In which they compute: that in which they will translate; see
-            `pipeline.translation.model.precision_of`.
+            `pipeline.inference.model.precision_of`.
         store: Folder that keeps the slices for the next start; None keeps none.
         processes: Worker processes that read and register what is not there; None for one per core.
         quiet: Whether to leave out the progress bar.
@@ -277,7 +277,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 def save_sample(folder: Path, direction: str, epoch: int, panel: Tile) -> Path:
     """Write a sample panel where the training GIF finds it, and return its path."""
-    from pipeline.report.tiles import save_png
+    from pipeline.reporting.tiles import save_png
 
     path = folder / direction / f"epoch-{epoch:05d}.png"
     save_png(panel, path)

@@ -18,7 +18,7 @@ from benchmarks import data, inference, metrics, overheads, scaling, scans, step
 from benchmarks.commands import ROOT, run_command
 from benchmarks.timing import Timing
 from pipeline.config.load import load_config
-from pipeline.data.likeness import volume_likeness
+from pipeline.data.fingerprint import volume_likeness
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def at_once(monkeypatch, tmp_path):
 
     for module in (data, inference, metrics, scaling, step):
         monkeypatch.setattr(module, "measure", measure)
-    monkeypatch.setattr("pipeline.hardware.set_up", lambda threads: None)
+    monkeypatch.setattr("pipeline.utils.hardware.set_up", lambda threads: None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     threads = torch.get_num_threads()
     yield
@@ -89,7 +89,7 @@ SMALL = ["--width", "2", "--size", "32", "--device", "cpu", "--batch-size", "4",
 
 def test_inference(monkeypatch, capsys):
     monkeypatch.setattr(
-        "pipeline.translation.inference.CompiledForms", lambda batch_size: lambda network, batch: network(batch)
+        "pipeline.inference.compile.CompiledForms", lambda batch_size: lambda network, batch: network(batch)
     )
     assert inference.main([*SMALL, "--slices", "12"]) == 0
     printed = capsys.readouterr().out
@@ -103,7 +103,7 @@ def test_inference_file_to_file_is_the_commands_own_way(monkeypatch, capsys):
     compared = []
     likeness = volume_likeness
     noted = lambda *arguments: compared.append(arguments[1]) or likeness(*arguments)  # noqa: E731
-    monkeypatch.setattr("pipeline.translation.familiarity.volume_likeness", noted)
+    monkeypatch.setattr("pipeline.inference.domain_shift.volume_likeness", noted)
     assert inference.main([*SMALL, "--slices", "20", "--file", "--precision", "bf16"]) == 0
     printed = capsys.readouterr().out
     rows = [line for line in printed.splitlines() if line.split("  ")[0] in (*inference.STAGES, "all else", "all")]

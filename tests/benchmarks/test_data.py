@@ -6,7 +6,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from benchmarks import data
-from transforms.presets import slice_chain
+from transforms.slice_chain import slice_chain
 from transforms.slices import stack_slices
 
 AFFINES = {

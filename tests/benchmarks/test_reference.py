@@ -6,7 +6,7 @@ from small_engine import MUNIT, batch, config_of, engine_of, force_the_ways
 from torch import nn
 
 from benchmarks.reference import PLAIN, Pool
-from networks.convolutions import Convolution, RepeatedDoubling, TransposedConvolution
+from networks.cpu_kernels.convolutions import Convolution, RepeatedDoubling, TransposedConvolution
 
 METHODS = {
     "cyclegan": {},

@@ -20,7 +20,7 @@ def test_a_step_asks_for_few_kernels(row, most, monkeypatch):
     job = step.ROWS[row]
     small = {name: {**getattr(job, name), "width": 2} for name in ("generator", "discriminator")}
     monkeypatch.setitem(step.ROWS, row, step.Row(job.size, job.method, **small))  # their number knows no width
-    monkeypatch.setattr("pipeline.hardware.set_up", lambda threads: None)
+    monkeypatch.setattr("pipeline.utils.hardware.set_up", lambda threads: None)
     plain, ours = (
         count_operations(step.prepare(row, 1, kind, "cpu", None, foreach=True), warm_up=1)
         for kind in ("plain", "float32")

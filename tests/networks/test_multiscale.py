@@ -6,7 +6,7 @@ from network_probes import parameters, random_image, sees_a_square_of
 from torch import nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-from networks.convolutions import plain_ways
+from networks.cpu_kernels.convolutions import plain_ways
 from networks.multiscale import MultiScaleDiscriminator
 
 

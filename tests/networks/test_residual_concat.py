@@ -10,7 +10,7 @@ from network_probes import (
 )
 from torch import nn
 
-from networks.convolutions import Convolution
+from networks.cpu_kernels.convolutions import Convolution
 from networks.residual_concat import ConcatBlock, ResidualConcatGenerator
 
 

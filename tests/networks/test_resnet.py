@@ -10,7 +10,7 @@ from network_probes import (
 )
 from torch import nn
 
-from networks.convolutions import TransposedConvolution
+from networks.cpu_kernels.convolutions import TransposedConvolution
 from networks.resnet import ResNetGenerator
 
 

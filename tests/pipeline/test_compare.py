@@ -16,10 +16,10 @@ from small_run import CONFIGS, QUICK, phantom_run
 from pipeline.compare import main
 from pipeline.comparison import figure
 from pipeline.comparison.runs import load_runs
-from pipeline.evaluation.gallery import translate_scan
+from pipeline.evaluation.translation_writer import translate_scan
+from pipeline.inference.model import load_model
 from pipeline.runs.prepare import registrations
 from pipeline.sync import main as sync
-from pipeline.translation.model import load_model
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,8 +6,8 @@ import pytest
 from small_run import CONFIGS
 
 from pipeline import compare, download, explore, run, sweep, translate
-from pipeline.errors import UserError
-from pipeline.files import require_writable
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import require_writable
 
 
 @pytest.fixture

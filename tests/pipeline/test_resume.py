@@ -8,13 +8,13 @@ from tqdm import tqdm
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank, UnpairedSlices
-from pipeline.data.store import StoredCase, encode
-from pipeline.engines.build import build_engine
-from pipeline.errors import Stopped
-from pipeline.interruption import Interruption
+from pipeline.data.slice_cache import StoredCase, encode
+from pipeline.engines.registry import build_engine
 from pipeline.runs.checkpoint import CheckpointFolder, random_state, restore_random_state
 from pipeline.training.loop import Observers, Schedule, train
-from pipeline.training.position import Position
+from pipeline.training.trainer_state import Position
+from pipeline.utils.errors import Stopped
+from pipeline.utils.interruption import Interruption
 from transforms.augmentation import Augmentation
 
 CONFIG = Config.model_validate(

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 from small_run import latest, phantom_run, workshop
 
-from pipeline.report.viewer import is_fetched
+from pipeline.reporting.viewer import is_fetched
 
 DIRECTIONS = ("T1_to_T2", "T2_to_T1")
 SYSTEMS = {"model", "copy", "histogram matching", "lookup"}

@@ -11,11 +11,11 @@ from small_run import QUICK, in_child, latest, phantom_run, signal_at
 
 from pipeline.comparison.runs import load_run
 from pipeline.config.load import load_config
-from pipeline.errors import UserError
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.metrics_file import read_metrics
 from pipeline.training.loop import Schedule
-from pipeline.training.opening import Opening
+from pipeline.training.resume import Opening
+from pipeline.utils.errors import UserError
 
 KEPT = ("engine", "translators", "random", "facts", "split")
 QUICKER = (*QUICK, "evaluation.uncertainty=false", "evaluation.translate=false")

@@ -14,8 +14,8 @@ from negative_model import files_in, loads, run, volume_at
 import pipeline.translate
 from networks.unet import UNet
 from pipeline.config.schema import Config
+from pipeline.inference.batch.outputs import plan
 from pipeline.translate import main, translate
-from pipeline.translation.places import plan
 
 ROOT = Path(pipeline.translate.__file__).parents[1]
 

@@ -17,7 +17,8 @@ import pytest
 from negative_model import files_in, negative_model, run, summary_of, volume_at
 from small_run import in_child
 
-from pipeline import __version__, files
+from pipeline import __version__
+from pipeline.utils import files
 
 
 def statuses(out: Path) -> dict[str, str]:
@@ -246,7 +247,9 @@ def test_a_volume_beyond_the_memory_fails_alone(tmp_path, model, capsys):
 
 def test_memory_that_ends_anywhere_else_is_named_too(tmp_path, model, monkeypatch):
     volume_at(tmp_path / "in" / "a.nii")
-    monkeypatch.setattr("pipeline.translation.volume.volume_writer", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    monkeypatch.setattr(
+        "pipeline.inference.output_volume.volume_writer", lambda *_: (_ for _ in ()).throw(MemoryError())
+    )
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 2
     message = f"{tmp_path / 'in' / 'a.nii'}: does not fit into memory; crop it or use a larger machine"
     assert summary_of(tmp_path / "out")["volumes"][0]["error"] == message

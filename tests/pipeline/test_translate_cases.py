@@ -18,9 +18,9 @@ from volume_cases_bad import BAD, CANNOT_BE_ROOT
 from volume_cases_doubtful import DOUBTFUL
 from volume_cases_good import GOOD
 
+from pipeline.inference.model import TranslationModel
 from pipeline.translate import main
-from pipeline.translation.model import TranslationModel
-from transforms.presets import CHAIN_VERSION
+from transforms.slice_chain import CHAIN_VERSION
 
 VALUES_CHANGE = ("NaN voxels", "infinite voxels", "a float64 voxel beyond float32", "a float32 voxel of 3e38")
 INVERTED = "slope -1 and intercept 900"  # a sound file, whose head is darker than the air: no head can be cut out

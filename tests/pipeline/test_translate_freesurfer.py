@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 from negative_model import files_in, run, volume_at
 
-from pipeline.data.nifti import nifti_cases
+from pipeline.data.sources.nifti_folder import nifti_cases
 
 
 def test_an_mgz_becomes_a_nifti_on_its_grid(tmp_path, model, capsys):

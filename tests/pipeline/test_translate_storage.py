@@ -13,9 +13,9 @@ from torch import nn
 from volume_cases import ORIENTATIONS, affine_of, head, image, saved, stored_as
 from volume_cases_bad import BAD
 
+from pipeline.inference.model import TranslationModel
 from pipeline.translate import main
-from pipeline.translation.model import TranslationModel
-from transforms.nifti import read_nifti
+from transforms.io.nifti import read_nifti
 
 SHEAR = np.array([[1, 0.2, 0.1], [0, 1, 0.15], [0, 0, 1]])
 

@@ -11,7 +11,7 @@ from transforms.cropping import (
     put_back,
     spread_outwards,
 )
-from transforms.head import Head
+from transforms.head_mask import Head
 
 SHAPE = (7, 6, 5)
 WHOLE = tuple(slice(0, length) for length in SHAPE)

@@ -3,8 +3,8 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from pipeline.data.head import head_fractions
-from pipeline.data.phantom import make_subject
+from pipeline.data.sources.phantom import make_subject
+from pipeline.data.sources.phantom_anatomy import head_fractions
 from transforms.intensity import (
     correct_bias_field,
     foreground_mask,
@@ -12,7 +12,7 @@ from transforms.intensity import (
     scale_from_unit,
     scale_to_unit,
 )
-from transforms.regions import fill_cavities, with_margin, without_margin
+from transforms.mask_regions import fill_cavities, with_margin, without_margin
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 from finished_runs import bound, finished_run
 
 from pipeline.comparison.runs import load_run, load_runs, runs_of_experiment
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 
 def test_a_run_is_read_with_its_figures_and_costs(tmp_path):

@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))

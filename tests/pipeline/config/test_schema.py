@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from pipeline.config.checks import contradictions
 from pipeline.config.load import valid_keys
-from pipeline.config.rules import contradictions
 from pipeline.config.schema import Config, ImagesData, IxiData, NiftiData
-from pipeline.engines.parts import build_discriminator, build_generator
+from pipeline.engines.builders import build_discriminator, build_generator
 
 
 def config(**sections):

@@ -12,7 +12,7 @@ from pipeline.data.coverage import (
     unpack_histograms,
 )
 from pipeline.data.loader import SliceBank
-from pipeline.data.store import BINS
+from pipeline.data.slice_cache import BINS
 
 
 def chosen(coverage, head, slice_mm, count=20):

@@ -8,8 +8,8 @@ import torch
 from small_slices import EVERYTHING, batches, store_volumes
 
 from pipeline.data.loader import SliceBank, UnpairedSlices
-from pipeline.data.store import decode
-from pipeline.errors import UserError
+from pipeline.data.slice_cache import decode
+from pipeline.utils.errors import UserError
 from transforms.augmentation import Augmentation, enlarge
 
 

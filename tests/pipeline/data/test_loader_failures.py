@@ -17,8 +17,8 @@ from torch.utils.data import get_worker_info
 from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank, UnpairedSlices, epoch_loader
 from pipeline.data.loader_workers import explaining_workers
-from pipeline.data.store import StoredCase
-from pipeline.errors import UserError
+from pipeline.data.slice_cache import StoredCase
+from pipeline.utils.errors import UserError
 from transforms.augmentation import Augmentation
 
 REMEDY = (

@@ -5,9 +5,9 @@ import pytest
 import yaml
 
 from pipeline.data.case import Case
-from pipeline.data.split import make_split
 from pipeline.data.split_file import split_from_file, split_to_json
-from pipeline.errors import UserError
+from pipeline.data.splits import make_split
+from pipeline.utils.errors import UserError
 
 CONTRASTS = ("T1", "T2")
 GOOD = {"train": {"T1": ["s1"], "T2": ["s2"]}, "validation": ["s3"], "test": ["s4"]}

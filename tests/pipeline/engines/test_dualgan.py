@@ -5,7 +5,7 @@ import torch
 from small_engine import Plain, assert_equal_steps, batch, differences, engine_of
 from torch import nn
 
-from networks.convolutions import plain_ways
+from networks.cpu_kernels.convolutions import plain_ways
 
 CRITIC = {"type": "dualgan", "adversarial": "wasserstein"}
 CLIPPED = {**CRITIC, "clip": 0.01}

@@ -17,10 +17,10 @@ from small_engine import (
     saved,
 )
 
+from pipeline.config.checks import contradictions
 from pipeline.config.methods import AnyMethod, Generator
-from pipeline.config.rules import contradictions
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS
-from pipeline.engines.build import build_engine, build_translators
+from pipeline.engines.registry import build_engine, build_translators
 
 METHODS = {
     "cyclegan": {"type": "cyclegan", "pool_size": 3},

@@ -90,7 +90,7 @@ def _cases(check):
 
 def test_the_configuration_trains_resumes_and_translates(house, blocks):
     load_config = importlib.import_module("pipeline.config.load").load_config
-    build_engine = importlib.import_module("pipeline.engines.build").build_engine
+    build_engine = importlib.import_module("pipeline.engines.registry").build_engine
     (house / "gcgan.yaml").write_text(blocks["yaml"])
     small = ["preprocess.size=32", "generator.width=2", "discriminator.width=2", "training.learning_rate=0.002"]
     config = load_config(house / "gcgan.yaml", small)

@@ -5,10 +5,10 @@ import pytest
 import torch
 from small_engine import UNIT, Plain, assert_equal_steps, batch, config_of, differences, engine_of, saved
 
-from pipeline.engines.build import build_engine, build_translators
+from pipeline.engines.registry import build_engine, build_translators
 from pipeline.tracking.mlflow_models import export_translator
-from pipeline.training.position import Position
-from pipeline.training.record import write_run_record
+from pipeline.training.run_record import write_run_record
+from pipeline.training.trainer_state import Position
 
 WEIGHTS = {
     "adversarial_weight": 1.3, "image_weight": 9.0, "kl_weight": 0.7, "cycle_weight": 8.0, "cycle_kl_weight": 0.3

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from head_scans import AFFINE, scan, write_scan
 
-import pipeline.data.pairing as pairing
+import pipeline.data.pairs as pairing
 from pipeline.data.case import Case
-from pipeline.data.pairing import PairReader
-from pipeline.errors import UserError
+from pipeline.data.pairs import PairReader
 from pipeline.evaluation.evaluate import COPY, HISTOGRAM, LOOKUP, MODEL, evaluate
 from pipeline.metrics.protocols import OWN
-from pipeline.metrics.tissue import interior, tissue_agreement
+from pipeline.metrics.tissue_dice import interior, tissue_agreement
+from pipeline.utils.errors import UserError
 
 CONTRASTS = ("T1", "T2")
 SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 64, "n4": False, "percentiles": [0.5, 99.5]}

@@ -2,10 +2,10 @@ from collections import Counter
 
 from small_run import QUICK, phantom_run
 
-import pipeline.data.pairing as pairing
-import pipeline.evaluation.gallery as gallery
-import pipeline.evaluation.viewing as viewing
-from pipeline.files import _MACHINE
+import pipeline.data.pairs as pairing
+import pipeline.evaluation.translation_writer as gallery
+import pipeline.evaluation.viewer_volumes as viewing
+from pipeline.utils.files import _MACHINE
 
 
 def test_each_test_image_is_read_and_translated_once_for_scores_volumes_and_viewer(tmp_path, monkeypatch):

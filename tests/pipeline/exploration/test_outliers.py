@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from image_facts import case, facts, histogram
 
-from pipeline.exploration.facts import grid_of
+from pipeline.exploration.image_statistics import grid_of
 from pipeline.exploration.outliers import FEWEST, LIMIT, QUANTITIES, Quantity, departures, histogram_distances, robust_z
 
 LEFT_ANTERIOR_SUPERIOR = np.diag([-1.0, 1.0, 1.0])

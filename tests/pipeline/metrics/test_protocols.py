@@ -5,9 +5,9 @@ import pytest
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
-from pipeline.metrics.agreement import mae, nmi, nrmse, psnr, slice_ratio, ssim
 from pipeline.metrics.protocols import OWN, PUBLISHED, summarise
-from pipeline.metrics.tissue import interior, tissue_agreement
+from pipeline.metrics.similarity import mae, nmi, nrmse, psnr, slice_ratio, ssim
+from pipeline.metrics.tissue_dice import interior, tissue_agreement
 
 
 def head(slices=12, size=32, seed=0):

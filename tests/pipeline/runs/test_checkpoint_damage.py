@@ -9,9 +9,9 @@ from small_checkpoints import names, state, step_of
 from small_engine import differences
 from small_run import in_child
 
-from pipeline.errors import DiskFull, UserError
-from pipeline.files import free_space
 from pipeline.runs.checkpoint import load_checkpoint
+from pipeline.utils.errors import DiskFull, UserError
+from pipeline.utils.files import free_space
 
 
 def shorten(path):

@@ -9,13 +9,13 @@ from tall_and_short import SHORT, SLICE_MM, TALL, write_cohort, write_head
 from pipeline.config.schema import Config
 from pipeline.data.coverage import Coverage
 from pipeline.data.loader import SliceBank
-from pipeline.data.store import BINS, histogram
-from pipeline.errors import UserError
-from pipeline.files import atomic_text
+from pipeline.data.slice_cache import BINS, histogram
 from pipeline.runs.coverage_choice import choose_coverage, coverage_json
 from pipeline.runs.folder import json_text
 from pipeline.runs.prepare import find_cases, prepare, training_data
-from transforms.presets import slice_chain
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import atomic_text
+from transforms.slice_chain import slice_chain
 
 
 @pytest.fixture

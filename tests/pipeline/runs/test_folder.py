@@ -7,8 +7,8 @@ import yaml
 
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
-from pipeline.errors import UserError
 from pipeline.runs.folder import RunFolder, fingerprint, json_text, open_run_folder, resolved_yaml
+from pipeline.utils.errors import UserError
 
 BASE = {"name": "small", "data": {"source": "phantom"}, "preprocess": {"size": 64}}
 

@@ -7,12 +7,10 @@ import pytest
 from ixi_like import write_ixi
 from small_volumes import write_volume
 
-import pipeline.data.phantom
+import pipeline.data.sources.phantom
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
-from pipeline.data.store import CHAIN_VERSION, StoredCase
-from pipeline.errors import UserError
-from pipeline.files import atomic_text
+from pipeline.data.slice_cache import CHAIN_VERSION, StoredCase
 from pipeline.runs.folder import json_text
 from pipeline.runs.prepare import (
     Prepared,
@@ -25,8 +23,10 @@ from pipeline.runs.prepare import (
     split_cases,
     training_data,
 )
-from transforms import presets
-from transforms.presets import slice_chain
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import atomic_text
+from transforms import slice_chain as presets
+from transforms.slice_chain import slice_chain
 
 
 @pytest.fixture
@@ -95,7 +95,9 @@ def test_image_cases_come_from_their_folders_with_the_test_ones_set_aside(tmp_pa
 def test_the_phantom_is_made_as_configured(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        pipeline.data.phantom, "phantom_cases", lambda *arguments, **options: asked.append((arguments, options)) or []
+        pipeline.data.sources.phantom,
+        "phantom_cases",
+        lambda *arguments, **options: asked.append((arguments, options)) or [],
     )
     data = {"source": "phantom", "folder": tmp_path / "heads", "subjects": 5, "spacing_mm": 4, "seed": 9}
     assert find_cases(config(tmp_path, data=data, contrasts=["PD", "FLAIR"]), quiet=True) == []

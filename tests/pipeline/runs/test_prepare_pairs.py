@@ -7,9 +7,10 @@ from head_scans import scan, write_scan
 from PIL import Image
 
 from pipeline.config.schema import Config
-from pipeline.data import pair_store, pairing
-from pipeline.errors import UserError
+from pipeline.data import pair_cache as pair_store
+from pipeline.data import pairs as pairing
 from pipeline.runs.prepare import cohort_facts, find_cases, prepare, require_same_data, split_cases, training_data
+from pipeline.utils.errors import UserError
 
 SUBJECTS = 5
 

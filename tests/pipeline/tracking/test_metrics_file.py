@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from pipeline.errors import DiskFull
-from pipeline.tracking.journal import Journal, read_journal
+from pipeline.tracking.event_log import Journal, read_journal
 from pipeline.tracking.metrics_file import MetricsFile, read_metrics
+from pipeline.utils.errors import DiskFull
 
 ABOUT = {"experiment": "e", "name": "r", "params": {}, "tags": {}}
 

@@ -13,11 +13,11 @@ from torch import nn
 from tracked_run import track, train
 
 import pipeline
-from pipeline.errors import UserError
 from pipeline.tracking import mlflow_files
 from pipeline.tracking.mlflow_files import files_of
 from pipeline.tracking.mlflow_models import load_translator, log_translator
 from pipeline.tracking.tracker import Tracker
+from pipeline.utils.errors import UserError
 
 
 def everything_below(folder: Path) -> list[str]:

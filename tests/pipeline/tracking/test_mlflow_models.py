@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from networks.convolutions import plain_ways
+from networks.cpu_kernels.convolutions import plain_ways
 from networks.unet import UNet
-from pipeline.errors import UserError
 from pipeline.tracking.mlflow_models import (
     _move_autocast,
     _register,
@@ -17,6 +16,7 @@ from pipeline.tracking.mlflow_models import (
     log_translator,
 )
 from pipeline.tracking.tracker import Tracker
+from pipeline.utils.errors import UserError
 
 ABOUT = {"to": "T2", "contrasts": ["T1", "T2"], "facts": {"T1": {"low": 0.5, "integer": True}}, "origin": "test"}
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from tracked_run import client, eventually, history, lines, track, train
 
-from pipeline.errors import Stopped
 from pipeline.tracking.metrics_file import read_metrics
+from pipeline.utils.errors import Stopped
 
 # ── metrics.jsonl ───────────────────────────────────────────────────────────────────────────────────────────
 

@@ -6,7 +6,7 @@ import mlflow_store
 import pytest
 from tracked_run import SETTINGS, client, eventually, history, images, lines, track, train
 
-from pipeline.tracking import follower
+from pipeline.tracking import mlflow_worker as follower
 
 # ── continuing a run ────────────────────────────────────────────────────────────────────────────────────────
 

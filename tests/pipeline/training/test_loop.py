@@ -8,12 +8,12 @@ import torch
 
 from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank, UnpairedSlices
-from pipeline.data.store import StoredCase, encode
-from pipeline.errors import Stopped
-from pipeline.interruption import Interruption
-from pipeline.training.ledger import Ledger, NotFinite
+from pipeline.data.slice_cache import StoredCase, encode
 from pipeline.training.loop import Observers, Schedule, train
-from pipeline.training.position import Position
+from pipeline.training.loss_monitor import Ledger, NotFinite
+from pipeline.training.trainer_state import Position
+from pipeline.utils.errors import Stopped
+from pipeline.utils.interruption import Interruption
 from transforms.augmentation import Augmentation
 
 SCHEDULE = Schedule(

@@ -4,12 +4,12 @@ import torch
 from head_scans import AFFINE, scan, write_scan
 from torch import nn
 
-import pipeline.data.pairing as pairing
+import pipeline.data.pairs as pairing
 from pipeline.data.case import Case
-from pipeline.data.pairing import PairReader
-from pipeline.errors import DiskFull
+from pipeline.data.pairs import PairReader
 from pipeline.training.prepared_slices import prepared_slices
 from pipeline.training.validation import Validation
+from pipeline.utils.errors import DiskFull
 
 CONTRASTS = ("T1", "T2")
 SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 64, "n4": False, "percentiles": [0.5, 99.5]}

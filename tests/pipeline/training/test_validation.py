@@ -8,10 +8,10 @@ from PIL import Image
 from torch import nn
 
 from pipeline.data.case import Case
-from pipeline.data.pairing import PreparedScan, View
-from pipeline.errors import UserError
-from pipeline.metrics.detectors import LAYERS, Cohort
+from pipeline.data.pairs import PreparedScan, View
+from pipeline.metrics.failure_detectors import LAYERS, Cohort
 from pipeline.training.validation import Validation, evaluating, save_sample
+from pipeline.utils.errors import UserError
 
 CONTRASTS = ("T1", "T2")
 DEVICE = torch.device("cpu")

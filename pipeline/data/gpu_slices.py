@@ -1,0 +1,64 @@
+"""Training slices that lie in the device's memory: nothing is read, converted or copied to it while it trains."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.data.loader import SliceBank
+from pipeline.data.slice_cache import LEVELS
+from pipeline.utils.errors import UserError
+from transforms.augmentation import Augmentation, Change, on_device
+
+SHARE = 0.7  # of the memory that is free, for slices; the rest is for networks and what they keep of a pass
+GIB = 2**30
+
+
+class DeviceSlices:
+    """A `Bank` whose slices, as they are stored, fill one tensor of the device; flips, crops and turns are made there.
+
+    Args:
+        bank: Where the slices are read from.
+        device: Where they go.
+
+    Raises:
+        UserError: a stored file is gone, or is not what was stored.
+    """
+
+    def __init__(self, bank: SliceBank, device: torch.device):
+        self.ends = bank.ends
+        self.stored = torch.empty((len(bank), *bank.shape), dtype=torch.int16, device=device)  # uint16's bits
+        for number, end in enumerate(bank.ends):
+            volume = torch.from_numpy(bank.volume(number).view(np.int16))
+            self.stored[int(end) - len(volume) : int(end)].copy_(volume)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def gather(self, indices: Sequence[int]) -> Tensor:
+        """Return the slices at `indices` as (N, 1, S, S) float32 in [-1, 1], the same as `SliceBank.gather`'s."""
+        chosen = self.stored[on_device(np.asarray(indices, dtype=np.int64), self.stored.device)]
+        levels = (chosen.to(torch.int32) & 0xFFFF).to(torch.float32)
+        return levels.mul_(float(np.float32(2 / LEVELS))).sub_(1)[:, None]
+
+    def changed(self, augmentation: Augmentation, indices: Sequence[int], changes: list[Change]) -> Tensor:
+        """See `Bank.changed`."""
+        return augmentation.apply_at_once(self.gather(indices), changes)
+
+
+def on_the_device(banks: Sequence[SliceBank], device: torch.device) -> list[DeviceSlices]:
+    """Return banks whose slices are in the device's memory.
+
+    Raises:
+        UserError: they do not fit there.
+    """
+    needed = sum(2 * len(bank) * bank.shape[0] * bank.shape[1] for bank in banks)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if needed > SHARE * free:
+            raise UserError(
+                f"training.slices_on_device = true: {needed / GIB:.1f} GiB of slices do not fit into {SHARE:.0%} of "
+                f"the {free / GIB:.1f} GiB that are free on {device}; set it to false, and the store is read"
+            )
+    return [DeviceSlices(bank, device) for bank in banks]

@@ -1,0 +1,255 @@
+"""`--dry-run`: what a run would do, worked out without touching anything."""
+
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.config.schema import Config
+from pipeline.data.case import Case, pairs
+from pipeline.data.splits import CohortSplit
+from pipeline.planning.disk import BYTES_PER_PIXEL, DiskNeed, disk_needs, disk_text, warn_of_full_disks
+from pipeline.planning.evaluation_time import work_line
+from pipeline.planning.subjects import subject_names
+from pipeline.planning.training_time import time_text
+from pipeline.runs.contrast_warnings import warn_of_headers
+from pipeline.runs.folder import open_run_folder
+from pipeline.runs.prepare import find_cases, split_cases, warn_of_the_lone
+from pipeline.training.history import start_text
+from pipeline.training.initial_weights import read_start
+from pipeline.utils.console import say, table, warn
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import human_bytes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.engines.protocol import Engine
+
+
+def print_plan(config: Config, *, verbose: bool = False) -> None:
+    """Print subjects and slices per split and contrast, networks, steps, and estimated time, disk and memory.
+
+    Args:
+        config: Of the run.
+        verbose: Whether to name every subject.
+
+    Raises:
+        UserError: as the run itself would: no data, too few subjects, a folder that holds another run.
+    """
+    from pipeline.training.schedule import schedule_of, warn_of_lost_rate
+
+    saved = open_run_folder(config).split  # refuses one that holds another run; makes none
+    start = read_start(config)
+    cases = planned_cases(config)
+    split = split_cases(config, cases, saved if saved.exists() else None)
+    warn_of_headers(config, cases, split)
+    slices = {contrast: _slices(split.train[contrast], config) for contrast in config.contrasts}
+    engine = _engine(config)
+    together = 0  # slices that are there in both contrasts, on the first one's grid
+    if engine.paired:
+        warn_of_the_lone(config, cases, split)
+        together = _slices(_firsts(split.train.values(), config), config)
+    schedule = schedule_of(config.training, together or max(slices.values()))
+    needs, memory = planned_disk(config, split, engine), _memory(config, engine)
+    parameters = {name: _count(network) for name, network in engine.networks().items()}
+    say(f"{config.name}: {config.data.source} data → {config.folder}\n")
+    if start is not None:
+        say(f"weights    of {start_text(start.record)}\n")
+    rows = _split_rows(config, split, engine.paired)
+    say(table(["split", "contrast", "subjects", "images", "slices (estimate)"], rows))
+    say()
+    say(subject_names(config, split, every=verbose))
+    say()
+    say(table(["network", "parameters"], [(name, f"{count:,}") for name, count in parameters.items()]))
+    say()
+    say(f"steps      {schedule.steps_per_epoch:,} an epoch × {schedule.epochs:,} epochs = {schedule.steps:,}, "
+        f"batch {config.training.batch_size}")  # fmt: skip
+    say(time_text(config, engine, schedule.steps, memory))
+    say(disk_text(needs))
+    resident = ""
+    if config.training.slices_on_device:
+        trained_on = 2 * together or sum(slices.values())
+        resident = f", and {human_bytes(trained_on * config.preprocess.size**2 * BYTES_PER_PIXEL)} of slices"
+    say(f"memory     {human_bytes(memory)}{resident} while training, besides the libraries' own")
+    say(work_line(config, split, lambda cases: _grid(cases, config)))
+    _warn_of_device(config)
+    warn_of_lost_rate(schedule)
+    warn_of_full_disks(needs)
+    say("dry run: nothing was written")
+
+
+def _warn_of_device(config: Config) -> None:
+    """Say that the run would be refused on this machine; it may be meant for another."""
+    from pipeline.utils.hardware import choose_device, require_able
+
+    training = config.training
+    try:
+        require_able(choose_device(config.device), precision=training.precision, cuda_graph=training.cuda_graph)
+    except UserError as error:
+        warn(f"warning: {error}")
+
+
+def planned_cases(config: Config) -> list[Case]:
+    """Return the cases the run would find, making none: those of a phantom lie where they would be made."""
+    if config.data.source != "phantom":
+        return find_cases(config)
+    from pipeline.data.sources.phantom import planned_phantom
+
+    data = config.data
+    planned = planned_phantom(
+        data.folder, config.contrasts, subjects=data.subjects, spacing_mm=data.spacing_mm, seed=data.seed
+    )
+    return [case for of_subject in planned.values() for case in of_subject]
+
+
+def warn_before_the_work(config: Config, cases: Sequence[Case], saved_split: Path | None) -> None:
+    """Warn, before a run's hours of work, where what it writes will not fit its disks.
+
+    Args:
+        config: Of the run.
+        cases: All that its source has.
+        saved_split: The file with the split of a run that goes on.
+    """
+    with suppress(UserError):  # what is wrong with the data the run itself says
+        warn_of_full_disks(planned_disk(config, split_cases(config, cases, saved_split), _engine(config)))
+
+
+def _split_rows(config: Config, split: CohortSplit, paired: bool) -> list[tuple[str, str, int, int, int]]:
+    parts = [("train", contrast, split.train[contrast]) for contrast in config.contrasts]
+    if paired:
+        parts.append(("train", "pairs", _firsts(split.train.values(), config)))
+    for name in ("validation", "test"):
+        cases = getattr(split, name)
+        parts += [(name, kind, [case for case in cases if case.contrast == kind]) for kind in config.contrasts]
+        parts.append((name, "pairs", _firsts([cases], config)))
+    return [
+        (name, kind, len({case.subject for case in part}), len(part), _slices(part, config))
+        for name, kind, part in parts
+    ]
+
+
+def _firsts(parts: Iterable[Sequence[Case]], config: Config) -> list[Case]:
+    """Return the first contrast's images of the pairs among the cases."""
+    return [first for first, _ in pairs([case for part in parts for case in part], config.contrasts)]
+
+
+def _slices(cases: Sequence[Case], config: Config) -> int:
+    """Estimate how many slices cases have: from one volume's header, three quarters of them occupied."""
+    if not cases:
+        return 0
+    if config.data.source == "images":
+        return len(cases)
+    from nibabel.affines import voxel_sizes
+
+    from transforms.spatial import orientation_of
+
+    shape, affine = _grid(cases, config)
+    along = {"sagittal": 0, "coronal": 1, "axial": 2}[config.preprocess.axis]
+    axis = int((orientation_of(affine)[:, 0] == along).argmax())
+    spacing = config.preprocess.spacing_mm
+    slices = shape[axis] * voxel_sizes(affine)[axis] / spacing.through_plane if spacing else shape[axis]
+    return round(0.75 * slices) * len(cases)
+
+
+def _grid(cases: Sequence[Case], config: Config) -> tuple[tuple[int, ...], np.ndarray]:
+    """Return shape and affine of the first case whose header can be read."""
+    if config.data.source == "phantom":
+        from pipeline.data.sources.phantom_anatomy import grid
+
+        return grid(config.data.spacing_mm)
+    from nibabel import load
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    for case in cases:
+        try:
+            image = load(case.path)
+        except (OSError, ImageFileError, HeaderDataError):  # the run names it and leaves it out
+            continue
+        return image.shape, image.affine
+    raise UserError(f"{cases[0].path}: not readable as NIfTI, nor is any other of {len(cases)} images like it")
+
+
+def _engine(config: Config) -> "Engine":
+    """Return the run's engine on torch's meta device, which allocates nothing."""
+    import torch
+
+    from pipeline.engines.registry import build_engine
+
+    with torch.device("meta"):  # the initial weights' random draws draw nothing there
+        return build_engine(config, torch.device("meta"))
+
+
+def _weights(networks: "Iterable[nn.Module]") -> "set[nn.Parameter]":
+    """Return the weights of some networks, one that several share once."""
+    return {weight for network in networks for weight in network.parameters()}
+
+
+def _count(*networks: "nn.Module") -> int:
+    return sum(weight.numel() for weight in _weights(networks))
+
+
+def planned_disk(config: Config, split: CohortSplit, engine: "Engine") -> list[DiskNeed]:
+    """Return what a run will write, and where.
+
+    Args:
+        config: Of the run.
+        split: Who trains, validates and tests.
+        engine: The run's; a checkpoint holds each weight with Adam's two moments, the averages and the image pools.
+
+    Raises:
+        UserError: no image's header can be read.
+    """
+    training = [case for cases in split.train.values() for case in cases]
+    slices = sum(_slices(cases, config) for cases in split.train.values())
+    if engine.paired:
+        slices += 2 * _slices(_firsts(split.train.values(), config), config)
+    weights = _count(*engine.networks().values())
+    averaged = _count(*engine.best_generators().values()) if config.method.ema_decay else 0
+    pools = 2 * getattr(config.method, "pool_size", 0) * config.preprocess.size**2
+    checkpoint = 4 * (3 * weights + averaged + pools)
+    return disk_needs(config, training, slices=slices, checkpoint=checkpoint, voxels=_voxels(split.test, config))
+
+
+def _voxels(cases: Sequence[Case], config: Config) -> int:
+    """Estimate how many voxels cases have: of each contrast, from one volume's header; pictures are left out."""
+    if config.data.source == "images":
+        return 0
+    by_contrast = ([case for case in cases if case.contrast == contrast] for contrast in config.contrasts)
+    return sum(len(some) * math.prod(_grid(some, config)[0]) for some in by_contrast if some)
+
+
+def _memory(config: Config, engine: "Engine") -> float:
+    """Add up weights, gradients, Adam's moments and what the costliest step keeps of its passes for the gradients."""
+    import torch
+
+    weights = _weights(engine.networks().values())
+    known = {weight.untyped_storage()._cdata for weight in weights}
+    passes = 0
+    for made in range(getattr(config.method, "critic_steps", 1)):  # in one of so many steps the generators move too
+        if made:
+            engine.moved(torch.tensor(True))
+        passes = max(passes, _kept_for_gradients(config, engine, known))
+    return 4 * 4 * sum(weight.numel() for weight in weights) + passes
+
+
+def _kept_for_gradients(config: Config, engine: "Engine", known: set[int]) -> int:
+    """Return the bytes that the passes of the engine's next step keep, besides storages that are `known`."""
+    import torch
+
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    images = torch.zeros(config.training.batch_size, 1, config.preprocess.size, config.preprocess.size, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        losses = engine.losses(images, images)  # held, so that no storage's address is given out twice
+    del losses
+    return sum(size for storage, size in kept.items() if storage not in known)

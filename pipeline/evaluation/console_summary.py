@@ -1,0 +1,31 @@
+"""The last lines of a run on the console: what was done, and where everything is."""
+
+from pipeline.runs.folder import RunFolder
+from pipeline.training.trainer_state import Position
+
+
+def what_was_done(position: Position, steps_before: int, seconds: float) -> str:
+    """Say what a sitting did: that it trained, or that it only evaluated what was trained before."""
+    trained = position.step - steps_before
+    if not trained:
+        done = f"evaluated and reported in {seconds / 60:.1f} min"
+        return f"nothing was left to train after step {position.step:,}; {done}"
+    skipped = f", {position.bad_steps:,} of them skipped" if position.bad_steps else ""
+    total = f" of {position.step:,}" if steps_before else ""
+    return f"trained {trained:,}{total} steps{skipped} and evaluated in {seconds / 60:.1f} min"
+
+
+def last_lines(folder: RunFolder, how_to_open: str, done: str) -> str:
+    """Return a run's last words: what was done, where everything is and how to open it."""
+    gifs = ", ".join(str(path) for path in sorted(folder.path.glob("training_*.gif")))
+    volumes = "NIfTI, on each source's grid; open with any viewer" if any(folder.translated.glob("*.nii.gz")) else "PNG"
+    translated = f"  translated  {folder.translated}/   ({volumes})"
+    return "\n".join(
+        [
+            done,
+            f"  report      {folder.report}   (open it in a browser)",
+            f"  training    {gifs}",
+            *([translated] if folder.translated.exists() else []),
+            f"  MLflow      {how_to_open}",
+        ]
+    )

@@ -1,0 +1,279 @@
+"""The report of a finished run: which figures, pictures and facts stand on the page."""
+
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline import __version__
+from pipeline.config.schema import Config
+from pipeline.engines.protocol import Engine
+from pipeline.evaluation.scores import ABOUT, MASKED_PSNR, Scores
+from pipeline.evaluation.translation_writer import TranslatedVolume, sample_frames
+from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL, OWN
+from pipeline.metrics.protocols import PUBLISHED
+from pipeline.reporting.report_page import (
+    PHANTOM_FLAG,
+    PHANTOM_NOTE,
+    BeforeAfter,
+    Highlight,
+    Picture,
+    Report,
+    SubjectResult,
+    write_report,
+)
+from pipeline.reporting.score_tables import ScoreTable
+from pipeline.reporting.viewer import NOT_FETCHED, Viewer, is_fetched
+from pipeline.runs.folder import RunFolder, resolved_yaml
+from pipeline.runs.prepare import Prepared
+from pipeline.training.failure_monitor import TrainingWarning
+from pipeline.training.history import history_texts
+from pipeline.training.trainer_state import Position
+
+EMBEDDED_MOSAICS = 4  # a report stays a file that can be mailed
+
+
+def write_summary(
+    config: Config,
+    folder: RunFolder,
+    prepared: Prepared,
+    scores: Scores,
+    volumes: Sequence[TranslatedVolume],
+    gifs: Mapping[str, Path],
+    curves: Path,
+    position: Position,
+    engine: Engine,
+    viewer: Viewer | None = None,
+    uncertainty: Path | None = None,
+    training_warnings: Sequence[TrainingWarning] = (),
+    history: Mapping[str, object] | None = None,
+    shift: str = "",
+) -> None:
+    """Write the run's report.html; without a viewer, it says where one comes from.
+
+    `uncertainty` is a picture; `shift` a sentence on how far translations lay beside their sources.
+    """
+    phantom = config.data.source == "phantom"
+    subjects = _best_and_worst(scores, config.contrasts, volumes)
+    shown = {subject.picture.content for subject in subjects if subject.picture}
+    others = [volume for volume in volumes if volume.mosaic not in shown]
+    report = Report(
+        title=config.name,
+        result=result_sentence(scores, config.contrasts),
+        highlights=_highlights(scores, config.contrasts),
+        warnings=[*([PHANTOM_NOTE] if phantom else []), *_standing(training_warnings), *_left_out(prepared, scores)],
+        animations=[
+            Picture(path, f"training, {_arrow(direction)}", f"{_arrow(direction)}: the same slices, epoch by epoch")
+            for direction, path in gifs.items()
+        ],
+        samples=[_before_after(folder, direction) for direction in gifs],
+        mosaics=[
+            Picture(
+                volume.mosaic,
+                f"{volume.case.name} translated to {volume.target}",
+                f"{volume.case.name} → {volume.target}; each row is windowed by its own percentiles",
+            )
+            for volume in others[:EMBEDDED_MOSAICS]
+        ],
+        scores=_tables(scores, config.contrasts),
+        scores_flag=PHANTOM_FLAG if phantom else "",
+        training_warnings={
+            warning.title: (warning.what_was_seen, warning.means, warning.first.advice) for warning in training_warnings
+        },
+        curves=Picture(curves, "losses and validation scores", shift, on_white=True),
+        uncertainty=_uncertainty(uncertainty),
+        subjects=subjects,
+        viewer=viewer,
+        viewer_note="" if viewer or is_fetched() else NOT_FETCHED,
+        split_header=["split", "contrast", "subjects", "images", "slices"],
+        split_rows=_split_rows(config, prepared),
+        split_subjects=_split_subjects(config, prepared),
+        config_yaml=resolved_yaml(config),
+        provenance=_provenance(config, prepared, position, engine) | history_texts(history or {}),
+        how_to=_how_to(config, folder),
+        notes=scores.notes,
+    )
+    write_report(folder.report, report)
+
+
+def _how_to(config: Config, folder: RunFolder) -> dict[str, str]:
+    """Return what one may want to do next, and the command."""
+    model, to = shlex.quote(str(folder.path)), shlex.quote(config.contrasts[1])
+    translate = f"python -m pipeline.translate -i IN.nii.gz -o OUT.nii.gz --model {model} --to {to}"
+    return {
+        **({} if config.data.source == "images" else {"translate a volume": translate}),
+        "compare it with another run": f"python -m pipeline.compare {model} runs/OTHER -o compare.html",
+        "look at all runs": "mlflow ui",
+        "repeat this run": f"python -m pipeline.run {shlex.quote(str(folder.config))} output=runs/again",
+    }
+
+
+def result_sentence(scores: Scores, contrasts: tuple[str, str]) -> str:
+    """Say in a sentence how the model stands to the better of copy and histogram matching, in each direction."""
+    if not scores.paired:
+        return "No test subject has both contrasts: these figures cannot say whether a translation is right."
+    said = []
+    for source, target in (contrasts, contrasts[::-1]):
+        ours, name, best = _against_baseline(scores, source, target)
+        said.append(f"{source} → {target} {ours:.2f} dB, {ours - best:+.2f} dB against {name}")
+    return f"Masked PSNR of whole test volumes (our protocol, data range 2): {'; '.join(said)}."
+
+
+def _against_baseline(scores: Scores, source: str, target: str) -> tuple[float, str, float]:
+    """Return the model's masked volume PSNR, and the better one's name and PSNR of copy and histogram matching."""
+    means = {name: scores.mean(source, target, name, MASKED_PSNR) for name in (MODEL, COPY, HISTOGRAM)}
+    best = max((COPY, HISTOGRAM), key=means.__getitem__)
+    return means[MODEL], best, means[best]
+
+
+def _highlights(scores: Scores, contrasts: tuple[str, str]) -> list[Highlight]:
+    if not scores.paired:
+        return []
+    highlights = []
+    for source, target in (contrasts, contrasts[::-1]):
+        ours, name, best = _against_baseline(scores, source, target)
+        similarity = {
+            system: scores.mean(source, target, system, "volume/foreground/ssim") for system in (MODEL, COPY, HISTOGRAM)
+        }
+        highlights.append(
+            Highlight(f"{ours:.1f} dB", f"{source} → {target}, masked PSNR", f"{ours - best:+.1f} dB over {name}")
+        )
+        if np.isnan(similarity[MODEL]):  # a picture is too thin for an SSIM of volumes
+            continue
+        better = max(similarity[COPY], similarity[HISTOGRAM])
+        highlights.append(
+            Highlight(
+                f"{similarity[MODEL]:.2f}",
+                f"{source} → {target}, masked SSIM",
+                f"{similarity[MODEL] - better:+.2f} over the better of copy and {HISTOGRAM}",
+            )
+        )
+    return highlights
+
+
+def _left_out(prepared: Prepared, scores: Scores) -> list[str]:
+    training = [f"{case.path}: {reason}; not trained on" for case, reason in prepared.left_out.items()]
+    return training + [f"{subject}: {reason}; not evaluated" for subject, reason in scores.failures.items()]
+
+
+def _standing(training_warnings: Sequence[TrainingWarning]) -> list[str]:
+    standing = "; ".join(warning.title for warning in training_warnings if warning.cleared is None)
+    return [f"Warnings stood when training ended, see there what to do: {standing}."] if standing else []
+
+
+def _before_after(folder: RunFolder, direction: str) -> BeforeAfter:
+    frames = sample_frames(folder, direction)
+    first, last = min(frames), max(frames)
+    before = Picture(frames[first], f"{_arrow(direction)}, untrained", "untrained") if first == 0 < last else None
+    after = Picture(frames[last], f"{_arrow(direction)} after {last} epochs", f"after {last} epochs")
+    return BeforeAfter(_arrow(direction), before, after)
+
+
+def _uncertainty(picture: Path | None) -> Picture | None:
+    if picture is None:
+        return None
+    caption = (
+        "Left: mean expected against mean observed error in ten equally filled bins, over test subjects (bars: SD); on "
+        "the dashed line the size is right. Right: both errors in one slice, 0 outside the head."
+    )
+    return Picture(picture, "calibration curves, and expected beside observed error", caption, on_white=True)
+
+
+def _tables(scores: Scores, contrasts: tuple[str, str]) -> list[ScoreTable]:
+    """Lay out one table for each direction, protocol, unit and region; the first of a protocol says what it is."""
+    grouped: dict[tuple, dict[str, dict[str, tuple[float, float, int]]]] = {}
+    for row in scores.summary():
+        key = (row.source, row.target, row.protocol, row.unit, row.region)
+        grouped.setdefault(key, {}).setdefault(row.system, {})[row.metric] = (row.mean, row.sd, row.n)
+    first = {key[2]: key for key in reversed(grouped)}
+    return [
+        ScoreTable(
+            direction=f"{source} → {target}",
+            protocol=_protocol_title(protocol, unit, region),
+            about=ABOUT[protocol] if first[protocol] == (source, target, protocol, unit, region) else "",
+            rows=rows,
+            model=MODEL,
+            given_pairs=(LOOKUP,),
+        )
+        for (source, target, protocol, unit, region), rows in grouped.items()
+    ]
+
+
+def _protocol_title(protocol: str, unit: str, region: str) -> str:
+    where = {"foreground": "inside the head", "interior": "tissues deep inside the head", "image": "whole image"}
+    where["both heads"] = "inside the head of source and real target"
+    what = f"per {unit}, {where.get(region, region)}"
+    if protocol in PUBLISHED:
+        return f"{protocol}, on our slices: {what}"
+    return what if protocol == OWN else f"{protocol}: {what}"
+
+
+def _best_and_worst(
+    scores: Scores, contrasts: tuple[str, str], volumes: Sequence[TranslatedVolume]
+) -> list[SubjectResult]:
+    """Return, by direction, the test subjects with the highest and the lowest masked PSNR."""
+    if not scores.paired:
+        return []
+    pictures = {(volume.case.name, volume.target): volume.mosaic for volume in volumes}
+    results = []
+    for source, target in (contrasts, contrasts[::-1]):
+        ranked = scores.ranked(source, target, MODEL, MASKED_PSNR)
+        chosen = [("worst", ranked[0]), ("best", ranked[-1])] if len(ranked) > 1 else []
+        for rank, (value, subject) in chosen:
+            picture = pictures.get((f"{subject}_{source}", target))
+            results.append(
+                SubjectResult(
+                    rank,
+                    subject,
+                    f"{source} → {target}",
+                    f"{value:.2f} dB masked PSNR",
+                    Picture(picture, f"{subject}, {source} → {target}") if picture else None,
+                )
+            )
+    return results
+
+
+def _split_rows(config: Config, prepared: Prepared) -> list[list[str]]:
+    rows = []
+    for contrast in config.contrasts:
+        cases, facts = prepared.split.train[contrast], prepared.facts[contrast]
+        rows.append(["train", contrast, len({case.subject for case in cases}), len(cases), facts["slices"]])
+    if prepared.pairs:
+        subjects = {first.case.subject for first, _ in prepared.pairs}
+        rows.append(["train", "pairs", len(subjects), len(prepared.pairs), prepared.longest])
+    for part in ("validation", "test"):
+        for contrast in config.contrasts:
+            cases = [case for case in getattr(prepared.split, part) if case.contrast == contrast]
+            rows.append([part, contrast, len({case.subject for case in cases}), len(cases), "all"])
+    return [[str(cell) for cell in row] for row in rows]
+
+
+def _split_subjects(config: Config, prepared: Prepared) -> dict[str, list[str]]:
+    split = prepared.split
+    parts = {f"training {contrast}": split.train[contrast] for contrast in config.contrasts}
+    parts |= {"validation": split.validation, "test": split.test}
+    return {name: sorted({case.subject for case in cases}) for name, cases in parts.items()}
+
+
+def _provenance(config: Config, prepared: Prepared, position: Position, engine: Engine) -> dict[str, str]:
+    parameters = {
+        name: sum(weight.numel() for weight in network.parameters()) for name, network in engine.networks().items()
+    }
+    step_ms = 1000 * position.seconds / max(1, position.step)
+    return {
+        "version": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "seed": str(config.seed),
+        "steps": f"{position.step:,} ({position.bad_steps} skipped)",
+        "training time": f"{position.seconds / 60:.1f} min ({step_ms:.0f} ms a step)",
+        "parameters": ", ".join(f"{name} {count:,}" for name, count in parameters.items()),
+    } | ({} if prepared.coverage.mm is None else {"trained on": f"{prepared.coverage}"})
+
+
+def _arrow(direction: str) -> str:
+    return direction.replace("_to_", " → ")

@@ -1,0 +1,159 @@
+"""Which test subjects the report's viewer shows, and their volumes: source, translation and real target."""
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.case import Case, pairs
+from pipeline.evaluation.parallel_scoring import Translation
+from pipeline.evaluation.scores import MASKED_PSNR, Scores
+from pipeline.inference.model import TranslationModel
+from pipeline.metrics.names import MODEL
+from pipeline.reporting.viewer import FOLDER, ViewedSubject, is_fetched, viewed_subject
+from pipeline.utils.console import warn
+from pipeline.utils.files import atomic_write, temporary_folder
+from transforms.slices import stack_slices
+
+MOST_SUBJECTS = 3  # a direction: the file is mailed
+
+
+class Candidates:
+    """Keeps every translation in files, small enough to be shown, until it is known which are worth a look.
+
+    Args:
+        folder: For the files; whoever made it removes it.
+        model: What translates.
+    """
+
+    def __init__(self, folder: Path, model: TranslationModel):
+        self.folder, self.model = folder, model
+        self._files: dict[Case, Path] = {}
+        self._lone, self._asked = dict.fromkeys(model.contrasts, 0), 0
+
+    def add(self, translation: Translation) -> None:
+        """Keep a translation; of those without a real target, the first few of each contrast."""
+        job = self.job(translation)
+        if job is not None:
+            self.take(translation.case, job(translation))
+
+    def job(self, translation: Translation) -> Callable[[Translation], Path] | None:
+        """Return what writes a translation and returns its file; None for one more without a real target."""
+        if translation.view is None:
+            contrast = translation.case.contrast
+            self._lone[contrast] += 1
+            if self._lone[contrast] > MOST_SUBJECTS:
+                return None
+        self._asked += 1
+        return partial(_write, self.folder / f"{self._asked}.npz", self.model.facts[translation.to])
+
+    def take(self, case: Case, result: Path) -> None:
+        """Remember where a translation is."""
+        self._files[case] = result
+
+    def get(self, case: Case, label: str) -> ViewedSubject | None:
+        """Return a translation that was kept, under a label; None where there is none."""
+        if case not in self._files:
+            return None
+        with np.load(self._files[case], allow_pickle=False) as arrays:
+            kept = {name: arrays[name] if arrays[name].ndim else arrays[name].item() for name in arrays.files}
+        return ViewedSubject(**{"real": None, **kept, "label": label})
+
+
+def _write(path: Path, facts: Mapping[str, object], translation: Translation) -> Path:
+    """Write a translation, small enough to be shown, beside source and real target.
+
+    Args:
+        path: Of the file.
+        facts: What the target contrast's training cohort is like.
+        translation: To be kept.
+    """
+    case, scan, view = translation.case, translation.scan, translation.view
+    subject = viewed_subject(
+        "",
+        case.contrast,
+        translation.to,
+        source=scan.volume,
+        translated=stack_slices(scan.unpadded(translation.slices), scan.axis),
+        real=None if view is None else stack_slices(view.real, scan.axis),
+        foreground=stack_slices(scan.foreground if view is None else scan.foreground | view.foreground, scan.axis),
+        affine=scan.affine,
+        units=f"In a {translation.to} scan as the model was trained on, -1 is {facts['low']:.4g} and +1 is "
+        f"{facts['high']:.4g} in the file's own units.",
+    )
+    arrays = {name: value for name, value in asdict(subject).items() if value is not None}
+    atomic_write(path, lambda stream: np.savez_compressed(stream, **arrays))
+    return path
+
+
+@contextmanager
+def keep_candidates(folder: Path, model: TranslationModel) -> Iterator[Candidates | None]:
+    """Yield what keeps translations for the viewer, in a folder below `folder` that goes when the block ends.
+
+    None, with a line that says how to get it, where the viewer's package was not fetched.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    if not is_fetched():
+        warn(
+            "note: the report has no interactive viewer, for its package is not here; to have it, run "
+            f"npm ci --prefix {shlex.quote(str(FOLDER))} (or make viewer), then this run again"
+        )
+        yield None
+        return
+    with temporary_folder(folder) as kept:
+        yield Candidates(kept, model)
+
+
+def subjects_to_view(test: Sequence[Case], scores: Scores, candidates: Candidates) -> list[ViewedSubject]:
+    """Return at most three subjects for each direction, translated: by masked PSNR the worst, the median and the best.
+
+    Where no test subject has both contrasts, the first three scans of each contrast.
+
+    Args:
+        test: The test subjects' cases.
+        scores: The model's, of these subjects.
+        candidates: What the evaluation showed.
+    """
+    contrasts = candidates.model.contrasts
+    chosen = _ranked(test, scores, contrasts) if scores.paired else _first(test, scores, contrasts)
+    return [subject for label, case in chosen if (subject := candidates.get(case, label))]
+
+
+def rank_names(count: int) -> dict[str, int]:
+    """Return name -> index of the worst, the median and the best of `count` subjects in ascending order.
+
+    Of two there is no median, and a single one is neither: "only".
+    """
+    if count < 2:
+        return {"only": 0} if count else {}
+    return {"worst": 0, **({"median": count // 2} if count > 2 else {}), "best": count - 1}
+
+
+def _ranked(test: Sequence[Case], scores: Scores, contrasts: tuple[str, str]) -> list[tuple[str, Case]]:
+    """Return (label, source) of the subjects to show, by direction."""
+    by_name = {"_".join(filter(None, (pair[0].subject, pair[0].session))): pair for pair in pairs(test, contrasts)}
+    chosen = []
+    for source, target in (contrasts, contrasts[::-1]):
+        ranked = [one for one in scores.ranked(source, target, MODEL, MASKED_PSNR) if one[1] in by_name]
+        for name, index in rank_names(len(ranked)).items():
+            psnr, subject = ranked[index]
+            case = by_name[subject][contrasts.index(source)]
+            chosen.append((f"{name}: {subject}, {psnr:.2f} dB masked PSNR", case))
+    return chosen
+
+
+def _first(test: Sequence[Case], scores: Scores, contrasts: tuple[str, str]) -> list[tuple[str, Case]]:
+    """Return (label, source) of the first few scans of each contrast that were evaluated."""
+    return [
+        ("_".join(filter(None, (case.subject, case.session))), case)
+        for contrast in contrasts
+        for case in [one for one in test if one.contrast == contrast and one.name not in scores.failures][
+            :MOST_SUBJECTS
+        ]
+    ]

@@ -1,0 +1,206 @@
+"""Working through a translation command's jobs, and what is said and written at the end of them."""
+
+import json
+import signal
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from pipeline import __version__
+from pipeline.inference.batch.bids_dataset import Derivative, sidecar_of
+from pipeline.inference.batch.jobs import FAILED, NOT_DONE, STATUSES, TRANSLATED, Job, StopSignals, counts, outcome
+from pipeline.inference.batch.provenance import Provenance, write_record
+from pipeline.inference.batch.uncertainty_maps import is_map
+from pipeline.utils.console import on_one_line, one_line, progress, say, warn
+from pipeline.utils.errors import EXIT_PARTLY_DONE, DiskFull, UserError
+from pipeline.utils.files import atomic_text, is_folder, text_writer, write_together
+
+if TYPE_CHECKING:
+    from pipeline.inference.multi_view import Made, Opened, Views
+
+SUMMARY_FORMAT = 1
+
+
+def job_opener(views: "Views", *, strict: bool = False) -> "Callable[[Job], Opened]":
+    """Return what reads and prepares one job's source, a file or a folder that holds a DICOM series."""
+    from pipeline.inference.batch.dicom_folders import read_series
+
+    return lambda job: views.open(read_series(job.source) if is_folder(job.source) else job.source, strict=strict)
+
+
+def job_translator(
+    views: "Views",
+    derivative: Derivative | None,
+    open_job: "Callable[[Job], Opened] | None" = None,
+    *,
+    provenance: Provenance | None = None,
+    batch_size: int = 8,
+    keep_header_text: bool = False,
+) -> Callable[[Job], None]:
+    """Return what translates one job: reads, translates, and writes; the volume comes last, for it marks all as done.
+
+    Sidecars, map and volume replace those that were there together, or not at all.
+
+    Args:
+        views: See `pipeline.inference.multi_view.Views.translate`, for the options too.
+        derivative: Where jobs are of a BIDS dataset.
+        open_job: Opens a job's source; None: `job_opener`'s.
+        provenance: The record of the model, which each volume and map holds with its source's; None for none.
+    """
+    opened = open_job or job_opener(views)
+
+    def translate_one(job: Job) -> None:
+        if derivative is not None:
+            derivative.source_sidecar(job)  # a damaged one is said before the volume's minutes
+        made = views.translate_opened(opened(job), batch_size, keep_header_text)
+        if provenance is not None:
+            record = provenance.of_source(job.source)
+            for image in filter(None, made):
+                write_record(image, record)
+        texts = {} if derivative is None else derivative.sidecars(job)
+        outdated = [job.outdated] if job.outdated is not None and is_map(job.outdated) else []
+        if derivative is not None:
+            outdated += [sidecar_of(path) for path in outdated]
+        write_together({path: text_writer(text) for path, text in texts.items()} | _volumes(made, job), outdated)
+
+    return translate_one
+
+
+def _volumes(made: "Made", job: Job) -> dict[Path, Callable[[BinaryIO], None]]:
+    """Return what writes a volume, before it its map where there is one, by where they go."""
+    from pipeline.inference.output_volume import volume_writer
+
+    images = {} if made.uncertainty is None else {job.uncertainty: made.uncertainty}
+    return {path: volume_writer(image, path) for path, image in (images | {job.target: made.volume}).items()}
+
+
+def work_through(
+    jobs: list[Job],
+    translate_one: Callable[[Job], None],
+    *,
+    quiet: bool = False,
+    verbose: bool = False,
+    stop: StopSignals | None = None,
+) -> None:
+    """Translate each job in turn, noting what came of it; one that fails does not stop the others.
+
+    A full disk does: the others would fail as well, each after minutes of work.
+
+    Args:
+        jobs: To do; changed in place.
+        translate_one: Makes one job's target.
+        quiet: Without a progress bar.
+        verbose: With a line for each volume that is over, instead of the bar.
+        stop: Checked before each job.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the jobs that were finished are noted.
+    """
+    for job in progress(jobs, title="volumes", unit="vol", quiet=quiet or verbose):
+        if stop is not None:
+            stop.check()
+        started = time.perf_counter()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            disk_is_full = _attempt(job, translate_one)
+        notes = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
+        job.warnings += [on_one_line(note, job.source, job.target) for note in dict.fromkeys(notes)]
+        job.seconds = time.perf_counter() - started
+        if verbose:
+            ended = f"{job.source} -> {job.target}: {job.status} in {job.seconds:.1f} s"
+            say(one_line("; ".join([ended, *filter(None, [job.message])])))
+        if disk_is_full:
+            break
+
+
+def _attempt(job: Job, translate_one: Callable[[Job], None]) -> bool:
+    """Translate one volume and note what came of it; return whether the disk is full."""
+    try:
+        translate_one(job)
+    except Exception as error:
+        job.status = FAILED
+        job.error = on_one_line(_reason(error, job), job.source, job.target)
+        return isinstance(error, DiskFull)
+    job.status = TRANSLATED
+    return False
+
+
+def _reason(error: Exception, job: Job) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"{job.source}: does not fit into memory; crop it or use a larger machine"
+    return f"unexpected {type(error).__name__}: {error}"
+
+
+def say_outcome(jobs: list[Job], *, quiet: bool, stopped: int, anew: bool = False) -> None:
+    """Print the table of what became of each volume (where `quiet`, what was wrong) and what to do about the rest.
+
+    Args:
+        jobs: Of the command.
+        quiet: Whether to print what was wrong alone.
+        stopped: The number of the signal that came; 0 for none.
+        anew: Whether the same command would make again what is there: it was told to overwrite.
+    """
+    again = "run the same command again, which begins anew" if anew else "run the same command again for the rest"
+    alone_and_failed = len(jobs) == 1 and jobs[0].error != ""  # a table would say no more
+    if quiet or alone_and_failed:
+        for job in jobs:
+            for line in [*(f"warning: {note}" for note in job.warnings), *[f"error: {job.error}"][: bool(job.error)]]:
+                warn(one_line(line))
+    else:
+        say(outcome(jobs))
+    if stopped:
+        reason = "stopped: interrupted" if stopped == signal.SIGINT else f"stopped by {signal.Signals(stopped).name}"
+        warn(f"{reason}; {again}")
+    elif NOT_DONE in counts(jobs):
+        warn(f"stopped: the disk is full; {again}")
+
+
+def write_summary(
+    path: Path, jobs: list[Job], *, arguments: Mapping[str, object], model: Mapping[str, str], code: int, started: float
+) -> int:
+    """Write what became of every volume of a command, atomically; return the exit code.
+
+    Args:
+        path: The file.
+        jobs: All, the skipped ones too.
+        arguments: Of the command; what JSON does not know becomes text.
+        model: What is known of the model; empty where none was loaded because there was nothing to do.
+        code: The command's exit code.
+        started: When, as `time.time()` gives it.
+
+    Returns:
+        The exit code, 3 in place of 0 where the summary could not be written; that is said.
+    """
+    number = counts(jobs)
+    content = {
+        "format": SUMMARY_FORMAT,
+        "version": __version__,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 3),
+        "arguments": arguments,
+        "model": model,
+        "exit_code": code,
+        "totals": {"volumes": len(jobs)} | {status: number.get(status, 0) for status in STATUSES},
+        "volumes": [
+            {
+                "source": str(job.source),
+                "target": str(job.target),
+                **({} if job.uncertainty is None else {"uncertainty": str(job.uncertainty)}),
+                "status": job.status,
+                "seconds": round(job.seconds, 3),
+                "warnings": job.warnings,
+                "error": job.error,
+            }
+            for job in jobs
+        ],
+    }
+    try:
+        atomic_text(path, json.dumps(content, indent=2, default=str) + "\n")
+    except UserError as error:
+        warn(one_line(f"error: {error}"))
+        return code or EXIT_PARTLY_DONE
+    return code

@@ -1,0 +1,273 @@
+"""A DICOM series in a folder, read as one volume: sorted by position, refused where slices are missing.
+
+Geometry as DICOM PS3.3 C.7.6.2 defines it: the first column and row run along ImageOrientationPatient from
+ImagePositionPatient, in millimetres of a frame whose axes point left, posterior and superior (LPS); NIfTI's is RAS.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import is_folder
+from transforms.io.odd_names import utf8_name
+
+if TYPE_CHECKING:
+    import nibabel as nib
+    import numpy as np
+
+DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
+_SERIES_UID, _INSTANCE = "0020|000e", "0020|0013"
+_POSITION, _ORIENTATION, _CLASS = "0020|0032", "0020|0037", "0008|0016"
+_IMAGE_TYPE, _PHOTOMETRIC = "0008|0008", "0028|0004"
+_COLOUR = "a colour picture, not a scan; give the folder of a gray-scale series"
+_COLOURS = ("RGB", "PALETTE", "YBR")
+_NO_SCANS = {  # values of ImageType
+    "MOSAIC": "a Siemens mosaic, whose one picture holds all slices side by side; convert the series with dcm2niix",
+    "LOCALIZER": "a localizer, not a scan of the head; give the folder of another series",
+    "SCREEN SAVE": "a picture of a screen, not a scan; give the folder of the series itself",
+    "SCREENSAVE": "a picture of a screen, not a scan; give the folder of the series itself",
+    "SECONDARY": "a picture made of other images, not a scan; give the folder of the original series",
+}
+_ENHANCED = (  # classes whose files hold each frame's position in functional groups: Enhanced and Legacy Converted
+    "1.2.840.10008.5.1.4.1.1.4.1",  # MR
+    "1.2.840.10008.5.1.4.1.1.4.4",
+    "1.2.840.10008.5.1.4.1.1.2.1",  # CT
+    "1.2.840.10008.5.1.4.1.1.2.2",
+    "1.2.840.10008.5.1.4.1.1.130",  # PET
+    "1.2.840.10008.5.1.4.1.1.128.1",
+)
+_SAME_DIRECTION = 1e-3  # largest difference of direction cosines; scanners write them with 6 digits
+_UNEVEN = 0.02  # of the slice distance, beyond rounding in positions
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """What a file's header says of where its pixels lie; millimetres, LPS."""
+
+    path: Path
+    series: str
+    instance: str
+    origin: "np.ndarray"  # (3,)
+    axes: "np.ndarray"  # (3, 3), columns are the unit directions of x, y, z
+    spacing: tuple[float, ...]  # of x, y (and z where it has several frames)
+    size: tuple[int, ...]
+    placed: bool  # whether it says where its pixels lie; otherwise origin and axes are GDCM's inventions
+
+    @property
+    def height(self) -> float:
+        """Position along the normal of the slices."""
+        return float(self.axes[:, 2] @ self.origin)
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Whether a folder directly holds DICOM files: by suffix, or by the letters that stand after the preamble."""
+    try:
+        return is_folder(folder) and any(_is_dicom(path) for path in folder.iterdir())
+    except OSError:  # it cannot be listed
+        return False
+
+
+def files_of_series(folder: Path) -> list[Path]:
+    """Return the DICOM files that a folder directly holds, sorted by name."""
+    return [path for path in sorted(folder.iterdir()) if _is_dicom(path)]
+
+
+def _is_dicom(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if path.name.startswith(".") or path.name == "DICOMDIR" or not path.is_file():
+        return False
+    if suffix in DICOM_SUFFIXES:
+        return True
+    if suffix and not suffix[1:].isdigit():  # other kinds of files; "1.2.840.7" is a usual name
+        return False
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def read_series(folder: Path) -> "nib.Nifti1Image":
+    """Read the one DICOM series that a folder holds.
+
+    Returns:
+        (X, Y, Z) float32 voxels with each slice's rescaling applied, on the series' own grid, the affine to RAS
+        millimetres. Nothing else of the DICOM headers, so no name of a patient; its file name is the folder's.
+        `extra["doubts"]` says what is doubtful, which `transforms.io.nifti.read_nifti` adds to its warning: gaps in the
+        instance numbers, so that slices may be missing at an end; one file that does not say where it lies, whose
+        affine is then that of a NIfTI header without form codes (LAS), its rows turned as if it were axial.
+
+    Raises:
+        UserError: no or several series, unreadable, colour or unlike slices, some missing or at one position, several
+            that do not say where they lie; mosaics, localizers and screenshots, by their own words.
+    """
+    import nibabel as nib
+    import numpy as np
+
+    slices = [_header(path) for path in files_of_series(folder)]
+    slices = _one_series(slices, folder)
+    if not all(piece.placed for piece in slices):
+        return _without_place(slices, folder)
+    step = _step(slices, folder)
+    voxels = np.concatenate([_pixels(piece) for piece in slices], axis=2)  # (X, Y, Z)
+    first = slices[0]
+    affine = np.eye(4)
+    affine[:3, :3] = np.column_stack([first.axes[:, 0] * first.spacing[0], first.axes[:, 1] * first.spacing[1], step])
+    affine[:3, 3] = first.origin
+    image = nib.Nifti1Image(voxels, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
+    image.set_sform(image.affine, code="scanner")
+    image.set_qform(image.affine, code="scanner", strip_shears=True)
+    return _named(image, folder, _doubts_of_gaps(slices))
+
+
+def _without_place(slices: list[_Slice], folder: Path) -> "nib.Nifti1Image":
+    """Read the one file that does not say where it lies, as NIfTI has such volumes: no form codes."""
+    import nibabel as nib
+
+    tags = "ImagePositionPatient and ImageOrientationPatient"
+    if len(slices) > 1:
+        where = next(piece for piece in slices if not piece.placed).path.name
+        raise UserError(f"{folder}: {where} does not say where it lies ({tags}); export the series again with them")
+    first = slices[0]
+    image = nib.Nifti1Image(_pixels(first)[:, ::-1], None)  # rows run to the back in DICOM, to the front in LAS
+    image.header.set_zooms(first.spacing)
+    image = nib.Nifti1Image(image.dataobj, image.header.get_base_affine(), image.header)
+    return _named(image, folder, [f"its DICOM header does not say where the slice lies ({tags})"])
+
+
+def _named(image: "nib.Nifti1Image", folder: Path, doubts: list[str]) -> "nib.Nifti1Image":
+    """Return the image with its unit, with the folder's name for messages, and with what is doubtful."""
+    image.header.set_xyzt_units("mm")
+    image.file_map["image"].filename = str(folder)
+    image.extra["doubts"] = doubts
+    return image
+
+
+def _header(path: Path) -> _Slice:
+    import numpy as np
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    try:
+        with utf8_name(path) as name:
+            reader.SetFileName(name)
+            reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: cannot be read as a DICOM image; copy it again, or move what is no image out of the folder"
+        ) from error
+    has = reader.GetMetaDataKeys()
+    _require_scan(path, *(reader.GetMetaData(tag) if tag in has else "" for tag in (_IMAGE_TYPE, _PHOTOMETRIC)))
+    if reader.GetNumberOfComponents() != 1:
+        raise UserError(f"{path}: {_COLOUR}")
+    size = reader.GetSize()
+    axes = np.array(reader.GetDirection(), dtype=float).reshape(len(size), len(size))
+    if len(size) != 3:
+        raise UserError(f"{path}: has {len(size)} dimensions; convert the series with dcm2niix")
+    return _Slice(
+        path=path,
+        series=reader.GetMetaData(_SERIES_UID).strip() if _SERIES_UID in has else "",
+        instance=reader.GetMetaData(_INSTANCE).strip() if _INSTANCE in has else "",
+        origin=np.array(reader.GetOrigin(), dtype=float),
+        axes=axes,
+        spacing=reader.GetSpacing(),
+        size=size,
+        placed={_POSITION, _ORIENTATION} <= set(has)
+        or (_CLASS in has and reader.GetMetaData(_CLASS).strip(" \0") in _ENHANCED),
+    )
+
+
+def _require_scan(path: Path, image_type: str, photometric: str) -> None:
+    """Refuse what is no slice of a scan by its own ImageType (DICOM PS3.3, C.7.6.1.1.2) and colours.
+
+    Reconstructions that are derived but primary, as normalised or distortion-corrected ones, are scans.
+    """
+    values = [value.strip(" \0").upper() for value in image_type.split("\\")]
+    kinds = [remark for value, remark in _NO_SCANS.items() if value in values]
+    if photometric.strip(" \0").upper().startswith(_COLOURS):
+        kinds.append(_COLOUR)
+    if kinds:
+        kind, _, remedy = kinds[0].partition("; ")
+        said = f" (ImageType {image_type.strip()})" if any(values) else ""
+        raise UserError(f"{path}: {kind}{said}; {remedy}")
+
+
+def _one_series(slices: list[_Slice], folder: Path) -> list[_Slice]:
+    """Return the slices from the lowest to the highest; raise unless they are one series of like slices."""
+    import numpy as np
+
+    series = {piece.series for piece in slices}
+    if len(series) > 1:
+        named = ", ".join(
+            f"{uid or 'unnamed'} ({sum(p.series == uid for p in slices)} files)" for uid in sorted(series)
+        )
+        raise UserError(
+            f"{folder}: holds {len(series)} DICOM series: {named}; put the one to translate in a folder of its own"
+        )
+    first = slices[0]
+    for piece in slices:
+        if not np.allclose(piece.axes, first.axes, rtol=0, atol=_SAME_DIRECTION):
+            raise UserError(f"{folder}: its slices have several orientations, as a localizer's; give another series")
+        if piece.size != first.size or not np.allclose(piece.spacing[:2], first.spacing[:2], rtol=1e-3):
+            raise UserError(f"{folder}: {piece.path.name} and {first.path.name} differ in size; give a whole series")
+    if len(slices) > 1 and first.size[2] > 1:
+        raise UserError(f"{folder}: several multi-frame files in one series; put one in a folder of its own")
+    return sorted(slices, key=lambda piece: piece.height)
+
+
+def _step(slices: list[_Slice], folder: Path) -> "np.ndarray":
+    """Return the (3,) way from one slice to the next, in mm; raise where they do not lie evenly."""
+    import numpy as np
+
+    first, last = slices[0], slices[-1]
+    if len(slices) == 1:
+        return first.axes[:, 2] * first.spacing[2]
+    gaps = np.diff([piece.height for piece in slices])
+    usual = float(np.median(gaps))
+    if gaps.min() < 1e-3:
+        raise UserError(
+            f"{folder}: several images at one position (echoes or time points); "
+            "put one volume's slices in a folder of their own"
+        )
+    wide = int(np.argmax(np.abs(gaps - usual)))
+    tolerance = max(_UNEVEN * usual, 0.01)
+    if abs(gaps[wide] - usual) > tolerance:
+        between = f"between {slices[wide].path.name} and {slices[wide + 1].path.name}"
+        missing = sum(round(gap / usual) - 1 for gap in gaps if gap > 1.5 * usual)
+        whole = all(math.isclose(gap / usual, round(gap / usual), abs_tol=0.05) for gap in gaps)
+        reason = f"slices are missing, {missing} in all" if missing and whole else "its slices lie unevenly"
+        raise UserError(
+            f"{folder}: {reason} ({gaps[wide]:.2f} mm {between}, elsewhere {usual:.2f} mm); export the series again"
+        )
+    step = (last.origin - first.origin) / (len(slices) - 1)
+    line = first.origin + np.arange(len(slices))[:, None] * step  # (slices, 3), in mm
+    aside = np.linalg.norm([piece.origin for piece in slices] - line, axis=1)
+    if aside.max() > tolerance:
+        raise UserError(
+            f"{folder}: its slices do not lie in one line ({slices[int(aside.argmax())].path.name} is "
+            f"{aside.max():.2f} mm beside it); export the series again"
+        )
+    return step
+
+
+def _doubts_of_gaps(slices: list[_Slice]) -> list[str]:
+    numbers = sorted(int(piece.instance) for piece in slices if piece.instance.isdecimal())
+    gaps = len(slices) > 1 and len(numbers) == len(slices) and numbers[-1] - numbers[0] + 1 != len(numbers)
+    return ["its instance numbers have gaps; slices may be missing at an end"] if gaps else []
+
+
+def _pixels(piece: _Slice) -> "np.ndarray":
+    """Return a file's (X, Y, frames) float32 pixels, rescaled."""
+    import numpy as np
+    import SimpleITK as sitk
+
+    try:
+        with utf8_name(piece.path) as name:
+            image = sitk.ReadImage(name, sitk.sitkFloat32, imageIO="GDCMImageIO")
+    except RuntimeError as error:
+        raise UserError(f"{piece.path}: its pixels cannot be read; copy it again, or export it uncompressed") from error
+    return sitk.GetArrayFromImage(image).transpose(2, 1, 0).astype(np.float32)  # (X, Y, Z)

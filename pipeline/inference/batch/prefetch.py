@@ -1,0 +1,74 @@
+"""Opening the next volume of a job while the present one is on its way through a GPU."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from pipeline.inference.batch.jobs import Job
+
+if TYPE_CHECKING:
+    from pipeline.inference.multi_view import Opened
+
+IN_TURN = (".hdr", ".img")  # reading Analyze catches warnings, which Python does for all threads or none
+
+
+class Ahead:
+    """Opens a job's volume, and begins to open the next one's in a thread: one at a time, so memory holds two at most.
+
+    What could not be opened ahead for want of memory is opened again when it is its turn. The thread ends with the
+    process: nothing waits for what was begun in vain.
+
+    Args:
+        open_job: Opens a job's volume.
+        jobs: In the order in which they will be asked for; one that is skipped costs its opening, no more.
+    """
+
+    def __init__(self, open_job: "Callable[[Job], Opened]", jobs: Sequence[Job]):
+        self._open_job = open_job
+        self._next = {id(job): later for job, later in pairwise(jobs) if later.source.suffix.lower() not in IN_TURN}
+        self._begun: _Opening | None = None
+
+    def __call__(self, job: Job) -> "Opened":
+        """Return a job's opened volume; errors are those of opening it."""
+        begun, self._begun = self._begun, None
+        try:
+            opened = begun.result() if begun is not None and begun.job is job else self._open_job(job)
+        except Exception:
+            self._begin_after(job)
+            raise
+        self._begin_after(job)
+        return opened
+
+    def _begin_after(self, job: Job) -> None:
+        later = self._next.get(id(job))
+        if later is not None:
+            self._begun = _Opening(self._open_job, later)
+
+
+class _Opening:
+    """The opening of a job's volume in a thread of its own."""
+
+    def __init__(self, open_job: "Callable[[Job], Opened]", job: Job):
+        self.job, self._open_job = job, open_job
+        self._opened: Opened | None = None
+        self._error: BaseException | None = None
+        self.thread = Thread(target=self._work, name="opening", daemon=True)
+        self.thread.start()
+
+    def result(self) -> "Opened":
+        """Wait for the volume and return it, or raise what was wrong with it."""
+        self.thread.join()
+        if self._error is None:
+            return self._opened
+        from transforms.io.nifti_header import TooLargeError  # nibabel, which a door does without
+
+        if isinstance(self._error, MemoryError) or isinstance(self._error.__cause__, TooLargeError):
+            return self._open_job(self.job)
+        raise self._error
+
+    def _work(self) -> None:
+        try:
+            self._opened = self._open_job(self.job)
+        except BaseException as error:  # raised where the volume is asked for
+            self._error = error

@@ -1,0 +1,170 @@
+"""Whether a volume is what a model was trained on: its contrast, intensities, spacing and field of view.
+
+A model that is given another contrast, thick slices, half a head or a neck that it never saw translates it without a
+word, and what comes out looks like a scan. What a volume is like is compared with the training cohort's likeness
+(`pipeline.data.fingerprint`). The thresholds are wide: a warning that comes with every volume is not read. Silence
+is no promise.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from pipeline.data.fingerprint import quantile_distance, volume_likeness
+from pipeline.inference.model import TranslationModel
+from pipeline.utils.errors import UserError
+from transforms.slices import AXES
+
+NEARER = 0.7  # the other contrast's cohort is this much nearer than the source's own
+SAME = 0.15  # distance of cores that is never told apart; the median of two real heads in one contrast
+UNLIKE = {"core": 0.45, "head": 0.35}  # at least; two real heads in one contrast differ by up to 0.29 and 0.23
+UNLIKE_REACHES = 2.0  # and at least this many times what 19 of 20 members of the cohort keep to
+SPACING = 1.5  # times the trained spacing, or less than its 1.5th part
+HEAD = (0.65, 1.5)  # of the trained extents
+BEYOND = 1.15  # times the range of the head that was trained on, where that was cut
+FIELD = 1.5  # times the trained field of view, within slices
+DIRECTIONS = ("from left to right", "from back to front", "from bottom to top")
+UNTRAINED = {  # what lies beyond the range, by the axis that slices are cut along
+    "axial": "the lowest {:.0f} mm of the head lie below the {:.0f} mm from the crown that were trained on",
+    "coronal": "the hindmost {:.0f} mm of the head lie behind the {:.0f} mm from its front that were trained on",
+    "sagittal": "the outermost {:.0f} mm of the head lie outside the {:.0f} mm about its middle that were trained on",
+}
+
+
+def doubts(
+    volume: Mapping[str, Sequence[float]],
+    facts: Mapping[str, Mapping[str, object]],
+    source: str,
+    to: str,
+    *,
+    axis: str,
+    grid_mm: Sequence[float] | None = None,
+    larger: bool = False,
+) -> list[str]:
+    """Return what makes a volume doubtful to a model, each in some words without the volume's name; usually nothing.
+
+    Args:
+        volume: From `pipeline.data.fingerprint.volume_likeness`.
+        facts: By contrast, what the training cohort was like; only `likeness` counts, and without the source's there
+            is nothing to compare with.
+        source, to: The contrast that the model expects and the one it makes.
+        axis: Along which slices are cut.
+        grid_mm: (in-plane, through-plane) spacing to which volumes are resampled; finer ones become alike. None: not.
+        larger: Whether the network is shown larger slices than in training, so that their field of view matters.
+    """
+    expected, other = (facts.get(contrast, {}).get("likeness") for contrast in (source, to))
+    if expected is None:
+        return []
+    return [
+        *_of_intensities(volume, expected, other, source, to),
+        *_of_spacing(volume["spacing_mm"], expected["spacing_mm"], AXES[axis], grid_mm),
+        *_of_extent(volume["head_mm"], expected["head_mm"], axis, expected.get("coverage_mm")),
+        *(_of_field(volume["field_mm"], expected["field_mm"], AXES[axis]) if larger else []),
+    ]
+
+
+def require_likeness(model: TranslationModel, to: str) -> None:
+    """Refuse to judge volumes strictly where the model keeps nothing to compare them with.
+
+    Raises:
+        UserError: it was trained by an earlier release, or on pictures.
+    """
+    if "likeness" not in model.facts.get(model.source(to), {}):
+        raise UserError(
+            f"{model.origin}: it does not keep what its training cohort was like (an earlier release, or pictures), so "
+            "volumes cannot be compared with it; train again, or leave --strict out"
+        )
+
+
+def compare_with_cohort(
+    name: str, data: Mapping[str, object], model: TranslationModel, to: str, *, strict: bool = False
+) -> list[str]:
+    """Return what makes a volume doubtful to a model, as `doubts` does; nothing where the model keeps no likeness.
+
+    Args:
+        name: Of the volume, for the message.
+        data: What the model's chain made of it.
+        model: What is to translate it.
+        to: The contrast it makes.
+        strict: Whether to refuse instead.
+
+    Raises:
+        UserError: `strict`, and there is a doubt, or nothing to compare with.
+    """
+    if strict:
+        require_likeness(model, to)
+    source, settings = model.source(to), model.settings
+    axis, size = settings["axis"], settings["size"]
+    if "likeness" not in model.facts.get(source, {}):
+        return []
+    volume = volume_likeness(data, axis, size)
+    if volume is None:
+        found = ["shows too little of a head to be compared with the training cohort"]
+    else:
+        larger = max(data["image"].shape[1:]) > size
+        grid_mm = settings["spacing_mm"]
+        found = doubts(volume, model.facts, source, to, axis=axis, grid_mm=grid_mm, larger=larger)
+    if found and strict:
+        raise UserError(f"{name}: {'; '.join(found)} (--strict)")
+    return found
+
+
+def _of_intensities(volume: Mapping, expected: Mapping, other: Mapping | None, source: str, to: str) -> list[str]:
+    away = {name: quantile_distance(volume[name], expected[name]) for name in UNLIKE}
+    if other is not None:
+        nearer = quantile_distance(volume["core"], other["core"])
+        if away["core"] > max(SAME, expected["core_reach"]) and nearer < NEARER * away["core"]:
+            return [
+                f"looks like {to}, the model expects {source} (distance {nearer:.2f} to the training cohort in {to}, "
+                f"{away['core']:.2f} to that in {source}); check the file, and --to"
+            ]
+    for name, distance in away.items():
+        usual = expected[f"{name}_reach"]
+        if distance > max(UNLIKE[name], UNLIKE_REACHES * usual):
+            place = {"core": "deep in the head", "head": "of the head"}[name]
+            return [
+                f"the intensities {place} are unlike those of the training cohort in {source} (distance {distance:.2f}"
+                + (f", of its own members up to {usual:.2f})" if usual else ")")
+            ]
+    return []
+
+
+def _of_spacing(
+    spacing: Sequence[float], trained: Sequence[Sequence[float]], along: int, grid_mm: Sequence[float] | None
+) -> list[str]:
+    found = []
+    for name, axes in (("through plane", [along]), ("in plane", [axis for axis in range(3) if axis != along])):
+        grid = 0.0 if grid_mm is None else grid_mm[name == "through plane"]
+        for axis in axes:
+            low, high = trained[axis]
+            shown = max(spacing[axis], grid)
+            if shown > SPACING * max(high, grid) or shown * SPACING < max(low, grid):
+                found.append(f"spacing {spacing[axis]:.3g} mm {name}, trained on {_range(low, high)} mm")
+                break
+    return found
+
+
+def _of_extent(
+    head: Sequence[float], trained: Sequence[Sequence[float]], axis: str, coverage_mm: float | None
+) -> Iterator[str]:
+    """Compare the head's extents with those of the training volumes, and along the slices' axis with the range."""
+    for number, (extent, (low, high), direction) in enumerate(zip(head, trained, DIRECTIONS, strict=True)):
+        cut = coverage_mm is not None and number == AXES[axis] and high > coverage_mm
+        if cut:
+            low, high = min(low, coverage_mm), coverage_mm
+        if cut and extent > BEYOND * coverage_mm:
+            yield UNTRAINED[axis].format(extent - coverage_mm, coverage_mm)
+        elif not HEAD[0] * low <= extent <= HEAD[1] * high:
+            yield f"shows {extent:.0f} mm of head {direction}, trained on {_range(low, high)} mm"
+
+
+def _of_field(field: Sequence[float], trained: Sequence[Sequence[float]], along: int) -> list[str]:
+    """Only what lies within slices, and only larger ones: a network normalises over the whole slice, air and all."""
+    return [
+        f"has a field of view of {field[axis]:.0f} mm {DIRECTIONS[axis]}, trained on {_range(*trained[axis])} mm"
+        for axis in range(3)
+        if axis != along and field[axis] > FIELD * trained[axis][1]
+    ]
+
+
+def _range(low: float, high: float) -> str:
+    ends = dict.fromkeys(f"{end:.3g}" for end in (low, high))
+    return " to ".join(ends)

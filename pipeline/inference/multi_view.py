@@ -1,0 +1,170 @@
+"""What the command translates with: one model, or one for each of several slicings whose results are averaged."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+from nibabel.spatialimages import SpatialImage
+
+from pipeline.inference.batch.uncertainty_maps import DESCRIPTION
+from pipeline.inference.compile import CompiledForms, worth_compiling
+from pipeline.inference.model import TranslationModel
+from pipeline.inference.output_volume import image_like
+from pipeline.inference.translator import OpenedVolume, on_source_grid, one_warning, open_volume
+from pipeline.inference.uncertainty import features_of, fused_error
+from pipeline.inference.uncertainty_calibration import Doubt, load_doubt
+from pipeline.utils.errors import UserError
+
+
+class Made(NamedTuple):
+    """A translated volume and, where it was asked for, the map of its expected absolute error."""
+
+    volume: nib.Nifti1Image
+    uncertainty: nib.Nifti1Image | None = None
+
+
+class Opened(NamedTuple):
+    """A volume that was read and prepared for each view, and what is doubtful about it."""
+
+    volumes: tuple[OpenedVolume, ...]
+    doubts: list[str]
+
+
+@dataclass(frozen=True)
+class Views:
+    """What translates volumes to one contrast.
+
+    Attributes:
+        models: One, or several that were trained on slices along different axes.
+        to: The contrast to make.
+        doubts: Of each model, what tells how far off it may be; empty where no map is wanted.
+    """
+
+    models: tuple[TranslationModel, ...]
+    to: str
+    doubts: tuple[Doubt, ...] = ()
+
+    def about(self) -> dict[str, str]:
+        """Return what `TranslationModel.about` does; of several, their words joined by " + "."""
+        each = [model.about(self.to) for model in self.models]
+        return {key: " + ".join(about[key] for about in each) if key != "to" else self.to for key in each[0]}
+
+    def compiled(self, asked: str, volumes: int, batch_size: int) -> "Views":
+        """Return the views for a job: with networks that are compiled when first used, where that is asked for or pays.
+
+        Args:
+            asked, volumes: See `pipeline.inference.compile.worth_compiling`.
+            batch_size: Slices that go through the networks at once.
+        """
+        if not worth_compiling(asked, volumes, self.models[0], self.to):
+            return self
+        forms = CompiledForms(batch_size)
+        return replace(self, models=tuple(replace(model, run=forms) for model in self.models))
+
+    def translate(
+        self,
+        source: str | Path | SpatialImage,
+        *,
+        batch_size: int = 8,
+        keep_header_text: bool = False,
+        strict: bool = False,
+    ) -> Made:
+        """Translate a volume on its own grid, in the target contrast's training intensities.
+
+        Each view's slices are led back to the source's grid and to intensities by its own model's facts, and averaged
+        there voxel by voxel. The map is float32, in the target's intensities; 0 outside the source's head.
+
+        Args, warnings and errors as in `pipeline.inference.translator.translate_volume`.
+        """
+        return self.translate_opened(self.open(source, strict=strict), batch_size, keep_header_text)
+
+    def open(self, source: str | Path | SpatialImage, *, strict: bool = False) -> Opened:
+        """Read a volume and prepare it for every view; no device is asked for anything. As in `translate`."""
+        doubts: list[str] = []
+        volumes = (
+            open_volume(source, model, self.to, doubts, strict=strict, likeness=index == 0)
+            for index, model in enumerate(self.models)
+        )
+        return Opened(tuple(volumes), doubts)
+
+    def translate_opened(self, source: Opened, batch_size: int = 8, keep_header_text: bool = False) -> Made:
+        """Translate what `open` returned; as in `translate`."""
+        with one_warning(source.volumes[0].name) as doubts:
+            doubts += source.doubts
+            return self._translated(source.volumes, batch_size, keep_header_text)
+
+    def _translated(self, volumes: Sequence[OpenedVolume], batch_size: int, keep_header_text: bool) -> Made:
+        voxels, errors = [], []
+        for index, (model, opened) in enumerate(zip(self.models, volumes, strict=True)):
+            network = model.translators[self.to]
+            translated = opened.through(network, opened.slices, model, batch_size)
+            low, high = (model.facts[self.to][name] for name in ("low", "high"))
+            voxels.append(on_source_grid(translated, opened.way_back, model, low, high))
+            if self.doubts:
+                expected = _expected(opened, translated, model, self.doubts[index], batch_size)
+                # an error is a difference: -1 to 0, 1 to half the range that -1 to 1 spans
+                errors.append(on_source_grid(expected - 1, opened.way_back, model, 0.0, high - low))
+        affine, header = opened.way_back["image_before_canonical"], opened.way_back["image_header"]
+        origin = " + ".join(model.origin for model in self.models)
+        image = image_like(
+            voxels[0] if len(voxels) == 1 else np.mean(voxels, axis=0),
+            affine,
+            header,
+            integer=all(model.facts[self.to]["integer"] for model in self.models),
+            description=f"synthetic {self.to}, {origin}",
+            keep_text=keep_header_text,
+        )
+        if not errors:
+            return Made(image)
+        description = f"{DESCRIPTION} {self.to}, {origin}"
+        expected = np.maximum(fused_error(errors, voxels), 0)
+        return Made(image, image_like(expected, affine, header, integer=False, description=description))
+
+
+def _expected(
+    opened: OpenedVolume, translated: np.ndarray, model: TranslationModel, doubt: Doubt, batch_size: int
+) -> np.ndarray:
+    """Return the absolute error to expect in [-1, 1]'s unit, (N, H, W) in [0, 2]; 0 outside the source's head."""
+    features = features_of(
+        opened.slices,
+        translated,
+        doubt.witnesses,
+        lambda network, slices: opened.through(network, slices, model, batch_size),
+    )
+    return np.where(opened.foreground, doubt.calibration.expected(features), np.float32(0))
+
+
+def open_views(
+    uris: Sequence[str], models: Sequence[TranslationModel], to: str, axes: Sequence[str] | None, *, uncertainty: bool
+) -> Views:
+    """Return what translates, from loaded models.
+
+    Args:
+        uris: What each model was loaded from.
+        models: As many.
+        to: The contrast to make.
+        axes: The slicings to average, "axial", "coronal", "sagittal"; None where there is one model.
+        uncertainty: Whether maps are wanted.
+
+    Raises:
+        UserError: models and axes do not fit together, or a map is wanted and a model's was never calibrated.
+    """
+    own = [str(model.settings["axis"]) for model in models]
+    trained = "; ".join(f"{uri}: {axis}" for uri, axis in zip(uris, own, strict=True))
+    if axes is None and len(models) > 1:
+        raise UserError(f"several models were given; say --views {','.join(own)} to average their translations")
+    if axes is not None and sorted(axes) != sorted(own):
+        raise UserError(
+            f"--views {','.join(axes)} needs one --model for each axis, trained on its slices (preprocess.axis), and "
+            f"there is {trained}"
+        )
+    for uri, model in zip(uris, models, strict=True):
+        if set(model.contrasts) != set(models[0].contrasts):
+            pairs = " and ".join("/".join(sorted(one.contrasts)) for one in (models[0], model))
+            raise UserError(f"{uri}: the models translate between different contrasts, {pairs}; give others")
+        model.target(to)
+    doubts = [load_doubt(str(uri), model, to) for uri, model in zip(uris, models, strict=True)] if uncertainty else []
+    return Views(tuple(models), to, tuple(doubts))

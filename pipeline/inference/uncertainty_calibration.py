@@ -1,0 +1,194 @@
+"""A run's `uncertainty.json`: the calibrations that its evaluation made, and whether they fit what is to translate."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipeline.inference.model import TranslationModel, load_model
+from pipeline.inference.model_address import MLFLOW_SCHEMES
+from pipeline.inference.uncertainty import Calibration, Witnesses, has_own_spread
+from pipeline.runs.folder import RunFolder
+from pipeline.utils.console import warn
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import atomic_text
+
+FORMAT = 1
+RUN, ALONE = "run", "alone"  # kinds of witnesses: all that a run has, or one direction's network by itself
+ABOUT = (
+    "Absolute error to expect in [-1, 1], by what is seen of a translation: knots of (cycle_weight * cycle error + "
+    "spread_weight * spread, error), fitted on validation subjects. 'run': with all that a run has, 'alone': with "
+    "flips and shifts"
+)
+
+Calibrations = dict[str, dict[str, Calibration]]  # by target contrast, then by kind of witnesses
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What tells how far off one direction's translations may be."""
+
+    witnesses: Witnesses
+    calibration: Calibration
+
+
+def witnesses_of(
+    model: TranslationModel, to: str, others: Mapping[str, TranslationModel], kind: str = RUN
+) -> Witnesses:
+    """Return whom to ask about translations to a contrast.
+
+    Args:
+        model: What translates.
+        to: Its target.
+        others: The run's other checkpoints, asked only where the network has no spread of its own.
+        kind: `RUN` or `ALONE`.
+    """
+    network = model.translators[to]
+    if kind == ALONE:
+        return Witnesses(network, alone=True)
+    source = next(contrast for contrast in model.contrasts if contrast != to)
+    asked = {} if has_own_spread(network) else {name: other.translators[to] for name, other in others.items()}
+    return Witnesses(network, model.translators[source], asked)
+
+
+def other_checkpoints(folder: RunFolder, model: TranslationModel) -> dict[str, TranslationModel]:
+    """Return the run's best and latest checkpoints by name where their weights are others than the model's.
+
+    Not the previous one: when it was made depends on where a run was stopped. One that cannot be read is named and left
+    out.
+    """
+    if all(has_own_spread(network) for network in model.translators.values()):
+        return {}
+    checkpoints, found, seen = folder.checkpoints, {}, {_key(model)}
+    for path in (checkpoints.best, checkpoints.latest):
+        if not path.is_file():
+            continue
+        try:
+            other = load_model(path, model.device.type)
+        except UserError as error:
+            warn(f"warning: {error}; not asked about the uncertainty")
+            continue
+        if _key(other) not in seen:
+            found[path.stem] = other
+            seen.add(_key(other))
+    return found
+
+
+def write_calibrations(
+    folder: RunFolder,
+    model: TranslationModel,
+    others: Mapping[str, TranslationModel],
+    calibrations: Calibrations,
+    *,
+    reason: str = "",
+    test: Mapping[str, object] | None = None,
+) -> Path:
+    """Write what was found, and for which weights; return the path.
+
+    Args:
+        folder: Of the run.
+        model, others: What was calibrated and which other checkpoints were asked.
+        calibrations: Empty where there are none.
+        reason: Why there are none.
+        test: What the test subjects showed of them, in JSON's types.
+    """
+    content = {
+        "format": FORMAT,
+        "about": ABOUT,
+        "reason": reason,
+        "weights": _identities(model),
+        "others": {name: _identities(other) for name, other in others.items()},
+        "directions": {to: {kind: asdict(one) for kind, one in kinds.items()} for to, kinds in calibrations.items()},
+        "test": dict(test or {}),
+    }
+    atomic_text(folder.calibrations, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    return folder.calibrations
+
+
+def load_doubt(uri: str, model: TranslationModel, to: str) -> Doubt:
+    """Return what tells how far off a loaded model's translations may be.
+
+    Args:
+        uri: What the model was loaded from.
+        model: As it was loaded.
+        to: The contrast to make.
+
+    Raises:
+        UserError: it was never calibrated, or in another state; with the remedy.
+    """
+    if model.calibration:  # an MLflow model carries its own
+        return Doubt(witnesses_of(model, to, {}, ALONE), _calibration(model.calibration, uri))
+    if uri.startswith(MLFLOW_SCHEMES):
+        raise UserError(
+            f"{uri}: was logged without a calibration of its uncertainty; evaluate its run again where that lies "
+            "(pipeline.run, with evaluation.uncertainty=true), which logs it anew, give the run's folder, or leave "
+            "--uncertainty out"
+        )
+    place = Path(uri)
+    folder = next(
+        (one for one in (place, *place.absolute().parents[:2]) if RunFolder(one).calibrations.is_file()), None
+    )
+    if folder is None:
+        raise UserError(
+            f"{uri}: has no uncertainty.json, so its uncertainty is not calibrated; evaluate the run again (repeat its "
+            "pipeline.run, with evaluation.uncertainty=true), or leave --uncertainty out"
+        )
+    return _from_file(RunFolder(folder), model, to)
+
+
+def published(folder: RunFolder, model: TranslationModel, to: str) -> dict[str, object]:
+    """Return what tells the errors of one direction's network by itself, for its MLflow model; empty without it.
+
+    Args:
+        folder: Of the run; its calibrations count where they are of exactly the model's weights.
+        model: What is published.
+        to: The direction's target.
+    """
+    try:
+        content = json.loads(folder.calibrations.read_text(encoding="utf-8"))
+        calibration = content["directions"][to][ALONE]
+        ours = content["weights"] == _identities(model)
+    except (OSError, ValueError, KeyError, TypeError):  # none was made, or it is damaged
+        return {}
+    return {"uncertainty": calibration} if ours else {}
+
+
+def _from_file(folder: RunFolder, model: TranslationModel, to: str) -> Doubt:
+    path = folder.calibrations
+    again = f"evaluate it again: python -m pipeline.run {shlex.quote(str(folder.config))}"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        reason, weights, names = content["reason"], content["weights"], dict(content["others"])
+        calibration = content["directions"].get(to, {}).get(RUN)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged, or of another version; {again}") from error
+    if calibration is None:
+        raise UserError(f"{path}: the run's uncertainty was not calibrated: {reason}; leave --uncertainty out")
+    others = other_checkpoints(folder, model)
+    if weights != _identities(model) or names != {name: _identities(other) for name, other in others.items()}:
+        raise UserError(
+            f"{path}: was calibrated for other weights than these, or other checkpoints beside them; give the run's "
+            f"folder as --model, or {again}"
+        )
+    return Doubt(witnesses_of(model, to, others), _calibration(calibration, str(path)))
+
+
+def _calibration(content: Mapping[str, object], name: str) -> Calibration:
+    try:
+        knots = tuple((float(place), float(error)) for place, error in content["knots"])
+        weights = {key: float(content[key]) for key in ("cycle_weight", "spread_weight")}
+        counts = {key: int(content[key]) for key in ("subjects", "voxels")}
+        if not knots:
+            raise ValueError("no knots")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{name}: the calibration of its uncertainty is damaged; evaluate the run again") from error
+    return Calibration(**weights, knots=knots, **counts)
+
+
+def _identities(model: TranslationModel) -> dict[str, str]:
+    return {to: model.identity(to) for to in sorted(model.translators)}
+
+
+def _key(model: TranslationModel) -> tuple[str, ...]:
+    return tuple(_identities(model).values())

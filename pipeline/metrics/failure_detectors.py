@@ -1,0 +1,212 @@
+"""Four ways in which an unpaired translation goes wrong, each told from source, translation and training cohorts alone.
+
+No detector sees a real target: unpaired data has none, and where validation has one it is left alone. All take slices
+in [-1, 1] and the head of the *source*. Each names what it cannot tell; where it cannot judge it returns NaN.
+
+Which values are bad is said in `pipeline.training.failure_checks`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+
+from pipeline.metrics.shift import axis_names, shared_shift, slice_shift
+from pipeline.metrics.similarity import intensity_distance
+from transforms.slices import centre_fit
+
+SHELL = 0.25  # of the way in: scalp and skull, which an inverted brain may well have right
+LAYERS = 8  # of the rest
+FLAT = 0.01  # SD of intensities that is as good as none; the flattest profile met, of a real T1 head, has 0.028
+ALIKE = 0.05  # intensity distance of two contrasts; phantom T1 and T2 are 0.31 apart, real ones 0.04 to 0.56
+SHIFTED_SLICES = 12  # slices of a direction whose shift is measured; a median needs no more
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What the detectors know of a contrast's training slices.
+
+    Attributes:
+        profile: (LAYERS,) mean intensity from under the scalp to the centre; see `depth_profile`.
+        spread: How far slices differ; see `spread`.
+        quantiles: Equally spaced quantiles of the foreground's intensities.
+    """
+
+    profile: np.ndarray
+    spread: float
+    quantiles: np.ndarray
+
+
+@dataclass(frozen=True)
+class Translated:
+    """Slices of one scan and their translation.
+
+    Attributes:
+        source, translation: (K, h, w) in [-1, 1].
+        head: (K, h, w) bool, of the source.
+        layers: (K, h, w), `depth_layers` of the head.
+        pixel_mm: Height and width of a pixel.
+    """
+
+    source: np.ndarray
+    translation: np.ndarray
+    head: np.ndarray
+    layers: np.ndarray
+    pixel_mm: tuple[float, float]
+
+
+def measure(scans: Sequence[Translated], source: Cohort, target: Cohort) -> dict[str, float]:
+    """Return every detector's value by its name, over all scans of a direction; those that cannot judge are left out.
+
+    With the shift's length come its two components, with sign, in pixels and in mm ("shift_x_px", …).
+
+    Args:
+        scans: The slices, at least one scan.
+        source, target: The training cohorts of the contrast that is translated and of the one that is made.
+    """
+    sources = [(scan.source, scan.head) for scan in scans]
+    translations = [(scan.translation, scan.head) for scan in scans]
+    profile = depth_profile([(scan.translation, scan.layers) for scan in scans])
+    values = {
+        "contrast_inversion": profile_agreement(profile, target.profile),
+        **spatial_shift(scans),
+        "identity_collapse": share_of_change(scans, source.quantiles, target.quantiles),
+        "mode_collapse": diversity(spread(translations), spread(sources), target.spread, source.spread),
+    }
+    return {name: value for name, value in values.items() if np.isfinite(value)}
+
+
+# ── contrast inversion ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def depth_layers(head: np.ndarray) -> np.ndarray:
+    """Return for each pixel of (K, h, w) heads its layer, 0 under the scalp to LAYERS - 1 at the slice's centre.
+
+    Layers are equal parts of the depth below the head's outline, relative to the deepest point of the slice. The outer
+    quarter and the air have -1. The border of the slice counts as air.
+    """
+    padded = np.pad(head, ((0, 0), (1, 1), (1, 1)))
+    depth = np.stack([distance_transform_edt(one) for one in padded])[:, 1:-1, 1:-1]
+    inwards = depth / np.maximum(depth.max(axis=(1, 2), keepdims=True), 1)
+    layers = np.floor((inwards - SHELL) / (1 - SHELL) * LAYERS).astype(np.int8)
+    return np.where(inwards > SHELL, np.minimum(layers, LAYERS - 1), -1).astype(np.int8)
+
+
+def depth_profile(stacks: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Return (LAYERS,) the mean intensity of each layer over (K, h, w) slices and layers; NaN for an empty layer."""
+    sums, counts = np.zeros(LAYERS), np.zeros(LAYERS)
+    for slices, layers in stacks:
+        inside = layers >= 0
+        sums += np.bincount(layers[inside], slices[inside], LAYERS)
+        counts += np.bincount(layers[inside], minlength=LAYERS)
+    return np.divide(sums, counts, out=np.full(LAYERS, np.nan), where=counts > 0)
+
+
+def profile_agreement(profile: np.ndarray, target: np.ndarray) -> float:
+    """Return the correlation of a translation's depth profile with that of the target's cohort; negative: inverted.
+
+    The right map from intensity to intensity is not known without pairs, and may well be a falling one; but where a
+    contrast is bright is a matter of place, and that the training slices of the target show. Only the sign is to be
+    trusted. It misses what keeps the mean of every layer, such as two tissues of one depth exchanged. An input merely
+    brought to the target's intensities, order kept, is caught where the contrasts' own profiles are opposed (phantom,
+    -0.7 to -0.8; skull-stripped brains, -0.9), and not elsewhere (whole real heads, -0.2 to 0.4).
+
+    NaN where the target's profile is flat, or the translation's beside it: noise has some profile, too.
+    """
+    both = np.isfinite(profile) & np.isfinite(target)
+    if both.sum() < 3 or np.std(target[both]) < FLAT or np.std(profile[both]) < np.std(target[both]) / 4:
+        return float("nan")
+    return float(np.corrcoef(profile[both], target[both])[0, 1])
+
+
+# ── spatial shift ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def spatial_shift(scans: Sequence[Translated]) -> dict[str, float]:
+    """Return how far the translation lies beside its source: the median over slices, along each axis.
+
+    Some slices stand for all; see `pipeline.metrics.shift` for how one is measured. Known shifts of phantom and real
+    heads, between T1 and T2, inverted, blurred or noisy, come out within 0.1 pixels, and none is less than 0.1. Of real
+    T1 and T2 scans that lie on one grid 0.2 are measured, be it that they lie so or that their edges do.
+
+    It cannot tell a shift through the slices' plane; a turn, a scaling or a local warp, of which it sees what slices
+    share on the whole; whether a shift belongs there, as fat's in a target with a chemical shift does; nor that of
+    slices that disagree or have nothing in common.
+
+    Returns:
+        "spatial_shift_mm", the length; "shift_x_px" and "shift_x_mm" along a slice's first axis, "shift_y_px" and
+        "shift_y_mm" along its second one (axial: to the right and forwards), positive where the translation lies
+        further along. NaN where it cannot judge.
+    """
+    every = [(scan, index) for scan in scans for index in range(len(scan.source))]
+    chosen = np.unique(np.linspace(0, len(every) - 1, SHIFTED_SLICES).round().astype(int))
+    shifts, pixels_mm = [], []
+    for scan, index in (every[place] for place in chosen):
+        shift = slice_shift(scan.source[index], scan.translation[index], scan.head[index])
+        if shift is not None:
+            shifts.append(shift)
+            pixels_mm.append(scan.pixel_mm)
+    pixels = shared_shift(np.array(shifts)) if shifts else np.full(2, np.nan)
+    millimetres = pixels * np.median(pixels_mm, axis=0) if shifts else pixels
+    return {"spatial_shift_mm": float(np.hypot(*millimetres)), **axis_names([pixels, millimetres])}
+
+
+# ── identity collapse ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def share_of_change(scans: Sequence[Translated], source: np.ndarray, target: np.ndarray) -> float:
+    """Return the mean absolute change inside the head, as a share of what a translation cannot do without.
+
+    That is the intensity distance of the two cohorts (Wasserstein-1), the least mean change that turns one histogram
+    into the other, or half the SD of the source where that is less. So a translation that succeeds has 1 or more; one
+    below 0.5 is far from the target's histogram and, within a quarter of an SD, the same as its source.
+
+    NaN where the cohorts' intensities are alike (nearer than `ALIKE`): then a copy may be right.
+
+    Args:
+        scans: The slices.
+        source, target: Equally spaced quantiles of the cohorts' foreground.
+    """
+    apart = intensity_distance(source, target)
+    values = np.concatenate([scan.source[scan.head] for scan in scans])
+    change = np.abs(np.concatenate([scan.translation[scan.head] for scan in scans]) - values)
+    if apart < ALIKE or len(values) == 0 or np.std(values) < FLAT:
+        return float("nan")
+    return float(np.mean(change, dtype=np.float64) / min(apart, np.std(values, dtype=np.float64) / 2))
+
+
+# ── mode collapse ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def spread(stacks: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Return the standard deviation over slices at one place, root mean square over places, inside the heads.
+
+    Args:
+        stacks: (K, h, w) slices and their heads; those of different sizes are laid centre on centre.
+
+    Returns:
+        In the slices' unit; NaN without a place that half of the slices' heads cover, two at least.
+    """
+    size = np.max([slices.shape[1:] for slices, _ in stacks], axis=0)
+    images = np.concatenate([centre_fit(slices, *size, fill=-1) for slices, _ in stacks]).astype(np.float64)
+    heads = np.concatenate([centre_fit(head, *size, fill=False) for _, head in stacks])
+    count = heads.sum(axis=0)
+    covered = count >= max(2, len(images) / 2)
+    if not covered.any():
+        return float("nan")
+    images, heads, count = images[:, covered], heads[:, covered], count[covered]
+    deviations = np.where(heads, images - np.sum(images * heads, axis=0) / count, 0)
+    return float(np.sqrt(np.average(np.sum(deviations**2, axis=0) / (count - 1), weights=count)))
+
+
+def diversity(translated: float, source: float, target_cohort: float, source_cohort: float) -> float:
+    """Return how far translations differ from one another, as a share of what they should.
+
+    All four are `spread`: sources as alike as the validation's happen to be may have translations as alike. Of a
+    generator that puts one and the same head into the outline of each source it says little (0.6 to 0.9).
+
+    NaN where the sources hardly differ.
+    """
+    expected = source / source_cohort * target_cohort if source_cohort > FLAT else float("nan")
+    return translated / expected if source > FLAT and expected > FLAT else float("nan")

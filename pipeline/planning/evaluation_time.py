@@ -1,0 +1,78 @@
+"""What the processors have to do besides training, registration and evaluation, in minutes: for `--dry-run`.
+
+The seconds were measured on one core of a server of 2025, on a pair of IXI's size, 256×256×150 and 256×256×130 voxels:
+by million voxels of a prepared scan, with which all of this grows.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+
+import numpy as np
+from nibabel.affines import voxel_sizes
+
+from pipeline.config.schema import Config
+from pipeline.data.case import Case, pairs
+from pipeline.data.splits import CohortSplit
+from transforms.registration import same_grid
+
+READ_S = 0.15  # to read and prepare a scan, and to bring its partner onto its grid
+REGISTER_S = 0.6  # a pair, by the voxels of one of its scans
+DRAW_S = 0.2  # to write a translated scan, its mosaic and its volumes for the viewer
+OWN_S = 0.24  # to make and measure one system's prediction in our own protocol; there are the model and three baselines
+PUBLISHED_S: Mapping[str, float] = {"syndiff": 0.03, "selfrdb": 0.21, "reggan": 0.07}
+SYSTEMS = 4
+LOOKUP_PAIRS = 8  # training pairs that the lookup is fitted on, at most
+
+Grid = tuple[tuple[int, ...], np.ndarray]  # shape and affine
+
+
+def work_line(config: Config, split: CohortSplit, grid_of: Callable[[Sequence[Case]], Grid]) -> str:
+    """Return the plan's line: minutes to register what has to be, and to evaluate the test subjects.
+
+    Args:
+        config: Of the run.
+        split: Who trains, validates and tests.
+        grid_of: Returns the grid of the first of some scans whose header can be read.
+    """
+    parts = {
+        "training": [case for cases in split.train.values() for case in cases],
+        "validation": split.validation,
+        "test": split.test,
+    }
+    coupled = {name: pairs(cases, config.contrasts) for name, cases in parts.items()}
+    test, held_out = coupled["test"] or split.test, [*coupled["validation"], *coupled["test"]]
+    processes = config.preprocess.processes or os.cpu_count() or 1
+    if config.data.source == "images" or not (test or held_out):
+        voxels, registered = float(config.preprocess.size**2), 0
+    else:
+        voxels = _prepared_voxels(config, grid_of([*split.test, *split.validation]))
+        apart = config.evaluation.register_pairs and held_out and not _on_one_grid(held_out, grid_of)
+        registered = len(held_out) + min(LOOKUP_PAIRS, len(coupled["training"])) if apart else 0
+    million = voxels / 1e6
+    scored = SYSTEMS * (OWN_S + sum(PUBLISHED_S[name] for name in config.evaluation.protocols)) + DRAW_S + READ_S
+    scans = len(test) * (2 if coupled["test"] else 1)
+    registering = registered * (REGISTER_S + 2 * READ_S) * million / min(processes, max(1, registered))
+    evaluating = scans * scored * million / min(processes, max(1, scans))
+    return (
+        f"CPU work   {_minutes(registering)} to register {registered:,} pairs and {_minutes(evaluating)} to evaluate "
+        f"{len(test):,} test subjects, in {processes} processes, besides the networks (estimate)"
+    )
+
+
+def _prepared_voxels(config: Config, grid: Grid) -> float:
+    """Return how many voxels a scan has once it is resampled."""
+    (shape, affine), spacing = grid, config.preprocess.spacing_mm
+    if spacing is None:
+        return float(prod(shape[:3]))
+    return prod(shape[:3]) * float(prod(voxel_sizes(affine))) / (spacing.in_plane**2 * spacing.through_plane)
+
+
+def _on_one_grid(coupled: Sequence[tuple[Case, Case]], grid_of: Callable[[Sequence[Case]], Grid]) -> bool:
+    """Whether the first pair's two scans lie on one grid, and so, one may guess, all do."""
+    first, second = (grid_of([pair[side] for pair in coupled]) for side in (0, 1))
+    return same_grid(first[0], first[1], second[0], second[1])
+
+
+def _minutes(seconds: float) -> str:
+    return "under a minute" if seconds < 60 else f"some {round(seconds / 60):,} min"

@@ -1,0 +1,87 @@
+"""The picture of an uncertainty: calibration curves, and a slice's observed error beside the expected one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from pipeline.utils.files import atomic_write
+
+_COLOUR = "#2a6fbb"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A slice of a test subject; all (H, W), intensities in [-1, 1], errors from 0, 0 outside the head."""
+
+    title: str
+    source: np.ndarray
+    translated: np.ndarray
+    real: np.ndarray
+    observed: np.ndarray
+    expected: np.ndarray
+    spacing_mm: tuple[float, float] = (1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """One direction: (subjects, bins, 2) mean expected and observed errors, and an example."""
+
+    direction: str
+    curves: np.ndarray
+    example: Example
+
+
+def save_reliability(directions: Sequence[Reliability], path: Path) -> None:
+    """Draw a row for each direction into one PNG on white, atomically.
+
+    The curve's points are means over subjects of equally filled bins, the bars their SD; on the dashed line the
+    expected error is right. Both error maps have one colour scale.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    figure = Figure(figsize=(15, 3.4 * len(directions)), dpi=110, layout="constrained", facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    for row, one in enumerate(directions):
+        axes = [figure.add_subplot(len(directions), 6, 6 * row + column + 1) for column in range(6)]
+        _draw_curve(axes[0], one)
+        _draw_example(figure, axes[1:], one.example)
+    atomic_write(path, lambda stream: canvas.print_png(stream))
+
+
+def _draw_curve(axes, one: Reliability) -> None:
+    expected, observed = one.curves.mean(axis=0).T
+    spread = one.curves[:, :, 1].std(axis=0, ddof=1) if len(one.curves) > 1 else None
+    top = 1.1 * max(expected.max(), observed.max(), 1e-6)
+    axes.plot([0, top], [0, top], color="#888888", linestyle="--", linewidth=1)
+    axes.errorbar(expected, observed, yerr=spread, color=_COLOUR, marker="o", markersize=4, linewidth=1.5)
+    axes.set(xlim=(0, top), ylim=(0, None), xlabel="expected |error|", ylabel="observed |error|")
+    axes.set_title(_plain(f"{one.direction}, n = {len(one.curves)}"), fontsize=11, loc="left", fontweight="bold")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_example(figure: Figure, axes: Sequence, example: Example) -> None:
+    top = max(float(np.percentile(example.observed, 99)), float(example.expected.max()), 1e-6)
+    height, width = example.spacing_mm
+    panels = (
+        (_plain(example.title), example.source, {"cmap": "gray", "vmin": -1, "vmax": 1}),
+        ("translated", example.translated, {"cmap": "gray", "vmin": -1, "vmax": 1}),
+        ("real", example.real, {"cmap": "gray", "vmin": -1, "vmax": 1}),
+        ("observed |error|", example.observed, {"cmap": "inferno", "vmin": 0, "vmax": top}),
+        ("expected |error|", example.expected, {"cmap": "inferno", "vmin": 0, "vmax": top}),
+    )
+    for axis, (title, image, look) in zip(axes, panels, strict=True):
+        upright = image.T[::-1, ::-1]  # front or top up, patient's left on the picture's right
+        drawn = axis.imshow(upright, aspect=width / height, **look)
+        axis.set_title(title, fontsize=10)
+        axis.set_axis_off()
+    figure.colorbar(drawn, ax=axes[-1], shrink=0.8)
+
+
+def _plain(label: str) -> str:
+    """Keep matplotlib from reading a name as a formula."""
+    return label.replace("$", r"\$")

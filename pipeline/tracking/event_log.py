@@ -1,0 +1,225 @@
+"""tracking.jsonl: what MLflow is told of a run besides its numbers, on file at once, so that it can be told later.
+
+One JSON object a line. Its `kind` is "about" (experiment, name, params and tags of the run), "tags", "dataset",
+"artifact", "image" or "end"; what else it holds, `tell` says. Pictures wait in the folder
+`unsent` until MLflow has them.
+"""
+
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.tracking.mlflow_run import MlflowRun
+from pipeline.utils.files import append_whole, atomic_text, atomic_write
+from pipeline.utils.texts import encoded, printable
+
+NAME, PICTURES = "tracking.jsonl", "unsent"
+LATEST_S = 1e11  # the year 5138, in seconds since 1970
+Entry = dict[str, object]
+
+
+def read_journal(folder: Path) -> list[Entry]:
+    """Return the entries of a folder's journal; none where there is no journal. Torn and foreign lines are left out.
+
+    What repeats an earlier entry is left out: of "about" and "tags" only what repeats the one before of its kind, for
+    what was so, then was not, and is so again must be the last that is told. Every "end" is returned.
+    """
+    try:
+        lines = (folder / NAME).read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    entries, seen, latest = [], set(), {}
+    for entry in filter(None, map(_entry, lines)):
+        kind, known = entry["kind"], json.dumps({**entry, "time": None}, sort_keys=True)
+        if kind == "end" or (latest.get(kind) != known if kind in ("about", "tags") else known not in seen):
+            entries.append(entry)
+        seen.add(known)
+        latest[kind] = known
+    return entries
+
+
+def _entry(line: bytes) -> Entry | None:
+    """Return the entry that a line holds; None for one that is torn, or whose content is not what its kind needs."""
+    try:
+        entry = json.loads(line)
+        _line(entry).encode(errors="surrogateescape")  # half a surrogate pair is nobody's, not even an odd name's
+    except (ValueError, RecursionError):
+        return None
+    needs = NEEDS.get(str(entry.get("kind"))) if isinstance(entry, dict) else None
+    if needs is None or not all(fits(entry.get(name)) for name, fits in needs.items()):
+        return None
+    return entry if _is_time(entry.get("time", 0)) else None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _is_picture(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"(?:.*/)?[0-9A-Za-z-]{1,99}\.png", value) is not None
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value < LATEST_S
+
+
+NEEDS: dict[str, dict[str, Callable[[object], bool]]] = {  # by kind: the keys it must have, and what their values are
+    "about": {"experiment": _is_text, "name": _is_text, "params": _is_texts, "tags": _is_texts},
+    "tags": {"tags": _is_texts},
+    "dataset": {
+        **dict.fromkeys(("name", "context", "source", "digest"), _is_text),
+        "profile": lambda value: isinstance(value, dict),
+    },
+    "artifact": {"path": _is_text, "folder": lambda value: value is None or isinstance(value, str)},
+    "image": {"key": _is_text, "step": lambda value: type(value) is int, "file": _is_picture},
+    "end": {"status": lambda value: value in ("FINISHED", "FAILED", "KILLED"), "time": _is_time},
+}
+
+
+def tell(run: MlflowRun, entry: Entry, folder: Path) -> None:
+    """Tell MLflow what an entry of the folder's journal says; nothing is there twice afterwards. May raise."""
+    match entry:
+        case {"kind": "image", "key": key, "step": step, "file": file}:
+            send_image(run, key, step, picture(folder, file))
+            picture(folder, file).unlink(missing_ok=True)
+        case {"kind": "artifact", "path": path, "folder": place}:
+            run.client.log_artifact(run.id, str(folder / path), place)
+        case {"kind": "dataset"}:
+            run.log_dataset(**{name: entry[name] for name in NEEDS["dataset"]})
+        case {"kind": "tags", "tags": tags}:
+            run.set_tags(tags)
+
+
+def title(entry: Entry) -> str:
+    """Return what an entry logs, for messages."""
+    return {
+        "image": f"the image {entry.get('key')}",
+        "artifact": str(entry.get("path")),
+        "dataset": f"the data {entry.get('name')}",
+    }.get(str(entry["kind"]), str(entry["kind"]))
+
+
+def size_bytes(entry: Entry, folder: Path) -> int:
+    """Return how much an entry uploads."""
+    if entry["kind"] not in ("artifact", "image"):
+        return 0
+    path = folder / str(entry["path"]) if entry["kind"] == "artifact" else picture(folder, entry["file"])
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def picture(folder: Path, name: object) -> Path:
+    """Return where a picture waits; a journal from elsewhere must not name, and lose us, a file of another folder."""
+    return folder / PICTURES / Path(str(name)).name
+
+
+def send_image(run: MlflowRun, key: str, step: int, path: Path) -> None:
+    """Log the image of a file under a key and step, once; may raise."""
+    from PIL import Image
+
+    if not run.has_image(key, step):
+        with Image.open(path) as stored:
+            run.log_image(np.asarray(stored), key, step)
+
+
+class Journal:
+    """The open journal of a run.
+
+    Args:
+        folder: The run's folder.
+        about: What the entry "about" holds.
+        step: The global step of the checkpoint from which the run resumes: pictures beyond it are dropped, since they
+            will come again. None starts an empty journal.
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, object], step: int | None):
+        if step is None:
+            forget(folder)
+        self.folder = folder
+        earlier = [entry for entry in read_journal(folder) if entry["kind"] != "end"]
+        beyond = [entry for entry in earlier if entry["kind"] == "image" and entry["step"] > step]
+        for entry in beyond:
+            picture(folder, entry["file"]).unlink(missing_ok=True)
+        self.earlier = [entry for entry in earlier if entry not in beyond]
+        atomic_text(folder / NAME, "".join(_line(entry) for entry in self.earlier))
+        self._stream = (folder / NAME).open("ab", buffering=0)
+        self.add({"kind": "about", "time": time.time(), **about})
+
+    def untold(self) -> list[Entry]:
+        """Return what an earlier sitting may not have told MLflow, and this one will not say again."""
+        return [
+            entry
+            for entry in self.earlier
+            if entry["kind"] == "tags" or (entry["kind"] == "image" and picture(self.folder, entry["file"]).is_file())
+        ]
+
+    def add(self, entry: Entry) -> Entry:
+        """Write an entry at once, whole or not at all, and return it.
+
+        Raises:
+            UserError: the disk is full or gone.
+        """
+        entry = entry if entry["kind"] == "artifact" else _printable(entry)  # of a path every byte counts
+        append_whole(self._stream, self.folder / NAME, encoded(_line(entry)))
+        return entry
+
+    def add_image(self, key: str, image: np.ndarray, step: int) -> Entry:
+        """Keep an 8-bit (H, W) or (H, W, 3) image on disk until MLflow has it; raises like `add`."""
+        from PIL import Image
+
+        stream = BytesIO()
+        Image.fromarray(image).save(stream, format="PNG", compress_level=1)
+        file = f"{step:09d}-{secrets.token_hex(4)}.png"
+        atomic_write(picture(self.folder, file), lambda out: out.write(stream.getvalue()))
+        return self.add({"kind": "image", "key": key, "step": step, "file": file})
+
+    def close(self, status: str) -> None:
+        """Note how the run ended, and close the file."""
+        if not self._stream.closed:
+            self.add({"kind": "end", "status": status, "time": time.time()})
+            os.fsync(self._stream.fileno())
+            self._stream.close()
+
+
+def forget(folder: Path) -> None:
+    """Remove the journal and the pictures of an earlier run in the folder."""
+    (folder / NAME).unlink(missing_ok=True)
+    _remove((folder / PICTURES).glob("*.png"))
+    tidy(folder)
+
+
+def tidy(folder: Path) -> None:
+    """Remove the folder of unsent pictures if nothing waits there."""
+    _remove((folder / PICTURES).glob(".tmp-*"))  # left by a kill
+    with suppress(OSError):  # not there, or not empty
+        (folder / PICTURES).rmdir()
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+def _printable(value: object) -> object:
+    """Return plain data whose texts MLflow's stores can take."""
+    if isinstance(value, dict):
+        return {name: _printable(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(one) for one in value]
+    return printable(value) if isinstance(value, str) else value
+
+
+def _line(entry: Entry) -> str:
+    return json.dumps(entry, ensure_ascii=False) + "\n"

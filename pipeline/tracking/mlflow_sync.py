@@ -1,0 +1,198 @@
+"""The record of a run that has ended, from its folder into an MLflow store, as if MLflow had followed it all along."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from pipeline.tracking.event_log import NAME, Entry, picture, read_journal, send_image, size_bytes, tell, tidy, title
+from pipeline.tracking.metrics_file import read_metrics
+from pipeline.tracking.mlflow_errors import short_reason
+from pipeline.tracking.mlflow_run import MlflowRun
+from pipeline.tracking.mlflow_settings import configure_mlflow, request_timeout
+from pipeline.tracking.mlflow_worker import LINES_AT_ONCE, UPLOAD_BYTES_PER_S, noted_id, write_note
+from pipeline.utils.console import warn
+from pipeline.utils.errors import UserError
+
+PATIENCE_S = 26  # besides what a request may take in training: nobody waits for us here
+KINDS = {"image": "pictures", "artifact": "artifacts", "dataset": "data sets"}
+
+
+class Sender:
+    """Sends a folder's record, in the foreground; stands in for a `Tracker` where models are logged.
+
+    What the store has already is not sent again, so that sending twice changes nothing.
+
+    Args:
+        folder: Of a run that nobody is at work on.
+
+    Raises:
+        UserError: the folder has no journal, or a damaged one.
+    """
+
+    follows = True
+
+    def __init__(self, folder: Path):
+        self.folder, self._entries = folder, read_journal(folder)
+        self._abouts = [dict(entry) for entry in self._entries if entry["kind"] == "about"]
+        if not self._abouts:
+            raise UserError(
+                f"{folder / NAME}: not there, or damaged, so nothing can be sent; "
+                "run the run's own command again with tracking.mlflow=true"
+            )
+        ends = [entry for entry in self._entries if entry["kind"] == "end"]
+        self._end: Entry = ends[-1] if ends else {"status": "KILLED", "time": _last_sign(folder)}
+        self.status = str(self._end["status"])
+        self.refused, self.points, self.sent = 0, 0, Counter()
+
+    def send(self, more: Callable[["Sender"], object] = lambda sender: None) -> str:
+        """Send everything, then do `more`, then end the MLflow run as the run ended; return a line that says so.
+
+        Raises:
+            UserError: the store does not answer, or is of another MLflow; what is sent stays sent.
+        """
+        configure_mlflow()
+        import mlflow
+
+        uri = mlflow.get_tracking_uri()
+        try:
+            with request_timeout(PATIENCE_S):
+                self.run = self._open()
+                self._send_points()
+            self._send_entries()
+            more(self)
+            self.run.end(self.status, _milliseconds(self._end))
+        except UserError:
+            raise
+        except Exception as error:  # the store, its server and its artifact storage each raise their own
+            reason = f"{short_reason(error, uri)}; send it again when that is mended"
+            raise UserError(f"{self.folder}: not sent to MLflow: {reason}") from error
+        tidy(self.folder)
+        counts = [f"{count} {KINDS[kind]}" for kind, count in self.sent.items()]
+        return (
+            f"{self.folder}: {self.status}, MLflow run {self.run.id}: {', '.join([f'{self.points} points', *counts])}"
+        )
+
+    def call(self, title: str, action: Callable[[MlflowRun], object], size_bytes: int = 0) -> object:
+        """Do something with the MLflow run; None, counted in `refused`, if that fails though the store answers."""
+        try:
+            with request_timeout(PATIENCE_S + size_bytes / UPLOAD_BYTES_PER_S):
+                return action(self.run)
+        except Exception as error:
+            if not self.run.answers():
+                raise
+            self.refuse(title, short_reason(error))
+            return None
+
+    def refuse(self, title: str, reason: str) -> None:
+        """Say and count that something could not be sent."""
+        self.refused += 1
+        warn(f"{self.folder}: {title} is not sent ({reason})")
+
+    def _open(self) -> MlflowRun:
+        """Open the run that the folder names, or a new one, under each of the settings it had in turn."""
+        note = self.folder / "mlflow.json"
+        run_id, started_ms = noted_id(note), _milliseconds(self._abouts[0])
+        for about in self._abouts:
+            settings = {name: about[name] for name in ("experiment", "name", "params", "tags")}
+            run = MlflowRun(**settings, run_id=run_id, started_ms=started_ms)
+            run_id = run.id
+            write_note(note, run)
+        return run
+
+    def _send_points(self) -> None:
+        path = self.folder / "metrics.jsonl"
+        records = read_metrics(path)[0] if path.is_file() else []
+        for start in range(0, len(records), LINES_AT_ONCE):
+            self.points += self.run.log_points(records[start : start + LINES_AT_ONCE])
+
+    def _send_entries(self) -> None:
+        samples, lost = self._samples(), 0
+        for entry in self._entries:
+            if entry["kind"] == "image":
+                lost += not self._send_picture(entry, samples)
+                continue
+            if entry["kind"] == "artifact" and (reason := self._why_not(str(entry["path"]))):
+                self.refuse(title(entry), reason)
+                continue
+            refused = self.refused
+            self.call(title(entry), partial(tell, entry=entry, folder=self.folder), size_bytes(entry, self.folder))
+            if entry["kind"] in KINDS and self.refused == refused:
+                self.sent[entry["kind"]] += 1
+        if lost:
+            pictures = "1 picture is" if lost == 1 else f"{lost} pictures are"
+            warn(f"note: {self.folder}: {pictures} not here any more, but only in the store that got them first")
+
+    def _send_picture(self, entry: Entry, samples: Mapping[tuple[str, int], Path]) -> bool:
+        """Send a picture that the store lacks; return whether it was there to be sent."""
+        key, step, refused = entry["key"], entry["step"], self.refused
+        had, path = self.run.has_image(key, step), picture(self.folder, entry["file"])
+        action = partial(tell, entry=entry, folder=self.folder)
+        if not os.path.lexists(path):
+            if had or (key, step) not in samples:
+                return had
+            path = samples[key, step]  # an earlier store got it, but the run's samples have it as well
+            action = partial(send_image, key=key, step=step, path=path)
+        if reason := self._why_not(str(path.relative_to(self.folder))):
+            self.refuse(title(entry), reason)
+            return True
+        self.call(title(entry), action, path.stat().st_size)
+        self.sent["image"] += not had and self.refused == refused
+        return True
+
+    def _samples(self) -> dict[tuple[str, int], Path]:
+        """Return the run's sample panels by the key and step under which they were logged.
+
+        Files are named by epoch and entries by step: they are told apart where as many are there of each, and the
+        steps are those of whole epochs.
+        """
+        steps: dict[str, set[int]] = {}
+        for entry in self._entries:
+            if entry["kind"] == "image" and re.fullmatch(r"samples/[^/\0]{1,200}", entry["key"]):
+                steps.setdefault(entry["key"], set()).add(entry["step"])
+        found = {}
+        for key, logged in steps.items():
+            files = {path.stem.removeprefix("epoch-"): path for path in (self.folder / key).glob("epoch-*.png")}
+            files = {int(epoch): path for epoch, path in files.items() if re.fullmatch(r"[0-9]{1,9}", epoch)}
+            epochs, logged = sorted(files), sorted(logged)
+            if len(epochs) == len(logged) and all(
+                step * epochs[-1] == epoch * logged[-1] for epoch, step in zip(epochs, logged, strict=True)
+            ):
+                found |= {(key, step): files[epoch] for epoch, step in zip(epochs, logged, strict=True)}
+        return found
+
+    def _why_not(self, path: str) -> str:
+        """Return why a file or folder must not be sent, "" where it may: a journal from elsewhere names what it likes.
+
+        The run's own files may, and those beside a comparison's record that are the comparison's.
+        """
+        home = self.folder.resolve()
+        try:
+            wanted = (self.folder / path).resolve()
+            inner = [wanted, *(wanted.rglob("*") if wanted.is_relative_to(home) else [])]
+            inside = all(one.resolve().is_relative_to(home) for one in inner)
+            beside = wanted.parent == home.parent and wanted.name in _names_beside(home.name) and not wanted.is_dir()
+            if inside or beside:
+                return "" if wanted.exists() else "it is not there any more"
+        except (OSError, ValueError, RuntimeError):  # no name that a file could have, or a link to itself
+            return "it cannot be read"
+        return "it lies outside the run's folder"
+
+
+def _names_beside(record: str) -> set[str]:
+    """Return the names of the files beside a comparison's record; none for another folder, or hidden ones."""
+    stem = record.removesuffix("_record")
+    if stem == record or not stem or stem.startswith("."):
+        return set()
+    return {f"{stem}{ending}" for ending in (".html", ".csv", ".json", "_slices.png")}
+
+
+def _milliseconds(entry: Entry) -> int | None:
+    return round(float(entry["time"]) * 1000) if "time" in entry else None
+
+
+def _last_sign(folder: Path) -> float:
+    """Return when a run that was killed without a word last wrote anything, in seconds since 1970."""
+    return max(file.stat().st_mtime for file in (folder / NAME, folder / "metrics.jsonl") if file.exists())

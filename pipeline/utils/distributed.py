@@ -1,0 +1,289 @@
+"""Several processes at one piece of work, as `torchrun` starts them: who does what, and what they tell each other.
+
+A batch is divided, not multiplied: each process takes an equal block of its samples. What all have made is gathered or
+averaged, so that every process holds the same networks at every step. One process alone is a world of size 1, for
+which everything here is free and nothing is opened.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from pipeline.utils.errors import EXIT_BAD_INPUT, UserError
+
+if TYPE_CHECKING:  # doors import this module, and `--help` must not wait for torch
+    from torch import Tensor
+    from torch.nn import Parameter
+
+Result = TypeVar("Result")
+PATIENCE = timedelta(days=2)  # how long processes wait for the first one: it may be preparing a whole cohort
+BUCKET_BYTES = 25 * 2**20  # of gradients that travel together
+SETTLING = 0.1  # seconds in which Gloo's threads let go of tensors; one that does so as Python ends aborts the process
+LOST = ("onnection", "imed out", "imeout", "peer")  # in what Gloo says when another process has gone
+
+
+class PeerLost(UserError):
+    """Another process of the run ended; this one cannot go on without it."""
+
+    def __init__(self) -> None:
+        super().__init__("another process of this run ended, and this one with it; repeat the command to go on")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes at work together, as one of them sees them.
+
+    Every process must call the methods that exchange something in the same order, with tensors of the same shapes.
+
+    Attributes:
+        rank: Which process this is, from 0.
+        size: How many there are.
+        local: Which of those on this machine this is, from 0.
+        on_machine: How many are on this machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+    on_machine: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes, prints and evaluates."""
+        return self.rank == 0
+
+    def slots(self, batch_size: int) -> range:
+        """Return which positions of a whole batch are this process's: a block.
+
+        Raises:
+            UserError: the batch cannot be divided evenly, so that gradients would be weighted unevenly.
+        """
+        if batch_size % self.size:
+            self.refuse(
+                f"training.batch_size = {batch_size}: cannot be divided among {self.size} processes; it counts the "
+                f"samples of all of them, so set a multiple of {self.size}, or start another number of processes (a "
+                "run that has trained takes no other batch size)"
+            )
+        each = batch_size // self.size
+        return range(self.rank * each, (self.rank + 1) * each)
+
+    def refuse(self, message: str) -> None:
+        """Raise for a reason that every process finds by itself: `UserError` in the first, a silent end in the rest."""
+        raise UserError(message) if self.first else SystemExit(EXIT_BAD_INPUT)
+
+    def own(self, whole: "Tensor") -> "Tensor":
+        """Return this process's block of what is there for the whole batch, (size x N, …) → (N, …)."""
+        return whole.chunk(self.size)[self.rank] if self.size > 1 else whole
+
+    def gathered(self, block: "Tensor") -> "Tensor":
+        """Return every process's block in order, (N, …) → (size x N, …), without gradients."""
+        if self.size == 1:
+            return block
+        import torch
+        import torch.distributed as communication
+
+        block = block.detach().contiguous()
+        blocks = [torch.empty_like(block) for _ in range(self.size)]
+        with _listening():
+            communication.all_gather(blocks, block)
+        return torch.cat(blocks)
+
+    def mean(self, value: "Tensor") -> "Tensor":
+        """Return the mean of a tensor over the processes, without gradients; not finite where it is not anywhere."""
+        if self.size == 1:
+            return value.detach()
+        import torch.distributed as communication
+
+        total = value.detach().clone()
+        with _listening():
+            communication.all_reduce(total)
+        return total.div_(self.size)
+
+    def means(self, values: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+        """Return the means of several scalars over the processes, in one exchange, without gradients."""
+        if self.size == 1:
+            return {name: value.detach() for name, value in values.items()}
+        import torch
+
+        widest = max((value.dtype for value in values.values()), key=lambda dtype: dtype.itemsize)
+        together = self.mean(torch.stack([value.detach().to(widest) for value in values.values()]))
+        return dict(zip(values, together.unbind(), strict=True))
+
+    def mean_gradients(self, parameters: "Iterable[Parameter]") -> Callable[[], None]:
+        """Begin to average every gradient over the processes; the same parameters must have one in each.
+
+        Gradients travel in buckets of some `BUCKET_BYTES`, all under way at once, while the caller goes on.
+
+        Returns:
+            What waits for them and then puts the means in the gradients' place.
+        """
+        if self.size == 1:
+            return lambda: None
+        import torch
+        import torch.distributed as communication
+
+        under_way = []
+        with _listening():
+            for bucket in _buckets([weight for weight in parameters if weight.grad is not None]):
+                together = torch.cat([weight.grad.flatten() for weight in bucket])
+                under_way.append((bucket, together, communication.all_reduce(together, async_op=True)))
+
+        def finish() -> None:
+            with _listening():
+                for bucket, together, work in under_way:
+                    work.wait()
+                    blocks = together.div_(self.size).split([weight.numel() for weight in bucket])
+                    for weight, mean in zip(bucket, blocks, strict=True):
+                        weight.grad = mean.view_as(weight)
+
+        return finish
+
+    def greatest(self, number: int) -> int:
+        """Return the greatest of the processes' numbers; it never waits for a GPU."""
+        return max(self.every(number))
+
+    def every(self, number: int) -> list[int]:
+        """Return the number that each process gave, a 64-bit integer, in order; it never waits for a GPU."""
+        if self.size == 1:
+            return [number]
+        import torch
+
+        return self.gathered(torch.tensor([number], dtype=torch.int64)).tolist()
+
+    def texts(self, text: str) -> list[str]:
+        """Return the text that each process gave, in order."""
+        if self.size == 1:
+            return [text]
+        import torch
+
+        letters = text.encode("utf-8", errors="surrogateescape")
+        lengths = self.every(len(letters))
+        padded = torch.zeros(1, max(lengths), dtype=torch.uint8)
+        padded[0, : len(letters)] = torch.frombuffer(bytearray(letters or b"\0"), dtype=torch.uint8)[: len(letters)]
+        blocks = self.gathered(padded).numpy()
+        return [
+            bytes(block[:length]).decode("utf-8", errors="surrogateescape")
+            for block, length in zip(blocks, lengths, strict=True)
+        ]
+
+    def barrier(self) -> None:
+        """Wait until every process has come this far."""
+        self.every(0)
+
+    def led(self, action: Callable[[], Result]) -> Result:
+        """Do something in the first process, then in the others, which find done what the first one left on disk."""
+        if not self.first:
+            self.barrier()
+            return action()
+        result = action()
+        self.barrier()
+        return result
+
+    def seed(self, seed: int, step: int) -> None:
+        """Begin torch's random stream of a step: dropout differs between processes, and a resume needs no state of it.
+
+        One process alone keeps the one stream that its checkpoints hold.
+        """
+        if self.size > 1:
+            import numpy as np
+            import torch
+
+            torch.manual_seed(int(np.random.SeedSequence([seed, step, self.rank]).generate_state(1, np.uint64)[0]))
+
+    def leave(self) -> None:
+        """Part from the others: nothing is exchanged any more, and each may end when it likes."""
+        if self.size > 1:
+            import torch.distributed as communication
+
+            if communication.is_initialized():
+                time.sleep(SETTLING)
+                communication.destroy_process_group()
+
+
+ALONE = World()
+
+
+def launched() -> World:
+    """Return the world that torchrun's environment tells of; nothing is opened.
+
+    Raises:
+        UserError: RANK or WORLD_SIZE is there and is no sensible number.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    if not all(name in os.environ for name in names[:2]):
+        return ALONE
+    defaults = (0, 1, 0, 1)
+    given = [os.environ.get(name, str(usual)) for name, usual in zip(names, defaults, strict=True)]
+    rank, size, local, on_machine = (int(text) if text.isdecimal() else -1 for text in given)
+    if not (0 <= rank < size and 0 <= local < on_machine <= size):
+        said = ", ".join(f"{name}={text}" for name, text in zip(names, given, strict=True))
+        raise UserError(f"{said}: no place among processes; start them with torchrun, or unset these variables")
+    return World(rank, size, local, on_machine) if size > 1 else ALONE
+
+
+@contextmanager
+def opened() -> Iterator[World]:
+    """Join the processes that torchrun started, and leave them at the end; all but the first are silent meanwhile.
+
+    CPU tensors travel by Gloo, those on CUDA devices by NCCL. Without torchrun nothing is opened and nothing listens.
+
+    Raises:
+        UserError: the other processes cannot be reached.
+    """
+    world = launched()
+    if world.size == 1:
+        yield world
+        return
+    import torch
+    import torch.distributed as communication
+
+    with ExitStack() as quietly:
+        if not world.first:  # what it raises is still said, once it is out of here
+            nowhere = quietly.enter_context(Path(os.devnull).open("w"))
+            quietly.enter_context(redirect_stdout(nowhere))
+            quietly.enter_context(redirect_stderr(nowhere))
+        with _listening():
+            try:
+                store, rank, size = next(communication.rendezvous("env://", timeout=PATIENCE))
+                # torchrun keeps its store when it starts processes again: they must not find those that died in it.
+                life = communication.PrefixStore(f"life-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+                backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+                communication.init_process_group(backend, store=life, rank=rank, world_size=size, timeout=PATIENCE)
+            except ValueError as error:  # MASTER_ADDR or MASTER_PORT is missing
+                raise UserError(f"{' '.join(str(error).split())}; start the processes with torchrun") from error
+        try:
+            yield world
+        finally:
+            world.leave()
+
+
+@contextmanager
+def _listening() -> Iterator[None]:
+    """Tell an exchange that failed because another process is gone from one that is wrong."""
+    try:
+        yield
+    except RuntimeError as error:
+        from torch.distributed import DistError
+
+        if isinstance(error, DistError) or any(word in str(error) for word in LOST):
+            raise PeerLost from error
+        raise
+
+
+def _buckets(weights: "list[Parameter]") -> "Iterator[list[Parameter]]":
+    """Yield runs of parameters whose gradients have one type and fill a bucket, or the only one that is larger."""
+    bucket, filled = [], 0
+    for weight in weights:
+        size = weight.grad.numel() * weight.grad.element_size()
+        if bucket and (filled + size > BUCKET_BYTES or weight.grad.dtype != bucket[0].grad.dtype):
+            yield bucket
+            bucket, filled = [], 0
+        bucket.append(weight)
+        filled += size
+    if bucket:
+        yield bucket

@@ -1,0 +1,92 @@
+"""Halving and doubling by matrix products equal the library's strided convolutions."""
+
+import pytest
+import torch
+from network_probes import assert_same_function
+from torch.nn.functional import conv2d, conv_transpose2d
+
+from networks.cpu_kernels import gemm_conv as few_pixels
+from networks.cpu_kernels.gemm_conv import FEW, double, halve, pays
+
+
+def plain_half(image, weight):
+    return conv2d(image, weight, stride=2, padding=1)
+
+
+def plain_double(image, weight):
+    return conv_transpose2d(image, weight, stride=2, padding=1)
+
+
+def drawn(*shape, dtype):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)), dtype=torch.float64).to(dtype)
+
+
+SIZES = [
+    (1, 1),
+    (2, 2),
+    (4, 2),
+    (3, 5),
+]  # of the coarse side: with some batches fewer than `FEW` pixels, or more
+DTYPES = pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=str)
+
+
+@DTYPES
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("height, width", SIZES)
+def test_values_and_gradients_are_the_librarys(height, width, count, dtype, bound):
+    weight = drawn(7, 5, 4, 4, dtype=dtype)
+    assert_same_function(halve, plain_half, drawn(count, 5, 2 * height, 2 * width, dtype=dtype), weight, bound=bound)
+    assert_same_function(double, plain_double, drawn(count, 7, height, width, dtype=dtype), weight, bound=bound)
+
+
+def test_weights_may_have_another_layout():
+    weight = drawn(7, 5, 4, 4, dtype=torch.float64).to(memory_format=torch.channels_last)
+    assert_same_function(halve, plain_half, drawn(2, 5, 4, 6, dtype=torch.float64), weight)
+    assert_same_function(double, plain_double, drawn(2, 7, 2, 3, dtype=torch.float64), weight)
+
+
+def test_only_the_gradients_that_are_asked_for_are_made(monkeypatch):
+    made = []
+    for name in ("_added", "_parted", "_weighed"):
+        one = getattr(few_pixels, name)
+        monkeypatch.setattr(few_pixels, name, lambda *of, name=name, one=one: made.append(name) or one(*of))
+    image, weight = drawn(1, 5, 4, 4, dtype=torch.float64), drawn(7, 5, 4, 4, dtype=torch.float64)
+    for way, given, to_image in ((halve, image, "_added"), (double, drawn(1, 7, 2, 2, dtype=torch.float64), "_parted")):
+        for of_image, of_weight, expected in ((True, False, [to_image]), (False, True, ["_weighed"])):
+            value = way(given.clone().requires_grad_(of_image), weight.clone().requires_grad_(of_weight))
+            made.clear()
+            value.sum().backward()
+            assert made == expected
+
+
+def test_the_sizes_lie_on_both_sides_of_few():
+    pixels = [height * width * count for height, width in SIZES for count in (1, 2, 3)]
+    assert min(pixels) < FEW <= max(pixels)
+
+
+def test_inputs_need_not_be_contiguous_and_results_may_be_changed_in_place():
+    weight = drawn(7, 5, 4, 4, dtype=torch.float64)
+    image = drawn(2, 8, 4, 10, dtype=torch.float64)[:, :, :, ::2].transpose(1, 3)
+    assert not image.is_contiguous()
+    assert_same_function(halve, plain_half, image[:1], weight)
+    for way, shape in ((halve, (1, 5, 4, 4)), (double, (1, 7, 2, 2))):
+        image = drawn(*shape, dtype=torch.float64).requires_grad_()
+        torch.nn.functional.relu(way(image, weight), inplace=True).sum().backward()
+        assert image.grad.any()
+
+
+@pytest.mark.parametrize(
+    "pixels, shape, expected",
+    [
+        (0, (512, 512, 4, 4), False),  # an empty batch
+        (32, (512, 512, 4, 4), True),
+        (33, (512, 512, 4, 4), False),
+        (64, (1024, 512, 4, 4), True),
+        (1, (256, 255, 4, 4), False),  # too few weights
+        (1, (1024, 1024, 3, 3), False),
+    ],
+)
+def test_it_pays_for_few_pixels_and_many_weights(pixels, shape, expected):
+    weight = torch.empty(shape, device="meta")
+    assert pays(pixels, weight) is expected
+    assert not pays(pixels, weight.to(memory_format=torch.channels_last))

@@ -1,0 +1,266 @@
+import json
+import os
+
+import nibabel as nib
+import numpy as np
+import pytest
+from head_scans import AFFINE, SHAPE, scan, slanted_left_posterior_affine, write_scan
+from nibabel.affines import from_matvec
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+import pipeline.data.pairs as pairing
+from pipeline.data.case import Case
+from pipeline.data.pairs import PairReader, prepare_scan, read_movement, seen_by, write_movement
+from pipeline.utils.errors import UserError
+from transforms.slice_chain import CHAIN_VERSION
+from transforms.slices import stack_slices
+
+SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 64, "n4": False, "percentiles": [0.5, 99.5]}
+
+
+def case_pair(folder, second_voxels=None, second_affine=AFFINE):
+    voxels = scan("T2", seed=1) if second_voxels is None else second_voxels
+    return (
+        Case("s1", "", "T1", write_scan(folder / "s1-T1.nii.gz", scan("T1"))),
+        Case("s1", "", "T2", write_scan(folder / "s1-T2.nii.gz", voxels, second_affine)),
+    )
+
+
+def reader(folder, register=True, **changes):
+    return PairReader({**SETTINGS, **changes}, 16, register=register, cache=folder / "cache")
+
+
+@pytest.fixture
+def no_registration(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("registered although there was no need")
+
+    monkeypatch.setattr(pairing, "register_rigid", refuse)
+
+
+def test_a_scan_is_prepared_whole_and_its_padding_comes_off_again(tmp_path):
+    path = write_scan(tmp_path / "a.nii.gz", scan("T1"))
+    prepared = prepare_scan(path, SETTINGS, 16)
+    assert prepared.slices.shape == (SHAPE[2], 64, 64)
+    assert prepared.stack.shape == prepared.foreground.shape == (SHAPE[2], *SHAPE[:2])
+    assert prepared.volume.shape == SHAPE
+    np.testing.assert_allclose(prepared.affine, AFFINE)
+    small = prepare_scan(path, {**SETTINGS, "size": 32}, 16)  # smaller than the slices: they are kept whole
+    np.testing.assert_array_equal(small.stack, prepared.stack)
+
+
+@pytest.mark.parametrize(("axis", "spacing"), [("axial", (4, 2, 3)), ("coronal", (3, 2, 4)), ("sagittal", (2, 3, 4))])
+def test_the_spacing_is_that_of_the_stacks_axes_however_the_file_is_turned(tmp_path, axis, spacing):
+    path = write_scan(tmp_path / "a.nii.gz", scan("T1"), slanted_left_posterior_affine(SHAPE, (2, 3, 4)))
+    prepared = prepare_scan(path, {**SETTINGS, "axis": axis}, 16)
+    assert prepared.spacing_mm == pytest.approx(spacing)
+    assert prepared.stack.shape == tuple(SHAPE[(2, 3, 4).index(size)] for size in spacing)
+
+
+def test_a_pair_on_one_grid_is_read_without_registration(tmp_path, no_registration):
+    there, back, movement = reader(tmp_path).read(case_pair(tmp_path))
+    np.testing.assert_array_equal(movement, np.eye(4))
+    np.testing.assert_array_equal(there.real, back.source.stack)
+    np.testing.assert_array_equal(back.real, there.source.stack)
+    np.testing.assert_array_equal(there.foreground, back.source.foreground)
+
+
+def test_a_pair_on_one_grid_stored_in_another_orientation_needs_no_registration(tmp_path, no_registration):
+    image = nib.Nifti1Image(scan("T2", seed=1), AFFINE)
+    flipped = image.as_reoriented([[0, -1], [2, 1], [1, -1]])
+    cases = case_pair(tmp_path, np.asarray(flipped.dataobj), flipped.affine)
+    there, back, _ = reader(tmp_path).read(cases)
+    np.testing.assert_array_equal(there.real, back.source.stack)
+
+
+def test_the_target_keeps_its_own_normalisation(tmp_path):
+    plain = reader(tmp_path).read(case_pair(tmp_path / "a"))[0]
+    brighter = reader(tmp_path).read(case_pair(tmp_path / "b", 3 * scan("T2", seed=1) + 100))[0]
+    np.testing.assert_allclose(brighter.real, plain.real, atol=1e-3)
+    low, high = np.percentile(plain.real[plain.foreground], [0.5, 99.5])
+    assert (low, high) == pytest.approx((-1, 1), abs=0.01)
+
+
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory):
+    """A pair on different grids, its head turned by 6 degrees and shifted by some 12 mm in between."""
+    folder = tmp_path_factory.mktemp("moved")
+    truth = np.eye(4)
+    truth[:3, :3] = Rotation.from_euler("xyz", (3, -2, 5), degrees=True).as_matrix()
+    truth[:3, 3] = (6, -7, 8)
+    shape = (52, 60, 40)
+    affine = slanted_left_posterior_affine(shape, (3.5, 3.6, 4.5))
+    voxels = scan("T2", shape=shape, affine=affine, world_to_head=np.linalg.inv(truth), seed=1)
+    cases = case_pair(folder, voxels, affine)
+    return cases, folder, truth, reader(folder).read(cases)
+
+
+def test_a_pair_on_different_grids_is_registered_onto_the_sources_grid(moved):
+    cases, _, truth, (there, back, movement) = moved
+    np.testing.assert_allclose(movement, truth, atol=1.0)
+    assert there.real.shape == there.source.stack.shape and back.real.shape == back.source.stack.shape
+    in_place = prepare_scan(write_scan(cases[0].path.parent / "in_place.nii.gz", scan("T2")), SETTINGS, 16)
+    inside = there.foreground & in_place.foreground
+    assert np.corrcoef(there.real[inside], in_place.stack[inside])[0, 1] > 0.9
+    assert (there.foreground & in_place.foreground).sum() / in_place.foreground.sum() > 0.95
+    shape, affine = nib.load(cases[1].path).shape, nib.load(cases[1].path).affine
+    moved_t1 = scan("T1", shape=shape, affine=affine, world_to_head=np.linalg.inv(truth))
+    expected = prepare_scan(write_scan(cases[0].path.parent / "moved.nii.gz", moved_t1, affine), SETTINGS, 16)
+    inside = back.foreground & expected.foreground
+    assert np.corrcoef(back.real[inside], expected.stack[inside])[0, 1] > 0.9
+
+
+def test_a_target_sees_its_part_of_the_sources_grid(tmp_path):
+    first, second = (prepare_scan(case.path, SETTINGS, 16) for case in case_pair(tmp_path))
+    movement = np.eye(4)
+    movement[0, 3] = 3 * AFFINE[0, 0]  # voxel 0 of the source lies in voxel 3 of the target
+    seen = seen_by(first, second, movement)
+    assert seen.shape == first.stack.shape and seen[:, :-3].all() and not seen[:, -3:].any()
+
+
+def test_a_registration_is_cached_until_a_file_changes(moved, no_registration):
+    cases, folder, _, (_, _, movement) = moved
+    np.testing.assert_array_equal(reader(folder).read(cases)[2], movement)
+    status = cases[0].path.stat()
+    os.utime(cases[0].path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000_000))
+    with pytest.raises(AssertionError, match="although there was no need"):
+        reader(folder).read(cases)
+
+
+def test_a_registration_is_made_anew_with_other_settings_or_by_another_version(tmp_path, monkeypatch):
+    cases = case_pair(tmp_path, scan("T2", shape=(36, 44, 33), seed=1))
+    found = []
+    monkeypatch.setattr(pairing, "register_rigid", lambda *_: found.append(1) or np.eye(4))
+    for changes in ({}, {}, {"percentiles": [1, 99]}, {"percentiles": [1, 99]}, {}):
+        reader(tmp_path, **changes).read(cases)
+    assert len(found) == 2
+    monkeypatch.setattr(pairing, "VERSION", pairing.VERSION + 1)
+    reader(tmp_path).read(cases)
+    assert len(found) == 3
+
+
+def test_a_damaged_cache_entry_is_made_anew(tmp_path, monkeypatch):
+    cases = case_pair(tmp_path, scan("T2", shape=(36, 44, 33), seed=1))
+    found = []
+    monkeypatch.setattr(pairing, "register_rigid", lambda *_: found.append(1) or np.diag([1.0, 1, 1, 1]))
+    reader(tmp_path).read(cases)
+    (entry,) = (tmp_path / "cache").iterdir()
+    reader(tmp_path).read(cases)
+    assert len(found) == 1
+    for damage in (
+        "",
+        "{}",
+        '{"matrix": [[1, 2], [3, 4]]}',
+        '{"matrix": [[NaN, 0, 0, 0], [0,0,0,0], [0,0,0,0], [0,0,0,1]]}',
+    ):
+        entry.write_text(damage)
+        reader(tmp_path).read(cases)
+    assert len(found) == 5
+
+
+def test_without_registration_the_headers_are_believed(tmp_path, no_registration):
+    shape, affine = (30, 40, 33), AFFINE @ np.diag([1.2, 1.1, 1.0, 1.0])
+    cases = case_pair(tmp_path, scan("T2", shape=shape, affine=affine, seed=1), affine)
+    there, _, movement = reader(tmp_path, register=False).read(cases)
+    np.testing.assert_array_equal(movement, np.eye(4))
+    assert there.real.shape == there.source.stack.shape
+
+
+def test_the_movement_file_says_what_it_is_and_reads_back(moved, tmp_path):
+    cases, _, _, (_, _, movement) = moved
+    write_movement(tmp_path / "m.json", movement, cases)
+    np.testing.assert_array_equal(read_movement(tmp_path / "m.json"), movement)
+    content = json.loads((tmp_path / "m.json").read_text())
+    assert content["images"] == ["s1-T1.nii.gz", "s1-T2.nii.gz"] and "millimetres" in content["about"]
+
+
+def test_a_failing_registration_names_both_files(tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("the two scans could not be registered: no overlap")
+
+    monkeypatch.setattr(pairing, "register_rigid", fail)
+    cases = case_pair(tmp_path, scan("T2", shape=(36, 44, 33), seed=1))
+    with pytest.raises(UserError, match=r"s1-T1\.nii\.gz and .*s1-T2\.nii\.gz: the two scans could not be registered"):
+        reader(tmp_path).read(cases)
+
+
+def test_heads_that_do_not_overlap_are_an_error(tmp_path):
+    far = AFFINE.copy()
+    far[0, 3] += 1000
+    cases = case_pair(tmp_path, scan("T2", seed=1), far)
+    with pytest.raises(UserError, match="heads do not overlap; check their affines"):
+        reader(tmp_path, register=False).read(cases)
+
+
+def test_an_unreadable_scan_is_named_with_its_reason(tmp_path):
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(b"nothing of the kind")
+    with pytest.raises(UserError, match=r"broken\.nii\.gz: ") as caught:
+        prepare_scan(broken, SETTINGS, 16)
+    assert "\n" not in str(caught.value) and str(caught.value).count("broken.nii.gz") == 1
+    constant = write_scan(tmp_path / "constant.nii.gz", np.full((20, 20, 20), 3, np.float32))
+    with pytest.raises(UserError, match=r"constant\.nii\.gz: .*same value"):
+        prepare_scan(constant, SETTINGS, 16)
+
+
+def test_single_slices_of_different_sizes_cannot_be_paired(tmp_path):
+    cases = []
+    for contrast, size in (("T1", (40, 50)), ("T2", (44, 50))):
+        voxels = scan(contrast)[:, :, 17]
+        path = tmp_path / f"{contrast}.png"
+        Image.fromarray(np.clip(voxels / 4, 0, 255).astype(np.uint8)).resize(size).save(path)
+        cases.append(Case("1", "", contrast, path))
+    with pytest.raises(UserError, match=r"a single slice cannot be registered .* give slices of one size"):
+        reader(tmp_path, percentiles=None).read(tuple(cases))
+
+
+# ── volumes cut to their heads ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("spacing_mm", [None, [4.0, 5.5]])
+def test_heads_of_one_grid_stay_together_whatever_their_boxes(tmp_path, no_registration, spacing_mm):
+    smaller = scan("T2", seed=1)
+    smaller[:, :, 26:] = np.random.default_rng(2).normal(0, 8, smaller[:, :, 26:].shape)  # its top is missing
+    cases = case_pair(tmp_path, smaller)
+    there, back, movement = reader(tmp_path, version=CHAIN_VERSION, spacing_mm=spacing_mm).read(cases)
+    assert np.array_equal(movement, np.eye(4))
+    assert there.source.box.tolist() != back.source.box.tolist()
+    for view in (there, back):
+        assert view.real.shape == view.source.stack.shape == view.foreground.shape
+    both = there.source.foreground & there.foreground
+    edges = [np.abs(np.diff(stack, axis=1))[both[:, 1:]] for stack in (there.source.stack, there.real)]
+    assert np.corrcoef(*edges)[0, 1] > 0.4  # and 0.2 or less where one is a voxel aside
+    if spacing_mm is None:  # each voxel as its own scan has it
+        start = there.source.box[:, 0] - back.source.box[:, 0]
+        own = back.source.volume
+        assert stack_slices(there.real, "axial")[tuple(10 - start)] == own[10, 10, 10]
+
+
+def test_what_a_box_reaches_beyond_the_field_of_view_is_not_seen(tmp_path):
+    low, high = scan("T1")[:, :, :20], scan("T1")
+    settings = {**SETTINGS, "version": CHAIN_VERSION}
+    cut, whole = (
+        prepare_scan(write_scan(tmp_path / f"{number}.nii.gz", voxels), settings, 16)
+        for number, voxels in enumerate((low, high))
+    )
+    seen = seen_by(whole, cut, np.eye(4))
+    planes = np.flatnonzero(seen.any(axis=(1, 2))) + whole.box[2, 0]  # of the file
+    assert planes.max() == 19
+    assert len(cut.slices) > 20 - cut.box[2, 0]  # its box reaches further
+
+
+def test_registration_finds_the_same_movement_beside_an_empty_margin(tmp_path):
+    shift = np.eye(4)
+    shift[:3, 3] = [6, -4, 5]
+    moved = scan("T2", world_to_head=np.linalg.inv(shift), seed=1)
+    aside = AFFINE.copy()
+    aside[0, 3] += 0.5
+    wide, wide_affine = np.pad(moved, [(9, 0), (0, 4), (8, 8)]), aside @ from_matvec(np.eye(3), [-9, 0, -8])
+    movements = []
+    for name, voxels, affine in (("a", moved, aside), ("b", wide, wide_affine)):
+        (tmp_path / name).mkdir()
+        cases = case_pair(tmp_path / name, voxels, affine)
+        movements.append(reader(tmp_path / name, version=CHAIN_VERSION).read(cases)[2])
+    np.testing.assert_allclose(movements[0], movements[1], atol=1e-6)
+    np.testing.assert_allclose(movements[0][:3, 3], [6.5, -4, 5], atol=1.0)

@@ -1,0 +1,162 @@
+import numpy as np
+import pytest
+import torch
+from head_scans import AFFINE, SHAPE, scan, write_scan
+from nibabel.affines import apply_affine, from_matvec
+from torch import nn
+
+import pipeline.evaluation.viewer_volumes as viewing
+from pipeline.data.case import Case, pairs
+from pipeline.data.pairs import PairReader
+from pipeline.evaluation.evaluate import Translation
+from pipeline.evaluation.scores import Scores, SubjectScore
+from pipeline.evaluation.viewer_volumes import Candidates, keep_candidates, rank_names, subjects_to_view
+from pipeline.inference.model import TranslationModel
+
+CONTRASTS = ("T1", "T2")
+WIDE_SHAPE = tuple(count + 12 for count in SHAPE)  # six voxels of air more on every side
+WIDE_AFFINE = from_matvec(AFFINE[:3, :3], apply_affine(AFFINE, [-6, -6, -6]))
+SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 64, "n4": False, "percentiles": [0.5, 99.5]}
+
+
+def negative(module=nn.Identity()):  # noqa: B008  (a network without a state)
+    """A network whose translation is the input with its sign changed."""
+    module.forward = lambda image: -image
+    return module
+
+
+@pytest.fixture
+def model():
+    facts = {"T1": {"low": 0.0, "high": 900.0, "integer": True}, "T2": {"low": 12.5, "high": 1028.4, "integer": True}}
+    return TranslationModel(CONTRASTS, dict.fromkeys(CONTRASTS, negative()), SETTINGS, facts, 4, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scans")
+    voxels = {one: scan(one, seed=seed, shape=WIDE_SHAPE, affine=WIDE_AFFINE) for seed, one in enumerate(CONTRASTS)}
+    return {one: write_scan(folder / f"{one}.nii.gz", array, WIDE_AFFINE) for one, array in voxels.items()}
+
+
+def cases(subjects, files, session=""):
+    return [Case(name, session, contrast, files[contrast]) for name in subjects for contrast in CONTRASTS]
+
+
+def reader(folder):
+    return PairReader(SETTINGS, 4, register=False, cache=folder)
+
+
+def scores(there, back=None):
+    """Scores with a masked PSNR for each subject, by direction; the baselines' are all higher."""
+    found = []
+    for way, figures in ((CONTRASTS, there), (CONTRASTS[::-1], back or there)):
+        for name, psnr in figures.items():
+            for system, more in (("model", 0), ("copy", 50)):
+                measured = {"volume/foreground/psnr": np.array([psnr + more])}
+                found.append(SubjectScore(name, *way, system, "own", measured))
+    return Scores(paired=True, subjects=found)
+
+
+def view(test, found, model, folder):
+    candidates, read = Candidates(folder, model), reader(folder)
+    coupled = pairs(test, CONTRASTS)
+    for pair in coupled:
+        for source, view in zip(pair, read.read(pair)[:2], strict=True):
+            candidates.add(translation(source, view.source, view))
+    for case in [] if coupled else [one for one in test if one.name not in found.failures]:
+        candidates.add(translation(case, read.scan(case.path)))
+    return subjects_to_view(test, found, candidates)
+
+
+def translation(case, scan, view=None):
+    return Translation(case, CONTRASTS[1 - CONTRASTS.index(case.contrast)], scan, -scan.slices, view)
+
+
+# ── which subjects ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("count", "names"),
+    [
+        (0, {}),
+        (1, {"only": 0}),
+        (2, {"worst": 0, "best": 1}),
+        (3, {"worst": 0, "median": 1, "best": 2}),
+        (9, {"worst": 0, "median": 4, "best": 8}),
+    ],
+)
+def test_ranks_are_named(count, names):
+    assert rank_names(count) == names
+
+
+def test_the_worst_the_median_and_the_best_of_each_direction_are_shown(files, model, tmp_path):
+    there = {"a": 14.0, "b": 11.0, "c": 13.0, "d": 10.0, "e": np.nan}
+    back = {"a": 9.0, "b": 11.0, "c": 13.0, "d": 10.0, "e": 12.0}
+    found = view(cases("abcde", files), scores(there, back), model, tmp_path)
+    assert [(one.source_name, one.target_name, one.label) for one in found] == [
+        ("T1", "T2", "worst: d, 10.00 dB masked PSNR"),
+        ("T1", "T2", "median: c, 13.00 dB masked PSNR"),
+        ("T1", "T2", "best: a, 14.00 dB masked PSNR"),
+        ("T2", "T1", "worst: a, 9.00 dB masked PSNR"),
+        ("T2", "T1", "median: b, 11.00 dB masked PSNR"),
+        ("T2", "T1", "best: c, 13.00 dB masked PSNR"),
+    ]
+
+
+def test_sessions_are_told_apart(files, model, tmp_path):
+    test = cases("a", files, "1") + cases("a", files, "2")
+    found = view(test, scores({"a_1": 10.0, "a_2": 12.0}), model, tmp_path)
+    assert [one.label for one in found[:2]] == ["worst: a_1, 10.00 dB masked PSNR", "best: a_2, 12.00 dB masked PSNR"]
+
+
+def test_without_pairs_the_first_scans_of_each_contrast_are_shown_without_a_real_target(files, model, tmp_path):
+    test = [Case(name, "", "T1", files["T1"]) for name in "abcde"] + [Case("z", "", "T2", files["T2"])]
+    found = view(test, Scores(paired=False, failures={"b_T1": "damaged"}), model, tmp_path)
+    assert [(one.label, one.target_name) for one in found] == [("a", "T2"), ("c", "T2"), ("d", "T2"), ("z", "T1")]
+    assert all(one.real is None for one in found)
+
+
+def test_what_was_not_kept_is_left_out(files, model, tmp_path):
+    test = cases("ab", files)
+    candidates, read = Candidates(tmp_path, model), reader(tmp_path)
+    view = read.read(tuple(test[2:]))[0]
+    candidates.add(translation(test[2], view.source, view))
+    found = subjects_to_view(test, scores({"a": 10.0, "b": 12.0}), candidates)
+    assert [(one.label[:7], one.source_name) for one in found] == [("best: b", "T1")]
+
+
+# ── what is shown of them ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_source_translation_and_real_target_lie_on_the_sources_grid(files, model, tmp_path):
+    there, back = view(cases("a", files), scores({"a": 10.0}), model, tmp_path)
+    assert there.label == "only: a, 10.00 dB masked PSNR"
+    assert there.source.shape == there.translated.shape == there.real.shape < WIDE_SHAPE  # cut to the head
+    inside = there.source > 20
+    np.testing.assert_allclose(there.translated[inside], 255 - there.source[inside].astype(float), atol=1)
+    np.testing.assert_array_equal(there.real, back.source)
+    np.testing.assert_array_equal(back.real, there.source)
+    whole = reader(tmp_path).scan(files["T1"]).volume
+    first = np.rint(apply_affine(np.linalg.inv(WIDE_AFFINE), there.affine[:3, 3])).astype(int)
+    box = tuple(slice(start, start + count) for start, count in zip(first, there.source.shape, strict=True))
+    np.testing.assert_allclose(there.source / 127.5 - 1, whole[box], atol=1 / 255 + 1e-6)
+    assert there.units.startswith("In a T2 scan as the model was trained on, -1 is 12.5 and +1 is 1028 in")
+
+
+def test_translations_wait_in_files_that_go_when_the_report_is_made(files, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(viewing, "is_fetched", lambda: True)
+    (case, _) = cases("a", files)
+    with keep_candidates(tmp_path, model) as candidates:
+        candidates.add(translation(case, reader(tmp_path).scan(case.path)))
+        assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
+        assert candidates.get(case, "here").translated.dtype == np.uint8
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_package_one_line_says_how_to_get_it_and_nothing_is_kept(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(viewing, "is_fetched", lambda: False)
+    with keep_candidates(tmp_path, model) as candidates:
+        assert candidates is None
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "no interactive viewer" in said and "npm ci --prefix" in said and "make viewer" in said
+    assert list(tmp_path.iterdir()) == []
