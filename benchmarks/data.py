@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.options import device, volume
 from benchmarks.timing import Side, Work, machine, measure, show, spelt
 from pipeline.utils.arguments import count
-from pipeline.utils.console import guarded, say
+from pipeline.utils.console import cli_main, echo
 
 SPACING_MM = (0.9375, 1.25)  # in-plane, through-plane: those of configs/ixi.yaml
 SETTINGS = {"axis": "axial", "spacing_mm": SPACING_MM, "size": 256, "n4": False, "percentiles": (0.5, 99.5)}
@@ -158,7 +158,7 @@ def delivery(
     if how != "ours":
         return _delivery_by_monai(path, how, folder)
     from pipeline.data.case import Case
-    from pipeline.data.gpu_slices import on_the_device
+    from pipeline.data.gpu_slices import on_device_slices
     from pipeline.data.loader import SliceBank, UnpairedSlices, epoch_loader
     from pipeline.data.slice_cache import StoredCase, write_slices
     from transforms.augmentation import Augmentation
@@ -172,7 +172,7 @@ def delivery(
         stored.append(StoredCase(Case(f"{number}", "", "T1", Path(path)), folder / f"{number}.npy", slices, {}))
     augmentation = Augmentation(horizontal_flip=0.5, jitter=jitter)
     banks = [SliceBank(stored), SliceBank(stored)]
-    banks = banks if device is None else on_the_device(banks, torch.device(device))
+    banks = banks if device is None else on_device_slices(banks, torch.device(device))
     dataset = UnpairedSlices(*banks, augmentation, seed=0)
     epochs = itertools.count()
 
@@ -239,11 +239,11 @@ def measure_extraction(path: Path, rounds: int) -> None:
     timings = measure(_sides(extraction, path, names), rounds=rounds, title="extraction")
     show(timings, "volume")
     beside, stored = timings["MONAI chain, PersistentDataset"], timings["ours, into the store"]
-    say(f"into the store, ours against PersistentDataset: {stored.ratio_to(beside):.3f}")
+    echo(f"into the store, ours against PersistentDataset: {stored.ratio_to(beside):.3f}")
     with tempfile.TemporaryDirectory() as folder:
         extract(path, Path(folder), {**SETTINGS, "min_foreground": MIN_FOREGROUND})
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
-    say(f"extrapolated to 100 subjects, 200 volumes of {spelt(stored.seconds)}: {200 * size / 2**30:.2f} GiB, "
+    echo(f"extrapolated to 100 subjects, 200 volumes of {spelt(stored.seconds)}: {200 * size / 2**30:.2f} GiB, "
         f"{200 * stored.seconds / 60:.1f} minutes on one core")  # fmt: skip
 
 
@@ -279,7 +279,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     door.add_argument("--rounds", type=count, default=5)
     arguments = door.parse_args(argv)
-    say(machine())
+    echo(machine())
     with tempfile.TemporaryDirectory() as folder:
         if arguments.volume is None:
             from benchmarks.scans import ixi_size_volume
@@ -289,11 +289,11 @@ def main(argv: list[str] | None = None) -> int:
             path = Path(folder) / arguments.volume.name
             path.write_bytes(arguments.volume.read_bytes())
         for part in arguments.only:
-            say(f"\n{part}")
+            echo(f"\n{part}")
             options = {"volumes": arguments.volumes, "device": arguments.device} if part == "loader" else {}
             parts[part](path, arguments.rounds, **options)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(guarded(main)())
+    raise SystemExit(cli_main(main)())

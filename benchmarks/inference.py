@@ -24,7 +24,7 @@ from unittest.mock import patch
 from benchmarks.options import device, volume
 from benchmarks.timing import Side, machine, measure, peak_mib, rows_of, spelt
 from pipeline.utils.arguments import count
-from pipeline.utils.console import guarded, say, table
+from pipeline.utils.console import cli_main, echo, table
 
 if TYPE_CHECKING:  # what takes seconds to import is not needed to answer --help
     import numpy as np
@@ -165,9 +165,9 @@ def compare(common: dict, batch_size: int, rounds: int) -> None:
         [*row, f"{timing.prepared:.1f} s"]
         for row, timing in zip(rows_of(timings, "slice"), timings.values(), strict=True)
     ]
-    say(table(["", "time a slice", "rate", "ratio", "peak memory", "set-up, first call"], rows))
-    say()
-    say(
+    echo(table(["", "time a slice", "rate", "ratio", "peak memory", "set-up, first call"], rows))
+    echo()
+    echo(
         table(
             ["against one by one", "largest difference in [-1, 1]", "PSNR [dB], data range 2"],
             apart(common, batch_size),
@@ -177,13 +177,13 @@ def compare(common: dict, batch_size: int, rounds: int) -> None:
 
 def with_likeness(model: "TranslationModel", to: str, source: Path) -> "TranslationModel":
     """Return the model as if it had been trained on a volume: what it translates is compared with that."""
-    from pipeline.data.fingerprint import cohort_likeness, volume_likeness
+    from pipeline.data.fingerprint import cohort_fingerprint, volume_fingerprint
     from pipeline.inference.translator import open_volume
 
     opened = open_volume(source, model, to, [], likeness=False)
-    alike = volume_likeness(opened.way_back, model.settings["axis"], model.settings["size"])
+    alike = volume_fingerprint(opened.inverse_state, model.settings["axis"], model.settings["size"])
     known = dict(model.facts.get(contrast := model.source(to), {}))
-    return replace(model, facts={**model.facts, contrast: known | {"likeness": cohort_likeness([alike])}})
+    return replace(model, facts={**model.facts, contrast: known | {"likeness": cohort_fingerprint([alike])}})
 
 
 @contextmanager
@@ -226,7 +226,9 @@ def file_to_file(common: dict, batch_size: int, rounds: int, *, forms: bool, pre
             nib.save(nib.Nifti1Image(head(common["size"], common["slices"]), np.eye(4)), source)
         if common["uri"] is None:
             model = with_likeness(model, to, source)
-        one_view = views.open_views([str(common["uri"])], [model.in_precision(precision)], to, None, uncertainty=False)
+        one_view = views.open_multi_view(
+            [str(common["uri"])], [model.in_precision(precision)], to, None, uncertainty=False
+        )
         translate_one = batch.job_translator(
             one_view.compiled("yes" if forms else "no", 1, batch_size), None, batch_size=batch_size
         )
@@ -240,14 +242,14 @@ def file_to_file(common: dict, batch_size: int, rounds: int, *, forms: bool, pre
                 taken[name].append(part)
         opened = open_volume(source, model, to, [], likeness=False)
         kept = int(opened.foreground.any(axis=(1, 2)).sum())
-        say(f"{kept} of {len(opened.slices)} slices show something; {source.stat().st_size / 2**20:.1f} MiB read")
+        echo(f"{kept} of {len(opened.slices)} slices show something; {source.stat().st_size / 2**20:.1f} MiB read")
     whole = statistics.median(taken["all"][1:])
     rows = [
         [name, spelt(statistics.median(times[1:])), f"{statistics.median(times[1:]) / whole:.0%}", spelt(times[0])]
         for name, times in taken.items()
     ]
-    say(table(["stage", "median", "share", "the first"], rows))
-    say(f"peak memory {peak_mib():,.0f} MiB")
+    echo(table(["stage", "median", "share", "the first"], rows))
+    echo(f"peak memory {peak_mib():,.0f} MiB")
 
 
 def refuse_what_does_not_apply(told: argparse.Namespace, door: argparse.ArgumentParser) -> None:
@@ -286,7 +288,7 @@ def main(argv: list[str] | None = None) -> int:
     refuse_what_does_not_apply(told, door)
     if told.size is not None and (told.size < 8 or told.size & (told.size - 1)):
         door.error(f"--size {told.size}: must be a power of two, 8 or more")
-    say(machine())
+    echo(machine())
     common = {"uri": told.model, "to": told.to, "width": told.width or 64, "size": told.size or 256}
     common |= {"device": told.device, "volume": told.volume, "slices": told.slices or (150 if told.file else 32)}
     if told.file:
@@ -298,4 +300,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(guarded(main)())
+    raise SystemExit(cli_main(main)())

@@ -7,7 +7,7 @@ import argparse
 
 from benchmarks.timing import Side, Work, machine, measure, show
 from pipeline.utils.arguments import count
-from pipeline.utils.console import guarded, say
+from pipeline.utils.console import cli_main, echo
 
 SHAPES = {"slice": (256, 256), "volume": (192, 256, 192)}
 
@@ -45,14 +45,14 @@ def main(argv: list[str] | None = None) -> int:
     door.add_argument("--rounds", type=count, default=5)
     door.add_argument("--threads", type=count, default=1, help="of torch; scikit-image has one")
     arguments = door.parse_args(argv)
-    say(machine())
+    echo(machine())
     for unit, shape in SHAPES.items():
         sides = {name: Side(ssim_of, {"shape": shape, "how": name, "threads": arguments.threads})
                  for name in ("scikit-image", "monai", "ours")}  # fmt: skip
-        say(f"\nSSIM of {' × '.join(map(str, shape))} float32")
+        echo(f"\nSSIM of {' × '.join(map(str, shape))} float32")
         show(measure(sides, rounds=arguments.rounds, title=unit), unit)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(guarded(main)())
+    raise SystemExit(cli_main(main)())

@@ -22,7 +22,7 @@ from benchmarks.commands import overrides_within, run_command
 from benchmarks.options import duration
 from benchmarks.timing import in_turns, machine, spelt
 from pipeline.utils.arguments import count
-from pipeline.utils.console import guarded, say, table
+from pipeline.utils.console import cli_main, echo, table
 
 STEP_SECONDS = 0.095  # 128², width 16, batch 1, of the public code
 LOG_EVERY = 10  # steps, as configurations have it unless they say otherwise
@@ -163,17 +163,17 @@ def main(argv: list[str] | None = None) -> int:
     door.add_argument("--rounds", type=count, default=5, help="of keeping each record, and of asking a door")
     door.add_argument("--subjects", type=count, default=10_000, help="of the plan")
     told = door.parse_args(argv)
-    say(machine())
+    echo(machine())
     if "record" in told.only:
         rows = record(told.seconds, told.step_seconds, told.log_every, told.rounds)
-        say(f"\na record of {LOSSES} values every {told.log_every} steps of {spelt(told.step_seconds)}, by the step")
-        say(table(["record", "computed", "of a step", "waited for", "of a step", "start, once"], rows))
+        echo(f"\na record of {LOSSES} values every {told.log_every} steps of {spelt(told.step_seconds)}, by the step")
+        echo(table(["record", "computed", "of a step", "waited for", "of a step", "start, once"], rows))
     answers = doors(told.rounds) if "doors" in told.only else []
     answers += plan(told.subjects) if "plan" in told.only else []
     if answers:
-        say("\n" + table(["answer", "time"], answers))
+        echo("\n" + table(["answer", "time"], answers))
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(guarded(main)())
+    raise SystemExit(cli_main(main)())

@@ -105,10 +105,10 @@ class Plain(ABC):
 
     def discriminator_losses(self, a: Tensor, b: Tensor) -> Losses:
         """Return each discriminator's loss."""
-        return {f"discriminator_{side}": self.judged(side, *images) for side, images in (("A", (a, self.fake_a)),
-                ("B", (b, self.fake_b)))}  # fmt: skip
+        images = {"A": (a, self.fake_a), "B": (b, self.fake_b)}
+        return {f"discriminator_{side}": self.discriminator_loss(side, *pair) for side, pair in images.items()}
 
-    def judged(self, side: str, real: Tensor, fake: Tensor) -> Tensor:
+    def discriminator_loss(self, side: str, real: Tensor, fake: Tensor) -> Tensor:
         """Return the loss of the discriminator of a side."""
         network = self.networks[f"D_{side}"]
         return self.method.discriminator_scale * (gan(network(real), True) + gan(network(fake.detach()), False))

@@ -26,7 +26,7 @@ from benchmarks.commands import overrides_within, run_command
 from benchmarks.step import prepare as prepare_step
 from benchmarks.timing import Side, Timing, Work, machine, measure, spelt
 from pipeline.utils.arguments import count
-from pipeline.utils.console import guarded, say, table
+from pipeline.utils.console import cli_main, echo, table
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TINY = (
@@ -69,7 +69,7 @@ def job_of(volumes: int) -> Work:
     from benchmarks.inference import head, model_of
     from pipeline.inference.batch import batch
     from pipeline.inference.batch.jobs import Job
-    from pipeline.inference.multi_view import open_views
+    from pipeline.inference.multi_view import open_multi_view
     from pipeline.utils.hardware import set_up
 
     set_up(None)  # as the command does: memory that is freed stays with the process
@@ -77,7 +77,7 @@ def job_of(volumes: int) -> Work:
     source = Path(folder.name) / "source.nii.gz"
     nib.save(nib.Nifti1Image(head(64, 32), np.eye(4)), source)
     model, to = model_of(None, None, 8, 64, "cpu")
-    translate_one = batch.job_translator(open_views(["small"], [model], to, None, uncertainty=False), None)
+    translate_one = batch.job_translator(open_multi_view(["small"], [model], to, None, uncertainty=False), None)
     targets = [Path(folder.name) / f"{number}.nii.gz" for number in range(volumes)]
     return lambda folder=folder: batch.work_through([Job(source, one) for one in targets], translate_one, quiet=True)
 
@@ -203,10 +203,10 @@ def main(argv: list[str] | None = None) -> int:
         rows += (
             run_length(arguments.epochs, arguments.steps) if name == "length" else QUANTITIES[name](arguments.rounds)
         )
-    say(machine())
-    say(table(["what", "size", "time", "peak memory"], rows))
+    echo(machine())
+    echo(table(["what", "size", "time", "peak memory"], rows))
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(guarded(main)())
+    raise SystemExit(cli_main(main)())

@@ -21,7 +21,7 @@ from benchmarks.options import device, duration
 from benchmarks.timing import Side, Work, machine, measure, rows_of
 from pipeline.config.schema import Config
 from pipeline.utils.arguments import count
-from pipeline.utils.console import guarded, say, table
+from pipeline.utils.console import cli_main, echo, table
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def prepare(row: str, batch: int, kind: str, device: str, threads: int | None, f
     import torch
 
     from benchmarks.reference import PLAIN
-    from networks.cpu_kernels.convolutions import plain_ways
+    from networks.cpu_kernels.convolutions import reference_conv
     from pipeline.engines.cuda_graph import CapturedStep
     from pipeline.engines.registry import build_engine
     from pipeline.utils.hardware import set_up, tune
@@ -99,7 +99,7 @@ def prepare(row: str, batch: int, kind: str, device: str, threads: int | None, f
         del engine
         return lambda: plain.step(*images)
     if form == "layers":
-        return plain_ways()(lambda: engine.step(*images))
+        return reference_conv()(lambda: engine.step(*images))
     step = CapturedStep(engine) if form else engine.step
     return lambda: step(*images)
 
@@ -200,14 +200,14 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.device == "cpu" and (arguments.graph or {"tf32", "fp16"} & {*arguments.precision}):
         door.error("--graph, tf32 and fp16 need --device cuda")
     jobs = [(row, batch) for row in arguments.rows or ROWS for batch in arguments.batch]
-    say(machine())
+    echo(machine())
     if arguments.operations:
-        say(table(["job", "batch", "plain", "ours", "ratio"], [operations(*job) for job in jobs]))
+        echo(table(["job", "batch", "plain", "ours", "ratio"], [operations(*job) for job in jobs]))
         return 0
     rows = [cells for job in jobs for cells in time_row(*job, arguments)]
-    say(table(["job", "batch", "side", "time a step", "rate", "ratio", "peak memory", "of the roof"], rows))
+    echo(table(["job", "batch", "side", "time a step", "rate", "ratio", "peak memory", "of the roof"], rows))
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(guarded(main)())
+    raise SystemExit(cli_main(main)())

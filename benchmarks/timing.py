@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from pipeline.utils.console import progress, say, table
+from pipeline.utils.console import echo, progress, table
 
 Work = Callable[[], object]
 Name = TypeVar("Name")  # of what takes turns
@@ -198,7 +198,7 @@ def rows_of(timings: Mapping[str, Timing], unit: str, yardstick: str | None = No
 
 def show(timings: Mapping[str, Timing], unit: str, yardstick: str | None = None) -> None:
     """Print the sides' table."""
-    say(table(["", f"time a {unit}", "rate", "ratio", "peak memory"], rows_of(timings, unit, yardstick)))
+    echo(table(["", f"time a {unit}", "rate", "ratio", "peak memory"], rows_of(timings, unit, yardstick)))
 
 
 def spelt(seconds: float) -> str:

@@ -18,7 +18,7 @@ from benchmarks.options import device
 from benchmarks.step import ROWS, config_of
 from benchmarks.timing import Timing, in_turns, machine, spelt
 from pipeline.utils.arguments import count
-from pipeline.utils.console import guarded, say, table
+from pipeline.utils.console import cli_main, echo, table
 
 
 def work(row: str, batch: int, device: str, steps: int) -> None:
@@ -36,7 +36,7 @@ def work(row: str, batch: int, device: str, steps: int) -> None:
         tune(place, tf32=config.training.tf32)
         torch.manual_seed(0)
         engine = build_engine(config, place, world)
-        own, size = len(world.slots(batch)), config.preprocess.size
+        own, size = len(world.local_slots(batch)), config.preprocess.size
         images = (torch.rand(2, own, 1, size, size) * 2 - 1).to(place)
         for _ in range(2):
             engine.step(*images)
@@ -46,8 +46,8 @@ def work(row: str, batch: int, device: str, steps: int) -> None:
             losses = engine.step(*images)
         float(next(iter(losses.values())))  # waits for a GPU
         world.barrier()
-        if world.first:
-            say(f"{(time.perf_counter() - started) / steps}")
+        if world.is_main:
+            echo(f"{(time.perf_counter() - started) / steps}")
 
 
 def seconds_a_step(processes: int, arguments: argparse.Namespace) -> float:
@@ -90,10 +90,10 @@ def main(argv: list[str] | None = None) -> int:
         [f"{count}", spelt(one.seconds), f"{arguments.batch / one.seconds:.3g}", f"{1 / one.ratio_to(first):.2f}"]
         for count, one in timings.items()
     ]
-    say(machine())
-    say(table(["processes", "a step", "samples/s", f"against {arguments.processes[0]}"], rows))
+    echo(machine())
+    echo(table(["processes", "a step", "samples/s", f"against {arguments.processes[0]}"], rows))
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(guarded(main)())
+    raise SystemExit(cli_main(main)())

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 from pipeline.config.load import load_config
 from pipeline.runs.folder import RunFolder
 from pipeline.utils.arguments import given_path
-from pipeline.utils.console import guarded, say, table
+from pipeline.utils.console import cli_main, echo, table
 
 if TYPE_CHECKING:  # what takes seconds to import is not needed to answer --help
     import numpy as np
 
     from pipeline.data.pairs import PreparedScan
-    from pipeline.inference.multi_view import Views
+    from pipeline.inference.multi_view import MultiViewTranslator
 
 
-def translated(views: "Views", path: Path, scan: "PreparedScan") -> "tuple[np.ndarray, np.ndarray]":
+def translated(views: "MultiViewTranslator", path: Path, scan: "PreparedScan") -> "tuple[np.ndarray, np.ndarray]":
     """Return a volume's translation in [-1, 1] and the error to expect in that unit, on a prepared scan's grid."""
     import numpy as np
 
@@ -80,21 +80,23 @@ def compare(uris: list[str], to: str) -> None:
     from pipeline.data.case import pairs
     from pipeline.data.pairs import PairReader
     from pipeline.inference.model import load_model
-    from pipeline.inference.multi_view import open_views
+    from pipeline.inference.multi_view import open_multi_view
     from pipeline.inference.uncertainty import fused_error
     from pipeline.runs.prepare import find_cases, registrations, split_cases
     from transforms.slices import stack_slices
 
     # The runs as they translate, and the test subjects of the first.
     models = [load_model(uri) for uri in uris]
-    views = [open_views([uri], [model], to, None, uncertainty=True) for uri, model in zip(uris, models, strict=True)]
+    views = [
+        open_multi_view([uri], [model], to, None, uncertainty=True) for uri, model in zip(uris, models, strict=True)
+    ]
     axes = [str(model.settings["axis"]) for model in models]
     folder = RunFolder(Path(uris[0]))
     config = load_config(folder.config)
     split = split_cases(config, find_cases(config), folder.split)
     reader = PairReader(models[0].settings, models[0].stride, register=True, cache=registrations(config.preprocess))
 
-    # Each subject by each run alone and by all of them, as `Views.translate` fuses them.
+    # Each subject by each run alone and by all of them, as `MultiViewTranslator.translate` fuses them.
     found: dict[str, list[dict[str, float]]] = {}
     for pair in pairs(split.test, config.contrasts):
         there, back, _ = reader.read(pair)
@@ -114,8 +116,8 @@ def compare(uris: list[str], to: str) -> None:
         values = np.array([list(one.values()) for one in subjects])
         spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.full(len(columns), np.nan)
         rows.append([name, *(f"{mean:.3f}±{sd:.3f}" for mean, sd in zip(values.mean(axis=0), spread, strict=True))])
-    say(f"{config.data.source}, to {to}, {len(subjects)} test subjects")
-    say(table(["", *columns], rows))
+    echo(f"{config.data.source}, to {to}, {len(subjects)} test subjects")
+    echo(table(["", *columns], rows))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -131,4 +133,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(guarded(main)())
+    raise SystemExit(cli_main(main)())

@@ -29,7 +29,7 @@ def as_group_norms(network: nn.Module) -> nn.Module:
     return network
 
 
-def reflected(before: int, after: int, kernel: int, stride: int = 1, *, bias: bool = False) -> Convolution:
+def reflect_conv(before: int, after: int, kernel: int, stride: int = 1, *, bias: bool = False) -> Convolution:
     """Return a convolution that pads by reflection: an odd kernel keeps the size, 4×4 at stride 2 halves it.
 
     A reflected border continues the image; zeros, which are mid-grey in [-1, 1], would draw an edge around it.
@@ -37,7 +37,7 @@ def reflected(before: int, after: int, kernel: int, stride: int = 1, *, bias: bo
     return Convolution(before, after, kernel, stride, (kernel - 1) // 2, bias=bias, padding_mode="reflect")
 
 
-def doubling(
+def upsample(
     before: int, after: int, upsampling: Upsampling, *, kernel: Literal[3, 4], bias: bool = False
 ) -> TransposedConvolution | RepeatedDoubling:
     """Return a layer that doubles height and width.
@@ -53,11 +53,11 @@ def doubling(
     if upsampling == "transposed":
         return TransposedConvolution(before, after, kernel, 2, 1, output_padding=kernel % 2, bias=bias)
     if upsampling == "nearest":
-        return RepeatedDoubling(nn.Upsample(scale_factor=2, mode="nearest"), reflected(before, after, 3, bias=bias))
+        return RepeatedDoubling(nn.Upsample(scale_factor=2, mode="nearest"), reflect_conv(before, after, 3, bias=bias))
     raise ValueError(f"upsampling is {upsampling!r}; choose transposed or nearest")
 
 
-def normed(convolution: nn.Module, channels: int) -> nn.Sequential:
+def conv_norm_act(convolution: nn.Module, channels: int) -> nn.Sequential:
     """Return a convolution that gives `channels`, followed by instance norm and ReLU."""
     return nn.Sequential(convolution, instance_norm(channels), nn.ReLU(inplace=True))
 
@@ -68,10 +68,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.layers = nn.Sequential(
-            reflected(channels, channels, 3),
+            reflect_conv(channels, channels, 3),
             instance_norm(channels),
             nn.ReLU(inplace=True),
-            reflected(channels, channels, 3),
+            reflect_conv(channels, channels, 3),
             instance_norm(channels),
         )
 
@@ -94,7 +94,7 @@ def require_size(image: Tensor, network: str, stride: int = 1, least: int = 1) -
         raise ValueError(f"slices of {height}×{width} pixels do not fit {network}; pad both sides{multiples}{minimum}")
 
 
-def tapped(image: Tensor, layers: Iterable[nn.Module], taps: Collection[int]) -> list[Tensor]:
+def intermediate_features(image: Tensor, layers: Iterable[nn.Module], taps: Collection[int]) -> list[Tensor]:
     """Return the image and what the layers numbered in `taps` make of it, as contrastive losses compare them.
 
     The layers run one after the other, those beyond the last tap not at all.

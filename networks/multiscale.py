@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from networks.blocks import initialise_normal, normalise_spectrally, reflected, require_size
+from networks.blocks import initialise_normal, normalise_spectrally, reflect_conv, require_size
 
 
 class MultiScaleDiscriminator(nn.Module):
@@ -60,5 +60,5 @@ def _one_scale(layers: int, width: int, in_channels: int) -> nn.Sequential:
     channels = [in_channels, *(width * 2**layer for layer in range(layers))]
     convolutions: list[nn.Module] = []
     for before, after in pairwise(channels):
-        convolutions += [reflected(before, after, 4, 2, bias=True), nn.LeakyReLU(0.2, inplace=True)]
+        convolutions += [reflect_conv(before, after, 4, 2, bias=True), nn.LeakyReLU(0.2, inplace=True)]
     return nn.Sequential(*convolutions, nn.Conv2d(channels[-1], 1, 1))

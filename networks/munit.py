@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import group_norm
 
-from networks.blocks import ResidualBlock, initialise_kaiming, normed, reflected, require_size
+from networks.blocks import ResidualBlock, conv_norm_act, initialise_kaiming, reflect_conv, require_size
 from networks.cpu_kernels.convolutions import RepeatedDoubling
 from networks.output import output_image
 
@@ -32,8 +32,8 @@ class ContentEncoder(nn.Module):
         levels = [width * 2**level for level in range(downs + 1)]
         self.stride, self.channels = 2**downs, levels[-1]
         self.layers = nn.Sequential(
-            normed(reflected(1, width, 7), width),
-            *(normed(reflected(fine, coarse, 4, 2), coarse) for fine, coarse in pairwise(levels)),
+            conv_norm_act(reflect_conv(1, width, 7), width),
+            *(conv_norm_act(reflect_conv(fine, coarse, 4, 2), coarse) for fine, coarse in pairwise(levels)),
             *(ResidualBlock(self.channels) for _ in range(blocks)),
         )
 
@@ -61,9 +61,9 @@ class StyleEncoder(nn.Module):
         levels = [width * 2 ** min(level, 2) for level in range(downs + 1)]
         self.downs = downs
         self.layers = nn.Sequential(
-            *(reflected(1, width, 7, bias=True), nn.ReLU(inplace=True)),
+            *(reflect_conv(1, width, 7, bias=True), nn.ReLU(inplace=True)),
             *(
-                nn.Sequential(reflected(fine, coarse, 4, 2, bias=True), nn.ReLU(inplace=True))
+                nn.Sequential(reflect_conv(fine, coarse, 4, 2, bias=True), nn.ReLU(inplace=True))
                 for fine, coarse in pairwise(levels)
             ),
             nn.AdaptiveAvgPool2d(1),
@@ -85,8 +85,8 @@ class AdaptiveResidualBlock(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.first = reflected(channels, channels, 3)
-        self.second = reflected(channels, channels, 3)
+        self.first = reflect_conv(channels, channels, 3)
+        self.second = reflect_conv(channels, channels, 3)
 
     def forward(self, features: Tensor, affine: Tensor) -> Tensor:
         """Map features (N, C, H, W) and affine (N, 4C) to (N, C, H, W).
@@ -124,7 +124,7 @@ class Decoder(nn.Module):
             nn.Linear(mlp_width, blocks * 4 * levels[0]),
         )
         self.up = nn.Sequential(*(_up(coarse, fine) for coarse, fine in pairwise(levels)))
-        self.last = reflected(width, 1, 7, bias=True)
+        self.last = reflect_conv(width, 1, 7, bias=True)
 
     def forward(self, content: Tensor, style: Tensor) -> Tensor:
         """Map content (N, C, h, w) and styles (N, style_dim), or one for all (1, style_dim), to images in [-1, 1]."""
@@ -245,5 +245,8 @@ def _standardised(features: Tensor) -> Tensor:
 def _up(before: int, after: int) -> nn.Sequential:
     layer_norm = nn.GroupNorm(1, after)  # all channels in one group: layer norm, its scale and offset by channel
     return RepeatedDoubling(
-        nn.Upsample(scale_factor=2, mode="nearest"), reflected(before, after, 5, bias=True), layer_norm, nn.ReLU(True)
+        nn.Upsample(scale_factor=2, mode="nearest"),
+        reflect_conv(before, after, 5, bias=True),
+        layer_norm,
+        nn.ReLU(True),
     )

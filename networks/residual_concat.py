@@ -5,7 +5,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from networks.blocks import Upsampling, doubling, initialise_normal, instance_norm, normed, require_size, tapped
+from networks.blocks import (
+    Upsampling,
+    conv_norm_act,
+    initialise_normal,
+    instance_norm,
+    intermediate_features,
+    require_size,
+    upsample,
+)
 from networks.cpu_kernels.convolutions import Convolution
 from networks.output import output_image
 
@@ -44,7 +52,7 @@ class ResidualConcatGenerator(nn.Module):
         width: Channels of the first layer; they double per halving.
         downs: Number of halvings.
         growth: Channels that each block adds; None: `width`.
-        upsampling: "transposed", or "nearest" against checkerboard; see `blocks.doubling`.
+        upsampling: "transposed", or "nearest" against checkerboard; see `blocks.upsample`.
 
     Attributes:
         stride: Height and width must be multiples of this, and at least twice this.
@@ -71,7 +79,7 @@ class ResidualConcatGenerator(nn.Module):
         )
         self.decoder = nn.Sequential(
             *(
-                normed(doubling(coarse, fine, upsampling, kernel=4), fine)
+                conv_norm_act(upsample(coarse, fine, upsampling, kernel=4), fine)
                 for coarse, fine in pairwise([grown[-1], *reversed(levels)])
             ),
             Convolution(width, 1, 7, 1, 3),
@@ -97,7 +105,7 @@ class ResidualConcatGenerator(nn.Module):
             ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
         """
         self._require_size(image)
-        return tapped(image, self.encoder, self.taps)
+        return intermediate_features(image, self.encoder, self.taps)
 
     def _require_size(self, image: Tensor) -> None:
         require_size(image, f"a residual-concatenation generator of stride {self.stride}", self.stride, 2 * self.stride)

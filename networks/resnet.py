@@ -7,12 +7,12 @@ from torch import Tensor, nn
 from networks.blocks import (
     ResidualBlock,
     Upsampling,
-    doubling,
+    conv_norm_act,
     initialise_normal,
-    normed,
-    reflected,
+    intermediate_features,
+    reflect_conv,
     require_size,
-    tapped,
+    upsample,
 )
 from networks.output import output_image
 
@@ -28,7 +28,7 @@ class ResNetGenerator(nn.Module):
         blocks: Residual blocks; the paper has 9 for images of 256 pixels and more, 6 for smaller ones.
         width: Channels of the first layer; they double per halving.
         downs: Number of halvings.
-        upsampling: "transposed" as published, or "nearest" against checkerboard; see `blocks.doubling`.
+        upsampling: "transposed" as published, or "nearest" against checkerboard; see `blocks.upsample`.
 
     Attributes:
         stride: Height and width must be multiples of this, and at least twice this.
@@ -40,16 +40,19 @@ class ResNetGenerator(nn.Module):
         self.stride = 2**downs
         channels = [width * 2**level for level in range(downs + 1)]
         self.encoder = nn.Sequential(
-            normed(reflected(1, width, 7), width),
-            *(normed(nn.Conv2d(fine, coarse, 3, 2, 1, bias=False), coarse) for fine, coarse in pairwise(channels)),
+            conv_norm_act(reflect_conv(1, width, 7), width),
+            *(
+                conv_norm_act(nn.Conv2d(fine, coarse, 3, 2, 1, bias=False), coarse)
+                for fine, coarse in pairwise(channels)
+            ),
             *(ResidualBlock(channels[-1]) for _ in range(blocks)),
         )
         self.decoder = nn.Sequential(
             *(
-                normed(doubling(coarse, fine, upsampling, kernel=3), fine)
+                conv_norm_act(upsample(coarse, fine, upsampling, kernel=3), fine)
                 for coarse, fine in pairwise(reversed(channels))
             ),
-            reflected(width, 1, 7, bias=True),
+            reflect_conv(width, 1, 7, bias=True),
         )
         seen = [block for block in (0, 4) if block < blocks]
         self.taps = [*range(1, downs + 1), *(1 + downs + block for block in seen)]
@@ -75,7 +78,7 @@ class ResNetGenerator(nn.Module):
             ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
         """
         self._require_size(image)
-        return tapped(image, self.encoder, self.taps)
+        return intermediate_features(image, self.encoder, self.taps)
 
     def _require_size(self, image: Tensor) -> None:
         require_size(image, f"a ResNet generator of stride {self.stride}", self.stride, 2 * self.stride)

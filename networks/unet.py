@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.attention import AttentionGate
-from networks.blocks import Upsampling, doubling, initialise_normal, instance_norm, require_size, tapped
+from networks.blocks import Upsampling, initialise_normal, instance_norm, intermediate_features, require_size, upsample
 from networks.cpu_kernels.convolutions import Convolution
 from networks.output import output_image
 
@@ -21,7 +21,7 @@ class UNet(nn.Module):
         width: Channels of the first layer; they double per level up to 8 times this.
         dropout: Probability.
         attention: Whether an attention gate weights each skip.
-        upsampling: "transposed", or "nearest" against checkerboard; see `blocks.doubling`.
+        upsampling: "transposed", or "nearest" against checkerboard; see `blocks.upsample`.
 
     Attributes:
         stride: Height and width must be multiples of this.
@@ -54,7 +54,7 @@ class UNet(nn.Module):
             )
             for step, level in enumerate(range(depth - 1, 0, -1))
         )
-        self.last = doubling(channels[0] * 2, 1, upsampling, kernel=4, bias=True)
+        self.last = upsample(channels[0] * 2, 1, upsampling, kernel=4, bias=True)
         self.gates = nn.ModuleList(AttentionGate(size, size) for size in reversed(channels[:-1]) if attention)
         self.taps = range(min(4, depth - 1))
         self.feature_channels = [1, *(channels[level] for level in self.taps)]
@@ -91,7 +91,7 @@ class UNet(nn.Module):
             ValueError: H or W is not a multiple of `stride`.
         """
         self._require_size(image)
-        return tapped(image, self.down, self.taps)
+        return intermediate_features(image, self.down, self.taps)
 
     def _require_size(self, image: Tensor) -> None:
         require_size(image, f"a U-Net of {len(self.down)} levels", self.stride)
@@ -105,7 +105,7 @@ def _down(before: int, after: int, *, norm: bool) -> nn.Sequential:
 
 
 def _up(before: int, after: int, dropout: float, upsampling: Upsampling) -> nn.Sequential:
-    layers: list[nn.Module] = [doubling(before, after, upsampling, kernel=4), instance_norm(after)]
+    layers: list[nn.Module] = [upsample(before, after, upsampling, kernel=4), instance_norm(after)]
     if dropout > 0:
         layers.append(nn.Dropout(dropout))
     return nn.Sequential(*layers, nn.ReLU(inplace=True))

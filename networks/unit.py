@@ -4,7 +4,15 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from networks.blocks import ResidualBlock, Upsampling, doubling, initialise_normal, normed, reflected, require_size
+from networks.blocks import (
+    ResidualBlock,
+    Upsampling,
+    conv_norm_act,
+    initialise_normal,
+    reflect_conv,
+    require_size,
+    upsample,
+)
 from networks.output import output_image
 
 
@@ -23,8 +31,11 @@ class LatentEncoder(nn.Sequential):
     def __init__(self, width: int = 64, downs: int = 2, blocks: int = 4):
         channels = [width * 2**level for level in range(downs + 1)]
         super().__init__(
-            normed(reflected(1, width, 7), width),
-            *(normed(nn.Conv2d(fine, coarse, 3, 2, 1, bias=False), coarse) for fine, coarse in pairwise(channels)),
+            conv_norm_act(reflect_conv(1, width, 7), width),
+            *(
+                conv_norm_act(nn.Conv2d(fine, coarse, 3, 2, 1, bias=False), coarse)
+                for fine, coarse in pairwise(channels)
+            ),
             *(ResidualBlock(channels[-1]) for _ in range(blocks)),
         )
         self.stride = 2**downs
@@ -46,8 +57,8 @@ class LatentDecoder(nn.Sequential):
         channels = [width * 2**level for level in range(ups, -1, -1)]
         super().__init__(
             *(ResidualBlock(channels[0]) for _ in range(blocks)),
-            *(normed(doubling(coarse, fine, upsampling, kernel=3), fine) for coarse, fine in pairwise(channels)),
-            reflected(width, 1, 7, bias=True),
+            *(conv_norm_act(upsample(coarse, fine, upsampling, kernel=3), fine) for coarse, fine in pairwise(channels)),
+            reflect_conv(width, 1, 7, bias=True),
         )
 
     def forward(self, latent: Tensor) -> Tensor:
@@ -66,7 +77,7 @@ class LatentAutoEncoder(nn.Module):
     Args:
         width, downs: Of both halves.
         blocks: Residual blocks of each half.
-        upsampling: "transposed" as published, or "nearest" against checkerboard; see `blocks.doubling`.
+        upsampling: "transposed" as published, or "nearest" against checkerboard; see `blocks.upsample`.
 
     Attributes:
         stride: Height and width must be multiples of this, and at least twice this.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline import __version__
 from pipeline.utils.arguments import given_path
-from pipeline.utils.console import guarded
+from pipeline.utils.console import cli_main
 from pipeline.utils.errors import EXIT_DONE, UserError
 
 EPILOG = """exit codes: 0 done, 2 bad input or runs whose figures do not mean the same, 1 our bug
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
-@guarded
+@cli_main
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_intermixed_args(argv)

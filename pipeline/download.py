@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.utils.arguments import given_path
-from pipeline.utils.console import guarded, say
+from pipeline.utils.console import cli_main, echo
 from pipeline.utils.errors import EXIT_DONE, Stopped, UserError
 from pipeline.utils.interruption import Terminated
 
@@ -105,7 +105,7 @@ def _count(folder: Path) -> int:
 
 def _tell(text: str, quiet: bool) -> None:
     if not quiet:
-        say(text)
+        echo(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@guarded
+@cli_main
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = _parser().parse_args(argv)

@@ -17,10 +17,10 @@ from pipeline.planning.subjects import subject_names
 from pipeline.planning.training_time import time_text
 from pipeline.runs.contrast_warnings import warn_of_headers
 from pipeline.runs.folder import open_run_folder
-from pipeline.runs.prepare import find_cases, split_cases, warn_of_the_lone
+from pipeline.runs.prepare import find_cases, split_cases, warn_unpaired
 from pipeline.training.history import start_text
 from pipeline.training.initial_weights import read_start
-from pipeline.utils.console import say, table, warn
+from pipeline.utils.console import echo, table, warn
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import human_bytes
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pipeline.engines.protocol import Engine
 
 
-def print_plan(config: Config, *, verbose: bool = False) -> None:
+def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     """Print subjects and slices per split and contrast, networks, steps, and estimated time, disk and memory.
 
     Args:
@@ -51,35 +51,35 @@ def print_plan(config: Config, *, verbose: bool = False) -> None:
     engine = _engine(config)
     together = 0  # slices that are there in both contrasts, on the first one's grid
     if engine.paired:
-        warn_of_the_lone(config, cases, split)
+        warn_unpaired(config, cases, split)
         together = _slices(_firsts(split.train.values(), config), config)
     schedule = schedule_of(config.training, together or max(slices.values()))
     needs, memory = planned_disk(config, split, engine), _memory(config, engine)
     parameters = {name: _count(network) for name, network in engine.networks().items()}
-    say(f"{config.name}: {config.data.source} data → {config.folder}\n")
+    echo(f"{config.name}: {config.data.source} data → {config.folder}\n")
     if start is not None:
-        say(f"weights    of {start_text(start.record)}\n")
+        echo(f"weights    of {start_text(start.record)}\n")
     rows = _split_rows(config, split, engine.paired)
-    say(table(["split", "contrast", "subjects", "images", "slices (estimate)"], rows))
-    say()
-    say(subject_names(config, split, every=verbose))
-    say()
-    say(table(["network", "parameters"], [(name, f"{count:,}") for name, count in parameters.items()]))
-    say()
-    say(f"steps      {schedule.steps_per_epoch:,} an epoch × {schedule.epochs:,} epochs = {schedule.steps:,}, "
+    echo(table(["split", "contrast", "subjects", "images", "slices (estimate)"], rows))
+    echo()
+    echo(subject_names(config, split, every=verbose))
+    echo()
+    echo(table(["network", "parameters"], [(name, f"{count:,}") for name, count in parameters.items()]))
+    echo()
+    echo(f"steps      {schedule.steps_per_epoch:,} an epoch × {schedule.epochs:,} epochs = {schedule.steps:,}, "
         f"batch {config.training.batch_size}")  # fmt: skip
-    say(time_text(config, engine, schedule.steps, memory))
-    say(disk_text(needs))
+    echo(time_text(config, engine, schedule.steps, memory))
+    echo(disk_text(needs))
     resident = ""
     if config.training.slices_on_device:
         trained_on = 2 * together or sum(slices.values())
         resident = f", and {human_bytes(trained_on * config.preprocess.size**2 * BYTES_PER_PIXEL)} of slices"
-    say(f"memory     {human_bytes(memory)}{resident} while training, besides the libraries' own")
-    say(work_line(config, split, lambda cases: _grid(cases, config)))
+    echo(f"memory     {human_bytes(memory)}{resident} while training, besides the libraries' own")
+    echo(work_line(config, split, lambda cases: _grid(cases, config)))
     _warn_of_device(config)
     warn_of_lost_rate(schedule)
     warn_of_full_disks(needs)
-    say("dry run: nothing was written")
+    echo("dry run: nothing was written")
 
 
 def _warn_of_device(config: Config) -> None:
@@ -232,7 +232,7 @@ def _memory(config: Config, engine: "Engine") -> float:
     passes = 0
     for made in range(getattr(config.method, "critic_steps", 1)):  # in one of so many steps the generators move too
         if made:
-            engine.moved(torch.tensor(True))
+            engine.on_step_end(torch.tensor(True))
         passes = max(passes, _kept_for_gradients(config, engine, known))
     return 4 * 4 * sum(weight.numel() for weight in weights) + passes
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline import __version__
 from pipeline.config.load import load_config
 from pipeline.utils.arguments import given_path
-from pipeline.utils.console import guarded
+from pipeline.utils.console import cli_main
 from pipeline.utils.errors import EXIT_DONE
 
 EPILOG = """exit codes: 0 the page is written (it names images that cannot be read), 2 bad configuration or nothing to
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
-@guarded
+@cli_main
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_intermixed_args(argv)

@@ -7,8 +7,8 @@ from pipeline.config.load import load_config
 from pipeline.runs.folder import open_run_folder
 from pipeline.training.initial_weights import require_start
 from pipeline.utils.arguments import given_path
-from pipeline.utils.console import guarded
-from pipeline.utils.distributed import launched
+from pipeline.utils.console import cli_main
+from pipeline.utils.distributed import world_from_env
 from pipeline.utils.errors import EXIT_DONE
 
 
@@ -28,19 +28,19 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
-@guarded
+@cli_main
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_intermixed_args(argv)
     config = load_config(arguments.config, arguments.overrides)
     if arguments.dry_run:
-        if not launched().first:
+        if not world_from_env().first:
             return EXIT_DONE
-        from pipeline.dry_run import print_plan
+        from pipeline.dry_run import print_dry_run
 
-        print_plan(config, verbose=arguments.verbose)
+        print_dry_run(config, verbose=arguments.verbose)
         return EXIT_DONE
-    if launched().size == 1:
+    if world_from_env().size == 1:
         open_run_folder(config)  # refuses at once, not after the imports that follow, what holds another run
         require_start(config)
     from pipeline.tracking.mlflow_settings import configure_mlflow

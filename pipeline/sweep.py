@@ -10,7 +10,7 @@ from pipeline.comparison.comparison import compare_folders
 from pipeline.runs.folder import RunFolder
 from pipeline.sweep_jobs import SweepJob, cuda_devices, plan, work_through
 from pipeline.utils.arguments import count, given_path, given_text
-from pipeline.utils.console import guarded, say, warn
+from pipeline.utils.console import cli_main, echo, warn
 from pipeline.utils.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError
 from pipeline.utils.files import require_writable
 
@@ -50,7 +50,7 @@ def _item(text: str) -> str:
     return text if "=" in text else given_text(text)
 
 
-@guarded
+@cli_main
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_intermixed_args(argv)
@@ -83,7 +83,7 @@ def _skip_finished(jobs: Sequence[SweepJob], quiet: bool) -> None:
         job.code = EXIT_DONE
     if finished and not quiet:
         them = "it" if len(finished) == 1 else "them"
-        say(f"finished before, so skipped: {', '.join(job.name for job in finished)} (--again evaluates {them} anew)")
+        echo(f"finished before, so skipped: {', '.join(job.name for job in finished)} (--again evaluates {them} anew)")
 
 
 def _conclude(jobs: Sequence[SweepJob], page: Path, quiet: bool) -> int:
@@ -97,8 +97,8 @@ def _conclude(jobs: Sequence[SweepJob], page: Path, quiet: bool) -> int:
             warn(f"warning: no comparison: {error}")
             compared = False
     elif not quiet:
-        say("no comparison: it needs two finished runs or more")
-    say(f"{len(done)} of {len(jobs)} runs are done")
+        echo("no comparison: it needs two finished runs or more")
+    echo(f"{len(done)} of {len(jobs)} runs are done")
     for job in failed:
         warn(f"failed: {job.name}: exit code {job.code}: {job.last_line}; {job.log} has the rest")
     return EXIT_DONE if compared and not failed else EXIT_PARTLY_DONE

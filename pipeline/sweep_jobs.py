@@ -15,7 +15,7 @@ from types import FrameType
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.training.initial_weights import require_start
-from pipeline.utils.console import say, warn
+from pipeline.utils.console import echo, warn
 from pipeline.utils.errors import Stopped, UserError
 from pipeline.utils.interruption import handled
 from pipeline.utils.texts import encoded
@@ -173,7 +173,7 @@ def _start(job: SweepJob, device: str | None, counted: str) -> None:
         environment["CUDA_VISIBLE_DEVICES"] = device
     where = "" if device is None else f" on CUDA device {device}"
     if counted:
-        say(f"{counted}{job.name}: started{where}; {job.log}")
+        echo(f"{counted}{job.name}: started{where}; {job.log}")
     header = f"\n── {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command[1:])}{where}\n"
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -199,7 +199,7 @@ def _start(job: SweepJob, device: str | None, counted: str) -> None:
 def _end(job: SweepJob, quiet: bool) -> None:
     job.code, job.last_line = job.process.returncode, _last_line(job)
     if job.code == 0 and not quiet:
-        say(f"{job.name}: done in {(time.monotonic() - job.started) / 60:.1f} min")
+        echo(f"{job.name}: done in {(time.monotonic() - job.started) / 60:.1f} min")
     elif job.code in STOPPED_CODES:
         with suppress(OSError):  # the terminal may have been closed
             warn(f"{job.name}: stopped ({job.code}): {job.last_line}")

@@ -4,7 +4,7 @@ import argparse
 
 from pipeline import __version__
 from pipeline.utils.arguments import given_path
-from pipeline.utils.console import guarded
+from pipeline.utils.console import cli_main
 
 EPILOG = """exit codes: 0 all sent, 2 bad input or nothing sent, 3 some sent and some not, 1 our bug
 The store is the one that MLFLOW_TRACKING_URI names, or mlflow.db in the working directory. Sending twice changes
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
-@guarded
+@cli_main
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_intermixed_args(argv)

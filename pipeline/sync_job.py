@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from pipeline.config.load import load_config
 from pipeline.runs.folder import RunFolder
-from pipeline.utils.console import one_line, say, warn
+from pipeline.utils.console import echo, one_line, warn
 from pipeline.utils.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PARTLY_DONE, UserError
 from pipeline.utils.files import is_folder
 from pipeline.utils.paths import looked_at
 
 if TYPE_CHECKING:
-    from pipeline.tracking.mlflow_sync import Sender
+    from pipeline.tracking.mlflow_sync import MlflowSync
 
 
 def sync_folders(folders: Sequence[Path]) -> int:
@@ -38,16 +38,16 @@ def _sync(folder: Path) -> int:
         raise UserError(f"{folder}: no such folder{looked_at(folder)}; give the folder of a run")
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: cannot be written, and it is to keep which MLflow run is its own; copy it first")
-    from pipeline.tracking.mlflow_sync import Sender
+    from pipeline.tracking.mlflow_sync import MlflowSync
 
-    Sender(folder)  # before a lock is left in a folder that is no run's
+    MlflowSync(folder)  # before a lock is left in a folder that is no run's
     with RunFolder(folder).held():
-        sender = Sender(folder)
-        say(sender.send(_send_models))
+        sender = MlflowSync(folder)
+        echo(sender.send(_send_models))
     return sender.refused
 
 
-def _send_models(sender: "Sender") -> None:
+def _send_models(sender: "MlflowSync") -> None:
     """Log the networks as the end of the run would have; nothing for a run that did not come to it."""
     folder = RunFolder(sender.folder)
     if sender.status != "FINISHED" or not folder.config.is_file() or not folder.checkpoints.latest.is_file():

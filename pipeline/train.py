@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from pipeline.config.schema import Config
-from pipeline.data.gpu_slices import on_the_device
+from pipeline.data.gpu_slices import on_device_slices
 from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices
 from pipeline.data.pairs import PairReader
 from pipeline.data.split_file import split_to_json
@@ -32,26 +32,26 @@ from pipeline.runs.prepare import (
     training_data,
 )
 from pipeline.training.failure_advice import advice_after_no_number, where_settings_change
-from pipeline.training.failure_monitor import Watch, cohort
+from pipeline.training.failure_monitor import FailureMonitor, cohort
 from pipeline.training.history import history_texts
-from pipeline.training.loop import Observers, train
+from pipeline.training.loop import Callbacks, train
 from pipeline.training.loss_monitor import NotFinite
 from pipeline.training.resume import Opening, open_run, require_alike
 from pipeline.training.run_logging import log_inputs, open_tracker
-from pipeline.training.run_record import take_back_the_end
+from pipeline.training.run_record import mark_unfinished
 from pipeline.training.schedule import schedule_of, warn_of_lost_rate
 from pipeline.training.sitting import Sitting
-from pipeline.training.trainer_state import Position
+from pipeline.training.trainer_state import TrainerState
 from pipeline.training.validation import Validation, save_sample
-from pipeline.utils.console import bar, say, warn
-from pipeline.utils.distributed import PeerLost, World, opened
+from pipeline.utils.console import bar, echo, warn
+from pipeline.utils.distributed import ProcessLost, World, init_distributed
 from pipeline.utils.errors import Stopped, UserError
 from pipeline.utils.files import atomic_text, remove_stale
 from pipeline.utils.hardware import choose_device, require_able, set_up, tune
 from pipeline.utils.interruption import Interruption
 from transforms.augmentation import Augmentation
 
-NOBODY = Observers(  # in every process but the first, which writes and judges for all
+NOBODY = Callbacks(  # in every process but the first, which writes and judges for all
     log=lambda metrics, step: None,
     validate=lambda: {"validation/score": float("-inf")},
     sample=lambda epochs, step: None,
@@ -70,20 +70,20 @@ def run(config: Config, *, quiet: bool = False) -> None:
         Stopped: a signal came and a checkpoint is written.
     """
     started = time.monotonic()
-    with opened() as world:
-        world.slots(config.training.batch_size)
-        folder = open_run_folder(config) if world.first else RunFolder(config.folder)
-        with folder.held() if world.first else nullcontext():
-            if world.first:
+    with init_distributed() as world:
+        world.local_slots(config.training.batch_size)
+        folder = open_run_folder(config) if world.is_main else RunFolder(config.folder)
+        with folder.held() if world.is_main else nullcontext():
+            if world.is_main:
                 open_run_folder(config)  # again: whoever held it until now may have trained
                 remove_stale(folder.path)
-            position, steps_before, how_to_open = _run(config, folder, world, quiet or not world.first)
-        if world.first:
+            position, steps_before, how_to_open = _run(config, folder, world, quiet or not world.is_main)
+        if world.is_main:
             done = what_was_done(position, steps_before, time.monotonic() - started)
-            say(last_lines(folder, how_to_open, done))
+            echo(last_lines(folder, how_to_open, done))
 
 
-def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[Position, int, str]:
+def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[TrainerState, int, str]:
     """Do the run; return where it stands, with how many steps it began, and in the first process how to open it."""
     set_up(config.threads)
     device = choose_device(config.device)
@@ -91,7 +91,9 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
     tune(device, tf32=config.training.tf32)
     opening = open_run(config, folder, world)
     version = chain_version(opening.state)
-    prepared = world.led(lambda: _prepare(config, folder, opening, quiet, save=world.first, version=version))
+    prepared = world.main_process_first(
+        lambda: _prepare(config, folder, opening, quiet, save=world.is_main, version=version)
+    )
     opening = opening.beside(prepared.split)
     torch.manual_seed(config.seed)
     engine = build_engine(config, device, world)
@@ -108,26 +110,26 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
         register=config.evaluation.register_pairs,
         cache=registrations(config.preprocess),
     )
-    record = open_tracker(config, folder, state, device) if world.first else nullcontext()
+    record = open_tracker(config, folder, state, device) if world.is_main else nullcontext()
     with Interruption() as interruption, record as tracker:
         sitting = Sitting(
             config, folder, prepared, engine, position, reader, tracker, device, quiet, world, opening.history
         )
-        if world.first:
+        if world.is_main:
             log_inputs(sitting)
             tracker.set_tags(opening.tags())
         if position.epochs < sitting.schedule.epochs:
-            if world.first:
+            if world.is_main:
                 warn_of_lost_rate(sitting.schedule)
             try:
                 _train(sitting, state, interruption)
-            except PeerLost as lost:
+            except ProcessLost as lost:
                 if interruption.signal_number is None:
                     raise
                 raise Stopped(interruption.signal_number, "another process had stopped already") from lost
-        world.leave()
+        world.shutdown()
         steps_before = opening.position.step
-        if not world.first:
+        if not world.is_main:
             return position, steps_before, ""
         with interruption.at_once():
             finish(sitting)
@@ -173,11 +175,11 @@ def _train(sitting: Sitting, state: dict | None, interruption: Interruption) -> 
         NotFinite: losses or weights were no numbers; the message says what to change, and where.
     """
     config = sitting.config
-    if sitting.world.first:
-        take_back_the_end(sitting.folder.record, trains=True)
+    if sitting.world.is_main:
+        mark_unfinished(sitting.folder.record, trains=True)
     banks = {contrast: SliceBank(sitting.prepared.stored[contrast]) for contrast in config.contrasts}
     slices = _slices(sitting, banks)
-    if sitting.world.first:
+    if sitting.world.is_main:
         with interruption.at_once("before the next step; the same command goes on from there"):
             observers = _observers(sitting, _validation(sitting, banks))
     else:
@@ -200,9 +202,9 @@ def _train(sitting: Sitting, state: dict | None, interruption: Interruption) -> 
         raise NotFinite(f"{error}; {advice_after_no_number(config, sitting.folder, sitting.position)}") from error
 
 
-def _observers(sitting: Sitting, validation: Validation) -> Observers:
+def _observers(sitting: Sitting, validation: Validation) -> Callbacks:
     """Return what happens besides the steps."""
-    return Observers(
+    return Callbacks(
         log=sitting.tracker.log_metrics,
         validate=partial(_validate, sitting, validation, sitting.watch()),
         sample=partial(_sample, sitting, validation),
@@ -215,14 +217,14 @@ def _slices(sitting: Sitting, banks: dict[str, SliceBank]) -> UnpairedSlices | P
     """Return what the engine is shown: both contrasts of the same slices, or each contrast's own."""
     config = sitting.config
     augmentation = Augmentation(**config.augment.model_dump())
-    placed = partial(on_the_device, device=sitting.device) if config.training.slices_on_device else list
+    placed = partial(on_device_slices, device=sitting.device) if config.training.slices_on_device else list
     if sitting.engine.paired:
         first, second = placed([SliceBank(side) for side in zip(*sitting.prepared.pairs, strict=True)])
         return PairedSlices(first, second, augmentation, config.seed)
     return UnpairedSlices(*placed([*banks.values()]), augmentation, config.seed)
 
 
-def _validate(sitting: Sitting, validation: Validation, watch: Watch) -> dict[str, float]:
+def _validate(sitting: Sitting, validation: Validation, watch: FailureMonitor) -> dict[str, float]:
     """Score the networks as they are now, and warn of what the detectors find."""
     metrics = validation.scores(sitting.translators())
     watch(metrics, sitting.position.step // sitting.schedule.steps_per_epoch)

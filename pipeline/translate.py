@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 
 from pipeline.inference.batch.batch import job_opener, job_translator, say_outcome, work_through, write_summary
 from pipeline.inference.batch.batch_summary import place_of_summary, recall, require_own_place, require_summarys_place
-from pipeline.inference.batch.bids_dataset import Derivative
+from pipeline.inference.batch.bids_dataset import BidsDerivative
 from pipeline.inference.batch.bids_names import Dataset, dataset_jobs, open_dataset, suffixes_of
 from pipeline.inference.batch.early_checks import require_usable
-from pipeline.inference.batch.existing import to_do
+from pipeline.inference.batch.existing import pending_jobs
 from pipeline.inference.batch.jobs import NOT_DONE, Job, StopSignals, exit_code, outlook
 from pipeline.inference.batch.options import parser, without_two_dashes
 from pipeline.inference.batch.outputs import all_inputs, clear_leftovers, plan, require_writable
-from pipeline.inference.batch.prefetch import Ahead
+from pipeline.inference.batch.prefetch import Prefetcher
 from pipeline.inference.batch.provenance import CommandModel
 from pipeline.inference.batch.sharding import collected, note_others, share
-from pipeline.inference.batch.uncertainty_maps import plan_maps
-from pipeline.utils.console import guarded, say, warnings_as_lines
-from pipeline.utils.distributed import World, launched
+from pipeline.inference.batch.uncertainty_maps import plan_uncertainty_maps
+from pipeline.utils.console import cli_main, echo, warnings_as_lines
+from pipeline.utils.distributed import World, world_from_env
 from pipeline.utils.errors import EXIT_DONE, UserError
 from pipeline.utils.files import is_file, is_folder
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
 
     from pipeline.inference.model import TranslationModel
-    from pipeline.inference.multi_view import Views
+    from pipeline.inference.multi_view import MultiViewTranslator
 
 
 def translate(
@@ -78,11 +78,11 @@ def translate(
     return translate_volume(image, loaded, target, **options)
 
 
-@guarded
+@cli_main
 def main(argv: list[str] | None = None) -> int:
     """Translate volumes; return the exit code."""
     arguments = parser().parse_args(without_two_dashes(sys.argv[1:] if argv is None else argv))
-    started, world = time.time(), launched()
+    started, world = time.time(), world_from_env()
     _require_agreement(arguments, world)
     inputs = all_inputs(arguments.input, arguments.input_list)
     model = _command_model(arguments)
@@ -96,30 +96,30 @@ def main(argv: list[str] | None = None) -> int:
         jobs = _dataset_jobs(derivative, arguments)
     else:
         jobs = plan(inputs, arguments.output)
-    plan_maps(jobs, bids=arguments.bids, wanted=arguments.uncertainty)
+    plan_uncertainty_maps(jobs, bids=arguments.bids, wanted=arguments.uncertainty)
     require_own_place(arguments.summary, jobs, arguments.input_list)
     if arguments.summary is None:
         require_summarys_place(_summary_place(arguments, jobs), overwrite=arguments.overwrite)
-    look = {"overwrite": arguments.overwrite, "to": arguments.to, "quiet": arguments.quiet or not world.first}
+    look = {"overwrite": arguments.overwrite, "to": arguments.to, "quiet": arguments.quiet or not world.is_main}
     if arguments.dry_run:
-        to_do(jobs, model=model, **look)
-        if world.first:
-            say(outlook(jobs))
+        pending_jobs(jobs, model=model, **look)
+        if world.is_main:
+            echo(outlook(jobs))
         return EXIT_DONE
     own = share(jobs, world)
     missing = next((job for job in own if job.status == NOT_DONE and not is_file(job.target)), None)
     if missing is not None:
         require_writable(missing.target.parent)  # before the model is loaded
-    pending = to_do(own, model=model, **look)
+    pending = pending_jobs(own, model=model, **look)
     with StopSignals() as stop:
         if pending:
             require_writable(pending[0].target.parent)
             _translate_all(pending, model, derivative, arguments, world, stop)
         jobs = collected(own, world)
-    if stop.number and world.first:
+    if stop.number and world.is_main:
         note_others(jobs, world)
     code = 128 + stop.number if stop.number else exit_code(jobs)
-    if not world.first:
+    if not world.is_main:
         return code
     about = model.about if model.is_loaded else {}
     code = _summarised(jobs, arguments, about, code, started=started, worked=bool(pending))  # a record, so first
@@ -168,7 +168,7 @@ def _require_agreement(arguments: argparse.Namespace, world: World) -> None:
 def _translate_all(
     pending: list[Job],
     model: CommandModel,
-    derivative: Derivative | None,
+    derivative: BidsDerivative | None,
     arguments: argparse.Namespace,
     world: World,
     stop: StopSignals,
@@ -177,18 +177,18 @@ def _translate_all(
     clear_leftovers(pending)
     if derivative is not None:
         derivative.write_description()
-    if arguments.verbose and world.first:
+    if arguments.verbose and world.is_main:
         about = model.about
-        say(f"model: {about['origin']}, weights {about['identity']}, makes {about['to']}")
+        echo(f"model: {about['origin']}, weights {about['identity']}, makes {about['to']}")
         for doubt in views.doubts:
-            say(f"uncertainty from {', '.join(doubt.witnesses.asked)}")
+            echo(f"uncertainty from {', '.join(doubt.sources.asked)}")
     views = views.compiled(arguments.compile, len(pending), arguments.batch_size)
     options = {name: getattr(arguments, name) for name in ("batch_size", "keep_header_text")}
-    quiet = arguments.quiet or not world.first
+    quiet = arguments.quiet or not world.is_main
     open_job = job_opener(views, strict=arguments.strict)
     # A GPU leaves the processor free to read the next volume meanwhile; on a CPU there is nothing to gain by it.
-    opened = Ahead(open_job, pending) if views.models[0].device.type == "cuda" else open_job
-    translate_one = job_translator(views, derivative, opened, provenance=model.provenance, **options)
+    init_distributed = Prefetcher(open_job, pending) if views.models[0].device.type == "cuda" else open_job
+    translate_one = job_translator(views, derivative, init_distributed, provenance=model.provenance, **options)
     work_through(pending, translate_one, quiet=quiet, verbose=arguments.verbose, stop=stop)
 
 
@@ -202,32 +202,32 @@ def _command_model(arguments: argparse.Namespace) -> CommandModel:
     )
 
 
-def _load(arguments: argparse.Namespace) -> "Views":
+def _load(arguments: argparse.Namespace) -> "MultiViewTranslator":
     """Return what translates, and to which contrast."""
     from pipeline.inference.model import load_model
-    from pipeline.inference.multi_view import open_views
+    from pipeline.inference.multi_view import open_multi_view
     from pipeline.utils.hardware import set_up
 
     set_up(threads=None)
     models = [load_model(uri, arguments.device).in_precision(arguments.precision) for uri in arguments.model]
     to = models[0].target(arguments.to)
     if arguments.strict:
-        from pipeline.inference.domain_shift import require_likeness
+        from pipeline.inference.domain_shift import require_similarity
 
-        require_likeness(models[0], to)
+        require_similarity(models[0], to)
     if arguments.style is not None:
         from pipeline.inference.style import use_style_of
 
         use_style_of(arguments.style, models[0], to)
-    return open_views(arguments.model, models, to, arguments.views, uncertainty=arguments.uncertainty)
+    return open_multi_view(arguments.model, models, to, arguments.views, uncertainty=arguments.uncertainty)
 
 
-def _derivative(dataset: Dataset, views: "Views", arguments: argparse.Namespace) -> Derivative:
+def _derivative(dataset: Dataset, views: "MultiViewTranslator", arguments: argparse.Namespace) -> BidsDerivative:
     told = None if arguments.skull_stripped is None else arguments.skull_stripped == "yes"
-    return Derivative(dataset, arguments.output, (views.models[0].source(views.to), views.to), views.about(), told)
+    return BidsDerivative(dataset, arguments.output, (views.models[0].source(views.to), views.to), views.about(), told)
 
 
-def _dataset_jobs(derivative: Derivative, arguments: argparse.Namespace) -> list[Job]:
+def _dataset_jobs(derivative: BidsDerivative, arguments: argparse.Namespace) -> list[Job]:
     from_suffix, to_suffix = suffixes_of(derivative.contrasts, arguments.bids_suffix)
     return dataset_jobs(derivative.dataset, arguments.output, from_suffix, to_suffix)
 

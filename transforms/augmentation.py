@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Change:
+class AugmentationParameters:
     """What was drawn for one slice."""
 
     flip_left_right: bool = False
@@ -44,10 +44,10 @@ class Augmentation:
     brightness: float = 0.0
     contrast: float = 0.0
 
-    def draw(self, random: np.random.Generator) -> Change:
+    def draw(self, random: np.random.Generator) -> AugmentationParameters:
         """Draw one slice's change; always the same number of draws, whatever is switched on."""
         draws = random.random(8)
-        return Change(
+        return AugmentationParameters(
             flip_left_right=bool(draws[0] < self.horizontal_flip),
             flip_front_back=bool(draws[1] < self.vertical_flip),
             quarter_turns=1 + int(draws[3] * 3) if draws[2] < self.rotate90 else 0,
@@ -56,7 +56,7 @@ class Augmentation:
             contrast=1 + self.contrast * float(2 * draws[7] - 1),
         )
 
-    def apply(self, slices: Tensor, changes: list[Change]) -> Tensor:
+    def apply(self, slices: Tensor, changes: list[AugmentationParameters]) -> Tensor:
         """Return slices (N, 1, S, S) with one change each; they stay within [-1, 1]."""
         enlarged, changed = enlarge(slices, self.jitter), torch.empty_like(slices)
         for target, image, change in zip(changed, enlarged, changes, strict=True):
@@ -65,7 +65,7 @@ class Augmentation:
             target.copy_(_turned_and_recoloured(image.flip(flips) if flips else image, change))
         return changed
 
-    def apply_at_once(self, slices: Tensor, changes: list[Change]) -> Tensor:
+    def apply_at_once(self, slices: Tensor, changes: list[AugmentationParameters]) -> Tensor:
         """Do what `apply` does in a few operations on the whole batch, for a GPU that each of them must be sent to."""
         size, enlarged = slices.shape[-1], enlarge(slices, self.jitter)
         origins = _origins(changes, size, enlarged.shape[-1] - size)
@@ -81,8 +81,8 @@ class Augmentation:
         means = images.mean(dim=(1, 2, 3), keepdim=True)
         return ((images - means) * contrast + means + brightness).clamp(-1, 1)
 
-    def apply_to_flipped(self, slices: Tensor, changes: list[Change]) -> Tensor:
-        """Change slices in place that were flipped (`Change.flips`) as they were read, and return them.
+    def apply_to_flipped(self, slices: Tensor, changes: list[AugmentationParameters]) -> Tensor:
+        """Change slices in place that were flipped (`AugmentationParameters.flips`) as they were read, and return them.
 
         It is what `apply` does of unflipped ones where the jitter is 1: then the flips are what comes first.
         """
@@ -108,7 +108,7 @@ def on_device(numbers: np.ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def _origins(changes: list[Change], size: int, room: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _origins(changes: list[AugmentationParameters], size: int, room: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return which row and column of an enlarged slice each row and column of a changed one shows.
 
     Args:
@@ -131,13 +131,13 @@ def _origins(changes: list[Change], size: int, room: int) -> tuple[np.ndarray, n
     return rows, columns, np.array([change.quarter_turns % 2 == 1 for change in changes])
 
 
-def _cropped(image: Tensor, size: int, change: Change) -> Tensor:
+def _cropped(image: Tensor, size: int, change: AugmentationParameters) -> Tensor:
     """Return one slice (1, S', S') cropped to (1, size, size)."""
     top, left = (int(start * (image.shape[-1] - size + 1)) for start in change.crop)
     return image[:, top : top + size, left : left + size]
 
 
-def _turned_and_recoloured(image: Tensor, change: Change) -> Tensor:
+def _turned_and_recoloured(image: Tensor, change: AugmentationParameters) -> Tensor:
     """Return one flipped slice (1, S, S) turned, and its brightness and contrast changed."""
     if change.quarter_turns:
         image = torch.rot90(image, change.quarter_turns, (1, 2))

@@ -10,7 +10,7 @@ from torch.autograd.function import FunctionCtx
 Backward = Callable[..., tuple[Tensor | None, ...]]
 
 
-def differentiable_once(backward: Backward) -> Backward:
+def once_differentiable(backward: Backward) -> Backward:
     """Wrap the `backward` of a `torch.autograd.Function`, so that it raises where a graph of it is asked for.
 
     `torch.autograd.function.once_differentiable` raises only where the incoming gradient depends on weights, and takes
@@ -18,7 +18,7 @@ def differentiable_once(backward: Backward) -> Backward:
     """
 
     @wraps(backward)
-    def guarded(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def cli_main(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "this way of computing a layer is differentiable once; for second derivatives (a gradient penalty) "
@@ -26,4 +26,4 @@ def differentiable_once(backward: Backward) -> Backward:
             )
         return backward(ctx, *gradients)
 
-    return guarded
+    return cli_main

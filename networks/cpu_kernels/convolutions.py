@@ -36,7 +36,7 @@ class Convolution(nn.Conv2d):
     def forward(self, image: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, K, h, w) as `nn.Conv2d` does; H and W are more than a padding that reflects."""
         weight = self.weight  # once: where it is normalised spectrally, to ask for it is a power iteration
-        if not (_is_usual(self) and cheaper_ways_apply(image, weight)):
+        if not (_is_usual(self) and kernels_apply(image, weight)):
             return self._conv_forward(image, weight, self.bias)
         padding = self.padding[0]
         if self.padding_mode == "reflect":
@@ -75,7 +75,7 @@ class TransposedConvolution(nn.ConvTranspose2d):
         """Map (N, C, H, W) to (N, K, h, w) as `nn.ConvTranspose2d` does."""
         weight = self.weight
         doubles = (self.kernel_size, self.stride, self.padding, self.output_padding) == ((4, 4), (2, 2), (1, 1), (0, 0))
-        if doubles and output_size is None and _is_usual(self) and cheaper_ways_apply(image, weight):
+        if doubles and output_size is None and _is_usual(self) and kernels_apply(image, weight):
             if weight.shape[1] == 1:
                 return _offset(double_to_one(image, weight), self.bias)
             if few_pixels.pays(image.shape[0] * image.shape[2] * image.shape[3], weight):
@@ -90,7 +90,7 @@ class RepeatedDoubling(nn.Sequential):
         """Map (N, C, H, W) to (N, K, 2H, 2W)."""
         _, convolution, *others = self
         plain = is_parametrized(convolution) or min(image.shape[-2:]) < 2  # to ask for such a weight changes it
-        if plain or not cheaper_ways_apply(image, convolution.weight):
+        if plain or not kernels_apply(image, convolution.weight):
             return super().forward(image)
         features = _offset(convolve_doubled(image, convolution.weight), convolution.bias)
         for layer in others:
@@ -109,7 +109,7 @@ def _is_usual(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
     )
 
 
-def cheaper_ways_apply(image: Tensor, weight: Tensor) -> bool:
+def kernels_apply(image: Tensor, weight: Tensor) -> bool:
     """Whether a layer may choose: a batch on the CPU, in float32 or float64, neither autocast nor traced."""
     return (
         not torch.compiler.is_compiling()
@@ -124,7 +124,7 @@ def cheaper_ways_apply(image: Tensor, weight: Tensor) -> bool:
 
 
 @contextmanager
-def plain_ways() -> Iterator[None]:
+def reference_conv() -> Iterator[None]:
     """Compute the plain way in what follows, as on a GPU: the others are differentiable only once."""
     before = _choosing.set(False)
     try:

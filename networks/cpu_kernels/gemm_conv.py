@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.nn.functional import fold, unfold
 
-from networks.cpu_kernels.autograd_guard import differentiable_once
+from networks.cpu_kernels.autograd_guard import once_differentiable
 
 KERNEL = {"kernel_size": 4, "stride": 2, "padding": 1}
 FEW = 12  # columns: of fewer, the library makes a product up to ten times faster as one of rows (measured)
@@ -49,7 +49,7 @@ class _Halved(torch.autograd.Function):
         return _parted(_product(weight.flatten(1), columns), (count, -1, height // 2, width // 2))
 
     @staticmethod
-    @differentiable_once
+    @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         columns, weight = ctx.saved_tensors
         coarse = _joined(gradient)
@@ -67,7 +67,7 @@ class _Doubled(torch.autograd.Function):
         return _added(_product(weight.flatten(1).T, coarse), (count, weight.shape[1], 2 * height, 2 * width))
 
     @staticmethod
-    @differentiable_once
+    @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         coarse, weight = ctx.saved_tensors
         columns = _columns(gradient)

@@ -18,7 +18,7 @@ from torch.autograd.function import FunctionCtx
 from torch.nn.functional import conv2d, fold, pad
 from torch.nn.grad import conv2d_weight
 
-from networks.cpu_kernels.autograd_guard import differentiable_once
+from networks.cpu_kernels.autograd_guard import once_differentiable
 
 
 def convolve_to_one(image: Tensor, weight: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class _ToOne(torch.autograd.Function):
         return _by_rows(image, weight)
 
     @staticmethod
-    @differentiable_once
+    @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         image, weight = ctx.saved_tensors
         around, turned = _around(gradient, weight), _turned(weight)
@@ -72,7 +72,7 @@ class _FromOne(torch.autograd.Function):
         return conv2d(image, weight)
 
     @staticmethod
-    @differentiable_once
+    @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         image, weight = ctx.saved_tensors
         to_image = _by_rows(_around(gradient, weight), _turned(weight)) if ctx.needs_input_grad[0] else None
@@ -88,7 +88,7 @@ class _HalvedFromOne(torch.autograd.Function):
         return conv2d(image, weight, stride=2, padding=padding)
 
     @staticmethod
-    @differentiable_once
+    @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         image, weight = ctx.saved_tensors
         to_image = to_weight = None
@@ -106,7 +106,7 @@ class _DoubledToOne(torch.autograd.Function):
         return _doubled(image, weight, [2 * side for side in image.shape[2:]], padding=1)
 
     @staticmethod
-    @differentiable_once
+    @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         image, weight = ctx.saved_tensors
         to_image = conv2d(gradient, weight, stride=2, padding=1) if ctx.needs_input_grad[0] else None

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.nn.functional import conv2d, fold, pad
 
-from networks.cpu_kernels.autograd_guard import differentiable_once
+from networks.cpu_kernels.autograd_guard import once_differentiable
 
 OUTPUTS = 4
 LEAST_CHANNELS, LEAST_KERNELS = 64, 64 * 128  # measured: 0.9 of the time there, 0.5 with 256 channels
@@ -141,7 +141,7 @@ class _Winograd(torch.autograd.Function):
         return result
 
     @staticmethod
-    @differentiable_once
+    @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         image, weight = ctx.saved_tensors
         by = _Transforms(weight)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.comparison.comparability import require_comparable
 from pipeline.comparison.runs import FinishedRun, load_runs
 from pipeline.runs.folder import RunFolder
-from pipeline.utils.console import say, warn
+from pipeline.utils.console import echo, warn
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import require_writable
 
@@ -72,17 +72,17 @@ def _write(runs: Sequence[FinishedRun], outputs: Outputs, quiet: bool) -> None:
     from pipeline.comparison.table import compare
 
     comparison = compare(runs)
-    say(f"{terminal_text(comparison)}\n")
+    echo(f"{terminal_text(comparison)}\n")
     save(comparison, outputs.csv, outputs.json)
     picture = _picture(runs, outputs.picture, quiet)
     write_page(outputs.page, comparison, picture)
     files = [outputs.page, outputs.csv, outputs.json, *([outputs.picture] if picture else [])]
     how_to_open = log_comparison(comparison, outputs.page.stem, files, outputs.record)
-    say(f"  comparison  {outputs.page}   (open it in a browser)")
+    echo(f"  comparison  {outputs.page}   (open it in a browser)")
     if picture:
-        say(f"  slices      {outputs.picture}")
-    say(f"  figures     {outputs.csv}, {outputs.json}")
-    say(f"  MLflow      {how_to_open}")
+        echo(f"  slices      {outputs.picture}")
+    echo(f"  figures     {outputs.csv}, {outputs.json}")
+    echo(f"  MLflow      {how_to_open}")
 
 
 def _picture(runs: Sequence[FinishedRun], path: Path, quiet: bool) -> "Picture | None":

@@ -6,7 +6,7 @@ from pipeline.config.methods import NATIVE, PAIRED, USUAL
 from pipeline.config.schema import Config
 
 
-def contradictions(config: Config) -> Iterator[str]:
+def conflicts(config: Config) -> Iterator[str]:
     """Yield a line for each pair of settings that cannot be together."""
     yield from _of_data(config)
     yield from _of_networks(config)

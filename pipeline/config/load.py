@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.config.checks import contradictions
+from pipeline.config.checks import conflicts
 from pipeline.config.schema import Config
 from pipeline.utils.errors import UserError
 from pipeline.utils.paths import looked_at
@@ -70,7 +70,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     except ValidationError as error:
         problems += [_describe(problem) for problem in error.errors()]
     else:
-        problems += list(contradictions(config))
+        problems += list(conflicts(config))
     if problems:
         count = "1 error" if len(problems) == 1 else f"{len(problems)} errors"
         raise UserError("\n  ".join([f"{path}: {count}", *problems]))

@@ -14,7 +14,7 @@ Item = TypeVar("Item")  # what an entry is made of: a case, or a pair of cases
 Entry = TypeVar("Entry")  # what the store then has of it
 
 
-def fill_store(
+def fill_cache(
     extract: Callable[..., None],
     jobs: Mapping[Item, tuple],
     *,

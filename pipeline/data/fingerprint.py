@@ -22,7 +22,7 @@ USUAL = (5, 95)  # percentiles of the cohort between which its sizes lie: one od
 LEAST_VOXELS = 100  # of a head on the coarse grid
 
 
-def volume_likeness(data: Mapping[str, object], axis: str, size: int, key: str = "image") -> dict | None:
+def volume_fingerprint(data: Mapping[str, object], axis: str, size: int, key: str = "image") -> dict | None:
     """Return what a volume is like, in JSON's types.
 
     Args:
@@ -66,7 +66,7 @@ def volume_likeness(data: Mapping[str, object], axis: str, size: int, key: str =
     }
 
 
-def cohort_likeness(members: Sequence[Mapping[str, Sequence[float]]]) -> dict:
+def cohort_fingerprint(members: Sequence[Mapping[str, Sequence[float]]]) -> dict:
     """Return what a cohort is like, in JSON's types, from the likeness of its members, at least one.
 
     `core` and `head`: their members' mean. `core_reach`, `head_reach`: the 95th percentile of the distance of a member

@@ -9,14 +9,14 @@ from torch import Tensor
 from pipeline.data.loader import SliceBank
 from pipeline.data.slice_cache import LEVELS
 from pipeline.utils.errors import UserError
-from transforms.augmentation import Augmentation, Change, on_device
+from transforms.augmentation import Augmentation, AugmentationParameters, on_device
 
 SHARE = 0.7  # of the memory that is free, for slices; the rest is for networks and what they keep of a pass
 GIB = 2**30
 
 
-class DeviceSlices:
-    """A `Bank` whose slices, as they are stored, fill one tensor of the device; flips, crops and turns are made there.
+class DeviceSliceBank:
+    """A `SliceSource` whose stored slices fill one tensor of the device; flips, crops and turns are made there.
 
     Args:
         bank: Where the slices are read from.
@@ -42,12 +42,14 @@ class DeviceSlices:
         levels = (chosen.to(torch.int32) & 0xFFFF).to(torch.float32)
         return levels.mul_(float(np.float32(2 / LEVELS))).sub_(1)[:, None]
 
-    def changed(self, augmentation: Augmentation, indices: Sequence[int], changes: list[Change]) -> Tensor:
-        """See `Bank.changed`."""
+    def changed(
+        self, augmentation: Augmentation, indices: Sequence[int], changes: list[AugmentationParameters]
+    ) -> Tensor:
+        """See `SliceSource.changed`."""
         return augmentation.apply_at_once(self.gather(indices), changes)
 
 
-def on_the_device(banks: Sequence[SliceBank], device: torch.device) -> list[DeviceSlices]:
+def on_device_slices(banks: Sequence[SliceBank], device: torch.device) -> list[DeviceSliceBank]:
     """Return banks whose slices are in the device's memory.
 
     Raises:
@@ -61,4 +63,4 @@ def on_the_device(banks: Sequence[SliceBank], device: torch.device) -> list[Devi
                 f"training.slices_on_device = true: {needed / GIB:.1f} GiB of slices do not fit into {SHARE:.0%} of "
                 f"the {free / GIB:.1f} GiB that are free on {device}; set it to false, and the store is read"
             )
-    return [DeviceSlices(bank, device) for bank in banks]
+    return [DeviceSliceBank(bank, device) for bank in banks]

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from pipeline.data.loader_workers import as_it_is, end_workers_at_exit, leave_signals_to_the_parent
 from pipeline.data.slice_cache import StoredCase, decode
 from pipeline.utils.errors import UserError
-from transforms.augmentation import Augmentation, Change
+from transforms.augmentation import Augmentation, AugmentationParameters
 
 
 class SliceBank:
@@ -57,7 +57,9 @@ class SliceBank:
             decode(stored[::rows, ::columns], out=target[0])
         return torch.from_numpy(gathered)
 
-    def changed(self, augmentation: Augmentation, indices: Sequence[int], changes: list[Change]) -> Tensor:
+    def changed(
+        self, augmentation: Augmentation, indices: Sequence[int], changes: list[AugmentationParameters]
+    ) -> Tensor:
         """Return slices as `gather` does, with one change each."""
         if augmentation.jitter != 1:
             return augmentation.apply(self.gather(indices), changes)
@@ -106,18 +108,20 @@ def _stored_file(path: str) -> Iterator[None]:
         raise UserError(f"{path}: not the stored slices ({reason}); the same command makes them again") from error
 
 
-class Bank(Protocol):
-    """The slices of a contrast, of several volumes one after the other: `SliceBank`, `DeviceSlices`."""
+class SliceSource(Protocol):
+    """The slices of a contrast, of several volumes one after the other: `SliceBank`, `DeviceSliceBank`."""
 
     ends: np.ndarray  # of each volume, in slices
 
     def __len__(self) -> int: ...
 
-    def changed(self, augmentation: Augmentation, indices: Sequence[int], changes: list[Change]) -> Tensor:
+    def changed(
+        self, augmentation: Augmentation, indices: Sequence[int], changes: list[AugmentationParameters]
+    ) -> Tensor:
         """Return the slices at `indices` as (N, 1, S, S) float32 in [-1, 1], with one change each."""
 
 
-class Draws:
+class ShuffledSampler:
     """Which slice stands at each place of an epoch and how it is changed: a function of seed, stream and key alone.
 
     Args:
@@ -135,7 +139,7 @@ class Draws:
         """Return the slice at each (epoch, position); when all had their turn, a new shuffle begins."""
         return [self._index(*key) for key in keys]
 
-    def changes(self, keys: Sequence[tuple[int, int]]) -> list[Change]:
+    def changes(self, keys: Sequence[tuple[int, int]]) -> list[AugmentationParameters]:
         """Return how the slice at each (epoch, position) is changed."""
         return [self.augmentation.draw(np.random.default_rng([self.seed, self.stream, 1, *key])) for key in keys]
 
@@ -159,9 +163,9 @@ class UnpairedSlices(Dataset):
         seed: Of order and augmentation.
     """
 
-    def __init__(self, first: Bank, second: Bank, augmentation: Augmentation, seed: int):
+    def __init__(self, first: SliceSource, second: SliceSource, augmentation: Augmentation, seed: int):
         self.banks, self.augmentation = (first, second), augmentation
-        self.draws = [Draws(len(bank), augmentation, seed, stream) for stream, bank in enumerate(self.banks)]
+        self.draws = [ShuffledSampler(len(bank), augmentation, seed, stream) for stream, bank in enumerate(self.banks)]
 
     def __len__(self) -> int:
         return max(len(bank) for bank in self.banks)
@@ -188,11 +192,11 @@ class PairedSlices(Dataset):
         ValueError: the contrasts have different numbers of slices.
     """
 
-    def __init__(self, first: Bank, second: Bank, augmentation: Augmentation, seed: int):
+    def __init__(self, first: SliceSource, second: SliceSource, augmentation: Augmentation, seed: int):
         if not np.array_equal(first.ends, second.ends):
             raise ValueError(f"{len(first)} and {len(second)} slices are not pairs")
         self.banks, self.augmentation = (first, second), augmentation
-        self.draws = Draws(len(first), augmentation, seed, stream=0)
+        self.draws = ShuffledSampler(len(first), augmentation, seed, stream=0)
 
     def __len__(self) -> int:
         return self.draws.count
@@ -213,7 +217,7 @@ class EpochBatches(Sampler):
         if not 0 <= first_batch <= batches:
             raise ValueError(f"batch {first_batch} is not within an epoch of {batches}")
         self.epoch, self.batches, self.batch_size, self.first_batch = epoch, batches, batch_size, first_batch
-        self.slots = range(batch_size) if slots is None else slots
+        self.local_slots = range(batch_size) if slots is None else slots
 
     def __len__(self) -> int:
         return self.batches - self.first_batch
@@ -221,7 +225,7 @@ class EpochBatches(Sampler):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for batch in range(self.first_batch, self.batches):
             start = batch * self.batch_size
-            yield [(self.epoch, start + slot) for slot in self.slots]
+            yield [(self.epoch, start + slot) for slot in self.local_slots]
 
 
 def epoch_loader(
@@ -237,7 +241,7 @@ def epoch_loader(
 ) -> DataLoader:
     """Return a loader over one epoch from `first_batch` on; its order does not depend on the number of workers.
 
-    Where several processes share each batch, `slots` are the places in it that are this process's.
+    Where several processes share each batch, `local_slots` are the places in it that are this process's.
     """
     if workers:
         end_workers_at_exit()

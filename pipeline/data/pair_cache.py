@@ -1,8 +1,8 @@
 """The store of registered pairs: slices of two contrasts that show the same places, for methods that learn from pairs.
 
-A pair is three files beside those of `pipeline.data.slice_cache`: `<key>-first.npy` and `<key>-second.npy`, of which slice i
-shows the same place, on the first scan's grid, and `<key>.json`, what is known of them. The key covers both images'
-path, size and modification time, the preprocessing and whether pairs are registered.
+A pair is three files beside those of `pipeline.data.slice_cache`: `<key>-first.npy` and `<key>-second.npy`, of which
+slice i shows the same place, on the first scan's grid, and `<key>.json`, what is known of them. The key covers both
+images' path, size and modification time, the preprocessing and whether pairs are registered.
 """
 
 import hashlib
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.cache_filling import fill_store
+from pipeline.data.cache_filling import fill_cache
 from pipeline.data.case import Case
 from pipeline.data.pairs import VERSION as REGISTRATION_VERSION
-from pipeline.data.pairs import BadScan, movement_between, on_grid_of, prepare_scan, seen_by
+from pipeline.data.pairs import BadScan, field_of_view_mask, prepare_scan, resampled_onto, rigid_transform_between
 from pipeline.data.slice_cache import StoredCase, intact, write_slices
 from pipeline.utils.console import warnings_as_lines
 from pipeline.utils.errors import UserError
@@ -31,7 +31,7 @@ StoredPair = tuple[StoredCase, StoredCase]
 
 
 def pair_key(cases: CasePair, settings: dict) -> str:
-    """Return the store's key of a pair under the given settings, those of `build_pair_store`."""
+    """Return the store's key of a pair under the given settings, those of `build_pair_cache`."""
     files = [file_identity(case.path) for case in cases]
     identity = json.dumps(["pair", VERSION, REGISTRATION_VERSION, files, settings], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:24]
@@ -69,14 +69,16 @@ def extract_pair(cases: CasePair, folder: Path, settings: dict, cache: Path) -> 
     try:
         with warnings_as_lines():
             first, second = (prepare_scan(case.path, chain, stride=1) for case in cases)
-        movement = movement_between(first, second, cases, chain, register=settings["register_pairs"], cache=cache)
+        movement = rigid_transform_between(
+            first, second, cases, chain, register=settings["register_pairs"], cache=cache
+        )
     except BadScan as error:
         raise ValueError(str(error)) from None
-    real, foreground = on_grid_of(first, second, movement)
+    real, foreground = resampled_onto(first, second, movement)
     side, least = settings["size"], settings["min_foreground"]
     of_first, of_second, seen = (
         centre_fit(mask, side, side, fill=False)
-        for mask in (first.foreground, foreground, first.foreground & seen_by(first, second, movement))
+        for mask in (first.foreground, foreground, first.foreground & field_of_view_mask(first, second, movement))
     )
     if not of_second.any():
         raise ValueError("the heads do not overlap; check their affines")
@@ -116,7 +118,7 @@ def common_slices(first: np.ndarray, second: np.ndarray, seen: np.ndarray, min_f
     return both[covered]
 
 
-def build_pair_store(
+def build_pair_cache(
     pairs: Sequence[CasePair],
     folder: Path,
     settings: dict,
@@ -143,7 +145,7 @@ def build_pair_store(
         UserError: nothing could be stored, or something could not and `on_bad_volume` is "stop".
     """
     make_folder(folder)
-    found, failures = fill_store(
+    found, failures = fill_cache(
         extract_pair,
         {cases: (cases, folder, settings, cache) for cases in pairs},
         look_up=lambda cases: look_up_pair(cases, folder, settings),

@@ -46,7 +46,7 @@ class PreparedScan:
     foreground: np.ndarray
     affine: np.ndarray
     axis: str
-    way_back: Mapping[str, object] = field(default_factory=dict)
+    inverse_state: Mapping[str, object] = field(default_factory=dict)
     name: str = "an image"
     request: tuple[Path, Mapping[str, object], int] | None = None
 
@@ -78,14 +78,14 @@ class PreparedScan:
     @property
     def box(self) -> np.ndarray | None:
         """(3, 2), which voxels of its file, axes brought to RAS, the volume shows; None where it shows all."""
-        return self.way_back.get("image_box")
+        return self.inverse_state.get("image_box")
 
     @property
     def whole_grid(self) -> tuple[tuple[int, ...], np.ndarray]:
         """Shape and affine of the file, axes brought to RAS; of a volume that was not cut out of it, of that."""
         if self.box is None:
             return self.volume.shape, self.affine
-        shape, affine, *_ = self.way_back["image_before_crop"]
+        shape, affine, *_ = self.inverse_state["image_before_crop"]
         return shape, affine
 
 
@@ -133,9 +133,11 @@ class PairReader:
             BadScan: a file cannot be used, the registration failed, or the two heads do not overlap.
         """
         first, second = (self.scan(case.path) for case in cases)
-        movement = movement_between(first, second, cases, self.settings, register=self.register, cache=self.cache)
-        there = View(first, *on_grid_of(first, second, movement))
-        back = View(second, *on_grid_of(second, first, np.linalg.inv(movement)))
+        movement = rigid_transform_between(
+            first, second, cases, self.settings, register=self.register, cache=self.cache
+        )
+        there = View(first, *resampled_onto(first, second, movement))
+        back = View(second, *resampled_onto(second, first, np.linalg.inv(movement)))
         if not (there.foreground.any() and back.foreground.any()):
             raise BadScan(f"{cases[0].path} and {cases[1].path}: the heads do not overlap; check their affines")
         return there, back, movement
@@ -168,18 +170,18 @@ def _prepared(path: Path, settings: Mapping[str, object], stride: int, box: np.n
         foreground=centre_fit(data["image_foreground"], *field_of_view, fill=False),
         affine=data["image_affine"],
         axis=settings["axis"],
-        way_back={name: value for name, value in data.items() if name not in ("image", "image_foreground")},
+        inverse_state={name: value for name, value in data.items() if name not in ("image", "image_foreground")},
         name=str(path),
         request=(path, settings, stride),
     )
 
 
-def on_grid_of(source: PreparedScan, target: PreparedScan, movement: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def resampled_onto(source: PreparedScan, target: PreparedScan, movement: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bring a target onto its source's grid, with the intensities of its own normalisation.
 
     Args:
         source, target: Two scans of one subject.
-        movement: (4, 4), where each point of the source lies in the target; `movement_between`.
+        movement: (4, 4), where each point of the source lies in the target; `rigid_transform_between`.
 
     Returns:
         The target's slices (N, h, w) in [-1, 1] and its foreground; -1 and False beyond the target's field of view.
@@ -217,16 +219,16 @@ def _cut_as(source: PreparedScan, target: PreparedScan) -> tuple[np.ndarray, np.
     return cut_slices(moved, source.axis), cut_slices(foreground, source.axis)
 
 
-def seen_by(source: PreparedScan, target: PreparedScan, movement: np.ndarray) -> np.ndarray:
-    """Return where a target's field of view covers its source's grid, as (N, h, w) bool; see `on_grid_of`."""
+def field_of_view_mask(source: PreparedScan, target: PreparedScan, movement: np.ndarray) -> np.ndarray:
+    """Return where a target's field of view covers its source's grid, as (N, h, w) bool; see `resampled_onto`."""
     everywhere = np.ones(target.volume.shape, np.uint8)
     if target.box is not None:
-        blacken_beyond(everywhere, target.way_back["image_inside"], 0)
+        blacken_beyond(everywhere, target.inverse_state["image_inside"], 0)
     covered = resample_onto(everywhere, target.affine, movement, source.volume.shape, source.affine, order=0)
     return cut_slices(covered, source.axis) > 0
 
 
-def movement_between(
+def rigid_transform_between(
     first: PreparedScan,
     second: PreparedScan,
     cases: tuple[Case, Case],
@@ -253,14 +255,14 @@ def movement_between(
         return np.eye(4)
     note = cache / f"{_registration_key(cases, settings)}.json"
     try:
-        return read_movement(note)
+        return read_rigid_transform(note)
     except (OSError, ValueError, KeyError, TypeError):  # not there yet, or damaged
         pass
     try:
         movement = register_rigid(*_in_whole_field(first), *_in_whole_field(second))
     except ValueError as error:
         raise BadScan(f"{names}: {error}") from error
-    write_movement(note, movement, cases)
+    write_rigid_transform(note, movement, cases)
     return movement
 
 
@@ -268,8 +270,8 @@ def _in_whole_field(scan: PreparedScan) -> tuple[np.ndarray, np.ndarray]:
     """Return a scan's volume and affine with the air that the cut to the head left out, and nothing from beyond."""
     if scan.box is None:
         return scan.volume, scan.affine
-    _, _, field, _ = scan.way_back["image_before_crop"]
-    inside, volume = scan.way_back["image_inside"], scan.volume
+    _, _, field, _ = scan.inverse_state["image_before_crop"]
+    inside, volume = scan.inverse_state["image_inside"], scan.volume
     finer = np.array(volume.shape) / (scan.box[:, 1] - scan.box[:, 0])  # than the file
     ends = np.array([[own.start, own.stop] for own in field])
     air = np.floor(np.maximum(0, (scan.box - ends) * [1, -1]) * finer[:, None]).astype(int)
@@ -277,15 +279,15 @@ def _in_whole_field(scan: PreparedScan) -> tuple[np.ndarray, np.ndarray]:
     return np.pad(volume[inside], air, constant_values=-1), scan.affine @ from_matvec(np.eye(3), start)
 
 
-def write_movement(path: Path, movement: np.ndarray, cases: tuple[Case, Case]) -> None:
+def write_rigid_transform(path: Path, movement: np.ndarray, cases: tuple[Case, Case]) -> None:
     """Write a movement as a small JSON file that says what it is."""
     about = "maps RAS millimetres of the first image to RAS millimetres of the second"
     names = [case.path.name for case in cases]
     atomic_text(path, json.dumps({"about": about, "images": names, "matrix": movement.tolist()}, indent=1) + "\n")
 
 
-def read_movement(path: Path) -> np.ndarray:
-    """Read what `write_movement` wrote.
+def read_rigid_transform(path: Path) -> np.ndarray:
+    """Read what `write_rigid_transform` wrote.
 
     Raises:
         OSError, ValueError, KeyError, TypeError: it is not there, or damaged.

@@ -25,10 +25,10 @@ import numpy as np
 from isal import isal_zlib
 from nibabel.affines import voxel_sizes
 
-from pipeline.data.cache_filling import fill_store
+from pipeline.data.cache_filling import fill_cache
 from pipeline.data.case import Case
 from pipeline.data.coverage import Coverage, head_slices, pack_histograms, unpack_histograms
-from pipeline.data.fingerprint import volume_likeness
+from pipeline.data.fingerprint import volume_fingerprint
 from pipeline.utils.console import warn, warnings_as_lines
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text, atomic_write, file_identity, make_folder
@@ -52,8 +52,8 @@ class StoredCase:
         count: How many slices are used: all that are occupied, or those in a range.
         facts: `low`, `high` (intensities that became -1 and 1), `integer` (the file's type), `spacing_mm` (of the
             file, R, A, S), `histogram` (of the foreground in [-1, 1]), `positions` (of the slices used), `likeness`
-            (see `pipeline.data.fingerprint.volume_likeness`), `head_slices` (first and last one of the head, of all that
-            the volume has), `slice_mm` (their distance), `slice_histograms` (the histogram of each of all slices,
+            (see `pipeline.data.fingerprint.volume_fingerprint`), `head_slices` (first and last one of the head, of all
+            that the volume has), `slice_mm` (their distance), `slice_histograms` (the histogram of each of all slices,
             see `pipeline.data.coverage.pack_histograms`).
         first: The first stored slice that is used; the others follow it.
         stored: How many slices the file holds; None for `count`.
@@ -223,12 +223,12 @@ def extract(path: Path, folder: Path, settings: dict) -> None:
         "positions": positions.tolist(),
         "head_slices": head_slices(data["image_whole_foreground"]),
         "slice_mm": float(voxel_sizes(data["image_affine"])[AXES[settings["axis"]]]),
-        "likeness": volume_likeness(data, settings["axis"], settings["size"]),
+        "likeness": volume_fingerprint(data, settings["axis"], settings["size"]),
     }
     atomic_text(folder / f"{key}.json", json.dumps(facts))
 
 
-def build_store(
+def build_slice_cache(
     cases: Sequence[Case],
     folder: Path,
     settings: dict,
@@ -242,8 +242,8 @@ def build_store(
     Args:
         cases: What to store.
         folder: Of the store.
-        settings: Arguments of `transforms.slice_chain.slice_chain`, and `min_foreground`, the share of a slice that must
-            be foreground for it to be kept.
+        settings: Arguments of `transforms.slice_chain.slice_chain`, and `min_foreground`, the share of a slice that
+            must be foreground for it to be kept.
         processes: Worker processes; None for one per core.
         on_bad_volume: "skip" reports and leaves out what cannot be read, "stop" raises.
         quiet: Whether to leave out the progress bar.
@@ -252,7 +252,7 @@ def build_store(
         UserError: nothing could be stored, or something could not and `on_bad_volume` is "stop".
     """
     make_folder(folder)
-    found, failures = fill_store(
+    found, failures = fill_cache(
         extract,
         {case: (case.path, folder, settings) for case in cases},
         look_up=lambda case: look_up(case, folder, settings),

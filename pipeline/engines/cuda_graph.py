@@ -2,7 +2,7 @@
 
 What Python does in a step is done when the step is recorded and never again, so everything that differs between steps
 must lie in tensors of the device: images, learning rates, what is drawn, whether a step is sound. Engines that
-`stop_asking` keep to that; `tests/pipeline/engines/test_captured.py` replays every operation of theirs on a CPU.
+`disable_host_sync` keep to that; `tests/pipeline/engines/test_captured.py` replays every operation of theirs on a CPU.
 """
 
 from collections.abc import Callable
@@ -50,8 +50,8 @@ class CapturedStep:
         engine: AdversarialEngine,
         record: "Callable[[Step, list[torch.Generator]], tuple[Losses, Callable[[], None]]] | None" = None,
     ):
-        if engine.asks:
-            engine.stop_asking()
+        if engine.host_sync:
+            engine.disable_host_sync()
         self.engine, self._record = engine, record or _on_cuda
         self._stream: torch.cuda.Stream | None = None
         self._made: dict[tuple, int] = {}

@@ -37,11 +37,11 @@ class Cut(AdversarialEngine):
             generator = self.generators[name]
             translated = generator(torch.cat([source, target]) if self.method.identity else source)
             fake, same = translated[: len(source)], translated[len(source) :]
-            generators[f"adversarial_{name}"] = self.believed(judge, fake)
+            generators[f"adversarial_{name}"] = self.generator_adversarial_loss(judge, fake)
             generators[f"nce_{name}"] = self.method.nce_weight * self._patch_nce(name, source, fake)
             if self.method.identity:
                 generators[f"nce_identity_{name}"] = self.method.nce_weight * self._patch_nce(name, target, same)
-            discriminators[f"discriminator_{judge[-1]}"] = self.judged(judge, target, fake)
+            discriminators[f"discriminator_{judge[-1]}"] = self.discriminator_loss(judge, target, fake)
         return {GENERATORS: generators, DISCRIMINATORS: discriminators}
 
     def _patch_nce(self, name: str, source: Tensor, output: Tensor) -> Tensor:
@@ -65,14 +65,14 @@ class Cut(AdversarialEngine):
             queries: (N, P, C), of length 1, from the output.
             keys: The same from the source.
         """
-        with self.exactly():
+        with self.full_precision():
             kind = torch.promote_types(queries.dtype, torch.float32)
             likeness = queries.to(kind) @ keys.to(kind).transpose(1, 2) / self.method.temperature  # (N, P, P)
             own = torch.arange(likeness.shape[1], device=likeness.device).expand(len(likeness), -1)
             return functional.cross_entropy(likeness.flatten(0, 1), own.flatten())
 
-    def kept(self) -> dict[str, object]:
-        """See `AdversarialEngine.kept`."""
+    def extra_state(self) -> dict[str, object]:
+        """See `AdversarialEngine.extra_state`."""
         return {"random": self.random}
 
 

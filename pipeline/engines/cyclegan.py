@@ -37,8 +37,8 @@ class CycleGan(AdversarialEngine):
         fake_a, *same_a = in_one_pass(self.F, real_b, *own_a)  # F(b), F(a)
         fake_b, back_b, *same_b = in_one_pass(self.G, real_a, fake_a, *own_b)  # G(a), G(F(b)), G(b)
         losses = {
-            "adversarial_G": self.believed("D_B", fake_b),
-            "adversarial_F": self.believed("D_A", fake_a),
+            "adversarial_G": self.generator_adversarial_loss("D_B", fake_b),
+            "adversarial_F": self.generator_adversarial_loss("D_A", fake_a),
             "cycle_a": self.cycle_weight * mean_absolute(self.F(fake_b), real_a),  # F(G(a)) ≈ a
             "cycle_b": self.cycle_weight * mean_absolute(back_b, real_b),  # G(F(b)) ≈ b
         }
@@ -50,21 +50,21 @@ class CycleGan(AdversarialEngine):
     def _discriminator_losses(self, real_a: Tensor, real_b: Tensor, fake_a: Tensor, fake_b: Tensor) -> Losses:
         """Return each discriminator's loss on real images and on translations from its pool (equation 1)."""
         return {
-            "discriminator_A": self.judged("D_A", real_a, self._from_pool(self.pool_a, fake_a)),
-            "discriminator_B": self.judged("D_B", real_b, self._from_pool(self.pool_b, fake_b)),
+            "discriminator_A": self.discriminator_loss("D_A", real_a, self._from_pool(self.pool_a, fake_a)),
+            "discriminator_B": self.discriminator_loss("D_B", real_b, self._from_pool(self.pool_b, fake_b)),
         }
 
     def _from_pool(self, pool: ImagePool, fake: Tensor) -> Tensor:
         """Return what a pool makes of the whole batch's translations, the same in every process; of that, our own."""
-        return self.world.own(pool.query(self.world.gathered(fake)))
+        return self.world.local_shard(pool.query(self.world.all_gather(fake)))
 
-    def moved(self, sound: Tensor) -> None:
-        """See `AdversarialEngine.moved`: the pools take in what they exchanged."""
-        self.pool_a.commit(sound)
-        self.pool_b.commit(sound)
+    def on_step_end(self, is_finite: Tensor) -> None:
+        """See `AdversarialEngine.on_step_end`: the pools take in what they exchanged."""
+        self.pool_a.commit(is_finite)
+        self.pool_b.commit(is_finite)
 
-    def kept(self) -> dict[str, object]:
-        """See `AdversarialEngine.kept`."""
+    def extra_state(self) -> dict[str, object]:
+        """See `AdversarialEngine.extra_state`."""
         return {"pool_a": self.pool_a, "pool_b": self.pool_b}
 
 

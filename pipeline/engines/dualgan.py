@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from networks.cpu_kernels.convolutions import plain_ways
+from networks.cpu_kernels.convolutions import reference_conv
 from pipeline.config.schema import Config
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses, in_one_pass
 from pipeline.engines.losses import mean_absolute, wasserstein
@@ -41,15 +41,15 @@ class DualGan(AdversarialEngine):
         fake_a = F(real_b)
         fake_b, back_b = in_one_pass(G, real_a, fake_a)
         losses = {
-            "adversarial_G": self.believed("D_B", fake_b),
-            "adversarial_F": self.believed("D_A", fake_a),
+            "adversarial_G": self.generator_adversarial_loss("D_B", fake_b),
+            "adversarial_F": self.generator_adversarial_loss("D_A", fake_a),
             "reconstruction_a": weight * mean_absolute(F(fake_b), real_a),
             "reconstruction_b": weight * mean_absolute(back_b, real_b),
         }
         return losses, fake_a, fake_b
 
     def _critic_losses(self, side: str, real: Tensor, fake: Tensor) -> Losses:
-        losses = {f"discriminator_{side}": self.judged(f"D_{side}", real, fake)}
+        losses = {f"discriminator_{side}": self.discriminator_loss(f"D_{side}", real, fake)}
         if self.method.gradient_penalty:
             weight = self.method.discriminator_scale * self.method.gradient_penalty
             losses[f"gradient_penalty_{side}"] = weight * self._steepness(f"D_{side}", real, fake.detach())
@@ -61,23 +61,23 @@ class DualGan(AdversarialEngine):
         D(x) is what the critic's loss takes it for: the mean over an image's patches, summed over scales. Slopes want
         all the digits there are, so half precision is left out; it is differentiated a second time.
         """
-        with self.exactly(), plain_ways():
-            fake, share = fake.to(real), self.drawn(self.random.uniform, len(real), 1, 1, 1).to(real)
+        with self.full_precision(), reference_conv():
+            fake, share = fake.to(real), self.sample_for_rank(self.random.uniform, len(real), 1, 1, 1).to(real)
             between = torch.lerp(real, fake, share).requires_grad_()
             total = len(real) * wasserstein(self.discriminators[critic](between), False)  # Σ D(x) over the batch
             (slope,) = torch.autograd.grad(total, between, create_graph=True)
             return (slope.flatten(1).norm(dim=1) - 1).square().mean()
 
     @torch.no_grad()
-    def moved(self, sound: Tensor) -> None:
-        """See `AdversarialEngine.moved`: clip the critics (once more, if none moved) and count the step."""
-        self.steps.made += sound.to(self.steps.made.device)
+    def on_step_end(self, is_finite: Tensor) -> None:
+        """See `AdversarialEngine.on_step_end`: clip the critics (once more, if none moved) and count the step."""
+        self.steps.made += is_finite.to(self.steps.made.device)
         if self.method.clip is not None:
             for weight in self.discriminators.parameters():
                 weight.clamp_(-self.method.clip, self.method.clip)
 
-    def kept(self) -> dict[str, object]:
-        """See `AdversarialEngine.kept`."""
+    def extra_state(self) -> dict[str, object]:
+        """See `AdversarialEngine.extra_state`."""
         return {"steps": self.steps, "random": self.random}
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from pipeline.engines.state import RunningShare
 
 
-class Average:
+class ExponentialMovingAverage:
     """A copy of some networks whose weights are the running mean of theirs; faster to follow in the first steps.
 
     Args:
@@ -26,15 +26,15 @@ class Average:
         self.share = RunningShare(decay, device)
 
     @torch.no_grad()
-    def follow(self, networks: nn.ModuleDict, sound: Tensor | None) -> None:
-        """Move the mean towards the networks' present weights, if the step was `sound` ().
+    def update(self, networks: nn.ModuleDict, is_finite: Tensor | None) -> None:
+        """Move the mean towards the networks' present weights, if the step was `is_finite` ().
 
         None: it was, as the host knows, who then does it in one pass.
         """
         means, weights = list(self.networks.parameters()), list(networks.parameters())
-        if sound is None:
+        if is_finite is None:
             torch._foreach_lerp_(means, weights, self.share.of_next(torch.tensor(True)).item())
             return
         distances = torch._foreach_sub(weights, means)  # three launches on a GPU, however many weights there are
-        torch._foreach_mul_(distances, self.share.of_next(sound).to(means[0].dtype))
+        torch._foreach_mul_(distances, self.share.of_next(is_finite).to(means[0].dtype))
         torch._foreach_add_(means, distances)

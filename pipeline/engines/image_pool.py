@@ -55,15 +55,15 @@ class ImagePool:
         self._pending = batch, places, fills.sum() if count > 1 else fills[0]
         return _where(exchanged, theirs, batch)
 
-    def commit(self, sound: Tensor) -> None:
-        """Put what the last `query` exchanged into the pool, unless the step it served was skipped, `sound` () false.
+    def commit(self, is_finite: Tensor) -> None:
+        """Put what the last `query` exchanged into the pool, unless its step was skipped, `is_finite` () false.
 
         What is not to be kept goes to the place that nothing reads.
         """
         if self._pending is not None:
             batch, places, filled = self._pending
-            self._places.index_copy_(0, torch.where(sound, places, self.size), batch.to(self._places))
-            self._count += filled * sound
+            self._places.index_copy_(0, torch.where(is_finite, places, self.size), batch.to(self._places))
+            self._count += filled * is_finite
             self._pending = None
 
     def state_dict(self) -> dict:

@@ -32,8 +32,8 @@ class Munit(AdversarialEngine):
         return {
             GENERATORS: generator_losses,
             DISCRIMINATORS: {
-                "discriminator_A": self.judged("D_A", real_a, fake_a),
-                "discriminator_B": self.judged("D_B", real_b, fake_b),
+                "discriminator_A": self.discriminator_loss("D_A", real_a, fake_a),
+                "discriminator_B": self.discriminator_loss("D_B", real_b, fake_b),
             },
         }
 
@@ -41,7 +41,7 @@ class Munit(AdversarialEngine):
         A, B, weights = self.generators["A"], self.generators["B"], self.method
         cycle = bool(weights.cycle_weight)
         content_b, style_b = B.encode(real_b)
-        drawn_a, drawn_b = (self.drawn(self.random.normal, *style_b.shape).to(real_a) for _ in range(2))
+        drawn_a, drawn_b = (self.sample_for_rank(self.random.normal, *style_b.shape).to(real_a) for _ in range(2))
         fake_a = A.decode(content_b, drawn_a)
         # What can wait for one pass through a network does: norms and styles are per sample, see `in_one_pass`.
         (content_a, content_back_b), (style_a, style_back_a) = (
@@ -56,8 +56,8 @@ class Munit(AdversarialEngine):
             torch.cat([content_a] + cycle * [content_back_a]), torch.cat([style_a] + cycle * [style_a])
         ).split(len(real_a))
         losses = {
-            "adversarial_A": weights.adversarial_weight * self.believed("D_A", fake_a),
-            "adversarial_B": weights.adversarial_weight * self.believed("D_B", fake_b),
+            "adversarial_A": weights.adversarial_weight * self.generator_adversarial_loss("D_A", fake_a),
+            "adversarial_B": weights.adversarial_weight * self.generator_adversarial_loss("D_B", fake_b),
             "image_a": weights.image_weight * mean_absolute(own_a, real_a),
             "image_b": weights.image_weight * mean_absolute(own_b, real_b),
             "content_a": weights.content_weight * mean_absolute(content_back_a, content_a),
@@ -71,17 +71,17 @@ class Munit(AdversarialEngine):
         return losses, fake_a, fake_b
 
     @torch.no_grad()
-    def moved(self, sound: Tensor) -> None:
-        """See `AdversarialEngine.moved`: the mean styles take in those of the step's images, as translation sees them.
+    def on_step_end(self, is_finite: Tensor) -> None:
+        """See `AdversarialEngine.on_step_end`: the mean styles take in those of the step's images, as translation does.
 
         A style means something only to the decoder it was trained with: where averages are kept, they encode.
         """
         for name, autoencoder in self.best_generators().items():
             style = autoencoder.style_encoder(self._seen[name]).mean(dim=0)
-            self.styles[name].take_in(self.world.mean(style), sound)
+            self.styles[name].take_in(self.world.reduce_mean(style), is_finite)
 
-    def kept(self) -> dict[str, object]:
-        """See `AdversarialEngine.kept`."""
+    def extra_state(self) -> dict[str, object]:
+        """See `AdversarialEngine.extra_state`."""
         return {"random": self.random, **{f"style_{name}": styles for name, styles in self.styles.items()}}
 
     def learnt(self) -> dict[str, object]:
@@ -93,7 +93,7 @@ class Munit(AdversarialEngine):
         translators = _translators(self.best_generators())
         for name, side in (("A", "a"), ("B", "b")):
             styles = self.styles[name]
-            translators[side].set_style(styles.mean if self.method.translate_with == "mean" else styles.drawn)
+            translators[side].set_style(styles.mean if self.method.translate_with == "mean" else styles.sample_for_rank)
         return translators
 
     @staticmethod

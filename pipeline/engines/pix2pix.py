@@ -31,8 +31,10 @@ class Pix2Pix(AdversarialEngine):
             generators[f"l1_{name}"] = self.method.l1_weight * mean_absolute(fake, target)
             if self.method.adversarial_weight:
                 truth, made = torch.cat([source, target], dim=1), torch.cat([source, fake], dim=1)  # (N, 2, H, W)
-                generators[f"adversarial_{name}"] = self.method.adversarial_weight * self.believed(judge, made)
-                discriminators[f"discriminator_{judge[-1]}"] = self.judged(judge, truth, made)
+                generators[f"adversarial_{name}"] = self.method.adversarial_weight * self.generator_adversarial_loss(
+                    judge, made
+                )
+                discriminators[f"discriminator_{judge[-1]}"] = self.discriminator_loss(judge, truth, made)
         by_player = {GENERATORS: generators, DISCRIMINATORS: discriminators}
         return {player: losses for player, losses in by_player.items() if losses}
 

@@ -8,7 +8,7 @@ from torch import nn
 from pipeline.config.schema import Config
 from pipeline.engines.base import AdversarialEngine
 from pipeline.engines.protocol import Engine
-from pipeline.utils.distributed import ALONE, World
+from pipeline.utils.distributed import SINGLE_PROCESS, World
 
 
 def engine_class(config: Config) -> type[AdversarialEngine]:
@@ -16,7 +16,7 @@ def engine_class(config: Config) -> type[AdversarialEngine]:
     return import_module(f"pipeline.engines.{config.method.type}").ENGINE
 
 
-def build_engine(config: Config, device: torch.device, world: World = ALONE) -> Engine:
+def build_engine(config: Config, device: torch.device, world: World = SINGLE_PROCESS) -> Engine:
     """Return the configured method with fresh networks on `device`, for one of the processes that train together."""
     engine = engine_class(config)(config, device)
     engine.world = world

@@ -1,7 +1,8 @@
 """Small parts of an engine that a resume must find as they were.
 
-What they hold and count stays on the engine's device, and whether a step is to count is told by a tensor there, `sound`
-(): so a GPU need never be waited for, and a captured step (`engines.captured`) counts each time it is replayed.
+What they hold and count stays on the engine's device, and whether a step is to count is told by a tensor there,
+`is_finite` (): so a GPU need never be waited for, and a captured step (`engines.cuda_graph`) counts each time it is
+replayed.
 """
 
 import zlib
@@ -78,11 +79,11 @@ class RunningShare:
         self.decay = decay
         self.count = torch.zeros((), dtype=torch.int64, device=device)
 
-    def of_next(self, sound: Tensor) -> Tensor:
-        """Count a value; return the share () in float32 by which it moves the mean: none unless it is `sound`."""
-        self.count += sound.to(self.count.device)
+    def of_next(self, is_finite: Tensor) -> Tensor:
+        """Count a value; return the share () in float32 by which it moves the mean: none unless it is `is_finite`."""
+        self.count += is_finite.to(self.count.device)
         counted = self.count.float()
-        return (1 - ((1 + counted) / (10 + counted)).clamp(max=self.decay)) * sound.to(counted.device)
+        return (1 - ((1 + counted) / (10 + counted)).clamp(max=self.decay)) * is_finite.to(counted.device)
 
 
 class Styles:
@@ -95,22 +96,22 @@ class Styles:
     """
 
     def __init__(self, drawn: Tensor, device: torch.device, decay: float = 0.999):
-        self.drawn, self.mean = drawn, torch.zeros_like(drawn, device=device)
+        self.sample_for_rank, self.mean = drawn, torch.zeros_like(drawn, device=device)
         self.share = RunningShare(decay, device)
 
-    def take_in(self, style: Tensor, sound: Tensor) -> None:
+    def take_in(self, style: Tensor, is_finite: Tensor) -> None:
         """Move the mean towards a style (size,), in float32 whatever the style's precision, if the step was sound."""
-        share = self.share.of_next(sound)
-        first = (self.share.count == 1) & sound  # which replaces the zeros
+        share = self.share.of_next(is_finite)
+        first = (self.share.count == 1) & is_finite  # which replaces the zeros
         moved = self.mean.lerp(style.to(self.mean), torch.where(first, 1.0, share).to(self.mean))
-        self.mean.copy_(torch.where(sound, moved, self.mean))  # not even what is no number spoils it
+        self.mean.copy_(torch.where(is_finite, moved, self.mean))  # not even what is no number spoils it
 
     def state_dict(self) -> dict:
         """Return both styles, and how many the mean is of."""
-        return {"drawn": self.drawn, "mean": self.mean, "count": int(self.share.count)}
+        return {"drawn": self.sample_for_rank, "mean": self.mean, "count": int(self.share.count)}
 
     def load_state_dict(self, state: dict) -> None:
         """Take over what `state_dict` returned."""
-        self.drawn = state["drawn"].to(self.drawn, copy=True)
+        self.sample_for_rank = state["drawn"].to(self.sample_for_rank, copy=True)
         self.mean.copy_(state["mean"])
         self.share.count.fill_(state["count"])

@@ -33,8 +33,8 @@ class Unit(AdversarialEngine):
         return {
             GENERATORS: generator_losses,
             DISCRIMINATORS: {
-                "discriminator_A": self.judged("D_A", real_a, fake_a),
-                "discriminator_B": self.judged("D_B", real_b, fake_b),
+                "discriminator_A": self.discriminator_loss("D_A", real_a, fake_a),
+                "discriminator_B": self.discriminator_loss("D_B", real_b, fake_b),
             },
         }
 
@@ -48,8 +48,8 @@ class Unit(AdversarialEngine):
         mean_back_b, mean_back_a = A.encode(fake_a), B.encode(fake_b)
         back_a, back_b = A.decode(self._noisy(mean_back_a)), B.decode(self._noisy(mean_back_b))
         losses = {
-            "adversarial_A": weights.adversarial_weight * self.believed("D_A", fake_a),
-            "adversarial_B": weights.adversarial_weight * self.believed("D_B", fake_b),
+            "adversarial_A": weights.adversarial_weight * self.generator_adversarial_loss("D_A", fake_a),
+            "adversarial_B": weights.adversarial_weight * self.generator_adversarial_loss("D_B", fake_b),
             "image_a": weights.image_weight * mean_absolute(own_a, real_a),
             "image_b": weights.image_weight * mean_absolute(own_b, real_b),
             "kl_a": weights.kl_weight * divergence_from_normal(mean_a),
@@ -63,10 +63,10 @@ class Unit(AdversarialEngine):
 
     def _noisy(self, mean: Tensor) -> Tensor:
         """Return latents drawn from N(mean, 1)."""
-        return mean + self.drawn(self.random.normal, *mean.shape).to(mean)
+        return mean + self.sample_for_rank(self.random.normal, *mean.shape).to(mean)
 
-    def kept(self) -> dict[str, object]:
-        """See `AdversarialEngine.kept`."""
+    def extra_state(self) -> dict[str, object]:
+        """See `AdversarialEngine.extra_state`."""
         return {"random": self.random}
 
     def translators(self) -> dict[str, nn.Module]:

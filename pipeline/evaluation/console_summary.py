@@ -1,10 +1,10 @@
 """The last lines of a run on the console: what was done, and where everything is."""
 
 from pipeline.runs.folder import RunFolder
-from pipeline.training.trainer_state import Position
+from pipeline.training.trainer_state import TrainerState
 
 
-def what_was_done(position: Position, steps_before: int, seconds: float) -> str:
+def what_was_done(position: TrainerState, steps_before: int, seconds: float) -> str:
     """Say what a sitting did: that it trained, or that it only evaluated what was trained before."""
     trained = position.step - steps_before
     if not trained:

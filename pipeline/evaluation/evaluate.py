@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.case import Case, pairs
-from pipeline.data.pairs import PairReader, PreparedScan, View, write_movement
+from pipeline.data.pairs import PairReader, PreparedScan, View, write_rigid_transform
 from pipeline.evaluation.parallel_scoring import (
     READ_AHEAD,
     Keeper,
@@ -104,7 +104,7 @@ def evaluate(
                 continue
             there, back, movement = read
             if registrations is not None and not np.array_equal(movement, np.eye(4)):
-                write_movement(registrations / f"{name}_{contrasts[0]}-to-{contrasts[1]}.json", movement, pair)
+                write_rigid_transform(registrations / f"{name}_{contrasts[0]}-to-{contrasts[1]}.json", movement, pair)
             jobs = []
             for view, case, target in ((there, pair[0], contrasts[1]), (back, pair[1], contrasts[0])):
                 translation = Translation(case, target, view.source, translate(view.source, target), view)

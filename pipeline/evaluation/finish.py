@@ -11,16 +11,16 @@ from pipeline.evaluation.logged_models import log_models, score_of
 from pipeline.evaluation.parallel_scoring import PRELOAD, Translation
 from pipeline.evaluation.report import write_summary
 from pipeline.evaluation.scores import Scores, metric_name
-from pipeline.evaluation.translation_writer import Gallery, draw_curves, draw_gifs, translate_scan
-from pipeline.evaluation.uncertainty_scores import Judge, calibrate
-from pipeline.evaluation.viewer_volumes import Candidates, keep_candidates, subjects_to_view
+from pipeline.evaluation.translation_writer import TranslationWriter, draw_curves, draw_gifs, translate_scan
+from pipeline.evaluation.uncertainty_scores import UncertaintyScorer, calibrate
+from pipeline.evaluation.viewer_volumes import ViewerVolumes, collect_viewer_volumes, subjects_to_view
 from pipeline.inference.model import TranslationModel, load_model, translator_metadata
 from pipeline.inference.uncertainty_calibration import other_checkpoints
 from pipeline.metrics.names import MODEL
 from pipeline.reporting.viewer import make_viewer
-from pipeline.training.run_record import take_back_the_end, write_run_record
+from pipeline.training.run_record import mark_unfinished, write_run_record
 from pipeline.training.sitting import Sitting
-from pipeline.utils.console import say, warn
+from pipeline.utils.console import echo, warn
 from pipeline.utils.errors import Stopped, UserError, first_cause
 from pipeline.utils.workers import WorkerPool
 
@@ -28,13 +28,13 @@ from pipeline.utils.workers import WorkerPool
 def finish(sitting: Sitting) -> None:
     """Do all that follows training; a rerun does it again, from the same checkpoint."""
     config, folder, tracker = sitting.config, sitting.folder, sitting.tracker
-    take_back_the_end(folder.record)
+    mark_unfinished(folder.record)
     chosen = folder.evaluated(config.evaluation.checkpoint)
     model = load_model(chosen, sitting.device.type)
     test, batch_size = sitting.prepared.split.test, config.evaluation.batch_size
-    gallery = Gallery(model, folder, batch_size) if config.evaluation.translate else None
+    gallery = TranslationWriter(model, folder, batch_size) if config.evaluation.translate else None
     with (
-        keep_candidates(folder.path, model) as candidates,
+        collect_viewer_volumes(folder.path, model) as candidates,
         WorkerPool(config.preprocess.processes, preload=PRELOAD) as workers,
     ):
         judge, uncalibrated = _judge(sitting, model, workers)
@@ -42,7 +42,7 @@ def finish(sitting: Sitting) -> None:
         volumes = gallery.add_rest(test, sitting.reader, sitting.quiet, workers) if gallery else []
         scores.add_uncertainty(judge.scores, uncalibrated)
         viewer = make_viewer(subjects_to_view(test, scores, candidates)) if candidates else None
-    say(f"\n{scores.text()}\n")
+    echo(f"\n{scores.text()}\n")
     files = [*scores.save(folder.path), *judge.save(folder, uncalibrated)]
     gifs = draw_gifs(folder, config.contrasts)
     curves = draw_curves(folder, sitting.schedule.steps_per_epoch)
@@ -66,7 +66,7 @@ def finish(sitting: Sitting) -> None:
     )
     if warnings:
         seen = "; ".join(f"{warning.title}: {warning.what_was_seen}" for warning in warnings)
-        say(f"warned during training, what to do stands in the report: {seen}")
+        echo(f"warned during training, what to do stands in the report: {seen}")
     tracker.log_metrics(_final_metrics(scores), sitting.position.step)
     for path in [*files, *gifs.values(), curves, folder.report, *(volume.mosaic for volume in volumes)]:
         tracker.log_artifact(path, "mosaics" if path.parent == folder.mosaics else None)
@@ -96,7 +96,7 @@ def finish(sitting: Sitting) -> None:
     tracker.log_artifact(folder.record)
 
 
-def _judge(sitting: Sitting, model: TranslationModel, workers: WorkerPool) -> tuple[Judge, str]:
+def _judge(sitting: Sitting, model: TranslationModel, workers: WorkerPool) -> tuple[UncertaintyScorer, str]:
     """Calibrate the uncertainty on the validation subjects; return what judges it, and why there is none."""
     config, prepared = sitting.config, sitting.prepared
     if not config.evaluation.uncertainty:
@@ -108,15 +108,15 @@ def _judge(sitting: Sitting, model: TranslationModel, workers: WorkerPool) -> tu
         how = {"reader": sitting.reader, "batch_size": config.evaluation.batch_size, "quiet": sitting.quiet}
         calibrations, reason = calibrate(prepared.split.validation, model, others, workers=workers, **how)
         if calibrations:
-            return Judge(model, others, calibrations, config.evaluation.batch_size), ""
-    return Judge(model, {}, calibrations, config.evaluation.batch_size), reason
+            return UncertaintyScorer(model, others, calibrations, config.evaluation.batch_size), ""
+    return UncertaintyScorer(model, {}, calibrations, config.evaluation.batch_size), reason
 
 
 def _evaluate(
     sitting: Sitting,
     model: TranslationModel,
-    keepers: Mapping[str, Gallery | Candidates | None],
-    judge: Judge,
+    keepers: Mapping[str, TranslationWriter | ViewerVolumes | None],
+    judge: UncertaintyScorer,
     workers: WorkerPool,
 ) -> Scores:
     """Score the test subjects; each translation is made once, and shown to whoever draws or keeps it."""

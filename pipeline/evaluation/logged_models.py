@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.inference.model import TranslationModel
 from pipeline.tracking.mlflow_models import ALIAS, log_translator
 from pipeline.tracking.tracker import Tracker
-from pipeline.utils.console import say
+from pipeline.utils.console import echo
 from pipeline.utils.files import atomic_text
 
 Addresses = dict[str, str]  # target contrast -> where MLflow has the model
@@ -65,7 +65,7 @@ def log_models(
             score=score,
         )
         if address and address.startswith("models:") and not address.endswith(f"@{ALIAS}"):
-            say(f"registered as {address}; @{ALIAS} stays with a version that scored higher in validation")
+            echo(f"registered as {address}; @{ALIAS} stays with a version that scored higher in validation")
         if address:
             logged[to] = address
             atomic_text(note, json.dumps({**about, "models": logged}, indent=1, ensure_ascii=False) + "\n")

@@ -31,7 +31,7 @@ from pipeline.runs.folder import RunFolder, resolved_yaml
 from pipeline.runs.prepare import Prepared
 from pipeline.training.failure_monitor import TrainingWarning
 from pipeline.training.history import history_texts
-from pipeline.training.trainer_state import Position
+from pipeline.training.trainer_state import TrainerState
 
 EMBEDDED_MOSAICS = 4  # a report stays a file that can be mailed
 
@@ -44,7 +44,7 @@ def write_summary(
     volumes: Sequence[TranslatedVolume],
     gifs: Mapping[str, Path],
     curves: Path,
-    position: Position,
+    position: TrainerState,
     engine: Engine,
     viewer: Viewer | None = None,
     uncertainty: Path | None = None,
@@ -258,7 +258,7 @@ def _split_subjects(config: Config, prepared: Prepared) -> dict[str, list[str]]:
     return {name: sorted({case.subject for case in cases}) for name, cases in parts.items()}
 
 
-def _provenance(config: Config, prepared: Prepared, position: Position, engine: Engine) -> dict[str, str]:
+def _provenance(config: Config, prepared: Prepared, position: TrainerState, engine: Engine) -> dict[str, str]:
     parameters = {
         name: sum(weight.numel() for weight in network.parameters()) for name, network in engine.networks().items()
     }

@@ -61,7 +61,7 @@ def draw_curves(folder: RunFolder, steps_per_epoch: int) -> Path:
     return folder.curves
 
 
-class Gallery:
+class TranslationWriter:
     """Writes each translation of a test image on its own grid, and a mosaic beside it, as the evaluation goes.
 
     Nothing but names is held in memory. A test image that cannot be written is named and left out.

@@ -18,8 +18,14 @@ from pipeline.evaluation.parallel_scoring import READ_AHEAD, Translation, read_p
 from pipeline.evaluation.scores import UNCERTAINTY, SubjectScore
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.translator import translate_slices
-from pipeline.inference.uncertainty import Calibration, Features, Witnesses, features_of
-from pipeline.inference.uncertainty_calibration import ALONE, RUN, Calibrations, witnesses_of, write_calibrations
+from pipeline.inference.uncertainty import Calibration, Features, UncertaintySources, features_of
+from pipeline.inference.uncertainty_calibration import (
+    RUN,
+    SINGLE_PROCESS,
+    Calibrations,
+    uncertainty_sources,
+    write_calibrations,
+)
 from pipeline.metrics.calibration import calibration_curve, calibration_error, rank_correlation
 from pipeline.metrics.names import MODEL
 from pipeline.reporting.calibration_plot import Example, Reliability, save_reliability
@@ -111,9 +117,9 @@ def calibrate(
             translated = look.translated(to)
             every = max(1, -(-int(look.inside.sum()) // MOST_VOXELS))
             errors = look.errors(translated)[look.inside][::every]
-            for kind in (RUN, ALONE):
-                witnesses = witnesses_of(model, to, others, kind)
-                features = look.features(translated, witnesses)
+            for kind in (RUN, SINGLE_PROCESS):
+                sources = uncertainty_sources(model, to, others, kind)
+                features = look.features(translated, sources)
                 within = (None if one is None else one[look.inside][::every] for one in features)
                 seen.setdefault((to, kind), []).append((Features(*within), errors))
     if not seen:
@@ -150,9 +156,9 @@ class _Look:
         """Return the slices translated to a contrast, still padded."""
         return self._send(self.model.translators[to], self.scan.slices)
 
-    def features(self, translated: np.ndarray, witnesses: Witnesses) -> Features:
+    def features(self, translated: np.ndarray, sources: UncertaintySources) -> Features:
         """Return the features of translated slices (n, H, W), without padding."""
-        found = features_of(self.scan.slices, translated, witnesses, self._send)
+        found = features_of(self.scan.slices, translated, sources, self._send)
         return Features(*(None if one is None else self.scan.unpadded(one) for one in found))
 
     def errors(self, translated: np.ndarray) -> np.ndarray:
@@ -165,7 +171,7 @@ class _Look:
 
 
 @dataclass
-class Judge:
+class UncertaintyScorer:
     """Holds the expected error against the observed one of every test translation that the evaluation shows.
 
     Attributes:
@@ -192,7 +198,7 @@ class Judge:
         if not look.inside.any():
             return
         translated = translation.slices[look.positions]
-        features = look.features(translated, witnesses_of(self.model, to, self.others))
+        features = look.features(translated, uncertainty_sources(self.model, to, self.others))
         everywhere = self.calibrations[to][RUN].expected(features)
         expected, observed = everywhere[look.inside], look.errors(translated)[look.inside]
         curve = calibration_curve(expected, observed)
@@ -228,7 +234,7 @@ class Judge:
 
     def metadata(self, to: str) -> dict[str, object]:
         """Return what goes with one direction's network by itself, in JSON's types; empty without a calibration."""
-        return {"uncertainty": asdict(self.calibrations[to][ALONE])} if to in self.calibrations else {}
+        return {"uncertainty": asdict(self.calibrations[to][SINGLE_PROCESS])} if to in self.calibrations else {}
 
 
 def _example(look: _Look, translated: np.ndarray, expected: np.ndarray, title: str) -> Example:

@@ -22,7 +22,7 @@ from transforms.slices import stack_slices
 MOST_SUBJECTS = 3  # a direction: the file is mailed
 
 
-class Candidates:
+class ViewerVolumes:
     """Keeps every translation in files, small enough to be shown, until it is known which are worth a look.
 
     Args:
@@ -91,7 +91,7 @@ def _write(path: Path, facts: Mapping[str, object], translation: Translation) ->
 
 
 @contextmanager
-def keep_candidates(folder: Path, model: TranslationModel) -> Iterator[Candidates | None]:
+def collect_viewer_volumes(folder: Path, model: TranslationModel) -> Iterator[ViewerVolumes | None]:
     """Yield what keeps translations for the viewer, in a folder below `folder` that goes when the block ends.
 
     None, with a line that says how to get it, where the viewer's package was not fetched.
@@ -107,10 +107,10 @@ def keep_candidates(folder: Path, model: TranslationModel) -> Iterator[Candidate
         yield None
         return
     with temporary_folder(folder) as kept:
-        yield Candidates(kept, model)
+        yield ViewerVolumes(kept, model)
 
 
-def subjects_to_view(test: Sequence[Case], scores: Scores, candidates: Candidates) -> list[ViewedSubject]:
+def subjects_to_view(test: Sequence[Case], scores: Scores, candidates: ViewerVolumes) -> list[ViewedSubject]:
     """Return at most three subjects for each direction, translated: by masked PSNR the worst, the median and the best.
 
     Where no test subject has both contrasts, the first three scans of each contrast.

@@ -21,8 +21,8 @@ def write_record(path: Path, cohort: Cohort, findings: Sequence[Finding], about:
 
     Its keys are those of `about`, and: `version`; `contrasts`; `counts`, contrast -> part of the split -> images;
     `pairs`, part -> pairs; `findings`, each with `kind`, `images`, `reason` and `z`; `images`, each with its names,
-    `path`, `split` and facts as `pipeline.exploration.image_statistics.ImageFacts` explains them, and `unreadable`, the reason,
-    in place of the facts where there are none.
+    `path`, `split` and facts as `pipeline.exploration.image_statistics.ImageFacts` explains them, and `unreadable`, the
+    reason, in place of the facts where there are none.
 
     Raises:
         UserError: the file cannot be written.

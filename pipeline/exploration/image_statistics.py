@@ -131,8 +131,8 @@ def examine(path: Path, settings: Mapping[str, object], min_foreground: float) -
     foreground = centre_fit(done["image_foreground"], *whole, fill=False)
     trained_on = centre_fit(foreground, *square, fill=False)
     head = stack_slices(foreground, settings["axis"])
-    way_back = {**done, "image": done["image_foreground"] * np.float32(2) - 1, "image_range": (0.0, 1.0)}
-    raw_head = chain.inverse(way_back)["image"] > 0.5
+    inverse_state = {**done, "image": done["image_foreground"] * np.float32(2) - 1, "image_range": (0.0, 1.0)}
+    raw_head = chain.inverse(inverse_state)["image"] > 0.5
     warning = "; ".join(filter(None, [warning, *done.get("image_doubts", [])]))
     histogram = np.histogram(slices[foreground], bins=BINS, range=(-1, 1))[0]
     occupied = occupied_slices(trained_on, min_foreground)

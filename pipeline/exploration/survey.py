@@ -19,7 +19,7 @@ from pipeline.runs.coverage_choice import coverage_json
 from pipeline.runs.folder import RunFolder, resolved_yaml
 from pipeline.runs.prepare import chain_settings, find_cases, split_cases
 from pipeline.tracking.tracker import Tracker
-from pipeline.utils.console import say, table, warn
+from pipeline.utils.console import echo, table, warn
 from pipeline.utils.errors import Stopped, UserError
 from pipeline.utils.files import require_writable, temporary_folder
 from pipeline.utils.interruption import Interruption
@@ -57,10 +57,10 @@ def survey(config: Config, folder: Path, to_train: str, *, quiet: bool = False) 
     except Stopped as stop:
         left = f"{folder / PAGE} is written; MLflow may lack it" if written else "nothing is written yet"
         raise Stopped(stop.exit_code - 128, f"{left}; the same command begins anew") from None
-    say(f"\ndone in {(time.monotonic() - started) / 60:.1f} min")
-    say(f"  page        {folder / PAGE}   (open it in a browser)")
-    say(f"  facts       {folder / RECORD}")
-    say(f"  MLflow      {how_to_open}")
+    echo(f"\ndone in {(time.monotonic() - started) / 60:.1f} min")
+    echo(f"  page        {folder / PAGE}   (open it in a browser)")
+    echo(f"  facts       {folder / RECORD}")
+    echo(f"  MLflow      {how_to_open}")
 
 
 def require_free(folder: Path, of_run: Path) -> None:
@@ -156,13 +156,13 @@ def _write(
 
 def _say(cohort: Cohort, findings: list[Finding]) -> None:
     """Print the summary, and each finding on a line."""
-    say(table(*summary_rows(cohort, findings)))
+    echo(table(*summary_rows(cohort, findings)))
     if findings:
-        say(f"\nworth a look ({len(findings)}):")
+        echo(f"\nworth a look ({len(findings)}):")
     for finding in findings[:SAID_FINDINGS]:
-        say(f"  {finding.kind}: {finding.names}: {finding.text}")
+        echo(f"  {finding.kind}: {finding.names}: {finding.text}")
     if len(findings) > SAID_FINDINGS:
-        say(f"  and {len(findings) - SAID_FINDINGS} more, on the page")
+        echo(f"  and {len(findings) - SAID_FINDINGS} more, on the page")
 
 
 def _log(config: Config, folder: Path, cohort: Cohort, findings: list[Finding]) -> str:

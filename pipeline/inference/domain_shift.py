@@ -8,7 +8,7 @@ is no promise.
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from pipeline.data.fingerprint import quantile_distance, volume_likeness
+from pipeline.data.fingerprint import quantile_distance, volume_fingerprint
 from pipeline.inference.model import TranslationModel
 from pipeline.utils.errors import UserError
 from transforms.slices import AXES
@@ -42,7 +42,7 @@ def doubts(
     """Return what makes a volume doubtful to a model, each in some words without the volume's name; usually nothing.
 
     Args:
-        volume: From `pipeline.data.fingerprint.volume_likeness`.
+        volume: From `pipeline.data.fingerprint.volume_fingerprint`.
         facts: By contrast, what the training cohort was like; only `likeness` counts, and without the source's there
             is nothing to compare with.
         source, to: The contrast that the model expects and the one it makes.
@@ -61,7 +61,7 @@ def doubts(
     ]
 
 
-def require_likeness(model: TranslationModel, to: str) -> None:
+def require_similarity(model: TranslationModel, to: str) -> None:
     """Refuse to judge volumes strictly where the model keeps nothing to compare them with.
 
     Raises:
@@ -90,12 +90,12 @@ def compare_with_cohort(
         UserError: `strict`, and there is a doubt, or nothing to compare with.
     """
     if strict:
-        require_likeness(model, to)
+        require_similarity(model, to)
     source, settings = model.source(to), model.settings
     axis, size = settings["axis"], settings["size"]
     if "likeness" not in model.facts.get(source, {}):
         return []
-    volume = volume_likeness(data, axis, size)
+    volume = volume_fingerprint(data, axis, size)
     if volume is None:
         found = ["shows too little of a head to be compared with the training cohort"]
     else:

@@ -13,20 +13,20 @@ from pipeline.inference.batch.uncertainty_maps import DESCRIPTION
 from pipeline.inference.compile import CompiledForms, worth_compiling
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.output_volume import image_like
-from pipeline.inference.translator import OpenedVolume, on_source_grid, one_warning, open_volume
+from pipeline.inference.translator import OpenedVolume, collected_warnings, on_source_grid, open_volume
 from pipeline.inference.uncertainty import features_of, fused_error
-from pipeline.inference.uncertainty_calibration import Doubt, load_doubt
+from pipeline.inference.uncertainty_calibration import UncertaintyModel, load_uncertainty
 from pipeline.utils.errors import UserError
 
 
-class Made(NamedTuple):
+class ViewTranslation(NamedTuple):
     """A translated volume and, where it was asked for, the map of its expected absolute error."""
 
     volume: nib.Nifti1Image
     uncertainty: nib.Nifti1Image | None = None
 
 
-class Opened(NamedTuple):
+class OpenedViews(NamedTuple):
     """A volume that was read and prepared for each view, and what is doubtful about it."""
 
     volumes: tuple[OpenedVolume, ...]
@@ -34,7 +34,7 @@ class Opened(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Views:
+class MultiViewTranslator:
     """What translates volumes to one contrast.
 
     Attributes:
@@ -45,14 +45,14 @@ class Views:
 
     models: tuple[TranslationModel, ...]
     to: str
-    doubts: tuple[Doubt, ...] = ()
+    doubts: tuple[UncertaintyModel, ...] = ()
 
     def about(self) -> dict[str, str]:
         """Return what `TranslationModel.about` does; of several, their words joined by " + "."""
         each = [model.about(self.to) for model in self.models]
         return {key: " + ".join(about[key] for about in each) if key != "to" else self.to for key in each[0]}
 
-    def compiled(self, asked: str, volumes: int, batch_size: int) -> "Views":
+    def compiled(self, asked: str, volumes: int, batch_size: int) -> "MultiViewTranslator":
         """Return the views for a job: with networks that are compiled when first used, where that is asked for or pays.
 
         Args:
@@ -71,7 +71,7 @@ class Views:
         batch_size: int = 8,
         keep_header_text: bool = False,
         strict: bool = False,
-    ) -> Made:
+    ) -> ViewTranslation:
         """Translate a volume on its own grid, in the target contrast's training intensities.
 
         Each view's slices are led back to the source's grid and to intensities by its own model's facts, and averaged
@@ -81,33 +81,35 @@ class Views:
         """
         return self.translate_opened(self.open(source, strict=strict), batch_size, keep_header_text)
 
-    def open(self, source: str | Path | SpatialImage, *, strict: bool = False) -> Opened:
+    def open(self, source: str | Path | SpatialImage, *, strict: bool = False) -> OpenedViews:
         """Read a volume and prepare it for every view; no device is asked for anything. As in `translate`."""
         doubts: list[str] = []
         volumes = (
             open_volume(source, model, self.to, doubts, strict=strict, likeness=index == 0)
             for index, model in enumerate(self.models)
         )
-        return Opened(tuple(volumes), doubts)
+        return OpenedViews(tuple(volumes), doubts)
 
-    def translate_opened(self, source: Opened, batch_size: int = 8, keep_header_text: bool = False) -> Made:
+    def translate_opened(
+        self, source: OpenedViews, batch_size: int = 8, keep_header_text: bool = False
+    ) -> ViewTranslation:
         """Translate what `open` returned; as in `translate`."""
-        with one_warning(source.volumes[0].name) as doubts:
+        with collected_warnings(source.volumes[0].name) as doubts:
             doubts += source.doubts
             return self._translated(source.volumes, batch_size, keep_header_text)
 
-    def _translated(self, volumes: Sequence[OpenedVolume], batch_size: int, keep_header_text: bool) -> Made:
+    def _translated(self, volumes: Sequence[OpenedVolume], batch_size: int, keep_header_text: bool) -> ViewTranslation:
         voxels, errors = [], []
         for index, (model, opened) in enumerate(zip(self.models, volumes, strict=True)):
             network = model.translators[self.to]
             translated = opened.through(network, opened.slices, model, batch_size)
             low, high = (model.facts[self.to][name] for name in ("low", "high"))
-            voxels.append(on_source_grid(translated, opened.way_back, model, low, high))
+            voxels.append(on_source_grid(translated, opened.inverse_state, model, low, high))
             if self.doubts:
                 expected = _expected(opened, translated, model, self.doubts[index], batch_size)
                 # an error is a difference: -1 to 0, 1 to half the range that -1 to 1 spans
-                errors.append(on_source_grid(expected - 1, opened.way_back, model, 0.0, high - low))
-        affine, header = opened.way_back["image_before_canonical"], opened.way_back["image_header"]
+                errors.append(on_source_grid(expected - 1, opened.inverse_state, model, 0.0, high - low))
+        affine, header = opened.inverse_state["image_before_canonical"], opened.inverse_state["image_header"]
         origin = " + ".join(model.origin for model in self.models)
         image = image_like(
             voxels[0] if len(voxels) == 1 else np.mean(voxels, axis=0),
@@ -118,28 +120,28 @@ class Views:
             keep_text=keep_header_text,
         )
         if not errors:
-            return Made(image)
+            return ViewTranslation(image)
         description = f"{DESCRIPTION} {self.to}, {origin}"
         expected = np.maximum(fused_error(errors, voxels), 0)
-        return Made(image, image_like(expected, affine, header, integer=False, description=description))
+        return ViewTranslation(image, image_like(expected, affine, header, integer=False, description=description))
 
 
 def _expected(
-    opened: OpenedVolume, translated: np.ndarray, model: TranslationModel, doubt: Doubt, batch_size: int
+    opened: OpenedVolume, translated: np.ndarray, model: TranslationModel, doubt: UncertaintyModel, batch_size: int
 ) -> np.ndarray:
     """Return the absolute error to expect in [-1, 1]'s unit, (N, H, W) in [0, 2]; 0 outside the source's head."""
     features = features_of(
         opened.slices,
         translated,
-        doubt.witnesses,
+        doubt.sources,
         lambda network, slices: opened.through(network, slices, model, batch_size),
     )
     return np.where(opened.foreground, doubt.calibration.expected(features), np.float32(0))
 
 
-def open_views(
+def open_multi_view(
     uris: Sequence[str], models: Sequence[TranslationModel], to: str, axes: Sequence[str] | None, *, uncertainty: bool
-) -> Views:
+) -> MultiViewTranslator:
     """Return what translates, from loaded models.
 
     Args:
@@ -166,5 +168,7 @@ def open_views(
             pairs = " and ".join("/".join(sorted(one.contrasts)) for one in (models[0], model))
             raise UserError(f"{uri}: the models translate between different contrasts, {pairs}; give others")
         model.target(to)
-    doubts = [load_doubt(str(uri), model, to) for uri, model in zip(uris, models, strict=True)] if uncertainty else []
-    return Views(tuple(models), to, tuple(doubts))
+    doubts = (
+        [load_uncertainty(str(uri), model, to) for uri, model in zip(uris, models, strict=True)] if uncertainty else []
+    )
+    return MultiViewTranslator(tuple(models), to, tuple(doubts))

@@ -39,7 +39,7 @@ class OpenedVolume:
     name: str
     slices: np.ndarray
     foreground: np.ndarray
-    way_back: Mapping[str, object]
+    inverse_state: Mapping[str, object]
 
     def through(self, network: nn.Module, slices: np.ndarray, model: TranslationModel, batch_size: int) -> np.ndarray:
         """Send slices like this volume's through one of the model's networks; see `translate_slices`."""
@@ -85,14 +85,14 @@ def translate_volume(
     Raises:
         UserError: the volume cannot be used, or the network fails on it; one line that names it.
     """
-    with one_warning(name_of(source)) as doubts:
+    with collected_warnings(name_of(source)) as doubts:
         opened = open_volume(source, model, to, doubts, strict=strict)
     translated = opened.through(model.translators[to], opened.slices, model, batch_size)
-    return _as_image(translated, opened.way_back, model, to, keep_text=keep_header_text)
+    return _as_image(translated, opened.inverse_state, model, to, keep_text=keep_header_text)
 
 
 @contextmanager
-def one_warning(name: str) -> Iterator[list[str]]:
+def collected_warnings(name: str) -> Iterator[list[str]]:
     """Yield a list for all that is doubtful about a volume, and warn of it once, by name, when the block is done.
 
     Where the block raises, that one line is what is said of the volume.
@@ -146,24 +146,29 @@ def volume_of_slices(scan: PreparedScan, translated: np.ndarray, model: Translat
         model: What translated them.
         to: The contrast they were translated to.
     """
-    return _as_image(translated, scan.way_back, model, to)
+    return _as_image(translated, scan.inverse_state, model, to)
 
 
 def on_source_grid(
-    slices: np.ndarray, way_back: Mapping[str, object], model: TranslationModel, low: float, high: float
+    slices: np.ndarray, inverse_state: Mapping[str, object], model: TranslationModel, low: float, high: float
 ) -> np.ndarray:
     """Lead slices (N, H, W) in [-1, 1] back through the chain: (X, Y, Z) in [low, high] on the source's grid."""
     chain = slice_chain(**model.settings, stride=model.stride, load=False)
-    return chain.inverse({**way_back, "image": slices, "image_range": (low, high)})["image"]
+    return chain.inverse({**inverse_state, "image": slices, "image_range": (low, high)})["image"]
 
 
 def _as_image(
-    translated: np.ndarray, way_back: Mapping[str, object], model: TranslationModel, to: str, *, keep_text: bool = False
+    translated: np.ndarray,
+    inverse_state: Mapping[str, object],
+    model: TranslationModel,
+    to: str,
+    *,
+    keep_text: bool = False,
 ) -> nib.Nifti1Image:
     """Lead translated slices (N, H, W) back through the chain, to the target contrast's training intensities."""
     facts = model.facts[to]
-    voxels = on_source_grid(translated, way_back, model, facts["low"], facts["high"])
-    affine, header = way_back["image_before_canonical"], way_back["image_header"]
+    voxels = on_source_grid(translated, inverse_state, model, facts["low"], facts["high"])
+    affine, header = inverse_state["image_before_canonical"], inverse_state["image_header"]
     description = f"synthetic {to}, {model.origin}"
     return image_like(voxels, affine, header, integer=facts["integer"], description=description, keep_text=keep_text)
 

@@ -39,7 +39,7 @@ class Features(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Witnesses:
+class UncertaintySources:
     """The networks that are asked about one direction's translations.
 
     Attributes:
@@ -92,7 +92,7 @@ class Calibration:
         return np.interp(self.combined(features), places, errors).astype(np.float32)
 
 
-def features_of(slices: np.ndarray, translated: np.ndarray, witnesses: Witnesses, send: Send) -> Features:
+def features_of(slices: np.ndarray, translated: np.ndarray, sources: UncertaintySources, send: Send) -> Features:
     """Look at a translation with every witness.
 
     Args:
@@ -101,9 +101,9 @@ def features_of(slices: np.ndarray, translated: np.ndarray, witnesses: Witnesses
         witnesses: Whom to ask.
         send: Sends slices through a network.
     """
-    cycle = None if witnesses.back is None else _smoothed(np.abs(send(witnesses.back, translated) - slices))
+    cycle = None if sources.back is None else _smoothed(np.abs(send(sources.back, translated) - slices))
     count, mean, squares = 1, translated.astype(np.float32), np.zeros(translated.shape, np.float32)
-    for version in _versions(slices, witnesses, send):  # Welford 1962: one at a time, for volumes are large
+    for version in _versions(slices, sources, send):  # Welford 1962: one at a time, for volumes are large
         count += 1
         step = version - mean
         mean = mean + step / count
@@ -111,19 +111,19 @@ def features_of(slices: np.ndarray, translated: np.ndarray, witnesses: Witnesses
     return Features(cycle, _smoothed(np.sqrt(squares / count)))
 
 
-def _versions(slices: np.ndarray, witnesses: Witnesses, send: Send) -> Iterator[np.ndarray]:
-    network = witnesses.forward
+def _versions(slices: np.ndarray, sources: UncertaintySources, send: Send) -> Iterator[np.ndarray]:
+    network = sources.forward
     yield send(network, slices[:, ::-1])[:, ::-1]  # left and right; of sagittal slices, front and back
     for shift in SHIFTS_PX:
         yield np.roll(send(network, np.roll(slices, (shift, shift), (1, 2))), (-shift, -shift), (1, 2))
-    if witnesses.alone:
+    if sources.alone:
         return
     varied = _dropping_out if dropouts(network) else _in_another_style if has_styles(network) else None
     for draw in range(DRAWS if varied else 0):
         with varied(network, SEED + draw):
             version = send(network, slices)
         yield version
-    for other in witnesses.others.values():
+    for other in sources.others.values():
         yield send(other, slices)
 
 

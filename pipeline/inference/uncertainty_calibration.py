@@ -8,14 +8,14 @@ from pathlib import Path
 
 from pipeline.inference.model import TranslationModel, load_model
 from pipeline.inference.model_address import MLFLOW_SCHEMES
-from pipeline.inference.uncertainty import Calibration, Witnesses, has_own_spread
+from pipeline.inference.uncertainty import Calibration, UncertaintySources, has_own_spread
 from pipeline.runs.folder import RunFolder
 from pipeline.utils.console import warn
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
 
 FORMAT = 1
-RUN, ALONE = "run", "alone"  # kinds of witnesses: all that a run has, or one direction's network by itself
+RUN, SINGLE_PROCESS = "run", "alone"  # kinds of witnesses: all that a run has, or one direction's network by itself
 ABOUT = (
     "Absolute error to expect in [-1, 1], by what is seen of a translation: knots of (cycle_weight * cycle error + "
     "spread_weight * spread, error), fitted on validation subjects. 'run': with all that a run has, 'alone': with "
@@ -26,30 +26,30 @@ Calibrations = dict[str, dict[str, Calibration]]  # by target contrast, then by 
 
 
 @dataclass(frozen=True)
-class Doubt:
+class UncertaintyModel:
     """What tells how far off one direction's translations may be."""
 
-    witnesses: Witnesses
+    sources: UncertaintySources
     calibration: Calibration
 
 
-def witnesses_of(
+def uncertainty_sources(
     model: TranslationModel, to: str, others: Mapping[str, TranslationModel], kind: str = RUN
-) -> Witnesses:
+) -> UncertaintySources:
     """Return whom to ask about translations to a contrast.
 
     Args:
         model: What translates.
         to: Its target.
         others: The run's other checkpoints, asked only where the network has no spread of its own.
-        kind: `RUN` or `ALONE`.
+        kind: `RUN` or `SINGLE_PROCESS`.
     """
     network = model.translators[to]
-    if kind == ALONE:
-        return Witnesses(network, alone=True)
+    if kind == SINGLE_PROCESS:
+        return UncertaintySources(network, alone=True)
     source = next(contrast for contrast in model.contrasts if contrast != to)
     asked = {} if has_own_spread(network) else {name: other.translators[to] for name, other in others.items()}
-    return Witnesses(network, model.translators[source], asked)
+    return UncertaintySources(network, model.translators[source], asked)
 
 
 def other_checkpoints(folder: RunFolder, model: TranslationModel) -> dict[str, TranslationModel]:
@@ -106,7 +106,7 @@ def write_calibrations(
     return folder.calibrations
 
 
-def load_doubt(uri: str, model: TranslationModel, to: str) -> Doubt:
+def load_uncertainty(uri: str, model: TranslationModel, to: str) -> UncertaintyModel:
     """Return what tells how far off a loaded model's translations may be.
 
     Args:
@@ -118,7 +118,9 @@ def load_doubt(uri: str, model: TranslationModel, to: str) -> Doubt:
         UserError: it was never calibrated, or in another state; with the remedy.
     """
     if model.calibration:  # an MLflow model carries its own
-        return Doubt(witnesses_of(model, to, {}, ALONE), _calibration(model.calibration, uri))
+        return UncertaintyModel(
+            uncertainty_sources(model, to, {}, SINGLE_PROCESS), _calibration(model.calibration, uri)
+        )
     if uri.startswith(MLFLOW_SCHEMES):
         raise UserError(
             f"{uri}: was logged without a calibration of its uncertainty; evaluate its run again where that lies "
@@ -147,14 +149,14 @@ def published(folder: RunFolder, model: TranslationModel, to: str) -> dict[str, 
     """
     try:
         content = json.loads(folder.calibrations.read_text(encoding="utf-8"))
-        calibration = content["directions"][to][ALONE]
+        calibration = content["directions"][to][SINGLE_PROCESS]
         ours = content["weights"] == _identities(model)
     except (OSError, ValueError, KeyError, TypeError):  # none was made, or it is damaged
         return {}
     return {"uncertainty": calibration} if ours else {}
 
 
-def _from_file(folder: RunFolder, model: TranslationModel, to: str) -> Doubt:
+def _from_file(folder: RunFolder, model: TranslationModel, to: str) -> UncertaintyModel:
     path = folder.calibrations
     again = f"evaluate it again: python -m pipeline.run {shlex.quote(str(folder.config))}"
     try:
@@ -171,7 +173,7 @@ def _from_file(folder: RunFolder, model: TranslationModel, to: str) -> Doubt:
             f"{path}: was calibrated for other weights than these, or other checkpoints beside them; give the run's "
             f"folder as --model, or {again}"
         )
-    return Doubt(witnesses_of(model, to, others), _calibration(calibration, str(path)))
+    return UncertaintyModel(uncertainty_sources(model, to, others), _calibration(calibration, str(path)))
 
 
 def _calibration(content: Mapping[str, object], name: str) -> Calibration:

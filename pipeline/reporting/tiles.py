@@ -151,7 +151,7 @@ def sheet(
 
 
 def save_png(picture: Tile, path: Path) -> None:
-    """Write an (H, W, 3) uint8 picture as PNG, atomically; raises UserError as `pipeline.utils.files.atomic_path` does."""
+    """Write an (H, W, 3) uint8 picture as PNG, atomically; raises UserError as `atomic_write` does."""
     atomic_write(path, lambda stream: stream.write(png_bytes(picture)))
 
 

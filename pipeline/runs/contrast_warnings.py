@@ -12,7 +12,7 @@ from pipeline.data.headers import header_grids
 from pipeline.data.similar_ids import similar_ids_text
 from pipeline.data.splits import CohortSplit
 from pipeline.runs.coverage_choice import ByContrast
-from pipeline.utils.console import say, warn
+from pipeline.utils.console import echo, warn
 
 
 def ids_text(config: Config, cases: Sequence[Case], part_of: Mapping[str, str]) -> str | None:
@@ -51,7 +51,7 @@ def warn_of_stored(config: Config, stored: ByContrast, coverage: Coverage, *, pa
         warn(f"warning: {text}")
     elif coverage.mm is not None and len(shown) > 1:
         lengths = ", ".join(f"{contrast} {length:.0f} mm" for contrast, length in shown.items())
-        say(f"trained on: {coverage} (scans show, by their medians, {lengths})")
+        echo(f"trained on: {coverage} (scans show, by their medians, {lengths})")
     if config.preprocess.spacing_mm is None:
         _warn_of_voxels({contrast: [entry.facts["spacing_mm"] for entry in its] for contrast, its in stored.items()})
 
@@ -68,7 +68,7 @@ def warn_of_headers(config: Config, cases: Sequence[Case], split: CohortSplit) -
     if text := coverage_text(fields, coverage, of="field of view"):
         if setting == "shared":
             lengths = ", ".join(f"{contrast} {length:.0f} mm" for contrast, length in fields.items())
-            say(f"coverage   fields of view differ ({lengths}): training takes what both contrasts' heads show")
+            echo(f"coverage   fields of view differ ({lengths}): training takes what both contrasts' heads show")
         else:
             warn(f"warning: {text} (by headers alone: of the head they tell nothing, pipeline.explore does)")
     if config.preprocess.spacing_mm is None:

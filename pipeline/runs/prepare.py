@@ -10,8 +10,8 @@ from pipeline.config.schema import Config, Preprocess
 from pipeline.data.case import Case, pairs
 from pipeline.data.coverage import WHOLE, Coverage
 from pipeline.data.fetched import require_fetched
-from pipeline.data.fingerprint import cohort_likeness
-from pipeline.data.slice_cache import CHAIN_VERSION, StoredCase, build_store
+from pipeline.data.fingerprint import cohort_fingerprint
+from pipeline.data.slice_cache import CHAIN_VERSION, StoredCase, build_slice_cache
 from pipeline.data.split_file import split_from_file
 from pipeline.data.splits import CohortSplit, make_split
 from pipeline.runs.contrast_warnings import warn_of_ids, warn_of_stored
@@ -150,12 +150,12 @@ def prepare(
     split = split_cases(config, cases, saved_split)
     warn_of_ids(config, cases, split)
     if paired:
-        warn_of_the_lone(config, cases, split)
+        warn_unpaired(config, cases, split)
     training = [case for contrast in config.contrasts for case in split.train[contrast]]
     preprocess = config.preprocess
     settings = {**chain_settings(preprocess, version), "min_foreground": preprocess.min_foreground}
     how = {"processes": preprocess.processes, "on_bad_volume": preprocess.on_bad_volume, "quiet": quiet}
-    stored, left_out = build_store(training, preprocess.store, settings, **how)
+    stored, left_out = build_slice_cache(training, preprocess.store, settings, **how)
     whole = {contrast: [entry for entry in stored if entry.case.contrast == contrast] for contrast in config.contrasts}
     lengths = {contrast: [shown_mm(entry) for entry in entries] for contrast, entries in whole.items()}
     coverage = choose_coverage(preprocess.coverage_mm, preprocess.axis, lengths, saved_coverage)
@@ -176,7 +176,7 @@ def prepare(
 
 def _with_pairs(prepared: Prepared, config: Config, settings: dict, how: dict) -> Prepared:
     """Return the same with the registered pairs of the training images that could be read."""
-    from pipeline.data.pair_cache import build_pair_store
+    from pipeline.data.pair_cache import build_pair_cache
 
     usable = {entry.case for entries in prepared.stored.values() for entry in entries}
     wanted = pairs([case for side in prepared.split.train.values() for case in side], config.contrasts)
@@ -188,7 +188,7 @@ def _with_pairs(prepared: Prepared, config: Config, settings: dict, how: dict) -
             "could be used; the reasons are above"
         )
     folder, cache = config.preprocess.store, registrations(config.preprocess)
-    stored, failures = build_pair_store(whole, folder, settings, cache=cache, **how)
+    stored, failures = build_pair_cache(whole, folder, settings, cache=cache, **how)
     stored, beyond = pairs_within_coverage(stored, prepared.coverage, prepared.stored)
     if not stored:
         raise UserError(f"none of {len(whole)} pairs could be used; the reasons are above")
@@ -203,7 +203,7 @@ def _with_pairs(prepared: Prepared, config: Config, settings: dict, how: dict) -
     return replace(prepared, pairs=tuple(stored), left_out=left_out | prepared.left_out)
 
 
-def warn_of_the_lone(config: Config, cases: Sequence[Case], split: CohortSplit) -> None:
+def warn_unpaired(config: Config, cases: Sequence[Case], split: CohortSplit) -> None:
     """Say which images paired training leaves out for want of a partner of the same subject and session."""
     if config.split.file is not None:  # which names everyone who is meant
         return
@@ -224,12 +224,12 @@ def cohort_facts(stored: Sequence[StoredCase], coverage: Coverage = WHOLE) -> di
     `low` and `high`: median intensities that became -1 and 1, in the files' units. `integer`: whether all files hold
     whole numbers. `spacing_mm`: median voxel size (R, A, S). `histogram`: of the foreground over [-1, 1], the sum of
     all cases'. `cases`, `slices`: how many. `likeness`: what volumes to translate are compared with (see
-    `pipeline.data.fingerprint.cohort_likeness`), where the images are volumes; of whole ones, as those to translate are,
-    and beside it `coverage_mm`, the range, where there is one.
+    `pipeline.data.fingerprint.cohort_fingerprint`), where the images are volumes; of whole ones, as those to translate
+    are, and beside it `coverage_mm`, the range, where there is one.
     """
     facts = [entry.facts for entry in stored]
     volumes = [fact["likeness"] for fact in facts if fact.get("likeness")]
-    likeness = cohort_likeness(volumes) if volumes else {}
+    likeness = cohort_fingerprint(volumes) if volumes else {}
     if volumes and coverage.mm is not None:
         likeness["coverage_mm"] = coverage.mm
     return {

@@ -1,7 +1,7 @@
 """tracking.jsonl: what MLflow is told of a run besides its numbers, on file at once, so that it can be told later.
 
 One JSON object a line. Its `kind` is "about" (experiment, name, params and tags of the run), "tags", "dataset",
-"artifact", "image" or "end"; what else it holds, `tell` says. Pictures wait in the folder
+"artifact", "image" or "end"; what else it holds, `replay` says. Pictures wait in the folder
 `unsent` until MLflow has them.
 """
 
@@ -26,7 +26,7 @@ LATEST_S = 1e11  # the year 5138, in seconds since 1970
 Entry = dict[str, object]
 
 
-def read_journal(folder: Path) -> list[Entry]:
+def read_event_log(folder: Path) -> list[Entry]:
     """Return the entries of a folder's journal; none where there is no journal. Torn and foreign lines are left out.
 
     What repeats an earlier entry is left out: of "about" and "tags" only what repeats the one before of its kind, for
@@ -88,7 +88,7 @@ NEEDS: dict[str, dict[str, Callable[[object], bool]]] = {  # by kind: the keys i
 }
 
 
-def tell(run: MlflowRun, entry: Entry, folder: Path) -> None:
+def replay(run: MlflowRun, entry: Entry, folder: Path) -> None:
     """Tell MLflow what an entry of the folder's journal says; nothing is there twice afterwards. May raise."""
     match entry:
         case {"kind": "image", "key": key, "step": step, "file": file}:
@@ -134,7 +134,7 @@ def send_image(run: MlflowRun, key: str, step: int, path: Path) -> None:
             run.log_image(np.asarray(stored), key, step)
 
 
-class Journal:
+class EventLog:
     """The open journal of a run.
 
     Args:
@@ -146,9 +146,9 @@ class Journal:
 
     def __init__(self, folder: Path, about: Mapping[str, object], step: int | None):
         if step is None:
-            forget(folder)
+            clear(folder)
         self.folder = folder
-        earlier = [entry for entry in read_journal(folder) if entry["kind"] != "end"]
+        earlier = [entry for entry in read_event_log(folder) if entry["kind"] != "end"]
         beyond = [entry for entry in earlier if entry["kind"] == "image" and entry["step"] > step]
         for entry in beyond:
             picture(folder, entry["file"]).unlink(missing_ok=True)
@@ -157,7 +157,7 @@ class Journal:
         self._stream = (folder / NAME).open("ab", buffering=0)
         self.add({"kind": "about", "time": time.time(), **about})
 
-    def untold(self) -> list[Entry]:
+    def pending(self) -> list[Entry]:
         """Return what an earlier sitting may not have told MLflow, and this one will not say again."""
         return [
             entry
@@ -193,14 +193,14 @@ class Journal:
             self._stream.close()
 
 
-def forget(folder: Path) -> None:
+def clear(folder: Path) -> None:
     """Remove the journal and the pictures of an earlier run in the folder."""
     (folder / NAME).unlink(missing_ok=True)
     _remove((folder / PICTURES).glob("*.png"))
-    tidy(folder)
+    remove_sent(folder)
 
 
-def tidy(folder: Path) -> None:
+def remove_sent(folder: Path) -> None:
     """Remove the folder of unsent pictures if nothing waits there."""
     _remove((folder / PICTURES).glob(".tmp-*"))  # left by a kill
     with suppress(OSError):  # not there, or not empty

@@ -7,7 +7,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from pipeline.tracking.event_log import NAME, Entry, picture, read_journal, send_image, size_bytes, tell, tidy, title
+from pipeline.tracking.event_log import (
+    NAME,
+    Entry,
+    picture,
+    read_event_log,
+    remove_sent,
+    replay,
+    send_image,
+    size_bytes,
+    title,
+)
 from pipeline.tracking.metrics_file import read_metrics
 from pipeline.tracking.mlflow_errors import short_reason
 from pipeline.tracking.mlflow_run import MlflowRun
@@ -20,7 +30,7 @@ PATIENCE_S = 26  # besides what a request may take in training: nobody waits for
 KINDS = {"image": "pictures", "artifact": "artifacts", "dataset": "data sets"}
 
 
-class Sender:
+class MlflowSync:
     """Sends a folder's record, in the foreground; stands in for a `Tracker` where models are logged.
 
     What the store has already is not sent again, so that sending twice changes nothing.
@@ -35,7 +45,7 @@ class Sender:
     follows = True
 
     def __init__(self, folder: Path):
-        self.folder, self._entries = folder, read_journal(folder)
+        self.folder, self._entries = folder, read_event_log(folder)
         self._abouts = [dict(entry) for entry in self._entries if entry["kind"] == "about"]
         if not self._abouts:
             raise UserError(
@@ -47,7 +57,7 @@ class Sender:
         self.status = str(self._end["status"])
         self.refused, self.points, self.sent = 0, 0, Counter()
 
-    def send(self, more: Callable[["Sender"], object] = lambda sender: None) -> str:
+    def send(self, more: Callable[["MlflowSync"], object] = lambda sender: None) -> str:
         """Send everything, then do `more`, then end the MLflow run as the run ended; return a line that says so.
 
         Raises:
@@ -69,7 +79,7 @@ class Sender:
         except Exception as error:  # the store, its server and its artifact storage each raise their own
             reason = f"{short_reason(error, uri)}; send it again when that is mended"
             raise UserError(f"{self.folder}: not sent to MLflow: {reason}") from error
-        tidy(self.folder)
+        remove_sent(self.folder)
         counts = [f"{count} {KINDS[kind]}" for kind, count in self.sent.items()]
         return (
             f"{self.folder}: {self.status}, MLflow run {self.run.id}: {', '.join([f'{self.points} points', *counts])}"
@@ -118,7 +128,7 @@ class Sender:
                 self.refuse(title(entry), reason)
                 continue
             refused = self.refused
-            self.call(title(entry), partial(tell, entry=entry, folder=self.folder), size_bytes(entry, self.folder))
+            self.call(title(entry), partial(replay, entry=entry, folder=self.folder), size_bytes(entry, self.folder))
             if entry["kind"] in KINDS and self.refused == refused:
                 self.sent[entry["kind"]] += 1
         if lost:
@@ -129,7 +139,7 @@ class Sender:
         """Send a picture that the store lacks; return whether it was there to be sent."""
         key, step, refused = entry["key"], entry["step"], self.refused
         had, path = self.run.has_image(key, step), picture(self.folder, entry["file"])
-        action = partial(tell, entry=entry, folder=self.folder)
+        action = partial(replay, entry=entry, folder=self.folder)
         if not os.path.lexists(path):
             if had or (key, step) not in samples:
                 return had

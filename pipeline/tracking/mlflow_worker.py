@@ -49,7 +49,7 @@ class Job:
     result: object = None
 
 
-class Follower:
+class MlflowWorker:
     """MLflow, as seen from training: it never raises and hardly ever waits.
 
     Args:

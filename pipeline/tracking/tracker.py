@@ -11,11 +11,11 @@ from types import TracebackType
 
 import numpy as np
 
-from pipeline.tracking.event_log import NAME, Entry, Journal, forget, size_bytes, tell, tidy, title
+from pipeline.tracking.event_log import NAME, Entry, EventLog, clear, remove_sent, replay, size_bytes, title
 from pipeline.tracking.metrics_file import MetricsFile
 from pipeline.tracking.mlflow_run import MlflowRun, flatten
 from pipeline.tracking.mlflow_settings import without_password
-from pipeline.tracking.mlflow_worker import Follower, Job
+from pipeline.tracking.mlflow_worker import Job, MlflowWorker
 from pipeline.utils.errors import Stopped
 
 
@@ -57,9 +57,9 @@ class Tracker:
         self._whole = whole or self._metrics.path
         about = {"experiment": experiment, "name": run_name, "params": flatten(params), "tags": dict(tags or {})}
         kept = mlflow or (step is not None and (folder / NAME).is_file())  # or it would end as an earlier sitting did
-        self._journal = Journal(folder, about, step) if kept else None
+        self._journal = EventLog(folder, about, step) if kept else None
         self._follower = (
-            Follower(
+            MlflowWorker(
                 self._metrics.path,
                 folder / "mlflow.json",
                 whole=self._whole,
@@ -71,10 +71,10 @@ class Tracker:
             else None
         )
         if self._journal:
-            for entry in self._journal.untold():
+            for entry in self._journal.pending():
                 self._queue(entry)
         elif step is None:
-            forget(folder)
+            clear(folder)
 
     @property
     def run_id(self) -> str | None:
@@ -149,7 +149,7 @@ class Tracker:
             self._journal.close(status)
         if self._follower:
             self._follower.close(status)
-            tidy(self._metrics.path.parent)
+            remove_sent(self._metrics.path.parent)
 
     def __enter__(self) -> "Tracker":
         return self
@@ -178,4 +178,4 @@ class Tracker:
     def _queue(self, entry: Entry) -> None:
         folder = self._metrics.path.parent
         if self._follower:
-            self._follower.queue(Job(title(entry), lambda run: tell(run, entry, folder), size_bytes(entry, folder)))
+            self._follower.queue(Job(title(entry), lambda run: replay(run, entry, folder), size_bytes(entry, folder)))

@@ -2,10 +2,10 @@
 
 from pipeline.config.schema import Config
 from pipeline.runs.folder import RunFolder
-from pipeline.training.trainer_state import Position
+from pipeline.training.trainer_state import TrainerState
 
 
-def advice_after_no_number(config: Config, folder: RunFolder, position: Position) -> str:
+def advice_after_no_number(config: Config, folder: RunFolder, position: TrainerState) -> str:
     """Say what remains of a run whose losses or weights were not finite, what to change, and where.
 
     Without one good step no learning rate has had a say, and without a checkpoint the folder takes any settings.

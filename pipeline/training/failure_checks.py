@@ -21,7 +21,7 @@ COLLAPSED_BELOW = 0.25
 
 
 @dataclass(frozen=True)
-class Detector:
+class FailureCheck:
     """What a detector is called, and which values are bad.
 
     Attributes:
@@ -45,8 +45,8 @@ SHIFT_ADVICE = (
     "measure no positions in these translations: a cycle forgives a shift that its way back undoes; begin again in a "
     "new output, with a higher identity loss or another seed"
 )
-DETECTORS = {  # by the name of its metric, or of what is made of several validations' metrics or of both directions'
-    "contrast_inversion": Detector(
+FAILURE_CHECKS = {  # by metric's name, or by what is made of several validations' or of both directions' metrics
+    "contrast_inversion": FailureCheck(
         "contrast inversion",
         INVERTED_BELOW,
         True,
@@ -54,7 +54,7 @@ DETECTORS = {  # by the name of its metric, or of what is made of several valida
         "look at the sample pictures; if bright and dark are exchanged, begin again in a new output, with a lower "
         "identity loss, a larger field of view of the discriminators, or another seed",
     ),
-    "spatial_shift_mm": Detector(
+    "spatial_shift_mm": FailureCheck(
         "spatial shift",
         SHIFTED_ABOVE_PX,
         False,
@@ -62,7 +62,7 @@ DETECTORS = {  # by the name of its metric, or of what is made of several valida
         SHIFT_ADVICE,
         " mm",
     ),
-    "opposed_shifts": Detector(
+    "opposed_shifts": FailureCheck(
         "opposed shifts",
         OPPOSED_ABOVE_PX,
         False,
@@ -70,7 +70,7 @@ DETECTORS = {  # by the name of its metric, or of what is made of several valida
         SHIFT_ADVICE,
         " pixels",
     ),
-    "growing_shift": Detector(
+    "growing_shift": FailureCheck(
         "growing shift",
         SHIFTED_ABOVE_PX,
         False,
@@ -79,7 +79,7 @@ DETECTORS = {  # by the name of its metric, or of what is made of several valida
         SHIFT_ADVICE,
         " pixels",
     ),
-    "identity_collapse": Detector(
+    "identity_collapse": FailureCheck(
         "identity collapse",
         COPIED_BELOW,
         True,
@@ -87,7 +87,7 @@ DETECTORS = {  # by the name of its metric, or of what is made of several valida
         "train longer (training.epochs); or begin again in a new output, with lower weights of the identity loss and "
         "the cycle, or a higher learning rate of the discriminators",
     ),
-    "mode_collapse": Detector(
+    "mode_collapse": FailureCheck(
         "mode collapse",
         COLLAPSED_BELOW,
         True,
@@ -99,27 +99,27 @@ DETECTORS = {  # by the name of its metric, or of what is made of several valida
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckResult:
     """What a detector says of one validation; `name` is that of its metric, `direction` such as "T1_to_T2"."""
 
     name: str
     direction: str
     value: float
     threshold: float
-    tripped: bool
+    triggered: bool
     advice: str
 
 
-def verdicts(metrics: Mapping[str, float], pixel_mm: float) -> list[Verdict]:
+def check_failures(metrics: Mapping[str, float], pixel_mm: float) -> list[CheckResult]:
     """Return a verdict for each metric "detectors/<direction>/<name>"; a shift of up to half a pixel is none."""
     found = []
     for metric, value in metrics.items():
         family, _, rest = metric.partition("/")
         direction, _, name = rest.rpartition("/")
-        if family != "detectors" or name not in DETECTORS:
+        if family != "detectors" or name not in FAILURE_CHECKS:
             continue
-        detector = DETECTORS[name]
+        detector = FAILURE_CHECKS[name]
         threshold = detector.threshold * pixel_mm if name == "spatial_shift_mm" else detector.threshold
-        tripped = value < threshold if detector.below else value > threshold
-        found.append(Verdict(name, direction, value, threshold, bool(tripped), detector.advice))
+        triggered = value < threshold if detector.below else value > threshold
+        found.append(CheckResult(name, direction, value, threshold, bool(triggered), detector.advice))
     return found

@@ -15,7 +15,7 @@ from pipeline.data.loader import SliceBank
 from pipeline.metrics.baselines import histogram_quantiles
 from pipeline.metrics.failure_detectors import Cohort, depth_layers, depth_profile, spread
 from pipeline.tracking.metrics_file import read_metrics
-from pipeline.training.failure_checks import DETECTORS, Verdict, verdicts
+from pipeline.training.failure_checks import FAILURE_CHECKS, CheckResult, check_failures
 from pipeline.training.shift_checks import Shifts, shift_sentence, shift_verdicts, shifts_of
 from pipeline.utils.console import warn_below_bars
 from transforms.intensity import foreground_mask
@@ -58,20 +58,20 @@ class TrainingWarning:
         cleared: The epoch after which the latest verdicts are good again; None while it stands.
     """
 
-    first: Verdict
+    first: CheckResult
     epoch: int
-    last: Verdict
+    last: CheckResult
     cleared: int | None = None
 
     @property
     def title(self) -> str:
         """The detector and the direction, for people."""
-        return f"{DETECTORS[self.first.name].title}, {self.first.direction.replace('_to_', ' → ')}"
+        return f"{FAILURE_CHECKS[self.first.name].title}, {self.first.direction.replace('_to_', ' → ')}"
 
     @property
     def what_was_seen(self) -> str:
         """What tripped it, and whether it still stands."""
-        detector, first = DETECTORS[self.first.name], self.first
+        detector, first = FAILURE_CHECKS[self.first.name], self.first
         side = "below" if detector.below else "above"
         seen = f"{first.value:.2f}{detector.unit} after epoch {self.epoch}, {side} {first.threshold:g}{detector.unit}"
         cleared = f"; {self.last.value:.2f}{detector.unit}, cleared after epoch {self.cleared}"
@@ -80,13 +80,13 @@ class TrainingWarning:
     @property
     def means(self) -> str:
         """What a bad value says of the translation."""
-        return DETECTORS[self.first.name].means
+        return FAILURE_CHECKS[self.first.name].means
 
 
 Warnings = dict[tuple[str, str], TrainingWarning]  # by detector and direction, in the order in which they came
 
 
-class Watch:
+class FailureMonitor:
     """Judges every validation's metrics: warns when a detector first trips, and says when it first clears.
 
     Verdicts count after the first tenth of the epochs and from the second validation on: what networks do that have
@@ -144,15 +144,15 @@ class Watch:
             return changed
         earlier = {validated: shifts for validated, shifts in self._shifts.items() if validated < epoch}
         self._shifts = {**earlier, epoch: shifts_of(metrics)}  # a resumed run validates some epochs again
-        for verdict in [*verdicts(metrics, self.pixel_mm), *shift_verdicts(self._shifts, self.epochs)]:
+        for verdict in [*check_failures(metrics, self.pixel_mm), *shift_verdicts(self._shifts, self.epochs)]:
             key = (verdict.name, verdict.direction)
             before = self.warnings.get(key)
             stood = before is not None and before.cleared is None
-            if before is None and verdict.tripped:
+            if before is None and verdict.triggered:
                 self.warnings[key] = TrainingWarning(verdict, epoch, verdict)
             elif before is not None:
-                cleared = None if verdict.tripped else before.cleared or epoch
+                cleared = None if verdict.triggered else before.cleared or epoch
                 self.warnings[key] = replace(before, last=verdict, cleared=cleared)
-            if stood != verdict.tripped:
+            if stood != verdict.triggered:
                 changed.append(key)
         return changed

@@ -11,9 +11,9 @@ from torch import Tensor
 from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices, epoch_loader
 from pipeline.data.loader_workers import explaining_workers
 from pipeline.engines.protocol import Engine
-from pipeline.training.loss_monitor import Ledger
-from pipeline.training.trainer_state import Position
-from pipeline.utils.distributed import ALONE, World
+from pipeline.training.loss_monitor import LossMonitor
+from pipeline.training.trainer_state import TrainerState
+from pipeline.utils.distributed import SINGLE_PROCESS, World
 from pipeline.utils.errors import Stopped
 from pipeline.utils.interruption import Interruption
 
@@ -55,7 +55,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Observers:
+class Callbacks:
     """What happens at an epoch's end; none of it changes the engine.
 
     Attributes:
@@ -79,12 +79,12 @@ def train(
     engine: Engine,
     slices: UnpairedSlices | PairedSlices,
     schedule: Schedule,
-    position: Position,
-    observers: Observers,
+    position: TrainerState,
+    observers: Callbacks,
     *,
     device: torch.device,
     interruption: Interruption,
-    world: World = ALONE,
+    world: World = SINGLE_PROCESS,
     step: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
 ) -> None:
     """Train from `position` to the schedule's end.
@@ -101,7 +101,7 @@ def train(
     if position.step == 0:
         observers.sample(0, 0)
     make_step, saved = step or engine.step, position.step > 0  # a run that goes on does so from a checkpoint
-    saved_at, ledger = time.monotonic(), Ledger(position, schedule.max_bad_steps)
+    saved_at, ledger = time.monotonic(), LossMonitor(position, schedule.max_bad_steps)
     with explaining_workers(schedule.loader_workers), observers.bar(position.step, schedule.steps) as bar:
         for epoch in range(position.epochs, schedule.epochs):
             for real_a, real_b in _batches(slices, schedule, epoch, position, device, world):
@@ -110,18 +110,20 @@ def train(
                 rates = engine.set_learning_rate(schedule.learning_rate_factor(position.step))
                 losses = make_step(real_a.to(device, non_blocking=True), real_b.to(device, non_blocking=True))
                 position.step += 1
-                ledger.note(losses)
+                ledger.record(losses)
                 logs = position.step % schedule.log_every == 0
                 ends = position.step % schedule.steps_per_epoch == 0
                 if logs or ends or device.type == "cpu":  # elsewhere to look means to wait
-                    ledger.read()
+                    ledger.flush()
                 if logs:
                     _log(position, rates, observers, bar)
                 bar.update()
-                due = world.first and time.monotonic() - saved_at > schedule.checkpoint_seconds
-                asked = world.greatest(2 * (interruption.signal_number or 0) + due)  # the first one's clock, any signal
+                due = world.is_main and time.monotonic() - saved_at > schedule.checkpoint_seconds
+                asked = world.all_reduce_max(
+                    2 * (interruption.signal_number or 0) + due
+                )  # the first one's clock, any signal
                 if asked:
-                    ledger.read()
+                    ledger.flush()
                 position.seconds += time.monotonic() - started
                 if asked and not position.bad_in_a_row:  # what follows a bad step is not saved
                     observers.save(asdict(position), False)
@@ -130,11 +132,11 @@ def train(
                     _stop(asked // 2, position, saved)
             _end_epoch(epoch + 1, schedule, position, observers)
             saved_at, saved = time.monotonic(), saved or not position.bad_in_a_row
-            if signal_number := world.greatest(interruption.signal_number or 0):
+            if signal_number := world.all_reduce_max(interruption.signal_number or 0):
                 _stop(signal_number, position, saved)
 
 
-def _log(position: Position, rates: Mapping[str, float], observers: Observers, bar: object) -> None:
+def _log(position: TrainerState, rates: Mapping[str, float], observers: Callbacks, bar: object) -> None:
     """Show and log the latest losses."""
     bar.set_postfix({name: f"{value:.2f}" for name, value in position.losses.items()}, refresh=False)
     values = position.losses | {f"learning_rate_{name}": rate for name, rate in rates.items()}
@@ -145,7 +147,7 @@ def _batches(
     slices: UnpairedSlices | PairedSlices,
     schedule: Schedule,
     epoch: int,
-    position: Position,
+    position: TrainerState,
     device: torch.device,
     world: World,
 ):
@@ -158,11 +160,11 @@ def _batches(
         first_batch=position.step - epoch * schedule.steps_per_epoch,
         workers=schedule.loader_workers,
         pin_memory=device.type == "cuda" and isinstance(slices.banks[0], SliceBank),
-        slots=world.slots(schedule.batch_size),
+        slots=world.local_slots(schedule.batch_size),
     )
 
 
-def _end_epoch(epochs: int, schedule: Schedule, position: Position, observers: Observers) -> None:
+def _end_epoch(epochs: int, schedule: Schedule, position: TrainerState, observers: Callbacks) -> None:
     """Validate, sample and save after the given number of epochs; what follows a bad step is not saved."""
     last, best = epochs == schedule.epochs, False
     if epochs % schedule.validate_every_epochs == 0 or last:
@@ -178,7 +180,7 @@ def _end_epoch(epochs: int, schedule: Schedule, position: Position, observers: O
         observers.save(asdict(position), best)
 
 
-def _stop(signal_number: int, position: Position, saved: bool) -> None:
+def _stop(signal_number: int, position: TrainerState, saved: bool) -> None:
     """Raise `Stopped`, and say what remains: the step, the checkpoint before a bad one, or nothing (not `saved`)."""
     kept = "saved; the same command goes on from there"
     if position.bad_in_a_row and saved:

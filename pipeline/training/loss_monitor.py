@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pipeline.training.trainer_state import Position
+from pipeline.training.trainer_state import TrainerState
 from pipeline.utils.console import warn_below_bars
 from pipeline.utils.errors import UserError
 
@@ -18,24 +18,24 @@ class NotFinite(UserError):
     """Training ran into numbers that are not finite; what to do depends on the run's folder (`training.remedy`)."""
 
 
-class Ledger:
-    """Takes down every step's losses, and keeps a `Position`'s count of those that were not finite.
+class LossMonitor:
+    """Takes down every step's losses, and keeps a `TrainerState`'s count of those that were not finite.
 
     Args:
         position: Of the run; its losses are the latest of each, for not every step has all of them.
         limit: How many bad steps in a row end a run.
     """
 
-    def __init__(self, position: Position, limit: int):
+    def __init__(self, position: TrainerState, limit: int):
         self.position, self.limit = position, limit
         self._unread: list[tuple[int, tuple[str, ...], Tensor]] = []  # step, names, values (K,) on the device
 
-    def note(self, losses: Mapping[str, Tensor]) -> None:
+    def record(self, losses: Mapping[str, Tensor]) -> None:
         """Take down the losses of the position's latest step; nothing waits."""
         values = torch.stack([loss.detach().float() for loss in losses.values()])
         self._unread.append((self.position.step, tuple(losses), values))
 
-    def read(self) -> None:
+    def flush(self) -> None:
         """Bring the position up to its latest step; name the steps that the engine skipped.
 
         Raises:

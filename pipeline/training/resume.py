@@ -14,8 +14,8 @@ from pipeline.runs.prepare import Prepared, training_data
 from pipeline.training.history import History, extension_text, history_of, history_texts, require_epochs, start_text
 from pipeline.training.initial_weights import Start, read_start
 from pipeline.training.loop import Schedule
-from pipeline.training.trainer_state import Position
-from pipeline.utils.console import say
+from pipeline.training.trainer_state import TrainerState
+from pipeline.utils.console import echo
 from pipeline.utils.distributed import World
 from pipeline.utils.errors import UserError
 
@@ -35,9 +35,9 @@ class Opening:
     history: History = field(default_factory=dict)
 
     @property
-    def position(self) -> Position:
+    def position(self) -> TrainerState:
         """How far training has come."""
-        return Position() if self.state is None else Position(**self.state["position"])
+        return TrainerState() if self.state is None else TrainerState(**self.state["position"])
 
     def load_into(self, engine: Engine) -> None:
         """Give an engine the state, or the weights, that there are."""
@@ -61,13 +61,13 @@ class Opening:
         """Say what the sitting begins with, and what it is about to do."""
         position = self.position
         if self.start is not None:
-            say(f"starting from the weights of {start_text(self.start.record)}")
+            echo(f"starting from the weights of {start_text(self.start.record)}")
         if position.epochs >= schedule.epochs:
-            say(f"{folder.path}: training is complete; evaluating again")
+            echo(f"{folder.path}: training is complete; evaluating again")
         elif self.state is not None:
-            say(f"continuing {folder.path} after step {position.step:,}")
+            echo(f"continuing {folder.path} after step {position.step:,}")
         else:
-            say(f"training {config.name}: {config.method.type}, {schedule.epochs:,} epochs of "
+            echo(f"training {config.name}: {config.method.type}, {schedule.epochs:,} epochs of "
                 f"{schedule.steps_per_epoch:,} steps → {folder.path}")  # fmt: skip
         if self.state is not None and self.history != self.state.get("history", {}):
             _announce_extension(self.history["extensions"][-1], config, schedule, position.step)
@@ -80,7 +80,7 @@ def open_run(config: Config, folder: RunFolder, world: World) -> Opening:
         UserError: no checkpoint can be read, more is trained than the schedule asks for, or the weights to begin from
             are not there or do not fit.
     """
-    state = world.led(folder.checkpoints.load_newest)
+    state = world.main_process_first(folder.checkpoints.load_newest)
     try:
         if state is not None:
             require_epochs(state, config, folder)
@@ -88,12 +88,12 @@ def open_run(config: Config, folder: RunFolder, world: World) -> Opening:
         start = read_start(config)
     except UserError as error:
         world.refuse(str(error))
-    if world.first and not folder.has_trained():  # pictures of a sitting that saved nothing
+    if world.is_main and not folder.has_trained():  # pictures of a sitting that saved nothing
         shutil.rmtree(folder.samples, ignore_errors=True)
     return Opening(None, start, {} if start is None else {"started_from": dict(start.record)})
 
 
-def require_alike(world: World, prepared: Prepared, engine: Engine, position: Position) -> None:
+def require_alike(world: World, prepared: Prepared, engine: Engine, position: TrainerState) -> None:
     """Refuse to train together from different data, networks or positions: gradients would be averaged all the same.
 
     Raises:
@@ -105,7 +105,7 @@ def require_alike(world: World, prepared: Prepared, engine: Engine, position: Po
     for network in engine.networks().values():
         for weight in network.parameters():
             found.update(weight.detach().cpu().numpy().tobytes())
-    digests = world.every(int.from_bytes(found.digest()[:7]))
+    digests = world.all_gather_object(int.from_bytes(found.digest()[:7]))
     if len(set(digests)) > 1:
         other = next(rank for rank, digest in enumerate(digests) if digest != digests[0])
         world.refuse(
@@ -117,14 +117,14 @@ def require_alike(world: World, prepared: Prepared, engine: Engine, position: Po
 def _announce_extension(extension: Mapping, config: Config, schedule: Schedule, step: int) -> None:
     """Say with which learning rate a changed schedule goes on: it is the new schedule's at this step."""
     if step >= schedule.steps:
-        say(extension_text(extension))
+        echo(extension_text(extension))
         return
     constant, decay = extension["from"]
     earlier = replace(schedule, constant_epochs=constant, decay_epochs=decay)
     rate = config.training.learning_rate
     last, following = (rate * one.learning_rate_factor(at) for one, at in ((earlier, step - 1), (schedule, step)))
     said = f"the learning rate was {last:.3g} and goes on at {following:.3g}, {_rest_of(schedule, step)}"
-    say(f"{extension_text(extension)}: {said}")
+    echo(f"{extension_text(extension)}: {said}")
 
 
 def _rest_of(schedule: Schedule, step: int) -> str:

@@ -13,8 +13,8 @@ from pipeline import __version__
 from pipeline.config.schema import Config
 from pipeline.engines.protocol import Engine
 from pipeline.runs.folder import fingerprint, json_text
-from pipeline.training.trainer_state import Position
-from pipeline.utils.distributed import launched
+from pipeline.training.trainer_state import TrainerState
+from pipeline.utils.distributed import world_from_env
 from pipeline.utils.files import atomic_text
 
 # What trained; what evaluates anew may be another:
@@ -25,7 +25,7 @@ def write_run_record(
     path: Path,
     config: Config,
     engine: Engine,
-    position: Position,
+    position: TrainerState,
     device: torch.device,
     *,
     warnings: Sequence[str] = (),
@@ -53,7 +53,7 @@ def write_run_record(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "machine": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
-        "processes": launched().size,
+        "processes": world_from_env().size,
         "precision": config.training.precision,
         "version": __version__,
         "torch": torch.__version__,
@@ -67,7 +67,7 @@ def write_run_record(
     atomic_text(path, json_text(content))
 
 
-def take_back_the_end(path: Path, *, trains: bool = False) -> None:
+def mark_unfinished(path: Path, *, trains: bool = False) -> None:
     """Let a record no longer say that all of the run is done, for some of it is about to be done anew.
 
     Args:

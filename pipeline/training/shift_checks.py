@@ -1,14 +1,14 @@
 """Shifts that the validation of one direction does not show: opposed ones of both directions, and those that grow.
 
-Either way a fraction of a pixel counts, so both rest on the components that `pipeline.metrics.failure_detectors.spatial_shift`
-measures, in pixels.
+Either way a fraction of a pixel counts, so both rest on the components that
+`pipeline.metrics.failure_detectors.spatial_shift` measures, in pixels.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
 
-from pipeline.training.failure_checks import DETECTORS, Verdict
+from pipeline.training.failure_checks import FAILURE_CHECKS, CheckResult
 
 TREND = 5  # validations that a trend is read from
 LEAST_GROWTH_PX = 0.1  # over those; less is what measuring leaves
@@ -28,7 +28,7 @@ def shifts_of(metrics: Mapping[str, float]) -> Shifts:
     return {direction: shift for direction, shift in shifts.items() if np.isfinite(shift).all()}
 
 
-def shift_verdicts(history: Mapping[int, Shifts], last_epoch: int) -> list[Verdict]:
+def shift_verdicts(history: Mapping[int, Shifts], last_epoch: int) -> list[CheckResult]:
     """Return the verdicts on the latest validation's shifts: of both directions together, and of how each grows.
 
     Args:
@@ -36,18 +36,20 @@ def shift_verdicts(history: Mapping[int, Shifts], last_epoch: int) -> list[Verdi
         last_epoch: Of the training.
     """
     shifts = history[max(history)]
-    verdicts = []
+    check_failures = []
     if len(shifts) == 2:
         (there, first), (_, second) = shifts.items()
         cycle = f"{there}_to_{there.partition('_to_')[0]}"
-        verdicts.append(_verdict("opposed_shifts", cycle, opposed_shift(first, second)))
+        check_failures.append(_verdict("opposed_shifts", cycle, opposed_shift(first, second)))
     for direction, shift in shifts.items():
         course = {epoch: earlier[direction] for epoch, earlier in history.items() if direction in earlier}
         ahead = growing_shift(course, last_epoch)
         if len(course) >= TREND:
             length = float(np.hypot(*shift))
-            verdicts.append(_verdict("growing_shift", direction, length if ahead is None else ahead, ahead is not None))
-    return verdicts
+            check_failures.append(
+                _verdict("growing_shift", direction, length if ahead is None else ahead, ahead is not None)
+            )
+    return check_failures
 
 
 def opposed_shift(first: np.ndarray, second: np.ndarray) -> float:
@@ -91,6 +93,8 @@ def shift_sentence(metrics: Mapping[str, float]) -> str:
     return f"At the last validation translations lay beside their sources: {'; '.join(said)}." if said else ""
 
 
-def _verdict(name: str, direction: str, value: float, counts: bool = True) -> Verdict:
-    detector = DETECTORS[name]
-    return Verdict(name, direction, value, detector.threshold, counts and value > detector.threshold, detector.advice)
+def _verdict(name: str, direction: str, value: float, counts: bool = True) -> CheckResult:
+    detector = FAILURE_CHECKS[name]
+    return CheckResult(
+        name, direction, value, detector.threshold, counts and value > detector.threshold, detector.advice
+    )

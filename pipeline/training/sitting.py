@@ -12,12 +12,12 @@ from pipeline.engines.protocol import Engine
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import Prepared
 from pipeline.tracking.tracker import Tracker
-from pipeline.training.failure_monitor import Watch
+from pipeline.training.failure_monitor import FailureMonitor
 from pipeline.training.history import History
 from pipeline.training.loop import Schedule
 from pipeline.training.schedule import schedule_of
-from pipeline.training.trainer_state import Position
-from pipeline.utils.distributed import ALONE, World
+from pipeline.training.trainer_state import TrainerState
+from pipeline.utils.distributed import SINGLE_PROCESS, World
 from transforms.slices import AXES
 
 
@@ -43,12 +43,12 @@ class Sitting:
     folder: RunFolder
     prepared: Prepared
     engine: Engine
-    position: Position
+    position: TrainerState
     reader: PairReader
     tracker: Tracker
     device: torch.device
     quiet: bool
-    world: World = ALONE
+    world: World = SINGLE_PROCESS
     history: History = field(default_factory=dict)
 
     def translators(self) -> dict[str, nn.Module]:
@@ -75,10 +75,10 @@ class Sitting:
         """How long and how often, in steps of this cohort."""
         return schedule_of(self.config.training, self.prepared.longest)
 
-    def watch(self) -> Watch:
+    def watch(self) -> FailureMonitor:
         """Return the judge of the validations, who knows what has been warned of."""
         schedule = self.schedule
-        return Watch(
+        return FailureMonitor(
             self.folder.metrics,
             epochs=schedule.epochs,
             validate_every=schedule.validate_every_epochs,

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Position:
+class TrainerState:
     """Where a run stands; saved with every checkpoint."""
 
     step: int = 0  # steps made

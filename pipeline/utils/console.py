@@ -20,7 +20,7 @@ from pipeline.utils.progress import ProgressLines
 _repeated: Counter | None = None  # within a command, how often each warning was given
 
 
-def guarded(door: Callable[[list[str] | None], int]) -> Callable[[list[str] | None], int]:
+def cli_main(door: Callable[[list[str] | None], int]) -> Callable[[list[str] | None], int]:
     """Decorate a command's `main(argv=None) -> int` so that expected endings become one line and an exit code.
 
     What becomes of its output on the terminal never decides how it ends.
@@ -52,7 +52,7 @@ def guarded(door: Callable[[list[str] | None], int]) -> Callable[[list[str] | No
     return main
 
 
-def say(text: str = "") -> None:
+def echo(text: str = "") -> None:
     """Print a line for the user on standard output."""
     _print(text, sys.stdout)
 

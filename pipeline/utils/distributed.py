@@ -27,7 +27,7 @@ SETTLING = 0.1  # seconds in which Gloo's threads let go of tensors; one that do
 LOST = ("onnection", "imed out", "imeout", "peer")  # in what Gloo says when another process has gone
 
 
-class PeerLost(UserError):
+class ProcessLost(UserError):
     """Another process of the run ended; this one cannot go on without it."""
 
     def __init__(self) -> None:
@@ -49,15 +49,15 @@ class World:
 
     rank: int = 0
     size: int = 1
-    local: int = 0
-    on_machine: int = 1
+    local_rank: int = 0
+    local_size: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes, prints and evaluates."""
         return self.rank == 0
 
-    def slots(self, batch_size: int) -> range:
+    def local_slots(self, batch_size: int) -> range:
         """Return which positions of a whole batch are this process's: a block.
 
         Raises:
@@ -74,13 +74,13 @@ class World:
 
     def refuse(self, message: str) -> None:
         """Raise for a reason that every process finds by itself: `UserError` in the first, a silent end in the rest."""
-        raise UserError(message) if self.first else SystemExit(EXIT_BAD_INPUT)
+        raise UserError(message) if self.is_main else SystemExit(EXIT_BAD_INPUT)
 
-    def own(self, whole: "Tensor") -> "Tensor":
+    def local_shard(self, whole: "Tensor") -> "Tensor":
         """Return this process's block of what is there for the whole batch, (size x N, …) → (N, …)."""
         return whole.chunk(self.size)[self.rank] if self.size > 1 else whole
 
-    def gathered(self, block: "Tensor") -> "Tensor":
+    def all_gather(self, block: "Tensor") -> "Tensor":
         """Return every process's block in order, (N, …) → (size x N, …), without gradients."""
         if self.size == 1:
             return block
@@ -93,7 +93,7 @@ class World:
             communication.all_gather(blocks, block)
         return torch.cat(blocks)
 
-    def mean(self, value: "Tensor") -> "Tensor":
+    def reduce_mean(self, value: "Tensor") -> "Tensor":
         """Return the mean of a tensor over the processes, without gradients; not finite where it is not anywhere."""
         if self.size == 1:
             return value.detach()
@@ -104,14 +104,14 @@ class World:
             communication.all_reduce(total)
         return total.div_(self.size)
 
-    def means(self, values: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+    def all_reduce_mean(self, values: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
         """Return the means of several scalars over the processes, in one exchange, without gradients."""
         if self.size == 1:
             return {name: value.detach() for name, value in values.items()}
         import torch
 
         widest = max((value.dtype for value in values.values()), key=lambda dtype: dtype.itemsize)
-        together = self.mean(torch.stack([value.detach().to(widest) for value in values.values()]))
+        together = self.reduce_mean(torch.stack([value.detach().to(widest) for value in values.values()]))
         return dict(zip(values, together.unbind(), strict=True))
 
     def mean_gradients(self, parameters: "Iterable[Parameter]") -> Callable[[], None]:
@@ -143,29 +143,29 @@ class World:
 
         return finish
 
-    def greatest(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """Return the greatest of the processes' numbers; it never waits for a GPU."""
-        return max(self.every(number))
+        return max(self.all_gather_object(number))
 
-    def every(self, number: int) -> list[int]:
+    def all_gather_object(self, number: int) -> list[int]:
         """Return the number that each process gave, a 64-bit integer, in order; it never waits for a GPU."""
         if self.size == 1:
             return [number]
         import torch
 
-        return self.gathered(torch.tensor([number], dtype=torch.int64)).tolist()
+        return self.all_gather(torch.tensor([number], dtype=torch.int64)).tolist()
 
-    def texts(self, text: str) -> list[str]:
+    def all_gather_text(self, text: str) -> list[str]:
         """Return the text that each process gave, in order."""
         if self.size == 1:
             return [text]
         import torch
 
         letters = text.encode("utf-8", errors="surrogateescape")
-        lengths = self.every(len(letters))
+        lengths = self.all_gather_object(len(letters))
         padded = torch.zeros(1, max(lengths), dtype=torch.uint8)
         padded[0, : len(letters)] = torch.frombuffer(bytearray(letters or b"\0"), dtype=torch.uint8)[: len(letters)]
-        blocks = self.gathered(padded).numpy()
+        blocks = self.all_gather(padded).numpy()
         return [
             bytes(block[:length]).decode("utf-8", errors="surrogateescape")
             for block, length in zip(blocks, lengths, strict=True)
@@ -173,11 +173,11 @@ class World:
 
     def barrier(self) -> None:
         """Wait until every process has come this far."""
-        self.every(0)
+        self.all_gather_object(0)
 
-    def led(self, action: Callable[[], Result]) -> Result:
+    def main_process_first(self, action: Callable[[], Result]) -> Result:
         """Do something in the first process, then in the others, which find done what the first one left on disk."""
-        if not self.first:
+        if not self.is_main:
             self.barrier()
             return action()
         result = action()
@@ -195,7 +195,7 @@ class World:
 
             torch.manual_seed(int(np.random.SeedSequence([seed, step, self.rank]).generate_state(1, np.uint64)[0]))
 
-    def leave(self) -> None:
+    def shutdown(self) -> None:
         """Part from the others: nothing is exchanged any more, and each may end when it likes."""
         if self.size > 1:
             import torch.distributed as communication
@@ -205,10 +205,10 @@ class World:
                 communication.destroy_process_group()
 
 
-ALONE = World()
+SINGLE_PROCESS = World()
 
 
-def launched() -> World:
+def world_from_env() -> World:
     """Return the world that torchrun's environment tells of; nothing is opened.
 
     Raises:
@@ -216,18 +216,18 @@ def launched() -> World:
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if not all(name in os.environ for name in names[:2]):
-        return ALONE
+        return SINGLE_PROCESS
     defaults = (0, 1, 0, 1)
     given = [os.environ.get(name, str(usual)) for name, usual in zip(names, defaults, strict=True)]
-    rank, size, local, on_machine = (int(text) if text.isdecimal() else -1 for text in given)
-    if not (0 <= rank < size and 0 <= local < on_machine <= size):
+    rank, size, local_rank, local_size = (int(text) if text.isdecimal() else -1 for text in given)
+    if not (0 <= rank < size and 0 <= local_rank < local_size <= size):
         said = ", ".join(f"{name}={text}" for name, text in zip(names, given, strict=True))
         raise UserError(f"{said}: no place among processes; start them with torchrun, or unset these variables")
-    return World(rank, size, local, on_machine) if size > 1 else ALONE
+    return World(rank, size, local_rank, local_size) if size > 1 else SINGLE_PROCESS
 
 
 @contextmanager
-def opened() -> Iterator[World]:
+def init_distributed() -> Iterator[World]:
     """Join the processes that torchrun started, and leave them at the end; all but the first are silent meanwhile.
 
     CPU tensors travel by Gloo, those on CUDA devices by NCCL. Without torchrun nothing is opened and nothing listens.
@@ -235,7 +235,7 @@ def opened() -> Iterator[World]:
     Raises:
         UserError: the other processes cannot be reached.
     """
-    world = launched()
+    world = world_from_env()
     if world.size == 1:
         yield world
         return
@@ -243,7 +243,7 @@ def opened() -> Iterator[World]:
     import torch.distributed as communication
 
     with ExitStack() as quietly:
-        if not world.first:  # what it raises is still said, once it is out of here
+        if not world.is_main:  # what it raises is still said, once it is out of here
             nowhere = quietly.enter_context(Path(os.devnull).open("w"))
             quietly.enter_context(redirect_stdout(nowhere))
             quietly.enter_context(redirect_stderr(nowhere))
@@ -259,7 +259,7 @@ def opened() -> Iterator[World]:
         try:
             yield world
         finally:
-            world.leave()
+            world.shutdown()
 
 
 @contextmanager
@@ -271,7 +271,7 @@ def _listening() -> Iterator[None]:
         from torch.distributed import DistError
 
         if isinstance(error, DistError) or any(word in str(error) for word in LOST):
-            raise PeerLost from error
+            raise ProcessLost from error
         raise
 
 

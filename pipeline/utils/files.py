@@ -244,7 +244,7 @@ def _refusal(path: Path, error: OSError) -> UserError:
 
 
 def text_writer(text: str) -> Callable[[BinaryIO], object]:
-    """Return what writes a text as UTF-8, as `write_together` wants it; see `pipeline.utils.texts.encoded` for odd names."""
+    """Return what writes a text as UTF-8, as `write_together` wants it; for odd names see `utils.texts.encoded`."""
     return lambda stream: stream.write(encoded(text))
 
 

@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from pipeline.utils.distributed import launched
+from pipeline.utils.distributed import world_from_env
 from pipeline.utils.errors import UserError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
@@ -30,19 +30,19 @@ def choose_device(name: str) -> torch.device:
 
 def _own(kind: str) -> torch.device:
     """Return the device of a kind that is this process's."""
-    world = launched()
+    world = world_from_env()
     if world.size == 1 or kind == "cpu":
         return torch.device(kind)
     if kind == "mps":
         world.refuse("device mps: serves one process only; use device=cpu, or start without torchrun")
     found = torch.cuda.device_count()
-    if found < world.on_machine:
+    if found < world.local_size:
         world.refuse(
-            f"{world.on_machine} processes on this machine and {found} CUDA devices; start as many as there are "
+            f"{world.local_size} processes on this machine and {found} CUDA devices; start as many as there are "
             "devices (torchrun --nproc_per_node), or set device=cpu"
         )
-    torch.cuda.set_device(world.local)
-    return torch.device(kind, world.local)
+    torch.cuda.set_device(world.local_rank)
+    return torch.device(kind, world.local_rank)
 
 
 def require_able(device: torch.device, *, precision: str, cuda_graph: bool) -> None:
@@ -51,7 +51,7 @@ def require_able(device: torch.device, *, precision: str, cuda_graph: bool) -> N
     Raises:
         UserError: fp16 or a CUDA graph is asked for without CUDA, or a graph of one of several processes.
     """
-    world = launched()
+    world = world_from_env()
     if precision == "fp16" and device.type != "cuda":
         world.refuse("training.precision = fp16: needs a CUDA device, and there is none; use bf16 or float32")
     if cuda_graph and device.type != "cuda":

@@ -18,7 +18,7 @@ from benchmarks import data, inference, metrics, overheads, scaling, scans, step
 from benchmarks.commands import ROOT, run_command
 from benchmarks.timing import Timing
 from pipeline.config.load import load_config
-from pipeline.data.fingerprint import volume_likeness
+from pipeline.data.fingerprint import volume_fingerprint
 
 
 @pytest.fixture(autouse=True)
@@ -101,9 +101,9 @@ def test_inference(monkeypatch, capsys):
 
 def test_inference_file_to_file_is_the_commands_own_way(monkeypatch, capsys):
     compared = []
-    likeness = volume_likeness
+    likeness = volume_fingerprint
     noted = lambda *arguments: compared.append(arguments[1]) or likeness(*arguments)  # noqa: E731
-    monkeypatch.setattr("pipeline.inference.domain_shift.volume_likeness", noted)
+    monkeypatch.setattr("pipeline.inference.domain_shift.volume_fingerprint", noted)
     assert inference.main([*SMALL, "--slices", "20", "--file", "--precision", "bf16"]) == 0
     printed = capsys.readouterr().out
     rows = [line for line in printed.splitlines() if line.split("  ")[0] in (*inference.STAGES, "all else", "all")]

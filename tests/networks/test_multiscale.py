@@ -6,7 +6,7 @@ from network_probes import parameters, random_image, sees_a_square_of
 from torch import nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-from networks.cpu_kernels.convolutions import plain_ways
+from networks.cpu_kernels.convolutions import reference_conv
 from networks.multiscale import MultiScaleDiscriminator
 
 
@@ -105,6 +105,6 @@ def test_a_forward_pass_makes_one_power_iteration_a_convolution(gpu, monkeypatch
     network = MultiScaleDiscriminator(scales=2, layers=2, width=4, spectral_norm=True).train()
     made, iterate = [], _SpectralNorm._power_method
     monkeypatch.setattr(_SpectralNorm, "_power_method", lambda self, *given: made.append(self) or iterate(self, *given))
-    with plain_ways() if gpu else nullcontext():
+    with reference_conv() if gpu else nullcontext():
         network(torch.rand(1, 1, 32, 32))
     assert len(made) == len(set(made)) == 6

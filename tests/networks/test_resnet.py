@@ -33,10 +33,10 @@ def test_the_parameters_are_those_counted_by_hand(blocks, published):
     scaling = 3 * 3 * (64 * 128 + 128 * 256)
     residual = blocks * 2 * 3 * 3 * 256 * 256
     outer = 7 * 7 * 64
-    normed = 64 + 128 + 256 + blocks * 2 * 256 + 128 + 64
-    assert parameters(full_size(blocks=blocks)) == 2 * scaling + residual + 2 * outer + 1 + 2 * normed
+    conv_norm_act = 64 + 128 + 256 + blocks * 2 * 256 + 128 + 64
+    assert parameters(full_size(blocks=blocks)) == 2 * scaling + residual + 2 * outer + 1 + 2 * conv_norm_act
     # The public code has three channels at either end, biases, and norms without scale and offset.
-    assert 2 * scaling + residual + 3 * 2 * outer + 3 + normed == published
+    assert 2 * scaling + residual + 3 * 2 * outer + 3 + conv_norm_act == published
 
 
 def test_nearest_has_as_many_parameters():

@@ -67,8 +67,8 @@ def test_weights_are_drawn_as_the_papers_do(full_size):
 
 
 def test_the_first_and_the_innermost_layer_have_no_norm(full_size):
-    normed = [any(isinstance(module, nn.GroupNorm) for module in layer) for layer in full_size.down]
-    assert normed == [False, True, True, True, True, True, True, False]
+    conv_norm_act = [any(isinstance(module, nn.GroupNorm) for module in layer) for layer in full_size.down]
+    assert conv_norm_act == [False, True, True, True, True, True, True, False]
     assert all(any(isinstance(module, nn.GroupNorm) for module in layer) for layer in full_size.up)
 
 

@@ -13,7 +13,7 @@ from pipeline import dry_run as plan
 from pipeline.config.schema import Config
 from pipeline.data.sources import phantom
 from pipeline.data.sources.phantom_anatomy import grid
-from pipeline.dry_run import planned_cases, print_plan
+from pipeline.dry_run import planned_cases, print_dry_run
 from pipeline.engines.cyclegan import ENGINE
 from pipeline.engines.registry import build_engine
 from pipeline.planning import training_time as plan_time
@@ -35,7 +35,7 @@ def config(**sections):
 
 
 def printed(capsys, settings):
-    print_plan(settings)
+    print_dry_run(settings)
     return capsys.readouterr().out
 
 
@@ -102,14 +102,14 @@ def test_ten_thousand_subjects_are_planned_without_one_being_made_or_looked_for(
 
 
 def test_what_the_run_would_be_refused_for_is_said(tmp_path, capsys):
-    print_plan(config(output=tmp_path / "run", device="mps"))
+    print_dry_run(config(output=tmp_path / "run", device="mps"))
     captured = capsys.readouterr()
     assert captured.err.startswith("warning: device mps: not available on this machine; use one of: auto, ")
     assert captured.out.endswith("dry run: nothing was written\n") and not (tmp_path / "run").exists()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "letter.txt").touch()
     with pytest.raises(UserError, match="holds files that are not of a run"):
-        print_plan(config(output=tmp_path / "run"))
+        print_dry_run(config(output=tmp_path / "run"))
 
 
 def test_steps_may_be_set_and_the_output_named(capsys):
@@ -134,7 +134,7 @@ def test_the_split_is_the_one_the_run_will_make(capsys):
 )
 def test_what_would_stop_the_run_stops_the_plan(sections, reason):
     with pytest.raises(UserError, match=reason):
-        print_plan(config(**sections))
+        print_dry_run(config(**sections))
 
 
 def volumes(folder, shape, affine, count=6):
@@ -180,7 +180,7 @@ def test_where_no_volume_can_be_read_the_plan_says_so(tmp_path):
     for path in (tmp_path / "data").iterdir():
         path.write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"_T1\.nii: not readable as NIfTI, nor is any other of 1 images like it"):
-        print_plan(config(data=data))
+        print_dry_run(config(data=data))
 
 
 def test_images_are_a_slice_each(tmp_path, capsys):
@@ -207,7 +207,7 @@ def test_a_method_that_learns_from_pairs_is_planned_with_pairs(tmp_path, monkeyp
     settings = config(data=data, split={"validation": 1, "test": 1, "pairing": "paired"})
     plain = printed(capsys, settings)
     monkeypatch.setattr(ENGINE, "paired", True)
-    print_plan(settings)
+    print_dry_run(settings)
     said = capsys.readouterr()
     assert ["train", "pairs", "3", "3", "18"] in rows(said.out)
     assert [row for row in rows(said.out) if row[:2] != ["train", "pairs"] and row[0] != "disk"] == [

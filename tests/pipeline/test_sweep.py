@@ -221,12 +221,12 @@ def test_where_no_process_can_be_started_those_under_way_are_stopped(place, monk
 
 
 def test_an_error_nobody_expected_stops_the_runs_under_way(place, monkeypatch):
-    def say(text):
+    def echo(text):
         if "later" in text:
             wait_for("ready")
             raise ZeroDivisionError
 
-    monkeypatch.setattr(sweep_jobs, "say", say)
+    monkeypatch.setattr(sweep_jobs, "say", echo)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(ZeroDivisionError):
         main([config("long1"), config("later"), "--jobs", "2"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from transforms.augmentation import Augmentation, Change, enlarge
+from transforms.augmentation import Augmentation, AugmentationParameters, enlarge
 
 TINY = torch.tensor([[-0.8, -0.6, -0.4], [-0.2, 0.0, 0.2], [0.4, 0.6, 0.8]])[None, None]  # (1, 1, 3, 3), (R, A)
 EVERYTHING = Augmentation(
@@ -24,45 +24,47 @@ def draws(augmentation, count=4000):
 def test_with_everything_off_nothing_changes():
     slices = torch.rand(5, 1, 8, 8) * 2 - 1
     off = Augmentation()
-    assert set(draws(off, 100)) == {replace(Change(), crop=change.crop) for change in draws(off, 100)}
+    assert set(draws(off, 100)) == {replace(AugmentationParameters(), crop=change.crop) for change in draws(off, 100)}
     assert torch.equal(off.apply(slices, draws(off, 5)), slices)
 
 
 def test_a_horizontal_flip_mirrors_left_and_right_the_first_axis():
     expected = torch.tensor([[0.4, 0.6, 0.8], [-0.2, 0.0, 0.2], [-0.8, -0.6, -0.4]])
-    assert torch.equal(changed(TINY, Change(flip_left_right=True)), expected)
+    assert torch.equal(changed(TINY, AugmentationParameters(flip_left_right=True)), expected)
 
 
 def test_a_vertical_flip_mirrors_front_and_back_the_second_axis():
     expected = torch.tensor([[-0.4, -0.6, -0.8], [0.2, 0.0, -0.2], [0.8, 0.6, 0.4]])
-    assert torch.equal(changed(TINY, Change(flip_front_back=True)), expected)
+    assert torch.equal(changed(TINY, AugmentationParameters(flip_front_back=True)), expected)
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_quarter_turns_turn_the_plane(turns):
     expected = torch.from_numpy(np.rot90(TINY[0, 0].numpy(), turns).copy())
-    assert torch.equal(changed(TINY, Change(quarter_turns=turns)), expected)
+    assert torch.equal(changed(TINY, AugmentationParameters(quarter_turns=turns)), expected)
 
 
 def test_brightness_shifts_and_stays_within_the_range():
     expected = torch.tensor([[-0.3, -0.1, 0.1], [0.3, 0.5, 0.7], [0.9, 1.0, 1.0]])
-    torch.testing.assert_close(changed(TINY, Change(brightness=0.5)), expected)
+    torch.testing.assert_close(changed(TINY, AugmentationParameters(brightness=0.5)), expected)
 
 
 def test_contrast_spreads_about_the_mean_and_stays_within_the_range():
     shifted = (TINY * 0.5 + 0.2).float()  # mean 0.2
-    torch.testing.assert_close(changed(shifted, Change(contrast=0.5)), (TINY * 0.25 + 0.2)[0, 0])
+    torch.testing.assert_close(changed(shifted, AugmentationParameters(contrast=0.5)), (TINY * 0.25 + 0.2)[0, 0])
     expected = torch.tensor([[-1.0, -1.0, -0.8], [-0.4, 0.0, 0.4], [0.8, 1.0, 1.0]])
-    torch.testing.assert_close(changed(TINY, Change(contrast=2.0)), expected)
+    torch.testing.assert_close(changed(TINY, AugmentationParameters(contrast=2.0)), expected)
 
 
 def test_brightness_and_contrast_act_together():
-    torch.testing.assert_close(changed(TINY, Change(brightness=0.1, contrast=0.5)), (TINY * 0.5 + 0.1)[0, 0])
+    torch.testing.assert_close(
+        changed(TINY, AugmentationParameters(brightness=0.1, contrast=0.5)), (TINY * 0.5 + 0.1)[0, 0]
+    )
 
 
 def test_each_slice_gets_its_own_change():
     slices = torch.cat([TINY, TINY])
-    result = Augmentation().apply(slices, [Change(), Change(flip_left_right=True)])
+    result = Augmentation().apply(slices, [AugmentationParameters(), AugmentationParameters(flip_left_right=True)])
     assert torch.equal(result[0], TINY[0])
     assert torch.equal(result[1], TINY[0].flip(1))
 
@@ -72,9 +74,9 @@ def test_jitter_crops_the_enlarged_slice_where_the_draw_says(start, first):
     image = torch.rand(1, 1, 20, 20) * 2 - 1
     enlarged = enlarge(image, 1.15)  # 23 × 23: crops start at 0 to 3
     assert enlarged.shape[-2:] == (23, 23)
-    result = changed(image, Change(crop=(start, 0.0)), jitter=1.15)
+    result = changed(image, AugmentationParameters(crop=(start, 0.0)), jitter=1.15)
     assert torch.equal(result, enlarged[0, 0, first : first + 20, :20])
-    across = changed(image, Change(crop=(0.0, start)), jitter=1.15)
+    across = changed(image, AugmentationParameters(crop=(0.0, start)), jitter=1.15)
     assert torch.equal(across, enlarged[0, 0, :20, first : first + 20])
 
 

@@ -18,7 +18,7 @@ def free_memory(wanted: int = 0) -> int:
     """Return how many bytes this process can still take: of the machine, and of its container or Slurm job.
 
     Where fewer than `wanted` seem to be left, what the allocator keeps for itself is given back first: what a volume
-    or a network took and freed is the process's to take again (`pipeline.utils.hardware.set_up` has glibc keep all of it).
+    or a network took and freed is the process's to take again (glibc keeps it: `pipeline.utils.hardware.set_up`).
     """
     free = _measured()
     if free < wanted and _give_back():

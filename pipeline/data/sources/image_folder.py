@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.data.case import Case
-from pipeline.data.sources.listing import natural_key, refuse_twins, require_folder
+from pipeline.data.sources.listing import check_unique_names, natural_key, require_folder
 from pipeline.utils.errors import UserError
 from transforms.io.images import SUFFIXES
 
@@ -39,7 +39,7 @@ def images_cases(folder: Path, train: Mapping[str, str], test: Mapping[str, str]
                 cases.append(Case(prefix + subject, "", contrast, path, aside))
         if paired and len(part) > 1:
             _check_pairs(folder, [case for case in cases if case.split == (None if split == "train" else "test")])
-    refuse_twins(cases)
+    check_unique_names(cases)
     return sorted(cases, key=lambda case: (natural_key(case.subject), case.contrast))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.data.case import Case
-from pipeline.data.sources.listing import nifti_stem, refuse_twins
+from pipeline.data.sources.listing import check_unique_names, nifti_stem
 from pipeline.utils.errors import UserError
 from pipeline.utils.paths import looked_at
 
@@ -28,7 +28,7 @@ def ixi_cases(folder: Path, contrasts: Sequence[str]) -> list[Case]:
         raise UserError(
             f"{folder}: no IXI {names} volumes there{looked_at(folder)}; download them with: {shlex.join(command)}"
         )
-    refuse_twins(cases)
+    check_unique_names(cases)
     return cases
 
 

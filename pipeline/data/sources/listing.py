@@ -22,7 +22,7 @@ def nifti_stem(name: str) -> str | None:
     return found["stem"] if found else None
 
 
-def refuse_twins(cases: Iterable[Case]) -> None:
+def check_unique_names(cases: Iterable[Case]) -> None:
     """Raise UserError naming both files where two cases are the same, or have the same name.
 
     Outputs are called by subject, session and contrast joined: ("p1_b", "", "T1") and ("p1", "b", "T1") would overwrite

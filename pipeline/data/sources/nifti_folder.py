@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.data.case import Case
-from pipeline.data.sources.listing import VOLUME_SUFFIX, natural_key, refuse_twins, require_folder
+from pipeline.data.sources.listing import VOLUME_SUFFIX, check_unique_names, natural_key, require_folder
 from pipeline.utils.console import warn
 from pipeline.utils.errors import UserError
 
@@ -75,7 +75,7 @@ def nifti_cases(folder: Path, patterns: Mapping[str, str]) -> list[Case]:
         for contrast, labels in session_labels(scans).items()
         for scan, label in labels.items()
     )
-    refuse_twins(cases)
+    check_unique_names(cases)
     _warn_of_other_formats(folder, patterns, every_file)
     return cases
 

@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline import __version__
-from pipeline.inference.batch.bids_dataset import Derivative, sidecar_of
+from pipeline.inference.batch.bids_dataset import BidsDerivative, sidecar_of
 from pipeline.inference.batch.jobs import FAILED, NOT_DONE, STATUSES, TRANSLATED, Job, StopSignals, counts, outcome
 from pipeline.inference.batch.provenance import Provenance, write_record
 from pipeline.inference.batch.uncertainty_maps import is_map
-from pipeline.utils.console import on_one_line, one_line, progress, say, warn
+from pipeline.utils.console import echo, on_one_line, one_line, progress, warn
 from pipeline.utils.errors import EXIT_PARTLY_DONE, DiskFull, UserError
 from pipeline.utils.files import atomic_text, is_folder, text_writer, write_together
 
 if TYPE_CHECKING:
-    from pipeline.inference.multi_view import Made, Opened, Views
+    from pipeline.inference.multi_view import MultiViewTranslator, OpenedViews, ViewTranslation
 
 SUMMARY_FORMAT = 1
 
 
-def job_opener(views: "Views", *, strict: bool = False) -> "Callable[[Job], Opened]":
+def job_opener(views: "MultiViewTranslator", *, strict: bool = False) -> "Callable[[Job], OpenedViews]":
     """Return what reads and prepares one job's source, a file or a folder that holds a DICOM series."""
     from pipeline.inference.batch.dicom_folders import read_series
 
@@ -31,9 +31,9 @@ def job_opener(views: "Views", *, strict: bool = False) -> "Callable[[Job], Open
 
 
 def job_translator(
-    views: "Views",
-    derivative: Derivative | None,
-    open_job: "Callable[[Job], Opened] | None" = None,
+    views: "MultiViewTranslator",
+    derivative: BidsDerivative | None,
+    open_job: "Callable[[Job], OpenedViews] | None" = None,
     *,
     provenance: Provenance | None = None,
     batch_size: int = 8,
@@ -44,7 +44,7 @@ def job_translator(
     Sidecars, map and volume replace those that were there together, or not at all.
 
     Args:
-        views: See `pipeline.inference.multi_view.Views.translate`, for the options too.
+        views: See `pipeline.inference.multi_view.MultiViewTranslator.translate`, for the options too.
         derivative: Where jobs are of a BIDS dataset.
         open_job: Opens a job's source; None: `job_opener`'s.
         provenance: The record of the model, which each volume and map holds with its source's; None for none.
@@ -68,7 +68,7 @@ def job_translator(
     return translate_one
 
 
-def _volumes(made: "Made", job: Job) -> dict[Path, Callable[[BinaryIO], None]]:
+def _volumes(made: "ViewTranslation", job: Job) -> dict[Path, Callable[[BinaryIO], None]]:
     """Return what writes a volume, before it its map where there is one, by where they go."""
     from pipeline.inference.output_volume import volume_writer
 
@@ -110,7 +110,7 @@ def work_through(
         job.seconds = time.perf_counter() - started
         if verbose:
             ended = f"{job.source} -> {job.target}: {job.status} in {job.seconds:.1f} s"
-            say(one_line("; ".join([ended, *filter(None, [job.message])])))
+            echo(one_line("; ".join([ended, *filter(None, [job.message])])))
         if disk_is_full:
             break
 
@@ -151,7 +151,7 @@ def say_outcome(jobs: list[Job], *, quiet: bool, stopped: int, anew: bool = Fals
             for line in [*(f"warning: {note}" for note in job.warnings), *[f"error: {job.error}"][: bool(job.error)]]:
                 warn(one_line(line))
     else:
-        say(outcome(jobs))
+        echo(outcome(jobs))
     if stopped:
         reason = "stopped: interrupted" if stopped == signal.SIGINT else f"stopped by {signal.Signals(stopped).name}"
         warn(f"{reason}; {again}")

@@ -27,7 +27,7 @@ they can lose or invent structures, lesions above all. Not for clinical use.
 
 
 @dataclass(frozen=True)
-class Derivative:
+class BidsDerivative:
     """What all volumes of a derivative have in common.
 
     Attributes:

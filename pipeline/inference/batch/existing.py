@@ -18,7 +18,7 @@ MANY = 50  # files; fewer are looked at within a second or two
 _CHUNK_BYTES = 1 << 20
 
 
-def to_do(
+def pending_jobs(
     jobs: list[Job],
     *,
     overwrite: bool,

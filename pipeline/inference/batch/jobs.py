@@ -7,7 +7,7 @@ from pathlib import Path
 from types import FrameType
 
 from pipeline.utils.console import one_line, table
-from pipeline.utils.distributed import PeerLost
+from pipeline.utils.distributed import ProcessLost
 from pipeline.utils.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PARTLY_DONE
 from pipeline.utils.interruption import handled
 from transforms.io.fetched import not_fetched
@@ -67,7 +67,7 @@ class StopSignals:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
         self._handled.__exit__(None, None, None)
-        ended_by = (KeyboardInterrupt, PeerLost) if self.number else KeyboardInterrupt
+        ended_by = (KeyboardInterrupt, ProcessLost) if self.number else KeyboardInterrupt
         interrupted = kind is not None and issubclass(kind, ended_by)
         if interrupted:
             self.number = self.number or signal.SIGINT

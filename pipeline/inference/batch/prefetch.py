@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from pipeline.inference.batch.jobs import Job
 
 if TYPE_CHECKING:
-    from pipeline.inference.multi_view import Opened
+    from pipeline.inference.multi_view import OpenedViews
 
 IN_TURN = (".hdr", ".img")  # reading Analyze catches warnings, which Python does for all threads or none
 
 
-class Ahead:
+class Prefetcher:
     """Opens a job's volume, and begins to open the next one's in a thread: one at a time, so memory holds two at most.
 
     What could not be opened ahead for want of memory is opened again when it is its turn. The thread ends with the
@@ -24,12 +24,12 @@ class Ahead:
         jobs: In the order in which they will be asked for; one that is skipped costs its opening, no more.
     """
 
-    def __init__(self, open_job: "Callable[[Job], Opened]", jobs: Sequence[Job]):
+    def __init__(self, open_job: "Callable[[Job], OpenedViews]", jobs: Sequence[Job]):
         self._open_job = open_job
         self._next = {id(job): later for job, later in pairwise(jobs) if later.source.suffix.lower() not in IN_TURN}
         self._begun: _Opening | None = None
 
-    def __call__(self, job: Job) -> "Opened":
+    def __call__(self, job: Job) -> "OpenedViews":
         """Return a job's opened volume; errors are those of opening it."""
         begun, self._begun = self._begun, None
         try:
@@ -49,14 +49,14 @@ class Ahead:
 class _Opening:
     """The opening of a job's volume in a thread of its own."""
 
-    def __init__(self, open_job: "Callable[[Job], Opened]", job: Job):
+    def __init__(self, open_job: "Callable[[Job], OpenedViews]", job: Job):
         self.job, self._open_job = job, open_job
-        self._opened: Opened | None = None
+        self._opened: OpenedViews | None = None
         self._error: BaseException | None = None
         self.thread = Thread(target=self._work, name="opening", daemon=True)
         self.thread.start()
 
-    def result(self) -> "Opened":
+    def result(self) -> "OpenedViews":
         """Wait for the volume and return it, or raise what was wrong with it."""
         self.thread.join()
         if self._error is None:

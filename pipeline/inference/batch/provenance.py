@@ -26,7 +26,7 @@ from pipeline.utils.files import is_file, is_folder
 if TYPE_CHECKING:
     import nibabel as nib
 
-    from pipeline.inference.multi_view import Views
+    from pipeline.inference.multi_view import MultiViewTranslator
 
 TOOL = "contrast-translation"
 DIGITS = 16  # of a SHA-256: what `sha256sum FILE` begins with
@@ -192,7 +192,13 @@ class CommandModel:
         load: Loads what translates.
     """
 
-    def __init__(self, uris: Sequence[str], style: Path | None, check: Callable[[], None], load: "Callable[[], Views]"):
+    def __init__(
+        self,
+        uris: Sequence[str],
+        style: Path | None,
+        check: Callable[[], None],
+        load: "Callable[[], MultiViewTranslator]",
+    ):
         self._uris, self._style, self._check, self._load = uris, style, check, load
 
     @cached_property
@@ -201,7 +207,7 @@ class CommandModel:
         return model_files_digest(self._uris, self._style)
 
     @cached_property
-    def views(self) -> "Views":
+    def views(self) -> "MultiViewTranslator":
         """What translates; raises UserError where it cannot be loaded."""
         self._check()
         _ = self.files  # before the model is read: what is written meanwhile is another one
@@ -209,7 +215,7 @@ class CommandModel:
 
     @cached_property
     def about(self) -> dict[str, str]:
-        """What `Views.about` says."""
+        """What `MultiViewTranslator.about` says."""
         return self.views.about()
 
     @cached_property

@@ -5,9 +5,9 @@ import threading
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.inference.batch.existing import to_do
+from pipeline.inference.batch.existing import pending_jobs
 from pipeline.inference.batch.jobs import Job
-from pipeline.utils.distributed import World, opened
+from pipeline.utils.distributed import World, init_distributed
 
 PATHS = ("source", "target", "uncertainty", "outdated")  # a job's
 
@@ -51,12 +51,16 @@ def collected(own: list[Job], world: World) -> list[Job]:
 
 def note_others(jobs: list[Job], world: World) -> None:
     """Note which of the other processes' jobs are there and whole: a process that is stopped cannot ask them."""
-    to_do([job for place, job in enumerate(jobs) if place % world.size != world.rank], overwrite=False, quiet=True)
+    pending_jobs(
+        [job for place, job in enumerate(jobs) if place % world.size != world.rank], overwrite=False, quiet=True
+    )
 
 
 def _exchanged(own: list[Job]) -> list[Job]:
-    with opened() as world:
-        shares = [json.loads(text) for text in world.texts(json.dumps([asdict(job) for job in own], default=str))]
+    with init_distributed() as world:
+        shares = [
+            json.loads(text) for text in world.all_gather_text(json.dumps([asdict(job) for job in own], default=str))
+        ]
     every: list[Job] = [None] * sum(map(len, shares))
     for rank, jobs in enumerate(shares):
         every[rank :: world.size] = [

@@ -11,7 +11,7 @@ UNCERTAINTY = "uncertainty"
 DESCRIPTION = "expected error of synthetic"  # in the `descrip` of every map
 
 
-def plan_maps(jobs: list[Job], *, bids: bool, wanted: bool) -> None:
+def plan_uncertainty_maps(jobs: list[Job], *, bids: bool, wanted: bool) -> None:
     """Give every job a map beside its target: `X_uncertainty.nii.gz`, in BIDS `…_desc-synthuncertainty_T2w.nii.gz`.
 
     A job whose map would have the name of another job's target has failed already. Where no maps are wanted, each job

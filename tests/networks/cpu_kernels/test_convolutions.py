@@ -6,36 +6,36 @@ import pytest
 import torch
 from torch import nn
 
-from networks.blocks import doubling, initialise_kaiming, initialise_normal, normalise_spectrally, reflected
+from networks.blocks import initialise_kaiming, initialise_normal, normalise_spectrally, reflect_conv, upsample
 from networks.cpu_kernels import convolutions, winograd
 from networks.cpu_kernels import gemm_conv as few_pixels
 from networks.cpu_kernels.convolutions import (
     Convolution,
     RepeatedDoubling,
     TransposedConvolution,
-    cheaper_ways_apply,
     choosing,
-    plain_ways,
+    kernels_apply,
     plainly,
+    reference_conv,
 )
 from networks.munit import AutoEncoder
 from networks.resnet import ResNetGenerator
 
 LAYERS = {
-    "first": (lambda: reflected(1, 5, 7, bias=True), 1),
-    "last": (lambda: reflected(5, 1, 7, bias=True), 5),
-    "strided": (lambda: reflected(3, 4, 4, 2), 3),
-    "residual": (lambda: reflected(64, 128, 3), 64),
-    "doubling": (lambda: nn.Sequential(doubling(3, 2, "nearest", kernel=4, bias=True)), 3),
+    "first": (lambda: reflect_conv(1, 5, 7, bias=True), 1),
+    "last": (lambda: reflect_conv(5, 1, 7, bias=True), 5),
+    "strided": (lambda: reflect_conv(3, 4, 4, 2), 3),
+    "residual": (lambda: reflect_conv(64, 128, 3), 64),
+    "upsample": (lambda: nn.Sequential(upsample(3, 2, "nearest", kernel=4, bias=True)), 3),
     "munit": (lambda: AutoEncoder(2, 2, 1).decoder.up, 8),
     "halving": (lambda: Convolution(4, 64, 4, 2, 1, bias=False), 4),
     "halving one": (lambda: Convolution(1, 5, 4, 2, 1), 1),
-    "halving one, reflected": (lambda: reflected(1, 5, 4, 2), 1),
+    "halving one, reflected": (lambda: reflect_conv(1, 5, 4, 2), 1),
     "judging": (lambda: Convolution(64, 128, 4, 1, 1), 64),
     "last of a judge": (lambda: Convolution(6, 1, 4, 1, 1), 6),
-    "transposed": (lambda: doubling(960, 3, "transposed", kernel=4, bias=True), 960),
-    "transposed to one": (lambda: doubling(5, 1, "transposed", kernel=4, bias=True), 5),
-    "transposed by three": (lambda: doubling(4, 3, "transposed", kernel=3), 4),
+    "transposed": (lambda: upsample(960, 3, "transposed", kernel=4, bias=True), 960),
+    "transposed to one": (lambda: upsample(5, 1, "transposed", kernel=4, bias=True), 5),
+    "transposed by three": (lambda: upsample(4, 3, "transposed", kernel=3), 4),
 }
 OURS = (Convolution, RepeatedDoubling, TransposedConvolution)
 
@@ -93,7 +93,7 @@ def ways(monkeypatch):
         ("first", "convolve_from_one"),
         ("last", "convolve_to_one"),
         ("residual", "convolve"),
-        ("doubling", "convolve_doubled"),
+        ("upsample", "convolve_doubled"),
         ("munit", "convolve_doubled"),
         ("halving", "halve"),
         ("halving one", "halve_from_one"),
@@ -119,8 +119,8 @@ def test_each_takes_its_way_on_the_cpu_and_the_plain_one_under_autocast(ways, la
 
 
 def test_a_single_image_without_a_batch_and_a_map_of_one_pixel_go_the_plain_way(ways):
-    assert reflected(5, 1, 7)(torch.zeros(5, 8, 8)).shape == (1, 8, 8)
-    assert doubling(2, 3, "nearest", kernel=3)(torch.zeros(1, 2, 1, 1)).shape == (1, 3, 2, 2)
+    assert reflect_conv(5, 1, 7)(torch.zeros(5, 8, 8)).shape == (1, 8, 8)
+    assert upsample(2, 3, "nearest", kernel=3)(torch.zeros(1, 2, 1, 1)).shape == (1, 3, 2, 2)
     assert ways == []
 
 
@@ -132,7 +132,7 @@ def test_the_plain_ways_can_be_asked_for_and_are_differentiable_twice(ways):
         (slope,) = torch.autograd.grad(judge.double()(place).square().sum(), place, create_graph=True)
         slope.square().sum().backward()
 
-    with plain_ways():
+    with reference_conv():
         steepness()
     assert ways == [] and judge[0].weight.grad.any()
     judge.requires_grad_(False)  # not even where the gradients that come in are constant
@@ -185,9 +185,9 @@ def test_layers_of_a_library_take_to_choosing_and_back():
     again = plainly(ours)
     assert [type(part) for part in again.modules() if isinstance(part, nn.Conv2d)] == [nn.Conv2d] * 2
     assert all(one is other for one, other in zip(again.parameters(), weights, strict=True))
-    assert type(plainly(reflected(2, 3, 3))) is nn.Conv2d
+    assert type(plainly(reflect_conv(2, 3, 3))) is nn.Conv2d
     with pytest.raises(ValueError, match="parametrised has no plain form"):
-        plainly(normalise_spectrally(reflected(2, 3, 3)))
+        plainly(normalise_spectrally(reflect_conv(2, 3, 3)))
 
 
 def test_traced_compiled_and_exported_networks_are_plain_and_agree(ways):
@@ -209,7 +209,7 @@ def test_traced_compiled_and_exported_networks_are_plain_and_agree(ways):
 
 
 def test_initialisation_and_spectral_normalisation_find_them():
-    layer = nn.Sequential(reflected(3, 1, 7, bias=True)).double()
+    layer = nn.Sequential(reflect_conv(3, 1, 7, bias=True)).double()
     for initialise in (initialise_normal, initialise_kaiming):
         before = layer[0].weight.clone()
         initialise(layer)
@@ -224,13 +224,13 @@ def test_initialisation_and_spectral_normalisation_find_them():
 
 
 def test_layers_that_outrun_a_compiler_say_so():
-    assert reflected(64, 128, 3).outruns_compiled
-    assert not reflected(64, 128, 3, 2).outruns_compiled
-    assert not reflected(64, 1, 7).outruns_compiled
+    assert reflect_conv(64, 128, 3).outruns_compiled
+    assert not reflect_conv(64, 128, 3, 2).outruns_compiled
+    assert not reflect_conv(64, 1, 7).outruns_compiled
 
 
 def test_it_may_choose_for_batches_in_single_and_double_precision():
     for dtype, may in ((torch.float32, True), (torch.float64, True), (torch.float16, False), (torch.bfloat16, False)):
-        assert cheaper_ways_apply(torch.zeros(1, 1, 2, 2, dtype=dtype), torch.zeros(1, dtype=dtype)) is may
-    assert not cheaper_ways_apply(torch.zeros(1, 2, 2), torch.zeros(1))
-    assert not cheaper_ways_apply(torch.zeros(1, 1, 2, 2), torch.zeros(1, dtype=torch.float64))
+        assert kernels_apply(torch.zeros(1, 1, 2, 2, dtype=dtype), torch.zeros(1, dtype=dtype)) is may
+    assert not kernels_apply(torch.zeros(1, 2, 2), torch.zeros(1))
+    assert not kernels_apply(torch.zeros(1, 1, 2, 2), torch.zeros(1, dtype=torch.float64))

@@ -1,19 +1,19 @@
 import pytest
 
-from pipeline.config.checks import contradictions
+from pipeline.config.checks import conflicts
 from pipeline.config.schema import Config
 
 CRITIC = {"type": "dualgan", "adversarial": "wasserstein"}
 
 
 def refused(**sections):
-    return list(contradictions(Config.model_validate({"name": "x", "data": {"source": "phantom"}, **sections})))
+    return list(conflicts(Config.model_validate({"name": "x", "data": {"source": "phantom"}, **sections})))
 
 
 @pytest.mark.parametrize("method", ["cyclegan", "dualgan", "cut", "munit", "unit"])
 def test_a_method_without_further_words_goes_with_its_own_networks(method):
     config = Config.model_validate({"name": "x", "data": {"source": "phantom"}, "method": {"type": method}})
-    assert list(contradictions(config)) == []
+    assert list(conflicts(config)) == []
     assert config.generator.type == (method if method in ("munit", "unit") else "unet")
     assert config.discriminator.type == ("multiscale" if method in ("munit", "unit") else "patchgan")
 

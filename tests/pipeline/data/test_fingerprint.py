@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from head_scans import AFFINE, scan
 
-from pipeline.data.fingerprint import QUANTILES, cohort_likeness, quantile_distance, volume_likeness
+from pipeline.data.fingerprint import QUANTILES, cohort_fingerprint, quantile_distance, volume_fingerprint
 from pipeline.metrics.similarity import intensity_distance
 from transforms.slice_chain import slice_chain
 from transforms.spatial import from_canonical
@@ -13,7 +13,7 @@ from transforms.spatial import from_canonical
 
 def likeness(voxels, affine=AFFINE, *, axis="axial", size=48, spacing_mm=None, stride=None):
     settings = {"axis": axis, "spacing_mm": spacing_mm, "size": size, "n4": False, "percentiles": (0.5, 99.5)}
-    return volume_likeness(
+    return volume_fingerprint(
         slice_chain(**settings, stride=stride)({"image": nib.Nifti1Image(voxels, affine)}), axis, size
     )
 
@@ -77,11 +77,11 @@ def test_pictures_and_heads_of_a_few_voxels_are_like_nothing():
     data = slice_chain(axis="axial", spacing_mm=None, size=48, n4=False, percentiles=(0.5, 99.5))(
         {"image": nib.Nifti1Image(scan("T1"), AFFINE)}
     )
-    assert volume_likeness(data, "axial", 48) is not None
-    assert volume_likeness({**data, "image_type_range": 255}, "axial", 48) is None
+    assert volume_fingerprint(data, "axial", 48) is not None
+    assert volume_fingerprint({**data, "image_type_range": 255}, "axial", 48) is None
     speck = np.zeros_like(data["image_foreground"])
     speck[10, 20:29, 20:29] = True
-    assert volume_likeness({**data, "image_foreground": speck}, "axial", 48) is None
+    assert volume_fingerprint({**data, "image_foreground": speck}, "axial", 48) is None
 
 
 def test_a_single_slice_has_depth_too():
@@ -102,7 +102,7 @@ def member(level, size=100.0):
 
 
 def test_a_cohort_is_the_mean_and_the_usual_range_of_its_members():
-    cohort = cohort_likeness([member(0.0, 90.0), member(0.1, 100.0), member(0.5, 110.0)])
+    cohort = cohort_fingerprint([member(0.0, 90.0), member(0.1, 100.0), member(0.5, 110.0)])
     assert cohort["core"] == [0.2] * QUANTILES and cohort["head"] == [0.4] * QUANTILES
     assert cohort["core_reach"] == pytest.approx(np.percentile([0.3, 0.15, 0.45], 95), abs=1e-4)
     assert cohort["head_reach"] == pytest.approx(2 * cohort["core_reach"], abs=1e-4)
@@ -111,6 +111,6 @@ def test_a_cohort_is_the_mean_and_the_usual_range_of_its_members():
 
 
 def test_one_odd_volume_among_many_does_not_widen_a_range_and_a_single_member_has_no_reach():
-    many = cohort_likeness([member(0.0)] * 49 + [member(0.0, 500.0)])
+    many = cohort_fingerprint([member(0.0)] * 49 + [member(0.0, 500.0)])
     assert many["head_mm"] == [[100, 100]] * 3
-    assert cohort_likeness([member(0.3)])["core_reach"] == 0
+    assert cohort_fingerprint([member(0.3)])["core_reach"] == 0

@@ -5,7 +5,7 @@ import pytest
 import torch
 from small_slices import EVERYTHING, batches, store_volumes
 
-from pipeline.data.gpu_slices import DeviceSlices, on_the_device
+from pipeline.data.gpu_slices import DeviceSliceBank, on_device_slices
 from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices
 from pipeline.utils.errors import UserError
 from transforms.augmentation import Augmentation
@@ -22,27 +22,27 @@ def banks(tmp_path):
 def test_what_lies_on_the_device_is_what_is_stored(banks):
     for bank in banks:
         index = np.random.default_rng(0).permutation(len(bank))
-        assert torch.equal(DeviceSlices(bank, CPU).gather(index), bank.gather(index))
-        assert len(DeviceSlices(bank, CPU)) == len(bank)
+        assert torch.equal(DeviceSliceBank(bank, CPU).gather(index), bank.gather(index))
+        assert len(DeviceSliceBank(bank, CPU)) == len(bank)
 
 
 def test_every_level_comes_back_the_same(tmp_path):
     (stored,) = store_volumes(tmp_path, [1], size=256)
     np.save(stored.path, np.arange(65536, dtype=np.uint16).reshape(1, 256, 256))
     bank = SliceBank([stored])
-    assert torch.equal(DeviceSlices(bank, CPU).gather([0]), bank.gather([0]))
+    assert torch.equal(DeviceSliceBank(bank, CPU).gather([0]), bank.gather([0]))
 
 
 @pytest.mark.parametrize("augmentation", [Augmentation(), PLAIN, replace(PLAIN, jitter=1.0)])
 def test_batches_are_those_of_the_store(banks, augmentation):
     usual = UnpairedSlices(*banks, augmentation, 3)
-    there = UnpairedSlices(*on_the_device(banks, CPU), augmentation, 3)
+    there = UnpairedSlices(*on_device_slices(banks, CPU), augmentation, 3)
     for batch, other in zip(batches(usual, 1), batches(there, 1), strict=True):
         assert all(torch.equal(*pair) for pair in zip(batch, other, strict=True))
 
 
 def test_pairs_stay_pairs(banks):
-    there = PairedSlices(*on_the_device([banks[0], banks[0]], CPU), PLAIN, 3)
+    there = PairedSlices(*on_device_slices([banks[0], banks[0]], CPU), PLAIN, 3)
     for first, second in batches(there):
         assert torch.equal(first, second)
 
@@ -50,4 +50,4 @@ def test_pairs_stay_pairs(banks):
 def test_slices_that_do_not_fit_are_refused_before_any_is_read(banks, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3291, 10_000))  # 18 slices of 8 x 8 take 2304 B
     with pytest.raises(UserError, match=r"slices_on_device = true: 0\.0 GiB of slices do not fit into 70% of .* cuda"):
-        on_the_device(banks, torch.device("cuda"))
+        on_device_slices(banks, torch.device("cuda"))

@@ -11,7 +11,13 @@ from scipy.spatial.transform import Rotation
 
 import pipeline.data.pairs as pairing
 from pipeline.data.case import Case
-from pipeline.data.pairs import PairReader, prepare_scan, read_movement, seen_by, write_movement
+from pipeline.data.pairs import (
+    PairReader,
+    field_of_view_mask,
+    prepare_scan,
+    read_rigid_transform,
+    write_rigid_transform,
+)
 from pipeline.utils.errors import UserError
 from transforms.slice_chain import CHAIN_VERSION
 from transforms.slices import stack_slices
@@ -115,7 +121,7 @@ def test_a_target_sees_its_part_of_the_sources_grid(tmp_path):
     first, second = (prepare_scan(case.path, SETTINGS, 16) for case in case_pair(tmp_path))
     movement = np.eye(4)
     movement[0, 3] = 3 * AFFINE[0, 0]  # voxel 0 of the source lies in voxel 3 of the target
-    seen = seen_by(first, second, movement)
+    seen = field_of_view_mask(first, second, movement)
     assert seen.shape == first.stack.shape and seen[:, :-3].all() and not seen[:, -3:].any()
 
 
@@ -169,8 +175,8 @@ def test_without_registration_the_headers_are_believed(tmp_path, no_registration
 
 def test_the_movement_file_says_what_it_is_and_reads_back(moved, tmp_path):
     cases, _, _, (_, _, movement) = moved
-    write_movement(tmp_path / "m.json", movement, cases)
-    np.testing.assert_array_equal(read_movement(tmp_path / "m.json"), movement)
+    write_rigid_transform(tmp_path / "m.json", movement, cases)
+    np.testing.assert_array_equal(read_rigid_transform(tmp_path / "m.json"), movement)
     content = json.loads((tmp_path / "m.json").read_text())
     assert content["images"] == ["s1-T1.nii.gz", "s1-T2.nii.gz"] and "millimetres" in content["about"]
 
@@ -244,7 +250,7 @@ def test_what_a_box_reaches_beyond_the_field_of_view_is_not_seen(tmp_path):
         prepare_scan(write_scan(tmp_path / f"{number}.nii.gz", voxels), settings, 16)
         for number, voxels in enumerate((low, high))
     )
-    seen = seen_by(whole, cut, np.eye(4))
+    seen = field_of_view_mask(whole, cut, np.eye(4))
     planes = np.flatnonzero(seen.any(axis=(1, 2))) + whole.box[2, 0]  # of the file
     assert planes.max() == 19
     assert len(cut.slices) > 20 - cut.box[2, 0]  # its box reaches further

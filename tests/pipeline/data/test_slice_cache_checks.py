@@ -10,7 +10,7 @@ from small_store import SETTINGS, build, make_cases
 from terminal import Terminal
 
 from pipeline.data import cache_filling as extraction
-from pipeline.data.slice_cache import build_store
+from pipeline.data.slice_cache import build_slice_cache
 
 
 @pytest.fixture
@@ -70,12 +70,12 @@ def test_looking_through_the_store_shows_a_bar_where_it_takes_long(tmp_path, mon
     cases = make_cases(tmp_path, 1)
     build(cases, tmp_path / "store")
     options = {"processes": 1, "on_bad_volume": "stop"}
-    build_store(cases, tmp_path / "store", SETTINGS, **options)
+    build_slice_cache(cases, tmp_path / "store", SETTINGS, **options)
     assert "checking the store" not in terminal.taken()
     monkeypatch.setattr(extraction, "SHOWN_AFTER_S", 0)
-    build_store(cases, tmp_path / "store", SETTINGS, **options)
+    build_slice_cache(cases, tmp_path / "store", SETTINGS, **options)
     assert "checking the store: 100%" in terminal.taken()
-    build_store(cases, tmp_path / "store", SETTINGS, **options, quiet=True)
+    build_slice_cache(cases, tmp_path / "store", SETTINGS, **options, quiet=True)
     assert terminal.taken() == ""
 
 

@@ -8,8 +8,8 @@ import pytest
 from small_volumes import write_volume
 
 from pipeline.data.case import Case
-from pipeline.data.pair_cache import build_pair_store
-from pipeline.data.slice_cache import build_store
+from pipeline.data.pair_cache import build_pair_cache
+from pipeline.data.slice_cache import build_slice_cache
 
 ROOT = Path(__file__).parents[3]
 SETTINGS = {
@@ -43,7 +43,7 @@ def each_is_one_clean_line(said, cases):
 
 
 def test_what_is_doubtful_about_a_volume_is_one_line(cases, tmp_path, capfd):
-    build_store(cases, tmp_path / "store", SETTINGS, processes=1, on_bad_volume="stop", quiet=True)
+    build_slice_cache(cases, tmp_path / "store", SETTINGS, processes=1, on_bad_volume="stop", quiet=True)
     assert each_is_one_clean_line(capfd.readouterr().err, cases)
 
 
@@ -65,5 +65,5 @@ build_store(cases, Path({str(tmp_path / "store")!r}), {SETTINGS!r}, processes=2,
 def test_what_is_doubtful_about_a_pair_is_a_line_each(cases, tmp_path, capfd):
     settings = {**SETTINGS, "register_pairs": False}
     how = {"cache": tmp_path / "cache", "processes": 1, "on_bad_volume": "stop", "quiet": True}
-    build_pair_store([tuple(cases)], tmp_path / "store", settings, **how)
+    build_pair_cache([tuple(cases)], tmp_path / "store", settings, **how)
     assert each_is_one_clean_line(capfd.readouterr().err, cases)

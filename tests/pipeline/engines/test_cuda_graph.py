@@ -58,7 +58,7 @@ def make(method, **options):
 )
 def test_replayed_steps_are_those_that_were_made_one_by_one(method, precision):
     plain, captured = make(method, precision=precision), make(method, precision=precision)
-    plain.stop_asking()
+    plain.disable_host_sync()
     step = CapturedStep(captured, record)
     torch.manual_seed(1)
     expected = run(plain, plain.step)
@@ -72,7 +72,7 @@ def test_replayed_steps_are_those_that_were_made_one_by_one(method, precision):
 @every_method
 def test_an_engine_that_does_not_ask_makes_the_steps_of_one_that_does(method):
     asking, other = make(method), make(method)
-    other.stop_asking()
+    other.disable_host_sync()
     torch.manual_seed(1)
     expected = run(asking, asking.step)
     torch.manual_seed(1)
@@ -84,7 +84,7 @@ def test_an_engine_that_does_not_ask_makes_the_steps_of_one_that_does(method):
 @every_method
 def test_the_device_itself_leaves_out_a_step_that_is_not_sound(method):
     engine = make(method)
-    engine.stop_asking()
+    engine.disable_host_sync()
     run(engine, engine.step, range(BAD))
     before = copy.deepcopy(engine.state_dict())
     losses = run(engine, engine.step, [BAD])
@@ -113,7 +113,7 @@ def test_a_step_waits_for_no_device_and_mixes_none(method, precision, monkeypatc
     monkeypatch.setattr(torch.optim.Adam, "step", lambda optimiser: None)  # torch's own has no form for this device
     device = torch.device("meta")  # it can tell no numbers, and works on nothing that lies elsewhere
     engine = build_engine(config_of(**METHODS[method] | {"ema_decay": 0.9, "precision": precision}), device)
-    engine.stop_asking()
+    engine.disable_host_sync()
     for draw in ("uniform", "normal", "choice", "below"):  # which on CUDA are made there
         drawn = getattr(RandomState, draw)
         monkeypatch.setattr(
@@ -227,7 +227,7 @@ def test_a_step_that_is_not_sound_teaches_the_loss_scaler_nothing(asks):
     engine = make("cyclegan", precision="fp16")
     engine.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     if not asks:
-        engine.stop_asking()
+        engine.disable_host_sync()
     run(engine, engine.step, range(2))
     scale = engine.scaler.state_dict()
     assert scale["_growth_tracker"] == 2
@@ -248,10 +248,10 @@ def test_a_state_of_an_optimiser_of_another_form_is_taken_over():
     for player in ("generators", "discriminators"):  # as saved on a device that has no fused form
         state[f"optimiser_{player}"]["param_groups"][0] |= {"fused": False, "capturable": True}
     other.load_state_dict(state)
-    other.stop_asking()
+    other.disable_host_sync()
     groups = [optimiser.param_groups[0] for optimiser in other.optimisers.values()]
     assert [(group["fused"], group["capturable"]) for group in groups] == [(True, False)] * 2
-    engine.stop_asking()
+    engine.disable_host_sync()
     for one in (engine, other):
         run(one, one.step, [3])
     assert differences(saved(engine), saved(other)) == set()

@@ -219,7 +219,7 @@ def test_translators_are_the_averages_where_they_are_kept():
 def test_without_averages_the_translators_are_the_generators():
     engine = engine_of()
     assert engine.translators() == {"a": engine.F, "b": engine.G}
-    assert engine.average is None
+    assert engine.ema is None
     assert "averaged" not in engine.state_dict()
 
 

@@ -17,7 +17,7 @@ from small_engine import (
     saved,
 )
 
-from pipeline.config.checks import contradictions
+from pipeline.config.checks import conflicts
 from pipeline.config.methods import AnyMethod, Generator
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS
 from pipeline.engines.registry import build_engine, build_translators
@@ -171,7 +171,7 @@ def test_a_players_losses_leave_no_gradients_with_the_other(method, player):
 def test_an_error_in_the_losses_leaves_no_network_frozen():
     engine = engine_of()
     with pytest.raises(RuntimeError):
-        engine.believed("D_A", torch.zeros(1, 2, 16, 16))
+        engine.generator_adversarial_loss("D_A", torch.zeros(1, 2, 16, 16))
     assert all(weight.requires_grad for weight in engine.discriminators.parameters())
 
 
@@ -262,7 +262,7 @@ def test_half_precision_stays_near_single(method):
 def admitted(method, generator):
     """Whether the rules of configurations let a method train a kind of generator."""
     config = config_of(**METHODS[method] | {"generator": SMALL_GENERATORS[generator]})
-    return not any("generator.type" in line for line in contradictions(config))
+    return not any("generator.type" in line for line in conflicts(config))
 
 
 PAIRS = [

@@ -98,7 +98,7 @@ def test_styles_come_back_as_they_were():
     other.load_state_dict(state)
     for one in (styles, other):
         one.take_in(torch.tensor([9.0, 9.0]), SOUND)
-    assert torch.equal(other.mean, styles.mean) and torch.equal(other.drawn, styles.drawn)
+    assert torch.equal(other.mean, styles.mean) and torch.equal(other.sample_for_rank, styles.sample_for_rank)
     assert other.share.count == styles.share.count == 2
     assert state["mean"].tolist() == [0.25, 0.5]  # what was loaded is a copy
 
@@ -114,7 +114,9 @@ def test_a_skipped_step_leaves_the_mean_style_alone():
 
 def test_a_running_share_falls_to_what_the_decay_leaves():
     share = RunningShare(0.75, CPU)
-    assert [share.of_next(sound).item() for sound in (SOUND, SKIPPED, SOUND)] == pytest.approx([9 / 11, 0, 9 / 12])
+    assert [share.of_next(is_finite).item() for is_finite in (SOUND, SKIPPED, SOUND)] == pytest.approx(
+        [9 / 11, 0, 9 / 12]
+    )
     assert [share.of_next(SOUND).item() for _ in range(40)][-1] == 0.25
 
 

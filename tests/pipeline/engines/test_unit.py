@@ -8,7 +8,7 @@ from small_engine import UNIT, Plain, assert_equal_steps, batch, config_of, diff
 from pipeline.engines.registry import build_engine, build_translators
 from pipeline.tracking.mlflow_models import export_translator
 from pipeline.training.run_record import write_run_record
-from pipeline.training.trainer_state import Position
+from pipeline.training.trainer_state import TrainerState
 
 WEIGHTS = {
     "adversarial_weight": 1.3, "image_weight": 9.0, "kl_weight": 0.7, "cycle_weight": 8.0, "cycle_kl_weight": 0.3
@@ -133,7 +133,7 @@ def test_a_runs_record_counts_shared_weights_once(tmp_path):
     for shared_blocks in (0, 1):
         config = config_of(**UNIT | {"generator": UNIT["generator"] | {"shared_blocks": shared_blocks}})
         engine, path = build_engine(config, torch.device("cpu")), tmp_path / f"{shared_blocks}.json"
-        write_run_record(path, config, engine, Position(step=1), torch.device("cpu"))
+        write_run_record(path, config, engine, TrainerState(step=1), torch.device("cpu"))
         counts.append(json.loads(path.read_text())["translator_parameters"])
     block = sum(weight.numel() for weight in engine.generators["A"].decoder[0].parameters())
     assert counts[0] - counts[1] == 2 * block > 0

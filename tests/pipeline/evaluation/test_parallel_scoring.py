@@ -11,9 +11,9 @@ from pipeline.data.case import Case, pairs
 from pipeline.data.pairs import PairReader
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.parallel_scoring import PRELOAD, read_pair
-from pipeline.evaluation.translation_writer import Gallery
+from pipeline.evaluation.translation_writer import TranslationWriter
 from pipeline.evaluation.uncertainty_scores import calibrate
-from pipeline.evaluation.viewer_volumes import Candidates
+from pipeline.evaluation.viewer_volumes import ViewerVolumes
 from pipeline.inference.model import TranslationModel
 from pipeline.runs.folder import RunFolder
 from pipeline.utils.errors import UserError
@@ -50,7 +50,10 @@ def evaluated(cohort, folder, processes, capsys, paired=True):
     """What an evaluation leaves and says, with so many processes."""
     test = cohort if paired else [case for case in cohort if (case.subject == "a") == (case.contrast == "T1")]
     reader = PairReader(SETTINGS, 4, register=True, cache=folder / "cache")
-    keepers = {"translations": Gallery(model(), RunFolder(folder / "run"), 8), "viewer": Candidates(folder, model())}
+    keepers = {
+        "translations": TranslationWriter(model(), RunFolder(folder / "run"), 8),
+        "viewer": ViewerVolumes(folder, model()),
+    }
     shown = []
     with WorkerPool(processes, preload=PRELOAD) as workers:
         training = pairs(cohort, CONTRASTS) if paired else []

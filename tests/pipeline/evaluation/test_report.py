@@ -16,9 +16,9 @@ from pipeline.evaluation.translation_writer import TranslatedVolume
 from pipeline.reporting.tiles import save_png
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import Prepared
-from pipeline.training.failure_checks import Verdict
+from pipeline.training.failure_checks import CheckResult
 from pipeline.training.failure_monitor import TrainingWarning
-from pipeline.training.trainer_state import Position
+from pipeline.training.trainer_state import TrainerState
 from pipeline.training.validation import save_sample
 
 CONTRASTS = ("T1", "T2")
@@ -73,7 +73,7 @@ def page(tmp_path, found, subject="a", session="", source="nifti", warnings=(), 
     volumes = [TranslatedVolume(cases[subject], "T2", Path("x.nii.gz"), folder.mosaics / "one.png")]
     gifs = dict.fromkeys(("T1_to_T2", "T2_to_T1"), folder.curves)
     engine = SimpleNamespace(networks=lambda: {"G": nn.Linear(9, 10)})
-    position = Position(step=1000, epochs=3, bad_steps=2, seconds=60.0)
+    position = TrainerState(step=1000, epochs=3, bad_steps=2, seconds=60.0)
     options["training_warnings"] = warnings
     write_summary(config, folder, prepared, found, volumes, gifs, folder.curves, position, engine, **options)
     return folder.report.read_text()
@@ -190,7 +190,9 @@ def test_a_page_without_pairs_has_its_table_and_no_claims(tmp_path):
 
 
 def warning(last, cleared, direction="T1_to_T2"):
-    first, last = (Verdict("mode_collapse", direction, value, 0.25, value < 0.25, "do this") for value in (0.125, last))
+    first, last = (
+        CheckResult("mode_collapse", direction, value, 0.25, value < 0.25, "do this") for value in (0.125, last)
+    )
     return TrainingWarning(first, 3, last, cleared)
 
 
@@ -227,9 +229,9 @@ def test_the_last_lines_say_what_the_translations_are(tmp_path, file, kind):
 
 
 def test_what_was_done_tells_training_from_evaluating_again():
-    position = Position(step=5000, bad_steps=2)
+    position = TrainerState(step=5000, bad_steps=2)
     assert what_was_done(position, 0, 90) == "trained 5,000 steps, 2 of them skipped and evaluated in 1.5 min"
-    assert what_was_done(Position(step=5000), 4000, 90) == "trained 1,000 of 5,000 steps and evaluated in 1.5 min"
+    assert what_was_done(TrainerState(step=5000), 4000, 90) == "trained 1,000 of 5,000 steps and evaluated in 1.5 min"
     assert what_was_done(position, 5000, 18) == (
         "nothing was left to train after step 5,000; evaluated and reported in 0.3 min"
     )

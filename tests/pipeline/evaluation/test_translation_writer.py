@@ -9,7 +9,7 @@ from torch import nn
 from pipeline.data.case import Case
 from pipeline.data.pairs import PairReader
 from pipeline.evaluation.evaluate import Translation
-from pipeline.evaluation.translation_writer import Gallery, draw_curves, draw_gifs, sample_frames
+from pipeline.evaluation.translation_writer import TranslationWriter, draw_curves, draw_gifs, sample_frames
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.output_volume import write_volume
 from pipeline.inference.translator import translate_volume
@@ -29,7 +29,7 @@ def model(settings, low=0.0, high=1000.0):
 
 def translate(cases, settings, folder):
     reader = PairReader(settings, 4, register=False, cache=folder.path / "cache")
-    return Gallery(model(settings), folder, 8).add_rest(cases, reader, True)
+    return TranslationWriter(model(settings), folder, 8).add_rest(cases, reader, True)
 
 
 # ── pictures of the training ────────────────────────────────────────────────────────────────────────────────
@@ -100,7 +100,7 @@ def test_a_translation_that_was_shown_is_not_made_again_and_the_order_is_the_cas
     reader = PairReader(settings, 4, register=False, cache=tmp_path / "cache")
     read, paths = reader.scan, []
     monkeypatch.setattr(reader, "scan", lambda path: paths.append(path) or read(path))
-    gallery = Gallery(model(settings), RunFolder(tmp_path / "run"), 8)
+    gallery = TranslationWriter(model(settings), RunFolder(tmp_path / "run"), 8)
     shown = read(cases[1].path)
     gallery.add(Translation(cases[1], "T1", shown, shown.slices))
     assert [made.case for made in gallery.add_rest(cases, reader, True)] == cases

@@ -13,7 +13,7 @@ from pipeline.data.case import Case
 from pipeline.evaluation.uncertainty_scores import calibrate, fit_calibration
 from pipeline.inference.model import load_model
 from pipeline.inference.uncertainty import Calibration, Features
-from pipeline.inference.uncertainty_calibration import load_doubt, published, write_calibrations
+from pipeline.inference.uncertainty_calibration import load_uncertainty, published, write_calibrations
 from pipeline.runs.folder import RunFolder
 from pipeline.sync_job import _send_models
 from pipeline.utils.errors import UserError
@@ -129,10 +129,10 @@ def test_the_test_subjects_play_no_part_in_the_calibration(run, tmp_path, monkey
 def test_the_calibration_is_found_from_the_folder_and_its_checkpoints_and_for_these_weights_alone(run):
     for uri in (run, run / "checkpoints", run / "checkpoints" / "best.pt"):
         model = load_model(uri, "cpu")
-        assert load_doubt(str(uri), model, "T2").calibration.voxels > 100
+        assert load_uncertainty(str(uri), model, "T2").calibration.voxels > 100
     with pytest.raises(UserError, match=r"was calibrated for other weights than these.*evaluate it again: python -m"):
         next(model.translators["T1"].parameters()).add_(1.0)
-        load_doubt(str(run), model, "T2")
+        load_uncertainty(str(run), model, "T2")
 
 
 def test_without_validation_subjects_or_when_switched_off_the_reason_is_kept(run, tmp_path):
@@ -146,17 +146,17 @@ def test_without_validation_subjects_or_when_switched_off_the_reason_is_kept(run
     copytree(run, tmp_path / "run")
     write_calibrations(RunFolder(tmp_path / "run"), model, {}, {}, reason="evaluation.uncertainty is false")
     with pytest.raises(UserError, match=r"was not calibrated: evaluation\.uncertainty is false; leave --uncertainty"):
-        load_doubt(str(tmp_path / "run"), model, "T2")
+        load_uncertainty(str(tmp_path / "run"), model, "T2")
 
 
 def test_a_run_that_was_never_calibrated_says_how_it_is(run, tmp_path):
     (tmp_path / "best.pt").write_bytes((run / "checkpoints" / "best.pt").read_bytes())
     model = load_model(tmp_path / "best.pt", "cpu")
     with pytest.raises(UserError, match=r"best.pt: has no uncertainty.json.*repeat its pipeline.run"):
-        load_doubt(str(tmp_path / "best.pt"), model, "T2")
+        load_uncertainty(str(tmp_path / "best.pt"), model, "T2")
     (tmp_path / "uncertainty.json").write_text("{")
     with pytest.raises(UserError, match="damaged, or of another version"):
-        load_doubt(str(tmp_path / "best.pt"), model, "T2")
+        load_uncertainty(str(tmp_path / "best.pt"), model, "T2")
 
 
 def test_what_was_calibrated_for_the_latest_checkpoint_is_found_from_the_folder(run, tmp_path):
@@ -169,7 +169,7 @@ def test_what_was_calibrated_for_the_latest_checkpoint_is_found_from_the_folder(
     model, flat = load_model(folder.checkpoints.latest, "cpu"), Calibration(0.0, 1.0, ((0.0, 0.25),))
     others = {"best": load_model(folder.checkpoints.best, "cpu")}
     write_calibrations(folder, model, others, {"T2": {"run": flat}})
-    assert load_doubt(str(folder.path), load_model(folder.path, "cpu"), "T2").calibration == flat
+    assert load_uncertainty(str(folder.path), load_model(folder.path, "cpu"), "T2").calibration == flat
 
 
 def test_a_run_that_is_sent_later_has_the_models_that_it_would_have_had_at_its_end(run, monkeypatch):
@@ -190,4 +190,4 @@ def test_a_run_that_is_sent_later_has_the_models_that_it_would_have_had_at_its_e
 def test_a_published_model_without_calibration_has_a_remedy_of_its_own(run):
     for uri in ("runs:/abc/T1-to-T2", "models:/phantom-T1-to-T2@best"):
         with pytest.raises(UserError, match=f"^{uri}: was logged without a calibration.*; evaluate its run again"):
-            load_doubt(uri, load_model(run, "cpu"), "T2")
+            load_uncertainty(uri, load_model(run, "cpu"), "T2")

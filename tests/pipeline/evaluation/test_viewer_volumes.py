@@ -10,7 +10,7 @@ from pipeline.data.case import Case, pairs
 from pipeline.data.pairs import PairReader
 from pipeline.evaluation.evaluate import Translation
 from pipeline.evaluation.scores import Scores, SubjectScore
-from pipeline.evaluation.viewer_volumes import Candidates, keep_candidates, rank_names, subjects_to_view
+from pipeline.evaluation.viewer_volumes import ViewerVolumes, collect_viewer_volumes, rank_names, subjects_to_view
 from pipeline.inference.model import TranslationModel
 
 CONTRASTS = ("T1", "T2")
@@ -58,7 +58,7 @@ def scores(there, back=None):
 
 
 def view(test, found, model, folder):
-    candidates, read = Candidates(folder, model), reader(folder)
+    candidates, read = ViewerVolumes(folder, model), reader(folder)
     coupled = pairs(test, CONTRASTS)
     for pair in coupled:
         for source, view in zip(pair, read.read(pair)[:2], strict=True):
@@ -118,7 +118,7 @@ def test_without_pairs_the_first_scans_of_each_contrast_are_shown_without_a_real
 
 def test_what_was_not_kept_is_left_out(files, model, tmp_path):
     test = cases("ab", files)
-    candidates, read = Candidates(tmp_path, model), reader(tmp_path)
+    candidates, read = ViewerVolumes(tmp_path, model), reader(tmp_path)
     view = read.read(tuple(test[2:]))[0]
     candidates.add(translation(test[2], view.source, view))
     found = subjects_to_view(test, scores({"a": 10.0, "b": 12.0}), candidates)
@@ -146,7 +146,7 @@ def test_source_translation_and_real_target_lie_on_the_sources_grid(files, model
 def test_translations_wait_in_files_that_go_when_the_report_is_made(files, model, tmp_path, monkeypatch):
     monkeypatch.setattr(viewing, "is_fetched", lambda: True)
     (case, _) = cases("a", files)
-    with keep_candidates(tmp_path, model) as candidates:
+    with collect_viewer_volumes(tmp_path, model) as candidates:
         candidates.add(translation(case, reader(tmp_path).scan(case.path)))
         assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
         assert candidates.get(case, "here").translated.dtype == np.uint8
@@ -155,7 +155,7 @@ def test_translations_wait_in_files_that_go_when_the_report_is_made(files, model
 
 def test_without_the_package_one_line_says_how_to_get_it_and_nothing_is_kept(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(viewing, "is_fetched", lambda: False)
-    with keep_candidates(tmp_path, model) as candidates:
+    with collect_viewer_volumes(tmp_path, model) as candidates:
         assert candidates is None
     (said,) = capsys.readouterr().err.splitlines()
     assert "no interactive viewer" in said and "npm ci --prefix" in said and "make viewer" in said

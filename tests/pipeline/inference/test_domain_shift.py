@@ -12,8 +12,8 @@ from head_scans import AFFINE, scan, write_scan
 from negative_model import files_in, loads, negative_model
 
 from pipeline.data.case import Case
-from pipeline.data.fingerprint import QUANTILES, volume_likeness
-from pipeline.data.slice_cache import build_store
+from pipeline.data.fingerprint import QUANTILES, volume_fingerprint
+from pipeline.data.slice_cache import build_slice_cache
 from pipeline.inference.domain_shift import doubts
 from pipeline.runs.prepare import cohort_facts
 from pipeline.translate import main, translate
@@ -165,7 +165,7 @@ def cohort_of_heads(tmp_path_factory):
         paths = [write_scan(folder / f"{n}_{contrast}.nii", scan(contrast, seed=n, noise=6 + 2 * n)) for n in range(4)]
         cases = [Case(path.stem, "", contrast, path) for path in paths]
         how = {"processes": 1, "on_bad_volume": "stop", "quiet": True}
-        stored, _ = build_store(cases, folder / "store", SETTINGS | {"min_foreground": 0.1}, **how)
+        stored, _ = build_slice_cache(cases, folder / "store", SETTINGS | {"min_foreground": 0.1}, **how)
         facts[contrast] = cohort_facts(stored)
     return json.loads(json.dumps(facts))
 
@@ -252,7 +252,9 @@ def test_an_older_model_translates_in_silence_and_refuses_to_be_strict_before_th
 def real_likeness(path):
     settings = SETTINGS | {"spacing_mm": (2.0, 2.0), "size": 112}
     array, affine, _ = read_nifti(path)
-    return volume_likeness(slice_chain(**settings, load=False)({"image": array, "image_affine": affine}), "axial", 112)
+    return volume_fingerprint(
+        slice_chain(**settings, load=False)({"image": array, "image_affine": affine}), "axial", 112
+    )
 
 
 @pytest.mark.parametrize(("trained", "tried"), [("07", "19"), ("19", "07")])

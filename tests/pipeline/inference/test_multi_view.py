@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from negative_model import files_in, loads, negative_model, volume_at
 
-from pipeline.inference.multi_view import open_views
+from pipeline.inference.multi_view import open_multi_view
 from pipeline.inference.translator import translate_volume
 from pipeline.inference.uncertainty import Calibration
 from pipeline.translate import main
@@ -25,7 +25,7 @@ def model_along(axis, high=1000.0, calibration=FLAT):
 
 def views_of(*axes, uncertainty=False, **more):
     models = [model_along(axis, **more) for axis in axes]
-    return open_views(
+    return open_multi_view(
         [f"run_{axis}" for axis in axes], models, "T2", axes if len(axes) > 1 else None, uncertainty=uncertainty
     )
 
@@ -45,7 +45,7 @@ def test_one_view_is_the_model_itself(source):
 
 def test_the_fusion_is_the_mean_of_the_views_each_in_its_own_intensities(source):
     models = [model_along("axial", 1000.0), model_along("coronal", 3000.0)]
-    views = open_views(["a", "b"], models, "T2", ["coronal", "axial"], uncertainty=False)
+    views = open_multi_view(["a", "b"], models, "T2", ["coronal", "axial"], uncertainty=False)
     fused = views.translate(source).volume
     each = [translate_volume(source, model, "T2").get_fdata() for model in models]
     np.testing.assert_allclose(fused.get_fdata(), np.mean(each, axis=0), atol=0.01)
@@ -70,7 +70,7 @@ def test_the_map_is_in_the_targets_intensities_on_the_sources_grid_and_zero_outs
 
 def test_where_views_disagree_the_map_is_at_least_their_spread(source):
     models = [model_along("axial", 1000.0), model_along("coronal", 9000.0)]
-    made = open_views(["a", "b"], models, "T2", ["axial", "coronal"], uncertainty=True).translate(source)
+    made = open_multi_view(["a", "b"], models, "T2", ["axial", "coronal"], uncertainty=True).translate(source)
     each = [translate_volume(source, model, "T2").get_fdata() for model in models]
     spread = np.std(each, axis=0)
     head = made.uncertainty.get_fdata() > 0
@@ -82,12 +82,12 @@ def test_where_views_disagree_the_map_is_at_least_their_spread(source):
 
 def test_models_that_do_not_fit_the_views_are_refused():
     with pytest.raises(UserError, match=r"several models were given; say --views axial,coronal to average"):
-        open_views(["a", "b"], [model_along("axial"), model_along("coronal")], "T2", None, uncertainty=False)
+        open_multi_view(["a", "b"], [model_along("axial"), model_along("coronal")], "T2", None, uncertainty=False)
     with pytest.raises(UserError, match=r"--views axial,coronal needs one --model for each axis.* a: axial$"):
-        open_views(["a"], [model_along("axial")], "T2", ["axial", "coronal"], uncertainty=False)
+        open_multi_view(["a"], [model_along("axial")], "T2", ["axial", "coronal"], uncertainty=False)
     strange = replace(model_along("coronal"), contrasts=("T2", "PD"))
     with pytest.raises(UserError, match=r"b: the models translate between different contrasts, T1/T2 and PD/T2"):
-        open_views(["a", "b"], [model_along("axial"), strange], "T2", ["axial", "coronal"], uncertainty=False)
+        open_multi_view(["a", "b"], [model_along("axial"), strange], "T2", ["axial", "coronal"], uncertainty=False)
 
 
 @pytest.fixture

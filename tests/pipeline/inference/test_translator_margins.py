@@ -28,7 +28,7 @@ def model_of(network, low=0.0, high=1.0, **settings):
     )
 
 
-class Position(nn.Module):
+class TrainerState(nn.Module):
     """Adds to each pixel what depends on where it lies in the slice, as a network with padding does."""
 
     def forward(self, slices):
@@ -45,7 +45,7 @@ def widened(source, margins, value=0):
 @pytest.mark.parametrize("margins", [[(8, 8)] * 3, [(0, 0), (40, 0), (0, 0)], [(3, 17), (0, 9), (1, 0)]])
 @pytest.mark.parametrize("settings", [{}, {"spacing_mm": (7.0, 9.0)}, {"n4": True}, {"axis": "sagittal", "size": 16}])
 def test_the_same_head_gives_the_same_translation_whatever_empty_margin_surrounds_it(margins, settings):
-    model = model_of(Position(), 0, 1000, version=CHAIN_VERSION, **settings)
+    model = model_of(TrainerState(), 0, 1000, version=CHAIN_VERSION, **settings)
     for make in (ixi_like.ixi_t1, ixi_like.ixi_t2):
         source = make(scale=8)
         expected = translate_volume(source, model, "T2").get_fdata()
@@ -59,7 +59,7 @@ def test_the_same_head_gives_the_same_translation_whatever_empty_margin_surround
 
 def test_what_a_model_of_the_earlier_chain_makes_beside_an_empty_margin_is_doubtful():
     source = ixi_like.ixi_t1(scale=8)
-    model = model_of(Position(), 0, 1000)
+    model = model_of(TrainerState(), 0, 1000)
     with pytest.warns(UserWarning, match="has 16 empty planes around what was scanned, and this model's result"):
         translate_volume(widened(source, [(8, 8), (0, 0), (0, 0)]), model, "T2")
 
@@ -81,7 +81,7 @@ SCANS = [*sorted(REAL.glob("ms-raw/*.nii.gz"))[:4], *sorted(REAL.glob("infant/su
 def test_a_real_head_gives_the_same_translation_whatever_empty_margin_surrounds_it(path):
     source = nib.load(path)
     margins = [(8, 8), (40, 0), (0, 3)]
-    model = model_of(Position(), 0, 1000, version=CHAIN_VERSION, spacing_mm=(1.5, 3.0), size=64)
+    model = model_of(TrainerState(), 0, 1000, version=CHAIN_VERSION, spacing_mm=(1.5, 3.0), size=64)
     expected = translate_volume(source, model, "T2").get_fdata()
     found = translate_volume(widened(source, margins), model, "T2").get_fdata()
     own = tuple(slice(before, before + length) for (before, _), length in zip(margins, source.shape, strict=True))
@@ -96,7 +96,7 @@ def test_a_real_head_of_mean_0_on_a_background_of_0_gives_the_same_translation(p
     data = np.asarray(source.dataobj, np.float32)
     inside = data != 0
     standardised = np.where(inside, (data - data[inside].mean()) / data[inside].std(), 0).astype(np.float32)
-    model = model_of(Position(), 0, 1000, version=CHAIN_VERSION, spacing_mm=(1.5, 3.0), size=64)
+    model = model_of(TrainerState(), 0, 1000, version=CHAIN_VERSION, spacing_mm=(1.5, 3.0), size=64)
     expected = translate_volume(source, model, "T2").get_fdata()
     found = translate_volume(nib.Nifti1Image(standardised, source.affine), model, "T2").get_fdata()
     assert np.sqrt(np.mean((found - expected) ** 2)) < 1000 / 1e3  # 60 dB

@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import shift
 
 from pipeline.metrics.failure_detectors import LAYERS, Cohort, Translated, depth_layers, depth_profile, measure, spread
-from pipeline.training.failure_checks import DETECTORS, verdicts
+from pipeline.training.failure_checks import FAILURE_CHECKS, check_failures
 
 SIZE, SLICES = 48, 10
 RISING, FALLING = (-0.4, 0.6), (0.5, -0.5)  # intensities under the scalp and in the centre
@@ -44,11 +44,11 @@ def scan(translation, source=SOURCE, head=HEAD, pixel_mm=(2.0, 2.0)):
     return Translated(source, np.asarray(translation, np.float32), head, depth_layers(head), pixel_mm)
 
 
-def tripped(translation, cohorts=COHORTS, pixel_mm=2.0, **options):
+def triggered(translation, cohorts=COHORTS, pixel_mm=2.0, **options):
     """The names of the detectors that trip."""
     values = measure([scan(translation, pixel_mm=(pixel_mm, pixel_mm), **options)], *cohorts)
     metrics = {f"detectors/a_to_b/{name}": value for name, value in values.items()}
-    return {verdict.name for verdict in verdicts(metrics, pixel_mm) if verdict.tripped}
+    return {verdict.name for verdict in check_failures(metrics, pixel_mm) if verdict.triggered}
 
 
 def value(name, translation, cohorts=COHORTS, **options):
@@ -59,15 +59,15 @@ def value(name, translation, cohorts=COHORTS, **options):
 
 
 def test_the_true_target_trips_nothing():
-    assert tripped(TARGET) == set()
+    assert triggered(TARGET) == set()
     components = {f"shift_{axis}_{unit}" for axis in "xy" for unit in ("px", "mm")}
     of_more_than_this = {"opposed_shifts", "growing_shift"}
-    assert measure([scan(TARGET)], *COHORTS).keys() == DETECTORS.keys() - of_more_than_this | components
+    assert measure([scan(TARGET)], *COHORTS).keys() == FAILURE_CHECKS.keys() - of_more_than_this | components
 
 
 def test_a_noisy_target_trips_nothing():
     noise = np.random.default_rng(5).normal(0, 0.2, TARGET.shape)
-    assert tripped(TARGET + noise) == set()
+    assert triggered(TARGET + noise) == set()
 
 
 # ── contrast inversion ──────────────────────────────────────────────────────────────────────────────────────
@@ -92,21 +92,21 @@ def test_the_profile_is_the_mean_of_each_layer_over_all_slices():
 
 
 def test_an_inverted_target_trips():
-    assert tripped(-TARGET) == {"contrast_inversion"}
+    assert triggered(-TARGET) == {"contrast_inversion"}
     assert value("contrast_inversion", -TARGET) == pytest.approx(-value("contrast_inversion", TARGET))
 
 
 def test_an_inverted_inside_trips_though_the_scalp_and_the_histogram_are_right():
     inside = depth_layers(HEAD) >= 0
     turned = np.where(inside, 2 * TARGET[inside].mean() - TARGET, TARGET)
-    assert tripped(turned) == {"contrast_inversion"}
+    assert triggered(turned) == {"contrast_inversion"}
 
 
 def test_a_source_with_the_targets_histogram_trips_where_the_contrasts_are_opposed():
     order = np.argsort(np.argsort(SOURCE[HEAD]))
     matched = SOURCE.copy()
     matched[HEAD] = np.sort(TARGET[HEAD])[order]
-    assert tripped(matched) == {"contrast_inversion"}
+    assert triggered(matched) == {"contrast_inversion"}
 
 
 def test_a_contrast_without_a_profile_is_not_judged():
@@ -122,7 +122,7 @@ def test_a_contrast_without_a_profile_is_not_judged():
 @pytest.mark.parametrize("pixels", [(2, 0), (0, -3), (2, 2)])
 def test_a_shifted_target_trips_by_as_many_millimetres(pixels):
     moved = np.roll(TARGET, pixels, axis=(1, 2))
-    assert tripped(moved) == {"spatial_shift_mm"}
+    assert triggered(moved) == {"spatial_shift_mm"}
     assert value("spatial_shift_mm", moved) == pytest.approx(2 * np.hypot(*pixels), abs=0.3)
 
 
@@ -137,7 +137,7 @@ def test_pixels_that_are_not_square_are_counted_along_their_axis():
 def test_more_than_half_a_pixel_trips_and_less_does_not():
     for pixels, trips in ((0.2, False), (0.35, False), (0.65, True), (0.8, True)):
         moved = np.stack([shift(one, (pixels, 0), order=1, mode="nearest") for one in TARGET])
-        assert ("spatial_shift_mm" in tripped(moved)) is trips
+        assert ("spatial_shift_mm" in triggered(moved)) is trips
         assert value("shift_x_px", moved) == pytest.approx(pixels, abs=0.1)
 
 
@@ -157,11 +157,11 @@ def test_slices_shifted_each_its_own_way_have_no_shift_in_common():
 
 def test_a_copy_trips():
     assert value("identity_collapse", SOURCE) == 0
-    assert "identity_collapse" in tripped(SOURCE)
+    assert "identity_collapse" in triggered(SOURCE)
 
 
 def test_a_copy_with_a_little_noise_trips():
-    assert "identity_collapse" in tripped(SOURCE + np.random.default_rng(0).normal(0, 0.03, SOURCE.shape))
+    assert "identity_collapse" in triggered(SOURCE + np.random.default_rng(0).normal(0, 0.03, SOURCE.shape))
 
 
 def test_the_value_is_the_change_over_the_least_that_would_do():
@@ -177,7 +177,7 @@ def test_a_copy_is_not_judged_where_the_contrasts_are_alike():
     nearly = Cohort(COHORTS[0].profile, COHORTS[0].spread, COHORTS[0].quantiles + 0.04)
     for other in (COHORTS[0], nearly):
         assert value("identity_collapse", SOURCE, (COHORTS[0], other)) is None
-        assert tripped(SOURCE, (COHORTS[0], other)) == set()
+        assert triggered(SOURCE, (COHORTS[0], other)) == set()
 
 
 # ── mode collapse ───────────────────────────────────────────────────────────────────────────────────────────
@@ -187,7 +187,7 @@ def test_a_copy_is_not_judged_where_the_contrasts_are_alike():
 def test_one_picture_for_all_sources_trips(picture):
     one = {"a constant": np.full((SIZE, SIZE), 0.1), "one slice": TARGET[3], "their mean": TARGET.mean(0)}[picture]
     same = np.repeat(one[None], SLICES, axis=0)
-    assert "mode_collapse" in tripped(same)
+    assert "mode_collapse" in triggered(same)
     assert value("mode_collapse", same) == pytest.approx(0, abs=1e-6)
 
 
@@ -198,7 +198,7 @@ def test_the_true_target_differs_from_slice_to_slice_as_it_should():
 def test_sources_that_are_alike_may_have_translations_that_are():
     source, target, head = (np.repeat(stack[:1], SLICES, axis=0) for stack in (SOURCE, TARGET, HEAD))
     small = np.random.default_rng(0).normal(0, 0.03, source.shape).astype(np.float32)
-    assert "mode_collapse" not in tripped(target + small, source=source + small, head=head)
+    assert "mode_collapse" not in triggered(target + small, source=source + small, head=head)
     assert value("mode_collapse", target, source=source, head=head) is None
 
 

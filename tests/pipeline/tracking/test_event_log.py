@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 from tracked_run import client, images, track, train
 
-from pipeline.tracking.event_log import NAME, Journal, read_journal
-from pipeline.tracking.mlflow_sync import Sender
+from pipeline.tracking.event_log import NAME, EventLog, read_event_log
+from pipeline.tracking.mlflow_sync import MlflowSync
 from pipeline.utils.errors import Stopped
 
 NOBODY = "http://127.0.0.1:9"  # the discard port, at which nothing answers
@@ -31,7 +31,7 @@ def test_of_what_lies_beside_a_comparisons_record_only_the_comparisons_own_files
             for name in names:
                 (place / name).write_text("x")
                 print(json.dumps({"kind": "artifact", "path": f"../{name}", "folder": "beside"}), file=journal)
-        sender = Sender(record)
+        sender = MlflowSync(record)
         sender.send()
         files = client(store).list_artifacts(sender.run.id, "beside")
         assert [file.path for file in files] == [f"beside/{name}" for name in sent]
@@ -45,18 +45,18 @@ def test_a_warning_that_stands_again_stands_in_the_store_too(tmp_path, store, mo
             for state in ("stands", "cleared", "stands"):
                 tracker.set_tags({"warning.x": state})
     for _ in range(2):
-        sender = Sender(tmp_path / "run")
+        sender = MlflowSync(tmp_path / "run")
         sender.send()
         assert client(store).get_run(sender.run.id).data.tags["warning.x"] == "stands"
     with track(tmp_path, step=0) as tracker:  # what an earlier sitting may not have told
-        assert [entry["tags"]["warning.x"] for entry in tracker._journal.untold()] == ["stands", "cleared", "stands"]
+        assert [entry["tags"]["warning.x"] for entry in tracker._journal.pending()] == ["stands", "cleared", "stands"]
 
 
 def test_a_setting_that_is_as_it_was_first_is_told_so(tmp_path, store, monkeypatch):
     for a, step in ((1, None), (2, 3), (1, 4), (1, 5)):
         unfollowed(tmp_path, monkeypatch, params={"a": a}, step=step)
     for _ in range(2):
-        sender = Sender(tmp_path / "run")
+        sender = MlflowSync(tmp_path / "run")
         assert [entry["params"]["a"] for entry in sender._abouts] == ["1", "2", "1"]
         sender.send()
         run = client(store).get_run(sender.run.id)
@@ -79,10 +79,10 @@ def test_a_damaged_line_counts_as_torn_for_sending_and_for_resuming(tmp_path, li
     end = {"kind": "end", "status": "FINISHED", "time": 6.0}
     run.mkdir()
     (run / NAME).write_text("".join(f"{text}\n" for text in (json.dumps(about), json.dumps(end), line)))
-    assert Sender(run).status == "FINISHED"
-    assert read_journal(run) == [about, end]
-    Journal(run, {name: about[name] for name in ("experiment", "name", "params", "tags")}, 3).close("FINISHED")
-    assert [entry["kind"] for entry in read_journal(run)] == ["about", "end"]
+    assert MlflowSync(run).status == "FINISHED"
+    assert read_event_log(run) == [about, end]
+    EventLog(run, {name: about[name] for name in ("experiment", "name", "params", "tags")}, 3).close("FINISHED")
+    assert [entry["kind"] for entry in read_event_log(run)] == ["about", "end"]
 
 
 def test_a_sitting_without_mlflow_goes_on_with_the_journal_so_that_its_end_is_the_runs(tmp_path, store, monkeypatch):
@@ -93,7 +93,7 @@ def test_a_sitting_without_mlflow_goes_on_with_the_journal_so_that_its_end_is_th
             raise Stopped(15, "")
     with track(tmp_path, step=5, mlflow=False) as tracker:
         train(tracker, range(6, 11))
-    sender = Sender(tmp_path / "run")
+    sender = MlflowSync(tmp_path / "run")
     assert ": FINISHED, " in sender.send()
     assert images(store, sender.run.id) == [0, 5, 10] and sender.refused == 0
 
@@ -114,13 +114,13 @@ def test_a_second_store_gets_its_pictures_from_the_runs_samples(tmp_path, store,
                 tracker.log_image(way, panel, 8 * epoch)
                 (tmp_path / "run" / way).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(panel).save(tmp_path / "run" / way / f"epoch-{epoch:05d}.png")
-    Sender(tmp_path / "run").send()
+    MlflowSync(tmp_path / "run").send()
     second = tmp_path / "second"
     second.mkdir()
     monkeypatch.chdir(second)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store.fresh_store(second))
     capsys.readouterr()
-    sender = Sender(tmp_path / "run")
+    sender = MlflowSync(tmp_path / "run")
     assert "3 pictures" in sender.send()
     assert sender.refused == 0 and capsys.readouterr().err == ""
     pictures = {int(path.name.split("+")[2]): path for path in second.rglob("*.png")}

@@ -7,7 +7,7 @@ from PIL import Image
 from tracked_run import client, eventually, history, images, track, train
 
 from pipeline.tracking import mlflow_worker as follower
-from pipeline.tracking.mlflow_sync import Sender
+from pipeline.tracking.mlflow_sync import MlflowSync
 from pipeline.utils.errors import Stopped, UserError
 
 NOBODY = "http://127.0.0.1:9"  # the discard port, at which nothing answers
@@ -58,7 +58,7 @@ def test_what_no_server_saw_is_sent_later_as_if_it_had(tmp_path, store, monkeypa
     unfollowed(tmp_path / "b", monkeypatch)
     assert f"`python -m pipeline.sync {tmp_path}/b/run` sends it later" in capsys.readouterr().err
     assert len(list((tmp_path / "b" / "run" / "unsent").iterdir())) == 4
-    said = Sender(tmp_path / "b" / "run").send()
+    said = MlflowSync(tmp_path / "b" / "run").send()
     assert sent_id(tmp_path / "b") in said and "FINISHED" in said
     assert contents(store, sent_id(tmp_path / "b")) == contents(store, followed.run_id)
     assert history(store, sent_id(tmp_path / "b"), "test/psnr") == [(12, 20.0)]
@@ -69,7 +69,7 @@ def test_what_no_server_saw_is_sent_later_as_if_it_had(tmp_path, store, monkeypa
 
 def test_the_pictures_are_those_that_were_logged(tmp_path, store, monkeypatch):
     unfollowed(tmp_path, monkeypatch)
-    Sender(tmp_path / "run").send()
+    MlflowSync(tmp_path / "run").send()
     (file,) = (tmp_path / "mlruns").rglob("other*.png")
     np.testing.assert_array_equal(np.asarray(Image.open(file)), np.arange(16).reshape(4, 4))
 
@@ -77,7 +77,7 @@ def test_the_pictures_are_those_that_were_logged(tmp_path, store, monkeypatch):
 def test_the_run_stands_in_the_store_at_the_time_it_was(tmp_path, store, monkeypatch):
     unfollowed(tmp_path, monkeypatch)
     ended = [json.loads(line) for line in (tmp_path / "run" / "tracking.jsonl").open()]
-    Sender(tmp_path / "run").send()
+    MlflowSync(tmp_path / "run").send()
     info = client(store).get_run(sent_id(tmp_path)).info
     assert (info.start_time, info.end_time) == tuple(round(ended[at]["time"] * 1000) for at in (0, -1))
 
@@ -86,13 +86,13 @@ def test_the_run_stands_in_the_store_at_the_time_it_was(tmp_path, store, monkeyp
 def test_sending_again_changes_nothing(tmp_path, store, monkeypatch, dead):
     if dead:
         unfollowed(tmp_path, monkeypatch)
-        Sender(tmp_path / "run").send()
+        MlflowSync(tmp_path / "run").send()
     else:
         live(tmp_path)
     run = client(store).get_run(sent_id(tmp_path))
     before = contents(store, run.info.run_id)
     for _ in range(2):
-        said = Sender(tmp_path / "run").send()
+        said = MlflowSync(tmp_path / "run").send()
         assert ": 0 points" in said and "pictures" not in said
     assert contents(store, run.info.run_id) == before
     again = client(store).get_run(run.info.run_id).info
@@ -111,9 +111,9 @@ def test_a_server_that_dies_half_way_has_the_rest_later_in_the_same_run(tmp_path
     train(tracker, range(11, 26))
     tracker.close()
     with pytest.raises(UserError, match=r"run: not sent to MLflow: .*; send it again when that is mended$"):
-        Sender(tmp_path / "run").send()
+        MlflowSync(tmp_path / "run").send()
     server.mode = "ok"
-    Sender(tmp_path / "run").send()
+    MlflowSync(tmp_path / "run").send()
     assert sent_id(tmp_path) == tracker.run_id
     assert history(server.uri, tracker.run_id, "loss") == [(step, step * 2) for step in range(26)]
     assert images(server.uri, tracker.run_id) == [0, 5, 10, 15, 20, 25]
@@ -124,7 +124,7 @@ def test_a_server_that_dies_half_way_has_the_rest_later_in_the_same_run(tmp_path
 
 def test_a_run_goes_on_after_it_was_sent(tmp_path, store, monkeypatch):
     unfollowed(tmp_path, monkeypatch, steps=range(6))
-    Sender(tmp_path / "run").send()
+    MlflowSync(tmp_path / "run").send()
     with track(tmp_path, step=6) as tracker:
         train(tracker, range(7, 11))
     assert tracker.run_id == sent_id(tmp_path)
@@ -144,7 +144,7 @@ def test_a_sitting_that_mlflow_follows_sends_the_pictures_and_tags_of_the_one_it
 def test_settings_that_changed_between_sittings_are_tags_as_in_a_followed_run(tmp_path, store, monkeypatch):
     for params, step in (({"a": 1, "b": 1}, None), ({"a": 2, "b": 1}, 3)):
         unfollowed(tmp_path, monkeypatch, params=params, step=step)
-    Sender(tmp_path / "run").send()
+    MlflowSync(tmp_path / "run").send()
     run = client(store).get_run(sent_id(tmp_path))
     assert (run.data.params, run.data.tags["changed.a"]) == ({"a": "1", "b": "1"}, "2")
 
@@ -156,7 +156,7 @@ def test_the_run_ends_as_the_training_did(tmp_path, store, error, status):
     with pytest.raises(type(error)), track(tmp_path) as tracker:
         raise error
     client(store).update_run(tracker.run_id, status="RUNNING")
-    assert f": {status}, " in Sender(tmp_path / "run").send()
+    assert f": {status}, " in MlflowSync(tmp_path / "run").send()
     assert client(store).get_run(tracker.run_id).info.status == status
 
 
@@ -167,7 +167,7 @@ def test_a_run_that_was_killed_without_a_word_is_killed(tmp_path, store, monkeyp
     journal.write_text("".join(whole[:-1]) + whole[-1][:10])  # torn
     ends = []
     for _ in range(2):
-        Sender(tmp_path / "run").send()
+        MlflowSync(tmp_path / "run").send()
         ends.append(client(store).get_run(sent_id(tmp_path)).info)
     assert [info.status for info in ends] == ["KILLED", "KILLED"]
     assert ends[0].end_time == ends[1].end_time
@@ -178,7 +178,7 @@ def test_what_is_gone_is_named_and_the_rest_is_sent(tmp_path, store, monkeypatch
     (tmp_path / "run" / "split.json").unlink()
     next((tmp_path / "run" / "unsent").glob("*.png")).unlink()
     capsys.readouterr()
-    sender = Sender(tmp_path / "run")
+    sender = MlflowSync(tmp_path / "run")
     sender.send()
     said = capsys.readouterr().err
     assert (sender.refused, said.count("\n")) == (1, 2)
@@ -205,7 +205,7 @@ def test_a_folder_from_elsewhere_makes_us_upload_and_remove_nothing_else(tmp_pat
     with (place / "run" / "tracking.jsonl").open("a") as journal:
         for path in ("../.ssh/secret_key", "../secret.csv", "results", "results/secret_link", "..", "a\0"):
             print(json.dumps({"kind": "artifact", "path": path, "folder": None}), file=journal)
-    sender = Sender(place / "run")
+    sender = MlflowSync(place / "run")
     sender.send()
     assert sender.refused == 8 and "outside the run's folder" in capsys.readouterr().err
     assert (tmp_path / "ours.png").exists()
@@ -216,7 +216,7 @@ def test_without_a_journal_the_remedy_is_to_run_again(tmp_path):
     with track(tmp_path, mlflow=False) as tracker:
         train(tracker, range(3))
     with pytest.raises(UserError, match=r"tracking\.jsonl: not there.*run the run's own command again with track"):
-        Sender(tmp_path / "run")
+        MlflowSync(tmp_path / "run")
 
 
 def test_a_new_run_in_the_folder_has_nothing_of_the_one_before(tmp_path, store, monkeypatch):

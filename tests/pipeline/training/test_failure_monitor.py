@@ -8,7 +8,7 @@ from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank
 from pipeline.data.slice_cache import StoredCase, encode
 from pipeline.metrics.failure_detectors import LAYERS
-from pipeline.training.failure_monitor import Watch, cohort
+from pipeline.training.failure_monitor import FailureMonitor, cohort
 
 GOOD, BAD = {"detectors/a_to_b/mode_collapse": 0.9}, {"detectors/a_to_b/mode_collapse": 0.1}
 KEY = ("mode_collapse", "a_to_b")
@@ -16,7 +16,9 @@ KEY = ("mode_collapse", "a_to_b")
 
 def watch(tmp_path, tags=None, epochs=20, validate_every=1):
     tag = {}.update if tags is None else tags.append
-    return Watch(tmp_path / "metrics.jsonl", epochs=epochs, validate_every=validate_every, pixel_mm=1.0, tag=tag)
+    return FailureMonitor(
+        tmp_path / "metrics.jsonl", epochs=epochs, validate_every=validate_every, pixel_mm=1.0, tag=tag
+    )
 
 
 # ── warning, clearing ───────────────────────────────────────────────────────────────────────────────────────

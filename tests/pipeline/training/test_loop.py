@@ -9,9 +9,9 @@ import torch
 from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank, UnpairedSlices
 from pipeline.data.slice_cache import StoredCase, encode
-from pipeline.training.loop import Observers, Schedule, train
-from pipeline.training.loss_monitor import Ledger, NotFinite
-from pipeline.training.trainer_state import Position
+from pipeline.training.loop import Callbacks, Schedule, train
+from pipeline.training.loss_monitor import LossMonitor, NotFinite
+from pipeline.training.trainer_state import TrainerState
 from pipeline.utils.errors import Stopped
 from pipeline.utils.interruption import Interruption
 from transforms.augmentation import Augmentation
@@ -67,7 +67,7 @@ class Recorder:
         return {"validation/score": score, "validation/psnr": 20.0}
 
     def observers(self):
-        return Observers(
+        return Callbacks(
             log=lambda metrics, step: self.logged.append((step, metrics)),
             validate=self.validate,
             sample=lambda epochs, step: self.events.append(("sample", epochs, step)),
@@ -89,7 +89,7 @@ class Recorder:
         return nullcontext(Bar())
 
     def train(self, slices, schedule=SCHEDULE, position=None):
-        self.position = position or Position()
+        self.position = position or TrainerState()
         train(
             self, slices, schedule, self.position, self.observers(),
             device=torch.device("cpu"), interruption=self.interruption,
@@ -169,7 +169,7 @@ def test_a_checkpoint_is_best_when_its_score_is_higher_than_all_before(slices):
 
 
 def test_a_resumed_run_remembers_the_best_score(slices):
-    position = Position(step=9, epochs=3, best_score=2.0)
+    position = TrainerState(step=9, epochs=3, best_score=2.0)
     assert Recorder(scores=[1.0]).train(slices, position=position).saves() == [(12, False)]
 
 
@@ -180,7 +180,7 @@ def test_checkpoints_are_also_saved_by_the_clock(slices):
 
 
 def test_a_finished_run_does_nothing_more(slices):
-    run = Recorder().train(slices, position=Position(step=12, epochs=4))
+    run = Recorder().train(slices, position=TrainerState(step=12, epochs=4))
     assert (run.events, run.batches, run.logged) == ([], [], [])
 
 
@@ -217,7 +217,7 @@ def test_a_stopped_run_goes_on_with_exactly_what_was_left(stop, slices):
         first.train(slices)
     _, saved, _ = first.events[-1]
     validated = first.events.count("validate")
-    second = Recorder(scores=scores[validated:]).train(slices, position=Position(**saved))
+    second = Recorder(scores=scores[validated:]).train(slices, position=TrainerState(**saved))
     assert first.batches + second.batches == whole.batches and len(first.batches) == stop
     assert first.factors + second.factors == whole.factors
     assert first.happened() + second.happened() == whole.happened()
@@ -267,14 +267,14 @@ def test_a_best_score_that_was_not_saved_does_not_count(slices):
 
 
 def test_losses_are_looked_at_in_every_step_on_the_cpu_and_elsewhere_when_they_are_needed(slices, monkeypatch):
-    read, looks = Ledger.read, []
-    monkeypatch.setattr(Ledger, "read", lambda ledger: looks.append(ledger.position.step) or read(ledger))
+    read, looks = LossMonitor.flush, []
+    monkeypatch.setattr(LossMonitor, "read", lambda ledger: looks.append(ledger.position.step) or read(ledger))
     schedule = replace(SCHEDULE, log_every=5)
     for device, expected in (("cpu", {*range(1, 13)}), ("meta", {3, 5, 6, 9, 10, 12})):  # logs, and ends of epochs
         looks.clear()
         run, made = Recorder(), []
         train(
-            run, slices, schedule, Position(), run.observers(),
+            run, slices, schedule, TrainerState(), run.observers(),
             device=torch.device(device), interruption=run.interruption,
             step=lambda a, b, made=made: made.append(a.device.type) or {"cycle": torch.tensor(1.0)},
         )  # fmt: skip

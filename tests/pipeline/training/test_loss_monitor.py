@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from pipeline.training.loss_monitor import Ledger
-from pipeline.training.trainer_state import Position
+from pipeline.training.loss_monitor import LossMonitor
+from pipeline.training.trainer_state import TrainerState
 from pipeline.utils.errors import UserError
 
 NAN, INFINITE = float("nan"), float("inf")
@@ -10,23 +10,23 @@ NAN, INFINITE = float("nan"), float("inf")
 
 def noted(*steps, limit=3, start=0):
     """A ledger with steps' losses in it, not yet read."""
-    ledger = Ledger(Position(step=start), limit)
+    ledger = LossMonitor(TrainerState(step=start), limit)
     for losses in steps:
         ledger.position.step += 1
-        ledger.note({name: torch.tensor(loss) for name, loss in losses.items()})
+        ledger.record({name: torch.tensor(loss) for name, loss in losses.items()})
     return ledger
 
 
 def test_nothing_is_known_until_it_is_read(capsys):
     ledger = noted({"cycle": 1.0}, {"cycle": NAN})
     assert (ledger.position.losses, ledger.position.bad_steps) == ({}, 0) and not capsys.readouterr().err
-    ledger.read()
+    ledger.flush()
     assert (ledger.position.bad_steps, ledger.position.bad_in_a_row) == (1, 1)
 
 
 def test_steps_that_were_skipped_are_named_when_they_are_read(capsys):
     ledger = noted({"cycle": 1.0, "critic": NAN}, {"cycle": INFINITE, "critic": NAN}, {"cycle": 2.0}, start=40)
-    ledger.read()
+    ledger.flush()
     assert [line for line in capsys.readouterr().err.splitlines() if line] == [
         "warning: step 41: critic not finite; the step was skipped",
         "warning: step 42: cycle, critic not finite; the step was skipped",
@@ -36,7 +36,7 @@ def test_steps_that_were_skipped_are_named_when_they_are_read(capsys):
 
 def test_of_many_skipped_steps_three_are_named_and_then_the_tenth_and_hundredth(capsys):
     ledger = noted(*[{"cycle": NAN}, {"cycle": 1.0}] * 120)
-    ledger.read()
+    ledger.flush()
     lines = capsys.readouterr().err.splitlines()
     assert [int(line.split()[2].rstrip(":")) for line in lines] == [1, 3, 5, 19, 199]
     assert lines[3] == "warning: step 19: cycle not finite; the step was skipped; 10 so far"
@@ -44,26 +44,26 @@ def test_of_many_skipped_steps_three_are_named_and_then_the_tenth_and_hundredth(
 
 def test_the_latest_of_each_loss_is_kept_where_not_every_step_has_all():
     ledger = noted({"cycle": 1.0, "critic": 5.0}, {"critic": 4.0}, {"critic": 3.5})
-    ledger.read()
+    ledger.flush()
     assert ledger.position.losses == {"cycle": 1.0, "critic": 3.5}
 
 
 def test_too_many_in_a_row_are_noticed_at_the_next_reading_and_name_their_step():
     ledger = noted({"cycle": NAN}, {"cycle": 1.0}, *[{"cycle": NAN}] * 5)
     with pytest.raises(UserError, match=r"training stopped at step 5: 3 losses in a row were not finite \(cycle\)"):
-        ledger.read()
+        ledger.flush()
 
 
 def test_what_was_read_is_not_counted_again():
     ledger = noted({"cycle": NAN})
-    ledger.read()
-    ledger.read()
+    ledger.flush()
+    ledger.flush()
     assert ledger.position.bad_steps == 1
 
 
 def test_losses_after_a_step_may_be_overwritten():
-    ledger, loss = Ledger(Position(step=1), 3), torch.tensor(1.0)
-    ledger.note({"cycle": loss})
+    ledger, loss = LossMonitor(TrainerState(step=1), 3), torch.tensor(1.0)
+    ledger.record({"cycle": loss})
     loss.fill_(NAN)  # as a replayed step does
-    ledger.read()
+    ledger.flush()
     assert ledger.position.losses == {"cycle": 1.0}

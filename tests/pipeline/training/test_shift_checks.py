@@ -61,7 +61,7 @@ def test_one_direction_alone_opposes_nothing_and_one_validation_is_no_trend():
     one_way, both = shifts_of(metrics("a_to_b", 0.4, 0)), shifts_of(metrics("a_to_b", 0.4, 0) | metrics("b_to_a", 0, 0))
     assert shift_verdicts({1: {}}, 9) == shift_verdicts({1: one_way}, 9) == []
     (verdict,) = shift_verdicts({1: both}, 9)
-    assert (verdict.name, verdict.direction, verdict.value, verdict.tripped) == (
+    assert (verdict.name, verdict.direction, verdict.value, verdict.triggered) == (
         "opposed_shifts",
         "a_to_b_to_a",
         0,
@@ -73,8 +73,8 @@ def test_a_growth_has_a_verdict_in_its_direction_and_what_stopped_growing_has_on
     grown = course(*((0.1 * step, 0) for step in range(5)))
     history = {epoch: {"a_to_b": shift} for epoch, shift in grown.items()}
     (verdict,) = shift_verdicts(history, 100)
-    assert (verdict.name, verdict.direction, verdict.tripped) == ("growing_shift", "a_to_b", True)
+    assert (verdict.name, verdict.direction, verdict.triggered) == ("growing_shift", "a_to_b", True)
     assert verdict.value == pytest.approx(0.8)
     history |= {epoch: {"a_to_b": np.array([0.4, 0.0])} for epoch in (12, 14, 16, 18, 20)}
     (verdict,) = shift_verdicts(history, 100)
-    assert (verdict.value, verdict.tripped) == (0.4, False)
+    assert (verdict.value, verdict.triggered) == (0.4, False)

@@ -12,11 +12,11 @@ from terminal import Terminal
 
 from pipeline.utils.console import (
     bar,
-    guarded,
+    cli_main,
+    echo,
     on_one_line,
     one_line,
     progress,
-    say,
     table,
     warn,
     warn_below_bars,
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def door_that(ending):
-    @guarded
+    @cli_main
     def main(argv=None):
         """Do something."""
         if isinstance(ending, BaseException):
@@ -69,7 +69,7 @@ def test_a_door_keeps_its_description():
 
 def test_a_reader_that_leaves_is_no_error():
     code = (
-        "import sys; from pipeline.utils.console import guarded, say\n"
+        "import sys; from pipeline.utils.console import cli_main, echo\n"
         "@guarded\ndef main(argv=None):\n    for _ in range(10_000): say('line')\n    return 3\n"
         "sys.exit(main())"
     )
@@ -96,7 +96,7 @@ def told(code: str, **streams) -> subprocess.CompletedProcess:
     """Run code in a process of its own, with its terminal elsewhere."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("PYTHONUNBUFFERED", None)
-    names = "import sys; from pipeline.utils.console import guarded, say, warn, progress"
+    names = "import sys; from pipeline.utils.console import cli_main, echo, warn, progress"
     whole = f"{names}\n@guarded\ndef main(argv=None):\n{code}\nsys.exit(main())"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
     return subprocess.run([sys.executable, "-c", whole], env=environment, text=True, timeout=30, **pipes)
@@ -144,7 +144,7 @@ def test_whoever_has_sigterm_handled_keeps_it(monkeypatch):
     seen = []
     before = signal.signal(signal.SIGTERM, lambda *_: seen.append(1))
     try:
-        assert guarded(lambda argv: signal.raise_signal(signal.SIGTERM) or 0)() == 0
+        assert cli_main(lambda argv: signal.raise_signal(signal.SIGTERM) or 0)() == 0
     finally:
         signal.signal(signal.SIGTERM, before)
     assert seen == [1]
@@ -161,15 +161,15 @@ def test_a_message_on_one_line_keeps_its_file_names():
 
 
 def test_messages_and_warnings_go_their_ways(capsys):
-    say("result")
-    say()
+    echo("result")
+    echo()
     warn("trouble")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("result\n\n", "trouble\n")
 
 
 def test_what_cannot_be_printed_is_written_out(capsys):
-    say("caf\udce9")
+    echo("caf\udce9")
     warn(one_line("two\nlines\t\x1b[31m größer"))
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("caf\\udce9\n", "two\\nlines\\t\\x1b[31m größer\n")
@@ -188,7 +188,7 @@ def test_a_table_aligns_text_left_and_numbers_right():
 def test_what_the_terminal_cannot_show_is_escaped(monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", stream)
-    say("köpf.nii")
+    echo("köpf.nii")
     assert stream.buffer.getvalue() == b"k\\xf6pf.nii\n"
 
 
@@ -247,7 +247,7 @@ def test_without_a_terminal_lines_come_a_minute_apart_and_warnings_have_no_empty
 
 
 def test_a_command_gives_a_warning_once_and_says_how_often_it_would_have(capsys):
-    @guarded
+    @cli_main
     def main(argv=None):
         for name in "aba":
             warn(f"warning: {name}")

@@ -9,7 +9,7 @@ from small_engine import MUNIT, UNIT, batch, differences, engine_of, saved
 
 import pipeline.utils.distributed
 from pipeline.data.loader import EpochBatches
-from pipeline.utils.distributed import ALONE, PeerLost, World, launched, opened
+from pipeline.utils.distributed import SINGLE_PROCESS, ProcessLost, World, init_distributed, world_from_env
 from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import choose_device
 
@@ -30,7 +30,7 @@ def trained(method, world):
     engine.world = world
     seen = []
     for index in range(STEPS):
-        losses = engine.step(*(world.own(images) for images in batch(index, COUNT, dtype=torch.float64)))
+        losses = engine.step(*(world.local_shard(images) for images in batch(index, COUNT, dtype=torch.float64)))
         weights = {f"{name}.{at}": one for name, net in engine.networks().items() for at, one in net.named_parameters()}
         gradients = {name: weight.grad.clone() for name, weight in weights.items() if weight.grad is not None}
         seen.append((losses, gradients))
@@ -41,10 +41,10 @@ def one_bad_batch(world):
     """Whether a NaN that only the last process sees leaves every process's engine as it was."""
     engine = engine_of(**METHODS["cyclegan"])
     engine.world = world
-    engine.step(*(world.own(images) for images in batch(0, COUNT)))
+    engine.step(*(world.local_shard(images) for images in batch(0, COUNT)))
     before, (real_a, real_b) = saved(engine), batch(1, COUNT)
     real_a[-1, 0, 0, 0] = float("nan")
-    losses = engine.step(world.own(real_a), world.own(real_b))
+    losses = engine.step(world.local_shard(real_a), world.local_shard(real_b))
     changed = [place for place in differences(before, saved(engine)) if not place.endswith("/random/generator")]
     return {"changed": changed, "finite": bool(torch.isfinite(losses["adversarial_G"]))}
 
@@ -69,9 +69,9 @@ def small_exchanges(world):
     world.seed(7, 3)
     return {
         "gradients": [None if weight.grad is None else weight.grad for weight in weights],
-        "gathered": world.gathered(torch.full((2, 1), float(world.rank))),
-        "every": world.every(2**50 + world.rank),
-        "greatest": world.greatest(world.rank),
+        "gathered": world.all_gather(torch.full((2, 1), float(world.rank))),
+        "every": world.all_gather_object(2**50 + world.rank),
+        "greatest": world.all_reduce_max(world.rank),
         "drawn": torch.rand(2),
     }
 
@@ -79,7 +79,7 @@ def small_exchanges(world):
 @pytest.fixture(scope="module")
 def alone():
     """What one process has that is shown whole batches."""
-    return {method: trained(method, ALONE) for method in METHODS}
+    return {method: trained(method, SINGLE_PROCESS) for method in METHODS}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def pair(tmp_path_factory, alone):  # which has imported by then what they need
     """What each of two processes has of all that is asked of them here."""
 
     def work(rank):
-        with opened() as world:
+        with init_distributed() as world:
             assert world == World(rank, 2, rank, 2)
             return {
                 "methods": {method: trained(method, world) for method in METHODS},
@@ -163,18 +163,18 @@ def test_each_process_has_its_own_random_stream_for_dropout(pair):
 
 def test_together_they_read_what_one_process_reads_in_the_same_order():
     alone = list(EpochBatches(epoch=2, batches=3, batch_size=4, first_batch=1))
-    shares = [list(EpochBatches(2, 3, 4, 1, World(rank, 2).slots(4))) for rank in range(2)]
+    shares = [list(EpochBatches(2, 3, 4, 1, World(rank, 2).local_slots(4))) for rank in range(2)]
     assert [first + second for first, second in zip(*shares, strict=True)] == alone
     assert len(alone) == 2 and all(len(keys) == 2 for keys in shares[0])
 
 
 def test_a_process_that_loses_another_says_so(tmp_path):
     def work(rank):
-        with opened() as world:
+        with init_distributed() as world:
             world.barrier()
             if rank == 1:
                 os._exit(9)
-            with pytest.raises(PeerLost, match="another process of this run ended"):
+            with pytest.raises(ProcessLost, match="another process of this run ended"):
                 world.barrier()
         return 0
 
@@ -186,32 +186,40 @@ def test_a_process_that_loses_another_says_so(tmp_path):
 
 def test_one_process_alone_exchanges_nothing():
     value = torch.ones(2, requires_grad=True)
-    assert ALONE.gathered(value) is value and ALONE.own(value) is value
-    assert not ALONE.mean(value).requires_grad and not ALONE.means({"loss": value})["loss"].requires_grad
-    assert (ALONE.every(5), ALONE.slots(3), ALONE.led(lambda: 4), ALONE.first) == ([5], range(3), 4, True)
+    assert SINGLE_PROCESS.all_gather(value) is value and SINGLE_PROCESS.local_shard(value) is value
+    assert (
+        not SINGLE_PROCESS.reduce_mean(value).requires_grad
+        and not SINGLE_PROCESS.all_reduce_mean({"loss": value})["loss"].requires_grad
+    )
+    assert (
+        SINGLE_PROCESS.all_gather_object(5),
+        SINGLE_PROCESS.local_slots(3),
+        SINGLE_PROCESS.main_process_first(lambda: 4),
+        SINGLE_PROCESS.is_main,
+    ) == ([5], range(3), 4, True)
     random = torch.get_rng_state()
-    ALONE.seed(0, 0)
+    SINGLE_PROCESS.seed(0, 0)
     assert torch.equal(torch.get_rng_state(), random)
-    with opened() as world:
-        assert world is ALONE and not torch.distributed.is_initialized()
+    with init_distributed() as world:
+        assert world is SINGLE_PROCESS and not torch.distributed.is_initialized()
 
 
 def test_torchruns_environment_is_read(monkeypatch):
-    assert launched() is ALONE
+    assert world_from_env() is SINGLE_PROCESS
     for name, value in (("RANK", 5), ("WORLD_SIZE", 8), ("LOCAL_RANK", 1), ("LOCAL_WORLD_SIZE", 4)):
         monkeypatch.setenv(name, str(value))
-    assert launched() == World(5, 8, 1, 4)
+    assert world_from_env() == World(5, 8, 1, 4)
     monkeypatch.setenv("RANK", "8")
     with pytest.raises(UserError, match=r"RANK=8, WORLD_SIZE=8, .*: no place among processes; start them with"):
-        launched()
+        world_from_env()
 
 
 def test_a_batch_that_cannot_be_divided_is_refused_once():
-    assert [list(World(rank, 3).slots(6)) for rank in range(3)] == [[0, 1], [2, 3], [4, 5]]
+    assert [list(World(rank, 3).local_slots(6)) for rank in range(3)] == [[0, 1], [2, 3], [4, 5]]
     with pytest.raises(UserError, match=r"batch_size = 4: cannot be divided among 3 processes; .* set a multiple of 3"):
-        World(0, 3).slots(4)
+        World(0, 3).local_slots(4)
     with pytest.raises(SystemExit) as silent:
-        World(1, 3).slots(4)
+        World(1, 3).local_slots(4)
     assert silent.value.code == 2
 
 
@@ -231,5 +239,8 @@ def test_processes_take_a_gpu_each_and_too_few_are_refused(monkeypatch):
 
 
 def test_reading_the_environment_imports_nothing_slow():
-    code = "import sys, pipeline.utils.distributed as d; d.launched(); sys.exit({'torch', 'numpy'} & set(sys.modules) != set())"
+    code = (
+        "import sys, pipeline.utils.distributed as d; d.world_from_env(); "
+        "sys.exit({'torch', 'numpy'} & set(sys.modules) != set())"
+    )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

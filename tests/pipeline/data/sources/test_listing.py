@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.case import Case
-from pipeline.data.sources.listing import natural_key, nifti_stem, refuse_twins
+from pipeline.data.sources.listing import check_unique_names, natural_key, nifti_stem
 from pipeline.utils.errors import UserError
 
 
@@ -31,7 +31,7 @@ def test_volumes_are_known_by_their_suffix_and_hidden_files_are_not(name, stem):
 def test_twins_are_named_with_their_session():
     cases = [Case("s1", "ses-2", "T1", Path(name)) for name in ("a.nii", "b.nii")]
     with pytest.raises(UserError, match=r"a\.nii and b\.nii are both T1 of s1, session ses-2"):
-        refuse_twins(cases)
+        check_unique_names(cases)
 
 
 def test_cases_that_would_share_a_name_are_refused_within_a_contrast():
@@ -39,11 +39,11 @@ def test_cases_that_would_share_a_name_are_refused_within_a_contrast():
     assert first.name == second.name
     reason = r"a\.nii and b\.nii would both be called p1_b_T1 .* subject p1_b and as subject p1, session b; rename"
     with pytest.raises(UserError, match=reason):
-        refuse_twins([first, second])
-    refuse_twins([first, Case("p1", "b", "T2", Path("b.nii"))])
+        check_unique_names([first, second])
+    check_unique_names([first, Case("p1", "b", "T2", Path("b.nii"))])
 
 
 def test_cases_of_two_contrasts_that_would_share_a_name_are_refused_too():
     cases = [Case("p1", "b", "T1", Path("a.nii")), Case("p1", "", "b_T1", Path("b.nii"))]
     with pytest.raises(UserError, match=r"a\.nii and b\.nii would both be called p1_b_T1 .*; rename one"):
-        refuse_twins(cases)
+        check_unique_names(cases)

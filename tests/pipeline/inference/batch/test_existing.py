@@ -12,7 +12,7 @@ from nibabel import Nifti1Image
 from terminal import Terminal
 
 from pipeline.inference.batch import existing as earlier
-from pipeline.inference.batch.existing import MANY, is_whole, to_do
+from pipeline.inference.batch.existing import MANY, is_whole, pending_jobs
 from pipeline.inference.batch.jobs import FAILED, NOT_DONE, SKIPPED, Job
 from pipeline.inference.batch.provenance import Mark
 from pipeline.inference.output_volume import write_volume
@@ -54,16 +54,18 @@ def test_many_volumes_are_looked_at_together_with_progress_and_each_gets_its_own
     for index, job in enumerate(jobs[1:], 1):
         job.target.write_bytes(whole if index % 3 else whole[:-1])
     expected = [index % 3 == 0 for index in range(MANY)]
-    assert to_do(jobs, overwrite=False) == [job for job, open_ in zip(jobs, expected, strict=True) if open_]
+    assert pending_jobs(jobs, overwrite=False) == [job for job, open_ in zip(jobs, expected, strict=True) if open_]
     assert [job.status for job in jobs] == [NOT_DONE if open_ else SKIPPED for open_ in expected]
     assert f"what is there: 100%|██████████| {MANY - 1}/{MANY - 1}" not in terminal.taken()  # one too few
     jobs[0].target.write_bytes(whole)
     for job in jobs:
         job.status = NOT_DONE
-    assert len(to_do(jobs, overwrite=False)) == MANY // 3 - (MANY % 3 == 0)
+    assert len(pending_jobs(jobs, overwrite=False)) == MANY // 3 - (MANY % 3 == 0)
     assert "what is there: 100%" in terminal.taken()
-    assert to_do(jobs, overwrite=True, quiet=True) == [job for job in jobs if job.status == NOT_DONE]
-    assert to_do([Job(tmp_path / "a.nii", tmp_path / "none.nii", status=FAILED)], overwrite=False, quiet=True) == []
+    assert pending_jobs(jobs, overwrite=True, quiet=True) == [job for job in jobs if job.status == NOT_DONE]
+    assert (
+        pending_jobs([Job(tmp_path / "a.nii", tmp_path / "none.nii", status=FAILED)], overwrite=False, quiet=True) == []
+    )
 
 
 def test_whoever_is_interrupted_does_not_wait_for_the_files_under_way(tmp_path, monkeypatch):
@@ -83,7 +85,7 @@ def test_whoever_is_interrupted_does_not_wait_for_the_files_under_way(tmp_path, 
     monkeypatch.setattr(earlier, "progress", interrupted)
     jobs = [Job(tmp_path / "a.nii", volume_at(tmp_path / "b.nii"), status=NOT_DONE)]
     with pytest.raises(Stopped, match="interrupted; the same command does what is left") as stop:
-        to_do(jobs, overwrite=False)
+        pending_jobs(jobs, overwrite=False)
     assert noticed == [True] and stop.value.exit_code == 130
 
 

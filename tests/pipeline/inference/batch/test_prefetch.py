@@ -10,8 +10,8 @@ from negative_model import negative_model, volume_at
 
 from pipeline.inference.batch.batch import job_opener, job_translator, work_through
 from pipeline.inference.batch.jobs import Job
-from pipeline.inference.batch.prefetch import Ahead
-from pipeline.inference.multi_view import Views
+from pipeline.inference.batch.prefetch import Prefetcher
+from pipeline.inference.multi_view import MultiViewTranslator
 from pipeline.utils.errors import UserError
 
 
@@ -26,7 +26,7 @@ def test_each_is_opened_once_and_all_but_the_first_while_the_one_before_is_trans
         opened.append((job.source.name, threading.current_thread() is threading.main_thread()))
         return job.source.name
 
-    ahead = Ahead(open_job, jobs)
+    ahead = Prefetcher(open_job, jobs)
     for job in jobs:
         assert ahead(job) == job.source.name
         if ahead._begun is not None:
@@ -44,7 +44,7 @@ def test_what_is_wrong_with_a_volume_is_said_once_when_it_is_its_turn():
         return job.source.name
 
     jobs = jobs_of("a", "b", "c")
-    ahead = Ahead(open_job, jobs)
+    ahead = Prefetcher(open_job, jobs)
     assert ahead(jobs[0]) == "a"
     with pytest.raises(UserError, match="b: broken"):
         ahead(jobs[1])
@@ -53,7 +53,7 @@ def test_what_is_wrong_with_a_volume_is_said_once_when_it_is_its_turn():
 
 def test_a_job_that_was_left_out_puts_nothing_in_anothers_place():
     jobs = jobs_of("a", "b", "c")
-    ahead = Ahead(lambda job: job.source.name, jobs)
+    ahead = Prefetcher(lambda job: job.source.name, jobs)
     assert (ahead(jobs[0]), ahead(jobs[2]), ahead(jobs[1])) == ("a", "c", "b")
 
 
@@ -64,11 +64,11 @@ def test_a_batch_read_ahead_is_the_batch_read_in_turn(tmp_path):
     voxels = doubtful.get_fdata(dtype=np.float32)
     voxels[0, 0, :5] = np.nan
     nib.save(nib.Nifti1Image(voxels, doubtful.affine), sources[2])
-    views, found = Views((negative_model(),), "T2"), {}
+    views, found = MultiViewTranslator((negative_model(),), "T2"), {}
     for name in ("in turn", "ahead"):
         jobs = [Job(source, tmp_path / name / source.name) for source in sources]
         (tmp_path / name).mkdir()
-        opened = Ahead(job_opener(views), jobs) if name == "ahead" else None
+        opened = Prefetcher(job_opener(views), jobs) if name == "ahead" else None
         work_through(jobs, job_translator(views, None, opened), quiet=True)
         files = sorted(path.name for path in (tmp_path / name).iterdir())
         images = [np.asarray(nib.load(tmp_path / name / file).dataobj) for file in files]
@@ -89,7 +89,7 @@ def test_what_could_not_be_opened_ahead_is_opened_when_there_may_be_room():
         return job.source.name
 
     jobs = jobs_of("a", "b", "c")
-    ahead = Ahead(open_job, jobs)
+    ahead = Prefetcher(open_job, jobs)
     assert [ahead(job) for job in jobs] == ["a", "b", "c"]
     assert sorted(opened) == ["a", "b", "b", "c"]
 
@@ -104,7 +104,7 @@ def test_a_volume_that_is_refused_for_memory_while_another_is_there_has_its_turn
 
     monkeypatch.setattr("transforms.io.nifti.free_memory", free_memory)
     jobs = [Job(source, tmp_path / "out" / source.name) for source in (first, second)]
-    ahead = Ahead(job_opener(Views((negative_model(),), "T2")), jobs)
+    ahead = Prefetcher(job_opener(MultiViewTranslator((negative_model(),), "T2")), jobs)
     assert [ahead(job).volumes[0].name for job in jobs] == [str(first), str(second)]
     assert seen == [True, False, True]
 
@@ -117,7 +117,7 @@ def test_analyze_pairs_are_opened_in_turn():
         return job.source.name
 
     jobs = jobs_of("a.nii", "b.hdr", "c.IMG", "d.nii")
-    ahead = Ahead(open_job, jobs)
+    ahead = Prefetcher(open_job, jobs)
     assert [ahead(job) for job in jobs] == ["a.nii", "b.hdr", "c.IMG", "d.nii"]
     assert opened == {"a.nii": True, "b.hdr": True, "c.IMG": True, "d.nii": False}
 
@@ -127,7 +127,7 @@ def test_an_interruption_begins_nothing_more():
         raise KeyboardInterrupt
 
     jobs = jobs_of("a", "b")
-    ahead = Ahead(open_job, jobs)
+    ahead = Prefetcher(open_job, jobs)
     with pytest.raises(KeyboardInterrupt):
         ahead(jobs[0])
     assert ahead._begun is None
@@ -135,7 +135,7 @@ def test_an_interruption_begins_nothing_more():
 
 def test_a_process_does_not_wait_for_what_was_begun_in_vain():
     code = (
-        "import sys, time; from pathlib import Path; from pipeline.inference.batch.prefetch import Ahead; "
+        "import sys, time; from pathlib import Path; from pipeline.inference.batch.prefetch import Prefetcher; "
         "from pipeline.inference.batch.jobs import Job; jobs = [Job(Path(n), Path(n)) for n in 'ab']; "
         "Ahead(lambda job: time.sleep(60 if job is jobs[1] else 0), jobs)(jobs[0]); sys.exit(3)"
     )

@@ -17,7 +17,7 @@ from pipeline.inference.batch.jobs import Job
 from pipeline.inference.batch.sharding import collected, note_others, share
 from pipeline.inference.model import TranslationModel
 from pipeline.translate import main
-from pipeline.utils.distributed import ALONE, World
+from pipeline.utils.distributed import SINGLE_PROCESS, World
 
 
 @pytest.fixture
@@ -68,8 +68,8 @@ def test_every_job_is_one_processs_and_stays_it_whatever_is_done():
     assert [[job.source.name for job in one] for one in shares] == [
         ["0.nii", "3.nii", "6.nii"], ["1.nii", "4.nii"], ["2.nii", "5.nii"],
     ]  # fmt: skip
-    assert share(jobs, ALONE) == jobs and share(jobs[:1], World(1, 2)) == []
-    assert collected(jobs, ALONE) == jobs
+    assert share(jobs, SINGLE_PROCESS) == jobs and share(jobs[:1], World(1, 2)) == []
+    assert collected(jobs, SINGLE_PROCESS) == jobs
 
 
 def test_two_processes_killed_and_restarted_write_each_volume_once(written, scans, tmp_path, monkeypatch, capfd):
