@@ -27,9 +27,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--dry-run", action="store_true", help="print the plan and touch nothing")
     command.add_argument("--verbose", action="store_true", help="with --dry-run: name every subject, one a line")
     command.add_argument("--quiet", action="store_true", help="no progress bars")
-    command.add_argument(
-        "--show-config", action="store_true", help="print the configuration's file and do nothing else"
-    )
+    command.add_argument("--show-config", action="store_true", help="print the configuration's file and nothing else")
     command.add_argument("--version", action="version", version=__version__)
     return command
 

@@ -86,10 +86,8 @@ def _read_yaml(path: Path) -> dict:
         values = _parse(decoded(path.read_bytes(), str(path), "a YAML configuration"))
     except OSError as error:
         reason = f"{error.strerror or error}{looked_at(path)}"
-        names = ", ".join(shipped_configs())
-        raise UserError(
-            f"{path}: {reason}; give the path of a YAML configuration, or a shipped one: {names}"
-        ) from error
+        remedy = f"give the path of a YAML configuration, or a shipped one: {', '.join(shipped_configs())}"
+        raise UserError(f"{path}: {reason}; {remedy}") from error
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not valid YAML: {reason}") from error
