@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pipeline import __version__
 from pipeline.utils.arguments import given_path
 from pipeline.utils.console import cli_main, echo
 from pipeline.utils.errors import EXIT_DONE, Stopped, UserError
@@ -125,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--base-url", default=IXI_URL, metavar="URL", help=f"a mirror with the same files ({IXI_URL})")
     parser.add_argument("--keep-archives", action="store_true", help="keep the .tar files after unpacking")
     parser.add_argument("--quiet", action="store_true", help="print errors only")
+    parser.add_argument("--version", action="version", version=__version__)
     return parser
 
 

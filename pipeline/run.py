@@ -4,10 +4,11 @@ import argparse
 
 from pipeline import __version__
 from pipeline.config.load import load_config
+from pipeline.config.shipped import config_file
 from pipeline.runs.folder import open_run_folder
 from pipeline.training.initial_weights import require_start
 from pipeline.utils.arguments import given_path
-from pipeline.utils.console import cli_main
+from pipeline.utils.console import cli_main, echo
 from pipeline.utils.distributed import world_from_env
 from pipeline.utils.errors import EXIT_DONE
 
@@ -19,11 +20,14 @@ def parser() -> argparse.ArgumentParser:
         description="Train, evaluate and report one run. Running the same command again continues where it stopped.",
         epilog="exit codes: 0 done, 2 bad input or configuration, 130/143 stopped with a checkpoint, 1 our bug",
     )
-    command.add_argument("config", type=given_path, help="YAML configuration, such as configs/phantom.yaml")
+    command.add_argument(
+        "config", type=given_path, help="YAML configuration, or the name of a shipped one, such as phantom"
+    )
     command.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="such as training.epochs=20")
     command.add_argument("--dry-run", action="store_true", help="print the plan and touch nothing")
     command.add_argument("--verbose", action="store_true", help="with --dry-run: name every subject, one a line")
     command.add_argument("--quiet", action="store_true", help="no progress bars")
+    command.add_argument("--show-config", action="store_true", help="print the configuration's file and nothing else")
     command.add_argument("--version", action="version", version=__version__)
     return command
 
@@ -33,6 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_intermixed_args(argv)
     config = load_config(arguments.config, arguments.overrides)
+    if arguments.show_config:
+        echo(config_file(arguments.config).read_text(encoding="utf-8").rstrip())
+        return EXIT_DONE
     if arguments.dry_run:
         if not world_from_env().is_main:
             return EXIT_DONE

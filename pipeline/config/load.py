@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.config.checks import conflicts
 from pipeline.config.schema import Config
+from pipeline.config.shipped import config_file, shipped_configs
 from pipeline.utils.errors import UserError
 from pipeline.utils.paths import looked_at
 from pipeline.utils.texts import decoded
@@ -59,10 +60,13 @@ def _shifted(value: object, by: int) -> object:
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `key.sub=value` overrides, and check everything.
 
+    `path` may also be the name of a configuration that comes with the package, such as "phantom".
+
     Raises:
         UserError: naming the file and, for every error at once, the key, its value, the rule, and the nearest valid
             key where one is unknown.
     """
+    path = config_file(path)
     values = _read_yaml(path)
     problems = [problem for text in overrides if (problem := _override(values, text))]
     try:
@@ -82,7 +86,8 @@ def _read_yaml(path: Path) -> dict:
         values = _parse(decoded(path.read_bytes(), str(path), "a YAML configuration"))
     except OSError as error:
         reason = f"{error.strerror or error}{looked_at(path)}"
-        raise UserError(f"{path}: {reason}; give the path of a YAML configuration") from error
+        remedy = f"give the path of a YAML configuration, or a shipped one: {', '.join(shipped_configs())}"
+        raise UserError(f"{path}: {reason}; {remedy}") from error
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not valid YAML: {reason}") from error
