@@ -240,7 +240,7 @@ def test_a_file_that_holds_something_else_is_named(tmp_path, other, said):
 
 
 def test_a_small_contrast_that_has_many_turns_keeps_no_order_of_them(numbered):
-    draws = numbered.draws[1]  # of four slices
+    draws = numbered.samplers[1]  # of four slices
     found = draws.indices([(0, position) for position in range(4000)])
     assert all(sorted(found[lap : lap + 4]) == [0, 1, 2, 3] for lap in range(0, 4000, 4))
     assert len(draws._orders) == 2

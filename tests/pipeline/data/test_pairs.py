@@ -11,13 +11,8 @@ from scipy.spatial.transform import Rotation
 
 import pipeline.data.pairs as pairing
 from pipeline.data.case import Case
-from pipeline.data.pairs import (
-    PairReader,
-    field_of_view_mask,
-    prepare_scan,
-    read_rigid_transform,
-    write_rigid_transform,
-)
+from pipeline.data.pairs import PairReader, field_of_view_mask, prepare_scan
+from pipeline.data.rigid_transform_file import read_rigid_transform, write_rigid_transform
 from pipeline.utils.errors import UserError
 from transforms.slice_chain import CHAIN_VERSION
 from transforms.slices import stack_slices
