@@ -46,7 +46,7 @@ class DeviceSliceBank:
         self, augmentation: Augmentation, indices: Sequence[int], changes: list[AugmentationParameters]
     ) -> Tensor:
         """See `SliceSource.changed`."""
-        return augmentation.apply_at_once(self.gather(indices), changes)
+        return augmentation.apply_batched(self.gather(indices), changes)
 
 
 def on_device_slices(banks: Sequence[SliceBank], device: torch.device) -> list[DeviceSliceBank]:

@@ -14,7 +14,7 @@ from pipeline.data.rigid_transform_file import read_rigid_transform, write_rigid
 from pipeline.utils.console import warnings_as_lines
 from pipeline.utils.errors import UserError, first_cause
 from pipeline.utils.files import file_identity
-from transforms.cropping import blacken_beyond, put_back
+from transforms.cropping import fill_outside, paste_box
 from transforms.registration import register_rigid, resample_onto, same_grid
 from transforms.slice_chain import slice_chain
 from transforms.slices import AXES, centre_fit, contiguous, cut_slices, slices_with_content, stack_slices
@@ -219,8 +219,8 @@ def _in_source_box(source: PreparedScan, target: PreparedScan) -> tuple[np.ndarr
         return scan.stack, scan.foreground
     shape, box = source.volume.shape, target.box - source.box[:, :1]
     field = tuple(slice(0, length) for length in shape)
-    volume = put_back(target.volume, box, field, shape, -1)
-    foreground = put_back(stack_slices(target.foreground, target.axis), box, field, shape, False)
+    volume = paste_box(target.volume, box, field, shape, -1)
+    foreground = paste_box(stack_slices(target.foreground, target.axis), box, field, shape, False)
     return cut_slices(volume, source.axis), cut_slices(foreground, source.axis)
 
 
@@ -228,7 +228,7 @@ def field_of_view_mask(source: PreparedScan, target: PreparedScan, rigid_transfo
     """Return as (N, h, w) bool where a target's field of view covers its source's grid; see `resampled_onto`."""
     full_mask = np.ones(target.volume.shape, np.uint8)
     if target.box is not None:
-        blacken_beyond(full_mask, target.inverse_state["image_inside"], 0)
+        fill_outside(full_mask, target.inverse_state["image_inside"], 0)
     covered = resample_onto(full_mask, target.affine, rigid_transform, source.volume.shape, source.affine, order=0)
     return cut_slices(covered, source.axis) > 0
 

@@ -162,11 +162,11 @@ def test_a_batch_changed_at_once_is_the_same_to_the_bit(jitter):
     slices, plain = torch.rand(300, 1, 8, 8) * 2 - 1, replace(EVERYTHING, jitter=jitter, brightness=0.0, contrast=0.0)
     changes = draws(plain, 300)
     assert len({(c.flips, c.quarter_turns) for c in changes}) == 16
-    assert torch.equal(plain.apply_at_once(slices, changes), plain.apply(slices, changes))
+    assert torch.equal(plain.apply_batched(slices, changes), plain.apply(slices, changes))
 
 
 def test_a_batch_recoloured_at_once_is_the_same_but_for_rounding():
     slices, changes = torch.rand(64, 1, 8, 8) * 2 - 1, draws(EVERYTHING, 64)
-    found, expected = EVERYTHING.apply_at_once(slices, changes), EVERYTHING.apply(slices, changes)
+    found, expected = EVERYTHING.apply_batched(slices, changes), EVERYTHING.apply(slices, changes)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     assert found.dtype == expected.dtype and found.is_contiguous()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from transforms.head_mask import find_head, tight_box, without_empty_planes
+from transforms.head_mask import bounding_box, find_head, without_empty_planes
 
 
 def ball(shape, radius):
@@ -79,7 +79,7 @@ def test_a_uniform_object_is_its_own_head():
 @pytest.mark.parametrize("margin", [1, 4, 20])
 def test_the_amount_of_air_moves_neither_mask_nor_box(margin):
     wide, head = head_in_noise(shape=(64, 66, 68), noise=12.0)
-    own = tuple(slice(bounds.start - margin, bounds.stop + margin) for bounds in tight_box(head))
+    own = tuple(slice(bounds.start - margin, bounds.stop + margin) for bounds in bounding_box(head))
     found = whole_mask(np.ascontiguousarray(wide[own]))
     assert np.array_equal(found, whole_mask(wide)[own])
 

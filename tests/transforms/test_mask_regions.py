@@ -5,7 +5,14 @@ import pytest
 from scipy import ndimage
 
 from transforms.intensity import foreground_mask
-from transforms.mask_regions import box_of, close_gaps, fill_cavities, with_margin, without_margin, without_specks
+from transforms.mask_regions import (
+    box_with_margin,
+    close_gaps,
+    fill_cavities,
+    with_margin,
+    without_margin,
+    without_specks,
+)
 from transforms.slices import contiguous
 
 SHAPES = [(1, 1, 1), (2, 2, 2), (5, 1, 6), (1, 12, 14), (13, 11, 1), (2, 9, 10), (17, 2, 12), (14, 15, 2), (16, 18, 20)]
@@ -81,8 +88,8 @@ def test_nothing_and_everything_stay_what_they_are():
 def test_a_box_holds_the_mask_and_a_margin_about_it():
     mask = np.zeros((20, 20, 20), bool)
     mask[4:9, 7, 10:12] = True
-    assert [(part.start, part.stop) for part in box_of(with_margin(mask))] == [(4, 15), (7, 14), (10, 18)]
-    assert box_of(np.zeros((3, 3, 3), bool)) == (slice(None),) * 3
+    assert [(part.start, part.stop) for part in box_with_margin(with_margin(mask))] == [(4, 15), (7, 14), (10, 18)]
+    assert box_with_margin(np.zeros((3, 3, 3), bool)) == (slice(None),) * 3
 
 
 @pytest.mark.parametrize("shape", [(40, 44, 36), (48, 40, 1), (2, 40, 44)])

@@ -6,7 +6,7 @@ import pytest
 from head_scans import scan
 from nibabel.affines import from_matvec, voxel_sizes
 
-from transforms.head_mask import find_head, tight_box
+from transforms.head_mask import bounding_box, find_head
 from transforms.intensity import scale_from_unit
 from transforms.slice_chain import CHAIN_VERSION, slice_chain
 
@@ -135,7 +135,7 @@ def test_the_head_lies_in_the_middle_wherever_the_field_of_view_has_it():
 
 def test_a_margin_is_of_one_width_in_millimetres_whatever_the_volume_has():
     volume, affine = head()
-    tight = np.ascontiguousarray(volume[tight_box(find_head(volume).mask)])
+    tight = np.ascontiguousarray(volume[bounding_box(find_head(volume).mask)])
     _, data = through(tight, affine)
     assert data["image_before_fit"] == (tight.shape[0] + 4, tight.shape[1] + 4)  # 10 mm of 5.0 and 5.2
     assert len(data["image"]) == tight.shape[2] + 4
