@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from transforms import ranks
-from transforms.ranks import median, percentile, successive
+from transforms.ranks import adjacent_order_statistics, median, percentile
 
 KINDS = {
     "spread": lambda random, size: random.standard_normal(size),
@@ -30,14 +30,14 @@ def test_medians_and_percentiles_are_numpys(kind, size, monkeypatch):
         found = median(values, first, count)
         assert found == np.median(ordered[first : first + count]) and found.dtype == np.float32
     for rank in {0, size // 3, size - 1}:
-        assert successive(values, rank) == (ordered[rank], ordered[min(rank + 1, size - 1)])
+        assert adjacent_order_statistics(values, rank) == (ordered[rank], ordered[min(rank + 1, size - 1)])
 
 
 def test_a_bracket_that_misses_costs_time_only(monkeypatch):
     monkeypatch.setattr(ranks, "FEW", 10)
     monkeypatch.setattr(ranks, "_bracketed", lambda values, rank: (rank + 1, values[:5]))
     values = np.random.default_rng(0).permutation(101).astype(np.float32)
-    assert successive(values, 40) == (40, 41)
+    assert adjacent_order_statistics(values, 40) == (40, 41)
 
 
 def test_what_is_asked_of_stays_as_it_was_and_any_shape_will_do():

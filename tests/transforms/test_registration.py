@@ -10,7 +10,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from transforms import registration
-from transforms.registration import mutual_information, register_rigid, resample_onto, same_grid, smoothed_for
+from transforms.registration import low_pass_filter, mutual_information, register_rigid, resample_onto, same_grid
 
 DATA = Path(os.environ.get("MRI_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -225,7 +225,7 @@ def test_the_blur_follows_the_moving_volumes_own_axes():
 def test_blur_and_interpolation_have_the_variance_of_the_triangle(ratio):
     point = np.zeros(101)
     point[50] = 1
-    blurred = smoothed_for(point, [ratio])
+    blurred = low_pass_filter(point, [ratio])
     offsets = np.arange(101) - 50
     variance = np.sum(blurred * offsets**2) + 1 / 6  # the interpolation's
     assert variance == pytest.approx(max(1, ratio) ** 2 / 6, rel=0.06)
