@@ -68,7 +68,7 @@ def occupied_slices(foreground: np.ndarray, min_share: float) -> np.ndarray:
     return np.flatnonzero((share >= min_share) & (share > 0))
 
 
-def slices_with_a_fair_share(foreground: np.ndarray) -> np.ndarray:
+def well_filled_slices(foreground: np.ndarray) -> np.ndarray:
     """Return the indices of the slices of an (N, H, W) mask with at least a quarter of what the fullest one has."""
     share = foreground.reshape(len(foreground), -1).mean(axis=1)
     return np.flatnonzero(share >= share.max() / 4)

@@ -7,13 +7,13 @@ from pipeline.data.coverage import MAX_LENGTH_RATIO, Coverage, shared_length
 MAX_VOXEL_RATIO = 1.2  # larger voxel size over smaller, along each axis
 
 
-def coverage_text(shown_mm: Mapping[str, float], coverage: Coverage, *, of: str = "head") -> str | None:
+def coverage_text(shown_mm: Mapping[str, float], coverage: Coverage, *, region: str = "head") -> str | None:
     """Return a warning where the contrasts cover different lengths along the sliced axis, or None where they agree.
 
     Args:
         shown_mm: Contrast -> typical length covered. With fewer than two contrasts there is no warning.
         coverage: The range that is trained on.
-        of: What is measured, "head" or "field of view".
+        region: What is measured, "head" or "field of view".
     """
     if len(shown_mm) < 2:
         return None
@@ -23,12 +23,12 @@ def coverage_text(shown_mm: Mapping[str, float], coverage: Coverage, *, of: str 
     lengths = " and ".join(f"{length:.0f} mm in {contrast}" for contrast, length in shown_mm.items())
     shared = Coverage(coverage.axis, shared_length(shown_mm))
     excess = "" if coverage.mm is None else f", and preprocess.coverage_mm = {coverage.mm:g} leaves that different"
-    remedy = f"preprocess.coverage_mm: shared would train on {shared}" if of == "head" else (
+    remedy = f"preprocess.coverage_mm: shared would train on {shared}" if region == "head" else (
         "preprocess.coverage_mm: shared would train on what both contrasts' heads show"
     )  # fmt: skip
     return (
-        f"along the {coverage.axis} slices' axis scans show {lengths} of {of} (medians){excess}; networks would take "
-        f"what one contrast never shows for a matter of contrast; {remedy}"
+        f"along the {coverage.axis} slices' axis scans show {lengths} of {region} (medians){excess}; networks would "
+        f"take what one contrast never shows for a matter of contrast; {remedy}"
     )
 
 

@@ -56,7 +56,7 @@ class Coverage:
         return "all that each volume shows" if self.mm is None else f"the {self.mm:.0f} mm {ENDS[self.axis]}"
 
 
-WHOLE = Coverage("axial")  # whole volumes, whatever the axis
+FULL_COVERAGE = Coverage("axial")  # whole volumes, whatever the axis
 
 
 def head_slices(foreground: np.ndarray) -> tuple[int, int]:

@@ -50,7 +50,7 @@ class StoredCase:
         case: The image.
         path: The .npy file, uint16 (count, size, size).
         count: Number of slices used: all occupied ones, or those in a range.
-        facts: `low`, `high` (intensities that became -1 and 1), `integer` (whether the file holds whole numbers),
+        statistics: `low`, `high` (intensities that became -1 and 1), `integer` (whether the file holds whole numbers),
             `spacing_mm` (of the file, R, A, S), `histogram` (of the foreground in [-1, 1]), `positions` (of the slices
             used), `likeness` (see `pipeline.data.fingerprint.volume_fingerprint`), `head_slices` (first and last slice
             of the head), `slice_mm` (distance between slices), `slice_histograms` (a histogram per slice of
@@ -62,30 +62,30 @@ class StoredCase:
     case: Case
     path: Path
     count: int
-    facts: dict
+    statistics: dict
     first: int = 0
     stored: int | None = None
 
-    def within(self, coverage: Coverage, of: Mapping[str, object] | None = None) -> "StoredCase":
+    def within(self, coverage: Coverage, grid_statistics: Mapping[str, object] | None = None) -> "StoredCase":
         """Return the case restricted to the slices in a range, without copying; `count` may become 0.
 
         Args:
             coverage: The range.
-            of: Statistics of the scan whose grid the slices lie on, for its `head_slices` and `slice_mm`; None for
-                the case's own.
+            grid_statistics: Statistics of the scan whose grid the slices lie on, for its `head_slices` and `slice_mm`;
+                None for the case's own.
         """
         if coverage.mm is None:
             return self
-        head, slice_mm = ((of or self.facts)[name] for name in ("head_slices", "slice_mm"))
-        positions = np.asarray(self.facts["positions"])
+        head, slice_mm = ((grid_statistics or self.statistics)[name] for name in ("head_slices", "slice_mm"))
+        positions = np.asarray(self.statistics["positions"])
         in_range = np.flatnonzero(coverage.select(positions, head, slice_mm))  # contiguous, as positions ascend
-        facts = self.facts | {"positions": positions[in_range].tolist()}
-        if "slice_histograms" in facts:
-            histograms = unpack_histograms(facts["slice_histograms"], BINS)
+        statistics = self.statistics | {"positions": positions[in_range].tolist()}
+        if "slice_histograms" in statistics:
+            histograms = unpack_histograms(statistics["slice_histograms"], BINS)
             selected = coverage.select(np.arange(len(histograms)), head, slice_mm)
-            facts["histogram"] = histograms[selected].sum(axis=0).tolist()
+            statistics["histogram"] = histograms[selected].sum(axis=0).tolist()
         first = self.first + int(in_range[0]) if len(in_range) else self.first
-        return replace(self, count=len(in_range), facts=facts, first=first, stored=self.stored or self.count)
+        return replace(self, count=len(in_range), statistics=statistics, first=first, stored=self.stored or self.count)
 
 
 def encode(slices: np.ndarray) -> np.ndarray:
@@ -176,17 +176,18 @@ def look_up(case: Case, folder: Path, settings: dict) -> StoredCase | None:
     try:
         key = case_key(case.path, settings)
         slices_path, record_path = folder / f"{key}.npy", folder / f"{key}.json"
-        facts = json.loads(record_path.read_text())
-        if "likeness" not in facts:  # an earlier release's entry, to be made again
+        statistics = json.loads(record_path.read_text())
+        if "likeness" not in statistics:  # an earlier release's entry, to be made again
             return None
-        is_intact = intact(record_path, {slices_path: facts}, (facts["count"], settings["size"], settings["size"]))
+        shape = (statistics["count"], settings["size"], settings["size"])
+        is_intact = intact(record_path, {slices_path: statistics}, shape)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         is_intact = False
     if not is_intact:
         warn(f"warning: {slices_path}: not what was written there (a failing disk, another program?); it is made again")
-    return StoredCase(case, slices_path, facts["count"], facts) if is_intact else None
+    return StoredCase(case, slices_path, statistics["count"], statistics) if is_intact else None
 
 
 def extract(path: Path, folder: Path, settings: dict) -> None:
@@ -217,7 +218,7 @@ def extract(path: Path, folder: Path, settings: dict) -> None:
     low, high = data["image_range"]
     histograms = slice_histograms(slices, foreground)
     file_affine = data["image_before_spacing"][1] if "image_before_spacing" in data else data["image_affine"]
-    facts = {
+    statistics = {
         "count": len(positions),
         **checksums,
         "low": low,
@@ -231,7 +232,7 @@ def extract(path: Path, folder: Path, settings: dict) -> None:
         "slice_mm": float(voxel_sizes(data["image_affine"])[AXES[settings["axis"]]]),
         "likeness": volume_fingerprint(data, settings["axis"], settings["size"]),
     }
-    atomic_text(folder / f"{key}.json", json.dumps(facts))
+    atomic_text(folder / f"{key}.json", json.dumps(statistics))
 
 
 def build_slice_cache(

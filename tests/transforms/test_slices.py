@@ -10,9 +10,9 @@ from transforms.slices import (
     cut_slices,
     occupied_slices,
     size_without_cropping,
-    slices_with_a_fair_share,
     slices_with_content,
     stack_slices,
+    well_filled_slices,
 )
 
 
@@ -133,4 +133,4 @@ def test_a_fair_share_is_a_quarter_of_what_the_fullest_slice_has():
     foreground = np.zeros((6, 4, 10), bool)
     for slice_, count in zip(foreground, (0, 9, 10, 40, 11, 1), strict=True):
         slice_.flat[:count] = True
-    assert slices_with_a_fair_share(foreground).tolist() == [2, 3, 4]
+    assert well_filled_slices(foreground).tolist() == [2, 3, 4]

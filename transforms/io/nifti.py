@@ -55,22 +55,22 @@ def read_nifti(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarra
         ValueError: the file is missing, damaged, no NIfTI, or no real-valued 3D volume; the message names the file, the
             reason and the remedy.
     """
-    array, affine, header, cautions = read_with_doubts(source)
+    array, affine, header, cautions = read_with_cautions(source)
     if cautions:
         warnings.warn(f"{name_of(source)}: {'; '.join(cautions)}", stacklevel=2)
     return array, affine, header
 
 
-def read_with_doubts(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarray, FileBasedHeader, list[str]]:
+def read_with_cautions(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarray, FileBasedHeader, list[str]]:
     """Read like `read_nifti`, but return the cautions (messages on what is doubtful) instead of warning of them.
 
-    Cautions of an image's maker, in `image.extra["doubts"]`, are among them.
+    Cautions of an image's maker, in `image.extra["cautions"]`, are among them.
     """
     name = name_of(source)
     with nibabel_silent():
         if isinstance(source, SpatialImage):
             with _naming_errors(name):
-                image, shape, cautions = source, volume_shape(source.header, name), source.extra.get("doubts", [])
+                image, shape, cautions = source, volume_shape(source.header, name), source.extra.get("cautions", [])
         else:
             with _naming_errors(name):
                 image, cautions = _open(Path(source))

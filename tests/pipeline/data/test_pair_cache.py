@@ -54,14 +54,14 @@ def test_on_one_grid_both_halves_are_what_each_scan_is_on_its_own(tmp_path, no_r
     cases = pair(tmp_path)
     [stored], failures = build([cases], tmp_path)
     assert failures == {} and [half.case for half in stored] == list(cases)
-    positions = stored[0].facts["positions"]
+    positions = stored[0].statistics["positions"]
     alone = {name: value for name, value in SETTINGS.items() if name != "register_pairs"}
     for half, slices in zip(stored, slices_of(stored), strict=True):
         whole = prepare_scan(half.case.path, CHAIN, 1).stack
         np.testing.assert_allclose(slices, centre_fit(whole, 40, 40, -1)[positions], atol=2e-5)
         extract(half.case.path, tmp_path / "alone", alone)  # as unpaired training sees it
         unpaired = look_up(half.case, tmp_path / "alone", alone)
-        shared = [unpaired.facts["positions"].index(position) for position in positions]
+        shared = [unpaired.statistics["positions"].index(position) for position in positions]
         np.testing.assert_array_equal(np.load(unpaired.path)[shared], np.load(half.path))
 
 
@@ -70,7 +70,7 @@ def test_a_second_scan_of_another_field_of_view_is_brought_to_its_place(tmp_path
     affine[:3, 3] = AFFINE[:3, :3] @ [2, 0, 7] + AFFINE[:3, 3]  # begins 2 voxels to the right and 7 further up
     cases = pair(tmp_path, scan("T2", seed=1)[2:, :, 7:], affine)
     [stored], _ = build([cases], tmp_path, settings={**SETTINGS, "register_pairs": False})
-    positions = np.array(stored[0].facts["positions"])
+    positions = np.array(stored[0].statistics["positions"])
     own = prepare_scan(cases[1].path, CHAIN, 1).stack
     in_place = np.pad(own, [(7, 0), (2, 0), (0, 0)], constant_values=-1)
     np.testing.assert_allclose(slices_of(stored)[1], centre_fit(in_place, 40, 40, -1)[positions], atol=2e-5)
@@ -116,7 +116,7 @@ def agreement(stored):
 
 def test_a_head_that_moved_between_the_scans_is_aligned(moved):
     cases, folder, truth, stored = moved
-    facts, second = stored[0].facts, slices_of(stored)[1]
+    facts, second = stored[0].statistics, slices_of(stored)[1]
     np.testing.assert_allclose(facts["movement"], truth, atol=1.0)
     affine = np.linalg.inv(HALF) @ AFFINE
     unmoved = prepare_scan(
@@ -141,7 +141,7 @@ def test_two_processes_register_and_store_the_same_as_one(moved, tmp_path):
 def test_a_registration_is_shared_with_whoever_reads_the_pair(moved, no_registration):
     cases, folder, _, stored = moved
     reader = pairing.PairReader(CHAIN, 16, register=True, cache=folder / "store" / "registrations")
-    np.testing.assert_array_equal(reader.read(cases)[2], stored[0].facts["movement"])
+    np.testing.assert_array_equal(reader.read(cases)[2], stored[0].statistics["movement"])
 
 
 # ── which slices ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -69,7 +69,7 @@ def test_the_facts_describe_the_file(tmp_path):
     case = Case("s", "", "T1", write_volume(tmp_path / "s.nii.gz", affine=posterior_superior_right))
     [stored], _ = build([case], tmp_path / "store")
     chain = slice_chain(**CHAIN)({"image": case.path})
-    facts = stored.facts
+    facts = stored.statistics
     assert facts["spacing_mm"] == pytest.approx([3, 1, 2])  # right, anterior, superior
     assert (facts["low"], facts["high"]) == chain["image_range"]
     assert facts["integer"] is True
@@ -94,8 +94,8 @@ def test_an_entry_of_a_release_that_did_not_keep_the_likeness_is_made_again(tmp_
 def test_the_facts_give_the_files_own_spacing_when_it_is_resampled(tmp_path):
     case = Case("s", "", "T1", write_volume(tmp_path / "s.nii.gz", affine=np.diag([1, 1.5, 2, 1])))
     [stored], _ = build([case], tmp_path / "store", settings={**SETTINGS, "spacing_mm": [1.25, 4.0]})
-    assert stored.facts["spacing_mm"] == pytest.approx([1, 1.5, 2])
-    assert stored.facts["positions"] == [0, 1, 2, 3, 4, 5]  # 12 slices of 2 mm are 6 of 4 mm
+    assert stored.statistics["spacing_mm"] == pytest.approx([1, 1.5, 2])
+    assert stored.statistics["positions"] == [0, 1, 2, 3, 4, 5]  # 12 slices of 2 mm are 6 of 4 mm
 
 
 # ── keys ──────────────────────────────────────────────────────────────────────────────────────────────────────

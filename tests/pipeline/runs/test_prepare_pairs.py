@@ -142,7 +142,7 @@ def test_resumed_training_is_refused_when_a_pair_changed(cohort):
     (first, second), *others = prepared.pairs
     shifted = np.eye(4)
     shifted[0, 3] = 0.01
-    moved = (replace(first, facts=first.facts | {"movement": shifted.tolist()}), second)
+    moved = (replace(first, statistics=first.statistics | {"movement": shifted.tolist()}), second)
     for pairs_now in ((moved, *others), tuple(others)):
         with pytest.raises(UserError, match=f"training data changed .*{first.case.name} and {second.case.name}"):
             require_same_data(before, training_data(replace(prepared, pairs=pairs_now)), Path("x"))
