@@ -98,8 +98,9 @@ def test_its_histogram_is_that_of_all_of_the_volumes_slices_in_the_range(entry):
 def test_a_middle_range_ends_before_the_file_does(entry):
     cut = entry.within(Coverage("sagittal", 6.0))
     assert (cut.first, cut.count) == (2, 2) and levels(SliceBank([cut])) == [2, 3]
-    again = cut.within(Coverage("axial", 8.0))  # positions 6 and above, of 5 and 6
-    assert (again.first, again.count, again.stored) == (3, 1, 6) and levels(SliceBank([again])) == [3]
+    second_cut = cut.within(Coverage("axial", 8.0))  # positions 6 and above, of 5 and 6
+    assert (second_cut.first, second_cut.count, second_cut.stored) == (3, 1, 6)
+    assert levels(SliceBank([second_cut])) == [3]
 
 
 def test_a_case_of_which_nothing_lies_in_the_range_is_empty(entry):

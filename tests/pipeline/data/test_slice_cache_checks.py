@@ -83,11 +83,15 @@ def test_looking_through_the_store_shows_a_bar_where_it_takes_long(tmp_path, mon
 def test_times_that_come_about_by_themselves_are_no_mark(what_was_touched, tmp_path, reads, capsys):
     cases = make_cases(tmp_path, 1)[:1]
     [stored], _ = build(cases, tmp_path / "store")
-    note, now = stored.path.with_suffix(".json"), 1_700_000_000.25
+    note, time_s = stored.path.with_suffix(".json"), 1_700_000_000.25
     content = bytearray(stored.path.read_bytes())
     content[-5] ^= 255
     stored.path.write_bytes(content)
-    times = {"both": (now, now), "both, to the second": (int(now), int(now)), "copied": (now, now + 0.004)}
+    times = {
+        "both": (time_s, time_s),
+        "both, to the second": (int(time_s), int(time_s)),
+        "copied": (time_s, time_s + 0.004),
+    }
     for path, time in zip((stored.path, note), times[what_was_touched], strict=True):
         os.utime(path, (time, time))
     reads.clear()

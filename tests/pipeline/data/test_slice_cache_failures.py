@@ -91,16 +91,16 @@ def test_a_disk_that_fills_within_an_entry_leaves_the_entries_before_and_the_res
     suffix, room, tmp_path, monkeypatch
 ):
     cases = make_cases(tmp_path, 2)
-    [before], _ = build(cases[:1], tmp_path / "store")
-    content = before.path.read_bytes()
+    [original], _ = build(cases[:1], tmp_path / "store")
+    content = original.path.read_bytes()
     with monkeypatch.context() as patch:
         fill(patch, room, suffix)
         with pytest.raises(DiskFull) as caught:
             build(cases, tmp_path / "store")
-    named = re.fullmatch(r"(.*): disk full, [\d.]+ \w+ left; free some space and run again", str(caught.value))
-    assert Path(named[1]).parent == tmp_path / "store" and named[1].endswith(suffix)
+    match = re.fullmatch(r"(.*): disk full, [\d.]+ \w+ left; free some space and run again", str(caught.value))
+    assert Path(match[1]).parent == tmp_path / "store" and match[1].endswith(suffix)
     assert not list((tmp_path / "store").glob(".tmp-*"))
-    assert store.look_up(cases[0], tmp_path / "store", SETTINGS) == before and before.path.read_bytes() == content
+    assert store.look_up(cases[0], tmp_path / "store", SETTINGS) == original and original.path.read_bytes() == content
     assert store.look_up(cases[1], tmp_path / "store", SETTINGS) is None
     stored, failures = build(cases, tmp_path / "store")
     assert [entry.case for entry in stored] == cases and failures == {}

@@ -25,9 +25,9 @@ def mgz_at(path: Path, data: np.ndarray | None = None) -> nib.Nifti1Image:
 def test_a_head_is_the_same_as_mgz_and_as_nifti(tmp_path, suffix, dtype):
     data = np.random.default_rng(0).integers(0, 200, (5, 6, 7)).astype(dtype)
     image = mgz_at(tmp_path / f"a{suffix}", data)
-    voxels, affine, _, doubts = read_with_cautions(tmp_path / f"a{suffix}")
+    voxels, affine, _, cautions = read_with_cautions(tmp_path / f"a{suffix}")
     assert np.array_equal(voxels, data) and voxels.dtype == np.float32
-    assert np.allclose(affine, image.affine, atol=1e-4) and doubts == []
+    assert np.allclose(affine, image.affine, atol=1e-4) and cautions == []
 
 
 def test_a_head_without_a_place_says_so(tmp_path):
