@@ -155,11 +155,14 @@ def _open(url: str, partial_path: Path) -> HTTPResponse | None:
     bytes_on_disk = _size_on_disk(partial_path)
     if bytes_on_disk and bytes_on_disk == _read_record(partial_path).get("size"):
         return None
+    # Request the rest, of the same version of the file.
     headers = {"User-Agent": "contrast-translation downloader", "Accept-Encoding": "identity"}
     if bytes_on_disk:
         headers["Range"] = f"bytes={bytes_on_disk}-"
         if validator := _read_record(partial_path).get("validator"):
             headers["If-Range"] = str(validator)  # if the file has changed, the server sends all of it
+
+    # Open http and https only, and sort refusals into final and temporary ones.
     opener = request.OpenerDirector()  # not `urlopen`, which also opens file: and ftp:
     for handler in (request.ProxyHandler, request.HTTPHandler, request.HTTPSHandler, request.HTTPDefaultErrorHandler,
                     request.HTTPErrorProcessor, _WebRedirects):  # fmt: skip

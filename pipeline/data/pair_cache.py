@@ -70,6 +70,7 @@ def extract_pair(cases: CasePair, folder: Path, settings: dict, cache: Path) -> 
     chain_settings = {
         name: value for name, value in settings.items() if name not in ("min_foreground", "register_pairs")
     }
+
     # Register the pair, then resample the second scan.
     try:
         with warnings_as_lines():
@@ -82,23 +83,10 @@ def extract_pair(cases: CasePair, folder: Path, settings: dict, cache: Path) -> 
     target, target_foreground = resampled_onto(first, second, rigid_transform)
 
     # Choose the slices that show the head in both scans, at the training size.
-    side, min_foreground = settings["size"], settings["min_foreground"]
-    first_mask, second_mask, covered_mask = (
-        centre_fit(mask, side, side, fill=False)
-        for mask in (
-            first.foreground,
-            target_foreground,
-            first.foreground & field_of_view_mask(first, second, rigid_transform),
-        )
-    )
-    if not second_mask.any():
-        raise ValueError("the heads do not overlap; check their affines")
-    positions = common_slices(first_mask, second_mask, covered_mask, min_foreground)
-    if len(positions) == 0:
-        raise ValueError(
-            f"no slice shows the head whole in both scans, with {min_foreground:.0%} of foreground; lower "
-            "preprocess.min_foreground, or check that both cover the head"
-        )
+    side = settings["size"]
+    covered = first.foreground & field_of_view_mask(first, second, rigid_transform)
+    masks = (centre_fit(mask, side, side, fill=False) for mask in (first.foreground, target_foreground, covered))
+    positions = _require_common_slices(*masks, settings["min_foreground"])
 
     # Write the slices, then the record that makes them an entry.
     checksums = [
@@ -129,6 +117,21 @@ def common_slices(first: np.ndarray, second: np.ndarray, covered_mask: np.ndarra
     common = np.intersect1d(occupied_slices(first, min_foreground), occupied_slices(second, min_foreground))
     is_covered = covered_mask[common].sum(axis=(1, 2)) >= MIN_COVERED_SHARE * first[common].sum(axis=(1, 2))
     return common[is_covered]
+
+
+def _require_common_slices(
+    first: np.ndarray, second: np.ndarray, covered_mask: np.ndarray, min_foreground: float
+) -> np.ndarray:
+    """Return `common_slices`; raise ValueError where there are none."""
+    if not second.any():
+        raise ValueError("the heads do not overlap; check their affines")
+    positions = common_slices(first, second, covered_mask, min_foreground)
+    if len(positions) == 0:
+        raise ValueError(
+            f"no slice shows the head whole in both scans, with {min_foreground:.0%} of foreground; lower "
+            "preprocess.min_foreground, or check that both cover the head"
+        )
+    return positions
 
 
 def build_pair_cache(

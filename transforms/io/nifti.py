@@ -154,6 +154,7 @@ def _open_single(path: Path) -> tuple[SpatialImage, list[str]]:
 
 def _open_pair(path: Path) -> tuple[SpatialImage, list[str]]:
     """Open a `.hdr` and `.img` pair (NIfTI or Analyze) after checking the length of the `.img`."""
+    # Recognise the kind of header.
     header_path = _partner(path, ".hdr")
     with header_path.open("rb") as stream:
         start = stream.read(nib.Nifti2Header.sizeof_hdr)
@@ -161,6 +162,8 @@ def _open_pair(path: Path) -> tuple[SpatialImage, list[str]]:
     image_class = pairs.get(start[344:347]) or pairs.get(start[4:7])
     if image_class is None and not is_analyze_header(start):
         raise VolumeError(f"{header_path}: not the header of a .hdr/.img pair but {describe_file(start)}")
+
+    # Open the pair with a repaired header.
     voxels_path = _partner(path, ".img")
     if image_class is None:
         image, cautions = _open_analyze(header_path)
@@ -173,7 +176,8 @@ def _open_pair(path: Path) -> tuple[SpatialImage, list[str]]:
         }
         image = image_class.from_file_map(files)
     volume_shape(image.header, str(header_path))
-    # nibabel's header of a loaded image has lost the offset
+
+    # Check the voxels' length; nibabel's header of a loaded image has lost their offset.
     required, present = voxel_bytes(image.header) + int(image.dataobj.offset), voxels_path.stat().st_size
     if required > present:
         raise VolumeError(

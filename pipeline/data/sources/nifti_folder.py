@@ -172,6 +172,7 @@ def _matcher(contrast: str, pattern: str, *, any_suffix: bool = False) -> re.Pat
 
     With `any_suffix` a .nii or .nii.gz at its end matches both, in lower and upper case.
     """
+    # Check the use of {subject} and braces.
     key = f"data.patterns.{contrast}: '{pattern}'"
     if "{subject}" not in pattern:
         raise UserError(f"{key} has no {{subject}}; put it where the subject's name stands, as in {{subject}}/*.nii.gz")
@@ -179,6 +180,8 @@ def _matcher(contrast: str, pattern: str, *, any_suffix: bool = False) -> re.Pat
         raise UserError(f"{key} has a brace that is not {{subject}}; use * for what varies otherwise")
     if re.search(r"\{subject\}\*|\*\{subject\}", pattern):
         raise UserError(f"{key} leaves open where the subject's name ends; put / or a letter between it and the *")
+
+    # Translate the pattern piece by piece.
     name = pattern.removeprefix("./")
     suffix = _SUFFIX.search(name) if any_suffix else None
     pieces = re.finditer(

@@ -66,13 +66,16 @@ def shell_fractions(
     def share_beyond(distance: np.ndarray, edge: np.ndarray) -> np.ndarray:  # share of a voxel beyond the edge
         return np.clip((distance - edge) / spacing_mm + 0.5, 0, 1)
 
+    # Draw the layers' thickness, and their borders from the brain outwards and from the skin inwards.
     gap, skull, fat, skin = thickness(1.5, 0.6, 0.3), thickness(6, 1, 3), thickness(3, 0.8, 1), 1.8
     beyond_gap = share_beyond(beyond_brain, gap)
     beyond_skull = share_beyond(beyond_brain, gap + skull)
     diploe = share_beyond(beyond_brain, gap + 0.35 * skull) - share_beyond(beyond_brain, gap + 0.7 * skull)
     inside_skin, inside_fat = share_beyond(below_skin, skin), share_beyond(below_skin, skin + fat)
+
+    # Divide the soft tissue into muscle, thin sheets of fat, and facial bone.
     deep_soft = beyond_skull * inside_fat * (1 - eye) * (1 - sinus)
-    planes = np.clip(1 - 2.5 * np.abs(smooth_field(rng, spacing_mm, 14)), 0, 1)  # fat between muscles: thin sheets
+    planes = np.clip(1 - 2.5 * np.abs(smooth_field(rng, spacing_mm, 14)), 0, 1)
     facial_bone = np.clip(2 * smooth_field(rng, spacing_mm, 10) - 2.2, 0, 1)
     return {
         "csf": 1 - beyond_gap,

@@ -59,6 +59,8 @@ def load_atlas() -> Atlas:
     maps = datasets.load_mni152_gm_template(resolution=1), datasets.load_mni152_wm_template(resolution=1)
     grey, white = (np.asarray(image.dataobj, dtype=np.float32) for image in maps)
     fine_origin = maps[0].affine[:3, 3]
+
+    # Build the inside of the skull and the surface of the head on the coarse grid.
     coarse = (grey + white)[::COARSE_STEP, ::COARSE_STEP, ::COARSE_STEP] > 0.4
     coarse = np.pad(coarse, ((COARSE_PADDING,) * 2,) * 3)
     coarse[:, :, :COARSE_PADDING] = coarse[:, :, COARSE_PADDING : COARSE_PADDING + 1]  # extend the neck downwards
