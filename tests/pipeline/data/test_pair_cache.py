@@ -9,7 +9,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from small_pairs import CHAIN, SETTINGS, build, pair, slices_of
 
-from pipeline.data import pair_cache as pair_store
+from pipeline.data import pair_cache
 from pipeline.data import pairs as pairing
 from pipeline.data.case import Case
 from pipeline.data.pair_cache import common_slices, extract_pair, look_up_pair, pair_key
@@ -35,7 +35,7 @@ def extractions(monkeypatch):
         read.append(cases)
         extract_pair(cases, *arguments)
 
-    monkeypatch.setattr(pair_store, "extract_pair", recorded_extract)
+    monkeypatch.setattr(pair_cache, "extract_pair", recorded_extract)
     return read
 
 
@@ -179,7 +179,7 @@ def test_the_key_changes_with_each_setting(change, tmp_path):
 def test_the_key_changes_with_the_version_of_what_is_stored_and_of_the_registration(version, tmp_path, monkeypatch):
     cases = pair(tmp_path)
     original = pair_key(cases, SETTINGS)
-    monkeypatch.setattr(pair_store, version, getattr(pair_store, version) + 1)
+    monkeypatch.setattr(pair_cache, version, getattr(pair_cache, version) + 1)
     assert pair_key(cases, SETTINGS) != original
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from small_store import CHAIN, SETTINGS, build, make_cases
 from small_volumes import write_volume
 
-from pipeline.data import slice_cache as store
+from pipeline.data import slice_cache
 from pipeline.data.case import Case
 from pipeline.data.slice_cache import case_key, decode, encode, extract, look_up
 from transforms.slice_chain import slice_chain
@@ -32,7 +32,7 @@ def extractions(monkeypatch):
         read.append(path)
         extract(path, *arguments)
 
-    monkeypatch.setattr(store, "extract", recorded_extract)
+    monkeypatch.setattr(slice_cache, "extract", recorded_extract)
     return read
 
 
@@ -117,7 +117,7 @@ def test_the_key_changes_with_each_setting(change, tmp_path):
 def test_the_key_changes_with_the_version_of_what_is_stored(tmp_path, monkeypatch):
     path = write_volume(tmp_path / "s.nii.gz")
     original = case_key(path, SETTINGS)
-    monkeypatch.setattr(store, "VERSION", store.VERSION + 1)
+    monkeypatch.setattr(slice_cache, "VERSION", slice_cache.VERSION + 1)
     assert case_key(path, SETTINGS) != original
 
 
@@ -248,13 +248,13 @@ def test_storing_leaves_this_process_its_threads(tmp_path):
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_encoding_slice_by_slice_is_encoding_the_whole(kind):
     slices = np.random.default_rng(0).uniform(-1, 1, (3, 20, 24)).astype(kind)
-    plainly = np.round((slices + 1) * (store.LEVELS / 2)).astype(np.uint16)
+    plainly = np.round((slices + 1) * (slice_cache.LEVELS / 2)).astype(np.uint16)
     np.testing.assert_array_equal(encode(slices), plainly)
 
 
 def test_the_file_of_slices_is_the_one_numpy_saves(tmp_path):
     slices = np.random.default_rng(0).uniform(-1, 1, (3, 20, 24)).astype(np.float32)
-    written = store.write_slices(tmp_path / "ours.npy", slices)
+    written = slice_cache.write_slices(tmp_path / "ours.npy", slices)
     np.save(tmp_path / "numpy.npy", encode(slices))
     content = (tmp_path / "numpy.npy").read_bytes()
     assert (tmp_path / "ours.npy").read_bytes() == content
@@ -269,4 +269,4 @@ def test_the_histogram_is_numpys():
     mask = random.random(slices.shape) < 0.9
     for inside in (mask, np.ones_like(mask), np.zeros_like(mask)):
         expected, _ = np.histogram(slices[inside], bins=256, range=(-1, 1))
-        np.testing.assert_array_equal(store.histogram(slices, inside), expected)
+        np.testing.assert_array_equal(slice_cache.histogram(slices, inside), expected)

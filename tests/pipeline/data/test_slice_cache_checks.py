@@ -9,7 +9,7 @@ from small_pairs import pair
 from small_store import SETTINGS, build, make_cases
 from terminal import Terminal
 
-from pipeline.data import cache_filling as extraction
+from pipeline.data import cache_filling
 from pipeline.data.slice_cache import build_slice_cache
 
 
@@ -72,7 +72,7 @@ def test_looking_through_the_store_shows_a_bar_where_it_takes_long(tmp_path, mon
     options = {"processes": 1, "on_bad_volume": "stop"}
     build_slice_cache(cases, tmp_path / "store", SETTINGS, **options)
     assert "checking the store" not in terminal.taken()
-    monkeypatch.setattr(extraction, "PROGRESS_BAR_DELAY_S", 0)
+    monkeypatch.setattr(cache_filling, "PROGRESS_BAR_DELAY_S", 0)
     build_slice_cache(cases, tmp_path / "store", SETTINGS, **options)
     assert "checking the store: 100%" in terminal.taken()
     build_slice_cache(cases, tmp_path / "store", SETTINGS, **options, quiet=True)
