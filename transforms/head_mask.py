@@ -23,16 +23,16 @@ from transforms.slices import contiguous
 
 GAP_RADIUS = 2  # voxels; gaps up to twice as wide are closed
 HEAD_THRESHOLD = 0.15  # head is brighter than this share of the way from air to typical tissue
-MIN_BORDER_SHARE = 0.05  # of the border's voxels that have a background's value
-MIN_PADDING_SHARE = 0.001  # of all voxels that are padding, with the volume's lowest value
-MIN_COHERENCE = 0.8  # of a background's voxels have a neighbour in it; integer noise is less coherent
-NOISE_SHARE = 0.02  # of the voxels outside the background: with more specks than this they are noise
+MIN_BORDER_SHARE = 0.05  # smallest share of the border's voxels with a background's value
+MIN_PADDING_SHARE = 0.001  # smallest share of all voxels for padding, which has the volume's lowest value
+MIN_COHERENCE = 0.8  # share of a background's voxels with a neighbour in it; integer noise has less
+NOISE_SHARE = 0.02  # share of specks outside the background above which these are noise
 RIM_VOXELS = 2  # width in which air is searched for next to the background
-MIN_REGION_SHARE = 0.001  # of the largest region: smaller ones do not count to the head
-MAX_AIR_SPREAD = 0.15  # of the way from air to tissue: spread of the darker half of candidate air
+MIN_REGION_SHARE = 0.001  # regions smaller than this share of the largest one do not count to the head
+MAX_AIR_SPREAD = 0.15  # spread of the darker half of candidate air, as a share of the way from air to tissue
 THINNED_LENGTH = 64  # voxels along each axis of the thinned volume that air and tissue are estimated from
-BINS, LAST_PERCENTILE = 256, 99.9  # of the histogram for the first threshold, and the percentile it ends at
-MAX_ROUNDS = 8  # of estimating air and tissue
+BINS, LAST_PERCENTILE = 256, 99.9  # bins of the first threshold's histogram, and its last percentile
+MAX_ROUNDS = 8  # rounds of estimating air and tissue
 MAX_HEAD_SHARE_OF_BORDER = 0.75  # with a larger share of the border in the head there is no air around it
 
 Box = tuple[slice, ...]

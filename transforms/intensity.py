@@ -6,7 +6,7 @@ from transforms.head_mask import HEAD_THRESHOLD, filled_mask
 from transforms.ranks import median, percentile
 from transforms.threads import one_simpleitk_thread
 
-MIN_RANGE = 1e-30  # of intensities to scale; below 1e-38 the float32 factor overflows
+MIN_RANGE = 1e-30  # smallest range of intensities to scale; below 1e-38 the float32 factor overflows
 
 
 def foreground_mask(volume: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from transforms.threads import one_simpleitk_thread
 GRID_MM = 2.0
 HISTOGRAM_BINS = 32
 RATIO_TOLERANCE = 1e-3  # grids whose voxel sizes differ by less count as equally fine
-SEED = 1  # of the random sampling; 0 would seed from the clock
+SEED = 1  # seed of the random sampling; 0 would seed from the clock
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from transforms.monai_transforms import (
 )
 from transforms.slices import AXES
 
-CHAIN_VERSION = 2  # of new models
+CHAIN_VERSION = 2  # version for new models
 
 
 def slice_chain(

@@ -15,7 +15,7 @@ from nibabel.orientations import (
 
 from transforms.slices import contiguous
 
-_TIE = 1e-4  # of the sum of three cosines: rounding of an exact tie in float32 headers
+_TIE = 1e-4  # difference in the sum of three cosines up to which orientations tie, for rounding in headers
 
 
 def orientation_of(affine: np.ndarray) -> np.ndarray:

@@ -17,9 +17,9 @@ from transforms.slices import AXES, centre_fit
 
 QUANTILES = 64
 COARSE_MM = 4.0  # spacing of the grid that finer volumes are thinned to before they are measured
-MIN_PLANE_SHARE = 0.05  # of the fullest plane's foreground: planes with less do not count into the head's extent
+MIN_PLANE_SHARE = 0.05  # planes with a smaller share of the fullest plane's foreground do not count to the head
 RANGE_PERCENTILES = (5, 95)  # percentiles that bound a cohort's sizes, so that one odd volume does not widen the range
-MIN_VOXELS = 100  # of a head on the coarse grid, below which there is no fingerprint
+MIN_VOXELS = 100  # smallest head on the coarse grid that gets a fingerprint
 
 
 def volume_fingerprint(data: Mapping[str, object], axis: str, size: int, key: str = "image") -> dict | None:

@@ -11,7 +11,7 @@ from pipeline.data.slice_cache import LEVELS
 from pipeline.utils.errors import UserError
 from transforms.augmentation import Augmentation, AugmentationParameters, on_device
 
-MEMORY_SHARE = 0.7  # of the free memory, for slices; the rest is for networks and their activations
+MEMORY_SHARE = 0.7  # largest share of free memory for slices; the rest is for networks and activations
 GIB = 2**30
 
 

@@ -18,9 +18,9 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text, free_space, human_bytes
 
 CHUNK_BYTES = 1 << 20
-ATTEMPTS = 5  # in a row that bring less than one new chunk
+ATTEMPTS = 5  # successive attempts with less than one new chunk each, before giving up
 TIMEOUT_S = 30
-SPARE_BYTES = 64 << 20  # of disk space that stays free
+SPARE_BYTES = 64 << 20  # disk space that stays free
 TEMPORARY_REFUSALS = (408, 425, 429, 500, 502, 503, 504)
 
 

@@ -147,7 +147,7 @@ class ShuffledSampler:
         lap, offset = divmod(position, self.count)
         if (epoch, lap) not in self._orders:
             if len(self._orders) > 1:
-                del self._orders[next(iter(self._orders))]  # of a finished lap; drawn again if it is still needed
+                del self._orders[next(iter(self._orders))]  # a finished lap's; drawn again if needed
             random = np.random.default_rng([self.seed, self.stream, 0, epoch, lap])
             self._orders[epoch, lap] = random.permutation(self.count)
         return int(self._orders[epoch, lap][offset])

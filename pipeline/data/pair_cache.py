@@ -23,8 +23,8 @@ from pipeline.utils.files import atomic_text, file_identity, make_folder
 from transforms.io.fetched import not_fetched
 from transforms.slices import centre_fit, occupied_slices
 
-VERSION = 3  # of the stored slices; raise it when the same scans and transform give other slices
-MIN_COVERED_SHARE = 0.95  # of the first scan's head in a slice, that the second's field of view must cover
+VERSION = 3  # version of the entries; raise it when the same scans and transform give other slices
+MIN_COVERED_SHARE = 0.95  # share of the first scan's head that the second's field of view must cover, per slice
 
 CasePair = tuple[Case, Case]
 StoredPair = tuple[StoredCase, StoredCase]

@@ -19,7 +19,7 @@ from transforms.registration import register_rigid, resample_onto, same_grid
 from transforms.slice_chain import slice_chain
 from transforms.slices import AXES, centre_fit, contiguous, cut_slices, slices_with_content, stack_slices
 
-VERSION = 3  # of the registration; raise it whenever its results change
+VERSION = 3  # version of the registration; raise it when its results change
 
 
 class BadScan(UserError):

@@ -34,9 +34,9 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text, atomic_write, file_identity, make_folder
 from transforms.io.fetched import not_fetched
 
-VERSION = 4  # of the entries; raise it when the chain's results change
-CHAIN_VERSION = 2  # of `transforms.slice_chain.slice_chain`, for new models
-BINS = 256  # of a case's histogram
+VERSION = 4  # version of the entries; raise it when the chain's results change
+CHAIN_VERSION = 2  # version of `transforms.slice_chain.slice_chain` for new models
+BINS = 256  # bins of a histogram
 MARK_S = 114 * 86_400 + 12_345  # no copying, unpacking or touching sets two files' times this far apart
 TIME_RESOLUTION_S = 2  # the coarsest file systems and archives round times to this
 LEVELS = 65535  # uint16: rounding -1..1 to it is 107 dB

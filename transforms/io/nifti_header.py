@@ -12,7 +12,7 @@ from nibabel.spatialimages import HeaderDataError, SpatialImage
 
 PLAUSIBLE_VOXEL_MM = (0.01, 100.0)
 MIN_HEAD_MM = 5.0  # a mouse's brain measures about 15 mm
-MIN_AXES_DETERMINANT = 1e-3  # of the unit axes; with a smaller one two axes coincide
+MIN_AXES_DETERMINANT = 1e-3  # determinant of the unit axes; with a smaller one two axes coincide
 FORM_TOLERANCE_VOXELS = 0.1  # how far two affines may move a corner of the volume, in its smallest voxel spacing
 SIZE_TOLERANCE = 0.01  # relative, between pixdim and the sform's voxel sizes
 _UNITS_MM = {1: ("metres", 1e3), 3: ("micrometres", 1e-3)}  # of xyzt_units; 2 is millimetres, 0 unknown

@@ -25,7 +25,7 @@ _BYTE_ORDER_MARKS = {  # longer marks first, as UTF-32's begins with UTF-16's
 }
 _MGH_TYPES = (0, 1, 3, 4)  # uint8, int32, float32, int16
 _TEXT = "a text file; convert or download the volume again"
-_MIN_ASCII_SHARE = 0.7  # of the bytes of text in an old European encoding
+_MIN_ASCII_SHARE = 0.7  # smallest share of ASCII bytes in text of an old European encoding
 
 
 def is_analyze_header(start: bytes) -> bool:

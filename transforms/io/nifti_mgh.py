@@ -12,7 +12,7 @@ from transforms.io.nifti_kinds import describe_file, is_mgh
 
 HEADER_BYTES = 284  # offset of the voxels
 START_BYTES = 540  # length of NIfTI-2's header, enough to describe other files
-MAX_FOOTER_BYTES = 64 << 20  # of scan parameters and tags behind the voxels
+MAX_FOOTER_BYTES = 64 << 20  # scan parameters and tags behind the voxels
 
 
 def read_mgh(

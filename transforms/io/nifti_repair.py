@@ -8,7 +8,7 @@ import numpy as np
 
 from transforms.io.nifti_header import sizes_text, volume_shape
 
-MAX_CODE = 5  # of sform and qform, NIFTI_XFORM_TEMPLATE_OTHER
+MAX_CODE = 5  # highest sform and qform code, NIFTI_XFORM_TEMPLATE_OTHER
 _ALIGNED = 2  # NIFTI_XFORM_ALIGNED_ANAT, the weakest claim
 
 

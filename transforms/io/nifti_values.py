@@ -8,7 +8,7 @@ from transforms.io.nifti_header import VolumeError
 MAX_MAGNITUDE = 1e30  # float32's maximum is 3.4e38: above this value, differences and sums of voxels overflow
 MIN_SPREAD = 1e-30  # below it float32 loses digits, and the factor to [-1, 1] overflows
 MIN_RELATIVE_SPREAD = 1e-4  # a contrast of 1e-4 of the offset has about 1,600 steps in float32
-MAX_ERROR = 1e-3  # of the spread, from rounding to float32
+MAX_ERROR = 1e-3  # largest rounding error of float32, as a share of the spread
 MAX_OUTLIER_SHARE = 0.01  # share of the voxels
 RESCALED_MAX = 1000.0
 
