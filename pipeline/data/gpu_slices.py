@@ -45,7 +45,7 @@ class DeviceSliceBank:
     def augmented(
         self, augmentation: Augmentation, indices: Sequence[int], changes: list[AugmentationParameters]
     ) -> Tensor:
-        """See `SliceSource.changed`."""
+        """See `SliceSource.augmented`."""
         return augmentation.apply_batched(self.gather(indices), changes)
 
 
