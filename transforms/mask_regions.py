@@ -1,9 +1,9 @@
-"""Connected regions of masks by run lengths: specks dropped, gaps closed, cavities filled.
+"""Connected regions of masks by run lengths: remove specks, close gaps, fill cavities.
 
-A mask is taken as one long line of voxels, along which its regions are runs: some hundred thousand of them instead of
-ten million voxels. Runs that overlap in neighbouring lines belong together, and connected components of that graph
-are the regions (He, Chao and Suzuki 2008, "A run-based two-scan labeling algorithm"). So that no run passes from the
-end of a line to the next, and no voxel lacks a neighbour, masks come with `MARGIN` voxels of air all around.
+A mask is treated as one long line of voxels with runs of True: some hundred thousand runs instead of ten million
+voxels. Runs that overlap in neighbouring lines are connected, and the connected components of that graph are the
+regions (He, Chao and Suzuki 2008, "A run-based two-scan labeling algorithm"). Masks have `MARGIN` voxels of air on each
+side, so that no run continues from one line to the next and every voxel has all its neighbours.
 """
 
 import math
@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from transforms.slices import contiguous
 
-MARGIN = 3  # voxels: one more than any mask grows by while its gaps are closed
+MARGIN = 3  # voxels; one more than any mask grows by while gaps are closed
 
 
 def with_margin(mask: np.ndarray) -> np.ndarray:
@@ -28,13 +28,13 @@ def without_margin(mask: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(mask[(slice(MARGIN, -MARGIN),) * mask.ndim])
 
 
-def box_of(mask: np.ndarray) -> tuple[slice, ...]:
-    """Return the smallest box that holds what is True in a mask, and `MARGIN` voxels on each side of that.
+def box_with_margin(mask: np.ndarray) -> tuple[slice, ...]:
+    """Return the smallest box around a mask's True voxels with `MARGIN` voxels on each side.
 
-    The whole mask where nothing is True. So `mask[box_of(mask)]` is a mask with a margin, as functions here want it.
+    An empty mask gives its whole box. So `mask[box_with_margin(mask)]` has the margin that functions here need.
 
     Args:
-        mask: (X, Y, Z) bool with a margin, within which the box then lies.
+        mask: (X, Y, Z) bool with a margin.
     """
     box = []
     for axis in range(mask.ndim):
@@ -46,17 +46,17 @@ def box_of(mask: np.ndarray) -> tuple[slice, ...]:
 
 
 def without_specks(mask: np.ndarray, share: float = 0.01) -> np.ndarray:
-    """Drop regions (of six neighbours) smaller than a share of the largest one.
+    """Remove regions (six neighbours) smaller than a share of the largest one.
 
     Args:
         mask: (X, Y, Z) bool with a margin.
-        share: 0 to 1.
+        share: Smallest size that stays, 0 to 1 of the largest region.
     """
     starts, stops = _runs(mask)
     if len(starts) == 0:
         return mask
-    lines = (mask.shape[2], mask.shape[1] * mask.shape[2])  # voxels to the next line along Y, and along X
-    regions = _regions(starts, stops, lines)
+    line_steps = (mask.shape[2], mask.shape[1] * mask.shape[2])  # voxels to the next line along Y and along X
+    regions = _regions(starts, stops, line_steps)
     sizes = np.bincount(regions, weights=stops - starts)
     return _set_runs(mask, starts, stops, (sizes < sizes.max() * share)[regions], False)
 
@@ -69,40 +69,40 @@ def close_gaps(mask: np.ndarray, iterations: int, axes: Sequence[int]) -> np.nda
     """
     steps = [math.prod(mask.shape[axis + 1 :]) for axis in axes]  # in the one long line of voxels
     closed = mask.flatten()
-    for grow in [np.logical_or] * iterations + [np.logical_and] * iterations:
-        before = closed.copy()
+    for operation in [np.logical_or] * iterations + [np.logical_and] * iterations:
+        previous = closed.copy()
         for step in steps:
-            grow(closed[step:], before[:-step], out=closed[step:])
-            grow(closed[:-step], before[step:], out=closed[:-step])
+            operation(closed[step:], previous[:-step], out=closed[step:])
+            operation(closed[:-step], previous[step:], out=closed[:-step])
     return closed.reshape(mask.shape)
 
 
 def fill_cavities(body: np.ndarray) -> np.ndarray:
-    """Fill what is enclosed within any slice of any of the three planes, one plane after the other.
+    """Fill cavities enclosed within slices of each of the three orientations, one after the other.
 
     Args:
         body: (X, Y, Z) bool with a margin.
     """
     filled = body
-    for line in (filled.shape[2], filled.shape[1] * filled.shape[2]):  # across (Y, Z) planes, then (X, Z)
-        filled = _fill_planes(filled, line)
+    for line_step in (filled.shape[2], filled.shape[1] * filled.shape[2]):  # across (Y, Z) planes, then (X, Z)
+        filled = _fill_planes(filled, line_step)
     across = contiguous(filled.transpose(2, 0, 1))  # (Z, X, Y)
     return contiguous(_fill_planes(across, across.shape[2]).transpose(1, 2, 0))
 
 
-def _fill_planes(body: np.ndarray, line: int) -> np.ndarray:
-    """Fill what is enclosed within planes of the last axis and the one along which neighbours are `line` apart."""
+def _fill_planes(body: np.ndarray, line_step: int) -> np.ndarray:
+    """Fill cavities within planes of the last axis and the axis whose neighbours are `line_step` voxels apart."""
     starts, stops = _runs(~body)
-    regions = _regions(starts, stops, [line])
+    regions = _regions(starts, stops, [line_step])
     outside = np.zeros(regions.max() + 1, dtype=bool)
     length = body.shape[-1]
-    outside[regions[starts // length != (stops - 1) // length]] = True  # runs of air from a line's end to the next
+    outside[regions[starts // length != (stops - 1) // length]] = True  # air that runs across the end of a line
     outside[regions[[0, -1]]] = True
     return _set_runs(body, starts, stops, ~outside[regions], True)
 
 
 def _runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return where the runs of True in a mask, seen as one long line, start and stop (one after the last voxel)."""
+    """Return the starts and stops (one after the last voxel) of a mask's runs of True, in one long line."""
     line = np.ascontiguousarray(mask).ravel()
     changes = np.flatnonzero(line[1:] != line[:-1]) + 1
     ends = [[0]] * bool(line[0]) + [changes] + [[len(line)]] * bool(line[-1])
@@ -110,23 +110,23 @@ def _runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return changes[::2], changes[1::2]
 
 
-def _regions(starts: np.ndarray, stops: np.ndarray, lines: Sequence[int]) -> np.ndarray:
-    """Return each run's region: runs belong together where one, moved by one of `lines` voxels, overlaps the other."""
-    ones, others = [], []
+def _regions(starts: np.ndarray, stops: np.ndarray, line_steps: Sequence[int]) -> np.ndarray:
+    """Return each run's region: runs are connected if one, shifted by one of `line_steps`, overlaps the other."""
+    first_runs, second_runs = [], []
     runs = np.arange(len(starts))
-    for line in lines:
-        first = np.searchsorted(stops, starts + line, side="right")
-        counts = np.searchsorted(starts, stops + line, side="left") - first  # of the runs that each overlaps
-        ones.append(np.repeat(runs, counts))
-        others.append(np.arange(counts.sum()) + np.repeat(first - np.cumsum(counts) + counts, counts))
-    pairs = np.concatenate(ones), np.concatenate(others)
-    graph = coo_matrix((np.ones(len(pairs[0]), dtype=bool), pairs), shape=(len(runs), len(runs)))
+    for step in line_steps:
+        first = np.searchsorted(stops, starts + step, side="right")
+        counts = np.searchsorted(starts, stops + step, side="left") - first  # number of runs that each run overlaps
+        first_runs.append(np.repeat(runs, counts))
+        second_runs.append(np.arange(counts.sum()) + np.repeat(first - np.cumsum(counts) + counts, counts))
+    overlaps = np.concatenate(first_runs), np.concatenate(second_runs)
+    graph = coo_matrix((np.ones(len(overlaps[0]), dtype=bool), overlaps), shape=(len(runs), len(runs)))
     return connected_components(graph, directed=False)[1]
 
 
-def _set_runs(mask: np.ndarray, starts: np.ndarray, stops: np.ndarray, chosen: np.ndarray, value: bool) -> np.ndarray:
+def _set_runs(mask: np.ndarray, starts: np.ndarray, stops: np.ndarray, selected: np.ndarray, value: bool) -> np.ndarray:
     """Return a copy of a mask with some of its runs set to a value."""
-    starts, lengths = starts[chosen], (stops - starts)[chosen]
+    starts, lengths = starts[selected], (stops - starts)[selected]
     changed = mask.ravel().copy()
     changed[np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)] = value
     return changed.reshape(mask.shape)

@@ -1,11 +1,11 @@
-"""The array transforms as MONAI dictionary transforms: thin wrappers that keep in the dictionary what an inverse needs.
+"""The array transforms as MONAI dictionary transforms: thin wrappers that keep their inverse's state in the dictionary.
 
-For a key `image` the dictionary holds, beside the data: `image_affine` (4, 4) of the present grid; `image_foreground`
-(bool, same grid); `image_range` (low, high), the intensities that became -1 and 1; `image_header`, nibabel's, where a
-NIfTI file was read; and what each spatial transform was given, under `image_before_<transform>`. `Compose.inverse`
-walks the chain backwards over these. Of a volume that was cut to its head also: `image_box`; `image_inside`, which part
-of the grid lies in the field of view; until intensities are scaled `image_blank`, voxels that nobody measured (None:
-there are none); and `image_doubts`, what is doubtful in some words each.
+For a key `image` the dictionary holds, besides the data: `image_affine` (4, 4) of the present grid; `image_foreground`
+(bool, same grid); `image_range` (low, high), the intensities that became -1 and 1; `image_header`, nibabel's, for NIfTI
+files; and each spatial transform's input geometry under `image_before_<transform>`, which `Compose.inverse` uses.
+A volume that was cropped to its head also has: `image_box`; `image_inside`, the part of the grid within the field of
+view; until intensities are scaled `image_blank`, voxels without a measurement (None if there are none); and
+`image_cautions`, a list of messages on what is doubtful.
 """
 
 import warnings
@@ -16,14 +16,14 @@ from monai.transforms import InvertibleTransform, MapTransform
 from nibabel.affines import from_matvec, voxel_sizes
 
 from transforms.cropping import (
-    blacken_beyond,
     box_around,
-    cut,
-    inside_of,
-    nearest,
-    nearest_inside,
-    put_back,
-    spread_outwards,
+    crop_box,
+    field_in_box,
+    fill_outside,
+    paste_box,
+    repeat_edges,
+    resample_field,
+    resample_mask,
 )
 from transforms.head_mask import find_head
 from transforms.intensity import correct_bias_field, foreground_mask, percentile_range, scale_from_unit, scale_to_unit
@@ -37,7 +37,7 @@ Data = Mapping[Hashable, object]
 
 
 class KeyedTransform(MapTransform):
-    """Applies `forward(data, key)` for each key; an error names the transform and the key."""
+    """Apply `forward(data, key)` for each key; errors name the transform and the key."""
 
     def __call__(self, data: Data) -> dict:
         return self._each_key(data, self.forward)
@@ -53,7 +53,7 @@ class KeyedTransform(MapTransform):
 
 
 class InvertibleKeyedTransform(KeyedTransform, InvertibleTransform):
-    """A keyed transform with `backward(data, key)`."""
+    """A keyed transform with an inverse, `backward(data, key)`."""
 
     def inverse(self, data: Data) -> dict:
         return self._each_key(data, self.backward)
@@ -70,7 +70,7 @@ class LoadVolumed(KeyedTransform):
         else:
             data[key], data[f"{key}_affine"], data[f"{key}_header"] = read_nifti(source)
             data[f"{key}_name"] = name_of(source)
-        # of the values, not of the type: floats stored as int16 with a slope are no whole numbers
+        # by the values, not the type: floats stored as int16 with a slope are not whole numbers
         data[f"{key}_integer"] = all(np.array_equal(plane, np.rint(plane)) for plane in data[key])
 
 
@@ -88,14 +88,14 @@ class Canonicald(InvertibleKeyedTransform):
 
 
 class CropHeadd(InvertibleKeyedTransform):
-    """Cut a volume to its head and a fixed margin, in the middle of which the head then lies; pictures stay whole.
+    """Crop a volume to its head with a fixed margin on all sides; pictures stay whole.
 
-    What is blank (a background of one value, padding) gets an intensity at the head's dark end, whatever the value
-    was, so that resampling mixes nothing else into the head's edge. On the way back all that was cut off, and what was
-    blank around the head, gets the lowest intensity of `image_range`.
+    Blank voxels (a background of one value, padding) get an intensity at the head's dark end, so that resampling mixes
+    no other value into the head's edge. The inverse gives the lowest intensity of `image_range` to everything cropped
+    off and to blank voxels around the head.
 
     Args:
-        box: To cut out instead of the head's own.
+        box: (3, 2) voxel bounds to crop to instead of the head's own.
     """
 
     def __init__(self, keys, box: np.ndarray | None = None):
@@ -105,29 +105,34 @@ class CropHeadd(InvertibleKeyedTransform):
     def forward(self, data: dict, key: str) -> None:
         if f"{key}_type_range" in data:
             return
+        # Find the head and crop it, repeating the field's edge where the box reaches beyond.
         volume, affine = data[key], data[f"{key}_affine"]
         head = find_head(volume)
         box = box_around(head, voxel_sizes(affine)) if self.box is None else self.box
-        own = tuple(slice(0, length) for length in head.mask.shape)  # the masks are of the field alone
-        in_field = box - [[part.start] for part in head.field]
-        inside = inside_of(in_field, own)
-        foreground = cut(head.mask, in_field, own)
-        blacken_beyond(foreground, inside, False)
-        data[key] = cut(volume, box, head.field)
-        blank = None if head.blank is None else cut(head.blank, in_field, own)
-        if head.masked:  # beyond the field there is more of the background
+        mask_field = tuple(slice(0, length) for length in head.mask.shape)  # the masks cover the field only
+        in_field = box - [[bounds.start] for bounds in head.field]
+        inside = field_in_box(in_field, mask_field)
+        foreground = crop_box(head.mask, in_field, mask_field)
+        fill_outside(foreground, inside, False)
+        data[key] = crop_box(volume, box, head.field)
+
+        # Fill blank voxels from the head's dark end.
+        blank = None if head.blank is None else crop_box(head.blank, in_field, mask_field)
+        if head.masked:  # outside the field there is more background
             blank = np.zeros(foreground.shape, dtype=bool) if blank is None else blank
-            blacken_beyond(blank, inside, True)
+            fill_outside(blank, inside, True)
             inside = tuple(slice(0, length) for length in blank.shape)
         if blank is not None:
             data[key][blank] = _dark_end(data[key], foreground & ~blank)
+
+        # Keep the geometry for the inverse and the next transforms.
         data[f"{key}_before_crop"] = (volume.shape, affine, head.field, None if blank is None else blank & ~foreground)
         data[f"{key}_box"], data[f"{key}_foreground"] = box, foreground
         data[f"{key}_inside"], data[f"{key}_blank"] = inside, blank
         data[f"{key}_affine"] = affine @ from_matvec(np.eye(3), box[:, 0])
-        data[f"{key}_doubts"] = list(head.doubts)
-        if head.doubts and f"{key}_name" in data:
-            warnings.warn(f"{data[f'{key}_name']}: {'; '.join(head.doubts)}", stacklevel=2)
+        data[f"{key}_cautions"] = list(head.cautions)
+        if head.cautions and f"{key}_name" in data:
+            warnings.warn(f"{data[f'{key}_name']}: {'; '.join(head.cautions)}", stacklevel=2)
 
     def backward(self, data: dict, key: str) -> None:
         if f"{key}_before_crop" not in data:
@@ -136,7 +141,7 @@ class CropHeadd(InvertibleKeyedTransform):
         lowest = data[f"{key}_range"][0]
         if background is not None:
             data[key] = np.where(background, np.float32(lowest), data[key])
-        data[key], data[f"{key}_affine"] = put_back(data[key], data[f"{key}_box"], field, shape, lowest), affine
+        data[key], data[f"{key}_affine"] = paste_box(data[key], data[f"{key}_box"], field, shape, lowest), affine
 
 
 def _dark_end(volume: np.ndarray, head: np.ndarray) -> float:
@@ -145,17 +150,17 @@ def _dark_end(volume: np.ndarray, head: np.ndarray) -> float:
 
 
 class BiasFieldd(KeyedTransform):
-    """Correct the bias field (N4); its inverse is nothing, for a translation has no coil of its own."""
+    """Correct the bias field (N4); not inverted, as a translation has no receive coil."""
 
     def forward(self, data: dict, key: str) -> None:
-        if f"{key}_foreground" in data:  # the head was found when the volume was cut to it
+        if f"{key}_foreground" in data:  # found when the volume was cropped
             data[key] = correct_bias_field(data[key], data[f"{key}_foreground"], blank=data[f"{key}_blank"])
         else:
             data[key] = correct_bias_field(data[key], foreground_mask(data[key]))
 
 
 class Spacingd(InvertibleKeyedTransform):
-    """Resample to a spacing in millimetres along R, A and S; with a `low_pass` where voxels become larger."""
+    """Resample to a spacing in millimetres along R, A and S; with `low_pass`, filter where voxels become larger."""
 
     def __init__(self, keys, spacing_mm: tuple[float, float, float], low_pass: bool = False):
         super().__init__(keys)
@@ -169,21 +174,21 @@ class Spacingd(InvertibleKeyedTransform):
         data[f"{key}_affine"] = affine_at_shape(affine, shape, new_shape)
         for name in (f"{key}_foreground", f"{key}_blank"):
             if data.get(name) is not None:
-                data[name] = nearest(data[name], new_shape)
+                data[name] = resample_mask(data[name], new_shape)
         if f"{key}_inside" in data:
-            data[f"{key}_inside"] = nearest_inside(data[f"{key}_inside"], shape, new_shape)
+            data[f"{key}_inside"] = resample_field(data[f"{key}_inside"], shape, new_shape)
 
     def backward(self, data: dict, key: str) -> None:
         shape, data[f"{key}_affine"] = data[f"{key}_before_spacing"]
-        if f"{key}_inside" in data:  # nothing black from beyond the field of view gets into its edge
-            data[key] = spread_outwards(data[key], data[f"{key}_inside"])
+        if f"{key}_inside" in data:  # keep black voxels outside the field of view out of its edge
+            data[key] = repeat_edges(data[key], data[f"{key}_inside"])
         data[key] = resample_to_shape(data[key], shape, low_pass=self.low_pass)
 
 
 class ScaleForegroundd(InvertibleKeyedTransform):
     """Scale to [-1, 1] by two percentiles of the foreground, or by the range of the file's type (`percentiles=None`).
 
-    The inverse maps to `image_range` as it then stands: put the target contrast's range there to translate.
+    The inverse maps to the current `image_range`: to translate, set it to the target contrast's range.
     """
 
     def __init__(self, keys, percentiles: tuple[float, float] | None):
@@ -191,6 +196,7 @@ class ScaleForegroundd(InvertibleKeyedTransform):
         self.percentiles = percentiles
 
     def forward(self, data: dict, key: str) -> None:
+        # Choose the intensity range.
         foreground, blank = data.get(f"{key}_foreground"), data.pop(f"{key}_blank", None)
         if foreground is None:
             foreground = foreground_mask(data[key])
@@ -204,12 +210,14 @@ class ScaleForegroundd(InvertibleKeyedTransform):
         else:
             measured = foreground if blank is None else foreground & ~blank
             low, high = percentile_range(data[key], measured, *self.percentiles)
+
+        # Scale, with blank voxels and everything outside the field of view black.
         data[f"{key}_foreground"], data[f"{key}_range"] = foreground, (low, high)
         data[key] = scale_to_unit(data[key], low, high)
         if blank is not None:
             data[key][blank] = -1
         if f"{key}_inside" in data:
-            blacken_beyond(data[key], data[f"{key}_inside"], -1)
+            fill_outside(data[key], data[f"{key}_inside"], -1)
 
     def backward(self, data: dict, key: str) -> None:
         data[key] = scale_from_unit(data[key], *data[f"{key}_range"])
@@ -231,9 +239,9 @@ class Slicesd(InvertibleKeyedTransform):
 
 
 class CentreFitd(InvertibleKeyedTransform):
-    """Crop or pad slices to a square of `size`; with a `stride`, enlarge to its multiples rather than crop.
+    """Crop or pad slices to a square of `size`; with a `stride`, pad larger slices to its multiples, uncropped.
 
-    `<key>_whole_foreground` keeps the foreground (N, H, W) as it was.
+    `<key>_whole_foreground` keeps the foreground (N, H, W) before cropping and padding.
     """
 
     def __init__(self, keys, size: int, stride: int | None):

@@ -15,7 +15,7 @@ from transforms.monai_transforms import (
 )
 from transforms.slices import AXES
 
-CHAIN_VERSION = 2  # what new models are trained with
+CHAIN_VERSION = 2  # version for new models
 
 
 def slice_chain(
@@ -31,24 +31,26 @@ def slice_chain(
     version: int = 1,
     box: np.ndarray | None = None,
 ) -> Compose:
-    """Build the chain path -> stack of slices (N, H, W) in [-1, 1]; `chain.inverse` leads back to the source grid.
+    """Build the chain path -> stack of slices (N, H, W) in [-1, 1]; `chain.inverse` returns to the source grid.
 
     Args:
         axis: "axial", "coronal" or "sagittal".
-        spacing_mm: (in-plane, through-plane) millimetres of the grid that is cut; None keeps each volume's own.
+        spacing_mm: (in-plane, through-plane) spacing of the slices; None keeps each volume's own.
         size: Side of the square slices, in pixels.
         n4: Whether to correct the bias field first.
-        percentiles: Of the foreground, mapped to -1 and 1; None scales by the file type's full range (2D images).
-        stride: None crops and pads to the square (training). Otherwise slices larger than `size` are kept whole and
-            padded to a multiple of `stride` (translation, which must not cut anatomy off).
-        key: The dictionary's key.
+        percentiles: Percentiles of the foreground that become -1 and 1; None scales by the file type's range.
+        stride: None crops and pads to the square (training). Otherwise slices larger than `size` are not cropped but
+            padded to a multiple of `stride` (translation, which must not cut off anatomy).
+        key: Key of the image in the dictionary.
         load: Whether `key` holds a path (or a nibabel image), or already an (X, Y, Z) array with `<key>_affine` set.
-        version: 2 cuts volumes to the head first, so that nothing depends on what surrounds it, tells a background of
-            one value from air, and resamples with a low-pass. 1, of models whose settings name no version, does not.
-        box: (3, 2) to cut out instead of the head's own, `<key>_box` of another volume on the same grid; version 2.
+        version: 2 crops volumes to the head first, so that nothing depends on its surroundings, distinguishes a
+            background of one value from air, and resamples with a low-pass filter. 1 does not; it is the version of
+            models whose settings name none.
+        box: (3, 2) voxel bounds to crop to instead of the head's own: `<key>_box` of another volume on the same grid.
+            Version 2 only.
 
     Raises:
-        ValueError: another version.
+        ValueError: the version is unknown.
     """
     if version not in (1, CHAIN_VERSION):
         raise ValueError(

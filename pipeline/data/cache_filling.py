@@ -1,4 +1,4 @@
-"""Filling a store: one job an entry, in worker processes where it pays, and what becomes of images at fault."""
+"""Filling a cache of slices: one job per entry, in worker processes where that pays, with unusable images reported."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,10 +8,10 @@ from pipeline.utils.console import bar, progress, warn
 from pipeline.utils.errors import UserError
 from pipeline.utils.workers import work_off
 
-SHOWN_AFTER_S = 2.0  # that a look through the store takes
+PROGRESS_BAR_DELAY_S = 2.0  # a check of the cache that is shorter than this shows no progress bar
 
-Item = TypeVar("Item")  # what an entry is made of: a case, or a pair of cases
-Entry = TypeVar("Entry")  # what the store then has of it
+Item = TypeVar("Item")  # the source of an entry: a case, or a pair of cases
+Entry = TypeVar("Entry")  # the cached slices of an item
 
 
 def fill_cache(
@@ -26,37 +26,40 @@ def fill_cache(
     on_bad_volume: str,
     quiet: bool,
 ) -> tuple[dict[Item, Entry], dict[Item, str]]:
-    """Make sure that the store has every item: look each up, and call `extract(*arguments)` for those it lacks.
+    """Look every item up in the cache, and call `extract(*arguments)` for those that are missing.
 
     Args:
-        extract: Makes one entry; raises ValueError, OSError, RuntimeError or MemoryError where the input is at fault.
-        jobs: Item -> arguments.
-        look_up: Returns an item's entry; None where it is not there or not whole.
-        paths: The files of an item, which a reason begins with.
-        title, unit: Of the progress bar.
-        processes: Worker processes; None for one per core.
-        on_bad_volume: "skip" reports what cannot be used, "stop" raises.
-        quiet: Whether to leave out the progress bars; that of looking is seen where it takes long.
+        extract: Function that makes one entry; raises ValueError, OSError, RuntimeError or MemoryError for bad input.
+        jobs: Item -> arguments of `extract`.
+        look_up: Function that returns an item's entry, or None where it is absent or damaged.
+        paths: Function that returns the files of an item, which begin its message.
+        title, unit: Texts of the progress bar.
+        processes: Number of worker processes; None for one per core.
+        on_bad_volume: "skip" warns of unusable items, "stop" raises.
+        quiet: Whether to leave out the progress bars.
 
     Returns:
-        The entries that are there, and the reason for each item that is not.
+        The entries, and for each item without one the reason.
 
     Raises:
-        UserError: something could not be used and `on_bad_volume` is "stop"; the disk is full; a worker died.
+        UserError: an item could not be used and `on_bad_volume` is "stop"; the disk is full; a worker died.
     """
-    looking = bar(jobs, desc="checking the store", unit=unit, delay=SHOWN_AFTER_S, disable=quiet)
-    found = {item: entry for item in looking if (entry := look_up(item)) is not None}
-    missing = {item: arguments for item, arguments in jobs.items() if item not in found}
+    # Look up what the cache holds already.
+    items = bar(jobs, desc="checking the store", unit=unit, delay=PROGRESS_BAR_DELAY_S, disable=quiet)
+    entries = {item: entry for item in items if (entry := look_up(item)) is not None}
+    missing = {item: arguments for item, arguments in jobs.items() if item not in entries}
+
+    # Extract the rest, and report each item that fails.
     failures: dict[Item, str] = {}
-    ended = work_off(extract, missing, processes, preload=["transforms.slice_chain"])
-    for item, _, reason in progress(ended, total=len(missing), title=title, unit=unit, quiet=quiet or not missing):
+    results = work_off(extract, missing, processes, preload=["transforms.slice_chain"])
+    for item, _, reason in progress(results, total=len(missing), title=title, unit=unit, quiet=quiet or not missing):
         if reason is None and (entry := look_up(item)) is not None:
-            found[item] = entry
+            entries[item] = entry
             continue
         failures[item] = reason = reason or "changed while it was being read; run again"
-        names = [str(path) for path in paths(item)]
-        line = reason if reason.startswith(tuple(names)) else f"{' and '.join(names)}: {reason}"
+        file_names = [str(path) for path in paths(item)]
+        message = reason if reason.startswith(tuple(file_names)) else f"{' and '.join(file_names)}: {reason}"
         if on_bad_volume == "stop":
-            raise UserError(f"{line} (preprocess.on_bad_volume: skip would go on without it)")
-        warn(f"warning: {line}; left out")
-    return found, failures
+            raise UserError(f"{message} (preprocess.on_bad_volume: skip would go on without it)")
+        warn(f"warning: {message}; left out")
+    return entries, failures

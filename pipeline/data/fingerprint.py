@@ -1,10 +1,10 @@
-"""What a volume is like, in a few numbers that tell contrasts, spacings and fields of view apart; and a cohort's.
+"""Fingerprints: a volume or a cohort in a few numbers that tell contrasts, spacings and fields of view apart.
 
-Two things are kept of the intensities. `head`: those of the whole head, scaled to [-1, 1] as the network sees them.
-`core`: those of the third of the head that lies deepest below its outline, shifted to a median of 0 and divided by
-their standard deviation. The core knows neither scalp nor skull, and not what a volume's brightest voxels made of its
-scaling; fluid lies in its dark tail (as in T1) or its bright one (as in T2). Both are quantiles, of
-which the mean absolute difference is the Wasserstein-1 distance, and their mean over volumes its barycentre.
+Intensities are summarised twice. `head`: the whole head, scaled to [-1, 1] as the network sees it. `core`: the third of
+the head that lies deepest below its outline, shifted to a median of 0 and divided by its standard deviation. The core
+leaves out scalp and skull and does not depend on the scaling; fluid lies in its dark tail (as in T1) or its bright one
+(as in T2). Both are stored as quantiles: the mean absolute difference of two sets is the Wasserstein-1 distance, and
+their mean over volumes is the Wasserstein barycentre.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,80 +16,83 @@ from scipy.ndimage import distance_transform_edt, find_objects
 from transforms.slices import AXES, centre_fit
 
 QUANTILES = 64
-COARSE_MM = 4.0  # of the grid on which it is measured, where the volume's is finer
-FAIR_SHARE = 0.05  # of the fullest plane's head: planes with less do not count into its extent
-USUAL = (5, 95)  # percentiles of the cohort between which its sizes lie: one odd volume does not widen them
-LEAST_VOXELS = 100  # of a head on the coarse grid
+COARSE_MM = 4.0  # spacing of the grid that finer volumes are thinned to before they are measured
+MIN_PLANE_SHARE = 0.05  # planes with a smaller share of the fullest plane's foreground do not count to the head
+RANGE_PERCENTILES = (5, 95)  # percentiles that bound a cohort's sizes, so that one odd volume does not widen the range
+MIN_VOXELS = 100  # smallest head on the coarse grid that gets a fingerprint
 
 
 def volume_fingerprint(data: Mapping[str, object], axis: str, size: int, key: str = "image") -> dict | None:
-    """Return what a volume is like, in JSON's types.
+    """Return a volume's fingerprint in JSON's types.
 
     Args:
-        data: What `transforms.slice_chain.slice_chain` returned, with or without a stride.
-        axis: Along which it was cut.
-        size: Of the slices in training; of larger ones the middle's intensities count, as it was cut for training, but
-            the whole head's extent.
-        key: The chain's.
+        data: Result of `transforms.slice_chain.slice_chain`, with or without a stride.
+        axis: Orientation of the slices.
+        size: Side of the training slices. Of larger slices only the centre's intensities count, as cropped in training,
+            but the whole head's extent.
+        key: The chain's dictionary key.
 
     Returns:
-        `core` and `head`: 64 quantiles each; see above. `spacing_mm` of the file, `field_mm` and `head_mm`, the extent
-        of what the chain keeps of the volume and of its head: along R, A, S.
-        None for a picture, whose pixels have no size, and where there
-        are too few voxels to tell.
+        `core` and `head`: 64 quantiles each, see above. Along R, A, S: `spacing_mm` of the file, and `field_mm` and
+        `head_mm`, the extents of the prepared volume and of its head.
+        None for pictures, whose pixels have no size, and for heads of fewer than `MIN_VOXELS` coarse voxels.
     """
     if f"{key}_type_range" in data:
         return None
     foreground, stack = data[f"{key}_foreground"], data[key]
-    along = AXES[axis]
-    grid_mm = _slices_first(voxel_sizes(data[f"{key}_affine"]), along)
+    axis_index = AXES[axis]
+    grid_mm = _slices_first(voxel_sizes(data[f"{key}_affine"]), axis_index)
+
+    # Thin the volume to a coarse grid, cropped to the slices' training size.
     steps = np.maximum(1, np.rint(COARSE_MM / grid_mm)).astype(int)
     coarse, coarse_mm = tuple(slice(None, None, step) for step in steps), grid_mm * steps
-    whole = data[f"{key}_whole_foreground"][coarse]
+    whole_head = data[f"{key}_whole_foreground"][coarse]
     if max(foreground.shape[1:]) > size:
         square = tuple(min(size, length) for length in foreground.shape[1:])
         foreground, stack = centre_fit(foreground, *square, fill=False), centre_fit(stack, *square, fill=-1)
     foreground, stack = foreground[coarse], stack[coarse]
-    if np.count_nonzero(foreground) < LEAST_VOXELS:
+    if np.count_nonzero(foreground) < MIN_VOXELS:
         return None
-    box = find_objects(foreground.astype(np.uint8))[0]  # the air around takes most of the time
+
+    # Measure the head within its bounding box: the air around it would take most of the time.
+    box = find_objects(foreground.astype(np.uint8))[0]
     head = foreground[box]
     values, depth = stack[box][head], _depth_mm(head, coarse_mm)[head]
     field = np.array([len(data[key]), *data[f"{key}_before_fit"]]) * grid_mm
-    of_file = data[f"{key}_before_spacing"][1] if f"{key}_before_spacing" in data else data[f"{key}_affine"]
+    file_affine = data[f"{key}_before_spacing"][1] if f"{key}_before_spacing" in data else data[f"{key}_affine"]
     return {
         "core": _standardised(_quantiles(values[depth >= np.quantile(depth, 2 / 3)])).round(4).tolist(),
         "head": _quantiles(values).round(4).tolist(),
-        "spacing_mm": voxel_sizes(of_file).round(4).tolist(),
-        "field_mm": _slices_last(field, along).round(1).tolist(),
-        "head_mm": _slices_last(_extent(whole) * coarse_mm, along).round(1).tolist(),
+        "spacing_mm": voxel_sizes(file_affine).round(4).tolist(),
+        "field_mm": _slices_last(field, axis_index).round(1).tolist(),
+        "head_mm": _slices_last(_extent(whole_head) * coarse_mm, axis_index).round(1).tolist(),
     }
 
 
 def cohort_fingerprint(members: Sequence[Mapping[str, Sequence[float]]]) -> dict:
-    """Return what a cohort is like, in JSON's types, from the likeness of its members, at least one.
+    """Return a cohort's fingerprint in JSON's types, from its members' fingerprints (at least one).
 
-    `core` and `head`: their members' mean. `core_reach`, `head_reach`: the 95th percentile of the distance of a member
-    from the mean of the others, 0 for a single one. `spacing_mm`, `field_mm`, `head_mm`: along R, A, S, the range in
-    which nine of ten members lie.
+    `core` and `head`: the members' mean. `core_reach`, `head_reach`: 95th percentile of a member's distance from the
+    mean of the others, 0 for a single member. `spacing_mm`, `field_mm`, `head_mm`: along R, A, S, the range that nine
+    of ten members lie in.
     """
     cohort: dict[str, object] = {}
     for name in ("core", "head"):
         quantiles = np.array([member[name] for member in members])
         cohort[name] = quantiles.mean(axis=0).round(4).tolist()
-        cohort[f"{name}_reach"] = round(_reach(quantiles), 4)
+        cohort[f"{name}_reach"] = round(_distance_p95(quantiles), 4)
     for name in ("spacing_mm", "field_mm", "head_mm"):
-        ranges = np.percentile([member[name] for member in members], USUAL, axis=0)  # (2, 3)
+        ranges = np.percentile([member[name] for member in members], RANGE_PERCENTILES, axis=0)  # (2, 3)
         cohort[name] = ranges.T.round(4).tolist()
     return cohort
 
 
 def quantile_distance(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return the Wasserstein-1 distance of two distributions from as many equally spaced quantiles of each."""
+    """Return the Wasserstein-1 distance of two distributions, given the same number of equally spaced quantiles."""
     return float(np.mean(np.abs(np.subtract(first, second))))
 
 
-def _reach(quantiles: np.ndarray) -> float:
+def _distance_p95(quantiles: np.ndarray) -> float:
     """Return the 95th percentile of each row's distance from the mean of the others."""
     count = len(quantiles)
     if count == 1:
@@ -108,27 +111,27 @@ def _standardised(quantiles: np.ndarray) -> np.ndarray:
 
 
 def _depth_mm(head: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
-    """Return how deep each voxel lies below the head's outline; air surrounds the array, but no lone plane."""
+    """Return each voxel's depth below the head's outline. Air surrounds the array, except along axes of one plane."""
     margins = [(1, 1) if length > 1 else (0, 0) for length in head.shape]
     inside = tuple(slice(margin, margin + length) for (margin, _), length in zip(margins, head.shape, strict=True))
     return distance_transform_edt(np.pad(head, margins), sampling=spacing_mm)[inside]
 
 
 def _extent(head: np.ndarray) -> np.ndarray:
-    """Return over how many planes along each axis a head extends."""
+    """Return the head's extent along each axis, in planes."""
     planes = []
     for axis in range(3):
         share = head.sum(axis=tuple(other for other in range(3) if other != axis))
-        shown = np.flatnonzero(share >= FAIR_SHARE * share.max())
-        planes.append(shown[-1] - shown[0] + 1)
+        occupied = np.flatnonzero(share >= MIN_PLANE_SHARE * share.max())
+        planes.append(occupied[-1] - occupied[0] + 1)
     return np.array(planes)
 
 
-def _slices_first(sizes: np.ndarray, along: int) -> np.ndarray:
-    """Reorder (R, A, S) as a stack's axes: `cut_slices` moves the sliced axis to the front."""
-    return np.array([sizes[along], *np.delete(sizes, along)])
+def _slices_first(sizes: np.ndarray, axis_index: int) -> np.ndarray:
+    """Reorder (R, A, S) to a stack's axes: `cut_slices` moves the sliced axis to the front."""
+    return np.array([sizes[axis_index], *np.delete(sizes, axis_index)])
 
 
-def _slices_last(sizes: np.ndarray, along: int) -> np.ndarray:
+def _slices_last(sizes: np.ndarray, axis_index: int) -> np.ndarray:
     """Undo `_slices_first`."""
-    return np.insert(sizes[1:], along, sizes[0])
+    return np.insert(sizes[1:], axis_index, sizes[0])

@@ -1,4 +1,4 @@
-"""Fetching one large file over HTTP: resumed where it stopped, checked against its MD5 sum, whole or absent."""
+"""Downloading one large file over HTTP: resumed where it stopped, and in place only with the right MD5 sum."""
 
 import errno
 import hashlib
@@ -18,50 +18,53 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text, free_space, human_bytes
 
 CHUNK_BYTES = 1 << 20
-ATTEMPTS = 5  # that bring less than a chunk of news, in a row
+ATTEMPTS = 5  # successive attempts with less than one new chunk each, before giving up
 TIMEOUT_S = 30
-SPARE_BYTES = 64 << 20  # of the disk, to be left free
+SPARE_BYTES = 64 << 20  # disk space that stays free
 TEMPORARY_REFUSALS = (408, 425, 429, 500, 502, 503, 504)
 
 
 def fetch(url: str, target: Path, *, md5: str, copies: int = 1, pause_s: float = 1.0, quiet: bool = False) -> None:
-    """Download `url` to `target` through `<target>.part`, from which an interrupted download goes on.
+    """Download `url` to `target` through `<target>.part`, which an interrupted download resumes from.
 
     Args:
-        url: http or https.
-        target: Made only of a file whose sum is right.
+        url: http or https address.
+        target: Path of the finished file, made only if its MD5 sum is right.
         md5: Hexadecimal MD5 sum of the file.
-        copies: How many times the file must find room on the disk (2 where it will be unpacked beside itself).
-        pause_s: Before another attempt; doubled each time while nothing new comes.
+        copies: Number of copies that must fit on the disk (2 where the file will be unpacked beside itself).
+        pause_s: Pause before another attempt in seconds; doubled each time while nothing new arrives.
         quiet: Whether to leave out the progress bars.
 
     Raises:
         UserError: no connection, a server's refusal, too many interruptions, too little disk, or a wrong sum (then
-            the file is removed, so that the next call starts afresh). Names the URL, the reason and the remedy.
+            the file is removed, so that the next call starts afresh). The message names URL, reason and remedy.
     """
     require_web(url)
-    part = target.with_name(f"{target.name}.part")
-    failures, furthest, answered = 0, _size(part), False
+    partial_path = target.with_name(f"{target.name}.part")
+    failures, largest_size, is_server_known = 0, _size_on_disk(partial_path), False
+    # Download, resuming after interruptions while there is progress.
     while True:
         try:
-            _attempt(url, part, copies, quiet)
+            _download_rest(url, partial_path, copies, quiet)
             break
-        except _CutError as cut:
-            answered = answered or cut.answered
-            failures = 0 if _size(part) >= furthest + CHUNK_BYTES else failures + 1
-            furthest = max(furthest, _size(part))
-            if cut.final or failures >= ATTEMPTS or not answered:
+        except _IncompleteError as error:
+            is_server_known = is_server_known or error.answered
+            failures = 0 if _size_on_disk(partial_path) >= largest_size + CHUNK_BYTES else failures + 1
+            largest_size = max(largest_size, _size_on_disk(partial_path))
+            if error.final or failures >= ATTEMPTS or not is_server_known:
                 raise UserError(
-                    f"{url}: {cut}; check the network and repeat the command (it goes on where it stopped), "
+                    f"{url}: {error}; check the network and repeat the command (it goes on where it stopped), "
                     f"or bring the file from elsewhere and place it as {target}"
-                ) from cut
+                ) from error
             time.sleep(pause_s * 2 ** max(failures - 1, 0))
-    found = md5_of(part, quiet)
-    _note(part).unlink(missing_ok=True)
-    if found != md5:
-        part.unlink()
-        raise UserError(f"{url}: came with MD5 sum {found} instead of {md5}; it is removed, repeat the command")
-    part.replace(target)
+
+    # Check the finished file, then move it into place.
+    actual_md5 = md5_of(partial_path, quiet)
+    _record_path(partial_path).unlink(missing_ok=True)
+    if actual_md5 != md5:
+        partial_path.unlink()
+        raise UserError(f"{url}: came with MD5 sum {actual_md5} instead of {md5}; it is removed, repeat the command")
+    partial_path.replace(target)
 
 
 def md5_of(path: Path, quiet: bool = False) -> str:
@@ -75,7 +78,7 @@ def md5_of(path: Path, quiet: bool = False) -> str:
 
 
 def byte_bar(total: int | None, title: str, quiet: bool, done: int = 0) -> ProgressBar:
-    """Return a progress bar over bytes, with the time left."""
+    """Return a progress bar that counts bytes and shows the time left."""
     return bar(total=total, initial=done, desc=title, unit="B", unit_scale=True, unit_divisor=1024, disable=quiet)
 
 
@@ -89,12 +92,12 @@ def require_web(url: str) -> None:
 # ── one attempt ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _CutError(Exception):
+class _IncompleteError(Exception):
     """An attempt ended without the whole file.
 
     Attributes:
         answered: Whether the server was reached.
-        final: Whether another attempt would end alike.
+        final: Whether another attempt would fail alike.
     """
 
     def __init__(self, reason: object, *, answered: bool = True, final: bool = False):
@@ -103,52 +106,64 @@ class _CutError(Exception):
 
 
 class _WebRedirects(request.HTTPRedirectHandler):
-    """Follows redirects, but to http and https only."""
+    """Follow redirects, but to http and https only."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         if urlsplit(newurl).scheme not in ("http", "https"):
-            raise _CutError(f"redirects to {newurl}, which is no web address", final=True)
+            raise _IncompleteError(f"redirects to {newurl}, which is no web address", final=True)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _attempt(url: str, part: Path, copies: int, quiet: bool) -> None:
-    """Ask for what is missing of `part` and append it; raises _CutError where that does not complete it."""
-    response = _open(url, part)
+def _download_rest(url: str, partial_path: Path, copies: int, quiet: bool) -> None:
+    """Request the missing bytes and append them; raises _IncompleteError where the file is still not complete."""
+    response = _open(url, partial_path)
     if response is None:
         return
     with closing(response):
+        # Note the file's version, so that a later attempt resumes the same one.
         resumed = response.status == 206
-        size = _size_announced(response, part)
+        size = _announced_size(response, partial_path)
         if not resumed:
-            atomic_text(_note(part), json.dumps({"size": size, "validator": _validator(response)}))
+            atomic_text(_record_path(partial_path), json.dumps({"size": size, "validator": _validator(response)}))
         if size is not None:
-            _require_room(part, size, copies)
-        done = _size(part) if resumed else 0
+            _require_disk_space(partial_path, size, copies)
+
+        # Append the bytes as they arrive.
+        done = _size_on_disk(partial_path) if resumed else 0
         try:
-            with part.open("ab" if resumed else "wb") as stream, byte_bar(size, part.stem, quiet, done) as bar:
+            with (
+                partial_path.open("ab" if resumed else "wb") as stream,
+                byte_bar(size, partial_path.stem, quiet, done) as bar,
+            ):
                 while chunk := _read(response):
                     stream.write(chunk)
                     bar.update(len(chunk))
         except OSError as error:
-            reason = f"disk full, {free_space(part.parent)} left" if error.errno == errno.ENOSPC else error.strerror
+            is_disk_full = error.errno == errno.ENOSPC
+            reason = f"disk full, {free_space(partial_path.parent)} left" if is_disk_full else error.strerror
             raise UserError(
-                f"{part}: cannot be written ({reason}); free some space or choose another folder"
+                f"{partial_path}: cannot be written ({reason}); free some space or choose another folder"
             ) from error
-    if size is not None and _size(part) != size:
-        raise _CutError(f"the connection was cut after {human_bytes(_size(part))} of {human_bytes(size)}")
+    if size is not None and _size_on_disk(partial_path) != size:
+        raise _IncompleteError(
+            f"the connection was cut after {human_bytes(_size_on_disk(partial_path))} of {human_bytes(size)}"
+        )
 
 
-def _open(url: str, part: Path) -> HTTPResponse | None:
-    """Return the answer to a request for what is missing of `part`, None where nothing is."""
-    have = _size(part)
-    if have and have == _noted(part).get("size"):
+def _open(url: str, partial_path: Path) -> HTTPResponse | None:
+    """Return the response to a request for the missing bytes, or None where none are missing."""
+    bytes_on_disk = _size_on_disk(partial_path)
+    if bytes_on_disk and bytes_on_disk == _read_record(partial_path).get("size"):
         return None
+    # Request the rest, of the same version of the file.
     headers = {"User-Agent": "contrast-translation downloader", "Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-        if validator := _noted(part).get("validator"):
-            headers["If-Range"] = str(validator)  # the server sends the whole file where it has changed
-    opener = request.OpenerDirector()  # not `urlopen`, which knows file: and ftp: too
+    if bytes_on_disk:
+        headers["Range"] = f"bytes={bytes_on_disk}-"
+        if validator := _read_record(partial_path).get("validator"):
+            headers["If-Range"] = str(validator)  # if the file has changed, the server sends all of it
+
+    # Open http and https only, and sort refusals into final and temporary ones.
+    opener = request.OpenerDirector()  # not `urlopen`, which also opens file: and ftp:
     for handler in (request.ProxyHandler, request.HTTPHandler, request.HTTPSHandler, request.HTTPDefaultErrorHandler,
                     request.HTTPErrorProcessor, _WebRedirects):  # fmt: skip
         opener.add_handler(handler())
@@ -158,78 +173,78 @@ def _open(url: str, part: Path) -> HTTPResponse | None:
         with closing(error):
             if error.code != 416:
                 reason = f"the server answers {error.code} {error.reason}"
-                raise _CutError(reason, final=error.code not in TEMPORARY_REFUSALS) from error
-            if have and _content_range(error.headers.get("Content-Range"))[1] == have:
+                raise _IncompleteError(reason, final=error.code not in TEMPORARY_REFUSALS) from error
+            if bytes_on_disk and _content_range(error.headers.get("Content-Range"))[1] == bytes_on_disk:
                 return None
-        _forget(part)
-        raise _CutError("the server does not have the part that is missing") from error
+        _discard(partial_path)
+        raise _IncompleteError("the server does not have the part that is missing") from error
     except (OSError, HTTPException, ValueError) as error:
-        raise _CutError(f"cannot be reached ({getattr(error, 'reason', error)})", answered=False) from error
+        raise _IncompleteError(f"cannot be reached ({getattr(error, 'reason', error)})", answered=False) from error
 
 
 def _read(response: HTTPResponse) -> bytes:
     try:
         return response.read1(CHUNK_BYTES)
     except (OSError, HTTPException) as error:
-        raise _CutError(f"the connection was cut ({error})") from error
+        raise _IncompleteError(f"the connection was cut ({error})") from error
 
 
-def _size_announced(response: HTTPResponse, part: Path) -> int | None:
-    """Return the whole file's size, None where the server does not tell; raise where it does not fit `part`."""
+def _announced_size(response: HTTPResponse, partial_path: Path) -> int | None:
+    """Return the whole file's size, None where unknown; raise where the bytes on disk belong to another file."""
     if response.status == 200:
         length = response.headers.get("Content-Length", "")
         return int(length) if length.isdecimal() else None
     if response.status != 206:
-        raise _CutError(f"the server answers {response.status} {response.reason}", final=True)
+        raise _IncompleteError(f"the server answers {response.status} {response.reason}", final=True)
     start, size = _content_range(response.headers.get("Content-Range"))
-    if start != _size(part) or _noted(part).get("size") not in (None, size):
-        _forget(part)
-        raise _CutError("the server's file has changed")
+    if start != _size_on_disk(partial_path) or _read_record(partial_path).get("size") not in (None, size):
+        _discard(partial_path)
+        raise _IncompleteError("the server's file has changed")
     return size
 
 
 def _content_range(header: str | None) -> tuple[int | None, int | None]:
     """Return start and whole size of a Content-Range header: "bytes 5-9/10" -> (5, 10), "bytes */10" -> (None, 10)."""
-    found = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", (header or "").strip())
-    start, size = found.groups() if found else (None, None)
+    match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", (header or "").strip())
+    start, size = match.groups() if match else (None, None)
     return (int(start) if start else None), (int(size) if size and size != "*" else None)
 
 
-def _require_room(part: Path, size: int, copies: int) -> None:
-    needed = copies * size - _size(part) + SPARE_BYTES
-    if shutil.disk_usage(part.parent).free < needed:
+def _require_disk_space(partial_path: Path, size: int, copies: int) -> None:
+    needed = copies * size - _size_on_disk(partial_path) + SPARE_BYTES
+    if shutil.disk_usage(partial_path.parent).free < needed:
         raise UserError(
-            f"{part.parent}: {human_bytes(needed)} of free disk needed, {free_space(part.parent)} left; "
-            "free some space or choose another folder"
+            f"{partial_path.parent}: {human_bytes(needed)} of free disk needed, "
+            f"{free_space(partial_path.parent)} left; free some space or choose another folder"
         )
 
 
-# ── what is known of a part ─────────────────────────────────────────────────────────────────────────────────
+# ── the unfinished file and its record ──────────────────────────────────────────────────────────────────────
 
 
-def _size(part: Path) -> int:
-    return part.stat().st_size if part.exists() else 0
+def _size_on_disk(partial_path: Path) -> int:
+    return partial_path.stat().st_size if partial_path.exists() else 0
 
 
-def _note(part: Path) -> Path:
-    return part.with_name(f"{part.name}.json")
+def _record_path(partial_path: Path) -> Path:
+    return partial_path.with_name(f"{partial_path.name}.json")
 
 
-def _noted(part: Path) -> dict[str, object]:
-    """Return the size and the validator that the server gave with the first bytes of `part`; {} where unknown."""
+def _read_record(partial_path: Path) -> dict[str, object]:
+    """Return the size and validator that the server gave with the first bytes; {} where unknown."""
     try:
-        noted = json.loads(_note(part).read_text())
+        record = json.loads(_record_path(partial_path).read_text())
     except (OSError, ValueError):
         return {}
-    return noted if isinstance(noted, dict) else {}
+    return record if isinstance(record, dict) else {}
 
 
 def _validator(response: HTTPResponse) -> str | None:
-    """Return what identifies this version of the file in an If-Range header, where the server gives it."""
+    """Return the If-Range validator of this version of the file, or None where the server gives none."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified")
 
 
-def _forget(part: Path) -> None:
-    part.unlink(missing_ok=True)
-    _note(part).unlink(missing_ok=True)
+def _discard(partial_path: Path) -> None:
+    partial_path.unlink(missing_ok=True)
+    _record_path(partial_path).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Two contrasts of one subject, each on the other's grid: read as for translation, registered where needed."""
+"""Two contrasts of one subject, each resampled onto the other's grid and registered where needed."""
 
 import hashlib
 import json
@@ -10,35 +10,36 @@ import numpy as np
 from nibabel.affines import from_matvec, voxel_sizes
 
 from pipeline.data.case import Case
+from pipeline.data.rigid_transform_file import read_rigid_transform, write_rigid_transform
 from pipeline.utils.console import warnings_as_lines
 from pipeline.utils.errors import UserError, first_cause
-from pipeline.utils.files import atomic_text, file_identity
-from transforms.cropping import blacken_beyond, put_back
+from pipeline.utils.files import file_identity
+from transforms.cropping import fill_outside, paste_box
 from transforms.registration import register_rigid, resample_onto, same_grid
 from transforms.slice_chain import slice_chain
 from transforms.slices import AXES, centre_fit, contiguous, cut_slices, slices_with_content, stack_slices
 
-VERSION = 3  # of the registration; raise it when its results change
+VERSION = 3  # version of the registration; raise it when its results change
 
 
 class BadScan(UserError):
-    """An image, or a pair of them, cannot be used; names the file or both, and the reason."""
+    """An image or a pair cannot be used; the message names the files and the reason."""
 
 
 @dataclass(frozen=True)
 class PreparedScan:
-    """A scan as the network takes it, scaled by its own percentiles.
+    """A scan as network input, scaled by its own percentiles.
 
     Attributes:
-        slices: (N, H, W) float32 in [-1, 1], padded to what the network takes.
+        slices: (N, H, W) float32 in [-1, 1], padded to the network's stride.
         field_of_view: (h, w) of the slices before padding.
-        foreground: (N, h, w) bool, not padded.
+        foreground: (N, h, w) bool, the head, not padded.
         affine: (4, 4) of the unpadded volume, voxel to RAS millimetres.
-        axis: Along which slices are cut.
-        way_back: What the chain's inverse needs besides slices, so that a translation can be written on the file's own
-            grid without reading it again; see `transforms.monai_transforms`.
-        name: Of the file, for messages.
-        request: What it was prepared from: path, settings of the chain, stride.
+        axis: Orientation of the slices.
+        inverse_state: Values that the chain's inverse needs besides slices, so that a translation can be written on the
+            file's grid without reading it again; see `transforms.monai_transforms`.
+        name: File name for messages.
+        request: Path, chain settings and stride that the scan was prepared from.
     """
 
     slices: np.ndarray
@@ -56,7 +57,7 @@ class PreparedScan:
 
     @property
     def occupied(self) -> np.ndarray:
-        """(N,) bool: the slices that show anything but air."""
+        """(N,) bool, whether each slice shows anything but air."""
         return slices_with_content(self.slices, self.foreground)
 
     @property
@@ -66,7 +67,7 @@ class PreparedScan:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Spacing of the voxels of `stack` along its axes: between slices, between rows, between columns."""
+        """Voxel spacing of `stack`: between slices, between rows, between columns."""
         sizes = voxel_sizes(self.affine).tolist()
         return sizes.pop(AXES[self.axis]), *sizes
 
@@ -77,12 +78,12 @@ class PreparedScan:
 
     @property
     def box(self) -> np.ndarray | None:
-        """(3, 2), which voxels of its file, axes brought to RAS, the volume shows; None where it shows all."""
+        """(3, 2) voxel bounds of the volume within its file, axes in RAS order; None where it is the whole file."""
         return self.inverse_state.get("image_box")
 
     @property
     def whole_grid(self) -> tuple[tuple[int, ...], np.ndarray]:
-        """Shape and affine of the file, axes brought to RAS; of a volume that was not cut out of it, of that."""
+        """Shape and affine of the uncropped volume, axes in RAS order."""
         if self.box is None:
             return self.volume.shape, self.affine
         shape, affine, *_ = self.inverse_state["image_before_crop"]
@@ -96,7 +97,7 @@ class View:
     Attributes:
         source: The scan to translate.
         real: (N, h, w) float32 in [-1, 1], the target by its own normalisation; -1 beyond its field of view.
-        foreground: (N, h, w) bool, of the real target.
+        foreground: (N, h, w) bool, the head in the real target.
     """
 
     source: PreparedScan
@@ -105,12 +106,12 @@ class View:
 
 
 class PairReader:
-    """Reads two contrasts of a subject and brings each onto the other's grid.
+    """Reads two contrasts of a subject and resamples each onto the other's grid.
 
     Args:
-        settings: Arguments of `transforms.slice_chain.slice_chain` that training used.
-        stride: The networks take heights and widths that are multiples of this.
-        register: Whether to register pairs on different grids; otherwise their headers are believed.
+        settings: Arguments of `transforms.slice_chain.slice_chain`, as in training.
+        stride: Factor that the networks' input heights and widths are multiples of.
+        register: Whether to register pairs on different grids; otherwise their headers are trusted.
         cache: Folder that keeps registrations between runs.
     """
 
@@ -118,46 +119,45 @@ class PairReader:
         self.settings, self.stride, self.register, self.cache = settings, stride, register, cache
 
     def identity(self) -> dict[str, object]:
-        """Return all that its results depend on besides the files, in JSON's types."""
+        """Return everything besides the files that the results depend on, in JSON's types."""
         return {"settings": dict(self.settings), "stride": self.stride, "register": self.register}
 
     def scan(self, path: Path) -> PreparedScan:
-        """Read one image; raises like `prepare_scan`, and prints what it warns of."""
+        """Read one image and print its warnings; raises like `prepare_scan`."""
         with warnings_as_lines():
             return prepare_scan(path, self.settings, self.stride)
 
     def read(self, cases: tuple[Case, Case]) -> tuple[View, View, np.ndarray]:
-        """Return the first scan as source, the second as source, and the (4, 4) movement from first to second.
+        """Return the views from the first and the second scan, and the (4, 4) transform from first to second.
 
         Raises:
             BadScan: a file cannot be used, the registration failed, or the two heads do not overlap.
         """
         first, second = (self.scan(case.path) for case in cases)
-        movement = rigid_transform_between(
+        rigid_transform = rigid_transform_between(
             first, second, cases, self.settings, register=self.register, cache=self.cache
         )
-        there = View(first, *resampled_onto(first, second, movement))
-        back = View(second, *resampled_onto(second, first, np.linalg.inv(movement)))
-        if not (there.foreground.any() and back.foreground.any()):
+        first_view = View(first, *resampled_onto(first, second, rigid_transform))
+        second_view = View(second, *resampled_onto(second, first, np.linalg.inv(rigid_transform)))
+        if not (first_view.foreground.any() and second_view.foreground.any()):
             raise BadScan(f"{cases[0].path} and {cases[1].path}: the heads do not overlap; check their affines")
-        return there, back, movement
+        return first_view, second_view, rigid_transform
 
 
-def prepare_scan(path: Path, settings: Mapping[str, object], stride: int) -> PreparedScan:
-    """Read an image and prepare it as for translation: whole, not cropped.
+def prepare_scan(
+    path: Path, settings: Mapping[str, object], stride: int, box: np.ndarray | None = None
+) -> PreparedScan:
+    """Read an image and prepare it as for translation: its slices are padded and never cropped.
 
     Args:
         path: A NIfTI volume or a 2D image.
-        settings: Arguments of `transforms.slice_chain.slice_chain` that training used.
-        stride: The networks take heights and widths that are multiples of this.
+        settings: Arguments of `transforms.slice_chain.slice_chain`, as in training.
+        stride: Factor that the networks' input heights and widths are multiples of.
+        box: (3, 2) voxel bounds to cut out instead of the head's own.
 
     Raises:
-        BadScan: it cannot be used.
+        BadScan: the image cannot be used.
     """
-    return _prepared(path, settings, stride)
-
-
-def _prepared(path: Path, settings: Mapping[str, object], stride: int, box: np.ndarray | None = None) -> PreparedScan:
     try:
         data = slice_chain(**settings, stride=stride, box=box)({"image": path})
     except (ValueError, OSError, RuntimeError) as error:
@@ -176,55 +176,60 @@ def _prepared(path: Path, settings: Mapping[str, object], stride: int, box: np.n
     )
 
 
-def resampled_onto(source: PreparedScan, target: PreparedScan, movement: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bring a target onto its source's grid, with the intensities of its own normalisation.
+def resampled_onto(
+    source: PreparedScan, target: PreparedScan, rigid_transform: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resample a target onto its source's grid, keeping the intensities of its own normalisation.
 
     Args:
         source, target: Two scans of one subject.
-        movement: (4, 4), where each point of the source lies in the target; `rigid_transform_between`.
+        rigid_transform: (4, 4) from points of the source to points of the target; see `rigid_transform_between`.
 
     Returns:
         The target's slices (N, h, w) in [-1, 1] and its foreground; -1 and False beyond the target's field of view.
     """
+    # Scans on one grid need no resampling.
     shape = source.volume.shape
-    if np.array_equal(movement, np.eye(4)):
+    if np.array_equal(rigid_transform, np.eye(4)):
         if same_grid(shape, source.affine, target.volume.shape, target.affine):
             return target.stack, target.foreground
         if source.box is not None and target.box is not None and same_grid(*source.whole_grid, *target.whole_grid):
-            return _cut_as(source, target)
-    grid = (target.affine, movement, shape, source.affine)
-    moved = resample_onto(target.volume, *grid, order=1, fill=-1)
-    mask = stack_slices(target.foreground, target.axis).astype(np.uint8)
-    foreground = resample_onto(mask, *grid, order=0, fill=0)
-    # in C order, as they arrive from a worker process, too: the order in memory is that in which sums are rounded
-    return contiguous(cut_slices(moved, source.axis)), contiguous(cut_slices(foreground, source.axis) > 0)
+            return _in_source_box(source, target)
+
+    # Resample the target and its mask.
+    mapping = (target.affine, rigid_transform, shape, source.affine)
+    resampled = resample_onto(target.volume, *mapping, order=1, fill=-1)
+    target_mask = stack_slices(target.foreground, target.axis).astype(np.uint8)
+    foreground = resample_onto(target_mask, *mapping, order=0, fill=0)
+    # C order, as after a trip through a worker process: sums are rounded in the order of memory
+    return contiguous(cut_slices(resampled, source.axis)), contiguous(cut_slices(foreground, source.axis) > 0)
 
 
-def _cut_as(source: PreparedScan, target: PreparedScan) -> tuple[np.ndarray, np.ndarray]:
-    """Return a target's slices and foreground on its source's grid, where the files have one grid and two heads' boxes.
+def _in_source_box(source: PreparedScan, target: PreparedScan) -> tuple[np.ndarray, np.ndarray]:
+    """Return a target's slices and foreground in the source's box, where both files have the same grid.
 
-    Where the chain resamples, the target is prepared anew in the source's box: so it is resampled no second time.
+    Where the chain resamples, the target is prepared anew in the source's box, which avoids resampling it twice.
     """
     path, settings, stride = target.request
     if settings["spacing_mm"] is not None:
         try:
-            again = _prepared(path, settings, stride, source.box)
-        except BadScan:  # nothing of its head lies there
+            scan = prepare_scan(path, settings, stride, source.box)
+        except BadScan:  # the target's head lies outside the box
             return np.full_like(source.stack, -1), np.zeros_like(source.foreground)
-        return again.stack, again.foreground
+        return scan.stack, scan.foreground
     shape, box = source.volume.shape, target.box - source.box[:, :1]
     field = tuple(slice(0, length) for length in shape)
-    moved = put_back(target.volume, box, field, shape, -1)
-    foreground = put_back(stack_slices(target.foreground, target.axis), box, field, shape, False)
-    return cut_slices(moved, source.axis), cut_slices(foreground, source.axis)
+    volume = paste_box(target.volume, box, field, shape, -1)
+    foreground = paste_box(stack_slices(target.foreground, target.axis), box, field, shape, False)
+    return cut_slices(volume, source.axis), cut_slices(foreground, source.axis)
 
 
-def field_of_view_mask(source: PreparedScan, target: PreparedScan, movement: np.ndarray) -> np.ndarray:
-    """Return where a target's field of view covers its source's grid, as (N, h, w) bool; see `resampled_onto`."""
-    everywhere = np.ones(target.volume.shape, np.uint8)
+def field_of_view_mask(source: PreparedScan, target: PreparedScan, rigid_transform: np.ndarray) -> np.ndarray:
+    """Return as (N, h, w) bool where a target's field of view covers its source's grid; see `resampled_onto`."""
+    full_mask = np.ones(target.volume.shape, np.uint8)
     if target.box is not None:
-        blacken_beyond(everywhere, target.inverse_state["image_inside"], 0)
-    covered = resample_onto(everywhere, target.affine, movement, source.volume.shape, source.affine, order=0)
+        fill_outside(full_mask, target.inverse_state["image_inside"], 0)
+    covered = resample_onto(full_mask, target.affine, rigid_transform, source.volume.shape, source.affine, order=0)
     return cut_slices(covered, source.axis) > 0
 
 
@@ -237,14 +242,15 @@ def rigid_transform_between(
     register: bool,
     cache: Path,
 ) -> np.ndarray:
-    """Return where each point of the first scan lies in the second, as a (4, 4) in RAS millimetres.
+    """Return the (4, 4) rigid transform from the first scan to the second, in RAS millimetres.
 
-    The identity where both lie on one grid, or where `register` is off (then the headers are believed); otherwise
-    found by rigid registration, once: the result is kept in `cache` for as long as neither file nor settings change.
+    The identity where both have one grid, or where `register` is off (headers are trusted then). Otherwise the scans
+    are registered once, and `cache` keeps the result for as long as neither files nor settings change.
 
     Raises:
         BadScan: the registration failed, or a 2D image has another size than its partner.
     """
+    # Scans on one grid, and headers that are to be trusted, need no registration.
     names = f"{cases[0].path} and {cases[1].path}"
     if same_grid(*first.whole_grid, *second.whole_grid):
         return np.eye(4)
@@ -253,49 +259,32 @@ def rigid_transform_between(
         raise BadScan(f"{names}: a single slice cannot be registered ({sizes} voxels); give slices of one size")
     if not register:
         return np.eye(4)
-    note = cache / f"{_registration_key(cases, settings)}.json"
+
+    # Take the transform from the cache, or register and keep it there.
+    cache_path = cache / f"{_registration_key(cases, settings)}.json"
     try:
-        return read_rigid_transform(note)
-    except (OSError, ValueError, KeyError, TypeError):  # not there yet, or damaged
+        return read_rigid_transform(cache_path)
+    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged
         pass
     try:
-        movement = register_rigid(*_in_whole_field(first), *_in_whole_field(second))
+        rigid_transform = register_rigid(*_with_field_of_view(first), *_with_field_of_view(second))
     except ValueError as error:
         raise BadScan(f"{names}: {error}") from error
-    write_rigid_transform(note, movement, cases)
-    return movement
+    write_rigid_transform(cache_path, rigid_transform, cases)
+    return rigid_transform
 
 
-def _in_whole_field(scan: PreparedScan) -> tuple[np.ndarray, np.ndarray]:
-    """Return a scan's volume and affine with the air that the cut to the head left out, and nothing from beyond."""
+def _with_field_of_view(scan: PreparedScan) -> tuple[np.ndarray, np.ndarray]:
+    """Return a scan's volume and affine with its whole field of view, air included, and nothing beyond it."""
     if scan.box is None:
         return scan.volume, scan.affine
     _, _, field, _ = scan.inverse_state["image_before_crop"]
     inside, volume = scan.inverse_state["image_inside"], scan.volume
-    finer = np.array(volume.shape) / (scan.box[:, 1] - scan.box[:, 0])  # than the file
-    ends = np.array([[own.start, own.stop] for own in field])
-    air = np.floor(np.maximum(0, (scan.box - ends) * [1, -1]) * finer[:, None]).astype(int)
-    start = [own.start for own in inside] - air[:, 0]
-    return np.pad(volume[inside], air, constant_values=-1), scan.affine @ from_matvec(np.eye(3), start)
-
-
-def write_rigid_transform(path: Path, movement: np.ndarray, cases: tuple[Case, Case]) -> None:
-    """Write a movement as a small JSON file that says what it is."""
-    about = "maps RAS millimetres of the first image to RAS millimetres of the second"
-    names = [case.path.name for case in cases]
-    atomic_text(path, json.dumps({"about": about, "images": names, "matrix": movement.tolist()}, indent=1) + "\n")
-
-
-def read_rigid_transform(path: Path) -> np.ndarray:
-    """Read what `write_rigid_transform` wrote.
-
-    Raises:
-        OSError, ValueError, KeyError, TypeError: it is not there, or damaged.
-    """
-    movement = np.array(json.loads(path.read_text(encoding="utf-8"))["matrix"], dtype=float)
-    if movement.shape != (4, 4) or not np.isfinite(movement).all():
-        raise ValueError(f"{path}: not a 4x4 matrix of finite numbers")
-    return movement
+    voxel_ratio = np.array(volume.shape) / (scan.box[:, 1] - scan.box[:, 0])  # against the file
+    field_bounds = np.array([[bounds.start, bounds.stop] for bounds in field])
+    padding = np.floor(np.maximum(0, (scan.box - field_bounds) * [1, -1]) * voxel_ratio[:, None]).astype(int)
+    start = [bounds.start for bounds in inside] - padding[:, 0]
+    return np.pad(volume[inside], padding, constant_values=-1), scan.affine @ from_matvec(np.eye(3), start)
 
 
 def _registration_key(cases: tuple[Case, Case], settings: Mapping[str, object]) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.case import Case, pairs
-from pipeline.data.pairs import PairReader, PreparedScan, View, write_rigid_transform
+from pipeline.data.pairs import PairReader, PreparedScan, View
+from pipeline.data.rigid_transform_file import write_rigid_transform
 from pipeline.evaluation.parallel_scoring import (
     READ_AHEAD,
     Keeper,

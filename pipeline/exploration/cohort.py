@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.data.case import Case, pairs
-from pipeline.data.coverage import WHOLE, Coverage
+from pipeline.data.coverage import FULL_COVERAGE, Coverage
 from pipeline.data.splits import CohortSplit
 from pipeline.exploration.image_statistics import ImageFacts, examine
 from pipeline.utils.console import progress, warn
@@ -32,7 +32,7 @@ class Cohort:
     parts: Mapping[Case, str]
     facts: Mapping[Case, ImageFacts]
     unreadable: Mapping[Case, str]
-    coverage: Coverage = WHOLE
+    coverage: Coverage = FULL_COVERAGE
 
     def cases(self, contrast: str, part: str | None = None) -> list[Case]:
         """Return the cases of a contrast, readable or not, of one part or of all."""

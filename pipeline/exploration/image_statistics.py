@@ -133,7 +133,7 @@ def examine(path: Path, settings: Mapping[str, object], min_foreground: float) -
     head = stack_slices(foreground, settings["axis"])
     inverse_state = {**done, "image": done["image_foreground"] * np.float32(2) - 1, "image_range": (0.0, 1.0)}
     raw_head = chain.inverse(inverse_state)["image"] > 0.5
-    warning = "; ".join(filter(None, [warning, *done.get("image_doubts", [])]))
+    warning = "; ".join(filter(None, [warning, *done.get("image_cautions", [])]))
     histogram = np.histogram(slices[foreground], bins=BINS, range=(-1, 1))[0]
     occupied = occupied_slices(trained_on, min_foreground)
     return ImageFacts(

@@ -18,7 +18,7 @@ from pipeline.inference.model import Run, TranslationModel, eagerly
 from pipeline.inference.output_volume import image_like
 from pipeline.utils.errors import UserError, first_cause
 from transforms.head_mask import find_head, without_empty_planes
-from transforms.io.nifti import name_of, read_with_doubts
+from transforms.io.nifti import name_of, read_with_cautions
 from transforms.slice_chain import slice_chain
 from transforms.slices import AXES, slices_with_content
 
@@ -118,7 +118,7 @@ def open_volume(
     """
     name = name_of(source)
     try:
-        array, affine, header, found = read_with_doubts(source)
+        array, affine, header, found = read_with_cautions(source)
     except ValueError as error:
         raise UserError(str(error)) from error
     doubts += found
@@ -128,7 +128,7 @@ def open_volume(
     except (ValueError, RuntimeError) as error:
         also = f" (doubtful before: {'; '.join(found)})" if found else ""
         raise UserError(f"{name}: {first_cause(error)}{also}") from error
-    doubts += data.get("image_doubts", [])
+    doubts += data.get("image_cautions", [])
     if model.settings.get("version", 1) == 1:
         doubts += _doubts_of_margins(array)
     doubts += _doubts_of_size(array.shape, _scanned(data, str(model.settings["axis"])), model.stride)

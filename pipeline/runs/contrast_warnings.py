@@ -53,7 +53,8 @@ def warn_of_stored(config: Config, stored: ByContrast, coverage: Coverage, *, pa
         lengths = ", ".join(f"{contrast} {length:.0f} mm" for contrast, length in shown.items())
         echo(f"trained on: {coverage} (scans show, by their medians, {lengths})")
     if config.preprocess.spacing_mm is None:
-        _warn_of_voxels({contrast: [entry.facts["spacing_mm"] for entry in its] for contrast, its in stored.items()})
+        spacings = {c: [entry.statistics["spacing_mm"] for entry in entries] for c, entries in stored.items()}
+        _warn_of_voxels(spacings)
 
 
 def warn_of_headers(config: Config, cases: Sequence[Case], split: CohortSplit) -> None:
@@ -65,7 +66,7 @@ def warn_of_headers(config: Config, cases: Sequence[Case], split: CohortSplit) -
     grids = {contrast: list(header_grids(split.train[contrast])) for contrast in config.contrasts}
     fields = typical_lengths({contrast: [grid.field_along(axis) for grid in its] for contrast, its in grids.items()})
     coverage = Coverage(axis, setting if isinstance(setting, float) else None, fields)
-    if text := coverage_text(fields, coverage, of="field of view"):
+    if text := coverage_text(fields, coverage, region="field of view"):
         if setting == "shared":
             lengths = ", ".join(f"{contrast} {length:.0f} mm" for contrast, length in fields.items())
             echo(f"coverage   fields of view differ ({lengths}): training takes what both contrasts' heads show")

@@ -37,8 +37,8 @@ def choose_coverage(
 
 def shown_mm(entry: StoredCase) -> float:
     """Return how long the head is that a stored volume shows along the sliced axis."""
-    first, last = entry.facts["head_slices"]
-    return (last - first + 1) * entry.facts["slice_mm"]
+    first, last = entry.statistics["head_slices"]
+    return (last - first + 1) * entry.statistics["slice_mm"]
 
 
 def coverage_json(coverage: Coverage) -> dict[str, object]:
@@ -92,8 +92,8 @@ def pairs_within_coverage(
         coverage: The range.
         stored: The two contrasts' scans by themselves, whose heads are known.
     """
-    heads = {entry.case: entry.facts for entries in stored.values() for entry in entries}
-    cut = [tuple(half.within(coverage, of=heads[pair[0].case]) for half in pair) for pair in pairs]
+    heads = {entry.case: entry.statistics for entries in stored.values() for entry in entries}
+    cut = [tuple(half.within(coverage, grid_statistics=heads[pair[0].case]) for half in pair) for pair in pairs]
     empty = {(first.case, second.case): _nothing_within(coverage) for first, second in cut if not first.count}
     for (first, second), reason in empty.items():
         warn(f"warning: {first.path} and {second.path}: {reason}; left out")

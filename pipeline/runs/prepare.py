@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.config.schema import Config, Preprocess
 from pipeline.data.case import Case, pairs
-from pipeline.data.coverage import WHOLE, Coverage
+from pipeline.data.coverage import FULL_COVERAGE, Coverage
 from pipeline.data.fetched import require_fetched
 from pipeline.data.fingerprint import cohort_fingerprint
 from pipeline.data.slice_cache import CHAIN_VERSION, StoredCase, build_slice_cache
@@ -42,7 +42,7 @@ class Prepared:
     facts: Facts
     left_out: dict[Case, str]
     pairs: tuple[tuple[StoredCase, StoredCase], ...] = ()
-    coverage: Coverage = WHOLE
+    coverage: Coverage = FULL_COVERAGE
 
     @property
     def longest(self) -> int:
@@ -218,7 +218,7 @@ def warn_unpaired(config: Config, cases: Sequence[Case], split: CohortSplit) -> 
         warn(f"warning: left out of paired training for want of a partner in the other contrast: {some_of(lone)}")
 
 
-def cohort_facts(stored: Sequence[StoredCase], coverage: Coverage = WHOLE) -> dict:
+def cohort_facts(stored: Sequence[StoredCase], coverage: Coverage = FULL_COVERAGE) -> dict:
     """Return what a contrast's training cohort is like, in JSON's types, from its slices that are in a range.
 
     `low` and `high`: median intensities that became -1 and 1, in the files' units. `integer`: whether all files hold
@@ -227,7 +227,7 @@ def cohort_facts(stored: Sequence[StoredCase], coverage: Coverage = WHOLE) -> di
     `pipeline.data.fingerprint.cohort_fingerprint`), where the images are volumes; of whole ones, as those to translate
     are, and beside it `coverage_mm`, the range, where there is one.
     """
-    facts = [entry.facts for entry in stored]
+    facts = [entry.statistics for entry in stored]
     volumes = [fact["likeness"] for fact in facts if fact.get("likeness")]
     likeness = cohort_fingerprint(volumes) if volumes else {}
     if volumes and coverage.mm is not None:
@@ -249,12 +249,15 @@ def training_data(prepared: Prepared) -> dict[str, list]:
     An image's name -> slices and range; a pair's names -> slices, and the movement between the two to 0.001 (mm).
     """
     images = {
-        entry.case.name: [entry.count, entry.facts["low"], entry.facts["high"]]
+        entry.case.name: [entry.count, entry.statistics["low"], entry.statistics["high"]]
         for entries in prepared.stored.values()
         for entry in entries
     }
     together = {
-        f"{first.case.name} and {second.case.name}": [first.count, *np.ravel(first.facts["movement"]).round(3).tolist()]
+        f"{first.case.name} and {second.case.name}": [
+            first.count,
+            *np.ravel(first.statistics["movement"]).round(3).tolist(),
+        ]
         for first, second in prepared.pairs
     }
     return images | together

@@ -19,7 +19,7 @@ from pipeline.training.failure_checks import FAILURE_CHECKS, CheckResult, check_
 from pipeline.training.shift_checks import Shifts, shift_sentence, shift_verdicts, shifts_of
 from pipeline.utils.console import warn_below_bars
 from transforms.intensity import foreground_mask
-from transforms.slices import slices_with_a_fair_share
+from transforms.slices import well_filled_slices
 
 COHORT_SLICES = 160  # that stand for a contrast's training slices
 EARLY = 0.1  # share of the epochs in which networks may do what they like
@@ -35,7 +35,7 @@ def cohort(bank: SliceBank, histogram: Sequence[float]) -> Cohort:
     index = np.unique(np.linspace(0, len(bank) - 1, COHORT_SLICES).round().astype(int))
     slices = bank.gather(index)[:, 0].numpy()
     heads = np.stack([_head(one) for one in slices])
-    kept = slices_with_a_fair_share(heads)
+    kept = well_filled_slices(heads)
     slices, heads = slices[kept], heads[kept]
     return Cohort(
         depth_profile([(slices, depth_layers(heads))]), spread([(slices, heads)]), histogram_quantiles(histogram)

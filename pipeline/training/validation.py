@@ -12,7 +12,7 @@ from nibabel.affines import voxel_sizes
 from torch import nn
 
 from pipeline.data.case import Case, pairs
-from pipeline.data.coverage import WHOLE, Coverage, head_slices
+from pipeline.data.coverage import FULL_COVERAGE, Coverage, head_slices
 from pipeline.data.pairs import PairReader, PreparedScan
 from pipeline.inference.translator import translate_slices
 from pipeline.metrics.baselines import histogram_quantiles
@@ -23,7 +23,7 @@ from pipeline.reporting.tiles import RADIOLOGICAL, Tile
 from pipeline.training.prepared_slices import prepared_slices
 from pipeline.utils.console import warn
 from pipeline.utils.errors import UserError
-from transforms.slices import AXES, centre_fit, slices_with_a_fair_share
+from transforms.slices import AXES, centre_fit, well_filled_slices
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Validation:
         histograms: Mapping[str, Sequence[float]],
         device: torch.device,
         cohorts: Mapping[str, Cohort] | None = None,
-        coverage: Coverage = WHOLE,
+        coverage: Coverage = FULL_COVERAGE,
         precision: str = "float32",
         store: Path | None = None,
         processes: int | None = 1,
@@ -242,7 +242,7 @@ def _choose(
     Raises:
         UserError: there is none.
     """
-    occupied = slices_with_a_fair_share(foreground)
+    occupied = well_filled_slices(foreground)
     occupied = occupied[coverage.select(occupied, head_slices(scan.foreground), scan.spacing_mm[0])]
     if len(occupied) == 0:
         raise UserError(f"{scan.name}: shows nothing of the range trained on, {coverage}")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from transforms.head_mask import find_head, tight_box, without_empty_planes
+from transforms.head_mask import bounding_box, find_head, without_empty_planes
 
 
 def ball(shape, radius):
@@ -19,9 +19,9 @@ def head_in_noise(radius=12, shape=(36, 34, 32), noise=5.0, whole=True):
 
 
 def whole_mask(volume):
-    found = find_head(volume)
+    head_found = find_head(volume)
     mask = np.zeros(volume.shape, bool)
-    mask[found.field] = found.mask
+    mask[head_found.field] = head_found.mask
     return mask
 
 
@@ -45,9 +45,9 @@ def test_values_in_the_corners_of_noisy_air_are_blank_and_the_air_is_not(value):
     volume, head = head_in_noise(whole=False)
     x, y, _ = np.ogrid[-1:1:36j, -1:1:34j, :32]
     outside = np.broadcast_to(x**2 + y**2 > 1.1, volume.shape)
-    found = find_head(np.where(outside, np.float32(value), volume))
-    assert np.array_equal(found.blank, outside[found.field])
-    assert not found.masked and (found.mask != head[found.field]).sum() < 0.02 * head.sum()
+    head_found = find_head(np.where(outside, np.float32(value), volume))
+    assert np.array_equal(head_found.blank, outside[head_found.field])
+    assert not head_found.masked and (head_found.mask != head[head_found.field]).sum() < 0.02 * head.sum()
 
 
 @pytest.mark.parametrize("background", [0.0, -1024.0, 250.0, 3000.0])
@@ -56,9 +56,9 @@ def test_on_a_background_of_one_value_what_differs_from_it_is_the_head(backgroun
     head = ball((36, 34, 32), 12)
     tissue = random.normal(0, 30, head.shape) + np.where(ball(head.shape, 10), 300, 100)  # darker at its rim
     volume = np.where(head, tissue, background).astype(np.float32)
-    found = find_head(volume)
-    assert found.masked and np.array_equal(found.mask, head[found.field])
-    assert np.array_equal(found.blank, (volume == np.float32(background))[found.field])
+    head_found = find_head(volume)
+    assert head_found.masked and np.array_equal(head_found.mask, head[head_found.field])
+    assert np.array_equal(head_found.blank, (volume == np.float32(background))[head_found.field])
 
 
 def test_empty_planes_are_taken_off_down_to_an_object_and_not_into_it():
@@ -79,9 +79,9 @@ def test_a_uniform_object_is_its_own_head():
 @pytest.mark.parametrize("margin", [1, 4, 20])
 def test_the_amount_of_air_moves_neither_mask_nor_box(margin):
     wide, head = head_in_noise(shape=(64, 66, 68), noise=12.0)
-    own = tuple(slice(bounds.start - margin, bounds.stop + margin) for bounds in tight_box(head))
-    found = whole_mask(np.ascontiguousarray(wide[own]))
-    assert np.array_equal(found, whole_mask(wide)[own])
+    own = tuple(slice(bounds.start - margin, bounds.stop + margin) for bounds in bounding_box(head))
+    head_found = whole_mask(np.ascontiguousarray(wide[own]))
+    assert np.array_equal(head_found, whole_mask(wide)[own])
 
 
 def test_without_darker_air_around_it_a_heads_end_is_doubtful():

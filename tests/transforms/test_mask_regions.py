@@ -5,7 +5,14 @@ import pytest
 from scipy import ndimage
 
 from transforms.intensity import foreground_mask
-from transforms.mask_regions import box_of, close_gaps, fill_cavities, with_margin, without_margin, without_specks
+from transforms.mask_regions import (
+    box_with_margin,
+    close_gaps,
+    fill_cavities,
+    with_margin,
+    without_margin,
+    without_specks,
+)
 from transforms.slices import contiguous
 
 SHAPES = [(1, 1, 1), (2, 2, 2), (5, 1, 6), (1, 12, 14), (13, 11, 1), (2, 9, 10), (17, 2, 12), (14, 15, 2), (16, 18, 20)]
@@ -19,12 +26,12 @@ def plainly_without_specks(mask):
 
 
 def plainly_closed(mask, iterations):
-    thick = [iterations if length > 2 else 0 for length in mask.shape]
-    inside = tuple(slice(margin, margin + length) for margin, length in zip(thick, mask.shape, strict=True))
+    thick_axes = [iterations if length > 2 else 0 for length in mask.shape]
+    inside = tuple(slice(margin, margin + length) for margin, length in zip(thick_axes, mask.shape, strict=True))
     cross = ndimage.generate_binary_structure(3, 1)
-    for axis in (axis for axis, margin in enumerate(thick) if margin == 0):
+    for axis in (axis for axis, margin in enumerate(thick_axes) if margin == 0):
         cross = np.take(cross, [1], axis)
-    return ndimage.binary_closing(np.pad(mask, [(margin, margin) for margin in thick]), cross, iterations)[inside]
+    return ndimage.binary_closing(np.pad(mask, [(margin, margin) for margin in thick_axes]), cross, iterations)[inside]
 
 
 def plainly_filled(body):
@@ -53,11 +60,11 @@ def masks(shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_regions_gaps_and_cavities_are_those_of_the_plain_way(shape):
-    thick = [axis for axis, length in enumerate(shape) if length > 2]
+    thick_axes = [axis for axis, length in enumerate(shape) if length > 2]
     for mask in masks(shape):
         wide = with_margin(mask)
         np.testing.assert_array_equal(without_margin(without_specks(wide)), plainly_without_specks(mask))
-        np.testing.assert_array_equal(without_margin(close_gaps(wide, 2, thick)), plainly_closed(mask, 2))
+        np.testing.assert_array_equal(without_margin(close_gaps(wide, 2, thick_axes)), plainly_closed(mask, 2))
         np.testing.assert_array_equal(without_margin(fill_cavities(wide)), plainly_filled(mask))
         np.testing.assert_array_equal(wide, with_margin(mask))  # nothing was changed in place
 
@@ -67,22 +74,31 @@ def test_a_speck_is_smaller_than_a_hundredth_of_the_largest_region():
     mask[:5, :8, :10] = True  # 400 voxels
     mask[8, 2, 3:7] = mask[8, 6, 3:6] = True  # 4 and 3
     mask[5, 8, 10] = True  # 1, which touches the first with its corner only
-    kept = without_margin(without_specks(with_margin(mask)))
-    assert kept[8, 2, 3] and not kept[8, 6, 3] and not kept[5, 8, 10] and kept.sum() == 404
+    large_regions = without_margin(without_specks(with_margin(mask)))
+    assert (
+        large_regions[8, 2, 3]
+        and not large_regions[8, 6, 3]
+        and not large_regions[5, 8, 10]
+        and large_regions.sum() == 404
+    )
 
 
 def test_nothing_and_everything_stay_what_they_are():
     for mask in (np.zeros((4, 5, 6), bool), np.ones((4, 5, 6), bool)):
         wide = with_margin(mask)
-        for change in (without_specks, fill_cavities, lambda one: close_gaps(one, 2, (0, 1, 2))):
+        for change in (without_specks, fill_cavities, lambda region_mask: close_gaps(region_mask, 2, (0, 1, 2))):
             np.testing.assert_array_equal(without_margin(change(wide)), mask)
 
 
 def test_a_box_holds_the_mask_and_a_margin_about_it():
     mask = np.zeros((20, 20, 20), bool)
     mask[4:9, 7, 10:12] = True
-    assert [(part.start, part.stop) for part in box_of(with_margin(mask))] == [(4, 15), (7, 14), (10, 18)]
-    assert box_of(np.zeros((3, 3, 3), bool)) == (slice(None),) * 3
+    assert [(bounds.start, bounds.stop) for bounds in box_with_margin(with_margin(mask))] == [
+        (4, 15),
+        (7, 14),
+        (10, 18),
+    ]
+    assert box_with_margin(np.zeros((3, 3, 3), bool)) == (slice(None),) * 3
 
 
 @pytest.mark.parametrize("shape", [(40, 44, 36), (48, 40, 1), (2, 40, 44)])

@@ -65,19 +65,19 @@ def test_a_picture_of_floating_point_numbers_holds_no_integers_and_has_no_range_
 
 
 def test_the_dictionary_given_is_not_altered():
-    before = loaded()
-    given = dict(before)
-    Canonicald("image")(given)
-    assert given.keys() == before.keys()
-    assert all(given[key] is before[key] for key in before)
+    original = loaded()
+    input_data = dict(original)
+    Canonicald("image")(input_data)
+    assert input_data.keys() == original.keys()
+    assert all(input_data[key] is original[key] for key in original)
 
 
 def test_canonical_and_back():
     data = Canonicald("image")(loaded())
     assert data["image"].shape == (10, 12, 14)
-    back = Canonicald("image").inverse(data)
-    assert np.array_equal(back["image"], a_box())
-    assert np.array_equal(back["image_affine"], AFFINE)
+    restored = Canonicald("image").inverse(data)
+    assert np.array_equal(restored["image"], a_box())
+    assert np.array_equal(restored["image_affine"], AFFINE)
 
 
 def test_spacing_is_reached_and_left_again():
@@ -85,9 +85,9 @@ def test_spacing_is_reached_and_left_again():
     data = step(loaded())
     assert data["image"].shape == (24, 14, 10)
     np.testing.assert_allclose(np.linalg.norm(data["image_affine"][:3, :3], axis=0), [0.5, 2.0, 1.5])
-    back = step.inverse(data)
-    assert np.array_equal(back["image_affine"], AFFINE)
-    assert back["image"].shape == (12, 14, 10)
+    restored = step.inverse(data)
+    assert np.array_equal(restored["image_affine"], AFFINE)
+    assert restored["image"].shape == (12, 14, 10)
 
 
 def test_a_spacing_that_is_there_already_changes_nothing():
@@ -103,16 +103,16 @@ def test_scaling_keeps_foreground_and_range_and_returns():
     assert np.array_equal(data["image_foreground"], a_box() > 0)
     assert data["image_range"] == (100, 100 + 8 * 10 * 6 - 1)
     assert (data["image"][data["image_foreground"]].min(), data["image"].max()) == (-1, 1)
-    back = step.inverse(data)["image"]
-    np.testing.assert_allclose(back[a_box() > 0], a_box()[a_box() > 0], atol=1e-3)
+    restored = step.inverse(data)["image"]
+    np.testing.assert_allclose(restored[a_box() > 0], a_box()[a_box() > 0], atol=1e-3)
 
 
 def test_the_way_back_ends_in_the_range_that_stands_there():
     step = ScaleForegroundd("image", (0, 100))
     data = step(loaded())
     data["image_range"] = (0.0, 10.0)
-    back = step.inverse(data)["image"]
-    assert (back.min(), back.max()) == (0, 10)
+    restored = step.inverse(data)["image"]
+    assert (restored.min(), restored.max()) == (0, 10)
 
 
 @pytest.mark.parametrize(("largest", "expected"), [(255.0, 1.0), (65535.0, -0.9922)])
@@ -151,12 +151,12 @@ def test_training_slices_are_squares_with_dark_margins(size, shape):
     margin = (size - 12) // 2 if size > 12 else 0
     assert np.all(data["image"][:, :margin] == -1)
     assert not data["image_foreground"][:, :margin].any()
-    back = step.inverse(data)["image"]
-    assert back.shape == (10, 12, 14)
-    kept = np.pad(np.ones((10, min(size, 12), min(size, 14)), bool), [(0, 0), *(((n - min(size, n)) // 2,
+    restored = step.inverse(data)["image"]
+    assert restored.shape == (10, 12, 14)
+    is_kept = np.pad(np.ones((10, min(size, 12), min(size, 14)), bool), [(0, 0), *(((n - min(size, n)) // 2,
                   n - min(size, n) - (n - min(size, n)) // 2) for n in (12, 14))])  # fmt: skip
-    assert np.array_equal(back[kept], sliced["image"][kept])
-    assert np.all(back[~kept] == -1)
+    assert np.array_equal(restored[is_kept], sliced["image"][is_kept])
+    assert np.all(restored[~is_kept] == -1)
 
 
 def test_slices_for_translation_are_never_cropped():

@@ -45,10 +45,10 @@ def test_the_same_head_gives_the_same_stack_however_it_is_stored():
     _, expected = through(volume, affine)
     assert expected["image"].shape == (36, 32, 32)
     for codes in ORIENTATIONS:
-        _, found = through(*stored_as(codes, volume, affine))
-        np.testing.assert_allclose(found["image"], expected["image"], atol=1e-5, err_msg=str(codes))
-        assert np.array_equal(found["image_foreground"], expected["image_foreground"]), codes
-        np.testing.assert_allclose(found["image_affine"], expected["image_affine"], atol=1e-9)
+        _, result = through(*stored_as(codes, volume, affine))
+        np.testing.assert_allclose(result["image"], expected["image"], atol=1e-5, err_msg=str(codes))
+        assert np.array_equal(result["image_foreground"], expected["image_foreground"]), codes
+        np.testing.assert_allclose(result["image_affine"], expected["image_affine"], atol=1e-9)
 
 
 @pytest.mark.parametrize("codes", [("P", "S", "R"), ("L", "A", "S"), ("I", "L", "P"), ("R", "A", "S")])
@@ -59,9 +59,9 @@ def test_without_resampling_the_way_back_is_exact_within_the_scaled_range(codes,
     low, high = data["image_range"]
     assert data["image"].min() == -1
     assert data["image"].max() == 1
-    back = chain.inverse(data)
-    np.testing.assert_allclose(back["image"], np.clip(volume, low, high), atol=1e-3)
-    assert np.array_equal(back["image_affine"], affine)
+    restored = chain.inverse(data)
+    np.testing.assert_allclose(restored["image"], np.clip(volume, low, high), atol=1e-3)
+    assert np.array_equal(restored["image_affine"], affine)
 
 
 @pytest.mark.parametrize("codes", [("P", "S", "R"), ("A", "I", "L")])
@@ -71,13 +71,13 @@ def test_with_resampling_the_way_back_lands_on_the_source_grid(codes, size):
     smooth = ndimage.gaussian_filter(upright, 1.5)
     volume, affine = stored_as(codes, smooth, upright_affine)
     chain, data = through(volume, affine, size=size, stride=16, spacing_mm=(4.0, 4.5))
-    back = chain.inverse(data)
-    assert back["image"].shape == volume.shape
-    assert np.array_equal(back["image_affine"], affine)
-    error = np.abs(back["image"] - np.clip(volume, *data["image_range"]))
+    restored = chain.inverse(data)
+    assert restored["image"].shape == volume.shape
+    assert np.array_equal(restored["image_affine"], affine)
+    error = np.abs(restored["image"] - np.clip(volume, *data["image_range"]))
     assert error.max() < 0.12 * volume.max()  # linear interpolation there and back
-    for other in range(3):  # any flip, and any shift by a voxel, would be far off
-        for wrong in (np.flip(back["image"], other), np.roll(back["image"], 1, other)):
+    for flipped_axis in range(3):  # any flip, and any shift by a voxel, would be far off
+        for wrong in (np.flip(restored["image"], flipped_axis), np.roll(restored["image"], 1, flipped_axis)):
             assert np.abs(wrong - volume).mean() > 3 * error.mean()
 
 
@@ -85,9 +85,9 @@ def test_an_oblique_scan_comes_back_onto_its_oblique_grid():
     image = ixi_like.ixi_t1(scale=8)
     volume, affine = np.asarray(image.dataobj, np.float32), image.affine
     chain, data = through(volume, affine, spacing_mm=None, size=16, stride=16)
-    back = chain.inverse(data)
-    np.testing.assert_allclose(back["image"], np.clip(volume, *data["image_range"]), atol=1e-3)
-    assert np.array_equal(back["image_affine"], affine)
+    restored = chain.inverse(data)
+    np.testing.assert_allclose(restored["image"], np.clip(volume, *data["image_range"]), atol=1e-3)
+    assert np.array_equal(restored["image_affine"], affine)
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_a_target_range_put_there_is_where_the_way_back_ends():
     volume, affine = head()
     chain, data = through(volume, affine, spacing_mm=None, size=48)
     data["image_range"] = (0.0, 4000.0)
-    back = chain.inverse(data)["image"]
-    assert back.min() == 0
-    assert back.max() == 4000
+    restored = chain.inverse(data)["image"]
+    assert restored.min() == 0
+    assert restored.max() == 4000
 
 
 def test_the_bias_field_is_corrected_before_anything_is_resampled():
@@ -135,7 +135,7 @@ def test_the_bias_field_is_corrected_before_anything_is_resampled():
     chain, data = through((volume * gain).astype(np.float32), affine, n4=True, spacing_mm=None, size=48)
     _, plain = through((volume * gain).astype(np.float32), affine, spacing_mm=None, size=48)
     _, flat = through(volume, affine, spacing_mm=None, size=48)
-    errors = [np.abs(found["image"] - flat["image"]).mean() for found in (data, plain)]
+    errors = [np.abs(result["image"] - flat["image"]).mean() for result in (data, plain)]
     assert errors[0] < 0.6 * errors[1]
     assert chain.inverse(data)["image"].shape == volume.shape
 
@@ -161,12 +161,12 @@ def test_a_picture_becomes_one_slice_and_returns(tmp_path, percentiles, n4, top)
     chain = slice_chain(axis="axial", spacing_mm=None, size=256, n4=n4, percentiles=percentiles)
     data = chain({"image": path})
     assert data["image"].shape == (1, 256, 256)
-    back = chain.inverse(data)["image"]
-    assert back.shape == (181, 217, 1)
+    restored = chain.inverse(data)["image"]
+    assert restored.shape == (181, 217, 1)
     assert data["image"].max() == pytest.approx(top, abs=1e-6)
     if not n4:
         inside = levels > 0
-        np.testing.assert_allclose(back[inside, 0], np.rint(levels[inside]), atol=1e-2)
+        np.testing.assert_allclose(restored[inside, 0], np.rint(levels[inside]), atol=1e-2)
 
 
 def test_an_error_within_the_chain_names_file_transform_and_key(tmp_path):

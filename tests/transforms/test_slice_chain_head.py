@@ -6,7 +6,7 @@ import pytest
 from head_scans import scan
 from nibabel.affines import from_matvec, voxel_sizes
 
-from transforms.head_mask import find_head, tight_box
+from transforms.head_mask import bounding_box, find_head
 from transforms.intensity import scale_from_unit
 from transforms.slice_chain import CHAIN_VERSION, slice_chain
 
@@ -43,7 +43,7 @@ def ellipsoid(shape, size):
 def padded(volume, affine, margins, value=0.0):
     """The volume with so many voxels more on each side, where it was in the world."""
     wide = np.pad(volume, margins, constant_values=value)
-    return wide, affine @ from_matvec(np.eye(3), [-before for before, _ in margins])
+    return wide, affine @ from_matvec(np.eye(3), [-margin for margin, _ in margins])
 
 
 def through(volume, affine, **settings):
@@ -56,11 +56,11 @@ def psnr(first, second, data_range=2.0):
     return np.inf if error == 0 else 10 * np.log10(data_range**2 / error)
 
 
-def assert_alike(found, expected):
-    assert found["image"].shape == expected["image"].shape
-    assert psnr(found["image"], expected["image"]) > SMALLEST_PSNR
-    assert np.array_equal(found["image_foreground"], expected["image_foreground"])
-    np.testing.assert_allclose(found["image_affine"], expected["image_affine"], atol=1e-4)
+def assert_alike(result, expected):
+    assert result["image"].shape == expected["image"].shape
+    assert psnr(result["image"], expected["image"]) > SMALLEST_PSNR
+    assert np.array_equal(result["image_foreground"], expected["image_foreground"])
+    np.testing.assert_allclose(result["image_affine"], expected["image_affine"], atol=1e-4)
 
 
 # ── what surrounds the head ─────────────────────────────────────────────────────────────────────────────────
@@ -72,18 +72,18 @@ def assert_alike(found, expected):
 def test_an_empty_margin_changes_nothing(margins, spacing_mm, n4):
     volume, affine = head()
     _, expected = through(volume, affine, spacing_mm=spacing_mm, n4=n4, stride=16)
-    chain, found = through(*padded(volume, affine, margins), spacing_mm=spacing_mm, n4=n4, stride=16)
-    assert_alike(found, expected)
-    back = chain.inverse(found)["image"]
-    assert back.shape == tuple(np.add(volume.shape, np.sum(margins, axis=1)))
+    chain, result = through(*padded(volume, affine, margins), spacing_mm=spacing_mm, n4=n4, stride=16)
+    assert_alike(result, expected)
+    restored = chain.inverse(result)["image"]
+    assert restored.shape == tuple(np.add(volume.shape, np.sum(margins, axis=1)))
 
 
 @pytest.mark.parametrize("value", [-1024.0, -1.0, 0.0, 3000.0])
 def test_the_margins_value_does_not_matter(value):
     volume, affine = head()
     _, expected = through(volume, affine, spacing_mm=(5.0, 6.5))
-    _, found = through(*padded(volume, affine, MARGINS["unequal"], value), spacing_mm=(5.0, 6.5))
-    assert_alike(found, expected)
+    _, result = through(*padded(volume, affine, MARGINS["unequal"], value), spacing_mm=(5.0, 6.5))
+    assert_alike(result, expected)
 
 
 @pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
@@ -92,14 +92,14 @@ def test_a_head_that_the_field_of_view_cuts_is_the_same_beside_an_empty_margin(a
     cut = np.ascontiguousarray(volume[:, :, 14:])
     settings = {"axis": axis, "spacing_mm": (5.0, 6.5), "stride": 16}
     chain, expected = through(cut, affine, **settings)
-    wide_chain, found = through(*padded(cut, affine, MARGINS["unequal"]), **settings)
-    assert_alike(found, expected)
-    original, wide = chain.inverse(expected)["image"], wide_chain.inverse(found)["image"]
+    wide_chain, result = through(*padded(cut, affine, MARGINS["unequal"]), **settings)
+    assert_alike(result, expected)
+    original, wide = chain.inverse(expected)["image"], wide_chain.inverse(result)["image"]
     low, high = expected["image_range"]
-    within = tuple(
-        slice(before, before + length) for (before, _), length in zip(MARGINS["unequal"], cut.shape, strict=True)
+    inner = tuple(
+        slice(margin, margin + length) for (margin, _), length in zip(MARGINS["unequal"], cut.shape, strict=True)
     )
-    assert psnr(wide[within], original, high - low) > SMALLEST_PSNR
+    assert psnr(wide[inner], original, high - low) > SMALLEST_PSNR
     assert (np.delete(wide, range(40, 40 + cut.shape[1]), axis=1) == np.float32(low)).all()
 
 
@@ -110,10 +110,10 @@ def test_the_edge_of_a_field_of_view_is_not_darkened_by_what_lies_beyond():
     volume += np.random.default_rng(0).uniform(0, 8, volume.shape).astype(np.float32)
     cut = np.ascontiguousarray(volume[:, :, 12:])  # through the middle: the lowest plane is half tissue
     chain, data = through(cut, np.diag([7.0, 7.0, 7.0, 1]), spacing_mm=(7.0, 5.0))
-    back = chain.inverse(data)["image"]
+    restored = chain.inverse(data)["image"]
     deep = ellipsoid(tissue.shape, 0.6)[:, :, 12]
     low, high = data["image_range"]
-    assert np.abs(back[:, :, 0] - np.clip(cut[:, :, 0], low, high))[deep].max() < 0.02 * high
+    assert np.abs(restored[:, :, 0] - np.clip(cut[:, :, 0], low, high))[deep].max() < 0.02 * high
 
 
 @pytest.mark.parametrize("noise", [4.0, 40.0])
@@ -121,8 +121,8 @@ def test_how_much_noisy_air_there_is_does_not_matter(noise):
     wide, affine = head(noise, shape=(60, 64, 54))
     cropped = np.ascontiguousarray(wide[8:-9, 5:-6, 7:-6])
     _, expected = through(wide, affine, size=64)
-    _, found = through(cropped, affine @ from_matvec(np.eye(3), [8, 5, 7]), size=64)
-    assert_alike(found, expected)
+    _, result = through(cropped, affine @ from_matvec(np.eye(3), [8, 5, 7]), size=64)
+    assert_alike(result, expected)
 
 
 def test_the_head_lies_in_the_middle_wherever_the_field_of_view_has_it():
@@ -135,7 +135,7 @@ def test_the_head_lies_in_the_middle_wherever_the_field_of_view_has_it():
 
 def test_a_margin_is_of_one_width_in_millimetres_whatever_the_volume_has():
     volume, affine = head()
-    tight = np.ascontiguousarray(volume[tight_box(find_head(volume).mask)])
+    tight = np.ascontiguousarray(volume[bounding_box(find_head(volume).mask)])
     _, data = through(tight, affine)
     assert data["image_before_fit"] == (tight.shape[0] + 4, tight.shape[1] + 4)  # 10 mm of 5.0 and 5.2
     assert len(data["image"]) == tight.shape[2] + 4
@@ -151,13 +151,13 @@ def test_a_margin_is_of_one_width_in_millimetres_whatever_the_volume_has():
 def test_a_masked_head_whose_zero_moved_gives_the_same_slices(gain, shift, spacing_mm, n4):
     volume, affine, inside = skull_stripped()
     _, expected = through(volume, affine, spacing_mm=spacing_mm, n4=n4)
-    moved = np.where(inside, volume * np.float32(gain) + np.float32(shift), np.float32(0))
-    chain, found = through(moved, affine, spacing_mm=spacing_mm, n4=n4)
-    assert psnr(found["image"], expected["image"]) > 60
-    assert np.array_equal(found["image_foreground"], expected["image_foreground"])
-    assert (found["image"][~found["image_foreground"]] == -1).all()
-    back = chain.inverse({**found, "image_range": (10.0, 20.0)})["image"]
-    assert (back[~inside] == 10).mean() > 0.97 and back.shape == volume.shape
+    shifted = np.where(inside, volume * np.float32(gain) + np.float32(shift), np.float32(0))
+    chain, result = through(shifted, affine, spacing_mm=spacing_mm, n4=n4)
+    assert psnr(result["image"], expected["image"]) > 60
+    assert np.array_equal(result["image_foreground"], expected["image_foreground"])
+    assert (result["image"][~result["image_foreground"]] == -1).all()
+    restored = chain.inverse({**result, "image_range": (10.0, 20.0)})["image"]
+    assert (restored[~inside] == 10).mean() > 0.97 and restored.shape == volume.shape
 
 
 @pytest.mark.parametrize("value", [-1024.0, -1.0, 0.0])
@@ -167,11 +167,11 @@ def test_padding_in_the_corners_of_noisy_air_is_black_and_moves_nothing(value, s
     disc = ellipsoid((*volume.shape[:2], 1), 1.05)[:, :, 0]
     padded_corners = np.where(disc[..., None], volume, np.float32(value))
     _, expected = through(volume, affine, spacing_mm=spacing_mm)
-    _, found = through(padded_corners, affine, spacing_mm=spacing_mm)
-    head_only = expected["image_foreground"] & found["image_foreground"]
-    assert head_only.sum() > 0.99 * max(expected["image_foreground"].sum(), found["image_foreground"].sum())
-    assert psnr(found["image"][head_only], expected["image"][head_only]) > 50
-    assert found["image"].max() == 1 and found["image"][:, :3, :3].max() == -1
+    _, result = through(padded_corners, affine, spacing_mm=spacing_mm)
+    head_only = expected["image_foreground"] & result["image_foreground"]
+    assert head_only.sum() > 0.99 * max(expected["image_foreground"].sum(), result["image_foreground"].sum())
+    assert psnr(result["image"][head_only], expected["image"][head_only]) > 50
+    assert result["image"].max() == 1 and result["image"][:, :3, :3].max() == -1
 
 
 def test_padding_inside_a_head_counts_as_nothing_measured():
@@ -179,35 +179,35 @@ def test_padding_inside_a_head_counts_as_nothing_measured():
     holes = volume.copy()
     holes[16:22, 20:26, 14:20] = -1024
     _, expected = through(volume, affine)
-    _, found = through(holes, affine)
-    assert np.array_equal(found["image_foreground"], expected["image_foreground"])
-    np.testing.assert_allclose(found["image_range"], expected["image_range"], rtol=0.02)
-    assert np.count_nonzero((found["image"] == -1) & (expected["image"] > -0.9)) >= 200
+    _, result = through(holes, affine)
+    assert np.array_equal(result["image_foreground"], expected["image_foreground"])
+    np.testing.assert_allclose(result["image_range"], expected["image_range"], rtol=0.02)
+    assert np.count_nonzero((result["image"] == -1) & (expected["image"] > -0.9)) >= 200
 
 
 def test_a_volume_of_negative_intensities_is_a_head_too():
     volume, affine, inside = skull_stripped()
     _, expected = through(volume, affine)
-    _, found = through(np.where(inside, volume - 2000, np.float32(0)), affine)
-    assert psnr(found["image"], expected["image"]) > 60
+    _, result = through(np.where(inside, volume - 2000, np.float32(0)), affine)
+    assert psnr(result["image"], expected["image"]) > 60
 
 
 def test_an_inverted_head_on_a_background_of_one_value_keeps_its_mask_and_is_inverted():
     volume, affine, inside = skull_stripped()
     _, expected = through(volume, affine, percentiles=(0, 100))
-    _, found = through(np.where(inside, -volume, np.float32(0)), affine, percentiles=(0, 100))
-    assert np.array_equal(found["image_foreground"], expected["image_foreground"])
+    _, result = through(np.where(inside, -volume, np.float32(0)), affine, percentiles=(0, 100))
+    assert np.array_equal(result["image_foreground"], expected["image_foreground"])
     head_only = expected["image_foreground"]
-    np.testing.assert_allclose(found["image"][head_only], -expected["image"][head_only], atol=1e-5)
+    np.testing.assert_allclose(result["image"][head_only], -expected["image"][head_only], atol=1e-5)
 
 
 def test_a_head_that_is_darker_than_what_surrounds_it_is_doubtful():
     volume, affine = head()
     _, data = through(volume, affine)
-    assert data["image_doubts"] == []
+    assert data["image_cautions"] == []
     _, inverted = through(1000 - volume, affine)
-    assert len(inverted["image_doubts"]) == 1
-    assert "where the head ends cannot be told" in inverted["image_doubts"][0]
+    assert len(inverted["image_cautions"]) == 1
+    assert "where the head ends cannot be told" in inverted["image_cautions"][0]
 
 
 # ── the way back, and settings ──────────────────────────────────────────────────────────────────────────────
@@ -218,12 +218,12 @@ def test_without_resampling_the_way_back_is_exact_in_the_box_and_dark_around_it(
     volume, affine = head(shape=(60, 64, 54))
     chain, data = through(volume, affine, axis=axis, stride=16)
     low, high = data["image_range"]
-    back = chain.inverse(data)
+    restored = chain.inverse(data)
     cut = tuple(slice(*bounds) for bounds in data["image_box"])
     expected = np.full_like(volume, low)
     expected[cut] = np.clip(volume[cut], low, high)
-    np.testing.assert_allclose(back["image"], expected, atol=1e-3)
-    assert np.array_equal(back["image_affine"], affine)
+    np.testing.assert_allclose(restored["image"], expected, atol=1e-3)
+    assert np.array_equal(restored["image_affine"], affine)
     assert np.prod(data["image_box"][:, 1] - data["image_box"][:, 0]) < 0.7 * volume.size
 
 

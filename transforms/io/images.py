@@ -1,4 +1,4 @@
-"""Reading and writing 2D slices as pictures (PNG, JPEG, TIFF), lying as a slice of a RAS volume lies."""
+"""Reading and writing 2D slices as pictures (PNG, JPEG, TIFF), oriented like slices of a RAS volume."""
 
 import warnings
 from pathlib import Path
@@ -32,15 +32,15 @@ def read_raster(path: str | Path) -> tuple[np.ndarray, float | None]:
 
     Raises:
         ValueError: the file is missing, damaged, no such picture, has several pages, holds NaN, or has more pixels
-            than Pillow's decompression-bomb limit; names it, why and the remedy.
+            than Pillow's decompression-bomb limit; the message names the file, the reason and the remedy.
     """
     path = Path(path)
-    if elsewhere := not_fetched(path):
-        raise ValueError(elsewhere)
+    if problem := not_fetched(path):
+        raise ValueError(problem)
     try:
         with warnings.catch_warnings(), path.open("rb") as stream:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # A stream, for Pillow scrambles the rows of a rotated TIFF that it opens by name and maps into memory.
+            # Open a stream: Pillow scrambles the rows of a rotated TIFF that it opens by name and maps into memory.
             with Image.open(stream, formats=("PNG", "JPEG", "TIFF")) as image:
                 gray, largest = _upright_gray(image, path)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -49,7 +49,7 @@ def read_raster(path: str | Path) -> tuple[np.ndarray, float | None]:
         raise ValueError(f"{path}: not a readable PNG, JPEG or TIFF picture; convert it to one") from error
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file; check the path") from error
-    except (OSError, SyntaxError, EOFError, RuntimeError) as error:  # how Pillow and SimpleITK report damage
+    except (OSError, SyntaxError, EOFError, RuntimeError) as error:  # damage, as reported by Pillow and SimpleITK
         raise ValueError(f"{path}: damaged or truncated ({_one_line(error)}); copy or export it again") from error
     if not np.isfinite(gray).all():
         raise ValueError(f"{path}: holds NaN or infinite pixels; export it again without them")
@@ -57,14 +57,14 @@ def read_raster(path: str | Path) -> tuple[np.ndarray, float | None]:
 
 
 def write_raster(path: str | Path, slice01: np.ndarray) -> None:
-    """Write a slice as an 8-bit gray picture, so that `read_raster` returns it as it lay, times 255.
+    """Write a slice as an 8-bit gray picture; `read_raster` returns it in the same orientation, times 255.
 
     Args:
-        path: Ends in .png, .jpg or .tif, which chooses the format.
+        path: Path of the picture; its suffix .png, .jpg or .tif chooses the format.
         slice01: (width, height) or (width, height, 1), values clipped to [0, 1].
 
     Raises:
-        ValueError: not a single slice.
+        ValueError: the array is not a single slice.
     """
     slice01 = np.asarray(slice01)
     if slice01.ndim == 3 and slice01.shape[2] == 1:
@@ -76,35 +76,36 @@ def write_raster(path: str | Path, slice01: np.ndarray) -> None:
 
 
 def _upright_gray(image: Image.Image, path: Path) -> tuple[np.ndarray, float | None]:
-    """Return the (rows, columns) float32 luminance of an open picture as one sees it, and its type's largest value."""
+    """Return the (rows, columns) float32 luminance of an open picture, upright, and its type's largest value."""
     if image.format != "JPEG" and getattr(image, "n_frames", 1) > 1:
         raise ValueError(f"{path}: has {image.n_frames} pages; save each slice as a file of its own")
-    layout, orientation = _stored_layout(image), _orientation(image)
+    layout, orientation = _pixel_layout(image), _orientation(image)
     image.load()
-    if len(image.getbands()) > 1 and ";16" in layout:  # of which Pillow keeps the upper 8 bits only
+    if len(image.getbands()) > 1 and ";16" in layout:  # Pillow would keep the upper 8 bits only
         if layout.startswith("LA"):
             raise ValueError(f"{path}: 16-bit gray with transparency; save it without")
         if image.format == "TIFF" and orientation != 1:
             raise ValueError(f"{path}: 16-bit colour with an orientation tag; save it upright, or in gray")
-        return _turned(_deep_luminance(path), orientation), 65535.0
+        return _upright(_luminance_of_16_bit(path), orientation), 65535.0
     if image.mode.startswith("I;16"):
         gray, largest = np.asarray(image), 65535.0
     elif image.mode in ("I", "F"):
         gray, largest = np.asarray(image), None
     else:
-        straight = image.convert("RGBA") if image.mode == "RGBa" else image
-        gray, largest = np.asarray(straight.convert("L")), 255.0
-    return _turned(gray.astype(np.float32), _orientation(image)), largest  # loading has turned a TIFF, not the others
+        unpremultiplied = image.convert("RGBA") if image.mode == "RGBa" else image
+        gray, largest = np.asarray(unpremultiplied.convert("L")), 255.0
+    # The orientation is read again, as Pillow turns TIFFs upright on loading, but not other formats.
+    return _upright(gray.astype(np.float32), _orientation(image)), largest
 
 
-def _stored_layout(image: Image.Image) -> str:
-    """Return how the pixels of a picture that is not yet loaded are stored, in Pillow's words ("RGB;16B")."""
+def _pixel_layout(image: Image.Image) -> str:
+    """Return the pixel layout of a picture that is not loaded yet, in Pillow's notation ("RGB;16B")."""
     decoder = image.tile[0].args if image.tile else ()
     return str(decoder if isinstance(decoder, str) else next(iter(decoder), ""))
 
 
-def _deep_luminance(path: Path) -> np.ndarray:
-    """Return the (rows, columns) float32 luminance of a 16-bit RGB or RGBA file, as stored."""
+def _luminance_of_16_bit(path: Path) -> np.ndarray:
+    """Return the (rows, columns) float32 luminance of a 16-bit RGB or RGBA file, without rotation."""
     with utf8_name(path) as name:
         channels = sitk.GetArrayFromImage(sitk.ReadImage(name))
     if channels.dtype != np.uint16:
@@ -116,8 +117,8 @@ def _orientation(image: Image.Image) -> int:
     return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
-def _turned(gray: np.ndarray, orientation: int) -> np.ndarray:
-    """Return stored rows turned upright as an EXIF orientation (1 to 8) says."""
+def _upright(gray: np.ndarray, orientation: int) -> np.ndarray:
+    """Return stored rows rotated upright by an EXIF orientation (1 to 8)."""
     image = Image.fromarray(gray)
     image.getexif()[ExifTags.Base.Orientation] = orientation
     return np.asarray(ImageOps.exif_transpose(image))

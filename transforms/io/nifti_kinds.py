@@ -1,10 +1,10 @@
-"""What a file is, by its first bytes, where it is no NIfTI volume: named, with the remedy."""
+"""Recognising by its first bytes what a file is that is no NIfTI volume, for a message with the remedy."""
 
 import codecs
 
 ANALYZE_SIZE = 348  # bytes of its header, which begins with this number
 _GZIP = b"\x1f\x8b"
-_STARTS = (
+_SIGNATURES = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself; run `git lfs pull`"),
     (b"<", "a web page or XML; download the file again"),
     (b"\x89PNG", "a PNG picture; give a volume"),
@@ -16,49 +16,49 @@ _STARTS = (
     (b"\xfd7zXZ\0", "compressed with xz; unpack it first"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd; unpack it first"),
 )
-_BYTE_ORDER_MARKS = {  # the longer ones first: UTF-32's begins as UTF-16's
+_BYTE_ORDER_MARKS = {  # longer marks first, as UTF-32's begins with UTF-16's
     codecs.BOM_UTF32_LE: "utf-32-le",
     codecs.BOM_UTF32_BE: "utf-32-be",
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-_TYPES_OF_MGH = (0, 1, 3, 4)  # uint8, int32, float32, int16
+_MGH_TYPES = (0, 1, 3, 4)  # uint8, int32, float32, int16
 _TEXT = "a text file; convert or download the volume again"
-_LEAST_ASCII = 0.7  # of the bytes of a text in an old European encoding
+_MIN_ASCII_SHARE = 0.7  # smallest share of ASCII bytes in text of an old European encoding
 
 
-def is_header_of_analyze(start: bytes) -> bool:
-    """Whether a `.hdr` begins as Analyze's, and not with the magic letters of a single-file NIfTI."""
+def is_analyze_header(start: bytes) -> bool:
+    """Return whether the first bytes of a `.hdr` are Analyze's, without the magic of a single-file NIfTI."""
     sized = ANALYZE_SIZE in (int.from_bytes(start[:4], order) for order in ("little", "big"))
     return sized and start[344:346] != b"n+"
 
 
-def begins_mgh(start: bytes) -> bool:
-    """Whether a file begins as FreeSurfer's volumes do: version 1, and a type that voxels can have."""
+def is_mgh(start: bytes) -> bool:
+    """Return whether the first bytes of a file are those of a FreeSurfer volume: version 1 and a known data type."""
     kind = int.from_bytes(start[20:24], "big")
-    return len(start) >= 24 and start[:4] == b"\0\0\0\1" and kind in _TYPES_OF_MGH
+    return len(start) >= 24 and start[:4] == b"\0\0\0\1" and kind in _MGH_TYPES
 
 
-def what_it_is(start: bytes, *, zipped: bool = False) -> str:
-    """Describe a file that is not the NIfTI that its name says, with the remedy.
+def describe_file(start: bytes, *, zipped: bool = False) -> str:
+    """Return a description, with the remedy, of a file that is not the NIfTI its name promises.
 
     Args:
-        start: Its first bytes, some hundreds, unpacked where the file is compressed.
-        zipped: Whether it is.
+        start: The first few hundred bytes of the file, unpacked if it is compressed.
+        zipped: Whether the file is compressed.
     """
     if not start:
         return "an empty file; copy or download it again"
     if start.startswith(_GZIP):
         return f"compressed with gzip{' twice' if zipped else ''}; unpack it {'once' if zipped else 'first'}"
-    text = _text(start)
-    plain = start if text is None else text.encode()
-    for prefix, description in _STARTS:
-        if plain.lstrip().startswith(prefix):
+    text = _as_text(start)
+    content = start if text is None else text.encode()
+    for prefix, description in _SIGNATURES:
+        if content.lstrip().startswith(prefix):
             return description
     if start[128:132] == b"DICM":
         return "a DICOM file; to translate its series give its folder, otherwise convert the series with dcm2niix"
-    if begins_mgh(start):
+    if is_mgh(start):
         return "a FreeSurfer volume; give it the suffix .mgz, or .mgh where it is not compressed"
     if start[344:347] == b"n+1" and len(start) < ANALYZE_SIZE:
         return "a part of a header; copy or download it again"
@@ -71,8 +71,8 @@ def what_it_is(start: bytes, *, zipped: bool = False) -> str:
     return _TEXT if text is not None else "something else; convert it to NIfTI, or download it again"
 
 
-def _text(start: bytes) -> str | None:
-    """Return the first bytes as text, without a byte order mark; None where they are none."""
+def _as_text(start: bytes) -> str | None:
+    """Return the first bytes as text without a byte order mark; None where they are not text."""
     for mark, encoding in _BYTE_ORDER_MARKS.items():
         if start.startswith(mark):
             return _decoded(start[len(mark) :], encoding)
@@ -85,7 +85,7 @@ def _text(start: bytes) -> str | None:
 
 
 def _decoded(start: bytes, encoding: str) -> str | None:
-    """Return the text, but for a letter that is cut off at its end."""
+    """Return decoded text without a character that is cut off at the end; None where it is not text."""
     try:
         text = codecs.getincrementaldecoder(encoding)().decode(start)
     except UnicodeDecodeError:
@@ -98,4 +98,4 @@ def _legible(text: str) -> bool:
 
 
 def _mostly_ascii(content: bytes) -> bool:
-    return sum(byte < 128 for byte in content) >= _LEAST_ASCII * len(content)
+    return sum(byte < 128 for byte in content) >= _MIN_ASCII_SHARE * len(content)

@@ -1,4 +1,4 @@
-"""Keeping what nibabel logs off the terminal: it names no file, and what matters of it is said as a doubt."""
+"""Keeping nibabel's log off the terminal: it names no file, and the readers' cautions cover what matters."""
 
 import threading
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from nibabel import imageglobals
 
 @contextmanager
 def nibabel_silent() -> Iterator[None]:
-    """Drop what nibabel logs in this thread while the block runs; other threads' lines, and its handlers, stay."""
-    here = threading.get_ident()
+    """Drop what nibabel logs in this thread while the block runs; other threads and the handlers are not affected."""
+    thread_id = threading.get_ident()
 
-    def from_elsewhere(_: object) -> bool:
-        return threading.get_ident() != here
+    def is_from_other_thread(_: object) -> bool:
+        return threading.get_ident() != thread_id
 
-    imageglobals.logger.addFilter(from_elsewhere)
+    imageglobals.logger.addFilter(is_from_other_thread)
     try:
         yield
     finally:
-        imageglobals.logger.removeFilter(from_elsewhere)
+        imageglobals.logger.removeFilter(is_from_other_thread)

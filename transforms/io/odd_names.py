@@ -1,4 +1,4 @@
-"""Names of files that are in no encoding, for libraries that take UTF-8 alone."""
+"""File names that are not UTF-8, for libraries that require it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 @contextmanager
 def utf8_name(path: Path) -> Iterator[str]:
-    """Yield a file's path, or where that is not UTF-8 the path of a link to it, which goes when the block ends."""
+    """Yield a file's path, or if that is not UTF-8 the path of a temporary link to the file."""
     try:
         str(path).encode()
     except UnicodeEncodeError:

@@ -15,52 +15,55 @@ from pipeline.utils.errors import UserError
 
 Label = tuple[str, ...]
 _SUFFIX = re.compile(rf"{VOLUME_SUFFIX}$", re.IGNORECASE)
-_OTHER_FORMAT = re.compile(r"\.(hdr|mha|mhd|nrrd|mnc)$", re.IGNORECASE)  # of whole volumes
+_OTHER_FORMAT = re.compile(r"\.(hdr|mha|mhd|nrrd|mnc)$", re.IGNORECASE)  # other formats of volumes
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One file that a pattern matched: where it lies in the folder, whose it is, and what the wildcards matched."""
+    """One file that a pattern matched: its path within the folder, its subject, and the text matched by wildcards."""
 
     relative: str
     subject: str
-    wild: str
+    wildcard_text: str
 
     @cached_property
     def entities(self) -> dict[str, str]:
-        """The BIDS entities that tell scans of a subject apart, as {"ses": "ses-1", ...}."""
-        found = re.findall(r"(?:^|[/_])((ses|run|acq)-[^/_.]+)", self.relative)
-        return {kind: entity for entity, kind in found}
+        """The BIDS entities that distinguish scans of a subject, as {"ses": "ses-1", ...}."""
+        entities = re.findall(r"(?:^|[/_])((ses|run|acq)-[^/_.]+)", self.relative)
+        return {kind: entity for entity, kind in entities}
 
     @cached_property
     def tokens(self) -> Label:
-        """The words of what the wildcards matched."""
-        return tuple(word for word in re.split(r"[/_]+", _SUFFIX.sub("", self.wild)) if word)
+        """The words of the text matched by wildcards."""
+        return tuple(word for word in re.split(r"[/_]+", _SUFFIX.sub("", self.wildcard_text)) if word)
 
 
 def nifti_cases(folder: Path, patterns: Mapping[str, str]) -> list[Case]:
     """List the volumes that each contrast's pattern matches, sorted.
 
-    A pattern is a path relative to `folder`: `{subject}` matches the shortest fitting name and no "/" (where it
-    stands more than once, all agree), `*` and `?` match within a name, `**/` zero or more folders. A pattern that ends
-    in .nii or .nii.gz takes volumes with the other of the two, and in capitals, too, where the volume is not there as
-    it says and no other contrast's pattern names the file as it is spelt.
-    A case's session is its BIDS ses- entity; where a subject has several files of a contrast in one session, run-,
-    then acq-, then the words in which the wildcards' matches differ are added, alike for all contrasts. A contrast
-    with a single file there joins the first of those labels that does not contradict its own name.
+    A pattern is a path relative to `folder`: `{subject}` matches the shortest fitting name without "/" (the same name
+    wherever it is repeated), `*` and `?` match within a name, `**/` matches zero or more folders. A pattern that ends
+    in .nii or .nii.gz also matches the other suffix, and capitals, if the volume does not exist as the pattern spells
+    it and no other contrast's pattern spells the file's name exactly.
+
+    A case's session is its BIDS ses- entity. Where a subject has several files of a contrast in one session, the run-
+    entity, then acq-, then the words that differ between the wildcards' matches are added, alike for all contrasts. A
+    contrast with a single file in that session gets the first of those labels that does not contradict its name.
 
     Raises:
-        UserError: names the pattern, the folder or the files: a pattern without {subject} or without a match, one
-            file matched twice, a volume stored twice (as .nii and .nii.gz), two files that are one subject, session and
-            contrast.
+        UserError: a pattern has no {subject} or no match, one file is matched twice, a volume is stored twice (as .nii
+            and .nii.gz), or two files are the same subject, session and contrast. The message names the pattern, the
+            folder or the files.
     """
     require_folder(folder, "data.folder")
-    every_file = list(_files(folder, frozenset()))
+    every_file = list(_files_below(folder, frozenset()))
     files = [name for name in every_file if _SUFFIX.search(name)]
-    scans_of = _scans_by_contrast(patterns, files)
+    scans_by_contrast = _scans_by_contrast(patterns, files)
+
+    # Group the scans by subject and session.
     groups: dict[tuple[str, str], dict[str, list[Scan]]] = defaultdict(lambda: defaultdict(list))
     matched_by: dict[str, str] = {}
-    for contrast, scans in scans_of.items():
+    for contrast, scans in scans_by_contrast.items():
         _check_matches(folder, contrast, patterns[contrast], scans, files)
         for scan in scans:
             if matched_by.setdefault(scan.relative, contrast) != contrast:
@@ -69,6 +72,8 @@ def nifti_cases(folder: Path, patterns: Mapping[str, str]) -> list[Case]:
                     f"and data.patterns.{contrast}; make them narrower"
                 )
             groups[scan.subject, scan.entities.get("ses", "")][contrast].append(scan)
+
+    # Name the sessions, so that each scan is a case of its own.
     cases = sorted(
         Case(subject, "_".join([session, *label] if session else label), contrast, folder / scan.relative)
         for (subject, session), scans in groups.items()
@@ -81,60 +86,60 @@ def nifti_cases(folder: Path, patterns: Mapping[str, str]) -> list[Case]:
 
 
 def _warn_of_other_formats(folder: Path, patterns: Mapping[str, str], files: Sequence[str]) -> None:
-    """Name the volumes that a pattern would match but for their format, and that are not there as NIfTI."""
+    """Warn of volumes in other formats that a pattern would match and that do not exist as NIfTI."""
     present = {_SUFFIX.sub("", name) for name in files if _SUFFIX.search(name)}
     stems = {name: _OTHER_FORMAT.sub("", name) for name in files if _OTHER_FORMAT.search(name)}
     for contrast, pattern in patterns.items():
         matcher = _matcher(contrast, pattern, any_suffix=True)
-        lacking = [name for name, stem in stems.items() if stem not in present and _scan(matcher, f"{stem}.nii.gz")]
-        if lacking:
-            count = "1 volume" if len(lacking) == 1 else f"{len(lacking)} volumes"
+        unread = [name for name, stem in stems.items() if stem not in present and _scan(matcher, f"{stem}.nii.gz")]
+        if unread:
+            count = "1 volume" if len(unread) == 1 else f"{len(unread)} volumes"
             warn(
                 f"warning: {folder}: data.patterns.{contrast} '{pattern}' would match {count} of another format than "
-                f".nii, .nii.gz or .mgz, such as {lacking[0]}; left out, convert to .nii.gz to have them taken"
+                f".nii, .nii.gz or .mgz, such as {unread[0]}; left out, convert to .nii.gz to have them taken"
             )
 
 
 def _scans_by_contrast(patterns: Mapping[str, str], files: Sequence[str]) -> dict[str, list[Scan]]:
-    """Return what each contrast's pattern matches: files spelt as it says, then volumes with another suffix."""
+    """Return the files that each contrast's pattern matches exactly, and the volumes it matches with another suffix."""
     exact, other = (
         {contrast: _matcher(contrast, pattern, any_suffix=any_suffix) for contrast, pattern in patterns.items()}
         for any_suffix in (False, True)
     )
-    scans_of = {
+    scans_by_contrast = {
         contrast: [scan for relative in files if (scan := _scan(matcher, relative))]
         for contrast, matcher in exact.items()
     }
     order = {relative: number for number, relative in enumerate(files)}
-    spelt = {scan.relative for scans in scans_of.values() for scan in scans}
-    for contrast, scans in scans_of.items():
+    exact_names = {scan.relative for scans in scans_by_contrast.values() for scan in scans}
+    for contrast, scans in scans_by_contrast.items():
         present = {_SUFFIX.sub("", scan.relative) for scan in scans}
-        rest = (name for name in files if name not in spelt and _SUFFIX.sub("", name) not in present)
-        scans += [scan for relative in rest if (scan := _scan(other[contrast], relative))]
+        other_names = (name for name in files if name not in exact_names and _SUFFIX.sub("", name) not in present)
+        scans += [scan for relative in other_names if (scan := _scan(other[contrast], relative))]
         scans.sort(key=lambda scan: order[scan.relative])
-    return scans_of
+    return scans_by_contrast
 
 
 def session_labels(scans: Mapping[str, Sequence[Scan]]) -> dict[str, dict[Scan, Label]]:
-    """Name the scans of one subject and session, by contrast, so that those of a contrast differ where possible."""
+    """Return a label for each scan of one subject and session, by contrast; a contrast's labels differ if possible."""
     for label in _LABELS:
         labels = {contrast: dict(zip(group, label(group), strict=True)) for contrast, group in scans.items()}
-        if all(len(set(named.values())) == len(named) for named in labels.values()):
+        if all(len(set(labelled.values())) == len(labelled) for labelled in labels.values()):
             break
-    several = {label for named in labels.values() if len(named) > 1 for label in named.values()}
-    choices = sorted(several, key=lambda label: natural_key("_".join(label)))
-    for named in labels.values():
-        for scan, own in named.items():
-            if len(named) == 1 and own not in several:
-                named[scan] = next((label for label in choices if _fits(scan, label)), own)
+    shared_labels = {label for labelled in labels.values() if len(labelled) > 1 for label in labelled.values()}
+    choices = sorted(shared_labels, key=lambda label: natural_key("_".join(label)))
+    for labelled in labels.values():
+        for scan, own_label in labelled.items():
+            if len(labelled) == 1 and own_label not in shared_labels:
+                labelled[scan] = next((label for label in choices if _is_compatible(scan, label)), own_label)
     return labels
 
 
-def _fits(scan: Scan, label: Label) -> bool:
-    """Whether nothing in a scan's name contradicts a label that another contrast's scans have."""
+def _is_compatible(scan: Scan, label: Label) -> bool:
+    """Return whether nothing in a scan's name contradicts a label of another contrast's scans."""
     for token in label:
         kind = token.partition("-")[0]
-        if kind == "acq":  # how a contrast was acquired is its own affair
+        if kind == "acq":  # contrasts are acquired in different ways
             continue
         if kind == "run":
             if scan.entities.get("run", token) != token:
@@ -165,8 +170,9 @@ _LABELS = (
 def _matcher(contrast: str, pattern: str, *, any_suffix: bool = False) -> re.Pattern[str]:
     """Translate a pattern into a regular expression with the group `subject` and one group per wildcard.
 
-    With `any_suffix` a .nii or .nii.gz at its end stands for both, in small letters and capitals.
+    With `any_suffix` a .nii or .nii.gz at its end matches both, in lower and upper case.
     """
+    # Check the use of {subject} and braces.
     key = f"data.patterns.{contrast}: '{pattern}'"
     if "{subject}" not in pattern:
         raise UserError(f"{key} has no {{subject}}; put it where the subject's name stands, as in {{subject}}/*.nii.gz")
@@ -174,34 +180,36 @@ def _matcher(contrast: str, pattern: str, *, any_suffix: bool = False) -> re.Pat
         raise UserError(f"{key} has a brace that is not {{subject}}; use * for what varies otherwise")
     if re.search(r"\{subject\}\*|\*\{subject\}", pattern):
         raise UserError(f"{key} leaves open where the subject's name ends; put / or a letter between it and the *")
+
+    # Translate the pattern piece by piece.
     name = pattern.removeprefix("./")
     suffix = _SUFFIX.search(name) if any_suffix else None
-    parts = re.finditer(
+    pieces = re.finditer(
         r"\{subject\}|(?:^|(?<=/))\*\*(?:/|$)|\*+|\?|[^{*?]+", name[: suffix.start()] if suffix else name
     )
-    expression, seen = "", False
-    for part in (found[0] for found in parts):
-        if part == "{subject}":
-            expression += "(?P=subject)" if seen else "(?P<subject>[^/]+?)"
-            seen = True
-        elif part == "?":
+    expression, has_subject = "", False
+    for piece in (match[0] for match in pieces):
+        if piece == "{subject}":
+            expression += "(?P=subject)" if has_subject else "(?P<subject>[^/]+?)"
+            has_subject = True
+        elif piece == "?":
             expression += "([^/])"
-        elif part == "**/":
+        elif piece == "**/":
             expression += "((?:[^/]+/)*)"
-        elif part.startswith("*"):
-            whole = part == "**" and re.search(r"(^|/)\*\*$", pattern)
-            expression += "(.*)" if whole else "([^/]*)"
+        elif piece.startswith("*"):
+            is_recursive = piece == "**" and re.search(r"(^|/)\*\*$", pattern)
+            expression += "(.*)" if is_recursive else "([^/]*)"
         else:
-            expression += re.escape(part)
+            expression += re.escape(piece)
     return re.compile(expression + (f"(?i:{VOLUME_SUFFIX})" if suffix else ""))
 
 
 def _scan(matcher: re.Pattern[str], relative: str) -> Scan | None:
-    found = matcher.fullmatch(relative)
-    if not found:
+    match = matcher.fullmatch(relative)
+    if not match:
         return None
-    wild = [text for number, text in enumerate(found.groups(), 1) if number != matcher.groupindex["subject"]]
-    return Scan(relative, found["subject"], "/".join(wild))
+    wildcard_texts = [text for number, text in enumerate(match.groups(), 1) if number != matcher.groupindex["subject"]]
+    return Scan(relative, match["subject"], "/".join(wildcard_texts))
 
 
 def _check_matches(folder: Path, contrast: str, pattern: str, scans: Sequence[Scan], files: Sequence[str]) -> None:
@@ -211,10 +219,10 @@ def _check_matches(folder: Path, contrast: str, pattern: str, scans: Sequence[Sc
         raise UserError(f"{folder}: no volume matches {key} '{pattern}' ({example}); correct {key} or data.folder")
     by_stem: dict[str, str] = {}
     for scan in scans:
-        if held := re.search(r"(^|_)(ses|run)-", scan.subject):
+        if entity := re.search(r"(^|_)(ses|run)-", scan.subject):
             raise UserError(
                 f"{folder / scan.relative}: {{subject}} in {key} '{pattern}' matched '{scan.subject}', which holds a "
-                f"BIDS '{held[2]}-' entity, so one person would count as several; write {{subject}}_* for it"
+                f"BIDS '{entity[2]}-' entity, so one person would count as several; write {{subject}}_* for it"
             )
         stem = _SUFFIX.sub("", scan.relative)
         twin = by_stem.setdefault(stem, scan.relative)
@@ -222,8 +230,8 @@ def _check_matches(folder: Path, contrast: str, pattern: str, scans: Sequence[Sc
             raise UserError(f"{folder / twin} and {folder / scan.relative}: the same volume twice; move one away")
 
 
-def _files(folder: Path, above: frozenset[Path]) -> Iterator[str]:
-    """Yield the files below `folder` as relative paths, sorted; links are followed, but not in circles."""
+def _files_below(folder: Path, above: frozenset[Path]) -> Iterator[str]:
+    """Yield the files below `folder` as relative paths, sorted; follows links, but not in circles."""
     real = folder.resolve()
     if real in above:
         return
@@ -235,6 +243,6 @@ def _files(folder: Path, above: frozenset[Path]) -> Iterator[str]:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from (f"{entry.name}/{below}" for below in _files(Path(entry.path), above | {real}))
+            yield from (f"{entry.name}/{below}" for below in _files_below(Path(entry.path), above | {real}))
         else:
             yield entry.name

@@ -1,4 +1,4 @@
-"""A cohort of synthetic heads, scanned by signal equations: the data source that needs no download."""
+"""A cohort of synthetic heads, imaged by MR signal equations: a data source that needs no download."""
 
 import gzip
 import os
@@ -22,16 +22,16 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_path, make_folder
 from pipeline.utils.workers import end_with_parent
 
-Job = tuple[int, list[tuple[str, Path]]]  # a subject's number and its volumes to make: (contrast, path)
+Job = tuple[int, list[tuple[str, Path]]]  # a subject's number and the volumes to make: (contrast, path)
 
-RECIPE = 1  # part of the cache's name: raise it whenever the volumes change
+RECIPE = 1  # part of the folder's name: raise it whenever the volumes change
 HEADER_BYTES = 352
-MOST_PROCESSES = 8  # each holds 0.6 GB at 2 mm and 2 GB at 1 mm
+MAX_PROCESSES = 8  # each holds 0.6 GB at 2 mm and 2 GB at 1 mm
 
 
 @dataclass(frozen=True)
 class Tissue:
-    """Proton density (water = 1) and relaxation times of a tissue, about 1.5 T."""
+    """Proton density (water = 1) and relaxation times of a tissue at about 1.5 T."""
 
     proton_density: float
     t1_ms: float
@@ -40,7 +40,7 @@ class Tissue:
 
 @dataclass(frozen=True)
 class PulseSequence:
-    """A spoiled gradient echo, or at 90 degrees a spin echo, after an inversion pulse where `inversion_ms` is set."""
+    """A spoiled gradient echo, or a spin echo at 90 degrees; with `inversion_ms` after an inversion pulse."""
 
     repetition_ms: float
     echo_ms: float
@@ -61,7 +61,7 @@ TISSUE_PARAMETERS = {
     "skin": Tissue(0.65, 700, 60),
     "eye": Tissue(1.0, 3600, 1000),
 }
-SEQUENCES = {  # a contrast's place in this table seeds its noise: append only
+SEQUENCES = {  # a contrast's position in this table seeds its noise: append only
     "T1": PulseSequence(repetition_ms=20, echo_ms=5, flip_degrees=30),
     "T2": PulseSequence(repetition_ms=5725, echo_ms=100),
     "PD": PulseSequence(repetition_ms=5725, echo_ms=10),
@@ -79,47 +79,55 @@ def phantom_cases(
     processes: int | None = None,
     quiet: bool = False,
 ) -> list[Case]:
-    """Make, or find already made, a cohort of synthetic heads as NIfTI volumes, one per subject and contrast.
+    """Make a cohort of synthetic heads as NIfTI volumes, one per subject and contrast; complete volumes are kept.
 
-    Volumes lie in `<folder>/recipe<R>-<spacing>mm-seed<S>/`. A subject depends on the seed and its number alone, so
-    a cohort can be extended; whole files are kept, missing and damaged ones are remade.
+    The folder is `<folder>/recipe<R>-<spacing>mm-seed<S>/`. A subject depends on the seed and its number alone, so a
+    cohort can be extended. Missing and damaged files are made anew.
 
     Raises:
-        UserError: a contrast that the phantom cannot make, a senseless number, or a folder that cannot be written.
+        UserError: the phantom cannot make a contrast, a number is out of range, or the folder cannot be written.
     """
-    cases = planned_phantom(folder, contrasts, subjects=subjects, spacing_mm=spacing_mm, seed=seed)
+    cases_by_number = planned_phantom(folder, contrasts, subjects=subjects, spacing_mm=spacing_mm, seed=seed)
     if Path(folder).exists() and not Path(folder).is_dir():
         raise UserError(f"{folder}: is not a folder; give the phantom another one")
-    every = [case for of_subject in cases.values() for case in of_subject]
+    all_cases = [case for group in cases_by_number.values() for case in group]
+
+    # Find the volumes that are complete already.
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decompression releases the interpreter's lock
-        whole = dict(zip(every, pool.map(lambda case: is_whole(case.path, spacing_mm), every), strict=True))
-    lacking = {number: [case for case in of_subject if not whole[case]] for number, of_subject in cases.items()}
-    jobs = [(number, [(case.contrast, case.path) for case in todo]) for number, todo in lacking.items() if todo]
+        flags = pool.map(lambda case: is_whole(case.path, spacing_mm), all_cases)
+        is_complete = dict(zip(all_cases, flags, strict=True))
+
+    # Make the others, subject by subject.
+    jobs = []
+    for number, group in cases_by_number.items():
+        missing = [(case.contrast, case.path) for case in group if not is_complete[case]]
+        if missing:
+            jobs.append((number, missing))
     if jobs:
-        make_folder(every[0].path.parent)
+        make_folder(all_cases[0].path.parent)
     make_all(jobs, seed, spacing_mm, processes, quiet)
-    return every
+    return all_cases
 
 
 def planned_phantom(
     folder: Path, contrasts: Sequence[str], *, subjects: int, spacing_mm: float, seed: int
 ) -> dict[int, list[Case]]:
-    """Return the cases of a cohort by the subject's number, whether or not they are made yet; touches nothing.
+    """Return the cases of a cohort by the subject's number, without making or reading files.
 
     Raises:
-        UserError: a contrast that the phantom cannot make, or a senseless number.
+        UserError: the phantom cannot make a contrast, or a number is out of range.
     """
     check_request(contrasts, subjects, spacing_mm, seed)
-    home = Path(folder) / f"recipe{RECIPE}-{spacing_mm:g}mm-seed{seed}"
+    cohort_folder = Path(folder) / f"recipe{RECIPE}-{spacing_mm:g}mm-seed{seed}"
     return {
-        number: [Case(name, "", contrast, home / f"{name}_{contrast}.nii.gz") for contrast in contrasts]
+        number: [Case(name, "", contrast, cohort_folder / f"{name}_{contrast}.nii.gz") for contrast in contrasts]
         for number, name in ((number, f"phantom-{number:04d}") for number in range(1, subjects + 1))
     }
 
 
 def make_all(jobs: list[Job], seed: int, spacing_mm: float, processes: int | None, quiet: bool) -> None:
-    """Write the volumes of all jobs over some processes."""
-    count = min(processes or min(os.cpu_count() or 1, MOST_PROCESSES), len(jobs))
+    """Write the volumes of all jobs, in `processes` processes (None for one per core)."""
+    count = min(processes or min(os.cpu_count() or 1, MAX_PROCESSES), len(jobs))
     make = partial(write_subject, seed=seed, spacing_mm=spacing_mm)
     if count <= 1:
         for job in progress(jobs, title="phantom", unit="subject", quiet=quiet or not jobs):
@@ -138,7 +146,7 @@ def make_all(jobs: list[Job], seed: int, spacing_mm: float, processes: int | Non
 
 
 def prepare_worker() -> None:
-    """Keep a worker to one thread, as the workers fill the cores; let it live and end with the process it works for."""
+    """Limit a worker to one thread, ignore stop signals, and end it with its parent process."""
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)
@@ -148,7 +156,7 @@ def prepare_worker() -> None:
 
 
 def write_subject(job: Job, seed: int, spacing_mm: float) -> None:
-    """Write one subject's volumes as int16 NIfTI in scanner space, each whole or not at all."""
+    """Write one subject's volumes as int16 NIfTI in scanner space, each complete or not at all."""
     number, files = job
     volumes = make_subject(seed, number, spacing_mm, [contrast for contrast, _ in files])
     _, affine = grid(spacing_mm)
@@ -163,7 +171,7 @@ def write_subject(job: Job, seed: int, spacing_mm: float) -> None:
 
 
 def is_whole(path: Path, spacing_mm: float) -> bool:
-    """Tell whether a volume exists, decompresses to its last byte and has the right length."""
+    """Return whether a volume exists, decompresses to its last byte and has the right length."""
     shape, _ = grid(spacing_mm)
     try:
         with gzip.open(path) as stream:
@@ -173,7 +181,7 @@ def is_whole(path: Path, spacing_mm: float) -> bool:
 
 
 def check_request(contrasts: Sequence[str], subjects: int, spacing_mm: float, seed: int) -> None:
-    """Raise a UserError for a contrast or number that the phantom cannot be made of."""
+    """Raise UserError for a contrast or number that the phantom cannot be made with."""
     unknown = [contrast for contrast in contrasts if contrast not in SEQUENCES]
     if unknown:
         raise UserError(f"phantom: no contrast {', '.join(unknown)}; it can make {', '.join(SEQUENCES)}")
@@ -190,16 +198,16 @@ def make_subject(
 ) -> dict[str, np.ndarray]:
     """Scan one synthetic subject: contrast → int16 volume (X, Y, Z), RAS, all contrasts on the same anatomy.
 
-    The volumes depend on seed, number and spacing alone, not on which other contrasts are asked for.
+    A volume depends on seed, number and spacing alone, not on the other contrasts.
     """
-    of_anatomy, of_tissues = (np.random.default_rng([seed, number, stream]) for stream in (0, 1))
-    fractions = head_fractions(of_anatomy, spacing_mm)
-    tissues = {name: individual(of_tissues, TISSUE_PARAMETERS[name]) for name in TISSUES}
+    anatomy_rng, tissue_rng = (np.random.default_rng([seed, number, stream]) for stream in (0, 1))
+    fractions = head_fractions(anatomy_rng, spacing_mm)
+    tissues = {name: individual_tissue(tissue_rng, TISSUE_PARAMETERS[name]) for name in TISSUES}
     volumes = {}
     for contrast in contrasts:
-        of_contrast = np.random.default_rng([seed, number, 2 + list(SEQUENCES).index(contrast)])
+        contrast_rng = np.random.default_rng([seed, number, 2 + list(SEQUENCES).index(contrast)])
         signals = {name: magnetisation(tissue, SEQUENCES[contrast]) for name, tissue in tissues.items()}
-        volumes[contrast] = scan(of_contrast, fractions, signals, spacing_mm)
+        volumes[contrast] = scan(contrast_rng, fractions, signals, spacing_mm)
     return volumes
 
 
@@ -208,7 +216,7 @@ def scan(
 ) -> np.ndarray:
     """Mix tissue signals by volume fraction, then apply receive bias, gain and Rician noise.
 
-    The brightest brain tissue comes to 800-1200; the noise is 2-3 % of the mean of grey and white matter.
+    The brightest brain tissue has 800-1200; the noise is 2-3 % of the mean of grey and white matter.
     """
     gain = rng.uniform(800, 1200) / max(signals[name] for name in ("csf", "grey", "white"))
     noise_sd = gain * rng.uniform(0.02, 0.03) * (signals["grey"] + signals["white"]) / 2
@@ -232,7 +240,7 @@ def magnetisation(tissue: Tissue, sequence: PulseSequence) -> float:
     return float(decay * np.sin(flip) * (1 - recovery) / (1 - np.cos(flip) * recovery))
 
 
-def individual(rng: np.random.Generator, tissue: Tissue) -> Tissue:
-    """Return a subject's own version of a tissue: PD varies by 1.5 %, T1 by 3 %, T2 by 4 %."""
+def individual_tissue(rng: np.random.Generator, tissue: Tissue) -> Tissue:
+    """Return a tissue with one subject's random variation: PD by 1.5 %, T1 by 3 %, T2 by 4 %."""
     density, t1, t2 = np.exp(np.clip(rng.standard_normal(3), -2, 2) * [0.015, 0.03, 0.04])
     return Tissue(tissue.proton_density * density, tissue.t1_ms * t1, tissue.t2_ms * t2)

@@ -1,7 +1,7 @@
-"""The anatomy of a synthetic head: which fraction of each voxel is which tissue.
+"""The anatomy of a synthetic head: the fraction of each tissue in each voxel.
 
-A subject is a random smooth deformation of the one head in the atlas, with individual folds, ventricles, layer
-thicknesses and a few white-matter lesions.
+A subject is a random smooth deformation of the atlas head, with individual folds, ventricles, layer thicknesses and a
+few white-matter lesions.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from pipeline.data.sources.tissue_maps import COARSE_STEP, brain_maps, load_atla
 
 TISSUES = ("csf", "grey", "deep_grey", "white", "lesion", "bone", "marrow", "muscle", "fat", "skin", "eye")
 
-FIELD_OF_VIEW_MM = ((-104.0, 104.0), (-131.0, 109.0), (-74.0, 110.0))  # RAS, of the template's world
+FIELD_OF_VIEW_MM = ((-104.0, 104.0), (-131.0, 109.0), (-74.0, 110.0))  # RAS, in template coordinates
 HEAD_CENTRE_MM = np.array([0.0, -17.0, 5.0])
 VENTRICLES_MM = np.array([0.0, -14.0, 14.0])
 
@@ -30,8 +30,8 @@ def head_fractions(rng: np.random.Generator, spacing_mm: float) -> dict[str, np.
     """Draw one subject's head.
 
     Returns:
-        One (X, Y, Z) map per name in `TISSUES` on the grid of `grid(spacing_mm)`, each in [0, 1]; together at most 1,
-        the rest is air. Apart from sampling, the head does not depend on the spacing.
+        One (X, Y, Z) map per name in `TISSUES` on the grid of `grid(spacing_mm)`, each in [0, 1]. Their sum is at most
+        1; the rest is air. Apart from sampling, the head does not depend on the spacing.
     """
     atlas = load_atlas()
     position_mm = deform(rng, spacing_mm)
@@ -46,8 +46,8 @@ def head_fractions(rng: np.random.Generator, spacing_mm: float) -> dict[str, np.
     lesion = white * lesions(rng, spacing_mm)
     brain = {"grey": grey * (1 - deep), "deep_grey": grey * deep, "white": white - lesion, "lesion": lesion}
     shell = shell_fractions(rng, beyond_brain, below_skin, eye, sinus, spacing_mm)
-    free = 1 - grey - white
-    return {name: brain[name] if name in brain else free * shell[name] for name in TISSUES}
+    not_brain = 1 - grey - white
+    return {name: brain[name] if name in brain else not_brain * shell[name] for name in TISSUES}
 
 
 def shell_fractions(
@@ -58,41 +58,44 @@ def shell_fractions(
     sinus: np.ndarray,
     spacing_mm: float,
 ) -> dict[str, np.ndarray]:
-    """Return the fractions of all that is not brain, from the inside out: CSF, skull, soft tissue, fat, skin."""
+    """Return the fractions of the tissues around the brain, from the inside out: CSF, skull, soft tissue, fat, skin."""
 
     def thickness(mean_mm: float, sd_mm: float, smallest_mm: float) -> np.ndarray:
         return np.maximum(mean_mm + sd_mm * smooth_field(rng, spacing_mm, 30), smallest_mm)
 
-    def beyond(distance: np.ndarray, edge: np.ndarray) -> np.ndarray:  # the part of a voxel that lies past the edge
+    def share_beyond(distance: np.ndarray, edge: np.ndarray) -> np.ndarray:  # share of a voxel beyond the edge
         return np.clip((distance - edge) / spacing_mm + 0.5, 0, 1)
 
+    # Draw the layers' thickness, and their borders from the brain outwards and from the skin inwards.
     gap, skull, fat, skin = thickness(1.5, 0.6, 0.3), thickness(6, 1, 3), thickness(3, 0.8, 1), 1.8
-    outside = beyond(beyond_brain, gap)
-    past_skull = beyond(beyond_brain, gap + skull)
-    diploe = beyond(beyond_brain, gap + 0.35 * skull) - beyond(beyond_brain, gap + 0.7 * skull)
-    inside_skin, inside_fat = beyond(below_skin, skin), beyond(below_skin, skin + fat)
-    deep_soft = past_skull * inside_fat * (1 - eye) * (1 - sinus)
-    planes = np.clip(1 - 2.5 * np.abs(smooth_field(rng, spacing_mm, 14)), 0, 1)  # fat between muscles: thin sheets
+    beyond_gap = share_beyond(beyond_brain, gap)
+    beyond_skull = share_beyond(beyond_brain, gap + skull)
+    diploe = share_beyond(beyond_brain, gap + 0.35 * skull) - share_beyond(beyond_brain, gap + 0.7 * skull)
+    inside_skin, inside_fat = share_beyond(below_skin, skin), share_beyond(below_skin, skin + fat)
+
+    # Divide the soft tissue into muscle, thin sheets of fat, and facial bone.
+    deep_soft = beyond_skull * inside_fat * (1 - eye) * (1 - sinus)
+    planes = np.clip(1 - 2.5 * np.abs(smooth_field(rng, spacing_mm, 14)), 0, 1)
     facial_bone = np.clip(2 * smooth_field(rng, spacing_mm, 10) - 2.2, 0, 1)
     return {
-        "csf": 1 - outside,
-        "bone": outside - past_skull - 0.7 * diploe + deep_soft * facial_bone,
+        "csf": 1 - beyond_gap,
+        "bone": beyond_gap - beyond_skull - 0.7 * diploe + deep_soft * facial_bone,
         "marrow": 0.7 * diploe,
         "muscle": deep_soft * (1 - facial_bone) * (1 - 0.6 * planes),
-        "fat": past_skull * (inside_skin - inside_fat) + deep_soft * (1 - facial_bone) * 0.6 * planes,
-        "skin": past_skull * (beyond(below_skin, 0) - inside_skin),
-        "eye": past_skull * inside_fat * eye,
+        "fat": beyond_skull * (inside_skin - inside_fat) + deep_soft * (1 - facial_bone) * 0.6 * planes,
+        "skin": beyond_skull * (share_beyond(below_skin, 0) - inside_skin),
+        "eye": beyond_skull * inside_fat * eye,
     }
 
 
 def individual_folds(
     rng: np.random.Generator, grey: np.ndarray, white: np.ndarray, spacing_mm: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Turn the population's tissue probabilities into one subject's: sharper, with borders moved at random."""
+    """Turn the population's tissue probabilities into one subject's: sharper, with randomly shifted borders."""
     weights = []
     for probability in (1 - grey - white, grey, white):
-        moved = np.clip(probability, 0, 1) * np.exp(0.45 * smooth_field(rng, spacing_mm, 6))
-        weights.append(moved**1.8)
+        weight = np.clip(probability, 0, 1) * np.exp(0.45 * smooth_field(rng, spacing_mm, 6))
+        weights.append(weight**1.8)
     total = np.maximum(sum(weights), 1e-6)
     return weights[1] / total, weights[2] / total
 
@@ -100,7 +103,7 @@ def individual_folds(
 def lesions(rng: np.random.Generator, spacing_mm: float) -> np.ndarray:
     """Return the soft membership (X, Y, Z) of a few lesions of 1.5 to 4 mm radius in the upper white matter."""
     shape, affine = grid(spacing_mm)
-    found = np.zeros(shape, np.float32)
+    membership = np.zeros(shape, np.float32)
     for _ in range(rng.poisson(3)):
         centre_mm = np.array([rng.uniform(12, 40) * rng.choice([-1, 1]), rng.uniform(-60, 40), rng.uniform(12, 45)])
         radius_mm = rng.uniform(1.5, 4)
@@ -109,19 +112,20 @@ def lesions(rng: np.random.Generator, spacing_mm: float) -> np.ndarray:
         box = tuple(slice(low, high) for low, high in zip(first, last, strict=True))
         axes = np.ogrid[box]
         squared = sum(
-            (axis * spacing_mm + origin - middle) ** 2
-            for axis, origin, middle in zip(axes, affine[:3, 3], centre_mm, strict=True)
+            (axis * spacing_mm + origin - centre) ** 2
+            for axis, origin, centre in zip(axes, affine[:3, 3], centre_mm, strict=True)
         )
-        found[box] = np.maximum(found[box], np.clip((radius_mm - np.sqrt(squared)) / spacing_mm + 0.5, 0, 1))
-    return found
+        membership[box] = np.maximum(membership[box], np.clip((radius_mm - np.sqrt(squared)) / spacing_mm + 0.5, 0, 1))
+    return membership
 
 
 def deform(rng: np.random.Generator, spacing_mm: float) -> list[np.ndarray]:
-    """Return where each voxel of a subject lies in the template's world: three (X, Y, Z) maps in mm.
+    """Return the template coordinates of each voxel of a subject: three (X, Y, Z) maps in mm.
 
-    Rotation (2.5 degrees a standard deviation), anisotropic scale (3 %), shift (2 mm), smooth displacements over 45
-    and 16 mm, and a widening or narrowing around the ventricles.
+    Rotation (standard deviation 2.5 degrees), anisotropic scale (3 %), shift (2 mm), smooth displacements over 45 and
+    16 mm, and a widening or narrowing around the ventricles.
     """
+    # Draw the affine part of the deformation.
     shape, affine = grid(spacing_mm)
     angles = np.deg2rad(np.clip(rng.normal(0, 2.5, 3), -6, 6))
     matrix = rotation(angles) @ np.diag(1 / np.clip(rng.normal(1, 0.03, 3), 0.94, 1.06))
@@ -133,6 +137,8 @@ def deform(rng: np.random.Generator, spacing_mm: float) -> list[np.ndarray]:
             zip(shape, affine[:3, 3], HEAD_CENTRE_MM, shift_mm, strict=True)
         )
     ]
+
+    # Add smooth displacements, then widen or narrow around the ventricles.
     position = [
         sum(matrix[row, column] * axes[column] for column in range(3))
         + HEAD_CENTRE_MM[row]
@@ -157,8 +163,8 @@ def rotation(angles: np.ndarray) -> np.ndarray:
 def smooth_field(rng: np.random.Generator, spacing_mm: float, length_mm: float) -> np.ndarray:
     """Return a Gaussian random field (X, Y, Z), mean 0 and variance 1 in every voxel, smooth over `length_mm`.
 
-    Normal coefficients on knots `length_mm` apart, spread by a separable Gaussian; so a field is the same function of
-    position at every spacing.
+    Normal coefficients on knots `length_mm` apart, interpolated by a separable Gaussian, so that a field is the same
+    function of position at every spacing.
     """
     shape, affine = grid(spacing_mm)
     bases = []
@@ -169,10 +175,10 @@ def smooth_field(rng: np.random.Generator, spacing_mm: float, length_mm: float) 
         bases.append(basis / np.sqrt((basis**2).sum(1, keepdims=True)))
     field = rng.standard_normal([basis.shape[1] for basis in bases])
     for basis in bases:
-        field = np.tensordot(field, basis, axes=(0, 1))  # the axis consumed in front comes back last
+        field = np.tensordot(field, basis, axes=(0, 1))  # the first axis is contracted and returns as the last
     return field.astype(np.float32)
 
 
 def sample(map_: np.ndarray, index: list[np.ndarray]) -> np.ndarray:
-    """Return a map at fractional indices, by linear interpolation; beyond its edge the edge goes on."""
+    """Return a map at fractional indices by linear interpolation; outside, the edge value is repeated."""
     return ndimage.map_coordinates(map_, index, order=1, mode="nearest", output=np.float32)

@@ -1,4 +1,4 @@
-"""The head that all synthetic subjects are deformations of.
+"""The atlas head that all synthetic subjects are deformations of.
 
 The brain is the ICBM 2009a symmetric grey- and white-matter maps that nilearn ships; skull, scalp and face are drawn
 around it as distance maps and ellipsoids.
@@ -13,10 +13,10 @@ from scipy import ndimage
 
 Triple = tuple[float, float, float]
 
-COARSE_STEP = 3  # distance maps are smooth: every third millimetre of the template is enough
-COARSE_PADDING = 14  # voxels of the coarse grid around the template, room for skull and scalp
+COARSE_STEP = 3  # mm; distance maps are smooth, so every third millimetre of the template is enough
+COARSE_PADDING = 14  # coarse voxels around the template, room for skull and scalp
 
-# Centre and radii in mm of the template's world, right side; the left one is its mirror image.
+# Centre and radii in mm, template coordinates, right side; the left side is the mirror image.
 DEEP_NUCLEI = (((12, -18, 8), (10, 14, 9)), ((26, 3, 2), (8, 17, 10)), ((13, 14, 8), (7, 11, 12)))
 EYE = ((31, 58, -36), (12, 12, 12))
 SINUSES = (((9, 62, -44), (8, 16, 16)), ((26, 50, -68), (13, 14, 13)))
@@ -25,7 +25,7 @@ FACE = ((0, 6, -82), (70, 90, 70))
 
 @dataclass(frozen=True)
 class Atlas:
-    """The template's maps: fine ones at 1 mm, coarse ones at `COARSE_STEP` mm, each with its voxel-0 world position.
+    """The template's maps: fine ones at 1 mm, coarse ones at `COARSE_STEP` mm, each with the position of voxel 0.
 
     Attributes:
         grey, white: Tissue fractions in [0, 1], (197, 233, 189).
@@ -47,7 +47,7 @@ class Atlas:
 
 @lru_cache(maxsize=2)
 def brain_maps(window_mm: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the atlas's grey and white matter averaged over cubes, so that larger voxels see partial volumes."""
+    """Return the atlas's grey and white matter averaged over cubes, for the partial volumes of larger voxels."""
     return tuple(ndimage.uniform_filter(map_, window_mm) for map_ in (load_atlas().grey, load_atlas().white))
 
 
@@ -59,9 +59,11 @@ def load_atlas() -> Atlas:
     maps = datasets.load_mni152_gm_template(resolution=1), datasets.load_mni152_wm_template(resolution=1)
     grey, white = (np.asarray(image.dataobj, dtype=np.float32) for image in maps)
     fine_origin = maps[0].affine[:3, 3]
+
+    # Build the inside of the skull and the surface of the head on the coarse grid.
     coarse = (grey + white)[::COARSE_STEP, ::COARSE_STEP, ::COARSE_STEP] > 0.4
     coarse = np.pad(coarse, ((COARSE_PADDING,) * 2,) * 3)
-    coarse[:, :, :COARSE_PADDING] = coarse[:, :, COARSE_PADDING : COARSE_PADDING + 1]  # the neck goes on below
+    coarse[:, :, :COARSE_PADDING] = coarse[:, :, COARSE_PADDING : COARSE_PADDING + 1]  # extend the neck downwards
     coarse_origin = fine_origin - COARSE_PADDING * COARSE_STEP
     skull_inside = closed(coarse, 5)
     face = ellipsoid(coarse.shape, coarse_origin, *FACE) > 0.5
@@ -88,7 +90,7 @@ def closed(mask: np.ndarray, radius_mm: float) -> np.ndarray:
 
 def signed_distance(mask: np.ndarray) -> np.ndarray:
     """Return the distance in mm to a coarse mask's surface, positive inside."""
-    inside, outside = (ndimage.distance_transform_edt(part) for part in (mask, ~mask))
+    inside, outside = (ndimage.distance_transform_edt(region) for region in (mask, ~mask))
     return (COARSE_STEP * (inside - outside - np.where(mask, 0.5, -0.5))).astype(np.float32)
 
 

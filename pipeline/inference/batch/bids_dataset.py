@@ -126,10 +126,10 @@ class BidsDerivative:
             return sidecar["SkullStripped"]
         import numpy as np
 
-        from transforms.io.nifti import read_with_doubts
+        from transforms.io.nifti import read_with_cautions
 
         try:
-            voxels, *_ = read_with_doubts(path)  # as it was translated; its doubts are said already
+            voxels, *_ = read_with_cautions(path)  # as it was translated; its cautions are printed already
         except ValueError as error:  # it was taken away or changed meanwhile
             raise UserError(str(error)) from error
         zeros = 1 - float(np.count_nonzero(voxels)) / voxels.size

@@ -95,8 +95,8 @@ def read_series(folder: Path) -> "nib.Nifti1Image":
     Returns:
         (X, Y, Z) float32 voxels with each slice's rescaling applied, on the series' own grid, the affine to RAS
         millimetres. Nothing else of the DICOM headers, so no name of a patient; its file name is the folder's.
-        `extra["doubts"]` says what is doubtful, which `transforms.io.nifti.read_nifti` adds to its warning: gaps in the
-        instance numbers, so that slices may be missing at an end; one file that does not say where it lies, whose
+        `extra["cautions"]` says what is doubtful, which `transforms.io.nifti.read_nifti` adds to its warning: gaps in
+        the instance numbers, so that slices may be missing at an end; one file that does not say where it lies, whose
         affine is then that of a NIfTI header without form codes (LAS), its rows turned as if it were axial.
 
     Raises:
@@ -141,7 +141,7 @@ def _named(image: "nib.Nifti1Image", folder: Path, doubts: list[str]) -> "nib.Ni
     """Return the image with its unit, with the folder's name for messages, and with what is doubtful."""
     image.header.set_xyzt_units("mm")
     image.file_map["image"].filename = str(folder)
-    image.extra["doubts"] = doubts
+    image.extra["cautions"] = doubts
     return image
 
 

@@ -20,22 +20,22 @@ def likeness(voxels, affine=AFFINE, *, axis="axial", size=48, spacing_mm=None, s
 
 @pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
 def test_sizes_are_of_the_file_the_volume_and_the_head_along_right_anterior_superior(axis):
-    found = likeness(scan("T1"), axis=axis)
-    assert found["spacing_mm"] == pytest.approx([4.5, 4.6, 4.8])
-    assert found["field_mm"] == pytest.approx([36 * 4.5, 44 * 4.6, 34 * 4.8], abs=0.1)
-    assert found["head_mm"] == pytest.approx([140, 180, 150], abs=12)  # of an ellipsoid of these axes, with a nose
-    assert json.loads(json.dumps(found)) == found
+    measured = likeness(scan("T1"), axis=axis)
+    assert measured["spacing_mm"] == pytest.approx([4.5, 4.6, 4.8])
+    assert measured["field_mm"] == pytest.approx([36 * 4.5, 44 * 4.6, 34 * 4.8], abs=0.1)
+    assert measured["head_mm"] == pytest.approx([140, 180, 150], abs=12)  # of an ellipsoid of these axes, with a nose
+    assert json.loads(json.dumps(measured)) == measured
 
 
 def test_the_same_head_stored_another_way_is_as_like():
     left_anterior_superior = AFFINE @ np.diag([-1, 1, 1, 1])
     left_anterior_superior[0, 3] = -AFFINE[0, 3]
     voxels = scan("T2")
-    turned = from_canonical(scan("T2"), left_anterior_superior)
-    assert not np.array_equal(voxels, turned)
+    reoriented = from_canonical(scan("T2"), left_anterior_superior)
+    assert not np.array_equal(voxels, reoriented)
     mirrored = AFFINE.copy()
     mirrored[0, 0], mirrored[0, 3] = -4.5, AFFINE[0, 3] + 4.5 * 35
-    assert likeness(turned, mirrored) == likeness(voxels)
+    assert likeness(reoriented, mirrored) == likeness(voxels)
 
 
 def test_training_and_translation_measure_alike_also_where_training_crops():
@@ -69,8 +69,8 @@ def test_the_core_does_not_depend_on_the_volumes_own_scaling():
 def test_fluid_lies_in_the_dark_tail_of_one_contrast_and_in_the_bright_tail_of_the_other():
     t1, t2 = (np.array(likeness(scan(contrast))["core"]) for contrast in ("T1", "T2"))
     assert np.mean(t1) < -0.2 and np.mean(t2) > 0.2
-    again = likeness(scan("T1", seed=7, noise=20))["core"]
-    assert quantile_distance(t1, again) < 0.15 < 0.5 < quantile_distance(t1, t2)
+    second_fingerprint = likeness(scan("T1", seed=7, noise=20))["core"]
+    assert quantile_distance(t1, second_fingerprint) < 0.15 < 0.5 < quantile_distance(t1, t2)
 
 
 def test_pictures_and_heads_of_a_few_voxels_are_like_nothing():
@@ -85,9 +85,9 @@ def test_pictures_and_heads_of_a_few_voxels_are_like_nothing():
 
 
 def test_a_single_slice_has_depth_too():
-    found = likeness(scan("T1")[:, :, 17:18])
-    assert found["head_mm"][2] == pytest.approx(4.8, abs=0.1)
-    assert np.ptp(found["core"]) > 0.5
+    measured = likeness(scan("T1")[:, :, 17:18])
+    assert measured["head_mm"][2] == pytest.approx(4.8, abs=0.1)
+    assert np.ptp(measured["core"]) > 0.5
 
 
 def test_the_distance_is_the_wasserstein_distance():
@@ -111,6 +111,6 @@ def test_a_cohort_is_the_mean_and_the_usual_range_of_its_members():
 
 
 def test_one_odd_volume_among_many_does_not_widen_a_range_and_a_single_member_has_no_reach():
-    many = cohort_fingerprint([member(0.0)] * 49 + [member(0.0, 500.0)])
-    assert many["head_mm"] == [[100, 100]] * 3
+    large_cohort = cohort_fingerprint([member(0.0)] * 49 + [member(0.0, 500.0)])
+    assert large_cohort["head_mm"] == [[100, 100]] * 3
     assert cohort_fingerprint([member(0.3)])["core_reach"] == 0

@@ -36,14 +36,14 @@ def test_every_level_comes_back_the_same(tmp_path):
 @pytest.mark.parametrize("augmentation", [Augmentation(), PLAIN, replace(PLAIN, jitter=1.0)])
 def test_batches_are_those_of_the_store(banks, augmentation):
     usual = UnpairedSlices(*banks, augmentation, 3)
-    there = UnpairedSlices(*on_device_slices(banks, CPU), augmentation, 3)
-    for batch, other in zip(batches(usual, 1), batches(there, 1), strict=True):
-        assert all(torch.equal(*pair) for pair in zip(batch, other, strict=True))
+    on_device = UnpairedSlices(*on_device_slices(banks, CPU), augmentation, 3)
+    for batch, device_batch in zip(batches(usual, 1), batches(on_device, 1), strict=True):
+        assert all(torch.equal(*pair) for pair in zip(batch, device_batch, strict=True))
 
 
 def test_pairs_stay_pairs(banks):
-    there = PairedSlices(*on_device_slices([banks[0], banks[0]], CPU), PLAIN, 3)
-    for first, second in batches(there):
+    on_device = PairedSlices(*on_device_slices([banks[0], banks[0]], CPU), PLAIN, 3)
+    for first, second in batches(on_device):
         assert torch.equal(first, second)
 
 

@@ -22,8 +22,8 @@ def direct(monkeypatch):
 
 @pytest.fixture
 def server():
-    with web_server() as told:
-        yield told
+    with web_server() as web:
+        yield web
 
 
 def get(server, folder, **options):

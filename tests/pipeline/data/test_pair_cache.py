@@ -9,7 +9,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from small_pairs import CHAIN, SETTINGS, build, pair, slices_of
 
-from pipeline.data import pair_cache as pair_store
+from pipeline.data import pair_cache
 from pipeline.data import pairs as pairing
 from pipeline.data.case import Case
 from pipeline.data.pair_cache import common_slices, extract_pair, look_up_pair, pair_key
@@ -31,11 +31,11 @@ def extractions(monkeypatch):
     """Return a list that grows by each pair that is read."""
     read = []
 
-    def noted(cases, *arguments):
+    def recorded_extract(cases, *arguments):
         read.append(cases)
         extract_pair(cases, *arguments)
 
-    monkeypatch.setattr(pair_store, "extract_pair", noted)
+    monkeypatch.setattr(pair_cache, "extract_pair", recorded_extract)
     return read
 
 
@@ -54,14 +54,14 @@ def test_on_one_grid_both_halves_are_what_each_scan_is_on_its_own(tmp_path, no_r
     cases = pair(tmp_path)
     [stored], failures = build([cases], tmp_path)
     assert failures == {} and [half.case for half in stored] == list(cases)
-    positions = stored[0].facts["positions"]
-    alone = {name: value for name, value in SETTINGS.items() if name != "register_pairs"}
+    positions = stored[0].statistics["positions"]
+    chain_settings = {name: value for name, value in SETTINGS.items() if name != "register_pairs"}
     for half, slices in zip(stored, slices_of(stored), strict=True):
-        whole = prepare_scan(half.case.path, CHAIN, 1).stack
-        np.testing.assert_allclose(slices, centre_fit(whole, 40, 40, -1)[positions], atol=2e-5)
-        extract(half.case.path, tmp_path / "alone", alone)  # as unpaired training sees it
-        unpaired = look_up(half.case, tmp_path / "alone", alone)
-        shared = [unpaired.facts["positions"].index(position) for position in positions]
+        whole_scan = prepare_scan(half.case.path, CHAIN, 1).stack
+        np.testing.assert_allclose(slices, centre_fit(whole_scan, 40, 40, -1)[positions], atol=2e-5)
+        extract(half.case.path, tmp_path / "alone", chain_settings)  # as unpaired training sees it
+        unpaired = look_up(half.case, tmp_path / "alone", chain_settings)
+        shared = [unpaired.statistics["positions"].index(position) for position in positions]
         np.testing.assert_array_equal(np.load(unpaired.path)[shared], np.load(half.path))
 
 
@@ -70,9 +70,9 @@ def test_a_second_scan_of_another_field_of_view_is_brought_to_its_place(tmp_path
     affine[:3, 3] = AFFINE[:3, :3] @ [2, 0, 7] + AFFINE[:3, 3]  # begins 2 voxels to the right and 7 further up
     cases = pair(tmp_path, scan("T2", seed=1)[2:, :, 7:], affine)
     [stored], _ = build([cases], tmp_path, settings={**SETTINGS, "register_pairs": False})
-    positions = np.array(stored[0].facts["positions"])
-    own = prepare_scan(cases[1].path, CHAIN, 1).stack
-    in_place = np.pad(own, [(7, 0), (2, 0), (0, 0)], constant_values=-1)
+    positions = np.array(stored[0].statistics["positions"])
+    unregistered = prepare_scan(cases[1].path, CHAIN, 1).stack
+    in_place = np.pad(unregistered, [(7, 0), (2, 0), (0, 0)], constant_values=-1)
     np.testing.assert_allclose(slices_of(stored)[1], centre_fit(in_place, 40, 40, -1)[positions], atol=2e-5)
     assert positions.min() == 7  # below, the second shows nothing
 
@@ -81,7 +81,7 @@ HALF = np.diag([2.0, 2.0, 2.0, 1.0])  # into a world where the head is half as l
 
 
 @pytest.fixture(scope="module")
-def moved(tmp_path_factory):
+def moved_pair(tmp_path_factory):
     """A pair on different grids whose head turned by 11 degrees and moved by 12 mm in between, and its folder."""
     folder = tmp_path_factory.mktemp("moved")
     truth = np.eye(4)
@@ -114,34 +114,34 @@ def agreement(stored):
     return np.corrcoef(first, second)[0, 1]
 
 
-def test_a_head_that_moved_between_the_scans_is_aligned(moved):
-    cases, folder, truth, stored = moved
-    facts, second = stored[0].facts, slices_of(stored)[1]
-    np.testing.assert_allclose(facts["movement"], truth, atol=1.0)
+def test_a_head_that_moved_between_the_scans_is_aligned(moved_pair):
+    cases, folder, truth, stored = moved_pair
+    statistics, second = stored[0].statistics, slices_of(stored)[1]
+    np.testing.assert_allclose(statistics["movement"], truth, atol=1.0)
     affine = np.linalg.inv(HALF) @ AFFINE
     unmoved = prepare_scan(
         write_scan(folder / "unmoved.nii", scan("T2", affine=affine, world_to_head=HALF), affine), CHAIN, 1
     )
-    expected = centre_fit(unmoved.stack, 40, 40, -1)[facts["positions"]]
-    head = centre_fit(unmoved.foreground, 40, 40, False)[facts["positions"]]
+    expected = centre_fit(unmoved.stack, 40, 40, -1)[statistics["positions"]]
+    head = centre_fit(unmoved.foreground, 40, 40, False)[statistics["positions"]]
     assert np.corrcoef(second[head], expected[head])[0, 1] > 0.9
     [by_headers], _ = build([cases], folder, settings={**SETTINGS, "register_pairs": False})
     assert agreement(stored) > 0.6 and agreement(by_headers) < 0.4
 
 
-def test_two_processes_register_and_store_the_same_as_one(moved, tmp_path):
-    cases, folder, _, stored = moved
-    other = pair(tmp_path)
-    [again, _], _ = build([cases, other], tmp_path, processes=2)
-    assert [half.path.read_bytes() for half in again] == [half.path.read_bytes() for half in stored]
+def test_two_processes_register_and_store_the_same_as_one(moved_pair, tmp_path):
+    cases, folder, _, stored = moved_pair
+    other_pair = pair(tmp_path)
+    [second_entry, _], _ = build([cases, other_pair], tmp_path, processes=2)
+    assert [half.path.read_bytes() for half in second_entry] == [half.path.read_bytes() for half in stored]
     note = Path("store/registrations")
     assert contents(tmp_path / note) == contents(folder / note)
 
 
-def test_a_registration_is_shared_with_whoever_reads_the_pair(moved, no_registration):
-    cases, folder, _, stored = moved
+def test_a_registration_is_shared_with_whoever_reads_the_pair(moved_pair, no_registration):
+    cases, folder, _, stored = moved_pair
     reader = pairing.PairReader(CHAIN, 16, register=True, cache=folder / "store" / "registrations")
-    np.testing.assert_array_equal(reader.read(cases)[2], stored[0].facts["movement"])
+    np.testing.assert_array_equal(reader.read(cases)[2], stored[0].statistics["movement"])
 
 
 # ── which slices ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -178,24 +178,24 @@ def test_the_key_changes_with_each_setting(change, tmp_path):
 @pytest.mark.parametrize("version", ["VERSION", "REGISTRATION_VERSION"])
 def test_the_key_changes_with_the_version_of_what_is_stored_and_of_the_registration(version, tmp_path, monkeypatch):
     cases = pair(tmp_path)
-    before = pair_key(cases, SETTINGS)
-    monkeypatch.setattr(pair_store, version, getattr(pair_store, version) + 1)
-    assert pair_key(cases, SETTINGS) != before
+    original = pair_key(cases, SETTINGS)
+    monkeypatch.setattr(pair_cache, version, getattr(pair_cache, version) + 1)
+    assert pair_key(cases, SETTINGS) != original
 
 
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_pair_is_stored_anew_when_either_file_changes(side, tmp_path, extractions):
     cases = pair(tmp_path)
-    [before], _ = build([cases], tmp_path)
-    old = [np.load(half.path) for half in before]
+    [original], _ = build([cases], tmp_path)
+    old = [np.load(half.path) for half in original]
     build([cases], tmp_path)
     assert len(extractions) == 1
     write_scan(cases[side].path, scan(cases[side].contrast, noise=20, seed=5))
     os.utime(cases[side].path, ns=(1, 10**18))
-    [after], _ = build([cases], tmp_path)
+    [remade], _ = build([cases], tmp_path)
     assert len(extractions) == 2
-    changed = [not np.array_equal(np.load(half.path), before) for half, before in zip(after, old, strict=True)]
-    assert changed == [side == 0, side == 1]
+    is_changed = [not np.array_equal(np.load(half.path), original) for half, original in zip(remade, old, strict=True)]
+    assert is_changed == [side == 0, side == 1]
 
 
 DAMAGE = {
@@ -213,7 +213,7 @@ DAMAGE = {
 def test_a_damaged_entry_is_rebuilt(damage, tmp_path, extractions):
     cases = pair(tmp_path)
     build([cases], tmp_path)
-    before = contents(tmp_path / "store")
+    original = contents(tmp_path / "store")
     pattern, spoil = DAMAGE[damage]
     [victim] = (tmp_path / "store").glob(pattern)
     spoil(victim)
@@ -221,4 +221,4 @@ def test_a_damaged_entry_is_rebuilt(damage, tmp_path, extractions):
         os.utime(victim, ns=(2 * 10**18, 2 * 10**18))  # within the clock's last tick it might seem untouched
     assert look_up_pair(cases, tmp_path / "store", SETTINGS) is None
     build([cases], tmp_path)
-    assert contents(tmp_path / "store") == before and len(extractions) == 2
+    assert contents(tmp_path / "store") == original and len(extractions) == 2

@@ -16,16 +16,16 @@ from pipeline.utils.errors import DiskFull, UserError
 def test_a_pair_without_a_common_slice_is_left_out_with_the_reason(tmp_path, capsys):
     affine = AFFINE.copy()
     affine[:3, 3] = AFFINE[:3, :3] @ [0, 22, 0] + AFFINE[:3, 3]
-    half_a_head, far = pair(tmp_path, scan("T2", seed=1)[:, 22:], affine, "half"), np.diag([1.0, 1, 1, 1])
-    far[:3, 3] = 1000
-    apart = pair(tmp_path, affine=far @ AFFINE, subject="far")
+    half_a_head, distant_affine = pair(tmp_path, scan("T2", seed=1)[:, 22:], affine, "half"), np.diag([1.0, 1, 1, 1])
+    distant_affine[:3, 3] = 1000
+    distant_pair = pair(tmp_path, affine=distant_affine @ AFFINE, subject="far")
     good = pair(tmp_path, subject="good")
     settings = {**SETTINGS, "register_pairs": False}
-    stored, failures = build([half_a_head, apart, good], tmp_path, settings=settings)
-    assert [first.case.subject for first, _ in stored] == ["good"] and list(failures) == [half_a_head, apart]
-    one, two = capsys.readouterr().err.splitlines()
-    names = [" and ".join(str(case.path) for case in cases) for cases in (half_a_head, apart)]
-    assert one == (
+    stored, failures = build([half_a_head, distant_pair, good], tmp_path, settings=settings)
+    assert [first.case.subject for first, _ in stored] == ["good"] and list(failures) == [half_a_head, distant_pair]
+    first_line, two = capsys.readouterr().err.splitlines()
+    names = [" and ".join(str(case.path) for case in cases) for cases in (half_a_head, distant_pair)]
+    assert first_line == (
         f"warning: {names[0]}: no slice shows the head whole in both scans, with 10% of foreground; lower "
         "preprocess.min_foreground, or check that both cover the head; left out"
     )
@@ -93,7 +93,7 @@ def test_pictures_are_paired_as_they_are_and_must_have_one_size(tmp_path, capsys
     sizes = {"a": [(36, 44), (36, 44)], "b": [(36, 44), (36, 40)]}
     pairs = [
         tuple(Case(name, "", kind, picture(tmp_path / kind / f"{name}.png", size)) for kind, size in two)
-        for name, two in ((name, zip(("T1", "T2"), both, strict=True)) for name, both in sizes.items())
+        for name, two in ((name, zip(("T1", "T2"), pair_sizes, strict=True)) for name, pair_sizes in sizes.items())
     ]
     stored, failures = build(pairs, tmp_path, settings={**SETTINGS, "percentiles": None})
     assert [first.count for first, _ in stored] == [1] and list(failures) == [pairs[1]]

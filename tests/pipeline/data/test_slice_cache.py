@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from small_store import CHAIN, SETTINGS, build, make_cases
 from small_volumes import write_volume
 
-from pipeline.data import slice_cache as store
+from pipeline.data import slice_cache
 from pipeline.data.case import Case
 from pipeline.data.slice_cache import case_key, decode, encode, extract, look_up
 from transforms.slice_chain import slice_chain
@@ -28,11 +28,11 @@ def extractions(monkeypatch):
     """Return a list that grows by the path of each image that is read."""
     read = []
 
-    def noted(path, *arguments):
+    def recorded_extract(path, *arguments):
         read.append(path)
         extract(path, *arguments)
 
-    monkeypatch.setattr(store, "extract", noted)
+    monkeypatch.setattr(slice_cache, "extract", recorded_extract)
     return read
 
 
@@ -56,11 +56,11 @@ def test_what_is_stored_is_what_the_chain_makes(tmp_path):
     case = Case("s", "", "T1", write_volume(tmp_path / "s.nii.gz"))
     [stored], failures = build([case], tmp_path / "store")
     chain = slice_chain(**CHAIN)({"image": case.path})
-    kept = occupied_slices(chain["image_foreground"], SETTINGS["min_foreground"])
+    occupied = occupied_slices(chain["image_foreground"], SETTINGS["min_foreground"])
     slices = decode(np.load(stored.path))
     assert failures == {} and stored.case == case
-    assert stored.count == len(kept) == len(slices) < len(chain["image"])
-    np.testing.assert_allclose(slices, chain["image"][kept], rtol=0, atol=1e-4)
+    assert stored.count == len(occupied) == len(slices) < len(chain["image"])
+    np.testing.assert_allclose(slices, chain["image"][occupied], rtol=0, atol=1e-4)
     assert slices.shape[1:] == (24, 24) and slices.min() == -1 and slices.max() == 1
 
 
@@ -69,33 +69,33 @@ def test_the_facts_describe_the_file(tmp_path):
     case = Case("s", "", "T1", write_volume(tmp_path / "s.nii.gz", affine=posterior_superior_right))
     [stored], _ = build([case], tmp_path / "store")
     chain = slice_chain(**CHAIN)({"image": case.path})
-    facts = stored.facts
-    assert facts["spacing_mm"] == pytest.approx([3, 1, 2])  # right, anterior, superior
-    assert (facts["low"], facts["high"]) == chain["image_range"]
-    assert facts["integer"] is True
-    assert facts["positions"] == occupied_slices(chain["image_foreground"], 0.1).tolist()
-    assert sum(facts["histogram"]) == chain["image_foreground"].sum()
-    assert facts == json.loads(json.dumps(facts))
+    statistics = stored.statistics
+    assert statistics["spacing_mm"] == pytest.approx([3, 1, 2])  # right, anterior, superior
+    assert (statistics["low"], statistics["high"]) == chain["image_range"]
+    assert statistics["integer"] is True
+    assert statistics["positions"] == occupied_slices(chain["image_foreground"], 0.1).tolist()
+    assert sum(statistics["histogram"]) == chain["image_foreground"].sum()
+    assert statistics == json.loads(json.dumps(statistics))
 
 
 def test_an_entry_of_a_release_that_did_not_keep_the_likeness_is_made_again(tmp_path):
     case = Case("s", "", "T1", write_volume(tmp_path / "s.nii.gz", affine=np.diag([8, 8, 10, 1])))
     [stored], _ = build([case], tmp_path / "store")
     note = stored.path.with_suffix(".json")
-    facts = json.loads(note.read_text())
-    assert facts["likeness"]["spacing_mm"] == [8, 8, 10]
-    del facts["likeness"]
-    note.write_text(json.dumps(facts))
+    statistics = json.loads(note.read_text())
+    assert statistics["likeness"]["spacing_mm"] == [8, 8, 10]
+    del statistics["likeness"]
+    note.write_text(json.dumps(statistics))
     assert look_up(case, tmp_path / "store", SETTINGS) is None
-    [again], _ = build([case], tmp_path / "store")
-    assert again == stored
+    [second_entry], _ = build([case], tmp_path / "store")
+    assert second_entry == stored
 
 
 def test_the_facts_give_the_files_own_spacing_when_it_is_resampled(tmp_path):
     case = Case("s", "", "T1", write_volume(tmp_path / "s.nii.gz", affine=np.diag([1, 1.5, 2, 1])))
     [stored], _ = build([case], tmp_path / "store", settings={**SETTINGS, "spacing_mm": [1.25, 4.0]})
-    assert stored.facts["spacing_mm"] == pytest.approx([1, 1.5, 2])
-    assert stored.facts["positions"] == [0, 1, 2, 3, 4, 5]  # 12 slices of 2 mm are 6 of 4 mm
+    assert stored.statistics["spacing_mm"] == pytest.approx([1, 1.5, 2])
+    assert stored.statistics["positions"] == [0, 1, 2, 3, 4, 5]  # 12 slices of 2 mm are 6 of 4 mm
 
 
 # ── keys ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -116,18 +116,18 @@ def test_the_key_changes_with_each_setting(change, tmp_path):
 
 def test_the_key_changes_with_the_version_of_what_is_stored(tmp_path, monkeypatch):
     path = write_volume(tmp_path / "s.nii.gz")
-    before = case_key(path, SETTINGS)
-    monkeypatch.setattr(store, "VERSION", store.VERSION + 1)
-    assert case_key(path, SETTINGS) != before
+    original = case_key(path, SETTINGS)
+    monkeypatch.setattr(slice_cache, "VERSION", slice_cache.VERSION + 1)
+    assert case_key(path, SETTINGS) != original
 
 
 def test_the_key_changes_with_path_size_and_time(tmp_path):
-    path, other = tmp_path / "a.nii", tmp_path / "b.nii"
+    path, other_path = tmp_path / "a.nii", tmp_path / "b.nii"
     path.write_bytes(b"12345678")
-    other.write_bytes(b"12345678")
+    other_path.write_bytes(b"12345678")
     os.utime(path, ns=(1, 10**18))
-    os.utime(other, ns=(1, 10**18))
-    keys = [case_key(path, SETTINGS), case_key(other, SETTINGS)]
+    os.utime(other_path, ns=(1, 10**18))
+    keys = [case_key(path, SETTINGS), case_key(other_path, SETTINGS)]
     os.utime(path, ns=(1, 10**18 + 1000))
     keys.append(case_key(path, SETTINGS))
     path.write_bytes(b"123456789")
@@ -202,7 +202,7 @@ DAMAGE = {
 def test_a_damaged_entry_is_rebuilt(damage, tmp_path, extractions):
     case = Case("s", "", "T1", write_volume(tmp_path / "s.nii.gz"))
     build([case], tmp_path / "store")
-    before = contents(tmp_path / "store")
+    original = contents(tmp_path / "store")
     suffix, spoil = DAMAGE[damage]
     [victim] = (tmp_path / "store").glob(f"*{suffix}")
     spoil(victim)
@@ -210,26 +210,26 @@ def test_a_damaged_entry_is_rebuilt(damage, tmp_path, extractions):
         os.utime(victim, ns=(2 * 10**18, 2 * 10**18))  # within the clock's last tick it might seem untouched
     assert look_up(case, tmp_path / "store", SETTINGS) is None
     [stored], failures = build([case], tmp_path / "store")
-    assert contents(tmp_path / "store") == before and failures == {}
+    assert contents(tmp_path / "store") == original and failures == {}
     assert len(extractions) == 2 and len(np.load(stored.path)) == stored.count
 
 
 def test_a_replaced_image_is_noticed(tmp_path):
     case = Case("s", "", "T1", write_volume(tmp_path / "s.nii.gz", seed=1))
-    [before], _ = build([case], tmp_path / "store")
-    old = np.load(before.path)
+    [original], _ = build([case], tmp_path / "store")
+    old = np.load(original.path)
     write_volume(case.path, seed=2)
     assert look_up(case, tmp_path / "store", SETTINGS) is None
-    [after], _ = build([case], tmp_path / "store")
-    assert not np.array_equal(np.load(after.path), old)
+    [remade], _ = build([case], tmp_path / "store")
+    assert not np.array_equal(np.load(remade.path), old)
 
 
 def test_two_processes_store_the_same_as_one(tmp_path):
     cases = make_cases(tmp_path, 2)
-    alone, _ = build(cases, tmp_path / "one", processes=1)
+    single_process, _ = build(cases, tmp_path / "one", processes=1)
     together, _ = build(cases, tmp_path / "two", processes=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    assert [replace(entry, path=None) for entry in alone] == [replace(entry, path=None) for entry in together]
+    assert [replace(entry, path=None) for entry in single_process] == [replace(entry, path=None) for entry in together]
 
 
 def test_storing_leaves_this_process_its_threads(tmp_path):
@@ -248,13 +248,13 @@ def test_storing_leaves_this_process_its_threads(tmp_path):
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_encoding_slice_by_slice_is_encoding_the_whole(kind):
     slices = np.random.default_rng(0).uniform(-1, 1, (3, 20, 24)).astype(kind)
-    plainly = np.round((slices + 1) * (store.LEVELS / 2)).astype(np.uint16)
+    plainly = np.round((slices + 1) * (slice_cache.LEVELS / 2)).astype(np.uint16)
     np.testing.assert_array_equal(encode(slices), plainly)
 
 
 def test_the_file_of_slices_is_the_one_numpy_saves(tmp_path):
     slices = np.random.default_rng(0).uniform(-1, 1, (3, 20, 24)).astype(np.float32)
-    written = store.write_slices(tmp_path / "ours.npy", slices)
+    written = slice_cache.write_slices(tmp_path / "ours.npy", slices)
     np.save(tmp_path / "numpy.npy", encode(slices))
     content = (tmp_path / "numpy.npy").read_bytes()
     assert (tmp_path / "ours.npy").read_bytes() == content
@@ -269,4 +269,4 @@ def test_the_histogram_is_numpys():
     mask = random.random(slices.shape) < 0.9
     for inside in (mask, np.ones_like(mask), np.zeros_like(mask)):
         expected, _ = np.histogram(slices[inside], bins=256, range=(-1, 1))
-        np.testing.assert_array_equal(store.histogram(slices, inside), expected)
+        np.testing.assert_array_equal(slice_cache.histogram(slices, inside), expected)

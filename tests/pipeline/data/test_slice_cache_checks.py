@@ -9,7 +9,7 @@ from small_pairs import pair
 from small_store import SETTINGS, build, make_cases
 from terminal import Terminal
 
-from pipeline.data import cache_filling as extraction
+from pipeline.data import cache_filling
 from pipeline.data.slice_cache import build_slice_cache
 
 
@@ -72,7 +72,7 @@ def test_looking_through_the_store_shows_a_bar_where_it_takes_long(tmp_path, mon
     options = {"processes": 1, "on_bad_volume": "stop"}
     build_slice_cache(cases, tmp_path / "store", SETTINGS, **options)
     assert "checking the store" not in terminal.taken()
-    monkeypatch.setattr(extraction, "SHOWN_AFTER_S", 0)
+    monkeypatch.setattr(cache_filling, "PROGRESS_BAR_DELAY_S", 0)
     build_slice_cache(cases, tmp_path / "store", SETTINGS, **options)
     assert "checking the store: 100%" in terminal.taken()
     build_slice_cache(cases, tmp_path / "store", SETTINGS, **options, quiet=True)
@@ -83,11 +83,15 @@ def test_looking_through_the_store_shows_a_bar_where_it_takes_long(tmp_path, mon
 def test_times_that_come_about_by_themselves_are_no_mark(what_was_touched, tmp_path, reads, capsys):
     cases = make_cases(tmp_path, 1)[:1]
     [stored], _ = build(cases, tmp_path / "store")
-    note, now = stored.path.with_suffix(".json"), 1_700_000_000.25
+    note, time_s = stored.path.with_suffix(".json"), 1_700_000_000.25
     content = bytearray(stored.path.read_bytes())
     content[-5] ^= 255
     stored.path.write_bytes(content)
-    times = {"both": (now, now), "both, to the second": (int(now), int(now)), "copied": (now, now + 0.004)}
+    times = {
+        "both": (time_s, time_s),
+        "both, to the second": (int(time_s), int(time_s)),
+        "copied": (time_s, time_s + 0.004),
+    }
     for path, time in zip((stored.path, note), times[what_was_touched], strict=True):
         os.utime(path, (time, time))
     reads.clear()

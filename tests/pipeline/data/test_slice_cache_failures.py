@@ -12,7 +12,7 @@ from full_disk import fill
 from small_store import SETTINGS, build, make_cases
 from small_volumes import write_volume
 
-from pipeline.data import slice_cache as store
+from pipeline.data import slice_cache
 from pipeline.data.case import Case
 from pipeline.data.slice_cache import extract
 from pipeline.utils.errors import DiskFull, UserError
@@ -91,17 +91,18 @@ def test_a_disk_that_fills_within_an_entry_leaves_the_entries_before_and_the_res
     suffix, room, tmp_path, monkeypatch
 ):
     cases = make_cases(tmp_path, 2)
-    [before], _ = build(cases[:1], tmp_path / "store")
-    content = before.path.read_bytes()
+    [original], _ = build(cases[:1], tmp_path / "store")
+    content = original.path.read_bytes()
     with monkeypatch.context() as patch:
         fill(patch, room, suffix)
         with pytest.raises(DiskFull) as caught:
             build(cases, tmp_path / "store")
-    named = re.fullmatch(r"(.*): disk full, [\d.]+ \w+ left; free some space and run again", str(caught.value))
-    assert Path(named[1]).parent == tmp_path / "store" and named[1].endswith(suffix)
+    match = re.fullmatch(r"(.*): disk full, [\d.]+ \w+ left; free some space and run again", str(caught.value))
+    assert Path(match[1]).parent == tmp_path / "store" and match[1].endswith(suffix)
     assert not list((tmp_path / "store").glob(".tmp-*"))
-    assert store.look_up(cases[0], tmp_path / "store", SETTINGS) == before and before.path.read_bytes() == content
-    assert store.look_up(cases[1], tmp_path / "store", SETTINGS) is None
+    assert slice_cache.look_up(cases[0], tmp_path / "store", SETTINGS) == original
+    assert original.path.read_bytes() == content
+    assert slice_cache.look_up(cases[1], tmp_path / "store", SETTINGS) is None
     stored, failures = build(cases, tmp_path / "store")
     assert [entry.case for entry in stored] == cases and failures == {}
 
@@ -150,7 +151,7 @@ def test_an_image_replaced_while_it_is_read_is_not_served(tmp_path, monkeypatch,
         if path == bad.path:
             write_volume(path, seed=5, shape=(22, 22, 12))
 
-    monkeypatch.setattr(store, "extract", replaced_meanwhile)
+    monkeypatch.setattr(slice_cache, "extract", replaced_meanwhile)
     stored, failures = build([good, bad], tmp_path / "store")
     assert [entry.case for entry in stored] == [good]
     assert failures == {bad: "changed while it was being read; run again"}

@@ -33,12 +33,12 @@ def subjects(cases):
 
 
 def test_counts_are_numbers_of_subjects_and_both_contrasts_of_each_are_kept():
-    made = split(cohort(both=10, sessions=("ses-1", "ses-2")), validation=2, test=3)
-    assert len(subjects(made.validation)) == 2
-    assert len(subjects(made.test)) == 3
-    assert len(made.validation) == 2 * 2 * 2
-    assert len(made.test) == 3 * 2 * 2
-    assert [len(subjects(made.train[contrast])) for contrast in CONTRASTS] == [3, 2]
+    result = split(cohort(both=10, sessions=("ses-1", "ses-2")), validation=2, test=3)
+    assert len(subjects(result.validation)) == 2
+    assert len(subjects(result.test)) == 3
+    assert len(result.validation) == 2 * 2 * 2
+    assert len(result.test) == 3 * 2 * 2
+    assert [len(subjects(result.train[contrast])) for contrast in CONTRASTS] == [3, 2]
 
 
 @pytest.mark.parametrize(
@@ -73,38 +73,38 @@ def test_paired_training_keeps_the_pairs_in_step():
 
 
 def test_validation_and_test_come_from_subjects_with_a_pair():
-    made = split(cohort(both=6, first=30, second=30), validation=2, test=2)
-    assert {name[0] for name in subjects(made.validation + made.test)} == {"b"}
+    result = split(cohort(both=6, first=30, second=30), validation=2, test=2)
+    assert {name[0] for name in subjects(result.validation + result.test)} == {"b"}
 
 
 def test_without_any_pair_each_contrast_gives_its_share():
-    made = split(cohort(first=20, second=10), validation=0.1, test=2)
-    assert sorted(name[0] for name in subjects(made.test)) == ["a", "a", "c", "c"]
-    assert sorted(name[0] for name in subjects(made.validation)) == ["a", "a", "c"]
-    assert (len(made.train["T1"]), len(made.train["T2"])) == (16, 7)
+    result = split(cohort(first=20, second=10), validation=0.1, test=2)
+    assert sorted(name[0] for name in subjects(result.test)) == ["a", "a", "c", "c"]
+    assert sorted(name[0] for name in subjects(result.validation)) == ["a", "a", "c"]
+    assert (len(result.train["T1"]), len(result.train["T2"])) == (16, 7)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_subjects_whose_contrasts_never_meet_in_a_session_are_still_drawn_whole(seed):
     apart = [Case(f"x{n}", f"s{c}", c, Path(f"x{n}{c}")) for n in range(12) for c in CONTRASTS]
-    made = split(apart, validation=2, test=2, seed=seed)
-    train = subjects(made.train["T1"]) | subjects(made.train["T2"])
-    assert len(subjects(made.validation)) == len(subjects(made.test)) == 2
-    assert len(made.test) == 4
-    assert len(train | subjects(made.validation) | subjects(made.test)) == len(train) + 4 == 12
+    result = split(apart, validation=2, test=2, seed=seed)
+    train = subjects(result.train["T1"]) | subjects(result.train["T2"])
+    assert len(subjects(result.validation)) == len(subjects(result.test)) == 2
+    assert len(result.test) == 4
+    assert len(train | subjects(result.validation) | subjects(result.test)) == len(train) + 4 == 12
 
 
 def test_what_the_source_set_aside_is_the_test_set_and_test_takes_no_more():
-    aside = [Case(f"test{number}", "", "T1", Path(f"{number}.png"), "test") for number in range(3)]
-    made = split(cohort(first=10, second=10) + aside, validation=1, test=5)
-    assert set(made.test) == set(aside)
-    assert len(made.validation) == 2
-    assert (len(made.train["T1"]), len(made.train["T2"])) == (9, 9)
+    reserved = [Case(f"test{number}", "", "T1", Path(f"{number}.png"), "test") for number in range(3)]
+    result = split(cohort(first=10, second=10) + reserved, validation=1, test=5)
+    assert set(result.test) == set(reserved)
+    assert len(result.validation) == 2
+    assert (len(result.train["T1"]), len(result.train["T2"])) == (9, 9)
 
 
 def test_other_contrasts_are_left_out():
-    made = split([*cohort(both=4), Case("b0", "", "PD", Path("pd.nii"))], test=1)
-    assert {case.contrast for case in (*made.test, *made.train["T1"], *made.train["T2"])} == {"T1", "T2"}
+    result = split([*cohort(both=4), Case("b0", "", "PD", Path("pd.nii"))], test=1)
+    assert {case.contrast for case in (*result.test, *result.train["T1"], *result.train["T2"])} == {"T1", "T2"}
 
 
 def test_the_seed_alone_decides_and_not_the_order_of_files():
@@ -120,8 +120,8 @@ def test_one_more_subject_moves_at_most_one_other():
 
 
 def test_a_split_that_was_made_once_is_made_again():
-    made = split(cohort(both=6), validation=1, test=1, seed=0)
-    assert (subjects(made.validation), subjects(made.test)) == ({"b5"}, {"b2"})
+    result = split(cohort(both=6), validation=1, test=1, seed=0)
+    assert (subjects(result.validation), subjects(result.test)) == ({"b5"}, {"b2"})
 
 
 @pytest.mark.parametrize("pairing", ["unpaired", "paired"])
@@ -142,13 +142,13 @@ def test_no_subject_is_ever_on_two_sides(pairing, both, first, second, apart, va
         for session, contrast in (("s1", "T1"), ("s2", "T2"))
     ]
     try:
-        made = split(cohort(both, first, second) + never_together, validation, test, seed, pairing)
+        result = split(cohort(both, first, second) + never_together, validation, test, seed, pairing)
     except UserError:
         return
-    train_first, train_second = (subjects(made.train[contrast]) for contrast in CONTRASTS)
-    parts = [train_first | train_second, subjects(made.validation), subjects(made.test)]
+    train_first, train_second = (subjects(result.train[contrast]) for contrast in CONTRASTS)
+    parts = [train_first | train_second, subjects(result.validation), subjects(result.test)]
     assert sum(map(len, parts)) == len(set().union(*parts))
-    assert made.train["T1"] and made.train["T2"]
+    assert result.train["T1"] and result.train["T2"]
     assert (train_first == train_second) if pairing == "paired" else not train_first & train_second
 
 
@@ -184,8 +184,8 @@ def test_paired_training_without_pairs_is_told():
 
 
 def test_a_test_folder_does_not_enter_the_count_that_is_too_small():
-    aside = [Case("aside", "", "T1", Path("aside.png"), "test")]
-    message = refusal(cohort(first=1, second=1) + aside, validation=1, test=4)
+    reserved = [Case("aside", "", "T1", Path("aside.png"), "test")]
+    message = refusal(cohort(first=1, second=1) + reserved, validation=1, test=4)
     assert message.startswith("of 2 subjects (1 with T1 only, 1 with T2 only, 0 with both) validation takes 2, which")
 
 

@@ -57,7 +57,7 @@ def test_shared_is_what_both_contrasts_show_below_the_crown(folder, capsys):
     assert its.coverage == Coverage("axial", SHORT * SLICE_MM, {"T1": TALL * SLICE_MM, "T2": SHORT * SLICE_MM})
     assert counts(its) == {"T1": [SHORT] * 3, "T2": [SHORT] * 3}
     for entry in its.stored["T1"]:
-        assert entry.facts["positions"] == list(range(TALL - SHORT, TALL))  # the upper ones, though air varies above
+        assert entry.statistics["positions"] == list(range(TALL - SHORT, TALL))  # the upper, though air varies above
     assert {its.facts[contrast]["slices"] for contrast in ("T1", "T2")} == {3 * SHORT} and its.longest == 3 * SHORT
     assert its.facts["T1"]["likeness"]["coverage_mm"] == 48.0
     captured = capsys.readouterr()
@@ -101,7 +101,7 @@ def test_the_range_costs_no_other_entry_of_the_store(folder):
 def test_other_axes_are_cut_from_the_front_and_about_the_middle(axis, along, tmp_path):
     write_cohort(tmp_path / "data", axis=along)
     its = prepared(config(tmp_path, axis=axis))
-    positions = [entry.facts["positions"] for entry in its.stored["T1"]]
+    positions = [entry.statistics["positions"] for entry in its.stored["T1"]]
     first = TALL - SHORT if axis == "coronal" else (TALL - SHORT) // 2
     assert positions == [list(range(first, first + SHORT))] * 3
     assert counts(its)["T2"] == [SHORT] * 3
@@ -155,11 +155,11 @@ def test_pairs_are_cut_from_the_first_scans_crown(folder):
     settings = settings.model_copy(update=changes)
     whole = prepared(settings.model_copy(update={"preprocess": config(folder, "all").preprocess}), paired=True)
     its = prepared(settings, paired=True)
-    heads = {entry.case: entry.facts["head_slices"] for entry in whole.stored["T1"]}
+    heads = {entry.case: entry.statistics["head_slices"] for entry in whole.stored["T1"]}
     assert len(its.pairs) == len(whole.pairs) > 0
     for cut, all_of_it in zip(its.pairs, whole.pairs, strict=True):
         last = heads[cut[0].case][1]
-        expected = [position for position in all_of_it[0].facts["positions"] if position > last - 8]
-        assert [half.facts["positions"] for half in cut] == [expected] * 2
+        expected = [position for position in all_of_it[0].statistics["positions"] if position > last - 8]
+        assert [half.statistics["positions"] for half in cut] == [expected] * 2
         assert 0 < cut[0].count == cut[1].count < all_of_it[0].count
     assert training_data(its) != training_data(whole)

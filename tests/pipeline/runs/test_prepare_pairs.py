@@ -7,7 +7,7 @@ from head_scans import scan, write_scan
 from PIL import Image
 
 from pipeline.config.schema import Config
-from pipeline.data import pair_cache as pair_store
+from pipeline.data import pair_cache
 from pipeline.data import pairs as pairing
 from pipeline.runs.prepare import cohort_facts, find_cases, prepare, require_same_data, split_cases, training_data
 from pipeline.utils.errors import UserError
@@ -106,7 +106,7 @@ def test_a_pair_that_cannot_be_registered_is_left_out_of_training_with_its_reaso
 
 def test_registration_is_done_only_where_the_configuration_wants_it(cohort, monkeypatch):
     asked = []
-    monkeypatch.setattr(pair_store, "extract_pair", lambda cases, folder, settings, cache: asked.append(settings))
+    monkeypatch.setattr(pair_cache, "extract_pair", lambda cases, folder, settings, cache: asked.append(settings))
     for wanted in (True, False):
         evaluation = cohort.evaluation.model_copy(update={"register_pairs": wanted})
         with pytest.raises(UserError, match="none of 3 pairs"):
@@ -142,7 +142,7 @@ def test_resumed_training_is_refused_when_a_pair_changed(cohort):
     (first, second), *others = prepared.pairs
     shifted = np.eye(4)
     shifted[0, 3] = 0.01
-    moved = (replace(first, facts=first.facts | {"movement": shifted.tolist()}), second)
+    moved = (replace(first, statistics=first.statistics | {"movement": shifted.tolist()}), second)
     for pairs_now in ((moved, *others), tuple(others)):
         with pytest.raises(UserError, match=f"training data changed .*{first.case.name} and {second.case.name}"):
             require_same_data(before, training_data(replace(prepared, pairs=pairs_now)), Path("x"))

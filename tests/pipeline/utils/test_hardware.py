@@ -85,7 +85,7 @@ def test_what_is_kept_counts_as_free_memory_so_that_a_volume_is_read_twice_under
 
     def twice():
         most = resident() + 1.3 * NEEDED
-        monkeypatch.setattr(memory, "_measured", lambda: int(most - resident()))
+        monkeypatch.setattr(memory, "_available_memory", lambda: int(most - resident()))
         return {"sums": [float(read_nifti(path)[0].sum(dtype=np.float64)) for _ in range(3)]}
 
     for found in results(tmp_path / "processes", twice):

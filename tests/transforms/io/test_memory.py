@@ -11,8 +11,8 @@ from transforms.io.memory import free_memory
 def groups(tmp_path, monkeypatch):
     """A machine with 8,000 bytes free and this process in the control group a/b; returns what writes a group."""
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8000))
-    monkeypatch.setattr(memory, "GROUPS", tmp_path)
-    monkeypatch.setattr(memory, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(memory, "CGROUP_ROOT", tmp_path)
+    monkeypatch.setattr(memory, "PROCESS_CGROUPS", tmp_path / "own")
     (tmp_path / "own").write_text("1:name=systemd:/x\n0::/a/b\n")
 
     def write(group, most, used, cache):
@@ -49,5 +49,5 @@ def test_groups_of_the_first_version_count_too(groups, tmp_path):
 
 
 def test_no_control_groups_at_all(groups, monkeypatch, tmp_path):
-    monkeypatch.setattr(memory, "OWN_GROUPS", tmp_path / "none")
+    monkeypatch.setattr(memory, "PROCESS_CGROUPS", tmp_path / "none")
     assert free_memory() == 8000

@@ -262,8 +262,8 @@ def test_nibabels_log_is_kept_back_in_this_thread_and_this_block_alone(caplog):
     log = imageglobals.logger
     with nibabel_silent():
         log.warning("here")
-        other = Thread(target=lambda: log.warning("elsewhere"))
-        other.start()
-        other.join()
+        thread = Thread(target=lambda: log.warning("elsewhere"))
+        thread.start()
+        thread.join()
     log.warning("afterwards")
     assert [record.message for record in caplog.records] == ["elsewhere", "afterwards"]

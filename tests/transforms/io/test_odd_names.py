@@ -13,12 +13,12 @@ ODD = os.fsdecode(b"caf\xe9")
 @pytest.mark.parametrize("name", ["plain.png", "café.png", f"{ODD}.png", f"x.{ODD}"])
 def test_the_file_is_found_under_a_name_in_utf8(tmp_path, name):
     (tmp_path / name).write_text("content")
-    with utf8_name(tmp_path / name) as given:
-        given.encode()
-        with open(given) as stream:  # noqa: PTH123
+    with utf8_name(tmp_path / name) as utf8_path:
+        utf8_path.encode()
+        with open(utf8_path) as stream:  # noqa: PTH123
             assert stream.read() == "content"
-        assert (given == str(tmp_path / name)) == (ODD not in name)
-    assert os.path.lexists(given) == (ODD not in name)
+        assert (utf8_path == str(tmp_path / name)) == (ODD not in name)
+    assert os.path.lexists(utf8_path) == (ODD not in name)
 
 
 def test_deep_colour_is_read_from_any_folder(tmp_path):

@@ -13,7 +13,7 @@ def make(folder, *names):
         (folder / name).touch()
 
 
-def found(folder, patterns=BIDS):
+def session_of_files(folder, patterns=BIDS):
     """Return (subject, session, contrast) -> relative path."""
     cases = nifti_cases(folder, patterns)
     assert cases == sorted(cases)
@@ -103,13 +103,15 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_bids_sessions_are_kept_apart(tmp_path):
     for session in ("ses-1", "ses-2"):
         make(tmp_path, *(f"sub-01/{session}/anat/sub-01_{session}_T{number}w.nii.gz" for number in (1, 2)))
-    assert set(found(tmp_path)) == {("01", ses, contrast) for ses in ("ses-1", "ses-2") for contrast in ("T1", "T2")}
+    assert set(session_of_files(tmp_path)) == {
+        ("01", ses, contrast) for ses in ("ses-1", "ses-2") for contrast in ("T1", "T2")
+    }
 
 
 def test_runs_are_named_only_where_a_contrast_has_several(tmp_path):
     make(tmp_path, *(f"sub-01/anat/sub-01_run-{run}_T{number}w.nii.gz" for run in (1, 2) for number in (1, 2)))
     make(tmp_path, "sub-02/anat/sub-02_run-1_T1w.nii.gz", "sub-02/anat/sub-02_T2w.nii.gz")
-    assert set(found(tmp_path)) == {
+    assert set(session_of_files(tmp_path)) == {
         *(("01", run, contrast) for run in ("run-1", "run-2") for contrast in ("T1", "T2")),
         ("02", "", "T1"),
         ("02", "", "T2"),
@@ -119,7 +121,7 @@ def test_runs_are_named_only_where_a_contrast_has_several(tmp_path):
 def test_an_acquisition_is_named_where_runs_do_not_tell_apart(tmp_path):
     make(tmp_path, *(f"sub-01/ses-a/sub-01_ses-a_acq-{acq}_run-1_T1w.nii.gz" for acq in ("hi", "lo")))
     make(tmp_path, "sub-01/ses-a/sub-01_ses-a_run-1_T2w.nii.gz")
-    cases = found(tmp_path, BIDS)
+    cases = session_of_files(tmp_path, BIDS)
     assert ("01", "ses-a_run-1_acq-hi", "T1") in cases
     assert ("01", "ses-a_run-1_acq-lo", "T1") in cases
     assert ("01", "ses-a_run-1_acq-hi", "T2") in cases
@@ -128,13 +130,13 @@ def test_an_acquisition_is_named_where_runs_do_not_tell_apart(tmp_path):
 def test_runs_pair_across_acquisitions_of_different_names(tmp_path):
     make(tmp_path, *(f"sub-01/sub-01_acq-hi_run-{run}_T1w.nii.gz" for run in (1, 2)))
     make(tmp_path, *(f"sub-01/sub-01_acq-tse_run-{run}_T2w.nii.gz" for run in (1, 2)))
-    assert {key[1] for key in found(tmp_path)} == {"run-1", "run-2"}
+    assert {key[1] for key in session_of_files(tmp_path)} == {"run-1", "run-2"}
     assert len(paired(tmp_path)) == 2
 
 
 def test_other_entities_tell_apart_by_what_the_wildcards_matched(tmp_path):
     make(tmp_path, *(f"sub-01/anat/sub-01_rec-{rec}_T{number}w.nii.gz" for rec in ("norm", "raw") for number in (1, 2)))
-    assert {key[1] for key in found(tmp_path)} == {"rec-norm", "rec-raw"}
+    assert {key[1] for key in session_of_files(tmp_path)} == {"rec-norm", "rec-raw"}
     assert len(paired(tmp_path)) == 2
 
 
@@ -160,7 +162,7 @@ def test_a_labs_visits_are_sessions_alike_in_both_contrasts(tmp_path):
     visits = ("2019-01-02", "visit_b")
     make(tmp_path, *(f"p1/{visit}/{name}.nii.gz" for visit in visits for name in ("T1_mprage", "T2_tse")))
     make(tmp_path, "p2/visit_a/T1_mprage.nii.gz", "p2/visit_a/T2_tse.nii.gz")
-    assert set(found(tmp_path, LAB)) == {
+    assert set(session_of_files(tmp_path, LAB)) == {
         *(("p1", visit, contrast) for visit in visits for contrast in ("T1", "T2")),
         ("p2", "", "T1"),
         ("p2", "", "T2"),
@@ -170,7 +172,7 @@ def test_a_labs_visits_are_sessions_alike_in_both_contrasts(tmp_path):
 def test_a_single_scan_joins_its_own_visit_and_no_other(tmp_path):
     make(tmp_path, "p1/v1/T1.nii.gz", "p1/v2/T1.nii.gz", "p1/v2/T2.nii.gz")
     make(tmp_path, "p2/v1/T1.nii.gz", "p2/v2/T1.nii.gz", "p2/v3/T2.nii.gz")
-    cases = found(tmp_path, LAB)
+    cases = session_of_files(tmp_path, LAB)
     assert cases["p1", "v2", "T2"] == "p1/v2/T2.nii.gz"
     assert [pair[0].path.parent.name for pair in pairs(nifti_cases(tmp_path, LAB), ("T1", "T2"))] == ["v2"]
     assert len(cases) == 6
@@ -200,7 +202,7 @@ def test_a_session_inside_the_subjects_name_would_leak_and_is_refused(tmp_path):
     make(tmp_path, "sub-01_ses-1_T1w.nii.gz", "sub-01_ses-2_T1w.nii.gz")
     with pytest.raises(UserError, match=r"matched 'sub-01_ses-1', which holds a BIDS 'ses-' entity"):
         nifti_cases(tmp_path, {"T1": "{subject}_T1w.nii.gz"})
-    assert set(found(tmp_path, {"T1": "{subject}_*T1w.nii.gz"})) == {
+    assert set(session_of_files(tmp_path, {"T1": "{subject}_*T1w.nii.gz"})) == {
         ("sub-01", "ses-1", "T1"),
         ("sub-01", "ses-2", "T1"),
     }
@@ -218,25 +220,25 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
 @pytest.mark.parametrize("pattern", ["{subject}_T1w.nii.gz", "{subject}_T1w.nii", "{subject}_T1w.NII.GZ"])
 def test_volumes_are_taken_however_their_suffix_is_spelt(name, pattern, tmp_path):
     make(tmp_path, "p1_T1w.nii.gz", name)
-    assert set(found(tmp_path, {"T1": pattern})) == {("p1", "", "T1"), ("p2", "", "T1")}
+    assert set(session_of_files(tmp_path, {"T1": pattern})) == {("p1", "", "T1"), ("p2", "", "T1")}
 
 
 def test_a_file_spelt_as_the_pattern_says_goes_before_another_of_the_same_name(tmp_path):
     make(tmp_path, "p1.nii", "p1.nii.gz", "p2.nii", "p2.NII.gz", "p3.nii.GZ")
-    assert found(tmp_path, {"T1": "{subject}.nii"}) == {
+    assert session_of_files(tmp_path, {"T1": "{subject}.nii"}) == {
         ("p1", "", "T1"): "p1.nii",
         ("p2", "", "T1"): "p2.nii",
         ("p3", "", "T1"): "p3.nii.GZ",
     }
     make(tmp_path, "p4.NII", "p4.nii.GZ")
     with pytest.raises(UserError, match=r"p4\.(NII|nii\.GZ) and .*p4\.(NII|nii\.GZ): the same volume twice"):
-        found(tmp_path, {"T1": "{subject}.nii"})
+        session_of_files(tmp_path, {"T1": "{subject}.nii"})
 
 
 def test_two_contrasts_may_be_told_apart_by_their_suffix_alone(tmp_path):
     make(tmp_path, "p1.nii", "p1.nii.gz", "p2.nii")
     patterns = {"T1": "{subject}.nii", "T2": "{subject}.nii.gz"}
-    assert found(tmp_path, patterns) == {
+    assert session_of_files(tmp_path, patterns) == {
         ("p1", "", "T1"): "p1.nii",
         ("p1", "", "T2"): "p1.nii.gz",
         ("p2", "", "T1"): "p2.nii",
@@ -246,13 +248,13 @@ def test_two_contrasts_may_be_told_apart_by_their_suffix_alone(tmp_path):
 def test_visits_are_the_same_words_however_the_suffix_is_spelt(tmp_path):
     make(tmp_path, "p1_v1_T1.nii.GZ", "p1_v2_T1.nii.gz", "p1_v1_T2.nii", "p1_v2_T2.nii.gz")
     patterns = {"T1": "{subject}_*_T1*", "T2": "{subject}_*_T2.nii.gz"}
-    assert {key[1] for key in found(tmp_path, patterns)} == {"v1", "v2"}
+    assert {key[1] for key in session_of_files(tmp_path, patterns)} == {"v1", "v2"}
 
 
 def test_volumes_of_other_formats_are_named_where_they_are_not_there_as_nifti(tmp_path, capsys):
     make(tmp_path, "sub-1/sub-1_T1w.nii.gz", "sub-2/sub-2_T1w.MGZ", "sub-3/sub-3_T1w.hdr", "sub-3/sub-3_T1w.img")
     make(tmp_path, "sub-1/sub-1_T1w.mgz", "sub-1/sub-1_T1w.json", "sub-4/sub-4_FLAIR.mgz")
-    assert len(found(tmp_path, {"T1": BIDS["T1"]})) == 2
+    assert len(session_of_files(tmp_path, {"T1": BIDS["T1"]})) == 2
     assert capsys.readouterr().err == (
         f"warning: {tmp_path}: data.patterns.T1 'sub-{{subject}}/**/*_T1w.nii.gz' would match 1 volume of another "
         "format than .nii, .nii.gz or .mgz, such as sub-3/sub-3_T1w.hdr; left out, convert to .nii.gz to have them "

@@ -50,10 +50,10 @@ def test_subjects_seeds_and_contrasts_differ(tmp_path):
 
 
 def test_a_volume_does_not_depend_on_the_other_contrasts_asked_for():
-    alone = make_subject(0, 1, COARSE_MM, ["T2"])
+    single_contrast = make_subject(0, 1, COARSE_MM, ["T2"])
     together = make_subject(0, 1, COARSE_MM)
     assert list(together) == ["T1", "T2", "PD", "FLAIR"]
-    np.testing.assert_array_equal(alone["T2"], together["T2"])
+    np.testing.assert_array_equal(single_contrast["T2"], together["T2"])
 
 
 def test_volumes_are_int16_in_millimetres_scanner_space_and_right_anterior_superior(tmp_path):
@@ -76,7 +76,7 @@ def test_two_millimetres_fit_a_square_of_128():
 
 def test_a_rerun_touches_nothing_and_remakes_only_what_is_missing_or_damaged(tmp_path):
     cases = cohort(tmp_path)
-    before = contents(cases)
+    original_contents = contents(cases)
     for case in cases:
         os.utime(case.path, ns=(10**18, 10**18))
     missing, truncated, garbled, untouched = (case.path for case in cases)
@@ -84,7 +84,7 @@ def test_a_rerun_touches_nothing_and_remakes_only_what_is_missing_or_damaged(tmp
     truncated.write_bytes(truncated.read_bytes()[:-100])
     garbled.write_bytes(b"not a volume")
     assert cohort(tmp_path) == cases
-    assert contents(cases) == before
+    assert contents(cases) == original_contents
     assert untouched.stat().st_mtime_ns == 10**18
     assert all(path.stat().st_mtime_ns != 10**18 for path in (missing, truncated, garbled))
     os.utime(missing, ns=(10**18, 10**18))
@@ -184,8 +184,8 @@ def test_a_deformation_never_folds_and_moves_no_point_far(seed):
     at_rest = np.stack(
         np.meshgrid(*(np.arange(n) * 4.0 + o for n, o in zip(shape, affine[:3, 3], strict=True)), indexing="ij")
     )
-    moved = np.linalg.norm(position - at_rest, axis=0)
-    assert 1 < moved.mean() < 20
+    displacement = np.linalg.norm(position - at_rest, axis=0)
+    assert 1 < displacement.mean() < 20
 
 
 def test_a_smooth_field_has_variance_one_and_is_smooth():

@@ -19,10 +19,10 @@ SETTINGS = {
 
 def doubtful(path, seed):
     """A volume with one voxel that is no number."""
-    sound = nib.load(write_volume(path, seed))
-    data = sound.get_fdata(dtype=np.float32)
+    image = nib.load(write_volume(path, seed))
+    data = image.get_fdata(dtype=np.float32)
     data[0, 0, 0] = np.nan
-    nib.save(nib.Nifti1Image(data, sound.affine), path)
+    nib.save(nib.Nifti1Image(data, image.affine), path)
     return path
 
 
@@ -34,9 +34,9 @@ def cases(tmp_path):
     ]
 
 
-def each_is_one_clean_line(said, cases):
-    lines = sorted(said.splitlines())
-    assert len(lines) == len(cases) and ".py" not in said
+def each_is_one_clean_line(printed, cases):
+    lines = sorted(printed.splitlines())
+    assert len(lines) == len(cases) and ".py" not in printed
     for line, case in zip(lines, sorted(cases, key=lambda case: str(case.path)), strict=True):
         assert line.startswith(f"warning: {case.path}: ")
     return True
@@ -64,6 +64,6 @@ build_store(cases, Path({str(tmp_path / "store")!r}), {SETTINGS!r}, processes=2,
 
 def test_what_is_doubtful_about_a_pair_is_a_line_each(cases, tmp_path, capfd):
     settings = {**SETTINGS, "register_pairs": False}
-    how = {"cache": tmp_path / "cache", "processes": 1, "on_bad_volume": "stop", "quiet": True}
-    build_pair_cache([tuple(cases)], tmp_path / "store", settings, **how)
+    options = {"cache": tmp_path / "cache", "processes": 1, "on_bad_volume": "stop", "quiet": True}
+    build_pair_cache([tuple(cases)], tmp_path / "store", settings, **options)
     assert each_is_one_clean_line(capfd.readouterr().err, cases)
