@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.options import device, volume
-from benchmarks.timing import Side, Work, machine, measure, show, spelt
+from benchmarks.timing import Side, Work, duration_text, machine, measure, show
 from pipeline.utils.arguments import count
 from pipeline.utils.console import cli_main, echo
 
@@ -243,7 +243,7 @@ def measure_extraction(path: Path, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         extract(path, Path(folder), {**SETTINGS, "min_foreground": MIN_FOREGROUND})
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
-    echo(f"extrapolated to 100 subjects, 200 volumes of {spelt(stored.seconds)}: {200 * size / 2**30:.2f} GiB, "
+    echo(f"extrapolated to 100 subjects, 200 volumes of {duration_text(stored.seconds)}: {200 * size / 2**30:.2f} GiB, "
         f"{200 * stored.seconds / 60:.1f} minutes on one core")  # fmt: skip
 
 

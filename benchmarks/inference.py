@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 from benchmarks.options import device, volume
-from benchmarks.timing import Side, machine, measure, peak_mib, rows_of, spelt
+from benchmarks.timing import Side, duration_text, machine, measure, peak_mib, table_rows
 from pipeline.utils.arguments import count
 from pipeline.utils.console import cli_main, echo, table
 
@@ -72,9 +72,9 @@ def _plain(network: "nn.Module") -> "nn.Module":
     """Have a network compute as torch's own layers do, in the memory layout that they begin with."""
     import torch
 
-    from networks.cpu_kernels.convolutions import plainly
+    from networks.cpu_kernels.convolutions import reference_layers
 
-    return plainly(network).to(memory_format=torch.contiguous_format)
+    return reference_layers(network).to(memory_format=torch.contiguous_format)
 
 
 def head(size: int, slices: int) -> "np.ndarray":
@@ -163,7 +163,7 @@ def compare(common: dict, batch_size: int, rounds: int) -> None:
     timings = measure(sides, rounds=rounds, title="slices")
     rows = [
         [*row, f"{timing.prepared:.1f} s"]
-        for row, timing in zip(rows_of(timings, "slice"), timings.values(), strict=True)
+        for row, timing in zip(table_rows(timings, "slice"), timings.values(), strict=True)
     ]
     echo(table(["", "time a slice", "rate", "ratio", "peak memory", "set-up, first call"], rows))
     echo()
@@ -245,7 +245,12 @@ def file_to_file(common: dict, batch_size: int, rounds: int, *, forms: bool, pre
         echo(f"{kept} of {len(opened.slices)} slices show something; {source.stat().st_size / 2**20:.1f} MiB read")
     whole = statistics.median(taken["all"][1:])
     rows = [
-        [name, spelt(statistics.median(times[1:])), f"{statistics.median(times[1:]) / whole:.0%}", spelt(times[0])]
+        [
+            name,
+            duration_text(statistics.median(times[1:])),
+            f"{statistics.median(times[1:]) / whole:.0%}",
+            duration_text(times[0]),
+        ]
         for name, times in taken.items()
     ]
     echo(table(["stage", "median", "share", "the first"], rows))

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.commands import overrides_within, run_command
 from benchmarks.options import duration
-from benchmarks.timing import in_turns, machine, spelt
+from benchmarks.timing import duration_text, in_turns, machine
 from pipeline.utils.arguments import count
 from pipeline.utils.console import cli_main, echo, table
 
@@ -107,7 +107,7 @@ def record(seconds: float, step_seconds: float, log_every: int, rounds: int) -> 
         waited = statistics.median(one["waited"] for one in ones) / steps
         shares = [f"{part / step_seconds:.2%}" for part in (computed, waited)]
         start = statistics.median(one["start"] for one in ones)
-        rows.append([how, spelt(computed), shares[0], spelt(waited), shares[1], spelt(start)])
+        rows.append([how, duration_text(computed), shares[0], duration_text(waited), shares[1], duration_text(start)])
     return rows
 
 
@@ -136,9 +136,11 @@ def doors(rounds: int) -> list[list[str]]:
         volume.touch()
         for name, (arguments, expected) in DOORS.items():
             seconds = answer_seconds([f"pipeline.{name}", "--help"], rounds, f"python -m pipeline.{name}", 0)
-            rows.append([f"{name} --help", spelt(seconds)])
+            rows.append([f"{name} --help", duration_text(seconds)])
             wrong = [part.format(volume=volume, folder=folder) for part in arguments]
-            rows.append([f"{name}, refused", spelt(answer_seconds([f"pipeline.{name}", *wrong], rounds, expected, 2))])
+            rows.append(
+                [f"{name}, refused", duration_text(answer_seconds([f"pipeline.{name}", *wrong], rounds, expected, 2))]
+            )
     return rows
 
 
@@ -147,7 +149,7 @@ def plan(subjects: int) -> list[list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["pipeline.run", PHANTOM, "--dry-run", f"data.subjects={subjects}", *overrides_within(folder)]
         seconds = answer_seconds(arguments, 1, "nothing was written", 0)
-    return [[f"run --dry-run, {subjects:,} subjects", spelt(seconds)]]
+    return [[f"run --dry-run, {subjects:,} subjects", duration_text(seconds)]]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -166,7 +168,10 @@ def main(argv: list[str] | None = None) -> int:
     echo(machine())
     if "record" in told.only:
         rows = record(told.seconds, told.step_seconds, told.log_every, told.rounds)
-        echo(f"\na record of {LOSSES} values every {told.log_every} steps of {spelt(told.step_seconds)}, by the step")
+        echo(
+            f"\na record of {LOSSES} values every {told.log_every} steps of {duration_text(told.step_seconds)}, "
+            "by the step"
+        )
         echo(table(["record", "computed", "of a step", "waited for", "of a step", "start, once"], rows))
     answers = doors(told.rounds) if "doors" in told.only else []
     answers += plan(told.subjects) if "plan" in told.only else []

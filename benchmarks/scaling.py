@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.commands import overrides_within, run_command
 from benchmarks.step import prepare as prepare_step
-from benchmarks.timing import Side, Timing, Work, machine, measure, spelt
+from benchmarks.timing import Side, Timing, Work, duration_text, machine, measure
 from pipeline.utils.arguments import count
 from pipeline.utils.console import cli_main, echo, table
 
@@ -99,7 +99,8 @@ def lines_of(name: str, unit: str, timings: Mapping[int, Timing]) -> list[list[s
     peaks = [one.peak_mib for one in timings.values()]
     told = [f"{peak:,.0f} MiB" for peak in peaks] if all(peaks) else ["–"] * len(peaks)
     rows = [
-        [name, f"{size:,} {unit}", spelt(timings[size].seconds), peak] for size, peak in zip(sizes, told, strict=True)
+        [name, f"{size:,} {unit}", duration_text(timings[size].seconds), peak]
+        for size, peak in zip(sizes, told, strict=True)
     ]
     exponent = f"{law(sizes, [one.seconds for one in timings.values()]):.2f}"
     return [*rows, [name, "exponent", exponent, f"{law(sizes, peaks):.2f}" if all(peaks) else "–"]]
@@ -164,7 +165,7 @@ def gaps_of(records: list[tuple[int, float]], steps: int) -> tuple[list[float], 
 def fifths(name: str, seconds: list[float]) -> list[list[str]]:
     """Return a table row of the mean in each fifth of a run, and one of how the last compares with the first."""
     means = [float(fifth.mean()) for fifth in np.array_split(np.array(seconds), 5)]
-    rows = [["run length", f"{name}, fifth {place}", spelt(mean), "–"] for place, mean in enumerate(means, 1)]
+    rows = [["run length", f"{name}, fifth {place}", duration_text(mean), "–"] for place, mean in enumerate(means, 1)]
     return [*rows, ["run length", f"{name}, last over first", f"{means[-1] / means[0]:.2f}", "–"]]
 
 

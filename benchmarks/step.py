@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from benchmarks.options import device, duration
-from benchmarks.timing import Side, Work, machine, measure, rows_of
+from benchmarks.timing import Side, Work, machine, measure, table_rows
 from pipeline.config.schema import Config
 from pipeline.utils.arguments import count
 from pipeline.utils.console import cli_main, echo, table
@@ -160,7 +160,7 @@ def time_row(row: str, batch: int, arguments: argparse.Namespace) -> list[list[s
     timings = measure(sides, rounds=arguments.rounds, seconds=arguments.seconds, title=f"{row}, batch {batch}")
     flop = flop_of_step(row, batch) if arguments.roof else 0
     rows = []
-    for cells, kind in zip(rows_of({kind: timings[kind] for kind in kinds}, "step"), kinds, strict=True):
+    for cells, kind in zip(table_rows({kind: timings[kind] for kind in kinds}, "step"), kinds, strict=True):
         share = "–"
         if arguments.roof:
             precision = "float32" if kind == "plain" else kind.split()[0]

@@ -181,13 +181,13 @@ def _torch_on_gpu() -> ModuleType | None:
     return torch if torch is not None and torch.cuda.is_initialized() else None
 
 
-def rows_of(timings: Mapping[str, Timing], unit: str, yardstick: str | None = None) -> list[list[str]]:
+def table_rows(timings: Mapping[str, Timing], unit: str, yardstick: str | None = None) -> list[list[str]]:
     """Return a table row a side: name, time a unit, units a second, ratio to the yardstick (the first), memory."""
     reference = timings[yardstick or next(iter(timings))]
     return [
         [
             name,
-            spelt(timing.seconds),
+            duration_text(timing.seconds),
             f"{1 / timing.seconds:.4g} {unit}s/s",
             f"{timing.ratio_to(reference):.3f}",
             f"{timing.peak_mib:,.0f} MiB",
@@ -198,10 +198,10 @@ def rows_of(timings: Mapping[str, Timing], unit: str, yardstick: str | None = No
 
 def show(timings: Mapping[str, Timing], unit: str, yardstick: str | None = None) -> None:
     """Print the sides' table."""
-    echo(table(["", f"time a {unit}", "rate", "ratio", "peak memory"], rows_of(timings, unit, yardstick)))
+    echo(table(["", f"time a {unit}", "rate", "ratio", "peak memory"], table_rows(timings, unit, yardstick)))
 
 
-def spelt(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """Return a duration with three digits and the unit that suits it."""
     for unit, factor in (("s", 1), ("ms", 1e3), ("µs", 1e6)):
         if seconds * factor >= 1 or unit == "µs":

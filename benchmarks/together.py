@@ -16,7 +16,7 @@ import time
 
 from benchmarks.options import device
 from benchmarks.step import ROWS, config_of
-from benchmarks.timing import Timing, in_turns, machine, spelt
+from benchmarks.timing import Timing, duration_text, in_turns, machine
 from pipeline.utils.arguments import count
 from pipeline.utils.console import cli_main, echo, table
 
@@ -26,10 +26,10 @@ def work(row: str, batch: int, device: str, steps: int) -> None:
     import torch
 
     from pipeline.engines.registry import build_engine
-    from pipeline.utils.distributed import opened
+    from pipeline.utils.distributed import init_distributed
     from pipeline.utils.hardware import choose_device, set_up, tune
 
-    with opened() as world:
+    with init_distributed() as world:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         set_up(max(1, cores // world.size))
         config, place = config_of(row, batch), choose_device(device)
@@ -87,7 +87,12 @@ def main(argv: list[str] | None = None) -> int:
     timings = {count: Timing(tuple(seconds), 0.0, 0.0) for count, seconds in taken.items()}
     first = timings[arguments.processes[0]]
     rows = [
-        [f"{count}", spelt(one.seconds), f"{arguments.batch / one.seconds:.3g}", f"{1 / one.ratio_to(first):.2f}"]
+        [
+            f"{count}",
+            duration_text(one.seconds),
+            f"{arguments.batch / one.seconds:.3g}",
+            f"{1 / one.ratio_to(first):.2f}",
+        ]
         for count, one in timings.items()
     ]
     echo(machine())

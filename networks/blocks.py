@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from networks.cpu_kernels.convolutions import Convolution, RepeatedDoubling, TransposedConvolution
+from networks.cpu_kernels.convolutions import Convolution, TransposedConvolution, UpsampleConvolution
 
 Upsampling = Literal["transposed", "nearest"]
 
@@ -39,7 +39,7 @@ def reflect_conv(before: int, after: int, kernel: int, stride: int = 1, *, bias:
 
 def upsample(
     before: int, after: int, upsampling: Upsampling, *, kernel: Literal[3, 4], bias: bool = False
-) -> TransposedConvolution | RepeatedDoubling:
+) -> TransposedConvolution | UpsampleConvolution:
     """Return a layer that doubles height and width.
 
     "transposed" is a stride-2 transposed convolution of the given kernel. "nearest" repeats every pixel twice and
@@ -53,7 +53,9 @@ def upsample(
     if upsampling == "transposed":
         return TransposedConvolution(before, after, kernel, 2, 1, output_padding=kernel % 2, bias=bias)
     if upsampling == "nearest":
-        return RepeatedDoubling(nn.Upsample(scale_factor=2, mode="nearest"), reflect_conv(before, after, 3, bias=bias))
+        return UpsampleConvolution(
+            nn.Upsample(scale_factor=2, mode="nearest"), reflect_conv(before, after, 3, bias=bias)
+        )
     raise ValueError(f"upsampling is {upsampling!r}; choose transposed or nearest")
 
 
@@ -80,18 +82,18 @@ class ResidualBlock(nn.Module):
         return features + self.layers(features)
 
 
-def require_size(image: Tensor, network: str, stride: int = 1, least: int = 1) -> None:
-    """Raise a ValueError unless height and width are multiples of `stride` and at least `least`.
+def require_size(image: Tensor, network: str, stride: int = 1, minimum: int = 1) -> None:
+    """Raise a ValueError unless height and width are multiples of `stride` and at least `minimum`.
 
     Args:
         image: (N, C, H, W).
         network: What the message calls the network, with its article.
     """
     height, width = image.shape[-2:]
-    if height % stride or width % stride or height < least or width < least:
+    if height % stride or width % stride or height < minimum or width < minimum:
         multiples = f" to multiples of {stride}" if stride > 1 else ""
-        minimum = f"{',' if multiples else ' to'} at least {least}" if least > stride else ""
-        raise ValueError(f"slices of {height}×{width} pixels do not fit {network}; pad both sides{multiples}{minimum}")
+        smallest = f"{',' if multiples else ' to'} at least {minimum}" if minimum > stride else ""
+        raise ValueError(f"slices of {height}×{width} pixels do not fit {network}; pad both sides{multiples}{smallest}")
 
 
 def intermediate_features(image: Tensor, layers: Iterable[nn.Module], taps: Collection[int]) -> list[Tensor]:

@@ -21,7 +21,7 @@ class MultiScaleDiscriminator(nn.Module):
         spectral_norm: Whether to normalise every convolution spectrally.
 
     Attributes:
-        least: Height and width must be at least this.
+        minimum_size: Height and width must be at least this.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class MultiScaleDiscriminator(nn.Module):
         spectral_norm: bool = False,
     ):
         super().__init__()
-        self.least = 2 ** (layers + scales - 1)
+        self.minimum_size = 2 ** (layers + scales - 1)
         self.halve = nn.AvgPool2d(3, 2, 1, count_include_pad=False)
         self.scales = nn.ModuleList(_one_scale(layers, width, in_channels) for _ in range(scales))
         initialise_normal(self)
@@ -45,9 +45,9 @@ class MultiScaleDiscriminator(nn.Module):
         """Map (N, in_channels, H, W) in [-1, 1] to logits (N, 1, h, w) at each scale, the finest first.
 
         Raises:
-            ValueError: H or W is less than `least`.
+            ValueError: H or W is less than `minimum_size`.
         """
-        require_size(image, f"a discriminator of {len(self.scales)} scales", least=self.least)
+        require_size(image, f"a discriminator of {len(self.scales)} scales", minimum=self.minimum_size)
         logits = []
         for index, scale in enumerate(self.scales):
             if index > 0:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import group_norm
 
 from networks.blocks import ResidualBlock, conv_norm_act, initialise_kaiming, reflect_conv, require_size
-from networks.cpu_kernels.convolutions import RepeatedDoubling
+from networks.cpu_kernels.convolutions import UpsampleConvolution
 from networks.output import output_image
 
 SLICES_AT_ONCE = 16
@@ -76,7 +76,7 @@ class StyleEncoder(nn.Module):
         Raises:
             ValueError: H or W is less than `2**downs`.
         """
-        require_size(image, f"a style encoder of {self.downs} halvings", least=max(4, 2**self.downs))
+        require_size(image, f"a style encoder of {self.downs} halvings", minimum=max(4, 2**self.downs))
         return self.layers(image).flatten(1)
 
 
@@ -244,7 +244,7 @@ def _standardised(features: Tensor) -> Tensor:
 
 def _up(before: int, after: int) -> nn.Sequential:
     layer_norm = nn.GroupNorm(1, after)  # all channels in one group: layer norm, its scale and offset by channel
-    return RepeatedDoubling(
+    return UpsampleConvolution(
         nn.Upsample(scale_factor=2, mode="nearest"),
         reflect_conv(before, after, 5, bias=True),
         layer_norm,

@@ -31,16 +31,16 @@ from pipeline.runs.prepare import (
     require_same_data,
     training_data,
 )
-from pipeline.training.failure_advice import advice_after_no_number, where_settings_change
+from pipeline.training.failure_advice import advice_after_not_finite, new_output_advice
 from pipeline.training.failure_monitor import FailureMonitor, cohort
 from pipeline.training.history import history_texts
 from pipeline.training.loop import Callbacks, train
 from pipeline.training.loss_monitor import NotFinite
-from pipeline.training.resume import Opening, open_run, require_alike
+from pipeline.training.resume import StartingPoint, find_starting_point, require_alike
+from pipeline.training.run_context import RunContext
 from pipeline.training.run_logging import log_inputs, open_tracker
 from pipeline.training.run_record import mark_unfinished
 from pipeline.training.schedule import schedule_of, warn_of_lost_rate
-from pipeline.training.sitting import Sitting
 from pipeline.training.trainer_state import TrainerState
 from pipeline.training.validation import Validation, save_sample
 from pipeline.utils.console import bar, echo, warn
@@ -51,7 +51,7 @@ from pipeline.utils.hardware import choose_device, require_able, set_up, tune
 from pipeline.utils.interruption import Interruption
 from transforms.augmentation import Augmentation
 
-NOBODY = Callbacks(  # in every process but the first, which writes and judges for all
+SILENT_CALLBACKS = Callbacks(  # in every process but the first, which writes and judges for all
     log=lambda metrics, step: None,
     validate=lambda: {"validation/score": float("-inf")},
     sample=lambda epochs, step: None,
@@ -89,12 +89,12 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
     device = choose_device(config.device)
     _require_able(device, config, folder)
     tune(device, tf32=config.training.tf32)
-    opening = open_run(config, folder, world)
+    opening = find_starting_point(config, folder, world)
     version = chain_version(opening.state)
     prepared = world.main_process_first(
         lambda: _prepare(config, folder, opening, quiet, save=world.is_main, version=version)
     )
-    opening = opening.beside(prepared.split)
+    opening = opening.with_overlap(prepared.split)
     torch.manual_seed(config.seed)
     engine = build_engine(config, device, world)
     state, position = opening.state, opening.position
@@ -112,17 +112,17 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
     )
     record = open_tracker(config, folder, state, device) if world.is_main else nullcontext()
     with Interruption() as interruption, record as tracker:
-        sitting = Sitting(
+        context = RunContext(
             config, folder, prepared, engine, position, reader, tracker, device, quiet, world, opening.history
         )
         if world.is_main:
-            log_inputs(sitting)
+            log_inputs(context)
             tracker.set_tags(opening.tags())
-        if position.epochs < sitting.schedule.epochs:
+        if position.epochs < context.schedule.epochs:
             if world.is_main:
-                warn_of_lost_rate(sitting.schedule)
+                warn_of_lost_rate(context.schedule)
             try:
-                _train(sitting, state, interruption)
+                _train(context, state, interruption)
             except ProcessLost as lost:
                 if interruption.signal_number is None:
                     raise
@@ -132,7 +132,7 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
         if not world.is_main:
             return position, steps_before, ""
         with interruption.at_once():
-            finish(sitting)
+            finish(context)
         return position, steps_before, tracker.how_to_open()
 
 
@@ -142,10 +142,12 @@ def _require_able(device: torch.device, config: Config, folder: RunFolder) -> No
     try:
         require_able(device, precision=training.precision, cuda_graph=training.cuda_graph)
     except UserError as error:  # of the two, a run that has trained takes another `cuda_graph` alone
-        raise UserError(f"{error}{where_settings_change(folder) if 'precision' in str(error) else ''}") from error
+        raise UserError(f"{error}{new_output_advice(folder) if 'precision' in str(error) else ''}") from error
 
 
-def _prepare(config: Config, folder: RunFolder, opening: Opening, quiet: bool, *, save: bool, version: int) -> Prepared:
+def _prepare(
+    config: Config, folder: RunFolder, opening: StartingPoint, quiet: bool, *, save: bool, version: int
+) -> Prepared:
     """Prepare the data, and write down the configuration, split and range that the run has from now on.
 
     A split that was saved counts where something was trained on it, or the first process has just saved it.
@@ -168,120 +170,120 @@ def _prepare(config: Config, folder: RunFolder, opening: Opening, quiet: bool, *
     return prepared
 
 
-def _train(sitting: Sitting, state: dict | None, interruption: Interruption) -> None:
+def _train(context: RunContext, state: dict | None, interruption: Interruption) -> None:
     """Train what is still to be trained.
 
     Raises:
         NotFinite: losses or weights were no numbers; the message says what to change, and where.
     """
-    config = sitting.config
-    if sitting.world.is_main:
-        mark_unfinished(sitting.folder.record, trains=True)
-    banks = {contrast: SliceBank(sitting.prepared.stored[contrast]) for contrast in config.contrasts}
-    slices = _slices(sitting, banks)
-    if sitting.world.is_main:
+    config = context.config
+    if context.world.is_main:
+        mark_unfinished(context.folder.record, trains=True)
+    banks = {contrast: SliceBank(context.prepared.stored[contrast]) for contrast in config.contrasts}
+    slices = _slices(context, banks)
+    if context.world.is_main:
         with interruption.at_once("before the next step; the same command goes on from there"):
-            observers = _observers(sitting, _validation(sitting, banks))
+            observers = _observers(context, _validation(context, banks))
     else:
-        observers = NOBODY
+        observers = SILENT_CALLBACKS
     if state is not None:  # after all that might draw random numbers
         restore_random_state(state["random"])
     try:
         train(
-            sitting.engine,
+            context.engine,
             slices,
-            sitting.schedule,
-            sitting.position,
-            replace(observers, begin=partial(sitting.world.seed, config.seed)),
-            device=sitting.device,
+            context.schedule,
+            context.position,
+            replace(observers, begin=partial(context.world.seed, config.seed)),
+            device=context.device,
             interruption=interruption,
-            world=sitting.world,
-            step=CapturedStep(sitting.engine) if config.training.cuda_graph else None,
+            world=context.world,
+            step=CapturedStep(context.engine) if config.training.cuda_graph else None,
         )
     except NotFinite as error:
-        raise NotFinite(f"{error}; {advice_after_no_number(config, sitting.folder, sitting.position)}") from error
+        raise NotFinite(f"{error}; {advice_after_not_finite(config, context.folder, context.position)}") from error
 
 
-def _observers(sitting: Sitting, validation: Validation) -> Callbacks:
+def _observers(context: RunContext, validation: Validation) -> Callbacks:
     """Return what happens besides the steps."""
     return Callbacks(
-        log=sitting.tracker.log_metrics,
-        validate=partial(_validate, sitting, validation, sitting.watch()),
-        sample=partial(_sample, sitting, validation),
-        save=partial(_save, sitting),
-        bar=lambda done, total: bar(initial=done, total=total, desc="training", unit="step", disable=sitting.quiet),
+        log=context.tracker.log_metrics,
+        validate=partial(_validate, context, validation, context.failure_monitor()),
+        sample=partial(_sample, context, validation),
+        save=partial(_save, context),
+        bar=lambda done, total: bar(initial=done, total=total, desc="training", unit="step", disable=context.quiet),
     )
 
 
-def _slices(sitting: Sitting, banks: dict[str, SliceBank]) -> UnpairedSlices | PairedSlices:
+def _slices(context: RunContext, banks: dict[str, SliceBank]) -> UnpairedSlices | PairedSlices:
     """Return what the engine is shown: both contrasts of the same slices, or each contrast's own."""
-    config = sitting.config
+    config = context.config
     augmentation = Augmentation(**config.augment.model_dump())
-    placed = partial(on_device_slices, device=sitting.device) if config.training.slices_on_device else list
-    if sitting.engine.paired:
-        first, second = placed([SliceBank(side) for side in zip(*sitting.prepared.pairs, strict=True)])
+    placed = partial(on_device_slices, device=context.device) if config.training.slices_on_device else list
+    if context.engine.paired:
+        first, second = placed([SliceBank(side) for side in zip(*context.prepared.pairs, strict=True)])
         return PairedSlices(first, second, augmentation, config.seed)
     return UnpairedSlices(*placed([*banks.values()]), augmentation, config.seed)
 
 
-def _validate(sitting: Sitting, validation: Validation, watch: FailureMonitor) -> dict[str, float]:
+def _validate(context: RunContext, validation: Validation, watch: FailureMonitor) -> dict[str, float]:
     """Score the networks as they are now, and warn of what the detectors find."""
-    metrics = validation.scores(sitting.translators())
-    watch(metrics, sitting.position.step // sitting.schedule.steps_per_epoch)
+    metrics = validation.scores(context.translators())
+    watch(metrics, context.position.step // context.schedule.steps_per_epoch)
     return metrics
 
 
-def _validation(sitting: Sitting, banks: dict[str, SliceBank]) -> Validation:
-    held_out = sitting.prepared.split.validation
+def _validation(context: RunContext, banks: dict[str, SliceBank]) -> Validation:
+    held_out = context.prepared.split.validation
     if not held_out:
         warn("warning: split.validation is 0: pictures and scores without pairs come from the training subjects")
     return Validation(
-        held_out or [entries[0].case for entries in sitting.prepared.stored.values()],
-        sitting.config.contrasts,
+        held_out or [entries[0].case for entries in context.prepared.stored.values()],
+        context.config.contrasts,
         scored_in_pairs=bool(held_out),
-        reader=sitting.reader,
-        slices=sitting.config.training.validation_slices,
-        histograms=sitting.histograms,
-        coverage=sitting.prepared.coverage,
-        cohorts={contrast: cohort(bank, sitting.histograms[contrast]) for contrast, bank in banks.items()},
-        device=sitting.device,
-        precision=precision_of(sitting.config, sitting.device),
-        store=sitting.config.preprocess.store,
-        processes=sitting.config.preprocess.processes,
-        quiet=sitting.quiet,
+        reader=context.reader,
+        slices=context.config.training.validation_slices,
+        histograms=context.histograms,
+        coverage=context.prepared.coverage,
+        cohorts={contrast: cohort(bank, context.histograms[contrast]) for contrast, bank in banks.items()},
+        device=context.device,
+        precision=precision_of(context.config, context.device),
+        store=context.config.preprocess.store,
+        processes=context.config.preprocess.processes,
+        quiet=context.quiet,
     )
 
 
-def _sample(sitting: Sitting, validation: Validation, epoch: int, step: int) -> None:
+def _sample(context: RunContext, validation: Validation, epoch: int, step: int) -> None:
     """Draw the fixed validation slices as the networks translate them now."""
-    config = sitting.config
+    config = context.config
     oriented = config.data.source != "images"
-    panels = validation.panels(sitting.translators(), config.training.sample_slices, oriented=oriented)
+    panels = validation.panels(context.translators(), config.training.sample_slices, oriented=oriented)
     for target, panel in panels.items():
-        direction = sitting.folder.direction(config.contrasts, target)
-        save_sample(sitting.folder.samples, direction, epoch, panel)
-        sitting.tracker.log_image(f"samples/{direction}", panel, step)
+        direction = context.folder.direction(config.contrasts, target)
+        save_sample(context.folder.samples, direction, epoch, panel)
+        context.tracker.log_image(f"samples/{direction}", panel, step)
 
 
-def _save(sitting: Sitting, position: dict, best: bool) -> None:
+def _save(context: RunContext, position: dict, best: bool) -> None:
     """Write a checkpoint: all that a bitwise resume needs, and all that a translation needs.
 
     Raises:
         NotFinite: a weight is not finite: an earlier checkpoint must not be replaced by such a one.
     """
-    if not all_finite_weights(sitting.engine.networks().values()):
+    if not all_finite_weights(context.engine.networks().values()):
         raise NotFinite(f"training stopped at step {position['step']}: weights are no longer finite")
     state = {
-        "config": sitting.config.model_dump(mode="json"),
-        "chain_version": sitting.reader.settings.get("version", 1),
-        "facts": sitting.prepared.facts,
-        "data": training_data(sitting.prepared),
-        "split": split_to_json(sitting.prepared.split),
-        "translators": {contrast: network.state_dict() for contrast, network in sitting.translators().items()},
-        "engine": sitting.engine.state_dict(),
+        "config": context.config.model_dump(mode="json"),
+        "chain_version": context.reader.settings.get("version", 1),
+        "facts": context.prepared.facts,
+        "data": training_data(context.prepared),
+        "split": split_to_json(context.prepared.split),
+        "translators": {contrast: network.state_dict() for contrast, network in context.translators().items()},
+        "engine": context.engine.state_dict(),
         "position": position,
         "random": random_state(),
-        "mlflow_run_id": sitting.tracker.run_id,
-        "history": sitting.history,
+        "mlflow_run_id": context.tracker.run_id,
+        "history": context.history,
     }
-    sitting.folder.checkpoints.save(state, best=best)
+    context.folder.checkpoints.save(state, best=best)

@@ -14,24 +14,24 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 from torch.nn.utils.parametrize import is_parametrized
 
-from networks.cpu_kernels import gemm_conv as few_pixels
+from networks.cpu_kernels import gemm_conv
 from networks.cpu_kernels.padding import reflect
 from networks.cpu_kernels.single_channel_conv import convolve_from_one, convolve_to_one, double_to_one, halve_from_one
-from networks.cpu_kernels.upsample_conv import convolve_doubled
-from networks.cpu_kernels.winograd import convolve, filters_minimally, pays
+from networks.cpu_kernels.upsample_conv import upsample_and_convolve
+from networks.cpu_kernels.winograd import convolve, is_faster, suits_winograd
 
 Way = Callable[[Tensor, Tensor], Tensor]  # image, weight
 
-_choosing = ContextVar("choosing", default=True)
+_kernels_enabled = ContextVar("kernels_enabled", default=True)
 
 
 class Convolution(nn.Conv2d):
     """`nn.Conv2d`, by a cheaper way where it has one group and pads all sides alike, by reflection or with zeros."""
 
     @property
-    def outruns_compiled(self) -> bool:
+    def is_faster_than_compiled(self) -> bool:
         """Whether in single precision it is faster than what a compiler makes of it, which is the plain way."""
-        return self.stride == (1, 1) and filters_minimally(self.weight)
+        return self.stride == (1, 1) and suits_winograd(self.weight)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, K, h, w) as `nn.Conv2d` does; H and W are more than a padding that reflects."""
@@ -52,8 +52,8 @@ class Convolution(nn.Conv2d):
         if any(side + 2 * padding < reach for side, reach in zip(image.shape[2:], taps, strict=True)):
             return None  # the library says what is wrong
         if self.stride == (2, 2):
-            if padding == 1 and few_pixels.pays(image.shape[0] * image.shape[2] * image.shape[3] // 4, weight):
-                return few_pixels.halve
+            if padding == 1 and gemm_conv.is_faster(image.shape[0] * image.shape[2] * image.shape[3] // 4, weight):
+                return gemm_conv.halve
             return partial(halve_from_one, padding=padding) if channels == 1 else None
         if self.stride != (1, 1):
             return None
@@ -61,7 +61,7 @@ class Convolution(nn.Conv2d):
             way = convolve_to_one
         elif channels == 1:
             way = convolve_from_one
-        elif pays(image, weight, padding):
+        elif is_faster(image, weight, padding):
             way = convolve
         else:
             return None
@@ -78,12 +78,12 @@ class TransposedConvolution(nn.ConvTranspose2d):
         if doubles and output_size is None and _is_usual(self) and kernels_apply(image, weight):
             if weight.shape[1] == 1:
                 return _offset(double_to_one(image, weight), self.bias)
-            if few_pixels.pays(image.shape[0] * image.shape[2] * image.shape[3], weight):
-                return _offset(few_pixels.double(image, weight), self.bias)
+            if gemm_conv.is_faster(image.shape[0] * image.shape[2] * image.shape[3], weight):
+                return _offset(gemm_conv.double(image, weight), self.bias)
         return super().forward(image, output_size)
 
 
-class RepeatedDoubling(nn.Sequential):
+class UpsampleConvolution(nn.Sequential):
     """`nn.Upsample` of factor 2 by nearest neighbour, a `Convolution` that reflects, kernel 3 or 5, and what else."""
 
     def forward(self, image: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class RepeatedDoubling(nn.Sequential):
         plain = is_parametrized(convolution) or min(image.shape[-2:]) < 2  # to ask for such a weight changes it
         if plain or not kernels_apply(image, convolution.weight):
             return super().forward(image)
-        features = _offset(convolve_doubled(image, convolution.weight), convolution.bias)
+        features = _offset(upsample_and_convolve(image, convolution.weight), convolution.bias)
         for layer in others:
             features = layer(features)
         return features
@@ -119,21 +119,21 @@ def kernels_apply(image: Tensor, weight: Tensor) -> bool:
         and image.dtype in (torch.float32, torch.float64)
         and image.dim() == 4
         and not torch.is_autocast_enabled("cpu")
-        and _choosing.get()
+        and _kernels_enabled.get()
     )
 
 
 @contextmanager
 def reference_conv() -> Iterator[None]:
     """Compute the plain way in what follows, as on a GPU: the others are differentiable only once."""
-    before = _choosing.set(False)
+    before = _kernels_enabled.set(False)
     try:
         yield
     finally:
-        _choosing.reset(before)
+        _kernels_enabled.reset(before)
 
 
-def choosing(network: nn.Module) -> nn.Module:
+def accelerate(network: nn.Module) -> nn.Module:
     """Put a `Convolution` in the place of every `nn.Conv2d`, with the same weights; return the network.
 
     To be called on a fresh network, none of whose layers stands in two places: hooks are lost.
@@ -141,7 +141,7 @@ def choosing(network: nn.Module) -> nn.Module:
     return _exchanged(network, lambda layer: _like(layer, Convolution) if type(layer) is nn.Conv2d else None)
 
 
-def plainly(network: nn.Module) -> nn.Module:
+def reference_layers(network: nn.Module) -> nn.Module:
     """Put `nn.Conv2d`, `nn.ConvTranspose2d` and `nn.Sequential` in the place of these layers; return the network.
 
     Raises:
@@ -151,7 +151,7 @@ def plainly(network: nn.Module) -> nn.Module:
 
 
 def _plain(layer: nn.Module) -> nn.Module | None:
-    if isinstance(layer, RepeatedDoubling):
+    if isinstance(layer, UpsampleConvolution):
         return nn.Sequential(*layer)
     for ours, plain in ((Convolution, nn.Conv2d), (TransposedConvolution, nn.ConvTranspose2d)):
         if isinstance(layer, ours):

@@ -17,7 +17,7 @@ FEW = 12  # columns: of fewer, the library makes a product up to ten times faste
 SHARE, LEAST_WEIGHTS = 16, 2**20  # measured: pays with as many weights, for a 16th of as many pixels as channels
 
 
-def pays(pixels: int, weight: Tensor) -> bool:
+def is_faster(pixels: int, weight: Tensor) -> bool:
     """Whether these were measured to be faster than the library.
 
     Args:

@@ -16,7 +16,7 @@ from torch.autograd.function import FunctionCtx
 from torch.nn.functional import conv1d, conv2d
 
 from networks.cpu_kernels.padding import repeat_border
-from networks.cpu_kernels.winograd import convolve, pays
+from networks.cpu_kernels.winograd import convolve, is_faster
 
 # S_a: which of the small image's rows (one a line) the kernel's rows meet, in an output of even and of odd row
 MEETING = {
@@ -25,7 +25,7 @@ MEETING = {
 }
 
 
-def convolve_doubled(image: Tensor, weight: Tensor) -> Tensor:
+def upsample_and_convolve(image: Tensor, weight: Tensor) -> Tensor:
     """Double an image by nearest neighbour, pad by reflection so that the kernel keeps the size, and correlate.
 
     Args:
@@ -39,7 +39,7 @@ def convolve_doubled(image: Tensor, weight: Tensor) -> Tensor:
     meeting = torch.tensor(MEETING[kernel], dtype=weight.dtype, device=weight.device)
     kernels = torch.einsum("asp,btq,kcpq->kabcst", meeting, meeting, weight).flatten(0, 2)
     around = repeat_border(image)
-    parities = (convolve if pays(around, kernels) else conv2d)(around, kernels)
+    parities = (convolve if is_faster(around, kernels) else conv2d)(around, kernels)
     parities = parities.unflatten(1, (-1, 2, 2))  # (N, K, a, b, rows, columns)
     if kernel == 3:
         parities = _aligned(parities)

@@ -46,7 +46,7 @@ def convolve(image: Tensor, weight: Tensor) -> Tensor:
     return _Winograd.apply(image, weight)
 
 
-def pays(image: Tensor, weight: Tensor, padding: int = 0) -> bool:
+def is_faster(image: Tensor, weight: Tensor, padding: int = 0) -> bool:
     """Whether `convolve` was measured to be faster than the library: many channels and pixels, 3×3 or 4×4.
 
     With few channels transforming the tiles costs what is saved, with few tiles transforming the kernels does.
@@ -56,14 +56,14 @@ def pays(image: Tensor, weight: Tensor, padding: int = 0) -> bool:
         weight: (K, C, r, r).
         padding: By which the image is still to be enlarged on every side.
     """
-    if not filters_minimally(weight):
+    if not suits_winograd(weight):
         return False
     taps = weight.shape[-1]
     height, width = (side + 2 * padding - taps + 1 for side in image.shape[2:])
     return height * width / OUTPUTS**2 >= LEAST_TILES[taps]
 
 
-def filters_minimally(weight: Tensor) -> bool:
+def suits_winograd(weight: Tensor) -> bool:
     """Whether `convolve` pays for kernels (K, C, r, r) where the image is large enough."""
     after, before, *kernel = weight.shape
     return kernel in ([3, 3], [4, 4]) and min(before, after) >= LEAST_CHANNELS and before * after >= LEAST_KERNELS

@@ -96,7 +96,7 @@ class AdversarialEngine(ABC):
 
     def discriminator_loss(self, judge: str, real: Tensor, fake: Tensor) -> Tensor:
         """Return the weighted loss of a discriminator on real images and on others, whose maker gets no gradients."""
-        logits = self.discriminators[judge](torch.cat([real, fake.detach()]))  # in one pass, see `in_one_pass`
+        logits = self.discriminators[judge](torch.cat([real, fake.detach()]))  # in one pass, see `batched_forward`
         scales = [logits] if isinstance(logits, Tensor) else logits
         on_real, on_fake = zip(*(one.split([len(real), len(fake)]) for one in scales), strict=True)
         return self.method.discriminator_scale * (self.adversarial(on_real, True) + self.adversarial(on_fake, False))
@@ -193,7 +193,7 @@ class AdversarialEngine(ABC):
     def state_dict(self) -> dict:
         """See `Engine.state_dict`."""
         parts = {name: part.state_dict() for name, part in self._stateful().items()}
-        return {**parts, "averaged_steps": 0 if self.ema is None else int(self.ema.share.count)}
+        return {**parts, "averaged_steps": 0 if self.ema is None else int(self.ema.update_rate.count)}
 
     def load_state_dict(self, state: dict) -> None:
         """See `Engine.load_state_dict`."""
@@ -202,24 +202,24 @@ class AdversarialEngine(ABC):
         for optimiser in self.optimisers.values():
             _restore_form(optimiser)
         if self.ema is not None:
-            self.ema.share.count.fill_(state["averaged_steps"])
+            self.ema.update_rate.count.fill_(state["averaged_steps"])
 
-    def learnt(self) -> dict[str, object]:
+    def transferable_components(self) -> dict[str, object]:
         """Return, by the names of `state_dict`, what another run with the same networks can begin from."""
         return self.networks()
 
-    def load_learnt(self, state: dict) -> None:
+    def load_pretrained(self, state: dict) -> None:
         """Take over what another run learnt, of its state: no optimiser, pool, count or random stream.
 
         Where it kept no average of the generators, one that is kept here begins with their weights.
         """
-        for name, part in self.learnt().items():
+        for name, part in self.transferable_components().items():
             part.load_state_dict(state[name])
         if self.ema is not None:
             self.ema.networks.load_state_dict(state.get("averaged", self.generators.state_dict()))
-            self.ema.share.count.fill_(state["averaged_steps"])
+            self.ema.update_rate.count.fill_(state["averaged_steps"])
 
-    def streams(self) -> list[torch.Generator]:
+    def random_generators(self) -> list[torch.Generator]:
         """Return the method's own random generators."""
         return [part.generator for part in self.extra_state().values() if hasattr(part, "generator")]
 
@@ -260,7 +260,7 @@ class AdversarialEngine(ABC):
             one.copy_(torch.where(is_finite, one, earlier))
 
 
-def in_one_pass(network: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:
+def batched_forward(network: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:
     """Return what a network makes of each batch (N, C, H, W), all sent through it together.
 
     The same as one after the other, for norms are per sample and do not mix them; but a pass reads every weight once,

@@ -1,8 +1,9 @@
 """A training step as one CUDA graph: recorded once, then replayed with a single launch.
 
-What Python does in a step is done when the step is recorded and never again, so everything that differs between steps
-must lie in tensors of the device: images, learning rates, what is drawn, whether a step is sound. Engines that
-`disable_host_sync` keep to that; `tests/pipeline/engines/test_captured.py` replays every operation of theirs on a CPU.
+What Python does in a step is done when the step is recorded and never again. So everything that differs between steps
+must lie in tensors of the device: images, learning rates, random numbers, whether the losses are finite. Engines whose
+`disable_host_sync` was called keep to that; `tests/pipeline/engines/test_cuda_graph.py` replays all of their operations
+on a CPU.
 """
 
 from collections.abc import Callable
@@ -89,7 +90,7 @@ class CapturedStep:
         for optimiser in self.engine.optimisers.values():  # or the warm-up's gradients stay beside the recording's own
             optimiser.zero_grad(set_to_none=True)
         try:
-            losses, replay = self._record(lambda: self.engine.step(real_a, real_b), self.engine.streams())
+            losses, replay = self._record(lambda: self.engine.step(real_a, real_b), self.engine.random_generators())
         finally:
             for group in groups:
                 group["capturable"] = False

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.schema import Config
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses, in_one_pass
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses, batched_forward
 from pipeline.engines.image_pool import ImagePool
 from pipeline.engines.losses import mean_absolute
 
@@ -34,8 +34,8 @@ class CycleGan(AdversarialEngine):
     def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
         """Return the weighted terms of equation 3 with the identity loss, and the two translations."""
         own_a, own_b = ((real_a,), (real_b,)) if self.identity_weight else ((), ())
-        fake_a, *same_a = in_one_pass(self.F, real_b, *own_a)  # F(b), F(a)
-        fake_b, back_b, *same_b = in_one_pass(self.G, real_a, fake_a, *own_b)  # G(a), G(F(b)), G(b)
+        fake_a, *same_a = batched_forward(self.F, real_b, *own_a)  # F(b), F(a)
+        fake_b, back_b, *same_b = batched_forward(self.G, real_a, fake_a, *own_b)  # G(a), G(F(b)), G(b)
         losses = {
             "adversarial_G": self.generator_adversarial_loss("D_B", fake_b),
             "adversarial_F": self.generator_adversarial_loss("D_A", fake_a),

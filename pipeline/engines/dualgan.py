@@ -5,9 +5,9 @@ from torch import Tensor
 
 from networks.cpu_kernels.convolutions import reference_conv
 from pipeline.config.schema import Config
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses, in_one_pass
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses, batched_forward
 from pipeline.engines.losses import mean_absolute, wasserstein
-from pipeline.engines.state import RandomState, StepCount
+from pipeline.engines.state import RandomState, StepCounter
 
 
 class DualGan(AdversarialEngine):
@@ -21,13 +21,13 @@ class DualGan(AdversarialEngine):
     def __init__(self, config: Config, device: torch.device):
         super().__init__(config, device)
         # Whose turn it is depends on the count where critics move more often: then it is kept where Python can ask.
-        self.steps = StepCount(device if config.method.critic_steps == 1 else torch.device("cpu"))
+        self.steps = StepCounter(device if config.method.critic_steps == 1 else torch.device("cpu"))
         self.random = RandomState(config.seed, device)  # where the gradient penalty looks
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
         """See `AdversarialEngine.losses`: equations 1-3."""
         rhythm = self.method.critic_steps
-        if rhythm == 1 or (int(self.steps.made) + 1) % rhythm == 0:
+        if rhythm == 1 or (int(self.steps.count) + 1) % rhythm == 0:
             losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
             generators = {GENERATORS: losses}
         else:
@@ -39,7 +39,7 @@ class DualGan(AdversarialEngine):
     def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
         G, F, weight = self.generators["G"], self.generators["F"], self.method.reconstruction_weight
         fake_a = F(real_b)
-        fake_b, back_b = in_one_pass(G, real_a, fake_a)
+        fake_b, back_b = batched_forward(G, real_a, fake_a)
         losses = {
             "adversarial_G": self.generator_adversarial_loss("D_B", fake_b),
             "adversarial_F": self.generator_adversarial_loss("D_A", fake_a),
@@ -71,7 +71,7 @@ class DualGan(AdversarialEngine):
     @torch.no_grad()
     def on_step_end(self, is_finite: Tensor) -> None:
         """See `AdversarialEngine.on_step_end`: clip the critics (once more, if none moved) and count the step."""
-        self.steps.made += is_finite.to(self.steps.made.device)
+        self.steps.count += is_finite.to(self.steps.count.device)
         if self.method.clip is not None:
             for weight in self.discriminators.parameters():
                 weight.clamp_(-self.method.clip, self.method.clip)

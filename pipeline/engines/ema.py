@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from pipeline.engines.state import RunningShare
+from pipeline.engines.state import UpdateRate
 
 
 class ExponentialMovingAverage:
@@ -23,7 +23,7 @@ class ExponentialMovingAverage:
 
     def __init__(self, networks: nn.ModuleDict, decay: float, device: torch.device):
         self.networks = copy.deepcopy(networks).eval()
-        self.share = RunningShare(decay, device)
+        self.update_rate = UpdateRate(decay, device)
 
     @torch.no_grad()
     def update(self, networks: nn.ModuleDict, is_finite: Tensor | None) -> None:
@@ -33,8 +33,8 @@ class ExponentialMovingAverage:
         """
         means, weights = list(self.networks.parameters()), list(networks.parameters())
         if is_finite is None:
-            torch._foreach_lerp_(means, weights, self.share.of_next(torch.tensor(True)).item())
+            torch._foreach_lerp_(means, weights, self.update_rate.next_rate(torch.tensor(True)).item())
             return
         distances = torch._foreach_sub(weights, means)  # three launches on a GPU, however many weights there are
-        torch._foreach_mul_(distances, self.share.of_next(is_finite).to(means[0].dtype))
+        torch._foreach_mul_(distances, self.update_rate.next_rate(is_finite).to(means[0].dtype))
         torch._foreach_add_(means, distances)

@@ -44,7 +44,7 @@ class ImagePool:
         if self._places is None:
             self._places = torch.zeros(self.size + 1, *batch.shape[1:], dtype=batch.dtype, device=batch.device)
         count, device = len(batch), batch.device
-        coins, drawn = (one.to(device) for one in (self.random.uniform(count), self.random.below(self.size, count)))
+        coins, drawn = (one.to(device) for one in (self.random.uniform(count), self.random.integers(self.size, count)))
         free = self._count + torch.arange(count, device=device) if count > 1 else self._count[None]
         fills = free < self.size  # `free` is the place of each, while there is one
         exchanged = (coins < 0.5) > fills  # and not filling

@@ -43,7 +43,7 @@ class Munit(AdversarialEngine):
         content_b, style_b = B.encode(real_b)
         drawn_a, drawn_b = (self.sample_for_rank(self.random.normal, *style_b.shape).to(real_a) for _ in range(2))
         fake_a = A.decode(content_b, drawn_a)
-        # What can wait for one pass through a network does: norms and styles are per sample, see `in_one_pass`.
+        # What can wait for one pass through a network does: norms and styles are per sample, see `batched_forward`.
         (content_a, content_back_b), (style_a, style_back_a) = (
             part.chunk(2) for part in A.encode(torch.cat([real_a, fake_a]))
         )
@@ -78,22 +78,25 @@ class Munit(AdversarialEngine):
         """
         for name, autoencoder in self.best_generators().items():
             style = autoencoder.style_encoder(self._seen[name]).mean(dim=0)
-            self.styles[name].take_in(self.world.reduce_mean(style), is_finite)
+            self.styles[name].update(self.world.reduce_mean(style), is_finite)
 
     def extra_state(self) -> dict[str, object]:
         """See `AdversarialEngine.extra_state`."""
         return {"random": self.random, **{f"style_{name}": styles for name, styles in self.styles.items()}}
 
-    def learnt(self) -> dict[str, object]:
-        """See `AdversarialEngine.learnt`: the mean styles, without which there is no translation, go along."""
-        return {**super().learnt(), **{f"style_{name}": styles for name, styles in self.styles.items()}}
+    def transferable_components(self) -> dict[str, object]:
+        """See `AdversarialEngine.transferable_components`: the mean styles, without which there is no translation, go along."""
+        return {
+            **super().transferable_components(),
+            **{f"style_{name}": styles for name, styles in self.styles.items()},
+        }
 
     def translators(self) -> dict[str, nn.Module]:
         """See `Engine.translators`: content of the other contrast, and the style of the target."""
         translators = _translators(self.best_generators())
         for name, side in (("A", "a"), ("B", "b")):
             styles = self.styles[name]
-            translators[side].set_style(styles.mean if self.method.translate_with == "mean" else styles.sample_for_rank)
+            translators[side].set_style(styles.mean if self.method.translate_with == "mean" else styles.random_style)
         return translators
 
     @staticmethod

@@ -42,8 +42,8 @@ class Engine(Protocol):
     def load_state_dict(self, state: dict) -> None:
         """Take over what `state_dict` returned."""
 
-    def learnt(self) -> dict[str, object]:
+    def transferable_components(self) -> dict[str, object]:
         """Return, by the names of `state_dict`, the networks and whatever else another run can begin from."""
 
-    def load_learnt(self, state: dict) -> None:
+    def load_pretrained(self, state: dict) -> None:
         """Take over, of what `state_dict` of another run with the same networks returned, what was learnt."""

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 
-class StepCount:
+class StepCounter:
     """How many steps moved weights."""
 
     def __init__(self, device: torch.device):
-        self.made = torch.zeros((), dtype=torch.int64, device=device)
+        self.count = torch.zeros((), dtype=torch.int64, device=device)
 
     def state_dict(self) -> dict:
         """Return the count."""
-        return {"made": int(self.made)}
+        return {"made": int(self.count)}
 
     def load_state_dict(self, state: dict) -> None:
         """Take over what `state_dict` returned."""
-        self.made.fill_(state["made"])
+        self.count.fill_(state["made"])
 
 
 class RandomState:
@@ -35,14 +35,14 @@ class RandomState:
     """
 
     def __init__(self, seed: int, device: torch.device):
-        self.place = "cuda" if device.type == "cuda" else "cpu"
-        self.generator = torch.Generator(device if self.place == "cuda" else "cpu").manual_seed(seed)
+        self.device_kind = "cuda" if device.type == "cuda" else "cpu"
+        self.generator = torch.Generator(device if self.device_kind == "cuda" else "cpu").manual_seed(seed)
 
     def uniform(self, *shape: int) -> Tensor:
         """Return numbers in [0, 1)."""
         return torch.rand(*shape, generator=self.generator, device=self.generator.device)
 
-    def below(self, limit: int, count: int) -> Tensor:
+    def integers(self, limit: int, count: int) -> Tensor:
         """Return `count` whole numbers from 0 to `limit` - 1."""
         return torch.randint(limit, (count,), generator=self.generator, device=self.generator.device)
 
@@ -56,18 +56,18 @@ class RandomState:
 
     def state_dict(self) -> dict:
         """Return the generator's state, and on what kind of device it draws."""
-        return {"generator": self.generator.get_state(), "place": self.place}
+        return {"generator": self.generator.get_state(), "place": self.device_kind}
 
     def load_state_dict(self, state: dict) -> None:
         """Take over what `state_dict` returned; after another kind of device, begin a stream that follows from it."""
         numbers = state["generator"].cpu()
-        if state.get("place", "cpu") == self.place:
+        if state.get("place", "cpu") == self.device_kind:
             self.generator.set_state(numbers)
         else:
             self.generator.manual_seed(zlib.crc32(numbers.numpy().tobytes()))
 
 
-class RunningShare:
+class UpdateRate:
     """How far a running mean moves towards the latest value: less and less, until the share is `1 - decay`.
 
     Args:
@@ -79,7 +79,7 @@ class RunningShare:
         self.decay = decay
         self.count = torch.zeros((), dtype=torch.int64, device=device)
 
-    def of_next(self, is_finite: Tensor) -> Tensor:
+    def next_rate(self, is_finite: Tensor) -> Tensor:
         """Count a value; return the share () in float32 by which it moves the mean: none unless it is `is_finite`."""
         self.count += is_finite.to(self.count.device)
         counted = self.count.float()
@@ -96,22 +96,22 @@ class Styles:
     """
 
     def __init__(self, drawn: Tensor, device: torch.device, decay: float = 0.999):
-        self.sample_for_rank, self.mean = drawn, torch.zeros_like(drawn, device=device)
-        self.share = RunningShare(decay, device)
+        self.random_style, self.mean = drawn, torch.zeros_like(drawn, device=device)
+        self.update_rate = UpdateRate(decay, device)
 
-    def take_in(self, style: Tensor, is_finite: Tensor) -> None:
+    def update(self, style: Tensor, is_finite: Tensor) -> None:
         """Move the mean towards a style (size,), in float32 whatever the style's precision, if the step was sound."""
-        share = self.share.of_next(is_finite)
-        first = (self.share.count == 1) & is_finite  # which replaces the zeros
+        share = self.update_rate.next_rate(is_finite)
+        first = (self.update_rate.count == 1) & is_finite  # which replaces the zeros
         moved = self.mean.lerp(style.to(self.mean), torch.where(first, 1.0, share).to(self.mean))
         self.mean.copy_(torch.where(is_finite, moved, self.mean))  # not even what is no number spoils it
 
     def state_dict(self) -> dict:
         """Return both styles, and how many the mean is of."""
-        return {"drawn": self.sample_for_rank, "mean": self.mean, "count": int(self.share.count)}
+        return {"drawn": self.random_style, "mean": self.mean, "count": int(self.update_rate.count)}
 
     def load_state_dict(self, state: dict) -> None:
         """Take over what `state_dict` returned."""
-        self.sample_for_rank = state["drawn"].to(self.sample_for_rank, copy=True)
+        self.random_style = state["drawn"].to(self.random_style, copy=True)
         self.mean.copy_(state["mean"])
-        self.share.count.fill_(state["count"])
+        self.update_rate.count.fill_(state["count"])

@@ -5,7 +5,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.training.trainer_state import TrainerState
 
 
-def advice_after_no_number(config: Config, folder: RunFolder, position: TrainerState) -> str:
+def advice_after_not_finite(config: Config, folder: RunFolder, position: TrainerState) -> str:
     """Say what remains of a run whose losses or weights were not finite, what to change, and where.
 
     Without one good step no learning rate has had a say, and without a checkpoint the folder takes any settings.
@@ -24,7 +24,7 @@ def advice_after_no_number(config: Config, folder: RunFolder, position: TrainerS
     )
 
 
-def where_settings_change(folder: RunFolder) -> str:
+def new_output_advice(folder: RunFolder) -> str:
     """Return what to add to advice about a setting that a run which has trained does not take in its own folder."""
     if not folder.has_checkpoint():
         return ""

@@ -28,7 +28,7 @@ class FailureCheck:
         title: For people.
         threshold: Values beyond it are bad; of the spatial shift in pixels.
         below: Whether "beyond" is below.
-        means: What a bad value says of the translation, as a predicate.
+        meaning: What a bad value says of the translation, as a predicate.
         advice: What to do.
         unit: Of values and threshold, with a space before it; "" for none.
     """
@@ -36,7 +36,7 @@ class FailureCheck:
     title: str
     threshold: float
     below: bool
-    means: str
+    meaning: str
     advice: str
     unit: str = ""
 

@@ -16,7 +16,7 @@ from pipeline.metrics.baselines import histogram_quantiles
 from pipeline.metrics.failure_detectors import Cohort, depth_layers, depth_profile, spread
 from pipeline.tracking.metrics_file import read_metrics
 from pipeline.training.failure_checks import FAILURE_CHECKS, CheckResult, check_failures
-from pipeline.training.shift_checks import Shifts, shift_sentence, shift_verdicts, shifts_of
+from pipeline.training.shift_checks import Shifts, check_shifts, shift_sentence, shifts_by_direction
 from pipeline.utils.console import warn_below_bars
 from transforms.intensity import foreground_mask
 from transforms.slices import slices_with_a_fair_share
@@ -69,7 +69,7 @@ class TrainingWarning:
         return f"{FAILURE_CHECKS[self.first.name].title}, {self.first.direction.replace('_to_', ' → ')}"
 
     @property
-    def what_was_seen(self) -> str:
+    def observation(self) -> str:
         """What tripped it, and whether it still stands."""
         detector, first = FAILURE_CHECKS[self.first.name], self.first
         side = "below" if detector.below else "above"
@@ -78,9 +78,9 @@ class TrainingWarning:
         return seen if self.cleared is None else seen + cleared
 
     @property
-    def means(self) -> str:
+    def meaning(self) -> str:
         """What a bad value says of the translation."""
-        return FAILURE_CHECKS[self.first.name].means
+        return FAILURE_CHECKS[self.first.name].meaning
 
 
 Warnings = dict[tuple[str, str], TrainingWarning]  # by detector and direction, in the order in which they came
@@ -126,15 +126,15 @@ class FailureMonitor:
         for key in self._judge(metrics, epoch):
             warning = self.warnings[key]
             told = (key, warning.cleared is None)
-            self.tag({f"warning.{'.'.join(key)}": warning.what_was_seen})
+            self.tag({f"warning.{'.'.join(key)}": warning.observation})
             if told not in self._told:
                 self._told.add(told)
                 news.append(warning)
         for name in dict.fromkeys(warning.first.name for warning in news if warning.cleared is None):
             standing = [warning for warning in news if warning.first.name == name and warning.cleared is None]
-            text = "; ".join(f"{warning.title}: {warning.what_was_seen}" for warning in standing)
-            warn_below_bars(f"warning: {text}: the translation {standing[0].means}; {standing[0].first.advice}")
-        if cleared := [f"{warning.title}: {warning.what_was_seen}" for warning in news if warning.cleared is not None]:
+            text = "; ".join(f"{warning.title}: {warning.observation}" for warning in standing)
+            warn_below_bars(f"warning: {text}: the translation {standing[0].meaning}; {standing[0].first.advice}")
+        if cleared := [f"{warning.title}: {warning.observation}" for warning in news if warning.cleared is not None]:
             warn_below_bars("; ".join(cleared))
 
     def _judge(self, metrics: Mapping[str, float], epoch: int) -> list[tuple[str, str]]:
@@ -143,8 +143,8 @@ class FailureMonitor:
         if epoch < self.from_epoch:
             return changed
         earlier = {validated: shifts for validated, shifts in self._shifts.items() if validated < epoch}
-        self._shifts = {**earlier, epoch: shifts_of(metrics)}  # a resumed run validates some epochs again
-        for verdict in [*check_failures(metrics, self.pixel_mm), *shift_verdicts(self._shifts, self.epochs)]:
+        self._shifts = {**earlier, epoch: shifts_by_direction(metrics)}  # a resumed run validates some epochs again
+        for verdict in [*check_failures(metrics, self.pixel_mm), *check_shifts(self._shifts, self.epochs)]:
             key = (verdict.name, verdict.direction)
             before = self.warnings.get(key)
             stood = before is not None and before.cleared is None

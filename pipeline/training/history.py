@@ -19,14 +19,14 @@ History = dict[str, object]
 def history_of(state: Mapping, config: Config) -> History:
     """Return the history that a checkpoint keeps, with one more extension where the schedule is no longer its own."""
     history = dict(state.get("history", {}))
-    before, now = epochs_asked(state["config"]["training"]), epochs_asked(config.training.model_dump())
+    before, now = schedule_epochs(state["config"]["training"]), schedule_epochs(config.training.model_dump())
     if before != now:
         extension = {"step": state["position"]["step"], "from": before, "to": now}
         history["extensions"] = [*history.get("extensions", []), extension]
     return history
 
 
-def epochs_asked(training: Mapping) -> list[int]:
+def schedule_epochs(training: Mapping) -> list[int]:
     """Return the epochs at the constant rate, and those in which it falls."""
     return [training["epochs"], training["decay_epochs"]]
 
@@ -37,8 +37,8 @@ def require_epochs(state: Mapping, config: Config, folder: RunFolder) -> None:
     Raises:
         UserError: with the number of epochs that would go on.
     """
-    trained, before = state["position"]["epochs"], epochs_asked(state["config"]["training"])
-    now = epochs_asked(config.training.model_dump())
+    trained, before = state["position"]["epochs"], schedule_epochs(state["config"]["training"])
+    now = schedule_epochs(config.training.model_dump())
     asked = f"training.epochs = {now[0]} and training.decay_epochs = {now[1]}"
     go_on = f"set {trained + 1} or more in all to train on, or another output"
     if sum(now) < trained:

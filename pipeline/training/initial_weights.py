@@ -24,7 +24,7 @@ SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialWeights:
     """Weights to begin from.
 
     Attributes:
@@ -37,7 +37,7 @@ class Start:
     record: Mapping[str, object]
     subjects: frozenset[str]
 
-    def beside(self, split: CohortSplit) -> "Start":
+    def with_overlap(self, split: CohortSplit) -> "InitialWeights":
         """Return the same, with the held-out subjects of a split who bear the name of one trained with on record.
 
         They are warned of: what is measured on them flatters a run that begins from what has seen them.
@@ -56,7 +56,7 @@ class Start:
         return replace(self, record={**self.record, "held_out_seen": len(seen)})
 
 
-def require_start(config: Config) -> Path | None:
+def require_initial_weights(config: Config) -> Path | None:
     """Return the checkpoint whose weights a run is to begin from; None where none is asked for, or it has begun.
 
     Raises:
@@ -74,7 +74,7 @@ def require_start(config: Config) -> Path | None:
         ) from error
 
 
-def read_start(config: Config) -> Start | None:
+def read_initial_weights(config: Config) -> InitialWeights | None:
     """Read the weights that a run is to begin from, of the checkpoint that the other run evaluates; None without any.
 
     Preprocessing that differs is warned of.
@@ -84,7 +84,7 @@ def read_start(config: Config) -> Start | None:
     """
     from pipeline.runs.checkpoint import load_checkpoint
 
-    path = require_start(config)
+    path = require_initial_weights(config)
     if path is None:
         return None
     content = load_checkpoint(path)
@@ -107,7 +107,7 @@ def read_start(config: Config) -> Start | None:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: damaged, or of another version ({reason}); start from another run") from error
     _warn_of_preprocessing(path, source, config)
-    return Start(content["engine"], record, subjects)
+    return InitialWeights(content["engine"], record, subjects)
 
 
 def _require_contrasts(path: Path, theirs: tuple[str, str], ours: tuple[str, str]) -> None:
@@ -151,7 +151,7 @@ def _misfits(weights: Mapping, engine: "Engine") -> Iterator[str]:
     """Yield what the networks need and the weights have not, or in another shape, and what only the weights have."""
     from torch import nn
 
-    for name, part in engine.learnt().items():
+    for name, part in engine.transferable_components().items():
         if name not in weights:
             yield f"{name}: not there"
             continue

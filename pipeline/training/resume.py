@@ -12,7 +12,7 @@ from pipeline.engines.protocol import Engine
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import Prepared, training_data
 from pipeline.training.history import History, extension_text, history_of, history_texts, require_epochs, start_text
-from pipeline.training.initial_weights import Start, read_start
+from pipeline.training.initial_weights import InitialWeights, read_initial_weights
 from pipeline.training.loop import Schedule
 from pipeline.training.trainer_state import TrainerState
 from pipeline.utils.console import echo
@@ -21,7 +21,7 @@ from pipeline.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Opening:
+class StartingPoint:
     """What is there when a sitting begins.
 
     Attributes:
@@ -31,7 +31,7 @@ class Opening:
     """
 
     state: Mapping | None
-    start: Start | None = None
+    start: InitialWeights | None = None
     history: History = field(default_factory=dict)
 
     @property
@@ -44,17 +44,17 @@ class Opening:
         if self.state is not None:
             engine.load_state_dict(self.state["engine"])
         elif self.start is not None:
-            engine.load_learnt(self.start.weights)
+            engine.load_pretrained(self.start.weights)
 
     def tags(self) -> dict[str, str]:
         """Return tags of the MLflow run that say what the training came from."""
         return {name.replace(" ", "_"): text for name, text in history_texts(self.history).items()}
 
-    def beside(self, split: CohortSplit) -> "Opening":
-        """Return the same, with what `Start.beside` finds out from the split on record."""
+    def with_overlap(self, split: CohortSplit) -> "StartingPoint":
+        """Return the same, with what `InitialWeights.with_overlap` finds out from the split on record."""
         if self.start is None:
             return self
-        start = self.start.beside(split)
+        start = self.start.with_overlap(split)
         return replace(self, start=start, history={**self.history, "started_from": dict(start.record)})
 
     def announce(self, config: Config, folder: RunFolder, schedule: Schedule) -> None:
@@ -73,7 +73,7 @@ class Opening:
             _announce_extension(self.history["extensions"][-1], config, schedule, position.step)
 
 
-def open_run(config: Config, folder: RunFolder, world: World) -> Opening:
+def find_starting_point(config: Config, folder: RunFolder, world: World) -> StartingPoint:
     """Find what a sitting begins with, before any data are prepared; every process finds it by itself.
 
     Raises:
@@ -84,13 +84,13 @@ def open_run(config: Config, folder: RunFolder, world: World) -> Opening:
     try:
         if state is not None:
             require_epochs(state, config, folder)
-            return Opening(state, history=history_of(state, config))
-        start = read_start(config)
+            return StartingPoint(state, history=history_of(state, config))
+        start = read_initial_weights(config)
     except UserError as error:
         world.refuse(str(error))
     if world.is_main and not folder.has_trained():  # pictures of a sitting that saved nothing
         shutil.rmtree(folder.samples, ignore_errors=True)
-    return Opening(None, start, {} if start is None else {"started_from": dict(start.record)})
+    return StartingPoint(None, start, {} if start is None else {"started_from": dict(start.record)})
 
 
 def require_alike(world: World, prepared: Prepared, engine: Engine, position: TrainerState) -> None:

@@ -7,7 +7,7 @@ import torch
 from pipeline.config.schema import Config
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.tracker import Tracker
-from pipeline.training.sitting import Sitting
+from pipeline.training.run_context import RunContext
 
 
 def open_tracker(config: Config, folder: RunFolder, state: Mapping | None, device: torch.device) -> Tracker:
@@ -24,13 +24,13 @@ def open_tracker(config: Config, folder: RunFolder, state: Mapping | None, devic
     )
 
 
-def log_inputs(sitting: Sitting) -> None:
+def log_inputs(context: RunContext) -> None:
     """Log configuration, split and the data of each part."""
-    tracker, prepared = sitting.tracker, sitting.prepared
-    for path in (sitting.folder.config, sitting.folder.split, sitting.folder.coverage):
+    tracker, prepared = context.tracker, context.prepared
+    for path in (context.folder.config, context.folder.split, context.folder.coverage):
         if path.exists():
             tracker.log_artifact(path)
-    source = str(sitting.config.data.folder)
+    source = str(context.config.data.folder)
     for contrast, entries in prepared.stored.items():
         profile = {name: prepared.facts[contrast][name] for name in ("slices", "low", "high")}
         tracker.log_dataset(contrast, "train", source, [entry.case.name for entry in entries], profile)

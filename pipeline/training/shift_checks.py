@@ -17,7 +17,7 @@ STEADY = 3  # times the scatter about the trend's line that the growth must be
 Shifts = dict[str, np.ndarray]  # direction -> (2,) in pixels
 
 
-def shifts_of(metrics: Mapping[str, float]) -> Shifts:
+def shifts_by_direction(metrics: Mapping[str, float]) -> Shifts:
     """Return the shifts among a validation's metrics, by direction."""
     suffix = "/shift_x_px"
     directions = [name.removeprefix("detectors/").removesuffix(suffix) for name in metrics if name.endswith(suffix)]
@@ -28,7 +28,7 @@ def shifts_of(metrics: Mapping[str, float]) -> Shifts:
     return {direction: shift for direction, shift in shifts.items() if np.isfinite(shift).all()}
 
 
-def shift_verdicts(history: Mapping[int, Shifts], last_epoch: int) -> list[CheckResult]:
+def check_shifts(history: Mapping[int, Shifts], last_epoch: int) -> list[CheckResult]:
     """Return the verdicts on the latest validation's shifts: of both directions together, and of how each grows.
 
     Args:
@@ -86,7 +86,7 @@ def growing_shift(course: Mapping[int, np.ndarray], last_epoch: int) -> float | 
 def shift_sentence(metrics: Mapping[str, float]) -> str:
     """Say how far each direction's translations lay beside their sources at a validation; "" where none is known."""
     said = []
-    for direction, shift in shifts_of(metrics).items():
+    for direction, shift in shifts_by_direction(metrics).items():
         length, (x, y) = metrics.get(f"detectors/{direction}/spatial_shift_mm", np.nan), shift
         pixels = f"{np.hypot(x, y):.2f} pixels, {x:+.2f} and {y:+.2f} along a slice's two axes"
         said.append(f"{direction.replace('_to_', ' → ')} by {length:.2f} mm ({pixels})")

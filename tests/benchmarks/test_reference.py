@@ -6,7 +6,7 @@ from small_engine import MUNIT, batch, config_of, engine_of, force_the_ways
 from torch import nn
 
 from benchmarks.reference import PLAIN, Pool
-from networks.cpu_kernels.convolutions import Convolution, RepeatedDoubling, TransposedConvolution
+from networks.cpu_kernels.convolutions import Convolution, TransposedConvolution, UpsampleConvolution
 
 METHODS = {
     "cyclegan": {},
@@ -53,7 +53,7 @@ def test_losses_gradients_and_weights_of_steps_are_the_engines(options, ways):
     config = config_of(**options)
     plain = PLAIN[config.method.type](config, engine.networks())
     parts = {type(part) for one in plain.networks.values() for part in one.modules()}
-    sped_up = {Convolution, RepeatedDoubling, TransposedConvolution}
+    sped_up = {Convolution, UpsampleConvolution, TransposedConvolution}
     assert nn.InstanceNorm2d in parts and not parts & sped_up
     if config.method.type == "cyclegan":
         draw_alike(plain, engine, count)

@@ -88,7 +88,7 @@ def test_spectral_norm_bounds_every_convolution():
 
 def test_a_small_image_is_an_error_and_the_least_is_enough():
     network = MultiScaleDiscriminator(width=1)
-    assert network.least == 64
+    assert network.minimum_size == 64
     assert [tuple(logits.shape[2:]) for logits in network(torch.zeros(1, 1, 64, 65))] == [(4, 4), (2, 2), (1, 1)]
     with pytest.raises(ValueError, match=r"slices of 64×63 pixels do not fit a discriminator of 3 scales; .* least 64"):
         network(torch.zeros(1, 1, 64, 63))

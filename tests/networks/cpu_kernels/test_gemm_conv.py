@@ -5,8 +5,8 @@ import torch
 from network_probes import assert_same_function
 from torch.nn.functional import conv2d, conv_transpose2d
 
-from networks.cpu_kernels import gemm_conv as few_pixels
-from networks.cpu_kernels.gemm_conv import FEW, double, halve, pays
+from networks.cpu_kernels import gemm_conv
+from networks.cpu_kernels.gemm_conv import FEW, double, halve, is_faster
 
 
 def plain_half(image, weight):
@@ -48,8 +48,8 @@ def test_weights_may_have_another_layout():
 def test_only_the_gradients_that_are_asked_for_are_made(monkeypatch):
     made = []
     for name in ("_added", "_parted", "_weighed"):
-        one = getattr(few_pixels, name)
-        monkeypatch.setattr(few_pixels, name, lambda *of, name=name, one=one: made.append(name) or one(*of))
+        one = getattr(gemm_conv, name)
+        monkeypatch.setattr(gemm_conv, name, lambda *of, name=name, one=one: made.append(name) or one(*of))
     image, weight = drawn(1, 5, 4, 4, dtype=torch.float64), drawn(7, 5, 4, 4, dtype=torch.float64)
     for way, given, to_image in ((halve, image, "_added"), (double, drawn(1, 7, 2, 2, dtype=torch.float64), "_parted")):
         for of_image, of_weight, expected in ((True, False, [to_image]), (False, True, ["_weighed"])):
@@ -88,5 +88,5 @@ def test_inputs_need_not_be_contiguous_and_results_may_be_changed_in_place():
 )
 def test_it_pays_for_few_pixels_and_many_weights(pixels, shape, expected):
     weight = torch.empty(shape, device="meta")
-    assert pays(pixels, weight) is expected
-    assert not pays(pixels, weight.to(memory_format=torch.channels_last))
+    assert is_faster(pixels, weight) is expected
+    assert not is_faster(pixels, weight.to(memory_format=torch.channels_last))

@@ -6,7 +6,7 @@ import torch
 from network_probes import assert_same_function, value_and_gradients
 from torch.nn.functional import conv2d
 
-from networks.cpu_kernels.winograd import _Transforms, convolve, minimal_filtering, pays
+from networks.cpu_kernels.winograd import _Transforms, convolve, is_faster, minimal_filtering
 
 
 def drawn(*shape, dtype=torch.float64, seed=0):
@@ -86,5 +86,5 @@ def test_the_matrices_filter_a_line_with_the_fewest_products():
 )
 def test_it_pays_for_small_kernels_between_many_channels_on_many_pixels_alone(size, kernels, expected):
     weight = torch.empty(kernels)
-    assert pays(torch.empty(1, kernels[1], size, size), weight) is expected
-    assert pays(torch.empty(1, kernels[1], size - 2, size - 2), weight, padding=1) is expected
+    assert is_faster(torch.empty(1, kernels[1], size, size), weight) is expected
+    assert is_faster(torch.empty(1, kernels[1], size - 2, size - 2), weight, padding=1) is expected

@@ -180,7 +180,7 @@ def test_a_cuda_graph_knows_the_engines_generators_before_it_records_and_is_what
     for name in ("CUDAGraph", "graph"):
         monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
     engine = make("cyclegan")
-    losses, replay = captured._on_cuda(lambda: cuda.asked.append("step") or {"cycle": 1}, engine.streams())
+    losses, replay = captured._on_cuda(lambda: cuda.asked.append("step") or {"cycle": 1}, engine.random_generators())
     replay()
     assert losses == {"cycle": 1}
     assert cuda.asked == ["CUDAGraph", *["register_generator_state"] * 2, "graph", "step", "replay"]

@@ -119,13 +119,13 @@ def test_a_finished_run_tells_first_and_last(tmp_path):
     record(tmp_path, (2, BAD), (3, GOOD), (4, GOOD))
     (warning,) = watch(tmp_path).warnings.values()
     assert warning.title == "mode collapse, a → b"
-    assert warning.what_was_seen == "0.10 after epoch 2, below 0.25; 0.90, cleared after epoch 3"
+    assert warning.observation == "0.10 after epoch 2, below 0.25; 0.90, cleared after epoch 3"
 
 
 def test_a_shift_is_told_in_millimetres(tmp_path):
     record(tmp_path, (2, {"detectors/a_to_b/spatial_shift_mm": 3.0}))
     (warning,) = watch(tmp_path).warnings.values()
-    assert warning.what_was_seen == "3.00 mm after epoch 2, above 0.5 mm"
+    assert warning.observation == "3.00 mm after epoch 2, above 0.5 mm"
 
 
 # ── shifts ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -147,7 +147,7 @@ def test_shifts_that_undo_each_other_warn_though_neither_is_half_a_pixel(tmp_pat
     assert judge.warnings == {}
     judge(shifted((0.4, 0.1), (-0.4, -0.1)), 4)
     (warning,) = judge.warnings.values()
-    assert (warning.title, warning.what_was_seen) == (
+    assert (warning.title, warning.observation) == (
         "opposed shifts, a → b → a", "0.41 pixels after epoch 4, above 0.3 pixels",
     )  # fmt: skip
     assert "the translation is shifted one way, and the way back shifts it back" in capsys.readouterr().err
@@ -167,7 +167,7 @@ def test_a_shift_that_grows_warns_before_it_is_half_a_pixel_and_a_resumed_run_kn
             resumed(metrics, epoch)
     warning = judge.warnings["growing_shift", "a_to_b"]
     assert warning.epoch == 7  # the fifth that counts came after epoch 6, and pointed to 0.29 + 0.19 pixels
-    assert warning.what_was_seen == "0.53 pixels after epoch 7, above 0.5 pixels"
+    assert warning.observation == "0.53 pixels after epoch 7, above 0.5 pixels"
     assert set(judge.warnings) == {("growing_shift", "a_to_b")}
     assert resumed.warnings["growing_shift", "a_to_b"] == warning
 

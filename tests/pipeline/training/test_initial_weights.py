@@ -6,7 +6,7 @@ from small_engine import MUNIT, UNIT, batch, config_of, differences, engine_of, 
 
 from pipeline.engines.registry import build_engine
 from pipeline.runs.checkpoint import CheckpointFolder
-from pipeline.training.initial_weights import read_start
+from pipeline.training.initial_weights import read_initial_weights
 from pipeline.utils.errors import UserError
 
 METHODS = {
@@ -46,7 +46,7 @@ def start(tmp_path, theirs, ours):
     source = checkpoint(tmp_path / "source", trained(**theirs), config)
     other = config_of(**ours)
     training = other.training.model_copy(update={"start_from": source})
-    return read_start(other.model_copy(update={"training": training, "output": tmp_path / "run"}))
+    return read_initial_weights(other.model_copy(update={"training": training, "output": tmp_path / "run"}))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -55,9 +55,9 @@ def test_what_was_learnt_is_taken_over_and_the_rest_is_fresh(method, tmp_path):
     found = start(tmp_path, options, options)
     fresh, source = engine_of(weights_seed=5, **options), found.weights
     before = saved(fresh)
-    fresh.load_learnt(found.weights)
+    fresh.load_pretrained(found.weights)
     after = saved(fresh)
-    learnt = {"averaged", "averaged_steps", *fresh.learnt()} & after.keys()
+    learnt = {"averaged", "averaged_steps", *fresh.transferable_components()} & after.keys()
     assert {"G", "F", "D_A", "D_B"} <= learnt or {"A", "B", "D_A", "D_B"} <= learnt
     assert differences({name: after[name] for name in learnt}, {name: source[name] for name in learnt}) == set()
     rest = after.keys() - learnt
@@ -71,14 +71,14 @@ def test_what_was_learnt_is_taken_over_and_the_rest_is_fresh(method, tmp_path):
 
 
 def test_cut_takes_its_heads_and_munit_its_mean_styles_along():
-    assert {"H_G", "H_F"} <= engine_of(**METHODS["cut"]).learnt().keys()
-    assert {"style_A", "style_B"} <= engine_of(**METHODS["munit"]).learnt().keys()
+    assert {"H_G", "H_F"} <= engine_of(**METHODS["cut"]).transferable_components().keys()
+    assert {"style_A", "style_B"} <= engine_of(**METHODS["munit"]).transferable_components().keys()
 
 
 def test_an_average_that_the_other_run_did_not_keep_begins_with_its_weights(tmp_path):
     found = start(tmp_path, METHODS["cyclegan"], METHODS["averaged"])
     engine = engine_of(weights_seed=5, **METHODS["averaged"])
-    engine.load_learnt(found.weights)
+    engine.load_pretrained(found.weights)
     state = saved(engine)
     assert state["averaged_steps"] == 0
     averaged = engine.average.networks.state_dict()
@@ -114,4 +114,4 @@ def test_a_checkpoint_of_another_version_is_one_line(tmp_path):
     config = config_of()
     training = config.training.model_copy(update={"start_from": source})
     with pytest.raises(UserError, match=r"best\.pt: damaged, or of another version \("):
-        read_start(config.model_copy(update={"training": training, "output": tmp_path / "run"}))
+        read_initial_weights(config.model_copy(update={"training": training, "output": tmp_path / "run"}))

@@ -22,7 +22,7 @@ from transforms.slices import AXES
 
 
 @dataclass(frozen=True)
-class Sitting:
+class RunContext:
     """A run being worked on; `position` moves on as it trains.
 
     Attributes:
@@ -75,7 +75,7 @@ class Sitting:
         """How long and how often, in steps of this cohort."""
         return schedule_of(self.config.training, self.prepared.longest)
 
-    def watch(self) -> FailureMonitor:
+    def failure_monitor(self) -> FailureMonitor:
         """Return the judge of the validations, who knows what has been warned of."""
         schedule = self.schedule
         return FailureMonitor(
