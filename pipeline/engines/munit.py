@@ -85,7 +85,7 @@ class Munit(AdversarialEngine):
         return {"random": self.random, **{f"style_{name}": styles for name, styles in self.styles.items()}}
 
     def transferable_components(self) -> dict[str, object]:
-        """See `AdversarialEngine.transferable_components`: the mean styles, without which there is no translation, go along."""
+        """See `AdversarialEngine`: the mean styles, which a translation needs, are among them."""
         return {
             **super().transferable_components(),
             **{f"style_{name}": styles for name, styles in self.styles.items()},

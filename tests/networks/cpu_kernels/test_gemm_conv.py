@@ -6,7 +6,7 @@ from network_probes import assert_same_function
 from torch.nn.functional import conv2d, conv_transpose2d
 
 from networks.cpu_kernels import gemm_conv
-from networks.cpu_kernels.gemm_conv import FEW, double, halve, is_faster
+from networks.cpu_kernels.gemm_conv import FEW_COLUMNS, double, halve, is_faster
 
 
 def plain_half(image, weight):
@@ -26,7 +26,7 @@ SIZES = [
     (2, 2),
     (4, 2),
     (3, 5),
-]  # of the coarse side: with some batches fewer than `FEW` pixels, or more
+]  # of the coarse side: with some batches fewer than `FEW_COLUMNS` pixels, or more
 DTYPES = pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=str)
 
 
@@ -46,22 +46,27 @@ def test_weights_may_have_another_layout():
 
 
 def test_only_the_gradients_that_are_asked_for_are_made(monkeypatch):
-    made = []
-    for name in ("_added", "_parted", "_weighed"):
-        one = getattr(gemm_conv, name)
-        monkeypatch.setattr(gemm_conv, name, lambda *of, name=name, one=one: made.append(name) or one(*of))
+    calls = []
+    for name in ("_fold_columns", "_to_images", "_weight_gradient"):
+        function = getattr(gemm_conv, name)
+        monkeypatch.setattr(
+            gemm_conv, name, lambda *of, name=name, function=function: calls.append(name) or function(*of)
+        )
     image, weight = drawn(1, 5, 4, 4, dtype=torch.float64), drawn(7, 5, 4, 4, dtype=torch.float64)
-    for way, given, to_image in ((halve, image, "_added"), (double, drawn(1, 7, 2, 2, dtype=torch.float64), "_parted")):
-        for of_image, of_weight, expected in ((True, False, [to_image]), (False, True, ["_weighed"])):
+    for way, given, to_image in (
+        (halve, image, "_fold_columns"),
+        (double, drawn(1, 7, 2, 2, dtype=torch.float64), "_to_images"),
+    ):
+        for of_image, of_weight, expected in ((True, False, [to_image]), (False, True, ["_weight_gradient"])):
             value = way(given.clone().requires_grad_(of_image), weight.clone().requires_grad_(of_weight))
-            made.clear()
+            calls.clear()
             value.sum().backward()
-            assert made == expected
+            assert calls == expected
 
 
 def test_the_sizes_lie_on_both_sides_of_few():
     pixels = [height * width * count for height, width in SIZES for count in (1, 2, 3)]
-    assert min(pixels) < FEW <= max(pixels)
+    assert min(pixels) < FEW_COLUMNS <= max(pixels)
 
 
 def test_inputs_need_not_be_contiguous_and_results_may_be_changed_in_place():

@@ -60,9 +60,9 @@ def test_doubling_to_one_channel(size, dtype, bound):
     "way, of_image",
     [
         (convolve_to_one, "conv2d"),
-        (convolve_from_one, "_by_rows"),
+        (convolve_from_one, "_sum_over_rows"),
         (double_to_one, "conv2d"),
-        (lambda *of: halve_from_one(*of, 1), "_doubled"),
+        (lambda *of: halve_from_one(*of, 1), "_transposed_to_one"),
     ],
 )
 def test_only_the_gradients_that_are_asked_for_are_made(way, of_image, monkeypatch):

@@ -47,14 +47,14 @@ def test_it_gives_the_same_bits_again():
 
 def test_only_the_gradients_that_are_asked_for_are_made(monkeypatch):
     made = []
-    for name in ("to_input_gradient", "to_kernel_gradient"):
+    for name in ("input_gradient", "kernel_gradient"):
         one = getattr(_Transforms, name)
         monkeypatch.setattr(_Transforms, name, lambda *of, name=name, one=one: made.append(name) or one(*of))
     image, weight = drawn(1, 2, 6, 6), drawn(2, 2, 3, 3)
     convolve(image, weight.clone().requires_grad_()).sum().backward()
-    assert made == ["to_kernel_gradient"]
+    assert made == ["kernel_gradient"]
     convolve(image.requires_grad_(), weight).sum().backward()
-    assert made == ["to_kernel_gradient", "to_input_gradient"]
+    assert made == ["kernel_gradient", "input_gradient"]
 
 
 def test_the_matrices_filter_a_line_with_the_fewest_products():
