@@ -3,13 +3,13 @@
 Libraries compute a whole vector register of channels, so that one channel takes the time of sixteen. At stride 1, a
 two-dimensional kernel is a sum of its rows:
 
-    y[i, j] = Σ_p z_p[i + p, j],   z_p[i, j] = Σ_q Σ_c w[c, p, q] x[c, i, j + q]:
+    y[i, j] = Σ_p z_p[i + p, j],   z_p[i, j] = Σ_q Σ_c w[c, p, q] x[c, i, j + q].
 
-one convolution by a single row to as many channels as the kernel has rows, which are then added, each a row further
-down. The gradients of such a layer are convolutions *from* one channel, which are fast in torch; the gradients of a
-layer from one channel are convolutions to one channel. At stride 2, the transposed convolution to one channel, which is also
-the gradient of a strided convolution from one, is a matrix product Σ_c w[c, p, q] x[c, i, j] for each tap (p, q), whose
-planes are added where the tap puts them.
+That is one convolution by a single row to as many channels as the kernel has rows, which are then added, each a row
+further down. The gradients of such a layer are convolutions *from* one channel, which are fast in torch; the gradients
+of a layer from one channel are convolutions to one channel. At stride 2, the transposed convolution to one channel,
+which is also the gradient of a strided convolution from one, is a matrix product Σ_c w[c, p, q] x[c, i, j] for each tap
+(p, q), whose planes are added where the tap puts them.
 """
 
 from collections.abc import Sequence

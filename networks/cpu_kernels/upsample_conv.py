@@ -57,8 +57,9 @@ def _border_corrections(image: Tensor, weight: Tensor) -> list[Tensor]:
     """Return what reflection adds to the outermost pixels: top and bottom (N, K, 2W), left and right (N, K, 2H).
 
     One pixel outside the up-sampled image, reflection and repetition agree. Two pixels outside, where only the
-    outermost taps of the outermost outputs reach, reflection has x[1] instead of x[0]. With E for repetition and D for the
-    difference, (E + D) ⊗ (E + D) = E ⊗ E + D ⊗ (E + D) + E ⊗ D: rows are extended by reflection, columns by repetition.
+    outermost taps of the outermost outputs reach, reflection has x[1] instead of x[0]. With E for repetition and D for
+    the difference, (E + D) ⊗ (E + D) = E ⊗ E + D ⊗ (E + D) + E ⊗ D: rows are extended by reflection, columns by
+    repetition.
     """
     rows, columns = [], []
     for edge, neighbour, tap in ((0, 1, 0), (-1, -2, 4)):

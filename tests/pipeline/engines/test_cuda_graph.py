@@ -180,7 +180,9 @@ def test_a_cuda_graph_knows_the_engines_generators_before_it_records_and_is_what
     for name in ("CUDAGraph", "graph"):
         monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
     engine = make("cyclegan")
-    losses, replay = captured._on_cuda(lambda: cuda.asked.append("step") or {"cycle": 1}, engine.random_generators())
+    losses, replay = captured._record_cuda_graph(
+        lambda: cuda.asked.append("step") or {"cycle": 1}, engine.random_generators()
+    )
     replay()
     assert losses == {"cycle": 1}
     assert cuda.asked == ["CUDAGraph", *["register_generator_state"] * 2, "graph", "step", "replay"]
@@ -192,7 +194,7 @@ def test_first_steps_on_cuda_run_beside_the_usual_stream_and_each_waits_for_the_
         monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
     step = CapturedStep(make("cyclegan"), record)
     for _ in range(2):
-        step._beside(lambda: cuda.asked.append("step"), torch.device("cuda"))
+        step._on_side_stream(lambda: cuda.asked.append("step"), torch.device("cuda"))
     once = ["current_stream", "wait_stream", "stream", "step", "wait_stream"]
     assert cuda.asked == ["current_stream", "Stream", *once[1:], *once]
 
@@ -212,7 +214,7 @@ def test_a_step_that_cannot_be_recorded_says_why_and_what_to_do(monkeypatch):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     with pytest.raises(UserError) as caught:
-        captured._on_cuda(step, [])
+        captured._record_cuda_graph(step, [])
     assert str(caught.value) == (
         "training.cuda_graph = true: the step cannot be recorded (operation not permitted when stream is capturing); "
         "set it to false"

@@ -80,12 +80,12 @@ def axes(*indices):
 )
 def test_the_cross_entropy_is_by_hand(queries, keys, expected):
     engine = engine_of(type="cut", temperature=0.5)
-    assert engine._contrast(queries, keys).item() == pytest.approx(expected, abs=1e-6)
+    assert engine._contrastive_loss(queries, keys).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_place_is_told_from_others_of_its_own_image_only():
     engine = engine_of(type="cut", temperature=0.5)
-    both = engine._contrast(torch.cat([axes(1, 2), axes(1, 1)]), torch.cat([axes(1, 2), axes(1, 1)]))
+    both = engine._contrastive_loss(torch.cat([axes(1, 2), axes(1, 1)]), torch.cat([axes(1, 2), axes(1, 1)]))
     assert both.item() == pytest.approx((math.log(1 + math.exp(-2)) + math.log(2)) / 2, abs=1e-6)
 
 
@@ -95,8 +95,8 @@ def test_half_precision_does_not_reach_the_cross_entropy():
         torch.randn(2, 2, 40, 8, generator=torch.Generator().manual_seed(0)), dim=-1
     )
     with torch.autocast("cpu", torch.bfloat16):
-        half = engine._contrast(*vectors)
-    assert torch.equal(half, engine._contrast(*vectors))
+        half = engine._contrastive_loss(*vectors)
+    assert torch.equal(half, engine._contrastive_loss(*vectors))
 
 
 def test_the_source_is_held_fixed():

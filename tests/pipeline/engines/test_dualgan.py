@@ -162,9 +162,9 @@ def test_the_gradient_penalty_has_all_its_digits_in_half_precision():
     real, fake = batch(0)
     random = copy.deepcopy(engine.random.state_dict())
     with torch.autocast("cpu", torch.bfloat16):
-        half = engine._steepness("D_A", real, fake.bfloat16())
+        half = engine._gradient_penalty("D_A", real, fake.bfloat16())
     engine.random.load_state_dict(random)
-    assert torch.equal(half, engine._steepness("D_A", real, fake.bfloat16().float()))
+    assert torch.equal(half, engine._gradient_penalty("D_A", real, fake.bfloat16().float()))
     assert all(torch.isfinite(loss) for loss in engine.step(*batch(0)).values())
 
 
