@@ -1,4 +1,4 @@
-"""A whole run: prepare, train, and finish; begun anew or taken up where it stands."""
+"""A whole run: prepare, train and finish; a new one, or the rest of one that was interrupted."""
 
 import time
 from contextlib import nullcontext
@@ -51,7 +51,7 @@ from pipeline.utils.hardware import choose_device, require_able, set_up, tune
 from pipeline.utils.interruption import Interruption
 from transforms.augmentation import Augmentation
 
-SILENT_CALLBACKS = Callbacks(  # in every process but the first, which writes and judges for all
+SILENT_CALLBACKS = Callbacks(  # for every process but the first, which alone writes and validates
     log=lambda metrics, step: None,
     validate=lambda: {"validation/score": float("-inf")},
     sample=lambda epochs, step: None,
@@ -61,13 +61,13 @@ SILENT_CALLBACKS = Callbacks(  # in every process but the first, which writes an
 
 
 def run(config: Config, *, quiet: bool = False) -> None:
-    """Do the run that a configuration describes; continue it where its folder already holds a part of it.
+    """Do the run that a configuration describes, or continue it if its folder holds a part of it.
 
-    Of the processes that torchrun starts, all train, and the first does the rest: it alone writes.
+    All processes that torchrun starts train. Only the first writes, validates and reports.
 
     Raises:
-        UserError: bad data or settings, or another process is at work on this run; nothing already done is lost.
-        Stopped: a signal came and a checkpoint is written.
+        UserError: bad data or settings, or another process works on this run; nothing already done is lost.
+        Stopped: a signal came; a checkpoint is written.
     """
     started = time.monotonic()
     with init_distributed() as world:
@@ -75,34 +75,37 @@ def run(config: Config, *, quiet: bool = False) -> None:
         folder = open_run_folder(config) if world.is_main else RunFolder(config.folder)
         with folder.held() if world.is_main else nullcontext():
             if world.is_main:
-                open_run_folder(config)  # again: whoever held it until now may have trained
+                open_run_folder(config)  # again, for the process that held the folder until now may have trained
                 remove_stale(folder.path)
-            position, steps_before, how_to_open = _run(config, folder, world, quiet or not world.is_main)
+            position, initial_step, how_to_open = _run(config, folder, world, quiet or not world.is_main)
         if world.is_main:
-            done = what_was_done(position, steps_before, time.monotonic() - started)
-            echo(last_lines(folder, how_to_open, done))
+            summary = what_was_done(position, initial_step, time.monotonic() - started)
+            echo(last_lines(folder, how_to_open, summary))
 
 
 def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[TrainerState, int, str]:
-    """Do the run; return where it stands, with how many steps it began, and in the first process how to open it."""
+    """Do the run; return its state, its step at the beginning, and (in the first process) how to open it."""
+    # Device, and the checkpoint or weights to begin from.
     set_up(config.threads)
     device = choose_device(config.device)
     _require_able(device, config, folder)
     tune(device, tf32=config.training.tf32)
-    opening = find_starting_point(config, folder, world)
-    version = chain_version(opening.state)
+    start = find_starting_point(config, folder, world)
+
+    # Data, engine and what connects them.
+    version = chain_version(start.state)
     prepared = world.main_process_first(
-        lambda: _prepare(config, folder, opening, quiet, save=world.is_main, version=version)
+        lambda: _prepare(config, folder, start, quiet, save=world.is_main, version=version)
     )
-    opening = opening.with_overlap(prepared.split)
+    start = start.with_overlap(prepared.split)
     torch.manual_seed(config.seed)
     engine = build_engine(config, device, world)
-    state, position = opening.state, opening.position
+    state, position = start.state, start.position
     schedule = schedule_of(config.training, prepared.longest)
     if state is not None and position.epochs < schedule.epochs:
         require_same_data(state["data"], training_data(prepared), folder.path)
-    opening.load_into(engine)
-    opening.announce(config, folder, schedule)
+    start.load_into(engine)
+    start.announce(config, folder, schedule)
     require_alike(world, prepared, engine, position)
     reader = PairReader(
         chain_settings(config.preprocess, version),
@@ -110,14 +113,16 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
         register=config.evaluation.register_pairs,
         cache=registrations(config.preprocess),
     )
+
+    # Train, then finish: evaluate, translate, report.
     record = open_tracker(config, folder, state, device) if world.is_main else nullcontext()
     with Interruption() as interruption, record as tracker:
         context = RunContext(
-            config, folder, prepared, engine, position, reader, tracker, device, quiet, world, opening.history
+            config, folder, prepared, engine, position, reader, tracker, device, quiet, world, start.history
         )
         if world.is_main:
             log_inputs(context)
-            tracker.set_tags(opening.tags())
+            tracker.set_tags(start.tags())
         if position.epochs < context.schedule.epochs:
             if world.is_main:
                 warn_of_lost_rate(context.schedule)
@@ -128,42 +133,42 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
                     raise
                 raise Stopped(interruption.signal_number, "another process had stopped already") from lost
         world.shutdown()
-        steps_before = opening.position.step
+        initial_step = start.position.step
         if not world.is_main:
-            return position, steps_before, ""
+            return position, initial_step, ""
         with interruption.at_once():
             finish(context)
-        return position, steps_before, tracker.how_to_open()
+        return position, initial_step, tracker.how_to_open()
 
 
 def _require_able(device: torch.device, config: Config, folder: RunFolder) -> None:
-    """Refuse what the device cannot do, with a remedy that the run's folder takes."""
+    """Refuse settings that the device does not support, with a remedy that the run's folder accepts."""
     training = config.training
     try:
         require_able(device, precision=training.precision, cuda_graph=training.cuda_graph)
-    except UserError as error:  # of the two, a run that has trained takes another `cuda_graph` alone
+    except UserError as error:  # a run that has trained may change `cuda_graph`, but not `precision`
         raise UserError(f"{error}{new_output_advice(folder) if 'precision' in str(error) else ''}") from error
 
 
 def _prepare(
-    config: Config, folder: RunFolder, opening: StartingPoint, quiet: bool, *, save: bool, version: int
+    config: Config, folder: RunFolder, start: StartingPoint, quiet: bool, *, save: bool, version: int
 ) -> Prepared:
-    """Prepare the data, and write down the configuration, split and range that the run has from now on.
+    """Prepare the data and save the configuration, split and range that the run keeps from now on.
 
-    A split that was saved counts where something was trained on it, or the first process has just saved it.
+    A saved split is used if the run has trained on it, or if the first process has just saved it (not `save`).
     """
     keep = folder.has_trained() or not save
     split, coverage = (path if path.exists() and keep else None for path in (folder.split, folder.coverage))
     cases = find_cases(config, quiet=quiet)
     if save:
         warn_before_the_work(config, cases, split)
-    how = {"saved_coverage": coverage, "paired": engine_class(config).paired, "quiet": quiet, "version": version}
-    prepared = prepare(config, cases, split, **how)
-    if not prepared.split.test:  # said now, not after hours of training
-        where = f"name some in split.file, {config.split.file}" if config.split.file else "set split.test to 1 or more"
-        raise UserError(f"the split has no test subject; {where}")
+    options = {"saved_coverage": coverage, "paired": engine_class(config).paired, "quiet": quiet, "version": version}
+    prepared = prepare(config, cases, split, **options)
+    if not prepared.split.test:  # refused now, not after hours of training
+        remedy = f"name some in split.file, {config.split.file}" if config.split.file else "set split.test to 1 or more"
+        raise UserError(f"the split has no test subject; {remedy}")
     if save:
-        folder.save_config(config, [f"{name}: {text}" for name, text in history_texts(opening.history).items()])
+        folder.save_config(config, [f"{name}: {text}" for name, text in history_texts(start.history).items()])
         atomic_text(folder.split, json_text(split_to_json(prepared.split)))
         if config.preprocess.coverage_mm != "all":
             atomic_text(folder.coverage, json_text(coverage_json(prepared.coverage)))
@@ -171,10 +176,10 @@ def _prepare(
 
 
 def _train(context: RunContext, state: dict | None, interruption: Interruption) -> None:
-    """Train what is still to be trained.
+    """Train the remaining epochs.
 
     Raises:
-        NotFinite: losses or weights were no numbers; the message says what to change, and where.
+        NotFinite: losses or weights were not finite; the message says what to change, and where.
     """
     config = context.config
     if context.world.is_main:
@@ -183,10 +188,10 @@ def _train(context: RunContext, state: dict | None, interruption: Interruption) 
     slices = _slices(context, banks)
     if context.world.is_main:
         with interruption.at_once("before the next step; the same command goes on from there"):
-            observers = _observers(context, _validation(context, banks))
+            callbacks = _callbacks(context, _validation(context, banks))
     else:
-        observers = SILENT_CALLBACKS
-    if state is not None:  # after all that might draw random numbers
+        callbacks = SILENT_CALLBACKS
+    if state is not None:  # after everything that may draw random numbers
         restore_random_state(state["random"])
     try:
         train(
@@ -194,7 +199,7 @@ def _train(context: RunContext, state: dict | None, interruption: Interruption) 
             slices,
             context.schedule,
             context.position,
-            replace(observers, begin=partial(context.world.seed, config.seed)),
+            replace(callbacks, begin=partial(context.world.seed, config.seed)),
             device=context.device,
             interruption=interruption,
             world=context.world,
@@ -204,8 +209,8 @@ def _train(context: RunContext, state: dict | None, interruption: Interruption) 
         raise NotFinite(f"{error}; {advice_after_not_finite(config, context.folder, context.position)}") from error
 
 
-def _observers(context: RunContext, validation: Validation) -> Callbacks:
-    """Return what happens besides the steps."""
+def _callbacks(context: RunContext, validation: Validation) -> Callbacks:
+    """Return the callbacks of the training loop: logging, validation, pictures, checkpoints and progress bar."""
     return Callbacks(
         log=context.tracker.log_metrics,
         validate=partial(_validate, context, validation, context.failure_monitor()),
@@ -216,20 +221,20 @@ def _observers(context: RunContext, validation: Validation) -> Callbacks:
 
 
 def _slices(context: RunContext, banks: dict[str, SliceBank]) -> UnpairedSlices | PairedSlices:
-    """Return what the engine is shown: both contrasts of the same slices, or each contrast's own."""
+    """Return the training slices: both contrasts of the same slices for paired methods, else each contrast's own."""
     config = context.config
     augmentation = Augmentation(**config.augment.model_dump())
-    placed = partial(on_device_slices, device=context.device) if config.training.slices_on_device else list
+    place_banks = partial(on_device_slices, device=context.device) if config.training.slices_on_device else list
     if context.engine.paired:
-        first, second = placed([SliceBank(side) for side in zip(*context.prepared.pairs, strict=True)])
+        first, second = place_banks([SliceBank(side) for side in zip(*context.prepared.pairs, strict=True)])
         return PairedSlices(first, second, augmentation, config.seed)
-    return UnpairedSlices(*placed([*banks.values()]), augmentation, config.seed)
+    return UnpairedSlices(*place_banks([*banks.values()]), augmentation, config.seed)
 
 
-def _validate(context: RunContext, validation: Validation, watch: FailureMonitor) -> dict[str, float]:
-    """Score the networks as they are now, and warn of what the detectors find."""
+def _validate(context: RunContext, validation: Validation, monitor: FailureMonitor) -> dict[str, float]:
+    """Score the present networks, and warn of what the failure checks find."""
     metrics = validation.scores(context.translators())
-    watch(metrics, context.position.step // context.schedule.steps_per_epoch)
+    monitor(metrics, context.position.step // context.schedule.steps_per_epoch)
     return metrics
 
 
@@ -255,7 +260,7 @@ def _validation(context: RunContext, banks: dict[str, SliceBank]) -> Validation:
 
 
 def _sample(context: RunContext, validation: Validation, epoch: int, step: int) -> None:
-    """Draw the fixed validation slices as the networks translate them now."""
+    """Save pictures of the fixed validation slices as the present networks translate them."""
     config = context.config
     oriented = config.data.source != "images"
     panels = validation.panels(context.translators(), config.training.sample_slices, oriented=oriented)
@@ -266,10 +271,10 @@ def _sample(context: RunContext, validation: Validation, epoch: int, step: int) 
 
 
 def _save(context: RunContext, position: dict, best: bool) -> None:
-    """Write a checkpoint: all that a bitwise resume needs, and all that a translation needs.
+    """Write a checkpoint, with everything that a bitwise resume or a translation needs.
 
     Raises:
-        NotFinite: a weight is not finite: an earlier checkpoint must not be replaced by such a one.
+        NotFinite: a weight is not finite; the earlier checkpoint stays.
     """
     if not all_finite_weights(context.engine.networks().values()):
         raise NotFinite(f"training stopped at step {position['step']}: weights are no longer finite")

@@ -55,6 +55,6 @@ def finite(losses: dict[str, Tensor]) -> Tensor:
 
 
 def _scales(logits: Logits) -> list[Tensor]:
-    """Return each scale's logits in float32 at least: a mean over many patches needs more digits than half precision."""
+    """Return each scale's logits in float32 at least, for half precision is too coarse for a mean over many patches."""
     scales = [logits] if isinstance(logits, Tensor) else logits
     return [scale.to(torch.promote_types(scale.dtype, torch.float32)) for scale in scales]

@@ -267,8 +267,8 @@ def test_a_best_score_that_was_not_saved_does_not_count(slices):
 
 
 def test_losses_are_looked_at_in_every_step_on_the_cpu_and_elsewhere_when_they_are_needed(slices, monkeypatch):
-    read, looks = LossMonitor.flush, []
-    monkeypatch.setattr(LossMonitor, "read", lambda ledger: looks.append(ledger.position.step) or read(ledger))
+    flush, looks = LossMonitor.flush, []
+    monkeypatch.setattr(LossMonitor, "flush", lambda monitor: looks.append(monitor.position.step) or flush(monitor))
     schedule = replace(SCHEDULE, log_every=5)
     for device, expected in (("cpu", {*range(1, 13)}), ("meta", {3, 5, 6, 9, 10, 12})):  # logs, and ends of epochs
         looks.clear()
