@@ -273,8 +273,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m benchmarks.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--volume", type=volume, help="a NIfTI volume to measure with; or one of IXI's size is made")
-    names = list(measurements)
-    parser.add_argument("--only", nargs="+", choices=names, default=names, help="what to measure")
+    parser.add_argument("--only", nargs="+", choices=measurements, default=[*measurements], help="what to measure")
     parser.add_argument("--volumes", type=count, help=f"of {SLICES} slices, 13 MB each, in the loader's store, alone")
     parser.add_argument(
         "--device", default="cpu", type=device, help="in whose memory the slices of two of the loader's rows lie"

@@ -65,9 +65,9 @@ def test_data(small_slices, tmp_path, capsys):
                 "ours, 3 volumes, jitter 1.117"):  # fmt: skip
         assert row in first_cells(printed), row
     [table_row] = [line for line in printed.splitlines() if line.startswith("ours, into the store")]
-    [told] = [line for line in printed.splitlines() if "extrapolated" in line]
+    [total_line] = [line for line in printed.splitlines() if "extrapolated" in line]
     spent = re.search(r"\d\S* [mµ]?s", table_row)[0]
-    assert f"200 volumes of {spent}: 0.00 GiB" in told  # of the same run
+    assert f"200 volumes of {spent}: 0.00 GiB" in total_line  # of the same run
 
 
 def test_data_from_a_store_of_any_size(small_slices, tmp_path, capsys):
@@ -102,8 +102,8 @@ def test_inference(monkeypatch, capsys):
 def test_inference_file_to_file_is_the_commands_own_way(monkeypatch, capsys):
     compared = []
     likeness = volume_fingerprint
-    noted = lambda *arguments: compared.append(arguments[1]) or likeness(*arguments)  # noqa: E731
-    monkeypatch.setattr("pipeline.inference.domain_shift.volume_fingerprint", noted)
+    recorded = lambda *arguments: compared.append(arguments[1]) or likeness(*arguments)  # noqa: E731
+    monkeypatch.setattr("pipeline.inference.domain_shift.volume_fingerprint", recorded)
     assert inference.main([*SMALL, "--slices", "20", "--file", "--precision", "bf16"]) == 0
     printed = capsys.readouterr().out
     rows = [line for line in printed.splitlines() if line.split("  ")[0] in (*inference.STAGES, "all else", "all")]
@@ -186,9 +186,9 @@ def test_overheads_of_doors_that_say_what_is_expected(monkeypatch, capsys):
 def test_overheads_of_a_record_are_those_of_the_whole_process():
     size = {"steps": 6, "step_seconds": 0.001, "log_every": 2}
     for how in (overheads.NOTHING, overheads.FILE, overheads.FOLLOWED):
-        found = overheads.measure_record(how, **size)
-        assert found.keys() == {"start", "computed", "waited"} and min(found.values()) >= 0
-        assert found["computed"] < 60
+        record = overheads.measure_record(how, **size)
+        assert record.keys() == {"start", "computed", "waited"} and min(record.values()) >= 0
+        assert record["computed"] < 60
 
 
 def test_overheads_of_a_record_are_told_beyond_a_round_without_one(monkeypatch):
@@ -259,8 +259,8 @@ def test_the_ends_of_epochs_are_told_from_the_steps_within():
 
 
 def test_the_plan_of_a_cohort_does_not_depend_on_earlier_runs(after_the_demo, capsys):
-    [[said, _]] = overheads.plan_rows(10)
-    assert said == "run --dry-run, 10 subjects"
+    [[label, _]] = overheads.plan_rows(10)
+    assert label == "run --dry-run, 10 subjects"
 
 
 def test_a_command_leaves_nothing_where_the_benchmark_is_started(tmp_path, monkeypatch):

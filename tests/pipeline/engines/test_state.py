@@ -27,7 +27,11 @@ def test_draws_go_on_where_they_were():
     random, other = RandomState(3, CPU), RandomState(4, CPU)
     random.normal(5)
     other.load_state_dict(through_a_file(random.state_dict()))
-    for draw in (lambda one: one.uniform(2, 3), lambda one: one.normal(4), lambda one: one.choice(9, 5)):
+    for draw in (
+        lambda instance: instance.uniform(2, 3),
+        lambda instance: instance.normal(4),
+        lambda instance: instance.choice(9, 5),
+    ):
         assert torch.equal(draw(other), draw(random))
     assert not torch.equal(RandomState(3, CPU).normal(5), RandomState(4, CPU).normal(5))
 
@@ -59,16 +63,16 @@ def test_draws_are_of_the_kinds_they_say():
 
 def test_the_mean_style_is_by_hand():
     styles = Styles(torch.zeros(2), CPU, decay=0.5)
-    taken = [torch.tensor([4.0, 8.0]), torch.tensor([0.0, 4.0]), torch.tensor([1.0, 1.0])]
-    styles.update(taken[0], SOUND)
+    style_values = [torch.tensor([4.0, 8.0]), torch.tensor([0.0, 4.0]), torch.tensor([1.0, 1.0])]
+    styles.update(style_values[0], SOUND)
     assert styles.mean.tolist() == [4.0, 8.0]  # the first replaces the zeros it began with
-    styles.update(taken[1], SOUND)
-    expected = 3 / 12 * taken[0] + 9 / 12 * taken[1]  # the warm-up of the averaged generators
+    styles.update(style_values[1], SOUND)
+    expected = 3 / 12 * style_values[0] + 9 / 12 * style_values[1]  # the warm-up of the averaged generators
     torch.testing.assert_close(styles.mean, expected)
-    styles.update(taken[2], SOUND)
-    torch.testing.assert_close(styles.mean, 4 / 13 * expected + 9 / 13 * taken[2])
+    styles.update(style_values[2], SOUND)
+    torch.testing.assert_close(styles.mean, 4 / 13 * expected + 9 / 13 * style_values[2])
     for _ in range(20):
-        styles.update(taken[2], SOUND)
+        styles.update(style_values[2], SOUND)
     before = styles.mean.clone()
     styles.update(torch.tensor([3.0, 3.0]), SOUND)
     torch.testing.assert_close(styles.mean, (before + 3) / 2)  # the decay itself
@@ -96,8 +100,8 @@ def test_styles_come_back_as_they_were():
     styles.update(torch.tensor([0.25, 0.5]), SOUND)
     state = through_a_file(styles.state_dict())
     other.load_state_dict(state)
-    for one in (styles, other):
-        one.update(torch.tensor([9.0, 9.0]), SOUND)
+    for instance in (styles, other):
+        instance.update(torch.tensor([9.0, 9.0]), SOUND)
     assert torch.equal(other.mean, styles.mean) and torch.equal(other.random_style, styles.random_style)
     assert other.update_rate.count == styles.update_rate.count == 2
     assert state["mean"].tolist() == [0.25, 0.5]  # what was loaded is a copy
@@ -121,9 +125,9 @@ def test_a_running_share_falls_to_what_the_decay_leaves():
 
 
 def test_a_stream_of_another_kind_of_device_goes_on_with_one_that_follows_from_it():
-    drawn = []
+    samples = []
     for state in (torch.zeros(16, dtype=torch.uint8), torch.zeros(16, dtype=torch.uint8), torch.ones(16).byte()):
         random = RandomState(5, CPU)
         random.load_state_dict({"generator": state, "place": "cuda"})
-        drawn.append(random.uniform(3).tolist())
-    assert drawn[0] == drawn[1] != drawn[2]
+        samples.append(random.uniform(3).tolist())
+    assert samples[0] == samples[1] != samples[2]

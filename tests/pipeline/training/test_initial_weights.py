@@ -52,10 +52,10 @@ def start(tmp_path, theirs, ours):
 @pytest.mark.parametrize("method", METHODS)
 def test_what_was_learnt_is_taken_over_and_the_rest_is_fresh(method, tmp_path):
     options = METHODS[method]
-    found = start(tmp_path, options, options)
-    fresh, source = engine_of(weights_seed=5, **options), found.weights
+    initial_weights = start(tmp_path, options, options)
+    fresh, source = engine_of(weights_seed=5, **options), initial_weights.weights
     before = saved(fresh)
-    fresh.load_pretrained(found.weights)
+    fresh.load_pretrained(initial_weights.weights)
     after = saved(fresh)
     learnt = {"averaged", "averaged_steps", *fresh.transferable_components()} & after.keys()
     assert {"G", "F", "D_A", "D_B"} <= learnt or {"A", "B", "D_A", "D_B"} <= learnt
@@ -76,20 +76,24 @@ def test_cut_takes_its_heads_and_munit_its_mean_styles_along():
 
 
 def test_an_average_that_the_other_run_did_not_keep_begins_with_its_weights(tmp_path):
-    found = start(tmp_path, METHODS["cyclegan"], METHODS["averaged"])
+    initial_weights = start(tmp_path, METHODS["cyclegan"], METHODS["averaged"])
     engine = engine_of(weights_seed=5, **METHODS["averaged"])
-    engine.load_pretrained(found.weights)
+    engine.load_pretrained(initial_weights.weights)
     state = saved(engine)
     assert state["averaged_steps"] == 0
     averaged = engine.average.networks.state_dict()
     assert differences(averaged, engine.generators.state_dict()) == set()
-    assert differences(state["G"], found.weights["G"]) == set()
+    assert differences(state["G"], initial_weights.weights["G"]) == set()
 
 
 def test_another_method_with_the_same_networks_may_begin_from_them(tmp_path):
-    found = start(tmp_path, METHODS["cyclegan"], {"type": "dualgan", "adversarial": "least_squares"})
-    assert found.record["method"] == "cyclegan"
-    assert (found.record["run"], found.record["step"], found.subjects) == ("small", 3, {"s1", "s2"})
+    initial_weights = start(tmp_path, METHODS["cyclegan"], {"type": "dualgan", "adversarial": "least_squares"})
+    assert initial_weights.record["method"] == "cyclegan"
+    assert (initial_weights.record["run"], initial_weights.record["step"], initial_weights.subjects) == (
+        "small",
+        3,
+        {"s1", "s2"},
+    )
 
 
 def test_what_does_not_fit_is_listed_with_shapes_and_settings(tmp_path):

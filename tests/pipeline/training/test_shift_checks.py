@@ -17,8 +17,8 @@ from pipeline.training.shift_checks import check_shifts, growing_shift, opposed_
     ],
 )
 def test_opposed_is_what_the_shorter_one_takes_back(first, second, expected):
-    for one, other in ((first, second), (second, first)):
-        assert opposed_shift(np.array(one), np.array(other)) == pytest.approx(expected)
+    for shift, other in ((first, second), (second, first)):
+        assert opposed_shift(np.array(shift), np.array(other)) == pytest.approx(expected)
 
 
 def course(*shifts, every=2):
@@ -51,8 +51,8 @@ def metrics(direction, x, y):
 
 
 def test_shifts_are_found_among_the_metrics_by_direction():
-    found = shifts_by_direction({"epoch": 3, "detectors/a_to_b/mode_collapse": 1.0, **metrics("a_to_b", 0.1, -0.2)})
-    assert {direction: shift.tolist() for direction, shift in found.items()} == {"a_to_b": [0.1, -0.2]}
+    shifts = shifts_by_direction({"epoch": 3, "detectors/a_to_b/mode_collapse": 1.0, **metrics("a_to_b", 0.1, -0.2)})
+    assert {direction: shift.tolist() for direction, shift in shifts.items()} == {"a_to_b": [0.1, -0.2]}
     assert shifts_by_direction(metrics("a_to_b", float("nan"), 0.0)) == {}  # could not be measured
     assert shifts_by_direction({"detectors/a_to_b/spatial_shift_mm": 3.0}) == {}  # of a run that kept the length alone
 
