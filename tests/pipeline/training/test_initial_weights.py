@@ -81,7 +81,7 @@ def test_an_average_that_the_other_run_did_not_keep_begins_with_its_weights(tmp_
     engine.load_pretrained(initial_weights.weights)
     state = saved(engine)
     assert state["averaged_steps"] == 0
-    averaged = engine.average.networks.state_dict()
+    averaged = engine.ema.networks.state_dict()
     assert differences(averaged, engine.generators.state_dict()) == set()
     assert differences(state["G"], initial_weights.weights["G"]) == set()
 
