@@ -179,6 +179,7 @@ def file_to_file(common: dict, batch_size: int, rounds: int, *, compiled: bool, 
     from pipeline.inference.translator import open_volume
     from pipeline.utils.hardware import set_up
 
+    # The model, and the function with which the command translates a volume.
     set_up(threads=None)
     model, to = benchmark_model(*(common[name] for name in ("uri", "to", "width", "size", "device")))
     seconds_by_stage: dict[str, list[float]] = {name: [] for name in (*STAGES, "all else", "all")}
@@ -188,39 +189,37 @@ def file_to_file(common: dict, batch_size: int, rounds: int, *, compiled: bool, 
             nib.save(nib.Nifti1Image(ellipsoid_volume(common["size"], common["slices"]), np.eye(4)), source)
         if common["uri"] is None:
             model = with_fingerprint(model, to, source)
-        one_view = views.open_multi_view(
-            [str(common["uri"])], [model.in_precision(precision)], to, None, uncertainty=False
-        )
+        view = views.open_multi_view([str(common["uri"])], [model.in_precision(precision)], to, None, uncertainty=False)
         translate_one = batch.job_translator(
-            one_view.compiled("yes" if compiled else "no", 1, batch_size), None, batch_size=batch_size
+            view.compiled("yes" if compiled else "no", 1, batch_size), None, batch_size=batch_size
         )
+
+        # Translate the volume again and again, with the stages timed.
         for _ in range(rounds + 1):
             stage_seconds = dict.fromkeys(STAGES, 0.0)
             started = time.perf_counter()
             with timed_stages(STAGES, stage_seconds):
                 translate_one(Job(source, target))
             total = time.perf_counter() - started
-            for name, duration in (
-                stage_seconds | {"all else": total - sum(stage_seconds.values()), "all": total}
-            ).items():
+            stage_seconds |= {"all else": total - sum(stage_seconds.values()), "all": total}
+            for name, duration in stage_seconds.items():
                 seconds_by_stage[name].append(duration)
         opened = open_volume(source, model, to, [], likeness=False)
         shown_count = int(opened.foreground.any(axis=(1, 2)).sum())
         echo(
             f"{shown_count} of {len(opened.slices)} slices show something; {source.stat().st_size / 2**20:.1f} MiB read"
         )
-    total = statistics.median(seconds_by_stage["all"][1:])
-    rows = [
-        [
-            name,
-            duration_text(statistics.median(durations[1:])),
-            f"{statistics.median(durations[1:]) / total:.0%}",
-            duration_text(durations[0]),
-        ]
-        for name, durations in seconds_by_stage.items()
-    ]
-    echo(table(["stage", "median", "share", "the first"], rows))
+    echo(table(["stage", "median", "share", "the first"], stage_rows(seconds_by_stage)))
     echo(f"peak memory {peak_mib():,.0f} MiB")
+
+
+def stage_rows(seconds_by_stage: Mapping[str, list[float]]) -> list[list[str]]:
+    """Return a table row for each stage: median without the first duration, share of the whole, first duration."""
+    medians = {name: statistics.median(durations[1:]) for name, durations in seconds_by_stage.items()}
+    return [
+        [name, duration_text(median), f"{median / medians['all']:.0%}", duration_text(seconds_by_stage[name][0])]
+        for name, median in medians.items()
+    ]
 
 
 def refuse_what_does_not_apply(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:

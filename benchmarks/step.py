@@ -82,6 +82,7 @@ def prepare(row: str, batch: int, kind: str, device: str, threads: int | None, f
     from pipeline.engines.registry import build_engine
     from pipeline.utils.hardware import set_up, tune
 
+    # Settings of the process: the plain step has those of torch.
     if threads:
         torch.set_num_threads(threads)
     if kind != "plain":
@@ -91,6 +92,8 @@ def prepare(row: str, batch: int, kind: str, device: str, threads: int | None, f
     torch.manual_seed(0)
     torch_device = torch.device(device)
     tune(torch_device, tf32=precision == "tf32")
+
+    # Engine and batch, and the step on them.
     engine = build_engine(config, torch_device)
     size = config.preprocess.size
     images = (torch.rand(2, batch, 1, size, size) * 2 - 1).to(torch_device)

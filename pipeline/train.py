@@ -10,7 +10,6 @@ import torch
 from pipeline.config.schema import Config
 from pipeline.data.gpu_slices import on_device_slices
 from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices
-from pipeline.data.pairs import PairReader
 from pipeline.data.split_file import split_to_json
 from pipeline.dry_run import warn_before_the_work
 from pipeline.engines.cuda_graph import CapturedStep
@@ -23,11 +22,9 @@ from pipeline.runs.coverage_choice import coverage_json
 from pipeline.runs.folder import RunFolder, json_text, open_run_folder
 from pipeline.runs.prepare import (
     Prepared,
-    chain_settings,
     chain_version,
     find_cases,
     prepare,
-    registrations,
     require_same_data,
     training_data,
 )
@@ -37,7 +34,7 @@ from pipeline.training.history import history_texts
 from pipeline.training.loop import Callbacks, train
 from pipeline.training.loss_monitor import NotFinite
 from pipeline.training.resume import StartingPoint, find_starting_point, require_alike
-from pipeline.training.run_context import RunContext
+from pipeline.training.run_context import RunContext, pair_reader
 from pipeline.training.run_logging import log_inputs, open_tracker
 from pipeline.training.run_record import mark_unfinished
 from pipeline.training.schedule import schedule_of, warn_of_lost_rate
@@ -107,12 +104,7 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
     start.load_into(engine)
     start.announce(config, folder, schedule)
     require_alike(world, prepared, engine, position)
-    reader = PairReader(
-        chain_settings(config.preprocess, version),
-        max(network.stride for network in engine.translators().values()),
-        register=config.evaluation.register_pairs,
-        cache=registrations(config.preprocess),
-    )
+    reader = pair_reader(config, version, engine)
 
     # Train, then finish: evaluate, translate, report.
     record = open_tracker(config, folder, state, device) if world.is_main else nullcontext()
@@ -181,6 +173,7 @@ def _train(context: RunContext, state: dict | None, interruption: Interruption) 
     Raises:
         NotFinite: losses or weights were not finite; the message says what to change, and where.
     """
+    # Slices, and callbacks (in the first process only).
     config = context.config
     if context.world.is_main:
         mark_unfinished(context.folder.record, trains=True)
@@ -191,7 +184,9 @@ def _train(context: RunContext, state: dict | None, interruption: Interruption) 
             callbacks = _callbacks(context, _validation(context, banks))
     else:
         callbacks = SILENT_CALLBACKS
-    if state is not None:  # after everything that may draw random numbers
+
+    # Train, from the random state of the checkpoint: last, for the above may draw random numbers.
+    if state is not None:
         restore_random_state(state["random"])
     try:
         train(

@@ -90,8 +90,10 @@ def read_initial_weights(config: Config) -> InitialWeights | None:
     content = load_checkpoint(path)
     try:
         source = Config.model_validate(content["config"])
+        # Refuse what does not fit.
         _require_contrasts(path, source.contrasts, config.contrasts)
         _require_networks(path, content["engine"], source, config)
+        # Describe the other run for the history, and name its subjects.
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         record = {

@@ -10,7 +10,7 @@ from pipeline.config.schema import Config
 from pipeline.data.pairs import PairReader
 from pipeline.engines.protocol import Engine
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.prepare import Prepared
+from pipeline.runs.prepare import Prepared, chain_settings, registrations
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.failure_monitor import FailureMonitor
 from pipeline.training.history import History
@@ -85,3 +85,13 @@ class RunContext:
             pixel_mm=self.pixel_mm,
             tag=self.tracker.set_tags,
         )
+
+
+def pair_reader(config: Config, version: int, engine: Engine) -> PairReader:
+    """Return the reader of volumes and pairs, padded for the engine's translators."""
+    return PairReader(
+        chain_settings(config.preprocess, version),
+        max(network.stride for network in engine.translators().values()),
+        register=config.evaluation.register_pairs,
+        cache=registrations(config.preprocess),
+    )

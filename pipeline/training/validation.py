@@ -140,6 +140,7 @@ class Validation:
         for target, fixed_scans in self.by_target.items():
             direction = f"{self._other(target)}_to_{target}"
             prefix, detector_inputs = f"validation/{direction}", []
+            # Translate every scan, and score it against the real target or, without pairs, by its cycle.
             for fixed in fixed_scans:
                 translated = self._translate(fixed.source, translators[target])
                 detector_inputs.append(_detector_input(fixed, translated))
@@ -156,9 +157,12 @@ class Validation:
                     scan_scores = _similarity(fixed.unpadded(translated), fixed.real, fixed.foreground)
                 for name, value in scan_scores.items():
                     metrics.setdefault(f"{prefix}/{name}", []).append(value)
+            # Measure what the failure checks need of a direction.
             if self.cohorts is not None:
                 values = measure(detector_inputs, self.cohorts[self._other(target)], self.cohorts[target])
                 detector_values |= {f"detectors/{direction}/{name}": value for name, value in values.items()}
+
+        # Average over subjects, and make one score of both directions.
         means = {name: float(np.mean(values)) for name, values in metrics.items()}
         gains = [value for name, value in means.items() if name.endswith("/psnr")]
         losses = [value for name, value in means.items() if name.endswith(("/cycle_error", "/intensity_distance"))]
