@@ -1,4 +1,4 @@
-"""Counting what a step asks of the device."""
+"""Counts the operations of a training step."""
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -9,7 +9,7 @@ ALLOCATES_ALONE = ("empty", "empty_like", "empty_strided", "new_empty", "new_emp
 
 
 class _Counter(TorchDispatchMode):
-    """Counts the operations that run, below autograd, and are neither views nor allocations."""
+    """Counts operations below autograd, without views and allocations."""
 
     def __init__(self):
         super().__init__()
@@ -23,7 +23,7 @@ class _Counter(TorchDispatchMode):
 
 
 def count_operations(work: Work, warm_up: int = 2) -> int:
-    """Return how many operations a call makes that launch a kernel on a GPU, after some calls that prepare it."""
+    """Return the number of a call's operations that launch a kernel on a GPU, after some warm-up calls."""
     with reference_conv():
         for _ in range(warm_up):
             work()

@@ -22,7 +22,7 @@ class ResNetGenerator(nn.Module):
 
     At the default size, in the paper's notation: c7s1-64, d128, d256, nine R256, u128, u64, c7s1-1. The 7×7 layers and
     the residual blocks pad by reflection, d with zeros. Instance norm follows every convolution but the last; its
-    learned offset takes the place of the convolution's bias.
+    learned offset replaces the convolution's bias.
 
     Args:
         blocks: Residual blocks; the paper has 9 for images of 256 pixels and more, 6 for smaller ones.
@@ -54,9 +54,9 @@ class ResNetGenerator(nn.Module):
             ),
             reflect_conv(width, 1, 7, bias=True),
         )
-        seen = [block for block in (0, 4) if block < blocks]
-        self.taps = [*range(1, downs + 1), *(1 + downs + block for block in seen)]
-        self.feature_channels = [1, *channels[1:], *(channels[-1] for _ in seen)]
+        tapped_blocks = [block for block in (0, 4) if block < blocks]
+        self.taps = [*range(1, downs + 1), *(1 + downs + block for block in tapped_blocks)]
+        self.feature_channels = [1, *channels[1:], *(channels[-1] for _ in tapped_blocks)]
         initialise_normal(self)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -71,8 +71,7 @@ class ResNetGenerator(nn.Module):
     def features(self, image: Tensor) -> list[Tensor]:
         """Return what PatchNCE compares (Park et al. 2020, appendix C.2).
 
-        The image, the output of each halving, and that of the first and the fifth residual block where there are so
-        many.
+        The image, the output of each halving, and that of the first and of the fifth residual block, if it exists.
 
         Raises:
             ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.

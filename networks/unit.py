@@ -75,8 +75,8 @@ class LatentAutoEncoder(nn.Module):
     The latent of an image is normally distributed about the mean that the encoder gives, with variance 1 (section 3).
 
     Args:
-        width, downs: Of both halves.
-        blocks: Residual blocks of each half.
+        width, downs: Size of encoder and decoder.
+        blocks: Residual blocks of the encoder, and of the decoder.
         upsampling: "transposed" as published, or "nearest" against checkerboard; see `blocks.upsample`.
 
     Attributes:
@@ -104,23 +104,23 @@ class LatentAutoEncoder(nn.Module):
 
 
 def share_blocks(first: LatentAutoEncoder, second: LatentAutoEncoder, count: int) -> None:
-    """Have the second take over the first's residual blocks next to the latent, `count` on either side of it.
+    """Share the residual blocks next to the latent, `count` on either side of it: the second takes the first's.
 
-    What both encode last and decode first is then one and the same module (section 3, "weight-sharing"). Both must have
-    been made with the same width and downs.
+    The last blocks of both encoders and the first of both decoders are then the same modules (section 3,
+    "weight-sharing"). Both auto-encoders must have the same width and downs.
 
     Raises:
-        ValueError: they do not have so many.
+        ValueError: an auto-encoder has fewer blocks than `count`.
     """
     if count > min(first.blocks, second.blocks):
         raise ValueError(f"{count} blocks to share, where the auto-encoders have {first.blocks} and {second.blocks}")
-    for place in range(count):
-        second.encoder[-1 - place] = first.encoder[-1 - place]
-        second.decoder[place] = first.decoder[place]
+    for index in range(count):
+        second.encoder[-1 - index] = first.encoder[-1 - index]
+        second.decoder[index] = first.decoder[index]
 
 
 class LatentTranslator(nn.Module):
-    """The encoder of one contrast and the decoder of the other, shared, not copied; it translates without noise.
+    """A translator without noise, of one contrast's encoder and the other's decoder, which are shared, not copied.
 
     Attributes:
         stride: Height and width must be multiples of this, and at least twice this.

@@ -19,7 +19,7 @@ from pipeline.runs.contrast_warnings import warn_of_headers
 from pipeline.runs.folder import open_run_folder
 from pipeline.runs.prepare import find_cases, split_cases, warn_unpaired
 from pipeline.training.history import start_text
-from pipeline.training.initial_weights import read_start
+from pipeline.training.initial_weights import read_initial_weights
 from pipeline.utils.console import echo, table, warn
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import human_bytes
@@ -43,7 +43,7 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     from pipeline.training.schedule import schedule_of, warn_of_lost_rate
 
     saved = open_run_folder(config).split  # refuses one that holds another run; makes none
-    start = read_start(config)
+    start = read_initial_weights(config)
     cases = planned_cases(config)
     split = split_cases(config, cases, saved if saved.exists() else None)
     warn_of_headers(config, cases, split)

@@ -6,7 +6,7 @@ from pipeline import __version__
 from pipeline.config.load import load_config
 from pipeline.config.shipped import config_file
 from pipeline.runs.folder import open_run_folder
-from pipeline.training.initial_weights import require_start
+from pipeline.training.initial_weights import require_initial_weights
 from pipeline.utils.arguments import given_path
 from pipeline.utils.console import cli_main, echo
 from pipeline.utils.distributed import world_from_env
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_DONE
     if world_from_env().size == 1:
         open_run_folder(config)  # refuses at once, not after the imports that follow, what holds another run
-        require_start(config)
+        require_initial_weights(config)
     from pipeline.tracking.mlflow_settings import configure_mlflow
 
     configure_mlflow()  # first, for MONAI imports MLflow, which asks for its settings then

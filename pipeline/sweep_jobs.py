@@ -14,7 +14,7 @@ from types import FrameType
 
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
-from pipeline.training.initial_weights import require_start
+from pipeline.training.initial_weights import require_initial_weights
 from pipeline.utils.console import echo, warn
 from pipeline.utils.errors import Stopped, UserError
 from pipeline.utils.interruption import handled
@@ -72,7 +72,7 @@ def plan(configs: Sequence[Path], overrides: Sequence[str], output: Path | None,
             config = load_config(path, overrides)
             if output is not None:
                 config = config.model_copy(update={"output": output / config.name})
-            require_start(config)
+            require_initial_weights(config)
         except UserError as error:
             problems.append(str(error))
             continue

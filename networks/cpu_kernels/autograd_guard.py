@@ -1,4 +1,4 @@
-"""Refusing second derivatives of what has a hand-written first one."""
+"""A guard for hand-written gradients: it refuses second derivatives, which they do not have."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -11,19 +11,19 @@ Backward = Callable[..., tuple[Tensor | None, ...]]
 
 
 def once_differentiable(backward: Backward) -> Backward:
-    """Wrap the `backward` of a `torch.autograd.Function`, so that it raises where a graph of it is asked for.
+    """Wrap the `backward` of a `torch.autograd.Function`, so that it raises if a second derivative is taken.
 
-    `torch.autograd.function.once_differentiable` raises only where the incoming gradient depends on weights, and takes
-    the result for a constant where it does not: in the gradient of a linear last layer's output, silently.
+    `torch.autograd.function.once_differentiable` raises only if the incoming gradient depends on weights. If it does
+    not, as after a linear last layer, it silently treats the result as a constant.
     """
 
     @wraps(backward)
-    def cli_main(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def guarded_backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "this way of computing a layer is differentiable once; for second derivatives (a gradient penalty) "
-                "compute the network within networks.cpu_kernels.convolutions.plain_ways()"
+                "compute the network within networks.cpu_kernels.convolutions.reference_conv()"
             )
         return backward(ctx, *gradients)
 
-    return cli_main
+    return guarded_backward

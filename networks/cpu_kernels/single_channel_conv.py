@@ -1,13 +1,15 @@
-"""Convolutions from or to a single channel, where libraries compute a whole vector register of channels.
+"""Convolutions from or to a single channel.
 
-To one channel they take the time of sixteen. At stride 1, a two-dimensional kernel is a sum of its rows, so that
+Libraries compute a whole vector register of channels, so that one channel takes the time of sixteen. At stride 1, a
+two-dimensional kernel is a sum of its rows:
 
-    y[i, j] = Σ_p z_p[i + p, j],   z_p[i, j] = Σ_q Σ_c w[c, p, q] x[c, i, j + q]:
+    y[i, j] = Σ_p z_p[i + p, j],   z_p[i, j] = Σ_q Σ_c w[c, p, q] x[c, i, j + q].
 
-one convolution by a single row to as many channels as the kernel has rows, which are then added, each a row further
-down. The gradients of such a layer are convolutions *from* one channel, which are fast as they are, and those of a
-layer from one channel are these. At stride 2, what doubles an image to one channel, or gives the gradient of what
-halves one, is a matrix product, Σ_c w[c, p, q] x[c, i, j] for each tap (p, q), whose planes are added at their places.
+That is one convolution by a single row to as many channels as the kernel has rows, which are then added, each a row
+further down. The gradients of such a layer are convolutions *from* one channel, which are fast in torch; the gradients
+of a layer from one channel are convolutions to one channel. At stride 2, the transposed convolution to one channel,
+which is also the gradient of a strided convolution from one, is a matrix product Σ_c w[c, p, q] x[c, i, j] for each tap
+(p, q), whose planes are added where the tap puts them.
 """
 
 from collections.abc import Sequence
@@ -53,16 +55,18 @@ class _ToOne(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, image: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(image, weight)
-        return _by_rows(image, weight)
+        return _sum_over_rows(image, weight)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         image, weight = ctx.saved_tensors
-        around, turned = _around(gradient, weight), _turned(weight)
-        to_image = conv2d(around, turned) if ctx.needs_input_grad[0] else None
-        to_weight = _turned(conv2d_weight(around, turned.shape, image)) if ctx.needs_input_grad[1] else None
-        return to_image, to_weight
+        padded, flipped = _zero_padded(gradient, weight), _flipped_kernel(weight)
+        image_gradient = conv2d(padded, flipped) if ctx.needs_input_grad[0] else None
+        weight_gradient = (
+            _flipped_kernel(conv2d_weight(padded, flipped.shape, image)) if ctx.needs_input_grad[1] else None
+        )
+        return image_gradient, weight_gradient
 
 
 class _FromOne(torch.autograd.Function):
@@ -75,9 +79,11 @@ class _FromOne(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         image, weight = ctx.saved_tensors
-        to_image = _by_rows(_around(gradient, weight), _turned(weight)) if ctx.needs_input_grad[0] else None
-        to_weight = conv2d_weight(image, weight.shape, gradient) if ctx.needs_input_grad[1] else None
-        return to_image, to_weight
+        image_gradient = (
+            _sum_over_rows(_zero_padded(gradient, weight), _flipped_kernel(weight)) if ctx.needs_input_grad[0] else None
+        )
+        weight_gradient = conv2d_weight(image, weight.shape, gradient) if ctx.needs_input_grad[1] else None
+        return image_gradient, weight_gradient
 
 
 class _HalvedFromOne(torch.autograd.Function):
@@ -91,40 +97,40 @@ class _HalvedFromOne(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         image, weight = ctx.saved_tensors
-        to_image = to_weight = None
+        image_gradient = weight_gradient = None
         if ctx.needs_input_grad[0]:
-            to_image = _doubled(gradient, weight, image.shape[2:], ctx.padding)
+            image_gradient = _transposed_to_one(gradient, weight, image.shape[2:], ctx.padding)
         if ctx.needs_input_grad[1]:
-            to_weight = conv2d_weight(image, weight.shape, gradient, stride=2, padding=ctx.padding)
-        return to_image, to_weight, None
+            weight_gradient = conv2d_weight(image, weight.shape, gradient, stride=2, padding=ctx.padding)
+        return image_gradient, weight_gradient, None
 
 
 class _DoubledToOne(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, image: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(image, weight)
-        return _doubled(image, weight, [2 * side for side in image.shape[2:]], padding=1)
+        return _transposed_to_one(image, weight, [2 * side for side in image.shape[2:]], padding=1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         image, weight = ctx.saved_tensors
-        to_image = conv2d(gradient, weight, stride=2, padding=1) if ctx.needs_input_grad[0] else None
-        to_weight = None
+        image_gradient = conv2d(gradient, weight, stride=2, padding=1) if ctx.needs_input_grad[0] else None
+        weight_gradient = None
         if ctx.needs_input_grad[1]:
-            to_weight = conv2d_weight(gradient, weight.shape, image, stride=2, padding=1)
-        return to_image, to_weight
+            weight_gradient = conv2d_weight(gradient, weight.shape, image, stride=2, padding=1)
+        return image_gradient, weight_gradient
 
 
-def _doubled(image: Tensor, weight: Tensor, size: Sequence[int], padding: int) -> Tensor:
-    """The transposed convolution of stride 2 to one channel of the given size: a plane for each tap, added in place."""
+def _transposed_to_one(image: Tensor, weight: Tensor, size: Sequence[int], padding: int) -> Tensor:
+    """Return the transposed convolution of stride 2 to one channel of a given size: the sum of one plane a tap."""
     taps = weight.flatten(1).T.expand(len(image), -1, -1)
     planes = torch.bmm(taps, image.flatten(2))  # (r², C) by (C, H W)
     return fold(planes, tuple(size), weight.shape[2:], stride=2, padding=padding)
 
 
-def _by_rows(image: Tensor, weight: Tensor) -> Tensor:
-    """The convolution to one channel as the sum over the kernel's rows."""
+def _sum_over_rows(image: Tensor, weight: Tensor) -> Tensor:
+    """Return the convolution to one channel as the sum over the kernel's rows."""
     height = image.shape[2] - weight.shape[2] + 1
     rows = conv2d(image, weight[0].transpose(0, 1)[:, :, None])  # (r, C, 1, s) to (N, r, H, W − s + 1)
     result = rows[:, :1, :height].clone()
@@ -133,12 +139,12 @@ def _by_rows(image: Tensor, weight: Tensor) -> Tensor:
     return result
 
 
-def _around(gradient: Tensor, weight: Tensor) -> Tensor:
-    """Surround a gradient with as many zeros as the kernel reaches."""
+def _zero_padded(gradient: Tensor, weight: Tensor) -> Tensor:
+    """Pad a gradient with zeros by the kernel's size less one on all sides."""
     high, wide = (side - 1 for side in weight.shape[2:])
     return pad(gradient, (wide, wide, high, high))
 
 
-def _turned(weight: Tensor) -> Tensor:
-    """Turn a kernel by 180° and swap its channels, as the gradient's convolution has it."""
+def _flipped_kernel(weight: Tensor) -> Tensor:
+    """Turn a kernel by 180° and swap its channels, as in the gradient's convolution."""
     return weight.flip(2, 3).transpose(0, 1)

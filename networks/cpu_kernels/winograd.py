@@ -32,8 +32,8 @@ POINTS = (
 def convolve(image: Tensor, weight: Tensor) -> Tensor:
     """Correlate an image with square kernels, without padding and at stride 1, as `torch.nn.functional.conv2d` does.
 
-    Differentiable once in both arguments, with as few multiplications backwards; the transformed image, 2.25 times as
-    large, exists for one image of the batch at a time and is made anew backwards.
+    Differentiable once in both arguments, with as few multiplications in the backward pass. The transformed
+    image, 2.25 times as large, exists for one sample at a time and is computed again in the backward pass.
 
     Args:
         image: (N, C, H, W), H and W at least r.
@@ -46,27 +46,31 @@ def convolve(image: Tensor, weight: Tensor) -> Tensor:
     return _Winograd.apply(image, weight)
 
 
-def pays(image: Tensor, weight: Tensor, padding: int = 0) -> bool:
-    """Whether `convolve` was measured to be faster than the library: many channels and pixels, 3×3 or 4×4.
+def is_faster(image: Tensor, weight: Tensor, padding: int = 0) -> bool:
+    """Whether `convolve` was measured to be faster than torch's: many channels and pixels, kernels of 3×3 or 4×4.
 
-    With few channels transforming the tiles costs what is saved, with few tiles transforming the kernels does.
+    With few channels the transform of the tiles costs what is saved; with few tiles that of the kernels does.
 
     Args:
         image: (N, C, H, W).
         weight: (K, C, r, r).
-        padding: By which the image is still to be enlarged on every side.
+        padding: Pixels that are still to be added on every side of the image.
     """
-    if not filters_minimally(weight):
+    if not suits_winograd(weight):
         return False
     taps = weight.shape[-1]
     height, width = (side + 2 * padding - taps + 1 for side in image.shape[2:])
     return height * width / OUTPUTS**2 >= LEAST_TILES[taps]
 
 
-def filters_minimally(weight: Tensor) -> bool:
-    """Whether `convolve` pays for kernels (K, C, r, r) where the image is large enough."""
-    after, before, *kernel = weight.shape
-    return kernel in ([3, 3], [4, 4]) and min(before, after) >= LEAST_CHANNELS and before * after >= LEAST_KERNELS
+def suits_winograd(weight: Tensor) -> bool:
+    """Whether `convolve` is faster with kernels (K, C, r, r) if the image is large enough."""
+    out_channels, in_channels, *kernel = weight.shape
+    return (
+        kernel in ([3, 3], [4, 4])
+        and min(in_channels, out_channels) >= LEAST_CHANNELS
+        and in_channels * out_channels >= LEAST_KERNELS
+    )
 
 
 @lru_cache
@@ -87,7 +91,7 @@ def minimal_filtering(outputs: int, taps: int) -> tuple[np.ndarray, np.ndarray, 
 
 
 class _Transforms:
-    """The matrices as tensors like another, and what they do; a batch's images are taken one by one."""
+    """The transforms of kernels, images and gradients, in a weight's data type; images have no batch axis."""
 
     def __init__(self, weight: Tensor):
         self.taps = weight.shape[-1]
@@ -97,33 +101,33 @@ class _Transforms:
             torch.as_tensor(matrix, dtype=weight.dtype, device=weight.device) for matrix in matrices
         )
 
-    def of_kernels(self, weight: Tensor) -> Tensor:
+    def transform_kernels(self, weight: Tensor) -> Tensor:
         """Return G g Gᵀ: (K, C, r, r) to (n², K, C)."""
         return (self.kernels @ weight.reshape(-1, self.taps**2).T).view(-1, *weight.shape[:2])
 
-    def of_image(self, image: Tensor) -> Tensor:
+    def transform_image(self, image: Tensor) -> Tensor:
         """Return Bᵀ d B of each tile: (C, H, W), whole tiles, to (n², C, tiles)."""
         filters = self.inputs.view(-1, 1, self.size, self.size)
         return conv2d(image[:, None], filters, stride=OUTPUTS).flatten(2).transpose(0, 1)
 
-    def to_image(self, products: Tensor, rows: int) -> Tensor:
-        """Return Aᵀ[…]A of each tile at its place: (n², K, tiles) to (K, 4 rows, 4 columns)."""
+    def inverse_transform(self, products: Tensor, rows: int) -> Tensor:
+        """Return Aᵀ[…]A of the tiles, put together: (n², K, tiles) to (K, 4 rows, 4 columns)."""
         tiles = self.outputs @ products.transpose(0, 1)  # (K, m², tiles)
-        parted = tiles.view(len(tiles), OUTPUTS, OUTPUTS, rows, -1)
-        return parted.permute(0, 3, 1, 4, 2).reshape(len(tiles), rows * OUTPUTS, -1)
+        blocks = tiles.view(len(tiles), OUTPUTS, OUTPUTS, rows, -1)
+        return blocks.permute(0, 3, 1, 4, 2).reshape(len(tiles), rows * OUTPUTS, -1)
 
-    def of_image_gradient(self, gradient: Tensor) -> Tensor:
-        """Return the transpose of `to_image`: (K, 4 rows, 4 columns) to (n², K, tiles)."""
+    def transform_gradient(self, gradient: Tensor) -> Tensor:
+        """Return the transpose of `inverse_transform`: (K, 4 rows, 4 columns) to (n², K, tiles)."""
         filters = self.outputs.T.reshape(-1, 1, OUTPUTS, OUTPUTS)
         return conv2d(gradient[:, None], filters, stride=OUTPUTS).flatten(2).transpose(0, 1)
 
-    def to_input_gradient(self, products: Tensor, height: int, width: int) -> Tensor:
-        """Return the transpose of `of_image`: (n², C, tiles) to (C, height, width), overlapping tiles added."""
+    def input_gradient(self, products: Tensor, height: int, width: int) -> Tensor:
+        """Return the transpose of `transform_image`: (n², C, tiles) to (C, height, width), overlapping tiles added."""
         tiles = self.inputs.T @ products.transpose(0, 1)
         return fold(tiles.flatten(0, 1), (height, width), self.size, stride=OUTPUTS)
 
-    def to_kernel_gradient(self, products: Tensor) -> Tensor:
-        """Return the transpose of `of_kernels`: (n², K, C) to (K, C, r, r)."""
+    def kernel_gradient(self, products: Tensor) -> Tensor:
+        """Return the transpose of `transform_kernels`: (n², K, C) to (K, C, r, r)."""
         return (self.kernels.T @ products.flatten(1)).T.reshape(*products.shape[1:], self.taps, self.taps)
 
 
@@ -131,35 +135,35 @@ class _Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, image: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(image, weight)
-        by = _Transforms(weight)
-        height, width = (side - by.taps + 1 for side in image.shape[-2:])
+        transforms = _Transforms(weight)
+        height, width = (side - transforms.taps + 1 for side in image.shape[-2:])
         result = image.new_empty(len(image), len(weight), height, width)
-        kernels = by.of_kernels(weight)
-        for one, place in zip(_whole(image, by.taps - 1), result, strict=True):
-            products = torch.bmm(kernels, by.of_image(one))
-            place.copy_(by.to_image(products, -(-height // OUTPUTS))[:, :height, :width])
+        kernels = transforms.transform_kernels(weight)
+        for sample, output in zip(_pad_to_tiles(image, transforms.taps - 1), result, strict=True):
+            products = torch.bmm(kernels, transforms.transform_image(sample))
+            output.copy_(transforms.inverse_transform(products, -(-height // OUTPUTS))[:, :height, :width])
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         image, weight = ctx.saved_tensors
-        by = _Transforms(weight)
-        kernels = by.of_kernels(weight).transpose(1, 2)
-        to_image = torch.empty_like(image) if ctx.needs_input_grad[0] else None
-        to_kernels = image.new_zeros(kernels.mT.shape) if ctx.needs_input_grad[1] else None
-        whole = _whole(image, by.taps - 1)
-        for index, one in enumerate(_whole(gradient, 0)):
-            products = by.of_image_gradient(one)
-            if to_image is not None:
-                parts = by.to_input_gradient(torch.bmm(kernels, products), *whole.shape[-2:])
-                to_image[index] = parts[:, : image.shape[-2], : image.shape[-1]]
-            if to_kernels is not None:
-                to_kernels.baddbmm_(products, by.of_image(whole[index]).mT)
-        return to_image, by.to_kernel_gradient(to_kernels) if to_kernels is not None else None
+        transforms = _Transforms(weight)
+        kernels = transforms.transform_kernels(weight).transpose(1, 2)
+        image_gradient = torch.empty_like(image) if ctx.needs_input_grad[0] else None
+        kernel_products = image.new_zeros(kernels.mT.shape) if ctx.needs_input_grad[1] else None
+        padded = _pad_to_tiles(image, transforms.taps - 1)
+        for index, sample in enumerate(_pad_to_tiles(gradient, 0)):
+            products = transforms.transform_gradient(sample)
+            if image_gradient is not None:
+                padded_gradient = transforms.input_gradient(torch.bmm(kernels, products), *padded.shape[-2:])
+                image_gradient[index] = padded_gradient[:, : image.shape[-2], : image.shape[-1]]
+            if kernel_products is not None:
+                kernel_products.baddbmm_(products, transforms.transform_image(padded[index]).mT)
+        return image_gradient, transforms.kernel_gradient(kernel_products) if kernel_products is not None else None
 
 
-def _whole(image: Tensor, beyond: int) -> Tensor:
-    """Append zeros to (N, C, H, W) so that H and W are `beyond` more than a multiple of 4."""
-    missing = [-(side - beyond) % OUTPUTS for side in image.shape[-2:]]
+def _pad_to_tiles(image: Tensor, excess: int) -> Tensor:
+    """Append zeros to (N, C, H, W) so that H and W are `excess` more than a multiple of 4."""
+    missing = [-(side - excess) % OUTPUTS for side in image.shape[-2:]]
     return pad(image, (0, missing[1], 0, missing[0])) if any(missing) else image.contiguous()

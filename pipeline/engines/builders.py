@@ -1,4 +1,4 @@
-"""From a configuration's `generator` and `discriminator` to networks: the one place where a name becomes a network."""
+"""Builds networks from a configuration's `generator` and `discriminator`; only here does a name become a network."""
 
 import math
 
@@ -34,13 +34,15 @@ def build_generator(config: Config) -> nn.Module:
             style_downs=settings.style_downs,
             mlp_width=settings.mlp_width,
         )
-    kinds = {"resnet": ResNetGenerator, "residual_concat": ResidualConcatGenerator, "unit": LatentAutoEncoder}
-    kind = kinds[settings.type]
-    return kind(blocks=settings.blocks, width=settings.width, downs=settings.downs, upsampling=settings.upsampling)
+    classes = {"resnet": ResNetGenerator, "residual_concat": ResidualConcatGenerator, "unit": LatentAutoEncoder}
+    network_class = classes[settings.type]
+    return network_class(
+        blocks=settings.blocks, width=settings.width, downs=settings.downs, upsampling=settings.upsampling
+    )
 
 
 def build_discriminator(config: Config, channels: int = 1) -> nn.Module:
-    """Return a freshly initialised discriminator of images with so many channels."""
+    """Return a freshly initialised discriminator of images with `channels` channels."""
     settings = config.discriminator
     options = {
         "width": settings.width,

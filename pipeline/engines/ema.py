@@ -1,40 +1,42 @@
-"""The exponential moving average of the generators, which evaluates and translates."""
+"""The exponential moving average of the generators, used for evaluation and translation."""
 
 import copy
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.engines.state import RunningShare
+from pipeline.engines.state import UpdateRate
 
 
 class ExponentialMovingAverage:
-    """A copy of some networks whose weights are the running mean of theirs; faster to follow in the first steps.
+    """A copy of networks whose weights are a running mean of the originals' weights, with warm-up.
 
     Args:
-        networks: Those that are followed.
-        decay: Of the mean.
-        device: Where they are.
+        networks: The networks to average.
+        decay: Decay of the mean per step.
+        device: Device of the networks.
 
     Attributes:
         networks: The copy, in `eval` mode.
-        share: How far it moves at a step.
+        update_rate: Rate at which the mean moves.
     """
 
     def __init__(self, networks: nn.ModuleDict, decay: float, device: torch.device):
         self.networks = copy.deepcopy(networks).eval()
-        self.share = RunningShare(decay, device)
+        self.update_rate = UpdateRate(decay, device)
 
     @torch.no_grad()
     def update(self, networks: nn.ModuleDict, is_finite: Tensor | None) -> None:
-        """Move the mean towards the networks' present weights, if the step was `is_finite` ().
+        """Move the mean towards the networks' present weights, if the step was finite.
 
-        None: it was, as the host knows, who then does it in one pass.
+        Args:
+            networks: The networks that are averaged.
+            is_finite: Tensor (); None: the step is known to have been finite, and one pass suffices.
         """
-        means, weights = list(self.networks.parameters()), list(networks.parameters())
+        averages, weights = list(self.networks.parameters()), list(networks.parameters())
         if is_finite is None:
-            torch._foreach_lerp_(means, weights, self.share.of_next(torch.tensor(True)).item())
+            torch._foreach_lerp_(averages, weights, self.update_rate.next_rate(torch.tensor(True)).item())
             return
-        distances = torch._foreach_sub(weights, means)  # three launches on a GPU, however many weights there are
-        torch._foreach_mul_(distances, self.share.of_next(is_finite).to(means[0].dtype))
-        torch._foreach_add_(means, distances)
+        distances = torch._foreach_sub(weights, averages)  # three kernel launches on a GPU for any number of weights
+        torch._foreach_mul_(distances, self.update_rate.next_rate(is_finite).to(averages[0].dtype))
+        torch._foreach_add_(averages, distances)

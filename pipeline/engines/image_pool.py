@@ -7,63 +7,65 @@ from pipeline.engines.state import RandomState
 
 
 class ImagePool:
-    """Returns, with probability one half each, the image given or an earlier one that it replaces, one after the other.
+    """A pool of images. For each new image it returns, with probability one half each, that image or a stored one.
 
-    All it does is arithmetic on tensors of the engine's device, which no program on the CPU waits for. Its randomness
-    comes from its own generator, so that it is saved and restored with the pool.
+    A stored image that is returned is replaced by the new one. All work is arithmetic on tensors of the engine's
+    device, without host synchronisation. The pool has its own random generator, which is saved and restored with it.
 
     Args:
-        size: How many images are kept; 0 returns every batch as it is.
-        seed: Of the pool's own random generator.
-        device: Where the images are.
+        size: Number of stored images; 0 returns every batch unchanged.
+        seed: Seed of the pool's random generator.
+        device: Device of the images.
     """
 
     def __init__(self, size: int, seed: int, device: torch.device):
         self.size, self.device = size, device
         self.random = RandomState(seed, device)
-        self._count = torch.zeros((), dtype=torch.int64, device=device)  # of images that are there
-        self._places: Tensor | None = None  # (size + 1, 1, H, W): the last one takes what is to be thrown away
-        self._pending: tuple[Tensor, Tensor, Tensor] | None = None  # images, the places for them, how many are new
+        self._count = torch.zeros((), dtype=torch.int64, device=device)  # number of stored images
+        self._slots: Tensor | None = None  # (size + 1, 1, H, W): the last slot takes discarded images
+        self._pending: tuple[Tensor, Tensor, Tensor] | None = None  # images, their slots, number of slots they fill
 
     @property
     def generator(self) -> torch.Generator:
-        """The pool's own."""
+        """The pool's random generator."""
         return self.random.generator
 
     @property
     def images(self) -> Tensor | None:
-        """The images that are there (count, 1, H, W), or None; a GPU is waited for."""
+        """The stored images (count, 1, H, W), or None; reading them waits for a GPU."""
         count = int(self._count)
-        return self._places[:count] if count else None
+        return self._slots[:count] if count else None
 
     def query(self, batch: Tensor) -> Tensor:
         """Return a batch (N, 1, H, W) mixed from `batch` and the pool, detached; `commit` then changes the pool."""
         batch = batch.detach()
         if self.size == 0:
             return batch
-        if self._places is None:
-            self._places = torch.zeros(self.size + 1, *batch.shape[1:], dtype=batch.dtype, device=batch.device)
+        if self._slots is None:
+            self._slots = torch.zeros(self.size + 1, *batch.shape[1:], dtype=batch.dtype, device=batch.device)
         count, device = len(batch), batch.device
-        coins, drawn = (one.to(device) for one in (self.random.uniform(count), self.random.below(self.size, count)))
-        free = self._count + torch.arange(count, device=device) if count > 1 else self._count[None]
-        fills = free < self.size  # `free` is the place of each, while there is one
-        exchanged = (coins < 0.5) > fills  # and not filling
-        places = torch.where(fills, free, torch.where(exchanged, drawn, self.size))
-        theirs = self._places[drawn].to(batch)
+        coins, drawn_slots = (
+            draw.to(device) for draw in (self.random.uniform(count), self.random.integers(self.size, count))
+        )
+        free_slots = self._count + torch.arange(count, device=device) if count > 1 else self._count[None]
+        is_filling = free_slots < self.size  # while the pool is not full, each image takes a free slot
+        is_exchanged = (coins < 0.5) > is_filling  # and the pool is full
+        slots = torch.where(is_filling, free_slots, torch.where(is_exchanged, drawn_slots, self.size))
+        pool_images = self._slots[drawn_slots].to(batch)
         if count > 1:
-            theirs, places = _in_turn(batch, places, drawn, theirs, self.size)
-        self._pending = batch, places, fills.sum() if count > 1 else fills[0]
-        return _where(exchanged, theirs, batch)
+            pool_images, slots = _resolve_order(batch, slots, drawn_slots, pool_images, self.size)
+        self._pending = batch, slots, is_filling.sum() if count > 1 else is_filling[0]
+        return _select(is_exchanged, pool_images, batch)
 
     def commit(self, is_finite: Tensor) -> None:
-        """Put what the last `query` exchanged into the pool, unless its step was skipped, `is_finite` () false.
+        """Store the new images of the last `query`, unless its step was skipped (`is_finite` () is false).
 
-        What is not to be kept goes to the place that nothing reads.
+        Images that are not stored go to the last slot, which is never read.
         """
         if self._pending is not None:
-            batch, places, filled = self._pending
-            self._places.index_copy_(0, torch.where(is_finite, places, self.size), batch.to(self._places))
-            self._count += filled * is_finite
+            batch, slots, new_count = self._pending
+            self._slots.index_copy_(0, torch.where(is_finite, slots, self.size), batch.to(self._slots))
+            self._count += new_count * is_finite
             self._pending = None
 
     def state_dict(self) -> dict:
@@ -72,37 +74,39 @@ class ImagePool:
         return {"images": None if images is None else images.clone(), "random": self.random.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take over what `state_dict` returned, or what it did when pools drew on the CPU alone."""
+        """Take over what `state_dict` returned; "random" may be the bare state of a CPU generator."""
         images, random = state["images"], state["random"]
-        self._places, self._pending = None, None
+        self._slots, self._pending = None, None
         self._count.fill_(0 if images is None else len(images))
         if images is not None:
-            self._places = torch.zeros(self.size + 1, *images.shape[1:], dtype=images.dtype, device=self.device)
-            self._places[: len(images)] = images
+            self._slots = torch.zeros(self.size + 1, *images.shape[1:], dtype=images.dtype, device=self.device)
+            self._slots[: len(images)] = images
         self.random.load_state_dict({"generator": random} if isinstance(random, Tensor) else random)
 
 
-def _in_turn(batch: Tensor, places: Tensor, drawn: Tensor, theirs: Tensor, nowhere: int) -> tuple[Tensor, Tensor]:
-    """Have the images of a batch come one after the other to their places.
+def _resolve_order(
+    batch: Tensor, slots: Tensor, drawn_slots: Tensor, pool_images: Tensor, discard_slot: int
+) -> tuple[Tensor, Tensor]:
+    """Resolve a batch as if its images came to the pool one after the other.
 
     Args:
-        batch: (N, 1, H, W).
-        places: (N,), to which each goes.
-        drawn: (N,), from which each would take what is there.
-        theirs: (N, 1, H, W), what was there before this batch.
-        nowhere: The place of what is not kept.
+        batch: New images (N, 1, H, W).
+        slots: (N,), the slot into which each new image goes.
+        drawn_slots: (N,), the slot from which each new image would be exchanged.
+        pool_images: (N, 1, H, W), the images in `drawn_slots` before this batch.
+        discard_slot: The slot of discarded images.
 
     Returns:
-        What is there when it is each one's turn: where an earlier one of the batch has come to the place, that one. And
-        `places` for what stays: of all that come to a place the last.
+        The images in `drawn_slots` at each image's turn, which may be earlier ones of the batch, and `slots` with all
+        but the last image of each slot discarded.
     """
     order = torch.arange(len(batch), device=batch.device)
-    before = torch.where((places == drawn[:, None]) & (order < order[:, None]), order, -1).amax(dim=1)
-    replaced = ((places == places[:, None]) & (order > order[:, None])).any(dim=1)
-    there = _where(before >= 0, batch[before.clamp(min=0)], theirs)
-    return there, torch.where(replaced, nowhere, places)
+    predecessor = torch.where((slots == drawn_slots[:, None]) & (order < order[:, None]), order, -1).amax(dim=1)
+    is_overwritten = ((slots == slots[:, None]) & (order > order[:, None])).any(dim=1)
+    exchanged_images = _select(predecessor >= 0, batch[predecessor.clamp(min=0)], pool_images)
+    return exchanged_images, torch.where(is_overwritten, discard_slot, slots)
 
 
-def _where(chosen: Tensor, images: Tensor, others: Tensor) -> Tensor:
-    """Return, for each (N,), one of the images (N, 1, H, W) or one of the others."""
-    return torch.where(chosen[:, None, None, None], images, others)
+def _select(mask: Tensor, images: Tensor, others: Tensor) -> Tensor:
+    """Return `images` (N, 1, H, W) where `mask` (N,) is true, and `others` elsewhere."""
+    return torch.where(mask[:, None, None, None], images, others)

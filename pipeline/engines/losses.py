@@ -7,23 +7,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Logits = Tensor | Sequence[Tensor]  # of one scale or of several, whose losses are summed
+Logits = Tensor | Sequence[Tensor]  # of one scale, or of several, whose losses are summed
 AdversarialLoss = Callable[[Logits, bool], Tensor]
 
 
 def binary_cross_entropy(logits: Logits, real: bool) -> Tensor:
     """Mean -log p(real) or -log p(not real) from logits (Goodfellow et al. 2014, non-saturating form)."""
-    return total([F.softplus(-one if real else one).mean() for one in _scales(logits)])
+    return total([F.softplus(-scale if real else scale).mean() for scale in _scales(logits)])
 
 
 def least_squares(logits: Logits, real: bool) -> Tensor:
     """Mean (D(x) - 1)² for real, D(x)² for not (Mao et al. 2017, equation 9 with a=0, b=c=1)."""
-    return total([((one - 1.0) if real else one).square().mean() for one in _scales(logits)])
+    return total([((scale - 1.0) if real else scale).square().mean() for scale in _scales(logits)])
 
 
 def wasserstein(logits: Logits, real: bool) -> Tensor:
     """Mean -D(x) for real, D(x) for not (Arjovsky et al. 2017, equation 2); the critic must be kept Lipschitz."""
-    return total([(-one if real else one).mean() for one in _scales(logits)])
+    return total([(-scale if real else scale).mean() for scale in _scales(logits)])
 
 
 ADVERSARIAL: dict[str, AdversarialLoss] = {
@@ -49,12 +49,12 @@ def total(terms: Sequence[Tensor]) -> Tensor:
 
 
 def finite(losses: dict[str, Tensor]) -> Tensor:
-    """Return whether every loss is a number, as a tensor () on their device."""
+    """Return whether every loss is finite, as a tensor () on their device."""
     values = torch.stack([loss.detach().float() for loss in losses.values()])
-    return (values - values).sum() == 0  # in fewer operations: what is infinite less itself is no number
+    return (values - values).sum() == 0  # fewer operations than isfinite: inf - inf is NaN
 
 
 def _scales(logits: Logits) -> list[Tensor]:
-    """Return each scale's logits, half precision in float32: three digits are too few for a mean over many patches."""
+    """Return each scale's logits in float32 at least, for half precision is too coarse for a mean over many patches."""
     scales = [logits] if isinstance(logits, Tensor) else logits
-    return [one.to(torch.promote_types(one.dtype, torch.float32)) for one in scales]
+    return [scale.to(torch.promote_types(scale.dtype, torch.float32)) for scale in scales]

@@ -1,4 +1,4 @@
-"""From a configuration to an engine: a method's name is its module's name."""
+"""Builds an engine from a configuration: a method's name is the name of its module."""
 
 from importlib import import_module
 
@@ -12,7 +12,7 @@ from pipeline.utils.distributed import SINGLE_PROCESS, World
 
 
 def engine_class(config: Config) -> type[AdversarialEngine]:
-    """Return the configured method: `ENGINE` of the module in `pipeline.engines` that bears its name."""
+    """Return the configured method: `ENGINE` of the module in `pipeline.engines` of its name."""
     return import_module(f"pipeline.engines.{config.method.type}").ENGINE
 
 
@@ -24,6 +24,6 @@ def build_engine(config: Config, device: torch.device, world: World = SINGLE_PRO
 
 
 def build_translators(config: Config) -> dict[str, nn.Module]:
-    """Return, by target contrast, modules that a checkpoint's translator weights fit; in `eval` mode, on the CPU."""
+    """Return, by target contrast, fresh modules for a checkpoint's translator weights, in `eval` mode on the CPU."""
     translators = engine_class(config).build_translators(config)
     return {contrast: translators[side].eval() for side, contrast in zip("ab", config.contrasts, strict=True)}

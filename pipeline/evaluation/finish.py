@@ -18,94 +18,94 @@ from pipeline.inference.model import TranslationModel, load_model, translator_me
 from pipeline.inference.uncertainty_calibration import other_checkpoints
 from pipeline.metrics.names import MODEL
 from pipeline.reporting.viewer import make_viewer
+from pipeline.training.run_context import RunContext
 from pipeline.training.run_record import mark_unfinished, write_run_record
-from pipeline.training.sitting import Sitting
 from pipeline.utils.console import echo, warn
 from pipeline.utils.errors import Stopped, UserError, first_cause
 from pipeline.utils.workers import WorkerPool
 
 
-def finish(sitting: Sitting) -> None:
+def finish(context: RunContext) -> None:
     """Do all that follows training; a rerun does it again, from the same checkpoint."""
-    config, folder, tracker = sitting.config, sitting.folder, sitting.tracker
+    config, folder, tracker = context.config, context.folder, context.tracker
     mark_unfinished(folder.record)
     chosen = folder.evaluated(config.evaluation.checkpoint)
-    model = load_model(chosen, sitting.device.type)
-    test, batch_size = sitting.prepared.split.test, config.evaluation.batch_size
+    model = load_model(chosen, context.device.type)
+    test, batch_size = context.prepared.split.test, config.evaluation.batch_size
     gallery = TranslationWriter(model, folder, batch_size) if config.evaluation.translate else None
     with (
         collect_viewer_volumes(folder.path, model) as candidates,
         WorkerPool(config.preprocess.processes, preload=PRELOAD) as workers,
     ):
-        judge, uncalibrated = _judge(sitting, model, workers)
-        scores = _evaluate(sitting, model, {"translations": gallery, "viewer": candidates}, judge, workers)
-        volumes = gallery.add_rest(test, sitting.reader, sitting.quiet, workers) if gallery else []
+        judge, uncalibrated = _judge(context, model, workers)
+        scores = _evaluate(context, model, {"translations": gallery, "viewer": candidates}, judge, workers)
+        volumes = gallery.add_rest(test, context.reader, context.quiet, workers) if gallery else []
         scores.add_uncertainty(judge.scores, uncalibrated)
         viewer = make_viewer(subjects_to_view(test, scores, candidates)) if candidates else None
     echo(f"\n{scores.text()}\n")
     files = [*scores.save(folder.path), *judge.save(folder, uncalibrated)]
     gifs = draw_gifs(folder, config.contrasts)
-    curves = draw_curves(folder, sitting.schedule.steps_per_epoch)
-    watch = sitting.watch()
+    curves = draw_curves(folder, context.schedule.steps_per_epoch)
+    watch = context.failure_monitor()
     warnings = list(watch.warnings.values())
     write_summary(
         config,
         folder,
-        sitting.prepared,
+        context.prepared,
         scores,
         volumes,
         gifs,
         curves,
-        sitting.position,
-        sitting.engine,
+        context.position,
+        context.engine,
         viewer=viewer,
         uncertainty=folder.uncertainty if judge.curves else None,
         training_warnings=warnings,
-        history=sitting.history,
+        history=context.history,
         shift=watch.shift,
     )
     if warnings:
-        seen = "; ".join(f"{warning.title}: {warning.what_was_seen}" for warning in warnings)
+        seen = "; ".join(f"{warning.title}: {warning.observation}" for warning in warnings)
         echo(f"warned during training, what to do stands in the report: {seen}")
-    tracker.log_metrics(_final_metrics(scores), sitting.position.step)
+    tracker.log_metrics(_final_metrics(scores), context.position.step)
     for path in [*files, *gifs.values(), curves, folder.report, *(volume.mosaic for volume in volumes)]:
         tracker.log_artifact(path, "mosaics" if path.parent == folder.mosaics else None)
     log_models(
         tracker,
         model,
         {
-            to: translator_metadata(config, sitting.prepared.facts, to, model.stride, model.settings)
+            to: translator_metadata(config, context.prepared.facts, to, model.stride, model.settings)
             | judge.metadata(to)
             for to in model.translators
         },
         folder.models,
-        checkpoint=f"{chosen.stem}, training stopped at step {sitting.position.step}",
+        checkpoint=f"{chosen.stem}, training stopped at step {context.position.step}",
         register_as=config.tracking.register_as,
-        score=score_of(chosen.stem, sitting.position.best_score),
+        score=score_of(chosen.stem, context.position.best_score),
     )
-    standing = [f"{warning.title}: {warning.what_was_seen}" for warning in warnings if warning.cleared is None]
+    standing = [f"{warning.title}: {warning.observation}" for warning in warnings if warning.cleared is None]
     write_run_record(
         folder.record,
         config,
-        sitting.engine,
-        sitting.position,
-        sitting.device,
+        context.engine,
+        context.position,
+        context.device,
         warnings=standing,
-        history=sitting.history,
+        history=context.history,
     )
     tracker.log_artifact(folder.record)
 
 
-def _judge(sitting: Sitting, model: TranslationModel, workers: WorkerPool) -> tuple[UncertaintyScorer, str]:
+def _judge(context: RunContext, model: TranslationModel, workers: WorkerPool) -> tuple[UncertaintyScorer, str]:
     """Calibrate the uncertainty on the validation subjects; return what judges it, and why there is none."""
-    config, prepared = sitting.config, sitting.prepared
+    config, prepared = context.config, context.prepared
     if not config.evaluation.uncertainty:
         calibrations, reason = {}, "evaluation.uncertainty is false"
     elif config.data.source == "images":
         calibrations, reason = {}, "the run's data are pictures, and maps are for volumes"
     else:
-        others = other_checkpoints(sitting.folder, model)
-        how = {"reader": sitting.reader, "batch_size": config.evaluation.batch_size, "quiet": sitting.quiet}
+        others = other_checkpoints(context.folder, model)
+        how = {"reader": context.reader, "batch_size": config.evaluation.batch_size, "quiet": context.quiet}
         calibrations, reason = calibrate(prepared.split.validation, model, others, workers=workers, **how)
         if calibrations:
             return UncertaintyScorer(model, others, calibrations, config.evaluation.batch_size), ""
@@ -113,14 +113,14 @@ def _judge(sitting: Sitting, model: TranslationModel, workers: WorkerPool) -> tu
 
 
 def _evaluate(
-    sitting: Sitting,
+    context: RunContext,
     model: TranslationModel,
     keepers: Mapping[str, TranslationWriter | ViewerVolumes | None],
     judge: UncertaintyScorer,
     workers: WorkerPool,
 ) -> Scores:
     """Score the test subjects; each translation is made once, and shown to whoever draws or keeps it."""
-    config, prepared = sitting.config, sitting.prepared
+    config, prepared = context.config, context.prepared
 
     def translate(scan: PreparedScan, to: str) -> np.ndarray:
         return translate_scan(scan, to, model, config.evaluation.batch_size, scan.name)
@@ -136,25 +136,25 @@ def _evaluate(
 
     return evaluate(
         prepared.split.test,
-        pairs(_everyone_in_training(sitting), config.contrasts),
+        pairs(_everyone_in_training(context), config.contrasts),
         config.contrasts,
         translate,
-        reader=sitting.reader,
-        histograms=sitting.histograms,
+        reader=context.reader,
+        histograms=context.histograms,
         protocols=config.evaluation.protocols,
-        registrations=sitting.folder.registration,
+        registrations=context.folder.registration,
         seen=show,
         keepers={name: keeper for name, keeper in keepers.items() if keeper is not None},
         workers=workers,
-        quiet=sitting.quiet,
+        quiet=context.quiet,
     )
 
 
-def _everyone_in_training(sitting: Sitting) -> list[Case]:
+def _everyone_in_training(context: RunContext) -> list[Case]:
     """Return every case of the training subjects, those too that unpaired training keeps from the model."""
-    prepared = sitting.prepared
+    prepared = context.prepared
     subjects = {case.subject for cases in prepared.split.train.values() for case in cases}
-    return [case for case in prepared.cases if case.subject in subjects and case.contrast in sitting.config.contrasts]
+    return [case for case in prepared.cases if case.subject in subjects and case.contrast in context.config.contrasts]
 
 
 def _final_metrics(scores: Scores) -> dict[str, float]:

@@ -81,7 +81,7 @@ def write_summary(
         scores=_tables(scores, config.contrasts),
         scores_flag=PHANTOM_FLAG if phantom else "",
         training_warnings={
-            warning.title: (warning.what_was_seen, warning.means, warning.first.advice) for warning in training_warnings
+            warning.title: (warning.observation, warning.meaning, warning.first.advice) for warning in training_warnings
         },
         curves=Picture(curves, "losses and validation scores", shift, on_white=True),
         uncertainty=_uncertainty(uncertainty),

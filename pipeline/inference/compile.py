@@ -26,7 +26,7 @@ def worth_compiling(asked: str, volumes: int, model: TranslationModel, to: str) 
     Args:
         asked: "yes", "no", or "auto": on the CPU with a C++ compiler, for `ENOUGH_VOLUMES` or more and a network of
             `model.ENOUGH_WORK`. On a GPU a volume takes less than a second as it is, and a form longer to make. A
-            network with layers that a compiler makes slower (`outruns_compiled`) stays as it is in float32.
+            network with layers that a compiler makes slower (`is_faster_than_compiled`) stays as it is in float32.
         volumes: To be translated by this process.
         model: What translates them.
         to: The contrast to make.
@@ -36,7 +36,7 @@ def worth_compiling(asked: str, volumes: int, model: TranslationModel, to: str) 
     if volumes < ENOUGH_VOLUMES or model.device.type != "cpu" or shutil.which(_cpp_compiler()) is None:
         return False
     if model.precision == "float32" and any(
-        getattr(layer, "outruns_compiled", False) for layer in model.translators[to].modules()
+        getattr(layer, "is_faster_than_compiled", False) for layer in model.translators[to].modules()
     ):
         return False
     return is_large(model.translators[to], int(model.settings["size"]), model.stride)

@@ -1,42 +1,42 @@
-"""Which values of the detectors are bad, what they mean, and what to do about them.
+"""Thresholds of the failure detectors, what a value beyond them means, and what to do then.
 
-Thresholds lie between what trained networks and true targets give and what spoilt ones give. The figures beside them
-are of the phantom, and of real T1 and T2 volumes, skull-stripped and whole heads, with one training subject.
+Thresholds lie between the values of trained networks or true targets and those of failed networks. The comments give
+values of the phantom, and of real T1 and T2 volumes, skull-stripped and whole heads, with one training subject.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# Trained networks are the phantom's alone: five trainings, after 400 to 4,000 steps.
+# Trained networks are of the phantom only: five trainings, after 400 to 4,000 steps.
 # True targets 0.66 to 0.99, trained networks 0.4 to 0.99; the inside inverted with the scalp right, below -0.59.
 INVERTED_BELOW = -0.3
-# In pixels. True targets and what a table makes of the intensities 0 to 0.1 pixels, a real T1 and T2 that were scanned
-# one after the other 0.2, trained networks 0 to 0.8 (0 to 1.0 against the true target, so real).
+# In pixels. True targets and intensities mapped by a table 0 to 0.1, a real T1 and T2 of one session 0.2, trained
+# networks 0 to 0.8 (0 to 1.0 against the true target, so these shifts are real).
 SHIFTED_ABOVE_PX = 0.5
 OPPOSED_ABOVE_PX = 0.3
-# True targets 2.3 to 5.7, trained networks 0.8 to 2.3, matched histograms 0.9 to 3.5; copies 0, with some noise 0.2.
+# True targets 2.3 to 5.7, trained networks 0.8 to 2.3, matched histograms 0.9 to 3.5; copies 0, noisy copies 0.2.
 COPIED_BELOW = 0.5
-# True targets 0.8 to 1.3, blurred ones 0.4 to 0.9, trained networks 0.8 to 0.98; one picture for all 0.
+# True targets 0.8 to 1.3, blurred ones 0.4 to 0.9, trained networks 0.8 to 0.98; the same picture for all sources 0.
 COLLAPSED_BELOW = 0.25
 
 
 @dataclass(frozen=True)
 class FailureCheck:
-    """What a detector is called, and which values are bad.
+    """A detector's title, threshold and advice.
 
     Attributes:
-        title: For people.
-        threshold: Values beyond it are bad; of the spatial shift in pixels.
-        below: Whether "beyond" is below.
-        means: What a bad value says of the translation, as a predicate.
+        title: Name in messages and reports.
+        threshold: Limit of good values; of the spatial shift in pixels.
+        below: Whether values below the threshold are bad, instead of those above.
+        meaning: What a bad value says of the translation, as a predicate.
         advice: What to do.
-        unit: Of values and threshold, with a space before it; "" for none.
+        unit: Unit of values and threshold, with a space before it; "" for none.
     """
 
     title: str
     threshold: float
     below: bool
-    means: str
+    meaning: str
     advice: str
     unit: str = ""
 
@@ -45,7 +45,7 @@ SHIFT_ADVICE = (
     "measure no positions in these translations: a cycle forgives a shift that its way back undoes; begin again in a "
     "new output, with a higher identity loss or another seed"
 )
-FAILURE_CHECKS = {  # by metric's name, or by what is made of several validations' or of both directions' metrics
+FAILURE_CHECKS = {  # by name of a metric, or of a value derived from several validations or from both directions
     "contrast_inversion": FailureCheck(
         "contrast inversion",
         INVERTED_BELOW,
@@ -100,7 +100,7 @@ FAILURE_CHECKS = {  # by metric's name, or by what is made of several validation
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a detector says of one validation; `name` is that of its metric, `direction` such as "T1_to_T2"."""
+    """The result of a check of one validation; `name` as in `FAILURE_CHECKS`, `direction` such as "T1_to_T2"."""
 
     name: str
     direction: str
@@ -111,15 +111,15 @@ class CheckResult:
 
 
 def check_failures(metrics: Mapping[str, float], pixel_mm: float) -> list[CheckResult]:
-    """Return a verdict for each metric "detectors/<direction>/<name>"; a shift of up to half a pixel is none."""
-    found = []
+    """Return a result for each metric "detectors/<direction>/<name>"; shifts up to half a pixel do not trigger."""
+    results = []
     for metric, value in metrics.items():
-        family, _, rest = metric.partition("/")
-        direction, _, name = rest.rpartition("/")
+        family, _, qualified_name = metric.partition("/")
+        direction, _, name = qualified_name.rpartition("/")
         if family != "detectors" or name not in FAILURE_CHECKS:
             continue
-        detector = FAILURE_CHECKS[name]
-        threshold = detector.threshold * pixel_mm if name == "spatial_shift_mm" else detector.threshold
-        triggered = value < threshold if detector.below else value > threshold
-        found.append(CheckResult(name, direction, value, threshold, bool(triggered), detector.advice))
-    return found
+        check = FAILURE_CHECKS[name]
+        threshold = check.threshold * pixel_mm if name == "spatial_shift_mm" else check.threshold
+        triggered = value < threshold if check.below else value > threshold
+        results.append(CheckResult(name, direction, value, threshold, bool(triggered), check.advice))
+    return results

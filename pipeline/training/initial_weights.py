@@ -1,4 +1,4 @@
-"""Beginning from the weights of another run: found early, checked against the networks to train, and taken over."""
+"""Initial weights from another run: found early, and checked against the networks to train."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -13,85 +13,87 @@ from pipeline.runs.folder import RunFolder, differing_keys
 from pipeline.utils.console import warn
 from pipeline.utils.errors import UserError
 
-if TYPE_CHECKING:  # the doors look for the weights before torch is there
+if TYPE_CHECKING:  # the commands look for the weights before they import torch
     from torch import Tensor
 
     from pipeline.engines.protocol import Engine
 
-SHAPING = ("generator", "discriminator", "method")  # the sections that decide which networks there are
-PREPARING = ("axis", "spacing_mm", "size", "n4", "scaling", "percentiles")  # what networks are shown
-SHOWN = 5
+NETWORK_SECTIONS = ("generator", "discriminator", "method")  # the sections that determine the networks
+PREPROCESS_KEYS = ("axis", "spacing_mm", "size", "n4", "scaling", "percentiles")  # the keys that determine the slices
+MAX_PROBLEMS = 5
 
 
 @dataclass(frozen=True)
-class Start:
-    """Weights to begin from.
+class InitialWeights:
+    """Weights of another run to begin from.
 
     Attributes:
-        weights: By name of a network, or of another part that was learnt, its state.
-        record: Whose they are, as `pipeline.training.history` keeps it.
-        subjects: The names of the subjects that they were trained with.
+        weights: The state of each network or other transferable component, by name.
+        record: Description of the other run, as in `pipeline.training.history`.
+        subjects: Names of the subjects that the weights were trained with.
     """
 
     weights: Mapping[str, Mapping]
     record: Mapping[str, object]
     subjects: frozenset[str]
 
-    def beside(self, split: CohortSplit) -> "Start":
-        """Return the same, with the held-out subjects of a split who bear the name of one trained with on record.
+    def with_overlap(self, split: CohortSplit) -> "InitialWeights":
+        """Return a copy whose record counts the held-out subjects that the weights were trained with.
 
-        They are warned of: what is measured on them flatters a run that begins from what has seen them.
+        Subjects are compared by name. If there are any, a warning is printed, for scores on them are too good.
         """
-        from pipeline.runs.prepare import some_of  # with it comes SciPy, for which a refusal need not wait
+        from pipeline.runs.prepare import some_of  # it imports SciPy, which a refusal need not wait for
 
         held_out = {case.subject for case in (*split.validation, *split.test)}
-        seen = sorted(held_out & self.subjects)
-        if not seen:
+        overlap = sorted(held_out & self.subjects)
+        if not overlap:
             return self
         warn(
-            f"warning: training.start_from: {self.record['run']} was trained with {len(seen)} of {len(held_out)} "
-            f"subjects that validate and test here, going by their names ({some_of(seen)}), so scores may flatter this "
-            "run; give both one split (split.seed, or split.file with the other run's split.json)"
+            f"warning: training.start_from: {self.record['run']} was trained with {len(overlap)} of {len(held_out)} "
+            f"subjects that validate and test here, going by their names ({some_of(overlap)}), so scores may flatter "
+            "this run; give both one split (split.seed, or split.file with the other run's split.json)"
         )
-        return replace(self, record={**self.record, "held_out_seen": len(seen)})
+        return replace(self, record={**self.record, "held_out_seen": len(overlap)})
 
 
-def require_start(config: Config) -> Path | None:
-    """Return the checkpoint whose weights a run is to begin from; None where none is asked for, or it has begun.
+def require_initial_weights(config: Config) -> Path | None:
+    """Return the path of the checkpoint to begin from; None if none is configured, or the run has a checkpoint.
 
     Raises:
         UserError: there is no checkpoint where the configuration says.
     """
-    wanted = config.training.start_from
-    if wanted is None or RunFolder(config.folder).has_checkpoint():  # the other run may be gone by now
+    address = config.training.start_from
+    if address is None or RunFolder(config.folder).has_checkpoint():  # the other run may be gone by now
         return None
     try:
-        return checkpoint_at(wanted)
+        return checkpoint_at(address)
     except UserError as error:
         raise UserError(
-            f"training.start_from = {wanted}: no checkpoint there; give the folder of a run that has trained, or one "
+            f"training.start_from = {address}: no checkpoint there; give the folder of a run that has trained, or one "
             "of its checkpoints/*.pt"
         ) from error
 
 
-def read_start(config: Config) -> Start | None:
-    """Read the weights that a run is to begin from, of the checkpoint that the other run evaluates; None without any.
+def read_initial_weights(config: Config) -> InitialWeights | None:
+    """Read the weights to begin from, of the checkpoint that the other run evaluates; None if none are configured.
 
-    Preprocessing that differs is warned of.
+    A warning names preprocessing settings that differ.
 
     Raises:
-        UserError: nothing is there, its contrasts are others, or its networks, naming the keys that differ.
+        UserError: there is no checkpoint, or its contrasts or networks are others; the message names the keys.
     """
     from pipeline.runs.checkpoint import load_checkpoint
 
-    path = require_start(config)
+    path = require_initial_weights(config)
     if path is None:
         return None
     content = load_checkpoint(path)
     try:
         source = Config.model_validate(content["config"])
+        # Refuse what does not fit.
         _require_contrasts(path, source.contrasts, config.contrasts)
         _require_networks(path, content["engine"], source, config)
+        # Describe the other run for the history, and name its subjects.
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         record = {
@@ -107,17 +109,18 @@ def read_start(config: Config) -> Start | None:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: damaged, or of another version ({reason}); start from another run") from error
     _warn_of_preprocessing(path, source, config)
-    return Start(content["engine"], record, subjects)
+    return InitialWeights(content["engine"], record, subjects)
 
 
-def _require_contrasts(path: Path, theirs: tuple[str, str], ours: tuple[str, str]) -> None:
-    """Refuse weights of other contrasts: what translated T1 to T2 would be taken for the opposite."""
-    if theirs == ours:
+def _require_contrasts(path: Path, other_contrasts: tuple[str, str], contrasts: tuple[str, str]) -> None:
+    """Refuse weights of other contrasts, or of the same ones in the opposite order."""
+    if other_contrasts == contrasts:
         return
-    here = f"contrasts = [{ours[0]}, {ours[1]}]: training.start_from has weights of {theirs[0]} and {theirs[1]}"
-    if set(theirs) == set(ours):
-        raise UserError(f"{here}, in this order ({path}); set contrasts=[{theirs[0]},{theirs[1]}]")
-    raise UserError(f"{here} ({path}); give the contrasts these names, in this order, or start from another run")
+    first, second = other_contrasts
+    message = f"contrasts = [{contrasts[0]}, {contrasts[1]}]: training.start_from has weights of {first} and {second}"
+    if set(other_contrasts) == set(contrasts):
+        raise UserError(f"{message}, in this order ({path}); set contrasts=[{first},{second}]")
+    raise UserError(f"{message} ({path}); give the contrasts these names, in this order, or start from another run")
 
 
 def _require_networks(path: Path, weights: Mapping, source: Config, config: Config) -> None:
@@ -128,18 +131,20 @@ def _require_networks(path: Path, weights: Mapping, source: Config, config: Conf
 
     with torch.device("meta"):  # allocates nothing and draws no random number
         engine = build_engine(config, torch.device("meta"))
-    problems = [*_misfits(weights, engine)]
+    problems = [*_weight_mismatches(weights, engine)]
     if not problems:
         return
-    more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-    keys = [f"{key}: {there!r} there, {here!r} here" for key, there, here in _shaping_keys(source, config)]
+    remainder = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
+    keys = [
+        f"{key}: {other_value!r} there, {value!r} here" for key, other_value, value in _network_settings(source, config)
+    ]
     raise UserError(
         "\n  ".join(
             [
                 f"training.start_from: the networks of {path} are not those of this configuration; give it the same "
                 "settings, or start from another run",
-                *problems[:SHOWN],
-                *more,
+                *problems[:MAX_PROBLEMS],
+                *remainder,
                 "settings that differ:",
                 *(keys or ["none, so the checkpoint is of another version"]),
             ]
@@ -147,40 +152,48 @@ def _require_networks(path: Path, weights: Mapping, source: Config, config: Conf
     )
 
 
-def _misfits(weights: Mapping, engine: "Engine") -> Iterator[str]:
-    """Yield what the networks need and the weights have not, or in another shape, and what only the weights have."""
+def _weight_mismatches(weights: Mapping, engine: "Engine") -> Iterator[str]:
+    """Yield a line for each component that the weights lack, or whose weights have other names or shapes."""
     from torch import nn
 
-    for name, part in engine.learnt().items():
+    for name, component in engine.transferable_components().items():
         if name not in weights:
             yield f"{name}: not there"
             continue
-        if not isinstance(part, nn.Module):  # such as a mean style, whose size is the networks'
+        if not isinstance(component, nn.Module):  # such as a mean style, whose size follows from the networks
             continue
-        needed, given = _shapes(part.state_dict()), _shapes(weights[name])
-        odd = [key for key in dict.fromkeys([*needed, *given]) if needed.get(key) != given.get(key)]
-        if odd:
-            first = odd[0]
-            there, here = (str(shapes.get(first, "none")) for shapes in (given, needed))
-            count = f"{len(odd)} of {len(needed)} weights"
-            yield f"{name}: {count} are of other shapes, the first is {first}: {there} there, {here} here"
+        expected, actual = _shapes(component.state_dict()), _shapes(weights[name])
+        mismatched = [key for key in dict.fromkeys([*expected, *actual]) if expected.get(key) != actual.get(key)]
+        if mismatched:
+            first_key = mismatched[0]
+            actual_shape, expected_shape = (str(shapes.get(first_key, "none")) for shapes in (actual, expected))
+            count = f"{len(mismatched)} of {len(expected)} weights"
+            shapes = f"{actual_shape} there, {expected_shape} here"
+            yield f"{name}: {count} are of other shapes, the first is {first_key}: {shapes}"
 
 
 def _shapes(state: "Mapping[str, Tensor | object]") -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in state.items() if hasattr(value, "shape")}
 
 
-def _shaping_keys(source: Config, config: Config) -> list[tuple[str, object, object]]:
-    """Return the settings by which the networks may differ."""
-    sections = [{name: one.model_dump(mode="json")[name] for name in SHAPING} for one in (source, config)]
+def _network_settings(source: Config, config: Config) -> list[tuple[str, object, object]]:
+    """Return the settings that may explain different networks: key, their value, our value."""
+    sections = [
+        {name: run_config.model_dump(mode="json")[name] for name in NETWORK_SECTIONS} for run_config in (source, config)
+    ]
     keys = differing_keys(*sections)
-    if source.preprocess.size != config.preprocess.size:  # a U-Net without a depth of its own takes it from there
+    if source.preprocess.size != config.preprocess.size:  # it determines a U-Net's depth, unless that is configured
         keys.append(("preprocess.size", source.preprocess.size, config.preprocess.size))
     return keys
 
 
 def _warn_of_preprocessing(path: Path, source: Config, config: Config) -> None:
-    there, here = (one.preprocess.model_dump(mode="json", include=set(PREPARING)) for one in (source, config))
-    different = [f"preprocess.{key} {before!r} there, {now!r} here" for key, before, now in differing_keys(there, here)]
+    other_settings, settings = (
+        run_config.preprocess.model_dump(mode="json", include=set(PREPROCESS_KEYS)) for run_config in (source, config)
+    )
+    different = [
+        f"preprocess.{key} {other_value!r} there, {value!r} here"
+        for key, other_value, value in differing_keys(other_settings, settings)
+    ]
     if different:
         warn(f"warning: training.start_from: {path} was trained on slices made otherwise: {'; '.join(different)}")

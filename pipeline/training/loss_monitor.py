@@ -1,4 +1,4 @@
-"""The losses of a run's steps, as they are asked for: a GPU is waited for then, and not at every step."""
+"""The losses of a run's steps, read in batches so that not every step waits for a GPU."""
 
 import math
 from collections.abc import Mapping
@@ -10,20 +10,20 @@ from pipeline.training.trainer_state import TrainerState
 from pipeline.utils.console import warn_below_bars
 from pipeline.utils.errors import UserError
 
-NAMED = 3  # skipped steps that a warning names each; of those that follow, the 10th, the 100th, …
+NAMED = 3  # the first skipped steps, each of which gets a warning; later only the 10th, the 100th, … do
 POWERS = {10**power for power in range(1, 10)}
 
 
 class NotFinite(UserError):
-    """Training ran into numbers that are not finite; what to do depends on the run's folder (`training.remedy`)."""
+    """Training ran into numbers that are not finite; for advice see `training.failure_advice`."""
 
 
 class LossMonitor:
-    """Takes down every step's losses, and keeps a `TrainerState`'s count of those that were not finite.
+    """Records every step's losses, and updates a `TrainerState`'s counts of steps that were not finite.
 
     Args:
-        position: Of the run; its losses are the latest of each, for not every step has all of them.
-        limit: How many bad steps in a row end a run.
+        position: State of the run; it keeps the latest value of each loss, for not every step has all of them.
+        limit: Number of consecutive steps that are not finite that ends a run.
     """
 
     def __init__(self, position: TrainerState, limit: int):
@@ -31,19 +31,21 @@ class LossMonitor:
         self._unread: list[tuple[int, tuple[str, ...], Tensor]] = []  # step, names, values (K,) on the device
 
     def record(self, losses: Mapping[str, Tensor]) -> None:
-        """Take down the losses of the position's latest step; nothing waits."""
+        """Record the losses of the latest step, without waiting for a GPU."""
         values = torch.stack([loss.detach().float() for loss in losses.values()])
         self._unread.append((self.position.step, tuple(losses), values))
 
     def flush(self) -> None:
-        """Bring the position up to its latest step; name the steps that the engine skipped.
+        """Read the recorded losses into the trainer state; warn of steps that the engine skipped.
 
         Raises:
             NotFinite: too many in a row were skipped.
         """
         if self._unread:
             unread, self._unread = self._unread, []
-            values = iter(torch.cat([values for _, _, values in unread]).tolist())  # one wait for all of them
+            values = iter(
+                torch.cat([values for _, _, values in unread]).tolist()
+            )  # one synchronisation for all of them
             for step, names, _ in unread:
                 self._enter(step, {name: next(values) for name in names})
 

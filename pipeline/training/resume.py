@@ -1,4 +1,4 @@
-"""What a sitting of a run begins with: the run's own checkpoint, the weights of another run, or nothing."""
+"""The starting point of a run: its own checkpoint, the weights of another run, or fresh networks."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from pipeline.engines.protocol import Engine
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import Prepared, training_data
 from pipeline.training.history import History, extension_text, history_of, history_texts, require_epochs, start_text
-from pipeline.training.initial_weights import Start, read_start
+from pipeline.training.initial_weights import InitialWeights, read_initial_weights
 from pipeline.training.loop import Schedule
 from pipeline.training.trainer_state import TrainerState
 from pipeline.utils.console import echo
@@ -21,44 +21,44 @@ from pipeline.utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class Opening:
-    """What is there when a sitting begins.
+class StartingPoint:
+    """The state from which a run starts or continues.
 
     Attributes:
-        state: The newest checkpoint; None where nothing is trained.
-        start: The weights of another run, where this one begins with them.
-        history: What the training came from, `pipeline.training.history`.
+        state: The newest checkpoint; None before training.
+        start: The weights of another run to begin from; None if there are none.
+        history: History of the training, see `pipeline.training.history`.
     """
 
     state: Mapping | None
-    start: Start | None = None
+    start: InitialWeights | None = None
     history: History = field(default_factory=dict)
 
     @property
     def position(self) -> TrainerState:
-        """How far training has come."""
+        """The trainer state of the checkpoint, or a new one."""
         return TrainerState() if self.state is None else TrainerState(**self.state["position"])
 
     def load_into(self, engine: Engine) -> None:
-        """Give an engine the state, or the weights, that there are."""
+        """Load the checkpoint or the initial weights, if any, into an engine."""
         if self.state is not None:
             engine.load_state_dict(self.state["engine"])
         elif self.start is not None:
-            engine.load_learnt(self.start.weights)
+            engine.load_pretrained(self.start.weights)
 
     def tags(self) -> dict[str, str]:
-        """Return tags of the MLflow run that say what the training came from."""
+        """Return the training's history as tags of the MLflow run."""
         return {name.replace(" ", "_"): text for name, text in history_texts(self.history).items()}
 
-    def beside(self, split: CohortSplit) -> "Opening":
-        """Return the same, with what `Start.beside` finds out from the split on record."""
+    def with_overlap(self, split: CohortSplit) -> "StartingPoint":
+        """Return a copy with `InitialWeights.with_overlap` of the split."""
         if self.start is None:
             return self
-        start = self.start.beside(split)
+        start = self.start.with_overlap(split)
         return replace(self, start=start, history={**self.history, "started_from": dict(start.record)})
 
     def announce(self, config: Config, folder: RunFolder, schedule: Schedule) -> None:
-        """Say what the sitting begins with, and what it is about to do."""
+        """Print what the run starts from, and what it is about to do."""
         position = self.position
         if self.start is not None:
             echo(f"starting from the weights of {start_text(self.start.record)}")
@@ -73,67 +73,70 @@ class Opening:
             _announce_extension(self.history["extensions"][-1], config, schedule, position.step)
 
 
-def open_run(config: Config, folder: RunFolder, world: World) -> Opening:
-    """Find what a sitting begins with, before any data are prepared; every process finds it by itself.
+def find_starting_point(config: Config, folder: RunFolder, world: World) -> StartingPoint:
+    """Return the starting point, before any data are prepared; every process reads it by itself.
 
     Raises:
         UserError: no checkpoint can be read, more is trained than the schedule asks for, or the weights to begin from
-            are not there or do not fit.
+            do not exist or do not fit.
     """
     state = world.main_process_first(folder.checkpoints.load_newest)
     try:
         if state is not None:
             require_epochs(state, config, folder)
-            return Opening(state, history=history_of(state, config))
-        start = read_start(config)
+            return StartingPoint(state, history=history_of(state, config))
+        start = read_initial_weights(config)
     except UserError as error:
         world.refuse(str(error))
-    if world.is_main and not folder.has_trained():  # pictures of a sitting that saved nothing
+    if world.is_main and not folder.has_trained():  # pictures of a process that saved no checkpoint
         shutil.rmtree(folder.samples, ignore_errors=True)
-    return Opening(None, start, {} if start is None else {"started_from": dict(start.record)})
+    return StartingPoint(None, start, {} if start is None else {"started_from": dict(start.record)})
 
 
 def require_alike(world: World, prepared: Prepared, engine: Engine, position: TrainerState) -> None:
-    """Refuse to train together from different data, networks or positions: gradients would be averaged all the same.
+    """Refuse to train together from different data, networks or steps, whose gradients must not be averaged.
 
     Raises:
-        UserError: the processes, perhaps on different machines, have not all found the same.
+        UserError: the processes, perhaps on different machines, differ.
     """
     if world.size == 1:
         return
-    found = hashlib.sha256(json.dumps([training_data(prepared), position.step]).encode())
+    digest = hashlib.sha256(json.dumps([training_data(prepared), position.step]).encode())
     for network in engine.networks().values():
         for weight in network.parameters():
-            found.update(weight.detach().cpu().numpy().tobytes())
-    digests = world.all_gather_object(int.from_bytes(found.digest()[:7]))
+            digest.update(weight.detach().cpu().numpy().tobytes())
+    digests = world.all_gather_object(int.from_bytes(digest.digest()[:7]))
     if len(set(digests)) > 1:
-        other = next(rank for rank, digest in enumerate(digests) if digest != digests[0])
+        differing_rank = next(rank for rank, digest in enumerate(digests) if digest != digests[0])
         world.refuse(
-            f"process {other} found other data, another checkpoint or other initial weights than process 0; let all "
-            "machines see the same files (data, preprocess.store, output), with the same versions installed"
+            f"process {differing_rank} found other data, another checkpoint or other initial weights than process 0; "
+            "let all machines see the same files (data, preprocess.store, output), with the same versions installed"
         )
 
 
 def _announce_extension(extension: Mapping, config: Config, schedule: Schedule, step: int) -> None:
-    """Say with which learning rate a changed schedule goes on: it is the new schedule's at this step."""
+    """Print the learning rate with which a changed schedule continues: the new schedule's at this step."""
     if step >= schedule.steps:
         echo(extension_text(extension))
         return
     constant, decay = extension["from"]
-    earlier = replace(schedule, constant_epochs=constant, decay_epochs=decay)
+    old_schedule = replace(schedule, constant_epochs=constant, decay_epochs=decay)
     rate = config.training.learning_rate
-    last, following = (rate * one.learning_rate_factor(at) for one, at in ((earlier, step - 1), (schedule, step)))
-    said = f"the learning rate was {last:.3g} and goes on at {following:.3g}, {_rest_of(schedule, step)}"
-    echo(f"{extension_text(extension)}: {said}")
+    last_rate, next_rate = (
+        rate * schedule_at.learning_rate_factor(at_step)
+        for schedule_at, at_step in ((old_schedule, step - 1), (schedule, step))
+    )
+    rate_text = f"the learning rate was {last_rate:.3g} and goes on at {next_rate:.3g}, {_rate_outlook(schedule, step)}"
+    echo(f"{extension_text(extension)}: {rate_text}")
 
 
-def _rest_of(schedule: Schedule, step: int) -> str:
-    """Say what becomes of the learning rate after a step."""
-    falling = f"falling to 0 by epoch {schedule.epochs:,}"
+def _rate_outlook(schedule: Schedule, step: int) -> str:
+    """Return how the learning rate develops after a step."""
+    decay_text = f"falling to 0 by epoch {schedule.epochs:,}"
     if not schedule.decay_epochs:
-        rest = "constant to the end"
+        outlook = "constant to the end"
     elif step >= schedule.constant_epochs * schedule.steps_per_epoch:
-        rest = falling
+        outlook = decay_text
     else:
-        rest = f"constant until epoch {schedule.constant_epochs:,}, then {falling}"
-    return rest + (f", and halved every {schedule.halve_every:,} steps" if schedule.halve_every else "")
+        outlook = f"constant until epoch {schedule.constant_epochs:,}, then {decay_text}"
+    return outlook + (f", and halved every {schedule.halve_every:,} steps" if schedule.halve_every else "")

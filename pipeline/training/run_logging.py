@@ -1,4 +1,4 @@
-"""What a run tells its record at the beginning: settings, and the data of each part."""
+"""What a run logs at its beginning: configuration, split and datasets."""
 
 from collections.abc import Mapping
 
@@ -7,11 +7,11 @@ import torch
 from pipeline.config.schema import Config
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.tracker import Tracker
-from pipeline.training.sitting import Sitting
+from pipeline.training.run_context import RunContext
 
 
 def open_tracker(config: Config, folder: RunFolder, state: Mapping | None, device: torch.device) -> Tracker:
-    """Return the run's record, which goes on where the checkpoint `state` says."""
+    """Return the run's tracker, which continues at the step of the checkpoint `state`."""
     return Tracker(
         folder.path,
         experiment=config.tracking.experiment,
@@ -24,18 +24,18 @@ def open_tracker(config: Config, folder: RunFolder, state: Mapping | None, devic
     )
 
 
-def log_inputs(sitting: Sitting) -> None:
-    """Log configuration, split and the data of each part."""
-    tracker, prepared = sitting.tracker, sitting.prepared
-    for path in (sitting.folder.config, sitting.folder.split, sitting.folder.coverage):
+def log_inputs(context: RunContext) -> None:
+    """Log configuration, split and the datasets of training, validation and test."""
+    tracker, prepared = context.tracker, context.prepared
+    for path in (context.folder.config, context.folder.split, context.folder.coverage):
         if path.exists():
             tracker.log_artifact(path)
-    source = str(sitting.config.data.folder)
+    source = str(context.config.data.folder)
     for contrast, entries in prepared.stored.items():
         profile = {name: prepared.facts[contrast][name] for name in ("slices", "low", "high")}
         tracker.log_dataset(contrast, "train", source, [entry.case.name for entry in entries], profile)
     if prepared.pairs:
-        names = [case.name for pair in prepared.pairs for case in (pair[0].case, pair[1].case)]
-        tracker.log_dataset("pairs", "train", source, names, {"slices": prepared.longest})
-    for part in ("validation", "test"):
-        tracker.log_dataset(part, part, source, [case.name for case in getattr(prepared.split, part)])
+        case_names = [case.name for pair in prepared.pairs for case in (pair[0].case, pair[1].case)]
+        tracker.log_dataset("pairs", "train", source, case_names, {"slices": prepared.longest})
+    for subset in ("validation", "test"):
+        tracker.log_dataset(subset, subset, source, [case.name for case in getattr(prepared.split, subset)])

@@ -1,4 +1,4 @@
-"""run.json: what a finished run took, and on what; `pipeline.compare` sets it beside the scores."""
+"""run.json: steps, time, parameters and machine of a finished run, which `pipeline.compare` shows with its scores."""
 
 import json
 import platform
@@ -17,7 +17,7 @@ from pipeline.training.trainer_state import TrainerState
 from pipeline.utils.distributed import world_from_env
 from pipeline.utils.files import atomic_text
 
-# What trained; what evaluates anew may be another:
+# Keys of the machine that trained; a later evaluation may run on another:
 MACHINE = ("device", "machine", "threads", "processes", "precision", "version", "torch")
 
 
@@ -31,14 +31,14 @@ def write_run_record(
     warnings: Sequence[str] = (),
     history: Mapping[str, object] | None = None,
 ) -> None:
-    """Write steps, seconds, numbers of parameters and the machine, and that all of the run is done: the last thing.
+    """Write steps, seconds, numbers of parameters and the machine: the last step of a run, which marks it as finished.
 
-    `seconds` counts the training steps of all sittings, without loading, validation and pictures.
-    `translator_parameters` counts the weights that a translation of either direction uses as it is made by default,
-    weights that the two share once: not MUNIT's style encoders, which only a style of the user's own needs.
-    `parameters` counts each trained network whole. The machine is that of the last sitting that trained: evaluating
-    anew elsewhere does not change it. `configuration` is what `RunFolder.is_finished` looks for, `warnings` what
-    training warned of that still stood at its end. What `pipeline.training.history` keeps stands there too.
+    `seconds` counts the training steps of all sessions of the run, without loading, validation and pictures.
+    `translator_parameters` counts the weights that default translations of both directions use, shared ones once; not
+    MUNIT's style encoders, which only a reference style needs. `parameters` counts the whole of each trained network.
+    The machine is the one that trained last; a later evaluation elsewhere does not change it. `configuration` is read
+    by `RunFolder.is_finished`, and `warnings` are those that still stood at the end of training. The keys of
+    `pipeline.training.history` are added.
     """
     seconds = round(position.seconds, 3)
     content = {
@@ -48,8 +48,8 @@ def write_run_record(
         "batch_size": config.training.batch_size,
         "seconds": seconds,
         "seconds_per_step": position.seconds / position.step if position.step else None,
-        "translator_parameters": _count(map(_translating, engine.translators().values())),
-        "parameters": {name: _count([network.parameters()]) for name, network in engine.networks().items()},
+        "translator_parameters": _count_weights(map(_translating_parameters, engine.translators().values())),
+        "parameters": {name: _count_weights([network.parameters()]) for name, network in engine.networks().items()},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "machine": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
@@ -61,26 +61,26 @@ def write_run_record(
         "configuration": fingerprint(config),
         **(history or {}),
     }
-    earlier = _earlier(path)
-    if (earlier.get("steps"), earlier.get("seconds")) == (position.step, seconds):
-        content |= {key: earlier[key] for key in MACHINE if key in earlier}
+    previous_record = _read_record(path)
+    if (previous_record.get("steps"), previous_record.get("seconds")) == (position.step, seconds):
+        content |= {key: previous_record[key] for key in MACHINE if key in previous_record}
     atomic_text(path, json_text(content))
 
 
 def mark_unfinished(path: Path, *, trains: bool = False) -> None:
-    """Let a record no longer say that all of the run is done, for some of it is about to be done anew.
+    """Mark a run as unfinished in its record, for a part of it is about to be repeated.
 
     Args:
-        path: Of the record; where none is, none is made.
-        trains: Whether the networks themselves change, so that scores beside the record are those of earlier ones.
+        path: Path of the record; if it does not exist, it is not made.
+        trains: Whether the networks will change, so that the run's scores are outdated.
     """
-    earlier = _earlier(path)
-    if earlier.pop("configuration", None) is not None or (trains and earlier):
-        atomic_text(path, json_text({**earlier, **({"scores_outdated": True} if trains else {})}))
+    previous_record = _read_record(path)
+    if previous_record.pop("configuration", None) is not None or (trains and previous_record):
+        atomic_text(path, json_text({**previous_record, **({"scores_outdated": True} if trains else {})}))
 
 
-def _earlier(path: Path) -> dict:
-    """Return the record that is there; empty where none is, or none that can be read."""
+def _read_record(path: Path) -> dict:
+    """Return the record; empty if it does not exist or cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -88,12 +88,12 @@ def _earlier(path: Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
-def _translating(network: nn.Module) -> Iterable[nn.Parameter]:
-    """Return the weights that a translation by default uses; a network that has others besides says which."""
+def _translating_parameters(network: nn.Module) -> Iterable[nn.Parameter]:
+    """Return the weights that a default translation uses: all, unless the network names them."""
     return network.translating_parameters() if hasattr(network, "translating_parameters") else network.parameters()
 
 
-def _count(groups: Iterable[Iterable[nn.Parameter]]) -> int:
-    """Return the number of weights, those that several groups have counted once."""
+def _count_weights(groups: Iterable[Iterable[nn.Parameter]]) -> int:
+    """Return the number of weights; those in several groups count once."""
     weights = {id(weight): weight for weight in chain.from_iterable(groups)}
     return sum(weight.numel() for weight in weights.values())

@@ -42,4 +42,4 @@ def test_the_work_of_a_step_is_that_of_the_public_networks():
 
 
 def test_the_exponent_is_that_of_a_power_law():
-    assert scaling.law([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)
+    assert scaling.power_law_exponent([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)

@@ -132,7 +132,7 @@ def test_layers_beyond_the_last_tap_do_not_run():
             return features + 1
 
     layers = [Add() for _ in range(4)]
-    assert [found.item() for found in intermediate_features(torch.zeros(1), layers, (0, 2))] == [0, 1, 3]
+    assert [outputs.item() for outputs in intermediate_features(torch.zeros(1), layers, (0, 2))] == [0, 1, 3]
     assert ran == layers[:3]
 
 

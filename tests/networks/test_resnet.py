@@ -100,9 +100,9 @@ def test_downs_and_width_are_options():
 )
 def test_features_are_those_of_contrastive_translation(blocks, channels):
     network = full_size(blocks=blocks)
-    found = network.features(torch.zeros(2, 1, 64, 32, device="meta"))
-    assert network.feature_channels == [layer.shape[1] for layer in found] == channels
-    assert [tuple(layer.shape[2:]) for layer in found] == [(64, 32), (32, 16), *[(16, 8)] * (len(channels) - 2)]
+    features = network.features(torch.zeros(2, 1, 64, 32, device="meta"))
+    assert network.feature_channels == [layer.shape[1] for layer in features] == channels
+    assert [tuple(layer.shape[2:]) for layer in features] == [(64, 32), (32, 16), *[(16, 8)] * (len(channels) - 2)]
 
 
 def test_features_are_what_the_layers_give():

@@ -19,7 +19,7 @@ DIRECTIONS = ("T1_to_T2", "T2_to_T1")
 SYSTEMS = {"model", "copy", "histogram matching", "lookup"}
 
 
-class Sitting:
+class RunContext:
     """What one sitting of the run printed, and what MLflow had after it."""
 
     def __init__(self, folder, code, printed, store):
@@ -61,7 +61,7 @@ def place(tmp_path_factory):
 def sit(place, *overrides):
     with redirect_stdout(io.StringIO()) as printed:
         code = phantom_run(Path("runs/tiny"), *overrides)
-    return Sitting(place / "runs" / "tiny", code, printed.getvalue(), f"sqlite:///{place / 'mlflow.db'}")
+    return RunContext(place / "runs" / "tiny", code, printed.getvalue(), f"sqlite:///{place / 'mlflow.db'}")
 
 
 @pytest.fixture(scope="module")

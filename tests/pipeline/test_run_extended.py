@@ -14,7 +14,7 @@ from pipeline.config.load import load_config
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.metrics_file import read_metrics
 from pipeline.training.loop import Schedule
-from pipeline.training.resume import Opening
+from pipeline.training.resume import StartingPoint
 from pipeline.utils.errors import UserError
 
 KEPT = ("engine", "translators", "random", "facts", "split")
@@ -94,7 +94,7 @@ def test_what_becomes_of_the_learning_rate_is_announced(to, halve_every, rest, t
         halve_every=halve_every,
     )  # fmt: skip
     history = {"extensions": [{"step": 8, "from": [1, 1], "to": list(to)}]}
-    opening = Opening({"position": {"step": 8, "epochs": 2}}, history=history)
+    opening = StartingPoint({"position": {"step": 8, "epochs": 2}}, history=history)
     opening.announce(config, RunFolder(tmp_path), schedule)
     assert rest in capsys.readouterr().out
 

@@ -7,16 +7,15 @@ import torch
 from torch import nn
 
 from networks.blocks import initialise_kaiming, initialise_normal, normalise_spectrally, reflect_conv, upsample
-from networks.cpu_kernels import convolutions, winograd
-from networks.cpu_kernels import gemm_conv as few_pixels
+from networks.cpu_kernels import convolutions, gemm_conv, winograd
 from networks.cpu_kernels.convolutions import (
     Convolution,
-    RepeatedDoubling,
     TransposedConvolution,
-    choosing,
+    UpsampleConvolution,
+    accelerate,
     kernels_apply,
-    plainly,
     reference_conv,
+    reference_layers,
 )
 from networks.munit import AutoEncoder
 from networks.resnet import ResNetGenerator
@@ -37,14 +36,14 @@ LAYERS = {
     "transposed to one": (lambda: upsample(5, 1, "transposed", kernel=4, bias=True), 5),
     "transposed by three": (lambda: upsample(4, 3, "transposed", kernel=3), 4),
 }
-OURS = (Convolution, RepeatedDoubling, TransposedConvolution)
+OURS = (Convolution, UpsampleConvolution, TransposedConvolution)
 
 
 @pytest.fixture(autouse=True)
 def small_layers_pay(monkeypatch):
     monkeypatch.setattr(winograd, "LEAST_TILES", dict.fromkeys(winograd.LEAST_TILES, 0))
-    monkeypatch.setattr(few_pixels, "LEAST_WEIGHTS", 0)
-    monkeypatch.setattr(few_pixels, "SHARE", 1)
+    monkeypatch.setattr(gemm_conv, "LEAST_WEIGHTS", 0)
+    monkeypatch.setattr(gemm_conv, "SHARE", 1)
 
 
 def image_of(channels, dtype=torch.float64):
@@ -54,9 +53,9 @@ def image_of(channels, dtype=torch.float64):
 @pytest.mark.parametrize("build, channels", LAYERS.values(), ids=LAYERS)
 def test_layers_equal_the_plain_ones_with_the_same_names_and_shapes(build, channels):
     layer = nn.Sequential(build()).double()
-    plain = plainly(copy.deepcopy(layer))
-    assert not any(isinstance(part, OURS) for part in plain.modules())
-    shapes = [{name: weight.shape for name, weight in one.state_dict().items()} for one in (layer, plain)]
+    plain = reference_layers(copy.deepcopy(layer))
+    assert not any(isinstance(module, OURS) for module in plain.modules())
+    shapes = [{name: weight.shape for name, weight in network.state_dict().items()} for network in (layer, plain)]
     assert list(shapes[0].items()) == list(shapes[1].items())
     results = []
     for network in (layer, plain):
@@ -69,32 +68,32 @@ def test_layers_equal_the_plain_ones_with_the_same_names_and_shapes(build, chann
 
 
 @pytest.fixture
-def ways(monkeypatch):
+def calls(monkeypatch):
     """The names of the cheaper ways as they are taken."""
-    taken = []
+    names = []
 
     def watch(owner, name):
-        way = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *of, **how: taken.append(name) or way(*of, **how))
+        kernel = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *of, **how: names.append(name) or kernel(*of, **how))
 
     for name in (
-        *("convolve", "convolve_to_one", "convolve_from_one", "convolve_doubled"),
+        *("convolve", "convolve_to_one", "convolve_from_one", "upsample_and_convolve"),
         *("halve_from_one", "double_to_one"),
     ):
         watch(convolutions, name)
     for name in ("halve", "double"):
-        watch(few_pixels, name)
-    return taken
+        watch(gemm_conv, name)
+    return names
 
 
 @pytest.mark.parametrize(
-    "layer, way",
+    "layer, kernel",
     [
         ("first", "convolve_from_one"),
         ("last", "convolve_to_one"),
         ("residual", "convolve"),
-        ("upsample", "convolve_doubled"),
-        ("munit", "convolve_doubled"),
+        ("upsample", "upsample_and_convolve"),
+        ("munit", "upsample_and_convolve"),
         ("halving", "halve"),
         ("halving one", "halve_from_one"),
         ("halving one, reflected", "halve_from_one"),
@@ -104,43 +103,43 @@ def ways(monkeypatch):
         ("transposed to one", "double_to_one"),
     ],
 )
-def test_each_takes_its_way_on_the_cpu_and_the_plain_one_under_autocast(ways, layer, way):
+def test_each_takes_its_way_on_the_cpu_and_the_plain_one_under_autocast(calls, layer, kernel):
     build, channels = LAYERS[layer]
     network, image = build(), image_of(channels, torch.float32)
     network(image)
-    assert set(ways) == {way}
-    ways.clear()
+    assert set(calls) == {kernel}
+    calls.clear()
     with torch.autocast("cpu", torch.bfloat16):
         network(image)
     network.bfloat16()(image.bfloat16())
     with torch.device("meta"):
         build()(torch.empty(1, channels, 8, 8))
-    assert ways == []
+    assert calls == []
 
 
-def test_a_single_image_without_a_batch_and_a_map_of_one_pixel_go_the_plain_way(ways):
+def test_a_single_image_without_a_batch_and_a_map_of_one_pixel_go_the_plain_way(calls):
     assert reflect_conv(5, 1, 7)(torch.zeros(5, 8, 8)).shape == (1, 8, 8)
     assert upsample(2, 3, "nearest", kernel=3)(torch.zeros(1, 2, 1, 1)).shape == (1, 3, 2, 2)
-    assert ways == []
+    assert calls == []
 
 
-def test_the_plain_ways_can_be_asked_for_and_are_differentiable_twice(ways):
-    judge, image = choosing(nn.Sequential(nn.Conv2d(1, 3, 4, 2, 1), nn.Conv2d(3, 1, 4, 1, 1))), image_of(1)
+def test_the_plain_ways_can_be_asked_for_and_are_differentiable_twice(calls):
+    discriminator, image = accelerate(nn.Sequential(nn.Conv2d(1, 3, 4, 2, 1), nn.Conv2d(3, 1, 4, 1, 1))), image_of(1)
 
     def steepness():
-        place = image.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(judge.double()(place).square().sum(), place, create_graph=True)
+        point = image.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(discriminator.double()(point).square().sum(), point, create_graph=True)
         slope.square().sum().backward()
 
     with reference_conv():
         steepness()
-    assert ways == [] and judge[0].weight.grad.any()
-    judge.requires_grad_(False)  # not even where the gradients that come in are constant
+    assert calls == [] and discriminator[0].weight.grad.any()
+    discriminator.requires_grad_(False)  # not even where the gradients that come in are constant
     with pytest.raises(
-        RuntimeError, match=r"differentiable once; .* within networks.cpu_kernels.convolutions.plain_ways\(\)"
+        RuntimeError, match=r"differentiable once; .* within networks.cpu_kernels.convolutions.reference_conv\(\)"
     ):
         steepness()
-    assert ways == ["halve_from_one", "convolve_to_one"]
+    assert calls == ["halve_from_one", "convolve_to_one"]
 
 
 UNUSUAL = [
@@ -155,17 +154,17 @@ UNUSUAL = [
 
 
 @pytest.mark.parametrize("plain", UNUSUAL, ids=str)
-def test_options_that_the_ways_do_not_know_go_the_plain_way(ways, plain):
+def test_options_that_the_ways_do_not_know_go_the_plain_way(calls, plain):
     image = image_of(plain.in_channels, torch.float32)
     expected = plain(image)
-    assert torch.equal(choosing(nn.Sequential(plain))(image), expected) and ways == []
+    assert torch.equal(accelerate(nn.Sequential(plain))(image), expected) and calls == []
 
 
-def test_a_transposed_layer_gives_the_size_that_is_asked_for(ways):
+def test_a_transposed_layer_gives_the_size_that_is_asked_for(calls):
     layer, image = TransposedConvolution(5, 1, 4, 2, 1), image_of(5, torch.float32)
     assert layer(image, output_size=[17, 25]).shape[2:] == (17, 25)
     assert TransposedConvolution(5, 1, 4, 2, 1, output_padding=1)(image).shape[2:] == (17, 25)
-    assert ways == []
+    assert calls == []
 
 
 @pytest.mark.parametrize("size", [(1, 8), (8, 1)])
@@ -179,33 +178,33 @@ def test_layers_of_a_library_take_to_choosing_and_back():
     plain = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"), nn.Sequential(nn.Conv2d(2, 1, 1)))
     image = image_of(1, torch.float32)
     expected, weights = plain(image), list(plain.parameters())
-    ours = choosing(plain)
-    assert [type(part) for part in ours.modules() if isinstance(part, nn.Conv2d)] == [Convolution] * 2
+    ours = accelerate(plain)
+    assert [type(module) for module in ours.modules() if isinstance(module, nn.Conv2d)] == [Convolution] * 2
     torch.testing.assert_close(ours(image), expected)
-    again = plainly(ours)
-    assert [type(part) for part in again.modules() if isinstance(part, nn.Conv2d)] == [nn.Conv2d] * 2
-    assert all(one is other for one, other in zip(again.parameters(), weights, strict=True))
-    assert type(plainly(reflect_conv(2, 3, 3))) is nn.Conv2d
+    restored = reference_layers(ours)
+    assert [type(module) for module in restored.modules() if isinstance(module, nn.Conv2d)] == [nn.Conv2d] * 2
+    assert all(weight is other for weight, other in zip(restored.parameters(), weights, strict=True))
+    assert type(reference_layers(reflect_conv(2, 3, 3))) is nn.Conv2d
     with pytest.raises(ValueError, match="parametrised has no plain form"):
-        plainly(normalise_spectrally(reflect_conv(2, 3, 3)))
+        reference_layers(normalise_spectrally(reflect_conv(2, 3, 3)))
 
 
-def test_traced_compiled_and_exported_networks_are_plain_and_agree(ways):
+def test_traced_compiled_and_exported_networks_are_plain_and_agree(calls):
     network = ResNetGenerator(blocks=1, width=2, upsampling="nearest").eval()
     image = image_of(1, torch.float32)
     with torch.no_grad():
-        expected = plainly(copy.deepcopy(network))(image)
-        assert ways == []
-        made = [
+        expected = reference_layers(copy.deepcopy(network))(image)
+        assert calls == []
+        networks = [
             torch.jit.trace(network, image, check_trace=False),
             torch.compile(network, backend="eager"),
             torch.export.export(network, (image,)).module(),
         ]
-        found = [one(image) for one in made]
-        assert ways == []
-        for one in [*found, network(image)]:
-            torch.testing.assert_close(one, expected, rtol=0, atol=1e-6)
-    assert ways != []
+        outputs = [other(image) for other in networks]
+        assert calls == []
+        for output in [*outputs, network(image)]:
+            torch.testing.assert_close(output, expected, rtol=0, atol=1e-6)
+    assert calls != []
 
 
 def test_initialisation_and_spectral_normalisation_find_them():
@@ -224,9 +223,9 @@ def test_initialisation_and_spectral_normalisation_find_them():
 
 
 def test_layers_that_outrun_a_compiler_say_so():
-    assert reflect_conv(64, 128, 3).outruns_compiled
-    assert not reflect_conv(64, 128, 3, 2).outruns_compiled
-    assert not reflect_conv(64, 1, 7).outruns_compiled
+    assert reflect_conv(64, 128, 3).is_faster_than_compiled
+    assert not reflect_conv(64, 128, 3, 2).is_faster_than_compiled
+    assert not reflect_conv(64, 1, 7).is_faster_than_compiled
 
 
 def test_it_may_choose_for_batches_in_single_and_double_precision():

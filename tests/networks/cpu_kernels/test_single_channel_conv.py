@@ -57,27 +57,27 @@ def test_doubling_to_one_channel(size, dtype, bound):
 
 
 @pytest.mark.parametrize(
-    "way, of_image",
+    "convolve, of_image",
     [
         (convolve_to_one, "conv2d"),
-        (convolve_from_one, "_by_rows"),
+        (convolve_from_one, "_sum_over_rows"),
         (double_to_one, "conv2d"),
-        (lambda *of: halve_from_one(*of, 1), "_doubled"),
+        (lambda *of: halve_from_one(*of, 1), "_transposed_to_one"),
     ],
 )
-def test_only_the_gradients_that_are_asked_for_are_made(way, of_image, monkeypatch):
-    made = []
+def test_only_the_gradients_that_are_asked_for_are_made(convolve, of_image, monkeypatch):
+    calls = []
     for name in (of_image, "conv2d_weight"):
-        one = getattr(single_channel, name)
-        watched = lambda *of, name=name, one=one, **how: made.append(name) or one(*of, **how)  # noqa: E731
-        monkeypatch.setattr(single_channel, name, watched)
-    for wanted in (of_image, "conv2d_weight"):
-        image = torch.randn(2, 1, 8, 8, requires_grad=wanted == of_image)
-        weight = torch.randn(1, 1, 4, 4, requires_grad=wanted != of_image)
-        value = way(image, weight)
-        made.clear()
+        function = getattr(single_channel, name)
+        recorded = lambda *of, name=name, function=function, **how: calls.append(name) or function(*of, **how)  # noqa: E731
+        monkeypatch.setattr(single_channel, name, recorded)
+    for expected in (of_image, "conv2d_weight"):
+        image = torch.randn(2, 1, 8, 8, requires_grad=expected == of_image)
+        weight = torch.randn(1, 1, 4, 4, requires_grad=expected != of_image)
+        value = convolve(image, weight)
+        calls.clear()
         value.sum().backward()
-        assert made == [wanted]
+        assert calls == [expected]
 
 
 def test_kernels_need_not_be_square_nor_inputs_contiguous():

@@ -6,7 +6,7 @@ from network_probes import assert_same_function
 from torch.nn.functional import conv2d, interpolate, pad
 
 from networks.cpu_kernels import winograd
-from networks.cpu_kernels.upsample_conv import convolve_doubled
+from networks.cpu_kernels.upsample_conv import upsample_and_convolve
 
 
 def plainly(image, weight):
@@ -19,14 +19,14 @@ def plainly(image, weight):
 def test_it_is_the_convolution_of_the_doubled_image(kernel, size):
     torch.manual_seed(0)
     image = torch.randn(3, 4, *size, dtype=torch.float64)
-    assert_same_function(convolve_doubled, plainly, image, torch.randn(5, 4, kernel, kernel, dtype=torch.float64))
+    assert_same_function(upsample_and_convolve, plainly, image, torch.randn(5, 4, kernel, kernel, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_in_float32_to_rounding_and_of_a_view(kernel):
     torch.manual_seed(0)
     image = torch.randn(2, 16, 8, 7).transpose(2, 3)[:, ::2]
-    assert_same_function(convolve_doubled, plainly, image, torch.randn(3, 8, kernel, kernel), bound=1e-5)
+    assert_same_function(upsample_and_convolve, plainly, image, torch.randn(3, 8, kernel, kernel), bound=1e-5)
 
 
 def test_many_channels_go_through_minimal_filtering(monkeypatch):
@@ -34,5 +34,5 @@ def test_many_channels_go_through_minimal_filtering(monkeypatch):
     torch.manual_seed(0)
     image = torch.randn(1, 64, 5, 3, dtype=torch.float64)
     weight = torch.randn(32, 64, 5, 5, dtype=torch.float64)
-    assert winograd.pays(image, weight[..., :3, :3].repeat(4, 1, 1, 1))
-    assert_same_function(convolve_doubled, plainly, image, weight)
+    assert winograd.is_faster(image, weight[..., :3, :3].repeat(4, 1, 1, 1))
+    assert_same_function(upsample_and_convolve, plainly, image, weight)

@@ -63,8 +63,8 @@ def test_replayed_steps_are_those_that_were_made_one_by_one(method, precision):
     torch.manual_seed(1)
     expected = run(plain, plain.step)
     torch.manual_seed(1)
-    made = run(captured, step)
-    assert repr(made) == repr(expected)  # to the bit; what is not a number has no equal
+    losses = run(captured, step)
+    assert repr(losses) == repr(expected)  # to the bit; what is not a number has no equal
     assert len(step._recordings) == 1
     assert differences(saved(plain), saved(captured)) == set()
 
@@ -76,9 +76,9 @@ def test_an_engine_that_does_not_ask_makes_the_steps_of_one_that_does(method):
     torch.manual_seed(1)
     expected = run(asking, asking.step)
     torch.manual_seed(1)
-    for losses, wanted in zip(run(other, other.step), expected, strict=True):
+    for losses, expected_losses in zip(run(other, other.step), expected, strict=True):
         for name, loss in losses.items():  # rates are float32 on the device, which shows in the last digits
-            torch.testing.assert_close(loss, wanted[name], rtol=1e-3, atol=1e-5, equal_nan=True, msg=name)
+            torch.testing.assert_close(loss, expected_losses[name], rtol=1e-3, atol=1e-5, equal_nan=True, msg=name)
 
 
 @every_method
@@ -91,7 +91,7 @@ def test_the_device_itself_leaves_out_a_step_that_is_not_sound(method):
     assert "nan" in repr(losses)
     engine.set_learning_rate(1 - (BAD - 1) / 20)
     changed = differences(before, engine.state_dict())
-    assert {place for place in changed if not place.endswith("/random/generator")} == set()
+    assert {key for key in changed if not key.endswith("/random/generator")} == set()
     run(engine, engine.step, [BAD + 1])
     after = engine.state_dict()
     assert all(differences(before[name], after[name]) for name in engine.networks())
@@ -102,8 +102,10 @@ class NothingFromElsewhere(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         returned = function(*args, **(kwargs or {}))
-        places = {one.device for one in tree_leaves((args, kwargs, returned)) if isinstance(one, torch.Tensor)}
-        assert len(places) <= 1 or function.overloadpacket.__name__ not in ("_to_copy", "copy_"), f"a copy: {places}"
+        devices = {
+            tensor.device for tensor in tree_leaves((args, kwargs, returned)) if isinstance(tensor, torch.Tensor)
+        }
+        assert len(devices) <= 1 or function.overloadpacket.__name__ not in ("_to_copy", "copy_"), f"a copy: {devices}"
         return returned
 
 
@@ -114,10 +116,12 @@ def test_a_step_waits_for_no_device_and_mixes_none(method, precision, monkeypatc
     device = torch.device("meta")  # it can tell no numbers, and works on nothing that lies elsewhere
     engine = build_engine(config_of(**METHODS[method] | {"ema_decay": 0.9, "precision": precision}), device)
     engine.disable_host_sync()
-    for draw in ("uniform", "normal", "choice", "below"):  # which on CUDA are made there
-        drawn = getattr(RandomState, draw)
+    for draw in ("uniform", "normal", "choice", "integers"):  # which on CUDA are made there
+        original = getattr(RandomState, draw)
         monkeypatch.setattr(
-            RandomState, draw, lambda *given, drawn=drawn: torch.empty_like(drawn(*given), device=device)
+            RandomState,
+            draw,
+            lambda *arguments, original=original: torch.empty_like(original(*arguments), device=device),
         )
     real_a, real_b = (torch.zeros(2, 1, 64, 64, device=device) for _ in range(2))
     for _ in range(3):
@@ -150,10 +154,10 @@ def test_a_resumed_engine_goes_on_with_captured_steps_in_the_same_bits():
     middle, random = saved(engine), torch.get_rng_state()
     run(engine, step, range(5, STEPS))
     other = make("cyclegan", weights_seed=77, seed=5)
-    again = CapturedStep(other, record)
+    resumed_step = CapturedStep(other, record)
     other.load_state_dict(middle)
     torch.set_rng_state(random)
-    run(other, again, range(5, STEPS))
+    run(other, resumed_step, range(5, STEPS))
     assert differences(saved(engine), saved(other)) == set()
 
 
@@ -167,11 +171,11 @@ class FakeCuda:
     """Stands for what is asked of `torch.cuda`, and writes it down."""
 
     def __init__(self):
-        self.asked = []
+        self.calls = []
 
     def __getattr__(self, name):
-        return lambda *given, **more: (
-            self.asked.append(name) or (nullcontext() if name in ("graph", "stream") else self)
+        return lambda *arguments, **options: (
+            self.calls.append(name) or (nullcontext() if name in ("graph", "stream") else self)
         )
 
 
@@ -180,10 +184,12 @@ def test_a_cuda_graph_knows_the_engines_generators_before_it_records_and_is_what
     for name in ("CUDAGraph", "graph"):
         monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
     engine = make("cyclegan")
-    losses, replay = captured._on_cuda(lambda: cuda.asked.append("step") or {"cycle": 1}, engine.streams())
+    losses, replay = captured._record_cuda_graph(
+        lambda: cuda.calls.append("step") or {"cycle": 1}, engine.random_generators()
+    )
     replay()
     assert losses == {"cycle": 1}
-    assert cuda.asked == ["CUDAGraph", *["register_generator_state"] * 2, "graph", "step", "replay"]
+    assert cuda.calls == ["CUDAGraph", *["register_generator_state"] * 2, "graph", "step", "replay"]
 
 
 def test_first_steps_on_cuda_run_beside_the_usual_stream_and_each_waits_for_the_other(monkeypatch):
@@ -192,9 +198,9 @@ def test_first_steps_on_cuda_run_beside_the_usual_stream_and_each_waits_for_the_
         monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
     step = CapturedStep(make("cyclegan"), record)
     for _ in range(2):
-        step._beside(lambda: cuda.asked.append("step"), torch.device("cuda"))
+        step._on_side_stream(lambda: cuda.calls.append("step"), torch.device("cuda"))
     once = ["current_stream", "wait_stream", "stream", "step", "wait_stream"]
-    assert cuda.asked == ["current_stream", "Stream", *once[1:], *once]
+    assert cuda.calls == ["current_stream", "Stream", *once[1:], *once]
 
 
 def test_a_step_that_cannot_be_recorded_says_why_and_what_to_do(monkeypatch):
@@ -212,7 +218,7 @@ def test_a_step_that_cannot_be_recorded_says_why_and_what_to_do(monkeypatch):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     with pytest.raises(UserError) as caught:
-        captured._on_cuda(step, [])
+        captured._record_cuda_graph(step, [])
     assert str(caught.value) == (
         "training.cuda_graph = true: the step cannot be recorded (operation not permitted when stream is capturing); "
         "set it to false"
@@ -234,7 +240,7 @@ def test_a_step_that_is_not_sound_teaches_the_loss_scaler_nothing(asks):
     before = copy.deepcopy(engine.state_dict())
     run(engine, engine.step, [BAD])
     assert engine.scaler.state_dict() == scale
-    assert {place for place in differences(before, engine.state_dict()) if "/random/" not in place} <= {
+    assert {key for key in differences(before, engine.state_dict()) if "/random/" not in key} <= {
         f"/optimiser_{player}/param_groups/0/lr" for player in ("generators", "discriminators")
     }
     run(engine, engine.step, [BAD + 1])
@@ -252,6 +258,6 @@ def test_a_state_of_an_optimiser_of_another_form_is_taken_over():
     groups = [optimiser.param_groups[0] for optimiser in other.optimisers.values()]
     assert [(group["fused"], group["capturable"]) for group in groups] == [(True, False)] * 2
     engine.disable_host_sync()
-    for one in (engine, other):
-        run(one, one.step, [3])
+    for stepped in (engine, other):
+        run(stepped, stepped.step, [3])
     assert differences(saved(engine), saved(other)) == set()

@@ -42,28 +42,28 @@ def test_while_it_fills_the_images_themselves_are_returned():
     assert values(pool.images) == [1, 2, 3]
 
 
-@pytest.mark.parametrize("each", [1, 2, 3, 7])
-def test_it_is_the_plain_pool_of_images_that_come_one_after_the_other(each):
-    pool, random, kept, exchanged, replaced = ImagePool(4, 5, CPU), torch.Generator().manual_seed(5), [], 0, 0
-    for first in range(0, 30 * each, each):
-        coins = torch.rand(each, generator=random).tolist()
-        choices = torch.randint(4, (each,), generator=random).tolist()
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7])
+def test_it_is_the_plain_pool_of_images_that_come_one_after_the_other(batch_size):
+    pool, random, stored, exchanged, replaced = ImagePool(4, 5, CPU), torch.Generator().manual_seed(5), [], 0, 0
+    for first in range(0, 30 * batch_size, batch_size):
+        coins = torch.rand(batch_size, generator=random).tolist()
+        choices = torch.randint(4, (batch_size,), generator=random).tolist()
         expected = []
-        for number, coin, choice in zip(range(first, first + each), coins, choices, strict=True):
-            if len(kept) < 4:
-                kept.append(number)
+        for number, coin, choice in zip(range(first, first + batch_size), coins, choices, strict=True):
+            if len(stored) < 4:
+                stored.append(number)
                 expected.append(number)
             elif coin < 0.5:
-                replaced += kept[choice] >= first  # one of the same batch comes back
-                expected.append(kept[choice])
-                kept[choice] = number
+                replaced += stored[choice] >= first  # one of the same batch comes back
+                expected.append(stored[choice])
+                stored[choice] = number
                 exchanged += 1
             else:
                 expected.append(number)
-        assert shown(pool, *range(first, first + each)) == expected
-        assert values(pool.images) == kept
-    assert 0.35 < exchanged / (30 * each - 4) < 0.65
-    assert (replaced > 0) == (each > 1)
+        assert shown(pool, *range(first, first + batch_size)) == expected
+        assert values(pool.images) == stored
+    assert 0.35 < exchanged / (30 * batch_size - 4) < 0.65
+    assert (replaced > 0) == (batch_size > 1)
 
 
 def test_half_of_what_is_shown_is_old_over_many_steps():
@@ -73,23 +73,23 @@ def test_half_of_what_is_shown_is_old_over_many_steps():
     assert new == pytest.approx(1000, abs=100)
 
 
-@pytest.mark.parametrize("each", [1, 4, 16])
-def test_no_image_is_lost_or_doubled_by_an_exchange(each):
-    pool, seen = ImagePool(5, 2, CPU), []
-    for first in range(0, 320, each):
-        seen += shown(pool, *range(first, first + each))
+@pytest.mark.parametrize("batch_size", [1, 4, 16])
+def test_no_image_is_lost_or_doubled_by_an_exchange(batch_size):
+    pool, returned = ImagePool(5, 2, CPU), []
+    for first in range(0, 320, batch_size):
+        returned += shown(pool, *range(first, first + batch_size))
     copied = set(range(5))  # the first five were only copied in
-    assert sorted([*seen, *values(pool.images)]) == sorted([*range(320), *copied])
+    assert sorted([*returned, *values(pool.images)]) == sorted([*range(320), *copied])
 
 
 def test_a_batch_larger_than_the_pool_fills_it_and_goes_on_with_exchanges():
-    found = set()
+    outcomes = set()
     for seed in range(40):
         pool = ImagePool(2, seed, CPU)
         returned = shown(pool, 1, 2, 3)
         assert returned[:2] == [1, 2]
-        found.add((returned[2], *values(pool.images)))
-    assert found == {(3, 1, 2), (1, 3, 2), (2, 1, 3)}
+        outcomes.add((returned[2], *values(pool.images)))
+    assert outcomes == {(3, 1, 2), (1, 3, 2), (2, 1, 3)}
 
 
 @pytest.mark.parametrize("first", [[1], [1, 2]])

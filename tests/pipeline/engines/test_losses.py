@@ -24,9 +24,9 @@ def test_cross_entropy_by_hand():
     logits = torch.tensor([math.log(3), -math.log(3)], dtype=torch.float64)  # p = 3/4 and 1/4
     expected = -(math.log(3 / 4) + math.log(1 / 4)) / 2
     assert binary_cross_entropy(logits, True).item() == pytest.approx(expected)
-    one = torch.tensor([math.log(3)], dtype=torch.float64)
-    assert binary_cross_entropy(one, True).item() == pytest.approx(-math.log(3 / 4))
-    assert binary_cross_entropy(one, False).item() == pytest.approx(-math.log(1 / 4))
+    logit = torch.tensor([math.log(3)], dtype=torch.float64)
+    assert binary_cross_entropy(logit, True).item() == pytest.approx(-math.log(3 / 4))
+    assert binary_cross_entropy(logit, False).item() == pytest.approx(-math.log(1 / 4))
 
 
 @pytest.mark.parametrize("real", [True, False])
@@ -63,9 +63,9 @@ def test_the_losses_of_several_scales_are_added(loss):
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_half_precision_logits_are_averaged_in_single_precision(loss, half):
     logits = torch.linspace(-2, 2, 900).to(half)
-    found = loss(logits, True)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, loss(logits.float(), True), rtol=1e-6, atol=0)
+    value = loss(logits, True)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, loss(logits.float(), True), rtol=1e-6, atol=0)
     assert loss(logits.double(), True).dtype == torch.float64
 
 

@@ -25,9 +25,9 @@ def watch(tmp_path, tags=None, epochs=20, validate_every=1):
 
 
 def test_a_warning_says_what_was_seen_what_it_means_and_what_to_do_once(tmp_path, capsys):
-    judge = watch(tmp_path)
+    monitor = watch(tmp_path)
     for epoch in (2, 3, 4):
-        judge(BAD, epoch)
+        monitor(BAD, epoch)
     assert capsys.readouterr().err == (
         "warning: mode collapse, a → b: 0.10 after epoch 2, below 0.25: the translation is much the same picture "
         "whatever the source; begin again in a new output, from an earlier checkpoint (training.start_from) or anew, "
@@ -36,9 +36,9 @@ def test_a_warning_says_what_was_seen_what_it_means_and_what_to_do_once(tmp_path
 
 
 def test_what_clears_is_said_to_once_and_coming_back_makes_no_more_noise(tmp_path, capsys):
-    judge = watch(tmp_path)
+    monitor = watch(tmp_path)
     for epoch, metrics in enumerate((BAD, GOOD, BAD, GOOD), start=2):
-        judge(metrics, epoch)
+        monitor(metrics, epoch)
     lines = [line for line in capsys.readouterr().err.splitlines() if line]
     assert len(lines) == 2
     assert lines[1] == "mode collapse, a → b: 0.10 after epoch 2, below 0.25; 0.90, cleared after epoch 3"
@@ -47,26 +47,26 @@ def test_what_clears_is_said_to_once_and_coming_back_makes_no_more_noise(tmp_pat
 def test_both_directions_share_a_warning_and_what_clears_together_a_line(tmp_path, capsys):
     def both(*values):
         detectors = ("mode_collapse", "spatial_shift_mm")
-        names = [f"detectors/{way}/{detector}" for way in ("a_to_b", "b_to_a") for detector in detectors]
+        names = [f"detectors/{direction}/{detector}" for direction in ("a_to_b", "b_to_a") for detector in detectors]
         return dict(zip(names, values, strict=True))
 
-    judge = watch(tmp_path)
-    judge(both(0.1, 3.0, 0.2, 0.0), 2)
+    monitor = watch(tmp_path)
+    monitor(both(0.1, 3.0, 0.2, 0.0), 2)
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == 2
-    seen = "mode collapse, a → b: 0.10 after epoch 2, below 0.25; mode collapse, b → a: 0.20 after epoch 2, below 0.25"
-    assert warnings[0].startswith(f"warning: {seen}: the translation is much the same picture")
+    text = "mode collapse, a → b: 0.10 after epoch 2, below 0.25; mode collapse, b → a: 0.20 after epoch 2, below 0.25"
+    assert warnings[0].startswith(f"warning: {text}: the translation is much the same picture")
     assert warnings[1].startswith("warning: spatial shift, a → b: 3.00 mm after epoch 2, above 0.5 mm: ")
-    judge(both(0.9, 0.0, 0.9, 0.0), 3)
+    monitor(both(0.9, 0.0, 0.9, 0.0), 3)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.count("cleared after epoch 3") == 3 and not line.startswith("warning")
 
 
 def test_tags_follow_every_change(tmp_path):
     tags = []
-    judge = watch(tmp_path, tags)
+    monitor = watch(tmp_path, tags)
     for epoch, metrics in enumerate((GOOD, BAD, BAD, GOOD, BAD), start=2):
-        judge(metrics, epoch)
+        monitor(metrics, epoch)
     stands = "0.10 after epoch 3, below 0.25"
     assert [tag["warning.mode_collapse.a_to_b"] for tag in tags] == [
         stands, f"{stands}; 0.90, cleared after epoch 5", stands,
@@ -74,10 +74,10 @@ def test_tags_follow_every_change(tmp_path):
 
 
 def test_a_detector_that_cannot_judge_changes_nothing(tmp_path):
-    judge = watch(tmp_path)
-    judge(BAD, 2)
-    judge({}, 3)
-    assert judge.warnings[KEY].cleared is None
+    monitor = watch(tmp_path)
+    monitor(BAD, 2)
+    monitor({}, 3)
+    assert monitor.warnings[KEY].cleared is None
 
 
 # ── which validations count ─────────────────────────────────────────────────────────────────────────────────
@@ -88,12 +88,12 @@ def test_a_detector_that_cannot_judge_changes_nothing(tmp_path):
     [(100, 1, 10), (100, 20, 40), (5, 1, 2), (1, 1, 1), (8, 5, 8)],  # the last one counts though it be the second
 )
 def test_early_validations_do_not_count_and_the_last_one_does(tmp_path, epochs, validate_every, first):
-    judge = watch(tmp_path, epochs=epochs, validate_every=validate_every)
+    monitor = watch(tmp_path, epochs=epochs, validate_every=validate_every)
     for epoch in range(1, first):
-        judge(BAD, epoch)
-    assert judge.warnings == {}
-    judge(BAD, first)
-    assert judge.warnings[KEY].epoch == first
+        monitor(BAD, epoch)
+    assert monitor.warnings == {}
+    monitor(BAD, first)
+    assert monitor.warnings[KEY].epoch == first
 
 
 # ── resuming and reporting ──────────────────────────────────────────────────────────────────────────────────
@@ -106,12 +106,12 @@ def record(tmp_path, *epochs):
 
 def test_what_is_on_record_has_been_warned_of_and_is_told_when_it_clears(tmp_path, capsys):
     record(tmp_path, (1, BAD), (2, GOOD), (3, BAD))
-    judge = watch(tmp_path)
+    monitor = watch(tmp_path)
     assert capsys.readouterr().err == ""
-    assert (judge.warnings[KEY].epoch, judge.warnings[KEY].cleared) == (3, None)
-    judge(BAD, 4)
+    assert (monitor.warnings[KEY].epoch, monitor.warnings[KEY].cleared) == (3, None)
+    monitor(BAD, 4)
     assert capsys.readouterr().err == ""
-    judge(GOOD, 5)
+    monitor(GOOD, 5)
     assert "cleared after epoch 5" in capsys.readouterr().err
 
 
@@ -119,65 +119,65 @@ def test_a_finished_run_tells_first_and_last(tmp_path):
     record(tmp_path, (2, BAD), (3, GOOD), (4, GOOD))
     (warning,) = watch(tmp_path).warnings.values()
     assert warning.title == "mode collapse, a → b"
-    assert warning.what_was_seen == "0.10 after epoch 2, below 0.25; 0.90, cleared after epoch 3"
+    assert warning.observation == "0.10 after epoch 2, below 0.25; 0.90, cleared after epoch 3"
 
 
 def test_a_shift_is_told_in_millimetres(tmp_path):
     record(tmp_path, (2, {"detectors/a_to_b/spatial_shift_mm": 3.0}))
     (warning,) = watch(tmp_path).warnings.values()
-    assert warning.what_was_seen == "3.00 mm after epoch 2, above 0.5 mm"
+    assert warning.observation == "3.00 mm after epoch 2, above 0.5 mm"
 
 
 # ── shifts ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def shifted(there, back=(0.0, 0.0)):
+def shifted(first, second=(0.0, 0.0)):
     """The metrics of shifts in pixels of 1 mm."""
     return {
         f"detectors/{direction}/{name}": value
-        for direction, (x, y) in (("a_to_b", there), ("b_to_a", back))
+        for direction, (x, y) in (("a_to_b", first), ("b_to_a", second))
         for name, value in (("spatial_shift_mm", (x * x + y * y) ** 0.5), ("shift_x_px", x), ("shift_y_px", y))
     }
 
 
 def test_shifts_that_undo_each_other_warn_though_neither_is_half_a_pixel(tmp_path, capsys):
-    judge = watch(tmp_path)
-    judge(shifted((0.4, 0.1), (0.4, 0.1)), 2)  # both alike, as edges of another thickness would be
-    judge(shifted((0.2, 0.1), (-0.2, -0.1)), 3)
-    assert judge.warnings == {}
-    judge(shifted((0.4, 0.1), (-0.4, -0.1)), 4)
-    (warning,) = judge.warnings.values()
-    assert (warning.title, warning.what_was_seen) == (
+    monitor = watch(tmp_path)
+    monitor(shifted((0.4, 0.1), (0.4, 0.1)), 2)  # both alike, as edges of another thickness would be
+    monitor(shifted((0.2, 0.1), (-0.2, -0.1)), 3)
+    assert monitor.warnings == {}
+    monitor(shifted((0.4, 0.1), (-0.4, -0.1)), 4)
+    (warning,) = monitor.warnings.values()
+    assert (warning.title, warning.observation) == (
         "opposed shifts, a → b → a", "0.41 pixels after epoch 4, above 0.3 pixels",
     )  # fmt: skip
     assert "the translation is shifted one way, and the way back shifts it back" in capsys.readouterr().err
-    judge(shifted((0.1, 0.0), (0.0, 0.0)), 5)
-    assert judge.warnings["opposed_shifts", "a_to_b_to_a"].cleared == 5
+    monitor(shifted((0.1, 0.0), (0.0, 0.0)), 5)
+    assert monitor.warnings["opposed_shifts", "a_to_b_to_a"].cleared == 5
 
 
 def test_a_shift_that_grows_warns_before_it_is_half_a_pixel_and_a_resumed_run_knows_its_course(tmp_path):
     course = [(epoch, shifted((0.048 * epoch, 0.0))) for epoch in range(2, 8)]
-    judge, resumed = watch(tmp_path), None
+    monitor, resumed = watch(tmp_path), None
     for epoch, metrics in course:
-        judge(metrics, epoch)
+        monitor(metrics, epoch)
         if epoch == 5:
             record(tmp_path, *course[:4], (5, shifted((9.0, 9.0))), (5, course[3][1]))  # an epoch validated again
             resumed = watch(tmp_path)
         elif resumed:
             resumed(metrics, epoch)
-    warning = judge.warnings["growing_shift", "a_to_b"]
+    warning = monitor.warnings["growing_shift", "a_to_b"]
     assert warning.epoch == 7  # the fifth that counts came after epoch 6, and pointed to 0.29 + 0.19 pixels
-    assert warning.what_was_seen == "0.53 pixels after epoch 7, above 0.5 pixels"
-    assert set(judge.warnings) == {("growing_shift", "a_to_b")}
+    assert warning.observation == "0.53 pixels after epoch 7, above 0.5 pixels"
+    assert set(monitor.warnings) == {("growing_shift", "a_to_b")}
     assert resumed.warnings["growing_shift", "a_to_b"] == warning
 
 
 def test_the_latest_shift_is_said_in_a_sentence(tmp_path):
-    judge = watch(tmp_path)
-    judge(BAD, 1)
-    assert judge.shift == ""
-    judge(shifted((0.3, -0.4), (0.0, 0.1)), 1)
-    assert judge.shift == (
+    monitor = watch(tmp_path)
+    monitor(BAD, 1)
+    assert monitor.shift == ""
+    monitor(shifted((0.3, -0.4), (0.0, 0.1)), 1)
+    assert monitor.shift == (
         "At the last validation translations lay beside their sources: a → b by 0.50 mm (0.50 pixels, +0.30 and -0.40 "
         "along a slice's two axes); b → a by 0.10 mm (0.10 pixels, +0.00 and +0.10 along a slice's two axes)."
     )
@@ -193,11 +193,11 @@ def test_a_cohort_is_described_from_its_stored_slices(tmp_path):
     crowns = np.repeat(np.where(depth > 0.6, depth - 0.5, -1)[None], 4, axis=0)  # not a fair share of a head
     np.save(tmp_path / "a.npy", encode(np.concatenate([slices, crowns])))
     bank = SliceBank([StoredCase(Case("s", "", "a", tmp_path / "a"), tmp_path / "a.npy", 8, {})])
-    found = cohort(bank, [0.0] * 128 + [1.0] + [0.0] * 127)
-    assert (np.diff(found.profile) > 0).all() and len(found.profile) == LAYERS
-    assert found.profile[-1] == pytest.approx(0.5 + 0.15 - 1 / 16, abs=0.05)  # the centre, of four shades
-    assert found.spread == pytest.approx(np.std([0, 0.1, 0.2, 0.3], ddof=1), abs=1e-3)
-    assert np.allclose(found.quantiles, 0, atol=0.01)
+    statistics = cohort(bank, [0.0] * 128 + [1.0] + [0.0] * 127)
+    assert (np.diff(statistics.profile) > 0).all() and len(statistics.profile) == LAYERS
+    assert statistics.profile[-1] == pytest.approx(0.5 + 0.15 - 1 / 16, abs=0.05)  # the centre, of four shades
+    assert statistics.spread == pytest.approx(np.std([0, 0.1, 0.2, 0.3], ddof=1), abs=1e-3)
+    assert np.allclose(statistics.quantiles, 0, atol=0.01)
 
 
 # ── a run ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -211,18 +211,18 @@ def test_a_run_whose_networks_copy_warns_tags_and_reports(tmp_path, monkeypatch,
     monkeypatch.setattr("pipeline.training.validation.translate_slices", lambda slices, *rest, **options: slices.copy())
     monkeypatch.setattr("pipeline.tracking.tracker.Tracker.set_tags", lambda tracker, new: tags.update(new))
     assert phantom_run(tmp_path / "run", *QUICK, *SHORT) == 0
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     validated = [line for line in lines if "epoch" in line]
     page = (tmp_path / "run" / "report.html").read_text()
     for direction in ("T1_to_T2", "T2_to_T1"):
         arrow = direction.replace("_to_", " → ")
         assert [line[f"detectors/{direction}/identity_collapse"] for line in validated] == [0, 0]
-        assert said.err.count(f"identity collapse, {arrow}: 0.00 after epoch 2, below 0.5") == 1
-        (summary,) = [line for line in said.out.splitlines() if line.startswith("warned during training")]
+        assert printed.err.count(f"identity collapse, {arrow}: 0.00 after epoch 2, below 0.5") == 1
+        (summary,) = [line for line in printed.out.splitlines() if line.startswith("warned during training")]
         assert f"identity collapse, {arrow}: 0.00 after epoch 2, below 0.5" in summary
         assert tags[f"warning.identity_collapse.{direction}"] == "0.00 after epoch 2, below 0.5"
         assert f'<th scope="row">identity collapse, {arrow}</th><td>0.00 after epoch 2, below 0.5</td>' in page
-    assert said.err.count("warning: identity collapse, ") == 1  # one line for both directions
-    assert "mode collapse" not in said.err + page
+    assert printed.err.count("warning: identity collapse, ") == 1  # one line for both directions
+    assert "mode collapse" not in printed.err + page
     assert "Warnings during training" in page and "Warnings stood when training ended" in page

@@ -6,7 +6,7 @@ from small_engine import MUNIT, UNIT, batch, config_of, differences, engine_of, 
 
 from pipeline.engines.registry import build_engine
 from pipeline.runs.checkpoint import CheckpointFolder
-from pipeline.training.initial_weights import read_start
+from pipeline.training.initial_weights import read_initial_weights
 from pipeline.utils.errors import UserError
 
 METHODS = {
@@ -46,18 +46,18 @@ def start(tmp_path, theirs, ours):
     source = checkpoint(tmp_path / "source", trained(**theirs), config)
     other = config_of(**ours)
     training = other.training.model_copy(update={"start_from": source})
-    return read_start(other.model_copy(update={"training": training, "output": tmp_path / "run"}))
+    return read_initial_weights(other.model_copy(update={"training": training, "output": tmp_path / "run"}))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_was_learnt_is_taken_over_and_the_rest_is_fresh(method, tmp_path):
     options = METHODS[method]
-    found = start(tmp_path, options, options)
-    fresh, source = engine_of(weights_seed=5, **options), found.weights
+    initial_weights = start(tmp_path, options, options)
+    fresh, source = engine_of(weights_seed=5, **options), initial_weights.weights
     before = saved(fresh)
-    fresh.load_learnt(found.weights)
+    fresh.load_pretrained(initial_weights.weights)
     after = saved(fresh)
-    learnt = {"averaged", "averaged_steps", *fresh.learnt()} & after.keys()
+    learnt = {"averaged", "averaged_steps", *fresh.transferable_components()} & after.keys()
     assert {"G", "F", "D_A", "D_B"} <= learnt or {"A", "B", "D_A", "D_B"} <= learnt
     assert differences({name: after[name] for name in learnt}, {name: source[name] for name in learnt}) == set()
     rest = after.keys() - learnt
@@ -71,25 +71,29 @@ def test_what_was_learnt_is_taken_over_and_the_rest_is_fresh(method, tmp_path):
 
 
 def test_cut_takes_its_heads_and_munit_its_mean_styles_along():
-    assert {"H_G", "H_F"} <= engine_of(**METHODS["cut"]).learnt().keys()
-    assert {"style_A", "style_B"} <= engine_of(**METHODS["munit"]).learnt().keys()
+    assert {"H_G", "H_F"} <= engine_of(**METHODS["cut"]).transferable_components().keys()
+    assert {"style_A", "style_B"} <= engine_of(**METHODS["munit"]).transferable_components().keys()
 
 
 def test_an_average_that_the_other_run_did_not_keep_begins_with_its_weights(tmp_path):
-    found = start(tmp_path, METHODS["cyclegan"], METHODS["averaged"])
+    initial_weights = start(tmp_path, METHODS["cyclegan"], METHODS["averaged"])
     engine = engine_of(weights_seed=5, **METHODS["averaged"])
-    engine.load_learnt(found.weights)
+    engine.load_pretrained(initial_weights.weights)
     state = saved(engine)
     assert state["averaged_steps"] == 0
-    averaged = engine.average.networks.state_dict()
+    averaged = engine.ema.networks.state_dict()
     assert differences(averaged, engine.generators.state_dict()) == set()
-    assert differences(state["G"], found.weights["G"]) == set()
+    assert differences(state["G"], initial_weights.weights["G"]) == set()
 
 
 def test_another_method_with_the_same_networks_may_begin_from_them(tmp_path):
-    found = start(tmp_path, METHODS["cyclegan"], {"type": "dualgan", "adversarial": "least_squares"})
-    assert found.record["method"] == "cyclegan"
-    assert (found.record["run"], found.record["step"], found.subjects) == ("small", 3, {"s1", "s2"})
+    initial_weights = start(tmp_path, METHODS["cyclegan"], {"type": "dualgan", "adversarial": "least_squares"})
+    assert initial_weights.record["method"] == "cyclegan"
+    assert (initial_weights.record["run"], initial_weights.record["step"], initial_weights.subjects) == (
+        "small",
+        3,
+        {"s1", "s2"},
+    )
 
 
 def test_what_does_not_fit_is_listed_with_shapes_and_settings(tmp_path):
@@ -114,4 +118,4 @@ def test_a_checkpoint_of_another_version_is_one_line(tmp_path):
     config = config_of()
     training = config.training.model_copy(update={"start_from": source})
     with pytest.raises(UserError, match=r"best\.pt: damaged, or of another version \("):
-        read_start(config.model_copy(update={"training": training, "output": tmp_path / "run"}))
+        read_initial_weights(config.model_copy(update={"training": training, "output": tmp_path / "run"}))

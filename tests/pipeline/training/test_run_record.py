@@ -75,9 +75,9 @@ def test_style_encoders_are_trained_and_take_no_part_in_a_translation(path):
     munit = SimpleNamespace(translators=lambda: translators, networks=lambda: {"A": first, "B": second})
     write_run_record(path, CONFIG, munit, TrainerState(), CPU)
     content = json.loads(path.read_text())
-    whole, style = (sum(weight.numel() for weight in part.parameters()) for part in (first, first.style_encoder))
-    assert content["translator_parameters"] == 2 * (whole - style)
-    assert content["parameters"] == {"A": whole, "B": whole}
+    all_weights, style = (sum(weight.numel() for weight in part.parameters()) for part in (first, first.style_encoder))
+    assert content["translator_parameters"] == 2 * (all_weights - style)
+    assert content["parameters"] == {"A": all_weights, "B": all_weights}
 
 
 def test_the_end_is_taken_back_and_what_training_took_is_kept(path):

@@ -1,4 +1,4 @@
-"""What one process holds of a run while it works on it."""
+"""The objects of a run that its functions share."""
 
 from dataclasses import dataclass, field
 
@@ -10,7 +10,7 @@ from pipeline.config.schema import Config
 from pipeline.data.pairs import PairReader
 from pipeline.engines.protocol import Engine
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.prepare import Prepared
+from pipeline.runs.prepare import Prepared, chain_settings, registrations
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.failure_monitor import FailureMonitor
 from pipeline.training.history import History
@@ -22,21 +22,21 @@ from transforms.slices import AXES
 
 
 @dataclass(frozen=True)
-class Sitting:
-    """A run being worked on; `position` moves on as it trains.
+class RunContext:
+    """A run in one process; `position` changes as it trains.
 
     Attributes:
-        config: What was asked for.
-        folder: Where everything the run makes lies.
-        prepared: The data.
-        engine: The networks and how they are trained.
-        position: How far training has come.
+        config: The configuration.
+        folder: The run folder.
+        prepared: The prepared data.
+        engine: The method with its networks.
+        position: The trainer state.
         reader: Reads and registers pairs.
-        tracker: The record.
-        device: Where the networks are.
-        quiet: Whether to leave out progress bars.
+        tracker: Writes metrics and artifacts.
+        device: Device of the networks.
+        quiet: Whether to hide progress bars.
         world: The processes that train together.
-        history: What the training came from.
+        history: History of the training, see `pipeline.training.history`.
     """
 
     config: Config
@@ -52,31 +52,31 @@ class Sitting:
     history: History = field(default_factory=dict)
 
     def translators(self) -> dict[str, nn.Module]:
-        """Return the networks that translate, as they are now, by target contrast."""
+        """Return the present translators, by target contrast."""
         translators = self.engine.translators()
         return {contrast: translators[side] for side, contrast in zip("ab", self.config.contrasts, strict=True)}
 
     @property
     def histograms(self) -> dict[str, list[float]]:
-        """By contrast, the training cohort's foreground intensities over [-1, 1]."""
-        return {contrast: facts["histogram"] for contrast, facts in self.prepared.facts.items()}
+        """Histogram of the training cohort's foreground over [-1, 1], by contrast."""
+        return {contrast: statistics["histogram"] for contrast, statistics in self.prepared.facts.items()}
 
     @property
     def pixel_mm(self) -> float:
-        """The longer side of a pixel that the networks see: the grid asked for, or the training volumes' own."""
+        """The longer side of a pixel in mm: as configured, or the largest of the training volumes."""
         preprocess = self.config.preprocess
         if preprocess.spacing_mm is not None:
             return preprocess.spacing_mm.in_plane
-        sizes = [facts["spacing_mm"] for facts in self.prepared.facts.values()]
-        return float(np.delete(sizes, AXES[preprocess.axis], axis=1).max())
+        spacings = [statistics["spacing_mm"] for statistics in self.prepared.facts.values()]
+        return float(np.delete(spacings, AXES[preprocess.axis], axis=1).max())
 
     @property
     def schedule(self) -> Schedule:
-        """How long and how often, in steps of this cohort."""
+        """The training schedule for this cohort."""
         return schedule_of(self.config.training, self.prepared.longest)
 
-    def watch(self) -> FailureMonitor:
-        """Return the judge of the validations, who knows what has been warned of."""
+    def failure_monitor(self) -> FailureMonitor:
+        """Return the monitor of the validations, which knows the earlier warnings of the run."""
         schedule = self.schedule
         return FailureMonitor(
             self.folder.metrics,
@@ -85,3 +85,13 @@ class Sitting:
             pixel_mm=self.pixel_mm,
             tag=self.tracker.set_tags,
         )
+
+
+def pair_reader(config: Config, version: int, engine: Engine) -> PairReader:
+    """Return the reader of volumes and pairs, padded for the engine's translators."""
+    return PairReader(
+        chain_settings(config.preprocess, version),
+        max(network.stride for network in engine.translators().values()),
+        register=config.evaluation.register_pairs,
+        cache=registrations(config.preprocess),
+    )
