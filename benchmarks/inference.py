@@ -95,7 +95,7 @@ def slices_of(model: "TranslationModel", to: str, size: int, slices: int, volume
     from pipeline.inference.translator import open_volume
 
     source = volume or nib.Nifti1Image(head(size, slices), np.eye(4))
-    opened = open_volume(source, model, to, [], likeness=False)
+    opened = open_volume(source, model, to, [], compare=False)
     return opened.slices[opened.foreground.any(axis=(1, 2))]
 
 
@@ -180,10 +180,10 @@ def with_likeness(model: "TranslationModel", to: str, source: Path) -> "Translat
     from pipeline.data.fingerprint import cohort_fingerprint, volume_fingerprint
     from pipeline.inference.translator import open_volume
 
-    opened = open_volume(source, model, to, [], likeness=False)
+    opened = open_volume(source, model, to, [], compare=False)
     alike = volume_fingerprint(opened.inverse_state, model.settings["axis"], model.settings["size"])
-    known = dict(model.facts.get(contrast := model.source(to), {}))
-    return replace(model, facts={**model.facts, contrast: known | {"likeness": cohort_fingerprint([alike])}})
+    known = dict(model.statistics.get(contrast := model.source(to), {}))
+    return replace(model, statistics={**model.statistics, contrast: known | {"likeness": cohort_fingerprint([alike])}})
 
 
 @contextmanager
@@ -240,7 +240,7 @@ def file_to_file(common: dict, batch_size: int, rounds: int, *, forms: bool, pre
             whole = time.perf_counter() - started
             for name, part in (seconds | {"all else": whole - sum(seconds.values()), "all": whole}).items():
                 taken[name].append(part)
-        opened = open_volume(source, model, to, [], likeness=False)
+        opened = open_volume(source, model, to, [], compare=False)
         kept = int(opened.foreground.any(axis=(1, 2)).sum())
         echo(f"{kept} of {len(opened.slices)} slices show something; {source.stat().st_size / 2**20:.1f} MiB read")
     whole = statistics.median(taken["all"][1:])

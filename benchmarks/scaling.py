@@ -79,7 +79,7 @@ def job_of(volumes: int) -> Work:
     model, to = model_of(None, None, 8, 64, "cpu")
     translate_one = batch.job_translator(open_multi_view(["small"], [model], to, None, uncertainty=False), None)
     targets = [Path(folder.name) / f"{number}.nii.gz" for number in range(volumes)]
-    return lambda folder=folder: batch.work_through([Job(source, one) for one in targets], translate_one, quiet=True)
+    return lambda folder=folder: batch.translate_jobs([Job(source, one) for one in targets], translate_one, quiet=True)
 
 
 def grown(make: Callable[..., Work], sizes: Mapping[int, Mapping[str, int]], rounds: int) -> dict[int, Timing]:

@@ -52,7 +52,7 @@ def _send_models(sender: "MlflowSync") -> None:
     folder = RunFolder(sender.folder)
     if sender.status != "FINISHED" or not folder.config.is_file() or not folder.checkpoints.latest.is_file():
         return
-    from pipeline.evaluation.logged_models import log_models, score_of
+    from pipeline.evaluation.logged_models import log_models, validation_score
     from pipeline.inference.model import load_model, translator_metadata
     from pipeline.inference.uncertainty_calibration import published
     from pipeline.runs.checkpoint import load_checkpoint
@@ -76,5 +76,5 @@ def _send_models(sender: "MlflowSync") -> None:
         folder.models,
         checkpoint=f"{chosen.stem}, training stopped at step {position['step']}",
         register_as=config.tracking.register_as,
-        score=score_of(chosen.stem, position["best_score"]),
+        score=validation_score(chosen.stem, position["best_score"]),
     )

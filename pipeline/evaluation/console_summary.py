@@ -4,7 +4,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.training.trainer_state import TrainerState
 
 
-def what_was_done(position: TrainerState, steps_before: int, seconds: float) -> str:
+def work_summary(position: TrainerState, steps_before: int, seconds: float) -> str:
     """Say what a sitting did: that it trained, or that it only evaluated what was trained before."""
     trained = position.step - steps_before
     if not trained:
@@ -15,7 +15,7 @@ def what_was_done(position: TrainerState, steps_before: int, seconds: float) -> 
     return f"trained {trained:,}{total} steps{skipped} and evaluated in {seconds / 60:.1f} min"
 
 
-def last_lines(folder: RunFolder, how_to_open: str, done: str) -> str:
+def closing_lines(folder: RunFolder, how_to_open: str, done: str) -> str:
     """Return a run's last words: what was done, where everything is and how to open it."""
     gifs = ", ".join(str(path) for path in sorted(folder.path.glob("training_*.gif")))
     volumes = "NIfTI, on each source's grid; open with any viewer" if any(folder.translated.glob("*.nii.gz")) else "PNG"

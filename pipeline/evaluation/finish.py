@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.data.case import Case, pairs
 from pipeline.data.pairs import PreparedScan
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.evaluation.logged_models import log_models, score_of
+from pipeline.evaluation.logged_models import log_models, validation_score
 from pipeline.evaluation.parallel_scoring import PRELOAD, Translation
 from pipeline.evaluation.report import write_summary
 from pipeline.evaluation.scores import Scores, metric_name
@@ -29,21 +29,21 @@ def finish(sitting: Sitting) -> None:
     """Do all that follows training; a rerun does it again, from the same checkpoint."""
     config, folder, tracker = sitting.config, sitting.folder, sitting.tracker
     mark_unfinished(folder.record)
-    chosen = folder.evaluated(config.evaluation.checkpoint)
-    model = load_model(chosen, sitting.device.type)
+    checkpoint_path = folder.evaluated(config.evaluation.checkpoint)
+    model = load_model(checkpoint_path, sitting.device.type)
     test, batch_size = sitting.prepared.split.test, config.evaluation.batch_size
-    gallery = TranslationWriter(model, folder, batch_size) if config.evaluation.translate else None
+    writer = TranslationWriter(model, folder, batch_size) if config.evaluation.translate else None
     with (
-        collect_viewer_volumes(folder.path, model) as candidates,
+        collect_viewer_volumes(folder.path, model) as viewer_volumes,
         WorkerPool(config.preprocess.processes, preload=PRELOAD) as workers,
     ):
-        judge, uncalibrated = _judge(sitting, model, workers)
-        scores = _evaluate(sitting, model, {"translations": gallery, "viewer": candidates}, judge, workers)
-        volumes = gallery.add_rest(test, sitting.reader, sitting.quiet, workers) if gallery else []
-        scores.add_uncertainty(judge.scores, uncalibrated)
-        viewer = make_viewer(subjects_to_view(test, scores, candidates)) if candidates else None
+        scorer, reason = _calibrated_scorer(sitting, model, workers)
+        scores = _evaluate(sitting, model, {"translations": writer, "viewer": viewer_volumes}, scorer, workers)
+        volumes = writer.add_rest(test, sitting.reader, sitting.quiet, workers) if writer else []
+        scores.add_uncertainty(scorer.scores, reason)
+        viewer = make_viewer(subjects_to_view(test, scores, viewer_volumes)) if viewer_volumes else None
     echo(f"\n{scores.text()}\n")
-    files = [*scores.save(folder.path), *judge.save(folder, uncalibrated)]
+    files = [*scores.save(folder.path), *scorer.save(folder, reason)]
     gifs = draw_gifs(folder, config.contrasts)
     curves = draw_curves(folder, sitting.schedule.steps_per_epoch)
     watch = sitting.watch()
@@ -59,14 +59,14 @@ def finish(sitting: Sitting) -> None:
         sitting.position,
         sitting.engine,
         viewer=viewer,
-        uncertainty=folder.uncertainty if judge.curves else None,
+        uncertainty=folder.uncertainty if scorer.curves else None,
         training_warnings=warnings,
         history=sitting.history,
         shift=watch.shift,
     )
     if warnings:
-        seen = "; ".join(f"{warning.title}: {warning.what_was_seen}" for warning in warnings)
-        echo(f"warned during training, what to do stands in the report: {seen}")
+        texts = "; ".join(f"{warning.title}: {warning.what_was_seen}" for warning in warnings)
+        echo(f"warned during training, what to do stands in the report: {texts}")
     tracker.log_metrics(_final_metrics(scores), sitting.position.step)
     for path in [*files, *gifs.values(), curves, folder.report, *(volume.mosaic for volume in volumes)]:
         tracker.log_artifact(path, "mosaics" if path.parent == folder.mosaics else None)
@@ -75,28 +75,28 @@ def finish(sitting: Sitting) -> None:
         model,
         {
             to: translator_metadata(config, sitting.prepared.facts, to, model.stride, model.settings)
-            | judge.metadata(to)
+            | scorer.metadata(to)
             for to in model.translators
         },
         folder.models,
-        checkpoint=f"{chosen.stem}, training stopped at step {sitting.position.step}",
+        checkpoint=f"{checkpoint_path.stem}, training stopped at step {sitting.position.step}",
         register_as=config.tracking.register_as,
-        score=score_of(chosen.stem, sitting.position.best_score),
+        score=validation_score(checkpoint_path.stem, sitting.position.best_score),
     )
-    standing = [f"{warning.title}: {warning.what_was_seen}" for warning in warnings if warning.cleared is None]
+    standing_warnings = [f"{warning.title}: {warning.what_was_seen}" for warning in warnings if warning.cleared is None]
     write_run_record(
         folder.record,
         config,
         sitting.engine,
         sitting.position,
         sitting.device,
-        warnings=standing,
+        warnings=standing_warnings,
         history=sitting.history,
     )
     tracker.log_artifact(folder.record)
 
 
-def _judge(sitting: Sitting, model: TranslationModel, workers: WorkerPool) -> tuple[UncertaintyScorer, str]:
+def _calibrated_scorer(sitting: Sitting, model: TranslationModel, workers: WorkerPool) -> tuple[UncertaintyScorer, str]:
     """Calibrate the uncertainty on the validation subjects; return what judges it, and why there is none."""
     config, prepared = sitting.config, sitting.prepared
     if not config.evaluation.uncertainty:
@@ -105,8 +105,8 @@ def _judge(sitting: Sitting, model: TranslationModel, workers: WorkerPool) -> tu
         calibrations, reason = {}, "the run's data are pictures, and maps are for volumes"
     else:
         others = other_checkpoints(sitting.folder, model)
-        how = {"reader": sitting.reader, "batch_size": config.evaluation.batch_size, "quiet": sitting.quiet}
-        calibrations, reason = calibrate(prepared.split.validation, model, others, workers=workers, **how)
+        options = {"reader": sitting.reader, "batch_size": config.evaluation.batch_size, "quiet": sitting.quiet}
+        calibrations, reason = calibrate(prepared.split.validation, model, others, workers=workers, **options)
         if calibrations:
             return UncertaintyScorer(model, others, calibrations, config.evaluation.batch_size), ""
     return UncertaintyScorer(model, {}, calibrations, config.evaluation.batch_size), reason
@@ -115,8 +115,8 @@ def _judge(sitting: Sitting, model: TranslationModel, workers: WorkerPool) -> tu
 def _evaluate(
     sitting: Sitting,
     model: TranslationModel,
-    keepers: Mapping[str, TranslationWriter | ViewerVolumes | None],
-    judge: UncertaintyScorer,
+    callbacks: Mapping[str, TranslationWriter | ViewerVolumes | None],
+    scorer: UncertaintyScorer,
     workers: WorkerPool,
 ) -> Scores:
     """Score the test subjects; each translation is made once, and shown to whoever draws or keeps it."""
@@ -125,9 +125,9 @@ def _evaluate(
     def translate(scan: PreparedScan, to: str) -> np.ndarray:
         return translate_scan(scan, to, model, config.evaluation.batch_size, scan.name)
 
-    def show(translation: Translation) -> None:
+    def score_uncertainty(translation: Translation) -> None:
         try:
-            judge.add(translation)
+            scorer.add(translation)
         except (UserError, Stopped):
             raise
         except Exception as error:  # whatever it runs into, the scores are what the evaluation is for
@@ -136,21 +136,21 @@ def _evaluate(
 
     return evaluate(
         prepared.split.test,
-        pairs(_everyone_in_training(sitting), config.contrasts),
+        pairs(_training_cases(sitting), config.contrasts),
         config.contrasts,
         translate,
         reader=sitting.reader,
         histograms=sitting.histograms,
         protocols=config.evaluation.protocols,
         registrations=sitting.folder.registration,
-        seen=show,
-        keepers={name: keeper for name, keeper in keepers.items() if keeper is not None},
+        on_translation=score_uncertainty,
+        callbacks={name: keeper for name, keeper in callbacks.items() if keeper is not None},
         workers=workers,
         quiet=sitting.quiet,
     )
 
 
-def _everyone_in_training(sitting: Sitting) -> list[Case]:
+def _training_cases(sitting: Sitting) -> list[Case]:
     """Return every case of the training subjects, those too that unpaired training keeps from the model."""
     prepared = sitting.prepared
     subjects = {case.subject for cases in prepared.split.train.values() for case in cases}

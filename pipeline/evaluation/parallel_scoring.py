@@ -43,7 +43,7 @@ class Translation:
     view: View | None = None
 
 
-class Keeper(Protocol):
+class EvaluationCallback(Protocol):
     """Draws or writes translations: what takes long in a worker process, what it remembers in this one."""
 
     def job(self, translation: Translation) -> Callable[[Translation], object] | None:
@@ -53,8 +53,12 @@ class Keeper(Protocol):
         """Take what the job returned, in the order of the translations."""
 
 
-UnderWay = tuple[str, str | None, list[Callable[[], object]]]  # a subject, why it was not read, what waits for results
-_Shown = dict[str, tuple[object, str | None]]  # by what a keeper makes: what its job returned, or why it failed
+PendingSubject = tuple[
+    str, str | None, list[Callable[[], object]]
+]  # a subject, why it was not read, what waits for results
+_CallbackResults = dict[
+    str, tuple[object, str | None]
+]  # by what a keeper makes: what its job returned, or why it failed
 
 
 def read_pair(reader: PairReader, pair: Pair) -> tuple[View, View, np.ndarray] | str:
@@ -77,58 +81,58 @@ def submit(
     workers: WorkerPool,
     score: Callable[[Translation], list[SubjectScore]],
     translation: Translation,
-    keepers: Mapping[str, Keeper],
+    callbacks: Mapping[str, EvaluationCallback],
 ) -> Callable[[], object]:
     """Have a worker score and keep a translation, which travels there once."""
-    jobs = {name: job for name, keeper in keepers.items() if (job := keeper.job(translation)) is not None}
-    return workers.submit(_score_and_keep, score, jobs, translation)
+    jobs = {name: job for name, keeper in callbacks.items() if (job := keeper.job(translation)) is not None}
+    return workers.submit(_score_and_run_callbacks, score, jobs, translation)
 
 
-def _score_and_keep(
+def _score_and_run_callbacks(
     score: Callable[[Translation], list[SubjectScore]],
     jobs: Mapping[str, Callable[[Translation], object]],
     translation: Translation,
-) -> tuple[Case, list[SubjectScore], _Shown]:
-    shown: _Shown = {}
+) -> tuple[Case, list[SubjectScore], _CallbackResults]:
+    results: _CallbackResults = {}
     for name, job in jobs.items():
         try:
-            shown[name] = job(translation), None
+            results[name] = job(translation), None
         except (UserError, Stopped):
             raise
         except Exception as error:  # whatever a picture runs into, the scores are what the evaluation is for
-            shown[name] = None, first_cause(error)
-    return translation.case, score(translation), shown
+            results[name] = None, first_cause(error)
+    return translation.case, score(translation), results
 
 
 def collect(
     scores: Scores,
-    under_way: Iterator[UnderWay],
-    keepers: Mapping[str, Keeper],
+    pending_subjects: Iterator[PendingSubject],
+    callbacks: Mapping[str, EvaluationCallback],
     workers: WorkerPool,
     bar: ProgressBar,
 ) -> None:
     """Take the results in, subject by subject, while workers are at the next ones."""
-    waiting: deque[UnderWay] = deque()
+    waiting: deque[PendingSubject] = deque()
 
-    def take() -> None:
+    def take_next() -> None:
         name, reason, jobs = waiting.popleft()
         if reason is not None:
             scores.failures[name] = reason
             warn(f"warning: {name}: {reason}; left out of the evaluation")
         for job in jobs:
-            case, scored, shown = job()
+            case, scored, results = job()
             scores.subjects += scored
-            for of_what, (result, failure) in shown.items():
+            for product, (result, failure) in results.items():
                 if failure is None:
-                    keepers[of_what].take(case, result)
+                    callbacks[product].take(case, result)
                 else:
-                    warn(f"warning: {case.path}: left out of the {of_what} ({failure}); its scores stand")
+                    warn(f"warning: {case.path}: left out of the {product} ({failure}); its scores stand")
         bar.update()
 
     with bar:
-        for subject in under_way:
+        for subject in pending_subjects:
             waiting.append(subject)
             while sum(len(jobs) for _, _, jobs in waiting) > (workers.processes if workers.processes > 1 else 0):
-                take()
+                take_next()
         while waiting:
-            take()
+            take_next()

@@ -12,7 +12,7 @@ from nibabel.affines import voxel_sizes
 from pipeline.data.case import Case
 from pipeline.data.pairs import PairReader, PreparedScan
 from pipeline.evaluation.parallel_scoring import READ_AHEAD, Translation, read_scan
-from pipeline.inference.model import TranslationModel, eagerly
+from pipeline.inference.model import TranslationModel, run_eagerly
 from pipeline.inference.output_volume import write_volume
 from pipeline.inference.translator import translate_slices, volume_of_slices
 from pipeline.reporting.curves import save_curves
@@ -46,13 +46,13 @@ def sample_frames(folder: RunFolder, direction: str) -> dict[int, Path]:
 
 def draw_gifs(folder: RunFolder, contrasts: tuple[str, str]) -> dict[str, Path]:
     """Write, by direction, the GIF of the sample panels: the same slices, one frame an epoch."""
-    drawn = {}
+    gifs = {}
     for target in reversed(contrasts):
         direction = folder.direction(contrasts, target)
         frames = sample_frames(folder, direction)
         save_gif(list(frames.values()), folder.gif(direction), [epoch_title(epoch) for epoch in frames])
-        drawn[direction] = folder.gif(direction)
-    return drawn
+        gifs[direction] = folder.gif(direction)
+    return gifs
 
 
 def draw_curves(folder: RunFolder, steps_per_epoch: int) -> Path:
@@ -82,8 +82,10 @@ class TranslationWriter:
 
     def job(self, translation: Translation) -> Callable[[Translation], TranslatedVolume | str]:
         """Return what writes one translation and returns its paths, or a line that says why it could not."""
-        alone = replace(self.model, translators={}, device=torch.device("cpu"), run=eagerly)  # it travels to a worker
-        return partial(_attempt, self.folder, alone)
+        model_without_networks = replace(
+            self.model, translators={}, device=torch.device("cpu"), run=run_eagerly
+        )  # it travels to a worker
+        return partial(_try_write, self.folder, model_without_networks)
 
     def take(self, case: Case, result: TranslatedVolume | str) -> None:
         """Remember what the job returned, or say why there is nothing."""
@@ -98,9 +100,9 @@ class TranslationWriter:
 
         One that cannot be read was named by the evaluation; it is named again here and left out.
         """
-        rest = [case for case in test if case not in self._written]
-        scans = (workers or WorkerPool(1)).ahead(read_scan, [(reader, case) for case in rest], READ_AHEAD)
-        bar = progress(rest, title="translation", unit="vol", quiet=quiet or not rest)
+        remaining = [case for case in test if case not in self._written]
+        scans = (workers or WorkerPool(1)).ahead(read_scan, [(reader, case) for case in remaining], READ_AHEAD)
+        bar = progress(remaining, title="translation", unit="vol", quiet=quiet or not remaining)
         for case, scan in zip(bar, scans, strict=True):
             to = self.model.contrasts[1 - self.model.contrasts.index(case.contrast)]
             if isinstance(scan, str):
@@ -115,7 +117,7 @@ class TranslationWriter:
         return [volume for case in test if (volume := self._written.get(case))]
 
 
-def _attempt(folder: RunFolder, model: TranslationModel, translation: Translation) -> TranslatedVolume | str:
+def _try_write(folder: RunFolder, model: TranslationModel, translation: Translation) -> TranslatedVolume | str:
     """Write a translation; return why there is none where that fails."""
     try:
         return _write(folder, model, translation)

@@ -19,7 +19,7 @@ from pipeline.utils.console import warn
 from pipeline.utils.files import atomic_write, temporary_folder
 from transforms.slices import stack_slices
 
-MOST_SUBJECTS = 3  # a direction: the file is mailed
+MAX_SUBJECTS = 3  # a direction: the file is mailed
 
 
 class ViewerVolumes:
@@ -33,7 +33,7 @@ class ViewerVolumes:
     def __init__(self, folder: Path, model: TranslationModel):
         self.folder, self.model = folder, model
         self._files: dict[Case, Path] = {}
-        self._lone, self._asked = dict.fromkeys(model.contrasts, 0), 0
+        self._unpaired, self._count = dict.fromkeys(model.contrasts, 0), 0
 
     def add(self, translation: Translation) -> None:
         """Keep a translation; of those without a real target, the first few of each contrast."""
@@ -45,11 +45,11 @@ class ViewerVolumes:
         """Return what writes a translation and returns its file; None for one more without a real target."""
         if translation.view is None:
             contrast = translation.case.contrast
-            self._lone[contrast] += 1
-            if self._lone[contrast] > MOST_SUBJECTS:
+            self._unpaired[contrast] += 1
+            if self._unpaired[contrast] > MAX_SUBJECTS:
                 return None
-        self._asked += 1
-        return partial(_write, self.folder / f"{self._asked}.npz", self.model.facts[translation.to])
+        self._count += 1
+        return partial(_write, self.folder / f"{self._count}.npz", self.model.statistics[translation.to])
 
     def take(self, case: Case, result: Path) -> None:
         """Remember where a translation is."""
@@ -60,16 +60,16 @@ class ViewerVolumes:
         if case not in self._files:
             return None
         with np.load(self._files[case], allow_pickle=False) as arrays:
-            kept = {name: arrays[name] if arrays[name].ndim else arrays[name].item() for name in arrays.files}
-        return ViewedSubject(**{"real": None, **kept, "label": label})
+            arrays_by_name = {name: arrays[name] if arrays[name].ndim else arrays[name].item() for name in arrays.files}
+        return ViewedSubject(**{"real": None, **arrays_by_name, "label": label})
 
 
-def _write(path: Path, facts: Mapping[str, object], translation: Translation) -> Path:
+def _write(path: Path, statistics: Mapping[str, object], translation: Translation) -> Path:
     """Write a translation, small enough to be shown, beside source and real target.
 
     Args:
         path: Of the file.
-        facts: What the target contrast's training cohort is like.
+        statistics: What the target contrast's training cohort is like.
         translation: To be kept.
     """
     case, scan, view = translation.case, translation.scan, translation.view
@@ -82,8 +82,8 @@ def _write(path: Path, facts: Mapping[str, object], translation: Translation) ->
         real=None if view is None else stack_slices(view.real, scan.axis),
         foreground=stack_slices(scan.foreground if view is None else scan.foreground | view.foreground, scan.axis),
         affine=scan.affine,
-        units=f"In a {translation.to} scan as the model was trained on, -1 is {facts['low']:.4g} and +1 is "
-        f"{facts['high']:.4g} in the file's own units.",
+        units=f"In a {translation.to} scan as the model was trained on, -1 is {statistics['low']:.4g} and +1 is "
+        f"{statistics['high']:.4g} in the file's own units.",
     )
     arrays = {name: value for name, value in asdict(subject).items() if value is not None}
     atomic_write(path, lambda stream: np.savez_compressed(stream, **arrays))
@@ -106,11 +106,11 @@ def collect_viewer_volumes(folder: Path, model: TranslationModel) -> Iterator[Vi
         )
         yield None
         return
-    with temporary_folder(folder) as kept:
-        yield ViewerVolumes(kept, model)
+    with temporary_folder(folder) as temporary:
+        yield ViewerVolumes(temporary, model)
 
 
-def subjects_to_view(test: Sequence[Case], scores: Scores, candidates: ViewerVolumes) -> list[ViewedSubject]:
+def subjects_to_view(test: Sequence[Case], scores: Scores, volumes: ViewerVolumes) -> list[ViewedSubject]:
     """Return at most three subjects for each direction, translated: by masked PSNR the worst, the median and the best.
 
     Where no test subject has both contrasts, the first three scans of each contrast.
@@ -118,11 +118,11 @@ def subjects_to_view(test: Sequence[Case], scores: Scores, candidates: ViewerVol
     Args:
         test: The test subjects' cases.
         scores: The model's, of these subjects.
-        candidates: What the evaluation showed.
+        volumes: What the evaluation showed.
     """
-    contrasts = candidates.model.contrasts
-    chosen = _ranked(test, scores, contrasts) if scores.paired else _first(test, scores, contrasts)
-    return [subject for label, case in chosen if (subject := candidates.get(case, label))]
+    contrasts = volumes.model.contrasts
+    cases = _extreme_cases(test, scores, contrasts) if scores.paired else _first_cases(test, scores, contrasts)
+    return [subject for label, case in cases if (subject := volumes.get(case, label))]
 
 
 def rank_names(count: int) -> dict[str, int]:
@@ -135,25 +135,25 @@ def rank_names(count: int) -> dict[str, int]:
     return {"worst": 0, **({"median": count // 2} if count > 2 else {}), "best": count - 1}
 
 
-def _ranked(test: Sequence[Case], scores: Scores, contrasts: tuple[str, str]) -> list[tuple[str, Case]]:
+def _extreme_cases(test: Sequence[Case], scores: Scores, contrasts: tuple[str, str]) -> list[tuple[str, Case]]:
     """Return (label, source) of the subjects to show, by direction."""
     by_name = {"_".join(filter(None, (pair[0].subject, pair[0].session))): pair for pair in pairs(test, contrasts)}
-    chosen = []
+    cases = []
     for source, target in (contrasts, contrasts[::-1]):
-        ranked = [one for one in scores.ranked(source, target, MODEL, MASKED_PSNR) if one[1] in by_name]
+        ranked = [entry for entry in scores.ranked(source, target, MODEL, MASKED_PSNR) if entry[1] in by_name]
         for name, index in rank_names(len(ranked)).items():
             psnr, subject = ranked[index]
             case = by_name[subject][contrasts.index(source)]
-            chosen.append((f"{name}: {subject}, {psnr:.2f} dB masked PSNR", case))
-    return chosen
+            cases.append((f"{name}: {subject}, {psnr:.2f} dB masked PSNR", case))
+    return cases
 
 
-def _first(test: Sequence[Case], scores: Scores, contrasts: tuple[str, str]) -> list[tuple[str, Case]]:
+def _first_cases(test: Sequence[Case], scores: Scores, contrasts: tuple[str, str]) -> list[tuple[str, Case]]:
     """Return (label, source) of the first few scans of each contrast that were evaluated."""
     return [
         ("_".join(filter(None, (case.subject, case.session))), case)
         for contrast in contrasts
-        for case in [one for one in test if one.contrast == contrast and one.name not in scores.failures][
-            :MOST_SUBJECTS
-        ]
+        for case in [
+            test_case for test_case in test if test_case.contrast == contrast and test_case.name not in scores.failures
+        ][:MAX_SUBJECTS]
     ]

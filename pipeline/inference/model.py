@@ -22,7 +22,7 @@ ENOUGH_WORK = 5e9  # floating-point operations of a slice: 12e9 of the U-Net at 
 Run = Callable[[nn.Module, Tensor], Tensor]  # a network and a batch -> its output
 
 
-def eagerly(network: nn.Module, batch: Tensor) -> Tensor:
+def run_eagerly(network: nn.Module, batch: Tensor) -> Tensor:
     """Return a network's output for a batch, run as it is."""
     return network(batch)
 
@@ -36,7 +36,7 @@ class TranslationModel:
         translators: By target contrast, the network (N, 1, H, W) -> (N, 1, H, W) in [-1, 1], in evaluation mode on
             `device`; both directions or one.
         settings: Arguments of `transforms.slice_chain.slice_chain` that training used.
-        facts: By contrast, what the training cohort was like: `low` and `high`, the median intensities that became
+        statistics: By contrast, what the training cohort was like: `low` and `high`, the median intensities that became
             -1 and 1, and `integer`, whether files hold whole numbers; of the source, and where it was kept, `likeness`,
             which volumes are compared with (`pipeline.inference.domain_shift`).
         stride: The networks take heights and widths that are multiples of this.
@@ -51,16 +51,16 @@ class TranslationModel:
     contrasts: tuple[str, str]
     translators: Mapping[str, nn.Module]
     settings: Mapping[str, object]
-    facts: Mapping[str, Mapping[str, object]]
+    statistics: Mapping[str, Mapping[str, object]]
     stride: int
     device: torch.device
     precision: str = "float32"
     origin: str = "contrast translation"
     config_hash: str = ""
     calibration: Mapping[str, object] = field(default_factory=dict)
-    run: Run = eagerly
+    run: Run = run_eagerly
 
-    def about(self, to: str) -> dict[str, str]:
+    def info(self, to: str) -> dict[str, str]:
         """Return what tells the model that makes `to` from others, for records: `origin`, `identity`, `config_hash`."""
         return {"origin": self.origin, "to": to, "identity": self.identity(to), "config_hash": self.config_hash}
 
@@ -149,7 +149,7 @@ def _from_checkpoint(content: dict, device: torch.device) -> TranslationModel:
         contrasts=config.contrasts,
         translators=translators,
         settings=settings,
-        facts=content["facts"],
+        statistics=content["facts"],
         stride=max(network.stride for network in translators.values()),
         device=device,
         precision=precision_of(config, device),
@@ -161,18 +161,18 @@ def _from_checkpoint(content: dict, device: torch.device) -> TranslationModel:
 def _from_mlflow(uri: str, device: torch.device) -> TranslationModel:
     from pipeline.tracking.mlflow_models import load_translator
 
-    module, about = load_translator(uri, device)
+    module, metadata = load_translator(uri, device)
     try:
         return TranslationModel(
-            contrasts=tuple(about["contrasts"]),
-            translators={about["to"]: module},
-            settings=about["settings"],
-            facts=about["facts"],
-            stride=about["stride"],
+            contrasts=tuple(metadata["contrasts"]),
+            translators={metadata["to"]: module},
+            settings=metadata["settings"],
+            statistics=metadata["facts"],
+            stride=metadata["stride"],
             device=device,
-            origin=about["origin"],
-            config_hash=about.get("config_hash", ""),
-            calibration=about.get("uncertainty", {}),
+            origin=metadata["origin"],
+            config_hash=metadata.get("config_hash", ""),
+            calibration=metadata.get("uncertainty", {}),
         )
     except KeyError as error:
         raise UserError(f"{uri}: its metadata lacks {error}; use the release that logged it") from error
@@ -180,7 +180,7 @@ def _from_mlflow(uri: str, device: torch.device) -> TranslationModel:
 
 def translator_metadata(
     config: Config,
-    facts: Mapping[str, Mapping[str, object]],
+    statistics: Mapping[str, Mapping[str, object]],
     to: str,
     stride: int,
     settings: Mapping[str, object] | None = None,
@@ -190,13 +190,19 @@ def translator_metadata(
     Only what translation needs: no path, no subject. `settings` are the chain's (`TranslationModel.settings`); None
     takes those of a new run.
     """
-    kept = {contrast: {"likeness": of["likeness"]} for contrast, of in facts.items() if "likeness" in of}
-    kept[to] = kept.get(to, {}) | {name: facts[to][name] for name in ("low", "high", "integer")}
+    model_statistics = {
+        contrast: {"likeness": contrast_statistics["likeness"]}
+        for contrast, contrast_statistics in statistics.items()
+        if "likeness" in contrast_statistics
+    }
+    model_statistics[to] = model_statistics.get(to, {}) | {
+        name: statistics[to][name] for name in ("low", "high", "integer")
+    }
     return {
         "contrasts": list(config.contrasts),
         "to": to,
         "settings": dict(settings or chain_settings(config.preprocess)),
-        "facts": kept,
+        "facts": model_statistics,
         "stride": stride,
         "origin": _origin(config),
         "config_hash": _config_hash(config),

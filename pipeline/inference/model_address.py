@@ -9,7 +9,11 @@ from pipeline.utils.paths import looked_at
 MLFLOW_SCHEMES = ("runs:/", "models:/")
 ADDRESSES_OF_MLFLOW = "runs:/RUN_ID/MODEL or models:/NAME@ALIAS"
 LATEST = "latest.pt"
-BY_WORTH = ("best.pt", LATEST, "previous.pt")  # `pipeline.runs.checkpoint.CheckpointFolder` has them under these names
+BY_PREFERENCE = (
+    "best.pt",
+    LATEST,
+    "previous.pt",
+)  # `pipeline.runs.checkpoint.CheckpointFolder` has them under these names
 
 
 def require_model(uri: str) -> None:
@@ -37,11 +41,11 @@ def checkpoint_at(path: Path) -> Path:
             f"{path}: no such model{looked_at(path)}; give a run's folder, a checkpoint, {ADDRESSES_OF_MLFLOW}"
         )
     for run, folder in ((path, path / "checkpoints"), (path.parent, path)):
-        there = [name for name in BY_WORTH if is_file(folder / name)]
-        if LATEST in there and _evaluates_latest(run):
+        names = [name for name in BY_PREFERENCE if is_file(folder / name)]
+        if LATEST in names and _evaluates_latest(run):
             return folder / LATEST
-        if there:
-            return folder / there[0]
+        if names:
+            return folder / names[0]
     raise UserError(f"{path}: no checkpoint in this folder; give the folder of a run that has trained")
 
 

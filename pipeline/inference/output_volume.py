@@ -74,9 +74,9 @@ def image_like(
 
 def _in_unit_of(header: nib.Nifti1Header, affine_mm: np.ndarray) -> np.ndarray:
     """Return an affine in the unit of a header whose own is the same one in micrometres or metres."""
-    own = header.get_best_affine()
-    same = (np.allclose(np.diag([scale] * 3 + [1.0]) @ affine_mm, own) for scale in (1000.0, 0.001))
-    return own if any(same) else affine_mm
+    header_affine = header.get_best_affine()
+    matches = (np.allclose(np.diag([scale] * 3 + [1.0]) @ affine_mm, header_affine) for scale in (1000.0, 0.001))
+    return header_affine if any(matches) else affine_mm
 
 
 def _text(header: FileBasedHeader, field: str) -> str:

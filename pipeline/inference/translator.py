@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.data.pairs import PreparedScan
 from pipeline.inference.domain_shift import compare_with_cohort
-from pipeline.inference.model import Run, TranslationModel, eagerly
+from pipeline.inference.model import Run, TranslationModel, run_eagerly
 from pipeline.inference.output_volume import image_like
 from pipeline.utils.errors import UserError, first_cause
 from transforms.head_mask import find_head, without_empty_planes
@@ -41,7 +41,9 @@ class OpenedVolume:
     foreground: np.ndarray
     inverse_state: Mapping[str, object]
 
-    def through(self, network: nn.Module, slices: np.ndarray, model: TranslationModel, batch_size: int) -> np.ndarray:
+    def run_network(
+        self, network: nn.Module, slices: np.ndarray, model: TranslationModel, batch_size: int
+    ) -> np.ndarray:
         """Send slices like this volume's through one of the model's networks; see `translate_slices`."""
         return translate_slices(
             slices,
@@ -85,9 +87,9 @@ def translate_volume(
     Raises:
         UserError: the volume cannot be used, or the network fails on it; one line that names it.
     """
-    with collected_warnings(name_of(source)) as doubts:
-        opened = open_volume(source, model, to, doubts, strict=strict)
-    translated = opened.through(model.translators[to], opened.slices, model, batch_size)
+    with collected_warnings(name_of(source)) as cautions:
+        opened = open_volume(source, model, to, cautions, strict=strict)
+    translated = opened.run_network(model.translators[to], opened.slices, model, batch_size)
     return _as_image(translated, opened.inverse_state, model, to, keep_text=keep_header_text)
 
 
@@ -97,43 +99,43 @@ def collected_warnings(name: str) -> Iterator[list[str]]:
 
     Where the block raises, that one line is what is said of the volume.
     """
-    doubts: list[str] = []
-    yield doubts
-    if doubts:
-        warnings.warn(f"{name}: {'; '.join(dict.fromkeys(doubts))}", stacklevel=4)
+    cautions: list[str] = []
+    yield cautions
+    if cautions:
+        warnings.warn(f"{name}: {'; '.join(dict.fromkeys(cautions))}", stacklevel=4)
 
 
 def open_volume(
     source: str | Path | SpatialImage,
     model: TranslationModel,
     to: str,
-    doubts: list[str],
+    cautions: list[str],
     *,
     strict: bool = False,
-    likeness: bool = True,
+    compare: bool = True,
 ) -> OpenedVolume:
     """Read a volume and prepare it for a model; arguments and errors as in `translate_volume`.
 
-    What is doubtful is added to `doubts`. Without `likeness` it is not compared with the model's training cohort.
+    What is doubtful is added to `cautions`. Without `compare` it is not compared with the model's training cohort.
     """
     name = name_of(source)
     try:
-        array, affine, header, found = read_with_doubts(source)
+        array, affine, header, reader_cautions = read_with_doubts(source)
     except ValueError as error:
         raise UserError(str(error)) from error
-    doubts += found
+    cautions += reader_cautions
     chain = slice_chain(**model.settings, stride=model.stride, load=False)
     try:
         data = chain({"image": array, "image_affine": affine})
     except (ValueError, RuntimeError) as error:
-        also = f" (doubtful before: {'; '.join(found)})" if found else ""
-        raise UserError(f"{name}: {first_cause(error)}{also}") from error
-    doubts += data.get("image_doubts", [])
+        note = f" (doubtful before: {'; '.join(reader_cautions)})" if reader_cautions else ""
+        raise UserError(f"{name}: {first_cause(error)}{note}") from error
+    cautions += data.get("image_doubts", [])
     if model.settings.get("version", 1) == 1:
-        doubts += _doubts_of_margins(array)
-    doubts += _doubts_of_size(array.shape, _scanned(data, str(model.settings["axis"])), model.stride)
-    if likeness:
-        doubts += compare_with_cohort(name, data, model, to, strict=strict)
+        cautions += _margin_cautions(array)
+    cautions += _size_cautions(array.shape, _scanned_shape(data, str(model.settings["axis"])), model.stride)
+    if compare:
+        cautions += compare_with_cohort(name, data, model, to, strict=strict)
     return OpenedVolume(name, data["image"], data["image_foreground"], {**data, "image_header": header})
 
 
@@ -166,17 +168,19 @@ def _as_image(
     keep_text: bool = False,
 ) -> nib.Nifti1Image:
     """Lead translated slices (N, H, W) back through the chain, to the target contrast's training intensities."""
-    facts = model.facts[to]
-    voxels = on_source_grid(translated, inverse_state, model, facts["low"], facts["high"])
+    statistics = model.statistics[to]
+    voxels = on_source_grid(translated, inverse_state, model, statistics["low"], statistics["high"])
     affine, header = inverse_state["image_before_canonical"], inverse_state["image_header"]
     description = f"synthetic {to}, {model.origin}"
-    return image_like(voxels, affine, header, integer=facts["integer"], description=description, keep_text=keep_text)
+    return image_like(
+        voxels, affine, header, integer=statistics["integer"], description=description, keep_text=keep_text
+    )
 
 
-def _doubts_of_margins(volume: np.ndarray) -> list[str]:
+def _margin_cautions(volume: np.ndarray) -> list[str]:
     """Say what changes a translation by a model whose chain does not cut volumes to the head."""
     field = without_empty_planes(volume)
-    empty = sum(length - (own.stop - own.start) for own, length in zip(field, volume.shape, strict=True))
+    empty = sum(length - (extent.stop - extent.start) for extent, length in zip(field, volume.shape, strict=True))
     if empty == 0 or min(volume.shape) == 1 or not _is_noisy(volume, field):
         return []
     return [f"has {empty} empty planes around what was scanned, and this model's result depends on how many"]
@@ -187,25 +191,25 @@ def _is_noisy(volume: np.ndarray, field: tuple[slice, ...]) -> bool:
     return not find_head(volume[field]).masked
 
 
-def _scanned(data: Mapping[str, object], axis: str) -> tuple[int, int]:
+def _scanned_shape(data: Mapping[str, object], axis: str) -> tuple[int, int]:
     """Return height and width of slices, without what lies beyond the field of view."""
     height, width = data["image_before_fit"]
     if "image_inside" not in data:
         return height, width
-    rows, columns = (own for number, own in enumerate(data["image_inside"]) if number != AXES[axis])
+    rows, columns = (extent for number, extent in enumerate(data["image_inside"]) if number != AXES[axis])
     return rows.stop - rows.start, columns.stop - columns.start
 
 
-def _doubts_of_size(shape: tuple[int, ...], slice_shape: tuple[int, int], stride: int) -> list[str]:
+def _size_cautions(shape: tuple[int, ...], slice_shape: tuple[int, int], stride: int) -> list[str]:
     """Say where a network sees little of a head."""
     if min(shape) == 1:
-        said = f"is one voxel thick ({'×'.join(str(length) for length in shape)})"
+        description = f"is one voxel thick ({'×'.join(str(length) for length in shape)})"
     elif min(slice_shape) < stride:
         height, width = slice_shape
-        said = f"has slices of {height}×{width} pixels, smaller than the network's stride of {stride}"
+        description = f"has slices of {height}×{width} pixels, smaller than the network's stride of {stride}"
     else:
         return []
-    return [f"{said}, so look at the result with care"]
+    return [f"{description}, so look at the result with care"]
 
 
 def translate_slices(
@@ -217,7 +221,7 @@ def translate_slices(
     batch_size: int,
     precision: str,
     name: str,
-    run: Run = eagerly,
+    run: Run = run_eagerly,
 ) -> np.ndarray:
     """Send a stack of slices through a network in batches.
 
@@ -244,27 +248,27 @@ def translate_slices(
     translated = np.full(slices.shape, -1, dtype=np.float32)
     positions = np.flatnonzero(occupied)
     pinned = device.type == "cuda"  # memory that the device reads and writes by itself, while both work on
-    made = torch.empty((len(positions), 1, *slices.shape[1:]), pin_memory=pinned)
-    asked, start = batch_size, 0
+    output = torch.empty((len(positions), 1, *slices.shape[1:]), pin_memory=pinned)
+    requested_batch_size, start = batch_size, 0
     with torch.inference_mode(), _autocast(device, precision):
         while start < len(positions):
-            chosen = positions[start : start + batch_size]
-            batch = torch.from_numpy(np.ascontiguousarray(slices[chosen], dtype=np.float32))[:, None]  # (B, 1, H, W)
-            if _within_memory(network, batch, made[start : start + len(chosen)], device, run):
-                start += len(chosen)
+            indices = positions[start : start + batch_size]
+            batch = torch.from_numpy(np.ascontiguousarray(slices[indices], dtype=np.float32))[:, None]  # (B, 1, H, W)
+            if _fits_memory(network, batch, output[start : start + len(indices)], device, run):
+                start += len(indices)
             elif batch_size == 1:
                 raise UserError(
                     f"{name}: {device} has too little memory for a single slice at a time; "
                     "end what else is using it, or use another --device"
                 )
             else:
-                batch_size = min(batch_size, len(chosen)) // 2 or 1
+                batch_size = min(batch_size, len(indices)) // 2 or 1
     if pinned:
         torch.cuda.synchronize(device)  # once a volume: batches and copies queue up until here
-    translated[positions] = made[:, 0].numpy()
-    if batch_size < asked:
+    translated[positions] = output[:, 0].numpy()
+    if batch_size < requested_batch_size:
         warnings.warn(
-            f"{name}: {device} had too little memory for {asked} slices at once, went on with {batch_size}",
+            f"{name}: {device} had too little memory for {requested_batch_size} slices at once, went on with {batch_size}",
             stacklevel=2,
         )
     if not np.isfinite(translated).all():
@@ -272,14 +276,14 @@ def translate_slices(
     return translated
 
 
-def _within_memory(network: nn.Module, batch: Tensor, into: Tensor, device: torch.device, run: Run) -> bool:
+def _fits_memory(network: nn.Module, batch: Tensor, into: Tensor, device: torch.device, run: Run) -> bool:
     """Write a network's output for (B, 1, H, W) into a tensor; return whether memory was enough for that.
 
     From pinned memory, nothing waits: the output is there once the device is through.
     """
     try:
-        given = batch.pin_memory() if into.is_pinned() else batch
-        into.copy_(run(network, given.to(device, non_blocking=True)).float(), non_blocking=into.is_pinned())
+        source = batch.pin_memory() if into.is_pinned() else batch
+        into.copy_(run(network, source.to(device, non_blocking=True)).float(), non_blocking=into.is_pinned())
         return True
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is the former
         if not out_of_memory(error):

@@ -17,7 +17,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-DRAWS = 3  # of dropout or styles
+SAMPLES = 3  # of dropout or styles
 SEED = 0  # of what is drawn: the same volume gets the same map
 STYLE_STEP = 0.5  # SD of the styles drawn around the model's own; the prior's is 1
 SHIFTS_PX = (3, -3)  # along both axes of a slice; odd, for what networks of stride 2 make of it
@@ -44,25 +44,30 @@ class UncertaintySources:
 
     Attributes:
         forward: G, what translates.
-        back: F, the way back; None where it is not there.
+        inverse: F, the way back; None where it is not there.
         others: Checkpoint's name -> G as it stood in that checkpoint.
-        alone: Whether flips and shifts are all that is asked for, as of a single direction's exported graph.
+        single_network: Whether flips and shifts are all that is asked for, as of a single direction's exported graph.
     """
 
     forward: nn.Module
-    back: nn.Module | None = None
+    inverse: nn.Module | None = None
     others: Mapping[str, nn.Module] = field(default_factory=dict)
-    alone: bool = False
+    single_network: bool = False
 
     @property
-    def asked(self) -> list[str]:
+    def names(self) -> list[str]:
         """What is looked at, in words."""
-        cycle = ["cycle error"] if self.back is not None else []
-        moved = ["flip", f"{len(SHIFTS_PX)} shifts"]
-        if self.alone:
-            return [*cycle, *moved]
-        own = "dropouts" if dropouts(self.forward) else "styles" if has_styles(self.forward) else ""
-        return [*cycle, *moved, *([f"{DRAWS} {own}"] if own else []), *(f"checkpoint {name}" for name in self.others)]
+        cycle = ["cycle error"] if self.inverse is not None else []
+        shifted = ["flip", f"{len(SHIFTS_PX)} shifts"]
+        if self.single_network:
+            return [*cycle, *shifted]
+        variation = "dropouts" if dropouts(self.forward) else "styles" if has_styles(self.forward) else ""
+        return [
+            *cycle,
+            *shifted,
+            *([f"{SAMPLES} {variation}"] if variation else []),
+            *(f"checkpoint {name}" for name in self.others),
+        ]
 
 
 @dataclass(frozen=True)
@@ -88,11 +93,13 @@ class Calibration:
 
     def expected(self, features: Features) -> np.ndarray:
         """Return the absolute error to expect, float32 in the features' shape, from 0 to 2."""
-        places, errors = zip(*self.knots, strict=True)
-        return np.interp(self.combined(features), places, errors).astype(np.float32)
+        feature_values, errors = zip(*self.knots, strict=True)
+        return np.interp(self.combined(features), feature_values, errors).astype(np.float32)
 
 
-def features_of(slices: np.ndarray, translated: np.ndarray, sources: UncertaintySources, send: Send) -> Features:
+def uncertainty_features(
+    slices: np.ndarray, translated: np.ndarray, sources: UncertaintySources, send: Send
+) -> Features:
     """Look at a translation with every witness.
 
     Args:
@@ -101,9 +108,9 @@ def features_of(slices: np.ndarray, translated: np.ndarray, sources: Uncertainty
         witnesses: Whom to ask.
         send: Sends slices through a network.
     """
-    cycle = None if sources.back is None else _smoothed(np.abs(send(sources.back, translated) - slices))
+    cycle = None if sources.inverse is None else _smoothed(np.abs(send(sources.inverse, translated) - slices))
     count, mean, squares = 1, translated.astype(np.float32), np.zeros(translated.shape, np.float32)
-    for version in _versions(slices, sources, send):  # Welford 1962: one at a time, for volumes are large
+    for version in _translation_versions(slices, sources, send):  # Welford 1962: one at a time, for volumes are large
         count += 1
         step = version - mean
         mean = mean + step / count
@@ -111,16 +118,16 @@ def features_of(slices: np.ndarray, translated: np.ndarray, sources: Uncertainty
     return Features(cycle, _smoothed(np.sqrt(squares / count)))
 
 
-def _versions(slices: np.ndarray, sources: UncertaintySources, send: Send) -> Iterator[np.ndarray]:
+def _translation_versions(slices: np.ndarray, sources: UncertaintySources, send: Send) -> Iterator[np.ndarray]:
     network = sources.forward
     yield send(network, slices[:, ::-1])[:, ::-1]  # left and right; of sagittal slices, front and back
     for shift in SHIFTS_PX:
         yield np.roll(send(network, np.roll(slices, (shift, shift), (1, 2))), (-shift, -shift), (1, 2))
-    if sources.alone:
+    if sources.single_network:
         return
-    varied = _dropping_out if dropouts(network) else _in_another_style if has_styles(network) else None
-    for draw in range(DRAWS if varied else 0):
-        with varied(network, SEED + draw):
+    variation = _active_dropout if dropouts(network) else _sampled_style if has_styles(network) else None
+    for sample in range(SAMPLES if variation else 0):
+        with variation(network, SEED + sample):
             version = send(network, slices)
         yield version
     for other in sources.others.values():
@@ -171,7 +178,7 @@ def _seeded(network: nn.Module, seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _dropping_out(network: nn.Module, seed: int) -> Iterator[None]:
+def _active_dropout(network: nn.Module, seed: int) -> Iterator[None]:
     layers = dropouts(network)
     with _seeded(network, seed):
         try:
@@ -184,11 +191,11 @@ def _dropping_out(network: nn.Module, seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _in_another_style(network: nn.Module, seed: int) -> Iterator[None]:
-    own = network.style[0].clone()
-    step = torch.randn(own.shape, generator=torch.Generator().manual_seed(seed)).to(own)
+def _sampled_style(network: nn.Module, seed: int) -> Iterator[None]:
+    style = network.style[0].clone()
+    step = torch.randn(style.shape, generator=torch.Generator().manual_seed(seed)).to(style)
     try:
-        network.set_style(own + STYLE_STEP * step)
+        network.set_style(style + STYLE_STEP * step)
         yield
     finally:
-        network.set_style(own)
+        network.set_style(style)

@@ -15,7 +15,7 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
 
 FORMAT = 1
-RUN, SINGLE_PROCESS = "run", "alone"  # kinds of witnesses: all that a run has, or one direction's network by itself
+RUN, SINGLE_NETWORK = "run", "alone"  # kinds of witnesses: all that a run has, or one direction's network by itself
 ABOUT = (
     "Absolute error to expect in [-1, 1], by what is seen of a translation: knots of (cycle_weight * cycle error + "
     "spread_weight * spread, error), fitted on validation subjects. 'run': with all that a run has, 'alone': with "
@@ -42,14 +42,14 @@ def uncertainty_sources(
         model: What translates.
         to: Its target.
         others: The run's other checkpoints, asked only where the network has no spread of its own.
-        kind: `RUN` or `SINGLE_PROCESS`.
+        kind: `RUN` or `SINGLE_NETWORK`.
     """
     network = model.translators[to]
-    if kind == SINGLE_PROCESS:
-        return UncertaintySources(network, alone=True)
+    if kind == SINGLE_NETWORK:
+        return UncertaintySources(network, single_network=True)
     source = next(contrast for contrast in model.contrasts if contrast != to)
-    asked = {} if has_own_spread(network) else {name: other.translators[to] for name, other in others.items()}
-    return UncertaintySources(network, model.translators[source], asked)
+    checkpoints = {} if has_own_spread(network) else {name: other.translators[to] for name, other in others.items()}
+    return UncertaintySources(network, model.translators[source], checkpoints)
 
 
 def other_checkpoints(folder: RunFolder, model: TranslationModel) -> dict[str, TranslationModel]:
@@ -60,7 +60,7 @@ def other_checkpoints(folder: RunFolder, model: TranslationModel) -> dict[str, T
     """
     if all(has_own_spread(network) for network in model.translators.values()):
         return {}
-    checkpoints, found, seen = folder.checkpoints, {}, {_key(model)}
+    checkpoints, others, keys = folder.checkpoints, {}, {_weights_key(model)}
     for path in (checkpoints.best, checkpoints.latest):
         if not path.is_file():
             continue
@@ -69,10 +69,10 @@ def other_checkpoints(folder: RunFolder, model: TranslationModel) -> dict[str, T
         except UserError as error:
             warn(f"warning: {error}; not asked about the uncertainty")
             continue
-        if _key(other) not in seen:
-            found[path.stem] = other
-            seen.add(_key(other))
-    return found
+        if _weights_key(other) not in keys:
+            others[path.stem] = other
+            keys.add(_weights_key(other))
+    return others
 
 
 def write_calibrations(
@@ -99,7 +99,9 @@ def write_calibrations(
         "reason": reason,
         "weights": _identities(model),
         "others": {name: _identities(other) for name, other in others.items()},
-        "directions": {to: {kind: asdict(one) for kind, one in kinds.items()} for to, kinds in calibrations.items()},
+        "directions": {
+            to: {kind: asdict(calibration) for kind, calibration in kinds.items()} for to, kinds in calibrations.items()
+        },
         "test": dict(test or {}),
     }
     atomic_text(folder.calibrations, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
@@ -119,7 +121,7 @@ def load_uncertainty(uri: str, model: TranslationModel, to: str) -> UncertaintyM
     """
     if model.calibration:  # an MLflow model carries its own
         return UncertaintyModel(
-            uncertainty_sources(model, to, {}, SINGLE_PROCESS), _calibration(model.calibration, uri)
+            uncertainty_sources(model, to, {}, SINGLE_NETWORK), _parse_calibration(model.calibration, uri)
         )
     if uri.startswith(MLFLOW_SCHEMES):
         raise UserError(
@@ -127,19 +129,24 @@ def load_uncertainty(uri: str, model: TranslationModel, to: str) -> UncertaintyM
             "(pipeline.run, with evaluation.uncertainty=true), which logs it anew, give the run's folder, or leave "
             "--uncertainty out"
         )
-    place = Path(uri)
+    path = Path(uri)
     folder = next(
-        (one for one in (place, *place.absolute().parents[:2]) if RunFolder(one).calibrations.is_file()), None
+        (
+            candidate
+            for candidate in (path, *path.absolute().parents[:2])
+            if RunFolder(candidate).calibrations.is_file()
+        ),
+        None,
     )
     if folder is None:
         raise UserError(
             f"{uri}: has no uncertainty.json, so its uncertainty is not calibrated; evaluate the run again (repeat its "
             "pipeline.run, with evaluation.uncertainty=true), or leave --uncertainty out"
         )
-    return _from_file(RunFolder(folder), model, to)
+    return _read_uncertainty(RunFolder(folder), model, to)
 
 
-def published(folder: RunFolder, model: TranslationModel, to: str) -> dict[str, object]:
+def published_calibration(folder: RunFolder, model: TranslationModel, to: str) -> dict[str, object]:
     """Return what tells the errors of one direction's network by itself, for its MLflow model; empty without it.
 
     Args:
@@ -149,36 +156,36 @@ def published(folder: RunFolder, model: TranslationModel, to: str) -> dict[str, 
     """
     try:
         content = json.loads(folder.calibrations.read_text(encoding="utf-8"))
-        calibration = content["directions"][to][SINGLE_PROCESS]
-        ours = content["weights"] == _identities(model)
+        calibration = content["directions"][to][SINGLE_NETWORK]
+        is_of_model = content["weights"] == _identities(model)
     except (OSError, ValueError, KeyError, TypeError):  # none was made, or it is damaged
         return {}
-    return {"uncertainty": calibration} if ours else {}
+    return {"uncertainty": calibration} if is_of_model else {}
 
 
-def _from_file(folder: RunFolder, model: TranslationModel, to: str) -> UncertaintyModel:
+def _read_uncertainty(folder: RunFolder, model: TranslationModel, to: str) -> UncertaintyModel:
     path = folder.calibrations
-    again = f"evaluate it again: python -m pipeline.run {shlex.quote(str(folder.config))}"
+    remedy = f"evaluate it again: python -m pipeline.run {shlex.quote(str(folder.config))}"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        reason, weights, names = content["reason"], content["weights"], dict(content["others"])
+        reason, weights, identities = content["reason"], content["weights"], dict(content["others"])
         calibration = content["directions"].get(to, {}).get(RUN)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: damaged, or of another version; {again}") from error
+        raise UserError(f"{path}: damaged, or of another version; {remedy}") from error
     if calibration is None:
         raise UserError(f"{path}: the run's uncertainty was not calibrated: {reason}; leave --uncertainty out")
     others = other_checkpoints(folder, model)
-    if weights != _identities(model) or names != {name: _identities(other) for name, other in others.items()}:
+    if weights != _identities(model) or identities != {name: _identities(other) for name, other in others.items()}:
         raise UserError(
             f"{path}: was calibrated for other weights than these, or other checkpoints beside them; give the run's "
-            f"folder as --model, or {again}"
+            f"folder as --model, or {remedy}"
         )
-    return UncertaintyModel(uncertainty_sources(model, to, others), _calibration(calibration, str(path)))
+    return UncertaintyModel(uncertainty_sources(model, to, others), _parse_calibration(calibration, str(path)))
 
 
-def _calibration(content: Mapping[str, object], name: str) -> Calibration:
+def _parse_calibration(content: Mapping[str, object], name: str) -> Calibration:
     try:
-        knots = tuple((float(place), float(error)) for place, error in content["knots"])
+        knots = tuple((float(feature), float(error)) for feature, error in content["knots"])
         weights = {key: float(content[key]) for key in ("cycle_weight", "spread_weight")}
         counts = {key: int(content[key]) for key in ("subjects", "voxels")}
         if not knots:
@@ -192,5 +199,5 @@ def _identities(model: TranslationModel) -> dict[str, str]:
     return {to: model.identity(to) for to in sorted(model.translators)}
 
 
-def _key(model: TranslationModel) -> tuple[str, ...]:
+def _weights_key(model: TranslationModel) -> tuple[str, ...]:
     return tuple(_identities(model).values())

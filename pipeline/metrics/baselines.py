@@ -69,10 +69,10 @@ class IntensityLookup:
             counts += np.bincount(index, minlength=bins)
             source_sums += np.bincount(index, weights=values, minlength=bins)
             target_sums += np.bincount(index, weights=expected, minlength=bins)
-        seen = counts > 0
-        if not seen.any():
+        occupied = counts > 0
+        if not occupied.any():
             raise ValueError("the intensity lookup needs at least one training pair with foreground, and there is none")
-        return cls(source_sums[seen] / counts[seen], target_sums[seen] / counts[seen])
+        return cls(source_sums[occupied] / counts[occupied], target_sums[occupied] / counts[occupied])
 
     def __call__(self, source: np.ndarray, foreground: np.ndarray) -> np.ndarray:
         looked_up = np.interp(source, self.source_levels, self.target_levels).astype(source.dtype)

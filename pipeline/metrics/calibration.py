@@ -25,9 +25,11 @@ def calibration_curve(expected: np.ndarray, observed: np.ndarray, bins: int = BI
     all of them.
     """
     levels, level = np.unique(expected.ravel().astype(float), return_inverse=True)
-    of_level = np.bincount(level, observed.ravel()) / np.bincount(level)
-    parts = np.array_split(np.sort(level), min(bins, len(level)))
-    return np.array([(levels[part].mean(), of_level[part].mean()) for part in parts]).reshape(-1, 2)
+    level_means = np.bincount(level, observed.ravel()) / np.bincount(level)
+    bins_of_levels = np.array_split(np.sort(level), min(bins, len(level)))
+    return np.array([(levels[indices].mean(), level_means[indices].mean()) for indices in bins_of_levels]).reshape(
+        -1, 2
+    )
 
 
 def calibration_error(curve: np.ndarray) -> float:

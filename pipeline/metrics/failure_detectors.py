@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from pipeline.metrics.shift import axis_names, shared_shift, slice_shift
+from pipeline.metrics.shift import shared_shift, shift_metrics, slice_shift
 from pipeline.metrics.similarity import intensity_distance
 from transforms.slices import centre_fit
 
 SHELL = 0.25  # of the way in: scalp and skull, which an inverted brain may well have right
 LAYERS = 8  # of the rest
-FLAT = 0.01  # SD of intensities that is as good as none; the flattest profile met, of a real T1 head, has 0.028
-ALIKE = 0.05  # intensity distance of two contrasts; phantom T1 and T2 are 0.31 apart, real ones 0.04 to 0.56
+FLAT_SD = 0.01  # SD of intensities that is as good as none; the flattest profile met, of a real T1 head, has 0.028
+ALIKE_DISTANCE = 0.05  # intensity distance of two contrasts; phantom T1 and T2 are 0.31 apart, real ones 0.04 to 0.56
 SHIFTED_SLICES = 12  # slices of a direction whose shift is measured; a median needs no more
 
 
@@ -87,7 +87,7 @@ def depth_layers(head: np.ndarray) -> np.ndarray:
     quarter and the air have -1. The border of the slice counts as air.
     """
     padded = np.pad(head, ((0, 0), (1, 1), (1, 1)))
-    depth = np.stack([distance_transform_edt(one) for one in padded])[:, 1:-1, 1:-1]
+    depth = np.stack([distance_transform_edt(mask) for mask in padded])[:, 1:-1, 1:-1]
     inwards = depth / np.maximum(depth.max(axis=(1, 2), keepdims=True), 1)
     layers = np.floor((inwards - SHELL) / (1 - SHELL) * LAYERS).astype(np.int8)
     return np.where(inwards > SHELL, np.minimum(layers, LAYERS - 1), -1).astype(np.int8)
@@ -114,10 +114,10 @@ def profile_agreement(profile: np.ndarray, target: np.ndarray) -> float:
 
     NaN where the target's profile is flat, or the translation's beside it: noise has some profile, too.
     """
-    both = np.isfinite(profile) & np.isfinite(target)
-    if both.sum() < 3 or np.std(target[both]) < FLAT or np.std(profile[both]) < np.std(target[both]) / 4:
+    common = np.isfinite(profile) & np.isfinite(target)
+    if common.sum() < 3 or np.std(target[common]) < FLAT_SD or np.std(profile[common]) < np.std(target[common]) / 4:
         return float("nan")
-    return float(np.corrcoef(profile[both], target[both])[0, 1])
+    return float(np.corrcoef(profile[common], target[common])[0, 1])
 
 
 # ── spatial shift ───────────────────────────────────────────────────────────────────────────────────────────
@@ -139,17 +139,17 @@ def spatial_shift(scans: Sequence[Translated]) -> dict[str, float]:
         "shift_y_mm" along its second one (axial: to the right and forwards), positive where the translation lies
         further along. NaN where it cannot judge.
     """
-    every = [(scan, index) for scan in scans for index in range(len(scan.source))]
-    chosen = np.unique(np.linspace(0, len(every) - 1, SHIFTED_SLICES).round().astype(int))
+    slices = [(scan, index) for scan in scans for index in range(len(scan.source))]
+    positions = np.unique(np.linspace(0, len(slices) - 1, SHIFTED_SLICES).round().astype(int))
     shifts, pixels_mm = [], []
-    for scan, index in (every[place] for place in chosen):
+    for scan, index in (slices[position] for position in positions):
         shift = slice_shift(scan.source[index], scan.translation[index], scan.head[index])
         if shift is not None:
             shifts.append(shift)
             pixels_mm.append(scan.pixel_mm)
     pixels = shared_shift(np.array(shifts)) if shifts else np.full(2, np.nan)
     millimetres = pixels * np.median(pixels_mm, axis=0) if shifts else pixels
-    return {"spatial_shift_mm": float(np.hypot(*millimetres)), **axis_names([pixels, millimetres])}
+    return {"spatial_shift_mm": float(np.hypot(*millimetres)), **shift_metrics([pixels, millimetres])}
 
 
 # ── identity collapse ───────────────────────────────────────────────────────────────────────────────────────
@@ -162,7 +162,7 @@ def share_of_change(scans: Sequence[Translated], source: np.ndarray, target: np.
     into the other, or half the SD of the source where that is less. So a translation that succeeds has 1 or more; one
     below 0.5 is far from the target's histogram and, within a quarter of an SD, the same as its source.
 
-    NaN where the cohorts' intensities are alike (nearer than `ALIKE`): then a copy may be right.
+    NaN where the cohorts' intensities are alike (nearer than `ALIKE_DISTANCE`): then a copy may be right.
 
     Args:
         scans: The slices.
@@ -171,7 +171,7 @@ def share_of_change(scans: Sequence[Translated], source: np.ndarray, target: np.
     apart = intensity_distance(source, target)
     values = np.concatenate([scan.source[scan.head] for scan in scans])
     change = np.abs(np.concatenate([scan.translation[scan.head] for scan in scans]) - values)
-    if apart < ALIKE or len(values) == 0 or np.std(values) < FLAT:
+    if apart < ALIKE_DISTANCE or len(values) == 0 or np.std(values) < FLAT_SD:
         return float("nan")
     return float(np.mean(change, dtype=np.float64) / min(apart, np.std(values, dtype=np.float64) / 2))
 
@@ -208,5 +208,5 @@ def diversity(translated: float, source: float, target_cohort: float, source_coh
 
     NaN where the sources hardly differ.
     """
-    expected = source / source_cohort * target_cohort if source_cohort > FLAT else float("nan")
-    return translated / expected if source > FLAT and expected > FLAT else float("nan")
+    expected = source / source_cohort * target_cohort if source_cohort > FLAT_SD else float("nan")
+    return translated / expected if source > FLAT_SD and expected > FLAT_SD else float("nan")

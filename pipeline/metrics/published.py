@@ -38,11 +38,11 @@ def measure_selfrdb(prediction: np.ndarray, real: np.ndarray, foreground: np.nda
     measured = {}
     for region, mask in (("image", 1.0), ("foreground", foreground)):
         predicted, actual = (_by_own_mean(np.clip((stack + 1) / 2, 0, 1) * mask) for stack in (prediction, real))
-        shown, peaks = actual.any(axis=(1, 2)), _or_one(actual.max(axis=(1, 2)))
+        is_measured, peaks = actual.any(axis=(1, 2)), _or_one(actual.max(axis=(1, 2)))
         error = np.square(predicted - actual).mean(axis=(1, 2))
         with np.errstate(divide="ignore"):
-            measured[f"slice/{region}/psnr"] = np.where(shown, 10 * np.log10(peaks**2 / error), np.nan)
-        measured[f"slice/{region}/ssim"] = np.where(shown, _uniform_ssim(predicted, actual, peaks), np.nan)
+            measured[f"slice/{region}/psnr"] = np.where(is_measured, 10 * np.log10(peaks**2 / error), np.nan)
+        measured[f"slice/{region}/ssim"] = np.where(is_measured, _uniform_ssim(predicted, actual, peaks), np.nan)
     return measured
 
 

@@ -169,10 +169,12 @@ def slice_ratio(prediction: np.ndarray, real: np.ndarray, mask: np.ndarray) -> f
         slices.
     """
     _require_same_shape(prediction, real)
-    both = mask[1:] & mask[:-1]
-    if not both.any():
+    pair_mask = mask[1:] & mask[:-1]
+    if not pair_mask.any():
         return float("nan")
-    ours, truth = (float(np.abs(np.diff(image, axis=0))[both].mean(dtype=np.float64)) for image in (prediction, real))
+    ours, truth = (
+        float(np.abs(np.diff(image, axis=0))[pair_mask].mean(dtype=np.float64)) for image in (prediction, real)
+    )
     return ours / truth if truth > 0 else float("nan")
 
 

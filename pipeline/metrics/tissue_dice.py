@@ -17,7 +17,7 @@ CLASSES = ("dark", "middle", "bright")
 CLIPPED_PERCENT = 2  # at either end: a few very bright voxels would otherwise draw a boundary to themselves
 SAMPLE = 20_000  # voxels, at least, are plenty to place two boundaries
 ITERATIONS = 200  # of k-means, to its end
-ITERATIONS_FROM_LIKENESS = 10  # to settle, not to wander on to some other way to split the image
+ITERATIONS_FROM_CLASSES = 10  # to settle, not to wander on to some other way to split the image
 CORE = 0.9  # share of the greatest depth: from here on inwards is the core
 REACH = 0.6  # share of the greatest depth: how far the interior reaches beyond the core
 COARSE_GRID = 64  # samples along the longest axis: the interior's border needs no finer
@@ -73,10 +73,10 @@ def tissue_classes(intensities: np.ndarray, like: np.ndarray | None = None) -> n
     sizes = (
         np.full(len(CLASSES), len(sample) / len(CLASSES)) if like is None else np.bincount(like[::step], minlength=3)
     )
-    start = _means_of_parts(np.sort(sample), sizes)
+    start = _group_means(np.sort(sample), sizes)
     if start is None:
         return None
-    iterations = ITERATIONS if like is None else ITERATIONS_FROM_LIKENESS
+    iterations = ITERATIONS if like is None else ITERATIONS_FROM_CLASSES
     try:
         centres, _ = kmeans2(sample, start, iter=iterations, minit="matrix", missing="raise")
     except ClusterError:  # a class lost all its voxels
@@ -85,10 +85,10 @@ def tissue_classes(intensities: np.ndarray, like: np.ndarray | None = None) -> n
     return classes if np.bincount(classes, minlength=len(CLASSES)).all() else None
 
 
-def _means_of_parts(ordered: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
+def _group_means(ordered: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
     """Return the means of consecutive parts of these sizes; None where a part is empty or two have one mean."""
-    parts = np.split(ordered, np.rint(np.cumsum(sizes)[:-1]).astype(int))
-    means = np.array([part.mean() if len(part) else np.nan for part in parts])
+    groups = np.split(ordered, np.rint(np.cumsum(sizes)[:-1]).astype(int))
+    means = np.array([group.mean() if len(group) else np.nan for group in groups])
     return means if (np.diff(means) > 0).all() else None
 
 
@@ -109,15 +109,15 @@ def interior(foreground: np.ndarray, spacing_mm: Sequence[float] = (1.0, 1.0, 1.
         (N, H, W) bool, part of the foreground; the whole of it where there is no air that depth could be measured from.
     """
     longest = max(length * size for length, size in zip(foreground.shape, spacing_mm, strict=True))
-    wanted = [max(1, round(longest / (COARSE_GRID * size))) for size in spacing_mm]
-    steps = [min(step, length) for step, length in zip(wanted, foreground.shape, strict=True)]
+    coarse_steps = [max(1, round(longest / (COARSE_GRID * size))) for size in spacing_mm]
+    steps = [min(step, length) for step, length in zip(coarse_steps, foreground.shape, strict=True)]
     coarse = foreground[tuple(slice(step // 2, None, step) for step in steps)]  # each block's middle voxel
     if coarse.all() or not coarse.any():
         return foreground
     sampling = [step * size for step, size in zip(steps, spacing_mm, strict=True)]
     depth = distance_transform_edt(coarse, sampling)
     deepest = depth.max()
-    near = distance_transform_edt(depth < CORE * deepest, sampling) < REACH * deepest
+    interior_mask = distance_transform_edt(depth < CORE * deepest, sampling) < REACH * deepest
     for axis, (length, step) in enumerate(zip(foreground.shape, steps, strict=True)):
-        near = near.take(np.minimum(np.arange(length) // step, near.shape[axis] - 1), axis)
-    return near & foreground
+        interior_mask = interior_mask.take(np.minimum(np.arange(length) // step, interior_mask.shape[axis] - 1), axis)
+    return interior_mask & foreground

@@ -14,7 +14,7 @@ from negative_model import files_in, loads, run, volume_at
 import pipeline.translate
 from networks.unet import UNet
 from pipeline.config.schema import Config
-from pipeline.inference.batch.outputs import plan
+from pipeline.inference.batch.outputs import plan_jobs
 from pipeline.translate import main, translate
 
 ROOT = Path(pipeline.translate.__file__).parents[1]
@@ -58,7 +58,7 @@ def test_equal_file_names_of_two_folders_do_not_collide(tmp_path, model):
 
 def test_a_volume_given_twice_is_translated_once(tmp_path, model):
     source = volume_at(tmp_path / "in" / "a.nii")
-    jobs = plan([source, source.parent, tmp_path / "in" / ".." / "in" / "a.nii"], tmp_path / "out")
+    jobs = plan_jobs([source, source.parent, tmp_path / "in" / ".." / "in" / "a.nii"], tmp_path / "out")
     assert [job.target for job in jobs] == [tmp_path / "out" / "a.nii"]
 
 
@@ -69,7 +69,7 @@ def test_pairs_become_single_files(tmp_path, model):
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
     assert files_in(tmp_path / "out") == ["a.nii.gz"]
     volume_at(tmp_path / "in" / "a.nii.gz")
-    jobs = plan([tmp_path / "in"], tmp_path / "out")
+    jobs = plan_jobs([tmp_path / "in"], tmp_path / "out")
     assert [job.status for job in jobs] == ["failed", "failed"]
     assert all("a.hdr and a.nii.gz would be one volume; move one away" in job.message for job in jobs)
 

@@ -56,7 +56,7 @@ def test_a_batch_leaves_a_summary_for_machines(tmp_path, model):
     none = {"skipped": 0, "other model": 0, "stale": 0, "not done": 0}
     assert summary["totals"] == {"volumes": 4, "translated": 2, "foreign": 1, "failed": 1} | none
     assert summary["arguments"]["batch_size"] == 3 and summary["arguments"]["model"] == "any"
-    assert summary["model"] == model.about("T2") and len(summary["model"]["identity"]) == 12
+    assert summary["model"] == model.info("T2") and len(summary["model"]["identity"]) == 12
     a, b, c, d = summary["volumes"]
     assert (a["source"], a["target"]) == (str(tmp_path / "in" / "a.nii"), str(tmp_path / "out" / "a.nii"))
     assert a["seconds"] > 0 and (a["warnings"], a["error"]) == ([], "")

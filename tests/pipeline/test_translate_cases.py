@@ -37,7 +37,7 @@ def model_of(network, low=0.0, high=1.0, **settings) -> TranslationModel:
         contrasts=("T1", "T2"),
         translators={"T2": network.eval()},
         settings={"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)} | settings,
-        facts={"T2": {"low": low, "high": high, "integer": False}},
+        statistics={"T2": {"low": low, "high": high, "integer": False}},
         stride=8,
         device=torch.device("cpu"),
     )

@@ -34,7 +34,7 @@ def use(monkeypatch):
             contrasts=("T1", "T2"),
             translators={"T2": network.eval()},
             settings=settings,
-            facts={"T2": {"low": 0.0, "high": 1000.0, "integer": False}},
+            statistics={"T2": {"low": 0.0, "high": 1000.0, "integer": False}},
             stride=8,
             device=torch.device("cpu"),
         )

@@ -10,9 +10,18 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline import __version__
 from pipeline.inference.batch.bids_dataset import BidsDerivative, sidecar_of
-from pipeline.inference.batch.jobs import FAILED, NOT_DONE, STATUSES, TRANSLATED, Job, StopSignals, counts, outcome
+from pipeline.inference.batch.jobs import (
+    FAILED,
+    NOT_DONE,
+    STATUSES,
+    TRANSLATED,
+    Job,
+    StopSignals,
+    outcome_table,
+    status_counts,
+)
 from pipeline.inference.batch.provenance import Provenance, write_record
-from pipeline.inference.batch.uncertainty_maps import is_map
+from pipeline.inference.batch.uncertainty_maps import is_uncertainty_map
 from pipeline.utils.console import echo, on_one_line, one_line, progress, warn
 from pipeline.utils.errors import EXIT_PARTLY_DONE, DiskFull, UserError
 from pipeline.utils.files import atomic_text, is_folder, text_writer, write_together
@@ -49,34 +58,36 @@ def job_translator(
         open_job: Opens a job's source; None: `job_opener`'s.
         provenance: The record of the model, which each volume and map holds with its source's; None for none.
     """
-    opened = open_job or job_opener(views)
+    open_source = open_job or job_opener(views)
 
     def translate_one(job: Job) -> None:
         if derivative is not None:
             derivative.source_sidecar(job)  # a damaged one is said before the volume's minutes
-        made = views.translate_opened(opened(job), batch_size, keep_header_text)
+        translation = views.translate_opened(open_source(job), batch_size, keep_header_text)
         if provenance is not None:
             record = provenance.of_source(job.source)
-            for image in filter(None, made):
+            for image in filter(None, translation):
                 write_record(image, record)
         texts = {} if derivative is None else derivative.sidecars(job)
-        outdated = [job.outdated] if job.outdated is not None and is_map(job.outdated) else []
+        outdated = [job.outdated] if job.outdated is not None and is_uncertainty_map(job.outdated) else []
         if derivative is not None:
             outdated += [sidecar_of(path) for path in outdated]
-        write_together({path: text_writer(text) for path, text in texts.items()} | _volumes(made, job), outdated)
+        write_together(
+            {path: text_writer(text) for path, text in texts.items()} | _volume_writers(translation, job), outdated
+        )
 
     return translate_one
 
 
-def _volumes(made: "ViewTranslation", job: Job) -> dict[Path, Callable[[BinaryIO], None]]:
+def _volume_writers(translation: "ViewTranslation", job: Job) -> dict[Path, Callable[[BinaryIO], None]]:
     """Return what writes a volume, before it its map where there is one, by where they go."""
     from pipeline.inference.output_volume import volume_writer
 
-    images = {} if made.uncertainty is None else {job.uncertainty: made.uncertainty}
-    return {path: volume_writer(image, path) for path, image in (images | {job.target: made.volume}).items()}
+    images = {} if translation.uncertainty is None else {job.uncertainty: translation.uncertainty}
+    return {path: volume_writer(image, path) for path, image in (images | {job.target: translation.volume}).items()}
 
 
-def work_through(
+def translate_jobs(
     jobs: list[Job],
     translate_one: Callable[[Job], None],
     *,
@@ -102,11 +113,11 @@ def work_through(
         if stop is not None:
             stop.check()
         started = time.perf_counter()
-        with warnings.catch_warnings(record=True) as caught:
+        with warnings.catch_warnings(record=True) as caught_warnings:
             warnings.simplefilter("always", UserWarning)
-            disk_is_full = _attempt(job, translate_one)
-        notes = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
-        job.warnings += [on_one_line(note, job.source, job.target) for note in dict.fromkeys(notes)]
+            disk_is_full = _translate_job(job, translate_one)
+        messages = [str(warning.message) for warning in caught_warnings if issubclass(warning.category, UserWarning)]
+        job.warnings += [on_one_line(message, job.source, job.target) for message in dict.fromkeys(messages)]
         job.seconds = time.perf_counter() - started
         if verbose:
             ended = f"{job.source} -> {job.target}: {job.status} in {job.seconds:.1f} s"
@@ -115,19 +126,19 @@ def work_through(
             break
 
 
-def _attempt(job: Job, translate_one: Callable[[Job], None]) -> bool:
+def _translate_job(job: Job, translate_one: Callable[[Job], None]) -> bool:
     """Translate one volume and note what came of it; return whether the disk is full."""
     try:
         translate_one(job)
     except Exception as error:
         job.status = FAILED
-        job.error = on_one_line(_reason(error, job), job.source, job.target)
+        job.error = on_one_line(_failure_message(error, job), job.source, job.target)
         return isinstance(error, DiskFull)
     job.status = TRANSLATED
     return False
 
 
-def _reason(error: Exception, job: Job) -> str:
+def _failure_message(error: Exception, job: Job) -> str:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MemoryError):
@@ -135,28 +146,28 @@ def _reason(error: Exception, job: Job) -> str:
     return f"unexpected {type(error).__name__}: {error}"
 
 
-def say_outcome(jobs: list[Job], *, quiet: bool, stopped: int, anew: bool = False) -> None:
+def print_outcome(jobs: list[Job], *, quiet: bool, stopped: int, overwrite: bool = False) -> None:
     """Print the table of what became of each volume (where `quiet`, what was wrong) and what to do about the rest.
 
     Args:
         jobs: Of the command.
         quiet: Whether to print what was wrong alone.
         stopped: The number of the signal that came; 0 for none.
-        anew: Whether the same command would make again what is there: it was told to overwrite.
+        overwrite: Whether the same command would make again what is there: it was told to overwrite.
     """
-    again = "run the same command again, which begins anew" if anew else "run the same command again for the rest"
-    alone_and_failed = len(jobs) == 1 and jobs[0].error != ""  # a table would say no more
-    if quiet or alone_and_failed:
+    remedy = "run the same command again, which begins anew" if overwrite else "run the same command again for the rest"
+    single_failure = len(jobs) == 1 and jobs[0].error != ""  # a table would say no more
+    if quiet or single_failure:
         for job in jobs:
             for line in [*(f"warning: {note}" for note in job.warnings), *[f"error: {job.error}"][: bool(job.error)]]:
                 warn(one_line(line))
     else:
-        echo(outcome(jobs))
+        echo(outcome_table(jobs))
     if stopped:
         reason = "stopped: interrupted" if stopped == signal.SIGINT else f"stopped by {signal.Signals(stopped).name}"
-        warn(f"{reason}; {again}")
-    elif NOT_DONE in counts(jobs):
-        warn(f"stopped: the disk is full; {again}")
+        warn(f"{reason}; {remedy}")
+    elif NOT_DONE in status_counts(jobs):
+        warn(f"stopped: the disk is full; {remedy}")
 
 
 def write_summary(
@@ -175,7 +186,7 @@ def write_summary(
     Returns:
         The exit code, 3 in place of 0 where the summary could not be written; that is said.
     """
-    number = counts(jobs)
+    totals = status_counts(jobs)
     content = {
         "format": SUMMARY_FORMAT,
         "version": __version__,
@@ -184,7 +195,7 @@ def write_summary(
         "arguments": arguments,
         "model": model,
         "exit_code": code,
-        "totals": {"volumes": len(jobs)} | {status: number.get(status, 0) for status in STATUSES},
+        "totals": {"volumes": len(jobs)} | {status: totals.get(status, 0) for status in STATUSES},
         "volumes": [
             {
                 "source": str(job.source),

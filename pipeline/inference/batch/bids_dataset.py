@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline import __version__
 from pipeline.inference.batch.bids_names import GENERATOR, Dataset, inherited_sidecar, read_json
 from pipeline.inference.batch.jobs import Job
-from pipeline.inference.batch.outputs import real, without_suffix
+from pipeline.inference.batch.outputs import real_path, without_suffix
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
 
@@ -32,14 +32,14 @@ class BidsDerivative:
 
     Attributes:
         dataset: The source.
-        out: The derivative's folder.
+        output: The derivative's folder.
         contrasts: From which to which.
         model: As `TranslationModel.about` tells it.
         stripped: What the user said of the sources' skulls; None leaves it to sidecars and images.
     """
 
     dataset: Dataset
-    out: Path
+    output: Path
     contrasts: tuple[str, str]
     model: Mapping[str, str]
     stripped: bool | None = None
@@ -50,17 +50,19 @@ class BidsDerivative:
         The source's authors are not taken over: they did not make these images.
         """
         source = self.dataset.description
-        path = self.out / "dataset_description.json"
+        path = self.output / "dataset_description.json"
         present = read_json(path) if path.is_file() else {}
-        made_by = self._generated_by()
+        generator = self._generated_by()
         name = f"{source.get('Name') or 'BIDS data set'}: synthetic {self.contrasts[1]}"
         description = present | {
             "Name": name,
             "BIDSVersion": BIDS_VERSION,
             "DatasetType": "derivative",
-            "GeneratedBy": [*(entry for entry in present.get("GeneratedBy", []) if entry != made_by), made_by],
+            "GeneratedBy": [*(entry for entry in present.get("GeneratedBy", []) if entry != generator), generator],
             "SourceDatasets": [{"DOI": doi} if (doi := source.get("DatasetDOI")) else {"URL": f"bids:{SOURCE}:"}],
-            "DatasetLinks": {SOURCE: Path(os.path.relpath(real(self.dataset.root), real(self.out))).as_posix()},
+            "DatasetLinks": {
+                SOURCE: Path(os.path.relpath(real_path(self.dataset.root), real_path(self.output))).as_posix()
+            },
         }
         if source.get("License"):
             description.setdefault("License", source["License"])
@@ -74,8 +76,8 @@ class BidsDerivative:
             model=self.model["origin"],
         )
         for name, text in (("README.md", readme), (".bidsignore", "summary.json\n")):
-            if not (self.out / name).exists():
-                atomic_text(self.out / name, text)
+            if not (self.output / name).exists():
+                atomic_text(self.output / name, text)
 
     def source_sidecar(self, job: Job) -> dict:
         """Return what the source's sidecars say; raises UserError where one is damaged."""
@@ -105,8 +107,10 @@ class BidsDerivative:
             content["SpatialReference"] = "orig"
         texts = {sidecar_of(job.target): _json(content)}
         if job.uncertainty is not None:
-            about = f"Absolute error to expect of the synthetic {self.contrasts[1]}, in its intensities; no guarantee"
-            texts[sidecar_of(job.uncertainty)] = _json(content | {"Description": about})
+            description = (
+                f"Absolute error to expect of the synthetic {self.contrasts[1]}, in its intensities; no guarantee"
+            )
+            texts[sidecar_of(job.uncertainty)] = _json(content | {"Description": description})
         return texts
 
     def _generated_by(self) -> dict[str, str]:

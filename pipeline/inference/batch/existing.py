@@ -14,7 +14,7 @@ from pipeline.utils.console import progress
 from pipeline.utils.errors import Stopped, UserError
 from pipeline.utils.files import is_file
 
-MANY = 50  # files; fewer are looked at within a second or two
+MIN_PROGRESS_FILES = 50  # files; fewer are looked at within a second or two
 _CHUNK_BYTES = 1 << 20
 
 
@@ -44,20 +44,27 @@ def pending_jobs(
         Stopped: Ctrl-C came.
         UserError: the model had to be loaded and cannot be.
     """
-    begun = [] if overwrite else [job for job in jobs if job.status == NOT_DONE and any(map(is_file, outputs(job)))]
-    show = {"total": len(begun), "title": "what is there", "unit": "volume", "quiet": quiet or len(begun) < MANY}
-    given_up = threading.Event()
+    candidates = (
+        [] if overwrite else [job for job in jobs if job.status == NOT_DONE and any(map(is_file, outputs(job)))]
+    )
+    bar_options = {
+        "total": len(candidates),
+        "title": "what is there",
+        "unit": "volume",
+        "quiet": quiet or len(candidates) < MIN_PROGRESS_FILES,
+    }
+    cancelled = threading.Event()
 
-    def looked_at(job: Job) -> _Look:
-        return _look(job, given_up, with_source=model is not None)
+    def inspected(job: Job) -> _OutputState:
+        return _output_state(job, cancelled, with_source=model is not None)
 
     pool = ThreadPoolExecutor(os.cpu_count())  # decompression and checksums release the interpreter's lock
     try:
-        for job, look in zip(begun, progress(pool.map(looked_at, begun), **show), strict=True):
-            _judge(job, look, to, model)
-    except BaseException as stop:  # a signal's, among others: leaves at the next piece of a file
-        given_up.set()
-        if type(stop) is KeyboardInterrupt:  # SIGTERM's says as much by itself
+        for job, state in zip(candidates, progress(pool.map(inspected, candidates), **bar_options), strict=True):
+            _set_status(job, state, to, model)
+    except BaseException as error:  # a signal's, among others: leaves at the next piece of a file
+        cancelled.set()
+        if type(error) is KeyboardInterrupt:  # SIGTERM's says as much by itself
             raise Stopped(signal.SIGINT, "interrupted; the same command does what is left") from None
         raise
     finally:
@@ -71,7 +78,7 @@ def outputs(job: Job) -> list[Path]:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _OutputState:
     """What stands in the place of a job's outputs.
 
     Attributes:
@@ -87,60 +94,60 @@ class _Look:
     changed: bool = False
 
 
-def _look(job: Job, given_up: threading.Event, *, with_source: bool) -> _Look:
-    there = [path for path in outputs(job) if is_file(path) and path.stat().st_size > 0]
-    marks = {path: read_mark(path) for path in there}
-    foreign = next((path for path in there if marks[path] is None), None)
+def _output_state(job: Job, cancelled: threading.Event, *, with_source: bool) -> _OutputState:
+    existing = [path for path in outputs(job) if is_file(path) and path.stat().st_size > 0]
+    marks = {path: read_mark(path) for path in existing}
+    foreign = next((path for path in existing if marks[path] is None), None)
     if foreign is not None:
-        return _Look(foreign=foreign)
-    whole = {path: is_whole(path, given_up) for path in there}
-    if not whole.get(job.target):
-        return _Look()
+        return _OutputState(foreign=foreign)
+    is_complete = {path: is_whole(path, cancelled) for path in existing}
+    if not is_complete.get(job.target):
+        return _OutputState()
     mark = marks[job.target]
     record = mark.provenance
-    complete = all(whole.get(path) and marks[path].provenance == record for path in outputs(job))
+    complete = all(is_complete.get(path) and marks[path].provenance == record for path in outputs(job))
     try:
         changed = with_source and record is not None and not record.is_of(job.source)
     except UserError:  # the source is not there any more: what was made of it is
         changed = False
-    return _Look(mark=mark, complete=complete, changed=changed)
+    return _OutputState(mark=mark, complete=complete, changed=changed)
 
 
-def _judge(job: Job, look: _Look, to: str | None, model: CommandModel | None) -> None:
+def _set_status(job: Job, state: _OutputState, to: str | None, model: CommandModel | None) -> None:
     """Give a job the status that follows from what is there, and the reason; it stays as it is where it is to be done.
 
     A volume of another contrast, model or source is named even where its map is missing: only `--overwrite` replaces
     what may be dear to someone.
     """
-    if look.foreign is not None:
+    if state.foreign is not None:
         reason = "was not made by this command; move it away, choose another OUT, or add --overwrite"
-        job.status, job.error = FOREIGN, f"{job.source}: {look.foreign} is there and {reason}"
+        job.status, job.error = FOREIGN, f"{job.source}: {state.foreign} is there and {reason}"
         return
-    if look.mark is None:
+    if state.mark is None:
         return
-    record = look.mark.provenance
-    made = look.mark.contrast if record is None else record.to
-    if to is not None and made not in ("", to):
+    record = state.mark.provenance
+    contrast = state.mark.contrast if record is None else record.to
+    if to is not None and contrast not in ("", to):
         job.status = FAILED
-        job.error = f"{job.source}: {job.target} holds a synthetic {made}; choose another OUT, or add --overwrite"
-    elif record is not None and model is not None and not model.made(record):
+        job.error = f"{job.source}: {job.target} holds a synthetic {contrast}; choose another OUT, or add --overwrite"
+    elif record is not None and model is not None and not model.matches(record):
         job.status = OTHER_MODEL
         job.error = (
             f"{job.source}: {job.target} was made by another model (weights {record.weights}, to {record.to}); "
             "choose another OUT, or add --overwrite"
         )
-    elif look.changed:
+    elif state.changed:
         job.status = STALE
         job.error = (
             f"{job.source}: has changed since {job.target} was made of it; add --overwrite to translate it again"
         )
-    elif look.complete:
+    elif state.complete:
         job.status = SKIPPED
         if record is None:
             job.warnings.append(f"{job.target}: has no record of what made it; skipped, --overwrite makes it anew")
 
 
-def is_whole(path: Path, given_up: threading.Event | None = None) -> bool:
+def is_whole(path: Path, cancelled: threading.Event | None = None) -> bool:
     """Whether a NIfTI file is there with all of its voxels: ours always are, but a copy may have been cut short.
 
     A compressed one is read to its end, as whoever opens it next will: a damaged translation must not be skipped for
@@ -148,7 +155,7 @@ def is_whole(path: Path, given_up: threading.Event | None = None) -> bool:
 
     Args:
         path: Of the file.
-        given_up: Set when nobody waits for the answer any more: it is then False.
+        cancelled: Set when nobody waits for the answer any more: it is then False.
     """
     if not is_file(path) or path.stat().st_size == 0:
         return False
@@ -161,11 +168,13 @@ def is_whole(path: Path, given_up: threading.Event | None = None) -> bool:
         with nibabel_silent():
             image = nib.load(path)
         voxels = image.dataobj
-        wanted = voxels.offset + voxels.dtype.itemsize * math.prod(image.shape)
+        expected_bytes = voxels.offset + voxels.dtype.itemsize * math.prod(image.shape)
         if not path.name.lower().endswith(".gz"):
-            return path.stat().st_size >= wanted
+            return path.stat().st_size >= expected_bytes
         with igzip.open(path) as stream:  # to its end, where gzip has a checksum and the length
-            pieces = iter(lambda: b"" if given_up is not None and given_up.is_set() else stream.read(_CHUNK_BYTES), b"")
-            return sum(map(len, pieces)) >= wanted
+            pieces = iter(
+                lambda: b"" if cancelled is not None and cancelled.is_set() else stream.read(_CHUNK_BYTES), b""
+            )
+            return sum(map(len, pieces)) >= expected_bytes
     except Exception:  # whatever a damaged file makes nibabel raise
         return False

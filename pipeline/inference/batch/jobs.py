@@ -15,7 +15,7 @@ from transforms.io.fetched import not_fetched
 TRANSLATED, SKIPPED, FAILED, NOT_DONE = "translated", "skipped", "failed", "not done"
 FOREIGN, OTHER_MODEL, STALE = "foreign", "other model", "stale"  # what stands in the place, and stays
 STATUSES = (TRANSLATED, SKIPPED, FOREIGN, OTHER_MODEL, STALE, FAILED, NOT_DONE)
-MOST_ROWS = 20  # of the table at a command's end, where nothing was wrong with more of them
+MAX_ROWS = 20  # of the table at a command's end, where nothing was wrong with more of them
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Job:
     @property
     def message(self) -> str:
         """Error and warnings in one line."""
-        return "; ".join(part for part in (self.error, *self.warnings) if part)
+        return "; ".join(text for text in (self.error, *self.warnings) if text)
 
 
 class StopSignals:
@@ -83,38 +83,38 @@ class StopSignals:
             raise KeyboardInterrupt
 
 
-def counts(jobs: list[Job]) -> dict[str, int]:
+def status_counts(jobs: list[Job]) -> dict[str, int]:
     """Return how many jobs have each status, in order of first appearance."""
     return {status: sum(job.status == status for job in jobs) for status in dict.fromkeys(job.status for job in jobs)}
 
 
-def outcome(jobs: list[Job]) -> str:
+def outcome_table(jobs: list[Job]) -> str:
     """Return the table of what became of each volume, of more than 20 those that have a message; and a line of totals.
 
     All of them stand in the summary.
     """
-    shown = jobs
-    if len(jobs) > MOST_ROWS:
-        shown = [job for job in jobs if job.error or job.warnings]
+    listed = jobs
+    if len(jobs) > MAX_ROWS:
+        listed = [job for job in jobs if job.error or job.warnings]
     rows = []
-    for job in shown:
+    for job in listed:
         name = one_line(str(job.source))
         rows.append((name, job.status, f"{job.seconds:.1f}", one_line(job.message).replace(f"{name}: ", "")))
-    totals = ", ".join(f"{count} {status}" for status, count in counts(jobs).items())
+    totals = ", ".join(f"{count} {status}" for status, count in status_counts(jobs).items())
     return f"{table(('file', 'status', 'seconds', 'message'), rows)}\n{totals}" if rows else totals
 
 
-def outlook(jobs: list[Job]) -> str:
+def dry_run_table(jobs: list[Job]) -> str:
     """Return the table of what would become of each volume, for a dry run."""
-    rows = [(one_line(str(job.source)), one_line(str(job.target)), one_line(_fate(job))) for job in jobs]
+    rows = [(one_line(str(job.source)), one_line(str(job.target)), one_line(_planned_action(job))) for job in jobs]
     return f"{table(('file', 'becomes', 'what would be done'), rows)}\nnothing was written"
 
 
-def _fate(job: Job) -> str:
+def _planned_action(job: Job) -> str:
     if job.status == SKIPPED:
         return "; ".join(["skip", *job.warnings])
-    if job.status == NOT_DONE and (elsewhere := not_fetched(job.source)):
-        return f"refuse: {elsewhere}"
+    if job.status == NOT_DONE and (reason := not_fetched(job.source)):
+        return f"refuse: {reason}"
     if job.status == NOT_DONE and not os.path.exists(job.source):  # noqa: PTH110  (`Path`'s raises for long names)
         return "refuse: no such file"
     if job.status in (FOREIGN, OTHER_MODEL, STALE):
@@ -124,7 +124,7 @@ def _fate(job: Job) -> str:
 
 def exit_code(jobs: list[Job]) -> int:
     """Return 0 where every volume is there, 2 where none is, 3 where some are."""
-    there = sum(job.status in (TRANSLATED, SKIPPED) for job in jobs)
-    if there == len(jobs):
+    available = sum(job.status in (TRANSLATED, SKIPPED) for job in jobs)
+    if available == len(jobs):
         return EXIT_DONE
-    return EXIT_PARTLY_DONE if there else EXIT_BAD_INPUT
+    return EXIT_PARTLY_DONE if available else EXIT_BAD_INPUT

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 TOOL = "contrast-translation"
 DIGITS = 16  # of a SHA-256: what `sha256sum FILE` begins with
-MOST_HEADER_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 20
 _DESCRIPTION = re.compile(r"(?:not for clinical use; )?(?:expected error of )?synthetic ([^,;]*)")
 
 
@@ -85,8 +85,8 @@ def source_files(source: Path) -> list[Path]:
         return files_of_series(source)
     if source.suffix.lower() not in PAIR_SUFFIXES:
         return [source]
-    named = (source.with_suffix(suffix) for suffix in (".hdr", ".HDR", ".img", ".IMG", ".mat"))
-    return [path for path in named if is_file(path)]
+    candidates = (source.with_suffix(suffix) for suffix in (".hdr", ".HDR", ".img", ".IMG", ".mat"))
+    return [path for path in candidates if is_file(path)]
 
 
 def size_of(files: Sequence[Path]) -> int:
@@ -136,7 +136,7 @@ def write_record(image: "nib.Nifti1Image", provenance: Provenance) -> None:
 
     text = json.dumps({"tool": TOOL, "version": __version__} | asdict(provenance))
     extensions = image.header.extensions
-    extensions[:] = [extension for extension in extensions if _provenance(extension.content) is None]
+    extensions[:] = [extension for extension in extensions if _parse_provenance(extension.content) is None]
     extensions.append(Nifti1Extension("comment", text.encode()))
 
 
@@ -148,9 +148,9 @@ def read_mark(path: Path) -> Mark | None:
 
     try:
         with path.open("rb") as stream:
-            start = stream.read(MOST_HEADER_BYTES)
+            start = stream.read(MAX_HEADER_BYTES)
         if start[:2] == b"\x1f\x8b":
-            start = zlib.decompressobj(wbits=31).decompress(start, MOST_HEADER_BYTES)
+            start = zlib.decompressobj(wbits=31).decompress(start, MAX_HEADER_BYTES)
         header_class = nib.Nifti2Header if start[4:7] == b"n+2" else nib.Nifti1Header
         with nibabel_silent():
             header = header_class.from_fileobj(io.BytesIO(start))
@@ -158,15 +158,15 @@ def read_mark(path: Path) -> Mark | None:
             text = bytes(header["descrip"].item()).decode("utf-8", "replace")
     except Exception:  # whatever bytes that are no header make nibabel raise
         return None
-    provenance = next((record for content in contents if (record := _provenance(content))), None)
-    described = _DESCRIPTION.match(text)
-    if provenance is None and described is None:
+    provenance = next((record for content in contents if (record := _parse_provenance(content))), None)
+    description = _DESCRIPTION.match(text)
+    if provenance is None and description is None:
         return None
-    whole = described is not None and text[described.end() :][:1] in (",", ";")
-    return Mark(described[1] if whole else "", provenance)
+    is_complete = description is not None and text[description.end() :][:1] in (",", ";")
+    return Mark(description[1] if is_complete else "", provenance)
 
 
-def _provenance(content: object) -> Provenance | None:
+def _parse_provenance(content: object) -> Provenance | None:
     """Return the record that an extension's content holds; None where it is something else."""
     try:
         values = json.loads(content.rstrip(b"\0") if isinstance(content, bytes) else content)
@@ -214,21 +214,21 @@ class CommandModel:
         return self._load()
 
     @cached_property
-    def about(self) -> dict[str, str]:
-        """What `MultiViewTranslator.about` says."""
-        return self.views.about()
+    def info(self) -> dict[str, str]:
+        """What `MultiViewTranslator.info` says."""
+        return self.views.info()
 
     @cached_property
     def provenance(self) -> Provenance:
         """The record of what it makes, but for the source."""
-        return Provenance(self.about["to"], self.about["identity"], self.files)
+        return Provenance(self.info["to"], self.info["identity"], self.files)
 
     @property
     def is_loaded(self) -> bool:
         """Whether it has been needed."""
         return "views" in vars(self)
 
-    def made(self, provenance: Provenance) -> bool:
+    def matches(self, provenance: Provenance) -> bool:
         """Whether it is what made a volume; the same weights are the same model wherever they lie."""
         if not self.is_loaded and self.files and self.files == provenance.model_files:
             return True

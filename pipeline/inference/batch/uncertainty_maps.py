@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.inference.batch.jobs import FAILED, Job
-from pipeline.inference.batch.outputs import real, without_suffix
+from pipeline.inference.batch.outputs import real_path, without_suffix
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import is_file
 
@@ -20,22 +20,22 @@ def plan_uncertainty_maps(jobs: list[Job], *, bids: bool, wanted: bool) -> None:
     Raises:
         UserError: a source would be overwritten.
     """
-    sources = {real(job.source) for job in jobs}
+    sources = {real_path(job.source) for job in jobs}
     targets = {without_suffix(job.target) for job in jobs}
     for job in jobs:
-        place = _map_of(job.target, bids=bids)
+        path = _map_path(job.target, bids=bids)
         if not wanted:
-            job.outdated = None if real(place) in sources or without_suffix(place) in targets else place
+            job.outdated = None if real_path(path) in sources or without_suffix(path) in targets else path
             continue
-        job.uncertainty = place
-        if real(job.uncertainty) in sources:
+        job.uncertainty = path
+        if real_path(job.uncertainty) in sources:
             raise UserError(f"{job.uncertainty}: the uncertainty's map would overwrite a source; choose another OUT")
         if without_suffix(job.uncertainty) in targets:
             job.status = FAILED
             job.error = f"{job.source}: its map would be another volume, {job.uncertainty.name}; move one away"
 
 
-def is_map(path: Path) -> bool:
+def is_uncertainty_map(path: Path) -> bool:
     """Whether a file is a map that this command has written; one that cannot be read is left to its owner."""
     if not is_file(path):
         return False
@@ -52,7 +52,7 @@ def is_map(path: Path) -> bool:
         return False
 
 
-def _map_of(target: Path, *, bids: bool) -> Path:
+def _map_path(target: Path, *, bids: bool) -> Path:
     stem = Path(without_suffix(target)).name
     suffix = target.name[len(stem) :]
     if bids:

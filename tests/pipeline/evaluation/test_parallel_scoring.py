@@ -50,7 +50,7 @@ def evaluated(cohort, folder, processes, capsys, paired=True):
     """What an evaluation leaves and says, with so many processes."""
     test = cohort if paired else [case for case in cohort if (case.subject == "a") == (case.contrast == "T1")]
     reader = PairReader(SETTINGS, 4, register=True, cache=folder / "cache")
-    keepers = {
+    callbacks = {
         "translations": TranslationWriter(model(), RunFolder(folder / "run"), 8),
         "viewer": ViewerVolumes(folder, model()),
     }
@@ -59,14 +59,14 @@ def evaluated(cohort, folder, processes, capsys, paired=True):
         training = pairs(cohort, CONTRASTS) if paired else []
         scores = evaluate(
             test, training, CONTRASTS, invert, reader=reader, histograms=HISTOGRAMS, protocols=["syndiff", "reggan"],
-            registrations=folder / "registration", seen=lambda translation: shown.append(translation.case),
-            keepers=keepers, workers=workers, quiet=True,
+            registrations=folder / "registration", on_translation=lambda translation: shown.append(translation.case),
+            callbacks=callbacks, workers=workers, quiet=True,
         )  # fmt: skip
-        volumes = keepers["translations"].add_rest(test, reader, True, workers)
+        volumes = callbacks["translations"].add_rest(test, reader, True, workers)
     scores.save(folder)
     said = capsys.readouterr().err.splitlines()
     files = {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-    kept = {case: keepers["viewer"].get(case, "").translated for case in keepers["viewer"]._files}
+    kept = {case: callbacks["viewer"].get(case, "").translated for case in callbacks["viewer"]._files}
     return files, said, shown, [volume.case for volume in volumes], kept
 
 
@@ -140,7 +140,7 @@ def kept_by(keeper, cohort, folder, processes):
     test = [case for case in cohort if case.subject in "ac"]
     with WorkerPool(processes, preload=PRELOAD) as workers:
         return evaluate(
-            test, [], CONTRASTS, invert, reader=reader, histograms=HISTOGRAMS, keepers={"album": keeper},
+            test, [], CONTRASTS, invert, reader=reader, histograms=HISTOGRAMS, callbacks={"album": keeper},
             workers=workers, quiet=True,
         )  # fmt: skip
 

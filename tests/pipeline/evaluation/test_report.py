@@ -9,7 +9,7 @@ import pipeline.evaluation.report as summary
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.splits import CohortSplit
-from pipeline.evaluation.console_summary import last_lines, what_was_done
+from pipeline.evaluation.console_summary import closing_lines, work_summary
 from pipeline.evaluation.report import result_sentence, write_summary
 from pipeline.evaluation.scores import UNPAIRED, Scores, SubjectScore
 from pipeline.evaluation.translation_writer import TranslatedVolume
@@ -221,7 +221,7 @@ def test_the_last_lines_say_what_the_translations_are(tmp_path, file, kind):
     folder.translated.mkdir()
     (folder.translated / file).write_bytes(b"")
     (tmp_path / "training_T1_to_T2.gif").write_bytes(b"")
-    lines = last_lines(folder, "mlflow ui", "trained").splitlines()
+    lines = closing_lines(folder, "mlflow ui", "trained").splitlines()
     assert lines[0] == "trained"
     assert f"{tmp_path}/report.html" in lines[1] and f"{tmp_path}/training_T1_to_T2.gif" in lines[2]
     assert kind in lines[3]
@@ -230,15 +230,15 @@ def test_the_last_lines_say_what_the_translations_are(tmp_path, file, kind):
 
 def test_what_was_done_tells_training_from_evaluating_again():
     position = TrainerState(step=5000, bad_steps=2)
-    assert what_was_done(position, 0, 90) == "trained 5,000 steps, 2 of them skipped and evaluated in 1.5 min"
-    assert what_was_done(TrainerState(step=5000), 4000, 90) == "trained 1,000 of 5,000 steps and evaluated in 1.5 min"
-    assert what_was_done(position, 5000, 18) == (
+    assert work_summary(position, 0, 90) == "trained 5,000 steps, 2 of them skipped and evaluated in 1.5 min"
+    assert work_summary(TrainerState(step=5000), 4000, 90) == "trained 1,000 of 5,000 steps and evaluated in 1.5 min"
+    assert work_summary(position, 5000, 18) == (
         "nothing was left to train after step 5,000; evaluated and reported in 0.3 min"
     )
 
 
 def test_the_last_lines_are_silent_about_translations_that_nobody_asked_for(tmp_path):
-    assert "translated" not in last_lines(RunFolder(tmp_path), "mlflow ui", "trained")
+    assert "translated" not in closing_lines(RunFolder(tmp_path), "mlflow ui", "trained")
 
 
 def test_how_far_translations_lay_beside_their_sources_stands_below_the_curves(tmp_path):

@@ -110,7 +110,7 @@ def test_the_test_subjects_play_no_part_in_the_calibration(run, tmp_path, monkey
     import pipeline.evaluation.uncertainty_scores as calibration
 
     seen = []
-    read = calibration._Look.__init__
+    read = calibration._SliceSubset.__init__
 
     def noted(look, view, model, batch_size, name):
         seen.append(name)
@@ -118,7 +118,7 @@ def test_the_test_subjects_play_no_part_in_the_calibration(run, tmp_path, monkey
 
     fitted = []
     fit = calibration.fit_calibration
-    monkeypatch.setattr(calibration._Look, "__init__", noted)
+    monkeypatch.setattr(calibration._SliceSubset, "__init__", noted)
     monkeypatch.setattr(calibration, "fit_calibration", lambda *more: fitted.append(list(seen)) or fit(*more))
     assert phantom_run(run, *SHORT) == 0  # evaluated again
     split = json.loads((run / "split.json").read_text())

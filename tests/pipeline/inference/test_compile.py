@@ -13,10 +13,10 @@ from torch import nn
 
 from networks.resnet import ResNetGenerator
 from networks.unet import UNet
-from pipeline.inference.compile import ENOUGH_VOLUMES, MOST_FORMS, CompiledForms, worth_compiling
+from pipeline.inference.compile import MAX_FORMS, MIN_VOLUMES, CompiledForms, worth_compiling
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.translator import translate_volume
-from pipeline.inference.uncertainty import _dropping_out
+from pipeline.inference.uncertainty import _active_dropout
 from pipeline.translate import main, translate
 
 
@@ -54,7 +54,7 @@ def model_of(network, **changes):
         contrasts=("T1", "T2"),
         translators={"T2": network.eval()},
         settings={"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)},
-        facts={"T2": {"low": -1.0, "high": 1.0, "integer": False}},
+        statistics={"T2": {"low": -1.0, "high": 1.0, "integer": False}},
         stride=8,
         device=torch.device("cpu"),
         **changes,
@@ -81,7 +81,7 @@ def test_what_is_really_compiled_gives_the_same_to_rounding():
     plain, made, again = (
         translate_volume(source, each, "T2", batch_size=4).get_fdata() for each in (model, fast, fast)
     )
-    assert len(fast.run._forms) == 1 and fast.run._able
+    assert len(fast.run._forms) == 1 and fast.run._can_compile
     assert plain.std() > 0.01
     np.testing.assert_allclose(made, plain, rtol=0, atol=1e-5)
     assert np.array_equal(made, again)
@@ -104,9 +104,9 @@ def test_slices_of_many_sizes_compile_a_few_times_only():
     network, compiler = nn.Conv2d(1, 1, 3, padding=1).requires_grad_(False), Compiler()
     forms = CompiledForms(2, compiler)
     for _ in range(2):
-        for step in range(MOST_FORMS + 4):
+        for step in range(MAX_FORMS + 4):
             assert same(forms, network, slices(2, height=16 + 8 * step))
-    assert compiler.calls == MOST_FORMS
+    assert compiler.calls == MAX_FORMS
 
 
 def test_each_network_has_a_form_of_its_own(network):
@@ -161,7 +161,7 @@ def test_a_network_with_active_dropout_or_another_style_is_never_run_by_its_old_
     assert same(forms, network, slices(2)) and compiler.runs == 2
     network.style.copy_(torch.zeros(1))
     assert same(forms, network, slices(2)) and compiler.runs == 3
-    with _dropping_out(network, 0), torch.inference_mode():
+    with _active_dropout(network, 0), torch.inference_mode():
         assert (forms(network, slices(2) + 2) == 0).any()
     assert compiler.runs == 3 and compiler.calls == 1
 
@@ -191,8 +191,8 @@ def large():
 def test_compiling_by_itself_takes_volumes_work_a_cpu_and_a_compiler(large, network, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
     large.settings["size"] = 72
-    assert worth_compiling("auto", ENOUGH_VOLUMES, large, "T2")
-    assert not worth_compiling("auto", ENOUGH_VOLUMES - 1, large, "T2")
+    assert worth_compiling("auto", MIN_VOLUMES, large, "T2")
+    assert not worth_compiling("auto", MIN_VOLUMES - 1, large, "T2")
     assert not worth_compiling("auto", 1000, model_of(network), "T2")
     assert not worth_compiling("auto", 1000, replace(large, device=torch.device("cuda")), "T2")
     monkeypatch.setattr(shutil, "which", lambda _: None)
@@ -203,8 +203,8 @@ def test_a_network_that_outruns_its_compiled_form_is_compiled_in_half_precision_
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
     large.settings["size"] = 160
     residual = replace(large, translators=dict.fromkeys(large.translators, ResNetGenerator(blocks=1, downs=2)))
-    assert not worth_compiling("auto", ENOUGH_VOLUMES, residual, "T2")
-    assert worth_compiling("auto", ENOUGH_VOLUMES, residual.in_precision("bf16"), "T2")
+    assert not worth_compiling("auto", MIN_VOLUMES, residual, "T2")
+    assert worth_compiling("auto", MIN_VOLUMES, residual.in_precision("bf16"), "T2")
     assert worth_compiling("yes", 1, residual, "T2")
 
 
@@ -219,7 +219,7 @@ def test_the_compiler_looked_for_is_the_one_torch_would_call(large, monkeypatch)
     asked = []
     monkeypatch.setattr(shutil, "which", asked.append)
     monkeypatch.setenv("CXX", "my++")
-    worth_compiling("auto", ENOUGH_VOLUMES, large, "T2")
+    worth_compiling("auto", MIN_VOLUMES, large, "T2")
     assert asked == ["my++"]
 
 

@@ -14,7 +14,7 @@ from negative_model import files_in, loads, negative_model
 from pipeline.data.case import Case
 from pipeline.data.fingerprint import QUANTILES, volume_fingerprint
 from pipeline.data.slice_cache import build_slice_cache
-from pipeline.inference.domain_shift import doubts
+from pipeline.inference.domain_shift import shift_cautions
 from pipeline.runs.prepare import cohort_facts
 from pipeline.translate import main, translate
 from pipeline.utils.errors import UserError
@@ -44,7 +44,7 @@ USUAL = {
 
 
 def found(source="T1", to="T2", facts=FACTS, *, axis="axial", grid_mm=None, larger=False, **changes):
-    return doubts(USUAL | changes, facts, source, to, axis=axis, grid_mm=grid_mm, larger=larger)
+    return shift_cautions(USUAL | changes, facts, source, to, axis=axis, grid_mm=grid_mm, larger=larger)
 
 
 def test_a_member_of_the_cohort_raises_no_doubt():
@@ -235,7 +235,7 @@ def test_from_python_it_is_a_warning_or_with_strict_an_error(model):
 
 
 def test_an_older_model_translates_in_silence_and_refuses_to_be_strict_before_the_work(tmp_path, model, capsys):
-    for facts in model.facts.values():
+    for facts in model.statistics.values():
         del facts["likeness"]
     source = write_scan(tmp_path / "swapped.nii.gz", scan("T2"))
     assert run("-i", source, "-o", tmp_path / "new", "--strict") == 2
@@ -275,5 +275,5 @@ def test_a_model_of_one_real_subject_knows_the_others_contrasts(trained, tried):
     for contrast, other in (("T1", "T2"), ("T2", "T1")):
         volume = likeness(tried, contrast)
         judge = {"axis": "axial", "grid_mm": (2.0, 2.0)}
-        assert doubts(volume, facts, contrast, other, **judge) == []
-        assert doubts(volume, facts, other, contrast, **judge)[0].startswith(f"looks like {contrast}, ")
+        assert shift_cautions(volume, facts, contrast, other, **judge) == []
+        assert shift_cautions(volume, facts, other, contrast, **judge)[0].startswith(f"looks like {contrast}, ")

@@ -54,7 +54,7 @@ def test_a_checkpoint_gives_both_directions_ready_to_translate(tmp_path):
     assert first_weight(model) == 0.25
     assert not any(module.training for network in model.translators.values() for module in network.modules())
     assert not any(weight.requires_grad for weight in model.translators["T1"].parameters())
-    assert model.stride == 16 and model.facts["T2"]["high"] == 100
+    assert model.stride == 16 and model.statistics["T2"]["high"] == 100
     assert model.precision == "float32"  # half precision is for CUDA
     assert model.origin == "cyclegan trial"
 
@@ -115,7 +115,7 @@ def test_mlflow_addresses_go_to_mlflow(monkeypatch, uri):
     assert model.target(None) == "T2" and model.translators == {"T2": network}
     assert (model.stride, model.origin, model.contrasts) == (16, "cyclegan trial", ("T1", "T2"))
     assert model.settings["axis"] == "coronal" and model.settings["spacing_mm"] == [1.0, 2.0]
-    assert model.facts["T2"]["high"] == 100
+    assert model.statistics["T2"]["high"] == 100
     about.pop("stride")
     with pytest.raises(UserError, match="its metadata lacks 'stride'"):
         load_model(uri, "cpu")
@@ -127,8 +127,8 @@ def test_a_published_model_keeps_what_both_cohorts_are_like(monkeypatch):
     fake = types.SimpleNamespace(load_translator=lambda *given: (UNet(depth=4, width=2), about))
     monkeypatch.setitem(sys.modules, "pipeline.tracking.mlflow_models", fake)
     model = load_model("runs:/abc/T1-to-T2", "cpu")
-    assert model.facts["T1"] == {"likeness": {"core": [0.0]}} and model.source("T2") == "T1"
-    assert model.facts["T2"] == {"low": 0.0, "high": 100.0, "integer": True, "likeness": {"core": [1.0]}}
+    assert model.statistics["T1"] == {"likeness": {"core": [0.0]}} and model.source("T2") == "T1"
+    assert model.statistics["T2"] == {"low": 0.0, "high": 100.0, "integer": True, "likeness": {"core": [1.0]}}
 
 
 def test_what_goes_with_a_published_model_names_nobody():
@@ -137,7 +137,7 @@ def test_what_goes_with_a_published_model_names_nobody():
 
 def test_a_model_knows_the_hashes_of_its_weights_and_its_configuration(tmp_path):
     model, again = (load_model(checkpoint(tmp_path / "x.pt"), "cpu") for _ in range(2))
-    assert model.about("T2") == again.about("T2")
+    assert model.info("T2") == again.info("T2")
     assert len(model.config_hash) == 12
     assert model.config_hash == translator_metadata(CONFIG, FACTS, "T2", 16)["config_hash"]
     other = CONFIG.model_copy(update={"seed": 77})

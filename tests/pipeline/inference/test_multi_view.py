@@ -19,8 +19,8 @@ FLAT = Calibration(0.0, 1.0, ((0.0, 0.25),))  # expects a quarter, whatever it s
 
 def model_along(axis, high=1000.0, calibration=FLAT):
     model = negative_model()
-    facts = {name: {**fact, "high": high, "integer": False} for name, fact in model.facts.items()}
-    return replace(model, settings={**model.settings, "axis": axis}, facts=facts, calibration=asdict(calibration))
+    facts = {name: {**fact, "high": high, "integer": False} for name, fact in model.statistics.items()}
+    return replace(model, settings={**model.settings, "axis": axis}, statistics=facts, calibration=asdict(calibration))
 
 
 def views_of(*axes, uncertainty=False, **more):
@@ -40,7 +40,7 @@ def test_one_view_is_the_model_itself(source):
     made = views.translate(source)
     alone = translate_volume(source, views.models[0], "T2")
     assert np.array_equal(made.volume.get_fdata(), alone.get_fdata()) and made.uncertainty is None
-    assert views.about() == views.models[0].about("T2")
+    assert views.info() == views.models[0].info("T2")
 
 
 def test_the_fusion_is_the_mean_of_the_views_each_in_its_own_intensities(source):
@@ -50,7 +50,7 @@ def test_the_fusion_is_the_mean_of_the_views_each_in_its_own_intensities(source)
     each = [translate_volume(source, model, "T2").get_fdata() for model in models]
     np.testing.assert_allclose(fused.get_fdata(), np.mean(each, axis=0), atol=0.01)
     assert np.array_equal(fused.affine, source.affine) and fused.shape == source.shape
-    assert views.about()["origin"] == "contrast translation + contrast translation"
+    assert views.info()["origin"] == "contrast translation + contrast translation"
 
 
 def test_the_weights_are_not_hashed_for_each_volume(source, monkeypatch):

@@ -21,7 +21,7 @@ def model_of(network, low=0.0, high=1.0, integer=False, **settings):
         contrasts=("T1", "T2"),
         translators={"T2": network.eval()},
         settings=SETTINGS | settings,
-        facts={"T2": {"low": low, "high": high, "integer": integer}},
+        statistics={"T2": {"low": low, "high": high, "integer": integer}},
         stride=8,
         device=torch.device("cpu"),
         origin="test model",

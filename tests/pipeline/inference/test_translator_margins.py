@@ -22,7 +22,7 @@ def model_of(network, low=0.0, high=1.0, **settings):
         contrasts=("T1", "T2"),
         translators={"T2": network.eval()},
         settings=SETTINGS | settings,
-        facts={"T2": {"low": low, "high": high, "integer": False}},
+        statistics={"T2": {"low": low, "high": high, "integer": False}},
         stride=8,
         device=torch.device("cpu"),
     )

@@ -216,10 +216,10 @@ def test_protocols_differ_in_what_mean_and_deviation_run_over():
 def test_every_published_protocol_has_its_name_and_says_what_its_deviation_is():
     assert set(PUBLISHED) == {"syndiff", "selfrdb", "reggan"}
     for name, protocol in PUBLISHED.items():
-        assert protocol.name == name and "±" in protocol.about
+        assert protocol.name == name and "±" in protocol.description
 
 
 def test_every_published_protocol_says_that_its_slices_are_not_the_papers():
     for name, protocol in PUBLISHED.items():
-        assert "the slices are not the paper's" in protocol.about, name
-    assert "paper" not in OWN.about
+        assert "the slices are not the paper's" in protocol.description, name
+    assert "paper" not in OWN.description

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from negative_model import files_in, loads, run, volume_at
 
-from pipeline.inference.batch.batch_summary import recall
+from pipeline.inference.batch.batch_summary import restore_skipped
 from pipeline.inference.batch.jobs import SKIPPED, Job
 
 
@@ -84,7 +84,7 @@ def test_a_damaged_summary_says_nothing(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     Path("told.json").write_text(DAMAGED[kind])
     job = Job(Path("a.nii"), Path("out/a.nii"), status=SKIPPED)
-    assert recall(Path("told.json"), Path("out"), [job]) == {}
+    assert restore_skipped(Path("told.json"), Path("out"), [job]) == {}
     assert (job.seconds, job.warnings) == (0.0, [])
 
 

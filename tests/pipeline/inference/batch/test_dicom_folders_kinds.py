@@ -6,7 +6,7 @@ import pytest
 from dicom_series import head, write_dicom
 from negative_model import files_in, run, volume_at
 
-from pipeline.inference.batch.dicom_folders import _require_scan, files_of_series, read_series
+from pipeline.inference.batch.dicom_folders import _require_scan_type, files_of_series, read_series
 from pipeline.inference.batch.provenance import source_files
 from pipeline.utils.errors import UserError
 
@@ -52,7 +52,7 @@ def test_what_is_no_slice_of_a_scan_is_refused_by_its_own_words(tmp_path, model,
 @pytest.mark.parametrize("photometric", ["RGB", "PALETTE COLOR", "YBR_FULL"])
 def test_colours_are_refused_by_their_name(tmp_path, photometric):
     with pytest.raises(UserError, match="IM1: a colour picture, not a scan"):
-        _require_scan(tmp_path / "IM1", "DERIVED\\PRIMARY", photometric)
+        _require_scan_type(tmp_path / "IM1", "DERIVED\\PRIMARY", photometric)
 
 
 @pytest.mark.parametrize(

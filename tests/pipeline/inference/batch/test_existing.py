@@ -12,7 +12,7 @@ from nibabel import Nifti1Image
 from terminal import Terminal
 
 from pipeline.inference.batch import existing as earlier
-from pipeline.inference.batch.existing import MANY, is_whole, pending_jobs
+from pipeline.inference.batch.existing import MIN_PROGRESS_FILES, is_whole, pending_jobs
 from pipeline.inference.batch.jobs import FAILED, NOT_DONE, SKIPPED, Job
 from pipeline.inference.batch.provenance import Mark
 from pipeline.inference.output_volume import write_volume
@@ -49,18 +49,23 @@ def without_record(path: Path, descrip: bytes = b"synthetic T1, cyclegan trial; 
 def test_many_volumes_are_looked_at_together_with_progress_and_each_gets_its_own_answer(tmp_path, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    jobs = [Job(tmp_path / f"{index}.nii", tmp_path / f"out{index}.nii", status=NOT_DONE) for index in range(MANY)]
+    jobs = [
+        Job(tmp_path / f"{index}.nii", tmp_path / f"out{index}.nii", status=NOT_DONE)
+        for index in range(MIN_PROGRESS_FILES)
+    ]
     whole = without_record(volume_at(tmp_path / "a.nii")).read_bytes()
     for index, job in enumerate(jobs[1:], 1):
         job.target.write_bytes(whole if index % 3 else whole[:-1])
-    expected = [index % 3 == 0 for index in range(MANY)]
+    expected = [index % 3 == 0 for index in range(MIN_PROGRESS_FILES)]
     assert pending_jobs(jobs, overwrite=False) == [job for job, open_ in zip(jobs, expected, strict=True) if open_]
     assert [job.status for job in jobs] == [NOT_DONE if open_ else SKIPPED for open_ in expected]
-    assert f"what is there: 100%|██████████| {MANY - 1}/{MANY - 1}" not in terminal.taken()  # one too few
+    assert (
+        f"what is there: 100%|██████████| {MIN_PROGRESS_FILES - 1}/{MIN_PROGRESS_FILES - 1}" not in terminal.taken()
+    )  # one too few
     jobs[0].target.write_bytes(whole)
     for job in jobs:
         job.status = NOT_DONE
-    assert len(pending_jobs(jobs, overwrite=False)) == MANY // 3 - (MANY % 3 == 0)
+    assert len(pending_jobs(jobs, overwrite=False)) == MIN_PROGRESS_FILES // 3 - (MIN_PROGRESS_FILES % 3 == 0)
     assert "what is there: 100%" in terminal.taken()
     assert pending_jobs(jobs, overwrite=True, quiet=True) == [job for job in jobs if job.status == NOT_DONE]
     assert (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from negative_model import negative_model, volume_at
 
-from pipeline.inference.batch.batch import job_opener, job_translator, work_through
+from pipeline.inference.batch.batch import job_opener, job_translator, translate_jobs
 from pipeline.inference.batch.jobs import Job
 from pipeline.inference.batch.prefetch import Prefetcher
 from pipeline.inference.multi_view import MultiViewTranslator
@@ -29,8 +29,8 @@ def test_each_is_opened_once_and_all_but_the_first_while_the_one_before_is_trans
     ahead = Prefetcher(open_job, jobs)
     for job in jobs:
         assert ahead(job) == job.source.name
-        if ahead._begun is not None:
-            ahead._begun.thread.join()
+        if ahead._opening is not None:
+            ahead._opening.thread.join()
     assert opened == [("a", True), ("b", False), ("c", False)]
 
 
@@ -69,7 +69,7 @@ def test_a_batch_read_ahead_is_the_batch_read_in_turn(tmp_path):
         jobs = [Job(source, tmp_path / name / source.name) for source in sources]
         (tmp_path / name).mkdir()
         opened = Prefetcher(job_opener(views), jobs) if name == "ahead" else None
-        work_through(jobs, job_translator(views, None, opened), quiet=True)
+        translate_jobs(jobs, job_translator(views, None, opened), quiet=True)
         files = sorted(path.name for path in (tmp_path / name).iterdir())
         images = [np.asarray(nib.load(tmp_path / name / file).dataobj) for file in files]
         found[name] = [(job.status, job.warnings, job.error) for job in jobs], files, images
@@ -130,7 +130,7 @@ def test_an_interruption_begins_nothing_more():
     ahead = Prefetcher(open_job, jobs)
     with pytest.raises(KeyboardInterrupt):
         ahead(jobs[0])
-    assert ahead._begun is None
+    assert ahead._opening is None
 
 
 def test_a_process_does_not_wait_for_what_was_begun_in_vain():

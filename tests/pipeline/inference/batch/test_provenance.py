@@ -199,9 +199,9 @@ def test_the_same_checkpoint_needs_not_be_loaded_and_changed_ones_do(tmp_path):
         raise AssertionError("loaded")
 
     model = CommandModel([str(tmp_path / "a.pt")], None, check=lambda: None, load=refuse)
-    assert model.made(Provenance("T2", "w", files_digest([tmp_path / "a.pt"])))
+    assert model.matches(Provenance("T2", "w", files_digest([tmp_path / "a.pt"])))
     with pytest.raises(AssertionError, match="loaded"):
-        model.made(Provenance("T2", "w", "another"))
+        model.matches(Provenance("T2", "w", "another"))
     assert model_files_digest(["models:/a@best"], None) == model_files_digest([str(tmp_path / "none")], None) == ""
     (tmp_path / "style.nii").write_bytes(b"style")
     with_style = model_files_digest([str(tmp_path / "a.pt")], tmp_path / "style.nii")
