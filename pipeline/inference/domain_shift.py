@@ -1,9 +1,9 @@
 """Whether a volume is what a model was trained on: its contrast, intensities, spacing and field of view.
 
-A model that is given another contrast, thick slices, half a head or a neck that it never saw translates it without a
-word, and what comes out looks like a scan. What a volume is like is compared with the training cohort's likeness
-(`pipeline.data.fingerprint`). The thresholds are wide: a warning that comes with every volume is not read. Silence
-is no promise.
+A model translates any volume into something that looks like a scan: another contrast, thick slices, half a head, a neck
+that it never saw. So a volume's fingerprint is compared with that of the training cohort
+(`pipeline.data.fingerprint`). The thresholds are wide, because nobody reads a warning that comes with every volume. A
+volume without a warning may still be unlike the cohort.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,18 +13,16 @@ from pipeline.inference.model import TranslationModel
 from pipeline.utils.errors import UserError
 from transforms.slices import AXES
 
-OTHER_CONTRAST_RATIO = 0.7  # the other contrast's cohort is this much nearer than the source's own
-SAME_CONTRAST_DISTANCE = (
-    0.15  # distance of cores that is never told apart; the median of two real heads in one contrast
-)
-MIN_DISTANCES = {"core": 0.45, "head": 0.35}  # at least; two real heads in one contrast differ by up to 0.29 and 0.23
-COHORT_DISTANCE_FACTOR = 2.0  # and at least this many times what 19 of 20 members of the cohort keep to
-SPACING_FACTOR = 1.5  # times the trained spacing, or less than its 1.5th part
-HEAD_FACTORS = (0.65, 1.5)  # of the trained extents
-COVERAGE_FACTOR = 1.15  # times the range of the head that was trained on, where that was cut
+OTHER_CONTRAST_RATIO = 0.7  # below this share of the distance to its own cohort, a volume looks like the other contrast
+SAME_CONTRAST_DISTANCE = 0.15  # median distance between the cores of two real heads in one contrast
+MIN_DISTANCES = {"core": 0.45, "head": 0.35}  # two real heads in one contrast differ by up to 0.29 and 0.23
+COHORT_DISTANCE_FACTOR = 2.0  # times the cohort's own distance, its 95th percentile
+SPACING_FACTOR = 1.5  # times the trained spacing, or the trained spacing divided by it
+HEAD_FACTORS = (0.65, 1.5)  # smallest and largest extent of the head, times the trained ones
+COVERAGE_FACTOR = 1.15  # times the trained part of the head, where training cut the head
 FIELD_FACTOR = 1.5  # times the trained field of view, within slices
 DIRECTIONS = ("from left to right", "from back to front", "from bottom to top")
-OUTSIDE_COVERAGE = {  # what lies beyond the range, by the axis that slices are cut along
+OUTSIDE_COVERAGE = {  # the message for a head that reaches beyond its trained part, by the slices' axis
     "axial": "the lowest {:.0f} mm of the head lie below the {:.0f} mm from the crown that were trained on",
     "coronal": "the hindmost {:.0f} mm of the head lie behind the {:.0f} mm from its front that were trained on",
     "sagittal": "the outermost {:.0f} mm of the head lie outside the {:.0f} mm about its middle that were trained on",
@@ -41,16 +39,17 @@ def shift_cautions(
     grid_mm: Sequence[float] | None = None,
     larger: bool = False,
 ) -> list[str]:
-    """Return what makes a volume doubtful to a model, each in some words without the volume's name; usually nothing.
+    """Return the ways in which a volume is unlike the training cohort, a phrase each; usually none.
 
     Args:
-        volume: From `pipeline.data.fingerprint.volume_fingerprint`.
-        statistics: By contrast, what the training cohort was like; only `likeness` counts, and without the source's there
-            is nothing to compare with.
+        volume: The volume's fingerprint, from `pipeline.data.fingerprint.volume_fingerprint`.
+        statistics: The training cohort's statistics by contrast. Only their `likeness` is read; without the source
+            contrast's there is nothing to compare with.
         source, to: The contrast that the model expects and the one it makes.
-        axis: Along which slices are cut.
-        grid_mm: (in-plane, through-plane) spacing to which volumes are resampled; finer ones become alike. None: not.
-        larger: Whether the network is shown larger slices than in training, so that their field of view matters.
+        axis: The axis along which slices are cut.
+        grid_mm: (in-plane, through-plane) spacing to which volumes are resampled, so that finer ones become alike;
+            None where volumes are not resampled.
+        larger: Whether slices are larger than in training, so that their field of view matters.
     """
     expected, other = (statistics.get(contrast, {}).get("likeness") for contrast in (source, to))
     if expected is None:
@@ -64,10 +63,10 @@ def shift_cautions(
 
 
 def require_similarity(model: TranslationModel, to: str) -> None:
-    """Refuse to judge volumes strictly where the model keeps nothing to compare them with.
+    """Refuse `--strict` for a model that has no fingerprint of its training cohort.
 
     Raises:
-        UserError: it was trained by an earlier release, or on pictures.
+        UserError: the model was trained by an earlier release, or on pictures.
     """
     if "likeness" not in model.statistics.get(model.source(to), {}):
         raise UserError(
@@ -79,17 +78,17 @@ def require_similarity(model: TranslationModel, to: str) -> None:
 def compare_with_cohort(
     name: str, data: Mapping[str, object], model: TranslationModel, to: str, *, strict: bool = False
 ) -> list[str]:
-    """Return what makes a volume doubtful to a model, as `shift_cautions` does; nothing where the model keeps no likeness.
+    """Return `shift_cautions` of a volume; none where the model has no fingerprint of its training cohort.
 
     Args:
-        name: Of the volume, for the message.
-        data: What the model's chain made of it.
-        model: What is to translate it.
-        to: The contrast it makes.
-        strict: Whether to refuse instead.
+        name: The volume's name, for the message.
+        data: The volume after the model's preprocessing chain.
+        model: The model that is to translate it.
+        to: The contrast to make.
+        strict: Whether a volume that is unlike the cohort is refused.
 
     Raises:
-        UserError: `strict`, and there is a doubt, or nothing to compare with.
+        UserError: with `strict`, the volume is unlike the cohort or cannot be compared with it.
     """
     if strict:
         require_similarity(model, to)
@@ -110,17 +109,20 @@ def compare_with_cohort(
 
 
 def _intensity_cautions(volume: Mapping, expected: Mapping, other: Mapping | None, source: str, to: str) -> list[str]:
+    """Compare intensities with both contrasts' cohorts, then with how far the source's cohort lies apart itself."""
     distances = {name: quantile_distance(volume[name], expected[name]) for name in MIN_DISTANCES}
-    if other is not None:
+    distance = distances["core"]
+
+    # The other contrast's cohort is clearly nearer.
+    if other is not None and distance > max(SAME_CONTRAST_DISTANCE, expected["core_reach"]):
         other_distance = quantile_distance(volume["core"], other["core"])
-        if (
-            distances["core"] > max(SAME_CONTRAST_DISTANCE, expected["core_reach"])
-            and other_distance < OTHER_CONTRAST_RATIO * distances["core"]
-        ):
+        if other_distance < OTHER_CONTRAST_RATIO * distance:
             return [
-                f"looks like {to}, the model expects {source} (distance {other_distance:.2f} to the training cohort in {to}, "
-                f"{distances['core']:.2f} to that in {source}); check the file, and --to"
+                f"looks like {to}, the model expects {source} (distance {other_distance:.2f} to the training cohort in "
+                f"{to}, {distance:.2f} to that in {source}); check the file, and --to"
             ]
+
+    # Core or whole head are far from the source's cohort.
     for name, distance in distances.items():
         cohort_distance = expected[f"{name}_reach"]
         if distance > max(MIN_DISTANCES[name], COHORT_DISTANCE_FACTOR * cohort_distance):

@@ -1,4 +1,4 @@
-"""What the command translates with: one model, or one for each of several slicings whose results are averaged."""
+"""Translation with one model, or with models of several slicing directions whose results are averaged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,14 +20,14 @@ from pipeline.utils.errors import UserError
 
 
 class ViewTranslation(NamedTuple):
-    """A translated volume and, where it was asked for, the map of its expected absolute error."""
+    """A translated volume and, where wanted, the map of its expected absolute error."""
 
     volume: nib.Nifti1Image
     uncertainty: nib.Nifti1Image | None = None
 
 
 class OpenedViews(NamedTuple):
-    """A volume that was read and prepared for each view, and what is doubtful about it."""
+    """A volume that was read and prepared for each view, and the cautions about it."""
 
     volumes: tuple[OpenedVolume, ...]
     cautions: list[str]
@@ -35,12 +35,12 @@ class OpenedViews(NamedTuple):
 
 @dataclass(frozen=True)
 class MultiViewTranslator:
-    """What translates volumes to one contrast.
+    """Translates volumes to one contrast.
 
     Attributes:
-        models: One, or several that were trained on slices along different axes.
+        models: One model, or several that were trained on slices along different axes.
         to: The contrast to make.
-        uncertainty_models: Of each model, what tells how far off it may be; empty where no map is wanted.
+        uncertainty_models: The calibrated uncertainty of each model; empty where no map is wanted.
     """
 
     models: tuple[TranslationModel, ...]
@@ -48,7 +48,7 @@ class MultiViewTranslator:
     uncertainty_models: tuple[UncertaintyModel, ...] = ()
 
     def info(self) -> dict[str, str]:
-        """Return what `TranslationModel.info` does; of several, their words joined by " + "."""
+        """Return `TranslationModel.info`; of several models, their values joined by " + "."""
         descriptions = [model.info(self.to) for model in self.models]
         return {
             key: " + ".join(description[key] for description in descriptions) if key != "to" else self.to
@@ -56,11 +56,11 @@ class MultiViewTranslator:
         }
 
     def compiled(self, compile_setting: str, volumes: int, batch_size: int) -> "MultiViewTranslator":
-        """Return the views for a job: with networks that are compiled when first used, where that is asked for or pays.
+        """Return the translator with compiled networks, where that is requested or pays.
 
         Args:
             compile_setting, volumes: See `pipeline.inference.compile.worth_compiling`.
-            batch_size: Slices that go through the networks at once.
+            batch_size: Slices in a batch.
         """
         if not worth_compiling(compile_setting, volumes, self.models[0], self.to):
             return self
@@ -77,15 +77,15 @@ class MultiViewTranslator:
     ) -> ViewTranslation:
         """Translate a volume on its own grid, in the target contrast's training intensities.
 
-        Each view's slices are led back to the source's grid and to intensities by its own model's facts, and averaged
-        there voxel by voxel. The map is float32, in the target's intensities; 0 outside the source's head.
+        Each view's slices are brought back to the source's grid and to its own model's intensities, and averaged there
+        voxel by voxel. The map is float32, in the target's intensities; 0 outside the source's head.
 
         Args, warnings and errors as in `pipeline.inference.translator.translate_volume`.
         """
         return self.translate_opened(self.open(source, strict=strict), batch_size, keep_header_text)
 
     def open(self, source: str | Path | SpatialImage, *, strict: bool = False) -> OpenedViews:
-        """Read a volume and prepare it for every view; no device is asked for anything. As in `translate`."""
+        """Read a volume and prepare it for every view, without using the device. Arguments as in `translate`."""
         cautions: list[str] = []
         volumes = (
             open_volume(source, model, self.to, cautions, strict=strict, compare=index == 0)
@@ -96,7 +96,7 @@ class MultiViewTranslator:
     def translate_opened(
         self, source: OpenedViews, batch_size: int = 8, keep_header_text: bool = False
     ) -> ViewTranslation:
-        """Translate what `open` returned; as in `translate`."""
+        """Translate an opened volume. Arguments as in `translate`."""
         with collected_warnings(source.volumes[0].name) as cautions:
             cautions += source.cautions
             return self._translated(source.volumes, batch_size, keep_header_text)
@@ -149,17 +149,17 @@ def _expected(
 def open_multi_view(
     uris: Sequence[str], models: Sequence[TranslationModel], to: str, axes: Sequence[str] | None, *, uncertainty: bool
 ) -> MultiViewTranslator:
-    """Return what translates, from loaded models.
+    """Return a translator from loaded models.
 
     Args:
-        uris: What each model was loaded from.
-        models: As many.
+        uris: The address that each model was loaded from.
+        models: The models, one for each address.
         to: The contrast to make.
-        axes: The slicings to average, "axial", "coronal", "sagittal"; None where there is one model.
-        uncertainty: Whether maps are wanted.
+        axes: The slicing directions to average, "axial", "coronal", "sagittal"; None where there is one model.
+        uncertainty: Whether maps of the expected error are wanted.
 
     Raises:
-        UserError: models and axes do not fit together, or a map is wanted and a model's was never calibrated.
+        UserError: models and axes do not fit together, or maps are wanted and a model has no calibration.
     """
     axes_of_models = [str(model.settings["axis"]) for model in models]
     trained = "; ".join(f"{uri}: {axis}" for uri, axis in zip(uris, axes_of_models, strict=True))

@@ -10,15 +10,15 @@ from pipeline.inference.model import TranslationModel
 from pipeline.utils.console import warnings_as_lines
 from pipeline.utils.errors import UserError, first_cause
 
-MIN_HEAD_SHARE = 0.25  # of the head that the fullest slice shows; slivers of it were not trained on and have odd styles
+MIN_HEAD_SHARE = 0.25  # of the fullest slice's head; slices with less were not trained on and have odd styles
 
 
 def use_style_of(reference: Path, model: TranslationModel, to: str) -> None:
-    """Have a model translate in the style of a volume: the mean of its slices' styles, one for whole volumes.
+    """Set a model's style to that of a volume: the mean of its slices' styles, the same for all slices.
 
     Args:
-        reference: A NIfTI volume of the contrast `to`, of anyone.
-        model: Changed in place; another contrast it makes keeps its style.
+        reference: A NIfTI volume of the contrast `to`, of any subject.
+        model: The model, changed in place. The style of its other direction stays.
         to: The contrast to make.
 
     Raises:

@@ -1,10 +1,10 @@
-"""How far off a translation may be: what its networks disagree on, calibrated to the absolute error to expect.
+"""The absolute error to expect of a translation, from its cycle error and the spread of its variants.
 
-Two things are seen without a real target. The cycle error |F(G(x)) - x|: what the way back cannot restore. The spread
-(SD) of translations that ought to be one: of the slice, its mirror image and the slice a few pixels aside, and, as the
-method allows, with dropout active (Gal and Ghahramani 2016), in neighbouring styles, or by the run's other checkpoints.
-Neither is an error in any unit; a monotone map, fitted on validation subjects, makes it one
-(`pipeline.evaluation.uncertainty_scores`).
+Both can be measured without a real target. The cycle error is |F(G(x)) - x|, what the inverse network F does not
+restore. The spread is the SD of translations that ought to be equal: of the slice, of its mirror image and of the slice
+shifted by a few pixels; and, as the method allows, with dropout active (Gal and Ghahramani 2016), in neighbouring
+styles, or by the run's other checkpoints. A monotone map, fitted on validation subjects, turns both into an absolute
+error (`pipeline.evaluation.uncertainty_scores`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,20 +18,20 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 SAMPLES = 3  # of dropout or styles
-SEED = 0  # of what is drawn: the same volume gets the same map
-STYLE_STEP = 0.5  # SD of the styles drawn around the model's own; the prior's is 1
-SHIFTS_PX = (3, -3)  # along both axes of a slice; odd, for what networks of stride 2 make of it
-SMOOTHING_PX = 1.0  # sigma, within slices: an expected error is no matter of a single pixel
+SEED = 0  # of the samples: the same volume gets the same map
+STYLE_STEP = 0.5  # SD of the styles sampled around the model's own; the prior's is 1
+SHIFTS_PX = (3, -3)  # along both axes of a slice; odd, because networks of stride 2 treat odd shifts differently
+SMOOTHING_PX = 1.0  # sigma within slices, because single pixels are noisy
 
 Send = Callable[[nn.Module, np.ndarray], np.ndarray]  # a network and slices (N, H, W) in [-1, 1] -> its output
 
 
 class Features(NamedTuple):
-    """What is seen of a translation without a real target, smoothed within slices.
+    """The features that the expected error is predicted from, smoothed within slices.
 
     Attributes:
-        cycle: (N, H, W) |F(G(x)) - x|, from 0; None without a way back.
-        spread: (N, H, W) SD over the versions of the translation, from 0.
+        cycle: (N, H, W) |F(G(x)) - x|, from 0; None without an inverse network.
+        spread: (N, H, W) SD over the variants of the translation, from 0.
     """
 
     cycle: np.ndarray | None
@@ -40,13 +40,13 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class UncertaintySources:
-    """The networks that are asked about one direction's translations.
+    """The networks from which the uncertainty of one direction is estimated.
 
     Attributes:
-        forward: G, what translates.
-        inverse: F, the way back; None where it is not there.
-        others: Checkpoint's name -> G as it stood in that checkpoint.
-        single_network: Whether flips and shifts are all that is asked for, as of a single direction's exported graph.
+        forward: G, the network that translates.
+        inverse: F, the network of the other direction; None where there is none.
+        others: G of the run's other checkpoints, by the checkpoint's name.
+        single_network: Whether only flips and shifts are used, as for the exported graph of one direction.
     """
 
     forward: nn.Module
@@ -56,7 +56,7 @@ class UncertaintySources:
 
     @property
     def names(self) -> list[str]:
-        """What is looked at, in words."""
+        """The sources' names for the user, such as "cycle error" and "2 shifts"."""
         cycle = ["cycle error"] if self.inverse is not None else []
         shifted = ["flip", f"{len(SHIFTS_PX)} shifts"]
         if self.single_network:
@@ -75,9 +75,9 @@ class Calibration:
     """The monotone map from features to the absolute error to expect, both in [-1, 1]'s unit.
 
     Attributes:
-        cycle_weight, spread_weight: From 0: of the features, in the one number that the map is of.
-        knots: (that number, expected absolute error), both ascending; linear between, constant beyond.
-        subjects, voxels: How many it was fitted on.
+        cycle_weight, spread_weight: The features' non-negative weights in their weighted sum.
+        knots: (weighted sum, expected absolute error), both ascending; linear between knots, constant beyond.
+        subjects, voxels: The numbers of subjects and voxels in the fit.
     """
 
     cycle_weight: float
@@ -100,13 +100,13 @@ class Calibration:
 def uncertainty_features(
     slices: np.ndarray, translated: np.ndarray, sources: UncertaintySources, send: Send
 ) -> Features:
-    """Look at a translation with every witness.
+    """Return cycle error and spread of a translation.
 
     Args:
         slices: (N, H, W) in [-1, 1], the source x.
         translated: (N, H, W), G(x).
-        witnesses: Whom to ask.
-        send: Sends slices through a network.
+        sources: The networks to use.
+        send: Function that sends slices through a network.
     """
     cycle = None if sources.inverse is None else _smoothed(np.abs(send(sources.inverse, translated) - slices))
     count, mean, squares = 1, translated.astype(np.float32), np.zeros(translated.shape, np.float32)
@@ -135,12 +135,12 @@ def _translation_versions(slices: np.ndarray, sources: UncertaintySources, send:
 
 
 def has_own_spread(network: nn.Module) -> bool:
-    """Whether a network alone, by dropout or style, gives other translations: no other checkpoint is asked then."""
+    """Whether a network varies its translations by dropout or style; other checkpoints are not needed then."""
     return bool(dropouts(network)) or has_styles(network)
 
 
 def dropouts(network: nn.Module) -> list[nn.Module]:
-    """Return a network's dropout layers that drop anything."""
+    """Return a network's dropout layers with a probability above 0."""
     return [layer for layer in network.modules() if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0]
 
 
@@ -150,14 +150,15 @@ def has_styles(network: nn.Module) -> bool:
 
 
 def fused_error(expected: Sequence[np.ndarray], translated: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the error to expect of the mean of several views' translations, from the error to expect of each.
+    """Return the expected error of several views' mean translation, from the expected error of each.
 
-    The views' mean, but at least the spread (SD) of the views: where they disagree, most are wrong. Averaging tends to
-    lower errors, so this is rather too high than too low. Where no view expects any, as outside the head, it is 0.
+    It is the mean of the views' errors, but at least the SD of their translations: where views disagree, most are
+    wrong. Averaging tends to lower errors, so this rather overestimates. It is 0 where every view expects 0, as outside
+    the head.
 
     Args:
-        expected: (X, Y, Z) by view.
-        translated: (X, Y, Z) by view, in the same unit.
+        expected: The expected error (X, Y, Z) of each view.
+        translated: The translation (X, Y, Z) of each view, in the same unit.
     """
     if len(expected) == 1:
         return expected[0]

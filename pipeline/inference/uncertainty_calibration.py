@@ -1,4 +1,4 @@
-"""A run's `uncertainty.json`: the calibrations that its evaluation made, and whether they fit what is to translate."""
+"""A run's `uncertainty.json`: the calibrations that its evaluation made, and the weights that they hold for."""
 
 import json
 import shlex
@@ -15,19 +15,19 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
 
 FORMAT = 1
-RUN, SINGLE_NETWORK = "run", "alone"  # kinds of witnesses: all that a run has, or one direction's network by itself
+RUN, SINGLE_NETWORK = "run", "alone"  # kinds of sources: all networks of a run, or one direction's network by itself
 ABOUT = (
     "Absolute error to expect in [-1, 1], by what is seen of a translation: knots of (cycle_weight * cycle error + "
     "spread_weight * spread, error), fitted on validation subjects. 'run': with all that a run has, 'alone': with "
     "flips and shifts"
 )
 
-Calibrations = dict[str, dict[str, Calibration]]  # by target contrast, then by kind of witnesses
+Calibrations = dict[str, dict[str, Calibration]]  # by target contrast, then by kind of sources
 
 
 @dataclass(frozen=True)
 class UncertaintyModel:
-    """What tells how far off one direction's translations may be."""
+    """The sources of one direction's uncertainty, and their calibration."""
 
     sources: UncertaintySources
     calibration: Calibration
@@ -36,12 +36,12 @@ class UncertaintyModel:
 def uncertainty_sources(
     model: TranslationModel, to: str, others: Mapping[str, TranslationModel], kind: str = RUN
 ) -> UncertaintySources:
-    """Return whom to ask about translations to a contrast.
+    """Return the networks from which the uncertainty of translations to a contrast is estimated.
 
     Args:
-        model: What translates.
-        to: Its target.
-        others: The run's other checkpoints, asked only where the network has no spread of its own.
+        model: The model that translates.
+        to: The target contrast.
+        others: The run's other checkpoints, used only where the network has no spread of its own.
         kind: `RUN` or `SINGLE_NETWORK`.
     """
     network = model.translators[to]
@@ -53,10 +53,10 @@ def uncertainty_sources(
 
 
 def other_checkpoints(folder: RunFolder, model: TranslationModel) -> dict[str, TranslationModel]:
-    """Return the run's best and latest checkpoints by name where their weights are others than the model's.
+    """Return the run's best and latest checkpoints by name, as far as their weights differ from the model's.
 
-    Not the previous one: when it was made depends on where a run was stopped. One that cannot be read is named and left
-    out.
+    The previous checkpoint is left out, because its step depends on where a run was stopped. So is one that cannot be
+    read, with a warning.
     """
     if all(has_own_spread(network) for network in model.translators.values()):
         return {}
@@ -84,14 +84,15 @@ def write_calibrations(
     reason: str = "",
     test: Mapping[str, object] | None = None,
 ) -> Path:
-    """Write what was found, and for which weights; return the path.
+    """Write the calibrations and the identity of their weights; return the path.
 
     Args:
-        folder: Of the run.
-        model, others: What was calibrated and which other checkpoints were asked.
-        calibrations: Empty where there are none.
-        reason: Why there are none.
-        test: What the test subjects showed of them, in JSON's types.
+        folder: The run's folder.
+        model: The calibrated model.
+        others: The other checkpoints among its sources.
+        calibrations: The calibrations; empty where there are none.
+        reason: The reason why there are none.
+        test: The test subjects' calibration curves, in JSON's types.
     """
     content = {
         "format": FORMAT,
@@ -109,15 +110,15 @@ def write_calibrations(
 
 
 def load_uncertainty(uri: str, model: TranslationModel, to: str) -> UncertaintyModel:
-    """Return what tells how far off a loaded model's translations may be.
+    """Return the calibrated uncertainty of a loaded model.
 
     Args:
-        uri: What the model was loaded from.
-        model: As it was loaded.
+        uri: The address that the model was loaded from.
+        model: The loaded model.
         to: The contrast to make.
 
     Raises:
-        UserError: it was never calibrated, or in another state; with the remedy.
+        UserError: the model was never calibrated, or with other weights; with the remedy.
     """
     if model.calibration:  # an MLflow model carries its own
         return UncertaintyModel(
@@ -147,18 +148,21 @@ def load_uncertainty(uri: str, model: TranslationModel, to: str) -> UncertaintyM
 
 
 def published_calibration(folder: RunFolder, model: TranslationModel, to: str) -> dict[str, object]:
-    """Return what tells the errors of one direction's network by itself, for its MLflow model; empty without it.
+    """Return the metadata entry with the calibration of one direction's network by itself, for its MLflow model.
 
     Args:
-        folder: Of the run; its calibrations count where they are of exactly the model's weights.
-        model: What is published.
-        to: The direction's target.
+        folder: The run's folder. Its calibrations are used only if they were made with exactly the model's weights.
+        model: The model to publish.
+        to: The direction's target contrast.
+
+    Returns:
+        {"uncertainty": the calibration}; empty where there is none.
     """
     try:
         content = json.loads(folder.calibrations.read_text(encoding="utf-8"))
         calibration = content["directions"][to][SINGLE_NETWORK]
         is_of_model = content["weights"] == _identities(model)
-    except (OSError, ValueError, KeyError, TypeError):  # none was made, or it is damaged
+    except (OSError, ValueError, KeyError, TypeError):  # there is no calibration, or the file is damaged
         return {}
     return {"uncertainty": calibration} if is_of_model else {}
 

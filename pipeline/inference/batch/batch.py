@@ -1,4 +1,4 @@
-"""Working through a translation command's jobs, and what is said and written at the end of them."""
+"""Translating a command's jobs one after the other, and the outcome on the console and in the summary."""
 
 import json
 import signal
@@ -33,7 +33,7 @@ SUMMARY_FORMAT = 1
 
 
 def job_opener(views: "MultiViewTranslator", *, strict: bool = False) -> "Callable[[Job], OpenedViews]":
-    """Return what reads and prepares one job's source, a file or a folder that holds a DICOM series."""
+    """Return a function that reads and prepares a job's source, a file or the folder of a DICOM series."""
     from pipeline.inference.batch.dicom_folders import read_series
 
     return lambda job: views.open(read_series(job.source) if is_folder(job.source) else job.source, strict=strict)
@@ -48,21 +48,22 @@ def job_translator(
     batch_size: int = 8,
     keep_header_text: bool = False,
 ) -> Callable[[Job], None]:
-    """Return what translates one job: reads, translates, and writes; the volume comes last, for it marks all as done.
+    """Return a function that reads, translates and writes one job.
 
-    Sidecars, map and volume replace those that were there together, or not at all.
+    Sidecars, map and volume replace earlier ones together, or not at all. The volume is written last, for its presence
+    marks the job as done.
 
     Args:
-        views: See `pipeline.inference.multi_view.MultiViewTranslator.translate`, for the options too.
-        derivative: Where jobs are of a BIDS dataset.
-        open_job: Opens a job's source; None: `job_opener`'s.
-        provenance: The record of the model, which each volume and map holds with its source's; None for none.
+        views: The translator. For the options see `pipeline.inference.multi_view.MultiViewTranslator.translate`.
+        derivative: The BIDS derivative that the jobs belong to; None where they belong to none.
+        open_job: Function that opens a job's source; None for `job_opener`.
+        provenance: The model's record, which is written with the source's into each volume and map; None for none.
     """
     open_source = open_job or job_opener(views)
 
     def translate_one(job: Job) -> None:
         if derivative is not None:
-            derivative.source_sidecar(job)  # a damaged one is said before the volume's minutes
+            derivative.source_sidecar(job)  # fails early on a damaged sidecar: translating takes minutes
         translation = views.translate_opened(open_source(job), batch_size, keep_header_text)
         if provenance is not None:
             record = provenance.of_source(job.source)
@@ -80,7 +81,7 @@ def job_translator(
 
 
 def _volume_writers(translation: "ViewTranslation", job: Job) -> dict[Path, Callable[[BinaryIO], None]]:
-    """Return what writes a volume, before it its map where there is one, by where they go."""
+    """Return the writers of map and volume, in that order, by their paths."""
     from pipeline.inference.output_volume import volume_writer
 
     images = {} if translation.uncertainty is None else {job.uncertainty: translation.uncertainty}
@@ -95,19 +96,17 @@ def translate_jobs(
     verbose: bool = False,
     stop: StopSignals | None = None,
 ) -> None:
-    """Translate each job in turn, noting what came of it; one that fails does not stop the others.
-
-    A full disk does: the others would fail as well, each after minutes of work.
+    """Translate each job in turn and record its outcome. A failure does not stop the others, but a full disk does.
 
     Args:
-        jobs: To do; changed in place.
-        translate_one: Makes one job's target.
-        quiet: Without a progress bar.
-        verbose: With a line for each volume that is over, instead of the bar.
-        stop: Checked before each job.
+        jobs: The jobs to do; changed in place.
+        translate_one: Function that translates one job and writes its target.
+        quiet: Whether to leave out the progress bar.
+        verbose: Whether to print a line for each finished volume instead of the bar.
+        stop: Stop signals, checked before each job.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; the jobs that were finished are noted.
+        KeyboardInterrupt: Ctrl-C; the outcome of finished jobs is recorded.
     """
     for job in progress(jobs, title="volumes", unit="vol", quiet=quiet or verbose):
         if stop is not None:
@@ -127,7 +126,7 @@ def translate_jobs(
 
 
 def _translate_job(job: Job, translate_one: Callable[[Job], None]) -> bool:
-    """Translate one volume and note what came of it; return whether the disk is full."""
+    """Translate one volume and record the outcome in its job; return whether the disk is full."""
     try:
         translate_one(job)
     except Exception as error:
@@ -147,12 +146,12 @@ def _failure_message(error: Exception, job: Job) -> str:
 
 
 def print_outcome(jobs: list[Job], *, quiet: bool, stopped: int, overwrite: bool = False) -> None:
-    """Print the table of what became of each volume (where `quiet`, what was wrong) and what to do about the rest.
+    """Print the outcome of each volume, or only errors and warnings, and how to translate the rest.
 
     Args:
-        jobs: Of the command.
-        quiet: Whether to print what was wrong alone.
-        stopped: The number of the signal that came; 0 for none.
+        jobs: The command's jobs.
+        quiet: Whether to print errors and warnings only.
+        stopped: The number of the signal that stopped the command; 0 for none.
         overwrite: Whether the same command would make again what is there: it was told to overwrite.
     """
     remedy = "run the same command again, which begins anew" if overwrite else "run the same command again for the rest"
@@ -173,18 +172,18 @@ def print_outcome(jobs: list[Job], *, quiet: bool, stopped: int, overwrite: bool
 def write_summary(
     path: Path, jobs: list[Job], *, arguments: Mapping[str, object], model: Mapping[str, str], code: int, started: float
 ) -> int:
-    """Write what became of every volume of a command, atomically; return the exit code.
+    """Write the outcome of every volume of a command to its summary, atomically; return the exit code.
 
     Args:
-        path: The file.
-        jobs: All, the skipped ones too.
-        arguments: Of the command; what JSON does not know becomes text.
-        model: What is known of the model; empty where none was loaded because there was nothing to do.
-        code: The command's exit code.
-        started: When, as `time.time()` gives it.
+        path: The summary's path.
+        jobs: All jobs, skipped ones included.
+        arguments: The command's arguments; values that JSON does not know become text.
+        model: The model's info; empty where none was loaded because there was nothing to do.
+        code: The command's exit code so far.
+        started: Start of the command, in seconds since the epoch.
 
     Returns:
-        The exit code, 3 in place of 0 where the summary could not be written; that is said.
+        The exit code. Where the summary cannot be written, an error is printed and 0 becomes 3.
     """
     totals = status_counts(jobs)
     content = {

@@ -1,4 +1,4 @@
-"""Where a command's summary goes, that it falls on nothing else, and what an earlier one still knows."""
+"""The path of a command's summary, checks that nothing else is overwritten, and results of an earlier summary."""
 
 import json
 import math
@@ -16,20 +16,22 @@ _VOLUME_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img")
 
 
 def default_summary_path(output: Path, jobs: list[Job], *, single: bool) -> Path | None:
-    """Return where a batch leaves its summary unless told; None for a single file, which is no batch.
+    """Return the path of the summary without `--summary`; None for a single file.
 
     Args:
-        output: The command's OUT; where it is itself the one target it never becomes a folder.
-        jobs: All.
-        single: Whether the command was given one file, and by name.
+        output: The command's OUT. Where it is itself the target of the only job, there is no folder for a summary.
+        jobs: All jobs.
+        single: Whether the command's only input is a file that was named.
     """
     return None if single or (len(jobs) == 1 and jobs[0].target == output) else output / SUMMARY
 
 
 def require_summary_path(summary: Path | None, jobs: list[Job], list_file: str | None) -> None:
-    """Raise UserError where a summary that was asked for could not be written, be it at the end of a long night.
+    """Refuse a `--summary` that could not be written at the end, or would overwrite a file of the command.
 
-    It would overwrite a volume, a file of a DICOM series or the list of inputs, or its place is a folder, or none.
+    Raises:
+        UserError: the path is a folder or not writable, or would overwrite a volume, a file of a DICOM series or the
+            list of inputs.
     """
     if summary is None:
         return
@@ -49,20 +51,20 @@ def require_summary_path(summary: Path | None, jobs: list[Job], list_file: str |
 
 
 def require_no_foreign_summary(path: Path | None, *, overwrite: bool) -> None:
-    """Refuse to begin where OUT holds another `summary.json` than this command's, which would be lost.
+    """Refuse to begin where OUT holds a `summary.json` of another program, which would be lost.
 
     Args:
-        path: Where the summary goes without being told; None for nowhere.
-        overwrite: Whether the command may replace what is there.
+        path: The summary's default path; None where there will be no summary.
+        overwrite: Whether the command may replace existing files.
 
     Raises:
-        UserError: something else is there.
+        UserError: the file is no summary of this command.
     """
     if path is None or overwrite or not is_file(path):
         return
     try:
         content = json.loads(path.read_bytes())
-    except OSError:  # writing it says what is wrong
+    except OSError:  # writing the summary reports the reason
         return
     except (ValueError, RecursionError):
         content = None
@@ -72,18 +74,19 @@ def require_no_foreign_summary(path: Path | None, *, overwrite: bool) -> None:
 
 
 def restore_skipped(path: Path, output: Path, jobs: list[Job]) -> dict[str, str]:
-    """Take over what an earlier summary of the same OUT says of the volumes that were skipped now.
+    """Take over seconds and warnings of skipped volumes from an earlier summary of the same OUT.
 
-    One that is missing, damaged or of another OUT says nothing.
+    A summary that is missing, damaged or of another OUT is ignored.
 
     Args:
-        path: Where it lies.
-        output: The command's OUT; volumes are known by their path below it.
-        jobs: All; of the skipped ones `seconds` and `warnings` are changed in place.
+        path: The summary's path.
+        output: The command's OUT; volumes are identified by their path below it.
+        jobs: All jobs; `seconds` and `warnings` of skipped ones are changed in place.
 
     Returns:
-        What it says of the model; empty where it says nothing of that, or of none of these volumes.
+        The model's info from the summary; empty where it has none, or none of these volumes.
     """
+    # Read the earlier summary, and its volumes by their path below OUT.
     try:
         summary = json.loads(path.read_bytes())
         earlier_output = Path(summary["arguments"]["output"])
@@ -97,6 +100,8 @@ def restore_skipped(path: Path, output: Path, jobs: list[Job]) -> dict[str, str]
         )
     except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return {}
+
+    # Take over the results of skipped volumes.
     is_known = False
     for job in jobs:
         entry = entries.get(os.path.relpath(job.target, output))

@@ -15,7 +15,7 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
 
 BIDS_VERSION = "1.10.0"
-SOURCE = "source"  # what the derivative calls the data set it was made from, in BIDS URIs
+SOURCE = "source"  # the source data set's name in BIDS URIs
 ZEROS_OF_STRIPPED = 0.7  # a brain fills some 15 to 25 % of a volume, a head with its air masked some 35 to 50 %
 ZEROS_OF_PLAIN = 0.5
 _README = """# {name}
@@ -45,9 +45,9 @@ class BidsDerivative:
     stripped: bool | None = None
 
     def write_description(self) -> None:
-        """Write `dataset_description.json`, `README.md` and `.bidsignore`; what a user added to them stays.
+        """Write `dataset_description.json`, `README.md` and `.bidsignore`, keeping what a user added to them.
 
-        The source's authors are not taken over: they did not make these images.
+        The source's authors are not copied: they did not make these images.
         """
         source = self.dataset.description
         path = self.output / "dataset_description.json"
@@ -80,14 +80,14 @@ class BidsDerivative:
                 atomic_text(self.output / name, text)
 
     def source_sidecar(self, job: Job) -> dict:
-        """Return what the source's sidecars say; raises UserError where one is damaged."""
+        """Return the content of the source's sidecars; raises UserError where one is damaged."""
         return inherited_sidecar(job.source, self.dataset.root)
 
     def sidecars(self, job: Job) -> dict[Path, str]:
-        """Return the JSON sidecars of a job's volume and map, by where they lie; nothing is written.
+        """Return the JSON sidecars of a job's volume and map as texts by path; nothing is written.
 
         Warns:
-            UserWarning: nothing says whether the skull was stripped and the image leaves doubt, or a sidecar of the
+            UserWarning: whether the skull was stripped is neither stated nor clear from the image, or a sidecar of the
                 source is not UTF-8.
 
         Raises:
@@ -123,7 +123,7 @@ class BidsDerivative:
         }
 
     def _stripped(self, path: Path, sidecar: Mapping[str, object]) -> bool:
-        """The user's word, the source's sidecar, or what the share of voxels that are exactly zero says."""
+        """Whether the skull was stripped: by the user, the source's sidecar, or the share of zero voxels."""
         if self.stripped is not None:
             return self.stripped
         if isinstance(sidecar.get("SkullStripped"), bool):
@@ -133,8 +133,8 @@ class BidsDerivative:
         from transforms.io.nifti import read_with_doubts
 
         try:
-            voxels, *_ = read_with_doubts(path)  # as it was translated; its doubts are said already
-        except ValueError as error:  # it was taken away or changed meanwhile
+            voxels, *_ = read_with_doubts(path)  # translating has reported the cautions already
+        except ValueError as error:  # the file was removed or changed meanwhile
             raise UserError(str(error)) from error
         zeros = 1 - float(np.count_nonzero(voxels)) / voxels.size
         stripped = zeros >= ZEROS_OF_STRIPPED
@@ -148,7 +148,7 @@ class BidsDerivative:
 
 
 def sidecar_of(volume: Path) -> Path:
-    """Return where the JSON sidecar of a volume lies."""
+    """Return the path of a volume's JSON sidecar."""
     return Path(f"{without_suffix(volume)}.json")
 
 
