@@ -54,7 +54,7 @@ def _send_models(sender: "MlflowSync") -> None:
         return
     from pipeline.evaluation.logged_models import log_models, validation_score
     from pipeline.inference.model import load_model, translator_metadata
-    from pipeline.inference.uncertainty_calibration import published
+    from pipeline.inference.uncertainty_calibration import published_calibration
     from pipeline.runs.checkpoint import load_checkpoint
 
     try:
@@ -70,7 +70,7 @@ def _send_models(sender: "MlflowSync") -> None:
         model,
         {
             to: translator_metadata(config, model.facts, to, model.stride, model.settings)
-            | published(folder, model, to)
+            | published_calibration(folder, model, to)
             for to in model.translators
         },
         folder.models,

@@ -43,7 +43,7 @@ OnTranslation = Callable[[Translation], None]
 
 
 def _ignore(_: Translation) -> None:
-    """Keep nothing of a translation."""
+    """Do nothing with a translation."""
 
 
 def evaluate(
@@ -63,22 +63,22 @@ def evaluate(
 ) -> Scores:
     """Score a model and the baselines on the test subjects, in both directions.
 
-    Each real target keeps its own normalisation and is brought onto its source's grid; all figures are of the
-    source's own field of view, padding removed. Where no test subject has a pair, what can be measured without one.
+    Each real target keeps its own normalisation and is brought onto its source's grid. All figures are of the source's
+    field of view, without padding. Where no test subject has a pair, `evaluate_unpaired` is used.
 
     Args:
         test: The test subjects' cases.
         training_pairs: Training subjects' cases of both contrasts, for the lookup baseline alone; may be empty.
         contrasts: The two contrasts' names.
-        translate: The model.
-        reader: Reads pairs.
-        histograms: By contrast, the training cohort's foreground intensities in equal bins over [-1, 1].
+        translate: Function that translates a scan's slices with the model.
+        reader: Reads and registers pairs.
+        histograms: The training cohort's foreground intensities by contrast, in equal bins over [-1, 1].
         protocols: Published protocols to score in besides our own: "syndiff", "selfrdb", "reggan".
-        registrations: Folder for the movements that were used; None keeps them in the cache only.
-        on_translation: Shown every translation once, as soon as it is there, in this process; it is not held in memory after.
-        callbacks: By what they make, in words: shown every translation once, in the worker that scores it.
-        workers: Read, register, score and draw while the networks run in this process; None leaves all to this one.
-            The result is the same.
+        registrations: Folder for the rigid transforms of the pairs; None keeps them in the cache only.
+        on_translation: Function that is called with each translation in this process, which then releases it.
+        callbacks: Callbacks that draw or write each translation in the worker that scores it, by their product's name.
+        workers: Processes that read, register, score and draw while the networks run in this one; None for this one.
+            The scores do not depend on it.
         quiet: Whether to leave out the progress bar.
 
     Raises:
@@ -87,10 +87,12 @@ def evaluate(
     test_pairs = pairs(test, contrasts)
     if not test_pairs:
         return evaluate_unpaired(
-            test, contrasts, translate, reader=reader, histograms=histograms, on_translation=on_translation, callbacks=callbacks,
-            workers=workers, quiet=quiet,
+            test, contrasts, translate, reader=reader, histograms=histograms, on_translation=on_translation,
+            callbacks=callbacks, workers=workers, quiet=quiet,
         )  # fmt: skip
     workers, callbacks = workers or WorkerPool(1), callbacks or {}
+
+    # Fit the baselines on the training subjects.
     scores = Scores(paired=True)
     baselines, scores.notes = _fit_baselines(training_pairs, contrasts, reader, histograms, workers, quiet)
     scores.notes += _without_partner(test, test_pairs)
@@ -104,9 +106,8 @@ def evaluate(
                 continue
             forward_view, backward_view, rigid_transform = result
             if registrations is not None and not np.array_equal(rigid_transform, np.eye(4)):
-                write_rigid_transform(
-                    registrations / f"{name}_{contrasts[0]}-to-{contrasts[1]}.json", rigid_transform, pair
-                )
+                path = registrations / f"{name}_{contrasts[0]}-to-{contrasts[1]}.json"
+                write_rigid_transform(path, rigid_transform, pair)
             jobs = []
             for view, case, target in ((forward_view, pair[0], contrasts[1]), (backward_view, pair[1], contrasts[0])):
                 translation = Translation(case, target, view.source, translate(view.source, target), view)
@@ -115,6 +116,7 @@ def evaluate(
                 jobs.append(submit(workers, score, translation, callbacks))
             yield name, None, jobs
 
+    # Translate the test pairs, and collect their scores.
     bar = progress(None, total=len(test_pairs), title="evaluation", unit="subject", quiet=quiet)
     collect(scores, pending_subjects(), callbacks, workers, bar)
     _require_some(scores, len(test_pairs))
@@ -156,12 +158,10 @@ def evaluate_unpaired(
             translation = Translation(case, to, source, translate(source, to))
             on_translation(translation)
             cycled = translate(replace(source, slices=translation.slices), case.contrast)  # F(G(x))
-            yield (
-                case.name,
-                None,
-                [submit(workers, partial(_score_unpaired, cycled, quantiles[to]), translation, callbacks)],
-            )
+            score = partial(_score_unpaired, cycled, quantiles[to])
+            yield case.name, None, [submit(workers, score, translation, callbacks)]
 
+    # Translate the scans, and collect their scores.
     bar = progress(None, total=len(test), title="evaluation", unit="scan", quiet=quiet)
     collect(scores, pending_subjects(), callbacks, workers, bar)
     _require_some(scores, len(test))
@@ -181,7 +181,7 @@ def _score_pair(
 
 
 def _score_unpaired(cycled: np.ndarray, quantiles: np.ndarray, translation: Translation) -> list[SubjectScore]:
-    """Return the figures of a translation without a real target; `cycled` is it, translated back, still padded."""
+    """Return the figures of a translation without a real target; `cycled` is F(G(x)), still padded."""
     case, source, scores = translation.case, translation.scan, []
     baselines = {COPY: copy_input, HISTOGRAM: HistogramMatch(quantiles)}
     cycled = source.unpadded(cycled)
@@ -196,12 +196,12 @@ def _score_unpaired(cycled: np.ndarray, quantiles: np.ndarray, translation: Tran
 
 
 def _threads(workers: WorkerPool) -> int:
-    """Return how many threads measure at a time: workers fill the cores by themselves."""
+    """Return the number of threads for measuring: one in worker processes, which fill the cores by themselves."""
     return 1 if workers.processes > 1 else os.cpu_count() or 1
 
 
 def _without_partner(test: Sequence[Case], test_pairs: Sequence[Pair]) -> list[str]:
-    """Return a note that names the scans which are in no pair; none where there is no such scan."""
+    """Return a note that names the scans without a partner; no note where there are none."""
     paired = {case for pair in test_pairs for case in pair}
     names = [case.name for case in test if case not in paired]
     if not names:
@@ -219,7 +219,7 @@ def _fit_baselines(
     workers: WorkerPool,
     quiet: bool,
 ) -> tuple[dict[str, Baselines], list[str]]:
-    """Return the baselines by target contrast, and what to say about them."""
+    """Return the baselines by target contrast, and notes about them."""
     baselines: dict[str, Baselines] = {
         contrast: {COPY: copy_input, HISTOGRAM: HistogramMatch(histogram_quantiles(histograms[contrast]))}
         for contrast in contrasts

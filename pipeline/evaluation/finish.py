@@ -26,11 +26,14 @@ from pipeline.utils.workers import WorkerPool
 
 
 def finish(sitting: Sitting) -> None:
-    """Do all that follows training; a rerun does it again, from the same checkpoint."""
+    """Evaluate, draw, report and log a run after its training; a rerun repeats it from the same checkpoint."""
+    # Load the checkpoint.
     config, folder, tracker = sitting.config, sitting.folder, sitting.tracker
     mark_unfinished(folder.record)
     checkpoint_path = folder.evaluated(config.evaluation.checkpoint)
     model = load_model(checkpoint_path, sitting.device.type)
+
+    # Score and translate the test subjects.
     test, batch_size = sitting.prepared.split.test, config.evaluation.batch_size
     writer = TranslationWriter(model, folder, batch_size) if config.evaluation.translate else None
     with (
@@ -43,6 +46,8 @@ def finish(sitting: Sitting) -> None:
         scores.add_uncertainty(scorer.scores, reason)
         viewer = make_viewer(subjects_to_view(test, scores, viewer_volumes)) if viewer_volumes else None
     echo(f"\n{scores.text()}\n")
+
+    # Write scores, pictures and report.
     files = [*scores.save(folder.path), *scorer.save(folder, reason)]
     gifs = draw_gifs(folder, config.contrasts)
     curves = draw_curves(folder, sitting.schedule.steps_per_epoch)
@@ -67,6 +72,8 @@ def finish(sitting: Sitting) -> None:
     if warnings:
         texts = "; ".join(f"{warning.title}: {warning.what_was_seen}" for warning in warnings)
         echo(f"warned during training, what to do stands in the report: {texts}")
+
+    # Log metrics, files and models to MLflow.
     tracker.log_metrics(_final_metrics(scores), sitting.position.step)
     for path in [*files, *gifs.values(), curves, folder.report, *(volume.mosaic for volume in volumes)]:
         tracker.log_artifact(path, "mosaics" if path.parent == folder.mosaics else None)
@@ -83,6 +90,8 @@ def finish(sitting: Sitting) -> None:
         register_as=config.tracking.register_as,
         score=validation_score(checkpoint_path.stem, sitting.position.best_score),
     )
+
+    # Write the run record: the run is finished.
     standing_warnings = [f"{warning.title}: {warning.what_was_seen}" for warning in warnings if warning.cleared is None]
     write_run_record(
         folder.record,
@@ -97,7 +106,7 @@ def finish(sitting: Sitting) -> None:
 
 
 def _calibrated_scorer(sitting: Sitting, model: TranslationModel, workers: WorkerPool) -> tuple[UncertaintyScorer, str]:
-    """Calibrate the uncertainty on the validation subjects; return what judges it, and why there is none."""
+    """Calibrate the uncertainty on the validation subjects; return its scorer, and the reason where it has none."""
     config, prepared = sitting.config, sitting.prepared
     if not config.evaluation.uncertainty:
         calibrations, reason = {}, "evaluation.uncertainty is false"
@@ -119,7 +128,7 @@ def _evaluate(
     scorer: UncertaintyScorer,
     workers: WorkerPool,
 ) -> Scores:
-    """Score the test subjects; each translation is made once, and shown to whoever draws or keeps it."""
+    """Score the test subjects; each is translated once, for scores, uncertainty and callbacks."""
     config, prepared = sitting.config, sitting.prepared
 
     def translate(scan: PreparedScan, to: str) -> np.ndarray:
@@ -130,7 +139,7 @@ def _evaluate(
             scorer.add(translation)
         except (UserError, Stopped):
             raise
-        except Exception as error:  # whatever it runs into, the scores are what the evaluation is for
+        except Exception as error:  # a failed uncertainty must not cost the scores
             reason = first_cause(error)
             warn(f"warning: {translation.case.path}: left out of the uncertainty ({reason}); its scores stand")
 
@@ -144,21 +153,21 @@ def _evaluate(
         protocols=config.evaluation.protocols,
         registrations=sitting.folder.registration,
         on_translation=score_uncertainty,
-        callbacks={name: keeper for name, keeper in callbacks.items() if keeper is not None},
+        callbacks={name: callback for name, callback in callbacks.items() if callback is not None},
         workers=workers,
         quiet=sitting.quiet,
     )
 
 
 def _training_cases(sitting: Sitting) -> list[Case]:
-    """Return every case of the training subjects, those too that unpaired training keeps from the model."""
+    """Return all cases of the training subjects, including those that unpaired training does not show the model."""
     prepared = sitting.prepared
     subjects = {case.subject for cases in prepared.split.train.values() for case in cases}
     return [case for case in prepared.cases if case.subject in subjects and case.contrast in sitting.config.contrasts]
 
 
 def _final_metrics(scores: Scores) -> dict[str, float]:
-    """Return the test means under the names that MLflow compares: of a baseline, only volumes inside the head."""
+    """Return the test means under their MLflow names; of the baselines, only those of volumes inside the head."""
     return {
         metric_name(row): row.mean
         for row in scores.summary()

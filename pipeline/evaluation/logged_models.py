@@ -1,4 +1,4 @@
-"""A finished run's networks as MLflow models: logged once, however often the run's command is repeated."""
+"""A finished run's networks as MLflow models, logged once even if the run's command is repeated."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ Addresses = dict[str, str]  # target contrast -> where MLflow has the model
 
 
 def validation_score(checkpoint: str, best_score: float) -> float | None:
-    """Return a checkpoint's score in validation, as far as a run's position knows it: the best one's alone."""
+    """Return a checkpoint's validation score; None for all but the best one, whose score alone is stored."""
     return best_score if checkpoint == "best" and math.isfinite(best_score) else None
 
 
@@ -33,17 +33,17 @@ def log_models(
     """Log each direction as a model of the tracker's MLflow run, and register it where a name is given.
 
     Args:
-        tracker: Of the run; nothing happens where MLflow is off or not answering.
-        model: The networks.
-        metadata: By target contrast, what `pipeline.inference.model.translator_metadata` returns.
-        record_path: A JSON file that keeps what was logged; what it names already, of this run and checkpoint and with this
-            metadata, is left as it is.
-        checkpoint: Which checkpoint the networks are from, in words.
-        register_as: The registered models' name, to which "-T1-to-T2" is appended.
-        score: The checkpoint's in validation, on which it depends who has the alias `best`; None: not known.
+        tracker: The run's tracker; nothing happens where MLflow is off or not answering.
+        model: The model whose networks are logged.
+        metadata: `pipeline.inference.model.translator_metadata` by target contrast.
+        record_path: A JSON file that records logged models. Models that it names for this run, checkpoint and metadata
+            are not logged again.
+        checkpoint: The checkpoint of the networks, in words.
+        register_as: The registered models' name, to which "-T1-to-T2" is appended; None to register none.
+        score: The checkpoint's validation score, which decides about the alias `best`; None where it is unknown.
 
     Returns:
-        The models' addresses, as far as they are logged.
+        The addresses of the logged models by target contrast.
     """
     run_id = tracker.call("the models", lambda run: run.id)
     if run_id is None:
@@ -73,7 +73,7 @@ def log_models(
 
 
 def _models_in_record(record_path: Path, identity: Mapping[str, object]) -> Addresses:
-    """Return the models of exactly this run, checkpoint and metadata that the note names."""
+    """Return the recorded models of exactly this run, checkpoint and metadata."""
     try:
         content = json.loads(record_path.read_text(encoding="utf-8"))
         models = dict(content.pop("models"))

@@ -1,4 +1,4 @@
-"""The report of a finished run: which figures, pictures and facts stand on the page."""
+"""The report of a finished run: the figures, pictures and tables on its page."""
 
 import platform
 import shlex
@@ -52,9 +52,12 @@ def write_summary(
     history: Mapping[str, object] | None = None,
     shift: str = "",
 ) -> None:
-    """Write the run's report.html; without a viewer, it says where one comes from.
+    """Write the run's report.html.
 
-    `uncertainty` is a picture; `shift` a sentence on how far translations lay beside their sources.
+    Args:
+        viewer: The interactive viewer; None to print how to get it instead.
+        uncertainty: Path of the picture of the calibration.
+        shift: A sentence on the shift of translations against their sources.
     """
     phantom = config.data.source == "phantom"
     subjects = _best_and_worst(scores, config.contrasts, volumes)
@@ -104,7 +107,7 @@ def write_summary(
 
 
 def _next_commands(config: Config, folder: RunFolder) -> dict[str, str]:
-    """Return what one may want to do next, and the command."""
+    """Return the commands for what a user may want to do next, by their purpose."""
     model, to = shlex.quote(str(folder.path)), shlex.quote(config.contrasts[1])
     translate = f"python -m pipeline.translate -i IN.nii.gz -o OUT.nii.gz --model {model} --to {to}"
     return {
@@ -116,7 +119,7 @@ def _next_commands(config: Config, folder: RunFolder) -> dict[str, str]:
 
 
 def result_sentence(scores: Scores, contrasts: tuple[str, str]) -> str:
-    """Say in a sentence how the model stands to the better of copy and histogram matching, in each direction."""
+    """Return a sentence that compares the model with the better of copy and histogram matching, by direction."""
     if not scores.paired:
         return "No test subject has both contrasts: these figures cannot say whether a translation is right."
     sentences = []
@@ -191,7 +194,7 @@ def _uncertainty(picture: Path | None) -> Picture | None:
 
 
 def _tables(scores: Scores, contrasts: tuple[str, str]) -> list[ScoreTable]:
-    """Lay out one table for each direction, protocol, unit and region; the first of a protocol says what it is."""
+    """Return a table for each direction, protocol, unit and region; a protocol's first table explains it."""
     grouped: dict[tuple, dict[str, dict[str, tuple[float, float, int]]]] = {}
     for row in scores.summary():
         key = (row.source, row.target, row.protocol, row.unit, row.region)

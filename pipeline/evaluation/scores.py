@@ -1,4 +1,4 @@
-"""What an evaluation found: every subject's figures, their summary, and both as files and as text."""
+"""The scores of an evaluation: every subject's figures, their summary, and both as files and as text."""
 
 import csv
 import io
@@ -16,8 +16,8 @@ from pipeline.utils.console import table
 from pipeline.utils.files import atomic_text
 
 MASKED_PSNR = "volume/foreground/psnr"  # what subjects are ranked by
-UNPAIRED = "unpaired"  # the name of what can be measured without pairs
-UNCERTAINTY = "uncertainty"  # the name of how well the expected error tells the observed one
+UNPAIRED = "unpaired"  # the protocol of what can be measured without pairs
+UNCERTAINTY = "uncertainty"  # the protocol that compares expected and observed error
 DESCRIPTIONS = {protocol.name: protocol.description for protocol in (OWN, *PUBLISHED.values())} | {
     UNPAIRED: "the test subjects have no pairs, so nothing here says whether a translation is right: cycle error is "
     "the mean |F(G(x)) - x| in [-1, 1], intensity distance the Wasserstein-1 distance of the foreground's intensities "
@@ -65,7 +65,7 @@ class SummaryRow:
 
 
 def metric_name(row: SummaryRow, system: str | None = None) -> str:
-    """Return the name under which MLflow keeps a figure, of its own system or as that of another one."""
+    """Return a figure's name in MLflow, with the row's system or another one."""
     name = (system or row.system).replace(" ", "_")
     return f"test/{row.source}_to_{row.target}/{name}/{row.protocol}/{row.unit}_{row.region}_{row.metric}"
 
@@ -78,7 +78,7 @@ class Scores:
         paired: Whether there were pairs to compare with.
         subjects: Every subject's figures.
         failures: Subjects that could not be evaluated, and why.
-        notes: What a reader of the table must know besides.
+        notes: Remarks for the reader of the table.
     """
 
     paired: bool
@@ -87,13 +87,13 @@ class Scores:
     notes: list[str] = field(default_factory=list)
 
     def add_uncertainty(self, scores: list[SubjectScore], reason: str) -> None:
-        """Take in how well the expected error tells the observed one, or note why nothing says so."""
+        """Add the scores of the expected error, or a note with the reason why there are none."""
         self.subjects += scores
         if reason:
             self.notes.append(f"the uncertainty was not calibrated: {reason}")
 
     def summary(self) -> list[SummaryRow]:
-        """Return mean, SD and number of every figure over the subjects, in the protocol's own way."""
+        """Return mean, SD and number of every figure over the subjects, as its protocol defines them."""
         groups: dict[tuple[str, str, str, str], list[Measured]] = {}
         for score in self.subjects:
             key = (score.source, score.target, score.system, score.protocol)
@@ -155,9 +155,8 @@ class Scores:
         sections = []
         for protocol in (name for name in protocols if name not in PUBLISHED):
             table_rows = [row for row in rows if row.protocol == protocol and _is_in_text_table(row)]
-            sections.append(
-                f"{_title(protocol)}\n{_text_table(table_rows)}\n({SHORT_DESCRIPTIONS.get(protocol, DESCRIPTIONS[protocol])})"
-            )
+            description = SHORT_DESCRIPTIONS.get(protocol, DESCRIPTIONS[protocol])
+            sections.append(f"{_title(protocol)}\n{_text_table(table_rows)}\n({description})")
         published_names = [name for name in protocols if name in PUBLISHED]
         if published_names:
             sections.append(

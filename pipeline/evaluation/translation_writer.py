@@ -62,33 +62,33 @@ def draw_curves(folder: RunFolder, steps_per_epoch: int) -> Path:
 
 
 class TranslationWriter:
-    """Writes each translation of a test image on its own grid, and a mosaic beside it, as the evaluation goes.
+    """Writes each translation of a test image on the image's grid, with a mosaic, during the evaluation.
 
-    Nothing but names is held in memory. A test image that cannot be written is named and left out.
+    Only paths are held in memory. A translation that cannot be written is left out, with a warning.
 
     Args:
-        model: What translates.
-        folder: Of the run.
-        batch_size: Slices that go through the network at once, for images that the evaluation does not translate.
+        model: The model that translates.
+        folder: The run's folder.
+        batch_size: Slices in a batch, for images that the evaluation does not translate.
     """
 
     def __init__(self, model: TranslationModel, folder: RunFolder, batch_size: int):
         self.model, self.folder, self.batch_size = model, folder, batch_size
-        self._written: dict[Case, TranslatedVolume | None] = {}  # None: tried in vain
+        self._written: dict[Case, TranslatedVolume | None] = {}  # None: writing failed
 
     def add(self, translation: Translation) -> None:
         """Write one translation."""
         self.take(translation.case, self.job(translation)(translation))
 
     def job(self, translation: Translation) -> Callable[[Translation], TranslatedVolume | str]:
-        """Return what writes one translation and returns its paths, or a line that says why it could not."""
+        """Return a function that writes one translation and returns its paths, or a line with the reason it failed."""
         model_without_networks = replace(
             self.model, translators={}, device=torch.device("cpu"), run=run_eagerly
         )  # it travels to a worker
         return partial(_try_write, self.folder, model_without_networks)
 
     def take(self, case: Case, result: TranslatedVolume | str) -> None:
-        """Remember what the job returned, or say why there is nothing."""
+        """Store the job's result, or warn with the reason why there is none."""
         self._written[case] = None if isinstance(result, str) else result
         if isinstance(result, str):
             warn(f"warning: {result}")
@@ -96,9 +96,9 @@ class TranslationWriter:
     def add_rest(
         self, test: Sequence[Case], reader: PairReader, quiet: bool, workers: WorkerPool | None = None
     ) -> list[TranslatedVolume]:
-        """Translate the test images that the evaluation has not, such as those without a partner; return all, in order.
+        """Translate the test images without a partner, which the evaluation left out; return all images in order.
 
-        One that cannot be read was named by the evaluation; it is named again here and left out.
+        Images that cannot be read are left out, with a warning.
         """
         remaining = [case for case in test if case not in self._written]
         scans = (workers or WorkerPool(1)).ahead(read_scan, [(reader, case) for case in remaining], READ_AHEAD)
@@ -118,7 +118,7 @@ class TranslationWriter:
 
 
 def _try_write(folder: RunFolder, model: TranslationModel, translation: Translation) -> TranslatedVolume | str:
-    """Write a translation; return why there is none where that fails."""
+    """Write a translation; return the reason where that fails."""
     try:
         return _write(folder, model, translation)
     except UserError as error:
@@ -130,7 +130,7 @@ def _try_write(folder: RunFolder, model: TranslationModel, translation: Translat
 
 
 def _write(folder: RunFolder, model: TranslationModel, translation: Translation) -> TranslatedVolume:
-    """Write a translation and its mosaic; of `model` all but the networks is used."""
+    """Write a translation and its mosaic. The model's networks are not used."""
     case, to, scan = translation.case, translation.to, translation.scan
     name = f"{case.name}_to_{to}"
     translated = scan.unpadded(translation.slices)

@@ -1,7 +1,7 @@
-"""The uncertainty's calibration on the validation subjects, and what the test subjects say of it.
+"""The uncertainty's calibration on the validation subjects, and its scores on the test subjects.
 
-Of each scan some evenly spread slices are looked at, so that it costs seconds: as many passes through the networks as
-`--uncertainty` makes, on `SLICES` slices. The test subjects play no part in the calibration.
+Both use `SLICES` evenly spread slices of each scan, with as many passes through the networks as `--uncertainty` makes,
+which takes seconds. The test subjects play no part in the calibration.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ from pipeline.utils.workers import WorkerPool
 
 SLICES = 16  # of a scan
 MAX_PAIRS = 16  # validation subjects that the calibration uses
-MAX_VOXELS = 20_000  # of a scan, evenly spread: neighbours say the same
+MAX_VOXELS = 20_000  # of a scan, evenly spread, because neighbouring voxels are alike
 KNOTS = 24  # equally filled bins of the combined feature
 
 
@@ -47,9 +47,9 @@ def fit_calibration(features: Features, errors: np.ndarray, subjects: int = 0) -
     which many voxels then share, are one knot.
 
     Args:
-        features: Of the voxels, (n,).
+        features: The features of n voxels, (n,) each.
         errors: |G(x) - y| of the same voxels, (n,), from 0.
-        subjects: How many the voxels are of, for the record.
+        subjects: The number of subjects that the voxels are of, for the record.
 
     Raises:
         ValueError: there is no voxel.
@@ -85,22 +85,25 @@ def calibrate(
     """Calibrate the uncertainty of both directions on the validation subjects that have both contrasts.
 
     Args:
-        validation: Their cases.
-        model: What translates.
+        validation: The validation subjects' cases.
+        model: The model that translates.
         others: The run's other checkpoints.
         reader: Reads and registers pairs.
-        batch_size: Slices that go through the network at once.
-        workers: Read and register the next pairs meanwhile; None leaves that to this process.
+        batch_size: Slices in a batch.
+        workers: Processes that read and register the next pairs meanwhile; None for this process.
         quiet: Whether to leave out the progress bar.
 
     Returns:
-        The calibrations, and "", or none and the reason.
+        The calibrations and "", or no calibrations and the reason.
     """
+    # Choose the pairs.
     validation_pairs = pairs(validation, model.contrasts)
     if not validation:
         return {}, "split.validation is 0, so there was nobody to calibrate on"
     if not validation_pairs:
         return {}, "no validation subject has both contrasts"
+
+    # Sample features and errors of both directions.
     samples: dict[tuple[str, str], list[tuple[Features, np.ndarray]]] = {}
     fitting_pairs = validation_pairs[:: max(1, -(-len(validation_pairs) // MAX_PAIRS))]
     views = (workers or WorkerPool(1)).ahead(read_pair, [(reader, pair) for pair in fitting_pairs], READ_AHEAD)
@@ -127,6 +130,8 @@ def calibrate(
                 samples.setdefault((to, kind), []).append((Features(*selected), errors))
     if not samples:
         return {}, "no validation pair could be used"
+
+    # Fit a calibration for each direction and kind of sources.
     calibrations: Calibrations = {}
     for (to, kind), batches in samples.items():
         columns = zip(*(features for features, _ in batches), strict=True)
@@ -177,13 +182,13 @@ class _SliceSubset:
 
 @dataclass
 class UncertaintyScorer:
-    """Holds the expected error against the observed one of every test translation that the evaluation shows.
+    """Compares the expected with the observed error of every test translation of an evaluation.
 
     Attributes:
         model, others, calibrations, batch_size: As in `calibrate`.
-        scores: By translation, in the order they were shown.
-        curves: Target contrast -> calibration curves, one a translation.
-        examples: Target contrast -> a slice of the first translation shown.
+        scores: The scores of the translations, in the order of the evaluation.
+        curves: The calibration curves of the translations, by target contrast.
+        examples: One slice of the first translation, by target contrast.
     """
 
     model: TranslationModel
@@ -195,7 +200,7 @@ class UncertaintyScorer:
     examples: dict[str, Example] = field(default_factory=dict)
 
     def add(self, translation: Translation) -> None:
-        """Judge one; one without a real target is passed by."""
+        """Score a translation; nothing happens without a real target."""
         to, case, view = translation.to, translation.case, translation.view
         if view is None or to not in self.calibrations:
             return
@@ -221,7 +226,7 @@ class UncertaintyScorer:
             self.examples[to] = _example(subset, translated, expected_map, f"{name}, {case.contrast} → {to}")
 
     def reliability(self) -> Iterator[Reliability]:
-        """Yield what the report draws, by direction."""
+        """Yield each direction's curves and example for the report."""
         for to, curves in self.curves.items():
             source = next(contrast for contrast in self.model.contrasts if contrast != to)
             full_curves = [curve for curve in curves if len(curve) == len(curves[0])]
@@ -238,12 +243,12 @@ class UncertaintyScorer:
         return [folder.calibrations, folder.uncertainty]
 
     def metadata(self, to: str) -> dict[str, object]:
-        """Return what goes with one direction's network by itself, in JSON's types; empty without a calibration."""
+        """Return the metadata of one direction's network by itself, in JSON's types; empty without a calibration."""
         return {"uncertainty": asdict(self.calibrations[to][SINGLE_NETWORK])} if to in self.calibrations else {}
 
 
 def _example(subset: _SliceSubset, translated: np.ndarray, expected: np.ndarray, title: str) -> Example:
-    """Return the slice with the most head of it."""
+    """Return the slice that shows most of the head, with both errors."""
     index = int(subset.inside.sum(axis=(1, 2)).argmax())
     stacks = (subset.scan.stack, subset.scan.unpadded(translated), subset.real, subset.errors(translated), expected)
     inside = subset.inside[index]

@@ -1,4 +1,4 @@
-"""Which test subjects the report's viewer shows, and their volumes: source, translation and real target."""
+"""The test subjects in the report's viewer, and their volumes: source, translation and real target."""
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,11 +23,11 @@ MAX_SUBJECTS = 3  # a direction: the file is mailed
 
 
 class ViewerVolumes:
-    """Keeps every translation in files, small enough to be shown, until it is known which are worth a look.
+    """Keeps every translation in a small file, until the scores decide which ones the viewer shows.
 
     Args:
-        folder: For the files; whoever made it removes it.
-        model: What translates.
+        folder: Folder for the files; the caller removes it.
+        model: The model that translates.
     """
 
     def __init__(self, folder: Path, model: TranslationModel):
@@ -42,7 +42,10 @@ class ViewerVolumes:
             self.take(translation.case, job(translation))
 
     def job(self, translation: Translation) -> Callable[[Translation], Path] | None:
-        """Return what writes a translation and returns its file; None for one more without a real target."""
+        """Return a function that writes a translation and returns its path.
+
+        None for a translation without a real target, where its contrast has `MAX_SUBJECTS` of them already.
+        """
         if translation.view is None:
             contrast = translation.case.contrast
             self._unpaired[contrast] += 1
@@ -52,11 +55,11 @@ class ViewerVolumes:
         return partial(_write, self.folder / f"{self._count}.npz", self.model.statistics[translation.to])
 
     def take(self, case: Case, result: Path) -> None:
-        """Remember where a translation is."""
+        """Store the path of a translation."""
         self._files[case] = result
 
     def get(self, case: Case, label: str) -> ViewedSubject | None:
-        """Return a translation that was kept, under a label; None where there is none."""
+        """Return a case's translation with a label; None where none was kept."""
         if case not in self._files:
             return None
         with np.load(self._files[case], allow_pickle=False) as arrays:
@@ -65,12 +68,12 @@ class ViewerVolumes:
 
 
 def _write(path: Path, statistics: Mapping[str, object], translation: Translation) -> Path:
-    """Write a translation, small enough to be shown, beside source and real target.
+    """Write a translation with source and real target, reduced in size for the viewer; return the path.
 
     Args:
-        path: Of the file.
-        statistics: What the target contrast's training cohort is like.
-        translation: To be kept.
+        path: The file's path.
+        statistics: The target contrast's training statistics, with `low` and `high`.
+        translation: The translation.
     """
     case, scan, view = translation.case, translation.scan, translation.view
     subject = viewed_subject(
@@ -92,12 +95,12 @@ def _write(path: Path, statistics: Mapping[str, object], translation: Translatio
 
 @contextmanager
 def collect_viewer_volumes(folder: Path, model: TranslationModel) -> Iterator[ViewerVolumes | None]:
-    """Yield what keeps translations for the viewer, in a folder below `folder` that goes when the block ends.
+    """Yield a `ViewerVolumes` in a temporary folder below `folder`, which is removed when the block ends.
 
-    None, with a line that says how to get it, where the viewer's package was not fetched.
+    None, with a note on how to get it, where the viewer's package was not fetched.
 
     Raises:
-        UserError: nothing can be written there.
+        UserError: the folder cannot be written.
     """
     if not is_fetched():
         warn(
@@ -111,14 +114,14 @@ def collect_viewer_volumes(folder: Path, model: TranslationModel) -> Iterator[Vi
 
 
 def subjects_to_view(test: Sequence[Case], scores: Scores, volumes: ViewerVolumes) -> list[ViewedSubject]:
-    """Return at most three subjects for each direction, translated: by masked PSNR the worst, the median and the best.
+    """Return the worst, the median and the best subject of each direction, by masked PSNR.
 
     Where no test subject has both contrasts, the first three scans of each contrast.
 
     Args:
         test: The test subjects' cases.
-        scores: The model's, of these subjects.
-        volumes: What the evaluation showed.
+        scores: The scores of the evaluation.
+        volumes: The translations of the evaluation.
     """
     contrasts = volumes.model.contrasts
     cases = _extreme_cases(test, scores, contrasts) if scores.paired else _first_cases(test, scores, contrasts)
@@ -126,9 +129,9 @@ def subjects_to_view(test: Sequence[Case], scores: Scores, volumes: ViewerVolume
 
 
 def rank_names(count: int) -> dict[str, int]:
-    """Return name -> index of the worst, the median and the best of `count` subjects in ascending order.
+    """Return the indices of the worst, the median and the best of `count` subjects in ascending order, by name.
 
-    Of two there is no median, and a single one is neither: "only".
+    Two subjects have no median; a single one is called "only".
     """
     if count < 2:
         return {"only": 0} if count else {}

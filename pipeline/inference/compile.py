@@ -84,9 +84,9 @@ class CompiledForms:
 
     A compiled form serves one network and one size of slices, in full batches. It is made for the first full batch of
     its kind, `MAX_FORMS` times at most. A volume's last batch runs eagerly where it is at most half full, which is
-    quicker; a fuller one is padded and the surplus dropped, for samples do not see each other. So no other batch size is
-    ever compiled. A network that samples at random, or has another style than when it was compiled, runs eagerly. Where
-    compiling fails (no compiler, no Triton), one warning says so, and everything runs eagerly from then on.
+    quicker; a fuller one is padded and the surplus dropped, for samples do not see each other. So no other batch size
+    is ever compiled. A network that samples at random, or has another style than when it was compiled, runs eagerly.
+    Where compiling fails (no compiler, no Triton), one warning says so, and everything runs eagerly from then on.
 
     Attributes:
         batch_size: Slices in a full batch.

@@ -50,10 +50,11 @@ class Protocol:
     """A named way to score.
 
     Attributes:
-        name: As the configuration spells it.
-        description: Normalisation, data range and what the ± is, in a sentence or two for a reader of the table.
-        measure: (prediction, real, foreground), each (N, H, W), and spacing_mm -> values by "unit/region/metric".
-        over: What mean and ± run over: each subject's mean, or all slices of all subjects alike.
+        name: Its name in the configuration.
+        description: Normalisation, data range and meaning of the ±, in a sentence or two for a reader of the table.
+        measure: Function of (prediction, real, foreground), each (N, H, W), and spacing_mm that returns values by
+            "unit/region/metric".
+        over: What mean and ± are taken over: the subjects' means, or all slices of all subjects.
         ddof: 1 for the sample standard deviation, 0 for the population's.
     """
 
@@ -70,7 +71,7 @@ class Protocol:
         return subject_means(self.measure(prediction, real, foreground, spacing_mm))
 
     def summarise(self, subjects: Sequence[Measured]) -> dict[str, Summary]:
-        """Return mean, ± and number over what `measure` gave for each subject, in this protocol's way."""
+        """Return mean, ± and number over the subjects' values from `measure`, as this protocol defines them."""
         if self.over == "subjects":
             return summarise([subject_means(measured) for measured in subjects], self.ddof)
         pooled = {key: np.concatenate([measured[key] for measured in subjects]) for key in _keys(subjects)}
@@ -154,15 +155,15 @@ def _measure_structure(
 
 
 def _on_any_grid(measure: Callable[[np.ndarray, np.ndarray, np.ndarray], Measured]) -> Callable[..., Measured]:
-    """Return a measure that takes a spacing and makes no use of it."""
+    """Return a measure that takes a spacing and ignores it."""
     return lambda prediction, real, foreground, spacing_mm=CUBES: measure(prediction, real, foreground)
 
 
 OWN = Protocol(
     name=names.OWN,
-    description="intensities in [-1, 1], each scan scaled by its own percentiles, data range 2; SSIM with a Gaussian window "
-    "of sigma 1.5; NMI with 64 bins, from 1 to 2, blind to inversion; Dice of dark, middle and bright tissue, k-means "
-    "of each image by itself, deep inside the head; slice ratio: how much neighbouring slices differ, 1 as much as the "
+    description="intensities in [-1, 1], each scan scaled by its own percentiles, data range 2; SSIM with a Gaussian "
+    "window of sigma 1.5; NMI with 64 bins, from 1 to 2, blind to inversion; Dice of dark, middle and bright tissue, "
+    "k-means of each image by itself, deep inside the head; slice ratio: how much neighbouring slices differ, 1 as much as the "
     "real target's; slices without foreground left out; ± is the sample SD over subjects",
     measure=measure_own,
 )
@@ -186,16 +187,16 @@ PUBLISHED = {
         ),
         Protocol(
             name="selfrdb",
-            description="slices, prediction and truth each divided by its own mean, data range the truth's maximum; slices "
-            "with an empty truth left out, an empty prediction is scored as zeros; ± is the population SD over "
+            description="slices, prediction and truth each divided by its own mean, data range the truth's maximum; "
+            "slices with an empty truth left out, an empty prediction is scored as zeros; ± is the population SD over "
             "subjects' means" + OUR_SLICES,
             measure=_on_any_grid(measure_selfrdb),
             ddof=0,
         ),
         Protocol(
             name="reggan",
-            description="slices in [0, 1], MAE and PSNR where the truth is not -1 (slices that are -1 throughout left out), "
-            "SSIM of the whole slice; rows/psnr is their code before September 2025; mean over all slices of all "
+            description="slices in [0, 1], MAE and PSNR where the truth is not -1 (slices that are -1 throughout left "
+            "out), SSIM of the whole slice; rows/psnr is their code before September 2025; mean over all slices of all "
             "subjects; their code gives no ±, ours is the sample SD over slices" + OUR_SLICES,
             measure=_on_any_grid(measure_reggan),
             over="slices",

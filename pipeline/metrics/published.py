@@ -1,9 +1,9 @@
-"""The public evaluation code of published papers, so that a figure can be set beside theirs: as it is, flaws included.
+"""The metrics of published papers as their public code computes them, flaws included.
 
 All take stacks of slices (N, H, W) in [-1, 1] and the real target's foreground, a bool mask of that shape, and return
-one value per slice by "slice/region/metric"; NaN where a slice is not measured, which the truth alone decides: so every
-system is scored on the same slices. Which slices these are is the caller's choice: this project measures on all of its
-test volumes, the papers on a choice of their own, so that only figures of one table can be compared.
+one value per slice by "slice/region/metric". It is NaN where a slice is not measured. Only the truth decides that, so
+every system is scored on the same slices. The caller chooses the slices: this project measures all slices of its test
+volumes, the papers a choice of their own, so only figures of one table can be compared.
 """
 
 import numpy as np

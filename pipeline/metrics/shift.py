@@ -1,7 +1,7 @@
-"""How far translations lie beside their sources, to a tenth of a pixel, in whatever contrasts the two are.
+"""The shift of a translation against its source, to a tenth of a pixel, for any two contrasts.
 
-The shift at which the two slices tell most of each other: the maximum of their mutual information (Maes et al. 1997),
-which asks for no likeness of intensities and is sought from where the edges agree best.
+It is the shift that maximises the slices' mutual information (Maes et al. 1997), which does not require equal
+intensities. The search starts at the shift in whole pixels at which the edges correlate best.
 """
 
 from collections.abc import Sequence
@@ -9,17 +9,17 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates, sobel, spline_filter
 
-SMOOTHING_PX = 0.4  # sigma: less lets through what interpolating does to noise; more draws unlike edges apart
-START_SMOOTHING_PX = 1.0  # of the edges: noise has none then
-MARGIN_PX = 3  # about the head that is looked at
+SMOOTHING_PX = 0.4  # sigma: with less, interpolating noise biases the shift; with more, different edges do
+START_SMOOTHING_PX = 1.0  # sigma before edge detection, against noise
+MARGIN_PX = 3  # around the head
 LEVELS = 24  # of intensity
-LEAST_RANGE = 1e-6  # of intensities: what rounding leaves of a constant image has less
-SEARCH_RADII_PX = (1.0, 1.0, 1.0, 0.5)  # to either side along each axis, round by round
-MAX_ERROR_PX = 0.25  # twice the standard error that a median may have, unless the shift itself is larger
+LEAST_RANGE = 1e-6  # of intensities: constant images with rounding errors have less
+SEARCH_RADII_PX = (1.0, 1.0, 1.0, 0.5)  # to either side along each axis, by round of the search
+MAX_ERROR_PX = 0.25  # largest accepted error of a median (twice its standard error), unless the shift itself is larger
 
 
 def slice_shift(source: np.ndarray, translation: np.ndarray, head: np.ndarray) -> np.ndarray | None:
-    """Return how far a translated slice lies beside its source, (2,) in pixels along the two axes, with sign.
+    """Return the shift of a translated slice against its source, (2,) in pixels along the two axes, with sign.
 
     Positive: further along the axis. None where there is no head, or either image is constant.
 
@@ -55,10 +55,10 @@ def slice_shift(source: np.ndarray, translation: np.ndarray, head: np.ndarray) -
 
 
 def shared_shift(shifts: np.ndarray) -> np.ndarray:
-    """Return the median of slices' shifts (n, 2), or NaN where they disagree too much to know it.
+    """Return the median of slices' shifts (n, 2), or NaN where they disagree too much.
 
-    That is where twice the median's standard error, estimated from the median distance to it, is more than a quarter of
-    a pixel and more than the shift itself: slices of noise disagree by many pixels.
+    They disagree where twice the median's standard error, estimated from the median distance to it, is more than a
+    quarter of a pixel and more than the shift itself. Slices of noise disagree by many pixels.
     """
     shared = np.median(shifts, axis=0)
     distance = np.median(np.hypot(*(shifts - shared).T))
@@ -67,7 +67,7 @@ def shared_shift(shifts: np.ndarray) -> np.ndarray:
 
 
 def shift_metrics(shifts: Sequence[np.ndarray]) -> dict[str, float]:
-    """Return a shift in pixels and in mm, (2,) each, by the names of its metrics: x is a slice's first axis."""
+    """Return a shift in pixels and in mm, (2,) each, as metrics by name; x is a slice's first axis."""
     pixels, millimetres = shifts
     return {
         f"shift_{axis}_{unit}": float(shift[index])
@@ -87,7 +87,7 @@ def _whole_pixels(source: np.ndarray, translation: np.ndarray, region: np.ndarra
 
 
 def _intensity_levels(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
-    """Return values (n,) as whole numbers below `LEVELS`, equally spaced from `low` to `high`: their own, if None."""
+    """Return values (n,) as levels from 0 to `LEVELS` - 1, equal steps from `low` to `high` (None: of the values)."""
     low, high = (values.min(), values.max()) if low is None else (low, high)
     return np.clip((values - low) * (LEVELS / (high - low)), 0, LEVELS - 1).astype(np.intp)
 

@@ -1,10 +1,9 @@
-"""Whether tissues lie where they should: prediction and real image segmented alike, each by itself, and compared.
+"""Dice coefficients of tissue classes: prediction and real image are segmented by intensity, each by itself.
 
-Nothing here knows a contrast or an atlas. In the middle of the head each image is split by intensity into three
-classes, dark, middle and bright: in a T1-weighted image mostly fluid, grey and white matter, in a T2-weighted one white
-matter, grey matter and fluid. The boundaries are each image's own, so an error of gain or offset is forgiven; a
-structure that is missing, moved or of another class than in the real image is not. A coil's bias field is taken for
-tissue, in the real image too.
+No contrast and no atlas is assumed. The interior of the head is split by intensity into three classes, dark, middle and
+bright: in a T1-weighted image mostly fluid, grey and white matter, in a T2-weighted one white matter, grey matter and
+fluid. Each image has its own boundaries, so errors of gain or offset do not count; structures that are missing, moved
+or of another class than in the real image do. A coil's bias field is mistaken for tissue, in the real image too.
 """
 
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ CLASSES = ("dark", "middle", "bright")
 CLIPPED_PERCENT = 2  # at either end: a few very bright voxels would otherwise draw a boundary to themselves
 SAMPLE = 20_000  # voxels, at least, are plenty to place two boundaries
 ITERATIONS = 200  # of k-means, to its end
-ITERATIONS_FROM_CLASSES = 10  # to settle, not to wander on to some other way to split the image
+ITERATIONS_FROM_CLASSES = 10  # to converge near the start, not on some other way to split the image
 CORE = 0.9  # share of the greatest depth: from here on inwards is the core
 REACH = 0.6  # share of the greatest depth: how far the interior reaches beyond the core
 COARSE_GRID = 64  # samples along the longest axis: the interior's border needs no finer
@@ -53,8 +52,8 @@ def tissue_agreement(prediction: np.ndarray, real: np.ndarray, region: np.ndarra
 def tissue_classes(intensities: np.ndarray, like: np.ndarray | None = None) -> np.ndarray | None:
     """Split intensities into three classes, 0 the darkest, by k-means (Lloyd 1982; SciPy's implementation).
 
-    What lies below the 2nd or above the 98th percentile is clipped first. Nothing is left to chance: the search starts
-    from the means of the darkest, the middle and the brightest voxels, a third each.
+    Intensities below the 2nd or above the 98th percentile are clipped first. The search is deterministic: it starts
+    from the means of the darkest, the middle and the brightest third of the voxels.
 
     Args:
         intensities: (n,) floats, in any unit.
@@ -86,7 +85,7 @@ def tissue_classes(intensities: np.ndarray, like: np.ndarray | None = None) -> n
 
 
 def _group_means(ordered: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
-    """Return the means of consecutive parts of these sizes; None where a part is empty or two have one mean."""
+    """Return the means of consecutive groups of these sizes; None where a group is empty or two means are equal."""
     groups = np.split(ordered, np.rint(np.cumsum(sizes)[:-1]).astype(int))
     means = np.array([group.mean() if len(group) else np.nan for group in groups])
     return means if (np.diff(means) > 0).all() else None
@@ -95,25 +94,28 @@ def _group_means(ordered: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
 def interior(foreground: np.ndarray, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)) -> np.ndarray:
     """Return the middle of a head, mostly brain, from its outline alone.
 
-    With D the depth of the deepest point below the surface, all that lies within 0.6 D of a point at least 0.9 D deep.
-    So a shell of at least 0.3 D is left out, 20 to 25 mm of scalp, skull and outer cortex, and with it face and neck,
-    whose bone, air, muscle and fat would make classes of their own. What is left is a third of the head, and of the
-    phantom's brain about half; some 6 to 8 % of it is no brain (skull base). The array's border is no surface, for a
-    head may go on there.
+    With D the depth of the deepest point below the surface, the interior is all voxels within 0.6 D of a point at least
+    0.9 D deep. So a shell of at least 0.3 D is left out, 20 to 25 mm of scalp, skull and outer cortex, and with it face
+    and neck, whose bone, air, muscle and fat would make classes of their own. The interior is a third of the head, and
+    of the phantom's brain about half; some 6 to 8 % of it is no brain (skull base). The array's border is not a
+    surface, for the head may continue beyond it.
 
     Args:
         foreground: (N, H, W) bool, filled.
-        spacing_mm: Of the voxels along the three axes. Only the ratios matter.
+        spacing_mm: The voxels' spacing along the three axes. Only the ratios matter.
 
     Returns:
-        (N, H, W) bool, part of the foreground; the whole of it where there is no air that depth could be measured from.
+        (N, H, W) bool, within the foreground; all of it where there is no air to measure depth from.
     """
+    # Reduce the mask to a coarse grid.
     longest = max(length * size for length, size in zip(foreground.shape, spacing_mm, strict=True))
     coarse_steps = [max(1, round(longest / (COARSE_GRID * size))) for size in spacing_mm]
     steps = [min(step, length) for step, length in zip(coarse_steps, foreground.shape, strict=True)]
     coarse = foreground[tuple(slice(step // 2, None, step) for step in steps)]  # each block's middle voxel
     if coarse.all() or not coarse.any():
         return foreground
+
+    # Grow the deepest region, then repeat its values on the fine grid.
     sampling = [step * size for step, size in zip(steps, spacing_mm, strict=True)]
     depth = distance_transform_edt(coarse, sampling)
     deepest = depth.max()

@@ -28,14 +28,14 @@ they can lose or invent structures, lesions above all. Not for clinical use.
 
 @dataclass(frozen=True)
 class BidsDerivative:
-    """What all volumes of a derivative have in common.
+    """A BIDS derivative: its source data set, folder, contrasts and model.
 
     Attributes:
-        dataset: The source.
+        dataset: The source data set.
         output: The derivative's folder.
-        contrasts: From which to which.
-        model: As `TranslationModel.about` tells it.
-        stripped: What the user said of the sources' skulls; None leaves it to sidecars and images.
+        contrasts: Source and target contrast.
+        model: The model's info (`TranslationModel.info`).
+        stripped: Whether the user said that the sources are skull-stripped; None to decide by sidecars and images.
     """
 
     dataset: Dataset

@@ -1,4 +1,4 @@
-"""A BIDS data set in, a BIDS derivative out: which scans there are, what their translations are called.
+"""The names of a BIDS data set's scans, and of their translations in a BIDS derivative.
 
 BIDS 1.10: `sub-<label>/[ses-<label>/]anat/sub-<label>[_ses-<label>][_<key>-<value>…]_<suffix>.nii[.gz]`; derivatives
 carry a `desc-<label>` as the last entity.
@@ -21,21 +21,21 @@ GENERATOR = "contrast-translation"
 SUFFIXES = (
     *("T1w", "T2w", "PDw", "T2starw", "inplaneT1", "inplaneT2", "PDT2", "UNIT1", "FLAIR", "FLASH", "MEGRE", "MESE"),
     *("MP2RAGE", "MPM", "MTS", "MTR", "T1map", "T2map", "PDmap", "T2starmap", "R1map", "R2map", "R2starmap"),
-)  # of BIDS's `anat`, where a contrast's name may be found
+)  # of BIDS's `anat` images; a contrast is recognised by these names
 _NAME = re.compile(r"(sub-[0-9a-zA-Z+]+(?:_[a-z]+-[0-9a-zA-Z+]+)*)_([0-9a-zA-Z]+)(?i:\.nii(?:\.gz)?)")
 _NON_MAGNITUDE = ("part-phase", "part-real", "part-imag")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A BIDS data set: where it lies and what its `dataset_description.json` says."""
+    """A BIDS data set: its root folder and the content of its `dataset_description.json`."""
 
     root: Path
     description: dict
 
 
 def open_dataset(inputs: list[Path], output: Path) -> Dataset:
-    """Return the one data set that is to be translated into `output`; raises UserError where either does not fit."""
+    """Return the data set to translate into `output`; raises UserError where either does not fit."""
     if len(inputs) != 1 or not is_folder(inputs[0]):
         raise UserError("--bids takes one IN, the root folder of a BIDS data set")
     root = inputs[0]
@@ -59,7 +59,7 @@ def read_json(path: Path) -> dict:
     """Return a JSON file's object.
 
     Warns:
-        UserWarning: it is not UTF-8, as JSON has to be, and was taken for Windows' or Latin-1 text.
+        UserWarning: it is not UTF-8, as JSON has to be, and is read as Latin-1.
 
     Raises:
         UserError: it holds no object.
@@ -92,7 +92,7 @@ def generator_names(description: dict) -> list[object]:
 
 
 def bids_suffixes(contrasts: tuple[str, str], choice: list[str] | None) -> list[str]:
-    """Return the contrasts' BIDS suffixes: those told, else their names, or their names and "w" for "weighted".
+    """Return the contrasts' BIDS suffixes: the user's choice, or their names, or their names and "w" for "weighted".
 
     Raises:
         UserError: BIDS does not know one of them.
@@ -130,13 +130,13 @@ def dataset_jobs(dataset: Dataset, output: Path, from_suffix: str, to_suffix: st
 
 
 def _with_synth_label(entities: str) -> str:
-    """Return a name's entities with the label of ours: "desc-synth", or the source's with "synth" behind it."""
+    """Return a name's entities with "desc-synth", or with "synth" appended to the source's own desc- label."""
     other_entities, separator, description = entities.partition("_desc-")
     return f"{other_entities}_desc-{description}synth" if separator else f"{entities}_desc-synth"
 
 
 def inherited_sidecar(path: Path, root: Path) -> dict:
-    """Return what the JSON sidecars say of an image, nearer ones overruling (BIDS's inheritance principle).
+    """Return the merged JSON sidecars of an image; nearer ones override (BIDS's inheritance principle).
 
     Raises:
         UserError: a sidecar is damaged.

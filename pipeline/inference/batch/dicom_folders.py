@@ -44,7 +44,7 @@ _UNEVEN = 0.02  # of the slice distance, beyond rounding in positions
 
 @dataclass(frozen=True)
 class _Slice:
-    """What a file's header says of where its pixels lie; millimetres, LPS."""
+    """The position of a file's pixels by its header, in millimetres, LPS."""
 
     path: Path
     series: str
@@ -62,7 +62,7 @@ class _Slice:
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Whether a folder directly holds DICOM files: by suffix, or by the letters that stand after the preamble."""
+    """Whether a folder directly holds DICOM files: by suffix, or by the letters "DICM" after the preamble."""
     try:
         return is_folder(folder) and any(_is_dicom(path) for path in folder.iterdir())
     except OSError:  # it cannot be listed
@@ -93,15 +93,15 @@ def read_series(folder: Path) -> "nib.Nifti1Image":
     """Read the one DICOM series that a folder holds.
 
     Returns:
-        (X, Y, Z) float32 voxels with each slice's rescaling applied, on the series' own grid, the affine to RAS
-        millimetres. Nothing else of the DICOM headers, so no name of a patient; its file name is the folder's.
-        `extra["doubts"]` says what is doubtful, which `transforms.io.nifti.read_nifti` adds to its warning: gaps in the
-        instance numbers, so that slices may be missing at an end; one file that does not say where it lies, whose
-        affine is then that of a NIfTI header without form codes (LAS), its rows turned as if it were axial.
+        (X, Y, Z) float32 voxels with each slice's rescaling applied, on the series' own grid, with the affine to RAS
+        millimetres. Nothing else of the DICOM headers is kept, so no name of a patient. The image's file name is the
+        folder's. `extra["doubts"]` lists cautions, which `transforms.io.nifti.read_nifti` adds to its warning: gaps in
+        the instance numbers, so that slices may be missing at an end; a single file without a position, which gets the
+        affine of a NIfTI header without form codes (LAS), its rows flipped as if it were axial.
 
     Raises:
-        UserError: no or several series, unreadable, colour or unlike slices, some missing or at one position, several
-            that do not say where they lie; mosaics, localizers and screenshots, by their own words.
+        UserError: no or several series; slices that are unreadable, in colour, unequal, missing, at the same position,
+            or without a position; mosaics, localizers and screenshots.
     """
     import nibabel as nib
     import numpy as np
@@ -123,7 +123,7 @@ def read_series(folder: Path) -> "nib.Nifti1Image":
 
 
 def _read_unplaced_slice(slices: list[_Slice], folder: Path) -> "nib.Nifti1Image":
-    """Read the one file that does not say where it lies, as NIfTI has such volumes: no form codes."""
+    """Read a single file without a position as a NIfTI image without form codes."""
     import nibabel as nib
 
     tags = "ImagePositionPatient and ImageOrientationPatient"
@@ -138,7 +138,7 @@ def _read_unplaced_slice(slices: list[_Slice], folder: Path) -> "nib.Nifti1Image
 
 
 def _finished_image(image: "nib.Nifti1Image", folder: Path, cautions: list[str]) -> "nib.Nifti1Image":
-    """Return the image with its unit, with the folder's name for messages, and with what is doubtful."""
+    """Return the image with its unit, the folder's name for messages, and the cautions about it."""
     image.header.set_xyzt_units("mm")
     image.file_map["image"].filename = str(folder)
     image.extra["doubts"] = cautions
@@ -182,9 +182,9 @@ def _read_header(path: Path) -> _Slice:
 
 
 def _require_scan_type(path: Path, image_type: str, photometric: str) -> None:
-    """Refuse what is no slice of a scan by its own ImageType (DICOM PS3.3, C.7.6.1.1.2) and colours.
+    """Refuse images that are no slice of a scan by their ImageType (DICOM PS3.3, C.7.6.1.1.2) or colours.
 
-    Reconstructions that are derived but primary, as normalised or distortion-corrected ones, are scans.
+    Derived but primary reconstructions, such as normalised or distortion-corrected ones, are scans.
     """
     values = [value.strip(" \0").upper() for value in image_type.split("\\")]
     kinds = [reason for value, reason in _REFUSED_IMAGE_TYPES.items() if value in values]
@@ -220,12 +220,15 @@ def _sorted_series(slices: list[_Slice], folder: Path) -> list[_Slice]:
 
 
 def _slice_step(slices: list[_Slice], folder: Path) -> "np.ndarray":
-    """Return the (3,) way from one slice to the next, in mm; raise where they do not lie evenly."""
+    """Return the (3,) step from one slice to the next, in mm; raise where slices are not evenly spaced in a line."""
     import numpy as np
 
+    # A single slice.
     first, last = slices[0], slices[-1]
     if len(slices) == 1:
         return first.axes[:, 2] * first.spacing[2]
+
+    # Even distances along the slices' normal.
     gaps = np.diff([item.height for item in slices])
     spacing = float(np.median(gaps))
     if gaps.min() < 1e-3:
@@ -241,8 +244,11 @@ def _slice_step(slices: list[_Slice], folder: Path) -> "np.ndarray":
         is_multiple = all(math.isclose(gap / spacing, round(gap / spacing), abs_tol=0.05) for gap in gaps)
         reason = f"slices are missing, {missing} in all" if missing and is_multiple else "its slices lie unevenly"
         raise UserError(
-            f"{folder}: {reason} ({gaps[widest]:.2f} mm {neighbours}, elsewhere {spacing:.2f} mm); export the series again"
+            f"{folder}: {reason} ({gaps[widest]:.2f} mm {neighbours}, elsewhere {spacing:.2f} mm); export the series "
+            "again"
         )
+
+    # Positions in one line.
     step = (last.origin - first.origin) / (len(slices) - 1)
     line = first.origin + np.arange(len(slices))[:, None] * step  # (slices, 3), in mm
     offsets = np.linalg.norm([item.origin for item in slices] - line, axis=1)

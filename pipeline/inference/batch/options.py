@@ -1,4 +1,4 @@
-"""What `python -m pipeline.translate` can be told."""
+"""The command-line options of `python -m pipeline.translate`."""
 
 import argparse
 
@@ -88,9 +88,9 @@ def _axes(text: str) -> list[str]:
 
 
 def without_two_dashes(argv: list[str]) -> list[str]:
-    """Let `-i -- -x.nii` name a file with a leading dash, which argparse does not: it becomes ./-x.nii.
+    """Return arguments in which `-i -- -x.nii` names a file with a leading dash, as ./-x.nii; argparse refuses it.
 
-    What follows "--" belongs to the option right before it; where a value stands there, it is more IN.
+    The names after "--" are values of the option right before it, or of `-i` where "--" follows a value.
     """
     if "--" not in argv:
         return argv

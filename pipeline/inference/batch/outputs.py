@@ -1,4 +1,4 @@
-"""Which volumes a translation command is given, and where each goes."""
+"""The volumes that a translation command reads, and the path of each translation."""
 
 import codecs
 import io
@@ -29,9 +29,9 @@ def all_inputs(inputs: list[Path], list_file: str | None) -> list[Path]:
     """Return the files and folders named on the command line, then those that a list names.
 
     Args:
-        inputs: From the command line.
-        list_file: One path per line, in UTF-8, blanks at its ends left out unless they belong to a file; empty lines
-            and those that begin with "#" are not paths. "-" is standard input, None no list.
+        inputs: The paths from the command line.
+        list_file: A file with one path per line, in UTF-8; "-" is standard input, None no list. Empty lines and lines
+            that begin with "#" are skipped. Blanks at a line's ends are removed, unless a file is called so.
 
     Raises:
         UserError: the list cannot be read or is no list of paths, or there is no path at all.
@@ -61,7 +61,7 @@ def _read_list(stream: BinaryIO, name: str) -> list[Path]:
         if len(os.fsencode(text)) > MAX_PATH_BYTES:
             raise UserError(f"{location}: is longer than a path can be; give a text file with one path per line")
         if text.strip() and not text.startswith("#"):
-            stripped = text.strip()  # unless the blanks belong to a file's name
+            stripped = text.strip()
             try:
                 paths.append(expanded(stripped if os.path.lexists(stripped) and not os.path.lexists(text) else text))
             except ValueError as error:
@@ -70,7 +70,7 @@ def _read_list(stream: BinaryIO, name: str) -> list[Path]:
 
 
 def _list_lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
-    """Yield a list's lines in UTF-8, without a byte order mark; of a list in UTF-16, as PowerShell writes it, too."""
+    """Yield a list's lines in UTF-8, without a byte order mark. Lists in UTF-16, from PowerShell, are converted."""
     line = stream.readline(MAX_PATH_BYTES + 3)
     if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         stream = io.BytesIO(decoded(line + stream.read(), name, "a list").encode(errors="surrogatepass"))
@@ -80,7 +80,7 @@ def _list_lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
 
 
 def _decoded_line(line: bytes, location: str) -> str:
-    """Return a line as text: UTF-8, or the name of something that is there, as other programs wrote it."""
+    """Return a line as text: UTF-8, or the name of an existing file in another encoding."""
     try:
         return line.decode()
     except UnicodeDecodeError as error:
@@ -88,21 +88,23 @@ def _decoded_line(line: bytes, location: str) -> str:
             return name
         byte = f"byte 0x{line[error.start]:02x}"
         raise UserError(
-            f"{location}: {byte} is not UTF-8 (Latin-1, perhaps), and no file is called so; save the list as UTF-8, one "
-            "path per line"
+            f"{location}: {byte} is not UTF-8 (Latin-1, perhaps), and no file is called so; save the list as UTF-8, "
+            "one path per line"
         ) from error
 
 
 def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
-    """Return what is to be translated to where, in order; no volume is read and nothing written.
+    """Return a job for every volume of the inputs, in order; no volume is read and nothing written.
 
-    What cannot be one volume has failed already, so that the others are still made.
+    Sources that cannot become a volume of their own have failed already, so that the others are still translated.
 
     Raises:
         UserError: the only folder holds no volumes, OUT does not fit IN, or a source would be overwritten.
     """
     _require_output_name(output)
     is_single = len(inputs) == 1 and (not is_folder(inputs[0]) or holds_dicom(inputs[0]))
+
+    # One volume to one file, or several volumes to a folder.
     if is_single and _is_volume(output, WRITABLE) and not is_folder(output):
         jobs = [Job(inputs[0], output)]
     else:
@@ -116,6 +118,8 @@ def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
             and [job.source for job in jobs if job.status == FAILED and is_folder(job.source)] == inputs
         ):
             raise UserError(_no_volumes_message(inputs[0]))
+
+    # No target is a source.
     sources = {real_path(job.source) for job in jobs}
     for job in jobs:
         if real_path(job.target) in sources:
@@ -124,13 +128,13 @@ def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
 
 
 def _require_output_name(output: Path) -> None:
-    """Refuse the name of a pair or of another format's volume as OUT, which would become a folder."""
+    """Refuse an OUT with the suffix of a pair or of another format, which would become a folder."""
     if output.suffix.lower() in (*PAIR_SUFFIXES, *OTHER_SUFFIXES) and not is_folder(output):
         raise UserError(f"{output}: volumes are written as .nii or .nii.gz; choose such a name, or a folder")
 
 
 def real_path(path: Path) -> Path:
-    """Return the path without links; unlike `Path.resolve`, links that run in a circle do not raise."""
+    """Return the path with links resolved; unlike `Path.resolve`, circular links do not raise."""
     return Path(os.path.realpath(path))
 
 
@@ -150,9 +154,9 @@ def _is_volume(path: Path, suffixes: tuple[str, ...]) -> bool:
 
 
 def _find_volumes(entry: Path, output: Path) -> list[tuple[Path, Path]]:
-    """Return a file, or a folder's volumes, each with its path below OUT; what lies in OUT itself is left out.
+    """Return a file, or a folder's volumes, each with its path below OUT; volumes in OUT itself are left out.
 
-    What is missing or cannot be read is returned too: it fails when its turn comes.
+    Paths that are missing or cannot be read are returned too: their jobs fail.
     """
     if not is_folder(entry):
         return [(entry, Path(entry.name))]
@@ -167,9 +171,9 @@ def _find_volumes(entry: Path, output: Path) -> list[tuple[Path, Path]]:
 
 
 def _find_in_folder(folder: Path, output: Path, parents: tuple[Path, ...]) -> list[Path]:
-    """List the volumes and DICOM folders in a folder and below, sorted; hidden entries are left out.
+    """Return the volumes and DICOM folders in a folder and below, sorted, without hidden entries.
 
-    Links are followed, but not in circles; those that lead nowhere are listed, to fail by name.
+    Links are followed, but not in circles; broken ones are returned, so that their jobs fail.
     """
     real_folder = real_path(folder)
     if real_folder == output or real_folder in parents:
@@ -192,7 +196,7 @@ def _find_in_folder(folder: Path, output: Path, parents: tuple[Path, ...]) -> li
 
 
 def _jobs_below(volumes: dict[Path, Path], output: Path) -> list[Job]:
-    """Give every source a target of its own below OUT."""
+    """Return jobs that give every source its own target below OUT."""
     unique = {_volume_identity(source): source for source in reversed(volumes)}
     sources = list(reversed(unique.values()))
     targets = [output / _nifti_name(source, volumes[source]) for source in sources]
@@ -209,9 +213,9 @@ def _jobs_below(volumes: dict[Path, Path], output: Path) -> list[Job]:
 
 
 def _volume_identity(source: Path) -> Path:
-    """Return what two ways to write one volume's name have in common; a pair is its .hdr.
+    """Return a path that is equal for two spellings of one volume; a pair is its .hdr.
 
-    Links stay: two names that lead to one file, as two subjects' in a store of contents, are two volumes.
+    Links are not resolved: two names that link to one file, as in git-annex, are two volumes.
     """
     if source.suffix.lower() == ".img":
         for suffix in (".hdr", ".HDR"):
@@ -229,7 +233,7 @@ def _no_volumes_message(folder: Path) -> str:
 
 
 def fail_equal_names(jobs: list[Job]) -> None:
-    """Fail those whose targets would be one volume: the same, or names that differ in `.gz` alone."""
+    """Fail jobs whose targets would be one volume: the same path, or paths that differ in `.gz` alone."""
     jobs_by_name: dict[str, list[Job]] = {}
     for job in jobs:
         jobs_by_name.setdefault(without_suffix(job.target), []).append(job)
@@ -256,7 +260,7 @@ def _nifti_name(source: Path, relative: Path) -> Path:
 
 
 def require_writable(folder: Path) -> None:
-    """Try to write where a folder is or would be made; raises UserError where nothing can be written there."""
+    """Raise UserError where nothing can be written in a folder, or in the parent in which it would be made."""
     try:
         existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
         with tempfile.TemporaryFile(dir=existing):
@@ -266,7 +270,7 @@ def require_writable(folder: Path) -> None:
 
 
 def clear_leftovers(jobs: list[Job]) -> None:
-    """Remove what killed commands left half-written where these jobs will write."""
+    """Remove temporary files that killed commands left in these jobs' output folders."""
     for folder in {job.target.parent for job in jobs}:
         if is_folder(folder):
             remove_stale(folder, below=False)

@@ -1,4 +1,4 @@
-"""Opening the next volume of a job while the present one is on its way through a GPU."""
+"""Opening the next job's volume while the GPU translates the present one."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -14,14 +14,14 @@ UNTHREADED_SUFFIXES = (".hdr", ".img")  # reading Analyze catches warnings, whic
 
 
 class Prefetcher:
-    """Opens a job's volume, and begins to open the next one's in a thread: one at a time, so memory holds two at most.
+    """Opens a job's volume, then the next job's in a thread, so that memory holds two volumes at most.
 
-    What could not be opened ahead for want of memory is opened again when it is its turn. The thread ends with the
-    process: nothing waits for what was begun in vain.
+    A volume that could not be prefetched for want of memory is opened again when it is its turn. The thread is a
+    daemon, so that the process can end without waiting for it.
 
     Args:
-        open_job: Opens a job's volume.
-        jobs: In the order in which they will be asked for; one that is skipped costs its opening, no more.
+        open_job: Function that opens a job's volume.
+        jobs: The jobs in the order of the calls. If one is left out, its prefetched volume is dropped.
     """
 
     def __init__(self, open_job: "Callable[[Job], OpenedViews]", jobs: Sequence[Job]):

@@ -9,26 +9,26 @@ from pipeline.inference.batch.existing import pending_jobs
 from pipeline.inference.batch.jobs import Job
 from pipeline.utils.distributed import World, init_distributed
 
-PATHS = ("source", "target", "uncertainty", "outdated")  # a job's
+PATHS = ("source", "target", "uncertainty", "outdated")  # fields of a job
 
 
 def shard(jobs: list[Job], world: World) -> list[Job]:
     """Return this process's jobs: every `size`-th of all, whether done already or not.
 
-    What is done differs from one look to the next while others are at work; the list of all does not, so that each job
-    is one process's and stays it when all are started again.
+    Processes that check for themselves which jobs are done would disagree while others are at work. The list of all
+    jobs is the same for all, so each job belongs to one process, also when the command is repeated.
     """
     return jobs[world.rank :: world.size]
 
 
 def gather_jobs(shard_jobs: list[Job], world: World) -> list[Job]:
-    """Wait until every process is through its share, and return all jobs, as they were planned, with what came of them.
+    """Wait until every process has done its jobs, and return all jobs in the order of the plan, with their outcome.
 
-    Every process gets the same, and so ends with the same exit code: torchrun stops the others as soon as one ends with
-    a code other than 0, and one bad volume would.
+    Every process gets the same jobs, and so ends with the same exit code. Otherwise one bad volume would stop all:
+    torchrun stops the others as soon as a process ends with a code other than 0.
 
     Raises:
-        UserError: another process has ended before it was through.
+        UserError: another process ended before its jobs were done.
         KeyboardInterrupt: a signal stopped the wait.
     """
     if world.size == 1:
@@ -38,7 +38,7 @@ def gather_jobs(shard_jobs: list[Job], world: World) -> list[Job]:
     def exchange() -> None:
         try:
             results.append(_all_gather_jobs(shard_jobs))
-        except BaseException as error:  # raised again where it is waited for
+        except BaseException as error:  # raised again in the main thread
             results.append(error)
 
     thread = threading.Thread(target=exchange, daemon=True)
@@ -50,7 +50,7 @@ def gather_jobs(shard_jobs: list[Job], world: World) -> list[Job]:
 
 
 def update_other_jobs(jobs: list[Job], world: World) -> None:
-    """Note which of the other processes' jobs are there and whole: a process that is stopped cannot ask them."""
+    """Set the status of other processes' jobs by their outputs: a process that was stopped cannot gather them."""
     pending_jobs(
         [job for index, job in enumerate(jobs) if index % world.size != world.rank], overwrite=False, quiet=True
     )

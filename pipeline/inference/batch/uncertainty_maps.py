@@ -1,4 +1,4 @@
-"""Where each volume's map of the error to expect goes, and that it falls on nothing else."""
+"""The paths of the maps of the expected error, and checks that they overwrite nothing else."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ DESCRIPTION = "expected error of synthetic"  # in the `descrip` of every map
 
 
 def plan_uncertainty_maps(jobs: list[Job], *, bids: bool, wanted: bool) -> None:
-    """Give every job a map beside its target: `X_uncertainty.nii.gz`, in BIDS `…_desc-synthuncertainty_T2w.nii.gz`.
+    """Set every job's map beside its target: `X_uncertainty.nii.gz`, in BIDS `…_desc-synthuncertainty_T2w.nii.gz`.
 
-    A job whose map would have the name of another job's target has failed already. Where no maps are wanted, each job
-    notes where an earlier command's would lie instead: it goes when its volume is replaced.
+    A job whose map would have the name of another job's target fails. Where no maps are wanted, each job records the
+    path of an earlier command's map, which is removed when the volume is replaced.
 
     Raises:
         UserError: a source would be overwritten.
@@ -36,10 +36,10 @@ def plan_uncertainty_maps(jobs: list[Job], *, bids: bool, wanted: bool) -> None:
 
 
 def is_uncertainty_map(path: Path) -> bool:
-    """Whether a file is a map that this command has written; one that cannot be read is left to its owner."""
+    """Whether a file is an uncertainty map of this command; False where it cannot be read."""
     if not is_file(path):
         return False
-    import nibabel as nib  # slow, and needed only where there is something to look at
+    import nibabel as nib  # slow, and needed only where the file exists
 
     from pipeline.inference.output_volume import NOTICE
     from transforms.io.nifti_log import nibabel_silent
@@ -56,6 +56,6 @@ def _map_path(target: Path, *, bids: bool) -> Path:
     stem = Path(without_suffix(target)).name
     suffix = target.name[len(stem) :]
     if bids:
-        entities, _, contrast = stem.rpartition("_")  # whose last entity is our desc-
+        entities, _, contrast = stem.rpartition("_")  # the last entity is desc-…synth
         return target.with_name(f"{entities}{UNCERTAINTY}_{contrast}{suffix}")
     return target.with_name(f"{stem}_{UNCERTAINTY}{suffix}")

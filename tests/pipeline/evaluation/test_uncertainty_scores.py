@@ -13,7 +13,7 @@ from pipeline.data.case import Case
 from pipeline.evaluation.uncertainty_scores import calibrate, fit_calibration
 from pipeline.inference.model import load_model
 from pipeline.inference.uncertainty import Calibration, Features
-from pipeline.inference.uncertainty_calibration import load_uncertainty, published, write_calibrations
+from pipeline.inference.uncertainty_calibration import load_uncertainty, published_calibration, write_calibrations
 from pipeline.runs.folder import RunFolder
 from pipeline.sync_job import _send_models
 from pipeline.utils.errors import UserError
@@ -184,7 +184,7 @@ def test_a_run_that_is_sent_later_has_the_models_that_it_would_have_had_at_its_e
     assert logged[1]["T2"]["uncertainty"] == alone
     model = load_model(run, "cpu")
     next(model.translators["T1"].parameters()).add_(1.0)
-    assert published(RunFolder(run), model, "T2") == {}  # of other weights
+    assert published_calibration(RunFolder(run), model, "T2") == {}  # of other weights
 
 
 def test_a_published_model_without_calibration_has_a_remedy_of_its_own(run):

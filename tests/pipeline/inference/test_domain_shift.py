@@ -172,7 +172,7 @@ def cohort_of_heads(tmp_path_factory):
 
 @pytest.fixture
 def model(monkeypatch, cohort_of_heads):
-    made = replace(negative_model(), settings=SETTINGS, facts=deepcopy(cohort_of_heads))
+    made = replace(negative_model(), settings=SETTINGS, statistics=deepcopy(cohort_of_heads))
     loads(monkeypatch, lambda uri, device: made)
     return made
 
