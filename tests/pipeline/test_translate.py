@@ -52,8 +52,8 @@ def test_equal_file_names_of_two_folders_do_not_collide(tmp_path, model):
     assert run("-i", first, second, "-o", tmp_path / "files") == 0
     for out in (tmp_path / "folders", tmp_path / "files"):
         assert files_in(out) == ["p1/T1.nii.gz", "p2/T1.nii.gz"]
-        one, two = (nib.load(out / name / "T1.nii.gz").get_fdata() for name in ("p1", "p2"))
-        assert not np.array_equal(one, two)
+        first, second = (nib.load(out / name / "T1.nii.gz").get_fdata() for name in ("p1", "p2"))
+        assert not np.array_equal(first, second)
 
 
 def test_a_volume_given_twice_is_translated_once(tmp_path, model):
@@ -131,8 +131,8 @@ def test_replaced_voxels_are_reported_with_their_volume(tmp_path, model, capsys)
 def test_sources_are_never_overwritten(tmp_path, model, capsys):
     source = volume_at(tmp_path / "in" / "a.nii")
     before = source.read_bytes()
-    for given, out in ((source.parent, source.parent), (source, source), (source, source.parent)):
-        assert run("-i", given, "-o", out, "--overwrite") == 2
+    for entry, out in ((source.parent, source.parent), (source, source), (source, source.parent)):
+        assert run("-i", entry, "-o", out, "--overwrite") == 2
     assert source.read_bytes() == before
     assert capsys.readouterr().err.count("error: ") == 3
 

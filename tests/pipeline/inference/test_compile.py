@@ -31,9 +31,9 @@ class Compiler:
         if self.error is not None:
             raise self.error
 
-        def forward(*given):
+        def forward(*arguments):
             self.runs += 1
-            return graph.forward(*given)
+            return graph.forward(*arguments)
 
         return forward
 
@@ -78,13 +78,13 @@ def test_what_is_really_compiled_gives_the_same_to_rounding():
     model = model_of(network)
     source = ixi_like.ixi_t1(scale=8)
     fast = replace(model, run=CompiledForms(4))
-    plain, made, again = (
-        translate_volume(source, each, "T2", batch_size=4).get_fdata() for each in (model, fast, fast)
+    plain, compiled, again = (
+        translate_volume(source, translator, "T2", batch_size=4).get_fdata() for translator in (model, fast, fast)
     )
     assert len(fast.run._forms) == 1 and fast.run._can_compile
     assert plain.std() > 0.01
-    np.testing.assert_allclose(made, plain, rtol=0, atol=1e-5)
-    assert np.array_equal(made, again)
+    np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-5)
+    assert np.array_equal(compiled, again)
 
 
 def test_one_size_of_batch_is_compiled_and_every_other_is_filled_up_or_runs_as_it_is(network):
@@ -113,8 +113,8 @@ def test_each_network_has_a_form_of_its_own(network):
     compiler = Compiler()
     forms = CompiledForms(2, compiler)
     other = UNet(depth=3, width=2).eval().requires_grad_(False)
-    for one in (network, other, network):
-        assert same(forms, one, slices(2))
+    for form_network in (network, other, network):
+        assert same(forms, form_network, slices(2))
     assert compiler.calls == 2
 
 
@@ -126,8 +126,10 @@ def test_where_compiling_fails_that_is_said_once_and_the_result_is_the_plain_one
     model = model_of(network)
     fast = replace(model, run=CompiledForms(4, compiler))
     source = ixi_like.ixi_t1(scale=8)
-    plain, made, again = (translate_volume(source, each, "T2", batch_size=4) for each in (model, fast, fast))
-    assert np.array_equal(plain.dataobj, made.dataobj) and np.array_equal(plain.dataobj, again.dataobj)
+    plain, compiled, again = (
+        translate_volume(source, translator, "T2", batch_size=4) for translator in (model, fast, fast)
+    )
+    assert np.array_equal(plain.dataobj, compiled.dataobj) and np.array_equal(plain.dataobj, again.dataobj)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and compiler.calls == 1
     reason = str(error).splitlines()[0]
@@ -175,8 +177,8 @@ def test_too_little_memory_for_a_compiled_batch_halves_it_as_ever():
 
     source, model = ixi_like.ixi_t1(scale=8), model_of(Hungry())
     with pytest.warns(UserWarning, match="cpu had too little memory for 8 slices at once, went on with 2"):
-        made = translate_volume(source, replace(model, run=CompiledForms(8)), "T2")
-    assert np.array_equal(made.dataobj, translate_volume(source, model, "T2", batch_size=1).dataobj)
+        compiled = translate_volume(source, replace(model, run=CompiledForms(8)), "T2")
+    assert np.array_equal(compiled.dataobj, translate_volume(source, model, "T2", batch_size=1).dataobj)
 
 
 # ── when ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -216,11 +218,11 @@ def test_yes_and_no_are_obeyed(large, network, monkeypatch):
 
 
 def test_the_compiler_looked_for_is_the_one_torch_would_call(large, monkeypatch):
-    asked = []
-    monkeypatch.setattr(shutil, "which", asked.append)
+    requested = []
+    monkeypatch.setattr(shutil, "which", requested.append)
     monkeypatch.setenv("CXX", "my++")
     worth_compiling("auto", MIN_VOLUMES, large, "T2")
-    assert asked == ["my++"]
+    assert requested == ["my++"]
 
 
 # ── the command ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -249,10 +251,10 @@ class Precise(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.seen = []
+        self.sizes = []
 
     def forward(self, image):
-        self.seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
+        self.sizes.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
         return -image
 
 
@@ -265,13 +267,13 @@ class Precise(nn.Module):
         ("bf16", "float32", torch.bfloat16),
     ],
 )
-def test_the_precision_is_the_models_unless_another_is_asked_for(tmp_path, monkeypatch, asked, own, used):
-    made = model_of(Precise(), precision=own)
-    loads(monkeypatch, lambda uri, device: made)
+def test_the_precision_is_the_models_unless_another_is_asked_for(tmp_path, monkeypatch, requested, trained, used):
+    compiled = model_of(Precise(), precision=trained)
+    loads(monkeypatch, lambda uri, device: compiled)
     source = volume_at(tmp_path / "a.nii")
-    assert run("-i", source, "-o", tmp_path / "b.nii", "--precision", asked) == 0
-    translate(source, made, "T2", precision=asked)
-    assert set(made.translators["T2"].seen) == {used}
+    assert run("-i", source, "-o", tmp_path / "b.nii", "--precision", requested) == 0
+    translate(source, compiled, "T2", precision=requested)
+    assert set(compiled.translators["T2"].sizes) == {used}
 
 
 @pytest.mark.parametrize(("option", "choices"), [("--precision", "bf16"), ("--compile", "auto")])

@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[3]
 def test_a_wrong_model_is_told_without_torch_and_nothing_is_made(tmp_path, name):
     source = write_volume(tmp_path / "a.nii")
     (tmp_path / "empty").mkdir()
-    places = ["-i", str(source), "-o", str(tmp_path / "out"), "--model", str(tmp_path / name)]
-    command = [sys.executable, "-X", "importtime", "-m", "pipeline.translate", *places]
+    paths = ["-i", str(source), "-o", str(tmp_path / "out"), "--model", str(tmp_path / name)]
+    command = [sys.executable, "-X", "importtime", "-m", "pipeline.translate", *paths]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     lines = answer.stderr.splitlines()
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in lines if line.startswith("import time:")}

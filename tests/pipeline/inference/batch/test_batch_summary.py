@@ -34,9 +34,9 @@ def test_a_summary_that_could_not_be_written_is_refused_before_the_work(tmp_path
     loads(monkeypatch, None)
     source = volume_at(tmp_path / "a.nii")
     (tmp_path / "folder").mkdir(), (tmp_path / "text").touch()
-    told = tmp_path / place
-    assert run("-i", source, "-o", tmp_path / "out", "--summary", told) == 2
-    assert capsys.readouterr().err == f"error: --summary {told}: {reason.format(told)}\n"
+    summary_path = tmp_path / place
+    assert run("-i", source, "-o", tmp_path / "out", "--summary", summary_path) == 2
+    assert capsys.readouterr().err == f"error: --summary {summary_path}: {reason.format(summary_path)}\n"
     assert files_in(tmp_path) == ["a.nii", "text"]
 
 

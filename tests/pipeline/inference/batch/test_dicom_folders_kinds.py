@@ -40,13 +40,13 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_slice_of_a_scan_is_refused_by_its_own_words(tmp_path, model, capsys, kind):
-    tags, said = KINDS[kind]
+    tags, message = KINDS[kind]
     write_dicom(tmp_path / "in" / "series", head(), **tags)
     volume_at(tmp_path / "in" / "a.nii.gz")
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 3
     assert files_in(tmp_path / "out") == ["a.nii.gz"]
     printed = capsys.readouterr().out
-    assert said in printed and f"(ImageType {tags['0008|0008']})" in printed
+    assert message in printed and f"(ImageType {tags['0008|0008']})" in printed
 
 
 @pytest.mark.parametrize("photometric", ["RGB", "PALETTE COLOR", "YBR_FULL"])

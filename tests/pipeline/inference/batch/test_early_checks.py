@@ -8,7 +8,7 @@ import pytest
 
 import pipeline
 from pipeline.config.schema import Config
-from pipeline.inference.batch import early_checks as refusals
+from pipeline.inference.batch import early_checks as early_checks_module
 from pipeline.inference.batch.early_checks import require_contrast, require_device
 from pipeline.inference.batch.jobs import FAILED, MAX_ROWS, SKIPPED, TRANSLATED, Job, outcome_table
 from pipeline.runs.folder import RunFolder
@@ -40,15 +40,15 @@ def test_a_contrast_that_a_run_does_not_make_is_refused_by_its_configuration(run
 
 
 def test_a_device_that_cannot_be_there_is_refused(monkeypatch):
-    monkeypatch.setattr(refusals, "ACCELERATOR_FILES", ())
-    monkeypatch.setattr(refusals.ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError()))
-    monkeypatch.setattr(refusals.sys, "platform", "linux")
+    monkeypatch.setattr(early_checks_module, "ACCELERATOR_FILES", ())
+    monkeypatch.setattr(early_checks_module.ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError()))
+    monkeypatch.setattr(early_checks_module.sys, "platform", "linux")
     for device in ("cuda", "mps"):
         with pytest.raises(UserError, match=f"device {device}: not available on this machine; use --device auto or c"):
             require_device(device)
     for device in ("auto", "cpu"):
         require_device(device)
-    monkeypatch.setattr(refusals, "ACCELERATOR_FILES", (__file__,))
+    monkeypatch.setattr(early_checks_module, "ACCELERATOR_FILES", (__file__,))
     require_device("cuda")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from volume_cases import PIXDIM, patched
 
-from pipeline.inference.batch import outputs as places
+from pipeline.inference.batch import outputs as outputs_module
 from pipeline.inference.batch.existing import is_whole
 from pipeline.inference.batch.jobs import Job
 from pipeline.inference.batch.outputs import all_inputs, plan_jobs
@@ -33,7 +33,7 @@ def test_names_that_clash_and_hold_dots_stay_below_out(tmp_path, monkeypatch):
 
 def test_a_target_outside_out_is_refused(tmp_path, monkeypatch):
     source = touched(tmp_path / "a.nii")
-    monkeypatch.setattr(places, "_jobs_below", lambda volumes, output: [Job(source, output / ".." / "a.nii")])
+    monkeypatch.setattr(outputs_module, "_jobs_below", lambda volumes, output: [Job(source, output / ".." / "a.nii")])
     with pytest.raises(UserError, match=r"a\.nii: its translation would lie outside .*out"):
         plan_jobs([source], tmp_path / "out")
 

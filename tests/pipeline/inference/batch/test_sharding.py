@@ -23,7 +23,7 @@ from pipeline.utils.distributed import SINGLE_PROCESS, World
 @pytest.fixture
 def written(monkeypatch, tmp_path):
     """The names of the volumes written, in order, by all processes; the networks change nothing."""
-    made = TranslationModel(
+    translation_model = TranslationModel(
         contrasts=("T1", "T2"),
         translators={"T2": nn.Identity()},
         settings={"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)},
@@ -31,7 +31,7 @@ def written(monkeypatch, tmp_path):
         stride=8,
         device=torch.device("cpu"),
     )
-    loads(monkeypatch, lambda uri, device: made)
+    loads(monkeypatch, lambda uri, device: translation_model)
     log, write = tmp_path / "written.txt", pipeline.inference.batch.batch.write_together
 
     def noted(files, gone):
@@ -65,7 +65,7 @@ def translate(scans, tmp_path, before=lambda rank: None):
 def test_every_job_is_one_processs_and_stays_it_whatever_is_done():
     jobs = [Job(Path(f"{number}.nii"), Path("out")) for number in range(7)]
     shares = [shard(jobs, World(rank, 3)) for rank in range(3)]
-    assert [[job.source.name for job in one] for one in shares] == [
+    assert [[job.source.name for job in jobs_of_rank] for jobs_of_rank in shares] == [
         ["0.nii", "3.nii", "6.nii"], ["1.nii", "4.nii"], ["2.nii", "5.nii"],
     ]  # fmt: skip
     assert shard(jobs, SINGLE_PROCESS) == jobs and shard(jobs[:1], World(1, 2)) == []
