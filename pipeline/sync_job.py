@@ -69,7 +69,7 @@ def _send_models(sender: "MlflowSync") -> None:
         sender,
         model,
         {
-            to: translator_metadata(config, model.facts, to, model.stride, model.settings)
+            to: translator_metadata(config, model.statistics, to, model.stride, model.settings)
             | published_calibration(folder, model, to)
             for to in model.translators
         },

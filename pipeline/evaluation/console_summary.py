@@ -15,17 +15,17 @@ def work_summary(position: TrainerState, steps_before: int, seconds: float) -> s
     return f"trained {trained:,}{total} steps{skipped} and evaluated in {seconds / 60:.1f} min"
 
 
-def closing_lines(folder: RunFolder, how_to_open: str, done: str) -> str:
+def closing_lines(folder: RunFolder, mlflow_command: str, work: str) -> str:
     """Return the last lines of a run: what was done, the paths of its results and how to open them."""
     gifs = ", ".join(str(path) for path in sorted(folder.path.glob("training_*.gif")))
     volumes = "NIfTI, on each source's grid; open with any viewer" if any(folder.translated.glob("*.nii.gz")) else "PNG"
     translated = f"  translated  {folder.translated}/   ({volumes})"
     return "\n".join(
         [
-            done,
+            work,
             f"  report      {folder.report}   (open it in a browser)",
             f"  training    {gifs}",
             *([translated] if folder.translated.exists() else []),
-            f"  MLflow      {how_to_open}",
+            f"  MLflow      {mlflow_command}",
         ]
     )

@@ -77,19 +77,7 @@ def finish(sitting: Sitting) -> None:
     tracker.log_metrics(_final_metrics(scores), sitting.position.step)
     for path in [*files, *gifs.values(), curves, folder.report, *(volume.mosaic for volume in volumes)]:
         tracker.log_artifact(path, "mosaics" if path.parent == folder.mosaics else None)
-    log_models(
-        tracker,
-        model,
-        {
-            to: translator_metadata(config, sitting.prepared.facts, to, model.stride, model.settings)
-            | scorer.metadata(to)
-            for to in model.translators
-        },
-        folder.models,
-        checkpoint=f"{checkpoint_path.stem}, training stopped at step {sitting.position.step}",
-        register_as=config.tracking.register_as,
-        score=validation_score(checkpoint_path.stem, sitting.position.best_score),
-    )
+    _log_models(sitting, model, scorer, checkpoint_path.stem)
 
     # Write the run record: the run is finished.
     standing_warnings = [f"{warning.title}: {warning.what_was_seen}" for warning in warnings if warning.cleared is None]
@@ -103,6 +91,24 @@ def finish(sitting: Sitting) -> None:
         history=sitting.history,
     )
     tracker.log_artifact(folder.record)
+
+
+def _log_models(sitting: Sitting, model: TranslationModel, scorer: UncertaintyScorer, checkpoint: str) -> None:
+    """Log both directions' networks as MLflow models; `checkpoint` is the checkpoint's name."""
+    config, position = sitting.config, sitting.position
+    metadata = {
+        to: translator_metadata(config, sitting.prepared.facts, to, model.stride, model.settings) | scorer.metadata(to)
+        for to in model.translators
+    }
+    log_models(
+        sitting.tracker,
+        model,
+        metadata,
+        sitting.folder.models,
+        checkpoint=f"{checkpoint}, training stopped at step {position.step}",
+        register_as=config.tracking.register_as,
+        score=validation_score(checkpoint, position.best_score),
+    )
 
 
 def _calibrated_scorer(sitting: Sitting, model: TranslationModel, workers: WorkerPool) -> tuple[UncertaintyScorer, str]:
@@ -131,6 +137,7 @@ def _evaluate(
     """Score the test subjects; each is translated once, for scores, uncertainty and callbacks."""
     config, prepared = sitting.config, sitting.prepared
 
+    # The model, and the uncertainty's scores beside it.
     def translate(scan: PreparedScan, to: str) -> np.ndarray:
         return translate_scan(scan, to, model, config.evaluation.batch_size, scan.name)
 
@@ -143,6 +150,7 @@ def _evaluate(
             reason = first_cause(error)
             warn(f"warning: {translation.case.path}: left out of the uncertainty ({reason}); its scores stand")
 
+    # Test pairs, with baselines from the training subjects.
     return evaluate(
         prepared.split.test,
         pairs(_training_cases(sitting), config.contrasts),

@@ -53,12 +53,10 @@ class EvaluationCallback(Protocol):
         """Take the function's result, in the order of the translations."""
 
 
-PendingSubject = tuple[
-    str, str | None, list[Callable[[], object]]
-]  # a subject, why it was not read, what waits for results
-_CallbackResults = dict[
-    str, tuple[object, str | None]
-]  # by what a keeper makes: what its job returned, or why it failed
+# A subject's name, the reason why it could not be read, and functions that wait for its results.
+PendingSubject = tuple[str, str | None, list[Callable[[], object]]]
+# By the name of a callback: the result of its job, or the reason why it failed.
+_CallbackResults = dict[str, tuple[object, str | None]]
 
 
 def read_pair(reader: PairReader, pair: Pair) -> tuple[View, View, np.ndarray] | str:
@@ -84,7 +82,7 @@ def submit(
     callbacks: Mapping[str, EvaluationCallback],
 ) -> Callable[[], object]:
     """Have a worker score a translation and run the callbacks' jobs; return a function that waits for the result."""
-    jobs = {name: job for name, keeper in callbacks.items() if (job := keeper.job(translation)) is not None}
+    jobs = {name: job for name, callback in callbacks.items() if (job := callback.job(translation)) is not None}
     return workers.submit(_score_and_run_callbacks, score, jobs, translation)
 
 

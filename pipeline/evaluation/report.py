@@ -59,10 +59,13 @@ def write_summary(
         uncertainty: Path of the picture of the calibration.
         shift: A sentence on the shift of translations against their sources.
     """
+    # The pictures of the best and worst subjects, and some others.
     phantom = config.data.source == "phantom"
     subjects = _best_and_worst(scores, config.contrasts, volumes)
     shown_mosaics = {subject.picture.content for subject in subjects if subject.picture}
     other_volumes = [volume for volume in volumes if volume.mosaic not in shown_mosaics]
+
+    # The page, from top to bottom.
     report = Report(
         title=config.name,
         result=result_sentence(scores, config.contrasts),

@@ -82,10 +82,9 @@ class TranslationWriter:
 
     def job(self, translation: Translation) -> Callable[[Translation], TranslatedVolume | str]:
         """Return a function that writes one translation and returns its paths, or a line with the reason it failed."""
-        model_without_networks = replace(
-            self.model, translators={}, device=torch.device("cpu"), run=run_eagerly
-        )  # it travels to a worker
-        return partial(_try_write, self.folder, model_without_networks)
+        # Without networks, the model is small enough to send to a worker.
+        model = replace(self.model, translators={}, device=torch.device("cpu"), run=run_eagerly)
+        return partial(_try_write, self.folder, model)
 
     def take(self, case: Case, result: TranslatedVolume | str) -> None:
         """Store the job's result, or warn with the reason why there is none."""

@@ -153,10 +153,8 @@ def _extreme_cases(test: Sequence[Case], scores: Scores, contrasts: tuple[str, s
 
 def _first_cases(test: Sequence[Case], scores: Scores, contrasts: tuple[str, str]) -> list[tuple[str, Case]]:
     """Return (label, source) of the first few scans of each contrast that were evaluated."""
-    return [
-        ("_".join(filter(None, (case.subject, case.session))), case)
-        for contrast in contrasts
-        for case in [
-            test_case for test_case in test if test_case.contrast == contrast and test_case.name not in scores.failures
-        ][:MAX_SUBJECTS]
-    ]
+    evaluated = [case for case in test if case.name not in scores.failures]
+    cases = []
+    for contrast in contrasts:
+        cases += [case for case in evaluated if case.contrast == contrast][:MAX_SUBJECTS]
+    return [("_".join(filter(None, (case.subject, case.session))), case) for case in cases]

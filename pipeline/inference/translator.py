@@ -253,14 +253,14 @@ def translate_slices(
     return translated
 
 
-def _fits_memory(network: nn.Module, batch: Tensor, into: Tensor, device: torch.device, run: Run) -> bool:
+def _fits_memory(network: nn.Module, batch: Tensor, output: Tensor, device: torch.device, run: Run) -> bool:
     """Write a network's output for (B, 1, H, W) into a tensor; return whether the memory was enough.
 
     Copies from and to pinned memory are asynchronous: the output is complete after the device is synchronised.
     """
     try:
-        source = batch.pin_memory() if into.is_pinned() else batch
-        into.copy_(run(network, source.to(device, non_blocking=True)).float(), non_blocking=into.is_pinned())
+        source = batch.pin_memory() if output.is_pinned() else batch
+        output.copy_(run(network, source.to(device, non_blocking=True)).float(), non_blocking=output.is_pinned())
         return True
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is the former
         if not out_of_memory(error):

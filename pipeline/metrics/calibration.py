@@ -27,9 +27,8 @@ def calibration_curve(expected: np.ndarray, observed: np.ndarray, bins: int = BI
     levels, level = np.unique(expected.ravel().astype(float), return_inverse=True)
     level_means = np.bincount(level, observed.ravel()) / np.bincount(level)
     bins_of_levels = np.array_split(np.sort(level), min(bins, len(level)))
-    return np.array([(levels[indices].mean(), level_means[indices].mean()) for indices in bins_of_levels]).reshape(
-        -1, 2
-    )
+    curve = [(levels[indices].mean(), level_means[indices].mean()) for indices in bins_of_levels]
+    return np.array(curve).reshape(-1, 2)
 
 
 def calibration_error(curve: np.ndarray) -> float:

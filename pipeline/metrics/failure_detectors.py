@@ -171,12 +171,12 @@ def share_of_change(scans: Sequence[Translated], source: np.ndarray, target: np.
         scans: The slices.
         source, target: Equally spaced quantiles of the cohorts' foreground.
     """
-    apart = intensity_distance(source, target)
+    cohort_distance = intensity_distance(source, target)
     values = np.concatenate([scan.source[scan.head] for scan in scans])
     change = np.abs(np.concatenate([scan.translation[scan.head] for scan in scans]) - values)
-    if apart < ALIKE_DISTANCE or len(values) == 0 or np.std(values) < FLAT_SD:
+    if cohort_distance < ALIKE_DISTANCE or len(values) == 0 or np.std(values) < FLAT_SD:
         return float("nan")
-    return float(np.mean(change, dtype=np.float64) / min(apart, np.std(values, dtype=np.float64) / 2))
+    return float(np.mean(change, dtype=np.float64) / min(cohort_distance, np.std(values, dtype=np.float64) / 2))
 
 
 # ── mode collapse ───────────────────────────────────────────────────────────────────────────────────────────

@@ -74,8 +74,8 @@ def _reggan_errors(prediction: np.ndarray, real: np.ndarray) -> tuple[float, flo
         return np.nan, np.nan, np.nan
     foreground = difference[rows, columns]
     chained = rows[columns] if columns.max() < len(rows) else None  # `image[x][y]` is `image[x[y]]`
-    of_rows = np.square(difference).mean(axis=1)[chained].mean() if chained is not None else np.nan
-    return np.abs(foreground).mean(), np.square(foreground).mean(), of_rows
+    square_of_rows = np.square(difference).mean(axis=1)[chained].mean() if chained is not None else np.nan
+    return np.abs(foreground).mean(), np.square(foreground).mean(), square_of_rows
 
 
 def _reggan_psnr(error: np.ndarray) -> np.ndarray:

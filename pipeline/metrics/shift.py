@@ -35,11 +35,8 @@ def slice_shift(source: np.ndarray, translation: np.ndarray, head: np.ndarray) -
         return None
     shift = _whole_pixels(source, translation, region)
     points, spline = np.argwhere(region).T.astype(float), spline_filter(smooth_translation, order=3)
-    source_levels, low, high = (
-        _intensity_levels(smooth_source[region]),
-        smooth_translation.min(),
-        smooth_translation.max(),
-    )
+    source_levels = _intensity_levels(smooth_source[region])
+    low, high = smooth_translation.min(), smooth_translation.max()
 
     def information(displacement: np.ndarray) -> float:
         shifted = map_coordinates(spline, points + displacement[:, None], order=3, mode="nearest", prefilter=False)
@@ -48,9 +45,8 @@ def slice_shift(source: np.ndarray, translation: np.ndarray, head: np.ndarray) -
     for reach in SEARCH_RADII_PX:
         for direction in np.eye(2):
             steps = np.linspace(-reach, reach, 5)
-            shift = shift + direction * _parabola_maximum(
-                steps, [information(shift + step * direction) for step in steps]
-            )
+            values = [information(shift + step * direction) for step in steps]
+            shift = shift + direction * _parabola_maximum(steps, values)
     return shift
 
 

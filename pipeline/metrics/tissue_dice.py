@@ -40,7 +40,7 @@ def tissue_agreement(prediction: np.ndarray, real: np.ndarray, region: np.ndarra
     actual = tissue_classes(truth)
     if actual is None or not np.isfinite(ours).all():
         return dict.fromkeys(["dice", *names], float("nan"))
-    predicted = tissue_classes(ours, like=actual)
+    predicted = tissue_classes(ours, reference_classes=actual)
     if predicted is None:
         return dict.fromkeys(["dice", *names], 0.0)
     count = len(CLASSES)
@@ -49,7 +49,7 @@ def tissue_agreement(prediction: np.ndarray, real: np.ndarray, region: np.ndarra
     return {"dice": float(dice.mean())} | {name: float(value) for name, value in zip(names, dice, strict=True)}
 
 
-def tissue_classes(intensities: np.ndarray, like: np.ndarray | None = None) -> np.ndarray | None:
+def tissue_classes(intensities: np.ndarray, reference_classes: np.ndarray | None = None) -> np.ndarray | None:
     """Split intensities into three classes, 0 the darkest, by k-means (Lloyd 1982; SciPy's implementation).
 
     Intensities below the 2nd or above the 98th percentile are clipped first. The search is deterministic: it starts
@@ -57,8 +57,8 @@ def tissue_classes(intensities: np.ndarray, like: np.ndarray | None = None) -> n
 
     Args:
         intensities: (n,) floats, in any unit.
-        like: (n,) classes of another image at the same voxels: the search starts with classes as large as these, and
-            is short.
+        reference_classes: (n,) classes of another image at the same voxels. The search starts with classes as large as
+            these, and is short.
 
     Returns:
         (n,) integers, every class occupied; None for intensities that do not fall into three classes (as where most
@@ -69,13 +69,14 @@ def tissue_classes(intensities: np.ndarray, like: np.ndarray | None = None) -> n
     clipped = np.clip(intensities, *np.percentile(intensities, [CLIPPED_PERCENT, 100 - CLIPPED_PERCENT]))
     step = max(1, len(clipped) // SAMPLE)
     sample = clipped[::step].astype(np.float64)
-    sizes = (
-        np.full(len(CLASSES), len(sample) / len(CLASSES)) if like is None else np.bincount(like[::step], minlength=3)
-    )
+    if reference_classes is None:
+        sizes = np.full(len(CLASSES), len(sample) / len(CLASSES))
+    else:
+        sizes = np.bincount(reference_classes[::step], minlength=3)
     start = _group_means(np.sort(sample), sizes)
     if start is None:
         return None
-    iterations = ITERATIONS if like is None else ITERATIONS_FROM_CLASSES
+    iterations = ITERATIONS if reference_classes is None else ITERATIONS_FROM_CLASSES
     try:
         centres, _ = kmeans2(sample, start, iter=iterations, minit="matrix", missing="raise")
     except ClusterError:  # a class lost all its voxels

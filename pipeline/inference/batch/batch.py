@@ -185,6 +185,7 @@ def write_summary(
     Returns:
         The exit code. Where the summary cannot be written, an error is printed and 0 becomes 3.
     """
+    # Collect the command, its model and the outcome of each volume.
     totals = status_counts(jobs)
     content = {
         "format": SUMMARY_FORMAT,
@@ -208,6 +209,8 @@ def write_summary(
             for job in jobs
         ],
     }
+
+    # Write it; a failure changes the exit code only.
     try:
         atomic_text(path, json.dumps(content, indent=2, default=str) + "\n")
     except UserError as error:

@@ -49,6 +49,7 @@ class BidsDerivative:
 
         The source's authors are not copied: they did not make these images.
         """
+        # Merge the description with one that exists.
         source = self.dataset.description
         path = self.output / "dataset_description.json"
         present = read_json(path) if path.is_file() else {}
@@ -67,6 +68,8 @@ class BidsDerivative:
         if source.get("License"):
             description.setdefault("License", source["License"])
         atomic_text(path, _json(description))
+
+        # Write the other files where they do not exist.
         readme = _README.format(
             name=name,
             to=self.contrasts[1],

@@ -149,6 +149,7 @@ def _read_header(path: Path) -> _Slice:
     import numpy as np
     import SimpleITK as sitk
 
+    # Read the header alone.
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
@@ -160,6 +161,8 @@ def _read_header(path: Path) -> _Slice:
         raise UserError(
             f"{path}: cannot be read as a DICOM image; copy it again, or move what is no image out of the folder"
         ) from error
+
+    # Refuse what is no slice of a scan.
     tags = reader.GetMetaDataKeys()
     _require_scan_type(path, *(reader.GetMetaData(tag) if tag in tags else "" for tag in (_IMAGE_TYPE, _PHOTOMETRIC)))
     if reader.GetNumberOfComponents() != 1:
@@ -168,6 +171,8 @@ def _read_header(path: Path) -> _Slice:
     axes = np.array(reader.GetDirection(), dtype=float).reshape(len(size), len(size))
     if len(size) != 3:
         raise UserError(f"{path}: has {len(size)} dimensions; convert the series with dcm2niix")
+
+    # Its geometry, and whether the header states it.
     return _Slice(
         path=path,
         series=reader.GetMetaData(_SERIES_UID).strip() if _SERIES_UID in tags else "",

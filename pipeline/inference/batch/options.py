@@ -24,6 +24,8 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+    # Inputs and output.
     input_options = {"action": "extend", "nargs": "+", "type": given_path, "default": [], "metavar": "IN"}
     parser.add_argument("-i", "--input", **input_options, help="files, folders, DICOM series' folders")
     parser.add_argument(
@@ -32,6 +34,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-o", "--output", type=given_path, required=True, metavar="OUT", help="folder; a .nii[.gz] for one file"
     )
+
+    # Model and contrast.
     parser.add_argument(
         "--model",
         nargs="+",
@@ -49,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--uncertainty", action="store_true", help="write beside each volume a map of the absolute error to expect"
     )
+
+    # Computation.
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--batch-size", type=count, default=8, metavar="N", help="slices at once (default: 8)")
     parser.add_argument(
@@ -57,6 +63,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--compile", choices=("auto", "yes", "no"), default="auto", help="auto: on the CPU, for twenty volumes or more"
     )
+
+    # Existing and new files.
     parser.add_argument("--overwrite", action="store_true", help="replace what OUT already holds, be it foreign")
     parser.add_argument("--dry-run", action="store_true", help="say what would become what, and write nothing")
     parser.add_argument("--summary", type=given_path, metavar="FILE", help="write the summary there, instead of in OUT")
@@ -66,6 +74,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--strict", action="store_true", help="refuse volumes that are unlike the model's training data"
     )
+
+    # BIDS.
     parser.add_argument("--bids", action="store_true", help="IN is a BIDS data set; OUT becomes a derivative of it")
     parser.add_argument(
         "--bids-suffix", nargs=2, metavar=("FROM", "TO"), help="as T1w T2w, where the contrasts' names do not tell"
@@ -73,6 +83,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--skull-stripped", choices=("yes", "no"), help="what BIDS sidecars say (default: the source's, or its zeros)"
     )
+
+    # Console.
     verbosity = parser.add_mutually_exclusive_group()
     verbosity.add_argument("--quiet", action="store_true", help="print failures and warnings only")
     verbosity.add_argument("--verbose", action="store_true", help="print the model, and each volume when it is over")

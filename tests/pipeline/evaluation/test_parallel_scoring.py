@@ -113,7 +113,7 @@ def test_the_calibration_is_the_same_whatever_the_number_of_processes(cohort, tm
 
 
 class Elsewhere:
-    """A keeper whose job tells in which process it was done, or fails."""
+    """A callback whose job tells in which process it was done, or fails."""
 
     def __init__(self, error=None):
         self.error, self.results = error, []
@@ -137,30 +137,30 @@ class raise_it:
         raise self.error
 
 
-def kept_by(keeper, cohort, folder, processes):
+def run_callback(callback, cohort, folder, processes):
     reader = PairReader(SETTINGS, 4, register=False, cache=folder / "cache")
     test = [case for case in cohort if case.subject in "ac"]
     with WorkerPool(processes, preload=PRELOAD) as workers:
         return evaluate(
-            test, [], CONTRASTS, invert, reader=reader, histograms=HISTOGRAMS, callbacks={"album": keeper},
+            test, [], CONTRASTS, invert, reader=reader, histograms=HISTOGRAMS, callbacks={"album": callback},
             workers=workers, quiet=True,
         )  # fmt: skip
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_what_takes_long_is_done_by_the_workers_and_remembered_here(cohort, tmp_path, processes):
-    keeper = Elsewhere()
-    kept_by(keeper, cohort, tmp_path, processes)
-    assert keeper.results == [(name, processes == 1) for name in ("a_T1", "a_T2", "c_T1", "c_T2")]
+    callback = Elsewhere()
+    run_callback(callback, cohort, tmp_path, processes)
+    assert callback.results == [(name, processes == 1) for name in ("a_T1", "a_T2", "c_T1", "c_T2")]
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_picture_that_fails_costs_no_score_and_a_full_disk_ends_the_evaluation(cohort, tmp_path, capsys, processes):
-    scores = kept_by(Elsewhere(ZeroDivisionError("no pixels")), cohort, tmp_path, processes)
+    scores = run_callback(Elsewhere(ZeroDivisionError("no pixels")), cohort, tmp_path, processes)
     assert {score.subject for score in scores.subjects} == {"a", "c"}
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4 and all(
         line.endswith("left out of the album (no pixels); its scores stand") for line in lines
     )
     with pytest.raises(UserError, match="the disk is full"):
-        kept_by(Elsewhere(UserError("x: the disk is full")), cohort, tmp_path, processes)
+        run_callback(Elsewhere(UserError("x: the disk is full")), cohort, tmp_path, processes)

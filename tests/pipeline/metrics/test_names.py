@@ -25,7 +25,7 @@ def test_the_name_of_a_system_has_one_home(name):
 
 
 def test_the_data_range_has_one_home():
-    assert homes("DATA_RANGE") == ["metrics/agreement.py"]
+    assert homes("DATA_RANGE") == ["metrics/similarity.py"]
 
 
 def test_our_protocol_bears_its_name():

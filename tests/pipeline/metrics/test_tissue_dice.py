@@ -82,7 +82,7 @@ def test_of_two_ways_to_split_the_one_like_the_other_image_is_found():
     levels, counts = np.array([-1, -0.45, -0.3, -0.1]), [150, 400, 370, 80]
     real, washed_out = np.repeat([-1, -0.5, -0.2, 0.7], counts), np.repeat(levels, counts)  # fluid is hardly bright
     expected = np.repeat([0, 0, 1, 2], counts)
-    np.testing.assert_array_equal(tissue_classes(washed_out, like=expected), expected)
+    np.testing.assert_array_equal(tissue_classes(washed_out, reference_classes=expected), expected)
     by_itself = tissue_classes(washed_out)
     assert (by_itself[:150] != by_itself[150]).all()  # by itself the darkest level would be a class
     assert tissue_agreement(washed_out, np.where(real == -1, -0.5, real), np.ones(1000, bool))["dice"] == 1

@@ -137,6 +137,6 @@ def test_a_process_does_not_wait_for_what_was_begun_in_vain():
     code = (
         "import sys, time; from pathlib import Path; from pipeline.inference.batch.prefetch import Prefetcher; "
         "from pipeline.inference.batch.jobs import Job; jobs = [Job(Path(n), Path(n)) for n in 'ab']; "
-        "Ahead(lambda job: time.sleep(60 if job is jobs[1] else 0), jobs)(jobs[0]); sys.exit(3)"
+        "Prefetcher(lambda job: time.sleep(60 if job is jobs[1] else 0), jobs)(jobs[0]); sys.exit(3)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 3
