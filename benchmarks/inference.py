@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # what takes seconds to import is not needed to answer --help
 PLAIN = "one by one, plain"
 STAGES = {  # of a volume's translation: by name, the function that does it, where it is called from
     "read, prepare": "pipeline.inference.multi_view.open_volume",
-    "network": "pipeline.inference.translator.OpenedVolume.through",
+    "network": "pipeline.inference.translator.OpenedVolume.run_network",
     "way back": "pipeline.inference.multi_view.on_source_grid",
     "write": "pipeline.inference.batch.batch.write_together",
 }
