@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # what takes seconds to import is not needed to answer --help
 PLAIN = "one by one, plain"
 STAGES = {  # stages of a volume's translation: the function of each, in the module that calls it
     "read, prepare": "pipeline.inference.multi_view.open_volume",
-    "network": "pipeline.inference.translator.OpenedVolume.through",
+    "network": "pipeline.inference.translator.OpenedVolume.run_network",
     "way back": "pipeline.inference.multi_view.on_source_grid",
     "write": "pipeline.inference.batch.batch.write_together",
 }
@@ -49,7 +49,7 @@ def model_input_slices(model: "TranslationModel", to: str, size: int, slices: in
     from pipeline.inference.translator import open_volume
 
     source = volume or nib.Nifti1Image(ellipsoid_volume(size, slices), np.eye(4))
-    opened = open_volume(source, model, to, [], likeness=False)
+    opened = open_volume(source, model, to, [], compare=False)
     return opened.slices[opened.foreground.any(axis=(1, 2))]
 
 
@@ -142,10 +142,10 @@ def with_fingerprint(model: "TranslationModel", to: str, source: Path) -> "Trans
     from pipeline.data.fingerprint import cohort_fingerprint, volume_fingerprint
     from pipeline.inference.translator import open_volume
 
-    opened = open_volume(source, model, to, [], likeness=False)
+    opened = open_volume(source, model, to, [], compare=False)
     fingerprint = volume_fingerprint(opened.inverse_state, model.settings["axis"], model.settings["size"])
-    statistics = dict(model.facts.get(contrast := model.source(to), {}))
-    return replace(model, facts={**model.facts, contrast: statistics | {"likeness": cohort_fingerprint([fingerprint])}})
+    statistics = dict(model.statistics.get(contrast := model.source(to), {}))
+    return replace(model, statistics={**model.statistics, contrast: statistics | {"likeness": cohort_fingerprint([fingerprint])}})
 
 
 @contextmanager
@@ -204,7 +204,7 @@ def file_to_file(common: dict, batch_size: int, rounds: int, *, compiled: bool, 
             stage_seconds |= {"all else": total - sum(stage_seconds.values()), "all": total}
             for name, duration in stage_seconds.items():
                 seconds_by_stage[name].append(duration)
-        opened = open_volume(source, model, to, [], likeness=False)
+        opened = open_volume(source, model, to, [], compare=False)
         shown_count = int(opened.foreground.any(axis=(1, 2)).sum())
         echo(
             f"{shown_count} of {len(opened.slices)} slices show something; {source.stat().st_size / 2**20:.1f} MiB read"

@@ -79,7 +79,7 @@ def job_work(volumes: int) -> Work:
     model, to = benchmark_model(None, None, 8, 64, "cpu")
     translate_one = batch.job_translator(open_multi_view(["small"], [model], to, None, uncertainty=False), None)
     targets = [Path(folder.name) / f"{number}.nii.gz" for number in range(volumes)]
-    return lambda folder=folder: batch.work_through(
+    return lambda folder=folder: batch.translate_jobs(
         [Job(source, target) for target in targets], translate_one, quiet=True
     )
 

@@ -32,7 +32,7 @@ def translate_onto_grid(
 
     from transforms.registration import resample_onto
 
-    facts = views.models[0].facts[views.to]
+    facts = views.models[0].statistics[views.to]
     voxels, expected = (
         resample_onto(image.get_fdata(), image.affine, np.eye(4), scan.volume.shape, scan.affine)
         for image in views.translate(path)

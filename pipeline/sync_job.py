@@ -52,9 +52,9 @@ def _send_models(sender: "MlflowSync") -> None:
     folder = RunFolder(sender.folder)
     if sender.status != "FINISHED" or not folder.config.is_file() or not folder.checkpoints.latest.is_file():
         return
-    from pipeline.evaluation.logged_models import log_models, score_of
+    from pipeline.evaluation.logged_models import log_models, validation_score
     from pipeline.inference.model import load_model, translator_metadata
-    from pipeline.inference.uncertainty_calibration import published
+    from pipeline.inference.uncertainty_calibration import published_calibration
     from pipeline.runs.checkpoint import load_checkpoint
 
     try:
@@ -69,12 +69,12 @@ def _send_models(sender: "MlflowSync") -> None:
         sender,
         model,
         {
-            to: translator_metadata(config, model.facts, to, model.stride, model.settings)
-            | published(folder, model, to)
+            to: translator_metadata(config, model.statistics, to, model.stride, model.settings)
+            | published_calibration(folder, model, to)
             for to in model.translators
         },
         folder.models,
         checkpoint=f"{chosen.stem}, training stopped at step {position['step']}",
         register_as=config.tracking.register_as,
-        score=score_of(chosen.stem, position["best_score"]),
+        score=validation_score(chosen.stem, position["best_score"]),
     )

@@ -14,7 +14,7 @@ from pipeline.data.split_file import split_to_json
 from pipeline.dry_run import warn_before_the_work
 from pipeline.engines.cuda_graph import CapturedStep
 from pipeline.engines.registry import build_engine, engine_class
-from pipeline.evaluation.console_summary import last_lines, what_was_done
+from pipeline.evaluation.console_summary import closing_lines, work_summary
 from pipeline.evaluation.finish import finish
 from pipeline.inference.model import precision_of
 from pipeline.runs.checkpoint import all_finite_weights, random_state, restore_random_state
@@ -76,8 +76,8 @@ def run(config: Config, *, quiet: bool = False) -> None:
                 remove_stale(folder.path)
             position, initial_step, how_to_open = _run(config, folder, world, quiet or not world.is_main)
         if world.is_main:
-            summary = what_was_done(position, initial_step, time.monotonic() - started)
-            echo(last_lines(folder, how_to_open, summary))
+            done = work_summary(position, initial_step, time.monotonic() - started)
+            echo(closing_lines(folder, how_to_open, done))
 
 
 def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[TrainerState, int, str]:

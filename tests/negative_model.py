@@ -38,7 +38,7 @@ def negative_model(contrasts: tuple[str, str] = ("T1", "T2")) -> TranslationMode
         contrasts=contrasts,
         translators={name: Negative() for name in contrasts},
         settings={"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)},
-        facts={name: {"low": 0.0, "high": 1000.0, "integer": True} for name in contrasts},
+        statistics={name: {"low": 0.0, "high": 1000.0, "integer": True} for name in contrasts},
         stride=8,
         device=torch.device("cpu"),
     )

@@ -1,11 +1,11 @@
-"""The last lines of a run on the console: what was done, and where everything is."""
+"""The last lines of a run on the console: what was done, and the paths of its results."""
 
 from pipeline.runs.folder import RunFolder
 from pipeline.training.trainer_state import TrainerState
 
 
-def what_was_done(position: TrainerState, steps_before: int, seconds: float) -> str:
-    """Say what a sitting did: that it trained, or that it only evaluated what was trained before."""
+def work_summary(position: TrainerState, steps_before: int, seconds: float) -> str:
+    """Return a phrase on what the command did: trained and evaluated, or only evaluated an earlier training."""
     trained = position.step - steps_before
     if not trained:
         done = f"evaluated and reported in {seconds / 60:.1f} min"
@@ -15,17 +15,17 @@ def what_was_done(position: TrainerState, steps_before: int, seconds: float) -> 
     return f"trained {trained:,}{total} steps{skipped} and evaluated in {seconds / 60:.1f} min"
 
 
-def last_lines(folder: RunFolder, how_to_open: str, done: str) -> str:
-    """Return a run's last words: what was done, where everything is and how to open it."""
+def closing_lines(folder: RunFolder, mlflow_command: str, work: str) -> str:
+    """Return the last lines of a run: what was done, the paths of its results and how to open them."""
     gifs = ", ".join(str(path) for path in sorted(folder.path.glob("training_*.gif")))
     volumes = "NIfTI, on each source's grid; open with any viewer" if any(folder.translated.glob("*.nii.gz")) else "PNG"
     translated = f"  translated  {folder.translated}/   ({volumes})"
     return "\n".join(
         [
-            done,
+            work,
             f"  report      {folder.report}   (open it in a browser)",
             f"  training    {gifs}",
             *([translated] if folder.translated.exists() else []),
-            f"  MLflow      {how_to_open}",
+            f"  MLflow      {mlflow_command}",
         ]
     )

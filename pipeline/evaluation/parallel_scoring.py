@@ -1,7 +1,7 @@
-"""Test subjects on their way through an evaluation: workers read, this process translates, workers score and draw.
+"""Parallel evaluation of test subjects: workers read, this process translates, workers score and draw.
 
-What a subject gives is taken in order, so the result is the same for any number of workers, and few subjects are held
-in memory at a time.
+Results are collected in the subjects' order, so they are the same for any number of workers. Few subjects are in memory
+at a time.
 """
 
 from collections import deque
@@ -18,7 +18,7 @@ from pipeline.utils.console import ProgressBar, warn
 from pipeline.utils.errors import Stopped, UserError, first_cause
 from pipeline.utils.workers import WorkerPool
 
-READ_AHEAD = 3  # subjects: a pair takes a tenth of the time to read that it takes to score, and 0.2 GB to wait
+READ_AHEAD = 3  # subjects: reading a pair takes a tenth of the time of scoring it, and 0.2 GB until it is scored
 PRELOAD = ["transforms.slice_chain", "pipeline.evaluation.evaluate"]
 
 Pair = tuple[Case, Case]
@@ -26,14 +26,14 @@ Pair = tuple[Case, Case]
 
 @dataclass(frozen=True)
 class Translation:
-    """A test scan and what the model made of it: whoever wants to draw or to keep it need not make it again.
+    """A test scan and its translation, which scoring and callbacks share.
 
     Attributes:
-        case: The source.
+        case: The source's case.
         to: The target contrast.
-        scan: The source as the network took it.
-        slices: (N, H, W) in [-1, 1], translated, still padded.
-        view: The real target on the source's grid, None where there is none.
+        scan: The source, prepared for the network.
+        slices: (N, H, W) in [-1, 1], the translated slices, still padded.
+        view: The real target on the source's grid; None where there is none.
     """
 
     case: Case
@@ -43,22 +43,24 @@ class Translation:
     view: View | None = None
 
 
-class Keeper(Protocol):
-    """Draws or writes translations: what takes long in a worker process, what it remembers in this one."""
+class EvaluationCallback(Protocol):
+    """Draws or writes translations: the slow part in a worker process, the state in this one."""
 
     def job(self, translation: Translation) -> Callable[[Translation], object] | None:
-        """Return what a worker is to call with the translation, of a module; None where it is not wanted."""
+        """Return a picklable function that a worker calls with the translation; None to leave it out."""
 
     def take(self, case: Case, result: object) -> None:
-        """Take what the job returned, in the order of the translations."""
+        """Take the function's result, in the order of the translations."""
 
 
-UnderWay = tuple[str, str | None, list[Callable[[], object]]]  # a subject, why it was not read, what waits for results
-_Shown = dict[str, tuple[object, str | None]]  # by what a keeper makes: what its job returned, or why it failed
+# A subject's name, the reason why it could not be read, and functions that wait for its results.
+PendingSubject = tuple[str, str | None, list[Callable[[], object]]]
+# By the name of a callback: the result of its job, or the reason why it failed.
+_CallbackResults = dict[str, tuple[object, str | None]]
 
 
 def read_pair(reader: PairReader, pair: Pair) -> tuple[View, View, np.ndarray] | str:
-    """Return what `PairReader.read` does, or the reason why a pair cannot be used: in a worker, where one is free."""
+    """Return `PairReader.read` of a pair, or the reason why it cannot be used. Runs in a worker."""
     try:
         return reader.read(pair)
     except UserError as error:
@@ -66,7 +68,7 @@ def read_pair(reader: PairReader, pair: Pair) -> tuple[View, View, np.ndarray] |
 
 
 def read_scan(reader: PairReader, case: Case) -> PreparedScan | str:
-    """Return what `PairReader.scan` does, or the reason why an image cannot be used."""
+    """Return `PairReader.scan` of an image, or the reason why it cannot be used. Runs in a worker."""
     try:
         return reader.scan(case.path)
     except UserError as error:
@@ -77,58 +79,58 @@ def submit(
     workers: WorkerPool,
     score: Callable[[Translation], list[SubjectScore]],
     translation: Translation,
-    keepers: Mapping[str, Keeper],
+    callbacks: Mapping[str, EvaluationCallback],
 ) -> Callable[[], object]:
-    """Have a worker score and keep a translation, which travels there once."""
-    jobs = {name: job for name, keeper in keepers.items() if (job := keeper.job(translation)) is not None}
-    return workers.submit(_score_and_keep, score, jobs, translation)
+    """Have a worker score a translation and run the callbacks' jobs; return a function that waits for the result."""
+    jobs = {name: job for name, callback in callbacks.items() if (job := callback.job(translation)) is not None}
+    return workers.submit(_score_and_run_callbacks, score, jobs, translation)
 
 
-def _score_and_keep(
+def _score_and_run_callbacks(
     score: Callable[[Translation], list[SubjectScore]],
     jobs: Mapping[str, Callable[[Translation], object]],
     translation: Translation,
-) -> tuple[Case, list[SubjectScore], _Shown]:
-    shown: _Shown = {}
+) -> tuple[Case, list[SubjectScore], _CallbackResults]:
+    results: _CallbackResults = {}
     for name, job in jobs.items():
         try:
-            shown[name] = job(translation), None
+            results[name] = job(translation), None
         except (UserError, Stopped):
             raise
-        except Exception as error:  # whatever a picture runs into, the scores are what the evaluation is for
-            shown[name] = None, first_cause(error)
-    return translation.case, score(translation), shown
+        except Exception as error:  # a failed picture must not cost the scores
+            results[name] = None, first_cause(error)
+    return translation.case, score(translation), results
 
 
 def collect(
     scores: Scores,
-    under_way: Iterator[UnderWay],
-    keepers: Mapping[str, Keeper],
+    pending_subjects: Iterator[PendingSubject],
+    callbacks: Mapping[str, EvaluationCallback],
     workers: WorkerPool,
     bar: ProgressBar,
 ) -> None:
-    """Take the results in, subject by subject, while workers are at the next ones."""
-    waiting: deque[UnderWay] = deque()
+    """Collect the results in `scores` and `callbacks`, subject by subject, while workers score the next ones."""
+    waiting: deque[PendingSubject] = deque()
 
-    def take() -> None:
+    def take_next() -> None:
         name, reason, jobs = waiting.popleft()
         if reason is not None:
             scores.failures[name] = reason
             warn(f"warning: {name}: {reason}; left out of the evaluation")
         for job in jobs:
-            case, scored, shown = job()
+            case, scored, results = job()
             scores.subjects += scored
-            for of_what, (result, failure) in shown.items():
+            for product, (result, failure) in results.items():
                 if failure is None:
-                    keepers[of_what].take(case, result)
+                    callbacks[product].take(case, result)
                 else:
-                    warn(f"warning: {case.path}: left out of the {of_what} ({failure}); its scores stand")
+                    warn(f"warning: {case.path}: left out of the {product} ({failure}); its scores stand")
         bar.update()
 
     with bar:
-        for subject in under_way:
+        for subject in pending_subjects:
             waiting.append(subject)
             while sum(len(jobs) for _, _, jobs in waiting) > (workers.processes if workers.processes > 1 else 0):
-                take()
+                take_next()
         while waiting:
-            take()
+            take_next()

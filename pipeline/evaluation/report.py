@@ -1,4 +1,4 @@
-"""The report of a finished run: which figures, pictures and facts stand on the page."""
+"""The report of a finished run: the figures, pictures and tables on its page."""
 
 import platform
 import shlex
@@ -11,7 +11,7 @@ import torch
 from pipeline import __version__
 from pipeline.config.schema import Config
 from pipeline.engines.protocol import Engine
-from pipeline.evaluation.scores import ABOUT, MASKED_PSNR, Scores
+from pipeline.evaluation.scores import DESCRIPTIONS, MASKED_PSNR, Scores
 from pipeline.evaluation.translation_writer import TranslatedVolume, sample_frames
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL, OWN
 from pipeline.metrics.protocols import PUBLISHED
@@ -52,19 +52,29 @@ def write_summary(
     history: Mapping[str, object] | None = None,
     shift: str = "",
 ) -> None:
-    """Write the run's report.html; without a viewer, it says where one comes from.
+    """Write the run's report.html.
 
-    `uncertainty` is a picture; `shift` a sentence on how far translations lay beside their sources.
+    Args:
+        viewer: The interactive viewer; None to print how to get it instead.
+        uncertainty: Path of the picture of the calibration.
+        shift: A sentence on the shift of translations against their sources.
     """
+    # The pictures of the best and worst subjects, and some others.
     phantom = config.data.source == "phantom"
     subjects = _best_and_worst(scores, config.contrasts, volumes)
-    shown = {subject.picture.content for subject in subjects if subject.picture}
-    others = [volume for volume in volumes if volume.mosaic not in shown]
+    shown_mosaics = {subject.picture.content for subject in subjects if subject.picture}
+    other_volumes = [volume for volume in volumes if volume.mosaic not in shown_mosaics]
+
+    # The page, from top to bottom.
     report = Report(
         title=config.name,
         result=result_sentence(scores, config.contrasts),
         highlights=_highlights(scores, config.contrasts),
-        warnings=[*([PHANTOM_NOTE] if phantom else []), *_standing(training_warnings), *_left_out(prepared, scores)],
+        warnings=[
+            *([PHANTOM_NOTE] if phantom else []),
+            *_standing_warnings(training_warnings),
+            *_exclusions(prepared, scores),
+        ],
         animations=[
             Picture(path, f"training, {_arrow(direction)}", f"{_arrow(direction)}: the same slices, epoch by epoch")
             for direction, path in gifs.items()
@@ -76,7 +86,7 @@ def write_summary(
                 f"{volume.case.name} translated to {volume.target}",
                 f"{volume.case.name} → {volume.target}; each row is windowed by its own percentiles",
             )
-            for volume in others[:EMBEDDED_MOSAICS]
+            for volume in other_volumes[:EMBEDDED_MOSAICS]
         ],
         scores=_tables(scores, config.contrasts),
         scores_flag=PHANTOM_FLAG if phantom else "",
@@ -93,14 +103,14 @@ def write_summary(
         split_subjects=_split_subjects(config, prepared),
         config_yaml=resolved_yaml(config),
         provenance=_provenance(config, prepared, position, engine) | history_texts(history or {}),
-        how_to=_how_to(config, folder),
+        how_to=_next_commands(config, folder),
         notes=scores.notes,
     )
     write_report(folder.report, report)
 
 
-def _how_to(config: Config, folder: RunFolder) -> dict[str, str]:
-    """Return what one may want to do next, and the command."""
+def _next_commands(config: Config, folder: RunFolder) -> dict[str, str]:
+    """Return the commands for what a user may want to do next, by their purpose."""
     model, to = shlex.quote(str(folder.path)), shlex.quote(config.contrasts[1])
     translate = f"python -m pipeline.translate -i IN.nii.gz -o OUT.nii.gz --model {model} --to {to}"
     return {
@@ -112,21 +122,21 @@ def _how_to(config: Config, folder: RunFolder) -> dict[str, str]:
 
 
 def result_sentence(scores: Scores, contrasts: tuple[str, str]) -> str:
-    """Say in a sentence how the model stands to the better of copy and histogram matching, in each direction."""
+    """Return a sentence that compares the model with the better of copy and histogram matching, by direction."""
     if not scores.paired:
         return "No test subject has both contrasts: these figures cannot say whether a translation is right."
-    said = []
+    sentences = []
     for source, target in (contrasts, contrasts[::-1]):
-        ours, name, best = _against_baseline(scores, source, target)
-        said.append(f"{source} → {target} {ours:.2f} dB, {ours - best:+.2f} dB against {name}")
-    return f"Masked PSNR of whole test volumes (our protocol, data range 2): {'; '.join(said)}."
+        psnr, baseline, baseline_psnr = _against_baseline(scores, source, target)
+        sentences.append(f"{source} → {target} {psnr:.2f} dB, {psnr - baseline_psnr:+.2f} dB against {baseline}")
+    return f"Masked PSNR of whole test volumes (our protocol, data range 2): {'; '.join(sentences)}."
 
 
 def _against_baseline(scores: Scores, source: str, target: str) -> tuple[float, str, float]:
     """Return the model's masked volume PSNR, and the better one's name and PSNR of copy and histogram matching."""
     means = {name: scores.mean(source, target, name, MASKED_PSNR) for name in (MODEL, COPY, HISTOGRAM)}
-    best = max((COPY, HISTOGRAM), key=means.__getitem__)
-    return means[MODEL], best, means[best]
+    better = max((COPY, HISTOGRAM), key=means.__getitem__)
+    return means[MODEL], better, means[better]
 
 
 def _highlights(scores: Scores, contrasts: tuple[str, str]) -> list[Highlight]:
@@ -134,12 +144,14 @@ def _highlights(scores: Scores, contrasts: tuple[str, str]) -> list[Highlight]:
         return []
     highlights = []
     for source, target in (contrasts, contrasts[::-1]):
-        ours, name, best = _against_baseline(scores, source, target)
+        psnr, baseline, baseline_psnr = _against_baseline(scores, source, target)
         similarity = {
             system: scores.mean(source, target, system, "volume/foreground/ssim") for system in (MODEL, COPY, HISTOGRAM)
         }
         highlights.append(
-            Highlight(f"{ours:.1f} dB", f"{source} → {target}, masked PSNR", f"{ours - best:+.1f} dB over {name}")
+            Highlight(
+                f"{psnr:.1f} dB", f"{source} → {target}, masked PSNR", f"{psnr - baseline_psnr:+.1f} dB over {baseline}"
+            )
         )
         if np.isnan(similarity[MODEL]):  # a picture is too thin for an SSIM of volumes
             continue
@@ -154,22 +166,24 @@ def _highlights(scores: Scores, contrasts: tuple[str, str]) -> list[Highlight]:
     return highlights
 
 
-def _left_out(prepared: Prepared, scores: Scores) -> list[str]:
+def _exclusions(prepared: Prepared, scores: Scores) -> list[str]:
     training = [f"{case.path}: {reason}; not trained on" for case, reason in prepared.left_out.items()]
     return training + [f"{subject}: {reason}; not evaluated" for subject, reason in scores.failures.items()]
 
 
-def _standing(training_warnings: Sequence[TrainingWarning]) -> list[str]:
-    standing = "; ".join(warning.title for warning in training_warnings if warning.cleared is None)
-    return [f"Warnings stood when training ended, see there what to do: {standing}."] if standing else []
+def _standing_warnings(training_warnings: Sequence[TrainingWarning]) -> list[str]:
+    titles = "; ".join(warning.title for warning in training_warnings if warning.cleared is None)
+    return [f"Warnings stood when training ended, see there what to do: {titles}."] if titles else []
 
 
 def _before_after(folder: RunFolder, direction: str) -> BeforeAfter:
     frames = sample_frames(folder, direction)
     first, last = min(frames), max(frames)
-    before = Picture(frames[first], f"{_arrow(direction)}, untrained", "untrained") if first == 0 < last else None
-    after = Picture(frames[last], f"{_arrow(direction)} after {last} epochs", f"after {last} epochs")
-    return BeforeAfter(_arrow(direction), before, after)
+    first_picture = (
+        Picture(frames[first], f"{_arrow(direction)}, untrained", "untrained") if first == 0 < last else None
+    )
+    last_picture = Picture(frames[last], f"{_arrow(direction)} after {last} epochs", f"after {last} epochs")
+    return BeforeAfter(_arrow(direction), first_picture, last_picture)
 
 
 def _uncertainty(picture: Path | None) -> Picture | None:
@@ -183,7 +197,7 @@ def _uncertainty(picture: Path | None) -> Picture | None:
 
 
 def _tables(scores: Scores, contrasts: tuple[str, str]) -> list[ScoreTable]:
-    """Lay out one table for each direction, protocol, unit and region; the first of a protocol says what it is."""
+    """Return a table for each direction, protocol, unit and region; a protocol's first table explains it."""
     grouped: dict[tuple, dict[str, dict[str, tuple[float, float, int]]]] = {}
     for row in scores.summary():
         key = (row.source, row.target, row.protocol, row.unit, row.region)
@@ -193,7 +207,7 @@ def _tables(scores: Scores, contrasts: tuple[str, str]) -> list[ScoreTable]:
         ScoreTable(
             direction=f"{source} → {target}",
             protocol=_protocol_title(protocol, unit, region),
-            about=ABOUT[protocol] if first[protocol] == (source, target, protocol, unit, region) else "",
+            about=DESCRIPTIONS[protocol] if first[protocol] == (source, target, protocol, unit, region) else "",
             rows=rows,
             model=MODEL,
             given_pairs=(LOOKUP,),
@@ -203,12 +217,12 @@ def _tables(scores: Scores, contrasts: tuple[str, str]) -> list[ScoreTable]:
 
 
 def _protocol_title(protocol: str, unit: str, region: str) -> str:
-    where = {"foreground": "inside the head", "interior": "tissues deep inside the head", "image": "whole image"}
-    where["both heads"] = "inside the head of source and real target"
-    what = f"per {unit}, {where.get(region, region)}"
+    regions = {"foreground": "inside the head", "interior": "tissues deep inside the head", "image": "whole image"}
+    regions["both heads"] = "inside the head of source and real target"
+    title = f"per {unit}, {regions.get(region, region)}"
     if protocol in PUBLISHED:
-        return f"{protocol}, on our slices: {what}"
-    return what if protocol == OWN else f"{protocol}: {what}"
+        return f"{protocol}, on our slices: {title}"
+    return title if protocol == OWN else f"{protocol}: {title}"
 
 
 def _best_and_worst(
@@ -221,8 +235,8 @@ def _best_and_worst(
     results = []
     for source, target in (contrasts, contrasts[::-1]):
         ranked = scores.ranked(source, target, MODEL, MASKED_PSNR)
-        chosen = [("worst", ranked[0]), ("best", ranked[-1])] if len(ranked) > 1 else []
-        for rank, (value, subject) in chosen:
+        extremes = [("worst", ranked[0]), ("best", ranked[-1])] if len(ranked) > 1 else []
+        for rank, (value, subject) in extremes:
             picture = pictures.get((f"{subject}_{source}", target))
             results.append(
                 SubjectResult(
@@ -239,23 +253,23 @@ def _best_and_worst(
 def _split_rows(config: Config, prepared: Prepared) -> list[list[str]]:
     rows = []
     for contrast in config.contrasts:
-        cases, facts = prepared.split.train[contrast], prepared.facts[contrast]
-        rows.append(["train", contrast, len({case.subject for case in cases}), len(cases), facts["slices"]])
+        cases, statistics = prepared.split.train[contrast], prepared.facts[contrast]
+        rows.append(["train", contrast, len({case.subject for case in cases}), len(cases), statistics["slices"]])
     if prepared.pairs:
         subjects = {first.case.subject for first, _ in prepared.pairs}
         rows.append(["train", "pairs", len(subjects), len(prepared.pairs), prepared.longest])
-    for part in ("validation", "test"):
+    for split_name in ("validation", "test"):
         for contrast in config.contrasts:
-            cases = [case for case in getattr(prepared.split, part) if case.contrast == contrast]
-            rows.append([part, contrast, len({case.subject for case in cases}), len(cases), "all"])
+            cases = [case for case in getattr(prepared.split, split_name) if case.contrast == contrast]
+            rows.append([split_name, contrast, len({case.subject for case in cases}), len(cases), "all"])
     return [[str(cell) for cell in row] for row in rows]
 
 
 def _split_subjects(config: Config, prepared: Prepared) -> dict[str, list[str]]:
     split = prepared.split
-    parts = {f"training {contrast}": split.train[contrast] for contrast in config.contrasts}
-    parts |= {"validation": split.validation, "test": split.test}
-    return {name: sorted({case.subject for case in cases}) for name, cases in parts.items()}
+    splits = {f"training {contrast}": split.train[contrast] for contrast in config.contrasts}
+    splits |= {"validation": split.validation, "test": split.test}
+    return {name: sorted({case.subject for case in cases}) for name, cases in splits.items()}
 
 
 def _provenance(config: Config, prepared: Prepared, position: TrainerState, engine: Engine) -> dict[str, str]:

@@ -12,7 +12,7 @@ from nibabel.affines import voxel_sizes
 from pipeline.data.case import Case
 from pipeline.data.pairs import PairReader, PreparedScan
 from pipeline.evaluation.parallel_scoring import READ_AHEAD, Translation, read_scan
-from pipeline.inference.model import TranslationModel, eagerly
+from pipeline.inference.model import TranslationModel, run_eagerly
 from pipeline.inference.output_volume import write_volume
 from pipeline.inference.translator import translate_slices, volume_of_slices
 from pipeline.reporting.curves import save_curves
@@ -46,13 +46,13 @@ def sample_frames(folder: RunFolder, direction: str) -> dict[int, Path]:
 
 def draw_gifs(folder: RunFolder, contrasts: tuple[str, str]) -> dict[str, Path]:
     """Write, by direction, the GIF of the sample panels: the same slices, one frame an epoch."""
-    drawn = {}
+    gifs = {}
     for target in reversed(contrasts):
         direction = folder.direction(contrasts, target)
         frames = sample_frames(folder, direction)
         save_gif(list(frames.values()), folder.gif(direction), [epoch_title(epoch) for epoch in frames])
-        drawn[direction] = folder.gif(direction)
-    return drawn
+        gifs[direction] = folder.gif(direction)
+    return gifs
 
 
 def draw_curves(folder: RunFolder, steps_per_epoch: int) -> Path:
@@ -62,31 +62,32 @@ def draw_curves(folder: RunFolder, steps_per_epoch: int) -> Path:
 
 
 class TranslationWriter:
-    """Writes each translation of a test image on its own grid, and a mosaic beside it, as the evaluation goes.
+    """Writes each translation of a test image on the image's grid, with a mosaic, during the evaluation.
 
-    Nothing but names is held in memory. A test image that cannot be written is named and left out.
+    Only paths are held in memory. A translation that cannot be written is left out, with a warning.
 
     Args:
-        model: What translates.
-        folder: Of the run.
-        batch_size: Slices that go through the network at once, for images that the evaluation does not translate.
+        model: The model that translates.
+        folder: The run's folder.
+        batch_size: Slices in a batch, for images that the evaluation does not translate.
     """
 
     def __init__(self, model: TranslationModel, folder: RunFolder, batch_size: int):
         self.model, self.folder, self.batch_size = model, folder, batch_size
-        self._written: dict[Case, TranslatedVolume | None] = {}  # None: tried in vain
+        self._written: dict[Case, TranslatedVolume | None] = {}  # None: writing failed
 
     def add(self, translation: Translation) -> None:
         """Write one translation."""
         self.take(translation.case, self.job(translation)(translation))
 
     def job(self, translation: Translation) -> Callable[[Translation], TranslatedVolume | str]:
-        """Return what writes one translation and returns its paths, or a line that says why it could not."""
-        alone = replace(self.model, translators={}, device=torch.device("cpu"), run=eagerly)  # it travels to a worker
-        return partial(_attempt, self.folder, alone)
+        """Return a function that writes one translation and returns its paths, or a line with the reason it failed."""
+        # Without networks, the model is small enough to send to a worker.
+        model = replace(self.model, translators={}, device=torch.device("cpu"), run=run_eagerly)
+        return partial(_try_write, self.folder, model)
 
     def take(self, case: Case, result: TranslatedVolume | str) -> None:
-        """Remember what the job returned, or say why there is nothing."""
+        """Store the job's result, or warn with the reason why there is none."""
         self._written[case] = None if isinstance(result, str) else result
         if isinstance(result, str):
             warn(f"warning: {result}")
@@ -94,13 +95,13 @@ class TranslationWriter:
     def add_rest(
         self, test: Sequence[Case], reader: PairReader, quiet: bool, workers: WorkerPool | None = None
     ) -> list[TranslatedVolume]:
-        """Translate the test images that the evaluation has not, such as those without a partner; return all, in order.
+        """Translate the test images without a partner, which the evaluation left out; return all images in order.
 
-        One that cannot be read was named by the evaluation; it is named again here and left out.
+        Images that cannot be read are left out, with a warning.
         """
-        rest = [case for case in test if case not in self._written]
-        scans = (workers or WorkerPool(1)).ahead(read_scan, [(reader, case) for case in rest], READ_AHEAD)
-        bar = progress(rest, title="translation", unit="vol", quiet=quiet or not rest)
+        remaining = [case for case in test if case not in self._written]
+        scans = (workers or WorkerPool(1)).ahead(read_scan, [(reader, case) for case in remaining], READ_AHEAD)
+        bar = progress(remaining, title="translation", unit="vol", quiet=quiet or not remaining)
         for case, scan in zip(bar, scans, strict=True):
             to = self.model.contrasts[1 - self.model.contrasts.index(case.contrast)]
             if isinstance(scan, str):
@@ -115,8 +116,8 @@ class TranslationWriter:
         return [volume for case in test if (volume := self._written.get(case))]
 
 
-def _attempt(folder: RunFolder, model: TranslationModel, translation: Translation) -> TranslatedVolume | str:
-    """Write a translation; return why there is none where that fails."""
+def _try_write(folder: RunFolder, model: TranslationModel, translation: Translation) -> TranslatedVolume | str:
+    """Write a translation; return the reason where that fails."""
     try:
         return _write(folder, model, translation)
     except UserError as error:
@@ -128,7 +129,7 @@ def _attempt(folder: RunFolder, model: TranslationModel, translation: Translatio
 
 
 def _write(folder: RunFolder, model: TranslationModel, translation: Translation) -> TranslatedVolume:
-    """Write a translation and its mosaic; of `model` all but the networks is used."""
+    """Write a translation and its mosaic. The model's networks are not used."""
     case, to, scan = translation.case, translation.to, translation.scan
     name = f"{case.name}_to_{to}"
     translated = scan.unpadded(translation.slices)

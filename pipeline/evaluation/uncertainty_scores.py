@@ -1,7 +1,7 @@
-"""The uncertainty's calibration on the validation subjects, and what the test subjects say of it.
+"""The uncertainty's calibration on the validation subjects, and its scores on the test subjects.
 
-Of each scan some evenly spread slices are looked at, so that it costs seconds: as many passes through the networks as
-`--uncertainty` makes, on `SLICES` slices. The test subjects play no part in the calibration.
+Both use `SLICES` evenly spread slices of each scan, with as many passes through the networks as `--uncertainty` makes,
+which takes seconds. The test subjects play no part in the calibration.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,10 +18,10 @@ from pipeline.evaluation.parallel_scoring import READ_AHEAD, Translation, read_p
 from pipeline.evaluation.scores import UNCERTAINTY, SubjectScore
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.translator import translate_slices
-from pipeline.inference.uncertainty import Calibration, Features, UncertaintySources, features_of
+from pipeline.inference.uncertainty import Calibration, Features, UncertaintySources, uncertainty_features
 from pipeline.inference.uncertainty_calibration import (
     RUN,
-    SINGLE_PROCESS,
+    SINGLE_NETWORK,
     Calibrations,
     uncertainty_sources,
     write_calibrations,
@@ -34,8 +34,8 @@ from pipeline.utils.console import progress, warn
 from pipeline.utils.workers import WorkerPool
 
 SLICES = 16  # of a scan
-MOST_PAIRS = 16  # validation subjects that the calibration uses
-MOST_VOXELS = 20_000  # of a scan, evenly spread: neighbours say the same
+MAX_PAIRS = 16  # validation subjects that the calibration uses
+MAX_VOXELS = 20_000  # of a scan, evenly spread, because neighbouring voxels are alike
 KNOTS = 24  # equally filled bins of the combined feature
 
 
@@ -47,9 +47,9 @@ def fit_calibration(features: Features, errors: np.ndarray, subjects: int = 0) -
     which many voxels then share, are one knot.
 
     Args:
-        features: Of the voxels, (n,).
+        features: The features of n voxels, (n,) each.
         errors: |G(x) - y| of the same voxels, (n,), from 0.
-        subjects: How many the voxels are of, for the record.
+        subjects: The number of subjects that the voxels are of, for the record.
 
     Raises:
         ValueError: there is no voxel.
@@ -65,11 +65,11 @@ def fit_calibration(features: Features, errors: np.ndarray, subjects: int = 0) -
     spread_weight, cycle_weight = ([weight / scale for weight, scale in zip(weights, scales, strict=True)] + [0.0])[:2]
     calibration = Calibration(cycle_weight, spread_weight, (), subjects, int(errors.size))
     curve = calibration_curve(calibration.combined(features), errors, KNOTS)
-    places, knot = np.unique(curve[:, 0].round(6), return_inverse=True)
+    feature_values, knot = np.unique(curve[:, 0].round(6), return_inverse=True)
     bins = np.bincount(knot)
     fitted = isotonic_regression(np.bincount(knot, curve[:, 1]) / bins, weights=bins).x
-    knots = np.column_stack([places, fitted.round(6)]).tolist()
-    return replace(calibration, knots=tuple((place, error) for place, error in knots))
+    knots = np.column_stack([feature_values, fitted.round(6)]).tolist()
+    return replace(calibration, knots=tuple((feature, error) for feature, error in knots))
 
 
 def calibrate(
@@ -85,55 +85,63 @@ def calibrate(
     """Calibrate the uncertainty of both directions on the validation subjects that have both contrasts.
 
     Args:
-        validation: Their cases.
-        model: What translates.
+        validation: The validation subjects' cases.
+        model: The model that translates.
         others: The run's other checkpoints.
         reader: Reads and registers pairs.
-        batch_size: Slices that go through the network at once.
-        workers: Read and register the next pairs meanwhile; None leaves that to this process.
+        batch_size: Slices in a batch.
+        workers: Processes that read and register the next pairs meanwhile; None for this process.
         quiet: Whether to leave out the progress bar.
 
     Returns:
-        The calibrations, and "", or none and the reason.
+        The calibrations and "", or no calibrations and the reason.
     """
-    found = pairs(validation, model.contrasts)
+    # Choose the pairs.
+    validation_pairs = pairs(validation, model.contrasts)
     if not validation:
         return {}, "split.validation is 0, so there was nobody to calibrate on"
-    if not found:
+    if not validation_pairs:
         return {}, "no validation subject has both contrasts"
-    seen: dict[tuple[str, str], list[tuple[Features, np.ndarray]]] = {}
-    chosen = found[:: max(1, -(-len(found) // MOST_PAIRS))]
-    views = (workers or WorkerPool(1)).ahead(read_pair, [(reader, pair) for pair in chosen], READ_AHEAD)
-    bar = progress(chosen, title="uncertainty", unit="subject", quiet=quiet)
-    for pair, read in zip(bar, views, strict=True):
-        if isinstance(read, str):
-            warn(f"warning: {pair[0].subject}: {read}; left out of the uncertainty's calibration")
+
+    # Sample features and errors of both directions.
+    samples: dict[tuple[str, str], list[tuple[Features, np.ndarray]]] = {}
+    fitting_pairs = validation_pairs[:: max(1, -(-len(validation_pairs) // MAX_PAIRS))]
+    views = (workers or WorkerPool(1)).ahead(read_pair, [(reader, pair) for pair in fitting_pairs], READ_AHEAD)
+    bar = progress(fitting_pairs, title="uncertainty", unit="subject", quiet=quiet)
+    for pair, result in zip(bar, views, strict=True):
+        if isinstance(result, str):
+            warn(f"warning: {pair[0].subject}: {result}; left out of the uncertainty's calibration")
             continue
-        there, back, _ = read
-        for view, case, to in ((there, pair[0], model.contrasts[1]), (back, pair[1], model.contrasts[0])):
-            look = _Look(view, model, batch_size, str(case.path))
-            if not look.inside.any():
+        forward_view, backward_view, _ = result
+        for view, case, to in (
+            (forward_view, pair[0], model.contrasts[1]),
+            (backward_view, pair[1], model.contrasts[0]),
+        ):
+            subset = _SliceSubset(view, model, batch_size, str(case.path))
+            if not subset.inside.any():
                 continue
-            translated = look.translated(to)
-            every = max(1, -(-int(look.inside.sum()) // MOST_VOXELS))
-            errors = look.errors(translated)[look.inside][::every]
-            for kind in (RUN, SINGLE_PROCESS):
+            translated = subset.translated(to)
+            step = max(1, -(-int(subset.inside.sum()) // MAX_VOXELS))
+            errors = subset.errors(translated)[subset.inside][::step]
+            for kind in (RUN, SINGLE_NETWORK):
                 sources = uncertainty_sources(model, to, others, kind)
-                features = look.features(translated, sources)
-                within = (None if one is None else one[look.inside][::every] for one in features)
-                seen.setdefault((to, kind), []).append((Features(*within), errors))
-    if not seen:
+                features = subset.features(translated, sources)
+                selected = (None if feature is None else feature[subset.inside][::step] for feature in features)
+                samples.setdefault((to, kind), []).append((Features(*selected), errors))
+    if not samples:
         return {}, "no validation pair could be used"
+
+    # Fit a calibration for each direction and kind of sources.
     calibrations: Calibrations = {}
-    for (to, kind), parts in seen.items():
-        columns = zip(*(features for features, _ in parts), strict=True)
-        features = Features(*(None if one[0] is None else np.concatenate(one) for one in columns))
-        errors = np.concatenate([error for _, error in parts])
-        calibrations.setdefault(to, {})[kind] = fit_calibration(features, errors, len(parts))
+    for (to, kind), batches in samples.items():
+        columns = zip(*(features for features, _ in batches), strict=True)
+        features = Features(*(None if feature[0] is None else np.concatenate(feature) for feature in columns))
+        errors = np.concatenate([error for _, error in batches])
+        calibrations.setdefault(to, {})[kind] = fit_calibration(features, errors, len(batches))
     return calibrations, ""
 
 
-class _Look:
+class _SliceSubset:
     """Some slices of a scan whose real target is known.
 
     Attributes:
@@ -142,14 +150,16 @@ class _Look:
     """
 
     def __init__(self, view: View, model: TranslationModel, batch_size: int, name: str):
-        both = view.source.foreground & view.foreground
-        shown = np.flatnonzero(both.any(axis=(1, 2)))
-        self.positions = shown[np.unique(np.linspace(0, len(shown) - 1, min(SLICES, len(shown))).round().astype(int))]
+        common_head = view.source.foreground & view.foreground
+        positions = np.flatnonzero(common_head.any(axis=(1, 2)))
+        self.positions = positions[
+            np.unique(np.linspace(0, len(positions) - 1, min(SLICES, len(positions))).round().astype(int))
+        ]
         source = view.source
         self.scan: PreparedScan = replace(
             source, slices=source.slices[self.positions], foreground=source.foreground[self.positions]
         )
-        self.inside, self.real = both[self.positions], view.real[self.positions]
+        self.inside, self.real = common_head[self.positions], view.real[self.positions]
         self.model, self.batch_size, self.name = model, batch_size, name
 
     def translated(self, to: str) -> np.ndarray:
@@ -158,27 +168,27 @@ class _Look:
 
     def features(self, translated: np.ndarray, sources: UncertaintySources) -> Features:
         """Return the features of translated slices (n, H, W), without padding."""
-        found = features_of(self.scan.slices, translated, sources, self._send)
-        return Features(*(None if one is None else self.scan.unpadded(one) for one in found))
+        features = uncertainty_features(self.scan.slices, translated, sources, self._send)
+        return Features(*(None if feature is None else self.scan.unpadded(feature) for feature in features))
 
     def errors(self, translated: np.ndarray) -> np.ndarray:
         """Return |G(x) - y|, (n, h, w)."""
         return np.abs(self.scan.unpadded(translated) - self.real)
 
     def _send(self, network: nn.Module, slices: np.ndarray) -> np.ndarray:
-        how = {"device": self.model.device, "batch_size": self.batch_size, "precision": self.model.precision}
-        return translate_slices(slices, network, np.ones(len(slices), bool), name=self.name, **how)
+        options = {"device": self.model.device, "batch_size": self.batch_size, "precision": self.model.precision}
+        return translate_slices(slices, network, np.ones(len(slices), bool), name=self.name, **options)
 
 
 @dataclass
 class UncertaintyScorer:
-    """Holds the expected error against the observed one of every test translation that the evaluation shows.
+    """Compares the expected with the observed error of every test translation of an evaluation.
 
     Attributes:
         model, others, calibrations, batch_size: As in `calibrate`.
-        scores: By translation, in the order they were shown.
-        curves: Target contrast -> calibration curves, one a translation.
-        examples: Target contrast -> a slice of the first translation shown.
+        scores: The scores of the translations, in the order of the evaluation.
+        curves: The calibration curves of the translations, by target contrast.
+        examples: One slice of the first translation, by target contrast.
     """
 
     model: TranslationModel
@@ -190,17 +200,17 @@ class UncertaintyScorer:
     examples: dict[str, Example] = field(default_factory=dict)
 
     def add(self, translation: Translation) -> None:
-        """Judge one; one without a real target is passed by."""
+        """Score a translation; nothing happens without a real target."""
         to, case, view = translation.to, translation.case, translation.view
         if view is None or to not in self.calibrations:
             return
-        look = _Look(view, self.model, self.batch_size, str(case.path))
-        if not look.inside.any():
+        subset = _SliceSubset(view, self.model, self.batch_size, str(case.path))
+        if not subset.inside.any():
             return
-        translated = translation.slices[look.positions]
-        features = look.features(translated, uncertainty_sources(self.model, to, self.others))
-        everywhere = self.calibrations[to][RUN].expected(features)
-        expected, observed = everywhere[look.inside], look.errors(translated)[look.inside]
+        translated = translation.slices[subset.positions]
+        features = subset.features(translated, uncertainty_sources(self.model, to, self.others))
+        expected_map = self.calibrations[to][RUN].expected(features)
+        expected, observed = expected_map[subset.inside], subset.errors(translated)[subset.inside]
         curve = calibration_curve(expected, observed)
         self.curves.setdefault(to, []).append(curve)
         measured = {
@@ -209,18 +219,18 @@ class UncertaintyScorer:
             "observed_error": observed.mean(),
             "calibration_error": calibration_error(curve),
         }
-        name = "_".join(part for part in (case.subject, case.session) if part)
+        name = "_".join(label for label in (case.subject, case.session) if label)
         values = {f"volume/both heads/{metric}": np.array([value], float) for metric, value in measured.items()}
         self.scores.append(SubjectScore(name, case.contrast, to, MODEL, UNCERTAINTY, values))
         if to not in self.examples:
-            self.examples[to] = _example(look, translated, everywhere, f"{name}, {case.contrast} → {to}")
+            self.examples[to] = _example(subset, translated, expected_map, f"{name}, {case.contrast} → {to}")
 
     def reliability(self) -> Iterator[Reliability]:
-        """Yield what the report draws, by direction."""
+        """Yield each direction's curves and example for the report."""
         for to, curves in self.curves.items():
             source = next(contrast for contrast in self.model.contrasts if contrast != to)
-            same = [curve for curve in curves if len(curve) == len(curves[0])]
-            yield Reliability(f"{source} → {to}", np.stack(same), self.examples[to])
+            full_curves = [curve for curve in curves if len(curve) == len(curves[0])]
+            yield Reliability(f"{source} → {to}", np.stack(full_curves), self.examples[to])
 
     def save(self, folder: RunFolder, reason: str) -> list[Path]:
         """Write the calibrations, with the test subjects' curves or the reason why there are none, and the picture."""
@@ -233,15 +243,17 @@ class UncertaintyScorer:
         return [folder.calibrations, folder.uncertainty]
 
     def metadata(self, to: str) -> dict[str, object]:
-        """Return what goes with one direction's network by itself, in JSON's types; empty without a calibration."""
-        return {"uncertainty": asdict(self.calibrations[to][SINGLE_PROCESS])} if to in self.calibrations else {}
+        """Return the metadata of one direction's network by itself, in JSON's types; empty without a calibration."""
+        return {"uncertainty": asdict(self.calibrations[to][SINGLE_NETWORK])} if to in self.calibrations else {}
 
 
-def _example(look: _Look, translated: np.ndarray, expected: np.ndarray, title: str) -> Example:
-    """Return the slice with the most head of it."""
-    index = int(look.inside.sum(axis=(1, 2)).argmax())
-    shown = (look.scan.stack, look.scan.unpadded(translated), look.real, look.errors(translated), expected)
-    inside = look.inside[index]
-    source, made, real, observed, doubt = (stack[index] for stack in shown)
-    spacing = look.scan.spacing_mm[1:]
-    return Example(title, source, made, real, np.where(inside, observed, 0), np.where(inside, doubt, 0), spacing)
+def _example(subset: _SliceSubset, translated: np.ndarray, expected: np.ndarray, title: str) -> Example:
+    """Return the slice that shows most of the head, with both errors."""
+    index = int(subset.inside.sum(axis=(1, 2)).argmax())
+    stacks = (subset.scan.stack, subset.scan.unpadded(translated), subset.real, subset.errors(translated), expected)
+    inside = subset.inside[index]
+    source, translation, real, observed, expected_error = (stack[index] for stack in stacks)
+    spacing = subset.scan.spacing_mm[1:]
+    return Example(
+        title, source, translation, real, np.where(inside, observed, 0), np.where(inside, expected_error, 0), spacing
+    )

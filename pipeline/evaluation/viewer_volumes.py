@@ -1,4 +1,4 @@
-"""Which test subjects the report's viewer shows, and their volumes: source, translation and real target."""
+"""The test subjects in the report's viewer, and their volumes: source, translation and real target."""
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,21 +19,21 @@ from pipeline.utils.console import warn
 from pipeline.utils.files import atomic_write, temporary_folder
 from transforms.slices import stack_slices
 
-MOST_SUBJECTS = 3  # a direction: the file is mailed
+MAX_SUBJECTS = 3  # a direction: the file is mailed
 
 
 class ViewerVolumes:
-    """Keeps every translation in files, small enough to be shown, until it is known which are worth a look.
+    """Keeps every translation in a small file, until the scores decide which ones the viewer shows.
 
     Args:
-        folder: For the files; whoever made it removes it.
-        model: What translates.
+        folder: Folder for the files; the caller removes it.
+        model: The model that translates.
     """
 
     def __init__(self, folder: Path, model: TranslationModel):
         self.folder, self.model = folder, model
         self._files: dict[Case, Path] = {}
-        self._lone, self._asked = dict.fromkeys(model.contrasts, 0), 0
+        self._unpaired, self._count = dict.fromkeys(model.contrasts, 0), 0
 
     def add(self, translation: Translation) -> None:
         """Keep a translation; of those without a real target, the first few of each contrast."""
@@ -42,35 +42,38 @@ class ViewerVolumes:
             self.take(translation.case, job(translation))
 
     def job(self, translation: Translation) -> Callable[[Translation], Path] | None:
-        """Return what writes a translation and returns its file; None for one more without a real target."""
+        """Return a function that writes a translation and returns its path.
+
+        None for a translation without a real target, where its contrast has `MAX_SUBJECTS` of them already.
+        """
         if translation.view is None:
             contrast = translation.case.contrast
-            self._lone[contrast] += 1
-            if self._lone[contrast] > MOST_SUBJECTS:
+            self._unpaired[contrast] += 1
+            if self._unpaired[contrast] > MAX_SUBJECTS:
                 return None
-        self._asked += 1
-        return partial(_write, self.folder / f"{self._asked}.npz", self.model.facts[translation.to])
+        self._count += 1
+        return partial(_write, self.folder / f"{self._count}.npz", self.model.statistics[translation.to])
 
     def take(self, case: Case, result: Path) -> None:
-        """Remember where a translation is."""
+        """Store the path of a translation."""
         self._files[case] = result
 
     def get(self, case: Case, label: str) -> ViewedSubject | None:
-        """Return a translation that was kept, under a label; None where there is none."""
+        """Return a case's translation with a label; None where none was kept."""
         if case not in self._files:
             return None
         with np.load(self._files[case], allow_pickle=False) as arrays:
-            kept = {name: arrays[name] if arrays[name].ndim else arrays[name].item() for name in arrays.files}
-        return ViewedSubject(**{"real": None, **kept, "label": label})
+            arrays_by_name = {name: arrays[name] if arrays[name].ndim else arrays[name].item() for name in arrays.files}
+        return ViewedSubject(**{"real": None, **arrays_by_name, "label": label})
 
 
-def _write(path: Path, facts: Mapping[str, object], translation: Translation) -> Path:
-    """Write a translation, small enough to be shown, beside source and real target.
+def _write(path: Path, statistics: Mapping[str, object], translation: Translation) -> Path:
+    """Write a translation with source and real target, reduced in size for the viewer; return the path.
 
     Args:
-        path: Of the file.
-        facts: What the target contrast's training cohort is like.
-        translation: To be kept.
+        path: The file's path.
+        statistics: The target contrast's training statistics, with `low` and `high`.
+        translation: The translation.
     """
     case, scan, view = translation.case, translation.scan, translation.view
     subject = viewed_subject(
@@ -82,8 +85,8 @@ def _write(path: Path, facts: Mapping[str, object], translation: Translation) ->
         real=None if view is None else stack_slices(view.real, scan.axis),
         foreground=stack_slices(scan.foreground if view is None else scan.foreground | view.foreground, scan.axis),
         affine=scan.affine,
-        units=f"In a {translation.to} scan as the model was trained on, -1 is {facts['low']:.4g} and +1 is "
-        f"{facts['high']:.4g} in the file's own units.",
+        units=f"In a {translation.to} scan as the model was trained on, -1 is {statistics['low']:.4g} and +1 is "
+        f"{statistics['high']:.4g} in the file's own units.",
     )
     arrays = {name: value for name, value in asdict(subject).items() if value is not None}
     atomic_write(path, lambda stream: np.savez_compressed(stream, **arrays))
@@ -92,12 +95,12 @@ def _write(path: Path, facts: Mapping[str, object], translation: Translation) ->
 
 @contextmanager
 def collect_viewer_volumes(folder: Path, model: TranslationModel) -> Iterator[ViewerVolumes | None]:
-    """Yield what keeps translations for the viewer, in a folder below `folder` that goes when the block ends.
+    """Yield a `ViewerVolumes` in a temporary folder below `folder`, which is removed when the block ends.
 
-    None, with a line that says how to get it, where the viewer's package was not fetched.
+    None, with a note on how to get it, where the viewer's package was not fetched.
 
     Raises:
-        UserError: nothing can be written there.
+        UserError: the folder cannot be written.
     """
     if not is_fetched():
         warn(
@@ -106,54 +109,52 @@ def collect_viewer_volumes(folder: Path, model: TranslationModel) -> Iterator[Vi
         )
         yield None
         return
-    with temporary_folder(folder) as kept:
-        yield ViewerVolumes(kept, model)
+    with temporary_folder(folder) as temporary:
+        yield ViewerVolumes(temporary, model)
 
 
-def subjects_to_view(test: Sequence[Case], scores: Scores, candidates: ViewerVolumes) -> list[ViewedSubject]:
-    """Return at most three subjects for each direction, translated: by masked PSNR the worst, the median and the best.
+def subjects_to_view(test: Sequence[Case], scores: Scores, volumes: ViewerVolumes) -> list[ViewedSubject]:
+    """Return the worst, the median and the best subject of each direction, by masked PSNR.
 
     Where no test subject has both contrasts, the first three scans of each contrast.
 
     Args:
         test: The test subjects' cases.
-        scores: The model's, of these subjects.
-        candidates: What the evaluation showed.
+        scores: The scores of the evaluation.
+        volumes: The translations of the evaluation.
     """
-    contrasts = candidates.model.contrasts
-    chosen = _ranked(test, scores, contrasts) if scores.paired else _first(test, scores, contrasts)
-    return [subject for label, case in chosen if (subject := candidates.get(case, label))]
+    contrasts = volumes.model.contrasts
+    cases = _extreme_cases(test, scores, contrasts) if scores.paired else _first_cases(test, scores, contrasts)
+    return [subject for label, case in cases if (subject := volumes.get(case, label))]
 
 
 def rank_names(count: int) -> dict[str, int]:
-    """Return name -> index of the worst, the median and the best of `count` subjects in ascending order.
+    """Return the indices of the worst, the median and the best of `count` subjects in ascending order, by name.
 
-    Of two there is no median, and a single one is neither: "only".
+    Two subjects have no median; a single one is called "only".
     """
     if count < 2:
         return {"only": 0} if count else {}
     return {"worst": 0, **({"median": count // 2} if count > 2 else {}), "best": count - 1}
 
 
-def _ranked(test: Sequence[Case], scores: Scores, contrasts: tuple[str, str]) -> list[tuple[str, Case]]:
+def _extreme_cases(test: Sequence[Case], scores: Scores, contrasts: tuple[str, str]) -> list[tuple[str, Case]]:
     """Return (label, source) of the subjects to show, by direction."""
     by_name = {"_".join(filter(None, (pair[0].subject, pair[0].session))): pair for pair in pairs(test, contrasts)}
-    chosen = []
+    cases = []
     for source, target in (contrasts, contrasts[::-1]):
-        ranked = [one for one in scores.ranked(source, target, MODEL, MASKED_PSNR) if one[1] in by_name]
+        ranked = [entry for entry in scores.ranked(source, target, MODEL, MASKED_PSNR) if entry[1] in by_name]
         for name, index in rank_names(len(ranked)).items():
             psnr, subject = ranked[index]
             case = by_name[subject][contrasts.index(source)]
-            chosen.append((f"{name}: {subject}, {psnr:.2f} dB masked PSNR", case))
-    return chosen
+            cases.append((f"{name}: {subject}, {psnr:.2f} dB masked PSNR", case))
+    return cases
 
 
-def _first(test: Sequence[Case], scores: Scores, contrasts: tuple[str, str]) -> list[tuple[str, Case]]:
+def _first_cases(test: Sequence[Case], scores: Scores, contrasts: tuple[str, str]) -> list[tuple[str, Case]]:
     """Return (label, source) of the first few scans of each contrast that were evaluated."""
-    return [
-        ("_".join(filter(None, (case.subject, case.session))), case)
-        for contrast in contrasts
-        for case in [one for one in test if one.contrast == contrast and one.name not in scores.failures][
-            :MOST_SUBJECTS
-        ]
-    ]
+    evaluated = [case for case in test if case.name not in scores.failures]
+    cases = []
+    for contrast in contrasts:
+        cases += [case for case in evaluated if case.contrast == contrast][:MAX_SUBJECTS]
+    return [("_".join(filter(None, (case.subject, case.session))), case) for case in cases]

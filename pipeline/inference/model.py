@@ -22,46 +22,47 @@ ENOUGH_WORK = 5e9  # floating-point operations of a slice: 12e9 of the U-Net at 
 Run = Callable[[nn.Module, Tensor], Tensor]  # a network and a batch -> its output
 
 
-def eagerly(network: nn.Module, batch: Tensor) -> Tensor:
-    """Return a network's output for a batch, run as it is."""
+def run_eagerly(network: nn.Module, batch: Tensor) -> Tensor:
+    """Return a network's output for a batch, without compiling."""
     return network(batch)
 
 
 @dataclass(frozen=True)
 class TranslationModel:
-    """What translates volumes.
+    """A trained model that translates volumes.
 
     Attributes:
         contrasts: The two contrasts' names.
         translators: By target contrast, the network (N, 1, H, W) -> (N, 1, H, W) in [-1, 1], in evaluation mode on
             `device`; both directions or one.
-        settings: Arguments of `transforms.slice_chain.slice_chain` that training used.
-        facts: By contrast, what the training cohort was like: `low` and `high`, the median intensities that became
+        settings: The arguments of `transforms.slice_chain.slice_chain` in training.
+        statistics: By contrast, what the training cohort was like: `low` and `high`, the median intensities that became
             -1 and 1, and `integer`, whether files hold whole numbers; of the source, and where it was kept, `likeness`,
             which volumes are compared with (`pipeline.inference.domain_shift`).
         stride: The networks take heights and widths that are multiples of this.
-        device: Where the networks are.
+        device: The device that holds the networks.
         precision: "float32", or "bf16" or "fp16" for autocast.
-        origin: What it is, in a few words, for the headers of translated volumes.
+        origin: Method and name of the run, for the headers of translated volumes.
         config_hash: Twelve digits of the SHA-256 of its configuration; "" where that was not kept.
-        calibration: An MLflow model's, of what flips and shifts alone show of its errors; empty where it carries none.
-        run: How networks are run: as they are, or compiled (`pipeline.inference.compile`).
+        calibration: The calibrated uncertainty that an MLflow model carries, from flips and shifts alone; empty where
+            there is none.
+        run: Function that runs the networks: eagerly, or compiled (`pipeline.inference.compile`).
     """
 
     contrasts: tuple[str, str]
     translators: Mapping[str, nn.Module]
     settings: Mapping[str, object]
-    facts: Mapping[str, Mapping[str, object]]
+    statistics: Mapping[str, Mapping[str, object]]
     stride: int
     device: torch.device
     precision: str = "float32"
     origin: str = "contrast translation"
     config_hash: str = ""
     calibration: Mapping[str, object] = field(default_factory=dict)
-    run: Run = eagerly
+    run: Run = run_eagerly
 
-    def about(self, to: str) -> dict[str, str]:
-        """Return what tells the model that makes `to` from others, for records: `origin`, `identity`, `config_hash`."""
+    def info(self, to: str) -> dict[str, str]:
+        """Return what identifies the model that makes `to`, for records: `origin`, `to`, `identity`, `config_hash`."""
         return {"origin": self.origin, "to": to, "identity": self.identity(to), "config_hash": self.config_hash}
 
     def identity(self, to: str) -> str:
@@ -101,13 +102,12 @@ def load_model(uri: str | Path, device: str = "auto") -> TranslationModel:
     """Load a model for translation.
 
     Args:
-        uri: A run's folder (its best checkpoint, or its latest where the configuration has that evaluated, so that it
-            is what report and uncertainty are about), a checkpoint file, or MLflow's `runs:/RUN_ID/MODEL` or
-            `models:/NAME@ALIAS`.
+        uri: A run's folder, a checkpoint file, or MLflow's `runs:/RUN_ID/MODEL` or `models:/NAME@ALIAS`. Of a folder,
+            the checkpoint that its evaluation uses: the best one, or the latest where the configuration says so.
         device: "auto", "cpu", "cuda" or "mps".
 
     Raises:
-        UserError: nothing is there, it is no checkpoint or of another version, or the device is not there.
+        UserError: there is no such model, it is no checkpoint or of another version, or the device is not available.
     """
     chosen = choose_device(device)
     if str(uri).startswith(MLFLOW_SCHEMES):
@@ -122,9 +122,10 @@ def load_model(uri: str | Path, device: str = "auto") -> TranslationModel:
 
 
 def is_large(network: nn.Module, size: int, stride: int) -> bool:
-    """Whether a slice of `size` takes a network `ENOUGH_WORK`; a multiplication and an addition are two operations.
+    """Whether a slice of `size` pixels a side takes a network `ENOUGH_WORK` floating-point operations or more.
 
-    Larger networks gain by another memory layout and by being compiled, smaller ones lose.
+    A multiplication and an addition are two operations. Large networks gain by the channels-last memory layout and by
+    being compiled, smaller ones lose.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -149,7 +150,7 @@ def _from_checkpoint(content: dict, device: torch.device) -> TranslationModel:
         contrasts=config.contrasts,
         translators=translators,
         settings=settings,
-        facts=content["facts"],
+        statistics=content["facts"],
         stride=max(network.stride for network in translators.values()),
         device=device,
         precision=precision_of(config, device),
@@ -161,18 +162,18 @@ def _from_checkpoint(content: dict, device: torch.device) -> TranslationModel:
 def _from_mlflow(uri: str, device: torch.device) -> TranslationModel:
     from pipeline.tracking.mlflow_models import load_translator
 
-    module, about = load_translator(uri, device)
+    module, metadata = load_translator(uri, device)
     try:
         return TranslationModel(
-            contrasts=tuple(about["contrasts"]),
-            translators={about["to"]: module},
-            settings=about["settings"],
-            facts=about["facts"],
-            stride=about["stride"],
+            contrasts=tuple(metadata["contrasts"]),
+            translators={metadata["to"]: module},
+            settings=metadata["settings"],
+            statistics=metadata["facts"],
+            stride=metadata["stride"],
             device=device,
-            origin=about["origin"],
-            config_hash=about.get("config_hash", ""),
-            calibration=about.get("uncertainty", {}),
+            origin=metadata["origin"],
+            config_hash=metadata.get("config_hash", ""),
+            calibration=metadata.get("uncertainty", {}),
         )
     except KeyError as error:
         raise UserError(f"{uri}: its metadata lacks {error}; use the release that logged it") from error
@@ -180,23 +181,35 @@ def _from_mlflow(uri: str, device: torch.device) -> TranslationModel:
 
 def translator_metadata(
     config: Config,
-    facts: Mapping[str, Mapping[str, object]],
+    statistics: Mapping[str, Mapping[str, object]],
     to: str,
     stride: int,
     settings: Mapping[str, object] | None = None,
 ) -> dict:
-    """Return what `load_model` wants to find with one direction's MLflow model, in JSON's types.
+    """Return the metadata that `load_model` reads from one direction's MLflow model, in JSON's types.
 
-    Only what translation needs: no path, no subject. `settings` are the chain's (`TranslationModel.settings`); None
-    takes those of a new run.
+    It holds what translation needs, and no path and no subject.
+
+    Args:
+        config: The run's configuration.
+        statistics: The training cohort's statistics by contrast.
+        to: The contrast that the direction makes.
+        stride: The network takes heights and widths that are multiples of this.
+        settings: The chain's arguments (`TranslationModel.settings`); None takes those of a new run.
     """
-    kept = {contrast: {"likeness": of["likeness"]} for contrast, of in facts.items() if "likeness" in of}
-    kept[to] = kept.get(to, {}) | {name: facts[to][name] for name in ("low", "high", "integer")}
+    model_statistics = {
+        contrast: {"likeness": contrast_statistics["likeness"]}
+        for contrast, contrast_statistics in statistics.items()
+        if "likeness" in contrast_statistics
+    }
+    model_statistics[to] = model_statistics.get(to, {}) | {
+        name: statistics[to][name] for name in ("low", "high", "integer")
+    }
     return {
         "contrasts": list(config.contrasts),
         "to": to,
         "settings": dict(settings or chain_settings(config.preprocess)),
-        "facts": kept,
+        "facts": model_statistics,
         "stride": stride,
         "origin": _origin(config),
         "config_hash": _config_hash(config),
@@ -204,11 +217,11 @@ def translator_metadata(
 
 
 def precision_of(config: Config, device: torch.device) -> str:
-    """Return the precision in which a run's networks validate, are evaluated and translate on a device.
+    """Return the precision in which a run's networks are validated, evaluated and applied on a device.
 
-    That in which they train, so that what chose the checkpoint is what translates; on the CPU float32, whatever they
-    train in: few CPUs are faster in bf16. The last layer is float32 in any case (`networks.output`). A network that
-    was logged to MLflow knows nothing of its run: it computes in float32 and differs by bf16's rounding.
+    On a GPU it is the training precision, so that translation computes as the validation that chose the checkpoint. On
+    the CPU it is float32, for few CPUs are faster in bf16. The last layer is float32 in any case (`networks.output`). A
+    network that was logged to MLflow computes in float32 and differs by bf16's rounding.
     """
     return config.training.precision if device.type == "cuda" else "float32"
 

@@ -1,4 +1,4 @@
-"""What a model's address names: a checkpoint on disk, or something of MLflow's. Torch is not needed to find out."""
+"""The address of a model: a checkpoint on disk, or a model in MLflow. Resolving it does not import torch."""
 
 from pathlib import Path
 
@@ -9,11 +9,15 @@ from pipeline.utils.paths import looked_at
 MLFLOW_SCHEMES = ("runs:/", "models:/")
 ADDRESSES_OF_MLFLOW = "runs:/RUN_ID/MODEL or models:/NAME@ALIAS"
 LATEST = "latest.pt"
-BY_WORTH = ("best.pt", LATEST, "previous.pt")  # `pipeline.runs.checkpoint.CheckpointFolder` has them under these names
+BY_PREFERENCE = (
+    "best.pt",
+    LATEST,
+    "previous.pt",
+)  # `pipeline.runs.checkpoint.CheckpointFolder` has them under these names
 
 
 def require_model(uri: str) -> None:
-    """Refuse an address at which there is no checkpoint; MLflow's are not looked at.
+    """Refuse an address without a checkpoint; MLflow's addresses are not checked.
 
     Raises:
         UserError: as `checkpoint_at`.
@@ -23,12 +27,13 @@ def require_model(uri: str) -> None:
 
 
 def checkpoint_at(path: Path) -> Path:
-    """Return the checkpoint that a path names: that file, or of a run's folder or its `checkpoints` the best one.
+    """Return the checkpoint that a path names.
 
-    Where the run's configuration has its latest one evaluated, that comes first.
+    A file is the checkpoint itself. Of a run's folder or its `checkpoints` it is the best one, or the latest where the
+    run's configuration has that evaluated.
 
     Raises:
-        UserError: nothing is there, or a folder without a checkpoint.
+        UserError: the path does not exist, or is a folder without a checkpoint.
     """
     if is_file(path):
         return path
@@ -37,16 +42,16 @@ def checkpoint_at(path: Path) -> Path:
             f"{path}: no such model{looked_at(path)}; give a run's folder, a checkpoint, {ADDRESSES_OF_MLFLOW}"
         )
     for run, folder in ((path, path / "checkpoints"), (path.parent, path)):
-        there = [name for name in BY_WORTH if is_file(folder / name)]
-        if LATEST in there and _evaluates_latest(run):
+        names = [name for name in BY_PREFERENCE if is_file(folder / name)]
+        if LATEST in names and _evaluates_latest(run):
             return folder / LATEST
-        if there:
-            return folder / there[0]
+        if names:
+            return folder / names[0]
     raise UserError(f"{path}: no checkpoint in this folder; give the folder of a run that has trained")
 
 
 def _evaluates_latest(run: Path) -> bool:
-    """Whether a run's configuration has its latest checkpoint evaluated; one that cannot be read says nothing."""
+    """Whether a run's configuration has its latest checkpoint evaluated; False where it cannot be read."""
     from pipeline.config.load import load_config  # half of the time that a refusal takes
     from pipeline.runs.folder import RunFolder
 

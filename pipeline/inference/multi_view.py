@@ -1,4 +1,4 @@
-"""What the command translates with: one model, or one for each of several slicings whose results are averaged."""
+"""Translation with one model, or with models of several slicing directions whose results are averaged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,52 +14,55 @@ from pipeline.inference.compile import CompiledForms, worth_compiling
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.output_volume import image_like
 from pipeline.inference.translator import OpenedVolume, collected_warnings, on_source_grid, open_volume
-from pipeline.inference.uncertainty import features_of, fused_error
+from pipeline.inference.uncertainty import fused_error, uncertainty_features
 from pipeline.inference.uncertainty_calibration import UncertaintyModel, load_uncertainty
 from pipeline.utils.errors import UserError
 
 
 class ViewTranslation(NamedTuple):
-    """A translated volume and, where it was asked for, the map of its expected absolute error."""
+    """A translated volume and, where wanted, the map of its expected absolute error."""
 
     volume: nib.Nifti1Image
     uncertainty: nib.Nifti1Image | None = None
 
 
 class OpenedViews(NamedTuple):
-    """A volume that was read and prepared for each view, and what is doubtful about it."""
+    """A volume that was read and prepared for each view, and the cautions about it."""
 
     volumes: tuple[OpenedVolume, ...]
-    doubts: list[str]
+    cautions: list[str]
 
 
 @dataclass(frozen=True)
 class MultiViewTranslator:
-    """What translates volumes to one contrast.
+    """Translates volumes to one contrast.
 
     Attributes:
-        models: One, or several that were trained on slices along different axes.
+        models: One model, or several that were trained on slices along different axes.
         to: The contrast to make.
-        doubts: Of each model, what tells how far off it may be; empty where no map is wanted.
+        uncertainty_models: The calibrated uncertainty of each model; empty where no map is wanted.
     """
 
     models: tuple[TranslationModel, ...]
     to: str
-    doubts: tuple[UncertaintyModel, ...] = ()
+    uncertainty_models: tuple[UncertaintyModel, ...] = ()
 
-    def about(self) -> dict[str, str]:
-        """Return what `TranslationModel.about` does; of several, their words joined by " + "."""
-        each = [model.about(self.to) for model in self.models]
-        return {key: " + ".join(about[key] for about in each) if key != "to" else self.to for key in each[0]}
+    def info(self) -> dict[str, str]:
+        """Return `TranslationModel.info`; of several models, their values joined by " + "."""
+        descriptions = [model.info(self.to) for model in self.models]
+        return {
+            key: " + ".join(description[key] for description in descriptions) if key != "to" else self.to
+            for key in descriptions[0]
+        }
 
-    def compiled(self, asked: str, volumes: int, batch_size: int) -> "MultiViewTranslator":
-        """Return the views for a job: with networks that are compiled when first used, where that is asked for or pays.
+    def compiled(self, compile_setting: str, volumes: int, batch_size: int) -> "MultiViewTranslator":
+        """Return the translator with compiled networks, where that is requested or pays.
 
         Args:
-            asked, volumes: See `pipeline.inference.compile.worth_compiling`.
-            batch_size: Slices that go through the networks at once.
+            compile_setting, volumes: See `pipeline.inference.compile.worth_compiling`.
+            batch_size: Slices in a batch.
         """
-        if not worth_compiling(asked, volumes, self.models[0], self.to):
+        if not worth_compiling(compile_setting, volumes, self.models[0], self.to):
             return self
         forms = CompiledForms(batch_size)
         return replace(self, models=tuple(replace(model, run=forms) for model in self.models))
@@ -74,39 +77,39 @@ class MultiViewTranslator:
     ) -> ViewTranslation:
         """Translate a volume on its own grid, in the target contrast's training intensities.
 
-        Each view's slices are led back to the source's grid and to intensities by its own model's facts, and averaged
-        there voxel by voxel. The map is float32, in the target's intensities; 0 outside the source's head.
+        Each view's slices are brought back to the source's grid and to its own model's intensities, and averaged there
+        voxel by voxel. The map is float32, in the target's intensities; 0 outside the source's head.
 
         Args, warnings and errors as in `pipeline.inference.translator.translate_volume`.
         """
         return self.translate_opened(self.open(source, strict=strict), batch_size, keep_header_text)
 
     def open(self, source: str | Path | SpatialImage, *, strict: bool = False) -> OpenedViews:
-        """Read a volume and prepare it for every view; no device is asked for anything. As in `translate`."""
-        doubts: list[str] = []
+        """Read a volume and prepare it for every view, without using the device. Arguments as in `translate`."""
+        cautions: list[str] = []
         volumes = (
-            open_volume(source, model, self.to, doubts, strict=strict, likeness=index == 0)
+            open_volume(source, model, self.to, cautions, strict=strict, compare=index == 0)
             for index, model in enumerate(self.models)
         )
-        return OpenedViews(tuple(volumes), doubts)
+        return OpenedViews(tuple(volumes), cautions)
 
     def translate_opened(
         self, source: OpenedViews, batch_size: int = 8, keep_header_text: bool = False
     ) -> ViewTranslation:
-        """Translate what `open` returned; as in `translate`."""
-        with collected_warnings(source.volumes[0].name) as doubts:
-            doubts += source.doubts
+        """Translate an opened volume. Arguments as in `translate`."""
+        with collected_warnings(source.volumes[0].name) as cautions:
+            cautions += source.cautions
             return self._translated(source.volumes, batch_size, keep_header_text)
 
     def _translated(self, volumes: Sequence[OpenedVolume], batch_size: int, keep_header_text: bool) -> ViewTranslation:
         voxels, errors = [], []
         for index, (model, opened) in enumerate(zip(self.models, volumes, strict=True)):
             network = model.translators[self.to]
-            translated = opened.through(network, opened.slices, model, batch_size)
-            low, high = (model.facts[self.to][name] for name in ("low", "high"))
+            translated = opened.run_network(network, opened.slices, model, batch_size)
+            low, high = (model.statistics[self.to][name] for name in ("low", "high"))
             voxels.append(on_source_grid(translated, opened.inverse_state, model, low, high))
-            if self.doubts:
-                expected = _expected(opened, translated, model, self.doubts[index], batch_size)
+            if self.uncertainty_models:
+                expected = _expected(opened, translated, model, self.uncertainty_models[index], batch_size)
                 # an error is a difference: -1 to 0, 1 to half the range that -1 to 1 spans
                 errors.append(on_source_grid(expected - 1, opened.inverse_state, model, 0.0, high - low))
         affine, header = opened.inverse_state["image_before_canonical"], opened.inverse_state["image_header"]
@@ -115,7 +118,7 @@ class MultiViewTranslator:
             voxels[0] if len(voxels) == 1 else np.mean(voxels, axis=0),
             affine,
             header,
-            integer=all(model.facts[self.to]["integer"] for model in self.models),
+            integer=all(model.statistics[self.to]["integer"] for model in self.models),
             description=f"synthetic {self.to}, {origin}",
             keep_text=keep_header_text,
         )
@@ -127,48 +130,54 @@ class MultiViewTranslator:
 
 
 def _expected(
-    opened: OpenedVolume, translated: np.ndarray, model: TranslationModel, doubt: UncertaintyModel, batch_size: int
+    opened: OpenedVolume,
+    translated: np.ndarray,
+    model: TranslationModel,
+    uncertainty: UncertaintyModel,
+    batch_size: int,
 ) -> np.ndarray:
     """Return the absolute error to expect in [-1, 1]'s unit, (N, H, W) in [0, 2]; 0 outside the source's head."""
-    features = features_of(
+    features = uncertainty_features(
         opened.slices,
         translated,
-        doubt.sources,
-        lambda network, slices: opened.through(network, slices, model, batch_size),
+        uncertainty.sources,
+        lambda network, slices: opened.run_network(network, slices, model, batch_size),
     )
-    return np.where(opened.foreground, doubt.calibration.expected(features), np.float32(0))
+    return np.where(opened.foreground, uncertainty.calibration.expected(features), np.float32(0))
 
 
 def open_multi_view(
     uris: Sequence[str], models: Sequence[TranslationModel], to: str, axes: Sequence[str] | None, *, uncertainty: bool
 ) -> MultiViewTranslator:
-    """Return what translates, from loaded models.
+    """Return a translator from loaded models.
 
     Args:
-        uris: What each model was loaded from.
-        models: As many.
+        uris: The address that each model was loaded from.
+        models: The models, one for each address.
         to: The contrast to make.
-        axes: The slicings to average, "axial", "coronal", "sagittal"; None where there is one model.
-        uncertainty: Whether maps are wanted.
+        axes: The slicing directions to average, "axial", "coronal", "sagittal"; None where there is one model.
+        uncertainty: Whether maps of the expected error are wanted.
 
     Raises:
-        UserError: models and axes do not fit together, or a map is wanted and a model's was never calibrated.
+        UserError: models and axes do not fit together, or maps are wanted and a model has no calibration.
     """
-    own = [str(model.settings["axis"]) for model in models]
-    trained = "; ".join(f"{uri}: {axis}" for uri, axis in zip(uris, own, strict=True))
+    axes_of_models = [str(model.settings["axis"]) for model in models]
+    trained = "; ".join(f"{uri}: {axis}" for uri, axis in zip(uris, axes_of_models, strict=True))
     if axes is None and len(models) > 1:
-        raise UserError(f"several models were given; say --views {','.join(own)} to average their translations")
-    if axes is not None and sorted(axes) != sorted(own):
+        raise UserError(
+            f"several models were given; say --views {','.join(axes_of_models)} to average their translations"
+        )
+    if axes is not None and sorted(axes) != sorted(axes_of_models):
         raise UserError(
             f"--views {','.join(axes)} needs one --model for each axis, trained on its slices (preprocess.axis), and "
             f"there is {trained}"
         )
     for uri, model in zip(uris, models, strict=True):
         if set(model.contrasts) != set(models[0].contrasts):
-            pairs = " and ".join("/".join(sorted(one.contrasts)) for one in (models[0], model))
+            pairs = " and ".join("/".join(sorted(other.contrasts)) for other in (models[0], model))
             raise UserError(f"{uri}: the models translate between different contrasts, {pairs}; give others")
         model.target(to)
-    doubts = (
+    uncertainty_models = (
         [load_uncertainty(str(uri), model, to) for uri, model in zip(uris, models, strict=True)] if uncertainty else []
     )
-    return MultiViewTranslator(tuple(models), to, tuple(doubts))
+    return MultiViewTranslator(tuple(models), to, tuple(uncertainty_models))

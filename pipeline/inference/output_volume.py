@@ -1,4 +1,4 @@
-"""Writing a volume on the grid of the one it was made from: the source's header and affine, our voxels."""
+"""Writing a translated volume on its source's grid: the source's header and affine, new voxels."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,13 +35,12 @@ def image_like(
 
     Args:
         data: (X, Y, Z) finite voxels on the source grid.
-        affine: (4, 4) of the source; where a NIfTI header has it in micrometres or metres, that stays.
+        affine: (4, 4), the source's, in millimetres; a NIfTI header's unit of micrometres or metres stays.
         header: nibabel's header of the source; not changed.
-        integer: Whether to round to int16; whole numbers too large for it stay float32, as do all others.
-        description: What the voxels are. The header's `descrip` has the notice "not for clinical use" before it, and
-            of it as much as 79 bytes hold.
-        keep_text: Whether the source's free text and extensions stay; its `descrip` then follows the first words of
-            the description, up to the comma.
+        integer: Whether to round to int16. Whole numbers too large for it, and all others, are stored as float32.
+        description: Text for the header's `descrip`, after the notice "not for clinical use"; cut to 79 bytes.
+        keep_text: Whether the source's free text and extensions stay. Its `descrip` then follows the part of the
+            description before the comma.
 
     Returns:
         A Nifti2Image where the source is NIfTI-2, otherwise a Nifti1Image.
@@ -73,10 +72,10 @@ def image_like(
 
 
 def _in_unit_of(header: nib.Nifti1Header, affine_mm: np.ndarray) -> np.ndarray:
-    """Return an affine in the unit of a header whose own is the same one in micrometres or metres."""
-    own = header.get_best_affine()
-    same = (np.allclose(np.diag([scale] * 3 + [1.0]) @ affine_mm, own) for scale in (1000.0, 0.001))
-    return own if any(same) else affine_mm
+    """Return the header's own affine where it is `affine_mm` in micrometres or metres, otherwise `affine_mm`."""
+    header_affine = header.get_best_affine()
+    matches = (np.allclose(np.diag([scale] * 3 + [1.0]) @ affine_mm, header_affine) for scale in (1000.0, 0.001))
+    return header_affine if any(matches) else affine_mm
 
 
 def _text(header: FileBasedHeader, field: str) -> str:
@@ -93,7 +92,7 @@ def write_volume(image: nib.Nifti1Image, path: Path) -> None:
 
 
 def volume_writer(image: nib.Nifti1Image, path: Path) -> Callable[[BinaryIO], None]:
-    """Return what writes a NIfTI image to a stream, in the format that the path's name says.
+    """Return a function that writes a NIfTI image to a stream, in the format of the path's suffix.
 
     Raises:
         UserError: the suffix is neither `.nii` nor `.nii.gz`.
@@ -113,7 +112,7 @@ def volume_writer(image: nib.Nifti1Image, path: Path) -> Callable[[BinaryIO], No
 
 
 def _voxels(data: np.ndarray, integer: bool) -> np.ndarray:
-    """Return the voxels in the type that they are stored in."""
+    """Return the voxels in their type on disk: int16 or float32."""
     if integer:
         rounded = np.rint(data)
         limits = np.iinfo(np.int16)

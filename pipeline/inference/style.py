@@ -10,15 +10,15 @@ from pipeline.inference.model import TranslationModel
 from pipeline.utils.console import warnings_as_lines
 from pipeline.utils.errors import UserError, first_cause
 
-FAIR_SHARE = 0.25  # of the head that the fullest slice shows; slivers of it were not trained on and have odd styles
+MIN_HEAD_SHARE = 0.25  # of the fullest slice's head; slices with less were not trained on and have odd styles
 
 
 def use_style_of(reference: Path, model: TranslationModel, to: str) -> None:
-    """Have a model translate in the style of a volume: the mean of its slices' styles, one for whole volumes.
+    """Set a model's style to that of a volume: the mean of its slices' styles, the same for all slices.
 
     Args:
-        reference: A NIfTI volume of the contrast `to`, of anyone.
-        model: Changed in place; another contrast it makes keeps its style.
+        reference: A NIfTI volume of the contrast `to`, of any subject.
+        model: The model, changed in place. The style of its other direction stays.
         to: The contrast to make.
 
     Raises:
@@ -32,7 +32,7 @@ def use_style_of(reference: Path, model: TranslationModel, to: str) -> None:
     with warnings_as_lines():
         scan = prepare_scan(reference, model.settings, model.stride)
     head = scan.foreground.mean(axis=(1, 2))
-    slices = np.ascontiguousarray(scan.slices[head >= FAIR_SHARE * head.max()], dtype=np.float32)
+    slices = np.ascontiguousarray(scan.slices[head >= MIN_HEAD_SHARE * head.max()], dtype=np.float32)
     try:
         network.set_style(network.encode_style(torch.from_numpy(slices)[:, None].to(model.device)))
     except (ValueError, RuntimeError) as error:  # what the model's weights make of it, or the device's memory

@@ -1,10 +1,10 @@
-"""How far off a translation may be: what its networks disagree on, calibrated to the absolute error to expect.
+"""The absolute error to expect of a translation, from its cycle error and the spread of its variants.
 
-Two things are seen without a real target. The cycle error |F(G(x)) - x|: what the way back cannot restore. The spread
-(SD) of translations that ought to be one: of the slice, its mirror image and the slice a few pixels aside, and, as the
-method allows, with dropout active (Gal and Ghahramani 2016), in neighbouring styles, or by the run's other checkpoints.
-Neither is an error in any unit; a monotone map, fitted on validation subjects, makes it one
-(`pipeline.evaluation.uncertainty_scores`).
+Both can be measured without a real target. The cycle error is |F(G(x)) - x|, what the inverse network F does not
+restore. The spread is the SD of translations that ought to be equal: of the slice, of its mirror image and of the slice
+shifted by a few pixels; and, as the method allows, with dropout active (Gal and Ghahramani 2016), in neighbouring
+styles, or by the run's other checkpoints. A monotone map, fitted on validation subjects, turns both into an absolute
+error (`pipeline.evaluation.uncertainty_scores`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,21 +17,21 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-DRAWS = 3  # of dropout or styles
-SEED = 0  # of what is drawn: the same volume gets the same map
-STYLE_STEP = 0.5  # SD of the styles drawn around the model's own; the prior's is 1
-SHIFTS_PX = (3, -3)  # along both axes of a slice; odd, for what networks of stride 2 make of it
-SMOOTHING_PX = 1.0  # sigma, within slices: an expected error is no matter of a single pixel
+SAMPLES = 3  # of dropout or styles
+SEED = 0  # of the samples: the same volume gets the same map
+STYLE_STEP = 0.5  # SD of the styles sampled around the model's own; the prior's is 1
+SHIFTS_PX = (3, -3)  # along both axes of a slice; odd, because networks of stride 2 treat odd shifts differently
+SMOOTHING_PX = 1.0  # sigma within slices, because single pixels are noisy
 
 Send = Callable[[nn.Module, np.ndarray], np.ndarray]  # a network and slices (N, H, W) in [-1, 1] -> its output
 
 
 class Features(NamedTuple):
-    """What is seen of a translation without a real target, smoothed within slices.
+    """The features that the expected error is predicted from, smoothed within slices.
 
     Attributes:
-        cycle: (N, H, W) |F(G(x)) - x|, from 0; None without a way back.
-        spread: (N, H, W) SD over the versions of the translation, from 0.
+        cycle: (N, H, W) |F(G(x)) - x|, from 0; None without an inverse network.
+        spread: (N, H, W) SD over the variants of the translation, from 0.
     """
 
     cycle: np.ndarray | None
@@ -40,29 +40,34 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class UncertaintySources:
-    """The networks that are asked about one direction's translations.
+    """The networks from which the uncertainty of one direction is estimated.
 
     Attributes:
-        forward: G, what translates.
-        back: F, the way back; None where it is not there.
-        others: Checkpoint's name -> G as it stood in that checkpoint.
-        alone: Whether flips and shifts are all that is asked for, as of a single direction's exported graph.
+        forward: G, the network that translates.
+        inverse: F, the network of the other direction; None where there is none.
+        others: G of the run's other checkpoints, by the checkpoint's name.
+        single_network: Whether only flips and shifts are used, as for the exported graph of one direction.
     """
 
     forward: nn.Module
-    back: nn.Module | None = None
+    inverse: nn.Module | None = None
     others: Mapping[str, nn.Module] = field(default_factory=dict)
-    alone: bool = False
+    single_network: bool = False
 
     @property
-    def asked(self) -> list[str]:
-        """What is looked at, in words."""
-        cycle = ["cycle error"] if self.back is not None else []
-        moved = ["flip", f"{len(SHIFTS_PX)} shifts"]
-        if self.alone:
-            return [*cycle, *moved]
-        own = "dropouts" if dropouts(self.forward) else "styles" if has_styles(self.forward) else ""
-        return [*cycle, *moved, *([f"{DRAWS} {own}"] if own else []), *(f"checkpoint {name}" for name in self.others)]
+    def names(self) -> list[str]:
+        """The sources' names for the user, such as "cycle error" and "2 shifts"."""
+        cycle = ["cycle error"] if self.inverse is not None else []
+        shifted = ["flip", f"{len(SHIFTS_PX)} shifts"]
+        if self.single_network:
+            return [*cycle, *shifted]
+        variation = "dropouts" if dropouts(self.forward) else "styles" if has_styles(self.forward) else ""
+        return [
+            *cycle,
+            *shifted,
+            *([f"{SAMPLES} {variation}"] if variation else []),
+            *(f"checkpoint {name}" for name in self.others),
+        ]
 
 
 @dataclass(frozen=True)
@@ -70,9 +75,9 @@ class Calibration:
     """The monotone map from features to the absolute error to expect, both in [-1, 1]'s unit.
 
     Attributes:
-        cycle_weight, spread_weight: From 0: of the features, in the one number that the map is of.
-        knots: (that number, expected absolute error), both ascending; linear between, constant beyond.
-        subjects, voxels: How many it was fitted on.
+        cycle_weight, spread_weight: The features' non-negative weights in their weighted sum.
+        knots: (weighted sum, expected absolute error), both ascending; linear between knots, constant beyond.
+        subjects, voxels: The numbers of subjects and voxels in the fit.
     """
 
     cycle_weight: float
@@ -88,22 +93,24 @@ class Calibration:
 
     def expected(self, features: Features) -> np.ndarray:
         """Return the absolute error to expect, float32 in the features' shape, from 0 to 2."""
-        places, errors = zip(*self.knots, strict=True)
-        return np.interp(self.combined(features), places, errors).astype(np.float32)
+        feature_values, errors = zip(*self.knots, strict=True)
+        return np.interp(self.combined(features), feature_values, errors).astype(np.float32)
 
 
-def features_of(slices: np.ndarray, translated: np.ndarray, sources: UncertaintySources, send: Send) -> Features:
-    """Look at a translation with every witness.
+def uncertainty_features(
+    slices: np.ndarray, translated: np.ndarray, sources: UncertaintySources, send: Send
+) -> Features:
+    """Return cycle error and spread of a translation.
 
     Args:
         slices: (N, H, W) in [-1, 1], the source x.
         translated: (N, H, W), G(x).
-        witnesses: Whom to ask.
-        send: Sends slices through a network.
+        sources: The networks to use.
+        send: Function that sends slices through a network.
     """
-    cycle = None if sources.back is None else _smoothed(np.abs(send(sources.back, translated) - slices))
+    cycle = None if sources.inverse is None else _smoothed(np.abs(send(sources.inverse, translated) - slices))
     count, mean, squares = 1, translated.astype(np.float32), np.zeros(translated.shape, np.float32)
-    for version in _versions(slices, sources, send):  # Welford 1962: one at a time, for volumes are large
+    for version in _translation_versions(slices, sources, send):  # Welford 1962: one at a time, for volumes are large
         count += 1
         step = version - mean
         mean = mean + step / count
@@ -111,16 +118,16 @@ def features_of(slices: np.ndarray, translated: np.ndarray, sources: Uncertainty
     return Features(cycle, _smoothed(np.sqrt(squares / count)))
 
 
-def _versions(slices: np.ndarray, sources: UncertaintySources, send: Send) -> Iterator[np.ndarray]:
+def _translation_versions(slices: np.ndarray, sources: UncertaintySources, send: Send) -> Iterator[np.ndarray]:
     network = sources.forward
     yield send(network, slices[:, ::-1])[:, ::-1]  # left and right; of sagittal slices, front and back
     for shift in SHIFTS_PX:
         yield np.roll(send(network, np.roll(slices, (shift, shift), (1, 2))), (-shift, -shift), (1, 2))
-    if sources.alone:
+    if sources.single_network:
         return
-    varied = _dropping_out if dropouts(network) else _in_another_style if has_styles(network) else None
-    for draw in range(DRAWS if varied else 0):
-        with varied(network, SEED + draw):
+    variation = _active_dropout if dropouts(network) else _sampled_style if has_styles(network) else None
+    for sample in range(SAMPLES if variation else 0):
+        with variation(network, SEED + sample):
             version = send(network, slices)
         yield version
     for other in sources.others.values():
@@ -128,12 +135,12 @@ def _versions(slices: np.ndarray, sources: UncertaintySources, send: Send) -> It
 
 
 def has_own_spread(network: nn.Module) -> bool:
-    """Whether a network alone, by dropout or style, gives other translations: no other checkpoint is asked then."""
+    """Whether a network varies its translations by dropout or style; other checkpoints are not needed then."""
     return bool(dropouts(network)) or has_styles(network)
 
 
 def dropouts(network: nn.Module) -> list[nn.Module]:
-    """Return a network's dropout layers that drop anything."""
+    """Return a network's dropout layers with a probability above 0."""
     return [layer for layer in network.modules() if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0]
 
 
@@ -143,14 +150,15 @@ def has_styles(network: nn.Module) -> bool:
 
 
 def fused_error(expected: Sequence[np.ndarray], translated: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the error to expect of the mean of several views' translations, from the error to expect of each.
+    """Return the expected error of several views' mean translation, from the expected error of each.
 
-    The views' mean, but at least the spread (SD) of the views: where they disagree, most are wrong. Averaging tends to
-    lower errors, so this is rather too high than too low. Where no view expects any, as outside the head, it is 0.
+    It is the mean of the views' errors, but at least the SD of their translations: where views disagree, most are
+    wrong. Averaging tends to lower errors, so this rather overestimates. It is 0 where every view expects 0, as outside
+    the head.
 
     Args:
-        expected: (X, Y, Z) by view.
-        translated: (X, Y, Z) by view, in the same unit.
+        expected: The expected error (X, Y, Z) of each view.
+        translated: The translation (X, Y, Z) of each view, in the same unit.
     """
     if len(expected) == 1:
         return expected[0]
@@ -171,7 +179,7 @@ def _seeded(network: nn.Module, seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _dropping_out(network: nn.Module, seed: int) -> Iterator[None]:
+def _active_dropout(network: nn.Module, seed: int) -> Iterator[None]:
     layers = dropouts(network)
     with _seeded(network, seed):
         try:
@@ -184,11 +192,11 @@ def _dropping_out(network: nn.Module, seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _in_another_style(network: nn.Module, seed: int) -> Iterator[None]:
-    own = network.style[0].clone()
-    step = torch.randn(own.shape, generator=torch.Generator().manual_seed(seed)).to(own)
+def _sampled_style(network: nn.Module, seed: int) -> Iterator[None]:
+    style = network.style[0].clone()
+    step = torch.randn(style.shape, generator=torch.Generator().manual_seed(seed)).to(style)
     try:
-        network.set_style(own + STYLE_STEP * step)
+        network.set_style(style + STYLE_STEP * step)
         yield
     finally:
-        network.set_style(own)
+        network.set_style(style)

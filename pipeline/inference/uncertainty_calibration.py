@@ -1,4 +1,4 @@
-"""A run's `uncertainty.json`: the calibrations that its evaluation made, and whether they fit what is to translate."""
+"""A run's `uncertainty.json`: the calibrations that its evaluation made, and the weights that they hold for."""
 
 import json
 import shlex
@@ -15,19 +15,19 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
 
 FORMAT = 1
-RUN, SINGLE_PROCESS = "run", "alone"  # kinds of witnesses: all that a run has, or one direction's network by itself
+RUN, SINGLE_NETWORK = "run", "alone"  # kinds of sources: all networks of a run, or one direction's network by itself
 ABOUT = (
     "Absolute error to expect in [-1, 1], by what is seen of a translation: knots of (cycle_weight * cycle error + "
     "spread_weight * spread, error), fitted on validation subjects. 'run': with all that a run has, 'alone': with "
     "flips and shifts"
 )
 
-Calibrations = dict[str, dict[str, Calibration]]  # by target contrast, then by kind of witnesses
+Calibrations = dict[str, dict[str, Calibration]]  # by target contrast, then by kind of sources
 
 
 @dataclass(frozen=True)
 class UncertaintyModel:
-    """What tells how far off one direction's translations may be."""
+    """The sources of one direction's uncertainty, and their calibration."""
 
     sources: UncertaintySources
     calibration: Calibration
@@ -36,31 +36,31 @@ class UncertaintyModel:
 def uncertainty_sources(
     model: TranslationModel, to: str, others: Mapping[str, TranslationModel], kind: str = RUN
 ) -> UncertaintySources:
-    """Return whom to ask about translations to a contrast.
+    """Return the networks from which the uncertainty of translations to a contrast is estimated.
 
     Args:
-        model: What translates.
-        to: Its target.
-        others: The run's other checkpoints, asked only where the network has no spread of its own.
-        kind: `RUN` or `SINGLE_PROCESS`.
+        model: The model that translates.
+        to: The target contrast.
+        others: The run's other checkpoints, used only where the network has no spread of its own.
+        kind: `RUN` or `SINGLE_NETWORK`.
     """
     network = model.translators[to]
-    if kind == SINGLE_PROCESS:
-        return UncertaintySources(network, alone=True)
+    if kind == SINGLE_NETWORK:
+        return UncertaintySources(network, single_network=True)
     source = next(contrast for contrast in model.contrasts if contrast != to)
-    asked = {} if has_own_spread(network) else {name: other.translators[to] for name, other in others.items()}
-    return UncertaintySources(network, model.translators[source], asked)
+    checkpoints = {} if has_own_spread(network) else {name: other.translators[to] for name, other in others.items()}
+    return UncertaintySources(network, model.translators[source], checkpoints)
 
 
 def other_checkpoints(folder: RunFolder, model: TranslationModel) -> dict[str, TranslationModel]:
-    """Return the run's best and latest checkpoints by name where their weights are others than the model's.
+    """Return the run's best and latest checkpoints by name, as far as their weights differ from the model's.
 
-    Not the previous one: when it was made depends on where a run was stopped. One that cannot be read is named and left
-    out.
+    The previous checkpoint is left out, because its step depends on where a run was stopped. So is one that cannot be
+    read, with a warning.
     """
     if all(has_own_spread(network) for network in model.translators.values()):
         return {}
-    checkpoints, found, seen = folder.checkpoints, {}, {_key(model)}
+    checkpoints, others, keys = folder.checkpoints, {}, {_weights_key(model)}
     for path in (checkpoints.best, checkpoints.latest):
         if not path.is_file():
             continue
@@ -69,10 +69,10 @@ def other_checkpoints(folder: RunFolder, model: TranslationModel) -> dict[str, T
         except UserError as error:
             warn(f"warning: {error}; not asked about the uncertainty")
             continue
-        if _key(other) not in seen:
-            found[path.stem] = other
-            seen.add(_key(other))
-    return found
+        if _weights_key(other) not in keys:
+            others[path.stem] = other
+            keys.add(_weights_key(other))
+    return others
 
 
 def write_calibrations(
@@ -84,14 +84,15 @@ def write_calibrations(
     reason: str = "",
     test: Mapping[str, object] | None = None,
 ) -> Path:
-    """Write what was found, and for which weights; return the path.
+    """Write the calibrations and the identity of their weights; return the path.
 
     Args:
-        folder: Of the run.
-        model, others: What was calibrated and which other checkpoints were asked.
-        calibrations: Empty where there are none.
-        reason: Why there are none.
-        test: What the test subjects showed of them, in JSON's types.
+        folder: The run's folder.
+        model: The calibrated model.
+        others: The other checkpoints among its sources.
+        calibrations: The calibrations; empty where there are none.
+        reason: The reason why there are none.
+        test: The test subjects' calibration curves, in JSON's types.
     """
     content = {
         "format": FORMAT,
@@ -99,7 +100,9 @@ def write_calibrations(
         "reason": reason,
         "weights": _identities(model),
         "others": {name: _identities(other) for name, other in others.items()},
-        "directions": {to: {kind: asdict(one) for kind, one in kinds.items()} for to, kinds in calibrations.items()},
+        "directions": {
+            to: {kind: asdict(calibration) for kind, calibration in kinds.items()} for to, kinds in calibrations.items()
+        },
         "test": dict(test or {}),
     }
     atomic_text(folder.calibrations, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
@@ -107,19 +110,19 @@ def write_calibrations(
 
 
 def load_uncertainty(uri: str, model: TranslationModel, to: str) -> UncertaintyModel:
-    """Return what tells how far off a loaded model's translations may be.
+    """Return the calibrated uncertainty of a loaded model.
 
     Args:
-        uri: What the model was loaded from.
-        model: As it was loaded.
+        uri: The address that the model was loaded from.
+        model: The loaded model.
         to: The contrast to make.
 
     Raises:
-        UserError: it was never calibrated, or in another state; with the remedy.
+        UserError: the model was never calibrated, or with other weights; with the remedy.
     """
     if model.calibration:  # an MLflow model carries its own
         return UncertaintyModel(
-            uncertainty_sources(model, to, {}, SINGLE_PROCESS), _calibration(model.calibration, uri)
+            uncertainty_sources(model, to, {}, SINGLE_NETWORK), _parse_calibration(model.calibration, uri)
         )
     if uri.startswith(MLFLOW_SCHEMES):
         raise UserError(
@@ -127,58 +130,66 @@ def load_uncertainty(uri: str, model: TranslationModel, to: str) -> UncertaintyM
             "(pipeline.run, with evaluation.uncertainty=true), which logs it anew, give the run's folder, or leave "
             "--uncertainty out"
         )
-    place = Path(uri)
+    path = Path(uri)
     folder = next(
-        (one for one in (place, *place.absolute().parents[:2]) if RunFolder(one).calibrations.is_file()), None
+        (
+            candidate
+            for candidate in (path, *path.absolute().parents[:2])
+            if RunFolder(candidate).calibrations.is_file()
+        ),
+        None,
     )
     if folder is None:
         raise UserError(
             f"{uri}: has no uncertainty.json, so its uncertainty is not calibrated; evaluate the run again (repeat its "
             "pipeline.run, with evaluation.uncertainty=true), or leave --uncertainty out"
         )
-    return _from_file(RunFolder(folder), model, to)
+    return _read_uncertainty(RunFolder(folder), model, to)
 
 
-def published(folder: RunFolder, model: TranslationModel, to: str) -> dict[str, object]:
-    """Return what tells the errors of one direction's network by itself, for its MLflow model; empty without it.
+def published_calibration(folder: RunFolder, model: TranslationModel, to: str) -> dict[str, object]:
+    """Return the metadata entry with the calibration of one direction's network by itself, for its MLflow model.
 
     Args:
-        folder: Of the run; its calibrations count where they are of exactly the model's weights.
-        model: What is published.
-        to: The direction's target.
+        folder: The run's folder. Its calibrations are used only if they were made with exactly the model's weights.
+        model: The model to publish.
+        to: The direction's target contrast.
+
+    Returns:
+        {"uncertainty": the calibration}; empty where there is none.
     """
     try:
         content = json.loads(folder.calibrations.read_text(encoding="utf-8"))
-        calibration = content["directions"][to][SINGLE_PROCESS]
-        ours = content["weights"] == _identities(model)
-    except (OSError, ValueError, KeyError, TypeError):  # none was made, or it is damaged
+        calibration = content["directions"][to][SINGLE_NETWORK]
+        is_of_model = content["weights"] == _identities(model)
+    except (OSError, ValueError, KeyError, TypeError):  # there is no calibration, or the file is damaged
         return {}
-    return {"uncertainty": calibration} if ours else {}
+    return {"uncertainty": calibration} if is_of_model else {}
 
 
-def _from_file(folder: RunFolder, model: TranslationModel, to: str) -> UncertaintyModel:
+def _read_uncertainty(folder: RunFolder, model: TranslationModel, to: str) -> UncertaintyModel:
     path = folder.calibrations
-    again = f"evaluate it again: python -m pipeline.run {shlex.quote(str(folder.config))}"
+    remedy = f"evaluate it again: python -m pipeline.run {shlex.quote(str(folder.config))}"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        reason, weights, names = content["reason"], content["weights"], dict(content["others"])
+        reason, weights, identities = content["reason"], content["weights"], dict(content["others"])
         calibration = content["directions"].get(to, {}).get(RUN)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: damaged, or of another version; {again}") from error
+        raise UserError(f"{path}: damaged, or of another version; {remedy}") from error
     if calibration is None:
         raise UserError(f"{path}: the run's uncertainty was not calibrated: {reason}; leave --uncertainty out")
     others = other_checkpoints(folder, model)
-    if weights != _identities(model) or names != {name: _identities(other) for name, other in others.items()}:
+    if weights != _identities(model) or identities != {name: _identities(other) for name, other in others.items()}:
         raise UserError(
             f"{path}: was calibrated for other weights than these, or other checkpoints beside them; give the run's "
-            f"folder as --model, or {again}"
+            f"folder as --model, or {remedy}"
         )
-    return UncertaintyModel(uncertainty_sources(model, to, others), _calibration(calibration, str(path)))
+    return UncertaintyModel(uncertainty_sources(model, to, others), _parse_calibration(calibration, str(path)))
 
 
-def _calibration(content: Mapping[str, object], name: str) -> Calibration:
+def _parse_calibration(content: Mapping[str, object], name: str) -> Calibration:
     try:
-        knots = tuple((float(place), float(error)) for place, error in content["knots"])
+        knots = tuple((float(feature), float(error)) for feature, error in content["knots"])
         weights = {key: float(content[key]) for key in ("cycle_weight", "spread_weight")}
         counts = {key: int(content[key]) for key in ("subjects", "voxels")}
         if not knots:
@@ -192,5 +203,5 @@ def _identities(model: TranslationModel) -> dict[str, str]:
     return {to: model.identity(to) for to in sorted(model.translators)}
 
 
-def _key(model: TranslationModel) -> tuple[str, ...]:
+def _weights_key(model: TranslationModel) -> tuple[str, ...]:
     return tuple(_identities(model).values())

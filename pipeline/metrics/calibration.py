@@ -1,4 +1,4 @@
-"""How well an expected error tells the observed one: does it rank voxels rightly, and is it of the right size?"""
+"""Measures of how well an expected error predicts the observed one: rank correlation and calibration error."""
 
 import numpy as np
 from scipy.stats import rankdata
@@ -9,7 +9,7 @@ BINS = 10
 def rank_correlation(expected: np.ndarray, observed: np.ndarray) -> float:
     """Return Spearman's rank correlation of two samples, ties at their mean rank; NaN where one is constant.
 
-    1: the voxels lie in the same order by both; 0: one says nothing of the other.
+    1: both put the voxels into the same order; 0: their orders are unrelated.
     """
     first, second = (rankdata(values, axis=None) for values in (expected, observed))
     if np.ptp(first) == 0 or np.ptp(second) == 0:
@@ -20,14 +20,15 @@ def rank_correlation(expected: np.ndarray, observed: np.ndarray) -> float:
 def calibration_curve(expected: np.ndarray, observed: np.ndarray, bins: int = BINS) -> np.ndarray:
     """Return (bins, 2): mean expected and mean observed error of equally filled bins of rising expected error.
 
-    Fewer bins where there are fewer voxels. Equal columns are a perfect calibration. Voxels of one expected error may
-    fall into several bins: which of them into which is no one's choice, so each counts with the mean observed error of
-    all of them.
+    There are fewer bins where there are fewer voxels. Equal columns are a perfect calibration. Voxels of equal expected
+    error may fall into several bins. Their order is arbitrary, so each counts with the mean observed error of all of
+    them.
     """
     levels, level = np.unique(expected.ravel().astype(float), return_inverse=True)
-    of_level = np.bincount(level, observed.ravel()) / np.bincount(level)
-    parts = np.array_split(np.sort(level), min(bins, len(level)))
-    return np.array([(levels[part].mean(), of_level[part].mean()) for part in parts]).reshape(-1, 2)
+    level_means = np.bincount(level, observed.ravel()) / np.bincount(level)
+    bins_of_levels = np.array_split(np.sort(level), min(bins, len(level)))
+    curve = [(levels[indices].mean(), level_means[indices].mean()) for indices in bins_of_levels]
+    return np.array(curve).reshape(-1, 2)
 
 
 def calibration_error(curve: np.ndarray) -> float:

@@ -1,9 +1,9 @@
-"""Four ways in which an unpaired translation goes wrong, each told from source, translation and training cohorts alone.
+"""Detectors of four failures of unpaired translation, from source, translation and training cohorts alone.
 
-No detector sees a real target: unpaired data has none, and where validation has one it is left alone. All take slices
-in [-1, 1] and the head of the *source*. Each names what it cannot tell; where it cannot judge it returns NaN.
+No detector uses a real target: unpaired data has none. All take slices in [-1, 1] and the head of the *source*. Each
+docstring names what the detector misses; where it cannot decide it returns NaN.
 
-Which values are bad is said in `pipeline.training.failure_checks`.
+`pipeline.training.failure_checks` has the thresholds.
 """
 
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from pipeline.metrics.shift import axis_names, shared_shift, slice_shift
+from pipeline.metrics.shift import shared_shift, shift_metrics, slice_shift
 from pipeline.metrics.similarity import intensity_distance
 from transforms.slices import centre_fit
 
-SHELL = 0.25  # of the way in: scalp and skull, which an inverted brain may well have right
-LAYERS = 8  # of the rest
-FLAT = 0.01  # SD of intensities that is as good as none; the flattest profile met, of a real T1 head, has 0.028
-ALIKE = 0.05  # intensity distance of two contrasts; phantom T1 and T2 are 0.31 apart, real ones 0.04 to 0.56
+SHELL = 0.25  # of the depth: scalp and skull, which may be right around an inverted brain
+LAYERS = 8  # below the shell
+FLAT_SD = 0.01  # SD of intensities that is as good as none; the flattest profile met, of a real T1 head, has 0.028
+ALIKE_DISTANCE = 0.05  # intensity distance of two contrasts; phantom T1 and T2 are 0.31 apart, real ones 0.04 to 0.56
 SHIFTED_SLICES = 12  # slices of a direction whose shift is measured; a median needs no more
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """What the detectors know of a contrast's training slices.
+    """Statistics of a contrast's training slices.
 
     Attributes:
         profile: (LAYERS,) mean intensity from under the scalp to the centre; see `depth_profile`.
@@ -57,9 +57,9 @@ class Translated:
 
 
 def measure(scans: Sequence[Translated], source: Cohort, target: Cohort) -> dict[str, float]:
-    """Return every detector's value by its name, over all scans of a direction; those that cannot judge are left out.
+    """Return every detector's value by its name, over all scans of a direction, without NaNs.
 
-    With the shift's length come its two components, with sign, in pixels and in mm ("shift_x_px", …).
+    The shift's length comes with its two signed components, in pixels and in mm ("shift_x_px", …).
 
     Args:
         scans: The slices, at least one scan.
@@ -87,7 +87,7 @@ def depth_layers(head: np.ndarray) -> np.ndarray:
     quarter and the air have -1. The border of the slice counts as air.
     """
     padded = np.pad(head, ((0, 0), (1, 1), (1, 1)))
-    depth = np.stack([distance_transform_edt(one) for one in padded])[:, 1:-1, 1:-1]
+    depth = np.stack([distance_transform_edt(mask) for mask in padded])[:, 1:-1, 1:-1]
     inwards = depth / np.maximum(depth.max(axis=(1, 2), keepdims=True), 1)
     layers = np.floor((inwards - SHELL) / (1 - SHELL) * LAYERS).astype(np.int8)
     return np.where(inwards > SHELL, np.minimum(layers, LAYERS - 1), -1).astype(np.int8)
@@ -114,66 +114,69 @@ def profile_agreement(profile: np.ndarray, target: np.ndarray) -> float:
 
     NaN where the target's profile is flat, or the translation's beside it: noise has some profile, too.
     """
-    both = np.isfinite(profile) & np.isfinite(target)
-    if both.sum() < 3 or np.std(target[both]) < FLAT or np.std(profile[both]) < np.std(target[both]) / 4:
+    common = np.isfinite(profile) & np.isfinite(target)
+    if common.sum() < 3 or np.std(target[common]) < FLAT_SD or np.std(profile[common]) < np.std(target[common]) / 4:
         return float("nan")
-    return float(np.corrcoef(profile[both], target[both])[0, 1])
+    return float(np.corrcoef(profile[common], target[common])[0, 1])
 
 
 # ── spatial shift ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 def spatial_shift(scans: Sequence[Translated]) -> dict[str, float]:
-    """Return how far the translation lies beside its source: the median over slices, along each axis.
+    """Return the shift of the translation against its source: the median over slices, along each axis.
 
-    Some slices stand for all; see `pipeline.metrics.shift` for how one is measured. Known shifts of phantom and real
-    heads, between T1 and T2, inverted, blurred or noisy, come out within 0.1 pixels, and none is less than 0.1. Of real
-    T1 and T2 scans that lie on one grid 0.2 are measured, be it that they lie so or that their edges do.
+    It is measured in `SHIFTED_SLICES` evenly spread slices; see `pipeline.metrics.shift`. Known shifts of phantom and
+    real heads, between T1 and T2, inverted, blurred or noisy, are measured within 0.1 pixels; without a shift it is
+    below 0.1. Real T1 and T2 scans on one grid measure 0.2, from their true shift or from different edges.
 
-    It cannot tell a shift through the slices' plane; a turn, a scaling or a local warp, of which it sees what slices
-    share on the whole; whether a shift belongs there, as fat's in a target with a chemical shift does; nor that of
-    slices that disagree or have nothing in common.
+    It misses shifts through the slices' plane. Of rotations, scalings and local warps it measures only the common shift
+    of the slices. It cannot tell an error from a shift that belongs to the target, such as the chemical shift of fat.
+    It is NaN for slices that disagree or have nothing in common.
 
     Returns:
         "spatial_shift_mm", the length; "shift_x_px" and "shift_x_mm" along a slice's first axis, "shift_y_px" and
         "shift_y_mm" along its second one (axial: to the right and forwards), positive where the translation lies
-        further along. NaN where it cannot judge.
+        further along. NaN where it cannot be measured.
     """
-    every = [(scan, index) for scan in scans for index in range(len(scan.source))]
-    chosen = np.unique(np.linspace(0, len(every) - 1, SHIFTED_SLICES).round().astype(int))
+    # Measure the shift in evenly spread slices.
+    slices = [(scan, index) for scan in scans for index in range(len(scan.source))]
+    positions = np.unique(np.linspace(0, len(slices) - 1, SHIFTED_SLICES).round().astype(int))
     shifts, pixels_mm = [], []
-    for scan, index in (every[place] for place in chosen):
+    for scan, index in (slices[position] for position in positions):
         shift = slice_shift(scan.source[index], scan.translation[index], scan.head[index])
         if shift is not None:
             shifts.append(shift)
             pixels_mm.append(scan.pixel_mm)
+
+    # Take their common shift, in pixels and in mm.
     pixels = shared_shift(np.array(shifts)) if shifts else np.full(2, np.nan)
     millimetres = pixels * np.median(pixels_mm, axis=0) if shifts else pixels
-    return {"spatial_shift_mm": float(np.hypot(*millimetres)), **axis_names([pixels, millimetres])}
+    return {"spatial_shift_mm": float(np.hypot(*millimetres)), **shift_metrics([pixels, millimetres])}
 
 
 # ── identity collapse ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def share_of_change(scans: Sequence[Translated], source: np.ndarray, target: np.ndarray) -> float:
-    """Return the mean absolute change inside the head, as a share of what a translation cannot do without.
+    """Return the mean absolute change inside the head, as a share of the least change that a translation needs.
 
-    That is the intensity distance of the two cohorts (Wasserstein-1), the least mean change that turns one histogram
-    into the other, or half the SD of the source where that is less. So a translation that succeeds has 1 or more; one
-    below 0.5 is far from the target's histogram and, within a quarter of an SD, the same as its source.
+    The least change is the intensity distance of the two cohorts (Wasserstein-1), the smallest mean change that turns
+    one histogram into the other, or half the SD of the source where that is less. A successful translation has 1 or
+    more. One below 0.5 is far from the target's histogram and, within a quarter of an SD, the same as its source.
 
-    NaN where the cohorts' intensities are alike (nearer than `ALIKE`): then a copy may be right.
+    NaN where the cohorts' intensities are alike (nearer than `ALIKE_DISTANCE`): then a copy may be right.
 
     Args:
         scans: The slices.
         source, target: Equally spaced quantiles of the cohorts' foreground.
     """
-    apart = intensity_distance(source, target)
+    cohort_distance = intensity_distance(source, target)
     values = np.concatenate([scan.source[scan.head] for scan in scans])
     change = np.abs(np.concatenate([scan.translation[scan.head] for scan in scans]) - values)
-    if apart < ALIKE or len(values) == 0 or np.std(values) < FLAT:
+    if cohort_distance < ALIKE_DISTANCE or len(values) == 0 or np.std(values) < FLAT_SD:
         return float("nan")
-    return float(np.mean(change, dtype=np.float64) / min(apart, np.std(values, dtype=np.float64) / 2))
+    return float(np.mean(change, dtype=np.float64) / min(cohort_distance, np.std(values, dtype=np.float64) / 2))
 
 
 # ── mode collapse ───────────────────────────────────────────────────────────────────────────────────────────
@@ -183,10 +186,10 @@ def spread(stacks: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
     """Return the standard deviation over slices at one place, root mean square over places, inside the heads.
 
     Args:
-        stacks: (K, h, w) slices and their heads; those of different sizes are laid centre on centre.
+        stacks: (K, h, w) slices and their heads; different sizes are aligned at their centres.
 
     Returns:
-        In the slices' unit; NaN without a place that half of the slices' heads cover, two at least.
+        The spread in the slices' unit; NaN without a pixel that half of the slices' heads cover, two at least.
     """
     size = np.max([slices.shape[1:] for slices, _ in stacks], axis=0)
     images = np.concatenate([centre_fit(slices, *size, fill=-1) for slices, _ in stacks]).astype(np.float64)
@@ -201,12 +204,13 @@ def spread(stacks: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
 
 
 def diversity(translated: float, source: float, target_cohort: float, source_cohort: float) -> float:
-    """Return how far translations differ from one another, as a share of what they should.
+    """Return how far translations differ from one another, as a share of how far they should.
 
-    All four are `spread`: sources as alike as the validation's happen to be may have translations as alike. Of a
-    generator that puts one and the same head into the outline of each source it says little (0.6 to 0.9).
+    All arguments are values of `spread`. The expected spread is the target cohort's, scaled by how far these sources
+    differ in comparison with their own cohort. A generator that puts the same head into each source's outline is hardly
+    detected (0.6 to 0.9).
 
     NaN where the sources hardly differ.
     """
-    expected = source / source_cohort * target_cohort if source_cohort > FLAT else float("nan")
-    return translated / expected if source > FLAT and expected > FLAT else float("nan")
+    expected = source / source_cohort * target_cohort if source_cohort > FLAT_SD else float("nan")
+    return translated / expected if source > FLAT_SD and expected > FLAT_SD else float("nan")

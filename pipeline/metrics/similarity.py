@@ -29,9 +29,9 @@ def mae(prediction: np.ndarray, real: np.ndarray, mask: np.ndarray | None = None
 
 
 def nrmse(prediction: np.ndarray, real: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Return the "min-max" NRMSE: the root mean square error over max - min of the real voxels that count.
+    """Return the "min-max" NRMSE: the root mean square error divided by max - min of the real voxels in the mask.
 
-    The prediction's own range never enters. NaN where the real voxels are constant, for there is no range then.
+    The prediction's own range is not used. NaN where the real voxels are constant.
     Arguments and errors as in `mae`.
     """
     predicted, actual = _selected(prediction, real, mask)
@@ -79,7 +79,7 @@ def ssim_map(prediction: np.ndarray, real: np.ndarray, data_range: float) -> np.
     covariance -= products
     squares = np.square(mean_x, out=mean_x)
     squares += np.square(mean_y, out=mean_y)
-    variances -= squares  # of both images together: more is not asked for
+    variances -= squares  # the sum of both images' variances, which is all that SSIM needs
     return _similarity(products, squares, covariance, variances, data_range)
 
 
@@ -102,9 +102,9 @@ def _similarity(
 def _windowed(images: np.ndarray) -> np.ndarray:
     """Return images (N, …) averaged with SSIM's Gaussian window along each of their axes, mirrored at the border.
 
-    One axis after the other, for the window is a product, and by adding up shifted images;
-    `scipy.ndimage.gaussian_filter` gives the same. Along each axis of a volume, piece by piece of another one: a piece
-    stays in a core's cache, where the whole would be fetched from memory for every shift.
+    The window is separable, so images are averaged along one axis after the other, as sums of shifted images;
+    `scipy.ndimage.gaussian_filter` gives the same. Volumes are averaged in pieces along another axis: a piece stays in
+    a core's cache, while a whole volume would be read from memory for every shift.
     """
     averaged = torch.from_numpy(images)
     for axis in range(1, images.ndim):
@@ -139,11 +139,11 @@ def mean_inside_border(similarity: np.ndarray) -> float:
 def nmi(prediction: np.ndarray, real: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Return the normalised mutual information (H(A) + H(B)) / H(A, B) of Studholme et al. 1999, from 1 to 2.
 
-    1: neither image says anything of the other, as a constant one never does; 2: each intensity of the one goes with a
-    single intensity of the other. Which goes with which plays no part, so an inverted contrast is as good as the right
-    one: it measures whether structure is kept, not whether it is rightly coloured. scikit-image's definition, with 64
-    equal bins over each image's own range among the voxels that count. NaN where the real voxels are constant, or a
-    voxel is not finite. Arguments and errors as in `mae`.
+    1: the images are independent, as a constant one always is; 2: each intensity of one image corresponds to a single
+    intensity of the other. Any one-to-one map counts, so an inverted contrast is as good as the right one: NMI measures
+    whether structure is kept, not whether intensities are right. scikit-image's definition, with 64 equal bins over
+    each image's own range within the mask. NaN where the real voxels are constant, or a voxel is not finite. Arguments
+    and errors as in `mae`.
     """
     predicted, actual = _selected(prediction, real, mask)
     if not np.isfinite(predicted).all() or not np.isfinite(actual).all() or actual.min() == actual.max():
@@ -152,7 +152,7 @@ def nmi(prediction: np.ndarray, real: np.ndarray, mask: np.ndarray | None = None
 
 
 def slice_ratio(prediction: np.ndarray, real: np.ndarray, mask: np.ndarray) -> float:
-    """Return how much neighbouring slices differ, as a multiple of how much the real image's do: 1 is right.
+    """Return how much neighbouring slices differ, as a multiple of the real image's difference: 1 is best.
 
     The mean |a[z + 1] - a[z]| of the prediction over that of the real image. Above 1 the slices jump, as slices that
     are translated one by one may; below 1 the volume is too smooth along the axis that was sliced, or blurred
@@ -169,18 +169,20 @@ def slice_ratio(prediction: np.ndarray, real: np.ndarray, mask: np.ndarray) -> f
         slices.
     """
     _require_same_shape(prediction, real)
-    both = mask[1:] & mask[:-1]
-    if not both.any():
+    pair_mask = mask[1:] & mask[:-1]
+    if not pair_mask.any():
         return float("nan")
-    ours, truth = (float(np.abs(np.diff(image, axis=0))[both].mean(dtype=np.float64)) for image in (prediction, real))
+    ours, truth = (
+        float(np.abs(np.diff(image, axis=0))[pair_mask].mean(dtype=np.float64)) for image in (prediction, real)
+    )
     return ours / truth if truth > 0 else float("nan")
 
 
 def intensity_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Return the Wasserstein-1 distance between two samples of intensities, in their unit: for use without pairs.
 
-    It is the mean distance by which intensities would have to move to turn one histogram into the other; where they
-    lie in the image plays no part. The samples may have any shapes and different sizes.
+    It is the smallest mean change of intensities that turns one histogram into the other; positions in the image do not
+    matter. The samples may have any shapes and different sizes.
 
     Raises:
         ValueError: a sample is empty.

@@ -1,10 +1,9 @@
-"""Whether tissues lie where they should: prediction and real image segmented alike, each by itself, and compared.
+"""Dice coefficients of tissue classes: prediction and real image are segmented by intensity, each by itself.
 
-Nothing here knows a contrast or an atlas. In the middle of the head each image is split by intensity into three
-classes, dark, middle and bright: in a T1-weighted image mostly fluid, grey and white matter, in a T2-weighted one white
-matter, grey matter and fluid. The boundaries are each image's own, so an error of gain or offset is forgiven; a
-structure that is missing, moved or of another class than in the real image is not. A coil's bias field is taken for
-tissue, in the real image too.
+No contrast and no atlas is assumed. The interior of the head is split by intensity into three classes, dark, middle and
+bright: in a T1-weighted image mostly fluid, grey and white matter, in a T2-weighted one white matter, grey matter and
+fluid. Each image has its own boundaries, so errors of gain or offset do not count; structures that are missing, moved
+or of another class than in the real image do. A coil's bias field is mistaken for tissue, in the real image too.
 """
 
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ CLASSES = ("dark", "middle", "bright")
 CLIPPED_PERCENT = 2  # at either end: a few very bright voxels would otherwise draw a boundary to themselves
 SAMPLE = 20_000  # voxels, at least, are plenty to place two boundaries
 ITERATIONS = 200  # of k-means, to its end
-ITERATIONS_FROM_LIKENESS = 10  # to settle, not to wander on to some other way to split the image
+ITERATIONS_FROM_CLASSES = 10  # to converge near the start, not on some other way to split the image
 CORE = 0.9  # share of the greatest depth: from here on inwards is the core
 REACH = 0.6  # share of the greatest depth: how far the interior reaches beyond the core
 COARSE_GRID = 64  # samples along the longest axis: the interior's border needs no finer
@@ -41,7 +40,7 @@ def tissue_agreement(prediction: np.ndarray, real: np.ndarray, region: np.ndarra
     actual = tissue_classes(truth)
     if actual is None or not np.isfinite(ours).all():
         return dict.fromkeys(["dice", *names], float("nan"))
-    predicted = tissue_classes(ours, like=actual)
+    predicted = tissue_classes(ours, reference_classes=actual)
     if predicted is None:
         return dict.fromkeys(["dice", *names], 0.0)
     count = len(CLASSES)
@@ -50,16 +49,16 @@ def tissue_agreement(prediction: np.ndarray, real: np.ndarray, region: np.ndarra
     return {"dice": float(dice.mean())} | {name: float(value) for name, value in zip(names, dice, strict=True)}
 
 
-def tissue_classes(intensities: np.ndarray, like: np.ndarray | None = None) -> np.ndarray | None:
+def tissue_classes(intensities: np.ndarray, reference_classes: np.ndarray | None = None) -> np.ndarray | None:
     """Split intensities into three classes, 0 the darkest, by k-means (Lloyd 1982; SciPy's implementation).
 
-    What lies below the 2nd or above the 98th percentile is clipped first. Nothing is left to chance: the search starts
-    from the means of the darkest, the middle and the brightest voxels, a third each.
+    Intensities below the 2nd or above the 98th percentile are clipped first. The search is deterministic: it starts
+    from the means of the darkest, the middle and the brightest third of the voxels.
 
     Args:
         intensities: (n,) floats, in any unit.
-        like: (n,) classes of another image at the same voxels: the search starts with classes as large as these, and
-            is short.
+        reference_classes: (n,) classes of another image at the same voxels. The search starts with classes as large as
+            these, and is short.
 
     Returns:
         (n,) integers, every class occupied; None for intensities that do not fall into three classes (as where most
@@ -70,13 +69,14 @@ def tissue_classes(intensities: np.ndarray, like: np.ndarray | None = None) -> n
     clipped = np.clip(intensities, *np.percentile(intensities, [CLIPPED_PERCENT, 100 - CLIPPED_PERCENT]))
     step = max(1, len(clipped) // SAMPLE)
     sample = clipped[::step].astype(np.float64)
-    sizes = (
-        np.full(len(CLASSES), len(sample) / len(CLASSES)) if like is None else np.bincount(like[::step], minlength=3)
-    )
-    start = _means_of_parts(np.sort(sample), sizes)
+    if reference_classes is None:
+        sizes = np.full(len(CLASSES), len(sample) / len(CLASSES))
+    else:
+        sizes = np.bincount(reference_classes[::step], minlength=3)
+    start = _group_means(np.sort(sample), sizes)
     if start is None:
         return None
-    iterations = ITERATIONS if like is None else ITERATIONS_FROM_LIKENESS
+    iterations = ITERATIONS if reference_classes is None else ITERATIONS_FROM_CLASSES
     try:
         centres, _ = kmeans2(sample, start, iter=iterations, minit="matrix", missing="raise")
     except ClusterError:  # a class lost all its voxels
@@ -85,39 +85,42 @@ def tissue_classes(intensities: np.ndarray, like: np.ndarray | None = None) -> n
     return classes if np.bincount(classes, minlength=len(CLASSES)).all() else None
 
 
-def _means_of_parts(ordered: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
-    """Return the means of consecutive parts of these sizes; None where a part is empty or two have one mean."""
-    parts = np.split(ordered, np.rint(np.cumsum(sizes)[:-1]).astype(int))
-    means = np.array([part.mean() if len(part) else np.nan for part in parts])
+def _group_means(ordered: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
+    """Return the means of consecutive groups of these sizes; None where a group is empty or two means are equal."""
+    groups = np.split(ordered, np.rint(np.cumsum(sizes)[:-1]).astype(int))
+    means = np.array([group.mean() if len(group) else np.nan for group in groups])
     return means if (np.diff(means) > 0).all() else None
 
 
 def interior(foreground: np.ndarray, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)) -> np.ndarray:
     """Return the middle of a head, mostly brain, from its outline alone.
 
-    With D the depth of the deepest point below the surface, all that lies within 0.6 D of a point at least 0.9 D deep.
-    So a shell of at least 0.3 D is left out, 20 to 25 mm of scalp, skull and outer cortex, and with it face and neck,
-    whose bone, air, muscle and fat would make classes of their own. What is left is a third of the head, and of the
-    phantom's brain about half; some 6 to 8 % of it is no brain (skull base). The array's border is no surface, for a
-    head may go on there.
+    With D the depth of the deepest point below the surface, the interior is all voxels within 0.6 D of a point at least
+    0.9 D deep. So a shell of at least 0.3 D is left out, 20 to 25 mm of scalp, skull and outer cortex, and with it face
+    and neck, whose bone, air, muscle and fat would make classes of their own. The interior is a third of the head, and
+    of the phantom's brain about half; some 6 to 8 % of it is no brain (skull base). The array's border is not a
+    surface, for the head may continue beyond it.
 
     Args:
         foreground: (N, H, W) bool, filled.
-        spacing_mm: Of the voxels along the three axes. Only the ratios matter.
+        spacing_mm: The voxels' spacing along the three axes. Only the ratios matter.
 
     Returns:
-        (N, H, W) bool, part of the foreground; the whole of it where there is no air that depth could be measured from.
+        (N, H, W) bool, within the foreground; all of it where there is no air to measure depth from.
     """
+    # Reduce the mask to a coarse grid.
     longest = max(length * size for length, size in zip(foreground.shape, spacing_mm, strict=True))
-    wanted = [max(1, round(longest / (COARSE_GRID * size))) for size in spacing_mm]
-    steps = [min(step, length) for step, length in zip(wanted, foreground.shape, strict=True)]
+    coarse_steps = [max(1, round(longest / (COARSE_GRID * size))) for size in spacing_mm]
+    steps = [min(step, length) for step, length in zip(coarse_steps, foreground.shape, strict=True)]
     coarse = foreground[tuple(slice(step // 2, None, step) for step in steps)]  # each block's middle voxel
     if coarse.all() or not coarse.any():
         return foreground
+
+    # Grow the deepest region, then repeat its values on the fine grid.
     sampling = [step * size for step, size in zip(steps, spacing_mm, strict=True)]
     depth = distance_transform_edt(coarse, sampling)
     deepest = depth.max()
-    near = distance_transform_edt(depth < CORE * deepest, sampling) < REACH * deepest
+    interior_mask = distance_transform_edt(depth < CORE * deepest, sampling) < REACH * deepest
     for axis, (length, step) in enumerate(zip(foreground.shape, steps, strict=True)):
-        near = near.take(np.minimum(np.arange(length) // step, near.shape[axis] - 1), axis)
-    return near & foreground
+        interior_mask = interior_mask.take(np.minimum(np.arange(length) // step, interior_mask.shape[axis] - 1), axis)
+    return interior_mask & foreground

@@ -11,9 +11,9 @@ import pipeline.inference.output_volume
 
 @pytest.fixture
 def model(monkeypatch):
-    made = calibrated_model()
-    loads(monkeypatch, lambda uri, device: made)
-    return made
+    model = calibrated_model()
+    loads(monkeypatch, lambda uri, device: model)
+    return model
 
 
 def test_a_rerun_skips_and_a_scan_without_its_volume_is_redone(tmp_path, model, capsys):
@@ -77,8 +77,8 @@ def test_a_scan_stored_twice_fails_twice_and_the_others_are_made(model, tmp_path
 
 @pytest.mark.parametrize("long", ["-i", "-o"])
 def test_names_too_long_for_the_disk_are_one_line(tmp_path, model, capfd, long):
-    places = {"-i": data_set(tmp_path / "heads", SCANS[0]), "-o": tmp_path / "out"} | {long: tmp_path / ("n" * 300)}
-    assert run("-i", places["-i"], "-o", places["-o"]) == 2
+    paths = {"-i": data_set(tmp_path / "heads", SCANS[0]), "-o": tmp_path / "out"} | {long: tmp_path / ("n" * 300)}
+    assert run("-i", paths["-i"], "-o", paths["-o"]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("error: ")
 

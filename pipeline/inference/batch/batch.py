@@ -1,4 +1,4 @@
-"""Working through a translation command's jobs, and what is said and written at the end of them."""
+"""Translating a command's jobs one after the other, and the outcome on the console and in the summary."""
 
 import json
 import signal
@@ -10,9 +10,18 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline import __version__
 from pipeline.inference.batch.bids_dataset import BidsDerivative, sidecar_of
-from pipeline.inference.batch.jobs import FAILED, NOT_DONE, STATUSES, TRANSLATED, Job, StopSignals, counts, outcome
+from pipeline.inference.batch.jobs import (
+    FAILED,
+    NOT_DONE,
+    STATUSES,
+    TRANSLATED,
+    Job,
+    StopSignals,
+    outcome_table,
+    status_counts,
+)
 from pipeline.inference.batch.provenance import Provenance, write_record
-from pipeline.inference.batch.uncertainty_maps import is_map
+from pipeline.inference.batch.uncertainty_maps import is_uncertainty_map
 from pipeline.utils.console import echo, on_one_line, one_line, progress, warn
 from pipeline.utils.errors import EXIT_PARTLY_DONE, DiskFull, UserError
 from pipeline.utils.files import atomic_text, is_folder, text_writer, write_together
@@ -24,7 +33,7 @@ SUMMARY_FORMAT = 1
 
 
 def job_opener(views: "MultiViewTranslator", *, strict: bool = False) -> "Callable[[Job], OpenedViews]":
-    """Return what reads and prepares one job's source, a file or a folder that holds a DICOM series."""
+    """Return a function that reads and prepares a job's source, a file or the folder of a DICOM series."""
     from pipeline.inference.batch.dicom_folders import read_series
 
     return lambda job: views.open(read_series(job.source) if is_folder(job.source) else job.source, strict=strict)
@@ -39,44 +48,47 @@ def job_translator(
     batch_size: int = 8,
     keep_header_text: bool = False,
 ) -> Callable[[Job], None]:
-    """Return what translates one job: reads, translates, and writes; the volume comes last, for it marks all as done.
+    """Return a function that reads, translates and writes one job.
 
-    Sidecars, map and volume replace those that were there together, or not at all.
+    Sidecars, map and volume replace earlier ones together, or not at all. The volume is written last, for its presence
+    marks the job as done.
 
     Args:
-        views: See `pipeline.inference.multi_view.MultiViewTranslator.translate`, for the options too.
-        derivative: Where jobs are of a BIDS dataset.
-        open_job: Opens a job's source; None: `job_opener`'s.
-        provenance: The record of the model, which each volume and map holds with its source's; None for none.
+        views: The translator. For the options see `pipeline.inference.multi_view.MultiViewTranslator.translate`.
+        derivative: The BIDS derivative that the jobs belong to; None where they belong to none.
+        open_job: Function that opens a job's source; None for `job_opener`.
+        provenance: The model's record, which is written with the source's into each volume and map; None for none.
     """
-    opened = open_job or job_opener(views)
+    open_source = open_job or job_opener(views)
 
     def translate_one(job: Job) -> None:
         if derivative is not None:
-            derivative.source_sidecar(job)  # a damaged one is said before the volume's minutes
-        made = views.translate_opened(opened(job), batch_size, keep_header_text)
+            derivative.source_sidecar(job)  # fails early on a damaged sidecar: translating takes minutes
+        translation = views.translate_opened(open_source(job), batch_size, keep_header_text)
         if provenance is not None:
             record = provenance.of_source(job.source)
-            for image in filter(None, made):
+            for image in filter(None, translation):
                 write_record(image, record)
         texts = {} if derivative is None else derivative.sidecars(job)
-        outdated = [job.outdated] if job.outdated is not None and is_map(job.outdated) else []
+        outdated = [job.outdated] if job.outdated is not None and is_uncertainty_map(job.outdated) else []
         if derivative is not None:
             outdated += [sidecar_of(path) for path in outdated]
-        write_together({path: text_writer(text) for path, text in texts.items()} | _volumes(made, job), outdated)
+        write_together(
+            {path: text_writer(text) for path, text in texts.items()} | _volume_writers(translation, job), outdated
+        )
 
     return translate_one
 
 
-def _volumes(made: "ViewTranslation", job: Job) -> dict[Path, Callable[[BinaryIO], None]]:
-    """Return what writes a volume, before it its map where there is one, by where they go."""
+def _volume_writers(translation: "ViewTranslation", job: Job) -> dict[Path, Callable[[BinaryIO], None]]:
+    """Return the writers of map and volume, in that order, by their paths."""
     from pipeline.inference.output_volume import volume_writer
 
-    images = {} if made.uncertainty is None else {job.uncertainty: made.uncertainty}
-    return {path: volume_writer(image, path) for path, image in (images | {job.target: made.volume}).items()}
+    images = {} if translation.uncertainty is None else {job.uncertainty: translation.uncertainty}
+    return {path: volume_writer(image, path) for path, image in (images | {job.target: translation.volume}).items()}
 
 
-def work_through(
+def translate_jobs(
     jobs: list[Job],
     translate_one: Callable[[Job], None],
     *,
@@ -84,29 +96,27 @@ def work_through(
     verbose: bool = False,
     stop: StopSignals | None = None,
 ) -> None:
-    """Translate each job in turn, noting what came of it; one that fails does not stop the others.
-
-    A full disk does: the others would fail as well, each after minutes of work.
+    """Translate each job in turn and record its outcome. A failure does not stop the others, but a full disk does.
 
     Args:
-        jobs: To do; changed in place.
-        translate_one: Makes one job's target.
-        quiet: Without a progress bar.
-        verbose: With a line for each volume that is over, instead of the bar.
-        stop: Checked before each job.
+        jobs: The jobs to do; changed in place.
+        translate_one: Function that translates one job and writes its target.
+        quiet: Whether to leave out the progress bar.
+        verbose: Whether to print a line for each finished volume instead of the bar.
+        stop: Stop signals, checked before each job.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; the jobs that were finished are noted.
+        KeyboardInterrupt: Ctrl-C; the outcome of finished jobs is recorded.
     """
     for job in progress(jobs, title="volumes", unit="vol", quiet=quiet or verbose):
         if stop is not None:
             stop.check()
         started = time.perf_counter()
-        with warnings.catch_warnings(record=True) as caught:
+        with warnings.catch_warnings(record=True) as caught_warnings:
             warnings.simplefilter("always", UserWarning)
-            disk_is_full = _attempt(job, translate_one)
-        notes = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
-        job.warnings += [on_one_line(note, job.source, job.target) for note in dict.fromkeys(notes)]
+            disk_is_full = _translate_job(job, translate_one)
+        messages = [str(warning.message) for warning in caught_warnings if issubclass(warning.category, UserWarning)]
+        job.warnings += [on_one_line(message, job.source, job.target) for message in dict.fromkeys(messages)]
         job.seconds = time.perf_counter() - started
         if verbose:
             ended = f"{job.source} -> {job.target}: {job.status} in {job.seconds:.1f} s"
@@ -115,19 +125,19 @@ def work_through(
             break
 
 
-def _attempt(job: Job, translate_one: Callable[[Job], None]) -> bool:
-    """Translate one volume and note what came of it; return whether the disk is full."""
+def _translate_job(job: Job, translate_one: Callable[[Job], None]) -> bool:
+    """Translate one volume and record the outcome in its job; return whether the disk is full."""
     try:
         translate_one(job)
     except Exception as error:
         job.status = FAILED
-        job.error = on_one_line(_reason(error, job), job.source, job.target)
+        job.error = on_one_line(_failure_message(error, job), job.source, job.target)
         return isinstance(error, DiskFull)
     job.status = TRANSLATED
     return False
 
 
-def _reason(error: Exception, job: Job) -> str:
+def _failure_message(error: Exception, job: Job) -> str:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MemoryError):
@@ -135,47 +145,48 @@ def _reason(error: Exception, job: Job) -> str:
     return f"unexpected {type(error).__name__}: {error}"
 
 
-def say_outcome(jobs: list[Job], *, quiet: bool, stopped: int, anew: bool = False) -> None:
-    """Print the table of what became of each volume (where `quiet`, what was wrong) and what to do about the rest.
+def print_outcome(jobs: list[Job], *, quiet: bool, stopped: int, overwrite: bool = False) -> None:
+    """Print the outcome of each volume, or only errors and warnings, and how to translate the rest.
 
     Args:
-        jobs: Of the command.
-        quiet: Whether to print what was wrong alone.
-        stopped: The number of the signal that came; 0 for none.
-        anew: Whether the same command would make again what is there: it was told to overwrite.
+        jobs: The command's jobs.
+        quiet: Whether to print errors and warnings only.
+        stopped: The number of the signal that stopped the command; 0 for none.
+        overwrite: Whether the same command would make again what is there: it was told to overwrite.
     """
-    again = "run the same command again, which begins anew" if anew else "run the same command again for the rest"
-    alone_and_failed = len(jobs) == 1 and jobs[0].error != ""  # a table would say no more
-    if quiet or alone_and_failed:
+    remedy = "run the same command again, which begins anew" if overwrite else "run the same command again for the rest"
+    single_failure = len(jobs) == 1 and jobs[0].error != ""  # a table would say no more
+    if quiet or single_failure:
         for job in jobs:
             for line in [*(f"warning: {note}" for note in job.warnings), *[f"error: {job.error}"][: bool(job.error)]]:
                 warn(one_line(line))
     else:
-        echo(outcome(jobs))
+        echo(outcome_table(jobs))
     if stopped:
         reason = "stopped: interrupted" if stopped == signal.SIGINT else f"stopped by {signal.Signals(stopped).name}"
-        warn(f"{reason}; {again}")
-    elif NOT_DONE in counts(jobs):
-        warn(f"stopped: the disk is full; {again}")
+        warn(f"{reason}; {remedy}")
+    elif NOT_DONE in status_counts(jobs):
+        warn(f"stopped: the disk is full; {remedy}")
 
 
 def write_summary(
     path: Path, jobs: list[Job], *, arguments: Mapping[str, object], model: Mapping[str, str], code: int, started: float
 ) -> int:
-    """Write what became of every volume of a command, atomically; return the exit code.
+    """Write the outcome of every volume of a command to its summary, atomically; return the exit code.
 
     Args:
-        path: The file.
-        jobs: All, the skipped ones too.
-        arguments: Of the command; what JSON does not know becomes text.
-        model: What is known of the model; empty where none was loaded because there was nothing to do.
-        code: The command's exit code.
-        started: When, as `time.time()` gives it.
+        path: The summary's path.
+        jobs: All jobs, skipped ones included.
+        arguments: The command's arguments; values that JSON does not know become text.
+        model: The model's info; empty where none was loaded because there was nothing to do.
+        code: The command's exit code so far.
+        started: Start of the command, in seconds since the epoch.
 
     Returns:
-        The exit code, 3 in place of 0 where the summary could not be written; that is said.
+        The exit code. Where the summary cannot be written, an error is printed and 0 becomes 3.
     """
-    number = counts(jobs)
+    # Collect the command, its model and the outcome of each volume.
+    totals = status_counts(jobs)
     content = {
         "format": SUMMARY_FORMAT,
         "version": __version__,
@@ -184,7 +195,7 @@ def write_summary(
         "arguments": arguments,
         "model": model,
         "exit_code": code,
-        "totals": {"volumes": len(jobs)} | {status: number.get(status, 0) for status in STATUSES},
+        "totals": {"volumes": len(jobs)} | {status: totals.get(status, 0) for status in STATUSES},
         "volumes": [
             {
                 "source": str(job.source),
@@ -198,6 +209,8 @@ def write_summary(
             for job in jobs
         ],
     }
+
+    # Write it; a failure changes the exit code only.
     try:
         atomic_text(path, json.dumps(content, indent=2, default=str) + "\n")
     except UserError as error:

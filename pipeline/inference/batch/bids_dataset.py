@@ -10,12 +10,12 @@ from pathlib import Path
 from pipeline import __version__
 from pipeline.inference.batch.bids_names import GENERATOR, Dataset, inherited_sidecar, read_json
 from pipeline.inference.batch.jobs import Job
-from pipeline.inference.batch.outputs import real, without_suffix
+from pipeline.inference.batch.outputs import real_path, without_suffix
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
 
 BIDS_VERSION = "1.10.0"
-SOURCE = "source"  # what the derivative calls the data set it was made from, in BIDS URIs
+SOURCE = "source"  # the source data set's name in BIDS URIs
 ZEROS_OF_STRIPPED = 0.7  # a brain fills some 15 to 25 % of a volume, a head with its air masked some 35 to 50 %
 ZEROS_OF_PLAIN = 0.5
 _README = """# {name}
@@ -28,43 +28,48 @@ they can lose or invent structures, lesions above all. Not for clinical use.
 
 @dataclass(frozen=True)
 class BidsDerivative:
-    """What all volumes of a derivative have in common.
+    """A BIDS derivative: its source data set, folder, contrasts and model.
 
     Attributes:
-        dataset: The source.
-        out: The derivative's folder.
-        contrasts: From which to which.
-        model: As `TranslationModel.about` tells it.
-        stripped: What the user said of the sources' skulls; None leaves it to sidecars and images.
+        dataset: The source data set.
+        output: The derivative's folder.
+        contrasts: Source and target contrast.
+        model: The model's info (`TranslationModel.info`).
+        stripped: Whether the user said that the sources are skull-stripped; None to decide by sidecars and images.
     """
 
     dataset: Dataset
-    out: Path
+    output: Path
     contrasts: tuple[str, str]
     model: Mapping[str, str]
     stripped: bool | None = None
 
     def write_description(self) -> None:
-        """Write `dataset_description.json`, `README.md` and `.bidsignore`; what a user added to them stays.
+        """Write `dataset_description.json`, `README.md` and `.bidsignore`, keeping what a user added to them.
 
-        The source's authors are not taken over: they did not make these images.
+        The source's authors are not copied: they did not make these images.
         """
+        # Merge the description with one that exists.
         source = self.dataset.description
-        path = self.out / "dataset_description.json"
+        path = self.output / "dataset_description.json"
         present = read_json(path) if path.is_file() else {}
-        made_by = self._generated_by()
+        generator = self._generated_by()
         name = f"{source.get('Name') or 'BIDS data set'}: synthetic {self.contrasts[1]}"
         description = present | {
             "Name": name,
             "BIDSVersion": BIDS_VERSION,
             "DatasetType": "derivative",
-            "GeneratedBy": [*(entry for entry in present.get("GeneratedBy", []) if entry != made_by), made_by],
+            "GeneratedBy": [*(entry for entry in present.get("GeneratedBy", []) if entry != generator), generator],
             "SourceDatasets": [{"DOI": doi} if (doi := source.get("DatasetDOI")) else {"URL": f"bids:{SOURCE}:"}],
-            "DatasetLinks": {SOURCE: Path(os.path.relpath(real(self.dataset.root), real(self.out))).as_posix()},
+            "DatasetLinks": {
+                SOURCE: Path(os.path.relpath(real_path(self.dataset.root), real_path(self.output))).as_posix()
+            },
         }
         if source.get("License"):
             description.setdefault("License", source["License"])
         atomic_text(path, _json(description))
+
+        # Write the other files where they do not exist.
         readme = _README.format(
             name=name,
             to=self.contrasts[1],
@@ -74,18 +79,18 @@ class BidsDerivative:
             model=self.model["origin"],
         )
         for name, text in (("README.md", readme), (".bidsignore", "summary.json\n")):
-            if not (self.out / name).exists():
-                atomic_text(self.out / name, text)
+            if not (self.output / name).exists():
+                atomic_text(self.output / name, text)
 
     def source_sidecar(self, job: Job) -> dict:
-        """Return what the source's sidecars say; raises UserError where one is damaged."""
+        """Return the content of the source's sidecars; raises UserError where one is damaged."""
         return inherited_sidecar(job.source, self.dataset.root)
 
     def sidecars(self, job: Job) -> dict[Path, str]:
-        """Return the JSON sidecars of a job's volume and map, by where they lie; nothing is written.
+        """Return the JSON sidecars of a job's volume and map as texts by path; nothing is written.
 
         Warns:
-            UserWarning: nothing says whether the skull was stripped and the image leaves doubt, or a sidecar of the
+            UserWarning: whether the skull was stripped is neither stated nor clear from the image, or a sidecar of the
                 source is not UTF-8.
 
         Raises:
@@ -105,8 +110,10 @@ class BidsDerivative:
             content["SpatialReference"] = "orig"
         texts = {sidecar_of(job.target): _json(content)}
         if job.uncertainty is not None:
-            about = f"Absolute error to expect of the synthetic {self.contrasts[1]}, in its intensities; no guarantee"
-            texts[sidecar_of(job.uncertainty)] = _json(content | {"Description": about})
+            description = (
+                f"Absolute error to expect of the synthetic {self.contrasts[1]}, in its intensities; no guarantee"
+            )
+            texts[sidecar_of(job.uncertainty)] = _json(content | {"Description": description})
         return texts
 
     def _generated_by(self) -> dict[str, str]:
@@ -119,7 +126,7 @@ class BidsDerivative:
         }
 
     def _stripped(self, path: Path, sidecar: Mapping[str, object]) -> bool:
-        """The user's word, the source's sidecar, or what the share of voxels that are exactly zero says."""
+        """Whether the skull was stripped: by the user, the source's sidecar, or the share of zero voxels."""
         if self.stripped is not None:
             return self.stripped
         if isinstance(sidecar.get("SkullStripped"), bool):
@@ -129,8 +136,8 @@ class BidsDerivative:
         from transforms.io.nifti import read_with_cautions
 
         try:
-            voxels, *_ = read_with_cautions(path)  # as it was translated; its cautions are printed already
-        except ValueError as error:  # it was taken away or changed meanwhile
+            voxels, *_ = read_with_cautions(path)  # translating has reported the cautions already
+        except ValueError as error:  # the file was removed or changed meanwhile
             raise UserError(str(error)) from error
         zeros = 1 - float(np.count_nonzero(voxels)) / voxels.size
         stripped = zeros >= ZEROS_OF_STRIPPED
@@ -144,7 +151,7 @@ class BidsDerivative:
 
 
 def sidecar_of(volume: Path) -> Path:
-    """Return where the JSON sidecar of a volume lies."""
+    """Return the path of a volume's JSON sidecar."""
     return Path(f"{without_suffix(volume)}.json")
 
 

@@ -23,7 +23,7 @@ _POSITION, _ORIENTATION, _CLASS = "0020|0032", "0020|0037", "0008|0016"
 _IMAGE_TYPE, _PHOTOMETRIC = "0008|0008", "0028|0004"
 _COLOUR = "a colour picture, not a scan; give the folder of a gray-scale series"
 _COLOURS = ("RGB", "PALETTE", "YBR")
-_NO_SCANS = {  # values of ImageType
+_REFUSED_IMAGE_TYPES = {  # values of ImageType
     "MOSAIC": "a Siemens mosaic, whose one picture holds all slices side by side; convert the series with dcm2niix",
     "LOCALIZER": "a localizer, not a scan of the head; give the folder of another series",
     "SCREEN SAVE": "a picture of a screen, not a scan; give the folder of the series itself",
@@ -44,7 +44,7 @@ _UNEVEN = 0.02  # of the slice distance, beyond rounding in positions
 
 @dataclass(frozen=True)
 class _Slice:
-    """What a file's header says of where its pixels lie; millimetres, LPS."""
+    """The position of a file's pixels by its header, in millimetres, LPS."""
 
     path: Path
     series: str
@@ -53,7 +53,7 @@ class _Slice:
     axes: "np.ndarray"  # (3, 3), columns are the unit directions of x, y, z
     spacing: tuple[float, ...]  # of x, y (and z where it has several frames)
     size: tuple[int, ...]
-    placed: bool  # whether it says where its pixels lie; otherwise origin and axes are GDCM's inventions
+    has_position: bool  # whether it says where its pixels lie; otherwise origin and axes are GDCM's inventions
 
     @property
     def height(self) -> float:
@@ -62,7 +62,7 @@ class _Slice:
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Whether a folder directly holds DICOM files: by suffix, or by the letters that stand after the preamble."""
+    """Whether a folder directly holds DICOM files: by suffix, or by the letters "DICM" after the preamble."""
     try:
         return is_folder(folder) and any(_is_dicom(path) for path in folder.iterdir())
     except OSError:  # it cannot be listed
@@ -93,25 +93,25 @@ def read_series(folder: Path) -> "nib.Nifti1Image":
     """Read the one DICOM series that a folder holds.
 
     Returns:
-        (X, Y, Z) float32 voxels with each slice's rescaling applied, on the series' own grid, the affine to RAS
-        millimetres. Nothing else of the DICOM headers, so no name of a patient; its file name is the folder's.
-        `extra["cautions"]` says what is doubtful, which `transforms.io.nifti.read_nifti` adds to its warning: gaps in
-        the instance numbers, so that slices may be missing at an end; one file that does not say where it lies, whose
-        affine is then that of a NIfTI header without form codes (LAS), its rows turned as if it were axial.
+        (X, Y, Z) float32 voxels with each slice's rescaling applied, on the series' own grid, with the affine to RAS
+        millimetres. Nothing else of the DICOM headers is kept, so no name of a patient. The image's file name is the
+        folder's. `extra["cautions"]` lists cautions, which `transforms.io.nifti.read_nifti` adds to its warning: gaps in
+        the instance numbers, so that slices may be missing at an end; a single file without a position, which gets the
+        affine of a NIfTI header without form codes (LAS), its rows flipped as if it were axial.
 
     Raises:
-        UserError: no or several series, unreadable, colour or unlike slices, some missing or at one position, several
-            that do not say where they lie; mosaics, localizers and screenshots, by their own words.
+        UserError: no or several series; slices that are unreadable, in colour, unequal, missing, at the same position,
+            or without a position; mosaics, localizers and screenshots.
     """
     import nibabel as nib
     import numpy as np
 
-    slices = [_header(path) for path in files_of_series(folder)]
-    slices = _one_series(slices, folder)
-    if not all(piece.placed for piece in slices):
-        return _without_place(slices, folder)
-    step = _step(slices, folder)
-    voxels = np.concatenate([_pixels(piece) for piece in slices], axis=2)  # (X, Y, Z)
+    slices = [_read_header(path) for path in files_of_series(folder)]
+    slices = _sorted_series(slices, folder)
+    if not all(item.has_position for item in slices):
+        return _read_unplaced_slice(slices, folder)
+    step = _slice_step(slices, folder)
+    voxels = np.concatenate([_read_pixels(item) for item in slices], axis=2)  # (X, Y, Z)
     first = slices[0]
     affine = np.eye(4)
     affine[:3, :3] = np.column_stack([first.axes[:, 0] * first.spacing[0], first.axes[:, 1] * first.spacing[1], step])
@@ -119,36 +119,37 @@ def read_series(folder: Path) -> "nib.Nifti1Image":
     image = nib.Nifti1Image(voxels, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
     image.set_sform(image.affine, code="scanner")
     image.set_qform(image.affine, code="scanner", strip_shears=True)
-    return _named(image, folder, _doubts_of_gaps(slices))
+    return _finished_image(image, folder, _gap_cautions(slices))
 
 
-def _without_place(slices: list[_Slice], folder: Path) -> "nib.Nifti1Image":
-    """Read the one file that does not say where it lies, as NIfTI has such volumes: no form codes."""
+def _read_unplaced_slice(slices: list[_Slice], folder: Path) -> "nib.Nifti1Image":
+    """Read a single file without a position as a NIfTI image without form codes."""
     import nibabel as nib
 
     tags = "ImagePositionPatient and ImageOrientationPatient"
     if len(slices) > 1:
-        where = next(piece for piece in slices if not piece.placed).path.name
-        raise UserError(f"{folder}: {where} does not say where it lies ({tags}); export the series again with them")
+        name = next(item for item in slices if not item.has_position).path.name
+        raise UserError(f"{folder}: {name} does not say where it lies ({tags}); export the series again with them")
     first = slices[0]
-    image = nib.Nifti1Image(_pixels(first)[:, ::-1], None)  # rows run to the back in DICOM, to the front in LAS
+    image = nib.Nifti1Image(_read_pixels(first)[:, ::-1], None)  # rows run to the back in DICOM, to the front in LAS
     image.header.set_zooms(first.spacing)
     image = nib.Nifti1Image(image.dataobj, image.header.get_base_affine(), image.header)
-    return _named(image, folder, [f"its DICOM header does not say where the slice lies ({tags})"])
+    return _finished_image(image, folder, [f"its DICOM header does not say where the slice lies ({tags})"])
 
 
-def _named(image: "nib.Nifti1Image", folder: Path, doubts: list[str]) -> "nib.Nifti1Image":
-    """Return the image with its unit, with the folder's name for messages, and with what is doubtful."""
+def _finished_image(image: "nib.Nifti1Image", folder: Path, cautions: list[str]) -> "nib.Nifti1Image":
+    """Return the image with its unit, the folder's name for messages, and the cautions about it."""
     image.header.set_xyzt_units("mm")
     image.file_map["image"].filename = str(folder)
-    image.extra["cautions"] = doubts
+    image.extra["cautions"] = cautions
     return image
 
 
-def _header(path: Path) -> _Slice:
+def _read_header(path: Path) -> _Slice:
     import numpy as np
     import SimpleITK as sitk
 
+    # Read the header alone.
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
@@ -160,114 +161,124 @@ def _header(path: Path) -> _Slice:
         raise UserError(
             f"{path}: cannot be read as a DICOM image; copy it again, or move what is no image out of the folder"
         ) from error
-    has = reader.GetMetaDataKeys()
-    _require_scan(path, *(reader.GetMetaData(tag) if tag in has else "" for tag in (_IMAGE_TYPE, _PHOTOMETRIC)))
+
+    # Refuse what is no slice of a scan.
+    tags = reader.GetMetaDataKeys()
+    _require_scan_type(path, *(reader.GetMetaData(tag) if tag in tags else "" for tag in (_IMAGE_TYPE, _PHOTOMETRIC)))
     if reader.GetNumberOfComponents() != 1:
         raise UserError(f"{path}: {_COLOUR}")
     size = reader.GetSize()
     axes = np.array(reader.GetDirection(), dtype=float).reshape(len(size), len(size))
     if len(size) != 3:
         raise UserError(f"{path}: has {len(size)} dimensions; convert the series with dcm2niix")
+
+    # Its geometry, and whether the header states it.
     return _Slice(
         path=path,
-        series=reader.GetMetaData(_SERIES_UID).strip() if _SERIES_UID in has else "",
-        instance=reader.GetMetaData(_INSTANCE).strip() if _INSTANCE in has else "",
+        series=reader.GetMetaData(_SERIES_UID).strip() if _SERIES_UID in tags else "",
+        instance=reader.GetMetaData(_INSTANCE).strip() if _INSTANCE in tags else "",
         origin=np.array(reader.GetOrigin(), dtype=float),
         axes=axes,
         spacing=reader.GetSpacing(),
         size=size,
-        placed={_POSITION, _ORIENTATION} <= set(has)
-        or (_CLASS in has and reader.GetMetaData(_CLASS).strip(" \0") in _ENHANCED),
+        has_position={_POSITION, _ORIENTATION} <= set(tags)
+        or (_CLASS in tags and reader.GetMetaData(_CLASS).strip(" \0") in _ENHANCED),
     )
 
 
-def _require_scan(path: Path, image_type: str, photometric: str) -> None:
-    """Refuse what is no slice of a scan by its own ImageType (DICOM PS3.3, C.7.6.1.1.2) and colours.
+def _require_scan_type(path: Path, image_type: str, photometric: str) -> None:
+    """Refuse images that are no slice of a scan by their ImageType (DICOM PS3.3, C.7.6.1.1.2) or colours.
 
-    Reconstructions that are derived but primary, as normalised or distortion-corrected ones, are scans.
+    Derived but primary reconstructions, such as normalised or distortion-corrected ones, are scans.
     """
     values = [value.strip(" \0").upper() for value in image_type.split("\\")]
-    kinds = [remark for value, remark in _NO_SCANS.items() if value in values]
+    kinds = [reason for value, reason in _REFUSED_IMAGE_TYPES.items() if value in values]
     if photometric.strip(" \0").upper().startswith(_COLOURS):
         kinds.append(_COLOUR)
     if kinds:
         kind, _, remedy = kinds[0].partition("; ")
-        said = f" (ImageType {image_type.strip()})" if any(values) else ""
-        raise UserError(f"{path}: {kind}{said}; {remedy}")
+        note = f" (ImageType {image_type.strip()})" if any(values) else ""
+        raise UserError(f"{path}: {kind}{note}; {remedy}")
 
 
-def _one_series(slices: list[_Slice], folder: Path) -> list[_Slice]:
+def _sorted_series(slices: list[_Slice], folder: Path) -> list[_Slice]:
     """Return the slices from the lowest to the highest; raise unless they are one series of like slices."""
     import numpy as np
 
-    series = {piece.series for piece in slices}
+    series = {item.series for item in slices}
     if len(series) > 1:
-        named = ", ".join(
+        listing = ", ".join(
             f"{uid or 'unnamed'} ({sum(p.series == uid for p in slices)} files)" for uid in sorted(series)
         )
         raise UserError(
-            f"{folder}: holds {len(series)} DICOM series: {named}; put the one to translate in a folder of its own"
+            f"{folder}: holds {len(series)} DICOM series: {listing}; put the one to translate in a folder of its own"
         )
     first = slices[0]
-    for piece in slices:
-        if not np.allclose(piece.axes, first.axes, rtol=0, atol=_SAME_DIRECTION):
+    for item in slices:
+        if not np.allclose(item.axes, first.axes, rtol=0, atol=_SAME_DIRECTION):
             raise UserError(f"{folder}: its slices have several orientations, as a localizer's; give another series")
-        if piece.size != first.size or not np.allclose(piece.spacing[:2], first.spacing[:2], rtol=1e-3):
-            raise UserError(f"{folder}: {piece.path.name} and {first.path.name} differ in size; give a whole series")
+        if item.size != first.size or not np.allclose(item.spacing[:2], first.spacing[:2], rtol=1e-3):
+            raise UserError(f"{folder}: {item.path.name} and {first.path.name} differ in size; give a whole series")
     if len(slices) > 1 and first.size[2] > 1:
         raise UserError(f"{folder}: several multi-frame files in one series; put one in a folder of its own")
-    return sorted(slices, key=lambda piece: piece.height)
+    return sorted(slices, key=lambda item: item.height)
 
 
-def _step(slices: list[_Slice], folder: Path) -> "np.ndarray":
-    """Return the (3,) way from one slice to the next, in mm; raise where they do not lie evenly."""
+def _slice_step(slices: list[_Slice], folder: Path) -> "np.ndarray":
+    """Return the (3,) step from one slice to the next, in mm; raise where slices are not evenly spaced in a line."""
     import numpy as np
 
+    # A single slice.
     first, last = slices[0], slices[-1]
     if len(slices) == 1:
         return first.axes[:, 2] * first.spacing[2]
-    gaps = np.diff([piece.height for piece in slices])
-    usual = float(np.median(gaps))
+
+    # Even distances along the slices' normal.
+    gaps = np.diff([item.height for item in slices])
+    spacing = float(np.median(gaps))
     if gaps.min() < 1e-3:
         raise UserError(
             f"{folder}: several images at one position (echoes or time points); "
             "put one volume's slices in a folder of their own"
         )
-    wide = int(np.argmax(np.abs(gaps - usual)))
-    tolerance = max(_UNEVEN * usual, 0.01)
-    if abs(gaps[wide] - usual) > tolerance:
-        between = f"between {slices[wide].path.name} and {slices[wide + 1].path.name}"
-        missing = sum(round(gap / usual) - 1 for gap in gaps if gap > 1.5 * usual)
-        whole = all(math.isclose(gap / usual, round(gap / usual), abs_tol=0.05) for gap in gaps)
-        reason = f"slices are missing, {missing} in all" if missing and whole else "its slices lie unevenly"
+    widest = int(np.argmax(np.abs(gaps - spacing)))
+    tolerance = max(_UNEVEN * spacing, 0.01)
+    if abs(gaps[widest] - spacing) > tolerance:
+        neighbours = f"between {slices[widest].path.name} and {slices[widest + 1].path.name}"
+        missing = sum(round(gap / spacing) - 1 for gap in gaps if gap > 1.5 * spacing)
+        is_multiple = all(math.isclose(gap / spacing, round(gap / spacing), abs_tol=0.05) for gap in gaps)
+        reason = f"slices are missing, {missing} in all" if missing and is_multiple else "its slices lie unevenly"
         raise UserError(
-            f"{folder}: {reason} ({gaps[wide]:.2f} mm {between}, elsewhere {usual:.2f} mm); export the series again"
+            f"{folder}: {reason} ({gaps[widest]:.2f} mm {neighbours}, elsewhere {spacing:.2f} mm); export the series "
+            "again"
         )
+
+    # Positions in one line.
     step = (last.origin - first.origin) / (len(slices) - 1)
     line = first.origin + np.arange(len(slices))[:, None] * step  # (slices, 3), in mm
-    aside = np.linalg.norm([piece.origin for piece in slices] - line, axis=1)
-    if aside.max() > tolerance:
+    offsets = np.linalg.norm([item.origin for item in slices] - line, axis=1)
+    if offsets.max() > tolerance:
         raise UserError(
-            f"{folder}: its slices do not lie in one line ({slices[int(aside.argmax())].path.name} is "
-            f"{aside.max():.2f} mm beside it); export the series again"
+            f"{folder}: its slices do not lie in one line ({slices[int(offsets.argmax())].path.name} is "
+            f"{offsets.max():.2f} mm beside it); export the series again"
         )
     return step
 
 
-def _doubts_of_gaps(slices: list[_Slice]) -> list[str]:
-    numbers = sorted(int(piece.instance) for piece in slices if piece.instance.isdecimal())
-    gaps = len(slices) > 1 and len(numbers) == len(slices) and numbers[-1] - numbers[0] + 1 != len(numbers)
-    return ["its instance numbers have gaps; slices may be missing at an end"] if gaps else []
+def _gap_cautions(slices: list[_Slice]) -> list[str]:
+    numbers = sorted(int(item.instance) for item in slices if item.instance.isdecimal())
+    has_gaps = len(slices) > 1 and len(numbers) == len(slices) and numbers[-1] - numbers[0] + 1 != len(numbers)
+    return ["its instance numbers have gaps; slices may be missing at an end"] if has_gaps else []
 
 
-def _pixels(piece: _Slice) -> "np.ndarray":
+def _read_pixels(item: _Slice) -> "np.ndarray":
     """Return a file's (X, Y, frames) float32 pixels, rescaled."""
     import numpy as np
     import SimpleITK as sitk
 
     try:
-        with utf8_name(piece.path) as name:
+        with utf8_name(item.path) as name:
             image = sitk.ReadImage(name, sitk.sitkFloat32, imageIO="GDCMImageIO")
     except RuntimeError as error:
-        raise UserError(f"{piece.path}: its pixels cannot be read; copy it again, or export it uncompressed") from error
+        raise UserError(f"{item.path}: its pixels cannot be read; copy it again, or export it uncompressed") from error
     return sitk.GetArrayFromImage(image).transpose(2, 1, 0).astype(np.float32)  # (X, Y, Z)

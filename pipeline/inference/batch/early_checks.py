@@ -1,4 +1,4 @@
-"""What a command is refused for before torch is there: the model's address, the contrast, the device."""
+"""Checks of a command before torch is imported: the model's address, the contrast, the device."""
 
 import ctypes
 import sys
@@ -15,15 +15,16 @@ ACCELERATOR_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg", "
 
 
 def require_usable(uris: Iterable[str], to: str | None, device: str) -> None:
-    """Refuse what can be seen to be wrong without loading a model.
+    """Refuse addresses, contrasts and devices that are wrong, without loading a model.
 
     Args:
         uris: The models' addresses.
-        to: The contrast to make; None where it was not told.
+        to: The contrast to make; None where the user gave none.
         device: "auto", "cpu", "cuda" or "mps".
 
     Raises:
-        UserError: there is no model, a run's model does not make the contrast, or the device cannot be there.
+        UserError: there is no such model, a run's model does not make the contrast, or this machine cannot have the
+            device.
     """
     for uri in uris:
         address.require_model(uri)
@@ -32,7 +33,7 @@ def require_usable(uris: Iterable[str], to: str | None, device: str) -> None:
 
 
 def require_contrast(uri: str, to: str | None) -> None:
-    """Refuse a contrast that a run's configuration does not have; MLflow's models tell when they are loaded."""
+    """Refuse a contrast that a run's configuration does not have; MLflow's models are checked when they are loaded."""
     from pipeline.config.load import load_config
     from pipeline.runs.folder import RunFolder
 
@@ -49,13 +50,13 @@ def require_contrast(uri: str, to: str | None) -> None:
 
 
 def require_device(device: str) -> None:
-    """Refuse a kind of device that this machine cannot have; whether torch can use it is torch's to say."""
+    """Refuse a kind of device that this machine cannot have; torch checks later whether it can be used."""
     if (device == "cuda" and not _may_have_cuda()) or (device == "mps" and sys.platform != "darwin"):
         raise UserError(f"device {device}: not available on this machine; use --device auto or cpu")
 
 
 def _may_have_cuda() -> bool:
-    """Whether there is a sign of a GPU that torch calls "cuda": its device files, or NVIDIA's driver library."""
+    """Whether the machine has device files or the driver library of a GPU that torch calls "cuda"."""
     if sys.platform != "linux":
         return sys.platform == "win32"
     if any(Path(name).exists() for name in ACCELERATOR_FILES):

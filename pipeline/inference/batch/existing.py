@@ -1,4 +1,4 @@
-"""What stands where a volume is to go: whether it is ours and whole, and what made it."""
+"""Outputs that exist already: whether this command made them, whether they are complete, and by which model."""
 
 import math
 import os
@@ -14,7 +14,7 @@ from pipeline.utils.console import progress
 from pipeline.utils.errors import Stopped, UserError
 from pipeline.utils.files import is_file
 
-MANY = 50  # files; fewer are looked at within a second or two
+MIN_PROGRESS_FILES = 50  # fewer files are checked within a second or two, without a progress bar
 _CHUNK_BYTES = 1 << 20
 
 
@@ -26,38 +26,46 @@ def pending_jobs(
     quiet: bool = False,
     model: CommandModel | None = None,
 ) -> list[Job]:
-    """Return the jobs that are to be done; the others get a status that says what is in their outputs' place.
+    """Return the jobs that are to be done; the others get a status by their existing outputs.
 
-    `SKIPPED`: volume and map are there, whole, and made by this model of this source, or nothing says by what.
-    `FOREIGN`, `OTHER_MODEL`, `STALE`: something else is there, which stays. Those fail whose target holds another
-    contrast than is to be made. A damaged file of ours is made again, and so is an empty one.
+    `SKIPPED`: volume and map exist, complete, from this model and this source, or without a record of either.
+    `FOREIGN`, `OTHER_MODEL`, `STALE`: another file exists, and stays. `FAILED`: the target holds another contrast than
+    `to`. Files of this command that are damaged or empty are made again.
 
     Args:
-        jobs: Of the command.
-        overwrite: Whether all are to be done, whatever is there.
-        to: The contrast that is to be made, where it is told.
-        quiet: Whether to show no progress where there are many to look at.
-        model: The command's, which is loaded where its files do not tell whether it made what is there; None: it is
-            not asked for, nor are the sources.
+        jobs: The command's jobs; changed in place.
+        overwrite: Whether all jobs are to be done, whatever exists.
+        to: The contrast to make; None where the user gave none.
+        quiet: Whether to leave out the progress bar.
+        model: The command's model, loaded only if its files do not show whether it made an output. None: neither models
+            nor sources are compared.
 
     Raises:
         Stopped: Ctrl-C came.
         UserError: the model had to be loaded and cannot be.
     """
-    begun = [] if overwrite else [job for job in jobs if job.status == NOT_DONE and any(map(is_file, outputs(job)))]
-    show = {"total": len(begun), "title": "what is there", "unit": "volume", "quiet": quiet or len(begun) < MANY}
-    given_up = threading.Event()
+    candidates = []
+    if not overwrite:
+        candidates = [job for job in jobs if job.status == NOT_DONE and any(map(is_file, outputs(job)))]
+    bar_options = {
+        "total": len(candidates),
+        "title": "what is there",
+        "unit": "volume",
+        "quiet": quiet or len(candidates) < MIN_PROGRESS_FILES,
+    }
+    cancelled = threading.Event()
 
-    def looked_at(job: Job) -> _Look:
-        return _look(job, given_up, with_source=model is not None)
+    def inspect(job: Job) -> _OutputState:
+        return _output_state(job, cancelled, with_source=model is not None)
 
+    # Inspect existing outputs in threads, and set the jobs' status in order.
     pool = ThreadPoolExecutor(os.cpu_count())  # decompression and checksums release the interpreter's lock
     try:
-        for job, look in zip(begun, progress(pool.map(looked_at, begun), **show), strict=True):
-            _judge(job, look, to, model)
-    except BaseException as stop:  # a signal's, among others: leaves at the next piece of a file
-        given_up.set()
-        if type(stop) is KeyboardInterrupt:  # SIGTERM's says as much by itself
+        for job, state in zip(candidates, progress(pool.map(inspect, candidates), **bar_options), strict=True):
+            _set_status(job, state, to, model)
+    except BaseException as error:  # signals included; the threads end at the next chunk of a file
+        cancelled.set()
+        if type(error) is KeyboardInterrupt:  # SIGTERM's error has its own message
             raise Stopped(signal.SIGINT, "interrupted; the same command does what is left") from None
         raise
     finally:
@@ -66,19 +74,19 @@ def pending_jobs(
 
 
 def outputs(job: Job) -> list[Path]:
-    """Return where a job's volume goes and, where one is wanted, its map."""
+    """Return the paths of a job's volume and, where one is wanted, of its map."""
     return [path for path in (job.target, job.uncertainty) if path is not None]
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What stands in the place of a job's outputs.
+class _OutputState:
+    """The state of a job's existing outputs.
 
     Attributes:
-        foreign: The first file that does not say to be ours; None where all do.
-        mark: What the volume says of itself; None where it is not there, or damaged.
-        complete: Whether volume and map are there, whole, and made together.
-        changed: Whether the source is another one than the volume's.
+        foreign: The first file that this command did not make; None where there is none.
+        mark: The mark in the volume's header; None where the volume does not exist or is damaged.
+        complete: Whether volume and map exist, complete, and were made together.
+        changed: Whether the source has changed since the volume was made.
     """
 
     foreign: Path | None = None
@@ -87,72 +95,75 @@ class _Look:
     changed: bool = False
 
 
-def _look(job: Job, given_up: threading.Event, *, with_source: bool) -> _Look:
-    there = [path for path in outputs(job) if is_file(path) and path.stat().st_size > 0]
-    marks = {path: read_mark(path) for path in there}
-    foreign = next((path for path in there if marks[path] is None), None)
+def _output_state(job: Job, cancelled: threading.Event, *, with_source: bool) -> _OutputState:
+    existing = [path for path in outputs(job) if is_file(path) and path.stat().st_size > 0]
+    marks = {path: read_mark(path) for path in existing}
+    foreign = next((path for path in existing if marks[path] is None), None)
     if foreign is not None:
-        return _Look(foreign=foreign)
-    whole = {path: is_whole(path, given_up) for path in there}
-    if not whole.get(job.target):
-        return _Look()
+        return _OutputState(foreign=foreign)
+    whole_files = {path for path in existing if is_whole(path, cancelled)}
+    if job.target not in whole_files:
+        return _OutputState()
     mark = marks[job.target]
     record = mark.provenance
-    complete = all(whole.get(path) and marks[path].provenance == record for path in outputs(job))
+    complete = all(path in whole_files and marks[path].provenance == record for path in outputs(job))
     try:
         changed = with_source and record is not None and not record.is_of(job.source)
-    except UserError:  # the source is not there any more: what was made of it is
+    except UserError:  # the source does not exist any more, its translation does
         changed = False
-    return _Look(mark=mark, complete=complete, changed=changed)
+    return _OutputState(mark=mark, complete=complete, changed=changed)
 
 
-def _judge(job: Job, look: _Look, to: str | None, model: CommandModel | None) -> None:
-    """Give a job the status that follows from what is there, and the reason; it stays as it is where it is to be done.
+def _set_status(job: Job, state: _OutputState, to: str | None, model: CommandModel | None) -> None:
+    """Set a job's status and error by its existing outputs; both stay as they are where the job is to be done.
 
-    A volume of another contrast, model or source is named even where its map is missing: only `--overwrite` replaces
-    what may be dear to someone.
+    A volume of another contrast, model or source is kept even where its map is missing: someone may need it, so only
+    `--overwrite` replaces it.
     """
-    if look.foreign is not None:
+    # A file of another program.
+    if state.foreign is not None:
         reason = "was not made by this command; move it away, choose another OUT, or add --overwrite"
-        job.status, job.error = FOREIGN, f"{job.source}: {look.foreign} is there and {reason}"
+        job.status, job.error = FOREIGN, f"{job.source}: {state.foreign} is there and {reason}"
         return
-    if look.mark is None:
+    if state.mark is None:
         return
-    record = look.mark.provenance
-    made = look.mark.contrast if record is None else record.to
-    if to is not None and made not in ("", to):
+
+    # A volume of this command: another contrast, another model, another source, or complete.
+    record = state.mark.provenance
+    contrast = state.mark.contrast if record is None else record.to
+    if to is not None and contrast not in ("", to):
         job.status = FAILED
-        job.error = f"{job.source}: {job.target} holds a synthetic {made}; choose another OUT, or add --overwrite"
-    elif record is not None and model is not None and not model.made(record):
+        job.error = f"{job.source}: {job.target} holds a synthetic {contrast}; choose another OUT, or add --overwrite"
+    elif record is not None and model is not None and not model.matches(record):
         job.status = OTHER_MODEL
         job.error = (
             f"{job.source}: {job.target} was made by another model (weights {record.weights}, to {record.to}); "
             "choose another OUT, or add --overwrite"
         )
-    elif look.changed:
+    elif state.changed:
         job.status = STALE
         job.error = (
             f"{job.source}: has changed since {job.target} was made of it; add --overwrite to translate it again"
         )
-    elif look.complete:
+    elif state.complete:
         job.status = SKIPPED
         if record is None:
             job.warnings.append(f"{job.target}: has no record of what made it; skipped, --overwrite makes it anew")
 
 
-def is_whole(path: Path, given_up: threading.Event | None = None) -> bool:
-    """Whether a NIfTI file is there with all of its voxels: ours always are, but a copy may have been cut short.
+def is_whole(path: Path, cancelled: threading.Event | None = None) -> bool:
+    """Whether a NIfTI file exists with all of its voxels: an interrupted copy has fewer.
 
-    A compressed one is read to its end, as whoever opens it next will: a damaged translation must not be skipped for
-    ever. That takes a hundredth of the time that translating the volume took.
+    A compressed file is read to its end, so that a damaged translation is not skipped for ever. That takes a hundredth
+    of the time that translating the volume took.
 
     Args:
-        path: Of the file.
-        given_up: Set when nobody waits for the answer any more: it is then False.
+        path: The file's path.
+        cancelled: Event that stops the check, which then returns False.
     """
     if not is_file(path) or path.stat().st_size == 0:
         return False
-    import nibabel as nib  # slow, and needed only where there is something to look at
+    import nibabel as nib  # slow, and needed only where outputs exist
     from isal import igzip
 
     from transforms.io.nifti_log import nibabel_silent
@@ -161,11 +172,13 @@ def is_whole(path: Path, given_up: threading.Event | None = None) -> bool:
         with nibabel_silent():
             image = nib.load(path)
         voxels = image.dataobj
-        wanted = voxels.offset + voxels.dtype.itemsize * math.prod(image.shape)
+        expected_bytes = voxels.offset + voxels.dtype.itemsize * math.prod(image.shape)
         if not path.name.lower().endswith(".gz"):
-            return path.stat().st_size >= wanted
+            return path.stat().st_size >= expected_bytes
         with igzip.open(path) as stream:  # to its end, where gzip has a checksum and the length
-            pieces = iter(lambda: b"" if given_up is not None and given_up.is_set() else stream.read(_CHUNK_BYTES), b"")
-            return sum(map(len, pieces)) >= wanted
+            pieces = iter(
+                lambda: b"" if cancelled is not None and cancelled.is_set() else stream.read(_CHUNK_BYTES), b""
+            )
+            return sum(map(len, pieces)) >= expected_bytes
     except Exception:  # whatever a damaged file makes nibabel raise
         return False

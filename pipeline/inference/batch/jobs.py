@@ -1,4 +1,4 @@
-"""A translation command's jobs, what came of each, and the signals that stop it in between."""
+"""A translation command's jobs, their outcome, and the signals that stop the command."""
 
 import os
 import signal
@@ -13,25 +13,25 @@ from pipeline.utils.interruption import handled
 from transforms.io.fetched import not_fetched
 
 TRANSLATED, SKIPPED, FAILED, NOT_DONE = "translated", "skipped", "failed", "not done"
-FOREIGN, OTHER_MODEL, STALE = "foreign", "other model", "stale"  # what stands in the place, and stays
+FOREIGN, OTHER_MODEL, STALE = "foreign", "other model", "stale"  # existing outputs that stay
 STATUSES = (TRANSLATED, SKIPPED, FOREIGN, OTHER_MODEL, STALE, FAILED, NOT_DONE)
-MOST_ROWS = 20  # of the table at a command's end, where nothing was wrong with more of them
+MAX_ROWS = 20  # more jobs than this are listed only where they have an error or a warning
 
 
 @dataclass
 class Job:
-    """A volume to translate, where it goes, and what came of it.
+    """A volume to translate, the path of its translation, and the outcome.
 
     Attributes:
         source: A volume's file, or the folder of a DICOM series.
         target: The `.nii` or `.nii.gz` to write.
-        uncertainty: The map of the error to expect that is written beside it; None for none.
-        status: One of `TRANSLATED`, `SKIPPED` (it was there), `FAILED` and `NOT_DONE`; or what else was there:
-            `FOREIGN` (a file of others), `OTHER_MODEL` (of another model) or `STALE` (made before its source changed).
-        seconds: That it took.
-        warnings: What was doubtful about it, a line each.
-        error: Why it failed or was left as it is, in one line; "" where neither.
-        outdated: Where a map lies, or may lie, that is not written anew and so goes when the volume is replaced.
+        uncertainty: The path of the map of the expected error; None where none is wanted.
+        status: One of `TRANSLATED`, `SKIPPED` (it exists), `FAILED` and `NOT_DONE`; or, where another file exists,
+            `FOREIGN` (of another program), `OTHER_MODEL` (of another model) or `STALE` (older than its source).
+        seconds: Duration of the job.
+        warnings: The warnings about the volume, a line each.
+        error: The reason why it failed or was left as it is, in one line; "" where neither.
+        outdated: The path of a map of an earlier command, which is removed when the volume is replaced; None for none.
     """
 
     source: Path
@@ -46,15 +46,15 @@ class Job:
     @property
     def message(self) -> str:
         """Error and warnings in one line."""
-        return "; ".join(part for part in (self.error, *self.warnings) if part)
+        return "; ".join(text for text in (self.error, *self.warnings) if text)
 
 
 class StopSignals:
-    """While entered, SIGTERM and SIGINT (Ctrl-C) end the work; `number` is then the signal's, otherwise 0.
+    """Context in which SIGTERM and SIGINT (Ctrl-C) stop the work; `number` is then the signal's, otherwise 0.
 
-    SIGINT does so too where a shell that started the command in the background had it ignored. The `KeyboardInterrupt`
-    ends with the block; so does, after a signal, the news that other processes ended. Outside the main thread
-    signals are not caught.
+    SIGINT is handled even where a shell that started the command in the background had it ignored. The context swallows
+    the `KeyboardInterrupt` and, after a signal, the error that other processes have ended. Outside the main thread
+    signals are not handled.
     """
 
     def __init__(self) -> None:
@@ -78,43 +78,43 @@ class StopSignals:
         raise KeyboardInterrupt
 
     def check(self) -> None:
-        """Raise the interrupt again where it was lost: Python drops what is raised in a destructor."""
+        """Raise the interrupt again where it was lost: Python drops exceptions in destructors."""
         if self.number:
             raise KeyboardInterrupt
 
 
-def counts(jobs: list[Job]) -> dict[str, int]:
+def status_counts(jobs: list[Job]) -> dict[str, int]:
     """Return how many jobs have each status, in order of first appearance."""
     return {status: sum(job.status == status for job in jobs) for status in dict.fromkeys(job.status for job in jobs)}
 
 
-def outcome(jobs: list[Job]) -> str:
-    """Return the table of what became of each volume, of more than 20 those that have a message; and a line of totals.
+def outcome_table(jobs: list[Job]) -> str:
+    """Return a table of the jobs' outcome and a line of totals.
 
-    All of them stand in the summary.
+    Of more than `MAX_ROWS` jobs only those with an error or a warning are listed; the summary lists all.
     """
-    shown = jobs
-    if len(jobs) > MOST_ROWS:
-        shown = [job for job in jobs if job.error or job.warnings]
+    listed = jobs
+    if len(jobs) > MAX_ROWS:
+        listed = [job for job in jobs if job.error or job.warnings]
     rows = []
-    for job in shown:
+    for job in listed:
         name = one_line(str(job.source))
         rows.append((name, job.status, f"{job.seconds:.1f}", one_line(job.message).replace(f"{name}: ", "")))
-    totals = ", ".join(f"{count} {status}" for status, count in counts(jobs).items())
+    totals = ", ".join(f"{count} {status}" for status, count in status_counts(jobs).items())
     return f"{table(('file', 'status', 'seconds', 'message'), rows)}\n{totals}" if rows else totals
 
 
-def outlook(jobs: list[Job]) -> str:
-    """Return the table of what would become of each volume, for a dry run."""
-    rows = [(one_line(str(job.source)), one_line(str(job.target)), one_line(_fate(job))) for job in jobs]
+def dry_run_table(jobs: list[Job]) -> str:
+    """Return a table of what the command would do with each volume, for a dry run."""
+    rows = [(one_line(str(job.source)), one_line(str(job.target)), one_line(_planned_action(job))) for job in jobs]
     return f"{table(('file', 'becomes', 'what would be done'), rows)}\nnothing was written"
 
 
-def _fate(job: Job) -> str:
+def _planned_action(job: Job) -> str:
     if job.status == SKIPPED:
         return "; ".join(["skip", *job.warnings])
-    if job.status == NOT_DONE and (elsewhere := not_fetched(job.source)):
-        return f"refuse: {elsewhere}"
+    if job.status == NOT_DONE and (reason := not_fetched(job.source)):
+        return f"refuse: {reason}"
     if job.status == NOT_DONE and not os.path.exists(job.source):  # noqa: PTH110  (`Path`'s raises for long names)
         return "refuse: no such file"
     if job.status in (FOREIGN, OTHER_MODEL, STALE):
@@ -123,8 +123,8 @@ def _fate(job: Job) -> str:
 
 
 def exit_code(jobs: list[Job]) -> int:
-    """Return 0 where every volume is there, 2 where none is, 3 where some are."""
-    there = sum(job.status in (TRANSLATED, SKIPPED) for job in jobs)
-    if there == len(jobs):
+    """Return 0 where every volume was translated or skipped, 2 where none was, 3 where some were."""
+    available = sum(job.status in (TRANSLATED, SKIPPED) for job in jobs)
+    if available == len(jobs):
         return EXIT_DONE
-    return EXIT_PARTLY_DONE if there else EXIT_BAD_INPUT
+    return EXIT_PARTLY_DONE if available else EXIT_BAD_INPUT

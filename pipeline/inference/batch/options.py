@@ -1,4 +1,4 @@
-"""What `python -m pipeline.translate` can be told."""
+"""The command-line options of `python -m pipeline.translate`."""
 
 import argparse
 
@@ -18,64 +18,78 @@ what became of each; for one file as IN, it is written where --summary asks for 
 
 def parser() -> argparse.ArgumentParser:
     """Return the argument parser of `python -m pipeline.translate`."""
-    door = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m pipeline.translate",
         description="Translate brain MRI volumes to another contrast, on their own grids. Not for clinical use.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    many = {"action": "extend", "nargs": "+", "type": given_path, "default": [], "metavar": "IN"}
-    door.add_argument("-i", "--input", **many, help="files, folders, DICOM series' folders")
-    door.add_argument(
+
+    # Inputs and output.
+    input_options = {"action": "extend", "nargs": "+", "type": given_path, "default": [], "metavar": "IN"}
+    parser.add_argument("-i", "--input", **input_options, help="files, folders, DICOM series' folders")
+    parser.add_argument(
         "--input-list", type=given_text, metavar="FILE", help="more IN: a path a line, UTF-8, # comments; - is stdin"
     )
-    door.add_argument(
+    parser.add_argument(
         "-o", "--output", type=given_path, required=True, metavar="OUT", help="folder; a .nii[.gz] for one file"
     )
-    door.add_argument(
+
+    # Model and contrast.
+    parser.add_argument(
         "--model",
         nargs="+",
         type=given_text,
         required=True,
         help=f"a run folder, a checkpoint, {ADDRESSES_OF_MLFLOW} (MLflow); for --views one of each axis",
     )
-    door.add_argument("--to", metavar="CONTRAST", help="what to make, as T2; needed unless the model makes only one")
-    door.add_argument(
+    parser.add_argument("--to", metavar="CONTRAST", help="what to make, as T2; needed unless the model makes only one")
+    parser.add_argument(
         "--style", type=given_path, metavar="REF", help="take on this volume's style (MUNIT; REF is a CONTRAST)"
     )
-    door.add_argument(
+    parser.add_argument(
         "--views", type=_axes, metavar="AXES", help="average the models of several slicings: axial,coronal,sagittal"
     )
-    door.add_argument(
+    parser.add_argument(
         "--uncertainty", action="store_true", help="write beside each volume a map of the absolute error to expect"
     )
-    door.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    door.add_argument("--batch-size", type=count, default=8, metavar="N", help="slices at once (default: 8)")
-    door.add_argument(
+
+    # Computation.
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument("--batch-size", type=count, default=8, metavar="N", help="slices at once (default: 8)")
+    parser.add_argument(
         "--precision", choices=("model", "float32", "bf16"), default="model", help="default: as trained; CPU float32"
     )
-    door.add_argument(
+    parser.add_argument(
         "--compile", choices=("auto", "yes", "no"), default="auto", help="auto: on the CPU, for twenty volumes or more"
     )
-    door.add_argument("--overwrite", action="store_true", help="replace what OUT already holds, be it foreign")
-    door.add_argument("--dry-run", action="store_true", help="say what would become what, and write nothing")
-    door.add_argument("--summary", type=given_path, metavar="FILE", help="write the summary there, instead of in OUT")
-    door.add_argument(
+
+    # Existing and new files.
+    parser.add_argument("--overwrite", action="store_true", help="replace what OUT already holds, be it foreign")
+    parser.add_argument("--dry-run", action="store_true", help="say what would become what, and write nothing")
+    parser.add_argument("--summary", type=given_path, metavar="FILE", help="write the summary there, instead of in OUT")
+    parser.add_argument(
         "--keep-header-text", action="store_true", help="keep descrip and header extensions, which may hold names"
     )
-    door.add_argument("--strict", action="store_true", help="refuse volumes that are unlike the model's training data")
-    door.add_argument("--bids", action="store_true", help="IN is a BIDS data set; OUT becomes a derivative of it")
-    door.add_argument(
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse volumes that are unlike the model's training data"
+    )
+
+    # BIDS.
+    parser.add_argument("--bids", action="store_true", help="IN is a BIDS data set; OUT becomes a derivative of it")
+    parser.add_argument(
         "--bids-suffix", nargs=2, metavar=("FROM", "TO"), help="as T1w T2w, where the contrasts' names do not tell"
     )
-    door.add_argument(
+    parser.add_argument(
         "--skull-stripped", choices=("yes", "no"), help="what BIDS sidecars say (default: the source's, or its zeros)"
     )
-    loudness = door.add_mutually_exclusive_group()
-    loudness.add_argument("--quiet", action="store_true", help="print failures and warnings only")
-    loudness.add_argument("--verbose", action="store_true", help="print the model, and each volume when it is over")
-    door.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    return door
+
+    # Console.
+    verbosity = parser.add_mutually_exclusive_group()
+    verbosity.add_argument("--quiet", action="store_true", help="print failures and warnings only")
+    verbosity.add_argument("--verbose", action="store_true", help="print the model, and each volume when it is over")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
 
 
 def _axes(text: str) -> list[str]:
@@ -86,13 +100,13 @@ def _axes(text: str) -> list[str]:
 
 
 def without_two_dashes(argv: list[str]) -> list[str]:
-    """Let `-i -- -x.nii` name a file with a leading dash, which argparse does not: it becomes ./-x.nii.
+    """Return arguments in which `-i -- -x.nii` names a file with a leading dash, as ./-x.nii; argparse refuses it.
 
-    What follows "--" belongs to the option right before it; where a value stands there, it is more IN.
+    The names after "--" are values of the option right before it, or of `-i` where "--" follows a value.
     """
     if "--" not in argv:
         return argv
-    place = argv.index("--")
-    names = [f"./{name}" if name.startswith("-") else name for name in argv[place + 1 :]]
-    more = ["-i"] if names and place and not argv[place - 1].startswith("-") else []
-    return [*argv[:place], *more, *names]
+    index = argv.index("--")
+    names = [f"./{name}" if name.startswith("-") else name for name in argv[index + 1 :]]
+    option = ["-i"] if names and index and not argv[index - 1].startswith("-") else []
+    return [*argv[:index], *option, *names]

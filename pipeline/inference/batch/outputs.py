@@ -1,4 +1,4 @@
-"""Which volumes a translation command is given, and where each goes."""
+"""The volumes that a translation command reads, and the path of each translation."""
 
 import codecs
 import io
@@ -18,69 +18,69 @@ from pipeline.utils.texts import decoded
 from transforms.io.fetched import not_fetched
 
 FREESURFER_SUFFIXES = (".mgz", ".mgh")
-FOUND_IN_FOLDERS = (".nii", ".nii.gz", ".hdr", *FREESURFER_SUFFIXES)  # a .hdr stands for its .img
+INPUT_SUFFIXES = (".nii", ".nii.gz", ".hdr", *FREESURFER_SUFFIXES)  # a .hdr stands for its .img
 PAIR_SUFFIXES = (".hdr", ".img")
 WRITABLE = (".nii", ".nii.gz")
-OF_OTHER_FORMATS = (".mha", ".mhd", ".nrrd", ".mgz", ".mgh", ".mnc", ".dcm", ".png")
-MOST_PATH_BYTES = 4096  # Linux's PATH_MAX
+OTHER_SUFFIXES = (".mha", ".mhd", ".nrrd", ".mgz", ".mgh", ".mnc", ".dcm", ".png")
+MAX_PATH_BYTES = 4096  # Linux's PATH_MAX
 
 
-def all_inputs(given: list[Path], list_file: str | None) -> list[Path]:
+def all_inputs(inputs: list[Path], list_file: str | None) -> list[Path]:
     """Return the files and folders named on the command line, then those that a list names.
 
     Args:
-        given: From the command line.
-        list_file: One path per line, in UTF-8, blanks at its ends left out unless they belong to a file; empty lines
-            and those that begin with "#" are not paths. "-" is standard input, None no list.
+        inputs: The paths from the command line.
+        list_file: A file with one path per line, in UTF-8; "-" is standard input, None no list. Empty lines and lines
+            that begin with "#" are skipped. Blanks at a line's ends are removed, unless a file is called so.
 
     Raises:
         UserError: the list cannot be read or is no list of paths, or there is no path at all.
     """
     if list_file == "-":
-        listed = _listed(sys.stdin.buffer, "standard input")
+        listed_paths = _read_list(sys.stdin.buffer, "standard input")
     elif list_file is not None:
         try:
             with Path(list_file).open("rb") as stream:
-                listed = _listed(stream, list_file)
+                listed_paths = _read_list(stream, list_file)
         except OSError as error:
             raise UserError(f"{list_file}: the list cannot be read ({error.strerror}); check the path") from error
     else:
-        listed = []
-    if not given and not listed:
+        listed_paths = []
+    if not inputs and not listed_paths:
         raise UserError("no volumes given; name files or folders with -i, or a list of them with --input-list")
-    return [*given, *listed]
+    return [*inputs, *listed_paths]
 
 
-def _listed(stream: BinaryIO, name: str) -> list[Path]:
+def _read_list(stream: BinaryIO, name: str) -> list[Path]:
     paths = []
-    for number, line in enumerate(_lines(stream, name), start=1):
-        where = f"{name}, line {number}"
-        text = _as_text(line.rstrip(b"\r\n"), where)
+    for number, line in enumerate(_list_lines(stream, name), start=1):
+        location = f"{name}, line {number}"
+        text = _decoded_line(line.rstrip(b"\r\n"), location)
         if "\0" in text:
-            raise UserError(f"{where}: holds a NUL byte; give a text file with one path per line")
-        if len(os.fsencode(text)) > MOST_PATH_BYTES:
-            raise UserError(f"{where}: is longer than a path can be; give a text file with one path per line")
+            raise UserError(f"{location}: holds a NUL byte; give a text file with one path per line")
+        if len(os.fsencode(text)) > MAX_PATH_BYTES:
+            raise UserError(f"{location}: is longer than a path can be; give a text file with one path per line")
         if text.strip() and not text.startswith("#"):
-            bare = text.strip()  # unless the blanks belong to a file's name
+            stripped = text.strip()
             try:
-                paths.append(expanded(bare if os.path.lexists(bare) and not os.path.lexists(text) else text))
+                paths.append(expanded(stripped if os.path.lexists(stripped) and not os.path.lexists(text) else text))
             except ValueError as error:
-                raise UserError(f"{where}: {error}; set it, or write the path out") from None
+                raise UserError(f"{location}: {error}; set it, or write the path out") from None
     return paths
 
 
-def _lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
-    """Yield a list's lines in UTF-8, without a byte order mark; of a list in UTF-16, as PowerShell writes it, too."""
-    first = stream.readline(MOST_PATH_BYTES + 3)
-    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        stream = io.BytesIO(decoded(first + stream.read(), name, "a list").encode(errors="surrogatepass"))
-        first = stream.readline(MOST_PATH_BYTES + 3)
-    yield first.removeprefix(codecs.BOM_UTF8)
-    yield from iter(lambda: stream.readline(MOST_PATH_BYTES + 3), b"")
+def _list_lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
+    """Yield a list's lines in UTF-8, without a byte order mark. Lists in UTF-16, from PowerShell, are converted."""
+    line = stream.readline(MAX_PATH_BYTES + 3)
+    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        stream = io.BytesIO(decoded(line + stream.read(), name, "a list").encode(errors="surrogatepass"))
+        line = stream.readline(MAX_PATH_BYTES + 3)
+    yield line.removeprefix(codecs.BOM_UTF8)
+    yield from iter(lambda: stream.readline(MAX_PATH_BYTES + 3), b"")
 
 
-def _as_text(line: bytes, where: str) -> str:
-    """Return a line as text: UTF-8, or the name of something that is there, as other programs wrote it."""
+def _decoded_line(line: bytes, location: str) -> str:
+    """Return a line as text: UTF-8, or the name of an existing file in another encoding."""
     try:
         return line.decode()
     except UnicodeDecodeError as error:
@@ -88,151 +88,158 @@ def _as_text(line: bytes, where: str) -> str:
             return name
         byte = f"byte 0x{line[error.start]:02x}"
         raise UserError(
-            f"{where}: {byte} is not UTF-8 (Latin-1, perhaps), and no file is called so; save the list as UTF-8, one "
-            "path per line"
+            f"{location}: {byte} is not UTF-8 (Latin-1, perhaps), and no file is called so; save the list as UTF-8, "
+            "one path per line"
         ) from error
 
 
-def plan(inputs: list[Path], out: Path) -> list[Job]:
-    """Return what is to be translated to where, in order; no volume is read and nothing written.
+def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
+    """Return a job for every volume of the inputs, in order; no volume is read and nothing written.
 
-    What cannot be one volume has failed already, so that the others are still made.
+    Sources that cannot become a volume of their own have failed already, so that the others are still translated.
 
     Raises:
         UserError: the only folder holds no volumes, OUT does not fit IN, or a source would be overwritten.
     """
-    _require_name(out)
-    one = len(inputs) == 1 and (not is_folder(inputs[0]) or holds_dicom(inputs[0]))
-    if one and _is_volume(out, WRITABLE) and not is_folder(out):
-        jobs = [Job(inputs[0], out)]
+    _require_output_name(output)
+    is_single = len(inputs) == 1 and (not is_folder(inputs[0]) or holds_dicom(inputs[0]))
+
+    # One volume to one file, or several volumes to a folder.
+    if is_single and _is_volume(output, WRITABLE) and not is_folder(output):
+        jobs = [Job(inputs[0], output)]
     else:
-        if _is_volume(out, WRITABLE) or is_file(out):
-            raise UserError(f"{out}: is one file's name, and there may be several volumes; give a folder as OUT")
-        found = {source: below for given in inputs for source, below in _volumes(given, out)}
-        jobs = _placed(found, out)
-        _require_below(out, jobs)
+        if _is_volume(output, WRITABLE) or is_file(output):
+            raise UserError(f"{output}: is one file's name, and there may be several volumes; give a folder as OUT")
+        volumes = {source: relative for entry in inputs for source, relative in _find_volumes(entry, output)}
+        jobs = _jobs_below(volumes, output)
+        _require_inside(output, jobs)
         if (
             len(inputs) == 1
             and [job.source for job in jobs if job.status == FAILED and is_folder(job.source)] == inputs
         ):
-            raise UserError(_without_volumes(inputs[0]))
-    sources = {real(job.source) for job in jobs}
+            raise UserError(_no_volumes_message(inputs[0]))
+
+    # No target is a source.
+    sources = {real_path(job.source) for job in jobs}
     for job in jobs:
-        if real(job.target) in sources:
+        if real_path(job.target) in sources:
             raise UserError(f"{job.target}: OUT would overwrite a source; choose another folder")
     return jobs
 
 
-def _require_name(out: Path) -> None:
-    """Refuse the name of a pair or of another format's volume as OUT, which would become a folder."""
-    if out.suffix.lower() in (*PAIR_SUFFIXES, *OF_OTHER_FORMATS) and not is_folder(out):
-        raise UserError(f"{out}: volumes are written as .nii or .nii.gz; choose such a name, or a folder")
+def _require_output_name(output: Path) -> None:
+    """Refuse an OUT with the suffix of a pair or of another format, which would become a folder."""
+    if output.suffix.lower() in (*PAIR_SUFFIXES, *OTHER_SUFFIXES) and not is_folder(output):
+        raise UserError(f"{output}: volumes are written as .nii or .nii.gz; choose such a name, or a folder")
 
 
-def real(path: Path) -> Path:
-    """Return the path without links; unlike `Path.resolve`, links that run in a circle do not raise."""
+def real_path(path: Path) -> Path:
+    """Return the path with links resolved; unlike `Path.resolve`, circular links do not raise."""
     return Path(os.path.realpath(path))
 
 
-def plain(path: Path) -> Path:
+def absolute_path(path: Path) -> Path:
     """Return the absolute path without `..`, links kept."""
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
-def _require_below(out: Path, jobs: list[Job]) -> None:
+def _require_inside(output: Path, jobs: list[Job]) -> None:
     for job in jobs:
-        if plain(out) not in plain(job.target).parents:
-            raise UserError(f"{job.source}: its translation would lie outside {out}; give its path without ..")
+        if absolute_path(output) not in absolute_path(job.target).parents:
+            raise UserError(f"{job.source}: its translation would lie outside {output}; give its path without ..")
 
 
 def _is_volume(path: Path, suffixes: tuple[str, ...]) -> bool:
     return path.name.lower().endswith(suffixes)
 
 
-def _volumes(given: Path, out: Path) -> list[tuple[Path, Path]]:
-    """Return a file, or a folder's volumes, each with its path below OUT; what lies in OUT itself is left out.
+def _find_volumes(entry: Path, output: Path) -> list[tuple[Path, Path]]:
+    """Return a file, or a folder's volumes, each with its path below OUT; volumes in OUT itself are left out.
 
-    What is missing or cannot be read is returned too: it fails when its turn comes.
+    Paths that are missing or cannot be read are returned too: their jobs fail.
     """
-    if not is_folder(given):
-        return [(given, Path(given.name))]
-    if real(out) == real(given):
-        raise UserError(f"{out}: OUT is the folder of the sources; choose another one")
-    own_name = Path(real(given).name)
-    found = [(path, path.relative_to(given) if path != given else own_name) for path in _walk(given, real(out), ())]
-    return found or [(given, own_name)]
+    if not is_folder(entry):
+        return [(entry, Path(entry.name))]
+    if real_path(output) == real_path(entry):
+        raise UserError(f"{output}: OUT is the folder of the sources; choose another one")
+    name = Path(real_path(entry).name)
+    volumes = [
+        (path, path.relative_to(entry) if path != entry else name)
+        for path in _find_in_folder(entry, real_path(output), ())
+    ]
+    return volumes or [(entry, name)]
 
 
-def _walk(folder: Path, out: Path, above: tuple[Path, ...]) -> list[Path]:
-    """List the volumes and DICOM folders in a folder and below, sorted; hidden entries are left out.
+def _find_in_folder(folder: Path, output: Path, parents: tuple[Path, ...]) -> list[Path]:
+    """Return the volumes and DICOM folders in a folder and below, sorted, without hidden entries.
 
-    Links are followed, but not in circles; those that lead nowhere are listed, to fail by name.
+    Links are followed, but not in circles; broken ones are returned, so that their jobs fail.
     """
-    here = real(folder)
-    if here == out or here in above:
+    real_folder = real_path(folder)
+    if real_folder == output or real_folder in parents:
         return []
     try:
         entries = sorted(folder.iterdir())
     except OSError:
         return [folder]
-    found = [folder] if holds_dicom(folder) else []
+    volumes = [folder] if holds_dicom(folder) else []
     for path in entries:
         if path.name.startswith("."):
             continue
-        named_so = _is_volume(path, FOUND_IN_FOLDERS)
+        has_volume_name = _is_volume(path, INPUT_SUFFIXES)
         if is_folder(path):
-            below = _walk(path, out, (*above, here))
-            found += below or ([path] if named_so and real(path) != out else [])
-        elif named_so:
-            found.append(path)
-    return found
+            nested = _find_in_folder(path, output, (*parents, real_folder))
+            volumes += nested or ([path] if has_volume_name and real_path(path) != output else [])
+        elif has_volume_name:
+            volumes.append(path)
+    return volumes
 
 
-def _placed(found: dict[Path, Path], out: Path) -> list[Job]:
-    """Give every source a target of its own below OUT."""
-    unique = {_identity(source): source for source in reversed(found)}
+def _jobs_below(volumes: dict[Path, Path], output: Path) -> list[Job]:
+    """Return jobs that give every source its own target below OUT."""
+    unique = {_volume_identity(source): source for source in reversed(volumes)}
     sources = list(reversed(unique.values()))
-    targets = [out / _as_nifti(source, found[source]) for source in sources]
+    targets = [output / _nifti_name(source, volumes[source]) for source in sources]
     if len({without_suffix(target) for target in targets}) < len(targets):
-        absolute = [plain(source) for source in sources]
+        absolute = [absolute_path(source) for source in sources]
         common = next(folder for folder in absolute[0].parents if all(folder in path.parents for path in absolute))
-        targets = [out / _as_nifti(path, path.relative_to(common)) for path in absolute]
+        targets = [output / _nifti_name(path, path.relative_to(common)) for path in absolute]
     jobs = [Job(source, target) for source, target in zip(sources, targets, strict=True)]
     for job in jobs:
         if is_folder(job.source) and not holds_dicom(job.source):
-            job.status, job.error = FAILED, _without_volumes(job.source)
+            job.status, job.error = FAILED, _no_volumes_message(job.source)
     fail_equal_names(jobs)
     return jobs
 
 
-def _identity(source: Path) -> Path:
-    """Return what two ways to write one volume's name have in common; a pair is its .hdr.
+def _volume_identity(source: Path) -> Path:
+    """Return a path that is equal for two spellings of one volume; a pair is its .hdr.
 
-    Links stay: two names that lead to one file, as two subjects' in a store of contents, are two volumes.
+    Links are not resolved: two names that link to one file, as in git-annex, are two volumes.
     """
     if source.suffix.lower() == ".img":
         for suffix in (".hdr", ".HDR"):
             if is_file(header := source.with_suffix(suffix)):
-                return plain(header)
-    return plain(source)
+                return absolute_path(header)
+    return absolute_path(source)
 
 
-def _without_volumes(folder: Path) -> str:
+def _no_volumes_message(folder: Path) -> str:
     if not os.access(folder, os.R_OK | os.X_OK):
         return f"{folder}: this folder cannot be listed; check its permissions"
-    if elsewhere := next(filter(None, map(not_fetched, sorted(folder.iterdir()))), None):
-        return elsewhere
+    if reason := next(filter(None, map(not_fetched, sorted(folder.iterdir()))), None):
+        return reason
     return f"{folder}: no .nii, .nii.gz or .mgz files in this folder, and no DICOM series; check the path"
 
 
 def fail_equal_names(jobs: list[Job]) -> None:
-    """Fail those whose targets would be one volume: the same, or names that differ in `.gz` alone."""
-    same: dict[str, list[Job]] = {}
+    """Fail jobs whose targets would be one volume: the same path, or paths that differ in `.gz` alone."""
+    jobs_by_name: dict[str, list[Job]] = {}
     for job in jobs:
-        same.setdefault(without_suffix(job.target), []).append(job)
-    for twins in (twins for twins in same.values() if len(twins) > 1):
-        names = " and ".join(twin.source.name for twin in twins)
-        for job in twins:
+        jobs_by_name.setdefault(without_suffix(job.target), []).append(job)
+    for duplicates in (duplicates for duplicates in jobs_by_name.values() if len(duplicates) > 1):
+        names = " and ".join(duplicate.source.name for duplicate in duplicates)
+        for job in duplicates:
             job.status = FAILED
             job.error = f"{job.source}: {names} would be one volume; move one away, or translate them separately"
 
@@ -243,27 +250,27 @@ def without_suffix(path: Path) -> str:
     return str(path)[: len(str(path)) - len(suffix)]
 
 
-def _as_nifti(source: Path, below: Path) -> Path:
+def _nifti_name(source: Path, relative: Path) -> Path:
     if is_folder(source):  # a DICOM series, whose folder's name may have dots
-        return below.with_name(f"{below.name}.nii.gz")
-    if _is_volume(below, WRITABLE):
-        return below
-    other = below.suffix.lower() in (*PAIR_SUFFIXES, *FREESURFER_SUFFIXES)
-    return below.with_name(f"{below.stem if other else below.name}.nii.gz")
+        return relative.with_name(f"{relative.name}.nii.gz")
+    if _is_volume(relative, WRITABLE):
+        return relative
+    has_other_suffix = relative.suffix.lower() in (*PAIR_SUFFIXES, *FREESURFER_SUFFIXES)
+    return relative.with_name(f"{relative.stem if has_other_suffix else relative.name}.nii.gz")
 
 
 def require_writable(folder: Path) -> None:
-    """Try to write where a folder is or would be made; raises UserError where nothing can be written there."""
+    """Raise UserError where nothing can be written in a folder, or in the parent in which it would be made."""
     try:
-        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-        with tempfile.TemporaryFile(dir=there):
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another OUT") from error
 
 
 def clear_leftovers(jobs: list[Job]) -> None:
-    """Remove what killed commands left half-written where these jobs will write."""
+    """Remove temporary files that killed commands left in these jobs' output folders."""
     for folder in {job.target.parent for job in jobs}:
         if is_folder(folder):
             remove_stale(folder, below=False)

@@ -1,4 +1,4 @@
-"""Opening the next volume of a job while the present one is on its way through a GPU."""
+"""Opening the next job's volume while the GPU translates the present one."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -10,40 +10,44 @@ from pipeline.inference.batch.jobs import Job
 if TYPE_CHECKING:
     from pipeline.inference.multi_view import OpenedViews
 
-IN_TURN = (".hdr", ".img")  # reading Analyze catches warnings, which Python does for all threads or none
+UNTHREADED_SUFFIXES = (".hdr", ".img")  # reading Analyze catches warnings, which Python does for all threads or none
 
 
 class Prefetcher:
-    """Opens a job's volume, and begins to open the next one's in a thread: one at a time, so memory holds two at most.
+    """Opens a job's volume, then the next job's in a thread, so that memory holds two volumes at most.
 
-    What could not be opened ahead for want of memory is opened again when it is its turn. The thread ends with the
-    process: nothing waits for what was begun in vain.
+    A volume that could not be prefetched for want of memory is opened again when it is its turn. The thread is a
+    daemon, so that the process can end without waiting for it.
 
     Args:
-        open_job: Opens a job's volume.
-        jobs: In the order in which they will be asked for; one that is skipped costs its opening, no more.
+        open_job: Function that opens a job's volume.
+        jobs: The jobs in the order of the calls. If one is left out, its prefetched volume is dropped.
     """
 
     def __init__(self, open_job: "Callable[[Job], OpenedViews]", jobs: Sequence[Job]):
         self._open_job = open_job
-        self._next = {id(job): later for job, later in pairwise(jobs) if later.source.suffix.lower() not in IN_TURN}
-        self._begun: _Opening | None = None
+        self._next = {
+            id(job): next_job
+            for job, next_job in pairwise(jobs)
+            if next_job.source.suffix.lower() not in UNTHREADED_SUFFIXES
+        }
+        self._opening: _Opening | None = None
 
     def __call__(self, job: Job) -> "OpenedViews":
         """Return a job's opened volume; errors are those of opening it."""
-        begun, self._begun = self._begun, None
+        opening, self._opening = self._opening, None
         try:
-            opened = begun.result() if begun is not None and begun.job is job else self._open_job(job)
+            opened = opening.result() if opening is not None and opening.job is job else self._open_job(job)
         except Exception:
-            self._begin_after(job)
+            self._open_next(job)
             raise
-        self._begin_after(job)
+        self._open_next(job)
         return opened
 
-    def _begin_after(self, job: Job) -> None:
-        later = self._next.get(id(job))
-        if later is not None:
-            self._begun = _Opening(self._open_job, later)
+    def _open_next(self, job: Job) -> None:
+        next_job = self._next.get(id(job))
+        if next_job is not None:
+            self._opening = _Opening(self._open_job, next_job)
 
 
 class _Opening:
@@ -53,7 +57,7 @@ class _Opening:
         self.job, self._open_job = job, open_job
         self._opened: OpenedViews | None = None
         self._error: BaseException | None = None
-        self.thread = Thread(target=self._work, name="opening", daemon=True)
+        self.thread = Thread(target=self._open, name="opening", daemon=True)
         self.thread.start()
 
     def result(self) -> "OpenedViews":
@@ -67,7 +71,7 @@ class _Opening:
             return self._open_job(self.job)
         raise self._error
 
-    def _work(self) -> None:
+    def _open(self) -> None:
         try:
             self._opened = self._open_job(self.job)
         except BaseException as error:  # raised where the volume is asked for

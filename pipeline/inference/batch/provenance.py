@@ -1,8 +1,8 @@
-"""What made a volume: written into its header with it, and read again from what stands in a volume's place.
+"""The provenance of a translated volume: model and source, recorded in the volume's header.
 
-The record is a comment in NIfTI's header extensions (code 6), in JSON: which model, and a checksum of the source. It
-holds no name and no path, and goes wherever the file goes: copies, other folders, and processes that write into one
-folder at the same time need nothing beside it.
+The record is a comment in NIfTI's header extensions (code 6), in JSON, with the model and a checksum of the source. It
+holds no name and no path. It moves with the file, so it holds for copies, in other folders, and for processes that
+write into one folder at the same time.
 """
 
 import hashlib
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     from pipeline.inference.multi_view import MultiViewTranslator
 
 TOOL = "contrast-translation"
-DIGITS = 16  # of a SHA-256: what `sha256sum FILE` begins with
-MOST_HEADER_BYTES = 1 << 20
+DIGITS = 16  # of a SHA-256, the first ones that `sha256sum FILE` prints
+MAX_HEADER_BYTES = 1 << 20
 _DESCRIPTION = re.compile(r"(?:not for clinical use; )?(?:expected error of )?synthetic ([^,;]*)")
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What made a volume.
+    """The model and the source of a volume.
 
     Attributes:
-        to: The contrast that was made.
+        to: The target contrast.
         weights: `TranslationModel.identity`; of several views, joined by " + ".
         model_files: Digest of the checkpoints, and of a style's volume; "" for MLflow's models.
         source: Digest of the source's files.
-        source_bytes: Their size.
+        source_bytes: Total size of the source's files.
     """
 
     to: str
@@ -53,23 +53,23 @@ class Provenance:
     source_bytes: int = 0
 
     def of_source(self, source: Path) -> "Provenance":
-        """Return the record of a volume that the same model made of this source; raises as `files_digest`."""
+        """Return the record of this model's translation of a source; raises as `files_digest`."""
         files = source_files(source)
         return replace(self, source=files_digest(files), source_bytes=size_of(files))
 
     def is_of(self, source: Path) -> bool:
-        """Whether a source is, byte by byte, what it was; raises as `files_digest`."""
+        """Whether a source's files are, byte by byte, those of the record; raises as `files_digest`."""
         files = source_files(source)
         return size_of(files) == self.source_bytes and files_digest(files) == self.source
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What a volume of ours says of itself.
+    """The mark of this command in a volume's header.
 
     Attributes:
-        contrast: That it shows, by `descrip`; "" where that is cut off.
-        provenance: What made it; None for files without a record.
+        contrast: The contrast named in `descrip`; "" where it is cut off.
+        provenance: The record of model and source; None for files without one.
     """
 
     contrast: str
@@ -85,12 +85,12 @@ def source_files(source: Path) -> list[Path]:
         return files_of_series(source)
     if source.suffix.lower() not in PAIR_SUFFIXES:
         return [source]
-    named = (source.with_suffix(suffix) for suffix in (".hdr", ".HDR", ".img", ".IMG", ".mat"))
-    return [path for path in named if is_file(path)]
+    candidates = (source.with_suffix(suffix) for suffix in (".hdr", ".HDR", ".img", ".IMG", ".mat"))
+    return [path for path in candidates if is_file(path)]
 
 
 def size_of(files: Sequence[Path]) -> int:
-    """Return how many bytes files hold together; raises UserError where one is not there any more."""
+    """Return the files' total size in bytes; raises UserError where one does not exist any more."""
     try:
         return sum(path.stat().st_size for path in files)
     except OSError as error:
@@ -98,7 +98,7 @@ def size_of(files: Sequence[Path]) -> int:
 
 
 def files_digest(files: Sequence[Path]) -> str:
-    """Return hexadecimal digits that stand for the bytes of files, whatever they are called and in whatever order.
+    """Return a hexadecimal digest of the files' bytes, independent of their names and order.
 
     Raises:
         UserError: one cannot be read.
@@ -116,14 +116,14 @@ def files_digest(files: Sequence[Path]) -> str:
 
 
 def model_files_digest(uris: Iterable[str], style: Path | None) -> str:
-    """Return what stands for the checkpoints at these addresses; "" where one is MLflow's, or cannot be read."""
+    """Return a digest of the checkpoints at these addresses; "" where one is MLflow's or cannot be read."""
     uris = list(uris)
     if any(uri.startswith(MLFLOW_SCHEMES) for uri in uris):
         return ""
     try:
         digests = [files_digest([checkpoint_at(Path(uri))]) for uri in uris]
         return "+".join([*digests, *([] if style is None else [files_digest(source_files(style))])])
-    except UserError:  # loading it says what is wrong
+    except UserError:  # loading the model reports the reason
         return ""
 
 
@@ -131,43 +131,43 @@ def model_files_digest(uris: Iterable[str], style: Path | None) -> str:
 
 
 def write_record(image: "nib.Nifti1Image", provenance: Provenance) -> None:
-    """Put the record into an image's header; one that came with the source's header goes."""
+    """Write the record into an image's header, in place of one that came with the source's header."""
     from nibabel.nifti1 import Nifti1Extension
 
     text = json.dumps({"tool": TOOL, "version": __version__} | asdict(provenance))
     extensions = image.header.extensions
-    extensions[:] = [extension for extension in extensions if _provenance(extension.content) is None]
+    extensions[:] = [extension for extension in extensions if _parse_provenance(extension.content) is None]
     extensions.append(Nifti1Extension("comment", text.encode()))
 
 
 def read_mark(path: Path) -> Mark | None:
-    """Return what a file says of itself, be it cut short behind its header; None where it does not say to be ours."""
+    """Return this command's mark in a file's header; None where there is none. The file may be cut short after it."""
     import nibabel as nib
 
     from transforms.io.nifti_log import nibabel_silent
 
     try:
         with path.open("rb") as stream:
-            start = stream.read(MOST_HEADER_BYTES)
+            start = stream.read(MAX_HEADER_BYTES)
         if start[:2] == b"\x1f\x8b":
-            start = zlib.decompressobj(wbits=31).decompress(start, MOST_HEADER_BYTES)
+            start = zlib.decompressobj(wbits=31).decompress(start, MAX_HEADER_BYTES)
         header_class = nib.Nifti2Header if start[4:7] == b"n+2" else nib.Nifti1Header
         with nibabel_silent():
             header = header_class.from_fileobj(io.BytesIO(start))
             contents = [extension.content for extension in header.extensions]
             text = bytes(header["descrip"].item()).decode("utf-8", "replace")
-    except Exception:  # whatever bytes that are no header make nibabel raise
+    except Exception:  # nibabel raises many kinds for bytes that are no header
         return None
-    provenance = next((record for content in contents if (record := _provenance(content))), None)
-    described = _DESCRIPTION.match(text)
-    if provenance is None and described is None:
+    provenance = next((record for content in contents if (record := _parse_provenance(content))), None)
+    description = _DESCRIPTION.match(text)
+    if provenance is None and description is None:
         return None
-    whole = described is not None and text[described.end() :][:1] in (",", ";")
-    return Mark(described[1] if whole else "", provenance)
+    is_complete = description is not None and text[description.end() :][:1] in (",", ";")
+    return Mark(description[1] if is_complete else "", provenance)
 
 
-def _provenance(content: object) -> Provenance | None:
-    """Return the record that an extension's content holds; None where it is something else."""
+def _parse_provenance(content: object) -> Provenance | None:
+    """Return the record in an extension's content; None where the content is something else."""
     try:
         values = json.loads(content.rstrip(b"\0") if isinstance(content, bytes) else content)
         if values.get("tool") != TOOL:
@@ -183,13 +183,13 @@ def _provenance(content: object) -> Provenance | None:
 
 
 class CommandModel:
-    """The model that a command was given, loaded when it must be: earlier outputs of the same files need not wait.
+    """The command's model, loaded only when needed: digests of its files may show that all outputs exist already.
 
     Args:
-        uris: Its addresses, one for each view.
-        style: The volume whose style it takes on; None for its own.
-        check: Raises UserError where it can be seen at once that loading it would be in vain.
-        load: Loads what translates.
+        uris: The model's addresses, one for each view.
+        style: The volume whose style the model takes on; None for its own.
+        check: Function that raises UserError where the model cannot be loaded, in far less time than loading takes.
+        load: Function that loads the model.
     """
 
     def __init__(
@@ -203,33 +203,33 @@ class CommandModel:
 
     @cached_property
     def files(self) -> str:
-        """Digest of the checkpoints; "" where only the loaded model tells."""
+        """Digest of the checkpoints; "" where the model must be loaded to identify it."""
         return model_files_digest(self._uris, self._style)
 
     @cached_property
     def views(self) -> "MultiViewTranslator":
-        """What translates; raises UserError where it cannot be loaded."""
+        """The loaded model; raises UserError where it cannot be loaded."""
         self._check()
-        _ = self.files  # before the model is read: what is written meanwhile is another one
+        _ = self.files  # before the model is read, in case the files are replaced meanwhile
         return self._load()
 
     @cached_property
-    def about(self) -> dict[str, str]:
-        """What `MultiViewTranslator.about` says."""
-        return self.views.about()
+    def info(self) -> dict[str, str]:
+        """The loaded model's info (`MultiViewTranslator.info`)."""
+        return self.views.info()
 
     @cached_property
     def provenance(self) -> Provenance:
-        """The record of what it makes, but for the source."""
-        return Provenance(self.about["to"], self.about["identity"], self.files)
+        """The record of the model's outputs, without a source."""
+        return Provenance(self.info["to"], self.info["identity"], self.files)
 
     @property
     def is_loaded(self) -> bool:
-        """Whether it has been needed."""
+        """Whether the model has been loaded."""
         return "views" in vars(self)
 
-    def made(self, provenance: Provenance) -> bool:
-        """Whether it is what made a volume; the same weights are the same model wherever they lie."""
+    def matches(self, provenance: Provenance) -> bool:
+        """Whether a record is of this model: of the same checkpoint files, or of the same weights anywhere."""
         if not self.is_loaded and self.files and self.files == provenance.model_files:
             return True
         return (provenance.to, provenance.weights) == (self.provenance.to, self.provenance.weights)

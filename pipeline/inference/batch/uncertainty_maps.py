@@ -1,9 +1,9 @@
-"""Where each volume's map of the error to expect goes, and that it falls on nothing else."""
+"""The paths of the maps of the expected error, and checks that they overwrite nothing else."""
 
 from pathlib import Path
 
 from pipeline.inference.batch.jobs import FAILED, Job
-from pipeline.inference.batch.outputs import real, without_suffix
+from pipeline.inference.batch.outputs import real_path, without_suffix
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import is_file
 
@@ -12,34 +12,34 @@ DESCRIPTION = "expected error of synthetic"  # in the `descrip` of every map
 
 
 def plan_uncertainty_maps(jobs: list[Job], *, bids: bool, wanted: bool) -> None:
-    """Give every job a map beside its target: `X_uncertainty.nii.gz`, in BIDS `…_desc-synthuncertainty_T2w.nii.gz`.
+    """Set every job's map beside its target: `X_uncertainty.nii.gz`, in BIDS `…_desc-synthuncertainty_T2w.nii.gz`.
 
-    A job whose map would have the name of another job's target has failed already. Where no maps are wanted, each job
-    notes where an earlier command's would lie instead: it goes when its volume is replaced.
+    A job whose map would have the name of another job's target fails. Where no maps are wanted, each job records the
+    path of an earlier command's map, which is removed when the volume is replaced.
 
     Raises:
         UserError: a source would be overwritten.
     """
-    sources = {real(job.source) for job in jobs}
+    sources = {real_path(job.source) for job in jobs}
     targets = {without_suffix(job.target) for job in jobs}
     for job in jobs:
-        place = _map_of(job.target, bids=bids)
+        path = _map_path(job.target, bids=bids)
         if not wanted:
-            job.outdated = None if real(place) in sources or without_suffix(place) in targets else place
+            job.outdated = None if real_path(path) in sources or without_suffix(path) in targets else path
             continue
-        job.uncertainty = place
-        if real(job.uncertainty) in sources:
+        job.uncertainty = path
+        if real_path(job.uncertainty) in sources:
             raise UserError(f"{job.uncertainty}: the uncertainty's map would overwrite a source; choose another OUT")
         if without_suffix(job.uncertainty) in targets:
             job.status = FAILED
             job.error = f"{job.source}: its map would be another volume, {job.uncertainty.name}; move one away"
 
 
-def is_map(path: Path) -> bool:
-    """Whether a file is a map that this command has written; one that cannot be read is left to its owner."""
+def is_uncertainty_map(path: Path) -> bool:
+    """Whether a file is an uncertainty map of this command; False where it cannot be read."""
     if not is_file(path):
         return False
-    import nibabel as nib  # slow, and needed only where there is something to look at
+    import nibabel as nib  # slow, and needed only where the file exists
 
     from pipeline.inference.output_volume import NOTICE
     from transforms.io.nifti_log import nibabel_silent
@@ -52,10 +52,10 @@ def is_map(path: Path) -> bool:
         return False
 
 
-def _map_of(target: Path, *, bids: bool) -> Path:
+def _map_path(target: Path, *, bids: bool) -> Path:
     stem = Path(without_suffix(target)).name
     suffix = target.name[len(stem) :]
     if bids:
-        entities, _, contrast = stem.rpartition("_")  # whose last entity is our desc-
+        entities, _, contrast = stem.rpartition("_")  # the last entity is desc-…synth
         return target.with_name(f"{entities}{UNCERTAINTY}_{contrast}{suffix}")
     return target.with_name(f"{stem}_{UNCERTAINTY}{suffix}")

@@ -50,7 +50,7 @@ def evaluated(cohort, folder, processes, capsys, paired=True):
     """What an evaluation leaves and says, with so many processes."""
     test = cohort if paired else [case for case in cohort if (case.subject == "a") == (case.contrast == "T1")]
     reader = PairReader(SETTINGS, 4, register=True, cache=folder / "cache")
-    keepers = {
+    callbacks = {
         "translations": TranslationWriter(model(), RunFolder(folder / "run"), 8),
         "viewer": ViewerVolumes(folder, model()),
     }
@@ -59,15 +59,15 @@ def evaluated(cohort, folder, processes, capsys, paired=True):
         training = pairs(cohort, CONTRASTS) if paired else []
         scores = evaluate(
             test, training, CONTRASTS, invert, reader=reader, histograms=HISTOGRAMS, protocols=["syndiff", "reggan"],
-            registrations=folder / "registration", seen=lambda translation: shown.append(translation.case),
-            keepers=keepers, workers=workers, quiet=True,
+            registrations=folder / "registration", on_translation=lambda translation: shown.append(translation.case),
+            callbacks=callbacks, workers=workers, quiet=True,
         )  # fmt: skip
-        volumes = keepers["translations"].add_rest(test, reader, True, workers)
+        volumes = callbacks["translations"].add_rest(test, reader, True, workers)
     scores.save(folder)
-    said = capsys.readouterr().err.splitlines()
+    lines = capsys.readouterr().err.splitlines()
     files = {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-    kept = {case: keepers["viewer"].get(case, "").translated for case in keepers["viewer"]._files}
-    return files, said, shown, [volume.case for volume in volumes], kept
+    viewed = {case: callbacks["viewer"].get(case, "").translated for case in callbacks["viewer"]._files}
+    return files, lines, shown, [volume.case for volume in volumes], viewed
 
 
 @pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
@@ -75,11 +75,11 @@ def test_what_is_read_lies_in_memory_as_a_worker_hands_it_over(cohort, tmp_path,
     # Otherwise sums over many voxels would be rounded in another order.
     reader = PairReader({**SETTINGS, "axis": axis}, 4, register=True, cache=tmp_path)
     views = read_pair(reader, tuple(cohort[:2]))[:2]
-    for here, there in zip(views, pickle.loads(pickle.dumps(views)), strict=True):
-        for one, other in ((here, there), (here.source, there.source)):
-            arrays = {name: value for name, value in vars(one).items() if isinstance(value, np.ndarray)}
+    for original, copy in zip(views, pickle.loads(pickle.dumps(views)), strict=True):
+        for first, second in ((original, copy), (original.source, copy.source)):
+            arrays = {name: value for name, value in vars(first).items() if isinstance(value, np.ndarray)}
             assert len(arrays) >= 2
-            assert [name for name in arrays if arrays[name].strides != getattr(other, name).strides] == []
+            assert [name for name in arrays if arrays[name].strides != getattr(second, name).strides] == []
 
 
 @pytest.mark.parametrize("paired", [True, False])
@@ -90,37 +90,39 @@ def test_an_evaluation_leaves_and_says_the_same_whatever_the_number_of_processes
         folder.mkdir()
         results.append(evaluated(cohort, folder, processes, capsys, paired))
         folder.rename(tmp_path / str(processes))
-    (files, said, shown, volumes, kept), (others, said_too, shown_too, volumes_too, kept_too) = results
-    assert said == said_too and any("bad" in line and "left out of the evaluation" in line for line in said)
+    (files, lines, shown, volumes, viewed), (others, lines_too, shown_too, volumes_too, viewed_too) = results
+    assert lines == lines_too and any("bad" in line and "left out of the evaluation" in line for line in lines)
     assert shown == shown_too and len(shown) == (6 if paired else 3)
     assert volumes == volumes_too and len(volumes) == (7 if paired else 3)
     assert files.keys() == others.keys() and {path.suffix for path in files} >= {".json", ".csv", ".gz", ".png", ".npz"}
     assert [path for path in files if path.suffix != ".npz" and files[path] != others[path]] == []
-    assert kept.keys() == kept_too.keys() and all(np.array_equal(kept[case], kept_too[case]) for case in kept)
+    assert viewed.keys() == viewed_too.keys() and all(np.array_equal(viewed[case], viewed_too[case]) for case in viewed)
 
 
 def test_the_calibration_is_the_same_whatever_the_number_of_processes(cohort, tmp_path, capsys):
-    made = []
+    calibrations = []
     for processes in (1, 2):
         reader = PairReader(SETTINGS, 4, register=True, cache=tmp_path / f"cache{processes}")
         with WorkerPool(processes, preload=PRELOAD) as workers:
-            made.append(calibrate(cohort, model(), {}, reader=reader, batch_size=8, workers=workers, quiet=True))
-        (said,) = capsys.readouterr().err.splitlines()
-        assert said.startswith("warning: bad: ") and said.endswith("; left out of the uncertainty's calibration")
-    assert made[0] == made[1] and set(made[0][0]) == set(CONTRASTS)
+            calibrations.append(
+                calibrate(cohort, model(), {}, reader=reader, batch_size=8, workers=workers, quiet=True)
+            )
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("warning: bad: ") and line.endswith("; left out of the uncertainty's calibration")
+    assert calibrations[0] == calibrations[1] and set(calibrations[0][0]) == set(CONTRASTS)
 
 
 class Elsewhere:
-    """A keeper whose job tells in which process it was done, or fails."""
+    """A callback whose job tells in which process it was done, or fails."""
 
     def __init__(self, error=None):
-        self.error, self.taken = error, []
+        self.error, self.results = error, []
 
     def job(self, translation):
         return raise_it(self.error) if self.error else process_of
 
     def take(self, case, result):
-        self.taken.append((case.name, result == os.getpid()))
+        self.results.append((case.name, result == os.getpid()))
 
 
 def process_of(translation):
@@ -135,28 +137,30 @@ class raise_it:
         raise self.error
 
 
-def kept_by(keeper, cohort, folder, processes):
+def run_callback(callback, cohort, folder, processes):
     reader = PairReader(SETTINGS, 4, register=False, cache=folder / "cache")
     test = [case for case in cohort if case.subject in "ac"]
     with WorkerPool(processes, preload=PRELOAD) as workers:
         return evaluate(
-            test, [], CONTRASTS, invert, reader=reader, histograms=HISTOGRAMS, keepers={"album": keeper},
+            test, [], CONTRASTS, invert, reader=reader, histograms=HISTOGRAMS, callbacks={"album": callback},
             workers=workers, quiet=True,
         )  # fmt: skip
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_what_takes_long_is_done_by_the_workers_and_remembered_here(cohort, tmp_path, processes):
-    keeper = Elsewhere()
-    kept_by(keeper, cohort, tmp_path, processes)
-    assert keeper.taken == [(name, processes == 1) for name in ("a_T1", "a_T2", "c_T1", "c_T2")]
+    callback = Elsewhere()
+    run_callback(callback, cohort, tmp_path, processes)
+    assert callback.results == [(name, processes == 1) for name in ("a_T1", "a_T2", "c_T1", "c_T2")]
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_picture_that_fails_costs_no_score_and_a_full_disk_ends_the_evaluation(cohort, tmp_path, capsys, processes):
-    scores = kept_by(Elsewhere(ZeroDivisionError("no pixels")), cohort, tmp_path, processes)
+    scores = run_callback(Elsewhere(ZeroDivisionError("no pixels")), cohort, tmp_path, processes)
     assert {score.subject for score in scores.subjects} == {"a", "c"}
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 4 and all(line.endswith("left out of the album (no pixels); its scores stand") for line in said)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4 and all(
+        line.endswith("left out of the album (no pixels); its scores stand") for line in lines
+    )
     with pytest.raises(UserError, match="the disk is full"):
-        kept_by(Elsewhere(UserError("x: the disk is full")), cohort, tmp_path, processes)
+        run_callback(Elsewhere(UserError("x: the disk is full")), cohort, tmp_path, processes)

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from torch import nn
 
-import pipeline.evaluation.report as summary
+import pipeline.evaluation.report as report_module
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.splits import CohortSplit
-from pipeline.evaluation.console_summary import last_lines, what_was_done
+from pipeline.evaluation.console_summary import closing_lines, work_summary
 from pipeline.evaluation.report import result_sentence, write_summary
 from pipeline.evaluation.scores import UNPAIRED, Scores, SubjectScore
 from pipeline.evaluation.translation_writer import TranslatedVolume
@@ -30,7 +30,7 @@ PSNR = {  # of two subjects, by direction and system; means: 13, 9, 10 and 12, 1
 
 
 def scores(subjects=("a", "b"), ssim=0.5):
-    found = []
+    subject_scores = []
     for (source, target), systems in PSNR.items():
         for system, values in systems.items():
             for subject, value in zip(subjects, values, strict=True):
@@ -38,8 +38,8 @@ def scores(subjects=("a", "b"), ssim=0.5):
                     "volume/foreground/psnr": np.array([float(value)]),
                     "volume/foreground/ssim": np.array([ssim + 0.1 * (system == "model")]),
                 }
-                found.append(SubjectScore(subject, source, target, system, "own", measured))
-    return Scores(paired=True, subjects=found, failures={"c": "c_T1.nii.gz: damaged"}, notes=["a note"])
+                subject_scores.append(SubjectScore(subject, source, target, system, "own", measured))
+    return Scores(paired=True, subjects=subject_scores, failures={"c": "c_T1.nii.gz: damaged"}, notes=["a note"])
 
 
 def unpaired():
@@ -48,7 +48,7 @@ def unpaired():
     return Scores(paired=False, subjects=subjects, notes=["no pairs"])
 
 
-def page(tmp_path, found, subject="a", session="", source="nifti", warnings=(), **options):
+def page(tmp_path, run_scores, subject="a", session="", source="nifti", warnings=(), **options):
     """The report of a run whose test subjects are `subject` and "b"."""
     folder = RunFolder(tmp_path)
     gray = np.full((30, 40, 3), 90, np.uint8)
@@ -75,7 +75,7 @@ def page(tmp_path, found, subject="a", session="", source="nifti", warnings=(), 
     engine = SimpleNamespace(networks=lambda: {"G": nn.Linear(9, 10)})
     position = TrainerState(step=1000, epochs=3, bad_steps=2, seconds=60.0)
     options["training_warnings"] = warnings
-    write_summary(config, folder, prepared, found, volumes, gifs, folder.curves, position, engine, **options)
+    write_summary(config, folder, prepared, run_scores, volumes, gifs, folder.curves, position, engine, **options)
     return folder.report.read_text()
 
 
@@ -94,8 +94,8 @@ def test_a_model_that_loses_is_said_to_lose():
         Scores(
             paired=True,
             subjects=[
-                SubjectScore("a", *way, system, "own", {"volume/foreground/psnr": np.array([value])})
-                for way in PSNR
+                SubjectScore("a", *direction, system, "own", {"volume/foreground/psnr": np.array([value])})
+                for direction in PSNR
                 for system, value in (("model", 12.0), ("copy", 9.0), ("histogram matching", 13.0))
             ],
         ),
@@ -114,28 +114,28 @@ def test_without_pairs_no_figure_is_claimed():
 
 def test_the_page_has_the_figures_the_split_and_the_costs(tmp_path):
     text = page(tmp_path, scores())
-    for said in ("13.0 dB", "+3.0 dB over histogram matching", "0.60", "+0.10 over the better of copy", "321"):
-        assert said in text
-    for said in ("1,000 (2 skipped)", "1.0 min (60 ms a step)", "G 100", "a note", "train T1", "after 3 epochs"):
-        assert said in text
+    for phrase in ("13.0 dB", "+3.0 dB over histogram matching", "0.60", "+0.10 over the better of copy", "321"):
+        assert phrase in text
+    for phrase in ("1,000 (2 skipped)", "1.0 min (60 ms a step)", "G 100", "a note", "train T1", "after 3 epochs"):
+        assert phrase in text
 
 
 def test_the_tissues_have_a_table_of_their_own_and_slices_are_best_at_one(tmp_path):
-    found = scores()
-    for score in found.subjects:
+    run_scores = scores()
+    for score in run_scores.subjects:
         score.measured["volume/foreground/slice_ratio"] = np.array([1.5])
         score.measured["volume/interior/dice_middle"] = np.array([0.75])
-    text = page(tmp_path, found)
+    text = page(tmp_path, run_scores)
     assert "T1 → T2 · per volume, inside the head" in text and "<th>slice ratio → 1</th>" in text
     tissues = text.split("T1 → T2 · per volume, tissues deep inside the head")[1].split("</table>")[0]
     assert "<th>Dice, middle ↑</th>" in tissues and tissues.count("0.750") == 3 and "PSNR" not in tissues
 
 
 def test_a_protocol_is_explained_once(tmp_path):
-    found = scores()
-    for score in found.subjects:
+    run_scores = scores()
+    for score in run_scores.subjects:
         score.measured["volume/interior/dice"] = np.array([0.5])
-    text = page(tmp_path, found)
+    text = page(tmp_path, run_scores)
     assert text.count("inside the head</h3>") + text.count("deep inside") >= 2
     assert text.count("slices without foreground left out") == 1
 
@@ -173,7 +173,7 @@ def test_the_worst_subject_is_shown_with_its_picture_also_where_there_are_sessio
 
 def test_without_the_viewers_package_the_page_says_where_it_comes_from(tmp_path, monkeypatch):
     for fetched in (True, False):
-        monkeypatch.setattr(summary, "is_fetched", lambda fetched=fetched: fetched)
+        monkeypatch.setattr(report_module, "is_fetched", lambda fetched=fetched: fetched)
         assert ("`make viewer` fetches it" in page(tmp_path / str(fetched), scores())) is not fetched
 
 
@@ -221,7 +221,7 @@ def test_the_last_lines_say_what_the_translations_are(tmp_path, file, kind):
     folder.translated.mkdir()
     (folder.translated / file).write_bytes(b"")
     (tmp_path / "training_T1_to_T2.gif").write_bytes(b"")
-    lines = last_lines(folder, "mlflow ui", "trained").splitlines()
+    lines = closing_lines(folder, "mlflow ui", "trained").splitlines()
     assert lines[0] == "trained"
     assert f"{tmp_path}/report.html" in lines[1] and f"{tmp_path}/training_T1_to_T2.gif" in lines[2]
     assert kind in lines[3]
@@ -230,18 +230,18 @@ def test_the_last_lines_say_what_the_translations_are(tmp_path, file, kind):
 
 def test_what_was_done_tells_training_from_evaluating_again():
     position = TrainerState(step=5000, bad_steps=2)
-    assert what_was_done(position, 0, 90) == "trained 5,000 steps, 2 of them skipped and evaluated in 1.5 min"
-    assert what_was_done(TrainerState(step=5000), 4000, 90) == "trained 1,000 of 5,000 steps and evaluated in 1.5 min"
-    assert what_was_done(position, 5000, 18) == (
+    assert work_summary(position, 0, 90) == "trained 5,000 steps, 2 of them skipped and evaluated in 1.5 min"
+    assert work_summary(TrainerState(step=5000), 4000, 90) == "trained 1,000 of 5,000 steps and evaluated in 1.5 min"
+    assert work_summary(position, 5000, 18) == (
         "nothing was left to train after step 5,000; evaluated and reported in 0.3 min"
     )
 
 
 def test_the_last_lines_are_silent_about_translations_that_nobody_asked_for(tmp_path):
-    assert "translated" not in last_lines(RunFolder(tmp_path), "mlflow ui", "trained")
+    assert "translated" not in closing_lines(RunFolder(tmp_path), "mlflow ui", "trained")
 
 
 def test_how_far_translations_lay_beside_their_sources_stands_below_the_curves(tmp_path):
-    said = "At the last validation translations lay beside their sources: T1 → T2 by 0.40 mm."
-    curves = page(tmp_path, scores(), shift=said).split('id="curves"')[1]
-    assert f"<figcaption>{said}</figcaption>" in curves.split("</figure>")[0]
+    phrase = "At the last validation translations lay beside their sources: T1 → T2 by 0.40 mm."
+    curves = page(tmp_path, scores(), shift=phrase).split('id="curves"')[1]
+    assert f"<figcaption>{phrase}</figcaption>" in curves.split("</figure>")[0]

@@ -13,7 +13,7 @@ from pipeline.data.case import Case
 from pipeline.evaluation.uncertainty_scores import calibrate, fit_calibration
 from pipeline.inference.model import load_model
 from pipeline.inference.uncertainty import Calibration, Features
-from pipeline.inference.uncertainty_calibration import load_uncertainty, published, write_calibrations
+from pipeline.inference.uncertainty_calibration import load_uncertainty, published_calibration, write_calibrations
 from pipeline.runs.folder import RunFolder
 from pipeline.sync_job import _send_models
 from pipeline.utils.errors import UserError
@@ -40,8 +40,8 @@ def test_the_map_never_falls_and_ignores_a_feature_that_runs_against_the_error()
     errors = 0.5 - 0.3 * features.cycle + 0.2 * features.spread
     calibration = fit_calibration(features, errors)
     assert calibration.cycle_weight == 0 < calibration.spread_weight
-    places, knots = zip(*calibration.knots, strict=True)
-    assert (np.diff(places) > 0).all() and (np.diff(knots) >= 0).all()
+    feature_values, knots = zip(*calibration.knots, strict=True)
+    assert (np.diff(feature_values) > 0).all() and (np.diff(knots) >= 0).all()
 
 
 def test_what_says_nothing_gets_a_flat_map_at_the_mean_error():
@@ -66,8 +66,8 @@ def test_voxels_that_share_a_value_are_expected_to_have_their_mean_error(shared)
     expected = calibration.expected(Features(None, spread))
     assert expected[0] == pytest.approx(errors[:count].mean(), abs=1e-5)  # about a half, the least of them 0
     assert expected.mean() == pytest.approx(errors.mean(), rel=0.01)
-    places, knots = zip(*calibration.knots, strict=True)
-    assert (np.diff(places) > 0).all() and (np.diff(knots) >= 0).all()
+    feature_values, knots = zip(*calibration.knots, strict=True)
+    assert (np.diff(feature_values) > 0).all() and (np.diff(knots) >= 0).all()
 
 
 def test_places_that_the_file_cannot_tell_apart_are_one_knot():
@@ -97,33 +97,33 @@ def test_a_run_calibrates_on_validation_subjects_and_says_how_well_it_went_on_te
     assert set(content["directions"]) == {"T1", "T2"} and content["reason"] == ""
     assert content["directions"]["T1"]["run"]["subjects"] == 1
     scores = json.loads((run / "scores.json").read_text())
-    found = {
+    rows = {
         row["metric"]: row for row in scores["summary"] if row["protocol"] == "uncertainty" and row["target"] == "T2"
     }
-    assert set(found) == {"spearman", "expected_error", "observed_error", "calibration_error"}
-    assert found["spearman"]["n"] == 1 and all(math.isfinite(row["mean"]) for row in found.values())
+    assert set(rows) == {"spearman", "expected_error", "observed_error", "calibration_error"}
+    assert rows["spearman"]["n"] == 1 and all(math.isfinite(row["mean"]) for row in rows.values())
     assert 'id="uncertainty"' in (run / "report.html").read_text()
     assert (run / "uncertainty.png").stat().st_size > 10_000
 
 
 def test_the_test_subjects_play_no_part_in_the_calibration(run, tmp_path, monkeypatch):
-    import pipeline.evaluation.uncertainty_scores as calibration
+    import pipeline.evaluation.uncertainty_scores as scores_module
 
-    seen = []
-    read = calibration._Look.__init__
+    names = []
+    read = scores_module._SliceSubset.__init__
 
-    def noted(look, view, model, batch_size, name):
-        seen.append(name)
-        read(look, view, model, batch_size, name)
+    def noted(subset, view, model, batch_size, name):
+        names.append(name)
+        read(subset, view, model, batch_size, name)
 
     fitted = []
-    fit = calibration.fit_calibration
-    monkeypatch.setattr(calibration._Look, "__init__", noted)
-    monkeypatch.setattr(calibration, "fit_calibration", lambda *more: fitted.append(list(seen)) or fit(*more))
+    fit = scores_module.fit_calibration
+    monkeypatch.setattr(scores_module._SliceSubset, "__init__", noted)
+    monkeypatch.setattr(scores_module, "fit_calibration", lambda *more: fitted.append(list(names)) or fit(*more))
     assert phantom_run(run, *SHORT) == 0  # evaluated again
     split = json.loads((run / "split.json").read_text())
     assert all(split["validation"][0] in name for name in fitted[-1]) and len(fitted[-1]) == 2
-    assert all(split["test"][0] in name for name in seen[2:]) and len(seen) == 4
+    assert all(split["test"][0] in name for name in names[2:]) and len(names) == 4
 
 
 def test_the_calibration_is_found_from_the_folder_and_its_checkpoints_and_for_these_weights_alone(run):
@@ -141,8 +141,8 @@ def test_without_validation_subjects_or_when_switched_off_the_reason_is_kept(run
         {},
         "split.validation is 0, so there was nobody to calibrate on",
     )
-    alone = [Case("s", "", "T1", tmp_path)]
-    assert calibrate(alone, model, {}, reader=None, batch_size=1)[1] == "no validation subject has both contrasts"
+    expected = [Case("s", "", "T1", tmp_path)]
+    assert calibrate(expected, model, {}, reader=None, batch_size=1)[1] == "no validation subject has both contrasts"
     copytree(run, tmp_path / "run")
     write_calibrations(RunFolder(tmp_path / "run"), model, {}, {}, reason="evaluation.uncertainty is false")
     with pytest.raises(UserError, match=r"was not calibrated: evaluation\.uncertainty is false; leave --uncertainty"):
@@ -174,17 +174,19 @@ def test_what_was_calibrated_for_the_latest_checkpoint_is_found_from_the_folder(
 
 def test_a_run_that_is_sent_later_has_the_models_that_it_would_have_had_at_its_end(run, monkeypatch):
     logged = []
-    for place in ("finish", "logged_models"):
-        monkeypatch.setattr(f"pipeline.evaluation.{place}.log_models", lambda *given, **_: logged.append(given[2]))
+    for module in ("finish", "logged_models"):
+        monkeypatch.setattr(
+            f"pipeline.evaluation.{module}.log_models", lambda *arguments, **_: logged.append(arguments[2])
+        )
     assert phantom_run(run, *SHORT) == 0  # evaluated again
     _send_models(SimpleNamespace(folder=run, status="FINISHED"))
     at_the_end, later = (json.dumps(metadata, sort_keys=True) for metadata in logged)
     assert later == at_the_end
-    alone = json.loads((run / "uncertainty.json").read_text())["directions"]["T2"]["alone"]
-    assert logged[1]["T2"]["uncertainty"] == alone
+    expected = json.loads((run / "uncertainty.json").read_text())["directions"]["T2"]["alone"]
+    assert logged[1]["T2"]["uncertainty"] == expected
     model = load_model(run, "cpu")
     next(model.translators["T1"].parameters()).add_(1.0)
-    assert published(RunFolder(run), model, "T2") == {}  # of other weights
+    assert published_calibration(RunFolder(run), model, "T2") == {}  # of other weights
 
 
 def test_a_published_model_without_calibration_has_a_remedy_of_its_own(run):

@@ -5,7 +5,7 @@ from head_scans import AFFINE, SHAPE, scan, write_scan
 from nibabel.affines import apply_affine, from_matvec
 from torch import nn
 
-import pipeline.evaluation.viewer_volumes as viewing
+import pipeline.evaluation.viewer_volumes as viewer_module
 from pipeline.data.case import Case, pairs
 from pipeline.data.pairs import PairReader
 from pipeline.evaluation.evaluate import Translation
@@ -34,8 +34,13 @@ def model():
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scans")
-    voxels = {one: scan(one, seed=seed, shape=WIDE_SHAPE, affine=WIDE_AFFINE) for seed, one in enumerate(CONTRASTS)}
-    return {one: write_scan(folder / f"{one}.nii.gz", array, WIDE_AFFINE) for one, array in voxels.items()}
+    voxels = {
+        contrast: scan(contrast, seed=seed, shape=WIDE_SHAPE, affine=WIDE_AFFINE)
+        for seed, contrast in enumerate(CONTRASTS)
+    }
+    return {
+        contrast: write_scan(folder / f"{contrast}.nii.gz", array, WIDE_AFFINE) for contrast, array in voxels.items()
+    }
 
 
 def cases(subjects, files, session=""):
@@ -46,26 +51,26 @@ def reader(folder):
     return PairReader(SETTINGS, 4, register=False, cache=folder)
 
 
-def scores(there, back=None):
+def scores(forward, backward=None):
     """Scores with a masked PSNR for each subject, by direction; the baselines' are all higher."""
-    found = []
-    for way, figures in ((CONTRASTS, there), (CONTRASTS[::-1], back or there)):
+    subject_scores = []
+    for direction, figures in ((CONTRASTS, forward), (CONTRASTS[::-1], backward or forward)):
         for name, psnr in figures.items():
             for system, more in (("model", 0), ("copy", 50)):
                 measured = {"volume/foreground/psnr": np.array([psnr + more])}
-                found.append(SubjectScore(name, *way, system, "own", measured))
-    return Scores(paired=True, subjects=found)
+                subject_scores.append(SubjectScore(name, *direction, system, "own", measured))
+    return Scores(paired=True, subjects=subject_scores)
 
 
-def view(test, found, model, folder):
+def view(test, run_scores, model, folder):
     candidates, read = ViewerVolumes(folder, model), reader(folder)
     coupled = pairs(test, CONTRASTS)
     for pair in coupled:
         for source, view in zip(pair, read.read(pair)[:2], strict=True):
             candidates.add(translation(source, view.source, view))
-    for case in [] if coupled else [one for one in test if one.name not in found.failures]:
+    for case in [] if coupled else [case for case in test if case.name not in run_scores.failures]:
         candidates.add(translation(case, read.scan(case.path)))
-    return subjects_to_view(test, found, candidates)
+    return subjects_to_view(test, run_scores, candidates)
 
 
 def translation(case, scan, view=None):
@@ -90,10 +95,10 @@ def test_ranks_are_named(count, names):
 
 
 def test_the_worst_the_median_and_the_best_of_each_direction_are_shown(files, model, tmp_path):
-    there = {"a": 14.0, "b": 11.0, "c": 13.0, "d": 10.0, "e": np.nan}
-    back = {"a": 9.0, "b": 11.0, "c": 13.0, "d": 10.0, "e": 12.0}
-    found = view(cases("abcde", files), scores(there, back), model, tmp_path)
-    assert [(one.source_name, one.target_name, one.label) for one in found] == [
+    forward = {"a": 14.0, "b": 11.0, "c": 13.0, "d": 10.0, "e": np.nan}
+    backward = {"a": 9.0, "b": 11.0, "c": 13.0, "d": 10.0, "e": 12.0}
+    subjects = view(cases("abcde", files), scores(forward, backward), model, tmp_path)
+    assert [(subject.source_name, subject.target_name, subject.label) for subject in subjects] == [
         ("T1", "T2", "worst: d, 10.00 dB masked PSNR"),
         ("T1", "T2", "median: c, 13.00 dB masked PSNR"),
         ("T1", "T2", "best: a, 14.00 dB masked PSNR"),
@@ -105,15 +110,23 @@ def test_the_worst_the_median_and_the_best_of_each_direction_are_shown(files, mo
 
 def test_sessions_are_told_apart(files, model, tmp_path):
     test = cases("a", files, "1") + cases("a", files, "2")
-    found = view(test, scores({"a_1": 10.0, "a_2": 12.0}), model, tmp_path)
-    assert [one.label for one in found[:2]] == ["worst: a_1, 10.00 dB masked PSNR", "best: a_2, 12.00 dB masked PSNR"]
+    subjects = view(test, scores({"a_1": 10.0, "a_2": 12.0}), model, tmp_path)
+    assert [subject.label for subject in subjects[:2]] == [
+        "worst: a_1, 10.00 dB masked PSNR",
+        "best: a_2, 12.00 dB masked PSNR",
+    ]
 
 
 def test_without_pairs_the_first_scans_of_each_contrast_are_shown_without_a_real_target(files, model, tmp_path):
     test = [Case(name, "", "T1", files["T1"]) for name in "abcde"] + [Case("z", "", "T2", files["T2"])]
-    found = view(test, Scores(paired=False, failures={"b_T1": "damaged"}), model, tmp_path)
-    assert [(one.label, one.target_name) for one in found] == [("a", "T2"), ("c", "T2"), ("d", "T2"), ("z", "T1")]
-    assert all(one.real is None for one in found)
+    subjects = view(test, Scores(paired=False, failures={"b_T1": "damaged"}), model, tmp_path)
+    assert [(subject.label, subject.target_name) for subject in subjects] == [
+        ("a", "T2"),
+        ("c", "T2"),
+        ("d", "T2"),
+        ("z", "T1"),
+    ]
+    assert all(subject.real is None for subject in subjects)
 
 
 def test_what_was_not_kept_is_left_out(files, model, tmp_path):
@@ -121,30 +134,30 @@ def test_what_was_not_kept_is_left_out(files, model, tmp_path):
     candidates, read = ViewerVolumes(tmp_path, model), reader(tmp_path)
     view = read.read(tuple(test[2:]))[0]
     candidates.add(translation(test[2], view.source, view))
-    found = subjects_to_view(test, scores({"a": 10.0, "b": 12.0}), candidates)
-    assert [(one.label[:7], one.source_name) for one in found] == [("best: b", "T1")]
+    subjects = subjects_to_view(test, scores({"a": 10.0, "b": 12.0}), candidates)
+    assert [(subject.label[:7], subject.source_name) for subject in subjects] == [("best: b", "T1")]
 
 
 # ── what is shown of them ───────────────────────────────────────────────────────────────────────────────────
 
 
 def test_source_translation_and_real_target_lie_on_the_sources_grid(files, model, tmp_path):
-    there, back = view(cases("a", files), scores({"a": 10.0}), model, tmp_path)
-    assert there.label == "only: a, 10.00 dB masked PSNR"
-    assert there.source.shape == there.translated.shape == there.real.shape < WIDE_SHAPE  # cut to the head
-    inside = there.source > 20
-    np.testing.assert_allclose(there.translated[inside], 255 - there.source[inside].astype(float), atol=1)
-    np.testing.assert_array_equal(there.real, back.source)
-    np.testing.assert_array_equal(back.real, there.source)
+    forward, backward = view(cases("a", files), scores({"a": 10.0}), model, tmp_path)
+    assert forward.label == "only: a, 10.00 dB masked PSNR"
+    assert forward.source.shape == forward.translated.shape == forward.real.shape < WIDE_SHAPE  # cut to the head
+    inside = forward.source > 20
+    np.testing.assert_allclose(forward.translated[inside], 255 - forward.source[inside].astype(float), atol=1)
+    np.testing.assert_array_equal(forward.real, backward.source)
+    np.testing.assert_array_equal(backward.real, forward.source)
     whole = reader(tmp_path).scan(files["T1"]).volume
-    first = np.rint(apply_affine(np.linalg.inv(WIDE_AFFINE), there.affine[:3, 3])).astype(int)
-    box = tuple(slice(start, start + count) for start, count in zip(first, there.source.shape, strict=True))
-    np.testing.assert_allclose(there.source / 127.5 - 1, whole[box], atol=1 / 255 + 1e-6)
-    assert there.units.startswith("In a T2 scan as the model was trained on, -1 is 12.5 and +1 is 1028 in")
+    first = np.rint(apply_affine(np.linalg.inv(WIDE_AFFINE), forward.affine[:3, 3])).astype(int)
+    box = tuple(slice(start, start + count) for start, count in zip(first, forward.source.shape, strict=True))
+    np.testing.assert_allclose(forward.source / 127.5 - 1, whole[box], atol=1 / 255 + 1e-6)
+    assert forward.units.startswith("In a T2 scan as the model was trained on, -1 is 12.5 and +1 is 1028 in")
 
 
 def test_translations_wait_in_files_that_go_when_the_report_is_made(files, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(viewing, "is_fetched", lambda: True)
+    monkeypatch.setattr(viewer_module, "is_fetched", lambda: True)
     (case, _) = cases("a", files)
     with collect_viewer_volumes(tmp_path, model) as candidates:
         candidates.add(translation(case, reader(tmp_path).scan(case.path)))
@@ -154,9 +167,9 @@ def test_translations_wait_in_files_that_go_when_the_report_is_made(files, model
 
 
 def test_without_the_package_one_line_says_how_to_get_it_and_nothing_is_kept(model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(viewing, "is_fetched", lambda: False)
+    monkeypatch.setattr(viewer_module, "is_fetched", lambda: False)
     with collect_viewer_volumes(tmp_path, model) as candidates:
         assert candidates is None
-    (said,) = capsys.readouterr().err.splitlines()
-    assert "no interactive viewer" in said and "npm ci --prefix" in said and "make viewer" in said
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no interactive viewer" in line and "npm ci --prefix" in line and "make viewer" in line
     assert list(tmp_path.iterdir()) == []

@@ -13,10 +13,10 @@ from torch import nn
 
 from networks.resnet import ResNetGenerator
 from networks.unet import UNet
-from pipeline.inference.compile import ENOUGH_VOLUMES, MOST_FORMS, CompiledForms, worth_compiling
+from pipeline.inference.compile import MAX_FORMS, MIN_VOLUMES, CompiledForms, worth_compiling
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.translator import translate_volume
-from pipeline.inference.uncertainty import _dropping_out
+from pipeline.inference.uncertainty import _active_dropout
 from pipeline.translate import main, translate
 
 
@@ -31,9 +31,9 @@ class Compiler:
         if self.error is not None:
             raise self.error
 
-        def forward(*given):
+        def forward(*arguments):
             self.runs += 1
-            return graph.forward(*given)
+            return graph.forward(*arguments)
 
         return forward
 
@@ -54,7 +54,7 @@ def model_of(network, **changes):
         contrasts=("T1", "T2"),
         translators={"T2": network.eval()},
         settings={"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)},
-        facts={"T2": {"low": -1.0, "high": 1.0, "integer": False}},
+        statistics={"T2": {"low": -1.0, "high": 1.0, "integer": False}},
         stride=8,
         device=torch.device("cpu"),
         **changes,
@@ -78,13 +78,13 @@ def test_what_is_really_compiled_gives_the_same_to_rounding():
     model = model_of(network)
     source = ixi_like.ixi_t1(scale=8)
     fast = replace(model, run=CompiledForms(4))
-    plain, made, again = (
-        translate_volume(source, each, "T2", batch_size=4).get_fdata() for each in (model, fast, fast)
+    plain, compiled, again = (
+        translate_volume(source, translator, "T2", batch_size=4).get_fdata() for translator in (model, fast, fast)
     )
-    assert len(fast.run._forms) == 1 and fast.run._able
+    assert len(fast.run._forms) == 1 and fast.run._can_compile
     assert plain.std() > 0.01
-    np.testing.assert_allclose(made, plain, rtol=0, atol=1e-5)
-    assert np.array_equal(made, again)
+    np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-5)
+    assert np.array_equal(compiled, again)
 
 
 def test_one_size_of_batch_is_compiled_and_every_other_is_filled_up_or_runs_as_it_is(network):
@@ -104,17 +104,17 @@ def test_slices_of_many_sizes_compile_a_few_times_only():
     network, compiler = nn.Conv2d(1, 1, 3, padding=1).requires_grad_(False), Compiler()
     forms = CompiledForms(2, compiler)
     for _ in range(2):
-        for step in range(MOST_FORMS + 4):
+        for step in range(MAX_FORMS + 4):
             assert same(forms, network, slices(2, height=16 + 8 * step))
-    assert compiler.calls == MOST_FORMS
+    assert compiler.calls == MAX_FORMS
 
 
 def test_each_network_has_a_form_of_its_own(network):
     compiler = Compiler()
     forms = CompiledForms(2, compiler)
     other = UNet(depth=3, width=2).eval().requires_grad_(False)
-    for one in (network, other, network):
-        assert same(forms, one, slices(2))
+    for form_network in (network, other, network):
+        assert same(forms, form_network, slices(2))
     assert compiler.calls == 2
 
 
@@ -126,8 +126,10 @@ def test_where_compiling_fails_that_is_said_once_and_the_result_is_the_plain_one
     model = model_of(network)
     fast = replace(model, run=CompiledForms(4, compiler))
     source = ixi_like.ixi_t1(scale=8)
-    plain, made, again = (translate_volume(source, each, "T2", batch_size=4) for each in (model, fast, fast))
-    assert np.array_equal(plain.dataobj, made.dataobj) and np.array_equal(plain.dataobj, again.dataobj)
+    plain, compiled, again = (
+        translate_volume(source, translator, "T2", batch_size=4) for translator in (model, fast, fast)
+    )
+    assert np.array_equal(plain.dataobj, compiled.dataobj) and np.array_equal(plain.dataobj, again.dataobj)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and compiler.calls == 1
     reason = str(error).splitlines()[0]
@@ -161,7 +163,7 @@ def test_a_network_with_active_dropout_or_another_style_is_never_run_by_its_old_
     assert same(forms, network, slices(2)) and compiler.runs == 2
     network.style.copy_(torch.zeros(1))
     assert same(forms, network, slices(2)) and compiler.runs == 3
-    with _dropping_out(network, 0), torch.inference_mode():
+    with _active_dropout(network, 0), torch.inference_mode():
         assert (forms(network, slices(2) + 2) == 0).any()
     assert compiler.runs == 3 and compiler.calls == 1
 
@@ -175,8 +177,8 @@ def test_too_little_memory_for_a_compiled_batch_halves_it_as_ever():
 
     source, model = ixi_like.ixi_t1(scale=8), model_of(Hungry())
     with pytest.warns(UserWarning, match="cpu had too little memory for 8 slices at once, went on with 2"):
-        made = translate_volume(source, replace(model, run=CompiledForms(8)), "T2")
-    assert np.array_equal(made.dataobj, translate_volume(source, model, "T2", batch_size=1).dataobj)
+        compiled = translate_volume(source, replace(model, run=CompiledForms(8)), "T2")
+    assert np.array_equal(compiled.dataobj, translate_volume(source, model, "T2", batch_size=1).dataobj)
 
 
 # ── when ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -191,8 +193,8 @@ def large():
 def test_compiling_by_itself_takes_volumes_work_a_cpu_and_a_compiler(large, network, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
     large.settings["size"] = 72
-    assert worth_compiling("auto", ENOUGH_VOLUMES, large, "T2")
-    assert not worth_compiling("auto", ENOUGH_VOLUMES - 1, large, "T2")
+    assert worth_compiling("auto", MIN_VOLUMES, large, "T2")
+    assert not worth_compiling("auto", MIN_VOLUMES - 1, large, "T2")
     assert not worth_compiling("auto", 1000, model_of(network), "T2")
     assert not worth_compiling("auto", 1000, replace(large, device=torch.device("cuda")), "T2")
     monkeypatch.setattr(shutil, "which", lambda _: None)
@@ -203,8 +205,8 @@ def test_a_network_that_outruns_its_compiled_form_is_compiled_in_half_precision_
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
     large.settings["size"] = 160
     residual = replace(large, translators=dict.fromkeys(large.translators, ResNetGenerator(blocks=1, downs=2)))
-    assert not worth_compiling("auto", ENOUGH_VOLUMES, residual, "T2")
-    assert worth_compiling("auto", ENOUGH_VOLUMES, residual.in_precision("bf16"), "T2")
+    assert not worth_compiling("auto", MIN_VOLUMES, residual, "T2")
+    assert worth_compiling("auto", MIN_VOLUMES, residual.in_precision("bf16"), "T2")
     assert worth_compiling("yes", 1, residual, "T2")
 
 
@@ -216,11 +218,11 @@ def test_yes_and_no_are_obeyed(large, network, monkeypatch):
 
 
 def test_the_compiler_looked_for_is_the_one_torch_would_call(large, monkeypatch):
-    asked = []
-    monkeypatch.setattr(shutil, "which", asked.append)
+    requested = []
+    monkeypatch.setattr(shutil, "which", requested.append)
     monkeypatch.setenv("CXX", "my++")
-    worth_compiling("auto", ENOUGH_VOLUMES, large, "T2")
-    assert asked == ["my++"]
+    worth_compiling("auto", MIN_VOLUMES, large, "T2")
+    assert requested == ["my++"]
 
 
 # ── the command ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -249,10 +251,10 @@ class Precise(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.seen = []
+        self.sizes = []
 
     def forward(self, image):
-        self.seen.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
+        self.sizes.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
         return -image
 
 
@@ -265,13 +267,13 @@ class Precise(nn.Module):
         ("bf16", "float32", torch.bfloat16),
     ],
 )
-def test_the_precision_is_the_models_unless_another_is_asked_for(tmp_path, monkeypatch, asked, own, used):
-    made = model_of(Precise(), precision=own)
-    loads(monkeypatch, lambda uri, device: made)
+def test_the_precision_is_the_models_unless_another_is_asked_for(tmp_path, monkeypatch, requested, trained, used):
+    compiled = model_of(Precise(), precision=trained)
+    loads(monkeypatch, lambda uri, device: compiled)
     source = volume_at(tmp_path / "a.nii")
-    assert run("-i", source, "-o", tmp_path / "b.nii", "--precision", asked) == 0
-    translate(source, made, "T2", precision=asked)
-    assert set(made.translators["T2"].seen) == {used}
+    assert run("-i", source, "-o", tmp_path / "b.nii", "--precision", requested) == 0
+    translate(source, compiled, "T2", precision=requested)
+    assert set(compiled.translators["T2"].sizes) == {used}
 
 
 @pytest.mark.parametrize(("option", "choices"), [("--precision", "bf16"), ("--compile", "auto")])

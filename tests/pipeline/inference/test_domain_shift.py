@@ -14,7 +14,7 @@ from negative_model import files_in, loads, negative_model
 from pipeline.data.case import Case
 from pipeline.data.fingerprint import QUANTILES, volume_fingerprint
 from pipeline.data.slice_cache import build_slice_cache
-from pipeline.inference.domain_shift import doubts
+from pipeline.inference.domain_shift import shift_cautions
 from pipeline.runs.prepare import cohort_facts
 from pipeline.translate import main, translate
 from pipeline.utils.errors import UserError
@@ -43,21 +43,23 @@ USUAL = {
 }  # fmt: skip
 
 
-def found(source="T1", to="T2", facts=FACTS, *, axis="axial", grid_mm=None, larger=False, **changes):
-    return doubts(USUAL | changes, facts, source, to, axis=axis, grid_mm=grid_mm, larger=larger)
+def cautions_of(source="T1", to="T2", statistics=FACTS, *, axis="axial", grid_mm=None, larger=False, **changes):
+    return shift_cautions(USUAL | changes, statistics, source, to, axis=axis, grid_mm=grid_mm, larger=larger)
 
 
 def test_a_member_of_the_cohort_raises_no_doubt():
-    assert found() == []
-    assert found("T2", "T1", core=BRIGHT) == []
+    assert cautions_of() == []
+    assert cautions_of("T2", "T1", core=BRIGHT) == []
 
 
 def test_the_other_contrast_is_named_with_the_remedy():
-    [said] = found(core=BRIGHT)
-    assert said.startswith("looks like T2, the model expects T1 (distance 0.00 to the training cohort in T2, 0.51 to ")
-    assert said.endswith("; check the file, and --to")
-    [said] = found("T2", "T1")
-    assert said.startswith("looks like T1, the model expects T2 (")
+    [message] = cautions_of(core=BRIGHT)
+    assert message.startswith(
+        "looks like T2, the model expects T1 (distance 0.00 to the training cohort in T2, 0.51 to "
+    )
+    assert message.endswith("; check the file, and --to")
+    [message] = cautions_of("T2", "T1")
+    assert message.startswith("looks like T1, the model expects T2 (")
 
 
 def mixture(share):
@@ -66,91 +68,95 @@ def mixture(share):
 
 
 def test_neither_a_margin_too_small_nor_a_volume_within_the_cohorts_own_scatter_is_called_the_other_contrast():
-    assert found(core=mixture(0.55)) == []
-    assert found("T2", "T1", core=mixture(0.45)) == []
-    assert "looks like T2" in found(core=mixture(0.65))[0]
+    assert cautions_of(core=mixture(0.55)) == []
+    assert cautions_of("T2", "T1", core=mixture(0.45)) == []
+    assert "looks like T2" in cautions_of(core=mixture(0.65))[0]
     wide = {"T1": {"likeness": cohort(DARK, core_reach=0.4)}, "T2": FACTS["T2"]}
-    assert found(facts=wide, core=mixture(0.65)) == []
+    assert cautions_of(statistics=wide, core=mixture(0.65)) == []
     alike = {"T1": {"likeness": cohort(DARK)}, "T2": {"likeness": cohort(mixture(0.2))}}
-    assert found(facts=alike, core=mixture(0.2)) == []
+    assert cautions_of(statistics=alike, core=mixture(0.2)) == []
 
 
 def test_what_is_like_neither_is_said_with_how_far_members_lie():
     far = (np.array(DARK) * 2.5).tolist()
-    [said] = found(core=far)
-    assert said.startswith(
+    [message] = cautions_of(core=far)
+    assert message.startswith(
         "the intensities deep in the head are unlike those of the training cohort in T1 (distance 1.14"
     )
-    assert said.endswith(", of its own members up to 0.10)")
-    [said] = found(head=(RISE + 0.5).tolist())
-    assert said.startswith("the intensities of the head are unlike those of the training cohort in T1 (distance 0.50, ")
-    assert found(head=(RISE + 0.3).tolist()) == []
+    assert message.endswith(", of its own members up to 0.10)")
+    [message] = cautions_of(head=(RISE + 0.5).tolist())
+    assert message.startswith(
+        "the intensities of the head are unlike those of the training cohort in T1 (distance 0.50, "
+    )
+    assert cautions_of(head=(RISE + 0.3).tolist()) == []
     wide = {"T1": {"likeness": cohort(DARK, head_reach=0.3)}}
-    assert found(facts=wide, head=(RISE + 0.5).tolist()) == []
+    assert cautions_of(statistics=wide, head=(RISE + 0.5).tolist()) == []
 
 
 def test_spacings_beyond_one_and_a_half_times_the_trained_ones_are_told_by_plane():
-    assert found(spacing_mm=[0.94, 0.94, 5.0]) == ["spacing 5 mm through plane, trained on 1.2 to 1.25 mm"]
-    assert found(spacing_mm=[0.94, 0.94, 0.7]) == ["spacing 0.7 mm through plane, trained on 1.2 to 1.25 mm"]
-    assert found(spacing_mm=[2.0, 2.0, 1.2]) == ["spacing 2 mm in plane, trained on 0.9 to 1 mm"]
-    assert found(spacing_mm=[0.65, 1.4, 1.8]) == []
-    assert found(axis="sagittal", spacing_mm=[5.0, 0.94, 1.2]) == ["spacing 5 mm through plane, trained on 0.9 to 1 mm"]
+    assert cautions_of(spacing_mm=[0.94, 0.94, 5.0]) == ["spacing 5 mm through plane, trained on 1.2 to 1.25 mm"]
+    assert cautions_of(spacing_mm=[0.94, 0.94, 0.7]) == ["spacing 0.7 mm through plane, trained on 1.2 to 1.25 mm"]
+    assert cautions_of(spacing_mm=[2.0, 2.0, 1.2]) == ["spacing 2 mm in plane, trained on 0.9 to 1 mm"]
+    assert cautions_of(spacing_mm=[0.65, 1.4, 1.8]) == []
+    assert cautions_of(axis="sagittal", spacing_mm=[5.0, 0.94, 1.2]) == [
+        "spacing 5 mm through plane, trained on 0.9 to 1 mm"
+    ]
 
 
 def test_where_volumes_are_resampled_spacings_finer_than_the_grid_are_alike():
-    assert found(grid_mm=[2.0, 2.0], spacing_mm=[0.3, 0.3, 2.5]) == []
-    assert found(grid_mm=[2.0, 2.0], spacing_mm=[0.94, 0.94, 5.0]) == [
+    assert cautions_of(grid_mm=[2.0, 2.0], spacing_mm=[0.3, 0.3, 2.5]) == []
+    assert cautions_of(grid_mm=[2.0, 2.0], spacing_mm=[0.94, 0.94, 5.0]) == [
         "spacing 5 mm through plane, trained on 1.2 to 1.25 mm"
     ]
     thick = {"T1": {"likeness": cohort(DARK, spacing_mm=[[1, 1], [1, 1], [6, 6]])}}
-    assert found(facts=thick, grid_mm=[1.0, 1.0], spacing_mm=[1, 1, 1]) == [
+    assert cautions_of(statistics=thick, grid_mm=[1.0, 1.0], spacing_mm=[1, 1, 1]) == [
         "spacing 1 mm through plane, trained on 6 mm"
     ]
 
 
 def test_half_a_head_and_shoulders_are_told_by_direction():
-    assert found(head_mm=[150, 190, 40]) == ["shows 40 mm of head from bottom to top, trained on 150 to 180 mm"]
-    assert found(head_mm=[420, 190, 165]) == ["shows 420 mm of head from left to right, trained on 140 to 160 mm"]
-    assert found(head_mm=[110, 280, 120]) == []
+    assert cautions_of(head_mm=[150, 190, 40]) == ["shows 40 mm of head from bottom to top, trained on 150 to 180 mm"]
+    assert cautions_of(head_mm=[420, 190, 165]) == ["shows 420 mm of head from left to right, trained on 140 to 160 mm"]
+    assert cautions_of(head_mm=[110, 280, 120]) == []
 
 
 def test_what_lies_beyond_the_range_trained_on_is_said_by_the_axis_of_slicing():
     cut = {"T1": {"likeness": cohort(DARK, head_mm=[[140, 160], [180, 200], [215, 235]], coverage_mm=150.0)}}
-    assert found(facts=cut, head_mm=[150, 190, 228]) == [
+    assert cautions_of(statistics=cut, head_mm=[150, 190, 228]) == [
         "the lowest 78 mm of the head lie below the 150 mm from the crown that were trained on"
     ]
-    assert found(facts=cut, head_mm=[150, 190, 170]) == []  # some millimetres more are no matter
-    assert found(facts=cut, head_mm=[150, 190, 90]) == [
+    assert cautions_of(statistics=cut, head_mm=[150, 190, 170]) == []  # some millimetres more are no matter
+    assert cautions_of(statistics=cut, head_mm=[150, 190, 90]) == [
         "shows 90 mm of head from bottom to top, trained on 150 mm"  # less than 0.65 of the range, not of whole heads
     ]
-    assert found(facts=cut, head_mm=[150, 190, 100]) == []
-    assert found(facts=cut, axis="coronal", head_mm=[150, 190, 228]) == [
+    assert cautions_of(statistics=cut, head_mm=[150, 190, 100]) == []
+    assert cautions_of(statistics=cut, axis="coronal", head_mm=[150, 190, 228]) == [
         "the hindmost 40 mm of the head lie behind the 150 mm from its front that were trained on"
     ]
     cut["T1"]["likeness"]["coverage_mm"] = 120.0
-    assert found(facts=cut, axis="sagittal", head_mm=[160, 190, 228]) == [
+    assert cautions_of(statistics=cut, axis="sagittal", head_mm=[160, 190, 228]) == [
         "the outermost 40 mm of the head lie outside the 120 mm about its middle that were trained on"
     ]
 
 
 def test_a_range_that_cuts_no_head_changes_nothing():
-    facts = {"T1": {"likeness": cohort(DARK, coverage_mm=200.0)}}
-    assert found(facts=facts, head_mm=[150, 190, 235]) == []
-    assert found(facts=facts, head_mm=[150, 190, 420]) == [
+    statistics = {"T1": {"likeness": cohort(DARK, coverage_mm=200.0)}}
+    assert cautions_of(statistics=statistics, head_mm=[150, 190, 235]) == []
+    assert cautions_of(statistics=statistics, head_mm=[150, 190, 420]) == [
         "shows 420 mm of head from bottom to top, trained on 150 to 180 mm"
     ]
 
 
 def test_a_wider_field_of_view_counts_in_slices_that_the_network_was_not_trained_on():
-    assert found(field_mm=[480, 230, 900]) == []
-    assert found(larger=True, field_mm=[480, 230, 900]) == [
+    assert cautions_of(field_mm=[480, 230, 900]) == []
+    assert cautions_of(larger=True, field_mm=[480, 230, 900]) == [
         "has a field of view of 480 mm from left to right, trained on 220 to 240 mm"
     ]
 
 
 def test_a_model_that_keeps_no_likeness_finds_nothing_doubtful():
-    assert found(facts={"T2": {"low": 0.0}}, core=BRIGHT, spacing_mm=[9, 9, 9]) == []
-    assert found(facts={"T1": FACTS["T1"], "T2": {"low": 0.0}}, core=DARK) == []
+    assert cautions_of(statistics={"T2": {"low": 0.0}}, core=BRIGHT, spacing_mm=[9, 9, 9]) == []
+    assert cautions_of(statistics={"T1": FACTS["T1"], "T2": {"low": 0.0}}, core=DARK) == []
 
 
 # ── through the command ───────────────────────────────────────────────────────────────────────────────────────
@@ -160,21 +166,21 @@ def test_a_model_that_keeps_no_likeness_finds_nothing_doubtful():
 def cohort_of_heads(tmp_path_factory):
     """Facts of four training subjects of each contrast, made as a run makes them."""
     folder = tmp_path_factory.mktemp("cohort")
-    facts = {}
+    statistics = {}
     for contrast in ("T1", "T2"):
         paths = [write_scan(folder / f"{n}_{contrast}.nii", scan(contrast, seed=n, noise=6 + 2 * n)) for n in range(4)]
         cases = [Case(path.stem, "", contrast, path) for path in paths]
-        how = {"processes": 1, "on_bad_volume": "stop", "quiet": True}
-        stored, _ = build_slice_cache(cases, folder / "store", SETTINGS | {"min_foreground": 0.1}, **how)
-        facts[contrast] = cohort_facts(stored)
-    return json.loads(json.dumps(facts))
+        options = {"processes": 1, "on_bad_volume": "stop", "quiet": True}
+        stored, _ = build_slice_cache(cases, folder / "store", SETTINGS | {"min_foreground": 0.1}, **options)
+        statistics[contrast] = cohort_facts(stored)
+    return json.loads(json.dumps(statistics))
 
 
 @pytest.fixture
 def model(monkeypatch, cohort_of_heads):
-    made = replace(negative_model(), settings=SETTINGS, facts=deepcopy(cohort_of_heads))
-    loads(monkeypatch, lambda uri, device: made)
-    return made
+    trained_model = replace(negative_model(), settings=SETTINGS, statistics=deepcopy(cohort_of_heads))
+    loads(monkeypatch, lambda uri, device: trained_model)
+    return trained_model
 
 
 def run(*arguments):
@@ -187,8 +193,10 @@ def test_swapped_contrasts_are_translated_with_a_warning_by_name_and_the_right_o
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
     right, swapped = json.loads((tmp_path / "out" / "summary.json").read_text())["volumes"]
     assert right["warnings"] == []
-    [said] = swapped["warnings"]
-    assert said.startswith(f"{tmp_path / 'in' / 'swapped.nii.gz'}: looks like T2, the model expects T1 (distance 0.0")
+    [message] = swapped["warnings"]
+    assert message.startswith(
+        f"{tmp_path / 'in' / 'swapped.nii.gz'}: looks like T2, the model expects T1 (distance 0.0"
+    )
     assert files_in(tmp_path / "out") == ["right.nii.gz", "swapped.nii.gz"]
 
 
@@ -235,8 +243,8 @@ def test_from_python_it_is_a_warning_or_with_strict_an_error(model):
 
 
 def test_an_older_model_translates_in_silence_and_refuses_to_be_strict_before_the_work(tmp_path, model, capsys):
-    for facts in model.facts.values():
-        del facts["likeness"]
+    for statistics in model.statistics.values():
+        del statistics["likeness"]
     source = write_scan(tmp_path / "swapped.nii.gz", scan("T2"))
     assert run("-i", source, "-o", tmp_path / "new", "--strict") == 2
     [line] = capsys.readouterr().err.splitlines()
@@ -263,17 +271,17 @@ def test_a_model_of_one_real_subject_knows_the_others_contrasts(trained, tried):
     if not folder.is_dir():
         pytest.skip("the real volumes are not here")
 
-    def likeness(subject, contrast):
+    def fingerprint_of(subject, contrast):
         return real_likeness(folder / f"sub-{subject}" / f"sub-{subject}_{contrast}w.nii.gz")
 
     def facts_of(contrast):
-        own = {"low": 0.0, "high": 1.0, "integer": False, "spacing_mm": [1.0] * 3, "histogram": [1]}
-        entry = type("Entry", (), {"facts": own | {"likeness": likeness(trained, contrast)}, "count": 1})
+        entry_facts = {"low": 0.0, "high": 1.0, "integer": False, "spacing_mm": [1.0] * 3, "histogram": [1]}
+        entry = type("Entry", (), {"facts": entry_facts | {"likeness": fingerprint_of(trained, contrast)}, "count": 1})
         return cohort_facts([entry])
 
-    facts = {contrast: facts_of(contrast) for contrast in ("T1", "T2")}
+    statistics = {contrast: facts_of(contrast) for contrast in ("T1", "T2")}
     for contrast, other in (("T1", "T2"), ("T2", "T1")):
-        volume = likeness(tried, contrast)
-        judge = {"axis": "axial", "grid_mm": (2.0, 2.0)}
-        assert doubts(volume, facts, contrast, other, **judge) == []
-        assert doubts(volume, facts, other, contrast, **judge)[0].startswith(f"looks like {contrast}, ")
+        volume = fingerprint_of(tried, contrast)
+        options = {"axis": "axial", "grid_mm": (2.0, 2.0)}
+        assert shift_cautions(volume, statistics, contrast, other, **options) == []
+        assert shift_cautions(volume, statistics, other, contrast, **options)[0].startswith(f"looks like {contrast}, ")

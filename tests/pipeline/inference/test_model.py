@@ -3,11 +3,13 @@ import json
 import pickle
 import sys
 import types
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from negative_model import negative_model
 
 from networks.unet import UNet
 from pipeline.config.schema import Config
@@ -54,7 +56,7 @@ def test_a_checkpoint_gives_both_directions_ready_to_translate(tmp_path):
     assert first_weight(model) == 0.25
     assert not any(module.training for network in model.translators.values() for module in network.modules())
     assert not any(weight.requires_grad for weight in model.translators["T1"].parameters())
-    assert model.stride == 16 and model.facts["T2"]["high"] == 100
+    assert model.stride == 16 and model.statistics["T2"]["high"] == 100
     assert model.precision == "float32"  # half precision is for CUDA
     assert model.origin == "cyclegan trial"
 
@@ -106,29 +108,31 @@ def test_a_runs_folder_gives_the_checkpoint_that_its_evaluation_is_about(tmp_pat
 
 @pytest.mark.parametrize("uri", ["runs:/abc/generator-T2", "models:/trial-T1-to-T2@best"])
 def test_mlflow_addresses_go_to_mlflow(monkeypatch, uri):
-    network, asked = UNet(depth=4, width=2), []
-    about = json.loads(json.dumps(translator_metadata(CONFIG, FACTS, "T2", network.stride)))
-    fake = types.SimpleNamespace(load_translator=lambda *given: asked.append(given) or (network, about))
+    network, calls = UNet(depth=4, width=2), []
+    metadata = json.loads(json.dumps(translator_metadata(CONFIG, FACTS, "T2", network.stride)))
+    fake = types.SimpleNamespace(load_translator=lambda *arguments: calls.append(arguments) or (network, metadata))
     monkeypatch.setitem(sys.modules, "pipeline.tracking.mlflow_models", fake)
     model = load_model(uri, "cpu")
-    assert asked == [(uri, torch.device("cpu"))]
+    assert calls == [(uri, torch.device("cpu"))]
     assert model.target(None) == "T2" and model.translators == {"T2": network}
     assert (model.stride, model.origin, model.contrasts) == (16, "cyclegan trial", ("T1", "T2"))
     assert model.settings["axis"] == "coronal" and model.settings["spacing_mm"] == [1.0, 2.0]
-    assert model.facts["T2"]["high"] == 100
-    about.pop("stride")
+    assert model.statistics["T2"]["high"] == 100
+    metadata.pop("stride")
     with pytest.raises(UserError, match="its metadata lacks 'stride'"):
         load_model(uri, "cpu")
 
 
 def test_a_published_model_keeps_what_both_cohorts_are_like(monkeypatch):
-    facts = {contrast: of | {"likeness": {"core": [float(n)]}} for n, (contrast, of) in enumerate(FACTS.items())}
-    about = json.loads(json.dumps(translator_metadata(CONFIG, facts, "T2", 16)))
-    fake = types.SimpleNamespace(load_translator=lambda *given: (UNet(depth=4, width=2), about))
+    statistics = {
+        contrast: entry | {"likeness": {"core": [float(n)]}} for n, (contrast, entry) in enumerate(FACTS.items())
+    }
+    metadata = json.loads(json.dumps(translator_metadata(CONFIG, statistics, "T2", 16)))
+    fake = types.SimpleNamespace(load_translator=lambda *arguments: (UNet(depth=4, width=2), metadata))
     monkeypatch.setitem(sys.modules, "pipeline.tracking.mlflow_models", fake)
     model = load_model("runs:/abc/T1-to-T2", "cpu")
-    assert model.facts["T1"] == {"likeness": {"core": [0.0]}} and model.source("T2") == "T1"
-    assert model.facts["T2"] == {"low": 0.0, "high": 100.0, "integer": True, "likeness": {"core": [1.0]}}
+    assert model.statistics["T1"] == {"likeness": {"core": [0.0]}} and model.source("T2") == "T1"
+    assert model.statistics["T2"] == {"low": 0.0, "high": 100.0, "integer": True, "likeness": {"core": [1.0]}}
 
 
 def test_what_goes_with_a_published_model_names_nobody():
@@ -137,7 +141,7 @@ def test_what_goes_with_a_published_model_names_nobody():
 
 def test_a_model_knows_the_hashes_of_its_weights_and_its_configuration(tmp_path):
     model, again = (load_model(checkpoint(tmp_path / "x.pt"), "cpu") for _ in range(2))
-    assert model.about("T2") == again.about("T2")
+    assert model.info("T2") == again.info("T2")
     assert len(model.config_hash) == 12
     assert model.config_hash == translator_metadata(CONFIG, FACTS, "T2", 16)["config_hash"]
     other = CONFIG.model_copy(update={"seed": 77})
@@ -147,13 +151,22 @@ def test_a_model_knows_the_hashes_of_its_weights_and_its_configuration(tmp_path)
     assert model.identity("T2") != again.identity("T2") and model.identity("T1") == again.identity("T1")
 
 
+def test_the_identity_is_that_of_the_weights():
+    first, second = (torch.nn.Conv2d(1, 1, 3) for _ in range(2))
+    model = negative_model()
+    identities = [replace(model, translators={"T2": network}).identity("T2") for network in (first, second)]
+    assert identities[0] != identities[1]
+    second.load_state_dict(first.state_dict())
+    assert replace(model, translators={"T2": second}).identity("T2") == identities[0]
+
+
 def test_a_large_network_is_laid_out_for_the_cpu_and_gives_the_same_to_rounding(tmp_path, monkeypatch):
     path, image = checkpoint(tmp_path / "x.pt", fill=0.01), torch.rand(2, 1, 64, 64) * 2 - 1
     plain = load_model(path, "cpu")
     monkeypatch.setattr(model_module, "ENOUGH_WORK", 0)
     laid_out = load_model(path, "cpu")
     weights = [model.translators["T2"].down[1][0].weight for model in (plain, laid_out)]
-    assert [one.is_contiguous(memory_format=torch.channels_last) for one in weights] == [False, True]
+    assert [weight.is_contiguous(memory_format=torch.channels_last) for weight in weights] == [False, True]
     assert plain.identity("T2") == laid_out.identity("T2")
     with torch.inference_mode():
         results = [model.translators["T2"](image) for model in (plain, laid_out)]
@@ -176,16 +189,16 @@ def test_a_volume_is_the_same_in_both_layouts_to_a_millionth():
     torch.manual_seed(0)
     network = InFloat64(UNet(depth=4, width=3)).eval().requires_grad_(False)
     settings = {"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)}
-    facts = {"T2": {"low": -1.0, "high": 1.0, "integer": False}}
+    statistics = {"T2": {"low": -1.0, "high": 1.0, "integer": False}}
     volume = nib.Nifti1Image(np.random.default_rng(0).uniform(1, 1000, (30, 26, 5)), np.diag([1, 2, 1.5, 1]))
-    made = []
+    translations = []
     for layout in (torch.contiguous_format, torch.channels_last):
         laid_out = copy.deepcopy(network).to(memory_format=layout)
         assert laid_out.network.down[1][0].weight.is_contiguous(memory_format=layout)
-        model = TranslationModel(("T1", "T2"), {"T2": laid_out}, settings, facts, 16, torch.device("cpu"))
-        made.append(translate_volume(volume, model, "T2", batch_size=2).get_fdata())
-    assert made[0].std() > 0.01
-    np.testing.assert_allclose(*made, rtol=0, atol=1e-6)
+        model = TranslationModel(("T1", "T2"), {"T2": laid_out}, settings, statistics, 16, torch.device("cpu"))
+        translations.append(translate_volume(volume, model, "T2", batch_size=2).get_fdata())
+    assert translations[0].std() > 0.01
+    np.testing.assert_allclose(*translations, rtol=0, atol=1e-6)
 
 
 def test_large_is_what_the_operations_of_a_slice_say(monkeypatch):

@@ -19,8 +19,8 @@ FLAT = Calibration(0.0, 1.0, ((0.0, 0.25),))  # expects a quarter, whatever it s
 
 def model_along(axis, high=1000.0, calibration=FLAT):
     model = negative_model()
-    facts = {name: {**fact, "high": high, "integer": False} for name, fact in model.facts.items()}
-    return replace(model, settings={**model.settings, "axis": axis}, facts=facts, calibration=asdict(calibration))
+    facts = {name: {**fact, "high": high, "integer": False} for name, fact in model.statistics.items()}
+    return replace(model, settings={**model.settings, "axis": axis}, statistics=facts, calibration=asdict(calibration))
 
 
 def views_of(*axes, uncertainty=False, **more):
@@ -37,27 +37,27 @@ def source():
 
 def test_one_view_is_the_model_itself(source):
     views = views_of("coronal")
-    made = views.translate(source)
-    alone = translate_volume(source, views.models[0], "T2")
-    assert np.array_equal(made.volume.get_fdata(), alone.get_fdata()) and made.uncertainty is None
-    assert views.about() == views.models[0].about("T2")
+    translation = views.translate(source)
+    single_view = translate_volume(source, views.models[0], "T2")
+    assert np.array_equal(translation.volume.get_fdata(), single_view.get_fdata()) and translation.uncertainty is None
+    assert views.info() == views.models[0].info("T2")
 
 
 def test_the_fusion_is_the_mean_of_the_views_each_in_its_own_intensities(source):
     models = [model_along("axial", 1000.0), model_along("coronal", 3000.0)]
     views = open_multi_view(["a", "b"], models, "T2", ["coronal", "axial"], uncertainty=False)
     fused = views.translate(source).volume
-    each = [translate_volume(source, model, "T2").get_fdata() for model in models]
-    np.testing.assert_allclose(fused.get_fdata(), np.mean(each, axis=0), atol=0.01)
+    view_translations = [translate_volume(source, model, "T2").get_fdata() for model in models]
+    np.testing.assert_allclose(fused.get_fdata(), np.mean(view_translations, axis=0), atol=0.01)
     assert np.array_equal(fused.affine, source.affine) and fused.shape == source.shape
-    assert views.about()["origin"] == "contrast translation + contrast translation"
+    assert views.info()["origin"] == "contrast translation + contrast translation"
 
 
 def test_the_weights_are_not_hashed_for_each_volume(source, monkeypatch):
     views = views_of("axial", "coronal")
     monkeypatch.setattr(type(views.models[0]), "identity", None)  # half a second of a full-size network
-    said = bytes(views.translate(source).volume.header["descrip"].item()).decode()
-    assert said.startswith("not for clinical use; synthetic T2, contrast translation + contrast translation")
+    description = bytes(views.translate(source).volume.header["descrip"].item()).decode()
+    assert description.startswith("not for clinical use; synthetic T2, contrast translation + contrast translation")
 
 
 def test_the_map_is_in_the_targets_intensities_on_the_sources_grid_and_zero_outside_the_head(source):
@@ -70,14 +70,14 @@ def test_the_map_is_in_the_targets_intensities_on_the_sources_grid_and_zero_outs
 
 def test_where_views_disagree_the_map_is_at_least_their_spread(source):
     models = [model_along("axial", 1000.0), model_along("coronal", 9000.0)]
-    made = open_multi_view(["a", "b"], models, "T2", ["axial", "coronal"], uncertainty=True).translate(source)
-    each = [translate_volume(source, model, "T2").get_fdata() for model in models]
-    spread = np.std(each, axis=0)
-    head = made.uncertainty.get_fdata() > 0
-    assert head.any() and (made.uncertainty.get_fdata()[head] >= spread[head] - 0.01).all()
+    translation = open_multi_view(["a", "b"], models, "T2", ["axial", "coronal"], uncertainty=True).translate(source)
+    view_translations = [translate_volume(source, model, "T2").get_fdata() for model in models]
+    spread = np.std(view_translations, axis=0)
+    head = translation.uncertainty.get_fdata() > 0
+    assert head.any() and (translation.uncertainty.get_fdata()[head] >= spread[head] - 0.01).all()
     quarter = (125 + 1125) / 2
     calm = head & (spread < quarter)
-    assert calm.any() and np.median(made.uncertainty.get_fdata()[calm]) == pytest.approx(quarter)
+    assert calm.any() and np.median(translation.uncertainty.get_fdata()[calm]) == pytest.approx(quarter)
 
 
 def test_models_that_do_not_fit_the_views_are_refused():
@@ -102,12 +102,12 @@ def test_a_map_is_written_beside_every_volume_and_a_missing_one_is_made_again(tm
         volume_at(tmp_path / "in" / f"{name}.nii.gz")
     arguments = ("-i", tmp_path / "in", "-o", tmp_path / "out", "--model", "axial", "--uncertainty")
     assert command(*arguments) == 0
-    there = ["a.nii.gz", "a_uncertainty.nii.gz", "b.nii.gz", "b_uncertainty.nii.gz"]
-    assert files_in(tmp_path / "out") == there
+    names = ["a.nii.gz", "a_uncertainty.nii.gz", "b.nii.gz", "b_uncertainty.nii.gz"]
+    assert files_in(tmp_path / "out") == names
     (tmp_path / "out" / "b_uncertainty.nii.gz").unlink()
     before = (tmp_path / "out" / "a.nii.gz").stat().st_mtime_ns
     assert command(*arguments) == 0
-    assert files_in(tmp_path / "out") == there and (tmp_path / "out" / "a.nii.gz").stat().st_mtime_ns == before
+    assert files_in(tmp_path / "out") == names and (tmp_path / "out" / "a.nii.gz").stat().st_mtime_ns == before
 
 
 def test_three_views_become_one_volume(tmp_path, command):

@@ -155,12 +155,12 @@ def test_an_affine_that_was_changed_in_memory_is_that_of_the_result(unit):
     source = ixi_like.ixi_t1(scale=8)
     source.header.set_xyzt_units(unit)
     scale = {"mm": 1.0, "micron": 1000.0, "meter": 0.001}[unit]
-    own = np.diag([scale] * 3 + [1.0]) @ source.affine
-    source.header.set_sform(own, code=1)
-    source.header.set_qform(own, code=1)
+    header_affine = np.diag([scale] * 3 + [1.0]) @ source.affine
+    source.header.set_sform(header_affine, code=1)
+    source.header.set_qform(header_affine, code=1)
     data = np.zeros(source.shape)
-    kept = image_like(data, source.affine, source.header, integer=True, description="")
-    np.testing.assert_allclose(kept.affine, own)
+    image = image_like(data, source.affine, source.header, integer=True, description="")
+    np.testing.assert_allclose(image.affine, header_affine)
     moved = source.affine.copy()
     moved[0, 3] += 50
     shifted = image_like(data, moved, source.header, integer=True, description="")

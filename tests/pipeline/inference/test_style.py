@@ -19,7 +19,7 @@ MUNIT = {
 CYCLEGAN = {"generator": {"width": 2, "depth": 2}}
 
 
-def made(folder, sections):
+def make_run(folder, sections):
     """A run's folder with the checkpoint of a model that was never trained."""
     preprocess = {"size": 32, "spacing_mm": {"in_plane": 1.0, "through_plane": 1.0}}
     config = Config.model_validate(
@@ -39,7 +39,7 @@ def made(folder, sections):
 
 @pytest.fixture(scope="module")
 def munit(tmp_path_factory):
-    return made(tmp_path_factory.mktemp("munit"), MUNIT)
+    return make_run(tmp_path_factory.mktemp("munit"), MUNIT)
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,8 @@ def test_the_style_of_a_reference_shows_in_the_output(munit, volumes, tmp_path):
         assert run(munit, source, out, *more) == 0
         outputs.append(nib.load(out))
     arrays = [image.get_fdata() for image in outputs]
-    for one, other in ((0, 1), (0, 2), (1, 2)):
-        assert not np.array_equal(arrays[one], arrays[other])
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert not np.array_equal(arrays[first], arrays[second])
     assert all(np.array_equal(image.affine, nib.load(source).affine) for image in outputs)
     again = translate(source, munit, "T2", device="cpu", style=references[0])
     assert np.array_equal(again.get_fdata(), arrays[1])
@@ -104,7 +104,7 @@ def only_line(capsys):
 
 
 def test_a_model_without_styles_is_refused_in_one_line(volumes, tmp_path, capsys):
-    model = made(tmp_path / "cyclegan", CYCLEGAN)
+    model = make_run(tmp_path / "cyclegan", CYCLEGAN)
     assert run(model, volumes[0], tmp_path / "out.nii.gz", "--style", volumes[1]) == 2
     assert only_line(capsys) == (
         "error: cyclegan trial: it has no styles to set; --style is for method munit, "

@@ -21,7 +21,7 @@ def model_of(network, low=0.0, high=1.0, integer=False, **settings):
         contrasts=("T1", "T2"),
         translators={"T2": network.eval()},
         settings=SETTINGS | settings,
-        facts={"T2": {"low": low, "high": high, "integer": integer}},
+        statistics={"T2": {"low": low, "high": high, "integer": integer}},
         stride=8,
         device=torch.device("cpu"),
         origin="test model",
@@ -136,10 +136,12 @@ def test_the_batch_size_does_not_matter():
     )
     source = ixi_like.ixi_t1(scale=8)
     model = model_of(network, -1.0, 1.0)
-    one, seven, all_at_once = (translate_volume(source, model, "T2", batch_size=n).get_fdata() for n in (1, 7, 500))
-    assert one.std() > 0.01
-    np.testing.assert_allclose(seven, one, atol=1e-5)
-    np.testing.assert_allclose(all_at_once, one, atol=1e-5)
+    single_slices, seven, all_at_once = (
+        translate_volume(source, model, "T2", batch_size=n).get_fdata() for n in (1, 7, 500)
+    )
+    assert single_slices.std() > 0.01
+    np.testing.assert_allclose(seven, single_slices, atol=1e-5)
+    np.testing.assert_allclose(all_at_once, single_slices, atol=1e-5)
 
 
 def test_half_precision_is_near_full_precision():
@@ -186,10 +188,10 @@ class Hungry(nn.Module):
 
     def __init__(self, most, error):
         super().__init__()
-        self.most, self.error, self.given = most, error, []
+        self.most, self.error, self.batches = most, error, []
 
     def forward(self, slices):
-        self.given.append(len(slices))
+        self.batches.append(len(slices))
         if len(slices) > self.most:
             raise self.error
         return -slices
@@ -208,7 +210,7 @@ def test_too_little_memory_halves_the_batch_and_says_so(error):
     source, network = ixi_like.ixi_t1(scale=8), Hungry(2, error)
     with pytest.warns(UserWarning, match="cpu had too little memory for 8 slices at once, went on with 2"):
         translated = translate_volume(source, model_of(network), "T2")
-    assert network.given[:4] == [8, 4, 2, 2] and set(network.given[4:]) <= {1, 2}
+    assert network.batches[:4] == [8, 4, 2, 2] and set(network.batches[4:]) <= {1, 2}
     plain = translate_volume(source, model_of(Hungry(100, error)), "T2")
     assert np.array_equal(translated.dataobj, plain.dataobj)
 
@@ -217,11 +219,11 @@ def test_too_little_memory_for_one_slice_is_an_error_that_names_volume_and_remed
     network = Hungry(0, MemoryError())
     with pytest.raises(UserError, match="image: cpu has too little memory for a single slice at a time; end what"):
         translate_volume(ixi_like.ixi_t1(scale=8), model_of(network), "T2")
-    assert network.given == [8, 4, 2, 1]
+    assert network.batches == [8, 4, 2, 1]
 
 
 def test_other_errors_of_a_network_are_not_taken_for_memory():
     network = Hungry(0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="shapes"):
         translate_volume(ixi_like.ixi_t1(scale=8), model_of(network), "T2")
-    assert network.given == [8]
+    assert network.batches == [8]

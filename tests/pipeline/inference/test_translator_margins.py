@@ -22,7 +22,7 @@ def model_of(network, low=0.0, high=1.0, **settings):
         contrasts=("T1", "T2"),
         translators={"T2": network.eval()},
         settings=SETTINGS | settings,
-        facts={"T2": {"low": low, "high": high, "integer": False}},
+        statistics={"T2": {"low": low, "high": high, "integer": False}},
         stride=8,
         device=torch.device("cpu"),
     )
@@ -49,12 +49,14 @@ def test_the_same_head_gives_the_same_translation_whatever_empty_margin_surround
     for make in (ixi_like.ixi_t1, ixi_like.ixi_t2):
         source = make(scale=8)
         expected = translate_volume(source, model, "T2").get_fdata()
-        found = translate_volume(widened(source, margins), model, "T2").get_fdata()
-        own = tuple(slice(before, before + length) for (before, _), length in zip(margins, source.shape, strict=True))
-        assert np.abs(found[own] - expected).max() < 1e-2
-        around = np.ones(found.shape, bool)
-        around[own] = False
-        assert (found[around] == 0).all()  # the target's darkest
+        translation = translate_volume(widened(source, margins), model, "T2").get_fdata()
+        original = tuple(
+            slice(before, before + length) for (before, _), length in zip(margins, source.shape, strict=True)
+        )
+        assert np.abs(translation[original] - expected).max() < 1e-2
+        around = np.ones(translation.shape, bool)
+        around[original] = False
+        assert (translation[around] == 0).all()  # the target's darkest
 
 
 def test_what_a_model_of_the_earlier_chain_makes_beside_an_empty_margin_is_doubtful():
@@ -83,9 +85,9 @@ def test_a_real_head_gives_the_same_translation_whatever_empty_margin_surrounds_
     margins = [(8, 8), (40, 0), (0, 3)]
     model = model_of(TrainerState(), 0, 1000, version=CHAIN_VERSION, spacing_mm=(1.5, 3.0), size=64)
     expected = translate_volume(source, model, "T2").get_fdata()
-    found = translate_volume(widened(source, margins), model, "T2").get_fdata()
-    own = tuple(slice(before, before + length) for (before, _), length in zip(margins, source.shape, strict=True))
-    error = np.sqrt(np.mean((found[own] - expected) ** 2))
+    translation = translate_volume(widened(source, margins), model, "T2").get_fdata()
+    original = tuple(slice(before, before + length) for (before, _), length in zip(margins, source.shape, strict=True))
+    error = np.sqrt(np.mean((translation[original] - expected) ** 2))
     assert error < 1000 / 1e3  # 60 dB
 
 
@@ -98,5 +100,5 @@ def test_a_real_head_of_mean_0_on_a_background_of_0_gives_the_same_translation(p
     standardised = np.where(inside, (data - data[inside].mean()) / data[inside].std(), 0).astype(np.float32)
     model = model_of(TrainerState(), 0, 1000, version=CHAIN_VERSION, spacing_mm=(1.5, 3.0), size=64)
     expected = translate_volume(source, model, "T2").get_fdata()
-    found = translate_volume(nib.Nifti1Image(standardised, source.affine), model, "T2").get_fdata()
-    assert np.sqrt(np.mean((found - expected) ** 2)) < 1000 / 1e3  # 60 dB
+    translation = translate_volume(nib.Nifti1Image(standardised, source.affine), model, "T2").get_fdata()
+    assert np.sqrt(np.mean((translation - expected) ** 2)) < 1000 / 1e3  # 60 dB

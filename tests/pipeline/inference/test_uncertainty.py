@@ -10,8 +10,8 @@ from pipeline.inference.uncertainty import (
     Features,
     UncertaintySources,
     dropouts,
-    features_of,
     fused_error,
+    uncertainty_features,
 )
 
 
@@ -39,7 +39,7 @@ class Ramp(nn.Module):
 
 def test_a_network_that_treats_every_pixel_alike_has_no_spread_and_a_perfect_way_back_no_cycle_error():
     slices = noise(3, 16, 16)
-    features = features_of(slices, -slices, UncertaintySources(Negative(), Negative()), send)
+    features = uncertainty_features(slices, -slices, UncertaintySources(Negative(), Negative()), send)
     assert features.cycle.max() < 1e-6 and features.spread.max() < 1e-6
 
 
@@ -55,9 +55,9 @@ class Half(nn.Module):
 
 def test_the_cycle_error_is_what_the_way_back_cannot_restore():
     slices = np.full((2, 16, 16), 0.8, np.float32)
-    features = features_of(slices, -slices, UncertaintySources(Negative(), Half()), send)
+    features = uncertainty_features(slices, -slices, UncertaintySources(Negative(), Half()), send)
     np.testing.assert_allclose(features.cycle, 1.2, atol=1e-5)  # |-0.8 / 2 - 0.8|
-    assert features_of(slices, -slices, UncertaintySources(Negative()), send).cycle is None
+    assert uncertainty_features(slices, -slices, UncertaintySources(Negative()), send).cycle is None
 
 
 def test_slices_are_mirrored_left_to_right_and_back():
@@ -65,7 +65,9 @@ def test_slices_are_mirrored_left_to_right_and_back():
     middle = (slice(None), slice(6, 10), slice(6, 10))  # where neither shifts wrap round nor smoothing meets the edge
 
     def spread(network):
-        return features_of(slices, send(network, slices), UncertaintySources(network, alone=True), send).spread
+        return uncertainty_features(
+            slices, send(network, slices), UncertaintySources(network, single_network=True), send
+        ).spread
 
     along_rows, along_columns = spread(Ramp(2)), spread(Ramp(3))
     # versions of the ramp i over 16 rows: i, 15 - i (mirrored), i + 3 and i - 3 (shifted); columns are not mirrored
@@ -80,14 +82,14 @@ def test_dropout_joins_the_spread_with_a_fixed_seed_and_is_off_again():
     slices = noise(2, 64, 64)
     translated = send(network, slices)
     state = torch.get_rng_state()
-    first = features_of(slices, translated, UncertaintySources(network), send).spread
+    first = uncertainty_features(slices, translated, UncertaintySources(network), send).spread
     assert torch.equal(torch.get_rng_state(), state)
-    assert np.array_equal(first, features_of(slices, translated, UncertaintySources(network), send).spread)
+    assert np.array_equal(first, uncertainty_features(slices, translated, UncertaintySources(network), send).spread)
     assert not np.array_equal(
-        first, features_of(slices, translated, UncertaintySources(network, alone=True), send).spread
+        first, uncertainty_features(slices, translated, UncertaintySources(network, single_network=True), send).spread
     )
     assert dropouts(network) and not any(layer.training for layer in dropouts(network))
-    assert "3 dropouts" in UncertaintySources(network).asked
+    assert "3 dropouts" in UncertaintySources(network).names
 
 
 def test_styles_join_the_spread_and_the_models_own_is_set_again():
@@ -97,17 +99,18 @@ def test_styles_join_the_spread_and_the_models_own_is_set_again():
     network.set_style(torch.tensor([0.3, -0.2]))
     slices = noise(1, 16, 16)
     translated = send(network, slices)
-    with_styles = features_of(slices, translated, UncertaintySources(network), send).spread
+    with_styles = uncertainty_features(slices, translated, UncertaintySources(network), send).spread
     assert not np.array_equal(
-        with_styles, features_of(slices, translated, UncertaintySources(network, alone=True), send).spread
+        with_styles,
+        uncertainty_features(slices, translated, UncertaintySources(network, single_network=True), send).spread,
     )
     assert torch.equal(network.style, torch.tensor([[0.3, -0.2]]))
-    assert UncertaintySources(network, Half()).asked == ["cycle error", "flip", "2 shifts", "3 styles"]
+    assert UncertaintySources(network, Half()).names == ["cycle error", "flip", "2 shifts", "3 styles"]
 
 
 def test_other_checkpoints_join_the_spread():
     slices = np.full((1, 16, 16), 0.4, np.float32)
-    features = features_of(slices, -slices, UncertaintySources(Negative(), others={"previous": Half()}), send)
+    features = uncertainty_features(slices, -slices, UncertaintySources(Negative(), others={"previous": Half()}), send)
     np.testing.assert_allclose(features.spread, np.std([-0.4] * 4 + [0.2]), atol=1e-5)
 
 

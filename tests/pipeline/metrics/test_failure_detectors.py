@@ -121,24 +121,24 @@ def test_a_contrast_without_a_profile_is_not_judged():
 
 @pytest.mark.parametrize("pixels", [(2, 0), (0, -3), (2, 2)])
 def test_a_shifted_target_trips_by_as_many_millimetres(pixels):
-    moved = np.roll(TARGET, pixels, axis=(1, 2))
-    assert triggered(moved) == {"spatial_shift_mm"}
-    assert value("spatial_shift_mm", moved) == pytest.approx(2 * np.hypot(*pixels), abs=0.3)
+    shifted = np.roll(TARGET, pixels, axis=(1, 2))
+    assert triggered(shifted) == {"spatial_shift_mm"}
+    assert value("spatial_shift_mm", shifted) == pytest.approx(2 * np.hypot(*pixels), abs=0.3)
 
 
 def test_pixels_that_are_not_square_are_counted_along_their_axis():
-    moved = np.roll(TARGET, 2, axis=2)
-    assert value("spatial_shift_mm", moved, pixel_mm=(5.0, 0.5)) == pytest.approx(1.0, abs=0.15)
-    assert value("shift_y_px", moved, pixel_mm=(5.0, 0.5)) == pytest.approx(2.0, abs=0.1)
-    assert value("shift_y_mm", moved, pixel_mm=(5.0, 0.5)) == pytest.approx(1.0, abs=0.05)
-    assert value("shift_x_mm", moved, pixel_mm=(5.0, 0.5)) == pytest.approx(0, abs=0.15)
+    shifted = np.roll(TARGET, 2, axis=2)
+    assert value("spatial_shift_mm", shifted, pixel_mm=(5.0, 0.5)) == pytest.approx(1.0, abs=0.15)
+    assert value("shift_y_px", shifted, pixel_mm=(5.0, 0.5)) == pytest.approx(2.0, abs=0.1)
+    assert value("shift_y_mm", shifted, pixel_mm=(5.0, 0.5)) == pytest.approx(1.0, abs=0.05)
+    assert value("shift_x_mm", shifted, pixel_mm=(5.0, 0.5)) == pytest.approx(0, abs=0.15)
 
 
 def test_more_than_half_a_pixel_trips_and_less_does_not():
     for pixels, trips in ((0.2, False), (0.35, False), (0.65, True), (0.8, True)):
-        moved = np.stack([shift(one, (pixels, 0), order=1, mode="nearest") for one in TARGET])
-        assert ("spatial_shift_mm" in triggered(moved)) is trips
-        assert value("shift_x_px", moved) == pytest.approx(pixels, abs=0.1)
+        shifted = np.stack([shift(image, (pixels, 0), order=1, mode="nearest") for image in TARGET])
+        assert ("spatial_shift_mm" in triggered(shifted)) is trips
+        assert value("shift_x_px", shifted) == pytest.approx(pixels, abs=0.1)
 
 
 def test_neither_contrast_nor_its_sign_is_taken_for_a_shift():
@@ -147,9 +147,9 @@ def test_neither_contrast_nor_its_sign_is_taken_for_a_shift():
 
 
 def test_slices_shifted_each_its_own_way_have_no_shift_in_common():
-    ways = [(8, 0), (-8, 0), (0, 8), (0, -8), (6, 6)] * 2
-    moved = np.stack([np.roll(one, way, axis=(0, 1)) for one, way in zip(TARGET, ways, strict=True)])
-    assert value("spatial_shift_mm", moved) is None
+    offsets = [(8, 0), (-8, 0), (0, 8), (0, -8), (6, 6)] * 2
+    shifted = np.stack([np.roll(image, offset, axis=(0, 1)) for image, offset in zip(TARGET, offsets, strict=True)])
+    assert value("spatial_shift_mm", shifted) is None
 
 
 # ── identity collapse ───────────────────────────────────────────────────────────────────────────────────────
@@ -185,8 +185,8 @@ def test_a_copy_is_not_judged_where_the_contrasts_are_alike():
 
 @pytest.mark.parametrize("picture", ["a constant", "one slice", "their mean"])
 def test_one_picture_for_all_sources_trips(picture):
-    one = {"a constant": np.full((SIZE, SIZE), 0.1), "one slice": TARGET[3], "their mean": TARGET.mean(0)}[picture]
-    same = np.repeat(one[None], SLICES, axis=0)
+    image = {"a constant": np.full((SIZE, SIZE), 0.1), "one slice": TARGET[3], "their mean": TARGET.mean(0)}[picture]
+    same = np.repeat(image[None], SLICES, axis=0)
     assert "mode_collapse" in triggered(same)
     assert value("mode_collapse", same) == pytest.approx(0, abs=1e-6)
 

@@ -78,14 +78,14 @@ def test_ssim_is_scikit_images(shape):
     random = np.random.default_rng(0)
     real = np.clip(ndimage.gaussian_filter(random.standard_normal(shape), 2) * 4 - 0.5, -1, 1)  # with flat air
     prediction = np.clip(real + 0.1 * random.standard_normal(shape), -1, 1)
-    for kind, each in ((np.float64, 1e-12), (np.float32, 1e-4)):  # float32 loses digits, there as here
+    for kind, tolerance in ((np.float64, 1e-12), (np.float32, 1e-4)):  # float32 loses digits, there as here
         a, b = prediction.astype(kind), real.astype(kind)
         mean, plainly = structural_similarity(
             b, a, data_range=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
         )
-        found = ssim_map(a, b, 2)
-        assert found.dtype == kind
-        np.testing.assert_allclose(found, plainly, atol=each, rtol=0)
+        values = ssim_map(a, b, 2)
+        assert values.dtype == kind
+        np.testing.assert_allclose(values, plainly, atol=tolerance, rtol=0)
         assert ssim(a, b, 2) == pytest.approx(mean, abs=1e-6)
 
 
@@ -153,8 +153,8 @@ def test_nmi_is_two_for_any_recolouring_and_one_for_what_says_nothing():
 def test_nmi_falls_with_noise_and_sees_the_mask_only(two_slices):
     _, real = two_slices
     noise = np.random.default_rng(0).standard_normal(real.shape)
-    found = [nmi(real + amount * noise, real) for amount in (0, 0.02, 0.2)]
-    assert found == sorted(found, reverse=True) and found[0] == pytest.approx(2) and found[2] < found[1] < 1.9
+    values = [nmi(real + amount * noise, real) for amount in (0, 0.02, 0.2)]
+    assert values == sorted(values, reverse=True) and values[0] == pytest.approx(2) and values[2] < values[1] < 1.9
     mask = np.zeros(real.shape, bool)
     mask[:12] = True
     assert nmi(np.where(mask, real, noise), real, mask) == pytest.approx(2)

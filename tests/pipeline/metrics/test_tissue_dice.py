@@ -45,15 +45,15 @@ def test_the_interior_is_the_same_in_millimetres_whatever_the_voxels_are(head, m
 def test_the_interior_of_a_large_volume_is_found_on_a_coarser_grid(head, middle):
     large = head[1].repeat(3, 0).repeat(4, 1).repeat(3, 2)
     fine = middle.repeat(3, 0).repeat(4, 1).repeat(3, 2)
-    found = interior(large, (4, 3, 4))
-    assert np.mean(found != fine) < 0.02 and not (found & ~large).any()
+    result = interior(large, (4, 3, 4))
+    assert np.mean(result != fine) < 0.02 and not (result & ~large).any()
 
 
 def test_the_interior_leaves_out_a_neck_that_the_image_cuts_off():
     y, x = np.mgrid[-32:32, -32:32]
     head = (x**2 + y**2 < 28**2) | ((abs(x) < 14) & (y > 0))
-    found = interior(head[None])
-    assert found[0, 32, 32] and not found[0, 52:].any()
+    result = interior(head[None])
+    assert result[0, 32, 32] and not result[0, 52:].any()
 
 
 def test_the_interior_of_a_single_slice_and_of_an_outline_that_says_nothing(head):
@@ -82,7 +82,7 @@ def test_of_two_ways_to_split_the_one_like_the_other_image_is_found():
     levels, counts = np.array([-1, -0.45, -0.3, -0.1]), [150, 400, 370, 80]
     real, washed_out = np.repeat([-1, -0.5, -0.2, 0.7], counts), np.repeat(levels, counts)  # fluid is hardly bright
     expected = np.repeat([0, 0, 1, 2], counts)
-    np.testing.assert_array_equal(tissue_classes(washed_out, like=expected), expected)
+    np.testing.assert_array_equal(tissue_classes(washed_out, reference_classes=expected), expected)
     by_itself = tissue_classes(washed_out)
     assert (by_itself[:150] != by_itself[150]).all()  # by itself the darkest level would be a class
     assert tissue_agreement(washed_out, np.where(real == -1, -0.5, real), np.ones(1000, bool))["dice"] == 1
@@ -96,9 +96,9 @@ def test_three_levels_are_three_classes_and_fewer_are_none():
 
 def test_dice_is_twice_the_overlap_over_both_sizes():
     real, prediction = np.repeat([0.0, 1, 2], [4, 4, 4]), np.repeat([0.0, 1, 2], [2, 6, 4])
-    found = tissue_agreement(prediction, real, np.ones(12, bool))
+    result = tissue_agreement(prediction, real, np.ones(12, bool))
     expected = {"dice_dark": 2 * 2 / 6, "dice_middle": 2 * 4 / 10, "dice_bright": 1}
-    assert found == pytest.approx(expected | {"dice": np.mean(list(expected.values()))})
+    assert result == pytest.approx(expected | {"dice": np.mean(list(expected.values()))})
 
 
 def test_a_perfect_prediction_has_dice_one_whatever_its_gain_and_what_lies_outside(head, middle):
@@ -113,14 +113,14 @@ def test_a_recoloured_prediction_keeps_most_of_its_dice(head, middle):
 
 def test_the_more_voxels_are_shuffled_the_lower_is_every_dice(head, middle):
     generator = np.random.default_rng(0)
-    found = []
+    result = []
     for share in (0, 0.1, 0.3, 1):
         prediction = head[0].copy()
         chosen = middle & (generator.random(middle.shape) < share)
         prediction[chosen] = generator.permutation(prediction[chosen])
-        found.append(list(dice(prediction, head, middle).values()))
-    assert (np.diff(found, axis=0) < -0.04).all()
-    assert found[-1][0] < CHANCE
+        result.append(list(dice(prediction, head, middle).values()))
+    assert (np.diff(result, axis=0) < -0.04).all()
+    assert result[-1][0] < CHANCE
 
 
 def test_a_blurred_or_shifted_prediction_loses_some(head, middle):

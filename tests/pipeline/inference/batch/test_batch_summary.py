@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from negative_model import files_in, loads, run, volume_at
 
-from pipeline.inference.batch.batch_summary import recall
+from pipeline.inference.batch.batch_summary import restore_skipped
 from pipeline.inference.batch.jobs import SKIPPED, Job
 
 
@@ -34,9 +34,9 @@ def test_a_summary_that_could_not_be_written_is_refused_before_the_work(tmp_path
     loads(monkeypatch, None)
     source = volume_at(tmp_path / "a.nii")
     (tmp_path / "folder").mkdir(), (tmp_path / "text").touch()
-    told = tmp_path / place
-    assert run("-i", source, "-o", tmp_path / "out", "--summary", told) == 2
-    assert capsys.readouterr().err == f"error: --summary {told}: {reason.format(told)}\n"
+    summary_path = tmp_path / place
+    assert run("-i", source, "-o", tmp_path / "out", "--summary", summary_path) == 2
+    assert capsys.readouterr().err == f"error: --summary {summary_path}: {reason.format(summary_path)}\n"
     assert files_in(tmp_path) == ["a.nii", "text"]
 
 
@@ -84,7 +84,7 @@ def test_a_damaged_summary_says_nothing(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     Path("told.json").write_text(DAMAGED[kind])
     job = Job(Path("a.nii"), Path("out/a.nii"), status=SKIPPED)
-    assert recall(Path("told.json"), Path("out"), [job]) == {}
+    assert restore_skipped(Path("told.json"), Path("out"), [job]) == {}
     assert (job.seconds, job.warnings) == (0.0, [])
 
 

@@ -70,10 +70,15 @@ def test_a_series_becomes_a_volume_named_after_its_folder_without_the_patient(tm
     volume_at(tmp_path / "in" / "site" / "b.nii.gz")
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
     assert files_in(tmp_path / "out") == ["1.2.840.77.nii.gz", "site/b.nii.gz", "site/scan.nii.gz"]
-    made = nib.load(tmp_path / "out" / "1.2.840.77.nii.gz")
-    assert made.shape == image.shape and np.allclose(made.affine, read_series(tmp_path / "in" / "1.2.840.77").affine)
+    translation = nib.load(tmp_path / "out" / "1.2.840.77.nii.gz")
+    assert translation.shape == image.shape and np.allclose(
+        translation.affine, read_series(tmp_path / "in" / "1.2.840.77").affine
+    )
     middle = tuple(length // 2 for length in image.shape)
-    assert made.dataobj[middle] < 400 < image.dataobj[middle] or made.dataobj[middle] > 400 > image.dataobj[middle]
+    assert (
+        translation.dataobj[middle] < 400 < image.dataobj[middle]
+        or translation.dataobj[middle] > 400 > image.dataobj[middle]
+    )
     assert run("-i", tmp_path / "in" / "site" / "scan", "-o", tmp_path / "one.nii", "--keep-header-text") == 0
     assert run("-i", tmp_path / "in" / "site" / "scan", "-o", tmp_path / "two") == 0
     assert files_in(tmp_path / "two") == ["scan.nii.gz"]
@@ -94,8 +99,8 @@ def at_one_place(paths):
 def one_aside(paths):
     image = sitk.ReadImage(str(paths[3]))
     x, y, z = map(float, image.GetMetaData("0020|0032").split("\\"))
-    way = [float(text) for text in image.GetMetaData("0020|0037").split("\\")][:3]  # along the rows
-    position = "\\".join(f"{value + 5 * part:.9g}" for value, part in zip((x, y, z), way, strict=True))
+    row_direction = [float(text) for text in image.GetMetaData("0020|0037").split("\\")][:3]  # along the rows
+    position = "\\".join(f"{value + 5 * index:.9g}" for value, index in zip((x, y, z), row_direction, strict=True))
     image.SetMetaData("0020|0032", position)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
@@ -201,11 +206,11 @@ def test_a_slice_without_a_position_is_no_volume_in_the_scanners_frame_and_says_
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {folder}: its DICOM header does not say where the slice lies (ImagePositionP")
     assert "check left and right" in line and "one voxel thick" in line
-    made = nib.load(tmp_path / "made.nii")
-    assert (int(made.header["sform_code"]), int(made.header["qform_code"])) == (0, 0)
-    assert nib.aff2axcodes(made.affine) == ("L", "A", "S")
+    translation = nib.load(tmp_path / "made.nii")
+    assert (int(translation.header["sform_code"]), int(translation.header["qform_code"])) == (0, 0)
+    assert nib.aff2axcodes(translation.affine) == ("L", "A", "S")
     source = np.asarray(head().dataobj)[:, ::-1, 0].astype(float)  # rows run to the back in the file
-    translated = np.asarray(made.dataobj).squeeze()
+    translated = np.asarray(translation.dataobj).squeeze()
     bright = source > 0.3 * source.max()
     assert np.corrcoef(translated[bright], source[bright])[0, 1] < -0.99
 

@@ -6,7 +6,7 @@ import pytest
 from dicom_series import head, write_dicom
 from negative_model import files_in, run, volume_at
 
-from pipeline.inference.batch.dicom_folders import _require_scan, files_of_series, read_series
+from pipeline.inference.batch.dicom_folders import _require_scan_type, files_of_series, read_series
 from pipeline.inference.batch.provenance import source_files
 from pipeline.utils.errors import UserError
 
@@ -40,19 +40,19 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_slice_of_a_scan_is_refused_by_its_own_words(tmp_path, model, capsys, kind):
-    tags, said = KINDS[kind]
+    tags, message = KINDS[kind]
     write_dicom(tmp_path / "in" / "series", head(), **tags)
     volume_at(tmp_path / "in" / "a.nii.gz")
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 3
     assert files_in(tmp_path / "out") == ["a.nii.gz"]
     printed = capsys.readouterr().out
-    assert said in printed and f"(ImageType {tags['0008|0008']})" in printed
+    assert message in printed and f"(ImageType {tags['0008|0008']})" in printed
 
 
 @pytest.mark.parametrize("photometric", ["RGB", "PALETTE COLOR", "YBR_FULL"])
 def test_colours_are_refused_by_their_name(tmp_path, photometric):
     with pytest.raises(UserError, match="IM1: a colour picture, not a scan"):
-        _require_scan(tmp_path / "IM1", "DERIVED\\PRIMARY", photometric)
+        _require_scan_type(tmp_path / "IM1", "DERIVED\\PRIMARY", photometric)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 
 import pipeline
 from pipeline.config.schema import Config
-from pipeline.inference.batch import early_checks as refusals
+from pipeline.inference.batch import early_checks as early_checks_module
 from pipeline.inference.batch.early_checks import require_contrast, require_device
-from pipeline.inference.batch.jobs import FAILED, MOST_ROWS, SKIPPED, TRANSLATED, Job, outcome
+from pipeline.inference.batch.jobs import FAILED, MAX_ROWS, SKIPPED, TRANSLATED, Job, outcome_table
 from pipeline.runs.folder import RunFolder
 from pipeline.utils.errors import UserError
 
@@ -40,15 +40,15 @@ def test_a_contrast_that_a_run_does_not_make_is_refused_by_its_configuration(run
 
 
 def test_a_device_that_cannot_be_there_is_refused(monkeypatch):
-    monkeypatch.setattr(refusals, "ACCELERATOR_FILES", ())
-    monkeypatch.setattr(refusals.ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError()))
-    monkeypatch.setattr(refusals.sys, "platform", "linux")
+    monkeypatch.setattr(early_checks_module, "ACCELERATOR_FILES", ())
+    monkeypatch.setattr(early_checks_module.ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError()))
+    monkeypatch.setattr(early_checks_module.sys, "platform", "linux")
     for device in ("cuda", "mps"):
         with pytest.raises(UserError, match=f"device {device}: not available on this machine; use --device auto or c"):
             require_device(device)
     for device in ("auto", "cpu"):
         require_device(device)
-    monkeypatch.setattr(refusals, "ACCELERATOR_FILES", (__file__,))
+    monkeypatch.setattr(early_checks_module, "ACCELERATOR_FILES", (__file__,))
     require_device("cuda")
 
 
@@ -74,11 +74,11 @@ def test_what_is_wrong_is_told_before_torch_is_there(run_folder, tmp_path, wrong
 
 
 def test_a_long_batch_ends_in_its_counts_and_what_was_wrong():
-    jobs = [Job(Path(f"{index}.nii"), Path("out"), TRANSLATED) for index in range(MOST_ROWS + 1)]
-    assert outcome(jobs) == f"{MOST_ROWS + 1} translated"
-    assert len(outcome(jobs[1:]).splitlines()) == MOST_ROWS + 3
+    jobs = [Job(Path(f"{index}.nii"), Path("out"), TRANSLATED) for index in range(MAX_ROWS + 1)]
+    assert outcome_table(jobs) == f"{MAX_ROWS + 1} translated"
+    assert len(outcome_table(jobs[1:]).splitlines()) == MAX_ROWS + 3
     jobs[3] = Job(Path("3.nii"), Path("out"), FAILED, error="broken")
     jobs[4] = Job(Path("4.nii"), Path("out"), SKIPPED, warnings=["doubtful"])
-    lines = outcome(jobs).splitlines()
-    assert [line.split()[0] for line in lines[2:]] == ["3.nii", "4.nii", str(MOST_ROWS - 1)]
-    assert lines[-1] == f"{MOST_ROWS - 1} translated, 1 failed, 1 skipped"
+    lines = outcome_table(jobs).splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["3.nii", "4.nii", str(MAX_ROWS - 1)]
+    assert lines[-1] == f"{MAX_ROWS - 1} translated, 1 failed, 1 skipped"

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from volume_cases import PIXDIM, patched
 
-from pipeline.inference.batch import outputs as places
+from pipeline.inference.batch import outputs as outputs_module
 from pipeline.inference.batch.existing import is_whole
 from pipeline.inference.batch.jobs import Job
-from pipeline.inference.batch.outputs import all_inputs, plan
+from pipeline.inference.batch.outputs import all_inputs, plan_jobs
 from pipeline.utils.arguments import given_path
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import is_file
@@ -27,15 +27,15 @@ def touched(path: Path) -> Path:
 def test_names_that_clash_and_hold_dots_stay_below_out(tmp_path, monkeypatch):
     touched(tmp_path / "p1" / "T1.nii.gz"), touched(tmp_path / "here" / "p2" / "T1.nii.gz")
     monkeypatch.chdir(tmp_path / "here")
-    jobs = plan([Path("../p1/T1.nii.gz"), Path("p2/T1.nii.gz")], Path("out"))
+    jobs = plan_jobs([Path("../p1/T1.nii.gz"), Path("p2/T1.nii.gz")], Path("out"))
     assert [job.target.as_posix() for job in jobs] == ["out/p1/T1.nii.gz", "out/here/p2/T1.nii.gz"]
 
 
 def test_a_target_outside_out_is_refused(tmp_path, monkeypatch):
     source = touched(tmp_path / "a.nii")
-    monkeypatch.setattr(places, "_placed", lambda found, out: [Job(source, out / ".." / "a.nii")])
+    monkeypatch.setattr(outputs_module, "_jobs_below", lambda volumes, output: [Job(source, output / ".." / "a.nii")])
     with pytest.raises(UserError, match=r"a\.nii: its translation would lie outside .*out"):
-        plan([source], tmp_path / "out")
+        plan_jobs([source], tmp_path / "out")
 
 
 def test_two_names_linked_to_one_file_are_two_volumes(tmp_path, monkeypatch):
@@ -45,15 +45,15 @@ def test_two_names_linked_to_one_file_are_two_volumes(tmp_path, monkeypatch):
         (tmp_path / "in" / subject / "T1.nii.gz").symlink_to(stored)
     out = tmp_path / "out"
     targets = [out / "s1" / "T1.nii.gz", out / "s2" / "T1.nii.gz"]
-    assert [job.target for job in plan([tmp_path / "in"], out)] == targets
+    assert [job.target for job in plan_jobs([tmp_path / "in"], out)] == targets
     monkeypatch.chdir(tmp_path)
     several = [Path("in/s1/T1.nii.gz"), Path("in/s2/../s1/T1.nii.gz"), tmp_path / "in" / "s1" / "T1.nii.gz"]
-    assert [job.target for job in plan(several, out)] == [out / "T1.nii.gz"]  # one name, written in three ways
+    assert [job.target for job in plan_jobs(several, out)] == [out / "T1.nii.gz"]  # one name, written in three ways
 
 
 def test_a_name_too_long_is_no_file():
     assert not is_file(Path("n" * 300))
-    assert [job.source.name for job in plan([Path("n" * 300 + ".img"), Path("a.nii")], Path("o" * 300))] == [
+    assert [job.source.name for job in plan_jobs([Path("n" * 300 + ".img"), Path("a.nii")], Path("o" * 300))] == [
         "n" * 300 + ".img",
         "a.nii",
     ]
@@ -64,9 +64,9 @@ def test_a_name_too_long_is_no_file():
 def test_a_volume_of_another_kind_as_out_is_refused_and_no_folder_of_that_name(tmp_path, name):
     source = touched(tmp_path / "a.nii")
     with pytest.raises(UserError, match=rf"{name}: volumes are written as \.nii or \.nii\.gz; choose such a name"):
-        plan([source], tmp_path / name)
+        plan_jobs([source], tmp_path / name)
     (tmp_path / name).mkdir()
-    assert [job.target for job in plan([source], tmp_path / name)] == [tmp_path / name / "a.nii"]
+    assert [job.target for job in plan_jobs([source], tmp_path / name)] == [tmp_path / name / "a.nii"]
 
 
 def test_blanks_around_a_listed_path_are_left_out_unless_they_are_the_files(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from negative_model import negative_model, volume_at
 
-from pipeline.inference.batch.batch import job_opener, job_translator, work_through
+from pipeline.inference.batch.batch import job_opener, job_translator, translate_jobs
 from pipeline.inference.batch.jobs import Job
 from pipeline.inference.batch.prefetch import Prefetcher
 from pipeline.inference.multi_view import MultiViewTranslator
@@ -29,8 +29,8 @@ def test_each_is_opened_once_and_all_but_the_first_while_the_one_before_is_trans
     ahead = Prefetcher(open_job, jobs)
     for job in jobs:
         assert ahead(job) == job.source.name
-        if ahead._begun is not None:
-            ahead._begun.thread.join()
+        if ahead._opening is not None:
+            ahead._opening.thread.join()
     assert opened == [("a", True), ("b", False), ("c", False)]
 
 
@@ -64,18 +64,18 @@ def test_a_batch_read_ahead_is_the_batch_read_in_turn(tmp_path):
     voxels = doubtful.get_fdata(dtype=np.float32)
     voxels[0, 0, :5] = np.nan
     nib.save(nib.Nifti1Image(voxels, doubtful.affine), sources[2])
-    views, found = MultiViewTranslator((negative_model(),), "T2"), {}
+    views, outcomes = MultiViewTranslator((negative_model(),), "T2"), {}
     for name in ("in turn", "ahead"):
         jobs = [Job(source, tmp_path / name / source.name) for source in sources]
         (tmp_path / name).mkdir()
         opened = Prefetcher(job_opener(views), jobs) if name == "ahead" else None
-        work_through(jobs, job_translator(views, None, opened), quiet=True)
+        translate_jobs(jobs, job_translator(views, None, opened), quiet=True)
         files = sorted(path.name for path in (tmp_path / name).iterdir())
         images = [np.asarray(nib.load(tmp_path / name / file).dataobj) for file in files]
-        found[name] = [(job.status, job.warnings, job.error) for job in jobs], files, images
-    assert found["ahead"][:2] == found["in turn"][:2]
-    assert all(np.array_equal(*pair) for pair in zip(found["ahead"][2], found["in turn"][2], strict=True))
-    statuses, warned = zip(*((status, bool(warnings)) for status, warnings, _ in found["ahead"][0]), strict=True)
+        outcomes[name] = [(job.status, job.warnings, job.error) for job in jobs], files, images
+    assert outcomes["ahead"][:2] == outcomes["in turn"][:2]
+    assert all(np.array_equal(*pair) for pair in zip(outcomes["ahead"][2], outcomes["in turn"][2], strict=True))
+    statuses, warned = zip(*((status, bool(warnings)) for status, warnings, _ in outcomes["ahead"][0]), strict=True)
     assert statuses == ("translated", "failed", "translated", "translated") and warned == (False, False, True, False)
 
 
@@ -96,17 +96,17 @@ def test_what_could_not_be_opened_ahead_is_opened_when_there_may_be_room():
 
 def test_a_volume_that_is_refused_for_memory_while_another_is_there_has_its_turn(tmp_path, monkeypatch):
     first, second = (volume_at(tmp_path / f"{name}.nii") for name in "ab")
-    seen = []
+    events = []
 
     def free_memory(wanted):
-        seen.append(threading.current_thread() is threading.main_thread())
-        return wanted if seen[-1] else 0
+        events.append(threading.current_thread() is threading.main_thread())
+        return wanted if events[-1] else 0
 
     monkeypatch.setattr("transforms.io.nifti.free_memory", free_memory)
     jobs = [Job(source, tmp_path / "out" / source.name) for source in (first, second)]
     ahead = Prefetcher(job_opener(MultiViewTranslator((negative_model(),), "T2")), jobs)
     assert [ahead(job).volumes[0].name for job in jobs] == [str(first), str(second)]
-    assert seen == [True, False, True]
+    assert events == [True, False, True]
 
 
 def test_analyze_pairs_are_opened_in_turn():
@@ -130,13 +130,13 @@ def test_an_interruption_begins_nothing_more():
     ahead = Prefetcher(open_job, jobs)
     with pytest.raises(KeyboardInterrupt):
         ahead(jobs[0])
-    assert ahead._begun is None
+    assert ahead._opening is None
 
 
 def test_a_process_does_not_wait_for_what_was_begun_in_vain():
     code = (
         "import sys, time; from pathlib import Path; from pipeline.inference.batch.prefetch import Prefetcher; "
         "from pipeline.inference.batch.jobs import Job; jobs = [Job(Path(n), Path(n)) for n in 'ab']; "
-        "Ahead(lambda job: time.sleep(60 if job is jobs[1] else 0), jobs)(jobs[0]); sys.exit(3)"
+        "Prefetcher(lambda job: time.sleep(60 if job is jobs[1] else 0), jobs)(jobs[0]); sys.exit(3)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 3

@@ -44,9 +44,9 @@ def other_model(monkeypatch):
     """Have the command load a model of other weights, when called."""
 
     def switch():
-        made = negative_model()
-        made.translators["T2"].register_buffer("weight", torch.ones(1))
-        loads(monkeypatch, lambda uri, device: made)
+        output = negative_model()
+        output.translators["T2"].register_buffer("weight", torch.ones(1))
+        loads(monkeypatch, lambda uri, device: output)
 
     return switch
 
@@ -165,23 +165,23 @@ def test_a_source_that_changed_is_stale_and_one_that_was_copied_is_not(tmp_path,
 
 
 def test_an_output_without_a_record_is_skipped_and_that_is_said(tmp_path, model, capsys):
-    source, made = volume_at(tmp_path / "in" / "a.nii"), tmp_path / "out" / "a.nii"
-    assert run("-i", source.parent, "-o", made.parent) == 0
-    image = nib.load(made)
+    source, output = volume_at(tmp_path / "in" / "a.nii"), tmp_path / "out" / "a.nii"
+    assert run("-i", source.parent, "-o", output.parent) == 0
+    image = nib.load(output)
     header = image.header.copy()
     header.extensions.clear()
     header["descrip"] = b"synthetic T2, cyclegan trial; not for clinical use"
-    nib.save(nib.Nifti1Image(np.asarray(image.dataobj).copy(), image.affine, header), made)
-    assert run("-i", source.parent, "-o", made.parent) == 0
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj).copy(), image.affine, header), output)
+    assert run("-i", source.parent, "-o", output.parent) == 0
     assert "has no record of what made it" in capsys.readouterr().out
-    assert state_of(made.parent) == {"a.nii": "skipped"}
+    assert state_of(output.parent) == {"a.nii": "skipped"}
 
 
 def test_a_file_of_others_in_the_maps_place_stays_too(tmp_path, monkeypatch):
     from bids_set import calibrated_model
 
-    made = calibrated_model()
-    loads(monkeypatch, lambda uri, device: made)
+    output = calibrated_model()
+    loads(monkeypatch, lambda uri, device: output)
     source, out = volume_at(tmp_path / "a.nii.gz"), tmp_path / "out"
     foreign = volume_at(out / "a_uncertainty.nii.gz")
     before = foreign.read_bytes()
@@ -199,9 +199,9 @@ def test_the_same_checkpoint_needs_not_be_loaded_and_changed_ones_do(tmp_path):
         raise AssertionError("loaded")
 
     model = CommandModel([str(tmp_path / "a.pt")], None, check=lambda: None, load=refuse)
-    assert model.made(Provenance("T2", "w", files_digest([tmp_path / "a.pt"])))
+    assert model.matches(Provenance("T2", "w", files_digest([tmp_path / "a.pt"])))
     with pytest.raises(AssertionError, match="loaded"):
-        model.made(Provenance("T2", "w", "another"))
+        model.matches(Provenance("T2", "w", "another"))
     assert model_files_digest(["models:/a@best"], None) == model_files_digest([str(tmp_path / "none")], None) == ""
     (tmp_path / "style.nii").write_bytes(b"style")
     with_style = model_files_digest([str(tmp_path / "a.pt")], tmp_path / "style.nii")

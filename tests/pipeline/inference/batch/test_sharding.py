@@ -14,7 +14,7 @@ from torch import nn
 import pipeline.inference.batch.batch
 import pipeline.inference.model
 from pipeline.inference.batch.jobs import Job
-from pipeline.inference.batch.sharding import collected, note_others, share
+from pipeline.inference.batch.sharding import gather_jobs, shard, update_other_jobs
 from pipeline.inference.model import TranslationModel
 from pipeline.translate import main
 from pipeline.utils.distributed import SINGLE_PROCESS, World
@@ -23,15 +23,15 @@ from pipeline.utils.distributed import SINGLE_PROCESS, World
 @pytest.fixture
 def written(monkeypatch, tmp_path):
     """The names of the volumes written, in order, by all processes; the networks change nothing."""
-    made = TranslationModel(
+    translation_model = TranslationModel(
         contrasts=("T1", "T2"),
         translators={"T2": nn.Identity()},
         settings={"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)},
-        facts={"T2": {"low": 0.0, "high": 1000.0, "integer": True}},
+        statistics={"T2": {"low": 0.0, "high": 1000.0, "integer": True}},
         stride=8,
         device=torch.device("cpu"),
     )
-    loads(monkeypatch, lambda uri, device: made)
+    loads(monkeypatch, lambda uri, device: translation_model)
     log, write = tmp_path / "written.txt", pipeline.inference.batch.batch.write_together
 
     def noted(files, gone):
@@ -64,12 +64,12 @@ def translate(scans, tmp_path, before=lambda rank: None):
 
 def test_every_job_is_one_processs_and_stays_it_whatever_is_done():
     jobs = [Job(Path(f"{number}.nii"), Path("out")) for number in range(7)]
-    shares = [share(jobs, World(rank, 3)) for rank in range(3)]
-    assert [[job.source.name for job in one] for one in shares] == [
+    shares = [shard(jobs, World(rank, 3)) for rank in range(3)]
+    assert [[job.source.name for job in jobs_of_rank] for jobs_of_rank in shares] == [
         ["0.nii", "3.nii", "6.nii"], ["1.nii", "4.nii"], ["2.nii", "5.nii"],
     ]  # fmt: skip
-    assert share(jobs, SINGLE_PROCESS) == jobs and share(jobs[:1], World(1, 2)) == []
-    assert collected(jobs, SINGLE_PROCESS) == jobs
+    assert shard(jobs, SINGLE_PROCESS) == jobs and shard(jobs[:1], World(1, 2)) == []
+    assert gather_jobs(jobs, SINGLE_PROCESS) == jobs
 
 
 def test_two_processes_killed_and_restarted_write_each_volume_once(written, scans, tmp_path, monkeypatch, capfd):
@@ -123,7 +123,7 @@ def test_a_signal_while_waiting_for_the_others_leaves_a_summary_of_all(written, 
 
 def test_what_is_stopped_itself_is_not_noted_from_the_disk(scans):
     jobs = [Job(path, path) for path in sorted(scans.iterdir())]
-    note_others(jobs, World(1, 2))
+    update_other_jobs(jobs, World(1, 2))
     assert [job.status for job in jobs] == ["foreign", "not done", "foreign", "not done", "foreign"]
 
 
