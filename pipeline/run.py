@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_intermixed_args(argv)
     config = load_config(arguments.config, arguments.overrides)
     if arguments.dry_run:
-        if not world_from_env().first:
+        if not world_from_env().is_main:
             return EXIT_DONE
         from pipeline.dry_run import print_dry_run
 
