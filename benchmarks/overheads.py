@@ -82,9 +82,9 @@ def _opened(how: str, folder: Path):
     from pipeline.tracking.tracker import Tracker
 
     tracker = Tracker(folder, experiment="overheads", run_name="one", params={}, mlflow=how == FOLLOWED)
-    while how == FOLLOWED and tracker.run_id is None and tracker.follows:
+    while how == FOLLOWED and tracker.run_id is None and tracker.is_connected:
         time.sleep(0.1)
-    if how == FOLLOWED and not tracker.follows:
+    if how == FOLLOWED and not tracker.is_connected:
         raise RuntimeError("MLflow does not answer")
     return tracker.log_metrics, tracker.close
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config.load import load_config
 from pipeline.runs.folder import RunFolder
-from pipeline.utils.arguments import given_path
+from pipeline.utils.arguments import path_argument
 from pipeline.utils.console import cli_main, echo, table
 
 if TYPE_CHECKING:  # what takes seconds to import is not needed to answer --help
@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     door = argparse.ArgumentParser(
         prog="python -m benchmarks.views", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    door.add_argument("runs", nargs="+", type=given_path, help="run folders, one for each axis")
+    door.add_argument("runs", nargs="+", type=path_argument, help="run folders, one for each axis")
     door.add_argument("--to", required=True, metavar="CONTRAST")
     arguments = door.parse_args(argv)
     compare([str(run) for run in arguments.runs], arguments.to)

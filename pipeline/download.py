@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.utils.arguments import given_path
+from pipeline.utils.arguments import path_argument
 from pipeline.utils.console import cli_main, echo
 from pipeline.utils.errors import EXIT_DONE, Stopped, UserError
 from pipeline.utils.interruption import Terminated
@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("dataset", choices=["ixi"], help="the data set")
     parser.add_argument(
-        "-o", "--output", type=given_path, required=True, metavar="FOLDER", help="where it goes (data/ixi)"
+        "-o", "--output", type=path_argument, required=True, metavar="FOLDER", help="where it goes (data/ixi)"
     )
     parser.add_argument(
         "--contrasts", nargs="+", default=["T1", "T2"], metavar="NAME", help=f"of {', '.join(IXI_MD5)} (T1 T2)"

@@ -12,7 +12,7 @@ from pipeline.config.schema import Config
 from pipeline.data.case import Case, pairs
 from pipeline.data.splits import CohortSplit
 from pipeline.planning.disk import BYTES_PER_PIXEL, DiskNeed, disk_needs, disk_text, warn_of_full_disks
-from pipeline.planning.evaluation_time import work_line
+from pipeline.planning.evaluation_time import cpu_work_text
 from pipeline.planning.subjects import subject_names
 from pipeline.planning.training_time import time_text
 from pipeline.runs.contrast_warnings import warn_of_headers
@@ -75,7 +75,7 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
         trained_on = 2 * together or sum(slices.values())
         resident = f", and {human_bytes(trained_on * config.preprocess.size**2 * BYTES_PER_PIXEL)} of slices"
     echo(f"memory     {human_bytes(memory)}{resident} while training, besides the libraries' own")
-    echo(work_line(config, split, lambda cases: _grid(cases, config)))
+    echo(cpu_work_text(config, split, lambda cases: _grid(cases, config)))
     _warn_of_device(config)
     warn_of_lost_rate(schedule)
     warn_of_full_disks(needs)

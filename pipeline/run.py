@@ -6,7 +6,7 @@ from pipeline import __version__
 from pipeline.config.load import load_config
 from pipeline.runs.folder import open_run_folder
 from pipeline.training.initial_weights import require_start
-from pipeline.utils.arguments import given_path
+from pipeline.utils.arguments import path_argument
 from pipeline.utils.console import cli_main
 from pipeline.utils.distributed import world_from_env
 from pipeline.utils.errors import EXIT_DONE
@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
         description="Train, evaluate and report one run. Running the same command again continues where it stopped.",
         epilog="exit codes: 0 done, 2 bad input or configuration, 130/143 stopped with a checkpoint, 1 our bug",
     )
-    command.add_argument("config", type=given_path, help="YAML configuration, such as configs/phantom.yaml")
+    command.add_argument("config", type=path_argument, help="YAML configuration, such as configs/phantom.yaml")
     command.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="such as training.epochs=20")
     command.add_argument("--dry-run", action="store_true", help="print the plan and touch nothing")
     command.add_argument("--verbose", action="store_true", help="with --dry-run: name every subject, one a line")

@@ -9,7 +9,7 @@ from pipeline.comparison.comparability import config_differences
 from pipeline.comparison.comparison import compare_folders
 from pipeline.runs.folder import RunFolder
 from pipeline.sweep_jobs import SweepJob, cuda_devices, plan, work_through
-from pipeline.utils.arguments import count, given_path, given_text
+from pipeline.utils.arguments import count, path_argument, path_or_address
 from pipeline.utils.console import cli_main, echo, warn
 from pipeline.utils.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError
 from pipeline.utils.files import require_writable
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("items", nargs="+", type=_item, metavar="CONFIG … key=value …",
                          help="YAML configurations, and changes for all of them")  # fmt: skip
-    command.add_argument("-o", "--output", type=given_path, metavar="FOLDER",
+    command.add_argument("-o", "--output", type=path_argument, metavar="FOLDER",
                          help="put runs, logs and comparison here (default: each run where its configuration says, "
                          f"logs and comparison in {DEFAULT})")  # fmt: skip
     command.add_argument("--jobs", type=count, default=1, metavar="N",
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _item(text: str) -> str:
     """Return a configuration's path, its `~` and variables replaced, or a change as it is."""
-    return text if "=" in text else given_text(text)
+    return text if "=" in text else path_or_address(text)
 
 
 @cli_main

@@ -17,7 +17,7 @@ from pipeline.config.schema import Config
 from pipeline.training.initial_weights import require_start
 from pipeline.utils.console import echo, warn
 from pipeline.utils.errors import Stopped, UserError
-from pipeline.utils.interruption import handled
+from pipeline.utils.interruption import signal_handlers
 from pipeline.utils.texts import encoded
 
 COMMAND = (sys.executable, "-m", "pipeline.run")
@@ -227,7 +227,7 @@ class _Signals:
         self.first: int | None = None
         self._processes, self._arrived, self._passed = processes, [], {}
         under_nohup = HANGUP is None or signal.getsignal(HANGUP) is signal.SIG_IGN
-        self._handled = handled((signal.SIGINT, signal.SIGTERM, *([] if under_nohup else [HANGUP])), self._note)
+        self._handled = signal_handlers((signal.SIGINT, signal.SIGTERM, *([] if under_nohup else [HANGUP])), self._note)
 
     def __enter__(self) -> "_Signals":
         self._handled.__enter__()

@@ -10,7 +10,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.utils.console import echo, one_line, warn
 from pipeline.utils.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PARTLY_DONE, UserError
 from pipeline.utils.files import is_folder
-from pipeline.utils.paths import looked_at
+from pipeline.utils.paths import cwd_hint
 
 if TYPE_CHECKING:
     from pipeline.tracking.mlflow_sync import MlflowSync
@@ -35,13 +35,13 @@ def sync_folders(folders: Sequence[Path]) -> int:
 def _sync(folder: Path) -> int:
     """Send one folder's record; return how many things MLflow did not take, each of which has been named."""
     if not is_folder(folder):
-        raise UserError(f"{folder}: no such folder{looked_at(folder)}; give the folder of a run")
+        raise UserError(f"{folder}: no such folder{cwd_hint(folder)}; give the folder of a run")
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: cannot be written, and it is to keep which MLflow run is its own; copy it first")
     from pipeline.tracking.mlflow_sync import MlflowSync
 
     MlflowSync(folder)  # before a lock is left in a folder that is no run's
-    with RunFolder(folder).held():
+    with RunFolder(folder).lock():
         sender = MlflowSync(folder)
         echo(sender.send(_send_models))
     return sender.refused
@@ -59,7 +59,7 @@ def _send_models(sender: "MlflowSync") -> None:
 
     try:
         config = load_config(folder.config)
-        chosen = folder.evaluated(config.evaluation.checkpoint)
+        chosen = folder.evaluated_checkpoint(config.evaluation.checkpoint)
         model = load_model(chosen, "cpu")
         position = load_checkpoint(folder.checkpoints.latest)["position"]
     except UserError as error:

@@ -22,7 +22,7 @@ from pipeline.runs.checkpoint import all_finite_weights, random_state, restore_r
 from pipeline.runs.coverage_choice import coverage_json
 from pipeline.runs.folder import RunFolder, json_text, open_run_folder
 from pipeline.runs.prepare import (
-    Prepared,
+    PreparedData,
     chain_settings,
     chain_version,
     find_cases,
@@ -73,7 +73,7 @@ def run(config: Config, *, quiet: bool = False) -> None:
     with init_distributed() as world:
         world.local_slots(config.training.batch_size)
         folder = open_run_folder(config) if world.is_main else RunFolder(config.folder)
-        with folder.held() if world.is_main else nullcontext():
+        with folder.lock() if world.is_main else nullcontext():
             if world.is_main:
                 open_run_folder(config)  # again: whoever held it until now may have trained
                 remove_stale(folder.path)
@@ -131,9 +131,9 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
         steps_before = opening.position.step
         if not world.is_main:
             return position, steps_before, ""
-        with interruption.at_once():
+        with interruption.stop_immediately():
             finish(sitting)
-        return position, steps_before, tracker.how_to_open()
+        return position, steps_before, tracker.open_instructions()
 
 
 def _require_able(device: torch.device, config: Config, folder: RunFolder) -> None:
@@ -145,7 +145,9 @@ def _require_able(device: torch.device, config: Config, folder: RunFolder) -> No
         raise UserError(f"{error}{where_settings_change(folder) if 'precision' in str(error) else ''}") from error
 
 
-def _prepare(config: Config, folder: RunFolder, opening: Opening, quiet: bool, *, save: bool, version: int) -> Prepared:
+def _prepare(
+    config: Config, folder: RunFolder, opening: Opening, quiet: bool, *, save: bool, version: int
+) -> PreparedData:
     """Prepare the data, and write down the configuration, split and range that the run has from now on.
 
     A split that was saved counts where something was trained on it, or the first process has just saved it.
@@ -180,7 +182,7 @@ def _train(sitting: Sitting, state: dict | None, interruption: Interruption) -> 
     banks = {contrast: SliceBank(sitting.prepared.stored[contrast]) for contrast in config.contrasts}
     slices = _slices(sitting, banks)
     if sitting.world.is_main:
-        with interruption.at_once("before the next step; the same command goes on from there"):
+        with interruption.stop_immediately("before the next step; the same command goes on from there"):
             observers = _observers(sitting, _validation(sitting, banks))
     else:
         observers = NOBODY
@@ -274,7 +276,7 @@ def _save(sitting: Sitting, position: dict, best: bool) -> None:
     state = {
         "config": sitting.config.model_dump(mode="json"),
         "chain_version": sitting.reader.settings.get("version", 1),
-        "facts": sitting.prepared.facts,
+        "facts": sitting.prepared.statistics,
         "data": training_data(sitting.prepared),
         "split": split_to_json(sitting.prepared.split),
         "translators": {contrast: network.state_dict() for contrast, network in sitting.translators().items()},

@@ -23,7 +23,7 @@ from pipeline.tracking.tracker import Tracker
 tracker = Tracker(Path("run"), experiment="first use", run_name="r", params={})
 tracker.log_metrics({"loss": 1}, 1)
 tracker.close()
-print(tracker.how_to_open())
+print(tracker.open_instructions())
 Tracker(Path("left open"), experiment="first use", run_name="r", params={})
 """
 

@@ -94,12 +94,13 @@ def _split_differences(first: FinishedRun, run: FinishedRun) -> Iterator[tuple[s
 
 
 def _scored_differences(first: FinishedRun, run: FinishedRun) -> Iterator[tuple[str, str, str]]:
-    for way in first.ways:
+    for contrasts in first.directions:
         there, here = (
-            set().union(*(values for values in one.by_scan.get((*way, COPY), {}).values())) for one in (first, run)
+            set().union(*(values for values in one.by_scan.get((*contrasts, COPY), {}).values()))
+            for one in (first, run)
         )
         if there != here:
-            yield _names(f"test subjects that could be scored, {' → '.join(way)}", there, here)
+            yield _names(f"test subjects that could be scored, {' → '.join(contrasts)}", there, here)
 
 
 def _baseline_differences(first: FinishedRun, run: FinishedRun) -> Iterator[tuple[str, str, str]]:
@@ -108,14 +109,14 @@ def _baseline_differences(first: FinishedRun, run: FinishedRun) -> Iterator[tupl
     Equal data, preprocessing and protocol give equal baselines, so another figure betrays another image.
     """
     same_training = first.split["train"] == run.split["train"]
-    for way in first.ways:
+    for contrasts in first.directions:
         for system in (COPY, HISTOGRAM, LOOKUP) if same_training else (COPY,):
-            there, here = (one.by_scan.get((*way, system), {}) for one in (first, run))
+            there, here = (one.by_scan.get((*contrasts, system), {}) for one in (first, run))
             for column in in_order(there.keys() & here.keys()):
                 for subject, value in there[column].items():
                     other = here[column].get(subject, float("nan"))
                     if not _same(value, other):
-                        title = f"{system}, {' → '.join(way)}, {column} of {subject} (so the images differ)"
+                        title = f"{system}, {' → '.join(contrasts)}, {column} of {subject} (so the images differ)"
                         yield title, f"{value:.4g}", f"{other:.4g}"
                         return
 

@@ -39,7 +39,7 @@ def render(comparison: Comparison, picture: Picture | None) -> str:
         highlights=[_highlight(direction) for direction in comparison.directions],
         warnings=[*([PHANTOM_NOTE] if phantom else []), *comparison.notes],
         provenance={"version": __version__, "python": platform.python_version()},
-        how_to={
+        next_commands={
             "repeat this comparison": "python -m pipeline.compare "
             + " ".join(shlex.quote(str(run.folder)) for run in comparison.runs),
             "look at the runs' curves together": "mlflow ui",
@@ -66,7 +66,7 @@ def render(comparison: Comparison, picture: Picture | None) -> str:
 def result_sentence(comparison: Comparison) -> str:
     """Say in a sentence which run is best by PSNR in each direction."""
     said = [
-        f"{' → '.join(direction.way)} {direction.reference} "
+        f"{' → '.join(direction.contrasts)} {direction.reference} "
         f"({_reference(direction).values[direction.columns[0]].mean:.2f} dB)"
         for direction in comparison.directions
     ]
@@ -80,21 +80,21 @@ def _reference(direction: Direction) -> Row:
 def _highlight(direction: Direction) -> Highlight:
     """Return the best run's PSNR, and how far behind the next one is."""
     column, best = direction.columns[0], _reference(direction)
-    others = [row for row in direction.rows if row.run and row.label != best.label and not row.saw_pairs]
+    others = [row for row in direction.rows if row.run and row.label != best.label and not row.used_pairs]
     others = [row for row in others if is_known(row.values.get(column))]
     note = ""
     if others:
         following = max(others, key=lambda row: row.values[column].mean)
         ahead = best.values[column].mean - following.values[column].mean
         note = f"{ahead:+.2f} dB over {following.label}"
-    label = f"{' → '.join(direction.way)}, masked PSNR: {best.label}"
+    label = f"{' → '.join(direction.contrasts)}, masked PSNR: {best.label}"
     return Highlight(f"{best.values[column].mean:.2f} dB", label, note)
 
 
 def _laid_out(direction: Direction) -> dict:
     """Return a direction's two tables as text."""
     return {
-        "title": " → ".join(direction.way),
+        "title": " → ".join(direction.contrasts),
         "count": count_text(direction),
         "columns": [(heading(column), arrow(column)) for column in direction.columns],
         "difference_columns": [difference_heading(column) for column in direction.columns],
@@ -144,7 +144,7 @@ def _run_rows(comparison: Comparison) -> Sequence[Sequence[str]]:
             str(run.folder),
             f"{run.record['steps']:,}" if "steps" in run.record else NONE,
             str(run.config.training.batch_size),
-            run.where or NONE,
+            run.hardware or NONE,
             run.mlflow_id or NONE,
         ]
         for run in comparison.runs

@@ -40,7 +40,7 @@ def log_comparison(comparison: Comparison, name: str, files: Sequence[Path], fol
         for path in files:
             tracker.log_artifact(path)
         logged = tracker.call("the comparison", lambda run: run.id) is not None  # the last in line: all is there
-        how_to_open = tracker.how_to_open()
+        how_to_open = tracker.open_instructions()
     if logged:
         shutil.rmtree(folder, ignore_errors=True)
     return how_to_open
@@ -57,7 +57,7 @@ def metrics(comparison: Comparison) -> dict[str, float]:
                 if value is None or not isfinite(value.mean):
                     continue
                 region, _, metric = column.partition("/")
-                figure = SummaryRow(*direction.way, row.label, OWN, "volume", region, metric, *_parts(value))
+                figure = SummaryRow(*direction.contrasts, row.label, OWN, "volume", region, metric, *_parts(value))
                 found[metric_name(figure)] = value.mean
                 if row.label == direction.reference:
                     found[metric_name(figure, MODEL)] = value.mean
@@ -76,5 +76,5 @@ def _tags(comparison: Comparison) -> dict[str, str]:
         "data": runs[0].config.data.source,
         "compared_runs": ",".join(run.mlflow_id or str(run.folder) for run in runs),
         **{f"compared.{run.label}": run.mlflow_id or str(run.folder) for run in runs},
-        **{f"best.{'_to_'.join(one.way)}": one.reference for one in comparison.directions},
+        **{f"best.{'_to_'.join(one.contrasts)}": one.reference for one in comparison.directions},
     }

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from pipeline.comparison.runs import FinishedRun, Way
+from pipeline.comparison.runs import Contrasts, FinishedRun
 from pipeline.data.case import Case, pairs
 from pipeline.data.pairs import PairReader, View
 from pipeline.data.split_file import split_from_file
@@ -43,8 +43,8 @@ def draw_slices(runs: Sequence[FinishedRun], quiet: bool) -> Tile:
         except UserError as error:
             warn(f"warning: {error}; not in the figure")
             continue
-        for side, way in enumerate(runs[0].ways):
-            rows.append(_row(pair[0].subject, way, {stride: views[stride][side] for stride in strides}, models))
+        for side, contrasts in enumerate(runs[0].directions):
+            rows.append(_row(pair[0].subject, contrasts, {stride: views[stride][side] for stride in strides}, models))
         if len(rows) == 2 * SUBJECTS:
             break
     if not rows:
@@ -59,7 +59,7 @@ def draw_slices(runs: Sequence[FinishedRun], quiet: bool) -> Tile:
 
 
 def _checkpoint(run: FinishedRun) -> Path:
-    return RunFolder(run.folder).evaluated(run.config.evaluation.checkpoint)
+    return RunFolder(run.folder).evaluated_checkpoint(run.config.evaluation.checkpoint)
 
 
 def _phantom(run: FinishedRun) -> str:
@@ -100,17 +100,19 @@ def _views(
     return there, back
 
 
-def _row(subject: str, way: Way, views: dict[int, View], models: dict[str, TranslationModel]) -> SliceOfMethods:
+def _row(
+    subject: str, contrasts: Contrasts, views: dict[int, View], models: dict[str, TranslationModel]
+) -> SliceOfMethods:
     """Return one slice of a subject through the models that make the target contrast."""
     some = next(iter(views.values()))
     index = int(np.argmax(some.foreground.sum(axis=(1, 2))))
     real, inside = some.real[index], some.foreground[index]
     translations = {}
     for label, model in models.items():
-        if way[1] in model.translators:
-            made = _translated(views[model.stride], index, way[1], model, subject)
+        if contrasts[1] in model.translators:
+            made = _translated(views[model.stride], index, contrasts[1], model, subject)
             translations[label] = (made, f"{psnr(made, real, DATA_RANGE, inside):.2f} dB")
-    return SliceOfMethods(f"{subject}, {' → '.join(way)}", some.source.stack[index], translations, real)
+    return SliceOfMethods(f"{subject}, {' → '.join(contrasts)}", some.source.stack[index], translations, real)
 
 
 def _translated(view: View, index: int, to: str, model: TranslationModel, name: str) -> np.ndarray:

@@ -53,8 +53,8 @@ def parameters_text(count: int | None) -> str:
 def kind_text(row: Row) -> str:
     """Return what a row is: a run's method, whether it is a bound, or that it is a baseline."""
     if row.run is None:
-        return "baseline, fitted on pairs" if row.saw_pairs else "baseline"
-    return f"{row.method}, {row.kind}" if row.saw_pairs else row.method
+        return "baseline, fitted on pairs" if row.used_pairs else "baseline"
+    return f"{row.method}, {row.kind}" if row.used_pairs else row.method
 
 
 def terminal_text(comparison: Comparison) -> str:
@@ -83,7 +83,7 @@ def _terminal_table(direction: Direction) -> str:
         )
     columns = [f"{heading(column)} {arrow(column)}" for column in shown]
     headings = ["", "method", *columns, "Δ to best [95 % CI]", "p (Holm)", "s/step", "parameters"]
-    return f"{' → '.join(direction.way)}, {count_text(direction)}\n{table(headings, body)}"
+    return f"{' → '.join(direction.contrasts)}, {count_text(direction)}\n{table(headings, body)}"
 
 
 def interval_text(column: str, difference: Difference | None) -> str:
@@ -105,7 +105,7 @@ def save(comparison: Comparison, csv_path: Path, json_path: Path) -> None:
     atomic_text(csv_path, stream.getvalue())
     content = {
         "protocol": comparison.runs[0].protocols[OWN],
-        "reference": {"_to_".join(one.way): one.reference for one in comparison.directions},
+        "reference": {"_to_".join(one.contrasts): one.reference for one in comparison.directions},
         "runs": [
             {
                 "label": run.label,
@@ -133,8 +133,8 @@ def _plain_rows(direction: Direction) -> Iterator[dict]:
             region, _, metric = column.partition("/")
             difference = row.differences.get(column)
             yield {
-                "source": direction.way[0],
-                "target": direction.way[1],
+                "source": direction.contrasts[0],
+                "target": direction.contrasts[1],
                 "label": row.label,
                 "kind": row.kind,
                 "method": row.method,

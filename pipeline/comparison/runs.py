@@ -15,10 +15,10 @@ from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL, OWN
 from pipeline.runs.folder import RunFolder
 from pipeline.utils.console import warn
 from pipeline.utils.errors import UserError
-from pipeline.utils.paths import looked_at
+from pipeline.utils.paths import cwd_hint
 from pipeline.utils.texts import printable
 
-Way = tuple[str, str]  # source and target contrast
+Contrasts = tuple[str, str]  # source and target contrast
 Figures = dict[str, dict[str, float]]  # "region/metric" -> scan or subject -> value
 
 
@@ -58,7 +58,7 @@ class FinishedRun:
         return self.method in PAIRED
 
     @property
-    def ways(self) -> list[Way]:
+    def directions(self) -> list[Contrasts]:
         """Both directions, that of the configuration first."""
         first, second = self.config.contrasts
         return [(first, second), (second, first)]
@@ -80,7 +80,7 @@ class FinishedRun:
         return sum(counts.values()) if counts else None
 
     @property
-    def where(self) -> str:
+    def hardware(self) -> str:
         """The device it trained on, in words; "" where that is not known."""
         if not self.record:
             return ""
@@ -148,7 +148,7 @@ def load_run(path: Path) -> FinishedRun:
     """
     folder = RunFolder(path)
     if not folder.config.is_file() or not folder.split.is_file():
-        problem = f"{path}: not a run's folder{'' if path.is_dir() else looked_at(path)}"
+        problem = f"{path}: not a run's folder{'' if path.is_dir() else cwd_hint(path)}"
         raise UserError(f"{problem}; give folders that pipeline.run made, such as runs/phantom")
     if not folder.scores.is_file():
         raise UserError(f"{path}: not finished, for it has no scores.json; run its command again: {_command(folder)}")
@@ -173,7 +173,7 @@ def load_run(path: Path) -> FinishedRun:
         raise UserError(
             f"{path}: not finished, for it trained on since it was scored; run its command again: {_command(folder)}"
         )
-    if not any(RANKING in run.by_scan.get((*way, MODEL), {}) for way in run.ways):
+    if not any(RANKING in run.by_scan.get((*contrasts, MODEL), {}) for contrasts in run.directions):
         raise UserError(f"{path}: its test subjects have no pairs, so nothing says which translation is better")
     return run
 

@@ -6,7 +6,7 @@ from math import isfinite, isnan
 from statistics import fmean
 
 from pipeline.comparison.columns import RANKING, badness, in_order, tested
-from pipeline.comparison.runs import Figures, FinishedRun, Way, subjects_by_scan
+from pipeline.comparison.runs import Contrasts, Figures, FinishedRun, subjects_by_scan
 from pipeline.comparison.statistics import Difference, holm, paired_difference
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL
 from pipeline.metrics.protocols import summarise
@@ -41,7 +41,7 @@ class Row:
         label: The run's name, or the baseline's.
         kind: "run", "paired bound" or "baseline".
         method: Such as "cyclegan"; "" for a baseline.
-        saw_pairs: Whether pairs taught it: a yardstick, not a rival of what was trained without.
+        used_pairs: Whether pairs taught it: a yardstick, not a rival of what was trained without.
         values: By column, its figures.
         differences: By column, the difference to the best run; empty for that run itself.
         run: Where it comes from; None for a baseline.
@@ -50,7 +50,7 @@ class Row:
     label: str
     kind: str
     method: str
-    saw_pairs: bool
+    used_pairs: bool
     values: Mapping[str, Value]
     differences: Mapping[str, Difference] = field(default_factory=dict)
     run: FinishedRun | None = None
@@ -61,7 +61,7 @@ class Direction:
     """All methods in one direction.
 
     Attributes:
-        way: Source and target contrast.
+        contrasts: Source and target contrast.
         columns: "region/metric", in the order they are read.
         rows: The runs, then the baselines.
         reference: The label of the best run by mean PSNR inside the head, to which all others are compared; a paired
@@ -69,7 +69,7 @@ class Direction:
         leaders: By column, the label of the best among those that saw no pairs (of all where every run did).
     """
 
-    way: Way
+    contrasts: Contrasts
     columns: list[str]
     rows: list[Row]
     reference: str
@@ -96,20 +96,22 @@ class Comparison:
 def compare(runs: Sequence[FinishedRun]) -> Comparison:
     """Return the comparison of runs that `pipeline.comparison.comparability.require_comparable` let pass."""
     directions = [
-        _direction(having, way) for way in runs[0].ways if (having := [run for run in runs if _has(run, way)])
+        _direction(having, contrasts)
+        for contrasts in runs[0].directions
+        if (having := [run for run in runs if _has(run, contrasts)])
     ]
     notes = [*_about_subjects(runs[0], max(len(direction.rows) for direction in directions) - 1), *_about_runs(runs)]
     return Comparison(list(runs), directions, _differing_settings(runs), notes)
 
 
-def _direction(runs: Sequence[FinishedRun], way: Way) -> Direction:
+def _direction(runs: Sequence[FinishedRun], contrasts: Contrasts) -> Direction:
     rows = [
         Row(
             run.label,
             BOUND if run.is_bound else RUN,
             run.method,
             run.is_bound,
-            _values(run, way, MODEL),
+            _values(run, contrasts, MODEL),
             run=run,
         )
         for run in runs
@@ -118,21 +120,21 @@ def _direction(runs: Sequence[FinishedRun], way: Way) -> Direction:
     rows += [
         Row(system, BASELINE, "", system == LOOKUP, values)
         for system in (COPY, HISTOGRAM, LOOKUP)
-        if (values := _values(home, way, system))
+        if (values := _values(home, contrasts, system))
     ]
-    figures = [_figures(row.run or home, way, MODEL if row.run else row.label) for row in rows]
+    figures = [_figures(row.run or home, contrasts, MODEL if row.run else row.label) for row in rows]
     columns = in_order(
         column
         for column in set.intersection(*(set(row.values) for row in rows if row.run))
         if any(not isnan(row.values[column].mean) for row in rows if row.run)
     )
     trained = [index for index, row in enumerate(rows) if row.run]
-    rivals = [index for index in trained if not rows[index].saw_pairs] or trained
+    rivals = [index for index in trained if not rows[index].used_pairs] or trained
     best = min(rivals, key=lambda index: _badness(rows[index], RANKING))
     differences = _differences(figures, best, columns)
-    eligible = [row for row in rows if not row.saw_pairs] if any(not rows[i].saw_pairs for i in trained) else rows
+    eligible = [row for row in rows if not row.used_pairs] if any(not rows[i].used_pairs for i in trained) else rows
     return Direction(
-        way,
+        contrasts,
         columns,
         [replace(row, differences=found) for row, found in zip(rows, differences, strict=True)],
         rows[best].label,
@@ -140,9 +142,9 @@ def _direction(runs: Sequence[FinishedRun], way: Way) -> Direction:
     )
 
 
-def _has(run: FinishedRun, way: Way) -> bool:
+def _has(run: FinishedRun, contrasts: Contrasts) -> bool:
     """Whether a run's model was scored in a direction."""
-    return RANKING in run.by_scan.get((*way, MODEL), {})
+    return RANKING in run.by_scan.get((*contrasts, MODEL), {})
 
 
 def _home_of_baselines(runs: Sequence[FinishedRun]) -> FinishedRun:
@@ -150,17 +152,17 @@ def _home_of_baselines(runs: Sequence[FinishedRun]) -> FinishedRun:
     return next((run for run in runs if not run.is_bound), runs[0])
 
 
-def _values(run: FinishedRun, way: Way, system: str) -> dict[str, Value]:
+def _values(run: FinishedRun, contrasts: Contrasts, system: str) -> dict[str, Value]:
     """Return a system's mean and SD over subjects, by column."""
-    columns = _by_subject(run, run.by_scan.get((*way, system), {})).items()
+    columns = _by_subject(run, run.by_scan.get((*contrasts, system), {})).items()
     return {
         column: Value(*summarise([{column: value} for value in values.values()])[column]) for column, values in columns
     }
 
 
-def _figures(run: FinishedRun, way: Way, system: str) -> Figures:
+def _figures(run: FinishedRun, contrasts: Contrasts, system: str) -> Figures:
     """Return what differences are taken of, by column and subject."""
-    scans = run.by_scan.get((*way, system), {})
+    scans = run.by_scan.get((*contrasts, system), {})
     return _by_subject(
         run,
         {column: {scan: tested(column, value) for scan, value in values.items()} for column, values in scans.items()},
@@ -234,7 +236,7 @@ def _about_subjects(run: FinishedRun, comparisons: int) -> list[str]:
 def _about_runs(runs: Sequence[FinishedRun]) -> list[str]:
     """Say what the runs differ in that a reader must know."""
     notes = []
-    places = dict.fromkeys(run.where for run in runs if run.where)
+    places = dict.fromkeys(run.hardware for run in runs if run.hardware)
     if len(places) > 1:
         notes.append(f"The runs trained on different devices or settings ({'; '.join(places)}): compare no seconds.")
     unknown = [run.label for run in runs if not run.record]

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.config.checks import conflicts
 from pipeline.config.schema import Config
 from pipeline.utils.errors import UserError
-from pipeline.utils.paths import looked_at
+from pipeline.utils.paths import cwd_hint
 from pipeline.utils.texts import decoded
 
 LONGEST_VALUE = 80  # characters of a value that an error shows
@@ -81,7 +81,7 @@ def _read_yaml(path: Path) -> dict:
     try:
         values = _parse(decoded(path.read_bytes(), str(path), "a YAML configuration"))
     except OSError as error:
-        reason = f"{error.strerror or error}{looked_at(path)}"
+        reason = f"{error.strerror or error}{cwd_hint(path)}"
         raise UserError(f"{path}: {reason}; give the path of a YAML configuration") from error
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())

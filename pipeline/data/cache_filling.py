@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from pipeline.utils.console import bar, progress, warn
 from pipeline.utils.errors import UserError
-from pipeline.utils.workers import work_off
+from pipeline.utils.workers import run_jobs
 
 SHOWN_AFTER_S = 2.0  # that a look through the store takes
 
@@ -48,7 +48,7 @@ def fill_cache(
     found = {item: entry for item in looking if (entry := look_up(item)) is not None}
     missing = {item: arguments for item, arguments in jobs.items() if item not in found}
     failures: dict[Item, str] = {}
-    ended = work_off(extract, missing, processes, preload=["transforms.slice_chain"])
+    ended = run_jobs(extract, missing, processes, preload=["transforms.slice_chain"])
     for item, _, reason in progress(ended, total=len(missing), title=title, unit=unit, quiet=quiet or not missing):
         if reason is None and (entry := look_up(item)) is not None:
             found[item] = entry

@@ -96,7 +96,7 @@ def evaluate(
     scores.notes += _without_partner(test, found)
 
     def under_way() -> Iterator[UnderWay]:
-        views = workers.ahead(read_pair, [(reader, pair) for pair in found], READ_AHEAD)
+        views = workers.imap(read_pair, [(reader, pair) for pair in found], READ_AHEAD)
         for pair, read in zip(found, views, strict=True):
             name = "_".join(part for part in (pair[0].subject, pair[0].session) if part)
             if isinstance(read, str):
@@ -145,7 +145,7 @@ def evaluate_unpaired(
     workers, keepers = workers or WorkerPool(1), keepers or {}
 
     def under_way() -> Iterator[UnderWay]:
-        scans = workers.ahead(read_scan, [(reader, case) for case in test], READ_AHEAD)
+        scans = workers.imap(read_scan, [(reader, case) for case in test], READ_AHEAD)
         for case, source in zip(test, scans, strict=True):
             if isinstance(source, str):
                 yield case.name, source, []
@@ -220,7 +220,7 @@ def _fit_baselines(
     }
     chosen = training_pairs[:: max(1, -(-len(training_pairs) // MAX_LOOKUP_PAIRS))]
     voxels = []
-    read = workers.ahead(_training_voxels, [(reader, pair) for pair in chosen], workers.processes)
+    read = workers.imap(_training_voxels, [(reader, pair) for pair in chosen], workers.processes)
     bar = progress(chosen, title="lookup", unit="pair", quiet=quiet or not chosen)
     for pair, intensities in zip(bar, read, strict=True):
         if isinstance(intensities, str):

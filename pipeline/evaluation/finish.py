@@ -29,7 +29,7 @@ def finish(sitting: Sitting) -> None:
     """Do all that follows training; a rerun does it again, from the same checkpoint."""
     config, folder, tracker = sitting.config, sitting.folder, sitting.tracker
     mark_unfinished(folder.record)
-    chosen = folder.evaluated(config.evaluation.checkpoint)
+    chosen = folder.evaluated_checkpoint(config.evaluation.checkpoint)
     model = load_model(chosen, sitting.device.type)
     test, batch_size = sitting.prepared.split.test, config.evaluation.batch_size
     gallery = TranslationWriter(model, folder, batch_size) if config.evaluation.translate else None
@@ -74,7 +74,7 @@ def finish(sitting: Sitting) -> None:
         tracker,
         model,
         {
-            to: translator_metadata(config, sitting.prepared.facts, to, model.stride, model.settings)
+            to: translator_metadata(config, sitting.prepared.statistics, to, model.stride, model.settings)
             | judge.metadata(to)
             for to in model.translators
         },

@@ -99,7 +99,7 @@ class TranslationWriter:
         One that cannot be read was named by the evaluation; it is named again here and left out.
         """
         rest = [case for case in test if case not in self._written]
-        scans = (workers or WorkerPool(1)).ahead(read_scan, [(reader, case) for case in rest], READ_AHEAD)
+        scans = (workers or WorkerPool(1)).imap(read_scan, [(reader, case) for case in rest], READ_AHEAD)
         bar = progress(rest, title="translation", unit="vol", quiet=quiet or not rest)
         for case, scan in zip(bar, scans, strict=True):
             to = self.model.contrasts[1 - self.model.contrasts.index(case.contrast)]

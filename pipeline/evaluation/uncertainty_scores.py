@@ -103,7 +103,7 @@ def calibrate(
         return {}, "no validation subject has both contrasts"
     seen: dict[tuple[str, str], list[tuple[Features, np.ndarray]]] = {}
     chosen = found[:: max(1, -(-len(found) // MOST_PAIRS))]
-    views = (workers or WorkerPool(1)).ahead(read_pair, [(reader, pair) for pair in chosen], READ_AHEAD)
+    views = (workers or WorkerPool(1)).imap(read_pair, [(reader, pair) for pair in chosen], READ_AHEAD)
     bar = progress(chosen, title="uncertainty", unit="subject", quiet=quiet)
     for pair, read in zip(bar, views, strict=True):
         if isinstance(read, str):

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pipeline.data.case import Case
-from pipeline.exploration.image_statistics import BINS, LONGEST_PICTURE, ImageFacts
+from pipeline.exploration.image_statistics import BINS, LONGEST_PICTURE, ImageStatistics
 from pipeline.reporting.tiles import RADIOLOGICAL, Tile, as_displayed, fitted_text, gray_tile, png_bytes, sheet
 
 MOST_NAMED = 6  # lines with a name of their own
@@ -17,7 +17,7 @@ _USUAL, _UNUSUAL = "#2a6fbb", ("#d9722e", "#a13b28", "#8a5bb5", "#b8860b", "#3a9
 _NAME_PIXELS = 260
 
 
-def histograms(cohort: Mapping[str, Mapping[Case, ImageFacts]], unusual: Collection[Case]) -> bytes:
+def histograms(cohort: Mapping[str, Mapping[Case, ImageStatistics]], unusual: Collection[Case]) -> bytes:
     """Draw the intensities of every image's head before and after normalisation, a row a contrast, as a PNG on white.
 
     Args:
@@ -32,8 +32,8 @@ def histograms(cohort: Mapping[str, Mapping[Case, ImageFacts]], unusual: Collect
     for row, contrast in enumerate(contrasts):
         images = cohort[contrast]
         before, after = (figure.add_subplot(len(contrasts), 2, 2 * row + side + 1) for side in range(2))
-        raw = {case: _centred(*facts.raw_histogram) for case, facts in images.items()}
-        normalised = {case: (centres[1:-1], facts.histogram[1:-1] * (BINS / 2)) for case, facts in images.items()}
+        raw = {case: _centred(*image.raw_histogram) for case, image in images.items()}
+        normalised = {case: (centres[1:-1], image.histogram[1:-1] * (BINS / 2)) for case, image in images.items()}
         _draw(before, f"{contrast}, as in the files", "intensity, in the file's units", raw, unusual)
         _draw(after, f"{contrast}, normalised", "intensity in [-1, 1]", normalised, unusual)
         before.set_xlim(*_usual_span([lines[0] for lines in raw.values()]))
@@ -82,7 +82,7 @@ def _draw(
         axes.legend(fontsize=9, frameon=False, loc="upper right")
 
 
-def slices_sheet(images: Mapping[Case, ImageFacts], axis: str, *, oriented: bool) -> bytes:
+def slices_sheet(images: Mapping[Case, ImageStatistics], axis: str, *, oriented: bool) -> bytes:
     """Draw the middle slice of each image in a row, normalised, its name above, as a PNG.
 
     Args:
@@ -90,19 +90,19 @@ def slices_sheet(images: Mapping[Case, ImageFacts], axis: str, *, oriented: bool
         axis: "axial", "coronal" or "sagittal": the plane that training cuts.
         oriented: Whether the body's directions are known, and a patient's left belongs on the right.
     """
-    tiles = [_squared(_tile(_plane(facts, axis), oriented)) for facts in images.values()]
+    tiles = [_squared(_tile(_plane(image, axis), oriented)) for image in images.values()]
     names = [f"{case.subject} {case.session}".strip() for case in images]
     return png_bytes(sheet([tiles], column_labels=names))
 
 
-def planes_sheet(rows: Mapping[str, ImageFacts], *, oriented: bool, title: str) -> bytes:
-    """Draw the three planes through each head's middle, a row an image: label -> its facts; see `slices_sheet`."""
+def planes_sheet(rows: Mapping[str, ImageStatistics], *, oriented: bool, title: str) -> bytes:
+    """Draw the three planes through each head's middle, a row an image: label -> its statistics; see `slices_sheet`."""
     planes = [
-        plane for plane in ("axial", "coronal", "sagittal") if any(plane in facts.planes for facts in rows.values())
+        plane for plane in ("axial", "coronal", "sagittal") if any(plane in image.planes for image in rows.values())
     ]
     tiles = [
-        [_tile(facts.planes[plane], oriented) if plane in facts.planes else None for plane in planes]
-        for facts in rows.values()
+        [_tile(image.planes[plane], oriented) if plane in image.planes else None for plane in planes]
+        for image in rows.values()
     ]
     labels = [fitted_text(name, _NAME_PIXELS, 15) for name in rows]
     columns = planes if oriented else [""] * len(planes)
@@ -110,9 +110,9 @@ def planes_sheet(rows: Mapping[str, ImageFacts], *, oriented: bool, title: str) 
     return png_bytes(sheet(tiles, column_labels=columns, row_labels=labels, title=title, footer=footer))
 
 
-def _plane(facts: ImageFacts, axis: str) -> np.ndarray:
+def _plane(image: ImageStatistics, axis: str) -> np.ndarray:
     """Return the plane asked for, or the only one that a picture has."""
-    return facts.planes.get(axis, next(iter(facts.planes.values())))
+    return image.planes.get(axis, next(iter(image.planes.values())))
 
 
 def _tile(plane: np.ndarray, oriented: bool) -> Tile:

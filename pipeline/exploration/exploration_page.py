@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.exploration.charts import histograms, planes_sheet, slices_sheet
-from pipeline.exploration.cohort import PARTS, Cohort
+from pipeline.exploration.cohort import SUBSETS, Cohort
 from pipeline.exploration.findings import Finding
-from pipeline.exploration.image_statistics import ImageFacts
+from pipeline.exploration.image_statistics import ImageStatistics
 from pipeline.exploration.outliers import COMMON, FEWEST, LIMIT, QUANTITIES, histogram_distances
 from pipeline.exploration.tables import Table, grid_tables, image_table, intensity_table, subject_table
 from pipeline.reporting.report_page import Highlight, Picture, Report, page_environment
 from pipeline.reporting.tiles import RADIOLOGICAL
 from pipeline.utils.files import atomic_text
 
-SHOWN_SLICES = 6  # of a contrast in a part of the split
+SHOWN_SLICES = 6  # of a contrast in a subset of the split
 SHOWN_OUTLIERS = 8  # of a contrast
 
 
@@ -79,17 +79,17 @@ def result_sentence(cohort: Cohort, findings: Sequence[Finding]) -> str:
     """Say in a sentence what was found."""
     kinds = [finding.kind for finding in findings]
     counts = ", ".join(f"{kind} {kinds.count(kind)}" for kind in dict.fromkeys(kinds))
-    seen = f"{len(cohort.facts):,} of {len(cohort.parts):,} images were read and normalised as training would"
+    seen = f"{len(cohort.statistics):,} of {len(cohort.subsets):,} images were read and normalised as training would"
     return f"{seen}; worth a look: {counts}." if counts else f"{seen}; none stands out."
 
 
 def _highlights(cohort: Cohort, findings: Sequence[Finding]) -> list[Highlight]:
-    everyone = {case.subject for case in cohort.parts}
+    everyone = {case.subject for case in cohort.subsets}
     numbers = [f"{len(cohort.cases(contrast)):,} {contrast}" for contrast in cohort.contrasts]
     concerned = {case for finding in findings for case in finding.cases}
     return [
         Highlight(f"{len(everyone):,}", "subjects"),
-        Highlight(f"{len(cohort.parts):,}", "images", ", ".join(numbers)),
+        Highlight(f"{len(cohort.subsets):,}", "images", ", ".join(numbers)),
         Highlight(f"{len(cohort.pairs()):,}", "pairs", "both contrasts, in one session"),
         Highlight(f"{len(findings):,}", "findings", f"about {len(concerned):,} images"),
     ]
@@ -97,20 +97,20 @@ def _highlights(cohort: Cohort, findings: Sequence[Finding]) -> list[Highlight]:
 
 def _split_rows(cohort: Cohort) -> list[list[str]]:
     rows = []
-    for part in PARTS:
+    for subset in SUBSETS:
         for contrast in cohort.contrasts:
-            cases = cohort.cases(contrast, part)
-            slices = sum(cohort.facts[case].slices for case in cases if case in cohort.facts)
-            rows.append([part, contrast, len({case.subject for case in cases}), len(cases), f"{slices:,}"])
-        pairs = cohort.pairs(part)
-        rows.append([part, "pairs", len({first.subject for first, _ in pairs}), len(pairs), ""])
+            cases = cohort.cases(contrast, subset)
+            slices = sum(cohort.statistics[case].slices for case in cases if case in cohort.statistics)
+            rows.append([subset, contrast, len({case.subject for case in cases}), len(cases), f"{slices:,}"])
+        pairs = cohort.pairs(subset)
+        rows.append([subset, "pairs", len({first.subject for first, _ in pairs}), len(pairs), ""])
     return [[str(cell) for cell in row] for row in rows if row[3]]
 
 
 def _split_subjects(cohort: Cohort) -> dict[str, list[str]]:
     named = {
-        f"{part} {contrast}": sorted({case.subject for case in cohort.cases(contrast, part)})
-        for part in PARTS
+        f"{subset} {contrast}": sorted({case.subject for case in cohort.cases(contrast, subset)})
+        for subset in SUBSETS
         for contrast in cohort.contrasts
     }
     return {name: subjects for name, subjects in named.items() if subjects}
@@ -124,7 +124,7 @@ def _findings_section(cohort: Cohort, findings: Sequence[Finding], oriented: boo
         [
             finding.kind,
             finding.names,
-            ", ".join(dict.fromkeys(cohort.parts[case] for case in finding.cases)),
+            ", ".join(dict.fromkeys(cohort.subsets[case] for case in finding.cases)),
             finding.text,
         ]
         for finding in findings
@@ -142,7 +142,7 @@ def _findings_section(cohort: Cohort, findings: Sequence[Finding], oriented: boo
 
 def _rule() -> Table:
     """Return the rule by which outliers are found, for readers."""
-    about = (
+    description = (
         f"An image is an outlier where a quantity is farther from its contrast's median than {LIMIT} times the "
         "robust standard deviation (1.4826 times the median absolute deviation; the modified z-score of Iglewicz and "
         "Hoaglin 1993) and farther than the smallest departure that matters, below; factors are compared on a "
@@ -152,7 +152,9 @@ def _rule() -> Table:
         f"{COMMON:.0%} of the contrast agree on one. Contrasts with fewer than {FEWEST} images are not judged."
     )
     rows = [[quantity.name, quantity.rule] for quantity in QUANTITIES]
-    return Table(["quantity", "smallest departure that matters"], rows, "The rule for outliers", about, folded=True)
+    return Table(
+        ["quantity", "smallest departure that matters"], rows, "The rule for outliers", description, folded=True
+    )
 
 
 def _outliers_picture(cohort: Cohort, findings: Sequence[Finding], contrast: str, oriented: bool) -> Picture | None:
@@ -193,19 +195,21 @@ def _intensities_section(cohort: Cohort, findings: Sequence[Finding]) -> Section
 
 def _slices_section(cohort: Cohort, axis: str, oriented: bool) -> Section:
     pictures = []
-    for part in PARTS:
+    for subset in SUBSETS:
         for contrast in cohort.contrasts:
-            images = {case: cohort.facts[case] for case in cohort.cases(contrast, part) if case in cohort.facts}
+            images = {
+                case: cohort.statistics[case] for case in cohort.cases(contrast, subset) if case in cohort.statistics
+            }
             if not images:
                 continue
             sheet = slices_sheet(_evenly(images, SHOWN_SLICES), axis, oriented=oriented)
-            caption = f"{contrast}, {part}: {min(SHOWN_SLICES, len(images))} of {len(images):,}"
-            pictures.append(Picture(sheet, f"middle slices of {contrast} images, {part}", caption))
+            caption = f"{contrast}, {subset}: {min(SHOWN_SLICES, len(images))} of {len(images):,}"
+            pictures.append(Picture(sheet, f"middle slices of {contrast} images, {subset}", caption))
     line = f"The slice through the middle of the head, normalised. {RADIOLOGICAL}" if oriented else "Normalised."
     return Section("slices", "Slices", [line], [], pictures)
 
 
-def _evenly(images: Mapping, count: int) -> dict[object, ImageFacts]:
+def _evenly(images: Mapping, count: int) -> dict[object, ImageStatistics]:
     """Return at most `count` entries, spread evenly."""
     keys = list(images)
     places = np.unique(np.linspace(0, len(keys) - 1, min(count, len(keys))).round().astype(int))

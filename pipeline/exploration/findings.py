@@ -68,26 +68,26 @@ def worst_first(findings: Sequence[Finding]) -> list[Finding]:
 def _duplicates(cohort: Cohort) -> Iterator[Finding]:
     """Find images with the same voxels: under two subjects they break a split by subject."""
     same = defaultdict(list)
-    for case, facts in cohort.facts.items():
-        same[facts.checksum].append(case)
+    for case, image in cohort.statistics.items():
+        same[image.checksum].append(case)
     for cases in same.values():
         if len(cases) < 2:
             continue
         subjects = {case.subject for case in cases}
-        parts = sorted({cohort.parts[case] for case in cases} - {NOT_USED})
+        subsets = sorted({cohort.subsets[case] for case in cases} - {NOT_USED})
         if len(subjects) == 1:
             text = "identical voxels: one of these files is not what its name says"
         else:
             text = f"identical voxels under {len(subjects)} subjects' names: the split takes them for different people"
-        if len(subjects) > 1 and len(parts) > 1:
-            text += f", and they are in {' and '.join(parts)}"
+        if len(subjects) > 1 and len(subsets) > 1:
+            text += f", and they are in {' and '.join(subsets)}"
         yield Finding("duplicate", tuple(cases), text)
 
 
 def _apart(cohort: Cohort) -> Iterator[Finding]:
     """Find pairs whose heads do not lie in one place by their headers."""
     for pair in cohort.pairs():
-        overlap = head_overlap(*(cohort.facts[case].cells if case in cohort.facts else None for case in pair))
+        overlap = head_overlap(*(cohort.statistics[case].cells if case in cohort.statistics else None for case in pair))
         if overlap is not None and overlap < LEAST_OVERLAP:
             text = f"by their headers the two heads share {overlap:.0%} of the smaller one; check both affines"
             yield Finding("no overlap", pair, text)
@@ -103,11 +103,11 @@ def head_overlap(first: np.ndarray | None, second: np.ndarray | None) -> float |
 
 def _single(cohort: Cohort) -> Iterator[Finding]:
     """Find what needs no other image to be seen."""
-    for case, facts in cohort.facts.items():
-        if facts.warning:
-            counts = f" ({facts.nan:,} NaN, {facts.inf:,} infinite)" if facts.nan or facts.inf else ""
-            yield Finding("not finite", (case,), facts.warning + counts)
-        if not facts.slices:
+    for case, image in cohort.statistics.items():
+        if image.warning:
+            counts = f" ({image.nan:,} NaN, {image.inf:,} infinite)" if image.nan or image.inf else ""
+            yield Finding("not finite", (case,), image.warning + counts)
+        if not image.slices:
             text = "no slice has enough head in it; training would leave it out (preprocess.min_foreground)"
             yield Finding("no slices", (case,), text)
 

@@ -47,7 +47,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class ImageFacts:
+class ImageStatistics:
     """One image; "the head" is the foreground of the normalisation.
 
     Attributes:
@@ -106,7 +106,7 @@ class ImageFacts:
         return None if self.head_slices is None else (self.head_slices[1] - self.head_slices[0] + 1) * self.slice_mm
 
 
-def examine(path: Path, settings: Mapping[str, object], min_foreground: float) -> ImageFacts:
+def examine(path: Path, settings: Mapping[str, object], min_foreground: float) -> ImageStatistics:
     """Read one image and normalise it as training would.
 
     Args:
@@ -136,7 +136,7 @@ def examine(path: Path, settings: Mapping[str, object], min_foreground: float) -
     warning = "; ".join(filter(None, [warning, *done.get("image_doubts", [])]))
     histogram = np.histogram(slices[foreground], bins=BINS, range=(-1, 1))[0]
     occupied = occupied_slices(trained_on, min_foreground)
-    return ImageFacts(
+    return ImageStatistics(
         **_storage(path, voxels.shape, affine, type_range, warning),
         **_intensities(volume, raw_head),
         warning=warning,

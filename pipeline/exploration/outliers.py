@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.data.case import Case
-from pipeline.exploration.image_statistics import BINS, ImageFacts
+from pipeline.exploration.image_statistics import BINS, ImageStatistics
 
 LIMIT = 3.5
 AS_NORMAL = 1.4826  # makes the median absolute deviation of normal values their standard deviation
@@ -29,7 +29,7 @@ class Quantity:
         smallest: The smallest departure that matters: a factor where `ratio`, otherwise a difference.
         ratio: Whether values are compared by their ratio, on a logarithmic scale.
         upward: Whether only values above the median can depart.
-        value: Takes it from an image's facts; None where there is none. Unset for the histogram's distance, which
+        value: Takes it from an image's statistics; None where there is none. Unset for the histogram's distance, which
             needs the others.
         percent: Whether it is a share.
     """
@@ -39,7 +39,7 @@ class Quantity:
     smallest: float
     ratio: bool
     upward: bool = False
-    value: Callable[[ImageFacts], float | None] | None = None
+    value: Callable[[ImageStatistics], float | None] | None = None
     percent: bool = False
 
     def text(self, value: float) -> str:
@@ -54,18 +54,18 @@ class Quantity:
         return f"{100 * self.smallest:g} percentage points" if self.percent else f"{self.smallest:g}{self.unit}"
 
 
-def _along(axis: int, what: str) -> Callable[[ImageFacts], float | None]:
+def _along(axis: int, what: str) -> Callable[[ImageStatistics], float | None]:
     """Return what takes one direction of a volume's grid."""
-    return lambda facts: getattr(facts.grid, what)[axis] if facts.grid else None
+    return lambda image: getattr(image.grid, what)[axis] if image.grid else None
 
 
-def _side(number: int) -> Callable[[ImageFacts], float | None]:
+def _side(number: int) -> Callable[[ImageStatistics], float | None]:
     """Return what takes one side of a picture, which has no grid."""
-    return lambda facts: None if facts.grid else facts.shape[number]
+    return lambda image: None if image.grid else image.shape[number]
 
 
-def _obliqueness(facts: ImageFacts) -> float | None:
-    return facts.grid.oblique_degrees if facts.grid else None
+def _obliqueness(image: ImageStatistics) -> float | None:
+    return image.grid.oblique_degrees if image.grid else None
 
 
 _DIRECTIONS = ("right–left", "posterior–anterior", "inferior–superior")
@@ -83,9 +83,9 @@ QUANTITIES = (
         for number, name in enumerate(("width", "height"))
     ),
     Quantity("obliqueness", "°", 10, ratio=False, value=_obliqueness),
-    Quantity("intensity range of the head", "", 2.5, ratio=True, value=lambda facts: facts.high - facts.low),
-    Quantity("share of zeros", "", 0.25, ratio=False, value=lambda facts: facts.zeros, percent=True),
-    Quantity("share of head", "", 1.5, ratio=True, value=lambda facts: facts.head, percent=True),
+    Quantity("intensity range of the head", "", 2.5, ratio=True, value=lambda image: image.high - image.low),
+    Quantity("share of zeros", "", 0.25, ratio=False, value=lambda image: image.zeros, percent=True),
+    Quantity("share of head", "", 1.5, ratio=True, value=lambda image: image.head, percent=True),
     Quantity("distance of the normalised histogram", "", 0.15, ratio=False, upward=True),
 )
 
@@ -106,7 +106,7 @@ class Departure:
     z: float | None
 
 
-def departures(cohort: Mapping[Case, ImageFacts]) -> dict[Case, list[Departure]]:
+def departures(cohort: Mapping[Case, ImageStatistics]) -> dict[Case, list[Departure]]:
     """Return in what each image departs from the others of its contrast, for those that do; nobody below `FEWEST`.
 
     Args:
@@ -144,20 +144,20 @@ def robust_z(values: list[float], quantity: Quantity) -> np.ndarray:
     return distance / max(deviation, smallest / LIMIT)
 
 
-def histogram_distances(cohort: Mapping[Case, ImageFacts]) -> dict[Case, float]:
+def histogram_distances(cohort: Mapping[Case, ImageStatistics]) -> dict[Case, float]:
     """Return the earth mover's distance of each normalised histogram to the cohort's median one; intensities span 2.
 
     In one dimension it is the area between the two cumulative histograms; the median is taken of these, bin by bin.
     """
-    cumulative = np.cumsum([facts.histogram for facts in cohort.values()], axis=1)  # (N, BINS)
+    cumulative = np.cumsum([image.histogram for image in cohort.values()], axis=1)  # (N, BINS)
     areas = np.abs(cumulative - np.median(cumulative, axis=0)).sum(axis=1) * (2 / BINS)
     return {case: float(area) for case, area in zip(cohort, areas, strict=True)}
 
 
-def _values(quantity: Quantity, cohort: Mapping[Case, ImageFacts]) -> dict[Case, float]:
+def _values(quantity: Quantity, cohort: Mapping[Case, ImageStatistics]) -> dict[Case, float]:
     if quantity.value is None:
         return histogram_distances(cohort)
-    values = {case: quantity.value(facts) for case, facts in cohort.items()}
+    values = {case: quantity.value(image) for case, image in cohort.items()}
     return {case: float(value) for case, value in values.items() if value is not None}
 
 
@@ -166,9 +166,9 @@ def _median(quantity: Quantity, values: Mapping[Case, float]) -> float:
     return float(np.exp(np.median(np.log(measured))) if quantity.ratio and min(measured) > 0 else np.median(measured))
 
 
-def _other_orientations(cohort: Mapping[Case, ImageFacts]) -> list[tuple[Case, Departure]]:
+def _other_orientations(cohort: Mapping[Case, ImageStatistics]) -> list[tuple[Case, Departure]]:
     """Return who is not stored in the orientation in which nearly all of the contrast is."""
-    codes = {case: facts.grid.orientation for case, facts in cohort.items() if facts.grid}
+    codes = {case: image.grid.orientation for case, image in cohort.items() if image.grid}
     if not codes:
         return []
     common, count = max(

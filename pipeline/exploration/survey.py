@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline import __version__
 from pipeline.config.schema import Config
 from pipeline.data.splits import CohortSplit
-from pipeline.exploration.cohort import Cohort, parts_of, read_all
+from pipeline.exploration.cohort import Cohort, read_all, subsets_of_cases
 from pipeline.exploration.contrasts import contrast_findings, with_coverage
 from pipeline.exploration.exploration_page import write_page
 from pipeline.exploration.exploration_record import write_record
@@ -25,7 +25,7 @@ from pipeline.utils.files import require_writable, temporary_folder
 from pipeline.utils.interruption import Interruption
 
 PAGE, RECORD = "explore.html", "explore.json"
-SAID_FINDINGS = 20
+PRINTED_FINDINGS = 20
 
 
 def survey(config: Config, folder: Path, to_train: str, *, quiet: bool = False) -> None:
@@ -45,7 +45,7 @@ def survey(config: Config, folder: Path, to_train: str, *, quiet: bool = False) 
     require_free(folder, config.folder)
     require_writable(folder / PAGE, folder / RECORD)
     try:
-        with Interruption() as interruption, interruption.at_once():
+        with Interruption() as interruption, interruption.stop_immediately():
             cohort, complaint = _look(config, quiet)
             findings = worst_first([*find(cohort), *contrast_findings(cohort, config)])
             report = _report(config, cohort, complaint, to_train, time.monotonic() - started)
@@ -83,14 +83,14 @@ def _look(config: Config, quiet: bool) -> tuple[Cohort, str]:
     cases = [case for case in find_cases(config, quiet=quiet) if case.contrast in config.contrasts]
     split, complaint = _split(config, cases)
     preprocess = config.preprocess
-    facts, unreadable = read_all(
+    statistics, unreadable = read_all(
         cases,
         chain_settings(preprocess),
         preprocess.min_foreground,
         processes=preprocess.processes,
         quiet=quiet,
     )
-    cohort = Cohort(config.contrasts, parts_of(cases, config.contrasts, split), facts, unreadable)
+    cohort = Cohort(config.contrasts, subsets_of_cases(cases, config.contrasts, split), statistics, unreadable)
     saved = RunFolder(config.folder).coverage
     return with_coverage(cohort, config, saved if saved.exists() else None), complaint
 
@@ -117,14 +117,14 @@ def _report(config: Config, cohort: Cohort, complaint: str, to_train: str, secon
         result="",
         warnings=[*phantom, *([f"Warning: {complaint}"] if complaint else [])],
         config_yaml=resolved_yaml(config),
-        how_to={"train on it": to_train},
+        next_commands={"train on it": to_train},
         provenance={
             "data": f"{config.data.source}, {config.data.folder}",
             "normalisation": f"as training's: {chain}",
             "trained on": f"{cohort.coverage}{_shown(cohort)}",
             "version": __version__,
             "python": platform.python_version(),
-            "reading time": f"{seconds:.0f} s for {len(cohort.parts):,} images",
+            "reading time": f"{seconds:.0f} s for {len(cohort.subsets):,} images",
         },
     )
 
@@ -159,10 +159,10 @@ def _say(cohort: Cohort, findings: list[Finding]) -> None:
     echo(table(*summary_rows(cohort, findings)))
     if findings:
         echo(f"\nworth a look ({len(findings)}):")
-    for finding in findings[:SAID_FINDINGS]:
+    for finding in findings[:PRINTED_FINDINGS]:
         echo(f"  {finding.kind}: {finding.names}: {finding.text}")
-    if len(findings) > SAID_FINDINGS:
-        echo(f"  and {len(findings) - SAID_FINDINGS} more, on the page")
+    if len(findings) > PRINTED_FINDINGS:
+        echo(f"  and {len(findings) - PRINTED_FINDINGS} more, on the page")
 
 
 def _log(config: Config, folder: Path, cohort: Cohort, findings: list[Finding]) -> str:
@@ -182,4 +182,4 @@ def _log(config: Config, folder: Path, cohort: Cohort, findings: list[Finding]) 
             tracker.log_metrics({f"explore/{name}": number for name, number in counts.items()}, 0)
             for name in (PAGE, RECORD):
                 tracker.log_artifact(folder / name)
-        return tracker.how_to_open()
+        return tracker.open_instructions()

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipeline.data.sources.listing import natural_key
-from pipeline.exploration.cohort import PARTS, Cohort
+from pipeline.exploration.cohort import SUBSETS, Cohort
 from pipeline.exploration.findings import Finding
-from pipeline.exploration.image_statistics import PERCENTILES, ImageFacts
+from pipeline.exploration.image_statistics import PERCENTILES, ImageStatistics
 
 SHOWN_NAMES, SHOWN_GRIDS = 6, 12
 
@@ -22,39 +22,39 @@ class Table:
         header: One name a column.
         rows: Of text.
         title: Above it, "" for none.
-        about: A line below the title, "" for none.
+        description: A line below the title, "" for none.
         folded: Whether it opens on a click; needs a title.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     title: str = ""
-    about: str = ""
+    description: str = ""
     folded: bool = False
 
 
 def summary_rows(cohort: Cohort, findings: Sequence[Finding]) -> tuple[list[str], list[list[object]]]:
     """Return header and rows of the terminal's table: one row a contrast, one for the pairs."""
-    header = ["contrast", "images", "subjects", *PARTS, "grids", "unreadable", "outliers"]
+    header = ["contrast", "images", "subjects", *SUBSETS, "grids", "unreadable", "outliers"]
     rows = []
     for contrast in cohort.contrasts:
         cases, images = cohort.cases(contrast), cohort.readable(contrast)
         outliers = [finding for finding in findings if finding.kind == "outlier" and finding.cases[0] in images]
-        parts = [len(cohort.cases(contrast, part)) for part in PARTS]
-        grids = len({_grid_text(facts) for facts in images.values()})
+        subsets = [len(cohort.cases(contrast, subset)) for subset in SUBSETS]
+        grids = len({_grid_text(image) for image in images.values()})
         rows.append(
             [
                 contrast,
                 len(cases),
                 len(cohort.subjects(contrast)),
-                *parts,
+                *subsets,
                 grids,
                 len(cases) - len(images),
                 len(outliers),
             ]
         )
-    pairs, parts = cohort.pairs(), [len(cohort.pairs(part)) for part in PARTS]
-    rows.append(["pairs", len(pairs), len({first.subject for first, _ in pairs}), *parts, "", "", ""])
+    pairs, subsets = cohort.pairs(), [len(cohort.pairs(subset)) for subset in SUBSETS]
+    rows.append(["pairs", len(pairs), len({first.subject for first, _ in pairs}), *subsets, "", "", ""])
     return header, rows
 
 
@@ -74,8 +74,8 @@ def grid_tables(cohort: Cohort) -> list[Table]:
     for contrast in cohort.contrasts:
         images = cohort.readable(contrast)
         groups = defaultdict(list)
-        for case, facts in images.items():
-            groups[_grid_text(facts)].append(case)
+        for case, image in images.items():
+            groups[_grid_text(image)].append(case)
         ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
         rows = [
             [f"{len(cases):,}", *text, _range([_oblique(images[case]) for case in cases], "°"), _some(_names(cases))]
@@ -91,21 +91,27 @@ def grid_tables(cohort: Cohort) -> list[Table]:
 def intensity_table(cohort: Cohort) -> Table:
     """Return, by contrast, the median over the images of each intensity statistic, and its range."""
     middle = len(PERCENTILES) // 2
-    statistics = {
-        "minimum": lambda facts: facts.lowest,
-        f"percentile {PERCENTILES[0]}": lambda facts: facts.percentiles[0],
-        f"percentile {PERCENTILES[middle]}": lambda facts: facts.percentiles[middle],
-        f"percentile {PERCENTILES[-1]}": lambda facts: facts.percentiles[-1],
-        "maximum": lambda facts: facts.highest,
-        "becomes -1": lambda facts: facts.low,
-        "becomes 1": lambda facts: facts.high,
-        "zeros [%]": lambda facts: 100 * facts.zeros,
-        "head [%]": lambda facts: 100 * facts.head,
-        "NaN or infinite": lambda facts: facts.nan + facts.inf,
+    quantities = {
+        "minimum": lambda image: image.lowest,
+        f"percentile {PERCENTILES[0]}": lambda image: image.percentiles[0],
+        f"percentile {PERCENTILES[middle]}": lambda image: image.percentiles[middle],
+        f"percentile {PERCENTILES[-1]}": lambda image: image.percentiles[-1],
+        "maximum": lambda image: image.highest,
+        "becomes -1": lambda image: image.low,
+        "becomes 1": lambda image: image.high,
+        "zeros [%]": lambda image: 100 * image.zeros,
+        "head [%]": lambda image: 100 * image.head,
+        "NaN or infinite": lambda image: image.nan + image.inf,
     }
     rows = [
-        [name, *(_range([of(facts) for facts in cohort.readable(contrast).values()]) for contrast in cohort.contrasts)]
-        for name, of in statistics.items()
+        [
+            name,
+            *(
+                _range([quantity(image) for image in cohort.readable(contrast).values()])
+                for contrast in cohort.contrasts
+            ),
+        ]
+        for name, quantity in quantities.items()
     ]
     return Table(["median over the images (lowest to highest)", *cohort.contrasts], rows)
 
@@ -116,24 +122,24 @@ def image_table(cohort: Cohort, contrast: str) -> Table:
               *(f"p{percentile}" for percentile in PERCENTILES), "maximum", "zeros", "head", "slices"]  # fmt: skip
     rows = [
         [
-            case.name, cohort.parts[case], *_grid_text(facts), _range([_oblique(facts)], "°"), f"{facts.slope:.4g}",
-            _number(facts.lowest),
-            *(_number(value) for value in facts.percentiles), _number(facts.highest), f"{facts.zeros:.1%}",
-            f"{facts.head:.1%}", str(facts.slices),
+            case.name, cohort.subsets[case], *_grid_text(image), _range([_oblique(image)], "°"), f"{image.slope:.4g}",
+            _number(image.lowest),
+            *(_number(value) for value in image.percentiles), _number(image.highest), f"{image.zeros:.1%}",
+            f"{image.head:.1%}", str(image.slices),
         ]
-        for case, facts in cohort.readable(contrast).items()
+        for case, image in cohort.readable(contrast).items()
     ]  # fmt: skip
     return _without_empty_columns(Table(header, rows, f"{len(rows):,} {contrast} images", folded=True))
 
 
-def _grid_text(facts: ImageFacts) -> tuple[str, str, str, str]:
+def _grid_text(image: ImageStatistics) -> tuple[str, str, str, str]:
     """Return shape, spacing, orientation and type; every file may have a slope of its own, so it is not spelt out."""
-    shape = "×".join(str(length) for length in facts.shape)
-    scaled = "" if (facts.slope, facts.intercept) == (1, 0) else ", scaled"
-    if facts.grid is None:
-        return shape, "", "", facts.stored_as
-    spacing = "×".join(f"{size:.4g}" for size in facts.grid.spacing_mm)
-    return shape, spacing, facts.grid.orientation, facts.stored_as + scaled
+    shape = "×".join(str(length) for length in image.shape)
+    scaled = "" if (image.slope, image.intercept) == (1, 0) else ", scaled"
+    if image.grid is None:
+        return shape, "", "", image.stored_as
+    spacing = "×".join(f"{size:.4g}" for size in image.grid.spacing_mm)
+    return shape, spacing, image.grid.orientation, image.stored_as + scaled
 
 
 def _without_empty_columns(table: Table) -> Table:
@@ -143,8 +149,8 @@ def _without_empty_columns(table: Table) -> Table:
     return replace(table, header=[table.header[column] for column in kept], rows=rows)
 
 
-def _oblique(facts: ImageFacts) -> float | None:
-    return facts.grid.oblique_degrees if facts.grid else None
+def _oblique(image: ImageStatistics) -> float | None:
+    return image.grid.oblique_degrees if image.grid else None
 
 
 def _range(values: Iterable[float | None], unit: str = "") -> str:

@@ -27,7 +27,7 @@ LOOKUP_PAIRS = 8  # training pairs that the lookup is fitted on, at most
 Grid = tuple[tuple[int, ...], np.ndarray]  # shape and affine
 
 
-def work_line(config: Config, split: CohortSplit, grid_of: Callable[[Sequence[Case]], Grid]) -> str:
+def cpu_work_text(config: Config, split: CohortSplit, grid_of: Callable[[Sequence[Case]], Grid]) -> str:
     """Return the plan's line: minutes to register what has to be, and to evaluate the test subjects.
 
     Args:

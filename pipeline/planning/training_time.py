@@ -28,7 +28,7 @@ def time_text(config: Config, engine: "Engine", steps: int, memory: float) -> st
         steps: All of them.
         memory: Bytes that training takes; where fewer are free, nothing is measured.
     """
-    done, own = own_pace(RunFolder(config.folder))
+    done, own = measured_pace(RunFolder(config.folder))
     if own is not None:
         left = max(0, steps - done)
         remaining = f"{duration(left * own)} for {left:,} steps to come" if left else f"complete after {done:,} steps"
@@ -56,7 +56,7 @@ def _cpu_text(config: Config, steps: int, memory: float) -> str:
     )
 
 
-def own_pace(folder: RunFolder) -> tuple[int, float | None]:
+def measured_pace(folder: RunFolder) -> tuple[int, float | None]:
     """Return how many steps a run has made, and the seconds that each took: between its records, the median."""
     try:
         records = read_metrics(folder.metrics)[0]

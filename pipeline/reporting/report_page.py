@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from pipeline.reporting.score_tables import ScoreTable, laid_out
+from pipeline.reporting.score_tables import ScoreTable, format_table
 from pipeline.reporting.viewer import Viewer
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
@@ -92,7 +92,7 @@ class Report:
         split_subjects: "training T1" -> its subjects' names.
         config_yaml: The resolved configuration.
         provenance: Versions, seed, steps, time: name -> value.
-        how_to: What one may want to do next -> the command.
+        next_commands: What one may want to do next -> the command.
         notes: Further paragraphs, at the end.
     """
 
@@ -116,7 +116,7 @@ class Report:
     split_subjects: Mapping[str, Sequence[str]] = field(default_factory=dict)
     config_yaml: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)
-    how_to: Mapping[str, str] = field(default_factory=dict)
+    next_commands: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
 
@@ -134,7 +134,7 @@ def write_report(path: Path, report: Report) -> None:
 
 def render(report: Report) -> str:
     """Return the report as HTML; raises UserError as `write_report` does."""
-    tables = [laid_out(table) for table in report.scores]
+    tables = [format_table(table) for table in report.scores]
     return page_environment().get_template("page.html.jinja").render(report=report, tables=tables)
 
 

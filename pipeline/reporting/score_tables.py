@@ -16,20 +16,20 @@ class ScoreTable:
     Attributes:
         direction: Such as "T1 → T2".
         protocol: What was measured and how, in a few words, such as "volume, inside the head".
-        about: One sentence on normalisation, data range and what the ± is; "" for none.
+        description: One sentence on normalisation, data range and what the ± is; "" for none.
         rows: Method -> metric -> (mean, SD, number). "psnr", "ssim", "nmi" and Dice are better when higher,
             "slice_ratio" the closer to 1, all others when lower.
         model: The method that is ours; the others are baselines.
-        given_pairs: Those of the others that saw both contrasts of a subject: shown, but no rivals of a model that did
-            not, so that it is not judged by them.
+        trained_on_pairs: The baselines that were fitted on both contrasts of a subject. They are shown, but a model
+            without pairs is not compared with them.
     """
 
     direction: str
     protocol: str
-    about: str
+    description: str
     rows: Mapping[str, Mapping[str, Value]]
     model: str
-    given_pairs: Collection[str] = ()
+    trained_on_pairs: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,18 @@ class Row:
 
 
 @dataclass(frozen=True)
-class LaidOutTable:
+class FormattedTable:
     """A table ready for the page: `columns` are (name, "↑", "↓" or "→ 1" for what is better)."""
 
     direction: str
     protocol: str
-    about: str
+    description: str
     count: str
     columns: list[tuple[str, str]]
     rows: list[Row]
 
 
-def laid_out(table: ScoreTable) -> LaidOutTable:
+def format_table(table: ScoreTable) -> FormattedTable:
     """Return the table's figures as text, those of the model compared with the best baseline of each metric."""
     metrics = list(dict.fromkeys(metric for scores in table.rows.values() for metric in scores))
     rows = [
@@ -71,7 +71,7 @@ def laid_out(table: ScoreTable) -> LaidOutTable:
     counts = sorted({value[2] for scores in table.rows.values() for value in scores.values()})
     count = "n = " + " to ".join(str(number) for number in dict.fromkeys([counts[0], counts[-1]])) if counts else ""
     columns = [(HEADINGS.get(metric, metric), arrow(metric)) for metric in metrics]
-    return LaidOutTable(table.direction, table.protocol, table.about, count, columns, rows)
+    return FormattedTable(table.direction, table.protocol, table.description, count, columns, rows)
 
 
 def best_baseline(table: ScoreTable, metric: str) -> tuple[str, float] | None:
@@ -79,7 +79,7 @@ def best_baseline(table: ScoreTable, metric: str) -> tuple[str, float] | None:
     means = {
         method: scores[metric][0]
         for method, scores in table.rows.items()
-        if method not in (table.model, *table.given_pairs) and metric in scores and not isnan(scores[metric][0])
+        if method not in (table.model, *table.trained_on_pairs) and metric in scores and not isnan(scores[metric][0])
     }
     if not means:
         return None

@@ -118,10 +118,10 @@ class RunFolder:
         results = (self.path / "checkpoints" / "best.pt", self.scores, self.record)
         return self.has_checkpoint() or any(path.exists() for path in results)
 
-    def evaluated(self, wanted: str) -> Path:
+    def evaluated_checkpoint(self, choice: str) -> Path:
         """Return the checkpoint that is evaluated where the configuration wants "best" or "latest"."""
         best = self.checkpoints.best
-        return best if wanted == "best" and best.exists() else self.checkpoints.latest
+        return best if choice == "best" and best.exists() else self.checkpoints.latest
 
     def gif(self, direction: str) -> Path:
         """Return where the training GIF of a direction lies."""
@@ -134,7 +134,7 @@ class RunFolder:
         return f"{source}_to_{target}"
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Keep other processes out of the folder while the block runs (where the system has file locks).
 
         Raises:

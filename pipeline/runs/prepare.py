@@ -23,14 +23,14 @@ Facts = dict[str, dict]  # contrast -> what the training cohort is like
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedData:
     """The data of a run.
 
     Attributes:
         cases: Everything the source has.
         split: Who trains, validates and tests.
         stored: Contrast -> its training cases, as slices in the store.
-        facts: Contrast -> what the training cohort is like; see `cohort_facts`.
+        facts: Contrast -> what the training cohort is like; see `cohort_statistics`.
         left_out: Training cases that could not be used, and why.
         pairs: What a method that learns from pairs is shown: of each pair of training cases, the two halves.
         coverage: The range of the head that is trained on.
@@ -136,7 +136,7 @@ def prepare(
     paired: bool = False,
     quiet: bool = False,
     version: int = CHAIN_VERSION,
-) -> Prepared:
+) -> PreparedData:
     """Split the cohort and bring the training cases into the slice store, and as registered pairs if so asked.
 
     Trained on are the slices in the range of the head that `preprocess.coverage_mm` asks for, or that a resumed run
@@ -167,14 +167,14 @@ def prepare(
     if left_out:
         warn(f"warning: {len(left_out)} of {len(training)} training images were left out, named above")
     warn_of_stored(config, whole, coverage, paired=paired)
-    facts = {contrast: cohort_facts(entries, coverage) for contrast, entries in by_contrast.items()}
-    prepared = Prepared(tuple(cases), split, by_contrast, facts, left_out, coverage=coverage)
+    facts = {contrast: cohort_statistics(entries, coverage) for contrast, entries in by_contrast.items()}
+    prepared = PreparedData(tuple(cases), split, by_contrast, facts, left_out, coverage=coverage)
     if not paired:
         return prepared
     return _with_pairs(prepared, config, {**settings, "register_pairs": config.evaluation.register_pairs}, how)
 
 
-def _with_pairs(prepared: Prepared, config: Config, settings: dict, how: dict) -> Prepared:
+def _with_pairs(prepared: PreparedData, config: Config, settings: dict, how: dict) -> PreparedData:
     """Return the same with the registered pairs of the training images that could be read."""
     from pipeline.data.pair_cache import build_pair_cache
 
@@ -215,10 +215,10 @@ def warn_unpaired(config: Config, cases: Sequence[Case], split: CohortSplit) -> 
         if case.contrast in config.contrasts and case not in paired and case.subject not in held_out
     ]
     if lone:
-        warn(f"warning: left out of paired training for want of a partner in the other contrast: {some_of(lone)}")
+        warn(f"warning: left out of paired training for want of a partner in the other contrast: {shortlist(lone)}")
 
 
-def cohort_facts(stored: Sequence[StoredCase], coverage: Coverage = WHOLE) -> dict:
+def cohort_statistics(stored: Sequence[StoredCase], coverage: Coverage = WHOLE) -> dict:
     """Return what a contrast's training cohort is like, in JSON's types, from its slices that are in a range.
 
     `low` and `high`: median intensities that became -1 and 1, in the files' units. `integer`: whether all files hold
@@ -243,7 +243,7 @@ def cohort_facts(stored: Sequence[StoredCase], coverage: Coverage = WHOLE) -> di
     } | ({"likeness": likeness} if volumes else {})
 
 
-def training_data(prepared: Prepared) -> dict[str, list]:
+def training_data(prepared: PreparedData) -> dict[str, list]:
     """Return what training sees, so that a resumed run can tell whether it still does.
 
     An image's name -> slices and range; a pair's names -> slices, and the movement between the two to 0.001 (mm).
@@ -269,11 +269,11 @@ def require_same_data(before: dict[str, list], now: dict[str, list], folder: Pat
     different = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if different:
         raise UserError(
-            f"{folder}: the training data changed since the run began ({some_of(different)}); restore them, or set "
+            f"{folder}: the training data changed since the run began ({shortlist(different)}); restore them, or set "
             "another output"
         )
 
 
-def some_of(names: Sequence[str], most: int = 5) -> str:
+def shortlist(names: Sequence[str], most: int = 5) -> str:
     """Return the first few names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

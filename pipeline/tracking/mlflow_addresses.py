@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from pipeline.tracking.mlflow_files import files_of
+from pipeline.tracking.mlflow_files import artifact_folder
 from pipeline.tracking.mlflow_settings import sqlite_file
 from pipeline.utils.errors import UserError
 
@@ -44,7 +44,7 @@ def _choice(addresses: list[str], whose: str) -> str:
     return f"choose {' or '.join(addresses)}" if addresses else f"{whose} has none; give a run's folder or a checkpoint"
 
 
-def what_is_missing(uri: str) -> str:
+def missing_model_reason(uri: str) -> str:
     """Return why a model could not be loaded that the store knows, or the run of which it knows; "" otherwise."""
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -61,7 +61,7 @@ def what_is_missing(uri: str) -> str:
     if location is None or store is None or "://" in location.removeprefix("file://"):
         return ""
     recorded = Path(local_file_uri_to_path(location))
-    folder = files_of(store, recorded)
+    folder = artifact_folder(store, recorded)
     if (folder / "MLmodel").exists():  # a folder alone may be what looking for it has made
         return ""
     also = "" if folder == recorded else f" (recorded at {recorded})"

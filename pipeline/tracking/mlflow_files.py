@@ -30,13 +30,13 @@ def _local_repository(artifact_uri: str, tracking_uri: str | None = None, regist
 
     store = sqlite_file(tracking_uri or mlflow.get_tracking_uri())
     recorded = Path(local_file_uri_to_path(artifact_uri))
-    if store is not None and (folder := files_of(store, recorded)) != recorded:
+    if store is not None and (folder := artifact_folder(store, recorded)) != recorded:
         _say_once(store, recorded, folder)
         artifact_uri = str(folder)
     return LocalArtifactRepository(artifact_uri, tracking_uri=tracking_uri, registry_uri=registry_uri)
 
 
-def files_of(store: Path, recorded: Path) -> Path:
+def artifact_folder(store: Path, recorded: Path) -> Path:
     """Return where the files are, or go, that a store has recorded at a path.
 
     Args:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.tracking.mlflow_addresses import refuse_incomplete, what_is_missing
+from pipeline.tracking.mlflow_addresses import missing_model_reason, refuse_incomplete
 from pipeline.tracking.mlflow_errors import check_schema, short_reason
 from pipeline.tracking.mlflow_files import use_files_beside_store
 from pipeline.tracking.mlflow_run import MlflowRun, clean_name
@@ -55,7 +55,7 @@ def log_translator(
         The model's address: `models:/<name>@best`, `models:/<name>/<version>` where the alias stayed with another, or
         for one not registered `runs:/<run id>/<name>`; None if it was not logged.
     """
-    if not tracker.follows:
+    if not tracker.is_connected:
         return None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
@@ -191,9 +191,9 @@ def load_translator(uri: str, device: torch.device | str = "cpu") -> tuple[nn.Mo
 
 
 def _missing(uri: str) -> str:
-    """What `what_is_missing` says; "" where the store does not answer any more."""
+    """What `missing_model_reason` says; "" where the store does not answer any more."""
     try:
-        return what_is_missing(uri)
+        return missing_model_reason(uri)
     except Exception:
         return ""
 

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.tracking.metrics_file import SUPERSEDING
 from pipeline.tracking.mlflow_errors import check_schema
 from pipeline.tracking.mlflow_files import use_files_beside_store
-from pipeline.tracking.mlflow_settings import alone_at
+from pipeline.tracking.mlflow_settings import store_lock
 
 METRICS_PER_REQUEST, PARAMS_PER_REQUEST = 1000, 100  # MLflow's limits, as are the lengths below
 KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6000, 5000
@@ -68,7 +68,7 @@ class MlflowRun:
 
         use_files_beside_store()
         self.uri = mlflow.get_tracking_uri()
-        with alone_at(self.uri):
+        with store_lock(self.uri):
             check_schema(self.uri)
             self.client = mlflow.MlflowClient(self.uri)
             run = self._find(run_id) or self._find_unfinished(unfinished_id, params)
@@ -201,7 +201,7 @@ class MlflowRun:
         for start in range(0, len(changed), PARAMS_PER_REQUEST):
             self.client.log_batch(self.id, tags=changed[start : start + PARAMS_PER_REQUEST], synchronous=True)
 
-    def answers(self) -> bool:
+    def is_reachable(self) -> bool:
         """Whether the store still answers."""
         try:
             self.client.get_run(self.id)

@@ -49,7 +49,7 @@ def request_timeout(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def alone_at(uri: str) -> Iterator[None]:
+def store_lock(uri: str) -> Iterator[None]:
     """Keep other processes from an SQLite store while the block opens it: two that create its tables get in each
     other's way. Elsewhere, and where the system has no file locks, nothing is kept from anyone."""
     path = sqlite_file(uri)

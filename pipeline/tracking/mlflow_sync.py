@@ -22,7 +22,7 @@ from pipeline.tracking.metrics_file import read_metrics
 from pipeline.tracking.mlflow_errors import short_reason
 from pipeline.tracking.mlflow_run import MlflowRun
 from pipeline.tracking.mlflow_settings import configure_mlflow, request_timeout
-from pipeline.tracking.mlflow_worker import LINES_AT_ONCE, UPLOAD_BYTES_PER_S, noted_id, write_note
+from pipeline.tracking.mlflow_worker import LINES_AT_ONCE, UPLOAD_BYTES_PER_S, read_run_id, write_run_id
 from pipeline.utils.console import warn
 from pipeline.utils.errors import UserError
 
@@ -42,7 +42,7 @@ class MlflowSync:
         UserError: the folder has no journal, or a damaged one.
     """
 
-    follows = True
+    is_connected = True
 
     def __init__(self, folder: Path):
         self.folder, self._entries = folder, read_event_log(folder)
@@ -91,7 +91,7 @@ class MlflowSync:
             with request_timeout(PATIENCE_S + size_bytes / UPLOAD_BYTES_PER_S):
                 return action(self.run)
         except Exception as error:
-            if not self.run.answers():
+            if not self.run.is_reachable():
                 raise
             self.refuse(title, short_reason(error))
             return None
@@ -104,12 +104,12 @@ class MlflowSync:
     def _open(self) -> MlflowRun:
         """Open the run that the folder names, or a new one, under each of the settings it had in turn."""
         note = self.folder / "mlflow.json"
-        run_id, started_ms = noted_id(note), _milliseconds(self._abouts[0])
+        run_id, started_ms = read_run_id(note), _milliseconds(self._abouts[0])
         for about in self._abouts:
             settings = {name: about[name] for name in ("experiment", "name", "params", "tags")}
             run = MlflowRun(**settings, run_id=run_id, started_ms=started_ms)
             run_id = run.id
-            write_note(note, run)
+            write_run_id(note, run)
         return run
 
     def _send_points(self) -> None:

@@ -72,7 +72,7 @@ class MlflowWorker:
         about: Mapping[str, object],
     ):
         self._metrics, self._note, self._record = metrics, note, whole
-        known_id = noted_id(note)  # a checkpoint that was made before MLflow answered names no run
+        known_id = read_run_id(note)  # a checkpoint that was made before MLflow answered names no run
         self.run_id = run_id or (known_id if resumed else None)
         self._unfinished_id = None if resumed else known_id
         self._about = about
@@ -90,7 +90,7 @@ class MlflowWorker:
     # ── the training's side: nothing here touches MLflow ────────────────────────────────────────────────────
 
     @property
-    def follows(self) -> bool:
+    def is_connected(self) -> bool:
         """Whether the store, as far as is known, answers, and the run is open."""
         return not self._offline and self._status is None
 
@@ -101,7 +101,7 @@ class MlflowWorker:
 
     def call(self, job: Job) -> object:
         """Have the job done and wait for it; None if that failed or took too long."""
-        if self.follows:
+        if self.is_connected:
             self.queue(job)
             self._wait(job.done)
         self._lacking |= not job.done.is_set()
@@ -173,7 +173,7 @@ class MlflowWorker:
         system = [step for key, steps in run.logged_steps.items() if key.startswith("system/") for step in steps]
         self._offset, self._system_step, self._monitors = 0, max(system, default=-1) + 1, system_monitors()
         self._run, self.run_id, self.experiment_id = run, run.id, run.experiment_id
-        write_note(self._note, run)
+        write_run_id(self._note, run)
         self._offline, self._beat = False, time.monotonic()
 
     def _do(self, job: Job) -> None:
@@ -182,7 +182,7 @@ class MlflowWorker:
             with request_timeout(self._allowance_s):
                 job.result = job.action(self._run)
         except Exception as error:
-            if not self._run.answers():
+            if not self._run.is_reachable():
                 raise
             self._lacking = True
             warn(f"tracking: MLflow did not take {job.title} ({short_reason(error)}); the run goes on without it there")
@@ -208,7 +208,7 @@ class MlflowWorker:
             warn(f"tracking: {store} is not followed ({reason}); the run goes on, {self._record} has everything")
 
 
-def noted_id(note: Path) -> str | None:
+def read_run_id(note: Path) -> str | None:
     """Return the MLflow run that a note names; None where there is no note, or a damaged one."""
     try:
         return json.loads(note.read_text())["run_id"]
@@ -216,6 +216,6 @@ def noted_id(note: Path) -> str | None:
         return None
 
 
-def write_note(note: Path, run: MlflowRun) -> None:
+def write_run_id(note: Path, run: MlflowRun) -> None:
     """Name the MLflow run in a JSON file."""
     atomic_text(note, json.dumps({"run_id": run.id, "uri": without_password(run.uri)}, indent=2) + "\n")

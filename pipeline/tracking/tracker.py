@@ -82,9 +82,9 @@ class Tracker:
         return self._follower.run_id if self._follower else self._asked_id
 
     @property
-    def follows(self) -> bool:
+    def is_connected(self) -> bool:
         """Whether MLflow is on and, as far as is known, answering."""
-        return self._follower is not None and self._follower.follows
+        return self._follower is not None and self._follower.is_connected
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record numbers at a global step; names like "train/loss" make groups in MLflow's charts.
@@ -160,7 +160,7 @@ class Tracker:
         stopped = kind is not None and issubclass(kind, Stopped | KeyboardInterrupt)
         self.close("KILLED" if stopped else "FINISHED" if kind is None else "FAILED")
 
-    def how_to_open(self) -> str:
+    def open_instructions(self) -> str:
         """Say in a line where the record is and how to look at it."""
         follower = self._follower
         if follower is None or follower.experiment_id is None:

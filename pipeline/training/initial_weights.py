@@ -42,7 +42,7 @@ class Start:
 
         They are warned of: what is measured on them flatters a run that begins from what has seen them.
         """
-        from pipeline.runs.prepare import some_of  # with it comes SciPy, for which a refusal need not wait
+        from pipeline.runs.prepare import shortlist  # with it comes SciPy, for which a refusal need not wait
 
         held_out = {case.subject for case in (*split.validation, *split.test)}
         seen = sorted(held_out & self.subjects)
@@ -50,8 +50,8 @@ class Start:
             return self
         warn(
             f"warning: training.start_from: {self.record['run']} was trained with {len(seen)} of {len(held_out)} "
-            f"subjects that validate and test here, going by their names ({some_of(seen)}), so scores may flatter this "
-            "run; give both one split (split.seed, or split.file with the other run's split.json)"
+            f"subjects that validate and test here, going by their names ({shortlist(seen)}), so scores may flatter "
+            "this run; give both one split (split.seed, or split.file with the other run's split.json)"
         )
         return replace(self, record={**self.record, "held_out_seen": len(seen)})
 

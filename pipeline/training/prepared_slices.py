@@ -57,7 +57,7 @@ def prepared_slices(
     files = {scan: None if store is None else _file(scan, store, settings) for scan in scans}
     missing = {scan: file for scan, file in files.items() if file is None or not file.exists()}
     with WorkerPool(1 if store is None else processes, jobs=len(missing), preload=PRELOAD) as workers:
-        made = workers.ahead(_prepared, [(prepare, *entry) for entry in missing.items()], workers.processes)
+        made = workers.imap(_prepared, [(prepare, *entry) for entry in missing.items()], workers.processes)
         for scan in progress(scans, title="validation set", unit="scan", quiet=quiet):
             arrays = next(made) if scan in missing else _read(files[scan])
             yield scan, _prepared(prepare, scan, files[scan]) if arrays is None else arrays

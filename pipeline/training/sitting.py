@@ -10,7 +10,7 @@ from pipeline.config.schema import Config
 from pipeline.data.pairs import PairReader
 from pipeline.engines.protocol import Engine
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.prepare import Prepared
+from pipeline.runs.prepare import PreparedData
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.failure_monitor import FailureMonitor
 from pipeline.training.history import History
@@ -41,7 +41,7 @@ class Sitting:
 
     config: Config
     folder: RunFolder
-    prepared: Prepared
+    prepared: PreparedData
     engine: Engine
     position: TrainerState
     reader: PairReader
@@ -59,7 +59,7 @@ class Sitting:
     @property
     def histograms(self) -> dict[str, list[float]]:
         """By contrast, the training cohort's foreground intensities over [-1, 1]."""
-        return {contrast: facts["histogram"] for contrast, facts in self.prepared.facts.items()}
+        return {contrast: facts["histogram"] for contrast, facts in self.prepared.statistics.items()}
 
     @property
     def pixel_mm(self) -> float:
@@ -67,7 +67,7 @@ class Sitting:
         preprocess = self.config.preprocess
         if preprocess.spacing_mm is not None:
             return preprocess.spacing_mm.in_plane
-        sizes = [facts["spacing_mm"] for facts in self.prepared.facts.values()]
+        sizes = [facts["spacing_mm"] for facts in self.prepared.statistics.values()]
         return float(np.delete(sizes, AXES[preprocess.axis], axis=1).max())
 
     @property

@@ -17,7 +17,7 @@ def count(text: str) -> int:
     return int(text)
 
 
-def given_path(text: str) -> Path:
+def path_argument(text: str) -> Path:
     """Return a path, its `~` and variables replaced: the shell leaves them alone after `--option=`.
 
     Raises:
@@ -32,12 +32,12 @@ def given_path(text: str) -> Path:
         raise ArgumentTypeError(f"{text}: {error}; set it, or write the path out") from None
 
 
-def given_text(text: str) -> str:
-    """Return what may be a path or something else: an address of MLflow's as it is, a path as `given_path` reads it.
+def path_or_address(text: str) -> str:
+    """Return what may be a path or something else: an address of MLflow's as it is, a path as `path_argument` reads it.
 
     Raises:
-        ArgumentTypeError: as `given_path`.
+        ArgumentTypeError: as `path_argument`.
     """
     if ":/" in text or not set("~$") & set(text):
         return text
-    return str(given_path(text))
+    return str(path_argument(text))

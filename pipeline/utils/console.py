@@ -14,7 +14,7 @@ from typing import TextIO
 from tqdm import tqdm as ProgressBar
 
 from pipeline.utils.errors import EXIT_BAD_INPUT, Stopped, UserError
-from pipeline.utils.interruption import Terminated, terminable
+from pipeline.utils.interruption import Terminated, sigterm_as_exception
 from pipeline.utils.progress import ProgressLines
 
 _repeated: Counter | None = None  # within a command, how often each warning was given
@@ -28,7 +28,7 @@ def cli_main(door: Callable[[list[str] | None], int]) -> Callable[[list[str] | N
 
     def main(argv: list[str] | None = None) -> int:
         try:
-            with terminable(), _warning_once():
+            with sigterm_as_exception(), _warning_once():
                 return door(argv)
         except UserError as error:
             warn(f"error: {_lines(str(error))}")

@@ -10,7 +10,7 @@ from pipeline.utils.errors import Stopped
 
 
 @contextmanager
-def handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def signal_handlers(numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Have signals handled so within the block; outside the main thread, where that cannot be, it changes nothing."""
     before: dict[int, object] = {}
     try:
@@ -32,13 +32,13 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
+def sigterm_as_exception() -> Iterator[None]:
     """Have SIGTERM raise `Terminated` within the block, where it would just end the process without a word."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Terminated(f"{signal.Signals(number).name}; the same command does what is left")
 
-    with handled((signal.SIGTERM,) if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL else (), stop):
+    with signal_handlers((signal.SIGTERM,) if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL else (), stop):
         yield
 
 
@@ -50,11 +50,11 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
-        self._handled = handled((signal.SIGINT, signal.SIGTERM), self._note)
+        self._handled = signal_handlers((signal.SIGINT, signal.SIGTERM), self._note)
         self._at_once = ""
 
     @contextmanager
-    def at_once(
+    def stop_immediately(
         self, where: str = "after training; all of it is saved, and the same command does the rest"
     ) -> Iterator[None]:
         """Within it a signal raises `Stopped` where it meets the code: for work that a rerun simply does again.

@@ -26,6 +26,6 @@ def expanded(text: str) -> Path:
     return Path(os.path.expanduser(filled))  # noqa: PTH111  (where nobody is called so, `Path` would raise)
 
 
-def looked_at(path: Path) -> str:
+def cwd_hint(path: Path) -> str:
     """Return where a relative path leads, for a message that nothing is there; "" for an absolute one."""
     return "" if path.is_absolute() else f" (looked at {Path.cwd() / path})"

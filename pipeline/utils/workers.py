@@ -13,7 +13,7 @@ from threading import Thread
 from pipeline.utils.errors import UserError
 
 
-def work_off(
+def run_jobs(
     function: Callable, jobs: Mapping[Hashable, tuple], processes: int | None, *, preload: Sequence[str] = ()
 ) -> Iterator[tuple[Hashable, object, str | None]]:
     """Call a function for each job, in worker processes where it pays, and yield what came of it as it ends.
@@ -53,7 +53,7 @@ class WorkerPool:
     Args:
         processes: Worker processes; None for one per core.
         jobs: How many there will be, where that is known: more workers than these would idle.
-        preload: Modules that are slow to import; see `work_off`.
+        preload: Modules that are slow to import; see `run_jobs`.
 
     Attributes:
         processes: Worker processes, 1 or more.
@@ -95,7 +95,7 @@ class WorkerPool:
             future = self._pool.submit(function, *arguments)
         return lambda: _result(future)
 
-    def ahead(self, function: Callable, jobs: Iterable[tuple], most: int) -> Iterator[object]:
+    def imap(self, function: Callable, jobs: Iterable[tuple], most: int) -> Iterator[object]:
         """Yield `function(*arguments)` for each job, in order, while workers are at the next `most` of them."""
         if self.processes <= 1:
             yield from (function(*arguments) for arguments in jobs)

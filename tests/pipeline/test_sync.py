@@ -84,13 +84,13 @@ def test_a_dead_server_is_one_line_and_the_run_can_be_sent_later(unfollowed, sto
 
 
 def test_a_run_at_work_is_left_alone(unfollowed, store, capsys):
-    with RunFolder(unfollowed[0]).held():
+    with RunFolder(unfollowed[0]).lock():
         assert in_child(lambda: main([str(unfollowed[0])])) == 2
     assert not (unfollowed[0] / "mlflow.json").exists()
 
 
 def test_a_run_at_work_is_named(unfollowed, store, capfd):
-    with RunFolder(unfollowed[0]).held():
+    with RunFolder(unfollowed[0]).lock():
         in_child(lambda: main([str(unfollowed[0])]))
     assert f"error: {unfollowed[0]}: another process is at work on this run; wait for it" in capfd.readouterr().err
 

@@ -14,7 +14,7 @@ def test_a_run_is_read_with_its_figures_and_costs(tmp_path):
     assert figures["foreground/psnr"]["s3"] == 15.0
     assert set(figures) == {"foreground/psnr", "foreground/ssim", "foreground/mae"}  # no whole image, no slices
     assert (run.seconds_per_step, run.translator_parameters, run.all_parameters) == (0.25, 2_000_000, 2_500_000)
-    assert run.where == "cpu, 1 threads, float32"
+    assert run.hardware == "cpu, 1 threads, float32"
 
 
 def test_a_figure_that_is_missing_or_infinite_is_read_as_that(tmp_path):
@@ -30,7 +30,7 @@ def test_a_figure_that_is_missing_or_infinite_is_read_as_that(tmp_path):
 
 def test_an_older_run_without_a_record_is_read_too(tmp_path):
     run = load_run(finished_run(tmp_path, "mine", record=None))
-    assert (run.seconds_per_step, run.translator_parameters, run.all_parameters, run.where) == (None, None, None, "")
+    assert (run.seconds_per_step, run.translator_parameters, run.all_parameters, run.hardware) == (None, None, None, "")
 
 
 def test_the_mlflow_run_is_the_one_that_the_folder_names(tmp_path):

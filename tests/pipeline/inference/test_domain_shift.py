@@ -15,7 +15,7 @@ from pipeline.data.case import Case
 from pipeline.data.fingerprint import QUANTILES, volume_fingerprint
 from pipeline.data.slice_cache import build_slice_cache
 from pipeline.inference.domain_shift import doubts
-from pipeline.runs.prepare import cohort_facts
+from pipeline.runs.prepare import cohort_statistics
 from pipeline.translate import main, translate
 from pipeline.utils.errors import UserError
 from transforms.io.nifti import read_nifti
@@ -166,7 +166,7 @@ def cohort_of_heads(tmp_path_factory):
         cases = [Case(path.stem, "", contrast, path) for path in paths]
         how = {"processes": 1, "on_bad_volume": "stop", "quiet": True}
         stored, _ = build_slice_cache(cases, folder / "store", SETTINGS | {"min_foreground": 0.1}, **how)
-        facts[contrast] = cohort_facts(stored)
+        facts[contrast] = cohort_statistics(stored)
     return json.loads(json.dumps(facts))
 
 
@@ -269,7 +269,7 @@ def test_a_model_of_one_real_subject_knows_the_others_contrasts(trained, tried):
     def facts_of(contrast):
         own = {"low": 0.0, "high": 1.0, "integer": False, "spacing_mm": [1.0] * 3, "histogram": [1]}
         entry = type("Entry", (), {"facts": own | {"likeness": likeness(trained, contrast)}, "count": 1})
-        return cohort_facts([entry])
+        return cohort_statistics([entry])
 
     facts = {contrast: facts_of(contrast) for contrast in ("T1", "T2")}
     for contrast, other in (("T1", "T2"), ("T2", "T1")):

@@ -151,12 +151,12 @@ def test_a_large_network_is_laid_out_for_the_cpu_and_gives_the_same_to_rounding(
     path, image = checkpoint(tmp_path / "x.pt", fill=0.01), torch.rand(2, 1, 64, 64) * 2 - 1
     plain = load_model(path, "cpu")
     monkeypatch.setattr(model_module, "ENOUGH_WORK", 0)
-    laid_out = load_model(path, "cpu")
-    weights = [model.translators["T2"].down[1][0].weight for model in (plain, laid_out)]
+    format_table = load_model(path, "cpu")
+    weights = [model.translators["T2"].down[1][0].weight for model in (plain, format_table)]
     assert [one.is_contiguous(memory_format=torch.channels_last) for one in weights] == [False, True]
-    assert plain.identity("T2") == laid_out.identity("T2")
+    assert plain.identity("T2") == format_table.identity("T2")
     with torch.inference_mode():
-        results = [model.translators["T2"](image) for model in (plain, laid_out)]
+        results = [model.translators["T2"](image) for model in (plain, format_table)]
     assert results[0].std() > 0
     torch.testing.assert_close(*results, rtol=0, atol=1e-5)
 
@@ -180,9 +180,9 @@ def test_a_volume_is_the_same_in_both_layouts_to_a_millionth():
     volume = nib.Nifti1Image(np.random.default_rng(0).uniform(1, 1000, (30, 26, 5)), np.diag([1, 2, 1.5, 1]))
     made = []
     for layout in (torch.contiguous_format, torch.channels_last):
-        laid_out = copy.deepcopy(network).to(memory_format=layout)
-        assert laid_out.network.down[1][0].weight.is_contiguous(memory_format=layout)
-        model = TranslationModel(("T1", "T2"), {"T2": laid_out}, settings, facts, 16, torch.device("cpu"))
+        format_table = copy.deepcopy(network).to(memory_format=layout)
+        assert format_table.network.down[1][0].weight.is_contiguous(memory_format=layout)
+        model = TranslationModel(("T1", "T2"), {"T2": format_table}, settings, facts, 16, torch.device("cpu"))
         made.append(translate_volume(volume, model, "T2", batch_size=2).get_fdata())
     assert made[0].std() > 0.01
     np.testing.assert_allclose(*made, rtol=0, atol=1e-6)

@@ -6,7 +6,7 @@ import torch
 from pipeline import dry_run as plan
 from pipeline.config.schema import Config
 from pipeline.planning import training_time as plan_time
-from pipeline.planning.training_time import cpu_pace, duration, own_pace, seconds, step_operations, time_text
+from pipeline.planning.training_time import cpu_pace, duration, measured_pace, seconds, step_operations, time_text
 from pipeline.runs.folder import RunFolder
 
 
@@ -75,7 +75,7 @@ def test_a_run_that_has_begun_tells_its_own_pace(tmp_path, capsys):
     marks = [(10, 100, "train/a"), (20, 103, "train/a"), (20, 140, "validation/score"), (30, 106, "train/a"),
              (40, 99_106, "train/a"), (50, 99_109, "train/a")]  # fmt: skip
     records(tmp_path / "run", marks)
-    assert own_pace(RunFolder(tmp_path / "run")) == (50, pytest.approx(0.3))
+    assert measured_pace(RunFolder(tmp_path / "run")) == (50, pytest.approx(0.3))
     text = time_text(config(output=tmp_path / "run"), None, 12_050, 0)
     assert text == "time       training 60 minutes for 12,000 steps to come, at 300 ms a step as measured so far"
 
@@ -84,9 +84,9 @@ def test_a_run_that_has_begun_tells_its_own_pace(tmp_path, capsys):
 
 
 def test_a_run_without_records_tells_no_pace(tmp_path):
-    assert own_pace(RunFolder(tmp_path)) == (0, None)
+    assert measured_pace(RunFolder(tmp_path)) == (0, None)
     records(tmp_path / "run", [(10, 100, "train/a")])
-    assert own_pace(RunFolder(tmp_path / "run")) == (10, None)
+    assert measured_pace(RunFolder(tmp_path / "run")) == (10, None)
 
 
 def test_nothing_is_timed_where_training_would_not_fit_the_memory(monkeypatch):

@@ -14,7 +14,7 @@ from tracked_run import track, train
 
 import pipeline
 from pipeline.tracking import mlflow_files
-from pipeline.tracking.mlflow_files import files_of
+from pipeline.tracking.mlflow_files import artifact_folder
 from pipeline.tracking.mlflow_models import load_translator, log_translator
 from pipeline.tracking.tracker import Tracker
 from pipeline.utils.errors import UserError
@@ -123,7 +123,7 @@ def test_where_files_are(tmp_path, there, recorded, used):
     for name in there:
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "home").mkdir(exist_ok=True)
-    assert files_of(tmp_path / "home" / "mlflow.db", Path(recorded.format(tmp_path))) == tmp_path / used
+    assert artifact_folder(tmp_path / "home" / "mlflow.db", Path(recorded.format(tmp_path))) == tmp_path / used
 
 
 # ── addresses that stop half way ────────────────────────────────────────────────────────────────────────────

@@ -87,7 +87,7 @@ def test_without_mlflow_nothing_else_is_written_or_waited_for(tmp_path):
         tracker.log_image("samples", np.zeros((4, 4)), 0)
         assert tracker.call("nothing", lambda run: 1) is None
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
-    assert tracker.how_to_open() == f"{tmp_path}/run/metrics.jsonl (MLflow was off)"
+    assert tracker.open_instructions() == f"{tmp_path}/run/metrics.jsonl (MLflow was off)"
 
 
 # ── what is in the store ────────────────────────────────────────────────────────────────────────────────────
@@ -122,7 +122,9 @@ def test_a_run_is_whole_in_the_store(tmp_path, store):
     assert sum(name.endswith("+compressed.webp") for name in names) == 2
     downloaded = client(store).download_artifacts(tracker.run_id, "inputs/split.json", str(tmp_path))
     assert Path(downloaded).read_text() == "{}"
-    assert tracker.how_to_open().startswith(f"mlflow ui --backend-store-uri {store}, then http://127.0.0.1:5000/#/exp")
+    assert tracker.open_instructions().startswith(
+        f"mlflow ui --backend-store-uri {store}, then http://127.0.0.1:5000/#/exp"
+    )
 
 
 def test_the_store_shows_the_values_of_the_latest_evaluation(tmp_path, store):

@@ -86,7 +86,7 @@ def test_a_dead_server_costs_seconds_and_one_line_and_loses_nothing(tmp_path, mo
     assert len(said) == 2
     assert said[0].startswith(f"tracking: {uri} is not followed (")
     assert f"`python -m pipeline.sync {tmp_path}/run` sends it later" in said[1]
-    assert tracker.how_to_open().endswith("metrics.jsonl (MLflow was not reached)")
+    assert tracker.open_instructions().endswith("metrics.jsonl (MLflow was not reached)")
 
 
 @pytest.mark.parametrize("way", ["hang", "error"])
@@ -107,9 +107,9 @@ def test_a_server_that_fails_half_way_and_comes_back_has_every_point_once(tmp_pa
         for step in range(0, 40, 5):
             train(tracker, range(step, step + 5))
             time.sleep(0.1)
-        eventually(lambda: not tracker.follows)
+        eventually(lambda: not tracker.is_connected)
         server.mode = "ok"
-        eventually(lambda: tracker.follows)
+        eventually(lambda: tracker.is_connected)
         train(tracker, range(40, 51))
     assert history(server.uri, tracker.run_id, "loss") == [(step, step * 2) for step in range(51)]
     assert images(server.uri, tracker.run_id) == list(range(0, 51, 5))
@@ -145,7 +145,7 @@ def test_a_store_that_refuses_is_asked_twice_however_much_is_logged(tmp_path, mo
     monkeypatch.setattr(follower, "MlflowRun", refuse)
     with track(tmp_path) as tracker:
         train(tracker, range(steps))
-        eventually(lambda: not tracker.follows)
+        eventually(lambda: not tracker.is_connected)
         assert tracker.call("a model", lambda run: 1) is None
     assert len(asked) == 2  # at the start and at the end; in between only after RETRY_EVERY_S
 
