@@ -57,53 +57,53 @@ def download_ixi(
     if unknown:
         raise UserError(f"--contrasts: no archive of {' or '.join(unknown)} in IXI; choose from {', '.join(md5)}")
     require_web(base_url)
-    _make(folder)
+    _make_folder(folder)
     for contrast in dict.fromkeys(contrasts):
         unpacked, archive = folder / f"IXI-{contrast}", folder / f"IXI-{contrast}.tar"
-        if _count(unpacked):
-            _tell(f"{unpacked}: there already, {_count(unpacked)} volumes", quiet)
+        if _volume_count(unpacked):
+            _echo_unless_quiet(f"{unpacked}: there already, {_volume_count(unpacked)} volumes", quiet)
             continue
         require_empty(unpacked)
         require_writable(archive)
         placed = archive.exists()
         if placed:
-            _check_placed(archive, md5[contrast], quiet)
+            _check_archive(archive, md5[contrast], quiet)
         else:
             fetch(f"{base_url.rstrip('/')}/{archive.name}", archive, md5=md5[contrast], copies=2, quiet=quiet)
         unpack_tar(archive, unpacked, quiet)
         if not (keep_archives or placed):
             archive.unlink()
-        _tell(f"{unpacked}: {_count(unpacked)} volumes", quiet)
+        _echo_unless_quiet(f"{unpacked}: {_volume_count(unpacked)} volumes", quiet)
 
 
-def _make(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
 
 
-def _check_placed(archive: Path, md5: str, quiet: bool) -> None:
+def _check_archive(archive: Path, md5: str, quiet: bool) -> None:
     """Set an archive with a wrong sum aside, so that the next command downloads it."""
     from pipeline.data.http_download import md5_of
 
-    found = md5_of(archive, quiet)
-    if found != md5:
+    actual_md5 = md5_of(archive, quiet)
+    if actual_md5 != md5:
         aside = archive.replace(archive.with_name(f"{archive.name}.bad"))
         raise UserError(
-            f"{archive}: has MD5 sum {found} instead of {md5}; "
+            f"{archive}: has MD5 sum {actual_md5} instead of {md5}; "
             f"it is now {aside.name}, repeat the command to download it"
         )
 
 
-def _count(folder: Path) -> int:
+def _volume_count(folder: Path) -> int:
     """Return how many volumes a folder holds; 0 where there is none. Unpacking makes it whole or not at all."""
     return (
         sum(1 for path in folder.iterdir() if path.name.lower().endswith((".nii", ".nii.gz"))) if folder.is_dir() else 0
     )
 
 
-def _tell(text: str, quiet: bool) -> None:
+def _echo_unless_quiet(text: str, quiet: bool) -> None:
     if not quiet:
         echo(text)
 
@@ -143,8 +143,8 @@ def main(argv: list[str] | None = None) -> int:
         )
     except KeyboardInterrupt as stop:
         number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
-        kept = "what has come is kept, the same command goes on from there"
-        raise Stopped(number, f"interrupted; {kept}") from None
+        remark = "what has come is kept, the same command goes on from there"
+        raise Stopped(number, f"interrupted; {remark}") from None
     return EXIT_DONE
 
 

@@ -47,15 +47,15 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     cases = planned_cases(config)
     split = split_cases(config, cases, saved if saved.exists() else None)
     warn_of_headers(config, cases, split)
-    slices = {contrast: _slices(split.train[contrast], config) for contrast in config.contrasts}
-    engine = _engine(config)
-    together = 0  # slices that are there in both contrasts, on the first one's grid
+    slices = {contrast: _slice_count(split.train[contrast], config) for contrast in config.contrasts}
+    engine = _meta_engine(config)
+    paired_slices = 0  # slices that are there in both contrasts, on the first one's grid
     if engine.paired:
         warn_unpaired(config, cases, split)
-        together = _slices(_firsts(split.train.values(), config), config)
-    schedule = schedule_of(config.training, together or max(slices.values()))
-    needs, memory = planned_disk(config, split, engine), _memory(config, engine)
-    parameters = {name: _count(network) for name, network in engine.networks().items()}
+        paired_slices = _slice_count(_first_scans_of_pairs(split.train.values(), config), config)
+    schedule = schedule_of(config.training, paired_slices or max(slices.values()))
+    needs, memory = planned_disk(config, split, engine), _training_bytes(config, engine)
+    parameters = {name: _parameter_count(network) for name, network in engine.networks().items()}
     echo(f"{config.name}: {config.data.source} data → {config.folder}\n")
     if start is not None:
         echo(f"weights    of {start_text(start.record)}\n")
@@ -72,10 +72,10 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     echo(disk_text(needs))
     resident = ""
     if config.training.slices_on_device:
-        trained_on = 2 * together or sum(slices.values())
+        trained_on = 2 * paired_slices or sum(slices.values())
         resident = f", and {human_bytes(trained_on * config.preprocess.size**2 * BYTES_PER_PIXEL)} of slices"
     echo(f"memory     {human_bytes(memory)}{resident} while training, besides the libraries' own")
-    echo(cpu_work_text(config, split, lambda cases: _grid(cases, config)))
+    echo(cpu_work_text(config, split, lambda cases: _typical_grid(cases, config)))
     _warn_of_device(config)
     warn_of_lost_rate(schedule)
     warn_of_full_disks(needs)
@@ -103,7 +103,7 @@ def planned_cases(config: Config) -> list[Case]:
     planned = planned_phantom(
         data.folder, config.contrasts, subjects=data.subjects, spacing_mm=data.spacing_mm, seed=data.seed
     )
-    return [case for of_subject in planned.values() for case in of_subject]
+    return [case for subject_cases in planned.values() for case in subject_cases]
 
 
 def warn_before_the_work(config: Config, cases: Sequence[Case], saved_split: Path | None) -> None:
@@ -115,29 +115,35 @@ def warn_before_the_work(config: Config, cases: Sequence[Case], saved_split: Pat
         saved_split: The file with the split of a run that goes on.
     """
     with suppress(UserError):  # what is wrong with the data the run itself says
-        warn_of_full_disks(planned_disk(config, split_cases(config, cases, saved_split), _engine(config)))
+        warn_of_full_disks(planned_disk(config, split_cases(config, cases, saved_split), _meta_engine(config)))
 
 
 def _split_rows(config: Config, split: CohortSplit, paired: bool) -> list[tuple[str, str, int, int, int]]:
-    parts = [("train", contrast, split.train[contrast]) for contrast in config.contrasts]
+    entries = [("train", contrast, split.train[contrast]) for contrast in config.contrasts]
     if paired:
-        parts.append(("train", "pairs", _firsts(split.train.values(), config)))
+        entries.append(("train", "pairs", _first_scans_of_pairs(split.train.values(), config)))
     for name in ("validation", "test"):
         cases = getattr(split, name)
-        parts += [(name, kind, [case for case in cases if case.contrast == kind]) for kind in config.contrasts]
-        parts.append((name, "pairs", _firsts([cases], config)))
+        entries += [(name, kind, [case for case in cases if case.contrast == kind]) for kind in config.contrasts]
+        entries.append((name, "pairs", _first_scans_of_pairs([cases], config)))
     return [
-        (name, kind, len({case.subject for case in part}), len(part), _slices(part, config))
-        for name, kind, part in parts
+        (
+            name,
+            kind,
+            len({case.subject for case in subset_cases}),
+            len(subset_cases),
+            _slice_count(subset_cases, config),
+        )
+        for name, kind, subset_cases in entries
     ]
 
 
-def _firsts(parts: Iterable[Sequence[Case]], config: Config) -> list[Case]:
+def _first_scans_of_pairs(case_lists: Iterable[Sequence[Case]], config: Config) -> list[Case]:
     """Return the first contrast's images of the pairs among the cases."""
-    return [first for first, _ in pairs([case for part in parts for case in part], config.contrasts)]
+    return [first for first, _ in pairs([case for case_list in case_lists for case in case_list], config.contrasts)]
 
 
-def _slices(cases: Sequence[Case], config: Config) -> int:
+def _slice_count(cases: Sequence[Case], config: Config) -> int:
     """Estimate how many slices cases have: from one volume's header, three quarters of them occupied."""
     if not cases:
         return 0
@@ -147,7 +153,7 @@ def _slices(cases: Sequence[Case], config: Config) -> int:
 
     from transforms.spatial import orientation_of
 
-    shape, affine = _grid(cases, config)
+    shape, affine = _typical_grid(cases, config)
     along = {"sagittal": 0, "coronal": 1, "axial": 2}[config.preprocess.axis]
     axis = int((orientation_of(affine)[:, 0] == along).argmax())
     spacing = config.preprocess.spacing_mm
@@ -155,7 +161,7 @@ def _slices(cases: Sequence[Case], config: Config) -> int:
     return round(0.75 * slices) * len(cases)
 
 
-def _grid(cases: Sequence[Case], config: Config) -> tuple[tuple[int, ...], np.ndarray]:
+def _typical_grid(cases: Sequence[Case], config: Config) -> tuple[tuple[int, ...], np.ndarray]:
     """Return shape and affine of the first case whose header can be read."""
     if config.data.source == "phantom":
         from pipeline.data.sources.phantom_anatomy import grid
@@ -174,7 +180,7 @@ def _grid(cases: Sequence[Case], config: Config) -> tuple[tuple[int, ...], np.nd
     raise UserError(f"{cases[0].path}: not readable as NIfTI, nor is any other of {len(cases)} images like it")
 
 
-def _engine(config: Config) -> "Engine":
+def _meta_engine(config: Config) -> "Engine":
     """Return the run's engine on torch's meta device, which allocates nothing."""
     import torch
 
@@ -184,13 +190,13 @@ def _engine(config: Config) -> "Engine":
         return build_engine(config, torch.device("meta"))
 
 
-def _weights(networks: "Iterable[nn.Module]") -> "set[nn.Parameter]":
+def _unique_weights(networks: "Iterable[nn.Module]") -> "set[nn.Parameter]":
     """Return the weights of some networks, one that several share once."""
     return {weight for network in networks for weight in network.parameters()}
 
 
-def _count(*networks: "nn.Module") -> int:
-    return sum(weight.numel() for weight in _weights(networks))
+def _parameter_count(*networks: "nn.Module") -> int:
+    return sum(weight.numel() for weight in _unique_weights(networks))
 
 
 def planned_disk(config: Config, split: CohortSplit, engine: "Engine") -> list[DiskNeed]:
@@ -205,51 +211,55 @@ def planned_disk(config: Config, split: CohortSplit, engine: "Engine") -> list[D
         UserError: no image's header can be read.
     """
     training = [case for cases in split.train.values() for case in cases]
-    slices = sum(_slices(cases, config) for cases in split.train.values())
+    slices = sum(_slice_count(cases, config) for cases in split.train.values())
     if engine.paired:
-        slices += 2 * _slices(_firsts(split.train.values(), config), config)
-    weights = _count(*engine.networks().values())
-    averaged = _count(*engine.best_generators().values()) if config.method.ema_decay else 0
+        slices += 2 * _slice_count(_first_scans_of_pairs(split.train.values(), config), config)
+    weights = _parameter_count(*engine.networks().values())
+    averaged = _parameter_count(*engine.best_generators().values()) if config.method.ema_decay else 0
     pools = 2 * getattr(config.method, "pool_size", 0) * config.preprocess.size**2
     checkpoint = 4 * (3 * weights + averaged + pools)
-    return disk_needs(config, training, slices=slices, checkpoint=checkpoint, voxels=_voxels(split.test, config))
+    return disk_needs(config, training, slices=slices, checkpoint=checkpoint, voxels=_voxel_count(split.test, config))
 
 
-def _voxels(cases: Sequence[Case], config: Config) -> int:
+def _voxel_count(cases: Sequence[Case], config: Config) -> int:
     """Estimate how many voxels cases have: of each contrast, from one volume's header; pictures are left out."""
     if config.data.source == "images":
         return 0
     by_contrast = ([case for case in cases if case.contrast == contrast] for contrast in config.contrasts)
-    return sum(len(some) * math.prod(_grid(some, config)[0]) for some in by_contrast if some)
+    return sum(
+        len(contrast_cases) * math.prod(_typical_grid(contrast_cases, config)[0])
+        for contrast_cases in by_contrast
+        if contrast_cases
+    )
 
 
-def _memory(config: Config, engine: "Engine") -> float:
+def _training_bytes(config: Config, engine: "Engine") -> float:
     """Add up weights, gradients, Adam's moments and what the costliest step keeps of its passes for the gradients."""
     import torch
 
-    weights = _weights(engine.networks().values())
-    known = {weight.untyped_storage()._cdata for weight in weights}
+    weights = _unique_weights(engine.networks().values())
+    weight_storages = {weight.untyped_storage()._cdata for weight in weights}
     passes = 0
-    for made in range(getattr(config.method, "critic_steps", 1)):  # in one of so many steps the generators move too
-        if made:
+    for step in range(getattr(config.method, "critic_steps", 1)):  # in one of so many steps the generators move too
+        if step:
             engine.on_step_end(torch.tensor(True))
-        passes = max(passes, _kept_for_gradients(config, engine, known))
+        passes = max(passes, _activation_bytes(config, engine, weight_storages))
     return 4 * 4 * sum(weight.numel() for weight in weights) + passes
 
 
-def _kept_for_gradients(config: Config, engine: "Engine", known: set[int]) -> int:
+def _activation_bytes(config: Config, engine: "Engine", weight_storages: set[int]) -> int:
     """Return the bytes that the passes of the engine's next step keep, besides storages that are `known`."""
     import torch
 
-    kept: dict[int, int] = {}
+    saved_storages: dict[int, int] = {}
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
+    def record(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage.nbytes()
+        saved_storages[storage._cdata] = storage.nbytes()
         return tensor
 
     images = torch.zeros(config.training.batch_size, 1, config.preprocess.size, config.preprocess.size, device="meta")
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         losses = engine.losses(images, images)  # held, so that no storage's address is given out twice
     del losses
-    return sum(size for storage, size in kept.items() if storage not in known)
+    return sum(size for storage, size in saved_storages.items() if storage not in weight_storages)

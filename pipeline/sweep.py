@@ -72,8 +72,8 @@ def _warn_of_differences(jobs: Sequence[SweepJob]) -> None:
     """Say before hours of training that the end will be without a comparison."""
     first, *others = jobs
     for job in others:
-        for key, there, here in config_differences(first.config, job.config):
-            warn(f"warning: {first.name} and {job.name} cannot be compared: {key} is {there!r} and {here!r}")
+        for key, first_value, job_value in config_differences(first.config, job.config):
+            warn(f"warning: {first.name} and {job.name} cannot be compared: {key} is {first_value!r} and {job_value!r}")
 
 
 def _skip_finished(jobs: Sequence[SweepJob], quiet: bool) -> None:
@@ -82,23 +82,25 @@ def _skip_finished(jobs: Sequence[SweepJob], quiet: bool) -> None:
     for job in finished:
         job.code = EXIT_DONE
     if finished and not quiet:
-        them = "it" if len(finished) == 1 else "them"
-        echo(f"finished before, so skipped: {', '.join(job.name for job in finished)} (--again evaluates {them} anew)")
+        pronoun = "it" if len(finished) == 1 else "them"
+        echo(
+            f"finished before, so skipped: {', '.join(job.name for job in finished)} (--again evaluates {pronoun} anew)"
+        )
 
 
 def _conclude(jobs: Sequence[SweepJob], page: Path, quiet: bool) -> int:
     """Compare what finished, list what failed, and return the exit code."""
-    done, failed = [job for job in jobs if job.code == 0], [job for job in jobs if job.code != 0]
+    finished, failed = [job for job in jobs if job.code == 0], [job for job in jobs if job.code != 0]
     compared = True
-    if len(done) > 1:
+    if len(finished) > 1:
         try:
-            compare_folders([job.config.folder for job in done], page, quiet=quiet)
+            compare_folders([job.config.folder for job in finished], page, quiet=quiet)
         except UserError as error:
             warn(f"warning: no comparison: {error}")
             compared = False
     elif not quiet:
         echo("no comparison: it needs two finished runs or more")
-    echo(f"{len(done)} of {len(jobs)} runs are done")
+    echo(f"{len(finished)} of {len(jobs)} runs are done")
     for job in failed:
         warn(f"failed: {job.name}: exit code {job.code}: {job.last_line}; {job.log} has the rest")
     return EXIT_DONE if compared and not failed else EXIT_PARTLY_DONE

@@ -76,14 +76,19 @@ def plan(configs: Sequence[Path], overrides: Sequence[str], output: Path | None,
         except UserError as error:
             problems.append(str(error))
             continue
-        place = [f"output={_quoted(str(config.folder))}"] if output is not None else []
-        jobs.append(SweepJob(config, [str(path), *overrides, *place, "--quiet"], logs / f"{config.name}.log"))
-    problems += _shared(configs, jobs) if not problems else []
+        output_override = [f"output={_quoted(str(config.folder))}"] if output is not None else []
+        jobs.append(SweepJob(config, [str(path), *overrides, *output_override, "--quiet"], logs / f"{config.name}.log"))
+    problems += _shared_names_and_folders(configs, jobs) if not problems else []
     problems += [
         f"{job.name}: is the folder of the logs; give the run another name" for job in jobs if job.config.folder == logs
     ]
-    blocked = next((place for place in (logs, *logs.parents) if place.exists() and not place.is_dir()), None)
-    problems += [f"{blocked}: is a file, and the runs' folder is to be there; give another -o"] if blocked else []
+    blocking_file = next(
+        (folder for folder in (logs, *logs.parents) if folder.exists() and not folder.is_dir()),
+        None,
+    )
+    problems += (
+        [f"{blocking_file}: is a file, and the runs' folder is to be there; give another -o"] if blocking_file else []
+    )
     if problems:
         raise UserError("\n  ".join(["no run was started:", *problems]))
     return jobs
@@ -94,15 +99,15 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _shared(configs: Sequence[Path], jobs: Sequence[SweepJob]) -> Iterable[str]:
+def _shared_names_and_folders(configs: Sequence[Path], jobs: Sequence[SweepJob]) -> Iterable[str]:
     """Yield what two runs must not share: a name, by which logs and tables tell them apart, or a folder."""
     for index, job in enumerate(jobs):
-        for earlier, other in enumerate(jobs[:index]):
-            both = f"{configs[earlier]} and {configs[index]}"
+        for other_index, other in enumerate(jobs[:index]):
+            paths_text = f"{configs[other_index]} and {configs[index]}"
             if job.name == other.name:
-                yield f"{both}: both are named {job.name!r}; give one another name"
+                yield f"{paths_text}: both are named {job.name!r}; give one another name"
             elif job.config.folder.resolve() == other.config.folder.resolve():
-                yield f"{both}: both write to {job.config.folder}; give one another output"
+                yield f"{paths_text}: both write to {job.config.folder}; give one another output"
 
 
 def work_through(jobs: Sequence[SweepJob], at_once: int, *, quiet: bool, devices: Sequence[str] = ()) -> None:
@@ -121,31 +126,31 @@ def work_through(jobs: Sequence[SweepJob], at_once: int, *, quiet: bool, devices
         Stopped: a signal came; it was passed on, and the runs under way have written their checkpoints and ended.
         UserError: a process or its log could not be started.
     """
-    waiting = deque((number, job) for number, job in enumerate(jobs, 1) if job.code is None)
+    queue = deque((number, job) for number, job in enumerate(jobs, 1) if job.code is None)
     slots: dict[int, SweepJob | None] = dict.fromkeys(range(at_once))
     with _Signals(lambda: [job.process for job in jobs if job.process]) as signals:
         try:
-            while any(slots.values()) or (waiting and signals.first is None):
+            while any(slots.values()) or (queue and signals.first is None):
                 for slot, job in slots.items():
                     if job is not None and job.process.poll() is not None:
                         slots[slot] = None
                         _end(job, quiet)
-                    if slots[slot] is None and waiting and signals.first is None:
-                        number, following = waiting.popleft()
+                    if slots[slot] is None and queue and signals.first is None:
+                        number, next_job = queue.popleft()
                         device = devices[slot % len(devices)] if devices else None
-                        _start(following, device, "" if quiet else f"{number}/{len(jobs)} ")
-                        slots[slot] = following
+                        _start(next_job, device, "" if quiet else f"{number}/{len(jobs)} ")
+                        slots[slot] = next_job
                 signals.pass_on()
                 time.sleep(POLL_S)
         except BaseException:
             signals.stop_all()
             raise
     if signals.first is not None:
-        left = [job.name for job in jobs if job.code != 0]
+        unfinished = [job.name for job in jobs if job.code != 0]
         raise Stopped(
             signals.first,
-            f"{signal.Signals(signals.first).name}; {len(jobs) - len(left)} of {len(jobs)} runs are done, still to do: "
-            f"{', '.join(left) or 'the comparison'}; the same command goes on from there",
+            f"{signal.Signals(signals.first).name}; {len(jobs) - len(unfinished)} of {len(jobs)} runs are done, still to "
+            f"do: {', '.join(unfinished) or 'the comparison'}; the same command goes on from there",
         )
 
 
@@ -159,7 +164,7 @@ def cuda_devices() -> list[str]:
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
-def _start(job: SweepJob, device: str | None, counted: str) -> None:
+def _start(job: SweepJob, device: str | None, counter_text: str) -> None:
     """Start a run in a process and a session of its own, so that Ctrl-C reaches it through us, and once.
 
     Raises:
@@ -171,10 +176,10 @@ def _start(job: SweepJob, device: str | None, counted: str) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     if device is not None:
         environment["CUDA_VISIBLE_DEVICES"] = device
-    where = "" if device is None else f" on CUDA device {device}"
-    if counted:
-        echo(f"{counted}{job.name}: started{where}; {job.log}")
-    header = f"\n── {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command[1:])}{where}\n"
+    device_text = "" if device is None else f" on CUDA device {device}"
+    if counter_text:
+        echo(f"{counter_text}{job.name}: started{device_text}; {job.log}")
+    header = f"\n── {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command[1:])}{device_text}\n"
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("ab") as log:
@@ -225,9 +230,11 @@ class _Signals:
 
     def __init__(self, processes: Callable[[], list[subprocess.Popen]]):
         self.first: int | None = None
-        self._processes, self._arrived, self._passed = processes, [], {}
+        self._processes, self._received, self._sent_counts = processes, [], {}
         under_nohup = HANGUP is None or signal.getsignal(HANGUP) is signal.SIG_IGN
-        self._handled = signal_handlers((signal.SIGINT, signal.SIGTERM, *([] if under_nohup else [HANGUP])), self._note)
+        self._handled = signal_handlers(
+            (signal.SIGINT, signal.SIGTERM, *([] if under_nohup else [HANGUP])), self._on_signal
+        )
 
     def __enter__(self) -> "_Signals":
         self._handled.__enter__()
@@ -236,8 +243,8 @@ class _Signals:
     def __exit__(self, *_: object) -> None:
         self._handled.__exit__(None, None, None)
 
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self._arrived.append(signal.SIGTERM if number == HANGUP else number)
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        self._received.append(signal.SIGTERM if number == HANGUP else number)
         if self.first is None:
             self.first = number
             name = signal.Signals(number).name
@@ -247,16 +254,16 @@ class _Signals:
 
     def stop_all(self) -> None:
         """Have every process save and end, and wait for it."""
-        self._arrived.append(signal.SIGTERM)
+        self._received.append(signal.SIGTERM)
         while any(process.poll() is None for process in self._processes()):
             self.pass_on()
             time.sleep(POLL_S)
 
     def pass_on(self) -> None:
         """Send every process what has arrived and it has not been sent yet: also one that was just starting."""
-        arrived = list(self._arrived)
+        received = list(self._received)
         for process in self._processes():
-            for number in arrived[self._passed.get(process.pid, 0) :]:
+            for number in received[self._sent_counts.get(process.pid, 0) :]:
                 if process.poll() is None:
                     process.send_signal(number)
-            self._passed[process.pid] = len(arrived)
+            self._sent_counts[process.pid] = len(received)

@@ -21,15 +21,15 @@ def sync_folders(folders: Sequence[Path]) -> int:
     from pipeline.tracking.mlflow_settings import configure_mlflow
 
     configure_mlflow()  # first, for MONAI imports MLflow, which asks for its settings then
-    whole = some = 0
+    complete_count = sent_count = 0
     for folder in folders:
         try:
             refused = _sync(folder)
         except UserError as error:
             warn(one_line(f"error: {error}"))
             continue
-        some, whole = some + 1, whole + (refused == 0)
-    return EXIT_DONE if whole == len(folders) else EXIT_PARTLY_DONE if some else EXIT_BAD_INPUT
+        sent_count, complete_count = sent_count + 1, complete_count + (refused == 0)
+    return EXIT_DONE if complete_count == len(folders) else EXIT_PARTLY_DONE if sent_count else EXIT_BAD_INPUT
 
 
 def _sync(folder: Path) -> int:

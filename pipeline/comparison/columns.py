@@ -9,8 +9,8 @@ RANKING = "foreground/psnr"  # decides which run is the best of a direction
 
 def in_order(columns: Iterable[str]) -> list[str]:
     """Return columns as a reader expects them; those that are not known stand last, by name."""
-    place = {metric: index for index, metric in enumerate(names.HEADINGS)}
-    return sorted(set(columns), key=lambda column: (place.get(_metric(column), len(place)), column))
+    rank = {metric: index for index, metric in enumerate(names.HEADINGS)}
+    return sorted(set(columns), key=lambda column: (rank.get(_metric(column), len(rank)), column))
 
 
 def heading(column: str) -> str:

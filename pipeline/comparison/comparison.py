@@ -93,9 +93,9 @@ def _picture(runs: Sequence[FinishedRun], path: Path, quiet: bool) -> "Picture |
 
     path.unlink(missing_ok=True)  # an earlier comparison's must not pass for this one's
     try:
-        drawn = draw_slices(runs, quiet)
+        sheet = draw_slices(runs, quiet)
     except UserError as error:
         warn(f"warning: {error}; the comparison is without its figure")
         return None
-    save_png(drawn, path)
+    save_png(sheet, path)
     return Picture(path, "the same slices: input, each method, real target", CAPTION)

@@ -49,7 +49,7 @@ def log_comparison(comparison: Comparison, name: str, files: Sequence[Path], fol
 def metrics(comparison: Comparison) -> dict[str, float]:
     """Return the tables' means under the names of the runs' own metrics, such as
     "test/T1_to_T2/model/own/volume_foreground_psnr"."""
-    found = {}
+    means = {}
     for direction in comparison.directions:
         for row in direction.rows:
             for column in direction.columns:
@@ -57,14 +57,14 @@ def metrics(comparison: Comparison) -> dict[str, float]:
                 if value is None or not isfinite(value.mean):
                     continue
                 region, _, metric = column.partition("/")
-                figure = SummaryRow(*direction.contrasts, row.label, OWN, "volume", region, metric, *_parts(value))
-                found[metric_name(figure)] = value.mean
+                figure = SummaryRow(*direction.contrasts, row.label, OWN, "volume", region, metric, *_mean_sd_n(value))
+                means[metric_name(figure)] = value.mean
                 if row.label == direction.reference:
-                    found[metric_name(figure, MODEL)] = value.mean
-    return found
+                    means[metric_name(figure, MODEL)] = value.mean
+    return means
 
 
-def _parts(value) -> tuple[float, float, int]:
+def _mean_sd_n(value) -> tuple[float, float, int]:
     return value.mean, value.sd, value.n
 
 
@@ -76,5 +76,5 @@ def _tags(comparison: Comparison) -> dict[str, str]:
         "data": runs[0].config.data.source,
         "compared_runs": ",".join(run.mlflow_id or str(run.folder) for run in runs),
         **{f"compared.{run.label}": run.mlflow_id or str(run.folder) for run in runs},
-        **{f"best.{'_to_'.join(one.contrasts)}": one.reference for one in comparison.directions},
+        **{f"best.{'_to_'.join(direction.contrasts)}": direction.reference for direction in comparison.directions},
     }

@@ -33,11 +33,11 @@ def draw_slices(runs: Sequence[FinishedRun], quiet: bool) -> Tile:
     Raises:
         UserError: the data is no longer where the runs had it, or a checkpoint cannot be read.
     """
-    found = _test_pairs(runs[0])
-    models = {run.label: load_model(_checkpoint(run), "cpu") for run in runs}
+    test_pairs = _test_pairs(runs[0])
+    models = {run.label: load_model(_evaluated_checkpoint(run), "cpu") for run in runs}
     strides, settings = {model.stride for model in models.values()}, models[runs[0].label].settings
     rows: list[SliceOfMethods] = []
-    for pair in progress(found, total=min(SUBJECTS, len(found)), title="slices", unit="subject", quiet=quiet):
+    for pair in progress(test_pairs, total=min(SUBJECTS, len(test_pairs)), title="slices", unit="subject", quiet=quiet):
         try:
             views = {stride: _views(runs[0], pair, stride, settings) for stride in strides}
         except UserError as error:
@@ -53,16 +53,16 @@ def draw_slices(runs: Sequence[FinishedRun], quiet: bool) -> Tile:
     return side_by_side(
         rows,
         labels,
-        title="The same slices through every method" + _phantom(runs[0]),
+        title="The same slices through every method" + _phantom_note(runs[0]),
         footer=MEASURE if runs[0].config.data.source == "images" else f"{MEASURE} {RADIOLOGICAL}",
     )
 
 
-def _checkpoint(run: FinishedRun) -> Path:
+def _evaluated_checkpoint(run: FinishedRun) -> Path:
     return RunFolder(run.folder).evaluated_checkpoint(run.config.evaluation.checkpoint)
 
 
-def _phantom(run: FinishedRun) -> str:
+def _phantom_note(run: FinishedRun) -> str:
     return " (phantom: easier than real data)" if run.config.data.source == "phantom" else ""
 
 
@@ -75,10 +75,10 @@ def _test_pairs(run: FinishedRun) -> list[tuple[Case, Case]]:
     contrasts = run.config.contrasts
     cases = planned_cases(run.config)
     split = split_from_file(RunFolder(run.folder).split, cases, contrasts, pairing=run.config.split.pairing)
-    found = pairs(split.test, contrasts)
-    if not any(case.path.exists() for pair in found for case in pair):
+    test_pairs = pairs(split.test, contrasts)
+    if not any(case.path.exists() for pair in test_pairs for case in pair):
         raise UserError(f"{run.config.data.folder}: the test subjects' images are no longer there")
-    return found
+    return test_pairs
 
 
 def _views(
@@ -88,35 +88,35 @@ def _views(
 
     `settings` are the model's; None takes those of a new run.
     """
-    kept = registrations(run.config.preprocess)
-    with TemporaryDirectory() as forgotten:  # a store that has gone is not made anew
+    registration_cache = registrations(run.config.preprocess)
+    with TemporaryDirectory() as temporary_folder:  # a store that has gone is not made anew
         reader = PairReader(
             settings or chain_settings(run.config.preprocess),
             stride,
             register=run.config.evaluation.register_pairs,
-            cache=kept if kept.is_dir() else Path(forgotten),
+            cache=registration_cache if registration_cache.is_dir() else Path(temporary_folder),
         )
-        there, back, _ = reader.read(pair)
-    return there, back
+        forward, backward, _ = reader.read(pair)
+    return forward, backward
 
 
 def _row(
     subject: str, contrasts: Contrasts, views: dict[int, View], models: dict[str, TranslationModel]
 ) -> SliceOfMethods:
     """Return one slice of a subject through the models that make the target contrast."""
-    some = next(iter(views.values()))
-    index = int(np.argmax(some.foreground.sum(axis=(1, 2))))
-    real, inside = some.real[index], some.foreground[index]
+    any_view = next(iter(views.values()))
+    index = int(np.argmax(any_view.foreground.sum(axis=(1, 2))))
+    real, foreground = any_view.real[index], any_view.foreground[index]
     translations = {}
     for label, model in models.items():
         if contrasts[1] in model.translators:
-            made = _translated(views[model.stride], index, contrasts[1], model, subject)
-            translations[label] = (made, f"{psnr(made, real, DATA_RANGE, inside):.2f} dB")
-    return SliceOfMethods(f"{subject}, {' → '.join(contrasts)}", some.source.stack[index], translations, real)
+            translation = _translated_slice(views[model.stride], index, contrasts[1], model, subject)
+            translations[label] = (translation, f"{psnr(translation, real, DATA_RANGE, foreground):.2f} dB")
+    return SliceOfMethods(f"{subject}, {' → '.join(contrasts)}", any_view.source.stack[index], translations, real)
 
 
-def _translated(view: View, index: int, to: str, model: TranslationModel, name: str) -> np.ndarray:
+def _translated_slice(view: View, index: int, to: str, model: TranslationModel, name: str) -> np.ndarray:
     """Return one slice (h, w) of a scan translated."""
-    only = view.source.slices[index : index + 1], view.source.foreground[index : index + 1]
-    scan = replace(view.source, slices=only[0], foreground=only[1])
+    single = view.source.slices[index : index + 1], view.source.foreground[index : index + 1]
+    scan = replace(view.source, slices=single[0], foreground=single[1])
     return scan.unpadded(translate_scan(scan, to, model, batch_size=1, name=name))[0]

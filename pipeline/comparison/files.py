@@ -59,30 +59,30 @@ def kind_text(row: Row) -> str:
 
 def terminal_text(comparison: Comparison) -> str:
     """Return one table a direction: figures, and what PSNR differs by from the best run."""
-    parts = [_terminal_table(direction) for direction in comparison.directions]
-    parts.append("Whole test volumes inside the head, our own protocol, data range 2; mean ± SD over subjects.")
-    return "\n\n".join([*parts, *(f"note: {note}" for note in comparison.notes)])
+    paragraphs = [_terminal_table(direction) for direction in comparison.directions]
+    paragraphs.append("Whole test volumes inside the head, our own protocol, data range 2; mean ± SD over subjects.")
+    return "\n\n".join([*paragraphs, *(f"note: {note}" for note in comparison.notes)])
 
 
 def _terminal_table(direction: Direction) -> str:
-    shown = direction.columns[:6]
-    first = shown[0]
+    columns = direction.columns[:6]
+    psnr_column = columns[0]
     body = []
     for row in direction.rows:
-        difference = row.differences.get(first)
+        difference = row.differences.get(psnr_column)
         body.append(
             [
                 row.label,
                 kind_text(row),
-                *(value_text(column, row.values.get(column)) for column in shown),
-                "best" if row.label == direction.reference else interval_text(first, difference),
+                *(value_text(column, row.values.get(column)) for column in columns),
+                "best" if row.label == direction.reference else interval_text(psnr_column, difference),
                 NONE if difference is None else p_text(difference.p_holm),
                 seconds_text(row),
                 parameters_text(row.run.translator_parameters if row.run else None),
             ]
         )
-    columns = [f"{heading(column)} {arrow(column)}" for column in shown]
-    headings = ["", "method", *columns, "Δ to best [95 % CI]", "p (Holm)", "s/step", "parameters"]
+    column_titles = [f"{heading(column)} {arrow(column)}" for column in columns]
+    headings = ["", "method", *column_titles, "Δ to best [95 % CI]", "p (Holm)", "s/step", "parameters"]
     return f"{' → '.join(direction.contrasts)}, {count_text(direction)}\n{table(headings, body)}"
 
 
@@ -90,14 +90,14 @@ def interval_text(column: str, difference: Difference | None) -> str:
     """Return a difference as "+1.20 [+0.90, +1.50]"."""
     if difference is None or isnan(difference.mean):
         return NONE
-    places = digits(column)
-    interval = f" [{difference.low:+.{places}f}, {difference.high:+.{places}f}]" if isfinite(difference.low) else ""
-    return f"{difference.mean:+.{places}f}{interval}"
+    decimals = digits(column)
+    interval = f" [{difference.low:+.{decimals}f}, {difference.high:+.{decimals}f}]" if isfinite(difference.low) else ""
+    return f"{difference.mean:+.{decimals}f}{interval}"
 
 
 def save(comparison: Comparison, csv_path: Path, json_path: Path) -> None:
     """Write every figure of the tables, in full precision, as CSV (one line a figure) and as JSON."""
-    rows = [row for direction in comparison.directions for row in _plain_rows(direction)]
+    rows = [row for direction in comparison.directions for row in _csv_rows(direction)]
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -105,7 +105,7 @@ def save(comparison: Comparison, csv_path: Path, json_path: Path) -> None:
     atomic_text(csv_path, stream.getvalue())
     content = {
         "protocol": comparison.runs[0].protocols[OWN],
-        "reference": {"_to_".join(one.contrasts): one.reference for one in comparison.directions},
+        "reference": {"_to_".join(direction.contrasts): direction.reference for direction in comparison.directions},
         "runs": [
             {
                 "label": run.label,
@@ -119,12 +119,12 @@ def save(comparison: Comparison, csv_path: Path, json_path: Path) -> None:
         ],
         "settings": dict(comparison.settings),
         "notes": comparison.notes,
-        "figures": [{key: _plain(value) for key, value in row.items()} for row in rows],
+        "figures": [{key: _json_value(value) for key, value in row.items()} for row in rows],
     }
     atomic_text(json_path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def _plain_rows(direction: Direction) -> Iterator[dict]:
+def _csv_rows(direction: Direction) -> Iterator[dict]:
     for row in direction.rows:
         for column in direction.columns:
             value = row.values.get(column)
@@ -158,7 +158,7 @@ def _plain_rows(direction: Direction) -> Iterator[dict]:
             }
 
 
-def _plain(value: object) -> object:
+def _json_value(value: object) -> object:
     """Return a value in JSON's types: NaN, which JSON lacks, as null and infinity as text."""
     if not isinstance(value, float) or isfinite(value):
         return value

@@ -106,12 +106,12 @@ def load_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     if problems:
         raise UserError("\n  ".join(["these runs cannot be compared:", *problems] if len(problems) > 1 else problems))
     if len(runs) < 2:
-        given = f"{distinct[0]} alone" if distinct else "no run"
-        raise UserError(f"a comparison needs two runs or more, and was given {given}")
+        folder_text = f"{distinct[0]} alone" if distinct else "no run"
+        raise UserError(f"a comparison needs two runs or more, and was given {folder_text}")
     return _labelled(runs)
 
 
-def runs_of_experiment(experiment: str, place: Path) -> list[Path]:
+def runs_of_experiment(experiment: str, parent: Path) -> list[Path]:
     """Return the folders of the finished runs below `place` whose configuration names an MLflow experiment.
 
     The configuration that lies in each run's folder decides: it is there whatever became of the MLflow store, which
@@ -121,13 +121,13 @@ def runs_of_experiment(experiment: str, place: Path) -> list[Path]:
         UserError: there is none.
     """
     finished = []
-    for path in sorted(place.rglob("config.yaml")):
+    for path in sorted(parent.rglob("config.yaml")):
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            found = content["tracking"]["experiment"]
+            run_experiment = content["tracking"]["experiment"]
         except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
             continue  # not a run's
-        if found != experiment:
+        if run_experiment != experiment:
             continue
         if RunFolder(path.parent).scores.exists():
             finished.append(path.parent)
@@ -135,7 +135,8 @@ def runs_of_experiment(experiment: str, place: Path) -> list[Path]:
             warn(f"warning: {path.parent}: not finished; left out")
     if not finished:
         raise UserError(
-            f"{place}: no finished run of the experiment {experiment!r} below it; name the runs' folders, or set --runs"
+            f"{parent}: no finished run of the experiment {experiment!r} below it; name the runs' folders, or set "
+            "--runs"
         )
     return finished
 
@@ -159,11 +160,11 @@ def load_run(path: Path) -> FinishedRun:
             folder=path,
             label=config.name,
             config=config,
-            split={part: _json(folder.split)[part] for part in ("train", "validation", "test")},
-            by_scan=_by_scan(scores["subjects"]),
+            split={subset: _json(folder.split)[subset] for subset in ("train", "validation", "test")},
+            by_scan=_figures_by_scan(scores["subjects"]),
             protocols=dict(scores["protocols"]),
             record=_json(folder.record) if folder.record.is_file() else {},
-            mlflow_id=_json(note).get("run_id") if (note := path / "mlflow.json").is_file() else None,
+            mlflow_id=_json(run_id_file).get("run_id") if (run_id_file := path / "mlflow.json").is_file() else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
@@ -194,15 +195,15 @@ def _number(stored: float | str | None) -> float:
     return float("nan") if stored is None else float(stored)
 
 
-def _by_scan(rows: Sequence[dict]) -> dict[tuple[str, str, str], Figures]:
+def _figures_by_scan(rows: Sequence[dict]) -> dict[tuple[str, str, str], Figures]:
     """Return our own protocol's figures of whole volumes within the head (the foreground, or deeper inside)."""
-    found: dict[tuple[str, str, str], Figures] = {}
+    figures_by_system: dict[tuple[str, str, str], Figures] = {}
     for row in rows:
         if row["protocol"] == OWN and row["unit"] == "volume" and row["region"] != "image":
-            figures = found.setdefault((row["source"], row["target"], row["system"]), {})
+            figures = figures_by_system.setdefault((row["source"], row["target"], row["system"]), {})
             column = f"{row['region']}/{row['metric']}"
             figures.setdefault(column, {})[row["subject"]] = _number(row["value"])
-    return found
+    return figures_by_system
 
 
 _SYSTEMS = (MODEL, COPY, HISTOGRAM, LOOKUP)

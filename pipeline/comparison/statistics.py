@@ -30,11 +30,11 @@ class Difference:
     p_holm: float | None = None
 
 
-def paired_difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Difference:
+def paired_difference(figures: Mapping[str, float], reference: Mapping[str, float]) -> Difference:
     """Compare figures by subject; subjects whose difference is not finite are left out."""
-    shared = sorted(ours.keys() & theirs.keys())
+    shared = sorted(figures.keys() & reference.keys())
     with np.errstate(invalid="ignore"):  # inf - inf
-        differences = np.array([ours[subject] for subject in shared]) - [theirs[subject] for subject in shared]
+        differences = np.array([figures[subject] for subject in shared]) - [reference[subject] for subject in shared]
     differences = differences[np.isfinite(differences)]
     mean = float(differences.mean()) if len(differences) else float("nan")
     return Difference(mean, *bootstrap_interval(differences), p=wilcoxon_p(differences), n=len(differences))
@@ -66,10 +66,10 @@ def wilcoxon_p(differences: np.ndarray) -> float | None:
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Return p-values corrected by Holm's step-down method (1979); None is no test, and counts for none."""
-    made = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    tests = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
     highest = 0.0
-    for rank, (p, index) in enumerate(made):
-        highest = max(highest, min(1.0, (len(made) - rank) * p))
+    for rank, (p, index) in enumerate(tests):
+        highest = max(highest, min(1.0, (len(tests) - rank) * p))
         corrected[index] = highest
     return corrected

@@ -96,11 +96,11 @@ class Comparison:
 def compare(runs: Sequence[FinishedRun]) -> Comparison:
     """Return the comparison of runs that `pipeline.comparison.comparability.require_comparable` let pass."""
     directions = [
-        _direction(having, contrasts)
+        _direction(scored_runs, contrasts)
         for contrasts in runs[0].directions
-        if (having := [run for run in runs if _has(run, contrasts)])
+        if (scored_runs := [run for run in runs if _is_scored(run, contrasts)])
     ]
-    notes = [*_about_subjects(runs[0], max(len(direction.rows) for direction in directions) - 1), *_about_runs(runs)]
+    notes = [*_sample_size_notes(runs[0], max(len(direction.rows) for direction in directions) - 1), *_run_notes(runs)]
     return Comparison(list(runs), directions, _differing_settings(runs), notes)
 
 
@@ -116,13 +116,13 @@ def _direction(runs: Sequence[FinishedRun], contrasts: Contrasts) -> Direction:
         )
         for run in runs
     ]
-    home = _home_of_baselines(runs)
+    baseline_run = _baseline_run(runs)
     rows += [
         Row(system, BASELINE, "", system == LOOKUP, values)
         for system in (COPY, HISTOGRAM, LOOKUP)
-        if (values := _values(home, contrasts, system))
+        if (values := _values(baseline_run, contrasts, system))
     ]
-    figures = [_figures(row.run or home, contrasts, MODEL if row.run else row.label) for row in rows]
+    figures = [_figures(row.run or baseline_run, contrasts, MODEL if row.run else row.label) for row in rows]
     columns = in_order(
         column
         for column in set.intersection(*(set(row.values) for row in rows if row.run))
@@ -136,18 +136,18 @@ def _direction(runs: Sequence[FinishedRun], contrasts: Contrasts) -> Direction:
     return Direction(
         contrasts,
         columns,
-        [replace(row, differences=found) for row, found in zip(rows, differences, strict=True)],
+        [replace(row, differences=row_differences) for row, row_differences in zip(rows, differences, strict=True)],
         rows[best].label,
         {column: min(eligible, key=lambda row: _badness(row, column)).label for column in columns},
     )
 
 
-def _has(run: FinishedRun, contrasts: Contrasts) -> bool:
+def _is_scored(run: FinishedRun, contrasts: Contrasts) -> bool:
     """Whether a run's model was scored in a direction."""
     return RANKING in run.by_scan.get((*contrasts, MODEL), {})
 
 
-def _home_of_baselines(runs: Sequence[FinishedRun]) -> FinishedRun:
+def _baseline_run(runs: Sequence[FinishedRun]) -> FinishedRun:
     """Return the run whose baselines stand in the table: they are alike, but for a paired bound's larger cohort."""
     return next((run for run in runs if not run.is_bound), runs[0])
 
@@ -180,20 +180,25 @@ def _by_subject(run: FinishedRun, figures: Figures) -> Figures:
         grouped: dict[str, list[float]] = {}
         for scan, value in values.items():
             grouped.setdefault(subject_of.get(scan, scan), []).extend([] if isnan(value) else [value])
-        averaged[column] = {subject: fmean(found) if found else float("nan") for subject, found in grouped.items()}
+        averaged[column] = {
+            subject: fmean(session_values) if session_values else float("nan")
+            for subject, session_values in grouped.items()
+        }
     return averaged
 
 
 def _differences(figures: Sequence[Figures], best: int, columns: Sequence[str]) -> list[dict[str, Difference]]:
     """Return each row's differences to the best; p-values of one column are a family, corrected together."""
-    found: list[dict[str, Difference]] = [{} for _ in figures]
+    differences: list[dict[str, Difference]] = [{} for _ in figures]
     for column in columns:
-        others = [index for index, row in enumerate(figures) if index != best and column in row]
-        made = [paired_difference(figures[index][column], figures[best][column]) for index in others]
-        corrected = holm([difference.p for difference in made])
-        for index, difference, p_holm in zip(others, made, corrected, strict=True):
-            found[index][column] = replace(difference, p_holm=p_holm)
-    return found
+        compared_rows = [index for index, row in enumerate(figures) if index != best and column in row]
+        column_differences = [
+            paired_difference(figures[index][column], figures[best][column]) for index in compared_rows
+        ]
+        corrected = holm([difference.p for difference in column_differences])
+        for index, difference, p_holm in zip(compared_rows, column_differences, corrected, strict=True):
+            differences[index][column] = replace(difference, p_holm=p_holm)
+    return differences
 
 
 def _badness(row: Row, column: str) -> float:
@@ -204,12 +209,12 @@ def _badness(row: Row, column: str) -> float:
 def _differing_settings(runs: Sequence[FinishedRun]) -> dict[str, list[str]]:
     """Return the settings in which the runs differ; "—" where a run's method has no such setting."""
     settings = [flatten(run.config.model_dump(mode="json")) for run in runs]
-    keys = dict.fromkeys(key for one in settings for key in one if not key.startswith(UNINTERESTING))
-    values = {key: [one.get(key, "—") for one in settings] for key in keys}
-    return {key: found for key, found in values.items() if len(set(found)) > 1}
+    keys = dict.fromkeys(key for run_settings in settings for key in run_settings if not key.startswith(UNINTERESTING))
+    values = {key: [run_settings.get(key, "—") for run_settings in settings] for key in keys}
+    return {key: run_values for key, run_values in values.items() if len(set(run_values)) > 1}
 
 
-def _about_subjects(run: FinishedRun, comparisons: int) -> list[str]:
+def _sample_size_notes(run: FinishedRun, comparisons: int) -> list[str]:
     """Say what so many test subjects cannot show."""
     scans = [name for name, _ in subjects_by_scan(run)]
     subjects = len({subject for _, subject in subjects_by_scan(run)})
@@ -233,43 +238,45 @@ def _about_subjects(run: FinishedRun, comparisons: int) -> list[str]:
     return notes
 
 
-def _about_runs(runs: Sequence[FinishedRun]) -> list[str]:
+def _run_notes(runs: Sequence[FinishedRun]) -> list[str]:
     """Say what the runs differ in that a reader must know."""
     notes = []
-    places = dict.fromkeys(run.hardware for run in runs if run.hardware)
-    if len(places) > 1:
-        notes.append(f"The runs trained on different devices or settings ({'; '.join(places)}): compare no seconds.")
+    hardware = dict.fromkeys(run.hardware for run in runs if run.hardware)
+    if len(hardware) > 1:
+        notes.append(f"The runs trained on different devices or settings ({'; '.join(hardware)}): compare no seconds.")
     unknown = [run.label for run in runs if not run.record]
     if unknown:
         notes.append(f"No run.json, so neither seconds nor parameters: {', '.join(unknown)}; run again to have them.")
     for run in runs:
-        if warned := run.record.get("warnings"):
-            notes.append(f"{run.label} was warned of in training, and it still stood at the end: {'; '.join(warned)}.")
+        if warnings := run.record.get("warnings"):
+            notes.append(
+                f"{run.label} was warned of in training, and it still stood at the end: {'; '.join(warnings)}."
+            )
         if start := run.record.get("started_from"):
             notes.append(f"{run.label} began from the weights of {start_text(start)}; its steps come on top.")
         for extension in run.record.get("extensions", []):
             notes.append(f"{run.label} was {extension_text(extension)}: not what so many epochs from the start give.")
     bounds = [run.label for run in runs if run.is_bound]
     if bounds and len(bounds) < len(runs):
-        others = _home_of_baselines(runs)
-        said = [f"{run.label} trained on {_cohort(run, others)}" for run in runs if run.is_bound]
+        unpaired_run = _baseline_run(runs)
+        cohorts = [f"{run.label} trained on {_cohort_text(run, unpaired_run)}" for run in runs if run.is_bound]
         notes.append(
-            f"Paired bound: {'; '.join(said)}. The others never saw pairs; a bound shows what pairs would be "
-            f"worth, and takes no part in who is best. Baselines are those of {others.label}."
+            f"Paired bound: {'; '.join(cohorts)}. The others never saw pairs; a bound shows what pairs would be "
+            f"worth, and takes no part in who is best. Baselines are those of {unpaired_run.label}."
         )
     return notes
 
 
-def _cohort(bound: FinishedRun, other: FinishedRun) -> str:
+def _cohort_text(bound: FinishedRun, other: FinishedRun) -> str:
     """Say whose pairs a bound trained on, beside the training subjects of an unpaired run."""
-    mine, theirs = (
+    bound_subjects, other_subjects = (
         {name.partition("/")[0] for names in run.split["train"].values() for name in names} for run in (bound, other)
     )
-    if mine == theirs:
+    if bound_subjects == other_subjects:
         return "pairs of the same training subjects"
-    shared = len(mine & theirs)
-    count = f"{len(mine)} training subject{'s' if len(mine) > 1 else ''}"
-    return f"pairs of {count}, {shared or 'none'} of them among the others' {len(theirs)}"
+    shared = len(bound_subjects & other_subjects)
+    count = f"{len(bound_subjects)} training subject{'s' if len(bound_subjects) > 1 else ''}"
+    return f"pairs of {count}, {shared or 'none'} of them among the others' {len(other_subjects)}"
 
 
 def is_known(value: Value | None) -> bool:

@@ -23,15 +23,15 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     """A safe loader that refuses a key given twice, where YAML would silently keep the last."""
 
     def construct_mapping(self, node, deep=False):
-        seen = set()
+        keys = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=True)
-            if key in seen:
+            if key in keys:
                 reason = f"the key {key!r} is given twice"
                 raise yaml.constructor.ConstructorError(None, None, reason, key_node.start_mark)
-            seen.add(key)
+            keys.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -39,21 +39,21 @@ def _parse(text: str) -> object:
     """Return a YAML text's content; raises yaml.YAMLError, also where PyYAML trips over a value like 2001-13-45."""
     try:
         if any(0 <= ord(letter) - _UNDECODED < 128 for letter in text):
-            return _shifted(_parse(_shifted(text, _PRIVATE - _UNDECODED)), _UNDECODED - _PRIVATE)
+            return _shifted_bytes(_parse(_shifted_bytes(text, _PRIVATE - _UNDECODED)), _UNDECODED - _PRIVATE)
         return _UniqueKeyLoader(text).get_single_data()
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise yaml.YAMLError(str(error)) from error
 
 
-def _shifted(value: object, by: int) -> object:
+def _shifted_bytes(value: object, offset: int) -> object:
     """Return plain data with the letters that stand for undecoded bytes moved by so much within Unicode."""
     if isinstance(value, dict):
-        return {_shifted(key, by): _shifted(one, by) for key, one in value.items()}
+        return {_shifted_bytes(key, offset): _shifted_bytes(item, offset) for key, item in value.items()}
     if isinstance(value, list):
-        return [_shifted(one, by) for one in value]
-    first = _UNDECODED if by > 0 else _PRIVATE
-    moved = {first + byte: first + by + byte for byte in range(128)}
-    return value.translate(moved) if isinstance(value, str) else value
+        return [_shifted_bytes(item, offset) for item in value]
+    first = _UNDECODED if offset > 0 else _PRIVATE
+    translation = {first + byte: first + offset + byte for byte in range(128)}
+    return value.translate(translation) if isinstance(value, str) else value
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -68,7 +68,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        problems += [_describe(problem) for problem in error.errors()]
+        problems += [_error_line(problem) for problem in error.errors()]
     else:
         problems += list(conflicts(config))
     if problems:
@@ -97,18 +97,18 @@ def _override(values: dict, text: str) -> str | None:
     if not separator or not key:
         return f"{text}: an override is written key.sub=value"
     *parents, last = key.split(".")
-    place = values
+    section = values
     for parent in parents:
-        if place.get(parent) is None:
-            place[parent] = {}
-        place = place[parent]
-        if not isinstance(place, dict):
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
+        if not isinstance(section, dict):
             return f"{key}: {parent} holds a value, not keys of its own"
     if _takes_text(key) and value not in ("", "null") and value[0] not in "\"'":
-        place[last] = value  # a name may have in it what YAML reads as a comment, a number or two lines
+        section[last] = value  # a name may have in it what YAML reads as a comment, a number or two lines
         return None
     try:
-        place[last] = _parse(value)
+        section[last] = _parse(value)
     except yaml.YAMLError:
         return f"{key} = {value}: not valid YAML; quote it"
     return None
@@ -117,20 +117,23 @@ def _override(values: dict, text: str) -> str | None:
 def _takes_text(key: str) -> bool:
     """Whether a key's value is a path or a pattern, be it whose contrast's."""
     parent = key.rpartition(".")[0]
-    named = dict(_fields())
-    return "Path" in str(named.get(key)) or typing.get_origin(named.get(parent)) is dict
+    types_by_key = dict(_fields())
+    return "Path" in str(types_by_key.get(key)) or typing.get_origin(types_by_key.get(parent)) is dict
 
 
-def _describe(problem: Mapping) -> str:
+def _error_line(problem: Mapping) -> str:
     """Return one line for one of pydantic's errors: key, value, rule, nearest valid key."""
-    location = [str(part) for part in problem["loc"]]
+    location = [str(key_part) for key_part in problem["loc"]]
     kinds = _kinds().get(location[0], {}) if location else {}
     kind = location.pop(1) if location[1:2] and location[1] in kinds else None
-    key, value = ".".join(location), _shown(problem["input"])  # the union member's name, popped, is no key of the YAML
+    key, value = (
+        ".".join(location),
+        _shortened_repr(problem["input"]),
+    )  # the union member's name, popped, is no key of the YAML
     if problem["type"] in ("extra_forbidden", "invalid_key"):
         if kind and key in set(valid_keys()):
             return f"{key} = {value}: not a key of {location[0]} {kind}; leave it out"
-        nearest = _nearest(key, location[0], kind)
+        nearest = _nearest_key(key, location[0], kind)
         return f"{key} = {value}: unknown key" + (f"; the nearest valid key is {nearest}" if nearest else "")
     if problem["type"] == "missing":
         return f"{key}: missing; it must be set"
@@ -144,12 +147,12 @@ def _describe(problem: Mapping) -> str:
     return f"{key} = {value}: {rule}"
 
 
-def _shown(value: object) -> str:
+def _shortened_repr(value: object) -> str:
     text = repr(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
 
-def _nearest(key: str, section: str, kind: str | None) -> str | None:
+def _nearest_key(key: str, section: str, kind: str | None) -> str | None:
     """Return the valid key most like an unknown one, looking at its last part first and then at all of it.
 
     Args:
@@ -157,8 +160,8 @@ def _nearest(key: str, section: str, kind: str | None) -> str | None:
         section: The top-level section it stands in.
         kind: Which of the section's kinds was chosen, where it has several; only that one's keys count.
     """
-    others = {model for name, model in _kinds().get(section, {}).items() if kind and name != kind}
-    valid = list(valid_keys(without=others))
+    other_kinds = {model for name, model in _kinds().get(section, {}).items() if kind and name != kind}
+    valid = list(valid_keys(without=other_kinds))
     parent, _, last = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in valid if name.rpartition(".")[0] == parent}
     close = difflib.get_close_matches(last, siblings, n=1, cutoff=0.6)
@@ -175,7 +178,9 @@ def _kinds() -> dict[str, dict[str, type[BaseModel]]]:
     for name, field in Config.model_fields.items():
         if isinstance(field.discriminator, str):
             members = _sections(field.annotation)
-            kinds[name] = {typing.get_args(one.model_fields[field.discriminator].annotation)[0]: one for one in members}
+            kinds[name] = {
+                typing.get_args(member.model_fields[field.discriminator].annotation)[0]: member for member in members
+            }
     return kinds
 
 
@@ -183,13 +188,13 @@ def valid_keys(
     model: type[BaseModel] = Config, prefix: str = "", without: Collection[type[BaseModel]] = ()
 ) -> Iterator[str]:
     """Yield every key of the schema, dotted, but for those of the kinds of sections left out; each once."""
-    seen = set()
+    yielded = set()
     for name, field in model.model_fields.items():
         yield prefix + name
         for section in _sections(field.annotation):
             if section not in without:
-                yield from (key for key in valid_keys(section, f"{prefix}{name}.", without) if key not in seen)
-                seen |= set(valid_keys(section, f"{prefix}{name}.", without))
+                yield from (key for key in valid_keys(section, f"{prefix}{name}.", without) if key not in yielded)
+                yielded |= set(valid_keys(section, f"{prefix}{name}.", without))
 
 
 def _fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, object]]:

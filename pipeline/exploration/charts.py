@@ -31,13 +31,13 @@ def histograms(cohort: Mapping[str, Mapping[Case, ImageStatistics]], unusual: Co
     centres = (np.arange(BINS) + 0.5) * (2 / BINS) - 1
     for row, contrast in enumerate(contrasts):
         images = cohort[contrast]
-        before, after = (figure.add_subplot(len(contrasts), 2, 2 * row + side + 1) for side in range(2))
+        raw_axes, normalised_axes = (figure.add_subplot(len(contrasts), 2, 2 * row + side + 1) for side in range(2))
         raw = {case: _centred(*image.raw_histogram) for case, image in images.items()}
         normalised = {case: (centres[1:-1], image.histogram[1:-1] * (BINS / 2)) for case, image in images.items()}
-        _draw(before, f"{contrast}, as in the files", "intensity, in the file's units", raw, unusual)
-        _draw(after, f"{contrast}, normalised", "intensity in [-1, 1]", normalised, unusual)
-        before.set_xlim(*_usual_span([lines[0] for lines in raw.values()]))
-        before.ticklabel_format(axis="both", style="sci", scilimits=(-3, 5))
+        _draw(raw_axes, f"{contrast}, as in the files", "intensity, in the file's units", raw, unusual)
+        _draw(normalised_axes, f"{contrast}, normalised", "intensity in [-1, 1]", normalised, unusual)
+        raw_axes.set_xlim(*_usual_span([lines[0] for lines in raw.values()]))
+        raw_axes.ticklabel_format(axis="both", style="sci", scilimits=(-3, 5))
     stream = BytesIO()
     canvas.print_png(stream)
     return stream.getvalue()
@@ -64,12 +64,12 @@ def _draw(
     """Draw one line an image, the unusual ones over the others."""
     usual = [line for case, line in lines.items() if case not in unusual]
     faint = max(0.06, min(0.7, 6 / max(1, len(usual))))
-    for where, density in usual:
-        axes.plot(where, density, color=_USUAL, alpha=faint, linewidth=1.0)
-    others = [(case, line) for case, line in lines.items() if case in unusual]
-    for number, (case, (where, density)) in enumerate(others):
-        named = case.name.replace("$", r"\$") if number < MOST_NAMED else None
-        axes.plot(where, density, color=_UNUSUAL[number % len(_UNUSUAL)], linewidth=1.6, label=named)
+    for intensities, density in usual:
+        axes.plot(intensities, density, color=_USUAL, alpha=faint, linewidth=1.0)
+    unusual_lines = [(case, line) for case, line in lines.items() if case in unusual]
+    for number, (case, (intensities, density)) in enumerate(unusual_lines):
+        label_text = case.name.replace("$", r"\$") if number < MOST_NAMED else None
+        axes.plot(intensities, density, color=_UNUSUAL[number % len(_UNUSUAL)], linewidth=1.6, label=label_text)
     tops = [line[1].max() for line in (usual or lines.values())]
     axes.set_ylim(0, 1.15 * float(np.percentile(tops, 95)))
     axes.set_title(title.replace("$", r"\$"), fontsize=12, loc="left", fontweight="bold")
@@ -78,7 +78,7 @@ def _draw(
     axes.tick_params(labelsize=10, colors="#555555", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color("#bbbbbb")
-    if others:
+    if unusual_lines:
         axes.legend(fontsize=9, frameon=False, loc="upper right")
 
 
@@ -124,6 +124,6 @@ def _squared(tile: Tile) -> Tile:
     side = LONGEST_PICTURE
     square = np.zeros((side, side, 3), np.uint8)
     height, width = tile.shape[:2]
-    top, left = (side - height) // 2, (side - width) // 2
-    square[top : top + height, left : left + width] = tile
+    top_margin, left_margin = (side - height) // 2, (side - width) // 2
+    square[top_margin : top_margin + height, left_margin : left_margin + width] = tile
     return square

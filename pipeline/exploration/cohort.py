@@ -36,7 +36,11 @@ class Cohort:
 
     def cases(self, contrast: str, subset: str | None = None) -> list[Case]:
         """Return the cases of a contrast, readable or not, of one subset or of all."""
-        return [case for case, its in self.subsets.items() if case.contrast == contrast and subset in (None, its)]
+        return [
+            case
+            for case, case_subset in self.subsets.items()
+            if case.contrast == contrast and subset in (None, case_subset)
+        ]
 
     def readable(self, contrast: str) -> dict[Case, ImageStatistics]:
         """Return the readable cases of a contrast and their statistics."""
@@ -44,7 +48,9 @@ class Cohort:
 
     def pairs(self, subset: str | None = None) -> list[tuple[Case, Case]]:
         """Return the pairs, readable or not, both of whose images are in one subset, or all."""
-        return pairs([case for case, its in self.subsets.items() if subset in (None, its)], self.contrasts)
+        return pairs(
+            [case for case, case_subset in self.subsets.items() if subset in (None, case_subset)], self.contrasts
+        )
 
     def subjects(self, contrast: str) -> set[str]:
         """Return who was scanned in a contrast."""
@@ -53,11 +59,11 @@ class Cohort:
 
 def subsets_of_cases(cases: Sequence[Case], contrasts: tuple[str, str], split: CohortSplit | None) -> dict[Case, str]:
     """Return which subset of the split uses each case of the two contrasts; without a split none does."""
-    used = {}
+    subset_of = {}
     if split is not None:
-        used = {case: "train" for training in split.train.values() for case in training}
-        used |= dict.fromkeys(split.validation, "validation") | dict.fromkeys(split.test, "test")
-    return {case: used.get(case, NOT_USED) for case in cases if case.contrast in contrasts}
+        subset_of = {case: "train" for training in split.train.values() for case in training}
+        subset_of |= dict.fromkeys(split.validation, "validation") | dict.fromkeys(split.test, "test")
+    return {case: subset_of.get(case, NOT_USED) for case in cases if case.contrast in contrasts}
 
 
 def read_all(
@@ -81,11 +87,11 @@ def read_all(
         UserError: none of the images could be read.
     """
     jobs = {case: (Path(case.path), dict(settings), min_foreground) for case in cases}
-    ended = run_jobs(
+    results = run_jobs(
         examine, jobs, processes, preload=["transforms.slice_chain", "pipeline.exploration.image_statistics"]
     )
     statistics, unreadable = {}, {}
-    for case, image, reason in progress(ended, total=len(jobs), title="images", unit="image", quiet=quiet):
+    for case, image, reason in progress(results, total=len(jobs), title="images", unit="image", quiet=quiet):
         if reason is None:
             statistics[case] = image
             continue

@@ -79,8 +79,8 @@ def result_sentence(cohort: Cohort, findings: Sequence[Finding]) -> str:
     """Say in a sentence what was found."""
     kinds = [finding.kind for finding in findings]
     counts = ", ".join(f"{kind} {kinds.count(kind)}" for kind in dict.fromkeys(kinds))
-    seen = f"{len(cohort.statistics):,} of {len(cohort.subsets):,} images were read and normalised as training would"
-    return f"{seen}; worth a look: {counts}." if counts else f"{seen}; none stands out."
+    summary = f"{len(cohort.statistics):,} of {len(cohort.subsets):,} images were read and normalised as training would"
+    return f"{summary}; worth a look: {counts}." if counts else f"{summary}; none stands out."
 
 
 def _highlights(cohort: Cohort, findings: Sequence[Finding]) -> list[Highlight]:
@@ -108,12 +108,12 @@ def _split_rows(cohort: Cohort) -> list[list[str]]:
 
 
 def _split_subjects(cohort: Cohort) -> dict[str, list[str]]:
-    named = {
+    subjects_by_title = {
         f"{subset} {contrast}": sorted({case.subject for case in cohort.cases(contrast, subset)})
         for subset in SUBSETS
         for contrast in cohort.contrasts
     }
-    return {name: subjects for name, subjects in named.items() if subjects}
+    return {name: subjects for name, subjects in subjects_by_title.items() if subjects}
 
 
 # ── findings ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -137,10 +137,10 @@ def _findings_section(cohort: Cohort, findings: Sequence[Finding], oriented: boo
     pictures = [
         picture for contrast in cohort.contrasts if (picture := _outliers_picture(cohort, findings, contrast, oriented))
     ]
-    return Section("findings", "Worth a look", lines, [*([table] if rows else []), _rule()], pictures)
+    return Section("findings", "Worth a look", lines, [*([table] if rows else []), _outlier_rule()], pictures)
 
 
-def _rule() -> Table:
+def _outlier_rule() -> Table:
     """Return the rule by which outliers are found, for readers."""
     description = (
         f"An image is an outlier where a quantity is farther from its contrast's median than {LIMIT} times the "
@@ -160,17 +160,17 @@ def _rule() -> Table:
 def _outliers_picture(cohort: Cohort, findings: Sequence[Finding], contrast: str, oriented: bool) -> Picture | None:
     """Return the planes of a contrast's images that findings name, below those of its most typical one."""
     images = cohort.readable(contrast)
-    odd = [finding for finding in findings if finding.kind != "cut off"]  # which is the setting's doing
-    named = list(dict.fromkeys(case for finding in odd for case in finding.cases if case in images))
-    if not named:
+    shown_findings = [finding for finding in findings if finding.kind != "cut off"]  # which is the setting's doing
+    shown_cases = list(dict.fromkeys(case for finding in shown_findings for case in finding.cases if case in images))
+    if not shown_cases:
         return None
-    distances = {case: far for case, far in histogram_distances(images).items() if case not in named}
-    rows = {case.name: images[case] for case in named[:SHOWN_OUTLIERS]}
+    distances = {case: distance for case, distance in histogram_distances(images).items() if case not in shown_cases}
+    rows = {case.name: images[case] for case in shown_cases[:SHOWN_OUTLIERS]}
     if distances:
         typical = min(distances, key=distances.get)
         rows = {f"typical: {typical.name}": images[typical]} | rows
-    more = f", the first {SHOWN_OUTLIERS} of {len(named)}" if len(named) > SHOWN_OUTLIERS else ""
-    sheet = planes_sheet(rows, oriented=oriented, title=f"{contrast}: images worth a look{more}")
+    count_note = f", the first {SHOWN_OUTLIERS} of {len(shown_cases)}" if len(shown_cases) > SHOWN_OUTLIERS else ""
+    sheet = planes_sheet(rows, oriented=oriented, title=f"{contrast}: images worth a look{count_note}")
     return Picture(sheet, f"{contrast} images that findings name", "normalised; the first row is a typical image")
 
 
@@ -202,15 +202,15 @@ def _slices_section(cohort: Cohort, axis: str, oriented: bool) -> Section:
             }
             if not images:
                 continue
-            sheet = slices_sheet(_evenly(images, SHOWN_SLICES), axis, oriented=oriented)
+            sheet = slices_sheet(_evenly_spaced(images, SHOWN_SLICES), axis, oriented=oriented)
             caption = f"{contrast}, {subset}: {min(SHOWN_SLICES, len(images))} of {len(images):,}"
             pictures.append(Picture(sheet, f"middle slices of {contrast} images, {subset}", caption))
     line = f"The slice through the middle of the head, normalised. {RADIOLOGICAL}" if oriented else "Normalised."
     return Section("slices", "Slices", [line], [], pictures)
 
 
-def _evenly(images: Mapping, count: int) -> dict[object, ImageStatistics]:
+def _evenly_spaced(images: Mapping, count: int) -> dict[object, ImageStatistics]:
     """Return at most `count` entries, spread evenly."""
     keys = list(images)
-    places = np.unique(np.linspace(0, len(keys) - 1, min(count, len(keys))).round().astype(int))
-    return {keys[place]: images[keys[place]] for place in places}
+    positions = np.unique(np.linspace(0, len(keys) - 1, min(count, len(keys))).round().astype(int))
+    return {keys[position]: images[keys[position]] for position in positions}

@@ -16,7 +16,7 @@ PLAIN = ("shape", "stored_as", "slope", "intercept", "lowest", "highest", "zeros
          "high", "head", "head_mm", "cut_off", "slices", "checksum")  # fmt: skip
 
 
-def write_record(path: Path, cohort: Cohort, findings: Sequence[Finding], about: Mapping[str, object]) -> None:
+def write_record(path: Path, cohort: Cohort, findings: Sequence[Finding], settings: Mapping[str, object]) -> None:
     """Write the record, atomically.
 
     Its keys are those of `about`, and: `version`; `contrasts`; `counts`, contrast -> subset of the split -> images;
@@ -32,7 +32,7 @@ def write_record(path: Path, cohort: Cohort, findings: Sequence[Finding], about:
     }
     content = {
         "version": VERSION,
-        **about,
+        **settings,
         "contrasts": list(cohort.contrasts),
         "counts": counts,
         "pairs": {subset: len(cohort.pairs(subset)) for subset in SUBSETS},
@@ -45,13 +45,13 @@ def write_record(path: Path, cohort: Cohort, findings: Sequence[Finding], about:
             }
             for finding in findings
         ],
-        "images": [_image(cohort, case) for case in cohort.subsets],
+        "images": [_image_entry(cohort, case) for case in cohort.subsets],
     }
     atomic_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def _image(cohort: Cohort, case: Case) -> dict[str, object]:
-    known = {
+def _image_entry(cohort: Cohort, case: Case) -> dict[str, object]:
+    entry = {
         "name": case.name,
         "subject": case.subject,
         "session": case.session,
@@ -60,11 +60,11 @@ def _image(cohort: Cohort, case: Case) -> dict[str, object]:
         "split": cohort.subsets[case],
     }
     if case in cohort.unreadable:
-        return {**known, "unreadable": cohort.unreadable[case]}
-    return {**known, **_facts(cohort.statistics[case])}
+        return {**entry, "unreadable": cohort.unreadable[case]}
+    return {**entry, **_statistics_entry(cohort.statistics[case])}
 
 
-def _facts(image: ImageStatistics) -> dict[str, object]:
+def _statistics_entry(image: ImageStatistics) -> dict[str, object]:
     percentiles = {str(percentile): value for percentile, value in zip(PERCENTILES, image.percentiles, strict=True)}
     return {
         **({} if image.grid is None else asdict(image.grid)),

@@ -47,17 +47,23 @@ class Finding:
     def names(self) -> str:
         """The images' names in a line, the first few where there are many."""
         names = ", ".join(case.name for case in self.cases[:SHOWN_NAMES])
-        more = len(self.cases) - SHOWN_NAMES
+        remainder = len(self.cases) - SHOWN_NAMES
         if not self.cases:
             return "the whole cohort"
-        return f"{names} and {more:,} more" if more > 0 else names
+        return f"{names} and {remainder:,} more" if remainder > 0 else names
 
 
-def find(cohort: Cohort) -> list[Finding]:
+def image_findings(cohort: Cohort) -> list[Finding]:
     """Return every finding that images show, in the order of `worst_first`."""
-    found = [Finding("unreadable", (case,), reason) for case, reason in cohort.unreadable.items()]
-    found += [*_duplicates(cohort), *_apart(cohort), *_single(cohort), *_cut_off(cohort), *_outliers(cohort)]
-    return worst_first(found)
+    findings = [Finding("unreadable", (case,), reason) for case, reason in cohort.unreadable.items()]
+    findings += [
+        *_duplicates(cohort),
+        *_pairs_without_overlap(cohort),
+        *_unusable_images(cohort),
+        *_cropped_heads(cohort),
+        *_outliers(cohort),
+    ]
+    return worst_first(findings)
 
 
 def worst_first(findings: Sequence[Finding]) -> list[Finding]:
@@ -84,7 +90,7 @@ def _duplicates(cohort: Cohort) -> Iterator[Finding]:
         yield Finding("duplicate", tuple(cases), text)
 
 
-def _apart(cohort: Cohort) -> Iterator[Finding]:
+def _pairs_without_overlap(cohort: Cohort) -> Iterator[Finding]:
     """Find pairs whose heads do not lie in one place by their headers."""
     for pair in cohort.pairs():
         overlap = head_overlap(*(cohort.statistics[case].cells if case in cohort.statistics else None for case in pair))
@@ -101,7 +107,7 @@ def head_overlap(first: np.ndarray | None, second: np.ndarray | None) -> float |
     return len(shared) / min(len(first), len(second))
 
 
-def _single(cohort: Cohort) -> Iterator[Finding]:
+def _unusable_images(cohort: Cohort) -> Iterator[Finding]:
     """Find what needs no other image to be seen."""
     for case, image in cohort.statistics.items():
         if image.warning:
@@ -112,10 +118,12 @@ def _single(cohort: Cohort) -> Iterator[Finding]:
             yield Finding("no slices", (case,), text)
 
 
-def _cut_off(cohort: Cohort) -> Iterator[Finding]:
+def _cropped_heads(cohort: Cohort) -> Iterator[Finding]:
     """Find heads larger than the slices; as many of a contrast usually are, together."""
     for contrast in cohort.contrasts:
-        large = {case: its.cut_off for case, its in cohort.readable(contrast).items() if its.cut_off > MOST_CUT_OFF}
+        large = {
+            case: image.cut_off for case, image in cohort.readable(contrast).items() if image.cut_off > MOST_CUT_OFF
+        }
         if large:
             text = f"up to {max(large.values()):.1%} of the head lies beyond the slices that training sees"
             yield Finding("cut off", tuple(large), f"{text}; raise preprocess.size, or cut on a coarser grid")
@@ -123,6 +131,8 @@ def _cut_off(cohort: Cohort) -> Iterator[Finding]:
 
 def _outliers(cohort: Cohort) -> Iterator[Finding]:
     for contrast in cohort.contrasts:
-        for case, its in departures(cohort.readable(contrast)).items():
-            farthest = max((abs(departure.z) for departure in its if departure.z is not None), default=None)
-            yield Finding("outlier", (case,), "; ".join(departure.text for departure in its), farthest)
+        for case, image_departures in departures(cohort.readable(contrast)).items():
+            farthest = max(
+                (abs(departure.z) for departure in image_departures if departure.z is not None), default=None
+            )
+            yield Finding("outlier", (case,), "; ".join(departure.text for departure in image_departures), farthest)

@@ -125,32 +125,32 @@ def examine(path: Path, settings: Mapping[str, object], min_foreground: float) -
     volume, canonical = to_canonical(voxels, affine)
     chain = slice_chain(**settings, stride=1, load=False)  # a stride of 1 crops nothing
     picture = {"image_type_range": type_range} if _is_picture(path) else {}
-    done = chain({"image": volume, "image_affine": canonical, **picture})
-    whole, square = done["image_before_fit"], (settings["size"], settings["size"])
-    slices = centre_fit(done["image"], *whole, fill=-1)
-    foreground = centre_fit(done["image_foreground"], *whole, fill=False)
+    prepared = chain({"image": volume, "image_affine": canonical, **picture})
+    extent, square = prepared["image_before_fit"], (settings["size"], settings["size"])
+    slices = centre_fit(prepared["image"], *extent, fill=-1)
+    foreground = centre_fit(prepared["image_foreground"], *extent, fill=False)
     trained_on = centre_fit(foreground, *square, fill=False)
     head = stack_slices(foreground, settings["axis"])
-    inverse_state = {**done, "image": done["image_foreground"] * np.float32(2) - 1, "image_range": (0.0, 1.0)}
+    inverse_state = {**prepared, "image": prepared["image_foreground"] * np.float32(2) - 1, "image_range": (0.0, 1.0)}
     raw_head = chain.inverse(inverse_state)["image"] > 0.5
-    warning = "; ".join(filter(None, [warning, *done.get("image_doubts", [])]))
+    warning = "; ".join(filter(None, [warning, *prepared.get("image_doubts", [])]))
     histogram = np.histogram(slices[foreground], bins=BINS, range=(-1, 1))[0]
     occupied = occupied_slices(trained_on, min_foreground)
     return ImageStatistics(
-        **_storage(path, voxels.shape, affine, type_range, warning),
-        **_intensities(volume, raw_head),
+        **_storage_fields(path, voxels.shape, affine, type_range, warning),
+        **_intensity_fields(volume, raw_head),
         warning=warning,
-        low=done["image_range"][0],
-        high=done["image_range"][1],
+        low=prepared["image_range"][0],
+        high=prepared["image_range"][1],
         head=float(raw_head.mean()),
         cut_off=1 - np.count_nonzero(trained_on) / np.count_nonzero(foreground),
         slices=len(occupied),
         occupied=tuple(occupied.tolist()),
         head_slices=None if _is_picture(path) else head_slices(foreground),
-        slice_mm=float(voxel_sizes(done["image_affine"])[AXES[settings["axis"]]]),
+        slice_mm=float(voxel_sizes(prepared["image_affine"])[AXES[settings["axis"]]]),
         histogram=histogram / histogram.sum(),
         cells=None if _is_picture(path) else lattice_points(raw_head, canonical),
-        planes=_planes(stack_slices(slices, settings["axis"]), head, voxel_sizes(done["image_affine"])),
+        planes=_planes(stack_slices(slices, settings["axis"]), head, voxel_sizes(prepared["image_affine"])),
     )
 
 
@@ -171,26 +171,26 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, float | None, str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         voxels, affine, _ = read_nifti(path)
-    said = [str(warning.message).replace(f"{path}: ", "") for warning in caught]
-    return voxels, affine, None, "; ".join(said)
+    messages = [str(warning.message).replace(f"{path}: ", "") for warning in caught]
+    return voxels, affine, None, "; ".join(messages)
 
 
-def _storage(
+def _storage_fields(
     path: Path, shape: tuple[int, ...], affine: np.ndarray, type_range: float | None, warning: str
 ) -> dict[str, object]:
     """Return `grid`, `shape`, `stored_as`, `slope`, `intercept`, `nan` and `inf`."""
-    known = {"grid": None, "shape": shape[:2], "slope": 1.0, "intercept": 0.0, "nan": 0, "inf": 0}
+    fields = {"grid": None, "shape": shape[:2], "slope": 1.0, "intercept": 0.0, "nan": 0, "inf": 0}
     if _is_picture(path):
-        return {**known, "stored_as": TYPE_NAMES[type_range]}
-    known |= {"grid": grid_of(shape, affine), "shape": shape}
+        return {**fields, "stored_as": TYPE_NAMES[type_range]}
+    fields |= {"grid": grid_of(shape, affine), "shape": shape}
     try:
         with nibabel_silent():
             image = nib.load(path)
     except (OSError, ImageFileError, HeaderDataError):  # a name or scaling that only nibabel minds
-        return {**known, "stored_as": "unknown"}
+        return {**fields, "stored_as": "unknown"}
     voxels = np.asarray(image.dataobj) if warning else np.zeros(1)
     return {
-        **known,
+        **fields,
         "stored_as": str(image.get_data_dtype()),
         "slope": float(image.dataobj.slope),
         "intercept": float(image.dataobj.inter),
@@ -214,10 +214,10 @@ def grid_of(shape: tuple[int, ...], affine: np.ndarray) -> Grid:
     )
 
 
-def _intensities(volume: np.ndarray, head: np.ndarray) -> dict[str, object]:
+def _intensity_fields(volume: np.ndarray, head: np.ndarray) -> dict[str, object]:
     """Return `lowest`, `highest`, `percentiles`, `zeros`, `raw_histogram` and `checksum`."""
     inside = volume[head] if head.any() else volume.ravel()
-    shown = tuple(float(value) for value in np.percentile(inside, [0.1, 99.9]))
+    histogram_range = tuple(float(value) for value in np.percentile(inside, [0.1, 99.9]))
     digest = hashlib.sha256(str(volume.shape).encode())
     digest.update(np.ascontiguousarray(volume))
     return {
@@ -225,7 +225,7 @@ def _intensities(volume: np.ndarray, head: np.ndarray) -> dict[str, object]:
         "highest": float(volume.max()),
         "percentiles": tuple(float(value) for value in np.percentile(inside, PERCENTILES)),
         "zeros": float(np.mean(volume == 0)),
-        "raw_histogram": np.histogram(inside, bins=BINS, range=shown, density=True),
+        "raw_histogram": np.histogram(inside, bins=BINS, range=histogram_range, density=True),
         "checksum": digest.hexdigest()[:32],
     }
 

@@ -54,12 +54,12 @@ class Quantity:
         return f"{100 * self.smallest:g} percentage points" if self.percent else f"{self.smallest:g}{self.unit}"
 
 
-def _along(axis: int, what: str) -> Callable[[ImageStatistics], float | None]:
+def _grid_value(axis: int, attribute: str) -> Callable[[ImageStatistics], float | None]:
     """Return what takes one direction of a volume's grid."""
-    return lambda image: getattr(image.grid, what)[axis] if image.grid else None
+    return lambda image: getattr(image.grid, attribute)[axis] if image.grid else None
 
 
-def _side(number: int) -> Callable[[ImageStatistics], float | None]:
+def _picture_side(number: int) -> Callable[[ImageStatistics], float | None]:
     """Return what takes one side of a picture, which has no grid."""
     return lambda image: None if image.grid else image.shape[number]
 
@@ -71,15 +71,15 @@ def _obliqueness(image: ImageStatistics) -> float | None:
 _DIRECTIONS = ("right–left", "posterior–anterior", "inferior–superior")
 QUANTITIES = (
     *(
-        Quantity(f"spacing {name}", " mm", 1.1, ratio=True, value=_along(axis, "spacing_ras_mm"))
+        Quantity(f"spacing {name}", " mm", 1.1, ratio=True, value=_grid_value(axis, "spacing_ras_mm"))
         for axis, name in enumerate(_DIRECTIONS)
     ),
     *(
-        Quantity(f"voxels {name}", "", 1.25, ratio=True, value=_along(axis, "shape_ras"))
+        Quantity(f"voxels {name}", "", 1.25, ratio=True, value=_grid_value(axis, "shape_ras"))
         for axis, name in enumerate(_DIRECTIONS)
     ),
     *(
-        Quantity(name, " pixels", 1.25, ratio=True, value=_side(number))
+        Quantity(name, " pixels", 1.25, ratio=True, value=_picture_side(number))
         for number, name in enumerate(("width", "height"))
     ),
     Quantity("obliqueness", "°", 10, ratio=False, value=_obliqueness),
@@ -112,11 +112,11 @@ def departures(cohort: Mapping[Case, ImageStatistics]) -> dict[Case, list[Depart
     Args:
         cohort: The images of one contrast.
     """
-    found: dict[Case, list[Departure]] = {case: [] for case in cohort}
+    departures_by_case: dict[Case, list[Departure]] = {case: [] for case in cohort}
     if len(cohort) < FEWEST:
         return {}
     for case, departure in _other_orientations(cohort):
-        found[case].append(departure)
+        departures_by_case[case].append(departure)
     for quantity in QUANTITIES:
         values = _values(quantity, cohort)
         if len(values) < FEWEST:
@@ -125,8 +125,8 @@ def departures(cohort: Mapping[Case, ImageStatistics]) -> dict[Case, list[Depart
         for case, z in zip(values, robust_z(list(values.values()), quantity), strict=True):
             if (z if quantity.upward else abs(z)) > LIMIT:
                 text = f"{quantity.name} {quantity.text(values[case])} (median {quantity.text(middle)}, z {z:+.1f})"
-                found[case].append(Departure(quantity.name, text, float(z)))
-    return {case: its for case, its in found.items() if its}
+                departures_by_case[case].append(Departure(quantity.name, text, float(z)))
+    return {case: case_departures for case, case_departures in departures_by_case.items() if case_departures}
 
 
 def robust_z(values: list[float], quantity: Quantity) -> np.ndarray:

@@ -11,7 +11,7 @@ from pipeline.exploration.cohort import Cohort, read_all, subsets_of_cases
 from pipeline.exploration.contrasts import contrast_findings, with_coverage
 from pipeline.exploration.exploration_page import write_page
 from pipeline.exploration.exploration_record import write_record
-from pipeline.exploration.findings import Finding, find, worst_first
+from pipeline.exploration.findings import Finding, image_findings, worst_first
 from pipeline.exploration.outliers import LIMIT
 from pipeline.exploration.tables import summary_rows
 from pipeline.reporting.report_page import PHANTOM_NOTE, Report
@@ -46,24 +46,24 @@ def survey(config: Config, folder: Path, to_train: str, *, quiet: bool = False) 
     require_writable(folder / PAGE, folder / RECORD)
     try:
         with Interruption() as interruption, interruption.stop_immediately():
-            cohort, complaint = _look(config, quiet)
-            findings = worst_first([*find(cohort), *contrast_findings(cohort, config)])
+            cohort, complaint = _read_cohort(config, quiet)
+            findings = worst_first([*image_findings(cohort), *contrast_findings(cohort, config)])
             report = _report(config, cohort, complaint, to_train, time.monotonic() - started)
-            _write(config, folder, cohort, findings, report, complaint)
+            _write_files(config, folder, cohort, findings, report, complaint)
             written = True
-            _say(cohort, findings)
+            _print_findings(cohort, findings)
             if config.tracking.mlflow:
-                how_to_open = _log(config, folder, cohort, findings)
+                how_to_open = _log_to_mlflow(config, folder, cohort, findings)
     except Stopped as stop:
-        left = f"{folder / PAGE} is written; MLflow may lack it" if written else "nothing is written yet"
-        raise Stopped(stop.exit_code - 128, f"{left}; the same command begins anew") from None
+        progress_text = f"{folder / PAGE} is written; MLflow may lack it" if written else "nothing is written yet"
+        raise Stopped(stop.exit_code - 128, f"{progress_text}; the same command begins anew") from None
     echo(f"\ndone in {(time.monotonic() - started) / 60:.1f} min")
     echo(f"  page        {folder / PAGE}   (open it in a browser)")
     echo(f"  facts       {folder / RECORD}")
     echo(f"  MLflow      {how_to_open}")
 
 
-def require_free(folder: Path, of_run: Path) -> None:
+def require_free(folder: Path, run_folder: Path) -> None:
     """Refuse a folder in which the pages would stand in a run's way: a run's own, or one in that of a run to come.
 
     Raises:
@@ -71,17 +71,17 @@ def require_free(folder: Path, of_run: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; choose another -o")
-    ours, its = folder.resolve(), of_run.resolve()
-    if RunFolder(folder).config.exists() or ours == its:
+    target, run_target = folder.resolve(), run_folder.resolve()
+    if RunFolder(folder).config.exists() or target == run_target:
         raise UserError(f"{folder}: is a run's folder; choose another -o")
-    if its in ours.parents and not RunFolder(of_run).config.exists():
-        raise UserError(f"{folder}: lies where the run itself is to begin ({of_run}); choose another -o")
+    if run_target in target.parents and not RunFolder(run_folder).config.exists():
+        raise UserError(f"{folder}: lies where the run itself is to begin ({run_folder}); choose another -o")
 
 
-def _look(config: Config, quiet: bool) -> tuple[Cohort, str]:
+def _read_cohort(config: Config, quiet: bool) -> tuple[Cohort, str]:
     """Return the cohort as it is, and why the run could not split it ("" where it can)."""
     cases = [case for case in find_cases(config, quiet=quiet) if case.contrast in config.contrasts]
-    split, complaint = _split(config, cases)
+    split, complaint = _split_or_complaint(config, cases)
     preprocess = config.preprocess
     statistics, unreadable = read_all(
         cases,
@@ -95,7 +95,7 @@ def _look(config: Config, quiet: bool) -> tuple[Cohort, str]:
     return with_coverage(cohort, config, saved if saved.exists() else None), complaint
 
 
-def _split(config: Config, cases: list) -> tuple[CohortSplit | None, str]:
+def _split_or_complaint(config: Config, cases: list) -> tuple[CohortSplit | None, str]:
     """Return the split as the run would make it, or the one it has made, or why there is none."""
     saved = RunFolder(config.folder).split
     try:
@@ -121,7 +121,7 @@ def _report(config: Config, cohort: Cohort, complaint: str, to_train: str, secon
         provenance={
             "data": f"{config.data.source}, {config.data.folder}",
             "normalisation": f"as training's: {chain}",
-            "trained on": f"{cohort.coverage}{_shown(cohort)}",
+            "trained on": f"{cohort.coverage}{_head_lengths_text(cohort)}",
             "version": __version__,
             "python": platform.python_version(),
             "reading time": f"{seconds:.0f} s for {len(cohort.subsets):,} images",
@@ -129,19 +129,19 @@ def _report(config: Config, cohort: Cohort, complaint: str, to_train: str, secon
     )
 
 
-def _shown(cohort: Cohort) -> str:
+def _head_lengths_text(cohort: Cohort) -> str:
     """Return how long the heads are that the contrasts' training volumes show; nothing of pictures."""
     lengths = ", ".join(f"{contrast} {length:.0f} mm" for contrast, length in (cohort.coverage.shown_mm or {}).items())
     return f" (heads along the axis of slicing, medians: {lengths})" if lengths else ""
 
 
-def _write(
+def _write_files(
     config: Config, folder: Path, cohort: Cohort, findings: list[Finding], report: Report, complaint: str
 ) -> None:
     """Write page and record."""
     axis, oriented = config.preprocess.axis, config.data.source != "images"
     write_page(folder / PAGE, cohort, findings, report, axis=axis, oriented=oriented)
-    about = {
+    settings = {
         "name": config.name,
         "pipeline_version": __version__,
         "phantom": config.data.source == "phantom",
@@ -151,10 +151,10 @@ def _write(
         "coverage": coverage_json(cohort.coverage),
         "outlier_limit": LIMIT,
     }
-    write_record(folder / RECORD, cohort, findings, about)
+    write_record(folder / RECORD, cohort, findings, settings)
 
 
-def _say(cohort: Cohort, findings: list[Finding]) -> None:
+def _print_findings(cohort: Cohort, findings: list[Finding]) -> None:
     """Print the summary, and each finding on a line."""
     echo(table(*summary_rows(cohort, findings)))
     if findings:
@@ -165,7 +165,7 @@ def _say(cohort: Cohort, findings: list[Finding]) -> None:
         echo(f"  and {len(findings) - PRINTED_FINDINGS} more, on the page")
 
 
-def _log(config: Config, folder: Path, cohort: Cohort, findings: list[Finding]) -> str:
+def _log_to_mlflow(config: Config, folder: Path, cohort: Cohort, findings: list[Finding]) -> str:
     """Log page and record to MLflow, as far as it answers; return how to open them there."""
     with temporary_folder(folder) as aside:  # what a run keeps of its record, an exploration does not need
         tracker = Tracker(

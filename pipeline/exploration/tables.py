@@ -61,9 +61,17 @@ def summary_rows(cohort: Cohort, findings: Sequence[Finding]) -> tuple[list[str]
 def subject_table(cohort: Cohort) -> Table:
     """Return who has which contrast."""
     first, second = (cohort.subjects(contrast) for contrast in cohort.contrasts)
-    one, other = cohort.contrasts
-    groups = {f"{one} and {other}": first & second, f"{one} only": first - second, f"{other} only": second - first}
-    rows = [[name, f"{len(who):,}", _some(sorted(who, key=natural_key))] for name, who in groups.items() if who]
+    first_contrast, second_contrast = cohort.contrasts
+    groups = {
+        f"{first_contrast} and {second_contrast}": first & second,
+        f"{first_contrast} only": first - second,
+        f"{second_contrast} only": second - first,
+    }
+    rows = [
+        [name, f"{len(subjects):,}", _first_names(sorted(subjects, key=natural_key))]
+        for name, subjects in groups.items()
+        if subjects
+    ]
     return Table(["scanned in", "subjects", "who"], rows)
 
 
@@ -78,12 +86,24 @@ def grid_tables(cohort: Cohort) -> list[Table]:
             groups[_grid_text(image)].append(case)
         ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
         rows = [
-            [f"{len(cases):,}", *text, _range([_oblique(images[case]) for case in cases], "°"), _some(_names(cases))]
+            [
+                f"{len(cases):,}",
+                *text,
+                _median_and_range([_oblique(images[case]) for case in cases], "°"),
+                _first_names(_case_names(cases)),
+            ]
             for text, cases in ordered[:SHOWN_GRIDS]
         ]
-        rest = [case for _, cases in ordered[SHOWN_GRIDS:] for case in cases]
-        if rest:
-            rows.append([f"{len(rest):,}", f"{len(ordered) - SHOWN_GRIDS:,} others", *[""] * 4, _some(_names(rest))])
+        other_cases = [case for _, cases in ordered[SHOWN_GRIDS:] for case in cases]
+        if other_cases:
+            rows.append(
+                [
+                    f"{len(other_cases):,}",
+                    f"{len(ordered) - SHOWN_GRIDS:,} others",
+                    *[""] * 4,
+                    _first_names(_case_names(other_cases)),
+                ]
+            )
         tables.append(_without_empty_columns(Table(header, rows, contrast)))
     return tables
 
@@ -107,7 +127,7 @@ def intensity_table(cohort: Cohort) -> Table:
         [
             name,
             *(
-                _range([quantity(image) for image in cohort.readable(contrast).values()])
+                _median_and_range([quantity(image) for image in cohort.readable(contrast).values()])
                 for contrast in cohort.contrasts
             ),
         ]
@@ -122,8 +142,8 @@ def image_table(cohort: Cohort, contrast: str) -> Table:
               *(f"p{percentile}" for percentile in PERCENTILES), "maximum", "zeros", "head", "slices"]  # fmt: skip
     rows = [
         [
-            case.name, cohort.subsets[case], *_grid_text(image), _range([_oblique(image)], "°"), f"{image.slope:.4g}",
-            _number(image.lowest),
+            case.name, cohort.subsets[case], *_grid_text(image), _median_and_range([_oblique(image)], "°"),
+            f"{image.slope:.4g}", _number(image.lowest),
             *(_number(value) for value in image.percentiles), _number(image.highest), f"{image.zeros:.1%}",
             f"{image.head:.1%}", str(image.slices),
         ]
@@ -144,21 +164,23 @@ def _grid_text(image: ImageStatistics) -> tuple[str, str, str, str]:
 
 def _without_empty_columns(table: Table) -> Table:
     """Leave out what no row has: pictures have no grid."""
-    kept = [column for column in range(len(table.header)) if any(row[column] for row in table.rows)]
-    rows = [[row[column] for column in kept] for row in table.rows]
-    return replace(table, header=[table.header[column] for column in kept], rows=rows)
+    filled_columns = [column for column in range(len(table.header)) if any(row[column] for row in table.rows)]
+    rows = [[row[column] for column in filled_columns] for row in table.rows]
+    return replace(table, header=[table.header[column] for column in filled_columns], rows=rows)
 
 
 def _oblique(image: ImageStatistics) -> float | None:
     return image.grid.oblique_degrees if image.grid else None
 
 
-def _range(values: Iterable[float | None], unit: str = "") -> str:
+def _median_and_range(values: Iterable[float | None], unit: str = "") -> str:
     """Return the median and, where they differ, the lowest and the highest value."""
-    known = [value for value in values if value is not None]
-    if not known:
+    finite_values = [value for value in values if value is not None]
+    if not finite_values:
         return ""
-    low, middle, high = (_number(value) for value in (min(known), float(np.median(known)), max(known)))
+    low, middle, high = (
+        _number(value) for value in (min(finite_values), float(np.median(finite_values)), max(finite_values))
+    )
     return f"{middle}{unit}" if low == high else f"{middle}{unit} ({low} to {high})"
 
 
@@ -166,10 +188,10 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
-def _names(cases: Iterable) -> list[str]:
+def _case_names(cases: Iterable) -> list[str]:
     return list(dict.fromkeys(f"{case.subject} {case.session}".strip() for case in cases))
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     listed = ", ".join(names[:SHOWN_NAMES])
     return f"{listed} and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else listed

@@ -50,13 +50,15 @@ def disk_needs(
     """
     folder, store = RunFolder(config.folder), config.preprocess.store
     checkpoints, stored = folder.path / "checkpoints", slices * config.preprocess.size**2 * BYTES_PER_PIXEL
-    trained = (checkpoints / "latest.pt").exists()  # then the store is whole
+    has_checkpoint = (checkpoints / "latest.pt").exists()  # then the store is whole
     needs = [
-        DiskNeed("slice store", store, stored, stored if trained else _present(_entries(training, config))),
-        DiskNeed("checkpoints", checkpoints, CHECKPOINTS * checkpoint, _present(checkpoints.glob("*.pt"))),
+        DiskNeed(
+            "slice store", store, stored, stored if has_checkpoint else _present_bytes(_cache_files(training, config))
+        ),
+        DiskNeed("checkpoints", checkpoints, CHECKPOINTS * checkpoint, _present_bytes(checkpoints.glob("*.pt"))),
     ]
     if config.evaluation.translate:
-        present = _present(folder.translated.rglob("*"))
+        present = _present_bytes(folder.translated.rglob("*"))
         needs.append(DiskNeed("translated volumes", folder.translated, voxels * 2 * COMPRESSED, present))
     return needs
 
@@ -65,16 +67,18 @@ def warn_of_full_disks(needs: Sequence[DiskNeed]) -> None:
     """Warn, for each file system, if what is still to be written there is more than it has room for."""
     disks: dict[int, list[DiskNeed]] = {}
     for need in needs:
-        disks.setdefault(_existing(need.folder).stat().st_dev, []).append(need)
-    for sharing in disks.values():
-        missing = {need: max(0.0, need.size - need.present) for need in sharing}
-        disk = shutil.disk_usage(_existing(sharing[0].folder))
-        if disk.total and sum(missing.values()) > disk.free:  # what has no size at all, such as /proc, is no disk
-            parts = [f"{need.name} {human_bytes(size)} in {need.folder}" for need, size in missing.items() if size]
+        disks.setdefault(_nearest_existing(need.folder).stat().st_dev, []).append(need)
+    for needs_of_disk in disks.values():
+        missing_bytes = {need: max(0.0, need.size - need.present) for need in needs_of_disk}
+        disk = shutil.disk_usage(_nearest_existing(needs_of_disk[0].folder))
+        if disk.total and sum(missing_bytes.values()) > disk.free:  # what has no size at all, such as /proc, is no disk
+            entries = [
+                f"{need.name} {human_bytes(size)} in {need.folder}" for need, size in missing_bytes.items() if size
+            ]
             warn(
-                f"warning: the disk of {sharing[0].folder} has {human_bytes(disk.free)} free, and some "
-                f"{human_bytes(sum(missing.values()))} are to be written there ({', '.join(parts)}); free some, or set "
-                "preprocess.store or output to another disk"
+                f"warning: the disk of {needs_of_disk[0].folder} has {human_bytes(disk.free)} free, and some "
+                f"{human_bytes(sum(missing_bytes.values()))} are to be written there ({', '.join(entries)}); free some, or "
+                "set preprocess.store or output to another disk"
             )
 
 
@@ -83,12 +87,12 @@ def disk_text(needs: Sequence[DiskNeed]) -> str:
     lines = [f"disk       {human_bytes(sum(need.size for need in needs))} in all"]
     for need in needs:
         present = f", of which {human_bytes(need.present)} are there" if need.present else ""
-        free = human_bytes(shutil.disk_usage(_existing(need.folder)).free)
+        free = human_bytes(shutil.disk_usage(_nearest_existing(need.folder)).free)
         lines.append(f"           {human_bytes(need.size)} {need.name}{present}, in {need.folder} ({free} free)")
     return "\n".join(lines)
 
 
-def _entries(cases: Iterable[Case], config: Config) -> list[Path]:
+def _cache_files(cases: Iterable[Case], config: Config) -> list[Path]:
     """Return the store's files of some cases, whether or not they are there."""
     settings = {**chain_settings(config.preprocess), "min_foreground": config.preprocess.min_foreground}
     entries = []
@@ -98,7 +102,7 @@ def _entries(cases: Iterable[Case], config: Config) -> list[Path]:
     return entries
 
 
-def _present(paths: Iterable[Path]) -> float:
+def _present_bytes(paths: Iterable[Path]) -> float:
     """Return the bytes of those files that are there, one that has several names counted once."""
     sizes = {}
     for path in paths:
@@ -108,6 +112,6 @@ def _present(paths: Iterable[Path]) -> float:
     return sum(sizes.values())
 
 
-def _existing(folder: Path) -> Path:
+def _nearest_existing(folder: Path) -> Path:
     """Return the folder, or the nearest above it that is there."""
-    return next(place for place in (folder, *folder.absolute().parents) if is_folder(place))
+    return next(parent for parent in (folder, *folder.absolute().parents) if is_folder(parent))

@@ -35,28 +35,28 @@ def cpu_work_text(config: Config, split: CohortSplit, grid_of: Callable[[Sequenc
         split: Who trains, validates and tests.
         grid_of: Returns the grid of the first of some scans whose header can be read.
     """
-    parts = {
+    subsets = {
         "training": [case for cases in split.train.values() for case in cases],
         "validation": split.validation,
         "test": split.test,
     }
-    coupled = {name: pairs(cases, config.contrasts) for name, cases in parts.items()}
-    test, held_out = coupled["test"] or split.test, [*coupled["validation"], *coupled["test"]]
+    pairs_by_subset = {name: pairs(cases, config.contrasts) for name, cases in subsets.items()}
+    test, held_out = pairs_by_subset["test"] or split.test, [*pairs_by_subset["validation"], *pairs_by_subset["test"]]
     processes = config.preprocess.processes or os.cpu_count() or 1
     if config.data.source == "images" or not (test or held_out):
-        voxels, registered = float(config.preprocess.size**2), 0
+        voxels, registrations = float(config.preprocess.size**2), 0
     else:
         voxels = _prepared_voxels(config, grid_of([*split.test, *split.validation]))
-        apart = config.evaluation.register_pairs and held_out and not _on_one_grid(held_out, grid_of)
-        registered = len(held_out) + min(LOOKUP_PAIRS, len(coupled["training"])) if apart else 0
+        needs_registration = config.evaluation.register_pairs and held_out and not _on_one_grid(held_out, grid_of)
+        registrations = len(held_out) + min(LOOKUP_PAIRS, len(pairs_by_subset["training"])) if needs_registration else 0
     million = voxels / 1e6
     scored = SYSTEMS * (OWN_S + sum(PUBLISHED_S[name] for name in config.evaluation.protocols)) + DRAW_S + READ_S
-    scans = len(test) * (2 if coupled["test"] else 1)
-    registering = registered * (REGISTER_S + 2 * READ_S) * million / min(processes, max(1, registered))
-    evaluating = scans * scored * million / min(processes, max(1, scans))
+    scans = len(test) * (2 if pairs_by_subset["test"] else 1)
+    registration_seconds = registrations * (REGISTER_S + 2 * READ_S) * million / min(processes, max(1, registrations))
+    evaluation_seconds = scans * scored * million / min(processes, max(1, scans))
     return (
-        f"CPU work   {_minutes(registering)} to register {registered:,} pairs and {_minutes(evaluating)} to evaluate "
-        f"{len(test):,} test subjects, in {processes} processes, besides the networks (estimate)"
+        f"CPU work   {_minutes(registration_seconds)} to register {registrations:,} pairs and "
+        f"{_minutes(evaluation_seconds)} to evaluate {len(test):,} test subjects, in {processes} processes, besides the networks (estimate)"
     )
 
 
@@ -68,9 +68,9 @@ def _prepared_voxels(config: Config, grid: Grid) -> float:
     return prod(shape[:3]) * float(prod(voxel_sizes(affine))) / (spacing.in_plane**2 * spacing.through_plane)
 
 
-def _on_one_grid(coupled: Sequence[tuple[Case, Case]], grid_of: Callable[[Sequence[Case]], Grid]) -> bool:
+def _on_one_grid(case_pairs: Sequence[tuple[Case, Case]], grid_of: Callable[[Sequence[Case]], Grid]) -> bool:
     """Whether the first pair's two scans lie on one grid, and so, one may guess, all do."""
-    first, second = (grid_of([pair[side] for pair in coupled]) for side in (0, 1))
+    first, second = (grid_of([pair[side] for pair in case_pairs]) for side in (0, 1))
     return same_grid(first[0], first[1], second[0], second[1])
 
 

@@ -21,31 +21,31 @@ def subject_names(config: Config, split: CohortSplit, *, every: bool) -> str:
         every: One line for each subject, with its part of the split and its contrasts, to be searched by a program;
             otherwise, for each part and contrast, the first few and how many more there are.
     """
-    return _every_subject(config, split) if every else _first_subjects(config, split)
+    return _subject_table(config, split) if every else _subject_lists(config, split)
 
 
-def _parts(config: Config, split: CohortSplit) -> dict[str, list[Case]]:
+def _cases_by_subset(config: Config, split: CohortSplit) -> dict[str, list[Case]]:
     training = [case for contrast in config.contrasts for case in split.train[contrast]]
     return {"train": training, "validation": list(split.validation), "test": list(split.test)}
 
 
-def _every_subject(config: Config, split: CohortSplit) -> str:
+def _subject_table(config: Config, split: CohortSplit) -> str:
     rows = []
-    for name, cases in _parts(config, split).items():
+    for name, cases in _cases_by_subset(config, split).items():
         scanned = {(case.subject, case.contrast) for case in cases}
         for subject in _subjects(cases):
             rows.append((name, subject, " ".join(kind for kind in config.contrasts if (subject, kind) in scanned)))
     return table(["split", "subject", "contrasts"], rows)
 
 
-def _first_subjects(config: Config, split: CohortSplit) -> str:
+def _subject_lists(config: Config, split: CohortSplit) -> str:
     lines, shortened = [], False
-    for name, cases in _parts(config, split).items():
+    for name, cases in _cases_by_subset(config, split).items():
         for contrast in config.contrasts:
             subjects = _subjects([case for case in cases if case.contrast == contrast])
-            more = len(subjects) - FEW
-            shortened |= more > 0
-            names = ", ".join(subjects[:FEW]) + (f" and {more:,} more" if more > 0 else "")
+            hidden = len(subjects) - FEW
+            shortened |= hidden > 0
+            names = ", ".join(subjects[:FEW]) + (f" and {hidden:,} more" if hidden > 0 else "")
             heading = f"{name} {contrast}"
             lines += wrap(f"{heading:<14} {names or 'none'}", WIDTH, subsequent_indent=15 * " ", break_long_words=False)
     return "\n".join([*lines, *(["(--verbose names every subject)"] if shortened else [])])

@@ -28,17 +28,21 @@ def time_text(config: Config, engine: "Engine", steps: int, memory: float) -> st
         steps: All of them.
         memory: Bytes that training takes; where fewer are free, nothing is measured.
     """
-    done, own = measured_pace(RunFolder(config.folder))
-    if own is not None:
-        left = max(0, steps - done)
-        remaining = f"{duration(left * own)} for {left:,} steps to come" if left else f"complete after {done:,} steps"
-        lines = [f"training {remaining}, at {seconds(own)} a step as measured so far"]
+    steps_done, step_seconds = measured_pace(RunFolder(config.folder))
+    if step_seconds is not None:
+        steps_left = max(0, steps - steps_done)
+        remaining = (
+            f"{duration(steps_left * step_seconds)} for {steps_left:,} steps to come"
+            if steps_left
+            else f"complete after {steps_done:,} steps"
+        )
+        lines = [f"training {remaining}, at {seconds(step_seconds)} a step as measured so far"]
     else:
         operations = step_operations(config, engine)
-        gpu = max(GPU_LAUNCHES, operations / GPU_RATE)
+        gpu_seconds = max(GPU_LAUNCHES, operations / GPU_RATE)
         lines = [
             _cpu_text(config, steps, memory),
-            f"training on a GPU some {duration(steps * gpu)}, an estimate: {seconds(gpu)} a step of "
+            f"training on a GPU some {duration(steps * gpu_seconds)}, an estimate: {seconds(gpu_seconds)} a step of "
             f"{operations / 1e9:,.0f} GFLOP, at {GPU_RATE / 1e12:.0f} TFLOP/s and {seconds(GPU_LAUNCHES)} at least",
         ]
     return "\n".join([f"time       {lines[0]}", *(f"           {line}" for line in lines[1:])])
@@ -49,10 +53,10 @@ def _cpu_text(config: Config, steps: int, memory: float) -> str:
 
     if memory > (free := free_memory()):
         return f"training on this CPU: not timed, for it takes {human_bytes(memory)}, and {human_bytes(free)} are free"
-    each, threads = cpu_pace(config)
+    step_seconds, threads = cpu_pace(config)
     return (
-        f"training on this CPU some {duration(steps * each)}, an estimate: {seconds(each)} a step with {threads} "
-        f"thread{'s' if threads > 1 else ''}, timed just now"
+        f"training on this CPU some {duration(steps * step_seconds)}, an estimate: {seconds(step_seconds)} a step with "
+        f"{threads} thread{'s' if threads > 1 else ''}, timed just now"
     )
 
 
@@ -64,7 +68,9 @@ def measured_pace(folder: RunFolder) -> tuple[int, float | None]:
         return 0, None
     marks = [(record["step"], record["time"]) for record in records if any(key.startswith("train/") for key in record)]
     paces = [
-        (after[1] - before[1]) / (after[0] - before[0]) for before, after in pairwise(marks) if after[0] > before[0]
+        (later_mark[1] - earlier_mark[1]) / (later_mark[0] - earlier_mark[0])
+        for earlier_mark, later_mark in pairwise(marks)
+        if later_mark[0] > earlier_mark[0]
     ]
     return int(max((step for step, _ in marks), default=0)), statistics.median(paces) if paces else None
 
@@ -79,7 +85,7 @@ def step_operations(config: Config, engine: "Engine") -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    rhythm, side = _rhythm(config), config.preprocess.size
+    rhythm, side = _steps_per_generator_update(config), config.preprocess.size
     images = torch.zeros(config.training.batch_size, 1, side, side, device="meta")
     with FlopCounterMode(display=False) as counter:
         for _ in range(rhythm):
@@ -99,7 +105,11 @@ def cpu_pace(config: Config) -> tuple[float, int]:
 
     if config.training.precision == "fp16":  # for GPUs alone
         config = config.model_copy(update={"training": config.training.model_copy(update={"precision": "bf16"})})
-    batch, side, before = min(config.training.batch_size, MOST_IMAGES), config.preprocess.size, torch.get_num_threads()
+    batch, side, thread_count = (
+        min(config.training.batch_size, MOST_IMAGES),
+        config.preprocess.size,
+        torch.get_num_threads(),
+    )
     set_up(config.threads)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -108,16 +118,16 @@ def cpu_pace(config: Config) -> tuple[float, int]:
             paces, began = [], time.perf_counter()
             while len(paces) < 2 or time.perf_counter() - began < ENOUGH_SECONDS:
                 started = time.perf_counter()
-                for _ in range(_rhythm(config)):
+                for _ in range(_steps_per_generator_update(config)):
                     engine.step(*images)
-                paces.append((time.perf_counter() - started) / _rhythm(config))
-        each = statistics.median(paces[1:])  # the first, which allocates and plans, takes up to twice as long
-        return each * config.training.batch_size / batch, torch.get_num_threads()
+                paces.append((time.perf_counter() - started) / _steps_per_generator_update(config))
+        step_seconds = statistics.median(paces[1:])  # the first, which allocates and plans, takes up to twice as long
+        return step_seconds * config.training.batch_size / batch, torch.get_num_threads()
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(thread_count)
 
 
-def _rhythm(config: Config) -> int:
+def _steps_per_generator_update(config: Config) -> int:
     """Return after how many steps the generators move again."""
     return getattr(config.method, "critic_steps", 1)
 

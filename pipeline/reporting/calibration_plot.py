@@ -46,21 +46,23 @@ def save_reliability(directions: Sequence[Reliability], path: Path) -> None:
     """
     figure = Figure(figsize=(15, 3.4 * len(directions)), dpi=110, layout="constrained", facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    for row, one in enumerate(directions):
+    for row, reliability in enumerate(directions):
         axes = [figure.add_subplot(len(directions), 6, 6 * row + column + 1) for column in range(6)]
-        _draw_curve(axes[0], one)
-        _draw_example(figure, axes[1:], one.example)
+        _draw_curve(axes[0], reliability)
+        _draw_example(figure, axes[1:], reliability.example)
     atomic_write(path, lambda stream: canvas.print_png(stream))
 
 
-def _draw_curve(axes, one: Reliability) -> None:
-    expected, observed = one.curves.mean(axis=0).T
-    spread = one.curves[:, :, 1].std(axis=0, ddof=1) if len(one.curves) > 1 else None
+def _draw_curve(axes, reliability: Reliability) -> None:
+    expected, observed = reliability.curves.mean(axis=0).T
+    spread = reliability.curves[:, :, 1].std(axis=0, ddof=1) if len(reliability.curves) > 1 else None
     top = 1.1 * max(expected.max(), observed.max(), 1e-6)
     axes.plot([0, top], [0, top], color="#888888", linestyle="--", linewidth=1)
     axes.errorbar(expected, observed, yerr=spread, color=_COLOUR, marker="o", markersize=4, linewidth=1.5)
     axes.set(xlim=(0, top), ylim=(0, None), xlabel="expected |error|", ylabel="observed |error|")
-    axes.set_title(_plain(f"{one.direction}, n = {len(one.curves)}"), fontsize=11, loc="left", fontweight="bold")
+    axes.set_title(
+        _plain(f"{reliability.direction}, n = {len(reliability.curves)}"), fontsize=11, loc="left", fontweight="bold"
+    )
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -74,12 +76,12 @@ def _draw_example(figure: Figure, axes: Sequence, example: Example) -> None:
         ("observed |error|", example.observed, {"cmap": "inferno", "vmin": 0, "vmax": top}),
         ("expected |error|", example.expected, {"cmap": "inferno", "vmin": 0, "vmax": top}),
     )
-    for axis, (title, image, look) in zip(axes, panels, strict=True):
+    for axis, (title, image, style) in zip(axes, panels, strict=True):
         upright = image.T[::-1, ::-1]  # front or top up, patient's left on the picture's right
-        drawn = axis.imshow(upright, aspect=width / height, **look)
+        colour_image = axis.imshow(upright, aspect=width / height, **style)
         axis.set_title(title, fontsize=10)
         axis.set_axis_off()
-    figure.colorbar(drawn, ax=axes[-1], shrink=0.8)
+    figure.colorbar(colour_image, ax=axes[-1], shrink=0.8)
 
 
 def _plain(label: str) -> str:

@@ -62,14 +62,14 @@ def read_series(metrics_path: Path) -> Series:
         records, _ = read_metrics(metrics_path)
     except OSError as error:
         raise UserError(f"{metrics_path}: cannot be read ({error.strerror}); was the run trained here?") from error
-    found: dict[str, dict[int, float]] = {}
+    values_by_metric: dict[str, dict[int, float]] = {}
     for record in records:
         for name, value in record.items():
             if name not in ("step", "time") and np.isfinite(value):
-                found.setdefault(name, {})[int(record["step"])] = value
+                values_by_metric.setdefault(name, {})[int(record["step"])] = value
     return {
         name: (np.array(sorted(values)), np.array([values[step] for step in sorted(values)]))
-        for name, values in found.items()
+        for name, values in values_by_metric.items()
     }
 
 
@@ -79,14 +79,14 @@ def grouped(names: Sequence[str] | Mapping[str, object]) -> dict[str, dict[str, 
     scores: dict[str, dict[str, str]] = {}
     rate: dict[str, dict[str, str]] = {}
     for name in names:
-        family, _, rest = name.partition("/")
-        if family == "train" and rest.startswith("learning_rate"):
-            rate[rest.replace("_", " ")] = {"": name}
+        family, _, series_name = name.partition("/")
+        if family == "train" and series_name.startswith("learning_rate"):
+            rate[series_name.replace("_", " ")] = {"": name}
         elif family == "train":
-            kind, _, part = rest.partition("_")
-            losses.setdefault(f"{kind} loss", {})[part] = name
+            kind, _, label = series_name.partition("_")
+            losses.setdefault(f"{kind} loss", {})[label] = name
         elif family == "validation":
-            direction, _, score = rest.rpartition("/")
+            direction, _, score = series_name.rpartition("/")
             title = f"validation {_NAMES.get(score, score)}"
             scores.setdefault(title, {})[direction.replace("_to_", " → ")] = name
     return {**losses, **scores, **rate}
@@ -113,15 +113,15 @@ def _draw(axes: Axes, title: str, lines: Series, steps_per_epoch: int | None) ->
     for number, (label, (steps, values)) in enumerate(lines.items()):
         colour = _COLOURS[number % len(_COLOURS)]
         steps, values = _at_most(_MOST_POINTS, steps, values)
-        where = steps / (steps_per_epoch or 1)
+        positions = steps / (steps_per_epoch or 1)
         if is_loss:
             smooth = smoothed(values, len(values) / 40)
-            axes.plot(where, values, color=colour, alpha=0.22, linewidth=0.7)
-            axes.plot(where, smooth, color=colour, linewidth=1.7, label=label)
+            axes.plot(positions, values, color=colour, alpha=0.22, linewidth=0.7)
+            axes.plot(positions, smooth, color=colour, linewidth=1.7, label=label)
             tops.append(max(smooth.max(), np.percentile(values, 98)))
         else:
             marker = "o" if len(values) <= 60 and title.startswith("validation") else None
-            axes.plot(where, values, color=colour, linewidth=1.7, marker=marker, markersize=3, label=label)
+            axes.plot(positions, values, color=colour, linewidth=1.7, marker=marker, markersize=3, label=label)
     if is_loss:
         axes.set_ylim(0, max(tops) * 1.08 or 1)
     axes.set_title(title, fontsize=12, loc="left", fontweight="bold")

@@ -54,18 +54,18 @@ def save_gif(
     """
     if not frames or len(frames) != len(titles):
         raise ValueError(f"a GIF needs one title a frame and at least one frame: {len(frames)} and {len(titles)}")
-    kept = thinned(len(frames), max_frames)
-    chosen = [(frames[index], titles[index]) for index in kept]
+    frame_indices = thinned(len(frames), max_frames)
+    chosen = [(frames[index], titles[index]) for index in frame_indices]
     width, height = _read(chosen[-1][0]).size
     durations = [frame_ms] * len(chosen)
     durations[0], durations[-1] = max(frame_ms, end_ms // 3), end_ms
     scale = min(1.0, max_width / width)
-    few = [chosen[index] for index in thinned(len(chosen), 6)]
-    for tried in (few, chosen):  # a few frames tell soon about what scale all of them need
+    sample_frames = [chosen[index] for index in thinned(len(chosen), 6)]
+    for trial_frames in (sample_frames, chosen):  # a few frames tell soon about what scale all of them need
         while True:
             size = (max(1, round(width * scale)), max(1, round(height * scale)))
-            encoded = _encode(tried, (width, height), size, durations[: len(tried)])
-            expected_bytes = len(encoded) * len(chosen) / len(tried)
+            encoded = _encode(trial_frames, (width, height), size, durations[: len(trial_frames)])
+            expected_bytes = len(encoded) * len(chosen) / len(trial_frames)
             if expected_bytes <= max_bytes or size[0] <= 320:
                 break
             scale = max(320 / width, scale * min(0.9, sqrt(max_bytes / expected_bytes)))
@@ -90,7 +90,7 @@ def _encode(
 
     def pictures() -> Iterator[Image.Image]:
         for number, frame in enumerate(chosen):
-            picture = _titled(frame, expected, size, (number + 1) / len(chosen))
+            picture = _frame_with_title(frame, expected, size, (number + 1) / len(chosen))
             yield picture.quantize(palette=palette, dither=Image.Dither.NONE)
 
     series = pictures()
@@ -111,8 +111,8 @@ def _palette() -> Image.Image:
     return picture
 
 
-def _titled(
-    frame: tuple[Path | np.ndarray, str], expected: tuple[int, int], size: tuple[int, int], done: float
+def _frame_with_title(
+    frame: tuple[Path | np.ndarray, str], expected: tuple[int, int], size: tuple[int, int], fraction_done: float
 ) -> Image.Image:
     """Return a frame at `size` under a strip with its title and a line as long as the share of frames `done`."""
     source, title = frame
@@ -127,7 +127,7 @@ def _titled(
     draw = ImageDraw.Draw(titled)
     draw.text((size[0] // 2, 24), fitted_text(title, size[0] - 8, 18), fill=_INK, font=font(18), anchor="ms")
     draw.rectangle((0, _STRIP - 3, size[0], _STRIP - 2), fill=_TRACK)
-    draw.rectangle((0, _STRIP - 3, round(size[0] * done), _STRIP - 2), fill=_DONE)
+    draw.rectangle((0, _STRIP - 3, round(size[0] * fraction_done), _STRIP - 2), fill=_DONE)
     return titled
 
 

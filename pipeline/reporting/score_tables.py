@@ -96,5 +96,7 @@ def _cell(table: ScoreTable, method: str, metric: str) -> Cell:
     baseline = best_baseline(table, metric)
     if method != table.model or baseline is None:
         return Cell(text)
-    ours, best = badness(metric, mean), badness(metric, baseline[1])
-    return Cell(text, "" if ours == best else "better" if ours < best else "worse")
+    model_badness, baseline_badness = badness(metric, mean), badness(metric, baseline[1])
+    return Cell(
+        text, "" if model_badness == baseline_badness else "better" if model_badness < baseline_badness else "worse"
+    )

@@ -118,9 +118,11 @@ def sheet(
     large, small = round(text_size * 1.2), round(text_size * 0.87)
     widths = [max([tile.shape[1] for tile in column if tile is not None] or [0]) for column in zip(*rows, strict=True)]
     heights = [max([tile.shape[0] for tile in row if tile is not None] or [0]) for row in rows]
-    left = _MARGIN + (max(round(font(text_size).getlength(label)) for label in row_labels) + 12 if row_labels else 0)
+    left_margin = _MARGIN + (
+        max(round(font(text_size).getlength(label)) for label in row_labels) + 12 if row_labels else 0
+    )
     top = _MARGIN + (2 * large if title else 0) + text_size + 10
-    lefts = left + np.cumsum([0, *(width + _GAP for width in widths)])
+    lefts = left_margin + np.cumsum([0, *(width + _GAP for width in widths)])
     tops = top + np.cumsum([0, *(height + _GAP for height in heights)])
     width = int(lefts[-1]) - _GAP + _MARGIN
     bottom = int(tops[-1]) - _GAP

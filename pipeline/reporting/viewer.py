@@ -84,10 +84,10 @@ def make_viewer(subjects: Sequence[ViewedSubject], folder: Path = FOLDER) -> Vie
         return None
     # Browsers hash a script after turning its line ends into \n, and so do we: Python's text mode does it.
     package = (folder / _PACKAGE).read_text(encoding="utf-8")
-    own = [(folder / name).read_text(encoding="utf-8") for name in ("viewer.js", "viewer.css")]
-    if any(mark in script.lower() for script in (package, own[0]) for mark in ("</script", "<!--")):
+    own_files = [(folder / name).read_text(encoding="utf-8") for name in ("viewer.js", "viewer.css")]
+    if any(mark in script.lower() for script in (package, own_files[0]) for mark in ("</script", "<!--")):
         return None  # it cannot stand in a page
-    return Viewer(packed(subjects), package, *own, _licences(folder))
+    return Viewer(packed(subjects), package, *own_files, _licences(folder))
 
 
 def viewed_subject(
@@ -110,11 +110,11 @@ def viewed_subject(
         foreground: (X, Y, Z) bool; its bounding box is kept, with a margin of `AIR_VOXELS`.
         affine: (4, 4) of the whole grid, voxel to RAS millimetres.
     """
-    box = _box(foreground)
+    box = _bounding_box(foreground)
     first = [along.start for along in box]
-    moved = from_matvec(affine[:3, :3], (affine @ [*first, 1])[:3])
+    cropped_affine = from_matvec(affine[:3, :3], (affine @ [*first, 1])[:3])
     volumes = [None if volume is None else _quantised(volume[box]) for volume in (source, translated, real)]
-    return ViewedSubject(label, source_name, target_name, moved, *volumes, units)
+    return ViewedSubject(label, source_name, target_name, cropped_affine, *volumes, units)
 
 
 def packed(subjects: Sequence[ViewedSubject], most_bytes: int = MOST_BYTES) -> dict:
@@ -132,14 +132,14 @@ def packed(subjects: Sequence[ViewedSubject], most_bytes: int = MOST_BYTES) -> d
     longest = max(max(voxel_sizes(subject.affine) * subject.source.shape) for subject in subjects)
     limit_mm = 0.0
     while True:
-        files, entries = _encoded(subjects, limit_mm)
+        files, entries = _encoded_volumes(subjects, limit_mm)
         size = sum(map(len, files))
         if size <= most_bytes or limit_mm > longest:
             return {"volumes": [b64encode(file).decode() for file in files], "subjects": entries}
         limit_mm = max(limit_mm, finest) * max(1.05, (size / most_bytes) ** (1 / 3))
 
 
-def _encoded(subjects: Sequence[ViewedSubject], limit_mm: float) -> tuple[list[bytes], list[dict]]:
+def _encoded_volumes(subjects: Sequence[ViewedSubject], limit_mm: float) -> tuple[list[bytes], list[dict]]:
     """Return the distinct files, and each subject's entry with the indices of its own among them."""
     files: dict[bytes, int] = {}
     entries = []
@@ -149,7 +149,7 @@ def _encoded(subjects: Sequence[ViewedSubject], limit_mm: float) -> tuple[list[b
         )
         affine = affine_at_shape(subject.affine, subject.source.shape, shape)
         volumes = {"source": subject.source, "translated": subject.translated, "real": subject.real}
-        places = {
+        volume_indices = {
             name: None if volume is None else files.setdefault(_file(volume, shape, affine), len(files))
             for name, volume in volumes.items()
         }
@@ -162,7 +162,7 @@ def _encoded(subjects: Sequence[ViewedSubject], limit_mm: float) -> tuple[list[b
                 "units": subject.units,
                 "spacing": " × ".join(f"{size:.2g}" for size in voxel_sizes(affine)),
                 "coarser": shape != subject.source.shape,
-                **places,
+                **volume_indices,
             }
         )
     return list(files), entries
@@ -182,12 +182,12 @@ def _quantised(volume: np.ndarray) -> np.ndarray:
     return np.rint((np.clip(np.nan_to_num(volume, nan=-1), -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
-def _box(foreground: np.ndarray) -> tuple[slice, ...]:
+def _bounding_box(foreground: np.ndarray) -> tuple[slice, ...]:
     """Return the bounding box of a mask with its margin; all of it where the mask is empty."""
     box = []
     for axis, length in enumerate(foreground.shape):
-        others = tuple(other for other in range(foreground.ndim) if other != axis)
-        inside = np.flatnonzero(foreground.any(axis=others))
+        other_axes = tuple(other_axis for other_axis in range(foreground.ndim) if other_axis != axis)
+        inside = np.flatnonzero(foreground.any(axis=other_axes))
         first, last = (inside[0], inside[-1]) if inside.size else (0, length - 1)
         box.append(slice(max(0, int(first) - AIR_VOXELS), min(length, int(last) + 1 + AIR_VOXELS)))
     return tuple(box)

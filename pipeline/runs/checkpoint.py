@@ -56,17 +56,17 @@ class CheckpointFolder:
         Raises:
             UserError: there are checkpoints and none can be read.
         """
-        found = [path for path in (self.latest, self.previous) if path.exists()]
-        for path in found:
+        existing = [path for path in (self.latest, self.previous) if path.exists()]
+        for path in existing:
             try:
                 state = load_checkpoint(path)
             except UserError as error:
                 warn(f"warning: {error}")
                 continue
-            if path != found[0]:  # or the next save would put the damaged file in this one's place
-                found[0].replace(found[0].with_suffix(".damaged"))
+            if path != existing[0]:  # or the next save would put the damaged file in this one's place
+                existing[0].replace(existing[0].with_suffix(".damaged"))
             return state
-        if found:
+        if existing:
             raise UserError(f"{self.folder}: no checkpoint there can be read; move the run's folder away to start anew")
         return None
 
@@ -104,8 +104,8 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict:
 
 def all_finite_weights(networks: Iterable[nn.Module]) -> bool:
     """Return whether every weight of the networks is a number."""
-    sound = [torch.isfinite(weight).all() for network in networks for weight in network.parameters()]
-    return bool(torch.stack(sound).all())  # one look at the device for all of them
+    is_finite = [torch.isfinite(weight).all() for network in networks for weight in network.parameters()]
+    return bool(torch.stack(is_finite).all())  # one look at the device for all of them
 
 
 def random_state() -> dict:
@@ -118,7 +118,7 @@ def restore_random_state(state: dict) -> None:
     """Take over what `random_state` returned, as far as this machine has the devices."""
     torch.set_rng_state(state["cpu"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+        torch.cuda.set_rng_state_all([generator_state.cpu() for generator_state in state["cuda"]])
 
 
 def _save(state: dict, stream: BinaryIO) -> None:

@@ -15,7 +15,7 @@ from pipeline.runs.coverage_choice import ByContrast
 from pipeline.utils.console import echo, warn
 
 
-def ids_text(config: Config, cases: Sequence[Case], part_of: Mapping[str, str]) -> str | None:
+def ids_text(config: Config, cases: Sequence[Case], subset_of: Mapping[str, str]) -> str | None:
     """Return what to say of subjects' names that nearly agree; None where none do, or where they mean nothing.
 
     Args:
@@ -25,13 +25,13 @@ def ids_text(config: Config, cases: Sequence[Case], part_of: Mapping[str, str]) 
     """
     if config.data.source == "phantom" or (config.data.source == "images" and not config.data.paired):
         return None  # unpaired pictures are numbered contrast by contrast
-    return similar_ids_text(cases, config.contrasts, dict(part_of))
+    return similar_ids_text(cases, config.contrasts, dict(subset_of))
 
 
 def warn_of_ids(config: Config, cases: Sequence[Case], split: CohortSplit) -> None:
     """Warn where subjects' names of the two contrasts nearly agree: perhaps one person under two names."""
     training = {case.subject: "train" for side in split.train.values() for case in side}
-    held_out = {case.subject: part for part in ("validation", "test") for case in getattr(split, part)}
+    held_out = {case.subject: subset for subset in ("validation", "test") for case in getattr(split, subset)}
     if text := ids_text(config, cases, training | held_out):
         warn(f"warning: {text}")
 
@@ -45,15 +45,17 @@ def warn_of_stored(config: Config, stored: ByContrast, coverage: Coverage, *, pa
         coverage: What is trained on; said where both contrasts were cut to what they share.
         paired: Whether training is shown the same places in both contrasts, so that it cannot matter what each shows.
     """
-    shown = coverage.shown_mm or {}
-    text = None if paired else coverage_text(shown, coverage)
+    shown_mm = coverage.shown_mm or {}
+    text = None if paired else coverage_text(shown_mm, coverage)
     if text:
         warn(f"warning: {text}")
-    elif coverage.mm is not None and len(shown) > 1:
-        lengths = ", ".join(f"{contrast} {length:.0f} mm" for contrast, length in shown.items())
+    elif coverage.mm is not None and len(shown_mm) > 1:
+        lengths = ", ".join(f"{contrast} {length:.0f} mm" for contrast, length in shown_mm.items())
         echo(f"trained on: {coverage} (scans show, by their medians, {lengths})")
     if config.preprocess.spacing_mm is None:
-        _warn_of_voxels({contrast: [entry.facts["spacing_mm"] for entry in its] for contrast, its in stored.items()})
+        _warn_of_voxels(
+            {contrast: [entry.facts["spacing_mm"] for entry in entries] for contrast, entries in stored.items()}
+        )
 
 
 def warn_of_headers(config: Config, cases: Sequence[Case], split: CohortSplit) -> None:
@@ -63,7 +65,9 @@ def warn_of_headers(config: Config, cases: Sequence[Case], split: CohortSplit) -
         return
     axis, setting = config.preprocess.axis, config.preprocess.coverage_mm
     grids = {contrast: list(header_grids(split.train[contrast])) for contrast in config.contrasts}
-    fields = typical_lengths({contrast: [grid.field_along(axis) for grid in its] for contrast, its in grids.items()})
+    fields = typical_lengths(
+        {contrast: [grid.field_along(axis) for grid in contrast_grids] for contrast, contrast_grids in grids.items()}
+    )
     coverage = Coverage(axis, setting if isinstance(setting, float) else None, fields)
     if text := coverage_text(fields, coverage, of="field of view"):
         if setting == "shared":
@@ -72,7 +76,9 @@ def warn_of_headers(config: Config, cases: Sequence[Case], split: CohortSplit) -
         else:
             warn(f"warning: {text} (by headers alone: of the head they tell nothing, pipeline.explore does)")
     if config.preprocess.spacing_mm is None:
-        _warn_of_voxels({contrast: [grid.voxel_mm for grid in its] for contrast, its in grids.items()})
+        _warn_of_voxels(
+            {contrast: [grid.voxel_mm for grid in contrast_grids] for contrast, contrast_grids in grids.items()}
+        )
 
 
 def _warn_of_voxels(voxels_mm: Mapping[str, Sequence[Sequence[float]]]) -> None:

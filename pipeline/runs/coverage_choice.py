@@ -28,7 +28,7 @@ def choose_coverage(
         UserError: the saved choice cannot be read.
     """
     if saved is not None and setting != "all":
-        return _read(saved, axis)
+        return _read_coverage(saved, axis)
     typical = typical_lengths(lengths_mm)
     if setting == "shared" and typical:
         return Coverage(axis, shared_length(typical), typical)
@@ -46,12 +46,14 @@ def coverage_json(coverage: Coverage) -> dict[str, object]:
     return {"axis": coverage.axis, "coverage_mm": coverage.mm, "shown_mm": dict(coverage.shown_mm or {})}
 
 
-def _read(path: Path, axis: str) -> Coverage:
+def _read_coverage(path: Path, axis: str) -> Coverage:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        mm, shown = content["coverage_mm"], content["shown_mm"]
+        length_mm, lengths_mm = content["coverage_mm"], content["shown_mm"]
         return Coverage(
-            axis, None if mm is None else float(mm), {contrast: float(length) for contrast, length in shown.items()}
+            axis,
+            None if length_mm is None else float(length_mm),
+            {contrast: float(length) for contrast, length in lengths_mm.items()},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -68,18 +70,18 @@ def within_coverage(
     Raises:
         UserError: there is such a case and `on_bad_volume` is "stop".
     """
-    used, left_out = {}, {}
+    kept_entries, left_out = {}, {}
     for contrast, entries in stored.items():
-        cut = [entry.within(coverage) for entry in entries]
-        for entry in cut:
+        cut_entries = [entry.within(coverage) for entry in entries]
+        for entry in cut_entries:
             if entry.count == 0:
-                left_out[entry.case] = _nothing_within(coverage)
-        used[contrast] = [entry for entry in cut if entry.count]
+                left_out[entry.case] = _empty_range_message(coverage)
+        kept_entries[contrast] = [entry for entry in cut_entries if entry.count]
     for case, reason in left_out.items():
         if on_bad_volume == "stop":
             raise UserError(f"{case.path}: {reason} (preprocess.on_bad_volume: skip would go on without it)")
         warn(f"warning: {case.path}: {reason}; left out")
-    return used, left_out
+    return kept_entries, left_out
 
 
 def pairs_within_coverage(
@@ -93,12 +95,14 @@ def pairs_within_coverage(
         stored: The two contrasts' scans by themselves, whose heads are known.
     """
     heads = {entry.case: entry.facts for entries in stored.values() for entry in entries}
-    cut = [tuple(half.within(coverage, of=heads[pair[0].case]) for half in pair) for pair in pairs]
-    empty = {(first.case, second.case): _nothing_within(coverage) for first, second in cut if not first.count}
+    cut_pairs = [tuple(half.within(coverage, of=heads[pair[0].case]) for half in pair) for pair in pairs]
+    empty = {
+        (first.case, second.case): _empty_range_message(coverage) for first, second in cut_pairs if not first.count
+    }
     for (first, second), reason in empty.items():
         warn(f"warning: {first.path} and {second.path}: {reason}; left out")
-    return [pair for pair in cut if pair[0].count], empty
+    return [pair for pair in cut_pairs if pair[0].count], empty
 
 
-def _nothing_within(coverage: Coverage) -> str:
+def _empty_range_message(coverage: Coverage) -> str:
     return f"no slice with enough of the head lies in the range trained on, {coverage}; raise preprocess.coverage_mm"

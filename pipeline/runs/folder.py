@@ -169,10 +169,10 @@ class RunFolder:
         have been stopped; `run.json` is written last.
         """
         try:
-            done = json.loads(self.record.read_text(encoding="utf-8"))["configuration"] == fingerprint(config)
+            is_same = json.loads(self.record.read_text(encoding="utf-8"))["configuration"] == fingerprint(config)
         except (OSError, ValueError, KeyError, TypeError):  # not there, damaged, or of an older version
             return False
-        return done and self.scores.is_file() and self.report.is_file()
+        return is_same and self.scores.is_file() and self.report.is_file()
 
     def save_config(self, config: Config, notes: Iterable[str] = ()) -> None:
         """Write the resolved configuration, which a later sitting compares with its own; notes become comments."""
@@ -213,32 +213,32 @@ def open_run_folder(config: Config) -> RunFolder:
         if folder.path.exists() and any(entry.name != ".lock" for entry in folder.path.iterdir()):
             raise UserError(f"{folder.path}: holds files that are not of a run; choose another output, or empty it")
         return folder
-    if not folder.has_trained() and _is_ours(folder.config):
+    if not folder.has_trained() and _is_written_by_run(folder.config):
         return folder
-    earlier = _read_config(folder.config)
-    present = json.loads(json.dumps(config.model_dump(mode="json")))
+    saved_values = _read_config(folder.config)
+    new_values = json.loads(json.dumps(config.model_dump(mode="json")))
     different = [
-        f"{key}: {earlier_value!r} there, {value!r} now"
-        for key, earlier_value, value in differing_keys(earlier, present)
-        if not _is_free(key, config)
+        f"{key}: {saved_value!r} there, {value!r} now"
+        for key, saved_value, value in differing_keys(saved_values, new_values)
+        if not _may_change(key, config)
     ]
     if different:
         weights = (
             f" (there training.start_from={folder.path} begins from its weights)" if folder.has_checkpoint() else ""
         )
-        what = f"{folder.path}: holds a run of another configuration; set output=…{weights}, or move it away"
-        raise UserError("\n  ".join([what, *different]))
+        problem = f"{folder.path}: holds a run of another configuration; set output=…{weights}, or move it away"
+        raise UserError("\n  ".join([problem, *different]))
     return folder
 
 
-def _is_free(key: str, config: Config) -> bool:
+def _may_change(key: str, config: Config) -> bool:
     """Whether a setting may change between sittings; how pairs are registered may not where they are trained on."""
     if key == "evaluation.register_pairs" and config.split.pairing == "paired":
         return False
     return any(key == free or key.startswith(f"{free}.") for free in (*FREE, *SCHEDULE))
 
 
-def _is_ours(path: Path) -> bool:
+def _is_written_by_run(path: Path) -> bool:
     """Whether `RunFolder.save_config` wrote a configuration, so that no file of the user's is taken for it."""
     try:
         with path.open(encoding="utf-8") as stream:
@@ -266,7 +266,7 @@ def differing_keys(first: object, second: object, key: str = "") -> list[tuple[s
         return [] if first == second else [(key, first, second)]
     keys = list(dict.fromkeys([*first, *second]))
     return [
-        found
+        difference
         for name in keys
-        for found in differing_keys(first.get(name), second.get(name), f"{key}.{name}" if key else name)
+        for difference in differing_keys(first.get(name), second.get(name), f"{key}.{name}" if key else name)
     ]

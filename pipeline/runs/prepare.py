@@ -19,7 +19,7 @@ from pipeline.runs.coverage_choice import choose_coverage, pairs_within_coverage
 from pipeline.utils.console import warn
 from pipeline.utils.errors import UserError
 
-Facts = dict[str, dict]  # contrast -> what the training cohort is like
+CohortStatistics = dict[str, dict]  # contrast -> what the training cohort is like
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class PreparedData:
     cases: tuple[Case, ...]
     split: CohortSplit
     stored: dict[str, list[StoredCase]]
-    facts: Facts
+    statistics: CohortStatistics
     left_out: dict[Case, str]
     pairs: tuple[tuple[StoredCase, StoredCase], ...] = ()
     coverage: Coverage = WHOLE
@@ -49,7 +49,7 @@ class PreparedData:
         """The number of training slices: of the contrast that has more, or of pairs where those are trained on."""
         if self.pairs:
             return sum(first.count for first, _ in self.pairs)
-        return max(facts["slices"] for facts in self.facts.values())
+        return max(statistics["slices"] for statistics in self.statistics.values())
 
 
 def find_cases(config: Config, *, quiet: bool = False) -> list[Case]:
@@ -154,49 +154,51 @@ def prepare(
     training = [case for contrast in config.contrasts for case in split.train[contrast]]
     preprocess = config.preprocess
     settings = {**chain_settings(preprocess, version), "min_foreground": preprocess.min_foreground}
-    how = {"processes": preprocess.processes, "on_bad_volume": preprocess.on_bad_volume, "quiet": quiet}
-    stored, left_out = build_slice_cache(training, preprocess.store, settings, **how)
-    whole = {contrast: [entry for entry in stored if entry.case.contrast == contrast] for contrast in config.contrasts}
-    lengths = {contrast: [shown_mm(entry) for entry in entries] for contrast, entries in whole.items()}
+    cache_options = {"processes": preprocess.processes, "on_bad_volume": preprocess.on_bad_volume, "quiet": quiet}
+    stored, left_out = build_slice_cache(training, preprocess.store, settings, **cache_options)
+    uncut = {contrast: [entry for entry in stored if entry.case.contrast == contrast] for contrast in config.contrasts}
+    lengths = {contrast: [shown_mm(entry) for entry in entries] for contrast, entries in uncut.items()}
     coverage = choose_coverage(preprocess.coverage_mm, preprocess.axis, lengths, saved_coverage)
-    by_contrast, beyond = within_coverage(whole, coverage, on_bad_volume=preprocess.on_bad_volume)
+    by_contrast, beyond = within_coverage(uncut, coverage, on_bad_volume=preprocess.on_bad_volume)
     left_out |= beyond
     for contrast, entries in by_contrast.items():
         if not entries:
             raise UserError(f"no {contrast} image of the training subjects could be used; the reasons are above")
     if left_out:
         warn(f"warning: {len(left_out)} of {len(training)} training images were left out, named above")
-    warn_of_stored(config, whole, coverage, paired=paired)
-    facts = {contrast: cohort_statistics(entries, coverage) for contrast, entries in by_contrast.items()}
-    prepared = PreparedData(tuple(cases), split, by_contrast, facts, left_out, coverage=coverage)
+    warn_of_stored(config, uncut, coverage, paired=paired)
+    statistics = {contrast: cohort_statistics(entries, coverage) for contrast, entries in by_contrast.items()}
+    prepared = PreparedData(tuple(cases), split, by_contrast, statistics, left_out, coverage=coverage)
     if not paired:
         return prepared
-    return _with_pairs(prepared, config, {**settings, "register_pairs": config.evaluation.register_pairs}, how)
+    return _with_pairs(
+        prepared, config, {**settings, "register_pairs": config.evaluation.register_pairs}, cache_options
+    )
 
 
-def _with_pairs(prepared: PreparedData, config: Config, settings: dict, how: dict) -> PreparedData:
+def _with_pairs(prepared: PreparedData, config: Config, settings: dict, cache_options: dict) -> PreparedData:
     """Return the same with the registered pairs of the training images that could be read."""
     from pipeline.data.pair_cache import build_pair_cache
 
     usable = {entry.case for entries in prepared.stored.values() for entry in entries}
-    wanted = pairs([case for side in prepared.split.train.values() for case in side], config.contrasts)
-    whole = [pair for pair in wanted if usable.issuperset(pair)]
-    if not whole:
+    training_pairs = pairs([case for side in prepared.split.train.values() for case in side], config.contrasts)
+    usable_pairs = [pair for pair in training_pairs if usable.issuperset(pair)]
+    if not usable_pairs:
         raise UserError(
             f"paired training needs a subject with both {' and '.join(config.contrasts)}: of "
-            f"{len({first.subject for first, _ in wanted})} training subjects with both, none has two images that "
-            "could be used; the reasons are above"
+            f"{len({first.subject for first, _ in training_pairs})} training subjects with both, none has two images "
+            "that could be used; the reasons are above"
         )
     folder, cache = config.preprocess.store, registrations(config.preprocess)
-    stored, failures = build_pair_cache(whole, folder, settings, cache=cache, **how)
+    stored, failures = build_pair_cache(usable_pairs, folder, settings, cache=cache, **cache_options)
     stored, beyond = pairs_within_coverage(stored, prepared.coverage, prepared.stored)
     if not stored:
-        raise UserError(f"none of {len(whole)} pairs could be used; the reasons are above")
+        raise UserError(f"none of {len(usable_pairs)} pairs could be used; the reasons are above")
     failures |= beyond
-    if len(stored) < len(wanted):
-        warn(f"warning: {len(wanted) - len(stored)} of {len(wanted)} training pairs were left out")
+    if len(stored) < len(training_pairs):
+        warn(f"warning: {len(training_pairs) - len(stored)} of {len(training_pairs)} training pairs were left out")
     left_out = {case: reason for pair, reason in failures.items() for case in pair}
-    for pair in wanted:
+    for pair in training_pairs:
         for case, partner in (pair, pair[::-1]):
             if partner not in usable:
                 left_out[case] = f"its partner {partner.path} could not be used"
@@ -209,13 +211,16 @@ def warn_unpaired(config: Config, cases: Sequence[Case], split: CohortSplit) -> 
         return
     paired = {case for pair in pairs(cases, config.contrasts) for case in pair}
     held_out = {case.subject for case in (*split.validation, *split.test)}
-    lone = [
+    unpaired_names = [
         case.name
         for case in cases
         if case.contrast in config.contrasts and case not in paired and case.subject not in held_out
     ]
-    if lone:
-        warn(f"warning: left out of paired training for want of a partner in the other contrast: {shortlist(lone)}")
+    if unpaired_names:
+        warn(
+            "warning: left out of paired training for want of a partner in the other contrast: "
+            f"{shortlist(unpaired_names)}"
+        )
 
 
 def cohort_statistics(stored: Sequence[StoredCase], coverage: Coverage = WHOLE) -> dict:
@@ -227,20 +232,20 @@ def cohort_statistics(stored: Sequence[StoredCase], coverage: Coverage = WHOLE) 
     `pipeline.data.fingerprint.cohort_fingerprint`), where the images are volumes; of whole ones, as those to translate
     are, and beside it `coverage_mm`, the range, where there is one.
     """
-    facts = [entry.facts for entry in stored]
-    volumes = [fact["likeness"] for fact in facts if fact.get("likeness")]
-    likeness = cohort_fingerprint(volumes) if volumes else {}
-    if volumes and coverage.mm is not None:
-        likeness["coverage_mm"] = coverage.mm
+    case_statistics = [entry.facts for entry in stored]
+    fingerprints = [statistics["likeness"] for statistics in case_statistics if statistics.get("likeness")]
+    fingerprint = cohort_fingerprint(fingerprints) if fingerprints else {}
+    if fingerprints and coverage.mm is not None:
+        fingerprint["coverage_mm"] = coverage.mm
     return {
-        "low": float(np.median([fact["low"] for fact in facts])),
-        "high": float(np.median([fact["high"] for fact in facts])),
-        "integer": all(fact["integer"] for fact in facts),
-        "spacing_mm": np.median([fact["spacing_mm"] for fact in facts], axis=0).tolist(),
-        "histogram": np.sum([fact["histogram"] for fact in facts], axis=0).tolist(),
+        "low": float(np.median([statistics["low"] for statistics in case_statistics])),
+        "high": float(np.median([statistics["high"] for statistics in case_statistics])),
+        "integer": all(statistics["integer"] for statistics in case_statistics),
+        "spacing_mm": np.median([statistics["spacing_mm"] for statistics in case_statistics], axis=0).tolist(),
+        "histogram": np.sum([statistics["histogram"] for statistics in case_statistics], axis=0).tolist(),
         "cases": len(stored),
         "slices": sum(entry.count for entry in stored),
-    } | ({"likeness": likeness} if volumes else {})
+    } | ({"likeness": fingerprint} if fingerprints else {})
 
 
 def training_data(prepared: PreparedData) -> dict[str, list]:
@@ -253,20 +258,20 @@ def training_data(prepared: PreparedData) -> dict[str, list]:
         for entries in prepared.stored.values()
         for entry in entries
     }
-    together = {
+    pair_entries = {
         f"{first.case.name} and {second.case.name}": [first.count, *np.ravel(first.facts["movement"]).round(3).tolist()]
         for first, second in prepared.pairs
     }
-    return images | together
+    return images | pair_entries
 
 
-def require_same_data(before: dict[str, list], now: dict[str, list], folder: Path) -> None:
+def require_same_data(saved: dict[str, list], current: dict[str, list], folder: Path) -> None:
     """Refuse to go on training with other data than a run began with.
 
     Raises:
         UserError: naming the images that are missing, new or changed.
     """
-    different = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    different = sorted(name for name in saved.keys() | current.keys() if saved.get(name) != current.get(name))
     if different:
         raise UserError(
             f"{folder}: the training data changed since the run began ({shortlist(different)}); restore them, or set "
@@ -274,6 +279,6 @@ def require_same_data(before: dict[str, list], now: dict[str, list], folder: Pat
         )
 
 
-def shortlist(names: Sequence[str], most: int = 5) -> str:
+def shortlist(names: Sequence[str], limit: int = 5) -> str:
     """Return the first few names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

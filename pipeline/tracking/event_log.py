@@ -36,13 +36,15 @@ def read_event_log(folder: Path) -> list[Entry]:
         lines = (folder / NAME).read_bytes().splitlines()
     except FileNotFoundError:
         return []
-    entries, seen, latest = [], set(), {}
+    entries, known_entries, last_of_kind = [], set(), {}
     for entry in filter(None, map(_entry, lines)):
-        kind, known = entry["kind"], json.dumps({**entry, "time": None}, sort_keys=True)
-        if kind == "end" or (latest.get(kind) != known if kind in ("about", "tags") else known not in seen):
+        kind, content = entry["kind"], json.dumps({**entry, "time": None}, sort_keys=True)
+        if kind == "end" or (
+            last_of_kind.get(kind) != content if kind in ("about", "tags") else content not in known_entries
+        ):
             entries.append(entry)
-        seen.add(known)
-        latest[kind] = known
+        known_entries.add(content)
+        last_of_kind[kind] = content
     return entries
 
 
@@ -94,8 +96,8 @@ def replay(run: MlflowRun, entry: Entry, folder: Path) -> None:
         case {"kind": "image", "key": key, "step": step, "file": file}:
             send_image(run, key, step, picture(folder, file))
             picture(folder, file).unlink(missing_ok=True)
-        case {"kind": "artifact", "path": path, "folder": place}:
-            run.client.log_artifact(run.id, str(folder / path), place)
+        case {"kind": "artifact", "path": path, "folder": artifact_path}:
+            run.client.log_artifact(run.id, str(folder / path), artifact_path)
         case {"kind": "dataset"}:
             run.log_dataset(**{name: entry[name] for name in NEEDS["dataset"]})
         case {"kind": "tags", "tags": tags}:
@@ -144,24 +146,24 @@ class EventLog:
             will come again. None starts an empty journal.
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, object], step: int | None):
+    def __init__(self, folder: Path, run_info: Mapping[str, object], step: int | None):
         if step is None:
             clear(folder)
         self.folder = folder
-        earlier = [entry for entry in read_event_log(folder) if entry["kind"] != "end"]
-        beyond = [entry for entry in earlier if entry["kind"] == "image" and entry["step"] > step]
-        for entry in beyond:
+        earlier_entries = [entry for entry in read_event_log(folder) if entry["kind"] != "end"]
+        later_images = [entry for entry in earlier_entries if entry["kind"] == "image" and entry["step"] > step]
+        for entry in later_images:
             picture(folder, entry["file"]).unlink(missing_ok=True)
-        self.earlier = [entry for entry in earlier if entry not in beyond]
-        atomic_text(folder / NAME, "".join(_line(entry) for entry in self.earlier))
+        self.earlier_entries = [entry for entry in earlier_entries if entry not in later_images]
+        atomic_text(folder / NAME, "".join(_line(entry) for entry in self.earlier_entries))
         self._stream = (folder / NAME).open("ab", buffering=0)
-        self.add({"kind": "about", "time": time.time(), **about})
+        self.add({"kind": "about", "time": time.time(), **run_info})
 
     def pending(self) -> list[Entry]:
         """Return what an earlier sitting may not have told MLflow, and this one will not say again."""
         return [
             entry
-            for entry in self.earlier
+            for entry in self.earlier_entries
             if entry["kind"] == "tags" or (entry["kind"] == "image" and picture(self.folder, entry["file"]).is_file())
         ]
 
@@ -215,9 +217,9 @@ def _remove(files: Iterable[Path]) -> None:
 def _printable(value: object) -> object:
     """Return plain data whose texts MLflow's stores can take."""
     if isinstance(value, dict):
-        return {name: _printable(one) for name, one in value.items()}
+        return {name: _printable(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_printable(one) for one in value]
+        return [_printable(item) for item in value]
     return printable(value) if isinstance(value, str) else value
 
 

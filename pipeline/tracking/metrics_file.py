@@ -68,11 +68,11 @@ class MetricsFile:
     def __init__(self, path: Path, step: int | None):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        before = read_metrics(path)[0] if path.exists() and step is not None else []
-        kept = [record for record in before if record["step"] <= step]
-        at_step = [record for record in kept if record["step"] == step]
+        records = read_metrics(path)[0] if path.exists() and step is not None else []
+        kept_records = [record for record in records if record["step"] <= step]
+        at_step = [record for record in kept_records if record["step"] == step]
         self._at_start = {(step, name): _stored(value) for record in at_step for name, value in record.items()}
-        atomic_text(path, "".join(_line(record) for record in kept))
+        atomic_text(path, "".join(_line(record) for record in kept_records))
         self._stream = path.open("ab", buffering=0)
 
     def append(self, values: Mapping[str, float], step: int) -> None:
@@ -83,14 +83,14 @@ class MetricsFile:
         Raises:
             UserError: the disk is full or gone.
         """
-        new = {name: float(value) for name, value in values.items() if self._is_news(step, name, float(value))}
+        new = {name: float(value) for name, value in values.items() if self._is_new(step, name, float(value))}
         if not new:
             return
         line = _line({"step": step, "time": round(time.time(), 3), **new})
         append_whole(self._stream, self.path, line.encode())
         self._at_start |= {(step, name): _stored(new[name]) for name in new if (step, name) in self._at_start}
 
-    def _is_news(self, step: int, name: str, value: float) -> bool:
+    def _is_new(self, step: int, name: str, value: float) -> bool:
         if (step, name) not in self._at_start:
             return True
         return name.startswith(SUPERSEDING) and self._at_start[step, name] != _stored(value)

@@ -36,8 +36,8 @@ def refuse_incomplete(uri: str) -> None:
 def models_of_run(client, run_id: str) -> list[str]:
     """Return the addresses of the models that a run has logged, sorted."""
     experiment = client.get_run(run_id).info.experiment_id
-    found = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
-    return sorted({f"runs:/{run_id}/{model.name}" for model in found if model.status == "READY"})
+    models = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+    return sorted({f"runs:/{run_id}/{model.name}" for model in models if model.status == "READY"})
 
 
 def _choice(addresses: list[str], whose: str) -> str:
@@ -54,8 +54,8 @@ def missing_model_reason(uri: str) -> str:
     store = sqlite_file(mlflow.get_tracking_uri())
     try:
         location = _location(client, uri)
-        if location is None and (named := _MODEL_OF_RUN.fullmatch(uri)):
-            return f"the run has no such model; {_choice(models_of_run(client, named[1]), 'it')}"
+        if location is None and (match := _MODEL_OF_RUN.fullmatch(uri)):
+            return f"the run has no such model; {_choice(models_of_run(client, match[1]), 'it')}"
     except MlflowException:
         return ""
     if location is None or store is None or "://" in location.removeprefix("file://"):
@@ -72,12 +72,14 @@ def _location(client, uri: str) -> str | None:
     """Return where a store has recorded a model's files; None where it does not know it."""
     if version := _VERSION.fullmatch(uri):
         name, alias, number = version.groups()
-        held = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
-        model_id = held.model_id or held.source.removeprefix("models:/")
+        model_version = (
+            client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+        )
+        model_id = model_version.model_id or model_version.source.removeprefix("models:/")
         return client.get_logged_model(model_id).artifact_location
-    if named := _MODEL_OF_RUN.fullmatch(uri):
-        experiment = client.get_run(named[1]).info.experiment_id
-        for model in client.search_logged_models([experiment], f"source_run_id = '{named[1]}'"):
-            if model.name == named[2].rstrip("/"):
+    if match := _MODEL_OF_RUN.fullmatch(uri):
+        experiment = client.get_run(match[1]).info.experiment_id
+        for model in client.search_logged_models([experiment], f"source_run_id = '{match[1]}'"):
+            if model.name == match[2].rstrip("/"):
                 return model.artifact_location
     return None

@@ -26,23 +26,23 @@ def check_schema(uri: str) -> None:
         return
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as database:
-            found = database.execute("SELECT version_num FROM alembic_version").fetchone()
+            row = database.execute("SELECT version_num FROM alembic_version").fetchone()
     except sqlite3.Error:  # no store yet, or none at all: MLflow says so
         return
-    if found is not None and found[0] not in _revisions().get_heads():
-        raise OtherSchema(_remedy(found[0], uri))
+    if row is not None and row[0] not in _revisions().get_heads():
+        raise OtherSchema(_remedy(row[0], uri))
 
 
 def _schema_remedy(text: str, uri: str | None) -> str | None:
     """Return the remedy where MLflow's own message complains of the schema, else None."""
     if "database schema" not in text and "Can't locate revision" not in text:
         return None
-    found = re.search(r"(?:found version |identified by ')(\w+)", text)
-    return _remedy(found[1] if found else "", uri)
+    match = re.search(r"(?:found version |identified by ')(\w+)", text)
+    return _remedy(match[1] if match else "", uri)
 
 
 def _remedy(revision: str, uri: str | None) -> str:
-    if any(known.revision == revision for known in _revisions().walk_revisions()):
+    if any(known_revision.revision == revision for known_revision in _revisions().walk_revisions()):
         store = shlex.quote(without_password(uri or "URI"))
         return f"its schema is that of an older MLflow; back it up, then run `mlflow db upgrade {store}`"
     return "its schema is that of a newer MLflow than the one installed here; update mlflow"

@@ -12,7 +12,7 @@ from pipeline.tracking.mlflow_settings import sqlite_file
 from pipeline.utils.console import warn
 
 ROOT = "mlruns"  # MLflow's own name for the folder of a store's files
-_said: set[Path] = set()
+_reported: set[Path] = set()
 
 
 def use_files_beside_store() -> None:
@@ -31,7 +31,7 @@ def _local_repository(artifact_uri: str, tracking_uri: str | None = None, regist
     store = sqlite_file(tracking_uri or mlflow.get_tracking_uri())
     recorded = Path(local_file_uri_to_path(artifact_uri))
     if store is not None and (folder := artifact_folder(store, recorded)) != recorded:
-        _say_once(store, recorded, folder)
+        _report_once(store, recorded, folder)
         artifact_uri = str(folder)
     return LocalArtifactRepository(artifact_uri, tracking_uri=tracking_uri, registry_uri=registry_uri)
 
@@ -48,8 +48,8 @@ def artifact_folder(store: Path, recorded: Path) -> Path:
     home = Path(os.path.realpath(store.parent))
     if home in Path(os.path.realpath(recorded)).parents or ROOT not in recorded.parts[:-1]:
         return recorded
-    place = len(recorded.parts) - 1 - recorded.parts[::-1].index(ROOT)
-    root, below = Path(*recorded.parts[: place + 1]), recorded.parts[place + 1 :]
+    root_index = len(recorded.parts) - 1 - recorded.parts[::-1].index(ROOT)
+    root, below = Path(*recorded.parts[: root_index + 1]), recorded.parts[root_index + 1 :]
     if not (home / ROOT / below[0]).is_dir():
         in_another_project = (root.parent / store.name).exists()
         if recorded.exists() or (root.is_dir() and not in_another_project):
@@ -57,8 +57,13 @@ def artifact_folder(store: Path, recorded: Path) -> Path:
     return home.joinpath(ROOT, *below)
 
 
-def _say_once(store: Path, recorded: Path, used: Path) -> None:
-    before, now = (next(folder for folder in path.parents if folder.name == ROOT) for path in (recorded, used))
-    if now not in _said:
-        _said.add(now)
-        warn(f"note: {store} has recorded that its files are in {before}; it was moved, so those in {now} are used")
+def _report_once(store: Path, recorded: Path, used_folder: Path) -> None:
+    recorded_root, used_root = (
+        next(folder for folder in path.parents if folder.name == ROOT) for path in (recorded, used_folder)
+    )
+    if used_root not in _reported:
+        _reported.add(used_root)
+        warn(
+            f"note: {store} has recorded that its files are in {recorded_root}; it was moved, so those in {used_root} "
+            "are used"
+        )

@@ -182,8 +182,10 @@ def load_translator(uri: str, device: torch.device | str = "cpu") -> tuple[nn.Mo
         except Exception as error:  # the store, its server and its artifact storage each raise their own
             if missing := _missing(uri):
                 raise UserError(f"{uri}: {missing}") from error
-            place = without_password(store)
-            reason = f"not found in {place} ({short_reason(error, store)}); check the name, and MLFLOW_TRACKING_URI"
+            store_name = without_password(store)
+            reason = (
+                f"not found in {store_name} ({short_reason(error, store)}); check the name, and MLFLOW_TRACKING_URI"
+            )
             raise UserError(f"{uri}: {reason}") from error
         if metadata.get("translator") != FORMAT:
             raise UserError(f"{uri}: not a translator that this tool logged; give one of its models")
@@ -228,7 +230,7 @@ def _move_autocast(module: nn.Module, device: torch.device) -> None:
     """Have the regions without autocast (`networks.output`), which name a kind of device, speak of another one."""
     if not torch.amp.is_autocast_available(device.type):
         return
-    for graph in (part.graph for part in module.modules() if isinstance(part, torch.fx.GraphModule)):
+    for graph in (submodule.graph for submodule in module.modules() if isinstance(submodule, torch.fx.GraphModule)):
         for node in graph.find_nodes(op="call_function", target=torch.ops.higher_order.wrap_with_autocast):
             node.update_arg(0, device.type)
         graph.owning_module.recompile()
@@ -236,12 +238,12 @@ def _move_autocast(module: nn.Module, device: torch.device) -> None:
 
 @contextmanager
 def _pickle_refused() -> Iterator[None]:
-    before = os.environ.get(PICKLE_SWITCH)
+    saved_value = os.environ.get(PICKLE_SWITCH)
     os.environ[PICKLE_SWITCH] = "false"
     try:
         yield
     finally:
-        if before is None:
+        if saved_value is None:
             del os.environ[PICKLE_SWITCH]
         else:
-            os.environ[PICKLE_SWITCH] = before
+            os.environ[PICKLE_SWITCH] = saved_value

@@ -107,18 +107,18 @@ class MlflowRun:
         from mlflow.exceptions import MlflowException
         from mlflow.tracking.context.registry import resolve_tags
 
-        found = self.client.get_experiment_by_name(experiment)
+        existing = self.client.get_experiment_by_name(experiment)
         try:
-            experiment_id = found.experiment_id if found else self.client.create_experiment(experiment)
+            experiment_id = existing.experiment_id if existing else self.client.create_experiment(experiment)
         except MlflowException:  # another process may have made it in the meantime
-            found = self.client.get_experiment_by_name(experiment)
-            if found is None:
+            existing = self.client.get_experiment_by_name(experiment)
+            if existing is None:
                 raise
-            experiment_id = found.experiment_id
-        if found and found.lifecycle_stage != "active":
+            experiment_id = existing.experiment_id
+        if existing and existing.lifecycle_stage != "active":
             raise ValueError(f'the experiment "{experiment}" is deleted; restore it, or set tracking.experiment')
-        cut = {clean_key(key): str(value)[:TAG_LENGTH] for key, value in tags.items()}
-        return self.client.create_run(experiment_id, started_ms, resolve_tags(cut), name)
+        shortened_tags = {clean_key(key): str(value)[:TAG_LENGTH] for key, value in tags.items()}
+        return self.client.create_run(experiment_id, started_ms, resolve_tags(shortened_tags), name)
 
     def _log_params(self, params: Mapping[str, str], logged: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Log parameters; of those that the run has, the ones that are no longer as it says last, as tags."""
@@ -132,8 +132,8 @@ class MlflowRun:
 
     def _logged_images(self) -> set[tuple[str, int]]:
         names = (Path(file.path).name for file in self.client.list_artifacts(self.id, "images"))
-        whole = (re.fullmatch(r"(.+)\+step\+(\d+)\+timestamp\+.*\+compressed\.webp", name) for name in names)
-        return {(match[1].replace("~", "/"), int(match[2])) for match in whole if match}
+        matches = (re.fullmatch(r"(.+)\+step\+(\d+)\+timestamp\+.*\+compressed\.webp", name) for name in names)
+        return {(match[1].replace("~", "/"), int(match[2])) for match in matches if match}
 
     def _logged_steps(self, keys: Iterable[str]) -> dict[str, dict[int, tuple[int, float]]]:
         """Return, by key and step, when the latest point was measured (ms) and its value."""

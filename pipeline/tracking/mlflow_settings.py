@@ -37,15 +37,15 @@ def configure_mlflow() -> None:
 @contextmanager
 def request_timeout(seconds: float) -> Iterator[None]:
     """Let requests take this much longer inside the block, unless the user has set a timeout."""
-    name, ours = "MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_TIMEOUT_S)
-    if os.environ.get(name) != ours:
+    name, default = "MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_TIMEOUT_S)
+    if os.environ.get(name) != default:
         yield
         return
     os.environ[name] = str(REQUEST_TIMEOUT_S + round(seconds))
     try:
         yield
     finally:
-        os.environ[name] = ours
+        os.environ[name] = default
 
 
 @contextmanager

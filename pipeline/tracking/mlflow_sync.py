@@ -46,18 +46,18 @@ class MlflowSync:
 
     def __init__(self, folder: Path):
         self.folder, self._entries = folder, read_event_log(folder)
-        self._abouts = [dict(entry) for entry in self._entries if entry["kind"] == "about"]
-        if not self._abouts:
+        self._run_infos = [dict(entry) for entry in self._entries if entry["kind"] == "about"]
+        if not self._run_infos:
             raise UserError(
                 f"{folder / NAME}: not there, or damaged, so nothing can be sent; "
                 "run the run's own command again with tracking.mlflow=true"
             )
         ends = [entry for entry in self._entries if entry["kind"] == "end"]
-        self._end: Entry = ends[-1] if ends else {"status": "KILLED", "time": _last_sign(folder)}
+        self._end: Entry = ends[-1] if ends else {"status": "KILLED", "time": _last_write_time(folder)}
         self.status = str(self._end["status"])
         self.refused, self.points, self.sent = 0, 0, Counter()
 
-    def send(self, more: Callable[["MlflowSync"], object] = lambda sender: None) -> str:
+    def send(self, send_models: Callable[["MlflowSync"], object] = lambda sender: None) -> str:
         """Send everything, then do `more`, then end the MLflow run as the run ended; return a line that says so.
 
         Raises:
@@ -72,7 +72,7 @@ class MlflowSync:
                 self.run = self._open()
                 self._send_points()
             self._send_entries()
-            more(self)
+            send_models(self)
             self.run.end(self.status, _milliseconds(self._end))
         except UserError:
             raise
@@ -103,13 +103,13 @@ class MlflowSync:
 
     def _open(self) -> MlflowRun:
         """Open the run that the folder names, or a new one, under each of the settings it had in turn."""
-        note = self.folder / "mlflow.json"
-        run_id, started_ms = read_run_id(note), _milliseconds(self._abouts[0])
-        for about in self._abouts:
-            settings = {name: about[name] for name in ("experiment", "name", "params", "tags")}
+        run_id_file = self.folder / "mlflow.json"
+        run_id, started_ms = read_run_id(run_id_file), _milliseconds(self._run_infos[0])
+        for run_info in self._run_infos:
+            settings = {name: run_info[name] for name in ("experiment", "name", "params", "tags")}
             run = MlflowRun(**settings, run_id=run_id, started_ms=started_ms)
             run_id = run.id
-            write_run_id(note, run)
+            write_run_id(run_id_file, run)
         return run
 
     def _send_points(self) -> None:
@@ -124,7 +124,7 @@ class MlflowSync:
             if entry["kind"] == "image":
                 lost += not self._send_picture(entry, samples)
                 continue
-            if entry["kind"] == "artifact" and (reason := self._why_not(str(entry["path"]))):
+            if entry["kind"] == "artifact" and (reason := self._refusal(str(entry["path"]))):
                 self.refuse(title(entry), reason)
                 continue
             refused = self.refused
@@ -145,7 +145,7 @@ class MlflowSync:
                 return had
             path = samples[key, step]  # an earlier store got it, but the run's samples have it as well
             action = partial(send_image, key=key, step=step, path=path)
-        if reason := self._why_not(str(path.relative_to(self.folder))):
+        if reason := self._refusal(str(path.relative_to(self.folder))):
             self.refuse(title(entry), reason)
             return True
         self.call(title(entry), action, path.stat().st_size)
@@ -162,7 +162,7 @@ class MlflowSync:
         for entry in self._entries:
             if entry["kind"] == "image" and re.fullmatch(r"samples/[^/\0]{1,200}", entry["key"]):
                 steps.setdefault(entry["key"], set()).add(entry["step"])
-        found = {}
+        samples = {}
         for key, logged in steps.items():
             files = {path.stem.removeprefix("epoch-"): path for path in (self.folder / key).glob("epoch-*.png")}
             files = {int(epoch): path for epoch, path in files.items() if re.fullmatch(r"[0-9]{1,9}", epoch)}
@@ -170,22 +170,24 @@ class MlflowSync:
             if len(epochs) == len(logged) and all(
                 step * epochs[-1] == epoch * logged[-1] for epoch, step in zip(epochs, logged, strict=True)
             ):
-                found |= {(key, step): files[epoch] for epoch, step in zip(epochs, logged, strict=True)}
-        return found
+                samples |= {(key, step): files[epoch] for epoch, step in zip(epochs, logged, strict=True)}
+        return samples
 
-    def _why_not(self, path: str) -> str:
+    def _refusal(self, path: str) -> str:
         """Return why a file or folder must not be sent, "" where it may: a journal from elsewhere names what it likes.
 
         The run's own files may, and those beside a comparison's record that are the comparison's.
         """
         home = self.folder.resolve()
         try:
-            wanted = (self.folder / path).resolve()
-            inner = [wanted, *(wanted.rglob("*") if wanted.is_relative_to(home) else [])]
-            inside = all(one.resolve().is_relative_to(home) for one in inner)
-            beside = wanted.parent == home.parent and wanted.name in _names_beside(home.name) and not wanted.is_dir()
-            if inside or beside:
-                return "" if wanted.exists() else "it is not there any more"
+            target = (self.folder / path).resolve()
+            inner = [target, *(target.rglob("*") if target.is_relative_to(home) else [])]
+            inside = all(file.resolve().is_relative_to(home) for file in inner)
+            is_comparison_file = (
+                target.parent == home.parent and target.name in _names_beside(home.name) and not target.is_dir()
+            )
+            if inside or is_comparison_file:
+                return "" if target.exists() else "it is not there any more"
         except (OSError, ValueError, RuntimeError):  # no name that a file could have, or a link to itself
             return "it cannot be read"
         return "it lies outside the run's folder"
@@ -203,6 +205,6 @@ def _milliseconds(entry: Entry) -> int | None:
     return round(float(entry["time"]) * 1000) if "time" in entry else None
 
 
-def _last_sign(folder: Path) -> float:
+def _last_write_time(folder: Path) -> float:
     """Return when a run that was killed without a word last wrote anything, in seconds since 1970."""
     return max(file.stat().st_mtime for file in (folder / NAME, folder / "metrics.jsonl") if file.exists())

@@ -50,28 +50,30 @@ class Tracker:
         run_id: str | None = None,
         tags: Mapping[str, str] | None = None,
         mlflow: bool = True,
-        whole: Path | None = None,
+        complete_file: Path | None = None,
     ):
         self._metrics = MetricsFile(folder / "metrics.jsonl", step)
-        self._asked_id = run_id
-        self._whole = whole or self._metrics.path
-        about = {"experiment": experiment, "name": run_name, "params": flatten(params), "tags": dict(tags or {})}
-        kept = mlflow or (step is not None and (folder / NAME).is_file())  # or it would end as an earlier sitting did
-        self._journal = EventLog(folder, about, step) if kept else None
-        self._follower = (
+        self._checkpoint_run_id = run_id
+        self._complete_file = complete_file or self._metrics.path
+        run_info = {"experiment": experiment, "name": run_name, "params": flatten(params), "tags": dict(tags or {})}
+        keeps_log = mlflow or (
+            step is not None and (folder / NAME).is_file()
+        )  # or it would end as an earlier sitting did
+        self._event_log = EventLog(folder, run_info, step) if keeps_log else None
+        self._worker = (
             MlflowWorker(
                 self._metrics.path,
                 folder / "mlflow.json",
-                whole=self._whole,
+                complete_file=self._complete_file,
                 resumed=step is not None,
                 run_id=run_id,
-                about=about,
+                run_info=run_info,
             )
             if mlflow
             else None
         )
-        if self._journal:
-            for entry in self._journal.pending():
+        if self._event_log:
+            for entry in self._event_log.pending():
                 self._queue(entry)
         elif step is None:
             clear(folder)
@@ -79,12 +81,12 @@ class Tracker:
     @property
     def run_id(self) -> str | None:
         """The MLflow run, for the checkpoint; None while it is not known."""
-        return self._follower.run_id if self._follower else self._asked_id
+        return self._worker.run_id if self._worker else self._checkpoint_run_id
 
     @property
     def is_connected(self) -> bool:
         """Whether MLflow is on and, as far as is known, answering."""
-        return self._follower is not None and self._follower.is_connected
+        return self._worker is not None and self._worker.is_connected
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record numbers at a global step; names like "train/loss" make groups in MLflow's charts.
@@ -100,11 +102,11 @@ class Tracker:
         Raises:
             UserError: it cannot be kept on disk until MLflow has it.
         """
-        if self._journal is None:
+        if self._event_log is None:
             return
         if image.dtype != np.uint8:
             image = np.rint(np.clip(np.nan_to_num(image), 0, 1) * 255).astype(np.uint8)
-        self._queue(self._journal.add_image(key, image, step))
+        self._queue(self._event_log.add_image(key, image, step))
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Log a file or a folder, as it is when its turn comes, into a folder of the run's artifacts."""
@@ -126,9 +128,9 @@ class Tracker:
             profile: Numbers about it, besides their count.
         """
         digest = hashlib.sha256("\n".join(items).encode()).hexdigest()[:8]
-        about = {"items": len(items), **(profile or {})}
-        said = {"name": name, "context": context, "source": source, "digest": digest, "profile": about}
-        self._add({"kind": "dataset", **said})
+        item_profile = {"items": len(items), **(profile or {})}
+        content = {"name": name, "context": context, "source": source, "digest": digest, "profile": item_profile}
+        self._add({"kind": "dataset", **content})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the MLflow run."""
@@ -140,15 +142,15 @@ class Tracker:
         Returns:
             What `action` returned; None if it failed or took too long, or MLflow is off or does not answer.
         """
-        return self._follower.call(Job(title, action, size_bytes)) if self._follower else None
+        return self._worker.call(Job(title, action, size_bytes)) if self._worker else None
 
     def close(self, status: str = "FINISHED") -> None:
         """End the run as FINISHED, FAILED or KILLED; returns within seconds whatever the server does."""
         self._metrics.close()
-        if self._journal:
-            self._journal.close(status)
-        if self._follower:
-            self._follower.close(status)
+        if self._event_log:
+            self._event_log.close(status)
+        if self._worker:
+            self._worker.close(status)
             remove_sent(self._metrics.path.parent)
 
     def __enter__(self) -> "Tracker":
@@ -162,20 +164,20 @@ class Tracker:
 
     def open_instructions(self) -> str:
         """Say in a line where the record is and how to look at it."""
-        follower = self._follower
-        if follower is None or follower.experiment_id is None:
-            return f"{self._whole} (MLflow was {'not reached' if follower else 'off'})"
-        uri, place = without_password(follower.uri), f"/#/experiments/{follower.experiment_id}/runs/{follower.run_id}"
+        worker = self._worker
+        if worker is None or worker.experiment_id is None:
+            return f"{self._complete_file} (MLflow was {'not reached' if worker else 'off'})"
+        uri, page = without_password(worker.uri), f"/#/experiments/{worker.experiment_id}/runs/{worker.run_id}"
         if uri.startswith("http"):
-            return f"{uri.rstrip('/')}{place}"
+            return f"{uri.rstrip('/')}{page}"
         choice = f" --backend-store-uri {uri}" if "MLFLOW_TRACKING_URI" in os.environ else ""
-        return f"mlflow ui{choice}, then http://127.0.0.1:5000{place}"
+        return f"mlflow ui{choice}, then http://127.0.0.1:5000{page}"
 
     def _add(self, entry: Entry) -> None:
-        if self._journal:
-            self._queue(self._journal.add(entry))
+        if self._event_log:
+            self._queue(self._event_log.add(entry))
 
     def _queue(self, entry: Entry) -> None:
         folder = self._metrics.path.parent
-        if self._follower:
-            self._follower.queue(Job(title(entry), lambda run: replay(run, entry, folder), size_bytes(entry, folder)))
+        if self._worker:
+            self._worker.queue(Job(title(entry), lambda run: replay(run, entry, folder), size_bytes(entry, folder)))

@@ -145,7 +145,9 @@ def warnings_as_lines() -> Iterator[None]:
         try:
             yield
         finally:
-            for text in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, UserWarning)):
+            for text in dict.fromkeys(
+                str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)
+            ):
                 warn(f"warning: {on_one_line(text)}")
 
 
@@ -196,6 +198,6 @@ def bar(items: Iterable | None = None, **options: object) -> ProgressBar:
     Where standard error is no terminal, it is a few lines (`ProgressLines`).
     """
     disabled = bool(options.pop("disable", False)) or sys.stderr is None
-    drawn = {"dynamic_ncols": True, "mininterval": 0.5} if _is_terminal(sys.stderr) else {}
-    kind = ProgressBar if drawn else ProgressLines
-    return kind(items, file=_Terminal(sys.stderr), disable=disabled, **drawn, **options)
+    terminal_options = {"dynamic_ncols": True, "mininterval": 0.5} if _is_terminal(sys.stderr) else {}
+    bar_class = ProgressBar if terminal_options else ProgressLines
+    return bar_class(items, file=_Terminal(sys.stderr), disable=disabled, **terminal_options, **options)

@@ -21,10 +21,12 @@ if TYPE_CHECKING:  # doors import this module, and `--help` must not wait for to
     from torch.nn import Parameter
 
 Result = TypeVar("Result")
-PATIENCE = timedelta(days=2)  # how long processes wait for the first one: it may be preparing a whole cohort
+TIMEOUT = timedelta(days=2)  # how long processes wait for the first one: it may be preparing a whole cohort
 BUCKET_BYTES = 25 * 2**20  # of gradients that travel together
-SETTLING = 0.1  # seconds in which Gloo's threads let go of tensors; one that does so as Python ends aborts the process
-LOST = ("onnection", "imed out", "imeout", "peer")  # in what Gloo says when another process has gone
+SETTLING_S = (
+    0.1  # seconds in which Gloo's threads let go of tensors; one that does so as Python ends aborts the process
+)
+LOST_PEER_WORDS = ("onnection", "imed out", "imeout", "peer")  # in what Gloo says when another process has gone
 
 
 class ProcessLost(UserError):
@@ -69,16 +71,16 @@ class World:
                 f"samples of all of them, so set a multiple of {self.size}, or start another number of processes (a "
                 "run that has trained takes no other batch size)"
             )
-        each = batch_size // self.size
-        return range(self.rank * each, (self.rank + 1) * each)
+        block_size = batch_size // self.size
+        return range(self.rank * block_size, (self.rank + 1) * block_size)
 
     def refuse(self, message: str) -> None:
         """Raise for a reason that every process finds by itself: `UserError` in the first, a silent end in the rest."""
         raise UserError(message) if self.is_main else SystemExit(EXIT_BAD_INPUT)
 
-    def local_shard(self, whole: "Tensor") -> "Tensor":
+    def local_shard(self, batch: "Tensor") -> "Tensor":
         """Return this process's block of what is there for the whole batch, (size x N, …) → (N, …)."""
-        return whole.chunk(self.size)[self.rank] if self.size > 1 else whole
+        return batch.chunk(self.size)[self.rank] if self.size > 1 else batch
 
     def all_gather(self, block: "Tensor") -> "Tensor":
         """Return every process's block in order, (N, …) → (size x N, …), without gradients."""
@@ -89,7 +91,7 @@ class World:
 
         block = block.detach().contiguous()
         blocks = [torch.empty_like(block) for _ in range(self.size)]
-        with _listening():
+        with _naming_lost_processes():
             communication.all_gather(blocks, block)
         return torch.cat(blocks)
 
@@ -100,7 +102,7 @@ class World:
         import torch.distributed as communication
 
         total = value.detach().clone()
-        with _listening():
+        with _naming_lost_processes():
             communication.all_reduce(total)
         return total.div_(self.size)
 
@@ -111,8 +113,8 @@ class World:
         import torch
 
         widest = max((value.dtype for value in values.values()), key=lambda dtype: dtype.itemsize)
-        together = self.reduce_mean(torch.stack([value.detach().to(widest) for value in values.values()]))
-        return dict(zip(values, together.unbind(), strict=True))
+        means = self.reduce_mean(torch.stack([value.detach().to(widest) for value in values.values()]))
+        return dict(zip(values, means.unbind(), strict=True))
 
     def mean_gradients(self, parameters: "Iterable[Parameter]") -> Callable[[], None]:
         """Begin to average every gradient over the processes; the same parameters must have one in each.
@@ -127,17 +129,17 @@ class World:
         import torch
         import torch.distributed as communication
 
-        under_way = []
-        with _listening():
+        pending = []
+        with _naming_lost_processes():
             for bucket in _buckets([weight for weight in parameters if weight.grad is not None]):
-                together = torch.cat([weight.grad.flatten() for weight in bucket])
-                under_way.append((bucket, together, communication.all_reduce(together, async_op=True)))
+                flat_gradients = torch.cat([weight.grad.flatten() for weight in bucket])
+                pending.append((bucket, flat_gradients, communication.all_reduce(flat_gradients, async_op=True)))
 
         def finish() -> None:
-            with _listening():
-                for bucket, together, work in under_way:
+            with _naming_lost_processes():
+                for bucket, flat_gradients, work in pending:
                     work.wait()
-                    blocks = together.div_(self.size).split([weight.numel() for weight in bucket])
+                    blocks = flat_gradients.div_(self.size).split([weight.numel() for weight in bucket])
                     for weight, mean in zip(bucket, blocks, strict=True):
                         weight.grad = mean.view_as(weight)
 
@@ -201,7 +203,7 @@ class World:
             import torch.distributed as communication
 
             if communication.is_initialized():
-                time.sleep(SETTLING)
+                time.sleep(SETTLING_S)
                 communication.destroy_process_group()
 
 
@@ -218,11 +220,11 @@ def world_from_env() -> World:
     if not all(name in os.environ for name in names[:2]):
         return SINGLE_PROCESS
     defaults = (0, 1, 0, 1)
-    given = [os.environ.get(name, str(usual)) for name, usual in zip(names, defaults, strict=True)]
-    rank, size, local_rank, local_size = (int(text) if text.isdecimal() else -1 for text in given)
+    texts = [os.environ.get(name, str(usual)) for name, usual in zip(names, defaults, strict=True)]
+    rank, size, local_rank, local_size = (int(text) if text.isdecimal() else -1 for text in texts)
     if not (0 <= rank < size and 0 <= local_rank < local_size <= size):
-        said = ", ".join(f"{name}={text}" for name, text in zip(names, given, strict=True))
-        raise UserError(f"{said}: no place among processes; start them with torchrun, or unset these variables")
+        settings = ", ".join(f"{name}={text}" for name, text in zip(names, texts, strict=True))
+        raise UserError(f"{settings}: no place among processes; start them with torchrun, or unset these variables")
     return World(rank, size, local_rank, local_size) if size > 1 else SINGLE_PROCESS
 
 
@@ -247,13 +249,13 @@ def init_distributed() -> Iterator[World]:
             nowhere = quietly.enter_context(Path(os.devnull).open("w"))
             quietly.enter_context(redirect_stdout(nowhere))
             quietly.enter_context(redirect_stderr(nowhere))
-        with _listening():
+        with _naming_lost_processes():
             try:
-                store, rank, size = next(communication.rendezvous("env://", timeout=PATIENCE))
+                store, rank, size = next(communication.rendezvous("env://", timeout=TIMEOUT))
                 # torchrun keeps its store when it starts processes again: they must not find those that died in it.
                 life = communication.PrefixStore(f"life-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
                 backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-                communication.init_process_group(backend, store=life, rank=rank, world_size=size, timeout=PATIENCE)
+                communication.init_process_group(backend, store=life, rank=rank, world_size=size, timeout=TIMEOUT)
             except ValueError as error:  # MASTER_ADDR or MASTER_PORT is missing
                 raise UserError(f"{' '.join(str(error).split())}; start the processes with torchrun") from error
         try:
@@ -263,14 +265,14 @@ def init_distributed() -> Iterator[World]:
 
 
 @contextmanager
-def _listening() -> Iterator[None]:
+def _naming_lost_processes() -> Iterator[None]:
     """Tell an exchange that failed because another process is gone from one that is wrong."""
     try:
         yield
     except RuntimeError as error:
         from torch.distributed import DistError
 
-        if isinstance(error, DistError) or any(word in str(error) for word in LOST):
+        if isinstance(error, DistError) or any(word in str(error) for word in LOST_PEER_WORDS):
             raise ProcessLost from error
         raise
 

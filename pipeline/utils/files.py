@@ -19,10 +19,10 @@ from pipeline.utils.errors import DiskFull, UserError
 from pipeline.utils.texts import encoded
 
 _MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # a folder may be shared by several
-_OURS = f".tmp-{{process}}-{_MACHINE}"  # how names begin of what is not whole yet
+_TEMPORARY_PREFIX = f".tmp-{{process}}-{_MACHINE}"  # how names begin of what is not whole yet
 _TEMPORARY_NAME = re.compile(r"\.tmp-(\d{1,9})-([0-9a-f]{8})\w+(\.\w+)*")
 _SURELY_DEAD_SECONDS = 24 * 3600.0
-_STARTED = time.time()
+_PROCESS_START = time.time()
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -48,7 +48,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def _temporary(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`, of its suffixes; what bears it when the block ends goes."""
     suffix = "".join(path.suffixes[-2:]) if path.name.lower().endswith(".gz") else path.suffix
-    temporary = path.with_name(f"{_OURS.format(process=os.getpid())}{secrets.token_hex(4)}{suffix}")
+    temporary = path.with_name(f"{_TEMPORARY_PREFIX.format(process=os.getpid())}{secrets.token_hex(4)}{suffix}")
     try:
         yield temporary
     finally:
@@ -61,7 +61,7 @@ def _sync(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def write_together(writers: Mapping[Path, Callable[[BinaryIO], object]], gone: Iterable[Path] = ()) -> None:
+def write_together(writers: Mapping[Path, Callable[[BinaryIO], object]], obsolete: Iterable[Path] = ()) -> None:
     """Write several files of which the last one stands for all; none takes its place before each of them is whole.
 
     An error, or an interrupt, puts back what was there. A process that is killed while they take their places leaves
@@ -83,30 +83,30 @@ def write_together(writers: Mapping[Path, Callable[[BinaryIO], object]], gone: I
                     writers[path](stream)
                 _sync(temporary)
         *others, last = temporaries
-        leaving = [*([last] if others else []), *gone, *others]
-        _swap(temporaries, {path: stack.enter_context(_temporary(path)) for path in leaving})
+        replaced = [*([last] if others else []), *obsolete, *others]
+        _swap(temporaries, {path: stack.enter_context(_temporary(path)) for path in replaced})
 
 
-def _swap(coming: Mapping[Path, Path], leaving: Mapping[Path, Path]) -> None:
+def _swap(new_files: Mapping[Path, Path], replaced: Mapping[Path, Path]) -> None:
     """Move what stands at the paths `leaving` to their temporary names, then those of `coming` to their paths, or none.
 
     What is replaced without leaving first is so in one step.
     """
     try:
-        for path, aside in leaving.items():
+        for path, aside in replaced.items():
             with writing_to(path), suppress(FileNotFoundError):
                 if path.is_dir() and not path.is_symlink():
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
                 path.replace(aside)
-        for path, temporary in coming.items():
+        for path, temporary in new_files.items():
             with writing_to(path):
                 temporary.replace(path)
     except BaseException:
-        for path, aside in reversed(leaving.items()):
+        for path, aside in reversed(replaced.items()):
             with suppress(OSError):  # what cannot be put back either is lost
                 if os.path.lexists(aside):
                     aside.replace(path)
-                elif path in coming and not coming[path].exists():  # it is the new one, and there was none before
+                elif path in new_files and not new_files[path].exists():  # it is the new one, and there was none before
                     path.unlink()
         raise
 
@@ -120,10 +120,10 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
     """
     make_folder(parent)
     with writing_to(parent):
-        made = tempfile.TemporaryDirectory(
-            dir=parent, prefix=_OURS.format(process=os.getpid()), ignore_cleanup_errors=True
+        folder = tempfile.TemporaryDirectory(
+            dir=parent, prefix=_TEMPORARY_PREFIX.format(process=os.getpid()), ignore_cleanup_errors=True
         )
-    with made as name:
+    with folder as name:
         yield Path(name)
 
 
@@ -133,11 +133,11 @@ def remove_stale(folder: Path, *, below: bool = True) -> None:
     These are files and folders with names as `atomic_path` and `temporary_folder` make them. Their writer is known to
     be gone where it ran on this machine and is no longer there; of another machine's, after a day.
     """
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         for name in [*files, *folders]:
-            path, made = Path(place, name), _TEMPORARY_NAME.fullmatch(name)
+            path, match = Path(parent, name), _TEMPORARY_NAME.fullmatch(name)
             with suppress(OSError):  # gone meanwhile, or not ours to remove: it does no harm
-                if made is None or not _is_abandoned(path, int(made[1]), made[2]):
+                if match is None or not _is_abandoned(path, int(match[1]), match[2]):
                     continue
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
@@ -151,10 +151,10 @@ def _is_abandoned(path: Path, process: int, machine: str) -> bool:
     changed = path.stat().st_mtime
     if machine != _MACHINE:
         return time.time() - changed > _SURELY_DEAD_SECONDS
-    return changed < _STARTED if process == os.getpid() else not _runs(process)
+    return changed < _PROCESS_START if process == os.getpid() else not _is_running(process)
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -187,20 +187,20 @@ def append_whole(stream: FileIO, path: Path, content: bytes) -> None:
         DiskFull, UserError: it was not appended.
     """
     with writing_to(path):
-        end, rest = os.fstat(stream.fileno()).st_size, memoryview(content)
+        end, remaining = os.fstat(stream.fileno()).st_size, memoryview(content)
         try:
-            while rest:
-                taken = stream.write(rest)
-                if not taken:
+            while remaining:
+                written = stream.write(remaining)
+                if not written:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                rest = rest[taken:]
+                remaining = remaining[written:]
         except BaseException:
-            if len(rest) < len(content):
+            if len(remaining) < len(content):
                 stream.truncate(end)  # half a line would swallow the next one
             raise
 
 
-def make_folder(folder: Path, wanted: Path | None = None) -> None:
+def make_folder(folder: Path, target: Path | None = None) -> None:
     """Make a folder, and those above it, where they are missing.
 
     Args:
@@ -213,7 +213,7 @@ def make_folder(folder: Path, wanted: Path | None = None) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _refusal(wanted or folder, error) from error
+        raise _refusal(target or folder, error) from error
 
 
 def require_writable(*paths: Path) -> None:
@@ -277,8 +277,8 @@ def file_identity(path: Path) -> list[str | int]:
 
 def free_space(folder: Path) -> str:
     """Return the free space of the disk that holds `folder`, or would hold it, as text."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return human_bytes(shutil.disk_usage(there).free)
+    existing = next(candidate for candidate in (folder, *folder.absolute().parents) if candidate.exists())
+    return human_bytes(shutil.disk_usage(existing).free)
 
 
 def human_bytes(count: float) -> str:

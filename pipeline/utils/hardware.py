@@ -19,26 +19,26 @@ def choose_device(name: str) -> torch.device:
     Raises:
         UserError: that device is not there, or there are fewer than processes.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return _own(next(kind for kind, present in there.items() if present))
-    if not there[name]:
-        present = ", ".join(kind for kind, is_there in there.items() if is_there)
+        return _own_device(next(kind for kind, present in available.items() if present))
+    if not available[name]:
+        present = ", ".join(kind for kind, is_present in available.items() if is_present)
         raise UserError(f"device {name}: not available on this machine; use one of: auto, {present}")
-    return _own(name)
+    return _own_device(name)
 
 
-def _own(kind: str) -> torch.device:
+def _own_device(kind: str) -> torch.device:
     """Return the device of a kind that is this process's."""
     world = world_from_env()
     if world.size == 1 or kind == "cpu":
         return torch.device(kind)
     if kind == "mps":
         world.refuse("device mps: serves one process only; use device=cpu, or start without torchrun")
-    found = torch.cuda.device_count()
-    if found < world.local_size:
+    device_count = torch.cuda.device_count()
+    if device_count < world.local_size:
         world.refuse(
-            f"{world.local_size} processes on this machine and {found} CUDA devices; start as many as there are "
+            f"{world.local_size} processes on this machine and {device_count} CUDA devices; start as many as there are "
             "devices (torchrun --nproc_per_node), or set device=cpu"
         )
     torch.cuda.set_device(world.local_rank)

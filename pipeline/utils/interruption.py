@@ -12,17 +12,17 @@ from pipeline.utils.errors import Stopped
 @contextmanager
 def signal_handlers(numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Have signals handled so within the block; outside the main thread, where that cannot be, it changes nothing."""
-    before: dict[int, object] = {}
+    earlier_handlers: dict[int, object] = {}
     try:
         for number in numbers:
             try:
-                before[number] = signal.signal(number, handler)
+                earlier_handlers[number] = signal.signal(number, handler)
             except ValueError:  # not the main thread
                 break
         yield
     finally:
-        for number, handler_before in before.items():
-            signal.signal(number, handler_before)
+        for number, earlier_handler in earlier_handlers.items():
+            signal.signal(number, earlier_handler)
 
 
 class Terminated(KeyboardInterrupt):
@@ -50,12 +50,12 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
-        self._handled = signal_handlers((signal.SIGINT, signal.SIGTERM), self._note)
-        self._at_once = ""
+        self._handled = signal_handlers((signal.SIGINT, signal.SIGTERM), self._on_signal)
+        self._remark = ""
 
     @contextmanager
     def stop_immediately(
-        self, where: str = "after training; all of it is saved, and the same command does the rest"
+        self, remark: str = "after training; all of it is saved, and the same command does the rest"
     ) -> Iterator[None]:
         """Within it a signal raises `Stopped` where it meets the code: for work that a rerun simply does again.
 
@@ -64,16 +64,16 @@ class Interruption:
         Args:
             where: What the message says of the moment, behind the signal's name.
         """
-        self._at_once = where
+        self._remark = remark
         try:
             if self.signal_number is not None:
-                raise self._stopped(self.signal_number)
+                raise self._stop_error(self.signal_number)
             yield
         finally:
-            self._at_once = ""
+            self._remark = ""
 
-    def _stopped(self, number: int) -> Stopped:
-        return Stopped(number, f"{signal.Signals(number).name} {self._at_once}")
+    def _stop_error(self, number: int) -> Stopped:
+        return Stopped(number, f"{signal.Signals(number).name} {self._remark}")
 
     def __enter__(self) -> "Interruption":
         self._handled.__enter__()
@@ -82,13 +82,13 @@ class Interruption:
     def __exit__(self, *_: object) -> None:
         self._handled.__exit__(None, None, None)
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
         if self.signal_number is not None and number == signal.SIGINT:
             raise KeyboardInterrupt("SIGINT again; what was under way is not saved; the same command does it again")
         self.signal_number = self.signal_number or number
         name = signal.Signals(number).name
-        if self._at_once:
-            raise self._stopped(number)
+        if self._remark:
+            raise self._stop_error(number)
         note = f"\n{name}: finishing what is under way, then saving (Ctrl-C again stops at once)\n"
         with suppress(OSError):  # past sys.stderr, whose buffer the interrupted code may be holding
             os.write(2, note.encode())

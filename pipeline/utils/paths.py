@@ -18,11 +18,11 @@ def expanded(text: str) -> Path:
     """
     if os.path.lexists(text) and Path(text).parts[:1] != ("~",):
         return Path(text)
-    for found in _VARIABLE.finditer(text):
-        name = found[1] or found[2]
+    for match in _VARIABLE.finditer(text):
+        name = match[1] or match[2]
         if name not in os.environ:
             raise ValueError(f"the variable {name} is not set")
-    filled = _VARIABLE.sub(lambda found: os.environ[found[1] or found[2]], text)
+    filled = _VARIABLE.sub(lambda match: os.environ[match[1] or match[2]], text)
     return Path(os.path.expanduser(filled))  # noqa: PTH111  (where nobody is called so, `Path` would raise)
 
 

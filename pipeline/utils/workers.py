@@ -60,10 +60,10 @@ class WorkerPool:
     """
 
     def __init__(self, processes: int | None, *, jobs: int | None = None, preload: Sequence[str] = ()):
-        wanted = processes or os.cpu_count() or 1
-        self.processes, self._preload = wanted if jobs is None else max(1, min(wanted, jobs)), preload
+        worker_count = processes or os.cpu_count() or 1
+        self.processes, self._preload = worker_count if jobs is None else max(1, min(worker_count, jobs)), preload
         self._pool: ProcessPoolExecutor | None = None
-        self._others: set[multiprocessing.Process] = set()
+        self._other_children: set[multiprocessing.Process] = set()
 
     def __enter__(self) -> "WorkerPool":
         return self
@@ -72,7 +72,7 @@ class WorkerPool:
         if self._pool is None:
             return
         if kind is not None:  # workers ignore the signals that this process heeds, and a job may take half a minute
-            for worker in set(multiprocessing.active_children()) - self._others:
+            for worker in set(multiprocessing.active_children()) - self._other_children:
                 worker.kill()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -87,7 +87,7 @@ class WorkerPool:
             result = function(*arguments)
             return lambda: result
         if self._pool is None:
-            self._others = set(multiprocessing.active_children())
+            self._other_children = set(multiprocessing.active_children())
             self._pool = ProcessPoolExecutor(
                 self.processes, mp_context=_context(self._preload), initializer=_prepare_worker
             )
@@ -95,18 +95,18 @@ class WorkerPool:
             future = self._pool.submit(function, *arguments)
         return lambda: _result(future)
 
-    def imap(self, function: Callable, jobs: Iterable[tuple], most: int) -> Iterator[object]:
+    def imap(self, function: Callable, jobs: Iterable[tuple], lookahead: int) -> Iterator[object]:
         """Yield `function(*arguments)` for each job, in order, while workers are at the next `most` of them."""
         if self.processes <= 1:
             yield from (function(*arguments) for arguments in jobs)
             return
-        waiting: deque[Callable[[], object]] = deque()
+        pending: deque[Callable[[], object]] = deque()
         for arguments in jobs:
-            waiting.append(self.submit(function, *arguments))
-            if len(waiting) > most:
-                yield waiting.popleft()()
-        while waiting:
-            yield waiting.popleft()()
+            pending.append(self.submit(function, *arguments))
+            if len(pending) > lookahead:
+                yield pending.popleft()()
+        while pending:
+            yield pending.popleft()()
 
 
 def _result(future: Future) -> object:

@@ -11,7 +11,7 @@ from pipeline.data.case import Case
 from pipeline.exploration.charts import histograms, planes_sheet, slices_sheet
 from pipeline.exploration.exploration_page import result_sentence, write_page
 from pipeline.exploration.exploration_record import write_record
-from pipeline.exploration.findings import find
+from pipeline.exploration.findings import image_findings
 from pipeline.exploration.image_statistics import grid_of
 from pipeline.exploration.tables import grid_tables, image_table, intensity_table, subject_table, summary_rows
 from pipeline.reporting.report_page import Report
@@ -49,7 +49,7 @@ def small_cohort():
 
 def page(tmp_path, cohort, oriented=True, **report):
     report = Report(**{"title": "small: the data", "result": "", **report})
-    write_page(tmp_path / "explore.html", cohort, find(cohort), report, axis="axial", oriented=oriented)
+    write_page(tmp_path / "explore.html", cohort, image_findings(cohort), report, axis="axial", oriented=oriented)
     return (tmp_path / "explore.html").read_text(encoding="utf-8")
 
 
@@ -90,7 +90,7 @@ def test_every_string_is_escaped(tmp_path):
 
 
 def test_counts_are_those_of_the_cohort(tmp_path):
-    header, rows = summary_rows(small_cohort(), find(small_cohort()))
+    header, rows = summary_rows(small_cohort(), image_findings(small_cohort()))
     counts = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
     t1 = {"images": 7, "subjects": 7, "train": 6, "test": 1, "not used": 0, "grids": 2, "unreadable": 0, "outliers": 1}
     t2 = {"images": 6, "subjects": 6, "train": 4, "test": 1, "not used": 1, "grids": 1, "unreadable": 1, "outliers": 0}
@@ -130,7 +130,7 @@ def test_intensities_are_medians_with_their_range():
 
 def test_the_record_holds_every_image(tmp_path):
     cohort = small_cohort()
-    write_record(tmp_path / "explore.json", cohort, find(cohort), {"name": "small"})
+    write_record(tmp_path / "explore.json", cohort, image_findings(cohort), {"name": "small"})
     content = json.loads((tmp_path / "explore.json").read_text(encoding="utf-8"))
     assert content["name"] == "small" and content["contrasts"] == ["T1", "T2"]
     assert content["counts"]["T2"] == {"train": 4, "validation": 0, "test": 1, "not used": 1}

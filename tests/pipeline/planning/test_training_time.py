@@ -34,14 +34,14 @@ def test_a_steps_operations_are_those_of_its_convolutions_counted_by_hand():
     blocks = [(4 * 4 * 3 * 3, 16 * 16)] * 2
     forth = multiplications([down, halve, *blocks, double, up])
     back = 2 * forth - multiplications([down])  # of the image itself no gradient is wanted
-    assert step_operations(settings, plan._engine(settings)) == 2 * (forth + back)
+    assert step_operations(settings, plan._meta_engine(settings)) == 2 * (forth + back)
 
 
 def test_operations_are_the_mean_over_the_rhythm_of_critics_and_generators():
     def operations(rhythm):
         method = {"type": "dualgan", "adversarial": "wasserstein", "clip": 0.1, "critic_steps": rhythm}
         settings = config(method=method)
-        return step_operations(settings, plan._engine(settings))
+        return step_operations(settings, plan._meta_engine(settings))
 
     one, two, four = map(operations, (1, 2, 4))
     critics = 2 * two - one  # a step that moves no generator
@@ -95,7 +95,7 @@ def test_nothing_is_timed_where_training_would_not_fit_the_memory(monkeypatch):
 
     monkeypatch.setattr(plan_time, "cpu_pace", refused)
     settings = config()
-    text = time_text(settings, plan._engine(settings), 100, float(1 << 60))
+    text = time_text(settings, plan._meta_engine(settings), 100, float(1 << 60))
     assert "time       training on this CPU: not timed, for it takes 1048576.0 TiB" in text
     assert "training on a GPU some 1 minute, an estimate: 10 ms a step" in text
 

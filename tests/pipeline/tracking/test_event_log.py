@@ -49,7 +49,7 @@ def test_a_warning_that_stands_again_stands_in_the_store_too(tmp_path, store, mo
         sender.send()
         assert client(store).get_run(sender.run.id).data.tags["warning.x"] == "stands"
     with track(tmp_path, step=0) as tracker:  # what an earlier sitting may not have told
-        assert [entry["tags"]["warning.x"] for entry in tracker._journal.pending()] == ["stands", "cleared", "stands"]
+        assert [entry["tags"]["warning.x"] for entry in tracker._event_log.pending()] == ["stands", "cleared", "stands"]
 
 
 def test_a_setting_that_is_as_it_was_first_is_told_so(tmp_path, store, monkeypatch):
@@ -57,7 +57,7 @@ def test_a_setting_that_is_as_it_was_first_is_told_so(tmp_path, store, monkeypat
         unfollowed(tmp_path, monkeypatch, params={"a": a}, step=step)
     for _ in range(2):
         sender = MlflowSync(tmp_path / "run")
-        assert [entry["params"]["a"] for entry in sender._abouts] == ["1", "2", "1"]
+        assert [entry["params"]["a"] for entry in sender._run_infos] == ["1", "2", "1"]
         sender.send()
         run = client(store).get_run(sender.run.id)
         assert (run.data.params["a"], run.data.tags["changed.a"]) == ("1", "1")

@@ -56,7 +56,7 @@ def old(template, tmp_path):
 @pytest.fixture
 def new(old, tmp_path, monkeypatch):
     """Where the project's folder goes, which is made the present one."""
-    monkeypatch.setattr(mlflow_files, "_said", set())
+    monkeypatch.setattr(mlflow_files, "_reported", set())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}")
     return tmp_path / "new"
 

@@ -106,7 +106,7 @@ def test_a_server_that_dies_half_way_has_the_rest_later_in_the_same_run(tmp_path
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     tracker = track(tmp_path)
     train(tracker, range(11))
-    eventually(lambda: tracker.is_connected and not tracker._follower._jobs and tracker.run_id)
+    eventually(lambda: tracker.is_connected and not tracker._worker._jobs and tracker.run_id)
     server.mode = "error"
     train(tracker, range(11, 26))
     tracker.close()

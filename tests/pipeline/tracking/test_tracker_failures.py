@@ -35,7 +35,7 @@ def leave_running(folder):
     tracker = track(folder)
     train(tracker, range(6))
     assert tracker.call("sync", lambda run: run.id)
-    tracker._follower._run.end = lambda status: None  # as after kill -9
+    tracker._worker._run.end = lambda status: None  # as after kill -9
     tracker.close()
     return tracker
 
