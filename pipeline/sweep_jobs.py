@@ -149,8 +149,8 @@ def work_through(jobs: Sequence[SweepJob], at_once: int, *, quiet: bool, devices
         unfinished = [job.name for job in jobs if job.code != 0]
         raise Stopped(
             signals.first,
-            f"{signal.Signals(signals.first).name}; {len(jobs) - len(unfinished)} of {len(jobs)} runs are done, still to "
-            f"do: {', '.join(unfinished) or 'the comparison'}; the same command goes on from there",
+            f"{signal.Signals(signals.first).name}; {len(jobs) - len(unfinished)} of {len(jobs)} runs are done, "
+            f"still to do: {', '.join(unfinished) or 'the comparison'}; the same command goes on from there",
         )
 
 

@@ -56,7 +56,8 @@ def cpu_work_text(config: Config, split: CohortSplit, grid_of: Callable[[Sequenc
     evaluation_seconds = scans * scored * million / min(processes, max(1, scans))
     return (
         f"CPU work   {_minutes(registration_seconds)} to register {registrations:,} pairs and "
-        f"{_minutes(evaluation_seconds)} to evaluate {len(test):,} test subjects, in {processes} processes, besides the networks (estimate)"
+        f"{_minutes(evaluation_seconds)} to evaluate {len(test):,} test subjects, in {processes} processes, "
+        "besides the networks (estimate)"
     )
 
 

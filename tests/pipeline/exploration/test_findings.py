@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from image_statistics_samples import case, cohort_of, statistics
 
-from pipeline.exploration.findings import image_findings, head_overlap
+from pipeline.exploration.findings import head_overlap, image_findings
 
 
 def found(cohort):
