@@ -77,8 +77,8 @@ def warn_of_full_disks(needs: Sequence[DiskNeed]) -> None:
             ]
             warn(
                 f"warning: the disk of {needs_of_disk[0].folder} has {human_bytes(disk.free)} free, and some "
-                f"{human_bytes(sum(missing_bytes.values()))} are to be written there ({', '.join(entries)}); free some, "
-                "or set preprocess.store or output to another disk"
+                f"{human_bytes(sum(missing_bytes.values()))} are to be written there ({', '.join(entries)}); free "
+                "some, or set preprocess.store or output to another disk"
             )
 
 

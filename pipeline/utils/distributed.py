@@ -1,8 +1,8 @@
-"""Several processes at one piece of work, as `torchrun` starts them: who does what, and what they tell each other.
+"""Training in several processes, as `torchrun` starts them: each process's share of a batch, and their exchanges.
 
-A batch is divided, not multiplied: each process takes an equal block of its samples. What all have made is gathered or
-averaged, so that every process holds the same networks at every step. One process alone is a world of size 1, for
-which everything here is free and nothing is opened.
+The batch size stays that of the configuration: each process takes an equal block of its samples. Gradients are averaged
+and outputs gathered, so that every process holds the same networks at every step. A single process is a world of size
+1, which opens no connection and exchanges nothing.
 """
 
 import os
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.utils.errors import EXIT_BAD_INPUT, UserError
 
-if TYPE_CHECKING:  # doors import this module, and `--help` must not wait for torch
+if TYPE_CHECKING:  # commands import this module, and `--help` must not wait for torch
     from torch import Tensor
     from torch.nn import Parameter
 
@@ -38,15 +38,15 @@ class ProcessLost(UserError):
 
 @dataclass(frozen=True)
 class World:
-    """The processes at work together, as one of them sees them.
+    """The processes of a run, as seen by one of them.
 
-    Every process must call the methods that exchange something in the same order, with tensors of the same shapes.
+    All processes must call the exchanging methods in the same order, with tensors of the same shapes.
 
     Attributes:
-        rank: Which process this is, from 0.
-        size: How many there are.
-        local: Which of those on this machine this is, from 0.
-        on_machine: How many are on this machine.
+        rank: Index of this process, from 0.
+        size: Number of processes.
+        local_rank: Index of this process among those on this machine, from 0.
+        local_size: Number of processes on this machine.
     """
 
     rank: int = 0
@@ -56,14 +56,14 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes, prints and evaluates."""
+        """Whether this process is the one that writes, prints and evaluates."""
         return self.rank == 0
 
     def local_slots(self, batch_size: int) -> range:
-        """Return which positions of a whole batch are this process's: a block.
+        """Return the positions of the whole batch that belong to this process: one block.
 
         Raises:
-            UserError: the batch cannot be divided evenly, so that gradients would be weighted unevenly.
+            UserError: The batch cannot be divided evenly, so gradients would be weighted unevenly.
         """
         if batch_size % self.size:
             self.refuse(
@@ -75,15 +75,15 @@ class World:
         return range(self.rank * block_size, (self.rank + 1) * block_size)
 
     def refuse(self, message: str) -> None:
-        """Raise for a reason that every process finds by itself: `UserError` in the first, a silent end in the rest."""
+        """Raise for a reason that every process finds itself: `UserError` in the main one, a silent exit elsewhere."""
         raise UserError(message) if self.is_main else SystemExit(EXIT_BAD_INPUT)
 
     def local_shard(self, batch: "Tensor") -> "Tensor":
-        """Return this process's block of what is there for the whole batch, (size x N, …) → (N, …)."""
+        """Return this process's block of a tensor for the whole batch, (size x N, …) → (N, …)."""
         return batch.chunk(self.size)[self.rank] if self.size > 1 else batch
 
     def all_gather(self, block: "Tensor") -> "Tensor":
-        """Return every process's block in order, (N, …) → (size x N, …), without gradients."""
+        """Concatenate the blocks of all processes in order, (N, …) → (size x N, …), without gradients."""
         if self.size == 1:
             return block
         import torch
@@ -96,7 +96,7 @@ class World:
         return torch.cat(blocks)
 
     def reduce_mean(self, value: "Tensor") -> "Tensor":
-        """Return the mean of a tensor over the processes, without gradients; not finite where it is not anywhere."""
+        """Return the mean of a tensor over the processes, without gradients; NaN or infinity of any process stays."""
         if self.size == 1:
             return value.detach()
         import torch.distributed as communication
@@ -107,7 +107,7 @@ class World:
         return total.div_(self.size)
 
     def all_reduce_mean(self, values: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
-        """Return the means of several scalars over the processes, in one exchange, without gradients."""
+        """Return the means of named scalars over the processes, in one exchange, without gradients."""
         if self.size == 1:
             return {name: value.detach() for name, value in values.items()}
         import torch
@@ -117,12 +117,12 @@ class World:
         return dict(zip(values, means.unbind(), strict=True))
 
     def mean_gradients(self, parameters: "Iterable[Parameter]") -> Callable[[], None]:
-        """Begin to average every gradient over the processes; the same parameters must have one in each.
+        """Start averaging the gradients over the processes; the same parameters must have one in each process.
 
-        Gradients travel in buckets of some `BUCKET_BYTES`, all under way at once, while the caller goes on.
+        Gradients are sent in buckets of about `BUCKET_BYTES`, all at once, while the caller goes on.
 
         Returns:
-            What waits for them and then puts the means in the gradients' place.
+            A function that waits for the exchange and then replaces each gradient by its mean.
         """
         if self.size == 1:
             return lambda: None
@@ -146,11 +146,11 @@ class World:
         return finish
 
     def all_reduce_max(self, number: int) -> int:
-        """Return the greatest of the processes' numbers; it never waits for a GPU."""
+        """Return the largest of the processes' numbers, without waiting for a GPU."""
         return max(self.all_gather_object(number))
 
     def all_gather_object(self, number: int) -> list[int]:
-        """Return the number that each process gave, a 64-bit integer, in order; it never waits for a GPU."""
+        """Return the 64-bit integer of each process, in order, without waiting for a GPU."""
         if self.size == 1:
             return [number]
         import torch
@@ -158,7 +158,7 @@ class World:
         return self.all_gather(torch.tensor([number], dtype=torch.int64)).tolist()
 
     def all_gather_text(self, text: str) -> list[str]:
-        """Return the text that each process gave, in order."""
+        """Return the text of each process, in order."""
         if self.size == 1:
             return [text]
         import torch
@@ -174,11 +174,11 @@ class World:
         ]
 
     def barrier(self) -> None:
-        """Wait until every process has come this far."""
+        """Wait until every process has reached this call."""
         self.all_gather_object(0)
 
     def main_process_first(self, action: Callable[[], Result]) -> Result:
-        """Do something in the first process, then in the others, which find done what the first one left on disk."""
+        """Run an action in the main process, then in the others, which find the main one's files on disk."""
         if not self.is_main:
             self.barrier()
             return action()
@@ -187,9 +187,9 @@ class World:
         return result
 
     def seed(self, seed: int, step: int) -> None:
-        """Begin torch's random stream of a step: dropout differs between processes, and a resume needs no state of it.
+        """Seed torch for a step: dropout differs between processes, and resuming needs no saved generator state.
 
-        One process alone keeps the one stream that its checkpoints hold.
+        A single process keeps the one random stream that its checkpoints hold.
         """
         if self.size > 1:
             import numpy as np
@@ -198,7 +198,7 @@ class World:
             torch.manual_seed(int(np.random.SeedSequence([seed, step, self.rank]).generate_state(1, np.uint64)[0]))
 
     def shutdown(self) -> None:
-        """Part from the others: nothing is exchanged any more, and each may end when it likes."""
+        """Leave the process group: nothing is exchanged any more, and each process may end on its own."""
         if self.size > 1:
             import torch.distributed as communication
 
@@ -211,10 +211,10 @@ SINGLE_PROCESS = World()
 
 
 def world_from_env() -> World:
-    """Return the world that torchrun's environment tells of; nothing is opened.
+    """Return the world described by torchrun's environment variables, without opening a connection.
 
     Raises:
-        UserError: RANK or WORLD_SIZE is there and is no sensible number.
+        UserError: RANK and WORLD_SIZE are set and are no valid numbers.
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if not all(name in os.environ for name in names[:2]):
@@ -230,12 +230,12 @@ def world_from_env() -> World:
 
 @contextmanager
 def init_distributed() -> Iterator[World]:
-    """Join the processes that torchrun started, and leave them at the end; all but the first are silent meanwhile.
+    """Join torchrun's process group within the block; processes other than the main one print nothing there.
 
-    CPU tensors travel by Gloo, those on CUDA devices by NCCL. Without torchrun nothing is opened and nothing listens.
+    CPU tensors are sent by Gloo, CUDA tensors by NCCL. Without torchrun no connection is opened.
 
     Raises:
-        UserError: the other processes cannot be reached.
+        UserError: The other processes cannot be reached.
     """
     world = world_from_env()
     if world.size == 1:
@@ -245,7 +245,7 @@ def init_distributed() -> Iterator[World]:
     import torch.distributed as communication
 
     with ExitStack() as quietly:
-        if not world.is_main:  # what it raises is still said, once it is out of here
+        if not world.is_main:  # its errors are still printed, once they have left this block
             nowhere = quietly.enter_context(Path(os.devnull).open("w"))
             quietly.enter_context(redirect_stdout(nowhere))
             quietly.enter_context(redirect_stderr(nowhere))
@@ -266,7 +266,7 @@ def init_distributed() -> Iterator[World]:
 
 @contextmanager
 def _naming_lost_processes() -> Iterator[None]:
-    """Tell an exchange that failed because another process is gone from one that is wrong."""
+    """Raise `ProcessLost` where an exchange fails because another process has ended."""
     try:
         yield
     except RuntimeError as error:
@@ -278,7 +278,7 @@ def _naming_lost_processes() -> Iterator[None]:
 
 
 def _buckets(weights: "list[Parameter]") -> "Iterator[list[Parameter]]":
-    """Yield runs of parameters whose gradients have one type and fill a bucket, or the only one that is larger."""
+    """Yield groups of parameters whose gradients share a data type and fill at most one bucket (or are one larger)."""
     bucket, filled = [], 0
     for weight in weights:
         size = weight.grad.numel() * weight.grad.element_size()

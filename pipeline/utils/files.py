@@ -18,8 +18,8 @@ from typing import BinaryIO
 from pipeline.utils.errors import DiskFull, UserError
 from pipeline.utils.texts import encoded
 
-_MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # a folder may be shared by several
-_TEMPORARY_PREFIX = f".tmp-{{process}}-{_MACHINE}"  # how names begin of what is not whole yet
+_MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # several machines may share a folder
+_TEMPORARY_PREFIX = f".tmp-{{process}}-{_MACHINE}"  # prefix of files and folders that are not complete yet
 _TEMPORARY_NAME = re.compile(r"\.tmp-(\d{1,9})-([0-9a-f]{8})\w+(\.\w+)*")
 _SURELY_DEAD_SECONDS = 24 * 3600.0
 _PROCESS_START = time.time()
@@ -28,14 +28,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that replaces it when the block ends well and is removed otherwise.
+    """Yield a temporary path beside `path` that replaces it when the block succeeds and is removed otherwise.
 
     The temporary name keeps the suffixes of `path` (".nii.gz" stays ".nii.gz"), so that writers which choose a
     format by suffix work.
 
     Raises:
-        DiskFull: names the path and the free space.
-        UserError: the folder cannot be written, or the file would be larger than files may be there.
+        DiskFull: The disk is full; names the path and the free space.
+        UserError: The folder cannot be written, or the file exceeds the size limit there.
     """
     make_folder(path.parent, path)
     with _temporary(path) as temporary, writing_to(path):
@@ -46,7 +46,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`, of its suffixes; what bears it when the block ends goes."""
+    """Yield a temporary path beside `path`, with its suffixes; a file left there is removed when the block ends."""
     suffix = "".join(path.suffixes[-2:]) if path.name.lower().endswith(".gz") else path.suffix
     temporary = path.with_name(f"{_TEMPORARY_PREFIX.format(process=os.getpid())}{secrets.token_hex(4)}{suffix}")
     try:
@@ -62,17 +62,17 @@ def _sync(path: Path) -> None:
 
 
 def write_together(writers: Mapping[Path, Callable[[BinaryIO], object]], obsolete: Iterable[Path] = ()) -> None:
-    """Write several files of which the last one stands for all; none takes its place before each of them is whole.
+    """Write several files that belong together; all are complete before the first is moved into place.
 
-    An error, or an interrupt, puts back what was there. A process that is killed while they take their places leaves
-    the last one absent: never an older one beside the new others.
+    The presence of the last file means that all are there. An error, or an interrupt, restores the earlier files. A
+    process that is killed during the moves leaves the last file absent, never an older one beside newer others.
 
     Args:
-        writers: By path, what writes that file to a stream; moved into place in this order.
-        gone: Files that go with an earlier last one, where they are there.
+        writers: Path -> function that writes that file to a stream. The files are moved into place in this order.
+        obsolete: Files of an earlier set that are removed with it, where they exist.
 
     Raises:
-        DiskFull, UserError: as `atomic_path`.
+        DiskFull, UserError: As `atomic_path`.
     """
     with ExitStack() as stack:
         temporaries = {path: stack.enter_context(_temporary(path)) for path in writers}
@@ -88,9 +88,13 @@ def write_together(writers: Mapping[Path, Callable[[BinaryIO], object]], obsolet
 
 
 def _swap(new_files: Mapping[Path, Path], replaced: Mapping[Path, Path]) -> None:
-    """Move what stands at the paths `leaving` to their temporary names, then those of `coming` to their paths, or none.
+    """Move the replaced files to temporary names, then the new files into place; an error undoes all moves.
 
-    What is replaced without leaving first is so in one step.
+    A new file whose path is not among the replaced ones overwrites the old one in a single step.
+
+    Args:
+        new_files: Final path -> temporary path of the new file.
+        replaced: Path of a file to move away -> its temporary path.
     """
     try:
         for path, aside in replaced.items():
@@ -113,10 +117,10 @@ def _swap(new_files: Mapping[Path, Path], replaced: Mapping[Path, Path]) -> None
 
 @contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """Yield a new folder below `parent`, itself made where missing; it goes, with all it holds, when the block ends.
+    """Yield a new folder in `parent`, which is made where missing; it is removed when the block ends.
 
     Raises:
-        UserError: nothing can be written there.
+        UserError: Nothing can be written there.
     """
     make_folder(parent)
     with writing_to(parent):
@@ -128,10 +132,10 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 
 
 def remove_stale(folder: Path, *, below: bool = True) -> None:
-    """Remove what killed processes left half-written in a folder, and in those below it where `below`; links stay.
+    """Remove temporary files and folders that killed processes left in a folder and, with `below`, in its subfolders.
 
-    These are files and folders with names as `atomic_path` and `temporary_folder` make them. Their writer is known to
-    be gone where it ran on this machine and is no longer there; of another machine's, after a day.
+    Their names are those that `atomic_path` and `temporary_folder` give. A writer counts as dead if it ran on this
+    machine and no longer does, or if it ran on another machine and a day has passed.
     """
     for parent, folders, files in os.walk(folder):
         for name in [*files, *folders]:
@@ -147,7 +151,7 @@ def remove_stale(folder: Path, *, below: bool = True) -> None:
 
 
 def _is_abandoned(path: Path, process: int, machine: str) -> bool:
-    """Whether nobody writes there any more. In a container a process often has the number of the one before it."""
+    """Whether the writing process has ended. In a container, a new process often has the number of an earlier one."""
     changed = path.stat().st_mtime
     if machine != _MACHINE:
         return time.time() - changed > _SURELY_DEAD_SECONDS
@@ -166,11 +170,11 @@ def _is_running(process: int) -> bool:
 
 @contextmanager
 def writing_to(path: Path) -> Iterator[None]:
-    """Turn what the system raises while the block writes to `path` (a full disk, a lost one, …) into a UserError."""
+    """Turn the system's errors while the block writes to `path` (a full disk, a lost one, …) into a `UserError`."""
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # a library's own, about what it was given
+        if error.errno is None:  # raised by a library about its arguments
             raise
         raise _refusal(path, error) from error
 
@@ -179,12 +183,12 @@ def append_whole(stream: FileIO, path: Path, content: bytes) -> None:
     """Append bytes to a file, all of them or none.
 
     Args:
-        stream: The file, open for appending and unbuffered: a write then says how much the disk took.
-        path: Its name, for the message.
-        content: What to append.
+        stream: The file, open for appending and unbuffered, so that a write returns how much the disk took.
+        path: The file's name, for messages.
+        content: The bytes to append.
 
     Raises:
-        DiskFull, UserError: it was not appended.
+        DiskFull, UserError: Nothing was appended.
     """
     with writing_to(path):
         end, remaining = os.fstat(stream.fileno()).st_size, memoryview(content)
@@ -201,14 +205,14 @@ def append_whole(stream: FileIO, path: Path, content: bytes) -> None:
 
 
 def make_folder(folder: Path, target: Path | None = None) -> None:
-    """Make a folder, and those above it, where they are missing.
+    """Make a folder and its parents where they are missing.
 
     Args:
         folder: The folder.
-        wanted: What is to be written there, for the message; None for the folder itself.
+        target: File that will be written there, for messages; None for the folder itself.
 
     Raises:
-        UserError: it cannot be made, whatever the reason.
+        UserError: The folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -217,10 +221,10 @@ def make_folder(folder: Path, target: Path | None = None) -> None:
 
 
 def require_writable(*paths: Path) -> None:
-    """Try whether files could be written, before hours of work are put into their content; nothing is left behind.
+    """Check that files can be written, before hours of work are put into their content; leaves nothing behind.
 
     Raises:
-        UserError: a folder is in a file's place, or its folder can neither be written nor made.
+        UserError: A path is a folder, or the file's folder can neither be written nor made.
     """
     for path in paths:
         if is_folder(path):
@@ -244,7 +248,7 @@ def _refusal(path: Path, error: OSError) -> UserError:
 
 
 def text_writer(text: str) -> Callable[[BinaryIO], object]:
-    """Return what writes a text as UTF-8, as `write_together` wants it; for odd names see `utils.texts.encoded`."""
+    """Return a function that writes a text as UTF-8, for `write_together`; for odd names see `utils.texts.encoded`."""
     return lambda stream: stream.write(encoded(text))
 
 
@@ -260,23 +264,23 @@ def atomic_text(path: Path, text: str) -> None:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is there; False too for names that are too long, for which `Path.is_dir` raises."""
+    """Whether a path is a folder; False for names that are too long, where `Path.is_dir` raises."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file is there; False too for names that are too long, for which `Path.is_file` raises."""
+    """Whether a path is a file; False for names that are too long, where `Path.is_file` raises."""
     return os.path.isfile(path)  # noqa: PTH113
 
 
 def file_identity(path: Path) -> list[str | int]:
-    """Return what tells a file from what it was before, in JSON's types: where it lies, its size, when it changed."""
+    """Return a file's path, size and time of last change in JSON's types: equal as long as it is unchanged."""
     status = path.stat()
     return [str(path.resolve()), status.st_size, status.st_mtime_ns]
 
 
 def free_space(folder: Path) -> str:
-    """Return the free space of the disk that holds `folder`, or would hold it, as text."""
+    """Return as text the free space of the disk that holds, or would hold, `folder`."""
     existing = next(candidate for candidate in (folder, *folder.absolute().parents) if candidate.exists())
     return human_bytes(shutil.disk_usage(existing).free)
 

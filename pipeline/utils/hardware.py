@@ -1,4 +1,4 @@
-"""The machine: device, threads and the allocator."""
+"""Device, CPU threads and memory allocator."""
 
 import ctypes
 import sys
@@ -12,12 +12,12 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called "auto", "cpu", "cuda" or "mps"; "auto" takes the fastest there is.
+    """Return the device named "auto", "cpu", "cuda" or "mps"; "auto" is the fastest one available.
 
-    Of the processes that torchrun starts on a machine, each takes a CUDA device of its own.
+    Each process that torchrun starts on a machine gets its own CUDA device.
 
     Raises:
-        UserError: that device is not there, or there are fewer than processes.
+        UserError: The device is not available, or there are fewer devices than processes.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
@@ -29,7 +29,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def _own_device(kind: str) -> torch.device:
-    """Return the device of a kind that is this process's."""
+    """Return this process's device of a kind."""
     world = world_from_env()
     if world.size == 1 or kind == "cpu":
         return torch.device(kind)
@@ -46,10 +46,10 @@ def _own_device(kind: str) -> torch.device:
 
 
 def require_able(device: torch.device, *, precision: str, cuda_graph: bool) -> None:
-    """Refuse what a device cannot do, or one process alone.
+    """Refuse settings that the device or the number of processes does not support.
 
     Raises:
-        UserError: fp16 or a CUDA graph is asked for without CUDA, or a graph of one of several processes.
+        UserError: fp16 or a CUDA graph without CUDA, or a CUDA graph in one of several processes.
     """
     world = world_from_env()
     if precision == "fp16" and device.type != "cuda":
@@ -61,11 +61,11 @@ def require_able(device: torch.device, *, precision: str, cuda_graph: bool) -> N
 
 
 def tune(device: torch.device, *, tf32: bool) -> None:
-    """Have a GPU choose its fastest algorithms, for every step has the same shapes.
+    """Let a GPU search its fastest convolution algorithms, since every step has the same shapes.
 
     Args:
-        device: Where the networks are; nothing is done for others than CUDA.
-        tf32: Whether factors of float32 products are rounded to TF32's 10 bits; sums keep float32's.
+        device: Device of the networks; nothing is done unless it is CUDA.
+        tf32: Whether factors of float32 products are rounded to TF32's 10 bits; sums keep float32 precision.
     """
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
@@ -73,7 +73,7 @@ def tune(device: torch.device, *, tf32: bool) -> None:
 
 
 def set_tf32(device: torch.device, tf32: bool) -> None:
-    """Choose whether a GPU rounds factors of float32 products to TF32's 10 bits; nothing is done for a CPU."""
+    """Set whether a GPU rounds factors of float32 products to TF32's 10 bits; nothing is done for a CPU."""
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
 
@@ -81,9 +81,9 @@ def set_tf32(device: torch.device, tf32: bool) -> None:
 def set_up(threads: int | None) -> None:
     """Set the number of CPU threads (None leaves it) and keep large blocks of memory between steps.
 
-    glibc gives blocks above its mmap ceiling back to the system at each `free`; the 33 MB weight gradients of a
-    full-size U-Net are then faulted in page by page in every step. Told once to keep them, a CPU step takes about
-    0.7 of the time, with identical results. Linux with glibc only; elsewhere nothing is done.
+    At each `free`, glibc returns blocks above its mmap threshold to the system; the 33 MB weight gradients of a
+    full-size U-Net are then faulted in page by page in every step. Keeping them reduces a CPU step to about 0.7 of the
+    time, with identical results. Linux with glibc only; elsewhere nothing is done.
     """
     if threads is not None:
         torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: asked for at any moment, answered between two steps."""
+"""SIGINT and SIGTERM: received at any moment, acted on between two steps."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from pipeline.utils.errors import Stopped
 
 @contextmanager
 def signal_handlers(numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Have signals handled so within the block; outside the main thread, where that cannot be, it changes nothing."""
+    """Install a signal handler within the block; outside the main thread, where this is impossible, do nothing."""
     earlier_handlers: dict[int, object] = {}
     try:
         for number in numbers:
@@ -26,14 +26,14 @@ def signal_handlers(numbers: Iterable[int], handler: Callable[[int, FrameType | 
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came; as Ctrl-C, it passes by whoever handles errors."""
+    """SIGTERM was received; like Ctrl-C, it is not caught by `except Exception`."""
 
     exit_code = 128 + signal.SIGTERM
 
 
 @contextmanager
 def sigterm_as_exception() -> Iterator[None]:
-    """Have SIGTERM raise `Terminated` within the block, where it would just end the process without a word."""
+    """Have SIGTERM raise `Terminated` within the block instead of ending the process silently."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Terminated(f"{signal.Signals(number).name}; the same command does what is left")
@@ -43,9 +43,9 @@ def sigterm_as_exception() -> Iterator[None]:
 
 
 class Interruption:
-    """While entered, notes the first stop signal in `signal_number`; a second Ctrl-C stops at once.
+    """Context manager that records the first stop signal in `signal_number`; a second Ctrl-C stops immediately.
 
-    Outside the main thread signals cannot be caught; there it never notes one.
+    Outside the main thread signals cannot be caught, and none is recorded.
     """
 
     def __init__(self) -> None:
@@ -57,12 +57,12 @@ class Interruption:
     def stop_immediately(
         self, remark: str = "after training; all of it is saved, and the same command does the rest"
     ) -> Iterator[None]:
-        """Within it a signal raises `Stopped` where it meets the code: for work that a rerun simply does again.
+        """Within the block, let a signal raise `Stopped` immediately: for work that a rerun simply repeats.
 
-        One that was noted before it raises on the way in.
+        A signal that was recorded before the block raises on entry.
 
         Args:
-            where: What the message says of the moment, behind the signal's name.
+            remark: Text behind the signal's name in the message.
         """
         self._remark = remark
         try:

@@ -1,4 +1,4 @@
-"""Texts from and for files: other encodings than UTF-8, and names that are in none."""
+"""Text of files in other encodings than UTF-8, and file names that are no valid UTF-8."""
 
 import codecs
 import re
@@ -19,12 +19,12 @@ def decoded(content: bytes, name: str, expected_kind: str = "a text file") -> st
     """Return a file's content as text: UTF-8, or UTF-16 or UTF-32 with a byte order mark, as YAML allows.
 
     Args:
-        content: Its bytes.
-        name: What messages call it.
-        wanted: What it should be, for the message that it is no text.
+        content: The file's bytes.
+        name: Name of the file in messages.
+        expected_kind: Kind of file that was expected, for the message.
 
     Raises:
-        UserError: it is in another encoding, with the line and the first byte that shows it, or no text.
+        UserError: The file has another encoding (names the line and the first offending byte), or is no text.
     """
     encoding = next((encoding for mark, encoding in _ENCODING_OF_MARK.items() if content.startswith(mark)), "utf-8")
     try:
@@ -40,13 +40,13 @@ def decoded(content: bytes, name: str, expected_kind: str = "a text file") -> st
 
 
 def encoded(text: str) -> bytes:
-    r"""Return a text as UTF-8, its undecoded bytes written out: "caf\udce9" for a file name of the bytes "caf\xe9".
+    r"""Return a text as UTF-8, with undecoded bytes escaped: "caf\udce9" for a file name of the bytes "caf\xe9".
 
-    These are what Python keeps of names that are not UTF-8. JSON and quoted YAML, so written, read as the same name.
+    Python represents bytes of names that are not UTF-8 so. JSON and quoted YAML with these escapes read as that name.
     """
     return text.encode("utf-8", errors="backslashreplace")
 
 
 def printable(text: str) -> str:
-    """Return a text that any program can take, its undecoded bytes written out as `encoded` does."""
+    """Return a text without undecoded bytes: they are escaped as in `encoded`."""
     return encoded(text).decode()
