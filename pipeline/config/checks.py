@@ -1,4 +1,4 @@
-"""What no single key of a configuration shows: settings that are valid alone and wrong together."""
+"""Checks across keys of a configuration: settings that are valid by themselves but do not go together."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from pipeline.config.schema import Config
 
 
 def conflicts(config: Config) -> Iterator[str]:
-    """Yield a line for each pair of settings that cannot be together."""
+    """Yield one line for each combination of settings that is not allowed."""
     yield from _data_conflicts(config)
     yield from _network_conflicts(config)
     yield from _method_conflicts(config)
@@ -111,5 +111,5 @@ def _method_conflicts(config: Config) -> Iterator[str]:
 
 
 def _general_generators() -> set[str]:
-    """Return the generators that a method need not be made for."""
+    """Return the types of generator that work with most methods."""
     return {"unet", "resnet", "residual_concat"}

@@ -1,4 +1,4 @@
-"""Reading a configuration: YAML and command-line overrides in, a checked `Config` or every error at once out."""
+"""Read a configuration: from YAML and command-line overrides to a checked `Config`, or to all errors at once."""
 
 import difflib
 import types
@@ -16,11 +16,14 @@ from pipeline.utils.paths import cwd_hint
 from pipeline.utils.texts import decoded
 
 LONGEST_VALUE = 80  # characters of a value that an error shows
-_UNDECODED, _PRIVATE = 0xDC80, 0x10FC80  # bytes of names that are not UTF-8, as Python has them and as YAML takes them
+_UNDECODED, _PRIVATE = (
+    0xDC80,
+    0x10FC80,
+)  # first code points for undecoded bytes: Python's, which YAML refuses, and private ones
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, where YAML would silently keep the last."""
+    """A safe loader that refuses duplicate keys, of which YAML would silently keep the last."""
 
     def construct_mapping(self, node, deep=False):
         keys = set()
@@ -36,7 +39,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 
 def _parse(text: str) -> object:
-    """Return a YAML text's content; raises yaml.YAMLError, also where PyYAML trips over a value like 2001-13-45."""
+    """Return the content of a YAML text; raises `yaml.YAMLError`, also for values like 2001-13-45 that crash PyYAML."""
     try:
         if any(0 <= ord(letter) - _UNDECODED < 128 for letter in text):
             return _shifted_bytes(_parse(_shifted_bytes(text, _PRIVATE - _UNDECODED)), _UNDECODED - _PRIVATE)
@@ -46,7 +49,7 @@ def _parse(text: str) -> object:
 
 
 def _shifted_bytes(value: object, offset: int) -> object:
-    """Return plain data with the letters that stand for undecoded bytes moved by so much within Unicode."""
+    """Return plain data with the letters for undecoded bytes shifted by an offset within Unicode."""
     if isinstance(value, dict):
         return {_shifted_bytes(key, offset): _shifted_bytes(item, offset) for key, item in value.items()}
     if isinstance(value, list):
@@ -60,8 +63,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `key.sub=value` overrides, and check everything.
 
     Raises:
-        UserError: naming the file and, for every error at once, the key, its value, the rule, and the nearest valid
-            key where one is unknown.
+        UserError: Names the file and all errors at once: for each, the key, its value, the rule, and for an unknown key
+            the nearest valid one.
     """
     values = _read_yaml(path)
     problems = [problem for text in overrides if (problem := _override(values, text))]
@@ -92,7 +95,7 @@ def _read_yaml(path: Path) -> dict:
 
 
 def _override(values: dict, text: str) -> str | None:
-    """Apply one `key.sub=value` in place; return what is wrong with it, if anything."""
+    """Apply one `key.sub=value` in place; return an error line, or None."""
     key, separator, value = text.partition("=")
     if not separator or not key:
         return f"{text}: an override is written key.sub=value"
@@ -105,7 +108,7 @@ def _override(values: dict, text: str) -> str | None:
         if not isinstance(section, dict):
             return f"{key}: {parent} holds a value, not keys of its own"
     if _takes_text(key) and value not in ("", "null") and value[0] not in "\"'":
-        section[last] = value  # a name may have in it what YAML reads as a comment, a number or two lines
+        section[last] = value  # YAML would read some names as comments, numbers or two lines
         return None
     try:
         section[last] = _parse(value)
@@ -115,14 +118,14 @@ def _override(values: dict, text: str) -> str | None:
 
 
 def _takes_text(key: str) -> bool:
-    """Whether a key's value is a path or a pattern, be it whose contrast's."""
+    """Whether a key's value is a path or a pattern, including those given per contrast."""
     parent = key.rpartition(".")[0]
     types_by_key = dict(_fields())
     return "Path" in str(types_by_key.get(key)) or typing.get_origin(types_by_key.get(parent)) is dict
 
 
 def _error_line(problem: Mapping) -> str:
-    """Return one line for one of pydantic's errors: key, value, rule, nearest valid key."""
+    """Return one of pydantic's errors as a line: key, value, rule, nearest valid key."""
     location = [str(key_part) for key_part in problem["loc"]]
     kinds = _kinds().get(location[0], {}) if location else {}
     kind = location.pop(1) if location[1:2] and location[1] in kinds else None
@@ -153,12 +156,12 @@ def _shortened_repr(value: object) -> str:
 
 
 def _nearest_key(key: str, section: str, kind: str | None) -> str | None:
-    """Return the valid key most like an unknown one, looking at its last part first and then at all of it.
+    """Return the valid key closest to an unknown one, compared by its last part first and then as a whole.
 
     Args:
-        key: The unknown one.
-        section: The top-level section it stands in.
-        kind: Which of the section's kinds was chosen, where it has several; only that one's keys count.
+        key: The unknown key.
+        section: Top-level section of the key.
+        kind: Chosen kind of the section, if it has several; the other kinds' keys are ignored.
     """
     other_kinds = {model for name, model in _kinds().get(section, {}).items() if kind and name != kind}
     valid = list(valid_keys(without=other_kinds))
@@ -173,7 +176,7 @@ def _nearest_key(key: str, section: str, kind: str | None) -> str | None:
 
 
 def _kinds() -> dict[str, dict[str, type[BaseModel]]]:
-    """Return, of the sections of which there are several kinds, the kinds by name (`data.source`, `method.type`, …)."""
+    """Return section -> kind -> model, for sections with several kinds (`data.source`, `method.type`, …)."""
     kinds = {}
     for name, field in Config.model_fields.items():
         if isinstance(field.discriminator, str):
@@ -187,7 +190,7 @@ def _kinds() -> dict[str, dict[str, type[BaseModel]]]:
 def valid_keys(
     model: type[BaseModel] = Config, prefix: str = "", without: Collection[type[BaseModel]] = ()
 ) -> Iterator[str]:
-    """Yield every key of the schema, dotted, but for those of the kinds of sections left out; each once."""
+    """Yield every dotted key of the schema once, except those of the section models in `without`."""
     yielded = set()
     for name, field in model.model_fields.items():
         yield prefix + name
@@ -198,7 +201,7 @@ def valid_keys(
 
 
 def _fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield every key of the schema, dotted, with its type, but for those that hold keys of their own."""
+    """Yield (dotted key, type) for every key of the schema that holds a value, not further keys."""
     for name, field in model.model_fields.items():
         sections = _sections(field.annotation)
         if not sections:

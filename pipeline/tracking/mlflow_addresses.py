@@ -1,4 +1,4 @@
-"""What an address of MLflow's names, and what there is where it names nothing that can be loaded."""
+"""MLflow addresses: what they name, and helpful messages where they name nothing that can be loaded."""
 
 import re
 from pathlib import Path
@@ -14,11 +14,11 @@ _VERSION = re.compile(r"models:/+([^/@]+)(?:@([^/@]+)|/(\d+))")
 
 
 def refuse_incomplete(uri: str) -> None:
-    """Refuse an address that stops at a run or a registered model, and name what it could go on with.
+    """Refuse an address of a run or a registered model without a model or version, and list the possible ones.
 
     Raises:
-        UserError: it does.
-        MlflowException: the store knows no such run or model, or does not answer.
+        UserError: The address is incomplete.
+        MlflowException: The store knows no such run or model, or does not answer.
     """
     import mlflow
 
@@ -34,7 +34,7 @@ def refuse_incomplete(uri: str) -> None:
 
 
 def models_of_run(client, run_id: str) -> list[str]:
-    """Return the addresses of the models that a run has logged, sorted."""
+    """Return the sorted addresses of a run's logged models."""
     experiment = client.get_run(run_id).info.experiment_id
     models = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
     return sorted({f"runs:/{run_id}/{model.name}" for model in models if model.status == "READY"})
@@ -45,7 +45,7 @@ def _choice(addresses: list[str], whose: str) -> str:
 
 
 def missing_model_reason(uri: str) -> str:
-    """Return why a model could not be loaded that the store knows, or the run of which it knows; "" otherwise."""
+    """Return why a model could not be loaded although the store knows it or its run; "" otherwise."""
     import mlflow
     from mlflow.exceptions import MlflowException
     from mlflow.utils.file_utils import local_file_uri_to_path
@@ -62,14 +62,14 @@ def missing_model_reason(uri: str) -> str:
         return ""
     recorded = Path(local_file_uri_to_path(location))
     folder = artifact_folder(store, recorded)
-    if (folder / "MLmodel").exists():  # a folder alone may be what looking for it has made
+    if (folder / "MLmodel").exists():  # an empty folder may have been made by the attempt to load
         return ""
     also = "" if folder == recorded else f" (recorded at {recorded})"
     return f"{store} knows the model, but its files are not at {folder}{also}; bring them back there"
 
 
 def _location(client, uri: str) -> str | None:
-    """Return where a store has recorded a model's files; None where it does not know it."""
+    """Return the location of a model's files as the store has recorded it; None for an unknown model."""
     if version := _VERSION.fullmatch(uri):
         name, alias, number = version.groups()
         model_version = (

@@ -1,8 +1,8 @@
-"""Where an MLflow store's files lie: beside the store wherever its folder was moved to, whatever path it recorded.
+"""Artifacts of an MLflow store whose folder was moved: they are looked for beside the store, not at the old path.
 
-An SQLite store records absolute paths, `…/mlruns/<experiment>/…`. In a project's folder that was moved or copied they
-lead to where the project was: to nothing, or to another project's files. MLflow's own table of artifact repositories
-is where all reading and writing passes by, so that is where such paths are corrected.
+An SQLite store records absolute paths, `…/mlruns/<experiment>/…`. After a project's folder was moved or copied, they
+lead to its old place: to nothing, or to another project's files. All reading and writing passes through MLflow's
+registry of artifact repositories, so that is where such paths are corrected.
 """
 
 import os
@@ -16,7 +16,7 @@ _reported: set[Path] = set()
 
 
 def use_files_beside_store() -> None:
-    """Have MLflow look for files beside its SQLite store first; other stores' and the user's own places stay."""
+    """Let MLflow look for artifacts beside its SQLite store first; other stores and custom locations are unchanged."""
     from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry as registry
 
     for scheme in ("", "file"):
@@ -37,13 +37,14 @@ def _local_repository(artifact_uri: str, tracking_uri: str | None = None, regist
 
 
 def artifact_folder(store: Path, recorded: Path) -> Path:
-    """Return where the files are, or go, that a store has recorded at a path.
+    """Return the folder of the files that a store has recorded at a path.
 
     Args:
         store: The SQLite file.
-        recorded: An absolute path. Within the store's folder, or without `mlruns` in it, it stays. Otherwise its end
-            from `mlruns` on is looked for beside the store. It stays too where the experiment has no folder there and
-            the recorded one is in use by this store: one that is shared by commands in several folders.
+        recorded: An absolute path. It is returned unchanged if it lies in the store's folder, or has no `mlruns` in it.
+            Otherwise its end from `mlruns` on is taken relative to the store's folder. It is also unchanged if the
+            experiment has no folder there and the recorded one is in use by this store, as for a store that is shared
+            by commands in several folders.
     """
     home = Path(os.path.realpath(store.parent))
     if home in Path(os.path.realpath(recorded)).parents or ROOT not in recorded.parts[:-1]:

@@ -1,6 +1,7 @@
-"""What a run leaves on record while it trains: metrics.jsonl, which is the truth, and MLflow, which follows it.
+"""The record of a run during training: metrics.jsonl, which is complete, and MLflow, which receives a copy.
 
-Whatever else MLflow is told stands in the folder too (`pipeline.tracking.event_log`): `pipeline.sync` tells it later.
+Everything else that goes to MLflow is kept in the folder too (`pipeline.tracking.event_log`), so that `pipeline.sync`
+can send it later.
 """
 
 import hashlib
@@ -22,21 +23,21 @@ from pipeline.utils.errors import Stopped
 class Tracker:
     """The record of one run; use it as a context manager, or call `close`.
 
-    Training waits for MLflow nowhere but in `call` and `close`, and for a failing server less than 10 s in all.
+    Training waits for MLflow only in `call` and `close`, and for a failing server less than 10 s in all.
 
     Args:
-        folder: The run's folder; holds metrics.jsonl, tracking.jsonl, and mlflow.json, which names the MLflow run.
-        experiment: MLflow's experiment.
-        run_name: The MLflow run's name.
-        params: The run's settings, nested; logged flat ("training.epochs").
-        step: The global step of the checkpoint from which the run resumes; None for a start from scratch.
-        run_id: The MLflow run that the checkpoint names, which is continued.
+        folder: Folder of the run; holds metrics.jsonl, tracking.jsonl, and mlflow.json, which names the MLflow run.
+        experiment: Name of MLflow's experiment.
+        run_name: Name of the MLflow run.
+        params: Nested settings of the run; logged flat ("training.epochs").
+        step: Global step of the checkpoint from which the run resumes; None for a start from scratch.
+        run_id: MLflow run to continue, as named in the checkpoint; None for none.
         tags: Tags of the MLflow run.
-        mlflow: Whether MLflow follows at all. A resumed run whose journal is there goes on with it all the same.
-        whole: Which file to name as complete where MLflow does not answer; None: metrics.jsonl.
+        mlflow: Whether to log to MLflow. A resumed run that has an event log continues the log in any case.
+        complete_file: File that messages name as complete when MLflow does not answer; None for metrics.jsonl.
 
     Raises:
-        UserError: the record cannot be written.
+        UserError: The record cannot be written.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Tracker:
         run_info = {"experiment": experiment, "name": run_name, "params": flatten(params), "tags": dict(tags or {})}
         keeps_log = mlflow or (
             step is not None and (folder / NAME).is_file()
-        )  # or it would end as an earlier sitting did
+        )  # an old log would keep the status of an earlier session
         self._event_log = EventLog(folder, run_info, step) if keeps_log else None
         self._worker = (
             MlflowWorker(
@@ -80,16 +81,16 @@ class Tracker:
 
     @property
     def run_id(self) -> str | None:
-        """The MLflow run, for the checkpoint; None while it is not known."""
+        """Id of the MLflow run, for the checkpoint; None while it is unknown."""
         return self._worker.run_id if self._worker else self._checkpoint_run_id
 
     @property
     def is_connected(self) -> bool:
-        """Whether MLflow is on and, as far as is known, answering."""
+        """Whether MLflow is on and, as far as known, answers."""
         return self._worker is not None and self._worker.is_connected
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Record numbers at a global step; names like "train/loss" make groups in MLflow's charts.
+        """Log numbers at a global step; names like "train/loss" form groups in MLflow's charts.
 
         Raises:
             UserError: metrics.jsonl cannot be written.
@@ -100,7 +101,7 @@ class Tracker:
         """Log an image under MLflow's step slider: (H, W) or (H, W, 3), 8-bit, or floats in [0, 1].
 
         Raises:
-            UserError: it cannot be kept on disk until MLflow has it.
+            UserError: The image cannot be stored until MLflow has it.
         """
         if self._event_log is None:
             return
@@ -109,7 +110,7 @@ class Tracker:
         self._queue(self._event_log.add_image(key, image, step))
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Log a file or a folder, as it is when its turn comes, into a folder of the run's artifacts."""
+        """Queue a file or folder for upload to a folder of the run's artifacts, as it is at the time of the upload."""
         home, path = self._metrics.path.parent.absolute(), path.absolute()
         moves_along = path.is_relative_to(home.parent)
         stored = os.path.relpath(path, home) if moves_along else str(path)
@@ -118,14 +119,14 @@ class Tracker:
     def log_dataset(
         self, name: str, context: str, source: str, items: Sequence[str], profile: Mapping[str, object] | None = None
     ) -> None:
-        """Log an input of the run.
+        """Log an input data set of the run.
 
         Args:
-            name: Such as "T1".
+            name: Name of the data set, such as "T1".
             context: "train", "validation" or "test".
-            source: The folder it came from.
-            items: What it consists of (file names), for which its digest stands.
-            profile: Numbers about it, besides their count.
+            source: Folder of the data.
+            items: File names, from which the digest is computed.
+            profile: Further numbers about the data set, besides the count of items.
         """
         digest = hashlib.sha256("\n".join(items).encode()).hexdigest()[:8]
         item_profile = {"items": len(items), **(profile or {})}
@@ -137,15 +138,15 @@ class Tracker:
         self._add({"kind": "tags", "tags": dict(tags)})
 
     def call(self, title: str, action: Callable[[MlflowRun], object], size_bytes: int = 0) -> object:
-        """Have something done with the MLflow run in the background, and wait for what it returns.
+        """Run an action with the MLflow run in the background, and wait for its result.
 
         Returns:
-            What `action` returned; None if it failed or took too long, or MLflow is off or does not answer.
+            The action's result; None if it failed or took too long, or if MLflow is off or does not answer.
         """
         return self._worker.call(Job(title, action, size_bytes)) if self._worker else None
 
     def close(self, status: str = "FINISHED") -> None:
-        """End the run as FINISHED, FAILED or KILLED; returns within seconds whatever the server does."""
+        """End the run as FINISHED, FAILED or KILLED; returns within seconds even if the server does not answer."""
         self._metrics.close()
         if self._event_log:
             self._event_log.close(status)
@@ -163,7 +164,7 @@ class Tracker:
         self.close("KILLED" if stopped else "FINISHED" if kind is None else "FAILED")
 
     def open_instructions(self) -> str:
-        """Say in a line where the record is and how to look at it."""
+        """Return a line with the place of the record and the way to open it."""
         worker = self._worker
         if worker is None or worker.experiment_id is None:
             return f"{self._complete_file} (MLflow was {'not reached' if worker else 'off'})"
