@@ -174,7 +174,7 @@ def _log_to_mlflow(config: Config, folder: Path, cohort: Cohort, findings: list[
             run_name=f"explore {config.tracking.run_name or config.name}",
             params=config.model_dump(mode="json", include={"name", "contrasts", "data", "split", "preprocess"}),
             tags={"kind": "exploration", "data": config.data.source},
-            whole=folder / RECORD,
+            complete_file=folder / RECORD,
         )
         with tracker:
             counts = {f"images {contrast}": len(cohort.cases(contrast)) for contrast in cohort.contrasts}
