@@ -1,4 +1,4 @@
-"""The door to public data: archives fetched, checked and unpacked where the configurations look for them.
+"""Download public data: archives are fetched, checked and unpacked where the configurations look for them.
 
 python -m pipeline.download ixi -o data/ixi --contrasts T1 T2
 """
@@ -35,19 +35,19 @@ def download_ixi(
     keep_archives: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Fetch and unpack IXI's archives as `folder/IXI-<contrast>/`; what is there already is left as it is.
+    """Fetch and unpack IXI's archives as `folder/IXI-<contrast>/`; existing contrasts are skipped.
 
     Args:
-        folder: Is made where it does not exist.
-        contrasts: Names among those of `md5`.
-        base_url: Where `IXI-<contrast>.tar` lie; http or https.
+        folder: Output folder, made if missing.
+        contrasts: Contrasts among those of `md5`.
+        base_url: Address of the folder with `IXI-<contrast>.tar`; http or https.
         md5: Contrast -> hexadecimal MD5 sum of its archive.
-        keep_archives: Whether to leave a downloaded archive in `folder` after unpacking; one that was placed there
-            is always left.
+        keep_archives: Whether to keep a downloaded archive in `folder` after unpacking; an archive that was there
+            before is always kept.
         quiet: Whether to leave out messages and progress bars.
 
     Raises:
-        UserError: an unknown contrast, or what `fetch` and `unpack_tar` raise.
+        UserError: An unknown contrast, or an error of `fetch` or `unpack_tar`.
     """
     from pipeline.data.archive import require_empty, unpack_tar
     from pipeline.data.http_download import fetch, require_web
@@ -84,7 +84,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _check_archive(archive: Path, md5: str, quiet: bool) -> None:
-    """Set an archive with a wrong sum aside, so that the next command downloads it."""
+    """Rename an archive with a wrong MD5 sum, so that the next command downloads it again."""
     from pipeline.data.http_download import md5_of
 
     actual_md5 = md5_of(archive, quiet)
@@ -97,7 +97,7 @@ def _check_archive(archive: Path, md5: str, quiet: bool) -> None:
 
 
 def _volume_count(folder: Path) -> int:
-    """Return how many volumes a folder holds; 0 where there is none. Unpacking makes it whole or not at all."""
+    """Return the number of volumes in a folder; 0 if it does not exist (unpacking makes it only when complete)."""
     return (
         sum(1 for path in folder.iterdir() if path.name.lower().endswith((".nii", ".nii.gz"))) if folder.is_dir() else 0
     )

@@ -1,4 +1,4 @@
-"""`--dry-run`: what a run would do, worked out without touching anything."""
+"""`--dry-run`: the plan of a run, computed without writing anything."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -34,28 +34,33 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     """Print subjects and slices per split and contrast, networks, steps, and estimated time, disk and memory.
 
     Args:
-        config: Of the run.
+        config: Configuration of the run.
         verbose: Whether to name every subject.
 
     Raises:
-        UserError: as the run itself would: no data, too few subjects, a folder that holds another run.
+        UserError: Whatever the run itself would refuse: no data, too few subjects, a folder of another run.
     """
     from pipeline.training.schedule import schedule_of, warn_of_lost_rate
 
-    saved = open_run_folder(config).split  # refuses one that holds another run; makes none
+    # Find the cases and split them, with the run's own checks.
+    saved = open_run_folder(config).split  # refuses a folder of another run, and makes none
     start = read_start(config)
     cases = planned_cases(config)
     split = split_cases(config, cases, saved if saved.exists() else None)
     warn_of_headers(config, cases, split)
+
+    # Estimate slices, steps, disk space and memory.
     slices = {contrast: _slice_count(split.train[contrast], config) for contrast in config.contrasts}
     engine = _meta_engine(config)
-    paired_slices = 0  # slices that are there in both contrasts, on the first one's grid
+    paired_slices = 0  # slices of registered pairs, on the first scan's grid
     if engine.paired:
         warn_unpaired(config, cases, split)
         paired_slices = _slice_count(_first_scans_of_pairs(split.train.values(), config), config)
     schedule = schedule_of(config.training, paired_slices or max(slices.values()))
     needs, memory = planned_disk(config, split, engine), _training_bytes(config, engine)
     parameters = {name: _parameter_count(network) for name, network in engine.networks().items()}
+
+    # Print the tables.
     echo(f"{config.name}: {config.data.source} data → {config.folder}\n")
     if start is not None:
         echo(f"weights    of {start_text(start.record)}\n")
@@ -66,6 +71,8 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     echo()
     echo(table(["network", "parameters"], [(name, f"{count:,}") for name, count in parameters.items()]))
     echo()
+
+    # Print steps, time, disk space, memory and warnings.
     echo(f"steps      {schedule.steps_per_epoch:,} an epoch × {schedule.epochs:,} epochs = {schedule.steps:,}, "
         f"batch {config.training.batch_size}")  # fmt: skip
     echo(time_text(config, engine, schedule.steps, memory))
@@ -83,7 +90,7 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
 
 
 def _warn_of_device(config: Config) -> None:
-    """Say that the run would be refused on this machine; it may be meant for another."""
+    """Warn if the run would be refused on this machine; it may be meant for another one."""
     from pipeline.utils.hardware import choose_device, require_able
 
     training = config.training
@@ -94,7 +101,7 @@ def _warn_of_device(config: Config) -> None:
 
 
 def planned_cases(config: Config) -> list[Case]:
-    """Return the cases the run would find, making none: those of a phantom lie where they would be made."""
+    """Return the cases that the run would find; a phantom's images are listed but not made."""
     if config.data.source != "phantom":
         return find_cases(config)
     from pipeline.data.sources.phantom import planned_phantom
@@ -107,14 +114,14 @@ def planned_cases(config: Config) -> list[Case]:
 
 
 def warn_before_the_work(config: Config, cases: Sequence[Case], saved_split: Path | None) -> None:
-    """Warn, before a run's hours of work, where what it writes will not fit its disks.
+    """Warn before training if the run's output will not fit its disks.
 
     Args:
-        config: Of the run.
-        cases: All that its source has.
-        saved_split: The file with the split of a run that goes on.
+        config: Configuration of the run.
+        cases: All cases of its source.
+        saved_split: File with the split of a resumed run; None for a new run.
     """
-    with suppress(UserError):  # what is wrong with the data the run itself says
+    with suppress(UserError):  # the run itself reports problems of the data
         warn_of_full_disks(planned_disk(config, split_cases(config, cases, saved_split), _meta_engine(config)))
 
 
@@ -139,12 +146,12 @@ def _split_rows(config: Config, split: CohortSplit, paired: bool) -> list[tuple[
 
 
 def _first_scans_of_pairs(case_lists: Iterable[Sequence[Case]], config: Config) -> list[Case]:
-    """Return the first contrast's images of the pairs among the cases."""
+    """Return the first contrast's scan of each pair among the cases."""
     return [first for first, _ in pairs([case for case_list in case_lists for case in case_list], config.contrasts)]
 
 
 def _slice_count(cases: Sequence[Case], config: Config) -> int:
-    """Estimate how many slices cases have: from one volume's header, three quarters of them occupied."""
+    """Estimate the number of slices of cases: three quarters of those in the first readable header, for each case."""
     if not cases:
         return 0
     if config.data.source == "images":
@@ -162,7 +169,7 @@ def _slice_count(cases: Sequence[Case], config: Config) -> int:
 
 
 def _typical_grid(cases: Sequence[Case], config: Config) -> tuple[tuple[int, ...], np.ndarray]:
-    """Return shape and affine of the first case whose header can be read."""
+    """Return shape and affine of the first case with a readable header."""
     if config.data.source == "phantom":
         from pipeline.data.sources.phantom_anatomy import grid
 
@@ -174,7 +181,7 @@ def _typical_grid(cases: Sequence[Case], config: Config) -> tuple[tuple[int, ...
     for case in cases:
         try:
             image = load(case.path)
-        except (OSError, ImageFileError, HeaderDataError):  # the run names it and leaves it out
+        except (OSError, ImageFileError, HeaderDataError):  # the run reports it and leaves it out
             continue
         return image.shape, image.affine
     raise UserError(f"{cases[0].path}: not readable as NIfTI, nor is any other of {len(cases)} images like it")
@@ -186,12 +193,12 @@ def _meta_engine(config: Config) -> "Engine":
 
     from pipeline.engines.registry import build_engine
 
-    with torch.device("meta"):  # the initial weights' random draws draw nothing there
+    with torch.device("meta"):  # random initial weights are not drawn there
         return build_engine(config, torch.device("meta"))
 
 
 def _unique_weights(networks: "Iterable[nn.Module]") -> "set[nn.Parameter]":
-    """Return the weights of some networks, one that several share once."""
+    """Return the distinct weights of networks; shared weights count once."""
     return {weight for network in networks for weight in network.parameters()}
 
 
@@ -200,15 +207,17 @@ def _parameter_count(*networks: "nn.Module") -> int:
 
 
 def planned_disk(config: Config, split: CohortSplit, engine: "Engine") -> list[DiskNeed]:
-    """Return what a run will write, and where.
+    """Return the disk space that a run needs, by folder.
+
+    A checkpoint holds each weight with Adam's two moments, the averaged weights and the image pools.
 
     Args:
-        config: Of the run.
-        split: Who trains, validates and tests.
-        engine: The run's; a checkpoint holds each weight with Adam's two moments, the averages and the image pools.
+        config: Configuration of the run.
+        split: Subjects of training, validation and test.
+        engine: Engine of the run, on the meta device.
 
     Raises:
-        UserError: no image's header can be read.
+        UserError: No image has a readable header.
     """
     training = [case for cases in split.train.values() for case in cases]
     slices = sum(_slice_count(cases, config) for cases in split.train.values())
@@ -222,7 +231,7 @@ def planned_disk(config: Config, split: CohortSplit, engine: "Engine") -> list[D
 
 
 def _voxel_count(cases: Sequence[Case], config: Config) -> int:
-    """Estimate how many voxels cases have: of each contrast, from one volume's header; pictures are left out."""
+    """Estimate the number of voxels of cases, from one header per contrast; 0 for 2D images."""
     if config.data.source == "images":
         return 0
     by_contrast = ([case for case in cases if case.contrast == contrast] for contrast in config.contrasts)
@@ -234,13 +243,13 @@ def _voxel_count(cases: Sequence[Case], config: Config) -> int:
 
 
 def _training_bytes(config: Config, engine: "Engine") -> float:
-    """Add up weights, gradients, Adam's moments and what the costliest step keeps of its passes for the gradients."""
+    """Return the bytes of weights, gradients, Adam's moments and the largest activations saved for the gradients."""
     import torch
 
     weights = _unique_weights(engine.networks().values())
     weight_storages = {weight.untyped_storage()._cdata for weight in weights}
     passes = 0
-    for step in range(getattr(config.method, "critic_steps", 1)):  # in one of so many steps the generators move too
+    for step in range(getattr(config.method, "critic_steps", 1)):  # the generators are updated in one of these steps
         if step:
             engine.on_step_end(torch.tensor(True))
         passes = max(passes, _activation_bytes(config, engine, weight_storages))
@@ -248,7 +257,7 @@ def _training_bytes(config: Config, engine: "Engine") -> float:
 
 
 def _activation_bytes(config: Config, engine: "Engine", weight_storages: set[int]) -> int:
-    """Return the bytes that the passes of the engine's next step keep, besides storages that are `known`."""
+    """Return the bytes that the engine's next step saves for the gradients, without the storages of the weights."""
     import torch
 
     saved_storages: dict[int, int] = {}
@@ -260,6 +269,6 @@ def _activation_bytes(config: Config, engine: "Engine", weight_storages: set[int
 
     images = torch.zeros(config.training.batch_size, 1, config.preprocess.size, config.preprocess.size, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
-        losses = engine.losses(images, images)  # held, so that no storage's address is given out twice
+        losses = engine.losses(images, images)  # kept alive, so that no storage address is reused
     del losses
     return sum(size for storage, size in saved_storages.items() if storage not in weight_storages)

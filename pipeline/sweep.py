@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _item(text: str) -> str:
-    """Return a configuration's path, its `~` and variables replaced, or a change as it is."""
+    """Return a configuration's path with `~` and variables expanded, or a `key=value` setting unchanged."""
     return text if "=" in text else path_or_address(text)
 
 
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _warn_of_differences(jobs: Sequence[SweepJob]) -> None:
-    """Say before hours of training that the end will be without a comparison."""
+    """Warn before training of runs that cannot be compared."""
     first, *others = jobs
     for job in others:
         for key, first_value, job_value in config_differences(first.config, job.config):
@@ -77,7 +77,7 @@ def _warn_of_differences(jobs: Sequence[SweepJob]) -> None:
 
 
 def _skip_finished(jobs: Sequence[SweepJob], quiet: bool) -> None:
-    """Count as done what its folder holds finished; with another configuration pipeline.run decides."""
+    """Mark runs as done that are finished in their folders with the same configuration."""
     finished = [job for job in jobs if RunFolder(job.config.folder).is_finished(job.config)]
     for job in finished:
         job.code = EXIT_DONE
@@ -89,7 +89,7 @@ def _skip_finished(jobs: Sequence[SweepJob], quiet: bool) -> None:
 
 
 def _conclude(jobs: Sequence[SweepJob], page: Path, quiet: bool) -> int:
-    """Compare what finished, list what failed, and return the exit code."""
+    """Compare the finished runs, list the failed ones, and return the exit code."""
     finished, failed = [job for job in jobs if job.code == 0], [job for job in jobs if job.code != 0]
     compared = True
     if len(finished) > 1:

@@ -1,4 +1,4 @@
-"""Several runs of `pipeline.run`, each in a process of its own: started, watched, stopped together."""
+"""Several runs of `pipeline.run`, each in its own process: started, monitored and stopped together."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ from pipeline.utils.texts import encoded
 
 COMMAND = (sys.executable, "-m", "pipeline.run")
 POLL_S = 0.1
-STOPPED_CODES = {130, 143, -signal.SIGINT, -signal.SIGTERM}  # the last two: before it could catch a signal
+STOPPED_CODES = {130, 143, -signal.SIGINT, -signal.SIGTERM}  # negative: stopped before it could catch the signal
 HANGUP = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has none
 
 
@@ -31,11 +31,14 @@ class SweepJob:
     """One run of a sweep.
 
     Attributes:
-        config: What it was asked for, overrides applied.
-        arguments: Of `python -m pipeline.run`.
-        log: The file that keeps what it prints.
-        code: Its exit code; None before its end, 0 from the beginning for one that need not be done.
-        last_line: The last thing it said.
+        config: Configuration of the run, overrides applied.
+        arguments: Arguments of `python -m pipeline.run`.
+        log: File of the run's output.
+        code: Exit code; None before the run's end, 0 from the beginning for a run that is finished already.
+        last_line: Last line of the output.
+        process: Process of the run; None before its start.
+        started: Time of the start, in seconds of `time.monotonic`.
+        log_start: Byte offset at which this sweep's output begins in the log.
     """
 
     config: Config
@@ -45,26 +48,25 @@ class SweepJob:
     last_line: str = ""
     process: subprocess.Popen | None = field(default=None, repr=False)
     started: float = 0.0
-    log_start: int = 0  # where this sweep's part of the log begins
+    log_start: int = 0
 
     @property
     def name(self) -> str:
-        """The run's name."""
+        """Name of the run."""
         return self.config.name
 
 
 def plan(configs: Sequence[Path], overrides: Sequence[str], output: Path | None, logs: Path) -> list[SweepJob]:
-    """Check every configuration, and return the runs to make.
+    """Check every configuration, and return the runs to do.
 
     Args:
         configs: YAML files.
-        overrides: `key=value`, for all of them.
-        output: Folder for all runs, one folder each by its name; None leaves each where its configuration says.
+        overrides: `key=value` settings for all of them.
+        output: Parent folder of all runs' folders; None for the folders of the configurations.
         logs: Folder of the log files.
 
     Raises:
-        UserError: naming everything that is wrong with any of the configurations, and runs that would share a name or
-            a folder.
+        UserError: Names all errors of all configurations, and runs that share a name or a folder.
     """
     jobs, problems = [], []
     for path in configs:
@@ -95,12 +97,12 @@ def plan(configs: Sequence[Path], overrides: Sequence[str], output: Path | None,
 
 
 def _quoted(text: str) -> str:
-    """Return text as YAML takes it literally."""
+    """Return text quoted for YAML."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def _shared_names_and_folders(configs: Sequence[Path], jobs: Sequence[SweepJob]) -> Iterable[str]:
-    """Yield what two runs must not share: a name, by which logs and tables tell them apart, or a folder."""
+    """Yield an error for every two runs that share a name (used in logs and tables) or a folder."""
     for index, job in enumerate(jobs):
         for other_index, other in enumerate(jobs[:index]):
             paths_text = f"{configs[other_index]} and {configs[index]}"
@@ -111,20 +113,20 @@ def _shared_names_and_folders(configs: Sequence[Path], jobs: Sequence[SweepJob])
 
 
 def work_through(jobs: Sequence[SweepJob], at_once: int, *, quiet: bool, devices: Sequence[str] = ()) -> None:
-    """Do the runs that have no exit code yet, some at once; one that fails does not keep the others from being done.
+    """Do the runs without an exit code, several at a time; a failed run does not stop the others.
 
-    Whatever ends this early, no process is left behind: those under way are stopped, and waited for.
+    If this function ends early, all running processes are stopped and waited for.
 
     Args:
         jobs: The runs; their `code` and `last_line` are filled in.
-        at_once: How many may run at the same time.
-        quiet: Whether to say nothing but what failed.
-        devices: CUDA devices as CUDA_VISIBLE_DEVICES names them, of which each process sees one in turn; none leaves
-            the choice to the run.
+        at_once: Maximum number of simultaneous runs.
+        quiet: Whether to print failures only.
+        devices: CUDA devices as in CUDA_VISIBLE_DEVICES, of which each process gets one in turn; none leaves the choice
+            to the run.
 
     Raises:
-        Stopped: a signal came; it was passed on, and the runs under way have written their checkpoints and ended.
-        UserError: a process or its log could not be started.
+        Stopped: A signal was received and passed on; the runs have written their checkpoints and ended.
+        UserError: A process or its log could not be started.
     """
     queue = deque((number, job) for number, job in enumerate(jobs, 1) if job.code is None)
     slots: dict[int, SweepJob | None] = dict.fromkeys(range(at_once))
@@ -155,7 +157,7 @@ def work_through(jobs: Sequence[SweepJob], at_once: int, *, quiet: bool, devices
 
 
 def cuda_devices() -> list[str]:
-    """Return the CUDA devices of this machine, or those that CUDA_VISIBLE_DEVICES leaves."""
+    """Return the CUDA devices of this machine, or those in CUDA_VISIBLE_DEVICES."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [name.strip() for name in chosen.split(",") if name.strip()]
@@ -165,10 +167,10 @@ def cuda_devices() -> list[str]:
 
 
 def _start(job: SweepJob, device: str | None, counter_text: str) -> None:
-    """Start a run in a process and a session of its own, so that Ctrl-C reaches it through us, and once.
+    """Start a run in a process and session of its own, so that Ctrl-C reaches it only once, through this process.
 
     Raises:
-        UserError: the system has no memory, process or open file left for it, or its log cannot be written.
+        UserError: The system cannot start another process, or the log cannot be written.
     """
     command = [*COMMAND, *job.arguments]
     home = str(Path(__file__).parents[1])
@@ -213,7 +215,7 @@ def _end(job: SweepJob, quiet: bool) -> None:
 
 
 def _last_line(job: SweepJob) -> str:
-    """Return the last line that is not blank of what the run printed this time."""
+    """Return the last non-empty line that the run printed in this sweep."""
     try:
         text = job.log.read_bytes()[job.log_start :].decode(errors="replace")
     except OSError:
@@ -223,9 +225,9 @@ def _last_line(job: SweepJob) -> str:
 
 
 class _Signals:
-    """While entered, notes SIGINT, SIGTERM and SIGHUP and passes each on to the processes at work.
+    """Context manager that records SIGINT, SIGTERM and SIGHUP and passes them on to the running processes.
 
-    A closed terminal (SIGHUP) stops them as SIGTERM does, with checkpoints; under nohup it stops nothing.
+    A closed terminal (SIGHUP) stops them as SIGTERM does, with checkpoints; under nohup it is ignored.
     """
 
     def __init__(self, processes: Callable[[], list[subprocess.Popen]]):
@@ -253,14 +255,14 @@ class _Signals:
                 os.write(2, note.encode())
 
     def stop_all(self) -> None:
-        """Have every process save and end, and wait for it."""
+        """Let every process save and end, and wait for it."""
         self._received.append(signal.SIGTERM)
         while any(process.poll() is None for process in self._processes()):
             self.pass_on()
             time.sleep(POLL_S)
 
     def pass_on(self) -> None:
-        """Send every process what has arrived and it has not been sent yet: also one that was just starting."""
+        """Send every process the received signals that it has not been sent yet, including new processes."""
         received = list(self._received)
         for process in self._processes():
             for number in received[self._sent_counts.get(process.pid, 0) :]:

@@ -1,4 +1,4 @@
-"""Run folders into MLflow, one after the other."""
+"""Send run folders to MLflow, one after the other."""
 
 import os
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def sync_folders(folders: Sequence[Path]) -> int:
-    """Send each folder's record to MLflow and say so in a line; return the exit code: 0 all, 3 some, 2 none."""
+    """Send each folder's record to MLflow and print a line each; return the exit code: 0 all, 3 some, 2 none."""
     from pipeline.tracking.mlflow_settings import configure_mlflow
 
     configure_mlflow()  # first, for MONAI imports MLflow, which asks for its settings then
@@ -33,14 +33,14 @@ def sync_folders(folders: Sequence[Path]) -> int:
 
 
 def _sync(folder: Path) -> int:
-    """Send one folder's record; return how many things MLflow did not take, each of which has been named."""
+    """Send one folder's record; return the number of items that MLflow did not take, each of which was reported."""
     if not is_folder(folder):
         raise UserError(f"{folder}: no such folder{cwd_hint(folder)}; give the folder of a run")
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: cannot be written, and it is to keep which MLflow run is its own; copy it first")
     from pipeline.tracking.mlflow_sync import MlflowSync
 
-    MlflowSync(folder)  # before a lock is left in a folder that is no run's
+    MlflowSync(folder)  # refuses folders without a record before a lock file is written there
     with RunFolder(folder).lock():
         sender = MlflowSync(folder)
         echo(sender.send(_send_models))
@@ -48,7 +48,7 @@ def _sync(folder: Path) -> int:
 
 
 def _send_models(sender: "MlflowSync") -> None:
-    """Log the networks as the end of the run would have; nothing for a run that did not come to it."""
+    """Log the networks as the end of a run does; nothing for an unfinished run."""
     folder = RunFolder(sender.folder)
     if sender.status != "FINISHED" or not folder.config.is_file() or not folder.checkpoints.latest.is_file():
         return

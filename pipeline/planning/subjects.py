@@ -1,4 +1,4 @@
-"""The subjects of a plan: who trains, validates and tests, by name."""
+"""Names of the subjects of training, validation and test, for `--dry-run`."""
 
 from collections.abc import Sequence
 from textwrap import wrap
@@ -8,7 +8,7 @@ from pipeline.data.case import Case
 from pipeline.data.splits import CohortSplit
 from pipeline.utils.console import table
 
-FEW = 4  # names that a line of the short form holds
+FEW = 4  # names in a line of the short form
 WIDTH = 120  # characters
 
 
@@ -16,10 +16,10 @@ def subject_names(config: Config, split: CohortSplit, *, every: bool) -> str:
     """Return the names of the split's subjects as text.
 
     Args:
-        config: Of the run.
-        split: Who trains, validates and tests.
-        every: One line for each subject, with its part of the split and its contrasts, to be searched by a program;
-            otherwise, for each part and contrast, the first few and how many more there are.
+        config: Configuration of the run.
+        split: Subjects of training, validation and test.
+        every: Whether to print one line per subject, with its subset and contrasts. Otherwise each subset and contrast
+            gets its first few names and the number of the others.
     """
     return _subject_table(config, split) if every else _subject_lists(config, split)
 

@@ -1,4 +1,4 @@
-"""How long a run will train: from its own clock where it has begun, else an estimate."""
+"""Time that a run will train: from its own records if it has begun, else an estimate."""
 
 import statistics
 import time
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from pipeline.engines.protocol import Engine
 
 GPU_RATE = 10e12  # FLOP/s: a thirtieth of the bf16 peak of an A100 (312e12), half of its float32's
-GPU_LAUNCHES = 0.01  # s: no step is quicker, for its hundreds of kernels are launched one by one
-ENOUGH_SECONDS = 2.0  # of steps on this CPU; at least two are made
-MOST_IMAGES = 4  # in a batch of these steps; a larger one takes at most so many times as long
+GPU_LAUNCHES = 0.01  # s: the least a step takes, since its hundreds of kernels are launched one by one
+ENOUGH_SECONDS = 2.0  # of timed steps on this CPU; at least two are made
+MOST_IMAGES = 4  # in a batch of the timed steps; time is taken to grow with the batch size
 
 
 def time_text(config: Config, engine: "Engine", steps: int, memory: float) -> str:
-    """Return, as text, how long a run's steps will take.
+    """Return the training time of a run as text.
 
     Args:
-        config: Of the run.
-        engine: The run's, on the meta device.
-        steps: All of them.
-        memory: Bytes that training takes; where fewer are free, nothing is measured.
+        config: Configuration of the run.
+        engine: Engine of the run, on the meta device.
+        steps: Number of all steps.
+        memory: Bytes that training needs; if fewer are free, no step is timed.
     """
     steps_done, step_seconds = measured_pace(RunFolder(config.folder))
     if step_seconds is not None:
@@ -61,7 +61,7 @@ def _cpu_text(config: Config, steps: int, memory: float) -> str:
 
 
 def measured_pace(folder: RunFolder) -> tuple[int, float | None]:
-    """Return how many steps a run has made, and the seconds that each took: between its records, the median."""
+    """Return the number of steps that a run has made, and the median seconds per step between its records."""
     try:
         records = read_metrics(folder.metrics)[0]
     except OSError:
@@ -76,34 +76,34 @@ def measured_pace(folder: RunFolder) -> tuple[int, float | None]:
 
 
 def step_operations(config: Config, engine: "Engine") -> float:
-    """Return the floating-point operations of a step, the mean over a rhythm of critics and generators.
+    """Return the floating-point operations of a step, averaged over the steps between two generator updates.
 
     Args:
-        config: Of the run.
-        engine: The run's, on the meta device.
+        config: Configuration of the run.
+        engine: Engine of the run, on the meta device.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    rhythm, side = _steps_per_generator_update(config), config.preprocess.size
+    period, side = _steps_per_generator_update(config), config.preprocess.size
     images = torch.zeros(config.training.batch_size, 1, side, side, device="meta")
     with FlopCounterMode(display=False) as counter:
-        for _ in range(rhythm):
+        for _ in range(period):
             for losses in engine.losses(images, images).values():
                 torch.stack([*losses.values()]).sum().backward()
-            if rhythm > 1:
+            if period > 1:
                 engine.on_step_end(torch.tensor(True))
-    return counter.get_total_flops() / rhythm
+    return counter.get_total_flops() / period
 
 
 def cpu_pace(config: Config) -> tuple[float, int]:
-    """Return the seconds that a step takes on this CPU, of some that are made and forgotten, and the threads it had."""
+    """Time a few steps of a throw-away engine on this CPU; return the seconds per step and the number of threads."""
     import torch
 
     from pipeline.engines.registry import build_engine
     from pipeline.utils.hardware import set_up
 
-    if config.training.precision == "fp16":  # for GPUs alone
+    if config.training.precision == "fp16":  # for GPUs only
         config = config.model_copy(update={"training": config.training.model_copy(update={"precision": "bf16"})})
     batch, side, thread_count = (
         min(config.training.batch_size, MOST_IMAGES),
@@ -121,24 +121,26 @@ def cpu_pace(config: Config) -> tuple[float, int]:
                 for _ in range(_steps_per_generator_update(config)):
                     engine.step(*images)
                 paces.append((time.perf_counter() - started) / _steps_per_generator_update(config))
-        step_seconds = statistics.median(paces[1:])  # the first, which allocates and plans, takes up to twice as long
+        step_seconds = statistics.median(
+            paces[1:]
+        )  # without the first, which allocates memory and takes up to twice as long
         return step_seconds * config.training.batch_size / batch, torch.get_num_threads()
     finally:
         torch.set_num_threads(thread_count)
 
 
 def _steps_per_generator_update(config: Config) -> int:
-    """Return after how many steps the generators move again."""
+    """Return the number of steps from one generator update to the next."""
     return getattr(config.method, "critic_steps", 1)
 
 
 def seconds(count: float) -> str:
-    """Return a step's seconds as text: 0.01234 -> "12 ms"."""
+    """Return the seconds of a step as text: 0.01234 -> "12 ms"."""
     return f"{count:.2f} s" if count >= 1 else f"{1000 * count:.0f} ms"
 
 
 def duration(count: float) -> str:
-    """Return seconds as text, of two or three digits: "4 minutes", "5.3 hours", "115 hours"."""
+    """Return seconds as text with two or three digits: "4 minutes", "5.3 hours", "115 hours"."""
     if count < 5400:
         minutes = max(1, round(count / 60))
         return f"{minutes} minute{'s' if minutes > 1 else ''}"

@@ -1,4 +1,4 @@
-"""What a run, or its plan, says where its two contrasts' scans differ beside their contrast."""
+"""Warnings of a run or a dry run where the two contrasts' scans differ in more than their contrast."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,12 +16,12 @@ from pipeline.utils.console import echo, warn
 
 
 def ids_text(config: Config, cases: Sequence[Case], subset_of: Mapping[str, str]) -> str | None:
-    """Return what to say of subjects' names that nearly agree; None where none do, or where they mean nothing.
+    """Return a warning about subjects' names that nearly agree; None if none do, or if names mean nothing.
 
     Args:
-        config: The run's.
-        cases: The cohort.
-        part_of: Subject -> the part of the split it is in.
+        config: Configuration of the run.
+        cases: Cases of the cohort.
+        subset_of: Subject -> its subset of the split.
     """
     if config.data.source == "phantom" or (config.data.source == "images" and not config.data.paired):
         return None  # unpaired pictures are numbered contrast by contrast
@@ -29,7 +29,7 @@ def ids_text(config: Config, cases: Sequence[Case], subset_of: Mapping[str, str]
 
 
 def warn_of_ids(config: Config, cases: Sequence[Case], split: CohortSplit) -> None:
-    """Warn where subjects' names of the two contrasts nearly agree: perhaps one person under two names."""
+    """Warn if names of subjects in the two contrasts nearly agree: perhaps one person under two names."""
     training = {case.subject: "train" for side in split.train.values() for case in side}
     held_out = {case.subject: subset for subset in ("validation", "test") for case in getattr(split, subset)}
     if text := ids_text(config, cases, training | held_out):
@@ -37,13 +37,13 @@ def warn_of_ids(config: Config, cases: Sequence[Case], split: CohortSplit) -> No
 
 
 def warn_of_stored(config: Config, stored: ByContrast, coverage: Coverage, *, paired: bool) -> None:
-    """Warn where the training volumes of the contrasts show more or less of the head, or lie on other grids.
+    """Warn if the contrasts' training volumes differ in the range of the head they show, or in voxel size.
 
     Args:
-        config: The run's.
+        config: Configuration of the run.
         stored: Contrast -> its training cases.
-        coverage: What is trained on; said where both contrasts were cut to what they share.
-        paired: Whether training is shown the same places in both contrasts, so that it cannot matter what each shows.
+        coverage: Range of the head that is trained on; printed if both contrasts were cut to their shared range.
+        paired: Whether training sees the same places in both contrasts, so that their ranges do not matter.
     """
     shown_mm = coverage.shown_mm or {}
     text = None if paired else coverage_text(shown_mm, coverage)
@@ -59,7 +59,7 @@ def warn_of_stored(config: Config, stored: ByContrast, coverage: Coverage, *, pa
 
 
 def warn_of_headers(config: Config, cases: Sequence[Case], split: CohortSplit) -> None:
-    """Warn of what names and headers alone show, before any volume is read: names, fields of view and voxels."""
+    """Warn of differences in names, fields of view and voxel sizes, from headers only, before any volume is read."""
     warn_of_ids(config, cases, split)
     if config.data.source in ("phantom", "images"):
         return

@@ -1,4 +1,4 @@
-"""From a configuration to what training needs: cases, split, slices and what the cohort's intensities are like."""
+"""From a configuration to the training data: cases, split, slices and the cohort's intensity statistics."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from pipeline.runs.coverage_choice import choose_coverage, pairs_within_coverage
 from pipeline.utils.console import warn
 from pipeline.utils.errors import UserError
 
-CohortStatistics = dict[str, dict]  # contrast -> what the training cohort is like
+CohortStatistics = dict[str, dict]  # contrast -> statistics of its training cohort
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class PreparedData:
     """The data of a run.
 
     Attributes:
-        cases: Everything the source has.
-        split: Who trains, validates and tests.
-        stored: Contrast -> its training cases, as slices in the store.
+        cases: All cases of the source.
+        split: Subjects of training, validation and test.
+        stored: Contrast -> its training cases, as slices in the slice cache.
         facts: Contrast -> what the training cohort is like; see `cohort_statistics`.
-        left_out: Training cases that could not be used, and why.
-        pairs: What a method that learns from pairs is shown: of each pair of training cases, the two halves.
-        coverage: The range of the head that is trained on.
+        left_out: Training case that could not be used -> reason.
+        pairs: Registered pairs of training cases, for methods that learn from pairs.
+        coverage: Range of the head that is trained on.
     """
 
     cases: tuple[Case, ...]
@@ -46,17 +46,17 @@ class PreparedData:
 
     @property
     def longest(self) -> int:
-        """The number of training slices: of the contrast that has more, or of pairs where those are trained on."""
+        """Number of training slices: of pairs if training uses them, else of the contrast that has more."""
         if self.pairs:
             return sum(first.count for first, _ in self.pairs)
         return max(statistics["slices"] for statistics in self.statistics.values())
 
 
 def find_cases(config: Config, *, quiet: bool = False) -> list[Case]:
-    """Return the cases of the configured source; the phantom is made where it is not there yet.
+    """Return the cases of the configured source; a phantom that does not exist yet is made.
 
     Raises:
-        UserError: there are none, or none whose content is here (`pipeline.data.fetched`).
+        UserError: There are no cases, or their files have not been fetched (`pipeline.data.fetched`).
     """
     data = config.data
     if data.source == "phantom":
@@ -72,7 +72,7 @@ def find_cases(config: Config, *, quiet: bool = False) -> list[Case]:
 
 
 def _listed_cases(config: Config) -> list[Case]:
-    """Return the cases of a source of files."""
+    """Return the cases of a source that reads files."""
     data = config.data
     if data.source == "ixi":
         from pipeline.data.sources.ixi import ixi_cases
@@ -88,7 +88,7 @@ def _listed_cases(config: Config) -> list[Case]:
 
 
 def split_cases(config: Config, cases: Sequence[Case], saved: Path | None = None) -> CohortSplit:
-    """Return the split: the one a resumed run saved, else the configured file's, else a fresh draw."""
+    """Return the split: the one that a resumed run saved, else that of the configured file, else a new random one."""
     settings = config.split
     file = saved or settings.file
     if file is not None:
@@ -100,15 +100,15 @@ def split_cases(config: Config, cases: Sequence[Case], saved: Path | None = None
 
 
 def chain_settings(preprocess: Preprocess, version: int = CHAIN_VERSION) -> dict:
-    """Return the arguments of `transforms.slice_chain.slice_chain` that a configuration asks for, in JSON's types.
+    """Return the arguments of `transforms.slice_chain.slice_chain` for a configuration, in JSON's types.
 
     Args:
         preprocess: The configuration's section.
-        version: Of the chain: a run keeps the one that it began with (`chain_version`).
+        version: Version of the chain; a run keeps the version that it began with (`chain_version`).
     """
     spacing = preprocess.spacing_mm
     return {
-        **({} if version == 1 else {"version": version}),  # whose settings name none
+        **({} if version == 1 else {"version": version}),  # version 1 is not named in settings
         "axis": preprocess.axis,
         "spacing_mm": None if spacing is None else [spacing.in_plane, spacing.through_plane],
         "size": preprocess.size,
@@ -118,12 +118,12 @@ def chain_settings(preprocess: Preprocess, version: int = CHAIN_VERSION) -> dict
 
 
 def chain_version(checkpoint: Mapping[str, object] | None) -> int:
-    """Return the chain's version that a checkpoint's run trains with; without a checkpoint, that of new runs."""
+    """Return the version of the slice chain in a checkpoint; without a checkpoint, the version of new runs."""
     return CHAIN_VERSION if checkpoint is None else int(checkpoint.get("chain_version", 1))
 
 
 def registrations(preprocess: Preprocess) -> Path:
-    """Return the folder that keeps what registration found, between runs and for training and evaluation alike."""
+    """Return the folder that caches registrations, shared by all runs, for training and evaluation."""
     return preprocess.store / "registrations"
 
 
@@ -137,20 +137,29 @@ def prepare(
     quiet: bool = False,
     version: int = CHAIN_VERSION,
 ) -> PreparedData:
-    """Split the cohort and bring the training cases into the slice store, and as registered pairs if so asked.
+    """Split the cohort and fill the slice cache with the training cases, and with registered pairs if `paired`.
 
-    Trained on are the slices in the range of the head that `preprocess.coverage_mm` asks for, or that a resumed run
-    saved.
-    `version` is the chain's; see `chain_settings`.
+    Training uses the slices in the range of the head given by `preprocess.coverage_mm`, or saved by a resumed run.
+
+    Args:
+        config: Configuration of the run.
+        cases: All cases of the source.
+        saved_split: File with the split of a resumed run; None for a new run.
+        saved_coverage: File with the range of a resumed run; None for a new run.
+        paired: Whether the method learns from registered pairs.
+        quiet: Whether to leave out progress bars.
+        version: Version of the slice chain; see `chain_settings`.
 
     Raises:
-        UserError: no data, too few subjects, or nothing left of a contrast, or of the pairs, after unusable images are
-            left out.
+        UserError: No data, too few subjects, or no usable image of a contrast, or no usable pair.
     """
+    # Split the cohort.
     split = split_cases(config, cases, saved_split)
     warn_of_ids(config, cases, split)
     if paired:
         warn_unpaired(config, cases, split)
+
+    # Cut the training images into slices, and keep those within the range of the head.
     training = [case for contrast in config.contrasts for case in split.train[contrast]]
     preprocess = config.preprocess
     settings = {**chain_settings(preprocess, version), "min_foreground": preprocess.min_foreground}
@@ -161,6 +170,8 @@ def prepare(
     coverage = choose_coverage(preprocess.coverage_mm, preprocess.axis, lengths, saved_coverage)
     by_contrast, beyond = within_coverage(uncut, coverage, on_bad_volume=preprocess.on_bad_volume)
     left_out |= beyond
+
+    # Refuse a contrast without images, and warn of what was left out.
     for contrast, entries in by_contrast.items():
         if not entries:
             raise UserError(f"no {contrast} image of the training subjects could be used; the reasons are above")
@@ -177,7 +188,7 @@ def prepare(
 
 
 def _with_pairs(prepared: PreparedData, config: Config, settings: dict, cache_options: dict) -> PreparedData:
-    """Return the same with the registered pairs of the training images that could be read."""
+    """Return prepared data with the registered pairs of its usable training images."""
     from pipeline.data.pair_cache import build_pair_cache
 
     usable = {entry.case for entries in prepared.stored.values() for entry in entries}
@@ -206,8 +217,8 @@ def _with_pairs(prepared: PreparedData, config: Config, settings: dict, cache_op
 
 
 def warn_unpaired(config: Config, cases: Sequence[Case], split: CohortSplit) -> None:
-    """Say which images paired training leaves out for want of a partner of the same subject and session."""
-    if config.split.file is not None:  # which names everyone who is meant
+    """Warn of images that paired training leaves out: those without a partner of the same subject and session."""
+    if config.split.file is not None:  # the file names all images explicitly
         return
     paired = {case for pair in pairs(cases, config.contrasts) for case in pair}
     held_out = {case.subject for case in (*split.validation, *split.test)}
@@ -224,13 +235,13 @@ def warn_unpaired(config: Config, cases: Sequence[Case], split: CohortSplit) -> 
 
 
 def cohort_statistics(stored: Sequence[StoredCase], coverage: Coverage = WHOLE) -> dict:
-    """Return what a contrast's training cohort is like, in JSON's types, from its slices that are in a range.
+    """Return statistics of a contrast's training cohort, from its slices within a range, in JSON's types.
 
     `low` and `high`: median intensities that became -1 and 1, in the files' units. `integer`: whether all files hold
-    whole numbers. `spacing_mm`: median voxel size (R, A, S). `histogram`: of the foreground over [-1, 1], the sum of
-    all cases'. `cases`, `slices`: how many. `likeness`: what volumes to translate are compared with (see
-    `pipeline.data.fingerprint.cohort_fingerprint`), where the images are volumes; of whole ones, as those to translate
-    are, and beside it `coverage_mm`, the range, where there is one.
+    whole numbers. `spacing_mm`: median voxel size (R, A, S). `histogram`: sum of the cases' foreground histograms over
+    [-1, 1]. `cases`, `slices`: their numbers. `likeness`: for volumes, the fingerprint with which volumes to translate
+    are compared (`pipeline.data.fingerprint.cohort_fingerprint`). It describes whole volumes, since these are
+    translated; `coverage_mm` in it is the range that was trained on, if there is one.
     """
     case_statistics = [entry.facts for entry in stored]
     fingerprints = [statistics["likeness"] for statistics in case_statistics if statistics.get("likeness")]
@@ -249,9 +260,10 @@ def cohort_statistics(stored: Sequence[StoredCase], coverage: Coverage = WHOLE) 
 
 
 def training_data(prepared: PreparedData) -> dict[str, list]:
-    """Return what training sees, so that a resumed run can tell whether it still does.
+    """Return a description of the training data, with which a resumed run checks that its data is unchanged.
 
-    An image's name -> slices and range; a pair's names -> slices, and the movement between the two to 0.001 (mm).
+    An image's name -> number of slices and intensity range; a pair's names -> number of slices and rigid transform,
+    rounded to 0.001 (mm).
     """
     images = {
         entry.case.name: [entry.count, entry.facts["low"], entry.facts["high"]]
@@ -266,10 +278,15 @@ def training_data(prepared: PreparedData) -> dict[str, list]:
 
 
 def require_same_data(saved: dict[str, list], current: dict[str, list], folder: Path) -> None:
-    """Refuse to go on training with other data than a run began with.
+    """Refuse to resume a run with other training data than it began with.
+
+    Args:
+        saved: `training_data` of the run's beginning.
+        current: `training_data` now.
+        folder: Folder of the run, for the message.
 
     Raises:
-        UserError: naming the images that are missing, new or changed.
+        UserError: Names the images that are missing, new or changed.
     """
     different = sorted(name for name in saved.keys() | current.keys() if saved.get(name) != current.get(name))
     if different:
@@ -280,5 +297,5 @@ def require_same_data(saved: dict[str, list], current: dict[str, list], folder: 
 
 
 def shortlist(names: Sequence[str], limit: int = 5) -> str:
-    """Return the first few names, and how many more there are."""
+    """Return the first few names, and the number of the others."""
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
