@@ -1,4 +1,4 @@
-"""Whether runs may stand in one table: same data, split, preprocessing and protocol, or each difference by name."""
+"""Whether runs may be compared: same data, split, preprocessing and protocol; differences are named."""
 
 from collections.abc import Iterator, Sequence
 from math import isclose
@@ -10,9 +10,9 @@ from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, OWN
 from pipeline.utils.errors import UserError
 
 SHOWN_NAMES = 5
-CLOSE = 1e-3  # relative: what libraries of another version may change in a baseline
+CLOSE = 1e-3  # relative tolerance for baselines computed with other versions of libraries
 
-# Settings that decide what is measured, or on what; the others are the method's own business.
+# Settings that decide what is measured, and on which images; other settings may differ between methods.
 PREPROCESS = ("axis", "spacing_mm", "size", "n4", "scaling", "percentiles", "min_foreground", "coverage_mm")
 EVALUATION = ("checkpoint", "register_pairs")
 
@@ -20,10 +20,10 @@ EVALUATION = ("checkpoint", "register_pairs")
 def require_comparable(runs: Sequence[FinishedRun]) -> None:
     """Refuse runs whose figures do not mean the same.
 
-    `split.pairing` may differ where validation and test subjects do not, for a paired bound needs it.
+    `split.pairing` may differ if validation and test subjects are the same, since a paired bound needs it.
 
     Raises:
-        UserError: naming, for every run that differs from the first, what differs, with both values.
+        UserError: Names, for every run that differs from the first, the differences with both values.
     """
     first, *others = runs
     problems = [
@@ -44,12 +44,12 @@ def require_comparable(runs: Sequence[FinishedRun]) -> None:
 
 
 def config_differences(first: Config, second: Config) -> Iterator[tuple[str, object, object]]:
-    """Yield (key, value there, value here) of the settings that forbid a comparison, as far as settings show it."""
+    """Yield (key, first value, second value) of the settings whose difference forbids a comparison."""
     if sorted(first.contrasts) != sorted(second.contrasts):
         yield "contrasts", list(first.contrasts), list(second.contrasts)
     first_values, second_values = first.data.model_dump(mode="json"), second.data.model_dump(mode="json")
     for name in dict.fromkeys([*first_values, *second_values]):
-        if name != "folder" and first_values.get(name) != second_values.get(name):  # the same data may have been moved
+        if name != "folder" and first_values.get(name) != second_values.get(name):  # the data may have been moved
             yield f"data.{name}", first_values.get(name), second_values.get(name)
     for section, names in (("preprocess", PREPROCESS), ("evaluation", EVALUATION)):
         first_values, second_values = (getattr(config, section).model_dump(mode="json") for config in (first, second))
@@ -61,16 +61,19 @@ def config_differences(first: Config, second: Config) -> Iterator[tuple[str, obj
 
 
 def _first_of_kind(runs: Sequence[FinishedRun], run: FinishedRun) -> FinishedRun:
-    """Return the first run that is a paired bound, or none, as this one is."""
+    """Return the first run of the same kind: paired bound or not."""
     return next(candidate for candidate in runs if candidate.is_bound == run.is_bound)
 
 
 def _reference_differences(
     first: FinishedRun, alike: FinishedRun, run: FinishedRun
 ) -> list[tuple[FinishedRun, str, str, str]]:
-    """Return what sets a run apart from the first of all and, if nothing does, from the first of its kind.
+    """Return the differences of a run from the first run or, if there are none, from the first run of its kind.
 
-    A bound trains on other images than the rest, so that it can vouch for no run's training subjects but a bound's.
+    Training subjects can be compared between runs of one kind only, since a paired bound trains on other images.
+
+    Returns:
+        (reference run, name of the difference, value of the reference, value of this run).
     """
     differences = [(first, *difference) for difference in _differences(first, run)]
     if differences or alike is first or alike is run:
@@ -79,7 +82,7 @@ def _reference_differences(
 
 
 def _differences(first: FinishedRun, run: FinishedRun) -> list[tuple[str, str, str]]:
-    """Return what forbids to compare two runs; what follows from another difference is left out."""
+    """Return the differences that forbid a comparison of two runs; those that follow from others are left out."""
     differences = [
         (key, repr(first_value), repr(run_value))
         for key, first_value, run_value in config_differences(first.config, run.config)
@@ -92,7 +95,7 @@ def _differences(first: FinishedRun, run: FinishedRun) -> list[tuple[str, str, s
 
 def _split_differences(first: FinishedRun, run: FinishedRun) -> Iterator[tuple[str, str, str]]:
     subject_lists = [(title, first.split[title], run.split[title]) for title in ("validation", "test")]
-    if first.is_bound == run.is_bound:  # a bound trains on pairs, and so on other images
+    if first.is_bound == run.is_bound:  # a bound trains on pairs, so on other images
         subject_lists += [
             (f"training {contrast}", first.split["train"].get(contrast, []), run.split["train"].get(contrast, []))
             for contrast in first.config.contrasts
@@ -117,9 +120,9 @@ def _scored_differences(first: FinishedRun, run: FinishedRun) -> Iterator[tuple[
 
 
 def _baseline_differences(first: FinishedRun, run: FinishedRun) -> Iterator[tuple[str, str, str]]:
-    """Yield baselines whose figures disagree: the input as it is, and where the training subjects are the same, all.
+    """Yield the first baseline figure that differs: of the copied input or, with equal training subjects, of any one.
 
-    Equal data, preprocessing and protocol give equal baselines, so another figure betrays another image.
+    Equal data, preprocessing and protocol give equal baselines, so a different figure means a different image.
     """
     same_training = first.split["train"] == run.split["train"]
     for contrasts in first.directions:
@@ -141,7 +144,7 @@ def _same(first: float, second: float) -> bool:
 
 
 def _name_differences(title: str, first_names: set[str], run_names: set[str]) -> tuple[str, str, str]:
-    """Return the names that only one side has."""
+    """Return a title and the names that only one of the runs has, as texts."""
     return title, _exclusive_names(first_names - run_names), _exclusive_names(run_names - first_names)
 
 

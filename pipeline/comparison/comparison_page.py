@@ -1,4 +1,4 @@
-"""compare.html: the comparison as one file that holds all it shows, in the look of a run's report."""
+"""compare.html: the comparison as one self-contained file, in the style of a run's report."""
 
 import platform
 import shlex
@@ -26,7 +26,7 @@ STATISTICS = (
 
 
 def write_page(path: Path, comparison: Comparison, picture: Picture | None) -> None:
-    """Write the page, atomically; raises UserError as `pipeline.reporting.report_page.write_report` does."""
+    """Write the page atomically; raises `UserError` as `pipeline.reporting.report_page.write_report` does."""
     atomic_text(path, render(comparison, picture))
 
 
@@ -64,7 +64,7 @@ def render(comparison: Comparison, picture: Picture | None) -> str:
 
 
 def result_sentence(comparison: Comparison) -> str:
-    """Say in a sentence which run is best by PSNR in each direction."""
+    """Return a sentence that names the run with the best PSNR in each direction."""
     best_runs = [
         f"{' → '.join(direction.contrasts)} {direction.reference} "
         f"({_reference(direction).values[direction.columns[0]].mean:.2f} dB)"
@@ -78,7 +78,7 @@ def _reference(direction: Direction) -> Row:
 
 
 def _highlight(direction: Direction) -> Highlight:
-    """Return the best run's PSNR, and how far behind the next one is."""
+    """Return the best run's PSNR, and its lead over the next best run."""
     column, best = direction.columns[0], _reference(direction)
     rivals = [row for row in direction.rows if row.run and row.label != best.label and not row.used_pairs]
     rivals = [row for row in rivals if is_known(row.values.get(column))]
@@ -124,7 +124,7 @@ def _row_cells(row: Row, direction: Direction) -> dict:
 
 
 def _difference_cell(column: str, difference: Difference | None) -> tuple[str, str, str, str]:
-    """Return mean, interval, p and verdict of a difference."""
+    """Return mean, interval, p and "better", "worse" or "" of a difference."""
     if difference is None or difference.n == 0:
         return NONE, "", NONE, ""
     decimals = digits(column)

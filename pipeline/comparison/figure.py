@@ -1,4 +1,4 @@
-"""The same slices through every compared model, translated anew from the checkpoints that were evaluated."""
+"""The same slices translated by every compared model, from the checkpoints that were evaluated."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,16 +22,16 @@ from pipeline.runs.prepare import chain_settings, registrations
 from pipeline.utils.console import progress, warn
 from pipeline.utils.errors import UserError
 
-SUBJECTS = 2  # the first by name: chosen without a look at any score
+SUBJECTS = 2  # the first by name, chosen without regard to scores
 CAPTION = "The slice with the most head in it, of the first test subjects by name. Gray levels from -1 to 1 throughout."
 MEASURE = "PSNR: of this slice, inside the head of the real target, data range 2."
 
 
 def draw_slices(runs: Sequence[FinishedRun], quiet: bool) -> Tile:
-    """Translate the same slices with every run's model, on the CPU, and draw them side by side; makes no data anew.
+    """Translate the same slices with every run's model, on the CPU, and draw them side by side.
 
     Raises:
-        UserError: the data is no longer where the runs had it, or a checkpoint cannot be read.
+        UserError: The data is no longer where the runs had it, or a checkpoint cannot be read.
     """
     test_pairs = _test_pairs(runs[0])
     models = {run.label: load_model(_evaluated_checkpoint(run), "cpu") for run in runs}
@@ -70,7 +70,7 @@ def _test_pairs(run: FinishedRun) -> list[tuple[Case, Case]]:
     """Return the test subjects' pairs, in order of name.
 
     Raises:
-        UserError: the data is not where the run had it.
+        UserError: The data is not where the run had it.
     """
     contrasts = run.config.contrasts
     cases = planned_cases(run.config)
@@ -84,12 +84,12 @@ def _test_pairs(run: FinishedRun) -> list[tuple[Case, Case]]:
 def _views(
     run: FinishedRun, pair: tuple[Case, Case], stride: int, settings: Mapping | None = None
 ) -> tuple[View, View]:
-    """Return a pair in both directions, prepared by the chain's settings and padded for a model of that stride.
+    """Return a pair in both directions, prepared by the slice chain and padded to multiples of a model's stride.
 
-    `settings` are the model's; None takes those of a new run.
+    `settings` are the model's settings of the chain; None takes those of a new run.
     """
     registration_cache = registrations(run.config.preprocess)
-    with TemporaryDirectory() as temporary_folder:  # a store that has gone is not made anew
+    with TemporaryDirectory() as temporary_folder:  # a missing cache is not made again
         reader = PairReader(
             settings or chain_settings(run.config.preprocess),
             stride,
@@ -103,7 +103,7 @@ def _views(
 def _row(
     subject: str, contrasts: Contrasts, views: dict[int, View], models: dict[str, TranslationModel]
 ) -> SliceOfMethods:
-    """Return one slice of a subject through the models that make the target contrast."""
+    """Return the subject's slice with the largest foreground, translated by every model of the target contrast."""
     any_view = next(iter(views.values()))
     index = int(np.argmax(any_view.foreground.sum(axis=(1, 2))))
     real, foreground = any_view.real[index], any_view.foreground[index]
@@ -116,7 +116,7 @@ def _row(
 
 
 def _translated_slice(view: View, index: int, to: str, model: TranslationModel, name: str) -> np.ndarray:
-    """Return one slice (h, w) of a scan translated."""
+    """Return the translation of one slice of a scan, (H, W)."""
     single = view.source.slices[index : index + 1], view.source.foreground[index : index + 1]
     scan = replace(view.source, slices=single[0], foreground=single[1])
     return scan.unpadded(translate_scan(scan, to, model, batch_size=1, name=name))[0]

@@ -31,7 +31,7 @@ def p_text(p: float | None) -> str:
 
 
 def count_text(direction: Direction) -> str:
-    """Return how many subjects the figures of a direction are of: "4 subjects", or "3 to 4 subjects"."""
+    """Return the number of subjects behind a direction's figures: "4 subjects", or "3 to 4 subjects"."""
     counts = {value.n for row in direction.rows for value in row.values.values()}
     numbers = " to ".join(str(number) for number in dict.fromkeys([min(counts), max(counts)]))
     return f"{numbers} subject{'' if numbers == '1' else 's'}"
@@ -51,14 +51,14 @@ def parameters_text(count: int | None) -> str:
 
 
 def kind_text(row: Row) -> str:
-    """Return what a row is: a run's method, whether it is a bound, or that it is a baseline."""
+    """Return the kind of a row: a run's method, "paired bound", or "baseline"."""
     if row.run is None:
         return "baseline, fitted on pairs" if row.used_pairs else "baseline"
     return f"{row.method}, {row.kind}" if row.used_pairs else row.method
 
 
 def terminal_text(comparison: Comparison) -> str:
-    """Return one table a direction: figures, and what PSNR differs by from the best run."""
+    """Return one table per direction: figures, and the difference in PSNR to the best run."""
     paragraphs = [_terminal_table(direction) for direction in comparison.directions]
     paragraphs.append("Whole test volumes inside the head, our own protocol, data range 2; mean ± SD over subjects.")
     return "\n\n".join([*paragraphs, *(f"note: {note}" for note in comparison.notes)])
@@ -96,7 +96,7 @@ def interval_text(column: str, difference: Difference | None) -> str:
 
 
 def save(comparison: Comparison, csv_path: Path, json_path: Path) -> None:
-    """Write every figure of the tables, in full precision, as CSV (one line a figure) and as JSON."""
+    """Write every figure of the tables, in full precision, as CSV (one line per figure) and as JSON."""
     rows = [row for direction in comparison.directions for row in _csv_rows(direction)]
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")

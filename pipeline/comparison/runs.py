@@ -1,4 +1,4 @@
-"""Finished runs, read from their folders as plain data: nothing here needs torch or the run's own data."""
+"""Finished runs, read from their folders as plain data, without torch and without the run's images."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -24,18 +24,18 @@ Figures = dict[str, dict[str, float]]  # "region/metric" -> scan or subject -> v
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What one run left, as far as a comparison needs it.
+    """The results of one run that a comparison needs.
 
     Attributes:
-        folder: Where it lies.
-        label: What tables call it: its name, unique among the runs compared.
-        config: Its resolved configuration.
+        folder: Folder of the run.
+        label: Name of the run in tables, unique among the compared runs.
+        config: Resolved configuration of the run.
         split: {"train": {contrast: names}, "validation": names, "test": names}.
-        by_scan: Of our own protocol and whole volumes, by source, target and system, figures within the head; a
-            subject with several sessions has several scans.
-        protocols: Name -> how it measures, in words.
-        record: The content of run.json; empty where a run is older than that file.
-        mlflow_id: Its MLflow run, where it has one.
+        by_scan: (source, target, system) -> figures within the head, of whole volumes in our own protocol; a subject
+            with several sessions has several scans.
+        protocols: Name of a protocol -> its description.
+        record: Content of run.json; empty for a run without that file.
+        mlflow_id: Id of the MLflow run; None for none.
     """
 
     folder: Path
@@ -49,17 +49,17 @@ class FinishedRun:
 
     @property
     def method(self) -> str:
-        """The method's name, such as "cyclegan"."""
+        """Name of the method, such as "cyclegan"."""
         return self.config.method.type
 
     @property
     def is_bound(self) -> bool:
-        """Whether the model trained on pairs, so that it bounds what unpaired methods can hope for."""
+        """Whether the model trained on pairs, which makes it an upper bound for unpaired methods."""
         return self.method in PAIRED
 
     @property
     def directions(self) -> list[Contrasts]:
-        """Both directions, that of the configuration first."""
+        """Both directions as (source, target), that of the configuration first."""
         first, second = self.config.contrasts
         return [(first, second), (second, first)]
 
@@ -70,18 +70,18 @@ class FinishedRun:
 
     @property
     def translator_parameters(self) -> int | None:
-        """Weights of the networks that translate, both directions together."""
+        """Number of weights of the translating networks, both directions together."""
         return self.record.get("translator_parameters")
 
     @property
     def all_parameters(self) -> int | None:
-        """Weights of all trained networks."""
+        """Number of weights of all trained networks."""
         counts = self.record.get("parameters")
         return sum(counts.values()) if counts else None
 
     @property
     def hardware(self) -> str:
-        """The device it trained on, in words; "" where that is not known."""
+        """Device, processes and precision of the training as text; "" if unknown."""
         if not self.record:
             return ""
         threads = f", {self.record.get('threads')} threads" if self.record.get("device") == "cpu" else ""
@@ -91,10 +91,10 @@ class FinishedRun:
 
 
 def load_runs(folders: Sequence[Path]) -> list[FinishedRun]:
-    """Read finished runs; a folder that is given twice counts once.
+    """Read finished runs; a folder that is named twice counts once.
 
     Raises:
-        UserError: fewer than two, or naming every folder that holds no finished run, and why.
+        UserError: Fewer than two runs; or names every folder without a finished run, and the reasons.
     """
     distinct = list({folder.resolve(): folder for folder in folders}.values())
     runs, problems = [], []
@@ -112,13 +112,13 @@ def load_runs(folders: Sequence[Path]) -> list[FinishedRun]:
 
 
 def runs_of_experiment(experiment: str, parent: Path) -> list[Path]:
-    """Return the folders of the finished runs below `place` whose configuration names an MLflow experiment.
+    """Return the folders of finished runs below `parent` whose configuration names an MLflow experiment.
 
-    The configuration that lies in each run's folder decides: it is there whatever became of the MLflow store, which
-    knows no folders. Runs of the experiment that are not finished are named in a warning and left out.
+    The configuration in each run's folder decides, since the MLflow store knows no folders and may be missing.
+    Unfinished runs of the experiment are left out with a warning.
 
     Raises:
-        UserError: there is none.
+        UserError: There is no such run.
     """
     finished = []
     for path in sorted(parent.rglob("config.yaml")):
@@ -145,7 +145,7 @@ def load_run(path: Path) -> FinishedRun:
     """Read one finished run.
 
     Raises:
-        UserError: it is no run's folder, or the run is not finished, or its files are damaged; names the folder.
+        UserError: The path is no run's folder, the run is not finished, or its files are damaged.
     """
     folder = RunFolder(path)
     if not folder.config.is_file() or not folder.split.is_file():
@@ -191,12 +191,12 @@ def _json(path: Path) -> dict:
 
 
 def _number(stored: float | str | None) -> float:
-    """Return a number as scores.json keeps it: NaN as null, infinity as text."""
+    """Return a number of scores.json, where NaN is null and infinity is text."""
     return float("nan") if stored is None else float(stored)
 
 
 def _figures_by_scan(rows: Sequence[dict]) -> dict[tuple[str, str, str], Figures]:
-    """Return our own protocol's figures of whole volumes within the head (the foreground, or deeper inside)."""
+    """Return our own protocol's figures of whole volumes within the head: foreground regions, not whole images."""
     figures_by_system: dict[tuple[str, str, str], Figures] = {}
     for row in rows:
         if row["protocol"] == OWN and row["unit"] == "volume" and row["region"] != "image":
@@ -210,7 +210,7 @@ _SYSTEMS = (MODEL, COPY, HISTOGRAM, LOOKUP)
 
 
 def _labelled(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
-    """Give runs that share a name a label that none shares: their folder."""
+    """Relabel runs that share a name, with each other or with a baseline, by their folders."""
     names = [run.label for run in runs]
     return [
         run
@@ -221,6 +221,6 @@ def _labelled(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
 
 
 def subjects_by_scan(run: FinishedRun) -> Iterator[tuple[str, str]]:
-    """Yield (the name that scores have, subject) of every test scan: "subject_session" is a session of "subject"."""
+    """Yield (name in scores.json, subject) of every test scan: "subject_session" is a session of "subject"."""
     for name in run.split["test"]:
         yield name.replace("/", "_"), name.partition("/")[0]

@@ -15,7 +15,7 @@ from pipeline.training.history import extension_text, start_text
 
 FEWEST_FOR_SIGNIFICANCE = 6  # subjects: 2/2⁶ is the first below 0.05
 RUN, BOUND, BASELINE = "run", "paired bound", "baseline"
-# Names, paths and what changes no result: of no interest where runs differ in them.
+# Names, paths and settings that change no result; differences in them are not listed.
 UNINTERESTING = (
     "name", "output", "data.folder", "split.file", "split.seed", "split.test", "split.validation", "tracking.",
     "preprocess.store", "preprocess.processes", "evaluation.", "threads", "device", "training.sample_",
@@ -38,13 +38,13 @@ class Row:
     """One method in one direction.
 
     Attributes:
-        label: The run's name, or the baseline's.
+        label: Name of the run or the baseline.
         kind: "run", "paired bound" or "baseline".
-        method: Such as "cyclegan"; "" for a baseline.
-        used_pairs: Whether pairs taught it: a yardstick, not a rival of what was trained without.
-        values: By column, its figures.
-        differences: By column, the difference to the best run; empty for that run itself.
-        run: Where it comes from; None for a baseline.
+        method: Name of the method, such as "cyclegan"; "" for a baseline.
+        used_pairs: Whether it was trained or fitted on pairs; such rows cannot be the best run.
+        values: Column -> figure.
+        differences: Column -> difference to the best run; empty for that run itself.
+        run: The finished run; None for a baseline.
     """
 
     label: str
@@ -62,11 +62,11 @@ class Direction:
 
     Attributes:
         contrasts: Source and target contrast.
-        columns: "region/metric", in the order they are read.
+        columns: Columns "region/metric", in the order of display.
         rows: The runs, then the baselines.
-        reference: The label of the best run by mean PSNR inside the head, to which all others are compared; a paired
-            bound is it only where there are no other runs.
-        leaders: By column, the label of the best among those that saw no pairs (of all where every run did).
+        reference: Label of the best run by mean PSNR inside the head, to which all others are compared; a paired bound
+            only if there are no other runs.
+        leaders: Column -> label of the best row without pairs (of all rows if every run used pairs).
     """
 
     contrasts: Contrasts
@@ -78,13 +78,13 @@ class Direction:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs beside each other.
+    """A comparison of runs.
 
     Attributes:
-        runs: Those compared.
-        directions: The tables.
-        settings: Setting -> its value in each run, for those in which the runs differ.
-        notes: What a reader must know besides.
+        runs: The compared runs.
+        directions: The table of each direction.
+        settings: Setting in which the runs differ -> its value in each run.
+        notes: Further remarks for readers.
     """
 
     runs: list[FinishedRun]
@@ -94,7 +94,7 @@ class Comparison:
 
 
 def compare(runs: Sequence[FinishedRun]) -> Comparison:
-    """Return the comparison of runs that `pipeline.comparison.comparability.require_comparable` let pass."""
+    """Compare runs that passed `pipeline.comparison.comparability.require_comparable`."""
     directions = [
         _direction(scored_runs, contrasts)
         for contrasts in runs[0].directions
@@ -105,6 +105,8 @@ def compare(runs: Sequence[FinishedRun]) -> Comparison:
 
 
 def _direction(runs: Sequence[FinishedRun], contrasts: Contrasts) -> Direction:
+    """Return the table of one direction."""
+    # Collect the figures of runs and baselines.
     rows = [
         Row(
             run.label,
@@ -128,6 +130,8 @@ def _direction(runs: Sequence[FinishedRun], contrasts: Contrasts) -> Direction:
         for column in set.intersection(*(set(row.values) for row in rows if row.run))
         if any(not isnan(row.values[column].mean) for row in rows if row.run)
     )
+
+    # Find the best run, and compare all others with it.
     trained = [index for index, row in enumerate(rows) if row.run]
     rivals = [index for index in trained if not rows[index].used_pairs] or trained
     best = min(rivals, key=lambda index: _badness(rows[index], RANKING))
@@ -148,7 +152,7 @@ def _is_scored(run: FinishedRun, contrasts: Contrasts) -> bool:
 
 
 def _baseline_run(runs: Sequence[FinishedRun]) -> FinishedRun:
-    """Return the run whose baselines stand in the table: they are alike, but for a paired bound's larger cohort."""
+    """Return the run whose baselines are shown: an unpaired one, since a paired bound may train on more subjects."""
     return next((run for run in runs if not run.is_bound), runs[0])
 
 
@@ -161,7 +165,7 @@ def _values(run: FinishedRun, contrasts: Contrasts, system: str) -> dict[str, Va
 
 
 def _figures(run: FinishedRun, contrasts: Contrasts, system: str) -> Figures:
-    """Return what differences are taken of, by column and subject."""
+    """Return the values used for differences, by column and subject."""
     scans = run.by_scan.get((*contrasts, system), {})
     return _by_subject(
         run,
@@ -170,9 +174,9 @@ def _figures(run: FinishedRun, contrasts: Contrasts, system: str) -> Figures:
 
 
 def _by_subject(run: FinishedRun, figures: Figures) -> Figures:
-    """Return figures by subject from those by scan: the mean over a subject's sessions, which are not independent.
+    """Average figures over each subject's sessions, which are not independent.
 
-    A session whose figure is NaN is left out, and a subject who has no other stays NaN.
+    NaN figures are left out; a subject with no other figure gets NaN.
     """
     subject_of = dict(subjects_by_scan(run))
     averaged: Figures = {}
@@ -188,7 +192,7 @@ def _by_subject(run: FinishedRun, figures: Figures) -> Figures:
 
 
 def _differences(figures: Sequence[Figures], best: int, columns: Sequence[str]) -> list[dict[str, Difference]]:
-    """Return each row's differences to the best; p-values of one column are a family, corrected together."""
+    """Return each row's differences to the best run; the p-values of a column are corrected as one family."""
     differences: list[dict[str, Difference]] = [{} for _ in figures]
     for column in columns:
         compared_rows = [index for index, row in enumerate(figures) if index != best and column in row]
@@ -207,7 +211,7 @@ def _badness(row: Row, column: str) -> float:
 
 
 def _differing_settings(runs: Sequence[FinishedRun]) -> dict[str, list[str]]:
-    """Return the settings in which the runs differ; "—" where a run's method has no such setting."""
+    """Return the settings in which the runs differ; "—" for a method without such a setting."""
     settings = [flatten(run.config.model_dump(mode="json")) for run in runs]
     keys = dict.fromkeys(key for run_settings in settings for key in run_settings if not key.startswith(UNINTERESTING))
     values = {key: [run_settings.get(key, "—") for run_settings in settings] for key in keys}
@@ -215,7 +219,7 @@ def _differing_settings(runs: Sequence[FinishedRun]) -> dict[str, list[str]]:
 
 
 def _sample_size_notes(run: FinishedRun, comparisons: int) -> list[str]:
-    """Say what so many test subjects cannot show."""
+    """Return notes on the limits of so few test subjects."""
     scans = [name for name, _ in subjects_by_scan(run)]
     subjects = len({subject for _, subject in subjects_by_scan(run)})
     notes = []
@@ -239,7 +243,7 @@ def _sample_size_notes(run: FinishedRun, comparisons: int) -> list[str]:
 
 
 def _run_notes(runs: Sequence[FinishedRun]) -> list[str]:
-    """Say what the runs differ in that a reader must know."""
+    """Return notes on differences between the runs that affect the comparison."""
     notes = []
     hardware = dict.fromkeys(run.hardware for run in runs if run.hardware)
     if len(hardware) > 1:
@@ -268,7 +272,7 @@ def _run_notes(runs: Sequence[FinishedRun]) -> list[str]:
 
 
 def _cohort_text(bound: FinishedRun, other: FinishedRun) -> str:
-    """Say whose pairs a bound trained on, beside the training subjects of an unpaired run."""
+    """Describe the training subjects of a bound relative to those of an unpaired run."""
     bound_subjects, other_subjects = (
         {name.partition("/")[0] for names in run.split["train"].values() for name in names} for run in (bound, other)
     )
@@ -280,5 +284,5 @@ def _cohort_text(bound: FinishedRun, other: FinishedRun) -> str:
 
 
 def is_known(value: Value | None) -> bool:
-    """Whether there is a figure to show."""
+    """Whether a figure exists and is finite."""
     return value is not None and isfinite(value.mean)
