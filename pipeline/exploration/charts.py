@@ -1,4 +1,4 @@
-"""The pictures of an exploration: histograms of all images of a contrast over each other, and sheets of slices."""
+"""Pictures of an exploration: overlaid histograms of all images of a contrast, and sheets of slices."""
 
 from collections.abc import Collection, Mapping, Sequence
 from io import BytesIO
@@ -12,17 +12,20 @@ from pipeline.data.case import Case
 from pipeline.exploration.image_statistics import BINS, LONGEST_PICTURE, ImageStatistics
 from pipeline.reporting.tiles import RADIOLOGICAL, Tile, as_displayed, fitted_text, gray_tile, png_bytes, sheet
 
-MOST_NAMED = 6  # lines with a name of their own
+MOST_NAMED = 6  # lines with a label
 _USUAL, _UNUSUAL = "#2a6fbb", ("#d9722e", "#a13b28", "#8a5bb5", "#b8860b", "#3a9160", "#c2417c")
 _NAME_PIXELS = 260
 
 
 def histograms(cohort: Mapping[str, Mapping[Case, ImageStatistics]], unusual: Collection[Case]) -> bytes:
-    """Draw the intensities of every image's head before and after normalisation, a row a contrast, as a PNG on white.
+    """Draw the head's intensity histogram of every image before and after normalisation, one row per contrast.
 
     Args:
         cohort: Contrast -> its images.
-        unusual: Those to be drawn in colours of their own and, the first few, named.
+        unusual: Cases to draw in colours of their own; the first few get labels.
+
+    Returns:
+        A PNG on white.
     """
     contrasts = [contrast for contrast, images in cohort.items() if images]
     figure = Figure(figsize=(12, 3.4 * len(contrasts)), dpi=110, layout="constrained", facecolor="white")
@@ -48,7 +51,7 @@ def _centred(density: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _usual_span(lines: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Return the range of intensities in which nine tenths of the images lie wholly, a little widened."""
+    """Return the range from the 5th percentile of lower ends to the 95th of upper ends, widened by 5 %."""
     low = float(np.percentile([line[0] for line in lines], 5))
     high = float(np.percentile([line[-1] for line in lines], 95))
     return low - 0.05 * (high - low), high + 0.05 * (high - low)
@@ -61,7 +64,7 @@ def _draw(
     lines: Mapping[Case, tuple[np.ndarray, np.ndarray]],
     unusual: Collection[Case],
 ) -> None:
-    """Draw one line an image, the unusual ones over the others."""
+    """Draw one line per image, the unusual ones on top."""
     usual = [line for case, line in lines.items() if case not in unusual]
     faint = max(0.06, min(0.7, 6 / max(1, len(usual))))
     for intensities, density in usual:
@@ -83,12 +86,12 @@ def _draw(
 
 
 def slices_sheet(images: Mapping[Case, ImageStatistics], axis: str, *, oriented: bool) -> bytes:
-    """Draw the middle slice of each image in a row, normalised, its name above, as a PNG.
+    """Draw the normalised middle slices of images in a row, with their names above, as a PNG.
 
     Args:
-        images: A few.
-        axis: "axial", "coronal" or "sagittal": the plane that training cuts.
-        oriented: Whether the body's directions are known, and a patient's left belongs on the right.
+        images: A few images.
+        axis: "axial", "coronal" or "sagittal": the plane of the training slices.
+        oriented: Whether anatomical directions are known, so that the patient's left is drawn on the right.
     """
     tiles = [_squared(_tile(_plane(image, axis), oriented)) for image in images.values()]
     names = [f"{case.subject} {case.session}".strip() for case in images]
@@ -96,7 +99,13 @@ def slices_sheet(images: Mapping[Case, ImageStatistics], axis: str, *, oriented:
 
 
 def planes_sheet(rows: Mapping[str, ImageStatistics], *, oriented: bool, title: str) -> bytes:
-    """Draw the three planes through each head's middle, a row an image: label -> its statistics; see `slices_sheet`."""
+    """Draw the three planes through the middle of each head, one row per image, as a PNG; see `slices_sheet`.
+
+    Args:
+        rows: Label -> image.
+        oriented: Whether anatomical directions are known.
+        title: One line above.
+    """
     planes = [
         plane for plane in ("axial", "coronal", "sagittal") if any(plane in image.planes for image in rows.values())
     ]
@@ -111,7 +120,7 @@ def planes_sheet(rows: Mapping[str, ImageStatistics], *, oriented: bool, title: 
 
 
 def _plane(image: ImageStatistics, axis: str) -> np.ndarray:
-    """Return the plane asked for, or the only one that a picture has."""
+    """Return an image's slice along an axis; for a 2D image, its only plane."""
     return image.planes.get(axis, next(iter(image.planes.values())))
 
 
@@ -120,7 +129,7 @@ def _tile(plane: np.ndarray, oriented: bool) -> Tile:
 
 
 def _squared(tile: Tile) -> Tile:
-    """Centre a tile on a black square as long as the longest picture, which leaves room for a name."""
+    """Centre a tile on a black square of the largest side, which leaves room for a name."""
     side = LONGEST_PICTURE
     square = np.zeros((side, side, 3), np.uint8)
     height, width = tile.shape[:2]

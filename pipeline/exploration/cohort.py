@@ -1,4 +1,4 @@
-"""A cohort as it was found: who has which contrast, which subset of the split uses it, and what each image is like."""
+"""A cohort: contrasts and subset of every subject, and statistics of every image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ NOT_USED = SUBSETS[-1]
 
 @dataclass(frozen=True)
 class Cohort:
-    """What is known of a cohort.
+    """Cases of a cohort with their subsets and statistics.
 
     Attributes:
-        contrasts: The two contrasts' names.
-        subsets: Every case of theirs -> one of `SUBSETS`.
-        statistics: What each readable image is like.
-        unreadable: Why each other one is not.
-        coverage: The range of the head that training would take.
+        contrasts: Names of the two contrasts.
+        subsets: Case -> one of `SUBSETS`.
+        statistics: Readable case -> statistics of its image.
+        unreadable: Unreadable case -> reason.
+        coverage: Range of the head that training would use.
     """
 
     contrasts: tuple[str, str]
@@ -35,7 +35,7 @@ class Cohort:
     coverage: Coverage = WHOLE
 
     def cases(self, contrast: str, subset: str | None = None) -> list[Case]:
-        """Return the cases of a contrast, readable or not, of one subset or of all."""
+        """Return the cases of a contrast, readable or not, in one subset or in all."""
         return [
             case
             for case, case_subset in self.subsets.items()
@@ -47,18 +47,18 @@ class Cohort:
         return {case: self.statistics[case] for case in self.cases(contrast) if case in self.statistics}
 
     def pairs(self, subset: str | None = None) -> list[tuple[Case, Case]]:
-        """Return the pairs, readable or not, both of whose images are in one subset, or all."""
+        """Return the pairs, readable or not, with both images in one subset, or in any."""
         return pairs(
             [case for case, case_subset in self.subsets.items() if subset in (None, case_subset)], self.contrasts
         )
 
     def subjects(self, contrast: str) -> set[str]:
-        """Return who was scanned in a contrast."""
+        """Return the subjects with a contrast."""
         return {case.subject for case in self.cases(contrast)}
 
 
 def subsets_of_cases(cases: Sequence[Case], contrasts: tuple[str, str], split: CohortSplit | None) -> dict[Case, str]:
-    """Return which subset of the split uses each case of the two contrasts; without a split none does."""
+    """Return the subset of each case of the two contrasts; "not used" for all without a split."""
     subset_of = {}
     if split is not None:
         subset_of = {case: "train" for training in split.train.values() for case in training}
@@ -74,17 +74,17 @@ def read_all(
     processes: int | None,
     quiet: bool = False,
 ) -> tuple[dict[Case, ImageStatistics], dict[Case, str]]:
-    """Examine every image, in worker processes; return what each is like, and why the others cannot be read.
+    """Compute the statistics of every image in worker processes; return them, and the reasons for unreadable images.
 
     Args:
-        cases: What to read.
+        cases: Cases to read.
         settings: Arguments of `transforms.slice_chain.slice_chain` that training uses.
-        min_foreground: The share of a slice that must be head for training to take it.
-        processes: Worker processes; None for one per core.
+        min_foreground: Smallest share of head in a slice that training uses.
+        processes: Number of worker processes; None for one per core.
         quiet: Whether to leave out the progress bar.
 
     Raises:
-        UserError: none of the images could be read.
+        UserError: None of the images could be read.
     """
     jobs = {case: (Path(case.path), dict(settings), min_foreground) for case in cases}
     results = run_jobs(

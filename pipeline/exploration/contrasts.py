@@ -1,4 +1,4 @@
-"""What sets the two contrasts of a cohort apart besides their contrast: ranges of the head, voxels, subjects' names."""
+"""Differences between the contrasts of a cohort besides their contrast: head range, voxel size, subjects' names."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +16,12 @@ from pipeline.runs.coverage_choice import choose_coverage
 
 
 def with_coverage(cohort: Cohort, config: Config, saved: Path | None) -> Cohort:
-    """Return a cohort with the range of the head that training would take, and the slices counted that lie in it.
+    """Return a cohort with the range of the head that training would use, counting only slices in this range.
 
     Args:
-        cohort: What was read.
-        config: The run's.
-        saved: Where the run, if it has begun, keeps its range; None where it has not.
+        cohort: The cohort as it was read.
+        config: Configuration of the run.
+        saved: File with the range of a run that has begun; None for a new run.
     """
     lengths = {
         contrast: [image.head_mm for image in _trained(cohort, contrast).values() if image.head_mm is not None]
@@ -41,7 +41,7 @@ def with_coverage(cohort: Cohort, config: Config, saved: Path | None) -> Cohort:
 
 
 def contrast_findings(cohort: Cohort, config: Config) -> list[Finding]:
-    """Return what sets the contrasts apart, where it matters, each as a finding about the whole cohort."""
+    """Return findings about the whole cohort: relevant differences between its contrasts."""
     subsets = {case.subject: subset for case, subset in cohort.subsets.items() if subset != NOT_USED}
     voxels = {
         contrast: np.median(sizes, axis=0).tolist()
@@ -57,6 +57,6 @@ def contrast_findings(cohort: Cohort, config: Config) -> list[Finding]:
 
 
 def _trained(cohort: Cohort, contrast: str) -> dict[Case, ImageStatistics]:
-    """Return the readable images of a contrast that train; all of them where nobody trains."""
+    """Return the readable training images of a contrast; all its readable images if none is for training."""
     images = cohort.readable(contrast)
     return {case: image for case, image in images.items() if cohort.subsets[case] == "train"} or images

@@ -1,4 +1,4 @@
-"""explore.html: a cohort on one self-contained page, in the dress of a run's report."""
+"""explore.html: a cohort on one self-contained page, in the style of a run's report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,20 +16,20 @@ from pipeline.reporting.report_page import Highlight, Picture, Report, page_envi
 from pipeline.reporting.tiles import RADIOLOGICAL
 from pipeline.utils.files import atomic_text
 
-SHOWN_SLICES = 6  # of a contrast in a subset of the split
-SHOWN_OUTLIERS = 8  # of a contrast
+SHOWN_SLICES = 6  # per contrast and subset
+SHOWN_OUTLIERS = 8  # per contrast
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: lines, then tables, then pictures.
+    """A section of the page: paragraphs, then tables, then pictures.
 
     Attributes:
-        anchor: Its id.
-        title: Its heading.
+        anchor: HTML id of the section.
+        title: Heading.
         lines: Paragraphs.
-        tables: In order.
-        pictures: In order.
+        tables: Tables in order.
+        pictures: Pictures in order.
     """
 
     anchor: str
@@ -46,14 +46,14 @@ def write_page(
 
     Args:
         path: The HTML file.
-        cohort: What was found.
-        findings: What in it deserves a look.
+        cohort: The cohort.
+        findings: Findings in the cohort.
         report: Title, warnings, configuration and provenance; the counts are filled in here.
-        axis: The plane that training cuts.
-        oriented: Whether the body's directions are known (volumes) or not (pictures).
+        axis: Plane of the training slices.
+        oriented: Whether anatomical directions are known (volumes) or not (2D images).
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: The file cannot be written.
     """
     sections = [
         _findings_section(cohort, findings, oriented),
@@ -76,7 +76,7 @@ def write_page(
 
 
 def result_sentence(cohort: Cohort, findings: Sequence[Finding]) -> str:
-    """Say in a sentence what was found."""
+    """Return a sentence with the number of images and of findings of each kind."""
     kinds = [finding.kind for finding in findings]
     counts = ", ".join(f"{kind} {kinds.count(kind)}" for kind in dict.fromkeys(kinds))
     summary = f"{len(cohort.statistics):,} of {len(cohort.subsets):,} images were read and normalised as training would"
@@ -141,7 +141,7 @@ def _findings_section(cohort: Cohort, findings: Sequence[Finding], oriented: boo
 
 
 def _outlier_rule() -> Table:
-    """Return the rule by which outliers are found, for readers."""
+    """Return a table that explains the rule for outliers."""
     description = (
         f"An image is an outlier where a quantity is farther from its contrast's median than {LIMIT} times the "
         "robust standard deviation (1.4826 times the median absolute deviation; the modified z-score of Iglewicz and "
@@ -158,9 +158,11 @@ def _outlier_rule() -> Table:
 
 
 def _outliers_picture(cohort: Cohort, findings: Sequence[Finding], contrast: str, oriented: bool) -> Picture | None:
-    """Return the planes of a contrast's images that findings name, below those of its most typical one."""
+    """Return planes of a contrast's images with findings, below those of its most typical image."""
     images = cohort.readable(contrast)
-    shown_findings = [finding for finding in findings if finding.kind != "cut off"]  # which is the setting's doing
+    shown_findings = [
+        finding for finding in findings if finding.kind != "cut off"
+    ]  # "cut off" depends on the settings, not on the image
     shown_cases = list(dict.fromkeys(case for finding in shown_findings for case in finding.cases if case in images))
     if not shown_cases:
         return None
@@ -210,7 +212,7 @@ def _slices_section(cohort: Cohort, axis: str, oriented: bool) -> Section:
 
 
 def _evenly_spaced(images: Mapping, count: int) -> dict[object, ImageStatistics]:
-    """Return at most `count` entries, spread evenly."""
+    """Return at most `count` evenly spaced entries."""
     keys = list(images)
     positions = np.unique(np.linspace(0, len(keys) - 1, min(count, len(keys))).round().astype(int))
     return {keys[position]: images[keys[position]] for position in positions}

@@ -1,4 +1,4 @@
-"""explore.json: an exploration for programs to read."""
+"""explore.json: an exploration in machine-readable form."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ PLAIN = ("shape", "stored_as", "slope", "intercept", "lowest", "highest", "zeros
 def write_record(path: Path, cohort: Cohort, findings: Sequence[Finding], settings: Mapping[str, object]) -> None:
     """Write the record, atomically.
 
-    Its keys are those of `about`, and: `version`; `contrasts`; `counts`, contrast -> subset of the split -> images;
+    Its keys are those of `settings`, and: `version`; `contrasts`; `counts`, contrast -> subset of the split -> images;
     `pairs`, subset -> pairs; `findings`, each with `kind`, `images`, `reason` and `z`; `images`, each with its names,
     `path`, `split` and the statistics that `pipeline.exploration.image_statistics.ImageStatistics` explains. Of an
     image that could not be read, `unreadable`, the reason, takes the place of the statistics.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: The file cannot be written.
     """
     counts = {
         contrast: {subset: len(cohort.cases(contrast, subset)) for subset in SUBSETS} for contrast in cohort.contrasts

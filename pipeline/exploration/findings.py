@@ -1,4 +1,4 @@
-"""What in a cohort deserves a look before anyone trains: each finding names its images and the reason."""
+"""Findings in a cohort to look at before training: each names its images and the reason."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -10,8 +10,8 @@ from pipeline.data.case import Case
 from pipeline.exploration.cohort import NOT_USED, Cohort
 from pipeline.exploration.outliers import departures
 
-LEAST_OVERLAP = 0.5  # of the smaller head, for a pair's headers to be believed
-MOST_CUT_OFF = 0.005  # of the head
+LEAST_OVERLAP = 0.5  # of the smaller head; below it, a pair's affines are doubtful
+MOST_CUT_OFF = 0.005  # share of the head beyond the slices
 SHOWN_NAMES = 6
 KINDS = (
     "unreadable",
@@ -24,18 +24,18 @@ KINDS = (
     "no slices",
     "cut off",
     "outlier",
-)  # the worst first
+)  # in order of severity
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing worth a look.
+    """One finding.
 
     Attributes:
         kind: One of `KINDS`.
-        cases: The images concerned; none where it is the whole cohort.
-        text: The reason, for readers.
-        z: How far an outlier departs; None where there is no such number.
+        cases: Cases concerned; empty for the whole cohort.
+        text: Reason, for readers.
+        z: Modified z-score of an outlier; None for none.
     """
 
     kind: str
@@ -45,7 +45,7 @@ class Finding:
 
     @property
     def names(self) -> str:
-        """The images' names in a line, the first few where there are many."""
+        """Names of the images in a line; only the first few of many."""
         names = ", ".join(case.name for case in self.cases[:SHOWN_NAMES])
         remainder = len(self.cases) - SHOWN_NAMES
         if not self.cases:
@@ -54,7 +54,7 @@ class Finding:
 
 
 def image_findings(cohort: Cohort) -> list[Finding]:
-    """Return every finding that images show, in the order of `worst_first`."""
+    """Return all findings about images, in the order of `worst_first`."""
     findings = [Finding("unreadable", (case,), reason) for case, reason in cohort.unreadable.items()]
     findings += [
         *_duplicates(cohort),
@@ -67,12 +67,12 @@ def image_findings(cohort: Cohort) -> list[Finding]:
 
 
 def worst_first(findings: Sequence[Finding]) -> list[Finding]:
-    """Return findings with the worst kind first, and outliers by how far they depart."""
+    """Sort findings by severity of their kind, and outliers by their z-score."""
     return sorted(findings, key=lambda finding: (KINDS.index(finding.kind), -abs(finding.z or 0)))
 
 
 def _duplicates(cohort: Cohort) -> Iterator[Finding]:
-    """Find images with the same voxels: under two subjects they break a split by subject."""
+    """Find images with equal voxels, which break a split by subject if they belong to two subjects."""
     same = defaultdict(list)
     for case, image in cohort.statistics.items():
         same[image.checksum].append(case)
@@ -91,7 +91,7 @@ def _duplicates(cohort: Cohort) -> Iterator[Finding]:
 
 
 def _pairs_without_overlap(cohort: Cohort) -> Iterator[Finding]:
-    """Find pairs whose heads do not lie in one place by their headers."""
+    """Find pairs whose heads hardly overlap according to their affines."""
     for pair in cohort.pairs():
         overlap = head_overlap(*(cohort.statistics[case].cells if case in cohort.statistics else None for case in pair))
         if overlap is not None and overlap < LEAST_OVERLAP:
@@ -100,7 +100,7 @@ def _pairs_without_overlap(cohort: Cohort) -> Iterator[Finding]:
 
 
 def head_overlap(first: np.ndarray | None, second: np.ndarray | None) -> float | None:
-    """Return how much of the smaller of two heads, (K, 3) lattice points each, lies in the other; None if unknown."""
+    """Return the share of the smaller of two heads, each (K, 3) lattice points, that lies in the other; or None."""
     if first is None or second is None or not len(first) or not len(second):
         return None
     shared = set(map(tuple, first.tolist())) & set(map(tuple, second.tolist()))
@@ -108,7 +108,7 @@ def head_overlap(first: np.ndarray | None, second: np.ndarray | None) -> float |
 
 
 def _unusable_images(cohort: Cohort) -> Iterator[Finding]:
-    """Find what needs no other image to be seen."""
+    """Find images with non-finite voxels, and images without usable slices."""
     for case, image in cohort.statistics.items():
         if image.warning:
             counts = f" ({image.nan:,} NaN, {image.inf:,} infinite)" if image.nan or image.inf else ""
@@ -119,7 +119,7 @@ def _unusable_images(cohort: Cohort) -> Iterator[Finding]:
 
 
 def _cropped_heads(cohort: Cohort) -> Iterator[Finding]:
-    """Find heads larger than the slices; as many of a contrast usually are, together."""
+    """Find heads larger than the slices: one finding per contrast, since usually many are."""
     for contrast in cohort.contrasts:
         large = {
             case: image.cut_off for case, image in cohort.readable(contrast).items() if image.cut_off > MOST_CUT_OFF

@@ -1,4 +1,4 @@
-"""A look at a configuration's data before anyone trains: find, split, read, judge, and write it down."""
+"""Explore a configuration's data before training: find, split and read it, list findings, and write page and record."""
 
 import platform
 import time
@@ -32,14 +32,14 @@ def survey(config: Config, folder: Path, to_train: str, *, quiet: bool = False) 
     """Explore a configuration's data; write `explore.html` and `explore.json` into a folder, and log them to MLflow.
 
     Args:
-        config: What a run would be given.
-        folder: Of the two files.
-        to_train: The command of that run, for the page.
+        config: Configuration of the run.
+        folder: Folder of the two files.
+        to_train: Command that starts the run, for the page.
         quiet: Whether to leave out progress bars.
 
     Raises:
-        UserError: no data, none of it readable, or a folder that is a run's.
-        Stopped: a signal came.
+        UserError: No data, no readable image, or the folder belongs to a run.
+        Stopped: A signal was received.
     """
     started, written, how_to_open = time.monotonic(), False, "off"
     require_free(folder, config.folder)
@@ -64,10 +64,10 @@ def survey(config: Config, folder: Path, to_train: str, *, quiet: bool = False) 
 
 
 def require_free(folder: Path, run_folder: Path) -> None:
-    """Refuse a folder in which the pages would stand in a run's way: a run's own, or one in that of a run to come.
+    """Refuse a folder that is a run's folder, or that lies in the folder of a run that has not begun.
 
     Raises:
-        UserError: it is such a folder, or a file.
+        UserError: The folder is such a folder, or a file.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; choose another -o")
@@ -79,7 +79,7 @@ def require_free(folder: Path, run_folder: Path) -> None:
 
 
 def _read_cohort(config: Config, quiet: bool) -> tuple[Cohort, str]:
-    """Return the cohort as it is, and why the run could not split it ("" where it can)."""
+    """Return the cohort, and the reason why the run could not split it ("" if it can)."""
     cases = [case for case in find_cases(config, quiet=quiet) if case.contrast in config.contrasts]
     split, complaint = _split_or_complaint(config, cases)
     preprocess = config.preprocess
@@ -96,18 +96,18 @@ def _read_cohort(config: Config, quiet: bool) -> tuple[Cohort, str]:
 
 
 def _split_or_complaint(config: Config, cases: list) -> tuple[CohortSplit | None, str]:
-    """Return the split as the run would make it, or the one it has made, or why there is none."""
+    """Return the run's split, new or saved, and ""; or None and the reason why there is none."""
     saved = RunFolder(config.folder).split
     try:
         return split_cases(config, cases, saved if saved.exists() else None), ""
-    except UserError as error:  # no reason not to look at the data: this is what the page is for
+    except UserError as error:  # the exploration goes on, since its page helps to mend the data
         complaint = f"the run would stop here, so nothing is split below: {error}"
         warn(f"warning: {complaint}")
         return None, complaint
 
 
 def _report(config: Config, cohort: Cohort, complaint: str, to_train: str, seconds: float) -> Report:
-    """Return what the page says besides the cohort."""
+    """Return the content of the page besides the cohort: title, warnings, configuration and provenance."""
     preprocess = config.preprocess
     phantom = [PHANTOM_NOTE] if config.data.source == "phantom" else []
     scaling = f"{preprocess.percentiles} of the head" if preprocess.scaling == "percentiles" else "the type's range"
@@ -130,7 +130,7 @@ def _report(config: Config, cohort: Cohort, complaint: str, to_train: str, secon
 
 
 def _head_lengths_text(cohort: Cohort) -> str:
-    """Return how long the heads are that the contrasts' training volumes show; nothing of pictures."""
+    """Return the median lengths of the heads in the contrasts' training volumes as text; "" for 2D images."""
     lengths = ", ".join(f"{contrast} {length:.0f} mm" for contrast, length in (cohort.coverage.shown_mm or {}).items())
     return f" (heads along the axis of slicing, medians: {lengths})" if lengths else ""
 
@@ -155,7 +155,7 @@ def _write_files(
 
 
 def _print_findings(cohort: Cohort, findings: list[Finding]) -> None:
-    """Print the summary, and each finding on a line."""
+    """Print the summary table, and one line per finding."""
     echo(table(*summary_rows(cohort, findings)))
     if findings:
         echo(f"\nworth a look ({len(findings)}):")
@@ -166,8 +166,8 @@ def _print_findings(cohort: Cohort, findings: list[Finding]) -> None:
 
 
 def _log_to_mlflow(config: Config, folder: Path, cohort: Cohort, findings: list[Finding]) -> str:
-    """Log page and record to MLflow, as far as it answers; return how to open them there."""
-    with temporary_folder(folder) as aside:  # what a run keeps of its record, an exploration does not need
+    """Log page and record to MLflow, if it answers; return a line on how to open them there."""
+    with temporary_folder(folder) as aside:  # an exploration does not keep the tracker's files
         tracker = Tracker(
             aside,
             experiment=config.tracking.experiment,

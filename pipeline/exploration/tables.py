@@ -1,4 +1,4 @@
-"""The tables of an exploration, on the page and in the terminal."""
+"""Tables of an exploration, on the page and in the terminal."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -19,11 +19,11 @@ class Table:
     """Rows under a header.
 
     Attributes:
-        header: One name a column.
-        rows: Of text.
-        title: Above it, "" for none.
-        description: A line below the title, "" for none.
-        folded: Whether it opens on a click; needs a title.
+        header: Names of the columns.
+        rows: Cells as text.
+        title: Title above the table; "" for none.
+        description: Line below the title; "" for none.
+        folded: Whether the table opens on a click; needs a title.
     """
 
     header: Sequence[str]
@@ -34,7 +34,7 @@ class Table:
 
 
 def summary_rows(cohort: Cohort, findings: Sequence[Finding]) -> tuple[list[str], list[list[object]]]:
-    """Return header and rows of the terminal's table: one row a contrast, one for the pairs."""
+    """Return header and rows of the terminal's table: one row per contrast, and one for the pairs."""
     header = ["contrast", "images", "subjects", *SUBSETS, "grids", "unreadable", "outliers"]
     rows = []
     for contrast in cohort.contrasts:
@@ -59,7 +59,7 @@ def summary_rows(cohort: Cohort, findings: Sequence[Finding]) -> tuple[list[str]
 
 
 def subject_table(cohort: Cohort) -> Table:
-    """Return who has which contrast."""
+    """Return a table of the subjects with both contrasts, or with one of them."""
     first, second = (cohort.subjects(contrast) for contrast in cohort.contrasts)
     first_contrast, second_contrast = cohort.contrasts
     groups = {
@@ -76,7 +76,7 @@ def subject_table(cohort: Cohort) -> Table:
 
 
 def grid_tables(cohort: Cohort) -> list[Table]:
-    """Return, by contrast, which grids and types of file there are, the commonest first."""
+    """Return one table per contrast of its grids and data types, the most common first."""
     header = ["images", "shape", "spacing [mm]", "axes run to", "stored as", "oblique", "who"]
     tables = []
     for contrast in cohort.contrasts:
@@ -109,7 +109,7 @@ def grid_tables(cohort: Cohort) -> list[Table]:
 
 
 def intensity_table(cohort: Cohort) -> Table:
-    """Return, by contrast, the median over the images of each intensity statistic, and its range."""
+    """Return a table of each intensity statistic, per contrast: median over the images, and range."""
     middle = len(PERCENTILES) // 2
     quantities = {
         "minimum": lambda image: image.lowest,
@@ -137,7 +137,7 @@ def intensity_table(cohort: Cohort) -> Table:
 
 
 def image_table(cohort: Cohort, contrast: str) -> Table:
-    """Return a row for every readable image of a contrast."""
+    """Return a table with a row for every readable image of a contrast."""
     header = ["image", "split", "shape", "spacing [mm]", "axes", "stored as", "oblique", "slope", "minimum",
               *(f"p{percentile}" for percentile in PERCENTILES), "maximum", "zeros", "head", "slices"]  # fmt: skip
     rows = [
@@ -153,7 +153,7 @@ def image_table(cohort: Cohort, contrast: str) -> Table:
 
 
 def _grid_text(image: ImageStatistics) -> tuple[str, str, str, str]:
-    """Return shape, spacing, orientation and type; every file may have a slope of its own, so it is not spelt out."""
+    """Return shape, spacing, orientation and data type as text; slopes differ by file and are left out."""
     shape = "×".join(str(length) for length in image.shape)
     scaled = "" if (image.slope, image.intercept) == (1, 0) else ", scaled"
     if image.grid is None:
@@ -163,7 +163,7 @@ def _grid_text(image: ImageStatistics) -> tuple[str, str, str, str]:
 
 
 def _without_empty_columns(table: Table) -> Table:
-    """Leave out what no row has: pictures have no grid."""
+    """Remove columns that are empty in all rows, such as the grid of 2D images."""
     filled_columns = [column for column in range(len(table.header)) if any(row[column] for row in table.rows)]
     rows = [[row[column] for column in filled_columns] for row in table.rows]
     return replace(table, header=[table.header[column] for column in filled_columns], rows=rows)
@@ -174,7 +174,7 @@ def _oblique(image: ImageStatistics) -> float | None:
 
 
 def _median_and_range(values: Iterable[float | None], unit: str = "") -> str:
-    """Return the median and, where they differ, the lowest and the highest value."""
+    """Return the median and, if values differ, their range as text."""
     finite_values = [value for value in values if value is not None]
     if not finite_values:
         return ""

@@ -1,4 +1,4 @@
-"""The picture of an uncertainty: calibration curves, and a slice's observed error beside the expected one."""
+"""Picture of an uncertainty: calibration curves, and a slice's observed error beside the expected one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _COLOUR = "#2a6fbb"
 
 @dataclass(frozen=True)
 class Example:
-    """A slice of a test subject; all (H, W), intensities in [-1, 1], errors from 0, 0 outside the head."""
+    """A slice of a test subject; arrays are (H, W), intensities in [-1, 1], errors at least 0, and 0 outside the head."""
 
     title: str
     source: np.ndarray
@@ -28,7 +28,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Reliability:
-    """One direction: (subjects, bins, 2) mean expected and observed errors, and an example."""
+    """Calibration of one direction: (subjects, bins, 2) mean expected and observed errors, and an example."""
 
     direction: str
     curves: np.ndarray
@@ -36,13 +36,13 @@ class Reliability:
 
 
 def save_reliability(directions: Sequence[Reliability], path: Path) -> None:
-    """Draw a row for each direction into one PNG on white, atomically.
+    """Draw one row per direction into a PNG on white, written atomically.
 
-    The curve's points are means over subjects of equally filled bins, the bars their SD; on the dashed line the
-    expected error is right. Both error maps have one colour scale.
+    Points of the curve are means over subjects in equally filled bins, bars their SD; on the dashed line, expected and
+    observed errors agree. Both error maps share a colour scale.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: The file cannot be written.
     """
     figure = Figure(figsize=(15, 3.4 * len(directions)), dpi=110, layout="constrained", facecolor="white")
     canvas = FigureCanvasAgg(figure)
@@ -85,5 +85,5 @@ def _draw_example(figure: Figure, axes: Sequence, example: Example) -> None:
 
 
 def _plain(label: str) -> str:
-    """Keep matplotlib from reading a name as a formula."""
+    """Escape dollar signs, between which matplotlib would read a formula."""
     return label.replace("$", r"\$")

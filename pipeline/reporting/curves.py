@@ -1,4 +1,4 @@
-"""Loss, learning-rate and validation curves, drawn from a run's metrics.jsonl."""
+"""Curves of losses, learning rate and validation scores, drawn from a run's metrics.jsonl."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,19 +22,19 @@ _MOST_POINTS = 1500
 
 
 def save_curves(metrics_path: Path, picture_path: Path, *, steps_per_epoch: int | None = None) -> None:
-    """Draw every curve of a metrics.jsonl into one PNG on white, atomically.
+    """Draw every curve of a metrics.jsonl into a PNG on white, written atomically.
 
     Metrics are "train/<loss>_<network or contrast>", "train/learning_rate" (or "…_factor"), "validation/<score>" and
-    "validation/<direction>/<score>". Each kind of loss and each score has axes of its own, with a line per network,
-    contrast or direction. Losses are drawn smoothed, over their raw values.
+    "validation/<direction>/<score>". Each kind of loss and each score has its own axes, with a line per network,
+    contrast or direction. Losses are smoothed, with the raw values behind.
 
     Args:
-        metrics_path: As `pipeline.tracking.tracker` writes it: {"step": …, "time": …, name: value, …} a line.
+        metrics_path: File of `pipeline.tracking.tracker`, one record {"step": …, "time": …, name: value, …} per line.
         picture_path: The PNG.
-        steps_per_epoch: Makes the horizontal axis epochs instead of steps.
+        steps_per_epoch: If set, the horizontal axis shows epochs instead of steps.
 
     Raises:
-        UserError: the file cannot be read or holds no metric yet; names it.
+        UserError: The file cannot be read or holds no metric yet.
     """
     series = read_series(metrics_path)
     groups = grouped(series)
@@ -53,10 +53,10 @@ def save_curves(metrics_path: Path, picture_path: Path, *, steps_per_epoch: int 
 def read_series(metrics_path: Path) -> Series:
     """Return each metric's steps and values from a metrics.jsonl.
 
-    Where a step was written again, the later value stands. Values that are not finite are left out.
+    If a step was written twice, the later value counts. Values that are not finite are left out.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: The file cannot be read.
     """
     try:
         records, _ = read_metrics(metrics_path)
@@ -74,7 +74,7 @@ def read_series(metrics_path: Path) -> Series:
 
 
 def grouped(names: Sequence[str] | Mapping[str, object]) -> dict[str, dict[str, str]]:
-    """Return which metrics share axes: title -> line's label -> metric's name; losses first, then scores, then rate."""
+    """Group metrics by axes: title -> label of the line -> name of the metric; losses, then scores, then rate."""
     losses: dict[str, dict[str, str]] = {}
     scores: dict[str, dict[str, str]] = {}
     rate: dict[str, dict[str, str]] = {}
@@ -103,7 +103,7 @@ def smoothed(values: np.ndarray, width: float) -> np.ndarray:
 
 
 def _plain(label: str) -> str:
-    """Keep matplotlib from reading a contrast's name as a formula."""
+    """Escape dollar signs, between which matplotlib would read a formula."""
     return label.replace("$", r"\$")
 
 
@@ -138,7 +138,7 @@ def _draw(axes: Axes, title: str, lines: Series, steps_per_epoch: int | None) ->
 
 
 def _at_most(count: int, steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return at most `count` points: the means of neighbouring ones where there are more."""
+    """Reduce a curve to at most `count` points by averaging neighbouring ones."""
     if len(steps) <= count:
         return steps, values
     starts = np.unique(np.linspace(0, len(steps), count, endpoint=False).astype(int))

@@ -1,4 +1,4 @@
-"""The scores of a report: which figures stand in a table, how they read, and where the model beats the baselines."""
+"""Score tables of a report: figures as text, and whether the model is better than the baselines."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ Value = tuple[float, float, int]  # mean, standard deviation, number of subjects
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """What every method scored in one direction under one protocol.
+    """Scores of all methods in one direction under one protocol.
 
     Attributes:
-        direction: Such as "T1 → T2".
-        protocol: What was measured and how, in a few words, such as "volume, inside the head".
+        direction: Direction, such as "T1 → T2".
+        protocol: Protocol in a few words, such as "volume, inside the head".
         description: One sentence on normalisation, data range and what the ± is; "" for none.
         rows: Method -> metric -> (mean, SD, number). "psnr", "ssim", "nmi" and Dice are better when higher,
             "slice_ratio" the closer to 1, all others when lower.
-        model: The method that is ours; the others are baselines.
+        model: Name of the trained model among the methods; the others are baselines.
         trained_on_pairs: The baselines that were fitted on both contrasts of a subject. They are shown, but a model
             without pairs is not compared with them.
     """
@@ -34,7 +34,7 @@ class ScoreTable:
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure as text; `verdict` is "better" or "worse" than `best_baseline`, or "" where nothing can be said."""
+    """One figure as text; `verdict` is "better" or "worse" than `best_baseline`, or "" if they are not compared."""
 
     text: str
     verdict: str = ""
@@ -51,7 +51,7 @@ class Row:
 
 @dataclass(frozen=True)
 class FormattedTable:
-    """A table ready for the page: `columns` are (name, "↑", "↓" or "→ 1" for what is better)."""
+    """A table ready for the page: `columns` are (name, "↑", "↓" or "→ 1" for better values)."""
 
     direction: str
     protocol: str
@@ -62,7 +62,7 @@ class FormattedTable:
 
 
 def format_table(table: ScoreTable) -> FormattedTable:
-    """Return the table's figures as text, those of the model compared with the best baseline of each metric."""
+    """Return a table's figures as text; those of the model are compared with the best baseline of each metric."""
     metrics = list(dict.fromkeys(metric for scores in table.rows.values() for metric in scores))
     rows = [
         Row(method, method == table.model, [_cell(table, method, metric) for metric in metrics])
@@ -75,7 +75,7 @@ def format_table(table: ScoreTable) -> FormattedTable:
 
 
 def best_baseline(table: ScoreTable, metric: str) -> tuple[str, float] | None:
-    """Return the baseline without pairs that has the best mean of `metric`, and that mean; None where none has one."""
+    """Return the baseline without pairs that has the best mean of a metric, and that mean; None if there is none."""
     means = {
         method: scores[metric][0]
         for method, scores in table.rows.items()
