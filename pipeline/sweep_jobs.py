@@ -68,6 +68,7 @@ def plan(configs: Sequence[Path], overrides: Sequence[str], output: Path | None,
     Raises:
         UserError: Names all errors of all configurations, and runs that share a name or a folder.
     """
+    # Load the configurations.
     jobs, problems = [], []
     for path in configs:
         try:
@@ -80,17 +81,15 @@ def plan(configs: Sequence[Path], overrides: Sequence[str], output: Path | None,
             continue
         output_override = [f"output={_quoted(str(config.folder))}"] if output is not None else []
         jobs.append(SweepJob(config, [str(path), *overrides, *output_override, "--quiet"], logs / f"{config.name}.log"))
+
+    # Check names and folders.
     problems += _shared_names_and_folders(configs, jobs) if not problems else []
     problems += [
         f"{job.name}: is the folder of the logs; give the run another name" for job in jobs if job.config.folder == logs
     ]
-    blocking_file = next(
-        (folder for folder in (logs, *logs.parents) if folder.exists() and not folder.is_dir()),
-        None,
-    )
-    problems += (
-        [f"{blocking_file}: is a file, and the runs' folder is to be there; give another -o"] if blocking_file else []
-    )
+    blocking_file = next((path for path in (logs, *logs.parents) if path.exists() and not path.is_dir()), None)
+    if blocking_file:
+        problems.append(f"{blocking_file}: is a file, and the runs' folder is to be there; give another -o")
     if problems:
         raise UserError("\n  ".join(["no run was started:", *problems]))
     return jobs
@@ -128,6 +127,7 @@ def work_through(jobs: Sequence[SweepJob], at_once: int, *, quiet: bool, devices
         Stopped: A signal was received and passed on; the runs have written their checkpoints and ended.
         UserError: A process or its log could not be started.
     """
+    # Fill free slots with waiting runs until all are done or a signal comes.
     queue = deque((number, job) for number, job in enumerate(jobs, 1) if job.code is None)
     slots: dict[int, SweepJob | None] = dict.fromkeys(range(at_once))
     with _Signals(lambda: [job.process for job in jobs if job.process]) as signals:
@@ -147,6 +147,8 @@ def work_through(jobs: Sequence[SweepJob], at_once: int, *, quiet: bool, devices
         except BaseException:
             signals.stop_all()
             raise
+
+    # Report a stop by a signal.
     if signals.first is not None:
         unfinished = [job.name for job in jobs if job.code != 0]
         raise Stopped(
@@ -172,12 +174,15 @@ def _start(job: SweepJob, device: str | None, counter_text: str) -> None:
     Raises:
         UserError: The system cannot start another process, or the log cannot be written.
     """
+    # Prepare command and environment.
     command = [*COMMAND, *job.arguments]
     home = str(Path(__file__).parents[1])
     paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     if device is not None:
         environment["CUDA_VISIBLE_DEVICES"] = device
+
+    # Start the process with its output in the log.
     device_text = "" if device is None else f" on CUDA device {device}"
     if counter_text:
         echo(f"{counter_text}{job.name}: started{device_text}; {job.log}")

@@ -57,6 +57,7 @@ def _send_models(sender: "MlflowSync") -> None:
     from pipeline.inference.uncertainty_calibration import published
     from pipeline.runs.checkpoint import load_checkpoint
 
+    # Load the configuration and the evaluated checkpoint.
     try:
         config = load_config(folder.config)
         chosen = folder.evaluated_checkpoint(config.evaluation.checkpoint)
@@ -65,6 +66,8 @@ def _send_models(sender: "MlflowSync") -> None:
     except UserError as error:
         sender.refuse("the models", str(error))
         return
+
+    # Log one model per direction.
     log_models(
         sender,
         model,

@@ -32,6 +32,7 @@ def write_page(path: Path, comparison: Comparison, picture: Picture | None) -> N
 
 def render(comparison: Comparison, picture: Picture | None) -> str:
     """Return the page as HTML."""
+    # What the page shares with a run's report.
     phantom = comparison.runs[0].config.data.source == "phantom"
     report = Report(
         title=f"Comparison of {len(comparison.runs)} runs",
@@ -45,6 +46,8 @@ def render(comparison: Comparison, picture: Picture | None) -> str:
             "look at the runs' curves together": "mlflow ui",
         },
     )
+
+    # The comparison's own tables.
     only_bounds = all(run.is_bound for run in comparison.runs)
     template = page_environment(Path(__file__).parent).get_template("compare.html.jinja")
     return template.render(

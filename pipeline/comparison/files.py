@@ -125,6 +125,7 @@ def save(comparison: Comparison, csv_path: Path, json_path: Path) -> None:
 
 
 def _csv_rows(direction: Direction) -> Iterator[dict]:
+    """Yield one row per figure: what was measured, the figure, its difference to the best run, and costs of the run."""
     for row in direction.rows:
         for column in direction.columns:
             value = row.values.get(column)

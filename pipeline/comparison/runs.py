@@ -147,12 +147,15 @@ def load_run(path: Path) -> FinishedRun:
     Raises:
         UserError: The path is no run's folder, the run is not finished, or its files are damaged.
     """
+    # Check that the folder holds a finished run.
     folder = RunFolder(path)
     if not folder.config.is_file() or not folder.split.is_file():
         problem = f"{path}: not a run's folder{'' if path.is_dir() else cwd_hint(path)}"
         raise UserError(f"{problem}; give folders that pipeline.run made, such as runs/phantom")
     if not folder.scores.is_file():
         raise UserError(f"{path}: not finished, for it has no scores.json; run its command again: {_command(folder)}")
+
+    # Read its files.
     config = load_config(folder.config)
     scores = _json(folder.scores)
     try:
@@ -170,6 +173,8 @@ def load_run(path: Path) -> FinishedRun:
         raise UserError(
             f"{path}: its scores.json is of another version or damaged ({error!r}); run again: {_command(folder)}"
         ) from error
+
+    # Check that its scores are up to date and can be ranked.
     if run.record.get("scores_outdated"):
         raise UserError(
             f"{path}: not finished, for it trained on since it was scored; run its command again: {_command(folder)}"

@@ -80,11 +80,14 @@ def grid_tables(cohort: Cohort) -> list[Table]:
     header = ["images", "shape", "spacing [mm]", "axes run to", "stored as", "oblique", "who"]
     tables = []
     for contrast in cohort.contrasts:
+        # Group the images by grid, the largest group first.
         images = cohort.readable(contrast)
         groups = defaultdict(list)
         for case, image in images.items():
             groups[_grid_text(image)].append(case)
         ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+
+        # List the first groups, and the others in one row.
         rows = [
             [
                 f"{len(cases):,}",

@@ -103,13 +103,13 @@ def cpu_pace(config: Config) -> tuple[float, int]:
     from pipeline.engines.registry import build_engine
     from pipeline.utils.hardware import set_up
 
-    if config.training.precision == "fp16":  # for GPUs only
+    # Use bf16 for fp16, which is for GPUs only, and a small batch.
+    if config.training.precision == "fp16":
         config = config.model_copy(update={"training": config.training.model_copy(update={"precision": "bf16"})})
-    batch, side, thread_count = (
-        min(config.training.batch_size, MOST_IMAGES),
-        config.preprocess.size,
-        torch.get_num_threads(),
-    )
+    batch, side = min(config.training.batch_size, MOST_IMAGES), config.preprocess.size
+    thread_count = torch.get_num_threads()
+
+    # Time steps of an engine whose random numbers leave the generators as they are.
     set_up(config.threads)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -121,9 +121,7 @@ def cpu_pace(config: Config) -> tuple[float, int]:
                 for _ in range(_steps_per_generator_update(config)):
                     engine.step(*images)
                 paces.append((time.perf_counter() - started) / _steps_per_generator_update(config))
-        step_seconds = statistics.median(
-            paces[1:]
-        )  # without the first, which allocates memory and takes up to twice as long
+        step_seconds = statistics.median(paces[1:])  # the first allocates memory and takes up to twice as long
         return step_seconds * config.training.batch_size / batch, torch.get_num_threads()
     finally:
         torch.set_num_threads(thread_count)

@@ -15,7 +15,7 @@ _COLOUR = "#2a6fbb"
 
 @dataclass(frozen=True)
 class Example:
-    """A slice of a test subject; arrays are (H, W), intensities in [-1, 1], errors at least 0, and 0 outside the head."""
+    """A slice of a test subject; arrays are (H, W), intensities in [-1, 1], errors from 0, and 0 outside the head."""
 
     title: str
     source: np.ndarray

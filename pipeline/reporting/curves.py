@@ -108,6 +108,8 @@ def _plain(label: str) -> str:
 
 
 def _draw(axes: Axes, title: str, lines: Series, steps_per_epoch: int | None) -> None:
+    """Draw lines into axes; losses are smoothed, with their raw values behind."""
+    # Draw each line.
     is_loss = title.endswith(" loss")
     tops = []
     for number, (label, (steps, values)) in enumerate(lines.items()):
@@ -122,6 +124,8 @@ def _draw(axes: Axes, title: str, lines: Series, steps_per_epoch: int | None) ->
         else:
             marker = "o" if len(values) <= 60 and title.startswith("validation") else None
             axes.plot(positions, values, color=colour, linewidth=1.7, marker=marker, markersize=3, label=label)
+
+    # Format the axes.
     if is_loss:
         axes.set_ylim(0, max(tops) * 1.08 or 1)
     axes.set_title(title, fontsize=12, loc="left", fontweight="bold")

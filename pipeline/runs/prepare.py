@@ -222,16 +222,13 @@ def warn_unpaired(config: Config, cases: Sequence[Case], split: CohortSplit) -> 
         return
     paired = {case for pair in pairs(cases, config.contrasts) for case in pair}
     held_out = {case.subject for case in (*split.validation, *split.test)}
-    unpaired_names = [
+    names = [
         case.name
         for case in cases
         if case.contrast in config.contrasts and case not in paired and case.subject not in held_out
     ]
-    if unpaired_names:
-        warn(
-            "warning: left out of paired training for want of a partner in the other contrast: "
-            f"{shortlist(unpaired_names)}"
-        )
+    if names:
+        warn(f"warning: left out of paired training for want of a partner in the other contrast: {shortlist(names)}")
 
 
 def cohort_statistics(stored: Sequence[StoredCase], coverage: Coverage = WHOLE) -> dict:

@@ -167,9 +167,12 @@ def load_translator(uri: str, device: torch.device | str = "cpu") -> tuple[nn.Mo
     import mlflow
     from mlflow.models import Model
 
+    # Check the store before it is opened.
     use_files_beside_store()
     store = mlflow.get_tracking_uri()
     _check_store(uri, store)
+
+    # Download the model, then load it without pickle.
     with tempfile.TemporaryDirectory() as folder:
         try:
             check_schema(store)
