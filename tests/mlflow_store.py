@@ -35,8 +35,8 @@ def first_use() -> tuple[Path, subprocess.CompletedProcess]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
     command = [sys.executable, "-c", FIRST_USE]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=90)
-    return folder, done
+    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=90)
+    return folder, process
 
 
 def fresh_store(folder: Path) -> str:

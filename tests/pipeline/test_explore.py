@@ -67,9 +67,9 @@ def test_the_one_with_thick_slices_is_named_and_nobody_else(archives, tmp_path, 
     out = tmp_path / "out"
     assert explore(archives, out) == 0
     assert found(out) == [("voxel sizes", []), ("outlier", ["IXI014-HH-1236_T2"])]  # PSR and LAS, nothing resampled
-    said = capsys.readouterr().out
-    assert "IXI014-HH-1236_T2: spacing inferior–superior 4.98 mm (median 1.25 mm" in said
-    assert f"page        {out / 'explore.html'}" in said.splitlines()[-3]
+    output = capsys.readouterr().out
+    assert "IXI014-HH-1236_T2: spacing inferior–superior 4.98 mm (median 1.25 mm" in output
+    assert f"page        {out / 'explore.html'}" in output.splitlines()[-3]
     page = (out / "explore.html").read_text(encoding="utf-8")
     assert "spacing inferior–superior 4.98 mm" in page and "PSR" in page and "LAS" in page
     assert sorted(path.name for path in out.iterdir()) == ["explore.html", "explore.json"]

@@ -50,9 +50,11 @@ def test_all_folders_that_cannot_be_compared_are_named_at_once(tmp_path):
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError) as caught:
         load_runs([unfinished, tmp_path / "other", finished_run(tmp_path, "good")])
-    said = str(caught.value)
-    assert "unfinished: not finished, for it has no scores.json; run its command again: python -m pipeline.run" in said
-    assert "other: not a run's folder" in said and "good" not in said
+    output = str(caught.value)
+    assert (
+        "unfinished: not finished, for it has no scores.json; run its command again: python -m pipeline.run" in output
+    )
+    assert "other: not a run's folder" in output and "good" not in output
 
 
 def test_a_method_that_learns_from_pairs_is_a_bound(tmp_path):

@@ -36,7 +36,7 @@ def cohort(count=10, jitter=0.0, **changes):
 
 
 def reasons(images):
-    return {name.subject: [departure.quantity for departure in its] for name, its in departures(images).items()}
+    return {name.subject: [departure.quantity for departure in entries] for name, entries in departures(images).items()}
 
 
 def test_images_that_are_all_alike_are_not_flagged():

@@ -205,14 +205,14 @@ def test_a_second_process_is_kept_out_while_one_is_at_work(tmp_path):
 
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
-    said = []
+    output = []
     for held in (True, False):
         with RunFolder(tmp_path / "run").lock() if held else nullcontext():
             other = context.Process(target=try_to_enter, args=(answers,))
             other.start()
-            said.append(answers.get(timeout=20))
+            output.append(answers.get(timeout=20))
             other.join()
-    assert said == [f"{tmp_path / 'run'}: another process is at work on this run; wait for it, or stop it", "entered"]
+    assert output == [f"{tmp_path / 'run'}: another process is at work on this run; wait for it, or stop it", "entered"]
 
 
 def test_a_folder_that_was_made_for_nothing_goes_again_and_no_other(tmp_path):

@@ -93,15 +93,15 @@ def test_image_cases_come_from_their_folders_with_the_test_ones_set_aside(tmp_pa
 
 
 def test_the_phantom_is_made_as_configured(tmp_path, monkeypatch):
-    asked = []
+    calls = []
     monkeypatch.setattr(
         pipeline.data.sources.phantom,
         "phantom_cases",
-        lambda *arguments, **options: asked.append((arguments, options)) or [],
+        lambda *arguments, **options: calls.append((arguments, options)) or [],
     )
     data = {"source": "phantom", "folder": tmp_path / "heads", "subjects": 5, "spacing_mm": 4, "seed": 9}
     assert find_cases(config(tmp_path, data=data, contrasts=["PD", "FLAIR"]), quiet=True) == []
-    assert asked == [
+    assert calls == [
         (
             (tmp_path / "heads", ("PD", "FLAIR")),
             {"subjects": 5, "spacing_mm": 4.0, "seed": 9, "processes": 1, "quiet": True},

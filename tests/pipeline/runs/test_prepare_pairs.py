@@ -105,13 +105,13 @@ def test_a_pair_that_cannot_be_registered_is_left_out_of_training_with_its_reaso
 
 
 def test_registration_is_done_only_where_the_configuration_wants_it(cohort, monkeypatch):
-    asked = []
-    monkeypatch.setattr(pair_store, "extract_pair", lambda cases, folder, settings, cache: asked.append(settings))
-    for wanted in (True, False):
-        evaluation = cohort.evaluation.model_copy(update={"register_pairs": wanted})
+    calls = []
+    monkeypatch.setattr(pair_store, "extract_pair", lambda cases, folder, settings, cache: calls.append(settings))
+    for expected in (True, False):
+        evaluation = cohort.evaluation.model_copy(update={"register_pairs": expected})
         with pytest.raises(UserError, match="none of 3 pairs"):
             prepare(cohort.model_copy(update={"evaluation": evaluation}), find_cases(cohort), paired=True, quiet=True)
-    assert [settings["register_pairs"] for settings in asked] == [True] * 3 + [False] * 3
+    assert [settings["register_pairs"] for settings in calls] == [True] * 3 + [False] * 3
 
 
 def test_without_a_usable_pair_the_run_says_how_many_there_should_have_been(cohort):

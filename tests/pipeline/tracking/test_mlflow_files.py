@@ -96,8 +96,8 @@ def test_sync_writes_into_the_project_as_it_lies_now(old, new, way, capsys):
     before = everything_below(old) if old.exists() else None
     command = [sys.executable, "-m", "pipeline.sync", str(new / "tracked" / "run")]  # MLflow keeps its places in mind
     environment = os.environ | {"PYTHONPATH": str(Path(pipeline.__file__).parents[1])}
-    done = subprocess.run(command, cwd=new, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(command, cwd=new, env=environment, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
     assert [path.read_text() for path in (new / "mlruns").rglob("note.txt")] == ["new"]
     assert (everything_below(old) if old.exists() else None) == before
 

@@ -80,16 +80,16 @@ def test_handlers_are_put_back_even_after_an_error():
 
 def test_outside_the_main_thread_nothing_is_caught_and_nothing_breaks():
     before = [signal.getsignal(number) for number in STOPS]
-    seen = []
+    calls = []
 
     def work():
         with Interruption() as interruption:
-            seen.append(([signal.getsignal(number) for number in STOPS], interruption.signal_number))
+            calls.append(([signal.getsignal(number) for number in STOPS], interruption.signal_number))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == [(before, None)]
+    assert calls == [(before, None)]
 
 
 def test_the_announcement_does_not_touch_a_stream_that_the_interrupted_code_is_writing_to(monkeypatch):

@@ -110,17 +110,17 @@ def wait_and_return(seconds, value):
 
 
 def test_no_more_jobs_are_taken_ahead_than_asked_for():
-    taken = []
+    numbers = []
 
     def jobs():
         for number in range(6):
-            taken.append(number)
+            numbers.append(number)
             yield (number,)
 
     with WorkerPool(2, preload=SLOW) as workers:
         results = workers.imap(int, jobs(), 2)
-        assert next(results) == 0 and taken == [0, 1, 2]
-        assert next(results) == 1 and taken == [0, 1, 2, 3]
+        assert next(results) == 0 and numbers == [0, 1, 2]
+        assert next(results) == 1 and numbers == [0, 1, 2, 3]
 
 
 def test_a_single_process_starts_no_worker_and_takes_one_job_at_a_time():
