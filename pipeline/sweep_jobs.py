@@ -239,16 +239,16 @@ class _Signals:
         self.first: int | None = None
         self._processes, self._received, self._sent_counts = processes, [], {}
         under_nohup = HANGUP is None or signal.getsignal(HANGUP) is signal.SIG_IGN
-        self._handled = signal_handlers(
+        self._handlers = signal_handlers(
             (signal.SIGINT, signal.SIGTERM, *([] if under_nohup else [HANGUP])), self._on_signal
         )
 
     def __enter__(self) -> "_Signals":
-        self._handled.__enter__()
+        self._handlers.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._handled.__exit__(None, None, None)
+        self._handlers.__exit__(None, None, None)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self._received.append(signal.SIGTERM if number == HANGUP else number)

@@ -39,9 +39,8 @@ def log_comparison(comparison: Comparison, name: str, files: Sequence[Path], fol
         tracker.log_metrics(metrics(comparison), 0)
         for path in files:
             tracker.log_artifact(path)
-        logged = (
-            tracker.call("the comparison", lambda run: run.id) is not None
-        )  # the last of the queue: everything is logged
+        # This call is the last of the queue: its success means that everything is logged.
+        logged = tracker.call("the comparison", lambda run: run.id) is not None
         how_to_open = tracker.open_instructions()
     if logged:
         shutil.rmtree(folder, ignore_errors=True)

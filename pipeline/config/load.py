@@ -16,10 +16,8 @@ from pipeline.utils.paths import cwd_hint
 from pipeline.utils.texts import decoded
 
 LONGEST_VALUE = 80  # characters of a value that an error shows
-_UNDECODED, _PRIVATE = (
-    0xDC80,
-    0x10FC80,
-)  # first code points for undecoded bytes: Python's, which YAML refuses, and private ones
+# First code points for undecoded bytes: Python's, which YAML refuses, and private ones in their place.
+_UNDECODED, _PRIVATE = 0xDC80, 0x10FC80
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -128,11 +126,8 @@ def _error_line(problem: Mapping) -> str:
     """Return one of pydantic's errors as a line: key, value, rule, nearest valid key."""
     location = [str(key_part) for key_part in problem["loc"]]
     kinds = _kinds().get(location[0], {}) if location else {}
-    kind = location.pop(1) if location[1:2] and location[1] in kinds else None
-    key, value = (
-        ".".join(location),
-        _shortened_repr(problem["input"]),
-    )  # the union member's name, popped, is no key of the YAML
+    kind = location.pop(1) if location[1:2] and location[1] in kinds else None  # a union member's name is no key
+    key, value = ".".join(location), _shortened_repr(problem["input"])
     if problem["type"] in ("extra_forbidden", "invalid_key"):
         if kind and key in set(valid_keys()):
             return f"{key} = {value}: not a key of {location[0]} {kind}; leave it out"

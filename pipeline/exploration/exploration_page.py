@@ -160,9 +160,8 @@ def _outlier_rule() -> Table:
 def _outliers_picture(cohort: Cohort, findings: Sequence[Finding], contrast: str, oriented: bool) -> Picture | None:
     """Return planes of a contrast's images with findings, below those of its most typical image."""
     images = cohort.readable(contrast)
-    shown_findings = [
-        finding for finding in findings if finding.kind != "cut off"
-    ]  # "cut off" depends on the settings, not on the image
+    # Findings of kind "cut off" depend on the settings, not on the image.
+    shown_findings = [finding for finding in findings if finding.kind != "cut off"]
     shown_cases = list(dict.fromkeys(case for finding in shown_findings for case in finding.cases if case in images))
     if not shown_cases:
         return None

@@ -26,7 +26,7 @@ except ImportError:  # Windows
     fcntl = None
 
 # Settings that may change between two sessions of a run, since they do not change what is learnt.
-FREE = (
+CHANGEABLE = (
     "output", "device", "threads", "tracking", "evaluation", "training.loader_workers", "training.checkpoint_minutes",
     "training.cuda_graph", "training.slices_on_device",
     "preprocess.processes", "preprocess.store", "preprocess.on_bad_volume", "split.file",
@@ -234,7 +234,7 @@ def _may_change(key: str, config: Config) -> bool:
     """Whether a setting may change between sessions; the registration of pairs may not if training uses them."""
     if key == "evaluation.register_pairs" and config.split.pairing == "paired":
         return False
-    return any(key == free or key.startswith(f"{free}.") for free in (*FREE, *SCHEDULE))
+    return any(key == free or key.startswith(f"{free}.") for free in (*CHANGEABLE, *SCHEDULE))
 
 
 def _is_written_by_run(path: Path) -> bool:

@@ -25,11 +25,8 @@ from pipeline.tracking.mlflow_settings import (
 from pipeline.utils.console import warn
 from pipeline.utils.files import atomic_text
 
-SEND_EVERY_S, RETRY_EVERY_S, SYSTEM_EVERY_S = (
-    10.0,
-    30.0,
-    10.0,
-)  # a request to SQLite delays training by 10 ms, whatever its size
+# A request to SQLite delays training by 10 ms, whatever its size.
+SEND_EVERY_S, RETRY_EVERY_S, SYSTEM_EVERY_S = 10.0, 30.0, 10.0
 PATIENCE_S = 6.0  # how long training waits for a failing server, in all
 PATIENCE_ON_DISK_S = 60.0  # the same for a store on disk, whose first use takes seconds
 LINES_AT_ONCE = 200

@@ -57,9 +57,8 @@ class Tracker:
         self._checkpoint_run_id = run_id
         self._complete_file = complete_file or self._metrics.path
         run_info = {"experiment": experiment, "name": run_name, "params": flatten(params), "tags": dict(tags or {})}
-        keeps_log = mlflow or (
-            step is not None and (folder / NAME).is_file()
-        )  # an old log would keep the status of an earlier session
+        # A resumed run continues its event log, which would keep the status of an earlier session otherwise.
+        keeps_log = mlflow or (step is not None and (folder / NAME).is_file())
         self._event_log = EventLog(folder, run_info, step) if keeps_log else None
         self._worker = (
             MlflowWorker(

@@ -50,7 +50,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
-        self._handled = signal_handlers((signal.SIGINT, signal.SIGTERM), self._on_signal)
+        self._handlers = signal_handlers((signal.SIGINT, signal.SIGTERM), self._on_signal)
         self._remark = ""
 
     @contextmanager
@@ -76,11 +76,11 @@ class Interruption:
         return Stopped(number, f"{signal.Signals(number).name} {self._remark}")
 
     def __enter__(self) -> "Interruption":
-        self._handled.__enter__()
+        self._handlers.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._handled.__exit__(None, None, None)
+        self._handlers.__exit__(None, None, None)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         if self.signal_number is not None and number == signal.SIGINT:
