@@ -145,7 +145,9 @@ def with_fingerprint(model: "TranslationModel", to: str, source: Path) -> "Trans
     opened = open_volume(source, model, to, [], compare=False)
     fingerprint = volume_fingerprint(opened.inverse_state, model.settings["axis"], model.settings["size"])
     statistics = dict(model.statistics.get(contrast := model.source(to), {}))
-    return replace(model, statistics={**model.statistics, contrast: statistics | {"likeness": cohort_fingerprint([fingerprint])}})
+    return replace(
+        model, statistics={**model.statistics, contrast: statistics | {"likeness": cohort_fingerprint([fingerprint])}}
+    )
 
 
 @contextmanager

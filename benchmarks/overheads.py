@@ -82,9 +82,9 @@ def _open_record(variant: str, folder: Path):
     from pipeline.tracking.tracker import Tracker
 
     tracker = Tracker(folder, experiment="overheads", run_name="one", params={}, mlflow=variant == FOLLOWED)
-    while variant == FOLLOWED and tracker.run_id is None and tracker.follows:
+    while variant == FOLLOWED and tracker.run_id is None and tracker.is_connected:
         time.sleep(0.1)
-    if variant == FOLLOWED and not tracker.follows:
+    if variant == FOLLOWED and not tracker.is_connected:
         raise RuntimeError("MLflow does not answer")
     return tracker.log_metrics, tracker.close
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config.load import load_config
 from pipeline.runs.folder import RunFolder
-from pipeline.utils.arguments import given_path
+from pipeline.utils.arguments import path_argument
 from pipeline.utils.console import cli_main, echo, table
 
 if TYPE_CHECKING:  # imports that take seconds, which --help does not need
@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.views", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", type=given_path, help="run folders, one for each axis")
+    parser.add_argument("runs", nargs="+", type=path_argument, help="run folders, one for each axis")
     parser.add_argument("--to", required=True, metavar="CONTRAST")
     arguments = parser.parse_args(argv)
     compare([str(run) for run in arguments.runs], arguments.to)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.utils.arguments import given_path
+from pipeline.utils.arguments import path_argument
 from pipeline.utils.console import cli_main
 from pipeline.utils.errors import EXIT_DONE, UserError
 
@@ -23,11 +23,11 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("runs", nargs="*", type=given_path, metavar="RUN", help="folders of finished runs")
+    command.add_argument("runs", nargs="*", type=path_argument, metavar="RUN", help="folders of finished runs")
     command.add_argument("--experiment", metavar="NAME", help="compare all finished runs of this MLflow experiment")
-    command.add_argument("--runs", dest="place", type=given_path, default=Path("runs"), metavar="FOLDER",
+    command.add_argument("--runs", dest="runs_folder", type=path_argument, default=Path("runs"), metavar="FOLDER",
                          help="where --experiment looks for them (default: runs)")  # fmt: skip
-    command.add_argument("-o", "--output", type=given_path, default=Path("compare.html"), metavar="PAGE",
+    command.add_argument("-o", "--output", type=path_argument, default=Path("compare.html"), metavar="PAGE",
                          help="the page to write (default: compare.html)")  # fmt: skip
     command.add_argument("--quiet", action="store_true", help="no progress bars")
     command.add_argument("--version", action="version", version=__version__)
@@ -43,8 +43,10 @@ def main(argv: list[str] | None = None) -> int:
 
     if not arguments.runs and arguments.experiment is None:
         raise UserError("no run to compare; give the folders of two runs or more, or --experiment NAME")
-    found = [] if arguments.experiment is None else runs_of_experiment(arguments.experiment, arguments.place)
-    compare_folders([*arguments.runs, *found], arguments.output, quiet=arguments.quiet)
+    experiment_runs = (
+        [] if arguments.experiment is None else runs_of_experiment(arguments.experiment, arguments.runs_folder)
+    )
+    compare_folders([*arguments.runs, *experiment_runs], arguments.output, quiet=arguments.quiet)
     return EXIT_DONE
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline import __version__
 from pipeline.config.load import load_config
-from pipeline.utils.arguments import given_path
+from pipeline.utils.arguments import path_argument
 from pipeline.utils.console import cli_main
 from pipeline.utils.errors import EXIT_DONE
 
@@ -21,12 +21,12 @@ def parser() -> argparse.ArgumentParser:
         description="Look at a configuration's data: counts, grids, intensities, outliers, duplicates, slices.",
         epilog=EPILOG,
     )
-    command.add_argument("config", type=given_path, help="YAML configuration, such as configs/phantom.yaml")
+    command.add_argument("config", type=path_argument, help="YAML configuration, such as configs/phantom.yaml")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as data.folder=/scans")
     command.add_argument(
         "-o",
         "--output",
-        type=given_path,
+        type=path_argument,
         metavar="FOLDER",
         help="of explore.html and explore.json (default: explore/<name>)",
     )

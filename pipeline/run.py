@@ -7,7 +7,7 @@ from pipeline.config.load import load_config
 from pipeline.config.shipped import config_file
 from pipeline.runs.folder import open_run_folder
 from pipeline.training.initial_weights import require_initial_weights
-from pipeline.utils.arguments import given_path
+from pipeline.utils.arguments import path_argument
 from pipeline.utils.console import cli_main, echo
 from pipeline.utils.distributed import world_from_env
 from pipeline.utils.errors import EXIT_DONE
@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 done, 2 bad input or configuration, 130/143 stopped with a checkpoint, 1 our bug",
     )
     command.add_argument(
-        "config", type=given_path, help="YAML configuration, or the name of a shipped one, such as phantom"
+        "config", type=path_argument, help="YAML configuration, or the name of a shipped one, such as phantom"
     )
     command.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="such as training.epochs=20")
     command.add_argument("--dry-run", action="store_true", help="print the plan and touch nothing")

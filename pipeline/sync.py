@@ -3,7 +3,7 @@
 import argparse
 
 from pipeline import __version__
-from pipeline.utils.arguments import given_path
+from pipeline.utils.arguments import path_argument
 from pipeline.utils.console import cli_main
 
 EPILOG = """exit codes: 0 all sent, 2 bad input or nothing sent, 3 some sent and some not, 1 our bug
@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
-        "runs", nargs="+", type=given_path, metavar="RUN", help="folders of runs that nobody is at work on"
+        "runs", nargs="+", type=path_argument, metavar="RUN", help="folders of runs that nobody is at work on"
     )
     command.add_argument("--version", action="version", version=__version__)
     return command

@@ -21,7 +21,7 @@ from pipeline.runs.checkpoint import all_finite_weights, random_state, restore_r
 from pipeline.runs.coverage_choice import coverage_json
 from pipeline.runs.folder import RunFolder, json_text, open_run_folder
 from pipeline.runs.prepare import (
-    Prepared,
+    PreparedData,
     chain_version,
     find_cases,
     prepare,
@@ -70,7 +70,7 @@ def run(config: Config, *, quiet: bool = False) -> None:
     with init_distributed() as world:
         world.local_slots(config.training.batch_size)
         folder = open_run_folder(config) if world.is_main else RunFolder(config.folder)
-        with folder.held() if world.is_main else nullcontext():
+        with folder.lock() if world.is_main else nullcontext():
             if world.is_main:
                 open_run_folder(config)  # again, for the process that held the folder until now may have trained
                 remove_stale(folder.path)
@@ -128,9 +128,9 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
         initial_step = start.position.step
         if not world.is_main:
             return position, initial_step, ""
-        with interruption.at_once():
+        with interruption.stop_immediately():
             finish(context)
-        return position, initial_step, tracker.how_to_open()
+        return position, initial_step, tracker.open_instructions()
 
 
 def _require_able(device: torch.device, config: Config, folder: RunFolder) -> None:
@@ -144,7 +144,7 @@ def _require_able(device: torch.device, config: Config, folder: RunFolder) -> No
 
 def _prepare(
     config: Config, folder: RunFolder, start: StartingPoint, quiet: bool, *, save: bool, version: int
-) -> Prepared:
+) -> PreparedData:
     """Prepare the data and save the configuration, split and range that the run keeps from now on.
 
     A saved split is used if the run has trained on it, or if the first process has just saved it (not `save`).
@@ -180,7 +180,7 @@ def _train(context: RunContext, state: dict | None, interruption: Interruption) 
     banks = {contrast: SliceBank(context.prepared.stored[contrast]) for contrast in config.contrasts}
     slices = _slices(context, banks)
     if context.world.is_main:
-        with interruption.at_once("before the next step; the same command goes on from there"):
+        with interruption.stop_immediately("before the next step; the same command goes on from there"):
             callbacks = _callbacks(context, _validation(context, banks))
     else:
         callbacks = SILENT_CALLBACKS
@@ -276,7 +276,7 @@ def _save(context: RunContext, position: dict, best: bool) -> None:
     state = {
         "config": context.config.model_dump(mode="json"),
         "chain_version": context.reader.settings.get("version", 1),
-        "facts": context.prepared.facts,
+        "facts": context.prepared.statistics,
         "data": training_data(context.prepared),
         "split": split_to_json(context.prepared.split),
         "translators": {contrast: network.state_dict() for contrast, network in context.translators().items()},

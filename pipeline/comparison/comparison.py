@@ -15,12 +15,12 @@ from pipeline.utils.files import require_writable
 if TYPE_CHECKING:
     from pipeline.reporting.report_page import Picture
 
-METRICS = "metrics.jsonl"  # what a comparison's record holds while MLflow has not got it
+METRICS = "metrics.jsonl"  # in a comparison's record, which is kept until MLflow has it
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where a comparison's files lie: beside its page, under the page's name."""
+    """Paths of a comparison's files: beside its page, under the page's name."""
 
     page: Path
 
@@ -45,8 +45,7 @@ def compare_folders(folders: Sequence[Path], page: Path, *, quiet: bool = False)
     """Compare finished runs: print the tables, and write page, figure, CSV and JSON.
 
     Raises:
-        UserError: fewer than two runs, runs that are not finished or that cannot be compared, or an output that cannot
-            be written.
+        UserError: Fewer than two runs, unfinished or incomparable runs, or an output that cannot be written.
     """
     if page.suffix.lower() != ".html":
         raise UserError(f"{page}: the comparison is a page; give -o a name that ends in .html")
@@ -86,16 +85,16 @@ def _write(runs: Sequence[FinishedRun], outputs: Outputs, quiet: bool) -> None:
 
 
 def _picture(runs: Sequence[FinishedRun], path: Path, quiet: bool) -> "Picture | None":
-    """Draw and write the figure; where the data has gone, say so and do without."""
+    """Draw and write the figure; if the data is missing, warn and return None."""
     from pipeline.comparison.figure import CAPTION, draw_slices
     from pipeline.reporting.report_page import Picture
     from pipeline.reporting.tiles import save_png
 
-    path.unlink(missing_ok=True)  # an earlier comparison's must not pass for this one's
+    path.unlink(missing_ok=True)  # an earlier comparison's figure must not stay
     try:
-        drawn = draw_slices(runs, quiet)
+        sheet = draw_slices(runs, quiet)
     except UserError as error:
         warn(f"warning: {error}; the comparison is without its figure")
         return None
-    save_png(drawn, path)
+    save_png(sheet, path)
     return Picture(path, "the same slices: input, each method, real target", CAPTION)

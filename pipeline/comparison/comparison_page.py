@@ -1,4 +1,4 @@
-"""compare.html: the comparison as one file that holds all it shows, in the look of a run's report."""
+"""compare.html: the comparison as one self-contained file, in the style of a run's report."""
 
 import platform
 import shlex
@@ -26,12 +26,13 @@ STATISTICS = (
 
 
 def write_page(path: Path, comparison: Comparison, picture: Picture | None) -> None:
-    """Write the page, atomically; raises UserError as `pipeline.reporting.report_page.write_report` does."""
+    """Write the page atomically; raises `UserError` as `pipeline.reporting.report_page.write_report` does."""
     atomic_text(path, render(comparison, picture))
 
 
 def render(comparison: Comparison, picture: Picture | None) -> str:
     """Return the page as HTML."""
+    # What the page shares with a run's report.
     phantom = comparison.runs[0].config.data.source == "phantom"
     report = Report(
         title=f"Comparison of {len(comparison.runs)} runs",
@@ -39,18 +40,20 @@ def render(comparison: Comparison, picture: Picture | None) -> str:
         highlights=[_highlight(direction) for direction in comparison.directions],
         warnings=[*([PHANTOM_NOTE] if phantom else []), *comparison.notes],
         provenance={"version": __version__, "python": platform.python_version()},
-        how_to={
+        next_commands={
             "repeat this comparison": "python -m pipeline.compare "
             + " ".join(shlex.quote(str(run.folder)) for run in comparison.runs),
             "look at the runs' curves together": "mlflow ui",
         },
     )
+
+    # The comparison's own tables.
     only_bounds = all(run.is_bound for run in comparison.runs)
     template = page_environment(Path(__file__).parent).get_template("compare.html.jinja")
     return template.render(
         report=report,
         tables=[],
-        directions=[_laid_out(direction) for direction in comparison.directions],
+        directions=[_direction_cells(direction) for direction in comparison.directions],
         eligible="" if only_bounds else "among methods that no pairs taught",
         flag=PHANTOM_FLAG if phantom else "",
         protocol=comparison.runs[0].protocols[OWN],
@@ -64,13 +67,13 @@ def render(comparison: Comparison, picture: Picture | None) -> str:
 
 
 def result_sentence(comparison: Comparison) -> str:
-    """Say in a sentence which run is best by PSNR in each direction."""
-    said = [
-        f"{' → '.join(direction.way)} {direction.reference} "
+    """Return a sentence that names the run with the best PSNR in each direction."""
+    best_runs = [
+        f"{' → '.join(direction.contrasts)} {direction.reference} "
         f"({_reference(direction).values[direction.columns[0]].mean:.2f} dB)"
         for direction in comparison.directions
     ]
-    return f"Best masked PSNR of whole test volumes (our protocol, data range 2): {'; '.join(said)}."
+    return f"Best masked PSNR of whole test volumes (our protocol, data range 2): {'; '.join(best_runs)}."
 
 
 def _reference(direction: Direction) -> Row:
@@ -78,32 +81,32 @@ def _reference(direction: Direction) -> Row:
 
 
 def _highlight(direction: Direction) -> Highlight:
-    """Return the best run's PSNR, and how far behind the next one is."""
+    """Return the best run's PSNR, and its lead over the next best run."""
     column, best = direction.columns[0], _reference(direction)
-    others = [row for row in direction.rows if row.run and row.label != best.label and not row.saw_pairs]
-    others = [row for row in others if is_known(row.values.get(column))]
+    rivals = [row for row in direction.rows if row.run and row.label != best.label and not row.used_pairs]
+    rivals = [row for row in rivals if is_known(row.values.get(column))]
     note = ""
-    if others:
-        following = max(others, key=lambda row: row.values[column].mean)
-        ahead = best.values[column].mean - following.values[column].mean
-        note = f"{ahead:+.2f} dB over {following.label}"
-    label = f"{' → '.join(direction.way)}, masked PSNR: {best.label}"
+    if rivals:
+        runner_up = max(rivals, key=lambda row: row.values[column].mean)
+        lead_db = best.values[column].mean - runner_up.values[column].mean
+        note = f"{lead_db:+.2f} dB over {runner_up.label}"
+    label = f"{' → '.join(direction.contrasts)}, masked PSNR: {best.label}"
     return Highlight(f"{best.values[column].mean:.2f} dB", label, note)
 
 
-def _laid_out(direction: Direction) -> dict:
+def _direction_cells(direction: Direction) -> dict:
     """Return a direction's two tables as text."""
     return {
-        "title": " → ".join(direction.way),
+        "title": " → ".join(direction.contrasts),
         "count": count_text(direction),
         "columns": [(heading(column), arrow(column)) for column in direction.columns],
         "difference_columns": [difference_heading(column) for column in direction.columns],
         "reference": direction.reference,
-        "rows": [_laid_out_row(row, direction) for row in direction.rows],
+        "rows": [_row_cells(row, direction) for row in direction.rows],
     }
 
 
-def _laid_out_row(row: Row, direction: Direction) -> dict:
+def _row_cells(row: Row, direction: Direction) -> dict:
     is_reference = row.label == direction.reference
     trained = row.run
     return {
@@ -124,16 +127,16 @@ def _laid_out_row(row: Row, direction: Direction) -> dict:
 
 
 def _difference_cell(column: str, difference: Difference | None) -> tuple[str, str, str, str]:
-    """Return mean, interval, p and verdict of a difference."""
+    """Return mean, interval, p and "better", "worse" or "" of a difference."""
     if difference is None or difference.n == 0:
         return NONE, "", NONE, ""
-    places = digits(column)
-    known = difference.n > 1
-    interval = f"{difference.low:+.{places}f} to {difference.high:+.{places}f}" if known else ""
+    decimals = digits(column)
+    has_interval = difference.n > 1
+    interval = f"{difference.low:+.{decimals}f} to {difference.high:+.{decimals}f}" if has_interval else ""
     verdict = ""
     if difference.p_holm is not None and difference.p_holm < SIGNIFICANT:
         verdict = "better" if (difference.mean > 0) == higher_is_better(column) else "worse"
-    return f"{difference.mean:+.{places}f}", interval, p_text(difference.p_holm), verdict
+    return f"{difference.mean:+.{decimals}f}", interval, p_text(difference.p_holm), verdict
 
 
 def _run_rows(comparison: Comparison) -> Sequence[Sequence[str]]:
@@ -144,7 +147,7 @@ def _run_rows(comparison: Comparison) -> Sequence[Sequence[str]]:
             str(run.folder),
             f"{run.record['steps']:,}" if "steps" in run.record else NONE,
             str(run.config.training.batch_size),
-            run.where or NONE,
+            run.hardware or NONE,
             run.mlflow_id or NONE,
         ]
         for run in comparison.runs

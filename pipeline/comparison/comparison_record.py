@@ -1,4 +1,4 @@
-"""The comparison as an MLflow run of its own, beside the runs it compares; best effort, like all tracking."""
+"""The comparison as an MLflow run of its own, in the experiment of the compared runs."""
 
 import shutil
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ from pipeline.tracking.tracker import Tracker
 
 
 def log_comparison(comparison: Comparison, name: str, files: Sequence[Path], folder: Path) -> str:
-    """Log the comparison to the runs' experiment, and say in a line how to open it; waits for no dead server.
+    """Log the comparison to the runs' experiment, and return a line on how to open it.
 
-    Metrics bear the names that the runs' own have: those of the best run of each direction under "model", as MLflow's
+    Metrics have the names of the runs' own metrics: those of the best run of each direction under "model", as MLflow's
     page for comparing runs expects, those of every run under its label, and those of the baselines. Tags name the
-    compared runs.
+    compared runs. A server that does not answer delays this by seconds only.
 
     Args:
-        comparison: What to log.
-        name: The MLflow run's name.
-        files: Its artifacts.
-        folder: Keeps the record where MLflow cannot be reached, and is gone again where it can.
+        comparison: The comparison to log.
+        name: Name of the MLflow run.
+        files: Artifacts of the MLflow run.
+        folder: Folder for the record; it is removed once MLflow has everything.
     """
     runs = comparison.runs
     if not any(run.config.tracking.mlflow for run in runs):
@@ -39,17 +39,17 @@ def log_comparison(comparison: Comparison, name: str, files: Sequence[Path], fol
         tracker.log_metrics(metrics(comparison), 0)
         for path in files:
             tracker.log_artifact(path)
-        logged = tracker.call("the comparison", lambda run: run.id) is not None  # the last in line: all is there
-        how_to_open = tracker.how_to_open()
+        # This call is the last of the queue: its success means that everything is logged.
+        logged = tracker.call("the comparison", lambda run: run.id) is not None
+        how_to_open = tracker.open_instructions()
     if logged:
         shutil.rmtree(folder, ignore_errors=True)
     return how_to_open
 
 
 def metrics(comparison: Comparison) -> dict[str, float]:
-    """Return the tables' means under the names of the runs' own metrics, such as
-    "test/T1_to_T2/model/own/volume_foreground_psnr"."""
-    found = {}
+    """Return the tables' means by metric name, such as "test/T1_to_T2/model/own/volume_foreground_psnr"."""
+    means = {}
     for direction in comparison.directions:
         for row in direction.rows:
             for column in direction.columns:
@@ -57,14 +57,14 @@ def metrics(comparison: Comparison) -> dict[str, float]:
                 if value is None or not isfinite(value.mean):
                     continue
                 region, _, metric = column.partition("/")
-                figure = SummaryRow(*direction.way, row.label, OWN, "volume", region, metric, *_parts(value))
-                found[metric_name(figure)] = value.mean
+                figure = SummaryRow(*direction.contrasts, row.label, OWN, "volume", region, metric, *_mean_sd_n(value))
+                means[metric_name(figure)] = value.mean
                 if row.label == direction.reference:
-                    found[metric_name(figure, MODEL)] = value.mean
-    return found
+                    means[metric_name(figure, MODEL)] = value.mean
+    return means
 
 
-def _parts(value) -> tuple[float, float, int]:
+def _mean_sd_n(value) -> tuple[float, float, int]:
     return value.mean, value.sd, value.n
 
 
@@ -76,5 +76,5 @@ def _tags(comparison: Comparison) -> dict[str, str]:
         "data": runs[0].config.data.source,
         "compared_runs": ",".join(run.mlflow_id or str(run.folder) for run in runs),
         **{f"compared.{run.label}": run.mlflow_id or str(run.folder) for run in runs},
-        **{f"best.{'_to_'.join(one.way)}": one.reference for one in comparison.directions},
+        **{f"best.{'_to_'.join(direction.contrasts)}": direction.reference for direction in comparison.directions},
     }

@@ -1,4 +1,4 @@
-"""What no single key of a configuration shows: settings that are valid alone and wrong together."""
+"""Checks across keys of a configuration: settings that are valid by themselves but do not go together."""
 
 from collections.abc import Iterator
 
@@ -7,14 +7,14 @@ from pipeline.config.schema import Config
 
 
 def conflicts(config: Config) -> Iterator[str]:
-    """Yield a line for each pair of settings that cannot be together."""
-    yield from _of_data(config)
-    yield from _of_networks(config)
-    yield from _of_method(config)
-    yield from _of_training(config)
+    """Yield one line for each combination of settings that is not allowed."""
+    yield from _data_conflicts(config)
+    yield from _network_conflicts(config)
+    yield from _method_conflicts(config)
+    yield from _training_conflicts(config)
 
 
-def _of_training(config: Config) -> Iterator[str]:
+def _training_conflicts(config: Config) -> Iterator[str]:
     training = config.training
     if training.precision == "fp16" and config.device == "cpu":
         yield "training.precision = 'fp16': needs a GPU; use bf16 or float32 on the CPU"
@@ -34,14 +34,15 @@ def _of_training(config: Config) -> Iterator[str]:
             yield f"training.cuda_graph = True: needs method.critic_steps 1, and it is {config.method.critic_steps}"
 
 
-def _of_data(config: Config) -> Iterator[str]:
+def _data_conflicts(config: Config) -> Iterator[str]:
     first, second = config.contrasts
     if first == second:
         yield f"contrasts = [{first}, {second}]: must be two different names"
     for key in ("patterns", "train"):
-        named = getattr(config.data, key, None)
-        if named is not None and set(named) != {first, second}:
-            yield f"data.{key} names {sorted(named)}: must name exactly the contrasts, {sorted(config.contrasts)}"
+        contrast_names = getattr(config.data, key, None)
+        if contrast_names is not None and set(contrast_names) != {first, second}:
+            expected = sorted(config.contrasts)
+            yield f"data.{key} names {sorted(contrast_names)}: must name exactly the contrasts, {expected}"
     if getattr(config.data, "test", None) and set(config.data.test) != {first, second}:
         yield f"data.test names {sorted(config.data.test)}: must name both of {sorted(config.contrasts)}, or none"
     if config.preprocess.scaling == "type_range" and config.data.source != "images":
@@ -53,16 +54,16 @@ def _of_data(config: Config) -> Iterator[str]:
         yield f"preprocess.coverage_mm = {coverage:g}: must be all or shared for sagittal slices, which have no crown"
 
 
-def _of_networks(config: Config) -> Iterator[str]:
+def _network_conflicts(config: Config) -> Iterator[str]:
     size, generator, discriminator = config.preprocess.size, config.generator, config.discriminator
     if generator.type == "unet":
         depth = generator.depth
         if depth is None and size & (size - 1):
             yield f"preprocess.size = {size}: must be a power of two unless generator.depth is set"
         elif depth is not None and size % 2**depth:
-            yield _not_a_multiple(size, "depth", depth)
+            yield _multiple_message(size, "depth", depth)
     elif size % 2**generator.downs:
-        yield _not_a_multiple(size, "downs", generator.downs)
+        yield _multiple_message(size, "downs", generator.downs)
     elif size < 2 ** (generator.downs + 1):
         yield f"generator.downs = {generator.downs}: preprocess.size = {size} is too small for it"
     if generator.type == "munit" and size < 2 ** (generator.style_downs + 1):
@@ -77,17 +78,17 @@ def _of_networks(config: Config) -> Iterator[str]:
         yield f"{levels}: preprocess.size = {size} is too small for it"
 
 
-def _not_a_multiple(size: int, key: str, halvings: int) -> str:
+def _multiple_message(size: int, key: str, halvings: int) -> str:
     multiple = f"{2**halvings} (2 to the power generator.{key} = {halvings})"
     return f"preprocess.size = {size}: must be a multiple of {multiple}"
 
 
-def _of_method(config: Config) -> Iterator[str]:
+def _method_conflicts(config: Config) -> Iterator[str]:
     method, generator = config.method, config.generator.type
     native = NATIVE.get(method.type, {}).get("generator")
     if native and generator != native:
         yield f"generator.type = {generator!r}: must be {native} for method {method.type}, which trains its own kind"
-    elif not native and generator not in _for_any_method():
+    elif not native and generator not in _general_generators():
         usual = USUAL["generator"]
         yield f"generator.type = {generator!r}: is for the method of that name; use {usual} with method {method.type}"
     paired = config.split.pairing == "paired"
@@ -109,6 +110,6 @@ def _of_method(config: Config) -> Iterator[str]:
             yield "training.precision = 'fp16': does not go with method.gradient_penalty; use bf16 or float32"
 
 
-def _for_any_method() -> set[str]:
-    """Return the generators that a method need not be made for."""
+def _general_generators() -> set[str]:
+    """Return the types of generator that work with most methods."""
     return {"unet", "resnet", "residual_concat"}

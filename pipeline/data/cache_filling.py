@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from pipeline.utils.console import bar, progress, warn
 from pipeline.utils.errors import UserError
-from pipeline.utils.workers import work_off
+from pipeline.utils.workers import run_jobs
 
 PROGRESS_BAR_DELAY_S = 2.0  # a check of the cache that is shorter than this shows no progress bar
 
@@ -51,7 +51,7 @@ def fill_cache(
 
     # Extract the rest, and report each item that fails.
     failures: dict[Item, str] = {}
-    results = work_off(extract, missing, processes, preload=["transforms.slice_chain"])
+    results = run_jobs(extract, missing, processes, preload=["transforms.slice_chain"])
     for item, _, reason in progress(results, total=len(missing), title=title, unit=unit, quiet=quiet or not missing):
         if reason is None and (entry := look_up(item)) is not None:
             entries[item] = entry

@@ -10,7 +10,7 @@ import yaml
 from pipeline.data.case import Case
 from pipeline.data.splits import CohortSplit
 from pipeline.utils.errors import UserError
-from pipeline.utils.paths import looked_at
+from pipeline.utils.paths import cwd_hint
 from pipeline.utils.texts import decoded
 
 MAX_LISTED_NAMES = 8
@@ -72,7 +72,7 @@ def _read(path: Path) -> object:
             return json.loads(text)
         return yaml.load(text, Loader=yaml.BaseLoader)  # reads strings only, so that subject 007 stays "007"
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}){looked_at(path)}; correct split.file") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}){cwd_hint(path)}; correct split.file") from error
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: neither JSON nor YAML ({reason}); correct split.file") from error

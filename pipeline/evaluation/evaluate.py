@@ -99,7 +99,7 @@ def evaluate(
     scores.notes += _without_partner(test, test_pairs)
 
     def pending_subjects() -> Iterator[PendingSubject]:
-        views = workers.ahead(read_pair, [(reader, pair) for pair in test_pairs], READ_AHEAD)
+        views = workers.imap(read_pair, [(reader, pair) for pair in test_pairs], READ_AHEAD)
         for pair, result in zip(test_pairs, views, strict=True):
             name = "_".join(label for label in (pair[0].subject, pair[0].session) if label)
             if isinstance(result, str):
@@ -150,7 +150,7 @@ def evaluate_unpaired(
     workers, callbacks = workers or WorkerPool(1), callbacks or {}
 
     def pending_subjects() -> Iterator[PendingSubject]:
-        scans = workers.ahead(read_scan, [(reader, case) for case in test], READ_AHEAD)
+        scans = workers.imap(read_scan, [(reader, case) for case in test], READ_AHEAD)
         for case, source in zip(test, scans, strict=True):
             if isinstance(source, str):
                 yield case.name, source, []
@@ -227,9 +227,7 @@ def _fit_baselines(
     }
     fitting_pairs = training_pairs[:: max(1, -(-len(training_pairs) // MAX_LOOKUP_PAIRS))]
     voxels = []
-    intensities_of_pairs = workers.ahead(
-        _training_voxels, [(reader, pair) for pair in fitting_pairs], workers.processes
-    )
+    intensities_of_pairs = workers.imap(_training_voxels, [(reader, pair) for pair in fitting_pairs], workers.processes)
     bar = progress(fitting_pairs, title="lookup", unit="pair", quiet=quiet or not fitting_pairs)
     for pair, intensities in zip(bar, intensities_of_pairs, strict=True):
         if isinstance(intensities, str):

@@ -30,7 +30,7 @@ def finish(context: RunContext) -> None:
     # Load the checkpoint.
     config, folder, tracker = context.config, context.folder, context.tracker
     mark_unfinished(folder.record)
-    checkpoint_path = folder.evaluated(config.evaluation.checkpoint)
+    checkpoint_path = folder.evaluated_checkpoint(config.evaluation.checkpoint)
     model = load_model(checkpoint_path, context.device.type)
 
     # Score and translate the test subjects.
@@ -111,7 +111,9 @@ def _log_models(context: RunContext, model: TranslationModel, scorer: Uncertaint
     )
 
 
-def _calibrated_scorer(context: RunContext, model: TranslationModel, workers: WorkerPool) -> tuple[UncertaintyScorer, str]:
+def _calibrated_scorer(
+    context: RunContext, model: TranslationModel, workers: WorkerPool
+) -> tuple[UncertaintyScorer, str]:
     """Calibrate the uncertainty on the validation subjects; return its scorer, and the reason where it has none."""
     config, prepared = context.config, context.prepared
     if not config.evaluation.uncertainty:

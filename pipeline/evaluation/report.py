@@ -28,7 +28,7 @@ from pipeline.reporting.report_page import (
 from pipeline.reporting.score_tables import ScoreTable
 from pipeline.reporting.viewer import NOT_FETCHED, Viewer, is_fetched
 from pipeline.runs.folder import RunFolder, resolved_yaml
-from pipeline.runs.prepare import Prepared
+from pipeline.runs.prepare import PreparedData
 from pipeline.training.failure_monitor import TrainingWarning
 from pipeline.training.history import history_texts
 from pipeline.training.trainer_state import TrainerState
@@ -39,7 +39,7 @@ EMBEDDED_MOSAICS = 4  # a report stays a file that can be mailed
 def write_summary(
     config: Config,
     folder: RunFolder,
-    prepared: Prepared,
+    prepared: PreparedData,
     scores: Scores,
     volumes: Sequence[TranslatedVolume],
     gifs: Mapping[str, Path],
@@ -103,7 +103,7 @@ def write_summary(
         split_subjects=_split_subjects(config, prepared),
         config_yaml=resolved_yaml(config),
         provenance=_provenance(config, prepared, position, engine) | history_texts(history or {}),
-        how_to=_next_commands(config, folder),
+        next_commands=_next_commands(config, folder),
         notes=scores.notes,
     )
     write_report(folder.report, report)
@@ -166,7 +166,7 @@ def _highlights(scores: Scores, contrasts: tuple[str, str]) -> list[Highlight]:
     return highlights
 
 
-def _exclusions(prepared: Prepared, scores: Scores) -> list[str]:
+def _exclusions(prepared: PreparedData, scores: Scores) -> list[str]:
     training = [f"{case.path}: {reason}; not trained on" for case, reason in prepared.left_out.items()]
     return training + [f"{subject}: {reason}; not evaluated" for subject, reason in scores.failures.items()]
 
@@ -210,7 +210,7 @@ def _tables(scores: Scores, contrasts: tuple[str, str]) -> list[ScoreTable]:
             about=DESCRIPTIONS[protocol] if first[protocol] == (source, target, protocol, unit, region) else "",
             rows=rows,
             model=MODEL,
-            given_pairs=(LOOKUP,),
+            trained_on_pairs=(LOOKUP,),
         )
         for (source, target, protocol, unit, region), rows in grouped.items()
     ]
@@ -250,10 +250,10 @@ def _best_and_worst(
     return results
 
 
-def _split_rows(config: Config, prepared: Prepared) -> list[list[str]]:
+def _split_rows(config: Config, prepared: PreparedData) -> list[list[str]]:
     rows = []
     for contrast in config.contrasts:
-        cases, statistics = prepared.split.train[contrast], prepared.facts[contrast]
+        cases, statistics = prepared.split.train[contrast], prepared.statistics[contrast]
         rows.append(["train", contrast, len({case.subject for case in cases}), len(cases), statistics["slices"]])
     if prepared.pairs:
         subjects = {first.case.subject for first, _ in prepared.pairs}
@@ -265,14 +265,14 @@ def _split_rows(config: Config, prepared: Prepared) -> list[list[str]]:
     return [[str(cell) for cell in row] for row in rows]
 
 
-def _split_subjects(config: Config, prepared: Prepared) -> dict[str, list[str]]:
+def _split_subjects(config: Config, prepared: PreparedData) -> dict[str, list[str]]:
     split = prepared.split
     splits = {f"training {contrast}": split.train[contrast] for contrast in config.contrasts}
     splits |= {"validation": split.validation, "test": split.test}
     return {name: sorted({case.subject for case in cases}) for name, cases in splits.items()}
 
 
-def _provenance(config: Config, prepared: Prepared, position: TrainerState, engine: Engine) -> dict[str, str]:
+def _provenance(config: Config, prepared: PreparedData, position: TrainerState, engine: Engine) -> dict[str, str]:
     parameters = {
         name: sum(weight.numel() for weight in network.parameters()) for name, network in engine.networks().items()
     }

@@ -100,7 +100,7 @@ class TranslationWriter:
         Images that cannot be read are left out, with a warning.
         """
         remaining = [case for case in test if case not in self._written]
-        scans = (workers or WorkerPool(1)).ahead(read_scan, [(reader, case) for case in remaining], READ_AHEAD)
+        scans = (workers or WorkerPool(1)).imap(read_scan, [(reader, case) for case in remaining], READ_AHEAD)
         bar = progress(remaining, title="translation", unit="vol", quiet=quiet or not remaining)
         for case, scan in zip(bar, scans, strict=True):
             to = self.model.contrasts[1 - self.model.contrasts.index(case.contrast)]

@@ -106,7 +106,7 @@ def calibrate(
     # Sample features and errors of both directions.
     samples: dict[tuple[str, str], list[tuple[Features, np.ndarray]]] = {}
     fitting_pairs = validation_pairs[:: max(1, -(-len(validation_pairs) // MAX_PAIRS))]
-    views = (workers or WorkerPool(1)).ahead(read_pair, [(reader, pair) for pair in fitting_pairs], READ_AHEAD)
+    views = (workers or WorkerPool(1)).imap(read_pair, [(reader, pair) for pair in fitting_pairs], READ_AHEAD)
     bar = progress(fitting_pairs, title="uncertainty", unit="subject", quiet=quiet)
     for pair, result in zip(bar, views, strict=True):
         if isinstance(result, str):

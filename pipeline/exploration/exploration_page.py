@@ -1,4 +1,4 @@
-"""explore.html: a cohort on one self-contained page, in the dress of a run's report."""
+"""explore.html: a cohort on one self-contained page, in the style of a run's report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,29 +7,29 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.exploration.charts import histograms, planes_sheet, slices_sheet
-from pipeline.exploration.cohort import PARTS, Cohort
+from pipeline.exploration.cohort import SUBSETS, Cohort
 from pipeline.exploration.findings import Finding
-from pipeline.exploration.image_statistics import ImageFacts
+from pipeline.exploration.image_statistics import ImageStatistics
 from pipeline.exploration.outliers import COMMON, FEWEST, LIMIT, QUANTITIES, histogram_distances
 from pipeline.exploration.tables import Table, grid_tables, image_table, intensity_table, subject_table
 from pipeline.reporting.report_page import Highlight, Picture, Report, page_environment
 from pipeline.reporting.tiles import RADIOLOGICAL
 from pipeline.utils.files import atomic_text
 
-SHOWN_SLICES = 6  # of a contrast in a part of the split
-SHOWN_OUTLIERS = 8  # of a contrast
+SHOWN_SLICES = 6  # per contrast and subset
+SHOWN_OUTLIERS = 8  # per contrast
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: lines, then tables, then pictures.
+    """A section of the page: paragraphs, then tables, then pictures.
 
     Attributes:
-        anchor: Its id.
-        title: Its heading.
+        anchor: HTML id of the section.
+        title: Heading.
         lines: Paragraphs.
-        tables: In order.
-        pictures: In order.
+        tables: Tables in order.
+        pictures: Pictures in order.
     """
 
     anchor: str
@@ -46,14 +46,14 @@ def write_page(
 
     Args:
         path: The HTML file.
-        cohort: What was found.
-        findings: What in it deserves a look.
+        cohort: The cohort.
+        findings: Findings in the cohort.
         report: Title, warnings, configuration and provenance; the counts are filled in here.
-        axis: The plane that training cuts.
-        oriented: Whether the body's directions are known (volumes) or not (pictures).
+        axis: Plane of the training slices.
+        oriented: Whether anatomical directions are known (volumes) or not (2D images).
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: The file cannot be written.
     """
     sections = [
         _findings_section(cohort, findings, oriented),
@@ -76,20 +76,20 @@ def write_page(
 
 
 def result_sentence(cohort: Cohort, findings: Sequence[Finding]) -> str:
-    """Say in a sentence what was found."""
+    """Return a sentence with the number of images and of findings of each kind."""
     kinds = [finding.kind for finding in findings]
     counts = ", ".join(f"{kind} {kinds.count(kind)}" for kind in dict.fromkeys(kinds))
-    seen = f"{len(cohort.facts):,} of {len(cohort.parts):,} images were read and normalised as training would"
-    return f"{seen}; worth a look: {counts}." if counts else f"{seen}; none stands out."
+    summary = f"{len(cohort.statistics):,} of {len(cohort.subsets):,} images were read and normalised as training would"
+    return f"{summary}; worth a look: {counts}." if counts else f"{summary}; none stands out."
 
 
 def _highlights(cohort: Cohort, findings: Sequence[Finding]) -> list[Highlight]:
-    everyone = {case.subject for case in cohort.parts}
+    everyone = {case.subject for case in cohort.subsets}
     numbers = [f"{len(cohort.cases(contrast)):,} {contrast}" for contrast in cohort.contrasts]
     concerned = {case for finding in findings for case in finding.cases}
     return [
         Highlight(f"{len(everyone):,}", "subjects"),
-        Highlight(f"{len(cohort.parts):,}", "images", ", ".join(numbers)),
+        Highlight(f"{len(cohort.subsets):,}", "images", ", ".join(numbers)),
         Highlight(f"{len(cohort.pairs()):,}", "pairs", "both contrasts, in one session"),
         Highlight(f"{len(findings):,}", "findings", f"about {len(concerned):,} images"),
     ]
@@ -97,23 +97,23 @@ def _highlights(cohort: Cohort, findings: Sequence[Finding]) -> list[Highlight]:
 
 def _split_rows(cohort: Cohort) -> list[list[str]]:
     rows = []
-    for part in PARTS:
+    for subset in SUBSETS:
         for contrast in cohort.contrasts:
-            cases = cohort.cases(contrast, part)
-            slices = sum(cohort.facts[case].slices for case in cases if case in cohort.facts)
-            rows.append([part, contrast, len({case.subject for case in cases}), len(cases), f"{slices:,}"])
-        pairs = cohort.pairs(part)
-        rows.append([part, "pairs", len({first.subject for first, _ in pairs}), len(pairs), ""])
+            cases = cohort.cases(contrast, subset)
+            slices = sum(cohort.statistics[case].slices for case in cases if case in cohort.statistics)
+            rows.append([subset, contrast, len({case.subject for case in cases}), len(cases), f"{slices:,}"])
+        pairs = cohort.pairs(subset)
+        rows.append([subset, "pairs", len({first.subject for first, _ in pairs}), len(pairs), ""])
     return [[str(cell) for cell in row] for row in rows if row[3]]
 
 
 def _split_subjects(cohort: Cohort) -> dict[str, list[str]]:
-    named = {
-        f"{part} {contrast}": sorted({case.subject for case in cohort.cases(contrast, part)})
-        for part in PARTS
+    subjects_by_title = {
+        f"{subset} {contrast}": sorted({case.subject for case in cohort.cases(contrast, subset)})
+        for subset in SUBSETS
         for contrast in cohort.contrasts
     }
-    return {name: subjects for name, subjects in named.items() if subjects}
+    return {name: subjects for name, subjects in subjects_by_title.items() if subjects}
 
 
 # ── findings ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -124,7 +124,7 @@ def _findings_section(cohort: Cohort, findings: Sequence[Finding], oriented: boo
         [
             finding.kind,
             finding.names,
-            ", ".join(dict.fromkeys(cohort.parts[case] for case in finding.cases)),
+            ", ".join(dict.fromkeys(cohort.subsets[case] for case in finding.cases)),
             finding.text,
         ]
         for finding in findings
@@ -137,12 +137,12 @@ def _findings_section(cohort: Cohort, findings: Sequence[Finding], oriented: boo
     pictures = [
         picture for contrast in cohort.contrasts if (picture := _outliers_picture(cohort, findings, contrast, oriented))
     ]
-    return Section("findings", "Worth a look", lines, [*([table] if rows else []), _rule()], pictures)
+    return Section("findings", "Worth a look", lines, [*([table] if rows else []), _outlier_rule()], pictures)
 
 
-def _rule() -> Table:
-    """Return the rule by which outliers are found, for readers."""
-    about = (
+def _outlier_rule() -> Table:
+    """Return a table that explains the rule for outliers."""
+    description = (
         f"An image is an outlier where a quantity is farther from its contrast's median than {LIMIT} times the "
         "robust standard deviation (1.4826 times the median absolute deviation; the modified z-score of Iglewicz and "
         "Hoaglin 1993) and farther than the smallest departure that matters, below; factors are compared on a "
@@ -152,23 +152,26 @@ def _rule() -> Table:
         f"{COMMON:.0%} of the contrast agree on one. Contrasts with fewer than {FEWEST} images are not judged."
     )
     rows = [[quantity.name, quantity.rule] for quantity in QUANTITIES]
-    return Table(["quantity", "smallest departure that matters"], rows, "The rule for outliers", about, folded=True)
+    return Table(
+        ["quantity", "smallest departure that matters"], rows, "The rule for outliers", description, folded=True
+    )
 
 
 def _outliers_picture(cohort: Cohort, findings: Sequence[Finding], contrast: str, oriented: bool) -> Picture | None:
-    """Return the planes of a contrast's images that findings name, below those of its most typical one."""
+    """Return planes of a contrast's images with findings, below those of its most typical image."""
     images = cohort.readable(contrast)
-    odd = [finding for finding in findings if finding.kind != "cut off"]  # which is the setting's doing
-    named = list(dict.fromkeys(case for finding in odd for case in finding.cases if case in images))
-    if not named:
+    # Findings of kind "cut off" depend on the settings, not on the image.
+    shown_findings = [finding for finding in findings if finding.kind != "cut off"]
+    shown_cases = list(dict.fromkeys(case for finding in shown_findings for case in finding.cases if case in images))
+    if not shown_cases:
         return None
-    distances = {case: far for case, far in histogram_distances(images).items() if case not in named}
-    rows = {case.name: images[case] for case in named[:SHOWN_OUTLIERS]}
+    distances = {case: distance for case, distance in histogram_distances(images).items() if case not in shown_cases}
+    rows = {case.name: images[case] for case in shown_cases[:SHOWN_OUTLIERS]}
     if distances:
         typical = min(distances, key=distances.get)
         rows = {f"typical: {typical.name}": images[typical]} | rows
-    more = f", the first {SHOWN_OUTLIERS} of {len(named)}" if len(named) > SHOWN_OUTLIERS else ""
-    sheet = planes_sheet(rows, oriented=oriented, title=f"{contrast}: images worth a look{more}")
+    count_note = f", the first {SHOWN_OUTLIERS} of {len(shown_cases)}" if len(shown_cases) > SHOWN_OUTLIERS else ""
+    sheet = planes_sheet(rows, oriented=oriented, title=f"{contrast}: images worth a look{count_note}")
     return Picture(sheet, f"{contrast} images that findings name", "normalised; the first row is a typical image")
 
 
@@ -193,20 +196,22 @@ def _intensities_section(cohort: Cohort, findings: Sequence[Finding]) -> Section
 
 def _slices_section(cohort: Cohort, axis: str, oriented: bool) -> Section:
     pictures = []
-    for part in PARTS:
+    for subset in SUBSETS:
         for contrast in cohort.contrasts:
-            images = {case: cohort.facts[case] for case in cohort.cases(contrast, part) if case in cohort.facts}
+            images = {
+                case: cohort.statistics[case] for case in cohort.cases(contrast, subset) if case in cohort.statistics
+            }
             if not images:
                 continue
-            sheet = slices_sheet(_evenly(images, SHOWN_SLICES), axis, oriented=oriented)
-            caption = f"{contrast}, {part}: {min(SHOWN_SLICES, len(images))} of {len(images):,}"
-            pictures.append(Picture(sheet, f"middle slices of {contrast} images, {part}", caption))
+            sheet = slices_sheet(_evenly_spaced(images, SHOWN_SLICES), axis, oriented=oriented)
+            caption = f"{contrast}, {subset}: {min(SHOWN_SLICES, len(images))} of {len(images):,}"
+            pictures.append(Picture(sheet, f"middle slices of {contrast} images, {subset}", caption))
     line = f"The slice through the middle of the head, normalised. {RADIOLOGICAL}" if oriented else "Normalised."
     return Section("slices", "Slices", [line], [], pictures)
 
 
-def _evenly(images: Mapping, count: int) -> dict[object, ImageFacts]:
-    """Return at most `count` entries, spread evenly."""
+def _evenly_spaced(images: Mapping, count: int) -> dict[object, ImageStatistics]:
+    """Return at most `count` evenly spaced entries."""
     keys = list(images)
-    places = np.unique(np.linspace(0, len(keys) - 1, min(count, len(keys))).round().astype(int))
-    return {keys[place]: images[keys[place]] for place in places}
+    positions = np.unique(np.linspace(0, len(keys) - 1, min(count, len(keys))).round().astype(int))
+    return {keys[position]: images[keys[position]] for position in positions}

@@ -1,4 +1,4 @@
-"""What one image is like: its grid, its type, its intensities before and after normalisation, and how it looks."""
+"""Statistics of one image: grid, data type, intensities before and after normalisation, and slices."""
 
 import hashlib
 import warnings
@@ -20,22 +20,22 @@ from transforms.slices import AXES
 
 PERCENTILES = (1, 25, 50, 75, 99)
 BINS = 128
-CELL_MM = 10.0  # of the lattice on which two heads are compared
-MOST_POINTS = 2_000_000
+CELL_MM = 10.0  # spacing of the lattice on which two heads are compared
+MOST_POINTS = 2_000_000  # of this lattice
 LONGEST_PICTURE = 160  # pixels
 TYPE_NAMES = {255.0: "8 bit", 65535.0: "16 bit", None: "32 bit or float"}
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where a volume's voxels lie.
+    """Voxel grid of a volume.
 
     Attributes:
-        shape: (X, Y, Z) in the file's order.
-        spacing_mm: Likewise.
-        orientation: Where the file's axes run, such as "PSR".
-        oblique_degrees: The largest angle between an axis of the file and the nearest one of the body.
-        shape_ras, spacing_ras_mm: Along right, anterior, superior.
+        shape: (X, Y, Z) in the file's order of axes.
+        spacing_mm: Voxel size in the file's order of axes.
+        orientation: Directions of the file's axes, such as "PSR".
+        oblique_degrees: Largest angle between an axis of the file and the nearest anatomical axis.
+        shape_ras, spacing_ras_mm: Shape and voxel size along right, anterior, superior.
     """
 
     shape: tuple[int, ...]
@@ -47,31 +47,31 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class ImageFacts:
-    """One image; "the head" is the foreground of the normalisation.
+class ImageStatistics:
+    """Statistics of one image; "head" is the foreground of the normalisation.
 
     Attributes:
-        grid: None for pictures, which have none.
-        shape: As the file has it: (X, Y, Z), or (width, height) of a picture.
-        stored_as: Data type; "unknown" where nibabel cannot open the file under its name.
-        slope, intercept: Of the stored values to intensities.
-        lowest, highest: Of all finite voxels, in the file's units.
+        grid: Voxel grid; None for 2D images.
+        shape: (X, Y, Z) in the file's order of axes, or (width, height) of a 2D image.
+        stored_as: Data type; "unknown" if nibabel cannot open the file under its name.
+        slope, intercept: Scaling from stored values to intensities.
+        lowest, highest: Range of all finite voxels, in the file's units.
         percentiles: `PERCENTILES` of the head, in the file's units.
         zeros: Share of voxels that are 0.
-        nan, inf: How many voxels are not finite, before they were replaced.
-        warning: What reading it warned of, "" for nothing.
+        nan, inf: Numbers of NaN and infinite voxels, before they were replaced.
+        warning: Warnings of reading the image; "" for none.
         low, high: Intensities that become -1 and 1.
         head: Share of the image that is head.
-        cut_off: Share of the head beyond the square slices that training sees.
-        slices: How many slices training would take.
-        checksum: Of shape and voxels along right, anterior, superior; equal for equal voxels however stored.
-        raw_histogram: Density of the head's intensities, (BINS,), and the bins' edges, (BINS + 1,).
-        histogram: The head's normalised intensities over [-1, 1], (BINS,), summing to 1.
-        cells: (K, 3) int32, the lattice points every `CELL_MM` of RAS space that lie in the head; None where unknown.
-        planes: Plane -> the normalised slice through the head's middle, uint8 (A, B) in true proportions.
-        occupied: The indices, along the axis that is sliced, of the slices with enough head in them.
-        head_slices: The first and the last slice of the head along that axis; None for pictures.
-        slice_mm: The distance of two slices.
+        cut_off: Share of the head beyond the square training slices.
+        slices: Number of slices that training would use.
+        checksum: Checksum of shape and voxels in RAS order, independent of how the file stores them.
+        raw_histogram: Density of the head's intensities, (BINS,), and the edges of the bins, (BINS + 1,).
+        histogram: Histogram of the head's normalised intensities over [-1, 1], (BINS,), with sum 1.
+        cells: (K, 3) int32, the points of `lattice_points` that lie in the head; None if unknown.
+        planes: Plane -> normalised slice through the middle of the head, uint8 (A, B) in true proportions.
+        occupied: Indices along the slicing axis of the slices with enough head.
+        head_slices: First and last slice of the head along the slicing axis; None for 2D images.
+        slice_mm: Distance between two slices.
     """
 
     grid: Grid | None
@@ -102,55 +102,62 @@ class ImageFacts:
 
     @property
     def head_mm(self) -> float | None:
-        """How long the head is that the volume shows along the axis that is sliced; None for pictures."""
+        """Length of the visible head along the slicing axis; None for 2D images."""
         return None if self.head_slices is None else (self.head_slices[1] - self.head_slices[0] + 1) * self.slice_mm
 
 
-def examine(path: Path, settings: Mapping[str, object], min_foreground: float) -> ImageFacts:
-    """Read one image and normalise it as training would.
+def examine(path: Path, settings: Mapping[str, object], min_foreground: float) -> ImageStatistics:
+    """Read one image, normalise it as training would, and compute its statistics.
 
     Args:
-        path: A NIfTI volume or a 2D picture.
+        path: A NIfTI volume or a 2D image.
         settings: Arguments of `transforms.slice_chain.slice_chain` that training uses.
-        min_foreground: The share of a slice that must be head for training to take it.
+        min_foreground: Smallest share of head in a slice that training uses.
 
     Raises:
-        ValueError: the image cannot be used; the message says why.
+        ValueError: The image cannot be used; the message gives the reason.
     """
     from transforms.slice_chain import slice_chain
     from transforms.slices import centre_fit, occupied_slices, stack_slices
     from transforms.spatial import to_canonical
 
+    # Read the image, and apply the slice chain of training.
     voxels, affine, type_range, warning = _read(path)
     volume, canonical = to_canonical(voxels, affine)
     chain = slice_chain(**settings, stride=1, load=False)  # a stride of 1 crops nothing
     picture = {"image_type_range": type_range} if _is_picture(path) else {}
-    done = chain({"image": volume, "image_affine": canonical, **picture})
-    whole, square = done["image_before_fit"], (settings["size"], settings["size"])
-    slices = centre_fit(done["image"], *whole, fill=-1)
-    foreground = centre_fit(done["image_foreground"], *whole, fill=False)
+    prepared = chain({"image": volume, "image_affine": canonical, **picture})
+    extent, square = prepared["image_before_fit"], (settings["size"], settings["size"])
+
+    # Cut slices with and without the crop to training's square.
+    slices = centre_fit(prepared["image"], *extent, fill=-1)
+    foreground = centre_fit(prepared["image_foreground"], *extent, fill=False)
     trained_on = centre_fit(foreground, *square, fill=False)
     head = stack_slices(foreground, settings["axis"])
-    inverse_state = {**done, "image": done["image_foreground"] * np.float32(2) - 1, "image_range": (0.0, 1.0)}
+
+    # Map the head back to the original grid.
+    inverse_state = {**prepared, "image": prepared["image_foreground"] * np.float32(2) - 1, "image_range": (0.0, 1.0)}
     raw_head = chain.inverse(inverse_state)["image"] > 0.5
-    warning = "; ".join(filter(None, [warning, *done.get("image_cautions", [])]))
+
+    # Collect the statistics.
+    warning = "; ".join(filter(None, [warning, *prepared.get("image_cautions", [])]))
     histogram = np.histogram(slices[foreground], bins=BINS, range=(-1, 1))[0]
     occupied = occupied_slices(trained_on, min_foreground)
-    return ImageFacts(
-        **_storage(path, voxels.shape, affine, type_range, warning),
-        **_intensities(volume, raw_head),
+    return ImageStatistics(
+        **_storage_fields(path, voxels.shape, affine, type_range, warning),
+        **_intensity_fields(volume, raw_head),
         warning=warning,
-        low=done["image_range"][0],
-        high=done["image_range"][1],
+        low=prepared["image_range"][0],
+        high=prepared["image_range"][1],
         head=float(raw_head.mean()),
         cut_off=1 - np.count_nonzero(trained_on) / np.count_nonzero(foreground),
         slices=len(occupied),
         occupied=tuple(occupied.tolist()),
         head_slices=None if _is_picture(path) else head_slices(foreground),
-        slice_mm=float(voxel_sizes(done["image_affine"])[AXES[settings["axis"]]]),
+        slice_mm=float(voxel_sizes(prepared["image_affine"])[AXES[settings["axis"]]]),
         histogram=histogram / histogram.sum(),
         cells=None if _is_picture(path) else lattice_points(raw_head, canonical),
-        planes=_planes(stack_slices(slices, settings["axis"]), head, voxel_sizes(done["image_affine"])),
+        planes=_planes(stack_slices(slices, settings["axis"]), head, voxel_sizes(prepared["image_affine"])),
     )
 
 
@@ -161,7 +168,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray, float | None, str]:
-    """Return (X, Y, Z) voxels, affine, the largest value of a picture's type, and what reading warned of."""
+    """Return (X, Y, Z) voxels, affine, the largest value of a 2D image's data type, and warnings of reading."""
     from transforms.io.images import read_raster
     from transforms.io.nifti import read_nifti
 
@@ -171,26 +178,26 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, float | None, str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         voxels, affine, _ = read_nifti(path)
-    said = [str(warning.message).replace(f"{path}: ", "") for warning in caught]
-    return voxels, affine, None, "; ".join(said)
+    messages = [str(warning.message).replace(f"{path}: ", "") for warning in caught]
+    return voxels, affine, None, "; ".join(messages)
 
 
-def _storage(
+def _storage_fields(
     path: Path, shape: tuple[int, ...], affine: np.ndarray, type_range: float | None, warning: str
 ) -> dict[str, object]:
     """Return `grid`, `shape`, `stored_as`, `slope`, `intercept`, `nan` and `inf`."""
-    known = {"grid": None, "shape": shape[:2], "slope": 1.0, "intercept": 0.0, "nan": 0, "inf": 0}
+    fields = {"grid": None, "shape": shape[:2], "slope": 1.0, "intercept": 0.0, "nan": 0, "inf": 0}
     if _is_picture(path):
-        return {**known, "stored_as": TYPE_NAMES[type_range]}
-    known |= {"grid": grid_of(shape, affine), "shape": shape}
+        return {**fields, "stored_as": TYPE_NAMES[type_range]}
+    fields |= {"grid": grid_of(shape, affine), "shape": shape}
     try:
         with nibabel_silent():
             image = nib.load(path)
-    except (OSError, ImageFileError, HeaderDataError):  # a name or scaling that only nibabel minds
-        return {**known, "stored_as": "unknown"}
+    except (OSError, ImageFileError, HeaderDataError):  # a file name or scaling that only nibabel refuses
+        return {**fields, "stored_as": "unknown"}
     voxels = np.asarray(image.dataobj) if warning else np.zeros(1)
     return {
-        **known,
+        **fields,
         "stored_as": str(image.get_data_dtype()),
         "slope": float(image.dataobj.slope),
         "intercept": float(image.dataobj.inter),
@@ -200,7 +207,7 @@ def _storage(
 
 
 def grid_of(shape: tuple[int, ...], affine: np.ndarray) -> Grid:
-    """Return what a volume's (X, Y, Z) shape and (4, 4) affine say."""
+    """Return the grid of a volume from its (X, Y, Z) shape and (4, 4) affine."""
     orientation = nib.aff2axcodes(affine)
     order = [next(axis for axis in range(3) if orientation[axis] in pair) for pair in ("RL", "AP", "SI")]
     spacing_mm = [float(size) for size in voxel_sizes(affine)]
@@ -214,10 +221,10 @@ def grid_of(shape: tuple[int, ...], affine: np.ndarray) -> Grid:
     )
 
 
-def _intensities(volume: np.ndarray, head: np.ndarray) -> dict[str, object]:
+def _intensity_fields(volume: np.ndarray, head: np.ndarray) -> dict[str, object]:
     """Return `lowest`, `highest`, `percentiles`, `zeros`, `raw_histogram` and `checksum`."""
     inside = volume[head] if head.any() else volume.ravel()
-    shown = tuple(float(value) for value in np.percentile(inside, [0.1, 99.9]))
+    histogram_range = tuple(float(value) for value in np.percentile(inside, [0.1, 99.9]))
     digest = hashlib.sha256(str(volume.shape).encode())
     digest.update(np.ascontiguousarray(volume))
     return {
@@ -225,20 +232,20 @@ def _intensities(volume: np.ndarray, head: np.ndarray) -> dict[str, object]:
         "highest": float(volume.max()),
         "percentiles": tuple(float(value) for value in np.percentile(inside, PERCENTILES)),
         "zeros": float(np.mean(volume == 0)),
-        "raw_histogram": np.histogram(inside, bins=BINS, range=shown, density=True),
+        "raw_histogram": np.histogram(inside, bins=BINS, range=histogram_range, density=True),
         "checksum": digest.hexdigest()[:32],
     }
 
 
 def lattice_points(head: np.ndarray, affine: np.ndarray) -> np.ndarray | None:
-    """Return which points of a lattice in RAS space, one every `CELL_MM`, lie in a head.
+    """Return the points of a lattice with spacing `CELL_MM` in RAS space that lie in a head.
 
     Args:
-        head: (X, Y, Z) bool.
+        head: (X, Y, Z) bool mask.
         affine: (4, 4), voxel to RAS millimetres.
 
     Returns:
-        (K, 3) whole numbers, multiples of `CELL_MM`; None for a head too large to be one.
+        (K, 3) integers, in units of `CELL_MM`; None for an implausibly large head.
     """
     extents = [np.flatnonzero(head.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     if any(extent.size == 0 for extent in extents):
@@ -257,7 +264,7 @@ def lattice_points(head: np.ndarray, affine: np.ndarray) -> np.ndarray | None:
 
 
 def _planes(volume: np.ndarray, head: np.ndarray, spacing_mm: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the slices through the middle of the head, in true proportions; one plane of a picture."""
+    """Return plane -> slice through the middle of the head, in true proportions; one plane for a 2D image."""
     planes = {}
     for plane, axis in AXES.items():
         first, second = (number for number in range(3) if number != axis)

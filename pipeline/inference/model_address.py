@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import is_file, is_folder
-from pipeline.utils.paths import looked_at
+from pipeline.utils.paths import cwd_hint
 
 MLFLOW_SCHEMES = ("runs:/", "models:/")
 ADDRESSES_OF_MLFLOW = "runs:/RUN_ID/MODEL or models:/NAME@ALIAS"
@@ -39,7 +39,7 @@ def checkpoint_at(path: Path) -> Path:
         return path
     if not is_folder(path):
         raise UserError(
-            f"{path}: no such model{looked_at(path)}; give a run's folder, a checkpoint, {ADDRESSES_OF_MLFLOW}"
+            f"{path}: no such model{cwd_hint(path)}; give a run's folder, a checkpoint, {ADDRESSES_OF_MLFLOW}"
         )
     for run, folder in ((path, path / "checkpoints"), (path.parent, path)):
         names = [name for name in BY_PREFERENCE if is_file(folder / name)]

@@ -1,4 +1,4 @@
-"""What a run will write, and whether the disks that it goes to have room for it."""
+"""Disk space that a run needs, and whether the disks have it."""
 
 import shutil
 from collections.abc import Iterable, Sequence
@@ -14,20 +14,20 @@ from pipeline.runs.prepare import chain_settings
 from pipeline.utils.console import warn
 from pipeline.utils.files import human_bytes, is_folder
 
-BYTES_PER_PIXEL = 2  # the store holds uint16
+BYTES_PER_PIXEL = 2  # the slice cache holds uint16
 CHECKPOINTS = 3  # latest, previous and best
-COMPRESSED = 0.4  # of the 16 bits of a head's voxel, in a .nii.gz
+COMPRESSED = 0.4  # size of a head in a .nii.gz, as a share of 16 bits per voxel
 
 
 @dataclass(frozen=True)
 class DiskNeed:
-    """What will lie in a folder.
+    """Disk space that a run needs in one folder.
 
     Attributes:
-        name: What it is.
-        folder: Where.
-        size: Bytes, all in all.
-        present: Bytes of it that are there already.
+        name: Name of the content.
+        folder: The folder.
+        size: Bytes in total.
+        present: Bytes of these that exist already.
     """
 
     name: str
@@ -39,67 +39,73 @@ class DiskNeed:
 def disk_needs(
     config: Config, training: Sequence[Case], *, slices: int, checkpoint: float, voxels: int
 ) -> list[DiskNeed]:
-    """Return what a run writes: the slice store, its checkpoints and the test subjects' translated volumes.
+    """Return the disk space for the slice cache, the checkpoints and the test subjects' translated volumes.
 
     Args:
-        config: Of the run.
-        training: The training images.
-        slices: How many are stored, of all training images and, where a method learns from pairs, of both halves.
-        checkpoint: Bytes of one.
-        voxels: Of all translated volumes.
+        config: Configuration of the run.
+        training: Training images.
+        slices: Number of cached slices: of all training images, and of both scans of each registered pair.
+        checkpoint: Bytes of one checkpoint.
+        voxels: Number of voxels of all translated volumes.
     """
     folder, store = RunFolder(config.folder), config.preprocess.store
     checkpoints, stored = folder.path / "checkpoints", slices * config.preprocess.size**2 * BYTES_PER_PIXEL
-    trained = (checkpoints / "latest.pt").exists()  # then the store is whole
+    has_checkpoint = (checkpoints / "latest.pt").exists()  # then the slice cache is complete
     needs = [
-        DiskNeed("slice store", store, stored, stored if trained else _present(_entries(training, config))),
-        DiskNeed("checkpoints", checkpoints, CHECKPOINTS * checkpoint, _present(checkpoints.glob("*.pt"))),
+        DiskNeed(
+            "slice store", store, stored, stored if has_checkpoint else _present_bytes(_cache_files(training, config))
+        ),
+        DiskNeed("checkpoints", checkpoints, CHECKPOINTS * checkpoint, _present_bytes(checkpoints.glob("*.pt"))),
     ]
     if config.evaluation.translate:
-        present = _present(folder.translated.rglob("*"))
+        present = _present_bytes(folder.translated.rglob("*"))
         needs.append(DiskNeed("translated volumes", folder.translated, voxels * 2 * COMPRESSED, present))
     return needs
 
 
 def warn_of_full_disks(needs: Sequence[DiskNeed]) -> None:
-    """Warn, for each file system, if what is still to be written there is more than it has room for."""
+    """Warn of each file system with less free space than the run still needs there."""
     disks: dict[int, list[DiskNeed]] = {}
     for need in needs:
-        disks.setdefault(_existing(need.folder).stat().st_dev, []).append(need)
-    for sharing in disks.values():
-        missing = {need: max(0.0, need.size - need.present) for need in sharing}
-        disk = shutil.disk_usage(_existing(sharing[0].folder))
-        if disk.total and sum(missing.values()) > disk.free:  # what has no size at all, such as /proc, is no disk
-            parts = [f"{need.name} {human_bytes(size)} in {need.folder}" for need, size in missing.items() if size]
+        disks.setdefault(_nearest_existing(need.folder).stat().st_dev, []).append(need)
+    for needs_of_disk in disks.values():
+        missing_bytes = {need: max(0.0, need.size - need.present) for need in needs_of_disk}
+        disk = shutil.disk_usage(_nearest_existing(needs_of_disk[0].folder))
+        if (
+            disk.total and sum(missing_bytes.values()) > disk.free
+        ):  # a file system without a size, such as /proc, is no disk
+            entries = [
+                f"{need.name} {human_bytes(size)} in {need.folder}" for need, size in missing_bytes.items() if size
+            ]
             warn(
-                f"warning: the disk of {sharing[0].folder} has {human_bytes(disk.free)} free, and some "
-                f"{human_bytes(sum(missing.values()))} are to be written there ({', '.join(parts)}); free some, or set "
-                "preprocess.store or output to another disk"
+                f"warning: the disk of {needs_of_disk[0].folder} has {human_bytes(disk.free)} free, and some "
+                f"{human_bytes(sum(missing_bytes.values()))} are to be written there ({', '.join(entries)}); free "
+                "some, or set preprocess.store or output to another disk"
             )
 
 
 def disk_text(needs: Sequence[DiskNeed]) -> str:
-    """Return, as text, what will lie where, and how much room there is."""
+    """Return the disk needs as text, with each folder and its free space."""
     lines = [f"disk       {human_bytes(sum(need.size for need in needs))} in all"]
     for need in needs:
         present = f", of which {human_bytes(need.present)} are there" if need.present else ""
-        free = human_bytes(shutil.disk_usage(_existing(need.folder)).free)
+        free = human_bytes(shutil.disk_usage(_nearest_existing(need.folder)).free)
         lines.append(f"           {human_bytes(need.size)} {need.name}{present}, in {need.folder} ({free} free)")
     return "\n".join(lines)
 
 
-def _entries(cases: Iterable[Case], config: Config) -> list[Path]:
-    """Return the store's files of some cases, whether or not they are there."""
+def _cache_files(cases: Iterable[Case], config: Config) -> list[Path]:
+    """Return the paths of cases in the slice cache, whether or not the files exist."""
     settings = {**chain_settings(config.preprocess), "min_foreground": config.preprocess.min_foreground}
     entries = []
     for case in cases:
-        with suppress(OSError):  # the phantom's are not made yet
+        with suppress(OSError):  # phantom images may not be made yet
             entries.append(config.preprocess.store / f"{case_key(case.path, settings)}.npy")
     return entries
 
 
-def _present(paths: Iterable[Path]) -> float:
-    """Return the bytes of those files that are there, one that has several names counted once."""
+def _present_bytes(paths: Iterable[Path]) -> float:
+    """Return the bytes of the existing files; a file with several hard links counts once."""
     sizes = {}
     for path in paths:
         with suppress(OSError):
@@ -108,6 +114,6 @@ def _present(paths: Iterable[Path]) -> float:
     return sum(sizes.values())
 
 
-def _existing(folder: Path) -> Path:
-    """Return the folder, or the nearest above it that is there."""
-    return next(place for place in (folder, *folder.absolute().parents) if is_folder(place))
+def _nearest_existing(folder: Path) -> Path:
+    """Return the folder, or its nearest existing parent."""
+    return next(parent for parent in (folder, *folder.absolute().parents) if is_folder(parent))

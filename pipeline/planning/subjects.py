@@ -1,4 +1,4 @@
-"""The subjects of a plan: who trains, validates and tests, by name."""
+"""Names of the subjects of training, validation and test, for `--dry-run`."""
 
 from collections.abc import Sequence
 from textwrap import wrap
@@ -8,7 +8,7 @@ from pipeline.data.case import Case
 from pipeline.data.splits import CohortSplit
 from pipeline.utils.console import table
 
-FEW = 4  # names that a line of the short form holds
+FEW = 4  # names in a line of the short form
 WIDTH = 120  # characters
 
 
@@ -16,36 +16,36 @@ def subject_names(config: Config, split: CohortSplit, *, every: bool) -> str:
     """Return the names of the split's subjects as text.
 
     Args:
-        config: Of the run.
-        split: Who trains, validates and tests.
-        every: One line for each subject, with its part of the split and its contrasts, to be searched by a program;
-            otherwise, for each part and contrast, the first few and how many more there are.
+        config: Configuration of the run.
+        split: Subjects of training, validation and test.
+        every: Whether to print one line per subject, with its subset and contrasts. Otherwise each subset and contrast
+            gets its first few names and the number of the others.
     """
-    return _every_subject(config, split) if every else _first_subjects(config, split)
+    return _subject_table(config, split) if every else _subject_lists(config, split)
 
 
-def _parts(config: Config, split: CohortSplit) -> dict[str, list[Case]]:
+def _cases_by_subset(config: Config, split: CohortSplit) -> dict[str, list[Case]]:
     training = [case for contrast in config.contrasts for case in split.train[contrast]]
     return {"train": training, "validation": list(split.validation), "test": list(split.test)}
 
 
-def _every_subject(config: Config, split: CohortSplit) -> str:
+def _subject_table(config: Config, split: CohortSplit) -> str:
     rows = []
-    for name, cases in _parts(config, split).items():
+    for name, cases in _cases_by_subset(config, split).items():
         scanned = {(case.subject, case.contrast) for case in cases}
         for subject in _subjects(cases):
             rows.append((name, subject, " ".join(kind for kind in config.contrasts if (subject, kind) in scanned)))
     return table(["split", "subject", "contrasts"], rows)
 
 
-def _first_subjects(config: Config, split: CohortSplit) -> str:
+def _subject_lists(config: Config, split: CohortSplit) -> str:
     lines, shortened = [], False
-    for name, cases in _parts(config, split).items():
+    for name, cases in _cases_by_subset(config, split).items():
         for contrast in config.contrasts:
             subjects = _subjects([case for case in cases if case.contrast == contrast])
-            more = len(subjects) - FEW
-            shortened |= more > 0
-            names = ", ".join(subjects[:FEW]) + (f" and {more:,} more" if more > 0 else "")
+            hidden = len(subjects) - FEW
+            shortened |= hidden > 0
+            names = ", ".join(subjects[:FEW]) + (f" and {hidden:,} more" if hidden > 0 else "")
             heading = f"{name} {contrast}"
             lines += wrap(f"{heading:<14} {names or 'none'}", WIDTH, subsequent_indent=15 * " ", break_long_words=False)
     return "\n".join([*lines, *(["(--verbose names every subject)"] if shortened else [])])

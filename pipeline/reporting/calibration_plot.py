@@ -1,4 +1,4 @@
-"""The picture of an uncertainty: calibration curves, and a slice's observed error beside the expected one."""
+"""Picture of an uncertainty: calibration curves, and a slice's observed error beside the expected one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _COLOUR = "#2a6fbb"
 
 @dataclass(frozen=True)
 class Example:
-    """A slice of a test subject; all (H, W), intensities in [-1, 1], errors from 0, 0 outside the head."""
+    """A slice of a test subject; arrays are (H, W), intensities in [-1, 1], errors from 0, and 0 outside the head."""
 
     title: str
     source: np.ndarray
@@ -28,7 +28,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Reliability:
-    """One direction: (subjects, bins, 2) mean expected and observed errors, and an example."""
+    """Calibration of one direction: (subjects, bins, 2) mean expected and observed errors, and an example."""
 
     direction: str
     curves: np.ndarray
@@ -36,31 +36,33 @@ class Reliability:
 
 
 def save_reliability(directions: Sequence[Reliability], path: Path) -> None:
-    """Draw a row for each direction into one PNG on white, atomically.
+    """Draw one row per direction into a PNG on white, written atomically.
 
-    The curve's points are means over subjects of equally filled bins, the bars their SD; on the dashed line the
-    expected error is right. Both error maps have one colour scale.
+    Points of the curve are means over subjects in equally filled bins, bars their SD; on the dashed line, expected and
+    observed errors agree. Both error maps share a colour scale.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: The file cannot be written.
     """
     figure = Figure(figsize=(15, 3.4 * len(directions)), dpi=110, layout="constrained", facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    for row, one in enumerate(directions):
+    for row, reliability in enumerate(directions):
         axes = [figure.add_subplot(len(directions), 6, 6 * row + column + 1) for column in range(6)]
-        _draw_curve(axes[0], one)
-        _draw_example(figure, axes[1:], one.example)
+        _draw_curve(axes[0], reliability)
+        _draw_example(figure, axes[1:], reliability.example)
     atomic_write(path, lambda stream: canvas.print_png(stream))
 
 
-def _draw_curve(axes, one: Reliability) -> None:
-    expected, observed = one.curves.mean(axis=0).T
-    spread = one.curves[:, :, 1].std(axis=0, ddof=1) if len(one.curves) > 1 else None
+def _draw_curve(axes, reliability: Reliability) -> None:
+    expected, observed = reliability.curves.mean(axis=0).T
+    spread = reliability.curves[:, :, 1].std(axis=0, ddof=1) if len(reliability.curves) > 1 else None
     top = 1.1 * max(expected.max(), observed.max(), 1e-6)
     axes.plot([0, top], [0, top], color="#888888", linestyle="--", linewidth=1)
     axes.errorbar(expected, observed, yerr=spread, color=_COLOUR, marker="o", markersize=4, linewidth=1.5)
     axes.set(xlim=(0, top), ylim=(0, None), xlabel="expected |error|", ylabel="observed |error|")
-    axes.set_title(_plain(f"{one.direction}, n = {len(one.curves)}"), fontsize=11, loc="left", fontweight="bold")
+    axes.set_title(
+        _plain(f"{reliability.direction}, n = {len(reliability.curves)}"), fontsize=11, loc="left", fontweight="bold"
+    )
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -74,14 +76,14 @@ def _draw_example(figure: Figure, axes: Sequence, example: Example) -> None:
         ("observed |error|", example.observed, {"cmap": "inferno", "vmin": 0, "vmax": top}),
         ("expected |error|", example.expected, {"cmap": "inferno", "vmin": 0, "vmax": top}),
     )
-    for axis, (title, image, look) in zip(axes, panels, strict=True):
+    for axis, (title, image, style) in zip(axes, panels, strict=True):
         upright = image.T[::-1, ::-1]  # front or top up, patient's left on the picture's right
-        drawn = axis.imshow(upright, aspect=width / height, **look)
+        colour_image = axis.imshow(upright, aspect=width / height, **style)
         axis.set_title(title, fontsize=10)
         axis.set_axis_off()
-    figure.colorbar(drawn, ax=axes[-1], shrink=0.8)
+    figure.colorbar(colour_image, ax=axes[-1], shrink=0.8)
 
 
 def _plain(label: str) -> str:
-    """Keep matplotlib from reading a name as a formula."""
+    """Escape dollar signs, between which matplotlib would read a formula."""
     return label.replace("$", r"\$")

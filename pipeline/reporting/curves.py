@@ -1,4 +1,4 @@
-"""Loss, learning-rate and validation curves, drawn from a run's metrics.jsonl."""
+"""Curves of losses, learning rate and validation scores, drawn from a run's metrics.jsonl."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,19 +22,19 @@ _MOST_POINTS = 1500
 
 
 def save_curves(metrics_path: Path, picture_path: Path, *, steps_per_epoch: int | None = None) -> None:
-    """Draw every curve of a metrics.jsonl into one PNG on white, atomically.
+    """Draw every curve of a metrics.jsonl into a PNG on white, written atomically.
 
     Metrics are "train/<loss>_<network or contrast>", "train/learning_rate" (or "…_factor"), "validation/<score>" and
-    "validation/<direction>/<score>". Each kind of loss and each score has axes of its own, with a line per network,
-    contrast or direction. Losses are drawn smoothed, over their raw values.
+    "validation/<direction>/<score>". Each kind of loss and each score has its own axes, with a line per network,
+    contrast or direction. Losses are smoothed, with the raw values behind.
 
     Args:
-        metrics_path: As `pipeline.tracking.tracker` writes it: {"step": …, "time": …, name: value, …} a line.
+        metrics_path: File of `pipeline.tracking.tracker`, one record {"step": …, "time": …, name: value, …} per line.
         picture_path: The PNG.
-        steps_per_epoch: Makes the horizontal axis epochs instead of steps.
+        steps_per_epoch: If set, the horizontal axis shows epochs instead of steps.
 
     Raises:
-        UserError: the file cannot be read or holds no metric yet; names it.
+        UserError: The file cannot be read or holds no metric yet.
     """
     series = read_series(metrics_path)
     groups = grouped(series)
@@ -53,40 +53,40 @@ def save_curves(metrics_path: Path, picture_path: Path, *, steps_per_epoch: int 
 def read_series(metrics_path: Path) -> Series:
     """Return each metric's steps and values from a metrics.jsonl.
 
-    Where a step was written again, the later value stands. Values that are not finite are left out.
+    If a step was written twice, the later value counts. Values that are not finite are left out.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: The file cannot be read.
     """
     try:
         records, _ = read_metrics(metrics_path)
     except OSError as error:
         raise UserError(f"{metrics_path}: cannot be read ({error.strerror}); was the run trained here?") from error
-    found: dict[str, dict[int, float]] = {}
+    values_by_metric: dict[str, dict[int, float]] = {}
     for record in records:
         for name, value in record.items():
             if name not in ("step", "time") and np.isfinite(value):
-                found.setdefault(name, {})[int(record["step"])] = value
+                values_by_metric.setdefault(name, {})[int(record["step"])] = value
     return {
         name: (np.array(sorted(values)), np.array([values[step] for step in sorted(values)]))
-        for name, values in found.items()
+        for name, values in values_by_metric.items()
     }
 
 
 def grouped(names: Sequence[str] | Mapping[str, object]) -> dict[str, dict[str, str]]:
-    """Return which metrics share axes: title -> line's label -> metric's name; losses first, then scores, then rate."""
+    """Group metrics by axes: title -> label of the line -> name of the metric; losses, then scores, then rate."""
     losses: dict[str, dict[str, str]] = {}
     scores: dict[str, dict[str, str]] = {}
     rate: dict[str, dict[str, str]] = {}
     for name in names:
-        family, _, rest = name.partition("/")
-        if family == "train" and rest.startswith("learning_rate"):
-            rate[rest.replace("_", " ")] = {"": name}
+        family, _, series_name = name.partition("/")
+        if family == "train" and series_name.startswith("learning_rate"):
+            rate[series_name.replace("_", " ")] = {"": name}
         elif family == "train":
-            kind, _, part = rest.partition("_")
-            losses.setdefault(f"{kind} loss", {})[part] = name
+            kind, _, label = series_name.partition("_")
+            losses.setdefault(f"{kind} loss", {})[label] = name
         elif family == "validation":
-            direction, _, score = rest.rpartition("/")
+            direction, _, score = series_name.rpartition("/")
             title = f"validation {_NAMES.get(score, score)}"
             scores.setdefault(title, {})[direction.replace("_to_", " → ")] = name
     return {**losses, **scores, **rate}
@@ -103,25 +103,29 @@ def smoothed(values: np.ndarray, width: float) -> np.ndarray:
 
 
 def _plain(label: str) -> str:
-    """Keep matplotlib from reading a contrast's name as a formula."""
+    """Escape dollar signs, between which matplotlib would read a formula."""
     return label.replace("$", r"\$")
 
 
 def _draw(axes: Axes, title: str, lines: Series, steps_per_epoch: int | None) -> None:
+    """Draw lines into axes; losses are smoothed, with their raw values behind."""
+    # Draw each line.
     is_loss = title.endswith(" loss")
     tops = []
     for number, (label, (steps, values)) in enumerate(lines.items()):
         colour = _COLOURS[number % len(_COLOURS)]
         steps, values = _at_most(_MOST_POINTS, steps, values)
-        where = steps / (steps_per_epoch or 1)
+        positions = steps / (steps_per_epoch or 1)
         if is_loss:
             smooth = smoothed(values, len(values) / 40)
-            axes.plot(where, values, color=colour, alpha=0.22, linewidth=0.7)
-            axes.plot(where, smooth, color=colour, linewidth=1.7, label=label)
+            axes.plot(positions, values, color=colour, alpha=0.22, linewidth=0.7)
+            axes.plot(positions, smooth, color=colour, linewidth=1.7, label=label)
             tops.append(max(smooth.max(), np.percentile(values, 98)))
         else:
             marker = "o" if len(values) <= 60 and title.startswith("validation") else None
-            axes.plot(where, values, color=colour, linewidth=1.7, marker=marker, markersize=3, label=label)
+            axes.plot(positions, values, color=colour, linewidth=1.7, marker=marker, markersize=3, label=label)
+
+    # Format the axes.
     if is_loss:
         axes.set_ylim(0, max(tops) * 1.08 or 1)
     axes.set_title(title, fontsize=12, loc="left", fontweight="bold")
@@ -138,7 +142,7 @@ def _draw(axes: Axes, title: str, lines: Series, steps_per_epoch: int | None) ->
 
 
 def _at_most(count: int, steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return at most `count` points: the means of neighbouring ones where there are more."""
+    """Reduce a curve to at most `count` points by averaging neighbouring ones."""
     if len(steps) <= count:
         return steps, values
     starts = np.unique(np.linspace(0, len(steps), count, endpoint=False).astype(int))

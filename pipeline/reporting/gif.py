@@ -1,4 +1,4 @@
-"""The training GIF: the same slices, one frame an epoch."""
+"""The training GIF: the same slices, one frame per epoch."""
 
 from collections.abc import Iterator, Sequence
 from io import BytesIO
@@ -17,7 +17,7 @@ _PAPER, _INK, _TRACK, _DONE = (16, 17, 20), (236, 237, 240), (52, 54, 60), (120,
 
 
 def epoch_title(epoch: int) -> str:
-    """Return what a frame is called: "untrained" before the first epoch, then "epoch 12"."""
+    """Return the title of a frame: "untrained" before the first epoch, then "epoch 12"."""
     return f"epoch {epoch}" if epoch else "untrained"
 
 
@@ -32,40 +32,40 @@ def save_gif(
     max_width: int = 900,
     max_bytes: int = 5 * 2**20,
 ) -> None:
-    """Write frames as an endlessly repeating GIF with a title and a line of progress above each; atomically.
+    """Write frames as a repeating GIF, each with a title and a progress line above; written atomically.
 
-    Longer series are thinned evenly, first and last kept; the first frame stays for a third of the last one's time.
-    Frames shrink until the file is below `max_bytes` or they are 320 pixels wide.
+    Longer series are thinned evenly, keeping the first and the last frame; the first frame is shown for a third of the
+    last one's time. Frames are shrunk until the file is below `max_bytes` or they are 320 pixels wide.
 
     Args:
-        frames: PNG files (read one by one, so that a resumed run shows its earlier epochs too) or (H, W, 3) uint8
-            arrays, all of one size.
+        frames: PNG files (read one by one, so that a resumed run also shows its earlier epochs) or (H, W, 3) uint8
+            arrays, all of the same size.
         path: The GIF.
-        titles: One a frame, such as `epoch_title` gives.
-        frame_ms: How long a frame stays.
-        end_ms: How long the last frame stays.
-        max_frames: More are thinned.
-        max_width: Of a frame, in pixels.
-        max_bytes: Of the file.
+        titles: Title of each frame, such as from `epoch_title`.
+        frame_ms: Duration of a frame.
+        end_ms: Duration of the last frame.
+        max_frames: Maximum number of frames.
+        max_width: Maximum width of a frame in pixels.
+        max_bytes: Maximum size of the file.
 
     Raises:
-        UserError: a frame cannot be read or differs in size from the last one; names it.
-        ValueError: no frames, or another number of titles.
+        UserError: A frame cannot be read, or differs in size from the last one.
+        ValueError: There are no frames, or not as many titles as frames.
     """
     if not frames or len(frames) != len(titles):
         raise ValueError(f"a GIF needs one title a frame and at least one frame: {len(frames)} and {len(titles)}")
-    kept = thinned(len(frames), max_frames)
-    chosen = [(frames[index], titles[index]) for index in kept]
+    frame_indices = thinned(len(frames), max_frames)
+    chosen = [(frames[index], titles[index]) for index in frame_indices]
     width, height = _read(chosen[-1][0]).size
     durations = [frame_ms] * len(chosen)
     durations[0], durations[-1] = max(frame_ms, end_ms // 3), end_ms
     scale = min(1.0, max_width / width)
-    few = [chosen[index] for index in thinned(len(chosen), 6)]
-    for tried in (few, chosen):  # a few frames tell soon about what scale all of them need
+    sample_frames = [chosen[index] for index in thinned(len(chosen), 6)]
+    for trial_frames in (sample_frames, chosen):  # a few frames first, to find the approximate scale quickly
         while True:
             size = (max(1, round(width * scale)), max(1, round(height * scale)))
-            encoded = _encode(tried, (width, height), size, durations[: len(tried)])
-            expected_bytes = len(encoded) * len(chosen) / len(tried)
+            encoded = _encode(trial_frames, (width, height), size, durations[: len(trial_frames)])
+            expected_bytes = len(encoded) * len(chosen) / len(trial_frames)
             if expected_bytes <= max_bytes or size[0] <= 320:
                 break
             scale = max(320 / width, scale * min(0.9, sqrt(max_bytes / expected_bytes)))
@@ -73,7 +73,7 @@ def save_gif(
 
 
 def thinned(count: int, most: int) -> list[int]:
-    """Return at most `most` of the indices 0 … count - 1, evenly spaced, the first and the last among them."""
+    """Return at most `most` evenly spaced indices from 0 … count - 1, including the first and the last."""
     if count <= most:
         return list(range(count))
     return [round(index * (count - 1) / (most - 1)) for index in range(most)] if most > 1 else [count - 1]
@@ -85,12 +85,12 @@ def _encode(
     size: tuple[int, int],
     durations: Sequence[int],
 ) -> bytes:
-    """Return the GIF's bytes; all frames share one palette, so that nothing flickers and still parts cost nothing."""
+    """Return the bytes of the GIF; all frames share a palette, which avoids flicker and keeps static parts small."""
     palette = _palette()
 
     def pictures() -> Iterator[Image.Image]:
         for number, frame in enumerate(chosen):
-            picture = _titled(frame, expected, size, (number + 1) / len(chosen))
+            picture = _frame_with_title(frame, expected, size, (number + 1) / len(chosen))
             yield picture.quantize(palette=palette, dither=Image.Dither.NONE)
 
     series = pictures()
@@ -111,10 +111,10 @@ def _palette() -> Image.Image:
     return picture
 
 
-def _titled(
-    frame: tuple[Path | np.ndarray, str], expected: tuple[int, int], size: tuple[int, int], done: float
+def _frame_with_title(
+    frame: tuple[Path | np.ndarray, str], expected: tuple[int, int], size: tuple[int, int], fraction_done: float
 ) -> Image.Image:
-    """Return a frame at `size` under a strip with its title and a line as long as the share of frames `done`."""
+    """Return a frame at `size` below a strip with its title and a progress line for `fraction_done`."""
     source, title = frame
     picture = _read(source)
     if picture.size != expected:
@@ -127,12 +127,12 @@ def _titled(
     draw = ImageDraw.Draw(titled)
     draw.text((size[0] // 2, 24), fitted_text(title, size[0] - 8, 18), fill=_INK, font=font(18), anchor="ms")
     draw.rectangle((0, _STRIP - 3, size[0], _STRIP - 2), fill=_TRACK)
-    draw.rectangle((0, _STRIP - 3, round(size[0] * done), _STRIP - 2), fill=_DONE)
+    draw.rectangle((0, _STRIP - 3, round(size[0] * fraction_done), _STRIP - 2), fill=_DONE)
     return titled
 
 
 def _read(frame: Path | np.ndarray) -> Image.Image:
-    """Return a frame as an RGB picture, wholly read."""
+    """Return a frame as an RGB picture, loaded into memory."""
     if not isinstance(frame, Path):
         return Image.fromarray(frame)
     try:

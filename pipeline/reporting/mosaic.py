@@ -1,4 +1,4 @@
-"""A mosaic of a translated volume: slices along the slicing axis, and the two planes that cut across them."""
+"""Mosaic of a translated volume: slices along the slicing axis, and the two planes across them."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.reporting.tiles import RADIOLOGICAL, Tile, as_displayed, gray_tile, resized, sheet
 from transforms.slices import AXES, cut_slices
 
-_LONGEST_TILE = 170  # pixels; every tile has the same millimetres a pixel
+_LONGEST_TILE = 170  # pixels; all tiles have the same millimetres per pixel
 
 
 def volume_mosaic(
@@ -23,7 +23,7 @@ def volume_mosaic(
     title: str = "",
     footer: str = RADIOLOGICAL,
 ) -> Tile:
-    """Draw source, translated and (where there is one) real volume as rows of slices in true proportions.
+    """Draw source, translated and (if given) real volume as rows of slices in true proportions.
 
     The first columns are `slices` evenly spaced slices along `axis`; the last two are the middle planes of the two
     other axes, in which slices that disagree with their neighbours show as stripes. Each volume is windowed from its
@@ -33,13 +33,13 @@ def volume_mosaic(
         source: (X, Y, Z) RAS voxels.
         translated: (X, Y, Z) on the same grid.
         real: (X, Y, Z) on the same grid, or None.
-        spacing_mm: Of the three axes.
-        source_name: The input contrast.
-        target_name: The contrast translated to.
-        axis: "axial", "coronal" or "sagittal": what the network's slices were.
-        slices: How many of them to show.
-        title: One line above, "" for none.
-        footer: One line below, "" for none.
+        spacing_mm: Voxel spacing along the three axes.
+        source_name: Name of the source contrast.
+        target_name: Name of the target contrast.
+        axis: "axial", "coronal" or "sagittal": plane of the network's slices.
+        slices: Number of these slices to show.
+        title: One line above; "" for none.
+        footer: One line below; "" for none.
 
     Returns:
         (height, width, 3) uint8, upright, patient's left on the picture's right.
@@ -67,7 +67,7 @@ def _planes(volume: np.ndarray, axis: str, slices: int) -> list[tuple[str, int]]
     foreground = volume > low + 0.15 * (high - low)
     inside = {plane: _extent(cut_slices(foreground, plane)) for plane in AXES}
     first, last = inside[axis]
-    steps = (np.arange(slices) + 0.5) / slices  # the middles of `slices` equal parts
+    steps = (np.arange(slices) + 0.5) / slices  # centres of `slices` equal intervals
     chosen = [(axis, int(index)) for index in np.unique(np.rint(first + steps * (last - first)).astype(int))]
     across = [(plane, (start + end) // 2) for plane, (start, end) in inside.items() if plane != axis]
     return chosen + across[::-1]  # coronal before sagittal

@@ -1,4 +1,4 @@
-"""Sample panels: input, translation, real target and error of a few slices, side by side."""
+"""Sample panels: source, translation, real target and error of a few slices, side by side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pipeline.reporting.tiles import (
     sheet,
 )
 
-_TEXT = 19  # pixels: legible at half size, too, where a page sets two panels side by side
+_TEXT = 19  # pixels: still legible at half size, where a page shows two panels side by side
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class SampleRow:
     """One slice of a panel: (A, B) arrays in [-1, 1], cut from an RAS volume.
 
     Attributes:
-        source: What went in.
-        translated: What came out.
-        real: The same slice in the target contrast, where the subject has it.
-        reconstructed: The translation translated back; shown where no row of the panel has a real target.
-        label: The row's name, such as the subject's; "" for none.
+        source: Source slice.
+        translated: Translation of the source.
+        real: Real slice in the target contrast; None if the subject has none.
+        reconstructed: The translation translated back; shown if no row of the panel has a real target.
+        label: Label of the row, such as the subject; "" for none.
     """
 
     source: np.ndarray
@@ -49,16 +49,16 @@ def sample_panel(
 ) -> Tile:
     """Draw slices as rows of input | translated | real target | error, upright, patient's left on the picture's right.
 
-    Where no row has a real target, the columns are input | translated | reconstructed. The error is the absolute
-    difference as a share of the intensity range (0 for equal images, 1 for -1 against +1), in colours of a fixed scale.
+    If no row has a real target, the columns are input | translated | reconstructed. The error is the absolute
+    difference as a share of the intensity range (0 for equal images, 1 for -1 against +1), on a fixed colour scale.
 
     Args:
-        rows: At least one.
-        source: The input contrast's name.
-        target: The name of the contrast translated to.
-        title: One line above, "" for none.
-        footer: One line below, "" for none.
-        error_top: The error shown in the brightest colour, as a share of the intensity range.
+        rows: At least one row.
+        source: Name of the source contrast.
+        target: Name of the target contrast.
+        title: One line above; "" for none.
+        footer: One line below; "" for none.
+        error_top: Error of the brightest colour, as a share of the intensity range.
 
     Returns:
         (height, width, 3) uint8; tiles are at most 256 pixels long, small slices are enlarged to between 129 and 256.
@@ -80,7 +80,7 @@ def sample_panel(
 
 
 def error_share(translated: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """Return |translated - real| of images in [-1, 1] as a share of that range: 0 equal, 1 black against white."""
+    """Return |translated - real| / 2 of images in [-1, 1]: 0 for equal images, 1 for black against white."""
     return np.abs(np.asarray(translated, dtype=np.float64) - real) / 2
 
 

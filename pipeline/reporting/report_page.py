@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that holds everything it shows and asks nothing of the network."""
+"""The report of a run: one self-contained HTML file that loads nothing from the network."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from pipeline.reporting.score_tables import ScoreTable, laid_out
+from pipeline.reporting.score_tables import ScoreTable, format_table
 from pipeline.reporting.viewer import Viewer
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
@@ -27,10 +27,10 @@ class Picture:
     """A PNG, GIF, JPEG or WebP, as a file or as its bytes.
 
     Attributes:
-        content: Where it lies, or its bytes.
-        alt: What it shows, for those who cannot see it.
-        caption: One line below it, "" for none.
-        on_white: Whether it is dark ink on white paper (a chart), which the page inverts in dark mode.
+        content: Path or bytes of the picture.
+        alt: Alternative text: what the picture shows.
+        caption: One line below; "" for none.
+        on_white: Whether it is a chart on white, which the page inverts in dark mode.
     """
 
     content: Path | bytes
@@ -41,7 +41,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Highlight:
-    """A figure at the top of the page: "14.1 dB", "T1 → T2, masked PSNR", "+4.7 dB over histogram matching"."""
+    """A main result at the top of the page: "14.1 dB", "T1 → T2, masked PSNR", "+4.7 dB over histogram matching"."""
 
     value: str
     label: str
@@ -50,7 +50,7 @@ class Highlight:
 
 @dataclass(frozen=True)
 class BeforeAfter:
-    """The same slices through the untrained and the trained network."""
+    """The same slices translated by the untrained and the trained network."""
 
     title: str
     before: Picture | None
@@ -59,7 +59,7 @@ class BeforeAfter:
 
 @dataclass(frozen=True)
 class SubjectResult:
-    """A test subject worth a look: `rank` is such as "best" or "worst"."""
+    """One of the best or worst test subjects; `rank` is a word such as "best" or "worst"."""
 
     rank: str
     subject: str
@@ -70,29 +70,29 @@ class SubjectResult:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything the page shows, in its order; what is empty leaves no trace on the page.
+    """Content of the page, in order of display; empty fields are left out.
 
     Attributes:
-        title: The run's name.
-        result: The result in one sentence.
-        highlights: The figures that matter most.
-        warnings: What a reader must know before believing a figure, such as `PHANTOM_NOTE`.
-        animations: The training GIFs.
+        title: Name of the run.
+        result: Result in one sentence.
+        highlights: Main results.
+        warnings: Warnings that qualify the results, such as `PHANTOM_NOTE`.
+        animations: Training GIFs.
         samples: The same slices before and after training.
-        viewer: Linked slices of a few test volumes, None for none.
-        viewer_note: Why there is no viewer, "" for no word about it.
-        mosaics: Translated test volumes. They are embedded: pass those worth looking at, not hundreds.
-        scores: One table a direction and protocol.
+        viewer: Interactive viewer of a few test volumes; None for none.
+        viewer_note: Reason why there is no viewer; "" for none.
+        mosaics: Mosaics of translated test volumes. They are embedded, so pass a few only.
+        scores: One table per direction and protocol.
         scores_flag: A few words beside every table's heading, such as `PHANTOM_FLAG`; "" for none.
-        training_warnings: What a detector warned of -> what it saw, what that means, and what to do.
+        training_warnings: Title of a failure check's warning -> (observation, meaning, advice).
         curves: Losses and validation scores.
-        uncertainty: Calibration curves and maps of the error to expect; None for none.
+        uncertainty: Calibration curves and maps of the expected error; None for none.
         subjects: The best and the worst test subjects.
-        split_header, split_rows: Subjects and slices of each split and contrast.
-        split_subjects: "training T1" -> its subjects' names.
-        config_yaml: The resolved configuration.
+        split_header, split_rows: Table of the subjects and slices of each subset and contrast.
+        split_subjects: Subset and contrast, such as "training T1" -> names of its subjects.
+        config_yaml: Resolved configuration.
         provenance: Versions, seed, steps, time: name -> value.
-        how_to: What one may want to do next -> the command.
+        next_commands: Purpose -> command, for what users may want to do next.
         notes: Further paragraphs, at the end.
     """
 
@@ -116,33 +116,33 @@ class Report:
     split_subjects: Mapping[str, Sequence[str]] = field(default_factory=dict)
     config_yaml: str = ""
     provenance: Mapping[str, str] = field(default_factory=dict)
-    how_to: Mapping[str, str] = field(default_factory=dict)
+    next_commands: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
 
 def write_report(path: Path, report: Report) -> None:
     """Write the report as one self-contained HTML file, atomically.
 
-    Images are embedded as data: URIs, a content security policy forbids requests and every script but the viewer's
-    own two, which it knows by their hashes. Every string is escaped.
+    Images are embedded as data: URIs. A content security policy forbids requests and every script but the viewer's
+    two, which it lists by their hashes. Every string is escaped.
 
     Raises:
-        UserError: a picture is missing or not a PNG, GIF, JPEG or WebP, or the file cannot be written; names it.
+        UserError: A picture is missing or not a PNG, GIF, JPEG or WebP, or the file cannot be written.
     """
     atomic_text(path, render(report))
 
 
 def render(report: Report) -> str:
-    """Return the report as HTML; raises UserError as `write_report` does."""
-    tables = [laid_out(table) for table in report.scores]
+    """Return the report as HTML; raises `UserError` as `write_report` does."""
+    tables = [format_table(table) for table in report.scores]
     return page_environment().get_template("page.html.jinja").render(report=report, tables=tables)
 
 
 def page_environment(*folders: Path) -> Environment:
-    """Return what renders the report's template, and those in further folders that extend it.
+    """Return the Jinja environment of the report's template, and of templates in further folders that extend it.
 
-    Every string is escaped, a name that is not given is an error, and the filter `embedded` makes of a `Picture` its
-    data: URI and size.
+    Every string is escaped, undefined names are errors, and the filter `embedded` turns a `Picture` into its data: URI
+    and size.
     """
     environment = Environment(
         loader=FileSystemLoader([*folders, Path(__file__).parent]),
@@ -152,7 +152,7 @@ def page_environment(*folders: Path) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["embedded"] = _embedded
-    environment.filters["as_it_is"] = Markup  # for the viewer's scripts and style alone
+    environment.filters["as_it_is"] = Markup  # for the viewer's scripts and style only
     return environment
 
 
@@ -175,17 +175,17 @@ def _embedded(picture: Picture) -> dict[str, str | int]:
 
 
 def _smaller(picture: Image.Image, lossless: bool) -> tuple[str, bytes]:
-    """Return the MIME type and bytes of a picture: WebP without loss, or JPEG whose loss the eye does not see."""
+    """Return the MIME type and bytes of a picture: lossless WebP, or JPEG of high quality."""
     stream = BytesIO()
     if lossless:
-        picture.save(stream, format="WEBP", lossless=True, method=1, quality=50)  # slower ones save little more
+        picture.save(stream, format="WEBP", lossless=True, method=1, quality=50)  # slower methods save little more
         return "image/webp", stream.getvalue()
     picture.convert("RGB").save(stream, format="JPEG", quality=92, subsampling="4:4:4")
     return "image/jpeg", stream.getvalue()
 
 
 def _animated(picture: Image.Image) -> bytes:
-    """Return a GIF's frames as an animated WebP, a tenth of its size: it need not list each pixel of the noise."""
+    """Return a GIF's frames as an animated WebP, which is about a tenth of its size."""
     frames, durations = [], []
     for frame in ImageSequence.Iterator(picture):
         frames.append(frame.convert("RGB"))

@@ -1,4 +1,4 @@
-"""The scores of a report: which figures stand in a table, how they read, and where the model beats the baselines."""
+"""Score tables of a report: figures as text, and whether the model is better than the baselines."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -11,30 +11,30 @@ Value = tuple[float, float, int]  # mean, standard deviation, number of subjects
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """What every method scored in one direction under one protocol.
+    """Scores of all methods in one direction under one protocol.
 
     Attributes:
-        direction: Such as "T1 → T2".
-        protocol: What was measured and how, in a few words, such as "volume, inside the head".
-        about: One sentence on normalisation, data range and what the ± is; "" for none.
+        direction: Direction, such as "T1 → T2".
+        protocol: Protocol in a few words, such as "volume, inside the head".
+        description: One sentence on normalisation, data range and what the ± is; "" for none.
         rows: Method -> metric -> (mean, SD, number). "psnr", "ssim", "nmi" and Dice are better when higher,
             "slice_ratio" the closer to 1, all others when lower.
-        model: The method that is ours; the others are baselines.
-        given_pairs: Those of the others that saw both contrasts of a subject: shown, but no rivals of a model that did
-            not, so that it is not judged by them.
+        model: Name of the trained model among the methods; the others are baselines.
+        trained_on_pairs: The baselines that were fitted on both contrasts of a subject. They are shown, but a model
+            without pairs is not compared with them.
     """
 
     direction: str
     protocol: str
-    about: str
+    description: str
     rows: Mapping[str, Mapping[str, Value]]
     model: str
-    given_pairs: Collection[str] = ()
+    trained_on_pairs: Collection[str] = ()
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure as text; `verdict` is "better" or "worse" than `best_baseline`, or "" where nothing can be said."""
+    """One figure as text; `verdict` is "better" or "worse" than `best_baseline`, or "" if they are not compared."""
 
     text: str
     verdict: str = ""
@@ -50,19 +50,19 @@ class Row:
 
 
 @dataclass(frozen=True)
-class LaidOutTable:
-    """A table ready for the page: `columns` are (name, "↑", "↓" or "→ 1" for what is better)."""
+class FormattedTable:
+    """A table ready for the page: `columns` are (name, "↑", "↓" or "→ 1" for better values)."""
 
     direction: str
     protocol: str
-    about: str
+    description: str
     count: str
     columns: list[tuple[str, str]]
     rows: list[Row]
 
 
-def laid_out(table: ScoreTable) -> LaidOutTable:
-    """Return the table's figures as text, those of the model compared with the best baseline of each metric."""
+def format_table(table: ScoreTable) -> FormattedTable:
+    """Return a table's figures as text; those of the model are compared with the best baseline of each metric."""
     metrics = list(dict.fromkeys(metric for scores in table.rows.values() for metric in scores))
     rows = [
         Row(method, method == table.model, [_cell(table, method, metric) for metric in metrics])
@@ -71,15 +71,15 @@ def laid_out(table: ScoreTable) -> LaidOutTable:
     counts = sorted({value[2] for scores in table.rows.values() for value in scores.values()})
     count = "n = " + " to ".join(str(number) for number in dict.fromkeys([counts[0], counts[-1]])) if counts else ""
     columns = [(HEADINGS.get(metric, metric), arrow(metric)) for metric in metrics]
-    return LaidOutTable(table.direction, table.protocol, table.about, count, columns, rows)
+    return FormattedTable(table.direction, table.protocol, table.description, count, columns, rows)
 
 
 def best_baseline(table: ScoreTable, metric: str) -> tuple[str, float] | None:
-    """Return the baseline without pairs that has the best mean of `metric`, and that mean; None where none has one."""
+    """Return the baseline without pairs that has the best mean of a metric, and that mean; None if there is none."""
     means = {
         method: scores[metric][0]
         for method, scores in table.rows.items()
-        if method not in (table.model, *table.given_pairs) and metric in scores and not isnan(scores[metric][0])
+        if method not in (table.model, *table.trained_on_pairs) and metric in scores and not isnan(scores[metric][0])
     }
     if not means:
         return None
@@ -96,5 +96,7 @@ def _cell(table: ScoreTable, method: str, metric: str) -> Cell:
     baseline = best_baseline(table, metric)
     if method != table.model or baseline is None:
         return Cell(text)
-    ours, best = badness(metric, mean), badness(metric, baseline[1])
-    return Cell(text, "" if ours == best else "better" if ours < best else "worse")
+    model_badness, baseline_badness = badness(metric, mean), badness(metric, baseline[1])
+    return Cell(
+        text, "" if model_badness == baseline_badness else "better" if model_badness < baseline_badness else "worse"
+    )

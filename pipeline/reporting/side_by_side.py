@@ -1,4 +1,4 @@
-"""The same slices through several methods: input, each method's translation, and the real target."""
+"""The same slices translated by several methods: source, each method's translation, and the real target."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ class SliceOfMethods:
     """One slice, (A, B) arrays in [-1, 1] cut from an RAS volume.
 
     Attributes:
-        label: The row's name, such as the subject's.
-        source: What went in.
-        translations: Method -> what it made, and a caption such as its PSNR; methods that have none are left empty.
-        real: The same slice in the target contrast.
+        label: Label of the row, such as the subject.
+        source: Source slice.
+        translations: Method -> (translation, caption such as its PSNR); the cells of other methods stay empty.
+        real: Real slice in the target contrast.
     """
 
     label: str
@@ -37,13 +37,13 @@ class SliceOfMethods:
 def side_by_side(rows: Sequence[SliceOfMethods], methods: Sequence[str], *, title: str, footer: str = "") -> Tile:
     """Draw slices as rows of input | each method | real target, upright, captions below the translations.
 
-    All gray levels run from -1 (black) to 1 (white), so that errors of brightness show.
+    All gray levels run from -1 (black) to 1 (white), so that errors of brightness are visible.
 
     Args:
-        rows: At least one.
-        methods: The columns between input and real target, in order.
+        rows: At least one row.
+        methods: Columns between input and real target, in order.
         title: One line above.
-        footer: One line below; "" for none. Volumes want `RADIOLOGICAL`.
+        footer: One line below; "" for none. `RADIOLOGICAL` for slices of volumes.
 
     Returns:
         (height, width, 3) uint8.

@@ -1,4 +1,4 @@
-"""The parts every report picture is put together from: slices as upright tiles, and sheets of labelled tiles."""
+"""Building blocks of the report's pictures: slices as upright tiles, and sheets of labelled tiles."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -22,7 +22,7 @@ Tile = np.ndarray  # (height, width, 3) uint8
 
 
 def as_displayed(slice_: np.ndarray) -> np.ndarray:
-    """Turn a slice cut from an RAS volume the way a radiologist looks at it: (A, B) -> (B, A).
+    """Turn a slice cut from an RAS volume into radiological orientation: (A, B) -> (B, A).
 
     The second axis runs up (anterior in an axial slice, superior in a coronal or sagittal one) and the first runs to
     the left, so that the patient's left is on the picture's right and a sagittal nose points left.
@@ -38,7 +38,7 @@ def gray_tile(image: np.ndarray, low: float = -1.0, high: float = 1.0) -> Tile:
 
 
 def error_tile(share: np.ndarray) -> Tile:
-    """Return an (H, W) image of shares in [0, 1] in the error colours; 0 and below (and NaN) is the darkest."""
+    """Return an (H, W) image of values in [0, 1] in the error colours; 0 and below (and NaN) is the darkest."""
     colours = matplotlib.colormaps[ERROR_COLOURS](np.clip(np.nan_to_num(share), 0, 1), bytes=True)
     return np.ascontiguousarray(colours[..., :3])
 
@@ -57,7 +57,7 @@ def colour_bar(width: int, top_label: str) -> Tile:
 
 
 def caption_tile(width: int, text: str, text_size: int = 15) -> Tile:
-    """Return one line of centred text, `width` pixels wide, to stand in the sheet's row below a tile."""
+    """Return one line of centred text, `width` pixels wide, for a sheet's row below a tile."""
     picture = Image.new("RGB", (width, text_size + 8), _PAPER)
     draw = ImageDraw.Draw(picture)
     line = fitted_text(text, width, text_size)
@@ -66,14 +66,14 @@ def caption_tile(width: int, text: str, text_size: int = 15) -> Tile:
 
 
 def resized(tile: Tile, height: int, width: int) -> Tile:
-    """Return the tile at another size, bicubic."""
+    """Return a tile at another size, by bicubic interpolation."""
     if tile.shape[:2] == (height, width):
         return tile
     return np.asarray(Image.fromarray(tile).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def legible(tile: Tile) -> Tile:
-    """Enlarge a small tile by a whole number, shrink a large one, so that its longer side is at most 256 pixels."""
+    """Enlarge a small tile by an integer factor, or shrink a large one; the longer side is at most 256 pixels."""
     height, width = tile.shape[:2]
     longest = max(height, width)
     factor = LARGEST_TILE // longest or LARGEST_TILE / longest
@@ -82,12 +82,12 @@ def legible(tile: Tile) -> Tile:
 
 @cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """Return a font of `size` pixels that knows arrows, Greek and Cyrillic (DejaVu Sans, as matplotlib ships it)."""
+    """Return a font of `size` pixels with arrows, Greek and Cyrillic (DejaVu Sans from matplotlib)."""
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def fitted_text(text: str, width: int, size: int) -> str:
-    """Return one line of `text`, its end replaced by an ellipsis where it is wider than `width` pixels."""
+    """Return a text as one line, shortened with an ellipsis if it is wider than `width` pixels."""
     text = " ".join(text.split())
     if font(size).getlength(text) <= width:
         return text
@@ -105,27 +105,32 @@ def sheet(
     footer: str = "",
     text_size: int = 15,
 ) -> Tile:
-    """Lay tiles out in a grid under column labels, with a title above and a footer below.
+    """Arrange tiles in a grid with column labels, a title above and a footer below.
 
     Args:
-        rows: Tiles of any sizes, centred in their cells; None leaves a cell empty.
-        column_labels: One a column.
-        row_labels: One a row, written at the left, or none at all.
-        title: One line; "" for none.
-        footer: One line; "" for none.
-        text_size: Height of the labels' font in pixels; the title's is a little larger, the footer's smaller.
+        rows: Tiles of any size, centred in their cells; None for an empty cell.
+        column_labels: Label of each column.
+        row_labels: Label of each row, at the left; empty for none.
+        title: One line above; "" for none.
+        footer: One line below; "" for none.
+        text_size: Font size of the labels in pixels; the title's is a little larger, the footer's smaller.
     """
+    # Compute the size of the sheet, and the corners of its cells.
     large, small = round(text_size * 1.2), round(text_size * 0.87)
     widths = [max([tile.shape[1] for tile in column if tile is not None] or [0]) for column in zip(*rows, strict=True)]
     heights = [max([tile.shape[0] for tile in row if tile is not None] or [0]) for row in rows]
-    left = _MARGIN + (max(round(font(text_size).getlength(label)) for label in row_labels) + 12 if row_labels else 0)
+    left_margin = _MARGIN + (
+        max(round(font(text_size).getlength(label)) for label in row_labels) + 12 if row_labels else 0
+    )
     top = _MARGIN + (2 * large if title else 0) + text_size + 10
-    lefts = left + np.cumsum([0, *(width + _GAP for width in widths)])
+    lefts = left_margin + np.cumsum([0, *(width + _GAP for width in widths)])
     tops = top + np.cumsum([0, *(height + _GAP for height in heights)])
     width = int(lefts[-1]) - _GAP + _MARGIN
     bottom = int(tops[-1]) - _GAP
     picture = Image.new("RGB", (width, bottom + (small + 14 if footer else 0) + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(picture)
+
+    # Write title, footer and labels.
     if title:
         draw.text((_MARGIN, _MARGIN), fitted_text(title, width - 2 * _MARGIN, large), fill=_INK, font=font(large))
     if footer:
@@ -142,6 +147,8 @@ def sheet(
         )
     for label, y, cell in zip(row_labels, tops, heights, strict=False):
         draw.text((_MARGIN, int(y) + cell // 2), label, fill=_INK, font=font(text_size), anchor="lm")
+
+    # Paste the tiles.
     for row, y, cell_height in zip(rows, tops, heights, strict=False):
         for tile, x, cell_width in zip(row, lefts, widths, strict=False):
             if tile is not None:
@@ -151,12 +158,13 @@ def sheet(
 
 
 def save_png(picture: Tile, path: Path) -> None:
-    """Write an (H, W, 3) uint8 picture as PNG, atomically; raises UserError as `atomic_write` does."""
+    """Write an (H, W, 3) uint8 picture as PNG, atomically; raises `UserError` as `atomic_write` does."""
     atomic_write(path, lambda stream: stream.write(png_bytes(picture)))
 
 
 def png_bytes(picture: Tile) -> bytes:
     """Return an (H, W, 3) uint8 picture as the bytes of a PNG file."""
     stream = BytesIO()
-    Image.fromarray(picture).save(stream, format="PNG", compress_level=3)  # a third of the default's time, as small
+    # Level 3 takes a third of the default level's time, for the same size.
+    Image.fromarray(picture).save(stream, format="PNG", compress_level=3)
     return stream.getvalue()

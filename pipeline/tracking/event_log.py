@@ -1,8 +1,8 @@
-"""tracking.jsonl: what MLflow is told of a run besides its numbers, on file at once, so that it can be told later.
+"""tracking.jsonl: everything that goes to MLflow except the metrics, written to disk at once so it can be sent later.
 
-One JSON object a line. Its `kind` is "about" (experiment, name, params and tags of the run), "tags", "dataset",
-"artifact", "image" or "end"; what else it holds, `replay` says. Pictures wait in the folder
-`unsent` until MLflow has them.
+One JSON object per line. Its `kind` is "about" (experiment, name, params and tags of the run), "tags", "dataset",
+"artifact", "image" or "end"; `NEEDS` lists its other keys. Images are kept in the folder `unsent` until MLflow has
+them.
 """
 
 import json
@@ -27,30 +27,32 @@ Entry = dict[str, object]
 
 
 def read_event_log(folder: Path) -> list[Entry]:
-    """Return the entries of a folder's journal; none where there is no journal. Torn and foreign lines are left out.
+    """Return the entries of a folder's event log, or none where there is no log. Damaged and foreign lines are skipped.
 
-    What repeats an earlier entry is left out: of "about" and "tags" only what repeats the one before of its kind, for
-    what was so, then was not, and is so again must be the last that is told. Every "end" is returned.
+    Repeated entries are skipped. Those of kind "about" and "tags" are skipped only if they repeat the previous entry of
+    their kind, since a value that was changed and changed back must be sent last. Every "end" is returned.
     """
     try:
         lines = (folder / NAME).read_bytes().splitlines()
     except FileNotFoundError:
         return []
-    entries, seen, latest = [], set(), {}
+    entries, known_entries, last_of_kind = [], set(), {}
     for entry in filter(None, map(_entry, lines)):
-        kind, known = entry["kind"], json.dumps({**entry, "time": None}, sort_keys=True)
-        if kind == "end" or (latest.get(kind) != known if kind in ("about", "tags") else known not in seen):
+        kind, content = entry["kind"], json.dumps({**entry, "time": None}, sort_keys=True)
+        if kind == "end" or (
+            last_of_kind.get(kind) != content if kind in ("about", "tags") else content not in known_entries
+        ):
             entries.append(entry)
-        seen.add(known)
-        latest[kind] = known
+        known_entries.add(content)
+        last_of_kind[kind] = content
     return entries
 
 
 def _entry(line: bytes) -> Entry | None:
-    """Return the entry that a line holds; None for one that is torn, or whose content is not what its kind needs."""
+    """Return the entry of a line; None if the line is damaged or lacks what its kind needs (`NEEDS`)."""
     try:
         entry = json.loads(line)
-        _line(entry).encode(errors="surrogateescape")  # half a surrogate pair is nobody's, not even an odd name's
+        _line(entry).encode(errors="surrogateescape")  # refuses half a surrogate pair, which occurs in no file name
     except (ValueError, RecursionError):
         return None
     needs = NEEDS.get(str(entry.get("kind"))) if isinstance(entry, dict) else None
@@ -75,7 +77,7 @@ def _is_time(value: object) -> bool:
     return isinstance(value, int | float) and 0 <= value < LATEST_S
 
 
-NEEDS: dict[str, dict[str, Callable[[object], bool]]] = {  # by kind: the keys it must have, and what their values are
+NEEDS: dict[str, dict[str, Callable[[object], bool]]] = {  # kind -> required keys and the check of each value
     "about": {"experiment": _is_text, "name": _is_text, "params": _is_texts, "tags": _is_texts},
     "tags": {"tags": _is_texts},
     "dataset": {
@@ -89,13 +91,13 @@ NEEDS: dict[str, dict[str, Callable[[object], bool]]] = {  # by kind: the keys i
 
 
 def replay(run: MlflowRun, entry: Entry, folder: Path) -> None:
-    """Tell MLflow what an entry of the folder's journal says; nothing is there twice afterwards. May raise."""
+    """Send an entry of the folder's event log to MLflow, without duplicates. May raise."""
     match entry:
         case {"kind": "image", "key": key, "step": step, "file": file}:
             send_image(run, key, step, picture(folder, file))
             picture(folder, file).unlink(missing_ok=True)
-        case {"kind": "artifact", "path": path, "folder": place}:
-            run.client.log_artifact(run.id, str(folder / path), place)
+        case {"kind": "artifact", "path": path, "folder": artifact_path}:
+            run.client.log_artifact(run.id, str(folder / path), artifact_path)
         case {"kind": "dataset"}:
             run.log_dataset(**{name: entry[name] for name in NEEDS["dataset"]})
         case {"kind": "tags", "tags": tags}:
@@ -103,7 +105,7 @@ def replay(run: MlflowRun, entry: Entry, folder: Path) -> None:
 
 
 def title(entry: Entry) -> str:
-    """Return what an entry logs, for messages."""
+    """Return a name for the content of an entry, for messages."""
     return {
         "image": f"the image {entry.get('key')}",
         "artifact": str(entry.get("path")),
@@ -112,7 +114,7 @@ def title(entry: Entry) -> str:
 
 
 def size_bytes(entry: Entry, folder: Path) -> int:
-    """Return how much an entry uploads."""
+    """Return the size of an entry's upload."""
     if entry["kind"] not in ("artifact", "image"):
         return 0
     path = folder / str(entry["path"]) if entry["kind"] == "artifact" else picture(folder, entry["file"])
@@ -121,12 +123,12 @@ def size_bytes(entry: Entry, folder: Path) -> int:
 
 
 def picture(folder: Path, name: object) -> Path:
-    """Return where a picture waits; a journal from elsewhere must not name, and lose us, a file of another folder."""
+    """Return the path of an unsent image: always in this folder, even if a foreign log names a file elsewhere."""
     return folder / PICTURES / Path(str(name)).name
 
 
 def send_image(run: MlflowRun, key: str, step: int, path: Path) -> None:
-    """Log the image of a file under a key and step, once; may raise."""
+    """Log an image file under a key and step, unless MLflow has it; may raise."""
     from PIL import Image
 
     if not run.has_image(key, step):
@@ -135,48 +137,48 @@ def send_image(run: MlflowRun, key: str, step: int, path: Path) -> None:
 
 
 class EventLog:
-    """The open journal of a run.
+    """The open event log of a run.
 
     Args:
-        folder: The run's folder.
-        about: What the entry "about" holds.
-        step: The global step of the checkpoint from which the run resumes: pictures beyond it are dropped, since they
-            will come again. None starts an empty journal.
+        folder: Folder of the run.
+        run_info: Content of the entry "about".
+        step: Global step of the checkpoint from which the run resumes: later images are dropped, since they will be
+            logged again. None starts an empty log.
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, object], step: int | None):
+    def __init__(self, folder: Path, run_info: Mapping[str, object], step: int | None):
         if step is None:
             clear(folder)
         self.folder = folder
-        earlier = [entry for entry in read_event_log(folder) if entry["kind"] != "end"]
-        beyond = [entry for entry in earlier if entry["kind"] == "image" and entry["step"] > step]
-        for entry in beyond:
+        earlier_entries = [entry for entry in read_event_log(folder) if entry["kind"] != "end"]
+        later_images = [entry for entry in earlier_entries if entry["kind"] == "image" and entry["step"] > step]
+        for entry in later_images:
             picture(folder, entry["file"]).unlink(missing_ok=True)
-        self.earlier = [entry for entry in earlier if entry not in beyond]
-        atomic_text(folder / NAME, "".join(_line(entry) for entry in self.earlier))
+        self.earlier_entries = [entry for entry in earlier_entries if entry not in later_images]
+        atomic_text(folder / NAME, "".join(_line(entry) for entry in self.earlier_entries))
         self._stream = (folder / NAME).open("ab", buffering=0)
-        self.add({"kind": "about", "time": time.time(), **about})
+        self.add({"kind": "about", "time": time.time(), **run_info})
 
     def pending(self) -> list[Entry]:
-        """Return what an earlier sitting may not have told MLflow, and this one will not say again."""
+        """Return entries of earlier sessions that MLflow may lack and that this session will not log again."""
         return [
             entry
-            for entry in self.earlier
+            for entry in self.earlier_entries
             if entry["kind"] == "tags" or (entry["kind"] == "image" and picture(self.folder, entry["file"]).is_file())
         ]
 
     def add(self, entry: Entry) -> Entry:
-        """Write an entry at once, whole or not at all, and return it.
+        """Write an entry at once, completely or not at all, and return it.
 
         Raises:
-            UserError: the disk is full or gone.
+            UserError: The disk is full or gone.
         """
-        entry = entry if entry["kind"] == "artifact" else _printable(entry)  # of a path every byte counts
+        entry = entry if entry["kind"] == "artifact" else _printable(entry)  # paths keep their undecoded bytes
         append_whole(self._stream, self.folder / NAME, encoded(_line(entry)))
         return entry
 
     def add_image(self, key: str, image: np.ndarray, step: int) -> Entry:
-        """Keep an 8-bit (H, W) or (H, W, 3) image on disk until MLflow has it; raises like `add`."""
+        """Store an 8-bit (H, W) or (H, W, 3) image on disk until MLflow has it; raises like `add`."""
         from PIL import Image
 
         stream = BytesIO()
@@ -186,7 +188,7 @@ class EventLog:
         return self.add({"kind": "image", "key": key, "step": step, "file": file})
 
     def close(self, status: str) -> None:
-        """Note how the run ended, and close the file."""
+        """Write the run's final status, and close the file."""
         if not self._stream.closed:
             self.add({"kind": "end", "status": status, "time": time.time()})
             os.fsync(self._stream.fileno())
@@ -194,14 +196,14 @@ class EventLog:
 
 
 def clear(folder: Path) -> None:
-    """Remove the journal and the pictures of an earlier run in the folder."""
+    """Remove the event log and the unsent images of an earlier run in the folder."""
     (folder / NAME).unlink(missing_ok=True)
     _remove((folder / PICTURES).glob("*.png"))
     remove_sent(folder)
 
 
 def remove_sent(folder: Path) -> None:
-    """Remove the folder of unsent pictures if nothing waits there."""
+    """Remove the folder of unsent images if it is empty."""
     _remove((folder / PICTURES).glob(".tmp-*"))  # left by a kill
     with suppress(OSError):  # not there, or not empty
         (folder / PICTURES).rmdir()
@@ -213,11 +215,11 @@ def _remove(files: Iterable[Path]) -> None:
 
 
 def _printable(value: object) -> object:
-    """Return plain data whose texts MLflow's stores can take."""
+    """Return plain data with texts that MLflow's stores accept."""
     if isinstance(value, dict):
-        return {name: _printable(one) for name, one in value.items()}
+        return {name: _printable(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_printable(one) for one in value]
+        return [_printable(item) for item in value]
     return printable(value) if isinstance(value, str) else value
 
 

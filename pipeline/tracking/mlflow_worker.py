@@ -1,7 +1,7 @@
-"""The background thread through which MLflow follows a run's metrics.jsonl, and does whatever else it is given.
+"""The background thread that sends a run's metrics.jsonl, and further jobs, to MLflow.
 
-It tails the file into MLflow and works its jobs off in order. When the store fails, it says so once, tries again now
-and then, and on success sends what the store lacks. Nobody waits for a failing store longer than the patience, in all.
+It sends new lines of the file and does its jobs in order. When the store fails, it warns once, retries at intervals,
+and after reconnecting sends what the store lacks. Training waits for a failing store at most `PATIENCE_S` in all.
 """
 
 import json
@@ -25,21 +25,24 @@ from pipeline.tracking.mlflow_settings import (
 from pipeline.utils.console import warn
 from pipeline.utils.files import atomic_text
 
-SEND_EVERY_S, RETRY_EVERY_S, SYSTEM_EVERY_S = 10.0, 30.0, 10.0  # a request to sqlite costs training 10 ms, full or not
-PATIENCE_S = 6.0  # what training waits for a failing server, in all
-PATIENCE_ON_DISK_S = 60.0  # the same for a store on this machine, whose first use takes seconds
+# A request to SQLite delays training by 10 ms, whatever its size.
+SEND_EVERY_S, RETRY_EVERY_S, SYSTEM_EVERY_S = 10.0, 30.0, 10.0
+PATIENCE_S = 6.0  # how long training waits for a failing server, in all
+PATIENCE_ON_DISK_S = 60.0  # the same for a store on disk, whose first use takes seconds
 LINES_AT_ONCE = 200
-UPLOAD_BYTES_PER_S = 10e6  # a request with a file may take longer by its size at this speed
+UPLOAD_BYTES_PER_S = 10e6  # the timeout of an upload grows by its size at this speed
 
 
 @dataclass
 class Job:
-    """Something to do with the MLflow run.
+    """An action with the MLflow run, for the background thread.
 
     Attributes:
-        title: What it logs, for messages.
-        action: Does it; may raise.
-        size_bytes: How much it uploads.
+        title: Name of what is logged, for messages.
+        action: Function of the MLflow run; may raise.
+        size_bytes: Size of the upload.
+        done: Set when the action has ended.
+        result: Return value of the action; None until then, and if it failed.
     """
 
     title: str
@@ -50,38 +53,38 @@ class Job:
 
 
 class MlflowWorker:
-    """MLflow, as seen from training: it never raises and hardly ever waits.
+    """MLflow as seen from training: it never raises and hardly ever waits.
 
     Args:
-        metrics: The metrics.jsonl to follow.
-        note: A JSON file that names the MLflow run, so that a run without a checkpoint is found again.
-        whole: The file to name as complete where MLflow does not answer.
+        metrics: The metrics.jsonl to send.
+        run_id_file: JSON file that names the MLflow run, so that a run without a checkpoint is found again.
+        complete_file: File that messages name as complete when MLflow does not answer.
         resumed: Whether the run resumes from a checkpoint.
-        run_id: The MLflow run that the checkpoint names.
-        about: The arguments `experiment`, `name`, `params` and `tags` of `MlflowRun`.
+        run_id: MLflow run that the checkpoint names; None for none.
+        run_info: The arguments `experiment`, `name`, `params` and `tags` of `MlflowRun`.
     """
 
     def __init__(
         self,
         metrics: Path,
-        note: Path,
+        run_id_file: Path,
         *,
-        whole: Path,
+        complete_file: Path,
         resumed: bool,
         run_id: str | None,
-        about: Mapping[str, object],
+        run_info: Mapping[str, object],
     ):
-        self._metrics, self._note, self._record = metrics, note, whole
-        known_id = noted_id(note)  # a checkpoint that was made before MLflow answered names no run
+        self._metrics, self._run_id_file, self._complete_file = metrics, run_id_file, complete_file
+        known_id = read_run_id(run_id_file)  # checkpoints saved before MLflow answered name no run
         self.run_id = run_id or (known_id if resumed else None)
         self._unfinished_id = None if resumed else known_id
-        self._about = about
+        self._run_info = run_info
         self.uri = self.experiment_id = None
-        self._run: MlflowRun | None = None  # the thread's alone
+        self._run: MlflowRun | None = None  # used by the thread only
         self._jobs: deque[Job] = deque()
         self._offset, self._system_step, self._system_due = 0, 0, 0.0
-        self._offline = self._told = self._lacking = self._whole = False
-        self._patience_s, self._allowance_s, self._beat = PATIENCE_ON_DISK_S, 0.0, time.monotonic()
+        self._is_offline = self._has_warned = self._has_gaps = self._is_complete = False
+        self._patience_s, self._allowance_s, self._last_progress = PATIENCE_ON_DISK_S, 0.0, time.monotonic()
         self._status: str | None = None
         self._wake, self._ended = threading.Event(), threading.Event()
         configure_mlflow()
@@ -90,42 +93,44 @@ class MlflowWorker:
     # ── the training's side: nothing here touches MLflow ────────────────────────────────────────────────────
 
     @property
-    def follows(self) -> bool:
-        """Whether the store, as far as is known, answers, and the run is open."""
-        return not self._offline and self._status is None
+    def is_connected(self) -> bool:
+        """Whether the run is open and the store, as far as known, answers."""
+        return not self._is_offline and self._status is None
 
     def queue(self, job: Job) -> None:
-        """Have the job done when its turn comes."""
+        """Append a job to the thread's queue."""
         if self._status is None:
             self._jobs.append(job)
 
     def call(self, job: Job) -> object:
-        """Have the job done and wait for it; None if that failed or took too long."""
-        if self.follows:
+        """Queue a job and wait for its result; None if it failed or took too long."""
+        if self.is_connected:
             self.queue(job)
             self._wait(job.done)
-        self._lacking |= not job.done.is_set()
+        self._has_gaps |= not job.done.is_set()
         return job.result
 
     def close(self, status: str) -> None:
-        """Send the rest, end the run with its status, and stop; say how to send later what could not be sent."""
+        """Send the rest, end the run with its status, and stop; print how to send later what could not be sent."""
         if self._status is None:
             self._status = status
             self._wait(self._ended)
-            if (self._lacking or not self._whole) and self._record == self._metrics:  # otherwise no run's folder
+            if (
+                self._has_gaps or not self._is_complete
+            ) and self._complete_file == self._metrics:  # otherwise it is no run's folder
                 command = f"python -m pipeline.sync {shlex.quote(str(self._metrics.parent))}"
                 warn(f"tracking: MLflow has not got all of this run; `{command}` sends it later")
 
     def _wait(self, event: threading.Event) -> None:
-        """Wait while the thread gets on; time in which it does not is taken from the patience left."""
+        """Wait while the thread makes progress; time without progress is subtracted from the remaining patience."""
         started = time.monotonic()
         self._wake.set()
         while not event.wait(0.05):
-            idle_s = time.monotonic() - max(self._beat, started)
-            gone = idle_s > self._patience_s + self._allowance_s
-            if gone:
-                self._tell("it does not answer")
-            if gone or (self._offline and self._status is None):
+            idle_s = time.monotonic() - max(self._last_progress, started)
+            is_unresponsive = idle_s > self._patience_s + self._allowance_s
+            if is_unresponsive:
+                self._warn_once("it does not answer")
+            if is_unresponsive or (self._is_offline and self._status is None):
                 self._patience_s = max(0.0, self._patience_s - idle_s)
                 return
 
@@ -138,16 +143,16 @@ class MlflowWorker:
                 self._follow()
                 if closing:
                     self._run.end(self._status)
-                    self._whole = True
-            except Exception as error:  # whatever happens in MLflow, the training goes on
-                self._run, self._offline = None, True
-                self._tell(short_reason(error, self.uri))
+                    self._is_complete = True
+            except Exception as error:  # no error of MLflow stops the training
+                self._run, self._is_offline = None, True
+                self._warn_once(short_reason(error, self.uri))
             if closing:
                 self._ended.set()
                 return
             self._wake.clear()
-            if self._status is None and (self._offline or not self._jobs):
-                self._wake.wait(RETRY_EVERY_S if self._offline else SEND_EVERY_S)
+            if self._status is None and (self._is_offline or not self._jobs):
+                self._wake.wait(RETRY_EVERY_S if self._is_offline else SEND_EVERY_S)
 
     def _follow(self) -> None:
         if self._run is None:
@@ -155,26 +160,26 @@ class MlflowWorker:
         records, offset = read_metrics(self._metrics, self._offset)
         for start in range(0, len(records), LINES_AT_ONCE):
             self._run.log_points(records[start : start + LINES_AT_ONCE])
-            self._beat = time.monotonic()
+            self._last_progress = time.monotonic()
         self._offset = offset
         while self._jobs:
             self._do(self._jobs[0])
             self._jobs.popleft().done.set()
-            self._beat = time.monotonic()
+            self._last_progress = time.monotonic()
         self._log_system()
 
     def _connect(self) -> None:
         import mlflow
 
         if self.uri is None:
-            self.uri, self._beat = mlflow.get_tracking_uri(), time.monotonic()
+            self.uri, self._last_progress = mlflow.get_tracking_uri(), time.monotonic()
             self._patience_s = PATIENCE_S if is_remote(self.uri) else PATIENCE_ON_DISK_S
-        run = MlflowRun(**self._about, run_id=self.run_id, unfinished_id=self._unfinished_id)
+        run = MlflowRun(**self._run_info, run_id=self.run_id, unfinished_id=self._unfinished_id)
         system = [step for key, steps in run.logged_steps.items() if key.startswith("system/") for step in steps]
         self._offset, self._system_step, self._monitors = 0, max(system, default=-1) + 1, system_monitors()
         self._run, self.run_id, self.experiment_id = run, run.id, run.experiment_id
-        write_note(self._note, run)
-        self._offline, self._beat = False, time.monotonic()
+        write_run_id(self._run_id_file, run)
+        self._is_offline, self._last_progress = False, time.monotonic()
 
     def _do(self, job: Job) -> None:
         self._allowance_s = job.size_bytes / UPLOAD_BYTES_PER_S
@@ -182,9 +187,9 @@ class MlflowWorker:
             with request_timeout(self._allowance_s):
                 job.result = job.action(self._run)
         except Exception as error:
-            if not self._run.answers():
+            if not self._run.is_reachable():
                 raise
-            self._lacking = True
+            self._has_gaps = True
             warn(f"tracking: MLflow did not take {job.title} ({short_reason(error)}); the run goes on without it there")
         finally:
             self._allowance_s = 0.0
@@ -201,21 +206,21 @@ class MlflowWorker:
         self._run.log_points([{"step": self._system_step, "time": now, **values}])
         self._system_due, self._system_step = now + SYSTEM_EVERY_S, self._system_step + 1
 
-    def _tell(self, reason: str) -> None:
-        if not self._told:
-            self._told = True
+    def _warn_once(self, reason: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
             store = without_password(self.uri or "MLflow")
-            warn(f"tracking: {store} is not followed ({reason}); the run goes on, {self._record} has everything")
+            warn(f"tracking: {store} is not followed ({reason}); the run goes on, {self._complete_file} has everything")
 
 
-def noted_id(note: Path) -> str | None:
-    """Return the MLflow run that a note names; None where there is no note, or a damaged one."""
+def read_run_id(run_id_file: Path) -> str | None:
+    """Return the MLflow run id in a JSON file; None if the file is missing or damaged."""
     try:
-        return json.loads(note.read_text())["run_id"]
+        return json.loads(run_id_file.read_text())["run_id"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def write_note(note: Path, run: MlflowRun) -> None:
-    """Name the MLflow run in a JSON file."""
-    atomic_text(note, json.dumps({"run_id": run.id, "uri": without_password(run.uri)}, indent=2) + "\n")
+def write_run_id(run_id_file: Path, run: MlflowRun) -> None:
+    """Write the MLflow run's id and store to a JSON file."""
+    atomic_text(run_id_file, json.dumps({"run_id": run.id, "uri": without_password(run.uri)}, indent=2) + "\n")

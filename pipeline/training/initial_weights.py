@@ -42,7 +42,7 @@ class InitialWeights:
 
         Subjects are compared by name. If there are any, a warning is printed, for scores on them are too good.
         """
-        from pipeline.runs.prepare import some_of  # it imports SciPy, which a refusal need not wait for
+        from pipeline.runs.prepare import shortlist  # it imports SciPy, which a refusal need not wait for
 
         held_out = {case.subject for case in (*split.validation, *split.test)}
         overlap = sorted(held_out & self.subjects)
@@ -50,7 +50,7 @@ class InitialWeights:
             return self
         warn(
             f"warning: training.start_from: {self.record['run']} was trained with {len(overlap)} of {len(held_out)} "
-            f"subjects that validate and test here, going by their names ({some_of(overlap)}), so scores may flatter "
+            f"subjects that validate and test here, going by their names ({shortlist(overlap)}), so scores may flatter "
             "this run; give both one split (split.seed, or split.file with the other run's split.json)"
         )
         return replace(self, record={**self.record, "held_out_seen": len(overlap)})

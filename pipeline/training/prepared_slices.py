@@ -57,9 +57,7 @@ def prepared_slices(
     files = {scan: None if store is None else _entry_path(scan, store, settings) for scan in scans}
     missing = {scan: file for scan, file in files.items() if file is None or not file.exists()}
     with WorkerPool(1 if store is None else processes, jobs=len(missing), preload=PRELOAD) as workers:
-        prepared = workers.ahead(
-            _prepare_and_write, [(prepare, *entry) for entry in missing.items()], workers.processes
-        )
+        prepared = workers.imap(_prepare_and_write, [(prepare, *entry) for entry in missing.items()], workers.processes)
         for scan in progress(scans, title="validation set", unit="scan", quiet=quiet):
             arrays = next(prepared) if scan in missing else _read_entry(files[scan])
             yield scan, _prepare_and_write(prepare, scan, files[scan]) if arrays is None else arrays

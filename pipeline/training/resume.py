@@ -10,7 +10,7 @@ from pipeline.config.schema import Config
 from pipeline.data.splits import CohortSplit
 from pipeline.engines.protocol import Engine
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.prepare import Prepared, training_data
+from pipeline.runs.prepare import PreparedData, training_data
 from pipeline.training.history import History, extension_text, history_of, history_texts, require_epochs, start_text
 from pipeline.training.initial_weights import InitialWeights, read_initial_weights
 from pipeline.training.loop import Schedule
@@ -93,7 +93,7 @@ def find_starting_point(config: Config, folder: RunFolder, world: World) -> Star
     return StartingPoint(None, start, {} if start is None else {"started_from": dict(start.record)})
 
 
-def require_alike(world: World, prepared: Prepared, engine: Engine, position: TrainerState) -> None:
+def require_alike(world: World, prepared: PreparedData, engine: Engine, position: TrainerState) -> None:
     """Refuse to train together from different data, networks or steps, whose gradients must not be averaged.
 
     Raises:

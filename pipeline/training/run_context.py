@@ -10,7 +10,7 @@ from pipeline.config.schema import Config
 from pipeline.data.pairs import PairReader
 from pipeline.engines.protocol import Engine
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.prepare import Prepared, chain_settings, registrations
+from pipeline.runs.prepare import PreparedData, chain_settings, registrations
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.failure_monitor import FailureMonitor
 from pipeline.training.history import History
@@ -41,7 +41,7 @@ class RunContext:
 
     config: Config
     folder: RunFolder
-    prepared: Prepared
+    prepared: PreparedData
     engine: Engine
     position: TrainerState
     reader: PairReader
@@ -59,7 +59,7 @@ class RunContext:
     @property
     def histograms(self) -> dict[str, list[float]]:
         """Histogram of the training cohort's foreground over [-1, 1], by contrast."""
-        return {contrast: statistics["histogram"] for contrast, statistics in self.prepared.facts.items()}
+        return {contrast: statistics["histogram"] for contrast, statistics in self.prepared.statistics.items()}
 
     @property
     def pixel_mm(self) -> float:
@@ -67,7 +67,7 @@ class RunContext:
         preprocess = self.config.preprocess
         if preprocess.spacing_mm is not None:
             return preprocess.spacing_mm.in_plane
-        spacings = [statistics["spacing_mm"] for statistics in self.prepared.facts.values()]
+        spacings = [statistics["spacing_mm"] for statistics in self.prepared.statistics.values()]
         return float(np.delete(spacings, AXES[preprocess.axis], axis=1).max())
 
     @property

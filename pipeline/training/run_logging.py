@@ -32,7 +32,7 @@ def log_inputs(context: RunContext) -> None:
             tracker.log_artifact(path)
     source = str(context.config.data.folder)
     for contrast, entries in prepared.stored.items():
-        profile = {name: prepared.facts[contrast][name] for name in ("slices", "low", "high")}
+        profile = {name: prepared.statistics[contrast][name] for name in ("slices", "low", "high")}
         tracker.log_dataset(contrast, "train", source, [entry.case.name for entry in entries], profile)
     if prepared.pairs:
         case_names = [case.name for pair in prepared.pairs for case in (pair[0].case, pair[1].case)]

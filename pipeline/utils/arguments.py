@@ -1,4 +1,4 @@
-"""What arguments of a command line may be, for `argparse`'s `type`."""
+"""Types of command-line arguments, for `argparse`'s `type`."""
 
 from argparse import ArgumentTypeError
 from pathlib import Path
@@ -7,22 +7,22 @@ from pipeline.utils.paths import expanded
 
 
 def count(text: str) -> int:
-    """Return a whole number from 1.
+    """Return a positive whole number.
 
     Raises:
-        ArgumentTypeError: the text is none.
+        ArgumentTypeError: The text is no such number.
     """
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
 
 
-def given_path(text: str) -> Path:
-    """Return a path, its `~` and variables replaced: the shell leaves them alone after `--option=`.
+def path_argument(text: str) -> Path:
+    """Return a path with `~` and variables expanded, since the shell does not expand them after `--option=`.
 
     Raises:
-        ArgumentTypeError: the text is empty, as of a shell variable that is not set; `Path` would take it for ".". Or
-            it names such a variable.
+        ArgumentTypeError: The text is empty (often an unset shell variable; `Path` would read it as "."), or it names
+            a variable that is not set.
     """
     if not text.strip():
         raise ArgumentTypeError("an empty path; is a variable of the shell not set? The folder you are in is .")
@@ -32,12 +32,12 @@ def given_path(text: str) -> Path:
         raise ArgumentTypeError(f"{text}: {error}; set it, or write the path out") from None
 
 
-def given_text(text: str) -> str:
-    """Return what may be a path or something else: an address of MLflow's as it is, a path as `given_path` reads it.
+def path_or_address(text: str) -> str:
+    """Return an MLflow address or another word unchanged, and a path as `path_argument` does.
 
     Raises:
-        ArgumentTypeError: as `given_path`.
+        ArgumentTypeError: As `path_argument`.
     """
     if ":/" in text or not set("~$") & set(text):
         return text
-    return str(given_path(text))
+    return str(path_argument(text))

@@ -1,4 +1,4 @@
-"""What every command does with its terminal: messages, tables, progress bars and exit codes."""
+"""Terminal output of every command: messages, tables, progress bars and exit codes."""
 
 import errno
 import os
@@ -14,21 +14,21 @@ from typing import TextIO
 from tqdm import tqdm as ProgressBar
 
 from pipeline.utils.errors import EXIT_BAD_INPUT, Stopped, UserError
-from pipeline.utils.interruption import Terminated, terminable
+from pipeline.utils.interruption import Terminated, sigterm_as_exception
 from pipeline.utils.progress import ProgressLines
 
 _repeated: Counter | None = None  # within a command, how often each warning was given
 
 
 def cli_main(door: Callable[[list[str] | None], int]) -> Callable[[list[str] | None], int]:
-    """Decorate a command's `main(argv=None) -> int` so that expected endings become one line and an exit code.
+    """Decorate a command's `main(argv=None) -> int`: expected errors become one line and an exit code.
 
-    What becomes of its output on the terminal never decides how it ends.
+    A terminal that cannot be written to never changes the exit code.
     """
 
     def main(argv: list[str] | None = None) -> int:
         try:
-            with terminable(), _warning_once():
+            with sigterm_as_exception(), _warning_once():
                 return door(argv)
         except UserError as error:
             warn(f"error: {_lines(str(error))}")
@@ -45,7 +45,7 @@ def cli_main(door: Callable[[list[str] | None], int]) -> Callable[[list[str] | N
         except SystemExit as leaving:  # argparse ends `--help` and usage errors this way
             return leaving.code if isinstance(leaving.code, int) else EXIT_BAD_INPUT
         finally:
-            for stream in (sys.stdout, sys.stderr):  # what others, as argparse, have written: not left to the exit
+            for stream in (sys.stdout, sys.stderr):  # written by argparse and others: flushed here, not at exit
                 _attempt(stream, lambda stream=stream: stream.flush())
 
     main.__doc__ = door.__doc__
@@ -58,7 +58,7 @@ def echo(text: str = "") -> None:
 
 
 def warn(text: str) -> None:
-    """Print a line for the user on standard error; a command prints the same warning once, and at its end how often."""
+    """Print a line on standard error. Within a command, repeated warnings are printed once and counted at the end."""
     if _repeated is not None and text.strip().startswith("warning: "):
         _repeated[text.strip()] += 1
         if _repeated[text.strip()] > 1:
@@ -68,8 +68,8 @@ def warn(text: str) -> None:
 
 @contextmanager
 def _warning_once() -> Iterator[None]:
-    """Within it, print a warning that is given again and again only once, and at the end say how often it was given."""
-    global _repeated  # the terminal, too, is one for all
+    """Print repeated warnings only once within the block, and their number at its end."""
+    global _repeated  # one terminal, one count
     outer, _repeated = _repeated, Counter()
     try:
         yield
@@ -81,7 +81,7 @@ def _warning_once() -> Iterator[None]:
 
 
 def warn_below_bars(text: str) -> None:
-    """Print a line as `warn` does, while a progress bar may be under way: on a terminal, on a line of its own."""
+    """Print a line as `warn` does; on a terminal it starts a new line, below any progress bar."""
     warn(f"\n{text}" if _is_terminal(sys.stderr) else text)
 
 
@@ -90,7 +90,7 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def _print(text: str, stream: TextIO | None) -> None:
-    """Print a line, with escapes for what the terminal's encoding or a file's odd name cannot show."""
+    """Print a line; letters that the terminal's encoding lacks are escaped."""
 
     def attempt() -> None:
         try:
@@ -103,16 +103,16 @@ def _print(text: str, stream: TextIO | None) -> None:
 
 
 def _attempt(stream: TextIO | None, write: Callable[[], object]) -> None:
-    """Write to standard output or error; where that fails, go on without it: what is worked on counts, not its telling.
+    """Write to standard output or error; where that fails, redirect the stream to nowhere and go on.
 
-    The reader (`| head`) may have left, the disk that it is redirected to may be full.
+    The reader (`| head`) may have left, or the disk behind a redirection may be full.
     """
     if stream is None or getattr(stream, "closed", False):
         return
     try:
         write()
     except OSError as error:
-        # whatever it still holds would fail again at the interpreter's exit; what takes its place stays open till then
+        # The old stream's buffer would fail again at the interpreter's exit; its replacement stays open until then.
         name = next((name for name in ("stdout", "stderr") if getattr(sys, name) is stream), None)
         if name is None:
             return
@@ -122,7 +122,7 @@ def _attempt(stream: TextIO | None, write: Callable[[], object]) -> None:
 
 
 class _Terminal:
-    """Standard error for a progress bar: what cannot be written to it is left out."""
+    """Standard error for a progress bar; failed writes are ignored."""
 
     def __init__(self, stream: TextIO | None):
         self.stream = stream
@@ -139,25 +139,27 @@ class _Terminal:
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Print what the block warns of as a line "warning: …" each, without the place in the code; in one thread alone."""
+    """Print the block's Python warnings as lines "warning: …", without file and line; for a single thread."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
             yield
         finally:
-            for text in dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, UserWarning)):
+            for text in dict.fromkeys(
+                str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)
+            ):
                 warn(f"warning: {on_one_line(text)}")
 
 
 def one_line(text: str) -> str:
-    """Return a text with line ends, tabs and terminal codes (file names may hold them) written out, as `\\n`."""
+    """Return a text with line ends, tabs and terminal codes (which file names may hold) escaped, as `\\n`."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def on_one_line(text: str, *paths: Path) -> str:
-    """Return a message of several lines as one; blanks in a line stay, for they may be a file name's.
+    """Join the lines of a message into one; blanks within a line stay, since they may belong to a file name.
 
-    The names of `paths` in it may have line ends themselves: these are written out.
+    Line ends within the names of `paths` are escaped.
     """
     for path in paths:
         text = text.replace(str(path), one_line(str(path)))
@@ -165,12 +167,12 @@ def on_one_line(text: str, *paths: Path) -> str:
 
 
 def _lines(text: str) -> str:
-    """Write out terminal codes, and line ends but for those before two blanks, with which our own lists are made."""
+    """Escape terminal codes and line ends, but keep the line ends of indented lists ("\\n  ")."""
     return "\n  ".join(one_line(line) for line in text.split("\n  "))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Lay out rows under a header as aligned text; columns of numbers align right."""
+    """Return rows under a header as aligned text; columns of numbers are right-aligned."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in [list(header), *cells]) for column in range(len(header))]
     numeric = [bool(cells) and all(row[column][:1] in "-+0123456789" for row in cells) for column in range(len(header))]
@@ -186,16 +188,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def progress(items: Iterable, *, total: int | None = None, title: str = "", unit: str = "it", quiet: bool = False):
-    """Iterate with a progress bar and an estimate of the time left; silent when `quiet`."""
+    """Iterate with a progress bar and the estimated time left; silent when `quiet`."""
     return bar(items, total=total, desc=title, unit=unit, disable=quiet)
 
 
 def bar(items: Iterable | None = None, **options: object) -> ProgressBar:
-    """Return a progress bar on standard error, whose troubles it survives; `options` are tqdm's own.
+    """Return a progress bar on standard error that survives failed writes; `options` are tqdm's.
 
-    Where standard error is no terminal, it is a few lines (`ProgressLines`).
+    Where standard error is no terminal, the bar prints a few lines instead (`ProgressLines`).
     """
     disabled = bool(options.pop("disable", False)) or sys.stderr is None
-    drawn = {"dynamic_ncols": True, "mininterval": 0.5} if _is_terminal(sys.stderr) else {}
-    kind = ProgressBar if drawn else ProgressLines
-    return kind(items, file=_Terminal(sys.stderr), disable=disabled, **drawn, **options)
+    terminal_options = {"dynamic_ncols": True, "mininterval": 0.5} if _is_terminal(sys.stderr) else {}
+    bar_class = ProgressBar if terminal_options else ProgressLines
+    return bar_class(items, file=_Terminal(sys.stderr), disable=disabled, **terminal_options, **options)

@@ -1,8 +1,8 @@
-"""Several processes at one piece of work, as `torchrun` starts them: who does what, and what they tell each other.
+"""Training in several processes, as `torchrun` starts them: each process's share of a batch, and their exchanges.
 
-A batch is divided, not multiplied: each process takes an equal block of its samples. What all have made is gathered or
-averaged, so that every process holds the same networks at every step. One process alone is a world of size 1, for
-which everything here is free and nothing is opened.
+The batch size stays that of the configuration: each process takes an equal block of its samples. Gradients are averaged
+and outputs gathered, so that every process holds the same networks at every step. A single process is a world of size
+1, which opens no connection and exchanges nothing.
 """
 
 import os
@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.utils.errors import EXIT_BAD_INPUT, UserError
 
-if TYPE_CHECKING:  # doors import this module, and `--help` must not wait for torch
+if TYPE_CHECKING:  # commands import this module, and `--help` must not wait for torch
     from torch import Tensor
     from torch.nn import Parameter
 
 Result = TypeVar("Result")
-PATIENCE = timedelta(days=2)  # how long processes wait for the first one: it may be preparing a whole cohort
+TIMEOUT = timedelta(days=2)  # how long processes wait for the first one: it may be preparing a whole cohort
 BUCKET_BYTES = 25 * 2**20  # of gradients that travel together
-SETTLING = 0.1  # seconds in which Gloo's threads let go of tensors; one that does so as Python ends aborts the process
-LOST = ("onnection", "imed out", "imeout", "peer")  # in what Gloo says when another process has gone
+SETTLING_S = (
+    0.1  # seconds in which Gloo's threads let go of tensors; one that does so as Python ends aborts the process
+)
+LOST_PEER_WORDS = ("onnection", "imed out", "imeout", "peer")  # in what Gloo says when another process has gone
 
 
 class ProcessLost(UserError):
@@ -36,15 +38,15 @@ class ProcessLost(UserError):
 
 @dataclass(frozen=True)
 class World:
-    """The processes at work together, as one of them sees them.
+    """The processes of a run, as seen by one of them.
 
-    Every process must call the methods that exchange something in the same order, with tensors of the same shapes.
+    All processes must call the exchanging methods in the same order, with tensors of the same shapes.
 
     Attributes:
-        rank: Which process this is, from 0.
-        size: How many there are.
-        local: Which of those on this machine this is, from 0.
-        on_machine: How many are on this machine.
+        rank: Index of this process, from 0.
+        size: Number of processes.
+        local_rank: Index of this process among those on this machine, from 0.
+        local_size: Number of processes on this machine.
     """
 
     rank: int = 0
@@ -54,14 +56,14 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes, prints and evaluates."""
+        """Whether this process is the one that writes, prints and evaluates."""
         return self.rank == 0
 
     def local_slots(self, batch_size: int) -> range:
-        """Return which positions of a whole batch are this process's: a block.
+        """Return the positions of the whole batch that belong to this process: one block.
 
         Raises:
-            UserError: the batch cannot be divided evenly, so that gradients would be weighted unevenly.
+            UserError: The batch cannot be divided evenly, so gradients would be weighted unevenly.
         """
         if batch_size % self.size:
             self.refuse(
@@ -69,19 +71,19 @@ class World:
                 f"samples of all of them, so set a multiple of {self.size}, or start another number of processes (a "
                 "run that has trained takes no other batch size)"
             )
-        each = batch_size // self.size
-        return range(self.rank * each, (self.rank + 1) * each)
+        block_size = batch_size // self.size
+        return range(self.rank * block_size, (self.rank + 1) * block_size)
 
     def refuse(self, message: str) -> None:
-        """Raise for a reason that every process finds by itself: `UserError` in the first, a silent end in the rest."""
+        """Raise for a reason that every process finds itself: `UserError` in the main one, a silent exit elsewhere."""
         raise UserError(message) if self.is_main else SystemExit(EXIT_BAD_INPUT)
 
-    def local_shard(self, whole: "Tensor") -> "Tensor":
-        """Return this process's block of what is there for the whole batch, (size x N, …) → (N, …)."""
-        return whole.chunk(self.size)[self.rank] if self.size > 1 else whole
+    def local_shard(self, batch: "Tensor") -> "Tensor":
+        """Return this process's block of a tensor for the whole batch, (size x N, …) → (N, …)."""
+        return batch.chunk(self.size)[self.rank] if self.size > 1 else batch
 
     def all_gather(self, block: "Tensor") -> "Tensor":
-        """Return every process's block in order, (N, …) → (size x N, …), without gradients."""
+        """Concatenate the blocks of all processes in order, (N, …) → (size x N, …), without gradients."""
         if self.size == 1:
             return block
         import torch
@@ -89,66 +91,66 @@ class World:
 
         block = block.detach().contiguous()
         blocks = [torch.empty_like(block) for _ in range(self.size)]
-        with _listening():
+        with _naming_lost_processes():
             communication.all_gather(blocks, block)
         return torch.cat(blocks)
 
     def reduce_mean(self, value: "Tensor") -> "Tensor":
-        """Return the mean of a tensor over the processes, without gradients; not finite where it is not anywhere."""
+        """Return the mean of a tensor over the processes, without gradients; NaN or infinity of any process stays."""
         if self.size == 1:
             return value.detach()
         import torch.distributed as communication
 
         total = value.detach().clone()
-        with _listening():
+        with _naming_lost_processes():
             communication.all_reduce(total)
         return total.div_(self.size)
 
     def all_reduce_mean(self, values: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
-        """Return the means of several scalars over the processes, in one exchange, without gradients."""
+        """Return the means of named scalars over the processes, in one exchange, without gradients."""
         if self.size == 1:
             return {name: value.detach() for name, value in values.items()}
         import torch
 
         widest = max((value.dtype for value in values.values()), key=lambda dtype: dtype.itemsize)
-        together = self.reduce_mean(torch.stack([value.detach().to(widest) for value in values.values()]))
-        return dict(zip(values, together.unbind(), strict=True))
+        means = self.reduce_mean(torch.stack([value.detach().to(widest) for value in values.values()]))
+        return dict(zip(values, means.unbind(), strict=True))
 
     def mean_gradients(self, parameters: "Iterable[Parameter]") -> Callable[[], None]:
-        """Begin to average every gradient over the processes; the same parameters must have one in each.
+        """Start averaging the gradients over the processes; the same parameters must have one in each process.
 
-        Gradients travel in buckets of some `BUCKET_BYTES`, all under way at once, while the caller goes on.
+        Gradients are sent in buckets of about `BUCKET_BYTES`, all at once, while the caller goes on.
 
         Returns:
-            What waits for them and then puts the means in the gradients' place.
+            A function that waits for the exchange and then replaces each gradient by its mean.
         """
         if self.size == 1:
             return lambda: None
         import torch
         import torch.distributed as communication
 
-        under_way = []
-        with _listening():
+        pending = []
+        with _naming_lost_processes():
             for bucket in _buckets([weight for weight in parameters if weight.grad is not None]):
-                together = torch.cat([weight.grad.flatten() for weight in bucket])
-                under_way.append((bucket, together, communication.all_reduce(together, async_op=True)))
+                flat_gradients = torch.cat([weight.grad.flatten() for weight in bucket])
+                pending.append((bucket, flat_gradients, communication.all_reduce(flat_gradients, async_op=True)))
 
         def finish() -> None:
-            with _listening():
-                for bucket, together, work in under_way:
+            with _naming_lost_processes():
+                for bucket, flat_gradients, work in pending:
                     work.wait()
-                    blocks = together.div_(self.size).split([weight.numel() for weight in bucket])
+                    blocks = flat_gradients.div_(self.size).split([weight.numel() for weight in bucket])
                     for weight, mean in zip(bucket, blocks, strict=True):
                         weight.grad = mean.view_as(weight)
 
         return finish
 
     def all_reduce_max(self, number: int) -> int:
-        """Return the greatest of the processes' numbers; it never waits for a GPU."""
+        """Return the largest of the processes' numbers, without waiting for a GPU."""
         return max(self.all_gather_object(number))
 
     def all_gather_object(self, number: int) -> list[int]:
-        """Return the number that each process gave, a 64-bit integer, in order; it never waits for a GPU."""
+        """Return the 64-bit integer of each process, in order, without waiting for a GPU."""
         if self.size == 1:
             return [number]
         import torch
@@ -156,7 +158,7 @@ class World:
         return self.all_gather(torch.tensor([number], dtype=torch.int64)).tolist()
 
     def all_gather_text(self, text: str) -> list[str]:
-        """Return the text that each process gave, in order."""
+        """Return the text of each process, in order."""
         if self.size == 1:
             return [text]
         import torch
@@ -172,11 +174,11 @@ class World:
         ]
 
     def barrier(self) -> None:
-        """Wait until every process has come this far."""
+        """Wait until every process has reached this call."""
         self.all_gather_object(0)
 
     def main_process_first(self, action: Callable[[], Result]) -> Result:
-        """Do something in the first process, then in the others, which find done what the first one left on disk."""
+        """Run an action in the main process, then in the others, which find the main one's files on disk."""
         if not self.is_main:
             self.barrier()
             return action()
@@ -185,9 +187,9 @@ class World:
         return result
 
     def seed(self, seed: int, step: int) -> None:
-        """Begin torch's random stream of a step: dropout differs between processes, and a resume needs no state of it.
+        """Seed torch for a step: dropout differs between processes, and resuming needs no saved generator state.
 
-        One process alone keeps the one stream that its checkpoints hold.
+        A single process keeps the one random stream that its checkpoints hold.
         """
         if self.size > 1:
             import numpy as np
@@ -196,12 +198,12 @@ class World:
             torch.manual_seed(int(np.random.SeedSequence([seed, step, self.rank]).generate_state(1, np.uint64)[0]))
 
     def shutdown(self) -> None:
-        """Part from the others: nothing is exchanged any more, and each may end when it likes."""
+        """Leave the process group: nothing is exchanged any more, and each process may end on its own."""
         if self.size > 1:
             import torch.distributed as communication
 
             if communication.is_initialized():
-                time.sleep(SETTLING)
+                time.sleep(SETTLING_S)
                 communication.destroy_process_group()
 
 
@@ -209,31 +211,31 @@ SINGLE_PROCESS = World()
 
 
 def world_from_env() -> World:
-    """Return the world that torchrun's environment tells of; nothing is opened.
+    """Return the world described by torchrun's environment variables, without opening a connection.
 
     Raises:
-        UserError: RANK or WORLD_SIZE is there and is no sensible number.
+        UserError: RANK and WORLD_SIZE are set and are no valid numbers.
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if not all(name in os.environ for name in names[:2]):
         return SINGLE_PROCESS
     defaults = (0, 1, 0, 1)
-    given = [os.environ.get(name, str(usual)) for name, usual in zip(names, defaults, strict=True)]
-    rank, size, local_rank, local_size = (int(text) if text.isdecimal() else -1 for text in given)
+    texts = [os.environ.get(name, str(usual)) for name, usual in zip(names, defaults, strict=True)]
+    rank, size, local_rank, local_size = (int(text) if text.isdecimal() else -1 for text in texts)
     if not (0 <= rank < size and 0 <= local_rank < local_size <= size):
-        said = ", ".join(f"{name}={text}" for name, text in zip(names, given, strict=True))
-        raise UserError(f"{said}: no place among processes; start them with torchrun, or unset these variables")
+        settings = ", ".join(f"{name}={text}" for name, text in zip(names, texts, strict=True))
+        raise UserError(f"{settings}: no place among processes; start them with torchrun, or unset these variables")
     return World(rank, size, local_rank, local_size) if size > 1 else SINGLE_PROCESS
 
 
 @contextmanager
 def init_distributed() -> Iterator[World]:
-    """Join the processes that torchrun started, and leave them at the end; all but the first are silent meanwhile.
+    """Join torchrun's process group within the block; processes other than the main one print nothing there.
 
-    CPU tensors travel by Gloo, those on CUDA devices by NCCL. Without torchrun nothing is opened and nothing listens.
+    CPU tensors are sent by Gloo, CUDA tensors by NCCL. Without torchrun no connection is opened.
 
     Raises:
-        UserError: the other processes cannot be reached.
+        UserError: The other processes cannot be reached.
     """
     world = world_from_env()
     if world.size == 1:
@@ -243,17 +245,17 @@ def init_distributed() -> Iterator[World]:
     import torch.distributed as communication
 
     with ExitStack() as quietly:
-        if not world.is_main:  # what it raises is still said, once it is out of here
+        if not world.is_main:  # its errors are still printed, once they have left this block
             nowhere = quietly.enter_context(Path(os.devnull).open("w"))
             quietly.enter_context(redirect_stdout(nowhere))
             quietly.enter_context(redirect_stderr(nowhere))
-        with _listening():
+        with _naming_lost_processes():
             try:
-                store, rank, size = next(communication.rendezvous("env://", timeout=PATIENCE))
+                store, rank, size = next(communication.rendezvous("env://", timeout=TIMEOUT))
                 # torchrun keeps its store when it starts processes again: they must not find those that died in it.
                 life = communication.PrefixStore(f"life-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
                 backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-                communication.init_process_group(backend, store=life, rank=rank, world_size=size, timeout=PATIENCE)
+                communication.init_process_group(backend, store=life, rank=rank, world_size=size, timeout=TIMEOUT)
             except ValueError as error:  # MASTER_ADDR or MASTER_PORT is missing
                 raise UserError(f"{' '.join(str(error).split())}; start the processes with torchrun") from error
         try:
@@ -263,20 +265,20 @@ def init_distributed() -> Iterator[World]:
 
 
 @contextmanager
-def _listening() -> Iterator[None]:
-    """Tell an exchange that failed because another process is gone from one that is wrong."""
+def _naming_lost_processes() -> Iterator[None]:
+    """Raise `ProcessLost` where an exchange fails because another process has ended."""
     try:
         yield
     except RuntimeError as error:
         from torch.distributed import DistError
 
-        if isinstance(error, DistError) or any(word in str(error) for word in LOST):
+        if isinstance(error, DistError) or any(word in str(error) for word in LOST_PEER_WORDS):
             raise ProcessLost from error
         raise
 
 
 def _buckets(weights: "list[Parameter]") -> "Iterator[list[Parameter]]":
-    """Yield runs of parameters whose gradients have one type and fill a bucket, or the only one that is larger."""
+    """Yield groups of parameters whose gradients share a data type and fill at most one bucket (or are one larger)."""
     bucket, filled = [], 0
     for weight in weights:
         size = weight.grad.numel() * weight.grad.element_size()

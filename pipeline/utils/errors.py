@@ -1,4 +1,4 @@
-"""What can end a command, and the exit code each ending has."""
+"""Errors that end a command, and the exit codes of all endings."""
 
 EXIT_DONE = 0
 EXIT_BAD_INPUT = 2
@@ -17,7 +17,7 @@ class DiskFull(UserError):
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop and everything is saved; the exit code is 128 + the signal's number."""
+    """A signal stopped the run after everything was saved; the exit code is 128 + the signal's number."""
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)
@@ -25,7 +25,7 @@ class Stopped(Exception):
 
 
 def first_cause(error: BaseException) -> str:
-    """Return the first line of the error that started a chain of errors: MONAI wraps each in its own."""
+    """Return the first line of the error at the root of a chain, since MONAI wraps every error in its own."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).splitlines()[0] if str(error) else type(error).__name__

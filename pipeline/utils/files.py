@@ -18,24 +18,24 @@ from typing import BinaryIO
 from pipeline.utils.errors import DiskFull, UserError
 from pipeline.utils.texts import encoded
 
-_MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # a folder may be shared by several
-_OURS = f".tmp-{{process}}-{_MACHINE}"  # how names begin of what is not whole yet
+_MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # several machines may share a folder
+_TEMPORARY_PREFIX = f".tmp-{{process}}-{_MACHINE}"  # prefix of files and folders that are not complete yet
 _TEMPORARY_NAME = re.compile(r"\.tmp-(\d{1,9})-([0-9a-f]{8})\w+(\.\w+)*")
 _SURELY_DEAD_SECONDS = 24 * 3600.0
-_STARTED = time.time()
+_PROCESS_START = time.time()
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that replaces it when the block ends well and is removed otherwise.
+    """Yield a temporary path beside `path` that replaces it when the block succeeds and is removed otherwise.
 
     The temporary name keeps the suffixes of `path` (".nii.gz" stays ".nii.gz"), so that writers which choose a
     format by suffix work.
 
     Raises:
-        DiskFull: names the path and the free space.
-        UserError: the folder cannot be written, or the file would be larger than files may be there.
+        DiskFull: The disk is full; names the path and the free space.
+        UserError: The folder cannot be written, or the file exceeds the size limit there.
     """
     make_folder(path.parent, path)
     with _temporary(path) as temporary, writing_to(path):
@@ -46,9 +46,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`, of its suffixes; what bears it when the block ends goes."""
+    """Yield a temporary path beside `path`, with its suffixes; a file left there is removed when the block ends."""
     suffix = "".join(path.suffixes[-2:]) if path.name.lower().endswith(".gz") else path.suffix
-    temporary = path.with_name(f"{_OURS.format(process=os.getpid())}{secrets.token_hex(4)}{suffix}")
+    temporary = path.with_name(f"{_TEMPORARY_PREFIX.format(process=os.getpid())}{secrets.token_hex(4)}{suffix}")
     try:
         yield temporary
     finally:
@@ -61,18 +61,18 @@ def _sync(path: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def write_together(writers: Mapping[Path, Callable[[BinaryIO], object]], gone: Iterable[Path] = ()) -> None:
-    """Write several files of which the last one stands for all; none takes its place before each of them is whole.
+def write_together(writers: Mapping[Path, Callable[[BinaryIO], object]], obsolete: Iterable[Path] = ()) -> None:
+    """Write several files that belong together; all are complete before the first is moved into place.
 
-    An error, or an interrupt, puts back what was there. A process that is killed while they take their places leaves
-    the last one absent: never an older one beside the new others.
+    The presence of the last file means that all are there. An error, or an interrupt, restores the earlier files. A
+    process that is killed during the moves leaves the last file absent, never an older one beside newer others.
 
     Args:
-        writers: By path, what writes that file to a stream; moved into place in this order.
-        gone: Files that go with an earlier last one, where they are there.
+        writers: Path -> function that writes that file to a stream. The files are moved into place in this order.
+        obsolete: Files of an earlier set that are removed with it, where they exist.
 
     Raises:
-        DiskFull, UserError: as `atomic_path`.
+        DiskFull, UserError: As `atomic_path`.
     """
     with ExitStack() as stack:
         temporaries = {path: stack.enter_context(_temporary(path)) for path in writers}
@@ -83,61 +83,65 @@ def write_together(writers: Mapping[Path, Callable[[BinaryIO], object]], gone: I
                     writers[path](stream)
                 _sync(temporary)
         *others, last = temporaries
-        leaving = [*([last] if others else []), *gone, *others]
-        _swap(temporaries, {path: stack.enter_context(_temporary(path)) for path in leaving})
+        replaced = [*([last] if others else []), *obsolete, *others]
+        _swap(temporaries, {path: stack.enter_context(_temporary(path)) for path in replaced})
 
 
-def _swap(coming: Mapping[Path, Path], leaving: Mapping[Path, Path]) -> None:
-    """Move what stands at the paths `leaving` to their temporary names, then those of `coming` to their paths, or none.
+def _swap(new_files: Mapping[Path, Path], replaced: Mapping[Path, Path]) -> None:
+    """Move the replaced files to temporary names, then the new files into place; an error undoes all moves.
 
-    What is replaced without leaving first is so in one step.
+    A new file whose path is not among the replaced ones overwrites the old one in a single step.
+
+    Args:
+        new_files: Final path -> temporary path of the new file.
+        replaced: Path of a file to move away -> its temporary path.
     """
     try:
-        for path, aside in leaving.items():
+        for path, aside in replaced.items():
             with writing_to(path), suppress(FileNotFoundError):
                 if path.is_dir() and not path.is_symlink():
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
                 path.replace(aside)
-        for path, temporary in coming.items():
+        for path, temporary in new_files.items():
             with writing_to(path):
                 temporary.replace(path)
     except BaseException:
-        for path, aside in reversed(leaving.items()):
+        for path, aside in reversed(replaced.items()):
             with suppress(OSError):  # what cannot be put back either is lost
                 if os.path.lexists(aside):
                     aside.replace(path)
-                elif path in coming and not coming[path].exists():  # it is the new one, and there was none before
+                elif path in new_files and not new_files[path].exists():  # it is the new one, and there was none before
                     path.unlink()
         raise
 
 
 @contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """Yield a new folder below `parent`, itself made where missing; it goes, with all it holds, when the block ends.
+    """Yield a new folder in `parent`, which is made where missing; it is removed when the block ends.
 
     Raises:
-        UserError: nothing can be written there.
+        UserError: Nothing can be written there.
     """
     make_folder(parent)
     with writing_to(parent):
-        made = tempfile.TemporaryDirectory(
-            dir=parent, prefix=_OURS.format(process=os.getpid()), ignore_cleanup_errors=True
+        folder = tempfile.TemporaryDirectory(
+            dir=parent, prefix=_TEMPORARY_PREFIX.format(process=os.getpid()), ignore_cleanup_errors=True
         )
-    with made as name:
+    with folder as name:
         yield Path(name)
 
 
 def remove_stale(folder: Path, *, below: bool = True) -> None:
-    """Remove what killed processes left half-written in a folder, and in those below it where `below`; links stay.
+    """Remove temporary files and folders that killed processes left in a folder and, with `below`, in its subfolders.
 
-    These are files and folders with names as `atomic_path` and `temporary_folder` make them. Their writer is known to
-    be gone where it ran on this machine and is no longer there; of another machine's, after a day.
+    Their names are those that `atomic_path` and `temporary_folder` give. A writer counts as dead if it ran on this
+    machine and no longer does, or if it ran on another machine and a day has passed.
     """
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         for name in [*files, *folders]:
-            path, made = Path(place, name), _TEMPORARY_NAME.fullmatch(name)
+            path, match = Path(parent, name), _TEMPORARY_NAME.fullmatch(name)
             with suppress(OSError):  # gone meanwhile, or not ours to remove: it does no harm
-                if made is None or not _is_abandoned(path, int(made[1]), made[2]):
+                if match is None or not _is_abandoned(path, int(match[1]), match[2]):
                     continue
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
@@ -147,14 +151,14 @@ def remove_stale(folder: Path, *, below: bool = True) -> None:
 
 
 def _is_abandoned(path: Path, process: int, machine: str) -> bool:
-    """Whether nobody writes there any more. In a container a process often has the number of the one before it."""
+    """Whether the writing process has ended. In a container, a new process often has the number of an earlier one."""
     changed = path.stat().st_mtime
     if machine != _MACHINE:
         return time.time() - changed > _SURELY_DEAD_SECONDS
-    return changed < _STARTED if process == os.getpid() else not _runs(process)
+    return changed < _PROCESS_START if process == os.getpid() else not _is_running(process)
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -166,11 +170,11 @@ def _runs(process: int) -> bool:
 
 @contextmanager
 def writing_to(path: Path) -> Iterator[None]:
-    """Turn what the system raises while the block writes to `path` (a full disk, a lost one, …) into a UserError."""
+    """Turn the system's errors while the block writes to `path` (a full disk, a lost one, …) into a `UserError`."""
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # a library's own, about what it was given
+        if error.errno is None:  # raised by a library about its arguments
             raise
         raise _refusal(path, error) from error
 
@@ -179,48 +183,48 @@ def append_whole(stream: FileIO, path: Path, content: bytes) -> None:
     """Append bytes to a file, all of them or none.
 
     Args:
-        stream: The file, open for appending and unbuffered: a write then says how much the disk took.
-        path: Its name, for the message.
-        content: What to append.
+        stream: The file, open for appending and unbuffered, so that a write returns how much the disk took.
+        path: The file's name, for messages.
+        content: The bytes to append.
 
     Raises:
-        DiskFull, UserError: it was not appended.
+        DiskFull, UserError: Nothing was appended.
     """
     with writing_to(path):
-        end, rest = os.fstat(stream.fileno()).st_size, memoryview(content)
+        end, remaining = os.fstat(stream.fileno()).st_size, memoryview(content)
         try:
-            while rest:
-                taken = stream.write(rest)
-                if not taken:
+            while remaining:
+                written = stream.write(remaining)
+                if not written:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                rest = rest[taken:]
+                remaining = remaining[written:]
         except BaseException:
-            if len(rest) < len(content):
+            if len(remaining) < len(content):
                 stream.truncate(end)  # half a line would swallow the next one
             raise
 
 
-def make_folder(folder: Path, wanted: Path | None = None) -> None:
-    """Make a folder, and those above it, where they are missing.
+def make_folder(folder: Path, target: Path | None = None) -> None:
+    """Make a folder and its parents where they are missing.
 
     Args:
         folder: The folder.
-        wanted: What is to be written there, for the message; None for the folder itself.
+        target: File that will be written there, for messages; None for the folder itself.
 
     Raises:
-        UserError: it cannot be made, whatever the reason.
+        UserError: The folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _refusal(wanted or folder, error) from error
+        raise _refusal(target or folder, error) from error
 
 
 def require_writable(*paths: Path) -> None:
-    """Try whether files could be written, before hours of work are put into their content; nothing is left behind.
+    """Check that files can be written, before hours of work are put into their content; leaves nothing behind.
 
     Raises:
-        UserError: a folder is in a file's place, or its folder can neither be written nor made.
+        UserError: A path is a folder, or the file's folder can neither be written nor made.
     """
     for path in paths:
         if is_folder(path):
@@ -244,7 +248,7 @@ def _refusal(path: Path, error: OSError) -> UserError:
 
 
 def text_writer(text: str) -> Callable[[BinaryIO], object]:
-    """Return what writes a text as UTF-8, as `write_together` wants it; for odd names see `utils.texts.encoded`."""
+    """Return a function that writes a text as UTF-8, for `write_together`; for odd names see `utils.texts.encoded`."""
     return lambda stream: stream.write(encoded(text))
 
 
@@ -260,25 +264,25 @@ def atomic_text(path: Path, text: str) -> None:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is there; False too for names that are too long, for which `Path.is_dir` raises."""
+    """Whether a path is a folder; False for names that are too long, where `Path.is_dir` raises."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file is there; False too for names that are too long, for which `Path.is_file` raises."""
+    """Whether a path is a file; False for names that are too long, where `Path.is_file` raises."""
     return os.path.isfile(path)  # noqa: PTH113
 
 
 def file_identity(path: Path) -> list[str | int]:
-    """Return what tells a file from what it was before, in JSON's types: where it lies, its size, when it changed."""
+    """Return a file's path, size and time of last change in JSON's types: equal as long as it is unchanged."""
     status = path.stat()
     return [str(path.resolve()), status.st_size, status.st_mtime_ns]
 
 
 def free_space(folder: Path) -> str:
-    """Return the free space of the disk that holds `folder`, or would hold it, as text."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return human_bytes(shutil.disk_usage(there).free)
+    """Return as text the free space of the disk that holds, or would hold, `folder`."""
+    existing = next(candidate for candidate in (folder, *folder.absolute().parents) if candidate.exists())
+    return human_bytes(shutil.disk_usage(existing).free)
 
 
 def human_bytes(count: float) -> str:

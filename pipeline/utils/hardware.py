@@ -1,4 +1,4 @@
-"""The machine: device, threads and the allocator."""
+"""Device, CPU threads and memory allocator."""
 
 import ctypes
 import sys
@@ -12,33 +12,33 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device called "auto", "cpu", "cuda" or "mps"; "auto" takes the fastest there is.
+    """Return the device named "auto", "cpu", "cuda" or "mps"; "auto" is the fastest one available.
 
-    Of the processes that torchrun starts on a machine, each takes a CUDA device of its own.
+    Each process that torchrun starts on a machine gets its own CUDA device.
 
     Raises:
-        UserError: that device is not there, or there are fewer than processes.
+        UserError: The device is not available, or there are fewer devices than processes.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return _own(next(kind for kind, present in there.items() if present))
-    if not there[name]:
-        present = ", ".join(kind for kind, is_there in there.items() if is_there)
+        return _own_device(next(kind for kind, present in available.items() if present))
+    if not available[name]:
+        present = ", ".join(kind for kind, is_present in available.items() if is_present)
         raise UserError(f"device {name}: not available on this machine; use one of: auto, {present}")
-    return _own(name)
+    return _own_device(name)
 
 
-def _own(kind: str) -> torch.device:
-    """Return the device of a kind that is this process's."""
+def _own_device(kind: str) -> torch.device:
+    """Return this process's device of a kind."""
     world = world_from_env()
     if world.size == 1 or kind == "cpu":
         return torch.device(kind)
     if kind == "mps":
         world.refuse("device mps: serves one process only; use device=cpu, or start without torchrun")
-    found = torch.cuda.device_count()
-    if found < world.local_size:
+    device_count = torch.cuda.device_count()
+    if device_count < world.local_size:
         world.refuse(
-            f"{world.local_size} processes on this machine and {found} CUDA devices; start as many as there are "
+            f"{world.local_size} processes on this machine and {device_count} CUDA devices; start as many as there are "
             "devices (torchrun --nproc_per_node), or set device=cpu"
         )
     torch.cuda.set_device(world.local_rank)
@@ -46,10 +46,10 @@ def _own(kind: str) -> torch.device:
 
 
 def require_able(device: torch.device, *, precision: str, cuda_graph: bool) -> None:
-    """Refuse what a device cannot do, or one process alone.
+    """Refuse settings that the device or the number of processes does not support.
 
     Raises:
-        UserError: fp16 or a CUDA graph is asked for without CUDA, or a graph of one of several processes.
+        UserError: fp16 or a CUDA graph without CUDA, or a CUDA graph in one of several processes.
     """
     world = world_from_env()
     if precision == "fp16" and device.type != "cuda":
@@ -61,11 +61,11 @@ def require_able(device: torch.device, *, precision: str, cuda_graph: bool) -> N
 
 
 def tune(device: torch.device, *, tf32: bool) -> None:
-    """Have a GPU choose its fastest algorithms, for every step has the same shapes.
+    """Let a GPU search its fastest convolution algorithms, since every step has the same shapes.
 
     Args:
-        device: Where the networks are; nothing is done for others than CUDA.
-        tf32: Whether factors of float32 products are rounded to TF32's 10 bits; sums keep float32's.
+        device: Device of the networks; nothing is done unless it is CUDA.
+        tf32: Whether factors of float32 products are rounded to TF32's 10 bits; sums keep float32 precision.
     """
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
@@ -73,7 +73,7 @@ def tune(device: torch.device, *, tf32: bool) -> None:
 
 
 def set_tf32(device: torch.device, tf32: bool) -> None:
-    """Choose whether a GPU rounds factors of float32 products to TF32's 10 bits; nothing is done for a CPU."""
+    """Set whether a GPU rounds factors of float32 products to TF32's 10 bits; nothing is done for a CPU."""
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
 
@@ -81,9 +81,9 @@ def set_tf32(device: torch.device, tf32: bool) -> None:
 def set_up(threads: int | None) -> None:
     """Set the number of CPU threads (None leaves it) and keep large blocks of memory between steps.
 
-    glibc gives blocks above its mmap ceiling back to the system at each `free`; the 33 MB weight gradients of a
-    full-size U-Net are then faulted in page by page in every step. Told once to keep them, a CPU step takes about
-    0.7 of the time, with identical results. Linux with glibc only; elsewhere nothing is done.
+    At each `free`, glibc returns blocks above its mmap threshold to the system; the 33 MB weight gradients of a
+    full-size U-Net are then faulted in page by page in every step. Keeping them reduces a CPU step to about 0.7 of the
+    time, with identical results. Linux with glibc only; elsewhere nothing is done.
     """
     if threads is not None:
         torch.set_num_threads(threads)

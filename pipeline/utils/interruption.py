@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: asked for at any moment, answered between two steps."""
+"""SIGINT and SIGTERM: received at any moment, acted on between two steps."""
 
 import os
 import signal
@@ -10,85 +10,85 @@ from pipeline.utils.errors import Stopped
 
 
 @contextmanager
-def handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Have signals handled so within the block; outside the main thread, where that cannot be, it changes nothing."""
-    before: dict[int, object] = {}
+def signal_handlers(numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Install a signal handler within the block; outside the main thread, where this is impossible, do nothing."""
+    earlier_handlers: dict[int, object] = {}
     try:
         for number in numbers:
             try:
-                before[number] = signal.signal(number, handler)
+                earlier_handlers[number] = signal.signal(number, handler)
             except ValueError:  # not the main thread
                 break
         yield
     finally:
-        for number, handler_before in before.items():
-            signal.signal(number, handler_before)
+        for number, earlier_handler in earlier_handlers.items():
+            signal.signal(number, earlier_handler)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came; as Ctrl-C, it passes by whoever handles errors."""
+    """SIGTERM was received; like Ctrl-C, it is not caught by `except Exception`."""
 
     exit_code = 128 + signal.SIGTERM
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
-    """Have SIGTERM raise `Terminated` within the block, where it would just end the process without a word."""
+def sigterm_as_exception() -> Iterator[None]:
+    """Have SIGTERM raise `Terminated` within the block instead of ending the process silently."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Terminated(f"{signal.Signals(number).name}; the same command does what is left")
 
-    with handled((signal.SIGTERM,) if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL else (), stop):
+    with signal_handlers((signal.SIGTERM,) if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL else (), stop):
         yield
 
 
 class Interruption:
-    """While entered, notes the first stop signal in `signal_number`; a second Ctrl-C stops at once.
+    """Context manager that records the first stop signal in `signal_number`; a second Ctrl-C stops immediately.
 
-    Outside the main thread signals cannot be caught; there it never notes one.
+    Outside the main thread signals cannot be caught, and none is recorded.
     """
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
-        self._handled = handled((signal.SIGINT, signal.SIGTERM), self._note)
-        self._at_once = ""
+        self._handlers = signal_handlers((signal.SIGINT, signal.SIGTERM), self._on_signal)
+        self._remark = ""
 
     @contextmanager
-    def at_once(
-        self, where: str = "after training; all of it is saved, and the same command does the rest"
+    def stop_immediately(
+        self, remark: str = "after training; all of it is saved, and the same command does the rest"
     ) -> Iterator[None]:
-        """Within it a signal raises `Stopped` where it meets the code: for work that a rerun simply does again.
+        """Within the block, let a signal raise `Stopped` immediately: for work that a rerun simply repeats.
 
-        One that was noted before it raises on the way in.
+        A signal that was recorded before the block raises on entry.
 
         Args:
-            where: What the message says of the moment, behind the signal's name.
+            remark: Text behind the signal's name in the message.
         """
-        self._at_once = where
+        self._remark = remark
         try:
             if self.signal_number is not None:
-                raise self._stopped(self.signal_number)
+                raise self._stop_error(self.signal_number)
             yield
         finally:
-            self._at_once = ""
+            self._remark = ""
 
-    def _stopped(self, number: int) -> Stopped:
-        return Stopped(number, f"{signal.Signals(number).name} {self._at_once}")
+    def _stop_error(self, number: int) -> Stopped:
+        return Stopped(number, f"{signal.Signals(number).name} {self._remark}")
 
     def __enter__(self) -> "Interruption":
-        self._handled.__enter__()
+        self._handlers.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._handled.__exit__(None, None, None)
+        self._handlers.__exit__(None, None, None)
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
         if self.signal_number is not None and number == signal.SIGINT:
             raise KeyboardInterrupt("SIGINT again; what was under way is not saved; the same command does it again")
         self.signal_number = self.signal_number or number
         name = signal.Signals(number).name
-        if self._at_once:
-            raise self._stopped(number)
+        if self._remark:
+            raise self._stop_error(number)
         note = f"\n{name}: finishing what is under way, then saving (Ctrl-C again stops at once)\n"
         with suppress(OSError):  # past sys.stderr, whose buffer the interrupted code may be holding
             os.write(2, note.encode())

@@ -1,4 +1,4 @@
-"""Worker processes: one job an image over the cores, none of which outlives the process it works for."""
+"""Worker processes over the cores, one job per image; no worker outlives the process that started it."""
 
 import multiprocessing
 import os
@@ -13,22 +13,23 @@ from threading import Thread
 from pipeline.utils.errors import UserError
 
 
-def work_off(
+def run_jobs(
     function: Callable, jobs: Mapping[Hashable, tuple], processes: int | None, *, preload: Sequence[str] = ()
 ) -> Iterator[tuple[Hashable, object, str | None]]:
-    """Call a function for each job, in worker processes where it pays, and yield what came of it as it ends.
+    """Call a function for each job, in worker processes if there are several, and yield the results as they come.
 
     Args:
-        function: Of a module, so that workers can import it.
+        function: A function of a module, so that workers can import it.
         jobs: Key -> the function's arguments.
-        processes: Worker processes; None for one per core. A single job, or process, is worked off in this one.
-        preload: Modules that are slow to import: imported once, inherited by every worker where the system can.
+        processes: Number of worker processes; None for one per core. With a single job or process, the jobs are done
+            in this process.
+        preload: Modules that are slow to import: imported once and inherited by the workers, where the system can.
 
     Yields:
-        (key, what the function returned, None), or (key, None, the reason as a line) where its input was at fault.
+        (key, result, None), or (key, None, reason in one line) where the input was at fault.
 
     Raises:
-        UserError: a worker died.
+        UserError: A worker died.
     """
     processes = min(processes or os.cpu_count() or 1, len(jobs))
     if processes <= 1:
@@ -38,32 +39,32 @@ def work_off(
         futures = {pool.submit(attempt, function, arguments): key for key, arguments in jobs.items()}
         try:
             for future in as_completed(futures):
-                key = futures.pop(future)  # lets go of what it returned
+                key = futures.pop(future)  # releases its result
                 yield key, *_result(future)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 class WorkerPool:
-    """Worker processes for jobs that are handed out one at a time, whose results are taken in the caller's order.
+    """Worker processes for jobs that are submitted one at a time and whose results are taken in the caller's order.
 
-    With a single process every job is done in this one, and no worker is started. A pool is to be entered; where the
-    block ends by an error or a signal, the workers' jobs end with it, unfinished.
+    With a single process, every job is done in the calling process and no worker is started. Use the pool as a context
+    manager; if the block ends by an error or a signal, running jobs are killed.
 
     Args:
-        processes: Worker processes; None for one per core.
-        jobs: How many there will be, where that is known: more workers than these would idle.
-        preload: Modules that are slow to import; see `work_off`.
+        processes: Number of worker processes; None for one per core.
+        jobs: Number of jobs, where known, so that no more workers are started.
+        preload: Modules that are slow to import; see `run_jobs`.
 
     Attributes:
-        processes: Worker processes, 1 or more.
+        processes: Number of worker processes, 1 or more.
     """
 
     def __init__(self, processes: int | None, *, jobs: int | None = None, preload: Sequence[str] = ()):
-        wanted = processes or os.cpu_count() or 1
-        self.processes, self._preload = wanted if jobs is None else max(1, min(wanted, jobs)), preload
+        worker_count = processes or os.cpu_count() or 1
+        self.processes, self._preload = worker_count if jobs is None else max(1, min(worker_count, jobs)), preload
         self._pool: ProcessPoolExecutor | None = None
-        self._others: set[multiprocessing.Process] = set()
+        self._other_children: set[multiprocessing.Process] = set()
 
     def __enter__(self) -> "WorkerPool":
         return self
@@ -71,23 +72,23 @@ class WorkerPool:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._pool is None:
             return
-        if kind is not None:  # workers ignore the signals that this process heeds, and a job may take half a minute
-            for worker in set(multiprocessing.active_children()) - self._others:
+        if kind is not None:  # workers ignore signals, and a job may take half a minute
+            for worker in set(multiprocessing.active_children()) - self._other_children:
                 worker.kill()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def submit(self, function: Callable, *arguments: object) -> Callable[[], object]:
-        """Hand out a job; return what waits for its result, and raises what the job raised.
+        """Submit a job; return a function that waits for its result, or raises the job's error.
 
         Args:
-            function: Of a module, so that workers can import it.
-            arguments: Its arguments; they travel to the worker.
+            function: A function of a module, so that workers can import it.
+            arguments: The function's arguments, pickled for the worker.
         """
         if self.processes <= 1:
             result = function(*arguments)
             return lambda: result
         if self._pool is None:
-            self._others = set(multiprocessing.active_children())
+            self._other_children = set(multiprocessing.active_children())
             self._pool = ProcessPoolExecutor(
                 self.processes, mp_context=_context(self._preload), initializer=_prepare_worker
             )
@@ -95,18 +96,18 @@ class WorkerPool:
             future = self._pool.submit(function, *arguments)
         return lambda: _result(future)
 
-    def ahead(self, function: Callable, jobs: Iterable[tuple], most: int) -> Iterator[object]:
-        """Yield `function(*arguments)` for each job, in order, while workers are at the next `most` of them."""
+    def imap(self, function: Callable, jobs: Iterable[tuple], lookahead: int) -> Iterator[object]:
+        """Yield `function(*arguments)` for each job, in order, while workers do the next `lookahead` jobs."""
         if self.processes <= 1:
             yield from (function(*arguments) for arguments in jobs)
             return
-        waiting: deque[Callable[[], object]] = deque()
+        pending: deque[Callable[[], object]] = deque()
         for arguments in jobs:
-            waiting.append(self.submit(function, *arguments))
-            if len(waiting) > most:
-                yield waiting.popleft()()
-        while waiting:
-            yield waiting.popleft()()
+            pending.append(self.submit(function, *arguments))
+            if len(pending) > lookahead:
+                yield pending.popleft()()
+        while pending:
+            yield pending.popleft()()
 
 
 def _result(future: Future) -> object:
@@ -125,7 +126,7 @@ def _naming_dead_workers() -> Iterator[None]:
 
 
 def _context(preload: Sequence[str]) -> multiprocessing.context.BaseContext:
-    """Return how workers are started: by a server that has the slow modules, where the system can."""
+    """Return the multiprocessing context: a fork server with the slow modules preloaded, where the system has one."""
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
@@ -134,7 +135,7 @@ def _context(preload: Sequence[str]) -> multiprocessing.context.BaseContext:
 
 
 def attempt(function: Callable, arguments: tuple) -> tuple[object, str | None]:
-    """Call, and return (result, None), or (None, the reason as a line) when the input is at fault."""
+    """Call a function; return (result, None), or (None, reason in one line) where the input is at fault."""
     try:
         return function(*arguments), None
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
@@ -144,7 +145,7 @@ def attempt(function: Callable, arguments: tuple) -> tuple[object, str | None]:
 
 
 def _prepare_worker() -> None:
-    """Keep a worker to one thread, as the workers fill the cores; let it live and end with the process it works for."""
+    """Limit a worker to one thread, since the workers fill the cores, and end it with its parent process only."""
     import torch
 
     torch.set_num_threads(1)
@@ -154,9 +155,9 @@ def _prepare_worker() -> None:
 
 
 def end_with_parent() -> None:
-    """Have this worker end when the process that started it does, even when that one was killed.
+    """End this worker when its parent process ends, even if the parent was killed.
 
-    The workers of a pool hold both ends of its queue, so none of them would notice and all would wait for ever.
+    The workers of a pool hold both ends of its queue, so none of them would notice, and all would wait forever.
     """
     Thread(target=_wait_and_end, daemon=True).start()
 

@@ -56,9 +56,9 @@ def test_the_archives_unpack_to_where_the_ixi_source_looks(server, tmp_path, cap
 
 def test_what_is_there_already_is_not_fetched_again(server, tmp_path, capsys):
     run(tmp_path, server, contrasts=("T1",))
-    asked = len(server.ranges)
+    calls = len(server.ranges)
     assert run(tmp_path, server, contrasts=("T1", "T1")) == 0
-    assert len(server.ranges) == asked
+    assert len(server.ranges) == calls
     assert "there already, 2 volumes" in capsys.readouterr().out
 
 

@@ -87,7 +87,7 @@ def test_the_parameters_are_those_of_the_real_networks(capsys):
 def test_full_size_networks_are_counted_without_being_made():
     settings = config(preprocess={"size": 256}, generator={"width": 64}, discriminator={"width": 64})
     before = torch.get_rng_state()
-    assert plan._count(plan._engine(settings).networks()["G"]) == 54_407_809
+    assert plan._parameter_count(plan._meta_engine(settings).networks()["G"]) == 54_407_809
     assert torch.equal(torch.get_rng_state(), before)  # no weight was drawn
 
 
@@ -208,13 +208,13 @@ def test_a_method_that_learns_from_pairs_is_planned_with_pairs(tmp_path, monkeyp
     plain = printed(capsys, settings)
     monkeypatch.setattr(ENGINE, "paired", True)
     print_dry_run(settings)
-    said = capsys.readouterr()
-    assert ["train", "pairs", "3", "3", "18"] in rows(said.out)
-    assert [row for row in rows(said.out) if row[:2] != ["train", "pairs"] and row[0] != "disk"] == [
+    output = capsys.readouterr()
+    assert ["train", "pairs", "3", "3", "18"] in rows(output.out)
+    assert [row for row in rows(output.out) if row[:2] != ["train", "pairs"] and row[0] != "disk"] == [
         row for row in rows(plain) if row[0] != "disk"
     ]
-    assert said.err.endswith("for want of a partner in the other contrast: s0_T1\n")
-    disk = [re.search(r"disk +([0-9.]+) MiB", text)[1] for text in (plain, said.out)]
+    assert output.err.endswith("for want of a partner in the other contrast: s0_T1\n")
+    disk = [re.search(r"disk +([0-9.]+) MiB", text)[1] for text in (plain, output.out)]
     assert float(disk[1]) - float(disk[0]) == pytest.approx(2 * 18 * 2 * 64**2 / 2**20, abs=0.1)
 
 
@@ -253,5 +253,5 @@ def test_slices_that_are_to_lie_in_the_devices_memory_are_counted(capsys):
     plain, held = (printed(capsys, config(training={"slices_on_device": one, "epochs": 1})) for one in (False, True))
     slices = [int(row[4].replace(",", "")) for row in rows(held) if row[0] == "train"]
     assert len(slices) == 2 and "of slices while" not in plain
-    told = re.search(r"memory +.*, and (.*) of slices while training", held)[1]
-    assert told == plan.human_bytes(2 * 64**2 * sum(slices))
+    output = re.search(r"memory +.*, and (.*) of slices while training", held)[1]
+    assert output == plan.human_bytes(2 * 64**2 * sum(slices))

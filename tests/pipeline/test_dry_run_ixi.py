@@ -39,9 +39,9 @@ def plan(ixi, tmp_path, monkeypatch, capsys):
 
 
 def test_the_plan_of_ixi_names_steps_hours_disk_and_subjects(plan):
-    said = plan("ixi")
-    text = said.out
-    assert said.err == ""
+    output = plan("ixi")
+    text = output.out
+    assert output.err == ""
     assert "steps      1,250 an epoch × 200 epochs = 250,000, batch 1" in text
     assert "time       training on this CPU some 115 hours, an estimate: 1.65 s a step with 2 threads" in text
     # 313.5 GFLOP at 10 TFLOP/s are 31.35 ms, times 250,000
@@ -69,20 +69,21 @@ def test_every_subject_can_be_named_one_a_line(plan):
 
 @pytest.mark.parametrize("name", ["ixi_pix2pix", "ixi_munit"])
 def test_methods_of_pairs_and_with_halved_rates_make_the_same_steps_and_nothing_is_lost(name, plan):
-    said = plan(name)
-    assert "= 250,000, batch 1" in said.out and "learning rate" not in said.err
+    output = plan(name)
+    assert "= 250,000, batch 1" in output.out and "learning rate" not in output.err
 
 
 def test_a_rate_that_is_lost_too_early_is_warned_of(plan):
-    said = plan("ixi_munit", "training.steps_per_epoch=null")
+    output = plan("ixi_munit", "training.steps_per_epoch=null")
     assert (
-        "warning: the learning rate falls below a thousandth" in said.err and "after step 1,000,000 of 5," in said.err
+        "warning: the learning rate falls below a thousandth" in output.err
+        and "after step 1,000,000 of 5," in output.err
     )
 
 
 def test_a_disk_without_room_is_warned_of_by_name(plan, tmp_path):
-    said = plan("ixi", free=3 * GIB)
-    (line,) = said.err.splitlines()
+    output = plan("ixi", free=3 * GIB)
+    (line,) = output.err.splitlines()
     assert line.startswith(f"warning: the disk of {tmp_path / 'store'} has 3.0 GiB free, and some ")
     assert f"in {tmp_path / 'store'}, checkpoints " in line and f"in {tmp_path / 'run' / 'translated'})" in line
     assert line.endswith("set preprocess.store or output to another disk")

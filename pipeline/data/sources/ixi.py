@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.data.case import Case
 from pipeline.data.sources.listing import check_unique_names, nifti_stem
 from pipeline.utils.errors import UserError
-from pipeline.utils.paths import looked_at
+from pipeline.utils.paths import cwd_hint
 
 
 def ixi_cases(folder: Path, contrasts: Sequence[str]) -> list[Case]:
@@ -26,7 +26,7 @@ def ixi_cases(folder: Path, contrasts: Sequence[str]) -> list[Case]:
         command = ["python", "-m", "pipeline.download", "ixi", "-o", str(folder), "--contrasts", *contrasts]
         names = " or ".join(missing)
         raise UserError(
-            f"{folder}: no IXI {names} volumes there{looked_at(folder)}; download them with: {shlex.join(command)}"
+            f"{folder}: no IXI {names} volumes there{cwd_hint(folder)}; download them with: {shlex.join(command)}"
         )
     check_unique_names(cases)
     return cases

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.data.case import Case
 from pipeline.utils.errors import UserError
-from pipeline.utils.paths import looked_at
+from pipeline.utils.paths import cwd_hint
 
 VOLUME_SUFFIX = r"\.(?:nii(?:\.gz)?|mgz|mgh)"  # regular expression of NIfTI's and FreeSurfer's suffixes
 
@@ -52,4 +52,4 @@ def require_folder(folder: Path, key: str) -> None:
     """Raise UserError naming the configuration's `key` where `folder` is not a folder."""
     if not folder.is_dir():
         kind = "not a" if folder.exists() else "no such"
-        raise UserError(f"{folder}: {kind} folder{looked_at(folder)}; correct {key}")
+        raise UserError(f"{folder}: {kind} folder{cwd_hint(folder)}; correct {key}")

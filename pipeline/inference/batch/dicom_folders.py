@@ -95,8 +95,8 @@ def read_series(folder: Path) -> "nib.Nifti1Image":
     Returns:
         (X, Y, Z) float32 voxels with each slice's rescaling applied, on the series' own grid, with the affine to RAS
         millimetres. Nothing else of the DICOM headers is kept, so no name of a patient. The image's file name is the
-        folder's. `extra["cautions"]` lists cautions, which `transforms.io.nifti.read_nifti` adds to its warning: gaps in
-        the instance numbers, so that slices may be missing at an end; a single file without a position, which gets the
+        folder's. `extra["cautions"]` lists what `transforms.io.nifti.read_nifti` adds to its warning: gaps in the
+        instance numbers, so that slices may be missing at an end; a single file without a position, which gets the
         affine of a NIfTI header without form codes (LAS), its rows flipped as if it were axial.
 
     Raises:

@@ -9,7 +9,7 @@ from types import FrameType
 from pipeline.utils.console import one_line, table
 from pipeline.utils.distributed import ProcessLost
 from pipeline.utils.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PARTLY_DONE
-from pipeline.utils.interruption import handled
+from pipeline.utils.interruption import signal_handlers
 from transforms.io.fetched import not_fetched
 
 TRANSLATED, SKIPPED, FAILED, NOT_DONE = "translated", "skipped", "failed", "not done"
@@ -59,7 +59,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.number = 0
-        self._handled = handled((signal.SIGINT, signal.SIGTERM), self._stop)
+        self._handled = signal_handlers((signal.SIGINT, signal.SIGTERM), self._stop)
 
     def __enter__(self) -> "StopSignals":
         self._handled.__enter__()

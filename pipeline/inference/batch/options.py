@@ -4,7 +4,7 @@ import argparse
 
 from pipeline import __version__
 from pipeline.inference.model_address import ADDRESSES_OF_MLFLOW
-from pipeline.utils.arguments import count, given_path, given_text
+from pipeline.utils.arguments import count, path_argument, path_or_address
 
 AXES = ("axial", "coronal", "sagittal")
 EPILOG = """exit codes: 0 everything is there, 2 bad arguments or nothing worked, 3 some are missing, 130/143 stopped
@@ -26,26 +26,29 @@ def parser() -> argparse.ArgumentParser:
     )
 
     # Inputs and output.
-    input_options = {"action": "extend", "nargs": "+", "type": given_path, "default": [], "metavar": "IN"}
+    input_options = {"action": "extend", "nargs": "+", "type": path_argument, "default": [], "metavar": "IN"}
     parser.add_argument("-i", "--input", **input_options, help="files, folders, DICOM series' folders")
     parser.add_argument(
-        "--input-list", type=given_text, metavar="FILE", help="more IN: a path a line, UTF-8, # comments; - is stdin"
+        "--input-list",
+        type=path_or_address,
+        metavar="FILE",
+        help="more IN: a path a line, UTF-8, # comments; - is stdin",
     )
     parser.add_argument(
-        "-o", "--output", type=given_path, required=True, metavar="OUT", help="folder; a .nii[.gz] for one file"
+        "-o", "--output", type=path_argument, required=True, metavar="OUT", help="folder; a .nii[.gz] for one file"
     )
 
     # Model and contrast.
     parser.add_argument(
         "--model",
         nargs="+",
-        type=given_text,
+        type=path_or_address,
         required=True,
         help=f"a run folder, a checkpoint, {ADDRESSES_OF_MLFLOW} (MLflow); for --views one of each axis",
     )
     parser.add_argument("--to", metavar="CONTRAST", help="what to make, as T2; needed unless the model makes only one")
     parser.add_argument(
-        "--style", type=given_path, metavar="REF", help="take on this volume's style (MUNIT; REF is a CONTRAST)"
+        "--style", type=path_argument, metavar="REF", help="take on this volume's style (MUNIT; REF is a CONTRAST)"
     )
     parser.add_argument(
         "--views", type=_axes, metavar="AXES", help="average the models of several slicings: axial,coronal,sagittal"
@@ -67,7 +70,9 @@ def parser() -> argparse.ArgumentParser:
     # Existing and new files.
     parser.add_argument("--overwrite", action="store_true", help="replace what OUT already holds, be it foreign")
     parser.add_argument("--dry-run", action="store_true", help="say what would become what, and write nothing")
-    parser.add_argument("--summary", type=given_path, metavar="FILE", help="write the summary there, instead of in OUT")
+    parser.add_argument(
+        "--summary", type=path_argument, metavar="FILE", help="write the summary there, instead of in OUT"
+    )
     parser.add_argument(
         "--keep-header-text", action="store_true", help="keep descrip and header extensions, which may hold names"
     )

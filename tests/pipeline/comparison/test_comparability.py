@@ -70,14 +70,14 @@ def test_a_method_that_learns_from_pairs_may_train_on_others_but_must_test_on_th
     paired = {"settings": bound()}
     folders = [finished_run(tmp_path, "a"), finished_run(tmp_path, "c", split={**SPLIT, "train": train}, **paired)]
     require_comparable(load_runs(folders))
-    said = refusal(tmp_path / "more", split={**SPLIT, "train": train, "validation": ["w"]}, **paired)
-    assert said == ["validation subjects: v only in a, w only in b"]
+    output = refusal(tmp_path / "more", split={**SPLIT, "train": train, "validation": ["w"]}, **paired)
+    assert output == ["validation subjects: v only in a, w only in b"]
 
 
 def test_an_unpaired_method_on_a_paired_split_is_no_rival_of_one_that_saw_half_as_much(tmp_path):
     train = {"T1": ["t1", "t2"], "T2": ["t1", "t2"]}
-    said = refusal(tmp_path, split={**SPLIT, "train": train}, settings={"split": {"pairing": "paired"}})
-    assert [line.partition(":")[0] for line in said] == ["training T1 subjects", "training T2 subjects"]
+    output = refusal(tmp_path, split={**SPLIT, "train": train}, settings={"split": {"pairing": "paired"}})
+    assert [line.partition(":")[0] for line in output] == ["training T1 subjects", "training T2 subjects"]
 
 
 def test_a_protocol_in_other_words_is_another_protocol(tmp_path):
@@ -99,8 +99,8 @@ def test_a_subject_that_one_run_could_not_score_is_named(tmp_path):
 
 
 def test_images_that_differ_are_betrayed_by_the_baselines(tmp_path):
-    (said,) = refusal(tmp_path, baselines={**BASELINES, "copy": 9.1})
-    assert said == "copy, T1 → T2, foreground/psnr of s1 (so the images differ): 9 in a, 9.1 in b"
+    (output,) = refusal(tmp_path, baselines={**BASELINES, "copy": 9.1})
+    assert output == "copy, T1 → T2, foreground/psnr of s1 (so the images differ): 9 in a, 9.1 in b"
 
 
 def test_another_training_cohort_changes_what_is_fitted_on_it_and_that_is_no_reason(tmp_path):
@@ -112,8 +112,8 @@ def test_another_training_cohort_changes_what_is_fitted_on_it_and_that_is_no_rea
         finished_run(tmp_path, "c", split={**SPLIT, "train": train}, settings=settings, baselines=other),
     ]
     require_comparable(load_runs(folders))
-    (said,) = refusal(tmp_path / "same", baselines=other)
-    assert said.startswith("histogram matching, T1 → T2")
+    (output,) = refusal(tmp_path / "same", baselines=other)
+    assert output.startswith("histogram matching, T1 → T2")
 
 
 def test_the_differences_of_several_runs_are_all_named(tmp_path):

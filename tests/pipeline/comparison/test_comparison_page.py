@@ -32,10 +32,10 @@ def two(tmp_path):
 
 def test_the_page_has_figures_differences_costs_and_baselines(two):
     page = render(two, None)
-    for said in ("16.00 ± 2.16", "16.40 ± 2.38", "histogram matching", "baseline, fitted on pairs", "0.250", "2.0 M"):
-        assert said in page
-    for said in ("of 2.5 M", "-0.40", "T1 → T2, less b", "p 0.062", "python -m pipeline.compare"):
-        assert said in page
+    for output in ("16.00 ± 2.16", "16.40 ± 2.38", "histogram matching", "baseline, fitted on pairs", "0.250", "2.0 M"):
+        assert output in page
+    for output in ("of 2.5 M", "-0.40", "T1 → T2, less b", "p 0.062", "python -m pipeline.compare"):
+        assert output in page
     assert not re.search(r"\bnan\b", page)
 
 
@@ -88,8 +88,8 @@ def test_csv_and_json_hold_every_figure_in_full(two, tmp_path):
 
 def test_numbers_that_json_does_not_have_are_written_as_elsewhere(tmp_path):
     of_b = {"extra": {"volume/foreground/nmi": float("inf")}}
-    found = compare(load_runs([finished_run(tmp_path, name, **of_b) for name in ("a", "b")]))
-    save(found, tmp_path / "c.csv", tmp_path / "c.json")
+    actual = compare(load_runs([finished_run(tmp_path, name, **of_b) for name in ("a", "b")]))
+    save(actual, tmp_path / "c.csv", tmp_path / "c.json")
     text = (tmp_path / "c.json").read_text()
     assert "Infinity" not in text and "NaN" not in text and '"inf"' in text
 
@@ -115,9 +115,9 @@ def test_parameters_read_as_readers_expect(count, text):
 
 
 def test_metrics_bear_the_names_of_the_runs_own(two):
-    found = metrics(two)
+    actual = metrics(two)
     name = "test/T1_to_T2/{}/own/volume_foreground_psnr"
-    assert found[name.format("model")] == found[name.format("b")] == pytest.approx(16.4)
-    assert found[name.format("a")] == pytest.approx(16.0)
-    assert found[name.format("histogram_matching")] == pytest.approx(14.03)
-    assert len(found) == 2 * 3 * 6
+    assert actual[name.format("model")] == actual[name.format("b")] == pytest.approx(16.4)
+    assert actual[name.format("a")] == pytest.approx(16.0)
+    assert actual[name.format("histogram_matching")] == pytest.approx(14.03)
+    assert len(actual) == 2 * 3 * 6

@@ -289,10 +289,10 @@ def test_loading_a_configuration_is_fast_and_imports_nothing_heavy(tmp_path):
     seconds = []
     for _ in range(3):
         started = time.perf_counter()
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", code, str(write(tmp_path, SMALL))],
             cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
         )  # fmt: skip
         seconds.append(time.perf_counter() - started)
-    assert not {"torch", "monai", "mlflow", "nibabel", "SimpleITK", "numpy", "scipy"} & set(done.stdout.split())
+    assert not {"torch", "monai", "mlflow", "nibabel", "SimpleITK", "numpy", "scipy"} & set(process.stdout.split())
     assert min(seconds) < 0.9

@@ -110,11 +110,11 @@ def test_a_disk_that_fills_within_an_entry_leaves_the_entries_before_and_the_res
 def test_workers_end_with_a_run_that_is_killed(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import os, sys, time; from pathlib import Path; from pipeline.utils.workers import work_off\n"
+        "import os, sys, time; from pathlib import Path; from pipeline.utils.workers import run_jobs\n"
         "def linger(folder):\n"
         "    (folder / f'{os.getpid()}.pid').touch(); time.sleep(60)\n"
         "if __name__ == '__main__':\n"
-        "    list(work_off(linger, {number: (Path(sys.argv[1]),) for number in range(4)}, 2))\n"
+        "    list(run_jobs(linger, {number: (Path(sys.argv[1]),) for number in range(4)}, 2))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, script, tmp_path], env=environment, stderr=subprocess.DEVNULL) as run:

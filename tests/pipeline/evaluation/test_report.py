@@ -15,7 +15,7 @@ from pipeline.evaluation.scores import UNPAIRED, Scores, SubjectScore
 from pipeline.evaluation.translation_writer import TranslatedVolume
 from pipeline.reporting.tiles import save_png
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.prepare import Prepared
+from pipeline.runs.prepare import PreparedData
 from pipeline.training.failure_checks import CheckResult
 from pipeline.training.failure_monitor import TrainingWarning
 from pipeline.training.trainer_state import TrainerState
@@ -59,11 +59,11 @@ def page(tmp_path, run_scores, subject="a", session="", source="nifti", warnings
     save_png(gray, folder.mosaics / "one.png")
     cases = {name: Case(name, session, "T1", Path(f"{name}.nii.gz")) for name in (subject, "b", "left out")}
     train = {contrast: (Case(f"train {contrast}", "", contrast, Path("x")),) for contrast in CONTRASTS}
-    prepared = Prepared(
+    prepared = PreparedData(
         cases=tuple(cases.values()),
         split=CohortSplit(train, (), (cases[subject], cases["b"])),
         stored={},
-        facts={contrast: {"slices": 321} for contrast in CONTRASTS},
+        statistics={contrast: {"slices": 321} for contrast in CONTRASTS},
         left_out={cases["left out"]: "cut short"},
     )
     data = {"source": "phantom"} if source == "phantom" else {

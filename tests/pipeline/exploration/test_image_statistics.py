@@ -55,49 +55,51 @@ def test_the_grid_of_an_ixi_t1_is_told_in_the_files_order_and_in_the_bodys():
 )
 def test_an_image_is_normalised_and_cut_as_training_does(changes, tmp_path):
     path = write_volume(tmp_path / "a.nii.gz")
-    facts = look(path, **changes)
+    statistics = look(path, **changes)
     extract(path, tmp_path / "store", {**CHAIN, **changes, "min_foreground": 0.1})
     [note] = (tmp_path / "store").glob("*.json")
     stored = json.loads(note.read_text())
-    assert (facts.slices, facts.low, facts.high) == (stored["count"], stored["low"], stored["high"])
+    assert (statistics.slices, statistics.low, statistics.high) == (stored["count"], stored["low"], stored["high"])
     chained = slice_chain(**{**CHAIN, **changes, "size": 64})({"image": path})
     inside = chained["image"][chained["image_foreground"]]
-    assert facts.histogram == pytest.approx(np.histogram(inside, bins=128, range=(-1, 1))[0] / inside.size)
+    assert statistics.histogram == pytest.approx(np.histogram(inside, bins=128, range=(-1, 1))[0] / inside.size)
 
 
 def test_intensities_are_told_in_the_files_units(tmp_path):
     voxels = head()
     voxels[0, 0, :5] = 0
-    facts = look(save(tmp_path / "a.nii", voxels))
-    assert (facts.lowest, facts.highest) == (voxels.min(), voxels.max())
-    assert facts.zeros == pytest.approx(5 / voxels.size)
-    assert facts.stored_as == "int16" and (facts.slope, facts.intercept) == (1, 0)
-    assert list(facts.percentiles) == sorted(facts.percentiles) and facts.percentiles[2] > 400  # of the head
-    density, edges = facts.raw_histogram
+    statistics = look(save(tmp_path / "a.nii", voxels))
+    assert (statistics.lowest, statistics.highest) == (voxels.min(), voxels.max())
+    assert statistics.zeros == pytest.approx(5 / voxels.size)
+    assert statistics.stored_as == "int16" and (statistics.slope, statistics.intercept) == (1, 0)
+    assert (
+        list(statistics.percentiles) == sorted(statistics.percentiles) and statistics.percentiles[2] > 400
+    )  # of the head
+    density, edges = statistics.raw_histogram
     assert edges[0] >= voxels.min() and edges[-1] <= voxels.max()
     assert (density * np.diff(edges)).sum() == pytest.approx(1)
 
 
 def test_slope_and_intercept_of_the_file_are_told(tmp_path):
-    facts = look(save(tmp_path / "a.nii.gz", head(), slope=(0.5, -7)))
-    assert (facts.stored_as, facts.slope, facts.intercept) == ("int16", 0.5, -7)
+    statistics = look(save(tmp_path / "a.nii.gz", head(), slope=(0.5, -7)))
+    assert (statistics.stored_as, statistics.slope, statistics.intercept) == ("int16", 0.5, -7)
 
 
 def test_voxels_that_are_no_numbers_are_counted_by_kind(tmp_path):
     voxels = head().astype(np.float32)
     voxels[0, 0, :3], voxels[1, 0, 0] = np.nan, np.inf
-    facts = look(save(tmp_path / "a.nii", voxels))
-    assert (facts.nan, facts.inf) == (3, 1)
-    assert facts.warning.startswith("4 NaN or infinite voxels were replaced")
-    assert str(tmp_path) not in facts.warning
+    statistics = look(save(tmp_path / "a.nii", voxels))
+    assert (statistics.nan, statistics.inf) == (3, 1)
+    assert statistics.warning.startswith("4 NaN or infinite voxels were replaced")
+    assert str(tmp_path) not in statistics.warning
 
 
 def test_a_header_that_only_nibabel_minds_is_no_failure(tmp_path):
     content = bytearray(nib.Nifti1Image(head(), np.eye(4)).to_bytes())
     content[112:120] = np.array([2, np.nan], np.float32).tobytes()  # scl_slope, scl_inter
     (tmp_path / "a.nii").write_bytes(content)
-    facts = look(tmp_path / "a.nii")
-    assert (facts.stored_as, facts.warning) == ("unknown", "its intercept is nan, taken as 0")
+    statistics = look(tmp_path / "a.nii")
+    assert (statistics.stored_as, statistics.warning) == ("unknown", "its intercept is nan, taken as 0")
 
 
 def test_the_checksum_is_of_voxels_not_of_files(tmp_path):
@@ -158,10 +160,10 @@ def test_planes_are_in_true_proportions(tmp_path):
 
 def test_a_picture_has_no_grid(tmp_path):
     Image.fromarray((head()[:, :, 6].T % 256).astype(np.uint8)).save(tmp_path / "a.png")
-    facts = look(tmp_path / "a.png", percentiles=None)
-    assert facts.grid is None and facts.cells is None and facts.shape == (20, 26)
-    assert facts.stored_as == "8 bit" and (facts.low, facts.high) == (0, 255)
-    assert list(facts.planes) == ["axial"] and facts.slices == 1
+    statistics = look(tmp_path / "a.png", percentiles=None)
+    assert statistics.grid is None and statistics.cells is None and statistics.shape == (20, 26)
+    assert statistics.stored_as == "8 bit" and (statistics.low, statistics.high) == (0, 255)
+    assert list(statistics.planes) == ["axial"] and statistics.slices == 1
 
 
 def test_a_file_that_cannot_be_read_is_refused_as_the_run_refuses_it(tmp_path):

@@ -15,7 +15,7 @@ from pipeline.data.case import Case
 from pipeline.data.fingerprint import QUANTILES, volume_fingerprint
 from pipeline.data.slice_cache import build_slice_cache
 from pipeline.inference.domain_shift import shift_cautions
-from pipeline.runs.prepare import cohort_facts
+from pipeline.runs.prepare import cohort_statistics
 from pipeline.translate import main, translate
 from pipeline.utils.errors import UserError
 from transforms.io.nifti import read_nifti
@@ -172,7 +172,7 @@ def cohort_of_heads(tmp_path_factory):
         cases = [Case(path.stem, "", contrast, path) for path in paths]
         options = {"processes": 1, "on_bad_volume": "stop", "quiet": True}
         stored, _ = build_slice_cache(cases, folder / "store", SETTINGS | {"min_foreground": 0.1}, **options)
-        statistics[contrast] = cohort_facts(stored)
+        statistics[contrast] = cohort_statistics(stored)
     return json.loads(json.dumps(statistics))
 
 
@@ -277,7 +277,7 @@ def test_a_model_of_one_real_subject_knows_the_others_contrasts(trained, tried):
     def facts_of(contrast):
         entry_facts = {"low": 0.0, "high": 1.0, "integer": False, "spacing_mm": [1.0] * 3, "histogram": [1]}
         entry = type("Entry", (), {"facts": entry_facts | {"likeness": fingerprint_of(trained, contrast)}, "count": 1})
-        return cohort_facts([entry])
+        return cohort_statistics([entry])
 
     statistics = {contrast: facts_of(contrast) for contrast in ("T1", "T2")}
     for contrast, other in (("T1", "T2"), ("T2", "T1")):

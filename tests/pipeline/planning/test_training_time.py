@@ -6,7 +6,7 @@ import torch
 from pipeline import dry_run as plan
 from pipeline.config.schema import Config
 from pipeline.planning import training_time as plan_time
-from pipeline.planning.training_time import cpu_pace, duration, own_pace, seconds, step_operations, time_text
+from pipeline.planning.training_time import cpu_pace, duration, measured_pace, seconds, step_operations, time_text
 from pipeline.runs.folder import RunFolder
 
 
@@ -34,14 +34,14 @@ def test_a_steps_operations_are_those_of_its_convolutions_counted_by_hand():
     blocks = [(4 * 4 * 3 * 3, 16 * 16)] * 2
     forth = multiplications([down, halve, *blocks, double, up])
     back = 2 * forth - multiplications([down])  # of the image itself no gradient is wanted
-    assert step_operations(settings, plan._engine(settings)) == 2 * (forth + back)
+    assert step_operations(settings, plan._meta_engine(settings)) == 2 * (forth + back)
 
 
 def test_operations_are_the_mean_over_the_rhythm_of_critics_and_generators():
     def operations(rhythm):
         method = {"type": "dualgan", "adversarial": "wasserstein", "clip": 0.1, "critic_steps": rhythm}
         settings = config(method=method)
-        return step_operations(settings, plan._engine(settings))
+        return step_operations(settings, plan._meta_engine(settings))
 
     one, two, four = map(operations, (1, 2, 4))
     critics = 2 * two - one  # a step that moves no generator
@@ -75,7 +75,7 @@ def test_a_run_that_has_begun_tells_its_own_pace(tmp_path, capsys):
     marks = [(10, 100, "train/a"), (20, 103, "train/a"), (20, 140, "validation/score"), (30, 106, "train/a"),
              (40, 99_106, "train/a"), (50, 99_109, "train/a")]  # fmt: skip
     records(tmp_path / "run", marks)
-    assert own_pace(RunFolder(tmp_path / "run")) == (50, pytest.approx(0.3))
+    assert measured_pace(RunFolder(tmp_path / "run")) == (50, pytest.approx(0.3))
     text = time_text(config(output=tmp_path / "run"), None, 12_050, 0)
     assert text == "time       training 60 minutes for 12,000 steps to come, at 300 ms a step as measured so far"
 
@@ -84,9 +84,9 @@ def test_a_run_that_has_begun_tells_its_own_pace(tmp_path, capsys):
 
 
 def test_a_run_without_records_tells_no_pace(tmp_path):
-    assert own_pace(RunFolder(tmp_path)) == (0, None)
+    assert measured_pace(RunFolder(tmp_path)) == (0, None)
     records(tmp_path / "run", [(10, 100, "train/a")])
-    assert own_pace(RunFolder(tmp_path / "run")) == (10, None)
+    assert measured_pace(RunFolder(tmp_path / "run")) == (10, None)
 
 
 def test_nothing_is_timed_where_training_would_not_fit_the_memory(monkeypatch):
@@ -95,7 +95,7 @@ def test_nothing_is_timed_where_training_would_not_fit_the_memory(monkeypatch):
 
     monkeypatch.setattr(plan_time, "cpu_pace", refused)
     settings = config()
-    text = time_text(settings, plan._engine(settings), 100, float(1 << 60))
+    text = time_text(settings, plan._meta_engine(settings), 100, float(1 << 60))
     assert "time       training on this CPU: not timed, for it takes 1048576.0 TiB" in text
     assert "training on a GPU some 1 minute, an estimate: 10 ms a step" in text
 

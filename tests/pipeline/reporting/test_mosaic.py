@@ -13,14 +13,14 @@ def boxes(picture):
     def runs(line):
         return np.flatnonzero(np.diff(np.concatenate([[0], line.astype(int), [0]]))).reshape(-1, 2)
 
-    found = []
+    corners = []
     for top, bottom in runs(gray.any(axis=1)):
         row = []
         for left, right in runs(gray[top:bottom].any(axis=0)):
             rows = top + np.flatnonzero(gray[top:bottom, left:right].any(axis=1))
             row.append((int(rows[0]), int(left), int(rows[-1]) + 1, int(right)))
-        found.append(row)
-    return found
+        corners.append(row)
+    return corners
 
 
 def sizes(row):

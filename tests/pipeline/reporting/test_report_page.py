@@ -64,7 +64,7 @@ def full_report(text="sub-01"):
         split_subjects={text: [text, text]},
         config_yaml=text,
         provenance={text: text},
-        how_to={text: text},
+        next_commands={text: text},
         notes=[text],
     )
 

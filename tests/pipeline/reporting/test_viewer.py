@@ -30,8 +30,8 @@ def foreground():
 
 
 def subject(label="worst: s1", seed=0, text="T1", **changes):
-    given = {**volumes(seed), "foreground": foreground(), "affine": AFFINE, **changes}
-    return viewed_subject(label, text, "T2", **given)
+    original = {**volumes(seed), "foreground": foreground(), "affine": AFFINE, **changes}
+    return viewed_subject(label, text, "T2", **original)
 
 
 def decoded(data, index):
@@ -56,9 +56,9 @@ def package(tmp_path):
 
 
 def test_volumes_decode_to_their_intensities_and_places():
-    given, data = volumes(), packed([subject()])
+    original, data = volumes(), packed([subject()])
     (entry,) = data["subjects"]
-    for name, volume in given.items():
+    for name, volume in original.items():
         image = decoded(data, entry[name])
         assert image.get_data_dtype() == np.uint8
         corner = [3, 6, 0]  # the head's first voxel less the margin, which the grid's edge cuts off
@@ -74,8 +74,8 @@ def test_what_is_beyond_the_range_or_no_number_is_clipped():
     strange = volumes()["source"]
     strange[10, 10, 5:8] = [7, -7, np.nan]
     data = packed([subject(source=strange)])
-    found = decoded(data, data["subjects"][0]["source"]).get_fdata()[10 - 3, 10 - 6, 5:8]
-    np.testing.assert_allclose(found, [1, -1, -1], atol=1e-6)
+    actual = decoded(data, data["subjects"][0]["source"]).get_fdata()[10 - 3, 10 - 6, 5:8]
+    np.testing.assert_allclose(actual, [1, -1, -1], atol=1e-6)
 
 
 def test_an_empty_foreground_cuts_nothing_away():
@@ -83,8 +83,8 @@ def test_an_empty_foreground_cuts_nothing_away():
 
 
 def test_a_volume_is_stored_once_however_often_it_is_shown():
-    given = volumes()
-    back = {"source": given["real"], "translated": volumes(1)["translated"], "real": given["source"]}
+    original = volumes()
+    back = {"source": original["real"], "translated": volumes(1)["translated"], "real": original["source"]}
     data = packed([subject(), subject(text="T2", **back)])
     there, back = data["subjects"]
     assert (there["source"], there["real"]) == (back["real"], back["source"])
@@ -144,10 +144,10 @@ def test_the_licences_come_along(package):
 
 def test_the_lock_file_pins_the_package_by_its_hash():
     lock = json.loads((FOLDER / "package-lock.json").read_text())
-    wanted = json.loads((FOLDER / "package.json").read_text())["dependencies"]
-    assert wanted == lock["packages"][""]["dependencies"] and "@niivue/niivue" in wanted
+    expected = json.loads((FOLDER / "package.json").read_text())["dependencies"]
+    assert expected == lock["packages"][""]["dependencies"] and "@niivue/niivue" in expected
     fetched = {name: one for name, one in lock["packages"].items() if name}
-    assert fetched["node_modules/@niivue/niivue"]["version"] == wanted["@niivue/niivue"]
+    assert fetched["node_modules/@niivue/niivue"]["version"] == expected["@niivue/niivue"]
     assert all(one["integrity"].startswith("sha512-") for one in fetched.values())
 
 

@@ -55,8 +55,8 @@ def values(page):
 
 
 def expected(volumes, voxel):
-    said = {name: volume[voxel] for name, volume in volumes.items()}
-    return {**said, "error": said["translated"] - said["real"]}
+    output = {name: volume[voxel] for name, volume in volumes.items()}
+    return {**output, "error": output["translated"] - output["real"]}
 
 
 def close(said, wanted):
@@ -128,9 +128,9 @@ def test_the_panels_load_show_their_volumes_and_move_together(report, volumes):
 
 def test_without_webgl_the_page_says_so_and_points_to_the_pictures(report):
     with opened(report, *NO_WEBGL) as (page, complaints):
-        said = page.locator(".viewer-said", has_text="could not start")
-        said.wait_for()
-        assert "this browser offers no WebGL 2" in said.inner_text()
-        assert said.locator("a").get_attribute("href") == "#pictures"
+        output = page.locator(".viewer-said", has_text="could not start")
+        output.wait_for()
+        assert "this browser offers no WebGL 2" in output.inner_text()
+        assert output.locator("a").get_attribute("href") == "#pictures"
         assert page.locator(".viewer").is_hidden()
         assert complaints == []

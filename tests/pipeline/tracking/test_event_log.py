@@ -49,7 +49,7 @@ def test_a_warning_that_stands_again_stands_in_the_store_too(tmp_path, store, mo
         sender.send()
         assert client(store).get_run(sender.run.id).data.tags["warning.x"] == "stands"
     with track(tmp_path, step=0) as tracker:  # what an earlier sitting may not have told
-        assert [entry["tags"]["warning.x"] for entry in tracker._journal.pending()] == ["stands", "cleared", "stands"]
+        assert [entry["tags"]["warning.x"] for entry in tracker._event_log.pending()] == ["stands", "cleared", "stands"]
 
 
 def test_a_setting_that_is_as_it_was_first_is_told_so(tmp_path, store, monkeypatch):
@@ -57,7 +57,7 @@ def test_a_setting_that_is_as_it_was_first_is_told_so(tmp_path, store, monkeypat
         unfollowed(tmp_path, monkeypatch, params={"a": a}, step=step)
     for _ in range(2):
         sender = MlflowSync(tmp_path / "run")
-        assert [entry["params"]["a"] for entry in sender._abouts] == ["1", "2", "1"]
+        assert [entry["params"]["a"] for entry in sender._run_infos] == ["1", "2", "1"]
         sender.send()
         run = client(store).get_run(sender.run.id)
         assert (run.data.params["a"], run.data.tags["changed.a"]) == ("1", "1")
@@ -105,15 +105,15 @@ def test_a_run_without_mlflow_begins_no_journal(tmp_path):
 
 
 def test_a_second_store_gets_its_pictures_from_the_runs_samples(tmp_path, store, monkeypatch, capsys):
-    way, shades = "samples/T1_to_T2", {0: 10, 2: 20, 4: 30}
+    direction, shades = "samples/T1_to_T2", {0: 10, 2: 20, 4: 30}
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", NOBODY)
         with track(tmp_path) as tracker:
             for epoch, shade in shades.items():
                 panel = np.full((4, 4), shade, np.uint8)
-                tracker.log_image(way, panel, 8 * epoch)
-                (tmp_path / "run" / way).mkdir(parents=True, exist_ok=True)
-                Image.fromarray(panel).save(tmp_path / "run" / way / f"epoch-{epoch:05d}.png")
+                tracker.log_image(direction, panel, 8 * epoch)
+                (tmp_path / "run" / direction).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(panel).save(tmp_path / "run" / direction / f"epoch-{epoch:05d}.png")
     MlflowSync(tmp_path / "run").send()
     second = tmp_path / "second"
     second.mkdir()
@@ -125,4 +125,4 @@ def test_a_second_store_gets_its_pictures_from_the_runs_samples(tmp_path, store,
     assert sender.refused == 0 and capsys.readouterr().err == ""
     pictures = {int(path.name.split("+")[2]): path for path in second.rglob("*.png")}
     assert {step // 8: np.asarray(Image.open(path))[0, 0] for step, path in pictures.items()} == shades
-    assert len(list((tmp_path / "run" / way).iterdir())) == 3  # read, not moved
+    assert len(list((tmp_path / "run" / direction).iterdir())) == 3  # read, not moved

@@ -14,7 +14,7 @@ from tracked_run import track, train
 
 import pipeline
 from pipeline.tracking import mlflow_files
-from pipeline.tracking.mlflow_files import files_of
+from pipeline.tracking.mlflow_files import artifact_folder
 from pipeline.tracking.mlflow_models import load_translator, log_translator
 from pipeline.tracking.tracker import Tracker
 from pipeline.utils.errors import UserError
@@ -56,7 +56,7 @@ def old(template, tmp_path):
 @pytest.fixture
 def new(old, tmp_path, monkeypatch):
     """Where the project's folder goes, which is made the present one."""
-    monkeypatch.setattr(mlflow_files, "_said", set())
+    monkeypatch.setattr(mlflow_files, "_reported", set())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}")
     return tmp_path / "new"
 
@@ -96,8 +96,8 @@ def test_sync_writes_into_the_project_as_it_lies_now(old, new, way, capsys):
     before = everything_below(old) if old.exists() else None
     command = [sys.executable, "-m", "pipeline.sync", str(new / "tracked" / "run")]  # MLflow keeps its places in mind
     environment = os.environ | {"PYTHONPATH": str(Path(pipeline.__file__).parents[1])}
-    done = subprocess.run(command, cwd=new, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(command, cwd=new, env=environment, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
     assert [path.read_text() for path in (new / "mlruns").rglob("note.txt")] == ["new"]
     assert (everything_below(old) if old.exists() else None) == before
 
@@ -123,7 +123,7 @@ def test_where_files_are(tmp_path, there, recorded, used):
     for name in there:
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "home").mkdir(exist_ok=True)
-    assert files_of(tmp_path / "home" / "mlflow.db", Path(recorded.format(tmp_path))) == tmp_path / used
+    assert artifact_folder(tmp_path / "home" / "mlflow.db", Path(recorded.format(tmp_path))) == tmp_path / used
 
 
 # ── addresses that stop half way ────────────────────────────────────────────────────────────────────────────

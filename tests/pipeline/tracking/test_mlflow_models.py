@@ -221,8 +221,8 @@ def test_an_upload_that_broke_off_leaves_no_second_model(tmp_path, monkeypatch, 
             patch.setattr(MlflowClient, "log_model_artifacts", fail)
             assert log_translator(tracker, nn.Identity(), name="T1-to-T2", stride=1, metadata=ABOUT) is None
         address = log_translator(tracker, nn.Identity(), name="T1-to-T2", stride=1, metadata=ABOUT)
-        found = tracker.call("models", lambda run: run.client.search_logged_models([run.experiment_id]))
-    assert [(model.name, model.status) for model in found] == [("T1-to-T2", "READY")]
+        models = tracker.call("models", lambda run: run.client.search_logged_models([run.experiment_id]))
+    assert [(model.name, model.status) for model in models] == [("T1-to-T2", "READY")]
     assert load_translator(address)[1] == ABOUT
     assert "MLflow has not got all of this run" in capsys.readouterr().err
 

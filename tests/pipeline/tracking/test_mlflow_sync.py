@@ -58,8 +58,8 @@ def test_what_no_server_saw_is_sent_later_as_if_it_had(tmp_path, store, monkeypa
     unfollowed(tmp_path / "b", monkeypatch)
     assert f"`python -m pipeline.sync {tmp_path}/b/run` sends it later" in capsys.readouterr().err
     assert len(list((tmp_path / "b" / "run" / "unsent").iterdir())) == 4
-    said = MlflowSync(tmp_path / "b" / "run").send()
-    assert sent_id(tmp_path / "b") in said and "FINISHED" in said
+    output = MlflowSync(tmp_path / "b" / "run").send()
+    assert sent_id(tmp_path / "b") in output and "FINISHED" in output
     assert contents(store, sent_id(tmp_path / "b")) == contents(store, followed.run_id)
     assert history(store, sent_id(tmp_path / "b"), "test/psnr") == [(12, 20.0)]
     assert {path.name for path in (tmp_path / "b" / "run").iterdir()} == {
@@ -92,8 +92,8 @@ def test_sending_again_changes_nothing(tmp_path, store, monkeypatch, dead):
     run = client(store).get_run(sent_id(tmp_path))
     before = contents(store, run.info.run_id)
     for _ in range(2):
-        said = MlflowSync(tmp_path / "run").send()
-        assert ": 0 points" in said and "pictures" not in said
+        output = MlflowSync(tmp_path / "run").send()
+        assert ": 0 points" in output and "pictures" not in output
     assert contents(store, run.info.run_id) == before
     again = client(store).get_run(run.info.run_id).info
     assert again.start_time == run.info.start_time
@@ -106,7 +106,7 @@ def test_a_server_that_dies_half_way_has_the_rest_later_in_the_same_run(tmp_path
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     tracker = track(tmp_path)
     train(tracker, range(11))
-    eventually(lambda: tracker.follows and not tracker._follower._jobs and tracker.run_id)
+    eventually(lambda: tracker.is_connected and not tracker._worker._jobs and tracker.run_id)
     server.mode = "error"
     train(tracker, range(11, 26))
     tracker.close()
@@ -180,9 +180,9 @@ def test_what_is_gone_is_named_and_the_rest_is_sent(tmp_path, store, monkeypatch
     capsys.readouterr()
     sender = MlflowSync(tmp_path / "run")
     sender.send()
-    said = capsys.readouterr().err
-    assert (sender.refused, said.count("\n")) == (1, 2)
-    assert "split.json is not sent" in said and "1 picture is not here any more" in said
+    output = capsys.readouterr().err
+    assert (sender.refused, output.count("\n")) == (1, 2)
+    assert "split.json is not sent" in output and "1 picture is not here any more" in output
     assert len(history(store, sent_id(tmp_path), "loss")) == 13
     assert client(store).get_run(sent_id(tmp_path)).info.status == "FINISHED"
 

@@ -105,9 +105,9 @@ def told(code: str, **streams) -> subprocess.CompletedProcess:
 @needs_full
 def test_a_full_disk_behind_the_output_does_not_end_the_work_and_is_said_once():
     with FULL.open("w") as full:
-        done = told("    say('a'); say('b'); warn('end'); return 3", stdout=full)
-    assert done.returncode == 3
-    assert done.stderr == (
+        process = told("    say('a'); say('b'); warn('end'); return 3", stdout=full)
+    assert process.returncode == 3
+    assert process.stderr == (
         "warning: standard output cannot be written (No space left on device); going on without it\nend\n"
     )
 
@@ -116,8 +116,8 @@ def test_a_full_disk_behind_the_output_does_not_end_the_work_and_is_said_once():
 def test_where_nothing_can_be_told_the_work_goes_on(tmp_path):
     code = "    [say(str(n)) for n in progress(range(3))]; warn('x'); print('y', file=sys.stderr); return 3"
     with FULL.open("w") as full:
-        done = told(code, stderr=full)
-    assert (done.returncode, done.stdout) == (3, "0\n1\n2\n")
+        process = told(code, stderr=full)
+    assert (process.returncode, process.stdout) == (3, "0\n1\n2\n")
     with FULL.open("w") as full:
         assert told("    print('no line of ours', end=''); return 0", stdout=full).returncode == 0
 
@@ -134,20 +134,20 @@ def test_a_progress_bar_outlives_its_terminal(monkeypatch):
 
 def test_sigterm_is_a_line_and_143_from_the_door_on():
     before = signal.getsignal(signal.SIGTERM)
-    done = told("    import os, signal\n    os.kill(os.getpid(), signal.SIGTERM)\n    while True: pass")
-    assert (done.returncode, done.stdout) == (143, "")
-    assert done.stderr == "stopped: SIGTERM; the same command does what is left\n"
+    process = told("    import os, signal\n    os.kill(os.getpid(), signal.SIGTERM)\n    while True: pass")
+    assert (process.returncode, process.stdout) == (143, "")
+    assert process.stderr == "stopped: SIGTERM; the same command does what is left\n"
     assert door_that(0)() == 0 and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_whoever_has_sigterm_handled_keeps_it(monkeypatch):
-    seen = []
-    before = signal.signal(signal.SIGTERM, lambda *_: seen.append(1))
+    calls = []
+    before = signal.signal(signal.SIGTERM, lambda *_: calls.append(1))
     try:
         assert cli_main(lambda argv: signal.raise_signal(signal.SIGTERM) or 0)() == 0
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert seen == [1]
+    assert calls == [1]
 
 
 def test_errors_hold_no_terminal_codes_and_no_line_ends_of_file_names(capsys):

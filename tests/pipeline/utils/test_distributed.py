@@ -224,14 +224,14 @@ def test_a_batch_that_cannot_be_divided_is_refused_once():
 
 
 def test_processes_take_a_gpu_each_and_too_few_are_refused(monkeypatch):
-    taken = []
+    devices = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.cuda, "set_device", devices.append)
     for name, value in (("RANK", 3), ("WORLD_SIZE", 4), ("LOCAL_RANK", 1), ("LOCAL_WORLD_SIZE", 2)):
         monkeypatch.setenv(name, str(value))
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 1)
-    assert taken == [1, 1] and choose_device("cpu") == torch.device("cpu")
+    assert devices == [1, 1] and choose_device("cpu") == torch.device("cpu")
     for name, value in (("RANK", 0), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 4)):
         monkeypatch.setenv(name, str(value))
     with pytest.raises(UserError, match="4 processes on this machine and 2 CUDA devices"):

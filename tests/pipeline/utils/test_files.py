@@ -115,10 +115,10 @@ def test_a_disk_that_turns_out_full_when_synced_leaves_the_old_file(tmp_path, mo
 
 def test_a_file_is_synced_before_it_takes_its_place(tmp_path, monkeypatch):
     path = tmp_path / "data.bin"
-    seen = []
-    monkeypatch.setattr(os, "fsync", lambda _: seen.append(path.exists()))
+    calls = []
+    monkeypatch.setattr(os, "fsync", lambda _: calls.append(path.exists()))
     atomic_text(path, "new")
-    assert seen == [False] and path.read_text() == "new"
+    assert calls == [False] and path.read_text() == "new"
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):

@@ -51,17 +51,17 @@ def test_losses_and_weights_of_steps_are_bitwise_the_same(tmp_path):
     assert max(weight.nbytes for weight in engine_of(**options).networks()["G"].parameters()) > 2**17
 
     def digest():
-        engine, found = engine_of(**options), hashlib.sha256()
+        engine, actual = engine_of(**options), hashlib.sha256()
         for index in range(3):
             losses = engine.step(*batch(index))
-            found.update(repr(sorted((name, float(loss)) for name, loss in losses.items())).encode())
+            actual.update(repr(sorted((name, float(loss)) for name, loss in losses.items())).encode())
         for network in engine.networks().values():
             for weight in network.parameters():
-                found.update(weight.detach().numpy().tobytes())
-        return {"digest": found.hexdigest()}
+                actual.update(weight.detach().numpy().tobytes())
+        return {"digest": actual.hexdigest()}
 
-    plain, told = results(tmp_path, digest)
-    assert plain == told
+    plain, output = results(tmp_path, digest)
+    assert plain == output
 
 
 @glibc
@@ -73,8 +73,8 @@ def test_freed_blocks_are_kept(tmp_path):
         del block
         return {"bytes": resident() - before}
 
-    plain, told = results(tmp_path, kept)
-    assert plain["bytes"] < 0.1 * NEEDED and told["bytes"] > 0.9 * NEEDED
+    plain, output = results(tmp_path, kept)
+    assert plain["bytes"] < 0.1 * NEEDED and output["bytes"] > 0.9 * NEEDED
 
 
 @glibc
@@ -88,8 +88,8 @@ def test_what_is_kept_counts_as_free_memory_so_that_a_volume_is_read_twice_under
         monkeypatch.setattr(memory, "_available_memory", lambda: int(most - resident()))
         return {"sums": [float(read_nifti(path)[0].sum(dtype=np.float64)) for _ in range(3)]}
 
-    for found in results(tmp_path / "processes", twice):
-        assert found["sums"] == [voxels.sum()] * 3
+    for actual in results(tmp_path / "processes", twice):
+        assert actual["sums"] == [voxels.sum()] * 3
 
 
 def test_the_number_of_threads_is_set_or_left():

@@ -41,7 +41,7 @@ def test_the_first_signal_counts_and_a_sigterm_after_it_changes_nothing():
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_where_it_may_stop_at_once_a_signal_does(number, code):
     with Interruption() as interruption:
-        with pytest.raises(Stopped) as caught, interruption.at_once():
+        with pytest.raises(Stopped) as caught, interruption.stop_immediately():
             signal.raise_signal(number)
         assert caught.value.exit_code == code
         assert str(caught.value) == (
@@ -55,7 +55,7 @@ def test_a_signal_noted_before_such_a_part_stops_on_the_way_in(number, code):
     done = []
     with Interruption() as interruption:
         signal.raise_signal(number)
-        with pytest.raises(Stopped) as caught, interruption.at_once("before it began"):
+        with pytest.raises(Stopped) as caught, interruption.stop_immediately("before it began"):
             done.append("all of it")
         assert str(caught.value) == f"{number.name} before it began"
         assert caught.value.exit_code == code
@@ -64,7 +64,7 @@ def test_a_signal_noted_before_such_a_part_stops_on_the_way_in(number, code):
 
 def test_after_a_part_that_may_stop_at_once_signals_are_noted_again():
     with Interruption() as interruption:
-        with interruption.at_once():
+        with interruption.stop_immediately():
             pass
         signal.raise_signal(signal.SIGTERM)
     assert interruption.signal_number == signal.SIGTERM
@@ -80,16 +80,16 @@ def test_handlers_are_put_back_even_after_an_error():
 
 def test_outside_the_main_thread_nothing_is_caught_and_nothing_breaks():
     before = [signal.getsignal(number) for number in STOPS]
-    seen = []
+    calls = []
 
     def work():
         with Interruption() as interruption:
-            seen.append(([signal.getsignal(number) for number in STOPS], interruption.signal_number))
+            calls.append(([signal.getsignal(number) for number in STOPS], interruption.signal_number))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == [(before, None)]
+    assert calls == [(before, None)]
 
 
 def test_the_announcement_does_not_touch_a_stream_that_the_interrupted_code_is_writing_to(monkeypatch):

@@ -9,9 +9,9 @@ from pipeline import compare, download, explore, run, sweep, sync
 from pipeline.config.load import load_config
 from pipeline.inference.batch import options
 from pipeline.inference.batch import outputs as places
-from pipeline.utils.arguments import given_path, given_text
+from pipeline.utils.arguments import path_argument, path_or_address
 from pipeline.utils.errors import UserError
-from pipeline.utils.paths import expanded, looked_at
+from pipeline.utils.paths import cwd_hint, expanded
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -54,17 +54,17 @@ def test_a_variable_that_is_not_set_is_named():
     with pytest.raises(ValueError, match=r"^the variable NOWHERE is not set$"):
         expanded("$HOME/${NOWHERE}/x")
     with pytest.raises(argparse.ArgumentTypeError, match=r"\$NOWHERE/x: the variable NOWHERE is not set; set it"):
-        given_path("$NOWHERE/x")
+        path_argument("$NOWHERE/x")
 
 
 def test_addresses_of_mlflow_are_no_paths():
-    assert given_text("models:/$HOME@best") == "models:/$HOME@best"
-    assert given_text("runs/ixi/") == "runs/ixi/" and given_text("~/ixi") == "/home/reader/ixi"
+    assert path_or_address("models:/$HOME@best") == "models:/$HOME@best"
+    assert path_or_address("runs/ixi/") == "runs/ixi/" and path_or_address("~/ixi") == "/home/reader/ixi"
 
 
 def test_a_relative_path_says_where_it_leads(tmp_path):
-    assert looked_at(Path("data/bids")) == f" (looked at {tmp_path}/data/bids)"
-    assert looked_at(Path("/data/bids")) == ""
+    assert cwd_hint(Path("data/bids")) == f" (looked at {tmp_path}/data/bids)"
+    assert cwd_hint(Path("/data/bids")) == ""
 
 
 # ── configurations ────────────────────────────────────────────────────────────────────────────────────────────

@@ -40,13 +40,13 @@ def test_a_configuration_may_be_in_any_encoding_that_yaml_allows(tmp_path, encod
 
 def test_another_encoding_is_named_with_its_line(tmp_path):
     (tmp_path / "c.yaml").write_bytes(b"name: a\n# caf\xe9\n")
-    said = f"{tmp_path / 'c.yaml'}, line 2: byte 0xe9 is not UTF-8 (Latin-1, perhaps); save the file as UTF-8"
+    output = f"{tmp_path / 'c.yaml'}, line 2: byte 0xe9 is not UTF-8 (Latin-1, perhaps); save the file as UTF-8"
     with pytest.raises(UserError) as caught:
         load_config(tmp_path / "c.yaml")
-    assert str(caught.value) == said
+    assert str(caught.value) == output
     with pytest.raises(UserError) as caught:
         split_from_file(tmp_path / "c.yaml", [], ("T1", "T2"), pairing="unpaired")
-    assert str(caught.value) == said
+    assert str(caught.value) == output
 
 
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n\0\0", b"\x1f\x8b\x08\x00\xff", MARKED["utf-16-le"] + b"a"])

@@ -10,7 +10,7 @@ from small_run import in_child
 
 from pipeline.data.sources import phantom
 from pipeline.utils.errors import UserError
-from pipeline.utils.workers import WorkerPool, attempt, work_off
+from pipeline.utils.workers import WorkerPool, attempt, run_jobs
 
 ROOT = Path(__file__).parents[3]
 SLOW = ["transforms.slice_chain"]  # the first pool of a process chooses for all, and other tests count on it
@@ -63,7 +63,7 @@ def test_an_error_without_a_text_is_named_by_its_kind():
 @pytest.mark.parametrize("processes", [1, 2])
 def test_each_job_yields_what_was_returned_or_why_not(processes):
     jobs = {"two": ("2",), "none": ("x",), "three": ("3",)}
-    ended = {key: (result, reason) for key, result, reason in work_off(int, jobs, processes, preload=SLOW)}
+    ended = {key: (result, reason) for key, result, reason in run_jobs(int, jobs, processes, preload=SLOW)}
     reason = "invalid literal for int() with base 10: 'x'"
     assert ended == {"two": (2, None), "three": (3, None), "none": (None, reason)}
 
@@ -71,7 +71,7 @@ def test_each_job_yields_what_was_returned_or_why_not(processes):
 @pytest.mark.parametrize(("end", "argument"), [(os._exit, 1), (signal.raise_signal, signal.SIGKILL)])
 def test_a_worker_that_dies_is_said_to_have_died(end, argument):
     with pytest.raises(UserError) as caught:
-        list(work_off(end, {1: (argument,), 2: (argument,)}, 2, preload=SLOW))
+        list(run_jobs(end, {1: (argument,), 2: (argument,)}, 2, preload=SLOW))
     assert str(caught.value) == (
         "a worker process died, perhaps out of memory; lower preprocess.processes (1 works without any)"
     )
@@ -79,7 +79,7 @@ def test_a_worker_that_dies_is_said_to_have_died(end, argument):
 
 def test_workers_leave_stop_signals_to_the_process_they_work_for():
     jobs = {number: (number,) for number in (signal.SIGINT, signal.SIGTERM)}
-    assert {handler for _, handler, _ in work_off(signal.getsignal, jobs, 2, preload=SLOW)} == {signal.SIG_IGN}
+    assert {handler for _, handler, _ in run_jobs(signal.getsignal, jobs, 2, preload=SLOW)} == {signal.SIG_IGN}
 
 
 def test_workers_that_make_phantoms_leave_stop_signals_too(monkeypatch):
@@ -98,7 +98,7 @@ def test_workers_that_make_phantoms_leave_stop_signals_too(monkeypatch):
 @pytest.mark.parametrize("processes", [1, 3])
 def test_a_pool_gives_results_in_the_callers_order_however_long_each_takes(processes):
     with WorkerPool(processes, preload=SLOW) as workers:
-        waited = list(workers.ahead(wait_and_return, [(0.2, "slow"), (0, "quick"), (0, "last")], 2))
+        waited = list(workers.imap(wait_and_return, [(0.2, "slow"), (0, "quick"), (0, "last")], 2))
         later = [workers.submit(int, text) for text in "123"]
         assert waited == ["slow", "quick", "last"]
         assert [result() for result in later] == [1, 2, 3]
@@ -110,23 +110,23 @@ def wait_and_return(seconds, value):
 
 
 def test_no_more_jobs_are_taken_ahead_than_asked_for():
-    taken = []
+    numbers = []
 
     def jobs():
         for number in range(6):
-            taken.append(number)
+            numbers.append(number)
             yield (number,)
 
     with WorkerPool(2, preload=SLOW) as workers:
-        results = workers.ahead(int, jobs(), 2)
-        assert next(results) == 0 and taken == [0, 1, 2]
-        assert next(results) == 1 and taken == [0, 1, 2, 3]
+        results = workers.imap(int, jobs(), 2)
+        assert next(results) == 0 and numbers == [0, 1, 2]
+        assert next(results) == 1 and numbers == [0, 1, 2, 3]
 
 
 def test_a_single_process_starts_no_worker_and_takes_one_job_at_a_time():
     with WorkerPool(8, jobs=1) as workers:
         assert workers.processes == 1
-        assert next(workers.ahead(lambda number: (number, os.getpid()), iter([(1,)]), 5)) == (1, os.getpid())
+        assert next(workers.imap(lambda number: (number, os.getpid()), iter([(1,)]), 5)) == (1, os.getpid())
 
 
 def test_what_a_job_raises_comes_to_the_caller_and_a_dead_worker_is_named():

@@ -13,7 +13,7 @@ from pipeline.inference.batch import outputs as outputs_module
 from pipeline.inference.batch.existing import is_whole
 from pipeline.inference.batch.jobs import Job
 from pipeline.inference.batch.outputs import all_inputs, plan_jobs
-from pipeline.utils.arguments import given_path
+from pipeline.utils.arguments import path_argument
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import is_file
 
@@ -79,7 +79,7 @@ def test_blanks_around_a_listed_path_are_left_out_unless_they_are_the_files(tmp_
 @pytest.mark.parametrize("text", ["", " "])
 def test_an_empty_path_is_not_the_folder_one_is_in(text, capsys):
     door = ArgumentParser()
-    door.add_argument("-i", nargs="+", type=given_path)
+    door.add_argument("-i", nargs="+", type=path_argument)
     assert door.parse_args(["-i", ".", "a b"]).i == [Path(), Path("a b")]
     with pytest.raises(SystemExit):
         door.parse_args(["-i", text])

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.data.case import Case
 from pipeline.exploration.cohort import Cohort
-from pipeline.exploration.image_statistics import BINS, ImageFacts, grid_of
+from pipeline.exploration.image_statistics import BINS, ImageStatistics, grid_of
 
 _CHECKSUMS = count()
 CENTRES = (np.arange(BINS) + 0.5) * (2 / BINS) - 1
@@ -25,9 +25,9 @@ def histogram(centre: float = 0.0) -> np.ndarray:
     return heights / heights.sum()
 
 
-def facts(**changes) -> ImageFacts:
+def statistics(**changes) -> ImageStatistics:
     """Facts of an ordinary volume, its voxels like no other's."""
-    usual = ImageFacts(
+    usual = ImageStatistics(
         grid=grid_of((64, 64, 40), np.diag([2.0, 2.0, 3.0, 1.0])),
         shape=(64, 64, 40),
         stored_as="int16",
@@ -54,7 +54,7 @@ def facts(**changes) -> ImageFacts:
     return replace(usual, **changes)
 
 
-def cohort_of(images: dict[Case, ImageFacts], parts=(), unreadable=None) -> Cohort:
-    """A cohort of T1 and T2; cases train unless `parts` says otherwise."""
-    known = dict.fromkeys([*images, *(unreadable or {})], "train") | dict(parts)
+def cohort_of(images: dict[Case, ImageStatistics], subsets=(), unreadable=None) -> Cohort:
+    """A cohort of T1 and T2; cases train unless `subsets` says otherwise."""
+    known = dict.fromkeys([*images, *(unreadable or {})], "train") | dict(subsets)
     return Cohort(("T1", "T2"), known, images, unreadable or {})
