@@ -43,15 +43,15 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     from pipeline.training.schedule import schedule_of, warn_of_lost_rate
 
     # Find the cases and split them, with the run's own checks.
-    saved = open_run_folder(config).split  # refuses a folder of another run, and makes none
+    folder = open_run_folder(config)  # refuses a folder of another run, and makes none
     start = read_initial_weights(config)
     cases = planned_cases(config)
-    split = split_cases(config, cases, saved if saved.exists() else None)
-    warn_of_headers(config, cases, split)
+    has_split = folder.has_trained() and folder.split.exists()  # where nothing is trained, the run draws it anew
+    split, engine = split_cases(config, cases, folder.split if has_split else None), _meta_engine(config)
+    warn_of_headers(config, cases, split, paired=engine.paired)
 
     # Estimate slices, steps, disk space and memory.
     slices = {contrast: _slice_count(split.train[contrast], config) for contrast in config.contrasts}
-    engine = _meta_engine(config)
     paired_slices = 0  # slices of registered pairs, on the first scan's grid
     if engine.paired:
         warn_unpaired(config, cases, split)
@@ -82,7 +82,7 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
         trained_on = 2 * paired_slices or sum(slices.values())
         resident = f", and {human_bytes(trained_on * config.preprocess.size**2 * BYTES_PER_PIXEL)} of slices"
     echo(f"memory     {human_bytes(memory)}{resident} while training, besides the libraries' own")
-    echo(cpu_work_text(config, split, lambda cases: _typical_grid(cases, config)))
+    echo(cpu_work_text(config, split, lambda cases: _typical_grid(cases, config), paired=engine.paired))
     _warn_of_device(config)
     warn_of_lost_rate(schedule)
     warn_of_full_disks(needs)

@@ -188,19 +188,23 @@ class Spacingd(InvertibleKeyedTransform):
 class ScaleForegroundd(InvertibleKeyedTransform):
     """Scale to [-1, 1] by two percentiles of the foreground, or by the range of the file's type (`percentiles=None`).
 
+    Where `limits` are given, these intensities become -1 and 1 instead.
+
     The inverse maps to the current `image_range`: to translate, set it to the target contrast's range.
     """
 
-    def __init__(self, keys, percentiles: tuple[float, float] | None):
+    def __init__(self, keys, percentiles: tuple[float, float] | None, limits: tuple[float, float] | None = None):
         super().__init__(keys)
-        self.percentiles = percentiles
+        self.percentiles, self.limits = percentiles, limits
 
     def forward(self, data: dict, key: str) -> None:
         # Choose the intensity range.
         foreground, blank = data.get(f"{key}_foreground"), data.pop(f"{key}_blank", None)
         if foreground is None:
             foreground = foreground_mask(data[key])
-        if self.percentiles is None:
+        if self.limits is not None:
+            low, high = self.limits
+        elif self.percentiles is None:
             type_range = data.get(f"{key}_type_range")
             if type_range is None:
                 raise ValueError(

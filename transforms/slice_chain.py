@@ -30,6 +30,7 @@ def slice_chain(
     load: bool = True,
     version: int = 1,
     box: np.ndarray | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> Compose:
     """Build the chain path -> stack of slices (N, H, W) in [-1, 1]; `chain.inverse` returns to the source grid.
 
@@ -48,6 +49,7 @@ def slice_chain(
             models whose settings name none.
         box: (3, 2) voxel bounds to crop to instead of the head's own: `<key>_box` of another volume on the same grid.
             Version 2 only.
+        limits: Intensities that become -1 and 1, instead of the percentiles of what a `box` leaves of the head.
 
     Raises:
         ValueError: the version is unknown.
@@ -67,5 +69,5 @@ def slice_chain(
         spacing = [in_plane] * 3
         spacing[AXES[axis]] = through_plane
         steps.append(Spacingd(key, tuple(spacing), low_pass=version > 1))
-    steps += [ScaleForegroundd(key, percentiles), Slicesd(key, axis), CentreFitd(key, size, stride)]
+    steps += [ScaleForegroundd(key, percentiles, limits), Slicesd(key, axis), CentreFitd(key, size, stride)]
     return Compose(steps)

@@ -113,7 +113,7 @@ class Augment(Section):
 class Training(Section):
     """Length of the training, optimiser, precision, and intervals of validation, samples and checkpoints."""
 
-    start_from: Path | None = None  # a run's folder or checkpoint: begin from its weights; None: from random ones
+    start_from: UserPath | None = None  # a run's folder or checkpoint: begin from its weights; None: from random ones
     epochs: Positive = 100
     decay_epochs: Annotated[Whole, Field(ge=0)] = 100  # further epochs in which the learning rate falls linearly to 0
     steps_per_epoch: Positive | None = None  # None: one pass over the contrast with more slices

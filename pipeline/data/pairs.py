@@ -84,10 +84,7 @@ class PreparedScan:
     @property
     def whole_grid(self) -> tuple[tuple[int, ...], np.ndarray]:
         """Shape and affine of the uncropped volume, axes in RAS order."""
-        if self.box is None:
-            return self.volume.shape, self.affine
-        shape, affine, *_ = self.inverse_state["image_before_crop"]
-        return shape, affine
+        return (self.volume.shape, self.affine) if self.box is None else self.inverse_state["image_before_crop"][:2]
 
 
 @dataclass(frozen=True)
@@ -158,8 +155,13 @@ def prepare_scan(
     Raises:
         BadScan: the image cannot be used.
     """
+    return _prepare_scan(path, settings, stride)
+
+
+def _prepare_scan(path: Path, settings: Mapping[str, object], stride: int, **cut: object) -> PreparedScan:
+    """Prepare a scan, cut and scaled by `box` and `limits` of the chain where they are given."""
     try:
-        data = slice_chain(**settings, stride=stride, box=box)({"image": path})
+        data = slice_chain(**settings, stride=stride, **cut)({"image": path})
     except (ValueError, OSError, RuntimeError) as error:
         reason = first_cause(error)
         raise BadScan(reason if str(path) in reason else f"{path}: {reason}") from error
@@ -209,11 +211,13 @@ def _in_source_box(source: PreparedScan, target: PreparedScan) -> tuple[np.ndarr
     """Return a target's slices and foreground in the source's box, where both files have the same grid.
 
     Where the chain resamples, the target is prepared anew in the source's box, which avoids resampling it twice.
+    The box may cut off parts of its head, so its intensities are scaled as those of the whole head.
     """
     path, settings, stride = target.request
     if settings["spacing_mm"] is not None:
         try:
-            scan = prepare_scan(path, settings, stride, source.box)
+            limits = target.inverse_state["image_range"]
+            scan = _prepare_scan(path, settings, stride, box=source.box, limits=limits)
         except BadScan:  # the target's head lies outside the box
             return np.full_like(source.stack, -1), np.zeros_like(source.foreground)
         return scan.stack, scan.foreground
@@ -221,7 +225,7 @@ def _in_source_box(source: PreparedScan, target: PreparedScan) -> tuple[np.ndarr
     field = tuple(slice(0, length) for length in shape)
     volume = paste_box(target.volume, box, field, shape, -1)
     foreground = paste_box(stack_slices(target.foreground, target.axis), box, field, shape, False)
-    return cut_slices(volume, source.axis), cut_slices(foreground, source.axis)
+    return contiguous(cut_slices(volume, source.axis)), contiguous(cut_slices(foreground, source.axis))
 
 
 def field_of_view_mask(source: PreparedScan, target: PreparedScan, rigid_transform: np.ndarray) -> np.ndarray:

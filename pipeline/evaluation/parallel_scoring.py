@@ -15,7 +15,7 @@ from pipeline.data.case import Case
 from pipeline.data.pairs import PairReader, PreparedScan, View
 from pipeline.evaluation.scores import Scores, SubjectScore
 from pipeline.utils.console import ProgressBar, warn
-from pipeline.utils.errors import Stopped, UserError, first_cause
+from pipeline.utils.errors import DiskFull, Stopped, UserError, first_cause
 from pipeline.utils.workers import WorkerPool
 
 READ_AHEAD = 3  # subjects: reading a pair takes a tenth of the time of scoring it, and 0.2 GB until it is scored
@@ -63,6 +63,8 @@ def read_pair(reader: PairReader, pair: Pair) -> tuple[View, View, np.ndarray] |
     """Return `PairReader.read` of a pair, or the reason why it cannot be used. Runs in a worker."""
     try:
         return reader.read(pair)
+    except DiskFull:  # no fault of the pair's: a report without it would pass for a whole one
+        raise
     except UserError as error:
         return str(error)
 

@@ -27,13 +27,16 @@ LOOKUP_PAIRS = 8  # maximum of training pairs to which the lookup baseline is fi
 Grid = tuple[tuple[int, ...], np.ndarray]  # shape and affine
 
 
-def cpu_work_text(config: Config, split: CohortSplit, grid_of: Callable[[Sequence[Case]], Grid]) -> str:
+def cpu_work_text(
+    config: Config, split: CohortSplit, grid_of: Callable[[Sequence[Case]], Grid], *, paired: bool = False
+) -> str:
     """Return a line with the minutes to register the pairs and to evaluate the test subjects.
 
     Args:
         config: Configuration of the run.
         split: Subjects of training, validation and test.
         grid_of: Function of scans that returns the grid of the first one with a readable header.
+        paired: Whether the method learns from registered pairs, so that every training pair is registered.
     """
     subsets = {
         "training": [case for cases in split.train.values() for case in cases],
@@ -50,7 +53,9 @@ def cpu_work_text(config: Config, split: CohortSplit, grid_of: Callable[[Sequenc
     else:
         voxels = _prepared_voxels(config, grid_of([*split.test, *split.validation]))
         needs_registration = config.evaluation.register_pairs and held_out and not _on_one_grid(held_out, grid_of)
-        registrations = len(held_out) + min(LOOKUP_PAIRS, len(pairs_by_subset["training"])) if needs_registration else 0
+        training_pairs = len(pairs_by_subset["training"])
+        registrations = len(held_out) + (training_pairs if paired else min(LOOKUP_PAIRS, training_pairs))
+        registrations = registrations if needs_registration else 0
 
     # Multiply by the measured seconds, and divide among the processes.
     million = voxels / 1e6

@@ -61,7 +61,12 @@ def _cpu_text(config: Config, steps: int, memory: float) -> str:
 
 
 def measured_pace(folder: RunFolder) -> tuple[int, float | None]:
-    """Return the number of steps that a run has made, and the median seconds per step between its records."""
+    """Return the number of steps that a run has made, and the median seconds per step between its records.
+
+    Records beside which no checkpoint was saved are of steps that nothing continues from.
+    """
+    if not folder.has_checkpoint():
+        return 0, None
     try:
         records = read_metrics(folder.metrics)[0]
     except OSError:
@@ -72,7 +77,8 @@ def measured_pace(folder: RunFolder) -> tuple[int, float | None]:
         for earlier_mark, later_mark in pairwise(marks)
         if later_mark[0] > earlier_mark[0]
     ]
-    return int(max((step for step, _ in marks), default=0)), statistics.median(paces) if paces else None
+    made = max((record["step"] for record in records), default=0)  # the last validation's may be later than any loss
+    return int(made), statistics.median(paces) if paces else None
 
 
 def step_operations(config: Config, engine: "Engine") -> float:

@@ -58,8 +58,11 @@ def warn_of_stored(config: Config, stored: ByContrast, coverage: Coverage, *, pa
         )
 
 
-def warn_of_headers(config: Config, cases: Sequence[Case], split: CohortSplit) -> None:
-    """Warn of differences in names, fields of view and voxel sizes, from headers only, before any volume is read."""
+def warn_of_headers(config: Config, cases: Sequence[Case], split: CohortSplit, *, paired: bool = False) -> None:
+    """Warn of differences in names, fields of view and voxel sizes, from headers only, before any volume is read.
+
+    `paired` as in `warn_of_stored`.
+    """
     warn_of_ids(config, cases, split)
     if config.data.source in ("phantom", "images"):
         return
@@ -69,7 +72,7 @@ def warn_of_headers(config: Config, cases: Sequence[Case], split: CohortSplit) -
         {contrast: [grid.field_along(axis) for grid in contrast_grids] for contrast, contrast_grids in grids.items()}
     )
     coverage = Coverage(axis, setting if isinstance(setting, float) else None, fields)
-    if text := coverage_text(fields, coverage, region="field of view"):
+    if not paired and (text := coverage_text(fields, coverage, region="field of view")):
         if setting == "shared":
             lengths = ", ".join(f"{contrast} {length:.0f} mm" for contrast, length in fields.items())
             echo(f"coverage   fields of view differ ({lengths}): training takes what both contrasts' heads show")

@@ -83,6 +83,7 @@ def read_initial_weights(config: Config) -> InitialWeights | None:
         UserError: there is no checkpoint, or its contrasts or networks are others; the message names the keys.
     """
     from pipeline.runs.checkpoint import load_checkpoint
+    from pipeline.runs.prepare import chain_version
 
     path = require_initial_weights(config)
     if path is None:
@@ -108,7 +109,7 @@ def read_initial_weights(config: Config) -> InitialWeights | None:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: damaged, or of another version ({reason}); start from another run") from error
-    _warn_of_preprocessing(path, source, config)
+    _warn_of_preprocessing(path, source, config, chain_version(content))
     return InitialWeights(content["engine"], record, subjects)
 
 
@@ -187,7 +188,10 @@ def _network_settings(source: Config, config: Config) -> list[tuple[str, object,
     return keys
 
 
-def _warn_of_preprocessing(path: Path, source: Config, config: Config) -> None:
+def _warn_of_preprocessing(path: Path, source: Config, config: Config, version: int) -> None:
+    """Warn of settings, and of a version of the chain, by which the other run's slices were made otherwise."""
+    from pipeline.runs.prepare import CHAIN_VERSION
+
     other_settings, settings = (
         run_config.preprocess.model_dump(mode="json", include=set(PREPROCESS_KEYS)) for run_config in (source, config)
     )
@@ -195,5 +199,7 @@ def _warn_of_preprocessing(path: Path, source: Config, config: Config) -> None:
         f"preprocess.{key} {other_value!r} there, {value!r} here"
         for key, other_value, value in differing_keys(other_settings, settings)
     ]
+    if version != CHAIN_VERSION:
+        different.append(f"the chain's version {version} there, {CHAIN_VERSION} here")
     if different:
         warn(f"warning: training.start_from: {path} was trained on slices made otherwise: {'; '.join(different)}")

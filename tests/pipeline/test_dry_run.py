@@ -13,12 +13,15 @@ from pipeline import dry_run as plan
 from pipeline.config.schema import Config
 from pipeline.data.sources import phantom
 from pipeline.data.sources.phantom_anatomy import grid
+from pipeline.data.split_file import split_to_json
 from pipeline.dry_run import planned_cases, print_dry_run
 from pipeline.engines.cyclegan import ENGINE
 from pipeline.engines.registry import build_engine
 from pipeline.planning import training_time as plan_time
+from pipeline.runs.folder import json_text, open_run_folder
 from pipeline.runs.prepare import split_cases
 from pipeline.utils.errors import UserError
+from pipeline.utils.files import atomic_text
 
 
 def config(**sections):
@@ -255,3 +258,24 @@ def test_slices_that_are_to_lie_in_the_devices_memory_are_counted(capsys):
     assert len(slices) == 2 and "of slices while" not in plain
     output = re.search(r"memory +.*, and (.*) of slices while training", held)[1]
     assert output == plan.human_bytes(2 * 64**2 * sum(slices))
+
+
+def test_a_split_on_which_nothing_is_trained_is_drawn_anew_as_the_run_does(tmp_path, capsys):
+    settings = config(output=tmp_path / "run")
+    folder = open_run_folder(settings)
+    folder.save_config(settings)
+    atomic_text(folder.split, json_text(split_to_json(split_cases(settings, planned_cases(settings)))))
+    reseeded = config(output=tmp_path / "run", split={"validation": 1, "test": 3, "seed": 9})
+    print_dry_run(reseeded, verbose=True)
+    planned = capsys.readouterr().out
+    print_dry_run(reseeded.model_copy(update={"output": tmp_path / "other"}), verbose=True)
+    fresh = capsys.readouterr().out
+    assert subjects(planned) == subjects(fresh)
+    folder.scores.write_text("{}")  # of a training
+    print_dry_run(settings, verbose=True)
+    assert subjects(capsys.readouterr().out) != subjects(fresh)
+
+
+def subjects(text):
+    """The lines that name a subject with its part of the split."""
+    return [line.split() for line in text.splitlines() if re.match(r"(train|validation|test) +phantom", line)]

@@ -243,6 +243,21 @@ def test_heads_of_one_grid_stay_together_whatever_their_boxes(tmp_path, no_regis
         assert stack_slices(first_view.real, "axial")[tuple(10 - start)] == second_volume[10, 10, 10]
 
 
+def test_a_target_of_which_the_box_holds_a_part_is_scaled_as_a_whole(tmp_path, no_registration):
+    smaller, brighter = scan("T2", seed=1), scan("T1")
+    smaller[:, :, 22:] = np.random.default_rng(2).normal(0, 8, smaller[:, :, 22:].shape)  # its top is missing
+    brighter[:, :, 26:] *= 3  # there
+    cases = case_pair(tmp_path, smaller)
+    write_scan(cases[0].path, brighter)
+    there, back, _ = reader(tmp_path, version=CHAIN_VERSION, spacing_mm=[4.0, 5.5]).read(cases)
+    low, high = there.source.inverse_state["image_range"]
+    planes = slice(*back.source.box[2].clip(0, SHAPE[2]))
+    assert planes.stop <= 26  # the brightest part of the head is beyond
+    shown = back.real[back.foreground].mean() / 2 + 0.5
+    head = brighter[:, :, planes][scan("T1", noise=0)[:, :, planes] > 20].mean()
+    assert (high - low) * shown + low == pytest.approx(head, rel=0.1)
+
+
 def test_what_a_box_reaches_beyond_the_field_of_view_is_not_seen(tmp_path):
     low, high = scan("T1")[:, :, :20], scan("T1")
     settings = {**SETTINGS, "version": CHAIN_VERSION}

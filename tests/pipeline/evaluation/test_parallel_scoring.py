@@ -7,6 +7,7 @@ import torch
 from head_scans import AFFINE, scan, write_scan
 from torch import nn
 
+from pipeline.data import pairs as pairing
 from pipeline.data.case import Case, pairs
 from pipeline.data.pairs import PairReader
 from pipeline.evaluation.evaluate import evaluate
@@ -16,8 +17,9 @@ from pipeline.evaluation.uncertainty_scores import calibrate
 from pipeline.evaluation.viewer_volumes import ViewerVolumes
 from pipeline.inference.model import TranslationModel
 from pipeline.runs.folder import RunFolder
-from pipeline.utils.errors import UserError
+from pipeline.utils.errors import DiskFull, UserError
 from pipeline.utils.workers import WorkerPool
+from transforms.slice_chain import CHAIN_VERSION
 
 CONTRASTS = ("T1", "T2")
 SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 64, "n4": False, "percentiles": [0.5, 99.5]}
@@ -70,11 +72,24 @@ def evaluated(cohort, folder, processes, capsys, paired=True):
     return files, lines, shown, [volume.case for volume in volumes], viewed
 
 
+@pytest.fixture
+def one_grid(tmp_path):
+    """A subject whose two scans lie on one grid, where their heads have different boxes."""
+    cases = []
+    for contrast, planes in (("T1", 34), ("T2", 26)):
+        voxels = scan(contrast)
+        voxels[:, :, planes:] = np.random.default_rng(2).normal(0, 8, voxels[:, :, planes:].shape)
+        path = write_scan(tmp_path / f"one-{contrast}.nii.gz", voxels, AFFINE)
+        cases.append(Case("one", "", contrast, path))
+    return cases
+
+
+@pytest.mark.parametrize("version", [1, CHAIN_VERSION])
 @pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
-def test_what_is_read_lies_in_memory_as_a_worker_hands_it_over(cohort, tmp_path, axis):
+def test_what_is_read_lies_in_memory_as_a_worker_hands_it_over(cohort, one_grid, tmp_path, axis, version):
     # Otherwise sums over many voxels would be rounded in another order.
-    reader = PairReader({**SETTINGS, "axis": axis}, 4, register=True, cache=tmp_path)
-    views = read_pair(reader, tuple(cohort[:2]))[:2]
+    reader = PairReader({**SETTINGS, "axis": axis, "version": version}, 4, register=True, cache=tmp_path)
+    views = [view for pair in (cohort[:2], one_grid) for view in read_pair(reader, tuple(pair))[:2]]
     for original, copy in zip(views, pickle.loads(pickle.dumps(views)), strict=True):
         for first, second in ((original, copy), (original.source, copy.source)):
             arrays = {name: value for name, value in vars(first).items() if isinstance(value, np.ndarray)}
@@ -137,8 +152,8 @@ class raise_it:
         raise self.error
 
 
-def run_callback(callback, cohort, folder, processes):
-    reader = PairReader(SETTINGS, 4, register=False, cache=folder / "cache")
+def run_callback(callback, cohort, folder, processes, *, register=False):
+    reader = PairReader(SETTINGS, 4, register=register, cache=folder / "cache")
     test = [case for case in cohort if case.subject in "ac"]
     with WorkerPool(processes, preload=PRELOAD) as workers:
         return evaluate(
@@ -164,3 +179,12 @@ def test_a_picture_that_fails_costs_no_score_and_a_full_disk_ends_the_evaluation
     )
     with pytest.raises(UserError, match="the disk is full"):
         run_callback(Elsewhere(UserError("x: the disk is full")), cohort, tmp_path, processes)
+
+
+def test_a_disk_that_is_full_is_no_fault_of_a_pair(cohort, tmp_path, monkeypatch):
+    def full(*_):
+        raise DiskFull("x: the disk is full")
+
+    monkeypatch.setattr(pairing, "write_rigid_transform", full)
+    with pytest.raises(DiskFull):
+        run_callback(Elsewhere(), cohort, tmp_path, 1, register=True)

@@ -65,7 +65,8 @@ def test_what_is_meant_for_a_gpu_is_timed_on_the_cpu_as_it_can_be(training, monk
 
 
 def records(folder, marks):
-    folder.mkdir()
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "latest.pt").touch()
     lines = [json.dumps({"step": step, "time": moment, name: 1.0}) for step, moment, name in marks]
     RunFolder(folder).metrics.write_text("\n".join(lines) + "\n")
 
@@ -87,6 +88,15 @@ def test_a_run_without_records_tells_no_pace(tmp_path):
     assert measured_pace(RunFolder(tmp_path)) == (0, None)
     records(tmp_path / "run", [(10, 100, "train/a")])
     assert measured_pace(RunFolder(tmp_path / "run")) == (10, None)
+    records(tmp_path / "unsaved", [(10, 100, "train/a"), (20, 103, "train/a")])
+    (tmp_path / "unsaved" / "checkpoints" / "latest.pt").unlink()
+    assert measured_pace(RunFolder(tmp_path / "unsaved")) == (0, None)
+
+
+def test_the_last_steps_count_though_their_losses_were_not_due_to_be_logged(tmp_path):
+    records(tmp_path / "run", [(10, 100, "train/a"), (20, 103, "train/a"), (25, 140, "validation/score")])
+    text = time_text(config(output=tmp_path / "run"), None, 25, 0)
+    assert text.startswith("time       training complete after 25 steps, ")
 
 
 def test_nothing_is_timed_where_training_would_not_fit_the_memory(monkeypatch):

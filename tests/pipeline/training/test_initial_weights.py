@@ -4,6 +4,7 @@ import pytest
 import torch
 from small_engine import MUNIT, UNIT, batch, config_of, differences, engine_of, saved
 
+from pipeline.data.slice_cache import CHAIN_VERSION
 from pipeline.engines.registry import build_engine
 from pipeline.runs.checkpoint import CheckpointFolder
 from pipeline.training.initial_weights import read_initial_weights
@@ -32,6 +33,7 @@ def checkpoint(folder, engine, config):
     """A checkpoint of a run, with as much as a start reads."""
     state = {
         "config": config.model_dump(mode="json"),
+        "chain_version": CHAIN_VERSION,
         "engine": engine.state_dict(),
         "position": {"step": 3},
         "split": {"train": {"T1": ["s1/2020"], "T2": ["s2"]}, "validation": [], "test": ["s3"]},
@@ -110,6 +112,22 @@ def test_a_method_with_other_networks_is_refused_by_their_names(tmp_path):
     with pytest.raises(UserError) as caught:
         start(tmp_path, METHODS["cyclegan"], METHODS["cut"])
     assert "H_G: not there" in str(caught.value) and "method.type: 'cyclegan' there, 'cut' here" in str(caught.value)
+
+
+def test_slices_of_another_version_of_the_chain_are_warned_of(tmp_path, capsys):
+    options = METHODS["cyclegan"]
+    start(tmp_path, options, options)
+    assert capsys.readouterr().err == ""
+    path = tmp_path / "source" / "checkpoints" / "best.pt"
+    state = torch.load(path, weights_only=True)
+    del state["chain_version"]  # as in checkpoints that name none: version 1
+    torch.save(state, path)
+    training = config_of(**options).training.model_copy(update={"start_from": path})
+    read_initial_weights(config_of(**options).model_copy(update={"training": training, "output": tmp_path / "run"}))
+    assert capsys.readouterr().err == (
+        f"warning: training.start_from: {path} was trained on slices made otherwise: the chain's version 1 there, "
+        f"{CHAIN_VERSION} here\n"
+    )
 
 
 def test_a_checkpoint_of_another_version_is_one_line(tmp_path):

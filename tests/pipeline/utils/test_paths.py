@@ -76,12 +76,14 @@ def test_every_path_of_a_configuration_is_expanded():
         "data.folder=$SCRATCH/data",
         "preprocess.store=${SCRATCH}/store",
         "split.file=~/s.json",
+        "training.start_from=$HOME/runs/ixi",
     ]
     config = load_config(CONFIGS / "phantom.yaml", overrides)
     assert config.folder == Path("/home/reader/out") and config.data.folder == Path("/scratch/project/data")
     assert config.preprocess.store == Path("/scratch/project/store") and config.split.file == Path(
         "/home/reader/s.json"
     )
+    assert config.training.start_from == Path("/home/reader/runs/ixi")
     config = load_config(CONFIGS / "images.yaml", ["data.train={T1: ~/a, T2: $SCRATCH/b}", "data.test={}"])
     assert config.data.train == {"T1": "/home/reader/a", "T2": "/scratch/project/b"}
 
