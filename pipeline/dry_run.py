@@ -46,8 +46,7 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     folder = open_run_folder(config)  # refuses a folder of another run, and makes none
     start = read_initial_weights(config)
     cases = planned_cases(config)
-    has_split = folder.has_trained() and folder.split.exists()  # where nothing is trained, the run draws it anew
-    split, engine = split_cases(config, cases, folder.split if has_split else None), _meta_engine(config)
+    split, engine = split_cases(config, cases, folder.file_in_use(folder.split)), _meta_engine(config)
     warn_of_headers(config, cases, split, paired=engine.paired)
 
     # Estimate slices, steps, disk space and memory.

@@ -207,10 +207,10 @@ def _translate_pending(
     views = views.compiled(arguments.compile, len(pending), arguments.batch_size)
     options = {name: getattr(arguments, name) for name in ("batch_size", "keep_header_text")}
     quiet = arguments.quiet or not world.is_main
-    open_job = job_opener(views, strict=arguments.strict)
+    open_job = job_opener(views, strict=arguments.strict, provenance=model.provenance)
     if views.models[0].device.type == "cuda":  # the processor is free to read the next volume meanwhile
         open_job = Prefetcher(open_job, pending)
-    translate_job = job_translator(views, derivative, open_job, provenance=model.provenance, **options)
+    translate_job = job_translator(views, derivative, open_job, **options)
     translate_jobs(pending, translate_job, quiet=quiet, verbose=arguments.verbose, stop=stop)
 
 

@@ -91,15 +91,15 @@ def _read_cohort(config: Config, quiet: bool) -> tuple[Cohort, str]:
         quiet=quiet,
     )
     cohort = Cohort(config.contrasts, subsets_of_cases(cases, config.contrasts, split), statistics, unreadable)
-    saved = RunFolder(config.folder).coverage
-    return with_coverage(cohort, config, saved if saved.exists() else None), complaint
+    folder = RunFolder(config.folder)
+    return with_coverage(cohort, config, folder.file_in_use(folder.coverage)), complaint
 
 
 def _split_or_complaint(config: Config, cases: list) -> tuple[CohortSplit | None, str]:
     """Return the run's split, new or saved, and ""; or None and the reason why there is none."""
-    saved = RunFolder(config.folder).split
+    folder = RunFolder(config.folder)
     try:
-        return split_cases(config, cases, saved if saved.exists() else None), ""
+        return split_cases(config, cases, folder.file_in_use(folder.split)), ""
     except UserError as error:  # the exploration goes on, since its page helps to mend the data
         complaint = f"the run would stop here, so nothing is split below: {error}"
         warn(f"warning: {complaint}")

@@ -27,10 +27,14 @@ class ViewTranslation(NamedTuple):
 
 
 class OpenedViews(NamedTuple):
-    """A volume that was read and prepared for each view, and the cautions about it."""
+    """A volume that was read and prepared for each view, the cautions about it, and, where wanted, its record.
+
+    The record is a `pipeline.inference.batch.provenance.Provenance`.
+    """
 
     volumes: tuple[OpenedVolume, ...]
     cautions: list[str]
+    record: object = None
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,10 @@ class RunFolder:
         results = (self.path / "checkpoints" / "best.pt", self.scores, self.record)
         return self.has_checkpoint() or any(path.exists() for path in results)
 
+    def file_in_use(self, path: Path) -> Path | None:
+        """Return a file of this folder that the run goes on by, or None: it counts once something was trained."""
+        return path if path.exists() and self.has_trained() else None
+
     def evaluated_checkpoint(self, choice: str) -> Path:
         """Return the checkpoint to evaluate for `evaluation.checkpoint` "best" or "latest"."""
         best = self.checkpoints.best

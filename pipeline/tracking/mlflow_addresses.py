@@ -9,6 +9,7 @@ from pipeline.utils.errors import UserError
 
 _RUN = re.compile(r"runs:/+([\w-]+)/?")
 _MODEL_OF_RUN = re.compile(r"runs:/+([\w-]+)/(.+)")
+_LOGGED = re.compile(r"models:/+(m-[0-9a-f]{32})/?")  # by the number that MLflow gives a logged model
 _REGISTERED = re.compile(r"models:/+([^/@]+)/?")
 _VERSION = re.compile(r"models:/+([^/@]+)(?:@([^/@]+)|/(\d+))")
 
@@ -25,7 +26,7 @@ def refuse_incomplete(uri: str) -> None:
     client = mlflow.MlflowClient()
     if run := _RUN.fullmatch(uri):
         raise UserError(f"{uri}: names a run, not a model; {_choice(models_of_run(client, run[1]), 'the run')}")
-    if registered := _REGISTERED.fullmatch(uri):
+    if not _LOGGED.fullmatch(uri) and (registered := _REGISTERED.fullmatch(uri)):
         name = registered[1]
         model = client.get_registered_model(name)
         choices = [f"models:/{name}@{alias}" for alias in sorted(model.aliases)]
@@ -70,6 +71,8 @@ def missing_model_reason(uri: str) -> str:
 
 def _location(client, uri: str) -> str | None:
     """Return the location of a model's files as the store has recorded it; None for an unknown model."""
+    if logged := _LOGGED.fullmatch(uri):
+        return client.get_logged_model(logged[1]).artifact_location
     if version := _VERSION.fullmatch(uri):
         name, alias, number = version.groups()
         model_version = (

@@ -44,7 +44,8 @@ def artifact_folder(store: Path, recorded: Path) -> Path:
         recorded: An absolute path. It is returned unchanged if it lies in the store's folder, or has no `mlruns` in it.
             Otherwise its end from `mlruns` on is taken relative to the store's folder. It is also unchanged if the
             experiment has no folder there and the recorded one is in use by this store, as for a store that is shared
-            by commands in several folders.
+            by commands in several folders: MLflow keeps the files of an experiment in the folder where the command
+            that made it was started.
     """
     home = Path(os.path.realpath(store.parent))
     if home in Path(os.path.realpath(recorded)).parents or ROOT not in recorded.parts[:-1]:
@@ -53,7 +54,8 @@ def artifact_folder(store: Path, recorded: Path) -> Path:
     root, below = Path(*recorded.parts[: root_index + 1]), recorded.parts[root_index + 1 :]
     if not (home / ROOT / below[0]).is_dir():
         in_another_project = (root.parent / store.name).exists()
-        if recorded.exists() or (root.is_dir() and not in_another_project):
+        started_there = root.parent.is_dir() and root.parent.samefile(os.curdir)
+        if recorded.exists() or started_there or (root.is_dir() and not in_another_project):
             return recorded
     return home.joinpath(ROOT, *below)
 

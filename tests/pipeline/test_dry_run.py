@@ -1,4 +1,5 @@
 import gzip
+import json
 import re
 import shutil
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from pipeline.dry_run import planned_cases, print_dry_run
 from pipeline.engines.cyclegan import ENGINE
 from pipeline.engines.registry import build_engine
 from pipeline.planning import training_time as plan_time
-from pipeline.runs.folder import json_text, open_run_folder
+from pipeline.runs.folder import RunFolder, json_text, open_run_folder
 from pipeline.runs.prepare import split_cases
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
@@ -57,6 +58,18 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     yield
     assert list(folder.iterdir()) == []
+
+
+def test_a_saved_split_counts_once_something_was_trained_by_it(tmp_path, capsys):
+    settings = config(output=str(tmp_path / "run"))
+    RunFolder(tmp_path / "run").save_config(settings)
+    known = sorted({case.subject for case in planned_cases(settings)})
+    names = {"train": {"T1": known[:1], "T2": known[1:2]}, "validation": [], "test": known[2:3]}
+    (tmp_path / "run" / "split.json").write_text(json.dumps(names))
+    assert ["test", "pairs", "3", "3"] in [row[:4] for row in rows(printed(capsys, settings))]
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "checkpoints" / "latest.pt").touch()
+    assert ["test", "pairs", "1", "1"] in [row[:4] for row in rows(printed(capsys, settings))]
 
 
 def test_the_plan_of_a_phantom_that_is_not_made_yet(capsys):

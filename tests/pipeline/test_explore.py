@@ -89,6 +89,10 @@ def test_the_split_that_a_run_has_made_is_kept(archives, tmp_path):
     names = {"train": {"T1": [SUBJECTS[0]], "T2": [SUBJECTS[1]]}, "validation": [], "test": list(SUBJECTS[2:])}
     (run / "split.json").write_text(json.dumps(names))
     assert explore(archives, tmp_path / "out", f"output={run}") == 0
+    assert record(tmp_path / "out")["pairs"]["test"] == 1  # nothing was trained by it: the run will make its own
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "latest.pt").touch()
+    assert explore(archives, tmp_path / "out", f"output={run}") == 0
     assert record(tmp_path / "out")["pairs"]["test"] == 4
 
 

@@ -32,11 +32,30 @@ if TYPE_CHECKING:
 SUMMARY_FORMAT = 1
 
 
-def job_opener(views: "MultiViewTranslator", *, strict: bool = False) -> "Callable[[Job], OpenedViews]":
-    """Return a function that reads and prepares a job's source, a file or the folder of a DICOM series."""
+def job_opener(
+    views: "MultiViewTranslator", *, strict: bool = False, provenance: Provenance | None = None
+) -> "Callable[[Job], OpenedViews]":
+    """Return a function that reads and prepares a job's source, a file or the folder of a DICOM series.
+
+    Args:
+        views: The translator; see `pipeline.inference.multi_view.MultiViewTranslator.open`, for `strict` too.
+        strict: Whether a source that is unlike the model's training cohort is refused.
+        provenance: The model's record, which `OpenedViews.record` holds with the source's; None for none.
+    """
     from pipeline.inference.batch.dicom_folders import read_series
 
-    return lambda job: views.open(read_series(job.source) if is_folder(job.source) else job.source, strict=strict)
+    def read(job: Job) -> "OpenedViews":
+        return views.open(read_series(job.source) if is_folder(job.source) else job.source, strict=strict)
+
+    def read_with_record(job: Job) -> "OpenedViews":
+        try:  # before it is read: of a source that changes meanwhile, this is never the record of its new content
+            record = provenance.of_source(job.source)
+        except UserError:
+            read(job)  # which says in better words what is wrong with a source that cannot be read
+            raise
+        return read(job)._replace(record=record)
+
+    return read if provenance is None else read_with_record
 
 
 def job_translator(
@@ -44,7 +63,6 @@ def job_translator(
     derivative: BidsDerivative | None,
     open_job: "Callable[[Job], OpenedViews] | None" = None,
     *,
-    provenance: Provenance | None = None,
     batch_size: int = 8,
     keep_header_text: bool = False,
 ) -> Callable[[Job], None]:
@@ -57,18 +75,17 @@ def job_translator(
         views: The translator. For the options see `pipeline.inference.multi_view.MultiViewTranslator.translate`.
         derivative: The BIDS derivative that the jobs belong to; None where they belong to none.
         open_job: Function that opens a job's source; None for `job_opener`.
-        provenance: The model's record, which is written with the source's into each volume and map; None for none.
     """
     open_source = open_job or job_opener(views)
 
     def translate_one(job: Job) -> None:
         if derivative is not None:
             derivative.source_sidecar(job)  # fails early on a damaged sidecar: translating takes minutes
-        translation = views.translate_opened(open_source(job), batch_size, keep_header_text)
-        if provenance is not None:
-            record = provenance.of_source(job.source)
+        source = open_source(job)
+        translation = views.translate_opened(source, batch_size, keep_header_text)
+        if source.record is not None:
             for image in filter(None, translation):
-                write_record(image, record)
+                write_record(image, source.record)
         texts = {} if derivative is None else derivative.sidecars(job)
         outdated = [job.outdated] if job.outdated is not None and is_uncertainty_map(job.outdated) else []
         if derivative is not None:

@@ -11,6 +11,7 @@ from pipeline.inference.model_address import MLFLOW_SCHEMES, checkpoint_at
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import is_file
 
+CHECKPOINTS = "checkpoints"  # a run's folder of them; above a copy elsewhere, a configuration may be another run's
 ACCELERATOR_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg", "/dev/nvhost-gpu", "/dev/nvgpu")
 
 
@@ -40,8 +41,9 @@ def require_contrast(uri: str, to: str | None) -> None:
     contrasts: tuple[str, ...] = ()
     if not uri.startswith(MLFLOW_SCHEMES):
         with suppress(UserError):  # no configuration, or one of another version: the checkpoint has its own
-            config = RunFolder(checkpoint_at(Path(uri)).parents[1]).config
-            contrasts = load_config(config).contrasts if is_file(config) else ()
+            folder = checkpoint_at(Path(uri)).absolute().parent
+            config = RunFolder(folder.parent).config
+            contrasts = load_config(config).contrasts if folder.name == CHECKPOINTS and is_file(config) else ()
     makes = " and ".join(sorted(contrasts))
     if contrasts and to is None:
         raise UserError(f"{uri}: the model makes {makes}; name the one to make (--to)")

@@ -96,11 +96,11 @@ class _OutputState:
 
 
 def _output_state(job: Job, cancelled: threading.Event, *, with_source: bool) -> _OutputState:
-    existing = [path for path in outputs(job) if is_file(path) and path.stat().st_size > 0]
+    existing = list(filter(_is_filled, outputs(job)))
     marks = {path: read_mark(path) for path in existing}
-    foreign = next((path for path in existing if marks[path] is None), None)
-    if foreign is not None:
-        return _OutputState(foreign=foreign)
+    unmarked = [path for path in existing if marks[path] is None]
+    if unmarked:  # foreign, or gone meanwhile: another command may be at work in the same OUT
+        return _OutputState(foreign=next(filter(_is_filled, unmarked), None))
     whole_files = {path for path in existing if is_whole(path, cancelled)}
     if job.target not in whole_files:
         return _OutputState()
@@ -112,6 +112,13 @@ def _output_state(job: Job, cancelled: threading.Event, *, with_source: bool) ->
     except UserError:  # the source does not exist any more, its translation does
         changed = False
     return _OutputState(mark=mark, complete=complete, changed=changed)
+
+
+def _is_filled(path: Path) -> bool:
+    try:
+        return is_file(path) and path.stat().st_size > 0
+    except OSError:  # the file vanished between the two calls
+        return False
 
 
 def _set_status(job: Job, state: _OutputState, to: str | None, model: CommandModel | None) -> None:
@@ -161,7 +168,7 @@ def is_whole(path: Path, cancelled: threading.Event | None = None) -> bool:
         path: The file's path.
         cancelled: Event that stops the check, which then returns False.
     """
-    if not is_file(path) or path.stat().st_size == 0:
+    if not _is_filled(path):
         return False
     import nibabel as nib  # slow, and needed only where outputs exist
     from isal import igzip

@@ -61,9 +61,9 @@ def _read_list(stream: BinaryIO, name: str) -> list[Path]:
         if len(os.fsencode(text)) > MAX_PATH_BYTES:
             raise UserError(f"{location}: is longer than a path can be; give a text file with one path per line")
         if text.strip() and not text.startswith("#"):
-            stripped = text.strip()
             try:
-                paths.append(expanded(stripped if os.path.lexists(stripped) and not os.path.lexists(text) else text))
+                whole, bare = expanded(text), expanded(text.strip())  # the blanks may belong to a file's name
+                paths.append(bare if os.path.lexists(bare) and not os.path.lexists(whole) else whole)
             except ValueError as error:
                 raise UserError(f"{location}: {error}; set it, or write the path out") from None
     return paths

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 TOOL = "contrast-translation"
 DIGITS = 16  # of a SHA-256, the first ones that `sha256sum FILE` prints
-MAX_HEADER_BYTES = 1 << 20
+FIRST_BYTES = 1 << 20  # in which nearly every header ends
+MAX_HEADER_BYTES = 1 << 26  # with other programs' extensions before our record, which may describe each slice
 _DESCRIPTION = re.compile(r"(?:not for clinical use; )?(?:expected error of )?synthetic ([^,;]*)")
 
 
@@ -147,12 +148,12 @@ def read_mark(path: Path) -> Mark | None:
     from transforms.io.nifti_log import nibabel_silent
 
     try:
-        with path.open("rb") as stream:
-            start = stream.read(MAX_HEADER_BYTES)
-        if start[:2] == b"\x1f\x8b":
-            start = zlib.decompressobj(wbits=31).decompress(start, MAX_HEADER_BYTES)
+        start = _first_bytes(path, FIRST_BYTES)
         header_class = nib.Nifti2Header if start[4:7] == b"n+2" else nib.Nifti1Header
         with nibabel_silent():
+            length = int(header_class(start[: header_class.sizeof_hdr])["vox_offset"])
+            if FIRST_BYTES < length <= MAX_HEADER_BYTES:
+                start = _first_bytes(path, length)
             header = header_class.from_fileobj(io.BytesIO(start))
             contents = [extension.content for extension in header.extensions]
             text = bytes(header["descrip"].item()).decode("utf-8", "replace")
@@ -164,6 +165,13 @@ def read_mark(path: Path) -> Mark | None:
         return None
     is_complete = description is not None and text[description.end() :][:1] in (",", ";")
     return Mark(description[1] if is_complete else "", provenance)
+
+
+def _first_bytes(path: Path, count: int) -> bytes:
+    """Return the first bytes of a file's content, unpacked where it is compressed; fewer where it is shorter."""
+    with path.open("rb") as stream:
+        start = stream.read(count + count // 1000 + 1024)  # gzip's own bytes besides, should nothing be gained
+    return zlib.decompressobj(wbits=31).decompress(start, count) if start[:2] == b"\x1f\x8b" else start[:count]
 
 
 def _parse_provenance(content: object) -> Provenance | None:

@@ -16,6 +16,7 @@ import pipeline
 from pipeline.tracking import mlflow_files
 from pipeline.tracking.mlflow_files import artifact_folder
 from pipeline.tracking.mlflow_models import load_translator, log_translator
+from pipeline.tracking.mlflow_run import MlflowRun
 from pipeline.tracking.tracker import Tracker
 from pipeline.utils.errors import UserError
 
@@ -124,6 +125,21 @@ def test_where_files_are(tmp_path, there, recorded, used):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "home").mkdir(exist_ok=True)
     assert artifact_folder(tmp_path / "home" / "mlflow.db", Path(recorded.format(tmp_path))) == tmp_path / used
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_store_elsewhere_has_its_files_where_it_has_recorded_them(tmp_path, monkeypatch, capsys, own):
+    for name in ("store", "project"):
+        (tmp_path / name).mkdir()
+    if own:  # the project has a store of its own besides
+        (tmp_path / "project" / "mlflow.db").touch()
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store.fresh_store(tmp_path / "store"))
+    run = MlflowRun("e", "r", {}, {})
+    Path("note.txt").write_text("new")
+    run.client.log_artifact(run.id, "note.txt")
+    assert (Path(run.client.get_run(run.id).info.artifact_uri) / "note.txt").read_text() == "new"
+    assert not (tmp_path / "store" / "mlruns").exists() and capsys.readouterr().err == ""
 
 
 # ── addresses that stop half way ────────────────────────────────────────────────────────────────────────────

@@ -103,6 +103,15 @@ def test_registered_models_load_by_alias_and_version(logged, unet):
     assert int(MlflowClient().get_model_version_by_alias("lab_T1-to-T2_", "best").version) == 2
 
 
+def test_a_model_loads_by_the_number_that_mlflow_shows(logged, unet):
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    (model, *_) = client.search_logged_models([client.get_run(logged["run_id"]).info.experiment_id])
+    module, about = load_translator(f"models:/{model.model_id}")
+    assert about == ABOUT and same(module, unet, (1, 1, 32, 16))
+
+
 def test_the_alias_stays_with_the_higher_score_of_those_that_can_be_compared(logged):
     from types import SimpleNamespace
 

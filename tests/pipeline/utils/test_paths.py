@@ -152,9 +152,13 @@ def test_every_path_of_a_command_line_is_expanded(parser, line, name):
     assert [str(one) for one in (value if isinstance(value, list) else [value])] == ["/home/reader/c.yaml"]
 
 
-def test_lines_of_a_list_are_expanded():
+def test_lines_of_a_list_are_expanded(monkeypatch):
     Path("list.txt").write_text("~/a.nii\n$SCRATCH/b.nii\n")
     assert places.all_inputs([], "list.txt") == [Path("/home/reader/a.nii"), Path("/scratch/project/b.nii")]
+    (Path.cwd() / "a.nii").touch()
+    Path("list.txt").write_text(" $HERE/a.nii \n")
+    monkeypatch.setenv("HERE", str(Path.cwd()))
+    assert places.all_inputs([], "list.txt") == [Path.cwd() / "a.nii"]  # the blanks are not the file's
     Path("list.txt").write_text("a.nii\n$NOWHERE/b.nii\n")
     with pytest.raises(UserError, match=r"^list.txt, line 2: the variable NOWHERE is not set; set it, or write"):
         places.all_inputs([], "list.txt")

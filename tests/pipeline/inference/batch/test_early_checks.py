@@ -39,6 +39,16 @@ def test_a_contrast_that_a_run_does_not_make_is_refused_by_its_configuration(run
     require_contrast("models:/a@best", "T9")
 
 
+def test_a_checkpoint_may_lie_anywhere(run_folder, monkeypatch):
+    monkeypatch.chdir(run_folder / "checkpoints")
+    with pytest.raises(UserError, match="does not make 'T9'"):
+        require_contrast("best.pt", "T9")
+    copied = run_folder / "copies" / "best.pt"  # the configuration above it is another run's
+    copied.parent.mkdir()
+    copied.touch()
+    require_contrast(str(copied), "T9")
+
+
 def test_a_device_that_cannot_be_there_is_refused(monkeypatch):
     monkeypatch.setattr(early_checks_module, "ACCELERATOR_FILES", ())
     monkeypatch.setattr(early_checks_module.ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError()))

@@ -14,6 +14,8 @@ import torch
 from negative_model import loads, negative_model, run, summary_of, volume_at
 from nibabel.nifti1 import Nifti1Extension
 
+from pipeline.inference.batch import existing as earlier
+from pipeline.inference.batch.jobs import Job
 from pipeline.inference.batch.provenance import (
     CommandModel,
     Provenance,
@@ -64,6 +66,15 @@ def test_a_record_is_read_as_it_was_written_be_the_file_cut_short(tmp_path, name
         (tmp_path / name).write_bytes(content[:length])
         mark = read_mark(tmp_path / name)
         assert (mark.contrast, mark.provenance) == ("T2", RECORD)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_record_is_read_behind_long_extensions_of_others(tmp_path, name):
+    image = image_of_ours()
+    image.header.extensions.append(Nifti1Extension("comment", np.random.default_rng(0).bytes(3 << 20)))
+    write_record(image, RECORD)
+    write_volume(image, tmp_path / name)
+    assert read_mark(tmp_path / name).provenance == RECORD
 
 
 def test_a_record_replaces_the_sources_own_and_other_extensions_stay():
@@ -162,6 +173,21 @@ def test_a_source_that_changed_is_stale_and_one_that_was_copied_is_not(tmp_path,
     shutil.move(out, tmp_path / "moved")  # the record goes with the files
     assert run("-i", source.parent, "-o", tmp_path / "moved") == 0
     assert state_of(tmp_path / "moved") == {"a.nii.gz": "skipped"}
+
+
+def test_a_source_that_changes_while_it_is_translated_is_stale(tmp_path, model):
+    source, out = volume_at(tmp_path / "a.nii.gz"), tmp_path / "a_T2.nii.gz"
+    model.translators["T2"].accidents[1] = lambda: volume_at(source, seed=9)
+    assert run("-i", source, "-o", out) == 0
+    assert run("-i", source, "-o", out) == 2
+
+
+def test_an_output_that_another_command_takes_away_is_nobodys(tmp_path, model, monkeypatch):
+    source, out = volume_at(tmp_path / "a.nii.gz"), tmp_path / "a_T2.nii.gz"
+    assert run("-i", source, "-o", out) == 0
+    monkeypatch.setattr(earlier, "read_mark", lambda path: path.unlink())
+    job = Job(source, out)
+    assert earlier.pending_jobs([job], overwrite=False) == [job] and job.error == ""
 
 
 def test_an_output_without_a_record_is_skipped_and_that_is_said(tmp_path, model, capsys):
