@@ -20,7 +20,7 @@ from pipeline.utils.progress import ProgressLines
 _repeated: Counter | None = None  # within a command, how often each warning was given
 
 
-def cli_main(door: Callable[[list[str] | None], int]) -> Callable[[list[str] | None], int]:
+def cli_main(command: Callable[[list[str] | None], int]) -> Callable[[list[str] | None], int]:
     """Decorate a command's `main(argv=None) -> int`: expected errors become one line and an exit code.
 
     A terminal that cannot be written to never changes the exit code.
@@ -29,7 +29,7 @@ def cli_main(door: Callable[[list[str] | None], int]) -> Callable[[list[str] | N
     def main(argv: list[str] | None = None) -> int:
         try:
             with sigterm_as_exception(), _warning_once():
-                return door(argv)
+                return command(argv)
         except UserError as error:
             warn(f"error: {_lines(str(error))}")
             return EXIT_BAD_INPUT
@@ -48,7 +48,7 @@ def cli_main(door: Callable[[list[str] | None], int]) -> Callable[[list[str] | N
             for stream in (sys.stdout, sys.stderr):  # written by argparse and others: flushed here, not at exit
                 _attempt(stream, lambda stream=stream: stream.flush())
 
-    main.__doc__ = door.__doc__
+    main.__doc__ = command.__doc__
     return main
 
 

@@ -105,11 +105,9 @@ def test_the_scores_hold_every_system_in_every_protocol_and_direction(first, fol
     assert {row["protocol"] for row in rows} == {"own", "syndiff", "selfrdb", "reggan", "uncertainty"}
     assert {row["system"] for row in rows if row["protocol"] == "uncertainty"} == {"model"}  # the others have none
     for protocol in {row["protocol"] for row in rows} - {"uncertainty"}:
-        for direction in (("T1", "T2"), ("T2", "T1")):
-            actual = [
-                row for row in rows if row["protocol"] == protocol and (row["source"], row["target"]) == direction
-            ]
-            assert {row["system"] for row in actual} == SYSTEMS
+        for pair in (("T1", "T2"), ("T2", "T1")):
+            scores = [row for row in rows if row["protocol"] == protocol and (row["source"], row["target"]) == pair]
+            assert {row["system"] for row in scores} == SYSTEMS
     own = {(row["unit"], row["region"], row["metric"]) for row in rows if row["protocol"] == "own"}
     plain = {
         (unit, region, metric)
@@ -127,11 +125,9 @@ def test_the_scores_hold_every_system_in_every_protocol_and_direction(first, fol
 
 def test_the_table_on_the_terminal_shows_the_figures_of_the_files(first, folder):
     rows = csv.DictReader((folder / "scores.csv").open())
-    expected = ("T1", "T2", "own", "volume", "foreground", "psnr")
+    score = ("T1", "T2", "own", "volume", "foreground", "psnr")
     keys = ("source", "target", "protocol", "unit", "region", "metric")
-    figures = {
-        row["system"]: f"{float(row['mean']):.2f}" for row in rows if tuple(row[key] for key in keys) == expected
-    }
+    figures = {row["system"]: f"{float(row['mean']):.2f}" for row in rows if tuple(row[key] for key in keys) == score}
     lines = [line for line in first.printed.splitlines() if line.startswith("T1 → T2")][: len(SYSTEMS)]
     assert figures.keys() == SYSTEMS
     assert all(f" {figures[system]} " in next(line for line in lines if f" {system} " in line) for system in SYSTEMS)
@@ -221,11 +217,9 @@ def test_mlflow_has_the_losses_of_every_step_and_the_scores_of_every_epoch(first
 def test_mlflow_has_the_test_scores_of_the_table(first, folder):
     rows = csv.DictReader((folder / "scores.csv").open())
     inside = (("volume", "foreground"), ("volume", "interior"))  # all that is kept of the baselines
-    expected = [row for row in rows if row["system"] == "model" or (row["unit"], row["region"]) in inside]
-    assert {"nmi", "slice_ratio", "dice", "dice_bright"} <= {
-        row["metric"] for row in expected if row["system"] == "copy"
-    }
-    finite = [row for row in expected if row["mean"] not in ("nan", "inf")]
+    scores = [row for row in rows if row["system"] == "model" or (row["unit"], row["region"]) in inside]
+    assert {"nmi", "slice_ratio", "dice", "dice_bright"} <= {row["metric"] for row in scores if row["system"] == "copy"}
+    finite = [row for row in scores if row["mean"] not in ("nan", "inf")]
     logged = {key: points for key, points in first.points.items() if key.startswith("test/")}
     assert len(logged) == len(finite)
     for row in finite:

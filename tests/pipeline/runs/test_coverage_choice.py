@@ -49,7 +49,7 @@ def test_by_default_each_volume_is_trained_on_whole_and_the_difference_is_said(f
         "would take what one contrast never shows for a matter of contrast; preprocess.coverage_mm: shared would "
         "train on the 48 mm below the crown\n"
     )
-    assert "coverage_mm" not in whole.facts["T1"]["likeness"]
+    assert "coverage_mm" not in whole.statistics["T1"]["likeness"]
 
 
 def test_shared_is_what_both_contrasts_show_below_the_crown(folder, capsys):
@@ -57,13 +57,11 @@ def test_shared_is_what_both_contrasts_show_below_the_crown(folder, capsys):
     assert entries.coverage == Coverage("axial", SHORT * SLICE_MM, {"T1": TALL * SLICE_MM, "T2": SHORT * SLICE_MM})
     assert counts(entries) == {"T1": [SHORT] * 3, "T2": [SHORT] * 3}
     for entry in entries.stored["T1"]:
-        assert entry.statistics["positions"] == list(
-            range(TALL - SHORT, TALL)
-        )  # the upper ones, though air varies above
-    assert {entries.facts[contrast]["slices"] for contrast in ("T1", "T2")} == {
+        assert entry.statistics["positions"] == list(range(TALL - SHORT, TALL))  # the upper ones, though air varies above
+    assert {entries.statistics[contrast]["slices"] for contrast in ("T1", "T2")} == {
         3 * SHORT
     } and entries.longest == 3 * SHORT
-    assert entries.facts["T1"]["likeness"]["coverage_mm"] == 48.0
+    assert entries.statistics["T1"]["likeness"]["coverage_mm"] == 48.0
     captured = capsys.readouterr()
     output = "trained on: the 48 mm below the crown (scans show, by their medians, T1 80 mm, T2 48 mm)\n"
     assert (captured.out, captured.err) == (output, "")
@@ -81,7 +79,7 @@ def test_the_slices_and_facts_are_those_of_the_upper_part_of_each_volume(folder)
         shown = bank.gather(range(number * SHORT, (number + 1) * SHORT))[:, 0].numpy()
         np.testing.assert_allclose(shown, expected, atol=2e-5)
         total += histogram(data["image"][upper], data["image_foreground"][upper])
-    assert entries.facts["T1"]["histogram"] == total.tolist()
+    assert entries.statistics["T1"]["histogram"] == total.tolist()
 
 
 def test_a_length_in_mm_counts_from_the_crown_in_both_contrasts(folder, capsys):
@@ -116,7 +114,7 @@ def test_contrasts_that_show_the_same_are_left_as_they_are(tmp_path, capsys):
         for contrast in ("T1", "T2"):
             write_head(tmp_path / "data" / f"s{number}_{contrast}.nii.gz", 12 - (contrast == "T2"), seed=number)
     whole, entries = prepared(config(tmp_path, "all")), prepared(config(tmp_path))
-    assert entries.coverage.mm is None and entries.stored == whole.stored and entries.facts == whole.facts
+    assert entries.coverage.mm is None and entries.stored == whole.stored and entries.statistics == whole.statistics
     assert capsys.readouterr() == ("", "")
 
 

@@ -70,7 +70,7 @@ def test_a_door_keeps_its_description():
 def test_a_reader_that_leaves_is_no_error():
     code = (
         "import sys; from pipeline.utils.console import cli_main, echo\n"
-        "@guarded\ndef main(argv=None):\n    for _ in range(10_000): say('line')\n    return 3\n"
+        "@cli_main\ndef main(argv=None):\n    for _ in range(10_000): echo('line')\n    return 3\n"
         "sys.exit(main())"
     )
     with subprocess.Popen(
@@ -97,7 +97,7 @@ def told(code: str, **streams) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("PYTHONUNBUFFERED", None)
     names = "import sys; from pipeline.utils.console import cli_main, echo, warn, progress"
-    whole = f"{names}\n@guarded\ndef main(argv=None):\n{code}\nsys.exit(main())"
+    whole = f"{names}\n@cli_main\ndef main(argv=None):\n{code}\nsys.exit(main())"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
     return subprocess.run([sys.executable, "-c", whole], env=environment, text=True, timeout=30, **pipes)
 
@@ -105,7 +105,7 @@ def told(code: str, **streams) -> subprocess.CompletedProcess:
 @needs_full
 def test_a_full_disk_behind_the_output_does_not_end_the_work_and_is_said_once():
     with FULL.open("w") as full:
-        process = told("    say('a'); say('b'); warn('end'); return 3", stdout=full)
+        process = told("    echo('a'); echo('b'); warn('end'); return 3", stdout=full)
     assert process.returncode == 3
     assert process.stderr == (
         "warning: standard output cannot be written (No space left on device); going on without it\nend\n"
@@ -114,7 +114,7 @@ def test_a_full_disk_behind_the_output_does_not_end_the_work_and_is_said_once():
 
 @needs_full
 def test_where_nothing_can_be_told_the_work_goes_on(tmp_path):
-    code = "    [say(str(n)) for n in progress(range(3))]; warn('x'); print('y', file=sys.stderr); return 3"
+    code = "    [echo(str(n)) for n in progress(range(3))]; warn('x'); print('y', file=sys.stderr); return 3"
     with FULL.open("w") as full:
         process = told(code, stderr=full)
     assert (process.returncode, process.stdout) == (3, "0\n1\n2\n")

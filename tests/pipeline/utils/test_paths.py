@@ -134,7 +134,7 @@ def test_names_in_a_list_or_mapping_may_hold_bytes_that_are_not_utf8():
         (explore.parser, ["c.yaml", "x=1", "--output=~/c.yaml"], "output"),
         (compare.parser, ["~/c.yaml"], "runs"),
         (compare.parser, ["--output=~/c.yaml"], "output"),
-        (compare.parser, ["--runs=~/c.yaml"], "place"),
+        (compare.parser, ["--runs=~/c.yaml"], "runs_folder"),
         (sweep.parser, ["~/c.yaml"], "items"),
         (sweep.parser, ["c.yaml", "--output=~/c.yaml"], "output"),
         (sync.parser, ["~/c.yaml"], "runs"),
