@@ -18,12 +18,12 @@ def once_differentiable(backward: Backward) -> Backward:
     """
 
     @wraps(backward)
-    def cli_main(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def guarded(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "this way of computing a layer is differentiable once; for second derivatives (a gradient penalty) "
-                "compute the network within networks.cpu_kernels.convolutions.plain_ways()"
+                "compute the network within networks.cpu_kernels.convolutions.reference_conv()"
             )
         return backward(ctx, *gradients)
 
-    return cli_main
+    return guarded

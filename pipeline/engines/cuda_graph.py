@@ -2,7 +2,7 @@
 
 What Python does in a step is done when the step is recorded and never again, so everything that differs between steps
 must lie in tensors of the device: images, learning rates, what is drawn, whether a step is sound. Engines that
-`disable_host_sync` keep to that; `tests/pipeline/engines/test_captured.py` replays every operation of theirs on a CPU.
+`disable_host_sync` keep to that; on a CPU, `tests/pipeline/engines/test_cuda_graph.py` replays their every operation.
 """
 
 from collections.abc import Callable

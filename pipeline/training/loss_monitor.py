@@ -15,7 +15,7 @@ POWERS = {10**power for power in range(1, 10)}
 
 
 class NotFinite(UserError):
-    """Training ran into numbers that are not finite; what to do depends on the run's folder (`training.remedy`)."""
+    """Training ran into numbers that are not finite; what to do depends on the run's folder (`failure_advice`)."""
 
 
 class LossMonitor:

@@ -137,7 +137,7 @@ def test_the_plain_ways_can_be_asked_for_and_are_differentiable_twice(ways):
     assert ways == [] and judge[0].weight.grad.any()
     judge.requires_grad_(False)  # not even where the gradients that come in are constant
     with pytest.raises(
-        RuntimeError, match=r"differentiable once; .* within networks.cpu_kernels.convolutions.plain_ways\(\)"
+        RuntimeError, match=r"differentiable once; .* within networks.cpu_kernels.convolutions.reference_conv\(\)"
     ):
         steepness()
     assert ways == ["halve_from_one", "convolve_to_one"]
