@@ -62,10 +62,7 @@ def read_nifti(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarra
 
 
 def read_with_cautions(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarray, FileBasedHeader, list[str]]:
-    """Read like `read_nifti`, but return the cautions (messages on what is doubtful) instead of warning of them.
-
-    Cautions of an image's maker, in `image.extra["cautions"]`, are among them.
-    """
+    """Read like `read_nifti`, but return what is doubtful, and `image.extra["cautions"]`, instead of warning of it."""
     name = name_of(source)
     with nibabel_silent():
         if isinstance(source, SpatialImage):

@@ -259,7 +259,7 @@ class Precise(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("asked", "own", "used"),
+    ("requested", "trained", "used"),
     [
         ("model", "float32", torch.float32),
         ("model", "bf16", torch.bfloat16),
