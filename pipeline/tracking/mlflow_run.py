@@ -18,8 +18,9 @@ GONE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
 
 def clean_key(name: str) -> str:
-    """Return a name with the letters that MLflow refuses in keys replaced by "_"."""
-    return re.sub(r"[^A-Za-z0-9_\-./ ]", "_", name)[:KEY_LENGTH].strip("/ ") or "_"
+    """Return a name as MLflow takes it for a key: other letters become "_", empty and dotted parts between "/" go."""
+    cleaned = re.sub(r"[^A-Za-z0-9_\-./ ]", "_", name)[:KEY_LENGTH].strip("/ ")
+    return "/".join(part for part in cleaned.split("/") if part not in ("", ".", "..")) or "_"
 
 
 def clean_name(name: str) -> str:
