@@ -59,8 +59,6 @@ def test_shared_is_what_both_contrasts_show_below_the_crown(folder, capsys):
     for entry in entries.stored["T1"]:
         positions = entry.statistics["positions"]
         assert positions == list(range(TALL - SHORT, TALL))  # the upper ones, though air varies above
-            range(TALL - SHORT, TALL)
-        )  # the upper ones, though air varies above
     assert {entries.statistics[contrast]["slices"] for contrast in ("T1", "T2")} == {
         3 * SHORT
     } and entries.longest == 3 * SHORT
