@@ -16,7 +16,7 @@ from pipeline.data.pairs import PreparedScan
 from pipeline.inference.domain_shift import compare_with_cohort
 from pipeline.inference.model import Run, TranslationModel, eagerly
 from pipeline.inference.output_volume import image_like
-from pipeline.utils.errors import UserError, first_cause
+from pipeline.utils.errors import OutputNotFinite, UserError, first_cause
 from transforms.head_mask import find_head, without_empty_planes
 from transforms.io.nifti import name_of, read_with_doubts
 from transforms.slice_chain import slice_chain
@@ -236,7 +236,7 @@ def translate_slices(
         (N, H, W) float32.
 
     Raises:
-        UserError: the device's memory is too small for one slice, or the network's output is not finite.
+        UserError: the device's memory is too small for one slice; `OutputNotFinite`: the network made no numbers.
 
     Warns:
         UserWarning: the batch was halved for want of memory.
@@ -268,7 +268,7 @@ def translate_slices(
             stacklevel=2,
         )
     if not np.isfinite(translated).all():
-        raise UserError(f"{name}: the network's output is not finite; the model is damaged or its training diverged")
+        raise OutputNotFinite(name)
     return translated
 
 
