@@ -3,8 +3,7 @@
 import argparse
 
 from pipeline import __version__
-from pipeline.config.load import load_config
-from pipeline.config.shipped import config_file
+from pipeline.config.load import config_text, load_config
 from pipeline.runs.folder import open_run_folder
 from pipeline.training.initial_weights import require_initial_weights
 from pipeline.utils.arguments import path_argument
@@ -38,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_intermixed_args(argv)
     config = load_config(arguments.config, arguments.overrides)
     if arguments.show_config:
-        echo(config_file(arguments.config).read_text(encoding="utf-8").rstrip())
+        echo(config_text(arguments.config).rstrip())
         return EXIT_DONE
     if arguments.dry_run:
         if not world_from_env().is_main:

@@ -42,7 +42,7 @@ from pipeline.training.trainer_state import TrainerState
 from pipeline.training.validation import Validation, save_sample
 from pipeline.utils.console import bar, echo, warn
 from pipeline.utils.distributed import ProcessLost, World, init_distributed
-from pipeline.utils.errors import Stopped, UserError
+from pipeline.utils.errors import OutputNotFinite, Stopped, UserError
 from pipeline.utils.files import atomic_text, remove_stale
 from pipeline.utils.hardware import choose_device, require_able, set_up, tune
 from pipeline.utils.interruption import Interruption
@@ -200,7 +200,7 @@ def _train(context: RunContext, state: dict | None, interruption: Interruption) 
             world=context.world,
             step=CapturedStep(context.engine) if config.training.cuda_graph else None,
         )
-    except NotFinite as error:
+    except (NotFinite, OutputNotFinite) as error:
         raise NotFinite(f"{error}; {advice_after_not_finite(config, context.folder, context.position)}") from error
 
 

@@ -82,13 +82,24 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
-def _read_yaml(path: Path) -> dict:
+def config_text(path: Path) -> str:
+    """Return the text of a YAML file, or of the configuration of that name that comes with the package.
+
+    Raises:
+        UserError: it cannot be read, or is no text.
+    """
+    path = config_file(path)
     try:
-        values = _parse(decoded(path.read_bytes(), str(path), "a YAML configuration"))
+        return decoded(path.read_bytes(), str(path), "a YAML configuration")
     except OSError as error:
         reason = f"{error.strerror or error}{cwd_hint(path)}"
         remedy = f"give the path of a YAML configuration, or a shipped one: {', '.join(shipped_configs())}"
         raise UserError(f"{path}: {reason}; {remedy}") from error
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        values = _parse(config_text(path))
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not valid YAML: {reason}") from error

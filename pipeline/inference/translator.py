@@ -17,7 +17,7 @@ from pipeline.inference.domain_shift import compare_with_cohort
 from pipeline.inference.model import Run, TranslationModel, run_eagerly
 from pipeline.inference.output_volume import image_like
 from pipeline.inference.volume_cautions import margin_cautions, scanned_shape, size_cautions
-from pipeline.utils.errors import UserError, first_cause
+from pipeline.utils.errors import OutputNotFinite, UserError, first_cause
 from transforms.io.nifti import name_of, read_with_cautions
 from transforms.slice_chain import slice_chain
 from transforms.slices import slices_with_content
@@ -211,7 +211,7 @@ def translate_slices(
         (N, H, W) float32.
 
     Raises:
-        UserError: the device's memory is too small for one slice, or the network's output is not finite.
+        UserError: the device's memory is too small for one slice; `OutputNotFinite`: the network made no numbers.
 
     Warns:
         UserWarning: the batch was halved for want of memory.
@@ -249,7 +249,7 @@ def translate_slices(
             stacklevel=2,
         )
     if not np.isfinite(translated).all():
-        raise UserError(f"{name}: the network's output is not finite; the model is damaged or its training diverged")
+        raise OutputNotFinite(name)
     return translated
 
 

@@ -16,6 +16,13 @@ class DiskFull(UserError):
     """A disk has no room left, so whatever else is written there will fail as well."""
 
 
+class OutputNotFinite(UserError):
+    """A network's output has values that are no numbers: its weights are damaged, or its training diverged."""
+
+    def __init__(self, name: str):
+        super().__init__(f"{name}: the network's output is not finite; the model is damaged or its training diverged")
+
+
 class Stopped(Exception):
     """A signal stopped the run after everything was saved; the exit code is 128 + the signal's number."""
 

@@ -31,3 +31,11 @@ def test_a_name_that_is_none_lists_those_that_are(tmp_path, monkeypatch):
 def test_a_configuration_is_shown_to_start_from(capsys):
     assert main(["ixi", "--show-config"]) == 0
     assert capsys.readouterr().out == shipped_configs()["ixi"].read_text()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_configuration_in_another_encoding_is_shown_as_it_is_read(encoding, tmp_path, capsys):
+    text = shipped_configs()["ixi"].read_text()
+    (tmp_path / "own.yaml").write_text(text, encoding=encoding)
+    assert main([str(tmp_path / "own.yaml"), "--show-config"]) == 0
+    assert capsys.readouterr().out == text
