@@ -86,7 +86,7 @@ def step_operations(config: Config, engine: "Engine") -> float:
             for losses in engine.losses(images, images).values():
                 torch.stack([*losses.values()]).sum().backward()
             if rhythm > 1:
-                engine.moved(torch.tensor(True))
+                engine.on_step_end(torch.tensor(True))
     return counter.get_total_flops() / rhythm
 
 
