@@ -251,10 +251,10 @@ class Precise(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.sizes = []
+        self.dtypes = []
 
     def forward(self, image):
-        self.sizes.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
+        self.dtypes.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
         return -image
 
 
@@ -273,7 +273,7 @@ def test_the_precision_is_the_models_unless_another_is_asked_for(tmp_path, monke
     source = volume_at(tmp_path / "a.nii")
     assert run("-i", source, "-o", tmp_path / "b.nii", "--precision", requested) == 0
     translate(source, compiled, "T2", precision=requested)
-    assert set(compiled.translators["T2"].sizes) == {used}
+    assert set(compiled.translators["T2"].dtypes) == {used}
 
 
 @pytest.mark.parametrize(("option", "choices"), [("--precision", "bf16"), ("--compile", "auto")])
