@@ -28,7 +28,6 @@ _REFUSED_IMAGE_TYPES = {  # values of ImageType
     "LOCALIZER": "a localizer, not a scan of the head; give the folder of another series",
     "SCREEN SAVE": "a picture of a screen, not a scan; give the folder of the series itself",
     "SCREENSAVE": "a picture of a screen, not a scan; give the folder of the series itself",
-    "SECONDARY": "a picture made of other images, not a scan; give the folder of the original series",
 }
 _ENHANCED = (  # classes whose files hold each frame's position in functional groups: Enhanced and Legacy Converted
     "1.2.840.10008.5.1.4.1.1.4.1",  # MR
@@ -189,7 +188,8 @@ def _read_header(path: Path) -> _Slice:
 def _require_scan_type(path: Path, image_type: str, photometric: str) -> None:
     """Refuse images that are no slice of a scan by their ImageType (DICOM PS3.3, C.7.6.1.1.2) or colours.
 
-    Derived but primary reconstructions, such as normalised or distortion-corrected ones, are scans.
+    Derived reconstructions are scans: normalised or distortion-corrected ones, and reformats, which scanners and
+    libraries mark as secondary.
     """
     values = [value.strip(" \0").upper() for value in image_type.split("\\")]
     kinds = [reason for value, reason in _REFUSED_IMAGE_TYPES.items() if value in values]

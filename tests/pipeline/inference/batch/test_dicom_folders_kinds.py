@@ -34,7 +34,6 @@ KINDS = {
     "a mosaic": ({"0008|0008": "ORIGINAL\\PRIMARY\\M\\ND\\MOSAIC"}, "a Siemens mosaic"),
     "a localizer": ({"0008|0008": "ORIGINAL\\PRIMARY\\LOCALIZER"}, "a localizer, not a scan"),
     "a screenshot": ({"0008|0008": "DERIVED\\SECONDARY\\SCREEN SAVE"}, "a picture of a screen"),
-    "a picture of others": ({"0008|0008": "DERIVED\\SECONDARY"}, "a picture made of other images"),
 }
 
 
@@ -56,7 +55,13 @@ def test_colours_are_refused_by_their_name(tmp_path, photometric):
 
 
 @pytest.mark.parametrize(
-    "words", ["ORIGINAL\\PRIMARY\\M\\ND", "DERIVED\\PRIMARY\\M\\NORM\\DIS3D", "ORIGINAL\\PRIMARY\\M_FFE "]
+    "words",
+    [
+        "ORIGINAL\\PRIMARY\\M\\ND",
+        "DERIVED\\PRIMARY\\M\\NORM\\DIS3D",
+        "ORIGINAL\\PRIMARY\\M_FFE ",
+        "DERIVED\\SECONDARY\\MPR",
+    ],
 )
 def test_ordinary_reconstructions_are_taken(tmp_path, words):
     image = head()
