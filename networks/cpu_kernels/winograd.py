@@ -135,32 +135,32 @@ class _Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, image: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(image, weight)
-        transforms = _Transforms(weight)
-        height, width = (side - transforms.taps + 1 for side in image.shape[-2:])
+        tile_transforms = _Transforms(weight)
+        height, width = (side - tile_transforms.taps + 1 for side in image.shape[-2:])
         result = image.new_empty(len(image), len(weight), height, width)
-        kernels = transforms.transform_kernels(weight)
-        for sample, output in zip(_pad_to_tiles(image, transforms.taps - 1), result, strict=True):
-            products = torch.bmm(kernels, transforms.transform_image(sample))
-            output.copy_(transforms.inverse_transform(products, -(-height // OUTPUTS))[:, :height, :width])
+        kernels = tile_transforms.transform_kernels(weight)
+        for sample, output in zip(_pad_to_tiles(image, tile_transforms.taps - 1), result, strict=True):
+            products = torch.bmm(kernels, tile_transforms.transform_image(sample))
+            output.copy_(tile_transforms.inverse_transform(products, -(-height // OUTPUTS))[:, :height, :width])
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         image, weight = ctx.saved_tensors
-        transforms = _Transforms(weight)
-        kernels = transforms.transform_kernels(weight).transpose(1, 2)
+        tile_transforms = _Transforms(weight)
+        kernels = tile_transforms.transform_kernels(weight).transpose(1, 2)
         image_gradient = torch.empty_like(image) if ctx.needs_input_grad[0] else None
         kernel_products = image.new_zeros(kernels.mT.shape) if ctx.needs_input_grad[1] else None
-        padded = _pad_to_tiles(image, transforms.taps - 1)
+        padded = _pad_to_tiles(image, tile_transforms.taps - 1)
         for index, sample in enumerate(_pad_to_tiles(gradient, 0)):
-            products = transforms.transform_gradient(sample)
+            products = tile_transforms.transform_gradient(sample)
             if image_gradient is not None:
-                padded_gradient = transforms.input_gradient(torch.bmm(kernels, products), *padded.shape[-2:])
+                padded_gradient = tile_transforms.input_gradient(torch.bmm(kernels, products), *padded.shape[-2:])
                 image_gradient[index] = padded_gradient[:, : image.shape[-2], : image.shape[-1]]
             if kernel_products is not None:
-                kernel_products.baddbmm_(products, transforms.transform_image(padded[index]).mT)
-        return image_gradient, transforms.kernel_gradient(kernel_products) if kernel_products is not None else None
+                kernel_products.baddbmm_(products, tile_transforms.transform_image(padded[index]).mT)
+        return image_gradient, tile_transforms.kernel_gradient(kernel_products) if kernel_products is not None else None
 
 
 def _pad_to_tiles(image: Tensor, excess: int) -> Tensor:

@@ -207,7 +207,7 @@ def _tables(scores: Scores, contrasts: tuple[str, str]) -> list[ScoreTable]:
         ScoreTable(
             direction=f"{source} → {target}",
             protocol=_protocol_title(protocol, unit, region),
-            about=DESCRIPTIONS[protocol] if first[protocol] == (source, target, protocol, unit, region) else "",
+            description=DESCRIPTIONS[protocol] if first[protocol] == (source, target, protocol, unit, region) else "",
             rows=rows,
             model=MODEL,
             trained_on_pairs=(LOOKUP,),

@@ -95,7 +95,7 @@ def pairs_within_coverage(
         stored: Contrast -> its training cases, which know the extents of their heads.
     """
     heads = {entry.case: entry.statistics for entries in stored.values() for entry in entries}
-    cut_pairs = [tuple(half.within(coverage, of=heads[pair[0].case]) for half in pair) for pair in pairs]
+    cut_pairs = [tuple(half.within(coverage, grid_statistics=heads[pair[0].case]) for half in pair) for pair in pairs]
     empty = {
         (first.case, second.case): _empty_range_message(coverage) for first, second in cut_pairs if not first.count
     }

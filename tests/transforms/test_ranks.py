@@ -19,7 +19,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [1, 2, 3, 1000, 40_001])
 def test_medians_and_percentiles_are_numpys(kind, size, monkeypatch):
-    monkeypatch.setattr(ranks, "FEW", 500)
+    monkeypatch.setattr(ranks, "MAX_PARTITIONED", 500)
     monkeypatch.setattr(ranks, "SAMPLE", 256)
     monkeypatch.setattr(ranks, "CHUNK", 999)
     values = KINDS[kind](np.random.default_rng(size), size).astype(np.float32)
@@ -34,7 +34,7 @@ def test_medians_and_percentiles_are_numpys(kind, size, monkeypatch):
 
 
 def test_a_bracket_that_misses_costs_time_only(monkeypatch):
-    monkeypatch.setattr(ranks, "FEW", 10)
+    monkeypatch.setattr(ranks, "MAX_PARTITIONED", 10)
     monkeypatch.setattr(ranks, "_bracketed", lambda values, rank: (rank + 1, values[:5]))
     values = np.random.default_rng(0).permutation(101).astype(np.float32)
     assert adjacent_order_statistics(values, 40) == (40, 41)

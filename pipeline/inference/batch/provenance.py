@@ -102,10 +102,12 @@ def files_digest(files: Sequence[Path]) -> str:
     """Return a hexadecimal digest of the files' bytes, independent of their names and order.
 
     Raises:
-        UserError: one cannot be read.
+        UserError: one cannot be read, or is no file, such as a pipe, on which reading would wait for ever.
     """
     digests = []
     for path in files:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is not a file; give a volume")
         try:
             with path.open("rb") as stream:
                 digests.append(hashlib.file_digest(stream, "sha256").hexdigest())

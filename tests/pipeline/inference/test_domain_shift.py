@@ -276,7 +276,9 @@ def test_a_model_of_one_real_subject_knows_the_others_contrasts(trained, tried):
 
     def facts_of(contrast):
         entry_facts = {"low": 0.0, "high": 1.0, "integer": False, "spacing_mm": [1.0] * 3, "histogram": [1]}
-        entry = type("Entry", (), {"facts": entry_facts | {"likeness": fingerprint_of(trained, contrast)}, "count": 1})
+        entry = type(
+            "Entry", (), {"statistics": entry_facts | {"likeness": fingerprint_of(trained, contrast)}, "count": 1}
+        )
         return cohort_statistics([entry])
 
     statistics = {contrast: facts_of(contrast) for contrast in ("T1", "T2")}

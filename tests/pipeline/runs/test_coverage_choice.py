@@ -17,6 +17,8 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
 from transforms.slice_chain import slice_chain
 
+MARGIN = 3  # slices of 4 mm before the head's first: volumes are cut 10 mm beyond the head
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -58,7 +60,8 @@ def test_shared_is_what_both_contrasts_show_below_the_crown(folder, capsys):
     assert counts(entries) == {"T1": [SHORT] * 3, "T2": [SHORT] * 3}
     for entry in entries.stored["T1"]:
         positions = entry.statistics["positions"]
-        assert positions == list(range(TALL - SHORT, TALL))  # the upper ones, though air varies above
+        # the upper ones, though air varies above
+        assert positions == [MARGIN + index for index in range(TALL - SHORT, TALL)]
     assert {entries.statistics[contrast]["slices"] for contrast in ("T1", "T2")} == {
         3 * SHORT
     } and entries.longest == 3 * SHORT
@@ -105,7 +108,7 @@ def test_other_axes_are_cut_from_the_front_and_about_the_middle(axis, along, tmp
     write_cohort(tmp_path / "data", axis=along)
     entries = prepared(config(tmp_path, axis=axis))
     positions = [entry.statistics["positions"] for entry in entries.stored["T1"]]
-    first = TALL - SHORT if axis == "coronal" else (TALL - SHORT) // 2
+    first = MARGIN + (TALL - SHORT if axis == "coronal" else (TALL - SHORT) // 2)
     assert positions == [list(range(first, first + SHORT))] * 3
     assert counts(entries)["T2"] == [SHORT] * 3
 
