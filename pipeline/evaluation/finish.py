@@ -97,7 +97,8 @@ def _log_models(context: RunContext, model: TranslationModel, scorer: Uncertaint
     """Log both directions' networks as MLflow models; `checkpoint` is the checkpoint's name."""
     config, position = context.config, context.position
     metadata = {
-        to: translator_metadata(config, context.prepared.facts, to, model.stride, model.settings) | scorer.metadata(to)
+        to: translator_metadata(config, context.prepared.statistics, to, model.stride, model.settings)
+        | scorer.metadata(to)
         for to in model.translators
     }
     log_models(

@@ -268,7 +268,10 @@ def training_data(prepared: PreparedData) -> dict[str, list]:
         for entry in entries
     }
     pair_entries = {
-        f"{first.case.name} and {second.case.name}": [first.count, *np.ravel(first.facts["movement"]).round(3).tolist()]
+        f"{first.case.name} and {second.case.name}": [
+            first.count,
+            *np.ravel(first.statistics["movement"]).round(3).tolist(),
+        ]
         for first, second in prepared.pairs
     }
     return images | pair_entries

@@ -23,8 +23,8 @@ def nothing_is_read(monkeypatch):
     def read(*_, **__):
         pytest.fail("read before its output's place was looked at")
 
-    places = ("exploration.survey.find_cases", "comparison.job.load_runs", "runs.prepare.find_cases", "job.find_cases",
-              "data.fetch.fetch", "translation.model.load_model", "sweep.work_through")  # fmt: skip
+    places = ("exploration.survey.find_cases", "comparison.comparison.load_runs", "runs.prepare.find_cases", "train.find_cases",
+              "data.http_download.fetch", "inference.model.load_model", "sweep.work_through")  # fmt: skip
     for place in places:
         monkeypatch.setattr(f"pipeline.{place}", read)
 

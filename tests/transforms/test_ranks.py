@@ -20,8 +20,8 @@ KINDS = {
 @pytest.mark.parametrize("size", [1, 2, 3, 1000, 40_001])
 def test_medians_and_percentiles_are_numpys(kind, size, monkeypatch):
     monkeypatch.setattr(ranks, "MAX_PARTITIONED", 500)
-    monkeypatch.setattr(ranks, "SAMPLE", 256)
-    monkeypatch.setattr(ranks, "CHUNK", 999)
+    monkeypatch.setattr(ranks, "SAMPLE_SIZE", 256)
+    monkeypatch.setattr(ranks, "CHUNK_SIZE", 999)
     values = KINDS[kind](np.random.default_rng(size), size).astype(np.float32)
     ordered = np.sort(values)
     for percent in (0, 0.5, 1 / 3, 25, 50, 99.5, 100):
@@ -35,7 +35,7 @@ def test_medians_and_percentiles_are_numpys(kind, size, monkeypatch):
 
 def test_a_bracket_that_misses_costs_time_only(monkeypatch):
     monkeypatch.setattr(ranks, "MAX_PARTITIONED", 10)
-    monkeypatch.setattr(ranks, "_bracketed", lambda values, rank: (rank + 1, values[:5]))
+    monkeypatch.setattr(ranks, "_values_in_bracket", lambda values, rank: (rank + 1, values[:5]))
     values = np.random.default_rng(0).permutation(101).astype(np.float32)
     assert adjacent_order_statistics(values, 40) == (40, 41)
 

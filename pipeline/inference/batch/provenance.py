@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import re
+import stat
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -106,9 +107,9 @@ def files_digest(files: Sequence[Path]) -> str:
     """
     digests = []
     for path in files:
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path}: is not a file; give a volume")
         try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise UserError(f"{path}: is not a file; give a volume")
             with path.open("rb") as stream:
                 digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
         except OSError as error:

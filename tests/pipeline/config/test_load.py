@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.config.shipped import shipped_configs
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.utils.errors import UserError
@@ -214,9 +215,10 @@ def test_a_file_that_is_no_configuration_is_one_line(text, reason, tmp_path, mon
 
 def test_a_missing_folder_or_binary_file_is_one_line(tmp_path):
     (tmp_path / "binary.yaml").write_bytes(b"\x81\x00\xff\xfe")
+    shipped = f"give the path of a YAML configuration, or a shipped one: {', '.join(shipped_configs())}"
     for path, reason in [
-        (tmp_path / "none.yaml", "No such file or directory; give the path of a YAML configuration"),
-        (tmp_path, "Is a directory; give the path of a YAML configuration"),
+        (tmp_path / "none.yaml", f"No such file or directory; {shipped}"),
+        (tmp_path, f"Is a directory; {shipped}"),
         (tmp_path / "binary.yaml", "not a text file; give the path of a YAML configuration"),
     ]:
         with pytest.raises(UserError) as caught:
@@ -282,7 +284,8 @@ def test_an_override_runs_no_code(tmp_path, monkeypatch):
 
 def test_loading_a_configuration_is_fast_and_imports_nothing_heavy(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from pipeline.config.load import load_config\n"
+        "import sys; from pathlib import Path; from pipeline.config.shipped import shipped_configs
+from pipeline.config.load import load_config\n"
         "load_config(Path(sys.argv[1]))\n"
         "print(*(name for name in sys.modules if '.' not in name))"
     )

@@ -53,9 +53,9 @@ def test_what_is_doubtful_is_one_line_from_workers_too(cases, tmp_path):
     code = f"""
 from pathlib import Path
 from pipeline.data.case import Case
-from pipeline.data.slice_cache import build_store
+from pipeline.data.slice_cache import build_slice_cache
 cases = [Case("s0", "", contrast, Path(path)) for contrast, path in {images!r}]
-build_store(cases, Path({str(tmp_path / "store")!r}), {SETTINGS!r}, processes=2, on_bad_volume="stop", quiet=True)
+build_slice_cache(cases, Path({str(tmp_path / "store")!r}), {SETTINGS!r}, processes=2, on_bad_volume="stop", quiet=True)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -248,7 +248,9 @@ def test_what_volumes_are_like_is_kept_and_pictures_are_left_out():
 
 def test_one_file_of_real_numbers_makes_the_cohort_real_numbers():
     whole = stored(1)
-    assert cohort_statistics([whole, replace(whole, facts=whole.facts | {"integer": False})])["integer"] is False
+    assert (
+        cohort_statistics([whole, replace(whole, statistics=whole.statistics | {"integer": False})])["integer"] is False
+    )
 
 
 def test_a_resumed_run_goes_on_with_the_same_data_only():
