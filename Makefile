@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH  ?= torch
 VENV   := .venv
 RUN    := $(VENV)/bin/python
-VIEWER := pipeline/report/viewer
+VIEWER := pipeline/reporting/viewer
 
 .PHONY: demo test test-faults fuzz lint install viewer clean
 

@@ -1,4 +1,4 @@
-"""Commands as a user starts them, but in an empty folder: nothing that lies where the benchmark is started counts."""
+"""Runs commands as a user does, but in an empty folder, so that files of the working folder have no influence."""
 
 import os
 import subprocess
@@ -10,13 +10,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def run_command(command: Sequence[str]) -> subprocess.CompletedProcess:
-    """Run a command on this project's code in a temporary folder, which goes with all that is left in it.
+    """Run a command with this project's code in a temporary folder, which is deleted afterwards.
 
     Args:
         command: The program and its arguments; paths among them are absolute.
 
     Returns:
-        The ended process, with what it said as text.
+        The completed process, with its output as text.
     """
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -26,5 +26,5 @@ def run_command(command: Sequence[str]) -> subprocess.CompletedProcess:
 
 
 def overrides_within(folder: Path | str) -> tuple[str, str, str]:
-    """Return the overrides with which a run on the phantom keeps all that it reads and makes in one folder."""
+    """Return overrides that keep a phantom run's data, slice cache and output in one folder."""
     return f"output={folder}/run", f"data.folder={folder}/phantom", f"preprocess.store={folder}/store"

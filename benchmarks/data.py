@@ -1,7 +1,7 @@
-"""What it costs to bring volumes to a network: reading, extraction into the store, slices delivered, and writing.
+"""Time of the data path: reading, extraction into the slice cache, delivery of training slices, and writing.
 
 python -m benchmarks.data [--volume FILE] [--only reading writing extraction loader]
-python -m benchmarks.data --only loader --volumes 10000     # a store of 131 GB in TMPDIR, larger than the memory
+python -m benchmarks.data --only loader --volumes 10000     # a slice cache of 131 GB in TMPDIR, larger than the memory
 
 Everything on one core. Beside ours stand nibabel and MONAI's own transforms and datasets, on the same volume. MONAI's
 chain resamples to our grid, which fills the field of view with whole voxels of nearly 1.25 mm: by `SpatialResample`,
@@ -20,27 +20,27 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.options import device, volume
-from benchmarks.timing import Side, Work, machine, measure, show, spelt
-from pipeline.arguments import count
-from pipeline.console import guarded, say
+from benchmarks.timing import Side, Work, duration_text, machine, measure, show
+from pipeline.utils.arguments import count
+from pipeline.utils.console import cli_main, echo
 
 SPACING_MM = (0.9375, 1.25)  # in-plane, through-plane: those of configs/ixi.yaml
 SETTINGS = {"axis": "axial", "spacing_mm": SPACING_MM, "size": 256, "n4": False, "percentiles": (0.5, 99.5)}
 MIN_FOREGROUND = 0.05
 BATCH = 16
-BATCHES = 32  # that one call of a loader's work delivers
-FEW, MANY = 4, 600  # volumes in the store that training slices come from
-SLICES = 100  # of each of the few; the many have four
+BATCHES = 32  # delivered by one call of a loader's work
+FEW_VOLUMES, MANY_VOLUMES = 4, 600  # volumes in the slice cache that training slices come from
+SLICES = 100  # of each of the few volumes; the many have four
 JITTER = 286 / 256  # of configs/ixi.yaml: slices are enlarged by that and cropped at random
 
 
-def reading(path: str, how: str) -> Work:
+def reading(path: str, variant: str) -> Work:
     """Read a volume's voxels as float32."""
-    _one_core()
+    _use_one_core()
     import nibabel
     import numpy as np
 
-    from transforms.nifti import read_nifti
+    from transforms.io.nifti import read_nifti
 
     def with_monai() -> Work:
         from monai.transforms import LoadImage
@@ -52,39 +52,39 @@ def reading(path: str, how: str) -> Work:
         "nibabel": lambda: lambda: nibabel.load(path).get_fdata(dtype=np.float32),
         "monai": with_monai,
         "ours": lambda: lambda: read_nifti(path),
-    }[how]()
+    }[variant]()
 
 
-def writing(path: str, how: str, floats: bool) -> Work:
+def writing(path: str, variant: str, floats: bool) -> Work:
     """Write a volume of int16 or float32 voxels to a .nii.gz file."""
-    _one_core()
+    _use_one_core()
     import nibabel
     import numpy as np
 
-    from pipeline.translation.volume import write_volume
+    from pipeline.inference.output_volume import write_volume
 
     image = nibabel.load(path)
     voxels = image.get_fdata(dtype=np.float32) * 1.37 if floats else np.asarray(image.dataobj)
     image, folder = nibabel.Nifti1Image(voxels, image.affine), Path(tempfile.mkdtemp(dir=Path(path).parent))
     target = folder / "written.nii.gz"
-    return (lambda: nibabel.save(image, target)) if how == "nibabel" else (lambda: write_volume(image, target))
+    return (lambda: nibabel.save(image, target)) if variant == "nibabel" else (lambda: write_volume(image, target))
 
 
-def extraction(path: str, how: str) -> Work:
-    """Bring a volume to normalised slices; "… stored" writes them where training finds them."""
-    _one_core()
-    from pipeline.data.store import extract
-    from transforms.presets import CHAIN_VERSION, slice_chain
+def extraction(path: str, variant: str) -> Work:
+    """Extract normalised slices from a volume; "… stored" also writes them to the cache that training reads."""
+    _use_one_core()
+    from pipeline.data.slice_cache import extract
+    from transforms.slice_chain import CHAIN_VERSION, slice_chain
 
     folder = Path(tempfile.mkdtemp(dir=Path(path).parent))
     settings = {**SETTINGS, "version": CHAIN_VERSION}
-    if how == "ours stored":
+    if variant == "ours stored":
         return lambda: extract(Path(path), folder, {**settings, "min_foreground": MIN_FOREGROUND})
-    if how == "ours":
+    if variant == "ours":
         chain = slice_chain(**settings)
         return lambda: chain({"image": path})
-    chain = monai_chain(*grid_of(path), resized=how == "monai resized")
-    if how != "monai stored":
+    chain = monai_chain(*grid_of(path), resized=variant == "monai resized")
+    if variant != "monai stored":
         return lambda: chain({"image": path})
     from monai.data import PersistentDataset
 
@@ -112,8 +112,8 @@ def monai_chain(shape: tuple[int, ...], affine, *, resized: bool = False, limits
     """Return MONAI's own chain from a path to a (1, 256, 256, Z) volume in [-1, 1].
 
     Args:
-        shape, affine: Of the grid to resample to.
-        resized: Whether by `Resized`.
+        shape, affine: Shape and affine of the grid to resample to.
+        resized: Whether to resample by `Resized`.
         limits: Intensities that become -1 and 1; None takes percentiles of all voxels.
     """
     from monai.transforms import (
@@ -129,7 +129,7 @@ def monai_chain(shape: tuple[int, ...], affine, *, resized: bool = False, limits
         SpatialResample,
     )
 
-    keys, side, to = "image", SETTINGS["size"], {"b_min": -1, "b_max": 1, "clip": True}
+    keys, side, output_range = "image", SETTINGS["size"], {"b_min": -1, "b_max": 1, "clip": True}
     resample = SpatialResample(mode="bilinear", padding_mode="border", align_corners=False)
     return Compose([
         LoadImaged(keys),
@@ -137,42 +137,43 @@ def monai_chain(shape: tuple[int, ...], affine, *, resized: bool = False, limits
         Orientationd(keys, axcodes="RAS", labels=None),
         Resized(keys, shape, mode="trilinear", align_corners=False) if resized
         else Lambdad(keys, lambda image: resample(image, dst_affine=affine, spatial_size=shape)),
-        ScaleIntensityRangePercentilesd(keys, *SETTINGS["percentiles"], **to)
-        if limits is None else ScaleIntensityRanged(keys, *limits, **to),
+        ScaleIntensityRangePercentilesd(keys, *SETTINGS["percentiles"], **output_range)
+        if limits is None else ScaleIntensityRanged(keys, *limits, **output_range),
         ResizeWithPadOrCropd(keys, (side, side, -1), value=-1),
     ])  # fmt: skip
 
 
 def delivery(
-    path: str, how: str, jitter: float = 1.0, volumes: int = 0, slices: int = 0, device: str | None = None
+    path: str, variant: str, jitter: float = 1.0, volumes: int = 0, slices: int = 0, device: str | None = None
 ) -> Work:
-    """Deliver batches of flipped slices, of two contrasts as in training, from stored volumes; other ones each call.
+    """Deliver batches of flipped slices of two contrasts from cached volumes; every call is another epoch.
 
-    With a device, from its memory, where all of them lie.
+    With a device, all slices lie in its memory.
     """
-    _one_core()
+    _use_one_core()
     import numpy as np
     import torch
 
     folder = Path(tempfile.mkdtemp(dir=Path(path).parent))
-    if how != "ours":
-        return _delivery_by_monai(path, how, folder)
+    if variant != "ours":
+        return _delivery_by_monai(path, variant, folder)
     from pipeline.data.case import Case
-    from pipeline.data.device_slices import on_the_device
+    from pipeline.data.gpu_slices import on_device_slices
     from pipeline.data.loader import SliceBank, UnpairedSlices, epoch_loader
-    from pipeline.data.store import StoredCase, write_slices
+    from pipeline.data.slice_cache import StoredCase, write_slices
     from transforms.augmentation import Augmentation
 
-    slices, stored = slices or SLICES, []
-    values = np.random.default_rng(0).uniform(-1, 1, (slices, SETTINGS["size"], SETTINGS["size"])).astype(np.float32)
-    write_slices(folder / "0.npy", values)
-    for number in range(volumes or FEW):
-        if number:
-            shutil.copyfile(folder / "0.npy", folder / f"{number}.npy")
-        stored.append(StoredCase(Case(f"{number}", "", "T1", Path(path)), folder / f"{number}.npy", slices, {}))
+    slices, stored_cases = slices or SLICES, []
+    shape = (slices, SETTINGS["size"], SETTINGS["size"])
+    slice_values = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    write_slices(folder / "0.npy", slice_values)
+    for index in range(volumes or FEW_VOLUMES):
+        if index:
+            shutil.copyfile(folder / "0.npy", folder / f"{index}.npy")
+        stored_cases.append(StoredCase(Case(f"{index}", "", "T1", Path(path)), folder / f"{index}.npy", slices, {}))
     augmentation = Augmentation(horizontal_flip=0.5, jitter=jitter)
-    banks = [SliceBank(stored), SliceBank(stored)]
-    banks = banks if device is None else on_the_device(banks, torch.device(device))
+    banks = [SliceBank(stored_cases), SliceBank(stored_cases)]
+    banks = banks if device is None else on_device_slices(banks, torch.device(device))
     dataset = UnpairedSlices(*banks, augmentation, seed=0)
     epochs = itertools.count()
 
@@ -184,7 +185,7 @@ def delivery(
     return work
 
 
-def _delivery_by_monai(path: str, how: str, folder: Path) -> Work:
+def _delivery_by_monai(path: str, variant: str, folder: Path) -> Work:
     """Deliver as many slices by MONAI's datasets, each item a slice."""
     import numpy as np
     import torch
@@ -198,7 +199,7 @@ def _delivery_by_monai(path: str, how: str, folder: Path) -> Work:
                      RandFlipd("image", prob=0.5, spatial_axis=0)])  # fmt: skip
     items = [{"image": index} for index in range(count)]
     cached = {"CacheDataset": lambda: CacheDataset(items, chain, progress=False),
-              "PersistentDataset": lambda: PersistentDataset(items, chain, cache_dir=folder)}[how]()  # fmt: skip
+              "PersistentDataset": lambda: PersistentDataset(items, chain, cache_dir=folder)}[variant]()  # fmt: skip
 
     def work() -> None:
         for _ in DataLoader(cached, batch_size=BATCH, shuffle=True, num_workers=0):
@@ -207,14 +208,14 @@ def _delivery_by_monai(path: str, how: str, folder: Path) -> Work:
     return work
 
 
-def _one_core() -> None:
+def _use_one_core() -> None:
     import torch
 
     torch.set_num_threads(1)
 
 
 def _sides(prepare: Callable[..., Work], path: Path, names: Mapping[str, str], **options: object) -> dict[str, Side]:
-    return {name: Side(prepare, {"path": str(path), "how": how, **options}) for name, how in names.items()}
+    return {name: Side(prepare, {"path": str(path), "variant": variant, **options}) for name, variant in names.items()}
 
 
 def measure_reading(path: Path, rounds: int) -> None:
@@ -231,55 +232,55 @@ def measure_writing(path: Path, rounds: int) -> None:
 
 
 def measure_extraction(path: Path, rounds: int) -> None:
-    """Print what extraction costs, and from it what the store of 100 subjects in two contrasts would."""
-    from pipeline.data.store import extract
+    """Print what extraction costs, and from it what a slice cache of 100 subjects in two contrasts would."""
+    from pipeline.data.slice_cache import extract
 
     names = {"MONAI chain": "monai", "MONAI chain, Resized": "monai resized", "ours": "ours",
              "MONAI chain, PersistentDataset": "monai stored", "ours, into the store": "ours stored"}  # fmt: skip
     timings = measure(_sides(extraction, path, names), rounds=rounds, title="extraction")
     show(timings, "volume")
-    beside, stored = timings["MONAI chain, PersistentDataset"], timings["ours, into the store"]
-    say(f"into the store, ours against PersistentDataset: {stored.ratio_to(beside):.3f}")
+    persistent, stored = timings["MONAI chain, PersistentDataset"], timings["ours, into the store"]
+    echo(f"into the store, ours against PersistentDataset: {stored.ratio_to(persistent):.3f}")
     with tempfile.TemporaryDirectory() as folder:
         extract(path, Path(folder), {**SETTINGS, "min_foreground": MIN_FOREGROUND})
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
-    say(f"extrapolated to 100 subjects, 200 volumes of {spelt(stored.seconds)}: {200 * size / 2**30:.2f} GiB, "
+    echo(f"extrapolated to 100 subjects, 200 volumes of {duration_text(stored.seconds)}: {200 * size / 2**30:.2f} GiB, "
         f"{200 * stored.seconds / 60:.1f} minutes on one core")  # fmt: skip
 
 
 def measure_loader(path: Path, rounds: int, volumes: int | None = None, device: str = "cpu") -> None:
     """Print what training slices cost."""
-    if volumes is not None:  # each side would have a store of its own
+    if volumes is not None:  # each side would have a slice cache of its own
         sides = {f"ours, {volumes:,} volumes, jitter {JITTER:.3f}": {"volumes": volumes, "jitter": JITTER}}
     else:
-        stores = {"ours": {}, f"ours, {MANY} volumes": {"volumes": MANY, "slices": 4}}
+        stores = {"ours": {}, f"ours, {MANY_VOLUMES} volumes": {"volumes": MANY_VOLUMES, "slices": 4}}
         stores[f"ours, in the memory of {device}"] = {"device": device}
-        shaken = {f"{name}, jitter {JITTER:.3f}": {**store, "jitter": JITTER} for name, store in stores.items()}
-        sides = {"CacheDataset": {}, "PersistentDataset": {}, **stores, **shaken}
-    measured = {}
+        jittered = {f"{name}, jitter {JITTER:.3f}": {**store, "jitter": JITTER} for name, store in stores.items()}
+        sides = {"CacheDataset": {}, "PersistentDataset": {}, **stores, **jittered}
+    loader_sides = {}
     for name, options in sides.items():
-        how = "ours" if name.startswith("ours") else name
-        count = BATCHES * BATCH * (2 if how == "ours" else 1)  # ours delivers two contrasts
-        measured[name] = Side(delivery, {"path": str(path), "how": how, **options}, count)
-    show(measure(measured, rounds=rounds, title="loader"), "slice")
+        variant = "ours" if name.startswith("ours") else name
+        count = BATCHES * BATCH * (2 if variant == "ours" else 1)  # ours delivers two contrasts
+        loader_sides[name] = Side(delivery, {"path": str(path), "variant": variant, **options}, count)
+    show(measure(loader_sides, rounds=rounds, title="loader"), "slice")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the tables."""
-    parts = {"reading": measure_reading, "writing": measure_writing, "extraction": measure_extraction,
+    measurements = {"reading": measure_reading, "writing": measure_writing, "extraction": measure_extraction,
              "loader": measure_loader}  # fmt: skip
-    door = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m benchmarks.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    door.add_argument("--volume", type=volume, help="a NIfTI volume to measure with; or one of IXI's size is made")
-    door.add_argument("--only", nargs="+", choices=list(parts), default=list(parts), help="what to measure")
-    door.add_argument("--volumes", type=count, help=f"of {SLICES} slices, 13 MB each, in the loader's store, alone")
-    door.add_argument(
+    parser.add_argument("--volume", type=volume, help="a NIfTI volume to measure with; or one of IXI's size is made")
+    parser.add_argument("--only", nargs="+", choices=measurements, default=[*measurements], help="what to measure")
+    parser.add_argument("--volumes", type=count, help=f"of {SLICES} slices, 13 MB each, in the loader's store, alone")
+    parser.add_argument(
         "--device", default="cpu", type=device, help="in whose memory the slices of two of the loader's rows lie"
     )
-    door.add_argument("--rounds", type=count, default=5)
-    arguments = door.parse_args(argv)
-    say(machine())
+    parser.add_argument("--rounds", type=count, default=5)
+    arguments = parser.parse_args(argv)
+    echo(machine())
     with tempfile.TemporaryDirectory() as folder:
         if arguments.volume is None:
             from benchmarks.scans import ixi_size_volume
@@ -288,12 +289,12 @@ def main(argv: list[str] | None = None) -> int:
         else:
             path = Path(folder) / arguments.volume.name
             path.write_bytes(arguments.volume.read_bytes())
-        for part in arguments.only:
-            say(f"\n{part}")
-            options = {"volumes": arguments.volumes, "device": arguments.device} if part == "loader" else {}
-            parts[part](path, arguments.rounds, **options)
+        for name in arguments.only:
+            echo(f"\n{name}")
+            options = {"volumes": arguments.volumes, "device": arguments.device} if name == "loader" else {}
+            measurements[name](path, arguments.rounds, **options)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(guarded(main)())
+    raise SystemExit(cli_main(main)())

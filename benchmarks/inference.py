@@ -1,12 +1,12 @@
-"""What sends slices through a generator how fast, and how far apart the results are; or one volume, file to file.
+"""Rates of translating slices in several ways, and differences of the results; or one volume, file to file.
 
 python -m benchmarks.inference                       an untrained U-Net-256 of width 64 on noise
 python -m benchmarks.inference --model runs/ixi --to T2 --volume IXI002-Guys-0828-T1.nii.gz      a trained one
 python -m benchmarks.inference --file                a volume of 256×256×150, from its .nii.gz to the translation's
 
-"File to file" is what `pipeline.translate` does for one of its volumes, with the clock on the functions that it calls.
-The yardstick sends one slice at a time, as public code does, with torch's layers, allocator and memory layout. A rate
-counts slices that show something; the others are not sent at all.
+"File to file" is what `pipeline.translate` does for a volume; the functions that it calls are timed. The yardstick
+translates one slice at a time, as public code does, with torch's layers, allocator and memory layout. Rates count
+slices with foreground; the others are not translated.
 """
 
 import argparse
@@ -21,85 +21,39 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
+from benchmarks.models import benchmark_model, ellipsoid_volume
 from benchmarks.options import device, volume
-from benchmarks.timing import Side, machine, measure, peak_mib, rows_of, spelt
-from pipeline.arguments import count
-from pipeline.console import guarded, say, table
+from benchmarks.timing import Side, duration_text, machine, measure, peak_mib, table_rows
+from pipeline.utils.arguments import count
+from pipeline.utils.console import cli_main, echo, table
 
 if TYPE_CHECKING:  # what takes seconds to import is not needed to answer --help
     import numpy as np
-    from torch import nn
 
-    from pipeline.translation.model import TranslationModel
+    from pipeline.inference.model import TranslationModel
 
 PLAIN = "one by one, plain"
-STAGES = {  # of a volume's translation: by name, the function that does it, where it is called from
-    "read, prepare": "pipeline.translation.views.open_volume",
-    "network": "pipeline.translation.translator.OpenedVolume.through",
-    "way back": "pipeline.translation.views.on_source_grid",
-    "write": "pipeline.translation.batch.write_together",
+STAGES = {  # stages of a volume's translation: the function of each, in the module that calls it
+    "read, prepare": "pipeline.inference.multi_view.open_volume",
+    "network": "pipeline.inference.translator.OpenedVolume.run_network",
+    "way back": "pipeline.inference.multi_view.on_source_grid",
+    "write": "pipeline.inference.batch.batch.write_together",
 }
 
 
-def model_of(
-    uri: str | None, to: str | None, width: int, size: int, device: str, *, tuned: bool = True
-) -> "tuple[TranslationModel, str]":
-    """Return a model and the contrast it is to make: a trained one, or an untrained U-Net down to one pixel."""
-    import torch
-
-    from networks.unet import UNet
-    from pipeline.hardware import choose_device
-    from pipeline.translation.model import TranslationModel, is_large, load_model
-
-    if uri is not None:
-        model = load_model(uri, device)
-        if not tuned:
-            model = replace(model, translators={name: _plain(one) for name, one in model.translators.items()})
-        return model, model.target(to)
-    torch.manual_seed(0)
-    where = choose_device(device)
-    network = UNet(depth=size.bit_length() - 1, width=width).to(where).eval().requires_grad_(False)
-    if not tuned:
-        network = _plain(network)
-    elif where.type == "cpu" and is_large(network, size, network.stride):
-        network.to(memory_format=torch.channels_last)  # as `load_model` does
-    settings = {"axis": "axial", "spacing_mm": None, "size": size, "n4": False, "percentiles": (0.5, 99.5)}
-    facts = {"T2": {"low": 0.0, "high": 1000.0, "integer": True}}
-    return TranslationModel(("T1", "T2"), {"T2": network}, settings, facts, network.stride, where), "T2"
-
-
-def _plain(network: "nn.Module") -> "nn.Module":
-    """Have a network compute as torch's own layers do, in the memory layout that they begin with."""
-    import torch
-
-    from networks.convolutions import plainly
-
-    return plainly(network).to(memory_format=torch.contiguous_format)
-
-
-def head(size: int, slices: int) -> "np.ndarray":
-    """Return an uneven ellipsoid in noisy air, (size, size, slices) int16."""
-    import numpy as np
-
-    random = np.random.default_rng(0)
-    axes = np.ogrid[-1.1 : 1.1 : size * 1j, -1.1 : 1.1 : size * 1j, -1.1 : 1.1 : slices * 1j]
-    inside = sum(axis**2 for axis in axes) < 1
-    return (random.integers(0, 20, inside.shape) + inside * random.integers(400, 1000, inside.shape)).astype(np.int16)
-
-
-def slices_of(model: "TranslationModel", to: str, size: int, slices: int, volume: Path | None) -> "np.ndarray":
-    """Return slices (N, H, W) in [-1, 1] as the model gets them."""
+def model_input_slices(model: "TranslationModel", to: str, size: int, slices: int, volume: Path | None) -> "np.ndarray":
+    """Return the model's input slices (N, H, W) in [-1, 1]."""
     import nibabel as nib
     import numpy as np
 
-    from pipeline.translation.translator import open_volume
+    from pipeline.inference.translator import open_volume
 
-    source = volume or nib.Nifti1Image(head(size, slices), np.eye(4))
-    opened = open_volume(source, model, to, [], likeness=False)
+    source = volume or nib.Nifti1Image(ellipsoid_volume(size, slices), np.eye(4))
+    opened = open_volume(source, model, to, [], compare=False)
     return opened.slices[opened.foreground.any(axis=(1, 2))]
 
 
-def sent(
+def translation_work(
     uri: str | None,
     to: str | None,
     width: int,
@@ -110,191 +64,220 @@ def sent(
     batch_size: int,
     *,
     tuned: bool = True,
-    forms: bool = False,
+    compiled: bool = False,
     precision: str = "float32",
 ) -> "Callable[[], np.ndarray]":
-    """Return what translates the slices once in one way: a side of the measurement."""
+    """Return a function that translates the slices once: a side of the measurement."""
     import numpy as np
 
-    from pipeline.hardware import set_up
-    from pipeline.translation.inference import CompiledForms
-    from pipeline.translation.translator import translate_slices
+    from pipeline.inference.compile import CompiledForms
+    from pipeline.inference.translator import translate_slices
+    from pipeline.utils.hardware import set_up
 
     if tuned:
         set_up(threads=None)
-    model, to = model_of(uri, to, width, size, device, tuned=tuned)
-    model = replace(model, run=CompiledForms(batch_size)) if forms else model
-    given = slices_of(model, to, size, slices, volume)
-    how = {"device": model.device, "batch_size": batch_size, "precision": precision, "run": model.run, "name": "it"}
-    return lambda: translate_slices(given, model.translators[to], np.ones(len(given), bool), **how)
+    model, to = benchmark_model(uri, to, width, size, device, tuned=tuned)
+    model = replace(model, run=CompiledForms(batch_size)) if compiled else model
+    images = model_input_slices(model, to, size, slices, volume)
+    translation_options = {
+        "device": model.device,
+        "batch_size": batch_size,
+        "precision": precision,
+        "run": model.run,
+        "name": "it",
+    }
+    return lambda: translate_slices(images, model.translators[to], np.ones(len(images), bool), **translation_options)
 
 
-def ways(batch_size: int) -> dict[str, dict]:
-    """Return what is compared: by name, how the slices are sent."""
+def variants(batch_size: int) -> dict[str, dict]:
+    """Return the compared variants: options of `translation_work` by name."""
     return {
         PLAIN: {"batch_size": 1, "tuned": False},
         f"batch {batch_size}, plain": {"batch_size": batch_size, "tuned": False},
         f"batch {batch_size}, as translate does": {"batch_size": batch_size},
-        "the same, compiled": {"batch_size": batch_size, "forms": True},
+        "the same, compiled": {"batch_size": batch_size, "compiled": True},
         "bf16": {"batch_size": batch_size, "precision": "bf16"},
-        "bf16, compiled": {"batch_size": batch_size, "precision": "bf16", "forms": True},
+        "bf16, compiled": {"batch_size": batch_size, "precision": "bf16", "compiled": True},
     }
 
 
-def apart(common: dict, batch_size: int) -> list[list[str]]:
-    """Return a row a way: the largest difference to the yardstick's result and the PSNR between the two."""
+def difference_rows(common: dict, batch_size: int) -> list[list[str]]:
+    """Return a row for each variant: the largest difference from the yardstick's result, and the PSNR between both."""
     import numpy as np
 
-    from pipeline.metrics.agreement import DATA_RANGE, psnr
+    from pipeline.metrics.similarity import DATA_RANGE, psnr
 
-    made = {name: sent(**common, **way)() for name, way in ways(batch_size).items()}
-    plain = made.pop(PLAIN)
-    inside, rows = np.ones(plain.shape, bool), []
-    for name, other in made.items():
-        ratio = "∞" if (other == plain).all() else f"{psnr(other, plain, DATA_RANGE, inside):.1f}"
-        rows.append([name, f"{np.abs(other - plain).max():.2g}", ratio])
+    translations = {name: translation_work(**common, **options)() for name, options in variants(batch_size).items()}
+    reference = translations.pop(PLAIN)
+    inside, rows = np.ones(reference.shape, bool), []
+    for name, translation in translations.items():
+        ratio = "∞" if (translation == reference).all() else f"{psnr(translation, reference, DATA_RANGE, inside):.1f}"
+        rows.append([name, f"{np.abs(translation - reference).max():.2g}", ratio])
     return rows
 
 
 def compare(common: dict, batch_size: int, rounds: int) -> None:
     """Print the table of rates and that of differences."""
-    count = len(sent(**common, batch_size=1)())
-    sides = {name: Side(sent, common | way, units=count) for name, way in ways(batch_size).items()}
+    count = len(translation_work(**common, batch_size=1)())
+    sides = {
+        name: Side(translation_work, common | options, units=count) for name, options in variants(batch_size).items()
+    }
     timings = measure(sides, rounds=rounds, title="slices")
     rows = [
         [*row, f"{timing.prepared:.1f} s"]
-        for row, timing in zip(rows_of(timings, "slice"), timings.values(), strict=True)
+        for row, timing in zip(table_rows(timings, "slice"), timings.values(), strict=True)
     ]
-    say(table(["", "time a slice", "rate", "ratio", "peak memory", "set-up, first call"], rows))
-    say()
-    say(
+    echo(table(["", "time a slice", "rate", "ratio", "peak memory", "set-up, first call"], rows))
+    echo()
+    echo(
         table(
             ["against one by one", "largest difference in [-1, 1]", "PSNR [dB], data range 2"],
-            apart(common, batch_size),
+            difference_rows(common, batch_size),
         )
     )
 
 
-def with_likeness(model: "TranslationModel", to: str, source: Path) -> "TranslationModel":
-    """Return the model as if it had been trained on a volume: what it translates is compared with that."""
-    from pipeline.data.likeness import cohort_likeness, volume_likeness
-    from pipeline.translation.translator import open_volume
+def with_fingerprint(model: "TranslationModel", to: str, source: Path) -> "TranslationModel":
+    """Return the model as if it had been trained on a volume, so that inputs are compared with its fingerprint."""
+    from pipeline.data.fingerprint import cohort_fingerprint, volume_fingerprint
+    from pipeline.inference.translator import open_volume
 
-    opened = open_volume(source, model, to, [], likeness=False)
-    alike = volume_likeness(opened.way_back, model.settings["axis"], model.settings["size"])
-    known = dict(model.facts.get(contrast := model.source(to), {}))
-    return replace(model, facts={**model.facts, contrast: known | {"likeness": cohort_likeness([alike])}})
+    opened = open_volume(source, model, to, [], compare=False)
+    fingerprint = volume_fingerprint(opened.inverse_state, model.settings["axis"], model.settings["size"])
+    statistics = dict(model.statistics.get(contrast := model.source(to), {}))
+    return replace(
+        model, statistics={**model.statistics, contrast: statistics | {"likeness": cohort_fingerprint([fingerprint])}}
+    )
 
 
 @contextmanager
-def clocked(stages: Mapping[str, str], taken: dict[str, float]) -> Iterator[None]:
-    """Add to `taken` the seconds that functions take while the block runs."""
+def timed_stages(stages: Mapping[str, str], seconds_by_stage: dict[str, float]) -> Iterator[None]:
+    """Add the seconds that the stages take within the block to `seconds_by_stage`."""
 
-    def on_the_clock(name: str, function: Callable) -> Callable:
+    def timed(name: str, function: Callable) -> Callable:
         def run(*arguments: object, **options: object) -> object:
             started = time.perf_counter()
             try:
                 return function(*arguments, **options)
             finally:
-                taken[name] += time.perf_counter() - started
+                seconds_by_stage[name] += time.perf_counter() - started
 
         return run
 
     with ExitStack() as patches:
         for name, path in stages.items():
-            patches.enter_context(patch(path, on_the_clock(name, resolve_name(path))))
+            patches.enter_context(patch(path, timed(name, resolve_name(path))))
         yield
 
 
-def file_to_file(common: dict, batch_size: int, rounds: int, *, forms: bool, precision: str) -> None:
-    """Print what one volume takes, file to file, and its stages, after a first one that warms the process up."""
+def file_to_file(common: dict, batch_size: int, rounds: int, *, compiled: bool, precision: str) -> None:
+    """Print the time of one volume, file to file, and of its stages, after a first translation as warm-up."""
     import nibabel as nib
     import numpy as np
 
-    from pipeline.hardware import set_up
-    from pipeline.translation import batch, views
-    from pipeline.translation.jobs import Job
-    from pipeline.translation.translator import open_volume
+    from pipeline.inference import multi_view as views
+    from pipeline.inference.batch import batch
+    from pipeline.inference.batch.jobs import Job
+    from pipeline.inference.translator import open_volume
+    from pipeline.utils.hardware import set_up
 
+    # The model, and the function with which the command translates a volume.
     set_up(threads=None)
-    model, to = model_of(*(common[name] for name in ("uri", "to", "width", "size", "device")))
-    taken: dict[str, list[float]] = {name: [] for name in (*STAGES, "all else", "all")}
+    model, to = benchmark_model(*(common[name] for name in ("uri", "to", "width", "size", "device")))
+    seconds_by_stage: dict[str, list[float]] = {name: [] for name in (*STAGES, "all else", "all")}
     with tempfile.TemporaryDirectory() as folder:
         source, target = common["volume"] or Path(folder) / "source.nii.gz", Path(folder) / "target.nii.gz"
         if common["volume"] is None:
-            nib.save(nib.Nifti1Image(head(common["size"], common["slices"]), np.eye(4)), source)
+            nib.save(nib.Nifti1Image(ellipsoid_volume(common["size"], common["slices"]), np.eye(4)), source)
         if common["uri"] is None:
-            model = with_likeness(model, to, source)
-        one_view = views.open_views([str(common["uri"])], [model.in_precision(precision)], to, None, uncertainty=False)
+            model = with_fingerprint(model, to, source)
+        view = views.open_multi_view([str(common["uri"])], [model.in_precision(precision)], to, None, uncertainty=False)
         translate_one = batch.job_translator(
-            one_view.compiled("yes" if forms else "no", 1, batch_size), None, batch_size=batch_size
+            view.compiled("yes" if compiled else "no", 1, batch_size), None, batch_size=batch_size
         )
+
+        # Translate the volume again and again, with the stages timed.
         for _ in range(rounds + 1):
-            seconds = dict.fromkeys(STAGES, 0.0)
+            stage_seconds = dict.fromkeys(STAGES, 0.0)
             started = time.perf_counter()
-            with clocked(STAGES, seconds):
+            with timed_stages(STAGES, stage_seconds):
                 translate_one(Job(source, target))
-            whole = time.perf_counter() - started
-            for name, part in (seconds | {"all else": whole - sum(seconds.values()), "all": whole}).items():
-                taken[name].append(part)
-        opened = open_volume(source, model, to, [], likeness=False)
-        kept = int(opened.foreground.any(axis=(1, 2)).sum())
-        say(f"{kept} of {len(opened.slices)} slices show something; {source.stat().st_size / 2**20:.1f} MiB read")
-    whole = statistics.median(taken["all"][1:])
-    rows = [
-        [name, spelt(statistics.median(times[1:])), f"{statistics.median(times[1:]) / whole:.0%}", spelt(times[0])]
-        for name, times in taken.items()
+            total = time.perf_counter() - started
+            stage_seconds |= {"all else": total - sum(stage_seconds.values()), "all": total}
+            for name, duration in stage_seconds.items():
+                seconds_by_stage[name].append(duration)
+        opened = open_volume(source, model, to, [], compare=False)
+        shown_count = int(opened.foreground.any(axis=(1, 2)).sum())
+        echo(
+            f"{shown_count} of {len(opened.slices)} slices show something; {source.stat().st_size / 2**20:.1f} MiB read"
+        )
+    echo(table(["stage", "median", "share", "the first"], stage_rows(seconds_by_stage)))
+    echo(f"peak memory {peak_mib():,.0f} MiB")
+
+
+def stage_rows(seconds_by_stage: Mapping[str, list[float]]) -> list[list[str]]:
+    """Return a table row for each stage: median without the first duration, share of the whole, first duration."""
+    medians = {name: statistics.median(durations[1:]) for name, durations in seconds_by_stage.items()}
+    return [
+        [name, duration_text(median), f"{median / medians['all']:.0%}", duration_text(seconds_by_stage[name][0])]
+        for name, median in medians.items()
     ]
-    say(table(["stage", "median", "share", "the first"], rows))
-    say(f"peak memory {peak_mib():,.0f} MiB")
 
 
-def refuse_what_does_not_apply(told: argparse.Namespace, door: argparse.ArgumentParser) -> None:
-    """Refuse options that would do nothing, and say what they go with."""
-    without_file = {"--compile": told.compile, "--precision": told.precision is not None}
+def refuse_what_does_not_apply(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Refuse options without effect, with the option that they need."""
+    without_file = {"--compile": arguments.compile, "--precision": arguments.precision is not None}
     rules = [
-        (not told.file, without_file, "goes with --file alone: without it, all ways are compared"),
-        (told.model is None, {"--to": told.to is not None}, "goes with --model alone"),
-        (told.model is not None, {"--width": told.width, "--size": told.size and told.volume}, "is the model's own"),
-        (told.volume is not None, {"--slices": told.slices}, "is the volume's own"),
+        (not arguments.file, without_file, "goes with --file alone: without it, all ways are compared"),
+        (arguments.model is None, {"--to": arguments.to is not None}, "goes with --model alone"),
+        (
+            arguments.model is not None,
+            {"--width": arguments.width, "--size": arguments.size and arguments.volume},
+            "is the model's own",
+        ),
+        (arguments.volume is not None, {"--slices": arguments.slices}, "is the volume's own"),
     ]
     for applies, options, reason in rules:
-        for option, given in options.items():
-            if applies and given:
-                door.error(f"{option} {reason}")
+        for option, value in options.items():
+            if applies and value:
+                parser.error(f"{option} {reason}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the tables."""
-    door = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m benchmarks.inference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    door.add_argument("--model", metavar="URI", help="a trained model, instead of an untrained U-Net")
-    door.add_argument("--to", metavar="CONTRAST", help="what the model is to make")
-    door.add_argument("--volume", type=volume, metavar="FILE", help="a scan, instead of an ellipsoid of noise")
-    door.add_argument("--width", type=count, help="of the untrained U-Net (default: 64)")
-    door.add_argument("--size", type=count, help="of a slice's sides, a power of two (default: 256)")
-    door.add_argument("--slices", type=count, help="of the ellipsoid (default: 32, with --file 150)")
-    door.add_argument("--device", default="auto", type=device)
-    door.add_argument("--batch-size", type=count, default=8, metavar="N")
-    door.add_argument("--rounds", type=count, default=5)
-    door.add_argument("--file", action="store_true", help="one volume, file to file, by stages")
-    door.add_argument("--compile", action="store_true", help="with --file: compiled")
-    door.add_argument("--precision", choices=("model", "float32", "bf16"), help="with --file (default: model)")
-    told = door.parse_args(argv)
-    refuse_what_does_not_apply(told, door)
-    if told.size is not None and (told.size < 8 or told.size & (told.size - 1)):
-        door.error(f"--size {told.size}: must be a power of two, 8 or more")
-    say(machine())
-    common = {"uri": told.model, "to": told.to, "width": told.width or 64, "size": told.size or 256}
-    common |= {"device": told.device, "volume": told.volume, "slices": told.slices or (150 if told.file else 32)}
-    if told.file:
-        precision = told.precision or "model"
-        file_to_file(common, told.batch_size, told.rounds, forms=told.compile, precision=precision)
+    parser.add_argument("--model", metavar="URI", help="a trained model, instead of an untrained U-Net")
+    parser.add_argument("--to", metavar="CONTRAST", help="what the model is to make")
+    parser.add_argument("--volume", type=volume, metavar="FILE", help="a scan, instead of an ellipsoid of noise")
+    parser.add_argument("--width", type=count, help="of the untrained U-Net (default: 64)")
+    parser.add_argument("--size", type=count, help="of a slice's sides, a power of two (default: 256)")
+    parser.add_argument("--slices", type=count, help="of the ellipsoid (default: 32, with --file 150)")
+    parser.add_argument("--device", default="auto", type=device)
+    parser.add_argument("--batch-size", type=count, default=8, metavar="N")
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--file", action="store_true", help="one volume, file to file, by stages")
+    parser.add_argument("--compile", action="store_true", help="with --file: compiled")
+    parser.add_argument("--precision", choices=("model", "float32", "bf16"), help="with --file (default: model)")
+    arguments = parser.parse_args(argv)
+    refuse_what_does_not_apply(arguments, parser)
+    if arguments.size is not None and (arguments.size < 8 or arguments.size & (arguments.size - 1)):
+        parser.error(f"--size {arguments.size}: must be a power of two, 8 or more")
+    echo(machine())
+    common = {"uri": arguments.model, "to": arguments.to, "width": arguments.width or 64, "size": arguments.size or 256}
+    common |= {
+        "device": arguments.device,
+        "volume": arguments.volume,
+        "slices": arguments.slices or (150 if arguments.file else 32),
+    }
+    if arguments.file:
+        precision = arguments.precision or "model"
+        file_to_file(common, arguments.batch_size, arguments.rounds, compiled=arguments.compile, precision=precision)
     else:
-        compare(common, told.batch_size, told.rounds)
+        compare(common, arguments.batch_size, arguments.rounds)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(guarded(main)())
+    raise SystemExit(cli_main(main)())

@@ -1,15 +1,15 @@
-"""Counting what a step asks of the device."""
+"""Counts the operations of a training step."""
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.timing import Work
-from networks.convolutions import plain_ways
+from networks.cpu_kernels.convolutions import reference_conv
 
 ALLOCATES_ALONE = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 
 
 class _Counter(TorchDispatchMode):
-    """Counts the operations that run, below autograd, and are neither views nor allocations."""
+    """Counts operations below autograd, without views and allocations."""
 
     def __init__(self):
         super().__init__()
@@ -23,8 +23,8 @@ class _Counter(TorchDispatchMode):
 
 
 def count_operations(work: Work, warm_up: int = 2) -> int:
-    """Return how many operations a call makes that launch a kernel on a GPU, after some calls that prepare it."""
-    with plain_ways():
+    """Return the number of a call's operations that launch a kernel on a GPU, after some warm-up calls."""
+    with reference_conv():
         for _ in range(warm_up):
             work()
         with _Counter() as counter:

@@ -1,19 +1,19 @@
-"""What benchmarks' options may be, for `argparse`'s `type`: what cannot be measured is told before anything is."""
+"""Types of the benchmarks' options for `argparse`: bad values are refused before anything is measured."""
 
 from argparse import ArgumentTypeError
 from math import inf
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def volume(text: str) -> Path:
-    """Return the path of a file that is there.
+    """Return the path of an existing file.
 
     Raises:
-        ArgumentTypeError: it is not.
+        ArgumentTypeError: the file does not exist.
     """
     if not Path(text).is_file():
         raise ArgumentTypeError(f"{text}: no such file; give the path of a NIfTI volume")
@@ -21,10 +21,10 @@ def volume(text: str) -> Path:
 
 
 def duration(text: str) -> float:
-    """Return seconds, more than none.
+    """Return a positive number of seconds.
 
     Raises:
-        ArgumentTypeError: the text is no such number.
+        ArgumentTypeError: the text is not a positive number.
     """
     try:
         seconds = float(text)
@@ -36,16 +36,16 @@ def duration(text: str) -> float:
 
 
 def device(text: str) -> str:
-    """Return the kind of a device that is there: for "auto" the fastest.
+    """Return the kind of an available device; for "auto" the fastest.
 
     Raises:
-        ArgumentTypeError: the text names none, or one that is not there.
+        ArgumentTypeError: the text is no kind of device, or the device is not available.
     """
     if text not in DEVICES:
         raise ArgumentTypeError(f"{text!r} is not one of {', '.join(DEVICES)}")
     if text == "cpu":
         return text
-    from pipeline.hardware import choose_device  # torch, which takes two seconds
+    from pipeline.utils.hardware import choose_device  # imports torch, which takes two seconds
 
     try:
         return choose_device(text).type

@@ -1,9 +1,9 @@
-"""Training steps as public research code writes them: the yardstick, of the same networks and the same mathematics.
+"""Training steps as public research code has them: the yardstick, with the same networks and the same mathematics.
 
 A pass for each term, `nn.InstanceNorm2d` and `nn.Conv2d`, a list of tensors as the image pool, torch's default Adam,
 nothing fused, and the allocator as the system has it. `tests/benchmarks/test_reference.py` holds losses and gradients
-equal to the engines'. Where these leave freedom (one draw of styles a step, losses before updates), so do the plain
-steps.
+equal to the engines'. The plain steps share their choices (styles are drawn once a step, losses are
+computed before updates).
 """
 
 import copy
@@ -14,14 +14,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from networks.convolutions import plainly
+from networks.cpu_kernels.convolutions import reference_layers
 from pipeline.config.schema import Config
 
 Losses = dict[str, Tensor]
 
 
 def with_instance_norms(network: nn.Module) -> nn.Module:
-    """Put `nn.InstanceNorm2d` in the place of every group norm of one channel a group; return the network."""
+    """Replace every group norm with one channel a group by `nn.InstanceNorm2d`; return the network."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.GroupNorm) and child.num_groups == child.num_channels:
@@ -32,7 +32,7 @@ def with_instance_norms(network: nn.Module) -> nn.Module:
 
 
 class Pool:
-    """The fifty latest translations, as a list of (1, 1, H, W) tensors."""
+    """A pool of earlier translations, as a list of (1, 1, H, W) tensors."""
 
     def __init__(self, size: int):
         self.size, self.images = size, []
@@ -47,16 +47,16 @@ class Pool:
                 self.images.append(image)
                 returned.append(image)
                 continue
-            exchanged, place = self.draw()
-            if exchanged:
-                returned.append(self.images[place].clone())
-                self.images[place] = image
+            is_exchanged, index = self.draw()
+            if is_exchanged:
+                returned.append(self.images[index].clone())
+                self.images[index] = image
             else:
                 returned.append(image)
         return torch.cat(returned)
 
     def draw(self) -> tuple[bool, int]:
-        """Return whether an image is exchanged, and with which."""
+        """Return whether an image is exchanged, and the index of the other one."""
         return random.random() > 0.5, random.randrange(self.size)
 
 
@@ -64,40 +64,43 @@ class Plain(ABC):
     """Two players with an Adam each; `generator_losses` and `discriminator_losses` are the method's.
 
     Args:
-        config: Of the run.
-        networks: That are copied.
+        config: The run's configuration.
+        networks: The networks to copy.
         foreach: Whether Adam moves all weights at once; None: torch's choice, on a GPU yes, on a CPU no.
     """
 
     def __init__(self, config: Config, networks: Mapping[str, nn.Module], foreach: bool | None = None):
         self.config, self.method = config, config.method
         self.networks = {
-            name: with_instance_norms(plainly(copy.deepcopy(network))) for name, network in networks.items()
+            name: with_instance_norms(reference_layers(copy.deepcopy(network))) for name, network in networks.items()
         }
         self.generators = [network for name, network in self.networks.items() if name[0] != "D"]
         self.discriminators = [network for name, network in self.networks.items() if name[0] == "D"]
-        rate, second = config.training.learning_rate, config.training.discriminator_learning_rate
+        rate, discriminator_rate = config.training.learning_rate, config.training.discriminator_learning_rate
         self.optimisers = [
             torch.optim.Adam(
-                [weight for network in networks for weight in network.parameters()], one, (0.5, 0.999), foreach=foreach
+                [weight for network in networks for weight in network.parameters()],
+                player_rate,
+                (0.5, 0.999),
+                foreach=foreach,
             )
-            for networks, one in ((self.generators, rate), (self.discriminators, second or rate))
+            for networks, player_rate in ((self.generators, rate), (self.discriminators, discriminator_rate or rate))
         ]
 
     def step(self, a: Tensor, b: Tensor) -> Losses:
-        """Make one step: generators with the discriminators held, then the discriminators."""
-        self._hold(True)
+        """Make one step: the generators with frozen discriminators, then the discriminators."""
+        self._freeze_discriminators(True)
         losses = self.generator_losses(a, b)
         self.optimisers[0].zero_grad()
         sum(losses.values()).backward()
         self.optimisers[0].step()
-        self._hold(False)
+        self._freeze_discriminators(False)
         self.optimisers[1].zero_grad()
-        judged = self.discriminator_losses(a, b)
-        for loss in judged.values():
+        discriminator_losses = self.discriminator_losses(a, b)
+        for loss in discriminator_losses.values():
             loss.backward()
         self.optimisers[1].step()
-        return losses | judged
+        return losses | discriminator_losses
 
     @abstractmethod
     def generator_losses(self, a: Tensor, b: Tensor) -> Losses:
@@ -105,18 +108,20 @@ class Plain(ABC):
 
     def discriminator_losses(self, a: Tensor, b: Tensor) -> Losses:
         """Return each discriminator's loss."""
-        return {f"discriminator_{side}": self.judged(side, *images) for side, images in (("A", (a, self.fake_a)),
-                ("B", (b, self.fake_b)))}  # fmt: skip
+        images = {"A": (a, self.fake_a), "B": (b, self.fake_b)}
+        return {f"discriminator_{side}": self.discriminator_loss(side, *pair) for side, pair in images.items()}
 
-    def judged(self, side: str, real: Tensor, fake: Tensor) -> Tensor:
+    def discriminator_loss(self, side: str, real: Tensor, fake: Tensor) -> Tensor:
         """Return the loss of the discriminator of a side."""
         network = self.networks[f"D_{side}"]
-        return self.method.discriminator_scale * (gan(network(real), True) + gan(network(fake.detach()), False))
+        return self.method.discriminator_scale * (
+            least_squares(network(real), True) + least_squares(network(fake.detach()), False)
+        )
 
-    def _hold(self, held: bool) -> None:
+    def _freeze_discriminators(self, frozen: bool) -> None:
         for network in self.discriminators:
             for weight in network.parameters():
-                weight.requires_grad = not held
+                weight.requires_grad = not frozen
 
 
 class PlainCycleGan(Plain):
@@ -130,16 +135,16 @@ class PlainCycleGan(Plain):
         """See `Plain`."""
         G, F, weight = self.networks["G"], self.networks["F"], self.method.cycle_weight
         fake_b, fake_a = G(a), F(b)
-        back_a, back_b = F(fake_b), G(fake_a)
-        same_a, same_b = F(a), G(b)
+        cycled_a, cycled_b = F(fake_b), G(fake_a)
+        identity_a, identity_b = F(a), G(b)
         self.fake_a, self.fake_b = fake_a, fake_b
         return {
-            "adversarial_G": gan(self.networks["D_B"](fake_b), True),
-            "adversarial_F": gan(self.networks["D_A"](fake_a), True),
-            "cycle_a": nn.functional.l1_loss(back_a, a) * weight,
-            "cycle_b": nn.functional.l1_loss(back_b, b) * weight,
-            "identity_a": nn.functional.l1_loss(same_a, a) * weight * self.method.identity_share,
-            "identity_b": nn.functional.l1_loss(same_b, b) * weight * self.method.identity_share,
+            "adversarial_G": least_squares(self.networks["D_B"](fake_b), True),
+            "adversarial_F": least_squares(self.networks["D_A"](fake_a), True),
+            "cycle_a": nn.functional.l1_loss(cycled_a, a) * weight,
+            "cycle_b": nn.functional.l1_loss(cycled_b, b) * weight,
+            "identity_a": nn.functional.l1_loss(identity_a, a) * weight * self.method.identity_share,
+            "identity_b": nn.functional.l1_loss(identity_b, b) * weight * self.method.identity_share,
         }
 
     def discriminator_losses(self, a: Tensor, b: Tensor) -> Losses:
@@ -156,8 +161,8 @@ class PlainDualGan(Plain):
         G, F, weight = self.networks["G"], self.networks["F"], self.method.reconstruction_weight
         self.fake_b, self.fake_a = G(a), F(b)
         return {
-            "adversarial_G": gan(self.networks["D_B"](self.fake_b), True),
-            "adversarial_F": gan(self.networks["D_A"](self.fake_a), True),
+            "adversarial_G": least_squares(self.networks["D_B"](self.fake_b), True),
+            "adversarial_F": least_squares(self.networks["D_A"](self.fake_a), True),
             "reconstruction_a": nn.functional.l1_loss(F(self.fake_b), a) * weight,
             "reconstruction_b": nn.functional.l1_loss(G(self.fake_a), b) * weight,
         }
@@ -175,31 +180,37 @@ class PlainMunit(Plain):
         """See `Plain`."""
         A, B, weights = self.networks["A"], self.networks["B"], self.method
         (content_a, style_a), (content_b, style_b) = A.encode(a), B.encode(b)
-        drawn_a, drawn_b = (torch.randn(style_a.shape, generator=self.random).to(a) for _ in range(2))
-        own_a, own_b = A.decode(content_a, style_a), B.decode(content_b, style_b)
-        self.fake_a, self.fake_b = A.decode(content_b, drawn_a), B.decode(content_a, drawn_b)
-        (content_back_b, style_back_a), (content_back_a, style_back_b) = A.encode(self.fake_a), B.encode(self.fake_b)
+        random_style_a, random_style_b = (torch.randn(style_a.shape, generator=self.random).to(a) for _ in range(2))
+        reconstructed_a, reconstructed_b = A.decode(content_a, style_a), B.decode(content_b, style_b)
+        self.fake_a, self.fake_b = A.decode(content_b, random_style_a), B.decode(content_a, random_style_b)
+        (recoded_content_b, recoded_style_a), (recoded_content_a, recoded_style_b) = (
+            A.encode(self.fake_a),
+            B.encode(self.fake_b),
+        )
         l1 = nn.functional.l1_loss
         losses = {
-            "adversarial_A": weights.adversarial_weight * gan(self.networks["D_A"](self.fake_a), True),
-            "adversarial_B": weights.adversarial_weight * gan(self.networks["D_B"](self.fake_b), True),
-            "image_a": weights.image_weight * l1(own_a, a),
-            "image_b": weights.image_weight * l1(own_b, b),
-            "content_a": weights.content_weight * l1(content_back_a, content_a),
-            "content_b": weights.content_weight * l1(content_back_b, content_b),
-            "style_a": weights.style_weight * l1(style_back_a, drawn_a),
-            "style_b": weights.style_weight * l1(style_back_b, drawn_b),
+            "adversarial_A": weights.adversarial_weight * least_squares(self.networks["D_A"](self.fake_a), True),
+            "adversarial_B": weights.adversarial_weight * least_squares(self.networks["D_B"](self.fake_b), True),
+            "image_a": weights.image_weight * l1(reconstructed_a, a),
+            "image_b": weights.image_weight * l1(reconstructed_b, b),
+            "content_a": weights.content_weight * l1(recoded_content_a, content_a),
+            "content_b": weights.content_weight * l1(recoded_content_b, content_b),
+            "style_a": weights.style_weight * l1(recoded_style_a, random_style_a),
+            "style_b": weights.style_weight * l1(recoded_style_b, random_style_b),
         }
         if weights.cycle_weight:
-            losses["cycle_a"] = weights.cycle_weight * l1(A.decode(content_back_a, style_a), a)
-            losses["cycle_b"] = weights.cycle_weight * l1(B.decode(content_back_b, style_b), b)
+            losses["cycle_a"] = weights.cycle_weight * l1(A.decode(recoded_content_a, style_a), a)
+            losses["cycle_b"] = weights.cycle_weight * l1(B.decode(recoded_content_b, style_b), b)
         return losses
 
 
-def gan(logits: Tensor | list[Tensor], real: bool) -> Tensor:
+def least_squares(logits: Tensor | list[Tensor], real: bool) -> Tensor:
     """Return the least-squares loss against a target expanded to the logits, over one scale or several."""
     scales = [logits] if isinstance(logits, Tensor) else logits
-    return sum(nn.functional.mse_loss(one, one.new_full((), float(real)).expand_as(one)) for one in scales)
+    return sum(
+        nn.functional.mse_loss(logits_at_scale, logits_at_scale.new_full((), float(real)).expand_as(logits_at_scale))
+        for logits_at_scale in scales
+    )
 
 
 PLAIN = {"cyclegan": PlainCycleGan, "dualgan": PlainDualGan, "munit": PlainMunit}

@@ -1,4 +1,4 @@
-"""How time and memory grow with the work: one figure a size, and the power law through them.
+"""Growth of time and memory with the size of the work: a row for each size, and the exponent of a power law.
 
 python -m benchmarks.scaling                     # everything
 python -m benchmarks.scaling pixels batch
@@ -24,9 +24,9 @@ import numpy as np
 
 from benchmarks.commands import overrides_within, run_command
 from benchmarks.step import prepare as prepare_step
-from benchmarks.timing import Side, Timing, Work, machine, measure, spelt
-from pipeline.arguments import count
-from pipeline.console import guarded, say, table
+from benchmarks.timing import Side, Timing, Work, duration_text, machine, measure
+from pipeline.utils.arguments import count
+from pipeline.utils.console import cli_main, echo, table
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TINY = (
@@ -39,22 +39,22 @@ PIXELS, BATCHES, SLICES, SUBJECTS = (128, 256, 512), (1, 2, 4, 8, 16), (40, 80, 
 VOLUMES = (5, 20, 80, 320)
 
 
-def step_at(pixels: int, batch: int) -> Work:
+def step_work(pixels: int, batch: int) -> Work:
     """Return a step of ours on square slices of `pixels` a side."""
     from benchmarks import step
 
-    step.ROWS["unet-128"] = step.Row(pixels, *(getattr(step.ROWS["unet-128"], part) for part in
+    step.ROWS["unet-128"] = step.Row(pixels, *(getattr(step.ROWS["unet-128"], section) for section in
                                                ("method", "generator", "discriminator")))  # fmt: skip
     return prepare_step("unet-128", batch, "float32", "cpu", None)
 
 
-def translation_of(slices: int) -> Work:
-    """Return the translation of so many 128² slices by a U-Net of width 16."""
+def translation_work(slices: int) -> Work:
+    """Return the translation of `slices` slices of 128² pixels by a U-Net of width 16."""
     import torch
 
     from networks.unet import UNet
-    from pipeline.hardware import set_up
-    from pipeline.translation.translator import translate_slices
+    from pipeline.inference.translator import translate_slices
+    from pipeline.utils.hardware import set_up
 
     set_up(None)
     network, stack = UNet(depth=7, width=16).eval(), np.zeros((slices, 128, 128), np.float32)
@@ -62,52 +62,55 @@ def translation_of(slices: int) -> Work:
     return lambda: translate_slices(stack, network, np.ones(slices, bool), **options)
 
 
-def job_of(volumes: int) -> Work:
-    """Return the translation of so many compressed volumes of 64×64×32 voxels, as the command works through them."""
+def job_work(volumes: int) -> Work:
+    """Return the translation of `volumes` compressed volumes of 64×64×32 voxels, as by the command."""
     import nibabel as nib
 
-    from benchmarks.inference import head, model_of
-    from pipeline.hardware import set_up
-    from pipeline.translation import batch
-    from pipeline.translation.jobs import Job
-    from pipeline.translation.views import open_views
+    from benchmarks.models import benchmark_model, ellipsoid_volume
+    from pipeline.inference.batch import batch
+    from pipeline.inference.batch.jobs import Job
+    from pipeline.inference.multi_view import open_multi_view
+    from pipeline.utils.hardware import set_up
 
     set_up(None)  # as the command does: memory that is freed stays with the process
     folder = TemporaryDirectory()  # it lives as long as the work
     source = Path(folder.name) / "source.nii.gz"
-    nib.save(nib.Nifti1Image(head(64, 32), np.eye(4)), source)
-    model, to = model_of(None, None, 8, 64, "cpu")
-    translate_one = batch.job_translator(open_views(["small"], [model], to, None, uncertainty=False), None)
+    nib.save(nib.Nifti1Image(ellipsoid_volume(64, 32), np.eye(4)), source)
+    model, to = benchmark_model(None, None, 8, 64, "cpu")
+    translate_one = batch.job_translator(open_multi_view(["small"], [model], to, None, uncertainty=False), None)
     targets = [Path(folder.name) / f"{number}.nii.gz" for number in range(volumes)]
-    return lambda folder=folder: batch.work_through([Job(source, one) for one in targets], translate_one, quiet=True)
+    return lambda folder=folder: batch.translate_jobs(
+        [Job(source, target) for target in targets], translate_one, quiet=True
+    )
 
 
-def grown(make: Callable[..., Work], sizes: Mapping[int, Mapping[str, int]], rounds: int) -> dict[int, Timing]:
+def measure_sizes(make: Callable[..., Work], sizes: Mapping[int, Mapping[str, int]], rounds: int) -> dict[int, Timing]:
     """Time the work at each size."""
     sides = {str(size): Side(make, options) for size, options in sizes.items()}
     return {int(name): timing for name, timing in measure(sides, rounds=rounds).items()}
 
 
-def law(sizes: list[int], values: list[float]) -> float:
+def power_law_exponent(sizes: list[int], values: list[float]) -> float:
     """Return the exponent b of the power law value = a · size^b through the points, by least squares."""
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
-def lines_of(name: str, unit: str, timings: Mapping[int, Timing]) -> list[list[str]]:
-    """Return the table's rows of one quantity: its sizes, and the exponents."""
+def quantity_rows(name: str, unit: str, timings: Mapping[int, Timing]) -> list[list[str]]:
+    """Return a quantity's table rows: its sizes, and the exponents."""
     sizes = list(timings)
-    peaks = [one.peak_mib for one in timings.values()]
-    told = [f"{peak:,.0f} MiB" for peak in peaks] if all(peaks) else ["–"] * len(peaks)
+    peaks = [timing.peak_mib for timing in timings.values()]
+    peak_texts = [f"{peak:,.0f} MiB" for peak in peaks] if all(peaks) else ["–"] * len(peaks)
     rows = [
-        [name, f"{size:,} {unit}", spelt(timings[size].seconds), peak] for size, peak in zip(sizes, told, strict=True)
+        [name, f"{size:,} {unit}", duration_text(timings[size].seconds), peak]
+        for size, peak in zip(sizes, peak_texts, strict=True)
     ]
-    exponent = f"{law(sizes, [one.seconds for one in timings.values()]):.2f}"
-    return [*rows, [name, "exponent", exponent, f"{law(sizes, peaks):.2f}" if all(peaks) else "–"]]
+    exponent = f"{power_law_exponent(sizes, [timing.seconds for timing in timings.values()]):.2f}"
+    return [*rows, [name, "exponent", exponent, f"{power_law_exponent(sizes, peaks):.2f}" if all(peaks) else "–"]]
 
 
-def plans(rounds: int) -> dict[int, Timing]:
+def measure_plans(rounds: int) -> dict[int, Timing]:
     """Time `--dry-run` of cohorts in fresh processes."""
-    found = {}
+    timings = {}
     with TemporaryDirectory() as folder:
         command = [
             sys.executable,
@@ -118,95 +121,99 @@ def plans(rounds: int) -> dict[int, Timing]:
             *overrides_within(folder),
         ]
         for subjects in SUBJECTS:
-            seconds = tuple(timed([*command, f"data.subjects={subjects}"]) for _ in range(rounds))
-            found[subjects] = Timing(seconds, 0.0, 0.0)  # the memory of another process is not known
-    return found
+            seconds = tuple(command_seconds([*command, f"data.subjects={subjects}"]) for _ in range(rounds))
+            timings[subjects] = Timing(seconds, 0.0, 0.0)  # the memory of another process is not known
+    return timings
 
 
-def timed(command: list[str]) -> float:
+def command_seconds(command: list[str]) -> float:
     """Return the seconds that a command takes.
 
     Raises:
-        RuntimeError: it fails; with the end of what it said.
+        RuntimeError: the command fails; the message has the end of its output.
     """
     started = time.perf_counter()
-    ended = run_command(command)
-    if ended.returncode:
-        raise RuntimeError(f"{' '.join(command)}: exit code {ended.returncode}\n{ended.stderr[-2000:]}")
+    process = run_command(command)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}\n{process.stderr[-2000:]}")
     return time.perf_counter() - started
 
 
 def run_length(epochs: int, steps: int) -> list[list[str]]:
-    """Make a small run of so many epochs of so many steps, a log line each; return its rows."""
+    """Make a small run of `epochs` epochs of `steps` steps, each with a log line; return its table rows."""
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"  # of the run, which inherits it
         overrides = (f"training.epochs={epochs}", f"training.steps_per_epoch={steps}", *overrides_within(folder))
-        timed([sys.executable, "-m", "pipeline.run", str(CONFIGS / "phantom.yaml"), *TINY, *overrides, "--quiet"])
+        command_seconds(
+            [sys.executable, "-m", "pipeline.run", str(CONFIGS / "phantom.yaml"), *TINY, *overrides, "--quiet"]
+        )
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     records = [record for record in map(json.loads, lines) if "train/cycle_a" in record]
-    within, ends = gaps_of([(record["step"], record["time"]) for record in records], steps)
-    return [*fifths("a step", within), *fifths("an epoch's end", ends)]
+    step_gaps, epoch_ends = epoch_gaps([(record["step"], record["time"]) for record in records], steps)
+    return [*fifths("a step", step_gaps), *fifths("an epoch's end", epoch_ends)]
 
 
-def gaps_of(records: list[tuple[int, float]], steps: int) -> tuple[list[float], list[float]]:
-    """Return the seconds that steps took within their epochs, and those that the ends of epochs took.
+def epoch_gaps(records: list[tuple[int, float]], steps: int) -> tuple[list[float], list[float]]:
+    """Return the seconds of steps within their epochs, and those of the ends of epochs.
 
     Args:
-        records: Of every step from 1 on, its number and the time at which it had ended.
-        steps: In an epoch.
+        records: Number and end time of every step, from step 1 on.
+        steps: Number of steps in an epoch.
     """
     gaps = [(after[0] % steps == 1, after[1] - before[1]) for before, after in pairwise(records)]
-    within = [gap for is_first, gap in gaps if not is_first]
-    usual = float(np.median(within))
-    return within, [gap - usual for is_first, gap in gaps if is_first]
+    step_gaps = [gap for is_first, gap in gaps if not is_first]
+    median_step = float(np.median(step_gaps))
+    return step_gaps, [gap - median_step for is_first, gap in gaps if is_first]
 
 
 def fifths(name: str, seconds: list[float]) -> list[list[str]]:
-    """Return a table row of the mean in each fifth of a run, and one of how the last compares with the first."""
+    """Return a table row with the mean of each fifth of a run, and one with the ratio of the last to the first."""
     means = [float(fifth.mean()) for fifth in np.array_split(np.array(seconds), 5)]
-    rows = [["run length", f"{name}, fifth {place}", spelt(mean), "–"] for place, mean in enumerate(means, 1)]
+    rows = [["run length", f"{name}, fifth {number}", duration_text(mean), "–"] for number, mean in enumerate(means, 1)]
     return [*rows, ["run length", f"{name}, last over first", f"{means[-1] / means[0]:.2f}", "–"]]
 
 
 QUANTITIES: dict[str, Callable[[int], list[list[str]]]] = {
-    "pixels": lambda rounds: lines_of(
-        "step", "pixels a side", grown(step_at, {n: {"pixels": n, "batch": 1} for n in PIXELS}, rounds)
+    "pixels": lambda rounds: quantity_rows(
+        "step", "pixels a side", measure_sizes(step_work, {n: {"pixels": n, "batch": 1} for n in PIXELS}, rounds)
     ),
-    "batch": lambda rounds: lines_of(
-        "step", "a batch", grown(step_at, {n: {"pixels": 128, "batch": n} for n in BATCHES}, rounds)
+    "batch": lambda rounds: quantity_rows(
+        "step", "a batch", measure_sizes(step_work, {n: {"pixels": 128, "batch": n} for n in BATCHES}, rounds)
     ),
-    "slices": lambda rounds: lines_of(
-        "translation", "slices", grown(translation_of, {n: {"slices": n} for n in SLICES}, rounds)
+    "slices": lambda rounds: quantity_rows(
+        "translation", "slices", measure_sizes(translation_work, {n: {"slices": n} for n in SLICES}, rounds)
     ),
-    "volumes": lambda rounds: lines_of("job", "volumes", grown(job_of, {n: {"volumes": n} for n in VOLUMES}, rounds)),
-    "subjects": lambda rounds: lines_of("dry run", "subjects", plans(rounds)),
+    "volumes": lambda rounds: quantity_rows(
+        "job", "volumes", measure_sizes(job_work, {n: {"volumes": n} for n in VOLUMES}, rounds)
+    ),
+    "subjects": lambda rounds: quantity_rows("dry run", "subjects", measure_plans(rounds)),
 }
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table."""
     names = (*QUANTITIES, "length")
-    door = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    door.add_argument("quantities", nargs="*", metavar="QUANTITY", help=f"of {', '.join(names)}; all unless given")
-    door.add_argument("--rounds", type=count, default=5)
-    door.add_argument("--epochs", type=count, default=100, help="of the run whose length is looked at, 6 at least")
-    door.add_argument("--steps", type=count, default=50, help="in each of its epochs, 2 at least")
-    arguments = door.parse_args(argv)
+    parser.add_argument("quantities", nargs="*", metavar="QUANTITY", help=f"of {', '.join(names)}; all unless given")
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--epochs", type=count, default=100, help="of the run whose length is looked at, 6 at least")
+    parser.add_argument("--steps", type=count, default=50, help="in each of its epochs, 2 at least")
+    arguments = parser.parse_args(argv)
     if unknown := set(arguments.quantities) - set(names):
-        door.error(f"no such quantity: {', '.join(sorted(unknown))}; choose from {', '.join(names)}")
+        parser.error(f"no such quantity: {', '.join(sorted(unknown))}; choose from {', '.join(names)}")
     if arguments.epochs < 6 or arguments.steps < 2:
-        door.error("a run's fifths need 6 epochs and 2 steps at least")
+        parser.error("a run's fifths need 6 epochs and 2 steps at least")
     rows = []
     for name in arguments.quantities or names:
         rows += (
             run_length(arguments.epochs, arguments.steps) if name == "length" else QUANTITIES[name](arguments.rounds)
         )
-    say(machine())
-    say(table(["what", "size", "time", "peak memory"], rows))
+    echo(machine())
+    echo(table(["what", "size", "time", "peak memory"], rows))
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(guarded(main)())
+    raise SystemExit(cli_main(main)())

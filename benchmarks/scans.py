@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 from scipy import ndimage
 
-from pipeline.data.phantom import phantom_cases
+from pipeline.data.sources.phantom import phantom_cases
 
 SHAPE = (150, 256, 256)  # along R, A, S
 SPACING_MM = (1.2, 0.9375, 0.9375)
@@ -16,12 +16,12 @@ NOISE = 0.005  # of the brightest voxel: Rician, in the air too, or gzip would h
 
 
 def ixi_size_volume(folder: Path, contrast: str = "T1") -> Path:
-    """Write the volume, where it is not yet there, and return its path."""
+    """Write the volume, unless it exists, and return its path."""
     path = folder / f"ixi_size_{contrast}.nii.gz"
     if path.exists():
         return path
-    made = {"subjects": 1, "spacing_mm": PHANTOM_MM, "seed": 0, "processes": 1, "quiet": True}
-    [case] = phantom_cases(folder / "phantom", [contrast], **made)
+    options = {"subjects": 1, "spacing_mm": PHANTOM_MM, "seed": 0, "processes": 1, "quiet": True}
+    [case] = phantom_cases(folder / "phantom", [contrast], **options)
     head = nibabel.load(case.path).get_fdata(dtype=np.float32)
     head = ndimage.zoom(head, np.divide(SHAPE, head.shape), order=1) * (BRIGHTEST / head.max())
     random = np.random.default_rng(0)

@@ -4,7 +4,7 @@ python -m benchmarks.step                       # every row of the table that th
 python -m benchmarks.step unet-128 --batch 1 8
 python -m benchmarks.step unet-256 resnet-256 --device cuda --batch 1 4 16
 
-Rows are networks and sizes as CycleGAN's code calls them (U-Net and ResNet at 256², width 64; "128": 128², width 16);
+Rows are networks and sizes as in CycleGAN's code (U-Net and ResNet at 256², width 64; "128": 128², width 16);
 sides the plain step, ours, and ours in half precision. On a GPU "float32" multiplies without TF32, as the plain step
 there does; `--graph` adds ours as one CUDA graph, `--layers` ours with layers computed torch's way. `--roof` adds the
 plain step's arithmetic over each side's time, as a share of the rate of a large plain convolution in the better of two
@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from itertools import product
 
 from benchmarks.options import device, duration
-from benchmarks.timing import Side, Work, machine, measure, rows_of
-from pipeline.arguments import count
+from benchmarks.timing import Side, Work, machine, measure, table_rows
 from pipeline.config.schema import Config
-from pipeline.console import guarded, say, table
+from pipeline.utils.arguments import count
+from pipeline.utils.console import cli_main, echo, table
 
 
 @dataclass(frozen=True)
 class Row:
-    """One of the table's jobs: a configuration's sections, and the image's side."""
+    """A row of the table: side of an image in pixels, and sections of the configuration."""
 
     size: int
     method: Mapping[str, object]
@@ -65,23 +65,24 @@ def config_of(row: str, batch: int, precision: str = "float32") -> Config:
 
 
 def prepare(row: str, batch: int, kind: str, device: str, threads: int | None, foreach: bool | None = None) -> Work:
-    """Return a step.
+    """Return a training step.
 
     Args:
-        row, batch: Which one.
-        kind: "plain", or the precision that ours has, with " graph" where it is a CUDA graph, or " layers" where layers
-            are computed torch's way.
-        device, threads: Where.
+        row, batch: Row of the table, and batch size.
+        kind: "plain", or the precision of our step, followed by " graph" for a CUDA graph, or by " layers" for torch's
+            own implementation of layers.
+        device, threads: Device, and number of CPU threads.
         foreach: See `benchmarks.reference.Plain`.
     """
     import torch
 
     from benchmarks.reference import PLAIN
-    from networks.convolutions import plain_ways
-    from pipeline.engines.build import build_engine
-    from pipeline.engines.captured import CapturedStep
-    from pipeline.hardware import set_up, tune
+    from networks.cpu_kernels.convolutions import reference_conv
+    from pipeline.engines.cuda_graph import CapturedStep
+    from pipeline.engines.registry import build_engine
+    from pipeline.utils.hardware import set_up, tune
 
+    # Settings of the process: the plain step has those of torch.
     if threads:
         torch.set_num_threads(threads)
     if kind != "plain":
@@ -89,26 +90,28 @@ def prepare(row: str, batch: int, kind: str, device: str, threads: int | None, f
     precision, _, form = kind.partition(" ")
     config = config_of(row, batch, precision if precision in HALVES else "float32")
     torch.manual_seed(0)
-    place = torch.device(device)
-    tune(place, tf32=precision == "tf32")
-    engine = build_engine(config, place)
+    torch_device = torch.device(device)
+    tune(torch_device, tf32=precision == "tf32")
+
+    # Engine and batch, and the step on them.
+    engine = build_engine(config, torch_device)
     size = config.preprocess.size
-    images = (torch.rand(2, batch, 1, size, size) * 2 - 1).to(place)
+    images = (torch.rand(2, batch, 1, size, size) * 2 - 1).to(torch_device)
     if kind == "plain":
         plain = PLAIN[config.method.type](config, engine.networks(), foreach)
         del engine
         return lambda: plain.step(*images)
     if form == "layers":
-        return plain_ways()(lambda: engine.step(*images))
+        return reference_conv()(lambda: engine.step(*images))
     step = CapturedStep(engine) if form else engine.step
     return lambda: step(*images)
 
 
 def convolution(device: str, kind: str, threads: int | None, layout: str) -> Work:
-    """Return the roof's work: one large 3×3 convolution, in the precision of a side and a memory layout."""
+    """Return the roof's work: a large 3×3 convolution in a side's precision and a memory layout."""
     import torch
 
-    from pipeline.hardware import set_up, tune
+    from pipeline.utils.hardware import set_up, tune
 
     set_up(threads)
     tune(torch.device(device), tf32=kind == "tf32")
@@ -136,7 +139,7 @@ def flop_of_step(row: str, batch: int) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     from benchmarks.reference import PLAIN
-    from pipeline.engines.build import build_engine
+    from pipeline.engines.registry import build_engine
 
     config = config_of(row, batch)
     with torch.device("meta"):
@@ -149,29 +152,35 @@ def flop_of_step(row: str, batch: int) -> int:
 
 
 def time_row(row: str, batch: int, arguments: argparse.Namespace) -> list[list[str]]:
-    """Measure one job's sides; return the rows of the table."""
+    """Measure the sides of a row at a batch size; return their table rows."""
     forms = [form for form in ("layers", "graph") if getattr(arguments, form)]
-    kinds = ["plain", *arguments.precision, *(f"{one} {form}" for form in forms for one in arguments.precision)]
+    kinds = [
+        "plain",
+        *arguments.precision,
+        *(f"{precision} {form}" for form in forms for precision in arguments.precision),
+    ]
     options = {"device": arguments.device, "threads": arguments.threads}
     sides = {kind: Side(prepare, {"row": row, "batch": batch, "kind": kind} | options) for kind in kinds}
     if arguments.roof:
         roofs = product(arguments.precision, LAYOUTS)
-        sides |= {f"{kind} {way}": Side(convolution, {"kind": kind, "layout": way} | options) for kind, way in roofs}
+        sides |= {
+            f"{kind} {layout}": Side(convolution, {"kind": kind, "layout": layout} | options) for kind, layout in roofs
+        }
     timings = measure(sides, rounds=arguments.rounds, seconds=arguments.seconds, title=f"{row}, batch {batch}")
     flop = flop_of_step(row, batch) if arguments.roof else 0
     rows = []
-    for cells, kind in zip(rows_of({kind: timings[kind] for kind in kinds}, "step"), kinds, strict=True):
+    for cells, kind in zip(table_rows({kind: timings[kind] for kind in kinds}, "step"), kinds, strict=True):
         share = "–"
         if arguments.roof:
             precision = "float32" if kind == "plain" else kind.split()[0]
-            quickest = min(timings[f"{precision} {way}"].seconds for way in LAYOUTS)
+            quickest = min(timings[f"{precision} {layout}"].seconds for layout in LAYOUTS)
             share = f"{flop / timings[kind].seconds / (roof_flop() / quickest):.0%}"
         rows.append([row, str(batch), *cells, share])
     return rows
 
 
 def operations(row: str, batch: int) -> list[str]:
-    """Return a table row: how many operations a plain step and ours make."""
+    """Return a table row with the numbers of operations of a plain step and of ours."""
     from benchmarks.operations import count_operations
 
     counts = [count_operations(prepare(row, batch, kind, "cpu", None, foreach=True)) for kind in ("plain", "float32")]
@@ -180,34 +189,34 @@ def operations(row: str, batch: int) -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table."""
-    door = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m benchmarks.step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    door.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all unless given")
-    door.add_argument("--batch", nargs="+", type=count, default=[1])
-    door.add_argument("--precision", nargs="+", default=["float32", "bf16"], choices=PRECISIONS)
-    door.add_argument("--device", default="cpu", type=device, help="cpu (default), cuda, mps or auto")
-    door.add_argument("--threads", type=count, help="CPU threads; all cores unless given")
-    door.add_argument("--rounds", type=count, default=7)
-    door.add_argument("--seconds", type=duration, default=2.0, help="that a side works in each round")
-    door.add_argument("--graph", action="store_true", help="ours as a CUDA graph, too")
-    door.add_argument("--layers", action="store_true", help="ours with layers computed torch's way, too")
-    door.add_argument("--roof", action="store_true", help="the share of a large convolution's rate")
-    door.add_argument("--operations", action="store_true", help="count operations instead of timing")
-    arguments = door.parse_args(argv)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all unless given")
+    parser.add_argument("--batch", nargs="+", type=count, default=[1])
+    parser.add_argument("--precision", nargs="+", default=["float32", "bf16"], choices=PRECISIONS)
+    parser.add_argument("--device", default="cpu", type=device, help="cpu (default), cuda, mps or auto")
+    parser.add_argument("--threads", type=count, help="CPU threads; all cores unless given")
+    parser.add_argument("--rounds", type=count, default=7)
+    parser.add_argument("--seconds", type=duration, default=2.0, help="that a side works in each round")
+    parser.add_argument("--graph", action="store_true", help="ours as a CUDA graph, too")
+    parser.add_argument("--layers", action="store_true", help="ours with layers computed torch's way, too")
+    parser.add_argument("--roof", action="store_true", help="the share of a large convolution's rate")
+    parser.add_argument("--operations", action="store_true", help="count operations instead of timing")
+    arguments = parser.parse_args(argv)
     if unknown := set(arguments.rows) - set(ROWS):
-        door.error(f"no such row: {', '.join(sorted(unknown))}; choose from {', '.join(ROWS)}")
+        parser.error(f"no such row: {', '.join(sorted(unknown))}; choose from {', '.join(ROWS)}")
     if arguments.device == "cpu" and (arguments.graph or {"tf32", "fp16"} & {*arguments.precision}):
-        door.error("--graph, tf32 and fp16 need --device cuda")
+        parser.error("--graph, tf32 and fp16 need --device cuda")
     jobs = [(row, batch) for row in arguments.rows or ROWS for batch in arguments.batch]
-    say(machine())
+    echo(machine())
     if arguments.operations:
-        say(table(["job", "batch", "plain", "ours", "ratio"], [operations(*job) for job in jobs]))
+        echo(table(["job", "batch", "plain", "ours", "ratio"], [operations(*job) for job in jobs]))
         return 0
     rows = [cells for job in jobs for cells in time_row(*job, arguments)]
-    say(table(["job", "batch", "side", "time a step", "rate", "ratio", "peak memory", "of the roof"], rows))
+    echo(table(["job", "batch", "side", "time a step", "rate", "ratio", "peak memory", "of the roof"], rows))
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(guarded(main)())
+    raise SystemExit(cli_main(main)())

@@ -1,7 +1,7 @@
-"""Timing two ways of one thing fairly: each in a process of its own, in turns, so that a busy machine slows both.
+"""Fair timing of several implementations: each in a process of its own, in turns, so that a busy machine slows all.
 
-A process each, for the allocator's settings, the number of threads and what is cached belong to a process. Ratios are
-taken within a round and their median is told: what else the machine does changes from round to round, not within one.
+They need processes of their own because allocator settings, thread counts and caches belong to a process. The ratio of
+two sides is the median of the ratios within a round, for other load on the machine differs more between rounds.
 """
 
 import multiprocessing
@@ -21,22 +21,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from pipeline.console import progress, say, table
+from pipeline.utils.console import echo, progress, table
 
 Work = Callable[[], object]
-Name = TypeVar("Name")  # of what takes turns
-Taken = TypeVar("Taken")  # a figure, or several
+Name = TypeVar("Name")  # of the sides that take turns
+Taken = TypeVar("Taken")  # a measurement
 
 
 @dataclass(frozen=True)
 class Side:
-    """One way of doing the thing.
+    """One of the implementations that are compared.
 
     Attributes:
-        prepare: Of a module, so that the side's process can import it: called there with `options`, it returns the
-            work, a function without arguments, that is then timed.
-        options: Its arguments, by name.
-        units: How many of what is counted (slices, volumes) one call of the work does.
+        prepare: Function that returns the work to time, a function without arguments. It is called in the side's
+            process, which imports it, so it must be defined in a module.
+        options: Keyword arguments of `prepare`.
+        units: Number of counted units (slices, volumes) in one call of the work.
     """
 
     prepare: Callable[..., Work]
@@ -46,10 +46,10 @@ class Side:
 
 @dataclass(frozen=True)
 class Timing:
-    """What was measured of a side.
+    """The measurements of a side.
 
     Attributes:
-        rounds: Seconds a unit, one figure a round.
+        rounds: Seconds per unit in each round.
         peak_mib: The most memory its process ever held, in MiB: a GPU's where it used one, the host's otherwise.
         prepared: Seconds that `prepare` and the first call took, imports included.
     """
@@ -65,7 +65,7 @@ class Timing:
 
     def ratio_to(self, other: "Timing") -> float:
         """Return the median over the rounds of our time over the other's: below 1 we are faster."""
-        return statistics.median(own / theirs for own, theirs in zip(self.rounds, other.rounds, strict=True))
+        return statistics.median(ours / theirs for ours, theirs in zip(self.rounds, other.rounds, strict=True))
 
 
 def measure(
@@ -74,54 +74,58 @@ def measure(
     """Time the sides in turns, one at a time.
 
     Args:
-        sides: By name; in each round the order moves on by one.
-        rounds: How many figures are taken of each.
-        seconds: How long a side works in a round at the least; it makes at least one call.
-        title: Of the progress bar.
-        warm_up: Calls before the first round.
+        sides: Sides by name; in each round the order moves on by one.
+        rounds: Number of rounds.
+        seconds: Minimal time that a side works in a round; it makes at least one call.
+        title: Title of the progress bar.
+        warm_up: Number of calls before the first round.
     """
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
-        lines: dict[str, Connection] = {}
+        connections: dict[str, Connection] = {}
         for name, side in sides.items():
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, side, warm_up), daemon=True)
             process.start()
             theirs.close()
             stack.callback(process.join)
-            lines[name] = stack.enter_context(closing(ours))
-        prepared = {name: _ask(line, "prepare") for name, line in lines.items()}  # one after the other, too
-        taken = in_turns(list(sides), rounds, lambda name: _ask(lines[name], seconds) / sides[name].units, title)
-        peaks = {name: _ask(line, "peak") for name, line in lines.items()}
-    return {name: Timing(tuple(taken[name]), peaks[name], prepared[name]) for name in sides}
+            connections[name] = stack.enter_context(closing(ours))
+        prepared = {
+            name: _ask(connection, "prepare") for name, connection in connections.items()
+        }  # one after the other, too
+        figures = in_turns(
+            list(sides), rounds, lambda name: _ask(connections[name], seconds) / sides[name].units, title
+        )
+        peaks = {name: _ask(connection, "peak") for name, connection in connections.items()}
+    return {name: Timing(tuple(figures[name]), peaks[name], prepared[name]) for name in sides}
 
 
 def in_turns(
     names: Sequence[Name], rounds: int, take: Callable[[Name], Taken], title: str = ""
 ) -> dict[Name, list[Taken]]:
-    """Return what `take` returned of each name, a figure a round; in each round the order moves on by one."""
-    taken: dict[Name, list[Taken]] = {name: [] for name in names}
+    """Return the results of `take(name)` in each round, by name; in each round the order moves on by one."""
+    figures: dict[Name, list[Taken]] = {name: [] for name in names}
     for turn in progress(range(rounds), total=rounds, title=title, unit="round"):
         first = turn % len(names)
         for name in [*names[first:], *names[:first]]:
-            taken[name].append(take(name))
-    return taken
+            figures[name].append(take(name))
+    return figures
 
 
-def _ask(line: Connection, request: object) -> float:
-    line.send(request)
-    answer = line.recv()
-    if isinstance(answer, str):
-        raise RuntimeError(answer)
-    return answer
+def _ask(connection: Connection, request: object) -> float:
+    connection.send(request)
+    reply = connection.recv()
+    if isinstance(reply, str):
+        raise RuntimeError(reply)
+    return reply
 
 
-def _serve(line: Connection, side: Side, warm_up: int) -> None:
+def _serve(connection: Connection, side: Side, warm_up: int) -> None:
     """Answer requests until the other end closes: "prepare", seconds to work for, "peak"."""
     work: Work | None = None
     while True:
         try:
-            request = line.recv()
+            request = connection.recv()
         except EOFError:
             return
         try:
@@ -129,17 +133,17 @@ def _serve(line: Connection, side: Side, warm_up: int) -> None:
                 started = time.perf_counter()
                 work = side.prepare(**side.options)
                 work()
-                _settle()
-                answer = time.perf_counter() - started
+                _synchronise()
+                reply = time.perf_counter() - started
                 for _ in range(warm_up - 1):
                     work()
             elif request == "peak":
-                answer = peak_mib()
+                reply = peak_mib()
             else:
-                answer = _timed(work, request)
-        except Exception as error:  # told to the process that asked, which raises it
-            answer = f"{type(error).__name__}: {error}"
-        line.send(answer)
+                reply = _timed(work, request)
+        except Exception as error:  # sent to the asking process, which raises it
+            reply = f"{type(error).__name__}: {error}"
+        connection.send(reply)
 
 
 def peak_mib() -> float:
@@ -158,18 +162,18 @@ def peak_mib() -> float:
 
 
 def _timed(work: Work, seconds: float) -> float:
-    """Return the seconds a call takes, over as many as fill the time."""
-    _settle()
+    """Return the mean seconds of a call, over as many calls as fill the time."""
+    _synchronise()
     calls, started = 0, time.perf_counter()
     while not calls or time.perf_counter() - started < seconds:
         work()
         calls += 1
-    _settle()
+    _synchronise()
     return (time.perf_counter() - started) / calls
 
 
-def _settle() -> None:
-    """Wait for what a GPU still has to do."""
+def _synchronise() -> None:
+    """Wait until the GPU, if one is used, has finished."""
     torch = _torch_on_gpu()
     if torch is not None:
         torch.cuda.synchronize()
@@ -181,13 +185,13 @@ def _torch_on_gpu() -> ModuleType | None:
     return torch if torch is not None and torch.cuda.is_initialized() else None
 
 
-def rows_of(timings: Mapping[str, Timing], unit: str, yardstick: str | None = None) -> list[list[str]]:
+def table_rows(timings: Mapping[str, Timing], unit: str, yardstick: str | None = None) -> list[list[str]]:
     """Return a table row a side: name, time a unit, units a second, ratio to the yardstick (the first), memory."""
     reference = timings[yardstick or next(iter(timings))]
     return [
         [
             name,
-            spelt(timing.seconds),
+            duration_text(timing.seconds),
             f"{1 / timing.seconds:.4g} {unit}s/s",
             f"{timing.ratio_to(reference):.3f}",
             f"{timing.peak_mib:,.0f} MiB",
@@ -198,10 +202,10 @@ def rows_of(timings: Mapping[str, Timing], unit: str, yardstick: str | None = No
 
 def show(timings: Mapping[str, Timing], unit: str, yardstick: str | None = None) -> None:
     """Print the sides' table."""
-    say(table(["", f"time a {unit}", "rate", "ratio", "peak memory"], rows_of(timings, unit, yardstick)))
+    echo(table(["", f"time a {unit}", "rate", "ratio", "peak memory"], table_rows(timings, unit, yardstick)))
 
 
-def spelt(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """Return a duration with three digits and the unit that suits it."""
     for unit, factor in (("s", 1), ("ms", 1e3), ("µs", 1e6)):
         if seconds * factor >= 1 or unit == "µs":

@@ -9,7 +9,7 @@ OPEN = 3.0  # σ(3) ≈ 0.95
 
 
 class AttentionGate(nn.Module):
-    """Weights each pixel of a skip by how well it agrees with the features that come up to meet it.
+    """Weights each pixel of a skip by how well it agrees with the features of the coarser level.
 
     α = σ(ψ · ReLU(W_x x + W_g g) + b_ψ), and the skip becomes α x (equations 1 and 2, with both inputs on one grid).
     All of W and ψ are 1×1 convolutions. MONAI's `AttentionBlock` follows each with batch norm, whose statistics mean
@@ -18,7 +18,7 @@ class AttentionGate(nn.Module):
 
     Args:
         channels: Channels of the skip.
-        gating_channels: Channels of the features that come up.
+        gating_channels: Channels of the features of the coarser level.
     """
 
     def __init__(self, channels: int, gating_channels: int):

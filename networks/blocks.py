@@ -1,4 +1,4 @@
-"""Pieces that several networks share."""
+"""Layers, residual block and initialisation that several networks share."""
 
 from collections.abc import Collection, Iterable
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from networks.convolutions import Convolution, RepeatedDoubling, TransposedConvolution
+from networks.cpu_kernels.convolutions import Convolution, TransposedConvolution, UpsampleConvolution
 
 Upsampling = Literal["transposed", "nearest"]
 
@@ -14,14 +14,14 @@ Upsampling = Literal["transposed", "nearest"]
 def instance_norm(channels: int) -> nn.GroupNorm:
     """Return instance normalisation with learned scale and offset (Ulyanov et al. 2016).
 
-    It is spelt as group normalisation with one channel a group: the same arithmetic, faster on CPU, and defined
-    for a batch of 1×1 maps, where `nn.InstanceNorm2d` raises (a single 1×1 map it refuses too).
+    It is group normalisation with one channel a group: the same arithmetic, faster on a CPU, and defined for a batch
+    of 1×1 maps, where `nn.InstanceNorm2d` raises.
     """
     return nn.GroupNorm(channels, channels)
 
 
 def as_group_norms(network: nn.Module) -> nn.Module:
-    """Put `instance_norm` in the place of every `nn.InstanceNorm2d`, with fresh weights; return the network."""
+    """Replace every `nn.InstanceNorm2d` by `instance_norm`, with fresh weights; return the network."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.InstanceNorm2d):
@@ -29,17 +29,19 @@ def as_group_norms(network: nn.Module) -> nn.Module:
     return network
 
 
-def reflected(before: int, after: int, kernel: int, stride: int = 1, *, bias: bool = False) -> Convolution:
+def reflect_conv(
+    in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, bias: bool = False
+) -> Convolution:
     """Return a convolution that pads by reflection: an odd kernel keeps the size, 4×4 at stride 2 halves it.
 
     A reflected border continues the image; zeros, which are mid-grey in [-1, 1], would draw an edge around it.
     """
-    return Convolution(before, after, kernel, stride, (kernel - 1) // 2, bias=bias, padding_mode="reflect")
+    return Convolution(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, bias=bias, padding_mode="reflect")
 
 
-def doubling(
-    before: int, after: int, upsampling: Upsampling, *, kernel: Literal[3, 4], bias: bool = False
-) -> TransposedConvolution | RepeatedDoubling:
+def upsample(
+    in_channels: int, out_channels: int, upsampling: Upsampling, *, kernel: Literal[3, 4], bias: bool = False
+) -> TransposedConvolution | UpsampleConvolution:
     """Return a layer that doubles height and width.
 
     "transposed" is a stride-2 transposed convolution of the given kernel. "nearest" repeats every pixel twice and
@@ -51,13 +53,15 @@ def doubling(
         ValueError: `upsampling` is neither.
     """
     if upsampling == "transposed":
-        return TransposedConvolution(before, after, kernel, 2, 1, output_padding=kernel % 2, bias=bias)
+        return TransposedConvolution(in_channels, out_channels, kernel, 2, 1, output_padding=kernel % 2, bias=bias)
     if upsampling == "nearest":
-        return RepeatedDoubling(nn.Upsample(scale_factor=2, mode="nearest"), reflected(before, after, 3, bias=bias))
+        return UpsampleConvolution(
+            nn.Upsample(scale_factor=2, mode="nearest"), reflect_conv(in_channels, out_channels, 3, bias=bias)
+        )
     raise ValueError(f"upsampling is {upsampling!r}; choose transposed or nearest")
 
 
-def normed(convolution: nn.Module, channels: int) -> nn.Sequential:
+def conv_norm_act(convolution: nn.Module, channels: int) -> nn.Sequential:
     """Return a convolution that gives `channels`, followed by instance norm and ReLU."""
     return nn.Sequential(convolution, instance_norm(channels), nn.ReLU(inplace=True))
 
@@ -68,10 +72,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.layers = nn.Sequential(
-            reflected(channels, channels, 3),
+            reflect_conv(channels, channels, 3),
             instance_norm(channels),
             nn.ReLU(inplace=True),
-            reflected(channels, channels, 3),
+            reflect_conv(channels, channels, 3),
             instance_norm(channels),
         )
 
@@ -80,39 +84,39 @@ class ResidualBlock(nn.Module):
         return features + self.layers(features)
 
 
-def require_size(image: Tensor, network: str, stride: int = 1, least: int = 1) -> None:
-    """Raise a ValueError unless height and width are multiples of `stride` and at least `least`.
+def require_size(image: Tensor, network: str, stride: int = 1, minimum: int = 1) -> None:
+    """Raise a ValueError unless height and width are multiples of `stride` and at least `minimum`.
 
     Args:
         image: (N, C, H, W).
         network: What the message calls the network, with its article.
     """
     height, width = image.shape[-2:]
-    if height % stride or width % stride or height < least or width < least:
+    if height % stride or width % stride or height < minimum or width < minimum:
         multiples = f" to multiples of {stride}" if stride > 1 else ""
-        minimum = f"{',' if multiples else ' to'} at least {least}" if least > stride else ""
-        raise ValueError(f"slices of {height}×{width} pixels do not fit {network}; pad both sides{multiples}{minimum}")
+        smallest = f"{',' if multiples else ' to'} at least {minimum}" if minimum > stride else ""
+        raise ValueError(f"slices of {height}×{width} pixels do not fit {network}; pad both sides{multiples}{smallest}")
 
 
-def tapped(image: Tensor, layers: Iterable[nn.Module], taps: Collection[int]) -> list[Tensor]:
-    """Return the image and what the layers numbered in `taps` make of it, as contrastive losses compare them.
+def intermediate_features(image: Tensor, layers: Iterable[nn.Module], taps: Collection[int]) -> list[Tensor]:
+    """Return the image and the outputs of the layers numbered in `taps`, which contrastive losses compare.
 
-    The layers run one after the other, those beyond the last tap not at all.
+    The layers run one after the other; those after the last tap do not run.
     """
-    found, features = [image], image
+    outputs, features = [image], image
     for index, layer in enumerate(layers):
         if index > max(taps):
             break
         features = layer(features)
         if index in taps:
-            found.append(features)
-    return found
+            outputs.append(features)
+    return outputs
 
 
 def normalise_spectrally(network: nn.Module) -> nn.Module:
     """Divide the weight of every convolution by its largest singular value (Miyato et al. 2018).
 
-    The value is estimated by one power iteration a forward pass in `train` mode. To be called after the weights are
+    The value is estimated by one power iteration a forward pass in `train` mode. Call it after the weights are
     initialised. Returns the network, for chaining.
     """
     for module in list(network.modules()):

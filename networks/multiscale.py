@@ -4,24 +4,24 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from networks.blocks import initialise_normal, normalise_spectrally, reflected, require_size
+from networks.blocks import initialise_normal, normalise_spectrally, reflect_conv, require_size
 
 
 class MultiScaleDiscriminator(nn.Module):
-    """The same discriminator, with weights of its own, at several resolutions of the image.
+    """Discriminators of the same structure, one for each of several resolutions of the image.
 
     Each is a row of 4×4 stride-2 convolutions with LeakyReLU and no norm, and a 1×1 convolution to the logits. Between
     scales the image is halved by averaging 3×3 pixels. At four layers a logit sees 46×46, 93×93 and 187×187 pixels.
 
     Args:
         scales: Number of resolutions.
-        layers: Halvings at each.
+        layers: Halvings of each discriminator.
         width: Channels of the first layer; they double per layer.
         in_channels: 1 for an image; 2 for a pair.
         spectral_norm: Whether to normalise every convolution spectrally.
 
     Attributes:
-        least: Height and width must be at least this.
+        minimum_size: Height and width must be at least this.
     """
 
     def __init__(
@@ -34,9 +34,9 @@ class MultiScaleDiscriminator(nn.Module):
         spectral_norm: bool = False,
     ):
         super().__init__()
-        self.least = 2 ** (layers + scales - 1)
+        self.minimum_size = 2 ** (layers + scales - 1)
         self.halve = nn.AvgPool2d(3, 2, 1, count_include_pad=False)
-        self.scales = nn.ModuleList(_one_scale(layers, width, in_channels) for _ in range(scales))
+        self.scales = nn.ModuleList(_scale_discriminator(layers, width, in_channels) for _ in range(scales))
         initialise_normal(self)
         if spectral_norm:
             normalise_spectrally(self)
@@ -45,9 +45,9 @@ class MultiScaleDiscriminator(nn.Module):
         """Map (N, in_channels, H, W) in [-1, 1] to logits (N, 1, h, w) at each scale, the finest first.
 
         Raises:
-            ValueError: H or W is less than `least`.
+            ValueError: H or W is less than `minimum_size`.
         """
-        require_size(image, f"a discriminator of {len(self.scales)} scales", least=self.least)
+        require_size(image, f"a discriminator of {len(self.scales)} scales", minimum=self.minimum_size)
         logits = []
         for index, scale in enumerate(self.scales):
             if index > 0:
@@ -56,9 +56,9 @@ class MultiScaleDiscriminator(nn.Module):
         return logits
 
 
-def _one_scale(layers: int, width: int, in_channels: int) -> nn.Sequential:
+def _scale_discriminator(layers: int, width: int, in_channels: int) -> nn.Sequential:
     channels = [in_channels, *(width * 2**layer for layer in range(layers))]
     convolutions: list[nn.Module] = []
-    for before, after in pairwise(channels):
-        convolutions += [reflected(before, after, 4, 2, bias=True), nn.LeakyReLU(0.2, inplace=True)]
+    for in_size, out_size in pairwise(channels):
+        convolutions += [reflect_conv(in_size, out_size, 4, 2, bias=True), nn.LeakyReLU(0.2, inplace=True)]
     return nn.Sequential(*convolutions, nn.Conv2d(channels[-1], 1, 1))

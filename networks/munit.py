@@ -1,4 +1,4 @@
-"""The auto-encoders of MUNIT, which part an image into content and style (Huang et al. 2018, appendix B.2)."""
+"""The auto-encoders of MUNIT, which split an image into content and style (Huang et al. 2018, appendix B.2)."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import group_norm
 
-from networks.blocks import ResidualBlock, initialise_kaiming, normed, reflected, require_size
-from networks.convolutions import RepeatedDoubling
+from networks.blocks import ResidualBlock, conv_norm_act, initialise_kaiming, reflect_conv, require_size
+from networks.cpu_kernels.convolutions import UpsampleConvolution
 from networks.output import output_image
 
 SLICES_AT_ONCE = 16
 
 
 class ContentEncoder(nn.Module):
-    """c7s1-64, 4×4 halvings and residual blocks, all with instance norm: it takes away what is style.
+    """c7s1-64, 4×4 halvings and residual blocks, all with instance norm: the norms remove the style.
 
     Args:
         width: Channels of the first layer; they double per halving.
@@ -32,8 +32,8 @@ class ContentEncoder(nn.Module):
         levels = [width * 2**level for level in range(downs + 1)]
         self.stride, self.channels = 2**downs, levels[-1]
         self.layers = nn.Sequential(
-            normed(reflected(1, width, 7), width),
-            *(normed(reflected(fine, coarse, 4, 2), coarse) for fine, coarse in pairwise(levels)),
+            conv_norm_act(reflect_conv(1, width, 7), width),
+            *(conv_norm_act(reflect_conv(fine, coarse, 4, 2), coarse) for fine, coarse in pairwise(levels)),
             *(ResidualBlock(self.channels) for _ in range(blocks)),
         )
 
@@ -48,7 +48,7 @@ class ContentEncoder(nn.Module):
 
 
 class StyleEncoder(nn.Module):
-    """c7s1-64, 4×4 halvings, the average over all pixels and a 1×1 convolution; no norm, which would take style away.
+    """c7s1-64, 4×4 halvings, the average over all pixels and a 1×1 convolution; no norm, which would remove the style.
 
     Args:
         width: Channels of the first layer; the first two halvings double them.
@@ -61,9 +61,9 @@ class StyleEncoder(nn.Module):
         levels = [width * 2 ** min(level, 2) for level in range(downs + 1)]
         self.downs = downs
         self.layers = nn.Sequential(
-            *(reflected(1, width, 7, bias=True), nn.ReLU(inplace=True)),
+            *(reflect_conv(1, width, 7, bias=True), nn.ReLU(inplace=True)),
             *(
-                nn.Sequential(reflected(fine, coarse, 4, 2, bias=True), nn.ReLU(inplace=True))
+                nn.Sequential(reflect_conv(fine, coarse, 4, 2, bias=True), nn.ReLU(inplace=True))
                 for fine, coarse in pairwise(levels)
             ),
             nn.AdaptiveAvgPool2d(1),
@@ -76,7 +76,7 @@ class StyleEncoder(nn.Module):
         Raises:
             ValueError: H or W is less than `2**downs`.
         """
-        require_size(image, f"a style encoder of {self.downs} halvings", least=max(4, 2**self.downs))
+        require_size(image, f"a style encoder of {self.downs} halvings", minimum=max(4, 2**self.downs))
         return self.layers(image).flatten(1)
 
 
@@ -85,8 +85,8 @@ class AdaptiveResidualBlock(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.first = reflected(channels, channels, 3)
-        self.second = reflected(channels, channels, 3)
+        self.first = reflect_conv(channels, channels, 3)
+        self.second = reflect_conv(channels, channels, 3)
 
     def forward(self, features: Tensor, affine: Tensor) -> Tensor:
         """Map features (N, C, H, W) and affine (N, 4C) to (N, C, H, W).
@@ -96,15 +96,15 @@ class AdaptiveResidualBlock(nn.Module):
             affine: Scale and offset of the first norm, then of the second.
         """
         first_scale, first_offset, second_scale, second_offset = affine[..., None, None].chunk(4, dim=1)
-        hidden = torch.relu(_standardised(self.first(features)) * first_scale + first_offset)
-        return features + _standardised(self.second(hidden)) * second_scale + second_offset
+        hidden = torch.relu(_standardise(self.first(features)) * first_scale + first_offset)
+        return features + _standardise(self.second(hidden)) * second_scale + second_offset
 
 
 class Decoder(nn.Module):
     """AdaIN residual blocks fed by a perceptron, doublings by repetition, and tanh.
 
     A doubling is followed by a 5×5 convolution and layer norm (over all channels and pixels at once: instance norm
-    would take away what AdaIN has put in).
+    would remove the style).
 
     Args:
         width: Channels of the last layer; the content has `2**ups` times as many.
@@ -124,13 +124,13 @@ class Decoder(nn.Module):
             nn.Linear(mlp_width, blocks * 4 * levels[0]),
         )
         self.up = nn.Sequential(*(_up(coarse, fine) for coarse, fine in pairwise(levels)))
-        self.last = reflected(width, 1, 7, bias=True)
+        self.last = reflect_conv(width, 1, 7, bias=True)
 
     def forward(self, content: Tensor, style: Tensor) -> Tensor:
         """Map content (N, C, h, w) and styles (N, style_dim), or one for all (1, style_dim), to images in [-1, 1]."""
         affine = self.perceptron(style).chunk(len(self.blocks), dim=1)
-        for block, own in zip(self.blocks, affine, strict=True):
-            content = block(content, own)
+        for block, block_affine in zip(self.blocks, affine, strict=True):
+            content = block(content, block_affine)
         return output_image(self.up(content), self.last)
 
 
@@ -138,7 +138,7 @@ class AutoEncoder(nn.Module):
     """Content encoder, style encoder and decoder of one contrast.
 
     Args:
-        width, downs, blocks: Of the content encoder; the decoder mirrors it.
+        width, downs, blocks: Size of the content encoder; the decoder mirrors it.
         style_dim: Length of a style.
         style_downs: Halvings of the style encoder.
         mlp_width: See `Decoder`.
@@ -166,7 +166,7 @@ class AutoEncoder(nn.Module):
         initialise_kaiming(self)
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Part (N, 1, H, W) in [-1, 1] into content (N, C, H / stride, W / stride) and styles (N, style_dim).
+        """Split (N, 1, H, W) in [-1, 1] into content (N, C, H / stride, W / stride) and styles (N, style_dim).
 
         Raises:
             ValueError: H or W is not a multiple of `stride`, or too small for one of the encoders.
@@ -186,7 +186,7 @@ class StyleTranslator(nn.Module):
     """Translates with one style for every slice, so that the slices of a volume agree.
 
     Args:
-        content_encoder: Of the source contrast.
+        content_encoder: The source contrast's content encoder.
         target: The target contrast's auto-encoder; its style encoder and decoder are shared, not copied.
 
     Attributes:
@@ -222,7 +222,7 @@ class StyleTranslator(nn.Module):
         Raises:
             ValueError: H or W is too small for the style encoder.
         """
-        return torch.cat([self.style_encoder(some) for some in slices.split(SLICES_AT_ONCE)]).mean(dim=0)
+        return torch.cat([self.style_encoder(batch) for batch in slices.split(SLICES_AT_ONCE)]).mean(dim=0)
 
     @torch.no_grad()
     def set_style(self, style: Tensor) -> None:
@@ -238,12 +238,15 @@ class StyleTranslator(nn.Module):
         self.style.copy_(style)
 
 
-def _standardised(features: Tensor) -> Tensor:
+def _standardise(features: Tensor) -> Tensor:
     return group_norm(features, features.shape[1])  # one channel a group: instance norm
 
 
-def _up(before: int, after: int) -> nn.Sequential:
-    layer_norm = nn.GroupNorm(1, after)  # all channels in one group: layer norm, its scale and offset by channel
-    return RepeatedDoubling(
-        nn.Upsample(scale_factor=2, mode="nearest"), reflected(before, after, 5, bias=True), layer_norm, nn.ReLU(True)
+def _up(in_channels: int, out_channels: int) -> nn.Sequential:
+    layer_norm = nn.GroupNorm(1, out_channels)  # all channels in one group: layer norm, its scale and offset by channel
+    return UpsampleConvolution(
+        nn.Upsample(scale_factor=2, mode="nearest"),
+        reflect_conv(in_channels, out_channels, 5, bias=True),
+        layer_norm,
+        nn.ReLU(True),
     )

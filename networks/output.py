@@ -1,4 +1,4 @@
-"""The last layer of a generator, which decides how many grey levels an image has."""
+"""The last layer of a generator, in a precision that keeps all grey levels."""
 
 import torch
 from torch import Tensor, nn
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 def output_image(features: Tensor, last: nn.Module) -> Tensor:
     """Return tanh(last(features)), (N, 1, H, W) in [-1, 1], in single precision also where autocast is on.
 
-    bf16 has 8 significant bits, so between 0.5 and 1 it knows 128 numbers, where scans hold 12 bits. So what autocast
-    made is converted back, and the layer computes in the precision of its own weights.
+    bf16 has 8 significant bits: 128 numbers between 0.5 and 1, where scans hold 12 bits. So features that autocast made
+    are converted back, and the layer computes in the precision of its own weights.
 
-    An exported network keeps both in its graph: whoever runs that under autocast has the same grey levels.
+    An exported network has both in its graph, so that it gives the same grey levels when run under autocast.
 
     Args:
         features: (N, C, h, w), in any floating-point type.

@@ -9,8 +9,8 @@ from networks.blocks import initialise_normal
 class PatchFeatureHead(nn.Module):
     """H_l: a perceptron of two layers for each of the generator's tapped layers, onto the unit sphere.
 
-    The perceptrons are made at once from the generator's `feature_channels`, so that an optimiser, a checkpoint and a
-    parameter count see them from the first step on.
+    The perceptrons are made in the constructor, from the generator's `feature_channels`, so that optimiser, checkpoint
+    and parameter count include them from the first step on.
 
     Args:
         channels: Channels of each tapped layer.

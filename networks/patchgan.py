@@ -4,7 +4,7 @@ from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
 
 from networks.blocks import as_group_norms, initialise_normal, normalise_spectrally
-from networks.convolutions import choosing
+from networks.cpu_kernels.convolutions import accelerate
 
 
 class PatchGAN(nn.Module):
@@ -31,7 +31,7 @@ class PatchGAN(nn.Module):
             norm=("instance", {"affine": True}),
             activation=("leakyrelu", {"negative_slope": 0.2, "inplace": True}),
         )
-        self.network = initialise_normal(choosing(as_group_norms(network)))
+        self.network = initialise_normal(accelerate(as_group_norms(network)))
         if spectral_norm:
             normalise_spectrally(self.network)
 

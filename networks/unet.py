@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from networks.attention import AttentionGate
-from networks.blocks import Upsampling, doubling, initialise_normal, instance_norm, require_size, tapped
-from networks.convolutions import Convolution
+from networks.blocks import Upsampling, initialise_normal, instance_norm, intermediate_features, require_size, upsample
+from networks.cpu_kernels.convolutions import Convolution
 from networks.output import output_image
 
 
@@ -13,15 +13,15 @@ class UNet(nn.Module):
     """A U-Net of 4×4 stride-2 convolutions with skips at every level and tanh at the end.
 
     At depth 8 and width 64 this is 256×256×1 → 1×1×512 → 256×256×1. The first layer has no norm, the innermost one
-    neither (over a 1×1 map a norm would leave nothing but its offset); dropout follows the innermost `depth - 5`
+    neither (of a 1×1 map a norm would leave only the offset); dropout follows the innermost `depth - 5`
     up-convolutions, three at most, which is the only source of noise and is off in `eval` mode.
 
     Args:
         depth: Number of halvings; the input's height and width must be multiples of `2**depth`.
         width: Channels of the first layer; they double per level up to 8 times this.
-        dropout: Probability.
+        dropout: Probability of dropping an activation.
         attention: Whether an attention gate weights each skip.
-        upsampling: "transposed", or "nearest" against checkerboard; see `blocks.doubling`.
+        upsampling: "transposed", or "nearest" against checkerboard; see `blocks.upsample`.
 
     Attributes:
         stride: Height and width must be multiples of this.
@@ -44,17 +44,17 @@ class UNet(nn.Module):
             _down(1 if level == 0 else channels[level - 1], channels[level], norm=0 < level < depth - 1)
             for level in range(depth)
         )
-        dropped = min(3, max(0, depth - 5))
+        dropout_levels = min(3, max(0, depth - 5))
         self.up = nn.ModuleList(
             _up(
                 channels[level] * (1 if level == depth - 1 else 2),
                 channels[level - 1],
-                dropout * (step < dropped),
+                dropout * (step < dropout_levels),
                 upsampling,
             )
             for step, level in enumerate(range(depth - 1, 0, -1))
         )
-        self.last = doubling(channels[0] * 2, 1, upsampling, kernel=4, bias=True)
+        self.last = upsample(channels[0] * 2, 1, upsampling, kernel=4, bias=True)
         self.gates = nn.ModuleList(AttentionGate(size, size) for size in reversed(channels[:-1]) if attention)
         self.taps = range(min(4, depth - 1))
         self.feature_channels = [1, *(channels[level] for level in self.taps)]
@@ -91,21 +91,21 @@ class UNet(nn.Module):
             ValueError: H or W is not a multiple of `stride`.
         """
         self._require_size(image)
-        return tapped(image, self.down, self.taps)
+        return intermediate_features(image, self.down, self.taps)
 
     def _require_size(self, image: Tensor) -> None:
         require_size(image, f"a U-Net of {len(self.down)} levels", self.stride)
 
 
-def _down(before: int, after: int, *, norm: bool) -> nn.Sequential:
-    layers: list[nn.Module] = [Convolution(before, after, 4, 2, 1, bias=False)]
+def _down(in_channels: int, out_channels: int, *, norm: bool) -> nn.Sequential:
+    layers: list[nn.Module] = [Convolution(in_channels, out_channels, 4, 2, 1, bias=False)]
     if norm:
-        layers.append(instance_norm(after))
+        layers.append(instance_norm(out_channels))
     return nn.Sequential(*layers, nn.LeakyReLU(0.2, inplace=True))
 
 
-def _up(before: int, after: int, dropout: float, upsampling: Upsampling) -> nn.Sequential:
-    layers: list[nn.Module] = [doubling(before, after, upsampling, kernel=4), instance_norm(after)]
+def _up(in_channels: int, out_channels: int, dropout: float, upsampling: Upsampling) -> nn.Sequential:
+    layers: list[nn.Module] = [upsample(in_channels, out_channels, upsampling, kernel=4), instance_norm(out_channels)]
     if dropout > 0:
         layers.append(nn.Dropout(dropout))
     return nn.Sequential(*layers, nn.ReLU(inplace=True))

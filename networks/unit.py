@@ -4,7 +4,15 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from networks.blocks import ResidualBlock, Upsampling, doubling, initialise_normal, normed, reflected, require_size
+from networks.blocks import (
+    ResidualBlock,
+    Upsampling,
+    conv_norm_act,
+    initialise_normal,
+    reflect_conv,
+    require_size,
+    upsample,
+)
 from networks.output import output_image
 
 
@@ -23,8 +31,11 @@ class LatentEncoder(nn.Sequential):
     def __init__(self, width: int = 64, downs: int = 2, blocks: int = 4):
         channels = [width * 2**level for level in range(downs + 1)]
         super().__init__(
-            normed(reflected(1, width, 7), width),
-            *(normed(nn.Conv2d(fine, coarse, 3, 2, 1, bias=False), coarse) for fine, coarse in pairwise(channels)),
+            conv_norm_act(reflect_conv(1, width, 7), width),
+            *(
+                conv_norm_act(nn.Conv2d(fine, coarse, 3, 2, 1, bias=False), coarse)
+                for fine, coarse in pairwise(channels)
+            ),
             *(ResidualBlock(channels[-1]) for _ in range(blocks)),
         )
         self.stride = 2**downs
@@ -46,8 +57,8 @@ class LatentDecoder(nn.Sequential):
         channels = [width * 2**level for level in range(ups, -1, -1)]
         super().__init__(
             *(ResidualBlock(channels[0]) for _ in range(blocks)),
-            *(normed(doubling(coarse, fine, upsampling, kernel=3), fine) for coarse, fine in pairwise(channels)),
-            reflected(width, 1, 7, bias=True),
+            *(conv_norm_act(upsample(coarse, fine, upsampling, kernel=3), fine) for coarse, fine in pairwise(channels)),
+            reflect_conv(width, 1, 7, bias=True),
         )
 
     def forward(self, latent: Tensor) -> Tensor:
@@ -64,9 +75,9 @@ class LatentAutoEncoder(nn.Module):
     The latent of an image is normally distributed about the mean that the encoder gives, with variance 1 (section 3).
 
     Args:
-        width, downs: Of both halves.
-        blocks: Residual blocks of each half.
-        upsampling: "transposed" as published, or "nearest" against checkerboard; see `blocks.doubling`.
+        width, downs: Size of encoder and decoder.
+        blocks: Residual blocks of the encoder, and of the decoder.
+        upsampling: "transposed" as published, or "nearest" against checkerboard; see `blocks.upsample`.
 
     Attributes:
         stride: Height and width must be multiples of this, and at least twice this.
@@ -93,23 +104,23 @@ class LatentAutoEncoder(nn.Module):
 
 
 def share_blocks(first: LatentAutoEncoder, second: LatentAutoEncoder, count: int) -> None:
-    """Have the second take over the first's residual blocks next to the latent, `count` on either side of it.
+    """Share the residual blocks next to the latent, `count` on either side of it: the second takes the first's.
 
-    What both encode last and decode first is then one and the same module (section 3, "weight-sharing"). Both must have
-    been made with the same width and downs.
+    The last blocks of both encoders and the first of both decoders are then the same modules (section 3,
+    "weight-sharing"). Both auto-encoders must have the same width and downs.
 
     Raises:
-        ValueError: they do not have so many.
+        ValueError: an auto-encoder has fewer blocks than `count`.
     """
     if count > min(first.blocks, second.blocks):
         raise ValueError(f"{count} blocks to share, where the auto-encoders have {first.blocks} and {second.blocks}")
-    for place in range(count):
-        second.encoder[-1 - place] = first.encoder[-1 - place]
-        second.decoder[place] = first.decoder[place]
+    for index in range(count):
+        second.encoder[-1 - index] = first.encoder[-1 - index]
+        second.decoder[index] = first.decoder[index]
 
 
 class LatentTranslator(nn.Module):
-    """The encoder of one contrast and the decoder of the other, shared, not copied; it translates without noise.
+    """A translator without noise, of one contrast's encoder and the other's decoder, which are shared, not copied.
 
     Attributes:
         stride: Height and width must be multiples of this, and at least twice this.

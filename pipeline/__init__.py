@@ -1,6 +1,7 @@
 """Unpaired translation of brain MRI between contrasts: from NIfTI volumes to NIfTI volumes."""
 
 import os
+import re
 import sys
 from contextlib import suppress
 from importlib.util import find_spec
@@ -11,7 +12,10 @@ __version__ = "0.1.0"
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before anything imports mlflow, as MONAI does
 
 _HOME = Path(__file__).parents[1]  # of this package, of `networks` and of `transforms`
-_IS_COMMAND = sys.argv[:1] == ["-m"]  # so it reads while `python -m pipeline.run` looks for its module
+# So arguments read while `python -m pipeline.run` looks for its module, and while another package does that imports us.
+_IS_COMMAND = sys.argv[:1] == ["-m"] and any(
+    re.fullmatch(r"(?:-\w*m)?pipeline(?:\.\w+)+", word) for word in sys.orig_argv
+)
 
 
 def _leave_working_folder() -> None:

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.arguments import given_path
-from pipeline.console import guarded
-from pipeline.errors import EXIT_DONE, UserError
+from pipeline.utils.arguments import path_argument
+from pipeline.utils.console import cli_main
+from pipeline.utils.errors import EXIT_DONE, UserError
 
 EPILOG = """exit codes: 0 done, 2 bad input or runs whose figures do not mean the same, 1 our bug
 Beside the page: its figures as .csv and .json, and the same slices through every method as _slices.png.
@@ -23,28 +23,30 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("runs", nargs="*", type=given_path, metavar="RUN", help="folders of finished runs")
+    command.add_argument("runs", nargs="*", type=path_argument, metavar="RUN", help="folders of finished runs")
     command.add_argument("--experiment", metavar="NAME", help="compare all finished runs of this MLflow experiment")
-    command.add_argument("--runs", dest="place", type=given_path, default=Path("runs"), metavar="FOLDER",
+    command.add_argument("--runs", dest="runs_folder", type=path_argument, default=Path("runs"), metavar="FOLDER",
                          help="where --experiment looks for them (default: runs)")  # fmt: skip
-    command.add_argument("-o", "--output", type=given_path, default=Path("compare.html"), metavar="PAGE",
+    command.add_argument("-o", "--output", type=path_argument, default=Path("compare.html"), metavar="PAGE",
                          help="the page to write (default: compare.html)")  # fmt: skip
     command.add_argument("--quiet", action="store_true", help="no progress bars")
     command.add_argument("--version", action="version", version=__version__)
     return command
 
 
-@guarded
+@cli_main
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_intermixed_args(argv)
-    from pipeline.comparison.job import compare_folders
+    from pipeline.comparison.comparison import compare_folders
     from pipeline.comparison.runs import runs_of_experiment
 
     if not arguments.runs and arguments.experiment is None:
         raise UserError("no run to compare; give the folders of two runs or more, or --experiment NAME")
-    found = [] if arguments.experiment is None else runs_of_experiment(arguments.experiment, arguments.place)
-    compare_folders([*arguments.runs, *found], arguments.output, quiet=arguments.quiet)
+    experiment_runs = (
+        [] if arguments.experiment is None else runs_of_experiment(arguments.experiment, arguments.runs_folder)
+    )
+    compare_folders([*arguments.runs, *experiment_runs], arguments.output, quiet=arguments.quiet)
     return EXIT_DONE
 
 

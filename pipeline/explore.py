@@ -5,10 +5,10 @@ import shlex
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.arguments import given_path
 from pipeline.config.load import load_config
-from pipeline.console import guarded
-from pipeline.errors import EXIT_DONE
+from pipeline.utils.arguments import path_argument
+from pipeline.utils.console import cli_main
+from pipeline.utils.errors import EXIT_DONE
 
 EPILOG = """exit codes: 0 the page is written (it names images that cannot be read), 2 bad configuration or nothing to
 read, 130/143 stopped, 1 our bug"""
@@ -21,12 +21,12 @@ def parser() -> argparse.ArgumentParser:
         description="Look at a configuration's data: counts, grids, intensities, outliers, duplicates, slices.",
         epilog=EPILOG,
     )
-    command.add_argument("config", type=given_path, help="YAML configuration, such as configs/phantom.yaml")
+    command.add_argument("config", type=path_argument, help="YAML configuration, such as configs/phantom.yaml")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as data.folder=/scans")
     command.add_argument(
         "-o",
         "--output",
-        type=given_path,
+        type=path_argument,
         metavar="FOLDER",
         help="of explore.html and explore.json (default: explore/<name>)",
     )
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
-@guarded
+@cli_main
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_intermixed_args(argv)

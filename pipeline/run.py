@@ -3,13 +3,13 @@
 import argparse
 
 from pipeline import __version__
-from pipeline.arguments import given_path
-from pipeline.config.load import load_config
-from pipeline.console import guarded
-from pipeline.distributed import launched
-from pipeline.errors import EXIT_DONE
+from pipeline.config.load import config_text, load_config
 from pipeline.runs.folder import open_run_folder
-from pipeline.training.start import require_start
+from pipeline.training.initial_weights import require_initial_weights
+from pipeline.utils.arguments import path_argument
+from pipeline.utils.console import cli_main, echo
+from pipeline.utils.distributed import world_from_env
+from pipeline.utils.errors import EXIT_DONE
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,34 +19,40 @@ def parser() -> argparse.ArgumentParser:
         description="Train, evaluate and report one run. Running the same command again continues where it stopped.",
         epilog="exit codes: 0 done, 2 bad input or configuration, 130/143 stopped with a checkpoint, 1 our bug",
     )
-    command.add_argument("config", type=given_path, help="YAML configuration, such as configs/phantom.yaml")
+    command.add_argument(
+        "config", type=path_argument, help="YAML configuration, or the name of a shipped one, such as phantom"
+    )
     command.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="such as training.epochs=20")
     command.add_argument("--dry-run", action="store_true", help="print the plan and touch nothing")
     command.add_argument("--verbose", action="store_true", help="with --dry-run: name every subject, one a line")
     command.add_argument("--quiet", action="store_true", help="no progress bars")
+    command.add_argument("--show-config", action="store_true", help="print the configuration's file and nothing else")
     command.add_argument("--version", action="version", version=__version__)
     return command
 
 
-@guarded
+@cli_main
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_intermixed_args(argv)
     config = load_config(arguments.config, arguments.overrides)
-    if arguments.dry_run:
-        if not launched().first:
-            return EXIT_DONE
-        from pipeline.plan import print_plan
-
-        print_plan(config, verbose=arguments.verbose)
+    if arguments.show_config:
+        echo(config_text(arguments.config).rstrip())
         return EXIT_DONE
-    if launched().size == 1:
+    if arguments.dry_run:
+        if not world_from_env().is_main:
+            return EXIT_DONE
+        from pipeline.dry_run import print_dry_run
+
+        print_dry_run(config, verbose=arguments.verbose)
+        return EXIT_DONE
+    if world_from_env().size == 1:
         open_run_folder(config)  # refuses at once, not after the imports that follow, what holds another run
-        require_start(config)
+        require_initial_weights(config)
     from pipeline.tracking.mlflow_settings import configure_mlflow
 
     configure_mlflow()  # first, for MONAI imports MLflow, which asks for its settings then
-    from pipeline.job import run
+    from pipeline.train import run
 
     run(config, quiet=arguments.quiet)
     return EXIT_DONE

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.arguments import count, given_path, given_text
-from pipeline.comparison.checks import config_differences
-from pipeline.comparison.job import compare_folders
-from pipeline.console import guarded, say, warn
-from pipeline.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError
-from pipeline.files import require_writable
+from pipeline.comparison.comparability import config_differences
+from pipeline.comparison.comparison import compare_folders
 from pipeline.runs.folder import RunFolder
 from pipeline.sweep_jobs import SweepJob, cuda_devices, plan, work_through
+from pipeline.utils.arguments import count, path_argument, path_or_address
+from pipeline.utils.console import cli_main, echo, warn
+from pipeline.utils.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError
+from pipeline.utils.files import require_writable
 
 DEFAULT, PAGE = Path("runs/sweep"), "compare.html"
 EPILOG = """exit codes: 0 all done, 2 bad input or configuration (checked before the first run starts), 3 some or all
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("items", nargs="+", type=_item, metavar="CONFIG … key=value …",
                          help="YAML configurations, and changes for all of them")  # fmt: skip
-    command.add_argument("-o", "--output", type=given_path, metavar="FOLDER",
+    command.add_argument("-o", "--output", type=path_argument, metavar="FOLDER",
                          help="put runs, logs and comparison here (default: each run where its configuration says, "
                          f"logs and comparison in {DEFAULT})")  # fmt: skip
     command.add_argument("--jobs", type=count, default=1, metavar="N",
@@ -46,11 +46,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _item(text: str) -> str:
-    """Return a configuration's path, its `~` and variables replaced, or a change as it is."""
-    return text if "=" in text else given_text(text)
+    """Return a configuration's path with `~` and variables expanded, or a `key=value` setting unchanged."""
+    return text if "=" in text else path_or_address(text)
 
 
-@guarded
+@cli_main
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_intermixed_args(argv)
@@ -69,36 +69,38 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _warn_of_differences(jobs: Sequence[SweepJob]) -> None:
-    """Say before hours of training that the end will be without a comparison."""
+    """Warn before training of runs that cannot be compared."""
     first, *others = jobs
     for job in others:
-        for key, there, here in config_differences(first.config, job.config):
-            warn(f"warning: {first.name} and {job.name} cannot be compared: {key} is {there!r} and {here!r}")
+        for key, first_value, job_value in config_differences(first.config, job.config):
+            warn(f"warning: {first.name} and {job.name} cannot be compared: {key} is {first_value!r} and {job_value!r}")
 
 
 def _skip_finished(jobs: Sequence[SweepJob], quiet: bool) -> None:
-    """Count as done what its folder holds finished; with another configuration pipeline.run decides."""
+    """Mark runs as done that are finished in their folders with the same configuration."""
     finished = [job for job in jobs if RunFolder(job.config.folder).is_finished(job.config)]
     for job in finished:
         job.code = EXIT_DONE
     if finished and not quiet:
-        them = "it" if len(finished) == 1 else "them"
-        say(f"finished before, so skipped: {', '.join(job.name for job in finished)} (--again evaluates {them} anew)")
+        pronoun = "it" if len(finished) == 1 else "them"
+        echo(
+            f"finished before, so skipped: {', '.join(job.name for job in finished)} (--again evaluates {pronoun} anew)"
+        )
 
 
 def _conclude(jobs: Sequence[SweepJob], page: Path, quiet: bool) -> int:
-    """Compare what finished, list what failed, and return the exit code."""
-    done, failed = [job for job in jobs if job.code == 0], [job for job in jobs if job.code != 0]
+    """Compare the finished runs, list the failed ones, and return the exit code."""
+    finished, failed = [job for job in jobs if job.code == 0], [job for job in jobs if job.code != 0]
     compared = True
-    if len(done) > 1:
+    if len(finished) > 1:
         try:
-            compare_folders([job.config.folder for job in done], page, quiet=quiet)
+            compare_folders([job.config.folder for job in finished], page, quiet=quiet)
         except UserError as error:
             warn(f"warning: no comparison: {error}")
             compared = False
     elif not quiet:
-        say("no comparison: it needs two finished runs or more")
-    say(f"{len(done)} of {len(jobs)} runs are done")
+        echo("no comparison: it needs two finished runs or more")
+    echo(f"{len(finished)} of {len(jobs)} runs are done")
     for job in failed:
         warn(f"failed: {job.name}: exit code {job.code}: {job.last_line}; {job.log} has the rest")
     return EXIT_DONE if compared and not failed else EXIT_PARTLY_DONE

@@ -3,8 +3,8 @@
 import argparse
 
 from pipeline import __version__
-from pipeline.arguments import given_path
-from pipeline.console import guarded
+from pipeline.utils.arguments import path_argument
+from pipeline.utils.console import cli_main
 
 EPILOG = """exit codes: 0 all sent, 2 bad input or nothing sent, 3 some sent and some not, 1 our bug
 The store is the one that MLFLOW_TRACKING_URI names, or mlflow.db in the working directory. Sending twice changes
@@ -21,13 +21,13 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
-        "runs", nargs="+", type=given_path, metavar="RUN", help="folders of runs that nobody is at work on"
+        "runs", nargs="+", type=path_argument, metavar="RUN", help="folders of runs that nobody is at work on"
     )
     command.add_argument("--version", action="version", version=__version__)
     return command
 
 
-@guarded
+@cli_main
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_intermixed_args(argv)

@@ -57,16 +57,16 @@ def finished_run(
     place.mkdir(parents=True)
     (place / "config.yaml").write_text(yaml.safe_dump(content))
     (place / "split.json").write_text(json.dumps(split))
-    found = []
-    for way, more in ((("T1", "T2"), 0.0), (("T2", "T1"), 2.0)):
+    scores = []
+    for direction, more in ((("T1", "T2"), 0.0), (("T2", "T1"), 2.0)):
         for system, first in {"model": psnr, **baselines}.items():
             for index, scan in enumerate(split["test"]):
                 gain = gains[index] if system == "model" and gains else 0.0
                 step = 1.0 if system == "model" else 1.01  # no two differences are the same: ties take SciPy long
                 measured = _measured(first + more + step * index + gain) | (extra or {})
                 measured = {key: np.array([value]) for key, value in measured.items()}
-                found.append(SubjectScore(scan.replace("/", "_"), *way, system, "own", measured))
-    Scores(paired=True, subjects=found).save(place)
+                scores.append(SubjectScore(scan.replace("/", "_"), *direction, system, "own", measured))
+    Scores(paired=True, subjects=scores).save(place)
     if record is not None:
         (place / "run.json").write_text(json.dumps(record))
     return place

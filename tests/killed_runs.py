@@ -26,7 +26,7 @@ from crash_points import die_at_byte
 from small_engine import leaves
 from small_run import CONFIGS, QUICK, TINY, workshop
 
-import pipeline.job
+import pipeline.train
 from pipeline.engines.base import AdversarialEngine
 from pipeline.run import main
 from pipeline.runs.checkpoint import CheckpointFolder, random_state
@@ -171,7 +171,12 @@ def _tell(pipe: int, whole: bool) -> None:
     def tell(name: str, state: str = "") -> None:
         os.write(pipe, f"{name} {made} {state} {time.monotonic()}\n".encode())
 
-    train, finish, step, save = pipeline.job.train, pipeline.job.finish, AdversarialEngine.step, CheckpointFolder.save
+    train, finish, step, save = (
+        pipeline.train.train,
+        pipeline.train.finish,
+        AdversarialEngine.step,
+        CheckpointFolder.save,
+    )
 
     def told_train(engine, slices, schedule, position, *arguments, **options):
         nonlocal made
@@ -196,8 +201,8 @@ def _tell(pipe: int, whole: bool) -> None:
             finish(sitting)
 
     if not whole:
-        pipeline.job.last_lines = lambda *_: "trained"
-    pipeline.job.train, pipeline.job.finish = told_train, told_finish
+        pipeline.train.closing_lines = lambda *_: "trained"
+    pipeline.train.train, pipeline.train.finish = told_train, told_finish
     AdversarialEngine.step, CheckpointFolder.save = told_step, told_save
     tell("start")
 

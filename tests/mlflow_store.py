@@ -23,7 +23,7 @@ from pipeline.tracking.tracker import Tracker
 tracker = Tracker(Path("run"), experiment="first use", run_name="r", params={})
 tracker.log_metrics({"loss": 1}, 1)
 tracker.close()
-print(tracker.how_to_open())
+print(tracker.open_instructions())
 Tracker(Path("left open"), experiment="first use", run_name="r", params={})
 """
 
@@ -35,8 +35,8 @@ def first_use() -> tuple[Path, subprocess.CompletedProcess]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
     command = [sys.executable, "-c", FIRST_USE]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=90)
-    return folder, done
+    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=90)
+    return folder, process
 
 
 def fresh_store(folder: Path) -> str:

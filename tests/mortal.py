@@ -45,7 +45,7 @@ if COMMAND == "pipeline.run":
     step = mortal(AdversarialEngine.step, 3)
     AdversarialEngine.step = lambda *arguments: step(*arguments)
 else:
-    import pipeline.translation.batch as batch
+    import pipeline.inference.batch.batch as batch
 
     batch.write_together = mortal(batch.write_together, 2, note)
 raise SystemExit(import_module(COMMAND).main(sys.argv[4:]))

@@ -8,10 +8,10 @@ import nibabel as nib
 import torch
 from torch import nn
 
-import pipeline.translation.address
-import pipeline.translation.model
+import pipeline.inference.model
+import pipeline.inference.model_address
+from pipeline.inference.model import TranslationModel
 from pipeline.translate import main
-from pipeline.translation.model import TranslationModel
 
 
 class Negative(nn.Module):
@@ -38,7 +38,7 @@ def negative_model(contrasts: tuple[str, str] = ("T1", "T2")) -> TranslationMode
         contrasts=contrasts,
         translators={name: Negative() for name in contrasts},
         settings={"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)},
-        facts={name: {"low": 0.0, "high": 1000.0, "integer": True} for name in contrasts},
+        statistics={name: {"low": 0.0, "high": 1000.0, "integer": True} for name in contrasts},
         stride=8,
         device=torch.device("cpu"),
     )
@@ -46,8 +46,8 @@ def negative_model(contrasts: tuple[str, str] = ("T1", "T2")) -> TranslationMode
 
 def loads(monkeypatch, load):
     """Have the command load its models by `load(uri, device)`, wherever they are said to be."""
-    monkeypatch.setattr(pipeline.translation.address, "require_model", lambda uri: None)
-    monkeypatch.setattr(pipeline.translation.model, "load_model", load)
+    monkeypatch.setattr(pipeline.inference.model_address, "require_model", lambda uri: None)
+    monkeypatch.setattr(pipeline.inference.model, "load_model", load)
 
 
 def volume_at(path: Path, seed: int = 0) -> Path:

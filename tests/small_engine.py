@@ -6,7 +6,7 @@ import io
 import torch
 
 from pipeline.config.schema import Config, Training
-from pipeline.engines.build import build_engine
+from pipeline.engines.registry import build_engine
 
 METHOD = {"type": "cyclegan", "discriminator_scale": 0.5, "ema_decay": 0.0}
 CYCLEGAN = {"adversarial": "least_squares", "cycle_weight": 10.0, "identity_share": 0.5, "pool_size": 0}
@@ -75,9 +75,9 @@ def engine_of(*, dtype=torch.float32, weights_seed=0, **options):
 
 def force_the_ways(monkeypatch):
     """Have layers of any size compute by the ways that pay for large ones."""
-    monkeypatch.setattr("networks.winograd.LEAST_TILES", {3: 0, 4: 0})
-    for name in ("winograd.LEAST_CHANNELS", "winograd.LEAST_KERNELS", "few_pixels.LEAST_WEIGHTS", "few_pixels.SHARE"):
-        monkeypatch.setattr(f"networks.{name}", 0)
+    monkeypatch.setattr("networks.cpu_kernels.winograd.LEAST_TILES", {3: 0, 4: 0})
+    for name in ("winograd.LEAST_CHANNELS", "winograd.LEAST_KERNELS", "gemm_conv.LEAST_WEIGHTS", "gemm_conv.SHARE"):
+        monkeypatch.setattr(f"networks.cpu_kernels.{name}", 0)
 
 
 def batch(index, count=2, size=16, dtype=torch.float32):

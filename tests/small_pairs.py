@@ -4,8 +4,8 @@ import numpy as np
 from head_scans import AFFINE, scan, write_scan
 
 from pipeline.data.case import Case
-from pipeline.data.pair_store import build_pair_store
-from pipeline.data.store import decode
+from pipeline.data.pair_cache import build_pair_cache
+from pipeline.data.slice_cache import decode
 
 CHAIN = {"axis": "axial", "spacing_mm": None, "size": 40, "n4": False, "percentiles": [0.5, 99.5]}
 SETTINGS = {**CHAIN, "min_foreground": 0.1, "register_pairs": True}
@@ -22,7 +22,7 @@ def pair(folder, second=None, affine=AFFINE, subject="s1"):
 
 def build(pairs, folder, *, settings=SETTINGS, processes=1, on_bad_volume="skip"):
     """Store pairs in a folder's `store`."""
-    return build_pair_store(
+    return build_pair_cache(
         pairs, folder / "store", settings, cache=folder / "store" / "registrations", processes=processes,
         on_bad_volume=on_bad_volume, quiet=True,
     )  # fmt: skip

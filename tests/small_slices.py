@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.data.case import Case
 from pipeline.data.loader import epoch_loader
-from pipeline.data.store import StoredCase, encode
+from pipeline.data.slice_cache import StoredCase, encode
 from transforms.augmentation import Augmentation
 
 EVERYTHING = Augmentation(

@@ -3,7 +3,7 @@
 from small_volumes import write_volume
 
 from pipeline.data.case import Case
-from pipeline.data.store import build_store
+from pipeline.data.slice_cache import build_slice_cache
 
 CHAIN = {"axis": "axial", "spacing_mm": None, "size": 24, "n4": False, "percentiles": [0.5, 99.5]}
 SETTINGS = {**CHAIN, "min_foreground": 0.1}
@@ -18,4 +18,4 @@ def make_cases(folder, count):
 
 
 def build(cases, folder, *, processes=1, on_bad_volume="skip", settings=SETTINGS):
-    return build_store(cases, folder, settings, processes=processes, on_bad_volume=on_bad_volume, quiet=True)
+    return build_slice_cache(cases, folder, settings, processes=processes, on_bad_volume=on_bad_volume, quiet=True)

@@ -24,7 +24,7 @@ from raw_affine import check_raw_affine, content_of
 from torch import nn
 from volume_cases import affine_of, head, image
 
-from transforms.nifti import read_nifti
+from transforms.io.nifti import read_nifti
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 MOST_BYTES = 64 << 20

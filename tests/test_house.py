@@ -14,42 +14,42 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("pipeline", "networks", "transforms", "benchmarks")
 FOUNDATION = (
     "pipeline",
-    "pipeline.arguments",
+    "pipeline.utils.arguments",
     "pipeline.config",
-    "pipeline.console",
-    "pipeline.distributed",
-    "pipeline.errors",
-    "pipeline.files",
-    "pipeline.hardware",
-    "pipeline.interruption",
-    "pipeline.progress",
-    "pipeline.paths",
-    "pipeline.texts",
-    "pipeline.workers",
+    "pipeline.utils.console",
+    "pipeline.utils.distributed",
+    "pipeline.utils.errors",
+    "pipeline.utils.files",
+    "pipeline.utils.hardware",
+    "pipeline.utils.interruption",
+    "pipeline.utils.progress",
+    "pipeline.utils.paths",
+    "pipeline.utils.texts",
+    "pipeline.utils.workers",
 )
 # What each package may import besides the foundation: those below it, and no other.
 BELOW = {
-    "pipeline.losses": (),
-    "pipeline.engines": ("networks", "pipeline.losses"),
+    "pipeline.engines.losses": (),
+    "pipeline.engines": ("networks", "pipeline.engines.losses"),
     "pipeline.metrics": ("transforms",),
     "pipeline.tracking": (),
     "pipeline.data": ("transforms",),
-    "pipeline.report": ("transforms", "pipeline.tracking", "pipeline.metrics.names"),
+    "pipeline.reporting": ("transforms", "pipeline.tracking", "pipeline.metrics.names"),
     "pipeline.runs": ("pipeline.data",),
-    "pipeline.exploration": ("transforms", "pipeline.data", "pipeline.report", "pipeline.runs", "pipeline.tracking"),
-    "pipeline.translation": ("transforms", "pipeline.data", "pipeline.engines", "pipeline.runs", "pipeline.tracking"),
+    "pipeline.exploration": ("transforms", "pipeline.data", "pipeline.reporting", "pipeline.runs", "pipeline.tracking"),
+    "pipeline.inference": ("transforms", "pipeline.data", "pipeline.engines", "pipeline.runs", "pipeline.tracking"),
 }
-LEAVES = ("pipeline.runs.checkpoint", "pipeline.translation.volume")  # know the foundation alone
+LEAVES = ("pipeline.runs.checkpoint", "pipeline.inference.output_volume")  # know the foundation alone
 WITHOUT_CONFIG = (
     "pipeline.data",
-    "pipeline.losses",
+    "pipeline.engines.losses",
     "pipeline.metrics",
-    "pipeline.report",
+    "pipeline.reporting",
     "pipeline.runs.checkpoint",
     "pipeline.tracking",
     "pipeline.training.loop",
-    "pipeline.translation.translator",
-    "pipeline.translation.volume",
+    "pipeline.inference.translator",
+    "pipeline.inference.output_volume",
 )
 SLOW_TO_IMPORT = {"torch", "monai", "mlflow", "SimpleITK", "scipy", "skimage", "matplotlib", "nilearn"}
 MOST_LINES = 300
@@ -114,8 +114,8 @@ def project_files() -> list[Path]:
 
 
 def test_imports_are_read_wherever_they_stand():
-    assert "pipeline.translation.model" in IMPORTS["pipeline.translate"]  # within a function
-    assert "transforms.presets" in IMPORTS["pipeline.data.store"]
+    assert "pipeline.inference.model" in IMPORTS["pipeline.translate"]  # within a function
+    assert "transforms.slice_chain" in IMPORTS["pipeline.data.slice_cache"]
     assert "networks.blocks" in IMPORTS["networks.unet"]
     assert len(SOURCES) > 40
 
@@ -188,7 +188,7 @@ def test_the_training_loop_knows_engines_by_their_protocol_only():
 
 def test_engines_know_neither_disk_nor_tracking():
     modules = [name for name in SOURCES if within(name, ("pipeline.engines",))]
-    assert {name for name in modules if "pipeline.files" in IMPORTS[name]} == set()
+    assert {name for name in modules if "pipeline.utils.files" in IMPORTS[name]} == set()
     assert {name for name in modules if top_level_names(name) & {"mlflow", "os", "pathlib", "shutil"}} == set()
 
 
@@ -261,8 +261,8 @@ def test_what_comes_from_outside_is_never_run():
 def test_nothing_listens_on_a_port():
     servers = {"http", "socket", "socketserver", "asyncio", "wsgiref", "xmlrpc", "flask", "uvicorn", "werkzeug"}
     found = {name: top_level_names(name) & servers for name in SOURCES}
-    assert {name for name, modules in found.items() if modules} <= {"pipeline.data.fetch"}
-    assert found["pipeline.data.fetch"] <= {"http"}
-    assert "http.server" not in SOURCES["pipeline.data.fetch"].read_text(encoding="utf-8")
+    assert {name for name, modules in found.items() if modules} <= {"pipeline.data.http_download"}
+    assert found["pipeline.data.http_download"] <= {"http"}
+    assert "http.server" not in SOURCES["pipeline.data.http_download"].read_text(encoding="utf-8")
     calls = [node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.Call)]
     assert [ast.unparse(call) for call in calls if ast.unparse(call.func).endswith((".listen", ".serve_forever"))] == []

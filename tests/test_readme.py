@@ -28,3 +28,11 @@ def test_every_configuration_a_page_names_is_there():
     named = {name for page in PAGES for name in re.findall(r"configs/\w+\.yaml", page.read_text(encoding="utf-8"))}
     assert "configs/phantom.yaml" in named
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_every_module_is_named_where_the_house_is_drawn():
+    drawn = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "reference" / "house.md").read_text(encoding="utf-8")))
+    folders = (ROOT / "pipeline", ROOT / "networks", ROOT / "transforms")
+    modules = {path.stem for folder in folders for path in folder.rglob("*.py") if "node_modules" not in path.parts}
+    assert "slice_cache" in modules
+    assert sorted(modules - drawn - {"__init__"}) == []

@@ -1,4 +1,4 @@
-"""Random changes of training slices: what is drawn is a function of the random generator alone."""
+"""Random augmentation of training slices, a function of the random generator alone."""
 
 from dataclasses import dataclass
 
@@ -8,19 +8,19 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Change:
-    """What was drawn for one slice."""
+class AugmentationParameters:
+    """The random parameters of one slice's augmentation."""
 
     flip_left_right: bool = False
     flip_front_back: bool = False
     quarter_turns: int = 0
-    crop: tuple[float, float] = (0.5, 0.5)  # where the crop of the enlarged slice starts, 0 to 1 of the room there is
+    crop: tuple[float, float] = (0.5, 0.5)  # start of the crop along each axis, 0 to 1 of the margin
     brightness: float = 0.0  # added, in the slice's own units: the range is 2
     contrast: float = 1.0  # factor about the slice's mean
 
     @property
     def flips(self) -> tuple[int, int]:
-        """The steps, 1 or -1, in which a slice's two axes are walked."""
+        """The steps along a slice's two axes, 1 or -1 (flipped)."""
         return -1 if self.flip_left_right else 1, -1 if self.flip_front_back else 1
 
 
@@ -30,7 +30,7 @@ class Augmentation:
 
     Args:
         horizontal_flip: Probability of a left-right mirror (the first axis of a slice).
-        jitter: Factor of an enlargement that is cropped back at a random place; 1 for none.
+        jitter: Factor by which slices are enlarged before a random crop to their size; 1 for none.
         vertical_flip: Probability of a front-back mirror (the second axis).
         rotate90: Probability of a turn by 90, 180 or 270 degrees.
         brightness: Largest shift, as a share of the intensity range.
@@ -44,10 +44,10 @@ class Augmentation:
     brightness: float = 0.0
     contrast: float = 0.0
 
-    def draw(self, random: np.random.Generator) -> Change:
-        """Draw one slice's change; always the same number of draws, whatever is switched on."""
+    def draw(self, random: np.random.Generator) -> AugmentationParameters:
+        """Draw one slice's parameters, always with the same number of random draws, whatever is switched on."""
         draws = random.random(8)
-        return Change(
+        return AugmentationParameters(
             flip_left_right=bool(draws[0] < self.horizontal_flip),
             flip_front_back=bool(draws[1] < self.vertical_flip),
             quarter_turns=1 + int(draws[3] * 3) if draws[2] < self.rotate90 else 0,
@@ -56,46 +56,53 @@ class Augmentation:
             contrast=1 + self.contrast * float(2 * draws[7] - 1),
         )
 
-    def apply(self, slices: Tensor, changes: list[Change]) -> Tensor:
-        """Return slices (N, 1, S, S) with one change each; they stay within [-1, 1]."""
-        enlarged, changed = enlarge(slices, self.jitter), torch.empty_like(slices)
-        for target, image, change in zip(changed, enlarged, changes, strict=True):
+    def apply(self, slices: Tensor, changes: list[AugmentationParameters]) -> Tensor:
+        """Return slices (N, 1, S, S), each with its own parameters applied; they stay within [-1, 1]."""
+        enlarged, augmented = enlarge(slices, self.jitter), torch.empty_like(slices)
+        for target, image, change in zip(augmented, enlarged, changes, strict=True):
             image = _cropped(image, slices.shape[-1], change)
             flips = [axis for axis, on in ((1, change.flip_left_right), (2, change.flip_front_back)) if on]
-            target.copy_(_turned_and_recoloured(image.flip(flips) if flips else image, change))
-        return changed
+            target.copy_(_rotated_and_adjusted(image.flip(flips) if flips else image, change))
+        return augmented
 
-    def apply_at_once(self, slices: Tensor, changes: list[Change]) -> Tensor:
-        """Do what `apply` does in a few operations on the whole batch, for a GPU that each of them must be sent to."""
+    def apply_batched(self, slices: Tensor, changes: list[AugmentationParameters]) -> Tensor:
+        """Return the same as `apply` in a few operations on the whole batch, to launch few GPU kernels."""
         size, enlarged = slices.shape[-1], enlarge(slices, self.jitter)
-        origins = _origins(changes, size, enlarged.shape[-1] - size)
-        rows, columns, turned = (on_device(one, slices.device) for one in origins)
-        turned, batch = turned[:, None, None], torch.arange(len(slices), device=slices.device)[:, None, None]
-        down = torch.where(turned, rows[:, None, :], rows[:, :, None])
-        across = torch.where(turned, columns[:, :, None], columns[:, None, :])
-        images = enlarged[batch, 0, down, across][:, None]
+        # Gather flipped, turned and cropped slices by their source indices.
+        source_indices = _source_indices(changes, size, enlarged.shape[-1] - size)
+        rows, columns, is_transposed = (on_device(array, slices.device) for array in source_indices)
+        is_transposed = is_transposed[:, None, None]
+        batch = torch.arange(len(slices), device=slices.device)[:, None, None]
+        row_index = torch.where(is_transposed, rows[:, None, :], rows[:, :, None])
+        column_index = torch.where(is_transposed, columns[:, :, None], columns[:, None, :])
+        images = enlarged[batch, 0, row_index, column_index][:, None]
         if not (self.brightness or self.contrast):
             return images
-        colours = np.array([(change.contrast, change.brightness) for change in changes], dtype=np.float32)
-        contrast, brightness = on_device(colours, slices.device)[:, :, None, None, None].unbind(dim=1)
+
+        # Change brightness and contrast.
+        adjustments = np.array([(change.contrast, change.brightness) for change in changes], dtype=np.float32)
+        contrast, brightness = on_device(adjustments, slices.device)[:, :, None, None, None].unbind(dim=1)
         means = images.mean(dim=(1, 2, 3), keepdim=True)
         return ((images - means) * contrast + means + brightness).clamp(-1, 1)
 
-    def apply_to_flipped(self, slices: Tensor, changes: list[Change]) -> Tensor:
-        """Change slices in place that were flipped (`Change.flips`) as they were read, and return them.
+    def apply_to_flipped(self, slices: Tensor, changes: list[AugmentationParameters]) -> Tensor:
+        """Augment slices in place that were flipped (`AugmentationParameters.flips`) while being read; return them.
 
-        It is what `apply` does of unflipped ones where the jitter is 1: then the flips are what comes first.
+        With a jitter of 1 the result equals `apply` of the unflipped slices, as flips come first then.
+
+        Raises:
+            ValueError: the jitter is not 1.
         """
         if self.jitter != 1:
             raise ValueError(f"slices are to be enlarged by {self.jitter:g} before they are flipped")
         for index, change in enumerate(changes):
             if change.quarter_turns or change.brightness or change.contrast != 1:
-                slices[index] = _turned_and_recoloured(slices[index], change)
+                slices[index] = _rotated_and_adjusted(slices[index], change)
         return slices
 
 
 def enlarge(slices: Tensor, factor: float) -> Tensor:
-    """Return slices (N, 1, S, S) as (N, 1, S', S') with S' = round(factor · S), bilinearly."""
+    """Resize slices (N, 1, S, S) to (N, 1, S', S') with S' = round(factor · S), bilinearly."""
     side = round(slices.shape[-1] * factor)
     if side == slices.shape[-1]:
         return slices
@@ -103,42 +110,44 @@ def enlarge(slices: Tensor, factor: float) -> Tensor:
 
 
 def on_device(numbers: np.ndarray, device: torch.device) -> Tensor:
-    """Return an array on a device, on its way from memory that a GPU reads by itself, so that nothing waits."""
+    """Return an array on a device; to a GPU it is copied asynchronously from pinned memory."""
     tensor = torch.from_numpy(numbers)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def _origins(changes: list[Change], size: int, room: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return which row and column of an enlarged slice each row and column of a changed one shows.
+def _source_indices(
+    changes: list[AugmentationParameters], size: int, room: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows and columns of enlarged slices that the augmented slices' rows and columns show.
 
     Args:
-        changes: N of them.
-        size: Of a slice.
-        room: By how much an enlarged slice is larger.
+        changes: Parameters of N slices.
+        size: Side of a slice.
+        room: Margin of an enlarged slice, its side less `size`.
 
     Returns:
-        Rows (N, size) and columns (N, size); and whether (N,) they run across and down, for the slice is turned.
+        Rows (N, size) and columns (N, size); and (N,) bool, whether rows and columns are swapped by a quarter turn.
     """
-    forth = np.arange(size)
+    forward = np.arange(size)
     rows, columns = np.empty((2, len(changes), size), dtype=np.int64)
     for row, column, change in zip(rows, columns, changes, strict=True):
         turns = change.quarter_turns % 4
-        back_down = change.flip_left_right ^ (turns in (2, 3))
-        back_across = change.flip_front_back ^ (turns in (1, 2))
+        is_row_reversed = change.flip_left_right ^ (turns in (2, 3))
+        is_column_reversed = change.flip_front_back ^ (turns in (1, 2))
         top, left = (int(start * (room + 1)) for start in change.crop)
-        row[:] = top + (forth[::-1] if back_down else forth)
-        column[:] = left + (forth[::-1] if back_across else forth)
+        row[:] = top + (forward[::-1] if is_row_reversed else forward)
+        column[:] = left + (forward[::-1] if is_column_reversed else forward)
     return rows, columns, np.array([change.quarter_turns % 2 == 1 for change in changes])
 
 
-def _cropped(image: Tensor, size: int, change: Change) -> Tensor:
+def _cropped(image: Tensor, size: int, change: AugmentationParameters) -> Tensor:
     """Return one slice (1, S', S') cropped to (1, size, size)."""
     top, left = (int(start * (image.shape[-1] - size + 1)) for start in change.crop)
     return image[:, top : top + size, left : left + size]
 
 
-def _turned_and_recoloured(image: Tensor, change: Change) -> Tensor:
-    """Return one flipped slice (1, S, S) turned, and its brightness and contrast changed."""
+def _rotated_and_adjusted(image: Tensor, change: AugmentationParameters) -> Tensor:
+    """Return one flipped slice (1, S, S) rotated, with its brightness and contrast changed."""
     if change.quarter_turns:
         image = torch.rot90(image, change.quarter_turns, (1, 2))
     if change.brightness or change.contrast != 1:

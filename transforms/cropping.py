@@ -1,110 +1,114 @@
-"""A box around the head, cut out of a volume and put back: pure array functions.
+"""Cropping a volume to a box around the head, and pasting it back: pure array functions.
 
-A box is a (3, 2) array of whole numbers, for each axis the first voxel and the one after the last. It may reach beyond
-the volume, for it has the same margin around the head whatever the volume has.
+A box is a (3, 2) integer array, for each axis the first voxel and the one after the last. Its margin around the head is
+fixed, so it may extend beyond the volume. The field is the volume's box without empty planes at the border
+(`transforms.head_mask.Head.field`).
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from transforms.head import Head, tight_box
+from transforms.head_mask import Head, bounding_box
 
 MARGIN_MM = 10.0  # around the head
-LEAST_MARGIN = 2  # voxels
-REACH_MM = 30.0  # beyond the mask, within which smaller parts of the head lie; what is farther off is no part of it
+MIN_MARGIN = 2  # voxels
+OUTER_BOX_REACH_MM = 30.0  # smaller parts of the head lie within this distance of its mask
 
 
 def box_around(head: Head, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Return the box of a head and its margin on each side, in the volume's voxels; none along an axis of one voxel.
+    """Return the box of a head with a margin on each side, in the volume's voxels; no margin along axes of one voxel.
 
     Args:
-        head: With a mask that is not empty.
-        spacing_mm: Of the volume's voxels.
+        head: The head, whose mask is not empty.
+        spacing_mm: Voxel spacing of the volume.
     """
-    margins, reach = (_voxels(width_mm, spacing_mm) for width_mm in (MARGIN_MM, REACH_MM))
+    margins, reach = (_in_voxels(width_mm, spacing_mm) for width_mm in (MARGIN_MM, OUTER_BOX_REACH_MM))
     bounds = []
-    for axis, (own, parts) in enumerate(zip(tight_box(head.mask), head.parts, strict=True)):
-        field, thick = head.field[axis], head.mask.shape[axis] > 1
-        first = min(own.start - margins[axis], max(parts.start - 1, own.start - reach[axis]))
-        last = max(own.stop + margins[axis], min(parts.stop + 1, own.stop + reach[axis]))
-        bounds.append([field.start + first, field.start + last] if thick else [field.start, field.stop])
+    for axis, (mask_bounds, outer_bounds) in enumerate(zip(bounding_box(head.mask), head.outer_box, strict=True)):
+        field, is_thick = head.field[axis], head.mask.shape[axis] > 1
+        first = min(mask_bounds.start - margins[axis], max(outer_bounds.start - 1, mask_bounds.start - reach[axis]))
+        last = max(mask_bounds.stop + margins[axis], min(outer_bounds.stop + 1, mask_bounds.stop + reach[axis]))
+        bounds.append([field.start + first, field.start + last] if is_thick else [field.start, field.stop])
     return np.array(bounds)
 
 
-def _voxels(width_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
-    return np.maximum(LEAST_MARGIN, np.ceil(np.round(width_mm / np.asarray(spacing_mm, dtype=float), 3)).astype(int))
+def _in_voxels(width_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
+    return np.maximum(MIN_MARGIN, np.ceil(np.round(width_mm / np.asarray(spacing_mm, dtype=float), 3)).astype(int))
 
 
-def cut(volume: np.ndarray, box: np.ndarray, field: Sequence[slice]) -> np.ndarray:
-    """Cut a box out of a volume; where it reaches beyond `field`, the nearest voxel of the field is repeated.
+def crop_box(volume: np.ndarray, box: np.ndarray, field: Sequence[slice]) -> np.ndarray:
+    """Crop a volume to a box; outside `field`, the nearest voxel of the field is repeated.
 
     Args:
         volume: (X, Y, Z).
-        box: (3, 2); see above.
-        field: The box of the volume that holds something.
+        box: (3, 2) voxel bounds.
+        field: Box of the volume without empty planes at its border.
     """
-    within = [np.clip(np.arange(*bounds), own.start, own.stop - 1) for bounds, own in zip(box, field, strict=True)]
-    if all(line[0] == start and line[-1] == stop - 1 for line, (start, stop) in zip(within, box, strict=True)):
+    indices = [
+        np.clip(np.arange(*bounds), field_bounds.start, field_bounds.stop - 1)
+        for bounds, field_bounds in zip(box, field, strict=True)
+    ]
+    if all(line[0] == start and line[-1] == stop - 1 for line, (start, stop) in zip(indices, box, strict=True)):
         return np.ascontiguousarray(volume[tuple(slice(*bounds) for bounds in box)])
-    for axis, line in enumerate(within):
+    for axis, line in enumerate(indices):
         volume = volume.take(line, axis)
     return volume
 
 
-def put_back(cropped: np.ndarray, box: np.ndarray, field: Sequence[slice], shape: Sequence[int], fill: float):
-    """Return a volume of a shape with what `cut` took from its field back in its place, and `fill` everywhere else."""
+def paste_box(cropped: np.ndarray, box: np.ndarray, field: Sequence[slice], shape: Sequence[int], fill: float):
+    """Return a volume of `shape` with a crop by `crop_box` pasted back into the field, and `fill` elsewhere."""
     volume = np.full(tuple(shape), fill, dtype=cropped.dtype)
-    into, taken = [], []
-    for (start, stop), own in zip(box, field, strict=True):
-        first, last = max(start, own.start), max(min(stop, own.stop), max(start, own.start))
-        into.append(slice(first, last))
-        taken.append(slice(first - start, last - start))
-    volume[tuple(into)] = cropped[tuple(taken)]
+    target_slices, source_slices = [], []
+    for (start, stop), bounds in zip(box, field, strict=True):
+        first, last = max(start, bounds.start), max(min(stop, bounds.stop), max(start, bounds.start))
+        target_slices.append(slice(first, last))
+        source_slices.append(slice(first - start, last - start))
+    volume[tuple(target_slices)] = cropped[tuple(source_slices)]
     return volume
 
 
-def inside_of(box: np.ndarray, field: Sequence[slice]) -> tuple[slice, ...]:
-    """Return which voxels of a cut box lie in the field, as slices of the box; all of an axis where none does."""
+def field_in_box(box: np.ndarray, field: Sequence[slice]) -> tuple[slice, ...]:
+    """Return the part of a cropped box that lies in the field, as slices; a whole axis where they do not overlap."""
     inside = []
-    for (start, stop), own in zip(box, field, strict=True):
-        first, last = max(start, own.start) - start, min(stop, own.stop) - start
+    for (start, stop), bounds in zip(box, field, strict=True):
+        first, last = max(start, bounds.start) - start, min(stop, bounds.stop) - start
         inside.append(slice(int(first), int(last)) if last > first else slice(0, int(stop - start)))
     return tuple(inside)
 
 
-def nearest(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Resample a mask to another shape over the same field of view: each new voxel is the old one it lies in."""
+def resample_mask(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Resample a mask to another shape over the same field of view, by nearest neighbour."""
     for axis, (length, new) in enumerate(zip(array.shape, shape, strict=True)):
         if new != length:
-            array = array.take(_old_voxels(length, new), axis)
+            array = array.take(_nearest_indices(length, new), axis)
     return array
 
 
-def nearest_inside(inside: Sequence[slice], shape: Sequence[int], new_shape: Sequence[int]) -> tuple[slice, ...]:
-    """Return which planes of a resampled grid lie in the field, from `inside_of` before resampling."""
+def resample_field(inside: Sequence[slice], shape: Sequence[int], new_shape: Sequence[int]) -> tuple[slice, ...]:
+    """Return the slices of `field_in_box` on a resampled grid."""
     resampled = []
-    for own, length, new in zip(inside, shape, new_shape, strict=True):
-        old = _old_voxels(length, new)
-        planes = np.flatnonzero((old >= own.start) & (old < own.stop))
+    for bounds, length, new in zip(inside, shape, new_shape, strict=True):
+        old_indices = _nearest_indices(length, new)
+        planes = np.flatnonzero((old_indices >= bounds.start) & (old_indices < bounds.stop))
         resampled.append(slice(int(planes[0]), int(planes[-1]) + 1) if planes.size else slice(0, new))
     return tuple(resampled)
 
 
-def spread_outwards(volume: np.ndarray, inside: Sequence[slice]) -> np.ndarray:
-    """Return a volume in which what lies beyond the field repeats the field's nearest voxel."""
-    if all(own == slice(0, length) for own, length in zip(inside, volume.shape, strict=True)):
+def repeat_edges(volume: np.ndarray, inside: Sequence[slice]) -> np.ndarray:
+    """Return a volume whose voxels outside the field repeat the field's nearest voxel."""
+    if all(bounds == slice(0, length) for bounds, length in zip(inside, volume.shape, strict=True)):
         return volume
     box = np.array([[0, length] for length in volume.shape])
-    return cut(volume, box, inside)
+    return crop_box(volume, box, inside)
 
 
-def blacken_beyond(volume: np.ndarray, inside: Sequence[slice], value: float) -> None:
-    """Set what lies beyond the field to a value, in place."""
-    for axis, own in enumerate(inside):
-        for outside in (slice(0, own.start), slice(own.stop, None)):
+def fill_outside(volume: np.ndarray, inside: Sequence[slice], value: float) -> None:
+    """Set the voxels outside the field to a value, in place."""
+    for axis, bounds in enumerate(inside):
+        for outside in (slice(0, bounds.start), slice(bounds.stop, None)):
             volume[(slice(None),) * axis + (outside,)] = value
 
 
-def _old_voxels(length: int, new: int) -> np.ndarray:
+def _nearest_indices(length: int, new: int) -> np.ndarray:
     return np.minimum(length - 1, ((np.arange(new) + 0.5) * length / new).astype(int))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-AXES = {"sagittal": 0, "coronal": 1, "axial": 2}  # the axis of an RAS volume that slicing walks along
+AXES = {"sagittal": 0, "coronal": 1, "axial": 2}  # the axis of an RAS volume across its slices
 
 
 def cut_slices(volume: np.ndarray, axis: str) -> np.ndarray:
@@ -16,7 +16,7 @@ def stack_slices(slices: np.ndarray, axis: str) -> np.ndarray:
 
 
 def contiguous(view: np.ndarray) -> np.ndarray:
-    """Return a view of an array, its axes moved or flipped, in C order, as `np.ascontiguousarray` does."""
+    """Return a view with moved or flipped axes as an array in C order, like `np.ascontiguousarray` but faster."""
     if view.flags.c_contiguous:
         return view
     copied = np.empty(view.shape, view.dtype)
@@ -25,14 +25,14 @@ def contiguous(view: np.ndarray) -> np.ndarray:
 
 
 def copy_by_planes(target: np.ndarray, source: np.ndarray) -> None:
-    """Copy an array whose axes were moved, plane by plane as they lie in its memory, so that caches hold a plane."""
+    """Copy an array with moved axes plane by plane along its slowest axis in memory, so that a plane fits a cache."""
     slowest = int(np.argmax(np.abs(source.strides)))
-    for into, plane in zip(np.moveaxis(target, slowest, 0), np.moveaxis(source, slowest, 0), strict=True):
-        into[...] = plane
+    for target_plane, plane in zip(np.moveaxis(target, slowest, 0), np.moveaxis(source, slowest, 0), strict=True):
+        target_plane[...] = plane
 
 
 def centre_fit(slices: np.ndarray, height: int, width: int, fill: float) -> np.ndarray:
-    """Crop or pad each slice about its centre: (N, h, w) -> (N, height, width)."""
+    """Crop or pad each slice symmetrically: (N, h, w) -> (N, height, width); padding has the value `fill`."""
     fitted = np.empty((len(slices), height, width), dtype=slices.dtype)
     (target_rows, source_rows), (target_columns, source_columns) = (
         _overlap(slices.shape[1], height),
@@ -47,19 +47,19 @@ def centre_fit(slices: np.ndarray, height: int, width: int, fill: float) -> np.n
 
 
 def _overlap(source: int, target: int) -> tuple[slice, slice]:
-    """Return where a line of `source` pixels and a centred one of `target` pixels coincide, in each."""
+    """Return the overlap of centred lines of `source` and `target` pixels, as slices of the target and the source."""
     shared = min(source, target)
     target_start, source_start = (target - shared) // 2, (source - shared) // 2
     return slice(target_start, target_start + shared), slice(source_start, source_start + shared)
 
 
 def size_without_cropping(height: int, width: int, size: int, stride: int) -> tuple[int, int]:
-    """Return the smallest (height, width) that holds a slice whole: at least `size`, each a multiple of `stride`."""
+    """Return the smallest (height, width) that contains a slice: at least `size`, above it multiples of `stride`."""
 
-    def whole(length: int) -> int:
+    def padded_length(length: int) -> int:
         return size if length <= size else -(-length // stride) * stride
 
-    return whole(height), whole(width)
+    return padded_length(height), padded_length(width)
 
 
 def occupied_slices(foreground: np.ndarray, min_share: float) -> np.ndarray:
@@ -68,16 +68,16 @@ def occupied_slices(foreground: np.ndarray, min_share: float) -> np.ndarray:
     return np.flatnonzero((share >= min_share) & (share > 0))
 
 
-def slices_with_a_fair_share(foreground: np.ndarray) -> np.ndarray:
+def well_filled_slices(foreground: np.ndarray) -> np.ndarray:
     """Return the indices of the slices of an (N, H, W) mask with at least a quarter of what the fullest one has."""
     share = foreground.reshape(len(foreground), -1).mean(axis=1)
     return np.flatnonzero(share >= share.max() / 4)
 
 
 def slices_with_content(slices: np.ndarray, foreground: np.ndarray) -> np.ndarray:
-    """Return (N,) bool: which slices of an (N, H, W) stack in [-1, 1] show anything but air.
+    """Return as (N,) bool which slices of an (N, H, W) stack in [-1, 1] show anything but air.
 
-    Those with any foreground (a mask of N slices), and, lest the tip of a head be lost for being small, those with
-    anything brighter than a quarter of the range.
+    These are slices with any foreground (a mask of N slices), or with anything brighter than a quarter of the range, so
+    that the small tip of a head is not lost.
     """
     return foreground.any(axis=(1, 2)) | (slices.max(axis=(1, 2)) > -0.5)

@@ -1,4 +1,4 @@
-"""The columns of a comparison, "region/metric": the order they stand in, and how their metrics read."""
+"""Columns of a comparison, "region/metric": their order and headings, and which values are better."""
 
 from collections.abc import Iterable
 
@@ -8,13 +8,13 @@ RANKING = "foreground/psnr"  # decides which run is the best of a direction
 
 
 def in_order(columns: Iterable[str]) -> list[str]:
-    """Return columns as a reader expects them; those that are not known stand last, by name."""
-    place = {metric: index for index, metric in enumerate(names.HEADINGS)}
-    return sorted(set(columns), key=lambda column: (place.get(_metric(column), len(place)), column))
+    """Return columns in the usual order of metrics; unknown ones come last, by name."""
+    rank = {metric: index for index, metric in enumerate(names.HEADINGS)}
+    return sorted(set(columns), key=lambda column: (rank.get(_metric(column), len(rank)), column))
 
 
 def heading(column: str) -> str:
-    """Return a column's name."""
+    """Return the heading of a column."""
     return names.HEADINGS.get(_metric(column), _metric(column).replace("_", " "))
 
 
@@ -29,12 +29,12 @@ def badness(column: str, value: float) -> float:
 
 
 def tested(column: str, value: float) -> float:
-    """Return what differences are taken of: the figure, or its distance from 1 where 1 is best."""
+    """Return the value used for differences: the figure, or its distance from 1 where 1 is best."""
     return abs(value - 1) if names.one_is_best(_metric(column)) else value
 
 
 def higher_is_better(column: str) -> bool:
-    """Whether a rise of `tested` is an improvement."""
+    """Whether a higher `tested` value is an improvement."""
     return names.higher_is_better(_metric(column))
 
 

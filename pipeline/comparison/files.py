@@ -10,9 +10,9 @@ from pathlib import Path
 from pipeline.comparison.columns import arrow, digits, heading
 from pipeline.comparison.statistics import Difference
 from pipeline.comparison.table import Comparison, Direction, Row, Value
-from pipeline.console import table
-from pipeline.files import atomic_text
 from pipeline.metrics.names import OWN
+from pipeline.utils.console import table
+from pipeline.utils.files import atomic_text
 
 NONE = "—"
 
@@ -31,7 +31,7 @@ def p_text(p: float | None) -> str:
 
 
 def count_text(direction: Direction) -> str:
-    """Return how many subjects the figures of a direction are of: "4 subjects", or "3 to 4 subjects"."""
+    """Return the number of subjects behind a direction's figures: "4 subjects", or "3 to 4 subjects"."""
     counts = {value.n for row in direction.rows for value in row.values.values()}
     numbers = " to ".join(str(number) for number in dict.fromkeys([min(counts), max(counts)]))
     return f"{numbers} subject{'' if numbers == '1' else 's'}"
@@ -51,53 +51,53 @@ def parameters_text(count: int | None) -> str:
 
 
 def kind_text(row: Row) -> str:
-    """Return what a row is: a run's method, whether it is a bound, or that it is a baseline."""
+    """Return the kind of a row: a run's method, "paired bound", or "baseline"."""
     if row.run is None:
-        return "baseline, fitted on pairs" if row.saw_pairs else "baseline"
-    return f"{row.method}, {row.kind}" if row.saw_pairs else row.method
+        return "baseline, fitted on pairs" if row.used_pairs else "baseline"
+    return f"{row.method}, {row.kind}" if row.used_pairs else row.method
 
 
 def terminal_text(comparison: Comparison) -> str:
-    """Return one table a direction: figures, and what PSNR differs by from the best run."""
-    parts = [_terminal_table(direction) for direction in comparison.directions]
-    parts.append("Whole test volumes inside the head, our own protocol, data range 2; mean ± SD over subjects.")
-    return "\n\n".join([*parts, *(f"note: {note}" for note in comparison.notes)])
+    """Return one table per direction: figures, and the difference in PSNR to the best run."""
+    paragraphs = [_terminal_table(direction) for direction in comparison.directions]
+    paragraphs.append("Whole test volumes inside the head, our own protocol, data range 2; mean ± SD over subjects.")
+    return "\n\n".join([*paragraphs, *(f"note: {note}" for note in comparison.notes)])
 
 
 def _terminal_table(direction: Direction) -> str:
-    shown = direction.columns[:6]
-    first = shown[0]
+    columns = direction.columns[:6]
+    psnr_column = columns[0]
     body = []
     for row in direction.rows:
-        difference = row.differences.get(first)
+        difference = row.differences.get(psnr_column)
         body.append(
             [
                 row.label,
                 kind_text(row),
-                *(value_text(column, row.values.get(column)) for column in shown),
-                "best" if row.label == direction.reference else interval_text(first, difference),
+                *(value_text(column, row.values.get(column)) for column in columns),
+                "best" if row.label == direction.reference else interval_text(psnr_column, difference),
                 NONE if difference is None else p_text(difference.p_holm),
                 seconds_text(row),
                 parameters_text(row.run.translator_parameters if row.run else None),
             ]
         )
-    columns = [f"{heading(column)} {arrow(column)}" for column in shown]
-    headings = ["", "method", *columns, "Δ to best [95 % CI]", "p (Holm)", "s/step", "parameters"]
-    return f"{' → '.join(direction.way)}, {count_text(direction)}\n{table(headings, body)}"
+    column_titles = [f"{heading(column)} {arrow(column)}" for column in columns]
+    headings = ["", "method", *column_titles, "Δ to best [95 % CI]", "p (Holm)", "s/step", "parameters"]
+    return f"{' → '.join(direction.contrasts)}, {count_text(direction)}\n{table(headings, body)}"
 
 
 def interval_text(column: str, difference: Difference | None) -> str:
     """Return a difference as "+1.20 [+0.90, +1.50]"."""
     if difference is None or isnan(difference.mean):
         return NONE
-    places = digits(column)
-    interval = f" [{difference.low:+.{places}f}, {difference.high:+.{places}f}]" if isfinite(difference.low) else ""
-    return f"{difference.mean:+.{places}f}{interval}"
+    decimals = digits(column)
+    interval = f" [{difference.low:+.{decimals}f}, {difference.high:+.{decimals}f}]" if isfinite(difference.low) else ""
+    return f"{difference.mean:+.{decimals}f}{interval}"
 
 
 def save(comparison: Comparison, csv_path: Path, json_path: Path) -> None:
-    """Write every figure of the tables, in full precision, as CSV (one line a figure) and as JSON."""
-    rows = [row for direction in comparison.directions for row in _plain_rows(direction)]
+    """Write every figure of the tables, in full precision, as CSV (one line per figure) and as JSON."""
+    rows = [row for direction in comparison.directions for row in _csv_rows(direction)]
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -105,7 +105,7 @@ def save(comparison: Comparison, csv_path: Path, json_path: Path) -> None:
     atomic_text(csv_path, stream.getvalue())
     content = {
         "protocol": comparison.runs[0].protocols[OWN],
-        "reference": {"_to_".join(one.way): one.reference for one in comparison.directions},
+        "reference": {"_to_".join(direction.contrasts): direction.reference for direction in comparison.directions},
         "runs": [
             {
                 "label": run.label,
@@ -119,12 +119,13 @@ def save(comparison: Comparison, csv_path: Path, json_path: Path) -> None:
         ],
         "settings": dict(comparison.settings),
         "notes": comparison.notes,
-        "figures": [{key: _plain(value) for key, value in row.items()} for row in rows],
+        "figures": [{key: _json_value(value) for key, value in row.items()} for row in rows],
     }
     atomic_text(json_path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def _plain_rows(direction: Direction) -> Iterator[dict]:
+def _csv_rows(direction: Direction) -> Iterator[dict]:
+    """Yield one row per figure: what was measured, the figure, its difference to the best run, and costs of the run."""
     for row in direction.rows:
         for column in direction.columns:
             value = row.values.get(column)
@@ -133,8 +134,8 @@ def _plain_rows(direction: Direction) -> Iterator[dict]:
             region, _, metric = column.partition("/")
             difference = row.differences.get(column)
             yield {
-                "source": direction.way[0],
-                "target": direction.way[1],
+                "source": direction.contrasts[0],
+                "target": direction.contrasts[1],
                 "label": row.label,
                 "kind": row.kind,
                 "method": row.method,
@@ -158,7 +159,7 @@ def _plain_rows(direction: Direction) -> Iterator[dict]:
             }
 
 
-def _plain(value: object) -> object:
+def _json_value(value: object) -> object:
     """Return a value in JSON's types: NaN, which JSON lacks, as null and infinity as text."""
     if not isinstance(value, float) or isfinite(value):
         return value

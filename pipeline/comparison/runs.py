@@ -1,4 +1,4 @@
-"""Finished runs, read from their folders as plain data: nothing here needs torch or the run's own data."""
+"""Finished runs, read from their folders as plain data, without torch and without the run's images."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -11,31 +11,31 @@ from pipeline.comparison.columns import RANKING
 from pipeline.config.load import load_config
 from pipeline.config.methods import PAIRED
 from pipeline.config.schema import Config
-from pipeline.console import warn
-from pipeline.errors import UserError
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL, OWN
-from pipeline.paths import looked_at
 from pipeline.runs.folder import RunFolder
-from pipeline.texts import printable
+from pipeline.utils.console import warn
+from pipeline.utils.errors import UserError
+from pipeline.utils.paths import cwd_hint
+from pipeline.utils.texts import printable
 
-Way = tuple[str, str]  # source and target contrast
+Contrasts = tuple[str, str]  # source and target contrast
 Figures = dict[str, dict[str, float]]  # "region/metric" -> scan or subject -> value
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What one run left, as far as a comparison needs it.
+    """The results of one run that a comparison needs.
 
     Attributes:
-        folder: Where it lies.
-        label: What tables call it: its name, unique among the runs compared.
-        config: Its resolved configuration.
+        folder: Folder of the run.
+        label: Name of the run in tables, unique among the compared runs.
+        config: Resolved configuration of the run.
         split: {"train": {contrast: names}, "validation": names, "test": names}.
-        by_scan: Of our own protocol and whole volumes, by source, target and system, figures within the head; a
-            subject with several sessions has several scans.
-        protocols: Name -> how it measures, in words.
-        record: The content of run.json; empty where a run is older than that file.
-        mlflow_id: Its MLflow run, where it has one.
+        by_scan: (source, target, system) -> figures within the head, of whole volumes in our own protocol; a subject
+            with several sessions has several scans.
+        protocols: Name of a protocol -> its description.
+        record: Content of run.json; empty for a run without that file.
+        mlflow_id: Id of the MLflow run; None for none.
     """
 
     folder: Path
@@ -49,17 +49,17 @@ class FinishedRun:
 
     @property
     def method(self) -> str:
-        """The method's name, such as "cyclegan"."""
+        """Name of the method, such as "cyclegan"."""
         return self.config.method.type
 
     @property
     def is_bound(self) -> bool:
-        """Whether the model trained on pairs, so that it bounds what unpaired methods can hope for."""
+        """Whether the model trained on pairs, which makes it an upper bound for unpaired methods."""
         return self.method in PAIRED
 
     @property
-    def ways(self) -> list[Way]:
-        """Both directions, that of the configuration first."""
+    def directions(self) -> list[Contrasts]:
+        """Both directions as (source, target), that of the configuration first."""
         first, second = self.config.contrasts
         return [(first, second), (second, first)]
 
@@ -70,18 +70,18 @@ class FinishedRun:
 
     @property
     def translator_parameters(self) -> int | None:
-        """Weights of the networks that translate, both directions together."""
+        """Number of weights of the translating networks, both directions together."""
         return self.record.get("translator_parameters")
 
     @property
     def all_parameters(self) -> int | None:
-        """Weights of all trained networks."""
+        """Number of weights of all trained networks."""
         counts = self.record.get("parameters")
         return sum(counts.values()) if counts else None
 
     @property
-    def where(self) -> str:
-        """The device it trained on, in words; "" where that is not known."""
+    def hardware(self) -> str:
+        """Device, processes and precision of the training as text; "" if unknown."""
         if not self.record:
             return ""
         threads = f", {self.record.get('threads')} threads" if self.record.get("device") == "cpu" else ""
@@ -91,10 +91,10 @@ class FinishedRun:
 
 
 def load_runs(folders: Sequence[Path]) -> list[FinishedRun]:
-    """Read finished runs; a folder that is given twice counts once.
+    """Read finished runs; a folder that is named twice counts once.
 
     Raises:
-        UserError: fewer than two, or naming every folder that holds no finished run, and why.
+        UserError: Fewer than two runs; or names every folder without a finished run, and the reasons.
     """
     distinct = list({folder.resolve(): folder for folder in folders}.values())
     runs, problems = [], []
@@ -106,28 +106,28 @@ def load_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     if problems:
         raise UserError("\n  ".join(["these runs cannot be compared:", *problems] if len(problems) > 1 else problems))
     if len(runs) < 2:
-        given = f"{distinct[0]} alone" if distinct else "no run"
-        raise UserError(f"a comparison needs two runs or more, and was given {given}")
+        folder_text = f"{distinct[0]} alone" if distinct else "no run"
+        raise UserError(f"a comparison needs two runs or more, and was given {folder_text}")
     return _labelled(runs)
 
 
-def runs_of_experiment(experiment: str, place: Path) -> list[Path]:
-    """Return the folders of the finished runs below `place` whose configuration names an MLflow experiment.
+def runs_of_experiment(experiment: str, parent: Path) -> list[Path]:
+    """Return the folders of finished runs below `parent` whose configuration names an MLflow experiment.
 
-    The configuration that lies in each run's folder decides: it is there whatever became of the MLflow store, which
-    knows no folders. Runs of the experiment that are not finished are named in a warning and left out.
+    The configuration in each run's folder decides, since the MLflow store knows no folders and may be missing.
+    Unfinished runs of the experiment are left out with a warning.
 
     Raises:
-        UserError: there is none.
+        UserError: There is no such run.
     """
     finished = []
-    for path in sorted(place.rglob("config.yaml")):
+    for path in sorted(parent.rglob("config.yaml")):
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            found = content["tracking"]["experiment"]
+            run_experiment = content["tracking"]["experiment"]
         except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
             continue  # not a run's
-        if found != experiment:
+        if run_experiment != experiment:
             continue
         if RunFolder(path.parent).scores.exists():
             finished.append(path.parent)
@@ -135,7 +135,8 @@ def runs_of_experiment(experiment: str, place: Path) -> list[Path]:
             warn(f"warning: {path.parent}: not finished; left out")
     if not finished:
         raise UserError(
-            f"{place}: no finished run of the experiment {experiment!r} below it; name the runs' folders, or set --runs"
+            f"{parent}: no finished run of the experiment {experiment!r} below it; name the runs' folders, or set "
+            "--runs"
         )
     return finished
 
@@ -144,14 +145,17 @@ def load_run(path: Path) -> FinishedRun:
     """Read one finished run.
 
     Raises:
-        UserError: it is no run's folder, or the run is not finished, or its files are damaged; names the folder.
+        UserError: The path is no run's folder, the run is not finished, or its files are damaged.
     """
+    # Check that the folder holds a finished run.
     folder = RunFolder(path)
     if not folder.config.is_file() or not folder.split.is_file():
-        problem = f"{path}: not a run's folder{'' if path.is_dir() else looked_at(path)}"
+        problem = f"{path}: not a run's folder{'' if path.is_dir() else cwd_hint(path)}"
         raise UserError(f"{problem}; give folders that pipeline.run made, such as runs/phantom")
     if not folder.scores.is_file():
         raise UserError(f"{path}: not finished, for it has no scores.json; run its command again: {_command(folder)}")
+
+    # Read its files.
     config = load_config(folder.config)
     scores = _json(folder.scores)
     try:
@@ -159,21 +163,23 @@ def load_run(path: Path) -> FinishedRun:
             folder=path,
             label=config.name,
             config=config,
-            split={part: _json(folder.split)[part] for part in ("train", "validation", "test")},
-            by_scan=_by_scan(scores["subjects"]),
+            split={subset: _json(folder.split)[subset] for subset in ("train", "validation", "test")},
+            by_scan=_figures_by_scan(scores["subjects"]),
             protocols=dict(scores["protocols"]),
             record=_json(folder.record) if folder.record.is_file() else {},
-            mlflow_id=_json(note).get("run_id") if (note := path / "mlflow.json").is_file() else None,
+            mlflow_id=_json(run_id_file).get("run_id") if (run_id_file := path / "mlflow.json").is_file() else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path}: its scores.json is of another version or damaged ({error!r}); run again: {_command(folder)}"
         ) from error
+
+    # Check that its scores are up to date and can be ranked.
     if run.record.get("scores_outdated"):
         raise UserError(
             f"{path}: not finished, for it trained on since it was scored; run its command again: {_command(folder)}"
         )
-    if not any(RANKING in run.by_scan.get((*way, MODEL), {}) for way in run.ways):
+    if not any(RANKING in run.by_scan.get((*contrasts, MODEL), {}) for contrasts in run.directions):
         raise UserError(f"{path}: its test subjects have no pairs, so nothing says which translation is better")
     return run
 
@@ -190,26 +196,26 @@ def _json(path: Path) -> dict:
 
 
 def _number(stored: float | str | None) -> float:
-    """Return a number as scores.json keeps it: NaN as null, infinity as text."""
+    """Return a number of scores.json, where NaN is null and infinity is text."""
     return float("nan") if stored is None else float(stored)
 
 
-def _by_scan(rows: Sequence[dict]) -> dict[tuple[str, str, str], Figures]:
-    """Return our own protocol's figures of whole volumes within the head (the foreground, or deeper inside)."""
-    found: dict[tuple[str, str, str], Figures] = {}
+def _figures_by_scan(rows: Sequence[dict]) -> dict[tuple[str, str, str], Figures]:
+    """Return our own protocol's figures of whole volumes within the head: foreground regions, not whole images."""
+    figures_by_system: dict[tuple[str, str, str], Figures] = {}
     for row in rows:
         if row["protocol"] == OWN and row["unit"] == "volume" and row["region"] != "image":
-            figures = found.setdefault((row["source"], row["target"], row["system"]), {})
+            figures = figures_by_system.setdefault((row["source"], row["target"], row["system"]), {})
             column = f"{row['region']}/{row['metric']}"
             figures.setdefault(column, {})[row["subject"]] = _number(row["value"])
-    return found
+    return figures_by_system
 
 
 _SYSTEMS = (MODEL, COPY, HISTOGRAM, LOOKUP)
 
 
 def _labelled(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
-    """Give runs that share a name a label that none shares: their folder."""
+    """Relabel runs that share a name, with each other or with a baseline, by their folders."""
     names = [run.label for run in runs]
     return [
         run
@@ -220,6 +226,6 @@ def _labelled(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
 
 
 def subjects_by_scan(run: FinishedRun) -> Iterator[tuple[str, str]]:
-    """Yield (the name that scores have, subject) of every test scan: "subject_session" is a session of "subject"."""
+    """Yield (name in scores.json, subject) of every test scan: "subject_session" is a session of "subject"."""
     for name in run.split["test"]:
         yield name.replace("/", "_"), name.partition("/")[0]

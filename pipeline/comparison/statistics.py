@@ -1,4 +1,4 @@
-"""Whether a difference between two methods is more than the choice of test subjects: paired tests and intervals."""
+"""Paired tests and bootstrap intervals of differences between two methods."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import wilcoxon
 
-FEWEST = 5  # pairs for a test; the exact two-sided p cannot fall below 2/2^n, and that reaches 0.05 with six
+FEWEST = 5  # pairs for a test; the smallest exact two-sided p is 2/2^n, which falls below 0.05 with six
 RESAMPLES, LEVEL, SEED = 10_000, 0.95, 0
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One method less another, over the subjects that both have.
+    """Difference between two methods over the subjects that both have.
 
     Attributes:
         mean: Mean difference.
-        low, high: The 95 % bootstrap interval of the mean; NaN with fewer than two subjects.
-        p: Of the two-sided Wilcoxon signed-rank test; None where it cannot be made.
-        p_holm: The same, corrected by Holm's method for the other comparisons of its family; see `corrected`.
-        n: Subjects with a figure of both.
+        low, high: 95 % bootstrap interval of the mean; NaN with fewer than two subjects.
+        p: p-value of the two-sided Wilcoxon signed-rank test; None if too few subjects.
+        p_holm: p-value corrected by Holm's method for the other comparisons of its family; see `holm`.
+        n: Number of subjects with figures of both methods.
     """
 
     mean: float
@@ -30,11 +30,11 @@ class Difference:
     p_holm: float | None = None
 
 
-def paired_difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Difference:
-    """Compare figures by subject; subjects whose difference is not finite are left out."""
-    shared = sorted(ours.keys() & theirs.keys())
+def paired_difference(figures: Mapping[str, float], reference: Mapping[str, float]) -> Difference:
+    """Return the difference of a method's figures to reference figures, both by subject; only finite ones count."""
+    shared = sorted(figures.keys() & reference.keys())
     with np.errstate(invalid="ignore"):  # inf - inf
-        differences = np.array([ours[subject] for subject in shared]) - [theirs[subject] for subject in shared]
+        differences = np.array([figures[subject] for subject in shared]) - [reference[subject] for subject in shared]
     differences = differences[np.isfinite(differences)]
     mean = float(differences.mean()) if len(differences) else float("nan")
     return Difference(mean, *bootstrap_interval(differences), p=wilcoxon_p(differences), n=len(differences))
@@ -65,11 +65,11 @@ def wilcoxon_p(differences: np.ndarray) -> float | None:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return p-values corrected by Holm's step-down method (1979); None is no test, and counts for none."""
-    made = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    """Return p-values corrected by Holm's step-down method (1979); None (no test) stays None and is not counted."""
+    tests = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
     highest = 0.0
-    for rank, (p, index) in enumerate(made):
-        highest = max(highest, min(1.0, (len(made) - rank) * p))
+    for rank, (p, index) in enumerate(tests):
+        highest = max(highest, min(1.0, (len(tests) - rank) * p))
         corrected[index] = highest
     return corrected

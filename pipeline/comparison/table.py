@@ -6,7 +6,7 @@ from math import isfinite, isnan
 from statistics import fmean
 
 from pipeline.comparison.columns import RANKING, badness, in_order, tested
-from pipeline.comparison.runs import Figures, FinishedRun, Way, subjects_by_scan
+from pipeline.comparison.runs import Contrasts, Figures, FinishedRun, subjects_by_scan
 from pipeline.comparison.statistics import Difference, holm, paired_difference
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL
 from pipeline.metrics.protocols import summarise
@@ -15,7 +15,7 @@ from pipeline.training.history import extension_text, start_text
 
 FEWEST_FOR_SIGNIFICANCE = 6  # subjects: 2/2⁶ is the first below 0.05
 RUN, BOUND, BASELINE = "run", "paired bound", "baseline"
-# Names, paths and what changes no result: of no interest where runs differ in them.
+# Names, paths and settings that change no result; differences in them are not listed.
 UNINTERESTING = (
     "name", "output", "data.folder", "split.file", "split.seed", "split.test", "split.validation", "tracking.",
     "preprocess.store", "preprocess.processes", "evaluation.", "threads", "device", "training.sample_",
@@ -38,19 +38,19 @@ class Row:
     """One method in one direction.
 
     Attributes:
-        label: The run's name, or the baseline's.
+        label: Name of the run or the baseline.
         kind: "run", "paired bound" or "baseline".
-        method: Such as "cyclegan"; "" for a baseline.
-        saw_pairs: Whether pairs taught it: a yardstick, not a rival of what was trained without.
-        values: By column, its figures.
-        differences: By column, the difference to the best run; empty for that run itself.
-        run: Where it comes from; None for a baseline.
+        method: Name of the method, such as "cyclegan"; "" for a baseline.
+        used_pairs: Whether it was trained or fitted on pairs; such rows cannot be the best run.
+        values: Column -> figure.
+        differences: Column -> difference to the best run; empty for that run itself.
+        run: The finished run; None for a baseline.
     """
 
     label: str
     kind: str
     method: str
-    saw_pairs: bool
+    used_pairs: bool
     values: Mapping[str, Value]
     differences: Mapping[str, Difference] = field(default_factory=dict)
     run: FinishedRun | None = None
@@ -61,15 +61,15 @@ class Direction:
     """All methods in one direction.
 
     Attributes:
-        way: Source and target contrast.
-        columns: "region/metric", in the order they are read.
+        contrasts: Source and target contrast.
+        columns: Columns "region/metric", in the order of display.
         rows: The runs, then the baselines.
-        reference: The label of the best run by mean PSNR inside the head, to which all others are compared; a paired
-            bound is it only where there are no other runs.
-        leaders: By column, the label of the best among those that saw no pairs (of all where every run did).
+        reference: Label of the best run by mean PSNR inside the head, to which all others are compared; a paired bound
+            only if there are no other runs.
+        leaders: Column -> label of the best row without pairs (of all rows if every run used pairs).
     """
 
-    way: Way
+    contrasts: Contrasts
     columns: list[str]
     rows: list[Row]
     reference: str
@@ -78,13 +78,13 @@ class Direction:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs beside each other.
+    """A comparison of runs.
 
     Attributes:
-        runs: Those compared.
-        directions: The tables.
-        settings: Setting -> its value in each run, for those in which the runs differ.
-        notes: What a reader must know besides.
+        runs: The compared runs.
+        directions: The table of each direction.
+        settings: Setting in which the runs differ -> its value in each run.
+        notes: Further remarks for readers.
     """
 
     runs: list[FinishedRun]
@@ -94,73 +94,79 @@ class Comparison:
 
 
 def compare(runs: Sequence[FinishedRun]) -> Comparison:
-    """Return the comparison of runs that `pipeline.comparison.checks.require_comparable` let pass."""
+    """Compare runs that passed `pipeline.comparison.comparability.require_comparable`."""
     directions = [
-        _direction(having, way) for way in runs[0].ways if (having := [run for run in runs if _has(run, way)])
+        _direction(scored_runs, contrasts)
+        for contrasts in runs[0].directions
+        if (scored_runs := [run for run in runs if _is_scored(run, contrasts)])
     ]
-    notes = [*_about_subjects(runs[0], max(len(direction.rows) for direction in directions) - 1), *_about_runs(runs)]
+    notes = [*_sample_size_notes(runs[0], max(len(direction.rows) for direction in directions) - 1), *_run_notes(runs)]
     return Comparison(list(runs), directions, _differing_settings(runs), notes)
 
 
-def _direction(runs: Sequence[FinishedRun], way: Way) -> Direction:
+def _direction(runs: Sequence[FinishedRun], contrasts: Contrasts) -> Direction:
+    """Return the table of one direction."""
+    # Collect the figures of runs and baselines.
     rows = [
         Row(
             run.label,
             BOUND if run.is_bound else RUN,
             run.method,
             run.is_bound,
-            _values(run, way, MODEL),
+            _values(run, contrasts, MODEL),
             run=run,
         )
         for run in runs
     ]
-    home = _home_of_baselines(runs)
+    baseline_run = _baseline_run(runs)
     rows += [
         Row(system, BASELINE, "", system == LOOKUP, values)
         for system in (COPY, HISTOGRAM, LOOKUP)
-        if (values := _values(home, way, system))
+        if (values := _values(baseline_run, contrasts, system))
     ]
-    figures = [_figures(row.run or home, way, MODEL if row.run else row.label) for row in rows]
+    figures = [_figures(row.run or baseline_run, contrasts, MODEL if row.run else row.label) for row in rows]
     columns = in_order(
         column
         for column in set.intersection(*(set(row.values) for row in rows if row.run))
         if any(not isnan(row.values[column].mean) for row in rows if row.run)
     )
+
+    # Find the best run, and compare all others with it.
     trained = [index for index, row in enumerate(rows) if row.run]
-    rivals = [index for index in trained if not rows[index].saw_pairs] or trained
+    rivals = [index for index in trained if not rows[index].used_pairs] or trained
     best = min(rivals, key=lambda index: _badness(rows[index], RANKING))
     differences = _differences(figures, best, columns)
-    eligible = [row for row in rows if not row.saw_pairs] if any(not rows[i].saw_pairs for i in trained) else rows
+    eligible = [row for row in rows if not row.used_pairs] if any(not rows[i].used_pairs for i in trained) else rows
     return Direction(
-        way,
+        contrasts,
         columns,
-        [replace(row, differences=found) for row, found in zip(rows, differences, strict=True)],
+        [replace(row, differences=row_differences) for row, row_differences in zip(rows, differences, strict=True)],
         rows[best].label,
         {column: min(eligible, key=lambda row: _badness(row, column)).label for column in columns},
     )
 
 
-def _has(run: FinishedRun, way: Way) -> bool:
+def _is_scored(run: FinishedRun, contrasts: Contrasts) -> bool:
     """Whether a run's model was scored in a direction."""
-    return RANKING in run.by_scan.get((*way, MODEL), {})
+    return RANKING in run.by_scan.get((*contrasts, MODEL), {})
 
 
-def _home_of_baselines(runs: Sequence[FinishedRun]) -> FinishedRun:
-    """Return the run whose baselines stand in the table: they are alike, but for a paired bound's larger cohort."""
+def _baseline_run(runs: Sequence[FinishedRun]) -> FinishedRun:
+    """Return the run whose baselines are shown: an unpaired one, since a paired bound may train on more subjects."""
     return next((run for run in runs if not run.is_bound), runs[0])
 
 
-def _values(run: FinishedRun, way: Way, system: str) -> dict[str, Value]:
+def _values(run: FinishedRun, contrasts: Contrasts, system: str) -> dict[str, Value]:
     """Return a system's mean and SD over subjects, by column."""
-    columns = _by_subject(run, run.by_scan.get((*way, system), {})).items()
+    columns = _by_subject(run, run.by_scan.get((*contrasts, system), {})).items()
     return {
         column: Value(*summarise([{column: value} for value in values.values()])[column]) for column, values in columns
     }
 
 
-def _figures(run: FinishedRun, way: Way, system: str) -> Figures:
-    """Return what differences are taken of, by column and subject."""
-    scans = run.by_scan.get((*way, system), {})
+def _figures(run: FinishedRun, contrasts: Contrasts, system: str) -> Figures:
+    """Return the values used for differences, by column and subject."""
+    scans = run.by_scan.get((*contrasts, system), {})
     return _by_subject(
         run,
         {column: {scan: tested(column, value) for scan, value in values.items()} for column, values in scans.items()},
@@ -168,9 +174,9 @@ def _figures(run: FinishedRun, way: Way, system: str) -> Figures:
 
 
 def _by_subject(run: FinishedRun, figures: Figures) -> Figures:
-    """Return figures by subject from those by scan: the mean over a subject's sessions, which are not independent.
+    """Average figures over each subject's sessions, which are not independent.
 
-    A session whose figure is NaN is left out, and a subject who has no other stays NaN.
+    NaN figures are left out; a subject with no other figure gets NaN.
     """
     subject_of = dict(subjects_by_scan(run))
     averaged: Figures = {}
@@ -178,20 +184,25 @@ def _by_subject(run: FinishedRun, figures: Figures) -> Figures:
         grouped: dict[str, list[float]] = {}
         for scan, value in values.items():
             grouped.setdefault(subject_of.get(scan, scan), []).extend([] if isnan(value) else [value])
-        averaged[column] = {subject: fmean(found) if found else float("nan") for subject, found in grouped.items()}
+        averaged[column] = {
+            subject: fmean(session_values) if session_values else float("nan")
+            for subject, session_values in grouped.items()
+        }
     return averaged
 
 
 def _differences(figures: Sequence[Figures], best: int, columns: Sequence[str]) -> list[dict[str, Difference]]:
-    """Return each row's differences to the best; p-values of one column are a family, corrected together."""
-    found: list[dict[str, Difference]] = [{} for _ in figures]
+    """Return each row's differences to the best run; the p-values of a column are corrected as one family."""
+    differences: list[dict[str, Difference]] = [{} for _ in figures]
     for column in columns:
-        others = [index for index, row in enumerate(figures) if index != best and column in row]
-        made = [paired_difference(figures[index][column], figures[best][column]) for index in others]
-        corrected = holm([difference.p for difference in made])
-        for index, difference, p_holm in zip(others, made, corrected, strict=True):
-            found[index][column] = replace(difference, p_holm=p_holm)
-    return found
+        compared_rows = [index for index, row in enumerate(figures) if index != best and column in row]
+        column_differences = [
+            paired_difference(figures[index][column], figures[best][column]) for index in compared_rows
+        ]
+        corrected = holm([difference.p for difference in column_differences])
+        for index, difference, p_holm in zip(compared_rows, column_differences, corrected, strict=True):
+            differences[index][column] = replace(difference, p_holm=p_holm)
+    return differences
 
 
 def _badness(row: Row, column: str) -> float:
@@ -200,15 +211,15 @@ def _badness(row: Row, column: str) -> float:
 
 
 def _differing_settings(runs: Sequence[FinishedRun]) -> dict[str, list[str]]:
-    """Return the settings in which the runs differ; "—" where a run's method has no such setting."""
+    """Return the settings in which the runs differ; "—" for a method without such a setting."""
     settings = [flatten(run.config.model_dump(mode="json")) for run in runs]
-    keys = dict.fromkeys(key for one in settings for key in one if not key.startswith(UNINTERESTING))
-    values = {key: [one.get(key, "—") for one in settings] for key in keys}
-    return {key: found for key, found in values.items() if len(set(found)) > 1}
+    keys = dict.fromkeys(key for run_settings in settings for key in run_settings if not key.startswith(UNINTERESTING))
+    values = {key: [run_settings.get(key, "—") for run_settings in settings] for key in keys}
+    return {key: run_values for key, run_values in values.items() if len(set(run_values)) > 1}
 
 
-def _about_subjects(run: FinishedRun, comparisons: int) -> list[str]:
-    """Say what so many test subjects cannot show."""
+def _sample_size_notes(run: FinishedRun, comparisons: int) -> list[str]:
+    """Return notes on the limits of so few test subjects."""
     scans = [name for name, _ in subjects_by_scan(run)]
     subjects = len({subject for _, subject in subjects_by_scan(run)})
     notes = []
@@ -231,45 +242,47 @@ def _about_subjects(run: FinishedRun, comparisons: int) -> list[str]:
     return notes
 
 
-def _about_runs(runs: Sequence[FinishedRun]) -> list[str]:
-    """Say what the runs differ in that a reader must know."""
+def _run_notes(runs: Sequence[FinishedRun]) -> list[str]:
+    """Return notes on differences between the runs that affect the comparison."""
     notes = []
-    places = dict.fromkeys(run.where for run in runs if run.where)
-    if len(places) > 1:
-        notes.append(f"The runs trained on different devices or settings ({'; '.join(places)}): compare no seconds.")
+    hardware = dict.fromkeys(run.hardware for run in runs if run.hardware)
+    if len(hardware) > 1:
+        notes.append(f"The runs trained on different devices or settings ({'; '.join(hardware)}): compare no seconds.")
     unknown = [run.label for run in runs if not run.record]
     if unknown:
         notes.append(f"No run.json, so neither seconds nor parameters: {', '.join(unknown)}; run again to have them.")
     for run in runs:
-        if warned := run.record.get("warnings"):
-            notes.append(f"{run.label} was warned of in training, and it still stood at the end: {'; '.join(warned)}.")
+        if warnings := run.record.get("warnings"):
+            notes.append(
+                f"{run.label} was warned of in training, and it still stood at the end: {'; '.join(warnings)}."
+            )
         if start := run.record.get("started_from"):
             notes.append(f"{run.label} began from the weights of {start_text(start)}; its steps come on top.")
         for extension in run.record.get("extensions", []):
             notes.append(f"{run.label} was {extension_text(extension)}: not what so many epochs from the start give.")
     bounds = [run.label for run in runs if run.is_bound]
     if bounds and len(bounds) < len(runs):
-        others = _home_of_baselines(runs)
-        said = [f"{run.label} trained on {_cohort(run, others)}" for run in runs if run.is_bound]
+        unpaired_run = _baseline_run(runs)
+        cohorts = [f"{run.label} trained on {_cohort_text(run, unpaired_run)}" for run in runs if run.is_bound]
         notes.append(
-            f"Paired bound: {'; '.join(said)}. The others never saw pairs; a bound shows what pairs would be "
-            f"worth, and takes no part in who is best. Baselines are those of {others.label}."
+            f"Paired bound: {'; '.join(cohorts)}. The others never saw pairs; a bound shows what pairs would be "
+            f"worth, and takes no part in who is best. Baselines are those of {unpaired_run.label}."
         )
     return notes
 
 
-def _cohort(bound: FinishedRun, other: FinishedRun) -> str:
-    """Say whose pairs a bound trained on, beside the training subjects of an unpaired run."""
-    mine, theirs = (
+def _cohort_text(bound: FinishedRun, other: FinishedRun) -> str:
+    """Describe the training subjects of a bound relative to those of an unpaired run."""
+    bound_subjects, other_subjects = (
         {name.partition("/")[0] for names in run.split["train"].values() for name in names} for run in (bound, other)
     )
-    if mine == theirs:
+    if bound_subjects == other_subjects:
         return "pairs of the same training subjects"
-    shared = len(mine & theirs)
-    count = f"{len(mine)} training subject{'s' if len(mine) > 1 else ''}"
-    return f"pairs of {count}, {shared or 'none'} of them among the others' {len(theirs)}"
+    shared = len(bound_subjects & other_subjects)
+    count = f"{len(bound_subjects)} training subject{'s' if len(bound_subjects) > 1 else ''}"
+    return f"pairs of {count}, {shared or 'none'} of them among the others' {len(other_subjects)}"
 
 
 def is_known(value: Value | None) -> bool:
-    """Whether there is a figure to show."""
+    """Whether a figure exists and is finite."""
     return value is not None and isfinite(value.mean)

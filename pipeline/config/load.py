@@ -1,4 +1,4 @@
-"""Reading a configuration: YAML and command-line overrides in, a checked `Config` or every error at once out."""
+"""Read a configuration: from YAML and command-line overrides to a checked `Config`, or to all errors at once."""
 
 import difflib
 import types
@@ -9,80 +9,97 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.config.rules import contradictions
+from pipeline.config.checks import conflicts
 from pipeline.config.schema import Config
-from pipeline.errors import UserError
-from pipeline.paths import looked_at
-from pipeline.texts import decoded
+from pipeline.config.shipped import config_file, shipped_configs
+from pipeline.utils.errors import UserError
+from pipeline.utils.paths import cwd_hint
+from pipeline.utils.texts import decoded
 
 LONGEST_VALUE = 80  # characters of a value that an error shows
-_UNDECODED, _PRIVATE = 0xDC80, 0x10FC80  # bytes of names that are not UTF-8, as Python has them and as YAML takes them
+# First code points for undecoded bytes: Python's, which YAML refuses, and private ones in their place.
+_UNDECODED, _PRIVATE = 0xDC80, 0x10FC80
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, where YAML would silently keep the last."""
+    """A safe loader that refuses duplicate keys, of which YAML would silently keep the last."""
 
     def construct_mapping(self, node, deep=False):
-        seen = set()
+        keys = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=True)
-            if key in seen:
+            if key in keys:
                 reason = f"the key {key!r} is given twice"
                 raise yaml.constructor.ConstructorError(None, None, reason, key_node.start_mark)
-            seen.add(key)
+            keys.add(key)
         return super().construct_mapping(node, deep)
 
 
 def _parse(text: str) -> object:
-    """Return a YAML text's content; raises yaml.YAMLError, also where PyYAML trips over a value like 2001-13-45."""
+    """Return the content of a YAML text; raises `yaml.YAMLError`, also for values like 2001-13-45 that crash PyYAML."""
     try:
         if any(0 <= ord(letter) - _UNDECODED < 128 for letter in text):
-            return _shifted(_parse(_shifted(text, _PRIVATE - _UNDECODED)), _UNDECODED - _PRIVATE)
+            return _shifted_bytes(_parse(_shifted_bytes(text, _PRIVATE - _UNDECODED)), _UNDECODED - _PRIVATE)
         return _UniqueKeyLoader(text).get_single_data()
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise yaml.YAMLError(str(error)) from error
 
 
-def _shifted(value: object, by: int) -> object:
-    """Return plain data with the letters that stand for undecoded bytes moved by so much within Unicode."""
+def _shifted_bytes(value: object, offset: int) -> object:
+    """Return plain data with the letters for undecoded bytes shifted by an offset within Unicode."""
     if isinstance(value, dict):
-        return {_shifted(key, by): _shifted(one, by) for key, one in value.items()}
+        return {_shifted_bytes(key, offset): _shifted_bytes(item, offset) for key, item in value.items()}
     if isinstance(value, list):
-        return [_shifted(one, by) for one in value]
-    first = _UNDECODED if by > 0 else _PRIVATE
-    moved = {first + byte: first + by + byte for byte in range(128)}
-    return value.translate(moved) if isinstance(value, str) else value
+        return [_shifted_bytes(item, offset) for item in value]
+    first = _UNDECODED if offset > 0 else _PRIVATE
+    translation = {first + byte: first + offset + byte for byte in range(128)}
+    return value.translate(translation) if isinstance(value, str) else value
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `key.sub=value` overrides, and check everything.
 
+    `path` may also be the name of a configuration that comes with the package, such as "phantom".
+
     Raises:
-        UserError: naming the file and, for every error at once, the key, its value, the rule, and the nearest valid
-            key where one is unknown.
+        UserError: Names the file and all errors at once: for each, the key, its value, the rule, and for an unknown key
+            the nearest valid one.
     """
+    path = config_file(path)
     values = _read_yaml(path)
     problems = [problem for text in overrides if (problem := _override(values, text))]
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        problems += [_describe(problem) for problem in error.errors()]
+        problems += [_error_line(problem) for problem in error.errors()]
     else:
-        problems += list(contradictions(config))
+        problems += list(conflicts(config))
     if problems:
         count = "1 error" if len(problems) == 1 else f"{len(problems)} errors"
         raise UserError("\n  ".join([f"{path}: {count}", *problems]))
     return config
 
 
+def config_text(path: Path) -> str:
+    """Return the text of a YAML file, or of the configuration of that name that comes with the package.
+
+    Raises:
+        UserError: it cannot be read, or is no text.
+    """
+    path = config_file(path)
+    try:
+        return decoded(path.read_bytes(), str(path), "a YAML configuration")
+    except OSError as error:
+        reason = f"{error.strerror or error}{cwd_hint(path)}"
+        remedy = f"give the path of a YAML configuration, or a shipped one: {', '.join(shipped_configs())}"
+        raise UserError(f"{path}: {reason}; {remedy}") from error
+
+
 def _read_yaml(path: Path) -> dict:
     try:
-        values = _parse(decoded(path.read_bytes(), str(path), "a YAML configuration"))
-    except OSError as error:
-        reason = f"{error.strerror or error}{looked_at(path)}"
-        raise UserError(f"{path}: {reason}; give the path of a YAML configuration") from error
+        values = _parse(config_text(path))
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not valid YAML: {reason}") from error
@@ -92,45 +109,45 @@ def _read_yaml(path: Path) -> dict:
 
 
 def _override(values: dict, text: str) -> str | None:
-    """Apply one `key.sub=value` in place; return what is wrong with it, if anything."""
+    """Apply one `key.sub=value` in place; return an error line, or None."""
     key, separator, value = text.partition("=")
     if not separator or not key:
         return f"{text}: an override is written key.sub=value"
     *parents, last = key.split(".")
-    place = values
+    section = values
     for parent in parents:
-        if place.get(parent) is None:
-            place[parent] = {}
-        place = place[parent]
-        if not isinstance(place, dict):
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
+        if not isinstance(section, dict):
             return f"{key}: {parent} holds a value, not keys of its own"
     if _takes_text(key) and value not in ("", "null") and value[0] not in "\"'":
-        place[last] = value  # a name may have in it what YAML reads as a comment, a number or two lines
+        section[last] = value  # YAML would read some names as comments, numbers or two lines
         return None
     try:
-        place[last] = _parse(value)
+        section[last] = _parse(value)
     except yaml.YAMLError:
         return f"{key} = {value}: not valid YAML; quote it"
     return None
 
 
 def _takes_text(key: str) -> bool:
-    """Whether a key's value is a path or a pattern, be it whose contrast's."""
+    """Whether a key's value is a path or a pattern, including those given per contrast."""
     parent = key.rpartition(".")[0]
-    named = dict(_fields())
-    return "Path" in str(named.get(key)) or typing.get_origin(named.get(parent)) is dict
+    types_by_key = dict(_fields())
+    return "Path" in str(types_by_key.get(key)) or typing.get_origin(types_by_key.get(parent)) is dict
 
 
-def _describe(problem: Mapping) -> str:
-    """Return one line for one of pydantic's errors: key, value, rule, nearest valid key."""
-    location = [str(part) for part in problem["loc"]]
+def _error_line(problem: Mapping) -> str:
+    """Return one of pydantic's errors as a line: key, value, rule, nearest valid key."""
+    location = [str(key_part) for key_part in problem["loc"]]
     kinds = _kinds().get(location[0], {}) if location else {}
-    kind = location.pop(1) if location[1:2] and location[1] in kinds else None
-    key, value = ".".join(location), _shown(problem["input"])  # the union member's name, popped, is no key of the YAML
+    kind = location.pop(1) if location[1:2] and location[1] in kinds else None  # a union member's name is no key
+    key, value = ".".join(location), _shortened_repr(problem["input"])
     if problem["type"] in ("extra_forbidden", "invalid_key"):
         if kind and key in set(valid_keys()):
             return f"{key} = {value}: not a key of {location[0]} {kind}; leave it out"
-        nearest = _nearest(key, location[0], kind)
+        nearest = _nearest_key(key, location[0], kind)
         return f"{key} = {value}: unknown key" + (f"; the nearest valid key is {nearest}" if nearest else "")
     if problem["type"] == "missing":
         return f"{key}: missing; it must be set"
@@ -144,21 +161,21 @@ def _describe(problem: Mapping) -> str:
     return f"{key} = {value}: {rule}"
 
 
-def _shown(value: object) -> str:
+def _shortened_repr(value: object) -> str:
     text = repr(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
 
-def _nearest(key: str, section: str, kind: str | None) -> str | None:
-    """Return the valid key most like an unknown one, looking at its last part first and then at all of it.
+def _nearest_key(key: str, section: str, kind: str | None) -> str | None:
+    """Return the valid key closest to an unknown one, compared by its last part first and then as a whole.
 
     Args:
-        key: The unknown one.
-        section: The top-level section it stands in.
-        kind: Which of the section's kinds was chosen, where it has several; only that one's keys count.
+        key: The unknown key.
+        section: Top-level section of the key.
+        kind: Chosen kind of the section, if it has several; the other kinds' keys are ignored.
     """
-    others = {model for name, model in _kinds().get(section, {}).items() if kind and name != kind}
-    valid = list(valid_keys(without=others))
+    other_kinds = {model for name, model in _kinds().get(section, {}).items() if kind and name != kind}
+    valid = list(valid_keys(without=other_kinds))
     parent, _, last = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in valid if name.rpartition(".")[0] == parent}
     close = difflib.get_close_matches(last, siblings, n=1, cutoff=0.6)
@@ -170,30 +187,32 @@ def _nearest(key: str, section: str, kind: str | None) -> str | None:
 
 
 def _kinds() -> dict[str, dict[str, type[BaseModel]]]:
-    """Return, of the sections of which there are several kinds, the kinds by name (`data.source`, `method.type`, …)."""
+    """Return section -> kind -> model, for sections with several kinds (`data.source`, `method.type`, …)."""
     kinds = {}
     for name, field in Config.model_fields.items():
         if isinstance(field.discriminator, str):
             members = _sections(field.annotation)
-            kinds[name] = {typing.get_args(one.model_fields[field.discriminator].annotation)[0]: one for one in members}
+            kinds[name] = {
+                typing.get_args(member.model_fields[field.discriminator].annotation)[0]: member for member in members
+            }
     return kinds
 
 
 def valid_keys(
     model: type[BaseModel] = Config, prefix: str = "", without: Collection[type[BaseModel]] = ()
 ) -> Iterator[str]:
-    """Yield every key of the schema, dotted, but for those of the kinds of sections left out; each once."""
-    seen = set()
+    """Yield every dotted key of the schema once, except those of the section models in `without`."""
+    yielded = set()
     for name, field in model.model_fields.items():
         yield prefix + name
         for section in _sections(field.annotation):
             if section not in without:
-                yield from (key for key in valid_keys(section, f"{prefix}{name}.", without) if key not in seen)
-                seen |= set(valid_keys(section, f"{prefix}{name}.", without))
+                yield from (key for key in valid_keys(section, f"{prefix}{name}.", without) if key not in yielded)
+                yielded |= set(valid_keys(section, f"{prefix}{name}.", without))
 
 
 def _fields(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield every key of the schema, dotted, with its type, but for those that hold keys of their own."""
+    """Yield (dotted key, type) for every key of the schema that holds a value, not further keys."""
     for name, field in model.model_fields.items():
         sections = _sections(field.annotation)
         if not sections:

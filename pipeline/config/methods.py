@@ -1,4 +1,4 @@
-"""The configuration of networks and methods: every kind, its keys, their bounds and defaults."""
+"""Configuration of networks and methods: every kind with its keys, their bounds and defaults."""
 
 from typing import Annotated, Literal
 
@@ -23,7 +23,7 @@ class UNetGenerator(Section):
 
 
 class ResNetGenerator(Section):
-    """CycleGAN's own: down, residual blocks, up; nine blocks at 256 pixels, six at 128."""
+    """CycleGAN's generator: downsampling, residual blocks, upsampling; nine blocks at 256 pixels, six at 128."""
 
     type: Literal["resnet"] = "resnet"
     width: Positive = 64
@@ -33,7 +33,7 @@ class ResNetGenerator(Section):
 
 
 class ResidualConcatGenerator(Section):
-    """Down, blocks whose output is concatenated with their input, up."""
+    """Downsampling, blocks whose output is concatenated with their input, upsampling."""
 
     type: Literal["residual_concat"] = "residual_concat"
     width: Positive = 64
@@ -43,7 +43,7 @@ class ResidualConcatGenerator(Section):
 
 
 class MunitGenerator(Section):
-    """Encoders of content and style and a decoder for each contrast; for method munit alone."""
+    """Content encoder, style encoder and decoder for each contrast; for method munit only."""
 
     type: Literal["munit"] = "munit"
     width: Positive = 64
@@ -55,18 +55,18 @@ class MunitGenerator(Section):
 
 
 class UnitGenerator(Section):
-    """An encoder and a decoder for each contrast with a latent space in common; for method unit alone."""
+    """An encoder and a decoder for each contrast with a shared latent space; for method unit only."""
 
     type: Literal["unit"] = "unit"
     width: Positive = 64
     downs: Annotated[Whole, Field(ge=1, le=6)] = 2
     blocks: Positive = 4  # residual blocks of an encoder, and of a decoder
-    shared_blocks: Annotated[Whole, Field(ge=0)] = 1  # of these next to the latent, one and the same for both contrasts
+    shared_blocks: Annotated[Whole, Field(ge=0)] = 1  # of these, the ones next to the latent that both contrasts share
     upsampling: UpSampling = "transposed"
 
 
 class PatchGanDiscriminator(Section):
-    """The 70×70 PatchGAN at three layers."""
+    """PatchGAN discriminator; its receptive field is 70×70 pixels with three layers."""
 
     type: Literal["patchgan"] = "patchgan"
     width: Positive = 64
@@ -75,7 +75,7 @@ class PatchGanDiscriminator(Section):
 
 
 class MultiScaleDiscriminator(Section):
-    """The same without norm on the image at several scales, as MUNIT has it."""
+    """PatchGAN discriminators without normalisation layers, on the image at several scales, as in MUNIT."""
 
     type: Literal["multiscale"] = "multiscale"
     width: Positive = 64
@@ -94,7 +94,7 @@ Adversarial = Literal["bce", "least_squares"]
 
 
 class Method(Section):
-    """What every method has. Its `type` is the name of its module in `pipeline.engines`."""
+    """Keys of every method. Its `type` is the name of its module in `pipeline.engines`."""
 
     discriminator_scale: PositiveFloat = 0.5
     ema_decay: Annotated[Number, Field(ge=0, lt=1)] = 0.0  # 0: evaluate and translate with the raw generators
@@ -111,7 +111,7 @@ class CycleGan(Method):
 
 
 class DualGan(Method):
-    """DualGAN (Yi et al. 2017), by default as the comparison has it: least squares and L1 reconstruction."""
+    """DualGAN (Yi et al. 2017), by default with least squares and L1 reconstruction."""
 
     type: Literal["dualgan"] = "dualgan"
     adversarial: Literal["bce", "least_squares", "wasserstein"] = "least_squares"
@@ -171,7 +171,7 @@ class Cut(Method):
 
 AnyMethod = CycleGan | DualGan | Munit | Unit | Pix2Pix | Cut
 PAIRED = ("pix2pix",)  # methods that learn from both contrasts of one slice
-NATIVE = {  # networks of a method, where not the usual
+NATIVE = {  # networks of methods that need their own kinds
     "munit": {"generator": "munit", "discriminator": "multiscale"},
     "unit": {"generator": "unit", "discriminator": "multiscale"},
 }

@@ -1,4 +1,4 @@
-"""The configuration of a run: every key, its type, its bounds and its default."""
+"""Configuration of a run: every key with its type, bounds and default."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ from pipeline.config.types import (
 
 
 class PhantomData(Section):
-    """A cohort of synthetic heads made on the spot."""
+    """A cohort of synthetic heads, computed on first use."""
 
     source: Literal["phantom"]
     folder: UserPath = Path("data/phantom")
@@ -36,14 +36,14 @@ class PhantomData(Section):
 
 
 class IxiData(Section):
-    """The IXI archives as they unpack."""
+    """The unpacked IXI archives."""
 
     source: Literal["ixi"]
     folder: UserPath
 
 
 class NiftiData(Section):
-    """Any folder of NIfTI volumes: one glob per contrast, with `{subject}` in it."""
+    """A folder of NIfTI volumes: one glob pattern per contrast, with `{subject}` in it."""
 
     source: Literal["nifti"]
     folder: UserPath
@@ -64,7 +64,7 @@ DataSource = PhantomData | IxiData | NiftiData | ImagesData
 
 
 class Split(Section):
-    """How subjects are divided. A whole number counts subjects, a fraction is a share of them; the rest train."""
+    """Division of the subjects. A whole number counts subjects, a fraction is a share of them; the rest train."""
 
     file: UserPath | None = None
     seed: Whole = 0
@@ -74,14 +74,14 @@ class Split(Section):
 
 
 class Spacing(Section):
-    """The grid on which slices are cut, in millimetres."""
+    """Voxel spacing of the grid on which slices are cut, in millimetres."""
 
     in_plane: PositiveFloat
     through_plane: PositiveFloat
 
 
 class Preprocess(Section):
-    """From a volume to normalised slices."""
+    """Preprocessing from a volume to normalised slices."""
 
     axis: Literal["axial", "coronal", "sagittal"] = "axial"
     spacing_mm: Spacing | None = None  # None keeps each volume's own spacing
@@ -97,7 +97,7 @@ class Preprocess(Section):
 
 
 class Augment(Section):
-    """Random changes of the training slices, drawn anew each epoch; 0 (or 1 for `jitter`) switches one off."""
+    """Random augmentation of the training slices, drawn anew each epoch; 0 (or 1 for `jitter`) switches one off."""
 
     horizontal_flip: Share = 0.5
     jitter: Annotated[Number, Field(ge=1, le=2)] = 1.0  # enlarge by this factor, then crop at random
@@ -111,7 +111,7 @@ class Augment(Section):
 
 
 class Training(Section):
-    """How long, how fast, how often."""
+    """Length of the training, optimiser, precision, and intervals of validation, samples and checkpoints."""
 
     start_from: UserPath | None = None  # a run's folder or checkpoint: begin from its weights; None: from random ones
     epochs: Positive = 100
@@ -139,7 +139,7 @@ class Training(Section):
 
 
 class Evaluation(Section):
-    """What is measured on the test subjects."""
+    """Measurements on the test subjects."""
 
     checkpoint: Literal["best", "latest"] = "best"
     protocols: list[Literal["syndiff", "selfrdb", "reggan"]] = Field(
@@ -152,7 +152,7 @@ class Evaluation(Section):
 
 
 class Tracking(Section):
-    """MLflow; the run's own metrics.jsonl is always written."""
+    """Logging to MLflow; the run's metrics.jsonl is written in any case."""
 
     mlflow: bool = True
     experiment: str = "contrast-translation"
@@ -161,7 +161,7 @@ class Tracking(Section):
 
 
 class Config(Section):
-    """One run."""
+    """Configuration of one run."""
 
     name: Name
     output: UserPath | None = None  # None: runs/<name>
@@ -183,7 +183,7 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _usual_types(cls, values: object) -> object:
-        """Let `type` be left out of a section, or the section altogether, where the usual one is meant."""
+        """Fill in the usual `type` of sections that leave it out, or that are left out altogether."""
         if not isinstance(values, Mapping):
             return values
         method = values.get("method")
@@ -198,5 +198,5 @@ class Config(Section):
 
     @property
     def folder(self) -> Path:
-        """The folder that holds everything the run makes."""
+        """Folder of everything that the run writes."""
         return self.output or Path("runs") / self.name

@@ -1,18 +1,18 @@
-"""The kinds of value that configurations hold, with their rules, and the section that holds them."""
+"""Types of configuration values with their rules, and the base class of sections."""
 
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
-from pipeline.paths import expanded
+from pipeline.utils.paths import expanded
 
 SHORTEST_COVERAGE, LONGEST_COVERAGE = 10, 500  # mm of a head
 
 # A validator's message is the rule, worded to follow "must be".
 
 
-def _no_yes(value: object) -> object:
+def _not_a_boolean(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("a number")
     return value
@@ -36,7 +36,7 @@ def _portion(value: object) -> int | float:
 
 
 def _coverage(value: object) -> str | float:
-    """Accept the words for a range of the head, or its length in mm."""
+    """Accept "all", "shared" or the length of a range of the head in mm."""
     if value in ("all", "shared"):
         return value
     try:
@@ -67,7 +67,7 @@ def _expanded_text(value: str) -> str:
     return str(_expanded_path(value)) if set("~$") & set(value) else value
 
 
-Whole, Number = Annotated[int, BeforeValidator(_no_yes)], Annotated[float, BeforeValidator(_no_yes)]
+Whole, Number = Annotated[int, BeforeValidator(_not_a_boolean)], Annotated[float, BeforeValidator(_not_a_boolean)]
 Positive = Annotated[Whole, Field(ge=1)]
 PositiveFloat = Annotated[Number, Field(gt=0)]
 Share = Annotated[Number, Field(ge=0, le=1)]
@@ -81,6 +81,6 @@ Percentiles = Annotated[tuple[Lower, Upper], AfterValidator(_in_order)]
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys are errors, and nothing changes it once it is read."""
+    """A section of the configuration: unknown keys are errors, and values cannot be changed after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -1,10 +1,10 @@
-"""A case: one image of one subject in one contrast, and where it lies."""
+"""A case: the image file of one subject in one contrast."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.texts import printable
+from pipeline.utils.texts import printable
 
 
 @dataclass(frozen=True, order=True)
@@ -12,11 +12,11 @@ class Case:
     """One image file.
 
     Attributes:
-        subject: Who was scanned. Splits are made by this name.
-        session: Which of the subject's scans this is ("" where there is one); pairs share subject and session.
+        subject: Name of the person scanned. Splits are made by subject.
+        session: Name of the scanning session ("" where there is only one); pairs share subject and session.
         contrast: The contrast's name as the configuration spells it, free text.
         path: A NIfTI volume, or a PNG/JPEG/TIFF slice.
-        split: "test" where the source itself sets the case aside for testing, otherwise None.
+        split: "test" where the data set itself reserves the case for testing, otherwise None.
     """
 
     subject: str
@@ -26,19 +26,19 @@ class Case:
     split: str | None = None
 
     def __post_init__(self) -> None:
-        """Have names that every page, table and store can take, of files whose names are in no encoding."""
+        """Make names of files in an unknown encoding printable, so that every page and table can show them."""
         for name in ("subject", "session"):
             object.__setattr__(self, name, printable(getattr(self, name)))
 
     @property
     def name(self) -> str:
-        """Subject, session and contrast as one readable name; unique, for sources refuse cases that would share it."""
-        return "_".join(part for part in (self.subject, self.session, self.contrast) if part)
+        """Subject, session and contrast as one readable name; sources refuse two cases of the same name."""
+        return "_".join(label for label in (self.subject, self.session, self.contrast) if label)
 
 
 def pairs(cases: Sequence[Case], contrasts: tuple[str, str]) -> list[tuple[Case, Case]]:
-    """Return the (first, second) contrast pairs: same subject, same session, in order of name."""
+    """Return the (first, second) contrast pairs of the same subject and session, in order of name."""
     by_key = {(case.subject, case.session, case.contrast): case for case in cases}
-    keys = sorted({(case.subject, case.session) for case in cases})
-    found = ((by_key.get((*key, contrasts[0])), by_key.get((*key, contrasts[1]))) for key in keys)
-    return [(first, second) for first, second in found if first and second]
+    scans = sorted({(case.subject, case.session) for case in cases})
+    candidates = ((by_key.get((*scan, contrasts[0])), by_key.get((*scan, contrasts[1]))) for scan in scans)
+    return [(first, second) for first, second in candidates if first and second]

@@ -1,8 +1,7 @@
-"""How much of a head is trained on along the axis that is sliced: a length that both contrasts share, from one end.
+"""The range of the head that is trained on along the sliced axis: a length that both contrasts cover.
 
-That end is the crown for axial slices and the front for coronal ones: there every scan of a whole brain begins, and
-where it stops is the scanner operator's choice. Sagittal slices have no such end: there the range lies about the
-head's middle.
+Axial ranges are measured from the crown and coronal ones from the front of the head: every scan of a whole brain begins
+there, while its other end is the scanner operator's choice. Sagittal ranges are centred on the head.
 """
 
 import base64
@@ -12,20 +11,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.data.likeness import FAIR_SHARE
+from pipeline.data.fingerprint import MIN_PLANE_SHARE
 
 ENDS = {"axial": "below the crown", "coronal": "behind the front of the head", "sagittal": "about the head's middle"}
-AGREE = 1.1  # times the shorter typical length: contrasts that differ by less show the same for all that matters
+MAX_LENGTH_RATIO = 1.1  # longer typical length over shorter, up to which two contrasts count as equally covered
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """The range of a run.
+    """The range of the head that a run trains on.
 
     Attributes:
-        axis: Along which slices are cut.
-        mm: How long the range is; None for all that each volume shows.
-        shown_mm: Contrast -> the median length of head that its training volumes show along that axis.
+        axis: Orientation of the slices: "axial", "coronal" or "sagittal".
+        mm: Length of the range; None for the whole volume.
+        shown_mm: Contrast -> median length of head in its training volumes along that axis.
     """
 
     axis: str
@@ -33,11 +32,11 @@ class Coverage:
     shown_mm: Mapping[str, float] | None = None
 
     def bounds(self, head_slices: Sequence[int], slice_mm: float) -> tuple[float, float]:
-        """Return the first and the last slice that lie in the range, of a volume's; infinite where there is no end.
+        """Return the first and last slice of a volume in the range; infinite where the range has no end.
 
         Args:
-            head_slices: The first and the last slice of the head (`head_slices`), along R, A or S.
-            slice_mm: The distance of two slices.
+            head_slices: First and last slice of the head (`head_slices`), along R, A or S.
+            slice_mm: Distance between neighbouring slices.
         """
         first, last = head_slices
         if self.mm is None:
@@ -49,7 +48,7 @@ class Coverage:
         return (first + margin, first + margin + count - 1) if margin > 0 else (-np.inf, np.inf)
 
     def select(self, positions: np.ndarray, head_slices: Sequence[int], slice_mm: float) -> np.ndarray:
-        """Return which of a volume's slices, (N,) indices along the axis, lie in the range, as (N,) bool."""
+        """Return as (N,) bool which of the (N,) slice indices along the axis lie in the range."""
         low, high = self.bounds(head_slices, slice_mm)
         return (np.asarray(positions) >= low) & (np.asarray(positions) <= high)
 
@@ -57,28 +56,28 @@ class Coverage:
         return "all that each volume shows" if self.mm is None else f"the {self.mm:.0f} mm {ENDS[self.axis]}"
 
 
-WHOLE = Coverage("axial")  # all that each volume shows, whatever the axis
+FULL_COVERAGE = Coverage("axial")  # whole volumes, whatever the axis
 
 
 def head_slices(foreground: np.ndarray) -> tuple[int, int]:
-    """Return the first and the last slice of an (N, H, W) mask that shows a head, not a speck or its very tip.
+    """Return the first and last slice of an (N, H, W) mask that show the head.
 
-    Those with less than `FAIR_SHARE` of what the fullest slice has do not count.
+    Slices with less than `MIN_PLANE_SHARE` of the fullest slice's foreground (specks, the very tip) do not count.
     """
     areas = np.count_nonzero(foreground, axis=(1, 2))
-    shown = np.flatnonzero((areas >= FAIR_SHARE * areas.max()) & (areas > 0))
-    return (int(shown[0]), int(shown[-1])) if len(shown) else (0, len(areas) - 1)
+    occupied = np.flatnonzero((areas >= MIN_PLANE_SHARE * areas.max()) & (areas > 0))
+    return (int(occupied[0]), int(occupied[-1])) if len(occupied) else (0, len(areas) - 1)
 
 
 def typical_lengths(lengths_mm: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Return the median length of head by contrast; contrasts without any are left out."""
+    """Return the median length of head by contrast; contrasts without any volume are left out."""
     return {contrast: float(np.median(lengths)) for contrast, lengths in lengths_mm.items() if len(lengths)}
 
 
 def shared_length(typical_mm: Mapping[str, float]) -> float | None:
-    """Return the length in mm that all contrasts' typical volumes show; None where they agree as they are."""
+    """Return the length in mm that all contrasts' typical volumes cover; None where they are about equal."""
     shortest = min(typical_mm.values())
-    return round(shortest, 1) if max(typical_mm.values()) > AGREE * shortest else None
+    return round(shortest, 1) if max(typical_mm.values()) > MAX_LENGTH_RATIO * shortest else None
 
 
 def pack_histograms(counts: np.ndarray) -> str:
@@ -87,5 +86,5 @@ def pack_histograms(counts: np.ndarray) -> str:
 
 
 def unpack_histograms(text: str, bins: int) -> np.ndarray:
-    """Return what `pack_histograms` was given, as (N, bins) int64."""
+    """Return the histograms that `pack_histograms` compressed, as (N, bins) int64."""
     return np.frombuffer(zlib.decompress(base64.b85decode(text)), "<u4").reshape(-1, bins).astype(np.int64)

@@ -1,20 +1,20 @@
-"""Images whose content is still elsewhere (git-annex, Git LFS), said before anything is read."""
+"""Images whose content was not fetched yet (git-annex, Git LFS): reported before anything is read."""
 
 from collections.abc import Sequence
 
-from pipeline.console import warn
 from pipeline.data.case import Case
-from pipeline.errors import UserError
-from transforms.fetched import not_fetched
+from pipeline.utils.console import warn
+from pipeline.utils.errors import UserError
+from transforms.io.fetched import not_fetched
 
 
 def require_fetched(cases: Sequence[Case]) -> None:
-    """Say in a line how many images are not here, and the command that fetches the first of them.
+    """Warn in one line how many images are not fetched, with the command that fetches the first of them.
 
-    Those that are here can be worked with; what is to become of the others is told where each is read.
+    A run can go on with the others; each missing image is reported again where it is read.
 
     Raises:
-        UserError: none is here.
+        UserError: no image is fetched.
     """
     missing = [text for case in cases if (text := not_fetched(case.path))]
     if missing and len(missing) == len(cases):

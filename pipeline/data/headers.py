@@ -1,4 +1,4 @@
-"""What volumes' headers alone say of their grids: enough for a plan, at a millisecond a file."""
+"""Voxel grids read from volumes' headers alone: enough for a plan, at a millisecond per file."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.data.case import Case
 from transforms.slices import AXES
 
-MOST_HEADERS = 40  # read of a cohort
+MAX_HEADERS = 40  # read per cohort
 
 
 @dataclass(frozen=True)
@@ -16,24 +16,24 @@ class HeaderGrid:
     """A volume's grid.
 
     Attributes:
-        field_mm: How far it reaches along R, A, S, air and all.
-        voxel_mm: Size of a voxel along R, A, S.
+        field_mm: Extent of the field of view along R, A, S.
+        voxel_mm: Voxel size along R, A, S.
     """
 
     field_mm: tuple[float, ...]
     voxel_mm: tuple[float, ...]
 
     def field_along(self, axis: str) -> float:
-        """Return how far it reaches along the axis that `axis` slices are cut along."""
+        """Return the extent of the field of view across slices of an orientation ("axial", "coronal" or "sagittal")."""
         return self.field_mm[AXES[axis]]
 
 
 def header_grids(cases: Sequence[Case]) -> Iterator[HeaderGrid]:
-    """Yield the grids of at most `MOST_HEADERS` NIfTI volumes, spread evenly over the cases.
+    """Yield the grids of at most `MAX_HEADERS` NIfTI volumes, spread evenly over the cases.
 
-    What cannot be read is passed over: the run names it.
+    Unreadable headers are skipped: a run reports them.
     """
-    count = min(MOST_HEADERS, len(cases))
+    count = min(MAX_HEADERS, len(cases))
     for number in np.unique(np.linspace(0, len(cases) - 1, count).round().astype(int)):
         grid = _grid(cases[number])
         if grid is not None:
@@ -44,15 +44,15 @@ def _grid(case: Case) -> HeaderGrid | None:
     import nibabel as nib
     from nibabel.affines import voxel_sizes
 
-    from transforms.nifti_header import affine_mm
-    from transforms.nifti_log import nibabel_silent
+    from transforms.io.nifti_header import affine_mm
+    from transforms.io.nifti_log import nibabel_silent
     from transforms.spatial import orientation_of
 
     try:
         with nibabel_silent():
             image = nib.load(case.path)
         affine, _ = affine_mm(image, str(case.path))
-        order = np.argsort(orientation_of(affine)[:, 0])  # the file's axes as they lie along R, A, S
+        order = np.argsort(orientation_of(affine)[:, 0])  # the file's axes in the order R, A, S
         voxel_mm = voxel_sizes(affine)[order]
         field_mm = np.array(image.shape[:3])[order] * voxel_mm
     except Exception:  # whatever a damaged header makes nibabel raise

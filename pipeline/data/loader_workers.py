@@ -1,4 +1,4 @@
-"""A loader's workers: what they leave to their parent, how they end with it, and what their deaths mean."""
+"""A loader's worker processes: their signals, their end, and plain messages where they fail."""
 
 import atexit
 import errno
@@ -13,9 +13,9 @@ from traceback import clear_frames
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
-FAILED_WORKERS = {  # what torch says, in the order in which it is looked for -> what that means
+FAILED_WORKERS = {  # pattern of torch's message, searched in this order -> meaning
     "bus error|shared memory|</torch_": "shared memory (/dev/shm) is too small",
     "too many open files|ancdata": "too many open files (ulimit -n)",
     r"worker \(pid.*killed by signal": "a loader's worker was killed, perhaps for want of memory",
@@ -25,12 +25,13 @@ FAILED_WORKERS = {  # what torch says, in the order in which it is looked for ->
 
 @contextmanager
 def explaining_workers(workers: int) -> Iterator[None]:
-    """Turn what becomes of a loader whose workers die, or cannot pass on what they made, into a UserError.
+    """Turn the failure of a loader's workers into a UserError.
 
-    torch learns of a death by a signal, and raises wherever it meets the code: around whatever uses the batches.
+    torch learns of a worker's death by a signal, and raises in whatever code is running: so this context belongs around
+    everything that uses the batches.
 
     Args:
-        workers: How many there are; without any, nothing is explained.
+        workers: Number of workers; with 0, errors pass unchanged.
 
     Raises:
         UserError: a worker died, or shared memory, memory or open files do not suffice for workers.
@@ -38,10 +39,10 @@ def explaining_workers(workers: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError) as error:
-        # What torch's frames hold of the workers goes now: as long as one that died is known to torch, it raises again
-        # whenever any child of this process ends.
+        # Release the workers that torch's frames hold: while torch knows of a dead one, it raises again whenever any
+        # child of this process ends.
         clear_frames(error.__traceback__)
-        reason = _failure(error) if workers else None
+        reason = _worker_failure(error) if workers else None
         if reason is None:
             raise
         raise UserError(
@@ -50,41 +51,42 @@ def explaining_workers(workers: int) -> Iterator[None]:
         ) from error
 
 
-def _failure(error: RuntimeError | OSError) -> str | None:
-    """Return what an error says of a loader's workers; None if it is about something else."""
+def _worker_failure(error: RuntimeError | OSError) -> str | None:
+    """Return what an error means for a loader's workers, or None if it is about something else."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EAGAIN):
         return f"there is no room for a loader's workers ({error.strerror})"
-    said = [str(one).strip().rpartition("\n")[2] for one in (error, error.__cause__) if one is not None]
-    found = (
+    messages = [str(cause).strip().rpartition("\n")[2] for cause in (error, error.__cause__) if cause is not None]
+    meanings = (
         meaning
-        for words, meaning in FAILED_WORKERS.items()
-        if any(re.search(words, one, re.IGNORECASE) for one in said)
+        for pattern, meaning in FAILED_WORKERS.items()
+        if any(re.search(pattern, message, re.IGNORECASE) for message in messages)
     )
-    return next(found, None)
+    return next(meanings, None)
 
 
-def as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return a batch; in a worker, in shared memory: where it does not fit, the queue's own thread would only hang."""
-    return batch if get_worker_info() is None else tuple(side.share_memory_() for side in batch)
+def collate_shared(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return a batch, moved to shared memory in a worker: a full shared memory raises here, but hangs torch's queue."""
+    return batch if get_worker_info() is None else tuple(slices.share_memory_() for slices in batch)
 
 
-def leave_signals_to_the_parent(_: int) -> None:
-    """Ignore Ctrl-C and SIGTERM in a worker: the parent finishes its step, saves and ends them."""
+def ignore_stop_signals(_: int) -> None:
+    """Ignore Ctrl-C and SIGTERM in a worker: the parent finishes its step, saves and ends its workers."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 @cache
 def end_workers_at_exit() -> None:
-    """Have this interpreter end the workers that it still has when it exits.
+    """End the remaining workers when this interpreter exits.
 
-    An exit sends them SIGTERM, which they ignore, and waits for ever; an error's traceback is enough to keep some.
+    Otherwise the exit sends them SIGTERM, which they ignore, and waits for ever. An error's traceback can keep
+    workers alive.
     """
     atexit.register(_end_workers)
 
 
 def _end_workers() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise at the death of each
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # otherwise torch raises at each worker's death
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()

@@ -1,4 +1,4 @@
-"""A split as a file: subjects' names per part and contrast, to be read by people and given to another run."""
+"""A split as a file: the subjects of each part and contrast, for people to read and for other runs to use."""
 
 import json
 from collections.abc import Collection, Iterable, Sequence
@@ -8,12 +8,12 @@ from pathlib import Path
 import yaml
 
 from pipeline.data.case import Case
-from pipeline.data.split import CohortSplit
-from pipeline.errors import UserError
-from pipeline.paths import looked_at
-from pipeline.texts import decoded
+from pipeline.data.splits import CohortSplit
+from pipeline.utils.errors import UserError
+from pipeline.utils.paths import cwd_hint
+from pipeline.utils.texts import decoded
 
-SHOWN_NAMES = 8
+MAX_LISTED_NAMES = 8
 
 
 def split_to_json(split: CohortSplit) -> dict[str, dict[str, list[str]] | list[str]]:
@@ -28,28 +28,28 @@ def split_to_json(split: CohortSplit) -> dict[str, dict[str, list[str]] | list[s
 def split_from_file(path: Path, cases: Sequence[Case], contrasts: tuple[str, str], *, pairing: str) -> CohortSplit:
     """Read a split of these cases from a JSON or YAML file as `split_to_json` makes it.
 
-    "subject" alone means all of the subject's sessions, unless one of its scans has no session: then that. Subjects
-    that are not named are left out.
+    "subject" alone means all of the subject's sessions, or the scan without a session where there is one. Subjects that
+    are not named are left out.
 
     Raises:
-        UserError: the file cannot be read, or lists all that is wrong in it: parts missing or unknown, names that the
+        UserError: the file cannot be read, or is wrong; lists all problems: parts missing or unknown, names that the
             data does not have, a subject in two parts, in both contrasts of unpaired training or without its pair in
-            paired training, images of the data's own test folders elsewhere than in the test part.
+            paired training, and images of the data's own test folders outside the test part.
     """
-    names, problems = _parts(_read(path), contrasts)
-    found: dict[str, list[Case]] = {}
-    for place, listed in names.items():
-        _, _, contrast = place.partition(".")
+    names, problems = _names_by_part(_read(path), contrasts)
+    cases_by_part: dict[str, list[Case]] = {}
+    for part, part_names in names.items():
+        _, _, contrast = part.partition(".")
         eligible = [case for case in cases if case.contrast in ((contrast,) if contrast else contrasts)]
-        found[place], unknown = _look_up(listed, eligible)
+        cases_by_part[part], unknown = _cases_by_name(part_names, eligible)
         if unknown:
             kind = f"{contrast} image" if contrast else "image"
-            problems.append(f"{place}: the data has no {kind} of {_some(unknown)}")
-    problems += _conflicts(found, contrasts, pairing)
+            problems.append(f"{part}: the data has no {kind} of {_listed(unknown)}")
+    problems += _conflicts(cases_by_part, contrasts, pairing)
     if problems:
         raise UserError("\n  ".join([f"{path}: not a split of this data; correct the file (split.file):", *problems]))
-    train = {contrast: tuple(found[f"train.{contrast}"]) for contrast in contrasts}
-    return CohortSplit(train, tuple(found["validation"]), tuple(found["test"]))
+    train = {contrast: tuple(cases_by_part[f"train.{contrast}"]) for contrast in contrasts}
+    return CohortSplit(train, tuple(cases_by_part["validation"]), tuple(cases_by_part["test"]))
 
 
 def _names(cases: Iterable[Case]) -> list[str]:
@@ -60,9 +60,9 @@ def _name(case: Case) -> str:
     return f"{case.subject}/{case.session}" if case.session else case.subject
 
 
-def _some(names: Collection[str]) -> str:
-    listed = ", ".join(sorted(names)[:SHOWN_NAMES])
-    return f"{listed} and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else listed
+def _listed(names: Collection[str]) -> str:
+    listed = ", ".join(sorted(names)[:MAX_LISTED_NAMES])
+    return f"{listed} and {len(names) - MAX_LISTED_NAMES} more" if len(names) > MAX_LISTED_NAMES else listed
 
 
 def _read(path: Path) -> object:
@@ -70,34 +70,34 @@ def _read(path: Path) -> object:
         text = decoded(path.read_bytes(), str(path), "a split, JSON or YAML")
         if path.suffix.lower() == ".json":
             return json.loads(text)
-        return yaml.load(text, Loader=yaml.BaseLoader)  # makes strings only: a subject 007 stays "007"
+        return yaml.load(text, Loader=yaml.BaseLoader)  # reads strings only, so that subject 007 stays "007"
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}){looked_at(path)}; correct split.file") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}){cwd_hint(path)}; correct split.file") from error
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: neither JSON nor YAML ({reason}); correct split.file") from error
 
 
-def _parts(content: object, contrasts: tuple[str, str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Return the names listed in each "train.<contrast>", "validation" and "test", and what is wrong with the form."""
+def _names_by_part(content: object, contrasts: tuple[str, str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the names listed in each "train.<contrast>", "validation" and "test", and problems of the file's form."""
     problems: list[str] = []
-    top = _mapping(content, "", ("train", "validation", "test"), problems)
-    train = _mapping(top["train"], "train.", contrasts, problems) if "train" in top else {}
-    listed = {f"train.{contrast}": value for contrast, value in train.items()}
-    listed |= {part: top[part] for part in ("validation", "test") if part in top}
+    parts = _mapping(content, "", ("train", "validation", "test"), problems)
+    train = _mapping(parts["train"], "train.", contrasts, problems) if "train" in parts else {}
+    values = {f"train.{contrast}": value for contrast, value in train.items()}
+    values |= {part: parts[part] for part in ("validation", "test") if part in parts}
     names: dict[str, list[str]] = {}
-    for place, value in listed.items():
+    for part_name, value in values.items():
         if value in ("", None):  # a key with nothing after it
-            names[place] = []
+            names[part_name] = []
         elif isinstance(value, list) and all(isinstance(name, str) for name in value):
-            names[place] = value
+            names[part_name] = value
         else:
-            problems.append(f"{place}: must be a list of names")
+            problems.append(f"{part_name}: must be a list of names")
     return names, problems
 
 
 def _mapping(value: object, prefix: str, keys: Sequence[str], problems: list[str]) -> dict[str, object]:
-    """Return the value's entries under the keys that it must have, and note what is missing or unknown."""
+    """Return the value's entries under the required keys; append missing and unknown keys to `problems`."""
     if not isinstance(value, dict):
         problems.append(f"{prefix.rstrip('.') or 'the file'}: must have the keys {', '.join(keys)}")
         return {}
@@ -106,8 +106,8 @@ def _mapping(value: object, prefix: str, keys: Sequence[str], problems: list[str
     return {key: value[key] for key in keys if key in value}
 
 
-def _look_up(names: Iterable[str], cases: Sequence[Case]) -> tuple[list[Case], set[str]]:
-    """Return the cases that are named, in order of name, and the names that are nobody's."""
+def _cases_by_name(names: Iterable[str], cases: Sequence[Case]) -> tuple[list[Case], set[str]]:
+    """Return the named cases in order of name, and the names that no case has."""
     by_name: dict[str, set[Case]] = {}
     for case in cases:
         by_name.setdefault(_name(case), set()).add(case)
@@ -115,28 +115,28 @@ def _look_up(names: Iterable[str], cases: Sequence[Case]) -> tuple[list[Case], s
         if all(other.session for other in by_name.get(case.subject, ())):
             by_name.setdefault(case.subject, set()).add(case)
     unknown = {name for name in names if name not in by_name}
-    found = set().union(*(by_name[name] for name in names if name not in unknown))
-    return sorted(found, key=lambda case: (case.subject, case.session, case.contrast)), unknown
+    matches = set().union(*(by_name[name] for name in names if name not in unknown))
+    return sorted(matches, key=lambda case: (case.subject, case.session, case.contrast)), unknown
 
 
-def _conflicts(found: dict[str, list[Case]], contrasts: tuple[str, str], pairing: str) -> list[str]:
-    empty = [place for place, cases in found.items() if "." in place and not cases]
-    problems = [f"{place}: empty; training needs both contrasts" for place in empty]
-    subjects = {place: {case.subject for case in cases} for place, cases in found.items()}
+def _conflicts(cases_by_part: dict[str, list[Case]], contrasts: tuple[str, str], pairing: str) -> list[str]:
+    empty = [part for part, cases in cases_by_part.items() if "." in part and not cases]
+    problems = [f"{part}: empty; training needs both contrasts" for part in empty]
+    subjects = {part: {case.subject for case in cases} for part, cases in cases_by_part.items()}
     first, second = (f"train.{contrast}" for contrast in contrasts)
-    for one, other in combinations(found, 2):
-        shared = subjects[one] & subjects[other]
-        if shared and (one, other) != (first, second):
-            problems.append(f"{one} and {other}: both have {_some(shared)}")
+    for part, other in combinations(cases_by_part, 2):
+        shared = subjects[part] & subjects[other]
+        if shared and (part, other) != (first, second):
+            problems.append(f"{part} and {other}: both have {_listed(shared)}")
         elif shared and pairing == "unpaired":
-            problems.append(f"{one} and {other}: both have {_some(shared)}, which split.pairing: unpaired forbids")
-    if pairing == "paired" and first in found and second in found:
-        for one, other in ((first, second), (second, first)):
-            alone = {_name(case) for case in found[one]} - {_name(case) for case in found[other]}
-            if alone:
-                problems.append(f"{one}: not in {other} too, as split.pairing: paired needs: {_some(alone)}")
-    for place, cases in found.items():
-        aside = {case.subject for case in cases if case.split == "test"}
-        if aside and place != "test":
-            problems.append(f"{place}: the data sets these aside for testing: {_some(aside)}")
+            problems.append(f"{part} and {other}: both have {_listed(shared)}, which split.pairing: unpaired forbids")
+    if pairing == "paired" and first in cases_by_part and second in cases_by_part:
+        for part, other in ((first, second), (second, first)):
+            unpaired = {_name(case) for case in cases_by_part[part]} - {_name(case) for case in cases_by_part[other]}
+            if unpaired:
+                problems.append(f"{part}: not in {other} too, as split.pairing: paired needs: {_listed(unpaired)}")
+    for part, cases in cases_by_part.items():
+        reserved = {case.subject for case in cases if case.split == "test"}
+        if reserved and part != "test":
+            problems.append(f"{part}: the data sets these aside for testing: {_listed(reserved)}")
     return problems

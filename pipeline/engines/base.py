@@ -1,4 +1,4 @@
-"""What adversarial methods share: two players, their optimisers, precision, the averaged generators, states."""
+"""The base of adversarial methods: two players, their optimisers, precision, averaged generators and states."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.schema import Config, Training
-from pipeline.distributed import ALONE, World
-from pipeline.engines.average import Average
-from pipeline.engines.parts import build_discriminator, build_generator
-from pipeline.losses import ADVERSARIAL, finite, total
+from pipeline.engines.builders import build_discriminator, build_generator
+from pipeline.engines.ema import ExponentialMovingAverage
+from pipeline.engines.losses import ADVERSARIAL, finite, total
+from pipeline.utils.distributed import SINGLE_PROCESS, World
 
 GENERATORS, DISCRIMINATORS = "generators", "discriminators"
 Losses = dict[str, Tensor]
@@ -21,26 +21,26 @@ Losses = dict[str, Tensor]
 class AdversarialEngine(ABC):
     """An `Engine` of two players, generators and discriminators, that take turns at one batch.
 
-    A method writes its losses in `losses`, and what it has besides the usual networks; the rest is here. All losses of
-    a step are computed before any weight moves, so where one is not finite nothing moves (under fp16, gradients that
-    overflow make the loss scaler leave out single updates).
+    A method defines its losses in `losses`, and whatever it has besides the usual networks; the rest is here. All
+    losses of a step are computed before any weight moves. If one of them is not finite, no weight moves (under fp16,
+    gradients that overflow make the loss scaler skip single updates).
 
-    Whether all are finite, a CPU is asked. A GPU is not, for the answer would wait until it has done all its work:
-    there what moves takes `sound`, a tensor (), into account (`stop_asking`).
+    On a CPU, Python reads whether the losses are finite. On a GPU that would wait for all of its work, so optimisers
+    and averages there use `is_finite`, a tensor () on the device (`disable_host_sync`).
 
-    Where several processes train together (`world`, set by `build_engine`), each sees its block of the batch. Losses
-    and gradients are averaged over them, and what is drawn or remembered is that of the whole batch, so that all hold
-    the state that one process with the whole batch would.
+    If several processes train together (`world`, set by `build_engine`), each sees its block of the batch. Losses and
+    gradients are averaged over the processes. Random numbers and stored images are those of the whole batch, so that
+    every process holds the state that a single process with the whole batch would hold.
 
     Args:
-        config: Of the run; the method's own section becomes `self.method`.
-        device: Where to compute.
+        config: The run's configuration; its method section becomes `self.method`.
+        device: The device of networks and batches.
         generators: The networks of the first player, by name; None: G from contrast a to b and F from b to a.
-        discriminators: Those of the second; may be none. None: D_A of images of contrast a, and D_B.
+        discriminators: The networks of the second player, possibly none; None: D_A for contrast a and D_B for b.
     """
 
-    world: World = ALONE
-    paired: ClassVar[bool] = False  # whether `step` wants the two contrasts of one slice, or any two slices
+    world: World = SINGLE_PROCESS
+    paired: ClassVar[bool] = False  # whether `step` takes both contrasts of the same slices, or any slices
 
     def __init__(
         self,
@@ -56,68 +56,72 @@ class AdversarialEngine(ABC):
             discriminators = {name: build_discriminator(config) for name in ("D_A", "D_B")}
         self.generators = nn.ModuleDict(generators).to(device)
         self.discriminators = nn.ModuleDict(discriminators).to(device)
-        self.average = Average(self.generators, config.method.ema_decay, device) if config.method.ema_decay else None
+        self.ema = (
+            ExponentialMovingAverage(self.generators, config.method.ema_decay, device)
+            if config.method.ema_decay
+            else None
+        )
         self.adversarial = ADVERSARIAL[config.method.adversarial]
         self.rates = {
             GENERATORS: training.learning_rate,
             DISCRIMINATORS: training.discriminator_learning_rate or training.learning_rate,
         }
         self.optimisers = {
-            player: _optimiser(networks, self.rates[player], training, device)
-            for player, networks in self._players().items()
+            player: _build_optimiser(networks, self.rates[player], training, device)
+            for player, networks in self._networks_by_player().items()
         }
-        rhythm = getattr(config.method, "critic_steps", 1)  # who moves next depends on how many steps were sound
-        self.must_ask, self.asks = training.optimiser != "adam" or rhythm != 1, True
-        self._present_rates: dict[str, Tensor] = {}
-        if device.type == "cuda" and not self.must_ask:
-            self.stop_asking()
-        low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.precision)
-        halves = low is not None and torch.amp.is_autocast_available(device.type)  # not on a plan's meta device
-        self.autocast = (lambda: torch.autocast(device.type, low)) if halves else nullcontext
-        # For the parts of a loss that half precision would spoil:
-        self.exactly = (lambda: torch.autocast(device.type, enabled=False)) if halves else nullcontext
+        # Who moves next depends on how many steps were finite, where critics move more often than generators.
+        critic_steps = getattr(config.method, "critic_steps", 1)
+        self.requires_host_sync, self.host_sync = training.optimiser != "adam" or critic_steps != 1, True
+        self._device_rates: dict[str, Tensor] = {}
+        if device.type == "cuda" and not self.requires_host_sync:
+            self.disable_host_sync()
+        # Precision: autocast, exceptions from it, and the loss scaler.
+        half_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.precision)
+        # The meta device, on which a dry run builds an engine, has no autocast.
+        uses_autocast = half_dtype is not None and torch.amp.is_autocast_available(device.type)
+        self.autocast = (lambda: torch.autocast(device.type, half_dtype)) if uses_autocast else nullcontext
+        # For terms of a loss that need more digits than half precision has:
+        self.full_precision = (lambda: torch.autocast(device.type, enabled=False)) if uses_autocast else nullcontext
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
 
     @abstractmethod
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
-        """Return, for each player that moves in this step, the weighted terms whose sum it makes smaller, by name."""
+        """Return the weighted terms of each player's loss, by player and name; only of players that move now."""
 
-    def believed(self, judge: str, image: Tensor) -> Tensor:
-        """Return the adversarial loss of whoever made an image that is to pass for real.
+    def generator_adversarial_loss(self, discriminator: str, image: Tensor) -> Tensor:
+        """Return the adversarial loss of the generator of a fake image; the discriminator gets no gradients."""
+        with self.frozen(self.discriminators[discriminator]):
+            return self.adversarial(self.discriminators[discriminator](image), True)
 
-        It leaves no gradients in the discriminator named.
-        """
-        with self.frozen(self.discriminators[judge]):
-            return self.adversarial(self.discriminators[judge](image), True)
-
-    def judged(self, judge: str, real: Tensor, fake: Tensor) -> Tensor:
-        """Return the weighted loss of a discriminator on real images and on others, whose maker gets no gradients."""
-        logits = self.discriminators[judge](torch.cat([real, fake.detach()]))  # in one pass, see `in_one_pass`
+    def discriminator_loss(self, discriminator: str, real: Tensor, fake: Tensor) -> Tensor:
+        """Return the weighted loss of a discriminator on real and fake images; the generator gets no gradients."""
+        logits = self.discriminators[discriminator](torch.cat([real, fake.detach()]))
         scales = [logits] if isinstance(logits, Tensor) else logits
-        on_real, on_fake = zip(*(one.split([len(real), len(fake)]) for one in scales), strict=True)
+        on_real, on_fake = zip(*(scale.split([len(real), len(fake)]) for scale in scales), strict=True)
         return self.method.discriminator_scale * (self.adversarial(on_real, True) + self.adversarial(on_fake, False))
 
-    def drawn(self, draw: Callable[..., Tensor], count: int, *shape: int) -> Tensor:
-        """Return `draw(count, *shape)` for this process's samples: drawn for the whole batch, it keeps its own.
+    def sample_for_rank(self, draw: Callable[..., Tensor], count: int, *shape: int) -> Tensor:
+        """Draw random numbers for the whole batch, `draw(count, *shape)`, and return those of this process's samples.
 
         Args:
             draw: Such as `RandomState.normal`, in the same state in every process.
-            count: Of this process's samples.
-            shape: Of what is drawn for each.
+            count: Number of this process's samples.
+            shape: Shape of the numbers for each sample.
         """
-        return self.world.own(draw(self.world.size * count, *shape))
+        return self.world.local_shard(draw(self.world.size * count, *shape))
 
     def translators(self) -> dict[str, nn.Module]:
         """See `Engine.translators`: F for "a" and G for "b"."""
         generators = self.best_generators()
         return {"a": generators["F"], "b": generators["G"]}
 
-    def kept(self) -> dict[str, object]:
-        """Return, by name, what else of the method has a state: `state_dict` and `load_state_dict`."""
+    def extra_state(self) -> dict[str, object]:
+        """Return the method's other components with a state (`state_dict`, `load_state_dict`), by name."""
         return {}
 
-    def moved(self, sound: Tensor) -> None:  # noqa: B027  (most methods have nothing to do here)
-        """Called after weights have moved, if `sound` () is true; of a step that is skipped it may be left out."""
+    def on_step_end(self, is_finite: Tensor) -> None:  # noqa: B027  (most methods have nothing to do here)
+        """Hook after weights have moved; if the step was skipped, `is_finite` () is false or it is not called."""
 
     @staticmethod
     def build_translators(config: Config) -> dict[str, nn.Module]:
@@ -127,28 +131,28 @@ class AdversarialEngine(ABC):
     def step(self, real_a: Tensor, real_b: Tensor) -> Losses:
         """See `Engine.step`."""
         with self.autocast():
-            by_player = self.losses(real_a, real_b)
-        terms = {name: loss for losses in by_player.values() for name, loss in losses.items()}
-        losses = self.world.means(terms)  # not finite in one process: not finite in all, which skip the step together
-        sound = finite(losses)
-        if self.asks and not sound:
+            losses_by_player = self.losses(real_a, real_b)
+        terms = {name: loss for losses in losses_by_player.values() for name, loss in losses.items()}
+        losses = self.world.all_reduce_mean(terms)  # not finite in one process: all processes skip the step
+        is_finite = finite(losses)
+        if self.host_sync and not is_finite:
             return losses
-        moving = [player for player in self.optimisers if player in by_player]
-        # All gradients before any weight moves, for the generators' pass through the discriminators' weights;
-        # between processes, the former travel while the latter are made.
-        arrived = [self._gradients(player, total([*by_player[player].values()]), sound) for player in moving]
-        for player, wait in zip(moving, arrived, strict=True):
+        players = [player for player in self.optimisers if player in losses_by_player]
+        # Compute all gradients before any weight moves, for those of the generators pass through the discriminators.
+        # Between processes, gradients of one player are sent while those of the other are computed.
+        waits = [self._backward(player, total([*losses_by_player[player].values()]), is_finite) for player in players]
+        for player, wait in zip(players, waits, strict=True):
             wait()
-            self._move(self.optimisers[player], sound)
-        self._scale_on(sound)
-        if self.average is not None and GENERATORS in by_player:
-            self.average.follow(self.generators, None if self.asks else sound)
-        self.moved(sound)
+            self._step_optimiser(self.optimisers[player], is_finite)
+        self._update_scaler(is_finite)
+        if self.ema is not None and GENERATORS in losses_by_player:
+            self.ema.update(self.generators, None if self.host_sync else is_finite)
+        self.on_step_end(is_finite)
         return losses
 
     @contextmanager
     def frozen(self, networks: nn.Module) -> Iterator[None]:
-        """Leave out the gradients of some networks' weights: the other player's step needs none of them."""
+        """Compute no gradients of these networks' weights within the block."""
         networks.requires_grad_(False)
         try:
             yield
@@ -156,28 +160,29 @@ class AdversarialEngine(ABC):
             networks.requires_grad_(True)
 
     def best_generators(self) -> nn.ModuleDict:
-        """Return the generators that evaluate and translate: averaged where an average is kept."""
-        return self.generators if self.average is None else self.average.networks
+        """Return the generators for evaluation and translation: their moving average, if the method keeps one."""
+        return self.generators if self.ema is None else self.ema.networks
 
     def set_learning_rate(self, factor: float) -> dict[str, float]:
         """See `Engine.set_learning_rate`."""
         rates = {player: self.rates[player] * factor for player in self.optimisers}
         for player, optimiser in self.optimisers.items():
-            present = self._present_rates.get(player)
-            optimiser.param_groups[0]["lr"] = rates[player] if present is None else present.fill_(rates[player])
+            device_rate = self._device_rates.get(player)
+            optimiser.param_groups[0]["lr"] = rates[player] if device_rate is None else device_rate.fill_(rates[player])
         return rates
 
-    def stop_asking(self) -> None:
-        """From now on let the device decide whether a step is sound, and look up the learning rates there.
+    def disable_host_sync(self) -> None:
+        """From now on keep learning rates, and whether a step is finite, on the device.
 
         Raises:
-            ValueError: the engine `must_ask`: its optimiser cannot leave out a step, or the next step depends on it.
+            ValueError: the engine `requires_host_sync`: its optimiser cannot skip a step on the device, or Python must
+                know whether the step was skipped.
         """
-        if self.must_ask:
+        if self.requires_host_sync:
             raise ValueError("only Adam, moving both players in every step, can do without the host")
         device = next(self.generators.parameters()).device
-        self._present_rates = {player: torch.tensor(rate, device=device) for player, rate in self.rates.items()}
-        self.asks = False
+        self._device_rates = {player: torch.tensor(rate, device=device) for player, rate in self.rates.items()}
+        self.host_sync = False
 
     def networks(self) -> dict[str, nn.Module]:
         """See `Engine.networks`."""
@@ -185,82 +190,84 @@ class AdversarialEngine(ABC):
 
     def state_dict(self) -> dict:
         """See `Engine.state_dict`."""
-        parts = {name: part.state_dict() for name, part in self._stateful().items()}
-        return {**parts, "averaged_steps": 0 if self.average is None else int(self.average.share.count)}
+        states = {name: component.state_dict() for name, component in self._stateful_components().items()}
+        return {**states, "averaged_steps": 0 if self.ema is None else int(self.ema.update_rate.count)}
 
     def load_state_dict(self, state: dict) -> None:
         """See `Engine.load_state_dict`."""
-        for name, part in self._stateful().items():
-            part.load_state_dict(state[name])
+        for name, component in self._stateful_components().items():
+            component.load_state_dict(state[name])
         for optimiser in self.optimisers.values():
-            _restore_form(optimiser)
-        if self.average is not None:
-            self.average.share.count.fill_(state["averaged_steps"])
+            _restore_options(optimiser)
+        if self.ema is not None:
+            self.ema.update_rate.count.fill_(state["averaged_steps"])
 
-    def learnt(self) -> dict[str, object]:
-        """Return, by the names of `state_dict`, what another run with the same networks can begin from."""
+    def transferable_components(self) -> dict[str, object]:
+        """Return the components that another run of the same networks can begin from, named as in `state_dict`."""
         return self.networks()
 
-    def load_learnt(self, state: dict) -> None:
-        """Take over what another run learnt, of its state: no optimiser, pool, count or random stream.
+    def load_pretrained(self, state: dict) -> None:
+        """Load the transferable components of another run's state: no optimiser, pool, count or random generator.
 
-        Where it kept no average of the generators, one that is kept here begins with their weights.
+        If that run kept no moving average of the generators, an average kept here begins with their weights.
         """
-        for name, part in self.learnt().items():
-            part.load_state_dict(state[name])
-        if self.average is not None:
-            self.average.networks.load_state_dict(state.get("averaged", self.generators.state_dict()))
-            self.average.share.count.fill_(state["averaged_steps"])
+        for name, component in self.transferable_components().items():
+            component.load_state_dict(state[name])
+        if self.ema is not None:
+            self.ema.networks.load_state_dict(state.get("averaged", self.generators.state_dict()))
+            self.ema.update_rate.count.fill_(state["averaged_steps"])
 
-    def streams(self) -> list[torch.Generator]:
+    def random_generators(self) -> list[torch.Generator]:
         """Return the method's own random generators."""
-        return [part.generator for part in self.kept().values() if hasattr(part, "generator")]
+        return [component.generator for component in self.extra_state().values() if hasattr(component, "generator")]
 
-    def _players(self) -> dict[str, nn.ModuleDict]:
-        both = {GENERATORS: self.generators, DISCRIMINATORS: self.discriminators}
-        return {player: networks for player, networks in both.items() if len(networks)}
+    def _networks_by_player(self) -> dict[str, nn.ModuleDict]:
+        players = {GENERATORS: self.generators, DISCRIMINATORS: self.discriminators}
+        return {player: networks for player, networks in players.items() if len(networks)}
 
-    def _stateful(self) -> dict:
-        parts = {**self.networks(), **self.kept(), "scaler": self.scaler}
-        parts |= {f"optimiser_{player}": optimiser for player, optimiser in self.optimisers.items()}
-        return parts if self.average is None else {**parts, "averaged": self.average.networks}
+    def _stateful_components(self) -> dict:
+        components = {**self.networks(), **self.extra_state(), "scaler": self.scaler}
+        components |= {f"optimiser_{player}": optimiser for player, optimiser in self.optimisers.items()}
+        return components if self.ema is None else {**components, "averaged": self.ema.networks}
 
-    def _gradients(self, player: str, loss: Tensor, sound: Tensor) -> Callable[[], None]:
-        """Make the gradients of a player's weights; return what waits until they are the means of all processes."""
+    def _backward(self, player: str, loss: Tensor, is_finite: Tensor) -> Callable[[], None]:
+        """Compute the gradients of a player's weights; return a function that waits for their mean over processes."""
         optimiser = self.optimisers[player]
         optimiser.zero_grad(set_to_none=True)
-        if self.scaler.is_enabled() and not self.asks:
-            loss = loss * torch.where(sound, 1.0, torch.nan)  # the scaler leaves out what such gradients would move
+        if self.scaler.is_enabled() and not self.host_sync:
+            loss = loss * torch.where(is_finite, 1.0, torch.nan)  # the scaler skips updates by such gradients
         self.scaler.scale(loss).backward()
-        return self.world.mean_gradients(optimiser.param_groups[0]["params"])  # before overflows are looked for
+        return self.world.mean_gradients(optimiser.param_groups[0]["params"])  # before the scaler looks for overflows
 
-    def _move(self, optimiser: torch.optim.Optimizer, sound: Tensor) -> None:
-        """Move a player's weights, if the step is sound."""
-        if not self.asks:
-            optimiser.found_inf = (~sound).float()  # a fused optimiser moves nothing, and counts nothing, where it is 1
+    def _step_optimiser(self, optimiser: torch.optim.Optimizer, is_finite: Tensor) -> None:
+        """Move a player's weights, unless the step is not finite."""
+        if not self.host_sync:
+            optimiser.found_inf = (~is_finite).float()  # 1: a fused optimiser moves and counts nothing
         self.scaler.step(optimiser)
 
-    def _scale_on(self, sound: Tensor) -> None:
-        """Let the loss scaler learn from a step's overflows, unless the step was not sound by itself."""
+    def _update_scaler(self, is_finite: Tensor) -> None:
+        """Update the loss scaler from a step's overflows, unless the losses themselves were not finite."""
         if not self.scaler.is_enabled():
             return
-        known = self.scaler._scale, self.scaler._growth_tracker
-        before = [one.clone() for one in known]
+        scaler_state = self.scaler._scale, self.scaler._growth_tracker
+        previous_state = [tensor.clone() for tensor in scaler_state]
         self.scaler.update()
-        for one, earlier in zip(known, before, strict=True):
-            one.copy_(torch.where(sound, one, earlier))
+        for tensor, previous in zip(scaler_state, previous_state, strict=True):
+            tensor.copy_(torch.where(is_finite, tensor, previous))
 
 
-def in_one_pass(network: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:
-    """Return what a network makes of each batch (N, C, H, W), all sent through it together.
+def batched_forward(network: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:
+    """Return a network's outputs for several batches (N, C, H, W), computed in one pass.
 
-    The same as one after the other, for norms are per sample and do not mix them; but a pass reads every weight once,
-    and the way back makes every weight's gradient once: at batch 1 that is most of the work of a U-Net's inner levels.
+    The outputs are those of separate passes, for norms are per sample. But one pass reads every weight once, and its
+    backward pass computes every weight's gradient once: at batch size 1, most of the work of a U-Net's inner levels.
     """
     return network(torch.cat(batches)).split([len(batch) for batch in batches])
 
 
-def _optimiser(networks: nn.ModuleDict, rate: float, training: Training, device: torch.device) -> torch.optim.Optimizer:
+def _build_optimiser(
+    networks: nn.ModuleDict, rate: float, training: Training, device: torch.device
+) -> torch.optim.Optimizer:
     """Return one optimiser for all networks of a player."""
     if training.optimiser == "rmsprop":
         return torch.optim.RMSprop(networks.parameters(), lr=rate, alpha=0.9, weight_decay=training.weight_decay)
@@ -273,8 +280,8 @@ def _optimiser(networks: nn.ModuleDict, rate: float, training: Training, device:
     )
 
 
-def _restore_form(optimiser: torch.optim.Optimizer) -> None:
-    """Give an optimiser, after it has loaded a state, back what is its own: states name the form of who saved them."""
+def _restore_options(optimiser: torch.optim.Optimizer) -> None:
+    """Restore an optimiser's "fused" and "capturable": a loaded state brings those of the run that saved it."""
     for group in optimiser.param_groups:
         group |= {name: optimiser.defaults[name] for name in ("fused", "capturable") if name in optimiser.defaults}
         for weight in group["params"]:

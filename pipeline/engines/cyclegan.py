@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from pipeline.config.schema import Config
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses, in_one_pass
-from pipeline.engines.pool import ImagePool
-from pipeline.losses import mean_absolute
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses, batched_forward
+from pipeline.engines.image_pool import ImagePool
+from pipeline.engines.losses import mean_absolute
 
 
 class CycleGan(AdversarialEngine):
@@ -33,38 +33,40 @@ class CycleGan(AdversarialEngine):
 
     def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
         """Return the weighted terms of equation 3 with the identity loss, and the two translations."""
-        own_a, own_b = ((real_a,), (real_b,)) if self.identity_weight else ((), ())
-        fake_a, *same_a = in_one_pass(self.F, real_b, *own_a)  # F(b), F(a)
-        fake_b, back_b, *same_b = in_one_pass(self.G, real_a, fake_a, *own_b)  # G(a), G(F(b)), G(b)
+        identity_input_a, identity_input_b = ((real_a,), (real_b,)) if self.identity_weight else ((), ())
+        fake_a, *identity_a = batched_forward(self.F, real_b, *identity_input_a)  # F(b), F(a)
+        fake_b, cycled_b, *identity_b = batched_forward(
+            self.G, real_a, fake_a, *identity_input_b
+        )  # G(a), G(F(b)), G(b)
         losses = {
-            "adversarial_G": self.believed("D_B", fake_b),
-            "adversarial_F": self.believed("D_A", fake_a),
+            "adversarial_G": self.generator_adversarial_loss("D_B", fake_b),
+            "adversarial_F": self.generator_adversarial_loss("D_A", fake_a),
             "cycle_a": self.cycle_weight * mean_absolute(self.F(fake_b), real_a),  # F(G(a)) ≈ a
-            "cycle_b": self.cycle_weight * mean_absolute(back_b, real_b),  # G(F(b)) ≈ b
+            "cycle_b": self.cycle_weight * mean_absolute(cycled_b, real_b),  # G(F(b)) ≈ b
         }
         if self.identity_weight:
-            losses["identity_a"] = self.identity_weight * mean_absolute(*same_a, real_a)  # F(a) ≈ a
-            losses["identity_b"] = self.identity_weight * mean_absolute(*same_b, real_b)  # G(b) ≈ b
+            losses["identity_a"] = self.identity_weight * mean_absolute(*identity_a, real_a)  # F(a) ≈ a
+            losses["identity_b"] = self.identity_weight * mean_absolute(*identity_b, real_b)  # G(b) ≈ b
         return losses, fake_a, fake_b
 
     def _discriminator_losses(self, real_a: Tensor, real_b: Tensor, fake_a: Tensor, fake_b: Tensor) -> Losses:
         """Return each discriminator's loss on real images and on translations from its pool (equation 1)."""
         return {
-            "discriminator_A": self.judged("D_A", real_a, self._from_pool(self.pool_a, fake_a)),
-            "discriminator_B": self.judged("D_B", real_b, self._from_pool(self.pool_b, fake_b)),
+            "discriminator_A": self.discriminator_loss("D_A", real_a, self._from_pool(self.pool_a, fake_a)),
+            "discriminator_B": self.discriminator_loss("D_B", real_b, self._from_pool(self.pool_b, fake_b)),
         }
 
     def _from_pool(self, pool: ImagePool, fake: Tensor) -> Tensor:
-        """Return what a pool makes of the whole batch's translations, the same in every process; of that, our own."""
-        return self.world.own(pool.query(self.world.gathered(fake)))
+        """Query a pool with the whole batch's translations, as every process does; return this process's samples."""
+        return self.world.local_shard(pool.query(self.world.all_gather(fake)))
 
-    def moved(self, sound: Tensor) -> None:
-        """See `AdversarialEngine.moved`: the pools take in what they exchanged."""
-        self.pool_a.commit(sound)
-        self.pool_b.commit(sound)
+    def on_step_end(self, is_finite: Tensor) -> None:
+        """See `AdversarialEngine.on_step_end`: the pools store the new images."""
+        self.pool_a.commit(is_finite)
+        self.pool_b.commit(is_finite)
 
-    def kept(self) -> dict[str, object]:
-        """See `AdversarialEngine.kept`."""
+    def extra_state(self) -> dict[str, object]:
+        """See `AdversarialEngine.extra_state`."""
         return {"pool_a": self.pool_a, "pool_b": self.pool_b}
 
 

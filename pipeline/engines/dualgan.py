@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from networks.convolutions import plain_ways
+from networks.cpu_kernels.convolutions import reference_conv
 from pipeline.config.schema import Config
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses, in_one_pass
-from pipeline.engines.state import RandomState, StepCount
-from pipeline.losses import mean_absolute, wasserstein
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses, batched_forward
+from pipeline.engines.losses import mean_absolute, wasserstein
+from pipeline.engines.state import RandomState, StepCounter
 
 
 class DualGan(AdversarialEngine):
@@ -20,14 +20,14 @@ class DualGan(AdversarialEngine):
 
     def __init__(self, config: Config, device: torch.device):
         super().__init__(config, device)
-        # Whose turn it is depends on the count where critics move more often: then it is kept where Python can ask.
-        self.steps = StepCount(device if config.method.critic_steps == 1 else torch.device("cpu"))
-        self.random = RandomState(config.seed, device)  # where the gradient penalty looks
+        # If critics move more often, Python reads the count to know whose turn it is: then it stays on the CPU.
+        self.steps = StepCounter(device if config.method.critic_steps == 1 else torch.device("cpu"))
+        self.random = RandomState(config.seed, device)  # for the gradient penalty's positions between images
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
         """See `AdversarialEngine.losses`: equations 1-3."""
-        rhythm = self.method.critic_steps
-        if rhythm == 1 or (int(self.steps.made) + 1) % rhythm == 0:
+        critic_steps = self.method.critic_steps
+        if critic_steps == 1 or (int(self.steps.count) + 1) % critic_steps == 0:
             losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
             generators = {GENERATORS: losses}
         else:
@@ -39,45 +39,45 @@ class DualGan(AdversarialEngine):
     def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
         G, F, weight = self.generators["G"], self.generators["F"], self.method.reconstruction_weight
         fake_a = F(real_b)
-        fake_b, back_b = in_one_pass(G, real_a, fake_a)
+        fake_b, reconstructed_b = batched_forward(G, real_a, fake_a)
         losses = {
-            "adversarial_G": self.believed("D_B", fake_b),
-            "adversarial_F": self.believed("D_A", fake_a),
+            "adversarial_G": self.generator_adversarial_loss("D_B", fake_b),
+            "adversarial_F": self.generator_adversarial_loss("D_A", fake_a),
             "reconstruction_a": weight * mean_absolute(F(fake_b), real_a),
-            "reconstruction_b": weight * mean_absolute(back_b, real_b),
+            "reconstruction_b": weight * mean_absolute(reconstructed_b, real_b),
         }
         return losses, fake_a, fake_b
 
     def _critic_losses(self, side: str, real: Tensor, fake: Tensor) -> Losses:
-        losses = {f"discriminator_{side}": self.judged(f"D_{side}", real, fake)}
+        losses = {f"discriminator_{side}": self.discriminator_loss(f"D_{side}", real, fake)}
         if self.method.gradient_penalty:
             weight = self.method.discriminator_scale * self.method.gradient_penalty
-            losses[f"gradient_penalty_{side}"] = weight * self._steepness(f"D_{side}", real, fake.detach())
+            losses[f"gradient_penalty_{side}"] = weight * self._gradient_penalty(f"D_{side}", real, fake.detach())
         return losses
 
-    def _steepness(self, critic: str, real: Tensor, fake: Tensor) -> Tensor:
+    def _gradient_penalty(self, critic: str, real: Tensor, fake: Tensor) -> Tensor:
         """Return the mean (‖∇D‖ - 1)² between real images and translations (Gulrajani et al. 2017, equation 3).
 
-        D(x) is what the critic's loss takes it for: the mean over an image's patches, summed over scales. Slopes want
-        all the digits there are, so half precision is left out; it is differentiated a second time.
+        D(x) is the mean over an image's patches, summed over scales, as in the critic's loss. It is in full precision,
+        for slopes need many digits, and with torch's own convolutions, which can be differentiated twice.
         """
-        with self.exactly(), plain_ways():
-            fake, share = fake.to(real), self.drawn(self.random.uniform, len(real), 1, 1, 1).to(real)
-            between = torch.lerp(real, fake, share).requires_grad_()
-            total = len(real) * wasserstein(self.discriminators[critic](between), False)  # Σ D(x) over the batch
-            (slope,) = torch.autograd.grad(total, between, create_graph=True)
+        with self.full_precision(), reference_conv():
+            fake, fraction = fake.to(real), self.sample_for_rank(self.random.uniform, len(real), 1, 1, 1).to(real)
+            interpolated = torch.lerp(real, fake, fraction).requires_grad_()
+            total = len(real) * wasserstein(self.discriminators[critic](interpolated), False)  # Σ D(x) over the batch
+            (slope,) = torch.autograd.grad(total, interpolated, create_graph=True)
             return (slope.flatten(1).norm(dim=1) - 1).square().mean()
 
     @torch.no_grad()
-    def moved(self, sound: Tensor) -> None:
-        """See `AdversarialEngine.moved`: clip the critics (once more, if none moved) and count the step."""
-        self.steps.made += sound.to(self.steps.made.device)
+    def on_step_end(self, is_finite: Tensor) -> None:
+        """See `AdversarialEngine.on_step_end`: clip the critics (once more, if none moved) and count the step."""
+        self.steps.count += is_finite.to(self.steps.count.device)
         if self.method.clip is not None:
             for weight in self.discriminators.parameters():
                 weight.clamp_(-self.method.clip, self.method.clip)
 
-    def kept(self) -> dict[str, object]:
-        """See `AdversarialEngine.kept`."""
+    def extra_state(self) -> dict[str, object]:
+        """See `AdversarialEngine.extra_state`."""
         return {"steps": self.steps, "random": self.random}
 
 

@@ -1,4 +1,4 @@
-"""What every translation method offers the training loop."""
+"""The interface of every translation method to the training loop."""
 
 from typing import Protocol
 
@@ -8,17 +8,17 @@ from torch import Tensor, nn
 class Engine(Protocol):
     """A method's networks, losses and optimisers; it touches neither disk nor tracking.
 
-    Contrasts are called a (first) and b (second) within an engine; names are the caller's business.
+    Contrasts are called a (first) and b (second) within an engine; the caller knows their names.
     """
 
-    paired: bool  # whether `step` wants both contrasts of the same slices
+    paired: bool  # whether `step` takes both contrasts of the same slices
 
     def step(self, real_a: Tensor, real_b: Tensor) -> dict[str, Tensor]:
         """Make one step on a batch of each contrast, (N, 1, H, W) in [-1, 1], and return the losses, detached.
 
         If any loss is not a finite number the step is skipped: no weight, optimiser state, average, pooled image or
-        count is changed. What the losses drew at random stays drawn, here and in torch's global generator, and where
-        discriminators have spectral norms, their estimates of the unchanged weights' singular values have gone on.
+        count is changed. Random generators, torch's global one too, do advance, and so do the power iterations of
+        discriminators with spectral norms.
         """
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, dict[str, Tensor]]:
@@ -31,7 +31,7 @@ class Engine(Protocol):
         """Return, by target ("a" or "b"), the module (N, 1, H, W) → (N, 1, H, W) for evaluation and translation."""
 
     def best_generators(self) -> nn.ModuleDict:
-        """Return the trained generators as they evaluate and translate: averaged where an average is kept."""
+        """Return the trained generators as they evaluate and translate: their moving average, if there is one."""
 
     def networks(self) -> dict[str, nn.Module]:
         """Return every trained network by name."""
@@ -42,8 +42,8 @@ class Engine(Protocol):
     def load_state_dict(self, state: dict) -> None:
         """Take over what `state_dict` returned."""
 
-    def learnt(self) -> dict[str, object]:
-        """Return, by the names of `state_dict`, the networks and whatever else another run can begin from."""
+    def transferable_components(self) -> dict[str, object]:
+        """Return the networks and other components that another run can begin from, by the names of `state_dict`."""
 
-    def load_learnt(self, state: dict) -> None:
-        """Take over, of what `state_dict` of another run with the same networks returned, what was learnt."""
+    def load_pretrained(self, state: dict) -> None:
+        """Load the transferable components of a `state_dict` of another run with the same networks."""

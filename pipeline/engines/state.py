@@ -1,7 +1,7 @@
-"""Small parts of an engine that a resume must find as they were.
+"""Small components of an engine whose state belongs to a checkpoint.
 
-What they hold and count stays on the engine's device, and whether a step is to count is told by a tensor there, `sound`
-(): so a GPU need never be waited for, and a captured step (`engines.captured`) counts each time it is replayed.
+Their values stay on the engine's device, and so does `is_finite` (), which says whether a step counts. So nothing waits
+for a GPU, and a captured step (`engines.cuda_graph`) counts each time it is replayed.
 """
 
 import zlib
@@ -10,38 +10,38 @@ import torch
 from torch import Tensor
 
 
-class StepCount:
-    """How many steps moved weights."""
+class StepCounter:
+    """The number of steps that moved weights."""
 
     def __init__(self, device: torch.device):
-        self.made = torch.zeros((), dtype=torch.int64, device=device)
+        self.count = torch.zeros((), dtype=torch.int64, device=device)
 
     def state_dict(self) -> dict:
         """Return the count."""
-        return {"made": int(self.made)}
+        return {"made": int(self.count)}
 
     def load_state_dict(self, state: dict) -> None:
         """Take over what `state_dict` returned."""
-        self.made.fill_(state["made"])
+        self.count.fill_(state["made"])
 
 
 class RandomState:
-    """A random generator of the engine's own: on a CUDA device it draws there, for every other one on the CPU.
+    """A random generator of the engine: on its device if that is CUDA, on the CPU otherwise.
 
     Args:
-        seed: Of the generator.
-        device: The engine's.
+        seed: Seed of the generator.
+        device: Device of the engine.
     """
 
     def __init__(self, seed: int, device: torch.device):
-        self.place = "cuda" if device.type == "cuda" else "cpu"
-        self.generator = torch.Generator(device if self.place == "cuda" else "cpu").manual_seed(seed)
+        self.device_kind = "cuda" if device.type == "cuda" else "cpu"
+        self.generator = torch.Generator(device if self.device_kind == "cuda" else "cpu").manual_seed(seed)
 
     def uniform(self, *shape: int) -> Tensor:
         """Return numbers in [0, 1)."""
         return torch.rand(*shape, generator=self.generator, device=self.generator.device)
 
-    def below(self, limit: int, count: int) -> Tensor:
+    def integers(self, limit: int, count: int) -> Tensor:
         """Return `count` whole numbers from 0 to `limit` - 1."""
         return torch.randint(limit, (count,), generator=self.generator, device=self.generator.device)
 
@@ -54,63 +54,63 @@ class RandomState:
         return torch.randperm(population, generator=self.generator, device=self.generator.device)[:count]
 
     def state_dict(self) -> dict:
-        """Return the generator's state, and on what kind of device it draws."""
-        return {"generator": self.generator.get_state(), "place": self.place}
+        """Return the generator's state and the kind of its device."""
+        return {"generator": self.generator.get_state(), "place": self.device_kind}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take over what `state_dict` returned; after another kind of device, begin a stream that follows from it."""
-        numbers = state["generator"].cpu()
-        if state.get("place", "cpu") == self.place:
-            self.generator.set_state(numbers)
+        """Take over what `state_dict` returned; from another kind of device, seed with its checksum."""
+        generator_state = state["generator"].cpu()
+        if state.get("place", "cpu") == self.device_kind:
+            self.generator.set_state(generator_state)
         else:
-            self.generator.manual_seed(zlib.crc32(numbers.numpy().tobytes()))
+            self.generator.manual_seed(zlib.crc32(generator_state.numpy().tobytes()))
 
 
-class RunningShare:
-    """How far a running mean moves towards the latest value: less and less, until the share is `1 - decay`.
+class UpdateRate:
+    """The rate at which a running mean moves towards the latest value; it falls to `1 - decay`.
 
     Args:
-        decay: Of the mean, once it is warm: after n values it is no more than (1 + n) / (10 + n).
-        device: Where the values are counted.
+        decay: Decay of the mean; after n values it is at most (1 + n) / (10 + n).
+        device: Device of the count.
     """
 
     def __init__(self, decay: float, device: torch.device):
         self.decay = decay
         self.count = torch.zeros((), dtype=torch.int64, device=device)
 
-    def of_next(self, sound: Tensor) -> Tensor:
-        """Count a value; return the share () in float32 by which it moves the mean: none unless it is `sound`."""
-        self.count += sound.to(self.count.device)
-        counted = self.count.float()
-        return (1 - ((1 + counted) / (10 + counted)).clamp(max=self.decay)) * sound.to(counted.device)
+    def next_rate(self, is_finite: Tensor) -> Tensor:
+        """Count a value and return its rate () in float32; 0, and not counted, unless `is_finite`."""
+        self.count += is_finite.to(self.count.device)
+        count = self.count.float()
+        return (1 - ((1 + count) / (10 + count)).clamp(max=self.decay)) * is_finite.to(count.device)
 
 
 class Styles:
-    """What one contrast's translator may take as its style: one drawn at random, or the mean of those of training.
+    """The styles that one contrast's translator can use: a random one, or the running mean of the training styles.
 
     Args:
-        drawn: (size,), drawn when training began.
-        device: Where the mean is kept.
-        decay: Of the running mean, which follows faster in the first steps: their encoder is soon another one.
+        random_style: (size,), drawn when training begins.
+        device: Device of the mean.
+        decay: Decay of the running mean, which moves faster in the first steps, while the encoder changes fast.
     """
 
-    def __init__(self, drawn: Tensor, device: torch.device, decay: float = 0.999):
-        self.drawn, self.mean = drawn, torch.zeros_like(drawn, device=device)
-        self.share = RunningShare(decay, device)
+    def __init__(self, random_style: Tensor, device: torch.device, decay: float = 0.999):
+        self.random_style, self.mean = random_style, torch.zeros_like(random_style, device=device)
+        self.update_rate = UpdateRate(decay, device)
 
-    def take_in(self, style: Tensor, sound: Tensor) -> None:
-        """Move the mean towards a style (size,), in float32 whatever the style's precision, if the step was sound."""
-        share = self.share.of_next(sound)
-        first = (self.share.count == 1) & sound  # which replaces the zeros
-        moved = self.mean.lerp(style.to(self.mean), torch.where(first, 1.0, share).to(self.mean))
-        self.mean.copy_(torch.where(sound, moved, self.mean))  # not even what is no number spoils it
+    def update(self, style: Tensor, is_finite: Tensor) -> None:
+        """Move the mean towards a style (size,), in float32, if the step was finite."""
+        rate = self.update_rate.next_rate(is_finite)
+        is_first = (self.update_rate.count == 1) & is_finite  # the first style replaces the zeros
+        mean = self.mean.lerp(style.to(self.mean), torch.where(is_first, 1.0, rate).to(self.mean))
+        self.mean.copy_(torch.where(is_finite, mean, self.mean))  # NaN in the style leaves it unchanged
 
     def state_dict(self) -> dict:
-        """Return both styles, and how many the mean is of."""
-        return {"drawn": self.drawn, "mean": self.mean, "count": int(self.share.count)}
+        """Return both styles, and the number of styles in the mean."""
+        return {"drawn": self.random_style, "mean": self.mean, "count": int(self.update_rate.count)}
 
     def load_state_dict(self, state: dict) -> None:
         """Take over what `state_dict` returned."""
-        self.drawn = state["drawn"].to(self.drawn, copy=True)
+        self.random_style = state["drawn"].to(self.random_style, copy=True)
         self.mean.copy_(state["mean"])
-        self.share.count.fill_(state["count"])
+        self.update_rate.count.fill_(state["count"])

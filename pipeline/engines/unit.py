@@ -1,4 +1,4 @@
-"""UNIT: unpaired translation by way of a latent space that both contrasts share (Liu, Breuel and Kautz 2017)."""
+"""UNIT: unpaired translation through a latent space that both contrasts share (Liu, Breuel and Kautz 2017)."""
 
 import torch
 from torch import Tensor, nn
@@ -6,16 +6,16 @@ from torch import Tensor, nn
 from networks.unit import LatentAutoEncoder, LatentTranslator, share_blocks
 from pipeline.config.schema import Config
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses
-from pipeline.engines.parts import build_generator
+from pipeline.engines.builders import build_generator
+from pipeline.engines.losses import divergence_from_normal, mean_absolute
 from pipeline.engines.state import RandomState
-from pipeline.losses import divergence_from_normal, mean_absolute
 
 
 class Unit(AdversarialEngine):
     """A variational auto-encoder per contrast, A and B, and a discriminator each.
 
-    The residual blocks next to the latent are the same in both. In training, noise from N(0, 1) is added to what the
-    encoders give, the latents' means; a translation takes the mean itself, so that it is always the same and the
+    The residual blocks next to the latent are the same in both. In training, noise from N(0, 1) is added to the
+    latents' means, which the encoders return. A translation uses the mean itself, so that it is reproducible and the
     slices of a volume agree.
 
     Weights by default are those of the authors' code (NVlabs/MUNIT, `UNIT_Trainer`): adversarial 1, both
@@ -33,40 +33,43 @@ class Unit(AdversarialEngine):
         return {
             GENERATORS: generator_losses,
             DISCRIMINATORS: {
-                "discriminator_A": self.judged("D_A", real_a, fake_a),
-                "discriminator_B": self.judged("D_B", real_b, fake_b),
+                "discriminator_A": self.discriminator_loss("D_A", real_a, fake_a),
+                "discriminator_B": self.discriminator_loss("D_B", real_b, fake_b),
             },
         }
 
     def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
-        A, B, weights = self.generators["A"], self.generators["B"], self.method
+        A, B, method = self.generators["A"], self.generators["B"], self.method
         mean_a, mean_b = A.encode(real_a), B.encode(real_b)
-        latent_a, latent_b = self._noisy(mean_a), self._noisy(mean_b)
-        # Each decoder makes its translation and its reconstruction in one pass; norms are per sample.
-        fake_a, own_a = A.decode(torch.cat([latent_b, latent_a])).chunk(2)
-        fake_b, own_b = B.decode(torch.cat([latent_a, latent_b])).chunk(2)
-        mean_back_b, mean_back_a = A.encode(fake_a), B.encode(fake_b)
-        back_a, back_b = A.decode(self._noisy(mean_back_a)), B.decode(self._noisy(mean_back_b))
+        latent_a, latent_b = self._sample_latent(mean_a), self._sample_latent(mean_b)
+        # Translation and reconstruction share a decoder's pass; norms are per sample.
+        fake_a, reconstructed_a = A.decode(torch.cat([latent_b, latent_a])).chunk(2)
+        fake_b, reconstructed_b = B.decode(torch.cat([latent_a, latent_b])).chunk(2)
+        recoded_mean_b, recoded_mean_a = A.encode(fake_a), B.encode(fake_b)
+        cycled_a, cycled_b = (
+            A.decode(self._sample_latent(recoded_mean_a)),
+            B.decode(self._sample_latent(recoded_mean_b)),
+        )
         losses = {
-            "adversarial_A": weights.adversarial_weight * self.believed("D_A", fake_a),
-            "adversarial_B": weights.adversarial_weight * self.believed("D_B", fake_b),
-            "image_a": weights.image_weight * mean_absolute(own_a, real_a),
-            "image_b": weights.image_weight * mean_absolute(own_b, real_b),
-            "kl_a": weights.kl_weight * divergence_from_normal(mean_a),
-            "kl_b": weights.kl_weight * divergence_from_normal(mean_b),
-            "cycle_a": weights.cycle_weight * mean_absolute(back_a, real_a),
-            "cycle_b": weights.cycle_weight * mean_absolute(back_b, real_b),
-            "cycle_kl_a": weights.cycle_kl_weight * divergence_from_normal(mean_back_a),
-            "cycle_kl_b": weights.cycle_kl_weight * divergence_from_normal(mean_back_b),
+            "adversarial_A": method.adversarial_weight * self.generator_adversarial_loss("D_A", fake_a),
+            "adversarial_B": method.adversarial_weight * self.generator_adversarial_loss("D_B", fake_b),
+            "image_a": method.image_weight * mean_absolute(reconstructed_a, real_a),
+            "image_b": method.image_weight * mean_absolute(reconstructed_b, real_b),
+            "kl_a": method.kl_weight * divergence_from_normal(mean_a),
+            "kl_b": method.kl_weight * divergence_from_normal(mean_b),
+            "cycle_a": method.cycle_weight * mean_absolute(cycled_a, real_a),
+            "cycle_b": method.cycle_weight * mean_absolute(cycled_b, real_b),
+            "cycle_kl_a": method.cycle_kl_weight * divergence_from_normal(recoded_mean_a),
+            "cycle_kl_b": method.cycle_kl_weight * divergence_from_normal(recoded_mean_b),
         }
         return losses, fake_a, fake_b
 
-    def _noisy(self, mean: Tensor) -> Tensor:
+    def _sample_latent(self, mean: Tensor) -> Tensor:
         """Return latents drawn from N(mean, 1)."""
-        return mean + self.drawn(self.random.normal, *mean.shape).to(mean)
+        return mean + self.sample_for_rank(self.random.normal, *mean.shape).to(mean)
 
-    def kept(self) -> dict[str, object]:
-        """See `AdversarialEngine.kept`."""
+    def extra_state(self) -> dict[str, object]:
+        """See `AdversarialEngine.extra_state`."""
         return {"random": self.random}
 
     def translators(self) -> dict[str, nn.Module]:

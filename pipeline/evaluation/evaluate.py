@@ -9,41 +9,42 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.console import progress, warn
 from pipeline.data.case import Case, pairs
-from pipeline.data.pairing import PairReader, PreparedScan, View, write_movement
-from pipeline.errors import UserError
-from pipeline.evaluation.scores import UNPAIRED, Scores, SubjectScore
-from pipeline.evaluation.under_way import (
+from pipeline.data.pairs import PairReader, PreparedScan, View
+from pipeline.data.rigid_transform_file import write_rigid_transform
+from pipeline.evaluation.parallel_scoring import (
     READ_AHEAD,
-    Keeper,
+    EvaluationCallback,
     Pair,
+    PendingSubject,
     Translation,
-    UnderWay,
     collect,
     read_pair,
     read_scan,
     submit,
 )
-from pipeline.metrics.agreement import intensity_distance, mae
+from pipeline.evaluation.scores import UNPAIRED, Scores, SubjectScore
 from pipeline.metrics.baselines import HistogramMatch, IntensityLookup, copy_input, histogram_quantiles
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL
 from pipeline.metrics.protocols import OWN, PUBLISHED, Measured
-from pipeline.workers import WorkerPool
+from pipeline.metrics.similarity import intensity_distance, mae
+from pipeline.utils.console import progress, warn
+from pipeline.utils.errors import UserError
+from pipeline.utils.workers import WorkerPool
 
 MAX_LOOKUP_PAIRS = 8  # more change a table of 128 entries little, and each may cost a registration
-MOST_NAMES = 5  # in a note
+MAX_NAMES = 5  # in a note
 VOXEL_STEP = 4  # for the lookup every fourth voxel of the head is plenty, and eight heads fit into memory
 
 Translate = Callable[[PreparedScan, str], np.ndarray]  # a scan and the target contrast -> slices (N, H, W) in [-1, 1]
 Baselines = dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]  # name -> (source, foreground) -> prediction
 
 
-Seen = Callable[[Translation], None]
+OnTranslation = Callable[[Translation], None]
 
 
-def _pass_by(_: Translation) -> None:
-    """Keep nothing of a translation."""
+def _ignore(_: Translation) -> None:
+    """Do nothing with a translation."""
 
 
 def evaluate(
@@ -56,66 +57,70 @@ def evaluate(
     histograms: Mapping[str, Sequence[float]],
     protocols: Sequence[str] = (),
     registrations: Path | None = None,
-    seen: Seen = _pass_by,
-    keepers: Mapping[str, Keeper] | None = None,
+    on_translation: OnTranslation = _ignore,
+    callbacks: Mapping[str, EvaluationCallback] | None = None,
     workers: WorkerPool | None = None,
     quiet: bool = False,
 ) -> Scores:
     """Score a model and the baselines on the test subjects, in both directions.
 
-    Each real target keeps its own normalisation and is brought onto its source's grid; all figures are of the
-    source's own field of view, padding removed. Where no test subject has a pair, what can be measured without one.
+    Each real target keeps its own normalisation and is brought onto its source's grid. All figures are of the source's
+    field of view, without padding. Where no test subject has a pair, `evaluate_unpaired` is used.
 
     Args:
         test: The test subjects' cases.
         training_pairs: Training subjects' cases of both contrasts, for the lookup baseline alone; may be empty.
         contrasts: The two contrasts' names.
-        translate: The model.
-        reader: Reads pairs.
-        histograms: By contrast, the training cohort's foreground intensities in equal bins over [-1, 1].
+        translate: Function that translates a scan's slices with the model.
+        reader: Reads and registers pairs.
+        histograms: The training cohort's foreground intensities by contrast, in equal bins over [-1, 1].
         protocols: Published protocols to score in besides our own: "syndiff", "selfrdb", "reggan".
-        registrations: Folder for the movements that were used; None keeps them in the cache only.
-        seen: Shown every translation once, as soon as it is there, in this process; it is not held in memory after.
-        keepers: By what they make, in words: shown every translation once, in the worker that scores it.
-        workers: Read, register, score and draw while the networks run in this process; None leaves all to this one.
-            The result is the same.
+        registrations: Folder for the rigid transforms of the pairs; None keeps them in the cache only.
+        on_translation: Function that is called with each translation in this process, which then releases it.
+        callbacks: Callbacks that draw or write each translation in the worker that scores it, by their product's name.
+        workers: Processes that read, register, score and draw while the networks run in this one; None for this one.
+            The scores do not depend on it.
         quiet: Whether to leave out the progress bar.
 
     Raises:
         UserError: there is no test case, or none could be evaluated.
     """
-    found = pairs(test, contrasts)
-    if not found:
+    test_pairs = pairs(test, contrasts)
+    if not test_pairs:
         return evaluate_unpaired(
-            test, contrasts, translate, reader=reader, histograms=histograms, seen=seen, keepers=keepers,
-            workers=workers, quiet=quiet,
+            test, contrasts, translate, reader=reader, histograms=histograms, on_translation=on_translation,
+            callbacks=callbacks, workers=workers, quiet=quiet,
         )  # fmt: skip
-    workers, keepers = workers or WorkerPool(1), keepers or {}
+    workers, callbacks = workers or WorkerPool(1), callbacks or {}
+
+    # Fit the baselines on the training subjects.
     scores = Scores(paired=True)
     baselines, scores.notes = _fit_baselines(training_pairs, contrasts, reader, histograms, workers, quiet)
-    scores.notes += _without_partner(test, found)
+    scores.notes += _without_partner(test, test_pairs)
 
-    def under_way() -> Iterator[UnderWay]:
-        views = workers.ahead(read_pair, [(reader, pair) for pair in found], READ_AHEAD)
-        for pair, read in zip(found, views, strict=True):
-            name = "_".join(part for part in (pair[0].subject, pair[0].session) if part)
-            if isinstance(read, str):
-                yield name, read, []
+    def pending_subjects() -> Iterator[PendingSubject]:
+        views = workers.imap(read_pair, [(reader, pair) for pair in test_pairs], READ_AHEAD)
+        for pair, result in zip(test_pairs, views, strict=True):
+            name = "_".join(label for label in (pair[0].subject, pair[0].session) if label)
+            if isinstance(result, str):
+                yield name, result, []
                 continue
-            there, back, movement = read
-            if registrations is not None and not np.array_equal(movement, np.eye(4)):
-                write_movement(registrations / f"{name}_{contrasts[0]}-to-{contrasts[1]}.json", movement, pair)
+            forward_view, backward_view, rigid_transform = result
+            if registrations is not None and not np.array_equal(rigid_transform, np.eye(4)):
+                path = registrations / f"{name}_{contrasts[0]}-to-{contrasts[1]}.json"
+                write_rigid_transform(path, rigid_transform, pair)
             jobs = []
-            for view, case, target in ((there, pair[0], contrasts[1]), (back, pair[1], contrasts[0])):
+            for view, case, target in ((forward_view, pair[0], contrasts[1]), (backward_view, pair[1], contrasts[0])):
                 translation = Translation(case, target, view.source, translate(view.source, target), view)
-                seen(translation)
+                on_translation(translation)
                 score = partial(_score_pair, name, baselines[target], protocols, threads=_threads(workers))
-                jobs.append(submit(workers, score, translation, keepers))
+                jobs.append(submit(workers, score, translation, callbacks))
             yield name, None, jobs
 
-    bar = progress(None, total=len(found), title="evaluation", unit="subject", quiet=quiet)
-    collect(scores, under_way(), keepers, workers, bar)
-    _require_some(scores, len(found))
+    # Translate the test pairs, and collect their scores.
+    bar = progress(None, total=len(test_pairs), title="evaluation", unit="subject", quiet=quiet)
+    collect(scores, pending_subjects(), callbacks, workers, bar)
+    _require_some(scores, len(test_pairs))
     return scores
 
 
@@ -126,8 +131,8 @@ def evaluate_unpaired(
     *,
     reader: PairReader,
     histograms: Mapping[str, Sequence[float]],
-    seen: Seen = _pass_by,
-    keepers: Mapping[str, Keeper] | None = None,
+    on_translation: OnTranslation = _ignore,
+    callbacks: Mapping[str, EvaluationCallback] | None = None,
     workers: WorkerPool | None = None,
     quiet: bool = False,
 ) -> Scores:
@@ -142,22 +147,24 @@ def evaluate_unpaired(
         raise UserError("there is no test subject to evaluate; set split.test")
     scores = Scores(paired=False, notes=["no test subject has both contrasts, so there were no pairs to compare with"])
     quantiles = {contrast: histogram_quantiles(histograms[contrast]) for contrast in contrasts}
-    workers, keepers = workers or WorkerPool(1), keepers or {}
+    workers, callbacks = workers or WorkerPool(1), callbacks or {}
 
-    def under_way() -> Iterator[UnderWay]:
-        scans = workers.ahead(read_scan, [(reader, case) for case in test], READ_AHEAD)
+    def pending_subjects() -> Iterator[PendingSubject]:
+        scans = workers.imap(read_scan, [(reader, case) for case in test], READ_AHEAD)
         for case, source in zip(test, scans, strict=True):
             if isinstance(source, str):
                 yield case.name, source, []
                 continue
             to = contrasts[1 - contrasts.index(case.contrast)]
             translation = Translation(case, to, source, translate(source, to))
-            seen(translation)
-            back = translate(replace(source, slices=translation.slices), case.contrast)  # F(G(x))
-            yield case.name, None, [submit(workers, partial(_score_alone, back, quantiles[to]), translation, keepers)]
+            on_translation(translation)
+            cycled = translate(replace(source, slices=translation.slices), case.contrast)  # F(G(x))
+            score = partial(_score_unpaired, cycled, quantiles[to])
+            yield case.name, None, [submit(workers, score, translation, callbacks)]
 
+    # Translate the scans, and collect their scores.
     bar = progress(None, total=len(test), title="evaluation", unit="scan", quiet=quiet)
-    collect(scores, under_way(), keepers, workers, bar)
+    collect(scores, pending_subjects(), callbacks, workers, bar)
     _require_some(scores, len(test))
     return scores
 
@@ -174,35 +181,35 @@ def _score_pair(
     ]
 
 
-def _score_alone(back: np.ndarray, quantiles: np.ndarray, translation: Translation) -> list[SubjectScore]:
-    """Return the figures of a translation without a real target; `back` is it, translated back, still padded."""
+def _score_unpaired(cycled: np.ndarray, quantiles: np.ndarray, translation: Translation) -> list[SubjectScore]:
+    """Return the figures of a translation without a real target; `cycled` is F(G(x)), still padded."""
     case, source, scores = translation.case, translation.scan, []
     baselines = {COPY: copy_input, HISTOGRAM: HistogramMatch(quantiles)}
-    back = source.unpadded(back)
+    cycled = source.unpadded(cycled)
     for system, prediction in _predictions(source, translation.slices, baselines).items():
         distance = intensity_distance(prediction[source.foreground], quantiles)
         measured = {"volume/foreground/intensity_distance": np.array([distance])}
         if system == MODEL:
-            measured["volume/image/cycle_error"] = np.array([mae(back, source.stack)])
-            measured["volume/foreground/cycle_error"] = np.array([mae(back, source.stack, source.foreground)])
+            measured["volume/image/cycle_error"] = np.array([mae(cycled, source.stack)])
+            measured["volume/foreground/cycle_error"] = np.array([mae(cycled, source.stack, source.foreground)])
         scores.append(SubjectScore(case.name, case.contrast, translation.to, system, UNPAIRED, measured))
     return scores
 
 
 def _threads(workers: WorkerPool) -> int:
-    """Return how many threads measure at a time: workers fill the cores by themselves."""
+    """Return the number of threads for measuring: one in worker processes, which fill the cores by themselves."""
     return 1 if workers.processes > 1 else os.cpu_count() or 1
 
 
-def _without_partner(test: Sequence[Case], found: Sequence[Pair]) -> list[str]:
-    """Return a note that names the scans which are in no pair; none where there is no such scan."""
-    paired = {case for pair in found for case in pair}
+def _without_partner(test: Sequence[Case], test_pairs: Sequence[Pair]) -> list[str]:
+    """Return a note that names the scans without a partner; no note where there are none."""
+    paired = {case for pair in test_pairs for case in pair}
     names = [case.name for case in test if case not in paired]
     if not names:
         return []
-    scans, were = ("scan has", "was") if len(names) == 1 else ("scans have", "were")
-    listed = ", ".join(names[:MOST_NAMES]) + (", …" if len(names) > MOST_NAMES else "")
-    return [f"{len(names)} test {scans} no partner in the other contrast and {were} not scored: {listed}"]
+    noun, verb = ("scan has", "was") if len(names) == 1 else ("scans have", "were")
+    listed = ", ".join(names[:MAX_NAMES]) + (", …" if len(names) > MAX_NAMES else "")
+    return [f"{len(names)} test {noun} no partner in the other contrast and {verb} not scored: {listed}"]
 
 
 def _fit_baselines(
@@ -213,16 +220,16 @@ def _fit_baselines(
     workers: WorkerPool,
     quiet: bool,
 ) -> tuple[dict[str, Baselines], list[str]]:
-    """Return the baselines by target contrast, and what to say about them."""
+    """Return the baselines by target contrast, and notes about them."""
     baselines: dict[str, Baselines] = {
         contrast: {COPY: copy_input, HISTOGRAM: HistogramMatch(histogram_quantiles(histograms[contrast]))}
         for contrast in contrasts
     }
-    chosen = training_pairs[:: max(1, -(-len(training_pairs) // MAX_LOOKUP_PAIRS))]
+    fitting_pairs = training_pairs[:: max(1, -(-len(training_pairs) // MAX_LOOKUP_PAIRS))]
     voxels = []
-    read = workers.ahead(_training_voxels, [(reader, pair) for pair in chosen], workers.processes)
-    bar = progress(chosen, title="lookup", unit="pair", quiet=quiet or not chosen)
-    for pair, intensities in zip(bar, read, strict=True):
+    intensities_of_pairs = workers.imap(_training_voxels, [(reader, pair) for pair in fitting_pairs], workers.processes)
+    bar = progress(fitting_pairs, title="lookup", unit="pair", quiet=quiet or not fitting_pairs)
+    for pair, intensities in zip(bar, intensities_of_pairs, strict=True):
         if isinstance(intensities, str):
             warn(f"warning: {pair[0].subject}: {intensities}; left out of the lookup's training pairs")
         else:
@@ -239,12 +246,12 @@ def _fit_baselines(
 
 def _training_voxels(reader: PairReader, pair: Pair) -> tuple[np.ndarray, np.ndarray] | str:
     """Return a training pair's intensities voxel by voxel in the head, or the reason why it cannot be used."""
-    read = read_pair(reader, pair)
-    if isinstance(read, str):
-        return read
-    view, _, _ = read
-    both = view.source.foreground & view.foreground
-    return view.source.stack[both][::VOXEL_STEP].copy(), view.real[both][::VOXEL_STEP].copy()
+    result = read_pair(reader, pair)
+    if isinstance(result, str):
+        return result
+    view, _, _ = result
+    region = view.source.foreground & view.foreground
+    return view.source.stack[region][::VOXEL_STEP].copy(), view.real[region][::VOXEL_STEP].copy()
 
 
 def _predictions(source: PreparedScan, translated: np.ndarray, baselines: Baselines) -> dict[str, np.ndarray]:
@@ -259,14 +266,14 @@ def _measure_all(
     predictions: Mapping[str, np.ndarray], view: View, protocols: Sequence[str], threads: int
 ) -> list[tuple[str, str, Measured]]:
     """Return (system, protocol, measured) for every system and protocol; in threads, for numpy frees the GIL."""
-    chosen = [OWN, *(PUBLISHED[name] for name in protocols)]
-    jobs = [(system, protocol) for protocol in chosen for system in predictions]
+    protocols_used = [OWN, *(PUBLISHED[name] for name in protocols)]
+    jobs = [(system, protocol) for protocol in protocols_used for system in predictions]
     with ThreadPoolExecutor(min(len(predictions), threads)) as pool:
         target = (view.real, view.foreground, view.source.spacing_mm)
         measured = pool.map(lambda job: job[1].measure(predictions[job[0]], *target), jobs)
-    return [(system, protocol.name, one) for (system, protocol), one in zip(jobs, measured, strict=True)]
+    return [(system, protocol.name, values) for (system, protocol), values in zip(jobs, measured, strict=True)]
 
 
-def _require_some(scores: Scores, wanted: int) -> None:
+def _require_some(scores: Scores, requested: int) -> None:
     if not scores.subjects:
-        raise UserError(f"none of {wanted} test subjects could be evaluated; the reasons are above")
+        raise UserError(f"none of {requested} test subjects could be evaluated; the reasons are above")

@@ -1,4 +1,4 @@
-"""A finished run's networks as MLflow models: logged once, however often the run's command is repeated."""
+"""A finished run's networks as MLflow models, logged once even if the run's command is repeated."""
 
 import hashlib
 import json
@@ -6,17 +6,17 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.console import say
-from pipeline.files import atomic_text
+from pipeline.inference.model import TranslationModel
 from pipeline.tracking.mlflow_models import ALIAS, log_translator
 from pipeline.tracking.tracker import Tracker
-from pipeline.translation.model import TranslationModel
+from pipeline.utils.console import echo
+from pipeline.utils.files import atomic_text
 
 Addresses = dict[str, str]  # target contrast -> where MLflow has the model
 
 
-def score_of(checkpoint: str, best_score: float) -> float | None:
-    """Return a checkpoint's score in validation, as far as a run's position knows it: the best one's alone."""
+def validation_score(checkpoint: str, best_score: float) -> float | None:
+    """Return a checkpoint's validation score; None for all but the best one, whose score alone is stored."""
     return best_score if checkpoint == "best" and math.isfinite(best_score) else None
 
 
@@ -24,7 +24,7 @@ def log_models(
     tracker: Tracker,
     model: TranslationModel,
     metadata: Mapping[str, Mapping[str, object]],
-    note: Path,
+    record_path: Path,
     *,
     checkpoint: str,
     register_as: str | None,
@@ -33,24 +33,24 @@ def log_models(
     """Log each direction as a model of the tracker's MLflow run, and register it where a name is given.
 
     Args:
-        tracker: Of the run; nothing happens where MLflow is off or not answering.
-        model: The networks.
-        metadata: By target contrast, what `pipeline.translation.model.translator_metadata` returns.
-        note: A JSON file that keeps what was logged; what it names already, of this run and checkpoint and with this
-            metadata, is left as it is.
-        checkpoint: Which checkpoint the networks are from, in words.
-        register_as: The registered models' name, to which "-T1-to-T2" is appended.
-        score: The checkpoint's in validation, on which it depends who has the alias `best`; None: not known.
+        tracker: The run's tracker; nothing happens where MLflow is off or not answering.
+        model: The model whose networks are logged.
+        metadata: `pipeline.inference.model.translator_metadata` by target contrast.
+        record_path: A JSON file that records logged models. Models that it names for this run, checkpoint and metadata
+            are not logged again.
+        checkpoint: The checkpoint of the networks, in words.
+        register_as: The registered models' name, to which "-T1-to-T2" is appended; None to register none.
+        score: The checkpoint's validation score, which decides about the alias `best`; None where it is unknown.
 
     Returns:
-        The models' addresses, as far as they are logged.
+        The addresses of the logged models by target contrast.
     """
     run_id = tracker.call("the models", lambda run: run.id)
     if run_id is None:
         return {}
-    told = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
-    about = {"run": run_id, "checkpoint": checkpoint, "register_as": register_as, "metadata": told}
-    logged = _noted(note, about)
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
+    identity = {"run": run_id, "checkpoint": checkpoint, "register_as": register_as, "metadata": digest}
+    logged = _models_in_record(record_path, identity)
     for to in model.translators:
         if to in logged:
             continue
@@ -65,18 +65,18 @@ def log_models(
             score=score,
         )
         if address and address.startswith("models:") and not address.endswith(f"@{ALIAS}"):
-            say(f"registered as {address}; @{ALIAS} stays with a version that scored higher in validation")
+            echo(f"registered as {address}; @{ALIAS} stays with a version that scored higher in validation")
         if address:
             logged[to] = address
-            atomic_text(note, json.dumps({**about, "models": logged}, indent=1, ensure_ascii=False) + "\n")
+            atomic_text(record_path, json.dumps({**identity, "models": logged}, indent=1, ensure_ascii=False) + "\n")
     return logged
 
 
-def _noted(note: Path, about: Mapping[str, object]) -> Addresses:
-    """Return the models of exactly this run, checkpoint and metadata that the note names."""
+def _models_in_record(record_path: Path, identity: Mapping[str, object]) -> Addresses:
+    """Return the recorded models of exactly this run, checkpoint and metadata."""
     try:
-        content = json.loads(note.read_text(encoding="utf-8"))
+        content = json.loads(record_path.read_text(encoding="utf-8"))
         models = dict(content.pop("models"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there yet, or damaged
         return {}
-    return models if content == about else {}
+    return models if content == identity else {}

@@ -1,4 +1,4 @@
-"""What an evaluation found: every subject's figures, their summary, and both as files and as text."""
+"""The scores of an evaluation: every subject's figures, their summary, and both as files and as text."""
 
 import csv
 import io
@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.console import table
-from pipeline.files import atomic_text
 from pipeline.metrics.names import HEADINGS, digits
 from pipeline.metrics.protocols import OWN, PUBLISHED, Measured, Summary, subject_means, summarise
+from pipeline.utils.console import table
+from pipeline.utils.files import atomic_text
 
 MASKED_PSNR = "volume/foreground/psnr"  # what subjects are ranked by
-UNPAIRED = "unpaired"  # the name of what can be measured without pairs
-UNCERTAINTY = "uncertainty"  # the name of how well the expected error tells the observed one
-ABOUT = {protocol.name: protocol.about for protocol in (OWN, *PUBLISHED.values())} | {
+UNPAIRED = "unpaired"  # the protocol of what can be measured without pairs
+UNCERTAINTY = "uncertainty"  # the protocol that compares expected and observed error
+DESCRIPTIONS = {protocol.name: protocol.description for protocol in (OWN, *PUBLISHED.values())} | {
     UNPAIRED: "the test subjects have no pairs, so nothing here says whether a translation is right: cycle error is "
     "the mean |F(G(x)) - x| in [-1, 1], intensity distance the Wasserstein-1 distance of the foreground's intensities "
     "to the target contrast's training cohort; ± is the sample SD over scans",
@@ -28,7 +28,7 @@ ABOUT = {protocol.name: protocol.about for protocol in (OWN, *PUBLISHED.values()
     "of expected and observed error in ten equally filled bins; ± is the sample SD over subjects",
 }
 
-SHORT_ABOUT = {  # on the terminal, where the report has the whole of it
+SHORT_DESCRIPTIONS = {  # on the terminal, where the report has the whole of it
     OWN.name: "± is the sample SD over subjects; data range 2; Dice of dark, middle and bright tissue; slices: how "
     "much neighbours differ, 1 as much as the real target's; report.html says more",
     UNCERTAINTY: "calibrated on validation subjects; calibration error: mean distance of expected and observed error",
@@ -65,7 +65,7 @@ class SummaryRow:
 
 
 def metric_name(row: SummaryRow, system: str | None = None) -> str:
-    """Return the name under which MLflow keeps a figure, of its own system or as that of another one."""
+    """Return a figure's name in MLflow, with the row's system or another one."""
     name = (system or row.system).replace(" ", "_")
     return f"test/{row.source}_to_{row.target}/{name}/{row.protocol}/{row.unit}_{row.region}_{row.metric}"
 
@@ -78,7 +78,7 @@ class Scores:
         paired: Whether there were pairs to compare with.
         subjects: Every subject's figures.
         failures: Subjects that could not be evaluated, and why.
-        notes: What a reader of the table must know besides.
+        notes: Remarks for the reader of the table.
     """
 
     paired: bool
@@ -86,14 +86,14 @@ class Scores:
     failures: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def add_uncertainty(self, judged: list[SubjectScore], reason: str) -> None:
-        """Take in how well the expected error tells the observed one, or note why nothing says so."""
-        self.subjects += judged
+    def add_uncertainty(self, scores: list[SubjectScore], reason: str) -> None:
+        """Add the scores of the expected error, or a note with the reason why there are none."""
+        self.subjects += scores
         if reason:
             self.notes.append(f"the uncertainty was not calibrated: {reason}")
 
     def summary(self) -> list[SummaryRow]:
-        """Return mean, SD and number of every figure over the subjects, in the protocol's own way."""
+        """Return mean, SD and number of every figure over the subjects, as its protocol defines them."""
         groups: dict[tuple[str, str, str, str], list[Measured]] = {}
         for score in self.subjects:
             key = (score.source, score.target, score.system, score.protocol)
@@ -106,20 +106,20 @@ class Scores:
 
     def mean(self, source: str, target: str, system: str, figure: str, protocol: str = OWN.name) -> float:
         """Return one mean, such as `figure` "volume/foreground/psnr"; NaN where it was not measured."""
-        wanted = (source, target, system, protocol, *figure.split("/"))
-        rows = (row for row in self.summary() if tuple(asdict(row).values())[:7] == wanted)
+        key = (source, target, system, protocol, *figure.split("/"))
+        rows = (row for row in self.summary() if tuple(asdict(row).values())[:7] == key)
         return next((row.mean for row in rows), float("nan"))
 
     def ranked(
         self, source: str, target: str, system: str, figure: str, protocol: str = OWN.name
     ) -> list[tuple[float, str]]:
         """Return (mean, subject) of one figure, ascending; subjects for which it is NaN are left out."""
-        found = (
+        means = (
             (float(np.mean(score.measured[figure])), score.subject)
             for score in self.subjects
             if (score.source, score.target, score.system, score.protocol) == (source, target, system, protocol)
         )
-        return sorted(one for one in found if not isnan(one[0]))
+        return sorted(entry for entry in means if not isnan(entry[0]))
 
     def save(self, folder: Path) -> list[Path]:
         """Write `scores.csv` (the summary), `scores_by_subject.csv` and `scores.json` (all of it); return the paths."""
@@ -131,18 +131,18 @@ class Scores:
             for score in self.subjects
             for figure, mean in subject_means(score.measured).items()
         ]
-        used = dict.fromkeys(score.protocol for score in self.subjects)
-        whole = {
+        protocols = dict.fromkeys(score.protocol for score in self.subjects)
+        content = {
             "paired": self.paired,
             "notes": self.notes,
             "failures": self.failures,
-            "protocols": {name: ABOUT[name] for name in used},
-            "summary": [_plain(row) for row in summary],
-            "subjects": [_plain(row) for row in by_subject],
+            "protocols": {name: DESCRIPTIONS[name] for name in protocols},
+            "summary": [_json_row(row) for row in summary],
+            "subjects": [_json_row(row) for row in by_subject],
         }
         atomic_text(folder / "scores.csv", _csv(summary))
         atomic_text(folder / "scores_by_subject.csv", _csv(by_subject))
-        atomic_text(folder / "scores.json", json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+        atomic_text(folder / "scores.json", json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
         return [folder / name for name in ("scores.csv", "scores_by_subject.csv", "scores.json")]
 
     def text(self) -> str:
@@ -152,21 +152,24 @@ class Scores:
         """
         rows = self.summary()
         protocols = list(dict.fromkeys(row.protocol for row in rows))
-        parts = []
+        sections = []
         for protocol in (name for name in protocols if name not in PUBLISHED):
-            shown = [row for row in rows if row.protocol == protocol and _shown(row)]
-            parts.append(f"{_title(protocol)}\n{_text_table(shown)}\n({SHORT_ABOUT.get(protocol, ABOUT[protocol])})")
-        published = [name for name in protocols if name in PUBLISHED]
-        if published:
-            parts.append(f"The protocols of {', '.join(published)} have their tables in report.html and scores.csv.")
+            table_rows = [row for row in rows if row.protocol == protocol and _is_in_text_table(row)]
+            description = SHORT_DESCRIPTIONS.get(protocol, DESCRIPTIONS[protocol])
+            sections.append(f"{_title(protocol)}\n{_text_table(table_rows)}\n({description})")
+        published_names = [name for name in protocols if name in PUBLISHED]
+        if published_names:
+            sections.append(
+                f"The protocols of {', '.join(published_names)} have their tables in report.html and scores.csv."
+            )
         notes = [f"note: {note}" for note in self.notes]
         failed = [f"left out: {subject}: {reason}" for subject, reason in self.failures.items()]
-        return "\n\n".join([*parts, *(["\n".join(notes + failed)] if notes or failed else [])])
+        return "\n\n".join([*sections, *(["\n".join(notes + failed)] if notes or failed else [])])
 
 
 def _summarised(protocol: str, measured: list[Measured]) -> Mapping[str, Summary]:
     if protocol in (UNPAIRED, UNCERTAINTY):
-        return summarise([subject_means(one) for one in measured])
+        return summarise([subject_means(values) for values in measured])
     return (OWN if protocol == OWN.name else PUBLISHED[protocol]).summarise(measured)
 
 
@@ -180,7 +183,7 @@ def _title(protocol: str) -> str:
     return f"Test subjects, protocol of {protocol}, on our slices"
 
 
-def _shown(row: SummaryRow) -> bool:
+def _is_in_text_table(row: SummaryRow) -> bool:
     """Whether a row stands in the terminal's table: of our own protocol, the masked volume and the mean Dice."""
     return row.protocol != OWN.name or (
         row.unit == "volume" and (row.region == "foreground" or (row.region, row.metric) == ("interior", "dice"))
@@ -196,13 +199,13 @@ def _text_table(rows: list[SummaryRow]) -> str:
     for row in rows:
         lines.setdefault((f"{row.source} → {row.target}", row.system), {})[row.region, row.metric] = row
     body = [
-        [*line, *(_figure(cells.get(column)) for column in columns), max(row.n for row in cells.values())]
+        [*line, *(_mean_and_sd(cells.get(column)) for column in columns), max(row.n for row in cells.values())]
         for line, cells in lines.items()
     ]
     return table(["direction", "system", *headings, "n"], body)
 
 
-def _figure(row: SummaryRow | None) -> str:
+def _mean_and_sd(row: SummaryRow | None) -> str:
     if row is None or isnan(row.mean):
         return "—"
     decimals = digits(row.metric)
@@ -217,12 +220,14 @@ def _csv(rows: list[dict]) -> str:
     return stream.getvalue()
 
 
-def _plain(row: dict) -> dict:
+def _json_row(row: dict) -> dict:
     """Return a row in JSON's types: NaN, which JSON lacks, as null and infinity as text."""
-    return {name: _number(value) if isinstance(value, float | np.floating) else value for name, value in row.items()}
+    return {
+        name: _json_number(value) if isinstance(value, float | np.floating) else value for name, value in row.items()
+    }
 
 
-def _number(value: float) -> float | str | None:
+def _json_number(value: float) -> float | str | None:
     if isnan(value):
         return None
     return float(value) if isfinite(value) else "inf"

@@ -1,63 +1,69 @@
-"""A cohort as it was found: who has which contrast, which part of the split uses it, and what each image is like."""
+"""A cohort: contrasts and subset of every subject, and statistics of every image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.console import progress, warn
 from pipeline.data.case import Case, pairs
-from pipeline.data.coverage import WHOLE, Coverage
-from pipeline.data.split import CohortSplit
-from pipeline.errors import UserError
-from pipeline.exploration.facts import ImageFacts, examine
-from pipeline.workers import work_off
+from pipeline.data.coverage import FULL_COVERAGE, Coverage
+from pipeline.data.splits import CohortSplit
+from pipeline.exploration.image_statistics import ImageStatistics, examine
+from pipeline.utils.console import progress, warn
+from pipeline.utils.errors import UserError
+from pipeline.utils.workers import run_jobs
 
-PARTS = ("train", "validation", "test", "not used")
-NOT_USED = PARTS[-1]
+SUBSETS = ("train", "validation", "test", "not used")
+NOT_USED = SUBSETS[-1]
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """What is known of a cohort.
+    """Cases of a cohort with their subsets and statistics.
 
     Attributes:
-        contrasts: The two contrasts' names.
-        parts: Every case of theirs -> one of `PARTS`.
-        facts: What each readable image is like.
-        unreadable: Why each other one is not.
-        coverage: The range of the head that training would take.
+        contrasts: Names of the two contrasts.
+        subsets: Case -> one of `SUBSETS`.
+        statistics: Readable case -> statistics of its image.
+        unreadable: Unreadable case -> reason.
+        coverage: Range of the head that training would use.
     """
 
     contrasts: tuple[str, str]
-    parts: Mapping[Case, str]
-    facts: Mapping[Case, ImageFacts]
+    subsets: Mapping[Case, str]
+    statistics: Mapping[Case, ImageStatistics]
     unreadable: Mapping[Case, str]
-    coverage: Coverage = WHOLE
+    coverage: Coverage = FULL_COVERAGE
 
-    def cases(self, contrast: str, part: str | None = None) -> list[Case]:
-        """Return the cases of a contrast, readable or not, of one part or of all."""
-        return [case for case, its in self.parts.items() if case.contrast == contrast and part in (None, its)]
+    def cases(self, contrast: str, subset: str | None = None) -> list[Case]:
+        """Return the cases of a contrast, readable or not, in one subset or in all."""
+        return [
+            case
+            for case, case_subset in self.subsets.items()
+            if case.contrast == contrast and subset in (None, case_subset)
+        ]
 
-    def readable(self, contrast: str) -> dict[Case, ImageFacts]:
-        """Return the readable cases of a contrast and their facts."""
-        return {case: self.facts[case] for case in self.cases(contrast) if case in self.facts}
+    def readable(self, contrast: str) -> dict[Case, ImageStatistics]:
+        """Return the readable cases of a contrast and their statistics."""
+        return {case: self.statistics[case] for case in self.cases(contrast) if case in self.statistics}
 
-    def pairs(self, part: str | None = None) -> list[tuple[Case, Case]]:
-        """Return the pairs, readable or not, both of whose images are in one part, or all."""
-        return pairs([case for case, its in self.parts.items() if part in (None, its)], self.contrasts)
+    def pairs(self, subset: str | None = None) -> list[tuple[Case, Case]]:
+        """Return the pairs, readable or not, with both images in one subset, or in any."""
+        return pairs(
+            [case for case, case_subset in self.subsets.items() if subset in (None, case_subset)], self.contrasts
+        )
 
     def subjects(self, contrast: str) -> set[str]:
-        """Return who was scanned in a contrast."""
+        """Return the subjects with a contrast."""
         return {case.subject for case in self.cases(contrast)}
 
 
-def parts_of(cases: Sequence[Case], contrasts: tuple[str, str], split: CohortSplit | None) -> dict[Case, str]:
-    """Return which part of the split uses each case of the two contrasts; without a split none does."""
-    used = {}
+def subsets_of_cases(cases: Sequence[Case], contrasts: tuple[str, str], split: CohortSplit | None) -> dict[Case, str]:
+    """Return the subset of each case of the two contrasts; "not used" for all without a split."""
+    subset_of = {}
     if split is not None:
-        used = {case: "train" for training in split.train.values() for case in training}
-        used |= dict.fromkeys(split.validation, "validation") | dict.fromkeys(split.test, "test")
-    return {case: used.get(case, NOT_USED) for case in cases if case.contrast in contrasts}
+        subset_of = {case: "train" for training in split.train.values() for case in training}
+        subset_of |= dict.fromkeys(split.validation, "validation") | dict.fromkeys(split.test, "test")
+    return {case: subset_of.get(case, NOT_USED) for case in cases if case.contrast in contrasts}
 
 
 def read_all(
@@ -67,29 +73,33 @@ def read_all(
     *,
     processes: int | None,
     quiet: bool = False,
-) -> tuple[dict[Case, ImageFacts], dict[Case, str]]:
-    """Examine every image, in worker processes; return what each is like, and why the others cannot be read.
+) -> tuple[dict[Case, ImageStatistics], dict[Case, str]]:
+    """Compute the statistics of every image in worker processes; return them, and the reasons for unreadable images.
 
     Args:
-        cases: What to read.
-        settings: Arguments of `transforms.presets.slice_chain` that training uses.
-        min_foreground: The share of a slice that must be head for training to take it.
-        processes: Worker processes; None for one per core.
+        cases: Cases to read.
+        settings: Arguments of `transforms.slice_chain.slice_chain` that training uses.
+        min_foreground: Smallest share of head in a slice that training uses.
+        processes: Number of worker processes; None for one per core.
         quiet: Whether to leave out the progress bar.
 
     Raises:
-        UserError: none of the images could be read.
+        UserError: None of the images could be read.
     """
     jobs = {case: (Path(case.path), dict(settings), min_foreground) for case in cases}
-    ended = work_off(examine, jobs, processes, preload=["transforms.presets", "pipeline.exploration.facts"])
-    found, unreadable = {}, {}
-    for case, facts, reason in progress(ended, total=len(jobs), title="images", unit="image", quiet=quiet):
+    results = run_jobs(
+        examine, jobs, processes, preload=["transforms.slice_chain", "pipeline.exploration.image_statistics"]
+    )
+    statistics, unreadable = {}, {}
+    for case, image, reason in progress(results, total=len(jobs), title="images", unit="image", quiet=quiet):
         if reason is None:
-            found[case] = facts
+            statistics[case] = image
             continue
         unreadable[case] = reason.replace(f"{case.path}: ", "")
         warn(f"warning: {case.path}: {unreadable[case]}; left out")
-    if not found:
+    if not statistics:
         raise UserError(f"none of {len(cases)} images could be read; the reasons are above")
-    in_order = [case for case in cases if case in found]
-    return {case: found[case] for case in in_order}, {case: unreadable[case] for case in cases if case in unreadable}
+    in_order = [case for case in cases if case in statistics]
+    return {case: statistics[case] for case in in_order}, {
+        case: unreadable[case] for case in cases if case in unreadable
+    }

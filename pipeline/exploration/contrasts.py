@@ -1,4 +1,4 @@
-"""What sets the two contrasts of a cohort apart besides their contrast: ranges of the head, voxels, subjects' names."""
+"""Differences between the contrasts of a cohort besides their contrast: head range, voxel size, subjects' names."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,22 +9,22 @@ from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.contrast_differences import coverage_text, voxel_text
 from pipeline.exploration.cohort import NOT_USED, Cohort
-from pipeline.exploration.facts import ImageFacts
 from pipeline.exploration.findings import Finding
+from pipeline.exploration.image_statistics import ImageStatistics
 from pipeline.runs.contrast_warnings import ids_text
 from pipeline.runs.coverage_choice import choose_coverage
 
 
 def with_coverage(cohort: Cohort, config: Config, saved: Path | None) -> Cohort:
-    """Return a cohort with the range of the head that training would take, and the slices counted that lie in it.
+    """Return a cohort with the range of the head that training would use, counting only slices in this range.
 
     Args:
-        cohort: What was read.
-        config: The run's.
-        saved: Where the run, if it has begun, keeps its range; None where it has not.
+        cohort: The cohort as it was read.
+        config: Configuration of the run.
+        saved: File with the range of a run that has begun; None for a new run.
     """
     lengths = {
-        contrast: [facts.head_mm for facts in _trained(cohort, contrast).values() if facts.head_mm is not None]
+        contrast: [image.head_mm for image in _trained(cohort, contrast).values() if image.head_mm is not None]
         for contrast in cohort.contrasts
     }
     coverage = choose_coverage(config.preprocess.coverage_mm, config.preprocess.axis, lengths, saved)
@@ -32,29 +32,31 @@ def with_coverage(cohort: Cohort, config: Config, saved: Path | None) -> Cohort:
     if coverage.mm is None:
         return cohort
     counted = {
-        case: replace(its, slices=int(coverage.select(np.array(its.occupied), its.head_slices, its.slice_mm).sum()))
-        for case, its in cohort.facts.items()
+        case: replace(
+            image, slices=int(coverage.select(np.array(image.occupied), image.head_slices, image.slice_mm).sum())
+        )
+        for case, image in cohort.statistics.items()
     }
-    return replace(cohort, facts=counted)
+    return replace(cohort, statistics=counted)
 
 
 def contrast_findings(cohort: Cohort, config: Config) -> list[Finding]:
-    """Return what sets the contrasts apart, where it matters, each as a finding about the whole cohort."""
-    parts = {case.subject: part for case, part in cohort.parts.items() if part != NOT_USED}
+    """Return findings about the whole cohort: relevant differences between its contrasts."""
+    subsets = {case.subject: subset for case, subset in cohort.subsets.items() if subset != NOT_USED}
     voxels = {
         contrast: np.median(sizes, axis=0).tolist()
         for contrast in cohort.contrasts
-        if (sizes := [its.grid.spacing_ras_mm for its in _trained(cohort, contrast).values() if its.grid])
+        if (sizes := [image.grid.spacing_ras_mm for image in _trained(cohort, contrast).values() if image.grid])
     }
     texts = {
-        "similar names": ids_text(config, list(cohort.parts), parts),
+        "similar names": ids_text(config, list(cohort.subsets), subsets),
         "coverage": coverage_text(cohort.coverage.shown_mm or {}, cohort.coverage),
         "voxel sizes": voxel_text(voxels) if config.preprocess.spacing_mm is None else None,
     }
     return [Finding(kind, (), text) for kind, text in texts.items() if text]
 
 
-def _trained(cohort: Cohort, contrast: str) -> dict[Case, ImageFacts]:
-    """Return the readable images of a contrast that train; all of them where nobody trains."""
+def _trained(cohort: Cohort, contrast: str) -> dict[Case, ImageStatistics]:
+    """Return the readable training images of a contrast; all its readable images if none is for training."""
     images = cohort.readable(contrast)
-    return {case: its for case, its in images.items() if cohort.parts[case] == "train"} or images
+    return {case: image for case, image in images.items() if cohort.subsets[case] == "train"} or images

@@ -1,4 +1,4 @@
-"""What in a cohort deserves a look before anyone trains: each finding names its images and the reason."""
+"""Findings in a cohort to look at before training: each names its images and the reason."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -10,8 +10,8 @@ from pipeline.data.case import Case
 from pipeline.exploration.cohort import NOT_USED, Cohort
 from pipeline.exploration.outliers import departures
 
-LEAST_OVERLAP = 0.5  # of the smaller head, for a pair's headers to be believed
-MOST_CUT_OFF = 0.005  # of the head
+LEAST_OVERLAP = 0.5  # of the smaller head; below it, a pair's affines are doubtful
+MOST_CUT_OFF = 0.005  # share of the head beyond the slices
 SHOWN_NAMES = 6
 KINDS = (
     "unreadable",
@@ -24,18 +24,18 @@ KINDS = (
     "no slices",
     "cut off",
     "outlier",
-)  # the worst first
+)  # in order of severity
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing worth a look.
+    """One finding.
 
     Attributes:
         kind: One of `KINDS`.
-        cases: The images concerned; none where it is the whole cohort.
-        text: The reason, for readers.
-        z: How far an outlier departs; None where there is no such number.
+        cases: Cases concerned; empty for the whole cohort.
+        text: Reason, for readers.
+        z: Modified z-score of an outlier; None for none.
     """
 
     kind: str
@@ -45,77 +45,85 @@ class Finding:
 
     @property
     def names(self) -> str:
-        """The images' names in a line, the first few where there are many."""
+        """Names of the images in a line; only the first few of many."""
         names = ", ".join(case.name for case in self.cases[:SHOWN_NAMES])
-        more = len(self.cases) - SHOWN_NAMES
+        remainder = len(self.cases) - SHOWN_NAMES
         if not self.cases:
             return "the whole cohort"
-        return f"{names} and {more:,} more" if more > 0 else names
+        return f"{names} and {remainder:,} more" if remainder > 0 else names
 
 
-def find(cohort: Cohort) -> list[Finding]:
-    """Return every finding that images show, in the order of `worst_first`."""
-    found = [Finding("unreadable", (case,), reason) for case, reason in cohort.unreadable.items()]
-    found += [*_duplicates(cohort), *_apart(cohort), *_single(cohort), *_cut_off(cohort), *_outliers(cohort)]
-    return worst_first(found)
+def image_findings(cohort: Cohort) -> list[Finding]:
+    """Return all findings about images, in the order of `worst_first`."""
+    findings = [Finding("unreadable", (case,), reason) for case, reason in cohort.unreadable.items()]
+    findings += [
+        *_duplicates(cohort),
+        *_pairs_without_overlap(cohort),
+        *_unusable_images(cohort),
+        *_cropped_heads(cohort),
+        *_outliers(cohort),
+    ]
+    return worst_first(findings)
 
 
 def worst_first(findings: Sequence[Finding]) -> list[Finding]:
-    """Return findings with the worst kind first, and outliers by how far they depart."""
+    """Sort findings by severity of their kind, and outliers by their z-score."""
     return sorted(findings, key=lambda finding: (KINDS.index(finding.kind), -abs(finding.z or 0)))
 
 
 def _duplicates(cohort: Cohort) -> Iterator[Finding]:
-    """Find images with the same voxels: under two subjects they break a split by subject."""
+    """Find images with equal voxels, which break a split by subject if they belong to two subjects."""
     same = defaultdict(list)
-    for case, facts in cohort.facts.items():
-        same[facts.checksum].append(case)
+    for case, image in cohort.statistics.items():
+        same[image.checksum].append(case)
     for cases in same.values():
         if len(cases) < 2:
             continue
         subjects = {case.subject for case in cases}
-        parts = sorted({cohort.parts[case] for case in cases} - {NOT_USED})
+        subsets = sorted({cohort.subsets[case] for case in cases} - {NOT_USED})
         if len(subjects) == 1:
             text = "identical voxels: one of these files is not what its name says"
         else:
             text = f"identical voxels under {len(subjects)} subjects' names: the split takes them for different people"
-        if len(subjects) > 1 and len(parts) > 1:
-            text += f", and they are in {' and '.join(parts)}"
+        if len(subjects) > 1 and len(subsets) > 1:
+            text += f", and they are in {' and '.join(subsets)}"
         yield Finding("duplicate", tuple(cases), text)
 
 
-def _apart(cohort: Cohort) -> Iterator[Finding]:
-    """Find pairs whose heads do not lie in one place by their headers."""
+def _pairs_without_overlap(cohort: Cohort) -> Iterator[Finding]:
+    """Find pairs whose heads hardly overlap according to their affines."""
     for pair in cohort.pairs():
-        overlap = head_overlap(*(cohort.facts[case].cells if case in cohort.facts else None for case in pair))
+        overlap = head_overlap(*(cohort.statistics[case].cells if case in cohort.statistics else None for case in pair))
         if overlap is not None and overlap < LEAST_OVERLAP:
             text = f"by their headers the two heads share {overlap:.0%} of the smaller one; check both affines"
             yield Finding("no overlap", pair, text)
 
 
 def head_overlap(first: np.ndarray | None, second: np.ndarray | None) -> float | None:
-    """Return how much of the smaller of two heads, (K, 3) lattice points each, lies in the other; None if unknown."""
+    """Return the share of the smaller of two heads, each (K, 3) lattice points, that lies in the other; or None."""
     if first is None or second is None or not len(first) or not len(second):
         return None
     shared = set(map(tuple, first.tolist())) & set(map(tuple, second.tolist()))
     return len(shared) / min(len(first), len(second))
 
 
-def _single(cohort: Cohort) -> Iterator[Finding]:
-    """Find what needs no other image to be seen."""
-    for case, facts in cohort.facts.items():
-        if facts.warning:
-            counts = f" ({facts.nan:,} NaN, {facts.inf:,} infinite)" if facts.nan or facts.inf else ""
-            yield Finding("not finite", (case,), facts.warning + counts)
-        if not facts.slices:
+def _unusable_images(cohort: Cohort) -> Iterator[Finding]:
+    """Find images with non-finite voxels, and images without usable slices."""
+    for case, image in cohort.statistics.items():
+        if image.warning:
+            counts = f" ({image.nan:,} NaN, {image.inf:,} infinite)" if image.nan or image.inf else ""
+            yield Finding("not finite", (case,), image.warning + counts)
+        if not image.slices:
             text = "no slice has enough head in it; training would leave it out (preprocess.min_foreground)"
             yield Finding("no slices", (case,), text)
 
 
-def _cut_off(cohort: Cohort) -> Iterator[Finding]:
-    """Find heads larger than the slices; as many of a contrast usually are, together."""
+def _cropped_heads(cohort: Cohort) -> Iterator[Finding]:
+    """Find heads larger than the slices: one finding per contrast, since usually many are."""
     for contrast in cohort.contrasts:
-        large = {case: its.cut_off for case, its in cohort.readable(contrast).items() if its.cut_off > MOST_CUT_OFF}
+        large = {
+            case: image.cut_off for case, image in cohort.readable(contrast).items() if image.cut_off > MOST_CUT_OFF
+        }
         if large:
             text = f"up to {max(large.values()):.1%} of the head lies beyond the slices that training sees"
             yield Finding("cut off", tuple(large), f"{text}; raise preprocess.size, or cut on a coarser grid")
@@ -123,6 +131,8 @@ def _cut_off(cohort: Cohort) -> Iterator[Finding]:
 
 def _outliers(cohort: Cohort) -> Iterator[Finding]:
     for contrast in cohort.contrasts:
-        for case, its in departures(cohort.readable(contrast)).items():
-            farthest = max((abs(departure.z) for departure in its if departure.z is not None), default=None)
-            yield Finding("outlier", (case,), "; ".join(departure.text for departure in its), farthest)
+        for case, image_departures in departures(cohort.readable(contrast)).items():
+            farthest = max(
+                (abs(departure.z) for departure in image_departures if departure.z is not None), default=None
+            )
+            yield Finding("outlier", (case,), "; ".join(departure.text for departure in image_departures), farthest)

@@ -1,8 +1,8 @@
-"""Which images depart from those of their contrast: a robust rule that leaves small differences alone.
+"""Outliers among the images of a contrast, by a robust rule that ignores small differences.
 
 The modified z-score (Iglewicz and Hoaglin 1993) with a floor: the distance from the contrast's median, divided by
-1.4826 times the median absolute deviation, flagged beyond 3.5. A cohort that is all alike has a deviation of nothing,
-and any noise would be flagged; so each quantity names the smallest departure that matters, and nothing below it counts.
+1.4826 times the median absolute deviation, flagged beyond 3.5. In a uniform cohort that deviation is 0, and any noise
+would be flagged; therefore each quantity has a smallest departure that matters, below which nothing is flagged.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,27 +11,27 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.data.case import Case
-from pipeline.exploration.facts import BINS, ImageFacts
+from pipeline.exploration.image_statistics import BINS, ImageStatistics
 
 LIMIT = 3.5
 AS_NORMAL = 1.4826  # makes the median absolute deviation of normal values their standard deviation
-FEWEST = 5  # images, to tell which of them is unusual
+FEWEST = 5  # images of a contrast; fewer have no outliers
 COMMON = 0.75  # the share of a contrast that must agree on an orientation for the others to stand out
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number in which images can depart.
+    """A quantity in which images can be outliers.
 
     Attributes:
-        name: For readers.
-        unit: With its space, such as " mm"; "" for none.
-        smallest: The smallest departure that matters: a factor where `ratio`, otherwise a difference.
+        name: Name for readers.
+        unit: Unit with its space, such as " mm"; "" for none.
+        smallest: Smallest departure that matters: a factor if `ratio`, else a difference.
         ratio: Whether values are compared by their ratio, on a logarithmic scale.
-        upward: Whether only values above the median can depart.
-        value: Takes it from an image's facts; None where there is none. Unset for the histogram's distance, which
-            needs the others.
-        percent: Whether it is a share.
+        upward: Whether only values above the median can be outliers.
+        value: Function of an image that returns the value, or None for images without one. Unset for the histogram's
+            distance, which depends on all images.
+        percent: Whether the value is a share.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Quantity:
     smallest: float
     ratio: bool
     upward: bool = False
-    value: Callable[[ImageFacts], float | None] | None = None
+    value: Callable[[ImageStatistics], float | None] | None = None
     percent: bool = False
 
     def text(self, value: float) -> str:
@@ -48,57 +48,57 @@ class Quantity:
 
     @property
     def rule(self) -> str:
-        """The smallest departure that matters, for readers."""
+        """Smallest departure that matters, for readers."""
         if self.ratio:
             return f"a factor of {self.smallest:g}"
         return f"{100 * self.smallest:g} percentage points" if self.percent else f"{self.smallest:g}{self.unit}"
 
 
-def _along(axis: int, what: str) -> Callable[[ImageFacts], float | None]:
-    """Return what takes one direction of a volume's grid."""
-    return lambda facts: getattr(facts.grid, what)[axis] if facts.grid else None
+def _grid_value(axis: int, attribute: str) -> Callable[[ImageStatistics], float | None]:
+    """Return a function for one component of a volume's grid."""
+    return lambda image: getattr(image.grid, attribute)[axis] if image.grid else None
 
 
-def _side(number: int) -> Callable[[ImageFacts], float | None]:
-    """Return what takes one side of a picture, which has no grid."""
-    return lambda facts: None if facts.grid else facts.shape[number]
+def _picture_side(number: int) -> Callable[[ImageStatistics], float | None]:
+    """Return a function for one side length of a 2D image."""
+    return lambda image: None if image.grid else image.shape[number]
 
 
-def _obliqueness(facts: ImageFacts) -> float | None:
-    return facts.grid.oblique_degrees if facts.grid else None
+def _obliqueness(image: ImageStatistics) -> float | None:
+    return image.grid.oblique_degrees if image.grid else None
 
 
 _DIRECTIONS = ("right–left", "posterior–anterior", "inferior–superior")
 QUANTITIES = (
     *(
-        Quantity(f"spacing {name}", " mm", 1.1, ratio=True, value=_along(axis, "spacing_ras_mm"))
+        Quantity(f"spacing {name}", " mm", 1.1, ratio=True, value=_grid_value(axis, "spacing_ras_mm"))
         for axis, name in enumerate(_DIRECTIONS)
     ),
     *(
-        Quantity(f"voxels {name}", "", 1.25, ratio=True, value=_along(axis, "shape_ras"))
+        Quantity(f"voxels {name}", "", 1.25, ratio=True, value=_grid_value(axis, "shape_ras"))
         for axis, name in enumerate(_DIRECTIONS)
     ),
     *(
-        Quantity(name, " pixels", 1.25, ratio=True, value=_side(number))
+        Quantity(name, " pixels", 1.25, ratio=True, value=_picture_side(number))
         for number, name in enumerate(("width", "height"))
     ),
     Quantity("obliqueness", "°", 10, ratio=False, value=_obliqueness),
-    Quantity("intensity range of the head", "", 2.5, ratio=True, value=lambda facts: facts.high - facts.low),
-    Quantity("share of zeros", "", 0.25, ratio=False, value=lambda facts: facts.zeros, percent=True),
-    Quantity("share of head", "", 1.5, ratio=True, value=lambda facts: facts.head, percent=True),
+    Quantity("intensity range of the head", "", 2.5, ratio=True, value=lambda image: image.high - image.low),
+    Quantity("share of zeros", "", 0.25, ratio=False, value=lambda image: image.zeros, percent=True),
+    Quantity("share of head", "", 1.5, ratio=True, value=lambda image: image.head, percent=True),
     Quantity("distance of the normalised histogram", "", 0.15, ratio=False, upward=True),
 )
 
 
 @dataclass(frozen=True)
 class Departure:
-    """That an image departs from its contrast.
+    """Departure of an image from its contrast.
 
     Attributes:
-        quantity: In what.
+        quantity: Name of the quantity.
         text: Value and the contrast's median, for readers.
-        z: How far, in robust standard deviations or 1/3.5 of the smallest departure that matters, whichever is
-            larger; None where it is no number.
+        z: Distance from the median, in units of the robust standard deviation or 1/3.5 of the smallest departure that
+            matters, whichever is larger; None for orientations.
     """
 
     quantity: str
@@ -106,17 +106,17 @@ class Departure:
     z: float | None
 
 
-def departures(cohort: Mapping[Case, ImageFacts]) -> dict[Case, list[Departure]]:
-    """Return in what each image departs from the others of its contrast, for those that do; nobody below `FEWEST`.
+def departures(cohort: Mapping[Case, ImageStatistics]) -> dict[Case, list[Departure]]:
+    """Return case -> departures from its contrast, for outliers only; none in cohorts of fewer than `FEWEST` images.
 
     Args:
-        cohort: The images of one contrast.
+        cohort: Images of one contrast.
     """
-    found: dict[Case, list[Departure]] = {case: [] for case in cohort}
+    departures_by_case: dict[Case, list[Departure]] = {case: [] for case in cohort}
     if len(cohort) < FEWEST:
         return {}
     for case, departure in _other_orientations(cohort):
-        found[case].append(departure)
+        departures_by_case[case].append(departure)
     for quantity in QUANTITIES:
         values = _values(quantity, cohort)
         if len(values) < FEWEST:
@@ -125,15 +125,15 @@ def departures(cohort: Mapping[Case, ImageFacts]) -> dict[Case, list[Departure]]
         for case, z in zip(values, robust_z(list(values.values()), quantity), strict=True):
             if (z if quantity.upward else abs(z)) > LIMIT:
                 text = f"{quantity.name} {quantity.text(values[case])} (median {quantity.text(middle)}, z {z:+.1f})"
-                found[case].append(Departure(quantity.name, text, float(z)))
-    return {case: its for case, its in found.items() if its}
+                departures_by_case[case].append(Departure(quantity.name, text, float(z)))
+    return {case: case_departures for case, case_departures in departures_by_case.items() if case_departures}
 
 
 def robust_z(values: list[float], quantity: Quantity) -> np.ndarray:
-    """Return the (N,) distances from the median, in units of the cohort's robust deviation but never too small ones.
+    """Return the (N,) modified z-scores, with a lower bound on the deviation.
 
-    Beyond ±3.5 is the same as: farther from the median than 3.5 robust standard deviations, and than the quantity's
-    smallest departure that matters.
+    A score beyond ±3.5 means a distance from the median of more than 3.5 robust standard deviations, and of more than
+    the quantity's smallest departure that matters.
     """
     measured = np.asarray(values, dtype=np.float64)
     smallest = quantity.smallest
@@ -144,20 +144,20 @@ def robust_z(values: list[float], quantity: Quantity) -> np.ndarray:
     return distance / max(deviation, smallest / LIMIT)
 
 
-def histogram_distances(cohort: Mapping[Case, ImageFacts]) -> dict[Case, float]:
+def histogram_distances(cohort: Mapping[Case, ImageStatistics]) -> dict[Case, float]:
     """Return the earth mover's distance of each normalised histogram to the cohort's median one; intensities span 2.
 
-    In one dimension it is the area between the two cumulative histograms; the median is taken of these, bin by bin.
+    In one dimension it is the area between two cumulative histograms; their median is taken bin by bin.
     """
-    cumulative = np.cumsum([facts.histogram for facts in cohort.values()], axis=1)  # (N, BINS)
+    cumulative = np.cumsum([image.histogram for image in cohort.values()], axis=1)  # (N, BINS)
     areas = np.abs(cumulative - np.median(cumulative, axis=0)).sum(axis=1) * (2 / BINS)
     return {case: float(area) for case, area in zip(cohort, areas, strict=True)}
 
 
-def _values(quantity: Quantity, cohort: Mapping[Case, ImageFacts]) -> dict[Case, float]:
+def _values(quantity: Quantity, cohort: Mapping[Case, ImageStatistics]) -> dict[Case, float]:
     if quantity.value is None:
         return histogram_distances(cohort)
-    values = {case: quantity.value(facts) for case, facts in cohort.items()}
+    values = {case: quantity.value(image) for case, image in cohort.items()}
     return {case: float(value) for case, value in values.items() if value is not None}
 
 
@@ -166,9 +166,9 @@ def _median(quantity: Quantity, values: Mapping[Case, float]) -> float:
     return float(np.exp(np.median(np.log(measured))) if quantity.ratio and min(measured) > 0 else np.median(measured))
 
 
-def _other_orientations(cohort: Mapping[Case, ImageFacts]) -> list[tuple[Case, Departure]]:
-    """Return who is not stored in the orientation in which nearly all of the contrast is."""
-    codes = {case: facts.grid.orientation for case, facts in cohort.items() if facts.grid}
+def _other_orientations(cohort: Mapping[Case, ImageStatistics]) -> list[tuple[Case, Departure]]:
+    """Return the images whose orientation differs from the common one of the contrast, if there is one."""
+    codes = {case: image.grid.orientation for case, image in cohort.items() if image.grid}
     if not codes:
         return []
     common, count = max(

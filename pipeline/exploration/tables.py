@@ -1,4 +1,4 @@
-"""The tables of an exploration, on the page and in the terminal."""
+"""Tables of an exploration, on the page and in the terminal."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.data.listing import natural_key
-from pipeline.exploration.cohort import PARTS, Cohort
-from pipeline.exploration.facts import PERCENTILES, ImageFacts
+from pipeline.data.sources.listing import natural_key
+from pipeline.exploration.cohort import SUBSETS, Cohort
 from pipeline.exploration.findings import Finding
+from pipeline.exploration.image_statistics import PERCENTILES, ImageStatistics
 
 SHOWN_NAMES, SHOWN_GRIDS = 6, 12
 
@@ -19,140 +19,171 @@ class Table:
     """Rows under a header.
 
     Attributes:
-        header: One name a column.
-        rows: Of text.
-        title: Above it, "" for none.
-        about: A line below the title, "" for none.
-        folded: Whether it opens on a click; needs a title.
+        header: Names of the columns.
+        rows: Cells as text.
+        title: Title above the table; "" for none.
+        description: Line below the title; "" for none.
+        folded: Whether the table opens on a click; needs a title.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     title: str = ""
-    about: str = ""
+    description: str = ""
     folded: bool = False
 
 
 def summary_rows(cohort: Cohort, findings: Sequence[Finding]) -> tuple[list[str], list[list[object]]]:
-    """Return header and rows of the terminal's table: one row a contrast, one for the pairs."""
-    header = ["contrast", "images", "subjects", *PARTS, "grids", "unreadable", "outliers"]
+    """Return header and rows of the terminal's table: one row per contrast, and one for the pairs."""
+    header = ["contrast", "images", "subjects", *SUBSETS, "grids", "unreadable", "outliers"]
     rows = []
     for contrast in cohort.contrasts:
         cases, images = cohort.cases(contrast), cohort.readable(contrast)
         outliers = [finding for finding in findings if finding.kind == "outlier" and finding.cases[0] in images]
-        parts = [len(cohort.cases(contrast, part)) for part in PARTS]
-        grids = len({_grid_text(facts) for facts in images.values()})
+        subsets = [len(cohort.cases(contrast, subset)) for subset in SUBSETS]
+        grids = len({_grid_text(image) for image in images.values()})
         rows.append(
             [
                 contrast,
                 len(cases),
                 len(cohort.subjects(contrast)),
-                *parts,
+                *subsets,
                 grids,
                 len(cases) - len(images),
                 len(outliers),
             ]
         )
-    pairs, parts = cohort.pairs(), [len(cohort.pairs(part)) for part in PARTS]
-    rows.append(["pairs", len(pairs), len({first.subject for first, _ in pairs}), *parts, "", "", ""])
+    pairs, subsets = cohort.pairs(), [len(cohort.pairs(subset)) for subset in SUBSETS]
+    rows.append(["pairs", len(pairs), len({first.subject for first, _ in pairs}), *subsets, "", "", ""])
     return header, rows
 
 
 def subject_table(cohort: Cohort) -> Table:
-    """Return who has which contrast."""
+    """Return a table of the subjects with both contrasts, or with one of them."""
     first, second = (cohort.subjects(contrast) for contrast in cohort.contrasts)
-    one, other = cohort.contrasts
-    groups = {f"{one} and {other}": first & second, f"{one} only": first - second, f"{other} only": second - first}
-    rows = [[name, f"{len(who):,}", _some(sorted(who, key=natural_key))] for name, who in groups.items() if who]
+    first_contrast, second_contrast = cohort.contrasts
+    groups = {
+        f"{first_contrast} and {second_contrast}": first & second,
+        f"{first_contrast} only": first - second,
+        f"{second_contrast} only": second - first,
+    }
+    rows = [
+        [name, f"{len(subjects):,}", _first_names(sorted(subjects, key=natural_key))]
+        for name, subjects in groups.items()
+        if subjects
+    ]
     return Table(["scanned in", "subjects", "who"], rows)
 
 
 def grid_tables(cohort: Cohort) -> list[Table]:
-    """Return, by contrast, which grids and types of file there are, the commonest first."""
+    """Return one table per contrast of its grids and data types, the most common first."""
     header = ["images", "shape", "spacing [mm]", "axes run to", "stored as", "oblique", "who"]
     tables = []
     for contrast in cohort.contrasts:
+        # Group the images by grid, the largest group first.
         images = cohort.readable(contrast)
         groups = defaultdict(list)
-        for case, facts in images.items():
-            groups[_grid_text(facts)].append(case)
+        for case, image in images.items():
+            groups[_grid_text(image)].append(case)
         ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+
+        # List the first groups, and the others in one row.
         rows = [
-            [f"{len(cases):,}", *text, _range([_oblique(images[case]) for case in cases], "°"), _some(_names(cases))]
+            [
+                f"{len(cases):,}",
+                *text,
+                _median_and_range([_oblique(images[case]) for case in cases], "°"),
+                _first_names(_case_names(cases)),
+            ]
             for text, cases in ordered[:SHOWN_GRIDS]
         ]
-        rest = [case for _, cases in ordered[SHOWN_GRIDS:] for case in cases]
-        if rest:
-            rows.append([f"{len(rest):,}", f"{len(ordered) - SHOWN_GRIDS:,} others", *[""] * 4, _some(_names(rest))])
+        other_cases = [case for _, cases in ordered[SHOWN_GRIDS:] for case in cases]
+        if other_cases:
+            rows.append(
+                [
+                    f"{len(other_cases):,}",
+                    f"{len(ordered) - SHOWN_GRIDS:,} others",
+                    *[""] * 4,
+                    _first_names(_case_names(other_cases)),
+                ]
+            )
         tables.append(_without_empty_columns(Table(header, rows, contrast)))
     return tables
 
 
 def intensity_table(cohort: Cohort) -> Table:
-    """Return, by contrast, the median over the images of each intensity statistic, and its range."""
+    """Return a table of each intensity statistic, per contrast: median over the images, and range."""
     middle = len(PERCENTILES) // 2
-    statistics = {
-        "minimum": lambda facts: facts.lowest,
-        f"percentile {PERCENTILES[0]}": lambda facts: facts.percentiles[0],
-        f"percentile {PERCENTILES[middle]}": lambda facts: facts.percentiles[middle],
-        f"percentile {PERCENTILES[-1]}": lambda facts: facts.percentiles[-1],
-        "maximum": lambda facts: facts.highest,
-        "becomes -1": lambda facts: facts.low,
-        "becomes 1": lambda facts: facts.high,
-        "zeros [%]": lambda facts: 100 * facts.zeros,
-        "head [%]": lambda facts: 100 * facts.head,
-        "NaN or infinite": lambda facts: facts.nan + facts.inf,
+    quantities = {
+        "minimum": lambda image: image.lowest,
+        f"percentile {PERCENTILES[0]}": lambda image: image.percentiles[0],
+        f"percentile {PERCENTILES[middle]}": lambda image: image.percentiles[middle],
+        f"percentile {PERCENTILES[-1]}": lambda image: image.percentiles[-1],
+        "maximum": lambda image: image.highest,
+        "becomes -1": lambda image: image.low,
+        "becomes 1": lambda image: image.high,
+        "zeros [%]": lambda image: 100 * image.zeros,
+        "head [%]": lambda image: 100 * image.head,
+        "NaN or infinite": lambda image: image.nan + image.inf,
     }
     rows = [
-        [name, *(_range([of(facts) for facts in cohort.readable(contrast).values()]) for contrast in cohort.contrasts)]
-        for name, of in statistics.items()
+        [
+            name,
+            *(
+                _median_and_range([quantity(image) for image in cohort.readable(contrast).values()])
+                for contrast in cohort.contrasts
+            ),
+        ]
+        for name, quantity in quantities.items()
     ]
     return Table(["median over the images (lowest to highest)", *cohort.contrasts], rows)
 
 
 def image_table(cohort: Cohort, contrast: str) -> Table:
-    """Return a row for every readable image of a contrast."""
+    """Return a table with a row for every readable image of a contrast."""
     header = ["image", "split", "shape", "spacing [mm]", "axes", "stored as", "oblique", "slope", "minimum",
               *(f"p{percentile}" for percentile in PERCENTILES), "maximum", "zeros", "head", "slices"]  # fmt: skip
     rows = [
         [
-            case.name, cohort.parts[case], *_grid_text(facts), _range([_oblique(facts)], "°"), f"{facts.slope:.4g}",
-            _number(facts.lowest),
-            *(_number(value) for value in facts.percentiles), _number(facts.highest), f"{facts.zeros:.1%}",
-            f"{facts.head:.1%}", str(facts.slices),
+            case.name, cohort.subsets[case], *_grid_text(image), _median_and_range([_oblique(image)], "°"),
+            f"{image.slope:.4g}", _number(image.lowest),
+            *(_number(value) for value in image.percentiles), _number(image.highest), f"{image.zeros:.1%}",
+            f"{image.head:.1%}", str(image.slices),
         ]
-        for case, facts in cohort.readable(contrast).items()
+        for case, image in cohort.readable(contrast).items()
     ]  # fmt: skip
     return _without_empty_columns(Table(header, rows, f"{len(rows):,} {contrast} images", folded=True))
 
 
-def _grid_text(facts: ImageFacts) -> tuple[str, str, str, str]:
-    """Return shape, spacing, orientation and type; every file may have a slope of its own, so it is not spelt out."""
-    shape = "×".join(str(length) for length in facts.shape)
-    scaled = "" if (facts.slope, facts.intercept) == (1, 0) else ", scaled"
-    if facts.grid is None:
-        return shape, "", "", facts.stored_as
-    spacing = "×".join(f"{size:.4g}" for size in facts.grid.spacing_mm)
-    return shape, spacing, facts.grid.orientation, facts.stored_as + scaled
+def _grid_text(image: ImageStatistics) -> tuple[str, str, str, str]:
+    """Return shape, spacing, orientation and data type as text; slopes differ by file and are left out."""
+    shape = "×".join(str(length) for length in image.shape)
+    scaled = "" if (image.slope, image.intercept) == (1, 0) else ", scaled"
+    if image.grid is None:
+        return shape, "", "", image.stored_as
+    spacing = "×".join(f"{size:.4g}" for size in image.grid.spacing_mm)
+    return shape, spacing, image.grid.orientation, image.stored_as + scaled
 
 
 def _without_empty_columns(table: Table) -> Table:
-    """Leave out what no row has: pictures have no grid."""
-    kept = [column for column in range(len(table.header)) if any(row[column] for row in table.rows)]
-    rows = [[row[column] for column in kept] for row in table.rows]
-    return replace(table, header=[table.header[column] for column in kept], rows=rows)
+    """Remove columns that are empty in all rows, such as the grid of 2D images."""
+    filled_columns = [column for column in range(len(table.header)) if any(row[column] for row in table.rows)]
+    rows = [[row[column] for column in filled_columns] for row in table.rows]
+    return replace(table, header=[table.header[column] for column in filled_columns], rows=rows)
 
 
-def _oblique(facts: ImageFacts) -> float | None:
-    return facts.grid.oblique_degrees if facts.grid else None
+def _oblique(image: ImageStatistics) -> float | None:
+    return image.grid.oblique_degrees if image.grid else None
 
 
-def _range(values: Iterable[float | None], unit: str = "") -> str:
-    """Return the median and, where they differ, the lowest and the highest value."""
-    known = [value for value in values if value is not None]
-    if not known:
+def _median_and_range(values: Iterable[float | None], unit: str = "") -> str:
+    """Return the median and, if values differ, their range as text."""
+    finite_values = [value for value in values if value is not None]
+    if not finite_values:
         return ""
-    low, middle, high = (_number(value) for value in (min(known), float(np.median(known)), max(known)))
+    low, middle, high = (
+        _number(value) for value in (min(finite_values), float(np.median(finite_values)), max(finite_values))
+    )
     return f"{middle}{unit}" if low == high else f"{middle}{unit} ({low} to {high})"
 
 
@@ -160,10 +191,10 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
-def _names(cases: Iterable) -> list[str]:
+def _case_names(cases: Iterable) -> list[str]:
     return list(dict.fromkeys(f"{case.subject} {case.session}".strip() for case in cases))
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     listed = ", ".join(names[:SHOWN_NAMES])
     return f"{listed} and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else listed

@@ -1,4 +1,4 @@
-"""What a translation must beat: the input itself, matched histograms, and a lookup table from intensity to intensity.
+"""Baselines that a translation must beat: the input itself, histogram matching, and an intensity lookup table.
 
 All take a source stack (N, H, W) in [-1, 1] and its foreground, a bool mask of that shape, and return the prediction
 in the same form. None of them sees the test subject's own target.
@@ -21,10 +21,9 @@ def copy_input(source: np.ndarray, foreground: np.ndarray) -> np.ndarray:
 class HistogramMatch:
     """Give the source's foreground the intensity distribution that the target contrast has in the training cohort.
 
-    The distribution is pooled over the training subjects scanned in the target contrast; the order of the source's
-    intensities is kept, so what is dark in one contrast and bright in the other stays wrong. Voxels of one intensity,
-    such as those clipped to -1 and 1, stay together and become the median of what their ranks stand for. Background
-    becomes -1.
+    The distribution is pooled over the training subjects of the target contrast. The order of the source's intensities
+    is kept, so a tissue that is dark in one contrast and bright in the other stays wrong. Voxels of equal intensity,
+    such as those clipped to -1 and 1, get one value, that of their median rank. Background becomes -1.
     """
 
     def __init__(self, target_quantiles: np.ndarray):
@@ -42,9 +41,9 @@ class HistogramMatch:
 
 
 class IntensityLookup:
-    """Predict E[target | source intensity], the best that any table from intensity to intensity can do (least squares).
+    """Predict E[target | source intensity], the best table from intensity to intensity by least squares.
 
-    Fitted voxel by voxel on training subjects that have both contrasts on one grid: it uses pairs, which the unpaired
+    It is fitted on the voxels of training subjects with both contrasts on one grid, so on pairs, which the unpaired
     model never sees. Between bin centres it interpolates linearly. Background becomes -1.
     """
 
@@ -69,10 +68,10 @@ class IntensityLookup:
             counts += np.bincount(index, minlength=bins)
             source_sums += np.bincount(index, weights=values, minlength=bins)
             target_sums += np.bincount(index, weights=expected, minlength=bins)
-        seen = counts > 0
-        if not seen.any():
+        occupied = counts > 0
+        if not occupied.any():
             raise ValueError("the intensity lookup needs at least one training pair with foreground, and there is none")
-        return cls(source_sums[seen] / counts[seen], target_sums[seen] / counts[seen])
+        return cls(source_sums[occupied] / counts[occupied], target_sums[occupied] / counts[occupied])
 
     def __call__(self, source: np.ndarray, foreground: np.ndarray) -> np.ndarray:
         looked_up = np.interp(source, self.source_levels, self.target_levels).astype(source.dtype)
@@ -82,8 +81,8 @@ class IntensityLookup:
 def histogram_quantiles(counts: Sequence[float]) -> np.ndarray:
     """Return 2048 equally spaced quantiles of a histogram with equal bins over [-1, 1], such as a cohort's pooled one.
 
-    They stand for the cohort's foreground voxels, with equal weights: for `HistogramMatch`, and for
-    `pipeline.metrics.agreement.intensity_distance`. Within a bin voxels count as evenly spread.
+    They are a sample of the cohort's foreground voxels with equal weights, for `HistogramMatch` and
+    `pipeline.metrics.similarity.intensity_distance`. Voxels are taken as evenly spread within a bin.
 
     Raises:
         ValueError: the histogram is empty.

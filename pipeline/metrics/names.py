@@ -1,12 +1,12 @@
-"""What scores are kept by and how they read: names of systems, of our protocol and of metrics, and which way is better.
+"""Names of systems, of our protocol and of metrics; the metrics' headings, digits and better direction.
 
-Nothing is imported here, so that whoever refuses a folder by its scores need not wait for what measures them.
+Nothing is imported here, so that checks of scores need not import what measures them.
 """
 
 MODEL, COPY, HISTOGRAM, LOOKUP = "model", "copy", "histogram matching", "lookup"  # systems; all but the first baselines
 OWN = "own"  # our protocol, `pipeline.metrics.protocols.OWN`
 
-HEADINGS = {  # in the order in which they stand in a table
+HEADINGS = {  # in the order of a table's columns
     "psnr": "PSNR [dB]",
     "ssim": "SSIM",
     "mae": "MAE",
@@ -38,14 +38,14 @@ def one_is_best(metric: str) -> bool:
 
 
 def arrow(metric: str) -> str:
-    """Return which way is better: "↑", "↓" or "→ 1"."""
+    """Return the sign of a metric's better direction: "↑", "↓" or "→ 1"."""
     if one_is_best(metric):
         return "→ 1"
     return "↑" if higher_is_better(metric) else "↓"
 
 
 def badness(metric: str, value: float) -> float:
-    """Return a number that is the lower the better, whichever way the metric runs."""
+    """Return a number that is lower for a better value of the metric."""
     if one_is_best(metric):
         return abs(value - 1)
     return -value if higher_is_better(metric) else value

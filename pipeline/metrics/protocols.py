@@ -18,7 +18,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from pipeline.metrics import names
-from pipeline.metrics.agreement import (
+from pipeline.metrics.published import measure_reggan, measure_selfrdb, measure_syndiff
+from pipeline.metrics.similarity import (
     DATA_RANGE,
     SSIM_WINDOW,
     mae,
@@ -29,8 +30,7 @@ from pipeline.metrics.agreement import (
     slice_ratio,
     ssim_map,
 )
-from pipeline.metrics.published import measure_reggan, measure_selfrdb, measure_syndiff
-from pipeline.metrics.tissue import interior, tissue_agreement
+from pipeline.metrics.tissue_dice import interior, tissue_agreement
 
 CUBES = (1.0, 1.0, 1.0)  # a spacing
 
@@ -50,15 +50,16 @@ class Protocol:
     """A named way to score.
 
     Attributes:
-        name: As the configuration spells it.
-        about: Normalisation, data range and what the ± is, in a sentence or two for a reader of the table.
-        measure: (prediction, real, foreground), each (N, H, W), and spacing_mm -> values by "unit/region/metric".
-        over: What mean and ± run over: each subject's mean, or all slices of all subjects alike.
+        name: Its name in the configuration.
+        description: Normalisation, data range and meaning of the ±, in a sentence or two for a reader of the table.
+        measure: Function of (prediction, real, foreground), each (N, H, W), and spacing_mm that returns values by
+            "unit/region/metric".
+        over: What mean and ± are taken over: the subjects' means, or all slices of all subjects.
         ddof: 1 for the sample standard deviation, 0 for the population's.
     """
 
     name: str
-    about: str
+    description: str
     measure: Callable[..., Measured]
     over: Literal["subjects", "slices"] = "subjects"
     ddof: int = 1
@@ -70,7 +71,7 @@ class Protocol:
         return subject_means(self.measure(prediction, real, foreground, spacing_mm))
 
     def summarise(self, subjects: Sequence[Measured]) -> dict[str, Summary]:
-        """Return mean, ± and number over what `measure` gave for each subject, in this protocol's way."""
+        """Return mean, ± and number over the subjects' values from `measure`, as this protocol defines them."""
         if self.over == "subjects":
             return summarise([subject_means(measured) for measured in subjects], self.ddof)
         pooled = {key: np.concatenate([measured[key] for measured in subjects]) for key in _keys(subjects)}
@@ -96,11 +97,11 @@ def _keys(rows: Sequence[Mapping[str, object]]) -> list[str]:
 
 
 def _summary(values: np.ndarray, ddof: int) -> Summary:
-    known = values[~np.isnan(values)]
-    count = len(known)
-    mean = float(np.mean(known)) if count else float("nan")
+    measured = values[~np.isnan(values)]
+    count = len(measured)
+    mean = float(np.mean(measured)) if count else float("nan")
     # of a single value, or where an identical slice has an infinite PSNR, the spread is undefined
-    spread = float(np.std(known, ddof=ddof)) if count > 1 and np.isfinite(mean) else float("nan")
+    spread = float(np.std(measured, ddof=ddof)) if count > 1 and np.isfinite(mean) else float("nan")
     return Summary(mean, spread, count)
 
 
@@ -116,11 +117,11 @@ def measure_own(
     measured = _measure_unit("volume", prediction, real, foreground)
     measured |= _measure_structure(prediction, real, foreground, spacing_mm)
     per_slice = [
-        _measure_unit("slice", *one)
-        for one in zip(prediction, real, foreground, strict=True)
-        if one[2].any()  # the slice of the foreground
+        _measure_unit("slice", *images)
+        for images in zip(prediction, real, foreground, strict=True)
+        if images[2].any()  # the slice of the foreground
     ]
-    return measured | {key: np.concatenate([one[key] for one in per_slice]) for key in _keys(per_slice)}
+    return measured | {key: np.concatenate([images[key] for images in per_slice]) for key in _keys(per_slice)}
 
 
 def _measure_unit(unit: str, prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray) -> Measured:
@@ -154,16 +155,16 @@ def _measure_structure(
 
 
 def _on_any_grid(measure: Callable[[np.ndarray, np.ndarray, np.ndarray], Measured]) -> Callable[..., Measured]:
-    """Return a measure that takes a spacing and makes no use of it."""
+    """Return a measure that takes a spacing and ignores it."""
     return lambda prediction, real, foreground, spacing_mm=CUBES: measure(prediction, real, foreground)
 
 
 OWN = Protocol(
     name=names.OWN,
-    about="intensities in [-1, 1], each scan scaled by its own percentiles, data range 2; SSIM with a Gaussian window "
-    "of sigma 1.5; NMI with 64 bins, from 1 to 2, blind to inversion; Dice of dark, middle and bright tissue, k-means "
-    "of each image by itself, deep inside the head; slice ratio: how much neighbouring slices differ, 1 as much as the "
-    "real target's; slices without foreground left out; ± is the sample SD over subjects",
+    description="intensities in [-1, 1], each scan scaled by its own percentiles, data range 2; SSIM with a Gaussian "
+    "window of sigma 1.5; NMI with 64 bins, from 1 to 2, blind to inversion; Dice of dark, middle and bright tissue, "
+    "k-means of each image by itself, deep inside the head; slice ratio: how much neighbouring slices differ, 1 as "
+    "much as the real target's; slices without foreground left out; ± is the sample SD over subjects",
     measure=measure_own,
 )
 
@@ -178,7 +179,7 @@ PUBLISHED = {
     for protocol in (
         Protocol(
             name="syndiff",
-            about="slices, prediction and truth each divided by its own maximum, peak the prediction's maximum; "
+            description="slices, prediction and truth each divided by its own maximum, peak the prediction's maximum; "
             "slices with an empty truth left out, an empty prediction is scored as zeros with peak 1; mean over all "
             "slices of all subjects; their code gives no ±, ours is the sample SD over slices" + OUR_SLICES,
             measure=_on_any_grid(measure_syndiff),
@@ -186,16 +187,16 @@ PUBLISHED = {
         ),
         Protocol(
             name="selfrdb",
-            about="slices, prediction and truth each divided by its own mean, data range the truth's maximum; slices "
-            "with an empty truth left out, an empty prediction is scored as zeros; ± is the population SD over "
+            description="slices, prediction and truth each divided by its own mean, data range the truth's maximum; "
+            "slices with an empty truth left out, an empty prediction is scored as zeros; ± is the population SD over "
             "subjects' means" + OUR_SLICES,
             measure=_on_any_grid(measure_selfrdb),
             ddof=0,
         ),
         Protocol(
             name="reggan",
-            about="slices in [0, 1], MAE and PSNR where the truth is not -1 (slices that are -1 throughout left out), "
-            "SSIM of the whole slice; rows/psnr is their code before September 2025; mean over all slices of all "
+            description="slices in [0, 1], MAE and PSNR where the truth is not -1 (slices that are -1 throughout left "
+            "out), SSIM of the whole slice; rows/psnr is their code before September 2025; mean over all slices of all "
             "subjects; their code gives no ±, ours is the sample SD over slices" + OUR_SLICES,
             measure=_on_any_grid(measure_reggan),
             over="slices",

@@ -1,9 +1,9 @@
-"""The public evaluation code of published papers, so that a figure can be set beside theirs: as it is, flaws included.
+"""The metrics of published papers as their public code computes them, flaws included.
 
 All take stacks of slices (N, H, W) in [-1, 1] and the real target's foreground, a bool mask of that shape, and return
-one value per slice by "slice/region/metric"; NaN where a slice is not measured, which the truth alone decides: so every
-system is scored on the same slices. Which slices these are is the caller's choice: this project measures on all of its
-test volumes, the papers on a choice of their own, so that only figures of one table can be compared.
+one value per slice by "slice/region/metric". It is NaN where a slice is not measured. Only the truth decides that, so
+every system is scored on the same slices. The caller chooses the slices: this project measures all slices of its test
+volumes, the papers a choice of their own, so only figures of one table can be compared.
 """
 
 import numpy as np
@@ -38,11 +38,11 @@ def measure_selfrdb(prediction: np.ndarray, real: np.ndarray, foreground: np.nda
     measured = {}
     for region, mask in (("image", 1.0), ("foreground", foreground)):
         predicted, actual = (_by_own_mean(np.clip((stack + 1) / 2, 0, 1) * mask) for stack in (prediction, real))
-        shown, peaks = actual.any(axis=(1, 2)), _or_one(actual.max(axis=(1, 2)))
+        is_measured, peaks = actual.any(axis=(1, 2)), _or_one(actual.max(axis=(1, 2)))
         error = np.square(predicted - actual).mean(axis=(1, 2))
         with np.errstate(divide="ignore"):
-            measured[f"slice/{region}/psnr"] = np.where(shown, 10 * np.log10(peaks**2 / error), np.nan)
-        measured[f"slice/{region}/ssim"] = np.where(shown, _uniform_ssim(predicted, actual, peaks), np.nan)
+            measured[f"slice/{region}/psnr"] = np.where(is_measured, 10 * np.log10(peaks**2 / error), np.nan)
+        measured[f"slice/{region}/ssim"] = np.where(is_measured, _uniform_ssim(predicted, actual, peaks), np.nan)
     return measured
 
 
@@ -74,8 +74,8 @@ def _reggan_errors(prediction: np.ndarray, real: np.ndarray) -> tuple[float, flo
         return np.nan, np.nan, np.nan
     foreground = difference[rows, columns]
     chained = rows[columns] if columns.max() < len(rows) else None  # `image[x][y]` is `image[x[y]]`
-    of_rows = np.square(difference).mean(axis=1)[chained].mean() if chained is not None else np.nan
-    return np.abs(foreground).mean(), np.square(foreground).mean(), of_rows
+    square_of_rows = np.square(difference).mean(axis=1)[chained].mean() if chained is not None else np.nan
+    return np.abs(foreground).mean(), np.square(foreground).mean(), square_of_rows
 
 
 def _reggan_psnr(error: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""How far translations lie beside their sources, to a tenth of a pixel, in whatever contrasts the two are.
+"""The shift of a translation against its source, to a tenth of a pixel, for any two contrasts.
 
-The shift at which the two slices tell most of each other: the maximum of their mutual information (Maes et al. 1997),
-which asks for no likeness of intensities and is sought from where the edges agree best.
+It is the shift that maximises the slices' mutual information (Maes et al. 1997), which does not require equal
+intensities. The search starts at the shift in whole pixels at which the edges correlate best.
 """
 
 from collections.abc import Sequence
@@ -9,17 +9,17 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates, sobel, spline_filter
 
-SMOOTHING_PX = 0.4  # sigma: less lets through what interpolating does to noise; more draws unlike edges apart
-START_SMOOTHING_PX = 1.0  # of the edges: noise has none then
-NEAR_PX = 3  # about the head that is looked at
+SMOOTHING_PX = 0.4  # sigma: with less, interpolating noise biases the shift; with more, different edges do
+START_SMOOTHING_PX = 1.0  # sigma before edge detection, against noise
+MARGIN_PX = 3  # around the head
 LEVELS = 24  # of intensity
-LEAST_RANGE = 1e-6  # of intensities: what rounding leaves of a constant image has less
-REACHES_PX = (1.0, 1.0, 1.0, 0.5)  # to either side along each axis, round by round
-KNOWN_PX = 0.25  # twice the standard error that a median may have, unless the shift itself is larger
+LEAST_RANGE = 1e-6  # of intensities: constant images with rounding errors have less
+SEARCH_RADII_PX = (1.0, 1.0, 1.0, 0.5)  # to either side along each axis, by round of the search
+MAX_ERROR_PX = 0.25  # largest accepted error of a median (twice its standard error), unless the shift itself is larger
 
 
 def slice_shift(source: np.ndarray, translation: np.ndarray, head: np.ndarray) -> np.ndarray | None:
-    """Return how far a translated slice lies beside its source, (2,) in pixels along the two axes, with sign.
+    """Return the shift of a translated slice against its source, (2,) in pixels along the two axes, with sign.
 
     Positive: further along the axis. None where there is no head, or either image is constant.
 
@@ -27,39 +27,43 @@ def slice_shift(source: np.ndarray, translation: np.ndarray, head: np.ndarray) -
         source, translation: (h, w), in any units.
         head: (h, w) bool, of the source.
     """
-    near = binary_dilation(head, iterations=NEAR_PX)
-    before, after = (gaussian_filter(image.astype(float), SMOOTHING_PX) for image in (source, translation))
-    if not near.any() or min(np.ptp(before[near]), np.ptp(after)) < LEAST_RANGE:
+    region = binary_dilation(head, iterations=MARGIN_PX)
+    smooth_source, smooth_translation = (
+        gaussian_filter(image.astype(float), SMOOTHING_PX) for image in (source, translation)
+    )
+    if not region.any() or min(np.ptp(smooth_source[region]), np.ptp(smooth_translation)) < LEAST_RANGE:
         return None
-    shift = _whole_pixels(source, translation, near)
-    points, spline = np.argwhere(near).T.astype(float), spline_filter(after, order=3)
-    known, low, high = _levels(before[near]), after.min(), after.max()
+    shift = _whole_pixels(source, translation, region)
+    points, spline = np.argwhere(region).T.astype(float), spline_filter(smooth_translation, order=3)
+    source_levels = _intensity_levels(smooth_source[region])
+    low, high = smooth_translation.min(), smooth_translation.max()
 
-    def information(place: np.ndarray) -> float:
-        moved = map_coordinates(spline, points + place[:, None], order=3, mode="nearest", prefilter=False)
-        return _mutual_information(known, _levels(moved, low, high))
+    def information(displacement: np.ndarray) -> float:
+        shifted = map_coordinates(spline, points + displacement[:, None], order=3, mode="nearest", prefilter=False)
+        return _mutual_information(source_levels, _intensity_levels(shifted, low, high))
 
-    for reach in REACHES_PX:
-        for along in np.eye(2):
+    for reach in SEARCH_RADII_PX:
+        for direction in np.eye(2):
             steps = np.linspace(-reach, reach, 5)
-            shift = shift + along * _highest(steps, [information(shift + step * along) for step in steps])
+            values = [information(shift + step * direction) for step in steps]
+            shift = shift + direction * _parabola_maximum(steps, values)
     return shift
 
 
 def shared_shift(shifts: np.ndarray) -> np.ndarray:
-    """Return the median of slices' shifts (n, 2), or NaN where they disagree too much to know it.
+    """Return the median of slices' shifts (n, 2), or NaN where they disagree too much.
 
-    That is where twice the median's standard error, estimated from the median distance to it, is more than a quarter of
-    a pixel and more than the shift itself: slices of noise disagree by many pixels.
+    They disagree where twice the median's standard error, estimated from the median distance to it, is more than a
+    quarter of a pixel and more than the shift itself. Slices of noise disagree by many pixels.
     """
     shared = np.median(shifts, axis=0)
     distance = np.median(np.hypot(*(shifts - shared).T))
     error = 1.25 * 1.48 * distance / np.sqrt(len(shifts))  # of a median, if the shifts are normally distributed
-    return shared if 2 * error <= max(KNOWN_PX, np.hypot(*shared)) else np.full(2, np.nan)
+    return shared if 2 * error <= max(MAX_ERROR_PX, np.hypot(*shared)) else np.full(2, np.nan)
 
 
-def axis_names(shifts: Sequence[np.ndarray]) -> dict[str, float]:
-    """Return a shift in pixels and in mm, (2,) each, by the names of its metrics: x is a slice's first axis."""
+def shift_metrics(shifts: Sequence[np.ndarray]) -> dict[str, float]:
+    """Return a shift in pixels and in mm, (2,) each, as metrics by name; x is a slice's first axis."""
     pixels, millimetres = shifts
     return {
         f"shift_{axis}_{unit}": float(shift[index])
@@ -68,18 +72,18 @@ def axis_names(shifts: Sequence[np.ndarray]) -> dict[str, float]:
     }
 
 
-def _whole_pixels(source: np.ndarray, translation: np.ndarray, near: np.ndarray) -> np.ndarray:
+def _whole_pixels(source: np.ndarray, translation: np.ndarray, region: np.ndarray) -> np.ndarray:
     """Return the shift (2,) in whole pixels at which the edges near the head correlate best."""
-    window = gaussian_filter(near.astype(float), 2)
+    window = gaussian_filter(region.astype(float), 2)
     smooth = (gaussian_filter(image.astype(float), START_SMOOTHING_PX) for image in (source, translation))
     first, second = (np.fft.rfft2(np.hypot(sobel(image, 0), sobel(image, 1)) * window) for image in smooth)
     correlation = np.fft.irfft2(np.conj(first) * second, s=source.shape)
-    place, size = np.array(np.unravel_index(np.argmax(correlation), source.shape)), np.array(source.shape)
-    return np.where(place > size / 2, place - size, place).astype(float)
+    peak, size = np.array(np.unravel_index(np.argmax(correlation), source.shape)), np.array(source.shape)
+    return np.where(peak > size / 2, peak - size, peak).astype(float)
 
 
-def _levels(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
-    """Return values (n,) as whole numbers below `LEVELS`, equally spaced from `low` to `high`: their own, if None."""
+def _intensity_levels(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
+    """Return values (n,) as levels from 0 to `LEVELS` - 1, equal steps from `low` to `high` (None: of the values)."""
     low, high = (values.min(), values.max()) if low is None else (low, high)
     return np.clip((values - low) * (LEVELS / (high - low)), 0, LEVELS - 1).astype(np.intp)
 
@@ -94,7 +98,7 @@ def _mutual_information(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.sum(joint[filled] * np.log(joint[filled] / independent[filled])))
 
 
-def _highest(steps: np.ndarray, values: Sequence[float]) -> float:
+def _parabola_maximum(steps: np.ndarray, values: Sequence[float]) -> float:
     """Return where a parabola through values at equal steps is highest, within the steps."""
     curvature, slope, _ = np.polyfit(steps, values, 2)
     if curvature >= 0:

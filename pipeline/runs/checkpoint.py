@@ -1,4 +1,4 @@
-"""Checkpoints: a dictionary of tensors and plain values, whole on disk or not there."""
+"""Checkpoints: dictionaries of tensors and plain values, complete on disk or absent."""
 
 import os
 import pickle
@@ -13,13 +13,13 @@ from typing import BinaryIO
 import torch
 from torch import nn
 
-from pipeline.console import warn
-from pipeline.errors import UserError
-from pipeline.files import atomic_write, writing_to
-from pipeline.texts import printable
+from pipeline.utils.console import warn
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import atomic_write, writing_to
+from pipeline.utils.texts import printable
 
 FORMAT = 1
-UNREADABLE = (  # what torch.load raises on files that are cut short, overwritten or of another kind
+UNREADABLE = (  # errors of torch.load on truncated, overwritten or other files
     OSError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, LookupError, pickle.UnpicklingError,
     zipfile.BadZipFile, zlib.error, struct.error,
 )  # fmt: skip
@@ -35,10 +35,10 @@ class CheckpointFolder:
     def save(self, state: dict, *, best: bool) -> None:
         """Write `latest.pt`, keeping the one before as `previous.pt`; with `best`, make it `best.pt` too.
 
-        At every moment at least one whole checkpoint is there, and `best.pt` is never behind what `latest.pt` knows.
+        At least one complete checkpoint exists at any time, and `best.pt` is at least as new as `latest.pt` records.
 
         Raises:
-            UserError: the disk is full, or gone; the earlier checkpoints stay.
+            UserError: The disk is full or gone; the earlier checkpoints stay.
         """
         with writing_to(self.latest):
             for left_by_a_kill in self.folder.glob(".tmp-*"):
@@ -51,33 +51,33 @@ class CheckpointFolder:
                 _link(self.best, self.latest)
 
     def load_newest(self) -> dict | None:
-        """Return the newest checkpoint that can be read, or None where there is none; a damaged one is named.
+        """Return the newest readable checkpoint, or None where there is none; warn of damaged ones.
 
         Raises:
-            UserError: there are checkpoints and none can be read.
+            UserError: There are checkpoints, but none can be read.
         """
-        found = [path for path in (self.latest, self.previous) if path.exists()]
-        for path in found:
+        existing = [path for path in (self.latest, self.previous) if path.exists()]
+        for path in existing:
             try:
                 state = load_checkpoint(path)
             except UserError as error:
                 warn(f"warning: {error}")
                 continue
-            if path != found[0]:  # or the next save would put the damaged file in this one's place
-                found[0].replace(found[0].with_suffix(".damaged"))
+            if path != existing[0]:  # or the next save would replace this one by the damaged file
+                existing[0].replace(existing[0].with_suffix(".damaged"))
             return state
-        if found:
+        if existing:
             raise UserError(f"{self.folder}: no checkpoint there can be read; move the run's folder away to start anew")
         return None
 
 
 def load_checkpoint(path: Path, device: str = "cpu") -> dict:
-    """Read a checkpoint without running any code in it; tensors are mapped from the file as they are needed.
+    """Read a checkpoint without running code from it; tensors are memory-mapped from the file.
 
-    The file is read once before, for its checksums: torch writes them, and on reading does not look at them.
+    The checksums are verified first: torch writes them but does not check them when reading.
 
     Raises:
-        UserError: it is missing, damaged, or something else.
+        UserError: The file is missing, damaged, or no checkpoint.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; give a run's folder or one of its checkpoints/*.pt")
@@ -103,26 +103,26 @@ def load_checkpoint(path: Path, device: str = "cpu") -> dict:
 
 
 def all_finite_weights(networks: Iterable[nn.Module]) -> bool:
-    """Return whether every weight of the networks is a number."""
-    sound = [torch.isfinite(weight).all() for network in networks for weight in network.parameters()]
-    return bool(torch.stack(sound).all())  # one look at the device for all of them
+    """Whether every weight of the networks is finite."""
+    is_finite = [torch.isfinite(weight).all() for network in networks for weight in network.parameters()]
+    return bool(torch.stack(is_finite).all())  # a single synchronisation with the device
 
 
 def random_state() -> dict:
-    """Return the state of torch's global random generators, on the CPU and on every GPU."""
+    """Return the states of torch's global random generators on the CPU and on every GPU."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 def restore_random_state(state: dict) -> None:
-    """Take over what `random_state` returned, as far as this machine has the devices."""
+    """Restore the states that `random_state` returned, as far as this machine has the devices."""
     torch.set_rng_state(state["cpu"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+        torch.cuda.set_rng_state_all([generator_state.cpu() for generator_state in state["cuda"]])
 
 
 def _save(state: dict, stream: BinaryIO) -> None:
-    """Write a state; what the disk refuses is raised as it is, not as torch's complaint about where its file ends."""
+    """Write a state; errors of the disk are raised instead of torch's error about the end of its file."""
     try:
         torch.save(state, stream)
     except RuntimeError as error:
@@ -132,7 +132,7 @@ def _save(state: dict, stream: BinaryIO) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Let `target` name the same file as `source`, replacing what it named, without copying where links work."""
+    """Replace `target` by a hard link to `source`, or by a copy where links do not work."""
     if target.exists() and target.samefile(source):  # renaming one link over another would leave both
         return
     temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")

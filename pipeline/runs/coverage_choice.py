@@ -1,14 +1,14 @@
-"""Which range of the head a run trains on: chosen once, from its training volumes, and kept with the run."""
+"""The range of the head that a run trains on: chosen once, from its training volumes, and saved with the run."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.console import warn
 from pipeline.data.case import Case
 from pipeline.data.coverage import Coverage, shared_length, typical_lengths
-from pipeline.data.store import StoredCase
-from pipeline.errors import UserError
+from pipeline.data.slice_cache import StoredCase
+from pipeline.utils.console import warn
+from pipeline.utils.errors import UserError
 
 ByContrast = Mapping[str, Sequence[StoredCase]]
 
@@ -16,19 +16,19 @@ ByContrast = Mapping[str, Sequence[StoredCase]]
 def choose_coverage(
     setting: str | float, axis: str, lengths_mm: Mapping[str, Sequence[float]], saved: Path | None = None
 ) -> Coverage:
-    """Return the range that a configuration asks for; where a run has chosen one already, that.
+    """Return the range that the run saved, or for a new run the range of the configuration.
 
     Args:
         setting: `preprocess.coverage_mm`: "all", "shared" or a length in mm.
-        axis: Along which slices are cut.
-        lengths_mm: Contrast -> how long the heads are that its training volumes show along that axis.
-        saved: The file with the `coverage_json` that the run began with; None for a new run.
+        axis: Axis along which slices are cut.
+        lengths_mm: Contrast -> lengths of the heads that its training volumes show along that axis.
+        saved: File with the `coverage_json` of the run; None for a new run.
 
     Raises:
-        UserError: the saved choice cannot be read.
+        UserError: The saved range cannot be read.
     """
     if saved is not None and setting != "all":
-        return _read(saved, axis)
+        return _read_coverage(saved, axis)
     typical = typical_lengths(lengths_mm)
     if setting == "shared" and typical:
         return Coverage(axis, shared_length(typical), typical)
@@ -36,22 +36,24 @@ def choose_coverage(
 
 
 def shown_mm(entry: StoredCase) -> float:
-    """Return how long the head is that a stored volume shows along the sliced axis."""
-    first, last = entry.facts["head_slices"]
-    return (last - first + 1) * entry.facts["slice_mm"]
+    """Return the length in mm of the head that a stored volume shows along the slicing axis."""
+    first, last = entry.statistics["head_slices"]
+    return (last - first + 1) * entry.statistics["slice_mm"]
 
 
 def coverage_json(coverage: Coverage) -> dict[str, object]:
-    """Return a choice in JSON's types."""
+    """Return a range of the head in JSON's types."""
     return {"axis": coverage.axis, "coverage_mm": coverage.mm, "shown_mm": dict(coverage.shown_mm or {})}
 
 
-def _read(path: Path, axis: str) -> Coverage:
+def _read_coverage(path: Path, axis: str) -> Coverage:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        mm, shown = content["coverage_mm"], content["shown_mm"]
+        length_mm, lengths_mm = content["coverage_mm"], content["shown_mm"]
         return Coverage(
-            axis, None if mm is None else float(mm), {contrast: float(length) for contrast, length in shown.items()}
+            axis,
+            None if length_mm is None else float(length_mm),
+            {contrast: float(length) for contrast, length in lengths_mm.items()},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -63,42 +65,44 @@ def _read(path: Path, axis: str) -> Coverage:
 def within_coverage(
     stored: ByContrast, coverage: Coverage, *, on_bad_volume: str
 ) -> tuple[dict[str, list[StoredCase]], dict[Case, str]]:
-    """Return the training cases with the slices in the range alone, and why each case without any is left out.
+    """Cut training cases to the slices in a range; return them, and the reasons for cases without such slices.
 
     Raises:
-        UserError: there is such a case and `on_bad_volume` is "stop".
+        UserError: There is a case without slices in the range, and `on_bad_volume` is "stop".
     """
-    used, left_out = {}, {}
+    kept_entries, left_out = {}, {}
     for contrast, entries in stored.items():
-        cut = [entry.within(coverage) for entry in entries]
-        for entry in cut:
+        cut_entries = [entry.within(coverage) for entry in entries]
+        for entry in cut_entries:
             if entry.count == 0:
-                left_out[entry.case] = _nothing_within(coverage)
-        used[contrast] = [entry for entry in cut if entry.count]
+                left_out[entry.case] = _empty_range_message(coverage)
+        kept_entries[contrast] = [entry for entry in cut_entries if entry.count]
     for case, reason in left_out.items():
         if on_bad_volume == "stop":
             raise UserError(f"{case.path}: {reason} (preprocess.on_bad_volume: skip would go on without it)")
         warn(f"warning: {case.path}: {reason}; left out")
-    return used, left_out
+    return kept_entries, left_out
 
 
 def pairs_within_coverage(
     pairs: Sequence[tuple[StoredCase, StoredCase]], coverage: Coverage, stored: ByContrast
 ) -> tuple[list[tuple[StoredCase, StoredCase]], dict[tuple[Case, Case], str]]:
-    """Return registered pairs with the slices in the range of the first scan, and why those without any are left out.
+    """Cut registered pairs to the slices in the first scan's range; return them, and the reasons for empty pairs.
 
     Args:
-        pairs: On the first scan's grid.
-        coverage: The range.
-        stored: The two contrasts' scans by themselves, whose heads are known.
+        pairs: Registered pairs, on the first scan's grid.
+        coverage: Range of the head.
+        stored: Contrast -> its training cases, which know the extents of their heads.
     """
-    heads = {entry.case: entry.facts for entries in stored.values() for entry in entries}
-    cut = [tuple(half.within(coverage, of=heads[pair[0].case]) for half in pair) for pair in pairs]
-    empty = {(first.case, second.case): _nothing_within(coverage) for first, second in cut if not first.count}
+    heads = {entry.case: entry.statistics for entries in stored.values() for entry in entries}
+    cut_pairs = [tuple(half.within(coverage, grid_statistics=heads[pair[0].case]) for half in pair) for pair in pairs]
+    empty = {
+        (first.case, second.case): _empty_range_message(coverage) for first, second in cut_pairs if not first.count
+    }
     for (first, second), reason in empty.items():
         warn(f"warning: {first.path} and {second.path}: {reason}; left out")
-    return [pair for pair in cut if pair[0].count], empty
+    return [pair for pair in cut_pairs if pair[0].count], empty
 
 
-def _nothing_within(coverage: Coverage) -> str:
+def _empty_range_message(coverage: Coverage) -> str:
     return f"no slice with enough of the head lies in the range trained on, {coverage}; raise preprocess.coverage_mm"

@@ -1,4 +1,4 @@
-"""The folder of a run: where each thing lies, and whether a configuration may continue what is there."""
+"""The folder of a run: paths of its files, and whether a configuration may continue the run in it."""
 
 import hashlib
 import json
@@ -13,9 +13,9 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.config.schema import Config
-from pipeline.console import one_line
-from pipeline.errors import UserError
-from pipeline.files import atomic_text, make_folder, writing_to
+from pipeline.utils.console import one_line
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import atomic_text, make_folder, writing_to
 
 if TYPE_CHECKING:
     from pipeline.runs.checkpoint import CheckpointFolder
@@ -25,21 +25,21 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-# Settings that may change between two sittings of a run, for they change nothing of what is learnt.
-FREE = (
+# Settings that may change between two sessions of a run, since they do not change what is learnt.
+CHANGEABLE = (
     "output", "device", "threads", "tracking", "evaluation", "training.loader_workers", "training.checkpoint_minutes",
     "training.cuda_graph", "training.slices_on_device",
     "preprocess.processes", "preprocess.store", "preprocess.on_bad_volume", "split.file",
 )  # fmt: skip
-# Settings that may change though they decide what is learnt: how many epochs of either kind there are. What is trained
-# stays as it is, the rest follows the new schedule (`pipeline.training.history`).
+# Numbers of epochs, which may change although they decide what is learnt: finished training stays, the rest follows the
+# new schedule (`pipeline.training.history`).
 SCHEDULE = ("training.epochs", "training.decay_epochs")
 HEADING = "Resolved configuration of this run"  # the first line of a config.yaml that a run wrote
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths within a run's folder."""
+    """Paths of the files in a run's folder."""
 
     path: Path
 
@@ -105,40 +105,44 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> "CheckpointFolder":
-        from pipeline.runs.checkpoint import CheckpointFolder  # not before it is needed: with it comes torch
+        from pipeline.runs.checkpoint import CheckpointFolder  # imported late, since it imports torch
 
         return CheckpointFolder(self.path / "checkpoints")
 
     def has_checkpoint(self) -> bool:
-        """Whether there is a checkpoint to go on from, readable or not."""
+        """Whether there is a checkpoint to resume from, readable or not."""
         return any((self.path / "checkpoints" / name).exists() for name in ("latest.pt", "previous.pt"))
 
     def has_trained(self) -> bool:
-        """Whether anything was trained here that another configuration would spoil."""
+        """Whether the folder holds training results that another configuration would spoil."""
         results = (self.path / "checkpoints" / "best.pt", self.scores, self.record)
         return self.has_checkpoint() or any(path.exists() for path in results)
 
-    def evaluated(self, wanted: str) -> Path:
-        """Return the checkpoint that is evaluated where the configuration wants "best" or "latest"."""
+    def file_in_use(self, path: Path) -> Path | None:
+        """Return a file of this folder that the run goes on by, or None: it counts once something was trained."""
+        return path if path.exists() and self.has_trained() else None
+
+    def evaluated_checkpoint(self, choice: str) -> Path:
+        """Return the checkpoint to evaluate for `evaluation.checkpoint` "best" or "latest"."""
         best = self.checkpoints.best
-        return best if wanted == "best" and best.exists() else self.checkpoints.latest
+        return best if choice == "best" and best.exists() else self.checkpoints.latest
 
     def gif(self, direction: str) -> Path:
-        """Return where the training GIF of a direction lies."""
+        """Return the path of a direction's training GIF."""
         return self.path / f"training_{direction}.gif"
 
     @staticmethod
     def direction(contrasts: tuple[str, str], target: str) -> str:
-        """Return the name that files and metrics give a direction: "T1_to_T2"."""
+        """Return the name of a direction in files and metrics: "T1_to_T2"."""
         source = contrasts[1] if target == contrasts[0] else contrasts[0]
         return f"{source}_to_{target}"
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other processes out of the folder while the block runs (where the system has file locks).
+    def lock(self) -> Iterator[None]:
+        """Lock the folder against other processes within the block, where the system has file locks.
 
         Raises:
-            UserError: another process is at work on this run, or nothing can be written there.
+            UserError: Another process is working on this run, or nothing can be written there.
         """
         if fcntl is None:
             yield
@@ -163,19 +167,18 @@ class RunFolder:
                         self.path.rmdir()
 
     def is_finished(self, config: Config) -> bool:
-        """Whether all of the run is done, with exactly this configuration: to do it again is to evaluate it again.
+        """Whether the run is trained, evaluated and reported with exactly this configuration.
 
-        `config.yaml` cannot tell, for it is written when a sitting begins, and an evaluation in other protocols may
-        have been stopped; `run.json` is written last.
+        `config.yaml` does not show it, since it is written when a session begins; `run.json` is written last.
         """
         try:
-            done = json.loads(self.record.read_text(encoding="utf-8"))["configuration"] == fingerprint(config)
+            is_same = json.loads(self.record.read_text(encoding="utf-8"))["configuration"] == fingerprint(config)
         except (OSError, ValueError, KeyError, TypeError):  # not there, damaged, or of an older version
             return False
-        return done and self.scores.is_file() and self.report.is_file()
+        return is_same and self.scores.is_file() and self.report.is_file()
 
     def save_config(self, config: Config, notes: Iterable[str] = ()) -> None:
-        """Write the resolved configuration, which a later sitting compares with its own; notes become comments."""
+        """Write the resolved configuration, with which later sessions compare theirs; notes become comments."""
         command = f"python -m pipeline.run {shlex.quote(str(self.config))}"
         heading = [f"{HEADING}; `{command}` continues it.", *notes]
         comments = "".join(f"# {one_line(line)}\n" for line in heading)
@@ -183,7 +186,7 @@ class RunFolder:
 
 
 def fingerprint(config: Config) -> str:
-    """Return a number that stands for a configuration in all but `output`: a run may be moved, or named by its path."""
+    """Return a hash of a configuration without `output`, since a run may be moved."""
     content = config.model_dump(mode="json", exclude={"output"})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -199,12 +202,12 @@ def json_text(content: object) -> str:
 
 
 def open_run_folder(config: Config) -> RunFolder:
-    """Return the run's folder; what an earlier sitting left there is continued if its configuration is the same.
+    """Return the run's folder, after checking that an earlier session there had the same configuration.
 
-    The number of epochs may be another (`SCHEDULE`), and where nothing was trained yet, everything.
+    The numbers of epochs may differ (`SCHEDULE`); where nothing was trained yet, everything may.
 
     Raises:
-        UserError: the folder holds a run of another configuration, or something else altogether.
+        UserError: The folder holds a run of another configuration, or other files.
     """
     folder = RunFolder(config.folder)
     if folder.path.exists() and not folder.path.is_dir():
@@ -213,33 +216,33 @@ def open_run_folder(config: Config) -> RunFolder:
         if folder.path.exists() and any(entry.name != ".lock" for entry in folder.path.iterdir()):
             raise UserError(f"{folder.path}: holds files that are not of a run; choose another output, or empty it")
         return folder
-    if not folder.has_trained() and _is_ours(folder.config):
+    if not folder.has_trained() and _is_written_by_run(folder.config):
         return folder
-    earlier = _read_config(folder.config)
-    present = json.loads(json.dumps(config.model_dump(mode="json")))
+    saved_values = _read_config(folder.config)
+    new_values = json.loads(json.dumps(config.model_dump(mode="json")))
     different = [
-        f"{key}: {earlier_value!r} there, {value!r} now"
-        for key, earlier_value, value in differing_keys(earlier, present)
-        if not _is_free(key, config)
+        f"{key}: {saved_value!r} there, {value!r} now"
+        for key, saved_value, value in differing_keys(saved_values, new_values)
+        if not _may_change(key, config)
     ]
     if different:
         weights = (
             f" (there training.start_from={folder.path} begins from its weights)" if folder.has_checkpoint() else ""
         )
-        what = f"{folder.path}: holds a run of another configuration; set output=…{weights}, or move it away"
-        raise UserError("\n  ".join([what, *different]))
+        problem = f"{folder.path}: holds a run of another configuration; set output=…{weights}, or move it away"
+        raise UserError("\n  ".join([problem, *different]))
     return folder
 
 
-def _is_free(key: str, config: Config) -> bool:
-    """Whether a setting may change between sittings; how pairs are registered may not where they are trained on."""
+def _may_change(key: str, config: Config) -> bool:
+    """Whether a setting may change between sessions; the registration of pairs may not if training uses them."""
     if key == "evaluation.register_pairs" and config.split.pairing == "paired":
         return False
-    return any(key == free or key.startswith(f"{free}.") for free in (*FREE, *SCHEDULE))
+    return any(key == free or key.startswith(f"{free}.") for free in (*CHANGEABLE, *SCHEDULE))
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether `RunFolder.save_config` wrote a configuration, so that no file of the user's is taken for it."""
+def _is_written_by_run(path: Path) -> bool:
+    """Whether a configuration was written by `RunFolder.save_config` and not by the user."""
     try:
         with path.open(encoding="utf-8") as stream:
             return stream.readline().startswith(f"# {HEADING}")
@@ -254,19 +257,19 @@ def _read_config(path: Path) -> dict:
         raise UserError(f"{path}: cannot be read; move the run's folder away to start anew") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a run's configuration; move the run's folder away to start anew")
-    try:  # keys that came later stand at their defaults
+    try:  # keys that the file lacks get their defaults
         return json.loads(json.dumps(Config.model_validate(content).model_dump(mode="json")))
     except ValidationError:
         return content
 
 
 def differing_keys(first: object, second: object, key: str = "") -> list[tuple[str, object, object]]:
-    """Return (key, value in first, value in second) for every leaf in which two nested dictionaries differ."""
+    """Return (key, first value, second value) for every leaf in which two nested dictionaries differ."""
     if not (isinstance(first, dict) and isinstance(second, dict)):
         return [] if first == second else [(key, first, second)]
     keys = list(dict.fromkeys([*first, *second]))
     return [
-        found
+        difference
         for name in keys
-        for found in differing_keys(first.get(name), second.get(name), f"{key}.{name}" if key else name)
+        for difference in differing_keys(first.get(name), second.get(name), f"{key}.{name}" if key else name)
     ]

@@ -1,4 +1,4 @@
-"""From a configuration to what training needs: cases, split, slices and what the cohort's intensities are like."""
+"""From a configuration to the training data: cases, split, slices and the cohort's intensity statistics."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,60 +7,60 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.config.schema import Config, Preprocess
-from pipeline.console import warn
 from pipeline.data.case import Case, pairs
-from pipeline.data.coverage import WHOLE, Coverage
+from pipeline.data.coverage import FULL_COVERAGE, Coverage
 from pipeline.data.fetched import require_fetched
-from pipeline.data.likeness import cohort_likeness
-from pipeline.data.split import CohortSplit, make_split
+from pipeline.data.fingerprint import cohort_fingerprint
+from pipeline.data.slice_cache import CHAIN_VERSION, StoredCase, build_slice_cache
 from pipeline.data.split_file import split_from_file
-from pipeline.data.store import CHAIN_VERSION, StoredCase, build_store
-from pipeline.errors import UserError
+from pipeline.data.splits import CohortSplit, make_split
 from pipeline.runs.contrast_warnings import warn_of_ids, warn_of_stored
 from pipeline.runs.coverage_choice import choose_coverage, pairs_within_coverage, shown_mm, within_coverage
+from pipeline.utils.console import warn
+from pipeline.utils.errors import UserError
 
-Facts = dict[str, dict]  # contrast -> what the training cohort is like
+CohortStatistics = dict[str, dict]  # contrast -> statistics of its training cohort
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedData:
     """The data of a run.
 
     Attributes:
-        cases: Everything the source has.
-        split: Who trains, validates and tests.
-        stored: Contrast -> its training cases, as slices in the store.
-        facts: Contrast -> what the training cohort is like; see `cohort_facts`.
-        left_out: Training cases that could not be used, and why.
-        pairs: What a method that learns from pairs is shown: of each pair of training cases, the two halves.
-        coverage: The range of the head that is trained on.
+        cases: All cases of the source.
+        split: Subjects of training, validation and test.
+        stored: Contrast -> its training cases, as slices in the slice cache.
+        facts: Contrast -> what the training cohort is like; see `cohort_statistics`.
+        left_out: Training case that could not be used -> reason.
+        pairs: Registered pairs of training cases, for methods that learn from pairs.
+        coverage: Range of the head that is trained on.
     """
 
     cases: tuple[Case, ...]
     split: CohortSplit
     stored: dict[str, list[StoredCase]]
-    facts: Facts
+    statistics: CohortStatistics
     left_out: dict[Case, str]
     pairs: tuple[tuple[StoredCase, StoredCase], ...] = ()
-    coverage: Coverage = WHOLE
+    coverage: Coverage = FULL_COVERAGE
 
     @property
     def longest(self) -> int:
-        """The number of training slices: of the contrast that has more, or of pairs where those are trained on."""
+        """Number of training slices: of pairs if training uses them, else of the contrast that has more."""
         if self.pairs:
             return sum(first.count for first, _ in self.pairs)
-        return max(facts["slices"] for facts in self.facts.values())
+        return max(statistics["slices"] for statistics in self.statistics.values())
 
 
 def find_cases(config: Config, *, quiet: bool = False) -> list[Case]:
-    """Return the cases of the configured source; the phantom is made where it is not there yet.
+    """Return the cases of the configured source; a phantom that does not exist yet is made.
 
     Raises:
-        UserError: there are none, or none whose content is here (`pipeline.data.fetched`).
+        UserError: There are no cases, or their files have not been fetched (`pipeline.data.fetched`).
     """
     data = config.data
     if data.source == "phantom":
-        from pipeline.data.phantom import phantom_cases
+        from pipeline.data.sources.phantom import phantom_cases
 
         return phantom_cases(
             data.folder, config.contrasts, subjects=data.subjects, spacing_mm=data.spacing_mm, seed=data.seed,
@@ -72,23 +72,23 @@ def find_cases(config: Config, *, quiet: bool = False) -> list[Case]:
 
 
 def _listed_cases(config: Config) -> list[Case]:
-    """Return the cases of a source of files."""
+    """Return the cases of a source that reads files."""
     data = config.data
     if data.source == "ixi":
-        from pipeline.data.ixi import ixi_cases
+        from pipeline.data.sources.ixi import ixi_cases
 
         return ixi_cases(data.folder, config.contrasts)
     if data.source == "nifti":
-        from pipeline.data.nifti import nifti_cases
+        from pipeline.data.sources.nifti_folder import nifti_cases
 
         return nifti_cases(data.folder, data.patterns)
-    from pipeline.data.images import images_cases
+    from pipeline.data.sources.image_folder import images_cases
 
     return images_cases(data.folder, data.train, data.test, data.paired)
 
 
 def split_cases(config: Config, cases: Sequence[Case], saved: Path | None = None) -> CohortSplit:
-    """Return the split: the one a resumed run saved, else the configured file's, else a fresh draw."""
+    """Return the split: the one that a resumed run saved, else that of the configured file, else a new random one."""
     settings = config.split
     file = saved or settings.file
     if file is not None:
@@ -100,15 +100,15 @@ def split_cases(config: Config, cases: Sequence[Case], saved: Path | None = None
 
 
 def chain_settings(preprocess: Preprocess, version: int = CHAIN_VERSION) -> dict:
-    """Return the arguments of `transforms.presets.slice_chain` that a configuration asks for, in JSON's types.
+    """Return the arguments of `transforms.slice_chain.slice_chain` for a configuration, in JSON's types.
 
     Args:
         preprocess: The configuration's section.
-        version: Of the chain: a run keeps the one that it began with (`chain_version`).
+        version: Version of the chain; a run keeps the version that it began with (`chain_version`).
     """
     spacing = preprocess.spacing_mm
     return {
-        **({} if version == 1 else {"version": version}),  # whose settings name none
+        **({} if version == 1 else {"version": version}),  # version 1 is not named in settings
         "axis": preprocess.axis,
         "spacing_mm": None if spacing is None else [spacing.in_plane, spacing.through_plane],
         "size": preprocess.size,
@@ -118,12 +118,12 @@ def chain_settings(preprocess: Preprocess, version: int = CHAIN_VERSION) -> dict
 
 
 def chain_version(checkpoint: Mapping[str, object] | None) -> int:
-    """Return the chain's version that a checkpoint's run trains with; without a checkpoint, that of new runs."""
+    """Return the version of the slice chain in a checkpoint; without a checkpoint, the version of new runs."""
     return CHAIN_VERSION if checkpoint is None else int(checkpoint.get("chain_version", 1))
 
 
 def registrations(preprocess: Preprocess) -> Path:
-    """Return the folder that keeps what registration found, between runs and for training and evaluation alike."""
+    """Return the folder that caches registrations, shared by all runs, for training and evaluation."""
     return preprocess.store / "registrations"
 
 
@@ -136,144 +136,166 @@ def prepare(
     paired: bool = False,
     quiet: bool = False,
     version: int = CHAIN_VERSION,
-) -> Prepared:
-    """Split the cohort and bring the training cases into the slice store, and as registered pairs if so asked.
+) -> PreparedData:
+    """Split the cohort and fill the slice cache with the training cases, and with registered pairs if `paired`.
 
-    Trained on are the slices in the range of the head that `preprocess.coverage_mm` asks for, or that a resumed run
-    saved.
-    `version` is the chain's; see `chain_settings`.
+    Training uses the slices in the range of the head given by `preprocess.coverage_mm`, or saved by a resumed run.
+
+    Args:
+        config: Configuration of the run.
+        cases: All cases of the source.
+        saved_split: File with the split of a resumed run; None for a new run.
+        saved_coverage: File with the range of a resumed run; None for a new run.
+        paired: Whether the method learns from registered pairs.
+        quiet: Whether to leave out progress bars.
+        version: Version of the slice chain; see `chain_settings`.
 
     Raises:
-        UserError: no data, too few subjects, or nothing left of a contrast, or of the pairs, after unusable images are
-            left out.
+        UserError: No data, too few subjects, or no usable image of a contrast, or no usable pair.
     """
+    # Split the cohort.
     split = split_cases(config, cases, saved_split)
     warn_of_ids(config, cases, split)
     if paired:
-        warn_of_the_lone(config, cases, split)
+        warn_unpaired(config, cases, split)
+
+    # Cut the training images into slices, and keep those within the range of the head.
     training = [case for contrast in config.contrasts for case in split.train[contrast]]
     preprocess = config.preprocess
     settings = {**chain_settings(preprocess, version), "min_foreground": preprocess.min_foreground}
-    how = {"processes": preprocess.processes, "on_bad_volume": preprocess.on_bad_volume, "quiet": quiet}
-    stored, left_out = build_store(training, preprocess.store, settings, **how)
-    whole = {contrast: [entry for entry in stored if entry.case.contrast == contrast] for contrast in config.contrasts}
-    lengths = {contrast: [shown_mm(entry) for entry in entries] for contrast, entries in whole.items()}
+    cache_options = {"processes": preprocess.processes, "on_bad_volume": preprocess.on_bad_volume, "quiet": quiet}
+    stored, left_out = build_slice_cache(training, preprocess.store, settings, **cache_options)
+    uncut = {contrast: [entry for entry in stored if entry.case.contrast == contrast] for contrast in config.contrasts}
+    lengths = {contrast: [shown_mm(entry) for entry in entries] for contrast, entries in uncut.items()}
     coverage = choose_coverage(preprocess.coverage_mm, preprocess.axis, lengths, saved_coverage)
-    by_contrast, beyond = within_coverage(whole, coverage, on_bad_volume=preprocess.on_bad_volume)
+    by_contrast, beyond = within_coverage(uncut, coverage, on_bad_volume=preprocess.on_bad_volume)
     left_out |= beyond
+
+    # Refuse a contrast without images, and warn of what was left out.
     for contrast, entries in by_contrast.items():
         if not entries:
             raise UserError(f"no {contrast} image of the training subjects could be used; the reasons are above")
     if left_out:
         warn(f"warning: {len(left_out)} of {len(training)} training images were left out, named above")
-    warn_of_stored(config, whole, coverage, paired=paired)
-    facts = {contrast: cohort_facts(entries, coverage) for contrast, entries in by_contrast.items()}
-    prepared = Prepared(tuple(cases), split, by_contrast, facts, left_out, coverage=coverage)
+    warn_of_stored(config, uncut, coverage, paired=paired)
+    statistics = {contrast: cohort_statistics(entries, coverage) for contrast, entries in by_contrast.items()}
+    prepared = PreparedData(tuple(cases), split, by_contrast, statistics, left_out, coverage=coverage)
     if not paired:
         return prepared
-    return _with_pairs(prepared, config, {**settings, "register_pairs": config.evaluation.register_pairs}, how)
+    return _with_pairs(
+        prepared, config, {**settings, "register_pairs": config.evaluation.register_pairs}, cache_options
+    )
 
 
-def _with_pairs(prepared: Prepared, config: Config, settings: dict, how: dict) -> Prepared:
-    """Return the same with the registered pairs of the training images that could be read."""
-    from pipeline.data.pair_store import build_pair_store
+def _with_pairs(prepared: PreparedData, config: Config, settings: dict, cache_options: dict) -> PreparedData:
+    """Return prepared data with the registered pairs of its usable training images."""
+    from pipeline.data.pair_cache import build_pair_cache
 
     usable = {entry.case for entries in prepared.stored.values() for entry in entries}
-    wanted = pairs([case for side in prepared.split.train.values() for case in side], config.contrasts)
-    whole = [pair for pair in wanted if usable.issuperset(pair)]
-    if not whole:
+    training_pairs = pairs([case for side in prepared.split.train.values() for case in side], config.contrasts)
+    usable_pairs = [pair for pair in training_pairs if usable.issuperset(pair)]
+    if not usable_pairs:
         raise UserError(
             f"paired training needs a subject with both {' and '.join(config.contrasts)}: of "
-            f"{len({first.subject for first, _ in wanted})} training subjects with both, none has two images that "
-            "could be used; the reasons are above"
+            f"{len({first.subject for first, _ in training_pairs})} training subjects with both, none has two images "
+            "that could be used; the reasons are above"
         )
     folder, cache = config.preprocess.store, registrations(config.preprocess)
-    stored, failures = build_pair_store(whole, folder, settings, cache=cache, **how)
+    stored, failures = build_pair_cache(usable_pairs, folder, settings, cache=cache, **cache_options)
     stored, beyond = pairs_within_coverage(stored, prepared.coverage, prepared.stored)
     if not stored:
-        raise UserError(f"none of {len(whole)} pairs could be used; the reasons are above")
+        raise UserError(f"none of {len(usable_pairs)} pairs could be used; the reasons are above")
     failures |= beyond
-    if len(stored) < len(wanted):
-        warn(f"warning: {len(wanted) - len(stored)} of {len(wanted)} training pairs were left out")
+    if len(stored) < len(training_pairs):
+        warn(f"warning: {len(training_pairs) - len(stored)} of {len(training_pairs)} training pairs were left out")
     left_out = {case: reason for pair, reason in failures.items() for case in pair}
-    for pair in wanted:
+    for pair in training_pairs:
         for case, partner in (pair, pair[::-1]):
             if partner not in usable:
                 left_out[case] = f"its partner {partner.path} could not be used"
     return replace(prepared, pairs=tuple(stored), left_out=left_out | prepared.left_out)
 
 
-def warn_of_the_lone(config: Config, cases: Sequence[Case], split: CohortSplit) -> None:
-    """Say which images paired training leaves out for want of a partner of the same subject and session."""
-    if config.split.file is not None:  # which names everyone who is meant
+def warn_unpaired(config: Config, cases: Sequence[Case], split: CohortSplit) -> None:
+    """Warn of images that paired training leaves out: those without a partner of the same subject and session."""
+    if config.split.file is not None:  # the file names all images explicitly
         return
     paired = {case for pair in pairs(cases, config.contrasts) for case in pair}
     held_out = {case.subject for case in (*split.validation, *split.test)}
-    lone = [
+    names = [
         case.name
         for case in cases
         if case.contrast in config.contrasts and case not in paired and case.subject not in held_out
     ]
-    if lone:
-        warn(f"warning: left out of paired training for want of a partner in the other contrast: {some_of(lone)}")
+    if names:
+        warn(f"warning: left out of paired training for want of a partner in the other contrast: {shortlist(names)}")
 
 
-def cohort_facts(stored: Sequence[StoredCase], coverage: Coverage = WHOLE) -> dict:
-    """Return what a contrast's training cohort is like, in JSON's types, from its slices that are in a range.
+def cohort_statistics(stored: Sequence[StoredCase], coverage: Coverage = FULL_COVERAGE) -> dict:
+    """Return statistics of a contrast's training cohort, from its slices within a range, in JSON's types.
 
     `low` and `high`: median intensities that became -1 and 1, in the files' units. `integer`: whether all files hold
-    whole numbers. `spacing_mm`: median voxel size (R, A, S). `histogram`: of the foreground over [-1, 1], the sum of
-    all cases'. `cases`, `slices`: how many. `likeness`: what volumes to translate are compared with (see
-    `pipeline.data.likeness.cohort_likeness`), where the images are volumes; of whole ones, as those to translate are,
-    and beside it `coverage_mm`, the range, where there is one.
+    whole numbers. `spacing_mm`: median voxel size (R, A, S). `histogram`: sum of the cases' foreground histograms over
+    [-1, 1]. `cases`, `slices`: their numbers. `likeness`: for volumes, the fingerprint with which volumes to translate
+    are compared (`pipeline.data.fingerprint.cohort_fingerprint`). It describes whole volumes, since these are
+    translated; `coverage_mm` in it is the range that was trained on, if there is one.
     """
-    facts = [entry.facts for entry in stored]
-    volumes = [fact["likeness"] for fact in facts if fact.get("likeness")]
-    likeness = cohort_likeness(volumes) if volumes else {}
-    if volumes and coverage.mm is not None:
-        likeness["coverage_mm"] = coverage.mm
+    case_statistics = [entry.statistics for entry in stored]
+    fingerprints = [statistics["likeness"] for statistics in case_statistics if statistics.get("likeness")]
+    fingerprint = cohort_fingerprint(fingerprints) if fingerprints else {}
+    if fingerprints and coverage.mm is not None:
+        fingerprint["coverage_mm"] = coverage.mm
     return {
-        "low": float(np.median([fact["low"] for fact in facts])),
-        "high": float(np.median([fact["high"] for fact in facts])),
-        "integer": all(fact["integer"] for fact in facts),
-        "spacing_mm": np.median([fact["spacing_mm"] for fact in facts], axis=0).tolist(),
-        "histogram": np.sum([fact["histogram"] for fact in facts], axis=0).tolist(),
+        "low": float(np.median([statistics["low"] for statistics in case_statistics])),
+        "high": float(np.median([statistics["high"] for statistics in case_statistics])),
+        "integer": all(statistics["integer"] for statistics in case_statistics),
+        "spacing_mm": np.median([statistics["spacing_mm"] for statistics in case_statistics], axis=0).tolist(),
+        "histogram": np.sum([statistics["histogram"] for statistics in case_statistics], axis=0).tolist(),
         "cases": len(stored),
         "slices": sum(entry.count for entry in stored),
-    } | ({"likeness": likeness} if volumes else {})
+    } | ({"likeness": fingerprint} if fingerprints else {})
 
 
-def training_data(prepared: Prepared) -> dict[str, list]:
-    """Return what training sees, so that a resumed run can tell whether it still does.
+def training_data(prepared: PreparedData) -> dict[str, list]:
+    """Return a description of the training data, with which a resumed run checks that its data is unchanged.
 
-    An image's name -> slices and range; a pair's names -> slices, and the movement between the two to 0.001 (mm).
+    An image's name -> number of slices and intensity range; a pair's names -> number of slices and rigid transform,
+    rounded to 0.001 (mm).
     """
     images = {
-        entry.case.name: [entry.count, entry.facts["low"], entry.facts["high"]]
+        entry.case.name: [entry.count, entry.statistics["low"], entry.statistics["high"]]
         for entries in prepared.stored.values()
         for entry in entries
     }
-    together = {
-        f"{first.case.name} and {second.case.name}": [first.count, *np.ravel(first.facts["movement"]).round(3).tolist()]
+    pair_entries = {
+        f"{first.case.name} and {second.case.name}": [
+            first.count,
+            *np.ravel(first.statistics["movement"]).round(3).tolist(),
+        ]
         for first, second in prepared.pairs
     }
-    return images | together
+    return images | pair_entries
 
 
-def require_same_data(before: dict[str, list], now: dict[str, list], folder: Path) -> None:
-    """Refuse to go on training with other data than a run began with.
+def require_same_data(saved: dict[str, list], current: dict[str, list], folder: Path) -> None:
+    """Refuse to resume a run with other training data than it began with.
+
+    Args:
+        saved: `training_data` of the run's beginning.
+        current: `training_data` now.
+        folder: Folder of the run, for the message.
 
     Raises:
-        UserError: naming the images that are missing, new or changed.
+        UserError: Names the images that are missing, new or changed.
     """
-    different = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    different = sorted(name for name in saved.keys() | current.keys() if saved.get(name) != current.get(name))
     if different:
         raise UserError(
-            f"{folder}: the training data changed since the run began ({some_of(different)}); restore them, or set "
+            f"{folder}: the training data changed since the run began ({shortlist(different)}); restore them, or set "
             "another output"
         )
 
 
-def some_of(names: Sequence[str], most: int = 5) -> str:
-    """Return the first few names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def shortlist(names: Sequence[str], limit: int = 5) -> str:
+    """Return the first few names, and the number of the others."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

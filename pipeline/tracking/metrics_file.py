@@ -1,6 +1,6 @@
-"""metrics.jsonl: every number a run logs, one line per call, on file at once.
+"""metrics.jsonl: every number that a run logs, one line per call, written to disk at once.
 
-JSON has no NaN and no infinity: they stand as null, "inf" and "-inf".
+JSON has no NaN and no infinity: they are stored as null, "inf" and "-inf".
 """
 
 import json
@@ -10,17 +10,17 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.files import append_whole, atomic_text
+from pipeline.utils.files import append_whole, atomic_text
 
-SUPERSEDING = "test/"  # names of results that another evaluation of a finished run replaces
+SUPERSEDING = "test/"  # prefix of metrics that a new evaluation of a finished run replaces
 
 
 def read_metrics(path: Path, offset: int = 0) -> tuple[list[dict[str, float]], int]:
-    """Read the whole lines of a metrics.jsonl from a byte offset on.
+    """Read the complete lines of a metrics.jsonl from a byte offset on.
 
     Returns:
         The records ({"step": …, "time": seconds since 1970, name: value, …}), and the offset behind the last one.
-        A line that is no record (torn by a crash) is left out. Where a step has a name twice, the last value stands.
+        Lines damaged by a crash are skipped. Where a step has a name twice, the last value counts.
     """
     with path.open("rb") as stream:
         stream.seek(offset)
@@ -61,42 +61,42 @@ class MetricsFile:
 
     Args:
         path: The file; its folder is made.
-        step: The global step of the checkpoint from which the run resumes: lines beyond it are dropped, since they
-            will come again. None starts an empty file.
+        step: Global step of the checkpoint from which the run resumes: later lines are dropped, since they will be
+            written again. None starts an empty file.
     """
 
     def __init__(self, path: Path, step: int | None):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        before = read_metrics(path)[0] if path.exists() and step is not None else []
-        kept = [record for record in before if record["step"] <= step]
-        at_step = [record for record in kept if record["step"] == step]
+        records = read_metrics(path)[0] if path.exists() and step is not None else []
+        kept_records = [record for record in records if record["step"] <= step]
+        at_step = [record for record in kept_records if record["step"] == step]
         self._at_start = {(step, name): _stored(value) for record in at_step for name, value in record.items()}
-        atomic_text(path, "".join(_line(record) for record in kept))
+        atomic_text(path, "".join(_line(record) for record in kept_records))
         self._stream = path.open("ab", buffering=0)
 
     def append(self, values: Mapping[str, float], step: int) -> None:
-        """Write one whole line at once, or none; values that the step of the checkpoint has already are left out.
+        """Write one complete line, or none; values that the file already has at the checkpoint's step are skipped.
 
-        A value under "test/" that differs from that step's is written again: readers take the last one.
+        A value under "test/" that differs from the one at that step is written again: readers take the last one.
 
         Raises:
-            UserError: the disk is full or gone.
+            UserError: The disk is full or gone.
         """
-        new = {name: float(value) for name, value in values.items() if self._is_news(step, name, float(value))}
+        new = {name: float(value) for name, value in values.items() if self._is_new(step, name, float(value))}
         if not new:
             return
         line = _line({"step": step, "time": round(time.time(), 3), **new})
         append_whole(self._stream, self.path, line.encode())
         self._at_start |= {(step, name): _stored(new[name]) for name in new if (step, name) in self._at_start}
 
-    def _is_news(self, step: int, name: str, value: float) -> bool:
+    def _is_new(self, step: int, name: str, value: float) -> bool:
         if (step, name) not in self._at_start:
             return True
         return name.startswith(SUPERSEDING) and self._at_start[step, name] != _stored(value)
 
     def close(self) -> None:
-        """Put the file on the disk and close it."""
+        """Flush the file to disk and close it."""
         if not self._stream.closed:
             os.fsync(self._stream.fileno())
             self._stream.close()

@@ -1,5 +1,4 @@
-"""What is wrong with a store, in one line; and whether its tables are those of the installed MLflow, which would
-migrate some older ones without being asked."""
+"""MLflow's errors in one line, and a check of the store's schema before MLflow migrates it without being asked."""
 
 import re
 import shlex
@@ -12,37 +11,37 @@ from pipeline.tracking.mlflow_settings import sqlite_file, without_password
 
 
 class OtherSchema(Exception):
-    """The tables are those of another MLflow; the message names which, and the remedy."""
+    """The store's schema belongs to another version of MLflow; the message names which, and the remedy."""
 
 
 def check_schema(uri: str) -> None:
-    """Look into an SQLite store before MLflow does: whoever else uses it may not have the MLflow to read it migrated.
+    """Check the schema of an SQLite store before MLflow opens it: a migrated store may be unreadable for other users.
 
     Raises:
-        OtherSchema: it is of an older or a newer MLflow.
+        OtherSchema: The schema is that of an older or a newer MLflow.
     """
     path = sqlite_file(uri)
     if path is None or not path.is_file():
         return
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as database:
-            found = database.execute("SELECT version_num FROM alembic_version").fetchone()
-    except sqlite3.Error:  # no store yet, or none at all: MLflow says so
+            row = database.execute("SELECT version_num FROM alembic_version").fetchone()
+    except sqlite3.Error:  # no store yet, or another file: MLflow reports it
         return
-    if found is not None and found[0] not in _revisions().get_heads():
-        raise OtherSchema(_remedy(found[0], uri))
+    if row is not None and row[0] not in _revisions().get_heads():
+        raise OtherSchema(_remedy(row[0], uri))
 
 
 def _schema_remedy(text: str, uri: str | None) -> str | None:
-    """Return the remedy where MLflow's own message complains of the schema, else None."""
+    """Return the remedy where MLflow's message is about the schema, else None."""
     if "database schema" not in text and "Can't locate revision" not in text:
         return None
-    found = re.search(r"(?:found version |identified by ')(\w+)", text)
-    return _remedy(found[1] if found else "", uri)
+    match = re.search(r"(?:found version |identified by ')(\w+)", text)
+    return _remedy(match[1] if match else "", uri)
 
 
 def _remedy(revision: str, uri: str | None) -> str:
-    if any(known.revision == revision for known in _revisions().walk_revisions()):
+    if any(known_revision.revision == revision for known_revision in _revisions().walk_revisions()):
         store = shlex.quote(without_password(uri or "URI"))
         return f"its schema is that of an older MLflow; back it up, then run `mlflow db upgrade {store}`"
     return "its schema is that of a newer MLflow than the one installed here; update mlflow"
@@ -56,11 +55,11 @@ def _revisions():
 
 
 def short_reason(error: BaseException, uri: str | None = None) -> str:
-    """Return what went wrong in MLflow as one line without passwords, with the remedy where there is one.
+    """Return an MLflow error as one line without passwords, with the remedy where there is one.
 
     Args:
-        error: What MLflow raised.
-        uri: The store that was asked.
+        error: The error that MLflow raised.
+        uri: Address of the store.
     """
     text = str(error)
     if isinstance(error, OtherSchema):

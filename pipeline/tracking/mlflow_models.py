@@ -13,20 +13,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.errors import UserError
-from pipeline.tracking.mlflow_addresses import refuse_incomplete, what_is_missing
+from pipeline.tracking.mlflow_addresses import missing_model_reason, refuse_incomplete
 from pipeline.tracking.mlflow_errors import check_schema, short_reason
 from pipeline.tracking.mlflow_files import use_files_beside_store
 from pipeline.tracking.mlflow_run import MlflowRun, clean_name
 from pipeline.tracking.mlflow_settings import configure_mlflow, request_timeout, without_password
 from pipeline.tracking.tracker import Tracker
+from pipeline.utils.errors import UserError
 
-FORMAT = 1  # of the metadata
+FORMAT = 1  # version of the metadata
 ALIAS = "best"
-SCORE_TAG = "validation_score"  # of a registered model's versions
-DOWNLOAD_TIMEOUT_S = 26  # besides what a request may take in training
+SCORE_TAG = "validation_score"  # tag of a registered model's versions
+DOWNLOAD_TIMEOUT_S = 26  # added to the timeout of a request in training
 PICKLE_SWITCH = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
-EXAMPLE_SIDE = 64  # at least; a slice of one stride can be too small for reflected borders
+EXAMPLE_SIDE = 64  # pixels, at least: a slice of one stride can be too small for reflection padding
 
 
 def log_translator(
@@ -39,23 +39,23 @@ def log_translator(
     register_as: str | None = None,
     score: float | None = None,
 ) -> str | None:
-    """Log a generator as a model of the tracker's MLflow run; nothing happens where MLflow is off or not answering.
+    """Log a generator as a model of the tracker's MLflow run; does nothing if MLflow is off or does not answer.
 
     Args:
         module: (N, 1, H, W) -> (N, 1, H, W) in [-1, 1] for any N, and any H and W that are multiples of `stride`.
             A copy in evaluation mode on the CPU is exported; the module itself stays as it is.
-        name: Of the model within the run, as in `runs:/<run id>/<name>`.
-        metadata: What translation has to know besides, in JSON's types; comes back from `load_translator`.
-        register_as: Also make it a version of this registered model. The alias `best` goes to it, unless the version
-            that has it scored higher.
-        score: In validation, the higher the better; negative ones (of runs without pairs) and others are not
-            comparable. None, or none of the version that has the alias: the alias moves.
+        name: Name of the model within the run, as in `runs:/<run id>/<name>`.
+        metadata: Further data for translation, in JSON's types; `load_translator` returns it.
+        register_as: Registered model of which this model becomes a version; None for none. The version gets the alias
+            `best`, unless the version that has the alias scored higher.
+        score: Validation score, the higher the better; negative scores (of runs without pairs) are not comparable with
+            positive ones. If either version has no score, the alias moves.
 
     Returns:
-        The model's address: `models:/<name>@best`, `models:/<name>/<version>` where the alias stayed with another, or
-        for one not registered `runs:/<run id>/<name>`; None if it was not logged.
+        The model's address: `models:/<name>@best`; `models:/<name>/<version>` if another version keeps the alias;
+        `runs:/<run id>/<name>` if not registered; None if it was not logged.
     """
-    if not tracker.follows:
+    if not tracker.is_connected:
         return None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
@@ -71,7 +71,7 @@ def export_translator(module: nn.Module, path: Path, *, stride: int, metadata: M
 
     Args:
         module, stride, metadata: See `log_translator`.
-        path: The folder; must not exist.
+        path: The folder, which must not exist.
     """
     configure_mlflow()
     import mlflow.pytorch
@@ -81,7 +81,7 @@ def export_translator(module: nn.Module, path: Path, *, stride: int, metadata: M
 
     side = -(-EXAMPLE_SIDE // stride) * stride
     plane = TensorSpec(np.dtype(np.float32), (-1, 1, -1, -1))
-    # Oblivious: a size of 1 in the example (one slice, or the 1×1 bottleneck) must not become a constant of the graph.
+    # With `backed_size_oblivious`, a size of 1 in the example (a 1×1 bottleneck) is no constant of the graph.
     with shapes.patch(backed_size_oblivious=True), torch.no_grad():
         mlflow.pytorch.save_model(
             deepcopy(module).to("cpu", torch.float32).eval().requires_grad_(False),
@@ -113,7 +113,7 @@ def _upload(run: MlflowRun, path: Path, name: str, register_as: str | None, scor
 
 
 def _drop_half_logged(run: MlflowRun, name: str) -> None:
-    """Remove what an upload that broke off has left of the model."""
+    """Remove the incomplete model of an interrupted upload."""
     query = f"source_run_id = '{run.id}' AND name = '{name}'"
     for model in run.client.search_logged_models([run.experiment_id], query):
         if model.status != "READY":
@@ -121,7 +121,7 @@ def _drop_half_logged(run: MlflowRun, name: str) -> None:
 
 
 def _register(run: MlflowRun, name: str, model_id: str, score: float | None) -> str:
-    """Make a model a version of a registered one, with the alias where it earns it; return its address."""
+    """Register a model as a version, with the alias unless another version scored higher; return its address."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -138,13 +138,13 @@ def _register(run: MlflowRun, name: str, model_id: str, score: float | None) -> 
 
 
 def _outscored(run: MlflowRun, name: str, score: float) -> bool:
-    """Whether the version that has the alias scored higher, on a scale that can be compared."""
+    """Whether the version that has the alias has a higher score of the same sign."""
     from mlflow.exceptions import MlflowException
 
     try:
         tags = run.client.get_model_version_by_alias(name, ALIAS).tags
         holder = float(tags[SCORE_TAG])
-    except (MlflowException, KeyError, ValueError):  # nobody has it, or an earlier release gave it
+    except (MlflowException, KeyError, ValueError):  # no version has the alias, or it has no score
         return False
     return (holder < 0) == (score < 0) and holder > score
 
@@ -154,22 +154,25 @@ def load_translator(uri: str, device: torch.device | str = "cpu") -> tuple[nn.Mo
 
     Args:
         uri: `runs:/<run id>/<name>`, `models:/<name>@<alias>` or `models:/<name>/<version>`.
-        device: Where it shall compute.
+        device: Device of the network.
 
     Returns:
         The network (N, 1, H, W) -> (N, 1, H, W), fixed in evaluation mode (it has no `eval` or `train`), and the
         metadata. It refuses heights and widths that are not multiples of its stride.
 
     Raises:
-        UserError: there is no such model, the store does not answer, or the model is not one of ours.
+        UserError: There is no such model, the store does not answer, or the model was not logged by this project.
     """
     configure_mlflow()
     import mlflow
     from mlflow.models import Model
 
+    # Check the store before it is opened.
     use_files_beside_store()
     store = mlflow.get_tracking_uri()
     _check_store(uri, store)
+
+    # Download the model, then load it without pickle.
     with tempfile.TemporaryDirectory() as folder:
         try:
             check_schema(store)
@@ -182,8 +185,10 @@ def load_translator(uri: str, device: torch.device | str = "cpu") -> tuple[nn.Mo
         except Exception as error:  # the store, its server and its artifact storage each raise their own
             if missing := _missing(uri):
                 raise UserError(f"{uri}: {missing}") from error
-            place = without_password(store)
-            reason = f"not found in {place} ({short_reason(error, store)}); check the name, and MLFLOW_TRACKING_URI"
+            store_name = without_password(store)
+            reason = (
+                f"not found in {store_name} ({short_reason(error, store)}); check the name, and MLFLOW_TRACKING_URI"
+            )
             raise UserError(f"{uri}: {reason}") from error
         if metadata.get("translator") != FORMAT:
             raise UserError(f"{uri}: not a translator that this tool logged; give one of its models")
@@ -191,15 +196,15 @@ def load_translator(uri: str, device: torch.device | str = "cpu") -> tuple[nn.Mo
 
 
 def _missing(uri: str) -> str:
-    """What `what_is_missing` says; "" where the store does not answer any more."""
+    """Return what `missing_model_reason` does; "" if the store does not answer."""
     try:
-        return what_is_missing(uri)
+        return missing_model_reason(uri)
     except Exception:
         return ""
 
 
 def _check_store(uri: str, store: str) -> None:
-    """Asking a database that is not there would make one."""
+    """Refuse a database that does not exist, since connecting to it would create it."""
     database = Path(unquote(urlsplit(store).path.removeprefix("/")))
     if store.startswith("sqlite:") and not database.exists():
         raise UserError(
@@ -218,17 +223,17 @@ def _load(path: Path, device: torch.device, uri: str) -> nn.Module:
         raise UserError(f"{uri}: the model cannot be read ({short_reason(error)}); log it again") from error
     if device.type == "cpu":
         return module
-    program = torch.export.load(str(path / "data" / "model.pt2"))  # found free of pickle a moment ago
+    program = torch.export.load(str(path / "data" / "model.pt2"))  # just found free of pickle
     module = move_to_device_pass(program, device).module()
     _move_autocast(module, device)
     return module
 
 
 def _move_autocast(module: nn.Module, device: torch.device) -> None:
-    """Have the regions without autocast (`networks.output`), which name a kind of device, speak of another one."""
+    """Change the device type that a graph's regions without autocast (`networks.output`) name."""
     if not torch.amp.is_autocast_available(device.type):
         return
-    for graph in (part.graph for part in module.modules() if isinstance(part, torch.fx.GraphModule)):
+    for graph in (submodule.graph for submodule in module.modules() if isinstance(submodule, torch.fx.GraphModule)):
         for node in graph.find_nodes(op="call_function", target=torch.ops.higher_order.wrap_with_autocast):
             node.update_arg(0, device.type)
         graph.owning_module.recompile()
@@ -236,12 +241,12 @@ def _move_autocast(module: nn.Module, device: torch.device) -> None:
 
 @contextmanager
 def _pickle_refused() -> Iterator[None]:
-    before = os.environ.get(PICKLE_SWITCH)
+    saved_value = os.environ.get(PICKLE_SWITCH)
     os.environ[PICKLE_SWITCH] = "false"
     try:
         yield
     finally:
-        if before is None:
+        if saved_value is None:
             del os.environ[PICKLE_SWITCH]
         else:
-            os.environ[PICKLE_SWITCH] = before
+            os.environ[PICKLE_SWITCH] = saved_value

@@ -1,4 +1,4 @@
-"""One run in an MLflow store: found again or created, and fed without duplicates. Every call may raise."""
+"""One run in an MLflow store: continued or created, and logged to without duplicates. Every call may raise."""
 
 import json
 import re
@@ -10,25 +10,26 @@ import numpy as np
 from pipeline.tracking.metrics_file import SUPERSEDING
 from pipeline.tracking.mlflow_errors import check_schema
 from pipeline.tracking.mlflow_files import use_files_beside_store
-from pipeline.tracking.mlflow_settings import alone_at
+from pipeline.tracking.mlflow_settings import store_lock
 
-METRICS_PER_REQUEST, PARAMS_PER_REQUEST = 1000, 100  # MLflow's limits, as are the lengths below
+METRICS_PER_REQUEST, PARAMS_PER_REQUEST = 1000, 100  # MLflow's limits, like the lengths below
 KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6000, 5000
 GONE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
 
 def clean_key(name: str) -> str:
-    """Return the name with what MLflow refuses in keys replaced by "_"."""
-    return re.sub(r"[^A-Za-z0-9_\-./ ]", "_", name)[:KEY_LENGTH].strip("/ ") or "_"
+    """Return a name as MLflow takes it for a key: other letters become "_", empty and dotted parts between "/" go."""
+    cleaned = re.sub(r"[^A-Za-z0-9_\-./ ]", "_", name)[:KEY_LENGTH].strip("/ ")
+    return "/".join(part for part in cleaned.split("/") if part not in ("", ".", "..")) or "_"
 
 
 def clean_name(name: str) -> str:
-    """Return the name with what MLflow refuses in the names of models and aliases replaced by "_"."""
+    """Return a name with the letters that MLflow refuses in names of models and aliases replaced by "_"."""
     return re.sub(r"[^\w\-]", "_", name)[:KEY_LENGTH] or "_"
 
 
 def flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:
-    """Return nested settings as one level of text: {"a": {"b": 1}} -> {"a.b": "1"}, cut to MLflow's lengths."""
+    """Flatten nested settings to text: {"a": {"b": 1}} -> {"a.b": "1"}, cut to MLflow's lengths."""
     flat = {}
     for name, value in params.items():
         key = f"{prefix}{name}"
@@ -44,14 +45,14 @@ class MlflowRun:
     """A run that is open in the store.
 
     Args:
-        experiment: The experiment's name; made when it is missing.
-        name: The run's name.
-        params: Flat parameters. Those that differ from an earlier part of the same run become `changed.` tags.
+        experiment: Name of the experiment, which is created if missing.
+        name: Name of the run.
+        params: Flat parameters. Those that differ from the run's logged ones become `changed.` tags.
         tags: Tags of the run.
-        run_id: The run to continue, from a checkpoint; a new one is made when the store does not have it.
-        unfinished_id: A run to continue only if it never ended and has the same parameters: the one that a process
-            without a checkpoint left behind. Otherwise it is closed as KILLED.
-        started_ms: When a new run began, in ms since 1970; now where it is None.
+        run_id: Run to continue, from a checkpoint; a new one is created if the store does not have it.
+        unfinished_id: Run to continue only if it never ended and has the same parameters, left by a process without a
+            checkpoint. Otherwise it is closed as KILLED.
+        started_ms: Start time of a new run, in ms since 1970; None for now.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class MlflowRun:
 
         use_files_beside_store()
         self.uri = mlflow.get_tracking_uri()
-        with alone_at(self.uri):
+        with store_lock(self.uri):
             check_schema(self.uri)
             self.client = mlflow.MlflowClient(self.uri)
             run = self._find(run_id) or self._find_unfinished(unfinished_id, params)
@@ -107,21 +108,21 @@ class MlflowRun:
         from mlflow.exceptions import MlflowException
         from mlflow.tracking.context.registry import resolve_tags
 
-        found = self.client.get_experiment_by_name(experiment)
+        existing = self.client.get_experiment_by_name(experiment)
         try:
-            experiment_id = found.experiment_id if found else self.client.create_experiment(experiment)
-        except MlflowException:  # another process may have made it in the meantime
-            found = self.client.get_experiment_by_name(experiment)
-            if found is None:
+            experiment_id = existing.experiment_id if existing else self.client.create_experiment(experiment)
+        except MlflowException:  # another process may have created it meanwhile
+            existing = self.client.get_experiment_by_name(experiment)
+            if existing is None:
                 raise
-            experiment_id = found.experiment_id
-        if found and found.lifecycle_stage != "active":
+            experiment_id = existing.experiment_id
+        if existing and existing.lifecycle_stage != "active":
             raise ValueError(f'the experiment "{experiment}" is deleted; restore it, or set tracking.experiment')
-        cut = {clean_key(key): str(value)[:TAG_LENGTH] for key, value in tags.items()}
-        return self.client.create_run(experiment_id, started_ms, resolve_tags(cut), name)
+        shortened_tags = {clean_key(key): str(value)[:TAG_LENGTH] for key, value in tags.items()}
+        return self.client.create_run(experiment_id, started_ms, resolve_tags(shortened_tags), name)
 
     def _log_params(self, params: Mapping[str, str], logged: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Log parameters; of those that the run has, the ones that are no longer as it says last, as tags."""
+        """Log new parameters, and as tags those whose value differs from the run's latest one."""
         from mlflow.entities import Param
 
         new = [Param(key, value) for key, value in params.items() if key not in logged]
@@ -132,11 +133,11 @@ class MlflowRun:
 
     def _logged_images(self) -> set[tuple[str, int]]:
         names = (Path(file.path).name for file in self.client.list_artifacts(self.id, "images"))
-        whole = (re.fullmatch(r"(.+)\+step\+(\d+)\+timestamp\+.*\+compressed\.webp", name) for name in names)
-        return {(match[1].replace("~", "/"), int(match[2])) for match in whole if match}
+        matches = (re.fullmatch(r"(.+)\+step\+(\d+)\+timestamp\+.*\+compressed\.webp", name) for name in names)
+        return {(match[1].replace("~", "/"), int(match[2])) for match in matches if match}
 
     def _logged_steps(self, keys: Iterable[str]) -> dict[str, dict[int, tuple[int, float]]]:
-        """Return, by key and step, when the latest point was measured (ms) and its value."""
+        """Return key -> step -> (time in ms, value) of the latest point."""
         steps: dict[str, dict[int, tuple[int, float]]] = {key: {} for key in keys}
         for key, latest in steps.items():
             for metric in self.client.get_metric_history(self.id, key):
@@ -145,10 +146,13 @@ class MlflowRun:
         return steps
 
     def log_points(self, records: Sequence[Mapping[str, float]]) -> int:
-        """Log lines of metrics.jsonl ({"step": …, "time": seconds since 1970, name: value, …}) that are not there yet.
+        """Log the records of metrics.jsonl ({"step": …, "time": seconds since 1970, name: value, …}) the store lacks.
 
-        `logged_steps` is what the store held when the run was opened; nothing is sent twice after that. A later line
-        with another value under "test/" is sent too: of a step's points MLflow shows the one with the latest time.
+        `logged_steps` holds the points of the store when the run was opened; these are not sent again. A later record
+        with another value under "test/" is sent: of a step's points, MLflow shows the one with the latest time.
+
+        Returns:
+            The number of points sent.
         """
         from mlflow.entities import Metric
 
@@ -163,14 +167,14 @@ class MlflowRun:
         return len(points)
 
     def _lacks(self, key: str, value: float, time_ms: int, step: int) -> bool:
-        """Whether the store lacks a point, or has an earlier one of an evaluation that this one supersedes."""
+        """Whether the store lacks a point, or has one of an earlier evaluation that this one replaces."""
         if step not in self.logged_steps.get(key, ()):
             return True
         logged_ms, logged = self.logged_steps[key][step]
         return key.startswith(SUPERSEDING) and time_ms > logged_ms and value != logged
 
     def has_image(self, key: str, step: int) -> bool:
-        """Whether the store has an image of that key and step."""
+        """Whether the store has an image under a key and step."""
         return (clean_key(key), step) in self._images
 
     def log_image(self, image: np.ndarray, key: str, step: int) -> None:
@@ -181,7 +185,7 @@ class MlflowRun:
             self._images.add((key, step))
 
     def log_dataset(self, name: str, context: str, source: str, digest: str, profile: Mapping[str, object]) -> None:
-        """Log one of the run's data sets: what it is called, what it was for, where it lies and what is in it."""
+        """Log a data set of the run: name, context ("train", "test", …), source folder, digest and profile."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(
@@ -201,7 +205,7 @@ class MlflowRun:
         for start in range(0, len(changed), PARAMS_PER_REQUEST):
             self.client.log_batch(self.id, tags=changed[start : start + PARAMS_PER_REQUEST], synchronous=True)
 
-    def answers(self) -> bool:
+    def is_reachable(self) -> bool:
         """Whether the store still answers."""
         try:
             self.client.get_run(self.id)
@@ -210,12 +214,12 @@ class MlflowRun:
         return True
 
     def end(self, status: str, ended_ms: int | None = None) -> None:
-        """Close the run as FINISHED, FAILED or KILLED, now or as of a time in ms since 1970."""
+        """Close the run as FINISHED, FAILED or KILLED, now or at a time in ms since 1970."""
         self.client.set_terminated(self.id, status, ended_ms)
 
 
 def system_monitors() -> list:
-    """Return MLflow's monitors of processor, memory, disk, network and GPU; none where psutil is missing."""
+    """Return MLflow's monitors of CPU, memory, disk, network and GPU; none without psutil."""
     try:
         from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
         from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor

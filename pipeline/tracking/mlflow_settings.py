@@ -1,4 +1,4 @@
-"""MLflow's settings and its store's address: what holds for every run."""
+"""MLflow's settings, and the address of its store."""
 
 import os
 import re
@@ -25,7 +25,7 @@ SETTINGS = {
 
 
 def configure_mlflow() -> None:
-    """Make MLflow quick to fail and quiet, where the user has not set it otherwise; call it before `import mlflow`."""
+    """Make MLflow quiet and quick to fail, unless the user has set it otherwise; call before `import mlflow`."""
     import logging
 
     for name, value in SETTINGS.items():
@@ -36,22 +36,24 @@ def configure_mlflow() -> None:
 
 @contextmanager
 def request_timeout(seconds: float) -> Iterator[None]:
-    """Let requests take this much longer inside the block, unless the user has set a timeout."""
-    name, ours = "MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_TIMEOUT_S)
-    if os.environ.get(name) != ours:
+    """Extend the timeout of requests by so many seconds within the block, unless the user has set a timeout."""
+    name, default = "MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_TIMEOUT_S)
+    if os.environ.get(name) != default:
         yield
         return
     os.environ[name] = str(REQUEST_TIMEOUT_S + round(seconds))
     try:
         yield
     finally:
-        os.environ[name] = ours
+        os.environ[name] = default
 
 
 @contextmanager
-def alone_at(uri: str) -> Iterator[None]:
-    """Keep other processes from an SQLite store while the block opens it: two that create its tables get in each
-    other's way. Elsewhere, and where the system has no file locks, nothing is kept from anyone."""
+def store_lock(uri: str) -> Iterator[None]:
+    """Lock an SQLite store while the block opens it, since two processes that create its tables disturb each other.
+
+    Nothing is locked for other stores, or where the system has no file locks.
+    """
     path = sqlite_file(uri)
     if fcntl is None or path is None or not path.parent.is_dir():
         yield
@@ -62,7 +64,7 @@ def alone_at(uri: str) -> Iterator[None]:
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """Return the file of an SQLite store, or None for any other."""
+    """Return the file of an SQLite store; None for other stores."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
@@ -72,5 +74,5 @@ def is_remote(uri: str) -> bool:
 
 
 def without_password(uri: str) -> str:
-    """Return the URI fit for a terminal."""
+    """Return a URI without its user name and password."""
     return re.sub(r"(?<=://)[^/@]*@", "", uri)

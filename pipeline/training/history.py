@@ -1,74 +1,83 @@
-"""What a run's training came from: the weights it began with, and the changes of its schedule. Plain data, which its
-checkpoints keep, and what is said of it.
+"""The history of a run's training: the weights it began with, and changes of its schedule.
+
+It is plain data in checkpoints, and sentences made of it:
 
     {"started_from": {"run", "path", "step", "sha256", "method"}, "extensions": [{"step", "from", "to"}, …]}
 
-`started_from` has `held_out_seen` besides, where the weights were trained with validation or test subjects: how many.
+`started_from` also has `held_out_seen` if the weights were trained with validation or test subjects: their number.
 `from` and `to` of an extension are [epochs at the constant learning rate, epochs in which it falls to 0].
 """
 
 from collections.abc import Mapping
 
 from pipeline.config.schema import Config
-from pipeline.errors import UserError
 from pipeline.runs.folder import RunFolder
+from pipeline.utils.errors import UserError
 
 History = dict[str, object]
 
 
 def history_of(state: Mapping, config: Config) -> History:
-    """Return the history that a checkpoint keeps, with one more extension where the schedule is no longer its own."""
+    """Return a checkpoint's history, with a further extension if the configuration's schedule is another."""
     history = dict(state.get("history", {}))
-    before, now = epochs_asked(state["config"]["training"]), epochs_asked(config.training.model_dump())
-    if before != now:
-        extension = {"step": state["position"]["step"], "from": before, "to": now}
+    old_schedule, new_schedule = (
+        schedule_epochs(state["config"]["training"]),
+        schedule_epochs(config.training.model_dump()),
+    )
+    if old_schedule != new_schedule:
+        extension = {"step": state["position"]["step"], "from": old_schedule, "to": new_schedule}
         history["extensions"] = [*history.get("extensions", []), extension]
     return history
 
 
-def epochs_asked(training: Mapping) -> list[int]:
-    """Return the epochs at the constant rate, and those in which it falls."""
+def schedule_epochs(training: Mapping) -> list[int]:
+    """Return the number of epochs at the constant learning rate, and of those in which it falls."""
     return [training["epochs"], training["decay_epochs"]]
 
 
 def require_epochs(state: Mapping, config: Config, folder: RunFolder) -> None:
-    """Refuse a schedule that ends before what a checkpoint has trained, or changes nothing but what is past.
+    """Refuse a schedule that is shorter than what is trained, or that changes only epochs that are trained.
 
     Raises:
-        UserError: with the number of epochs that would go on.
+        UserError: the schedule is refused; the message gives the number of epochs that would continue.
     """
-    trained, before = state["position"]["epochs"], epochs_asked(state["config"]["training"])
-    now = epochs_asked(config.training.model_dump())
-    asked = f"training.epochs = {now[0]} and training.decay_epochs = {now[1]}"
+    trained, old_schedule = state["position"]["epochs"], schedule_epochs(state["config"]["training"])
+    new_schedule = schedule_epochs(config.training.model_dump())
+    setting = f"training.epochs = {new_schedule[0]} and training.decay_epochs = {new_schedule[1]}"
     go_on = f"set {trained + 1} or more in all to train on, or another output"
-    if sum(now) < trained:
+    if sum(new_schedule) < trained:
         raise UserError(
-            f"{folder.path}: {trained} epochs are trained already, and {asked} are {sum(now)} in all; {go_on}"
+            f"{folder.path}: {trained} epochs are trained already, and {setting} are {sum(new_schedule)} in "
+            f"all; {go_on}"
         )
-    if before != now and sum(now) == sum(before) == trained:
+    if old_schedule != new_schedule and sum(new_schedule) == sum(old_schedule) == trained:
         raise UserError(
-            f"{folder.path}: all {trained} epochs are trained already, with training.epochs = {before[0]} and "
-            f"training.decay_epochs = {before[1]}, and {asked} are as many; {go_on}"
+            f"{folder.path}: all {trained} epochs are trained already, with training.epochs = {old_schedule[0]} and "
+            f"training.decay_epochs = {old_schedule[1]}, and {setting} are as many; {go_on}"
         )
 
 
 def extension_text(extension: Mapping) -> str:
-    """Say how a schedule changed: "extended from 25 to 40 epochs at step 5,000"."""
-    before, now, step = sum(extension["from"]), sum(extension["to"]), extension["step"]
-    verb = "extended" if now > before else "shortened" if now < before else "divided anew,"
+    """Return how a schedule changed: "extended from 25 to 40 epochs at step 5,000"."""
+    old_epochs, new_epochs, step = sum(extension["from"]), sum(extension["to"]), extension["step"]
+    verb = "extended" if new_epochs > old_epochs else "shortened" if new_epochs < old_epochs else "divided anew,"
     return f"{verb} from {_epochs(extension['from'])} to {_epochs(extension['to'])} epochs at step {step:,}"
 
 
 def start_text(start: Mapping) -> str:
-    """Say whose weights a run began with."""
-    seen = start.get("held_out_seen")
-    warned = f"; trained with {seen} of this run's validation and test subjects, by their names" if seen else ""
-    whose = f"{start['run']} ({start['method']}), step {start['step']:,}"
-    return f"{whose}: {start['path']}, SHA-256 {start['sha256']}{warned}"
+    """Return a description of the weights that a run began with."""
+    held_out_count = start.get("held_out_seen")
+    warning = (
+        f"; trained with {held_out_count} of this run's validation and test subjects, by their names"
+        if held_out_count
+        else ""
+    )
+    source = f"{start['run']} ({start['method']}), step {start['step']:,}"
+    return f"{source}: {start['path']}, SHA-256 {start['sha256']}{warning}"
 
 
 def history_texts(history: Mapping) -> dict[str, str]:
-    """Return a run's history as name -> sentence, for reports and for tags of its MLflow run; empty for most runs."""
+    """Return a run's history as sentences by name, for reports and MLflow tags; empty for most runs."""
     texts = {}
     if "started_from" in history:
         texts["started from"] = start_text(history["started_from"])

@@ -1,8 +1,8 @@
-"""The validation subjects' slices, read and registered once: by worker processes, and from the store from then on.
+"""The validation subjects' slices, read and registered once by worker processes and then kept in the slice cache.
 
-An entry is one file of the store, `<key>-validation.npz`, with the arrays of one scan, or of both of a pair. The key
+An entry is one file of the cache, `<key>-validation.npz`, with the arrays of one scan, or of both of a pair. The key
 covers the images' path, size and modification time, the preprocessing, whether pairs are registered and which slices
-are chosen, so that nothing stale is ever served. A file that is damaged (its parts carry checksums) is made again.
+are chosen, so that no stale entry is used. A damaged file (its arrays have checksums) is made again.
 """
 
 import hashlib
@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.console import progress
 from pipeline.data.case import Case
-from pipeline.data.pairing import VERSION as REGISTRATION_VERSION
-from pipeline.data.store import VERSION as STORE_VERSION
-from pipeline.errors import DiskFull, UserError
-from pipeline.files import atomic_write, file_identity, make_folder
-from pipeline.workers import WorkerPool
+from pipeline.data.pairs import VERSION as REGISTRATION_VERSION
+from pipeline.data.slice_cache import VERSION as STORE_VERSION
+from pipeline.utils.console import progress
+from pipeline.utils.errors import DiskFull, UserError
+from pipeline.utils.files import atomic_write, file_identity, make_folder
+from pipeline.utils.workers import WorkerPool
 
-VERSION = 1  # of an entry; raise it when the same scans give other slices
-PRELOAD = ["transforms.presets", "pipeline.training.validation"]
+VERSION = 1  # of entries; to be raised when the same scans give other slices
+PRELOAD = ["transforms.slice_chain", "pipeline.training.validation"]
 
 Scan = Case | tuple[Case, Case]
 Arrays = Mapping[str, np.ndarray]  # by name
@@ -39,13 +39,13 @@ def prepared_slices(
     processes: int | None,
     quiet: bool,
 ) -> Iterator[tuple[Scan, Sequence[Arrays] | str]]:
-    """Yield every scan or pair, in order, with its arrays, or with the reason why it cannot be used.
+    """Yield every scan or pair, in order, with its arrays or with the reason why it cannot be used.
 
     Args:
-        scans: What to prepare.
-        prepare: Reads one, picklable; raises UserError where it cannot be used.
-        settings: All that the arrays depend on besides the files, in JSON's types.
-        store: Folder that keeps them; None prepares all in this process and keeps nothing.
+        scans: Scans or pairs to prepare.
+        prepare: Picklable function that reads a scan or pair; it raises UserError if that cannot be used.
+        settings: All settings that the arrays depend on, in JSON's types.
+        store: Folder of the slice cache; None prepares all in this process and keeps nothing.
         processes: Worker processes; None for one per core.
         quiet: Whether to leave out the progress bar.
 
@@ -54,44 +54,44 @@ def prepared_slices(
     """
     if store is not None:
         make_folder(store)
-    files = {scan: None if store is None else _file(scan, store, settings) for scan in scans}
+    files = {scan: None if store is None else _entry_path(scan, store, settings) for scan in scans}
     missing = {scan: file for scan, file in files.items() if file is None or not file.exists()}
     with WorkerPool(1 if store is None else processes, jobs=len(missing), preload=PRELOAD) as workers:
-        made = workers.ahead(_prepared, [(prepare, *entry) for entry in missing.items()], workers.processes)
+        prepared = workers.imap(_prepare_and_write, [(prepare, *entry) for entry in missing.items()], workers.processes)
         for scan in progress(scans, title="validation set", unit="scan", quiet=quiet):
-            arrays = next(made) if scan in missing else _read(files[scan])
-            yield scan, _prepared(prepare, scan, files[scan]) if arrays is None else arrays
+            arrays = next(prepared) if scan in missing else _read_entry(files[scan])
+            yield scan, _prepare_and_write(prepare, scan, files[scan]) if arrays is None else arrays
 
 
-def _prepared(prepare: Prepare, scan: Scan, file: Path | None) -> Sequence[Arrays] | str:
-    """Prepare one and write it; return its arrays, which are few, or why it cannot be used."""
+def _prepare_and_write(prepare: Prepare, scan: Scan, file: Path | None) -> Sequence[Arrays] | str:
+    """Prepare a scan or pair and write its entry; return the arrays, or why it cannot be used."""
     try:
-        sides = prepare(scan)
+        images = prepare(scan)
     except DiskFull:
         raise
     except UserError as error:
         return str(error)
     if file is not None:
-        arrays = {f"{number}/{name}": array for number, side in enumerate(sides) for name, array in side.items()}
+        arrays = {f"{number}/{name}": array for number, arrays in enumerate(images) for name, array in arrays.items()}
         atomic_write(file, lambda stream: np.savez(stream, **arrays))
-    return sides
+    return images
 
 
-def _read(file: Path) -> list[dict[str, np.ndarray]] | None:
+def _read_entry(file: Path) -> list[dict[str, np.ndarray]] | None:
     """Return the arrays of each image in an entry; None where it is damaged."""
     try:
-        sides: dict[str, dict[str, np.ndarray]] = {}
+        images: dict[str, dict[str, np.ndarray]] = {}
         with np.load(file, allow_pickle=False) as arrays:
             for key in arrays.files:
                 number, _, name = key.partition("/")
-                sides.setdefault(number, {})[name] = arrays[key]
+                images.setdefault(number, {})[name] = arrays[key]
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return None
-    return [sides[number] for number in sorted(sides)] or None
+    return [images[number] for number in sorted(images)] or None
 
 
-def _file(scan: Scan, store: Path, settings: Mapping[str, object]) -> Path | None:
-    """Return where an entry lies; None where a file of it cannot be asked, as reading it will say."""
+def _entry_path(scan: Scan, store: Path, settings: Mapping[str, object]) -> Path | None:
+    """Return the path of an entry; None if an image file is not accessible, which reading it will report."""
     cases = (scan,) if isinstance(scan, Case) else scan
     try:
         identity = [VERSION, STORE_VERSION, REGISTRATION_VERSION, [file_identity(case.path) for case in cases]]

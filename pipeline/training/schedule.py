@@ -1,19 +1,19 @@
-"""From a configuration to a schedule, and whether its learning rate lasts as long as its steps."""
+"""Builds a training schedule, and warns if its learning rate vanishes long before the last step."""
 
 from pipeline.config.schema import Training
-from pipeline.console import warn
 from pipeline.training.loop import Schedule
+from pipeline.utils.console import warn
 
-LEAST_RATE = 1e-3  # of the initial one: below it, weights hardly move
-LEAST_SHARE = 0.1  # of all steps: as many may follow with so low a rate
+LEAST_RATE = 1e-3  # share of the initial learning rate below which weights hardly move
+LEAST_SHARE = 0.1  # share of all steps that may have so low a rate
 
 
 def schedule_of(training: Training, slices: int) -> Schedule:
-    """Return how long and how often to train.
+    """Return the schedule of a training.
 
     Args:
-        training: The configuration's section.
-        slices: How many there are of the contrast with more, or how many pairs.
+        training: The configuration's training section.
+        slices: Number of slices of the contrast with more of them, or number of pairs.
     """
     return Schedule(
         steps_per_epoch=training.steps_per_epoch or -(-slices // training.batch_size),
@@ -31,9 +31,9 @@ def schedule_of(training: Training, slices: int) -> Schedule:
 
 
 def warn_of_lost_rate(schedule: Schedule) -> None:
-    """Warn of a learning rate that is below `LEAST_RATE` of itself with over `LEAST_SHARE` of the steps to come."""
+    """Warn if the learning rate is below `LEAST_RATE` of its initial value for over `LEAST_SHARE` of the steps."""
     low, high = 0, schedule.steps
-    while low < high:  # the first step with so low a rate, for it never rises again
+    while low < high:  # binary search for the first step with so low a rate, which never rises again
         middle = (low + high) // 2
         if schedule.learning_rate_factor(middle) < LEAST_RATE:
             high = middle

@@ -11,33 +11,33 @@ import torch
 from nibabel.affines import voxel_sizes
 from torch import nn
 
-from pipeline.console import warn
 from pipeline.data.case import Case, pairs
-from pipeline.data.coverage import WHOLE, Coverage, head_slices
-from pipeline.data.pairing import PairReader, PreparedScan
-from pipeline.errors import UserError
-from pipeline.metrics.agreement import DATA_RANGE, intensity_distance, mae, psnr, ssim
+from pipeline.data.coverage import FULL_COVERAGE, Coverage, head_slices
+from pipeline.data.pairs import PairReader, PreparedScan
+from pipeline.inference.translator import translate_slices
 from pipeline.metrics.baselines import histogram_quantiles
-from pipeline.metrics.detectors import Cohort, Translated, depth_layers, measure
-from pipeline.report.panels import SampleRow, sample_panel
-from pipeline.report.tiles import RADIOLOGICAL, Tile
+from pipeline.metrics.failure_detectors import Cohort, Translated, depth_layers, measure
+from pipeline.metrics.similarity import DATA_RANGE, intensity_distance, mae, psnr, ssim
+from pipeline.reporting.panels import SampleRow, sample_panel
+from pipeline.reporting.tiles import RADIOLOGICAL, Tile
 from pipeline.training.prepared_slices import prepared_slices
-from pipeline.translation.translator import translate_slices
-from transforms.slices import AXES, centre_fit, slices_with_a_fair_share
+from pipeline.utils.console import warn
+from pipeline.utils.errors import UserError
+from transforms.slices import AXES, centre_fit, well_filled_slices
 
 
 @dataclass(frozen=True)
 class FixedSlices:
-    """Some slices of one validation scan.
+    """The chosen slices of one validation scan.
 
     Attributes:
-        label: The subject.
+        label: Name of the subject.
         source: (K, H, W) in [-1, 1], as the network takes them.
-        field_of_view: (h, w) before padding.
-        foreground: (K, h, w) bool: of the real target, or of the source where there is none.
+        field_of_view: (h, w) of a slice before padding.
+        foreground: (K, h, w) bool, of the real target, or of the source without pairs.
         real: (K, h, w) in [-1, 1], or None without pairs.
-        head: (K, h, w) bool: of the source.
-        pixel_mm: Height and width of a pixel.
+        head: (K, h, w) bool, the source's foreground.
+        pixel_mm: Height and width of a pixel in mm.
     """
 
     label: str
@@ -50,13 +50,13 @@ class FixedSlices:
 
     @classmethod
     def from_arrays(cls, label: str, arrays: Mapping[str, np.ndarray]) -> "FixedSlices":
-        """Make them of arrays by name, without "real" where there is none."""
+        """Make an instance from arrays by field name; "real" may be missing."""
         numbers = {name: tuple(arrays[name].tolist()) for name in ("field_of_view", "pixel_mm")}
         return cls(**{"real": None, **arrays, **numbers, "label": label})
 
     @cached_property
     def layers(self) -> np.ndarray:
-        """(K, h, w): `pipeline.metrics.detectors.depth_layers` of the source's head."""
+        """(K, h, w), `pipeline.metrics.failure_detectors.depth_layers` of the source's head."""
         return depth_layers(self.head)
 
     def unpadded(self, slices: np.ndarray) -> np.ndarray:
@@ -69,23 +69,22 @@ class Validation:
 
     Args:
         cases: The validation subjects' cases.
-        contrasts: The two contrasts' names.
-        scored_in_pairs: Whether a subject's contrasts may be compared; without, or without any pair among the cases,
-            scores are those that need none.
+        contrasts: Names of the two contrasts.
+        scored_in_pairs: Whether a subject's contrasts may be compared; if not, or if there are no pairs, scores are
+            those that need no pairs.
         reader: Reads and registers.
-        slices: How many slices to score in each direction, spread evenly over subjects.
-        histograms: By contrast, the training cohort's foreground intensities over [-1, 1].
-        cohorts: By contrast, what the detectors know of the training cohort; None leaves the detectors out.
-        coverage: The range of the head that is trained on: slices beyond it are not scored.
-        device: Where the networks are.
-        precision: In which they compute: that in which they will translate; see
-            `pipeline.translation.model.precision_of`.
-        store: Folder that keeps the slices for the next start; None keeps none.
-        processes: Worker processes that read and register what is not there; None for one per core.
-        quiet: Whether to leave out the progress bar.
+        slices: Number of slices to score in each direction, spread evenly over subjects.
+        histograms: Histogram of the training cohort's foreground over [-1, 1], by contrast.
+        cohorts: Statistics of the training cohort for the detectors, by contrast; None leaves the detectors out.
+        coverage: Range of the head that is trained on; slices beyond it are not scored.
+        device: Device of the networks.
+        precision: Precision of the networks, that of translation; see `pipeline.inference.model.precision_of`.
+        store: Folder of the slice cache; None keeps no slices.
+        processes: Number of worker processes that read and register new scans; None for one per core.
+        quiet: Whether to hide the progress bar.
 
     Raises:
-        UserError: there is no case, or none could be read.
+        UserError: there are no cases, or none could be read.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class Validation:
         histograms: Mapping[str, Sequence[float]],
         device: torch.device,
         cohorts: Mapping[str, Cohort] | None = None,
-        coverage: Coverage = WHOLE,
+        coverage: Coverage = FULL_COVERAGE,
         precision: str = "float32",
         store: Path | None = None,
         processes: int | None = 1,
@@ -108,16 +107,18 @@ class Validation:
         self.contrasts, self.device, self.cohorts, self.precision = contrasts, device, cohorts, precision
         self.quantiles = {contrast: histogram_quantiles(histograms[contrast]) for contrast in contrasts}
         self.by_target: dict[str, list[FixedSlices]] = {contrast: [] for contrast in contrasts}
-        found = pairs(cases, contrasts) if scored_in_pairs else []
-        each = max(1, slices // max(1, len(found) or len(cases) // 2))
-        settings = {"slices": each, "coverage": [coverage.axis, coverage.mm]}
+        scan_pairs = pairs(cases, contrasts) if scored_in_pairs else []
+        slices_per_scan = max(1, slices // max(1, len(scan_pairs) or len(cases) // 2))
+        settings = {"slices": slices_per_scan, "coverage": [coverage.axis, coverage.mm]}
         settings |= {} if store is None else reader.identity()
-        how = {"store": store, "processes": processes, "quiet": quiet}
-        for scan, sides in prepared_slices(found or cases, partial(_prepare, reader, each, coverage), settings, **how):
-            if isinstance(sides, str):
-                warn(f"warning: {sides}; left out of the validation")
+        options = {"store": store, "processes": processes, "quiet": quiet}
+        for scan, images in prepared_slices(
+            scan_pairs or cases, partial(_prepare_scan, reader, slices_per_scan, coverage), settings, **options
+        ):
+            if isinstance(images, str):
+                warn(f"warning: {images}; left out of the validation")
                 continue
-            for case, arrays in zip((scan,) if isinstance(scan, Case) else scan, sides, strict=True):
+            for case, arrays in zip((scan,) if isinstance(scan, Case) else scan, images, strict=True):
                 label = scan.name if isinstance(scan, Case) else case.subject
                 self.by_target[self._other(case.contrast)].append(FixedSlices.from_arrays(label, arrays))
         if not all(self.by_target.values()):
@@ -130,68 +131,77 @@ class Validation:
         """Return PSNR and SSIM by direction, inside the head, averaged over subjects; and "validation/score".
 
         The score is the mean PSNR of both directions; without pairs, minus the sum of cycle error and intensity
-        distance. SSIM is not used to choose: an untrained network that copies its input already has a fair one.
+        distance. SSIM is not part of the score: an untrained network that copies its input already has a fair SSIM.
 
-        With `cohorts` there are the detectors' values too, "detectors/<direction>/<name>", which use no pairs.
+        With `cohorts` the metrics include the detectors' values, "detectors/<direction>/<name>", which need no pairs.
         """
         metrics: dict[str, list[float]] = {}
-        watched: dict[str, float] = {}
-        for target, sets in self.by_target.items():
-            way = f"{self._other(target)}_to_{target}"
-            direction, scans = f"validation/{way}", []
-            for fixed in sets:
+        detector_values: dict[str, float] = {}
+        for target, fixed_scans in self.by_target.items():
+            direction = f"{self._other(target)}_to_{target}"
+            prefix, detector_inputs = f"validation/{direction}", []
+            # Translate every scan, and score it against the real target or, without pairs, by its cycle.
+            for fixed in fixed_scans:
                 translated = self._translate(fixed.source, translators[target])
-                scans.append(_translated(fixed, translated))
+                detector_inputs.append(_detector_input(fixed, translated))
                 if fixed.real is None:
-                    back = self._translate(translated, translators[self._other(target)])
+                    reconstructed = self._translate(translated, translators[self._other(target)])
                     prediction = fixed.unpadded(translated)[fixed.foreground]
-                    found = {
-                        "cycle_error": mae(fixed.unpadded(back), fixed.unpadded(fixed.source), fixed.foreground),
+                    scan_scores = {
+                        "cycle_error": mae(
+                            fixed.unpadded(reconstructed), fixed.unpadded(fixed.source), fixed.foreground
+                        ),
                         "intensity_distance": intensity_distance(prediction, self.quantiles[target]),
                     }
                 else:
-                    found = _similarity(fixed.unpadded(translated), fixed.real, fixed.foreground)
-                for name, value in found.items():
-                    metrics.setdefault(f"{direction}/{name}", []).append(value)
+                    scan_scores = _similarity(fixed.unpadded(translated), fixed.real, fixed.foreground)
+                for name, value in scan_scores.items():
+                    metrics.setdefault(f"{prefix}/{name}", []).append(value)
+            # Measure what the failure checks need of a direction.
             if self.cohorts is not None:
-                values = measure(scans, self.cohorts[self._other(target)], self.cohorts[target])
-                watched |= {f"detectors/{way}/{name}": value for name, value in values.items()}
+                values = measure(detector_inputs, self.cohorts[self._other(target)], self.cohorts[target])
+                detector_values |= {f"detectors/{direction}/{name}": value for name, value in values.items()}
+
+        # Average over subjects, and make one score of both directions.
         means = {name: float(np.mean(values)) for name, values in metrics.items()}
         gains = [value for name, value in means.items() if name.endswith("/psnr")]
         losses = [value for name, value in means.items() if name.endswith(("/cycle_error", "/intensity_distance"))]
-        return {**means, **watched, "validation/score": float(np.mean(gains)) if gains else -sum(losses) / 2}
+        return {**means, **detector_values, "validation/score": float(np.mean(gains)) if gains else -sum(losses) / 2}
 
     def panels(self, translators: Mapping[str, nn.Module], rows: int, *, oriented: bool) -> dict[str, Tile]:
-        """Draw, by target, `rows` fixed slices as input | translated | real target | error.
+        """Draw `rows` fixed slices as input | translated | real target | error, by target.
 
         Args:
-            translators: By target contrast.
-            rows: Slices a picture.
-            oriented: Whether left and right are known (volumes), so that the caption may speak of them.
+            translators: Networks by target contrast.
+            rows: Number of slices in a picture.
+            oriented: Whether left and right are known (volumes), so that the caption may name them.
         """
-        drawn = {}
-        for target, sets in self.by_target.items():
+        panels = {}
+        for target, fixed_scans in self.by_target.items():
             source = self._other(target)
-            spread = [
-                (fixed, index) for index in range(len(sets[0].source)) for fixed in sets if index < len(fixed.source)
+            candidates = [
+                (fixed, index)
+                for index in range(len(fixed_scans[0].source))
+                for fixed in fixed_scans
+                if index < len(fixed.source)
             ]
-            chosen = [spread[round(place)] for place in np.linspace(0.1, 0.9, rows) * (len(spread) - 1)]
+            chosen = [candidates[round(position)] for position in np.linspace(0.1, 0.9, rows) * (len(candidates) - 1)]
             sample_rows = [self._sample(fixed, index, target, translators) for fixed, index in chosen]
             footer = RADIOLOGICAL if oriented else ""
-            drawn[target] = sample_panel(sample_rows, source=source, target=target, footer=footer)
-        return drawn
+            panels[target] = sample_panel(sample_rows, source=source, target=target, footer=footer)
+        return panels
 
     def _sample(self, fixed: FixedSlices, index: int, target: str, translators: Mapping[str, nn.Module]) -> SampleRow:
         source = fixed.source[index : index + 1]
         translated = self._translate(source, translators[target])
-        back = None
+        reconstructed = None
         if fixed.real is None:
-            back = fixed.unpadded(self._translate(translated, translators[self._other(target)]))[0]
+            reconstructed = fixed.unpadded(self._translate(translated, translators[self._other(target)]))[0]
         return SampleRow(
             source=fixed.unpadded(source)[0],
             translated=fixed.unpadded(translated)[0],
             real=None if fixed.real is None else fixed.real[index],
-            reconstructed=back,
+            reconstructed=reconstructed,
             label=fixed.label,
         )
 
@@ -213,36 +223,36 @@ class Validation:
 
 
 def _similarity(prediction: np.ndarray, real: np.ndarray, foreground: np.ndarray) -> dict[str, float]:
-    """Return PSNR over the slices' foreground together, and the mean of their 2D SSIM there."""
-    similar = [ssim(*one[:2], DATA_RANGE, one[2]) for one in zip(prediction, real, foreground, strict=True)]
-    return {"psnr": psnr(prediction, real, DATA_RANGE, foreground), "ssim": float(np.mean(similar))}
+    """Return PSNR over the foreground of all slices, and the mean of the slices' 2D SSIM there."""
+    ssims = [ssim(*arrays[:2], DATA_RANGE, arrays[2]) for arrays in zip(prediction, real, foreground, strict=True)]
+    return {"psnr": psnr(prediction, real, DATA_RANGE, foreground), "ssim": float(np.mean(ssims))}
 
 
-def _prepare(
+def _prepare_scan(
     reader: PairReader, count: int, coverage: Coverage, scan: Case | tuple[Case, Case]
 ) -> list[dict[str, np.ndarray]]:
-    """Return the arrays of `FixedSlices` of a scan, or of both scans of a pair, the first as source first.
+    """Return the arrays of `FixedSlices` of a scan, or of both scans of a pair, the first scan first.
 
     Raises:
-        UserError: it cannot be used.
+        UserError: the scan or pair cannot be used.
     """
     if isinstance(scan, Case):
-        alone = reader.scan(scan.path)
-        return [_choose(alone, alone.foreground, None, count, coverage)]
-    return [_choose(view.source, view.foreground, view.real, count, coverage) for view in reader.read(scan)[:2]]
+        prepared = reader.scan(scan.path)
+        return [_choose_slices(prepared, prepared.foreground, None, count, coverage)]
+    return [_choose_slices(view.source, view.foreground, view.real, count, coverage) for view in reader.read(scan)[:2]]
 
 
-def _choose(
+def _choose_slices(
     scan: PreparedScan, foreground: np.ndarray, real: np.ndarray | None, count: int, coverage: Coverage
 ) -> dict[str, np.ndarray]:
-    """Return `count` slices spread evenly over those with a fair share of head in the range that is trained on.
+    """Return the arrays of `FixedSlices` of `count` evenly spread slices.
 
-    As arrays of `FixedSlices`.
+    They are chosen among slices with a fair share of head in the range that is trained on.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such slice.
     """
-    occupied = slices_with_a_fair_share(foreground)
+    occupied = well_filled_slices(foreground)
     occupied = occupied[coverage.select(occupied, head_slices(scan.foreground), scan.spacing_mm[0])]
     if len(occupied) == 0:
         raise UserError(f"{scan.name}: shows nothing of the range trained on, {coverage}")
@@ -257,16 +267,16 @@ def _choose(
     return arrays if real is None else {**arrays, "real": real[index]}
 
 
-def _translated(fixed: FixedSlices, translation: np.ndarray) -> Translated:
-    """Return a translation, still padded, as the detectors take it."""
-    unpadded = (fixed.unpadded(fixed.source), fixed.unpadded(translation))
-    return Translated(*unpadded, fixed.head, fixed.layers, fixed.pixel_mm)
+def _detector_input(fixed: FixedSlices, translation: np.ndarray) -> Translated:
+    """Return a padded translation as input of the detectors."""
+    images = (fixed.unpadded(fixed.source), fixed.unpadded(translation))
+    return Translated(*images, fixed.head, fixed.layers, fixed.pixel_mm)
 
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode, and back as it was."""
-    modes = {module: module.training for module in network.modules()}  # parts may be shared with other networks
+    """Put a network into evaluation mode within the block, then restore its modes."""
+    modes = {module: module.training for module in network.modules()}  # submodules may be shared with other networks
     network.eval()
     try:
         yield
@@ -276,8 +286,8 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def save_sample(folder: Path, direction: str, epoch: int, panel: Tile) -> Path:
-    """Write a sample panel where the training GIF finds it, and return its path."""
-    from pipeline.report.tiles import save_png
+    """Write a sample panel to the path that the training GIF reads, and return it."""
+    from pipeline.reporting.tiles import save_png
 
     path = folder / direction / f"epoch-{epoch:05d}.png"
     save_png(panel, path)

@@ -18,7 +18,7 @@ from benchmarks import data, inference, metrics, overheads, scaling, scans, step
 from benchmarks.commands import ROOT, run_command
 from benchmarks.timing import Timing
 from pipeline.config.load import load_config
-from pipeline.data.likeness import volume_likeness
+from pipeline.data.fingerprint import volume_fingerprint
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def at_once(monkeypatch, tmp_path):
 
     for module in (data, inference, metrics, scaling, step):
         monkeypatch.setattr(module, "measure", measure)
-    monkeypatch.setattr("pipeline.hardware.set_up", lambda threads: None)
+    monkeypatch.setattr("pipeline.utils.hardware.set_up", lambda threads: None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     threads = torch.get_num_threads()
     yield
@@ -52,7 +52,7 @@ def first_cells(printed):
 @pytest.fixture
 def small_slices(monkeypatch):
     monkeypatch.setattr(data, "SETTINGS", {**data.SETTINGS, "size": 32})
-    for name, size in {"BATCH": 2, "BATCHES": 2, "FEW": 2, "SLICES": 3, "MANY": 3}.items():
+    for name, size in {"BATCH": 2, "BATCHES": 2, "FEW_VOLUMES": 2, "SLICES": 3, "MANY_VOLUMES": 3}.items():
         monkeypatch.setattr(data, name, size)
 
 
@@ -65,9 +65,9 @@ def test_data(small_slices, tmp_path, capsys):
                 "ours, 3 volumes, jitter 1.117"):  # fmt: skip
         assert row in first_cells(printed), row
     [table_row] = [line for line in printed.splitlines() if line.startswith("ours, into the store")]
-    [told] = [line for line in printed.splitlines() if "extrapolated" in line]
+    [total_line] = [line for line in printed.splitlines() if "extrapolated" in line]
     spent = re.search(r"\d\S* [mµ]?s", table_row)[0]
-    assert f"200 volumes of {spent}: 0.00 GiB" in told  # of the same run
+    assert f"200 volumes of {spent}: 0.00 GiB" in total_line  # of the same run
 
 
 def test_data_from_a_store_of_any_size(small_slices, tmp_path, capsys):
@@ -89,21 +89,21 @@ SMALL = ["--width", "2", "--size", "32", "--device", "cpu", "--batch-size", "4",
 
 def test_inference(monkeypatch, capsys):
     monkeypatch.setattr(
-        "pipeline.translation.inference.CompiledForms", lambda batch_size: lambda network, batch: network(batch)
+        "pipeline.inference.compile.CompiledForms", lambda batch_size: lambda network, batch: network(batch)
     )
     assert inference.main([*SMALL, "--slices", "12"]) == 0
     printed = capsys.readouterr().out
     rows = first_cells(printed)
-    assert [rows.count(name) for name in inference.ways(4)] == [1, 2, 2, 2, 2, 2]
+    assert [rows.count(name) for name in inference.variants(4)] == [1, 2, 2, 2, 2, 2]
     psnr = {line.split("  ")[0]: line.split()[-1] for line in printed.partition("against one by one")[2].splitlines()}
     assert float(psnr["bf16"]) > 30
 
 
 def test_inference_file_to_file_is_the_commands_own_way(monkeypatch, capsys):
     compared = []
-    likeness = volume_likeness
-    noted = lambda *arguments: compared.append(arguments[1]) or likeness(*arguments)  # noqa: E731
-    monkeypatch.setattr("pipeline.translation.familiarity.volume_likeness", noted)
+    likeness = volume_fingerprint
+    recorded = lambda *arguments: compared.append(arguments[1]) or likeness(*arguments)  # noqa: E731
+    monkeypatch.setattr("pipeline.inference.domain_shift.volume_fingerprint", recorded)
     assert inference.main([*SMALL, "--slices", "20", "--file", "--precision", "bf16"]) == 0
     printed = capsys.readouterr().out
     rows = [line for line in printed.splitlines() if line.split("  ")[0] in (*inference.STAGES, "all else", "all")]
@@ -178,7 +178,7 @@ def test_metrics(monkeypatch, capsys):
 def test_overheads_of_doors_that_say_what_is_expected(monkeypatch, capsys):
     assert overheads.main(["--only", "doors", "--rounds", "1"]) == 0
     rows = first_cells(capsys.readouterr().out)
-    assert [f"{name}{end}" in rows for name in overheads.DOORS for end in (" --help", ", refused")] == [True] * 14
+    assert [f"{name}{end}" in rows for name in overheads.COMMANDS for end in (" --help", ", refused")] == [True] * 14
     with pytest.raises(RuntimeError, match=r"pipeline.sync gone: exit code 2, not 2; it says 'error: gone: no such"):
         overheads.answer_seconds(["pipeline.sync", "gone"], 1, "something else", 2)
 
@@ -186,9 +186,9 @@ def test_overheads_of_doors_that_say_what_is_expected(monkeypatch, capsys):
 def test_overheads_of_a_record_are_those_of_the_whole_process():
     size = {"steps": 6, "step_seconds": 0.001, "log_every": 2}
     for how in (overheads.NOTHING, overheads.FILE, overheads.FOLLOWED):
-        found = overheads.kept_record(how, **size)
-        assert found.keys() == {"start", "computed", "waited"} and min(found.values()) >= 0
-        assert found["computed"] < 60
+        record = overheads.measure_record(how, **size)
+        assert record.keys() == {"start", "computed", "waited"} and min(record.values()) >= 0
+        assert record["computed"] < 60
 
 
 def test_overheads_of_a_record_are_told_beyond_a_round_without_one(monkeypatch):
@@ -200,7 +200,7 @@ def test_overheads_of_a_record_are_told_beyond_a_round_without_one(monkeypatch):
         return {name: [{"start": 2, "computed": one, "waited": 0.05} for one in computed[name]] for name in names}
 
     monkeypatch.setattr(overheads, "in_turns", in_turns)
-    rows = overheads.record(1.0, step_seconds=0.1, log_every=5, rounds=3)  # ten steps
+    rows = overheads.record_rows(1.0, step_seconds=0.1, log_every=5, rounds=3)  # ten steps
     assert [row[1:] for row in rows] == [["30 ms", "30.00%", "5 ms", "5.00%", "2 s"]] * 3
 
 
@@ -218,7 +218,7 @@ def test_scaling(after_the_demo, monkeypatch, capsys):
         monkeypatch.setattr(scaling, name, values)
     small = {"generator": {"type": "unet", "width": 2}, "discriminator": {"width": 2}}
     monkeypatch.setitem(step.ROWS, "unet-128", step.Row(128, step.CYCLEGAN, **small))
-    monkeypatch.setattr(scaling, "timed", in_this_process)
+    monkeypatch.setattr(scaling, "command_seconds", in_this_process)
     assert scaling.main([*scaling.QUANTITIES, "--rounds", "1"]) == 0
     printed = capsys.readouterr().out
     for size in ("256 pixels a side", "2 a batch", "4 slices", "20 subjects", "3 volumes"):
@@ -244,7 +244,7 @@ def test_scaling_with_the_length_of_a_run(monkeypatch, capsys):
         config.folder.mkdir(parents=True)
         (config.folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
 
-    monkeypatch.setattr(scaling, "timed", run)
+    monkeypatch.setattr(scaling, "command_seconds", run)
     assert scaling.main(["length", "--epochs", "10", "--steps", "3"]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"a step, fifth 5 +1 s", printed) and re.search(r"a step, last over first +1.00", printed)
@@ -253,14 +253,14 @@ def test_scaling_with_the_length_of_a_run(monkeypatch, capsys):
 
 def test_the_ends_of_epochs_are_told_from_the_steps_within():
     times = np.cumsum([9, 1, 1, 6, 1, 1, 7, 1, 1])  # three epochs of three steps
-    within, ends = scaling.gaps_of(list(zip(range(1, 10), times.tolist(), strict=True)), 3)
+    within, ends = scaling.epoch_gaps(list(zip(range(1, 10), times.tolist(), strict=True)), 3)
     assert within == [1] * 6 and ends == [5, 6]
     assert scaling.fifths("x", [1.0, 1.0, 1.0, 1.0, 2.0, 3.0])[-1][1:3] == ["x, last over first", "3.00"]
 
 
 def test_the_plan_of_a_cohort_does_not_depend_on_earlier_runs(after_the_demo, capsys):
-    [[said, _]] = overheads.plan(10)
-    assert said == "run --dry-run, 10 subjects"
+    [[label, _]] = overheads.plan_rows(10)
+    assert label == "run --dry-run, 10 subjects"
 
 
 def test_a_command_leaves_nothing_where_the_benchmark_is_started(tmp_path, monkeypatch):
@@ -273,7 +273,7 @@ def test_a_command_leaves_nothing_where_the_benchmark_is_started(tmp_path, monke
 
 def test_a_command_that_fails_says_why():
     with pytest.raises(RuntimeError, match=r"(?s)pipeline.run no_such.yaml: exit code 2.*No such file"):
-        scaling.timed([overheads.sys.executable, "-m", "pipeline.run", "no_such.yaml"])
+        scaling.command_seconds([overheads.sys.executable, "-m", "pipeline.run", "no_such.yaml"])
 
 
 def test_scans(monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from benchmarks import data
-from transforms.presets import slice_chain
+from transforms.slice_chain import slice_chain
 from transforms.slices import stack_slices
 
 AFFINES = {
@@ -39,6 +39,6 @@ def test_extraction_is_monais_to_a_millionth_of_the_range(small, volume, resized
     assert_allclose(affine, ours["image_affine"], rtol=0, atol=1e-6)
     chain = data.monai_chain(shape, affine, resized=resized, limits=ours["image_range"])
     theirs = chain({"image": str(volume)})["image"]
-    made = stack_slices(ours["image"], "axial")
-    assert theirs.shape == (1, 48, 48, shape[2]) and 0.2 < made.std() < 1.2
-    assert_allclose(made, theirs[0].numpy(), rtol=0, atol=2 * share)
+    slices = stack_slices(ours["image"], "axial")
+    assert theirs.shape == (1, 48, 48, shape[2]) and 0.2 < slices.std() < 1.2
+    assert_allclose(slices, theirs[0].numpy(), rtol=0, atol=2 * share)

@@ -6,7 +6,7 @@ from small_engine import MUNIT, batch, config_of, engine_of, force_the_ways
 from torch import nn
 
 from benchmarks.reference import PLAIN, Pool
-from networks.convolutions import Convolution, RepeatedDoubling, TransposedConvolution
+from networks.cpu_kernels.convolutions import Convolution, TransposedConvolution, UpsampleConvolution
 
 METHODS = {
     "cyclegan": {},
@@ -53,7 +53,7 @@ def test_losses_gradients_and_weights_of_steps_are_the_engines(options, ways):
     config = config_of(**options)
     plain = PLAIN[config.method.type](config, engine.networks())
     parts = {type(part) for one in plain.networks.values() for part in one.modules()}
-    sped_up = {Convolution, RepeatedDoubling, TransposedConvolution}
+    sped_up = {Convolution, UpsampleConvolution, TransposedConvolution}
     assert nn.InstanceNorm2d in parts and not parts & sped_up
     if config.method.type == "cyclegan":
         draw_alike(plain, engine, count)
@@ -65,10 +65,10 @@ def test_losses_gradients_and_weights_of_steps_are_the_engines(options, ways):
             torch.testing.assert_close(loss, expected[name].detach(), rtol=0, atol=1e-10, msg=f"{name} {index}")
         for name, network in engine.networks().items():
             others = dict(plain.networks[name].named_parameters())
-            for place, weight in network.named_parameters():
-                torch.testing.assert_close(weight, others[place], rtol=0, atol=1e-10, msg=f"{name}.{place} {index}")
+            for key, weight in network.named_parameters():
+                torch.testing.assert_close(weight, others[key], rtol=0, atol=1e-10, msg=f"{name}.{key} {index}")
                 if weight.grad is not None:
-                    torch.testing.assert_close(weight.grad, others[place].grad, rtol=0, atol=1e-10)
+                    torch.testing.assert_close(weight.grad, others[key].grad, rtol=0, atol=1e-10)
 
 
 def test_the_plain_pool_keeps_so_many_images_and_returns_old_ones():

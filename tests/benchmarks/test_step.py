@@ -20,7 +20,7 @@ def test_a_step_asks_for_few_kernels(row, most, monkeypatch):
     job = step.ROWS[row]
     small = {name: {**getattr(job, name), "width": 2} for name in ("generator", "discriminator")}
     monkeypatch.setitem(step.ROWS, row, step.Row(job.size, job.method, **small))  # their number knows no width
-    monkeypatch.setattr("pipeline.hardware.set_up", lambda threads: None)
+    monkeypatch.setattr("pipeline.utils.hardware.set_up", lambda threads: None)
     plain, ours = (
         count_operations(step.prepare(row, 1, kind, "cpu", None, foreach=True), warm_up=1)
         for kind in ("plain", "float32")
@@ -42,4 +42,4 @@ def test_the_work_of_a_step_is_that_of_the_public_networks():
 
 
 def test_the_exponent_is_that_of_a_power_law():
-    assert scaling.law([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)
+    assert scaling.power_law_exponent([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)

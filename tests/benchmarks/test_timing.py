@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from benchmarks.timing import Side, Timing, in_turns, measure, peak_mib, spelt
+from benchmarks.timing import Side, Timing, duration_text, in_turns, measure, peak_mib
 
 
 def waiting(seconds):
@@ -56,4 +56,4 @@ def test_the_ratio_is_taken_within_each_round():
 
 @pytest.mark.parametrize(("seconds", "text"), [(2.345, "2.35 s"), (0.0123, "12.3 ms"), (4.5e-6, "4.5 µs")])
 def test_durations_are_spelt_in_the_unit_that_suits_them(seconds, text):
-    assert spelt(seconds) == text
+    assert duration_text(seconds) == text

@@ -8,7 +8,7 @@ from benchmarks import step, together
 
 
 def test_the_work_of_each_row_prints_the_seconds_of_a_step(monkeypatch, capsys):
-    monkeypatch.setattr("pipeline.hardware.set_up", lambda threads: None)
+    monkeypatch.setattr("pipeline.utils.hardware.set_up", lambda threads: None)
     for row, generator in (("unet-128", {"type": "unet"}), ("dualgan-128", {"type": "unet"})):
         small = step.Row(32, step.ROWS[row].method, generator | {"width": 2}, {"width": 2})
         monkeypatch.setitem(step.ROWS, row, small)

@@ -5,14 +5,14 @@ from torch import nn
 
 from networks.blocks import (
     ResidualBlock,
-    doubling,
     initialise_kaiming,
     initialise_normal,
     instance_norm,
+    intermediate_features,
     normalise_spectrally,
-    reflected,
+    reflect_conv,
     require_size,
-    tapped,
+    upsample,
 )
 
 
@@ -60,7 +60,7 @@ def test_kaiming_weights_have_the_deviation_of_their_fan_in():
 
 
 def test_a_reflected_border_continues_the_image():
-    average = reflected(1, 1, 3)
+    average = reflect_conv(1, 1, 3)
     nn.init.constant_(average.weight, 1 / 9)
     ramp = torch.arange(4.0).expand(1, 1, 4, 4)
     expected = [2 / 3, 1, 2, 7 / 3]  # (1 + 0 + 1) / 3 and (2 + 3 + 2) / 3 at the borders
@@ -69,13 +69,13 @@ def test_a_reflected_border_continues_the_image():
 
 @pytest.mark.parametrize(("kernel", "stride", "side"), [(3, 1, 12), (5, 1, 12), (7, 1, 12), (4, 2, 6)])
 def test_an_odd_kernel_keeps_the_size_and_four_by_four_halves_it(kernel, stride, side):
-    assert reflected(1, 2, kernel, stride)(torch.zeros(1, 1, 12, 12)).shape == (1, 2, side, side)
+    assert reflect_conv(1, 2, kernel, stride)(torch.zeros(1, 1, 12, 12)).shape == (1, 2, side, side)
 
 
 @pytest.mark.parametrize("upsampling", ["transposed", "nearest"])
 @pytest.mark.parametrize("kernel", [3, 4])
 def test_doubling_doubles(kernel, upsampling):
-    layer = doubling(2, 3, upsampling, kernel=kernel)
+    layer = upsample(2, 3, upsampling, kernel=kernel)
     assert layer(torch.zeros(1, 2, 5, 7)).shape == (1, 3, 10, 14)
     side = 3 if upsampling == "nearest" else kernel
     assert [tuple(weight.shape[2:]) for weight in layer.parameters()] == [(side, side)]  # and no bias
@@ -85,7 +85,7 @@ def test_only_repeating_pixels_draws_no_checkerboard():
     flat = torch.ones(1, 1, 6, 6)
     inside = {}
     for upsampling in ("transposed", "nearest"):
-        layer = doubling(1, 1, upsampling, kernel=3)
+        layer = upsample(1, 1, upsampling, kernel=3)
         nn.init.constant_(next(layer.parameters()), 0.25)
         inside[upsampling] = layer(flat)[0, 0, 2:-2, 2:-2].unique().tolist()
     assert inside == {"transposed": [0.25, 0.5, 1.0], "nearest": [9 * 0.25]}
@@ -93,7 +93,7 @@ def test_only_repeating_pixels_draws_no_checkerboard():
 
 def test_an_unknown_upsampling_is_an_error():
     with pytest.raises(ValueError, match="upsampling is 'bilinear'; choose transposed or nearest"):
-        doubling(1, 1, "bilinear", kernel=4)
+        upsample(1, 1, "bilinear", kernel=4)
 
 
 def test_a_residual_block_adds_to_its_input():
@@ -132,7 +132,7 @@ def test_layers_beyond_the_last_tap_do_not_run():
             return features + 1
 
     layers = [Add() for _ in range(4)]
-    assert [found.item() for found in tapped(torch.zeros(1), layers, (0, 2))] == [0, 1, 3]
+    assert [outputs.item() for outputs in intermediate_features(torch.zeros(1), layers, (0, 2))] == [0, 1, 3]
     assert ran == layers[:3]
 
 

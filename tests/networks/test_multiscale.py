@@ -6,7 +6,7 @@ from network_probes import parameters, random_image, sees_a_square_of
 from torch import nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-from networks.convolutions import plain_ways
+from networks.cpu_kernels.convolutions import reference_conv
 from networks.multiscale import MultiScaleDiscriminator
 
 
@@ -40,17 +40,17 @@ def test_each_scale_judges_the_averaged_image_with_weights_of_its_own():
     image = random_image(2, 1, 32, 24)
     once = nn.functional.avg_pool2d(image, 3, 2, 1, count_include_pad=False)
     twice = nn.functional.avg_pool2d(once, 3, 2, 1, count_include_pad=False)
-    for logits, scale, seen in zip(network(image), network.scales, (image, once, twice), strict=True):
-        assert torch.equal(logits, scale(seen))
+    for logits, scale, images in zip(network(image), network.scales, (image, once, twice), strict=True):
+        assert torch.equal(logits, scale(images))
     assert not torch.equal(network.scales[0][0].weight, network.scales[1][0].weight)
 
 
 def test_averaging_leaves_a_flat_image_as_it_is_to_its_border():
     network = MultiScaleDiscriminator(scales=2, layers=2, width=2)
-    flat, seen = torch.full((1, 1, 16, 16), 0.7), []
-    network.scales[1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    flat, images = torch.full((1, 1, 16, 16), 0.7), []
+    network.scales[1].register_forward_pre_hook(lambda module, inputs: images.append(inputs[0]))
     network(flat)
-    torch.testing.assert_close(seen[0], torch.full((1, 1, 8, 8), 0.7))
+    torch.testing.assert_close(images[0], torch.full((1, 1, 8, 8), 0.7))
 
 
 def test_it_has_no_norm_and_is_linear_at_the_end():
@@ -88,7 +88,7 @@ def test_spectral_norm_bounds_every_convolution():
 
 def test_a_small_image_is_an_error_and_the_least_is_enough():
     network = MultiScaleDiscriminator(width=1)
-    assert network.least == 64
+    assert network.minimum_size == 64
     assert [tuple(logits.shape[2:]) for logits in network(torch.zeros(1, 1, 64, 65))] == [(4, 4), (2, 2), (1, 1)]
     with pytest.raises(ValueError, match=r"slices of 64×63 pixels do not fit a discriminator of 3 scales; .* least 64"):
         network(torch.zeros(1, 1, 64, 63))
@@ -103,8 +103,10 @@ def test_scales_layers_and_channels_are_options():
 @pytest.mark.parametrize("gpu", [False, True])
 def test_a_forward_pass_makes_one_power_iteration_a_convolution(gpu, monkeypatch):
     network = MultiScaleDiscriminator(scales=2, layers=2, width=4, spectral_norm=True).train()
-    made, iterate = [], _SpectralNorm._power_method
-    monkeypatch.setattr(_SpectralNorm, "_power_method", lambda self, *given: made.append(self) or iterate(self, *given))
-    with plain_ways() if gpu else nullcontext():
+    calls, iterate = [], _SpectralNorm._power_method
+    monkeypatch.setattr(
+        _SpectralNorm, "_power_method", lambda self, *arguments: calls.append(self) or iterate(self, *arguments)
+    )
+    with reference_conv() if gpu else nullcontext():
         network(torch.rand(1, 1, 32, 32))
-    assert len(made) == len(set(made)) == 6
+    assert len(calls) == len(set(calls)) == 6

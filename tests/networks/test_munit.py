@@ -155,13 +155,13 @@ def test_adaptive_norms_give_each_channel_the_scale_and_offset_they_are_told():
 def test_every_block_has_parameters_of_its_own():
     torch.manual_seed(0)
     decoder = Decoder(width=2, ups=1, blocks=2, style_dim=3, mlp_width=4)
-    given = []
+    affines = []
     for block in decoder.blocks:
-        block.register_forward_pre_hook(lambda module, inputs: given.append(inputs[1]))
+        block.register_forward_pre_hook(lambda module, inputs: affines.append(inputs[1]))
     style = random_image(2, 3)
     decoder(random_image(2, 4, 4, 4), style)
-    assert torch.equal(torch.cat(given, dim=1), decoder.perceptron(style))
-    assert [part.shape for part in given] == [(2, 16)] * 2
+    assert torch.equal(torch.cat(affines, dim=1), decoder.perceptron(style))
+    assert [affine.shape for affine in affines] == [(2, 16)] * 2
 
 
 def test_style_is_the_average_over_all_pixels():

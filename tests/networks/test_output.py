@@ -9,8 +9,8 @@ from networks.residual_concat import ResidualConcatGenerator
 from networks.resnet import ResNetGenerator
 from networks.unet import UNet
 from networks.unit import LatentAutoEncoder, LatentTranslator
-from pipeline.translation.inference import CompiledForms
-from pipeline.translation.translator import translate_slices
+from pipeline.inference.compile import CompiledForms
+from pipeline.inference.translator import translate_slices
 from tests.network_probes import random_image
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from network_probes import (
 )
 from torch import nn
 
-from networks.convolutions import Convolution
+from networks.cpu_kernels.convolutions import Convolution
 from networks.residual_concat import ConcatBlock, ResidualConcatGenerator
 
 
@@ -98,9 +98,9 @@ def test_the_output_lies_within_the_range():
 @pytest.mark.parametrize(("blocks", "channels"), [(6, [1, 64, 128, 192, 448]), (4, [1, 64, 128, 192])])
 def test_features_are_the_image_the_halvings_and_two_blocks(blocks, channels):
     network = full_size(blocks=blocks)
-    found = network.features(torch.zeros(2, 1, 64, 32, device="meta"))
-    assert network.feature_channels == [layer.shape[1] for layer in found] == channels
-    assert [tuple(layer.shape[2:]) for layer in found] == [(64, 32), (32, 16), *[(16, 8)] * (len(channels) - 2)]
+    features = network.features(torch.zeros(2, 1, 64, 32, device="meta"))
+    assert network.feature_channels == [layer.shape[1] for layer in features] == channels
+    assert [tuple(layer.shape[2:]) for layer in features] == [(64, 32), (32, 16), *[(16, 8)] * (len(channels) - 2)]
 
 
 def test_features_are_what_the_layers_give():

@@ -10,7 +10,7 @@ from network_probes import (
 )
 from torch import nn
 
-from networks.convolutions import TransposedConvolution
+from networks.cpu_kernels.convolutions import TransposedConvolution
 from networks.resnet import ResNetGenerator
 
 
@@ -33,10 +33,10 @@ def test_the_parameters_are_those_counted_by_hand(blocks, published):
     scaling = 3 * 3 * (64 * 128 + 128 * 256)
     residual = blocks * 2 * 3 * 3 * 256 * 256
     outer = 7 * 7 * 64
-    normed = 64 + 128 + 256 + blocks * 2 * 256 + 128 + 64
-    assert parameters(full_size(blocks=blocks)) == 2 * scaling + residual + 2 * outer + 1 + 2 * normed
+    conv_norm_act = 64 + 128 + 256 + blocks * 2 * 256 + 128 + 64
+    assert parameters(full_size(blocks=blocks)) == 2 * scaling + residual + 2 * outer + 1 + 2 * conv_norm_act
     # The public code has three channels at either end, biases, and norms without scale and offset.
-    assert 2 * scaling + residual + 3 * 2 * outer + 3 + normed == published
+    assert 2 * scaling + residual + 3 * 2 * outer + 3 + conv_norm_act == published
 
 
 def test_nearest_has_as_many_parameters():
@@ -100,9 +100,9 @@ def test_downs_and_width_are_options():
 )
 def test_features_are_those_of_contrastive_translation(blocks, channels):
     network = full_size(blocks=blocks)
-    found = network.features(torch.zeros(2, 1, 64, 32, device="meta"))
-    assert network.feature_channels == [layer.shape[1] for layer in found] == channels
-    assert [tuple(layer.shape[2:]) for layer in found] == [(64, 32), (32, 16), *[(16, 8)] * (len(channels) - 2)]
+    features = network.features(torch.zeros(2, 1, 64, 32, device="meta"))
+    assert network.feature_channels == [layer.shape[1] for layer in features] == channels
+    assert [tuple(layer.shape[2:]) for layer in features] == [(64, 32), (32, 16), *[(16, 8)] * (len(channels) - 2)]
 
 
 def test_features_are_what_the_layers_give():

@@ -67,8 +67,8 @@ def test_weights_are_drawn_as_the_papers_do(full_size):
 
 
 def test_the_first_and_the_innermost_layer_have_no_norm(full_size):
-    normed = [any(isinstance(module, nn.GroupNorm) for module in layer) for layer in full_size.down]
-    assert normed == [False, True, True, True, True, True, True, False]
+    conv_norm_act = [any(isinstance(module, nn.GroupNorm) for module in layer) for layer in full_size.down]
+    assert conv_norm_act == [False, True, True, True, True, True, True, False]
     assert all(any(isinstance(module, nn.GroupNorm) for module in layer) for layer in full_size.up)
 
 
@@ -137,14 +137,18 @@ def test_every_skip_matters():
 
 def test_the_skip_joins_the_features_of_the_same_size():
     network = UNet(depth=4, width=4).eval()
-    kept = {}
+    activations = {}
     for index, layer in enumerate(network.down[:-1]):
-        layer.register_forward_hook(lambda module, inputs, output, index=index: kept.update({index: output}))
+        layer.register_forward_hook(lambda module, inputs, output, index=index: activations.update({index: output}))
     for index, layer in enumerate([*network.up[1:], network.last]):
-        layer.register_forward_pre_hook(lambda module, inputs, index=index: kept.update({f"up {index}": inputs[0]}))
+        layer.register_forward_pre_hook(
+            lambda module, inputs, index=index: activations.update({f"up {index}": inputs[0]})
+        )
     network(torch.rand(1, 1, 16, 16))
     for index, level in enumerate((2, 1, 0)):
-        assert torch.equal(kept[f"up {index}"][:, kept[f"up {index}"].shape[1] // 2 :], kept[level])
+        assert torch.equal(
+            activations[f"up {index}"][:, activations[f"up {index}"].shape[1] // 2 :], activations[level]
+        )
 
 
 def test_a_batch_gives_what_its_images_give_one_by_one():

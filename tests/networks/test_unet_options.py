@@ -148,17 +148,17 @@ def test_it_exports_for_any_size(options):
 
 def test_features_are_the_image_and_the_four_outer_levels():
     network = full_size()
-    found = network.features(torch.zeros(2, 1, 256, 512, device="meta"))
-    assert network.feature_channels == [layer.shape[1] for layer in found] == [1, 64, 128, 256, 512]
-    assert [layer.shape[2] for layer in found] == [256, 128, 64, 32, 16]
+    features = network.features(torch.zeros(2, 1, 256, 512, device="meta"))
+    assert network.feature_channels == [layer.shape[1] for layer in features] == [1, 64, 128, 256, 512]
+    assert [layer.shape[2] for layer in features] == [256, 128, 64, 32, 16]
 
 
 @pytest.mark.parametrize(("depth", "channels"), [(2, [1, 2]), (4, [1, 2, 4, 8]), (6, [1, 2, 4, 8, 16])])
 def test_features_never_hold_the_innermost_level(depth, channels):
     network = UNet(depth=depth, width=2)
-    found = network.features(torch.zeros(1, 1, 2**depth, 2**depth))
-    assert network.feature_channels == [layer.shape[1] for layer in found] == channels
-    assert min(layer.shape[-1] for layer in found) > 1
+    features = network.features(torch.zeros(1, 1, 2**depth, 2**depth))
+    assert network.feature_channels == [layer.shape[1] for layer in features] == channels
+    assert min(layer.shape[-1] for layer in features) > 1
 
 
 def test_features_are_what_the_layers_give():

@@ -48,13 +48,13 @@ def test_every_layer_has_its_shape_at_256():
 @pytest.mark.parametrize("upsampling", ["transposed", "nearest"])
 def test_it_is_cyclegans_generator_with_the_latent_amid_its_blocks(upsampling):
     torch.manual_seed(0)
-    one = LatentAutoEncoder(width=3, blocks=2, upsampling=upsampling)
+    autoencoder = LatentAutoEncoder(width=3, blocks=2, upsampling=upsampling)
     other = ResNetGenerator(width=3, blocks=4, upsampling=upsampling)
-    layers = [*one.encoder, *one.decoder]
+    layers = [*autoencoder.encoder, *autoencoder.decoder]
     for mine, its in zip(layers, [*other.encoder, *other.decoder], strict=True):
         its.load_state_dict(mine.state_dict())
     image = random_image(2, 1, 16, 24)
-    assert torch.equal(one(image), other(image))
+    assert torch.equal(autoencoder(image), other(image))
 
 
 def test_weights_are_drawn_as_cyclegans():
@@ -100,9 +100,9 @@ def test_sizes_are_multiples_of_the_stride_and_twice_that(shape, fits):
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_the_blocks_next_to_the_latent_are_shared_and_no_others(count):
     first, second = pair(count, blocks=3)
-    same = [one is other for one, other in zip(first.encoder, second.encoder, strict=True)]
+    same = [layer is other for layer, other in zip(first.encoder, second.encoder, strict=True)]
     assert same == [False] * (2 + 3 - count) + [True] * count
-    same = [one is other for one, other in zip(first.decoder, second.decoder, strict=True)]
+    same = [layer is other for layer, other in zip(first.decoder, second.decoder, strict=True)]
     assert same == [True] * count + [False] * (3 - count + 2)
     block = parameters(first.decoder[0])
     assert parameters(nn.ModuleList([first, second])) == 2 * parameters(first) - 2 * count * block
@@ -123,9 +123,9 @@ def test_learning_one_contrast_moves_the_others_shared_blocks():
     image = random_image(1, 1, 8, 8)
     before = second(image)
     first(image).square().sum().backward()
-    for place in (-1, 0):
-        half = first.encoder if place else first.decoder
-        assert all(weight.grad is not None for weight in half[place].parameters())
+    for index in (-1, 0):
+        half = first.encoder if index else first.decoder
+        assert all(weight.grad is not None for weight in half[index].parameters())
     torch.optim.SGD(first.parameters(), 0.1).step()
     assert not torch.equal(second(image), before)
 

@@ -16,16 +16,16 @@ from small_run import CONFIGS, QUICK, phantom_run
 from pipeline.compare import main
 from pipeline.comparison import figure
 from pipeline.comparison.runs import load_runs
-from pipeline.evaluation.gallery import translate_scan
+from pipeline.evaluation.translation_writer import translate_scan
+from pipeline.inference.model import load_model
 from pipeline.runs.prepare import registrations
 from pipeline.sync import main as sync
-from pipeline.translation.model import load_model
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -48,39 +48,39 @@ def real(tmp_path_factory):
 # ── real runs ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_two_runs_become_a_page_a_figure_and_files(real, place, capsys):
+def test_two_runs_become_a_page_a_figure_and_files(real, workspace, capsys):
     assert main([str(real / "a"), str(real / "b"), "-o", "out/both.html", "--quiet"]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
     assert "T1 → T2" in printed.out and "MLflow      off" in printed.out
-    assert sorted(path.name for path in (place / "out").iterdir()) == [
+    assert sorted(path.name for path in (workspace / "out").iterdir()) == [
         "both.csv", "both.html", "both.json", "both_slices.png",
     ]  # fmt: skip
-    page = (place / "out" / "both.html").read_text()
+    page = (workspace / "out" / "both.html").read_text()
     assert "phantom: easier than real data" in page and 'id="pictures"' in page
-    assert (place / "mlflow.db").exists() is False
-    with Image.open(place / "out" / "both_slices.png") as picture:
+    assert (workspace / "mlflow.db").exists() is False
+    with Image.open(workspace / "out" / "both_slices.png") as picture:
         assert picture.width > 3 * 128 and picture.height > 2 * 128  # one test subject, both directions
-    costs = {run["label"]: run for run in json.loads((place / "out" / "both.json").read_text())["runs"]}
+    costs = {run["label"]: run for run in json.loads((workspace / "out" / "both.json").read_text())["runs"]}
     assert costs["a"]["steps"] == 4 and costs["a"]["seconds_per_step"] > 0
     assert costs["a"]["translator_parameters"] < costs["b"]["translator_parameters"]
 
 
 def test_slices_are_those_that_the_evaluation_translated(real, monkeypatch):
-    seen = {}
-    monkeypatch.setattr(figure, "side_by_side", lambda rows, methods, **_: seen.update(rows=rows, methods=methods))
+    calls = {}
+    monkeypatch.setattr(figure, "side_by_side", lambda rows, methods, **_: calls.update(rows=rows, methods=methods))
     runs = load_runs([real / "a", real / "b"])
     figure.draw_slices(runs, quiet=True)
-    assert seen["methods"] == ["a", "b"] and len(seen["rows"]) == 2
+    assert calls["methods"] == ["a", "b"] and len(calls["rows"]) == 2
     (pair,) = figure._test_pairs(runs[0])
     for run in runs:
         model = load_model(run.folder, "cpu")
         there, _ = figure._views(runs[0], pair, model.stride)
         whole = there.source.unpadded(translate_scan(there.source, "T2", model, batch_size=8, name="x"))
         index = int(there.foreground.sum(axis=(1, 2)).argmax())
-        made, caption = seen["rows"][0].translations[run.label]
+        made, caption = calls["rows"][0].translations[run.label]
         np.testing.assert_allclose(made, whole[index], atol=1e-5)
-        np.testing.assert_array_equal(seen["rows"][0].real, there.real[index])
+        np.testing.assert_array_equal(calls["rows"][0].real, there.real[index])
         inside = there.foreground[index]
         error = np.mean((made[inside].astype(float) - there.real[index][inside]) ** 2)
         assert caption == f"{10 * np.log10(4 / error):.2f} dB"
@@ -89,28 +89,28 @@ def test_slices_are_those_that_the_evaluation_translated(real, monkeypatch):
 # ── without the data ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_where_the_data_has_gone_the_comparison_is_made_without_its_figure(place, capsys):
-    folders = [str(finished_run(place, name)) for name in ("a", "b")]
-    (place / "compare_slices.png").write_bytes(b"an earlier comparison's")
+def test_where_the_data_has_gone_the_comparison_is_made_without_its_figure(workspace, capsys):
+    folders = [str(finished_run(workspace, name)) for name in ("a", "b")]
+    (workspace / "compare_slices.png").write_bytes(b"an earlier comparison's")
     assert main(folders) == 0
     printed = capsys.readouterr()
     assert "the comparison is without its figure" in printed.err
-    assert "#pictures" not in (place / "compare.html").read_text()
-    assert not (place / "compare_slices.png").exists()
+    assert "#pictures" not in (workspace / "compare.html").read_text()
+    assert not (workspace / "compare_slices.png").exists()
 
 
-def test_a_phantom_that_has_gone_is_not_made_anew_for_the_figure(real, place, capsys):
+def test_a_phantom_that_has_gone_is_not_made_anew_for_the_figure(real, workspace, capsys):
     for name in ("a", "b"):
-        shutil.copytree(real / name, place / name)
-        config = place / name / "config.yaml"
+        shutil.copytree(real / name, workspace / name)
+        config = workspace / name / "config.yaml"
         config.write_text(re.sub(r"folder: \S*phantom", "folder: gone", config.read_text()))
     assert main(["a", "b", "--quiet"]) == 0
-    said = "gone: the test subjects' images are no longer there; the comparison is without its figure"
-    assert capsys.readouterr().err == f"warning: {said}\n"
-    assert not (place / "gone").exists() and not (place / "compare_slices.png").exists()
+    output = "gone: the test subjects' images are no longer there; the comparison is without its figure"
+    assert capsys.readouterr().err == f"warning: {output}\n"
+    assert not (workspace / "gone").exists() and not (workspace / "compare_slices.png").exists()
 
 
-def test_the_figure_finds_registrations_where_evaluation_kept_them_and_makes_no_store(place, monkeypatch):
+def test_the_figure_finds_registrations_where_evaluation_kept_them_and_makes_no_store(workspace, monkeypatch):
     caches = []
 
     class Reader:
@@ -121,7 +121,9 @@ def test_the_figure_finds_registrations_where_evaluation_kept_them_and_makes_no_
             return None, None, None
 
     monkeypatch.setattr(figure, "PairReader", Reader)
-    run, _ = load_runs([finished_run(place, name, settings={"preprocess": {"store": "store"}}) for name in ("a", "b")])
+    run, _ = load_runs(
+        [finished_run(workspace, name, settings={"preprocess": {"store": "store"}}) for name in ("a", "b")]
+    )
     kept = registrations(run.config.preprocess)
     figure._views(run, None, 16)
     assert not caches[0].exists() and not kept.parent.exists()
@@ -130,18 +132,18 @@ def test_the_figure_finds_registrations_where_evaluation_kept_them_and_makes_no_
     assert caches[1] == kept
 
 
-def test_an_experiment_is_compared_whole(place, capsys):
+def test_an_experiment_is_compared_whole(workspace, capsys):
     for name in ("a", "b", "c"):
-        finished_run(place / "runs", name)
+        finished_run(workspace / "runs", name)
     assert main(["--experiment", "trial"]) == 0
-    assert "Comparison of 3 runs" in (place / "compare.html").read_text()
+    assert "Comparison of 3 runs" in (workspace / "compare.html").read_text()
 
 
-def test_runs_that_must_not_be_compared_leave_no_page(place, capsys):
-    folders = [finished_run(place, "a"), finished_run(place, "b", settings={"preprocess": {"size": 128}})]
+def test_runs_that_must_not_be_compared_leave_no_page(workspace, capsys):
+    folders = [finished_run(workspace, "a"), finished_run(workspace, "b", settings={"preprocess": {"size": 128}})]
     assert main([str(folder) for folder in folders]) == 2
     assert "preprocess.size: 256 in" in capsys.readouterr().err
-    assert not (place / "compare.html").exists()
+    assert not (workspace / "compare.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -153,22 +155,22 @@ def test_runs_that_must_not_be_compared_leave_no_page(place, capsys):
         (["--experiment", "x"], "runs: no finished run of the experiment 'x'"),
     ],
 )
-def test_bad_input_is_one_clear_message(place, capsys, arguments, said):
+def test_bad_input_is_one_clear_message(workspace, capsys, arguments, said):
     assert main(arguments) == 2
     assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("door", ["compare", "sweep"])
-def test_bad_input_is_said_before_the_slow_imports(place, door):
-    finished_run(place, "a")
-    finished_run(place, "b", settings={"preprocess": {"size": 128}})
+def test_bad_input_is_said_before_the_slow_imports(workspace, door):
+    finished_run(workspace, "a")
+    finished_run(workspace, "b", settings={"preprocess": {"size": 128}})
     arguments = ["a", "b"] if door == "compare" else [str(CONFIGS / "phantom.yaml"), "nowhere.yaml"]
     command = [sys.executable, "-X", "importtime", "-m", f"pipeline.{door}", *arguments]
-    done = subprocess.run(
+    process = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == 2
-    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert process.returncode == 2
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in process.stderr.splitlines()}
     assert "yaml" in loaded
     assert loaded & {"torch", "monai", "mlflow", "SimpleITK", "scipy", "skimage", "matplotlib", "nilearn"} == set()
 
@@ -176,20 +178,20 @@ def test_bad_input_is_said_before_the_slow_imports(place, door):
 # ── MLflow ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def tracked(place):
+def tracked(workspace):
     """Two runs with runs in MLflow."""
-    folders = [finished_run(place, name, settings={"tracking": {"mlflow": True}}) for name in ("a", "b")]
+    folders = [finished_run(workspace, name, settings={"tracking": {"mlflow": True}}) for name in ("a", "b")]
     for folder in folders:
         (folder / "mlflow.json").write_text(json.dumps({"run_id": f"id of {folder.name}"}))
     return [str(folder) for folder in folders]
 
 
-def test_the_comparison_is_a_run_of_its_own_in_the_runs_experiment(place, monkeypatch):
+def test_the_comparison_is_a_run_of_its_own_in_the_runs_experiment(workspace, monkeypatch):
     from mlflow import MlflowClient
 
-    store = mlflow_store.fresh_store(place)
+    store = mlflow_store.fresh_store(workspace)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    assert main([*tracked(place), "-o", "both.html"]) == 0
+    assert main([*tracked(workspace), "-o", "both.html"]) == 0
     client = MlflowClient(store)
     (run,) = client.search_runs([client.get_experiment_by_name("trial").experiment_id])
     assert (run.info.run_name, run.info.status) == ("both", "FINISHED")
@@ -198,22 +200,22 @@ def test_the_comparison_is_a_run_of_its_own_in_the_runs_experiment(place, monkey
     assert run.data.metrics["test/T1_to_T2/model/own/volume_foreground_psnr"] == pytest.approx(16.0)
     assert run.data.metrics["test/T1_to_T2/copy/own/volume_foreground_ssim"] == pytest.approx(12.03 / 20)
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"both.html", "both.csv", "both.json"}
-    assert not (place / "both_record").exists()
+    assert not (workspace / "both_record").exists()
 
 
-def test_a_dead_server_holds_nothing_up_and_the_record_stays_on_disk(place, monkeypatch, capsys):
+def test_a_dead_server_holds_nothing_up_and_the_record_stays_on_disk(workspace, monkeypatch, capsys):
     with mlflow_store.failing_server("closed") as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        assert main(tracked(place)) == 0
+        assert main(tracked(workspace)) == 0
     printed = capsys.readouterr()
     assert "is not followed" in printed.err and "compare_record/metrics.jsonl has everything" in printed.err
-    assert "model/own/volume_foreground_psnr" in (place / "compare_record" / "metrics.jsonl").read_text()
-    assert (place / "compare.html").exists()
-    store = mlflow_store.fresh_store(place)
+    assert "model/own/volume_foreground_psnr" in (workspace / "compare_record" / "metrics.jsonl").read_text()
+    assert (workspace / "compare.html").exists()
+    store = mlflow_store.fresh_store(workspace)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    assert sync([str(place / "compare_record")]) == 0
+    assert sync([str(workspace / "compare_record")]) == 0
     assert "MLflow run" in capsys.readouterr().out
-    assert (place / "mlruns").exists() and list((place / "mlruns").rglob("compare.html"))
+    assert (workspace / "mlruns").exists() and list((workspace / "mlruns").rglob("compare.html"))
 
 
 def test_a_page_is_not_written_over_a_runs_own_files_nor_a_record_over_a_strangers(tmp_path, capsys):

@@ -8,7 +8,7 @@ import pytest
 from web_server import serve, web_server
 
 from pipeline import download
-from pipeline.data.ixi import ixi_cases
+from pipeline.data.sources.ixi import ixi_cases
 
 
 def ixi_archive(contrast):
@@ -56,9 +56,9 @@ def test_the_archives_unpack_to_where_the_ixi_source_looks(server, tmp_path, cap
 
 def test_what_is_there_already_is_not_fetched_again(server, tmp_path, capsys):
     run(tmp_path, server, contrasts=("T1",))
-    asked = len(server.ranges)
+    calls = len(server.ranges)
     assert run(tmp_path, server, contrasts=("T1", "T1")) == 0
-    assert len(server.ranges) == asked
+    assert len(server.ranges) == calls
     assert "there already, 2 volumes" in capsys.readouterr().out
 
 
@@ -150,7 +150,7 @@ def test_an_interrupt_says_that_the_command_can_be_repeated(server, tmp_path, ca
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.data.fetch._read", interrupt)
+        patch.setattr("pipeline.data.http_download._read", interrupt)
         assert run(tmp_path, server) == 130
     assert "the same command goes on from there" in capsys.readouterr().err
     assert run(tmp_path, server) == 0

@@ -67,9 +67,9 @@ def test_the_one_with_thick_slices_is_named_and_nobody_else(archives, tmp_path, 
     out = tmp_path / "out"
     assert explore(archives, out) == 0
     assert found(out) == [("voxel sizes", []), ("outlier", ["IXI014-HH-1236_T2"])]  # PSR and LAS, nothing resampled
-    said = capsys.readouterr().out
-    assert "IXI014-HH-1236_T2: spacing inferior–superior 4.98 mm (median 1.25 mm" in said
-    assert f"page        {out / 'explore.html'}" in said.splitlines()[-3]
+    output = capsys.readouterr().out
+    assert "IXI014-HH-1236_T2: spacing inferior–superior 4.98 mm (median 1.25 mm" in output
+    assert f"page        {out / 'explore.html'}" in output.splitlines()[-3]
     page = (out / "explore.html").read_text(encoding="utf-8")
     assert "spacing inferior–superior 4.98 mm" in page and "PSR" in page and "LAS" in page
     assert sorted(path.name for path in out.iterdir()) == ["explore.html", "explore.json"]
@@ -88,6 +88,10 @@ def test_the_split_that_a_run_has_made_is_kept(archives, tmp_path):
     run.mkdir()
     names = {"train": {"T1": [SUBJECTS[0]], "T2": [SUBJECTS[1]]}, "validation": [], "test": list(SUBJECTS[2:])}
     (run / "split.json").write_text(json.dumps(names))
+    assert explore(archives, tmp_path / "out", f"output={run}") == 0
+    assert record(tmp_path / "out")["pairs"]["test"] == 1  # nothing was trained by it: the run will make its own
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "latest.pt").touch()
     assert explore(archives, tmp_path / "out", f"output={run}") == 0
     assert record(tmp_path / "out")["pairs"]["test"] == 4
 
@@ -252,7 +256,7 @@ def test_a_dead_server_keeps_nobody_waiting(archives, tmp_path, monkeypatch, cap
 def test_a_signal_stops_it_with_its_exit_code(number, code, archives, tmp_path, monkeypatch, capfd):
     from pipeline.exploration import survey
 
-    monkeypatch.setattr(survey, "find", lambda cohort: os.kill(os.getpid(), number))
+    monkeypatch.setattr(survey, "image_findings", lambda cohort: os.kill(os.getpid(), number))
     assert in_child(lambda: explore(archives, tmp_path / "out")) == code
     assert "stopped: nothing is written yet; the same command begins anew" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -6,8 +6,8 @@ import pytest
 from small_run import CONFIGS
 
 from pipeline import compare, download, explore, run, sweep, translate
-from pipeline.errors import UserError
-from pipeline.files import require_writable
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import require_writable
 
 
 @pytest.fixture
@@ -23,10 +23,17 @@ def nothing_is_read(monkeypatch):
     def read(*_, **__):
         pytest.fail("read before its output's place was looked at")
 
-    places = ("exploration.survey.find_cases", "comparison.job.load_runs", "runs.prepare.find_cases", "job.find_cases",
-              "data.fetch.fetch", "translation.model.load_model", "sweep.work_through")  # fmt: skip
-    for place in places:
-        monkeypatch.setattr(f"pipeline.{place}", read)
+    readers = (
+        "exploration.survey.find_cases",
+        "comparison.comparison.load_runs",
+        "runs.prepare.find_cases",
+        "train.find_cases",
+        "data.http_download.fetch",
+        "inference.model.load_model",
+        "sweep.work_through",
+    )
+    for name in readers:
+        monkeypatch.setattr(f"pipeline.{name}", read)
 
 
 @pytest.mark.parametrize(

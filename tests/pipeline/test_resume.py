@@ -8,13 +8,13 @@ from tqdm import tqdm
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank, UnpairedSlices
-from pipeline.data.store import StoredCase, encode
-from pipeline.engines.build import build_engine
-from pipeline.errors import Stopped
-from pipeline.interruption import Interruption
+from pipeline.data.slice_cache import StoredCase, encode
+from pipeline.engines.registry import build_engine
 from pipeline.runs.checkpoint import CheckpointFolder, random_state, restore_random_state
-from pipeline.training.loop import Observers, Schedule, train
-from pipeline.training.position import Position
+from pipeline.training.loop import Callbacks, Schedule, train
+from pipeline.training.trainer_state import TrainerState
+from pipeline.utils.errors import Stopped
+from pipeline.utils.interruption import Interruption
 from transforms.augmentation import Augmentation
 
 CONFIG = Config.model_validate(
@@ -49,10 +49,10 @@ def sitting(images, folder, workers, stop=None, precision="float32"):
     saved = checkpoints.load_newest()
     torch.manual_seed(0 if saved is None else 1234)
     engine, interruption = build_engine(config, torch.device("cpu")), Interruption()
-    position = Position()
+    position = TrainerState()
     if saved is not None:
         engine.load_state_dict(saved["engine"])
-        position = Position(**saved["position"])
+        position = TrainerState(**saved["position"])
         restore_random_state(saved["random"])
 
     def log(metrics, step):
@@ -62,7 +62,7 @@ def sitting(images, folder, workers, stop=None, precision="float32"):
     def save(position, best):
         checkpoints.save({"engine": engine.state_dict(), "position": position, "random": random_state()}, best=best)
 
-    observers = Observers(
+    observers = Callbacks(
         log=log,
         validate=lambda: {"validation/score": 0.0},
         sample=lambda *_: engine.translators()["b"](torch.zeros(1, 1, 64, 64)),

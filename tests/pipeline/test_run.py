@@ -13,13 +13,13 @@ import yaml
 from PIL import Image
 from small_run import latest, phantom_run, workshop
 
-from pipeline.report.viewer import is_fetched
+from pipeline.reporting.viewer import is_fetched
 
 DIRECTIONS = ("T1_to_T2", "T2_to_T1")
 SYSTEMS = {"model", "copy", "histogram matching", "lookup"}
 
 
-class Sitting:
+class RunContext:
     """What one sitting of the run printed, and what MLflow had after it."""
 
     def __init__(self, folder, code, printed, store):
@@ -61,7 +61,7 @@ def place(tmp_path_factory):
 def sit(place, *overrides):
     with redirect_stdout(io.StringIO()) as printed:
         code = phantom_run(Path("runs/tiny"), *overrides)
-    return Sitting(place / "runs" / "tiny", code, printed.getvalue(), f"sqlite:///{place / 'mlflow.db'}")
+    return RunContext(place / "runs" / "tiny", code, printed.getvalue(), f"sqlite:///{place / 'mlflow.db'}")
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +105,9 @@ def test_the_scores_hold_every_system_in_every_protocol_and_direction(first, fol
     assert {row["protocol"] for row in rows} == {"own", "syndiff", "selfrdb", "reggan", "uncertainty"}
     assert {row["system"] for row in rows if row["protocol"] == "uncertainty"} == {"model"}  # the others have none
     for protocol in {row["protocol"] for row in rows} - {"uncertainty"}:
-        for way in (("T1", "T2"), ("T2", "T1")):
-            found = [row for row in rows if row["protocol"] == protocol and (row["source"], row["target"]) == way]
-            assert {row["system"] for row in found} == SYSTEMS
+        for pair in (("T1", "T2"), ("T2", "T1")):
+            scores = [row for row in rows if row["protocol"] == protocol and (row["source"], row["target"]) == pair]
+            assert {row["system"] for row in scores} == SYSTEMS
     own = {(row["unit"], row["region"], row["metric"]) for row in rows if row["protocol"] == "own"}
     plain = {
         (unit, region, metric)
@@ -125,9 +125,9 @@ def test_the_scores_hold_every_system_in_every_protocol_and_direction(first, fol
 
 def test_the_table_on_the_terminal_shows_the_figures_of_the_files(first, folder):
     rows = csv.DictReader((folder / "scores.csv").open())
-    wanted = ("T1", "T2", "own", "volume", "foreground", "psnr")
+    score = ("T1", "T2", "own", "volume", "foreground", "psnr")
     keys = ("source", "target", "protocol", "unit", "region", "metric")
-    figures = {row["system"]: f"{float(row['mean']):.2f}" for row in rows if tuple(row[key] for key in keys) == wanted}
+    figures = {row["system"]: f"{float(row['mean']):.2f}" for row in rows if tuple(row[key] for key in keys) == score}
     lines = [line for line in first.printed.splitlines() if line.startswith("T1 → T2")][: len(SYSTEMS)]
     assert figures.keys() == SYSTEMS
     assert all(f" {figures[system]} " in next(line for line in lines if f" {system} " in line) for system in SYSTEMS)
@@ -217,9 +217,9 @@ def test_mlflow_has_the_losses_of_every_step_and_the_scores_of_every_epoch(first
 def test_mlflow_has_the_test_scores_of_the_table(first, folder):
     rows = csv.DictReader((folder / "scores.csv").open())
     inside = (("volume", "foreground"), ("volume", "interior"))  # all that is kept of the baselines
-    wanted = [row for row in rows if row["system"] == "model" or (row["unit"], row["region"]) in inside]
-    assert {"nmi", "slice_ratio", "dice", "dice_bright"} <= {row["metric"] for row in wanted if row["system"] == "copy"}
-    finite = [row for row in wanted if row["mean"] not in ("nan", "inf")]
+    scores = [row for row in rows if row["system"] == "model" or (row["unit"], row["region"]) in inside]
+    assert {"nmi", "slice_ratio", "dice", "dice_bright"} <= {row["metric"] for row in scores if row["system"] == "copy"}
+    finite = [row for row in scores if row["mean"] not in ("nan", "inf")]
     logged = {key: points for key, points in first.points.items() if key.startswith("test/")}
     assert len(logged) == len(finite)
     for row in finite:
@@ -291,7 +291,7 @@ def test_another_configuration_on_the_same_folder_is_refused_by_its_key_at_once(
     monkeypatch.setattr("pipeline.tracking.mlflow_settings.configure_mlflow", pytest.fail)  # slow imports follow it
     weights = (folder / "checkpoints" / "latest.pt").read_bytes()
     assert phantom_run(folder, "training.learning_rate=0.1") == 2
-    said = capsys.readouterr().err
-    assert "holds a run of another configuration" in said
-    assert "training.learning_rate: 0.0002 there, 0.1 now" in said
+    output = capsys.readouterr().err
+    assert "holds a run of another configuration" in output
+    assert "training.learning_rate: 0.0002 there, 0.1 now" in output
     assert (folder / "checkpoints" / "latest.pt").read_bytes() == weights

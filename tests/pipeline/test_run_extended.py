@@ -11,11 +11,11 @@ from small_run import QUICK, in_child, latest, phantom_run, signal_at
 
 from pipeline.comparison.runs import load_run
 from pipeline.config.load import load_config
-from pipeline.errors import UserError
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.metrics_file import read_metrics
 from pipeline.training.loop import Schedule
-from pipeline.training.opening import Opening
+from pipeline.training.resume import StartingPoint
+from pipeline.utils.errors import UserError
 
 KEPT = ("engine", "translators", "random", "facts", "split")
 QUICKER = (*QUICK, "evaluation.uncertainty=false", "evaluation.translate=false")
@@ -94,7 +94,7 @@ def test_what_becomes_of_the_learning_rate_is_announced(to, halve_every, rest, t
         halve_every=halve_every,
     )  # fmt: skip
     history = {"extensions": [{"step": 8, "from": [1, 1], "to": list(to)}]}
-    opening = Opening({"position": {"step": 8, "epochs": 2}}, history=history)
+    opening = StartingPoint({"position": {"step": 8, "epochs": 2}}, history=history)
     opening.announce(config, RunFolder(tmp_path), schedule)
     assert rest in capsys.readouterr().out
 

@@ -13,12 +13,12 @@ from killed_runs import METHODS, Moment, Victim, attempt, strayed
 from small_engine import differences
 from small_run import latest
 
-import pipeline.job
-from pipeline.console import table
+import pipeline.train
 from pipeline.data.loader import UnpairedSlices
 from pipeline.engines.base import AdversarialEngine
 from pipeline.runs.checkpoint import CheckpointFolder
 from pipeline.tracking.metrics_file import read_metrics
+from pipeline.utils.console import table
 
 KEPT = ("engine", "translators", "random", "facts", "split", "data")
 SHORT, LONG = 8, 16  # steps an epoch, of three epochs
@@ -167,7 +167,7 @@ def killed(undisturbed, tmp_path_factory):
 def forget(part):
     """Have this process resume without a part of the state."""
     if part == "random":
-        pipeline.job.restore_random_state = lambda _: None
+        pipeline.train.restore_random_state = lambda _: None
         return
     load = AdversarialEngine.load_state_dict
 

@@ -21,6 +21,14 @@ def test_before_any_checkpoint_the_same_folder_takes_what_is_advised(tmp_path, c
     assert (folder / "split.json").read_text() != split
 
 
+def test_where_validation_meets_no_numbers_before_enough_steps_did_the_advice_is_the_same(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert phantom_run(folder, *QUICK, "training.learning_rate=1e6") == 2  # four steps an epoch, of twenty borne
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "a validation slice: the network's output is not finite" in error
+    assert error.endswith("; nothing is saved yet; lower training.learning_rate: the same command with it begins anew")
+
+
 def test_after_a_checkpoint_the_advice_leads_to_a_new_folder_that_begins_from_it(tmp_path, monkeypatch, capsys):
     from pipeline.engines.cyclegan import CycleGan
 

@@ -2,7 +2,7 @@
 
 from small_run import QUICK, phantom_run
 
-import pipeline.data.pairing as pairing
+import pipeline.data.pairs as pairing
 
 SETTINGS = (*QUICK, "split.test=2", "split.validation=2", "training.decay_epochs=0")
 LEFT = ("scores.json", "scores_by_subject.csv", "uncertainty.json")

@@ -8,11 +8,11 @@ from PIL import Image
 from small_engine import differences, leaves
 from small_run import QUICK, in_child, latest, phantom_run, signal_at
 
-import pipeline.job
+import pipeline.train
 from pipeline.config.load import load_config
+from pipeline.inference.model import load_model
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.metrics_file import read_metrics
-from pipeline.translation.model import load_model
 
 KEPT = ("engine", "translators", "random", "facts", "split")  # what decides on the weights, and what goes with them
 
@@ -80,10 +80,12 @@ def test_a_run_killed_between_the_epochs_checkpoints_repeats_what_was_lost(undis
 
 def test_a_run_stopped_while_it_reports_does_only_the_rest(undisturbed, monkeypatch, tmp_path, capsys):
     import pipeline.evaluation.finish
-    import pipeline.evaluation.gallery
+    import pipeline.evaluation.translation_writer
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.evaluation.gallery, "save_curves", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+        patch.setattr(
+            pipeline.evaluation.translation_writer, "save_curves", lambda *_, **__: signal.raise_signal(signal.SIGTERM)
+        )
         assert phantom_run(tmp_path / "run", *QUICK) == 143
     assert not (tmp_path / "run" / "run.json").exists()  # which would say that all is done
     assert not (tmp_path / "run" / "report.html").exists()
@@ -100,15 +102,15 @@ def test_a_run_stopped_while_it_reports_does_only_the_rest(undisturbed, monkeypa
     assert not folder.is_finished(config) and "seconds" in folder.record.read_text()
     capsys.readouterr()
     with monkeypatch.context() as patch:  # on the way from loading to evaluating
-        patch.setattr(pipeline.job, "log_inputs", lambda *_: signal.raise_signal(signal.SIGTERM))
-        patch.setattr(pipeline.job, "finish", lambda *_: pytest.fail("evaluated all the same"))
+        patch.setattr(pipeline.train, "log_inputs", lambda *_: signal.raise_signal(signal.SIGTERM))
+        patch.setattr(pipeline.train, "finish", lambda *_: pytest.fail("evaluated all the same"))
         assert phantom_run(tmp_path / "run", *QUICK) == 143
     assert "stopped: SIGTERM after training; all of it is saved" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_run_stopped_while_it_prepares_says_so(number, code, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(pipeline.job, "_prepare", lambda *_, **__: signal.raise_signal(number))
+    monkeypatch.setattr(pipeline.train, "_prepare", lambda *_, **__: signal.raise_signal(number))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start jobs in the background without it
     try:
         assert phantom_run(tmp_path / "run", *QUICK) == code
@@ -206,7 +208,7 @@ def test_ctrl_c_saves_the_step_too(monkeypatch, tmp_path, capsys):
 def test_a_run_that_began_with_another_version_of_the_chain_goes_on_with_it(monkeypatch, tmp_path):
     run, often = tmp_path / "run", "training.checkpoint_minutes=0.00001"
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.job, "chain_version", lambda state: 1)
+        patch.setattr(pipeline.train, "chain_version", lambda state: 1)
         killed(patch, run, 3, often)
     assert latest(run)["chain_version"] == 1
     assert in_child(lambda: phantom_run(run, *QUICK, often)) == 0

@@ -81,9 +81,9 @@ def test_what_all_find_wrong_is_said_once(alone, monkeypatch, tmp_path, capfd):
 def test_processes_that_see_other_data_are_refused(alone, monkeypatch, tmp_path, capfd):
     def work(rank):
         if rank == 1:  # as on a machine with another copy of the scans
-            import pipeline.training.opening
+            import pipeline.training.resume
 
-            monkeypatch.setattr(pipeline.training.opening, "training_data", lambda prepared: {"another": [1]})
+            monkeypatch.setattr(pipeline.training.resume, "training_data", lambda prepared: {"another": [1]})
         return phantom_run(tmp_path / "run", *QUICK, *BATCH)
 
     assert [code for code, _ in together(work, tmp_path / "log")] == [2, 2]

@@ -51,7 +51,7 @@ note("done")
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "actor.py").write_text(ACTOR)
     monkeypatch.setattr(sweep_jobs, "COMMAND", (sys.executable, str(tmp_path / "actor.py")))
@@ -72,50 +72,50 @@ def did():
     return Path("did").read_text().splitlines() if Path("did").exists() else []
 
 
-def test_runs_are_done_in_turn_and_one_that_fails_keeps_none_from_being_done(place, capsys):
+def test_runs_are_done_in_turn_and_one_that_fails_keeps_none_from_being_done(workspace, capsys):
     assert main([config("one"), config("bad"), config("two"), "training.epochs=3"]) == 3
     changed = "began training.epochs=3 --quiet"
     assert did() == [f"one {changed}", "one done", f"bad {changed}", f"two {changed}", "two done"]
-    said = capsys.readouterr()
-    assert "failed: bad: exit code 2: error: no such data; runs/sweep/logs/bad.log has the rest" in said.err
-    assert "2 of 3 runs are done" in said.out
-    log = (place / "runs" / "sweep" / "logs" / "bad.log").read_text()
+    output = capsys.readouterr()
+    assert "failed: bad: exit code 2: error: no such data; runs/sweep/logs/bad.log has the rest" in output.err
+    assert "2 of 3 runs are done" in output.out
+    log = (workspace / "runs" / "sweep" / "logs" / "bad.log").read_text()
     assert "something odd" in log and "bad.yaml training.epochs=3 --quiet" in log
 
 
-def test_the_finished_runs_are_compared(place, capsys):
+def test_the_finished_runs_are_compared(workspace, capsys):
     for name in ("a", "b"):
-        finished_run(place / "runs", name)
+        finished_run(workspace / "runs", name)
     assert main([config("a"), config("b"), "--quiet"]) == 0
-    assert "Comparison of 2 runs" in (place / "runs" / "sweep" / "compare.html").read_text()
+    assert "Comparison of 2 runs" in (workspace / "runs" / "sweep" / "compare.html").read_text()
     assert "2 of 2 runs are done" in capsys.readouterr().out
 
 
-def test_runs_that_cannot_be_compared_are_said_before_and_after(place, capsys):
-    finished_run(place / "runs", "a")
-    finished_run(place / "runs", "b", settings={"preprocess": {"size": 128}})
+def test_runs_that_cannot_be_compared_are_said_before_and_after(workspace, capsys):
+    finished_run(workspace / "runs", "a")
+    finished_run(workspace / "runs", "b", settings={"preprocess": {"size": 128}})
     Path("b.yaml").write_text(Path(config("b")).read_text().replace("size: 112", "size: 128"))
     assert main([config("a"), "b.yaml"]) == 3
-    said = capsys.readouterr().err
-    assert said.startswith("warning: a and b cannot be compared: preprocess.size is 112 and 128")
-    assert "warning: no comparison: these runs cannot be compared" in said
-    assert not (place / "runs" / "sweep" / "compare.html").exists()
+    output = capsys.readouterr().err
+    assert output.startswith("warning: a and b cannot be compared: preprocess.size is 112 and 128")
+    assert "warning: no comparison: these runs cannot be compared" in output
+    assert not (workspace / "runs" / "sweep" / "compare.html").exists()
 
 
-def test_an_output_takes_runs_logs_and_comparison(place):
+def test_an_output_takes_runs_logs_and_comparison(workspace):
     assert main([config("one"), "-o", "it's here"]) == 0
     assert did()[0] == "one began output='it''s here/one' --quiet"
-    assert (place / "it's here" / "logs" / "one.log").exists()
+    assert (workspace / "it's here" / "logs" / "one.log").exists()
 
 
-def test_all_configurations_are_checked_before_the_first_starts(place, capsys):
+def test_all_configurations_are_checked_before_the_first_starts(workspace, capsys):
     arguments = [config("one"), config("two"), "nowhere.yaml", "training.epoch=3"]
     assert main(arguments) == 2
-    said = capsys.readouterr().err
-    assert said.count("training.epoch = 3: unknown key; the nearest valid key is training.epochs") == 2
-    assert "nowhere.yaml: No such file" in said and said.startswith("error: no run was started:\n")
-    assert "\\n" not in said
-    assert did() == [] and not (place / "runs").exists()
+    output = capsys.readouterr().err
+    assert output.count("training.epoch = 3: unknown key; the nearest valid key is training.epochs") == 2
+    assert "nowhere.yaml: No such file" in output and output.startswith("error: no run was started:\n")
+    assert "\\n" not in output
+    assert did() == [] and not (workspace / "runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -126,28 +126,28 @@ def test_all_configurations_are_checked_before_the_first_starts(place, capsys):
         (lambda: ["seed=1"], "no configuration to run"),
     ],
 )
-def test_runs_that_would_meet_are_refused(place, capsys, files, said):
+def test_runs_that_would_meet_are_refused(workspace, capsys, files, said):
     assert main(files()) == 2
     assert said in capsys.readouterr().err
     assert did() == []
 
 
 @pytest.mark.parametrize("count", ["0", "-1", "two"])
-def test_jobs_is_a_number_from_one(place, capsys, count):
+def test_jobs_is_a_number_from_one(workspace, capsys, count):
     assert main([config("one"), f"--jobs={count}"]) == 2
     assert "is not a whole number from 1" in capsys.readouterr().err
 
 
-def test_two_at_once_run_together_each_on_a_device_of_its_own(place, monkeypatch):
+def test_two_at_once_run_together_each_on_a_device_of_its_own(workspace, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 7")
     for names in (("together1", "together2"), ("device1", "device2")):  # the first two wait for each other
         for name in names:
-            finished_run(place / "runs", name)
+            finished_run(workspace / "runs", name)
         assert main([*map(config, names), "--jobs", "2"]) == 0
     assert sorted(line for line in did() if "saw" in line) == ["device1 saw 4", "device2 saw 7"]
 
 
-def test_one_at_a_time_leaves_the_device_to_the_run(place, monkeypatch):
+def test_one_at_a_time_leaves_the_device_to_the_run(workspace, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     assert main([config("device1")]) == 0
     assert "device1 saw 4,7" in did()
@@ -157,13 +157,13 @@ def test_one_at_a_time_leaves_the_device_to_the_run(place, monkeypatch):
 
 
 @pytest.fixture
-def one_of_two(place):
+def one_of_two(workspace):
     """Configurations of two runs, of which the first is finished."""
     files = [config("a"), config("b")]
     for name in ("a", "b"):  # so that there is something to compare
-        finished_run(place / "runs", name)
-    (place / "runs" / "a" / "report.html").write_text("a page")
-    (place / "runs" / "a" / "run.json").write_text(
+        finished_run(workspace / "runs", name)
+    (workspace / "runs" / "a" / "report.html").write_text("a page")
+    (workspace / "runs" / "a" / "run.json").write_text(
         json.dumps({"configuration": fingerprint(load_config(Path(files[0])))})
     )
     return files
@@ -173,12 +173,12 @@ def began():
     return [line.partition(" ")[0] for line in did() if "began" in line]
 
 
-def test_what_is_finished_is_left_out_and_compared(place, one_of_two, capsys):
+def test_what_is_finished_is_left_out_and_compared(workspace, one_of_two, capsys):
     assert main(one_of_two) == 0
     assert began() == ["b"]
-    said = capsys.readouterr().out
-    assert said.startswith("finished before, so skipped: a (--again evaluates it anew)\n2/2 b: started")
-    assert "2 of 2 runs are done" in said and (place / "runs" / "sweep" / "compare.html").exists()
+    output = capsys.readouterr().out
+    assert output.startswith("finished before, so skipped: a (--again evaluates it anew)\n2/2 b: started")
+    assert "2 of 2 runs are done" in output and (workspace / "runs" / "sweep" / "compare.html").exists()
 
 
 def test_again_leaves_nothing_out(one_of_two, capsys):
@@ -202,7 +202,7 @@ def wait_for(text, count=1):
         time.sleep(0.02)
 
 
-def test_where_no_process_can_be_started_those_under_way_are_stopped(place, monkeypatch, capsys):
+def test_where_no_process_can_be_started_those_under_way_are_stopped(workspace, monkeypatch, capsys):
     start = subprocess.Popen
 
     def popen(command, **how):
@@ -215,18 +215,20 @@ def test_where_no_process_can_be_started_those_under_way_are_stopped(place, monk
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert main([config("long1"), config("later"), "--jobs", "2"]) == 2
     assert [line for line in did() if "saved" in line] == ["long1 saved 15"]  # and main has waited for it
-    said = capsys.readouterr().err
-    assert said.startswith("error: later: could not be started with its log runs/sweep/logs/later.log (Cannot allocate")
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith(
+        "error: later: could not be started with its log runs/sweep/logs/later.log (Cannot allocate"
+    )
+    assert output.count("\n") == 1
 
 
-def test_an_error_nobody_expected_stops_the_runs_under_way(place, monkeypatch):
-    def say(text):
+def test_an_error_nobody_expected_stops_the_runs_under_way(workspace, monkeypatch):
+    def echo(text):
         if "later" in text:
             wait_for("ready")
             raise ZeroDivisionError
 
-    monkeypatch.setattr(sweep_jobs, "say", say)
+    monkeypatch.setattr(sweep_jobs, "echo", echo)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(ZeroDivisionError):
         main([config("long1"), config("later"), "--jobs", "2"])
@@ -247,7 +249,7 @@ def test_under_nohup_a_closed_terminal_stops_nothing(monkeypatch):
     ("number", "passed"),
     [(signal.SIGINT, 2), (signal.SIGTERM, 15), (signal.SIGHUP, 15)],  # a run knows no SIGHUP, and would die unsaved
 )
-def test_a_signal_reaches_the_runs_once_and_is_waited_for(place, number, passed):
+def test_a_signal_reaches_the_runs_once_and_is_waited_for(workspace, number, passed):
     files = [config(name) for name in ("one", "long1", "long2", "later")]
     script = "import sys\nfrom pipeline import sweep, sweep_jobs\n" \
         "sweep_jobs.COMMAND = (sys.executable, 'actor.py')\nraise SystemExit(sweep.main(sys.argv[1:]))"  # fmt: skip
@@ -260,8 +262,8 @@ def test_a_signal_reaches_the_runs_once_and_is_waited_for(place, number, passed)
     )
     wait_for("ready", 2)
     os.killpg(process.pid, number)  # as a terminal does: to the whole group
-    _, said = process.communicate(timeout=120)
+    _, output = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert sorted(line for line in did() if "saved" in line) == [f"long1 saved {passed}", f"long2 saved {passed}"]
-    assert not (place / "runs" / "sweep" / "logs" / "later.log").exists()  # it was not even started
-    assert "1 of 4 runs are done, still to do: long1, long2, later; the same command goes on from there" in said
+    assert not (workspace / "runs" / "sweep" / "logs" / "later.log").exists()  # it was not even started
+    assert "1 of 4 runs are done, still to do: long1, long2, later; the same command goes on from there" in output

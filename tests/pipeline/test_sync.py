@@ -36,10 +36,10 @@ def statuses(uri):
 def test_each_run_is_sent_and_has_its_line(unfollowed, store, capsys):
     capsys.readouterr()
     assert main([str(folder) for folder in unfollowed]) == 0
-    said = capsys.readouterr()
-    assert said.err == ""
-    assert [line.partition(": ")[0] for line in said.out.splitlines()] == [str(folder) for folder in unfollowed]
-    assert all(": FINISHED, MLflow run " in line and "6 points" in line for line in said.out.splitlines())
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert [line.partition(": ")[0] for line in output.out.splitlines()] == [str(folder) for folder in unfollowed]
+    assert all(": FINISHED, MLflow run " in line and "6 points" in line for line in output.out.splitlines())
     assert statuses(store) == ["FINISHED"] * 2
 
 
@@ -61,14 +61,14 @@ def test_pictures_that_only_the_first_store_has_are_told_once_and_are_no_failure
         picture.unlink()
     capsys.readouterr()
     assert main([str(unfollowed[0])]) == 0
-    told = f"note: {unfollowed[0]}: 2 pictures are not here any more, but only in the store that got them first\n"
-    assert capsys.readouterr().err == told
+    output = f"note: {unfollowed[0]}: 2 pictures are not here any more, but only in the store that got them first\n"
+    assert capsys.readouterr().err == output
 
 
 def test_a_name_too_long_for_a_folder_is_one_line(tmp_path, capsys):
     assert main([str(tmp_path / ("x" * 300))]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and said.endswith("no such folder; give the folder of a run\n")
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1 and output.endswith("no such folder; give the folder of a run\n")
 
 
 def test_a_dead_server_is_one_line_and_the_run_can_be_sent_later(unfollowed, store, monkeypatch, capsys):
@@ -76,21 +76,21 @@ def test_a_dead_server_is_one_line_and_the_run_can_be_sent_later(unfollowed, sto
     with monkeypatch.context() as patch, mlflow_store.failing_server("error") as uri:
         patch.setenv("MLFLOW_TRACKING_URI", uri.replace("://", "://me:secret@"))
         assert main([str(unfollowed[0])]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "secret" not in said
-    assert said.startswith(f"error: {unfollowed[0]}: not sent to MLflow: ")
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1 and "secret" not in output
+    assert output.startswith(f"error: {unfollowed[0]}: not sent to MLflow: ")
     assert main([str(unfollowed[0])]) == 0
     assert statuses(store) == ["FINISHED"]
 
 
 def test_a_run_at_work_is_left_alone(unfollowed, store, capsys):
-    with RunFolder(unfollowed[0]).held():
+    with RunFolder(unfollowed[0]).lock():
         assert in_child(lambda: main([str(unfollowed[0])])) == 2
     assert not (unfollowed[0] / "mlflow.json").exists()
 
 
 def test_a_run_at_work_is_named(unfollowed, store, capfd):
-    with RunFolder(unfollowed[0]).held():
+    with RunFolder(unfollowed[0]).lock():
         in_child(lambda: main([str(unfollowed[0])]))
     assert f"error: {unfollowed[0]}: another process is at work on this run; wait for it" in capfd.readouterr().err
 
@@ -101,6 +101,6 @@ def test_a_folder_without_a_record_is_refused_and_stays_as_it_was(tmp_path, caps
         (tmp_path / "tracking.jsonl").write_bytes(content)
     before = list(tmp_path.iterdir())
     assert main([str(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and f"error: {tmp_path}/tracking.jsonl: not there, or damaged" in said
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1 and f"error: {tmp_path}/tracking.jsonl: not there, or damaged" in output
     assert list(tmp_path.iterdir()) == before

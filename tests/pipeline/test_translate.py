@@ -14,8 +14,8 @@ from negative_model import files_in, loads, run, volume_at
 import pipeline.translate
 from networks.unet import UNet
 from pipeline.config.schema import Config
+from pipeline.inference.batch.outputs import plan_jobs
 from pipeline.translate import main, translate
-from pipeline.translation.places import plan
 
 ROOT = Path(pipeline.translate.__file__).parents[1]
 
@@ -52,13 +52,13 @@ def test_equal_file_names_of_two_folders_do_not_collide(tmp_path, model):
     assert run("-i", first, second, "-o", tmp_path / "files") == 0
     for out in (tmp_path / "folders", tmp_path / "files"):
         assert files_in(out) == ["p1/T1.nii.gz", "p2/T1.nii.gz"]
-        one, two = (nib.load(out / name / "T1.nii.gz").get_fdata() for name in ("p1", "p2"))
-        assert not np.array_equal(one, two)
+        first, second = (nib.load(out / name / "T1.nii.gz").get_fdata() for name in ("p1", "p2"))
+        assert not np.array_equal(first, second)
 
 
 def test_a_volume_given_twice_is_translated_once(tmp_path, model):
     source = volume_at(tmp_path / "in" / "a.nii")
-    jobs = plan([source, source.parent, tmp_path / "in" / ".." / "in" / "a.nii"], tmp_path / "out")
+    jobs = plan_jobs([source, source.parent, tmp_path / "in" / ".." / "in" / "a.nii"], tmp_path / "out")
     assert [job.target for job in jobs] == [tmp_path / "out" / "a.nii"]
 
 
@@ -69,7 +69,7 @@ def test_pairs_become_single_files(tmp_path, model):
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
     assert files_in(tmp_path / "out") == ["a.nii.gz"]
     volume_at(tmp_path / "in" / "a.nii.gz")
-    jobs = plan([tmp_path / "in"], tmp_path / "out")
+    jobs = plan_jobs([tmp_path / "in"], tmp_path / "out")
     assert [job.status for job in jobs] == ["failed", "failed"]
     assert all("a.hdr and a.nii.gz would be one volume; move one away" in job.message for job in jobs)
 
@@ -131,8 +131,8 @@ def test_replaced_voxels_are_reported_with_their_volume(tmp_path, model, capsys)
 def test_sources_are_never_overwritten(tmp_path, model, capsys):
     source = volume_at(tmp_path / "in" / "a.nii")
     before = source.read_bytes()
-    for given, out in ((source.parent, source.parent), (source, source), (source, source.parent)):
-        assert run("-i", given, "-o", out, "--overwrite") == 2
+    for entry, out in ((source.parent, source.parent), (source, source), (source, source.parent)):
+        assert run("-i", entry, "-o", out, "--overwrite") == 2
     assert source.read_bytes() == before
     assert capsys.readouterr().err.count("error: ") == 3
 

@@ -19,9 +19,9 @@ VALIDATOR = Path(sys.executable).with_name("bids-validator-deno")
 
 @pytest.fixture
 def model(monkeypatch):
-    made = calibrated_model()
-    loads(monkeypatch, lambda uri, device: made)
-    return made
+    calibrated = calibrated_model()
+    loads(monkeypatch, lambda uri, device: calibrated)
+    return calibrated
 
 
 def test_a_map_has_a_name_and_a_sidecar_of_its_own(tmp_path, model):
@@ -29,9 +29,9 @@ def test_a_map_has_a_name_and_a_sidecar_of_its_own(tmp_path, model):
     assert run("-i", root, "-o", tmp_path / "out", "--uncertainty") == 0
     name = "sub-01/anat/sub-01_desc-synthuncertainty_T2w"
     assert {f"{name}.nii.gz", f"{name}.json"} < set(files_in(tmp_path / "out"))
-    about = sidecar(tmp_path / "out", name)
-    assert about["Description"].startswith("Absolute error to expect of the synthetic T2, in its intensities")
-    assert about["Sources"] == [f"bids:source:{SCANS[0]}"]
+    content = sidecar(tmp_path / "out", name)
+    assert content["Description"].startswith("Absolute error to expect of the synthetic T2, in its intensities")
+    assert content["Sources"] == [f"bids:source:{SCANS[0]}"]
 
 
 def test_every_scan_of_the_source_contrast_is_translated_and_described(tmp_path, model):
@@ -41,13 +41,13 @@ def test_every_scan_of_the_source_contrast_is_translated_and_described(tmp_path,
     assert files_in(out) == sorted(
         [*OF_THE_SET, *(f"{name}{suffix}" for name in MADE for suffix in (".nii.gz", ".json"))]
     )
-    source, made = nib.load(root / SCANS[0]), nib.load(out / f"{MADE[0]}.nii.gz")
-    assert np.array_equal(source.affine, made.affine) and made.get_fdata().std() > 0
-    about = sidecar(out, MADE[1])
-    assert about["Sources"] == [f"bids:source:{SCANS[2]}"]
-    assert (about["SkullStripped"], about["SpatialReference"]) == (False, "orig")
-    assert about["Description"] == "Synthetic T2 translated from T1; not for clinical use"
-    (generated_by,) = about["GeneratedBy"]
+    source, output = nib.load(root / SCANS[0]), nib.load(out / f"{MADE[0]}.nii.gz")
+    assert np.array_equal(source.affine, output.affine) and output.get_fdata().std() > 0
+    content = sidecar(out, MADE[1])
+    assert content["Sources"] == [f"bids:source:{SCANS[2]}"]
+    assert (content["SkullStripped"], content["SpatialReference"]) == (False, "orig")
+    assert content["Description"] == "Synthetic T2 translated from T1; not for clinical use"
+    (generated_by,) = content["GeneratedBy"]
     assert generated_by["Name"] == "contrast-translation" and generated_by["Version"] == __version__
     assert (generated_by["ModelID"], generated_by["ConfigHash"]) == (model.identity("T2"), "")
     described = json.loads((out / "dataset_description.json").read_text())
@@ -55,7 +55,7 @@ def test_every_scan_of_the_source_contrast_is_translated_and_described(tmp_path,
     assert described["DatasetType"] == "derivative" and described["GeneratedBy"] == [generated_by]
     assert described["DatasetLinks"] == {"source": "../.."}
     assert (out / "summary.json").is_file() and "summary.json" in (out / ".bidsignore").read_text()
-    assert str(tmp_path) not in (out / "dataset_description.json").read_text() + json.dumps(about)
+    assert str(tmp_path) not in (out / "dataset_description.json").read_text() + json.dumps(content)
 
 
 def test_another_models_entry_and_what_a_user_added_stay(tmp_path, model):
@@ -151,7 +151,7 @@ def test_what_is_no_data_set_or_no_place_for_one_is_refused_in_a_line(tmp_path, 
     (data_set(tmp_path / "broken") / "dataset_description.json").write_text("{")
     (data_set(tmp_path / "list") / "dataset_description.json").write_text("[]")
     before = sorted(tmp_path.rglob("*"))
-    assert run("-i", *(tmp_path / given for given in inputs), "-o", tmp_path / out) == 2
+    assert run("-i", *(tmp_path / name for name in inputs), "-o", tmp_path / out) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
@@ -164,9 +164,9 @@ def test_the_validator_finds_no_error(tmp_path, model):
     assert run("-i", root, "-o", tmp_path / "out", "--uncertainty") == 0
     command = [str(VALIDATOR), str(tmp_path / "out"), "--format", "json", "--datasetTypes", "derivative"]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    found = json.loads(answer.stdout)
-    assert sorted(found["summary"]["subjects"]) == ["01", "02"] and found["summary"]["dataTypes"] == ["anat"]
-    assert {issue["code"]: issue["severity"] for issue in found["issues"]["issues"]} == {"TOO_FEW_AUTHORS": "warning"}
+    report = json.loads(answer.stdout)
+    assert sorted(report["summary"]["subjects"]) == ["01", "02"] and report["summary"]["dataTypes"] == ["anat"]
+    assert {issue["code"]: issue["severity"] for issue in report["issues"]["issues"]} == {"TOO_FEW_AUTHORS": "warning"}
     assert answer.returncode == 0
     (tmp_path / "out" / f"{MADE[0]}.json").unlink()  # the validator does look
     assert subprocess.run(command, capture_output=True, timeout=120).returncode != 0
@@ -193,7 +193,7 @@ def test_doubtful_volumes_are_translated_and_the_skull_is_judged_from_what_was_r
     source = path.rename(anat / path.name.replace("head", "sub-01_T1w"))
     assert run("-i", root, "-o", tmp_path / "out", "--quiet") == 0
     first, *_ = capsys.readouterr().err.splitlines()
-    assert first.startswith(f"warning: {source}: ") and all(part in first for part in case.says)
+    assert first.startswith(f"warning: {source}: ") and all(phrase in first for phrase in case.says)
     assert isinstance(sidecar(tmp_path / "out", MADE[0])["SkullStripped"], bool)
 
 

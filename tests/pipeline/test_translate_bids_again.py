@@ -6,14 +6,14 @@ import pytest
 from bids_set import MADE, OF_THE_SET, SCANS, calibrated_model, contents, data_set, run
 from negative_model import files_in, loads
 
-import pipeline.translation.volume
+import pipeline.inference.output_volume
 
 
 @pytest.fixture
 def model(monkeypatch):
-    made = calibrated_model()
-    loads(monkeypatch, lambda uri, device: made)
-    return made
+    model = calibrated_model()
+    loads(monkeypatch, lambda uri, device: model)
+    return model
 
 
 def test_a_rerun_skips_and_a_scan_without_its_volume_is_redone(tmp_path, model, capsys):
@@ -29,7 +29,7 @@ def test_a_scan_that_fails_leaves_neither_volume_nor_sidecar(tmp_path, model, mo
     (root / SCANS[0]).write_text("hello")
     assert run("-i", root, "-o", tmp_path / "out") == 3
     assert files_in(tmp_path / "out") == sorted([*OF_THE_SET, f"{MADE[1]}.nii.gz", f"{MADE[1]}.json"])
-    monkeypatch.setattr("pipeline.translation.volume.volume_writer", lambda *_: 1 / 0)
+    monkeypatch.setattr("pipeline.inference.output_volume.volume_writer", lambda *_: 1 / 0)
     assert run("-i", root, "-o", tmp_path / "none") == 2
     assert files_in(tmp_path / "none") == sorted(OF_THE_SET)
 
@@ -40,7 +40,7 @@ def test_what_cannot_be_made_again_stays_as_it_was(tmp_path, model, monkeypatch,
     before = contents(out)
     assert len(before) == 8
     with monkeypatch.context() as broken:
-        broken.setattr(pipeline.translation.volume, "volume_writer", lambda volume, path: lambda stream: 1 / 0)
+        broken.setattr(pipeline.inference.output_volume, "volume_writer", lambda volume, path: lambda stream: 1 / 0)
         assert run("-i", root, "-o", out, "--overwrite") == 2
     assert contents(out) == before
     (root / "T1w.json").write_text("{")
@@ -77,8 +77,8 @@ def test_a_scan_stored_twice_fails_twice_and_the_others_are_made(model, tmp_path
 
 @pytest.mark.parametrize("long", ["-i", "-o"])
 def test_names_too_long_for_the_disk_are_one_line(tmp_path, model, capfd, long):
-    places = {"-i": data_set(tmp_path / "heads", SCANS[0]), "-o": tmp_path / "out"} | {long: tmp_path / ("n" * 300)}
-    assert run("-i", places["-i"], "-o", places["-o"]) == 2
+    paths = {"-i": data_set(tmp_path / "heads", SCANS[0]), "-o": tmp_path / "out"} | {long: tmp_path / ("n" * 300)}
+    assert run("-i", paths["-i"], "-o", paths["-o"]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("error: ")
 

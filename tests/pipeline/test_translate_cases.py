@@ -18,9 +18,9 @@ from volume_cases_bad import BAD, CANNOT_BE_ROOT
 from volume_cases_doubtful import DOUBTFUL
 from volume_cases_good import GOOD
 
+from pipeline.inference.model import TranslationModel
 from pipeline.translate import main
-from pipeline.translation.model import TranslationModel
-from transforms.presets import CHAIN_VERSION
+from transforms.slice_chain import CHAIN_VERSION
 
 VALUES_CHANGE = ("NaN voxels", "infinite voxels", "a float64 voxel beyond float32", "a float32 voxel of 3e38")
 INVERTED = "slope -1 and intercept 900"  # a sound file, whose head is darker than the air: no head can be cut out
@@ -37,7 +37,7 @@ def model_of(network, low=0.0, high=1.0, **settings) -> TranslationModel:
         contrasts=("T1", "T2"),
         translators={"T2": network.eval()},
         settings={"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)} | settings,
-        facts={"T2": {"low": low, "high": high, "integer": False}},
+        statistics={"T2": {"low": low, "high": high, "integer": False}},
         stride=8,
         device=torch.device("cpu"),
     )
@@ -123,7 +123,7 @@ def test_sound_volumes_come_back_on_their_grid_and_nothing_is_said(tmp_path, use
     assert printed.out == "" and ("where the head ends cannot be told" in printed.err) == doubtful
     assert len(printed.err.splitlines()) == doubtful
     written = list((tmp_path / "out").iterdir())
-    assert [found.name for found in written] == [path.name if path.suffix not in PAIR else "head.nii.gz"]
+    assert [file.name for file in written] == [path.name if path.suffix not in PAIR else "head.nii.gz"]
     source, result = load(path), load(written[0])
     check_geometry(source, result)
     check_places(source.dataobj, result.get_fdata())
@@ -140,7 +140,7 @@ def test_doubtful_volumes_are_translated_with_one_warning(tmp_path, use, capfd, 
     lines = printed.err.splitlines()
     assert len(lines) == 1 and lines[0].startswith(f"warning: {path}: "), lines
     assert lines[0].count(str(path)) == 1 and ".py" not in lines[0]
-    assert all(part in lines[0] for part in case.says), lines[0]
+    assert all(phrase in lines[0] for phrase in case.says), lines[0]
     result = load(next((tmp_path / "out").iterdir()))
     if path.suffix not in PAIR:
         check_raw_affine(content_of(path), content_of(next((tmp_path / "out").iterdir())))
@@ -163,6 +163,6 @@ def test_bad_volumes_are_refused_in_one_line_and_leave_nothing(tmp_path, use, ca
     lines = printed.err.splitlines()
     assert len(lines) == (2 if case.name == ".nii beside .nii.gz" else 1), lines
     assert lines[0].startswith("error: ") and str(tmp_path / "in") in lines[0]
-    assert all(part in lines[0] for part in case.says), lines[0]
+    assert all(phrase in lines[0] for phrase in case.says), lines[0]
     assert "Traceback" not in lines[0] and "unexpected" not in lines[0]
     assert everything_below(tmp_path) == before

@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 from negative_model import files_in, run, volume_at
 
-from pipeline.data.nifti import nifti_cases
+from pipeline.data.sources.nifti_folder import nifti_cases
 
 
 def test_an_mgz_becomes_a_nifti_on_its_grid(tmp_path, model, capsys):
@@ -16,9 +16,9 @@ def test_an_mgz_becomes_a_nifti_on_its_grid(tmp_path, model, capsys):
     assert run("-i", tmp_path / "plain", "-o", tmp_path / "one") == 0
     assert run("-i", tmp_path / "in", "-o", tmp_path / "two") == 0
     assert files_in(tmp_path / "two") == ["b.nii.gz"]
-    one, two = (nib.load(tmp_path / out / "b.nii.gz") for out in ("one", "two"))
-    assert np.array_equal(one.get_fdata(), two.get_fdata()) and np.allclose(one.affine, two.affine, atol=1e-4)
-    assert two.header["sform_code"] == two.header["qform_code"] == 1 and two.header.get_xyzt_units()[0] == "mm"
+    first, second = (nib.load(tmp_path / out / "b.nii.gz") for out in ("one", "two"))
+    assert np.array_equal(first.get_fdata(), second.get_fdata()) and np.allclose(first.affine, second.affine, atol=1e-4)
+    assert second.header["sform_code"] == second.header["qform_code"] == 1 and second.header.get_xyzt_units()[0] == "mm"
     capsys.readouterr()
     assert run("-i", tmp_path / "in", "-o", tmp_path / "two") == 0
     assert "1 skipped" in capsys.readouterr().out

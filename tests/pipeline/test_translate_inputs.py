@@ -105,7 +105,7 @@ def test_odd_names_in_messages_are_whole_and_hold_no_terminal_codes(tmp_path, mo
     assert "\x1b" not in printed.out + printed.err and len(printed.out.splitlines()) == 3 + 3
     assert "a\\x1b[31m\\nb.nii and a\\x1b[31m\\nb.nii.gz would be one volume" in printed.out
     assert f"error: {tmp_path}/c  d\\n.nii: OUT would overwrite a source" in printed.err
-    errors = {Path(one["source"]).name: one["error"] for one in summary_of(tmp_path / "out")["volumes"]}
+    errors = {Path(entry["source"]).name: entry["error"] for entry in summary_of(tmp_path / "out")["volumes"]}
     assert errors["c  d\n.nii"].startswith(f"{tmp_path}/in/c  d\\n.nii: ")
 
 
@@ -125,8 +125,8 @@ def test_a_dry_run_says_what_would_go_where_and_writes_nothing(tmp_path, model, 
 
 @pytest.mark.parametrize("arguments", ["-i {a} -o {long}.nii.gz", "-i {a} -o {long}", "-i {long}.nii -o {a}.gz"])
 def test_names_too_long_for_the_disk_are_one_line(tmp_path, model, capfd, arguments):
-    places = {"a": volume_at(tmp_path / "a.nii"), "long": tmp_path / ("n" * 300)}
-    assert run(*arguments.format(**places).split(), "--quiet") == 2
+    paths = {"a": volume_at(tmp_path / "a.nii"), "long": tmp_path / ("n" * 300)}
+    assert run(*arguments.format(**paths).split(), "--quiet") == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("error: ") and "nnn" in line
 

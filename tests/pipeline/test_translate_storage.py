@@ -13,9 +13,9 @@ from torch import nn
 from volume_cases import ORIENTATIONS, affine_of, head, image, saved, stored_as
 from volume_cases_bad import BAD
 
+from pipeline.inference.model import TranslationModel
 from pipeline.translate import main
-from pipeline.translation.model import TranslationModel
-from transforms.nifti import read_nifti
+from transforms.io.nifti import read_nifti
 
 SHEAR = np.array([[1, 0.2, 0.1], [0, 1, 0.15], [0, 0, 1]])
 
@@ -34,7 +34,7 @@ def use(monkeypatch):
             contrasts=("T1", "T2"),
             translators={"T2": network.eval()},
             settings=settings,
-            facts={"T2": {"low": 0.0, "high": 1000.0, "integer": False}},
+            statistics={"T2": {"low": 0.0, "high": 1000.0, "integer": False}},
             stride=8,
             device=torch.device("cpu"),
         )
@@ -70,15 +70,15 @@ def test_a_head_gives_the_same_translation_in_all_48_orientations(tmp_path, use,
     unturned = next(n for n, o in enumerate(ORIENTATIONS) if np.array_equal(o, [[0, 1], [1, 1], [2, 1]]))
     expected = nib.load(tmp_path / "out" / f"{unturned:02d}.nii").get_fdata()
     assert expected.std() > 50
-    seen = set()
+    modes = set()
     for number, orientation in enumerate(ORIENTATIONS):
         source, result = (nib.load(tmp_path / folder / f"{number:02d}.nii") for folder in ("in", "out"))
         assert np.array_equal(source.affine, result.affine) and source.shape == result.shape
-        back = np.empty(shape)
-        back.flat[apply_orientation(np.arange(back.size).reshape(shape), orientation)] = result.get_fdata()
-        assert np.array_equal(back, expected), aff2axcodes(source.affine)
-        seen.add(aff2axcodes(source.affine))
-    assert len(seen) == 48 or degrees == 45
+        buffer = np.empty(shape)
+        buffer.flat[apply_orientation(np.arange(buffer.size).reshape(shape), orientation)] = result.get_fdata()
+        assert np.array_equal(buffer, expected), aff2axcodes(source.affine)
+        modes.add(aff2axcodes(source.affine))
+    assert len(modes) == 48 or degrees == 45
 
 
 def test_bad_volumes_in_a_batch_are_3_and_the_others_are_made(tmp_path, use, capfd):

@@ -79,6 +79,21 @@ def test_a_script_beside_such_a_file_is_told_what_is_in_the_way(research):
     assert f"ImportError: {research / 'networks.py'}: is in the way of this project's networks" in ended.stderr
 
 
+def test_another_packages_command_keeps_its_folder(tmp_path):
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "__init__.py").write_text("import pipeline\n")
+    (tmp_path / "lab" / "work.py").write_text("import beside\n")
+    (tmp_path / "beside.py").write_text("print('here')\n")
+    ended = started_in(tmp_path, "-m", "lab.work")
+    assert (ended.returncode, ended.stdout) == (0, "here\n"), ended.stderr
+
+
+@pytest.mark.parametrize("spelling", [["-mpipeline.run"], ["-um", "pipeline.run"], ["-umpipeline.run"]])
+def test_a_command_is_one_however_it_is_spelt(research, spelling):
+    ended = started_in(research, *spelling, "--help")
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_the_projects_own_root_stays_on_the_path():
     ended = started_in(ROOT, "-m", "pipeline.run", "--help", path="")
     assert (ended.returncode, ended.stderr) == (0, "")

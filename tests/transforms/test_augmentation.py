@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from transforms.augmentation import Augmentation, Change, enlarge
+from transforms.augmentation import Augmentation, AugmentationParameters, enlarge
 
 TINY = torch.tensor([[-0.8, -0.6, -0.4], [-0.2, 0.0, 0.2], [0.4, 0.6, 0.8]])[None, None]  # (1, 1, 3, 3), (R, A)
 EVERYTHING = Augmentation(
@@ -12,7 +12,7 @@ EVERYTHING = Augmentation(
 )
 
 
-def changed(image, change, **settings):
+def augmented(image, change, **settings):
     """One slice (1, 1, S, S) through `apply`, as a list of rows."""
     return Augmentation(**settings).apply(image, [change])[0, 0]
 
@@ -24,45 +24,47 @@ def draws(augmentation, count=4000):
 def test_with_everything_off_nothing_changes():
     slices = torch.rand(5, 1, 8, 8) * 2 - 1
     off = Augmentation()
-    assert set(draws(off, 100)) == {replace(Change(), crop=change.crop) for change in draws(off, 100)}
+    assert set(draws(off, 100)) == {replace(AugmentationParameters(), crop=change.crop) for change in draws(off, 100)}
     assert torch.equal(off.apply(slices, draws(off, 5)), slices)
 
 
 def test_a_horizontal_flip_mirrors_left_and_right_the_first_axis():
     expected = torch.tensor([[0.4, 0.6, 0.8], [-0.2, 0.0, 0.2], [-0.8, -0.6, -0.4]])
-    assert torch.equal(changed(TINY, Change(flip_left_right=True)), expected)
+    assert torch.equal(augmented(TINY, AugmentationParameters(flip_left_right=True)), expected)
 
 
 def test_a_vertical_flip_mirrors_front_and_back_the_second_axis():
     expected = torch.tensor([[-0.4, -0.6, -0.8], [0.2, 0.0, -0.2], [0.8, 0.6, 0.4]])
-    assert torch.equal(changed(TINY, Change(flip_front_back=True)), expected)
+    assert torch.equal(augmented(TINY, AugmentationParameters(flip_front_back=True)), expected)
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_quarter_turns_turn_the_plane(turns):
     expected = torch.from_numpy(np.rot90(TINY[0, 0].numpy(), turns).copy())
-    assert torch.equal(changed(TINY, Change(quarter_turns=turns)), expected)
+    assert torch.equal(augmented(TINY, AugmentationParameters(quarter_turns=turns)), expected)
 
 
 def test_brightness_shifts_and_stays_within_the_range():
     expected = torch.tensor([[-0.3, -0.1, 0.1], [0.3, 0.5, 0.7], [0.9, 1.0, 1.0]])
-    torch.testing.assert_close(changed(TINY, Change(brightness=0.5)), expected)
+    torch.testing.assert_close(augmented(TINY, AugmentationParameters(brightness=0.5)), expected)
 
 
 def test_contrast_spreads_about_the_mean_and_stays_within_the_range():
     shifted = (TINY * 0.5 + 0.2).float()  # mean 0.2
-    torch.testing.assert_close(changed(shifted, Change(contrast=0.5)), (TINY * 0.25 + 0.2)[0, 0])
+    torch.testing.assert_close(augmented(shifted, AugmentationParameters(contrast=0.5)), (TINY * 0.25 + 0.2)[0, 0])
     expected = torch.tensor([[-1.0, -1.0, -0.8], [-0.4, 0.0, 0.4], [0.8, 1.0, 1.0]])
-    torch.testing.assert_close(changed(TINY, Change(contrast=2.0)), expected)
+    torch.testing.assert_close(augmented(TINY, AugmentationParameters(contrast=2.0)), expected)
 
 
 def test_brightness_and_contrast_act_together():
-    torch.testing.assert_close(changed(TINY, Change(brightness=0.1, contrast=0.5)), (TINY * 0.5 + 0.1)[0, 0])
+    torch.testing.assert_close(
+        augmented(TINY, AugmentationParameters(brightness=0.1, contrast=0.5)), (TINY * 0.5 + 0.1)[0, 0]
+    )
 
 
 def test_each_slice_gets_its_own_change():
     slices = torch.cat([TINY, TINY])
-    result = Augmentation().apply(slices, [Change(), Change(flip_left_right=True)])
+    result = Augmentation().apply(slices, [AugmentationParameters(), AugmentationParameters(flip_left_right=True)])
     assert torch.equal(result[0], TINY[0])
     assert torch.equal(result[1], TINY[0].flip(1))
 
@@ -72,9 +74,9 @@ def test_jitter_crops_the_enlarged_slice_where_the_draw_says(start, first):
     image = torch.rand(1, 1, 20, 20) * 2 - 1
     enlarged = enlarge(image, 1.15)  # 23 × 23: crops start at 0 to 3
     assert enlarged.shape[-2:] == (23, 23)
-    result = changed(image, Change(crop=(start, 0.0)), jitter=1.15)
+    result = augmented(image, AugmentationParameters(crop=(start, 0.0)), jitter=1.15)
     assert torch.equal(result, enlarged[0, 0, first : first + 20, :20])
-    across = changed(image, Change(crop=(0.0, start)), jitter=1.15)
+    across = augmented(image, AugmentationParameters(crop=(0.0, start)), jitter=1.15)
     assert torch.equal(across, enlarged[0, 0, :20, first : first + 20])
 
 
@@ -101,9 +103,9 @@ def test_all_together_keep_shape_and_range():
 
 def test_the_slices_given_are_not_altered():
     slices = torch.rand(8, 1, 16, 16)
-    before = slices.clone()
+    original = slices.clone()
     EVERYTHING.apply(slices, draws(EVERYTHING, 8))
-    assert torch.equal(slices, before)
+    assert torch.equal(slices, original)
 
 
 def test_what_is_drawn_depends_on_the_generator_alone():
@@ -117,23 +119,23 @@ def test_what_is_drawn_depends_on_the_generator_alone():
 
 def test_switching_one_option_on_leaves_the_others_draws_as_they_were():
     more = replace(EVERYTHING, rotate90=0.0)
-    for one, other in zip(draws(EVERYTHING, 50), draws(more, 50), strict=True):
-        assert replace(one, quarter_turns=0) == other
+    for first_parameters, second_parameters in zip(draws(EVERYTHING, 50), draws(more, 50), strict=True):
+        assert replace(first_parameters, quarter_turns=0) == second_parameters
 
 
 def test_options_come_as_often_and_as_large_as_they_say():
     augmentation = Augmentation(horizontal_flip=0.5, vertical_flip=0.2, rotate90=0.3, brightness=0.1, contrast=0.4)
-    drawn = draws(augmentation)
-    assert np.mean([change.flip_left_right for change in drawn]) == pytest.approx(0.5, abs=0.03)
-    assert np.mean([change.flip_front_back for change in drawn]) == pytest.approx(0.2, abs=0.03)
-    turns = np.bincount([change.quarter_turns for change in drawn]) / len(drawn)
+    parameters = draws(augmentation)
+    assert np.mean([change.flip_left_right for change in parameters]) == pytest.approx(0.5, abs=0.03)
+    assert np.mean([change.flip_front_back for change in parameters]) == pytest.approx(0.2, abs=0.03)
+    turns = np.bincount([change.quarter_turns for change in parameters]) / len(parameters)
     np.testing.assert_allclose(turns, [0.7, 0.1, 0.1, 0.1], atol=0.03)
     brightness, contrast = (
-        np.array([getattr(change, name) for change in drawn]) for name in ("brightness", "contrast")
+        np.array([getattr(change, name) for change in parameters]) for name in ("brightness", "contrast")
     )
     assert (brightness.min(), brightness.max()) == pytest.approx((-0.2, 0.2), abs=0.002)  # 10 % of a range of 2
     assert (contrast.min(), contrast.max()) == pytest.approx((0.6, 1.4), abs=0.004)
-    crops = np.array([change.crop for change in drawn])
+    crops = np.array([change.crop for change in parameters])
     assert crops.min() >= 0
     assert crops.max() < 1
     np.testing.assert_allclose(crops.mean(axis=0), 0.5, atol=0.03)
@@ -149,8 +151,8 @@ def test_slices_flipped_beforehand_become_the_same_where_nothing_is_cropped():
     changes = draws(augmentation, 40)
     flipped = [image[:, ::rows, ::columns].copy() for image, (rows, columns) in
                zip(slices.numpy(), (change.flips for change in changes), strict=True)]  # fmt: skip
-    found = augmentation.apply_to_flipped(torch.from_numpy(np.stack(flipped)), changes)
-    assert torch.equal(found, augmentation.apply(slices, changes))
+    actual = augmentation.apply_to_flipped(torch.from_numpy(np.stack(flipped)), changes)
+    assert torch.equal(actual, augmentation.apply(slices, changes))
     with pytest.raises(ValueError, match=r"enlarged by 1\.2 before they are flipped"):
         EVERYTHING.apply_to_flipped(slices, changes)
 
@@ -160,11 +162,11 @@ def test_a_batch_changed_at_once_is_the_same_to_the_bit(jitter):
     slices, plain = torch.rand(300, 1, 8, 8) * 2 - 1, replace(EVERYTHING, jitter=jitter, brightness=0.0, contrast=0.0)
     changes = draws(plain, 300)
     assert len({(c.flips, c.quarter_turns) for c in changes}) == 16
-    assert torch.equal(plain.apply_at_once(slices, changes), plain.apply(slices, changes))
+    assert torch.equal(plain.apply_batched(slices, changes), plain.apply(slices, changes))
 
 
 def test_a_batch_recoloured_at_once_is_the_same_but_for_rounding():
     slices, changes = torch.rand(64, 1, 8, 8) * 2 - 1, draws(EVERYTHING, 64)
-    found, expected = EVERYTHING.apply_at_once(slices, changes), EVERYTHING.apply(slices, changes)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    assert found.dtype == expected.dtype and found.is_contiguous()
+    actual, expected = EVERYTHING.apply_batched(slices, changes), EVERYTHING.apply(slices, changes)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+    assert actual.dtype == expected.dtype and actual.is_contiguous()

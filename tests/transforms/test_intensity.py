@@ -3,8 +3,8 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from pipeline.data.head import head_fractions
-from pipeline.data.phantom import make_subject
+from pipeline.data.sources.phantom import make_subject
+from pipeline.data.sources.phantom_anatomy import head_fractions
 from transforms.intensity import (
     correct_bias_field,
     foreground_mask,
@@ -12,7 +12,7 @@ from transforms.intensity import (
     scale_from_unit,
     scale_to_unit,
 )
-from transforms.regions import fill_cavities, with_margin, without_margin
+from transforms.mask_regions import fill_cavities, with_margin, without_margin
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_cavities_are_filled_as_slice_by_slice(shape):
     body = np.random.default_rng(0).random(shape) < 0.6
     expected = body.copy()
     for axis in range(3):
-        if min(length for other, length in enumerate(shape) if other != axis) >= 3:
+        if min(length for other_axis, length in enumerate(shape) if other_axis != axis) >= 3:
             for index in range(shape[axis]):
                 plane = (slice(None),) * axis + (index,)
                 expected[plane] = ndimage.binary_fill_holes(expected[plane])
@@ -145,9 +145,9 @@ def test_scaling_does_not_depend_on_how_much_air_is_around(scans, contrast):
 def test_an_outlier_does_not_move_the_range(scans):
     volume = scans["T1"].astype(np.float32)
     foreground = foreground_mask(volume)
-    before = percentile_range(volume, foreground, 0.5, 99.5)
+    original = percentile_range(volume, foreground, 0.5, 99.5)
     volume[tuple(np.argwhere(foreground)[1000])] = 30000
-    np.testing.assert_allclose(percentile_range(volume, foreground, 0.5, 99.5), before, rtol=0.01)
+    np.testing.assert_allclose(percentile_range(volume, foreground, 0.5, 99.5), original, rtol=0.01)
 
 
 def test_percentiles_that_coincide_are_an_error_with_a_remedy():
@@ -194,11 +194,11 @@ def biased_head(shape):
 def test_n4_flattens_a_known_gain(shape, left):
     volume, tissue = biased_head(shape)
     corrected = correct_bias_field(volume, foreground_mask(volume))
-    before, after = (np.std(image[tissue]) / np.mean(image[tissue]) for image in (volume, corrected))
+    original, corrected_value = (np.std(image[tissue]) / np.mean(image[tissue]) for image in (volume, corrected))
     assert corrected.shape == volume.shape
     assert corrected.dtype == np.float32
-    assert before > 0.2
-    assert after < left * before
+    assert original > 0.2
+    assert corrected_value < left * original
 
 
 def test_n4_leaves_a_flat_volume_flat():

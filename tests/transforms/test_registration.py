@@ -10,12 +10,12 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from transforms import registration
-from transforms.registration import mutual_information, register_rigid, resample_onto, same_grid, smoothed_for
+from transforms.registration import low_pass_filter, mutual_information, register_rigid, resample_onto, same_grid
 
 DATA = Path(os.environ.get("MRI_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
-def movement(angles_degrees, shift_mm):
+def rigid_transform(angles_degrees, shift_mm):
     return from_matvec(Rotation.from_euler("xyz", angles_degrees, degrees=True).as_matrix(), shift_mm)
 
 
@@ -27,13 +27,13 @@ def head_corners():
     return np.array([[x, y, z] for x in (-60, 60) for y in (-80, 80) for z in (-65, 65)])
 
 
-def corner_error_mm(found, truth):
+def corner_error_mm(result, truth):
     corners = head_corners()
-    return np.linalg.norm(apply_affine(found, corners) - apply_affine(truth, corners), axis=1).max()
+    return np.linalg.norm(apply_affine(result, corners) - apply_affine(truth, corners), axis=1).max()
 
 
-def rotation_error_degrees(found, truth):
-    return np.rad2deg(Rotation.from_matrix(found[:3, :3] @ truth[:3, :3].T).magnitude())
+def rotation_error_degrees(result, truth):
+    return np.rad2deg(Rotation.from_matrix(result[:3, :3] @ truth[:3, :3].T).magnitude())
 
 
 @pytest.fixture(scope="module")
@@ -47,24 +47,25 @@ def t1_scan():
     ids=["moved a little", "far from where its header says"],
 )
 def test_the_movement_of_a_head_between_two_contrasts_is_recovered(t1_scan, angles_degrees, shift_mm):
-    offset = movement((0, 0, 0), (35, -40, 50))  # the T1 scan's world has its origin outside the head
-    truth = movement(angles_degrees, shift_mm) @ np.linalg.inv(offset)  # from the T1 scan's world to the T2 scan's
+    offset = rigid_transform((0, 0, 0), (35, -40, 50))  # the T1 scan's world has its origin outside the head
+    # From the T1 scan's world to the T2 scan's.
+    truth = rigid_transform(angles_degrees, shift_mm) @ np.linalg.inv(offset)
     shape = (90, 108, 44)
     affine = slanted_left_posterior_affine(shape, (1.9, 1.9, 3.9))
     affine[:3, 3] += shift_mm
-    to_head = np.linalg.inv(movement(angles_degrees, shift_mm))
+    to_head = np.linalg.inv(rigid_transform(angles_degrees, shift_mm))
     t2_scan = scan("T2", shape=shape, affine=affine, world_to_head=to_head, seed=1)
-    found = register_rigid(t1_scan, offset @ T1_AFFINE, t2_scan, affine)
-    assert corner_error_mm(found @ offset, truth @ offset) < 0.5
-    assert rotation_error_degrees(found, truth) < 0.5
-    np.testing.assert_allclose(found[:3, :3] @ found[:3, :3].T, np.eye(3), atol=1e-6)
+    result = register_rigid(t1_scan, offset @ T1_AFFINE, t2_scan, affine)
+    assert corner_error_mm(result @ offset, truth @ offset) < 0.5
+    assert rotation_error_degrees(result, truth) < 0.5
+    np.testing.assert_allclose(result[:3, :3] @ result[:3, :3].T, np.eye(3), atol=1e-6)
 
 
 def test_a_scan_in_place_stays_in_place_and_the_same_scans_give_the_same_bits(t1_scan):
     t2_scan = scan("T2", shape=T1_SHAPE, affine=T1_AFFINE, seed=1)
-    found = register_rigid(t1_scan, T1_AFFINE, t2_scan, T1_AFFINE)
-    assert corner_error_mm(found, np.eye(4)) < 0.5
-    np.testing.assert_array_equal(register_rigid(t1_scan, T1_AFFINE, t2_scan, T1_AFFINE), found)
+    result = register_rigid(t1_scan, T1_AFFINE, t2_scan, T1_AFFINE)
+    assert corner_error_mm(result, np.eye(4)) < 0.5
+    np.testing.assert_array_equal(register_rigid(t1_scan, T1_AFFINE, t2_scan, T1_AFFINE), result)
 
 
 T2_IN_PLACE = {"shape": T1_SHAPE, "affine": T1_AFFINE, "seed": 1}
@@ -73,20 +74,21 @@ T2_IN_PLACE = {"shape": T1_SHAPE, "affine": T1_AFFINE, "seed": 1}
 @pytest.fixture
 def starts(monkeypatch):
     """The starts that an optimiser is given which leaves each where it is."""
-    given = []
-    monkeypatch.setattr(registration, "_optimise", lambda fixed, moving, start, **_: given.append(start) or start)
-    return given
+    records = []
+    monkeypatch.setattr(registration, "_optimise", lambda fixed, moving, start, **_: records.append(start) or start)
+    return records
 
 
 def test_the_search_starts_from_the_headers_and_from_the_centres_of_brightness_and_the_better_one_goes_on(
     t1_scan, starts
 ):
-    t2_scan, away = scan("T2", **T2_IN_PLACE), movement((0, 0, 0), (90, 20, -30))
-    found = register_rigid(t1_scan, T1_AFFINE, t2_scan, away @ T1_AFFINE)  # the same head, its header elsewhere
+    t2_scan, offset = scan("T2", **T2_IN_PLACE), rigid_transform((0, 0, 0), (90, 20, -30))
+    # The same head, with another position in its header.
+    result = register_rigid(t1_scan, T1_AFFINE, t2_scan, offset @ T1_AFFINE)
     headers, centres, fine = starts
     np.testing.assert_array_equal(headers, np.eye(4))
-    np.testing.assert_allclose(centres, away, atol=6)  # T1 is brightest elsewhere than T2
-    assert found is fine is centres
+    np.testing.assert_allclose(centres, offset, atol=6)  # T1 is brightest elsewhere than T2
+    assert result is fine is centres
 
     starts.clear()
     half = t2_scan.copy()
@@ -103,19 +105,21 @@ def test_a_start_that_fails_leaves_the_other_one(t1_scan, monkeypatch):
         return start
 
     monkeypatch.setattr(registration, "_optimise", from_the_centres_alone)
-    away = movement((0, 0, 0), (300, 0, 0))
-    found = register_rigid(t1_scan, T1_AFFINE, scan("T2", **T2_IN_PLACE), away @ T1_AFFINE)
-    np.testing.assert_allclose(found, away, atol=6)
+    header_offset = rigid_transform((0, 0, 0), (300, 0, 0))
+    result = register_rigid(t1_scan, T1_AFFINE, scan("T2", **T2_IN_PLACE), header_offset @ T1_AFFINE)
+    np.testing.assert_allclose(result, header_offset, atol=6)
 
 
 def test_where_the_headers_agree_better_than_what_is_found_they_are_believed(t1_scan, monkeypatch):
-    astray = movement((0, 0, 20), (30, 0, 0))
-    monkeypatch.setattr(registration, "_optimise", lambda *_, **__: astray)
-    found = register_rigid(t1_scan, T1_AFFINE, scan("T2", **T2_IN_PLACE), T1_AFFINE)
-    np.testing.assert_array_equal(found, np.eye(4))
-    back = np.linalg.inv(astray)
-    moved = register_rigid(t1_scan, T1_AFFINE, scan("T2", **{**T2_IN_PLACE, "world_to_head": back}), T1_AFFINE)
-    np.testing.assert_array_equal(moved, astray)  # and where they agree worse they are not
+    wrong_transform = rigid_transform((0, 0, 20), (30, 0, 0))
+    monkeypatch.setattr(registration, "_optimise", lambda *_, **__: wrong_transform)
+    result = register_rigid(t1_scan, T1_AFFINE, scan("T2", **T2_IN_PLACE), T1_AFFINE)
+    np.testing.assert_array_equal(result, np.eye(4))
+    inverse = np.linalg.inv(wrong_transform)
+    moved_result = register_rigid(
+        t1_scan, T1_AFFINE, scan("T2", **{**T2_IN_PLACE, "world_to_head": inverse}), T1_AFFINE
+    )
+    np.testing.assert_array_equal(moved_result, wrong_transform)  # and where they agree worse they are not
 
 
 def test_a_few_voxels_far_brighter_than_the_head_do_not_darken_it(t1_scan, monkeypatch):
@@ -123,9 +127,9 @@ def test_a_few_voxels_far_brighter_than_the_head_do_not_darken_it(t1_scan, monke
     monkeypatch.setattr(
         registration, "_optimise", lambda fixed, moving, start, **_: grids.extend((fixed, moving)) or start
     )
-    spoilt = t1_scan.copy()
-    spoilt[35:38, 44:47, 34:37] = 1e5
-    register_rigid(spoilt, T1_AFFINE, t1_scan, T1_AFFINE)
+    with_outliers = t1_scan.copy()
+    with_outliers[35:38, 44:47, 34:37] = 1e5
+    register_rigid(with_outliers, T1_AFFINE, t1_scan, T1_AFFINE)
     assert grids[0].grid.max() == pytest.approx(grids[1].grid.max(), rel=0.05)
 
 
@@ -135,13 +139,13 @@ def test_a_real_pair_agrees_better_after_registration():
         pytest.skip("the real volumes are not here")
     first, second = (nib.load(file) for file in files)
     fixed, moving = (image.get_fdata(dtype=np.float32) for image in (first, second))
-    found = register_rigid(fixed, first.affine, moving, second.affine)
+    result = register_rigid(fixed, first.affine, moving, second.affine)
     agreement = [
         mutual_information(fixed, resample_onto(moving, second.affine, matrix, fixed.shape, first.affine))
-        for matrix in (np.eye(4), found)
+        for matrix in (np.eye(4), result)
     ]
     assert agreement[1] >= agreement[0]
-    assert corner_error_mm(found, np.eye(4)) < 10  # one session: the head moved little
+    assert corner_error_mm(result, np.eye(4)) < 10  # one session: the head moved little
 
 
 @pytest.mark.parametrize(
@@ -168,7 +172,7 @@ def test_resampling_onto_the_same_grid_changes_nothing_even_on_an_oblique_one():
 
 def test_resampling_follows_the_movement_and_fills_what_is_missing():
     volume = np.arange(5.0)[:, None, None] * np.ones((5, 3, 3))  # the value is the position along x in mm
-    shifted = resample_onto(volume, np.eye(4), movement((0, 0, 0), (1.5, 0, 0)), (5, 3, 3), np.eye(4), fill=-7)
+    shifted = resample_onto(volume, np.eye(4), rigid_transform((0, 0, 0), (1.5, 0, 0)), (5, 3, 3), np.eye(4), fill=-7)
     np.testing.assert_allclose(shifted[:3, 1, 1], [1.5, 2.5, 3.5])
     assert shifted[4, 1, 1] == -7
     halved = resample_onto(volume, np.eye(4), np.eye(4), (9, 3, 3), np.diag([0.5, 1, 1, 1]))
@@ -178,8 +182,10 @@ def test_resampling_follows_the_movement_and_fills_what_is_missing():
 def test_resampling_a_mask_by_nearest_neighbour_keeps_its_labels():
     labels = np.zeros((6, 6, 6), np.uint8)
     labels[2:4] = 3
-    moved = resample_onto(labels, np.eye(4), movement((0, 0, 0), (0.4, 0, 0)), labels.shape, np.eye(4), order=0)
-    np.testing.assert_array_equal(moved, labels)
+    moved_result = resample_onto(
+        labels, np.eye(4), rigid_transform((0, 0, 0), (0.4, 0, 0)), labels.shape, np.eye(4), order=0
+    )
+    np.testing.assert_array_equal(moved_result, labels)
 
 
 def test_grids_are_the_same_where_no_corner_is_apart():
@@ -188,7 +194,7 @@ def test_grids_are_the_same_where_no_corner_is_apart():
     assert not same_grid((200, 200, 30), affine, (200, 200, 31), affine)
     stretched = affine @ np.diag([1.001, 1, 1, 1])  # the first voxel in place, the last 0.2 mm off
     assert not same_grid((200, 200, 30), affine, (200, 200, 30), stretched)
-    tilted = movement((0, 0, 0.02), (0, 0, 0)) @ affine  # 0.02 degrees: 0.05 mm at the far corner
+    tilted = rigid_transform((0, 0, 0.02), (0, 0, 0)) @ affine  # 0.02 degrees: 0.05 mm at the far corner
     assert not same_grid((200, 200, 30), affine, (200, 200, 30), tilted)
     assert same_grid((200, 200, 30), affine, (200, 200, 30), tilted, tolerance_mm=0.1)
 
@@ -214,18 +220,18 @@ def test_noise_on_a_coarser_grid_is_averaged_and_masks_are_not():
 def test_the_blur_follows_the_moving_volumes_own_axes():
     """A turn by a right angle about z: the new grid's long voxels along x lie along the moving volume's y."""
     volume = np.random.default_rng(0).normal(size=(33, 33, 9)).astype(np.float32)
-    turned = movement((0, 0, 90), (0, 32, 0))
-    found = resample_onto(volume, np.eye(4), turned, (8, 33, 9), np.diag([4.0, 1, 1, 1]), low_pass=True)
+    rotation = rigid_transform((0, 0, 90), (0, 32, 0))
+    result = resample_onto(volume, np.eye(4), rotation, (8, 33, 9), np.diag([4.0, 1, 1, 1]), low_pass=True)
     along_y = ndimage.gaussian_filter1d(volume, np.sqrt((16 - 1) / 6), axis=1, mode="nearest")
-    expected = resample_onto(along_y, np.eye(4), turned, (8, 33, 9), np.diag([4.0, 1, 1, 1]), low_pass=False)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    expected = resample_onto(along_y, np.eye(4), rotation, (8, 33, 9), np.diag([4.0, 1, 1, 1]), low_pass=False)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("ratio", [1.0, 1.3, 2.0, 4.5])
 def test_blur_and_interpolation_have_the_variance_of_the_triangle(ratio):
     point = np.zeros(101)
     point[50] = 1
-    blurred = smoothed_for(point, [ratio])
+    blurred = low_pass_filter(point, [ratio])
     offsets = np.arange(101) - 50
     variance = np.sum(blurred * offsets**2) + 1 / 6  # the interpolation's
     assert variance == pytest.approx(max(1, ratio) ** 2 / 6, rel=0.06)

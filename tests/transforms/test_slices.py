@@ -10,9 +10,9 @@ from transforms.slices import (
     cut_slices,
     occupied_slices,
     size_without_cropping,
-    slices_with_a_fair_share,
     slices_with_content,
     stack_slices,
+    well_filled_slices,
 )
 
 
@@ -54,19 +54,19 @@ def test_cropping_keeps_the_centre():
 @pytest.mark.parametrize("size", [8, 9, 16, 17])
 def test_fitting_back_restores_what_was_padded(height, width, size):
     slices = np.random.default_rng(0).random((2, height, width))
-    there = centre_fit(slices, max(size, height), max(size, width), fill=-1)
-    assert np.array_equal(centre_fit(there, height, width, fill=-1), slices)
+    padded_slices = centre_fit(slices, max(size, height), max(size, width), fill=-1)
+    assert np.array_equal(centre_fit(padded_slices, height, width, fill=-1), slices)
 
 
 @pytest.mark.parametrize("height", [4, 5, 8, 9, 12])
 @pytest.mark.parametrize("size", [3, 6, 7, 10])
 def test_fitting_back_restores_what_was_kept_at_its_place_and_fills_the_rest(height, size):
     slices = np.random.default_rng(0).random((2, height, 7))
-    there = centre_fit(slices, size, size, fill=-1)
-    back = centre_fit(there, height, 7, fill=-1)
-    kept = back != -1
-    assert np.array_equal(back[kept], slices[kept])
-    assert kept.sum() == 2 * min(height, size) * min(7, size)
+    padded_slices = centre_fit(slices, size, size, fill=-1)
+    restored = centre_fit(padded_slices, height, 7, fill=-1)
+    is_kept = restored != -1
+    assert np.array_equal(restored[is_kept], slices[is_kept])
+    assert is_kept.sum() == 2 * min(height, size) * min(7, size)
 
 
 def test_masks_stay_masks():
@@ -120,12 +120,12 @@ def test_fitting_writes_every_pixel_of_slices_in_any_memory_order():
     stack = np.random.default_rng(0).random((5, 6, 3)).transpose(2, 0, 1)  # (N, H, W)
     for height, width in ((5, 6), (3, 4), (9, 4), (4, 9), (8, 11)):
         expected = stack
-        for axis, wanted in ((1, height), (2, width)):
-            more = max(0, wanted - expected.shape[axis])
-            margins = [(more // 2, more - more // 2) if axis == other else (0, 0) for other in range(3)]
+        for axis, length in ((1, height), (2, width)):
+            more = max(0, length - expected.shape[axis])
+            margins = [(more // 2, more - more // 2) if axis == other_axis else (0, 0) for other_axis in range(3)]
             expected = np.pad(expected, margins, constant_values=-1)
-            start = (expected.shape[axis] - wanted) // 2
-            expected = expected.take(range(start, start + wanted), axis)
+            start = (expected.shape[axis] - length) // 2
+            expected = expected.take(range(start, start + length), axis)
         np.testing.assert_array_equal(centre_fit(stack, height, width, fill=-1), expected)
 
 
@@ -133,4 +133,4 @@ def test_a_fair_share_is_a_quarter_of_what_the_fullest_slice_has():
     foreground = np.zeros((6, 4, 10), bool)
     for slice_, count in zip(foreground, (0, 9, 10, 40, 11, 1), strict=True):
         slice_.flat[:count] = True
-    assert slices_with_a_fair_share(foreground).tolist() == [2, 3, 4]
+    assert well_filled_slices(foreground).tolist() == [2, 3, 4]

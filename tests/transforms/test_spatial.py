@@ -83,16 +83,16 @@ def test_resampling_to_the_same_shape_is_exact():
 
 def test_resampling_reads_arrays_that_are_turned_views():
     array = np.random.default_rng(3).random((5, 4, 3), np.float32)
-    turned = array.transpose(2, 0, 1)[::-1]
-    expected = resample_to_shape(np.ascontiguousarray(turned), (6, 7, 8))
-    assert np.array_equal(resample_to_shape(turned, (6, 7, 8)), expected)
+    reoriented = array.transpose(2, 0, 1)[::-1]
+    expected = resample_to_shape(np.ascontiguousarray(reoriented), (6, 7, 8))
+    assert np.array_equal(resample_to_shape(reoriented, (6, 7, 8)), expected)
 
 
 def test_a_smooth_volume_survives_resampling_and_the_way_back():
     x, y, z = np.meshgrid(*(np.linspace(0, np.pi, count) for count in (40, 36, 32)), indexing="ij")
     volume = (np.sin(x) * np.cos(y) * np.sin(z)).astype(np.float32)
-    there = resample_to_shape(volume, (50, 45, 47))
-    np.testing.assert_allclose(resample_to_shape(there, volume.shape), volume, atol=0.02)
+    resampled = resample_to_shape(volume, (50, 45, 47))
+    np.testing.assert_allclose(resample_to_shape(resampled, volume.shape), volume, atol=0.02)
 
 
 @pytest.mark.parametrize(("shape", "new_shape"), SHAPES)
@@ -100,9 +100,9 @@ def test_the_corners_of_the_field_of_view_stay_where_they_are_in_the_world(shape
     affine = oriented_affine((2, 0, 1), (-1, 1, -1), tilt_degrees=13)
     new_affine = affine_at_shape(affine, shape, new_shape)
     for corner in product((0, 1), repeat=3):  # the outer faces lie half a voxel outside the voxels' centres
-        before = apply_affine(affine, np.array(corner) * shape - 0.5)
-        after = apply_affine(new_affine, np.array(corner) * new_shape - 0.5)
-        np.testing.assert_allclose(after, before, atol=1e-9)
+        position = apply_affine(affine, np.array(corner) * shape - 0.5)
+        new_position = apply_affine(new_affine, np.array(corner) * new_shape - 0.5)
+        np.testing.assert_allclose(new_position, position, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ def test_resampling_two_axes_at_a_time_is_the_trilinear_way(shape):
     plainly = torch.nn.functional.interpolate(
         torch.from_numpy(volume)[None, None], size=shape, mode="trilinear", align_corners=False
     )
-    found = resample_to_shape(volume, shape)
-    assert found.shape == shape and found.dtype == np.float32
-    np.testing.assert_allclose(found, plainly[0, 0].numpy(), atol=1e-6, rtol=0)
+    result = resample_to_shape(volume, shape)
+    assert result.shape == shape and result.dtype == np.float32
+    np.testing.assert_allclose(result, plainly[0, 0].numpy(), atol=1e-6, rtol=0)
 
 
 # ── low-pass ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -149,8 +149,8 @@ def test_larger_voxels_are_triangles_of_their_width(length, new):
         array = np.moveaxis(np.broadcast_to(line[:, None, None], (length, 3, 4)), 0, axis)
         shape = [3, 4]
         shape.insert(axis, new)
-        found = np.moveaxis(resample_to_shape(array, shape, low_pass=True), axis, 0)
-        np.testing.assert_allclose(found[:, 1, 2], expected, atol=1e-6)
+        result = np.moveaxis(resample_to_shape(array, shape, low_pass=True), axis, 0)
+        np.testing.assert_allclose(result[:, 1, 2], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(24, 20, 18), (16, 20, 18), (17, 33, 19)])

@@ -6,7 +6,7 @@ from transforms.threads import one_simpleitk_thread
 
 
 def test_simpleitk_has_one_thread_inside_and_its_own_number_again_after_an_error():
-    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    original_count = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(3)
     try:
         with pytest.raises(ValueError), one_simpleitk_thread():
@@ -14,7 +14,7 @@ def test_simpleitk_has_one_thread_inside_and_its_own_number_again_after_an_error
             raise ValueError
         assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == 3
     finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(original_count)
 
 
 def test_bias_correction_and_registration_share_it():

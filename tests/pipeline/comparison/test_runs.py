@@ -4,7 +4,7 @@ import pytest
 from finished_runs import bound, finished_run
 
 from pipeline.comparison.runs import load_run, load_runs, runs_of_experiment
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 
 def test_a_run_is_read_with_its_figures_and_costs(tmp_path):
@@ -14,7 +14,7 @@ def test_a_run_is_read_with_its_figures_and_costs(tmp_path):
     assert figures["foreground/psnr"]["s3"] == 15.0
     assert set(figures) == {"foreground/psnr", "foreground/ssim", "foreground/mae"}  # no whole image, no slices
     assert (run.seconds_per_step, run.translator_parameters, run.all_parameters) == (0.25, 2_000_000, 2_500_000)
-    assert run.where == "cpu, 1 threads, float32"
+    assert run.hardware == "cpu, 1 threads, float32"
 
 
 def test_a_figure_that_is_missing_or_infinite_is_read_as_that(tmp_path):
@@ -30,7 +30,7 @@ def test_a_figure_that_is_missing_or_infinite_is_read_as_that(tmp_path):
 
 def test_an_older_run_without_a_record_is_read_too(tmp_path):
     run = load_run(finished_run(tmp_path, "mine", record=None))
-    assert (run.seconds_per_step, run.translator_parameters, run.all_parameters, run.where) == (None, None, None, "")
+    assert (run.seconds_per_step, run.translator_parameters, run.all_parameters, run.hardware) == (None, None, None, "")
 
 
 def test_the_mlflow_run_is_the_one_that_the_folder_names(tmp_path):
@@ -50,9 +50,11 @@ def test_all_folders_that_cannot_be_compared_are_named_at_once(tmp_path):
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError) as caught:
         load_runs([unfinished, tmp_path / "other", finished_run(tmp_path, "good")])
-    said = str(caught.value)
-    assert "unfinished: not finished, for it has no scores.json; run its command again: python -m pipeline.run" in said
-    assert "other: not a run's folder" in said and "good" not in said
+    output = str(caught.value)
+    assert (
+        "unfinished: not finished, for it has no scores.json; run its command again: python -m pipeline.run" in output
+    )
+    assert "other: not a run's folder" in output and "good" not in output
 
 
 def test_a_method_that_learns_from_pairs_is_a_bound(tmp_path):

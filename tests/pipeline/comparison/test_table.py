@@ -24,7 +24,7 @@ def rows(direction):
 
 
 def test_there_is_a_table_for_each_direction_with_runs_before_baselines(two):
-    assert [direction.way for direction in two.directions] == [("T1", "T2"), ("T2", "T1")]
+    assert [direction.contrasts for direction in two.directions] == [("T1", "T2"), ("T2", "T1")]
     for direction in two.directions:
         assert [row.label for row in direction.rows] == ["a", "b", "copy", "histogram matching", "lookup"]
         assert [row.kind for row in direction.rows] == ["run", "run", "baseline", "baseline", "baseline"]
@@ -73,7 +73,7 @@ def test_a_paired_bound_is_marked_and_takes_no_part_in_who_is_best(tmp_path):
     direction = comparison.directions[0]
     assert direction.reference == "a" and direction.leaders["foreground/psnr"] == "a"
     table = rows(direction)
-    assert (table["bound"].kind, table["bound"].saw_pairs) == ("paired bound", True)
+    assert (table["bound"].kind, table["bound"].used_pairs) == ("paired bound", True)
     assert table["bound"].differences["foreground/psnr"].mean == pytest.approx(7.0)
     assert table["histogram matching"].values["foreground/psnr"].mean == pytest.approx(14.03)  # of the unpaired cohort
     assert any(

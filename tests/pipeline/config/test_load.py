@@ -11,7 +11,8 @@ import yaml
 
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
-from pipeline.errors import UserError
+from pipeline.config.shipped import shipped_configs
+from pipeline.utils.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -214,9 +215,10 @@ def test_a_file_that_is_no_configuration_is_one_line(text, reason, tmp_path, mon
 
 def test_a_missing_folder_or_binary_file_is_one_line(tmp_path):
     (tmp_path / "binary.yaml").write_bytes(b"\x81\x00\xff\xfe")
+    shipped = f"give the path of a YAML configuration, or a shipped one: {', '.join(shipped_configs())}"
     for path, reason in [
-        (tmp_path / "none.yaml", "No such file or directory; give the path of a YAML configuration"),
-        (tmp_path, "Is a directory; give the path of a YAML configuration"),
+        (tmp_path / "none.yaml", f"No such file or directory; {shipped}"),
+        (tmp_path, f"Is a directory; {shipped}"),
         (tmp_path / "binary.yaml", "not a text file; give the path of a YAML configuration"),
     ]:
         with pytest.raises(UserError) as caught:
@@ -289,10 +291,10 @@ def test_loading_a_configuration_is_fast_and_imports_nothing_heavy(tmp_path):
     seconds = []
     for _ in range(3):
         started = time.perf_counter()
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", code, str(write(tmp_path, SMALL))],
             cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
         )  # fmt: skip
         seconds.append(time.perf_counter() - started)
-    assert not {"torch", "monai", "mlflow", "nibabel", "SimpleITK", "numpy", "scipy"} & set(done.stdout.split())
+    assert not {"torch", "monai", "mlflow", "nibabel", "SimpleITK", "numpy", "scipy"} & set(process.stdout.split())
     assert min(seconds) < 0.9

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from pipeline.config.checks import conflicts
 from pipeline.config.load import valid_keys
-from pipeline.config.rules import contradictions
 from pipeline.config.schema import Config, ImagesData, IxiData, NiftiData
-from pipeline.engines.parts import build_discriminator, build_generator
+from pipeline.engines.builders import build_discriminator, build_generator
 
 
 def config(**sections):
@@ -84,7 +84,7 @@ def test_every_size_the_discriminator_rule_allows_can_be_judged(layers, size):
     import torch
 
     small = config(preprocess={"size": size}, discriminator={"layers": layers, "width": 1})
-    refused = any(line.startswith("discriminator.layers") for line in contradictions(small))
+    refused = any(line.startswith("discriminator.layers") for line in conflicts(small))
     if refused:
         assert size < 4 * 2**layers
         return
@@ -97,7 +97,7 @@ def test_every_size_and_depth_the_generator_rule_allows_can_be_translated(size, 
     import torch
 
     small = config(preprocess={"size": size}, generator={"depth": depth, "width": 1}, discriminator={"layers": 1})
-    assert not list(contradictions(small))
+    assert not list(conflicts(small))
     image = torch.zeros(1, 1, size, size)
     assert build_generator(small)(image).shape == image.shape
 

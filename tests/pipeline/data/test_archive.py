@@ -4,7 +4,7 @@ import tarfile
 import pytest
 
 from pipeline.data.archive import unpack_tar
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 
 def make_tar(path, members):

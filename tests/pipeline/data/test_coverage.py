@@ -3,7 +3,7 @@ import pytest
 from small_slices import store_volumes
 
 from pipeline.data.coverage import (
-    WHOLE,
+    FULL_COVERAGE,
     Coverage,
     head_slices,
     pack_histograms,
@@ -12,7 +12,7 @@ from pipeline.data.coverage import (
     unpack_histograms,
 )
 from pipeline.data.loader import SliceBank
-from pipeline.data.store import BINS
+from pipeline.data.slice_cache import BINS
 
 
 def chosen(coverage, head, slice_mm, count=20):
@@ -48,7 +48,7 @@ def test_a_sagittal_range_lies_about_the_middle():
 
 
 def test_without_a_range_all_slices_are_in_it():
-    assert chosen(WHOLE, (3, 4), 1.0) == list(range(20))
+    assert chosen(FULL_COVERAGE, (3, 4), 1.0) == list(range(20))
 
 
 def test_contrasts_share_the_shorter_of_their_medians_unless_they_agree_anyway():
@@ -71,7 +71,7 @@ def entry(tmp_path):
     """A volume of which slices 2, 3, 5, 6, 8 and 9 of twelve are stored; slice i of all is the level 100 · i."""
     [entry] = store_volumes(tmp_path, [6], constant=True)
     histograms = np.arange(12)[:, None] * np.ones((1, BINS), int)
-    entry.facts.update(
+    entry.statistics.update(
         positions=[2, 3, 5, 6, 8, 9], head_slices=[1, 9], slice_mm=2.0, slice_histograms=pack_histograms(histograms)
     )
     return entry
@@ -84,33 +84,34 @@ def levels(bank):
 def test_a_stored_case_within_a_range_reads_those_slices_from_the_same_file(entry):
     cut = entry.within(Coverage("axial", 10.0))  # from slice 5 on
     assert (cut.first, cut.count, cut.stored, cut.path) == (2, 4, 6, entry.path)
-    assert cut.facts["positions"] == [5, 6, 8, 9]
+    assert cut.statistics["positions"] == [5, 6, 8, 9]
     bank = SliceBank([cut, entry])
     assert levels(bank) == [2, 3, 4, 5, 0, 1, 2, 3, 4, 5]
     assert (bank.volume(0)[:, 0, 0] // 100).tolist() == [2, 3, 4, 5]
 
 
 def test_its_histogram_is_that_of_all_of_the_volumes_slices_in_the_range(entry):
-    assert entry.within(Coverage("axial", 10.0)).facts["histogram"] == [5 + 6 + 7 + 8 + 9 + 10 + 11] * BINS
-    assert entry.within(Coverage("sagittal", 6.0)).facts["histogram"] == [4 + 5 + 6] * BINS
+    assert entry.within(Coverage("axial", 10.0)).statistics["histogram"] == [5 + 6 + 7 + 8 + 9 + 10 + 11] * BINS
+    assert entry.within(Coverage("sagittal", 6.0)).statistics["histogram"] == [4 + 5 + 6] * BINS
 
 
 def test_a_middle_range_ends_before_the_file_does(entry):
     cut = entry.within(Coverage("sagittal", 6.0))
     assert (cut.first, cut.count) == (2, 2) and levels(SliceBank([cut])) == [2, 3]
-    again = cut.within(Coverage("axial", 8.0))  # positions 6 and above, of 5 and 6
-    assert (again.first, again.count, again.stored) == (3, 1, 6) and levels(SliceBank([again])) == [3]
+    second_cut = cut.within(Coverage("axial", 8.0))  # positions 6 and above, of 5 and 6
+    assert (second_cut.first, second_cut.count, second_cut.stored) == (3, 1, 6)
+    assert levels(SliceBank([second_cut])) == [3]
 
 
 def test_a_case_of_which_nothing_lies_in_the_range_is_empty(entry):
-    entry.facts["head_slices"] = [1, 11]
+    entry.statistics["head_slices"] = [1, 11]
     assert entry.within(Coverage("axial", 2.0)).count == 0
 
 
 def test_without_a_range_a_case_is_itself(entry):
-    assert entry.within(WHOLE) is entry
+    assert entry.within(FULL_COVERAGE) is entry
 
 
 def test_another_scans_head_counts_where_slices_lie_on_its_grid(entry):
-    cut = entry.within(Coverage("axial", 4.0), of={"head_slices": [0, 6], "slice_mm": 2.0})
-    assert cut.facts["positions"] == [5, 6, 8, 9]
+    cut = entry.within(Coverage("axial", 4.0), grid_statistics={"head_slices": [0, 6], "slice_mm": 2.0})
+    assert cut.statistics["positions"] == [5, 6, 8, 9]

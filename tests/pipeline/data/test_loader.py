@@ -8,8 +8,8 @@ import torch
 from small_slices import EVERYTHING, batches, store_volumes
 
 from pipeline.data.loader import SliceBank, UnpairedSlices
-from pipeline.data.store import decode
-from pipeline.errors import UserError
+from pipeline.data.slice_cache import decode
+from pipeline.utils.errors import UserError
 from transforms.augmentation import Augmentation, enlarge
 
 
@@ -35,12 +35,12 @@ def numbers(batch_of_side):
 
 def sides(dataset, **options):
     """Return the slices' numbers of each side over an epoch."""
-    found = batches(dataset, **options)
-    return [[number for batch in found for number in numbers(batch[side])] for side in (0, 1)]
+    result = batches(dataset, **options)
+    return [[number for batch in result for number in numbers(batch[side])] for side in (0, 1)]
 
 
 def equal(first, second):
-    first, second = ([side for batch in found for side in batch] for found in (first, second))
+    first, second = ([side for batch in result for side in batch] for result in (first, second))
     return len(first) == len(second) and all(map(torch.equal, first, second))
 
 
@@ -53,16 +53,16 @@ def test_gathering_gives_what_decoding_the_files_gives(tmp_path):
     everything = np.concatenate([decode(np.load(entry.path)) for entry in stored])
     assert len(bank) == 8
     for indices in ([0], [7], [2, 3], [3, 4], [0, 1, 2, 3, 4, 5, 6, 7], [7, 0, 3, 3, 4, 2]):
-        found = bank.gather(indices)
-        assert found.dtype == torch.float32 and found.shape == (len(indices), 1, 8, 8)
-        np.testing.assert_array_equal(found[:, 0], everything[indices])
+        result = bank.gather(indices)
+        assert result.dtype == torch.float32 and result.shape == (len(indices), 1, 8, 8)
+        np.testing.assert_array_equal(result[:, 0], everything[indices])
 
 
 def test_gathering_gives_a_copy_that_may_be_changed(tmp_path):
     bank = SliceBank(store_volumes(tmp_path / "a", [3]))
-    before = bank.gather([1]).clone()
+    initial = bank.gather([1]).clone()
     bank.gather([1]).zero_()
-    assert torch.equal(bank.gather([1]), before)
+    assert torch.equal(bank.gather([1]), initial)
 
 
 def test_a_worker_is_sent_paths_and_no_slices(tmp_path):
@@ -108,10 +108,10 @@ def test_epochs_may_be_asked_for_in_any_order(slices):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_is_the_same_from_any_batch_on_with_any_number_of_workers(workers, slices):
-    whole = batches(slices(), epoch=3)
+    full_epoch = batches(slices(), epoch=3)
     for first_batch in (0, 1, 5, 6):
-        rest = batches(slices(), epoch=3, first_batch=first_batch, workers=workers)
-        assert equal(rest, whole[first_batch:])
+        remaining = batches(slices(), epoch=3, first_batch=first_batch, workers=workers)
+        assert equal(remaining, full_epoch[first_batch:])
 
 
 def test_the_seed_changes_order_and_augmentation(slices, numbered):
@@ -125,11 +125,11 @@ def test_augmentation_is_drawn_anew_each_epoch_and_alike_for_each_place(tmp_path
     bank = SliceBank(store_volumes(tmp_path / "a", [1]))
     flips = UnpairedSlices(bank, bank, Augmentation(horizontal_flip=0.5), seed=0)
     original = bank.gather([0])
-    drawn = [[not torch.equal(side, original) for side in batches(flips, epoch, 1, 1)[0]] for epoch in range(64)]
+    is_flipped = [[not torch.equal(side, original) for side in batches(flips, epoch, 1, 1)[0]] for epoch in range(64)]
     for side in (0, 1):
-        flipped = sum(draw[side] for draw in drawn)
+        flipped = sum(draw[side] for draw in is_flipped)
         assert 16 < flipped < 48
-    assert any(first != second for first, second in drawn)
+    assert any(first != second for first, second in is_flipped)
 
 
 def test_batches_stay_within_the_range_and_keep_their_shape(slices):
@@ -156,21 +156,21 @@ def test_workers_leave_stop_signals_to_the_process_that_started_them(slices):
             handlers = [signal.getsignal(number) == signal.SIG_IGN for number in (signal.SIGINT, signal.SIGTERM)]
             return torch.tensor(handlers), torch.zeros(1)
 
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    initial = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     dataset = slices()
     telling = Telling(*dataset.banks, dataset.augmentation, 0)
     assert batches(telling, count=1, workers=1)[0][0].tolist() == [True, True]
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == initial
 
 
 def test_a_bank_of_many_volumes_keeps_no_file_open_and_gathers_the_same(tmp_path):
     stored = store_volumes(tmp_path / "a", [2] * 9, constant=True)
-    wanted = [17, 0, 8, 3, 11, 17, 5]
+    slice_indices = [17, 0, 8, 3, 11, 17, 5]
     bank = SliceBank(stored)
-    before = psutil.Process().num_fds()
-    found = bank.gather(wanted)
-    assert torch.equal(found[:, 0, 0, 0], torch.from_numpy(decode(100 * np.array(wanted, dtype=np.uint16))))
-    assert psutil.Process().num_fds() == before
+    initial = psutil.Process().num_fds()
+    result = bank.gather(slice_indices)
+    assert torch.equal(result[:, 0, 0, 0], torch.from_numpy(decode(100 * np.array(slice_indices, dtype=np.uint16))))
+    assert psutil.Process().num_fds() == initial
 
 
 def test_a_file_that_lost_its_end_is_said_so(tmp_path):
@@ -192,10 +192,10 @@ def plain_batch(stored, keys, augmentation, seed, stream):
     slices = np.concatenate([np.load(entry.path) for entry in stored])
     batch = []
     for epoch, position in keys:
-        lap, place = divmod(position, len(slices))
+        lap, index = divmod(position, len(slices))
         order = np.random.default_rng([seed, stream, 0, epoch, lap]).permutation(len(slices))
         change = augmentation.draw(np.random.default_rng([seed, stream, 1, epoch, position]))
-        image = slices[order[place]].astype(np.float32) * np.float32(2 / 65535) - np.float32(1)
+        image = slices[order[index]].astype(np.float32) * np.float32(2 / 65535) - np.float32(1)
         image = enlarge(torch.from_numpy(image)[None, None], augmentation.jitter)[0]
         top, left = (int(start * (image.shape[-1] - 8 + 1)) for start in change.crop)
         image = image[:, top : top + 8, left : left + 8]
@@ -219,8 +219,8 @@ def test_batches_are_those_of_the_plain_way_to_the_bit(settings, tmp_path):
     dataset = UnpairedSlices(*map(SliceBank, stored), augmentation, seed=3)
     for number, sides_found in enumerate(batches(dataset, epoch=2, count=4, batch_size=5)):
         keys = [(2, 5 * number + slot) for slot in range(5)]
-        for stream, found in enumerate(sides_found):
-            assert torch.equal(found, plain_batch(stored[stream], keys, augmentation, 3, stream))
+        for stream, result in enumerate(sides_found):
+            assert torch.equal(result, plain_batch(stored[stream], keys, augmentation, 3, stream))
 
 
 @pytest.mark.parametrize(
@@ -240,8 +240,8 @@ def test_a_file_that_holds_something_else_is_named(tmp_path, other, said):
 
 
 def test_a_small_contrast_that_has_many_turns_keeps_no_order_of_them(numbered):
-    draws = numbered.draws[1]  # of four slices
-    found = draws.indices([(0, position) for position in range(4000)])
-    assert all(sorted(found[lap : lap + 4]) == [0, 1, 2, 3] for lap in range(0, 4000, 4))
+    draws = numbered.samplers[1]  # of four slices
+    result = draws.indices([(0, position) for position in range(4000)])
+    assert all(sorted(result[lap : lap + 4]) == [0, 1, 2, 3] for lap in range(0, 4000, 4))
     assert len(draws._orders) == 2
-    assert draws.indices([(0, position) for position in range(8)]) == found[:8]  # what is over can be drawn again
+    assert draws.indices([(0, position) for position in range(8)]) == result[:8]  # what is over can be drawn again

@@ -17,8 +17,8 @@ from torch.utils.data import get_worker_info
 from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank, UnpairedSlices, epoch_loader
 from pipeline.data.loader_workers import explaining_workers
-from pipeline.data.store import StoredCase
-from pipeline.errors import UserError
+from pipeline.data.slice_cache import StoredCase
+from pipeline.utils.errors import UserError
 from transforms.augmentation import Augmentation
 
 REMEDY = (
@@ -139,6 +139,6 @@ def test_other_errors_pass_as_they_are():
 
 def test_batches_of_workers_may_be_changed_and_kept(tmp_path):
     first, second = load(tmp_path, lambda: None, 2), load(tmp_path, lambda: None, 0)
-    for one, other in zip(first, second, strict=True):
-        assert all(torch.equal(*sides) for sides in zip(one, other, strict=True))
-        one[0].add_(1)
+    for first_slices, second_slices in zip(first, second, strict=True):
+        assert all(torch.equal(*sides) for sides in zip(first_slices, second_slices, strict=True))
+        first_slices[0].add_(1)

@@ -7,7 +7,7 @@ from small_slices import EVERYTHING, batches
 
 from pipeline.data.case import Case
 from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices
-from pipeline.data.store import StoredCase, encode
+from pipeline.data.slice_cache import StoredCase, encode
 from transforms.augmentation import Augmentation
 
 
@@ -34,28 +34,30 @@ def slices(tmp_path, volumes):
     return lambda seed=0, augmentation=EVERYTHING: PairedSlices(first, second, augmentation, seed)
 
 
-def side(found, number):
-    return torch.cat([batch[number] for batch in found])
+def side(result, number):
+    return torch.cat([batch[number] for batch in result])
 
 
-def equal(one, other):
-    return len(one) == len(other) and all(torch.equal(side(one, number), side(other, number)) for number in (0, 1))
+def equal(image, other_image):
+    return len(image) == len(other_image) and all(
+        torch.equal(side(image, number), side(other_image, number)) for number in (0, 1)
+    )
 
 
 def test_both_contrasts_come_in_one_order_and_with_one_change(slices):
     in_space = Augmentation(horizontal_flip=0.5, jitter=1.25, vertical_flip=0.5, rotate90=0.5)
-    found = batches(slices(augmentation=in_space), count=20)
-    first, second = side(found, 0), side(found, 1)
+    result = batches(slices(augmentation=in_space), count=20)
+    first, second = side(result, 0), side(result, 1)
     assert first.shape == second.shape == (40, 1, 8, 8)
     assert torch.allclose(first, -second, atol=1e-4)
     unchanged = side(batches(slices(augmentation=Augmentation()), count=20), 0)
-    assert sum(not torch.equal(one, other) for one, other in zip(first, unchanged, strict=True)) > 30
+    assert sum(not torch.equal(image, other_image) for image, other_image in zip(first, unchanged, strict=True)) > 30
 
 
 def test_brightness_and_contrast_are_drawn_once_for_both(tmp_path, volumes):
     bank, twin = store(tmp_path / "a", volumes), store(tmp_path / "b", volumes)
-    found = batches(PairedSlices(bank, twin, EVERYTHING, seed=0))
-    assert torch.equal(side(found, 0), side(found, 1))
+    result = batches(PairedSlices(bank, twin, EVERYTHING, seed=0))
+    assert torch.equal(side(result, 0), side(result, 1))
 
 
 def test_an_epoch_shows_every_pair_once_and_the_next_in_another_order(slices, volumes):
@@ -69,9 +71,9 @@ def test_an_epoch_shows_every_pair_once_and_the_next_in_another_order(slices, vo
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_is_the_same_from_any_batch_on_with_any_number_of_workers(workers, slices):
-    whole = batches(slices(), epoch=3)
+    full_epoch = batches(slices(), epoch=3)
     for first_batch in (0, 4):
-        assert equal(batches(slices(), epoch=3, first_batch=first_batch, workers=workers), whole[first_batch:])
+        assert equal(batches(slices(), epoch=3, first_batch=first_batch, workers=workers), full_epoch[first_batch:])
 
 
 def test_the_seed_changes_order_and_change(slices):
@@ -81,8 +83,8 @@ def test_the_seed_changes_order_and_change(slices):
 
 def test_the_first_contrast_is_drawn_as_in_unpaired_training(slices):
     dataset = slices()
-    apart = UnpairedSlices(*dataset.banks, EVERYTHING, seed=0)
-    assert torch.equal(side(batches(dataset), 0), side(batches(apart), 0))
+    unpaired = UnpairedSlices(*dataset.banks, EVERYTHING, seed=0)
+    assert torch.equal(side(batches(dataset), 0), side(batches(unpaired), 0))
 
 
 def test_unequal_numbers_of_slices_are_no_pairs(tmp_path, volumes):

@@ -8,8 +8,8 @@ from pipeline.data.similar_ids import similar_ids, similar_ids_text
 
 def cohort(first, second):
     """Cases of subjects with T1, then of those with T2."""
-    named = [(name, "T1") for name in first] + [(name, "T2") for name in second]
-    return [Case(name, "", contrast, Path(f"{name}_{contrast}.nii")) for name, contrast in named]
+    labelled = [(name, "T1") for name in first] + [(name, "T2") for name in second]
+    return [Case(name, "", contrast, Path(f"{name}_{contrast}.nii")) for name, contrast in labelled]
 
 
 def similar(first, second):
@@ -67,8 +67,8 @@ def test_the_text_counts_gives_an_example_and_says_what_follows():
         "such as P007 and 007B; if they are the same people they count as no pair, and a person may train and be "
         "tested: give both contrasts' files one name for a subject"
     )
-    parts = {"P007": "train", "007B": "test", "P008": "train", "008B": "train"}
-    assert "may train and be tested (here 1 would): give" in similar_ids_text(cases, ("T1", "T2"), parts)
+    part_of = {"P007": "train", "007B": "test", "P008": "train", "008B": "train"}
+    assert "may train and be tested (here 1 would): give" in similar_ids_text(cases, ("T1", "T2"), part_of)
 
 
 def test_subjects_with_both_are_counted_too():

@@ -5,9 +5,9 @@ import pytest
 import yaml
 
 from pipeline.data.case import Case
-from pipeline.data.split import make_split
 from pipeline.data.split_file import split_from_file, split_to_json
-from pipeline.errors import UserError
+from pipeline.data.splits import make_split
+from pipeline.utils.errors import UserError
 
 CONTRASTS = ("T1", "T2")
 GOOD = {"train": {"T1": ["s1"], "T2": ["s2"]}, "validation": ["s3"], "test": ["s4"]}
@@ -32,29 +32,29 @@ def problems(*arguments, **options):
     """Return the lines under the first of the error."""
     with pytest.raises(UserError) as caught:
         read(*arguments, **options)
-    first, *rest = str(caught.value).splitlines()
+    first, *problem_lines = str(caught.value).splitlines()
     assert first.endswith("split.json: not a split of this data; correct the file (split.file):")
-    return [line.strip() for line in rest]
+    return [line.strip() for line in problem_lines]
 
 
 @pytest.mark.parametrize("pairing", ["unpaired", "paired"])
 @pytest.mark.parametrize("sessions", [("",), ("ses-1", "ses-2"), ("", "v2")])
 def test_a_saved_split_comes_back_the_same(pairing, sessions, tmp_path):
     cases = [*cohort(9, sessions), Case("s1", "odd", "T1", Path("odd.nii")), Case("s10", "", "T1", Path("10.nii"))]
-    made = make_split(cases, CONTRASTS, validation=2, test=2, seed=1, pairing=pairing)
-    assert read(tmp_path, split_to_json(made), cases, pairing) == made
+    result = make_split(cases, CONTRASTS, validation=2, test=2, seed=1, pairing=pairing)
+    assert read(tmp_path, split_to_json(result), cases, pairing) == result
 
 
 def test_a_split_of_unpaired_images_comes_back_the_same(tmp_path):
     cases = [Case(f"{c}-Image #{n}", "", c, Path(f"{c}{n}.png")) for c in CONTRASTS for n in range(9)]
     cases += [Case(f"test-{c}-Image #1", "", c, Path(f"test{c}.png"), "test") for c in CONTRASTS]
-    made = make_split(cases, CONTRASTS, validation=0.2, test=0.2, seed=1, pairing="unpaired")
-    assert read(tmp_path, split_to_json(made), cases) == made
+    result = make_split(cases, CONTRASTS, validation=0.2, test=0.2, seed=1, pairing="unpaired")
+    assert read(tmp_path, split_to_json(result), cases) == result
 
 
 def test_the_file_reads_as_names_per_part():
-    made = make_split(cohort(4), CONTRASTS, validation=1, test=1, seed=0, pairing="unpaired")
-    written = split_to_json(made)
+    result = make_split(cohort(4), CONTRASTS, validation=1, test=1, seed=0, pairing="unpaired")
+    written = split_to_json(result)
     assert list(written) == ["train", "validation", "test"]
     assert [len(names) for names in written["train"].values()] == [1, 1]
     assert len(written["validation"]) == 1
@@ -65,9 +65,9 @@ def test_the_file_reads_as_names_per_part():
 
 def test_a_subject_means_all_its_sessions_unless_one_is_named(tmp_path):
     cases = cohort(sessions=("a", "b"))
-    made = read(tmp_path, {**GOOD, "test": ["s4", "s5/b"]}, cases)
-    assert sorted({(case.subject, case.session) for case in made.test}) == [("s4", "a"), ("s4", "b"), ("s5", "b")]
-    assert len(made.test) == 6
+    result = read(tmp_path, {**GOOD, "test": ["s4", "s5/b"]}, cases)
+    assert sorted({(case.subject, case.session) for case in result.test}) == [("s4", "a"), ("s4", "b"), ("s5", "b")]
+    assert len(result.test) == 6
 
 
 def test_yaml_by_hand_keeps_names_that_look_like_numbers(tmp_path):
@@ -76,10 +76,10 @@ def test_yaml_by_hand_keeps_names_that_look_like_numbers(tmp_path):
     ]
     path = tmp_path / "split.yaml"
     path.write_text("train: {T1: [000], T2: [001]}\nvalidation:\ntest:\n  - 002\n  - 003  # the last\n")
-    made = split_from_file(path, cases, CONTRASTS, pairing="unpaired")
-    assert [case.subject for case in made.train["T2"]] == ["001"]
-    assert made.validation == ()
-    assert [case.subject for case in made.test] == ["002", "002", "003", "003"]
+    result = split_from_file(path, cases, CONTRASTS, pairing="unpaired")
+    assert [case.subject for case in result.train["T2"]] == ["001"]
+    assert result.validation == ()
+    assert [case.subject for case in result.test] == ["002", "002", "003", "003"]
 
 
 def test_what_json_holds_is_also_read_as_yaml(tmp_path):
@@ -136,8 +136,10 @@ def test_paired_training_needs_the_pair_of_each_scan(tmp_path):
         "train.T1: not in train.T2 too, as split.pairing: paired needs: s1"
     ]
     content["train"]["T2"].append("s1")
-    made = read(tmp_path, content, pairing="paired")
-    assert [case.subject for case in made.train["T1"]] == [case.subject for case in made.train["T2"]] == ["s1", "s2"]
+    result = read(tmp_path, content, pairing="paired")
+    assert (
+        [case.subject for case in result.train["T1"]] == [case.subject for case in result.train["T2"]] == ["s1", "s2"]
+    )
 
 
 def test_images_of_the_test_folders_stay_out_of_training(tmp_path):

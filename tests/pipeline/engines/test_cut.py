@@ -15,41 +15,43 @@ class PlainCut(Plain):
 
     def nce(self, generator, head, source, output):
         keys_of, queries_of = generator.features(source.detach()), generator.features(output)
-        chosen = [torch.randperm(one[0, 0].numel(), generator=self.random)[: self.patches] for one in keys_of]
+        chosen = [torch.randperm(features[0, 0].numel(), generator=self.random)[: self.patches] for features in keys_of]
         layers = []
-        for perceptron, key_map, query_map, places in zip(head.perceptrons, keys_of, queries_of, chosen, strict=True):
+        for perceptron, key_map, query_map, positions in zip(
+            head.perceptrons, keys_of, queries_of, chosen, strict=True
+        ):
             terms = []
             for image in range(len(source)):
                 vectors = []
                 for features in (key_map, query_map):
-                    at = features[image].reshape(features.shape[1], -1)[:, places].T  # (P, C)
-                    made = perceptron(at)
-                    vectors.append(made / made.norm(dim=1, keepdim=True).clamp(min=1e-12))
+                    at = features[image].reshape(features.shape[1], -1)[:, positions].T  # (P, C)
+                    projected = perceptron(at)
+                    vectors.append(projected / projected.norm(dim=1, keepdim=True).clamp(min=1e-12))
                 keys, queries = vectors[0].detach(), vectors[1]
-                for place in range(len(places)):
-                    own = torch.exp(queries[place] @ keys[place] / self.temperature)
-                    every = sum(torch.exp(queries[place] @ key / self.temperature) for key in keys)
-                    terms.append(-torch.log(own / every))
+                for position in range(len(positions)):
+                    positive = torch.exp(queries[position] @ keys[position] / self.temperature)
+                    every = sum(torch.exp(queries[position] @ key / self.temperature) for key in keys)
+                    terms.append(-torch.log(positive / every))
             layers.append(sum(terms) / len(terms))
         return sum(layers) / len(layers)
 
     def step(self, a, b):
         losses = {}
         for name, side, source, target in (("G", "B", a, b), ("F", "A", b, a)):
-            generator, head, judge = (self.networks[one] for one in (name, f"H_{name}", f"D_{side}"))
+            generator, head, discriminator = (self.networks[key] for key in (name, f"H_{name}", f"D_{side}"))
             fake = generator(source)
             before = fake.detach()
-            mine = {
-                f"adversarial_{name}": ((judge(fake) - 1) ** 2).mean(),
+            generator_losses = {
+                f"adversarial_{name}": ((discriminator(fake) - 1) ** 2).mean(),
                 f"nce_{name}": self.nce_weight * self.nce(generator, head, source, fake),
             }
             if self.identity:
                 nce = self.nce(generator, head, target, generator(target))
-                mine[f"nce_identity_{name}"] = self.nce_weight * nce
-            self.update(sum(mine.values()), name, f"H_{name}")
-            judged = 0.5 * (((judge(target) - 1) ** 2).mean() + (judge(before) ** 2).mean())
-            self.update(judged, f"D_{side}")
-            losses |= {**mine, f"discriminator_{side}": judged}
+                generator_losses[f"nce_identity_{name}"] = self.nce_weight * nce
+            self.update(sum(generator_losses.values()), name, f"H_{name}")
+            discriminator_loss = 0.5 * (((discriminator(target) - 1) ** 2).mean() + (discriminator(before) ** 2).mean())
+            self.update(discriminator_loss, f"D_{side}")
+            losses |= {**generator_losses, f"discriminator_{side}": discriminator_loss}
         return losses
 
 
@@ -80,12 +82,12 @@ def axes(*indices):
 )
 def test_the_cross_entropy_is_by_hand(queries, keys, expected):
     engine = engine_of(type="cut", temperature=0.5)
-    assert engine._contrast(queries, keys).item() == pytest.approx(expected, abs=1e-6)
+    assert engine._contrastive_loss(queries, keys).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_place_is_told_from_others_of_its_own_image_only():
     engine = engine_of(type="cut", temperature=0.5)
-    both = engine._contrast(torch.cat([axes(1, 2), axes(1, 1)]), torch.cat([axes(1, 2), axes(1, 1)]))
+    both = engine._contrastive_loss(torch.cat([axes(1, 2), axes(1, 1)]), torch.cat([axes(1, 2), axes(1, 1)]))
     assert both.item() == pytest.approx((math.log(1 + math.exp(-2)) + math.log(2)) / 2, abs=1e-6)
 
 
@@ -95,8 +97,8 @@ def test_half_precision_does_not_reach_the_cross_entropy():
         torch.randn(2, 2, 40, 8, generator=torch.Generator().manual_seed(0)), dim=-1
     )
     with torch.autocast("cpu", torch.bfloat16):
-        half = engine._contrast(*vectors)
-    assert torch.equal(half, engine._contrast(*vectors))
+        half = engine._contrastive_loss(*vectors)
+    assert torch.equal(half, engine._contrastive_loss(*vectors))
 
 
 def test_the_source_is_held_fixed():
@@ -112,22 +114,24 @@ def test_the_source_is_held_fixed():
 
 def test_all_places_of_a_small_layer_are_compared_and_no_more_than_asked_of_a_large_one():
     engine = engine_of(type="cut", patches=50, identity=False)  # layers of 16×16, 8×8 and 4×4 places
-    seen = []
+    outputs = []
     head = engine.generators["H_G"]
-    head.register_forward_hook(lambda module, inputs, output: seen.append([one.shape[1] for one in output]))
+    head.register_forward_hook(
+        lambda module, inputs, output: outputs.append([features.shape[1] for features in output])
+    )
     engine.step(*batch(0))
-    assert seen == [[50, 50, 16]] * 2  # of the keys and of the queries
+    assert outputs == [[50, 50, 16]] * 2  # of the keys and of the queries
 
 
 def test_the_same_places_are_looked_at_in_source_and_output():
     engine = engine_of(type="cut", patches=7)
-    seen = []
-    engine.generators["H_G"].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    outputs = []
+    engine.generators["H_G"].register_forward_hook(lambda module, inputs, output: outputs.append(inputs[0]))
     image = batch(0)[0]
     engine._patch_nce("G", image, image.clone())
     engine._patch_nce("G", image, image.clone())
-    keys, queries, later, _ = seen
-    assert all(torch.equal(one, other) for one, other in zip(keys, queries, strict=True))
+    keys, queries, later, _ = outputs
+    assert all(torch.equal(features, other) for features, other in zip(keys, queries, strict=True))
     assert not torch.equal(keys[0], later[0])  # and at other places the next time
 
 
@@ -135,18 +139,18 @@ def test_the_two_directions_share_nothing():
     engine = engine_of(type="cut")
     losses = engine.losses(*batch(0))["generators"]
     sum(loss for name, loss in losses.items() if name.endswith("_G")).backward()
-    moved = {
+    changed = {
         name for name, network in engine.networks().items() if any(w.grad is not None for w in network.parameters())
     }
-    assert moved == {"G", "H_G"}
+    assert changed == {"G", "H_G"}
 
 
 def test_without_identity_the_targets_are_not_translated():
     engine = engine_of(type="cut", identity=False)
-    seen = []
-    engine.generators["G"].register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    outputs = []
+    engine.generators["G"].register_forward_hook(lambda module, inputs, output: outputs.append(len(inputs[0])))
     losses = engine.step(*batch(0))
-    assert seen == [2]
+    assert outputs == [2]
     assert not [name for name in losses if "identity" in name]
 
 

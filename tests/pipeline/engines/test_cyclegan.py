@@ -74,10 +74,8 @@ def test_losses_gradients_and_weights_are_those_of_the_paper_written_out(adversa
         for name, loss in losses.items():
             torch.testing.assert_close(loss, expected[name], rtol=0, atol=1e-10, msg=f"{name} in step {index}")
         for name, network in engine.networks().items():
-            for (place, weight), other in zip(
-                network.named_parameters(), plain.networks[name].parameters(), strict=True
-            ):
-                where = f"{name}.{place} in step {index}"
+            for (key, weight), other in zip(network.named_parameters(), plain.networks[name].parameters(), strict=True):
+                where = f"{name}.{key} in step {index}"
                 torch.testing.assert_close(weight.grad, other.grad, rtol=0, atol=1e-10, msg=f"gradient of {where}")
                 torch.testing.assert_close(weight, other, rtol=0, atol=1e-10, msg=where)
 
@@ -85,10 +83,10 @@ def test_losses_gradients_and_weights_are_those_of_the_paper_written_out(adversa
 def test_a_generators_passes_are_one_and_identity_is_left_out_where_it_weighs_nothing():
     def slices_seen(**options):
         engine = engine_of(**options)
-        seen = []
-        engine.G.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+        batch_sizes = []
+        engine.G.register_forward_hook(lambda module, inputs, output: batch_sizes.append(len(inputs[0])))
         losses = engine.step(*batch(0))
-        return seen, {name for name in losses if "identity" in name}
+        return batch_sizes, {name for name in losses if "identity" in name}
 
     assert slices_seen(identity_share=0.5) == ([6], {"identity_a", "identity_b"})
     assert slices_seen(identity_share=0.0) == ([4], set())
@@ -219,7 +217,7 @@ def test_translators_are_the_averages_where_they_are_kept():
 def test_without_averages_the_translators_are_the_generators():
     engine = engine_of()
     assert engine.translators() == {"a": engine.F, "b": engine.G}
-    assert engine.average is None
+    assert engine.ema is None
     assert "averaged" not in engine.state_dict()
 
 
@@ -230,7 +228,7 @@ def test_each_average_belongs_to_its_generator():
 
     def distance(network, other):
         pairs = zip(network.parameters(), other.parameters(), strict=True)
-        return sum((one - two).square().sum().item() for one, two in pairs)
+        return sum((value - two).square().sum().item() for value, two in pairs)
 
     translators = engine.translators()
     assert distance(translators["b"], engine.G) < 0.1 * distance(translators["b"], engine.F)
@@ -244,7 +242,7 @@ def test_the_learning_rate_is_a_factor_of_the_configured_one():
     engine = engine_of(learning_rate=1e-3, discriminator_learning_rate=4e-3)
     for factor in (0.5, 0.25, 1.0):  # of the configured rate, not of the last one
         engine.set_learning_rate(factor)
-        rates = {name: [group["lr"] for group in one.param_groups] for name, one in engine.optimisers.items()}
+        rates = {name: [group["lr"] for group in value.param_groups] for name, value in engine.optimisers.items()}
         assert rates == {"generators": [1e-3 * factor], "discriminators": [4e-3 * factor]}
 
 

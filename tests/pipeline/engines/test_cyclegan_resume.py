@@ -55,7 +55,7 @@ def test_a_part_that_is_not_restored_is_noticed(interrupted, part):
     middle, random, end = interrupted
     fresh = saved(engine_of(weights_seed=77, seed=5, **RESUMED))
     different = differences(resumed({**middle, part: fresh[part]}, random), end)
-    assert any(not place.startswith(f"/{part}") for place in different) or part in ("averaged", "averaged_steps")
+    assert any(not key.startswith(f"/{part}") for key in different) or part in ("averaged", "averaged_steps")
     assert different
 
 
@@ -88,12 +88,12 @@ def test_the_loss_scaler_goes_on_where_it_was():
 
 
 def test_the_two_pools_draw_independently_and_otherwise_with_each_seed():
-    drawn = [
+    samples = [
         tuple(pool.random.uniform(4).tolist())
         for seed in range(3)
         for pool in (lambda engine: (engine.pool_a, engine.pool_b))(engine_of(pool_size=3, seed=seed))
     ]
-    assert len(set(drawn)) == 6
+    assert len(set(samples)) == 6
 
 
 def test_the_order_in_which_a_method_names_its_players_makes_no_difference(monkeypatch):

@@ -5,7 +5,7 @@ import torch
 from small_engine import Plain, assert_equal_steps, batch, differences, engine_of
 from torch import nn
 
-from networks.convolutions import plain_ways
+from networks.cpu_kernels.convolutions import reference_conv
 
 CRITIC = {"type": "dualgan", "adversarial": "wasserstein"}
 CLIPPED = {**CRITIC, "clip": 0.01}
@@ -20,7 +20,7 @@ class PlainDualGan(Plain):
 
     def __init__(self, engine, options, **keys):
         super().__init__(engine, **keys)
-        self.options, self.made, self.random = options, 0, torch.Generator().manual_seed(4)
+        self.options, self.step_count, self.random = options, 0, torch.Generator().manual_seed(4)
 
     def gan(self, logits, real):
         if self.options["adversarial"] == "wasserstein":
@@ -35,7 +35,7 @@ class PlainDualGan(Plain):
         between = ((1 - share) * real + share * fake).requires_grad_()
         excess = 0
         for index in range(len(real)):  # one image at a time, one number an image
-            with plain_ways():  # the others are differentiable once
+            with reference_conv():  # the others are differentiable once
                 value = critic(between)[index].mean()
             (slope,) = torch.autograd.grad(value, between, create_graph=True)
             excess = excess + ((slope[index] ** 2).sum().sqrt() - 1) ** 2
@@ -45,7 +45,7 @@ class PlainDualGan(Plain):
         G, F, D_A, D_B = (self.networks[name] for name in ("G", "F", "D_A", "D_B"))
         fake_a, fake_b = F(b), G(a)
         losses, scale, weight = {}, self.options["discriminator_scale"], self.options["reconstruction_weight"]
-        turn = self.made % self.options["critic_steps"] == self.options["critic_steps"] - 1
+        turn = self.step_count % self.options["critic_steps"] == self.options["critic_steps"] - 1
         if turn:
             losses["adversarial_G"], losses["adversarial_F"] = self.gan(D_B(fake_b), True), self.gan(D_A(fake_a), True)
             losses["reconstruction_a"] = weight * (F(fake_b) - a).abs().mean()
@@ -59,12 +59,15 @@ class PlainDualGan(Plain):
             sum(loss for name, loss in losses.items() if name.startswith(kinds))
             for kinds in (("adversarial", "reconstruction"), ("discriminator", "gradient_penalty"))
         )
-        wanted = {**self.gradients(critics, "D_A", "D_B"), **(self.gradients(generators, "G", "F") if turn else {})}
-        for name, gradients in wanted.items():
+        all_gradients = {
+            **self.gradients(critics, "D_A", "D_B"),
+            **(self.gradients(generators, "G", "F") if turn else {}),
+        }
+        for name, gradients in all_gradients.items():
             for weight, gradient in zip(self.networks[name].parameters(), gradients, strict=True):
                 weight.grad = gradient
             self.optimisers[name].step()
-        self.made += 1
+        self.step_count += 1
         if self.options.get("clip"):
             for weight in [*D_A.parameters(), *D_B.parameters()]:
                 weight.data = weight.data.clip(-self.options["clip"], self.options["clip"])
@@ -162,9 +165,9 @@ def test_the_gradient_penalty_has_all_its_digits_in_half_precision():
     real, fake = batch(0)
     random = copy.deepcopy(engine.random.state_dict())
     with torch.autocast("cpu", torch.bfloat16):
-        half = engine._steepness("D_A", real, fake.bfloat16())
+        half = engine._gradient_penalty("D_A", real, fake.bfloat16())
     engine.random.load_state_dict(random)
-    assert torch.equal(half, engine._steepness("D_A", real, fake.bfloat16().float()))
+    assert torch.equal(half, engine._gradient_penalty("D_A", real, fake.bfloat16().float()))
     assert all(torch.isfinite(loss) for loss in engine.step(*batch(0)).values())
 
 
@@ -181,15 +184,15 @@ def test_clipped_critics_stay_within_the_bound_and_generators_do_not():
 
 def moves(engine, steps, bad=()):
     """The players that moved in each step."""
-    found = []
+    players = []
     for index in range(steps):
         before = copy.deepcopy({name: network.state_dict() for name, network in engine.networks().items()})
         real = batch(index)
-        engine.step(*(one * float("nan") if index in bad else one for one in real))
+        engine.step(*(image * float("nan") if index in bad else image for image in real))
         after = {name: network.state_dict() for name, network in engine.networks().items()}
-        changed = {place.split("/")[1] for place in differences(before, after)}
-        found.append({(): "none", ("D_A", "D_B"): "critics", ("D_A", "D_B", "F", "G"): "all"}[tuple(sorted(changed))])
-    return found
+        changed = {key.split("/")[1] for key in differences(before, after)}
+        players.append({(): "none", ("D_A", "D_B"): "critics", ("D_A", "D_B", "F", "G"): "all"}[tuple(sorted(changed))])
+    return players
 
 
 def test_critics_move_at_every_step_and_generators_at_every_third():
@@ -206,8 +209,8 @@ def test_critics_move_at_every_step_and_generators_at_every_third():
 
 
 def test_skipped_steps_do_not_count_for_the_rhythm():
-    found = moves(engine_of(**CLIPPED, critic_steps=3), 6, bad=(1, 3))
-    assert found == ["critics", "none", "critics", "none", "all", "critics"]
+    players = moves(engine_of(**CLIPPED, critic_steps=3), 6, bad=(1, 3))
+    assert players == ["critics", "none", "critics", "none", "all", "critics"]
 
 
 def test_where_the_critics_move_alone_the_generators_translate_and_no_average_moves():
@@ -224,16 +227,16 @@ def test_where_the_critics_move_alone_the_generators_translate_and_no_average_mo
 
 def test_the_critics_of_the_usual_kind_judge_each_contrast():
     engine = engine_of(type="dualgan")
-    seen = {name: [] for name in ("D_A", "D_B")}
-    for name, images in seen.items():
+    batches = {name: [] for name in ("D_A", "D_B")}
+    for name, images in batches.items():
         engine.discriminators[name].register_forward_hook(lambda _, inputs, __, images=images: images.append(inputs[0]))
     real_a, real_b = batch(0)
     fake_a, fake_b = engine.generators["F"](real_b), engine.generators["G"](real_a)
     engine.losses(real_a, real_b)
     for name, real, fake in (("D_A", real_a, fake_a), ("D_B", real_b, fake_b)):
-        believed, judged = seen[name]
-        judged_real, judged_fake = judged.chunk(2)
+        fake_batch, mixed_batch = batches[name]
+        judged_real, judged_fake = mixed_batch.chunk(2)
         assert torch.equal(judged_real, real)
-        torch.testing.assert_close(believed, fake)
+        torch.testing.assert_close(fake_batch, fake)
         torch.testing.assert_close(judged_fake, fake)
-        assert believed.requires_grad and not judged_fake.requires_grad
+        assert fake_batch.requires_grad and not judged_fake.requires_grad

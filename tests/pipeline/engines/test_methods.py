@@ -17,10 +17,10 @@ from small_engine import (
     saved,
 )
 
+from pipeline.config.checks import conflicts
 from pipeline.config.methods import AnyMethod, Generator
-from pipeline.config.rules import contradictions
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS
-from pipeline.engines.build import build_engine, build_translators
+from pipeline.engines.registry import build_engine, build_translators
 
 METHODS = {
     "cyclegan": {"type": "cyclegan", "pool_size": 3},
@@ -65,7 +65,7 @@ def run(engine, steps, size=16):
 
 
 def types_of(union):
-    return {typing.get_args(one.model_fields["type"].annotation)[0] for one in typing.get_args(union)}
+    return {typing.get_args(model.model_fields["type"].annotation)[0] for model in typing.get_args(union)}
 
 
 def test_every_method_and_kind_of_generator_has_its_row():
@@ -100,7 +100,7 @@ def test_the_estimates_of_spectral_norms_survive_a_resume(method):
     kind = "multiscale-spectral" if method == "munit" else "patchgan-spectral"
     options = METHODS[method] | {"discriminator": DISCRIMINATOR_KINDS[kind]}
     engine = engine_of(**options)
-    estimates = {place for place in engine.state_dict()["D_A"] if place.endswith(("._u", "._v"))}
+    estimates = {key for key in engine.state_dict()["D_A"] if key.endswith(("._u", "._v"))}
     assert estimates
     METHODS["spectral"] = options
     try:
@@ -128,7 +128,7 @@ def test_a_batch_that_is_not_finite_changes_nothing_but_what_was_drawn(method):
         losses = engine.step(*real)
         assert not all(torch.isfinite(loss) for loss in losses.values())
         changed = differences(before, engine.state_dict())
-        assert {place for place in changed if not place.endswith(("/random", "/random/generator"))} == set()
+        assert {key for key in changed if not key.endswith(("/random", "/random/generator"))} == set()
     for index in range(4, 4 + steps_to_all(method)):
         assert all(torch.isfinite(loss) for loss in engine.step(*batch(index)).values())
     after = engine.state_dict()
@@ -140,7 +140,7 @@ def test_a_skipped_step_leaves_weights_under_a_spectral_norm_alone():
     engine.step(*batch(0))
     before = copy.deepcopy(engine.state_dict())
     engine.step(batch(1)[0] * float("nan"), batch(1)[1])
-    assert {place for place in differences(before, engine.state_dict()) if not place.endswith(("._u", "._v"))} == set()
+    assert {key for key in differences(before, engine.state_dict()) if not key.endswith(("._u", "._v"))} == set()
 
 
 # ── whose gradients go where ────────────────────────────────────────────────────────────────────────────────
@@ -171,7 +171,7 @@ def test_a_players_losses_leave_no_gradients_with_the_other(method, player):
 def test_an_error_in_the_losses_leaves_no_network_frozen():
     engine = engine_of()
     with pytest.raises(RuntimeError):
-        engine.believed("D_A", torch.zeros(1, 2, 16, 16))
+        engine.generator_adversarial_loss("D_A", torch.zeros(1, 2, 16, 16))
     assert all(weight.requires_grad for weight in engine.discriminators.parameters())
 
 
@@ -180,11 +180,11 @@ def test_an_error_in_the_losses_leaves_no_network_frozen():
 def test_a_player_that_moves_alone_makes_its_losses_smaller(method, player):
     still = "discriminator_learning_rate" if player == GENERATORS else "learning_rate"
     engine = make(method, **{"learning_rate": 3e-3, "discriminator_learning_rate": 3e-3, still: 1e-12})
-    losses_of, seen = engine.losses, []
-    engine.losses = lambda *real: seen.append(losses_of(*real)) or seen[-1]
+    losses_of, losses_by_step = engine.losses, []
+    engine.losses = lambda *real: losses_by_step.append(losses_of(*real)) or losses_by_step[-1]
     for _ in range(6 * steps_to_all(method)):
         engine.step(*batch(0))
-    totals = [sum(losses[player].values()).item() for losses in seen if player in losses]
+    totals = [sum(losses[player].values()).item() for losses in losses_by_step if player in losses]
     totals = totals[1:] if METHODS[method].get("clip") else totals  # the first step's weights are not clipped yet
     assert len(totals) >= 5 or player not in engine.optimisers
     assert sum(totals[-2:]) < sum(totals[:2]) or not totals
@@ -262,7 +262,7 @@ def test_half_precision_stays_near_single(method):
 def admitted(method, generator):
     """Whether the rules of configurations let a method train a kind of generator."""
     config = config_of(**METHODS[method] | {"generator": SMALL_GENERATORS[generator]})
-    return not any("generator.type" in line for line in contradictions(config))
+    return not any("generator.type" in line for line in conflicts(config))
 
 
 PAIRS = [

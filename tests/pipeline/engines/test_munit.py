@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_engine import MUNIT, Plain, assert_equal_steps, batch, config_of, differences, engine_of
 
-from pipeline.engines.build import build_translators
+from pipeline.engines.registry import build_translators
 from pipeline.tracking.mlflow_models import export_translator
 
 
@@ -23,8 +23,8 @@ class PlainMunit(Plain):
         content_b, style_b = B.content_encoder(b), B.style_encoder(b)
         b_from_a, a_from_b = B.decoder(content_a, drawn_b), A.decoder(content_b, drawn_a)
 
-        def distance(one, other):
-            return (one - other).abs().mean()
+        def distance(prediction, target):
+            return (prediction - target).abs().mean()
 
         losses = {
             "adversarial_A": sum(((logits - 1) ** 2).mean() for logits in D_A(a_from_b)),
@@ -42,9 +42,9 @@ class PlainMunit(Plain):
         losses = {name: of[name] * loss for name, loss in losses.items() if of[name] or not name.startswith("cycle")}
         self.update(sum(losses.values()), "A", "B")
         for side, real, fake in (("A", a, a_from_b.detach()), ("B", b, b_from_a.detach())):
-            judge = self.networks[f"D_{side}"]
-            judged = sum(((logits - 1) ** 2).mean() for logits in judge(real))
-            losses[f"discriminator_{side}"] = judged + sum((logits**2).mean() for logits in judge(fake))
+            discriminator = self.networks[f"D_{side}"]
+            real_loss = sum(((logits - 1) ** 2).mean() for logits in discriminator(real))
+            losses[f"discriminator_{side}"] = real_loss + sum((logits**2).mean() for logits in discriminator(fake))
             self.update(losses[f"discriminator_{side}"], f"D_{side}")
         return losses
 
@@ -147,18 +147,20 @@ def test_both_contents_and_styles_are_learnt_through_the_translation():
     (losses["content_a"] + losses["style_b"]).backward()
     A, B = engine.networks()["A"], engine.networks()["B"]
     others = [*A.style_encoder.parameters(), *A.decoder.parameters()]  # zeros, where a pass is shared with other losses
-    assert all(part.grad is not None and part.grad.any() for part in [*A.content_encoder.parameters(), *B.parameters()])
+    assert all(
+        weight.grad is not None and weight.grad.any() for weight in [*A.content_encoder.parameters(), *B.parameters()]
+    )
     assert not any(weight.grad.any() for weight in others if weight.grad is not None)
 
 
 def test_every_step_draws_other_styles():
     engine = munit()
-    drawn = []
+    styles = []
     engine.networks()["B"].decoder.register_forward_hook(
-        lambda module, inputs, output: drawn.append(inputs[1].detach())
+        lambda module, inputs, output: styles.append(inputs[1].detach())
     )
     engine.losses(*batch(0)), engine.losses(*batch(0))
-    first, second = drawn[0], drawn[len(drawn) // 2]
+    first, second = styles[0], styles[len(styles) // 2]
     assert first.shape == (4, 3)  # one for each image, and each image's own
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first[:2], second[:2])

@@ -9,9 +9,9 @@ def test_both_players_optimisers_are_as_configured(optimiser, kind):
         optimiser=optimiser, learning_rate=3e-3, discriminator_learning_rate=1e-3, beta1=0.3, weight_decay=0.02
     )
     for player, rate in (("generators", 3e-3), ("discriminators", 1e-3)):
-        made = engine.optimisers[player]
-        (group,) = made.param_groups
-        assert type(made) is kind and (group["lr"], group["weight_decay"]) == (rate, 0.02)
+        optimiser = engine.optimisers[player]
+        (group,) = optimiser.param_groups
+        assert type(optimiser) is kind and (group["lr"], group["weight_decay"]) == (rate, 0.02)
         networks = getattr(engine, player)
         assert [id(weight) for weight in group["params"]] == [id(weight) for weight in networks.parameters()]
         if kind is torch.optim.Adam:

@@ -22,11 +22,11 @@ def blocks():
     """The section's blocks of code, by the name that stands before each, or by their language."""
     text = (ROOT / "docs/reference/methods.md").read_text(encoding="utf-8")
     section = re.search(r"## Add your own method\n(.*)", text, re.DOTALL)[1]
-    found = {}
-    for said, language, code in re.findall(r"(.*?)```(\w+)\n(.*?)```", section, re.DOTALL):
-        named = re.findall(r"^`([\w./]+)`", said, re.MULTILINE)
-        found[named[0] if named else language] = code
-    return found
+    code_by_file = {}
+    for text, language, code in re.findall(r"(.*?)```(\w+)\n(.*?)```", section, re.DOTALL):
+        file_names = re.findall(r"^`([\w./]+)`", text, re.MULTILINE)
+        code_by_file[file_names[0] if file_names else language] = code
+    return code_by_file
 
 
 @pytest.fixture
@@ -83,14 +83,14 @@ def _cases(check):
         if isinstance(names, str):
             axes.append([{names: value} for value in values])
         else:
-            axes.append([dict(zip(names, each, strict=True)) for each in values])
+            axes.append([dict(zip(names, combination, strict=True)) for combination in values])
     for chosen in itertools.product(*axes):
-        yield {name: value for part in chosen for name, value in part.items()}
+        yield {name: value for options in chosen for name, value in options.items()}
 
 
 def test_the_configuration_trains_resumes_and_translates(house, blocks):
     load_config = importlib.import_module("pipeline.config.load").load_config
-    build_engine = importlib.import_module("pipeline.engines.build").build_engine
+    build_engine = importlib.import_module("pipeline.engines.registry").build_engine
     (house / "gcgan.yaml").write_text(blocks["yaml"])
     small = ["preprocess.size=32", "generator.width=2", "discriminator.width=2", "training.learning_rate=0.002"]
     config = load_config(house / "gcgan.yaml", small)
@@ -106,8 +106,8 @@ def test_the_configuration_trains_resumes_and_translates(house, blocks):
     assert losses[-1]["geometry_G"] < 0.9 * losses[0]["geometry_G"]
     torch.save(first.state_dict(), house / "state.pt")
     second.load_state_dict(torch.load(house / "state.pt", weights_only=True))
-    again = [engine.step(*real) for engine in (first, second)]
-    assert all(torch.equal(again[0][name], again[1][name]) for name in again[0])
+    next_losses = [engine.step(*real) for engine in (first, second)]
+    assert all(torch.equal(next_losses[0][name], next_losses[1][name]) for name in next_losses[0])
     run = house / "run" / "checkpoints"
     run.mkdir(parents=True)
     content = {

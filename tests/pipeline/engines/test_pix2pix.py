@@ -26,18 +26,20 @@ class PlainPix2Pix(Plain):
     def step(self, a, b):
         losses = {}
         for name, side, source, target in (("G", "B", a, b), ("F", "A", b, a)):
-            generator, judge = self.networks[name], self.networks.get(f"D_{side}")
+            generator, discriminator = self.networks[name], self.networks.get(f"D_{side}")
             losses[f"l1_{name}"] = self.l1_weight * (generator(source) - target).abs().mean()
-            if judge is None:
+            if discriminator is None:
                 self.update(losses[f"l1_{name}"], name)
                 continue
             fake = generator(source)
             before = fake.detach()
-            believed = self.gan(judge(torch.cat([source, fake], dim=1)), True)
-            losses[f"adversarial_{name}"] = self.adversarial_weight * believed
+            generator_logits = self.gan(discriminator(torch.cat([source, fake], dim=1)), True)
+            losses[f"adversarial_{name}"] = self.adversarial_weight * generator_logits
             self.update(losses[f"l1_{name}"] + losses[f"adversarial_{name}"], name)
-            truth, made = torch.cat([source, target], dim=1), torch.cat([source, before], dim=1)
-            losses[f"discriminator_{side}"] = self.scale * (self.gan(judge(truth), True) + self.gan(judge(made), False))
+            real_pair, fake_pair = torch.cat([source, target], dim=1), torch.cat([source, before], dim=1)
+            losses[f"discriminator_{side}"] = self.scale * (
+                self.gan(discriminator(real_pair), True) + self.gan(discriminator(fake_pair), False)
+            )
             self.update(losses[f"discriminator_{side}"], f"D_{side}")
         return losses
 
@@ -55,16 +57,18 @@ def test_losses_and_weights_are_those_of_the_paper_written_out(adversarial, adve
 
 def test_a_discriminator_sees_the_source_beside_what_it_judges():
     engine = engine_of(type="pix2pix")
-    seen = []
-    engine.discriminators["D_B"].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    discriminator_inputs = []
+    engine.discriminators["D_B"].register_forward_hook(
+        lambda module, inputs, output: discriminator_inputs.append(inputs[0])
+    )
     real_a, real_b = batch(0)
     fake = engine.generators["G"](real_a)
     engine.losses(real_a, real_b)
-    believed, (truth, made) = seen[0], seen[1].chunk(2)
-    assert torch.equal(truth, torch.cat([real_a, real_b], dim=1))
-    torch.testing.assert_close(made, torch.cat([real_a, fake], dim=1))
-    torch.testing.assert_close(believed, made)
-    assert believed.requires_grad and not made.requires_grad
+    generator_logits, (real_pair, fake_pair) = discriminator_inputs[0], discriminator_inputs[1].chunk(2)
+    assert torch.equal(real_pair, torch.cat([real_a, real_b], dim=1))
+    torch.testing.assert_close(fake_pair, torch.cat([real_a, fake], dim=1))
+    torch.testing.assert_close(generator_logits, fake_pair)
+    assert generator_logits.requires_grad and not fake_pair.requires_grad
 
 
 def test_without_adversarial_weight_there_are_no_discriminators_to_train_or_keep():

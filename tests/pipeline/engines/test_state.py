@@ -3,7 +3,7 @@ import io
 import pytest
 import torch
 
-from pipeline.engines.state import RandomState, RunningShare, StepCount, Styles
+from pipeline.engines.state import RandomState, StepCounter, Styles, UpdateRate
 
 CPU = torch.device("cpu")
 SOUND, SKIPPED = torch.tensor(True), torch.tensor(False)
@@ -17,17 +17,21 @@ def through_a_file(state):
 
 
 def test_a_count_goes_on_where_it_was():
-    count, other = StepCount(CPU), StepCount(CPU)
-    count.made += 7
+    count, other = StepCounter(CPU), StepCounter(CPU)
+    count.count += 7
     other.load_state_dict(through_a_file(count.state_dict()))
-    assert other.made == 7
+    assert other.count == 7
 
 
 def test_draws_go_on_where_they_were():
     random, other = RandomState(3, CPU), RandomState(4, CPU)
     random.normal(5)
     other.load_state_dict(through_a_file(random.state_dict()))
-    for draw in (lambda one: one.uniform(2, 3), lambda one: one.normal(4), lambda one: one.choice(9, 5)):
+    for draw in (
+        lambda instance: instance.uniform(2, 3),
+        lambda instance: instance.normal(4),
+        lambda instance: instance.choice(9, 5),
+    ):
         assert torch.equal(draw(other), draw(random))
     assert not torch.equal(RandomState(3, CPU).normal(5), RandomState(4, CPU).normal(5))
 
@@ -59,69 +63,71 @@ def test_draws_are_of_the_kinds_they_say():
 
 def test_the_mean_style_is_by_hand():
     styles = Styles(torch.zeros(2), CPU, decay=0.5)
-    taken = [torch.tensor([4.0, 8.0]), torch.tensor([0.0, 4.0]), torch.tensor([1.0, 1.0])]
-    styles.take_in(taken[0], SOUND)
+    style_values = [torch.tensor([4.0, 8.0]), torch.tensor([0.0, 4.0]), torch.tensor([1.0, 1.0])]
+    styles.update(style_values[0], SOUND)
     assert styles.mean.tolist() == [4.0, 8.0]  # the first replaces the zeros it began with
-    styles.take_in(taken[1], SOUND)
-    expected = 3 / 12 * taken[0] + 9 / 12 * taken[1]  # the warm-up of the averaged generators
+    styles.update(style_values[1], SOUND)
+    expected = 3 / 12 * style_values[0] + 9 / 12 * style_values[1]  # the warm-up of the averaged generators
     torch.testing.assert_close(styles.mean, expected)
-    styles.take_in(taken[2], SOUND)
-    torch.testing.assert_close(styles.mean, 4 / 13 * expected + 9 / 13 * taken[2])
+    styles.update(style_values[2], SOUND)
+    torch.testing.assert_close(styles.mean, 4 / 13 * expected + 9 / 13 * style_values[2])
     for _ in range(20):
-        styles.take_in(taken[2], SOUND)
+        styles.update(style_values[2], SOUND)
     before = styles.mean.clone()
-    styles.take_in(torch.tensor([3.0, 3.0]), SOUND)
+    styles.update(torch.tensor([3.0, 3.0]), SOUND)
     torch.testing.assert_close(styles.mean, (before + 3) / 2)  # the decay itself
-    assert styles.share.count == 24
+    assert styles.update_rate.count == 24
 
 
 def test_what_early_encoders_made_is_soon_forgotten():
     styles = Styles(torch.zeros(1), CPU)
     for step in range(300):
-        styles.take_in(torch.tensor([100.0 if step < 30 else 1.0]), SOUND)
+        styles.update(torch.tensor([100.0 if step < 30 else 1.0]), SOUND)
     assert styles.mean.item() == pytest.approx(1.0, abs=0.01)
 
 
 def test_half_precision_styles_do_not_round_the_mean():
     styles = Styles(torch.zeros(1), CPU)
-    styles.mean.fill_(1.0), styles.share.count.fill_(100_000)
+    styles.mean.fill_(1.0), styles.update_rate.count.fill_(100_000)
     for _ in range(1000):
-        styles.take_in(torch.tensor([1.5], dtype=torch.bfloat16), SOUND)
+        styles.update(torch.tensor([1.5], dtype=torch.bfloat16), SOUND)
     assert styles.mean.dtype == torch.float32
     assert styles.mean.item() == pytest.approx(1.5 - 0.5 * 0.999**1000, abs=1e-4)  # in bf16 no step would show
 
 
 def test_styles_come_back_as_they_were():
     styles, other = Styles(torch.tensor([1.0, -2.0]), CPU), Styles(torch.zeros(2), CPU)
-    styles.take_in(torch.tensor([0.25, 0.5]), SOUND)
+    styles.update(torch.tensor([0.25, 0.5]), SOUND)
     state = through_a_file(styles.state_dict())
     other.load_state_dict(state)
-    for one in (styles, other):
-        one.take_in(torch.tensor([9.0, 9.0]), SOUND)
-    assert torch.equal(other.mean, styles.mean) and torch.equal(other.drawn, styles.drawn)
-    assert other.share.count == styles.share.count == 2
+    for instance in (styles, other):
+        instance.update(torch.tensor([9.0, 9.0]), SOUND)
+    assert torch.equal(other.mean, styles.mean) and torch.equal(other.random_style, styles.random_style)
+    assert other.update_rate.count == styles.update_rate.count == 2
     assert state["mean"].tolist() == [0.25, 0.5]  # what was loaded is a copy
 
 
 def test_a_skipped_step_leaves_the_mean_style_alone():
     styles = Styles(torch.zeros(1), CPU)
-    styles.take_in(torch.tensor([torch.nan]), SKIPPED)
-    assert (styles.mean.tolist(), styles.share.count) == ([0.0], 0)
-    styles.take_in(torch.tensor([4.0]), SOUND)
-    styles.take_in(torch.tensor([torch.nan]), SKIPPED)
-    assert (styles.mean.tolist(), styles.share.count) == ([4.0], 1)
+    styles.update(torch.tensor([torch.nan]), SKIPPED)
+    assert (styles.mean.tolist(), styles.update_rate.count) == ([0.0], 0)
+    styles.update(torch.tensor([4.0]), SOUND)
+    styles.update(torch.tensor([torch.nan]), SKIPPED)
+    assert (styles.mean.tolist(), styles.update_rate.count) == ([4.0], 1)
 
 
 def test_a_running_share_falls_to_what_the_decay_leaves():
-    share = RunningShare(0.75, CPU)
-    assert [share.of_next(sound).item() for sound in (SOUND, SKIPPED, SOUND)] == pytest.approx([9 / 11, 0, 9 / 12])
-    assert [share.of_next(SOUND).item() for _ in range(40)][-1] == 0.25
+    share = UpdateRate(0.75, CPU)
+    assert [share.next_rate(is_finite).item() for is_finite in (SOUND, SKIPPED, SOUND)] == pytest.approx(
+        [9 / 11, 0, 9 / 12]
+    )
+    assert [share.next_rate(SOUND).item() for _ in range(40)][-1] == 0.25
 
 
 def test_a_stream_of_another_kind_of_device_goes_on_with_one_that_follows_from_it():
-    drawn = []
+    samples = []
     for state in (torch.zeros(16, dtype=torch.uint8), torch.zeros(16, dtype=torch.uint8), torch.ones(16).byte()):
         random = RandomState(5, CPU)
         random.load_state_dict({"generator": state, "place": "cuda"})
-        drawn.append(random.uniform(3).tolist())
-    assert drawn[0] == drawn[1] != drawn[2]
+        samples.append(random.uniform(3).tolist())
+    assert samples[0] == samples[1] != samples[2]

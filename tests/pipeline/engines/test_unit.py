@@ -5,10 +5,10 @@ import pytest
 import torch
 from small_engine import UNIT, Plain, assert_equal_steps, batch, config_of, differences, engine_of, saved
 
-from pipeline.engines.build import build_engine, build_translators
+from pipeline.engines.registry import build_engine, build_translators
 from pipeline.tracking.mlflow_models import export_translator
-from pipeline.training.position import Position
-from pipeline.training.record import write_run_record
+from pipeline.training.run_record import write_run_record
+from pipeline.training.trainer_state import TrainerState
 
 WEIGHTS = {
     "adversarial_weight": 1.3, "image_weight": 9.0, "kl_weight": 0.7, "cycle_weight": 8.0, "cycle_kl_weight": 0.3
@@ -38,8 +38,8 @@ class PlainUnit(Plain):
         aba = A.decoder(mean_aba + self.noise(mean_aba))
         bab = B.decoder(mean_bab + self.noise(mean_bab))
 
-        def distance(one, other):
-            return (one - other).abs().mean()
+        def distance(prediction, target):
+            return (prediction - target).abs().mean()
 
         def divergence(mean):
             posterior = torch.distributions.Normal(mean, torch.ones_like(mean))
@@ -61,8 +61,10 @@ class PlainUnit(Plain):
         losses = {name: WEIGHTS[f"{name.rpartition('_')[0]}_weight"] * loss for name, loss in losses.items()}
         self.update(sum(losses.values()), "both")
         for side, real, fake in (("A", a, a_from_b.detach()), ("B", b, b_from_a.detach())):
-            judge = self.networks[f"D_{side}"]
-            losses[f"discriminator_{side}"] = ((judge(real) - 1) ** 2).mean() + (judge(fake) ** 2).mean()
+            discriminator = self.networks[f"D_{side}"]
+            losses[f"discriminator_{side}"] = ((discriminator(real) - 1) ** 2).mean() + (
+                discriminator(fake) ** 2
+            ).mean()
             self.update(losses[f"discriminator_{side}"], f"D_{side}")
         return losses
 
@@ -80,8 +82,8 @@ def unit(**options):
     return engine_of(**UNIT, **options)
 
 
-def block_of(networks, side, half, place):
-    return getattr(networks[side], half)[place].state_dict()
+def block_of(networks, side, half, index):
+    return getattr(networks[side], half)[index].state_dict()
 
 
 # ── blocks in common ────────────────────────────────────────────────────────────────────────────────────────
@@ -89,8 +91,8 @@ def block_of(networks, side, half, place):
 
 def shares(networks):
     return [
-        not differences(block_of(networks, "A", half, place), block_of(networks, "B", half, place))
-        for half, place in (("encoder", -1), ("decoder", 0), ("encoder", -2), ("decoder", 1))
+        not differences(block_of(networks, "A", half, index), block_of(networks, "B", half, index))
+        for half, index in (("encoder", -1), ("decoder", 0), ("encoder", -2), ("decoder", 1))
     ]
 
 
@@ -99,7 +101,7 @@ def test_training_keeps_the_shared_blocks_one_and_the_rest_two():
     before = copy.deepcopy(engine.generators.state_dict())
     for index in range(3):
         engine.step(*batch(index))
-    assert differences(before, engine.generators.state_dict()) == {f"/{place}" for place in before}
+    assert differences(before, engine.generators.state_dict()) == {f"/{name}" for name in before}
     for networks in (engine.generators, engine.best_generators()):
         assert shares(networks) == [True, True, False, False]
         assert networks["A"].encoder[-1] is networks["B"].encoder[-1]
@@ -109,14 +111,14 @@ def test_a_shared_weight_enters_the_optimiser_and_the_average_once():
     engine = unit(ema_decay=0.9, learning_rate=1e-2)
     optimised = engine.optimisers["generators"].param_groups[0]["params"]
     assert len(optimised) == len({id(weight) for weight in optimised}) == len(list(engine.generators.parameters()))
-    place = "A.encoder.3.layers.0.weight"
-    mean = engine.best_generators().state_dict()[place].clone()
+    weight_name = "A.encoder.3.layers.0.weight"
+    mean = engine.best_generators().state_dict()[weight_name].clone()
     for step in range(1, 4):
         engine.step(*batch(step))
-        mean.lerp_(engine.generators.state_dict()[place], 1 - min(0.9, (1 + step) / (10 + step)))
-    torch.testing.assert_close(engine.best_generators().state_dict()[place], mean)
+        mean.lerp_(engine.generators.state_dict()[weight_name], 1 - min(0.9, (1 + step) / (10 + step)))
+    torch.testing.assert_close(engine.best_generators().state_dict()[weight_name], mean)
     averaged = engine.best_generators().state_dict()
-    assert torch.equal(averaged["B.encoder.3.layers.0.weight"], averaged[place])
+    assert torch.equal(averaged["B.encoder.3.layers.0.weight"], averaged[weight_name])
 
 
 def test_a_loaded_state_shares_as_before():
@@ -133,7 +135,7 @@ def test_a_runs_record_counts_shared_weights_once(tmp_path):
     for shared_blocks in (0, 1):
         config = config_of(**UNIT | {"generator": UNIT["generator"] | {"shared_blocks": shared_blocks}})
         engine, path = build_engine(config, torch.device("cpu")), tmp_path / f"{shared_blocks}.json"
-        write_run_record(path, config, engine, Position(step=1), torch.device("cpu"))
+        write_run_record(path, config, engine, TrainerState(step=1), torch.device("cpu"))
         counts.append(json.loads(path.read_text())["translator_parameters"])
     block = sum(weight.numel() for weight in engine.generators["A"].decoder[0].parameters())
     assert counts[0] - counts[1] == 2 * block > 0
@@ -144,17 +146,19 @@ def test_a_runs_record_counts_shared_weights_once(tmp_path):
 
 def test_every_step_draws_noise_of_variance_one_and_a_translation_none():
     engine = unit()
-    A, seen = engine.networks()["A"], []
-    A.decoder.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach()))
+    A, latents = engine.networks()["A"], []
+    A.decoder.register_forward_hook(lambda module, inputs, output: latents.append(inputs[0].detach()))
     real = batch(0, count=8, size=64)
     for _ in range(2):
         engine.losses(*real)
-    own = [latent[8:] for latent in seen if len(latent) == 16]  # decoded beside those that translate
-    assert len(own) == 2
-    first, second = ((latent - A.encode(real[0])).detach() for latent in own)
-    for one in (first, second):
-        assert one.mean().item() == pytest.approx(0, abs=0.02)
-        assert one.std().item() == pytest.approx(1, abs=0.02)
+    reconstruction_latents = [
+        latent[8:] for latent in latents if len(latent) == 16
+    ]  # decoded beside those that translate
+    assert len(reconstruction_latents) == 2
+    first, second = ((latent - A.encode(real[0])).detach() for latent in reconstruction_latents)
+    for noise in (first, second):
+        assert noise.mean().item() == pytest.approx(0, abs=0.02)
+        assert noise.std().item() == pytest.approx(1, abs=0.02)
     assert not torch.equal(first, second)
     translator = engine.translators()["b"]
     assert torch.equal(translator(real[0]), translator(real[0]))

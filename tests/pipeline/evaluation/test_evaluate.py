@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from head_scans import AFFINE, scan, write_scan
 
-import pipeline.data.pairing as pairing
+import pipeline.data.pairs as pairs_module
 from pipeline.data.case import Case
-from pipeline.data.pairing import PairReader
-from pipeline.errors import UserError
+from pipeline.data.pairs import PairReader
 from pipeline.evaluation.evaluate import COPY, HISTOGRAM, LOOKUP, MODEL, evaluate
 from pipeline.metrics.protocols import OWN
-from pipeline.metrics.tissue import interior, tissue_agreement
+from pipeline.metrics.tissue_dice import interior, tissue_agreement
+from pipeline.utils.errors import UserError
 
 CONTRASTS = ("T1", "T2")
 SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 64, "n4": False, "percentiles": [0.5, 99.5]}
@@ -80,14 +80,14 @@ def test_structure_is_measured_for_the_model_and_every_baseline_on_the_sources_g
     assert scores.mean("T1", "T2", COPY, "volume/interior/dice") == copied["dice"]
     assert scores.mean("T1", "T2", COPY, "volume/interior/dice_bright") == copied["dice_bright"]
     for direction in (CONTRASTS, CONTRASTS[::-1]):
-        found = {
+        figures = {
             figure: [scores.mean(*direction, system, f"volume/{figure}") for system in (MODEL, COPY, HISTOGRAM, LOOKUP)]
             for figure in ("interior/dice", "foreground/nmi", "foreground/slice_ratio")
         }
-        _, copy, matched, lookup = found["interior/dice"]
+        _, copy, matched, lookup = figures["interior/dice"]
         assert lookup > 0.9 and max(copy, matched) < 0.45  # these have dark and bright the wrong way round
-        assert min(found["foreground/nmi"]) > 1.3  # and yet say as much of the target
-        assert 0.3 < min(found["foreground/slice_ratio"]) < max(found["foreground/slice_ratio"]) < 3
+        assert min(figures["foreground/nmi"]) > 1.3  # and yet say as much of the target
+        assert 0.3 < min(figures["foreground/slice_ratio"]) < max(figures["foreground/slice_ratio"]) < 3
 
 
 def test_a_model_that_knows_the_answer_is_perfect_in_every_figure(cohort, setting):
@@ -129,9 +129,9 @@ def test_without_training_pairs_there_is_no_lookup_and_the_notes_say_so(cohort, 
 
 
 def test_test_scans_without_a_partner_are_named_in_the_notes(cohort, setting):
-    alone = [Case(f"lone{number}", "", "T1", Path("absent.nii")) for number in range(1, 8)]
+    unpaired_cases = [Case(f"lone{number}", "", "T1", Path("absent.nii")) for number in range(1, 8)]
     notes = []
-    for scans in ([], alone[:1], alone[:5], alone):
+    for scans in ([], unpaired_cases[:1], unpaired_cases[:5], unpaired_cases):
         scores = evaluate([*subjects(cohort, "s0"), *scans], [], CONTRASTS, invert, **setting)
         notes.append([note for note in scores.notes if "partner" in note])
     five = ", ".join(f"lone{number}_T1" for number in range(1, 6))
@@ -149,14 +149,14 @@ def test_no_baseline_sees_the_test_subjects_own_target(cohort, setting, tmp_path
 
     monkeypatch.setattr("pipeline.evaluation.evaluate.OWN", dataclasses.replace(OWN, measure=fingerprint))
     t1_case, t2 = subjects(cohort, "s0")[0], np.maximum(scan("T2"), 0)
-    seen = []
+    fingerprints = []
     for number, target in enumerate((t2, t2**0.5)):
         path = write_scan(tmp_path / f"{number}.nii.gz", target)
         test = [dataclasses.replace(t1_case, subject="x"), Case("x", "", "T2", path)]
         scores = evaluate(test, [pair(cohort, "s1")], CONTRASTS, invert, **setting)
         systems = (MODEL, COPY, HISTOGRAM, LOOKUP)
-        seen.append([scores.mean("T1", "T2", system, "volume/image/power") for system in systems])
-    assert seen[0] == seen[1] and not np.isnan(seen).any()
+        fingerprints.append([scores.mean("T1", "T2", system, "volume/image/power") for system in systems])
+    assert fingerprints[0] == fingerprints[1] and not np.isnan(fingerprints).any()
 
 
 def test_a_subject_that_cannot_be_read_is_named_and_the_others_count(cohort, setting, tmp_path, capsys):
@@ -173,15 +173,15 @@ def test_a_subject_that_cannot_be_read_is_named_and_the_others_count(cohort, set
 
 
 def test_the_movement_that_was_used_is_saved_with_the_run(cohort, setting, tmp_path, monkeypatch):
-    movement = np.eye(4)
-    movement[0, 3] = 2.5
-    monkeypatch.setattr(pairing, "register_rigid", lambda *_: movement)
+    rigid_transform = np.eye(4)
+    rigid_transform[0, 3] = 2.5
+    monkeypatch.setattr(pairs_module, "register_rigid", lambda *_: rigid_transform)
     other = write_scan(tmp_path / "x.nii.gz", np.maximum(scan("T2", shape=(36, 44, 33)), 0))
     test = [Case("x", "day1", "T1", subjects(cohort, "s0")[0].path), Case("x", "day1", "T2", other)]
     evaluate(test, [], CONTRASTS, invert, registrations=tmp_path / "registration", **setting)
     (saved,) = (tmp_path / "registration").iterdir()
     assert saved.name == "x_day1_T1-to-T2.json"
-    assert json.loads(saved.read_text())["matrix"] == movement.tolist()
+    assert json.loads(saved.read_text())["matrix"] == rigid_transform.tolist()
 
 
 def test_without_pairs_cycle_error_and_intensity_distance_are_measured_and_the_table_says_so(cohort, setting):

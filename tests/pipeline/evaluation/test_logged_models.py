@@ -11,21 +11,21 @@ import pipeline.evaluation.logged_models as logged_models
 @pytest.fixture
 def log(tmp_path, monkeypatch):
     """Logs both directions with metadata; returns which were logged anew."""
-    made = []
+    logged = []
     monkeypatch.setattr(
-        logged_models, "log_translator", lambda *_, name, **__: made.append(name) or f"models:/{name}@best"
+        logged_models, "log_translator", lambda *_, name, **__: logged.append(name) or f"models:/{name}@best"
     )
     model = SimpleNamespace(contrasts=("T1", "T2"), translators={to: nn.Identity() for to in ("T1", "T2")}, stride=8)
     tracker = SimpleNamespace(call=lambda what, ask: ask(SimpleNamespace(id="r")))
 
     def again(metadata, checkpoint="best"):
-        made.clear()
+        logged.clear()
         note = tmp_path / "models.json"
         addresses = logged_models.log_models(
             tracker, model, metadata, note, checkpoint=checkpoint, register_as=None, score=None
         )
         assert addresses == {"T1": "models:/T2-to-T1@best", "T2": "models:/T1-to-T2@best"}
-        return list(made)
+        return list(logged)
 
     return again
 

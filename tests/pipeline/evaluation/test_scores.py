@@ -38,8 +38,10 @@ def test_subjects_are_ranked_by_a_figure_ascending_and_nan_has_no_rank(scores):
 
 def test_a_protocol_over_slices_is_summarised_over_slices():
     measured = [{"slice/image/psnr": np.array(values)} for values in ([10.0], [20.0, 30.0])]
-    found = Scores(True, [SubjectScore(str(i), "T1", "T2", "model", "syndiff", one) for i, one in enumerate(measured)])
-    (row,) = found.summary()
+    scores = Scores(
+        True, [SubjectScore(str(i), "T1", "T2", "model", "syndiff", values) for i, values in enumerate(measured)]
+    )
+    (row,) = scores.summary()
     assert (row.mean, row.n) == (20, 3)
 
 
@@ -92,17 +94,17 @@ def test_the_table_of_our_own_protocol_holds_seven_figures_and_fits_a_terminal()
     measured |= {"volume/interior/dice": 0.8765, "volume/interior/dice_dark": 0.4321}
     rows = [
         SubjectScore(
-            str(number), "T1", "T2", system, "own", {k: np.array([v * (1 + number / 99)]) for k, v in one.items()}
+            str(number), "T1", "T2", system, "own", {k: np.array([v * (1 + number / 99)]) for k, v in values.items()}
         )
         for number in range(4)
-        for system, one in (("model", measured), ("histogram matching", measured))
+        for system, values in (("model", measured), ("histogram matching", measured))
     ]
-    _, header, *body, about = Scores(True, rows).text().splitlines()
+    _, header, *body, description = Scores(True, rows).text().splitlines()
     headings = ["direction", "system", "MAE", "NRMSE", "PSNR [dB]", "SSIM", "NMI", "slices", "Dice", "n"]
-    assert [part.strip() for part in header.split("  ") if part] == headings
+    assert [cell.strip() for cell in header.split("  ") if cell] == headings
     assert max(map(len, [header, *body])) <= 120
     assert "0.890±0.011" in body[1] and "1.13±0.01" in body[1] and body[1].endswith(" 4")  # mean Dice, slice ratio
-    assert "Dice of dark, middle and bright tissue" in about and "1 as much as the real target's" in about
+    assert "Dice of dark, middle and bright tissue" in description and "1 as much as the real target's" in description
 
 
 def test_a_published_protocol_is_named_and_its_figures_are_in_the_files(tmp_path):
@@ -116,7 +118,7 @@ def test_a_published_protocol_is_named_and_its_figures_are_in_the_files(tmp_path
 
 def test_the_table_without_pairs_says_so():
     measured = {"volume/foreground/intensity_distance": np.array([0.25])}
-    found = Scores(False, [SubjectScore("a", "T1", "T2", "copy", UNPAIRED, measured)])
-    text = found.text()
+    scores = Scores(False, [SubjectScore("a", "T1", "T2", "copy", UNPAIRED, measured)])
+    text = scores.text()
     assert "without pairs" in text and "no pairs, so nothing here says whether a translation is right" in text
     assert "0.250" in text and "intensity distance" in text

@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from image_facts import case, facts, histogram
+from image_statistics_samples import case, histogram, statistics
 
-from pipeline.exploration.facts import grid_of
+from pipeline.exploration.image_statistics import grid_of
 from pipeline.exploration.outliers import FEWEST, LIMIT, QUANTITIES, Quantity, departures, histogram_distances, robust_z
 
 LEFT_ANTERIOR_SUPERIOR = np.diag([-1.0, 1.0, 1.0])
@@ -22,7 +22,7 @@ def cohort(count=10, jitter=0.0, **changes):
     """Images alike but for some jitter, the last one with the changes."""
     random = np.random.default_rng(0)
     images = {
-        case(number): facts(
+        case(number): statistics(
             grid=grid(2 * (1 + jitter * random.standard_normal(3)), tilt_degrees=4 + 100 * jitter * random.random()),
             high=950 * float(np.exp(3 * jitter * random.standard_normal())),
             head=0.3 + jitter * random.standard_normal(),
@@ -36,7 +36,7 @@ def cohort(count=10, jitter=0.0, **changes):
 
 
 def reasons(images):
-    return {name.subject: [departure.quantity for departure in its] for name, its in departures(images).items()}
+    return {name.subject: [departure.quantity for departure in entries] for name, entries in departures(images).items()}
 
 
 def test_images_that_are_all_alike_are_not_flagged():
@@ -65,8 +65,8 @@ def test_what_departs_is_named_with_its_quantity(changes, quantities):
 
 
 def test_the_reason_gives_value_and_median():
-    same = {case(number): facts(grid=grid((1, 1, 1.25))) for number in range(8)}
-    odd = {case(9): facts(grid=grid((1, 1, 4.98)))}
+    same = {case(number): statistics(grid=grid((1, 1, 1.25))) for number in range(8)}
+    odd = {case(9): statistics(grid=grid((1, 1, 4.98)))}
     [[departure]] = departures(same | odd).values()
     factor = np.log(4.98 / 1.25) / (np.log(1.1) / LIMIT)
     assert departure.text == f"spacing inferior–superior 4.98 mm (median 1.25 mm, z +{factor:.1f})"
@@ -75,17 +75,17 @@ def test_the_reason_gives_value_and_median():
 
 def test_another_orientation_stands_out_where_nearly_all_agree():
     backwards = grid((2.0, 2.0, 3.0), axes=np.diag([1.0, 1.0, -1.0]))
-    few = {case(number): facts(grid=grid() if number else backwards) for number in range(8)}
+    few = {case(number): statistics(grid=grid() if number else backwards) for number in range(8)}
     [[departure]] = departures(few).values()
     assert departure.text == "orientation RAI (7 of 8 are LAS; all are turned to RAS before they are cut)"
-    half = {case(number): facts(grid=grid() if number % 2 else backwards) for number in range(8)}
+    half = {case(number): statistics(grid=grid() if number % 2 else backwards) for number in range(8)}
     assert departures(half) == {}
 
 
 def test_an_image_turned_on_its_side_is_compared_along_the_body():
     sideways = np.array([[0.0, 0, 1], [-1, 0, 0], [0, 1, 0]])  # PSR
-    same = {case(number): facts(grid=grid((1, 1, 1.5), shape=(64, 64, 40))) for number in range(8)}
-    turned = {case(9): facts(grid=grid((1, 1.5, 1), shape=(64, 40, 64), axes=sideways))}
+    same = {case(number): statistics(grid=grid((1, 1, 1.5), shape=(64, 64, 40))) for number in range(8)}
+    turned = {case(9): statistics(grid=grid((1, 1.5, 1), shape=(64, 40, 64), axes=sideways))}
     assert reasons(same | turned) == {"s9": ["orientation"]}
 
 
@@ -95,7 +95,7 @@ def test_too_few_images_are_not_judged():
 
 
 def test_pictures_without_a_grid_are_judged_by_their_size():
-    pictures = {case(number): facts(grid=None, shape=(217, 181)) for number in range(6)}
+    pictures = {case(number): statistics(grid=None, shape=(217, 181)) for number in range(6)}
     pictures[case(3)] = replace(pictures[case(3)], shape=(100, 181))
     assert reasons(pictures) == {"s3": ["width"]}
 
@@ -116,8 +116,8 @@ def test_ratios_are_compared_on_a_logarithmic_scale():
 
 
 def test_the_histogram_distance_is_the_way_that_intensities_must_go():
-    images = {case(number): facts(histogram=histogram(0.0)) for number in range(6)}
-    images[case(6)] = facts(histogram=histogram(0.3))
+    images = {case(number): statistics(histogram=histogram(0.0)) for number in range(6)}
+    images[case(6)] = statistics(histogram=histogram(0.3))
     distances = histogram_distances(images)
     assert distances[case(0)] == 0
     assert distances[case(6)] == pytest.approx(0.3, abs=0.01)

@@ -5,9 +5,9 @@ import pytest
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
-from pipeline.metrics.agreement import mae, nmi, nrmse, psnr, slice_ratio, ssim
 from pipeline.metrics.protocols import OWN, PUBLISHED, summarise
-from pipeline.metrics.tissue import interior, tissue_agreement
+from pipeline.metrics.similarity import mae, nmi, nrmse, psnr, slice_ratio, ssim
+from pipeline.metrics.tissue_dice import interior, tissue_agreement
 
 
 def head(slices=12, size=32, seed=0):
@@ -149,7 +149,9 @@ def test_the_truth_alone_decides_which_slices_are_measured(name):
     for key, values in of_model.items():
         np.testing.assert_array_equal(np.isnan(values), np.isnan(of_copy[key]))
         assert np.isfinite(values[6]) and values[6] != of_copy[key][6]
-    counts = [[summary.n for summary in PUBLISHED[name].summarise([one]).values()] for one in (of_copy, of_model)]
+    counts = [
+        [summary.n for summary in PUBLISHED[name].summarise([figures]).values()] for figures in (of_copy, of_model)
+    ]
     assert counts[0] == counts[1]
 
 
@@ -216,10 +218,10 @@ def test_protocols_differ_in_what_mean_and_deviation_run_over():
 def test_every_published_protocol_has_its_name_and_says_what_its_deviation_is():
     assert set(PUBLISHED) == {"syndiff", "selfrdb", "reggan"}
     for name, protocol in PUBLISHED.items():
-        assert protocol.name == name and "±" in protocol.about
+        assert protocol.name == name and "±" in protocol.description
 
 
 def test_every_published_protocol_says_that_its_slices_are_not_the_papers():
     for name, protocol in PUBLISHED.items():
-        assert "the slices are not the paper's" in protocol.about, name
-    assert "paper" not in OWN.about
+        assert "the slices are not the paper's" in protocol.description, name
+    assert "paper" not in OWN.description

@@ -8,12 +8,12 @@ import torch
 from small_checkpoints import names, state, step_of
 from torch import nn
 
-from pipeline.errors import UserError
 from pipeline.runs.checkpoint import (
     all_finite_weights,
     random_state,
     restore_random_state,
 )
+from pipeline.utils.errors import UserError
 
 # ── saving ────────────────────────────────────────────────────────────────────────────────────────────────────
 

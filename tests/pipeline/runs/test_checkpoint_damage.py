@@ -9,9 +9,9 @@ from small_checkpoints import names, state, step_of
 from small_engine import differences
 from small_run import in_child
 
-from pipeline.errors import DiskFull, UserError
-from pipeline.files import free_space
 from pipeline.runs.checkpoint import load_checkpoint
+from pipeline.utils.errors import DiskFull, UserError
+from pipeline.utils.files import free_space
 
 
 def shorten(path):
@@ -135,8 +135,8 @@ def test_one_bit_within_a_tensor_is_noticed_and_the_checkpoint_before_taken(fold
     folder.latest.write_bytes(content)
     assert torch.load(folder.latest)["weights"].count_nonzero() == 1  # torch itself reads on
     assert folder.load_newest()["position"]["step"] == 1
-    said = f"warning: {folder.latest}: damaged, or not a checkpoint; use another one of the run\n"
-    assert capsys.readouterr().err == said
+    output = f"warning: {folder.latest}: damaged, or not a checkpoint; use another one of the run\n"
+    assert capsys.readouterr().err == output
 
 
 # ── a full disk ───────────────────────────────────────────────────────────────────────────────────────────────

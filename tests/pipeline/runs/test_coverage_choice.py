@@ -9,13 +9,15 @@ from tall_and_short import SHORT, SLICE_MM, TALL, write_cohort, write_head
 from pipeline.config.schema import Config
 from pipeline.data.coverage import Coverage
 from pipeline.data.loader import SliceBank
-from pipeline.data.store import BINS, histogram
-from pipeline.errors import UserError
-from pipeline.files import atomic_text
+from pipeline.data.slice_cache import BINS, histogram
 from pipeline.runs.coverage_choice import choose_coverage, coverage_json
 from pipeline.runs.folder import json_text
 from pipeline.runs.prepare import find_cases, prepare, training_data
-from transforms.presets import slice_chain
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import atomic_text
+from transforms.slice_chain import slice_chain
+
+MARGIN = 3  # slices of 4 mm before the head's first: volumes are cut 10 mm beyond the head
 
 
 @pytest.fixture
@@ -49,27 +51,31 @@ def test_by_default_each_volume_is_trained_on_whole_and_the_difference_is_said(f
         "would take what one contrast never shows for a matter of contrast; preprocess.coverage_mm: shared would "
         "train on the 48 mm below the crown\n"
     )
-    assert "coverage_mm" not in whole.facts["T1"]["likeness"]
+    assert "coverage_mm" not in whole.statistics["T1"]["likeness"]
 
 
 def test_shared_is_what_both_contrasts_show_below_the_crown(folder, capsys):
-    its = prepared(config(folder))
-    assert its.coverage == Coverage("axial", SHORT * SLICE_MM, {"T1": TALL * SLICE_MM, "T2": SHORT * SLICE_MM})
-    assert counts(its) == {"T1": [SHORT] * 3, "T2": [SHORT] * 3}
-    for entry in its.stored["T1"]:
-        assert entry.facts["positions"] == list(range(TALL - SHORT, TALL))  # the upper ones, though air varies above
-    assert {its.facts[contrast]["slices"] for contrast in ("T1", "T2")} == {3 * SHORT} and its.longest == 3 * SHORT
-    assert its.facts["T1"]["likeness"]["coverage_mm"] == 48.0
+    entries = prepared(config(folder))
+    assert entries.coverage == Coverage("axial", SHORT * SLICE_MM, {"T1": TALL * SLICE_MM, "T2": SHORT * SLICE_MM})
+    assert counts(entries) == {"T1": [SHORT] * 3, "T2": [SHORT] * 3}
+    for entry in entries.stored["T1"]:
+        positions = entry.statistics["positions"]
+        # the upper ones, though air varies above
+        assert positions == [MARGIN + index for index in range(TALL - SHORT, TALL)]
+    assert {entries.statistics[contrast]["slices"] for contrast in ("T1", "T2")} == {
+        3 * SHORT
+    } and entries.longest == 3 * SHORT
+    assert entries.statistics["T1"]["likeness"]["coverage_mm"] == 48.0
     captured = capsys.readouterr()
-    said = "trained on: the 48 mm below the crown (scans show, by their medians, T1 80 mm, T2 48 mm)\n"
-    assert (captured.out, captured.err) == (said, "")
+    output = "trained on: the 48 mm below the crown (scans show, by their medians, T1 80 mm, T2 48 mm)\n"
+    assert (captured.out, captured.err) == (output, "")
 
 
 def test_the_slices_and_facts_are_those_of_the_upper_part_of_each_volume(folder):
     settings = config(folder)
-    its = prepared(settings)
-    bank, total = SliceBank(its.stored["T1"]), np.zeros(BINS, int)
-    for number, entry in enumerate(its.stored["T1"]):
+    entries = prepared(settings)
+    bank, total = SliceBank(entries.stored["T1"]), np.zeros(BINS, int)
+    for number, entry in enumerate(entries.stored["T1"]):
         chain = slice_chain(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.5, 99.5))
         data = chain({"image": entry.case.path})
         upper = slice(TALL - SHORT, None)
@@ -77,15 +83,15 @@ def test_the_slices_and_facts_are_those_of_the_upper_part_of_each_volume(folder)
         shown = bank.gather(range(number * SHORT, (number + 1) * SHORT))[:, 0].numpy()
         np.testing.assert_allclose(shown, expected, atol=2e-5)
         total += histogram(data["image"][upper], data["image_foreground"][upper])
-    assert its.facts["T1"]["histogram"] == total.tolist()
+    assert entries.statistics["T1"]["histogram"] == total.tolist()
 
 
 def test_a_length_in_mm_counts_from_the_crown_in_both_contrasts(folder, capsys):
-    its = prepared(config(folder, 30))
-    assert counts(its) == {"T1": [8] * 3, "T2": [8] * 3}  # 7.5 slices
+    entries = prepared(config(folder, 30))
+    assert counts(entries) == {"T1": [8] * 3, "T2": [8] * 3}  # 7.5 slices
     assert "trained on: the 30 mm below the crown" in capsys.readouterr().out
-    its = prepared(config(folder, 64))
-    assert counts(its) == {"T1": [16] * 3, "T2": [SHORT] * 3}
+    entries = prepared(config(folder, 64))
+    assert counts(entries) == {"T1": [16] * 3, "T2": [SHORT] * 3}
     assert "and preprocess.coverage_mm = 64 leaves that different; networks" in capsys.readouterr().err
 
 
@@ -100,29 +106,29 @@ def test_the_range_costs_no_other_entry_of_the_store(folder):
 @pytest.mark.parametrize(("axis", "along"), [("coronal", 1), ("sagittal", 0)])
 def test_other_axes_are_cut_from_the_front_and_about_the_middle(axis, along, tmp_path):
     write_cohort(tmp_path / "data", axis=along)
-    its = prepared(config(tmp_path, axis=axis))
-    positions = [entry.facts["positions"] for entry in its.stored["T1"]]
-    first = TALL - SHORT if axis == "coronal" else (TALL - SHORT) // 2
+    entries = prepared(config(tmp_path, axis=axis))
+    positions = [entry.statistics["positions"] for entry in entries.stored["T1"]]
+    first = MARGIN + (TALL - SHORT if axis == "coronal" else (TALL - SHORT) // 2)
     assert positions == [list(range(first, first + SHORT))] * 3
-    assert counts(its)["T2"] == [SHORT] * 3
+    assert counts(entries)["T2"] == [SHORT] * 3
 
 
 def test_contrasts_that_show_the_same_are_left_as_they_are(tmp_path, capsys):
     for number in range(6):
         for contrast in ("T1", "T2"):
             write_head(tmp_path / "data" / f"s{number}_{contrast}.nii.gz", 12 - (contrast == "T2"), seed=number)
-    whole, its = prepared(config(tmp_path, "all")), prepared(config(tmp_path))
-    assert its.coverage.mm is None and its.stored == whole.stored and its.facts == whole.facts
+    whole, entries = prepared(config(tmp_path, "all")), prepared(config(tmp_path))
+    assert entries.coverage.mm is None and entries.stored == whole.stored and entries.statistics == whole.statistics
     assert capsys.readouterr() == ("", "")
 
 
 def test_a_resumed_run_keeps_its_range_whatever_the_cohort_would_choose_now(folder, tmp_path):
     saved = tmp_path / "coverage.json"
     atomic_text(saved, json_text(coverage_json(Coverage("axial", 40.0, {"T1": 80.0, "T2": 40.0}))))
-    its = prepared(config(folder), saved_coverage=saved)
-    assert its.coverage == Coverage("axial", 40.0, {"T1": 80.0, "T2": 40.0}) and counts(its)["T1"] == [10] * 3
-    assert training_data(its) != training_data(prepared(config(folder)))
-    assert json.loads(saved.read_text()) == coverage_json(its.coverage)
+    entries = prepared(config(folder), saved_coverage=saved)
+    assert entries.coverage == Coverage("axial", 40.0, {"T1": 80.0, "T2": 40.0}) and counts(entries)["T1"] == [10] * 3
+    assert training_data(entries) != training_data(prepared(config(folder)))
+    assert json.loads(saved.read_text()) == coverage_json(entries.coverage)
     saved.write_text('{"coverage_mm": "far"}')
     with pytest.raises(UserError, match=r"coverage\.json: cannot be read; remove it"):
         choose_coverage("shared", "axial", {}, saved)
@@ -140,8 +146,8 @@ def test_a_volume_without_a_slice_in_the_range_is_left_out_by_name(folder, capsy
     voxels[10:14, 8:14, TALL - 6 : TALL] = 500  # a crown too thin for training, of a fair share still
     nib.save(nib.Nifti1Image(voxels.astype(np.float32), image.affine), tip)
     capsys.readouterr()
-    its = prepared(settings)
-    assert list(its.left_out) == [trained[0]]
+    entries = prepared(settings)
+    assert list(entries.left_out) == [trained[0]]
     reason = "no slice with enough of the head lies in the range trained on, the 10 mm below the crown"
     assert f"warning: {tip}: {reason}; raise preprocess.coverage_mm; left out" in capsys.readouterr().err
     with pytest.raises(UserError, match=f"{tip}: {reason}"):
@@ -154,12 +160,12 @@ def test_pairs_are_cut_from_the_first_scans_crown(folder):
     changes = {name: getattr(settings, name).model_copy(update=values) for name, values in changes.items()}
     settings = settings.model_copy(update=changes)
     whole = prepared(settings.model_copy(update={"preprocess": config(folder, "all").preprocess}), paired=True)
-    its = prepared(settings, paired=True)
-    heads = {entry.case: entry.facts["head_slices"] for entry in whole.stored["T1"]}
-    assert len(its.pairs) == len(whole.pairs) > 0
-    for cut, all_of_it in zip(its.pairs, whole.pairs, strict=True):
+    entries = prepared(settings, paired=True)
+    heads = {entry.case: entry.statistics["head_slices"] for entry in whole.stored["T1"]}
+    assert len(entries.pairs) == len(whole.pairs) > 0
+    for cut, all_of_it in zip(entries.pairs, whole.pairs, strict=True):
         last = heads[cut[0].case][1]
-        expected = [position for position in all_of_it[0].facts["positions"] if position > last - 8]
-        assert [half.facts["positions"] for half in cut] == [expected] * 2
+        expected = [position for position in all_of_it[0].statistics["positions"] if position > last - 8]
+        assert [half.statistics["positions"] for half in cut] == [expected] * 2
         assert 0 < cut[0].count == cut[1].count < all_of_it[0].count
-    assert training_data(its) != training_data(whole)
+    assert training_data(entries) != training_data(whole)

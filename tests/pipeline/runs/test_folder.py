@@ -7,8 +7,8 @@ import yaml
 
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
-from pipeline.errors import UserError
 from pipeline.runs.folder import RunFolder, fingerprint, json_text, open_run_folder, resolved_yaml
+from pipeline.utils.errors import UserError
 
 BASE = {"name": "small", "data": {"source": "phantom"}, "preprocess": {"size": 64}}
 
@@ -198,21 +198,21 @@ def test_json_is_readable():
 def test_a_second_process_is_kept_out_while_one_is_at_work(tmp_path):
     def try_to_enter(answers):
         try:
-            with RunFolder(tmp_path / "run").held():
+            with RunFolder(tmp_path / "run").lock():
                 answers.put("entered")
         except UserError as error:
             answers.put(str(error))
 
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
-    said = []
+    output = []
     for held in (True, False):
-        with RunFolder(tmp_path / "run").held() if held else nullcontext():
+        with RunFolder(tmp_path / "run").lock() if held else nullcontext():
             other = context.Process(target=try_to_enter, args=(answers,))
             other.start()
-            said.append(answers.get(timeout=20))
+            output.append(answers.get(timeout=20))
             other.join()
-    assert said == [f"{tmp_path / 'run'}: another process is at work on this run; wait for it, or stop it", "entered"]
+    assert output == [f"{tmp_path / 'run'}: another process is at work on this run; wait for it, or stop it", "entered"]
 
 
 def test_a_folder_that_was_made_for_nothing_goes_again_and_no_other(tmp_path):
@@ -220,16 +220,16 @@ def test_a_folder_that_was_made_for_nothing_goes_again_and_no_other(tmp_path):
         folder = tmp_path / f"run{made}"
         if made:
             folder.mkdir()
-        with pytest.raises(UserError), RunFolder(folder).held():
+        with pytest.raises(UserError), RunFolder(folder).lock():
             raise UserError("refused")
         assert folder.exists() is left
-    with RunFolder(tmp_path / "run").held():
+    with RunFolder(tmp_path / "run").lock():
         (tmp_path / "run" / "config.yaml").touch()
     assert (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_the_lock_alone_does_not_make_a_folder_look_like_something_else(tmp_path):
-    with RunFolder(tmp_path / "run").held():
+    with RunFolder(tmp_path / "run").lock():
         assert open_run_folder(config(tmp_path)).path == tmp_path / "run"
 
 
@@ -241,7 +241,7 @@ def test_the_checkpoint_that_is_evaluated_is_the_one_asked_for_where_there_is_on
     (tmp_path / "checkpoints").mkdir()
     for name in there:
         (tmp_path / "checkpoints" / f"{name}.pt").write_bytes(b"")
-    assert RunFolder(tmp_path).evaluated(wanted).name == f"{evaluated}.pt"
+    assert RunFolder(tmp_path).evaluated_checkpoint(wanted).name == f"{evaluated}.pt"
 
 
 def test_a_run_of_before_a_key_came_continues_where_the_key_stands_at_its_default(tmp_path):

@@ -4,8 +4,8 @@ import pytest
 
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
-from pipeline.errors import UserError
 from pipeline.runs.folder import open_run_folder, resolved_yaml
+from pipeline.utils.errors import UserError
 
 
 def config(tmp_path, **changes):

@@ -3,8 +3,8 @@
 import pytest
 
 from pipeline.config.schema import Config
-from pipeline.errors import UserError
 from pipeline.runs.folder import open_run_folder
+from pipeline.utils.errors import UserError
 
 MAY_CHANGE = {
     "output", "device", "threads", "split.file",

@@ -7,26 +7,26 @@ import pytest
 from ixi_like import write_ixi
 from small_volumes import write_volume
 
-import pipeline.data.phantom
+import pipeline.data.sources.phantom
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
-from pipeline.data.store import CHAIN_VERSION, StoredCase
-from pipeline.errors import UserError
-from pipeline.files import atomic_text
+from pipeline.data.slice_cache import CHAIN_VERSION, StoredCase
 from pipeline.runs.folder import json_text
 from pipeline.runs.prepare import (
-    Prepared,
+    PreparedData,
     chain_settings,
     chain_version,
-    cohort_facts,
+    cohort_statistics,
     find_cases,
     prepare,
     require_same_data,
     split_cases,
     training_data,
 )
-from transforms import presets
-from transforms.presets import slice_chain
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import atomic_text
+from transforms import slice_chain as presets
+from transforms.slice_chain import slice_chain
 
 
 @pytest.fixture
@@ -93,13 +93,15 @@ def test_image_cases_come_from_their_folders_with_the_test_ones_set_aside(tmp_pa
 
 
 def test_the_phantom_is_made_as_configured(tmp_path, monkeypatch):
-    asked = []
+    calls = []
     monkeypatch.setattr(
-        pipeline.data.phantom, "phantom_cases", lambda *arguments, **options: asked.append((arguments, options)) or []
+        pipeline.data.sources.phantom,
+        "phantom_cases",
+        lambda *arguments, **options: calls.append((arguments, options)) or [],
     )
     data = {"source": "phantom", "folder": tmp_path / "heads", "subjects": 5, "spacing_mm": 4, "seed": 9}
     assert find_cases(config(tmp_path, data=data, contrasts=["PD", "FLAIR"]), quiet=True) == []
-    assert asked == [
+    assert calls == [
         (
             (tmp_path / "heads", ("PD", "FLAIR")),
             {"subjects": 5, "spacing_mm": 4.0, "seed": 9, "processes": 1, "quiet": True},
@@ -166,9 +168,9 @@ def test_training_cases_are_stored_by_contrast_and_held_out_ones_are_not(cohort,
     assert prepared.cases == tuple(cases) and prepared.left_out == {}
     for contrast in ("MR", "CT"):
         assert [entry.case for entry in prepared.stored[contrast]] == list(prepared.split.train[contrast])
-        assert prepared.facts[contrast] == cohort_facts(prepared.stored[contrast])
+        assert prepared.statistics[contrast] == cohort_statistics(prepared.stored[contrast])
     assert len(list((tmp_path / "store").glob("*.npy"))) == 4
-    assert prepared.longest == max(prepared.facts[contrast]["slices"] for contrast in ("MR", "CT"))
+    assert prepared.longest == max(prepared.statistics[contrast]["slices"] for contrast in ("MR", "CT"))
     assert prepare(cohort, cases, quiet=True) == prepared
 
 
@@ -222,7 +224,7 @@ def test_the_facts_of_a_cohort_are_medians_and_sums():
         stored(5, low=30.0, high=900.0, spacing_mm=[0.9, 0.9, 1.2]),
         stored(2, low=20.0, high=5000.0, spacing_mm=[0.9, 1.0, 5.0]),
     ]
-    facts = cohort_facts(cohort)
+    facts = cohort_statistics(cohort)
     assert facts == {
         "low": 20.0,
         "high": 900.0,
@@ -238,15 +240,17 @@ def test_the_facts_of_a_cohort_are_medians_and_sums():
 def test_what_volumes_are_like_is_kept_and_pictures_are_left_out():
     sizes = {"spacing_mm": [1.0, 1.0, 1.2], "field_mm": [240.0] * 3, "head_mm": [150.0, 190.0, 170.0]}
     volume = stored(1, likeness={"core": [0.0] * 64, "head": [0.5] * 64} | sizes)
-    likeness = cohort_facts([volume, stored(1, likeness=None), volume])["likeness"]
+    likeness = cohort_statistics([volume, stored(1, likeness=None), volume])["likeness"]
     assert likeness["head"] == [0.5] * 64 and likeness["head_reach"] == 0
     assert likeness["spacing_mm"] == [[1, 1], [1, 1], [1.2, 1.2]]
-    assert "likeness" not in cohort_facts([stored(1, likeness=None)])
+    assert "likeness" not in cohort_statistics([stored(1, likeness=None)])
 
 
 def test_one_file_of_real_numbers_makes_the_cohort_real_numbers():
     whole = stored(1)
-    assert cohort_facts([whole, replace(whole, facts=whole.facts | {"integer": False})])["integer"] is False
+    assert (
+        cohort_statistics([whole, replace(whole, statistics=whole.statistics | {"integer": False})])["integer"] is False
+    )
 
 
 def test_a_resumed_run_goes_on_with_the_same_data_only():
@@ -260,7 +264,7 @@ def test_a_resumed_run_goes_on_with_the_same_data_only():
 def test_what_training_sees_changes_with_the_slices_and_the_range_of_each_image():
     def seen(**facts):
         entries = {"T1": [stored(facts.pop("count", 3), **facts)]}
-        return training_data(Prepared((), None, entries, {}, {}))
+        return training_data(PreparedData((), None, entries, {}, {}))
 
     before = seen()
     assert before == {"s_T1": [3, 0.0, 1.0]}

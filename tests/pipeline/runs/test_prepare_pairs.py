@@ -7,9 +7,10 @@ from head_scans import scan, write_scan
 from PIL import Image
 
 from pipeline.config.schema import Config
-from pipeline.data import pair_store, pairing
-from pipeline.errors import UserError
-from pipeline.runs.prepare import cohort_facts, find_cases, prepare, require_same_data, split_cases, training_data
+from pipeline.data import pair_cache
+from pipeline.data import pairs as pairing
+from pipeline.runs.prepare import cohort_statistics, find_cases, prepare, require_same_data, split_cases, training_data
+from pipeline.utils.errors import UserError
 
 SUBJECTS = 5
 
@@ -61,7 +62,7 @@ def test_a_paired_run_gets_the_pairs_besides_the_same_slices_and_facts(cohort, c
     plain = prepare(cohort, cases, quiet=True)
     assert plain.pairs == () and capsys.readouterr().err == ""
     prepared = prepare(cohort, cases, paired=True, quiet=True)
-    assert (prepared.stored, prepared.facts, prepared.split) == (plain.stored, plain.facts, plain.split)
+    assert (prepared.stored, prepared.statistics, prepared.split) == (plain.stored, plain.statistics, plain.split)
     assert [tuple(half.case for half in pair) for pair in prepared.pairs] == list(
         zip(prepared.split.train["T1"], prepared.split.train["T2"], strict=True)
     )
@@ -82,7 +83,7 @@ def test_an_image_that_cannot_be_used_takes_its_partner_with_it(cohort, capsys):
     assert set(prepared.left_out) == {bad, partner}
     assert prepared.left_out[partner] == f"its partner {bad.path} could not be used"
     for contrast in ("T1", "T2"):
-        assert prepared.facts[contrast] == cohort_facts(prepared.stored[contrast])
+        assert prepared.statistics[contrast] == cohort_statistics(prepared.stored[contrast])
     assert capsys.readouterr().err.splitlines()[-1] == "warning: 1 of 3 training pairs were left out"
 
 
@@ -104,13 +105,13 @@ def test_a_pair_that_cannot_be_registered_is_left_out_of_training_with_its_reaso
 
 
 def test_registration_is_done_only_where_the_configuration_wants_it(cohort, monkeypatch):
-    asked = []
-    monkeypatch.setattr(pair_store, "extract_pair", lambda cases, folder, settings, cache: asked.append(settings))
-    for wanted in (True, False):
-        evaluation = cohort.evaluation.model_copy(update={"register_pairs": wanted})
+    calls = []
+    monkeypatch.setattr(pair_cache, "extract_pair", lambda cases, folder, settings, cache: calls.append(settings))
+    for expected in (True, False):
+        evaluation = cohort.evaluation.model_copy(update={"register_pairs": expected})
         with pytest.raises(UserError, match="none of 3 pairs"):
             prepare(cohort.model_copy(update={"evaluation": evaluation}), find_cases(cohort), paired=True, quiet=True)
-    assert [settings["register_pairs"] for settings in asked] == [True] * 3 + [False] * 3
+    assert [settings["register_pairs"] for settings in calls] == [True] * 3 + [False] * 3
 
 
 def test_without_a_usable_pair_the_run_says_how_many_there_should_have_been(cohort):
@@ -141,7 +142,7 @@ def test_resumed_training_is_refused_when_a_pair_changed(cohort):
     (first, second), *others = prepared.pairs
     shifted = np.eye(4)
     shifted[0, 3] = 0.01
-    moved = (replace(first, facts=first.facts | {"movement": shifted.tolist()}), second)
+    moved = (replace(first, statistics=first.statistics | {"movement": shifted.tolist()}), second)
     for pairs_now in ((moved, *others), tuple(others)):
         with pytest.raises(UserError, match=f"training data changed .*{first.case.name} and {second.case.name}"):
             require_same_data(before, training_data(replace(prepared, pairs=pairs_now)), Path("x"))

@@ -1,7 +1,7 @@
 import mlflow_store
 import pytest
 
-from pipeline.tracking import follower
+from pipeline.tracking import mlflow_worker as follower
 
 
 @pytest.fixture

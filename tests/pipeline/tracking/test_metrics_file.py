@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from pipeline.errors import DiskFull
-from pipeline.tracking.journal import Journal, read_journal
+from pipeline.tracking.event_log import EventLog, read_event_log
 from pipeline.tracking.metrics_file import MetricsFile, read_metrics
+from pipeline.utils.errors import DiskFull
 
 ABOUT = {"experiment": "e", "name": "r", "params": {}, "tags": {}}
 
@@ -42,11 +42,11 @@ def test_numbers_that_do_not_fit_are_said_and_spoil_none_of_those_after_them(tmp
 
 
 def test_so_it_is_with_what_mlflow_is_to_be_told(tmp_path):
-    journal = Journal(tmp_path, ABOUT, None)
+    journal = EventLog(tmp_path, ABOUT, None)
     journal._stream.close()
     journal._stream = Scarce(tmp_path / "tracking.jsonl", "a")
     with pytest.raises(DiskFull, match=r"tracking\.jsonl: disk full, "):
         journal.add({"kind": "tags", "tags": {"a": "1"}})
     journal._stream.room = 1000
     journal.add({"kind": "tags", "tags": {"b": "2"}})
-    assert [entry.get("tags") for entry in read_journal(tmp_path)] == [{}, {"b": "2"}]
+    assert [entry.get("tags") for entry in read_event_log(tmp_path)] == [{}, {"b": "2"}]

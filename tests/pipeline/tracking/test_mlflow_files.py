@@ -13,11 +13,12 @@ from torch import nn
 from tracked_run import track, train
 
 import pipeline
-from pipeline.errors import UserError
 from pipeline.tracking import mlflow_files
-from pipeline.tracking.mlflow_files import files_of
+from pipeline.tracking.mlflow_files import artifact_folder
 from pipeline.tracking.mlflow_models import load_translator, log_translator
+from pipeline.tracking.mlflow_run import MlflowRun
 from pipeline.tracking.tracker import Tracker
+from pipeline.utils.errors import UserError
 
 
 def everything_below(folder: Path) -> list[str]:
@@ -56,7 +57,7 @@ def old(template, tmp_path):
 @pytest.fixture
 def new(old, tmp_path, monkeypatch):
     """Where the project's folder goes, which is made the present one."""
-    monkeypatch.setattr(mlflow_files, "_said", set())
+    monkeypatch.setattr(mlflow_files, "_reported", set())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}")
     return tmp_path / "new"
 
@@ -96,8 +97,8 @@ def test_sync_writes_into_the_project_as_it_lies_now(old, new, way, capsys):
     before = everything_below(old) if old.exists() else None
     command = [sys.executable, "-m", "pipeline.sync", str(new / "tracked" / "run")]  # MLflow keeps its places in mind
     environment = os.environ | {"PYTHONPATH": str(Path(pipeline.__file__).parents[1])}
-    done = subprocess.run(command, cwd=new, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(command, cwd=new, env=environment, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
     assert [path.read_text() for path in (new / "mlruns").rglob("note.txt")] == ["new"]
     assert (everything_below(old) if old.exists() else None) == before
 
@@ -123,7 +124,22 @@ def test_where_files_are(tmp_path, there, recorded, used):
     for name in there:
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "home").mkdir(exist_ok=True)
-    assert files_of(tmp_path / "home" / "mlflow.db", Path(recorded.format(tmp_path))) == tmp_path / used
+    assert artifact_folder(tmp_path / "home" / "mlflow.db", Path(recorded.format(tmp_path))) == tmp_path / used
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_store_elsewhere_has_its_files_where_it_has_recorded_them(tmp_path, monkeypatch, capsys, own):
+    for name in ("store", "project"):
+        (tmp_path / name).mkdir()
+    if own:  # the project has a store of its own besides
+        (tmp_path / "project" / "mlflow.db").touch()
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store.fresh_store(tmp_path / "store"))
+    run = MlflowRun("e", "r", {}, {})
+    Path("note.txt").write_text("new")
+    run.client.log_artifact(run.id, "note.txt")
+    assert (Path(run.client.get_run(run.id).info.artifact_uri) / "note.txt").read_text() == "new"
+    assert not (tmp_path / "store" / "mlruns").exists() and capsys.readouterr().err == ""
 
 
 # ── addresses that stop half way ────────────────────────────────────────────────────────────────────────────

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from networks.convolutions import plain_ways
+from networks.cpu_kernels.convolutions import reference_conv
 from networks.unet import UNet
-from pipeline.errors import UserError
 from pipeline.tracking.mlflow_models import (
     _move_autocast,
     _register,
@@ -17,6 +16,7 @@ from pipeline.tracking.mlflow_models import (
     log_translator,
 )
 from pipeline.tracking.tracker import Tracker
+from pipeline.utils.errors import UserError
 
 ABOUT = {"to": "T2", "contrasts": ["T1", "T2"], "facts": {"T1": {"low": 0.5, "integer": True}}, "origin": "test"}
 
@@ -60,7 +60,7 @@ def logged(tmp_path_factory, unet):
 def same(module, network, shape):
     image = torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.inference_mode():
-        with plain_ways():  # which the exported graph has; an eager network on the CPU differs by rounding
+        with reference_conv():  # which the exported graph has; an eager network on the CPU differs by rounding
             expected = network.eval()(image)
         assert torch.allclose(expected, network(image), rtol=0, atol=1e-5)
         return torch.equal(module(image), expected)
@@ -101,6 +101,15 @@ def test_registered_models_load_by_alias_and_version(logged, unet):
     from mlflow import MlflowClient
 
     assert int(MlflowClient().get_model_version_by_alias("lab_T1-to-T2_", "best").version) == 2
+
+
+def test_a_model_loads_by_the_number_that_mlflow_shows(logged, unet):
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    (model, *_) = client.search_logged_models([client.get_run(logged["run_id"]).info.experiment_id])
+    module, about = load_translator(f"models:/{model.model_id}")
+    assert about == ABOUT and same(module, unet, (1, 1, 32, 16))
 
 
 def test_the_alias_stays_with_the_higher_score_of_those_that_can_be_compared(logged):
@@ -221,8 +230,8 @@ def test_an_upload_that_broke_off_leaves_no_second_model(tmp_path, monkeypatch, 
             patch.setattr(MlflowClient, "log_model_artifacts", fail)
             assert log_translator(tracker, nn.Identity(), name="T1-to-T2", stride=1, metadata=ABOUT) is None
         address = log_translator(tracker, nn.Identity(), name="T1-to-T2", stride=1, metadata=ABOUT)
-        found = tracker.call("models", lambda run: run.client.search_logged_models([run.experiment_id]))
-    assert [(model.name, model.status) for model in found] == [("T1-to-T2", "READY")]
+        models = tracker.call("models", lambda run: run.client.search_logged_models([run.experiment_id]))
+    assert [(model.name, model.status) for model in models] == [("T1-to-T2", "READY")]
     assert load_translator(address)[1] == ABOUT
     assert "MLflow has not got all of this run" in capsys.readouterr().err
 

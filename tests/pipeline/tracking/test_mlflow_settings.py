@@ -2,7 +2,7 @@ import fcntl
 
 from small_run import in_child
 
-from pipeline.tracking.mlflow_settings import alone_at, sqlite_file
+from pipeline.tracking.mlflow_settings import sqlite_file, store_lock
 
 
 def locked_for_another(path):
@@ -21,7 +21,7 @@ def locked_for_another(path):
 
 def test_one_process_at_a_time_opens_an_sqlite_store(tmp_path):
     lock = tmp_path / "mlflow.db.lock"
-    with alone_at(f"sqlite:///{tmp_path / 'mlflow.db'}"):
+    with store_lock(f"sqlite:///{tmp_path / 'mlflow.db'}"):
         assert locked_for_another(lock)
     assert not locked_for_another(lock)
 
@@ -29,7 +29,7 @@ def test_one_process_at_a_time_opens_an_sqlite_store(tmp_path):
 def test_a_store_elsewhere_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for uri in ("http://127.0.0.1:5000", f"file://{tmp_path}", "sqlite:///nowhere/mlflow.db"):
-        with alone_at(uri):
+        with store_lock(uri):
             assert list(tmp_path.iterdir()) == []
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from tracked_run import client, eventually, history, lines, track, train
 
-from pipeline.errors import Stopped
 from pipeline.tracking.metrics_file import read_metrics
+from pipeline.utils.errors import Stopped
 
 # ── metrics.jsonl ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -71,8 +71,8 @@ def test_resuming_drops_the_lines_beyond_the_checkpoint_and_a_torn_one(tmp_path)
     with track(tmp_path, mlflow=False, step=3) as tracker:
         tracker.log_metrics({"loss": 99, "psnr": 20}, 3)  # the loss of step 3 is there already
         tracker.log_metrics({"loss": 40}, 4)
-    found = [{key: value for key, value in record.items() if key != "time"} for record in lines(tmp_path)]
-    assert found == [*({"step": s, "loss": s} for s in (1, 2, 3)), {"step": 3, "psnr": 20}, {"step": 4, "loss": 40}]
+    records = [{key: value for key, value in record.items() if key != "time"} for record in lines(tmp_path)]
+    assert records == [*({"step": s, "loss": s} for s in (1, 2, 3)), {"step": 3, "psnr": 20}, {"step": 4, "loss": 40}]
 
 
 def test_a_start_from_scratch_drops_every_line(tmp_path):
@@ -87,7 +87,7 @@ def test_without_mlflow_nothing_else_is_written_or_waited_for(tmp_path):
         tracker.log_image("samples", np.zeros((4, 4)), 0)
         assert tracker.call("nothing", lambda run: 1) is None
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
-    assert tracker.how_to_open() == f"{tmp_path}/run/metrics.jsonl (MLflow was off)"
+    assert tracker.open_instructions() == f"{tmp_path}/run/metrics.jsonl (MLflow was off)"
 
 
 # ── what is in the store ────────────────────────────────────────────────────────────────────────────────────
@@ -122,7 +122,9 @@ def test_a_run_is_whole_in_the_store(tmp_path, store):
     assert sum(name.endswith("+compressed.webp") for name in names) == 2
     downloaded = client(store).download_artifacts(tracker.run_id, "inputs/split.json", str(tmp_path))
     assert Path(downloaded).read_text() == "{}"
-    assert tracker.how_to_open().startswith(f"mlflow ui --backend-store-uri {store}, then http://127.0.0.1:5000/#/exp")
+    assert tracker.open_instructions().startswith(
+        f"mlflow ui --backend-store-uri {store}, then http://127.0.0.1:5000/#/exp"
+    )
 
 
 def test_the_store_shows_the_values_of_the_latest_evaluation(tmp_path, store):
@@ -184,9 +186,9 @@ def test_processes_forked_while_it_works_end(tmp_path, store, quick):
 
 
 def test_the_default_store_is_made_quietly_and_an_exit_without_close_does_not_hang():
-    folder, done = mlflow_store.first_use()
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("mlflow ui, then http://127.0.0.1:5000/#/experiments/1/runs/")
+    folder, process = mlflow_store.first_use()
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.startswith("mlflow ui, then http://127.0.0.1:5000/#/experiments/1/runs/")
     store = f"sqlite:///{folder / 'mlflow.db'}"
     (run,) = client(store).search_runs(["1"], "attributes.status = 'FINISHED'")
     assert run.data.metrics["loss"] == 1

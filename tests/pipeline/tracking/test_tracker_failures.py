@@ -6,7 +6,7 @@ import mlflow_store
 import pytest
 from tracked_run import SETTINGS, client, eventually, history, images, lines, track, train
 
-from pipeline.tracking import follower
+from pipeline.tracking import mlflow_worker as follower
 
 # ── continuing a run ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -35,7 +35,7 @@ def leave_running(folder):
     tracker = track(folder)
     train(tracker, range(6))
     assert tracker.call("sync", lambda run: run.id)
-    tracker._follower._run.end = lambda status: None  # as after kill -9
+    tracker._worker._run.end = lambda status: None  # as after kill -9
     tracker.close()
     return tracker
 
@@ -82,11 +82,11 @@ def test_a_dead_server_costs_seconds_and_one_line_and_loses_nothing(tmp_path, mo
             tracker.close()
         assert time.monotonic() - started < 9.5
     assert [record["step"] for record in lines(tmp_path)] == list(range(50))
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2
-    assert said[0].startswith(f"tracking: {uri} is not followed (")
-    assert f"`python -m pipeline.sync {tmp_path}/run` sends it later" in said[1]
-    assert tracker.how_to_open().endswith("metrics.jsonl (MLflow was not reached)")
+    output = capsys.readouterr().err.splitlines()
+    assert len(output) == 2
+    assert output[0].startswith(f"tracking: {uri} is not followed (")
+    assert f"`python -m pipeline.sync {tmp_path}/run` sends it later" in output[1]
+    assert tracker.open_instructions().endswith("metrics.jsonl (MLflow was not reached)")
 
 
 @pytest.mark.parametrize("way", ["hang", "error"])
@@ -107,9 +107,9 @@ def test_a_server_that_fails_half_way_and_comes_back_has_every_point_once(tmp_pa
         for step in range(0, 40, 5):
             train(tracker, range(step, step + 5))
             time.sleep(0.1)
-        eventually(lambda: not tracker.follows)
+        eventually(lambda: not tracker.is_connected)
         server.mode = "ok"
-        eventually(lambda: tracker.follows)
+        eventually(lambda: tracker.is_connected)
         train(tracker, range(40, 51))
     assert history(server.uri, tracker.run_id, "loss") == [(step, step * 2) for step in range(51)]
     assert images(server.uri, tracker.run_id) == list(range(0, 51, 5))
@@ -136,18 +136,18 @@ def test_a_server_that_dies_at_the_end_costs_seconds(tmp_path, monkeypatch, quic
 
 @pytest.mark.parametrize("steps", [10, 400])
 def test_a_store_that_refuses_is_asked_twice_however_much_is_logged(tmp_path, monkeypatch, steps):
-    asked = []
+    calls = []
 
     def refuse(**_):
-        asked.append(time.monotonic())
+        calls.append(time.monotonic())
         raise ConnectionError("no")
 
     monkeypatch.setattr(follower, "MlflowRun", refuse)
     with track(tmp_path) as tracker:
         train(tracker, range(steps))
-        eventually(lambda: not tracker.follows)
+        eventually(lambda: not tracker.is_connected)
         assert tracker.call("a model", lambda run: 1) is None
-    assert len(asked) == 2  # at the start and at the end; in between only after RETRY_EVERY_S
+    assert len(calls) == 2  # at the start and at the end; in between only after RETRY_EVERY_S
 
 
 @pytest.mark.parametrize("garment", ["as it is", "without a table"])  # MLflow migrates the second without a word
@@ -169,9 +169,9 @@ def test_a_store_of_another_release_is_left_alone_and_named_with_its_remedy(
     before = (tmp_path / "mlflow.db").read_bytes()
     with track(tmp_path) as tracker:
         tracker.log_metrics({"loss": 1}, 1)
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2
-    assert remedy.format(uri=store) in said[0]
+    output = capsys.readouterr().err.splitlines()
+    assert len(output) == 2
+    assert remedy.format(uri=store) in output[0]
     assert (tmp_path / "mlflow.db").read_bytes() == before
     assert len(lines(tmp_path)) == 1
 

@@ -8,12 +8,12 @@ import torch
 
 from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank, UnpairedSlices
-from pipeline.data.store import StoredCase, encode
-from pipeline.errors import Stopped
-from pipeline.interruption import Interruption
-from pipeline.training.ledger import Ledger, NotFinite
-from pipeline.training.loop import Observers, Schedule, train
-from pipeline.training.position import Position
+from pipeline.data.slice_cache import StoredCase, encode
+from pipeline.training.loop import Callbacks, Schedule, train
+from pipeline.training.loss_monitor import LossMonitor, NotFinite
+from pipeline.training.trainer_state import TrainerState
+from pipeline.utils.errors import Stopped
+from pipeline.utils.interruption import Interruption
 from transforms.augmentation import Augmentation
 
 SCHEDULE = Schedule(
@@ -66,8 +66,8 @@ class Recorder:
         score = self.scores.pop(0) if self.scores else 0.0
         return {"validation/score": score, "validation/psnr": 20.0}
 
-    def observers(self):
-        return Observers(
+    def callbacks(self):
+        return Callbacks(
             log=lambda metrics, step: self.logged.append((step, metrics)),
             validate=self.validate,
             sample=lambda epochs, step: self.events.append(("sample", epochs, step)),
@@ -89,9 +89,9 @@ class Recorder:
         return nullcontext(Bar())
 
     def train(self, slices, schedule=SCHEDULE, position=None):
-        self.position = position or Position()
+        self.position = position or TrainerState()
         train(
-            self, slices, schedule, self.position, self.observers(),
+            self, slices, schedule, self.position, self.callbacks(),
             device=torch.device("cpu"), interruption=self.interruption,
         )  # fmt: skip
         return self
@@ -169,7 +169,7 @@ def test_a_checkpoint_is_best_when_its_score_is_higher_than_all_before(slices):
 
 
 def test_a_resumed_run_remembers_the_best_score(slices):
-    position = Position(step=9, epochs=3, best_score=2.0)
+    position = TrainerState(step=9, epochs=3, best_score=2.0)
     assert Recorder(scores=[1.0]).train(slices, position=position).saves() == [(12, False)]
 
 
@@ -180,7 +180,7 @@ def test_checkpoints_are_also_saved_by_the_clock(slices):
 
 
 def test_a_finished_run_does_nothing_more(slices):
-    run = Recorder().train(slices, position=Position(step=12, epochs=4))
+    run = Recorder().train(slices, position=TrainerState(step=12, epochs=4))
     assert (run.events, run.batches, run.logged) == ([], [], [])
 
 
@@ -210,21 +210,21 @@ def test_a_signal_during_validation_stops_when_the_epoch_is_saved(validation, sl
 
 @pytest.mark.parametrize("stop", range(1, 13))
 def test_a_stopped_run_goes_on_with_exactly_what_was_left(stop, slices):
-    whole = Recorder(scores=[1.0, 0.5, 2.0, 3.0]).train(slices)
+    uninterrupted = Recorder(scores=[1.0, 0.5, 2.0, 3.0]).train(slices)
     scores = [1.0, 0.5, 2.0, 3.0]
     first = Recorder(scores=scores, signals={("step", stop): signal.SIGTERM})
     with pytest.raises(Stopped):
         first.train(slices)
     _, saved, _ = first.events[-1]
     validated = first.events.count("validate")
-    second = Recorder(scores=scores[validated:]).train(slices, position=Position(**saved))
-    assert first.batches + second.batches == whole.batches and len(first.batches) == stop
-    assert first.factors + second.factors == whole.factors
-    assert first.happened() + second.happened() == whole.happened()
-    assert first.logged + second.logged == whole.logged
+    second = Recorder(scores=scores[validated:]).train(slices, position=TrainerState(**saved))
+    assert first.batches + second.batches == uninterrupted.batches and len(first.batches) == stop
+    assert first.factors + second.factors == uninterrupted.factors
+    assert first.happened() + second.happened() == uninterrupted.happened()
+    assert first.logged + second.logged == uninterrupted.logged
     assert second.bars == [[12, 12]]
-    assert second.saves()[-1] == whole.saves()[-1]
-    assert replace(second.position, seconds=0) == replace(whole.position, seconds=0)
+    assert second.saves()[-1] == uninterrupted.saves()[-1]
+    assert replace(second.position, seconds=0) == replace(uninterrupted.position, seconds=0)
 
 
 # ── losses that are not finite ────────────────────────────────────────────────────────────────────────────────
@@ -234,8 +234,8 @@ def test_bad_steps_are_counted_and_named_and_training_goes_on(slices, capsys):
     run = Recorder(bad=[2, 4, 5]).train(slices)
     assert len(run.batches) == 12 and (run.position.bad_steps, run.position.bad_in_a_row) == (3, 0)
     assert [line for line in capsys.readouterr().err.splitlines() if line] == [
-        f"warning: step {step}: adversarial not finite; the step was skipped{more}"
-        for step, more in ((2, ""), (4, ""), (5, "; of further ones, the 10th, 100th, … are named"))
+        f"warning: step {step}: adversarial not finite; the step was skipped{suffix}"
+        for step, suffix in ((2, ""), (4, ""), (5, "; of further ones, the 10th, 100th, … are named"))
     ]
     assert [event[1]["bad_steps"] for event in run.events if event[0] == "save"] == [1, 3, 3, 3]
 
@@ -267,19 +267,19 @@ def test_a_best_score_that_was_not_saved_does_not_count(slices):
 
 
 def test_losses_are_looked_at_in_every_step_on_the_cpu_and_elsewhere_when_they_are_needed(slices, monkeypatch):
-    read, looks = Ledger.read, []
-    monkeypatch.setattr(Ledger, "read", lambda ledger: looks.append(ledger.position.step) or read(ledger))
+    flush, looks = LossMonitor.flush, []
+    monkeypatch.setattr(LossMonitor, "flush", lambda monitor: looks.append(monitor.position.step) or flush(monitor))
     schedule = replace(SCHEDULE, log_every=5)
     for device, expected in (("cpu", {*range(1, 13)}), ("meta", {3, 5, 6, 9, 10, 12})):  # logs, and ends of epochs
         looks.clear()
-        run, made = Recorder(), []
+        run, devices = Recorder(), []
         train(
-            run, slices, schedule, Position(), run.observers(),
+            run, slices, schedule, TrainerState(), run.callbacks(),
             device=torch.device(device), interruption=run.interruption,
-            step=lambda a, b, made=made: made.append(a.device.type) or {"cycle": torch.tensor(1.0)},
+            step=lambda a, b, devices=devices: devices.append(a.device.type) or {"cycle": torch.tensor(1.0)},
         )  # fmt: skip
         assert set(looks) == expected
-        assert made == [device] * 12 and not run.batches  # the steps were those that were given
+        assert devices == [device] * 12 and not run.batches  # the steps were those that were given
 
 
 def test_a_signal_after_a_bad_step_keeps_the_checkpoint_before(slices):

@@ -4,12 +4,12 @@ import torch
 from head_scans import AFFINE, scan, write_scan
 from torch import nn
 
-import pipeline.data.pairing as pairing
+import pipeline.data.pairs as pairing
 from pipeline.data.case import Case
-from pipeline.data.pairing import PairReader
-from pipeline.errors import DiskFull
+from pipeline.data.pairs import PairReader
 from pipeline.training.prepared_slices import prepared_slices
 from pipeline.training.validation import Validation
+from pipeline.utils.errors import DiskFull
 
 CONTRASTS = ("T1", "T2")
 SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 64, "n4": False, "percentiles": [0.5, 99.5]}
@@ -47,10 +47,14 @@ def validation(cases, folder, *, store=True, processes=1, settings=SETTINGS, sco
 
 def assert_equal(first, second):
     for target in CONTRASTS:
-        for one, other in zip(first.by_target[target], second.by_target[target], strict=True):
-            assert (one.label, one.field_of_view, one.pixel_mm) == (other.label, other.field_of_view, other.pixel_mm)
+        for first_slices, other in zip(first.by_target[target], second.by_target[target], strict=True):
+            assert (first_slices.label, first_slices.field_of_view, first_slices.pixel_mm) == (
+                other.label,
+                other.field_of_view,
+                other.pixel_mm,
+            )
             for name in ("source", "foreground", "head", "real"):
-                arrays = getattr(one, name), getattr(other, name)
+                arrays = getattr(first_slices, name), getattr(other, name)
                 assert np.array_equal(*arrays) and (arrays[0] is None or arrays[0].dtype == arrays[1].dtype)
     same = {contrast: nn.Identity() for contrast in CONTRASTS}
     assert first.scores(same) == second.scores(same)
@@ -60,7 +64,9 @@ def assert_equal(first, second):
 def read(monkeypatch):
     """The names of the files that were read in this process."""
     names, prepare = [], pairing.prepare_scan
-    monkeypatch.setattr(pairing, "prepare_scan", lambda path, *more: names.append(path.name) or prepare(path, *more))
+    monkeypatch.setattr(
+        pairing, "prepare_scan", lambda path, *arguments: names.append(path.name) or prepare(path, *arguments)
+    )
     return names
 
 
@@ -71,11 +77,11 @@ def test_the_slices_are_the_same_without_a_store_from_workers_and_from_the_store
 ):
     plain = validation(cohort, tmp_path / "plain", store=False, scored_in_pairs=scored_in_pairs)
     assert not (tmp_path / "plain" / "store").exists() and len(read) == 6
-    how = {"processes": processes, "scored_in_pairs": scored_in_pairs}
-    assert_equal(validation(cohort, tmp_path / "kept", **how), plain)
+    options = {"processes": processes, "scored_in_pairs": scored_in_pairs}
+    assert_equal(validation(cohort, tmp_path / "kept", **options), plain)
     before = len(read)
     assert before == (12 if processes == 1 else 6)  # workers read in processes of their own
-    assert_equal(validation(cohort, tmp_path / "kept", **how), plain)
+    assert_equal(validation(cohort, tmp_path / "kept", **options), plain)
     assert len(read) == before
 
 
@@ -95,11 +101,11 @@ def test_what_changed_is_read_again_and_nothing_else(cohort, tmp_path, read):
 
 @pytest.mark.parametrize("harm", [lambda content: content[:-40], lambda content: b"", lambda content: flipped(content)])
 def test_a_damaged_entry_is_made_again(cohort, tmp_path, read, harm):
-    sound = validation(cohort, tmp_path)
+    expected = validation(cohort, tmp_path)
     file = sorted((tmp_path / "store").glob("*-validation.npz"))[0]
     file.write_bytes(harm(file.read_bytes()))
     read.clear()
-    assert_equal(validation(cohort, tmp_path), sound)
+    assert_equal(validation(cohort, tmp_path), expected)
     assert len(read) == 2
     read.clear()
     validation(cohort, tmp_path)
@@ -108,18 +114,22 @@ def test_a_damaged_entry_is_made_again(cohort, tmp_path, read, harm):
 
 def flipped(content):
     """A file with one bit of its largest array changed."""
-    place = len(content) // 2
-    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_pair_that_cannot_be_read_is_named_at_each_start_and_kept_nowhere(cohort, tmp_path, capsys, processes):
     cohort[3].path.write_bytes(b"nothing of the kind")
     for _ in range(2):
-        made = validation(cohort, tmp_path, processes=processes)
-        assert [fixed.label for fixed in made.by_target["T2"]] == ["a", "c"]
-        (said,) = capsys.readouterr().err.splitlines()
-        assert said.startswith("warning: ") and "b-T2.nii.gz" in said and said.endswith("; left out of the validation")
+        prepared = validation(cohort, tmp_path, processes=processes)
+        assert [fixed.label for fixed in prepared.by_target["T2"]] == ["a", "c"]
+        (message,) = capsys.readouterr().err.splitlines()
+        assert (
+            message.startswith("warning: ")
+            and "b-T2.nii.gz" in message
+            and message.endswith("; left out of the validation")
+        )
     assert len(list((tmp_path / "store").glob("*.npz"))) == 2
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.training.shift_checks import growing_shift, opposed_shift, shift_verdicts, shifts_of
+from pipeline.training.shift_checks import check_shifts, growing_shift, opposed_shift, shifts_by_direction
 
 
 @pytest.mark.parametrize(
@@ -17,8 +17,8 @@ from pipeline.training.shift_checks import growing_shift, opposed_shift, shift_v
     ],
 )
 def test_opposed_is_what_the_shorter_one_takes_back(first, second, expected):
-    for one, other in ((first, second), (second, first)):
-        assert opposed_shift(np.array(one), np.array(other)) == pytest.approx(expected)
+    for shift, other in ((first, second), (second, first)):
+        assert opposed_shift(np.array(shift), np.array(other)) == pytest.approx(expected)
 
 
 def course(*shifts, every=2):
@@ -51,17 +51,20 @@ def metrics(direction, x, y):
 
 
 def test_shifts_are_found_among_the_metrics_by_direction():
-    found = shifts_of({"epoch": 3, "detectors/a_to_b/mode_collapse": 1.0, **metrics("a_to_b", 0.1, -0.2)})
-    assert {direction: shift.tolist() for direction, shift in found.items()} == {"a_to_b": [0.1, -0.2]}
-    assert shifts_of(metrics("a_to_b", float("nan"), 0.0)) == {}  # could not be measured
-    assert shifts_of({"detectors/a_to_b/spatial_shift_mm": 3.0}) == {}  # of a run that kept the length alone
+    shifts = shifts_by_direction({"epoch": 3, "detectors/a_to_b/mode_collapse": 1.0, **metrics("a_to_b", 0.1, -0.2)})
+    assert {direction: shift.tolist() for direction, shift in shifts.items()} == {"a_to_b": [0.1, -0.2]}
+    assert shifts_by_direction(metrics("a_to_b", float("nan"), 0.0)) == {}  # could not be measured
+    assert shifts_by_direction({"detectors/a_to_b/spatial_shift_mm": 3.0}) == {}  # of a run that kept the length alone
 
 
 def test_one_direction_alone_opposes_nothing_and_one_validation_is_no_trend():
-    one_way, both = shifts_of(metrics("a_to_b", 0.4, 0)), shifts_of(metrics("a_to_b", 0.4, 0) | metrics("b_to_a", 0, 0))
-    assert shift_verdicts({1: {}}, 9) == shift_verdicts({1: one_way}, 9) == []
-    (verdict,) = shift_verdicts({1: both}, 9)
-    assert (verdict.name, verdict.direction, verdict.value, verdict.tripped) == (
+    one_way, both = (
+        shifts_by_direction(metrics("a_to_b", 0.4, 0)),
+        shifts_by_direction(metrics("a_to_b", 0.4, 0) | metrics("b_to_a", 0, 0)),
+    )
+    assert check_shifts({1: {}}, 9) == check_shifts({1: one_way}, 9) == []
+    (verdict,) = check_shifts({1: both}, 9)
+    assert (verdict.name, verdict.direction, verdict.value, verdict.triggered) == (
         "opposed_shifts",
         "a_to_b_to_a",
         0,
@@ -72,9 +75,9 @@ def test_one_direction_alone_opposes_nothing_and_one_validation_is_no_trend():
 def test_a_growth_has_a_verdict_in_its_direction_and_what_stopped_growing_has_one_that_is_good():
     grown = course(*((0.1 * step, 0) for step in range(5)))
     history = {epoch: {"a_to_b": shift} for epoch, shift in grown.items()}
-    (verdict,) = shift_verdicts(history, 100)
-    assert (verdict.name, verdict.direction, verdict.tripped) == ("growing_shift", "a_to_b", True)
+    (verdict,) = check_shifts(history, 100)
+    assert (verdict.name, verdict.direction, verdict.triggered) == ("growing_shift", "a_to_b", True)
     assert verdict.value == pytest.approx(0.8)
     history |= {epoch: {"a_to_b": np.array([0.4, 0.0])} for epoch in (12, 14, 16, 18, 20)}
-    (verdict,) = shift_verdicts(history, 100)
-    assert (verdict.value, verdict.tripped) == (0.4, False)
+    (verdict,) = check_shifts(history, 100)
+    assert (verdict.value, verdict.triggered) == (0.4, False)

@@ -8,10 +8,10 @@ from PIL import Image
 from torch import nn
 
 from pipeline.data.case import Case
-from pipeline.data.pairing import PreparedScan, View
-from pipeline.errors import UserError
-from pipeline.metrics.detectors import LAYERS, Cohort
+from pipeline.data.pairs import PreparedScan, View
+from pipeline.metrics.failure_detectors import LAYERS, Cohort
 from pipeline.training.validation import Validation, evaluating, save_sample
+from pipeline.utils.errors import UserError
 
 CONTRASTS = ("T1", "T2")
 DEVICE = torch.device("cpu")
@@ -31,9 +31,9 @@ class Reader:
 
     def read(self, pair):
         first, second = (self.scan(case.path) for case in pair)
-        there = View(first, second.stack, second.foreground)
-        back = View(second, first.stack, first.foreground)
-        return there, back, np.eye(4)
+        forward = View(first, second.stack, second.foreground)
+        backward = View(second, first.stack, first.foreground)
+        return forward, backward, np.eye(4)
 
 
 def scan(slices, foreground=None):
@@ -149,8 +149,8 @@ def test_slices_are_spread_evenly_over_those_with_a_fair_share_of_the_head(pair)
 def test_the_slices_are_divided_among_the_subjects(tmp_path):
     names = [f"{subject}{contrast}" for subject in "abcd" for contrast in CONTRASTS]
     cases = [case(tmp_path, name, name[1:], name[0]) for name in names]
-    found = validation(cases, {name: constant(0, count=9) for name in names}, slices=8)
-    assert [len(fixed.source) for fixed in found.by_target["T1"]] == [2, 2, 2, 2]
+    result = validation(cases, {name: constant(0, count=9) for name in names}, slices=8)
+    assert [len(fixed.source) for fixed in result.by_target["T1"]] == [2, 2, 2, 2]
 
 
 # ── detectors ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -179,15 +179,17 @@ def detected(scores):
 
 def test_the_detectors_values_are_among_the_metrics_and_change_no_other(pair):
     scans = {"one": fading(falls=True), "two": fading(falls=False)}
-    plain, watched = (validation(pair, scans, **extra).scores(identity()) for extra in ({}, {"cohorts": cohorts()}))
-    found = detected(watched)
-    assert watched == {**plain, **found}
+    plain, monitored = (validation(pair, scans, **extra).scores(identity()) for extra in ({}, {"cohorts": cohorts()}))
+    result = detected(monitored)
+    assert monitored == {**plain, **result}
     components = [f"shift_{axis}_{unit}" for axis in "xy" for unit in ("mm", "px")]
     names = ("contrast_inversion", "identity_collapse", "mode_collapse", *components, "spatial_shift_mm")
-    assert sorted(found) == [f"detectors/{way}/{name}" for way in ("T1_to_T2", "T2_to_T1") for name in names]
-    for way in ("T1_to_T2", "T2_to_T1"):  # a copy where the contrasts are opposed
-        assert found[f"detectors/{way}/contrast_inversion"] < -0.9
-        assert found[f"detectors/{way}/identity_collapse"] == 0
+    assert sorted(result) == [
+        f"detectors/{direction}/{name}" for direction in ("T1_to_T2", "T2_to_T1") for name in names
+    ]
+    for direction in ("T1_to_T2", "T2_to_T1"):  # a copy where the contrasts are opposed
+        assert result[f"detectors/{direction}/contrast_inversion"] < -0.9
+        assert result[f"detectors/{direction}/identity_collapse"] == 0
 
 
 def test_the_detectors_see_neither_the_real_target_nor_its_head(pair):
@@ -201,9 +203,9 @@ def test_the_detectors_see_neither_the_real_target_nor_its_head(pair):
     ]
     unpaired = validation(pair, {"one": one, "two": two}, cohorts=cohorts(), scored_in_pairs=False)
     values.append(detected(unpaired.scores(identity())))
-    there = [{name: value for name, value in one.items() if "T1_to_T2" in name} for one in values]
-    assert len(there[0]) == 8
-    assert there[0] == there[1] == there[2]
+    forward = [{name: value for name, value in one.items() if "T1_to_T2" in name} for one in values]
+    assert len(forward[0]) == 8
+    assert forward[0] == forward[1] == forward[2]
 
 
 def test_a_pixel_has_the_two_sides_that_lie_in_the_slice(pair):
@@ -232,9 +234,9 @@ class Restless(nn.Module):
 def test_networks_are_validated_in_evaluation_mode_and_put_back(pair, training):
     networks = {contrast: Restless().train(training) for contrast in CONTRASTS}
     before = {name: value.clone() for name, value in networks["T1"].state_dict().items()}
-    found = validation(pair, {"one": constant(0.1), "two": constant(0.3)})
-    assert found.scores(networks) == found.scores(networks)
-    found.panels(networks, 1, oriented=True)
+    result = validation(pair, {"one": constant(0.1), "two": constant(0.3)})
+    assert result.scores(networks) == result.scores(networks)
+    result.panels(networks, 1, oriented=True)
     assert all(module.training is training for module in networks["T1"].modules())
     assert all(torch.equal(value, before[name]) for name, value in networks["T1"].state_dict().items())
 
@@ -248,10 +250,10 @@ def test_a_network_is_put_back_after_an_error_too():
 
 def test_no_random_number_is_drawn(pair):
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    found = validation(pair, {"one": constant(0.1, 9), "two": constant(0.3, 9)})
+    result = validation(pair, {"one": constant(0.1, 9), "two": constant(0.3, 9)})
     networks = {contrast: nn.Dropout(0.5) for contrast in CONTRASTS}
-    found.scores(networks)
-    found.panels(networks, 2, oriented=True)
+    result.scores(networks)
+    result.panels(networks, 2, oriented=True)
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert (np.random.get_state()[1] == numpy_state).all()
 
@@ -261,8 +263,8 @@ def test_no_random_number_is_drawn(pair):
 
 def test_a_scan_that_cannot_be_read_is_named_and_left_out(tmp_path, pair, capsys):
     bad = [case(tmp_path, "bad", "T1", "t"), case(tmp_path, "two", "T2", "t")]
-    found = validation([*pair, *bad], {"one": constant(0.1), "two": constant(0.3)})
-    assert [fixed.label for fixed in found.by_target["T1"]] == ["s"]
+    result = validation([*pair, *bad], {"one": constant(0.1), "two": constant(0.3)})
+    assert [fixed.label for fixed in result.by_target["T1"]] == ["s"]
     assert capsys.readouterr().err == f"warning: {tmp_path}/bad.nii: damaged; left out of the validation\n"
 
 
@@ -273,12 +275,12 @@ def test_without_any_scan_that_can_be_read_the_run_is_told_what_to_do(tmp_path, 
 
 
 def test_a_panel_is_drawn_for_each_direction_and_only_volumes_speak_of_left_and_right(pair):
-    found = validation(pair, {"one": constant(0.1, 9), "two": constant(0.3, 9)})
-    panels, pictures = (found.panels(identity(), 2, oriented=oriented) for oriented in (True, False))
+    result = validation(pair, {"one": constant(0.1, 9), "two": constant(0.3, 9)})
+    panels, pictures = (result.panels(identity(), 2, oriented=oriented) for oriented in (True, False))
     assert panels.keys() == {"T1", "T2"}
     assert all(panel.ndim == 3 and panel.dtype == np.uint8 for panel in panels.values())
     assert panels["T1"].shape[0] > pictures["T1"].shape[0]  # by the line that says which side is which
-    assert found.panels(identity(), 4, oriented=True)["T1"].shape[0] > panels["T1"].shape[0]
+    assert result.panels(identity(), 4, oriented=True)["T1"].shape[0] > panels["T1"].shape[0]
 
 
 def test_a_sample_is_saved_under_its_direction_and_epoch(tmp_path):

@@ -5,10 +5,10 @@ from torch import nn
 
 from networks.unet import UNet
 from pipeline.data.case import Case
-from pipeline.data.pairing import PreparedScan, View
-from pipeline.evaluation.gallery import translate_scan
+from pipeline.data.pairs import PreparedScan, View
+from pipeline.evaluation.translation_writer import translate_scan
+from pipeline.inference.model import TranslationModel
 from pipeline.training.validation import Validation
-from pipeline.translation.model import TranslationModel
 
 CONTRASTS = ("T1", "T2")
 CPU = torch.device("cpu")

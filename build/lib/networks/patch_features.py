@@ -1,0 +1,36 @@
+"""The feature network of contrastive unpaired translation (CUT; Park et al. 2020, section 3.2)."""
+
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from networks.blocks import initialise_normal
+
+
+class PatchFeatureHead(nn.Module):
+    """H_l: a perceptron of two layers for each of the generator's tapped layers, onto the unit sphere.
+
+    The perceptrons are made in the constructor, from the generator's `feature_channels`, so that optimiser, checkpoint
+    and parameter count include them from the first step on.
+
+    Args:
+        channels: Channels of each tapped layer.
+        width: Length of the vectors that are compared.
+    """
+
+    def __init__(self, channels: list[int], width: int = 256):
+        super().__init__()
+        self.perceptrons = nn.ModuleList(
+            nn.Sequential(nn.Linear(size, width), nn.ReLU(inplace=True), nn.Linear(width, width)) for size in channels
+        )
+        initialise_normal(self)
+
+    def forward(self, samples: list[Tensor]) -> list[Tensor]:
+        """Map feature vectors (N, P, channels[l]) at P positions to vectors (N, P, width) of length 1, layer by layer.
+
+        Raises:
+            ValueError: there are not as many layers as `channels` were given.
+        """
+        return [
+            normalize(perceptron(vectors), dim=-1)
+            for perceptron, vectors in zip(self.perceptrons, samples, strict=True)
+        ]

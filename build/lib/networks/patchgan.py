@@ -1,0 +1,40 @@
+"""The PatchGAN discriminator (Isola et al. 2017, section 3.2.2): one logit per overlapping patch."""
+
+from monai.networks.nets import PatchDiscriminator
+from torch import Tensor, nn
+
+from networks.blocks import as_group_norms, initialise_normal, normalise_spectrally
+from networks.cpu_kernels.convolutions import accelerate
+
+
+class PatchGAN(nn.Module):
+    """MONAI's PatchDiscriminator with instance norm, giving its logits only.
+
+    At three layers each logit sees 70×70 pixels, and a 256×256 image has 30×30 of them.
+
+    Args:
+        width: Channels of the first layer; they double per layer.
+        layers: Convolutions between the first and the last one; all but the last of these halve the image.
+        in_channels: 1 for an image; 2 for a pair, as the conditional discriminator of pix2pix judges them.
+        spectral_norm: Whether to normalise the convolutions spectrally, besides the instance norm, as SPADE does
+            (Park et al. 2019, section 3). An instance norm undoes any scaling of the convolution before it, so this
+            acts on the first and the last layer, which have none; `MultiScaleDiscriminator` has it on all.
+    """
+
+    def __init__(self, width: int = 64, layers: int = 3, *, in_channels: int = 1, spectral_norm: bool = False):
+        super().__init__()
+        network = PatchDiscriminator(
+            spatial_dims=2,
+            in_channels=in_channels,
+            channels=width,
+            num_layers_d=layers,
+            norm=("instance", {"affine": True}),
+            activation=("leakyrelu", {"negative_slope": 0.2, "inplace": True}),
+        )
+        self.network = initialise_normal(accelerate(as_group_norms(network)))
+        if spectral_norm:
+            normalise_spectrally(self.network)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) in [-1, 1] to logits (N, 1, h, w), positive where a patch looks real."""
+        return self.network(image)[-1]

@@ -1,0 +1,111 @@
+"""The modified U-Net generator of the pix2pix and CycleGAN tutorials (Isola et al. 2017, section 6.1.1)."""
+
+import torch
+from torch import Tensor, nn
+
+from networks.attention import AttentionGate
+from networks.blocks import Upsampling, initialise_normal, instance_norm, intermediate_features, require_size, upsample
+from networks.cpu_kernels.convolutions import Convolution
+from networks.output import output_image
+
+
+class UNet(nn.Module):
+    """A U-Net of 4×4 stride-2 convolutions with skips at every level and tanh at the end.
+
+    At depth 8 and width 64 this is 256×256×1 → 1×1×512 → 256×256×1. The first layer has no norm, the innermost one
+    neither (of a 1×1 map a norm would leave only the offset); dropout follows the innermost `depth - 5`
+    up-convolutions, three at most, which is the only source of noise and is off in `eval` mode.
+
+    Args:
+        depth: Number of halvings; the input's height and width must be multiples of `2**depth`.
+        width: Channels of the first layer; they double per level up to 8 times this.
+        dropout: Probability of dropping an activation.
+        attention: Whether an attention gate weights each skip.
+        upsampling: "transposed", or "nearest" against checkerboard; see `blocks.upsample`.
+
+    Attributes:
+        stride: Height and width must be multiples of this.
+        feature_channels: Channels of what `features` returns.
+    """
+
+    def __init__(
+        self,
+        depth: int = 8,
+        width: int = 64,
+        dropout: float = 0.5,
+        *,
+        attention: bool = False,
+        upsampling: Upsampling = "transposed",
+    ):
+        super().__init__()
+        self.stride = 2**depth
+        channels = [width * 2 ** min(level, 3) for level in range(depth)]
+        self.down = nn.ModuleList(
+            _down(1 if level == 0 else channels[level - 1], channels[level], norm=0 < level < depth - 1)
+            for level in range(depth)
+        )
+        dropout_levels = min(3, max(0, depth - 5))
+        self.up = nn.ModuleList(
+            _up(
+                channels[level] * (1 if level == depth - 1 else 2),
+                channels[level - 1],
+                dropout * (step < dropout_levels),
+                upsampling,
+            )
+            for step, level in enumerate(range(depth - 1, 0, -1))
+        )
+        self.last = upsample(channels[0] * 2, 1, upsampling, kernel=4, bias=True)
+        self.gates = nn.ModuleList(AttentionGate(size, size) for size in reversed(channels[:-1]) if attention)
+        self.taps = range(min(4, depth - 1))
+        self.feature_channels = [1, *(channels[level] for level in self.taps)]
+        initialise_normal(self)
+        for gate in self.gates:
+            gate.open()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Translate (N, 1, H, W) in [-1, 1] to the same shape and range.
+
+        Raises:
+            ValueError: H or W is not a multiple of `stride`.
+        """
+        self._require_size(image)
+        skips = []
+        features = image
+        for down in self.down:
+            features = down(features)
+            skips.append(features)
+        skips.pop()
+        for index, up in enumerate(self.up):
+            features, skip = up(features), skips.pop()
+            if self.gates:
+                skip = self.gates[index](skip, features)
+            features = torch.cat([features, skip], dim=1)
+        return output_image(features, self.last)
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Return the image and its encoding at strides 2, 4, 8 and 16, as PatchNCE compares them.
+
+        Fewer where the network is shallow: never the innermost level, which may be a single pixel.
+
+        Raises:
+            ValueError: H or W is not a multiple of `stride`.
+        """
+        self._require_size(image)
+        return intermediate_features(image, self.down, self.taps)
+
+    def _require_size(self, image: Tensor) -> None:
+        require_size(image, f"a U-Net of {len(self.down)} levels", self.stride)
+
+
+def _down(in_channels: int, out_channels: int, *, norm: bool) -> nn.Sequential:
+    layers: list[nn.Module] = [Convolution(in_channels, out_channels, 4, 2, 1, bias=False)]
+    if norm:
+        layers.append(instance_norm(out_channels))
+    return nn.Sequential(*layers, nn.LeakyReLU(0.2, inplace=True))
+
+
+def _up(in_channels: int, out_channels: int, dropout: float, upsampling: Upsampling) -> nn.Sequential:
+    layers: list[nn.Module] = [upsample(in_channels, out_channels, upsampling, kernel=4), instance_norm(out_channels)]
+    if dropout > 0:
+        layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers, nn.ReLU(inplace=True))

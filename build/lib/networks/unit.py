@@ -1,0 +1,139 @@
+"""The auto-encoders of UNIT, which map two contrasts to one latent space (Liu, Breuel and Kautz 2017)."""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from networks.blocks import (
+    ResidualBlock,
+    Upsampling,
+    conv_norm_act,
+    initialise_normal,
+    reflect_conv,
+    require_size,
+    upsample,
+)
+from networks.output import output_image
+
+
+class LatentEncoder(nn.Sequential):
+    """c7s1-64, 3×3 halvings and residual blocks, all with instance norm.
+
+    Args:
+        width: Channels of the first layer; they double per halving.
+        downs: Number of halvings.
+        blocks: Residual blocks; they come last.
+
+    Attributes:
+        stride: Height and width must be multiples of this, and at least twice this.
+    """
+
+    def __init__(self, width: int = 64, downs: int = 2, blocks: int = 4):
+        channels = [width * 2**level for level in range(downs + 1)]
+        super().__init__(
+            conv_norm_act(reflect_conv(1, width, 7), width),
+            *(
+                conv_norm_act(nn.Conv2d(fine, coarse, 3, 2, 1, bias=False), coarse)
+                for fine, coarse in pairwise(channels)
+            ),
+            *(ResidualBlock(channels[-1]) for _ in range(blocks)),
+        )
+        self.stride = 2**downs
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map (N, 1, H, W) in [-1, 1] to the means of its latents (N, C, H / stride, W / stride).
+
+        Raises:
+            ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
+        """
+        require_size(image, f"a UNIT encoder of stride {self.stride}", self.stride, 2 * self.stride)
+        return super().forward(image)
+
+
+class LatentDecoder(nn.Sequential):
+    """Residual blocks, which come first, doublings and c7s1-1 with tanh: the encoder's mirror image."""
+
+    def __init__(self, width: int = 64, ups: int = 2, blocks: int = 4, *, upsampling: Upsampling = "transposed"):
+        channels = [width * 2**level for level in range(ups, -1, -1)]
+        super().__init__(
+            *(ResidualBlock(channels[0]) for _ in range(blocks)),
+            *(conv_norm_act(upsample(coarse, fine, upsampling, kernel=3), fine) for coarse, fine in pairwise(channels)),
+            reflect_conv(width, 1, 7, bias=True),
+        )
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Map latents (N, C, h, w), of this contrast or the other, to images in [-1, 1]."""
+        *layers, last = self
+        for layer in layers:
+            latent = layer(latent)
+        return output_image(latent, last)
+
+
+class LatentAutoEncoder(nn.Module):
+    """Encoder and decoder of one contrast: the layers of CycleGAN's ResNet generator, the latent amid its blocks.
+
+    The latent of an image is normally distributed about the mean that the encoder gives, with variance 1 (section 3).
+
+    Args:
+        width, downs: Size of encoder and decoder.
+        blocks: Residual blocks of the encoder, and of the decoder.
+        upsampling: "transposed" as published, or "nearest" against checkerboard; see `blocks.upsample`.
+
+    Attributes:
+        stride: Height and width must be multiples of this, and at least twice this.
+    """
+
+    def __init__(self, width: int = 64, downs: int = 2, blocks: int = 4, *, upsampling: Upsampling = "transposed"):
+        super().__init__()
+        self.stride, self.blocks = 2**downs, blocks
+        self.encoder = LatentEncoder(width, downs, blocks)
+        self.decoder = LatentDecoder(width, downs, blocks, upsampling=upsampling)
+        initialise_normal(self)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Return the means of the latents; see `LatentEncoder.forward`."""
+        return self.encoder(image)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Return the images of this contrast that latents of either stand for; see `LatentDecoder.forward`."""
+        return self.decoder(latent)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Reconstruct (N, 1, H, W) in [-1, 1] from its mean latent; see `encode` for what is raised."""
+        return self.decode(self.encode(image))
+
+
+def share_blocks(first: LatentAutoEncoder, second: LatentAutoEncoder, count: int) -> None:
+    """Share the residual blocks next to the latent, `count` on either side of it: the second takes the first's.
+
+    The last blocks of both encoders and the first of both decoders are then the same modules (section 3,
+    "weight-sharing"). Both auto-encoders must have the same width and downs.
+
+    Raises:
+        ValueError: an auto-encoder has fewer blocks than `count`.
+    """
+    if count > min(first.blocks, second.blocks):
+        raise ValueError(f"{count} blocks to share, where the auto-encoders have {first.blocks} and {second.blocks}")
+    for index in range(count):
+        second.encoder[-1 - index] = first.encoder[-1 - index]
+        second.decoder[index] = first.decoder[index]
+
+
+class LatentTranslator(nn.Module):
+    """A translator without noise, of one contrast's encoder and the other's decoder, which are shared, not copied.
+
+    Attributes:
+        stride: Height and width must be multiples of this, and at least twice this.
+    """
+
+    def __init__(self, encoder: LatentEncoder, decoder: LatentDecoder):
+        super().__init__()
+        self.stride, self.encoder, self.decoder = encoder.stride, encoder, decoder
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Translate (N, 1, H, W) in [-1, 1] to the same shape and range, by way of the latent's mean.
+
+        Raises:
+            ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
+        """
+        return self.decoder(self.encoder(image))

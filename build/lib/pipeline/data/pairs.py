@@ -1,0 +1,296 @@
+"""Two contrasts of one subject, each resampled onto the other's grid and registered where needed."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from nibabel.affines import from_matvec, voxel_sizes
+
+from pipeline.data.case import Case
+from pipeline.data.rigid_transform_file import read_rigid_transform, write_rigid_transform
+from pipeline.utils.console import warnings_as_lines
+from pipeline.utils.errors import UserError, first_cause
+from pipeline.utils.files import file_identity
+from transforms.cropping import fill_outside, paste_box
+from transforms.registration import register_rigid, resample_onto, same_grid
+from transforms.slice_chain import slice_chain
+from transforms.slices import AXES, centre_fit, contiguous, cut_slices, slices_with_content, stack_slices
+
+VERSION = 3  # version of the registration; raise it when its results change
+
+
+class BadScan(UserError):
+    """An image or a pair cannot be used; the message names the files and the reason."""
+
+
+@dataclass(frozen=True)
+class PreparedScan:
+    """A scan as network input, scaled by its own percentiles.
+
+    Attributes:
+        slices: (N, H, W) float32 in [-1, 1], padded to the network's stride.
+        field_of_view: (h, w) of the slices before padding.
+        foreground: (N, h, w) bool, the head, not padded.
+        affine: (4, 4) of the unpadded volume, voxel to RAS millimetres.
+        axis: Orientation of the slices.
+        inverse_state: Values that the chain's inverse needs besides slices, so that a translation can be written on the
+            file's grid without reading it again; see `transforms.monai_transforms`.
+        name: File name for messages.
+        request: Path, chain settings and stride that the scan was prepared from.
+    """
+
+    slices: np.ndarray
+    field_of_view: tuple[int, int]
+    foreground: np.ndarray
+    affine: np.ndarray
+    axis: str
+    inverse_state: Mapping[str, object] = field(default_factory=dict)
+    name: str = "an image"
+    request: tuple[Path, Mapping[str, object], int] | None = None
+
+    def unpadded(self, slices: np.ndarray) -> np.ndarray:
+        """Return a stack like `slices`, (N, H, W), without the padding: (N, h, w)."""
+        return centre_fit(slices, *self.field_of_view, fill=-1)
+
+    @property
+    def occupied(self) -> np.ndarray:
+        """(N,) bool, whether each slice shows anything but air."""
+        return slices_with_content(self.slices, self.foreground)
+
+    @property
+    def stack(self) -> np.ndarray:
+        """The unpadded slices, (N, h, w)."""
+        return self.unpadded(self.slices)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel spacing of `stack`: between slices, between rows, between columns."""
+        sizes = voxel_sizes(self.affine).tolist()
+        return sizes.pop(AXES[self.axis]), *sizes
+
+    @property
+    def volume(self) -> np.ndarray:
+        """The unpadded (X, Y, Z) volume on the grid of `affine`."""
+        return stack_slices(self.stack, self.axis)
+
+    @property
+    def box(self) -> np.ndarray | None:
+        """(3, 2) voxel bounds of the volume within its file, axes in RAS order; None where it is the whole file."""
+        return self.inverse_state.get("image_box")
+
+    @property
+    def whole_grid(self) -> tuple[tuple[int, ...], np.ndarray]:
+        """Shape and affine of the uncropped volume, axes in RAS order."""
+        return (self.volume.shape, self.affine) if self.box is None else self.inverse_state["image_before_crop"][:2]
+
+
+@dataclass(frozen=True)
+class View:
+    """A source scan and, on its grid, the real target.
+
+    Attributes:
+        source: The scan to translate.
+        real: (N, h, w) float32 in [-1, 1], the target by its own normalisation; -1 beyond its field of view.
+        foreground: (N, h, w) bool, the head in the real target.
+    """
+
+    source: PreparedScan
+    real: np.ndarray
+    foreground: np.ndarray
+
+
+class PairReader:
+    """Reads two contrasts of a subject and resamples each onto the other's grid.
+
+    Args:
+        settings: Arguments of `transforms.slice_chain.slice_chain`, as in training.
+        stride: Factor that the networks' input heights and widths are multiples of.
+        register: Whether to register pairs on different grids; otherwise their headers are trusted.
+        cache: Folder that keeps registrations between runs.
+    """
+
+    def __init__(self, settings: Mapping[str, object], stride: int, *, register: bool, cache: Path):
+        self.settings, self.stride, self.register, self.cache = settings, stride, register, cache
+
+    def identity(self) -> dict[str, object]:
+        """Return everything besides the files that the results depend on, in JSON's types."""
+        return {"settings": dict(self.settings), "stride": self.stride, "register": self.register}
+
+    def scan(self, path: Path) -> PreparedScan:
+        """Read one image and print its warnings; raises like `prepare_scan`."""
+        with warnings_as_lines():
+            return prepare_scan(path, self.settings, self.stride)
+
+    def read(self, cases: tuple[Case, Case]) -> tuple[View, View, np.ndarray]:
+        """Return the views from the first and the second scan, and the (4, 4) transform from first to second.
+
+        Raises:
+            BadScan: a file cannot be used, the registration failed, or the two heads do not overlap.
+        """
+        first, second = (self.scan(case.path) for case in cases)
+        rigid_transform = rigid_transform_between(
+            first, second, cases, self.settings, register=self.register, cache=self.cache
+        )
+        first_view = View(first, *resampled_onto(first, second, rigid_transform))
+        second_view = View(second, *resampled_onto(second, first, np.linalg.inv(rigid_transform)))
+        if not (first_view.foreground.any() and second_view.foreground.any()):
+            raise BadScan(f"{cases[0].path} and {cases[1].path}: the heads do not overlap; check their affines")
+        return first_view, second_view, rigid_transform
+
+
+def prepare_scan(
+    path: Path, settings: Mapping[str, object], stride: int, box: np.ndarray | None = None
+) -> PreparedScan:
+    """Read an image and prepare it as for translation: its slices are padded and never cropped.
+
+    Args:
+        path: A NIfTI volume or a 2D image.
+        settings: Arguments of `transforms.slice_chain.slice_chain`, as in training.
+        stride: Factor that the networks' input heights and widths are multiples of.
+        box: (3, 2) voxel bounds to cut out instead of the head's own.
+
+    Raises:
+        BadScan: the image cannot be used.
+    """
+    return _prepare_scan(path, settings, stride)
+
+
+def _prepare_scan(path: Path, settings: Mapping[str, object], stride: int, **cut: object) -> PreparedScan:
+    """Prepare a scan, cut and scaled by `box` and `limits` of the chain where they are given."""
+    try:
+        data = slice_chain(**settings, stride=stride, **cut)({"image": path})
+    except (ValueError, OSError, RuntimeError) as error:
+        reason = first_cause(error)
+        raise BadScan(reason if str(path) in reason else f"{path}: {reason}") from error
+    field_of_view = data["image_before_fit"]
+    return PreparedScan(
+        slices=data["image"],
+        field_of_view=field_of_view,
+        foreground=centre_fit(data["image_foreground"], *field_of_view, fill=False),
+        affine=data["image_affine"],
+        axis=settings["axis"],
+        inverse_state={name: value for name, value in data.items() if name not in ("image", "image_foreground")},
+        name=str(path),
+        request=(path, settings, stride),
+    )
+
+
+def resampled_onto(
+    source: PreparedScan, target: PreparedScan, rigid_transform: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resample a target onto its source's grid, keeping the intensities of its own normalisation.
+
+    Args:
+        source, target: Two scans of one subject.
+        rigid_transform: (4, 4) from points of the source to points of the target; see `rigid_transform_between`.
+
+    Returns:
+        The target's slices (N, h, w) in [-1, 1] and its foreground; -1 and False beyond the target's field of view.
+    """
+    # Scans on one grid need no resampling.
+    shape = source.volume.shape
+    if np.array_equal(rigid_transform, np.eye(4)):
+        if same_grid(shape, source.affine, target.volume.shape, target.affine):
+            return target.stack, target.foreground
+        if source.box is not None and target.box is not None and same_grid(*source.whole_grid, *target.whole_grid):
+            return _in_source_box(source, target)
+
+    # Resample the target and its mask.
+    mapping = (target.affine, rigid_transform, shape, source.affine)
+    resampled = resample_onto(target.volume, *mapping, order=1, fill=-1)
+    target_mask = stack_slices(target.foreground, target.axis).astype(np.uint8)
+    foreground = resample_onto(target_mask, *mapping, order=0, fill=0)
+    # C order, as after a trip through a worker process: sums are rounded in the order of memory
+    return contiguous(cut_slices(resampled, source.axis)), contiguous(cut_slices(foreground, source.axis) > 0)
+
+
+def _in_source_box(source: PreparedScan, target: PreparedScan) -> tuple[np.ndarray, np.ndarray]:
+    """Return a target's slices and foreground in the source's box, where both files have the same grid.
+
+    Where the chain resamples, the target is prepared anew in the source's box, which avoids resampling it twice.
+    The box may cut off parts of its head, so its intensities are scaled as those of the whole head.
+    """
+    path, settings, stride = target.request
+    if settings["spacing_mm"] is not None:
+        try:
+            limits = target.inverse_state["image_range"]
+            scan = _prepare_scan(path, settings, stride, box=source.box, limits=limits)
+        except BadScan:  # the target's head lies outside the box
+            return np.full_like(source.stack, -1), np.zeros_like(source.foreground)
+        return scan.stack, scan.foreground
+    shape, box = source.volume.shape, target.box - source.box[:, :1]
+    field = tuple(slice(0, length) for length in shape)
+    volume = paste_box(target.volume, box, field, shape, -1)
+    foreground = paste_box(stack_slices(target.foreground, target.axis), box, field, shape, False)
+    return contiguous(cut_slices(volume, source.axis)), contiguous(cut_slices(foreground, source.axis))
+
+
+def field_of_view_mask(source: PreparedScan, target: PreparedScan, rigid_transform: np.ndarray) -> np.ndarray:
+    """Return as (N, h, w) bool where a target's field of view covers its source's grid; see `resampled_onto`."""
+    full_mask = np.ones(target.volume.shape, np.uint8)
+    if target.box is not None:
+        fill_outside(full_mask, target.inverse_state["image_inside"], 0)
+    covered = resample_onto(full_mask, target.affine, rigid_transform, source.volume.shape, source.affine, order=0)
+    return cut_slices(covered, source.axis) > 0
+
+
+def rigid_transform_between(
+    first: PreparedScan,
+    second: PreparedScan,
+    cases: tuple[Case, Case],
+    settings: Mapping[str, object],
+    *,
+    register: bool,
+    cache: Path,
+) -> np.ndarray:
+    """Return the (4, 4) rigid transform from the first scan to the second, in RAS millimetres.
+
+    The identity where both have one grid, or where `register` is off (headers are trusted then). Otherwise the scans
+    are registered once, and `cache` keeps the result for as long as neither files nor settings change.
+
+    Raises:
+        BadScan: the registration failed, or a 2D image has another size than its partner.
+    """
+    # Scans on one grid, and headers that are to be trusted, need no registration.
+    names = f"{cases[0].path} and {cases[1].path}"
+    if same_grid(*first.whole_grid, *second.whole_grid):
+        return np.eye(4)
+    if 1 in first.volume.shape + second.volume.shape:
+        sizes = " and ".join("x".join(map(str, scan.volume.shape)) for scan in (first, second))
+        raise BadScan(f"{names}: a single slice cannot be registered ({sizes} voxels); give slices of one size")
+    if not register:
+        return np.eye(4)
+
+    # Take the transform from the cache, or register and keep it there.
+    cache_path = cache / f"{_registration_key(cases, settings)}.json"
+    try:
+        return read_rigid_transform(cache_path)
+    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged
+        pass
+    try:
+        rigid_transform = register_rigid(*_with_field_of_view(first), *_with_field_of_view(second))
+    except ValueError as error:
+        raise BadScan(f"{names}: {error}") from error
+    write_rigid_transform(cache_path, rigid_transform, cases)
+    return rigid_transform
+
+
+def _with_field_of_view(scan: PreparedScan) -> tuple[np.ndarray, np.ndarray]:
+    """Return a scan's volume and affine with its whole field of view, air included, and nothing beyond it."""
+    if scan.box is None:
+        return scan.volume, scan.affine
+    _, _, field, _ = scan.inverse_state["image_before_crop"]
+    inside, volume = scan.inverse_state["image_inside"], scan.volume
+    voxel_ratio = np.array(volume.shape) / (scan.box[:, 1] - scan.box[:, 0])  # against the file
+    field_bounds = np.array([[bounds.start, bounds.stop] for bounds in field])
+    padding = np.floor(np.maximum(0, (scan.box - field_bounds) * [1, -1]) * voxel_ratio[:, None]).astype(int)
+    start = [bounds.start for bounds in inside] - padding[:, 0]
+    return np.pad(volume[inside], padding, constant_values=-1), scan.affine @ from_matvec(np.eye(3), start)
+
+
+def _registration_key(cases: tuple[Case, Case], settings: Mapping[str, object]) -> str:
+    files = [file_identity(case.path) for case in cases]
+    return hashlib.sha256(json.dumps([VERSION, files, settings], sort_keys=True).encode()).hexdigest()[:24]

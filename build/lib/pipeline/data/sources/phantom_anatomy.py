@@ -1,0 +1,184 @@
+"""The anatomy of a synthetic head: the fraction of each tissue in each voxel.
+
+A subject is a random smooth deformation of the atlas head, with individual folds, ventricles, layer thicknesses and a
+few white-matter lesions.
+"""
+
+import numpy as np
+from scipy import ndimage
+
+from pipeline.data.sources.tissue_maps import COARSE_STEP, brain_maps, load_atlas
+
+TISSUES = ("csf", "grey", "deep_grey", "white", "lesion", "bone", "marrow", "muscle", "fat", "skin", "eye")
+
+FIELD_OF_VIEW_MM = ((-104.0, 104.0), (-131.0, 109.0), (-74.0, 110.0))  # RAS, in template coordinates
+HEAD_CENTRE_MM = np.array([0.0, -17.0, 5.0])
+VENTRICLES_MM = np.array([0.0, -14.0, 14.0])
+
+
+def grid(spacing_mm: float) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Return the shape (X, Y, Z) and the RAS affine (4, 4) of the field of view at an isotropic spacing."""
+    shape = tuple(round((high - low) / spacing_mm) for low, high in FIELD_OF_VIEW_MM)
+    affine = np.diag([spacing_mm] * 3 + [1.0])
+    affine[:3, 3] = [
+        (low + high - (count - 1) * spacing_mm) / 2 for count, (low, high) in zip(shape, FIELD_OF_VIEW_MM, strict=True)
+    ]
+    return shape, affine
+
+
+def head_fractions(rng: np.random.Generator, spacing_mm: float) -> dict[str, np.ndarray]:
+    """Draw one subject's head.
+
+    Returns:
+        One (X, Y, Z) map per name in `TISSUES` on the grid of `grid(spacing_mm)`, each in [0, 1]. Their sum is at most
+        1; the rest is air. Apart from sampling, the head does not depend on the spacing.
+    """
+    atlas = load_atlas()
+    position_mm = deform(rng, spacing_mm)
+    fine = [axis - origin for axis, origin in zip(position_mm, atlas.fine_origin_mm, strict=True)]
+    coarse = [(axis - origin) / COARSE_STEP for axis, origin in zip(position_mm, atlas.coarse_origin_mm, strict=True)]
+    grey, white = (sample(map_, fine) for map_ in brain_maps(max(1, round(spacing_mm))))
+    grey, white = individual_folds(rng, grey, white, spacing_mm)
+    beyond_brain, below_skin, deep, eye, sinus = (
+        sample(map_, coarse)
+        for map_ in (atlas.beyond_brain_mm, atlas.below_skin_mm, atlas.deep, atlas.eye, atlas.sinus)
+    )
+    lesion = white * lesions(rng, spacing_mm)
+    brain = {"grey": grey * (1 - deep), "deep_grey": grey * deep, "white": white - lesion, "lesion": lesion}
+    shell = shell_fractions(rng, beyond_brain, below_skin, eye, sinus, spacing_mm)
+    not_brain = 1 - grey - white
+    return {name: brain[name] if name in brain else not_brain * shell[name] for name in TISSUES}
+
+
+def shell_fractions(
+    rng: np.random.Generator,
+    beyond_brain: np.ndarray,
+    below_skin: np.ndarray,
+    eye: np.ndarray,
+    sinus: np.ndarray,
+    spacing_mm: float,
+) -> dict[str, np.ndarray]:
+    """Return the fractions of the tissues around the brain, from the inside out: CSF, skull, soft tissue, fat, skin."""
+
+    def thickness(mean_mm: float, sd_mm: float, smallest_mm: float) -> np.ndarray:
+        return np.maximum(mean_mm + sd_mm * smooth_field(rng, spacing_mm, 30), smallest_mm)
+
+    def share_beyond(distance: np.ndarray, edge: np.ndarray) -> np.ndarray:  # share of a voxel beyond the edge
+        return np.clip((distance - edge) / spacing_mm + 0.5, 0, 1)
+
+    # Draw the layers' thickness, and their borders from the brain outwards and from the skin inwards.
+    gap, skull, fat, skin = thickness(1.5, 0.6, 0.3), thickness(6, 1, 3), thickness(3, 0.8, 1), 1.8
+    beyond_gap = share_beyond(beyond_brain, gap)
+    beyond_skull = share_beyond(beyond_brain, gap + skull)
+    diploe = share_beyond(beyond_brain, gap + 0.35 * skull) - share_beyond(beyond_brain, gap + 0.7 * skull)
+    inside_skin, inside_fat = share_beyond(below_skin, skin), share_beyond(below_skin, skin + fat)
+
+    # Divide the soft tissue into muscle, thin sheets of fat, and facial bone.
+    deep_soft = beyond_skull * inside_fat * (1 - eye) * (1 - sinus)
+    planes = np.clip(1 - 2.5 * np.abs(smooth_field(rng, spacing_mm, 14)), 0, 1)
+    facial_bone = np.clip(2 * smooth_field(rng, spacing_mm, 10) - 2.2, 0, 1)
+    return {
+        "csf": 1 - beyond_gap,
+        "bone": beyond_gap - beyond_skull - 0.7 * diploe + deep_soft * facial_bone,
+        "marrow": 0.7 * diploe,
+        "muscle": deep_soft * (1 - facial_bone) * (1 - 0.6 * planes),
+        "fat": beyond_skull * (inside_skin - inside_fat) + deep_soft * (1 - facial_bone) * 0.6 * planes,
+        "skin": beyond_skull * (share_beyond(below_skin, 0) - inside_skin),
+        "eye": beyond_skull * inside_fat * eye,
+    }
+
+
+def individual_folds(
+    rng: np.random.Generator, grey: np.ndarray, white: np.ndarray, spacing_mm: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn the population's tissue probabilities into one subject's: sharper, with randomly shifted borders."""
+    weights = []
+    for probability in (1 - grey - white, grey, white):
+        weight = np.clip(probability, 0, 1) * np.exp(0.45 * smooth_field(rng, spacing_mm, 6))
+        weights.append(weight**1.8)
+    total = np.maximum(sum(weights), 1e-6)
+    return weights[1] / total, weights[2] / total
+
+
+def lesions(rng: np.random.Generator, spacing_mm: float) -> np.ndarray:
+    """Return the soft membership (X, Y, Z) of a few lesions of 1.5 to 4 mm radius in the upper white matter."""
+    shape, affine = grid(spacing_mm)
+    membership = np.zeros(shape, np.float32)
+    for _ in range(rng.poisson(3)):
+        centre_mm = np.array([rng.uniform(12, 40) * rng.choice([-1, 1]), rng.uniform(-60, 40), rng.uniform(12, 45)])
+        radius_mm = rng.uniform(1.5, 4)
+        first = np.floor((centre_mm - 6 - affine[:3, 3]) / spacing_mm).astype(int)
+        last = np.ceil((centre_mm + 6 - affine[:3, 3]) / spacing_mm).astype(int) + 1
+        box = tuple(slice(low, high) for low, high in zip(first, last, strict=True))
+        axes = np.ogrid[box]
+        squared = sum(
+            (axis * spacing_mm + origin - centre) ** 2
+            for axis, origin, centre in zip(axes, affine[:3, 3], centre_mm, strict=True)
+        )
+        membership[box] = np.maximum(membership[box], np.clip((radius_mm - np.sqrt(squared)) / spacing_mm + 0.5, 0, 1))
+    return membership
+
+
+def deform(rng: np.random.Generator, spacing_mm: float) -> list[np.ndarray]:
+    """Return the template coordinates of each voxel of a subject: three (X, Y, Z) maps in mm.
+
+    Rotation (standard deviation 2.5 degrees), anisotropic scale (3 %), shift (2 mm), smooth displacements over 45 and
+    16 mm, and a widening or narrowing around the ventricles.
+    """
+    # Draw the affine part of the deformation.
+    shape, affine = grid(spacing_mm)
+    angles = np.deg2rad(np.clip(rng.normal(0, 2.5, 3), -6, 6))
+    matrix = rotation(angles) @ np.diag(1 / np.clip(rng.normal(1, 0.03, 3), 0.94, 1.06))
+    shift_mm = np.clip(rng.normal(0, 2, 3), -4, 4)
+    widening = np.clip(rng.normal(0.05, 0.15), -0.2, 0.35)
+    axes = [
+        (np.arange(count) * spacing_mm + origin - centre - shift).reshape([-1 if a == axis else 1 for a in range(3)])
+        for axis, (count, origin, centre, shift) in enumerate(
+            zip(shape, affine[:3, 3], HEAD_CENTRE_MM, shift_mm, strict=True)
+        )
+    ]
+
+    # Add smooth displacements, then widen or narrow around the ventricles.
+    position = [
+        sum(matrix[row, column] * axes[column] for column in range(3))
+        + HEAD_CENTRE_MM[row]
+        + 2.5 * smooth_field(rng, spacing_mm, 45)
+        + 1.1 * smooth_field(rng, spacing_mm, 16)
+        for row in range(3)
+    ]
+    away = [axis - middle for axis, middle in zip(position, VENTRICLES_MM, strict=True)]
+    near = np.exp(-sum(axis**2 for axis in away) / (2 * 22.0**2))
+    return [axis - widening * near * offset for axis, offset in zip(position, away, strict=True)]
+
+
+def rotation(angles: np.ndarray) -> np.ndarray:
+    """Return the (3, 3) rotation about x, then y, then z by three angles in radians."""
+    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return about_z @ about_y @ about_x
+
+
+def smooth_field(rng: np.random.Generator, spacing_mm: float, length_mm: float) -> np.ndarray:
+    """Return a Gaussian random field (X, Y, Z), mean 0 and variance 1 in every voxel, smooth over `length_mm`.
+
+    Normal coefficients on knots `length_mm` apart, interpolated by a separable Gaussian, so that a field is the same
+    function of position at every spacing.
+    """
+    shape, affine = grid(spacing_mm)
+    bases = []
+    for count, origin, (low, high) in zip(shape, affine[:3, 3], FIELD_OF_VIEW_MM, strict=True):
+        knots = np.arange(low - length_mm, high + 2 * length_mm, length_mm)
+        distance = (np.arange(count) * spacing_mm + origin)[:, None] - knots
+        basis = np.exp(-0.5 * (distance / (0.7 * length_mm)) ** 2)
+        bases.append(basis / np.sqrt((basis**2).sum(1, keepdims=True)))
+    field = rng.standard_normal([basis.shape[1] for basis in bases])
+    for basis in bases:
+        field = np.tensordot(field, basis, axes=(0, 1))  # the first axis is contracted and returns as the last
+    return field.astype(np.float32)
+
+
+def sample(map_: np.ndarray, index: list[np.ndarray]) -> np.ndarray:
+    """Return a map at fractional indices by linear interpolation; outside, the edge value is repeated."""
+    return ndimage.map_coordinates(map_, index, order=1, mode="nearest", output=np.float32)

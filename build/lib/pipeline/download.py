@@ -1,0 +1,154 @@
+"""Download public data: archives are fetched, checked and unpacked where the configurations look for them.
+
+python -m pipeline.download ixi -o data/ixi --contrasts T1 T2
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pipeline import __version__
+from pipeline.utils.arguments import path_argument
+from pipeline.utils.console import cli_main, echo
+from pipeline.utils.errors import EXIT_DONE, Stopped, UserError
+from pipeline.utils.interruption import Terminated
+
+IXI_URL = "http://biomedic.doc.ic.ac.uk/brain-development/downloads/IXI"
+IXI_MD5 = {
+    "T1": "34901a0593b41dd19c1a1f746eac2d58",
+    "T2": "e3140d78730ecdd32ba92da48c0a9aaa",
+    "PD": "88ecd9d1fa33cb4a2278183b42ffd749",
+}
+EPILOG = """An interrupted download goes on where it stopped when the command is repeated; a contrast that is there
+already is skipped. Without a network, bring IXI-T1.tar (…) from elsewhere, place it in FOLDER and run the same command.
+IXI is licensed CC BY-SA 3.0: https://brain-development.org/ixi-dataset/
+exit codes: 0 everything is there, 2 bad arguments, no connection or a bad archive, 130 interrupted"""
+
+
+def download_ixi(
+    folder: Path,
+    contrasts: Sequence[str],
+    *,
+    base_url: str = IXI_URL,
+    md5: Mapping[str, str] = IXI_MD5,
+    keep_archives: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Fetch and unpack IXI's archives as `folder/IXI-<contrast>/`; existing contrasts are skipped.
+
+    Args:
+        folder: Output folder, made if missing.
+        contrasts: Contrasts among those of `md5`.
+        base_url: Address of the folder with `IXI-<contrast>.tar`; http or https.
+        md5: Contrast -> hexadecimal MD5 sum of its archive.
+        keep_archives: Whether to keep a downloaded archive in `folder` after unpacking; an archive that was there
+            before is always kept.
+        quiet: Whether to leave out messages and progress bars.
+
+    Raises:
+        UserError: An unknown contrast, or an error of `fetch` or `unpack_tar`.
+    """
+    from pipeline.data.archive import require_empty, unpack_tar
+    from pipeline.data.http_download import fetch, require_web
+    from pipeline.utils.files import require_writable
+
+    unknown = [contrast for contrast in contrasts if contrast not in md5]
+    if unknown:
+        raise UserError(f"--contrasts: no archive of {' or '.join(unknown)} in IXI; choose from {', '.join(md5)}")
+    require_web(base_url)
+    _make_folder(folder)
+    for contrast in dict.fromkeys(contrasts):
+        unpacked, archive = folder / f"IXI-{contrast}", folder / f"IXI-{contrast}.tar"
+        if _volume_count(unpacked):
+            _echo_unless_quiet(f"{unpacked}: there already, {_volume_count(unpacked)} volumes", quiet)
+            continue
+        require_empty(unpacked)
+        require_writable(archive)
+        placed = archive.exists()
+        if placed:
+            _check_archive(archive, md5[contrast], quiet)
+        else:
+            fetch(f"{base_url.rstrip('/')}/{archive.name}", archive, md5=md5[contrast], copies=2, quiet=quiet)
+        unpack_tar(archive, unpacked, quiet)
+        if not (keep_archives or placed):
+            archive.unlink()
+        _echo_unless_quiet(f"{unpacked}: {_volume_count(unpacked)} volumes", quiet)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
+
+
+def _check_archive(archive: Path, md5: str, quiet: bool) -> None:
+    """Rename an archive with a wrong MD5 sum, so that the next command downloads it again."""
+    from pipeline.data.http_download import md5_of
+
+    actual_md5 = md5_of(archive, quiet)
+    if actual_md5 != md5:
+        aside = archive.replace(archive.with_name(f"{archive.name}.bad"))
+        raise UserError(
+            f"{archive}: has MD5 sum {actual_md5} instead of {md5}; "
+            f"it is now {aside.name}, repeat the command to download it"
+        )
+
+
+def _volume_count(folder: Path) -> int:
+    """Return the number of volumes in a folder; 0 if it does not exist (unpacking makes it only when complete)."""
+    return (
+        sum(1 for path in folder.iterdir() if path.name.lower().endswith((".nii", ".nii.gz"))) if folder.is_dir() else 0
+    )
+
+
+def _echo_unless_quiet(text: str, quiet: bool) -> None:
+    if not quiet:
+        echo(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.download",
+        description="Download a public data set: resumed, checked and unpacked.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dataset", choices=["ixi"], help="the data set")
+    parser.add_argument(
+        "-o", "--output", type=path_argument, required=True, metavar="FOLDER", help="where it goes (data/ixi)"
+    )
+    parser.add_argument(
+        "--contrasts", nargs="+", default=["T1", "T2"], metavar="NAME", help=f"of {', '.join(IXI_MD5)} (T1 T2)"
+    )
+    parser.add_argument("--base-url", default=IXI_URL, metavar="URL", help=f"a mirror with the same files ({IXI_URL})")
+    parser.add_argument("--keep-archives", action="store_true", help="keep the .tar files after unpacking")
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    parser.add_argument("--version", action="version", version=__version__)
+    return parser
+
+
+@cli_main
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        download_ixi(
+            arguments.output,
+            arguments.contrasts,
+            base_url=arguments.base_url,
+            md5=IXI_MD5,
+            keep_archives=arguments.keep_archives,
+            quiet=arguments.quiet,
+        )
+    except KeyboardInterrupt as stop:
+        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        remark = "what has come is kept, the same command goes on from there"
+        raise Stopped(number, f"interrupted; {remark}") from None
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The translation methods, each an engine of its own, behind one small protocol."""

@@ -1,0 +1,290 @@
+"""The base of adversarial methods: two players, their optimisers, precision, averaged generators and states."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.config.schema import Config, Training
+from pipeline.engines.builders import build_discriminator, build_generator
+from pipeline.engines.ema import ExponentialMovingAverage
+from pipeline.engines.losses import ADVERSARIAL, finite, total
+from pipeline.utils.distributed import SINGLE_PROCESS, World
+
+GENERATORS, DISCRIMINATORS = "generators", "discriminators"
+Losses = dict[str, Tensor]
+
+
+class AdversarialEngine(ABC):
+    """An `Engine` of two players, generators and discriminators, that take turns at one batch.
+
+    A method defines its losses in `losses`, and whatever it has besides the usual networks; the rest is here. All
+    losses of a step are computed before any weight moves. If one of them is not finite, no weight moves (under fp16,
+    gradients that overflow make the loss scaler skip single updates).
+
+    On a CPU, Python reads whether the losses are finite. On a GPU that would wait for all of its work, so optimisers
+    and averages there use `is_finite`, a tensor () on the device (`disable_host_sync`).
+
+    If several processes train together (`world`, set by `build_engine`), each sees its block of the batch. Losses and
+    gradients are averaged over the processes. Random numbers and stored images are those of the whole batch, so that
+    every process holds the state that a single process with the whole batch would hold.
+
+    Args:
+        config: The run's configuration; its method section becomes `self.method`.
+        device: The device of networks and batches.
+        generators: The networks of the first player, by name; None: G from contrast a to b and F from b to a.
+        discriminators: The networks of the second player, possibly none; None: D_A for contrast a and D_B for b.
+    """
+
+    world: World = SINGLE_PROCESS
+    paired: ClassVar[bool] = False  # whether `step` takes both contrasts of the same slices, or any slices
+
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        generators: Mapping[str, nn.Module] | None = None,
+        discriminators: Mapping[str, nn.Module] | None = None,
+    ):
+        self.method, training = config.method, config.training
+        if generators is None:
+            generators = {name: build_generator(config) for name in ("G", "F")}
+        if discriminators is None:
+            discriminators = {name: build_discriminator(config) for name in ("D_A", "D_B")}
+        self.generators = nn.ModuleDict(generators).to(device)
+        self.discriminators = nn.ModuleDict(discriminators).to(device)
+        self.ema = (
+            ExponentialMovingAverage(self.generators, config.method.ema_decay, device)
+            if config.method.ema_decay
+            else None
+        )
+        self.adversarial = ADVERSARIAL[config.method.adversarial]
+        self.rates = {
+            GENERATORS: training.learning_rate,
+            DISCRIMINATORS: training.discriminator_learning_rate or training.learning_rate,
+        }
+        self.optimisers = {
+            player: _build_optimiser(networks, self.rates[player], training, device)
+            for player, networks in self._networks_by_player().items()
+        }
+        # Who moves next depends on how many steps were finite, where critics move more often than generators.
+        critic_steps = getattr(config.method, "critic_steps", 1)
+        self.requires_host_sync, self.host_sync = training.optimiser != "adam" or critic_steps != 1, True
+        self._device_rates: dict[str, Tensor] = {}
+        if device.type == "cuda" and not self.requires_host_sync:
+            self.disable_host_sync()
+        # Precision: autocast, exceptions from it, and the loss scaler.
+        half_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.precision)
+        # The meta device, on which a dry run builds an engine, has no autocast.
+        uses_autocast = half_dtype is not None and torch.amp.is_autocast_available(device.type)
+        self.autocast = (lambda: torch.autocast(device.type, half_dtype)) if uses_autocast else nullcontext
+        # For terms of a loss that need more digits than half precision has:
+        self.full_precision = (lambda: torch.autocast(device.type, enabled=False)) if uses_autocast else nullcontext
+        self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
+
+    @abstractmethod
+    def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
+        """Return the weighted terms of each player's loss, by player and name; only of players that move now."""
+
+    def generator_adversarial_loss(self, discriminator: str, image: Tensor) -> Tensor:
+        """Return the adversarial loss of the generator of a fake image; the discriminator gets no gradients."""
+        with self.frozen(self.discriminators[discriminator]):
+            return self.adversarial(self.discriminators[discriminator](image), True)
+
+    def discriminator_loss(self, discriminator: str, real: Tensor, fake: Tensor) -> Tensor:
+        """Return the weighted loss of a discriminator on real and fake images; the generator gets no gradients."""
+        logits = self.discriminators[discriminator](torch.cat([real, fake.detach()]))
+        scales = [logits] if isinstance(logits, Tensor) else logits
+        on_real, on_fake = zip(*(scale.split([len(real), len(fake)]) for scale in scales), strict=True)
+        return self.method.discriminator_scale * (self.adversarial(on_real, True) + self.adversarial(on_fake, False))
+
+    def sample_for_rank(self, draw: Callable[..., Tensor], count: int, *shape: int) -> Tensor:
+        """Draw random numbers for the whole batch, `draw(count, *shape)`, and return those of this process's samples.
+
+        Args:
+            draw: Such as `RandomState.normal`, in the same state in every process.
+            count: Number of this process's samples.
+            shape: Shape of the numbers for each sample.
+        """
+        return self.world.local_shard(draw(self.world.size * count, *shape))
+
+    def translators(self) -> dict[str, nn.Module]:
+        """See `Engine.translators`: F for "a" and G for "b"."""
+        generators = self.best_generators()
+        return {"a": generators["F"], "b": generators["G"]}
+
+    def extra_state(self) -> dict[str, object]:
+        """Return the method's other components with a state (`state_dict`, `load_state_dict`), by name."""
+        return {}
+
+    def on_step_end(self, is_finite: Tensor) -> None:  # noqa: B027  (most methods have nothing to do here)
+        """Hook after weights have moved; if the step was skipped, `is_finite` () is false or it is not called."""
+
+    @staticmethod
+    def build_translators(config: Config) -> dict[str, nn.Module]:
+        """Return fresh modules, by target ("a" or "b"), that the weights of `translators` fit."""
+        return {"a": build_generator(config), "b": build_generator(config)}
+
+    def step(self, real_a: Tensor, real_b: Tensor) -> Losses:
+        """See `Engine.step`."""
+        with self.autocast():
+            losses_by_player = self.losses(real_a, real_b)
+        terms = {name: loss for losses in losses_by_player.values() for name, loss in losses.items()}
+        losses = self.world.all_reduce_mean(terms)  # not finite in one process: all processes skip the step
+        is_finite = finite(losses)
+        if self.host_sync and not is_finite:
+            return losses
+        players = [player for player in self.optimisers if player in losses_by_player]
+        # Compute all gradients before any weight moves, for those of the generators pass through the discriminators.
+        # Between processes, gradients of one player are sent while those of the other are computed.
+        waits = [self._backward(player, total([*losses_by_player[player].values()]), is_finite) for player in players]
+        for player, wait in zip(players, waits, strict=True):
+            wait()
+            self._step_optimiser(self.optimisers[player], is_finite)
+        self._update_scaler(is_finite)
+        if self.ema is not None and GENERATORS in losses_by_player:
+            self.ema.update(self.generators, None if self.host_sync else is_finite)
+        self.on_step_end(is_finite)
+        return losses
+
+    @contextmanager
+    def frozen(self, networks: nn.Module) -> Iterator[None]:
+        """Compute no gradients of these networks' weights within the block."""
+        networks.requires_grad_(False)
+        try:
+            yield
+        finally:
+            networks.requires_grad_(True)
+
+    def best_generators(self) -> nn.ModuleDict:
+        """Return the generators for evaluation and translation: their moving average, if the method keeps one."""
+        return self.generators if self.ema is None else self.ema.networks
+
+    def set_learning_rate(self, factor: float) -> dict[str, float]:
+        """See `Engine.set_learning_rate`."""
+        rates = {player: self.rates[player] * factor for player in self.optimisers}
+        for player, optimiser in self.optimisers.items():
+            device_rate = self._device_rates.get(player)
+            optimiser.param_groups[0]["lr"] = rates[player] if device_rate is None else device_rate.fill_(rates[player])
+        return rates
+
+    def disable_host_sync(self) -> None:
+        """From now on keep learning rates, and whether a step is finite, on the device.
+
+        Raises:
+            ValueError: the engine `requires_host_sync`: its optimiser cannot skip a step on the device, or Python must
+                know whether the step was skipped.
+        """
+        if self.requires_host_sync:
+            raise ValueError("only Adam, moving both players in every step, can do without the host")
+        device = next(self.generators.parameters()).device
+        self._device_rates = {player: torch.tensor(rate, device=device) for player, rate in self.rates.items()}
+        self.host_sync = False
+
+    def networks(self) -> dict[str, nn.Module]:
+        """See `Engine.networks`."""
+        return {**dict(self.generators.items()), **dict(self.discriminators.items())}
+
+    def state_dict(self) -> dict:
+        """See `Engine.state_dict`."""
+        states = {name: component.state_dict() for name, component in self._stateful_components().items()}
+        return {**states, "averaged_steps": 0 if self.ema is None else int(self.ema.update_rate.count)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """See `Engine.load_state_dict`."""
+        for name, component in self._stateful_components().items():
+            component.load_state_dict(state[name])
+        for optimiser in self.optimisers.values():
+            _restore_options(optimiser)
+        if self.ema is not None:
+            self.ema.update_rate.count.fill_(state["averaged_steps"])
+
+    def transferable_components(self) -> dict[str, object]:
+        """Return the components that another run of the same networks can begin from, named as in `state_dict`."""
+        return self.networks()
+
+    def load_pretrained(self, state: dict) -> None:
+        """Load the transferable components of another run's state: no optimiser, pool, count or random generator.
+
+        If that run kept no moving average of the generators, an average kept here begins with their weights.
+        """
+        for name, component in self.transferable_components().items():
+            component.load_state_dict(state[name])
+        if self.ema is not None:
+            self.ema.networks.load_state_dict(state.get("averaged", self.generators.state_dict()))
+            self.ema.update_rate.count.fill_(state["averaged_steps"])
+
+    def random_generators(self) -> list[torch.Generator]:
+        """Return the method's own random generators."""
+        return [component.generator for component in self.extra_state().values() if hasattr(component, "generator")]
+
+    def _networks_by_player(self) -> dict[str, nn.ModuleDict]:
+        players = {GENERATORS: self.generators, DISCRIMINATORS: self.discriminators}
+        return {player: networks for player, networks in players.items() if len(networks)}
+
+    def _stateful_components(self) -> dict:
+        components = {**self.networks(), **self.extra_state(), "scaler": self.scaler}
+        components |= {f"optimiser_{player}": optimiser for player, optimiser in self.optimisers.items()}
+        return components if self.ema is None else {**components, "averaged": self.ema.networks}
+
+    def _backward(self, player: str, loss: Tensor, is_finite: Tensor) -> Callable[[], None]:
+        """Compute the gradients of a player's weights; return a function that waits for their mean over processes."""
+        optimiser = self.optimisers[player]
+        optimiser.zero_grad(set_to_none=True)
+        if self.scaler.is_enabled() and not self.host_sync:
+            loss = loss * torch.where(is_finite, 1.0, torch.nan)  # the scaler skips updates by such gradients
+        self.scaler.scale(loss).backward()
+        return self.world.mean_gradients(optimiser.param_groups[0]["params"])  # before the scaler looks for overflows
+
+    def _step_optimiser(self, optimiser: torch.optim.Optimizer, is_finite: Tensor) -> None:
+        """Move a player's weights, unless the step is not finite."""
+        if not self.host_sync:
+            optimiser.found_inf = (~is_finite).float()  # 1: a fused optimiser moves and counts nothing
+        self.scaler.step(optimiser)
+
+    def _update_scaler(self, is_finite: Tensor) -> None:
+        """Update the loss scaler from a step's overflows, unless the losses themselves were not finite."""
+        if not self.scaler.is_enabled():
+            return
+        scaler_state = self.scaler._scale, self.scaler._growth_tracker
+        previous_state = [tensor.clone() for tensor in scaler_state]
+        self.scaler.update()
+        for tensor, previous in zip(scaler_state, previous_state, strict=True):
+            tensor.copy_(torch.where(is_finite, tensor, previous))
+
+
+def batched_forward(network: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:
+    """Return a network's outputs for several batches (N, C, H, W), computed in one pass.
+
+    The outputs are those of separate passes, for norms are per sample. But one pass reads every weight once, and its
+    backward pass computes every weight's gradient once: at batch size 1, most of the work of a U-Net's inner levels.
+    """
+    return network(torch.cat(batches)).split([len(batch) for batch in batches])
+
+
+def _build_optimiser(
+    networks: nn.ModuleDict, rate: float, training: Training, device: torch.device
+) -> torch.optim.Optimizer:
+    """Return one optimiser for all networks of a player."""
+    if training.optimiser == "rmsprop":
+        return torch.optim.RMSprop(networks.parameters(), lr=rate, alpha=0.9, weight_decay=training.weight_decay)
+    return torch.optim.Adam(
+        networks.parameters(),
+        lr=rate,
+        betas=(training.beta1, 0.999),
+        weight_decay=training.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+def _restore_options(optimiser: torch.optim.Optimizer) -> None:
+    """Restore an optimiser's "fused" and "capturable": a loaded state brings those of the run that saved it."""
+    for group in optimiser.param_groups:
+        group |= {name: optimiser.defaults[name] for name in ("fused", "capturable") if name in optimiser.defaults}
+        for weight in group["params"]:
+            state = optimiser.state.get(weight, {})
+            if group.get("fused") and "step" in state:
+                state["step"] = state["step"].to(weight.device)

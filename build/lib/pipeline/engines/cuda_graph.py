@@ -1,0 +1,121 @@
+"""A training step as one CUDA graph: recorded once, then replayed with a single launch.
+
+What Python does in a step is done when the step is recorded and never again. So everything that differs between steps
+must lie in tensors of the device: images, learning rates, random numbers, whether the losses are finite. Engines whose
+`disable_host_sync` was called keep to that; `tests/pipeline/engines/test_cuda_graph.py` replays all of their operations
+on a CPU.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.engines.base import AdversarialEngine, Losses
+from pipeline.utils.errors import UserError, first_cause
+
+WARM_UP = 3  # steps before recording, in which libraries choose algorithms and allocate memory
+Step = Callable[[], Losses]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recorded step.
+
+    Attributes:
+        images: Input tensors, for the images of both contrasts.
+        losses: Output tensors, for the losses.
+        replay: Function that replays the step.
+    """
+
+    images: tuple[Tensor, Tensor]
+    losses: Losses
+    replay: Callable[[], None]
+
+
+class CapturedStep:
+    """Makes an engine's steps: the first few of each batch shape directly, the others by replaying a recording.
+
+    Args:
+        engine: An engine that does without host synchronisation, in a single process.
+        record: Function of a step and the engine's random generators that returns the losses and a function that
+            replays the step. Recording must not change the engine.
+
+    Raises:
+        ValueError: the engine requires host synchronisation.
+    """
+
+    def __init__(
+        self,
+        engine: AdversarialEngine,
+        record: "Callable[[Step, list[torch.Generator]], tuple[Losses, Callable[[], None]]] | None" = None,
+    ):
+        if engine.host_sync:
+            engine.disable_host_sync()
+        self.engine, self._record = engine, record or _record_cuda_graph
+        self._stream: torch.cuda.Stream | None = None
+        self._step_counts: dict[tuple, int] = {}
+        self._recordings: dict[tuple, Recording] = {}
+
+    def __call__(self, real_a: Tensor, real_b: Tensor) -> Losses:
+        """See `Engine.step`; the losses are overwritten by the next step."""
+        shapes = real_a.shape, real_b.shape
+        self._step_counts[shapes] = self._step_counts.get(shapes, 0) + 1
+        if self._step_counts[shapes] <= WARM_UP:
+            return self._on_side_stream(lambda: self.engine.step(real_a, real_b), real_a.device)
+        if shapes not in self._recordings:
+            self._recordings[shapes] = self._record_step(real_a.clone(), real_b.clone())
+        recording = self._recordings[shapes]
+        for buffer, real in zip(recording.images, (real_a, real_b), strict=True):
+            buffer.copy_(real, non_blocking=True)
+        recording.replay()
+        return recording.losses
+
+    def _on_side_stream(self, step: Step, device: torch.device) -> Losses:
+        """Make a step on a side stream, as torch requires of steps before a recording."""
+        if device.type != "cuda":
+            return step()
+        current_stream, self._stream = torch.cuda.current_stream(device), self._stream or torch.cuda.Stream(device)
+        self._stream.wait_stream(current_stream)
+        with torch.cuda.stream(self._stream):
+            losses = step()
+        current_stream.wait_stream(self._stream)
+        return losses
+
+    def _record_step(self, real_a: Tensor, real_b: Tensor) -> Recording:
+        groups = [group for optimiser in self.engine.optimisers.values() for group in optimiser.param_groups]
+        for group in groups:  # torch records no optimiser without this, and warns of any other use
+            group["capturable"] = True
+        for optimiser in (
+            self.engine.optimisers.values()
+        ):  # else the warm-up's gradients would stay in memory besides the recording's
+            optimiser.zero_grad(set_to_none=True)
+        try:
+            losses, replay = self._record(lambda: self.engine.step(real_a, real_b), self.engine.random_generators())
+        finally:
+            for group in groups:
+                group["capturable"] = False
+        return Recording((real_a, real_b), losses, replay)
+
+
+def _record_cuda_graph(step: Step, streams: list[torch.Generator]) -> tuple[Losses, Callable[[], None]]:
+    """Record a step as a CUDA graph, which executes nothing."""
+    graph = torch.cuda.CUDAGraph()
+    if torch.__version__ < (2, 14):  # later versions register generators by themselves
+        for generator in streams:  # so that every replay draws new numbers; the default generator is registered
+            graph.register_generator_state(generator)
+    reason: Exception | None = None
+    try:
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            try:
+                losses = step()
+            except Exception as error:  # leaving the recording fails too, which would hide this error
+                reason = error
+                raise
+    except RuntimeError as error:
+        cause = first_cause(reason or error)
+        raise UserError(
+            f"training.cuda_graph = true: the step cannot be recorded ({cause}); set it to false"
+        ) from error
+    return losses, graph.replay

@@ -1,0 +1,91 @@
+"""CUT: contrastive unpaired translation, one-sided (Park et al. 2020)."""
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from networks.patch_features import PatchFeatureHead
+from pipeline.config.schema import Config
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses
+from pipeline.engines.builders import build_generator
+from pipeline.engines.state import RandomState
+
+
+class Cut(AdversarialEngine):
+    """Two independent one-sided translations: G from a to b and F from b to a.
+
+    Instead of a cycle, the PatchNCE loss (equations 2 and 3) ties a translation to its source: in the features of the
+    generator's encoder, a position of the output must resemble the same position of the input more than any other.
+
+    `nce_weight` weights each of the two PatchNCE terms, as λ_X = λ_Y in equation 5 (1 in the paper's CUT). The authors'
+    code (taesungp/contrastive-unpaired-translation) takes their mean: 0.5 here.
+    """
+
+    def __init__(self, config: Config, device: torch.device):
+        generators = {name: build_generator(config) for name in ("G", "F")}
+        heads = {
+            f"H_{name}": PatchFeatureHead(generator.feature_channels, config.method.head_width)
+            for name, generator in generators.items()
+        }
+        super().__init__(config, device, {**generators, **heads})
+        self.random = RandomState(config.seed, device)  # for the positions that are compared
+
+    def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
+        """See `AdversarialEngine.losses`: equation 5, for each direction."""
+        generators, discriminators = {}, {}
+        for name, discriminator, source, target in (("G", "D_B", real_a, real_b), ("F", "D_A", real_b, real_a)):
+            generator = self.generators[name]
+            translated = generator(torch.cat([source, target]) if self.method.identity else source)
+            fake, identity = translated[: len(source)], translated[len(source) :]
+            generators[f"adversarial_{name}"] = self.generator_adversarial_loss(discriminator, fake)
+            generators[f"nce_{name}"] = self.method.nce_weight * self._patch_nce(name, source, fake)
+            if self.method.identity:
+                generators[f"nce_identity_{name}"] = self.method.nce_weight * self._patch_nce(name, target, identity)
+            discriminators[f"discriminator_{discriminator[-1]}"] = self.discriminator_loss(discriminator, target, fake)
+        return {GENERATORS: generators, DISCRIMINATORS: discriminators}
+
+    def _patch_nce(self, name: str, source: Tensor, output: Tensor) -> Tensor:
+        """Return equation 3, as a mean over layers and positions; the source's features get no gradients."""
+        generator, head = self.generators[name], self.generators[f"H_{name}"]
+        output_features = generator.features(output)
+        positions = [
+            self.random.choice(features[0, 0].numel(), self.method.patches).to(source.device)
+            for features in output_features
+        ]
+        queries = head(
+            [_vectors_at(features, index) for features, index in zip(output_features, positions, strict=True)]
+        )
+        with torch.no_grad():  # after the queries: autocast caches casts of weights, with or without gradients
+            source_features = generator.features(source)
+            keys = head(
+                [_vectors_at(features, index) for features, index in zip(source_features, positions, strict=True)]
+            )
+        terms = [self._contrastive_loss(query, key) for query, key in zip(queries, keys, strict=True)]
+        return torch.stack(terms).mean()
+
+    def _contrastive_loss(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Return the cross-entropy (equation 2) of matching each position among those of its image.
+
+        It is in full precision, for the division by the temperature would amplify rounding errors.
+
+        Args:
+            queries: (N, P, C) vectors of length 1, of the output.
+            keys: (N, P, C) vectors of length 1, of the source.
+        """
+        with self.full_precision():
+            dtype = torch.promote_types(queries.dtype, torch.float32)
+            similarity = queries.to(dtype) @ keys.to(dtype).transpose(1, 2) / self.method.temperature  # (N, P, P)
+            labels = torch.arange(similarity.shape[1], device=similarity.device).expand(len(similarity), -1)
+            return functional.cross_entropy(similarity.flatten(0, 1), labels.flatten())
+
+    def extra_state(self) -> dict[str, object]:
+        """See `AdversarialEngine.extra_state`."""
+        return {"random": self.random}
+
+
+def _vectors_at(features: Tensor, positions: Tensor) -> Tensor:
+    """Return the vectors (N, P, C) of features (N, C, h, w) at P positions, counted along h · w."""
+    return features.flatten(2)[:, :, positions].transpose(1, 2)
+
+
+ENGINE = Cut

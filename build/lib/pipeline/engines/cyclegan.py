@@ -1,0 +1,73 @@
+"""CycleGAN: unpaired translation with cycle-consistent adversarial networks (Zhu et al. 2017)."""
+
+import torch
+from torch import Tensor
+
+from pipeline.config.schema import Config
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses, batched_forward
+from pipeline.engines.image_pool import ImagePool
+from pipeline.engines.losses import mean_absolute
+
+
+class CycleGan(AdversarialEngine):
+    """Two generators, two discriminators and the losses of section 3.
+
+    G translates a to b, F translates b to a; D_A judges images of contrast a, D_B of contrast b.
+    """
+
+    def __init__(self, config: Config, device: torch.device):
+        super().__init__(config, device)
+        method = config.method
+        self.G, self.F = self.generators["G"], self.generators["F"]
+        self.D_A, self.D_B = self.discriminators["D_A"], self.discriminators["D_B"]
+        self.cycle_weight, self.identity_weight = method.cycle_weight, method.cycle_weight * method.identity_share
+        self.pool_a, self.pool_b = (ImagePool(method.pool_size, 2 * config.seed + side, device) for side in (0, 1))
+
+    def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
+        """See `AdversarialEngine.losses`: equations 1-3 and, of section 5.2, the identity loss."""
+        generator_losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
+        return {
+            GENERATORS: generator_losses,
+            DISCRIMINATORS: self._discriminator_losses(real_a, real_b, fake_a, fake_b),
+        }
+
+    def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
+        """Return the weighted terms of equation 3 with the identity loss, and the two translations."""
+        identity_input_a, identity_input_b = ((real_a,), (real_b,)) if self.identity_weight else ((), ())
+        fake_a, *identity_a = batched_forward(self.F, real_b, *identity_input_a)  # F(b), F(a)
+        fake_b, cycled_b, *identity_b = batched_forward(
+            self.G, real_a, fake_a, *identity_input_b
+        )  # G(a), G(F(b)), G(b)
+        losses = {
+            "adversarial_G": self.generator_adversarial_loss("D_B", fake_b),
+            "adversarial_F": self.generator_adversarial_loss("D_A", fake_a),
+            "cycle_a": self.cycle_weight * mean_absolute(self.F(fake_b), real_a),  # F(G(a)) ≈ a
+            "cycle_b": self.cycle_weight * mean_absolute(cycled_b, real_b),  # G(F(b)) ≈ b
+        }
+        if self.identity_weight:
+            losses["identity_a"] = self.identity_weight * mean_absolute(*identity_a, real_a)  # F(a) ≈ a
+            losses["identity_b"] = self.identity_weight * mean_absolute(*identity_b, real_b)  # G(b) ≈ b
+        return losses, fake_a, fake_b
+
+    def _discriminator_losses(self, real_a: Tensor, real_b: Tensor, fake_a: Tensor, fake_b: Tensor) -> Losses:
+        """Return each discriminator's loss on real images and on translations from its pool (equation 1)."""
+        return {
+            "discriminator_A": self.discriminator_loss("D_A", real_a, self._from_pool(self.pool_a, fake_a)),
+            "discriminator_B": self.discriminator_loss("D_B", real_b, self._from_pool(self.pool_b, fake_b)),
+        }
+
+    def _from_pool(self, pool: ImagePool, fake: Tensor) -> Tensor:
+        """Query a pool with the whole batch's translations, as every process does; return this process's samples."""
+        return self.world.local_shard(pool.query(self.world.all_gather(fake)))
+
+    def on_step_end(self, is_finite: Tensor) -> None:
+        """See `AdversarialEngine.on_step_end`: the pools store the new images."""
+        self.pool_a.commit(is_finite)
+        self.pool_b.commit(is_finite)
+
+    def extra_state(self) -> dict[str, object]:
+        """See `AdversarialEngine.extra_state`."""
+        return {"pool_a": self.pool_a, "pool_b": self.pool_b}
+
+
+ENGINE = CycleGan

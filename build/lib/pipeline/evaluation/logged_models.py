@@ -1,0 +1,82 @@
+"""A finished run's networks as MLflow models, logged once even if the run's command is repeated."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.inference.model import TranslationModel
+from pipeline.tracking.mlflow_models import ALIAS, log_translator
+from pipeline.tracking.tracker import Tracker
+from pipeline.utils.console import echo
+from pipeline.utils.files import atomic_text
+
+Addresses = dict[str, str]  # target contrast -> where MLflow has the model
+
+
+def validation_score(checkpoint: str, best_score: float) -> float | None:
+    """Return a checkpoint's validation score; None for all but the best one, whose score alone is stored."""
+    return best_score if checkpoint == "best" and math.isfinite(best_score) else None
+
+
+def log_models(
+    tracker: Tracker,
+    model: TranslationModel,
+    metadata: Mapping[str, Mapping[str, object]],
+    record_path: Path,
+    *,
+    checkpoint: str,
+    register_as: str | None,
+    score: float | None,
+) -> Addresses:
+    """Log each direction as a model of the tracker's MLflow run, and register it where a name is given.
+
+    Args:
+        tracker: The run's tracker; nothing happens where MLflow is off or not answering.
+        model: The model whose networks are logged.
+        metadata: `pipeline.inference.model.translator_metadata` by target contrast.
+        record_path: A JSON file that records logged models. Models that it names for this run, checkpoint and metadata
+            are not logged again.
+        checkpoint: The checkpoint of the networks, in words.
+        register_as: The registered models' name, to which "-T1-to-T2" is appended; None to register none.
+        score: The checkpoint's validation score, which decides about the alias `best`; None where it is unknown.
+
+    Returns:
+        The addresses of the logged models by target contrast.
+    """
+    run_id = tracker.call("the models", lambda run: run.id)
+    if run_id is None:
+        return {}
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
+    identity = {"run": run_id, "checkpoint": checkpoint, "register_as": register_as, "metadata": digest}
+    logged = _models_in_record(record_path, identity)
+    for to in model.translators:
+        if to in logged:
+            continue
+        name = f"{next(contrast for contrast in model.contrasts if contrast != to)}-to-{to}"
+        address = log_translator(
+            tracker,
+            model.translators[to],
+            name=name,
+            stride=model.stride,
+            metadata=metadata[to],
+            register_as=f"{register_as}-{name}" if register_as else None,
+            score=score,
+        )
+        if address and address.startswith("models:") and not address.endswith(f"@{ALIAS}"):
+            echo(f"registered as {address}; @{ALIAS} stays with a version that scored higher in validation")
+        if address:
+            logged[to] = address
+            atomic_text(record_path, json.dumps({**identity, "models": logged}, indent=1, ensure_ascii=False) + "\n")
+    return logged
+
+
+def _models_in_record(record_path: Path, identity: Mapping[str, object]) -> Addresses:
+    """Return the recorded models of exactly this run, checkpoint and metadata."""
+    try:
+        content = json.loads(record_path.read_text(encoding="utf-8"))
+        models = dict(content.pop("models"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there yet, or damaged
+        return {}
+    return models if content == identity else {}

@@ -1,0 +1,233 @@
+"""The scores of an evaluation: every subject's figures, their summary, and both as files and as text."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from math import isfinite, isnan
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.metrics.names import HEADINGS, digits
+from pipeline.metrics.protocols import OWN, PUBLISHED, Measured, Summary, subject_means, summarise
+from pipeline.utils.console import table
+from pipeline.utils.files import atomic_text
+
+MASKED_PSNR = "volume/foreground/psnr"  # what subjects are ranked by
+UNPAIRED = "unpaired"  # the protocol of what can be measured without pairs
+UNCERTAINTY = "uncertainty"  # the protocol that compares expected and observed error
+DESCRIPTIONS = {protocol.name: protocol.description for protocol in (OWN, *PUBLISHED.values())} | {
+    UNPAIRED: "the test subjects have no pairs, so nothing here says whether a translation is right: cycle error is "
+    "the mean |F(G(x)) - x| in [-1, 1], intensity distance the Wasserstein-1 distance of the foreground's intensities "
+    "to the target contrast's training cohort; ± is the sample SD over scans",
+    UNCERTAINTY: "how well the error that --uncertainty expects tells the observed absolute error, intensities in "
+    "[-1, 1], voxels in the head of both source and real target, some evenly spread slices of each test subject; "
+    "calibrated on validation subjects; Spearman's rank correlation over voxels; calibration error: the mean distance "
+    "of expected and observed error in ten equally filled bins; ± is the sample SD over subjects",
+}
+
+SHORT_DESCRIPTIONS = {  # on the terminal, where the report has the whole of it
+    OWN.name: "± is the sample SD over subjects; data range 2; Dice of dark, middle and bright tissue; slices: how "
+    "much neighbours differ, 1 as much as the real target's; report.html says more",
+    UNCERTAINTY: "calibrated on validation subjects; calibration error: mean distance of expected and observed error",
+}
+SHORT_HEADINGS = HEADINGS | {"slice_ratio": "slices", "dice": "Dice"}  # for seven figures to fit a terminal
+
+
+@dataclass(frozen=True)
+class SubjectScore:
+    """One subject's figures for one direction, system and protocol, by "unit/region/metric"."""
+
+    subject: str
+    source: str
+    target: str
+    system: str
+    protocol: str
+    measured: Measured
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One figure over all subjects; `n` counts subjects, or slices where the protocol runs over slices."""
+
+    source: str
+    target: str
+    system: str
+    protocol: str
+    unit: str
+    region: str
+    metric: str
+    mean: float
+    sd: float
+    n: int
+
+
+def metric_name(row: SummaryRow, system: str | None = None) -> str:
+    """Return a figure's name in MLflow, with the row's system or another one."""
+    name = (system or row.system).replace(" ", "_")
+    return f"test/{row.source}_to_{row.target}/{name}/{row.protocol}/{row.unit}_{row.region}_{row.metric}"
+
+
+@dataclass
+class Scores:
+    """The result of an evaluation.
+
+    Attributes:
+        paired: Whether there were pairs to compare with.
+        subjects: Every subject's figures.
+        failures: Subjects that could not be evaluated, and why.
+        notes: Remarks for the reader of the table.
+    """
+
+    paired: bool
+    subjects: list[SubjectScore] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add_uncertainty(self, scores: list[SubjectScore], reason: str) -> None:
+        """Add the scores of the expected error, or a note with the reason why there are none."""
+        self.subjects += scores
+        if reason:
+            self.notes.append(f"the uncertainty was not calibrated: {reason}")
+
+    def summary(self) -> list[SummaryRow]:
+        """Return mean, SD and number of every figure over the subjects, as its protocol defines them."""
+        groups: dict[tuple[str, str, str, str], list[Measured]] = {}
+        for score in self.subjects:
+            key = (score.source, score.target, score.system, score.protocol)
+            groups.setdefault(key, []).append(score.measured)
+        return [
+            SummaryRow(*key, *name.split("/"), *value)
+            for key, measured in groups.items()
+            for name, value in _summarised(key[3], measured).items()
+        ]
+
+    def mean(self, source: str, target: str, system: str, figure: str, protocol: str = OWN.name) -> float:
+        """Return one mean, such as `figure` "volume/foreground/psnr"; NaN where it was not measured."""
+        key = (source, target, system, protocol, *figure.split("/"))
+        rows = (row for row in self.summary() if tuple(asdict(row).values())[:7] == key)
+        return next((row.mean for row in rows), float("nan"))
+
+    def ranked(
+        self, source: str, target: str, system: str, figure: str, protocol: str = OWN.name
+    ) -> list[tuple[float, str]]:
+        """Return (mean, subject) of one figure, ascending; subjects for which it is NaN are left out."""
+        means = (
+            (float(np.mean(score.measured[figure])), score.subject)
+            for score in self.subjects
+            if (score.source, score.target, score.system, score.protocol) == (source, target, system, protocol)
+        )
+        return sorted(entry for entry in means if not isnan(entry[0]))
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write `scores.csv` (the summary), `scores_by_subject.csv` and `scores.json` (all of it); return the paths."""
+        summary = [asdict(row) for row in self.summary()]
+        by_subject = [
+            {name: value for name, value in asdict(score).items() if name != "measured"}
+            | dict(zip(("unit", "region", "metric"), figure.split("/"), strict=True))
+            | {"value": mean}
+            for score in self.subjects
+            for figure, mean in subject_means(score.measured).items()
+        ]
+        protocols = dict.fromkeys(score.protocol for score in self.subjects)
+        content = {
+            "paired": self.paired,
+            "notes": self.notes,
+            "failures": self.failures,
+            "protocols": {name: DESCRIPTIONS[name] for name in protocols},
+            "summary": [_json_row(row) for row in summary],
+            "subjects": [_json_row(row) for row in by_subject],
+        }
+        atomic_text(folder / "scores.csv", _csv(summary))
+        atomic_text(folder / "scores_by_subject.csv", _csv(by_subject))
+        atomic_text(folder / "scores.json", json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+        return [folder / name for name in ("scores.csv", "scores_by_subject.csv", "scores.json")]
+
+    def text(self) -> str:
+        """Return the tables for one screen: a figure's mean ± SD for each direction and system.
+
+        Published protocols are named, and have their tables in the files and the report.
+        """
+        rows = self.summary()
+        protocols = list(dict.fromkeys(row.protocol for row in rows))
+        sections = []
+        for protocol in (name for name in protocols if name not in PUBLISHED):
+            table_rows = [row for row in rows if row.protocol == protocol and _is_in_text_table(row)]
+            description = SHORT_DESCRIPTIONS.get(protocol, DESCRIPTIONS[protocol])
+            sections.append(f"{_title(protocol)}\n{_text_table(table_rows)}\n({description})")
+        published_names = [name for name in protocols if name in PUBLISHED]
+        if published_names:
+            sections.append(
+                f"The protocols of {', '.join(published_names)} have their tables in report.html and scores.csv."
+            )
+        notes = [f"note: {note}" for note in self.notes]
+        failed = [f"left out: {subject}: {reason}" for subject, reason in self.failures.items()]
+        return "\n\n".join([*sections, *(["\n".join(notes + failed)] if notes or failed else [])])
+
+
+def _summarised(protocol: str, measured: list[Measured]) -> Mapping[str, Summary]:
+    if protocol in (UNPAIRED, UNCERTAINTY):
+        return summarise([subject_means(values) for values in measured])
+    return (OWN if protocol == OWN.name else PUBLISHED[protocol]).summarise(measured)
+
+
+def _title(protocol: str) -> str:
+    if protocol == OWN.name:
+        return "Test subjects, whole volumes inside the head of the real target (Dice: deep inside), our own protocol"
+    if protocol == UNCERTAINTY:
+        return "Test subjects, expected against observed absolute error"
+    if protocol == UNPAIRED:
+        return "Test subjects, without pairs"
+    return f"Test subjects, protocol of {protocol}, on our slices"
+
+
+def _is_in_text_table(row: SummaryRow) -> bool:
+    """Whether a row stands in the terminal's table: of our own protocol, the masked volume and the mean Dice."""
+    return row.protocol != OWN.name or (
+        row.unit == "volume" and (row.region == "foreground" or (row.region, row.metric) == ("interior", "dice"))
+    )
+
+
+def _text_table(rows: list[SummaryRow]) -> str:
+    columns = list(dict.fromkeys((row.region, row.metric) for row in rows))
+    headings = [SHORT_HEADINGS.get(metric, metric.replace("_", " ")) for _, metric in columns]
+    if len({metric for _, metric in columns}) < len(columns):  # some metric stands here for several regions
+        headings = [f"{region} {heading}" for (region, _), heading in zip(columns, headings, strict=True)]
+    lines: dict[tuple[str, str], dict[tuple[str, str], SummaryRow]] = {}
+    for row in rows:
+        lines.setdefault((f"{row.source} → {row.target}", row.system), {})[row.region, row.metric] = row
+    body = [
+        [*line, *(_mean_and_sd(cells.get(column)) for column in columns), max(row.n for row in cells.values())]
+        for line, cells in lines.items()
+    ]
+    return table(["direction", "system", *headings, "n"], body)
+
+
+def _mean_and_sd(row: SummaryRow | None) -> str:
+    if row is None or isnan(row.mean):
+        return "—"
+    decimals = digits(row.metric)
+    return f"{row.mean:.{decimals}f}" + (f"±{row.sd:.{decimals}f}" if isfinite(row.sd) else "")  # spaces would not fit
+
+
+def _csv(rows: list[dict]) -> str:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _json_row(row: dict) -> dict:
+    """Return a row in JSON's types: NaN, which JSON lacks, as null and infinity as text."""
+    return {
+        name: _json_number(value) if isinstance(value, float | np.floating) else value for name, value in row.items()
+    }
+
+
+def _json_number(value: float) -> float | str | None:
+    if isnan(value):
+        return None
+    return float(value) if isfinite(value) else "inf"

@@ -1,0 +1,279 @@
+"""Statistics of one image: grid, data type, intensities before and after normalisation, and slices."""
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import apply_affine, obliquity, voxel_sizes
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from PIL import Image
+
+from pipeline.data.coverage import head_slices
+from transforms.io.nifti_log import nibabel_silent
+from transforms.slices import AXES
+
+PERCENTILES = (1, 25, 50, 75, 99)
+BINS = 128
+CELL_MM = 10.0  # spacing of the lattice on which two heads are compared
+MOST_POINTS = 2_000_000  # of this lattice
+LONGEST_PICTURE = 160  # pixels
+TYPE_NAMES = {255.0: "8 bit", 65535.0: "16 bit", None: "32 bit or float"}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Voxel grid of a volume.
+
+    Attributes:
+        shape: (X, Y, Z) in the file's order of axes.
+        spacing_mm: Voxel size in the file's order of axes.
+        orientation: Directions of the file's axes, such as "PSR".
+        oblique_degrees: Largest angle between an axis of the file and the nearest anatomical axis.
+        shape_ras, spacing_ras_mm: Shape and voxel size along right, anterior, superior.
+    """
+
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    orientation: str
+    oblique_degrees: float
+    shape_ras: tuple[int, ...]
+    spacing_ras_mm: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ImageStatistics:
+    """Statistics of one image; "head" is the foreground of the normalisation.
+
+    Attributes:
+        grid: Voxel grid; None for 2D images.
+        shape: (X, Y, Z) in the file's order of axes, or (width, height) of a 2D image.
+        stored_as: Data type; "unknown" if nibabel cannot open the file under its name.
+        slope, intercept: Scaling from stored values to intensities.
+        lowest, highest: Range of all finite voxels, in the file's units.
+        percentiles: `PERCENTILES` of the head, in the file's units.
+        zeros: Share of voxels that are 0.
+        nan, inf: Numbers of NaN and infinite voxels, before they were replaced.
+        warning: Warnings of reading the image; "" for none.
+        low, high: Intensities that become -1 and 1.
+        head: Share of the image that is head.
+        cut_off: Share of the head beyond the square training slices.
+        slices: Number of slices that training would use.
+        checksum: Checksum of shape and voxels in RAS order, independent of how the file stores them.
+        raw_histogram: Density of the head's intensities, (BINS,), and the edges of the bins, (BINS + 1,).
+        histogram: Histogram of the head's normalised intensities over [-1, 1], (BINS,), with sum 1.
+        cells: (K, 3) int32, the points of `lattice_points` that lie in the head; None if unknown.
+        planes: Plane -> normalised slice through the middle of the head, uint8 (A, B) in true proportions.
+        occupied: Indices along the slicing axis of the slices with enough head.
+        head_slices: First and last slice of the head along the slicing axis; None for 2D images.
+        slice_mm: Distance between two slices.
+    """
+
+    grid: Grid | None
+    shape: tuple[int, ...]
+    stored_as: str
+    slope: float
+    intercept: float
+    lowest: float
+    highest: float
+    percentiles: tuple[float, ...]
+    zeros: float
+    nan: int
+    inf: int
+    warning: str
+    low: float
+    high: float
+    head: float
+    cut_off: float
+    slices: int
+    checksum: str
+    raw_histogram: tuple[np.ndarray, np.ndarray]
+    histogram: np.ndarray
+    cells: np.ndarray | None
+    planes: dict[str, np.ndarray]
+    occupied: tuple[int, ...] = ()
+    head_slices: tuple[int, int] | None = None
+    slice_mm: float = 1.0
+
+    @property
+    def head_mm(self) -> float | None:
+        """Length of the visible head along the slicing axis; None for 2D images."""
+        return None if self.head_slices is None else (self.head_slices[1] - self.head_slices[0] + 1) * self.slice_mm
+
+
+def examine(path: Path, settings: Mapping[str, object], min_foreground: float) -> ImageStatistics:
+    """Read one image, normalise it as training would, and compute its statistics.
+
+    Args:
+        path: A NIfTI volume or a 2D image.
+        settings: Arguments of `transforms.slice_chain.slice_chain` that training uses.
+        min_foreground: Smallest share of head in a slice that training uses.
+
+    Raises:
+        ValueError: The image cannot be used; the message gives the reason.
+    """
+    from transforms.slice_chain import slice_chain
+    from transforms.slices import centre_fit, occupied_slices, stack_slices
+    from transforms.spatial import to_canonical
+
+    # Read the image, and apply the slice chain of training.
+    voxels, affine, type_range, warning = _read(path)
+    volume, canonical = to_canonical(voxels, affine)
+    chain = slice_chain(**settings, stride=1, load=False)  # a stride of 1 crops nothing
+    picture = {"image_type_range": type_range} if _is_picture(path) else {}
+    prepared = chain({"image": volume, "image_affine": canonical, **picture})
+    extent, square = prepared["image_before_fit"], (settings["size"], settings["size"])
+
+    # Cut slices with and without the crop to training's square.
+    slices = centre_fit(prepared["image"], *extent, fill=-1)
+    foreground = centre_fit(prepared["image_foreground"], *extent, fill=False)
+    trained_on = centre_fit(foreground, *square, fill=False)
+    head = stack_slices(foreground, settings["axis"])
+
+    # Map the head back to the original grid.
+    inverse_state = {**prepared, "image": prepared["image_foreground"] * np.float32(2) - 1, "image_range": (0.0, 1.0)}
+    raw_head = chain.inverse(inverse_state)["image"] > 0.5
+
+    # Collect the statistics.
+    warning = "; ".join(filter(None, [warning, *prepared.get("image_cautions", [])]))
+    histogram = np.histogram(slices[foreground], bins=BINS, range=(-1, 1))[0]
+    occupied = occupied_slices(trained_on, min_foreground)
+    return ImageStatistics(
+        **_storage_fields(path, voxels.shape, affine, type_range, warning),
+        **_intensity_fields(volume, raw_head),
+        warning=warning,
+        low=prepared["image_range"][0],
+        high=prepared["image_range"][1],
+        head=float(raw_head.mean()),
+        cut_off=1 - np.count_nonzero(trained_on) / np.count_nonzero(foreground),
+        slices=len(occupied),
+        occupied=tuple(occupied.tolist()),
+        head_slices=None if _is_picture(path) else head_slices(foreground),
+        slice_mm=float(voxel_sizes(prepared["image_affine"])[AXES[settings["axis"]]]),
+        histogram=histogram / histogram.sum(),
+        cells=None if _is_picture(path) else lattice_points(raw_head, canonical),
+        planes=_planes(stack_slices(slices, settings["axis"]), head, voxel_sizes(prepared["image_affine"])),
+    )
+
+
+def _is_picture(path: Path) -> bool:
+    from transforms.io.images import is_raster
+
+    return is_raster(path)
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray, float | None, str]:
+    """Return (X, Y, Z) voxels, affine, the largest value of a 2D image's data type, and warnings of reading."""
+    from transforms.io.images import read_raster
+    from transforms.io.nifti import read_nifti
+
+    if _is_picture(path):
+        voxels, type_range = read_raster(path)
+        return voxels, np.eye(4), type_range, ""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        voxels, affine, _ = read_nifti(path)
+    messages = [str(warning.message).replace(f"{path}: ", "") for warning in caught]
+    return voxels, affine, None, "; ".join(messages)
+
+
+def _storage_fields(
+    path: Path, shape: tuple[int, ...], affine: np.ndarray, type_range: float | None, warning: str
+) -> dict[str, object]:
+    """Return `grid`, `shape`, `stored_as`, `slope`, `intercept`, `nan` and `inf`."""
+    fields = {"grid": None, "shape": shape[:2], "slope": 1.0, "intercept": 0.0, "nan": 0, "inf": 0}
+    if _is_picture(path):
+        return {**fields, "stored_as": TYPE_NAMES[type_range]}
+    fields |= {"grid": grid_of(shape, affine), "shape": shape}
+    try:
+        with nibabel_silent():
+            image = nib.load(path)
+    except (OSError, ImageFileError, HeaderDataError):  # a file name or scaling that only nibabel refuses
+        return {**fields, "stored_as": "unknown"}
+    voxels = np.asarray(image.dataobj) if warning else np.zeros(1)
+    return {
+        **fields,
+        "stored_as": str(image.get_data_dtype()),
+        "slope": float(image.dataobj.slope),
+        "intercept": float(image.dataobj.inter),
+        "nan": int(np.count_nonzero(np.isnan(voxels))),
+        "inf": int(np.count_nonzero(np.isinf(voxels))),
+    }
+
+
+def grid_of(shape: tuple[int, ...], affine: np.ndarray) -> Grid:
+    """Return the grid of a volume from its (X, Y, Z) shape and (4, 4) affine."""
+    orientation = nib.aff2axcodes(affine)
+    order = [next(axis for axis in range(3) if orientation[axis] in pair) for pair in ("RL", "AP", "SI")]
+    spacing_mm = [float(size) for size in voxel_sizes(affine)]
+    return Grid(
+        shape=shape,
+        spacing_mm=tuple(spacing_mm),
+        orientation="".join(orientation),
+        oblique_degrees=float(np.rad2deg(obliquity(affine).max())),
+        shape_ras=tuple(shape[axis] for axis in order),
+        spacing_ras_mm=tuple(spacing_mm[axis] for axis in order),
+    )
+
+
+def _intensity_fields(volume: np.ndarray, head: np.ndarray) -> dict[str, object]:
+    """Return `lowest`, `highest`, `percentiles`, `zeros`, `raw_histogram` and `checksum`."""
+    inside = volume[head] if head.any() else volume.ravel()
+    histogram_range = tuple(float(value) for value in np.percentile(inside, [0.1, 99.9]))
+    digest = hashlib.sha256(str(volume.shape).encode())
+    digest.update(np.ascontiguousarray(volume))
+    return {
+        "lowest": float(volume.min()),
+        "highest": float(volume.max()),
+        "percentiles": tuple(float(value) for value in np.percentile(inside, PERCENTILES)),
+        "zeros": float(np.mean(volume == 0)),
+        "raw_histogram": np.histogram(inside, bins=BINS, range=histogram_range, density=True),
+        "checksum": digest.hexdigest()[:32],
+    }
+
+
+def lattice_points(head: np.ndarray, affine: np.ndarray) -> np.ndarray | None:
+    """Return the points of a lattice with spacing `CELL_MM` in RAS space that lie in a head.
+
+    Args:
+        head: (X, Y, Z) bool mask.
+        affine: (4, 4), voxel to RAS millimetres.
+
+    Returns:
+        (K, 3) integers, in units of `CELL_MM`; None for an implausibly large head.
+    """
+    extents = [np.flatnonzero(head.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    if any(extent.size == 0 for extent in extents):
+        return np.zeros((0, 3), np.int32)
+    box = [(extent[0] - 0.5, extent[-1] + 0.5) for extent in extents]
+    corners = apply_affine(affine, list(product(*box))) / CELL_MM
+    first, last = np.ceil(corners.min(axis=0)), np.floor(corners.max(axis=0))
+    if np.prod(np.maximum(0, last - first + 1)) > MOST_POINTS:
+        return None
+    axes = [np.arange(start, end + 1) for start, end in zip(first, last, strict=True)]
+    lattice = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    voxels = np.rint(apply_affine(np.linalg.inv(affine), lattice * CELL_MM)).astype(int)
+    within = ((voxels >= 0) & (voxels < head.shape)).all(axis=1)
+    lattice, voxels = lattice[within], voxels[within]
+    return lattice[head[tuple(voxels.T)]].astype(np.int32)
+
+
+def _planes(volume: np.ndarray, head: np.ndarray, spacing_mm: np.ndarray) -> dict[str, np.ndarray]:
+    """Return plane -> slice through the middle of the head, in true proportions; one plane for a 2D image."""
+    planes = {}
+    for plane, axis in AXES.items():
+        first, second = (number for number in range(3) if number != axis)
+        if min(volume.shape[first], volume.shape[second]) < 2:
+            continue
+        below = np.cumsum(head.sum(axis=(first, second)))
+        slice_ = volume.take(int(np.searchsorted(below, below[-1] / 2)), axis)  # (A, B)
+        lengths_mm = np.array(slice_.shape) * spacing_mm[[first, second]]
+        height, width = np.maximum(1, np.rint(lengths_mm * LONGEST_PICTURE / lengths_mm.max())).astype(int)
+        gray = Image.fromarray(np.rint((slice_ + 1) * 127.5).astype(np.uint8))
+        planes[plane] = np.asarray(gray.resize((int(width), int(height)), Image.Resampling.BICUBIC))
+    return planes

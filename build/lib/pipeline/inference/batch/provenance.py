@@ -1,0 +1,245 @@
+"""The provenance of a translated volume: model and source, recorded in the volume's header.
+
+The record is a comment in NIfTI's header extensions (code 6), in JSON, with the model and a checksum of the source. It
+holds no name and no path. It moves with the file, so it holds for copies, in other folders, and for processes that
+write into one folder at the same time.
+"""
+
+import hashlib
+import io
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import __version__
+from pipeline.inference.batch.dicom_folders import files_of_series
+from pipeline.inference.batch.outputs import PAIR_SUFFIXES
+from pipeline.inference.model_address import MLFLOW_SCHEMES, checkpoint_at
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import is_file, is_folder
+
+if TYPE_CHECKING:
+    import nibabel as nib
+
+    from pipeline.inference.multi_view import MultiViewTranslator
+
+TOOL = "contrast-translation"
+DIGITS = 16  # of a SHA-256, the first ones that `sha256sum FILE` prints
+FIRST_BYTES = 1 << 20  # in which nearly every header ends
+MAX_HEADER_BYTES = 1 << 26  # with other programs' extensions before our record, which may describe each slice
+_DESCRIPTION = re.compile(r"(?:not for clinical use; )?(?:expected error of )?synthetic ([^,;]*)")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The model and the source of a volume.
+
+    Attributes:
+        to: The target contrast.
+        weights: `TranslationModel.identity`; of several views, joined by " + ".
+        model_files: Digest of the checkpoints, and of a style's volume; "" for MLflow's models.
+        source: Digest of the source's files.
+        source_bytes: Total size of the source's files.
+    """
+
+    to: str
+    weights: str
+    model_files: str
+    source: str = ""
+    source_bytes: int = 0
+
+    def of_source(self, source: Path) -> "Provenance":
+        """Return the record of this model's translation of a source; raises as `files_digest`."""
+        files = source_files(source)
+        return replace(self, source=files_digest(files), source_bytes=size_of(files))
+
+    def is_of(self, source: Path) -> bool:
+        """Whether a source's files are, byte by byte, those of the record; raises as `files_digest`."""
+        files = source_files(source)
+        return size_of(files) == self.source_bytes and files_digest(files) == self.source
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The mark of this command in a volume's header.
+
+    Attributes:
+        contrast: The contrast named in `descrip`; "" where it is cut off.
+        provenance: The record of model and source; None for files without one.
+    """
+
+    contrast: str
+    provenance: Provenance | None
+
+
+# ── files ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def source_files(source: Path) -> list[Path]:
+    """Return the files that a source consists of: one, a `.hdr`/`.img` pair with its `.mat`, or a DICOM series'."""
+    if is_folder(source):
+        return files_of_series(source)
+    if source.suffix.lower() not in PAIR_SUFFIXES:
+        return [source]
+    candidates = (source.with_suffix(suffix) for suffix in (".hdr", ".HDR", ".img", ".IMG", ".mat"))
+    return [path for path in candidates if is_file(path)]
+
+
+def size_of(files: Sequence[Path]) -> int:
+    """Return the files' total size in bytes; raises UserError where one does not exist any more."""
+    try:
+        return sum(path.stat().st_size for path in files)
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check the file") from error
+
+
+def files_digest(files: Sequence[Path]) -> str:
+    """Return a hexadecimal digest of the files' bytes, independent of their names and order.
+
+    Raises:
+        UserError: one cannot be read, or is no file, such as a pipe, on which reading would wait for ever.
+    """
+    digests = []
+    for path in files:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is not a file; give a volume")
+        try:
+            with path.open("rb") as stream:
+                digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
+    if len(digests) == 1:
+        return digests[0][:DIGITS]
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:DIGITS]
+
+
+def model_files_digest(uris: Iterable[str], style: Path | None) -> str:
+    """Return a digest of the checkpoints at these addresses; "" where one is MLflow's or cannot be read."""
+    uris = list(uris)
+    if any(uri.startswith(MLFLOW_SCHEMES) for uri in uris):
+        return ""
+    try:
+        digests = [files_digest([checkpoint_at(Path(uri))]) for uri in uris]
+        return "+".join([*digests, *([] if style is None else [files_digest(source_files(style))])])
+    except UserError:  # loading the model reports the reason
+        return ""
+
+
+# ── the record in a header ──────────────────────────────────────────────────────────────────────────────────
+
+
+def write_record(image: "nib.Nifti1Image", provenance: Provenance) -> None:
+    """Write the record into an image's header, in place of one that came with the source's header."""
+    from nibabel.nifti1 import Nifti1Extension
+
+    text = json.dumps({"tool": TOOL, "version": __version__} | asdict(provenance))
+    extensions = image.header.extensions
+    extensions[:] = [extension for extension in extensions if _parse_provenance(extension.content) is None]
+    extensions.append(Nifti1Extension("comment", text.encode()))
+
+
+def read_mark(path: Path) -> Mark | None:
+    """Return this command's mark in a file's header; None where there is none. The file may be cut short after it."""
+    import nibabel as nib
+
+    from transforms.io.nifti_log import nibabel_silent
+
+    try:
+        start = _first_bytes(path, FIRST_BYTES)
+        header_class = nib.Nifti2Header if start[4:7] == b"n+2" else nib.Nifti1Header
+        with nibabel_silent():
+            length = int(header_class(start[: header_class.sizeof_hdr])["vox_offset"])
+            if FIRST_BYTES < length <= MAX_HEADER_BYTES:
+                start = _first_bytes(path, length)
+            header = header_class.from_fileobj(io.BytesIO(start))
+            contents = [extension.content for extension in header.extensions]
+            text = bytes(header["descrip"].item()).decode("utf-8", "replace")
+    except Exception:  # nibabel raises many kinds for bytes that are no header
+        return None
+    provenance = next((record for content in contents if (record := _parse_provenance(content))), None)
+    description = _DESCRIPTION.match(text)
+    if provenance is None and description is None:
+        return None
+    is_complete = description is not None and text[description.end() :][:1] in (",", ";")
+    return Mark(description[1] if is_complete else "", provenance)
+
+
+def _first_bytes(path: Path, count: int) -> bytes:
+    """Return the first bytes of a file's content, unpacked where it is compressed; fewer where it is shorter."""
+    with path.open("rb") as stream:
+        start = stream.read(count + count // 1000 + 1024)  # gzip's own bytes besides, should nothing be gained
+    return zlib.decompressobj(wbits=31).decompress(start, count) if start[:2] == b"\x1f\x8b" else start[:count]
+
+
+def _parse_provenance(content: object) -> Provenance | None:
+    """Return the record in an extension's content; None where the content is something else."""
+    try:
+        values = json.loads(content.rstrip(b"\0") if isinstance(content, bytes) else content)
+        if values.get("tool") != TOOL:
+            return None
+        provenance = Provenance(**{field.name: values[field.name] for field in fields(Provenance)})
+    except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
+        return None
+    texts = (provenance.to, provenance.weights, provenance.model_files, provenance.source)
+    return provenance if all(isinstance(text, str) for text in texts) else None
+
+
+# ── the command's model ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class CommandModel:
+    """The command's model, loaded only when needed: digests of its files may show that all outputs exist already.
+
+    Args:
+        uris: The model's addresses, one for each view.
+        style: The volume whose style the model takes on; None for its own.
+        check: Function that raises UserError where the model cannot be loaded, in far less time than loading takes.
+        load: Function that loads the model.
+    """
+
+    def __init__(
+        self,
+        uris: Sequence[str],
+        style: Path | None,
+        check: Callable[[], None],
+        load: "Callable[[], MultiViewTranslator]",
+    ):
+        self._uris, self._style, self._check, self._load = uris, style, check, load
+
+    @cached_property
+    def files(self) -> str:
+        """Digest of the checkpoints; "" where the model must be loaded to identify it."""
+        return model_files_digest(self._uris, self._style)
+
+    @cached_property
+    def views(self) -> "MultiViewTranslator":
+        """The loaded model; raises UserError where it cannot be loaded."""
+        self._check()
+        _ = self.files  # before the model is read, in case the files are replaced meanwhile
+        return self._load()
+
+    @cached_property
+    def info(self) -> dict[str, str]:
+        """The loaded model's info (`MultiViewTranslator.info`)."""
+        return self.views.info()
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """The record of the model's outputs, without a source."""
+        return Provenance(self.info["to"], self.info["identity"], self.files)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model has been loaded."""
+        return "views" in vars(self)
+
+    def matches(self, provenance: Provenance) -> bool:
+        """Whether a record is of this model: of the same checkpoint files, or of the same weights anywhere."""
+        if not self.is_loaded and self.files and self.files == provenance.model_files:
+            return True
+        return (provenance.to, provenance.weights) == (self.provenance.to, self.provenance.weights)

@@ -1,0 +1,207 @@
+"""A run's `uncertainty.json`: the calibrations that its evaluation made, and the weights that they hold for."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipeline.inference.model import TranslationModel, load_model
+from pipeline.inference.model_address import MLFLOW_SCHEMES
+from pipeline.inference.uncertainty import Calibration, UncertaintySources, has_own_spread
+from pipeline.runs.folder import RunFolder
+from pipeline.utils.console import warn
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import atomic_text
+
+FORMAT = 1
+RUN, SINGLE_NETWORK = "run", "alone"  # kinds of sources: all networks of a run, or one direction's network by itself
+ABOUT = (
+    "Absolute error to expect in [-1, 1], by what is seen of a translation: knots of (cycle_weight * cycle error + "
+    "spread_weight * spread, error), fitted on validation subjects. 'run': with all that a run has, 'alone': with "
+    "flips and shifts"
+)
+
+Calibrations = dict[str, dict[str, Calibration]]  # by target contrast, then by kind of sources
+
+
+@dataclass(frozen=True)
+class UncertaintyModel:
+    """The sources of one direction's uncertainty, and their calibration."""
+
+    sources: UncertaintySources
+    calibration: Calibration
+
+
+def uncertainty_sources(
+    model: TranslationModel, to: str, others: Mapping[str, TranslationModel], kind: str = RUN
+) -> UncertaintySources:
+    """Return the networks from which the uncertainty of translations to a contrast is estimated.
+
+    Args:
+        model: The model that translates.
+        to: The target contrast.
+        others: The run's other checkpoints, used only where the network has no spread of its own.
+        kind: `RUN` or `SINGLE_NETWORK`.
+    """
+    network = model.translators[to]
+    if kind == SINGLE_NETWORK:
+        return UncertaintySources(network, single_network=True)
+    source = next(contrast for contrast in model.contrasts if contrast != to)
+    checkpoints = {} if has_own_spread(network) else {name: other.translators[to] for name, other in others.items()}
+    return UncertaintySources(network, model.translators[source], checkpoints)
+
+
+def other_checkpoints(folder: RunFolder, model: TranslationModel) -> dict[str, TranslationModel]:
+    """Return the run's best and latest checkpoints by name, as far as their weights differ from the model's.
+
+    The previous checkpoint is left out, because its step depends on where a run was stopped. So is one that cannot be
+    read, with a warning.
+    """
+    if all(has_own_spread(network) for network in model.translators.values()):
+        return {}
+    checkpoints, others, keys = folder.checkpoints, {}, {_weights_key(model)}
+    for path in (checkpoints.best, checkpoints.latest):
+        if not path.is_file():
+            continue
+        try:
+            other = load_model(path, model.device.type)
+        except UserError as error:
+            warn(f"warning: {error}; not asked about the uncertainty")
+            continue
+        if _weights_key(other) not in keys:
+            others[path.stem] = other
+            keys.add(_weights_key(other))
+    return others
+
+
+def write_calibrations(
+    folder: RunFolder,
+    model: TranslationModel,
+    others: Mapping[str, TranslationModel],
+    calibrations: Calibrations,
+    *,
+    reason: str = "",
+    test: Mapping[str, object] | None = None,
+) -> Path:
+    """Write the calibrations and the identity of their weights; return the path.
+
+    Args:
+        folder: The run's folder.
+        model: The calibrated model.
+        others: The other checkpoints among its sources.
+        calibrations: The calibrations; empty where there are none.
+        reason: The reason why there are none.
+        test: The test subjects' calibration curves, in JSON's types.
+    """
+    content = {
+        "format": FORMAT,
+        "about": ABOUT,
+        "reason": reason,
+        "weights": _identities(model),
+        "others": {name: _identities(other) for name, other in others.items()},
+        "directions": {
+            to: {kind: asdict(calibration) for kind, calibration in kinds.items()} for to, kinds in calibrations.items()
+        },
+        "test": dict(test or {}),
+    }
+    atomic_text(folder.calibrations, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    return folder.calibrations
+
+
+def load_uncertainty(uri: str, model: TranslationModel, to: str) -> UncertaintyModel:
+    """Return the calibrated uncertainty of a loaded model.
+
+    Args:
+        uri: The address that the model was loaded from.
+        model: The loaded model.
+        to: The contrast to make.
+
+    Raises:
+        UserError: the model was never calibrated, or with other weights; with the remedy.
+    """
+    if model.calibration:  # an MLflow model carries its own
+        return UncertaintyModel(
+            uncertainty_sources(model, to, {}, SINGLE_NETWORK), _parse_calibration(model.calibration, uri)
+        )
+    if uri.startswith(MLFLOW_SCHEMES):
+        raise UserError(
+            f"{uri}: was logged without a calibration of its uncertainty; evaluate its run again where that lies "
+            "(pipeline.run, with evaluation.uncertainty=true), which logs it anew, give the run's folder, or leave "
+            "--uncertainty out"
+        )
+    path = Path(uri)
+    folder = next(
+        (
+            candidate
+            for candidate in (path, *path.absolute().parents[:2])
+            if RunFolder(candidate).calibrations.is_file()
+        ),
+        None,
+    )
+    if folder is None:
+        raise UserError(
+            f"{uri}: has no uncertainty.json, so its uncertainty is not calibrated; evaluate the run again (repeat its "
+            "pipeline.run, with evaluation.uncertainty=true), or leave --uncertainty out"
+        )
+    return _read_uncertainty(RunFolder(folder), model, to)
+
+
+def published_calibration(folder: RunFolder, model: TranslationModel, to: str) -> dict[str, object]:
+    """Return the metadata entry with the calibration of one direction's network by itself, for its MLflow model.
+
+    Args:
+        folder: The run's folder. Its calibrations are used only if they were made with exactly the model's weights.
+        model: The model to publish.
+        to: The direction's target contrast.
+
+    Returns:
+        {"uncertainty": the calibration}; empty where there is none.
+    """
+    try:
+        content = json.loads(folder.calibrations.read_text(encoding="utf-8"))
+        calibration = content["directions"][to][SINGLE_NETWORK]
+        is_of_model = content["weights"] == _identities(model)
+    except (OSError, ValueError, KeyError, TypeError):  # there is no calibration, or the file is damaged
+        return {}
+    return {"uncertainty": calibration} if is_of_model else {}
+
+
+def _read_uncertainty(folder: RunFolder, model: TranslationModel, to: str) -> UncertaintyModel:
+    path = folder.calibrations
+    remedy = f"evaluate it again: python -m pipeline.run {shlex.quote(str(folder.config))}"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        reason, weights, identities = content["reason"], content["weights"], dict(content["others"])
+        calibration = content["directions"].get(to, {}).get(RUN)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: damaged, or of another version; {remedy}") from error
+    if calibration is None:
+        raise UserError(f"{path}: the run's uncertainty was not calibrated: {reason}; leave --uncertainty out")
+    others = other_checkpoints(folder, model)
+    if weights != _identities(model) or identities != {name: _identities(other) for name, other in others.items()}:
+        raise UserError(
+            f"{path}: was calibrated for other weights than these, or other checkpoints beside them; give the run's "
+            f"folder as --model, or {remedy}"
+        )
+    return UncertaintyModel(uncertainty_sources(model, to, others), _parse_calibration(calibration, str(path)))
+
+
+def _parse_calibration(content: Mapping[str, object], name: str) -> Calibration:
+    try:
+        knots = tuple((float(feature), float(error)) for feature, error in content["knots"])
+        weights = {key: float(content[key]) for key in ("cycle_weight", "spread_weight")}
+        counts = {key: int(content[key]) for key in ("subjects", "voxels")}
+        if not knots:
+            raise ValueError("no knots")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{name}: the calibration of its uncertainty is damaged; evaluate the run again") from error
+    return Calibration(**weights, knots=knots, **counts)
+
+
+def _identities(model: TranslationModel) -> dict[str, str]:
+    return {to: model.identity(to) for to in sorted(model.translators)}
+
+
+def _weights_key(model: TranslationModel) -> tuple[str, ...]:
+    return tuple(_identities(model).values())

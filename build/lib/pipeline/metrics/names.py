@@ -1,0 +1,56 @@
+"""Names of systems, of our protocol and of metrics; the metrics' headings, digits and better direction.
+
+Nothing is imported here, so that checks of scores need not import what measures them.
+"""
+
+MODEL, COPY, HISTOGRAM, LOOKUP = "model", "copy", "histogram matching", "lookup"  # systems; all but the first baselines
+OWN = "own"  # our protocol, `pipeline.metrics.protocols.OWN`
+
+HEADINGS = {  # in the order of a table's columns
+    "psnr": "PSNR [dB]",
+    "ssim": "SSIM",
+    "mae": "MAE",
+    "nrmse": "NRMSE",
+    "nmi": "NMI",
+    "dice": "mean Dice",
+    "dice_dark": "Dice, dark",
+    "dice_middle": "Dice, middle",
+    "dice_bright": "Dice, bright",
+    "slice_ratio": "slice ratio",
+    "spearman": "Spearman",
+    "expected_error": "expected |error|",
+    "observed_error": "observed |error|",
+    "calibration_error": "calibration error",
+}
+_HIGHER_IS_BETTER = {"psnr", "ssim", "nmi", "dice", "dice_dark", "dice_middle", "dice_bright", "spearman"}
+_ONE_IS_BEST = {"slice_ratio"}  # the further from 1, up or down, the worse
+_TWO_DIGITS = {"psnr", "slice_ratio"}
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether a metric is better when higher; all others but those of `one_is_best` are better when lower."""
+    return metric in _HIGHER_IS_BETTER
+
+
+def one_is_best(metric: str) -> bool:
+    """Whether a metric is a ratio that should be 1."""
+    return metric in _ONE_IS_BEST
+
+
+def arrow(metric: str) -> str:
+    """Return the sign of a metric's better direction: "↑", "↓" or "→ 1"."""
+    if one_is_best(metric):
+        return "→ 1"
+    return "↑" if higher_is_better(metric) else "↓"
+
+
+def badness(metric: str, value: float) -> float:
+    """Return a number that is lower for a better value of the metric."""
+    if one_is_best(metric):
+        return abs(value - 1)
+    return -value if higher_is_better(metric) else value
+
+
+def digits(metric: str) -> int:
+    """Return how many decimals a figure is shown with."""
+    return 2 if metric in _TWO_DIGITS else 3

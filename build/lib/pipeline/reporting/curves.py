@@ -1,0 +1,150 @@
+"""Curves of losses, learning rate and validation scores, drawn from a run's metrics.jsonl."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pipeline.tracking.metrics_file import read_metrics
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import atomic_write
+
+Series = dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> its steps and values, in order of step
+
+_COLOURS = ("#2a6fbb", "#d9722e", "#3a9160", "#8a5bb5")
+_COLUMNS = 4
+_NAMES = {"psnr": "PSNR [dB]", "ssim": "SSIM", "mae": "MAE", "nrmse": "NRMSE"}
+_MOST_POINTS = 1500
+
+
+def save_curves(metrics_path: Path, picture_path: Path, *, steps_per_epoch: int | None = None) -> None:
+    """Draw every curve of a metrics.jsonl into a PNG on white, written atomically.
+
+    Metrics are "train/<loss>_<network or contrast>", "train/learning_rate" (or "…_factor"), "validation/<score>" and
+    "validation/<direction>/<score>". Each kind of loss and each score has its own axes, with a line per network,
+    contrast or direction. Losses are smoothed, with the raw values behind.
+
+    Args:
+        metrics_path: File of `pipeline.tracking.tracker`, one record {"step": …, "time": …, name: value, …} per line.
+        picture_path: The PNG.
+        steps_per_epoch: If set, the horizontal axis shows epochs instead of steps.
+
+    Raises:
+        UserError: The file cannot be read or holds no metric yet.
+    """
+    series = read_series(metrics_path)
+    groups = grouped(series)
+    if not groups:
+        raise UserError(f"{metrics_path}: no metrics in it; train before drawing curves")
+    rows = -(-len(groups) // _COLUMNS)
+    figure = Figure(figsize=(15, 3.3 * rows), dpi=110, layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.14, h_pad=0.14)  # inches
+    canvas = FigureCanvasAgg(figure)
+    for number, (title, lines) in enumerate(groups.items()):
+        axes = figure.add_subplot(rows, _COLUMNS, number + 1)
+        _draw(axes, _plain(title), {_plain(label): series[name] for label, name in lines.items()}, steps_per_epoch)
+    atomic_write(picture_path, lambda stream: canvas.print_png(stream))
+
+
+def read_series(metrics_path: Path) -> Series:
+    """Return each metric's steps and values from a metrics.jsonl.
+
+    If a step was written twice, the later value counts. Values that are not finite are left out.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    try:
+        records, _ = read_metrics(metrics_path)
+    except OSError as error:
+        raise UserError(f"{metrics_path}: cannot be read ({error.strerror}); was the run trained here?") from error
+    values_by_metric: dict[str, dict[int, float]] = {}
+    for record in records:
+        for name, value in record.items():
+            if name not in ("step", "time") and np.isfinite(value):
+                values_by_metric.setdefault(name, {})[int(record["step"])] = value
+    return {
+        name: (np.array(sorted(values)), np.array([values[step] for step in sorted(values)]))
+        for name, values in values_by_metric.items()
+    }
+
+
+def grouped(names: Sequence[str] | Mapping[str, object]) -> dict[str, dict[str, str]]:
+    """Group metrics by axes: title -> label of the line -> name of the metric; losses, then scores, then rate."""
+    losses: dict[str, dict[str, str]] = {}
+    scores: dict[str, dict[str, str]] = {}
+    rate: dict[str, dict[str, str]] = {}
+    for name in names:
+        family, _, series_name = name.partition("/")
+        if family == "train" and series_name.startswith("learning_rate"):
+            rate[series_name.replace("_", " ")] = {"": name}
+        elif family == "train":
+            kind, _, label = series_name.partition("_")
+            losses.setdefault(f"{kind} loss", {})[label] = name
+        elif family == "validation":
+            direction, _, score = series_name.rpartition("/")
+            title = f"validation {_NAMES.get(score, score)}"
+            scores.setdefault(title, {})[direction.replace("_to_", " → ")] = name
+    return {**losses, **scores, **rate}
+
+
+def smoothed(values: np.ndarray, width: float) -> np.ndarray:
+    """Return the exponential moving average over about `width` values, unbiased at its start (Adam's correction)."""
+    keep = 1 - 1 / max(1.0, width)
+    mean, result = 0.0, np.empty(len(values))
+    for index, value in enumerate(values):
+        mean = keep * mean + (1 - keep) * value
+        result[index] = mean / (1 - keep ** (index + 1))
+    return result
+
+
+def _plain(label: str) -> str:
+    """Escape dollar signs, between which matplotlib would read a formula."""
+    return label.replace("$", r"\$")
+
+
+def _draw(axes: Axes, title: str, lines: Series, steps_per_epoch: int | None) -> None:
+    """Draw lines into axes; losses are smoothed, with their raw values behind."""
+    # Draw each line.
+    is_loss = title.endswith(" loss")
+    tops = []
+    for number, (label, (steps, values)) in enumerate(lines.items()):
+        colour = _COLOURS[number % len(_COLOURS)]
+        steps, values = _at_most(_MOST_POINTS, steps, values)
+        positions = steps / (steps_per_epoch or 1)
+        if is_loss:
+            smooth = smoothed(values, len(values) / 40)
+            axes.plot(positions, values, color=colour, alpha=0.22, linewidth=0.7)
+            axes.plot(positions, smooth, color=colour, linewidth=1.7, label=label)
+            tops.append(max(smooth.max(), np.percentile(values, 98)))
+        else:
+            marker = "o" if len(values) <= 60 and title.startswith("validation") else None
+            axes.plot(positions, values, color=colour, linewidth=1.7, marker=marker, markersize=3, label=label)
+
+    # Format the axes.
+    if is_loss:
+        axes.set_ylim(0, max(tops) * 1.08 or 1)
+    axes.set_title(title, fontsize=12, loc="left", fontweight="bold")
+    axes.set_xlabel("epoch" if steps_per_epoch else "step", fontsize=10.5, color="#555555")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    axes.tick_params(labelsize=10, colors="#555555", length=0)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
+    axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color("#bbbbbb")
+    if any(lines):
+        axes.legend(fontsize=10.5, frameon=False, loc="best")
+
+
+def _at_most(count: int, steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reduce a curve to at most `count` points by averaging neighbouring ones."""
+    if len(steps) <= count:
+        return steps, values
+    starts = np.unique(np.linspace(0, len(steps), count, endpoint=False).astype(int))
+    lengths = np.diff(np.append(starts, len(steps)))
+    return np.add.reduceat(steps, starts) / lengths, np.add.reduceat(values, starts) / lengths

@@ -1,0 +1,205 @@
+"""The report's interactive viewer: test volumes small enough to embed, and the package that shows them."""
+
+import gzip
+import hashlib
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import from_matvec, voxel_sizes
+from skimage.transform import resize
+
+from transforms.spatial import affine_at_shape, shape_at_spacing
+
+FOLDER = Path(__file__).parent / "viewer"
+NOT_FETCHED = (
+    "There is no interactive viewer on this page, for its package was not fetched when the report was written: "
+    "`make viewer` fetches it, and the same run command then writes the report anew. The pictures are all there."
+)
+MOST_BYTES = 6 * 2**20  # of all volumes, compressed; 8 MiB as base64
+AIR_VOXELS = 3  # margin around the head
+
+_PACKAGE = Path("node_modules/@niivue/niivue/dist/niivue.umd.js")
+
+
+@dataclass(frozen=True)
+class ViewedSubject:
+    """One test subject in one direction, all volumes on one grid; made by `viewed_subject`.
+
+    Attributes:
+        label: Name in the selector, such as "worst: sub-07, 11.20 dB".
+        source_name: Name of the source contrast.
+        target_name: Name of the target contrast.
+        affine: (4, 4), voxel to RAS millimetres.
+        source, translated: (X, Y, Z) uint8, 0 for -1 and 255 for +1.
+        real: Real target, as `source`; None for none.
+        units: Meaning of the intensities in a sentence; "" for plain normalised intensities.
+    """
+
+    label: str
+    source_name: str
+    target_name: str
+    affine: np.ndarray
+    source: np.ndarray
+    translated: np.ndarray
+    real: np.ndarray | None
+    units: str = ""
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """Data, scripts and style of the page's viewer.
+
+    Attributes:
+        data: Volumes and labels, as returned by `packed`.
+        package: NiiVue as one script.
+        script: This project's script, which sets NiiVue up.
+        style: This project's CSS.
+        licences: Licences of NiiVue and of the packages in it.
+    """
+
+    data: dict
+    package: str
+    script: str
+    style: str
+    licences: str
+
+    def policy(self) -> str:
+        """Return the script sources of a content security policy that allows only these two scripts."""
+        digests = (hashlib.sha256(script.encode()).digest() for script in (self.package, self.script))
+        return " ".join(f"'sha256-{b64encode(digest).decode()}'" for digest in digests)
+
+
+def is_fetched(folder: Path = FOLDER) -> bool:
+    """Whether the package is where `npm ci` installs it."""
+    return (folder / _PACKAGE).is_file()
+
+
+def make_viewer(subjects: Sequence[ViewedSubject], folder: Path = FOLDER) -> Viewer | None:
+    """Return the viewer of the subjects; None without subjects, or if the package was not fetched."""
+    if not subjects or not is_fetched(folder):
+        return None
+    # Browsers hash a script with line ends \n, which Python's text mode makes when reading.
+    package = (folder / _PACKAGE).read_text(encoding="utf-8")
+    own_files = [(folder / name).read_text(encoding="utf-8") for name in ("viewer.js", "viewer.css")]
+    if any(mark in script.lower() for script in (package, own_files[0]) for mark in ("</script", "<!--")):
+        return None  # it cannot be embedded in a page
+    return Viewer(packed(subjects), package, *own_files, _licences(folder))
+
+
+def viewed_subject(
+    label: str,
+    source_name: str,
+    target_name: str,
+    *,
+    source: np.ndarray,
+    translated: np.ndarray,
+    real: np.ndarray | None,
+    foreground: np.ndarray,
+    affine: np.ndarray,
+    units: str = "",
+) -> ViewedSubject:
+    """Crop volumes to the head and reduce them to 8 bits.
+
+    Args:
+        label, source_name, target_name, units: As in `ViewedSubject`.
+        source, translated, real: (X, Y, Z) in [-1, 1], RAS, on one grid; values beyond are clipped.
+        foreground: (X, Y, Z) bool; volumes are cropped to its bounding box with a margin of `AIR_VOXELS`.
+        affine: (4, 4) of the uncropped grid, voxel to RAS millimetres.
+    """
+    box = _bounding_box(foreground)
+    first = [along.start for along in box]
+    cropped_affine = from_matvec(affine[:3, :3], (affine @ [*first, 1])[:3])
+    volumes = [None if volume is None else _quantised(volume[box]) for volume in (source, translated, real)]
+    return ViewedSubject(label, source_name, target_name, cropped_affine, *volumes, units)
+
+
+def packed(subjects: Sequence[ViewedSubject], most_bytes: int = MOST_BYTES) -> dict:
+    """Return the subjects for the page's script, in JSON's types.
+
+    Equal volumes, such as one direction's source and the other's real target, are stored once. If all together exceed
+    `most_bytes`, the volumes are resampled to a coarser voxel size, the same for all.
+
+    Returns:
+        `volumes`: base64 of gzipped uint8 NIfTI files that decode to [-1, 1]. `subjects`: label, direction, names of
+        the contrasts, units, `spacing` in millimetres as text, `coarser` (whether it was resampled), and the volumes'
+        indices (`real` may be None).
+    """
+    finest = min(min(voxel_sizes(subject.affine)) for subject in subjects)
+    longest = max(max(voxel_sizes(subject.affine) * subject.source.shape) for subject in subjects)
+    limit_mm = 0.0
+    while True:
+        files, entries = _encoded_volumes(subjects, limit_mm)
+        size = sum(map(len, files))
+        if size <= most_bytes or limit_mm > longest:
+            return {"volumes": [b64encode(file).decode() for file in files], "subjects": entries}
+        limit_mm = max(limit_mm, finest) * max(1.05, (size / most_bytes) ** (1 / 3))
+
+
+def _encoded_volumes(subjects: Sequence[ViewedSubject], limit_mm: float) -> tuple[list[bytes], list[dict]]:
+    """Return the distinct files, and each subject's entry with the indices of its files."""
+    files: dict[bytes, int] = {}
+    entries = []
+    for subject in subjects:
+        shape = shape_at_spacing(
+            subject.source.shape, subject.affine, np.maximum(voxel_sizes(subject.affine), limit_mm)
+        )
+        affine = affine_at_shape(subject.affine, subject.source.shape, shape)
+        volumes = {"source": subject.source, "translated": subject.translated, "real": subject.real}
+        volume_indices = {
+            name: None if volume is None else files.setdefault(_file(volume, shape, affine), len(files))
+            for name, volume in volumes.items()
+        }
+        entries.append(
+            {
+                "label": subject.label,
+                "direction": f"{subject.source_name} → {subject.target_name}",
+                "sourceName": subject.source_name,
+                "targetName": subject.target_name,
+                "units": subject.units,
+                "spacing": " × ".join(f"{size:.2g}" for size in voxel_sizes(affine)),
+                "coarser": shape != subject.source.shape,
+                **volume_indices,
+            }
+        )
+    return list(files), entries
+
+
+def _file(volume: np.ndarray, shape: tuple[int, ...], affine: np.ndarray) -> bytes:
+    """Return a volume resampled to a shape as a gzipped NIfTI file whose scaling maps 0 … 255 to -1 … 1."""
+    if shape != volume.shape:
+        volume = np.rint(resize(volume, shape, order=1, anti_aliasing=True, preserve_range=True)).astype(np.uint8)
+    image = nib.Nifti1Image(volume, affine)
+    image.header.set_slope_inter(2 / 255, -1)
+    image.header.set_xyzt_units("mm")
+    return gzip.compress(image.to_bytes(), 6, mtime=0)
+
+
+def _quantised(volume: np.ndarray) -> np.ndarray:
+    return np.rint((np.clip(np.nan_to_num(volume, nan=-1), -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def _bounding_box(foreground: np.ndarray) -> tuple[slice, ...]:
+    """Return the bounding box of a mask with a margin of `AIR_VOXELS`; the whole grid for an empty mask."""
+    box = []
+    for axis, length in enumerate(foreground.shape):
+        other_axes = tuple(other_axis for other_axis in range(foreground.ndim) if other_axis != axis)
+        inside = np.flatnonzero(foreground.any(axis=other_axes))
+        first, last = (inside[0], inside[-1]) if inside.size else (0, length - 1)
+        box.append(slice(max(0, int(first) - AIR_VOXELS), min(length, int(last) + 1 + AIR_VOXELS)))
+    return tuple(box)
+
+
+def _licences(folder: Path) -> str:
+    """Return the licences of NiiVue (stored here, since its package lacks it) and of the packages built into it."""
+    modules = folder / "node_modules"
+    within = sorted(path for path in modules.rglob("*") if path.stem.lower() in ("license", "licence", "notice"))
+    texts = [("@niivue/niivue", folder / "LICENSE-niivue.txt")]
+    texts += [(path.parent.relative_to(modules).as_posix(), path) for path in within if path.is_file()]
+    return (
+        "\n\n".join(f"{name}\n\n{path.read_text(encoding='utf-8', errors='replace').strip()}" for name, path in texts)
+        + "\n"
+    )

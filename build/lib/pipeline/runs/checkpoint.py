@@ -1,0 +1,145 @@
+"""Checkpoints: dictionaries of tensors and plain values, complete on disk or absent."""
+
+import os
+import pickle
+import shutil
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import nn
+
+from pipeline.utils.console import warn
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import atomic_write, writing_to
+from pipeline.utils.texts import printable
+
+FORMAT = 1
+UNREADABLE = (  # errors of torch.load on truncated, overwritten or other files
+    OSError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, LookupError, pickle.UnpicklingError,
+    zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
+
+
+class CheckpointFolder:
+    """The checkpoints of a run: `latest.pt`, the `previous.pt` it replaced, and the `best.pt` by validation."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.latest, self.previous, self.best = (folder / f"{name}.pt" for name in ("latest", "previous", "best"))
+
+    def save(self, state: dict, *, best: bool) -> None:
+        """Write `latest.pt`, keeping the one before as `previous.pt`; with `best`, make it `best.pt` too.
+
+        At least one complete checkpoint exists at any time, and `best.pt` is at least as new as `latest.pt` records.
+
+        Raises:
+            UserError: The disk is full or gone; the earlier checkpoints stay.
+        """
+        with writing_to(self.latest):
+            for left_by_a_kill in self.folder.glob(".tmp-*"):
+                left_by_a_kill.unlink()
+            if self.latest.exists():
+                _link(self.latest, self.previous)
+            written = self.best if best else self.latest
+            atomic_write(written, lambda stream: _save({"format": FORMAT, **state}, stream))
+            if best:
+                _link(self.best, self.latest)
+
+    def load_newest(self) -> dict | None:
+        """Return the newest readable checkpoint, or None where there is none; warn of damaged ones.
+
+        Raises:
+            UserError: There are checkpoints, but none can be read.
+        """
+        existing = [path for path in (self.latest, self.previous) if path.exists()]
+        for path in existing:
+            try:
+                state = load_checkpoint(path)
+            except UserError as error:
+                warn(f"warning: {error}")
+                continue
+            if path != existing[0]:  # or the next save would replace this one by the damaged file
+                existing[0].replace(existing[0].with_suffix(".damaged"))
+            return state
+        if existing:
+            raise UserError(f"{self.folder}: no checkpoint there can be read; move the run's folder away to start anew")
+        return None
+
+
+def load_checkpoint(path: Path, device: str = "cpu") -> dict:
+    """Read a checkpoint without running code from it; tensors are memory-mapped from the file.
+
+    The checksums are verified first: torch writes them but does not check them when reading.
+
+    Raises:
+        UserError: The file is missing, damaged, or no checkpoint.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; give a run's folder or one of its checkpoints/*.pt")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"{damaged}: checksum error")
+        if printable(str(path)) == str(path):
+            state = torch.load(path, map_location=device, weights_only=True, mmap=True)
+        else:  # torch maps no file whose name is not UTF-8
+            with path.open("rb") as stream:
+                state = torch.load(stream, map_location=device, weights_only=True)
+    except UNREADABLE as error:
+        raise UserError(f"{path}: damaged, or not a checkpoint; use another one of the run") from error
+    if not isinstance(state, dict) or "format" not in state:
+        raise UserError(f"{path}: not a checkpoint of this project; give a run's folder or one of its checkpoints/*.pt")
+    if state["format"] != FORMAT:
+        raise UserError(
+            f"{path}: written in checkpoint format {state['format']}, this version reads {FORMAT}; "
+            "use the version that wrote it"
+        )
+    return state
+
+
+def all_finite_weights(networks: Iterable[nn.Module]) -> bool:
+    """Whether every weight of the networks is finite."""
+    is_finite = [torch.isfinite(weight).all() for network in networks for weight in network.parameters()]
+    return bool(torch.stack(is_finite).all())  # a single synchronisation with the device
+
+
+def random_state() -> dict:
+    """Return the states of torch's global random generators on the CPU and on every GPU."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def restore_random_state(state: dict) -> None:
+    """Restore the states that `random_state` returned, as far as this machine has the devices."""
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([generator_state.cpu() for generator_state in state["cuda"]])
+
+
+def _save(state: dict, stream: BinaryIO) -> None:
+    """Write a state; errors of the disk are raised instead of torch's error about the end of its file."""
+    try:
+        torch.save(state, stream)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+
+
+def _link(source: Path, target: Path) -> None:
+    """Replace `target` by a hard link to `source`, or by a copy where links do not work."""
+    if target.exists() and target.samefile(source):  # renaming one link over another would leave both
+        return
+    temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.hardlink_to(source)
+        temporary.replace(target)
+    except OSError:  # a file system without hard links
+        with source.open("rb") as original:
+            atomic_write(target, lambda stream: shutil.copyfileobj(original, stream))

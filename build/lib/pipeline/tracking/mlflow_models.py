@@ -1,0 +1,252 @@
+"""Trained generators as MLflow models: exported graphs (pt2) that load without our classes and without pickle."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.tracking.mlflow_addresses import missing_model_reason, refuse_incomplete
+from pipeline.tracking.mlflow_errors import check_schema, short_reason
+from pipeline.tracking.mlflow_files import use_files_beside_store
+from pipeline.tracking.mlflow_run import MlflowRun, clean_name
+from pipeline.tracking.mlflow_settings import configure_mlflow, request_timeout, without_password
+from pipeline.tracking.tracker import Tracker
+from pipeline.utils.errors import UserError
+
+FORMAT = 1  # version of the metadata
+ALIAS = "best"
+SCORE_TAG = "validation_score"  # tag of a registered model's versions
+DOWNLOAD_TIMEOUT_S = 26  # added to the timeout of a request in training
+PICKLE_SWITCH = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
+EXAMPLE_SIDE = 64  # pixels, at least: a slice of one stride can be too small for reflection padding
+
+
+def log_translator(
+    tracker: Tracker,
+    module: nn.Module,
+    *,
+    name: str,
+    stride: int,
+    metadata: Mapping[str, object],
+    register_as: str | None = None,
+    score: float | None = None,
+) -> str | None:
+    """Log a generator as a model of the tracker's MLflow run; does nothing if MLflow is off or does not answer.
+
+    Args:
+        module: (N, 1, H, W) -> (N, 1, H, W) in [-1, 1] for any N, and any H and W that are multiples of `stride`.
+            A copy in evaluation mode on the CPU is exported; the module itself stays as it is.
+        name: Name of the model within the run, as in `runs:/<run id>/<name>`.
+        metadata: Further data for translation, in JSON's types; `load_translator` returns it.
+        register_as: Registered model of which this model becomes a version; None for none. The version gets the alias
+            `best`, unless the version that has the alias scored higher.
+        score: Validation score, the higher the better; negative scores (of runs without pairs) are not comparable with
+            positive ones. If either version has no score, the alias moves.
+
+    Returns:
+        The model's address: `models:/<name>@best`; `models:/<name>/<version>` if another version keeps the alias;
+        `runs:/<run id>/<name>` if not registered; None if it was not logged.
+    """
+    if not tracker.is_connected:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        export_translator(module, path, stride=stride, metadata=metadata)
+        size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        return tracker.call(
+            f"the model {name}", lambda run: _upload(run, path, clean_name(name), register_as, score), size_bytes
+        )
+
+
+def export_translator(module: nn.Module, path: Path, *, stride: int, metadata: Mapping[str, object]) -> None:
+    """Write a generator into a folder as an MLflow model with a dynamic batch, height and width.
+
+    Args:
+        module, stride, metadata: See `log_translator`.
+        path: The folder, which must not exist.
+    """
+    configure_mlflow()
+    import mlflow.pytorch
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+    from torch.fx.experimental import _config as shapes
+
+    side = -(-EXAMPLE_SIDE // stride) * stride
+    plane = TensorSpec(np.dtype(np.float32), (-1, 1, -1, -1))
+    # With `backed_size_oblivious`, a size of 1 in the example (a 1×1 bottleneck) is no constant of the graph.
+    with shapes.patch(backed_size_oblivious=True), torch.no_grad():
+        mlflow.pytorch.save_model(
+            deepcopy(module).to("cpu", torch.float32).eval().requires_grad_(False),
+            str(path),
+            serialization_format="pt2",
+            signature=ModelSignature(Schema([plane]), Schema([plane])),
+            input_example=np.zeros((2, 1, side, side), np.float32),
+            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"mlflow=={mlflow.__version__}"],
+            metadata={"translator": FORMAT, "about": json.dumps(dict(metadata))},
+        )
+
+
+def _upload(run: MlflowRun, path: Path, name: str, register_as: str | None, score: float | None) -> str:
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    _drop_half_logged(run, name)
+    logged = run.client.create_logged_model(run.experiment_id, name=name, source_run_id=run.id)
+    model = Model.load(str(path))
+    model.model_id, model.run_id = logged.model_id, run.id
+    model.artifact_path, model.model_uuid = logged.artifact_location, logged.model_id
+    model.save(str(path / "MLmodel"))
+    run.client.log_model_artifacts(logged.model_id, str(path))
+    run.client.log_outputs(run.id, [LoggedModelOutput(logged.model_id, step=0)])
+    run.client.finalize_logged_model(logged.model_id, "READY")
+    if register_as is None:
+        return f"runs:/{run.id}/{name}"
+    return _register(run, clean_name(register_as), logged.model_id, score)
+
+
+def _drop_half_logged(run: MlflowRun, name: str) -> None:
+    """Remove the incomplete model of an interrupted upload."""
+    query = f"source_run_id = '{run.id}' AND name = '{name}'"
+    for model in run.client.search_logged_models([run.experiment_id], query):
+        if model.status != "READY":
+            run.client.delete_logged_model(model.model_id)
+
+
+def _register(run: MlflowRun, name: str, model_id: str, score: float | None) -> str:
+    """Register a model as a version, with the alias unless another version scored higher; return its address."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run.client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    tags = {} if score is None else {SCORE_TAG: f"{score:.9g}"}
+    version = run.client.create_model_version(name, f"models:/{model_id}", run_id=run.id, model_id=model_id, tags=tags)
+    if score is not None and _outscored(run, name, score):
+        return f"models:/{name}/{version.version}"
+    run.client.set_registered_model_alias(name, ALIAS, version.version)
+    return f"models:/{name}@{ALIAS}"
+
+
+def _outscored(run: MlflowRun, name: str, score: float) -> bool:
+    """Whether the version that has the alias has a higher score of the same sign."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        tags = run.client.get_model_version_by_alias(name, ALIAS).tags
+        holder = float(tags[SCORE_TAG])
+    except (MlflowException, KeyError, ValueError):  # no version has the alias, or it has no score
+        return False
+    return (holder < 0) == (score < 0) and holder > score
+
+
+def load_translator(uri: str, device: torch.device | str = "cpu") -> tuple[nn.Module, dict]:
+    """Load a generator that `log_translator` logged, without unpickling anything.
+
+    Args:
+        uri: `runs:/<run id>/<name>`, `models:/<name>@<alias>` or `models:/<name>/<version>`.
+        device: Device of the network.
+
+    Returns:
+        The network (N, 1, H, W) -> (N, 1, H, W), fixed in evaluation mode (it has no `eval` or `train`), and the
+        metadata. It refuses heights and widths that are not multiples of its stride.
+
+    Raises:
+        UserError: There is no such model, the store does not answer, or the model was not logged by this project.
+    """
+    configure_mlflow()
+    import mlflow
+    from mlflow.models import Model
+
+    # Check the store before it is opened.
+    use_files_beside_store()
+    store = mlflow.get_tracking_uri()
+    _check_store(uri, store)
+
+    # Download the model, then load it without pickle.
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            check_schema(store)
+            refuse_incomplete(uri)
+            with request_timeout(DOWNLOAD_TIMEOUT_S):
+                path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+            metadata = Model.load(str(path)).metadata or {}
+        except UserError:
+            raise
+        except Exception as error:  # the store, its server and its artifact storage each raise their own
+            if missing := _missing(uri):
+                raise UserError(f"{uri}: {missing}") from error
+            store_name = without_password(store)
+            reason = (
+                f"not found in {store_name} ({short_reason(error, store)}); check the name, and MLFLOW_TRACKING_URI"
+            )
+            raise UserError(f"{uri}: {reason}") from error
+        if metadata.get("translator") != FORMAT:
+            raise UserError(f"{uri}: not a translator that this tool logged; give one of its models")
+        return _load(path, torch.device(device), uri), json.loads(metadata["about"])
+
+
+def _missing(uri: str) -> str:
+    """Return what `missing_model_reason` does; "" if the store does not answer."""
+    try:
+        return missing_model_reason(uri)
+    except Exception:
+        return ""
+
+
+def _check_store(uri: str, store: str) -> None:
+    """Refuse a database that does not exist, since connecting to it would create it."""
+    database = Path(unquote(urlsplit(store).path.removeprefix("/")))
+    if store.startswith("sqlite:") and not database.exists():
+        raise UserError(
+            f"{uri}: there is no MLflow store at {database}; run in the folder of mlflow.db, or set MLFLOW_TRACKING_URI"
+        )
+
+
+def _load(path: Path, device: torch.device, uri: str) -> nn.Module:
+    import mlflow.pytorch
+    from torch.export.passes import move_to_device_pass
+
+    try:
+        with _pickle_refused():
+            module = mlflow.pytorch.load_model(str(path))
+    except Exception as error:  # a damaged archive fails in as many ways as there are readers
+        raise UserError(f"{uri}: the model cannot be read ({short_reason(error)}); log it again") from error
+    if device.type == "cpu":
+        return module
+    program = torch.export.load(str(path / "data" / "model.pt2"))  # just found free of pickle
+    module = move_to_device_pass(program, device).module()
+    _move_autocast(module, device)
+    return module
+
+
+def _move_autocast(module: nn.Module, device: torch.device) -> None:
+    """Change the device type that a graph's regions without autocast (`networks.output`) name."""
+    if not torch.amp.is_autocast_available(device.type):
+        return
+    for graph in (submodule.graph for submodule in module.modules() if isinstance(submodule, torch.fx.GraphModule)):
+        for node in graph.find_nodes(op="call_function", target=torch.ops.higher_order.wrap_with_autocast):
+            node.update_arg(0, device.type)
+        graph.owning_module.recompile()
+
+
+@contextmanager
+def _pickle_refused() -> Iterator[None]:
+    saved_value = os.environ.get(PICKLE_SWITCH)
+    os.environ[PICKLE_SWITCH] = "false"
+    try:
+        yield
+    finally:
+        if saved_value is None:
+            del os.environ[PICKLE_SWITCH]
+        else:
+            os.environ[PICKLE_SWITCH] = saved_value

@@ -1,0 +1,183 @@
+"""The record of a run during training: metrics.jsonl, which is complete, and MLflow, which receives a copy.
+
+Everything else that goes to MLflow is kept in the folder too (`pipeline.tracking.event_log`), so that `pipeline.sync`
+can send it later.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from pipeline.tracking.event_log import NAME, Entry, EventLog, clear, remove_sent, replay, size_bytes, title
+from pipeline.tracking.metrics_file import MetricsFile
+from pipeline.tracking.mlflow_run import MlflowRun, flatten
+from pipeline.tracking.mlflow_settings import without_password
+from pipeline.tracking.mlflow_worker import Job, MlflowWorker
+from pipeline.utils.errors import Stopped
+
+
+class Tracker:
+    """The record of one run; use it as a context manager, or call `close`.
+
+    Training waits for MLflow only in `call` and `close`, and for a failing server less than 10 s in all.
+
+    Args:
+        folder: Folder of the run; holds metrics.jsonl, tracking.jsonl, and mlflow.json, which names the MLflow run.
+        experiment: Name of MLflow's experiment.
+        run_name: Name of the MLflow run.
+        params: Nested settings of the run; logged flat ("training.epochs").
+        step: Global step of the checkpoint from which the run resumes; None for a start from scratch.
+        run_id: MLflow run to continue, as named in the checkpoint; None for none.
+        tags: Tags of the MLflow run.
+        mlflow: Whether to log to MLflow. A resumed run that has an event log continues the log in any case.
+        complete_file: File that messages name as complete when MLflow does not answer; None for metrics.jsonl.
+
+    Raises:
+        UserError: The record cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        experiment: str,
+        run_name: str,
+        params: Mapping[str, object],
+        step: int | None = None,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        mlflow: bool = True,
+        complete_file: Path | None = None,
+    ):
+        self._metrics = MetricsFile(folder / "metrics.jsonl", step)
+        self._checkpoint_run_id = run_id
+        self._complete_file = complete_file or self._metrics.path
+        run_info = {"experiment": experiment, "name": run_name, "params": flatten(params), "tags": dict(tags or {})}
+        # A resumed run continues its event log, which would keep the status of an earlier session otherwise.
+        keeps_log = mlflow or (step is not None and (folder / NAME).is_file())
+        self._event_log = EventLog(folder, run_info, step) if keeps_log else None
+        self._worker = (
+            MlflowWorker(
+                self._metrics.path,
+                folder / "mlflow.json",
+                complete_file=self._complete_file,
+                resumed=step is not None,
+                run_id=run_id,
+                run_info=run_info,
+            )
+            if mlflow
+            else None
+        )
+        if self._event_log:
+            for entry in self._event_log.pending():
+                self._queue(entry)
+        elif step is None:
+            clear(folder)
+
+    @property
+    def run_id(self) -> str | None:
+        """Id of the MLflow run, for the checkpoint; None while it is unknown."""
+        return self._worker.run_id if self._worker else self._checkpoint_run_id
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether MLflow is on and, as far as known, answers."""
+        return self._worker is not None and self._worker.is_connected
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Log numbers at a global step; names like "train/loss" form groups in MLflow's charts.
+
+        Raises:
+            UserError: metrics.jsonl cannot be written.
+        """
+        self._metrics.append(values, step)
+
+    def log_image(self, key: str, image: np.ndarray, step: int) -> None:
+        """Log an image under MLflow's step slider: (H, W) or (H, W, 3), 8-bit, or floats in [0, 1].
+
+        Raises:
+            UserError: The image cannot be stored until MLflow has it.
+        """
+        if self._event_log is None:
+            return
+        if image.dtype != np.uint8:
+            image = np.rint(np.clip(np.nan_to_num(image), 0, 1) * 255).astype(np.uint8)
+        self._queue(self._event_log.add_image(key, image, step))
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Queue a file or folder for upload to a folder of the run's artifacts, as it is at the time of the upload."""
+        home, path = self._metrics.path.parent.absolute(), path.absolute()
+        moves_along = path.is_relative_to(home.parent)
+        stored = os.path.relpath(path, home) if moves_along else str(path)
+        self._add({"kind": "artifact", "path": stored, "folder": folder})
+
+    def log_dataset(
+        self, name: str, context: str, source: str, items: Sequence[str], profile: Mapping[str, object] | None = None
+    ) -> None:
+        """Log an input data set of the run.
+
+        Args:
+            name: Name of the data set, such as "T1".
+            context: "train", "validation" or "test".
+            source: Folder of the data.
+            items: File names, from which the digest is computed.
+            profile: Further numbers about the data set, besides the count of items.
+        """
+        digest = hashlib.sha256("\n".join(items).encode()).hexdigest()[:8]
+        item_profile = {"items": len(items), **(profile or {})}
+        content = {"name": name, "context": context, "source": source, "digest": digest, "profile": item_profile}
+        self._add({"kind": "dataset", **content})
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the MLflow run."""
+        self._add({"kind": "tags", "tags": dict(tags)})
+
+    def call(self, title: str, action: Callable[[MlflowRun], object], size_bytes: int = 0) -> object:
+        """Run an action with the MLflow run in the background, and wait for its result.
+
+        Returns:
+            The action's result; None if it failed or took too long, or if MLflow is off or does not answer.
+        """
+        return self._worker.call(Job(title, action, size_bytes)) if self._worker else None
+
+    def close(self, status: str = "FINISHED") -> None:
+        """End the run as FINISHED, FAILED or KILLED; returns within seconds even if the server does not answer."""
+        self._metrics.close()
+        if self._event_log:
+            self._event_log.close(status)
+        if self._worker:
+            self._worker.close(status)
+            remove_sent(self._metrics.path.parent)
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stopped = kind is not None and issubclass(kind, Stopped | KeyboardInterrupt)
+        self.close("KILLED" if stopped else "FINISHED" if kind is None else "FAILED")
+
+    def open_instructions(self) -> str:
+        """Return a line with the place of the record and the way to open it."""
+        worker = self._worker
+        if worker is None or worker.experiment_id is None:
+            return f"{self._complete_file} (MLflow was {'not reached' if worker else 'off'})"
+        uri, page = without_password(worker.uri), f"/#/experiments/{worker.experiment_id}/runs/{worker.run_id}"
+        if uri.startswith("http"):
+            return f"{uri.rstrip('/')}{page}"
+        choice = f" --backend-store-uri {uri}" if "MLFLOW_TRACKING_URI" in os.environ else ""
+        return f"mlflow ui{choice}, then http://127.0.0.1:5000{page}"
+
+    def _add(self, entry: Entry) -> None:
+        if self._event_log:
+            self._queue(self._event_log.add(entry))
+
+    def _queue(self, entry: Entry) -> None:
+        folder = self._metrics.path.parent
+        if self._worker:
+            self._worker.queue(Job(title(entry), lambda run: replay(run, entry, folder), size_bytes(entry, folder)))

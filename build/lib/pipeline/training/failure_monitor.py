@@ -1,0 +1,163 @@
+"""Failure checks during training: their results become warnings on the terminal, tags and a section of the report.
+
+Earlier results are read from metrics.jsonl, so that a resumed run continues with them and a report can be written at
+any time.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.loader import SliceBank
+from pipeline.metrics.baselines import histogram_quantiles
+from pipeline.metrics.failure_detectors import Cohort, depth_layers, depth_profile, spread
+from pipeline.tracking.metrics_file import read_metrics
+from pipeline.training.failure_checks import FAILURE_CHECKS, CheckResult, check_failures
+from pipeline.training.shift_checks import Shifts, check_shifts, shift_sentence, shifts_by_direction
+from pipeline.utils.console import warn_below_bars
+from transforms.intensity import foreground_mask
+from transforms.slices import well_filled_slices
+
+COHORT_SLICES = 160  # sample of a contrast's training slices
+EARLY = 0.1  # share of the epochs, at the beginning, in which nothing is checked
+
+
+def cohort(bank: SliceBank, histogram: Sequence[float]) -> Cohort:
+    """Return the statistics of a contrast's training slices that the detectors compare with.
+
+    Args:
+        bank: The training slices, of which an evenly spread sample is read.
+        histogram: Histogram of their foreground over [-1, 1].
+    """
+    index = np.unique(np.linspace(0, len(bank) - 1, COHORT_SLICES).round().astype(int))
+    slices = bank.gather(index)[:, 0].numpy()
+    heads = np.stack([_head(image) for image in slices])
+    usable = well_filled_slices(heads)
+    slices, heads = slices[usable], heads[usable]
+    return Cohort(
+        depth_profile([(slices, depth_layers(heads))]), spread([(slices, heads)]), histogram_quantiles(histogram)
+    )
+
+
+def _head(image: np.ndarray) -> np.ndarray:
+    """Return the foreground of an (S, S) slice; the slice cache keeps none."""
+    return foreground_mask(image[..., None])[..., 0] if np.ptp(image) > 0 else np.zeros(image.shape, bool)
+
+
+@dataclass(frozen=True)
+class TrainingWarning:
+    """A check that was triggered, in one direction.
+
+    Attributes:
+        first: The first result that triggered it.
+        epoch: The epoch after which that was.
+        last: The latest result.
+        cleared: The epoch since which results are good again; None while the warning stands.
+    """
+
+    first: CheckResult
+    epoch: int
+    last: CheckResult
+    cleared: int | None = None
+
+    @property
+    def title(self) -> str:
+        """The title of the check, and the direction."""
+        return f"{FAILURE_CHECKS[self.first.name].title}, {self.first.direction.replace('_to_', ' → ')}"
+
+    @property
+    def observation(self) -> str:
+        """The value that triggered it, and whether the warning still stands."""
+        check, first = FAILURE_CHECKS[self.first.name], self.first
+        side = "below" if check.below else "above"
+        text = f"{first.value:.2f}{check.unit} after epoch {self.epoch}, {side} {first.threshold:g}{check.unit}"
+        cleared = f"; {self.last.value:.2f}{check.unit}, cleared after epoch {self.cleared}"
+        return text if self.cleared is None else text + cleared
+
+    @property
+    def meaning(self) -> str:
+        """What a bad value says of the translation."""
+        return FAILURE_CHECKS[self.first.name].meaning
+
+
+Warnings = dict[tuple[str, str], TrainingWarning]  # by check and direction, in order of appearance
+
+
+class FailureMonitor:
+    """Checks the metrics of every validation: warns when a check is first triggered, and reports when it first clears.
+
+    Results count after the first tenth of the epochs and from the second validation on, for networks that have learnt
+    next to nothing show nothing. The last validation always counts.
+
+    Args:
+        metrics_path: The run's metrics.jsonl; its earlier results are not warned of again.
+        epochs: Number of epochs of the whole training.
+        validate_every: Epochs from one validation to the next.
+        pixel_mm: Side of a pixel in mm.
+        tag: Sets tags of the run; each warning is one, such as "warning.mode_collapse.T1_to_T2".
+    """
+
+    def __init__(
+        self,
+        metrics_path: Path,
+        *,
+        epochs: int,
+        validate_every: int,
+        pixel_mm: float,
+        tag: Callable[[Mapping[str, str]], object] = lambda tags: None,
+    ):
+        self.epochs, self.pixel_mm, self.tag = epochs, pixel_mm, tag
+        self.from_epoch = min(epochs, max(2 * validate_every, ceil(EARLY * epochs)))
+        self.warnings: Warnings = {}
+        self.shift = ""  # the shifts of the latest validation, in a sentence
+        self._shifts: dict[int, Shifts] = {}  # of the validations that count, by epoch
+        records = read_metrics(metrics_path)[0] if metrics_path.exists() else []
+        for record in records:
+            if "epoch" in record:
+                self._update_warnings(record, int(record["epoch"]))
+        self._reported = {(key, warning.cleared is None) for key, warning in self.warnings.items()}
+
+    def __call__(self, metrics: Mapping[str, float], epoch: int) -> None:
+        """Check the validation after an epoch."""
+        # Collect warnings that are new, or newly cleared; each is reported once.
+        changed = []
+        for key in self._update_warnings(metrics, epoch):
+            warning = self.warnings[key]
+            notice = (key, warning.cleared is None)
+            self.tag({f"warning.{'.'.join(key)}": warning.observation})
+            if notice not in self._reported:
+                self._reported.add(notice)
+                changed.append(warning)
+        # Report them, both directions of a check together.
+        for name in dict.fromkeys(warning.first.name for warning in changed if warning.cleared is None):
+            raised = [warning for warning in changed if warning.first.name == name and warning.cleared is None]
+            text = "; ".join(f"{warning.title}: {warning.observation}" for warning in raised)
+            warn_below_bars(f"warning: {text}: the translation {raised[0].meaning}; {raised[0].first.advice}")
+        if cleared := [f"{warning.title}: {warning.observation}" for warning in changed if warning.cleared is not None]:
+            warn_below_bars("; ".join(cleared))
+
+    def _update_warnings(self, metrics: Mapping[str, float], epoch: int) -> list[tuple[str, str]]:
+        """Update the warnings; return the keys of those that were triggered, triggered again or cleared."""
+        self.shift, changed = shift_sentence(metrics), []
+        if epoch < self.from_epoch:
+            return changed
+        earlier_shifts = {validated: shifts for validated, shifts in self._shifts.items() if validated < epoch}
+        self._shifts = {
+            **earlier_shifts,
+            epoch: shifts_by_direction(metrics),
+        }  # a resumed run validates some epochs again
+        for result in [*check_failures(metrics, self.pixel_mm), *check_shifts(self._shifts, self.epochs)]:
+            key = (result.name, result.direction)
+            previous = self.warnings.get(key)
+            was_standing = previous is not None and previous.cleared is None
+            if previous is None and result.triggered:
+                self.warnings[key] = TrainingWarning(result, epoch, result)
+            elif previous is not None:
+                cleared = None if result.triggered else previous.cleared or epoch
+                self.warnings[key] = replace(previous, last=result, cleared=cleared)
+            if was_standing != result.triggered:
+                changed.append(key)
+        return changed

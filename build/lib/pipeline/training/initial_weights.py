@@ -1,0 +1,205 @@
+"""Initial weights from another run: found early, and checked against the networks to train."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.config.schema import Config
+from pipeline.data.splits import CohortSplit
+from pipeline.inference.model_address import checkpoint_at
+from pipeline.runs.folder import RunFolder, differing_keys
+from pipeline.utils.console import warn
+from pipeline.utils.errors import UserError
+
+if TYPE_CHECKING:  # the commands look for the weights before they import torch
+    from torch import Tensor
+
+    from pipeline.engines.protocol import Engine
+
+NETWORK_SECTIONS = ("generator", "discriminator", "method")  # the sections that determine the networks
+PREPROCESS_KEYS = ("axis", "spacing_mm", "size", "n4", "scaling", "percentiles")  # the keys that determine the slices
+MAX_PROBLEMS = 5
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Weights of another run to begin from.
+
+    Attributes:
+        weights: The state of each network or other transferable component, by name.
+        record: Description of the other run, as in `pipeline.training.history`.
+        subjects: Names of the subjects that the weights were trained with.
+    """
+
+    weights: Mapping[str, Mapping]
+    record: Mapping[str, object]
+    subjects: frozenset[str]
+
+    def with_overlap(self, split: CohortSplit) -> "InitialWeights":
+        """Return a copy whose record counts the held-out subjects that the weights were trained with.
+
+        Subjects are compared by name. If there are any, a warning is printed, for scores on them are too good.
+        """
+        from pipeline.runs.prepare import shortlist  # it imports SciPy, which a refusal need not wait for
+
+        held_out = {case.subject for case in (*split.validation, *split.test)}
+        overlap = sorted(held_out & self.subjects)
+        if not overlap:
+            return self
+        warn(
+            f"warning: training.start_from: {self.record['run']} was trained with {len(overlap)} of {len(held_out)} "
+            f"subjects that validate and test here, going by their names ({shortlist(overlap)}), so scores may flatter "
+            "this run; give both one split (split.seed, or split.file with the other run's split.json)"
+        )
+        return replace(self, record={**self.record, "held_out_seen": len(overlap)})
+
+
+def require_initial_weights(config: Config) -> Path | None:
+    """Return the path of the checkpoint to begin from; None if none is configured, or the run has a checkpoint.
+
+    Raises:
+        UserError: there is no checkpoint where the configuration says.
+    """
+    address = config.training.start_from
+    if address is None or RunFolder(config.folder).has_checkpoint():  # the other run may be gone by now
+        return None
+    try:
+        return checkpoint_at(address)
+    except UserError as error:
+        raise UserError(
+            f"training.start_from = {address}: no checkpoint there; give the folder of a run that has trained, or one "
+            "of its checkpoints/*.pt"
+        ) from error
+
+
+def read_initial_weights(config: Config) -> InitialWeights | None:
+    """Read the weights to begin from, of the checkpoint that the other run evaluates; None if none are configured.
+
+    A warning names preprocessing settings that differ.
+
+    Raises:
+        UserError: there is no checkpoint, or its contrasts or networks are others; the message names the keys.
+    """
+    from pipeline.runs.checkpoint import load_checkpoint
+    from pipeline.runs.prepare import chain_version
+
+    path = require_initial_weights(config)
+    if path is None:
+        return None
+    content = load_checkpoint(path)
+    try:
+        source = Config.model_validate(content["config"])
+        # Refuse what does not fit.
+        _require_contrasts(path, source.contrasts, config.contrasts)
+        _require_networks(path, content["engine"], source, config)
+        # Describe the other run for the history, and name its subjects.
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        record = {
+            "run": source.name,
+            "path": str(path),
+            "step": content["position"]["step"],
+            "sha256": digest,
+            "method": source.method.type,
+        }
+        trained_with = [name for names in content["split"]["train"].values() for name in names]
+        subjects = frozenset(name.partition("/")[0] for name in trained_with)  # of "subject/session"
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: damaged, or of another version ({reason}); start from another run") from error
+    _warn_of_preprocessing(path, source, config, chain_version(content))
+    return InitialWeights(content["engine"], record, subjects)
+
+
+def _require_contrasts(path: Path, other_contrasts: tuple[str, str], contrasts: tuple[str, str]) -> None:
+    """Refuse weights of other contrasts, or of the same ones in the opposite order."""
+    if other_contrasts == contrasts:
+        return
+    first, second = other_contrasts
+    message = f"contrasts = [{contrasts[0]}, {contrasts[1]}]: training.start_from has weights of {first} and {second}"
+    if set(other_contrasts) == set(contrasts):
+        raise UserError(f"{message}, in this order ({path}); set contrasts=[{first},{second}]")
+    raise UserError(f"{message} ({path}); give the contrasts these names, in this order, or start from another run")
+
+
+def _require_networks(path: Path, weights: Mapping, source: Config, config: Config) -> None:
+    """Refuse weights that do not fit the networks to train, by name and shape."""
+    import torch
+
+    from pipeline.engines.registry import build_engine
+
+    with torch.device("meta"):  # allocates nothing and draws no random number
+        engine = build_engine(config, torch.device("meta"))
+    problems = [*_weight_mismatches(weights, engine)]
+    if not problems:
+        return
+    remainder = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
+    keys = [
+        f"{key}: {other_value!r} there, {value!r} here" for key, other_value, value in _network_settings(source, config)
+    ]
+    raise UserError(
+        "\n  ".join(
+            [
+                f"training.start_from: the networks of {path} are not those of this configuration; give it the same "
+                "settings, or start from another run",
+                *problems[:MAX_PROBLEMS],
+                *remainder,
+                "settings that differ:",
+                *(keys or ["none, so the checkpoint is of another version"]),
+            ]
+        )
+    )
+
+
+def _weight_mismatches(weights: Mapping, engine: "Engine") -> Iterator[str]:
+    """Yield a line for each component that the weights lack, or whose weights have other names or shapes."""
+    from torch import nn
+
+    for name, component in engine.transferable_components().items():
+        if name not in weights:
+            yield f"{name}: not there"
+            continue
+        if not isinstance(component, nn.Module):  # such as a mean style, whose size follows from the networks
+            continue
+        expected, actual = _shapes(component.state_dict()), _shapes(weights[name])
+        mismatched = [key for key in dict.fromkeys([*expected, *actual]) if expected.get(key) != actual.get(key)]
+        if mismatched:
+            first_key = mismatched[0]
+            actual_shape, expected_shape = (str(shapes.get(first_key, "none")) for shapes in (actual, expected))
+            count = f"{len(mismatched)} of {len(expected)} weights"
+            shapes = f"{actual_shape} there, {expected_shape} here"
+            yield f"{name}: {count} are of other shapes, the first is {first_key}: {shapes}"
+
+
+def _shapes(state: "Mapping[str, Tensor | object]") -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in state.items() if hasattr(value, "shape")}
+
+
+def _network_settings(source: Config, config: Config) -> list[tuple[str, object, object]]:
+    """Return the settings that may explain different networks: key, their value, our value."""
+    sections = [
+        {name: run_config.model_dump(mode="json")[name] for name in NETWORK_SECTIONS} for run_config in (source, config)
+    ]
+    keys = differing_keys(*sections)
+    if source.preprocess.size != config.preprocess.size:  # it determines a U-Net's depth, unless that is configured
+        keys.append(("preprocess.size", source.preprocess.size, config.preprocess.size))
+    return keys
+
+
+def _warn_of_preprocessing(path: Path, source: Config, config: Config, version: int) -> None:
+    """Warn of settings, and of a version of the chain, by which the other run's slices were made otherwise."""
+    from pipeline.runs.prepare import CHAIN_VERSION
+
+    other_settings, settings = (
+        run_config.preprocess.model_dump(mode="json", include=set(PREPROCESS_KEYS)) for run_config in (source, config)
+    )
+    different = [
+        f"preprocess.{key} {other_value!r} there, {value!r} here"
+        for key, other_value, value in differing_keys(other_settings, settings)
+    ]
+    if version != CHAIN_VERSION:
+        different.append(f"the chain's version {version} there, {CHAIN_VERSION} here")
+    if different:
+        warn(f"warning: training.start_from: {path} was trained on slices made otherwise: {'; '.join(different)}")

@@ -1,0 +1,191 @@
+"""The training loop: it knows batches, time and the `Engine` protocol, but no method."""
+
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices, epoch_loader
+from pipeline.data.loader_workers import explaining_workers
+from pipeline.engines.protocol import Engine
+from pipeline.training.loss_monitor import LossMonitor
+from pipeline.training.trainer_state import TrainerState
+from pipeline.utils.distributed import SINGLE_PROCESS, World
+from pipeline.utils.errors import Stopped
+from pipeline.utils.interruption import Interruption
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length of a training and intervals of its callbacks, in steps unless the name says otherwise."""
+
+    steps_per_epoch: int
+    constant_epochs: int
+    decay_epochs: int
+    batch_size: int
+    loader_workers: int
+    log_every: int
+    validate_every_epochs: int
+    sample_every_epochs: int
+    checkpoint_seconds: float
+    max_bad_steps: int
+    halve_every: int | None = None
+
+    @property
+    def epochs(self) -> int:
+        return self.constant_epochs + self.decay_epochs
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Return 1 for the constant epochs, then a straight line that would reach 0 just after the last step.
+
+        If `halve_every` is set, it is also halved after every `halve_every` steps.
+        """
+        constant = self.constant_epochs * self.steps_per_epoch
+        factor = 1.0 if step < constant else (self.steps - step) / (self.steps - constant)
+        return factor * 0.5 ** (step // self.halve_every) if self.halve_every else factor
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Functions that the training loop calls; none of them changes the engine.
+
+    Attributes:
+        log: Logs metrics at a step.
+        validate: Returns metrics; the checkpoint with the highest "validation/score" is the best.
+        sample: Draws the sample pictures, given the number of epochs and of steps.
+        save: Writes a checkpoint, given the trainer state (a dict) and whether it is the best.
+        bar: Opens a progress bar, given the steps made and all steps.
+        begin: Called before each step with the number of steps made.
+    """
+
+    log: Callable[[Metrics, int], None]
+    validate: Callable[[], Metrics]
+    sample: Callable[[int, int], None]
+    save: Callable[[dict, bool], None]
+    bar: Callable[[int, int], object]
+    begin: Callable[[int], None] = lambda step: None
+
+
+def train(
+    engine: Engine,
+    slices: UnpairedSlices | PairedSlices,
+    schedule: Schedule,
+    position: TrainerState,
+    callbacks: Callbacks,
+    *,
+    device: torch.device,
+    interruption: Interruption,
+    world: World = SINGLE_PROCESS,
+    step: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
+) -> None:
+    """Train from `position` to the schedule's end.
+
+    Steps are made by `step` if given, else by the engine itself.
+
+    If several processes train together, a signal to any of them stops all after the same step.
+
+    Raises:
+        Stopped: a signal came; the step under way was finished and a checkpoint written.
+        NotFinite: the loss was not finite `max_bad_steps` times in a row; the last good checkpoint stays.
+        UserError: a worker process of the loader died.
+    """
+    if position.step == 0:
+        callbacks.sample(0, 0)
+    make_step, has_checkpoint = step or engine.step, position.step > 0  # a resumed run has one
+    saved_at, loss_monitor = time.monotonic(), LossMonitor(position, schedule.max_bad_steps)
+    with explaining_workers(schedule.loader_workers), callbacks.bar(position.step, schedule.steps) as bar:
+        for epoch in range(position.epochs, schedule.epochs):
+            for real_a, real_b in _batches(slices, schedule, epoch, position, device, world):
+                # Make a step.
+                started = time.monotonic()
+                callbacks.begin(position.step)
+                rates = engine.set_learning_rate(schedule.learning_rate_factor(position.step))
+                losses = make_step(real_a.to(device, non_blocking=True), real_b.to(device, non_blocking=True))
+                position.step += 1
+                # Read the losses: on a GPU only when they are needed, for reading waits for it.
+                loss_monitor.record(losses)
+                is_log_step = position.step % schedule.log_every == 0
+                is_epoch_end = position.step % schedule.steps_per_epoch == 0
+                if is_log_step or is_epoch_end or device.type == "cpu":
+                    loss_monitor.flush()
+                if is_log_step:
+                    _log(position, rates, callbacks, bar)
+                bar.update()
+                is_checkpoint_due = world.is_main and time.monotonic() - saved_at > schedule.checkpoint_seconds
+                # Save or stop on request: by the first process's clock, or a signal to any process.
+                request = world.all_reduce_max(2 * (interruption.signal_number or 0) + is_checkpoint_due)
+                if request:
+                    loss_monitor.flush()
+                position.seconds += time.monotonic() - started
+                if request and not position.bad_in_a_row:  # no checkpoint after a step that was not finite
+                    callbacks.save(asdict(position), False)
+                    saved_at, has_checkpoint = time.monotonic(), True
+                if request > 1:
+                    _stop(request // 2, position, has_checkpoint)
+            _end_epoch(epoch + 1, schedule, position, callbacks)
+            saved_at, has_checkpoint = time.monotonic(), has_checkpoint or not position.bad_in_a_row
+            if signal_number := world.all_reduce_max(interruption.signal_number or 0):
+                _stop(signal_number, position, has_checkpoint)
+
+
+def _log(position: TrainerState, rates: Mapping[str, float], callbacks: Callbacks, bar: object) -> None:
+    """Show and log the latest losses."""
+    bar.set_postfix({name: f"{value:.2f}" for name, value in position.losses.items()}, refresh=False)
+    values = position.losses | {f"learning_rate_{name}": rate for name, rate in rates.items()}
+    callbacks.log({f"train/{name}": value for name, value in values.items()}, position.step)
+
+
+def _batches(
+    slices: UnpairedSlices | PairedSlices,
+    schedule: Schedule,
+    epoch: int,
+    position: TrainerState,
+    device: torch.device,
+    world: World,
+):
+    """Return the remaining batches of an epoch, of each this process's samples."""
+    return epoch_loader(
+        slices,
+        epoch=epoch,
+        batches=schedule.steps_per_epoch,
+        batch_size=schedule.batch_size,
+        first_batch=position.step - epoch * schedule.steps_per_epoch,
+        workers=schedule.loader_workers,
+        pin_memory=device.type == "cuda" and isinstance(slices.banks[0], SliceBank),
+        slots=world.local_slots(schedule.batch_size),
+    )
+
+
+def _end_epoch(epochs: int, schedule: Schedule, position: TrainerState, callbacks: Callbacks) -> None:
+    """Validate, sample and save after the given number of epochs; no checkpoint follows a step that was not finite."""
+    is_last, is_best = epochs == schedule.epochs, False
+    if epochs % schedule.validate_every_epochs == 0 or is_last:
+        metrics = callbacks.validate()
+        callbacks.log({**metrics, "epoch": epochs}, position.step)
+        is_best = metrics["validation/score"] > position.best_score and not position.bad_in_a_row
+        if is_best:
+            position.best_score = metrics["validation/score"]
+    if epochs % schedule.sample_every_epochs == 0 or is_last:
+        callbacks.sample(epochs, position.step)
+    position.epochs = epochs
+    if not position.bad_in_a_row:
+        callbacks.save(asdict(position), is_best)
+
+
+def _stop(signal_number: int, position: TrainerState, has_checkpoint: bool) -> None:
+    """Raise `Stopped` with what is saved: this step, an earlier checkpoint (`has_checkpoint`), or nothing."""
+    outcome = "saved; the same command goes on from there"
+    if position.bad_in_a_row and has_checkpoint:
+        outcome = "its loss was not finite, so the last good checkpoint is kept; the same command goes on from there"
+    elif position.bad_in_a_row:
+        outcome = "its loss was not finite, so nothing is saved yet; the same command begins anew"
+    raise Stopped(signal_number, f"{signal.Signals(signal_number).name} after step {position.step}; {outcome}")

@@ -1,0 +1,203 @@
+"""Terminal output of every command: messages, tables, progress bars and exit codes."""
+
+import errno
+import os
+import re
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from tqdm import tqdm as ProgressBar
+
+from pipeline.utils.errors import EXIT_BAD_INPUT, Stopped, UserError
+from pipeline.utils.interruption import Terminated, sigterm_as_exception
+from pipeline.utils.progress import ProgressLines
+
+_repeated: Counter | None = None  # within a command, how often each warning was given
+
+
+def cli_main(command: Callable[[list[str] | None], int]) -> Callable[[list[str] | None], int]:
+    """Decorate a command's `main(argv=None) -> int`: expected errors become one line and an exit code.
+
+    A terminal that cannot be written to never changes the exit code.
+    """
+
+    def main(argv: list[str] | None = None) -> int:
+        try:
+            with sigterm_as_exception(), _warning_once():
+                return command(argv)
+        except UserError as error:
+            warn(f"error: {_lines(str(error))}")
+            return EXIT_BAD_INPUT
+        except Stopped as stop:
+            warn(f"stopped: {_lines(str(stop))}")
+            return stop.exit_code
+        except Terminated as stop:
+            warn(f"stopped: {stop}")
+            return stop.exit_code
+        except KeyboardInterrupt as stop:
+            warn(f"stopped: {str(stop) or 'SIGINT; the same command does what is left'}")
+            return 130
+        except SystemExit as leaving:  # argparse ends `--help` and usage errors this way
+            return leaving.code if isinstance(leaving.code, int) else EXIT_BAD_INPUT
+        finally:
+            for stream in (sys.stdout, sys.stderr):  # written by argparse and others: flushed here, not at exit
+                _attempt(stream, lambda stream=stream: stream.flush())
+
+    main.__doc__ = command.__doc__
+    return main
+
+
+def echo(text: str = "") -> None:
+    """Print a line for the user on standard output."""
+    _print(text, sys.stdout)
+
+
+def warn(text: str) -> None:
+    """Print a line on standard error. Within a command, repeated warnings are printed once and counted at the end."""
+    if _repeated is not None and text.strip().startswith("warning: "):
+        _repeated[text.strip()] += 1
+        if _repeated[text.strip()] > 1:
+            return
+    _print(text, sys.stderr)
+
+
+@contextmanager
+def _warning_once() -> Iterator[None]:
+    """Print repeated warnings only once within the block, and their number at its end."""
+    global _repeated  # one terminal, one count
+    outer, _repeated = _repeated, Counter()
+    try:
+        yield
+    finally:
+        counts, _repeated = _repeated, outer
+        for text, count in counts.items():
+            if count > 1:
+                warn(f"{count} times: {text}")
+
+
+def warn_below_bars(text: str) -> None:
+    """Print a line as `warn` does; on a terminal it starts a new line, below any progress bar."""
+    warn(f"\n{text}" if _is_terminal(sys.stderr) else text)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+def _print(text: str, stream: TextIO | None) -> None:
+    """Print a line; letters that the terminal's encoding lacks are escaped."""
+
+    def attempt() -> None:
+        try:
+            print(text, file=stream, flush=True)
+        except UnicodeEncodeError:
+            encoding = stream.encoding or "ascii"
+            print(text.encode(encoding, errors="backslashreplace").decode(encoding), file=stream, flush=True)
+
+    _attempt(stream, attempt)
+
+
+def _attempt(stream: TextIO | None, write: Callable[[], object]) -> None:
+    """Write to standard output or error; where that fails, redirect the stream to nowhere and go on.
+
+    The reader (`| head`) may have left, or the disk behind a redirection may be full.
+    """
+    if stream is None or getattr(stream, "closed", False):
+        return
+    try:
+        write()
+    except OSError as error:
+        # The old stream's buffer would fail again at the interpreter's exit; its replacement stays open until then.
+        name = next((name for name in ("stdout", "stderr") if getattr(sys, name) is stream), None)
+        if name is None:
+            return
+        setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+        if name == "stdout" and error.errno != errno.EPIPE:
+            warn(f"warning: standard output cannot be written ({error.strerror or error}); going on without it")
+
+
+class _Terminal:
+    """Standard error for a progress bar; failed writes are ignored."""
+
+    def __init__(self, stream: TextIO | None):
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> object:  # encoding, isatty, fileno
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> None:
+        _attempt(self.stream, lambda: self.stream.write(text))
+
+    def flush(self) -> None:
+        _attempt(self.stream, lambda: self.stream.flush())
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Print the block's Python warnings as lines "warning: …", without file and line; for a single thread."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        finally:
+            for text in dict.fromkeys(
+                str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)
+            ):
+                warn(f"warning: {on_one_line(text)}")
+
+
+def one_line(text: str) -> str:
+    """Return a text with line ends, tabs and terminal codes (which file names may hold) escaped, as `\\n`."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def on_one_line(text: str, *paths: Path) -> str:
+    """Join the lines of a message into one; blanks within a line stay, since they may belong to a file name.
+
+    Line ends within the names of `paths` are escaped.
+    """
+    for path in paths:
+        text = text.replace(str(path), one_line(str(path)))
+    return one_line(re.sub(r"\s*\n\s*", " ", text.strip()))
+
+
+def _lines(text: str) -> str:
+    """Escape terminal codes and line ends, but keep the line ends of indented lists ("\\n  ")."""
+    return "\n  ".join(one_line(line) for line in text.split("\n  "))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return rows under a header as aligned text; columns of numbers are right-aligned."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in [list(header), *cells]) for column in range(len(header))]
+    numeric = [bool(cells) and all(row[column][:1] in "-+0123456789" for row in cells) for column in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        padded = (
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(row, widths, numeric, strict=True)
+        )
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(header), "  ".join("─" * width for width in widths), *(line(row) for row in cells)])
+
+
+def progress(items: Iterable, *, total: int | None = None, title: str = "", unit: str = "it", quiet: bool = False):
+    """Iterate with a progress bar and the estimated time left; silent when `quiet`."""
+    return bar(items, total=total, desc=title, unit=unit, disable=quiet)
+
+
+def bar(items: Iterable | None = None, **options: object) -> ProgressBar:
+    """Return a progress bar on standard error that survives failed writes; `options` are tqdm's.
+
+    Where standard error is no terminal, the bar prints a few lines instead (`ProgressLines`).
+    """
+    disabled = bool(options.pop("disable", False)) or sys.stderr is None
+    terminal_options = {"dynamic_ncols": True, "mininterval": 0.5} if _is_terminal(sys.stderr) else {}
+    bar_class = ProgressBar if terminal_options else ProgressLines
+    return bar_class(items, file=_Terminal(sys.stderr), disable=disabled, **terminal_options, **options)

@@ -1,0 +1,114 @@
+"""Cropping a volume to a box around the head, and pasting it back: pure array functions.
+
+A box is a (3, 2) integer array, for each axis the first voxel and the one after the last. Its margin around the head is
+fixed, so it may extend beyond the volume. The field is the volume's box without empty planes at the border
+(`transforms.head_mask.Head.field`).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from transforms.head_mask import Head, bounding_box
+
+MARGIN_MM = 10.0  # around the head
+MIN_MARGIN = 2  # voxels
+OUTER_BOX_REACH_MM = 30.0  # smaller parts of the head lie within this distance of its mask
+
+
+def box_around(head: Head, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Return the box of a head with a margin on each side, in the volume's voxels; no margin along axes of one voxel.
+
+    Args:
+        head: The head, whose mask is not empty.
+        spacing_mm: Voxel spacing of the volume.
+    """
+    margins, reach = (_in_voxels(width_mm, spacing_mm) for width_mm in (MARGIN_MM, OUTER_BOX_REACH_MM))
+    bounds = []
+    for axis, (mask_bounds, outer_bounds) in enumerate(zip(bounding_box(head.mask), head.outer_box, strict=True)):
+        field, is_thick = head.field[axis], head.mask.shape[axis] > 1
+        first = min(mask_bounds.start - margins[axis], max(outer_bounds.start - 1, mask_bounds.start - reach[axis]))
+        last = max(mask_bounds.stop + margins[axis], min(outer_bounds.stop + 1, mask_bounds.stop + reach[axis]))
+        bounds.append([field.start + first, field.start + last] if is_thick else [field.start, field.stop])
+    return np.array(bounds)
+
+
+def _in_voxels(width_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
+    return np.maximum(MIN_MARGIN, np.ceil(np.round(width_mm / np.asarray(spacing_mm, dtype=float), 3)).astype(int))
+
+
+def crop_box(volume: np.ndarray, box: np.ndarray, field: Sequence[slice]) -> np.ndarray:
+    """Crop a volume to a box; outside `field`, the nearest voxel of the field is repeated.
+
+    Args:
+        volume: (X, Y, Z).
+        box: (3, 2) voxel bounds.
+        field: Box of the volume without empty planes at its border.
+    """
+    indices = [
+        np.clip(np.arange(*bounds), field_bounds.start, field_bounds.stop - 1)
+        for bounds, field_bounds in zip(box, field, strict=True)
+    ]
+    if all(line[0] == start and line[-1] == stop - 1 for line, (start, stop) in zip(indices, box, strict=True)):
+        return np.ascontiguousarray(volume[tuple(slice(*bounds) for bounds in box)])
+    for axis, line in enumerate(indices):
+        volume = volume.take(line, axis)
+    return volume
+
+
+def paste_box(cropped: np.ndarray, box: np.ndarray, field: Sequence[slice], shape: Sequence[int], fill: float):
+    """Return a volume of `shape` with a crop by `crop_box` pasted back into the field, and `fill` elsewhere."""
+    volume = np.full(tuple(shape), fill, dtype=cropped.dtype)
+    target_slices, source_slices = [], []
+    for (start, stop), bounds in zip(box, field, strict=True):
+        first, last = max(start, bounds.start), max(min(stop, bounds.stop), max(start, bounds.start))
+        target_slices.append(slice(first, last))
+        source_slices.append(slice(first - start, last - start))
+    volume[tuple(target_slices)] = cropped[tuple(source_slices)]
+    return volume
+
+
+def field_in_box(box: np.ndarray, field: Sequence[slice]) -> tuple[slice, ...]:
+    """Return the part of a cropped box that lies in the field, as slices; a whole axis where they do not overlap."""
+    inside = []
+    for (start, stop), bounds in zip(box, field, strict=True):
+        first, last = max(start, bounds.start) - start, min(stop, bounds.stop) - start
+        inside.append(slice(int(first), int(last)) if last > first else slice(0, int(stop - start)))
+    return tuple(inside)
+
+
+def resample_mask(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Resample a mask to another shape over the same field of view, by nearest neighbour."""
+    for axis, (length, new) in enumerate(zip(array.shape, shape, strict=True)):
+        if new != length:
+            array = array.take(_nearest_indices(length, new), axis)
+    return array
+
+
+def resample_field(inside: Sequence[slice], shape: Sequence[int], new_shape: Sequence[int]) -> tuple[slice, ...]:
+    """Return the slices of `field_in_box` on a resampled grid."""
+    resampled = []
+    for bounds, length, new in zip(inside, shape, new_shape, strict=True):
+        old_indices = _nearest_indices(length, new)
+        planes = np.flatnonzero((old_indices >= bounds.start) & (old_indices < bounds.stop))
+        resampled.append(slice(int(planes[0]), int(planes[-1]) + 1) if planes.size else slice(0, new))
+    return tuple(resampled)
+
+
+def repeat_edges(volume: np.ndarray, inside: Sequence[slice]) -> np.ndarray:
+    """Return a volume whose voxels outside the field repeat the field's nearest voxel."""
+    if all(bounds == slice(0, length) for bounds, length in zip(inside, volume.shape, strict=True)):
+        return volume
+    box = np.array([[0, length] for length in volume.shape])
+    return crop_box(volume, box, inside)
+
+
+def fill_outside(volume: np.ndarray, inside: Sequence[slice], value: float) -> None:
+    """Set the voxels outside the field to a value, in place."""
+    for axis, bounds in enumerate(inside):
+        for outside in (slice(0, bounds.start), slice(bounds.stop, None)):
+            volume[(slice(None),) * axis + (outside,)] = value
+
+
+def _nearest_indices(length: int, new: int) -> np.ndarray:
+    return np.minimum(length - 1, ((np.arange(new) + 0.5) * length / new).astype(int))

@@ -1,0 +1,193 @@
+"""Convolution layers that choose the fastest of several implementations that give the same result.
+
+They have the parameters of their `torch.nn` counterparts. On a GPU, in half precision, and when traced, compiled or
+exported they use torch's own implementation: the others were measured to be faster only on the CPU.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, pad
+from torch.nn.utils.parametrize import is_parametrized
+
+from networks.cpu_kernels import gemm_conv
+from networks.cpu_kernels.padding import reflect
+from networks.cpu_kernels.single_channel_conv import convolve_from_one, convolve_to_one, double_to_one, halve_from_one
+from networks.cpu_kernels.upsample_conv import upsample_and_convolve
+from networks.cpu_kernels.winograd import convolve, is_faster, suits_winograd
+
+Implementation = Callable[[Tensor, Tensor], Tensor]  # image, weight
+
+_kernels_enabled = ContextVar("kernels_enabled", default=True)
+
+
+class Convolution(nn.Conv2d):
+    """`nn.Conv2d`, faster if it has one group and pads all sides alike, by reflection or with zeros."""
+
+    @property
+    def is_faster_than_compiled(self) -> bool:
+        """Whether in single precision it is faster than a compiled layer, which uses torch's implementation."""
+        return self.stride == (1, 1) and suits_winograd(self.weight)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, K, h, w) as `nn.Conv2d` does; H and W must exceed a reflecting padding."""
+        weight = self.weight  # read once: under spectral norm each access runs a power iteration
+        if not (_has_supported_options(self) and kernels_apply(image, weight)):
+            return self._conv_forward(image, weight, self.bias)
+        padding = self.padding[0]
+        if self.padding_mode == "reflect":
+            image, padding = reflect(image, padding), 0
+        implementation = self._faster_implementation(image, weight, padding)
+        if implementation is None:
+            return conv2d(image, weight, self.bias, self.stride, padding)
+        return _add_bias(implementation(image, weight), self.bias)
+
+    def _faster_implementation(self, image: Tensor, weight: Tensor, padding: int) -> Implementation | None:
+        """Return an implementation that is faster than torch's, or None; `padding` is by zeros."""
+        kernels, channels, *taps = weight.shape
+        if any(side + 2 * padding < reach for side, reach in zip(image.shape[2:], taps, strict=True)):
+            return None  # torch raises an error that says what is wrong
+        if self.stride == (2, 2):
+            if padding == 1 and gemm_conv.is_faster(image.shape[0] * image.shape[2] * image.shape[3] // 4, weight):
+                return gemm_conv.halve
+            return partial(halve_from_one, padding=padding) if channels == 1 else None
+        if self.stride != (1, 1):
+            return None
+        if kernels == 1:
+            implementation = convolve_to_one
+        elif channels == 1:
+            implementation = convolve_from_one
+        elif is_faster(image, weight, padding):
+            implementation = convolve
+        else:
+            return None
+        return (
+            implementation if padding == 0 else lambda image, weight: implementation(pad(image, (padding,) * 4), weight)
+        )
+
+
+class TransposedConvolution(nn.ConvTranspose2d):
+    """`nn.ConvTranspose2d`, faster if its kernel is 4×4, its stride 2 and its padding 1."""
+
+    def forward(self, image: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Map (N, C, H, W) to (N, K, h, w) as `nn.ConvTranspose2d` does."""
+        weight = self.weight
+        doubles = (self.kernel_size, self.stride, self.padding, self.output_padding) == ((4, 4), (2, 2), (1, 1), (0, 0))
+        if doubles and output_size is None and _has_supported_options(self) and kernels_apply(image, weight):
+            if weight.shape[1] == 1:
+                return _add_bias(double_to_one(image, weight), self.bias)
+            if gemm_conv.is_faster(image.shape[0] * image.shape[2] * image.shape[3], weight):
+                return _add_bias(gemm_conv.double(image, weight), self.bias)
+        return super().forward(image, output_size)
+
+
+class UpsampleConvolution(nn.Sequential):
+    """Nearest-neighbour `nn.Upsample` by 2, a reflecting `Convolution` of kernel 3 or 5, and any further layers."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, K, 2H, 2W)."""
+        _, convolution, *others = self
+        plain = is_parametrized(convolution) or min(image.shape[-2:]) < 2  # reading a parametrised weight changes it
+        if plain or not kernels_apply(image, convolution.weight):
+            return super().forward(image)
+        features = _add_bias(upsample_and_convolve(image, convolution.weight), convolution.bias)
+        for layer in others:
+            features = layer(features)
+        return features
+
+
+def _has_supported_options(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
+    """Whether the faster implementations support a layer's options."""
+    return (
+        layer.groups == 1
+        and layer.dilation == (1, 1)
+        and layer.padding_mode in ("zeros", "reflect")
+        and isinstance(layer.padding, tuple)  # not "same", nor "valid"
+        and len(set(layer.padding)) == 1
+    )
+
+
+def kernels_apply(image: Tensor, weight: Tensor) -> bool:
+    """Whether a layer may choose an implementation: a batch on the CPU, float32 or float64, no autocast, no tracing."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and image.device.type == weight.device.type == "cpu"
+        and image.dtype == weight.dtype
+        and image.dtype in (torch.float32, torch.float64)
+        and image.dim() == 4
+        and not torch.is_autocast_enabled("cpu")
+        and _kernels_enabled.get()
+    )
+
+
+@contextmanager
+def reference_conv() -> Iterator[None]:
+    """Use torch's own implementations within the block: the others are differentiable only once."""
+    token = _kernels_enabled.set(False)
+    try:
+        yield
+    finally:
+        _kernels_enabled.reset(token)
+
+
+def accelerate(network: nn.Module) -> nn.Module:
+    """Replace every `nn.Conv2d` by a `Convolution` with the same weights; return the network.
+
+    The network must be fresh, without hooks (they would be lost) and without a layer that is used twice.
+    """
+    return _replace_layers(
+        network, lambda layer: _with_same_weights(layer, Convolution) if type(layer) is nn.Conv2d else None
+    )
+
+
+def reference_layers(network: nn.Module) -> nn.Module:
+    """Replace these layers by `nn.Conv2d`, `nn.ConvTranspose2d` and `nn.Sequential`; return the network.
+
+    Raises:
+        ValueError: a layer's weight is parametrised (a spectral norm), which the replacement would not have.
+    """
+    return _replace_layers(network, _reference_layer)
+
+
+def _reference_layer(layer: nn.Module) -> nn.Module | None:
+    if isinstance(layer, UpsampleConvolution):
+        return nn.Sequential(*layer)
+    for fast_class, torch_class in ((Convolution, nn.Conv2d), (TransposedConvolution, nn.ConvTranspose2d)):
+        if isinstance(layer, fast_class):
+            if is_parametrized(layer):
+                raise ValueError("a layer whose weight is parametrised has no plain form")
+            return _with_same_weights(layer, torch_class)
+    return None
+
+
+def _replace_layers(network: nn.Module, replacement_of: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
+    """Return a network whose layers are replaced by `replacement_of(layer)`, unless that is None."""
+    replacement = replacement_of(network)
+    network = network if replacement is None else replacement
+    for name, child in network.named_children():
+        setattr(network, name, _replace_layers(child, replacement_of))
+    return network
+
+
+def _with_same_weights(layer: nn.Conv2d | nn.ConvTranspose2d, layer_class: type[nn.Module]) -> nn.Module:
+    """Return a layer of another class with the same options and weights."""
+    options = {"output_padding": layer.output_padding} if isinstance(layer, nn.ConvTranspose2d) else {}
+    options |= {"groups": layer.groups, "dilation": layer.dilation}
+    replacement = layer_class(
+        *(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding),
+        padding_mode=layer.padding_mode,
+        bias=layer.bias is not None,
+        device="meta",
+        **options,
+    )
+    replacement.weight, replacement.bias = layer.weight, layer.bias
+    return replacement.train(layer.training)
+
+
+def _add_bias(features: Tensor, bias: Tensor | None) -> Tensor:
+    return features if bias is None else features + bias[:, None, None]

@@ -1,0 +1,115 @@
+"""Checks across keys of a configuration: settings that are valid by themselves but do not go together."""
+
+from collections.abc import Iterator
+
+from pipeline.config.methods import NATIVE, PAIRED, USUAL
+from pipeline.config.schema import Config
+
+
+def conflicts(config: Config) -> Iterator[str]:
+    """Yield one line for each combination of settings that is not allowed."""
+    yield from _data_conflicts(config)
+    yield from _network_conflicts(config)
+    yield from _method_conflicts(config)
+    yield from _training_conflicts(config)
+
+
+def _training_conflicts(config: Config) -> Iterator[str]:
+    training = config.training
+    if training.precision == "fp16" and config.device == "cpu":
+        yield "training.precision = 'fp16': needs a GPU; use bf16 or float32 on the CPU"
+    if str(training.start_from).startswith(("runs:/", "models:/")):
+        yield (
+            f"training.start_from = {training.start_from}: MLflow has translators alone, without the discriminators; "
+            "give a run's folder or one of its checkpoints"
+        )
+    if training.slices_on_device and training.loader_workers:
+        yield f"training.loader_workers = {training.loader_workers}: must be 0 with training.slices_on_device"
+    if training.cuda_graph:
+        if config.device in ("cpu", "mps"):
+            yield f"training.cuda_graph = True: needs a CUDA device, and device = {config.device!r}; use false"
+        if training.optimiser != "adam":
+            yield f"training.cuda_graph = True: needs optimiser adam, and it is {training.optimiser!r}; use false"
+        if getattr(config.method, "critic_steps", 1) != 1:
+            yield f"training.cuda_graph = True: needs method.critic_steps 1, and it is {config.method.critic_steps}"
+
+
+def _data_conflicts(config: Config) -> Iterator[str]:
+    first, second = config.contrasts
+    if first == second:
+        yield f"contrasts = [{first}, {second}]: must be two different names"
+    for key in ("patterns", "train"):
+        contrast_names = getattr(config.data, key, None)
+        if contrast_names is not None and set(contrast_names) != {first, second}:
+            expected = sorted(config.contrasts)
+            yield f"data.{key} names {sorted(contrast_names)}: must name exactly the contrasts, {expected}"
+    if getattr(config.data, "test", None) and set(config.data.test) != {first, second}:
+        yield f"data.test names {sorted(config.data.test)}: must name both of {sorted(config.contrasts)}, or none"
+    if config.preprocess.scaling == "type_range" and config.data.source != "images":
+        yield "preprocess.scaling = 'type_range': is for data.source: images; use percentiles for volumes"
+    coverage, axis = config.preprocess.coverage_mm, config.preprocess.axis
+    if coverage != "all" and config.data.source == "images":
+        yield f"preprocess.coverage_mm = {coverage!r}: is for volumes; use all for data.source: images"
+    elif isinstance(coverage, float) and axis == "sagittal":
+        yield f"preprocess.coverage_mm = {coverage:g}: must be all or shared for sagittal slices, which have no crown"
+
+
+def _network_conflicts(config: Config) -> Iterator[str]:
+    size, generator, discriminator = config.preprocess.size, config.generator, config.discriminator
+    if generator.type == "unet":
+        depth = generator.depth
+        if depth is None and size & (size - 1):
+            yield f"preprocess.size = {size}: must be a power of two unless generator.depth is set"
+        elif depth is not None and size % 2**depth:
+            yield _multiple_message(size, "depth", depth)
+    elif size % 2**generator.downs:
+        yield _multiple_message(size, "downs", generator.downs)
+    elif size < 2 ** (generator.downs + 1):
+        yield f"generator.downs = {generator.downs}: preprocess.size = {size} is too small for it"
+    if generator.type == "munit" and size < 2 ** (generator.style_downs + 1):
+        yield f"generator.style_downs = {generator.style_downs}: preprocess.size = {size} is too small for it"
+    if generator.type == "unit" and generator.shared_blocks > generator.blocks:
+        blocks = f"generator.blocks = {generator.blocks}"
+        yield f"generator.shared_blocks = {generator.shared_blocks}: must be at most {blocks}"
+    scales = getattr(discriminator, "scales", 1)
+    if size < 2 ** (discriminator.layers + scales + 1):
+        levels = f"discriminator.layers = {discriminator.layers}"
+        levels += f" with discriminator.scales = {scales}" if scales > 1 else ""
+        yield f"{levels}: preprocess.size = {size} is too small for it"
+
+
+def _multiple_message(size: int, key: str, halvings: int) -> str:
+    multiple = f"{2**halvings} (2 to the power generator.{key} = {halvings})"
+    return f"preprocess.size = {size}: must be a multiple of {multiple}"
+
+
+def _method_conflicts(config: Config) -> Iterator[str]:
+    method, generator = config.method, config.generator.type
+    native = NATIVE.get(method.type, {}).get("generator")
+    if native and generator != native:
+        yield f"generator.type = {generator!r}: must be {native} for method {method.type}, which trains its own kind"
+    elif not native and generator not in _general_generators():
+        usual = USUAL["generator"]
+        yield f"generator.type = {generator!r}: is for the method of that name; use {usual} with method {method.type}"
+    paired = config.split.pairing == "paired"
+    if method.type in PAIRED and not paired:
+        yield f"split.pairing = 'unpaired': must be paired for method {method.type}, which learns from registered pairs"
+    if method.type in PAIRED and config.data.source == "images" and not config.data.paired:
+        yield f"data.paired = False: must be true for method {method.type}: equal file names are the same slice"
+    if method.type == "dualgan":
+        critic = method.clip is not None or method.gradient_penalty > 0
+        if method.adversarial == "wasserstein" and not critic:
+            yield "method.adversarial = 'wasserstein': needs method.clip or method.gradient_penalty"
+        if method.adversarial != "wasserstein" and critic:
+            yield f"method.adversarial = {method.adversarial!r}: must be wasserstein with clip or gradient_penalty"
+        if method.clip is not None and method.gradient_penalty:
+            yield f"method.clip = {method.clip}: must be null with method.gradient_penalty, which takes its place"
+        if method.adversarial != "wasserstein" and method.critic_steps > 1:
+            yield f"method.critic_steps = {method.critic_steps}: must be 1 unless method.adversarial is wasserstein"
+        if method.gradient_penalty and config.training.precision == "fp16":
+            yield "training.precision = 'fp16': does not go with method.gradient_penalty; use bf16 or float32"
+
+
+def _general_generators() -> set[str]:
+    """Return the types of generator that work with most methods."""
+    return {"unet", "resnet", "residual_concat"}

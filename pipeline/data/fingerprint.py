@@ -1,0 +1,137 @@
+"""Fingerprints: a volume or a cohort in a few numbers that tell contrasts, spacings and fields of view apart.
+
+Intensities are summarised twice. `head`: the whole head, scaled to [-1, 1] as the network sees it. `core`: the third of
+the head that lies deepest below its outline, shifted to a median of 0 and divided by its standard deviation. The core
+leaves out scalp and skull and does not depend on the scaling; fluid lies in its dark tail (as in T1) or its bright one
+(as in T2). Both are stored as quantiles: the mean absolute difference of two sets is the Wasserstein-1 distance, and
+their mean over volumes is the Wasserstein barycentre.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from nibabel.affines import voxel_sizes
+from scipy.ndimage import distance_transform_edt, find_objects
+
+from transforms.slices import AXES, centre_fit
+
+QUANTILES = 64
+COARSE_MM = 4.0  # spacing of the grid that finer volumes are thinned to before they are measured
+MIN_PLANE_SHARE = 0.05  # planes with a smaller share of the fullest plane's foreground do not count to the head
+RANGE_PERCENTILES = (5, 95)  # percentiles that bound a cohort's sizes, so that one odd volume does not widen the range
+MIN_VOXELS = 100  # smallest head on the coarse grid that gets a fingerprint
+
+
+def volume_fingerprint(data: Mapping[str, object], axis: str, size: int, key: str = "image") -> dict | None:
+    """Return a volume's fingerprint in JSON's types.
+
+    Args:
+        data: Result of `transforms.slice_chain.slice_chain`, with or without a stride.
+        axis: Orientation of the slices.
+        size: Side of the training slices. Of larger slices only the centre's intensities count, as cropped in training,
+            but the whole head's extent.
+        key: The chain's dictionary key.
+
+    Returns:
+        `core` and `head`: 64 quantiles each, see above. Along R, A, S: `spacing_mm` of the file, and `field_mm` and
+        `head_mm`, the extents of the prepared volume and of its head.
+        None for pictures, whose pixels have no size, and for heads of fewer than `MIN_VOXELS` coarse voxels.
+    """
+    if f"{key}_type_range" in data:
+        return None
+    foreground, stack = data[f"{key}_foreground"], data[key]
+    axis_index = AXES[axis]
+    grid_mm = _slices_first(voxel_sizes(data[f"{key}_affine"]), axis_index)
+
+    # Thin the volume to a coarse grid, cropped to the slices' training size.
+    steps = np.maximum(1, np.rint(COARSE_MM / grid_mm)).astype(int)
+    coarse, coarse_mm = tuple(slice(None, None, step) for step in steps), grid_mm * steps
+    whole_head = data[f"{key}_whole_foreground"][coarse]
+    if max(foreground.shape[1:]) > size:
+        square = tuple(min(size, length) for length in foreground.shape[1:])
+        foreground, stack = centre_fit(foreground, *square, fill=False), centre_fit(stack, *square, fill=-1)
+    foreground, stack = foreground[coarse], stack[coarse]
+    if np.count_nonzero(foreground) < MIN_VOXELS:
+        return None
+
+    # Measure the head within its bounding box: the air around it would take most of the time.
+    box = find_objects(foreground.astype(np.uint8))[0]
+    head = foreground[box]
+    values, depth = stack[box][head], _depth_mm(head, coarse_mm)[head]
+    field = np.array([len(data[key]), *data[f"{key}_before_fit"]]) * grid_mm
+    file_affine = data[f"{key}_before_spacing"][1] if f"{key}_before_spacing" in data else data[f"{key}_affine"]
+    return {
+        "core": _standardised(_quantiles(values[depth >= np.quantile(depth, 2 / 3)])).round(4).tolist(),
+        "head": _quantiles(values).round(4).tolist(),
+        "spacing_mm": voxel_sizes(file_affine).round(4).tolist(),
+        "field_mm": _slices_last(field, axis_index).round(1).tolist(),
+        "head_mm": _slices_last(_extent(whole_head) * coarse_mm, axis_index).round(1).tolist(),
+    }
+
+
+def cohort_fingerprint(members: Sequence[Mapping[str, Sequence[float]]]) -> dict:
+    """Return a cohort's fingerprint in JSON's types, from its members' fingerprints (at least one).
+
+    `core` and `head`: the members' mean. `core_reach`, `head_reach`: 95th percentile of a member's distance from the
+    mean of the others, 0 for a single member. `spacing_mm`, `field_mm`, `head_mm`: along R, A, S, the range that nine
+    of ten members lie in.
+    """
+    cohort: dict[str, object] = {}
+    for name in ("core", "head"):
+        quantiles = np.array([member[name] for member in members])
+        cohort[name] = quantiles.mean(axis=0).round(4).tolist()
+        cohort[f"{name}_reach"] = round(_distance_p95(quantiles), 4)
+    for name in ("spacing_mm", "field_mm", "head_mm"):
+        ranges = np.percentile([member[name] for member in members], RANGE_PERCENTILES, axis=0)  # (2, 3)
+        cohort[name] = ranges.T.round(4).tolist()
+    return cohort
+
+
+def quantile_distance(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return the Wasserstein-1 distance of two distributions, given the same number of equally spaced quantiles."""
+    return float(np.mean(np.abs(np.subtract(first, second))))
+
+
+def _distance_p95(quantiles: np.ndarray) -> float:
+    """Return the 95th percentile of each row's distance from the mean of the others."""
+    count = len(quantiles)
+    if count == 1:
+        return 0.0
+    others = (quantiles.sum(axis=0) - quantiles) / (count - 1)
+    return float(np.percentile(np.abs(quantiles - others).mean(axis=1), 95))
+
+
+def _quantiles(values: np.ndarray) -> np.ndarray:
+    return np.quantile(values, (np.arange(QUANTILES) + 0.5) / QUANTILES)
+
+
+def _standardised(quantiles: np.ndarray) -> np.ndarray:
+    deviation = np.std(quantiles)
+    return (quantiles - np.median(quantiles)) / deviation if deviation > 0 else np.zeros(QUANTILES)
+
+
+def _depth_mm(head: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+    """Return each voxel's depth below the head's outline. Air surrounds the array, except along axes of one plane."""
+    margins = [(1, 1) if length > 1 else (0, 0) for length in head.shape]
+    inside = tuple(slice(margin, margin + length) for (margin, _), length in zip(margins, head.shape, strict=True))
+    return distance_transform_edt(np.pad(head, margins), sampling=spacing_mm)[inside]
+
+
+def _extent(head: np.ndarray) -> np.ndarray:
+    """Return the head's extent along each axis, in planes."""
+    planes = []
+    for axis in range(3):
+        share = head.sum(axis=tuple(other for other in range(3) if other != axis))
+        occupied = np.flatnonzero(share >= MIN_PLANE_SHARE * share.max())
+        planes.append(occupied[-1] - occupied[0] + 1)
+    return np.array(planes)
+
+
+def _slices_first(sizes: np.ndarray, axis_index: int) -> np.ndarray:
+    """Reorder (R, A, S) to a stack's axes: `cut_slices` moves the sliced axis to the front."""
+    return np.array([sizes[axis_index], *np.delete(sizes, axis_index)])
+
+
+def _slices_last(sizes: np.ndarray, axis_index: int) -> np.ndarray:
+    """Undo `_slices_first`."""
+    return np.insert(sizes[1:], axis_index, sizes[0])

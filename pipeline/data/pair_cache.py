@@ -1,0 +1,181 @@
+"""The cache of registered pairs: aligned slices of two contrasts, for methods that learn from pairs.
+
+A pair is three files beside those of `pipeline.data.slice_cache`: `<key>-first.npy` and `<key>-second.npy`, of which
+slice i shows the same position on the first scan's grid, and `<key>.json` with their statistics. The key covers both
+images' path, size and modification time, the preprocessing and whether pairs are registered.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.cache_filling import fill_cache
+from pipeline.data.case import Case
+from pipeline.data.pairs import VERSION as REGISTRATION_VERSION
+from pipeline.data.pairs import BadScan, field_of_view_mask, prepare_scan, resampled_onto, rigid_transform_between
+from pipeline.data.slice_cache import StoredCase, intact, write_slices
+from pipeline.utils.console import warnings_as_lines
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import atomic_text, file_identity, make_folder
+from transforms.io.fetched import not_fetched
+from transforms.slices import centre_fit, occupied_slices
+
+VERSION = 3  # version of the entries; raise it when the same scans and transform give other slices
+MIN_COVERED_SHARE = 0.95  # share of the first scan's head that the second's field of view must cover, per slice
+
+CasePair = tuple[Case, Case]
+StoredPair = tuple[StoredCase, StoredCase]
+
+
+def pair_key(cases: CasePair, settings: dict) -> str:
+    """Return a pair's cache key under the settings of `build_pair_cache`."""
+    files = [file_identity(case.path) for case in cases]
+    identity = json.dumps(["pair", VERSION, REGISTRATION_VERSION, files, settings], sort_keys=True)
+    return hashlib.sha256(identity.encode()).hexdigest()[:24]
+
+
+def look_up_pair(cases: CasePair, folder: Path, settings: dict) -> StoredPair | None:
+    """Return the cached pair, or None where it is absent or damaged; see `pipeline.data.slice_cache.intact`."""
+    try:
+        key = pair_key(cases, settings)
+        record_path, files = folder / f"{key}.json", _files(folder, key)
+        statistics = json.loads(record_path.read_text())
+        checksums = dict(zip(files, statistics["files"], strict=True))
+        if not intact(record_path, checksums, (statistics["count"], settings["size"], settings["size"])):
+            return None
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+    first, second = (
+        StoredCase(case, path, statistics["count"], statistics) for case, path in zip(cases, files, strict=True)
+    )
+    return first, second
+
+
+def extract_pair(cases: CasePair, folder: Path, settings: dict, cache: Path) -> None:
+    """Read two scans, resample the second onto the first's grid, and store the slices that show the head in both.
+
+    Each scan is prepared on its own and scaled by its own percentiles; where the grids differ the second is resampled
+    once, linearly. `common_slices` chooses the slices.
+
+    Raises:
+        ValueError: the pair cannot be used; the message gives the reason.
+        UserError: the disk is full, or the folder cannot be written.
+    """
+    if problem := next(filter(None, (not_fetched(case.path) for case in cases)), None):
+        raise ValueError(problem)
+    key = pair_key(cases, settings)  # before reading, so that a file replaced meanwhile counts as not stored
+    chain_settings = {
+        name: value for name, value in settings.items() if name not in ("min_foreground", "register_pairs")
+    }
+
+    # Register the pair, then resample the second scan.
+    try:
+        with warnings_as_lines():
+            first, second = (prepare_scan(case.path, chain_settings, stride=1) for case in cases)
+        rigid_transform = rigid_transform_between(
+            first, second, cases, chain_settings, register=settings["register_pairs"], cache=cache
+        )
+    except BadScan as error:
+        raise ValueError(str(error)) from None
+    target, target_foreground = resampled_onto(first, second, rigid_transform)
+
+    # Choose the slices that show the head in both scans, at the training size.
+    side = settings["size"]
+    covered = first.foreground & field_of_view_mask(first, second, rigid_transform)
+    masks = (centre_fit(mask, side, side, fill=False) for mask in (first.foreground, target_foreground, covered))
+    positions = _require_common_slices(*masks, settings["min_foreground"])
+
+    # Write the slices, then the record that makes them an entry.
+    checksums = [
+        write_slices(path, centre_fit(slices, side, side, fill=-1)[positions])
+        for path, slices in zip(_files(folder, key), (first.stack, target), strict=True)
+    ]
+    statistics = {
+        "count": len(positions),
+        "files": checksums,
+        "positions": positions.tolist(),
+        "movement": rigid_transform.tolist(),
+    }
+    atomic_text(folder / f"{key}.json", json.dumps(statistics))
+
+
+def common_slices(first: np.ndarray, second: np.ndarray, covered_mask: np.ndarray, min_foreground: float) -> np.ndarray:
+    """Return the indices of the slices that show enough of the head in both scans.
+
+    At least `min_foreground` of the slice is foreground in each scan, and the second's field of view covers
+    `MIN_COVERED_SHARE` of the first's foreground: outside it the second is dark because nothing was measured, and a
+    network would learn to cut heads off.
+
+    Args:
+        first, second: (N, H, W) bool, each scan's foreground.
+        covered_mask: (N, H, W) bool, the first's foreground within the second's field of view.
+        min_foreground: Smallest share of a slice that is foreground.
+    """
+    common = np.intersect1d(occupied_slices(first, min_foreground), occupied_slices(second, min_foreground))
+    is_covered = covered_mask[common].sum(axis=(1, 2)) >= MIN_COVERED_SHARE * first[common].sum(axis=(1, 2))
+    return common[is_covered]
+
+
+def _require_common_slices(
+    first: np.ndarray, second: np.ndarray, covered_mask: np.ndarray, min_foreground: float
+) -> np.ndarray:
+    """Return `common_slices`; raise ValueError where there are none."""
+    if not second.any():
+        raise ValueError("the heads do not overlap; check their affines")
+    positions = common_slices(first, second, covered_mask, min_foreground)
+    if len(positions) == 0:
+        raise ValueError(
+            f"no slice shows the head whole in both scans, with {min_foreground:.0%} of foreground; lower "
+            "preprocess.min_foreground, or check that both cover the head"
+        )
+    return positions
+
+
+def build_pair_cache(
+    pairs: Sequence[CasePair],
+    folder: Path,
+    settings: dict,
+    *,
+    cache: Path,
+    processes: int | None,
+    on_bad_volume: str,
+    quiet: bool = False,
+) -> tuple[list[StoredPair], dict[CasePair, str]]:
+    """Cache every pair and return the entries in order, and the reason for each pair that cannot be used.
+
+    Args:
+        pairs: Pairs to cache.
+        folder: Folder of the slice cache.
+        settings: Arguments of `transforms.slice_chain.slice_chain`; `min_foreground`, the smallest share of a used
+            slice that is foreground; and `register_pairs`, whether pairs on different grids are registered.
+        cache: Folder that keeps registrations.
+        processes: Number of worker processes; None for one per core. Registration uses one thread, so that its result
+            is the same in every process.
+        on_bad_volume: "skip" warns of unusable pairs and leaves them out, "stop" raises.
+        quiet: Whether to leave out the progress bar.
+
+    Raises:
+        UserError: no pair could be used, or one could not and `on_bad_volume` is "stop".
+    """
+    make_folder(folder)
+    entries, failures = fill_cache(
+        extract_pair,
+        {cases: (cases, folder, settings, cache) for cases in pairs},
+        look_up=lambda cases: look_up_pair(cases, folder, settings),
+        paths=lambda cases: [case.path for case in cases],
+        title="pairs",
+        unit="pair",
+        processes=processes,
+        on_bad_volume=on_bad_volume,
+        quiet=quiet,
+    )
+    if len(failures) == len(set(pairs)):
+        raise UserError(f"none of {len(pairs)} pairs could be used; the reasons are above")
+    return [entries[cases] for cases in pairs if cases not in failures], failures
+
+
+def _files(folder: Path, key: str) -> tuple[Path, Path]:
+    return folder / f"{key}-first.npy", folder / f"{key}-second.npy"

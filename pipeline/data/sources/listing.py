@@ -1,0 +1,55 @@
+"""Shared by the sources of cases: the order of names, volume suffixes, and the check for duplicate cases."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.data.case import Case
+from pipeline.utils.errors import UserError
+from pipeline.utils.paths import cwd_hint
+
+VOLUME_SUFFIX = r"\.(?:nii(?:\.gz)?|mgz|mgh)"  # regular expression of NIfTI's and FreeSurfer's suffixes
+
+
+def natural_key(text: str) -> list[str | int]:
+    """Return a sort key in counting order: "Image #2" comes before "Image #10"."""
+    return [int(piece) if index % 2 else piece for index, piece in enumerate(re.split(r"([0-9]+)", text))]
+
+
+def nifti_stem(name: str) -> str | None:
+    """Return a file name without .nii, .nii.gz, .mgz or .mgh; None for other and for hidden files."""
+    match = re.fullmatch(rf"(?P<stem>[^.].*){VOLUME_SUFFIX}", name, re.IGNORECASE)
+    return match["stem"] if match else None
+
+
+def check_unique_names(cases: Iterable[Case]) -> None:
+    """Raise UserError naming both files where two cases are the same, or have the same name.
+
+    Outputs are named by subject, session and contrast joined: ("p1_b", "", "T1") and ("p1", "b", "T1") would overwrite
+    each other, and so would ("p1", "b", "T1") and ("p1", "", "b_T1").
+    """
+    case_by_name: dict[str, Case] = {}
+    for case in cases:
+        first = case_by_name.setdefault(case.name, case)
+        if first is case:
+            continue
+        if (first.subject, first.session) != (case.subject, case.session):
+            raise UserError(
+                f"{first.path} and {case.path} would both be called {case.name} in the results, as "
+                f"{_subject_text(first)} and as {_subject_text(case)}; rename one of them"
+            )
+        raise UserError(
+            f"{first.path} and {case.path} are both {case.contrast} of {case.subject}"
+            f"{f', session {case.session}' if case.session else ''}; move one of them away or rename it"
+        )
+
+
+def _subject_text(case: Case) -> str:
+    return f"subject {case.subject}" + (f", session {case.session}" if case.session else "")
+
+
+def require_folder(folder: Path, key: str) -> None:
+    """Raise UserError naming the configuration's `key` where `folder` is not a folder."""
+    if not folder.is_dir():
+        kind = "not a" if folder.exists() else "no such"
+        raise UserError(f"{folder}: {kind} folder{cwd_hint(folder)}; correct {key}")

@@ -1,0 +1,248 @@
+"""Any folder of NIfTI volumes as cases: one glob per contrast, with {subject} in it (BIDS or a lab's own layout)."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pipeline.data.case import Case
+from pipeline.data.sources.listing import VOLUME_SUFFIX, check_unique_names, natural_key, require_folder
+from pipeline.utils.console import warn
+from pipeline.utils.errors import UserError
+
+Label = tuple[str, ...]
+_SUFFIX = re.compile(rf"{VOLUME_SUFFIX}$", re.IGNORECASE)
+_OTHER_FORMAT = re.compile(r"\.(hdr|mha|mhd|nrrd|mnc)$", re.IGNORECASE)  # other formats of volumes
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One file that a pattern matched: its path within the folder, its subject, and the text matched by wildcards."""
+
+    relative: str
+    subject: str
+    wildcard_text: str
+
+    @cached_property
+    def entities(self) -> dict[str, str]:
+        """The BIDS entities that distinguish scans of a subject, as {"ses": "ses-1", ...}."""
+        entities = re.findall(r"(?:^|[/_])((ses|run|acq)-[^/_.]+)", self.relative)
+        return {kind: entity for entity, kind in entities}
+
+    @cached_property
+    def tokens(self) -> Label:
+        """The words of the text matched by wildcards."""
+        return tuple(word for word in re.split(r"[/_]+", _SUFFIX.sub("", self.wildcard_text)) if word)
+
+
+def nifti_cases(folder: Path, patterns: Mapping[str, str]) -> list[Case]:
+    """List the volumes that each contrast's pattern matches, sorted.
+
+    A pattern is a path relative to `folder`: `{subject}` matches the shortest fitting name without "/" (the same name
+    wherever it is repeated), `*` and `?` match within a name, `**/` matches zero or more folders. A pattern that ends
+    in .nii or .nii.gz also matches the other suffix, and capitals, if the volume does not exist as the pattern spells
+    it and no other contrast's pattern spells the file's name exactly.
+
+    A case's session is its BIDS ses- entity. Where a subject has several files of a contrast in one session, the run-
+    entity, then acq-, then the words that differ between the wildcards' matches are added, alike for all contrasts. A
+    contrast with a single file in that session gets the first of those labels that does not contradict its name.
+
+    Raises:
+        UserError: a pattern has no {subject} or no match, one file is matched twice, a volume is stored twice (as .nii
+            and .nii.gz), or two files are the same subject, session and contrast. The message names the pattern, the
+            folder or the files.
+    """
+    require_folder(folder, "data.folder")
+    every_file = list(_files_below(folder, frozenset()))
+    files = [name for name in every_file if _SUFFIX.search(name)]
+    scans_by_contrast = _scans_by_contrast(patterns, files)
+
+    # Group the scans by subject and session.
+    groups: dict[tuple[str, str], dict[str, list[Scan]]] = defaultdict(lambda: defaultdict(list))
+    matched_by: dict[str, str] = {}
+    for contrast, scans in scans_by_contrast.items():
+        _check_matches(folder, contrast, patterns[contrast], scans, files)
+        for scan in scans:
+            if matched_by.setdefault(scan.relative, contrast) != contrast:
+                raise UserError(
+                    f"{folder / scan.relative}: matched by both data.patterns.{matched_by[scan.relative]} "
+                    f"and data.patterns.{contrast}; make them narrower"
+                )
+            groups[scan.subject, scan.entities.get("ses", "")][contrast].append(scan)
+
+    # Name the sessions, so that each scan is a case of its own.
+    cases = sorted(
+        Case(subject, "_".join([session, *label] if session else label), contrast, folder / scan.relative)
+        for (subject, session), scans in groups.items()
+        for contrast, labels in session_labels(scans).items()
+        for scan, label in labels.items()
+    )
+    check_unique_names(cases)
+    _warn_of_other_formats(folder, patterns, every_file)
+    return cases
+
+
+def _warn_of_other_formats(folder: Path, patterns: Mapping[str, str], files: Sequence[str]) -> None:
+    """Warn of volumes in other formats that a pattern would match and that do not exist as NIfTI."""
+    present = {_SUFFIX.sub("", name) for name in files if _SUFFIX.search(name)}
+    stems = {name: _OTHER_FORMAT.sub("", name) for name in files if _OTHER_FORMAT.search(name)}
+    for contrast, pattern in patterns.items():
+        matcher = _matcher(contrast, pattern, any_suffix=True)
+        unread = [name for name, stem in stems.items() if stem not in present and _scan(matcher, f"{stem}.nii.gz")]
+        if unread:
+            count = "1 volume" if len(unread) == 1 else f"{len(unread)} volumes"
+            warn(
+                f"warning: {folder}: data.patterns.{contrast} '{pattern}' would match {count} of another format than "
+                f".nii, .nii.gz or .mgz, such as {unread[0]}; left out, convert to .nii.gz to have them taken"
+            )
+
+
+def _scans_by_contrast(patterns: Mapping[str, str], files: Sequence[str]) -> dict[str, list[Scan]]:
+    """Return the files that each contrast's pattern matches exactly, and the volumes it matches with another suffix."""
+    exact, other = (
+        {contrast: _matcher(contrast, pattern, any_suffix=any_suffix) for contrast, pattern in patterns.items()}
+        for any_suffix in (False, True)
+    )
+    scans_by_contrast = {
+        contrast: [scan for relative in files if (scan := _scan(matcher, relative))]
+        for contrast, matcher in exact.items()
+    }
+    order = {relative: number for number, relative in enumerate(files)}
+    exact_names = {scan.relative for scans in scans_by_contrast.values() for scan in scans}
+    for contrast, scans in scans_by_contrast.items():
+        present = {_SUFFIX.sub("", scan.relative) for scan in scans}
+        other_names = (name for name in files if name not in exact_names and _SUFFIX.sub("", name) not in present)
+        scans += [scan for relative in other_names if (scan := _scan(other[contrast], relative))]
+        scans.sort(key=lambda scan: order[scan.relative])
+    return scans_by_contrast
+
+
+def session_labels(scans: Mapping[str, Sequence[Scan]]) -> dict[str, dict[Scan, Label]]:
+    """Return a label for each scan of one subject and session, by contrast; a contrast's labels differ if possible."""
+    for label in _LABELS:
+        labels = {contrast: dict(zip(group, label(group), strict=True)) for contrast, group in scans.items()}
+        if all(len(set(labelled.values())) == len(labelled) for labelled in labels.values()):
+            break
+    shared_labels = {label for labelled in labels.values() if len(labelled) > 1 for label in labelled.values()}
+    choices = sorted(shared_labels, key=lambda label: natural_key("_".join(label)))
+    for labelled in labels.values():
+        for scan, own_label in labelled.items():
+            if len(labelled) == 1 and own_label not in shared_labels:
+                labelled[scan] = next((label for label in choices if _is_compatible(scan, label)), own_label)
+    return labels
+
+
+def _is_compatible(scan: Scan, label: Label) -> bool:
+    """Return whether nothing in a scan's name contradicts a label of another contrast's scans."""
+    for token in label:
+        kind = token.partition("-")[0]
+        if kind == "acq":  # contrasts are acquired in different ways
+            continue
+        if kind == "run":
+            if scan.entities.get("run", token) != token:
+                return False
+        elif scan.tokens and token not in scan.tokens:
+            return False
+    return True
+
+
+def _entity_labels(*kinds: str) -> Callable[[Sequence[Scan]], list[Label]]:
+    return lambda scans: [tuple(scan.entities[kind] for kind in kinds if kind in scan.entities) for scan in scans]
+
+
+def _differing_words(scans: Sequence[Scan]) -> list[Label]:
+    common = set.intersection(*(set(scan.tokens) for scan in scans))
+    return [tuple(word for word in scan.tokens if word not in common) for scan in scans]
+
+
+_LABELS = (
+    _entity_labels(),
+    _entity_labels("run"),
+    _entity_labels("run", "acq"),
+    _differing_words,
+    lambda scans: [scan.tokens for scan in scans],
+)
+
+
+def _matcher(contrast: str, pattern: str, *, any_suffix: bool = False) -> re.Pattern[str]:
+    """Translate a pattern into a regular expression with the group `subject` and one group per wildcard.
+
+    With `any_suffix` a .nii or .nii.gz at its end matches both, in lower and upper case.
+    """
+    # Check the use of {subject} and braces.
+    key = f"data.patterns.{contrast}: '{pattern}'"
+    if "{subject}" not in pattern:
+        raise UserError(f"{key} has no {{subject}}; put it where the subject's name stands, as in {{subject}}/*.nii.gz")
+    if set("{}") & set(pattern.replace("{subject}", "")):
+        raise UserError(f"{key} has a brace that is not {{subject}}; use * for what varies otherwise")
+    if re.search(r"\{subject\}\*|\*\{subject\}", pattern):
+        raise UserError(f"{key} leaves open where the subject's name ends; put / or a letter between it and the *")
+
+    # Translate the pattern piece by piece.
+    name = pattern.removeprefix("./")
+    suffix = _SUFFIX.search(name) if any_suffix else None
+    pieces = re.finditer(
+        r"\{subject\}|(?:^|(?<=/))\*\*(?:/|$)|\*+|\?|[^{*?]+", name[: suffix.start()] if suffix else name
+    )
+    expression, has_subject = "", False
+    for piece in (match[0] for match in pieces):
+        if piece == "{subject}":
+            expression += "(?P=subject)" if has_subject else "(?P<subject>[^/]+?)"
+            has_subject = True
+        elif piece == "?":
+            expression += "([^/])"
+        elif piece == "**/":
+            expression += "((?:[^/]+/)*)"
+        elif piece.startswith("*"):
+            is_recursive = piece == "**" and re.search(r"(^|/)\*\*$", pattern)
+            expression += "(.*)" if is_recursive else "([^/]*)"
+        else:
+            expression += re.escape(piece)
+    return re.compile(expression + (f"(?i:{VOLUME_SUFFIX})" if suffix else ""))
+
+
+def _scan(matcher: re.Pattern[str], relative: str) -> Scan | None:
+    match = matcher.fullmatch(relative)
+    if not match:
+        return None
+    wildcard_texts = [text for number, text in enumerate(match.groups(), 1) if number != matcher.groupindex["subject"]]
+    return Scan(relative, match["subject"], "/".join(wildcard_texts))
+
+
+def _check_matches(folder: Path, contrast: str, pattern: str, scans: Sequence[Scan], files: Sequence[str]) -> None:
+    key = f"data.patterns.{contrast}"
+    if not scans:
+        example = f"files there are named like {files[0]}" if files else "it holds no .nii, .nii.gz or .mgz file at all"
+        raise UserError(f"{folder}: no volume matches {key} '{pattern}' ({example}); correct {key} or data.folder")
+    by_stem: dict[str, str] = {}
+    for scan in scans:
+        if entity := re.search(r"(^|_)(ses|run)-", scan.subject):
+            raise UserError(
+                f"{folder / scan.relative}: {{subject}} in {key} '{pattern}' matched '{scan.subject}', which holds a "
+                f"BIDS '{entity[2]}-' entity, so one person would count as several; write {{subject}}_* for it"
+            )
+        stem = _SUFFIX.sub("", scan.relative)
+        twin = by_stem.setdefault(stem, scan.relative)
+        if twin != scan.relative:
+            raise UserError(f"{folder / twin} and {folder / scan.relative}: the same volume twice; move one away")
+
+
+def _files_below(folder: Path, above: frozenset[Path]) -> Iterator[str]:
+    """Yield the files below `folder` as relative paths, sorted; follows links, but not in circles."""
+    real = folder.resolve()
+    if real in above:
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror}); allow reading it or move it away") from error
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from (f"{entry.name}/{below}" for below in _files_below(Path(entry.path), above | {real}))
+        else:
+            yield entry.name

@@ -1,0 +1,170 @@
+"""Dividing a cohort by subject into training, validation and test."""
+
+import hashlib
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from pipeline.data.case import Case, pairs
+from pipeline.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class CohortSplit:
+    """Training, validation and test cases; no subject is in two of these parts.
+
+    Attributes:
+        train: Contrast -> its training cases. Unpaired: no subject is in both. Paired: case i of the first contrast and
+            case i of the second are a pair.
+        validation: Cases of the validation subjects, of both contrasts where they have both.
+        test: Cases of the test subjects, likewise.
+    """
+
+    train: dict[str, tuple[Case, ...]]
+    validation: tuple[Case, ...]
+    test: tuple[Case, ...]
+
+
+def make_split(
+    cases: Sequence[Case],
+    contrasts: tuple[str, str],
+    *,
+    validation: int | float,
+    test: int | float,
+    seed: int,
+    pairing: str,
+) -> CohortSplit:
+    """Divide the subjects; a function of their names, contrasts and the seed alone.
+
+    Validation and test subjects are drawn from those that have a pair (both contrasts in one session); if there are
+    none, from those that have both contrasts; else from each contrast's subjects separately. The rest train.
+
+    Args:
+        cases: The cohort; cases of other contrasts are left out. Where some have `split="test"`, their subjects are the
+            test set, and no others are drawn.
+        contrasts: The two contrasts' names.
+        validation: Number of validation subjects as an int, or as a float their share of the subjects drawn from.
+        test: Number or share of test subjects, likewise.
+        seed: Seed of the draw.
+        pairing: "unpaired" assigns each training subject to one contrast, in numbers as equal as possible; "paired"
+            trains with the subjects that have a pair.
+
+    Raises:
+        UserError: too few subjects; the message gives the numbers, the need and the keys to change.
+    """
+    cases = sorted((case for case in cases if case.contrast in contrasts), key=_sort_key)
+    _require_both_contrasts(cases, contrasts)
+    reserved = {case.subject for case in cases if case.split == "test"}
+    available = [case for case in cases if case.subject not in reserved]
+
+    # Draw validation and test subjects.
+    counts = {"validation": validation} if reserved else {"test": test, "validation": validation}
+    chosen = {"test": reserved, "validation": set()}
+    for pool, kind in _subject_pools(available, contrasts):
+        for part, subjects in _draw_subjects(pool, kind, counts, seed).items():
+            chosen[part] |= subjects
+
+    # The remaining subjects train.
+    remaining = [case for case in available if case.subject not in chosen["test"] | chosen["validation"]]
+    if pairing == "paired":
+        train = _paired_training(remaining, contrasts)
+    else:
+        train = _unpaired_training(remaining, contrasts, seed)
+    _require_training_subjects(train, available, contrasts, {part: len(chosen[part]) for part in counts}, pairing)
+    validation_cases, test_cases = (_cases_of_subjects(cases, chosen[part]) for part in ("validation", "test"))
+    return CohortSplit(train, validation_cases, test_cases)
+
+
+def _sort_key(case: Case) -> tuple[str, str, str]:
+    return case.subject, case.session, case.contrast
+
+
+def _cases_of_subjects(cases: Iterable[Case], subjects: Collection[str]) -> tuple[Case, ...]:
+    return tuple(case for case in cases if case.subject in subjects)
+
+
+def _subjects(cases: Iterable[Case], contrast: str) -> set[str]:
+    return {case.subject for case in cases if case.contrast == contrast}
+
+
+def _shuffled(subjects: Collection[str], seed: int) -> list[str]:
+    """Return subjects shuffled by the seed, in an order that added or removed subjects do not change."""
+    return sorted(subjects, key=lambda subject: hashlib.sha256(f"{seed}/{subject}".encode()).digest())
+
+
+def _subject_pools(cases: Sequence[Case], contrasts: tuple[str, str]) -> list[tuple[set[str], str]]:
+    """Return the groups of subjects to draw from, each with its description for messages."""
+    first, second = (_subjects(cases, contrast) for contrast in contrasts)
+    both = {case.subject for case, _ in pairs(cases, contrasts)} or first & second
+    if both:
+        return [(both, f"with both {contrasts[0]} and {contrasts[1]}")]
+    return [(first, f"with {contrasts[0]}"), (second, f"with {contrasts[1]}")]
+
+
+def _draw_subjects(pool: set[str], kind: str, counts: dict[str, int | float], seed: int) -> dict[str, set[str]]:
+    wanted = {part: _subject_count(amount, len(pool)) for part, amount in counts.items()}
+    if sum(wanted.values()) > len(pool):
+        needs = " + ".join(f"split.{part} {counts[part]} ({number})" for part, number in wanted.items())
+        raise UserError(
+            f"{needs} need {sum(wanted.values())} subjects {kind}, but there are {len(pool)}; "
+            f"lower {' or '.join(f'split.{part}' for part in wanted)}, or add subjects"
+        )
+    order = iter(_shuffled(pool, seed))
+    return {part: {next(order) for _ in range(number)} for part, number in wanted.items()}
+
+
+def _subject_count(amount: int | float, available: int) -> int:
+    """Return an int unchanged, and a share as a rounded number of subjects, at least one unless the share is zero."""
+    if isinstance(amount, int):
+        return amount
+    return max(1, math.floor(amount * available + 0.5)) if amount > 0 else 0
+
+
+def _paired_training(cases: Sequence[Case], contrasts: tuple[str, str]) -> dict[str, tuple[Case, ...]]:
+    case_pairs = pairs(cases, contrasts)
+    return {contrast: tuple(pair[side] for pair in case_pairs) for side, contrast in enumerate(contrasts)}
+
+
+def _unpaired_training(cases: Sequence[Case], contrasts: tuple[str, str], seed: int) -> dict[str, tuple[Case, ...]]:
+    """Assign each subject to one contrast: those with both so that the contrasts get equal numbers if possible."""
+    first, second = (_subjects(cases, contrast) for contrast in contrasts)
+    both = _shuffled(first & second, seed)
+    to_first = min(max(math.ceil(len(first | second) / 2) - len(first - second), 0), len(both))
+    sides = ((first - second) | set(both[:to_first]), (second - first) | set(both[to_first:]))
+    return {
+        contrast: _cases_of_subjects((case for case in cases if case.contrast == contrast), side)
+        for contrast, side in zip(contrasts, sides, strict=True)
+    }
+
+
+def _require_both_contrasts(cases: Sequence[Case], contrasts: tuple[str, str]) -> None:
+    for contrast in contrasts:
+        if not any(case.contrast == contrast for case in cases):
+            raise UserError(f"the data has no {contrast} image; correct contrasts or data, both contrasts are needed")
+
+
+def _require_training_subjects(
+    train: dict[str, tuple[Case, ...]],
+    cases: Sequence[Case],
+    contrasts: tuple[str, str],
+    counts: dict[str, int],
+    pairing: str,
+) -> None:
+    """Raise UserError unless every contrast has a training subject."""
+    if all(train.values()):
+        return
+    first, second = (_subjects(cases, contrast) for contrast in contrasts)
+    need = (
+        f"paired training needs one with both {contrasts[0]} and {contrasts[1]}"
+        if pairing == "paired"
+        else f"unpaired training needs one for {contrasts[0]} and another for {contrasts[1]}"
+    )
+    usage = " and ".join(f"{part} takes {number}" for part, number in sorted(counts.items(), reverse=True))
+    remedies = f"lower {' or '.join(f'split.{part}' for part in sorted(counts, reverse=True))}, or add subjects"
+    if pairing == "unpaired" and pairs(cases, contrasts):
+        remedies += ", or set split.pairing: paired"
+    raise UserError(
+        f"of {len(first | second)} subjects ({len(first - second)} with {contrasts[0]} only, "
+        f"{len(second - first)} with {contrasts[1]} only, {len(first & second)} with both) {usage}, "
+        f"which leaves too few: {need}; {remedies}"
+    )

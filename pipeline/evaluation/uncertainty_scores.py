@@ -1,0 +1,259 @@
+"""The uncertainty's calibration on the validation subjects, and its scores on the test subjects.
+
+Both use `SLICES` evenly spread slices of each scan, with as many passes through the networks as `--uncertainty` makes,
+which takes seconds. The test subjects play no part in the calibration.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import isotonic_regression, nnls
+from torch import nn
+
+from pipeline.data.case import Case, pairs
+from pipeline.data.pairs import PairReader, PreparedScan, View
+from pipeline.evaluation.parallel_scoring import READ_AHEAD, Translation, read_pair
+from pipeline.evaluation.scores import UNCERTAINTY, SubjectScore
+from pipeline.inference.model import TranslationModel
+from pipeline.inference.translator import translate_slices
+from pipeline.inference.uncertainty import Calibration, Features, UncertaintySources, uncertainty_features
+from pipeline.inference.uncertainty_calibration import (
+    RUN,
+    SINGLE_NETWORK,
+    Calibrations,
+    uncertainty_sources,
+    write_calibrations,
+)
+from pipeline.metrics.calibration import calibration_curve, calibration_error, rank_correlation
+from pipeline.metrics.names import MODEL
+from pipeline.reporting.calibration_plot import Example, Reliability, save_reliability
+from pipeline.runs.folder import RunFolder
+from pipeline.utils.console import progress, warn
+from pipeline.utils.workers import WorkerPool
+
+SLICES = 16  # of a scan
+MAX_PAIRS = 16  # validation subjects that the calibration uses
+MAX_VOXELS = 20_000  # of a scan, evenly spread, because neighbouring voxels are alike
+KNOTS = 24  # equally filled bins of the combined feature
+
+
+def fit_calibration(features: Features, errors: np.ndarray, subjects: int = 0) -> Calibration:
+    """Fit the map from features to the absolute error to expect.
+
+    The weights are a non-negative least-squares fit of the errors to the features and a constant; the map of the
+    weighted sum is the isotonic regression of the mean errors in equally filled bins. Bins at one value of the sum,
+    which many voxels then share, are one knot.
+
+    Args:
+        features: The features of n voxels, (n,) each.
+        errors: |G(x) - y| of the same voxels, (n,), from 0.
+        subjects: The number of subjects that the voxels are of, for the record.
+
+    Raises:
+        ValueError: there is no voxel.
+    """
+    if errors.size == 0:
+        raise ValueError("no voxel to calibrate on")
+    columns = [column for column in (features.spread, features.cycle) if column is not None]
+    scales = [float(column.std()) or 1.0 for column in columns]
+    scaled = [column / scale for column, scale in zip(columns, scales, strict=True)]
+    (_, *weights), _ = nnls(np.column_stack([np.ones(errors.size), *scaled]).astype(float), errors.astype(float))
+    if not any(weights):  # nothing tells anything: the map will be flat whatever the weights
+        weights = [1.0] * len(columns)
+    spread_weight, cycle_weight = ([weight / scale for weight, scale in zip(weights, scales, strict=True)] + [0.0])[:2]
+    calibration = Calibration(cycle_weight, spread_weight, (), subjects, int(errors.size))
+    curve = calibration_curve(calibration.combined(features), errors, KNOTS)
+    feature_values, knot = np.unique(curve[:, 0].round(6), return_inverse=True)
+    bins = np.bincount(knot)
+    fitted = isotonic_regression(np.bincount(knot, curve[:, 1]) / bins, weights=bins).x
+    knots = np.column_stack([feature_values, fitted.round(6)]).tolist()
+    return replace(calibration, knots=tuple((feature, error) for feature, error in knots))
+
+
+def calibrate(
+    validation: Sequence[Case],
+    model: TranslationModel,
+    others: Mapping[str, TranslationModel],
+    *,
+    reader: PairReader,
+    batch_size: int,
+    workers: WorkerPool | None = None,
+    quiet: bool = False,
+) -> tuple[Calibrations, str]:
+    """Calibrate the uncertainty of both directions on the validation subjects that have both contrasts.
+
+    Args:
+        validation: The validation subjects' cases.
+        model: The model that translates.
+        others: The run's other checkpoints.
+        reader: Reads and registers pairs.
+        batch_size: Slices in a batch.
+        workers: Processes that read and register the next pairs meanwhile; None for this process.
+        quiet: Whether to leave out the progress bar.
+
+    Returns:
+        The calibrations and "", or no calibrations and the reason.
+    """
+    # Choose the pairs.
+    validation_pairs = pairs(validation, model.contrasts)
+    if not validation:
+        return {}, "split.validation is 0, so there was nobody to calibrate on"
+    if not validation_pairs:
+        return {}, "no validation subject has both contrasts"
+
+    # Sample features and errors of both directions.
+    samples: dict[tuple[str, str], list[tuple[Features, np.ndarray]]] = {}
+    fitting_pairs = validation_pairs[:: max(1, -(-len(validation_pairs) // MAX_PAIRS))]
+    views = (workers or WorkerPool(1)).imap(read_pair, [(reader, pair) for pair in fitting_pairs], READ_AHEAD)
+    bar = progress(fitting_pairs, title="uncertainty", unit="subject", quiet=quiet)
+    for pair, result in zip(bar, views, strict=True):
+        if isinstance(result, str):
+            warn(f"warning: {pair[0].subject}: {result}; left out of the uncertainty's calibration")
+            continue
+        forward_view, backward_view, _ = result
+        for view, case, to in (
+            (forward_view, pair[0], model.contrasts[1]),
+            (backward_view, pair[1], model.contrasts[0]),
+        ):
+            subset = _SliceSubset(view, model, batch_size, str(case.path))
+            if not subset.inside.any():
+                continue
+            translated = subset.translated(to)
+            step = max(1, -(-int(subset.inside.sum()) // MAX_VOXELS))
+            errors = subset.errors(translated)[subset.inside][::step]
+            for kind in (RUN, SINGLE_NETWORK):
+                sources = uncertainty_sources(model, to, others, kind)
+                features = subset.features(translated, sources)
+                selected = (None if feature is None else feature[subset.inside][::step] for feature in features)
+                samples.setdefault((to, kind), []).append((Features(*selected), errors))
+    if not samples:
+        return {}, "no validation pair could be used"
+
+    # Fit a calibration for each direction and kind of sources.
+    calibrations: Calibrations = {}
+    for (to, kind), batches in samples.items():
+        columns = zip(*(features for features, _ in batches), strict=True)
+        features = Features(*(None if feature[0] is None else np.concatenate(feature) for feature in columns))
+        errors = np.concatenate([error for _, error in batches])
+        calibrations.setdefault(to, {})[kind] = fit_calibration(features, errors, len(batches))
+    return calibrations, ""
+
+
+class _SliceSubset:
+    """Some slices of a scan whose real target is known.
+
+    Attributes:
+        scan: The source with those slices alone.
+        inside: (n, h, w) bool: the head of both the source and the real target.
+    """
+
+    def __init__(self, view: View, model: TranslationModel, batch_size: int, name: str):
+        common_head = view.source.foreground & view.foreground
+        positions = np.flatnonzero(common_head.any(axis=(1, 2)))
+        self.positions = positions[
+            np.unique(np.linspace(0, len(positions) - 1, min(SLICES, len(positions))).round().astype(int))
+        ]
+        source = view.source
+        self.scan: PreparedScan = replace(
+            source, slices=source.slices[self.positions], foreground=source.foreground[self.positions]
+        )
+        self.inside, self.real = common_head[self.positions], view.real[self.positions]
+        self.model, self.batch_size, self.name = model, batch_size, name
+
+    def translated(self, to: str) -> np.ndarray:
+        """Return the slices translated to a contrast, still padded."""
+        return self._send(self.model.translators[to], self.scan.slices)
+
+    def features(self, translated: np.ndarray, sources: UncertaintySources) -> Features:
+        """Return the features of translated slices (n, H, W), without padding."""
+        features = uncertainty_features(self.scan.slices, translated, sources, self._send)
+        return Features(*(None if feature is None else self.scan.unpadded(feature) for feature in features))
+
+    def errors(self, translated: np.ndarray) -> np.ndarray:
+        """Return |G(x) - y|, (n, h, w)."""
+        return np.abs(self.scan.unpadded(translated) - self.real)
+
+    def _send(self, network: nn.Module, slices: np.ndarray) -> np.ndarray:
+        options = {"device": self.model.device, "batch_size": self.batch_size, "precision": self.model.precision}
+        return translate_slices(slices, network, np.ones(len(slices), bool), name=self.name, **options)
+
+
+@dataclass
+class UncertaintyScorer:
+    """Compares the expected with the observed error of every test translation of an evaluation.
+
+    Attributes:
+        model, others, calibrations, batch_size: As in `calibrate`.
+        scores: The scores of the translations, in the order of the evaluation.
+        curves: The calibration curves of the translations, by target contrast.
+        examples: One slice of the first translation, by target contrast.
+    """
+
+    model: TranslationModel
+    others: Mapping[str, TranslationModel]
+    calibrations: Calibrations
+    batch_size: int
+    scores: list[SubjectScore] = field(default_factory=list)
+    curves: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    examples: dict[str, Example] = field(default_factory=dict)
+
+    def add(self, translation: Translation) -> None:
+        """Score a translation; nothing happens without a real target."""
+        to, case, view = translation.to, translation.case, translation.view
+        if view is None or to not in self.calibrations:
+            return
+        subset = _SliceSubset(view, self.model, self.batch_size, str(case.path))
+        if not subset.inside.any():
+            return
+        translated = translation.slices[subset.positions]
+        features = subset.features(translated, uncertainty_sources(self.model, to, self.others))
+        expected_map = self.calibrations[to][RUN].expected(features)
+        expected, observed = expected_map[subset.inside], subset.errors(translated)[subset.inside]
+        curve = calibration_curve(expected, observed)
+        self.curves.setdefault(to, []).append(curve)
+        measured = {
+            "spearman": rank_correlation(expected, observed),
+            "expected_error": expected.mean(),
+            "observed_error": observed.mean(),
+            "calibration_error": calibration_error(curve),
+        }
+        name = "_".join(label for label in (case.subject, case.session) if label)
+        values = {f"volume/both heads/{metric}": np.array([value], float) for metric, value in measured.items()}
+        self.scores.append(SubjectScore(name, case.contrast, to, MODEL, UNCERTAINTY, values))
+        if to not in self.examples:
+            self.examples[to] = _example(subset, translated, expected_map, f"{name}, {case.contrast} → {to}")
+
+    def reliability(self) -> Iterator[Reliability]:
+        """Yield each direction's curves and example for the report."""
+        for to, curves in self.curves.items():
+            source = next(contrast for contrast in self.model.contrasts if contrast != to)
+            full_curves = [curve for curve in curves if len(curve) == len(curves[0])]
+            yield Reliability(f"{source} → {to}", np.stack(full_curves), self.examples[to])
+
+    def save(self, folder: RunFolder, reason: str) -> list[Path]:
+        """Write the calibrations, with the test subjects' curves or the reason why there are none, and the picture."""
+        tested = {to: [curve.round(5).tolist() for curve in curves] for to, curves in self.curves.items()}
+        write_calibrations(folder, self.model, self.others, self.calibrations, reason=reason, test=tested)
+        if not self.curves:
+            folder.uncertainty.unlink(missing_ok=True)  # an earlier evaluation's
+            return [folder.calibrations]
+        save_reliability(list(self.reliability()), folder.uncertainty)
+        return [folder.calibrations, folder.uncertainty]
+
+    def metadata(self, to: str) -> dict[str, object]:
+        """Return the metadata of one direction's network by itself, in JSON's types; empty without a calibration."""
+        return {"uncertainty": asdict(self.calibrations[to][SINGLE_NETWORK])} if to in self.calibrations else {}
+
+
+def _example(subset: _SliceSubset, translated: np.ndarray, expected: np.ndarray, title: str) -> Example:
+    """Return the slice that shows most of the head, with both errors."""
+    index = int(subset.inside.sum(axis=(1, 2)).argmax())
+    stacks = (subset.scan.stack, subset.scan.unpadded(translated), subset.real, subset.errors(translated), expected)
+    inside = subset.inside[index]
+    source, translation, real, observed, expected_error = (stack[index] for stack in stacks)
+    spacing = subset.scan.spacing_mm[1:]
+    return Example(
+        title, source, translation, real, np.where(inside, observed, 0), np.where(inside, expected_error, 0), spacing
+    )

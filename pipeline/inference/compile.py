@@ -1,0 +1,127 @@
+"""Networks compiled by `torch.compile` for commands that translate many volumes, where compiling pays."""
+
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.inference.model import TranslationModel, is_large
+from pipeline.inference.uncertainty import dropouts
+from pipeline.utils.console import one_line, warn
+from pipeline.utils.errors import first_cause
+
+MIN_VOLUMES = 20  # a U-Net-256 of width 64: 12 s to compile, then 0.3 s less a volume of 150 slices, bf16 1.3 s
+MAX_FORMS = 6  # compiled networks in all, counting each size of slices; TorchDynamo keeps eight per class
+MAX_REASON_LENGTH = 200  # characters of a compiler's error
+
+
+def worth_compiling(setting: str, volumes: int, model: TranslationModel, to: str) -> bool:
+    """Whether a command should compile its networks.
+
+    Args:
+        setting: "yes", "no", or "auto": on a CPU with a C++ compiler, for `MIN_VOLUMES` or more and a network of
+            `model.ENOUGH_WORK`. On a GPU a volume takes less than a second uncompiled, and compiling takes longer. In
+            float32, networks with layers that a compiler makes slower (`is_faster_than_compiled`) are not compiled.
+        volumes: Number of volumes that this process translates.
+        model: The model that translates them.
+        to: The contrast to make.
+    """
+    if setting != "auto":
+        return setting == "yes"
+    if volumes < MIN_VOLUMES or model.device.type != "cpu" or shutil.which(_cpp_compiler()) is None:
+        return False
+    if model.precision == "float32" and any(
+        getattr(layer, "is_faster_than_compiled", False) for layer in model.translators[to].modules()
+    ):
+        return False
+    return is_large(model.translators[to], int(model.settings["size"]), model.stride)
+
+
+def _cpp_compiler() -> str:
+    """Return the C++ compiler that `torch.compile` calls on a CPU."""
+    return os.environ.get("CXX", {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++"))
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A network compiled for one shape of batches.
+
+    Attributes:
+        compiled: The compiled network.
+        input: (B, 1, H, W), one tensor into which batches are copied: another kind of tensor would compile anew.
+        buffers: The network's buffers when it was compiled, which hold a style; weights never change.
+    """
+
+    compiled: Callable[[Tensor], Tensor]
+    input: Tensor
+    buffers: tuple[Tensor, ...]
+
+    def serves(self, network: nn.Module) -> bool:
+        """Whether the network would still return what its compiled form returns."""
+        return _is_deterministic(network) and all(map(torch.equal, self.buffers, network.buffers()))
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Return the output for up to B slices; the input's other slices are computed too, and dropped."""
+        self.input[: len(batch)].copy_(batch)
+        return self.compiled(self.input)[: len(batch)]
+
+
+def _is_deterministic(network: nn.Module) -> bool:
+    """Whether a network samples nothing at random."""
+    return not any(layer.training for layer in dropouts(network))
+
+
+@dataclass
+class CompiledForms:
+    """Runs networks compiled by `torch.compile` with frozen weights, or eagerly: for `TranslationModel.run`.
+
+    Compiled and eager translations differ by rounding alone, some 1e-5 of [-1, 1]'s unit in float32.
+
+    A compiled form serves one network and one size of slices, in full batches. It is made for the first full batch of
+    its kind, `MAX_FORMS` times at most. A volume's last batch runs eagerly where it is at most half full, which is
+    quicker; a fuller one is padded and the surplus dropped, for samples do not see each other. So no other batch size
+    is ever compiled. A network that samples at random, or has another style than when it was compiled, runs eagerly.
+    Where compiling fails (no compiler, no Triton), one warning says so, and everything runs eagerly from then on.
+
+    Attributes:
+        batch_size: Slices in a full batch.
+        backend: The backend of `torch.compile`.
+    """
+
+    batch_size: int
+    backend: str | Callable = "inductor"
+    _forms: dict[tuple[int, torch.Size], _Form] = field(default_factory=dict, repr=False)
+    _can_compile: bool = True
+
+    def __call__(self, network: nn.Module, batch: Tensor) -> Tensor:
+        """Return a network's output for (B, 1, H, W), in that shape; B is at most `batch_size`."""
+        form = self._forms.get((id(network), batch.shape[2:]))
+        full = len(batch) == self.batch_size
+        if form is None and full and self._can_compile and len(self._forms) < MAX_FORMS and _is_deterministic(network):
+            form = self._compiled(network, batch)
+        if form is None or 2 * len(batch) <= self.batch_size or not form.serves(network):
+            return network(batch)
+        return form(batch)
+
+    def _compiled(self, network: nn.Module, batch: Tensor) -> _Form | None:
+        """Compile a network for batches of this shape; None where that fails."""
+        try:
+            from torch._inductor import config  # takes a second
+
+            with warnings.catch_warnings(), config.patch(freezing=True):
+                warnings.simplefilter("ignore")  # a compiler's hints to programmers are no matter of the volume
+                run, example = torch.compile(network, dynamic=False, backend=self.backend), batch.clone()
+                run(example)
+        except Exception as error:
+            self._can_compile = False
+            reason = one_line(first_cause(getattr(error, "inner_exception", error)))[:MAX_REASON_LENGTH]
+            warn(f"warning: the network could not be compiled ({reason}); goes on without, more slowly")
+            return None
+        form = _Form(run, example, tuple(buffer.clone() for buffer in network.buffers()))
+        self._forms[id(network), batch.shape[2:]] = form
+        return form

@@ -1,0 +1,180 @@
+"""Whether a volume is what a model was trained on: its contrast, intensities, spacing and field of view.
+
+A model translates any volume into something that looks like a scan: another contrast, thick slices, half a head, a neck
+that it never saw. So a volume's fingerprint is compared with that of the training cohort
+(`pipeline.data.fingerprint`). The thresholds are wide, because nobody reads a warning that comes with every volume. A
+volume without a warning may still be unlike the cohort.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from pipeline.data.fingerprint import quantile_distance, volume_fingerprint
+from pipeline.inference.model import TranslationModel
+from pipeline.utils.errors import UserError
+from transforms.slices import AXES
+
+OTHER_CONTRAST_RATIO = 0.7  # below this share of the distance to its own cohort, a volume looks like the other contrast
+SAME_CONTRAST_DISTANCE = 0.15  # median distance between the cores of two real heads in one contrast
+MIN_DISTANCES = {"core": 0.45, "head": 0.35}  # two real heads in one contrast differ by up to 0.29 and 0.23
+COHORT_DISTANCE_FACTOR = 2.0  # times the cohort's own distance, its 95th percentile
+SPACING_FACTOR = 1.5  # times the trained spacing, or the trained spacing divided by it
+HEAD_FACTORS = (0.65, 1.5)  # smallest and largest extent of the head, times the trained ones
+COVERAGE_FACTOR = 1.15  # times the trained part of the head, where training cut the head
+FIELD_FACTOR = 1.5  # times the trained field of view, within slices
+DIRECTIONS = ("from left to right", "from back to front", "from bottom to top")
+OUTSIDE_COVERAGE = {  # the message for a head that reaches beyond its trained part, by the slices' axis
+    "axial": "the lowest {:.0f} mm of the head lie below the {:.0f} mm from the crown that were trained on",
+    "coronal": "the hindmost {:.0f} mm of the head lie behind the {:.0f} mm from its front that were trained on",
+    "sagittal": "the outermost {:.0f} mm of the head lie outside the {:.0f} mm about its middle that were trained on",
+}
+
+
+def shift_cautions(
+    volume: Mapping[str, Sequence[float]],
+    statistics: Mapping[str, Mapping[str, object]],
+    source: str,
+    to: str,
+    *,
+    axis: str,
+    grid_mm: Sequence[float] | None = None,
+    larger: bool = False,
+) -> list[str]:
+    """Return the ways in which a volume is unlike the training cohort, a phrase each; usually none.
+
+    Args:
+        volume: The volume's fingerprint, from `pipeline.data.fingerprint.volume_fingerprint`.
+        statistics: The training cohort's statistics by contrast. Only their `likeness` is read; without the source
+            contrast's there is nothing to compare with.
+        source, to: The contrast that the model expects and the one it makes.
+        axis: The axis along which slices are cut.
+        grid_mm: (in-plane, through-plane) spacing to which volumes are resampled, so that finer ones become alike;
+            None where volumes are not resampled.
+        larger: Whether slices are larger than in training, so that their field of view matters.
+    """
+    expected, other = (statistics.get(contrast, {}).get("likeness") for contrast in (source, to))
+    if expected is None:
+        return []
+    return [
+        *_intensity_cautions(volume, expected, other, source, to),
+        *_spacing_cautions(volume["spacing_mm"], expected["spacing_mm"], AXES[axis], grid_mm),
+        *_extent_cautions(volume["head_mm"], expected["head_mm"], axis, expected.get("coverage_mm")),
+        *(_field_cautions(volume["field_mm"], expected["field_mm"], AXES[axis]) if larger else []),
+    ]
+
+
+def require_similarity(model: TranslationModel, to: str) -> None:
+    """Refuse `--strict` for a model that has no fingerprint of its training cohort.
+
+    Raises:
+        UserError: the model was trained by an earlier release, or on pictures.
+    """
+    if "likeness" not in model.statistics.get(model.source(to), {}):
+        raise UserError(
+            f"{model.origin}: it does not keep what its training cohort was like (an earlier release, or pictures), so "
+            "volumes cannot be compared with it; train again, or leave --strict out"
+        )
+
+
+def compare_with_cohort(
+    name: str, data: Mapping[str, object], model: TranslationModel, to: str, *, strict: bool = False
+) -> list[str]:
+    """Return `shift_cautions` of a volume; none where the model has no fingerprint of its training cohort.
+
+    Args:
+        name: The volume's name, for the message.
+        data: The volume after the model's preprocessing chain.
+        model: The model that is to translate it.
+        to: The contrast to make.
+        strict: Whether a volume that is unlike the cohort is refused.
+
+    Raises:
+        UserError: with `strict`, the volume is unlike the cohort or cannot be compared with it.
+    """
+    if strict:
+        require_similarity(model, to)
+    source, settings = model.source(to), model.settings
+    axis, size = settings["axis"], settings["size"]
+    if "likeness" not in model.statistics.get(source, {}):
+        return []
+    volume = volume_fingerprint(data, axis, size)
+    if volume is None:
+        cautions = ["shows too little of a head to be compared with the training cohort"]
+    else:
+        larger = max(data["image"].shape[1:]) > size
+        grid_mm = settings["spacing_mm"]
+        cautions = shift_cautions(volume, model.statistics, source, to, axis=axis, grid_mm=grid_mm, larger=larger)
+    if cautions and strict:
+        raise UserError(f"{name}: {'; '.join(cautions)} (--strict)")
+    return cautions
+
+
+def _intensity_cautions(volume: Mapping, expected: Mapping, other: Mapping | None, source: str, to: str) -> list[str]:
+    """Compare intensities with both contrasts' cohorts, then with how far the source's cohort lies apart itself."""
+    distances = {name: quantile_distance(volume[name], expected[name]) for name in MIN_DISTANCES}
+    distance = distances["core"]
+
+    # The other contrast's cohort is clearly nearer.
+    if other is not None and distance > max(SAME_CONTRAST_DISTANCE, expected["core_reach"]):
+        other_distance = quantile_distance(volume["core"], other["core"])
+        if other_distance < OTHER_CONTRAST_RATIO * distance:
+            return [
+                f"looks like {to}, the model expects {source} (distance {other_distance:.2f} to the training cohort in "
+                f"{to}, {distance:.2f} to that in {source}); check the file, and --to"
+            ]
+
+    # Core or whole head are far from the source's cohort.
+    for name, distance in distances.items():
+        cohort_distance = expected[f"{name}_reach"]
+        if distance > max(MIN_DISTANCES[name], COHORT_DISTANCE_FACTOR * cohort_distance):
+            region = {"core": "deep in the head", "head": "of the head"}[name]
+            return [
+                f"the intensities {region} are unlike those of the training cohort in {source} (distance {distance:.2f}"
+                + (f", of its own members up to {cohort_distance:.2f})" if cohort_distance else ")")
+            ]
+    return []
+
+
+def _spacing_cautions(
+    spacing: Sequence[float], trained: Sequence[Sequence[float]], slice_axis: int, grid_mm: Sequence[float] | None
+) -> list[str]:
+    cautions = []
+    for name, axes in (
+        ("through plane", [slice_axis]),
+        ("in plane", [axis for axis in range(3) if axis != slice_axis]),
+    ):
+        grid = 0.0 if grid_mm is None else grid_mm[name == "through plane"]
+        for axis in axes:
+            low, high = trained[axis]
+            spacing_seen = max(spacing[axis], grid)
+            if spacing_seen > SPACING_FACTOR * max(high, grid) or spacing_seen * SPACING_FACTOR < max(low, grid):
+                cautions.append(f"spacing {spacing[axis]:.3g} mm {name}, trained on {_range(low, high)} mm")
+                break
+    return cautions
+
+
+def _extent_cautions(
+    head: Sequence[float], trained: Sequence[Sequence[float]], axis: str, coverage_mm: float | None
+) -> Iterator[str]:
+    """Compare the head's extents with those of the training volumes, and along the slices' axis with the range."""
+    for index, (extent, (low, high), direction) in enumerate(zip(head, trained, DIRECTIONS, strict=True)):
+        is_cut = coverage_mm is not None and index == AXES[axis] and high > coverage_mm
+        if is_cut:
+            low, high = min(low, coverage_mm), coverage_mm
+        if is_cut and extent > COVERAGE_FACTOR * coverage_mm:
+            yield OUTSIDE_COVERAGE[axis].format(extent - coverage_mm, coverage_mm)
+        elif not HEAD_FACTORS[0] * low <= extent <= HEAD_FACTORS[1] * high:
+            yield f"shows {extent:.0f} mm of head {direction}, trained on {_range(low, high)} mm"
+
+
+def _field_cautions(field: Sequence[float], trained: Sequence[Sequence[float]], slice_axis: int) -> list[str]:
+    """Only what lies within slices, and only larger ones: a network normalises over the whole slice, air and all."""
+    return [
+        f"has a field of view of {field[axis]:.0f} mm {DIRECTIONS[axis]}, trained on {_range(*trained[axis])} mm"
+        for axis in range(3)
+        if axis != slice_axis and field[axis] > FIELD_FACTOR * trained[axis][1]
+    ]
+
+
+def _range(low: float, high: float) -> str:
+    ends = dict.fromkeys(f"{end:.3g}" for end in (low, high))
+    return " to ".join(ends)

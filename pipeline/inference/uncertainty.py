@@ -1,0 +1,202 @@
+"""The absolute error to expect of a translation, from its cycle error and the spread of its variants.
+
+Both can be measured without a real target. The cycle error is |F(G(x)) - x|, what the inverse network F does not
+restore. The spread is the SD of translations that ought to be equal: of the slice, of its mirror image and of the slice
+shifted by a few pixels; and, as the method allows, with dropout active (Gal and Ghahramani 2016), in neighbouring
+styles, or by the run's other checkpoints. A monotone map, fitted on validation subjects, turns both into an absolute
+error (`pipeline.evaluation.uncertainty_scores`).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import nn
+
+SAMPLES = 3  # of dropout or styles
+SEED = 0  # of the samples: the same volume gets the same map
+STYLE_STEP = 0.5  # SD of the styles sampled around the model's own; the prior's is 1
+SHIFTS_PX = (3, -3)  # along both axes of a slice; odd, because networks of stride 2 treat odd shifts differently
+SMOOTHING_PX = 1.0  # sigma within slices, because single pixels are noisy
+
+Send = Callable[[nn.Module, np.ndarray], np.ndarray]  # a network and slices (N, H, W) in [-1, 1] -> its output
+
+
+class Features(NamedTuple):
+    """The features that the expected error is predicted from, smoothed within slices.
+
+    Attributes:
+        cycle: (N, H, W) |F(G(x)) - x|, from 0; None without an inverse network.
+        spread: (N, H, W) SD over the variants of the translation, from 0.
+    """
+
+    cycle: np.ndarray | None
+    spread: np.ndarray
+
+
+@dataclass(frozen=True)
+class UncertaintySources:
+    """The networks from which the uncertainty of one direction is estimated.
+
+    Attributes:
+        forward: G, the network that translates.
+        inverse: F, the network of the other direction; None where there is none.
+        others: G of the run's other checkpoints, by the checkpoint's name.
+        single_network: Whether only flips and shifts are used, as for the exported graph of one direction.
+    """
+
+    forward: nn.Module
+    inverse: nn.Module | None = None
+    others: Mapping[str, nn.Module] = field(default_factory=dict)
+    single_network: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """The sources' names for the user, such as "cycle error" and "2 shifts"."""
+        cycle = ["cycle error"] if self.inverse is not None else []
+        shifted = ["flip", f"{len(SHIFTS_PX)} shifts"]
+        if self.single_network:
+            return [*cycle, *shifted]
+        variation = "dropouts" if dropouts(self.forward) else "styles" if has_styles(self.forward) else ""
+        return [
+            *cycle,
+            *shifted,
+            *([f"{SAMPLES} {variation}"] if variation else []),
+            *(f"checkpoint {name}" for name in self.others),
+        ]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The monotone map from features to the absolute error to expect, both in [-1, 1]'s unit.
+
+    Attributes:
+        cycle_weight, spread_weight: The features' non-negative weights in their weighted sum.
+        knots: (weighted sum, expected absolute error), both ascending; linear between knots, constant beyond.
+        subjects, voxels: The numbers of subjects and voxels in the fit.
+    """
+
+    cycle_weight: float
+    spread_weight: float
+    knots: tuple[tuple[float, float], ...]
+    subjects: int = 0
+    voxels: int = 0
+
+    def combined(self, features: Features) -> np.ndarray:
+        """Return the weighted sum of the features, in their shape."""
+        spread = self.spread_weight * features.spread
+        return spread if features.cycle is None else spread + self.cycle_weight * features.cycle
+
+    def expected(self, features: Features) -> np.ndarray:
+        """Return the absolute error to expect, float32 in the features' shape, from 0 to 2."""
+        feature_values, errors = zip(*self.knots, strict=True)
+        return np.interp(self.combined(features), feature_values, errors).astype(np.float32)
+
+
+def uncertainty_features(
+    slices: np.ndarray, translated: np.ndarray, sources: UncertaintySources, send: Send
+) -> Features:
+    """Return cycle error and spread of a translation.
+
+    Args:
+        slices: (N, H, W) in [-1, 1], the source x.
+        translated: (N, H, W), G(x).
+        sources: The networks to use.
+        send: Function that sends slices through a network.
+    """
+    cycle = None if sources.inverse is None else _smoothed(np.abs(send(sources.inverse, translated) - slices))
+    count, mean, squares = 1, translated.astype(np.float32), np.zeros(translated.shape, np.float32)
+    for version in _translation_versions(slices, sources, send):  # Welford 1962: one at a time, for volumes are large
+        count += 1
+        step = version - mean
+        mean = mean + step / count
+        squares += step * (version - mean)
+    return Features(cycle, _smoothed(np.sqrt(squares / count)))
+
+
+def _translation_versions(slices: np.ndarray, sources: UncertaintySources, send: Send) -> Iterator[np.ndarray]:
+    network = sources.forward
+    yield send(network, slices[:, ::-1])[:, ::-1]  # left and right; of sagittal slices, front and back
+    for shift in SHIFTS_PX:
+        yield np.roll(send(network, np.roll(slices, (shift, shift), (1, 2))), (-shift, -shift), (1, 2))
+    if sources.single_network:
+        return
+    variation = _active_dropout if dropouts(network) else _sampled_style if has_styles(network) else None
+    for sample in range(SAMPLES if variation else 0):
+        with variation(network, SEED + sample):
+            version = send(network, slices)
+        yield version
+    for other in sources.others.values():
+        yield send(other, slices)
+
+
+def has_own_spread(network: nn.Module) -> bool:
+    """Whether a network varies its translations by dropout or style; other checkpoints are not needed then."""
+    return bool(dropouts(network)) or has_styles(network)
+
+
+def dropouts(network: nn.Module) -> list[nn.Module]:
+    """Return a network's dropout layers with a probability above 0."""
+    return [layer for layer in network.modules() if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0]
+
+
+def has_styles(network: nn.Module) -> bool:
+    """Whether a network translates in a style that can be set (MUNIT)."""
+    return hasattr(network, "set_style")
+
+
+def fused_error(expected: Sequence[np.ndarray], translated: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the expected error of several views' mean translation, from the expected error of each.
+
+    It is the mean of the views' errors, but at least the SD of their translations: where views disagree, most are
+    wrong. Averaging tends to lower errors, so this rather overestimates. It is 0 where every view expects 0, as outside
+    the head.
+
+    Args:
+        expected: The expected error (X, Y, Z) of each view.
+        translated: The translation (X, Y, Z) of each view, in the same unit.
+    """
+    if len(expected) == 1:
+        return expected[0]
+    mean = np.mean(expected, axis=0)
+    return np.where(mean > 0, np.maximum(mean, np.std(translated, axis=0)), mean)
+
+
+def _smoothed(slices: np.ndarray) -> np.ndarray:
+    return gaussian_filter(slices, (0, SMOOTHING_PX, SMOOTHING_PX), output=np.float32)
+
+
+@contextmanager
+def _seeded(network: nn.Module, seed: int) -> Iterator[None]:
+    devices = {weight.device for weight in network.parameters() if weight.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _active_dropout(network: nn.Module, seed: int) -> Iterator[None]:
+    layers = dropouts(network)
+    with _seeded(network, seed):
+        try:
+            for layer in layers:
+                layer.train()
+            yield
+        finally:
+            for layer in layers:
+                layer.eval()
+
+
+@contextmanager
+def _sampled_style(network: nn.Module, seed: int) -> Iterator[None]:
+    style = network.style[0].clone()
+    step = torch.randn(style.shape, generator=torch.Generator().manual_seed(seed)).to(style)
+    try:
+        network.set_style(style + STYLE_STEP * step)
+        yield
+    finally:
+        network.set_style(style)

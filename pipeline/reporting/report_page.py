@@ -1,0 +1,197 @@
+"""The report of a run: one self-contained HTML file that loads nothing from the network."""
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image, ImageSequence, UnidentifiedImageError
+
+from pipeline.reporting.score_tables import ScoreTable, format_table
+from pipeline.reporting.viewer import Viewer
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import atomic_text
+
+PHANTOM_FLAG = "phantom: easier than real data"
+PHANTOM_NOTE = (
+    "Phantom data: both contrasts are computed from the same tissue maps, which is easier than real data. "
+    "These figures say nothing about scans of patients."
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG, GIF, JPEG or WebP, as a file or as its bytes.
+
+    Attributes:
+        content: Path or bytes of the picture.
+        alt: Alternative text: what the picture shows.
+        caption: One line below; "" for none.
+        on_white: Whether it is a chart on white, which the page inverts in dark mode.
+    """
+
+    content: Path | bytes
+    alt: str
+    caption: str = ""
+    on_white: bool = False
+
+
+@dataclass(frozen=True)
+class Highlight:
+    """A main result at the top of the page: "14.1 dB", "T1 → T2, masked PSNR", "+4.7 dB over histogram matching"."""
+
+    value: str
+    label: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class BeforeAfter:
+    """The same slices translated by the untrained and the trained network."""
+
+    title: str
+    before: Picture | None
+    after: Picture
+
+
+@dataclass(frozen=True)
+class SubjectResult:
+    """One of the best or worst test subjects; `rank` is a word such as "best" or "worst"."""
+
+    rank: str
+    subject: str
+    direction: str
+    score: str
+    picture: Picture | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Content of the page, in order of display; empty fields are left out.
+
+    Attributes:
+        title: Name of the run.
+        result: Result in one sentence.
+        highlights: Main results.
+        warnings: Warnings that qualify the results, such as `PHANTOM_NOTE`.
+        animations: Training GIFs.
+        samples: The same slices before and after training.
+        viewer: Interactive viewer of a few test volumes; None for none.
+        viewer_note: Reason why there is no viewer; "" for none.
+        mosaics: Mosaics of translated test volumes. They are embedded, so pass a few only.
+        scores: One table per direction and protocol.
+        scores_flag: A few words beside every table's heading, such as `PHANTOM_FLAG`; "" for none.
+        training_warnings: Title of a failure check's warning -> (observation, meaning, advice).
+        curves: Losses and validation scores.
+        uncertainty: Calibration curves and maps of the expected error; None for none.
+        subjects: The best and the worst test subjects.
+        split_header, split_rows: Table of the subjects and slices of each subset and contrast.
+        split_subjects: Subset and contrast, such as "training T1" -> names of its subjects.
+        config_yaml: Resolved configuration.
+        provenance: Versions, seed, steps, time: name -> value.
+        next_commands: Purpose -> command, for what users may want to do next.
+        notes: Further paragraphs, at the end.
+    """
+
+    title: str
+    result: str
+    highlights: Sequence[Highlight] = ()
+    warnings: Sequence[str] = ()
+    animations: Sequence[Picture] = ()
+    samples: Sequence[BeforeAfter] = ()
+    mosaics: Sequence[Picture] = ()
+    viewer: Viewer | None = None
+    viewer_note: str = ""
+    scores: Sequence[ScoreTable] = ()
+    scores_flag: str = ""
+    training_warnings: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
+    curves: Picture | None = None
+    uncertainty: Picture | None = None
+    subjects: Sequence[SubjectResult] = ()
+    split_header: Sequence[str] = ()
+    split_rows: Sequence[Sequence[str]] = ()
+    split_subjects: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    config_yaml: str = ""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    next_commands: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write the report as one self-contained HTML file, atomically.
+
+    Images are embedded as data: URIs. A content security policy forbids requests and every script but the viewer's
+    two, which it lists by their hashes. Every string is escaped.
+
+    Raises:
+        UserError: A picture is missing or not a PNG, GIF, JPEG or WebP, or the file cannot be written.
+    """
+    atomic_text(path, render(report))
+
+
+def render(report: Report) -> str:
+    """Return the report as HTML; raises `UserError` as `write_report` does."""
+    tables = [format_table(table) for table in report.scores]
+    return page_environment().get_template("page.html.jinja").render(report=report, tables=tables)
+
+
+def page_environment(*folders: Path) -> Environment:
+    """Return the Jinja environment of the report's template, and of templates in further folders that extend it.
+
+    Every string is escaped, undefined names are errors, and the filter `embedded` turns a `Picture` into its data: URI
+    and size.
+    """
+    environment = Environment(
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["embedded"] = _embedded
+    environment.filters["as_it_is"] = Markup  # for the viewer's scripts and style only
+    return environment
+
+
+def _embedded(picture: Picture) -> dict[str, str | int]:
+    """Return a picture's data: URI and size in pixels; PNG becomes WebP (a chart) or JPEG, GIF an animated WebP."""
+    name = str(picture.content) if isinstance(picture.content, Path) else f"picture '{picture.alt}'"
+    try:
+        content = picture.content.read_bytes() if isinstance(picture.content, Path) else picture.content
+        with Image.open(BytesIO(content), formats=["PNG", "GIF", "JPEG", "WEBP"]) as opened:
+            kind, (width, height) = opened.get_format_mimetype(), opened.size
+            if opened.format == "PNG":
+                kind, content = _smaller(opened, lossless=picture.on_white)
+            elif opened.format == "GIF":
+                kind, content = "image/webp", _animated(opened)
+    except UnidentifiedImageError as error:
+        raise UserError(f"{name}: not a PNG, GIF, JPEG or WebP; it cannot go into the report") from error
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read ({error.strerror or error}); make it again") from error
+    return {"uri": f"data:{kind};base64,{b64encode(content).decode()}", "width": width, "height": height}
+
+
+def _smaller(picture: Image.Image, lossless: bool) -> tuple[str, bytes]:
+    """Return the MIME type and bytes of a picture: lossless WebP, or JPEG of high quality."""
+    stream = BytesIO()
+    if lossless:
+        picture.save(stream, format="WEBP", lossless=True, method=1, quality=50)  # slower methods save little more
+        return "image/webp", stream.getvalue()
+    picture.convert("RGB").save(stream, format="JPEG", quality=92, subsampling="4:4:4")
+    return "image/jpeg", stream.getvalue()
+
+
+def _animated(picture: Image.Image) -> bytes:
+    """Return a GIF's frames as an animated WebP, which is about a tenth of its size."""
+    frames, durations = [], []
+    for frame in ImageSequence.Iterator(picture):
+        frames.append(frame.convert("RGB"))
+        durations.append(frame.info.get("duration", 100))
+    stream = BytesIO()
+    frames[0].save(
+        stream, format="WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=85, method=2
+    )
+    return stream.getvalue()

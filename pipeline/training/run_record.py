@@ -1,0 +1,99 @@
+"""run.json: steps, time, parameters and machine of a finished run, which `pipeline.compare` shows with its scores."""
+
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pipeline import __version__
+from pipeline.config.schema import Config
+from pipeline.engines.protocol import Engine
+from pipeline.runs.folder import fingerprint, json_text
+from pipeline.training.trainer_state import TrainerState
+from pipeline.utils.distributed import world_from_env
+from pipeline.utils.files import atomic_text
+
+# Keys of the machine that trained; a later evaluation may run on another:
+MACHINE = ("device", "machine", "threads", "processes", "precision", "version", "torch")
+
+
+def write_run_record(
+    path: Path,
+    config: Config,
+    engine: Engine,
+    position: TrainerState,
+    device: torch.device,
+    *,
+    warnings: Sequence[str] = (),
+    history: Mapping[str, object] | None = None,
+) -> None:
+    """Write steps, seconds, numbers of parameters and the machine: the last step of a run, which marks it as finished.
+
+    `seconds` counts the training steps of all sessions of the run, without loading, validation and pictures.
+    `translator_parameters` counts the weights that default translations of both directions use, shared ones once; not
+    MUNIT's style encoders, which only a reference style needs. `parameters` counts the whole of each trained network.
+    The machine is the one that trained last; a later evaluation elsewhere does not change it. `configuration` is read
+    by `RunFolder.is_finished`, and `warnings` are those that still stood at the end of training. The keys of
+    `pipeline.training.history` are added.
+    """
+    seconds = round(position.seconds, 3)
+    content = {
+        "method": config.method.type,
+        "steps": position.step,
+        "bad_steps": position.bad_steps,
+        "batch_size": config.training.batch_size,
+        "seconds": seconds,
+        "seconds_per_step": position.seconds / position.step if position.step else None,
+        "translator_parameters": _count_weights(map(_translating_parameters, engine.translators().values())),
+        "parameters": {name: _count_weights([network.parameters()]) for name, network in engine.networks().items()},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "machine": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "processes": world_from_env().size,
+        "precision": config.training.precision,
+        "version": __version__,
+        "torch": torch.__version__,
+        "warnings": list(warnings),
+        "configuration": fingerprint(config),
+        **(history or {}),
+    }
+    previous_record = _read_record(path)
+    if (previous_record.get("steps"), previous_record.get("seconds")) == (position.step, seconds):
+        content |= {key: previous_record[key] for key in MACHINE if key in previous_record}
+    atomic_text(path, json_text(content))
+
+
+def mark_unfinished(path: Path, *, trains: bool = False) -> None:
+    """Mark a run as unfinished in its record, for a part of it is about to be repeated.
+
+    Args:
+        path: Path of the record; if it does not exist, it is not made.
+        trains: Whether the networks will change, so that the run's scores are outdated.
+    """
+    previous_record = _read_record(path)
+    if previous_record.pop("configuration", None) is not None or (trains and previous_record):
+        atomic_text(path, json_text({**previous_record, **({"scores_outdated": True} if trains else {})}))
+
+
+def _read_record(path: Path) -> dict:
+    """Return the record; empty if it does not exist or cannot be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _translating_parameters(network: nn.Module) -> Iterable[nn.Parameter]:
+    """Return the weights that a default translation uses: all, unless the network names them."""
+    return network.translating_parameters() if hasattr(network, "translating_parameters") else network.parameters()
+
+
+def _count_weights(groups: Iterable[Iterable[nn.Parameter]]) -> int:
+    """Return the number of weights; those in several groups count once."""
+    weights = {id(weight): weight for weight in chain.from_iterable(groups)}
+    return sum(weight.numel() for weight in weights.values())

@@ -1,0 +1,38 @@
+"""Errors that end a command, and the exit codes of all endings."""
+
+EXIT_DONE = 0
+EXIT_BAD_INPUT = 2
+EXIT_PARTLY_DONE = 3
+
+
+class UserError(Exception):
+    """Bad input or configuration: shown as one clear line, without a traceback; exit code 2.
+
+    The message names the file or key, the reason and the remedy.
+    """
+
+
+class DiskFull(UserError):
+    """A disk has no room left, so whatever else is written there will fail as well."""
+
+
+class OutputNotFinite(UserError):
+    """A network's output has values that are no numbers: its weights are damaged, or its training diverged."""
+
+    def __init__(self, name: str):
+        super().__init__(f"{name}: the network's output is not finite; the model is damaged or its training diverged")
+
+
+class Stopped(Exception):
+    """A signal stopped the run after everything was saved; the exit code is 128 + the signal's number."""
+
+    def __init__(self, signal_number: int, message: str):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def first_cause(error: BaseException) -> str:
+    """Return the first line of the error at the root of a chain, since MONAI wraps every error in its own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,87 @@
+"""Convolutions from and to one channel equal the library's."""
+
+import pytest
+import torch
+from network_probes import assert_same_function
+from torch.nn.functional import conv2d, conv_transpose2d
+
+from networks.cpu_kernels import single_channel_conv as single_channel
+from networks.cpu_kernels.single_channel_conv import convolve_from_one, convolve_to_one, double_to_one, halve_from_one
+
+SIZES = [(7, 7), (9, 13), (16, 8)]
+
+
+@pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_to_one_channel(size, dtype, bound):
+    torch.manual_seed(0)
+    image, weight = torch.randn(3, 5, *size, dtype=dtype), torch.randn(1, 5, 7, 7, dtype=dtype)
+    assert_same_function(convolve_to_one, conv2d, image, weight, bound=bound)
+
+
+@pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_from_one_channel(size, dtype, bound):
+    torch.manual_seed(0)
+    image, weight = torch.randn(3, 1, *size, dtype=dtype), torch.randn(5, 1, 7, 7, dtype=dtype)
+    assert_same_function(convolve_from_one, conv2d, image, weight, bound=bound)
+
+
+@pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=str)
+@pytest.mark.parametrize("size, padding", [((8, 8), 1), ((2, 6), 1), ((7, 12), 0), ((9, 5), 2)], ids=str)
+def test_halving_from_one_channel(size, padding, dtype, bound):
+    torch.manual_seed(0)
+    image, weight = torch.randn(3, 1, *size, dtype=dtype), torch.randn(5, 1, 4, 4, dtype=dtype)
+
+    def ours(image, weight):
+        return halve_from_one(image, weight, padding)
+
+    def plain(image, weight):
+        return conv2d(image, weight, stride=2, padding=padding)
+
+    assert_same_function(ours, plain, image, weight, bound=bound)
+
+
+@pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (4, 7), (8, 2)], ids=str)
+def test_doubling_to_one_channel(size, dtype, bound):
+    torch.manual_seed(0)
+    image, weight = torch.randn(3, 5, *size, dtype=dtype), torch.randn(5, 1, 4, 4, dtype=dtype)
+
+    def plain(image, weight):
+        return conv_transpose2d(image, weight, stride=2, padding=1)
+
+    assert_same_function(double_to_one, plain, image, weight, bound=bound)
+    channels_last = image.to(memory_format=torch.channels_last)
+    assert_same_function(double_to_one, plain, channels_last, weight, bound=bound)
+
+
+@pytest.mark.parametrize(
+    "convolve, of_image",
+    [
+        (convolve_to_one, "conv2d"),
+        (convolve_from_one, "_sum_over_rows"),
+        (double_to_one, "conv2d"),
+        (lambda *of: halve_from_one(*of, 1), "_transposed_to_one"),
+    ],
+)
+def test_only_the_gradients_that_are_asked_for_are_made(convolve, of_image, monkeypatch):
+    calls = []
+    for name in (of_image, "conv2d_weight"):
+        function = getattr(single_channel, name)
+        recorded = lambda *of, name=name, function=function, **how: calls.append(name) or function(*of, **how)  # noqa: E731
+        monkeypatch.setattr(single_channel, name, recorded)
+    for expected in (of_image, "conv2d_weight"):
+        image = torch.randn(2, 1, 8, 8, requires_grad=expected == of_image)
+        weight = torch.randn(1, 1, 4, 4, requires_grad=expected != of_image)
+        value = convolve(image, weight)
+        calls.clear()
+        value.sum().backward()
+        assert calls == [expected]
+
+
+def test_kernels_need_not_be_square_nor_inputs_contiguous():
+    torch.manual_seed(0)
+    image = torch.randn(2, 8, 9, 4, dtype=torch.float64).transpose(2, 3)
+    assert_same_function(convolve_to_one, conv2d, image[:, ::2], torch.randn(1, 4, 2, 3, dtype=torch.float64))
+    assert_same_function(convolve_from_one, conv2d, image[:, :1], torch.randn(3, 1, 3, 2, dtype=torch.float64))

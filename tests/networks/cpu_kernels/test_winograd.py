@@ -1,0 +1,98 @@
+"""Minimal filtering equals the convolution that it replaces."""
+
+import numpy as np
+import pytest
+import torch
+from network_probes import assert_same_function, value_and_gradients
+from torch.nn.functional import conv2d
+
+from networks.cpu_kernels.winograd import _Transforms, convolve, is_faster, minimal_filtering
+
+
+def random_tensor(*shape, dtype=torch.float64, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("size", [(3, 3), (3, 9), (6, 6), (10, 13), (17, 8)], ids=str)
+def test_values_and_gradients_are_the_convolutions(size):
+    assert_same_function(convolve, conv2d, random_tensor(3, 5, *size), random_tensor(7, 5, 3, 3, seed=1))
+
+
+@pytest.mark.parametrize("taps", [2, 4])
+@pytest.mark.parametrize("size", [(4, 4), (9, 6), (11, 11)], ids=str)
+def test_smaller_and_larger_kernels_too(taps, size):
+    assert_same_function(convolve, conv2d, random_tensor(2, 3, *size), random_tensor(4, 3, taps, taps, seed=1))
+
+
+def test_the_input_need_not_be_contiguous():
+    image = random_tensor(2, 6, 11, 9)
+    for other in (image.transpose(2, 3), image[:, ::2], image.to(memory_format=torch.channels_last), image[..., 1:]):
+        assert_same_function(convolve, conv2d, other, random_tensor(4, other.shape[1], 3, 3, seed=1))
+
+
+@pytest.mark.parametrize("taps, bound", [(3, 3e-6), (4, 5e-6)])
+def test_in_float32_it_is_exact_to_a_few_roundings(taps, bound):
+    image, weight = (
+        random_tensor(1, 128, 18, 18, dtype=torch.float32),
+        random_tensor(128, 128, taps, taps, dtype=torch.float32, seed=1),
+    )
+    assert_same_function(convolve, conv2d, image, weight, bound=20 * bound)
+    error = convolve(image, weight).double() - conv2d(image.double(), weight.double())
+    assert error.square().mean().sqrt() < bound * conv2d(image, weight).std()
+
+
+def test_it_gives_the_same_bits_again():
+    tensors = (
+        random_tensor(2, 16, 20, 20, dtype=torch.float32),
+        random_tensor(16, 16, 3, 3, dtype=torch.float32, seed=1),
+    )
+    repeats = (value_and_gradients(convolve, *tensors) for _ in range(2))
+    for first, second in zip(*repeats, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_only_the_gradients_that_are_asked_for_are_made(monkeypatch):
+    calls = []
+    for name in ("input_gradient", "kernel_gradient"):
+        function = getattr(_Transforms, name)
+        monkeypatch.setattr(
+            _Transforms, name, lambda *of, name=name, function=function: calls.append(name) or function(*of)
+        )
+    image, weight = random_tensor(1, 2, 6, 6), random_tensor(2, 2, 3, 3)
+    convolve(image, weight.clone().requires_grad_()).sum().backward()
+    assert calls == ["kernel_gradient"]
+    convolve(image.requires_grad_(), weight).sum().backward()
+    assert calls == ["kernel_gradient", "input_gradient"]
+
+
+def test_the_matrices_filter_a_line_with_the_fewest_products():
+    """F(4, 3) by hand: four outputs of a kernel of three taps from six products."""
+    outputs, kernels, inputs = (matrix.reshape(-1) for matrix in minimal_filtering(4, 3))
+    assert (outputs.size, kernels.size, inputs.size) == (16 * 36, 36 * 9, 36 * 36)
+    kernel, tile = np.zeros((3, 3)), np.zeros((6, 6))
+    kernel[0], tile[0] = [1, 2, 3], [1, 0, 2, 5, 1, 4]
+    outputs, kernels, inputs = minimal_filtering(4, 3)
+    result = outputs @ ((kernels @ kernel.ravel()) * (inputs @ tile.ravel()))
+    np.testing.assert_allclose(result.reshape(4, 4)[0], [7, 19, 15, 19], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "size, kernels, expected",
+    [
+        (34, (128, 64, 3, 3), True),
+        (66, (256, 256, 3, 3), True),
+        (33, (128, 64, 3, 3), False),  # too few tiles
+        (34, (64, 64, 3, 3), False),
+        (66, (512, 32, 3, 3), False),
+        (66, (256, 256, 5, 5), False),
+        (66, (256, 256, 1, 3), False),
+        (34, (512, 256, 4, 4), True),
+        (34, (128, 64, 4, 4), True),
+        (33, (512, 256, 4, 4), False),  # too few tiles
+        (34, (64, 64, 4, 4), False),
+    ],
+)
+def test_it_pays_for_small_kernels_between_many_channels_on_many_pixels_alone(size, kernels, expected):
+    weight = torch.empty(kernels)
+    assert is_faster(torch.empty(1, kernels[1], size, size), weight) is expected
+    assert is_faster(torch.empty(1, kernels[1], size - 2, size - 2), weight, padding=1) is expected

@@ -1,0 +1,151 @@
+import pytest
+
+from pipeline.config.checks import conflicts
+from pipeline.config.schema import Config
+
+CRITIC = {"type": "dualgan", "adversarial": "wasserstein"}
+
+
+def refused(**sections):
+    return list(conflicts(Config.model_validate({"name": "x", "data": {"source": "phantom"}, **sections})))
+
+
+@pytest.mark.parametrize("method", ["cyclegan", "dualgan", "cut", "munit", "unit"])
+def test_a_method_without_further_words_goes_with_its_own_networks(method):
+    config = Config.model_validate({"name": "x", "data": {"source": "phantom"}, "method": {"type": method}})
+    assert list(conflicts(config)) == []
+    assert config.generator.type == (method if method in ("munit", "unit") else "unet")
+    assert config.discriminator.type == ("multiscale" if method in ("munit", "unit") else "patchgan")
+
+
+@pytest.mark.parametrize("generator", ["unet", "resnet", "residual_concat"])
+@pytest.mark.parametrize("discriminator", ["patchgan", "multiscale"])
+@pytest.mark.parametrize("method", ["cyclegan", "dualgan", "cut"])
+def test_any_other_method_takes_any_generator_and_discriminator(method, generator, discriminator):
+    sections = {"method": {"type": method}, "generator": {"type": generator}, "discriminator": {"type": discriminator}}
+    assert refused(**sections) == []
+
+
+@pytest.mark.parametrize(
+    ("sections", "line"),
+    [
+        (
+            {"training": {"start_from": "models:/phantom-T1-to-T2@best"}},
+            "training.start_from = models:/phantom-T1-to-T2@best: MLflow has translators alone, without the "
+            "discriminators; give a run's folder or one of its checkpoints",
+        ),
+        (
+            {"generator": {"type": "munit"}},
+            "generator.type = 'munit': is for the method of that name; use unet with method cyclegan",
+        ),
+        (
+            {"generator": {"type": "unet"}, "method": {"type": "munit"}},
+            "generator.type = 'unet': must be munit for method munit, which trains its own kind",
+        ),
+        (
+            {"generator": {"type": "unit"}},
+            "generator.type = 'unit': is for the method of that name; use unet with method cyclegan",
+        ),
+        (
+            {"method": {"type": "unit"}, "generator": {"blocks": 2, "shared_blocks": 3}},
+            "generator.shared_blocks = 3: must be at most generator.blocks = 2",
+        ),
+        (
+            {"method": {"type": "unit"}, "generator": {"downs": 5}, "preprocess": {"size": 264}},
+            "preprocess.size = 264: must be a multiple of 32 (2 to the power generator.downs = 5)",
+        ),
+        (
+            {"generator": {"type": "resnet", "downs": 6}, "preprocess": {"size": 96}},
+            "preprocess.size = 96: must be a multiple of 64 (2 to the power generator.downs = 6)",
+        ),
+        (
+            {"discriminator": {"type": "multiscale", "layers": 4, "scales": 3}, "preprocess": {"size": 64}},
+            "discriminator.layers = 4 with discriminator.scales = 3: preprocess.size = 64 is too small for it",
+        ),
+        (
+            {"method": {"type": "munit"}, "generator": {"style_downs": 6}, "preprocess": {"size": 64},
+             "discriminator": {"layers": 2, "scales": 2}},
+            "generator.style_downs = 6: preprocess.size = 64 is too small for it",
+        ),
+        *(
+            (
+                {**sections, "preprocess": {"size": 32}, "discriminator": {"type": "patchgan", "layers": 1}},
+                "generator.downs = 5: preprocess.size = 32 is too small for it",
+            )
+            for sections in ({"generator": {"type": kind, "downs": 5}} for kind in ("resnet", "residual_concat"))
+        ),
+        (
+            {"method": {**CRITIC, "clip": 0.01, "gradient_penalty": 10}},
+            "method.clip = 0.01: must be null with method.gradient_penalty, which takes its place",
+        ),
+        (
+            {"method": {"type": "dualgan", "critic_steps": 5}},
+            "method.critic_steps = 5: must be 1 unless method.adversarial is wasserstein",
+        ),
+        (
+            {"method": {"type": "pix2pix"}},
+            "split.pairing = 'unpaired': must be paired for method pix2pix, which learns from registered pairs",
+        ),
+        ({"method": CRITIC}, "method.adversarial = 'wasserstein': needs method.clip or method.gradient_penalty"),
+        (
+            {"method": {"type": "dualgan", "clip": 0.01}},
+            "method.adversarial = 'least_squares': must be wasserstein with clip or gradient_penalty",
+        ),
+        (
+            {"method": {**CRITIC, "gradient_penalty": 10}, "training": {"precision": "fp16"}},
+            "training.precision = 'fp16': does not go with method.gradient_penalty; use bf16 or float32",
+        ),
+        (
+            {"training": {"slices_on_device": True, "loader_workers": 2}},
+            "training.loader_workers = 2: must be 0 with training.slices_on_device",
+        ),
+        (
+            {"training": {"cuda_graph": True}, "device": "cpu"},
+            "training.cuda_graph = True: needs a CUDA device, and device = 'cpu'; use false",
+        ),
+        (
+            {"training": {"cuda_graph": True, "optimiser": "rmsprop"}},
+            "training.cuda_graph = True: needs optimiser adam, and it is 'rmsprop'; use false",
+        ),
+        (
+            {"training": {"cuda_graph": True}, "method": {**CRITIC, "clip": 0.1, "critic_steps": 3}},
+            "training.cuda_graph = True: needs method.critic_steps 1, and it is 3",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_with_the_reason(sections, line):
+    assert refused(**sections) == [line]
+
+
+def test_pictures_are_pairs_only_where_their_names_say_so():
+    pictures = {"source": "images", "folder": "x", "train": {"T1": "a", "T2": "b"}}
+    sections = {"method": {"type": "pix2pix"}, "split": {"pairing": "paired"}}
+    assert refused(data=pictures, **sections) == [
+        "data.paired = False: must be true for method pix2pix: equal file names are the same slice"
+    ]
+    assert refused(data=pictures | {"paired": True}, **sections) == []
+
+
+@pytest.mark.parametrize(
+    "generator",
+    [{"type": "resnet"}, {"type": "residual_concat"}, {"type": "munit", "style_downs": 2}, {"type": "unit"}],
+)
+@pytest.mark.parametrize("downs", [1, 2, 3, 4])
+def test_every_size_that_is_allowed_makes_a_step(generator, downs):
+    import torch
+
+    from pipeline.engines.registry import build_engine
+
+    size = next(size for size in range(16, 65, 2**downs) if size % 2**downs == 0)
+    sections = {
+        "generator": generator | {"downs": downs, "blocks": 1, "width": 1},
+        "discriminator": {"type": "patchgan", "layers": 1, "width": 1},
+        "method": {"type": generator["type"] if generator["type"] in ("munit", "unit") else "cyclegan"},
+        "preprocess": {"size": size},
+    }
+    if refused(**sections):
+        assert size < 2 ** (downs + 1)
+        return
+    config = Config.model_validate({"name": "x", "data": {"source": "phantom"}, **sections})
+    image = torch.zeros(1, 1, size, size)
+    assert build_engine(config, torch.device("cpu")).step(image, image)

@@ -1,0 +1,224 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from head_scans import AFFINE, scan, slanted_left_posterior_affine, write_scan
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+from small_pairs import CHAIN, SETTINGS, build, pair, slices_of
+
+from pipeline.data import pair_cache
+from pipeline.data import pairs as pairing
+from pipeline.data.case import Case
+from pipeline.data.pair_cache import common_slices, extract_pair, look_up_pair, pair_key
+from pipeline.data.pairs import prepare_scan
+from pipeline.data.slice_cache import extract, look_up
+from transforms.slices import centre_fit
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def edges(slices):
+    return np.stack([ndimage.gaussian_gradient_magnitude(image, 0.7) for image in slices])
+
+
+@pytest.fixture
+def extractions(monkeypatch):
+    """Return a list that grows by each pair that is read."""
+    read = []
+
+    def recorded_extract(cases, *arguments):
+        read.append(cases)
+        extract_pair(cases, *arguments)
+
+    monkeypatch.setattr(pair_cache, "extract_pair", recorded_extract)
+    return read
+
+
+@pytest.fixture
+def no_registration(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("registered although there was no need")
+
+    monkeypatch.setattr(pairing, "register_rigid", refuse)
+
+
+# ── alignment ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_on_one_grid_both_halves_are_what_each_scan_is_on_its_own(tmp_path, no_registration):
+    cases = pair(tmp_path)
+    [stored], failures = build([cases], tmp_path)
+    assert failures == {} and [half.case for half in stored] == list(cases)
+    positions = stored[0].statistics["positions"]
+    chain_settings = {name: value for name, value in SETTINGS.items() if name != "register_pairs"}
+    for half, slices in zip(stored, slices_of(stored), strict=True):
+        whole_scan = prepare_scan(half.case.path, CHAIN, 1).stack
+        np.testing.assert_allclose(slices, centre_fit(whole_scan, 40, 40, -1)[positions], atol=2e-5)
+        extract(half.case.path, tmp_path / "alone", chain_settings)  # as unpaired training sees it
+        unpaired = look_up(half.case, tmp_path / "alone", chain_settings)
+        shared = [unpaired.statistics["positions"].index(position) for position in positions]
+        np.testing.assert_array_equal(np.load(unpaired.path)[shared], np.load(half.path))
+
+
+def test_a_second_scan_of_another_field_of_view_is_brought_to_its_place(tmp_path, no_registration):
+    affine = AFFINE.copy()
+    affine[:3, 3] = AFFINE[:3, :3] @ [2, 0, 7] + AFFINE[:3, 3]  # begins 2 voxels to the right and 7 further up
+    cases = pair(tmp_path, scan("T2", seed=1)[2:, :, 7:], affine)
+    [stored], _ = build([cases], tmp_path, settings={**SETTINGS, "register_pairs": False})
+    positions = np.array(stored[0].statistics["positions"])
+    unregistered = prepare_scan(cases[1].path, CHAIN, 1).stack
+    in_place = np.pad(unregistered, [(7, 0), (2, 0), (0, 0)], constant_values=-1)
+    np.testing.assert_allclose(slices_of(stored)[1], centre_fit(in_place, 40, 40, -1)[positions], atol=2e-5)
+    assert positions.min() == 7  # below, the second shows nothing
+
+
+HALF = np.diag([2.0, 2.0, 2.0, 1.0])  # into a world where the head is half as large, which registers in an eighth
+
+
+@pytest.fixture(scope="module")
+def moved_pair(tmp_path_factory):
+    """A pair on different grids whose head turned by 11 degrees and moved by 12 mm in between, and its folder."""
+    folder = tmp_path_factory.mktemp("moved")
+    truth = np.eye(4)
+    truth[:3, :3] = Rotation.from_euler("xyz", (4, -4, 9), degrees=True).as_matrix()
+    truth[:3, 3] = (6, -7, 8)
+    shape = (52, 60, 44)
+    affine = slanted_left_posterior_affine(shape, (1.75, 1.8, 2.25))
+    grids = {"T1": {"affine": np.linalg.inv(HALF) @ AFFINE}, "T2": {"shape": shape, "affine": affine}}
+    to_head = {"T1": HALF, "T2": HALF @ np.linalg.inv(truth)}
+    first, second = (
+        Case(
+            "s1",
+            "",
+            contrast,
+            write_scan(
+                folder / f"s1-{contrast}.nii",
+                scan(contrast, world_to_head=to_head[contrast], seed=seed, **grid),
+                grid["affine"],
+            ),
+        )
+        for seed, (contrast, grid) in enumerate(grids.items())
+    )
+    [stored], _ = build([(first, second)], folder)
+    return (first, second), folder, truth, stored
+
+
+def agreement(stored):
+    """How well the edges of both contrasts agree."""
+    first, second = (edges(slices).ravel() for slices in slices_of(stored))
+    return np.corrcoef(first, second)[0, 1]
+
+
+def test_a_head_that_moved_between_the_scans_is_aligned(moved_pair):
+    cases, folder, truth, stored = moved_pair
+    statistics, second = stored[0].statistics, slices_of(stored)[1]
+    np.testing.assert_allclose(statistics["movement"], truth, atol=1.0)
+    affine = np.linalg.inv(HALF) @ AFFINE
+    unmoved = prepare_scan(
+        write_scan(folder / "unmoved.nii", scan("T2", affine=affine, world_to_head=HALF), affine), CHAIN, 1
+    )
+    expected = centre_fit(unmoved.stack, 40, 40, -1)[statistics["positions"]]
+    head = centre_fit(unmoved.foreground, 40, 40, False)[statistics["positions"]]
+    assert np.corrcoef(second[head], expected[head])[0, 1] > 0.9
+    [by_headers], _ = build([cases], folder, settings={**SETTINGS, "register_pairs": False})
+    assert agreement(stored) > 0.6 and agreement(by_headers) < 0.4
+
+
+def test_two_processes_register_and_store_the_same_as_one(moved_pair, tmp_path):
+    cases, folder, _, stored = moved_pair
+    other_pair = pair(tmp_path)
+    [second_entry, _], _ = build([cases, other_pair], tmp_path, processes=2)
+    assert [half.path.read_bytes() for half in second_entry] == [half.path.read_bytes() for half in stored]
+    note = Path("store/registrations")
+    assert contents(tmp_path / note) == contents(folder / note)
+
+
+def test_a_registration_is_shared_with_whoever_reads_the_pair(moved_pair, no_registration):
+    cases, folder, _, stored = moved_pair
+    reader = pairing.PairReader(CHAIN, 16, register=True, cache=folder / "store" / "registrations")
+    np.testing.assert_array_equal(reader.read(cases)[2], stored[0].statistics["movement"])
+
+
+# ── which slices ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def mask(*shares):
+    """Slices of 100 pixels of which the given numbers are set."""
+    return np.arange(100).reshape(1, 10, 10) < np.array(shares)[:, None, None]
+
+
+def test_kept_are_the_slices_with_enough_of_the_head_in_both():
+    first, second = mask(0, 9, 10, 50, 50, 50), mask(50, 50, 50, 0, 9, 10)
+    assert common_slices(first, second, first, 0.1).tolist() == [2, 5]
+
+
+def test_slices_that_the_second_scan_shows_in_part_only_are_left_out():
+    first = mask(60, 60, 60, 60)
+    assert common_slices(first, first, mask(60, 57, 56, 0), 0.1).tolist() == [0, 1]
+
+
+# ── keys, keeping and rebuilding ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "change", [{"axis": "coronal"}, {"size": 32}, {"min_foreground": 0.2}, {"register_pairs": False}]
+)
+def test_the_key_changes_with_each_setting(change, tmp_path):
+    cases = pair(tmp_path)
+    assert pair_key(cases, SETTINGS) != pair_key(cases, {**SETTINGS, **change})
+    assert pair_key(cases, SETTINGS) == pair_key(cases, dict(reversed(SETTINGS.items())))
+    assert pair_key(cases, SETTINGS) != pair_key(cases[::-1], SETTINGS)
+
+
+@pytest.mark.parametrize("version", ["VERSION", "REGISTRATION_VERSION"])
+def test_the_key_changes_with_the_version_of_what_is_stored_and_of_the_registration(version, tmp_path, monkeypatch):
+    cases = pair(tmp_path)
+    original = pair_key(cases, SETTINGS)
+    monkeypatch.setattr(pair_cache, version, getattr(pair_cache, version) + 1)
+    assert pair_key(cases, SETTINGS) != original
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_pair_is_stored_anew_when_either_file_changes(side, tmp_path, extractions):
+    cases = pair(tmp_path)
+    [original], _ = build([cases], tmp_path)
+    old = [np.load(half.path) for half in original]
+    build([cases], tmp_path)
+    assert len(extractions) == 1
+    write_scan(cases[side].path, scan(cases[side].contrast, noise=20, seed=5))
+    os.utime(cases[side].path, ns=(1, 10**18))
+    [remade], _ = build([cases], tmp_path)
+    assert len(extractions) == 2
+    is_changed = [not np.array_equal(np.load(half.path), original) for half, original in zip(remade, old, strict=True)]
+    assert is_changed == [side == 0, side == 1]
+
+
+DAMAGE = {
+    "first half cut short": ("*-first.npy", lambda path: path.write_bytes(path.read_bytes()[:-100])),
+    "second half with a hole": ("*-second.npy", lambda path: path.write_bytes(path.read_bytes()[:-9999] + bytes(9999))),
+    "second half shorter": ("*-second.npy", lambda path: np.save(path, np.load(path)[1:])),
+    "first half gone": ("*-first.npy", Path.unlink),
+    "note gone": ("*.json", Path.unlink),
+    "note emptied": ("*.json", lambda path: path.write_bytes(b"")),
+    "note of one file": ("*.json", lambda path: path.write_text(json.dumps({"count": 3, "files": [{}]}))),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_entry_is_rebuilt(damage, tmp_path, extractions):
+    cases = pair(tmp_path)
+    build([cases], tmp_path)
+    original = contents(tmp_path / "store")
+    pattern, spoil = DAMAGE[damage]
+    [victim] = (tmp_path / "store").glob(pattern)
+    spoil(victim)
+    if victim.exists():
+        os.utime(victim, ns=(2 * 10**18, 2 * 10**18))  # within the clock's last tick it might seem untouched
+    assert look_up_pair(cases, tmp_path / "store", SETTINGS) is None
+    build([cases], tmp_path)
+    assert contents(tmp_path / "store") == original and len(extractions) == 2

@@ -1,0 +1,290 @@
+import json
+import os
+
+import nibabel as nib
+import numpy as np
+import pytest
+from head_scans import AFFINE, SHAPE, scan, slanted_left_posterior_affine, write_scan
+from nibabel.affines import from_matvec
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+import pipeline.data.pairs as pairing
+from pipeline.data.case import Case
+from pipeline.data.pairs import PairReader, field_of_view_mask, prepare_scan
+from pipeline.data.rigid_transform_file import read_rigid_transform, write_rigid_transform
+from pipeline.utils.errors import UserError
+from transforms.slice_chain import CHAIN_VERSION
+from transforms.slices import stack_slices
+
+SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 64, "n4": False, "percentiles": [0.5, 99.5]}
+
+
+def case_pair(folder, second_voxels=None, second_affine=AFFINE):
+    voxels = scan("T2", seed=1) if second_voxels is None else second_voxels
+    return (
+        Case("s1", "", "T1", write_scan(folder / "s1-T1.nii.gz", scan("T1"))),
+        Case("s1", "", "T2", write_scan(folder / "s1-T2.nii.gz", voxels, second_affine)),
+    )
+
+
+def reader(folder, register=True, **changes):
+    return PairReader({**SETTINGS, **changes}, 16, register=register, cache=folder / "cache")
+
+
+@pytest.fixture
+def no_registration(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("registered although there was no need")
+
+    monkeypatch.setattr(pairing, "register_rigid", refuse)
+
+
+def test_a_scan_is_prepared_whole_and_its_padding_comes_off_again(tmp_path):
+    path = write_scan(tmp_path / "a.nii.gz", scan("T1"))
+    prepared = prepare_scan(path, SETTINGS, 16)
+    assert prepared.slices.shape == (SHAPE[2], 64, 64)
+    assert prepared.stack.shape == prepared.foreground.shape == (SHAPE[2], *SHAPE[:2])
+    assert prepared.volume.shape == SHAPE
+    np.testing.assert_allclose(prepared.affine, AFFINE)
+    small = prepare_scan(path, {**SETTINGS, "size": 32}, 16)  # smaller than the slices: they are kept whole
+    np.testing.assert_array_equal(small.stack, prepared.stack)
+
+
+@pytest.mark.parametrize(("axis", "spacing"), [("axial", (4, 2, 3)), ("coronal", (3, 2, 4)), ("sagittal", (2, 3, 4))])
+def test_the_spacing_is_that_of_the_stacks_axes_however_the_file_is_turned(tmp_path, axis, spacing):
+    path = write_scan(tmp_path / "a.nii.gz", scan("T1"), slanted_left_posterior_affine(SHAPE, (2, 3, 4)))
+    prepared = prepare_scan(path, {**SETTINGS, "axis": axis}, 16)
+    assert prepared.spacing_mm == pytest.approx(spacing)
+    assert prepared.stack.shape == tuple(SHAPE[(2, 3, 4).index(size)] for size in spacing)
+
+
+def test_a_pair_on_one_grid_is_read_without_registration(tmp_path, no_registration):
+    first_view, second_view, rigid_transform = reader(tmp_path).read(case_pair(tmp_path))
+    np.testing.assert_array_equal(rigid_transform, np.eye(4))
+    np.testing.assert_array_equal(first_view.real, second_view.source.stack)
+    np.testing.assert_array_equal(second_view.real, first_view.source.stack)
+    np.testing.assert_array_equal(first_view.foreground, second_view.source.foreground)
+
+
+def test_a_pair_on_one_grid_stored_in_another_orientation_needs_no_registration(tmp_path, no_registration):
+    image = nib.Nifti1Image(scan("T2", seed=1), AFFINE)
+    flipped = image.as_reoriented([[0, -1], [2, 1], [1, -1]])
+    cases = case_pair(tmp_path, np.asarray(flipped.dataobj), flipped.affine)
+    first_view, second_view, _ = reader(tmp_path).read(cases)
+    np.testing.assert_array_equal(first_view.real, second_view.source.stack)
+
+
+def test_the_target_keeps_its_own_normalisation(tmp_path):
+    plain = reader(tmp_path).read(case_pair(tmp_path / "a"))[0]
+    brighter = reader(tmp_path).read(case_pair(tmp_path / "b", 3 * scan("T2", seed=1) + 100))[0]
+    np.testing.assert_allclose(brighter.real, plain.real, atol=1e-3)
+    low, high = np.percentile(plain.real[plain.foreground], [0.5, 99.5])
+    assert (low, high) == pytest.approx((-1, 1), abs=0.01)
+
+
+@pytest.fixture(scope="module")
+def moved_pair(tmp_path_factory):
+    """A pair on different grids, its head turned by 6 degrees and shifted by some 12 mm in between."""
+    folder = tmp_path_factory.mktemp("moved")
+    truth = np.eye(4)
+    truth[:3, :3] = Rotation.from_euler("xyz", (3, -2, 5), degrees=True).as_matrix()
+    truth[:3, 3] = (6, -7, 8)
+    shape = (52, 60, 40)
+    affine = slanted_left_posterior_affine(shape, (3.5, 3.6, 4.5))
+    voxels = scan("T2", shape=shape, affine=affine, world_to_head=np.linalg.inv(truth), seed=1)
+    cases = case_pair(folder, voxels, affine)
+    return cases, folder, truth, reader(folder).read(cases)
+
+
+def test_a_pair_on_different_grids_is_registered_onto_the_sources_grid(moved_pair):
+    cases, _, truth, (first_view, second_view, rigid_transform) = moved_pair
+    np.testing.assert_allclose(rigid_transform, truth, atol=1.0)
+    assert (
+        first_view.real.shape == first_view.source.stack.shape
+        and second_view.real.shape == second_view.source.stack.shape
+    )
+    in_place = prepare_scan(write_scan(cases[0].path.parent / "in_place.nii.gz", scan("T2")), SETTINGS, 16)
+    inside = first_view.foreground & in_place.foreground
+    assert np.corrcoef(first_view.real[inside], in_place.stack[inside])[0, 1] > 0.9
+    assert (first_view.foreground & in_place.foreground).sum() / in_place.foreground.sum() > 0.95
+    shape, affine = nib.load(cases[1].path).shape, nib.load(cases[1].path).affine
+    moved_t1 = scan("T1", shape=shape, affine=affine, world_to_head=np.linalg.inv(truth))
+    expected = prepare_scan(write_scan(cases[0].path.parent / "moved.nii.gz", moved_t1, affine), SETTINGS, 16)
+    inside = second_view.foreground & expected.foreground
+    assert np.corrcoef(second_view.real[inside], expected.stack[inside])[0, 1] > 0.9
+
+
+def test_a_target_sees_its_part_of_the_sources_grid(tmp_path):
+    first, second = (prepare_scan(case.path, SETTINGS, 16) for case in case_pair(tmp_path))
+    rigid_transform = np.eye(4)
+    rigid_transform[0, 3] = 3 * AFFINE[0, 0]  # voxel 0 of the source lies in voxel 3 of the target
+    covered = field_of_view_mask(first, second, rigid_transform)
+    assert covered.shape == first.stack.shape and covered[:, :-3].all() and not covered[:, -3:].any()
+
+
+def test_a_registration_is_cached_until_a_file_changes(moved_pair, no_registration):
+    cases, folder, _, (_, _, rigid_transform) = moved_pair
+    np.testing.assert_array_equal(reader(folder).read(cases)[2], rigid_transform)
+    status = cases[0].path.stat()
+    os.utime(cases[0].path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000_000))
+    with pytest.raises(AssertionError, match="although there was no need"):
+        reader(folder).read(cases)
+
+
+def test_a_registration_is_made_anew_with_other_settings_or_by_another_version(tmp_path, monkeypatch):
+    cases = case_pair(tmp_path, scan("T2", shape=(36, 44, 33), seed=1))
+    calls = []
+    monkeypatch.setattr(pairing, "register_rigid", lambda *_: calls.append(1) or np.eye(4))
+    for changes in ({}, {}, {"percentiles": [1, 99]}, {"percentiles": [1, 99]}, {}):
+        reader(tmp_path, **changes).read(cases)
+    assert len(calls) == 2
+    monkeypatch.setattr(pairing, "VERSION", pairing.VERSION + 1)
+    reader(tmp_path).read(cases)
+    assert len(calls) == 3
+
+
+def test_a_damaged_cache_entry_is_made_anew(tmp_path, monkeypatch):
+    cases = case_pair(tmp_path, scan("T2", shape=(36, 44, 33), seed=1))
+    calls = []
+    monkeypatch.setattr(pairing, "register_rigid", lambda *_: calls.append(1) or np.diag([1.0, 1, 1, 1]))
+    reader(tmp_path).read(cases)
+    (entry,) = (tmp_path / "cache").iterdir()
+    reader(tmp_path).read(cases)
+    assert len(calls) == 1
+    for damage in (
+        "",
+        "{}",
+        '{"matrix": [[1, 2], [3, 4]]}',
+        '{"matrix": [[NaN, 0, 0, 0], [0,0,0,0], [0,0,0,0], [0,0,0,1]]}',
+    ):
+        entry.write_text(damage)
+        reader(tmp_path).read(cases)
+    assert len(calls) == 5
+
+
+def test_without_registration_the_headers_are_believed(tmp_path, no_registration):
+    shape, affine = (30, 40, 33), AFFINE @ np.diag([1.2, 1.1, 1.0, 1.0])
+    cases = case_pair(tmp_path, scan("T2", shape=shape, affine=affine, seed=1), affine)
+    first_view, _, rigid_transform = reader(tmp_path, register=False).read(cases)
+    np.testing.assert_array_equal(rigid_transform, np.eye(4))
+    assert first_view.real.shape == first_view.source.stack.shape
+
+
+def test_the_movement_file_says_what_it_is_and_reads_back(moved_pair, tmp_path):
+    cases, _, _, (_, _, rigid_transform) = moved_pair
+    write_rigid_transform(tmp_path / "m.json", rigid_transform, cases)
+    np.testing.assert_array_equal(read_rigid_transform(tmp_path / "m.json"), rigid_transform)
+    content = json.loads((tmp_path / "m.json").read_text())
+    assert content["images"] == ["s1-T1.nii.gz", "s1-T2.nii.gz"] and "millimetres" in content["about"]
+
+
+def test_a_failing_registration_names_both_files(tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("the two scans could not be registered: no overlap")
+
+    monkeypatch.setattr(pairing, "register_rigid", fail)
+    cases = case_pair(tmp_path, scan("T2", shape=(36, 44, 33), seed=1))
+    with pytest.raises(UserError, match=r"s1-T1\.nii\.gz and .*s1-T2\.nii\.gz: the two scans could not be registered"):
+        reader(tmp_path).read(cases)
+
+
+def test_heads_that_do_not_overlap_are_an_error(tmp_path):
+    distant_affine = AFFINE.copy()
+    distant_affine[0, 3] += 1000
+    cases = case_pair(tmp_path, scan("T2", seed=1), distant_affine)
+    with pytest.raises(UserError, match="heads do not overlap; check their affines"):
+        reader(tmp_path, register=False).read(cases)
+
+
+def test_an_unreadable_scan_is_named_with_its_reason(tmp_path):
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(b"nothing of the kind")
+    with pytest.raises(UserError, match=r"broken\.nii\.gz: ") as caught:
+        prepare_scan(broken, SETTINGS, 16)
+    assert "\n" not in str(caught.value) and str(caught.value).count("broken.nii.gz") == 1
+    constant = write_scan(tmp_path / "constant.nii.gz", np.full((20, 20, 20), 3, np.float32))
+    with pytest.raises(UserError, match=r"constant\.nii\.gz: .*same value"):
+        prepare_scan(constant, SETTINGS, 16)
+
+
+def test_single_slices_of_different_sizes_cannot_be_paired(tmp_path):
+    cases = []
+    for contrast, size in (("T1", (40, 50)), ("T2", (44, 50))):
+        voxels = scan(contrast)[:, :, 17]
+        path = tmp_path / f"{contrast}.png"
+        Image.fromarray(np.clip(voxels / 4, 0, 255).astype(np.uint8)).resize(size).save(path)
+        cases.append(Case("1", "", contrast, path))
+    with pytest.raises(UserError, match=r"a single slice cannot be registered .* give slices of one size"):
+        reader(tmp_path, percentiles=None).read(tuple(cases))
+
+
+# ── volumes cut to their heads ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("spacing_mm", [None, [4.0, 5.5]])
+def test_heads_of_one_grid_stay_together_whatever_their_boxes(tmp_path, no_registration, spacing_mm):
+    smaller = scan("T2", seed=1)
+    smaller[:, :, 26:] = np.random.default_rng(2).normal(0, 8, smaller[:, :, 26:].shape)  # its top is missing
+    cases = case_pair(tmp_path, smaller)
+    first_view, second_view, rigid_transform = reader(tmp_path, version=CHAIN_VERSION, spacing_mm=spacing_mm).read(
+        cases
+    )
+    assert np.array_equal(rigid_transform, np.eye(4))
+    assert first_view.source.box.tolist() != second_view.source.box.tolist()
+    for view in (first_view, second_view):
+        assert view.real.shape == view.source.stack.shape == view.foreground.shape
+    overlap = first_view.source.foreground & first_view.foreground
+    edges = [np.abs(np.diff(stack, axis=1))[overlap[:, 1:]] for stack in (first_view.source.stack, first_view.real)]
+    assert np.corrcoef(*edges)[0, 1] > 0.4  # and 0.2 or less where one is a voxel aside
+    if spacing_mm is None:  # each voxel as its own scan has it
+        start = first_view.source.box[:, 0] - second_view.source.box[:, 0]
+        second_volume = second_view.source.volume
+        assert stack_slices(first_view.real, "axial")[tuple(10 - start)] == second_volume[10, 10, 10]
+
+
+def test_a_target_of_which_the_box_holds_a_part_is_scaled_as_a_whole(tmp_path, no_registration):
+    smaller, brighter = scan("T2", seed=1), scan("T1")
+    smaller[:, :, 22:] = np.random.default_rng(2).normal(0, 8, smaller[:, :, 22:].shape)  # its top is missing
+    brighter[:, :, 26:] *= 3  # there
+    cases = case_pair(tmp_path, smaller)
+    write_scan(cases[0].path, brighter)
+    there, back, _ = reader(tmp_path, version=CHAIN_VERSION, spacing_mm=[4.0, 5.5]).read(cases)
+    low, high = there.source.inverse_state["image_range"]
+    planes = slice(*back.source.box[2].clip(0, SHAPE[2]))
+    assert planes.stop <= 26  # the brightest part of the head is beyond
+    shown = back.real[back.foreground].mean() / 2 + 0.5
+    head = brighter[:, :, planes][scan("T1", noise=0)[:, :, planes] > 20].mean()
+    assert (high - low) * shown + low == pytest.approx(head, rel=0.1)
+
+
+def test_what_a_box_reaches_beyond_the_field_of_view_is_not_seen(tmp_path):
+    low, high = scan("T1")[:, :, :20], scan("T1")
+    settings = {**SETTINGS, "version": CHAIN_VERSION}
+    cut, whole_scan = (
+        prepare_scan(write_scan(tmp_path / f"{number}.nii.gz", voxels), settings, 16)
+        for number, voxels in enumerate((low, high))
+    )
+    covered = field_of_view_mask(whole_scan, cut, np.eye(4))
+    planes = np.flatnonzero(covered.any(axis=(1, 2))) + whole_scan.box[2, 0]  # of the file
+    assert planes.max() == 19
+    assert len(cut.slices) > 20 - cut.box[2, 0]  # its box reaches further
+
+
+def test_registration_finds_the_same_movement_beside_an_empty_margin(tmp_path):
+    shift = np.eye(4)
+    shift[:3, 3] = [6, -4, 5]
+    moved_scan = scan("T2", world_to_head=np.linalg.inv(shift), seed=1)
+    shifted_affine = AFFINE.copy()
+    shifted_affine[0, 3] += 0.5
+    wide, wide_affine = (
+        np.pad(moved_scan, [(9, 0), (0, 4), (8, 8)]),
+        shifted_affine @ from_matvec(np.eye(3), [-9, 0, -8]),
+    )
+    rigid_transforms = []
+    for name, voxels, affine in (("a", moved_scan, shifted_affine), ("b", wide, wide_affine)):
+        (tmp_path / name).mkdir()
+        cases = case_pair(tmp_path / name, voxels, affine)
+        rigid_transforms.append(reader(tmp_path / name, version=CHAIN_VERSION).read(cases)[2])
+    np.testing.assert_allclose(rigid_transforms[0], rigid_transforms[1], atol=1e-6)
+    np.testing.assert_allclose(rigid_transforms[0][:3, 3], [6.5, -4, 5], atol=1.0)

@@ -1,0 +1,272 @@
+import json
+import os
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_store import CHAIN, SETTINGS, build, make_cases
+from small_volumes import write_volume
+
+from pipeline.data import slice_cache
+from pipeline.data.case import Case
+from pipeline.data.slice_cache import case_key, decode, encode, extract, look_up
+from transforms.slice_chain import slice_chain
+from transforms.slices import occupied_slices
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def extractions(monkeypatch):
+    """Return a list that grows by the path of each image that is read."""
+    read = []
+
+    def recorded_extract(path, *arguments):
+        read.append(path)
+        extract(path, *arguments)
+
+    monkeypatch.setattr(slice_cache, "extract", recorded_extract)
+    return read
+
+
+# ── numbers ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(st.lists(st.floats(-1, 1, width=32), min_size=1))
+def test_encoding_changes_a_value_by_less_than_half_a_level(values):
+    slices = np.array(values, np.float32)
+    assert np.abs(decode(encode(slices)) - slices).max() <= 1 / 65535 + 2e-7
+
+
+def test_the_ends_of_the_range_and_every_level_survive():
+    assert decode(np.array([0, 65535], np.uint16)).tolist() == [-1, 1]
+    levels = np.arange(65536).astype(np.uint16)
+    assert decode(levels).dtype == np.float32
+    np.testing.assert_array_equal(encode(decode(levels)), levels)
+
+
+def test_what_is_stored_is_what_the_chain_makes(tmp_path):
+    case = Case("s", "", "T1", write_volume(tmp_path / "s.nii.gz"))
+    [stored], failures = build([case], tmp_path / "store")
+    chain = slice_chain(**CHAIN)({"image": case.path})
+    occupied = occupied_slices(chain["image_foreground"], SETTINGS["min_foreground"])
+    slices = decode(np.load(stored.path))
+    assert failures == {} and stored.case == case
+    assert stored.count == len(occupied) == len(slices) < len(chain["image"])
+    np.testing.assert_allclose(slices, chain["image"][occupied], rtol=0, atol=1e-4)
+    assert slices.shape[1:] == (24, 24) and slices.min() == -1 and slices.max() == 1
+
+
+def test_the_facts_describe_the_file(tmp_path):
+    posterior_superior_right = np.array([[0, 0, 3.0, 0], [-1.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 0, 1]])
+    case = Case("s", "", "T1", write_volume(tmp_path / "s.nii.gz", affine=posterior_superior_right))
+    [stored], _ = build([case], tmp_path / "store")
+    chain = slice_chain(**CHAIN)({"image": case.path})
+    statistics = stored.statistics
+    assert statistics["spacing_mm"] == pytest.approx([3, 1, 2])  # right, anterior, superior
+    assert (statistics["low"], statistics["high"]) == chain["image_range"]
+    assert statistics["integer"] is True
+    assert statistics["positions"] == occupied_slices(chain["image_foreground"], 0.1).tolist()
+    assert sum(statistics["histogram"]) == chain["image_foreground"].sum()
+    assert statistics == json.loads(json.dumps(statistics))
+
+
+def test_an_entry_of_a_release_that_did_not_keep_the_likeness_is_made_again(tmp_path):
+    case = Case("s", "", "T1", write_volume(tmp_path / "s.nii.gz", affine=np.diag([8, 8, 10, 1])))
+    [stored], _ = build([case], tmp_path / "store")
+    note = stored.path.with_suffix(".json")
+    statistics = json.loads(note.read_text())
+    assert statistics["likeness"]["spacing_mm"] == [8, 8, 10]
+    del statistics["likeness"]
+    note.write_text(json.dumps(statistics))
+    assert look_up(case, tmp_path / "store", SETTINGS) is None
+    [second_entry], _ = build([case], tmp_path / "store")
+    assert second_entry == stored
+
+
+def test_the_facts_give_the_files_own_spacing_when_it_is_resampled(tmp_path):
+    case = Case("s", "", "T1", write_volume(tmp_path / "s.nii.gz", affine=np.diag([1, 1.5, 2, 1])))
+    [stored], _ = build([case], tmp_path / "store", settings={**SETTINGS, "spacing_mm": [1.25, 4.0]})
+    assert stored.statistics["spacing_mm"] == pytest.approx([1, 1.5, 2])
+    assert stored.statistics["positions"] == [0, 1, 2, 3, 4, 5]  # 12 slices of 2 mm are 6 of 4 mm
+
+
+# ── keys ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"axis": "coronal"}, {"spacing_mm": [1.0, 1.0]}, {"size": 32}, {"n4": True}, {"percentiles": [1, 99]},
+        {"percentiles": None}, {"min_foreground": 0.2},
+    ],
+)  # fmt: skip
+def test_the_key_changes_with_each_setting(change, tmp_path):
+    path = write_volume(tmp_path / "s.nii.gz")
+    assert case_key(path, SETTINGS) != case_key(path, {**SETTINGS, **change})
+    assert case_key(path, SETTINGS) == case_key(path, dict(reversed(SETTINGS.items())))
+
+
+def test_the_key_changes_with_the_version_of_what_is_stored(tmp_path, monkeypatch):
+    path = write_volume(tmp_path / "s.nii.gz")
+    original = case_key(path, SETTINGS)
+    monkeypatch.setattr(slice_cache, "VERSION", slice_cache.VERSION + 1)
+    assert case_key(path, SETTINGS) != original
+
+
+def test_the_key_changes_with_path_size_and_time(tmp_path):
+    path, other_path = tmp_path / "a.nii", tmp_path / "b.nii"
+    path.write_bytes(b"12345678")
+    other_path.write_bytes(b"12345678")
+    os.utime(path, ns=(1, 10**18))
+    os.utime(other_path, ns=(1, 10**18))
+    keys = [case_key(path, SETTINGS), case_key(other_path, SETTINGS)]
+    os.utime(path, ns=(1, 10**18 + 1000))
+    keys.append(case_key(path, SETTINGS))
+    path.write_bytes(b"123456789")
+    os.utime(path, ns=(1, 10**18))
+    keys.append(case_key(path, SETTINGS))
+    assert len(set(keys)) == 4
+
+
+def test_the_key_does_not_depend_on_the_working_directory(tmp_path, monkeypatch):
+    path = write_volume(tmp_path / "s.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    assert case_key(Path("s.nii.gz"), SETTINGS) == case_key(path, SETTINGS)
+
+
+# ── keeping and rebuilding ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_stored_is_not_read_again(tmp_path, extractions):
+    cases = make_cases(tmp_path, 2)
+    first, _ = build(cases, tmp_path / "store")
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").iterdir()}
+    assert extractions == [case.path for case in cases] and len(times) == 2 * len(cases)
+    second, _ = build(cases, tmp_path / "store")
+    assert len(extractions) == len(cases)
+    assert first == second and [entry.case for entry in second] == cases
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "store").iterdir()} == times
+
+
+def shorten(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def save_of_another_shape(path):
+    np.save(path, np.load(path)[1:])
+
+
+def save_of_another_type(path):
+    np.save(path, np.load(path).astype(np.int16))
+
+
+def zero_the_second_half(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+
+
+def zip_archive(path):
+    slices = np.load(path)
+    np.savez(path.with_suffix(".npz"), slices)
+    path.with_suffix(".npz").replace(path)
+
+
+DAMAGE = {
+    "slices cut short": (".npy", shorten),
+    "slices with more after them": (".npy", lambda path: path.write_bytes(path.read_bytes() + b"more")),
+    "slices emptied": (".npy", lambda path: path.write_bytes(b"")),
+    "slices of other content": (".npy", lambda path: path.write_bytes(b"something else " * 1000)),
+    "slices that are an archive": (".npy", zip_archive),
+    "slices of another shape": (".npy", save_of_another_shape),
+    "slices of another type": (".npy", save_of_another_type),
+    "slices with a hole": (".npy", zero_the_second_half),
+    "slices gone": (".npy", Path.unlink),
+    "note gone": (".json", Path.unlink),
+    "note cut short": (".json", shorten),
+    "note emptied": (".json", lambda path: path.write_bytes(b"")),
+    "note not text": (".json", lambda path: path.write_bytes(b"\xff\xfe\x80")),
+    "note of other content": (".json", lambda path: path.write_text("[1, 2]")),
+    "note without a count": (".json", lambda path: path.write_text("{}")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_entry_is_rebuilt(damage, tmp_path, extractions):
+    case = Case("s", "", "T1", write_volume(tmp_path / "s.nii.gz"))
+    build([case], tmp_path / "store")
+    original = contents(tmp_path / "store")
+    suffix, spoil = DAMAGE[damage]
+    [victim] = (tmp_path / "store").glob(f"*{suffix}")
+    spoil(victim)
+    if victim.exists():
+        os.utime(victim, ns=(2 * 10**18, 2 * 10**18))  # within the clock's last tick it might seem untouched
+    assert look_up(case, tmp_path / "store", SETTINGS) is None
+    [stored], failures = build([case], tmp_path / "store")
+    assert contents(tmp_path / "store") == original and failures == {}
+    assert len(extractions) == 2 and len(np.load(stored.path)) == stored.count
+
+
+def test_a_replaced_image_is_noticed(tmp_path):
+    case = Case("s", "", "T1", write_volume(tmp_path / "s.nii.gz", seed=1))
+    [original], _ = build([case], tmp_path / "store")
+    old = np.load(original.path)
+    write_volume(case.path, seed=2)
+    assert look_up(case, tmp_path / "store", SETTINGS) is None
+    [remade], _ = build([case], tmp_path / "store")
+    assert not np.array_equal(np.load(remade.path), old)
+
+
+def test_two_processes_store_the_same_as_one(tmp_path):
+    cases = make_cases(tmp_path, 2)
+    single_process, _ = build(cases, tmp_path / "one", processes=1)
+    together, _ = build(cases, tmp_path / "two", processes=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert [replace(entry, path=None) for entry in single_process] == [replace(entry, path=None) for entry in together]
+
+
+def test_storing_leaves_this_process_its_threads(tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        build([Case("s", "", "T1", write_volume(tmp_path / "s.nii.gz"))], tmp_path / "store", processes=1)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+
+
+# ── the fast way against the plain one ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_encoding_slice_by_slice_is_encoding_the_whole(kind):
+    slices = np.random.default_rng(0).uniform(-1, 1, (3, 20, 24)).astype(kind)
+    plainly = np.round((slices + 1) * (slice_cache.LEVELS / 2)).astype(np.uint16)
+    np.testing.assert_array_equal(encode(slices), plainly)
+
+
+def test_the_file_of_slices_is_the_one_numpy_saves(tmp_path):
+    slices = np.random.default_rng(0).uniform(-1, 1, (3, 20, 24)).astype(np.float32)
+    written = slice_cache.write_slices(tmp_path / "ours.npy", slices)
+    np.save(tmp_path / "numpy.npy", encode(slices))
+    content = (tmp_path / "numpy.npy").read_bytes()
+    assert (tmp_path / "ours.npy").read_bytes() == content
+    assert written == {"bytes": len(content), "crc32": zlib.crc32(content)}
+
+
+def test_the_histogram_is_numpys():
+    random = np.random.default_rng(0)
+    edges = np.linspace(-1, 1, 257)
+    values = np.concatenate([edges, np.nextafter(edges, -1), np.nextafter(edges, 1), random.uniform(-1, 1, 229)])
+    slices = np.clip(values, -1, 1).astype(np.float32).reshape(2, 25, 20)
+    mask = random.random(slices.shape) < 0.9
+    for inside in (mask, np.ones_like(mask), np.zeros_like(mask)):
+        expected, _ = np.histogram(slices[inside], bins=256, range=(-1, 1))
+        np.testing.assert_array_equal(slice_cache.histogram(slices, inside), expected)

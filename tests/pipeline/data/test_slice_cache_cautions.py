@@ -1,0 +1,69 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from small_volumes import write_volume
+
+from pipeline.data.case import Case
+from pipeline.data.pair_cache import build_pair_cache
+from pipeline.data.slice_cache import build_slice_cache
+
+ROOT = Path(__file__).parents[3]
+SETTINGS = {
+    "axis": "axial", "spacing_mm": None, "size": 24, "n4": False, "percentiles": [0.5, 99.5], "min_foreground": 0.1,
+}  # fmt: skip
+
+
+def doubtful(path, seed):
+    """A volume with one voxel that is no number."""
+    image = nib.load(write_volume(path, seed))
+    data = image.get_fdata(dtype=np.float32)
+    data[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(data, image.affine), path)
+    return path
+
+
+@pytest.fixture
+def cases(tmp_path):
+    return [
+        Case("s0", "", contrast, doubtful(tmp_path / f"{contrast}.nii.gz", side))
+        for side, contrast in enumerate(("T1", "T2"))
+    ]
+
+
+def each_is_one_clean_line(printed, cases):
+    lines = sorted(printed.splitlines())
+    assert len(lines) == len(cases) and ".py" not in printed
+    for line, case in zip(lines, sorted(cases, key=lambda case: str(case.path)), strict=True):
+        assert line.startswith(f"warning: {case.path}: ")
+    return True
+
+
+def test_what_is_doubtful_about_a_volume_is_one_line(cases, tmp_path, capfd):
+    build_slice_cache(cases, tmp_path / "store", SETTINGS, processes=1, on_bad_volume="stop", quiet=True)
+    assert each_is_one_clean_line(capfd.readouterr().err, cases)
+
+
+def test_what_is_doubtful_is_one_line_from_workers_too(cases, tmp_path):
+    """In a process of its own: workers write where their server did when it was started, maybe by another test."""
+    images = [(case.contrast, str(case.path)) for case in cases]
+    code = f"""
+from pathlib import Path
+from pipeline.data.case import Case
+from pipeline.data.slice_cache import build_slice_cache
+cases = [Case("s0", "", contrast, Path(path)) for contrast, path in {images!r}]
+build_slice_cache(cases, Path({str(tmp_path / "store")!r}), {SETTINGS!r}, processes=2, on_bad_volume="stop", quiet=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert each_is_one_clean_line(done.stderr, cases)
+
+
+def test_what_is_doubtful_about_a_pair_is_a_line_each(cases, tmp_path, capfd):
+    settings = {**SETTINGS, "register_pairs": False}
+    options = {"cache": tmp_path / "cache", "processes": 1, "on_bad_volume": "stop", "quiet": True}
+    build_pair_cache([tuple(cases)], tmp_path / "store", settings, **options)
+    assert each_is_one_clean_line(capfd.readouterr().err, cases)

@@ -1,0 +1,168 @@
+import io
+
+import pytest
+import torch
+
+from pipeline.engines.image_pool import ImagePool
+from pipeline.engines.state import RandomState
+
+CPU = torch.device("cpu")
+SOUND, SKIPPED = torch.tensor(True), torch.tensor(False)
+
+
+def images(*values):
+    """A batch (N, 1, 2, 2) of images, each of one value."""
+    return torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2).clone()
+
+
+def values(batch):
+    return [] if batch is None else batch[:, 0, 0, 0].tolist()
+
+
+def shown(pool, *numbers):
+    """One step: what the discriminator is shown, with the pool changed for good."""
+    returned = values(pool.query(images(*numbers)))
+    pool.commit(SOUND)
+    return returned
+
+
+def test_a_pool_of_no_images_returns_the_batch_and_keeps_nothing():
+    pool = ImagePool(0, 1, CPU)
+    batch = images(1, 2)
+    assert torch.equal(pool.query(batch), batch)
+    pool.commit(SOUND)
+    assert pool.images is None
+
+
+def test_while_it_fills_the_images_themselves_are_returned():
+    pool = ImagePool(3, 1, CPU)
+    assert shown(pool, 1, 2) == [1, 2]
+    assert values(pool.images) == [1, 2]
+    assert shown(pool, 3) == [3]
+    assert values(pool.images) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7])
+def test_it_is_the_plain_pool_of_images_that_come_one_after_the_other(batch_size):
+    pool, random, stored, exchanged, replaced = ImagePool(4, 5, CPU), torch.Generator().manual_seed(5), [], 0, 0
+    for first in range(0, 30 * batch_size, batch_size):
+        coins = torch.rand(batch_size, generator=random).tolist()
+        choices = torch.randint(4, (batch_size,), generator=random).tolist()
+        expected = []
+        for number, coin, choice in zip(range(first, first + batch_size), coins, choices, strict=True):
+            if len(stored) < 4:
+                stored.append(number)
+                expected.append(number)
+            elif coin < 0.5:
+                replaced += stored[choice] >= first  # one of the same batch comes back
+                expected.append(stored[choice])
+                stored[choice] = number
+                exchanged += 1
+            else:
+                expected.append(number)
+        assert shown(pool, *range(first, first + batch_size)) == expected
+        assert values(pool.images) == stored
+    assert 0.35 < exchanged / (30 * batch_size - 4) < 0.65
+    assert (replaced > 0) == (batch_size > 1)
+
+
+def test_half_of_what_is_shown_is_old_over_many_steps():
+    pool = ImagePool(50, 0, CPU)
+    shown(pool, *range(50))
+    new = sum(shown(pool, number) == [number] for number in range(50, 2050))
+    assert new == pytest.approx(1000, abs=100)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 16])
+def test_no_image_is_lost_or_doubled_by_an_exchange(batch_size):
+    pool, returned = ImagePool(5, 2, CPU), []
+    for first in range(0, 320, batch_size):
+        returned += shown(pool, *range(first, first + batch_size))
+    copied = set(range(5))  # the first five were only copied in
+    assert sorted([*returned, *values(pool.images)]) == sorted([*range(320), *copied])
+
+
+def test_a_batch_larger_than_the_pool_fills_it_and_goes_on_with_exchanges():
+    outcomes = set()
+    for seed in range(40):
+        pool = ImagePool(2, seed, CPU)
+        returned = shown(pool, 1, 2, 3)
+        assert returned[:2] == [1, 2]
+        outcomes.add((returned[2], *values(pool.images)))
+    assert outcomes == {(3, 1, 2), (1, 3, 2), (2, 1, 3)}
+
+
+@pytest.mark.parametrize("first", [[1], [1, 2]])
+def test_without_a_commit_the_pool_stays_as_it_was(first):
+    pool = ImagePool(2, 3, CPU)
+    shown(pool, *first)
+    for number in range(3, 30):
+        pool.query(images(number))
+        assert values(pool.images) == first
+        pool.commit(SKIPPED)
+        assert values(pool.images) == first
+    pool.query(images(99))  # and what an earlier, skipped step would have put in is forgotten
+    pool.commit(SOUND)
+    assert set(values(pool.images)) <= {*first, 99}
+
+
+def test_what_it_returns_carries_no_gradient_and_leaves_the_batch_alone():
+    pool = ImagePool(1, 0, CPU)
+    batch = images(1).requires_grad_()
+    assert not pool.query(batch).requires_grad
+    pool.commit(SOUND)
+    for number in range(2, 20):
+        batch = images(number)
+        pool.query(batch)
+        assert values(batch) == [number]
+        pool.commit(SOUND)
+
+
+def test_the_pools_draws_leave_the_global_generator_alone():
+    state = torch.get_rng_state()
+    pool = ImagePool(1, 0, CPU)
+    for number in range(10):
+        shown(pool, number)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("steps_before", [0, 1, 10])
+def test_a_restored_pool_goes_on_as_if_nothing_had_happened(steps_before):
+    pool = ImagePool(3, 4, CPU)
+    for number in range(steps_before):
+        shown(pool, number)
+    stream = io.BytesIO()
+    torch.save(pool.state_dict(), stream)
+    stream.seek(0)
+    restored = ImagePool(3, 99, CPU)
+    restored.load_state_dict(torch.load(stream, weights_only=True))
+    for number in range(100, 130):
+        assert shown(restored, number) == shown(pool, number)
+    assert values(restored.images) == values(pool.images)
+
+
+def test_loading_copies_the_images():
+    pool, restored = ImagePool(1, 0, CPU), ImagePool(1, 0, CPU)
+    shown(pool, 1)
+    restored.load_state_dict(pool.state_dict())
+    for number in range(2, 12):
+        shown(pool, number)
+    assert values(restored.images) == [1]
+    assert values(pool.images) != [1]
+
+
+@pytest.mark.parametrize("count", [1, 3])  # still filling, and full
+def test_a_pool_restored_on_the_cpu_follows_the_engines_device(count):
+    restored = ImagePool(3, 0, torch.device("meta"))
+    restored.load_state_dict({"images": images(*range(count)), "random": RandomState(0, CPU).state_dict()})
+    for _ in range(8):  # and nothing there asks the device for a number, which this one could not give
+        assert restored.query(images(7, 8).to("meta")).device.type == "meta"
+        restored.commit(SOUND.to("meta"))
+
+
+def test_a_pool_of_earlier_versions_is_taken_over():
+    restored, other = (ImagePool(3, seed, CPU) for seed in (1, 2))
+    for pool in (restored, other):
+        pool.load_state_dict({"images": images(1, 2), "random": torch.Generator().manual_seed(9).get_state()})
+    assert values(restored.images) == [1, 2]
+    assert [shown(restored, number) for number in range(9)] == [shown(other, number) for number in range(9)]

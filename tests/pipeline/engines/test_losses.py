@@ -1,0 +1,87 @@
+import math
+
+import pytest
+import torch
+
+from pipeline.engines.losses import (
+    ADVERSARIAL,
+    binary_cross_entropy,
+    divergence_from_normal,
+    finite,
+    least_squares,
+    mean_absolute,
+    wasserstein,
+)
+
+
+def test_cross_entropy_of_undecided_logits_is_log_2():
+    logits = torch.zeros(2, 1, 3, 3)
+    assert binary_cross_entropy(logits, True).item() == pytest.approx(math.log(2))
+    assert binary_cross_entropy(logits, False).item() == pytest.approx(math.log(2))
+
+
+def test_cross_entropy_by_hand():
+    logits = torch.tensor([math.log(3), -math.log(3)], dtype=torch.float64)  # p = 3/4 and 1/4
+    expected = -(math.log(3 / 4) + math.log(1 / 4)) / 2
+    assert binary_cross_entropy(logits, True).item() == pytest.approx(expected)
+    logit = torch.tensor([math.log(3)], dtype=torch.float64)
+    assert binary_cross_entropy(logit, True).item() == pytest.approx(-math.log(3 / 4))
+    assert binary_cross_entropy(logit, False).item() == pytest.approx(-math.log(1 / 4))
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_cross_entropy_is_pytorchs_and_stays_finite_far_out(real):
+    logits = torch.tensor([-200.0, -3.0, 0.5, 200.0])
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.full((4,), float(real)))
+    torch.testing.assert_close(binary_cross_entropy(logits, real), expected)
+
+
+def test_least_squares_by_hand():
+    logits = torch.tensor([[0.5, 1.0], [-1.0, 3.0]])
+    assert least_squares(logits, True).item() == pytest.approx((0.25 + 0 + 4 + 4) / 4)
+    assert least_squares(logits, False).item() == pytest.approx((0.25 + 1 + 1 + 9) / 4)
+
+
+def test_both_are_there_by_name():
+    assert list(ADVERSARIAL) == ["bce", "least_squares", "wasserstein"]
+    assert list(ADVERSARIAL.values()) == [binary_cross_entropy, least_squares, wasserstein]
+
+
+def test_wasserstein_by_hand():
+    logits = torch.tensor([[0.5, 1.0], [-1.0, 3.5]])
+    assert wasserstein(logits, True).item() == -1.0
+    assert wasserstein(logits, False).item() == 1.0
+
+
+@pytest.mark.parametrize("loss", ADVERSARIAL.values())
+def test_the_losses_of_several_scales_are_added(loss):
+    coarse, fine = torch.tensor([[0.3]]), torch.tensor([[1.0, -2.0, 0.1]])
+    assert loss([fine, coarse], True) == loss(fine, True) + loss(coarse, True)
+
+
+@pytest.mark.parametrize("loss", ADVERSARIAL.values())
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_are_averaged_in_single_precision(loss, half):
+    logits = torch.linspace(-2, 2, 900).to(half)
+    value = loss(logits, True)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, loss(logits.float(), True), rtol=1e-6, atol=0)
+    assert loss(logits.double(), True).dtype == torch.float64
+
+
+def test_mean_absolute_by_hand():
+    prediction, target = torch.tensor([0.5, -1.0, 1.0]), torch.tensor([0.0, 1.0, 1.0])
+    assert mean_absolute(prediction, target).item() == pytest.approx(2.5 / 3)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_one_loss_that_is_no_number_is_noticed_among_others(bad):
+    assert finite({"one": torch.tensor(1.0), "two": torch.tensor(2.0, dtype=torch.bfloat16)})
+    assert not finite({"one": torch.tensor(1.0), "two": torch.tensor(bad)})
+
+
+def test_the_divergence_from_the_normal_distribution_is_half_the_mean_square():
+    assert divergence_from_normal(torch.tensor([[1.0, -3.0], [0.0, 2.0]])).item() == pytest.approx((1 + 9 + 0 + 4) / 8)
+    half = divergence_from_normal(torch.full((4000,), 0.1, dtype=torch.bfloat16))
+    assert half.dtype == torch.float32 and half.item() == pytest.approx(0.005, rel=0.01)
+    assert divergence_from_normal(torch.ones(2, dtype=torch.float64)).dtype == torch.float64

@@ -1,0 +1,195 @@
+import json
+import math
+from shutil import copytree
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from small_run import QUICK, phantom_run
+
+from pipeline.config.load import load_config
+from pipeline.data.case import Case
+from pipeline.evaluation.uncertainty_scores import calibrate, fit_calibration
+from pipeline.inference.model import load_model
+from pipeline.inference.uncertainty import Calibration, Features
+from pipeline.inference.uncertainty_calibration import load_uncertainty, published_calibration, write_calibrations
+from pipeline.runs.folder import RunFolder
+from pipeline.sync_job import _send_models
+from pipeline.utils.errors import UserError
+
+
+def features_and_errors(count=4000):
+    random = np.random.default_rng(0)
+    cycle, spread = random.uniform(0, 1, (2, count))
+    return Features(cycle, spread), (0.1 + 0.3 * spread + 0.6 * cycle) * random.uniform(0.5, 1.5, count)
+
+
+def test_the_fit_finds_the_weights_and_expects_the_mean_error():
+    features, errors = features_and_errors()
+    calibration = fit_calibration(features, errors, subjects=2)
+    assert calibration.cycle_weight / calibration.spread_weight == pytest.approx(2, rel=0.1)
+    expected = calibration.expected(features)
+    np.testing.assert_allclose(expected, 0.1 + 0.3 * features.spread + 0.6 * features.cycle, atol=0.1)
+    assert expected.mean() == pytest.approx(errors.mean(), rel=0.01)
+    assert (calibration.subjects, calibration.voxels) == (2, 4000)
+
+
+def test_the_map_never_falls_and_ignores_a_feature_that_runs_against_the_error():
+    features, _ = features_and_errors()
+    errors = 0.5 - 0.3 * features.cycle + 0.2 * features.spread
+    calibration = fit_calibration(features, errors)
+    assert calibration.cycle_weight == 0 < calibration.spread_weight
+    feature_values, knots = zip(*calibration.knots, strict=True)
+    assert (np.diff(feature_values) > 0).all() and (np.diff(knots) >= 0).all()
+
+
+def test_what_says_nothing_gets_a_flat_map_at_the_mean_error():
+    features, errors = features_and_errors()
+    rising = np.sort(errors)  # the first of them have the least
+    for constant in (0.0, 0.1, 1 / 3):
+        calibration = fit_calibration(Features(None, np.full(4000, constant)), rising)
+        expected = calibration.expected(Features(None, np.array([0.0, constant, 9.0])))
+        np.testing.assert_allclose(expected, errors.mean(), atol=1e-6)
+        assert len(calibration.knots) == 1
+    falling = fit_calibration(Features(None, features.spread), 1 - features.spread)
+    np.testing.assert_allclose(falling.expected(Features(None, np.array([0.0, 0.5, 1.0]))), 0.5, atol=0.02)
+
+
+@pytest.mark.parametrize("shared", [0.25, 0.5, 0.9])  # the share of voxels at one value: 6, 12 and 21.6 of 24 bins
+def test_voxels_that_share_a_value_are_expected_to_have_their_mean_error(shared):
+    random = np.random.default_rng(1)
+    count = int(4000 * shared)
+    spread = np.concatenate([np.zeros(count), random.uniform(0.2, 1, 4000 - count)])
+    errors = np.where(spread > 0, spread + 1, np.linspace(0, 1, 4000) * 4000 / count)  # rising as the voxels come
+    calibration = fit_calibration(Features(None, spread), errors)
+    expected = calibration.expected(Features(None, spread))
+    assert expected[0] == pytest.approx(errors[:count].mean(), abs=1e-5)  # about a half, the least of them 0
+    assert expected.mean() == pytest.approx(errors.mean(), rel=0.01)
+    feature_values, knots = zip(*calibration.knots, strict=True)
+    assert (np.diff(feature_values) > 0).all() and (np.diff(knots) >= 0).all()
+
+
+def test_places_that_the_file_cannot_tell_apart_are_one_knot():
+    features, _ = features_and_errors()
+    errors = 0.5 + 1e-7 * features.spread  # kept to six digits
+    calibration = fit_calibration(Features(None, features.spread), errors)
+    assert calibration.knots == ((0.0, 0.5),)
+
+
+def test_nothing_to_fit_on_is_an_error():
+    with pytest.raises(ValueError, match="no voxel"):
+        fit_calibration(Features(None, np.zeros(0)), np.zeros(0))
+
+
+SHORT = (*QUICK, "training.steps_per_epoch=1", "training.decay_epochs=0", "evaluation.translate=false")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calibrated") / "run"
+    assert phantom_run(folder, *SHORT) == 0
+    return folder
+
+
+def test_a_run_calibrates_on_validation_subjects_and_says_how_well_it_went_on_test_subjects(run):
+    content = json.loads((run / "uncertainty.json").read_text())
+    assert set(content["directions"]) == {"T1", "T2"} and content["reason"] == ""
+    assert content["directions"]["T1"]["run"]["subjects"] == 1
+    scores = json.loads((run / "scores.json").read_text())
+    rows = {
+        row["metric"]: row for row in scores["summary"] if row["protocol"] == "uncertainty" and row["target"] == "T2"
+    }
+    assert set(rows) == {"spearman", "expected_error", "observed_error", "calibration_error"}
+    assert rows["spearman"]["n"] == 1 and all(math.isfinite(row["mean"]) for row in rows.values())
+    assert 'id="uncertainty"' in (run / "report.html").read_text()
+    assert (run / "uncertainty.png").stat().st_size > 10_000
+
+
+def test_the_test_subjects_play_no_part_in_the_calibration(run, tmp_path, monkeypatch):
+    import pipeline.evaluation.uncertainty_scores as scores_module
+
+    names = []
+    read = scores_module._SliceSubset.__init__
+
+    def noted(subset, view, model, batch_size, name):
+        names.append(name)
+        read(subset, view, model, batch_size, name)
+
+    fitted = []
+    fit = scores_module.fit_calibration
+    monkeypatch.setattr(scores_module._SliceSubset, "__init__", noted)
+    monkeypatch.setattr(scores_module, "fit_calibration", lambda *more: fitted.append(list(names)) or fit(*more))
+    assert phantom_run(run, *SHORT) == 0  # evaluated again
+    split = json.loads((run / "split.json").read_text())
+    assert all(split["validation"][0] in name for name in fitted[-1]) and len(fitted[-1]) == 2
+    assert all(split["test"][0] in name for name in names[2:]) and len(names) == 4
+
+
+def test_the_calibration_is_found_from_the_folder_and_its_checkpoints_and_for_these_weights_alone(run):
+    for uri in (run, run / "checkpoints", run / "checkpoints" / "best.pt"):
+        model = load_model(uri, "cpu")
+        assert load_uncertainty(str(uri), model, "T2").calibration.voxels > 100
+    with pytest.raises(UserError, match=r"was calibrated for other weights than these.*evaluate it again: python -m"):
+        next(model.translators["T1"].parameters()).add_(1.0)
+        load_uncertainty(str(run), model, "T2")
+
+
+def test_without_validation_subjects_or_when_switched_off_the_reason_is_kept(run, tmp_path):
+    model = load_model(run, "cpu")
+    assert calibrate([], model, {}, reader=None, batch_size=1) == (
+        {},
+        "split.validation is 0, so there was nobody to calibrate on",
+    )
+    expected = [Case("s", "", "T1", tmp_path)]
+    assert calibrate(expected, model, {}, reader=None, batch_size=1)[1] == "no validation subject has both contrasts"
+    copytree(run, tmp_path / "run")
+    write_calibrations(RunFolder(tmp_path / "run"), model, {}, {}, reason="evaluation.uncertainty is false")
+    with pytest.raises(UserError, match=r"was not calibrated: evaluation\.uncertainty is false; leave --uncertainty"):
+        load_uncertainty(str(tmp_path / "run"), model, "T2")
+
+
+def test_a_run_that_was_never_calibrated_says_how_it_is(run, tmp_path):
+    (tmp_path / "best.pt").write_bytes((run / "checkpoints" / "best.pt").read_bytes())
+    model = load_model(tmp_path / "best.pt", "cpu")
+    with pytest.raises(UserError, match=r"best.pt: has no uncertainty.json.*repeat its pipeline.run"):
+        load_uncertainty(str(tmp_path / "best.pt"), model, "T2")
+    (tmp_path / "uncertainty.json").write_text("{")
+    with pytest.raises(UserError, match="damaged, or of another version"):
+        load_uncertainty(str(tmp_path / "best.pt"), model, "T2")
+
+
+def test_what_was_calibrated_for_the_latest_checkpoint_is_found_from_the_folder(run, tmp_path):
+    folder = RunFolder(copytree(run, tmp_path / "run"))
+    content = torch.load(folder.checkpoints.latest, weights_only=True)
+    content["translators"]["T2"] = {name: weight + 1 for name, weight in content["translators"]["T2"].items()}
+    torch.save(content, folder.checkpoints.latest)
+    config = load_config(folder.config, ["evaluation.checkpoint=latest"])
+    folder.save_config(config)
+    model, flat = load_model(folder.checkpoints.latest, "cpu"), Calibration(0.0, 1.0, ((0.0, 0.25),))
+    others = {"best": load_model(folder.checkpoints.best, "cpu")}
+    write_calibrations(folder, model, others, {"T2": {"run": flat}})
+    assert load_uncertainty(str(folder.path), load_model(folder.path, "cpu"), "T2").calibration == flat
+
+
+def test_a_run_that_is_sent_later_has_the_models_that_it_would_have_had_at_its_end(run, monkeypatch):
+    logged = []
+    for module in ("finish", "logged_models"):
+        monkeypatch.setattr(
+            f"pipeline.evaluation.{module}.log_models", lambda *arguments, **_: logged.append(arguments[2])
+        )
+    assert phantom_run(run, *SHORT) == 0  # evaluated again
+    _send_models(SimpleNamespace(folder=run, status="FINISHED"))
+    at_the_end, later = (json.dumps(metadata, sort_keys=True) for metadata in logged)
+    assert later == at_the_end
+    expected = json.loads((run / "uncertainty.json").read_text())["directions"]["T2"]["alone"]
+    assert logged[1]["T2"]["uncertainty"] == expected
+    model = load_model(run, "cpu")
+    next(model.translators["T1"].parameters()).add_(1.0)
+    assert published_calibration(RunFolder(run), model, "T2") == {}  # of other weights
+
+
+def test_a_published_model_without_calibration_has_a_remedy_of_its_own(run):
+    for uri in ("runs:/abc/T1-to-T2", "models:/phantom-T1-to-T2@best"):
+        with pytest.raises(UserError, match=f"^{uri}: was logged without a calibration.*; evaluate its run again"):
+            load_uncertainty(uri, load_model(run, "cpu"), "T2")

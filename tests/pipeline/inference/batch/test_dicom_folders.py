@@ -1,0 +1,236 @@
+"""DICOM series, written slice by slice with SimpleITK, through the reader and the command."""
+
+import locale
+import warnings
+from pathlib import Path
+
+import ixi_like
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from dicom_series import RAS_FROM_LPS, head, write_dicom
+from negative_model import files_in, run, volume_at
+
+from pipeline.inference.batch.dicom_folders import holds_dicom, read_series
+from pipeline.utils.errors import UserError
+from transforms.io.nifti import read_nifti
+
+
+@pytest.fixture(autouse=True, scope="module")
+def same_locale():
+    """GDCM sets the process's locale to "C" when it writes (and not when it reads): other tests would read ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
+
+
+@pytest.mark.parametrize("columns", ["oblique", "left-handed", "sheared"])
+def test_voxels_and_affine_are_those_that_were_written(tmp_path, columns):
+    affine = ixi_like.ixi_t1(scale=16).affine.copy()
+    if columns == "left-handed":  # slices counted the other way round: the reader turns them, not the head
+        affine[:3, 3] += affine[:3, 2] * 9
+        affine[:3, 2] *= -1
+    if columns == "sheared":  # a tilted gantry
+        affine[:3, 2] += 0.3 * affine[:3, 1]
+    image = head(affine=affine)
+    write_dicom(tmp_path / "series", image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read = read_series(tmp_path / "series")
+    expected, stored = np.asarray(image.dataobj), affine
+    if np.linalg.det(RAS_FROM_LPS[:3, :3] @ affine[:3, :3]) < 0:  # DICOM's normal is row × column
+        expected = expected[:, :, ::-1]
+        stored = affine @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, expected.shape[2] - 1], [0, 0, 0, 1]])
+    assert np.array_equal(read.get_fdata(), expected)
+    assert np.allclose(read.affine, stored, atol=1e-4)
+    assert read.header.get_xyzt_units()[0] == "mm" and read.header["sform_code"] == 1
+
+
+def test_a_series_is_read_from_any_folder(tmp_path):
+    write_dicom(tmp_path / "series", head())
+    plain = read_series(tmp_path / "series")
+    expected = plain.get_fdata()
+    odd = read_series((tmp_path / "series").rename(tmp_path / b"caf\xe9".decode(errors="surrogateescape")))
+    assert np.array_equal(odd.get_fdata(), expected) and np.array_equal(odd.affine, plain.affine)
+
+
+def test_rescaling_is_applied_to_each_slice(tmp_path):
+    image = head(affine=np.diag([8.0, 8.0, 16.0, 1.0]))
+    write_dicom(tmp_path / "series", image, **{"0028|1052": "-5", "0028|1053": "2"})  # stored as (value + 5) / 2
+    read = read_series(tmp_path / "series").get_fdata()
+    assert set(np.unique(read % 2)) == {1.0}  # odd numbers are all that 2 n - 5 can be
+    assert np.abs(read - np.asarray(image.dataobj)).max() <= 1
+
+
+def test_a_series_becomes_a_volume_named_after_its_folder_without_the_patient(tmp_path, model):
+    image = head()
+    write_dicom(tmp_path / "in" / "1.2.840.77", image, suffix="")
+    write_dicom(tmp_path / "in" / "site" / "scan", image, series="1.2.4")
+    volume_at(tmp_path / "in" / "site" / "b.nii.gz")
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
+    assert files_in(tmp_path / "out") == ["1.2.840.77.nii.gz", "site/b.nii.gz", "site/scan.nii.gz"]
+    translation = nib.load(tmp_path / "out" / "1.2.840.77.nii.gz")
+    assert translation.shape == image.shape and np.allclose(
+        translation.affine, read_series(tmp_path / "in" / "1.2.840.77").affine
+    )
+    middle = tuple(length // 2 for length in image.shape)
+    assert (
+        translation.dataobj[middle] < 400 < image.dataobj[middle]
+        or translation.dataobj[middle] > 400 > image.dataobj[middle]
+    )
+    assert run("-i", tmp_path / "in" / "site" / "scan", "-o", tmp_path / "one.nii", "--keep-header-text") == 0
+    assert run("-i", tmp_path / "in" / "site" / "scan", "-o", tmp_path / "two") == 0
+    assert files_in(tmp_path / "two") == ["scan.nii.gz"]
+    for path in (tmp_path / "one.nii", tmp_path / "two" / "scan.nii.gz"):
+        assert b"Jane" not in nib.load(path).to_bytes()
+
+
+def without_the_fourth(paths):
+    paths[3].unlink()
+
+
+def at_one_place(paths):
+    image = sitk.ReadImage(str(paths[3]))
+    for path in paths[4:6]:
+        sitk.WriteImage(image, str(path), imageIO="GDCMImageIO")
+
+
+def one_aside(paths):
+    image = sitk.ReadImage(str(paths[3]))
+    x, y, z = map(float, image.GetMetaData("0020|0032").split("\\"))
+    row_direction = [float(text) for text in image.GetMetaData("0020|0037").split("\\")][:3]  # along the rows
+    position = "\\".join(f"{value + 5 * index:.9g}" for value, index in zip((x, y, z), row_direction, strict=True))
+    image.SetMetaData("0020|0032", position)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    writer.SetImageIO("GDCMImageIO")
+    writer.SetFileName(str(paths[3]))
+    writer.Execute(image)
+
+
+def cut_in_half(paths):
+    paths[2].write_bytes(paths[2].read_bytes()[: paths[2].stat().st_size // 2])
+
+
+def text_named_dicom(paths):
+    paths[0].with_name("notes.dcm").write_text("hello")
+
+
+SPOILT = {
+    "a slice lies aside": (
+        one_aside,
+        "its slices do not lie in one line (IM0021.dcm is 5.00 mm beside it); export the series again",
+    ),
+    "a slice is missing": (
+        without_the_fourth,
+        "slices are missing, 1 in all (32.00 mm between IM0014.dcm and IM0028.dcm, elsewhere 16.00 mm); export",
+    ),
+    "a damaged slice": (cut_in_half, "IM0014.dcm: "),
+    "no DICOM": (text_named_dicom, "notes.dcm: cannot be read as a DICOM image; copy it again, or move"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_series_that_is_not_whole_is_refused_by_name_and_alone(tmp_path, model, capsys, kind):
+    spoil, message = SPOILT[kind]
+    affine = np.diag([8.0, 8.0, 16.0, 1.0])
+    spoil(write_dicom(tmp_path / "in" / "series", head(affine=affine)))
+    volume_at(tmp_path / "in" / "a.nii")
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 3
+    printed = capsys.readouterr()
+    assert message in printed.out and "Traceback" not in printed.err
+    assert files_in(tmp_path / "out") == ["a.nii"]
+
+
+def test_several_series_in_a_folder_are_named_and_refused(tmp_path):
+    write_dicom(tmp_path / "series", head(), series="1.2.3")
+    for path in write_dicom(tmp_path / "other", head(), series="1.2.9")[:4]:
+        path.rename(tmp_path / "series" / f"second-{path.name}")
+    with pytest.raises(UserError, match=r"2 DICOM series: 1\.2\.3 \(10 files\), 1\.2\.9 \(4 files\); put the one"):
+        read_series(tmp_path / "series")
+
+
+def test_slices_that_lie_unevenly_at_one_place_or_at_angles_are_refused(tmp_path):
+    image = head()
+    turned = image.affine[:, [1, 0, 2, 3]]
+    shifted = image.affine.copy()
+    shifted[:3, 3] += 0.4 * shifted[:3, 2]
+    cases = {"at one position": image.affine, "several orientations": turned, "lie unevenly": shifted}
+    for number, (message, affine) in enumerate(cases.items()):
+        folder = tmp_path / str(number)
+        write_dicom(folder, image)
+        for path in write_dicom(folder / "more", head(affine=affine))[:1]:
+            path.rename(folder / "IM9999.dcm")
+        with pytest.raises(UserError, match=message):
+            read_series(folder)
+
+
+def test_gaps_in_the_numbering_warn(tmp_path):
+    for path in write_dicom(tmp_path / "series", head())[::2]:
+        path.unlink()
+    read = read_series(tmp_path / "series")
+    with pytest.warns(UserWarning, match="series: its instance numbers have gaps; slices may be missing at an end$"):
+        read_nifti(read)
+
+
+def test_a_multi_frame_file_is_a_volume(tmp_path):
+    image = head()
+    voxels = np.asarray(image.dataobj).transpose(2, 1, 0)  # (Z, Y, X)
+    stack = sitk.GetImageFromArray(voxels.astype(np.uint16))
+    stack.SetSpacing((2.0, 3.0, 4.0))
+    (tmp_path / "series").mkdir()
+    sitk.WriteImage(stack, str(tmp_path / "series" / "all.dcm"), imageIO="GDCMImageIO")
+    read = read_series(tmp_path / "series")
+    assert np.array_equal(read.get_fdata()[:, ::-1].transpose(2, 1, 0), voxels)  # it has no position: LAS is assumed
+    assert np.allclose(np.abs(np.diag(read.affine))[:2], (2, 3))
+
+
+def write_without_place(folder: Path, count: int = 1) -> Path:
+    """Write the first slices of a head without the elements that say where they lie."""
+    for number, path in enumerate(sorted(write_dicom(folder, head()))):
+        content = path.read_bytes()
+        for element in (b"\x20\0\x32\0", b"\x20\0\x37\0"):
+            start = content.index(element)
+            size = int.from_bytes(content[start + 4 : start + 8], "little")  # implicit VR
+            content = content[:start] + content[start + 8 + size :]
+        path.write_bytes(content)
+        if number >= count:
+            path.unlink()
+    return folder
+
+
+def test_a_slice_without_a_position_is_no_volume_in_the_scanners_frame_and_says_so_once(tmp_path, model, capsys):
+    folder = write_without_place(tmp_path / "slice")
+    assert run("-i", folder, "-o", tmp_path / "made.nii", "--quiet") == 0
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {folder}: its DICOM header does not say where the slice lies (ImagePositionP")
+    assert "check left and right" in line and "one voxel thick" in line
+    translation = nib.load(tmp_path / "made.nii")
+    assert (int(translation.header["sform_code"]), int(translation.header["qform_code"])) == (0, 0)
+    assert nib.aff2axcodes(translation.affine) == ("L", "A", "S")
+    source = np.asarray(head().dataobj)[:, ::-1, 0].astype(float)  # rows run to the back in the file
+    translated = np.asarray(translation.dataobj).squeeze()
+    bright = source > 0.3 * source.max()
+    assert np.corrcoef(translated[bright], source[bright])[0, 1] < -0.99
+
+
+def test_several_slices_without_positions_are_refused_by_the_tags_that_are_missing(tmp_path):
+    folder = write_without_place(tmp_path / "slices", count=3)
+    with pytest.raises(UserError, match=r"0\.dcm does not say where it lies \(ImagePositionPatient and .*; export the"):
+        read_series(folder)
+
+
+def test_a_single_dicom_file_is_told_to_give_its_folder(tmp_path, model, capsys):
+    [path, *_] = write_dicom(tmp_path / "series", head())
+    assert run("-i", path, "-o", tmp_path / "made.nii", "--quiet") == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}: ") and "to translate its series give its folder" in line
+
+
+def test_other_files_are_not_taken_for_dicom(tmp_path):
+    for name in ("a.txt", "a.json", "noextension", "1.2.3", ".hidden.dcm", "DICOMDIR"):
+        (tmp_path / name).write_bytes(bytes(200))
+    assert not holds_dicom(tmp_path)
+    (tmp_path / "IM1").write_bytes(bytes(128) + b"DICM")
+    assert holds_dicom(tmp_path) and not holds_dicom(tmp_path / "IM1")

@@ -1,0 +1,93 @@
+"""Where translations go: never outside OUT, one for every name, whatever links and dots the names hold."""
+
+import logging
+import os
+from argparse import ArgumentParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from volume_cases import PIXDIM, patched
+
+from pipeline.inference.batch import outputs as outputs_module
+from pipeline.inference.batch.existing import is_whole
+from pipeline.inference.batch.jobs import Job
+from pipeline.inference.batch.outputs import all_inputs, plan_jobs
+from pipeline.utils.arguments import path_argument
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import is_file
+
+
+def touched(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+    return path
+
+
+def test_names_that_clash_and_hold_dots_stay_below_out(tmp_path, monkeypatch):
+    touched(tmp_path / "p1" / "T1.nii.gz"), touched(tmp_path / "here" / "p2" / "T1.nii.gz")
+    monkeypatch.chdir(tmp_path / "here")
+    jobs = plan_jobs([Path("../p1/T1.nii.gz"), Path("p2/T1.nii.gz")], Path("out"))
+    assert [job.target.as_posix() for job in jobs] == ["out/p1/T1.nii.gz", "out/here/p2/T1.nii.gz"]
+
+
+def test_a_target_outside_out_is_refused(tmp_path, monkeypatch):
+    source = touched(tmp_path / "a.nii")
+    monkeypatch.setattr(outputs_module, "_jobs_below", lambda volumes, output: [Job(source, output / ".." / "a.nii")])
+    with pytest.raises(UserError, match=r"a\.nii: its translation would lie outside .*out"):
+        plan_jobs([source], tmp_path / "out")
+
+
+def test_two_names_linked_to_one_file_are_two_volumes(tmp_path, monkeypatch):
+    stored = touched(tmp_path / "store" / "MD5-1.nii.gz")
+    for subject in ("s1", "s2"):
+        (tmp_path / "in" / subject).mkdir(parents=True)
+        (tmp_path / "in" / subject / "T1.nii.gz").symlink_to(stored)
+    out = tmp_path / "out"
+    targets = [out / "s1" / "T1.nii.gz", out / "s2" / "T1.nii.gz"]
+    assert [job.target for job in plan_jobs([tmp_path / "in"], out)] == targets
+    monkeypatch.chdir(tmp_path)
+    several = [Path("in/s1/T1.nii.gz"), Path("in/s2/../s1/T1.nii.gz"), tmp_path / "in" / "s1" / "T1.nii.gz"]
+    assert [job.target for job in plan_jobs(several, out)] == [out / "T1.nii.gz"]  # one name, written in three ways
+
+
+def test_a_name_too_long_is_no_file():
+    assert not is_file(Path("n" * 300))
+    assert [job.source.name for job in plan_jobs([Path("n" * 300 + ".img"), Path("a.nii")], Path("o" * 300))] == [
+        "n" * 300 + ".img",
+        "a.nii",
+    ]
+    assert not os.path.lexists("o" * 300)
+
+
+@pytest.mark.parametrize("name", ["x.hdr", "x.IMG", "x.mha", "x.nrrd"])
+def test_a_volume_of_another_kind_as_out_is_refused_and_no_folder_of_that_name(tmp_path, name):
+    source = touched(tmp_path / "a.nii")
+    with pytest.raises(UserError, match=rf"{name}: volumes are written as \.nii or \.nii\.gz; choose such a name"):
+        plan_jobs([source], tmp_path / name)
+    (tmp_path / name).mkdir()
+    assert [job.target for job in plan_jobs([source], tmp_path / name)] == [tmp_path / name / "a.nii"]
+
+
+def test_blanks_around_a_listed_path_are_left_out_unless_they_are_the_files(tmp_path):
+    plain, odd = touched(tmp_path / "a.nii"), touched(tmp_path / "b.nii ")
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"  {plain}\t\n{odd}\n{tmp_path / 'gone.nii'} \n \n")
+    assert all_inputs([], str(listed)) == [plain, odd, Path(f"{tmp_path / 'gone.nii'} ")]
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_empty_path_is_not_the_folder_one_is_in(text, capsys):
+    door = ArgumentParser()
+    door.add_argument("-i", nargs="+", type=path_argument)
+    assert door.parse_args(["-i", ".", "a b"]).i == [Path(), Path("a b")]
+    with pytest.raises(SystemExit):
+        door.parse_args(["-i", text])
+    assert "argument -i: an empty path; is a variable of the shell not set?" in capsys.readouterr().err
+
+
+def test_a_file_whose_header_nibabel_would_mend_is_looked_at_without_a_word(tmp_path, capsys, monkeypatch):
+    content = patched({PIXDIM + 4: np.float32(0)})
+    (tmp_path / "a.nii").write_bytes(content)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as outside of pytest
+    assert is_whole(tmp_path / "a.nii") and capsys.readouterr() == ("", "")

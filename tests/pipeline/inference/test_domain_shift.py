@@ -1,0 +1,289 @@
+import json
+import os
+import warnings
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from head_scans import AFFINE, scan, write_scan
+from negative_model import files_in, loads, negative_model
+
+from pipeline.data.case import Case
+from pipeline.data.fingerprint import QUANTILES, volume_fingerprint
+from pipeline.data.slice_cache import build_slice_cache
+from pipeline.inference.domain_shift import shift_cautions
+from pipeline.runs.prepare import cohort_statistics
+from pipeline.translate import main, translate
+from pipeline.utils.errors import UserError
+from transforms.io.nifti import read_nifti
+from transforms.slice_chain import slice_chain
+
+SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 48, "n4": False, "percentiles": [0.5, 99.5]}
+REAL = Path(os.environ.get("MRI_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
+RISE = np.linspace(-0.5, 0.5, QUANTILES)
+DARK, BRIGHT = (3 * RISE - np.abs(RISE)).tolist(), (3 * RISE + np.abs(RISE)).tolist()  # 0.5 apart
+
+
+# ── what is doubtful, from numbers alone ──────────────────────────────────────────────────────────────────────
+
+
+def cohort(core, **changes):
+    sizes = {"spacing_mm": [[0.9, 1.0], [0.9, 1.0], [1.2, 1.25]], "field_mm": [[220, 240]] * 3}
+    sizes["head_mm"] = [[140, 160], [180, 200], [150, 180]]
+    return {"core": core, "core_reach": 0.1, "head": RISE.tolist(), "head_reach": 0.1} | sizes | changes
+
+
+FACTS = {"T1": {"likeness": cohort(DARK)}, "T2": {"likeness": cohort(BRIGHT)}}
+USUAL = {
+    "core": DARK, "head": RISE.tolist(), "spacing_mm": [0.94, 0.94, 1.2], "field_mm": [230.0, 230.0, 230.0],
+    "head_mm": [150.0, 190.0, 165.0],
+}  # fmt: skip
+
+
+def cautions_of(source="T1", to="T2", statistics=FACTS, *, axis="axial", grid_mm=None, larger=False, **changes):
+    return shift_cautions(USUAL | changes, statistics, source, to, axis=axis, grid_mm=grid_mm, larger=larger)
+
+
+def test_a_member_of_the_cohort_raises_no_doubt():
+    assert cautions_of() == []
+    assert cautions_of("T2", "T1", core=BRIGHT) == []
+
+
+def test_the_other_contrast_is_named_with_the_remedy():
+    [message] = cautions_of(core=BRIGHT)
+    assert message.startswith(
+        "looks like T2, the model expects T1 (distance 0.00 to the training cohort in T2, 0.51 to "
+    )
+    assert message.endswith("; check the file, and --to")
+    [message] = cautions_of("T2", "T1")
+    assert message.startswith("looks like T1, the model expects T2 (")
+
+
+def mixture(share):
+    """Quantiles between the two contrasts: 0 the one, 1 the other."""
+    return ((1 - share) * np.array(DARK) + share * np.array(BRIGHT)).tolist()
+
+
+def test_neither_a_margin_too_small_nor_a_volume_within_the_cohorts_own_scatter_is_called_the_other_contrast():
+    assert cautions_of(core=mixture(0.55)) == []
+    assert cautions_of("T2", "T1", core=mixture(0.45)) == []
+    assert "looks like T2" in cautions_of(core=mixture(0.65))[0]
+    wide = {"T1": {"likeness": cohort(DARK, core_reach=0.4)}, "T2": FACTS["T2"]}
+    assert cautions_of(statistics=wide, core=mixture(0.65)) == []
+    alike = {"T1": {"likeness": cohort(DARK)}, "T2": {"likeness": cohort(mixture(0.2))}}
+    assert cautions_of(statistics=alike, core=mixture(0.2)) == []
+
+
+def test_what_is_like_neither_is_said_with_how_far_members_lie():
+    far = (np.array(DARK) * 2.5).tolist()
+    [message] = cautions_of(core=far)
+    assert message.startswith(
+        "the intensities deep in the head are unlike those of the training cohort in T1 (distance 1.14"
+    )
+    assert message.endswith(", of its own members up to 0.10)")
+    [message] = cautions_of(head=(RISE + 0.5).tolist())
+    assert message.startswith(
+        "the intensities of the head are unlike those of the training cohort in T1 (distance 0.50, "
+    )
+    assert cautions_of(head=(RISE + 0.3).tolist()) == []
+    wide = {"T1": {"likeness": cohort(DARK, head_reach=0.3)}}
+    assert cautions_of(statistics=wide, head=(RISE + 0.5).tolist()) == []
+
+
+def test_spacings_beyond_one_and_a_half_times_the_trained_ones_are_told_by_plane():
+    assert cautions_of(spacing_mm=[0.94, 0.94, 5.0]) == ["spacing 5 mm through plane, trained on 1.2 to 1.25 mm"]
+    assert cautions_of(spacing_mm=[0.94, 0.94, 0.7]) == ["spacing 0.7 mm through plane, trained on 1.2 to 1.25 mm"]
+    assert cautions_of(spacing_mm=[2.0, 2.0, 1.2]) == ["spacing 2 mm in plane, trained on 0.9 to 1 mm"]
+    assert cautions_of(spacing_mm=[0.65, 1.4, 1.8]) == []
+    assert cautions_of(axis="sagittal", spacing_mm=[5.0, 0.94, 1.2]) == [
+        "spacing 5 mm through plane, trained on 0.9 to 1 mm"
+    ]
+
+
+def test_where_volumes_are_resampled_spacings_finer_than_the_grid_are_alike():
+    assert cautions_of(grid_mm=[2.0, 2.0], spacing_mm=[0.3, 0.3, 2.5]) == []
+    assert cautions_of(grid_mm=[2.0, 2.0], spacing_mm=[0.94, 0.94, 5.0]) == [
+        "spacing 5 mm through plane, trained on 1.2 to 1.25 mm"
+    ]
+    thick = {"T1": {"likeness": cohort(DARK, spacing_mm=[[1, 1], [1, 1], [6, 6]])}}
+    assert cautions_of(statistics=thick, grid_mm=[1.0, 1.0], spacing_mm=[1, 1, 1]) == [
+        "spacing 1 mm through plane, trained on 6 mm"
+    ]
+
+
+def test_half_a_head_and_shoulders_are_told_by_direction():
+    assert cautions_of(head_mm=[150, 190, 40]) == ["shows 40 mm of head from bottom to top, trained on 150 to 180 mm"]
+    assert cautions_of(head_mm=[420, 190, 165]) == ["shows 420 mm of head from left to right, trained on 140 to 160 mm"]
+    assert cautions_of(head_mm=[110, 280, 120]) == []
+
+
+def test_what_lies_beyond_the_range_trained_on_is_said_by_the_axis_of_slicing():
+    cut = {"T1": {"likeness": cohort(DARK, head_mm=[[140, 160], [180, 200], [215, 235]], coverage_mm=150.0)}}
+    assert cautions_of(statistics=cut, head_mm=[150, 190, 228]) == [
+        "the lowest 78 mm of the head lie below the 150 mm from the crown that were trained on"
+    ]
+    assert cautions_of(statistics=cut, head_mm=[150, 190, 170]) == []  # some millimetres more are no matter
+    assert cautions_of(statistics=cut, head_mm=[150, 190, 90]) == [
+        "shows 90 mm of head from bottom to top, trained on 150 mm"  # less than 0.65 of the range, not of whole heads
+    ]
+    assert cautions_of(statistics=cut, head_mm=[150, 190, 100]) == []
+    assert cautions_of(statistics=cut, axis="coronal", head_mm=[150, 190, 228]) == [
+        "the hindmost 40 mm of the head lie behind the 150 mm from its front that were trained on"
+    ]
+    cut["T1"]["likeness"]["coverage_mm"] = 120.0
+    assert cautions_of(statistics=cut, axis="sagittal", head_mm=[160, 190, 228]) == [
+        "the outermost 40 mm of the head lie outside the 120 mm about its middle that were trained on"
+    ]
+
+
+def test_a_range_that_cuts_no_head_changes_nothing():
+    statistics = {"T1": {"likeness": cohort(DARK, coverage_mm=200.0)}}
+    assert cautions_of(statistics=statistics, head_mm=[150, 190, 235]) == []
+    assert cautions_of(statistics=statistics, head_mm=[150, 190, 420]) == [
+        "shows 420 mm of head from bottom to top, trained on 150 to 180 mm"
+    ]
+
+
+def test_a_wider_field_of_view_counts_in_slices_that_the_network_was_not_trained_on():
+    assert cautions_of(field_mm=[480, 230, 900]) == []
+    assert cautions_of(larger=True, field_mm=[480, 230, 900]) == [
+        "has a field of view of 480 mm from left to right, trained on 220 to 240 mm"
+    ]
+
+
+def test_a_model_that_keeps_no_likeness_finds_nothing_doubtful():
+    assert cautions_of(statistics={"T2": {"low": 0.0}}, core=BRIGHT, spacing_mm=[9, 9, 9]) == []
+    assert cautions_of(statistics={"T1": FACTS["T1"], "T2": {"low": 0.0}}, core=DARK) == []
+
+
+# ── through the command ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def cohort_of_heads(tmp_path_factory):
+    """Facts of four training subjects of each contrast, made as a run makes them."""
+    folder = tmp_path_factory.mktemp("cohort")
+    statistics = {}
+    for contrast in ("T1", "T2"):
+        paths = [write_scan(folder / f"{n}_{contrast}.nii", scan(contrast, seed=n, noise=6 + 2 * n)) for n in range(4)]
+        cases = [Case(path.stem, "", contrast, path) for path in paths]
+        options = {"processes": 1, "on_bad_volume": "stop", "quiet": True}
+        stored, _ = build_slice_cache(cases, folder / "store", SETTINGS | {"min_foreground": 0.1}, **options)
+        statistics[contrast] = cohort_statistics(stored)
+    return json.loads(json.dumps(statistics))
+
+
+@pytest.fixture
+def model(monkeypatch, cohort_of_heads):
+    trained_model = replace(negative_model(), settings=SETTINGS, statistics=deepcopy(cohort_of_heads))
+    loads(monkeypatch, lambda uri, device: trained_model)
+    return trained_model
+
+
+def run(*arguments):
+    return main([*map(str, arguments), "--model", "any", "--to", "T2"])
+
+
+def test_swapped_contrasts_are_translated_with_a_warning_by_name_and_the_right_ones_without(tmp_path, model):
+    write_scan(tmp_path / "in" / "right.nii.gz", scan("T1", seed=50))
+    write_scan(tmp_path / "in" / "swapped.nii.gz", scan("T2", seed=51))
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
+    right, swapped = json.loads((tmp_path / "out" / "summary.json").read_text())["volumes"]
+    assert right["warnings"] == []
+    [message] = swapped["warnings"]
+    assert message.startswith(
+        f"{tmp_path / 'in' / 'swapped.nii.gz'}: looks like T2, the model expects T1 (distance 0.0"
+    )
+    assert files_in(tmp_path / "out") == ["right.nii.gz", "swapped.nii.gz"]
+
+
+def test_strict_refuses_them_in_one_line_and_translates_the_others(tmp_path, model, capsys):
+    swapped = write_scan(tmp_path / "in" / "swapped.nii.gz", scan("T2", seed=51))
+    assert run("-i", swapped, "-o", tmp_path / "out", "--strict", "--quiet") == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {swapped}: looks like T2, the model expects T1 (") and line.endswith(" (--strict)")
+    write_scan(tmp_path / "in" / "right.nii.gz", scan("T1", seed=50))
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--strict") == 3
+    assert files_in(tmp_path / "out") == ["right.nii.gz"]
+
+
+def test_thick_slices_and_half_a_head_are_said_each_in_one_line_for_a_file(tmp_path, model, capsys):
+    thick, half = np.array(AFFINE), scan("T1")[:, :, :15]
+    thick[2, 2] *= 4
+    thick[2, 3] += 10
+    sources = [
+        write_scan(tmp_path / "thick.nii", scan("T1", shape=(36, 44, 9), affine=thick), thick),
+        write_scan(tmp_path / "half.nii", half),
+    ]
+    assert run("-i", *sources, "-o", tmp_path / "out", "--quiet") == 0
+    of_thick, of_half = capsys.readouterr().err.splitlines()
+    assert of_thick == f"warning: {sources[0]}: spacing 19.2 mm through plane, trained on 4.8 mm"
+    assert of_half.startswith(f"warning: {sources[1]}: the intensities deep in the head are unlike")
+    assert "; shows 67 mm of head from bottom to top, trained on 1" in of_half
+
+
+def test_a_volume_with_next_to_no_head_is_said_to_be_beyond_comparison(model):
+    image = nib.Nifti1Image(scan("T1"), np.diag([0.1, 0.1, 0.1, 1]))
+    with pytest.warns(UserWarning, match="the image: shows too little of a head to be compared with the training"):
+        translate(image, model, "T2")
+
+
+def test_from_python_it_is_a_warning_or_with_strict_an_error(model):
+    image = nib.Nifti1Image(scan("T2", seed=51), AFFINE)
+    with pytest.warns(UserWarning, match="the image: looks like T2, the model expects T1"):
+        translate(image, model, "T2")
+    with pytest.raises(UserError, match=r"the image: looks like T2, .*\(--strict\)"):
+        translate(image, model, "T2", strict=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        translate(image, model, "T1", strict=True)
+
+
+def test_an_older_model_translates_in_silence_and_refuses_to_be_strict_before_the_work(tmp_path, model, capsys):
+    for statistics in model.statistics.values():
+        del statistics["likeness"]
+    source = write_scan(tmp_path / "swapped.nii.gz", scan("T2"))
+    assert run("-i", source, "-o", tmp_path / "new", "--strict") == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "it does not keep what its training cohort was like" in line and "leave --strict out" in line
+    assert model.translators["T2"].calls == 0 and files_in(tmp_path / "new") == []
+    assert run("-i", source, "-o", tmp_path / "new", "--quiet") == 0
+    assert capsys.readouterr().err == ""
+
+
+# ── real volumes ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def real_likeness(path):
+    settings = SETTINGS | {"spacing_mm": (2.0, 2.0), "size": 112}
+    array, affine, _ = read_nifti(path)
+    return volume_fingerprint(
+        slice_chain(**settings, load=False)({"image": array, "image_affine": affine}), "axial", 112
+    )
+
+
+@pytest.mark.parametrize(("trained", "tried"), [("07", "19"), ("19", "07")])
+def test_a_model_of_one_real_subject_knows_the_others_contrasts(trained, tried):
+    folder = REAL / "ms-paired"
+    if not folder.is_dir():
+        pytest.skip("the real volumes are not here")
+
+    def fingerprint_of(subject, contrast):
+        return real_likeness(folder / f"sub-{subject}" / f"sub-{subject}_{contrast}w.nii.gz")
+
+    def facts_of(contrast):
+        entry_facts = {"low": 0.0, "high": 1.0, "integer": False, "spacing_mm": [1.0] * 3, "histogram": [1]}
+        entry = type(
+            "Entry", (), {"statistics": entry_facts | {"likeness": fingerprint_of(trained, contrast)}, "count": 1}
+        )
+        return cohort_statistics([entry])
+
+    statistics = {contrast: facts_of(contrast) for contrast in ("T1", "T2")}
+    for contrast, other in (("T1", "T2"), ("T2", "T1")):
+        volume = fingerprint_of(tried, contrast)
+        options = {"axis": "axial", "grid_mm": (2.0, 2.0)}
+        assert shift_cautions(volume, statistics, contrast, other, **options) == []
+        assert shift_cautions(volume, statistics, other, contrast, **options)[0].startswith(f"looks like {contrast}, ")

@@ -1,0 +1,261 @@
+import copy
+import json
+import pickle
+import sys
+import types
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from negative_model import negative_model
+
+from networks.unet import UNet
+from pipeline.config.schema import Config
+from pipeline.inference import model as model_module
+from pipeline.inference.model import TranslationModel, is_large, load_model, precision_of, translator_metadata
+from pipeline.inference.translator import translate_volume
+from pipeline.runs.checkpoint import FORMAT
+from pipeline.runs.folder import RunFolder
+from pipeline.utils.errors import UserError
+
+CONFIG = Config.model_validate(
+    {
+        "name": "trial",
+        "contrasts": ["T1", "T2"],
+        "data": {"source": "ixi", "folder": "/home/jane/ixi"},
+        "generator": {"width": 2, "depth": 4},
+        "training": {"precision": "bf16"},
+        "preprocess": {"axis": "coronal", "spacing_mm": {"in_plane": 1.0, "through_plane": 2.0}, "size": 64},
+    }
+)
+FACTS = {name: {"low": 0.0, "high": 100.0, "integer": True, "subjects": ["jane"]} for name in ("T1", "T2")}
+
+
+def checkpoint(path, *, fill=0.0, **changes):
+    weights = {name: torch.full_like(value, fill) for name, value in UNet(depth=4, width=2).state_dict().items()}
+    content = {
+        "format": FORMAT,
+        "config": CONFIG.model_dump(mode="json"),
+        "facts": FACTS,
+        "translators": {"T1": weights, "T2": weights},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content | changes, path)
+    return path
+
+
+def first_weight(model):
+    return next(model.translators["T2"].parameters()).flatten()[0].item()
+
+
+def test_a_checkpoint_gives_both_directions_ready_to_translate(tmp_path):
+    model = load_model(checkpoint(tmp_path / "x.pt", fill=0.25), "cpu")
+    assert set(model.translators) == {"T1", "T2"} and model.contrasts == ("T1", "T2")
+    assert first_weight(model) == 0.25
+    assert not any(module.training for network in model.translators.values() for module in network.modules())
+    assert not any(weight.requires_grad for weight in model.translators["T1"].parameters())
+    assert model.stride == 16 and model.statistics["T2"]["high"] == 100
+    assert model.precision == "float32"  # half precision is for CUDA
+    assert model.origin == "cyclegan trial"
+
+
+@pytest.mark.parametrize(("device", "precision"), [("cuda", "bf16"), ("cpu", "float32"), ("mps", "float32")])
+def test_a_runs_networks_compute_in_one_precision_on_a_device(device, precision):
+    assert precision_of(CONFIG, torch.device(device)) == precision
+
+
+def test_translation_rounds_products_as_training_did(tmp_path, monkeypatch):
+    rounding = []
+    monkeypatch.setattr(model_module, "set_tf32", lambda device, tf32: rounding.append((device.type, tf32)))
+    for tf32 in (True, False):
+        training = {**CONFIG.model_dump(mode="json"), "training": {"precision": "float32", "tf32": tf32}}
+        load_model(checkpoint(tmp_path / "x.pt", config=training), "cpu")
+    assert rounding == [("cpu", True), ("cpu", False)]
+
+
+def test_a_model_keeps_the_chain_that_it_was_trained_with(tmp_path):
+    earlier = load_model(checkpoint(tmp_path / "earlier.pt"), "cpu").settings
+    present = load_model(checkpoint(tmp_path / "present.pt", chain_version=2), "cpu").settings
+    assert "version" not in earlier and present == {**earlier, "version": 2}
+    logged = [translator_metadata(CONFIG, FACTS, "T2", 16, settings)["settings"] for settings in (earlier, present)]
+    assert logged == [earlier, present]
+
+
+def test_a_runs_folder_gives_its_best_checkpoint_else_its_latest(tmp_path):
+    checkpoint(tmp_path / "checkpoints" / "previous.pt", fill=1.0)
+    assert first_weight(load_model(tmp_path, "cpu")) == 1.0
+    checkpoint(tmp_path / "checkpoints" / "latest.pt", fill=2.0)
+    assert first_weight(load_model(tmp_path, "cpu")) == 2.0
+    checkpoint(tmp_path / "checkpoints" / "best.pt", fill=3.0)
+    assert first_weight(load_model(str(tmp_path), "cpu")) == 3.0
+    assert first_weight(load_model(tmp_path / "checkpoints", "cpu")) == 3.0
+    assert first_weight(load_model(tmp_path / "checkpoints" / "latest.pt", "cpu")) == 2.0
+
+
+def test_a_runs_folder_gives_the_checkpoint_that_its_evaluation_is_about(tmp_path):
+    for fill, name in enumerate(("best", "latest")):
+        checkpoint(tmp_path / "checkpoints" / f"{name}.pt", fill=float(fill))
+    for wanted, fill in (("latest", 1.0), ("best", 0.0)):
+        config = CONFIG.model_dump(mode="json") | {"evaluation": {"checkpoint": wanted}}
+        RunFolder(tmp_path).save_config(Config.model_validate(config))
+        assert first_weight(load_model(tmp_path, "cpu")) == fill
+        assert first_weight(load_model(tmp_path / "checkpoints", "cpu")) == fill
+    (tmp_path / "config.yaml").write_text("{")
+    assert first_weight(load_model(tmp_path, "cpu")) == 0.0
+
+
+@pytest.mark.parametrize("uri", ["runs:/abc/generator-T2", "models:/trial-T1-to-T2@best"])
+def test_mlflow_addresses_go_to_mlflow(monkeypatch, uri):
+    network, calls = UNet(depth=4, width=2), []
+    metadata = json.loads(json.dumps(translator_metadata(CONFIG, FACTS, "T2", network.stride)))
+    fake = types.SimpleNamespace(load_translator=lambda *arguments: calls.append(arguments) or (network, metadata))
+    monkeypatch.setitem(sys.modules, "pipeline.tracking.mlflow_models", fake)
+    model = load_model(uri, "cpu")
+    assert calls == [(uri, torch.device("cpu"))]
+    assert model.target(None) == "T2" and model.translators == {"T2": network}
+    assert (model.stride, model.origin, model.contrasts) == (16, "cyclegan trial", ("T1", "T2"))
+    assert model.settings["axis"] == "coronal" and model.settings["spacing_mm"] == [1.0, 2.0]
+    assert model.statistics["T2"]["high"] == 100
+    metadata.pop("stride")
+    with pytest.raises(UserError, match="its metadata lacks 'stride'"):
+        load_model(uri, "cpu")
+
+
+def test_a_published_model_keeps_what_both_cohorts_are_like(monkeypatch):
+    statistics = {
+        contrast: entry | {"likeness": {"core": [float(n)]}} for n, (contrast, entry) in enumerate(FACTS.items())
+    }
+    metadata = json.loads(json.dumps(translator_metadata(CONFIG, statistics, "T2", 16)))
+    fake = types.SimpleNamespace(load_translator=lambda *arguments: (UNet(depth=4, width=2), metadata))
+    monkeypatch.setitem(sys.modules, "pipeline.tracking.mlflow_models", fake)
+    model = load_model("runs:/abc/T1-to-T2", "cpu")
+    assert model.statistics["T1"] == {"likeness": {"core": [0.0]}} and model.source("T2") == "T1"
+    assert model.statistics["T2"] == {"low": 0.0, "high": 100.0, "integer": True, "likeness": {"core": [1.0]}}
+
+
+def test_what_goes_with_a_published_model_names_nobody():
+    assert "jane" not in json.dumps(translator_metadata(CONFIG, FACTS, "T2", 16))
+
+
+def test_a_model_knows_the_hashes_of_its_weights_and_its_configuration(tmp_path):
+    model, again = (load_model(checkpoint(tmp_path / "x.pt"), "cpu") for _ in range(2))
+    assert model.info("T2") == again.info("T2")
+    assert len(model.config_hash) == 12
+    assert model.config_hash == translator_metadata(CONFIG, FACTS, "T2", 16)["config_hash"]
+    other = CONFIG.model_copy(update={"seed": 77})
+    assert translator_metadata(other, FACTS, "T2", 16)["config_hash"] != model.config_hash
+    with torch.no_grad():
+        next(again.translators["T2"].parameters()).view(-1)[0] += 1
+    assert model.identity("T2") != again.identity("T2") and model.identity("T1") == again.identity("T1")
+
+
+def test_the_identity_is_that_of_the_weights():
+    first, second = (torch.nn.Conv2d(1, 1, 3) for _ in range(2))
+    model = negative_model()
+    identities = [replace(model, translators={"T2": network}).identity("T2") for network in (first, second)]
+    assert identities[0] != identities[1]
+    second.load_state_dict(first.state_dict())
+    assert replace(model, translators={"T2": second}).identity("T2") == identities[0]
+
+
+def test_a_large_network_is_laid_out_for_the_cpu_and_gives_the_same_to_rounding(tmp_path, monkeypatch):
+    path, image = checkpoint(tmp_path / "x.pt", fill=0.01), torch.rand(2, 1, 64, 64) * 2 - 1
+    plain = load_model(path, "cpu")
+    monkeypatch.setattr(model_module, "ENOUGH_WORK", 0)
+    laid_out = load_model(path, "cpu")
+    weights = [model.translators["T2"].down[1][0].weight for model in (plain, laid_out)]
+    assert [weight.is_contiguous(memory_format=torch.channels_last) for weight in weights] == [False, True]
+    assert plain.identity("T2") == laid_out.identity("T2")
+    with torch.inference_mode():
+        results = [model.translators["T2"](image) for model in (plain, laid_out)]
+    assert results[0].std() > 0
+    torch.testing.assert_close(*results, rtol=0, atol=1e-5)
+
+
+class InFloat64(torch.nn.Module):
+    """A network that calculates in float64; slices come and go as float32."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network.double()
+
+    def forward(self, slices):
+        return self.network(slices.double()).float()
+
+
+def test_a_volume_is_the_same_in_both_layouts_to_a_millionth():
+    torch.manual_seed(0)
+    network = InFloat64(UNet(depth=4, width=3)).eval().requires_grad_(False)
+    settings = {"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)}
+    statistics = {"T2": {"low": -1.0, "high": 1.0, "integer": False}}
+    volume = nib.Nifti1Image(np.random.default_rng(0).uniform(1, 1000, (30, 26, 5)), np.diag([1, 2, 1.5, 1]))
+    translations = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        laid_out = copy.deepcopy(network).to(memory_format=layout)
+        assert laid_out.network.down[1][0].weight.is_contiguous(memory_format=layout)
+        model = TranslationModel(("T1", "T2"), {"T2": laid_out}, settings, statistics, 16, torch.device("cpu"))
+        translations.append(translate_volume(volume, model, "T2", batch_size=2).get_fdata())
+    assert translations[0].std() > 0.01
+    np.testing.assert_allclose(*translations, rtol=0, atol=1e-6)
+
+
+def test_large_is_what_the_operations_of_a_slice_say(monkeypatch):
+    network = torch.nn.Conv2d(1, 4, 3, padding=1)  # 2·9·4 operations a pixel
+    monkeypatch.setattr(model_module, "ENOUGH_WORK", 2 * 9 * 4 * 24 * 24)
+    assert is_large(network, 20, 8) and not is_large(network, 16, 8)  # 20 pixels are padded to 24
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    with pytest.raises(UserError, match="none: no such model; give a run's folder, a checkpoint"):
+        load_model(tmp_path / "none", "cpu")
+    with pytest.raises(UserError, match="no checkpoint in this folder"):
+        load_model(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world", pickle.dumps({"format": FORMAT})])
+def test_other_files_are_no_checkpoints(tmp_path, content):
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.pt: .*not a checkpoint"):
+        load_model(tmp_path / "x.pt", "cpu")
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    torch.save({"format": FORMAT, "config": Payload()}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match="not a checkpoint"):
+        load_model(tmp_path / "x.pt", "cpu")
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("changes", [{"translators": {}}, {"config": {}}, {"translators": {"T1": {}, "T2": {}}}])
+def test_a_checkpoint_with_parts_missing_is_one_line(tmp_path, changes):
+    with pytest.raises(UserError, match=r"x\.pt: the checkpoint is damaged or of another version") as caught:
+        load_model(checkpoint(tmp_path / "x.pt", **changes), "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def model_making(*contrasts):
+    return TranslationModel(("T1", "T2"), {to: UNet(4, 2) for to in contrasts}, {}, {}, 16, torch.device("cpu"))
+
+
+def test_the_contrast_may_be_left_out_only_where_there_is_one():
+    assert model_making("T2").target(None) == "T2"
+    assert model_making("T1", "T2").target("T1") == "T1"
+    with pytest.raises(UserError, match="the model makes T1 and T2; name the one to make \(--to\)"):
+        model_making("T1", "T2").target(None)
+
+
+def test_a_contrast_that_the_model_does_not_make_is_refused_with_those_it_does():
+    with pytest.raises(UserError, match="does not make 'PD' but T1 and T2"):
+        model_making("T1", "T2").target("PD")
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="device cuda: not available"):
+        load_model(checkpoint(tmp_path / "x.pt"), "cuda")

@@ -1,0 +1,168 @@
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from small_volumes import write_volume
+
+from pipeline.config.schema import Config
+from pipeline.data.pairs import prepare_scan
+from pipeline.engines.registry import build_translators
+from pipeline.inference.model import load_model
+from pipeline.inference.style import use_style_of
+from pipeline.translate import main, translate
+from pipeline.utils.errors import UserError
+
+MUNIT = {
+    "method": {"type": "munit"},
+    "generator": {"width": 4, "downs": 1, "blocks": 1, "style_downs": 2, "style_size": 3, "mlp_width": 8},
+}
+CYCLEGAN = {"generator": {"width": 2, "depth": 2}}
+
+
+def make_run(folder, sections):
+    """A run's folder with the checkpoint of a model that was never trained."""
+    preprocess = {"size": 32, "spacing_mm": {"in_plane": 1.0, "through_plane": 1.0}}
+    config = Config.model_validate(
+        {"name": "trial", "data": {"source": "phantom"}, "preprocess": preprocess, **sections}
+    )
+    torch.manual_seed(0)
+    content = {
+        "format": 1,
+        "config": config.model_dump(mode="json"),
+        "facts": {to: {"low": 0.0, "high": 1000.0, "integer": True} for to in config.contrasts},
+        "translators": {to: network.state_dict() for to, network in build_translators(config).items()},
+    }
+    (folder / "checkpoints").mkdir(parents=True)
+    torch.save(content, folder / "checkpoints" / "latest.pt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def munit(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("munit"), MUNIT)
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    """A source, and two references that differ in more than brightness."""
+    folder = tmp_path_factory.mktemp("volumes")
+    source, first = write_volume(folder / "source.nii.gz", 1), write_volume(folder / "first.nii.gz", 2)
+    image = nib.load(first)
+    bright_outside = image.get_fdata() * np.linspace(0.2, 3, image.shape[0])[:, None, None]
+    second = folder / "second.nii.gz"
+    nib.save(nib.Nifti1Image(bright_outside.astype(np.float32), image.affine), second)
+    return source, first, second
+
+
+def run(model, source, out, *more):
+    arguments = ["-i", source, "-o", out, "--model", model, "--to", "T2", "--device", "cpu", *more]
+    return main([str(argument) for argument in arguments])
+
+
+def test_the_style_of_a_reference_shows_in_the_output(munit, volumes, tmp_path):
+    source, *references = volumes
+    outputs = []
+    for number, more in enumerate([(), *(("--style", reference) for reference in references)]):
+        out = tmp_path / f"{number}.nii.gz"
+        assert run(munit, source, out, *more) == 0
+        outputs.append(nib.load(out))
+    arrays = [image.get_fdata() for image in outputs]
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert not np.array_equal(arrays[first], arrays[second])
+    assert all(np.array_equal(image.affine, nib.load(source).affine) for image in outputs)
+    again = translate(source, munit, "T2", device="cpu", style=references[0])
+    assert np.array_equal(again.get_fdata(), arrays[1])
+
+
+def test_all_slices_share_one_style_which_is_the_mean_of_those_with_a_fair_share_of_head(munit, volumes):
+    model = load_model(munit, "cpu")
+    network = model.translators["T2"]
+    scan = prepare_scan(volumes[2], model.settings, model.stride)
+    share = scan.foreground.mean(axis=(1, 2))
+    chosen = [index for index in range(len(share)) if share[index] >= 0.25 * share.max()]
+    assert 0 < len(chosen) < np.count_nonzero(scan.occupied)  # slivers at the ends are left out
+    with torch.no_grad():
+        styles = [network.style_encoder(torch.from_numpy(scan.slices[[index]])[:, None])[0] for index in chosen]
+    use_style_of(volumes[2], model, "T2")
+    assert network.style.shape == (1, 3)
+    torch.testing.assert_close(network.style[0], torch.stack(styles).mean(dim=0))
+    assert not torch.allclose(styles[0], network.style[0])
+
+
+def test_the_other_direction_keeps_its_style(munit, volumes):
+    model = load_model(munit, "cpu")
+    use_style_of(volumes[1], model, "T2")
+    assert model.translators["T2"].style.any()
+    assert not model.translators["T1"].style.any()
+
+
+def only_line(capsys):
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert printed.out == "" and line.startswith("error: ")
+    return line
+
+
+def test_a_model_without_styles_is_refused_in_one_line(volumes, tmp_path, capsys):
+    model = make_run(tmp_path / "cyclegan", CYCLEGAN)
+    assert run(model, volumes[0], tmp_path / "out.nii.gz", "--style", volumes[1]) == 2
+    assert only_line(capsys) == (
+        "error: cyclegan trial: it has no styles to set; --style is for method munit, "
+        "from a run's folder or a checkpoint"
+    )
+    assert not (tmp_path / "out.nii.gz").exists()
+
+
+def write_text(path):
+    path.write_text("hello")
+
+
+def write_constant(path):
+    nib.save(nib.Nifti1Image(np.full((8, 8, 8), 7, np.int16), np.eye(4)), path)
+
+
+@pytest.mark.parametrize(
+    ("make_reference", "reason"),
+    [
+        (lambda path: None, "no such file; check the path"),
+        (lambda path: path.mkdir(), "is a folder; give a .nii or .nii.gz file"),
+        (write_text, "not a NIfTI volume but a text file"),
+        (write_constant, "every voxel has the same value, 7"),
+    ],
+)
+def test_a_reference_that_cannot_be_used_is_refused_in_one_line(
+    munit, volumes, tmp_path, capsys, make_reference, reason
+):
+    reference = tmp_path / "reference.nii"
+    make_reference(reference)
+    assert run(munit, volumes[0], tmp_path / "out", "--style", reference) == 2
+    assert only_line(capsys).startswith(f"error: {reference}: {reason}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_style_that_the_network_cannot_make_is_one_line(munit, volumes, monkeypatch):
+    model = load_model(munit, "cpu")
+    network = model.translators["T2"]
+    with torch.no_grad():
+        next(network.style_encoder.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match=r"first\.nii\.gz: no style can be taken from it: a style that is not finite"):
+        use_style_of(volumes[1], model, "T2")
+
+    def too_large(slices):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9 GiB")
+
+    monkeypatch.setattr(network, "encode_style", too_large)
+    with pytest.raises(UserError) as caught:
+        use_style_of(volumes[1], model, "T2")
+    assert str(caught.value) == f"{volumes[1]}: no style can be taken from it: CUDA out of memory."
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_nan_in_the_reference_is_one_line_by_file_name(munit, volumes, tmp_path, capsys):
+    image = nib.load(volumes[1])
+    voxels = image.get_fdata(dtype=np.float32)
+    voxels[0, 0, 0] = np.nan
+    nib.save(nib.Nifti1Image(voxels, image.affine), tmp_path / "reference.nii.gz")
+    assert run(munit, volumes[0], tmp_path / "out.nii.gz", "--style", tmp_path / "reference.nii.gz", "--quiet") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {tmp_path / 'reference.nii.gz'}: 1 NaN or infinite voxels were replaced")

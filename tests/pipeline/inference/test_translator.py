@@ -1,0 +1,229 @@
+from dataclasses import replace
+from itertools import permutations, product
+
+import ixi_like
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline.inference.model import TranslationModel
+from pipeline.inference.translator import translate_volume
+from pipeline.utils.errors import UserError
+from transforms.intensity import foreground_mask
+
+SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)}
+
+
+def model_of(network, low=0.0, high=1.0, integer=False, **settings):
+    return TranslationModel(
+        contrasts=("T1", "T2"),
+        translators={"T2": network.eval()},
+        settings=SETTINGS | settings,
+        statistics={"T2": {"low": low, "high": high, "integer": integer}},
+        stride=8,
+        device=torch.device("cpu"),
+        origin="test model",
+    )
+
+
+def own_range(image):
+    """The range of the foreground: what a model of these settings maps to -1 and 1."""
+    data = np.asarray(image.dataobj, np.float32)
+    inside = data[foreground_mask(data)]
+    return float(inside.min()), float(inside.max())
+
+
+class Recorder(nn.Module):
+    """Passes slices on and remembers the shapes of the batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def forward(self, slices):
+        self.shapes.append(tuple(slices.shape))
+        return slices
+
+
+@pytest.mark.parametrize("make", [ixi_like.ixi_t1, ixi_like.ixi_t2])
+@pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize("size", [16, 32, 80])  # smaller than the slices, and larger
+def test_a_network_that_changes_nothing_returns_the_volume(make, axis, size):
+    source = make(scale=8)
+    low, high = own_range(source)
+    out = translate_volume(source, model_of(nn.Identity(), low, high, axis=axis, size=size), "T2")
+    expected = np.clip(np.asarray(source.dataobj, np.float32), low, high)
+    np.testing.assert_allclose(out.get_fdata(), expected, atol=1e-3)
+    assert np.array_equal(out.affine, source.affine)
+    assert out.shape == source.shape
+
+
+def test_ixi_files_return_on_their_own_grids_to_the_last_integer(tmp_path):
+    for path in ixi_like.write_ixi(tmp_path, scale=2):
+        source = nib.load(path)
+        low, high = own_range(source)
+        out = translate_volume(path, model_of(nn.Identity(), low, high, size=256, integer=True), "T2")
+        assert np.array_equal(out.affine, source.affine)
+        expected = np.clip(np.asarray(source.dataobj), low, high)
+        slicewise = tuple(np.flatnonzero(np.array(nib.aff2axcodes(source.affine))[:, None] != ["S"]))  # in each slice
+        empty = (expected <= low + 0.25 * (high - low)).all(axis=slicewise, keepdims=True)
+        assert np.array_equal(np.asarray(out.dataobj), np.where(empty, low, expected))
+
+
+def test_a_full_size_ixi_volume_returns_on_its_own_grid():
+    source = ixi_like.ixi_t1()
+    out = translate_volume(source, model_of(nn.Identity(), size=256), "T2", batch_size=64)
+    assert out.shape == (256, 256, 150)
+    assert np.array_equal(out.affine, source.affine)
+    assert np.corrcoef(out.get_fdata().ravel(), source.get_fdata().ravel())[0, 1] > 0.99
+
+
+def test_all_48_orientations_come_back():
+    for order in permutations(range(3)):
+        for signs in product((-1, 1), repeat=3):
+            columns = np.zeros((3, 3))
+            columns[list(order), range(3)] = signs
+            shape = (20, 22, 24)
+            affine = ixi_like.centred_affine(shape, columns, (9, 10, 8), 5)
+            source = nib.Nifti1Image(ixi_like.head(shape, affine, "T1"), affine)
+            low, high = own_range(source)
+            out = translate_volume(source, model_of(nn.Identity(), low, high), "T2")
+            np.testing.assert_allclose(out.get_fdata(), np.clip(source.get_fdata(), low, high), atol=1e-3)
+
+
+@pytest.mark.parametrize("make", [ixi_like.ixi_t1, ixi_like.ixi_t2])
+def test_resampling_there_and_back_shifts_and_flips_nothing(make):
+    source = make(scale=4)
+    low, high = own_range(source)
+    model = model_of(nn.Identity(), low, high, spacing_mm=(3.0, 4.0), size=96)
+    out = translate_volume(source, model, "T2").get_fdata()
+    data = source.get_fdata()
+
+    def difference(moved):
+        return np.abs(moved - data).mean()
+
+    moved = [np.flip(out, axis) for axis in range(3)]
+    moved += [np.roll(out, step, axis) for axis in range(3) for step in (-1, 1)]
+    assert difference(out) < 0.03 * (high - low)
+    assert all(difference(out) < 0.95 * difference(other) for other in moved)
+
+
+def test_the_network_sees_slices_as_training_did_and_nothing_is_cropped():
+    recorder = Recorder()
+    source = ixi_like.ixi_t2(scale=8)  # 32×32×17
+    translate_volume(source, model_of(recorder, size=48), "T2", batch_size=10)
+    translate_volume(source, model_of(recorder, size=24), "T2", batch_size=10)
+    assert recorder.shapes == [(10, 1, 48, 48), (5, 1, 48, 48), (10, 1, 32, 32), (5, 1, 32, 32)]  # two show only air
+
+
+def test_translated_intensities_are_those_of_the_target_cohort():
+    class Constant(nn.Module):
+        def forward(self, slices):
+            return torch.full_like(slices, 0.5)
+
+    out = translate_volume(ixi_like.ixi_t1(scale=8), model_of(Constant(), 100.0, 900.0, integer=True), "T2")
+    assert out.get_data_dtype() == np.int16
+    assert np.unique(out.dataobj).tolist() == [100, 700]  # -1 is 100, as in slices of air, and 1 is 900
+    assert out.header["descrip"].item() == b"not for clinical use; synthetic T2, test model"
+
+
+def test_the_batch_size_does_not_matter():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.InstanceNorm2d(8), nn.Dropout(0.5), nn.Conv2d(8, 1, 3, padding=1), nn.Tanh()
+    )
+    source = ixi_like.ixi_t1(scale=8)
+    model = model_of(network, -1.0, 1.0)
+    single_slices, seven, all_at_once = (
+        translate_volume(source, model, "T2", batch_size=n).get_fdata() for n in (1, 7, 500)
+    )
+    assert single_slices.std() > 0.01
+    np.testing.assert_allclose(seven, single_slices, atol=1e-5)
+    np.testing.assert_allclose(all_at_once, single_slices, atol=1e-5)
+
+
+def test_half_precision_is_near_full_precision():
+    torch.manual_seed(0)
+    source = ixi_like.ixi_t1(scale=8)
+    model = model_of(nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Tanh()), -1.0, 1.0)
+    full = translate_volume(source, model, "T2").get_fdata()
+    half = translate_volume(source, replace(model, precision="bf16"), "T2").get_fdata()
+    assert 0 < np.abs(half - full).max() < 0.02
+
+
+def test_a_single_slice_is_a_volume():
+    source = ixi_like.ixi_t2(scale=8).slicer[:, :, 8:9]
+    out = translate_volume(source, model_of(nn.Identity(), *own_range(source)), "T2")
+    assert out.shape == (32, 32, 1)
+    np.testing.assert_allclose(out.get_fdata().max(), source.get_fdata().max(), atol=1e-2)
+
+
+def test_a_bad_volume_is_one_line_with_its_name(tmp_path):
+    with pytest.raises(UserError, match=r"none\.nii: no such file"):
+        translate_volume(tmp_path / "none.nii", model_of(nn.Identity()), "T2")
+    nearly_flat = np.zeros((20, 20, 20), np.float32)
+    nearly_flat[5:15, 5:15, 5:15] = 1
+    nib.save(nib.Nifti1Image(nearly_flat, np.eye(4)), tmp_path / "flat.nii")
+    with pytest.raises(UserError, match=r"flat\.nii: percentiles 0 and 100 .* \(1,000 voxels\) are both 1,") as caught:
+        translate_volume(tmp_path / "flat.nii", model_of(nn.Identity()), "T2")
+    assert "\n" not in str(caught.value) and "key" not in str(caught.value)
+    nearly_flat[0] = -3e38  # what some programs fill the air with
+    with pytest.raises(UserError, match=r"both 1000, .*doubtful before: values of -3e\+38 to 1, with"):
+        translate_volume(nib.Nifti1Image(nearly_flat, np.eye(4)), model_of(nn.Identity()), "T2")
+
+
+def test_a_network_that_diverged_is_reported():
+    class Broken(nn.Module):
+        def forward(self, slices):
+            return slices * torch.nan
+
+    with pytest.raises(UserError, match="the network's output is not finite"):
+        translate_volume(ixi_like.ixi_t1(scale=8), model_of(Broken()), "T2")
+
+
+class Hungry(nn.Module):
+    """Fails as an allocator does on more than `most` slices; notes how many it was given."""
+
+    def __init__(self, most, error):
+        super().__init__()
+        self.most, self.error, self.batches = most, error, []
+
+    def forward(self, slices):
+        self.batches.append(len(slices))
+        if len(slices) > self.most:
+            raise self.error
+        return -slices
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    RuntimeError("MPS backend out of memory"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "cpu", "mps", "python"])
+def test_too_little_memory_halves_the_batch_and_says_so(error):
+    source, network = ixi_like.ixi_t1(scale=8), Hungry(2, error)
+    with pytest.warns(UserWarning, match="cpu had too little memory for 8 slices at once, went on with 2"):
+        translated = translate_volume(source, model_of(network), "T2")
+    assert network.batches[:4] == [8, 4, 2, 2] and set(network.batches[4:]) <= {1, 2}
+    plain = translate_volume(source, model_of(Hungry(100, error)), "T2")
+    assert np.array_equal(translated.dataobj, plain.dataobj)
+
+
+def test_too_little_memory_for_one_slice_is_an_error_that_names_volume_and_remedy():
+    network = Hungry(0, MemoryError())
+    with pytest.raises(UserError, match="image: cpu has too little memory for a single slice at a time; end what"):
+        translate_volume(ixi_like.ixi_t1(scale=8), model_of(network), "T2")
+    assert network.batches == [8, 4, 2, 1]
+
+
+def test_other_errors_of_a_network_are_not_taken_for_memory():
+    network = Hungry(0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        translate_volume(ixi_like.ixi_t1(scale=8), model_of(network), "T2")
+    assert network.batches == [8]

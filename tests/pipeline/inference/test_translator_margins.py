@@ -1,0 +1,104 @@
+"""The same head gives the same translation, whatever surrounds it and whatever its zero is."""
+
+import os
+from pathlib import Path
+
+import ixi_like
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline.inference.model import TranslationModel
+from pipeline.inference.translator import translate_volume
+from transforms.slice_chain import CHAIN_VERSION
+
+SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)}
+
+
+def model_of(network, low=0.0, high=1.0, **settings):
+    return TranslationModel(
+        contrasts=("T1", "T2"),
+        translators={"T2": network.eval()},
+        settings=SETTINGS | settings,
+        statistics={"T2": {"low": low, "high": high, "integer": False}},
+        stride=8,
+        device=torch.device("cpu"),
+    )
+
+
+class TrainerState(nn.Module):
+    """Adds to each pixel what depends on where it lies in the slice, as a network with padding does."""
+
+    def forward(self, slices):
+        rows = torch.linspace(-0.2, 0.2, slices.shape[-2])[:, None]
+        return slices * 0.7 + rows + 0.1 * torch.linspace(-1, 1, slices.shape[-1]) - slices.mean((-1, -2), True)
+
+
+def widened(source, margins, value=0):
+    data = np.pad(np.asarray(source.dataobj), margins, constant_values=value)
+    affine = source.affine @ nib.affines.from_matvec(np.eye(3), [-before for before, _ in margins])
+    return nib.Nifti1Image(data, affine)
+
+
+@pytest.mark.parametrize("margins", [[(8, 8)] * 3, [(0, 0), (40, 0), (0, 0)], [(3, 17), (0, 9), (1, 0)]])
+@pytest.mark.parametrize("settings", [{}, {"spacing_mm": (7.0, 9.0)}, {"n4": True}, {"axis": "sagittal", "size": 16}])
+def test_the_same_head_gives_the_same_translation_whatever_empty_margin_surrounds_it(margins, settings):
+    model = model_of(TrainerState(), 0, 1000, version=CHAIN_VERSION, **settings)
+    for make in (ixi_like.ixi_t1, ixi_like.ixi_t2):
+        source = make(scale=8)
+        expected = translate_volume(source, model, "T2").get_fdata()
+        translation = translate_volume(widened(source, margins), model, "T2").get_fdata()
+        original = tuple(
+            slice(before, before + length) for (before, _), length in zip(margins, source.shape, strict=True)
+        )
+        assert np.abs(translation[original] - expected).max() < 1e-2
+        around = np.ones(translation.shape, bool)
+        around[original] = False
+        assert (translation[around] == 0).all()  # the target's darkest
+
+
+def test_what_a_model_of_the_earlier_chain_makes_beside_an_empty_margin_is_doubtful():
+    source = ixi_like.ixi_t1(scale=8)
+    model = model_of(TrainerState(), 0, 1000)
+    with pytest.warns(UserWarning, match="has 16 empty planes around what was scanned, and this model's result"):
+        translate_volume(widened(source, [(8, 8), (0, 0), (0, 0)]), model, "T2")
+
+
+def test_where_no_air_surrounds_the_head_that_is_said_by_name():
+    source = ixi_like.ixi_t1(scale=8)
+    inverted = nib.Nifti1Image((1500 - np.asarray(source.dataobj)).astype(np.int16), source.affine)
+    inverted.set_filename("inverted.nii.gz")
+    with pytest.warns(UserWarning, match="inverted.nii.gz: .*where the head ends cannot be told"):
+        translate_volume(inverted, model_of(nn.Identity(), version=CHAIN_VERSION), "T2")
+
+
+REAL = Path(os.environ.get("MRI_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
+SCANS = [*sorted(REAL.glob("ms-raw/*.nii.gz"))[:4], *sorted(REAL.glob("infant/sub-0[19]/*_T[12]w.nii.gz"))]
+
+
+@pytest.mark.skipif(not SCANS, reason="needs real volumes, in MRI_TEST_DATA")
+@pytest.mark.parametrize("path", SCANS, ids=lambda path: path.name)
+def test_a_real_head_gives_the_same_translation_whatever_empty_margin_surrounds_it(path):
+    source = nib.load(path)
+    margins = [(8, 8), (40, 0), (0, 3)]
+    model = model_of(TrainerState(), 0, 1000, version=CHAIN_VERSION, spacing_mm=(1.5, 3.0), size=64)
+    expected = translate_volume(source, model, "T2").get_fdata()
+    translation = translate_volume(widened(source, margins), model, "T2").get_fdata()
+    original = tuple(slice(before, before + length) for (before, _), length in zip(margins, source.shape, strict=True))
+    error = np.sqrt(np.mean((translation[original] - expected) ** 2))
+    assert error < 1000 / 1e3  # 60 dB
+
+
+@pytest.mark.skipif(not SCANS, reason="needs real volumes, in MRI_TEST_DATA")
+@pytest.mark.parametrize("path", SCANS[4:], ids=lambda path: path.name)
+def test_a_real_head_of_mean_0_on_a_background_of_0_gives_the_same_translation(path):
+    source = nib.load(path)
+    data = np.asarray(source.dataobj, np.float32)
+    inside = data != 0
+    standardised = np.where(inside, (data - data[inside].mean()) / data[inside].std(), 0).astype(np.float32)
+    model = model_of(TrainerState(), 0, 1000, version=CHAIN_VERSION, spacing_mm=(1.5, 3.0), size=64)
+    expected = translate_volume(source, model, "T2").get_fdata()
+    translation = translate_volume(nib.Nifti1Image(standardised, source.affine), model, "T2").get_fdata()
+    assert np.sqrt(np.mean((translation - expected) ** 2)) < 1000 / 1e3  # 60 dB

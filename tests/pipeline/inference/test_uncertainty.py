@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from networks.munit import AutoEncoder, StyleTranslator
+from networks.unet import UNet
+from pipeline.inference.uncertainty import (
+    Calibration,
+    Features,
+    UncertaintySources,
+    dropouts,
+    fused_error,
+    uncertainty_features,
+)
+
+
+def send(network, slices):
+    with torch.no_grad():
+        return network(torch.from_numpy(np.ascontiguousarray(slices))[:, None])[:, 0].numpy()
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+class Ramp(nn.Module):
+    """Adds what depends on where a pixel lies along one axis alone, so that mirrored slices come out differently."""
+
+    def __init__(self, axis):
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, image):
+        shape = [1] * 4
+        shape[self.axis] = -1
+        return image + torch.arange(image.shape[self.axis]).float().reshape(shape)
+
+
+def test_a_network_that_treats_every_pixel_alike_has_no_spread_and_a_perfect_way_back_no_cycle_error():
+    slices = noise(3, 16, 16)
+    features = uncertainty_features(slices, -slices, UncertaintySources(Negative(), Negative()), send)
+    assert features.cycle.max() < 1e-6 and features.spread.max() < 1e-6
+
+
+class Negative(nn.Module):
+    def forward(self, image):
+        return -image
+
+
+class Half(nn.Module):
+    def forward(self, image):
+        return image / 2
+
+
+def test_the_cycle_error_is_what_the_way_back_cannot_restore():
+    slices = np.full((2, 16, 16), 0.8, np.float32)
+    features = uncertainty_features(slices, -slices, UncertaintySources(Negative(), Half()), send)
+    np.testing.assert_allclose(features.cycle, 1.2, atol=1e-5)  # |-0.8 / 2 - 0.8|
+    assert uncertainty_features(slices, -slices, UncertaintySources(Negative()), send).cycle is None
+
+
+def test_slices_are_mirrored_left_to_right_and_back():
+    slices = noise(1, 16, 16)
+    middle = (slice(None), slice(6, 10), slice(6, 10))  # where neither shifts wrap round nor smoothing meets the edge
+
+    def spread(network):
+        return uncertainty_features(
+            slices, send(network, slices), UncertaintySources(network, single_network=True), send
+        ).spread
+
+    along_rows, along_columns = spread(Ramp(2)), spread(Ramp(3))
+    # versions of the ramp i over 16 rows: i, 15 - i (mirrored), i + 3 and i - 3 (shifted); columns are not mirrored
+    for index in range(7, 9):
+        assert along_rows[0, index, 8] == pytest.approx(np.std([index, 15 - index, index + 3, index - 3]), rel=0.1)
+    np.testing.assert_allclose(along_columns[middle], np.std([0, 0, 3, -3]), rtol=0.02)
+
+
+def test_dropout_joins_the_spread_with_a_fixed_seed_and_is_off_again():
+    torch.manual_seed(0)
+    network = UNet(depth=6, width=2, dropout=0.5).eval()
+    slices = noise(2, 64, 64)
+    translated = send(network, slices)
+    state = torch.get_rng_state()
+    first = uncertainty_features(slices, translated, UncertaintySources(network), send).spread
+    assert torch.equal(torch.get_rng_state(), state)
+    assert np.array_equal(first, uncertainty_features(slices, translated, UncertaintySources(network), send).spread)
+    assert not np.array_equal(
+        first, uncertainty_features(slices, translated, UncertaintySources(network, single_network=True), send).spread
+    )
+    assert dropouts(network) and not any(layer.training for layer in dropouts(network))
+    assert "3 dropouts" in UncertaintySources(network).names
+
+
+def test_styles_join_the_spread_and_the_models_own_is_set_again():
+    torch.manual_seed(0)
+    target = AutoEncoder(4, 1, 1, style_dim=2, style_downs=2, mlp_width=4)
+    network = StyleTranslator(target.content_encoder, target).eval()
+    network.set_style(torch.tensor([0.3, -0.2]))
+    slices = noise(1, 16, 16)
+    translated = send(network, slices)
+    with_styles = uncertainty_features(slices, translated, UncertaintySources(network), send).spread
+    assert not np.array_equal(
+        with_styles,
+        uncertainty_features(slices, translated, UncertaintySources(network, single_network=True), send).spread,
+    )
+    assert torch.equal(network.style, torch.tensor([[0.3, -0.2]]))
+    assert UncertaintySources(network, Half()).names == ["cycle error", "flip", "2 shifts", "3 styles"]
+
+
+def test_other_checkpoints_join_the_spread():
+    slices = np.full((1, 16, 16), 0.4, np.float32)
+    features = uncertainty_features(slices, -slices, UncertaintySources(Negative(), others={"previous": Half()}), send)
+    np.testing.assert_allclose(features.spread, np.std([-0.4] * 4 + [0.2]), atol=1e-5)
+
+
+def test_a_calibration_is_linear_between_its_knots_and_constant_beyond_them():
+    calibration = Calibration(1.0, 2.0, ((0.0, 0.1), (1.0, 0.5)))
+    features = Features(np.array([0.0, 0.1, 5.0]), np.array([0.0, 0.2, 1.0]))
+    np.testing.assert_allclose(calibration.expected(features), [0.1, 0.3, 0.5])
+    np.testing.assert_allclose(calibration.expected(Features(None, features.spread)), [0.1, 0.26, 0.5])
+
+
+def test_the_error_of_a_fusion_is_the_views_mean_but_no_less_than_their_disagreement():
+    errors = [np.array([1.0, 1.0, 0.0]), np.array([3.0, 3.0, 0.0])]
+    translated = [np.array([5.0, 0.0, 0.0]), np.array([5.0, 10.0, 10.0])]
+    assert fused_error(errors, translated).tolist() == [2.0, 5.0, 0.0]  # the last lies outside the head
+    assert fused_error(errors[:1], translated[:1]) is errors[0]

@@ -1,0 +1,213 @@
+"""Each detector on a case made to trip it and on those that must not; heads are disks with a ring for scalp."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import shift
+
+from pipeline.metrics.failure_detectors import LAYERS, Cohort, Translated, depth_layers, depth_profile, measure, spread
+from pipeline.training.failure_checks import FAILURE_CHECKS, check_failures
+
+SIZE, SLICES = 48, 10
+RISING, FALLING = (-0.4, 0.6), (0.5, -0.5)  # intensities under the scalp and in the centre
+
+
+def heads(seed=0):
+    """(K, 48, 48) disks of several radii and places."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.ogrid[:SIZE, :SIZE]
+    disks = random.uniform((21, 21, 14), (26, 26, 19), (SLICES, 3))
+    return np.stack([(rows - row) ** 2 + (columns - column) ** 2 < radius**2 for row, column, radius in disks])
+
+
+def contrast(head, between, seed=0):
+    """Slices of a contrast: from one intensity to another with depth, bright scalp, an anatomy of its own each."""
+    random = np.random.default_rng(seed)
+    anatomy = np.repeat(np.repeat(random.uniform(-0.25, 0.25, (len(head), SIZE // 4, SIZE // 4)), 4, 1), 4, 2)
+    layers = depth_layers(head)
+    inside = np.interp(layers, (0, LAYERS - 1), between) + anatomy * np.sign(between[1] - between[0])
+    return np.where(layers >= 0, inside, np.where(head, 0.8, -1)).astype(np.float32)
+
+
+HEAD = heads()
+SOURCE, TARGET = contrast(HEAD, FALLING), contrast(HEAD, RISING)
+
+
+def cohort(slices, head=HEAD):
+    profile = depth_profile([(slices, depth_layers(head))])
+    return Cohort(profile, spread([(slices, head)]), np.quantile(slices[head], np.linspace(0, 1, 500)))
+
+
+COHORTS = cohort(SOURCE), cohort(TARGET)
+
+
+def scan(translation, source=SOURCE, head=HEAD, pixel_mm=(2.0, 2.0)):
+    return Translated(source, np.asarray(translation, np.float32), head, depth_layers(head), pixel_mm)
+
+
+def triggered(translation, cohorts=COHORTS, pixel_mm=2.0, **options):
+    """The names of the detectors that trip."""
+    values = measure([scan(translation, pixel_mm=(pixel_mm, pixel_mm), **options)], *cohorts)
+    metrics = {f"detectors/a_to_b/{name}": value for name, value in values.items()}
+    return {verdict.name for verdict in check_failures(metrics, pixel_mm) if verdict.triggered}
+
+
+def value(name, translation, cohorts=COHORTS, **options):
+    return measure([scan(translation, **options)], *cohorts).get(name)
+
+
+# ── what must not trip any ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_true_target_trips_nothing():
+    assert triggered(TARGET) == set()
+    components = {f"shift_{axis}_{unit}" for axis in "xy" for unit in ("px", "mm")}
+    of_more_than_this = {"opposed_shifts", "growing_shift"}
+    assert measure([scan(TARGET)], *COHORTS).keys() == FAILURE_CHECKS.keys() - of_more_than_this | components
+
+
+def test_a_noisy_target_trips_nothing():
+    noise = np.random.default_rng(5).normal(0, 0.2, TARGET.shape)
+    assert triggered(TARGET + noise) == set()
+
+
+# ── contrast inversion ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_layers_run_from_under_the_scalp_to_the_centre():
+    head = np.zeros((1, 41, 41), bool)
+    rows, columns = np.ogrid[:41, :41]
+    head[0] = (rows - 20) ** 2 + (columns - 20) ** 2 < 16**2
+    line = depth_layers(head)[0, 20]
+    assert line[20] == LAYERS - 1
+    assert (line[:9] == -1).all()  # air up to 4, then a quarter of the 16 pixels to the centre
+    assert (np.diff(line[9:21]) >= 0).all() and line[9] == 0
+    np.testing.assert_array_equal(line, line[::-1])
+
+
+def test_the_profile_is_the_mean_of_each_layer_over_all_slices():
+    layers = np.array([[[0, 1, -1]], [[1, 1, -1]]])
+    profile = depth_profile([(np.array([[[2.0, 3.0, 9.0]], [[5.0, 7.0, 9.0]]]), layers)])
+    assert profile[:2].tolist() == [2, 5]
+    assert np.isnan(profile[2:]).all()
+
+
+def test_an_inverted_target_trips():
+    assert triggered(-TARGET) == {"contrast_inversion"}
+    assert value("contrast_inversion", -TARGET) == pytest.approx(-value("contrast_inversion", TARGET))
+
+
+def test_an_inverted_inside_trips_though_the_scalp_and_the_histogram_are_right():
+    inside = depth_layers(HEAD) >= 0
+    turned = np.where(inside, 2 * TARGET[inside].mean() - TARGET, TARGET)
+    assert triggered(turned) == {"contrast_inversion"}
+
+
+def test_a_source_with_the_targets_histogram_trips_where_the_contrasts_are_opposed():
+    order = np.argsort(np.argsort(SOURCE[HEAD]))
+    matched = SOURCE.copy()
+    matched[HEAD] = np.sort(TARGET[HEAD])[order]
+    assert triggered(matched) == {"contrast_inversion"}
+
+
+def test_a_contrast_without_a_profile_is_not_judged():
+    level = Cohort(np.full(LAYERS, 0.1), 0.5, COHORTS[1].quantiles)
+    assert value("contrast_inversion", -TARGET, (COHORTS[0], level)) is None
+    assert value("contrast_inversion", np.where(HEAD, 0.2, -1)) is None
+    assert value("contrast_inversion", np.where(HEAD, -0.1 * TARGET, -1)) is None
+
+
+# ── spatial shift ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("pixels", [(2, 0), (0, -3), (2, 2)])
+def test_a_shifted_target_trips_by_as_many_millimetres(pixels):
+    shifted = np.roll(TARGET, pixels, axis=(1, 2))
+    assert triggered(shifted) == {"spatial_shift_mm"}
+    assert value("spatial_shift_mm", shifted) == pytest.approx(2 * np.hypot(*pixels), abs=0.3)
+
+
+def test_pixels_that_are_not_square_are_counted_along_their_axis():
+    shifted = np.roll(TARGET, 2, axis=2)
+    assert value("spatial_shift_mm", shifted, pixel_mm=(5.0, 0.5)) == pytest.approx(1.0, abs=0.15)
+    assert value("shift_y_px", shifted, pixel_mm=(5.0, 0.5)) == pytest.approx(2.0, abs=0.1)
+    assert value("shift_y_mm", shifted, pixel_mm=(5.0, 0.5)) == pytest.approx(1.0, abs=0.05)
+    assert value("shift_x_mm", shifted, pixel_mm=(5.0, 0.5)) == pytest.approx(0, abs=0.15)
+
+
+def test_more_than_half_a_pixel_trips_and_less_does_not():
+    for pixels, trips in ((0.2, False), (0.35, False), (0.65, True), (0.8, True)):
+        shifted = np.stack([shift(image, (pixels, 0), order=1, mode="nearest") for image in TARGET])
+        assert ("spatial_shift_mm" in triggered(shifted)) is trips
+        assert value("shift_x_px", shifted) == pytest.approx(pixels, abs=0.1)
+
+
+def test_neither_contrast_nor_its_sign_is_taken_for_a_shift():
+    for translation in (TARGET, -TARGET, SOURCE):
+        assert value("spatial_shift_mm", translation) == pytest.approx(0, abs=0.2)
+
+
+def test_slices_shifted_each_its_own_way_have_no_shift_in_common():
+    offsets = [(8, 0), (-8, 0), (0, 8), (0, -8), (6, 6)] * 2
+    shifted = np.stack([np.roll(image, offset, axis=(0, 1)) for image, offset in zip(TARGET, offsets, strict=True)])
+    assert value("spatial_shift_mm", shifted) is None
+
+
+# ── identity collapse ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_copy_trips():
+    assert value("identity_collapse", SOURCE) == 0
+    assert "identity_collapse" in triggered(SOURCE)
+
+
+def test_a_copy_with_a_little_noise_trips():
+    assert "identity_collapse" in triggered(SOURCE + np.random.default_rng(0).normal(0, 0.03, SOURCE.shape))
+
+
+def test_the_value_is_the_change_over_the_least_that_would_do():
+    quantiles = np.linspace(-0.5, 0.5, 100)
+    cohorts = [Cohort(np.zeros(LAYERS), 0.3, quantiles), Cohort(np.zeros(LAYERS), 0.3, quantiles + 0.1)]  # 0.1 apart
+    assert value("identity_collapse", SOURCE + 0.04, cohorts) == pytest.approx(0.4, rel=1e-3)
+    cohorts[1] = Cohort(np.zeros(LAYERS), 0.3, quantiles + 0.8)  # further than half an SD
+    expected = 0.04 / (np.std(SOURCE[HEAD]) / 2)
+    assert value("identity_collapse", SOURCE + 0.04, cohorts) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_copy_is_not_judged_where_the_contrasts_are_alike():
+    nearly = Cohort(COHORTS[0].profile, COHORTS[0].spread, COHORTS[0].quantiles + 0.04)
+    for other in (COHORTS[0], nearly):
+        assert value("identity_collapse", SOURCE, (COHORTS[0], other)) is None
+        assert triggered(SOURCE, (COHORTS[0], other)) == set()
+
+
+# ── mode collapse ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("picture", ["a constant", "one slice", "their mean"])
+def test_one_picture_for_all_sources_trips(picture):
+    image = {"a constant": np.full((SIZE, SIZE), 0.1), "one slice": TARGET[3], "their mean": TARGET.mean(0)}[picture]
+    same = np.repeat(image[None], SLICES, axis=0)
+    assert "mode_collapse" in triggered(same)
+    assert value("mode_collapse", same) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_true_target_differs_from_slice_to_slice_as_it_should():
+    assert value("mode_collapse", TARGET) == pytest.approx(1)
+
+
+def test_sources_that_are_alike_may_have_translations_that_are():
+    source, target, head = (np.repeat(stack[:1], SLICES, axis=0) for stack in (SOURCE, TARGET, HEAD))
+    small = np.random.default_rng(0).normal(0, 0.03, source.shape).astype(np.float32)
+    assert "mode_collapse" not in triggered(target + small, source=source + small, head=head)
+    assert value("mode_collapse", target, source=source, head=head) is None
+
+
+def test_the_spread_is_the_standard_deviation_at_a_place():
+    values = np.array([1.0, 2.0, 6.0])  # their SD is the root of 7
+    stacks = [
+        (np.full((1, 4, 4), value), np.ones((1, 4, 4), bool)) if value < 6
+        else (np.full((1, 6, 8), value), np.ones((1, 6, 8), bool))  # laid centre on centre
+        for value in values
+    ]  # fmt: skip
+    assert spread(stacks) == pytest.approx(np.sqrt(7))
+    assert np.isnan(spread(stacks[:1]))

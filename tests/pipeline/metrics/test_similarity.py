@@ -1,0 +1,226 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+from skimage.metrics import structural_similarity
+
+from pipeline.metrics.similarity import intensity_distance, mae, nmi, nrmse, psnr, slice_ratio, ssim, ssim_map
+
+
+@pytest.fixture
+def two_slices():
+    generator = np.random.default_rng(0)
+    real = ndimage.gaussian_filter(generator.standard_normal((24, 20)), 2) * 3
+    return np.clip(real + 0.2 * generator.standard_normal(real.shape), -1, 1), np.clip(real, -1, 1)
+
+
+def test_errors_of_a_hand_made_image():
+    real = np.array([[0.0, 1.0], [0.5, -1.0]])
+    prediction = np.array([[0.5, 1.0], [0.5, 0.0]])
+    assert mae(prediction, real) == pytest.approx(1.5 / 4)
+    assert nrmse(prediction, real) == pytest.approx(np.sqrt(1.25 / 4) / 2)  # the real image spans -1 to 1
+    assert psnr(prediction, real, data_range=2) == pytest.approx(10 * np.log10(4 / (1.25 / 4)))
+
+
+def test_a_mask_leaves_everything_else_out():
+    real = np.array([[0.0, 1.0], [0.5, -1.0]])
+    prediction = np.array([[0.5, 1.0], [9.0, 9.0]])
+    mask = np.array([[True, True], [False, False]])
+    assert mae(prediction, real, mask) == pytest.approx(0.25)
+    assert nrmse(prediction, real, mask) == pytest.approx(np.sqrt(0.125))
+    assert psnr(prediction, real, 2, mask) == pytest.approx(10 * np.log10(4 / 0.125))
+
+
+def test_background_that_is_exactly_right_raises_a_whole_image_psnr_by_its_share():
+    real, prediction = np.zeros((8, 8)), np.zeros((8, 8))
+    mask = np.zeros((8, 8), bool)
+    mask[:4, :4] = True  # a quarter
+    prediction[mask] = 0.3
+    gain = psnr(prediction, real, 2) - psnr(prediction, real, 2, mask)
+    assert gain == pytest.approx(10 * np.log10(4))
+
+
+def test_identical_images_have_infinite_psnr_and_ssim_one(two_slices):
+    _, real = two_slices
+    assert psnr(real, real, 2) == float("inf")
+    assert ssim(real, real, 2) == pytest.approx(1)
+    assert mae(real, real) == nrmse(real, real) == 0
+
+
+def test_nrmse_over_constant_voxels_is_not_a_number():
+    assert np.isnan(nrmse(np.ones((3, 3)), np.zeros((3, 3))))
+
+
+def slow_ssim_at(prediction, real, row, column, data_range):
+    """The formula of Wang et al. 2004 at one pixel, with an 11 x 11 Gaussian window of sigma 1.5."""
+    offsets = np.arange(-5, 6)
+    weights = np.exp(-(offsets**2) / (2 * 1.5**2))
+    weights = np.outer(weights, weights) / weights.sum() ** 2
+    x = prediction[row - 5 : row + 6, column - 5 : column + 6]
+    y = real[row - 5 : row + 6, column - 5 : column + 6]
+    mean_x, mean_y = (weights * x).sum(), (weights * y).sum()
+    variance_x, variance_y = (weights * (x - mean_x) ** 2).sum(), (weights * (y - mean_y) ** 2).sum()
+    covariance = (weights * (x - mean_x) * (y - mean_y)).sum()
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    return ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
+        (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
+    )
+
+
+def test_ssim_is_the_formula_of_its_paper(two_slices):
+    prediction, real = two_slices
+    expected = [[slow_ssim_at(prediction, real, row, column, 2) for column in range(5, 15)] for row in range(5, 19)]
+    np.testing.assert_allclose(ssim_map(prediction, real, 2)[5:-5, 5:-5], expected, atol=1e-10)
+    assert ssim(prediction, real, 2) == pytest.approx(np.mean(expected))
+
+
+@pytest.mark.parametrize("shape", [(11, 30), (40, 33), (12, 11, 13), (18, 20, 16)])
+def test_ssim_is_scikit_images(shape):
+    random = np.random.default_rng(0)
+    real = np.clip(ndimage.gaussian_filter(random.standard_normal(shape), 2) * 4 - 0.5, -1, 1)  # with flat air
+    prediction = np.clip(real + 0.1 * random.standard_normal(shape), -1, 1)
+    for kind, tolerance in ((np.float64, 1e-12), (np.float32, 1e-4)):  # float32 loses digits, there as here
+        a, b = prediction.astype(kind), real.astype(kind)
+        mean, plainly = structural_similarity(
+            b, a, data_range=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
+        )
+        values = ssim_map(a, b, 2)
+        assert values.dtype == kind
+        np.testing.assert_allclose(values, plainly, atol=tolerance, rtol=0)
+        assert ssim(a, b, 2) == pytest.approx(mean, abs=1e-6)
+
+
+def test_masked_ssim_is_the_mean_of_the_map_over_the_mask(two_slices):
+    prediction, real = two_slices
+    mask = np.zeros(real.shape, bool)
+    mask[8, 9] = mask[12, 7] = True
+    expected = np.mean([slow_ssim_at(prediction, real, *at, 2) for at in ((8, 9), (12, 7))])
+    assert ssim(prediction, real, 2, mask) == pytest.approx(expected)
+
+
+def test_ssim_depends_on_the_data_range_it_is_told(two_slices):
+    assert ssim(*two_slices, 2) > ssim(*two_slices, 1)
+
+
+def test_ssim_of_a_volume_uses_a_window_along_all_three_axes():
+    generator = np.random.default_rng(0)
+    real = generator.standard_normal((12, 12, 12))
+    shuffled = real[[1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10]]
+    assert ssim(shuffled, real, 2) == pytest.approx(ssim(shuffled.transpose(1, 2, 0), real.transpose(1, 2, 0), 2))
+    assert ssim(shuffled, real, 2) < 0.9
+
+
+def test_ssim_of_an_image_smaller_than_its_window_is_a_clear_error():
+    with pytest.raises(ValueError, match=r"SSIM needs at least 11 voxels along each axis .* 10x32x32"):
+        ssim(np.zeros((10, 32, 32)), np.zeros((10, 32, 32)), 2)
+
+
+@pytest.mark.parametrize("metric", [mae, nrmse, lambda a, b: psnr(a, b, 2), lambda a, b: ssim(a, b, 2)])
+def test_different_shapes_are_a_clear_error(metric):
+    with pytest.raises(ValueError, match=r"\(16, 16\) and the real image \(16, 1\)"):
+        metric(np.zeros((16, 16)), np.zeros((16, 1)))
+
+
+def test_an_empty_or_misshapen_mask_is_a_clear_error():
+    image = np.zeros((16, 16))
+    with pytest.raises(ValueError, match="the mask is empty"):
+        mae(image, image, np.zeros((16, 16), bool))
+    with pytest.raises(ValueError, match=r"the mask has shape \(16,\)"):
+        psnr(image, image, 2, np.ones(16, bool))
+
+
+def test_nmi_is_the_entropies_over_the_joint_entropy():
+    real = np.repeat([0.0, 1.0], 8)
+    prediction = np.tile(np.repeat([0.0, 1.0], 4), 2)
+    prediction[:2] = 1  # joint shares: 2, 6, 4 and 4 sixteenths
+    joint = np.array([2, 6, 4, 4]) / 16
+
+    def entropy(shares):
+        return -np.sum(shares * np.log(shares))
+
+    entropies = entropy(np.array([0.5, 0.5])) + entropy(np.array([6, 10]) / 16)
+    assert nmi(prediction, real) == pytest.approx(entropies / entropy(joint))
+
+
+def test_nmi_is_two_for_any_recolouring_and_one_for_what_says_nothing():
+    generator = np.random.default_rng(0)
+    real = generator.integers(0, 10, (30, 40, 50)) / 10
+    for recoloured in (real, -real, 5 * real + 3, generator.permutation(10)[(real * 10).round().astype(int)]):
+        assert nmi(recoloured, real) == pytest.approx(2)
+    assert nmi(np.zeros_like(real), real) == pytest.approx(1)
+    assert nmi(generator.random(real.shape), real) < 1.01
+
+
+def test_nmi_falls_with_noise_and_sees_the_mask_only(two_slices):
+    _, real = two_slices
+    noise = np.random.default_rng(0).standard_normal(real.shape)
+    values = [nmi(real + amount * noise, real) for amount in (0, 0.02, 0.2)]
+    assert values == sorted(values, reverse=True) and values[0] == pytest.approx(2) and values[2] < values[1] < 1.9
+    mask = np.zeros(real.shape, bool)
+    mask[:12] = True
+    assert nmi(np.where(mask, real, noise), real, mask) == pytest.approx(2)
+
+
+def test_nmi_of_a_constant_target_or_a_broken_prediction_is_not_a_number():
+    image = np.linspace(0, 1, 16)
+    assert np.isnan(nmi(image, np.zeros(16))) and np.isnan(nmi(np.full(16, np.nan), image))
+
+
+def test_the_slice_ratio_of_a_hand_made_stack():
+    real, prediction = np.zeros((3, 1, 2)), np.zeros((3, 1, 2))
+    real[:, 0, 0] = [0, 1, 3]  # differences 1 and 2
+    prediction[:, 0, 0] = [0, -2, 2]  # 2 and 4
+    real[:, 0, 1] = prediction[:, 0, 1] = [0, 9, 0]
+    mask = np.array([True, False]) & np.ones((3, 1, 2), bool)
+    assert slice_ratio(prediction, real, mask) == pytest.approx(2)
+    mask[2] = False  # its pair needs both voxels
+    prediction[1, 0, 0] = -5
+    assert slice_ratio(prediction, real, mask) == pytest.approx(5)
+
+
+@pytest.fixture(scope="module")
+def stack():
+    real = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((20, 24, 24)), 2) * 5
+    mask = np.zeros(real.shape, bool)
+    mask[2:-2, 3:-3, 4:-4] = True
+    return real, mask
+
+
+def test_slices_that_jump_raise_the_slice_ratio_and_smoothing_lowers_it(stack):
+    real, mask = stack
+    generator = np.random.default_rng(1)
+    noise, jitter = generator.standard_normal(real.shape), generator.standard_normal((len(real), 1, 1))
+    for disturbance in (noise, jitter):  # voxel by voxel, or each slice's brightness
+        ratios = [slice_ratio(real + amount * disturbance, real, mask) for amount in (0, 0.05, 0.2, 0.5)]
+        assert ratios[0] == 1 and (np.diff(ratios) > 0.02).all()
+    assert slice_ratio(ndimage.gaussian_filter1d(real, 2, axis=0), real, mask) < 0.8
+    assert slice_ratio(np.roll(real, 2, axis=1) + 3, real, mask) == pytest.approx(1, abs=0.1)  # no matter what it shows
+
+
+def test_both_planes_across_the_slices_give_the_same_slice_ratio(stack):
+    real, mask = stack
+    prediction = real + 0.3 * np.random.default_rng(1).standard_normal(real.shape)
+    ratio = slice_ratio(prediction, real, mask)
+    sums = np.zeros((2, 2))
+    for plane in (1, 2):
+        for position in range(real.shape[plane]):
+            a, b, inside = (image.take(position, plane) for image in (prediction, real, mask))
+            both = inside[1:] & inside[:-1]
+            sums[plane - 1] += [np.abs(np.diff(image, axis=0))[both].sum() for image in (a, b)]
+    assert sums[0, 0] / sums[0, 1] == pytest.approx(ratio) and sums[1, 0] / sums[1, 1] == pytest.approx(ratio)
+
+
+def test_a_single_slice_or_one_that_never_changes_has_no_slice_ratio(stack):
+    real, mask = stack
+    assert np.isnan(slice_ratio(real[:1], real[:1], mask[:1]))
+    assert np.isnan(slice_ratio(real, np.zeros_like(real), mask))
+    assert np.isnan(slice_ratio(real, real, np.arange(20)[:, None, None] % 2 == np.zeros_like(mask)))
+    with pytest.raises(ValueError, match="they must match"):
+        slice_ratio(real, real[1:], mask)
+
+
+def test_the_intensity_distance_is_how_far_the_histogram_moves():
+    values = np.linspace(-1, 0, 50)
+    assert intensity_distance(values, values[::-1].reshape(5, 10) + 0.3) == pytest.approx(0.3)
+    assert intensity_distance(np.array([0.0, 1.0]), np.array([0.0, 0.0, 1.0, 1.0])) == pytest.approx(0)
+    with pytest.raises(ValueError, match="at least one voxel"):
+        intensity_distance(values, np.array([]))

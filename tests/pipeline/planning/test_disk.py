@@ -1,0 +1,110 @@
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.config.schema import Config
+from pipeline.data.case import Case
+from pipeline.data.slice_cache import case_key
+from pipeline.planning import disk as plan_disk
+from pipeline.planning.disk import DiskNeed, disk_needs, disk_text, warn_of_full_disks
+from pipeline.runs.prepare import chain_settings
+
+GIB = 1 << 30
+
+
+def free(monkeypatch, room):
+    """Let the disk that holds a folder have `room[its name]` bytes free and, by its name, be another file system."""
+    real = plan_disk._nearest_existing
+
+    def disk_of(path):
+        return next((name for name in room if name in path.parts), "other")
+
+    class Place(SimpleNamespace):
+        def stat(self):
+            return SimpleNamespace(st_dev=self.disk)
+
+    monkeypatch.setattr(plan_disk, "_nearest_existing", lambda folder: Place(disk=disk_of(folder), path=real(folder)))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(total=100 * GIB, free=room[place.disk]))
+
+
+def test_file_systems_are_looked_at_one_by_one(tmp_path, monkeypatch, capsys):
+    needs = [
+        DiskNeed("slice store", tmp_path / "large" / "store", 30 * GIB),
+        DiskNeed("checkpoints", tmp_path / "small" / "run" / "checkpoints", 4 * GIB),
+        DiskNeed("translated volumes", tmp_path / "small" / "run" / "translated", 3 * GIB, 1 * GIB),
+    ]
+    free(monkeypatch, {"large": 40 * GIB, "small": 6 * GIB})
+    warn_of_full_disks(needs)
+    assert capsys.readouterr().err == ""  # 4 and 2 are still to come, and 6 are free
+    free(monkeypatch, {"large": 29 * GIB, "small": 5 * GIB})
+    warn_of_full_disks(needs)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == (
+        f"warning: the disk of {tmp_path}/large/store has 29.0 GiB free, and some 30.0 GiB are to be written there "
+        f"(slice store 30.0 GiB in {tmp_path}/large/store); free some, or set preprocess.store or output to another "
+        "disk"
+    )
+    assert f"has 5.0 GiB free, and some 6.0 GiB are to be written there (checkpoints 4.0 GiB in {tmp_path}" in second
+    assert "translated volumes 2.0 GiB in" in second
+
+
+def test_what_is_no_disk_is_not_warned_of(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(total=0, free=0))  # as of /proc
+    warn_of_full_disks([DiskNeed("slice store", tmp_path, GIB)])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A configuration, and two training images of which one is in the store."""
+    data = {"source": "nifti", "folder": tmp_path, "patterns": {"T1": "{subject}_T1.nii", "T2": "{subject}_T2.nii"}}
+    config = Config.model_validate(
+        {
+            "name": "small", "output": tmp_path / "run", "data": data,
+            "preprocess": {"size": 64, "store": tmp_path / "store"}, "generator": {"type": "resnet"},
+        }
+    )  # fmt: skip
+    cases = [Case("a", "", kind, tmp_path / f"a_{kind}.nii") for kind in ("T1", "T2")]
+    for case in cases:
+        case.path.write_bytes(b"image")
+    settings = {**chain_settings(config.preprocess), "min_foreground": config.preprocess.min_foreground}
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / f"{case_key(cases[0].path, settings)}.npy").write_bytes(bytes(1000))
+    return config, cases
+
+
+def test_what_is_written_is_counted_and_what_is_there_taken_off(small, tmp_path):
+    config, cases = small
+    store, checkpoints, translated = disk_needs(config, cases, slices=10, checkpoint=500, voxels=100)
+    assert (store.size, store.present) == (10 * 64 * 64 * 2, 1000)
+    assert (checkpoints.size, checkpoints.present, checkpoints.folder) == (1500, 0, tmp_path / "run" / "checkpoints")
+    assert (translated.size, translated.present) == (pytest.approx(100 * 2 * 0.4), 0)
+
+
+def test_a_run_that_has_begun_has_its_store_and_links_count_once(small, tmp_path):
+    config, cases = small
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "latest.pt").write_bytes(bytes(500))
+    (folder / "best.pt").hardlink_to(folder / "latest.pt")
+    store, checkpoints, _ = disk_needs(config, cases, slices=10, checkpoint=500, voxels=100)
+    assert store.present == store.size and (checkpoints.size, checkpoints.present) == (1500, 500)
+
+
+def test_volumes_that_are_not_written_take_no_room(small):
+    config, cases = small
+    plain = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"translate": False})})
+    assert [need.name for need in disk_needs(plain, cases, slices=1, checkpoint=1, voxels=9)] == [
+        "slice store", "checkpoints",
+    ]  # fmt: skip
+
+
+def test_the_text_says_what_lies_where(tmp_path, monkeypatch):
+    free(monkeypatch, {"store": 5 * GIB, "run": 7 * GIB})
+    needs = [DiskNeed("slice store", tmp_path / "store", 2 * GIB, GIB), DiskNeed("checkpoints", tmp_path / "run", GIB)]
+    assert disk_text(needs).splitlines() == [
+        "disk       3.0 GiB in all",
+        f"           2.0 GiB slice store, of which 1.0 GiB are there, in {tmp_path}/store (5.0 GiB free)",
+        f"           1.0 GiB checkpoints, in {tmp_path}/run (7.0 GiB free)",
+    ]

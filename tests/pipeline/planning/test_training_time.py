@@ -1,0 +1,122 @@
+import json
+
+import pytest
+import torch
+
+from pipeline import dry_run as plan
+from pipeline.config.schema import Config
+from pipeline.planning import training_time as plan_time
+from pipeline.planning.training_time import cpu_pace, duration, measured_pace, seconds, step_operations, time_text
+from pipeline.runs.folder import RunFolder
+
+
+def config(**sections):
+    base = {
+        "name": "small",
+        "data": {"source": "phantom"},
+        "preprocess": {"size": 32},
+        "generator": {"type": "resnet", "width": 2, "downs": 1, "blocks": 1},
+        "discriminator": {"width": 2, "layers": 1},
+    }
+    return Config.model_validate(base | sections)
+
+
+def multiplications(layers):
+    """Two operations for each weight at each of the pixels where it is used: (weights, pixels)."""
+    return sum(2 * weights * pixels for weights, pixels in layers)
+
+
+def test_a_steps_operations_are_those_of_its_convolutions_counted_by_hand():
+    """Regression from pairs: each of two networks passes once; back, each layer makes two gradients, the first one."""
+    settings = config(split={"pairing": "paired"}, method={"type": "pix2pix", "adversarial_weight": 0.0})
+    down, up = (1 * 2 * 7 * 7, 32 * 32), (2 * 1 * 7 * 7, 32 * 32)
+    halve, double = (2 * 4 * 3 * 3, 16 * 16), (4 * 2 * 3 * 3, 16 * 16)
+    blocks = [(4 * 4 * 3 * 3, 16 * 16)] * 2
+    forth = multiplications([down, halve, *blocks, double, up])
+    back = 2 * forth - multiplications([down])  # of the image itself no gradient is wanted
+    assert step_operations(settings, plan._meta_engine(settings)) == 2 * (forth + back)
+
+
+def test_operations_are_the_mean_over_the_rhythm_of_critics_and_generators():
+    def operations(rhythm):
+        method = {"type": "dualgan", "adversarial": "wasserstein", "clip": 0.1, "critic_steps": rhythm}
+        settings = config(method=method)
+        return step_operations(settings, plan._meta_engine(settings))
+
+    one, two, four = map(operations, (1, 2, 4))
+    critics = 2 * two - one  # a step that moves no generator
+    assert 0 < critics < one and four == pytest.approx((one + 3 * critics) / 4)
+
+
+def test_the_pace_is_that_of_real_steps_and_leaves_no_trace(monkeypatch):
+    monkeypatch.setattr(plan_time, "ENOUGH_SECONDS", 0.0)
+    clock = iter([0.0, 0.0, 5.0, 5.0, 7.0, 7.0])  # began; first step 5 s, second 2 s; and whether it is enough
+    monkeypatch.setattr(plan_time.time, "perf_counter", lambda: next(clock))
+    threads, before = torch.get_num_threads(), torch.get_rng_state()
+    assert cpu_pace(config(threads=1, training={"batch_size": 8})) == (2.0 * 8 / 4, 1)
+    assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("training", [{"precision": "fp16"}, {"precision": "bf16"}, {"cuda_graph": True}])
+def test_what_is_meant_for_a_gpu_is_timed_on_the_cpu_as_it_can_be(training, monkeypatch):
+    monkeypatch.setattr(plan_time, "ENOUGH_SECONDS", 0.0)
+    each, threads = cpu_pace(config(training=training))
+    assert each > 0 and threads >= 1
+
+
+def records(folder, marks):
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "latest.pt").touch()
+    lines = [json.dumps({"step": step, "time": moment, name: 1.0}) for step, moment, name in marks]
+    RunFolder(folder).metrics.write_text("\n".join(lines) + "\n")
+
+
+def test_a_run_that_has_begun_tells_its_own_pace(tmp_path, capsys):
+    """0.3 s a step in the median; the night between two sittings and the validation's records do not count."""
+    marks = [(10, 100, "train/a"), (20, 103, "train/a"), (20, 140, "validation/score"), (30, 106, "train/a"),
+             (40, 99_106, "train/a"), (50, 99_109, "train/a")]  # fmt: skip
+    records(tmp_path / "run", marks)
+    assert measured_pace(RunFolder(tmp_path / "run")) == (50, pytest.approx(0.3))
+    text = time_text(config(output=tmp_path / "run"), None, 12_050, 0)
+    assert text == "time       training 60 minutes for 12,000 steps to come, at 300 ms a step as measured so far"
+
+    complete = time_text(config(output=tmp_path / "run"), None, 50, 0)
+    assert complete == "time       training complete after 50 steps, at 300 ms a step as measured so far"
+
+
+def test_a_run_without_records_tells_no_pace(tmp_path):
+    assert measured_pace(RunFolder(tmp_path)) == (0, None)
+    records(tmp_path / "run", [(10, 100, "train/a")])
+    assert measured_pace(RunFolder(tmp_path / "run")) == (10, None)
+    records(tmp_path / "unsaved", [(10, 100, "train/a"), (20, 103, "train/a")])
+    (tmp_path / "unsaved" / "checkpoints" / "latest.pt").unlink()
+    assert measured_pace(RunFolder(tmp_path / "unsaved")) == (0, None)
+
+
+def test_the_last_steps_count_though_their_losses_were_not_due_to_be_logged(tmp_path):
+    records(tmp_path / "run", [(10, 100, "train/a"), (20, 103, "train/a"), (25, 140, "validation/score")])
+    text = time_text(config(output=tmp_path / "run"), None, 25, 0)
+    assert text.startswith("time       training complete after 25 steps, ")
+
+
+def test_nothing_is_timed_where_training_would_not_fit_the_memory(monkeypatch):
+    def refused(config):
+        raise AssertionError("it would not fit")
+
+    monkeypatch.setattr(plan_time, "cpu_pace", refused)
+    settings = config()
+    text = time_text(settings, plan._meta_engine(settings), 100, float(1 << 60))
+    assert "time       training on this CPU: not timed, for it takes 1048576.0 TiB" in text
+    assert "training on a GPU some 1 minute, an estimate: 10 ms a step" in text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(3, "1 minute"), (240, "4 minutes"), (5399, "90 minutes"), (19_080, "5.3 hours"), (412_500, "115 hours")],
+)
+def test_a_duration_reads_in_minutes_or_hours(count, text):
+    assert duration(count) == text
+
+
+def test_seconds_of_a_step_read_in_milliseconds_below_one():
+    assert [seconds(0.0123), seconds(1.654)] == ["12 ms", "1.65 s"]

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.reporting.tiles import (
+    as_displayed,
+    colour_bar,
+    error_tile,
+    fitted_text,
+    font,
+    gray_tile,
+    png_bytes,
+    resized,
+    save_png,
+    sheet,
+)
+
+
+def test_the_left_front_of_the_head_is_shown_top_right():
+    axial = np.zeros((4, 6))  # (R, A)
+    axial[0, 5] = 1  # most to the left, most anterior
+    shown = as_displayed(axial)
+    assert shown.shape == (6, 4)
+    assert np.argwhere(shown).tolist() == [[0, 3]]
+
+
+def test_the_right_back_of_the_head_is_shown_bottom_left():
+    axial = np.zeros((4, 6))
+    axial[3, 0] = 1
+    assert np.argwhere(as_displayed(axial)).tolist() == [[5, 0]]
+
+
+def test_gray_levels_span_the_window_and_clip_outside_it():
+    tile = gray_tile(np.array([[-1.0, 0.0, 1.0, -3.0, 3.0, np.nan]]))
+    assert tile.dtype == np.uint8 and tile.shape == (1, 6, 3)
+    assert tile[0, :, 0].tolist() == [0, 128, 255, 0, 255, 0]
+    assert (tile == tile[..., :1]).all()
+
+
+def test_a_constant_image_has_a_gray_level_whatever_its_window():
+    assert gray_tile(np.full((2, 2), 5.0), 5.0, 5.0).max() == 0
+
+
+def test_error_colours_get_brighter_with_the_error():
+    brightness = error_tile(np.linspace(0, 1, 11)[None]).sum(axis=2)[0].astype(int)
+    assert (np.diff(brightness) > 0).all()
+    assert error_tile(np.array([[np.nan, -1.0, 2.0]]))[0].tolist() == error_tile(np.array([[0.0, 0, 1]]))[0].tolist()
+
+
+def test_the_colour_bar_runs_from_the_darkest_to_the_brightest_colour():
+    bar = colour_bar(100, "100 %")
+    assert bar.shape[1] == 100
+    assert bar[0, 0].tolist() == error_tile(np.zeros((1, 1)))[0, 0].tolist()
+    assert bar[0, -1].tolist() == error_tile(np.ones((1, 1)))[0, 0].tolist()
+
+
+def test_resizing_to_the_same_size_changes_nothing():
+    tile = np.random.default_rng(0).integers(0, 255, (5, 7, 3), dtype=np.uint8)
+    assert np.array_equal(resized(tile, 5, 7), tile)
+    assert resized(tile, 10, 21).shape == (10, 21, 3)
+
+
+@pytest.mark.parametrize("text", ["T1 → T2", "a contrast whose name is longer than its picture", "two\nlines"])
+def test_text_is_one_line_that_fits(text):
+    shown = fitted_text(text, 90, 15)
+    assert font(15).getlength(shown) <= 90 and "\n" not in shown
+    assert shown == text or shown.endswith("…") or shown == "two lines"
+
+
+def test_the_font_draws_arrows_and_greek_apart():
+    drawn = [bytes(font(20).getmask(letter)) for letter in "→λЖé"]
+    assert len(set(drawn)) == 4
+
+
+def test_a_sheet_holds_its_tiles_unchanged_and_centres_the_small_ones():
+    big, small = np.full((40, 60, 3), 200, dtype=np.uint8), np.full((20, 30, 3), 90, dtype=np.uint8)
+    picture = sheet([[big, None], [small, big]], column_labels=["a", "b"], row_labels=["x", "y"], title="t", footer="f")
+    grays = (picture == 200).all(axis=2)
+    assert grays.sum() == 2 * big[..., 0].size
+    rows, columns = np.nonzero((picture == 90).all(axis=2))
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (20, 30)
+    first_columns = np.nonzero(grays[: rows.min() - 15])[1]  # above the second row of tiles
+    assert abs(columns.mean() - first_columns.mean()) <= 1
+
+
+def test_a_saved_picture_reads_back_as_it_was(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 255, (9, 11, 3), dtype=np.uint8)
+    save_png(picture, tmp_path / "new" / "picture.png")
+    with Image.open(tmp_path / "new" / "picture.png") as opened:
+        assert np.array_equal(np.asarray(opened), picture)
+    assert (tmp_path / "new" / "picture.png").read_bytes() == png_bytes(picture)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["picture.png"]

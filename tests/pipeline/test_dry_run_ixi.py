@@ -1,0 +1,109 @@
+"""`--dry-run configs/ixi.yaml` on a cohort of IXI's size and headers: steps, hours, disk and subjects."""
+
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ixi_like import ixi_cohort, write_ixi_headers
+
+from pipeline.planning import training_time as plan_time
+from pipeline.run import main
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+GIB = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def ixi(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ixi")
+    write_ixi_headers(folder, ixi_cohort())
+    return folder
+
+
+@pytest.fixture
+def plan(ixi, tmp_path, monkeypatch, capsys):
+    """What the plan of a shipped configuration prints, on a machine of a known pace and disk."""
+    monkeypatch.setattr(plan_time, "cpu_pace", lambda config: (1.65, 2))
+
+    def printed(name, *options, free=500 * GIB):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=free, free=free))
+        where = (f"data.folder={ixi}", f"output={tmp_path / 'run'}", f"preprocess.store={tmp_path / 'store'}")
+        assert main([str(CONFIGS / f"{name}.yaml"), *where, "--dry-run", *options]) == 0
+        assert list(tmp_path.iterdir()) == []
+        return capsys.readouterr()
+
+    return printed
+
+
+def test_the_plan_of_ixi_names_steps_hours_disk_and_subjects(plan):
+    output = plan("ixi")
+    text = output.out
+    assert output.err == ""
+    assert "steps      1,250 an epoch × 200 epochs = 250,000, batch 1" in text
+    assert "time       training on this CPU some 115 hours, an estimate: 1.65 s a step with 2 threads" in text
+    # 313.5 GFLOP at 10 TFLOP/s are 31.35 ms, times 250,000
+    assert "training on a GPU some 2.2 hours, an estimate: 31 ms a step of 314 GFLOP, at 10 TFLOP/s" in text
+    slices = sum(int(row[4]) for row in table_of(text) if row[0] == "train")
+    store = slices * 256**2 * 2 / GIB
+    assert f"{store:.1f} GiB slice store, in " in text
+    assert re.search(r"[34]\.\d GiB checkpoints, in \S*/run/checkpoints \(500\.0 GiB free\)", text)
+    translated = [int(row[2]) for row in table_of(text) if row[0] == "test" and row[1] != "pairs"]
+    voxels = 256**2 * (translated[0] * 150 + translated[1] * 130)
+    assert f"{voxels * 2 * 0.4 / GIB:.1f} GiB translated volumes, in " in text
+    assert re.search(r"^train T1 +IXI\d{3}-\w+-\d+, .* and 201 more$", text, re.MULTILINE)
+    assert "(--verbose names every subject)" in text
+
+
+def test_every_subject_can_be_named_one_a_line(plan):
+    text = plan("ixi", "--verbose").out
+    lines = [re.split(r" {2,}", line) for line in text.splitlines() if re.match(r"(train|validation|test) .*IXI", line)]
+    assert sorted(subject for _, subject, _ in lines) == sorted(ixi_cohort())
+    kinds = Counter((part, contrasts) for part, _, contrasts in lines)
+    table = {(row[0], row[1]): int(row[2]) for row in table_of(text)}
+    assert kinds["train", "T1"] == table["train", "T1"] and kinds["train", "T2"] == table["train", "T2"]
+    assert kinds["test", "T1 T2"] == table["test", "pairs"]
+
+
+@pytest.mark.parametrize("name", ["ixi_pix2pix", "ixi_munit"])
+def test_methods_of_pairs_and_with_halved_rates_make_the_same_steps_and_nothing_is_lost(name, plan):
+    output = plan(name)
+    assert "= 250,000, batch 1" in output.out and "learning rate" not in output.err
+
+
+def test_every_pair_that_is_trained_on_has_to_be_registered(plan):
+    rows = {(row[0], row[1]): int(row[2]) for row in table_of(plan("ixi_pix2pix").out)}
+    text = plan("ixi_pix2pix").out
+    pairs = sum(rows[part, "pairs"] for part in ("train", "validation", "test"))
+    assert pairs > 500 and f" to register {pairs} pairs and " in text
+
+
+def test_fields_of_view_that_differ_matter_to_methods_without_pairs_alone(plan):
+    assert "fields of view differ" in plan("ixi").out
+    assert "of field of view" in plan("ixi", "preprocess.coverage_mm=all").err
+    paired = plan("ixi_pix2pix", "preprocess.coverage_mm=all")
+    assert "field of view" not in paired.err and "fields of view differ" not in paired.out
+
+
+def test_a_rate_that_is_lost_too_early_is_warned_of(plan):
+    output = plan("ixi_munit", "training.steps_per_epoch=null")
+    assert (
+        "warning: the learning rate falls below a thousandth" in output.err
+        and "after step 1,000,000 of 5," in output.err
+    )
+
+
+def test_a_disk_without_room_is_warned_of_by_name(plan, tmp_path):
+    output = plan("ixi", free=3 * GIB)
+    (line,) = output.err.splitlines()
+    assert line.startswith(f"warning: the disk of {tmp_path / 'store'} has 3.0 GiB free, and some ")
+    assert f"in {tmp_path / 'store'}, checkpoints " in line and f"in {tmp_path / 'run' / 'translated'})" in line
+    assert line.endswith("set preprocess.store or output to another disk")
+
+
+def table_of(text):
+    """The rows of the plan's first table, in cells."""
+    rows = (re.split(r" {2,}", line) for line in text.splitlines())
+    return [row for row in rows if len(row) == 5 and row[0] in ("train", "validation", "test")]

@@ -1,0 +1,139 @@
+"""Weights of another run, by method: what is taken over and what begins afresh."""
+
+import pytest
+import torch
+from small_engine import MUNIT, UNIT, batch, config_of, differences, engine_of, saved
+
+from pipeline.data.slice_cache import CHAIN_VERSION
+from pipeline.engines.registry import build_engine
+from pipeline.runs.checkpoint import CheckpointFolder
+from pipeline.training.initial_weights import read_initial_weights
+from pipeline.utils.errors import UserError
+
+METHODS = {
+    "cyclegan": {"type": "cyclegan", "pool_size": 4},
+    "averaged": {"type": "cyclegan", "ema_decay": 0.9},
+    "dualgan": {"type": "dualgan", "adversarial": "wasserstein", "clip": 0.01, "critic_steps": 2},
+    "munit": MUNIT,
+    "unit": UNIT,
+    "cut": {"type": "cut", "head_width": 4, "patches": 8},
+    "spectral": {"type": "cyclegan", "discriminator": {"width": 2, "layers": 1, "spectral_norm": True}},
+}
+
+
+def trained(**options):
+    """An engine that has made three steps."""
+    engine = engine_of(**options)
+    for index in range(3):
+        engine.step(*batch(index))
+    return engine
+
+
+def checkpoint(folder, engine, config):
+    """A checkpoint of a run, with as much as a start reads."""
+    state = {
+        "config": config.model_dump(mode="json"),
+        "chain_version": CHAIN_VERSION,
+        "engine": engine.state_dict(),
+        "position": {"step": 3},
+        "split": {"train": {"T1": ["s1/2020"], "T2": ["s2"]}, "validation": [], "test": ["s3"]},
+    }
+    CheckpointFolder(folder / "checkpoints").save(state, best=True)
+    return folder
+
+
+def start(tmp_path, theirs, ours):
+    """Read the weights of a run of one small configuration for a run of another."""
+    config = config_of(**theirs)
+    source = checkpoint(tmp_path / "source", trained(**theirs), config)
+    other = config_of(**ours)
+    training = other.training.model_copy(update={"start_from": source})
+    return read_initial_weights(other.model_copy(update={"training": training, "output": tmp_path / "run"}))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_was_learnt_is_taken_over_and_the_rest_is_fresh(method, tmp_path):
+    options = METHODS[method]
+    initial_weights = start(tmp_path, options, options)
+    fresh, source = engine_of(weights_seed=5, **options), initial_weights.weights
+    before = saved(fresh)
+    fresh.load_pretrained(initial_weights.weights)
+    after = saved(fresh)
+    learnt = {"averaged", "averaged_steps", *fresh.transferable_components()} & after.keys()
+    assert {"G", "F", "D_A", "D_B"} <= learnt or {"A", "B", "D_A", "D_B"} <= learnt
+    assert differences({name: after[name] for name in learnt}, {name: source[name] for name in learnt}) == set()
+    rest = after.keys() - learnt
+    assert rest >= {"optimiser_generators", "optimiser_discriminators"}
+    assert differences({name: after[name] for name in rest}, {name: before[name] for name in rest}) == set()
+    real_a, _ = batch(7)
+    translated = fresh.translators()["b"](real_a)
+    theirs = build_engine(config_of(**options), torch.device("cpu"))
+    theirs.load_state_dict(source)
+    assert torch.equal(translated, theirs.translators()["b"](real_a))
+
+
+def test_cut_takes_its_heads_and_munit_its_mean_styles_along():
+    assert {"H_G", "H_F"} <= engine_of(**METHODS["cut"]).transferable_components().keys()
+    assert {"style_A", "style_B"} <= engine_of(**METHODS["munit"]).transferable_components().keys()
+
+
+def test_an_average_that_the_other_run_did_not_keep_begins_with_its_weights(tmp_path):
+    initial_weights = start(tmp_path, METHODS["cyclegan"], METHODS["averaged"])
+    engine = engine_of(weights_seed=5, **METHODS["averaged"])
+    engine.load_pretrained(initial_weights.weights)
+    state = saved(engine)
+    assert state["averaged_steps"] == 0
+    averaged = engine.ema.networks.state_dict()
+    assert differences(averaged, engine.generators.state_dict()) == set()
+    assert differences(state["G"], initial_weights.weights["G"]) == set()
+
+
+def test_another_method_with_the_same_networks_may_begin_from_them(tmp_path):
+    initial_weights = start(tmp_path, METHODS["cyclegan"], {"type": "dualgan", "adversarial": "least_squares"})
+    assert initial_weights.record["method"] == "cyclegan"
+    assert (initial_weights.record["run"], initial_weights.record["step"], initial_weights.subjects) == (
+        "small",
+        3,
+        {"s1", "s2"},
+    )
+
+
+def test_what_does_not_fit_is_listed_with_shapes_and_settings(tmp_path):
+    with pytest.raises(UserError) as caught:
+        start(tmp_path, {"width": 3}, {"width": 4})
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("training.start_from: the networks of ") and "are not those of this" in lines[0]
+    first, second, heading, key = (line.strip() for line in lines[1:])
+    assert first.startswith("G: ") and "(3, 1, 4, 4) there, (4, 1, 4, 4) here" in first and second.startswith("F: ")
+    assert (heading, key) == ("settings that differ:", "generator.width: 3 there, 4 here")
+
+
+def test_a_method_with_other_networks_is_refused_by_their_names(tmp_path):
+    with pytest.raises(UserError) as caught:
+        start(tmp_path, METHODS["cyclegan"], METHODS["cut"])
+    assert "H_G: not there" in str(caught.value) and "method.type: 'cyclegan' there, 'cut' here" in str(caught.value)
+
+
+def test_slices_of_another_version_of_the_chain_are_warned_of(tmp_path, capsys):
+    options = METHODS["cyclegan"]
+    start(tmp_path, options, options)
+    assert capsys.readouterr().err == ""
+    path = tmp_path / "source" / "checkpoints" / "best.pt"
+    state = torch.load(path, weights_only=True)
+    del state["chain_version"]  # as in checkpoints that name none: version 1
+    torch.save(state, path)
+    training = config_of(**options).training.model_copy(update={"start_from": path})
+    read_initial_weights(config_of(**options).model_copy(update={"training": training, "output": tmp_path / "run"}))
+    assert capsys.readouterr().err == (
+        f"warning: training.start_from: {path} was trained on slices made otherwise: the chain's version 1 there, "
+        f"{CHAIN_VERSION} here\n"
+    )
+
+
+def test_a_checkpoint_of_another_version_is_one_line(tmp_path):
+    source = tmp_path / "source"
+    CheckpointFolder(source / "checkpoints").save({"config": {}}, best=True)
+    config = config_of()
+    training = config.training.model_copy(update={"start_from": source})
+    with pytest.raises(UserError, match=r"best\.pt: damaged, or of another version \("):
+        read_initial_weights(config.model_copy(update={"training": training, "output": tmp_path / "run"}))

@@ -1,0 +1,264 @@
+import errno
+import io
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from terminal import Terminal
+
+from pipeline.utils.console import (
+    bar,
+    cli_main,
+    echo,
+    on_one_line,
+    one_line,
+    progress,
+    table,
+    warn,
+    warn_below_bars,
+    warnings_as_lines,
+)
+from pipeline.utils.errors import Stopped, UserError
+
+ROOT = Path(__file__).parents[3]
+
+
+def door_that(ending):
+    @cli_main
+    def main(argv=None):
+        """Do something."""
+        if isinstance(ending, BaseException):
+            raise ending
+        return ending
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [
+        (0, 0, ""),
+        (3, 3, ""),
+        (UserError("x.yaml: wrong; mend it"), 2, "error: x.yaml: wrong; mend it\n"),
+        (Stopped(15, "SIGTERM after step 3; saved"), 143, "stopped: SIGTERM after step 3; saved\n"),
+        (Stopped(2, "SIGINT after step 3; saved"), 130, "stopped: SIGINT after step 3; saved\n"),
+        (KeyboardInterrupt(), 130, "stopped: SIGINT; the same command does what is left\n"),
+        (KeyboardInterrupt("SIGINT again; not saved"), 130, "stopped: SIGINT again; not saved\n"),
+        (SystemExit(0), 0, ""),
+        (SystemExit(2), 2, ""),
+    ],
+)
+def test_an_expected_ending_is_one_line_and_an_exit_code(ending, code, said, capsys):
+    assert door_that(ending)([]) == code
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", said)
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        door_that(ZeroDivisionError())()
+
+
+def test_a_door_keeps_its_description():
+    assert door_that(0).__doc__ == "Do something."
+
+
+def test_a_reader_that_leaves_is_no_error():
+    code = (
+        "import sys; from pipeline.utils.console import cli_main, echo\n"
+        "@cli_main\ndef main(argv=None):\n    for _ in range(10_000): echo('line')\n    return 3\n"
+        "sys.exit(main())"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=30) == 3  # as it would have ended with one
+        assert process.stderr.read() == b""
+
+
+def test_a_broken_pipe_of_the_work_itself_is_no_good_end():
+    with pytest.raises(BrokenPipeError):
+        door_that(BrokenPipeError(errno.EPIPE, "Broken pipe"))()
+
+
+FULL = Path("/dev/full")
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is always full")
+
+
+def told(code: str, **streams) -> subprocess.CompletedProcess:
+    """Run code in a process of its own, with its terminal elsewhere."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONUNBUFFERED", None)
+    names = "import sys; from pipeline.utils.console import cli_main, echo, warn, progress"
+    whole = f"{names}\n@cli_main\ndef main(argv=None):\n{code}\nsys.exit(main())"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
+    return subprocess.run([sys.executable, "-c", whole], env=environment, text=True, timeout=30, **pipes)
+
+
+@needs_full
+def test_a_full_disk_behind_the_output_does_not_end_the_work_and_is_said_once():
+    with FULL.open("w") as full:
+        process = told("    echo('a'); echo('b'); warn('end'); return 3", stdout=full)
+    assert process.returncode == 3
+    assert process.stderr == (
+        "warning: standard output cannot be written (No space left on device); going on without it\nend\n"
+    )
+
+
+@needs_full
+def test_where_nothing_can_be_told_the_work_goes_on(tmp_path):
+    code = "    [echo(str(n)) for n in progress(range(3))]; warn('x'); print('y', file=sys.stderr); return 3"
+    with FULL.open("w") as full:
+        process = told(code, stderr=full)
+    assert (process.returncode, process.stdout) == (3, "0\n1\n2\n")
+    with FULL.open("w") as full:
+        assert told("    print('no line of ours', end=''); return 0", stdout=full).returncode == 0
+
+
+def test_a_progress_bar_outlives_its_terminal(monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, _):
+            raise OSError(errno.EIO, "Input/output error")
+
+    for stream in (Gone(), None):
+        monkeypatch.setattr("sys.stderr", stream)
+        assert list(progress(range(3))) == [0, 1, 2]
+
+
+def test_sigterm_is_a_line_and_143_from_the_door_on():
+    before = signal.getsignal(signal.SIGTERM)
+    process = told("    import os, signal\n    os.kill(os.getpid(), signal.SIGTERM)\n    while True: pass")
+    assert (process.returncode, process.stdout) == (143, "")
+    assert process.stderr == "stopped: SIGTERM; the same command does what is left\n"
+    assert door_that(0)() == 0 and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_whoever_has_sigterm_handled_keeps_it(monkeypatch):
+    calls = []
+    before = signal.signal(signal.SIGTERM, lambda *_: calls.append(1))
+    try:
+        assert cli_main(lambda argv: signal.raise_signal(signal.SIGTERM) or 0)() == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert calls == [1]
+
+
+def test_errors_hold_no_terminal_codes_and_no_line_ends_of_file_names(capsys):
+    assert door_that(UserError("a\x1b[31m\nb.nii: wrong:\n  one\n  two\x07"))() == 2
+    assert capsys.readouterr().err == "error: a\\x1b[31m\\nb.nii: wrong:\n  one\n  two\\x07\n"
+
+
+def test_a_message_on_one_line_keeps_its_file_names():
+    odd = Path("b  c\n.nii")
+    assert on_one_line(f"{odd}: first,\n   second\t\n", odd) == "b  c\\n.nii: first, second"
+
+
+def test_messages_and_warnings_go_their_ways(capsys):
+    echo("result")
+    echo()
+    warn("trouble")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("result\n\n", "trouble\n")
+
+
+def test_what_cannot_be_printed_is_written_out(capsys):
+    echo("caf\udce9")
+    warn(one_line("two\nlines\t\x1b[31m größer"))
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("caf\\udce9\n", "two\\nlines\\t\\x1b[31m größer\n")
+
+
+def test_a_table_aligns_text_left_and_numbers_right():
+    assert table(["name", "slices"], [("T1", 5), ("FLAIR", "1,234"), ("n", "-3.5 ± 0.1")]) == (
+        "name       slices\n"
+        "─────  ──────────\n"
+        "T1              5\n"
+        "FLAIR       1,234\n"
+        "n      -3.5 ± 0.1"
+    )  # fmt: skip
+
+
+def test_what_the_terminal_cannot_show_is_escaped(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stream)
+    echo("köpf.nii")
+    assert stream.buffer.getvalue() == b"k\\xf6pf.nii\n"
+
+
+def test_warnings_are_shown_without_their_place_in_the_code(capsys):
+    with warnings_as_lines():
+        warnings.warn("a.nii: odd", stacklevel=1)
+        warnings.warn("for programmers", DeprecationWarning, stacklevel=1)
+    assert capsys.readouterr().err == "warning: a.nii: odd\n"
+
+
+def test_a_column_with_text_in_it_aligns_left():
+    assert table(["a", "b"], [("x", "12"), ("y", "none")]).splitlines()[2:] == ["x  12", "y  none"]
+
+
+def test_a_table_without_rows_is_its_header():
+    assert table(["name", "count"], []) == "name  count\n────  ─────"
+
+
+def test_progress_hands_the_items_on_and_is_silent_when_told(capsys):
+    assert list(progress(iter("abc"), total=3, quiet=True)) == ["a", "b", "c"]
+    assert capsys.readouterr().err == ""
+    assert list(progress(range(3), title="slices", unit="vol")) == [0, 1, 2]
+    assert capsys.readouterr().err == ""  # no terminal, and quickly done
+
+
+def test_a_terminal_has_a_bar_and_warnings_on_lines_of_their_own_below_it(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr("sys.stderr", stream)
+    for _ in progress(range(3), title="slices", unit="vol"):
+        warn_below_bars("trouble")
+    assert "slices: 100%" in stream.getvalue() and "\r" in stream.getvalue()
+    assert stream.getvalue().count("\ntrouble\n") == 3
+
+
+def test_without_a_terminal_long_work_is_at_most_ten_lines(monkeypatch, capsys):
+    monkeypatch.setattr("pipeline.utils.progress.APART_S", 0.0)
+    assert len(list(progress(range(1000), title="slices", unit="vol"))) == 1000
+    lines = capsys.readouterr().err.splitlines()
+    assert [int(line.split()[1]) for line in lines] == list(range(100, 1001, 100))
+    assert lines[0].startswith("slices: 100 of 1000 vol, 00:00 gone, ")
+    with bar(initial=50, total=100, desc="training", unit="step") as training:
+        for _ in range(50):
+            training.set_postfix({"cycle": "1.00"}, refresh=False)
+            training.update()
+    lines = capsys.readouterr().err.splitlines()
+    assert [int(line.split()[1]) for line in lines] == [60, 70, 80, 90, 100]
+    assert all(line.endswith(", cycle=1.00") for line in lines)
+    assert list(progress(iter(range(100)), title="files")) == list(range(100))  # nobody knows how many
+    assert [int(line.split()[1]) for line in capsys.readouterr().err.splitlines()] == [1, 2, 4, 8, 16, 32, 64]
+
+
+def test_without_a_terminal_lines_come_a_minute_apart_and_warnings_have_no_empty_line(monkeypatch, capsys):
+    assert len(list(progress(range(1000)))) == 1000
+    warn_below_bars("trouble")
+    assert capsys.readouterr().err == "trouble\n"
+
+
+def test_a_command_gives_a_warning_once_and_says_how_often_it_would_have(capsys):
+    @cli_main
+    def main(argv=None):
+        for name in "aba":
+            warn(f"warning: {name}")
+            warn("no warning")
+        return 0
+
+    for _ in range(2):  # each command for itself
+        assert main() == 0
+        assert capsys.readouterr().err.splitlines() == [
+            "warning: a", "no warning", "warning: b", "no warning", "no warning", "2 times: warning: a",
+        ]  # fmt: skip
+    warn("warning: a")
+    warn("warning: a")  # outside a command nothing is kept back
+    assert capsys.readouterr().err == "warning: a\nwarning: a\n"

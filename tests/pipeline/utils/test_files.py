@@ -1,0 +1,226 @@
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.utils.errors import DiskFull, UserError
+from pipeline.utils.files import (
+    atomic_path,
+    atomic_text,
+    atomic_write,
+    free_space,
+    human_bytes,
+    make_folder,
+    remove_stale,
+    temporary_folder,
+)
+
+ROOT = Path(__file__).parents[3]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def raising(error):
+    def write(stream):
+        stream.write(b"half")
+        raise error
+
+    return write
+
+
+def test_a_file_is_written_with_its_folders(tmp_path):
+    atomic_text(tmp_path / "a" / "b" / "note.txt", "größer\n")
+    assert (tmp_path / "a" / "b" / "note.txt").read_bytes() == "größer\n".encode()
+    assert names(tmp_path / "a" / "b") == ["note.txt"]
+
+
+def test_an_existing_file_is_replaced_whole(tmp_path):
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"an older and longer content")
+    atomic_write(path, lambda stream: stream.write(b"new"))
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt(), OSError("a library's own")])
+def test_a_failure_in_the_middle_leaves_the_old_file_and_nothing_else(error, tmp_path):
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(type(error)):
+        atomic_write(path, raising(error))
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["data.bin"]
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path):
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"old")
+    code = (
+        "import os, signal, sys; from pathlib import Path; from pipeline.utils.files import atomic_path\n"
+        "with atomic_path(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code, str(path)], env=environment).returncode == -9
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("name", ["volume.nii.gz", "sub-01.ses-2.nii.gz", "picture.png", "plain", "weights.tar.GZ"])
+def test_the_temporary_name_keeps_what_writers_choose_a_format_by(name, tmp_path):
+    with atomic_path(tmp_path / name) as temporary:
+        assert temporary.parent == tmp_path and temporary.name != name
+        expected = ".nii.gz" if name.endswith(".nii.gz") else ".tar.GZ" if name.endswith("GZ") else Path(name).suffix
+        assert "".join(temporary.suffixes) == expected
+        temporary.write_bytes(b"x")
+    assert names(tmp_path) == [name]
+
+
+def test_nested_and_concurrent_writers_of_one_path_do_not_meet(tmp_path):
+    path = tmp_path / "data.bin"
+    with atomic_path(path) as first, atomic_path(path) as second:
+        assert first != second
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+    assert path.read_bytes() == b"first"  # the last to end
+    assert names(tmp_path) == ["data.bin"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_one_line_with_the_space_left(number, tmp_path):
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(DiskFull) as caught:
+        atomic_write(path, raising(OSError(number, os.strerror(number))))
+    message = str(caught.value)
+    assert message.startswith(f"{path}: disk full, ") and message.endswith(" left; free some space and run again")
+    assert path.read_bytes() == b"old" and names(tmp_path) == ["data.bin"]
+
+
+def test_a_disk_that_turns_out_full_when_synced_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"old")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="disk full"):
+        atomic_text(path, "new")
+    assert path.read_bytes() == b"old" and names(tmp_path) == ["data.bin"]
+
+
+def test_a_file_is_synced_before_it_takes_its_place(tmp_path, monkeypatch):
+    path = tmp_path / "data.bin"
+    calls = []
+    monkeypatch.setattr(os, "fsync", lambda _: calls.append(path.exists()))
+    atomic_text(path, "new")
+    assert calls == [False] and path.read_text() == "new"
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    path = tmp_path / "file" / "deeper" / "note.txt"
+    with pytest.raises(UserError) as caught:
+        atomic_text(path, "text")
+    assert str(caught.value) == f"{path}: cannot be written (Not a directory); choose another folder"
+
+
+def test_a_folder_that_must_not_be_written_is_one_line(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(UserError) as caught:
+        atomic_text(tmp_path / "note.txt", "text")
+    assert str(caught.value) == f"{tmp_path / 'note.txt'}: cannot be written (Permission denied); choose another folder"
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.EFBIG, "larger than a file may be here; raise the limit (ulimit -f)"),
+        (errno.ENAMETOOLONG, "its name is too long for this disk; shorten it"),
+    ],
+)
+def test_limits_of_the_disk_are_one_line(number, message, tmp_path):
+    with pytest.raises(UserError) as caught:
+        atomic_write(tmp_path / "data.bin", raising(OSError(number, os.strerror(number))))
+    assert str(caught.value) == f"{tmp_path / 'data.bin'}: {message}"
+    assert not isinstance(caught.value, DiskFull) and names(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOENT, errno.ETIMEDOUT, errno.EROFS, errno.ENODEV])
+def test_whatever_the_disk_answers_is_one_line_and_the_old_file_stays(number, tmp_path):
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(UserError) as caught:
+        atomic_write(path, raising(OSError(number, os.strerror(number))))
+    assert str(caught.value) == f"{path}: cannot be written ({os.strerror(number)}); choose another folder"
+    assert path.read_bytes() == b"old" and names(tmp_path) == ["data.bin"]
+
+
+def test_leftovers_go_when_their_writer_has_and_of_other_machines_after_a_day(tmp_path):
+    with atomic_path(tmp_path / "volume.nii.gz") as temporary:
+        temporary.write_bytes(b"being written")
+        own = temporary.name
+        elsewhere = own.replace(own.split("-")[2][:8], "00000000")
+        (tmp_path / elsewhere).write_bytes(b"half")
+        (tmp_path / ".tmp-notes").write_bytes(b"not ours")
+        os.utime(tmp_path / ".tmp-notes", (0, 0))
+        remove_stale(tmp_path, below=False)
+        assert names(tmp_path) == sorted([own, elsewhere, ".tmp-notes"])
+        os.utime(tmp_path / elsewhere, (0, 0))
+        remove_stale(tmp_path, below=False)
+        assert names(tmp_path) == sorted([own, ".tmp-notes"])
+
+
+def test_byte_counts_read_well():
+    assert [human_bytes(count) for count in (0, 1023, 1024, 1536, 5 * 1024**2, 3 * 1024**3, 2 * 1024**4)] == [
+        "0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 MiB", "3.0 GiB", "2.0 TiB",
+    ]  # fmt: skip
+
+
+def test_the_space_of_a_folder_still_to_be_made_is_that_of_its_disk(tmp_path):
+    assert free_space(tmp_path / "not" / "there").split()[1] in ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def test_what_dead_processes_left_is_removed_and_nothing_else(tmp_path):
+    with temporary_folder(tmp_path) as temporary:
+        machine = temporary.name.split("-")[2][:8]
+    dead = f"4194305-{machine}"  # beyond the largest number of a process
+    (tmp_path / "deep" / f".tmp-{dead}folder").mkdir(parents=True)
+    (tmp_path / "deep" / f".tmp-{dead}folder" / "0.npz").write_bytes(b"kept for a while")
+    (tmp_path / f".tmp-{dead}ab12.png").write_bytes(b"half")
+    own = f".tmp-{os.getpid()}-{machine}ab12.png"
+    (tmp_path / own).write_bytes(b"of a process that had this one's number")
+    os.utime(tmp_path / own, (0, 0))
+    kept = ["note.txt", ".tmp-notes", f"tmp-{dead}-x", f".tmp-{os.getppid()}-{machine}ab12.png"]
+    for name in kept:
+        (tmp_path / name).write_bytes(b"mine")
+    foreign = tmp_path.parent / f"{tmp_path.name}-foreign"
+    foreign.mkdir()
+    (foreign / f".tmp-{dead}ab12.png").write_bytes(b"not the run's")
+    (tmp_path / "link").symlink_to(foreign)
+    remove_stale(tmp_path)
+    assert names(tmp_path) == sorted([*kept, "deep", "link"])
+    assert names(tmp_path / "deep") == []
+    assert len(names(foreign)) == 1
+
+
+def test_a_temporary_folder_goes_with_what_it_holds_and_knows_its_process(tmp_path):
+    with temporary_folder(tmp_path / "run") as folder:
+        (folder / "a.npz").write_bytes(b"a")
+        assert folder.parent == tmp_path / "run" and folder.name.startswith(f".tmp-{os.getpid()}-")
+    assert names(tmp_path / "run") == []
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for folder in (Path("/proc/nope"), tmp_path / "file" / "below"):
+        with pytest.raises(UserError) as caught:
+            make_folder(folder)
+        assert str(caught.value).startswith(f"{folder}: cannot be written (")

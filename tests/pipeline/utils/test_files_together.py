@@ -1,0 +1,149 @@
+"""Files that are replaced together, or not at all, and lines that are appended whole, or not at all."""
+
+import errno
+import io
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from small_run import in_child
+
+from pipeline.utils.errors import DiskFull, UserError
+from pipeline.utils.files import append_whole, remove_stale, text_writer, write_together
+
+
+def failing(error):
+    def write(stream):
+        stream.write(b"half")
+        raise error
+
+    return write
+
+
+def contents(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A sidecar, a map and a volume of an earlier command, by name."""
+    for name in ("side", "map", "volume"):
+        (tmp_path / name).write_text(f"old {name}")
+    return contents(tmp_path)
+
+
+def three(folder, **writers):
+    return {folder / name: writers.get(name, text_writer(f"new {name}")) for name in ("side", "map", "volume")}
+
+
+def test_files_are_written_together_and_what_is_outdated_goes(tmp_path, old):
+    (tmp_path / "stale").write_text("x")
+    write_together(three(tmp_path), [tmp_path / "stale", tmp_path / "never there"])
+    assert contents(tmp_path) == {name: f"new {name}" for name in old}
+    write_together({tmp_path / "deep" / "volume": text_writer("alone")}, [tmp_path / "map"])
+    assert contents(tmp_path / "deep") == {"volume": "alone"} and not (tmp_path / "map").exists()
+
+
+@pytest.mark.parametrize("name", ["side", "map", "volume"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), ZeroDivisionError(), KeyboardInterrupt()])
+def test_if_one_cannot_be_written_all_stay_as_they_were(tmp_path, old, name, error):
+    with pytest.raises((DiskFull, ZeroDivisionError, KeyboardInterrupt)) as caught:
+        write_together(three(tmp_path, **{name: failing(error)}), [tmp_path / "map"])
+    assert contents(tmp_path) == old
+    if caught.type is DiskFull:
+        assert str(caught.value).startswith(f"{tmp_path / name}: disk full, ")
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("at", range(1, 8))
+def test_an_error_among_the_replacements_puts_everything_back(tmp_path, old, monkeypatch, at, before):
+    if not before:
+        [path.unlink() for path in tmp_path.iterdir()]
+    (tmp_path / "stale").write_text("x")
+    there, replace, calls = contents(tmp_path), Path.replace, []
+
+    def fail(path, target):
+        calls.append(path)
+        if len(calls) == at:
+            raise OSError(errno.EIO, "Input/output error")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(UserError, match="cannot be written"):
+        write_together(three(tmp_path), [tmp_path / "stale"])
+    assert contents(tmp_path) == there
+
+
+def test_a_folder_in_the_way_stays(tmp_path, old):
+    (tmp_path / "map").unlink(), (tmp_path / "map").mkdir()
+    (tmp_path / "map" / "precious").touch()
+    with pytest.raises(UserError, match="map: cannot be written \\(Is a directory\\)"):
+        write_together(three(tmp_path))
+    assert (tmp_path / "map" / "precious").exists() and (tmp_path / "volume").read_text() == "old volume"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["map", "side", "volume"]
+
+
+@pytest.mark.parametrize("at", range(1, 8))
+def test_a_kill_among_the_replacements_never_leaves_an_old_volume_beside_new_files(tmp_path, old, at):
+    (tmp_path / "stale").write_text("x")
+
+    def killed():
+        replace, calls = Path.replace, []
+
+        def die(path, target):
+            calls.append(path)
+            if len(calls) == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return replace(path, target)
+
+        Path.replace = die
+        write_together(three(tmp_path), [tmp_path / "stale"])
+
+    in_child(killed)
+    remove_stale(tmp_path)
+    left = contents(tmp_path)
+    volume = left.pop("volume", None)
+    assert volume in (None, "old volume") and (
+        volume is None or left == {"side": "old side", "map": "old map", "stale": "x"}
+    )
+
+
+# ── appending ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Scarce(io.FileIO):
+    """A file whose disk takes so many bytes more, then fails, or takes none and says nothing."""
+
+    room, error = 3, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def write(self, content):
+        part = bytes(content)[: self.room]
+        if not part and self.error:
+            raise self.error
+        self.room -= len(part)
+        return super().write(part)
+
+
+@pytest.mark.parametrize("error", [Scarce.error, None])
+def test_what_cannot_be_appended_whole_is_not_appended_and_that_is_said(tmp_path, error):
+    path = tmp_path / "log"
+    path.write_bytes(b"first\n")
+    with Scarce(path, "a") as stream:
+        stream.error = error
+        with pytest.raises(DiskFull, match=r"log: disk full, .* left; free some space"):
+            append_whole(stream, path, b"second\n")
+        assert path.read_bytes() == b"first\n"
+        stream.room = 100
+        append_whole(stream, path, b"third\n")
+    assert path.read_bytes() == b"first\nthird\n"
+
+
+def test_a_disk_that_takes_bytes_by_and_by_gets_them_all(tmp_path):
+    class Slow(io.FileIO):
+        def write(self, content):
+            return super().write(bytes(content)[:2])
+
+    with Slow(tmp_path / "log", "a") as stream:
+        append_whole(stream, tmp_path / "log", b"a line\n")
+    assert (tmp_path / "log").read_bytes() == b"a line\n"

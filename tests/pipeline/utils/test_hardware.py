@@ -1,0 +1,104 @@
+"""glibc told to keep what is freed: it does, nothing that is computed changes, and no volume is refused for it."""
+
+import ctypes
+import hashlib
+import sys
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from nibabel import Nifti1Image
+from processes import together
+from small_engine import batch, engine_of
+
+from pipeline.utils.hardware import set_up
+from transforms.io import memory
+from transforms.io.nifti import read_nifti
+
+IS_GLIBC = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # glibc's malloc.h
+glibc = pytest.mark.skipif(not IS_GLIBC, reason="an allocator of glibc's alone")
+SIDE = 160  # voxels; float32, and int16 twice over while it is read: 33 MB
+NEEDED = 8 * SIDE**3
+
+
+def resident() -> int:
+    return psutil.Process().memory_info().rss
+
+
+def results(folder, action):
+    """What `action` returns in a process with glibc's own settings, and in one that was set up."""
+
+    def one(rank):
+        if rank == 1:
+            set_up(1)
+        elif IS_GLIBC:  # this process, of which they are forks, may have been set up by another test
+            ctypes.CDLL(None).mallopt(M_MMAP_MAX, 65536)
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**17)
+            ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 2**17)
+        if IS_GLIBC:
+            ctypes.CDLL(None).malloc_trim(0)  # of what the tests before left
+        return action()
+
+    ended = together(one, folder)
+    assert [code for code, _ in ended] == [0, 0]
+    return [result for _, result in ended]
+
+
+def test_losses_and_weights_of_steps_are_bitwise_the_same(tmp_path):
+    options = {"width": 24, "depth": 3}  # with weights beyond glibc's mmap threshold of 128 KiB
+    assert max(weight.nbytes for weight in engine_of(**options).networks()["G"].parameters()) > 2**17
+
+    def digest():
+        engine, actual = engine_of(**options), hashlib.sha256()
+        for index in range(3):
+            losses = engine.step(*batch(index))
+            actual.update(repr(sorted((name, float(loss)) for name, loss in losses.items())).encode())
+        for network in engine.networks().values():
+            for weight in network.parameters():
+                actual.update(weight.detach().numpy().tobytes())
+        return {"digest": actual.hexdigest()}
+
+    plain, output = results(tmp_path, digest)
+    assert plain == output
+
+
+@glibc
+def test_freed_blocks_are_kept(tmp_path):
+    def kept():
+        before = resident()
+        block = np.ones(NEEDED // 8)
+        assert resident() - before > 0.9 * NEEDED
+        del block
+        return {"bytes": resident() - before}
+
+    plain, output = results(tmp_path, kept)
+    assert plain["bytes"] < 0.1 * NEEDED and output["bytes"] > 0.9 * NEEDED
+
+
+@glibc
+def test_what_is_kept_counts_as_free_memory_so_that_a_volume_is_read_twice_under_a_limit(tmp_path, monkeypatch):
+    path = tmp_path / "x.nii"
+    voxels = np.random.default_rng(0).integers(0, 1000, (SIDE,) * 3, dtype=np.int16)
+    path.write_bytes(Nifti1Image(voxels, np.eye(4)).to_bytes())
+
+    def twice():
+        most = resident() + 1.3 * NEEDED
+        monkeypatch.setattr(memory, "_available_memory", lambda: int(most - resident()))
+        return {"sums": [float(read_nifti(path)[0].sum(dtype=np.float64)) for _ in range(3)]}
+
+    for actual in results(tmp_path / "processes", twice):
+        assert actual["sums"] == [voxels.sum()] * 3
+
+
+def test_the_number_of_threads_is_set_or_left():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        set_up(None)
+        assert torch.get_num_threads() == 2
+        set_up(1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,229 @@
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import ExifTags, Image
+
+from transforms.io.images import is_raster, read_raster, write_raster
+
+ROWS = np.array([[10, 20, 30], [40, 50, 60]], np.uint8)  # top row first
+LYING = np.array([[40, 10], [50, 20], [60, 30]], np.float32)[..., None]  # x to the right, y up
+
+
+def saved(path, rows, **options):
+    Image.fromarray(rows).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.TIFF"])
+def test_a_gray_picture_lies_with_x_to_the_right_and_y_up(name, tmp_path):
+    slice_, largest = read_raster(saved(tmp_path / name, ROWS))
+    assert slice_.shape == (3, 2, 1)
+    assert slice_.dtype == np.float32
+    assert slice_.flags.c_contiguous
+    np.testing.assert_array_equal(slice_, LYING)
+    assert largest == 255
+
+
+def test_a_jpeg_is_read(tmp_path):
+    slice_, largest = read_raster(saved(tmp_path / "a.jpg", np.full((5, 7), 100, np.uint8), quality=95))
+    assert slice_.shape == (7, 5, 1)
+    np.testing.assert_allclose(slice_, 100, atol=1)
+    assert largest == 255
+
+
+@pytest.mark.parametrize(("colour", "gray"), [((255, 0, 0), 76), ((0, 255, 0), 150), ((0, 0, 255), 29), ((9, 9, 9), 9)])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_colour_becomes_luminance(mode, colour, gray, tmp_path):
+    rows = np.broadcast_to(np.array(colour, np.uint8), (2, 3, 3))
+    image = Image.fromarray(rows)
+    (image.quantize() if mode == "P" else image.convert(mode)).save(tmp_path / "a.png")
+    slice_, largest = read_raster(tmp_path / "a.png")
+    np.testing.assert_array_equal(slice_, gray)  # 0.299 R + 0.587 G + 0.114 B
+    assert largest == 255
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_transparency_is_dropped(mode, tmp_path):
+    image = Image.fromarray(ROWS).convert(mode)
+    image.putalpha(0)
+    image.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_raster(tmp_path / "a.png")[0], LYING)
+
+
+def test_one_bit_is_black_and_white(tmp_path):
+    slice_, largest = read_raster(saved(tmp_path / "a.png", np.array([[False, True]])))
+    np.testing.assert_array_equal(slice_[..., 0], [[0], [255]])
+    assert largest == 255
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_sixteen_bits_keep_their_depth(name, tmp_path):
+    slice_, largest = read_raster(saved(tmp_path / name, ROWS.astype(np.uint16) * 1000 + 7))
+    np.testing.assert_array_equal(slice_, LYING * 1000 + 7)
+    assert largest == 65535
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_sixteen_bit_colour_keeps_its_depth(name, channels, tmp_path):
+    rows = np.random.default_rng(0).integers(0, 65536, (4, 5, channels)).astype(np.uint16)
+    sitk.WriteImage(sitk.GetImageFromArray(rows, isVector=True), str(tmp_path / name))
+    slice_, largest = read_raster(tmp_path / name)
+    expected = 0.299 * rows[..., 0] + 0.587 * rows[..., 1] + 0.114 * rows[..., 2]
+    np.testing.assert_allclose(slice_[..., 0], expected[::-1].T, rtol=1e-6)
+    assert largest == 65535
+
+
+def test_floats_keep_their_values_and_their_type_tells_no_range(tmp_path):
+    slice_, largest = read_raster(saved(tmp_path / "a.tif", ROWS.astype(np.float32) / 7 - 3))
+    np.testing.assert_array_equal(slice_, LYING / np.float32(7) - np.float32(3))
+    assert largest is None
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_the_rotation_noted_in_the_file_is_applied(orientation, suffix, tmp_path):
+    turn = {  # what the viewer does to the stored rows, by the EXIF standard
+        1: lambda a: a,
+        2: np.fliplr,
+        3: lambda a: np.rot90(a, 2),
+        4: np.flipud,
+        5: np.transpose,
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: np.rot90(a.T, 2),
+        8: np.rot90,
+    }[orientation]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = saved(tmp_path / f"a.{suffix}", ROWS, exif=exif)
+    np.testing.assert_array_equal(read_raster(path)[0][..., 0], turn(ROWS)[::-1].T)
+
+
+def test_the_reference_projects_pictures_come_out_in_their_size(tmp_path):
+    path = saved(tmp_path / "Image #10.png", np.zeros((217, 181, 4), np.uint8))
+    assert read_raster(path)[0].shape == (181, 217, 1)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_what_is_written_is_read_as_it_lay(name, tmp_path):
+    slice01 = np.random.default_rng(0).integers(0, 256, (5, 7, 1)) / 255
+    write_raster(tmp_path / name, slice01)
+    np.testing.assert_allclose(read_raster(tmp_path / name)[0], slice01 * 255, rtol=1e-6)
+    write_raster(tmp_path / name, slice01[..., 0] * 4 - 1)
+    assert (read_raster(tmp_path / name)[0].min(), read_raster(tmp_path / name)[0].max()) == (0, 255)
+
+
+def test_a_volume_is_not_written_as_a_picture(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.png: an array of shape \(3, 4, 5\) is not a slice"):
+        write_raster(tmp_path / "a.png", np.zeros((3, 4, 5)))
+
+
+def test_rasters_are_known_by_their_suffix():
+    assert all(is_raster(name) for name in ("a.png", "a.PNG", "b.jpeg", "c.tif"))
+    assert not any(is_raster(name) for name in ("a.nii.gz", "a.png.nii", np.zeros(3)))
+
+
+# ── bad files ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def refusal(path):
+    with pytest.raises(ValueError) as caught:
+        read_raster(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype"),
+    [("png", np.uint8), ("png", np.uint16), ("jpg", np.uint8), ("tif", np.uint8), ("tif", np.uint16)],
+)
+def test_a_truncated_picture_is_refused(suffix, dtype, tmp_path):
+    path = saved(tmp_path / f"a.{suffix}", np.random.default_rng(0).integers(0, 256, (64, 64)).astype(dtype))
+    content = path.read_bytes()
+    for share in (0.5, 0.9):
+        path.write_bytes(content[: int(len(content) * share)])
+        assert "damaged or truncated" in refusal(path) or "not a readable" in refusal(path)
+
+
+def test_a_truncated_sixteen_bit_colour_picture_is_refused(tmp_path):
+    path = tmp_path / "a.png"
+    rows = np.random.default_rng(0).integers(0, 65536, (64, 64, 3)).astype(np.uint16)
+    sitk.WriteImage(sitk.GetImageFromArray(rows, isVector=True), str(path))
+    path.write_bytes(path.read_bytes()[:9000])
+    assert "damaged or truncated" in refusal(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"GIF89a" + b"\0" * 50])
+def test_what_is_no_picture_is_refused(content, tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    assert "not a readable PNG, JPEG or TIFF picture" in refusal(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    assert "no such file" in refusal(tmp_path / "a.png")
+    (tmp_path / "b.png").mkdir()
+    refusal(tmp_path / "b.png")
+
+
+def test_several_pages_are_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    pages = [Image.fromarray(ROWS) for _ in range(3)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    assert "has 3 pages" in refusal(path)
+
+
+@pytest.mark.parametrize("orientation", [2, 6])
+def test_sixteen_bit_colour_in_a_tiff_is_refused_where_it_would_have_to_be_turned(orientation, tmp_path):
+    rows = np.zeros((2, 3, 3), np.uint16)
+    path = tmp_path / "a.tif"
+    sitk.WriteImage(sitk.GetImageFromArray(rows, isVector=True), str(path))
+    content = bytearray(path.read_bytes())
+    tag = content.find(struct.pack("<HHI", 274, 3, 1))  # orientation, one short
+    content[tag + 8 : tag + 10] = struct.pack("<H", orientation)
+    path.write_bytes(content)
+    assert "16-bit colour with an orientation tag; save it upright" in refusal(path)
+
+
+def test_sixteen_bit_colour_in_a_png_is_turned(tmp_path):
+    rows = np.random.default_rng(0).integers(0, 65536, (2, 3, 3)).astype(np.uint16)
+    path = tmp_path / "a.png"
+    sitk.WriteImage(sitk.GetImageFromArray(rows, isVector=True), str(path))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    body = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    content = path.read_bytes()
+    path.write_bytes(content[:33] + chunk + content[33:])  # after the header chunk
+    expected = np.rot90(rows @ [0.299, 0.587, 0.114], -1)
+    np.testing.assert_allclose(read_raster(path)[0][..., 0], expected[::-1].T, rtol=1e-6)
+
+
+def test_sixteen_bit_gray_with_transparency_is_refused_rather_than_cut_to_eight_bits(tmp_path):
+    rows = np.zeros((2, 3, 2), np.uint16)
+    sitk.WriteImage(sitk.GetImageFromArray(rows, isVector=True), str(tmp_path / "a.png"))
+    assert "16-bit gray with transparency; save it without" in refusal(tmp_path / "a.png")
+
+
+def test_nan_is_refused(tmp_path):
+    assert "NaN" in refusal(saved(tmp_path / "a.tif", np.array([[1, np.nan]], np.float32)))
+
+
+@pytest.mark.parametrize("factor", [1.5, 4])
+def test_pillows_limit_of_pixels_is_respected(factor, tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.png", np.zeros((20, 20), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(400 / factor))
+    assert "more pixels than a slice can have" in refusal(path)
+
+
+def test_a_header_that_claims_more_than_the_file_holds_is_refused(tmp_path):
+    path = saved(tmp_path / "a.png", ROWS)
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", 60_000, 60_000)
+    path.write_bytes(content)
+    refusal(path)

@@ -1,0 +1,196 @@
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from transforms.io.images import write_raster
+from transforms.monai_transforms import (
+    BiasFieldd,
+    Canonicald,
+    CentreFitd,
+    LoadVolumed,
+    ScaleForegroundd,
+    Slicesd,
+    Spacingd,
+)
+
+AFFINE = np.array([[0, 0, -1.5, 40], [-1, 0, 0, 30], [0, 2, 0, -20], [0, 0, 0, 1.0]])  # PSL
+
+
+def a_box(shape=(12, 14, 10)):
+    """A bright box with a gradient, in air."""
+    volume = np.zeros(shape, np.float32)
+    inside = tuple(slice(2, length - 2) for length in shape)
+    volume[inside] = 100 + np.arange(volume[inside].size, dtype=np.float32).reshape(volume[inside].shape)
+    return volume
+
+
+def loaded(volume=None, affine=AFFINE):
+    return {"image": a_box() if volume is None else volume, "image_affine": affine}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "slope", "integer"),
+    [(np.int16, 1, True), (np.uint8, 1, True), (np.float32, 0.5, False), (np.int16, 0.5, False)],
+)
+def test_loading_gives_voxels_affine_and_whether_they_are_whole_numbers(tmp_path, dtype, slope, integer):
+    volume = np.arange(60).reshape(3, 4, 5) * slope
+    path = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(volume, AFFINE, dtype=dtype), path)  # nibabel scales what whole numbers cannot hold
+    data = LoadVolumed("image")({"image": path})
+    assert np.allclose(data["image"], volume, atol=0.001)
+    assert data["image"].dtype == np.float32
+    assert np.array_equal(data["image_affine"], AFFINE)
+    assert data["image_integer"] is integer
+    assert "image_type_range" not in data
+
+
+def test_loading_a_picture_gives_a_volume_one_voxel_thick(tmp_path):
+    path = tmp_path / "Image #10.png"
+    write_raster(path, np.linspace(0, 1, 12).reshape(4, 3))
+    data = LoadVolumed("image")({"image": str(path)})
+    assert data["image"].shape == (4, 3, 1)
+    assert np.array_equal(data["image_affine"], np.eye(4))
+    assert data["image_type_range"] == 255
+    assert data["image_integer"] is True
+
+
+def test_a_picture_of_floating_point_numbers_holds_no_integers_and_has_no_range_of_type(tmp_path):
+    path = tmp_path / "slice.tif"
+    Image.fromarray(np.array([[0.25, -1.5], [3.0, 2.0]], np.float32)).save(path)
+    data = LoadVolumed("image")({"image": path})
+    assert data["image"][:, :, 0].tolist() == [[3.0, 0.25], [2.0, -1.5]]
+    assert data["image_integer"] is False
+    assert data["image_type_range"] is None
+
+
+def test_the_dictionary_given_is_not_altered():
+    original = loaded()
+    input_data = dict(original)
+    Canonicald("image")(input_data)
+    assert input_data.keys() == original.keys()
+    assert all(input_data[key] is original[key] for key in original)
+
+
+def test_canonical_and_back():
+    data = Canonicald("image")(loaded())
+    assert data["image"].shape == (10, 12, 14)
+    restored = Canonicald("image").inverse(data)
+    assert np.array_equal(restored["image"], a_box())
+    assert np.array_equal(restored["image_affine"], AFFINE)
+
+
+def test_spacing_is_reached_and_left_again():
+    step = Spacingd("image", (0.5, 2.0, 1.5))
+    data = step(loaded())
+    assert data["image"].shape == (24, 14, 10)
+    np.testing.assert_allclose(np.linalg.norm(data["image_affine"][:3, :3], axis=0), [0.5, 2.0, 1.5])
+    restored = step.inverse(data)
+    assert np.array_equal(restored["image_affine"], AFFINE)
+    assert restored["image"].shape == (12, 14, 10)
+
+
+def test_a_spacing_that_is_there_already_changes_nothing():
+    step = Spacingd("image", (1.0, 2.0, 1.5))
+    data = step(loaded())
+    assert np.array_equal(data["image"], a_box())
+    assert np.array_equal(data["image_affine"], AFFINE)
+
+
+def test_scaling_keeps_foreground_and_range_and_returns():
+    step = ScaleForegroundd("image", (0, 100))
+    data = step(loaded())
+    assert np.array_equal(data["image_foreground"], a_box() > 0)
+    assert data["image_range"] == (100, 100 + 8 * 10 * 6 - 1)
+    assert (data["image"][data["image_foreground"]].min(), data["image"].max()) == (-1, 1)
+    restored = step.inverse(data)["image"]
+    np.testing.assert_allclose(restored[a_box() > 0], a_box()[a_box() > 0], atol=1e-3)
+
+
+def test_the_way_back_ends_in_the_range_that_stands_there():
+    step = ScaleForegroundd("image", (0, 100))
+    data = step(loaded())
+    data["image_range"] = (0.0, 10.0)
+    restored = step.inverse(data)["image"]
+    assert (restored.min(), restored.max()) == (0, 10)
+
+
+@pytest.mark.parametrize(("largest", "expected"), [(255.0, 1.0), (65535.0, -0.9922)])
+def test_scaling_by_the_types_range_looks_at_no_voxel(largest, expected):
+    volume = np.zeros((8, 8, 1), np.float32)
+    volume[2:6, 2:6] = 255
+    data = ScaleForegroundd("image", None)({"image": volume, "image_type_range": largest})
+    assert data["image"].min() == -1
+    assert data["image"].max() == pytest.approx(expected, abs=1e-4)
+    assert data["image_range"] == (0, largest)
+
+
+@pytest.mark.parametrize("type_range", [{}, {"image_type_range": None}])  # a volume, and a floating-point picture
+def test_scaling_by_a_types_range_that_is_not_known_is_an_error(type_range):
+    message = r"8 or 16 bit; set preprocess.scaling: percentiles \[ScaleForegroundd, key 'image'\]"
+    with pytest.raises(ValueError, match=message):
+        ScaleForegroundd("image", None)(loaded() | type_range)
+
+
+@pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
+def test_slices_are_cut_and_stacked_with_their_foreground(axis):
+    data = ScaleForegroundd("image", (0, 100))(loaded())
+    sliced = Slicesd("image", axis)(data)
+    count = {"sagittal": 12, "coronal": 14, "axial": 10}[axis]
+    assert len(sliced["image"]) == len(sliced["image_foreground"]) == count
+    assert np.array_equal(Slicesd("image", axis).inverse(sliced)["image"], data["image"])
+
+
+@pytest.mark.parametrize(("size", "shape"), [(16, (10, 16, 16)), (10, (10, 10, 10)), (13, (10, 13, 13))])
+def test_training_slices_are_squares_with_dark_margins(size, shape):
+    step = CentreFitd("image", size, None)
+    sliced = Slicesd("image", "axial")(ScaleForegroundd("image", (0, 100))(loaded()))
+    data = step(sliced)
+    assert data["image"].shape == data["image_foreground"].shape == shape
+    assert data["image_foreground"].dtype == bool
+    margin = (size - 12) // 2 if size > 12 else 0
+    assert np.all(data["image"][:, :margin] == -1)
+    assert not data["image_foreground"][:, :margin].any()
+    restored = step.inverse(data)["image"]
+    assert restored.shape == (10, 12, 14)
+    is_kept = np.pad(np.ones((10, min(size, 12), min(size, 14)), bool), [(0, 0), *(((n - min(size, n)) // 2,
+                  n - min(size, n) - (n - min(size, n)) // 2) for n in (12, 14))])  # fmt: skip
+    assert np.array_equal(restored[is_kept], sliced["image"][is_kept])
+    assert np.all(restored[~is_kept] == -1)
+
+
+def test_slices_for_translation_are_never_cropped():
+    step = CentreFitd("image", 8, 8)
+    sliced = Slicesd("image", "axial")(ScaleForegroundd("image", (0, 100))(loaded()))
+    data = step(sliced)
+    assert data["image"].shape == (10, 16, 16)
+    assert np.array_equal(step.inverse(data)["image"], sliced["image"])
+
+
+def test_the_bias_field_is_corrected_inside_the_foreground(monkeypatch):
+    monkeypatch.setattr(
+        "transforms.monai_transforms.correct_bias_field", lambda volume, mask: np.where(mask, volume / 2, -1)
+    )
+    data = BiasFieldd("image")(loaded())
+    assert np.array_equal(data["image"], np.where(a_box() > 0, a_box() / 2, -1))
+
+
+def test_several_keys_are_treated_alike():
+    data = loaded() | {"other": a_box() + 1, "other_affine": np.eye(4)}
+    result = Canonicald(["image", "other"])(data)
+    assert result["image"].shape == (10, 12, 14)
+    assert np.array_equal(result["other"], a_box() + 1)
+
+
+def test_an_error_names_transform_and_key():
+    constant = np.full((4, 4, 4), 3.0, np.float32)
+    for step in (BiasFieldd("scan"), ScaleForegroundd("scan", (1, 99))):
+        with pytest.raises(ValueError, match=rf"every voxel .* 3: .* \[{type(step).__name__}, key 'scan'\]"):
+            step({"scan": constant, "scan_affine": np.eye(4)})
+    with pytest.raises(ValueError, match=r"nowhere\.nii\.gz.* \[LoadVolumed, key 'scan'\]"):
+        LoadVolumed("scan")({"scan": "nowhere.nii.gz"})
+
+
+def test_a_missing_key_is_an_error():
+    with pytest.raises(KeyError, match="scan"):
+        Canonicald("scan")(loaded())

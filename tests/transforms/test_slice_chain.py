@@ -1,0 +1,178 @@
+from itertools import permutations, product
+
+import ixi_like
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.affines import apply_affine
+from nibabel.orientations import aff2axcodes, apply_orientation, axcodes2ornt, inv_ornt_aff
+from scipy import ndimage
+
+from transforms.io.images import write_raster
+from transforms.slice_chain import slice_chain
+
+ORIENTATIONS = [codes for axes in permutations(("RL", "AP", "SI")) for codes in product(*axes)]
+SETTINGS = {"axis": "axial", "spacing_mm": (6.0, 5.0), "size": 32, "n4": False, "percentiles": (0.5, 99.5)}
+
+
+def head(contrast="T1", shape=(32, 40, 30), spacing_mm=(5.5, 5.0, 6.0)):
+    """An upright head-like phantom that looks different from every side, (X, Y, Z) with its affine."""
+    affine = np.diag([*spacing_mm, 1.0])
+    affine[:3, 3] = -np.array(spacing_mm) * (np.array(shape) - 1) / 2
+    return ixi_like.head(shape, affine, contrast).astype(np.float32), affine
+
+
+def stored_as(codes, volume, affine):
+    """The same head as a file of another orientation holds it."""
+    turn = axcodes2ornt(codes)  # of the wanted axes, in RAS
+    inverse = np.array([[np.flatnonzero(turn[:, 0] == axis)[0], turn[turn[:, 0] == axis][0, 1]] for axis in range(3)])
+    return apply_orientation(volume, inverse), affine @ inv_ornt_aff(inverse, volume.shape)
+
+
+def through(volume, affine, **settings):
+    chain = slice_chain(**(SETTINGS | settings), load=False)
+    return chain, chain({"image": volume, "image_affine": affine})
+
+
+def test_the_orientations_are_all_48():
+    assert len(set(ORIENTATIONS)) == 48
+    volume, affine = head()
+    assert [aff2axcodes(stored_as(codes, volume, affine)[1]) for codes in ORIENTATIONS] == ORIENTATIONS
+
+
+def test_the_same_head_gives_the_same_stack_however_it_is_stored():
+    volume, affine = head()
+    _, expected = through(volume, affine)
+    assert expected["image"].shape == (36, 32, 32)
+    for codes in ORIENTATIONS:
+        _, result = through(*stored_as(codes, volume, affine))
+        np.testing.assert_allclose(result["image"], expected["image"], atol=1e-5, err_msg=str(codes))
+        assert np.array_equal(result["image_foreground"], expected["image_foreground"]), codes
+        np.testing.assert_allclose(result["image_affine"], expected["image_affine"], atol=1e-9)
+
+
+@pytest.mark.parametrize("codes", [("P", "S", "R"), ("L", "A", "S"), ("I", "L", "P"), ("R", "A", "S")])
+@pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
+def test_without_resampling_the_way_back_is_exact_within_the_scaled_range(codes, axis):
+    volume, affine = stored_as(codes, *head())
+    chain, data = through(volume, affine, axis=axis, spacing_mm=None, size=48)
+    low, high = data["image_range"]
+    assert data["image"].min() == -1
+    assert data["image"].max() == 1
+    restored = chain.inverse(data)
+    np.testing.assert_allclose(restored["image"], np.clip(volume, low, high), atol=1e-3)
+    assert np.array_equal(restored["image_affine"], affine)
+
+
+@pytest.mark.parametrize("codes", [("P", "S", "R"), ("A", "I", "L")])
+@pytest.mark.parametrize("size", [16, 48])
+def test_with_resampling_the_way_back_lands_on_the_source_grid(codes, size):
+    upright, upright_affine = head()
+    smooth = ndimage.gaussian_filter(upright, 1.5)
+    volume, affine = stored_as(codes, smooth, upright_affine)
+    chain, data = through(volume, affine, size=size, stride=16, spacing_mm=(4.0, 4.5))
+    restored = chain.inverse(data)
+    assert restored["image"].shape == volume.shape
+    assert np.array_equal(restored["image_affine"], affine)
+    error = np.abs(restored["image"] - np.clip(volume, *data["image_range"]))
+    assert error.max() < 0.12 * volume.max()  # linear interpolation there and back
+    for flipped_axis in range(3):  # any flip, and any shift by a voxel, would be far off
+        for wrong in (np.flip(restored["image"], flipped_axis), np.roll(restored["image"], 1, flipped_axis)):
+            assert np.abs(wrong - volume).mean() > 3 * error.mean()
+
+
+def test_an_oblique_scan_comes_back_onto_its_oblique_grid():
+    image = ixi_like.ixi_t1(scale=8)
+    volume, affine = np.asarray(image.dataobj, np.float32), image.affine
+    chain, data = through(volume, affine, spacing_mm=None, size=16, stride=16)
+    restored = chain.inverse(data)
+    np.testing.assert_allclose(restored["image"], np.clip(volume, *data["image_range"]), atol=1e-3)
+    assert np.array_equal(restored["image_affine"], affine)
+
+
+@pytest.mark.parametrize(
+    ("axis", "spacing_mm"), [("axial", [2, 2, 4]), ("coronal", [2, 4, 2]), ("sagittal", [4, 2, 2])]
+)
+def test_the_through_plane_spacing_is_along_the_axis_that_is_cut(axis, spacing_mm):
+    volume, affine = head(shape=(24, 32, 28), spacing_mm=(8.0, 6.0, 6.0))
+    _, data = through(volume, affine, axis=axis, spacing_mm=(2.0, 4.0), size=16, stride=16)
+    np.testing.assert_allclose(np.linalg.norm(data["image_affine"][:3, :3], axis=0), spacing_mm)
+    through_mm = {"axial": 28 * 6, "coronal": 32 * 6, "sagittal": 24 * 8}[axis]
+    assert len(data["image"]) == through_mm / 4
+
+
+def test_a_voxel_of_a_slice_lies_in_the_world_where_the_affine_says():
+    volume, affine = stored_as(("P", "S", "R"), *head())
+    nose, *_ = np.argwhere(volume == volume[volume > 0].max())
+    volume[:] = np.where(volume > 0, 100, 0)
+    volume[tuple(nose)] = 1000
+    _, data = through(volume, affine, spacing_mm=None, size=40, stride=8, percentiles=(0, 100))
+    position, row, column = np.argwhere(data["image"] == 1)[0]
+    margins = (np.array(data["image"].shape[1:]) - [32, 40]) // 2  # the head is 32 × 40 × 30 in RAS
+    world = apply_affine(data["image_affine"], [row - margins[0], column - margins[1], position])
+    np.testing.assert_allclose(world, apply_affine(affine, nose), atol=1e-6)
+
+
+def test_what_lies_outside_the_head_is_dark_after_padding():
+    _, data = through(*head(), size=64)
+    assert data["image"].shape[1:] == (64, 64)
+    assert np.all(data["image"][:, :4] == -1)
+    assert not data["image_foreground"][:, :4].any()
+
+
+def test_a_target_range_put_there_is_where_the_way_back_ends():
+    volume, affine = head()
+    chain, data = through(volume, affine, spacing_mm=None, size=48)
+    data["image_range"] = (0.0, 4000.0)
+    restored = chain.inverse(data)["image"]
+    assert restored.min() == 0
+    assert restored.max() == 4000
+
+
+def test_the_bias_field_is_corrected_before_anything_is_resampled():
+    volume, affine = head()
+    gain = np.exp(np.linspace(-0.5, 0.5, 40)).reshape(1, 40, 1)
+    chain, data = through((volume * gain).astype(np.float32), affine, n4=True, spacing_mm=None, size=48)
+    _, plain = through((volume * gain).astype(np.float32), affine, spacing_mm=None, size=48)
+    _, flat = through(volume, affine, spacing_mm=None, size=48)
+    errors = [np.abs(result["image"] - flat["image"]).mean() for result in (data, plain)]
+    assert errors[0] < 0.6 * errors[1]
+    assert chain.inverse(data)["image"].shape == volume.shape
+
+
+def test_the_chain_reads_a_file_and_a_loaded_image_alike(tmp_path):
+    volume, affine = head()
+    image = nib.Nifti1Image(volume.astype(np.int16), affine)
+    nib.save(image, tmp_path / "head.nii.gz")
+    chain = slice_chain(**SETTINGS)
+    from_file, from_image = chain({"image": tmp_path / "head.nii.gz"}), chain({"image": image})
+    assert np.array_equal(from_file["image"], from_image["image"])
+    assert np.array_equal(from_file["image"], through(volume, affine)[1]["image"])
+
+
+@pytest.mark.parametrize(
+    ("percentiles", "n4", "top"), [(None, False, 254 / 255 * 2 - 1), ((0, 100), False, 1), ((0, 100), True, 1)]
+)
+def test_a_picture_becomes_one_slice_and_returns(tmp_path, percentiles, n4, top):
+    levels = np.zeros((181, 217), np.float32)
+    levels[40:140, 30:190] = np.linspace(100, 254, 100).reshape(100, 1)
+    path = tmp_path / "Image #1.png"
+    write_raster(path, levels / 255)
+    chain = slice_chain(axis="axial", spacing_mm=None, size=256, n4=n4, percentiles=percentiles)
+    data = chain({"image": path})
+    assert data["image"].shape == (1, 256, 256)
+    restored = chain.inverse(data)["image"]
+    assert restored.shape == (181, 217, 1)
+    assert data["image"].max() == pytest.approx(top, abs=1e-6)
+    if not n4:
+        inside = levels > 0
+        np.testing.assert_allclose(restored[inside, 0], np.rint(levels[inside]), atol=1e-2)
+
+
+def test_an_error_within_the_chain_names_file_transform_and_key(tmp_path):
+    nib.save(nib.Nifti1Image(np.full((4, 4, 4), 5, np.int16), np.eye(4)), tmp_path / "blank.nii.gz")
+    with pytest.raises(RuntimeError) as caught:
+        slice_chain(**SETTINGS)({"image": tmp_path / "blank.nii.gz"})
+    cause = str(caught.value.__cause__)
+    assert "blank.nii.gz" in cause
+    assert cause.endswith("[LoadVolumed, key 'image']")
