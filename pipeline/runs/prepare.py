@@ -267,13 +267,10 @@ def training_data(prepared: PreparedData) -> dict[str, list]:
         for entries in prepared.stored.values()
         for entry in entries
     }
-    pair_entries = {
-        f"{first.case.name} and {second.case.name}": [
-            first.count,
-            *np.ravel(first.statistics["movement"]).round(3).tolist(),
-        ]
-        for first, second in prepared.pairs
-    }
+    pair_entries = {}
+    for first, second in prepared.pairs:
+        rounded = np.ravel(first.statistics["movement"]).round(3).tolist()
+        pair_entries[f"{first.case.name} and {second.case.name}"] = [first.count, *rounded]
     return images | pair_entries
 
 

@@ -1,1 +1,0 @@
-"""The translation methods, each an engine of its own, behind one small protocol."""
