@@ -10,10 +10,10 @@ take turns, and the last column is the median of each round's ratio of rates.
 
 import argparse
 import os
-import subprocess
 import sys
 import time
 
+from benchmarks.commands import run_command
 from benchmarks.options import device
 from benchmarks.step import ROWS, config_of
 from benchmarks.timing import Timing, duration_text, in_turns, machine
@@ -59,7 +59,7 @@ def seconds_a_step(processes: int, arguments: argparse.Namespace) -> float:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     options = ["--work", "--batch", str(arguments.batch), "--device", arguments.device, "--steps", str(arguments.steps)]
     command = [sys.executable, *launcher, "-m", "benchmarks.together", arguments.row, *options]
-    process = subprocess.run(command, capture_output=True, text=True)
+    process = run_command(command)
     if process.returncode:
         raise RuntimeError(f"{processes} processes: exit code {process.returncode}\n{process.stderr[-2000:]}")
     return float(process.stdout.strip().splitlines()[-1])
