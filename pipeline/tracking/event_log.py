@@ -160,7 +160,7 @@ class EventLog:
         self.add({"kind": "about", "time": time.time(), **run_info})
 
     def pending(self) -> list[Entry]:
-        """Return entries of earlier sessions that MLflow may lack and that this session will not log again."""
+        """Return entries of earlier starts that MLflow may lack and that the present start will not log again."""
         return [
             entry
             for entry in self.earlier_entries
