@@ -24,6 +24,7 @@ fuzz: install
 lint: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(RUN) -m mypy
 
 install: $(VENV)/installed viewer
 
