@@ -1,5 +1,6 @@
 """Several runs of `pipeline.run`, each in its own process: started, monitored and stopped together."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -15,10 +16,11 @@ from types import FrameType
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.training.initial_weights import require_initial_weights
-from pipeline.utils.console import echo, warn
 from pipeline.utils.errors import Stopped, UserError
 from pipeline.utils.interruption import signal_handlers
 from pipeline.utils.texts import encoded
+
+logger = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "pipeline.run")
 POLL_S = 0.1
@@ -185,7 +187,7 @@ def _start(job: SweepJob, device: str | None, counter_text: str) -> None:
     # Start the process with its output in the log.
     device_text = "" if device is None else f" on CUDA device {device}"
     if counter_text:
-        echo(f"{counter_text}{job.name}: started{device_text}; {job.log}")
+        logger.info(f"{counter_text}{job.name}: started{device_text}; {job.log}")
     header = f"\n── {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command[1:])}{device_text}\n"
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -211,12 +213,12 @@ def _start(job: SweepJob, device: str | None, counter_text: str) -> None:
 def _end(job: SweepJob, quiet: bool) -> None:
     job.code, job.last_line = job.process.returncode, _last_line(job)
     if job.code == 0 and not quiet:
-        echo(f"{job.name}: done in {(time.monotonic() - job.started) / 60:.1f} min")
+        logger.info(f"{job.name}: done in {(time.monotonic() - job.started) / 60:.1f} min")
     elif job.code in STOPPED_CODES:
         with suppress(OSError):  # the terminal may have been closed
-            warn(f"{job.name}: stopped ({job.code}): {job.last_line}")
+            logger.warning(f"{job.name}: stopped ({job.code}): {job.last_line}")
     elif job.code != 0:
-        warn(f"{job.name}: failed with exit code {job.code}: {job.last_line}; {job.log} has the rest")
+        logger.warning(f"{job.name}: failed with exit code {job.code}: {job.last_line}; {job.log} has the rest")
 
 
 def _last_line(job: SweepJob) -> str:

@@ -1,5 +1,6 @@
 """Send run folders to MLflow, one after the other."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from pipeline.config.load import load_config
 from pipeline.runs.folder import RunFolder
-from pipeline.utils.console import echo, one_line, warn
+from pipeline.utils.console import one_line
 from pipeline.utils.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PARTLY_DONE, UserError
 from pipeline.utils.files import is_folder
 from pipeline.utils.paths import cwd_hint
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from pipeline.tracking.mlflow_sync import MlflowSync
@@ -26,7 +29,7 @@ def sync_folders(folders: Sequence[Path]) -> int:
         try:
             refused = _sync(folder)
         except UserError as error:
-            warn(one_line(f"error: {error}"))
+            logger.error(one_line(f"error: {error}"))
             continue
         sent_count, complete_count = sent_count + 1, complete_count + (refused == 0)
     return EXIT_DONE if complete_count == len(folders) else EXIT_PARTLY_DONE if sent_count else EXIT_BAD_INPUT
@@ -43,7 +46,7 @@ def _sync(folder: Path) -> int:
     MlflowSync(folder)  # refuses folders without a record before a lock file is written there
     with RunFolder(folder).lock():
         sender = MlflowSync(folder)
-        echo(sender.send(_send_models))
+        logger.info(sender.send(_send_models))
     return sender.refused
 
 

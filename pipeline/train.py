@@ -1,5 +1,6 @@
 """A whole run: prepare, train and finish; a new one, or the rest of one that was interrupted."""
 
+import logging
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -40,13 +41,15 @@ from pipeline.training.run_record import mark_unfinished
 from pipeline.training.schedule import schedule_of, warn_of_lost_rate
 from pipeline.training.trainer_state import TrainerState
 from pipeline.training.validation import Validation, save_sample
-from pipeline.utils.console import bar, echo, warn
+from pipeline.utils.console import bar
 from pipeline.utils.distributed import ProcessLost, World, init_distributed
 from pipeline.utils.errors import OutputNotFinite, Stopped, UserError
 from pipeline.utils.files import atomic_text, remove_stale
 from pipeline.utils.hardware import choose_device, require_able, set_up, tune
 from pipeline.utils.interruption import Interruption
 from transforms.augmentation import Augmentation
+
+logger = logging.getLogger(__name__)
 
 SILENT_CALLBACKS = Callbacks(  # for every process but the first, which alone writes and validates
     log=lambda metrics, step: None,
@@ -77,7 +80,7 @@ def run(config: Config, *, quiet: bool = False) -> None:
             position, initial_step, how_to_open = _run(config, folder, world, quiet or not world.is_main)
         if world.is_main:
             done = work_summary(position, initial_step, time.monotonic() - started)
-            echo(closing_lines(folder, how_to_open, done))
+            logger.info(closing_lines(folder, how_to_open, done))
 
 
 def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[TrainerState, int, str]:
@@ -236,7 +239,7 @@ def _validate(context: RunContext, validation: Validation, monitor: FailureMonit
 def _validation(context: RunContext, banks: dict[str, SliceBank]) -> Validation:
     held_out = context.prepared.split.validation
     if not held_out:
-        warn("warning: split.validation is 0: pictures and scores without pairs come from the training subjects")
+        logger.warning("split.validation is 0: pictures and scores without pairs come from the training subjects")
     return Validation(
         held_out or [entries[0].case for entries in context.prepared.stored.values()],
         context.config.contrasts,

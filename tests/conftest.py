@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.utils.console import log_to_console
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = [str(ROOT / name) for name in ("runs", "data", "explore", "mlruns")]
 DATABASE = str(ROOT / "mlflow.db")  # SQLite puts others beside it, of longer names
@@ -59,5 +61,6 @@ def working_folder(tmp_path_factory):
 def out_of_the_checkout():
     """Fail a test that was at work in the checkout, though what it tests may have gone on without."""
     _trespasses.clear()
+    log_to_console()
     yield
     assert not _trespasses, _trespasses

@@ -1,5 +1,6 @@
 """One comparison from folders to files: tables, page, figure and record."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import TYPE_CHECKING
 from pipeline.comparison.comparability import require_comparable
 from pipeline.comparison.runs import FinishedRun, load_runs
 from pipeline.runs.folder import RunFolder
-from pipeline.utils.console import echo, warn
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import require_writable
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from pipeline.reporting.report_page import Picture
@@ -71,17 +73,17 @@ def _write(runs: Sequence[FinishedRun], outputs: Outputs, quiet: bool) -> None:
     from pipeline.comparison.table import compare
 
     comparison = compare(runs)
-    echo(f"{terminal_text(comparison)}\n")
+    logger.info(f"{terminal_text(comparison)}\n")
     save(comparison, outputs.csv, outputs.json)
     picture = _picture(runs, outputs.picture, quiet)
     write_page(outputs.page, comparison, picture)
     files = [outputs.page, outputs.csv, outputs.json, *([outputs.picture] if picture else [])]
     how_to_open = log_comparison(comparison, outputs.page.stem, files, outputs.record)
-    echo(f"  comparison  {outputs.page}   (open it in a browser)")
+    logger.info(f"  comparison  {outputs.page}   (open it in a browser)")
     if picture:
-        echo(f"  slices      {outputs.picture}")
-    echo(f"  figures     {outputs.csv}, {outputs.json}")
-    echo(f"  MLflow      {how_to_open}")
+        logger.info(f"  slices      {outputs.picture}")
+    logger.info(f"  figures     {outputs.csv}, {outputs.json}")
+    logger.info(f"  MLflow      {how_to_open}")
 
 
 def _picture(runs: Sequence[FinishedRun], path: Path, quiet: bool) -> "Picture | None":
@@ -94,7 +96,7 @@ def _picture(runs: Sequence[FinishedRun], path: Path, quiet: bool) -> "Picture |
     try:
         sheet = draw_slices(runs, quiet)
     except UserError as error:
-        warn(f"warning: {error}; the comparison is without its figure")
+        logger.warning(f"{error}; the comparison is without its figure")
         return None
     save_png(sheet, path)
     return Picture(path, "the same slices: input, each method, real target", CAPTION)

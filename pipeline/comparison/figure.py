@@ -1,5 +1,6 @@
 """The same slices translated by every compared model, from the checkpoints that were evaluated."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,10 @@ from pipeline.reporting.side_by_side import SliceOfMethods, side_by_side
 from pipeline.reporting.tiles import RADIOLOGICAL, Tile
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import chain_settings, registrations
-from pipeline.utils.console import progress, warn
+from pipeline.utils.console import progress
 from pipeline.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 SUBJECTS = 2  # the first by name, chosen without regard to scores
 CAPTION = "The slice with the most head in it, of the first test subjects by name. Gray levels from -1 to 1 throughout."
@@ -41,7 +44,7 @@ def draw_slices(runs: Sequence[FinishedRun], quiet: bool) -> Tile:
         try:
             views = {stride: _views(runs[0], pair, stride, settings) for stride in strides}
         except UserError as error:
-            warn(f"warning: {error}; not in the figure")
+            logger.warning(f"{error}; not in the figure")
             continue
         for side, contrasts in enumerate(runs[0].directions):
             rows.append(_row(pair[0].subject, contrasts, {stride: views[stride][side] for stride in strides}, models))

@@ -1,6 +1,7 @@
 """Finished runs, read from their folders as plain data, without torch and without the run's images."""
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +14,11 @@ from pipeline.config.methods import PAIRED
 from pipeline.config.schema import Config
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL, OWN
 from pipeline.runs.folder import RunFolder
-from pipeline.utils.console import warn
 from pipeline.utils.errors import UserError
 from pipeline.utils.paths import cwd_hint
 from pipeline.utils.texts import printable
+
+logger = logging.getLogger(__name__)
 
 Contrasts = tuple[str, str]  # source and target contrast
 Figures = dict[str, dict[str, float]]  # "region/metric" -> scan or subject -> value
@@ -132,7 +134,7 @@ def runs_of_experiment(experiment: str, parent: Path) -> list[Path]:
         if RunFolder(path.parent).scores.exists():
             finished.append(path.parent)
         else:
-            warn(f"warning: {path.parent}: not finished; left out")
+            logger.warning(f"{path.parent}: not finished; left out")
     if not finished:
         raise UserError(
             f"{parent}: no finished run of the experiment {experiment!r} below it; name the runs' folders, or set "

@@ -1,12 +1,15 @@
 """Filling a cache of slices: one job per entry, in worker processes where that pays, with unusable images reported."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.utils.console import bar, progress, warn
+from pipeline.utils.console import bar, progress
 from pipeline.utils.errors import UserError
 from pipeline.utils.workers import run_jobs
+
+logger = logging.getLogger(__name__)
 
 PROGRESS_BAR_DELAY_S = 2.0  # a check of the cache that is shorter than this shows no progress bar
 
@@ -61,5 +64,5 @@ def fill_cache(
         message = reason if reason.startswith(tuple(file_names)) else f"{' and '.join(file_names)}: {reason}"
         if on_bad_volume == "stop":
             raise UserError(f"{message} (preprocess.on_bad_volume: skip would go on without it)")
-        warn(f"warning: {message}; left out")
+        logger.warning(f"{message}; left out")
     return entries, failures

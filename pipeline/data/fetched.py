@@ -1,11 +1,13 @@
 """Images whose content was not fetched yet (git-annex, Git LFS): reported before anything is read."""
 
+import logging
 from collections.abc import Sequence
 
 from pipeline.data.case import Case
-from pipeline.utils.console import warn
 from pipeline.utils.errors import UserError
 from transforms.io.fetched import not_fetched
+
+logger = logging.getLogger(__name__)
 
 
 def require_fetched(cases: Sequence[Case]) -> None:
@@ -20,4 +22,4 @@ def require_fetched(cases: Sequence[Case]) -> None:
     if missing and len(missing) == len(cases):
         raise UserError(f"none of {len(cases)} images is here; {missing[0]}, and so for the others")
     if missing:
-        warn(f"warning: {len(missing)} of {len(cases)} images are not here; {missing[0]}, and so for the others")
+        logger.warning(f"{len(missing)} of {len(cases)} images are not here; {missing[0]}, and so for the others")

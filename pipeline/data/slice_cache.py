@@ -15,6 +15,7 @@ own read errors; `touch` on the cache's files has everything read again.
 import hashlib
 import io
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -29,10 +30,12 @@ from pipeline.data.cache_filling import fill_cache
 from pipeline.data.case import Case
 from pipeline.data.coverage import Coverage, head_slices, pack_histograms, unpack_histograms
 from pipeline.data.fingerprint import volume_fingerprint
-from pipeline.utils.console import warn, warnings_as_lines
+from pipeline.utils.console import warnings_as_lines
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text, atomic_write, file_identity, make_folder
 from transforms.io.fetched import not_fetched
+
+logger = logging.getLogger(__name__)
 
 VERSION = 4  # version of the entries; raise it when the chain's results change
 CHAIN_VERSION = 2  # version of `transforms.slice_chain.slice_chain` for new models
@@ -186,7 +189,9 @@ def look_up(case: Case, folder: Path, settings: dict) -> StoredCase | None:
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         is_intact = False
     if not is_intact:
-        warn(f"warning: {slices_path}: not what was written there (a failing disk, another program?); it is made again")
+        logger.warning(
+            f"{slices_path}: not what was written there (a failing disk, another program?); it is made again"
+        )
     return StoredCase(case, slices_path, statistics["count"], statistics) if is_intact else None
 
 

@@ -1,5 +1,6 @@
 """From a trained model and test subjects to scores: translations beside baselines, in named protocols."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,9 +29,11 @@ from pipeline.metrics.baselines import HistogramMatch, IntensityLookup, copy_inp
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL
 from pipeline.metrics.protocols import OWN, PUBLISHED, Measured
 from pipeline.metrics.similarity import intensity_distance, mae
-from pipeline.utils.console import progress, warn
+from pipeline.utils.console import progress
 from pipeline.utils.errors import UserError
 from pipeline.utils.workers import WorkerPool
+
+logger = logging.getLogger(__name__)
 
 MAX_LOOKUP_PAIRS = 8  # more change a table of 128 entries little, and each may cost a registration
 MAX_NAMES = 5  # in a note
@@ -231,7 +234,7 @@ def _fit_baselines(
     bar = progress(fitting_pairs, title="lookup", unit="pair", quiet=quiet or not fitting_pairs)
     for pair, intensities in zip(bar, intensities_of_pairs, strict=True):
         if isinstance(intensities, str):
-            warn(f"warning: {pair[0].subject}: {intensities}; left out of the lookup's training pairs")
+            logger.warning(f"{pair[0].subject}: {intensities}; left out of the lookup's training pairs")
         else:
             voxels.append(intensities)
     if not voxels:

@@ -1,5 +1,6 @@
 """The end of a run: evaluate the chosen checkpoint, translate the test subjects, draw, report, and log it all."""
 
+import logging
 from collections.abc import Mapping
 
 import numpy as np
@@ -20,9 +21,10 @@ from pipeline.metrics.names import MODEL
 from pipeline.reporting.viewer import make_viewer
 from pipeline.training.run_context import RunContext
 from pipeline.training.run_record import mark_unfinished, write_run_record
-from pipeline.utils.console import echo, warn
 from pipeline.utils.errors import Stopped, UserError, first_cause
 from pipeline.utils.workers import WorkerPool
+
+logger = logging.getLogger(__name__)
 
 
 def finish(context: RunContext) -> None:
@@ -45,7 +47,7 @@ def finish(context: RunContext) -> None:
         volumes = writer.add_rest(test, context.reader, context.quiet, workers) if writer else []
         scores.add_uncertainty(scorer.scores, reason)
         viewer = make_viewer(subjects_to_view(test, scores, viewer_volumes)) if viewer_volumes else None
-    echo(f"\n{scores.text()}\n")
+    logger.info(f"\n{scores.text()}\n")
 
     # Write scores, pictures and report.
     files = [*scores.save(folder.path), *scorer.save(folder, reason)]
@@ -71,7 +73,7 @@ def finish(context: RunContext) -> None:
     )
     if warnings:
         texts = "; ".join(f"{warning.title}: {warning.observation}" for warning in warnings)
-        echo(f"warned during training, what to do stands in the report: {texts}")
+        logger.info(f"warned during training, what to do stands in the report: {texts}")
 
     # Log metrics, files and models to MLflow.
     tracker.log_metrics(_final_metrics(scores), context.position.step)
@@ -151,7 +153,7 @@ def _evaluate(
             raise
         except Exception as error:  # a failed uncertainty must not cost the scores
             reason = first_cause(error)
-            warn(f"warning: {translation.case.path}: left out of the uncertainty ({reason}); its scores stand")
+            logger.warning(f"{translation.case.path}: left out of the uncertainty ({reason}); its scores stand")
 
     # Test pairs, with baselines from the training subjects.
     return evaluate(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 from pipeline.inference.model import TranslationModel
 from pipeline.tracking.mlflow_models import ALIAS, log_translator
 from pipeline.tracking.tracker import Tracker
-from pipeline.utils.console import echo
 from pipeline.utils.files import atomic_text
+
+logger = logging.getLogger(__name__)
 
 Addresses = dict[str, str]  # target contrast -> where MLflow has the model
 
@@ -65,7 +67,7 @@ def log_models(
             score=score,
         )
         if address and address.startswith("models:") and not address.endswith(f"@{ALIAS}"):
-            echo(f"registered as {address}; @{ALIAS} stays with a version that scored higher in validation")
+            logger.info(f"registered as {address}; @{ALIAS} stays with a version that scored higher in validation")
         if address:
             logged[to] = address
             atomic_text(record_path, json.dumps({**identity, "models": logged}, indent=1, ensure_ascii=False) + "\n")

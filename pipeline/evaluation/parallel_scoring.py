@@ -4,6 +4,7 @@ Results are collected in the subjects' order, so they are the same for any numbe
 at a time.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ import numpy as np
 from pipeline.data.case import Case
 from pipeline.data.pairs import PairReader, PreparedScan, View
 from pipeline.evaluation.scores import Scores, SubjectScore
-from pipeline.utils.console import ProgressBar, warn
+from pipeline.utils.console import ProgressBar
 from pipeline.utils.errors import DiskFull, Stopped, UserError, first_cause
 from pipeline.utils.workers import WorkerPool
+
+logger = logging.getLogger(__name__)
 
 READ_AHEAD = 3  # subjects: reading a pair takes a tenth of the time of scoring it, and 0.2 GB until it is scored
 PRELOAD = ["transforms.slice_chain", "pipeline.evaluation.evaluate"]
@@ -118,7 +121,7 @@ def collect(
         name, reason, jobs = waiting.popleft()
         if reason is not None:
             scores.failures[name] = reason
-            warn(f"warning: {name}: {reason}; left out of the evaluation")
+            logger.warning(f"{name}: {reason}; left out of the evaluation")
         for job in jobs:
             case, scored, results = job()
             scores.subjects += scored
@@ -126,7 +129,7 @@ def collect(
                 if failure is None:
                     callbacks[product].take(case, result)
                 else:
-                    warn(f"warning: {case.path}: left out of the {product} ({failure}); its scores stand")
+                    logger.warning(f"{case.path}: left out of the {product} ({failure}); its scores stand")
         bar.update()
 
     with bar:

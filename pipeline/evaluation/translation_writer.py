@@ -1,5 +1,6 @@
 """Pictures and volumes at the end of a run: training GIFs, curves, translated test volumes and their mosaics."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,12 +21,14 @@ from pipeline.reporting.gif import epoch_title, save_gif
 from pipeline.reporting.mosaic import volume_mosaic
 from pipeline.reporting.tiles import RADIOLOGICAL, save_png
 from pipeline.runs.folder import RunFolder
-from pipeline.utils.console import progress, warn
+from pipeline.utils.console import progress
 from pipeline.utils.errors import Stopped, UserError, first_cause
 from pipeline.utils.files import atomic_path
 from pipeline.utils.workers import WorkerPool
 from transforms.io.images import is_raster, write_raster
 from transforms.slices import stack_slices
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class TranslationWriter:
         """Store the job's result, or warn with the reason why there is none."""
         self._written[case] = None if isinstance(result, str) else result
         if isinstance(result, str):
-            warn(f"warning: {result}")
+            logger.warning(result)
 
     def add_rest(
         self, test: Sequence[Case], reader: PairReader, quiet: bool, workers: WorkerPool | None = None
@@ -105,12 +108,12 @@ class TranslationWriter:
         for case, scan in zip(bar, scans, strict=True):
             to = self.model.contrasts[1 - self.model.contrasts.index(case.contrast)]
             if isinstance(scan, str):
-                warn(f"warning: {scan}; not translated")
+                logger.warning(f"{scan}; not translated")
                 continue
             try:
                 slices = translate_scan(scan, to, self.model, self.batch_size, str(case.path))
             except UserError as error:
-                warn(f"warning: {error}; not translated")
+                logger.warning(f"{error}; not translated")
                 continue
             self.add(Translation(case, to, scan, slices))
         return [volume for case in test if (volume := self._written.get(case))]

@@ -4,6 +4,7 @@ Both use `SLICES` evenly spread slices of each scan, with as many passes through
 which takes seconds. The test subjects play no part in the calibration.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,8 +31,10 @@ from pipeline.metrics.calibration import calibration_curve, calibration_error, r
 from pipeline.metrics.names import MODEL
 from pipeline.reporting.calibration_plot import Example, Reliability, save_reliability
 from pipeline.runs.folder import RunFolder
-from pipeline.utils.console import progress, warn
+from pipeline.utils.console import progress
 from pipeline.utils.workers import WorkerPool
+
+logger = logging.getLogger(__name__)
 
 SLICES = 16  # of a scan
 MAX_PAIRS = 16  # validation subjects that the calibration uses
@@ -110,7 +113,7 @@ def calibrate(
     bar = progress(fitting_pairs, title="uncertainty", unit="subject", quiet=quiet)
     for pair, result in zip(bar, views, strict=True):
         if isinstance(result, str):
-            warn(f"warning: {pair[0].subject}: {result}; left out of the uncertainty's calibration")
+            logger.warning(f"{pair[0].subject}: {result}; left out of the uncertainty's calibration")
             continue
         forward_view, backward_view, _ = result
         for view, case, to in (

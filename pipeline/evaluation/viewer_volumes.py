@@ -1,5 +1,6 @@
 """The test subjects in the report's viewer, and their volumes: source, translation and real target."""
 
+import logging
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,9 +16,10 @@ from pipeline.evaluation.scores import MASKED_PSNR, Scores
 from pipeline.inference.model import TranslationModel
 from pipeline.metrics.names import MODEL
 from pipeline.reporting.viewer import FOLDER, ViewedSubject, is_fetched, viewed_subject
-from pipeline.utils.console import warn
 from pipeline.utils.files import atomic_write, temporary_folder
 from transforms.slices import stack_slices
+
+logger = logging.getLogger(__name__)
 
 MAX_SUBJECTS = 3  # a direction: the file is mailed
 
@@ -103,8 +105,8 @@ def collect_viewer_volumes(folder: Path, model: TranslationModel) -> Iterator[Vi
         UserError: the folder cannot be written.
     """
     if not is_fetched():
-        warn(
-            "note: the report has no interactive viewer, for its package is not here; to have it, run "
+        logger.warning(
+            "the report has no interactive viewer, for its package is not here; to have it, run "
             f"npm ci --prefix {shlex.quote(str(FOLDER))} (or make viewer), then this run again"
         )
         yield None

@@ -1,5 +1,6 @@
 """A cohort: contrasts and subset of every subject, and statistics of every image."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,11 @@ from pipeline.data.case import Case, pairs
 from pipeline.data.coverage import FULL_COVERAGE, Coverage
 from pipeline.data.splits import CohortSplit
 from pipeline.exploration.image_statistics import ImageStatistics, examine
-from pipeline.utils.console import progress, warn
+from pipeline.utils.console import progress
 from pipeline.utils.errors import UserError
 from pipeline.utils.workers import run_jobs
+
+logger = logging.getLogger(__name__)
 
 SUBSETS = ("train", "validation", "test", "not used")
 NOT_USED = SUBSETS[-1]
@@ -96,7 +99,7 @@ def read_all(
             statistics[case] = image
             continue
         unreadable[case] = reason.replace(f"{case.path}: ", "")
-        warn(f"warning: {case.path}: {unreadable[case]}; left out")
+        logger.warning(f"{case.path}: {unreadable[case]}; left out")
     if not statistics:
         raise UserError(f"none of {len(cases)} images could be read; the reasons are above")
     in_order = [case for case in cases if case in statistics]

@@ -1,5 +1,6 @@
 """Explore a configuration's data before training: find, split and read it, list findings, and write page and record."""
 
+import logging
 import platform
 import time
 from pathlib import Path
@@ -19,10 +20,12 @@ from pipeline.runs.coverage_choice import coverage_json
 from pipeline.runs.folder import RunFolder, resolved_yaml
 from pipeline.runs.prepare import chain_settings, find_cases, split_cases
 from pipeline.tracking.tracker import Tracker
-from pipeline.utils.console import echo, table, warn
+from pipeline.utils.console import table
 from pipeline.utils.errors import Stopped, UserError
 from pipeline.utils.files import require_writable, temporary_folder
 from pipeline.utils.interruption import Interruption
+
+logger = logging.getLogger(__name__)
 
 PAGE, RECORD = "explore.html", "explore.json"
 PRINTED_FINDINGS = 20
@@ -57,10 +60,10 @@ def survey(config: Config, folder: Path, to_train: str, *, quiet: bool = False) 
     except Stopped as stop:
         progress_text = f"{folder / PAGE} is written; MLflow may lack it" if written else "nothing is written yet"
         raise Stopped(stop.exit_code - 128, f"{progress_text}; the same command begins anew") from None
-    echo(f"\ndone in {(time.monotonic() - started) / 60:.1f} min")
-    echo(f"  page        {folder / PAGE}   (open it in a browser)")
-    echo(f"  facts       {folder / RECORD}")
-    echo(f"  MLflow      {how_to_open}")
+    logger.info(f"\ndone in {(time.monotonic() - started) / 60:.1f} min")
+    logger.info(f"  page        {folder / PAGE}   (open it in a browser)")
+    logger.info(f"  facts       {folder / RECORD}")
+    logger.info(f"  MLflow      {how_to_open}")
 
 
 def require_free(folder: Path, run_folder: Path) -> None:
@@ -102,7 +105,7 @@ def _split_or_complaint(config: Config, cases: list) -> tuple[CohortSplit | None
         return split_cases(config, cases, folder.file_in_use(folder.split)), ""
     except UserError as error:  # the exploration goes on, since its page helps to mend the data
         complaint = f"the run would stop here, so nothing is split below: {error}"
-        warn(f"warning: {complaint}")
+        logger.warning(complaint)
         return None, complaint
 
 
@@ -156,13 +159,13 @@ def _write_files(
 
 def _print_findings(cohort: Cohort, findings: list[Finding]) -> None:
     """Print the summary table, and one line per finding."""
-    echo(table(*summary_rows(cohort, findings)))
+    logger.info(table(*summary_rows(cohort, findings)))
     if findings:
-        echo(f"\nworth a look ({len(findings)}):")
+        logger.info(f"\nworth a look ({len(findings)}):")
     for finding in findings[:PRINTED_FINDINGS]:
-        echo(f"  {finding.kind}: {finding.names}: {finding.text}")
+        logger.info(f"  {finding.kind}: {finding.names}: {finding.text}")
     if len(findings) > PRINTED_FINDINGS:
-        echo(f"  and {len(findings) - PRINTED_FINDINGS} more, on the page")
+        logger.info(f"  and {len(findings) - PRINTED_FINDINGS} more, on the page")
 
 
 def _log_to_mlflow(config: Config, folder: Path, cohort: Cohort, findings: list[Finding]) -> str:

@@ -1,5 +1,6 @@
 """Networks compiled by `torch.compile` for commands that translate many volumes, where compiling pays."""
 
+import logging
 import os
 import shutil
 import sys
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 
 from pipeline.inference.model import TranslationModel, is_large
 from pipeline.inference.uncertainty import dropouts
-from pipeline.utils.console import one_line, warn
+from pipeline.utils.console import one_line
 from pipeline.utils.errors import first_cause
+
+logger = logging.getLogger(__name__)
 
 MIN_VOLUMES = 20  # a U-Net-256 of width 64: 12 s to compile, then 0.3 s less a volume of 150 slices, bf16 1.3 s
 MAX_FORMS = 6  # compiled networks in all, counting each size of slices; TorchDynamo keeps eight per class
@@ -120,7 +123,7 @@ class CompiledForms:
         except Exception as error:
             self._can_compile = False
             reason = one_line(first_cause(getattr(error, "inner_exception", error)))[:MAX_REASON_LENGTH]
-            warn(f"warning: the network could not be compiled ({reason}); goes on without, more slowly")
+            logger.warning(f"the network could not be compiled ({reason}); goes on without, more slowly")
             return None
         form = _Form(run, example, tuple(buffer.clone() for buffer in network.buffers()))
         self._forms[id(network), batch.shape[2:]] = form

@@ -1,6 +1,7 @@
 """A run's `uncertainty.json`: the calibrations that its evaluation made, and the weights that they hold for."""
 
 import json
+import logging
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,9 +11,10 @@ from pipeline.inference.model import TranslationModel, load_model
 from pipeline.inference.model_address import MLFLOW_SCHEMES
 from pipeline.inference.uncertainty import Calibration, UncertaintySources, has_own_spread
 from pipeline.runs.folder import RunFolder
-from pipeline.utils.console import warn
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 RUN, SINGLE_NETWORK = "run", "alone"  # kinds of sources: all networks of a run, or one direction's network by itself
@@ -67,7 +69,7 @@ def other_checkpoints(folder: RunFolder, model: TranslationModel) -> dict[str, T
         try:
             other = load_model(path, model.device.type)
         except UserError as error:
-            warn(f"warning: {error}; not asked about the uncertainty")
+            logger.warning(f"{error}; not asked about the uncertainty")
             continue
         if _weights_key(other) not in keys:
             others[path.stem] = other

@@ -1,5 +1,6 @@
 """Disk space that a run needs, and whether the disks have it."""
 
+import logging
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -11,8 +12,9 @@ from pipeline.data.case import Case
 from pipeline.data.slice_cache import case_key
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import chain_settings
-from pipeline.utils.console import warn
 from pipeline.utils.files import human_bytes, is_folder
+
+logger = logging.getLogger(__name__)
 
 BYTES_PER_PIXEL = 2  # the slice cache holds uint16
 CHECKPOINTS = 3  # latest, previous and best
@@ -77,8 +79,8 @@ def warn_of_full_disks(needs: Sequence[DiskNeed]) -> None:
             entries = [
                 f"{need.name} {human_bytes(size)} in {need.folder}" for need, size in missing_bytes.items() if size
             ]
-            warn(
-                f"warning: the disk of {needs_of_disk[0].folder} has {human_bytes(disk.free)} free, and some "
+            logger.warning(
+                f"the disk of {needs_of_disk[0].folder} has {human_bytes(disk.free)} free, and some "
                 f"{human_bytes(sum(missing_bytes.values()))} are to be written there ({', '.join(entries)}); free "
                 "some, or set preprocess.store or output to another disk"
             )

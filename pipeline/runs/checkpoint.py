@@ -1,5 +1,6 @@
 """Checkpoints: dictionaries of tensors and plain values, complete on disk or absent."""
 
+import logging
 import os
 import pickle
 import shutil
@@ -13,10 +14,11 @@ from typing import BinaryIO
 import torch
 from torch import nn
 
-from pipeline.utils.console import warn
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_write, writing_to
 from pipeline.utils.texts import printable
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 UNREADABLE = (  # errors of torch.load on truncated, overwritten or other files
@@ -61,7 +63,7 @@ class CheckpointFolder:
             try:
                 state = load_checkpoint(path)
             except UserError as error:
-                warn(f"warning: {error}")
+                logger.warning(error)
                 continue
             if path != existing[0]:  # or the next save would replace this one by the damaged file
                 existing[0].replace(existing[0].with_suffix(".damaged"))

@@ -1,5 +1,6 @@
 """Warnings of a run or a dry run where the two contrasts' scans differ in more than their contrast."""
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,7 +13,8 @@ from pipeline.data.headers import header_grids
 from pipeline.data.similar_ids import similar_ids_text
 from pipeline.data.splits import CohortSplit
 from pipeline.runs.coverage_choice import ByContrast
-from pipeline.utils.console import echo, warn
+
+logger = logging.getLogger(__name__)
 
 
 def ids_text(config: Config, cases: Sequence[Case], subset_of: Mapping[str, str]) -> str | None:
@@ -33,7 +35,7 @@ def warn_of_ids(config: Config, cases: Sequence[Case], split: CohortSplit) -> No
     training = {case.subject: "train" for side in split.train.values() for case in side}
     held_out = {case.subject: subset for subset in ("validation", "test") for case in getattr(split, subset)}
     if text := ids_text(config, cases, training | held_out):
-        warn(f"warning: {text}")
+        logger.warning(text)
 
 
 def warn_of_stored(config: Config, stored: ByContrast, coverage: Coverage, *, paired: bool) -> None:
@@ -48,10 +50,10 @@ def warn_of_stored(config: Config, stored: ByContrast, coverage: Coverage, *, pa
     shown_mm = coverage.shown_mm or {}
     text = None if paired else coverage_text(shown_mm, coverage)
     if text:
-        warn(f"warning: {text}")
+        logger.warning(text)
     elif coverage.mm is not None and len(shown_mm) > 1:
         lengths = ", ".join(f"{contrast} {length:.0f} mm" for contrast, length in shown_mm.items())
-        echo(f"trained on: {coverage} (scans show, by their medians, {lengths})")
+        logger.info(f"trained on: {coverage} (scans show, by their medians, {lengths})")
     if config.preprocess.spacing_mm is None:
         _warn_of_voxels(
             {contrast: [entry.statistics["spacing_mm"] for entry in entries] for contrast, entries in stored.items()}
@@ -75,9 +77,9 @@ def warn_of_headers(config: Config, cases: Sequence[Case], split: CohortSplit, *
     if not paired and (text := coverage_text(fields, coverage, region="field of view")):
         if setting == "shared":
             lengths = ", ".join(f"{contrast} {length:.0f} mm" for contrast, length in fields.items())
-            echo(f"coverage   fields of view differ ({lengths}): training takes what both contrasts' heads show")
+            logger.info(f"coverage   fields of view differ ({lengths}): training takes what both contrasts' heads show")
         else:
-            warn(f"warning: {text} (by headers alone: of the head they tell nothing, pipeline.explore does)")
+            logger.warning(f"{text} (by headers alone: of the head they tell nothing, pipeline.explore does)")
     if config.preprocess.spacing_mm is None:
         _warn_of_voxels(
             {contrast: [grid.voxel_mm for grid in contrast_grids] for contrast, contrast_grids in grids.items()}
@@ -87,4 +89,4 @@ def warn_of_headers(config: Config, cases: Sequence[Case], split: CohortSplit, *
 def _warn_of_voxels(voxels_mm: Mapping[str, Sequence[Sequence[float]]]) -> None:
     typical = {contrast: np.median(sizes, axis=0).tolist() for contrast, sizes in voxels_mm.items() if len(sizes)}
     if text := voxel_text(typical):
-        warn(f"warning: {text}")
+        logger.warning(text)

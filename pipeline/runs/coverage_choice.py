@@ -1,14 +1,16 @@
 """The range of the head that a run trains on: chosen once, from its training volumes, and saved with the run."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.data.case import Case
 from pipeline.data.coverage import Coverage, shared_length, typical_lengths
 from pipeline.data.slice_cache import StoredCase
-from pipeline.utils.console import warn
 from pipeline.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 ByContrast = Mapping[str, Sequence[StoredCase]]
 
@@ -80,7 +82,7 @@ def within_coverage(
     for case, reason in left_out.items():
         if on_bad_volume == "stop":
             raise UserError(f"{case.path}: {reason} (preprocess.on_bad_volume: skip would go on without it)")
-        warn(f"warning: {case.path}: {reason}; left out")
+        logger.warning(f"{case.path}: {reason}; left out")
     return kept_entries, left_out
 
 
@@ -100,7 +102,7 @@ def pairs_within_coverage(
         (first.case, second.case): _empty_range_message(coverage) for first, second in cut_pairs if not first.count
     }
     for (first, second), reason in empty.items():
-        warn(f"warning: {first.path} and {second.path}: {reason}; left out")
+        logger.warning(f"{first.path} and {second.path}: {reason}; left out")
     return [pair for pair in cut_pairs if pair[0].count], empty
 
 

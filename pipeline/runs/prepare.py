@@ -1,5 +1,6 @@
 """From a configuration to the training data: cases, split, slices and the cohort's intensity statistics."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from pipeline.data.split_file import split_from_file
 from pipeline.data.splits import CohortSplit, make_split
 from pipeline.runs.contrast_warnings import warn_of_ids, warn_of_stored
 from pipeline.runs.coverage_choice import choose_coverage, pairs_within_coverage, shown_mm, within_coverage
-from pipeline.utils.console import warn
 from pipeline.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 CohortStatistics = dict[str, dict]  # contrast -> statistics of its training cohort
 
@@ -176,7 +178,7 @@ def prepare(
         if not entries:
             raise UserError(f"no {contrast} image of the training subjects could be used; the reasons are above")
     if left_out:
-        warn(f"warning: {len(left_out)} of {len(training)} training images were left out, named above")
+        logger.warning(f"{len(left_out)} of {len(training)} training images were left out, named above")
     warn_of_stored(config, uncut, coverage, paired=paired)
     statistics = {contrast: cohort_statistics(entries, coverage) for contrast, entries in by_contrast.items()}
     prepared = PreparedData(tuple(cases), split, by_contrast, statistics, left_out, coverage=coverage)
@@ -207,7 +209,7 @@ def _with_pairs(prepared: PreparedData, config: Config, settings: dict, cache_op
         raise UserError(f"none of {len(usable_pairs)} pairs could be used; the reasons are above")
     failures |= beyond
     if len(stored) < len(training_pairs):
-        warn(f"warning: {len(training_pairs) - len(stored)} of {len(training_pairs)} training pairs were left out")
+        logger.warning(f"{len(training_pairs) - len(stored)} of {len(training_pairs)} training pairs were left out")
     left_out = {case: reason for pair, reason in failures.items() for case in pair}
     for pair in training_pairs:
         for case, partner in (pair, pair[::-1]):
@@ -228,7 +230,7 @@ def warn_unpaired(config: Config, cases: Sequence[Case], split: CohortSplit) -> 
         if case.contrast in config.contrasts and case not in paired and case.subject not in held_out
     ]
     if names:
-        warn(f"warning: left out of paired training for want of a partner in the other contrast: {shortlist(names)}")
+        logger.warning(f"left out of paired training for want of a partner in the other contrast: {shortlist(names)}")
 
 
 def cohort_statistics(stored: Sequence[StoredCase], coverage: Coverage = FULL_COVERAGE) -> dict:

@@ -5,11 +5,13 @@ lead to its old place: to nothing, or to another project's files. All reading an
 registry of artifact repositories, so that is where such paths are corrected.
 """
 
+import logging
 import os
 from pathlib import Path
 
 from pipeline.tracking.mlflow_settings import sqlite_file
-from pipeline.utils.console import warn
+
+logger = logging.getLogger(__name__)
 
 ROOT = "mlruns"  # MLflow's own name for the folder of a store's files
 _reported: set[Path] = set()
@@ -66,7 +68,7 @@ def _report_once(store: Path, recorded: Path, used_folder: Path) -> None:
     )
     if used_root not in _reported:
         _reported.add(used_root)
-        warn(
-            f"note: {store} has recorded that its files are in {recorded_root}; it was moved, so those in {used_root} "
+        logger.warning(
+            f"{store} has recorded that its files are in {recorded_root}; it was moved, so those in {used_root} "
             "are used"
         )

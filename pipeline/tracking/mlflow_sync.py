@@ -1,5 +1,6 @@
 """Send the record of an ended run from its folder to an MLflow store, as if it had been logged during the run."""
 
+import logging
 import os
 import re
 from collections import Counter
@@ -23,8 +24,9 @@ from pipeline.tracking.mlflow_errors import short_reason
 from pipeline.tracking.mlflow_run import MlflowRun
 from pipeline.tracking.mlflow_settings import configure_mlflow, request_timeout
 from pipeline.tracking.mlflow_worker import LINES_AT_ONCE, UPLOAD_BYTES_PER_S, read_run_id, write_run_id
-from pipeline.utils.console import warn
 from pipeline.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 PATIENCE_S = 26  # added to the timeout of a request in training, since no training waits here
 KINDS = {"image": "pictures", "artifact": "artifacts", "dataset": "data sets"}
@@ -105,7 +107,7 @@ class MlflowSync:
     def refuse(self, title: str, reason: str) -> None:
         """Warn of an item that could not be sent, and count it."""
         self.refused += 1
-        warn(f"{self.folder}: {title} is not sent ({reason})")
+        logger.warning(f"{self.folder}: {title} is not sent ({reason})")
 
     def _open(self) -> MlflowRun:
         """Open the folder's MLflow run, or a new one, and log each of the run's successive settings."""
@@ -139,7 +141,7 @@ class MlflowSync:
                 self.sent[entry["kind"]] += 1
         if lost:
             pictures = "1 picture is" if lost == 1 else f"{lost} pictures are"
-            warn(f"note: {self.folder}: {pictures} not here any more, but only in the store that got them first")
+            logger.warning(f"{self.folder}: {pictures} not here any more, but only in the store that got them first")
 
     def _send_picture(self, entry: Entry, samples: Mapping[tuple[str, int], Path]) -> bool:
         """Send an image that the store lacks; return whether it was available or already logged."""

@@ -5,6 +5,7 @@ and after reconnecting sends what the store lacks. Training waits for a failing 
 """
 
 import json
+import logging
 import shlex
 import threading
 import time
@@ -22,8 +23,9 @@ from pipeline.tracking.mlflow_settings import (
     request_timeout,
     without_password,
 )
-from pipeline.utils.console import warn
 from pipeline.utils.files import atomic_text
+
+logger = logging.getLogger(__name__)
 
 # A request to SQLite delays training by 10 ms, whatever its size.
 SEND_EVERY_S, RETRY_EVERY_S, SYSTEM_EVERY_S = 10.0, 30.0, 10.0
@@ -119,7 +121,7 @@ class MlflowWorker:
                 self._has_gaps or not self._is_complete
             ) and self._complete_file == self._metrics:  # otherwise it is no run's folder
                 command = f"python -m pipeline.sync {shlex.quote(str(self._metrics.parent))}"
-                warn(f"tracking: MLflow has not got all of this run; `{command}` sends it later")
+                logger.warning(f"MLflow has not got all of this run; `{command}` sends it later")
 
     def _wait(self, event: threading.Event) -> None:
         """Wait while the thread makes progress; time without progress is subtracted from the remaining patience."""
@@ -190,7 +192,7 @@ class MlflowWorker:
             if not self._run.is_reachable():
                 raise
             self._has_gaps = True
-            warn(f"tracking: MLflow did not take {job.title} ({short_reason(error)}); the run goes on without it there")
+            logger.warning(f"MLflow did not take {job.title} ({short_reason(error)}); the run goes on without it there")
         finally:
             self._allowance_s = 0.0
 
@@ -210,7 +212,7 @@ class MlflowWorker:
         if not self._has_warned:
             self._has_warned = True
             store = without_password(self.uri or "MLflow")
-            warn(f"tracking: {store} is not followed ({reason}); the run goes on, {self._complete_file} has everything")
+            logger.warning(f"{store} is not followed ({reason}); the run goes on, {self._complete_file} has everything")
 
 
 def read_run_id(run_id_file: Path) -> str | None:

@@ -4,6 +4,7 @@ Earlier results are read from metrics.jsonl, so that a resumed run continues wit
 any time.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
@@ -17,9 +18,10 @@ from pipeline.metrics.failure_detectors import Cohort, depth_layers, depth_profi
 from pipeline.tracking.metrics_file import read_metrics
 from pipeline.training.failure_checks import FAILURE_CHECKS, CheckResult, check_failures
 from pipeline.training.shift_checks import Shifts, check_shifts, shift_sentence, shifts_by_direction
-from pipeline.utils.console import warn_below_bars
 from transforms.intensity import foreground_mask
 from transforms.slices import well_filled_slices
+
+logger = logging.getLogger(__name__)
 
 COHORT_SLICES = 160  # sample of a contrast's training slices
 EARLY = 0.1  # share of the epochs, at the beginning, in which nothing is checked
@@ -135,9 +137,9 @@ class FailureMonitor:
         for name in dict.fromkeys(warning.first.name for warning in changed if warning.cleared is None):
             raised = [warning for warning in changed if warning.first.name == name and warning.cleared is None]
             text = "; ".join(f"{warning.title}: {warning.observation}" for warning in raised)
-            warn_below_bars(f"warning: {text}: the translation {raised[0].meaning}; {raised[0].first.advice}")
+            logger.warning(f"{text}: the translation {raised[0].meaning}; {raised[0].first.advice}")
         if cleared := [f"{warning.title}: {warning.observation}" for warning in changed if warning.cleared is not None]:
-            warn_below_bars("; ".join(cleared))
+            logger.info("; ".join(cleared))
 
     def _update_warnings(self, metrics: Mapping[str, float], epoch: int) -> list[tuple[str, str]]:
         """Update the warnings; return the keys of those that were triggered, triggered again or cleared."""

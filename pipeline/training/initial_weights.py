@@ -1,6 +1,7 @@
 """Initial weights from another run: found early, and checked against the networks to train."""
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +11,9 @@ from pipeline.config.schema import Config
 from pipeline.data.splits import CohortSplit
 from pipeline.inference.model_address import checkpoint_at
 from pipeline.runs.folder import RunFolder, differing_keys
-from pipeline.utils.console import warn
 from pipeline.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # the commands look for the weights before they import torch
     from torch import Tensor
@@ -48,8 +50,8 @@ class InitialWeights:
         overlap = sorted(held_out & self.subjects)
         if not overlap:
             return self
-        warn(
-            f"warning: training.start_from: {self.record['run']} was trained with {len(overlap)} of {len(held_out)} "
+        logger.warning(
+            f"training.start_from: {self.record['run']} was trained with {len(overlap)} of {len(held_out)} "
             f"subjects that validate and test here, going by their names ({shortlist(overlap)}), so scores may flatter "
             "this run; give both one split (split.seed, or split.file with the other run's split.json)"
         )
@@ -202,4 +204,4 @@ def _warn_of_preprocessing(path: Path, source: Config, config: Config, version: 
     if version != CHAIN_VERSION:
         different.append(f"the chain's version {version} there, {CHAIN_VERSION} here")
     if different:
-        warn(f"warning: training.start_from: {path} was trained on slices made otherwise: {'; '.join(different)}")
+        logger.warning(f"training.start_from: {path} was trained on slices made otherwise: {'; '.join(different)}")

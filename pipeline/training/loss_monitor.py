@@ -1,5 +1,6 @@
 """The losses of a run's steps, read in batches so that not every step waits for a GPU."""
 
+import logging
 import math
 from collections.abc import Mapping
 
@@ -7,8 +8,9 @@ import torch
 from torch import Tensor
 
 from pipeline.training.trainer_state import TrainerState
-from pipeline.utils.console import warn_below_bars
 from pipeline.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 NAMED = 3  # the first skipped steps, each of which gets a warning; later only the 10th, the 100th, … do
 POWERS = {10**power for power in range(1, 10)}
@@ -61,6 +63,6 @@ class LossMonitor:
         if count <= NAMED or count in POWERS:
             more = {NAMED: "; of further ones, the 10th, 100th, … are named"}.get(count, "")
             total = f"; {count:,} so far" if count > NAMED else more
-            warn_below_bars(f"warning: step {step}: {bad} not finite; the step was skipped{total}")
+            logger.warning(f"step {step}: {bad} not finite; the step was skipped{total}")
         if self.position.bad_in_a_row >= self.limit:
             raise NotFinite(f"training stopped at step {step}: {self.limit} losses in a row were not finite ({bad})")

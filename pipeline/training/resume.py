@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,9 +16,10 @@ from pipeline.training.history import History, extension_text, history_of, histo
 from pipeline.training.initial_weights import InitialWeights, read_initial_weights
 from pipeline.training.loop import Schedule
 from pipeline.training.trainer_state import TrainerState
-from pipeline.utils.console import echo
 from pipeline.utils.distributed import World
 from pipeline.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,13 @@ class StartingPoint:
         """Print what the run starts from, and what it is about to do."""
         position = self.position
         if self.start is not None:
-            echo(f"starting from the weights of {start_text(self.start.record)}")
+            logger.info(f"starting from the weights of {start_text(self.start.record)}")
         if position.epochs >= schedule.epochs:
-            echo(f"{folder.path}: training is complete; evaluating again")
+            logger.info(f"{folder.path}: training is complete; evaluating again")
         elif self.state is not None:
-            echo(f"continuing {folder.path} after step {position.step:,}")
+            logger.info(f"continuing {folder.path} after step {position.step:,}")
         else:
-            echo(f"training {config.name}: {config.method.type}, {schedule.epochs:,} epochs of "
+            logger.info(f"training {config.name}: {config.method.type}, {schedule.epochs:,} epochs of "
                 f"{schedule.steps_per_epoch:,} steps → {folder.path}")  # fmt: skip
         if self.state is not None and self.history != self.state.get("history", {}):
             _announce_extension(self.history["extensions"][-1], config, schedule, position.step)
@@ -117,7 +119,7 @@ def require_alike(world: World, prepared: PreparedData, engine: Engine, position
 def _announce_extension(extension: Mapping, config: Config, schedule: Schedule, step: int) -> None:
     """Print the learning rate with which a changed schedule continues: the new schedule's at this step."""
     if step >= schedule.steps:
-        echo(extension_text(extension))
+        logger.info(extension_text(extension))
         return
     constant, decay = extension["from"]
     old_schedule = replace(schedule, constant_epochs=constant, decay_epochs=decay)
@@ -127,7 +129,7 @@ def _announce_extension(extension: Mapping, config: Config, schedule: Schedule, 
         for schedule_at, at_step in ((old_schedule, step - 1), (schedule, step))
     )
     rate_text = f"the learning rate was {last_rate:.3g} and goes on at {next_rate:.3g}, {_rate_outlook(schedule, step)}"
-    echo(f"{extension_text(extension)}: {rate_text}")
+    logger.info(f"{extension_text(extension)}: {rate_text}")
 
 
 def _rate_outlook(schedule: Schedule, step: int) -> str:

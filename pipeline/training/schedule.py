@@ -1,8 +1,11 @@
 """Builds a training schedule, and warns if its learning rate vanishes long before the last step."""
 
+import logging
+
 from pipeline.config.schema import Training
 from pipeline.training.loop import Schedule
-from pipeline.utils.console import warn
+
+logger = logging.getLogger(__name__)
 
 LEAST_RATE = 1e-3  # share of the initial learning rate below which weights hardly move
 LEAST_SHARE = 0.1  # share of all steps that may have so low a rate
@@ -41,8 +44,8 @@ def warn_of_lost_rate(schedule: Schedule) -> None:
             low = middle + 1
     idle = schedule.steps - low
     if idle > LEAST_SHARE * schedule.steps:
-        warn(
-            f"warning: the learning rate falls below a thousandth of what it begins with after step {low:,} of "
+        logger.warning(
+            f"the learning rate falls below a thousandth of what it begins with after step {low:,} of "
             f"{schedule.steps:,}; the other {idle / schedule.steps:.0%} would change next to nothing; raise "
             f"training.halve_every ({schedule.halve_every}), or train fewer steps (training.steps_per_epoch)"
         )

@@ -1,5 +1,6 @@
 """Validation while training: fixed slices of the validation subjects, their scores and their pictures."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from pipeline.metrics.similarity import DATA_RANGE, intensity_distance, mae, psn
 from pipeline.reporting.panels import SampleRow, sample_panel
 from pipeline.reporting.tiles import RADIOLOGICAL, Tile
 from pipeline.training.prepared_slices import prepared_slices
-from pipeline.utils.console import warn
 from pipeline.utils.errors import UserError
 from transforms.slices import AXES, centre_fit, well_filled_slices
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Validation:
             scan_pairs or cases, partial(_prepare_scan, reader, slices_per_scan, coverage), settings, **options
         ):
             if isinstance(images, str):
-                warn(f"warning: {images}; left out of the validation")
+                logger.warning(f"{images}; left out of the validation")
                 continue
             for case, arrays in zip((scan,) if isinstance(scan, Case) else scan, images, strict=True):
                 label = scan.name if isinstance(scan, Case) else case.subject

@@ -1,6 +1,7 @@
 """Terminal output of every command: messages, tables, progress bars and exit codes."""
 
 import errno
+import logging
 import os
 import re
 import sys
@@ -28,6 +29,7 @@ def cli_main(command: Callable[[list[str] | None], int]) -> Callable[[list[str] 
 
     def main(argv: list[str] | None = None) -> int:
         try:
+            log_to_console()
             with sigterm_as_exception(), _warning_once():
                 return command(argv)
         except UserError as error:
@@ -80,9 +82,26 @@ def _warning_once() -> Iterator[None]:
                 warn(f"{count} times: {text}")
 
 
-def warn_below_bars(text: str) -> None:
-    """Print a line as `warn` does; on a terminal it starts a new line, below any progress bar."""
-    warn(f"\n{text}" if _is_terminal(sys.stderr) else text)
+class ConsoleHandler(logging.Handler):
+    """Prints what the project's modules log: information on standard output, the rest on standard error.
+
+    Warnings begin with "warning: ". On a terminal, a text stands below any progress bar.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record as one text."""
+        below_bars = "\n" if _is_terminal(sys.stderr) and getattr(ProgressBar, "_instances", None) else ""
+        prefix = "warning: " if record.levelno == logging.WARNING else ""
+        (echo if record.levelno < logging.WARNING else warn)(f"{below_bars}{prefix}{record.getMessage()}")
+
+
+def log_to_console() -> None:
+    """Let this process print what the project's modules log; commands call it, users of the Python functions may."""
+    for name in ("pipeline", "transforms", "networks"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        if not any(isinstance(handler, ConsoleHandler) for handler in logger.handlers):
+            logger.addHandler(ConsoleHandler())
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

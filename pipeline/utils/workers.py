@@ -148,6 +148,9 @@ def _prepare_worker() -> None:
     """Limit a worker to one thread, since the workers fill the cores, and end it with its parent process only."""
     import torch
 
+    from pipeline.utils.console import log_to_console
+
+    log_to_console()
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -178,7 +178,7 @@ def test_a_dead_mlflow_changes_no_weight_and_the_run_is_sent_later(undisturbed, 
         patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         assert phantom_run(folder, "evaluation.protocols=[]") == 0
     assert_same_end(folder, undisturbed)
-    assert "tracking: MLflow has not got all of this run; `python -m pipeline.sync" in capsys.readouterr().err
+    assert "warning: MLflow has not got all of this run; `python -m pipeline.sync" in capsys.readouterr().err
     client = MlflowClient(store)
     for _ in range(2):  # again changes nothing
         assert main([str(folder)]) == 0

@@ -228,7 +228,7 @@ def test_an_error_nobody_expected_stops_the_runs_under_way(workspace, monkeypatc
             wait_for("ready")
             raise ZeroDivisionError
 
-    monkeypatch.setattr(sweep_jobs, "echo", echo)
+    monkeypatch.setattr(sweep_jobs.logger, "info", echo)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(ZeroDivisionError):
         main([config("long1"), config("later"), "--jobs", "2"])

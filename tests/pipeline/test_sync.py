@@ -61,7 +61,7 @@ def test_pictures_that_only_the_first_store_has_are_told_once_and_are_no_failure
         picture.unlink()
     capsys.readouterr()
     assert main([str(unfollowed[0])]) == 0
-    output = f"note: {unfollowed[0]}: 2 pictures are not here any more, but only in the store that got them first\n"
+    output = f"warning: {unfollowed[0]}: 2 pictures are not here any more, but only in the store that got them first\n"
     assert capsys.readouterr().err == output
 
 

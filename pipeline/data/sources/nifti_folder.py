@@ -1,5 +1,6 @@
 """Any folder of NIfTI volumes as cases: one glob per contrast, with {subject} in it (BIDS or a lab's own layout)."""
 
+import logging
 import os
 import re
 from collections import defaultdict
@@ -10,8 +11,9 @@ from pathlib import Path
 
 from pipeline.data.case import Case
 from pipeline.data.sources.listing import VOLUME_SUFFIX, check_unique_names, natural_key, require_folder
-from pipeline.utils.console import warn
 from pipeline.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 Label = tuple[str, ...]
 _SUFFIX = re.compile(rf"{VOLUME_SUFFIX}$", re.IGNORECASE)
@@ -94,8 +96,8 @@ def _warn_of_other_formats(folder: Path, patterns: Mapping[str, str], files: Seq
         unread = [name for name, stem in stems.items() if stem not in present and _scan(matcher, f"{stem}.nii.gz")]
         if unread:
             count = "1 volume" if len(unread) == 1 else f"{len(unread)} volumes"
-            warn(
-                f"warning: {folder}: data.patterns.{contrast} '{pattern}' would match {count} of another format than "
+            logger.warning(
+                f"{folder}: data.patterns.{contrast} '{pattern}' would match {count} of another format than "
                 f".nii, .nii.gz or .mgz, such as {unread[0]}; left out, convert to .nii.gz to have them taken"
             )
 

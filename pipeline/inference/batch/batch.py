@@ -1,6 +1,7 @@
 """Translating a command's jobs one after the other, and the outcome on the console and in the summary."""
 
 import json
+import logging
 import signal
 import time
 import warnings
@@ -22,9 +23,11 @@ from pipeline.inference.batch.jobs import (
 )
 from pipeline.inference.batch.provenance import Provenance, write_record
 from pipeline.inference.batch.uncertainty_maps import is_uncertainty_map
-from pipeline.utils.console import echo, on_one_line, one_line, progress, warn
+from pipeline.utils.console import on_one_line, one_line, progress
 from pipeline.utils.errors import EXIT_PARTLY_DONE, DiskFull, UserError
 from pipeline.utils.files import atomic_text, is_folder, text_writer, write_together
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from pipeline.inference.multi_view import MultiViewTranslator, OpenedViews, ViewTranslation
@@ -137,7 +140,7 @@ def translate_jobs(
         job.seconds = time.perf_counter() - started
         if verbose:
             ended = f"{job.source} -> {job.target}: {job.status} in {job.seconds:.1f} s"
-            echo(one_line("; ".join([ended, *filter(None, [job.message])])))
+            logger.info(one_line("; ".join([ended, *filter(None, [job.message])])))
         if disk_is_full:
             break
 
@@ -175,15 +178,17 @@ def print_outcome(jobs: list[Job], *, quiet: bool, stopped: int, overwrite: bool
     single_failure = len(jobs) == 1 and jobs[0].error != ""  # a table would say no more
     if quiet or single_failure:
         for job in jobs:
-            for line in [*(f"warning: {note}" for note in job.warnings), *[f"error: {job.error}"][: bool(job.error)]]:
-                warn(one_line(line))
+            for note in job.warnings:
+                logger.warning(one_line(note))
+            if job.error:
+                logger.error(one_line(f"error: {job.error}"))
     else:
-        echo(outcome_table(jobs))
+        logger.info(outcome_table(jobs))
     if stopped:
         reason = "stopped: interrupted" if stopped == signal.SIGINT else f"stopped by {signal.Signals(stopped).name}"
-        warn(f"{reason}; {remedy}")
+        logger.error(f"{reason}; {remedy}")
     elif NOT_DONE in status_counts(jobs):
-        warn(f"stopped: the disk is full; {remedy}")
+        logger.error(f"stopped: the disk is full; {remedy}")
 
 
 def write_summary(
@@ -231,6 +236,6 @@ def write_summary(
     try:
         atomic_text(path, json.dumps(content, indent=2, default=str) + "\n")
     except UserError as error:
-        warn(one_line(f"error: {error}"))
+        logger.error(one_line(f"error: {error}"))
         return code or EXIT_PARTLY_DONE
     return code

@@ -68,7 +68,7 @@ def test_a_moved_projects_models_are_found_and_that_is_said_once(template, old, 
         module, about = load_translator(uri)
         assert about == {"to": "T2"} and module(torch.zeros(1, 1, 8, 8)).shape == (1, 1, 8, 8)
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("note: ") and f"it was moved, so those in {new}/mlruns are used" in line
+    assert line.startswith("warning: ") and f"it was moved, so those in {new}/mlruns are used" in line
     assert not old.exists()
 
 

@@ -84,7 +84,7 @@ def test_a_dead_server_costs_seconds_and_one_line_and_loses_nothing(tmp_path, mo
     assert [record["step"] for record in lines(tmp_path)] == list(range(50))
     output = capsys.readouterr().err.splitlines()
     assert len(output) == 2
-    assert output[0].startswith(f"tracking: {uri} is not followed (")
+    assert output[0].startswith(f"warning: {uri} is not followed (")
     assert f"`python -m pipeline.sync {tmp_path}/run` sends it later" in output[1]
     assert tracker.open_instructions().endswith("metrics.jsonl (MLflow was not reached)")
 

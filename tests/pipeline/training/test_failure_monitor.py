@@ -39,9 +39,9 @@ def test_what_clears_is_said_to_once_and_coming_back_makes_no_more_noise(tmp_pat
     monitor = watch(tmp_path)
     for epoch, metrics in enumerate((BAD, GOOD, BAD, GOOD), start=2):
         monitor(metrics, epoch)
-    lines = [line for line in capsys.readouterr().err.splitlines() if line]
-    assert len(lines) == 2
-    assert lines[1] == "mode collapse, a → b: 0.10 after epoch 2, below 0.25; 0.90, cleared after epoch 3"
+    captured = capsys.readouterr()
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == "mode collapse, a → b: 0.10 after epoch 2, below 0.25; 0.90, cleared after epoch 3\n"
 
 
 def test_both_directions_share_a_warning_and_what_clears_together_a_line(tmp_path, capsys):
@@ -58,7 +58,7 @@ def test_both_directions_share_a_warning_and_what_clears_together_a_line(tmp_pat
     assert warnings[0].startswith(f"warning: {text}: the translation is much the same picture")
     assert warnings[1].startswith("warning: spatial shift, a → b: 3.00 mm after epoch 2, above 0.5 mm: ")
     monitor(both(0.9, 0.0, 0.9, 0.0), 3)
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = capsys.readouterr().out.splitlines()
     assert line.count("cleared after epoch 3") == 3 and not line.startswith("warning")
 
 

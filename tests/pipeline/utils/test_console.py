@@ -1,5 +1,6 @@
 import errno
 import io
+import logging
 import os
 import signal
 import subprocess
@@ -19,7 +20,6 @@ from pipeline.utils.console import (
     progress,
     table,
     warn,
-    warn_below_bars,
     warnings_as_lines,
 )
 from pipeline.utils.errors import Stopped, UserError
@@ -218,9 +218,9 @@ def test_a_terminal_has_a_bar_and_warnings_on_lines_of_their_own_below_it(monkey
     stream = Terminal()
     monkeypatch.setattr("sys.stderr", stream)
     for _ in progress(range(3), title="slices", unit="vol"):
-        warn_below_bars("trouble")
+        logging.getLogger("pipeline.training").warning("trouble")
     assert "slices: 100%" in stream.getvalue() and "\r" in stream.getvalue()
-    assert stream.getvalue().count("\ntrouble\n") == 3
+    assert stream.getvalue().count("\nwarning: trouble\n") == 3
 
 
 def test_without_a_terminal_long_work_is_at_most_ten_lines(monkeypatch, capsys):
@@ -242,8 +242,8 @@ def test_without_a_terminal_long_work_is_at_most_ten_lines(monkeypatch, capsys):
 
 def test_without_a_terminal_lines_come_a_minute_apart_and_warnings_have_no_empty_line(monkeypatch, capsys):
     assert len(list(progress(range(1000)))) == 1000
-    warn_below_bars("trouble")
-    assert capsys.readouterr().err == "trouble\n"
+    logging.getLogger("pipeline.training").warning("trouble")
+    assert capsys.readouterr().err == "warning: trouble\n"
 
 
 def test_a_command_gives_a_warning_once_and_says_how_often_it_would_have(capsys):
