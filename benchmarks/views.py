@@ -82,10 +82,11 @@ def compare(uris: list[str], to: str) -> None:
 
     from pipeline.data.case import pairs
     from pipeline.data.pairs import PairReader
+    from pipeline.data_builders import find_cases, split_cases
     from pipeline.inference.model import load_model
     from pipeline.inference.multi_view import open_multi_view
     from pipeline.inference.uncertainty import fused_error
-    from pipeline.runs.prepare import find_cases, registrations, split_cases
+    from pipeline.runs.prepare import registrations
     from transforms.slices import stack_slices
 
     # Open the models of the runs, and the test subjects of the first run.
@@ -97,7 +98,9 @@ def compare(uris: list[str], to: str) -> None:
     folder = RunFolder(Path(uris[0]))
     config = load_config(folder.config)
     split = split_cases(config, find_cases(config), folder.split)
-    reader = PairReader(models[0].settings, models[0].stride, register=True, cache=registrations(config.preprocess))
+    reader = PairReader(
+        models[0].settings, models[0].stride, register=True, cache=registrations(config.preprocess.store)
+    )
 
     # Translate each subject by each run, and fuse the translations as `MultiViewTranslator.translate` does.
     scores_by_system: dict[str, list[dict[str, float]]] = {}

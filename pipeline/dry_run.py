@@ -11,13 +11,13 @@ import numpy as np
 from pipeline.config.schema import Config
 from pipeline.data.case import Case, pairs
 from pipeline.data.splits import CohortSplit
+from pipeline.data_builders import planned_cases, split_cases
+from pipeline.planning.cohort import subject_names
 from pipeline.planning.disk import BYTES_PER_PIXEL, DiskNeed, disk_needs, disk_text, warn_of_full_disks
-from pipeline.planning.evaluation_time import cpu_work_text
-from pipeline.planning.subjects import subject_names
-from pipeline.planning.training_time import time_text
+from pipeline.planning.durations import cpu_work_text, time_text
 from pipeline.runs.contrast_warnings import warn_of_headers
 from pipeline.runs.folder import open_run_folder
-from pipeline.runs.prepare import find_cases, split_cases, warn_unpaired
+from pipeline.runs.prepare import warn_unpaired
 from pipeline.training.history import start_text
 from pipeline.training.initial_weights import read_initial_weights
 from pipeline.utils.console import echo, table, warn
@@ -97,19 +97,6 @@ def _warn_of_device(config: Config) -> None:
         require_able(choose_device(config.device), precision=training.precision, cuda_graph=training.cuda_graph)
     except UserError as error:
         warn(f"warning: {error}")
-
-
-def planned_cases(config: Config) -> list[Case]:
-    """Return the cases that the run would find; a phantom's images are listed but not made."""
-    if config.data.source != "phantom":
-        return find_cases(config)
-    from pipeline.data.sources.phantom import planned_phantom
-
-    data = config.data
-    planned = planned_phantom(
-        data.folder, config.contrasts, subjects=data.subjects, spacing_mm=data.spacing_mm, seed=data.seed
-    )
-    return [case for subject_cases in planned.values() for case in subject_cases]
 
 
 def warn_before_the_work(config: Config, cases: Sequence[Case], saved_split: Path | None) -> None:

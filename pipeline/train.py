@@ -12,6 +12,7 @@ from pipeline.config.schema import Config
 from pipeline.data.gpu_slices import on_device_slices
 from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices
 from pipeline.data.split_file import split_to_json
+from pipeline.data_builders import find_cases, prepare_data
 from pipeline.dry_run import warn_before_the_work
 from pipeline.engines.cuda_graph import CapturedStep
 from pipeline.engines.registry import build_engine, engine_class
@@ -24,22 +25,18 @@ from pipeline.runs.folder import RunFolder, json_text, open_run_folder
 from pipeline.runs.prepare import (
     PreparedData,
     chain_version,
-    find_cases,
-    prepare,
     require_same_data,
     training_data,
 )
 from pipeline.training.failure_advice import advice_after_not_finite, new_output_advice
 from pipeline.training.failure_monitor import FailureMonitor, cohort
 from pipeline.training.history import history_texts
-from pipeline.training.loop import Callbacks, train
-from pipeline.training.loss_monitor import NotFinite
+from pipeline.training.loop import Callbacks, NotFinite, train
 from pipeline.training.resume import StartingPoint, find_starting_point, require_alike
 from pipeline.training.run_context import RunContext, pair_reader
 from pipeline.training.run_logging import log_inputs, open_tracker
 from pipeline.training.run_record import mark_unfinished
-from pipeline.training.schedule import schedule_of, warn_of_lost_rate
-from pipeline.training.trainer_state import TrainerState
+from pipeline.training.schedule import TrainerState, schedule_of, warn_of_lost_rate
 from pipeline.training.validation import Validation, save_sample
 from pipeline.utils.console import bar
 from pipeline.utils.distributed import ProcessLost, World, init_distributed
@@ -158,7 +155,7 @@ def _prepare(
     if save:
         warn_before_the_work(config, cases, split)
     options = {"saved_coverage": coverage, "paired": engine_class(config).paired, "quiet": quiet, "version": version}
-    prepared = prepare(config, cases, split, **options)
+    prepared = prepare_data(config, cases, split, **options)
     if not prepared.split.test:  # refused now, not after hours of training
         remedy = f"name some in split.file, {config.split.file}" if config.split.file else "set split.test to 1 or more"
         raise UserError(f"the split has no test subject; {remedy}")

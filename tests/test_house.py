@@ -36,7 +36,14 @@ BELOW = {
     "pipeline.data": ("transforms",),
     "pipeline.reporting": ("transforms", "pipeline.tracking", "pipeline.metrics.names"),
     "pipeline.runs": ("pipeline.data",),
-    "pipeline.exploration": ("transforms", "pipeline.data", "pipeline.reporting", "pipeline.runs", "pipeline.tracking"),
+    "pipeline.exploration": (
+        "transforms",
+        "pipeline.data",
+        "pipeline.data_builders",
+        "pipeline.reporting",
+        "pipeline.runs",
+        "pipeline.tracking",
+    ),
     "pipeline.inference": ("transforms", "pipeline.data", "pipeline.engines", "pipeline.runs", "pipeline.tracking"),
 }
 LEAVES = ("pipeline.runs.checkpoint", "pipeline.inference.output_volume")  # know the foundation alone

@@ -12,7 +12,7 @@ from pipeline.comparison.runs import Contrasts, FinishedRun
 from pipeline.data.case import Case, pairs
 from pipeline.data.pairs import PairReader, View
 from pipeline.data.split_file import split_from_file
-from pipeline.dry_run import planned_cases
+from pipeline.data_builders import planned_cases
 from pipeline.evaluation.translation_writer import translate_scan
 from pipeline.inference.model import TranslationModel, load_model
 from pipeline.metrics.similarity import DATA_RANGE, psnr
@@ -91,7 +91,7 @@ def _views(
 
     `settings` are the model's settings of the chain; None takes those of a new run.
     """
-    registration_cache = registrations(run.config.preprocess)
+    registration_cache = registrations(run.config.preprocess.store)
     with TemporaryDirectory() as temporary_folder:  # a missing cache is not made again
         reader = PairReader(
             settings or chain_settings(run.config.preprocess),

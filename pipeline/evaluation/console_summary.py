@@ -1,7 +1,7 @@
 """The last lines of a run on the console: what was done, and the paths of its results."""
 
 from pipeline.runs.folder import RunFolder
-from pipeline.training.trainer_state import TrainerState
+from pipeline.training.schedule import TrainerState
 
 
 def work_summary(position: TrainerState, steps_before: int, seconds: float) -> str:

@@ -31,7 +31,7 @@ from pipeline.runs.folder import RunFolder, resolved_yaml
 from pipeline.runs.prepare import PreparedData
 from pipeline.training.failure_monitor import TrainingWarning
 from pipeline.training.history import history_texts
-from pipeline.training.trainer_state import TrainerState
+from pipeline.training.schedule import TrainerState
 
 EMBEDDED_MOSAICS = 4  # a report stays a file that can be mailed
 

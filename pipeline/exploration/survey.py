@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline import __version__
 from pipeline.config.schema import Config
 from pipeline.data.splits import CohortSplit
+from pipeline.data_builders import find_cases, split_cases
 from pipeline.exploration.cohort import Cohort, read_all, subsets_of_cases
 from pipeline.exploration.contrasts import contrast_findings, with_coverage
 from pipeline.exploration.exploration_page import write_page
@@ -18,7 +19,7 @@ from pipeline.exploration.tables import summary_rows
 from pipeline.reporting.report_page import PHANTOM_NOTE, Report
 from pipeline.runs.coverage_choice import coverage_json
 from pipeline.runs.folder import RunFolder, resolved_yaml
-from pipeline.runs.prepare import chain_settings, find_cases, split_cases
+from pipeline.runs.prepare import chain_settings
 from pipeline.tracking.tracker import Tracker
 from pipeline.utils.console import table
 from pipeline.utils.errors import Stopped, UserError

@@ -10,11 +10,9 @@ import numpy as np
 from pipeline.config.schema import Config, Preprocess
 from pipeline.data.case import Case, pairs
 from pipeline.data.coverage import FULL_COVERAGE, Coverage
-from pipeline.data.fetched import require_fetched
 from pipeline.data.fingerprint import cohort_fingerprint
 from pipeline.data.slice_cache import CHAIN_VERSION, StoredCase, build_slice_cache
-from pipeline.data.split_file import split_from_file
-from pipeline.data.splits import CohortSplit, make_split
+from pipeline.data.splits import CohortSplit
 from pipeline.runs.contrast_warnings import warn_of_ids, warn_of_stored
 from pipeline.runs.coverage_choice import choose_coverage, pairs_within_coverage, shown_mm, within_coverage
 from pipeline.utils.errors import UserError
@@ -54,53 +52,6 @@ class PreparedData:
         return max(statistics["slices"] for statistics in self.statistics.values())
 
 
-def find_cases(config: Config, *, quiet: bool = False) -> list[Case]:
-    """Return the cases of the configured source; a phantom that does not exist yet is made.
-
-    Raises:
-        UserError: There are no cases, or their files have not been fetched (`pipeline.data.fetched`).
-    """
-    data = config.data
-    if data.source == "phantom":
-        from pipeline.data.sources.phantom import phantom_cases
-
-        return phantom_cases(
-            data.folder, config.contrasts, subjects=data.subjects, spacing_mm=data.spacing_mm, seed=data.seed,
-            processes=config.preprocess.processes, quiet=quiet,
-        )  # fmt: skip
-    cases = _listed_cases(config)
-    require_fetched([case for case in cases if case.contrast in config.contrasts])
-    return cases
-
-
-def _listed_cases(config: Config) -> list[Case]:
-    """Return the cases of a source that reads files."""
-    data = config.data
-    if data.source == "ixi":
-        from pipeline.data.sources.ixi import ixi_cases
-
-        return ixi_cases(data.folder, config.contrasts)
-    if data.source == "nifti":
-        from pipeline.data.sources.nifti_folder import nifti_cases
-
-        return nifti_cases(data.folder, data.patterns)
-    from pipeline.data.sources.image_folder import images_cases
-
-    return images_cases(data.folder, data.train, data.test, data.paired)
-
-
-def split_cases(config: Config, cases: Sequence[Case], saved: Path | None = None) -> CohortSplit:
-    """Return the split: the one that a resumed run saved, else that of the configured file, else a new random one."""
-    settings = config.split
-    file = saved or settings.file
-    if file is not None:
-        return split_from_file(file, cases, config.contrasts, pairing=settings.pairing)
-    return make_split(
-        cases, config.contrasts, validation=settings.validation, test=settings.test, seed=settings.seed,
-        pairing=settings.pairing,
-    )  # fmt: skip
-
-
 def chain_settings(preprocess: Preprocess, version: int = CHAIN_VERSION) -> dict:
     """Return the arguments of `transforms.slice_chain.slice_chain` for a configuration, in JSON's types.
 
@@ -124,29 +75,29 @@ def chain_version(checkpoint: Mapping[str, object] | None) -> int:
     return CHAIN_VERSION if checkpoint is None else int(checkpoint.get("chain_version", 1))
 
 
-def registrations(preprocess: Preprocess) -> Path:
-    """Return the folder that caches registrations, shared by all runs, for training and evaluation."""
-    return preprocess.store / "registrations"
+def registrations(store: Path) -> Path:
+    """Return the folder of the slice cache that keeps registrations, shared by all runs."""
+    return store / "registrations"
 
 
 def prepare(
     config: Config,
     cases: Sequence[Case],
-    saved_split: Path | None = None,
+    split: CohortSplit,
     *,
     saved_coverage: Path | None = None,
     paired: bool = False,
     quiet: bool = False,
     version: int = CHAIN_VERSION,
 ) -> PreparedData:
-    """Split the cohort and fill the slice cache with the training cases, and with registered pairs if `paired`.
+    """Fill the slice cache with the training cases, and with registered pairs if `paired`.
 
     Training uses the slices in the range of the head given by `preprocess.coverage_mm`, or saved by a resumed run.
 
     Args:
         config: Configuration of the run.
         cases: All cases of the source.
-        saved_split: File with the split of a resumed run; None for a new run.
+        split: Subjects of training, validation and test.
         saved_coverage: File with the range of a resumed run; None for a new run.
         paired: Whether the method learns from registered pairs.
         quiet: Whether to leave out progress bars.
@@ -155,8 +106,6 @@ def prepare(
     Raises:
         UserError: No data, too few subjects, or no usable image of a contrast, or no usable pair.
     """
-    # Split the cohort.
-    split = split_cases(config, cases, saved_split)
     warn_of_ids(config, cases, split)
     if paired:
         warn_unpaired(config, cases, split)
@@ -202,7 +151,7 @@ def _with_pairs(prepared: PreparedData, config: Config, settings: dict, cache_op
             f"{len({first.subject for first, _ in training_pairs})} training subjects with both, none has two images "
             "that could be used; the reasons are above"
         )
-    folder, cache = config.preprocess.store, registrations(config.preprocess)
+    folder, cache = config.preprocess.store, registrations(config.preprocess.store)
     stored, failures = build_pair_cache(usable_pairs, folder, settings, cache=cache, **cache_options)
     stored, beyond = pairs_within_coverage(stored, prepared.coverage, prepared.stored)
     if not stored:

@@ -2,7 +2,7 @@
 
 from pipeline.config.schema import Config
 from pipeline.runs.folder import RunFolder
-from pipeline.training.trainer_state import TrainerState
+from pipeline.training.schedule import TrainerState
 
 
 def advice_after_not_finite(config: Config, folder: RunFolder, position: TrainerState) -> str:

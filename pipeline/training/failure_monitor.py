@@ -16,8 +16,15 @@ from pipeline.data.loader import SliceBank
 from pipeline.metrics.baselines import histogram_quantiles
 from pipeline.metrics.failure_detectors import Cohort, depth_layers, depth_profile, spread
 from pipeline.tracking.metrics_file import read_metrics
-from pipeline.training.failure_checks import FAILURE_CHECKS, CheckResult, check_failures
-from pipeline.training.shift_checks import Shifts, check_shifts, shift_sentence, shifts_by_direction
+from pipeline.training.failure_checks import (
+    FAILURE_CHECKS,
+    CheckResult,
+    Shifts,
+    check_failures,
+    check_shifts,
+    shift_sentence,
+    shifts_by_direction,
+)
 from transforms.intensity import foreground_mask
 from transforms.slices import well_filled_slices
 

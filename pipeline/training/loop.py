@@ -1,5 +1,7 @@
 """The training loop: it knows batches, time and the `Engine` protocol, but no method."""
 
+import logging
+import math
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -11,47 +13,19 @@ from torch import Tensor
 from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices, epoch_loader
 from pipeline.data.loader_workers import explaining_workers
 from pipeline.engines.protocol import Engine
-from pipeline.training.loss_monitor import LossMonitor
-from pipeline.training.trainer_state import TrainerState
+from pipeline.training.schedule import Schedule, TrainerState
 from pipeline.utils.distributed import SINGLE_PROCESS, World
-from pipeline.utils.errors import Stopped
+from pipeline.utils.errors import Stopped, UserError
 from pipeline.utils.interruption import Interruption
 
+logger = logging.getLogger(__name__)
 Metrics = dict[str, float]
+NAMED = 3  # the first skipped steps, each of which gets a warning; later only the 10th, the 100th, … do
+POWERS = {10**power for power in range(1, 10)}
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """Length of a training and intervals of its callbacks, in steps unless the name says otherwise."""
-
-    steps_per_epoch: int
-    constant_epochs: int
-    decay_epochs: int
-    batch_size: int
-    loader_workers: int
-    log_every: int
-    validate_every_epochs: int
-    sample_every_epochs: int
-    checkpoint_seconds: float
-    max_bad_steps: int
-    halve_every: int | None = None
-
-    @property
-    def epochs(self) -> int:
-        return self.constant_epochs + self.decay_epochs
-
-    @property
-    def steps(self) -> int:
-        return self.epochs * self.steps_per_epoch
-
-    def learning_rate_factor(self, step: int) -> float:
-        """Return 1 for the constant epochs, then a straight line that would reach 0 just after the last step.
-
-        If `halve_every` is set, it is also halved after every `halve_every` steps.
-        """
-        constant = self.constant_epochs * self.steps_per_epoch
-        factor = 1.0 if step < constant else (self.steps - step) / (self.steps - constant)
-        return factor * 0.5 ** (step // self.halve_every) if self.halve_every else factor
+class NotFinite(UserError):
+    """Training ran into numbers that are not finite; `pipeline.training.failure_advice` has what to do."""
 
 
 @dataclass(frozen=True)
@@ -189,3 +163,51 @@ def _stop(signal_number: int, position: TrainerState, has_checkpoint: bool) -> N
     elif position.bad_in_a_row:
         outcome = "its loss was not finite, so nothing is saved yet; the same command begins anew"
     raise Stopped(signal_number, f"{signal.Signals(signal_number).name} after step {position.step}; {outcome}")
+
+
+class LossMonitor:
+    """Records every step's losses, and updates a `TrainerState`'s counts of steps that were not finite.
+
+    Args:
+        position: State of the run; it keeps the latest value of each loss, for not every step has all of them.
+        limit: Number of consecutive steps that are not finite that ends a run.
+    """
+
+    def __init__(self, position: TrainerState, limit: int):
+        self.position, self.limit = position, limit
+        self._unread: list[tuple[int, tuple[str, ...], Tensor]] = []  # step, names, values (K,) on the device
+
+    def record(self, losses: Mapping[str, Tensor]) -> None:
+        """Record the losses of the latest step, without waiting for a GPU."""
+        values = torch.stack([loss.detach().float() for loss in losses.values()])
+        self._unread.append((self.position.step, tuple(losses), values))
+
+    def flush(self) -> None:
+        """Read the recorded losses into the trainer state; warn of steps that the engine skipped.
+
+        Raises:
+            NotFinite: too many in a row were skipped.
+        """
+        if self._unread:
+            unread, self._unread = self._unread, []
+            values = iter(
+                torch.cat([values for _, _, values in unread]).tolist()
+            )  # one synchronisation for all of them
+            for step, names, _ in unread:
+                self._enter(step, {name: next(values) for name in names})
+
+    def _enter(self, step: int, losses: Mapping[str, float]) -> None:
+        self.position.losses.update(losses)
+        bad = ", ".join(name for name, loss in losses.items() if not math.isfinite(loss))
+        if not bad:
+            self.position.bad_in_a_row = 0
+            return
+        self.position.bad_steps += 1
+        self.position.bad_in_a_row += 1
+        count = self.position.bad_steps
+        if count <= NAMED or count in POWERS:
+            more = {NAMED: "; of further ones, the 10th, 100th, … are named"}.get(count, "")
+            total = f"; {count:,} so far" if count > NAMED else more
+            logger.warning(f"step {step}: {bad} not finite; the step was skipped{total}")
+        if self.position.bad_in_a_row >= self.limit:
+            raise NotFinite(f"training stopped at step {step}: {self.limit} losses in a row were not finite ({bad})")

@@ -14,8 +14,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import PreparedData, training_data
 from pipeline.training.history import History, extension_text, history_of, history_texts, require_epochs, start_text
 from pipeline.training.initial_weights import InitialWeights, read_initial_weights
-from pipeline.training.loop import Schedule
-from pipeline.training.trainer_state import TrainerState
+from pipeline.training.schedule import Schedule, TrainerState
 from pipeline.utils.distributed import World
 from pipeline.utils.errors import UserError
 

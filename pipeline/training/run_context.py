@@ -14,9 +14,7 @@ from pipeline.runs.prepare import PreparedData, chain_settings, registrations
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.failure_monitor import FailureMonitor
 from pipeline.training.history import History
-from pipeline.training.loop import Schedule
-from pipeline.training.schedule import schedule_of
-from pipeline.training.trainer_state import TrainerState
+from pipeline.training.schedule import Schedule, TrainerState, schedule_of
 from pipeline.utils.distributed import SINGLE_PROCESS, World
 from transforms.slices import AXES
 
@@ -93,5 +91,5 @@ def pair_reader(config: Config, version: int, engine: Engine) -> PairReader:
         chain_settings(config.preprocess, version),
         max(network.stride for network in engine.translators().values()),
         register=config.evaluation.register_pairs,
-        cache=registrations(config.preprocess),
+        cache=registrations(config.preprocess.store),
     )

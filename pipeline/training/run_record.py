@@ -13,7 +13,7 @@ from pipeline import __version__
 from pipeline.config.schema import Config
 from pipeline.engines.protocol import Engine
 from pipeline.runs.folder import fingerprint, json_text
-from pipeline.training.trainer_state import TrainerState
+from pipeline.training.schedule import TrainerState
 from pipeline.utils.distributed import world_from_env
 from pipeline.utils.files import atomic_text
 

@@ -1,14 +1,62 @@
-"""Builds a training schedule, and warns if its learning rate vanishes long before the last step."""
+"""Length of a training, its learning rate and its progress."""
 
 import logging
+from dataclasses import dataclass, field
 
 from pipeline.config.schema import Training
-from pipeline.training.loop import Schedule
 
 logger = logging.getLogger(__name__)
-
 LEAST_RATE = 1e-3  # share of the initial learning rate below which weights hardly move
 LEAST_SHARE = 0.1  # share of all steps that may have so low a rate
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length of a training and intervals of its callbacks, in steps unless the name says otherwise."""
+
+    steps_per_epoch: int
+    constant_epochs: int
+    decay_epochs: int
+    batch_size: int
+    loader_workers: int
+    log_every: int
+    validate_every_epochs: int
+    sample_every_epochs: int
+    checkpoint_seconds: float
+    max_bad_steps: int
+    halve_every: int | None = None
+
+    @property
+    def epochs(self) -> int:
+        return self.constant_epochs + self.decay_epochs
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Return 1 for the constant epochs, then a straight line that would reach 0 just after the last step.
+
+        If `halve_every` is set, it is also halved after every `halve_every` steps.
+        """
+        constant = self.constant_epochs * self.steps_per_epoch
+        factor = 1.0 if step < constant else (self.steps - step) / (self.steps - constant)
+        return factor * 0.5 ** (step // self.halve_every) if self.halve_every else factor
+
+
+@dataclass
+class TrainerState:
+    """Progress of a training; saved with every checkpoint."""
+
+    step: int = 0  # steps made
+    epochs: int = 0  # epochs finished, with their validation and pictures
+    bad_steps: int = 0  # steps skipped for a loss that was not finite
+    bad_in_a_row: int = 0
+    best_score: float = float("-inf")
+    seconds: float = 0.0  # spent in training steps
+    losses: dict[str, float] = field(
+        default_factory=dict
+    )  # the latest value of each, for not every step has all of them
 
 
 def schedule_of(training: Training, slices: int) -> Schedule:

@@ -124,7 +124,7 @@ def test_the_figure_finds_registrations_where_evaluation_kept_them_and_makes_no_
     run, _ = load_runs(
         [finished_run(workspace, name, settings={"preprocess": {"store": "store"}}) for name in ("a", "b")]
     )
-    kept = registrations(run.config.preprocess)
+    kept = registrations(run.config.preprocess.store)
     figure._views(run, None, 16)
     assert not caches[0].exists() and not kept.parent.exists()
     kept.mkdir(parents=True)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from ixi_like import ixi_cohort, write_ixi_headers
 
-from pipeline.planning import training_time as plan_time
+from pipeline.planning import durations as plan_time
 from pipeline.run import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"

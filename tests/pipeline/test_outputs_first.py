@@ -26,7 +26,7 @@ def nothing_is_read(monkeypatch):
     readers = (
         "exploration.survey.find_cases",
         "comparison.comparison.load_runs",
-        "runs.prepare.find_cases",
+        "data_builders.find_cases",
         "train.find_cases",
         "data.http_download.fetch",
         "inference.model.load_model",

@@ -11,8 +11,8 @@ from pipeline.data.loader import SliceBank, UnpairedSlices
 from pipeline.data.slice_cache import StoredCase, encode
 from pipeline.engines.registry import build_engine
 from pipeline.runs.checkpoint import CheckpointFolder, random_state, restore_random_state
-from pipeline.training.loop import Callbacks, Schedule, train
-from pipeline.training.trainer_state import TrainerState
+from pipeline.training.loop import Callbacks, train
+from pipeline.training.schedule import Schedule, TrainerState
 from pipeline.utils.errors import Stopped
 from pipeline.utils.interruption import Interruption
 from transforms.augmentation import Augmentation

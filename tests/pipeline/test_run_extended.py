@@ -13,8 +13,8 @@ from pipeline.comparison.runs import load_run
 from pipeline.config.load import load_config
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.metrics_file import read_metrics
-from pipeline.training.loop import Schedule
 from pipeline.training.resume import StartingPoint
+from pipeline.training.schedule import Schedule
 from pipeline.utils.errors import UserError
 
 KEPT = ("engine", "translators", "random", "facts", "split")

@@ -8,7 +8,7 @@ from small_engine import UNIT, Plain, assert_equal_steps, batch, config_of, diff
 from pipeline.engines.registry import build_engine, build_translators
 from pipeline.tracking.mlflow_models import export_translator
 from pipeline.training.run_record import write_run_record
-from pipeline.training.trainer_state import TrainerState
+from pipeline.training.schedule import TrainerState
 
 WEIGHTS = {
     "adversarial_weight": 1.3, "image_weight": 9.0, "kl_weight": 0.7, "cycle_weight": 8.0, "cycle_kl_weight": 0.3

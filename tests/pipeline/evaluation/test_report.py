@@ -18,7 +18,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import PreparedData
 from pipeline.training.failure_checks import CheckResult
 from pipeline.training.failure_monitor import TrainingWarning
-from pipeline.training.trainer_state import TrainerState
+from pipeline.training.schedule import TrainerState
 from pipeline.training.validation import save_sample
 
 CONTRASTS = ("T1", "T2")

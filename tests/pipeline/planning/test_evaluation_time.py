@@ -4,8 +4,8 @@ import pytest
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.splits import CohortSplit
-from pipeline.planning import evaluation_time as work_estimate
-from pipeline.planning.evaluation_time import cpu_work_text
+from pipeline.planning import durations as work_estimate
+from pipeline.planning.durations import cpu_work_text
 
 SHAPE, AFFINE = (200, 250, 160), np.diag([1.0, 1.0, 1.25, 1.0])  # 8 million voxels
 OTHER = (200, 250, 150), AFFINE

@@ -5,8 +5,8 @@ import torch
 
 from pipeline import dry_run as plan
 from pipeline.config.schema import Config
-from pipeline.planning import training_time as plan_time
-from pipeline.planning.training_time import cpu_pace, duration, measured_pace, seconds, step_operations, time_text
+from pipeline.planning import durations as plan_time
+from pipeline.planning.durations import cpu_pace, duration, measured_pace, seconds, step_operations, time_text
 from pipeline.runs.folder import RunFolder
 
 

@@ -10,9 +10,10 @@ from pipeline.config.schema import Config
 from pipeline.data.coverage import Coverage
 from pipeline.data.loader import SliceBank
 from pipeline.data.slice_cache import BINS, histogram
+from pipeline.data_builders import find_cases, prepare_data
 from pipeline.runs.coverage_choice import choose_coverage, coverage_json
 from pipeline.runs.folder import json_text
-from pipeline.runs.prepare import find_cases, prepare, training_data
+from pipeline.runs.prepare import training_data
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
 from transforms.slice_chain import slice_chain
@@ -35,7 +36,7 @@ def config(folder, coverage="shared", **preprocess):
 
 
 def prepared(settings, **options):
-    return prepare(settings, find_cases(settings), quiet=True, **options)
+    return prepare_data(settings, find_cases(settings), quiet=True, **options)
 
 
 def counts(its):

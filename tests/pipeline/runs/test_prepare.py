@@ -11,16 +11,14 @@ import pipeline.data.sources.phantom
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.slice_cache import CHAIN_VERSION, StoredCase
+from pipeline.data_builders import find_cases, prepare_data, split_cases
 from pipeline.runs.folder import json_text
 from pipeline.runs.prepare import (
     PreparedData,
     chain_settings,
     chain_version,
     cohort_statistics,
-    find_cases,
-    prepare,
     require_same_data,
-    split_cases,
     training_data,
 )
 from pipeline.utils.errors import UserError
@@ -164,27 +162,27 @@ def test_the_chain_settings_are_plain_and_fit_the_chain(tmp_path):
 
 def test_training_cases_are_stored_by_contrast_and_held_out_ones_are_not(cohort, tmp_path):
     cases = find_cases(cohort)
-    prepared = prepare(cohort, cases, quiet=True)
+    prepared = prepare_data(cohort, cases, quiet=True)
     assert prepared.cases == tuple(cases) and prepared.left_out == {}
     for contrast in ("MR", "CT"):
         assert [entry.case for entry in prepared.stored[contrast]] == list(prepared.split.train[contrast])
         assert prepared.statistics[contrast] == cohort_statistics(prepared.stored[contrast])
     assert len(list((tmp_path / "store").glob("*.npy"))) == 4
     assert prepared.longest == max(prepared.statistics[contrast]["slices"] for contrast in ("MR", "CT"))
-    assert prepare(cohort, cases, quiet=True) == prepared
+    assert prepare_data(cohort, cases, quiet=True) == prepared
 
 
 def test_the_foreground_threshold_reaches_the_store(cohort):
     cases = find_cases(cohort)
-    all_slices = prepare(cohort, cases, quiet=True).longest
-    assert prepare(changed(cohort, "preprocess", min_foreground=0.25), cases, quiet=True).longest < all_slices
+    all_slices = prepare_data(cohort, cases, quiet=True).longest
+    assert prepare_data(changed(cohort, "preprocess", min_foreground=0.25), cases, quiet=True).longest < all_slices
 
 
 def test_images_that_cannot_be_used_are_left_out_and_counted(cohort, capsys):
     cases = find_cases(cohort)
     bad = split_cases(cohort, cases).train["MR"][0]
     bad.path.write_bytes(b"damaged")
-    prepared = prepare(cohort, cases, quiet=True)
+    prepared = prepare_data(cohort, cases, quiet=True)
     assert list(prepared.left_out) == [bad]
     assert [entry.case for entry in prepared.stored["MR"]] == list(prepared.split.train["MR"][1:])
     warnings = capsys.readouterr().err.splitlines()
@@ -197,7 +195,7 @@ def test_a_bad_image_stops_the_run_where_that_is_asked_for(cohort):
     bad = split_cases(cohort, cases).train["CT"][1]
     os.truncate(bad.path, 100)
     with pytest.raises(UserError, match=str(bad.path)):
-        prepare(changed(cohort, "preprocess", on_bad_volume="stop"), cases, quiet=True)
+        prepare_data(changed(cohort, "preprocess", on_bad_volume="stop"), cases, quiet=True)
 
 
 def test_a_contrast_of_which_nothing_is_left_is_an_error(cohort, capsys):
@@ -205,7 +203,7 @@ def test_a_contrast_of_which_nothing_is_left_is_an_error(cohort, capsys):
     for case in split_cases(cohort, cases).train["CT"]:
         case.path.write_bytes(b"damaged")
     with pytest.raises(UserError) as caught:
-        prepare(cohort, cases, quiet=True)
+        prepare_data(cohort, cases, quiet=True)
     assert str(caught.value) == "no CT image of the training subjects could be used; the reasons are above"
     assert capsys.readouterr().err.count("; left out") == 2
 

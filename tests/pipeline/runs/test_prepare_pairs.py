@@ -9,7 +9,8 @@ from PIL import Image
 from pipeline.config.schema import Config
 from pipeline.data import pair_cache
 from pipeline.data import pairs as pairing
-from pipeline.runs.prepare import cohort_statistics, find_cases, prepare, require_same_data, split_cases, training_data
+from pipeline.data_builders import find_cases, prepare_data, split_cases
+from pipeline.runs.prepare import cohort_statistics, require_same_data, training_data
 from pipeline.utils.errors import UserError
 
 SUBJECTS = 5
@@ -59,9 +60,9 @@ def train(config, side):
 
 def test_a_paired_run_gets_the_pairs_besides_the_same_slices_and_facts(cohort, capsys):
     cases = find_cases(cohort)
-    plain = prepare(cohort, cases, quiet=True)
+    plain = prepare_data(cohort, cases, quiet=True)
     assert plain.pairs == () and capsys.readouterr().err == ""
-    prepared = prepare(cohort, cases, paired=True, quiet=True)
+    prepared = prepare_data(cohort, cases, paired=True, quiet=True)
     assert (prepared.stored, prepared.statistics, prepared.split) == (plain.stored, plain.statistics, plain.split)
     assert [tuple(half.case for half in pair) for pair in prepared.pairs] == list(
         zip(prepared.split.train["T1"], prepared.split.train["T2"], strict=True)
@@ -71,13 +72,13 @@ def test_a_paired_run_gets_the_pairs_besides_the_same_slices_and_facts(cohort, c
     assert capsys.readouterr().err == (
         "warning: left out of paired training for want of a partner in the other contrast: lone1_T1, lone2_T2\n"
     )
-    assert prepare(cohort, cases, paired=True, quiet=True) == prepared
+    assert prepare_data(cohort, cases, paired=True, quiet=True) == prepared
 
 
 def test_an_image_that_cannot_be_used_takes_its_partner_with_it(cohort, capsys):
     bad = train(cohort, "T2")[0]
     spoil(bad)
-    prepared = prepare(cohort, find_cases(cohort), paired=True, quiet=True)
+    prepared = prepare_data(cohort, find_cases(cohort), paired=True, quiet=True)
     (partner,) = [case for case in prepared.split.train["T1"] if case.subject == bad.subject]
     assert bad.subject not in {first.case.subject for first, _ in prepared.pairs} and len(prepared.pairs) == 2
     assert set(prepared.left_out) == {bad, partner}
@@ -96,12 +97,12 @@ def test_a_pair_that_cannot_be_registered_is_left_out_of_training_with_its_reaso
         raise ValueError("no agreement")
 
     monkeypatch.setattr(pairing, "register_rigid", fail)
-    prepared = prepare(cohort, find_cases(cohort), paired=True, quiet=True)
+    prepared = prepare_data(cohort, find_cases(cohort), paired=True, quiet=True)
     assert {left.subject for left in prepared.left_out} == {case.subject} and len(prepared.left_out) == 2
     assert all(reason.endswith(": no agreement") for reason in prepared.left_out.values())
     stop = cohort.model_copy(update={"preprocess": cohort.preprocess.model_copy(update={"on_bad_volume": "stop"})})
     with pytest.raises(UserError, match=r"no agreement \(preprocess\.on_bad_volume"):
-        prepare(stop, find_cases(cohort), paired=True, quiet=True)
+        prepare_data(stop, find_cases(cohort), paired=True, quiet=True)
 
 
 def test_registration_is_done_only_where_the_configuration_wants_it(cohort, monkeypatch):
@@ -110,7 +111,9 @@ def test_registration_is_done_only_where_the_configuration_wants_it(cohort, monk
     for expected in (True, False):
         evaluation = cohort.evaluation.model_copy(update={"register_pairs": expected})
         with pytest.raises(UserError, match="none of 3 pairs"):
-            prepare(cohort.model_copy(update={"evaluation": evaluation}), find_cases(cohort), paired=True, quiet=True)
+            prepare_data(
+                cohort.model_copy(update={"evaluation": evaluation}), find_cases(cohort), paired=True, quiet=True
+            )
     assert [settings["register_pairs"] for settings in calls] == [True] * 3 + [False] * 3
 
 
@@ -118,7 +121,7 @@ def test_without_a_usable_pair_the_run_says_how_many_there_should_have_been(coho
     for number, case in enumerate(train(cohort, "T1")):
         spoil(case if number else train(cohort, "T2")[0])
     with pytest.raises(UserError) as caught:
-        prepare(cohort, find_cases(cohort), paired=True, quiet=True)
+        prepare_data(cohort, find_cases(cohort), paired=True, quiet=True)
     assert str(caught.value) == (
         "paired training needs a subject with both T1 and T2: of 3 training subjects with both, none has two images "
         "that could be used; the reasons are above"
@@ -128,17 +131,19 @@ def test_without_a_usable_pair_the_run_says_how_many_there_should_have_been(coho
 def test_too_few_subjects_with_both_contrasts_are_counted(cohort):
     settings = cohort.model_copy(update={"split": cohort.split.model_copy(update={"test": 4})})
     with pytest.raises(UserError) as caught:
-        prepare(settings, find_cases(cohort), paired=True, quiet=True)
+        prepare_data(settings, find_cases(cohort), paired=True, quiet=True)
     assert "1 with T1 only, 1 with T2 only, 5 with both" in str(caught.value)
     assert "paired training needs one with both T1 and T2" in str(caught.value)
 
 
 def test_resumed_training_is_refused_when_a_pair_changed(cohort):
-    prepared = prepare(cohort, find_cases(cohort), paired=True, quiet=True)
-    before, images = training_data(prepared), training_data(prepare(cohort, find_cases(cohort), quiet=True))
+    prepared = prepare_data(cohort, find_cases(cohort), paired=True, quiet=True)
+    before, images = training_data(prepared), training_data(prepare_data(cohort, find_cases(cohort), quiet=True))
     names = {f"{first.case.name} and {second.case.name}" for first, second in prepared.pairs}
     assert before.keys() - images.keys() == names and {name: before[name] for name in images} == images
-    require_same_data(before, training_data(prepare(cohort, find_cases(cohort), paired=True, quiet=True)), Path("x"))
+    require_same_data(
+        before, training_data(prepare_data(cohort, find_cases(cohort), paired=True, quiet=True)), Path("x")
+    )
     (first, second), *others = prepared.pairs
     shifted = np.eye(4)
     shifted[0, 3] = 0.01
@@ -163,7 +168,7 @@ def test_pictures_of_equal_names_are_pairs(tmp_path):
             "preprocess": {"size": 32, "store": tmp_path / "store", "scaling": "type_range", "processes": 1},
         }
     )
-    prepared = prepare(config, find_cases(config), paired=True, quiet=True)
+    prepared = prepare_data(config, find_cases(config), paired=True, quiet=True)
     assert [(first.case.path.name, second.case.path.parent.name) for first, second in prepared.pairs] == [
         (case.path.name, "T2") for case in prepared.split.train["T1"]
     ]

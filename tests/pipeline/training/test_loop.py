@@ -9,9 +9,8 @@ import torch
 from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank, UnpairedSlices
 from pipeline.data.slice_cache import StoredCase, encode
-from pipeline.training.loop import Callbacks, Schedule, train
-from pipeline.training.loss_monitor import LossMonitor, NotFinite
-from pipeline.training.trainer_state import TrainerState
+from pipeline.training.loop import Callbacks, LossMonitor, NotFinite, train
+from pipeline.training.schedule import Schedule, TrainerState
 from pipeline.utils.errors import Stopped
 from pipeline.utils.interruption import Interruption
 from transforms.augmentation import Augmentation

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from pipeline.training.loss_monitor import LossMonitor
-from pipeline.training.trainer_state import TrainerState
+from pipeline.training.loop import LossMonitor
+from pipeline.training.schedule import TrainerState
 from pipeline.utils.errors import UserError
 
 NAN, INFINITE = float("nan"), float("inf")

@@ -9,7 +9,7 @@ from networks.munit import AutoEncoder, StyleTranslator
 from pipeline.config.schema import Config
 from pipeline.runs.folder import fingerprint
 from pipeline.training.run_record import mark_unfinished, write_run_record
-from pipeline.training.trainer_state import TrainerState
+from pipeline.training.schedule import TrainerState
 
 CONFIG = Config.model_validate({"name": "small", "data": {"source": "phantom"}, "training": {"batch_size": 2}})
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@ from pathlib import Path
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.splits import CohortSplit
-from pipeline.planning.subjects import subject_names
+from pipeline.planning.cohort import subject_names
 
 CONFIG = Config.model_validate({"name": "small", "data": {"source": "phantom"}, "preprocess": {"size": 64}})
 

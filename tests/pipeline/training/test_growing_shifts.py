@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.training.shift_checks import check_shifts, growing_shift, opposed_shift, shifts_by_direction
+from pipeline.training.failure_checks import check_shifts, growing_shift, opposed_shift, shifts_by_direction
 
 
 @pytest.mark.parametrize(

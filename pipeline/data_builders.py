@@ -1,0 +1,101 @@
+"""From a configuration's sections to plain values: cases, split and training slices."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.config.schema import Config
+from pipeline.data.case import Case
+from pipeline.data.fetched import require_fetched
+from pipeline.data.slice_cache import CHAIN_VERSION
+from pipeline.data.split_file import split_from_file
+from pipeline.data.splits import CohortSplit, make_split
+from pipeline.runs.prepare import PreparedData, prepare
+
+
+def find_cases(config: Config, *, quiet: bool = False) -> list[Case]:
+    """Return the cases of the configured source; a phantom that does not exist yet is made.
+
+    Raises:
+        UserError: There are no cases, or their files have not been fetched (`pipeline.data.fetched`).
+    """
+    data = config.data
+    if data.source == "phantom":
+        from pipeline.data.sources.phantom import phantom_cases
+
+        return phantom_cases(
+            data.folder, config.contrasts, subjects=data.subjects, spacing_mm=data.spacing_mm, seed=data.seed,
+            processes=config.preprocess.processes, quiet=quiet,
+        )  # fmt: skip
+    cases = _listed_cases(config)
+    require_fetched([case for case in cases if case.contrast in config.contrasts])
+    return cases
+
+
+def _listed_cases(config: Config) -> list[Case]:
+    """Return the cases of a source that reads files."""
+    data = config.data
+    if data.source == "ixi":
+        from pipeline.data.sources.ixi import ixi_cases
+
+        return ixi_cases(data.folder, config.contrasts)
+    if data.source == "nifti":
+        from pipeline.data.sources.nifti_folder import nifti_cases
+
+        return nifti_cases(data.folder, data.patterns)
+    from pipeline.data.sources.image_folder import images_cases
+
+    return images_cases(data.folder, data.train, data.test, data.paired)
+
+
+def planned_cases(config: Config) -> list[Case]:
+    """Return the cases that the run would find; a phantom's images are listed but not made."""
+    if config.data.source != "phantom":
+        return find_cases(config)
+    from pipeline.data.sources.phantom import planned_phantom
+
+    data = config.data
+    planned = planned_phantom(
+        data.folder, config.contrasts, subjects=data.subjects, spacing_mm=data.spacing_mm, seed=data.seed
+    )
+    return [case for subject_cases in planned.values() for case in subject_cases]
+
+
+def split_cases(config: Config, cases: Sequence[Case], saved: Path | None = None) -> CohortSplit:
+    """Return the split: the one that a resumed run saved, else that of the configured file, else a new random one."""
+    settings = config.split
+    file = saved or settings.file
+    if file is not None:
+        return split_from_file(file, cases, config.contrasts, pairing=settings.pairing)
+    return make_split(
+        cases, config.contrasts, validation=settings.validation, test=settings.test, seed=settings.seed,
+        pairing=settings.pairing,
+    )  # fmt: skip
+
+
+def prepare_data(
+    config: Config,
+    cases: Sequence[Case],
+    saved_split: Path | None = None,
+    *,
+    saved_coverage: Path | None = None,
+    paired: bool = False,
+    quiet: bool = False,
+    version: int = CHAIN_VERSION,
+) -> PreparedData:
+    """Split the cohort and prepare its training slices.
+
+    Args:
+        config: Configuration of the run.
+        cases: All cases of the source.
+        saved_split: File with the split of a resumed run; None for a new run.
+        saved_coverage: File with the range of the head of a resumed run; None for a new run.
+        paired: Whether the method learns from registered pairs.
+        quiet: Whether to leave out progress bars.
+        version: Version of the slice chain; a run keeps the one that it began with.
+
+    Raises:
+        UserError: No data, too few subjects, or no usable image of a contrast, or no usable pair.
+    """
+    split = split_cases(config, cases, saved_split)
+    options = {"saved_coverage": saved_coverage, "paired": paired, "quiet": quiet, "version": version}
+    return prepare(config, cases, split, **options)
