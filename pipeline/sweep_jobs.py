@@ -17,8 +17,8 @@ from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.training.initial_weights import require_initial_weights
 from pipeline.utils.errors import Stopped, UserError
+from pipeline.utils.files import encoded
 from pipeline.utils.interruption import signal_handlers
-from pipeline.utils.texts import encoded
 
 logger = logging.getLogger(__name__)
 

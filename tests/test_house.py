@@ -23,8 +23,6 @@ FOUNDATION = (
     "pipeline.utils.hardware",
     "pipeline.utils.interruption",
     "pipeline.utils.progress",
-    "pipeline.utils.paths",
-    "pipeline.utils.texts",
     "pipeline.utils.workers",
 )
 # What each package may import besides the foundation: those below it, and no other.

@@ -15,8 +15,7 @@ from pipeline.config.schema import Config
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL, OWN
 from pipeline.runs.folder import RunFolder
 from pipeline.utils.errors import UserError
-from pipeline.utils.paths import cwd_hint
-from pipeline.utils.texts import printable
+from pipeline.utils.files import printable
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ValidationError
 from pipeline.config.checks import conflicts
 from pipeline.config.schema import Config
 from pipeline.config.shipped import config_file, shipped_configs
+from pipeline.utils.arguments import cwd_hint
 from pipeline.utils.errors import UserError
-from pipeline.utils.paths import cwd_hint
-from pipeline.utils.texts import decoded
+from pipeline.utils.files import decoded
 
 LONGEST_VALUE = 80  # characters of a value that an error shows
 # First code points for undecoded bytes: Python's, which YAML refuses, and private ones in their place.

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
-from pipeline.utils.paths import expanded
+from pipeline.utils.arguments import expanded
 
 SHORTEST_COVERAGE, LONGEST_COVERAGE = 10, 500  # mm of a head
 

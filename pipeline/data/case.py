@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.utils.texts import printable
+from pipeline.utils.files import printable
 
 
 @dataclass(frozen=True, order=True)

@@ -9,9 +9,9 @@ import yaml
 
 from pipeline.data.case import Case
 from pipeline.data.splits import CohortSplit
+from pipeline.utils.arguments import cwd_hint
 from pipeline.utils.errors import UserError
-from pipeline.utils.paths import cwd_hint
-from pipeline.utils.texts import decoded
+from pipeline.utils.files import decoded
 
 MAX_LISTED_NAMES = 8
 

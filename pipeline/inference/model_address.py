@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from pipeline.utils.arguments import cwd_hint
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import is_file, is_folder
-from pipeline.utils.paths import cwd_hint
 
 MLFLOW_SCHEMES = ("runs:/", "models:/")
 ADDRESSES_OF_MLFLOW = "runs:/RUN_ID/MODEL or models:/NAME@ALIAS"

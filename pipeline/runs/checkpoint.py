@@ -15,8 +15,7 @@ import torch
 from torch import nn
 
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import atomic_write, writing_to
-from pipeline.utils.texts import printable
+from pipeline.utils.files import atomic_write, printable, writing_to
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.tracking.mlflow_run import MlflowRun
-from pipeline.utils.files import append_whole, atomic_text, atomic_write
-from pipeline.utils.texts import encoded, printable
+from pipeline.utils.files import append_whole, atomic_text, atomic_write, encoded, printable
 
 NAME, PICTURES = "tracking.jsonl", "unsent"
 LATEST_S = 1e11  # the year 5138, in seconds since 1970

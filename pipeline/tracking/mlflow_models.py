@@ -1,23 +1,28 @@
 """Trained generators as MLflow models: exported graphs (pt2) that load without our classes and without pickle."""
 
 import json
-import os
+import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import torch
 from torch import nn
 
-from pipeline.tracking.mlflow_addresses import missing_model_reason, refuse_incomplete
-from pipeline.tracking.mlflow_errors import check_schema, short_reason
-from pipeline.tracking.mlflow_files import use_files_beside_store
 from pipeline.tracking.mlflow_run import MlflowRun, clean_name
-from pipeline.tracking.mlflow_settings import configure_mlflow, request_timeout, without_password
+from pipeline.tracking.mlflow_settings import (
+    ARTIFACT_ROOT,
+    check_schema,
+    configure_mlflow,
+    environment_variable,
+    request_timeout,
+    short_reason,
+    sqlite_file,
+    use_files_beside_store,
+    without_password,
+)
 from pipeline.tracking.tracker import Tracker
 from pipeline.utils.errors import UserError
 
@@ -25,8 +30,10 @@ FORMAT = 1  # version of the metadata
 ALIAS = "best"
 SCORE_TAG = "validation_score"  # tag of a registered model's versions
 DOWNLOAD_TIMEOUT_S = 26  # added to the timeout of a request in training
-PICKLE_SWITCH = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
 EXAMPLE_SIDE = 64  # pixels, at least: a slice of one stride can be too small for reflection padding
+_RUN = re.compile(r"runs:/+([\w-]+)(?:/+(.*[^/]))?/*")
+_LOGGED = re.compile(r"models:/+(m-[0-9a-f]{32})/?")  # by the number that MLflow gives a logged model
+_REGISTERED = re.compile(r"models:/+([^/@]+)/?")
 
 
 def log_translator(
@@ -149,7 +156,7 @@ def _outscored(run: MlflowRun, name: str, score: float) -> bool:
     return (holder < 0) == (score < 0) and holder > score
 
 
-def load_translator(uri: str, device: torch.device | str = "cpu") -> tuple[nn.Module, dict]:
+def load_translator(uri: str, device: torch.device | str = "cpu") -> tuple[nn.Module, dict[str, object]]:
     """Load a generator that `log_translator` logged, without unpickling anything.
 
     Args:
@@ -167,49 +174,64 @@ def load_translator(uri: str, device: torch.device | str = "cpu") -> tuple[nn.Mo
     import mlflow
     from mlflow.models import Model
 
-    # Check the store before it is opened.
+    # Check the store before it is opened: connecting to a missing database would create it.
     use_files_beside_store()
     store = mlflow.get_tracking_uri()
-    _check_store(uri, store)
+    database = sqlite_file(store)
+    if database is not None and not database.exists():
+        raise UserError(
+            f"{uri}: there is no MLflow store at {database}; run in the folder of mlflow.db, or set MLFLOW_TRACKING_URI"
+        )
 
     # Download the model, then load it without pickle.
     with tempfile.TemporaryDirectory() as folder:
         try:
             check_schema(store)
-            refuse_incomplete(uri)
+            _refuse_incomplete(uri)
             with request_timeout(DOWNLOAD_TIMEOUT_S):
                 path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+            if not (path / "MLmodel").exists():
+                raise UserError(
+                    f"{uri}: its files are gone; bring back the folder {ARTIFACT_ROOT} beside {without_password(store)}"
+                )
             metadata = Model.load(str(path)).metadata or {}
         except UserError:
             raise
         except Exception as error:  # the store, its server and its artifact storage each raise their own
-            if missing := _missing(uri):
-                raise UserError(f"{uri}: {missing}") from error
-            store_name = without_password(store)
-            reason = (
-                f"not found in {store_name} ({short_reason(error, store)}); check the name, and MLFLOW_TRACKING_URI"
-            )
-            raise UserError(f"{uri}: {reason}") from error
+            reason = f"not found in {without_password(store)} ({short_reason(error)})"
+            raise UserError(f"{uri}: {reason}; check the name, and MLFLOW_TRACKING_URI") from error
         if metadata.get("translator") != FORMAT:
             raise UserError(f"{uri}: not a translator that this tool logged; give one of its models")
         return _load(path, torch.device(device), uri), json.loads(metadata["about"])
 
 
-def _missing(uri: str) -> str:
-    """Return what `missing_model_reason` does; "" if the store does not answer."""
-    try:
-        return missing_model_reason(uri)
-    except Exception:
-        return ""
+def _refuse_incomplete(uri: str) -> None:
+    """Refuse an address that names no model of a run, or no version of a registered model, and list the possible ones.
+
+    Raises:
+        UserError: The address is incomplete.
+        MlflowException: The store knows no such run or model, or does not answer.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    if run := _RUN.fullmatch(uri):
+        run_id, name = run.groups()
+        experiment_id = client.get_run(run_id).info.experiment_id
+        models = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
+        names = {model.name for model in models if model.status == "READY"}
+        if name not in names:
+            problem = "the run has no such model" if name else "names a run, not a model"
+            raise UserError(f"{uri}: {problem}; {_choice([f'runs:/{run_id}/{name}' for name in sorted(names)])}")
+    elif not _LOGGED.fullmatch(uri) and (registered := _REGISTERED.fullmatch(uri)):
+        name = registered[1]
+        choices = [f"models:/{name}@{alias}" for alias in sorted(client.get_registered_model(name).aliases)]
+        choices += [f"models:/{name}/{version.version}" for version in client.search_model_versions(f"name='{name}'")]
+        raise UserError(f"{uri}: names no version of a model; {_choice(choices)}")
 
 
-def _check_store(uri: str, store: str) -> None:
-    """Refuse a database that does not exist, since connecting to it would create it."""
-    database = Path(unquote(urlsplit(store).path.removeprefix("/")))
-    if store.startswith("sqlite:") and not database.exists():
-        raise UserError(
-            f"{uri}: there is no MLflow store at {database}; run in the folder of mlflow.db, or set MLFLOW_TRACKING_URI"
-        )
+def _choice(addresses: list[str]) -> str:
+    return f"choose {' or '.join(addresses)}" if addresses else "it has none; give a run's folder or a checkpoint"
 
 
 def _load(path: Path, device: torch.device, uri: str) -> nn.Module:
@@ -217,7 +239,7 @@ def _load(path: Path, device: torch.device, uri: str) -> nn.Module:
     from torch.export.passes import move_to_device_pass
 
     try:
-        with _pickle_refused():
+        with environment_variable("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false"):
             module = mlflow.pytorch.load_model(str(path))
     except Exception as error:  # a damaged archive fails in as many ways as there are readers
         raise UserError(f"{uri}: the model cannot be read ({short_reason(error)}); log it again") from error
@@ -237,16 +259,3 @@ def _move_autocast(module: nn.Module, device: torch.device) -> None:
         for node in graph.find_nodes(op="call_function", target=torch.ops.higher_order.wrap_with_autocast):
             node.update_arg(0, device.type)
         graph.owning_module.recompile()
-
-
-@contextmanager
-def _pickle_refused() -> Iterator[None]:
-    saved_value = os.environ.get(PICKLE_SWITCH)
-    os.environ[PICKLE_SWITCH] = "false"
-    try:
-        yield
-    finally:
-        if saved_value is None:
-            del os.environ[PICKLE_SWITCH]
-        else:
-            os.environ[PICKLE_SWITCH] = saved_value

@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.tracking.metrics_file import SUPERSEDING
-from pipeline.tracking.mlflow_errors import check_schema
-from pipeline.tracking.mlflow_files import use_files_beside_store
-from pipeline.tracking.mlflow_settings import store_lock
+from pipeline.tracking.mlflow_settings import check_schema, store_lock, use_files_beside_store
 
 METRICS_PER_REQUEST, PARAMS_PER_REQUEST = 1000, 100  # MLflow's limits, like the lengths below
 KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6000, 5000

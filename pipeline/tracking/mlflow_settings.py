@@ -1,16 +1,25 @@
-"""MLflow's settings, and the address of its store."""
+"""MLflow's settings; the address, the schema and the files of its store; its errors in one line."""
 
+import logging
 import os
 import re
+import shlex
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+if TYPE_CHECKING:
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # there the store is not locked
+
+logger = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT_S = 4
 SETTINGS = {
@@ -22,16 +31,30 @@ SETTINGS = {
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+ARTIFACT_ROOT = "mlruns"  # MLflow's own name for the folder of a store's files
+_reported_roots: set[Path] = set()
 
 
 def configure_mlflow() -> None:
     """Make MLflow quiet and quick to fail, unless the user has set it otherwise; call before `import mlflow`."""
-    import logging
-
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     for name in ("alembic", "urllib3", "git"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def environment_variable(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable within the block."""
+    saved_value = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if saved_value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = saved_value
 
 
 @contextmanager
@@ -41,11 +64,43 @@ def request_timeout(seconds: float) -> Iterator[None]:
     if os.environ.get(name) != default:
         yield
         return
-    os.environ[name] = str(REQUEST_TIMEOUT_S + round(seconds))
-    try:
+    with environment_variable(name, str(REQUEST_TIMEOUT_S + round(seconds))):
         yield
-    finally:
-        os.environ[name] = default
+
+
+# ── The store's address ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of an SQLite store; None for other stores."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def is_remote(uri: str) -> bool:
+    """Whether the store is a server on the network."""
+    return urlsplit(uri).scheme not in ("sqlite", "file", "")
+
+
+def without_password(uri: str) -> str:
+    """Return a URI without its user name and password."""
+    return re.sub(r"(?<=://)[^/@]*@", "", uri)
+
+
+def short_reason(error: BaseException) -> str:
+    """Return an MLflow error as one line without passwords."""
+    if isinstance(error, OtherSchema):
+        return str(error)
+    if "failed with exception" in str(error):  # the connection's own error is at the root, behind four layers of URLs
+        while cause := error.__cause__ or error.__context__:
+            error = cause
+    return without_password((str(error).splitlines() or [type(error).__name__])[0][:200])
+
+
+# ── Opening the store ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class OtherSchema(Exception):
+    """The store's schema belongs to another version of MLflow; the message names the remedy."""
 
 
 @contextmanager
@@ -63,16 +118,86 @@ def store_lock(uri: str) -> Iterator[None]:
         yield
 
 
-def sqlite_file(uri: str) -> Path | None:
-    """Return the file of an SQLite store; None for other stores."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+def check_schema(uri: str) -> None:
+    """Check the schema of an SQLite store before MLflow opens it: a migrated store may be unreadable for other users.
+
+    Raises:
+        OtherSchema: The schema is that of an older or a newer MLflow.
+    """
+    path = sqlite_file(uri)
+    if path is None or not path.is_file():
+        return
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as database:
+            row = database.execute("SELECT version_num FROM alembic_version").fetchone()
+    except sqlite3.Error:  # no store yet, or another file: MLflow reports it
+        return
+    from alembic.script import ScriptDirectory
+    from mlflow.store import db_migrations
+
+    # Compare the store's revision with those that the installed MLflow knows.
+    revisions = ScriptDirectory(str(Path(db_migrations.__path__[0])))
+    if row is None or row[0] in revisions.get_heads():
+        return
+    if row[0] in {known.revision for known in revisions.walk_revisions()}:
+        command = f"mlflow db upgrade {shlex.quote(without_password(uri))}"
+        raise OtherSchema(f"its schema is that of an older MLflow; back it up, then run `{command}`")
+    raise OtherSchema("its schema is that of a newer MLflow than the one installed here; update mlflow")
 
 
-def is_remote(uri: str) -> bool:
-    """Whether the store is a server on the network."""
-    return urlsplit(uri).scheme not in ("sqlite", "file", "")
+# ── The store's files ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def without_password(uri: str) -> str:
-    """Return a URI without its user name and password."""
-    return re.sub(r"(?<=://)[^/@]*@", "", uri)
+def use_files_beside_store() -> None:
+    """Let MLflow look for artifacts beside its SQLite store first; other stores and custom locations are unchanged.
+
+    An SQLite store records absolute paths, `…/mlruns/<experiment>/…`. After a project's folder was moved or copied,
+    they lead to nothing, or to another project's files. All reading and writing passes through MLflow's registry of
+    artifact repositories, so that is where such paths are corrected.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry as registry
+
+    for scheme in ("", "file"):
+        registry.register(scheme, _local_repository)
+
+
+def _local_repository(
+    artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
+) -> "LocalArtifactRepository":
+    import mlflow
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    store = sqlite_file(tracking_uri or mlflow.get_tracking_uri())
+    recorded = Path(local_file_uri_to_path(artifact_uri))
+    if store is not None and (folder := artifact_folder(store, recorded)) != recorded:
+        root = next(parent for parent in folder.parents if parent.name == ARTIFACT_ROOT)
+        if root not in _reported_roots:
+            _reported_roots.add(root)
+            logger.warning(f"{store} has recorded its files at {recorded}; it was moved, so those in {root} are used")
+        artifact_uri = str(folder)
+    return LocalArtifactRepository(artifact_uri, tracking_uri=tracking_uri, registry_uri=registry_uri)
+
+
+def artifact_folder(store: Path, recorded: Path) -> Path:
+    """Return the folder of the files that a store has recorded at a path.
+
+    Args:
+        store: The SQLite file.
+        recorded: An absolute path. It is returned unchanged if it lies in the store's folder, or has no `mlruns` in it.
+            Otherwise its end from `mlruns` on is taken relative to the store's folder. It is also unchanged if the
+            experiment has no folder there and the recorded one is in use by this store, as for a store that is shared
+            by commands in several folders: MLflow keeps the files of an experiment in the folder where the command
+            that made it was started.
+    """
+    home = Path(os.path.realpath(store.parent))
+    if home in Path(os.path.realpath(recorded)).parents or ARTIFACT_ROOT not in recorded.parts[:-1]:
+        return recorded
+    root_index = len(recorded.parts) - 1 - recorded.parts[::-1].index(ARTIFACT_ROOT)
+    root, below = Path(*recorded.parts[: root_index + 1]), recorded.parts[root_index + 1 :]
+    if not (home / ARTIFACT_ROOT / below[0]).is_dir():
+        in_another_project = (root.parent / store.name).exists()
+        started_there = root.parent.is_dir() and root.parent.samefile(os.curdir)
+        if recorded.exists() or started_there or (root.is_dir() and not in_another_project):
+            return recorded
+    return home.joinpath(ARTIFACT_ROOT, *below)

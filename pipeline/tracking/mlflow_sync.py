@@ -20,9 +20,8 @@ from pipeline.tracking.event_log import (
     title,
 )
 from pipeline.tracking.metrics_file import read_metrics
-from pipeline.tracking.mlflow_errors import short_reason
 from pipeline.tracking.mlflow_run import MlflowRun
-from pipeline.tracking.mlflow_settings import configure_mlflow, request_timeout
+from pipeline.tracking.mlflow_settings import configure_mlflow, request_timeout, short_reason
 from pipeline.tracking.mlflow_worker import LINES_AT_ONCE, UPLOAD_BYTES_PER_S, read_run_id, write_run_id
 from pipeline.utils.errors import UserError
 
@@ -72,9 +71,6 @@ class MlflowSync:
             UserError: The store does not answer, or has another version's schema; what was sent stays sent.
         """
         configure_mlflow()
-        import mlflow
-
-        uri = mlflow.get_tracking_uri()
         try:
             with request_timeout(PATIENCE_S):
                 self.run = self._open()
@@ -85,7 +81,7 @@ class MlflowSync:
         except UserError:
             raise
         except Exception as error:  # the store, its server and its artifact storage each raise their own
-            reason = f"{short_reason(error, uri)}; send it again when that is mended"
+            reason = f"{short_reason(error)}; send it again when that is mended"
             raise UserError(f"{self.folder}: not sent to MLflow: {reason}") from error
         remove_sent(self.folder)
         counts = [f"{count} {KINDS[kind]}" for kind, count in self.sent.items()]

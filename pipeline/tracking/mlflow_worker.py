@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.tracking.metrics_file import read_metrics
-from pipeline.tracking.mlflow_errors import short_reason
 from pipeline.tracking.mlflow_run import MlflowRun, system_monitors
 from pipeline.tracking.mlflow_settings import (
     configure_mlflow,
     is_remote,
     request_timeout,
+    short_reason,
     without_password,
 )
 from pipeline.utils.files import atomic_text
@@ -148,7 +148,7 @@ class MlflowWorker:
                     self._is_complete = True
             except Exception as error:  # no error of MLflow stops the training
                 self._run, self._is_offline = None, True
-                self._warn_once(short_reason(error, self.uri))
+                self._warn_once(short_reason(error))
             if closing:
                 self._ended.set()
                 return

@@ -7,7 +7,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import sys
 from pathlib import Path
 
@@ -155,27 +154,13 @@ def test_leftovers_of_killed_commands_go_and_others_stay(tmp_path, model):
     volume_at(tmp_path / "in" / "site" / "a.nii")
     out = tmp_path / "out" / "site"
     out.mkdir(parents=True)
-    dead = in_child_number()
-    machine = files._MACHINE
-    (out / f".tmp-{dead}-{machine}00112233.nii").write_bytes(b"half")
-    kept = {
-        f".tmp-{os.getpid()}-{machine}00112233.nii": "its writer lives",
-        f".tmp-{dead}-{'0' * 8}00112233.nii": "another machine's, and young",
-        ".tmp-mine": "not of our making",
-    }
+    (out / ".tmp-00112233aabbccdd.nii").write_bytes(b"half")
+    os.utime(out / ".tmp-00112233aabbccdd.nii", (0, 0))
+    kept = {".tmp-00112233aabbccee.nii": "its writer may live", ".tmp-mine": "not of our making"}
     for name in kept:
         (out / name).write_bytes(b"half")
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
     assert {path.name for path in out.iterdir()} == {"a.nii", *kept}
-
-
-def in_child_number() -> int:
-    """The number of a process that is over."""
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
-    os.waitpid(child, 0)
-    return child
 
 
 # ── the disk and the memory ─────────────────────────────────────────────────────────────────────────────────
@@ -288,7 +273,3 @@ def test_header_text_is_kept_only_when_asked_for(tmp_path, model, kept):
     )
     assert len(after.header.extensions) == kept + 1  # and the record of what made it
     assert np.array_equal(after.affine, source.affine) and after.get_fdata().std() > 0
-
-
-def test_the_machines_name_does_not_reach_file_names():
-    assert socket.gethostname() not in files._MACHINE

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pipeline.data.case import Case
 from pipeline.data.sources.listing import check_unique_names, nifti_stem
+from pipeline.utils.arguments import cwd_hint
 from pipeline.utils.errors import UserError
-from pipeline.utils.paths import cwd_hint
 
 
 def ixi_cases(folder: Path, contrasts: Sequence[str]) -> list[Case]:

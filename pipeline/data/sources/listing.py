@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.data.case import Case
+from pipeline.utils.arguments import cwd_hint
 from pipeline.utils.errors import UserError
-from pipeline.utils.paths import cwd_hint
 
 VOLUME_SUFFIX = r"\.(?:nii(?:\.gz)?|mgz|mgh)"  # regular expression of NIfTI's and FreeSurfer's suffixes
 

@@ -11,10 +11,9 @@ from typing import BinaryIO
 
 from pipeline.inference.batch.dicom_folders import holds_dicom
 from pipeline.inference.batch.jobs import FAILED, Job
+from pipeline.utils.arguments import expanded
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import is_file, is_folder, remove_stale
-from pipeline.utils.paths import expanded
-from pipeline.utils.texts import decoded
+from pipeline.utils.files import decoded, is_file, is_folder, remove_stale
 from transforms.io.fetched import not_fetched
 
 FREESURFER_SUFFIXES = (".mgz", ".mgh")
@@ -23,6 +22,7 @@ PAIR_SUFFIXES = (".hdr", ".img")
 WRITABLE = (".nii", ".nii.gz")
 OTHER_SUFFIXES = (".mha", ".mhd", ".nrrd", ".mgz", ".mgh", ".mnc", ".dcm", ".png")
 MAX_PATH_BYTES = 4096  # Linux's PATH_MAX
+LEFTOVER_AGE_S = 3600.0  # a younger temporary file may be another process's, at work in the same folder
 
 
 def all_inputs(inputs: list[Path], list_file: str | None) -> list[Path]:
@@ -273,4 +273,4 @@ def clear_leftovers(jobs: list[Job]) -> None:
     """Remove temporary files that killed commands left in these jobs' output folders."""
     for folder in {job.target.parent for job in jobs}:
         if is_folder(folder):
-            remove_stale(folder, below=False)
+            remove_stale(folder, below=False, older_than_s=LEFTOVER_AGE_S)

@@ -15,7 +15,7 @@ from pipeline.inference.model import load_model
 from pipeline.inference.uncertainty import Calibration, Features
 from pipeline.inference.uncertainty_calibration import load_uncertainty, published_calibration, write_calibrations
 from pipeline.runs.folder import RunFolder
-from pipeline.sync_job import _send_models
+from pipeline.sync import _send_models
 from pipeline.utils.errors import UserError
 
 

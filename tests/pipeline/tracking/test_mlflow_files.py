@@ -13,10 +13,10 @@ from torch import nn
 from tracked_run import track, train
 
 import pipeline
-from pipeline.tracking import mlflow_files
-from pipeline.tracking.mlflow_files import artifact_folder
+from pipeline.tracking import mlflow_settings
 from pipeline.tracking.mlflow_models import load_translator, log_translator
 from pipeline.tracking.mlflow_run import MlflowRun
+from pipeline.tracking.mlflow_settings import artifact_folder
 from pipeline.tracking.tracker import Tracker
 from pipeline.utils.errors import UserError
 
@@ -57,7 +57,7 @@ def old(template, tmp_path):
 @pytest.fixture
 def new(old, tmp_path, monkeypatch):
     """Where the project's folder goes, which is made the present one."""
-    monkeypatch.setattr(mlflow_files, "_reported", set())
+    monkeypatch.setattr(mlflow_settings, "_reported_roots", set())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}")
     return tmp_path / "new"
 
@@ -84,7 +84,7 @@ def test_a_copys_own_files_are_used_while_the_old_ones_exist(template, old, new)
 def test_files_that_are_nowhere_are_named_with_where_they_belong(template, old, new):
     shutil.move(old, new)
     shutil.rmtree(new / "mlruns")
-    with pytest.raises(UserError, match=f"mlflow.db knows the model, but its files are not at {new}/mlruns/.*recorded"):
+    with pytest.raises(UserError, match="its files are gone; bring back the folder mlruns beside sqlite:"):
         load_translator(template[1])
 
 
@@ -161,5 +161,5 @@ def test_a_run_without_a_models_name_lists_its_models(template, monkeypatch):
 def test_a_run_without_models_says_so(tmp_path, monkeypatch, store):
     with track(tmp_path / "a") as tracker:
         train(tracker, range(2))
-    with pytest.raises(UserError, match="names a run, not a model; the run has none; give a run's folder or"):
+    with pytest.raises(UserError, match="names a run, not a model; it has none; give a run's folder or"):
         load_translator(f"runs:/{tracker.run_id}")

@@ -163,21 +163,6 @@ def test_whatever_the_disk_answers_is_one_line_and_the_old_file_stays(number, tm
     assert path.read_bytes() == b"old" and names(tmp_path) == ["data.bin"]
 
 
-def test_leftovers_go_when_their_writer_has_and_of_other_machines_after_a_day(tmp_path):
-    with atomic_path(tmp_path / "volume.nii.gz") as temporary:
-        temporary.write_bytes(b"being written")
-        own = temporary.name
-        elsewhere = own.replace(own.split("-")[2][:8], "00000000")
-        (tmp_path / elsewhere).write_bytes(b"half")
-        (tmp_path / ".tmp-notes").write_bytes(b"not ours")
-        os.utime(tmp_path / ".tmp-notes", (0, 0))
-        remove_stale(tmp_path, below=False)
-        assert names(tmp_path) == sorted([own, elsewhere, ".tmp-notes"])
-        os.utime(tmp_path / elsewhere, (0, 0))
-        remove_stale(tmp_path, below=False)
-        assert names(tmp_path) == sorted([own, ".tmp-notes"])
-
-
 def test_byte_counts_read_well():
     assert [human_bytes(count) for count in (0, 1023, 1024, 1536, 5 * 1024**2, 3 * 1024**3, 2 * 1024**4)] == [
         "0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 MiB", "3.0 GiB", "2.0 TiB",
@@ -188,33 +173,43 @@ def test_the_space_of_a_folder_still_to_be_made_is_that_of_its_disk(tmp_path):
     assert free_space(tmp_path / "not" / "there").split()[1] in ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def test_what_dead_processes_left_is_removed_and_nothing_else(tmp_path):
-    with temporary_folder(tmp_path) as temporary:
-        machine = temporary.name.split("-")[2][:8]
-    dead = f"4194305-{machine}"  # beyond the largest number of a process
-    (tmp_path / "deep" / f".tmp-{dead}folder").mkdir(parents=True)
-    (tmp_path / "deep" / f".tmp-{dead}folder" / "0.npz").write_bytes(b"kept for a while")
-    (tmp_path / f".tmp-{dead}ab12.png").write_bytes(b"half")
-    own = f".tmp-{os.getpid()}-{machine}ab12.png"
-    (tmp_path / own).write_bytes(b"of a process that had this one's number")
-    os.utime(tmp_path / own, (0, 0))
-    kept = ["note.txt", ".tmp-notes", f"tmp-{dead}-x", f".tmp-{os.getppid()}-{machine}ab12.png"]
+STALE = ".tmp-0123456789abcdef"
+
+
+@pytest.mark.parametrize("below", [True, False])
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path, below):
+    (tmp_path / "deep" / STALE).mkdir(parents=True)
+    (tmp_path / "deep" / STALE / "0.npz").write_bytes(b"half")
+    (tmp_path / f"{STALE}.png").write_bytes(b"half")
+    kept = ["note.txt", ".tmp-notes", f"{STALE[1:]}.png", f"{STALE}-mine.png"]
     for name in kept:
         (tmp_path / name).write_bytes(b"mine")
-    foreign = tmp_path.parent / f"{tmp_path.name}-foreign"
-    foreign.mkdir()
-    (foreign / f".tmp-{dead}ab12.png").write_bytes(b"not the run's")
-    (tmp_path / "link").symlink_to(foreign)
-    remove_stale(tmp_path)
+    elsewhere = tmp_path.parent / f"{tmp_path.name}-elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / f"{STALE}.png").write_bytes(b"not the run's")
+    (tmp_path / "link").symlink_to(elsewhere)
+    remove_stale(tmp_path, below=below)
     assert names(tmp_path) == sorted([*kept, "deep", "link"])
-    assert names(tmp_path / "deep") == []
-    assert len(names(foreign)) == 1
+    assert names(tmp_path / "deep") == ([] if below else [STALE])
+    assert len(names(elsewhere)) == 1
 
 
-def test_a_temporary_folder_goes_with_what_it_holds_and_knows_its_process(tmp_path):
+def test_young_files_stay_where_others_may_be_writing(tmp_path):
+    with atomic_path(tmp_path / "volume.nii.gz") as temporary:
+        temporary.write_bytes(b"being written")
+        (tmp_path / f"{STALE}.nii.gz").write_bytes(b"half")
+        os.utime(tmp_path / f"{STALE}.nii.gz", (0, 0))
+        remove_stale(tmp_path, older_than_s=60.0)
+        assert names(tmp_path) == [temporary.name]
+        remove_stale(tmp_path)
+        assert names(tmp_path) == []
+        temporary.write_bytes(b"again")
+
+
+def test_a_temporary_folder_goes_with_what_it_holds(tmp_path):
     with temporary_folder(tmp_path / "run") as folder:
         (folder / "a.npz").write_bytes(b"a")
-        assert folder.parent == tmp_path / "run" and folder.name.startswith(f".tmp-{os.getpid()}-")
+        assert folder.parent == tmp_path / "run" and folder.name.startswith(".tmp-")
     assert names(tmp_path / "run") == []
 
 

@@ -9,9 +9,8 @@ from pipeline import compare, download, explore, run, sweep, sync
 from pipeline.config.load import load_config
 from pipeline.inference.batch import options
 from pipeline.inference.batch import outputs as places
-from pipeline.utils.arguments import path_argument, path_or_address
+from pipeline.utils.arguments import cwd_hint, expanded, path_argument, path_or_address
 from pipeline.utils.errors import UserError
-from pipeline.utils.paths import cwd_hint, expanded
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 

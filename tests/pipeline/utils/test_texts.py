@@ -13,13 +13,11 @@ from pipeline.data.split_file import split_from_file
 from pipeline.inference.batch.outputs import all_inputs
 from pipeline.runs.folder import json_text
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import atomic_text
-from pipeline.utils.texts import decoded, encoded, printable
+from pipeline.utils.files import atomic_text, decoded, encoded, printable
 
 PHANTOM = Path(__file__).parents[3] / "configs" / "phantom.yaml"
 ODD = os.fsdecode(b"caf\xe9")
-MARKED = {"utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE, "utf-8": codecs.BOM_UTF8,
-          "utf-32-le": codecs.BOM_UTF32_LE}  # fmt: skip
+MARKED = {"utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE, "utf-8": codecs.BOM_UTF8}
 
 
 def marked(text, encoding):
