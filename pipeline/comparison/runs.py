@@ -14,6 +14,7 @@ from pipeline.config.methods import PAIRED
 from pipeline.config.schema import Config
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL, OWN
 from pipeline.runs.folder import RunFolder
+from pipeline.utils.arguments import cwd_hint
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import printable
 
