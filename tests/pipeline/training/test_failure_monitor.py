@@ -112,7 +112,7 @@ def test_what_is_on_record_has_been_warned_of_and_is_told_when_it_clears(tmp_pat
     monitor(BAD, 4)
     assert capsys.readouterr().err == ""
     monitor(GOOD, 5)
-    assert "cleared after epoch 5" in capsys.readouterr().err
+    assert "cleared after epoch 5" in capsys.readouterr().out
 
 
 def test_a_finished_run_tells_first_and_last(tmp_path):
