@@ -3,7 +3,8 @@
 import argparse
 
 from pipeline import __version__
-from pipeline.config.load import config_text, load_config
+from pipeline.config.load import load_config
+from pipeline.config.yaml_file import config_text
 from pipeline.runs.folder import open_run_folder
 from pipeline.training.initial_weights import require_initial_weights
 from pipeline.utils.arguments import path_argument

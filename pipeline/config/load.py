@@ -11,55 +11,14 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.config.checks import conflicts
 from pipeline.config.schema import Config
-from pipeline.config.shipped import config_file, shipped_configs
-from pipeline.utils.arguments import cwd_hint
+from pipeline.config.yaml_file import config_file, parse_yaml, read_values
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import decoded
 
 LONGEST_VALUE = 80  # characters of a value that an error shows
-# First code points for undecoded bytes: Python's, which YAML refuses, and private ones in their place.
-_UNDECODED, _PRIVATE = 0xDC80, 0x10FC80
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that refuses duplicate keys, of which YAML would silently keep the last."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in keys:
-                reason = f"the key {key!r} is given twice"
-                raise yaml.constructor.ConstructorError(None, None, reason, key_node.start_mark)
-            keys.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _parse(text: str) -> object:
-    """Return the content of a YAML text; raises `yaml.YAMLError`, also for values like 2001-13-45 that crash PyYAML."""
-    try:
-        if any(0 <= ord(letter) - _UNDECODED < 128 for letter in text):
-            return _shifted_bytes(_parse(_shifted_bytes(text, _PRIVATE - _UNDECODED)), _UNDECODED - _PRIVATE)
-        return _UniqueKeyLoader(text).get_single_data()
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise yaml.YAMLError(str(error)) from error
-
-
-def _shifted_bytes(value: object, offset: int) -> object:
-    """Return plain data with the letters for undecoded bytes shifted by an offset within Unicode."""
-    if isinstance(value, dict):
-        return {_shifted_bytes(key, offset): _shifted_bytes(item, offset) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_shifted_bytes(item, offset) for item in value]
-    first = _UNDECODED if offset > 0 else _PRIVATE
-    translation = {first + byte: first + offset + byte for byte in range(128)}
-    return value.translate(translation) if isinstance(value, str) else value
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file, apply `key.sub=value` overrides, and check everything.
+    """Read a YAML file over its `base`, apply `key.sub=value` overrides, and check the result.
 
     `path` may also be the name of a configuration that comes with the package, such as "phantom".
 
@@ -68,7 +27,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
             the nearest valid one.
     """
     path = config_file(path)
-    values = _read_yaml(path)
+    values = read_values(path)
     problems = [problem for text in overrides if (problem := _override(values, text))]
     try:
         config = Config.model_validate(values)
@@ -80,32 +39,6 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         count = "1 error" if len(problems) == 1 else f"{len(problems)} errors"
         raise UserError("\n  ".join([f"{path}: {count}", *problems]))
     return config
-
-
-def config_text(path: Path) -> str:
-    """Return the text of a YAML file, or of the configuration of that name that comes with the package.
-
-    Raises:
-        UserError: it cannot be read, or is no text.
-    """
-    path = config_file(path)
-    try:
-        return decoded(path.read_bytes(), str(path), "a YAML configuration")
-    except OSError as error:
-        reason = f"{error.strerror or error}{cwd_hint(path)}"
-        remedy = f"give the path of a YAML configuration, or a shipped one: {', '.join(shipped_configs())}"
-        raise UserError(f"{path}: {reason}; {remedy}") from error
-
-
-def _read_yaml(path: Path) -> dict:
-    try:
-        values = _parse(config_text(path))
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not valid YAML: {reason}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: holds no `key: value` lines; start from one of the files in configs/")
-    return values
 
 
 def _override(values: dict, text: str) -> str | None:
@@ -125,7 +58,7 @@ def _override(values: dict, text: str) -> str | None:
         section[last] = value  # YAML would read some names as comments, numbers or two lines
         return None
     try:
-        section[last] = _parse(value)
+        section[last] = parse_yaml(value)
     except yaml.YAMLError:
         return f"{key} = {value}: not valid YAML; quote it"
     return None

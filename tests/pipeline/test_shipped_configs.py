@@ -5,10 +5,10 @@ import signal
 import nibabel as nib
 import numpy as np
 import pytest
-import yaml
 from small_engine import differences
 from small_run import CONFIGS, in_child, latest, signal_at, workshop
 
+from pipeline.config.load import load_config
 from pipeline.run import main
 from pipeline.translate import main as translate_main
 
@@ -35,8 +35,8 @@ SMALLER = {
 
 def small(path):
     """The overrides that make a configuration small and put the phantom in the place of its data."""
-    sections = yaml.safe_load(path.read_text(encoding="utf-8"))
-    kinds = [sections[name]["type"] for name in ("generator", "discriminator", "method")]
+    config = load_config(path)
+    kinds = [getattr(config, name).type for name in ("generator", "discriminator", "method")]
     data = f"data={{source: phantom, folder: {workshop() / 'phantom'}, subjects: 6, spacing_mm: 8}}"
     store = f"preprocess.store={workshop() / 'store'}"
     return (data, store, "contrasts=[T1, T2]", *SMALL, *(option for kind in kinds for option in SMALLER.get(kind, ())))

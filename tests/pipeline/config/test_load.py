@@ -1,6 +1,4 @@
-import itertools
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -10,8 +8,7 @@ import pytest
 import yaml
 
 from pipeline.config.load import load_config
-from pipeline.config.schema import Config
-from pipeline.config.shipped import shipped_configs
+from pipeline.config.yaml_file import shipped_configs
 from pipeline.utils.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -37,36 +34,6 @@ def errors(tmp_path, *overrides, content=SMALL):
     count = "1 error" if len(rest) == 1 else f"{len(rest)} errors"
     assert first == f"{tmp_path / 'run.yaml'}: {count}"
     return [line.strip() for line in rest]
-
-
-# ── the configurations that ship ──────────────────────────────────────────────────────────────────────────────
-
-
-def test_there_are_configurations_to_check():
-    assert ROOT / "configs" / "phantom.yaml" in CONFIGS
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_a_shipped_configuration_loads_and_opens_with_the_command_that_runs_it(path):
-    lines = path.read_text(encoding="utf-8").splitlines()
-    *_, last_command = itertools.takewhile(lambda line: line.startswith("# python -m pipeline."), lines)
-    words = shlex.split(last_command[2:])
-    command, overrides = words[:4], words[4:]
-    assert command == ["python", "-m", "pipeline.run", path.relative_to(ROOT).as_posix()]
-    assert isinstance(load_config(path), Config) and isinstance(load_config(path, overrides), Config)
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_a_shipped_configuration_names_every_key_there_is(path):
-    written = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert leaves(written) == leaves(load_config(path).model_dump(mode="json"))
-
-
-def leaves(content, key=""):
-    """Return the dotted keys; what the schema holds as a free mapping (one entry per contrast) counts as one."""
-    if not isinstance(content, dict) or key in ("data.patterns", "data.train", "data.test"):
-        return {key}
-    return {leaf for name, value in content.items() for leaf in leaves(value, f"{key}.{name}".lstrip("."))}
 
 
 # ── errors ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,11 +1,14 @@
 """The shipped recipes: as long as one another, and with the values of their sources."""
 
+import itertools
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
 from pipeline.config.load import load_config
+from pipeline.config.schema import Config
 from pipeline.training.schedule import schedule_of
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
@@ -74,7 +77,7 @@ SOURCES = {
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_recipe_has_the_values_of_the_source_that_it_names(name):
-    sections = next(yaml.safe_load(path.read_text(encoding="utf-8")) for path in CONFIGS if path.stem == name)
+    sections = load_config(Path(name)).model_dump(mode="json")
     flat = {f"{part}.{key}": value for part in sections if isinstance(sections[part], dict)
             for key, value in sections[part].items()}  # fmt: skip
     assert {key: flat[key] for key in SOURCES[name]} == SOURCES[name]
@@ -84,3 +87,35 @@ def test_the_original_dualgan_lies_within_the_ranges_of_its_paper():
     """Yi et al. 2017, section 3.4: clip 0.01 to 0.1, 2 to 4 critic updates to one of the generators, λ 100 to 1,000."""
     method = IXI["ixi_dualgan_original"].method
     assert 0.01 <= method.clip <= 0.1 and 2 <= method.critic_steps <= 4 and 100 <= method.reconstruction_weight <= 1000
+
+
+# ── the configurations that ship ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_shipped_configuration_loads_and_opens_with_the_command_that_runs_it(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    *_, last_command = itertools.takewhile(lambda line: line.startswith("# python -m pipeline."), lines)
+    words = shlex.split(last_command[2:])
+    command, overrides = words[:4], words[4:]
+    assert command == ["python", "-m", "pipeline.run", path.relative_to(CONFIGS[0].parents[1]).as_posix()]
+    assert isinstance(load_config(path), Config) and isinstance(load_config(path, overrides), Config)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_shipped_configuration_is_complete_or_differs_from_a_complete_one(path):
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    complete = ("images", "ixi", "nifti", "phantom")
+    if path.stem in complete:
+        assert leaves(written) == leaves(load_config(path).model_dump(mode="json"))
+        return
+    assert Path(written.pop("base")).stem in complete
+    inherited = load_config(path, [f"name={written['name']}"]).model_dump(mode="json")
+    assert leaves(written) < leaves(inherited)
+
+
+def leaves(content, key=""):
+    """Return the dotted keys; what the schema holds as a free mapping (one entry per contrast) counts as one."""
+    if not isinstance(content, dict) or key in ("data.patterns", "data.train", "data.test"):
+        return {key}
+    return {leaf for name, value in content.items() for leaf in leaves(value, f"{key}.{name}".lstrip("."))}
