@@ -78,8 +78,8 @@ def prepare(row: str, batch: int, kind: str, device: str, threads: int | None, f
 
     from benchmarks.reference import PLAIN
     from networks.cpu_kernels.convolutions import reference_conv
+    from pipeline.engines.builders import build_engine
     from pipeline.engines.cuda_graph import CapturedStep
-    from pipeline.engines.registry import build_engine
     from pipeline.utils.hardware import set_up, tune
 
     # Settings of the process: the plain step has those of torch.
@@ -139,7 +139,7 @@ def flop_of_step(row: str, batch: int) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     from benchmarks.reference import PLAIN
-    from pipeline.engines.registry import build_engine
+    from pipeline.engines.builders import build_engine
 
     config = config_of(row, batch)
     with torch.device("meta"):

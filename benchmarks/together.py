@@ -25,7 +25,7 @@ def work(row: str, batch: int, device: str, steps: int) -> None:
     """Train a few steps as one of several processes; the first prints the seconds a step takes."""
     import torch
 
-    from pipeline.engines.registry import build_engine
+    from pipeline.engines.builders import build_engine
     from pipeline.utils.distributed import init_distributed
     from pipeline.utils.hardware import choose_device, set_up, tune
 

@@ -27,7 +27,7 @@ from pipeline.utils.files import human_bytes
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.engines.protocol import Engine
+    from pipeline.engines.base import Engine
 
 
 def print_dry_run(config: Config, *, verbose: bool = False) -> None:
@@ -177,7 +177,7 @@ def _meta_engine(config: Config) -> "Engine":
     """Return the run's engine on torch's meta device, which allocates nothing."""
     import torch
 
-    from pipeline.engines.registry import build_engine
+    from pipeline.engines.builders import build_engine
 
     with torch.device("meta"):  # random initial weights are not drawn there
         return build_engine(config, torch.device("meta"))

@@ -14,8 +14,8 @@ from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices
 from pipeline.data.split_file import split_to_json
 from pipeline.data_builders import find_cases, prepare_data
 from pipeline.dry_run import warn_before_the_work
+from pipeline.engines.builders import build_engine, learns_from_pairs
 from pipeline.engines.cuda_graph import CapturedStep
-from pipeline.engines.registry import build_engine, engine_class
 from pipeline.evaluation.console_summary import closing_lines, work_summary
 from pipeline.evaluation.finish import finish
 from pipeline.inference.model import precision_of
@@ -154,7 +154,7 @@ def _prepare(
     cases = find_cases(config, quiet=quiet)
     if save:
         warn_before_the_work(config, cases, split)
-    options = {"saved_coverage": coverage, "paired": engine_class(config).paired, "quiet": quiet, "version": version}
+    options = {"saved_coverage": coverage, "paired": learns_from_pairs(config), "quiet": quiet, "version": version}
     prepared = prepare_data(config, cases, split, **options)
     if not prepared.split.test:  # refused now, not after hours of training
         remedy = f"name some in split.file, {config.split.file}" if config.split.file else "set split.test to 1 or more"

@@ -27,7 +27,7 @@ from small_engine import leaves
 from small_run import CONFIGS, QUICK, TINY, workshop
 
 import pipeline.train
-from pipeline.engines.base import AdversarialEngine
+from pipeline.engines.base import Engine
 from pipeline.run import main
 from pipeline.runs.checkpoint import CheckpointFolder, random_state
 
@@ -174,7 +174,7 @@ def _tell(pipe: int, whole: bool) -> None:
     train, finish, step, save = (
         pipeline.train.train,
         pipeline.train.finish,
-        AdversarialEngine.step,
+        Engine.step,
         CheckpointFolder.save,
     )
 
@@ -203,7 +203,7 @@ def _tell(pipe: int, whole: bool) -> None:
     if not whole:
         pipeline.train.closing_lines = lambda *_: "trained"
     pipeline.train.train, pipeline.train.finish = told_train, told_finish
-    AdversarialEngine.step, CheckpointFolder.save = told_step, told_save
+    Engine.step, CheckpointFolder.save = told_step, told_save
     tell("start")
 
 

@@ -40,10 +40,10 @@ def note(files: dict[Path, object], _) -> None:
 
 
 if COMMAND == "pipeline.run":
-    from pipeline.engines.base import AdversarialEngine
+    from pipeline.engines.base import Engine
 
-    step = mortal(AdversarialEngine.step, 3)
-    AdversarialEngine.step = lambda *arguments: step(*arguments)
+    step = mortal(Engine.step, 3)
+    Engine.step = lambda *arguments: step(*arguments)
 else:
     import pipeline.inference.batch.batch as batch
 

@@ -6,7 +6,7 @@ import io
 import torch
 
 from pipeline.config.schema import Config, Training
-from pipeline.engines.registry import build_engine
+from pipeline.engines.builders import build_engine
 
 METHOD = {"type": "cyclegan", "discriminator_scale": 0.5, "ema_decay": 0.0}
 CYCLEGAN = {"adversarial": "least_squares", "cycle_weight": 10.0, "identity_share": 0.5, "pool_size": 0}

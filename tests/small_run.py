@@ -55,9 +55,9 @@ def in_child(action: Callable[[], int]) -> int:
 
 def signal_at(monkeypatch, number: int, step: int) -> None:
     """Have this process sent a signal in the middle of a training step, counted from 1 over the engine's life."""
-    from pipeline.engines.base import AdversarialEngine
+    from pipeline.engines.base import Engine
 
-    make_step, count = AdversarialEngine.step, 0
+    make_step, count = Engine.step, 0
 
     def step_then_signal(engine, real_a, real_b):
         nonlocal count
@@ -67,7 +67,7 @@ def signal_at(monkeypatch, number: int, step: int) -> None:
             os.kill(os.getpid(), number)
         return losses
 
-    monkeypatch.setattr(AdversarialEngine, "step", step_then_signal)
+    monkeypatch.setattr(Engine, "step", step_then_signal)
 
 
 def latest(output: Path) -> dict:

@@ -186,9 +186,9 @@ def test_every_benchmark_begins_with_its_command():
     assert {name for name, line in described.items() if not line.startswith(f"python -m {name}")} == set()
 
 
-def test_the_training_loop_knows_engines_by_their_protocol_only():
+def test_the_training_loop_knows_engines_by_their_base_only():
     engines = {name for name in IMPORTS["pipeline.training.loop"] if within(name, ("pipeline.engines",))}
-    assert engines == {"pipeline.engines.protocol"}
+    assert engines == {"pipeline.engines.base"}
 
 
 def test_engines_know_neither_disk_nor_tracking():

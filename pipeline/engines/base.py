@@ -1,93 +1,130 @@
-"""The base of adversarial methods: two players, their optimisers, precision, averaged generators and states."""
+"""The base of all methods: two players, their optimisers, precision, averaged generators and states."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.schema import Config, Training
-from pipeline.engines.builders import build_discriminator, build_generator
-from pipeline.engines.ema import ExponentialMovingAverage
 from pipeline.engines.losses import ADVERSARIAL, finite, total
+from pipeline.engines.state import ExponentialMovingAverage, Stateful
 from pipeline.utils.distributed import SINGLE_PROCESS, World
 
 GENERATORS, DISCRIMINATORS = "generators", "discriminators"
 Losses = dict[str, Tensor]
+Networks = Mapping[str, nn.Module]
+Optimise = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+Precision = Literal["float32", "bf16", "fp16"]
 
 
-class AdversarialEngine(ABC):
-    """An `Engine` of two players, generators and discriminators, that take turns at one batch.
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions:
+    """Options of every method; those of one method are in its module.
 
-    A method defines its losses in `losses`, and whatever it has besides the usual networks; the rest is here. All
-    losses of a step are computed before any weight moves. If one of them is not finite, no weight moves (under fp16,
-    gradients that overflow make the loss scaler skip single updates).
+    Attributes:
+        adversarial: Name of the adversarial loss, a key of `losses.ADVERSARIAL`.
+        discriminator_scale: Factor of the discriminators' losses.
+        ema_decay: Decay per step of the generators' moving average; 0: none is kept.
+        seed: Seed of the method's own random numbers.
+    """
+
+    adversarial: str
+    discriminator_scale: float
+    ema_decay: float
+    seed: int
+
+
+class Engine(ABC):
+    """A method's networks, losses and optimisers: generators and discriminators that take turns at one batch.
+
+    Contrasts are called a (first) and b (second) within an engine; the caller knows their names. An engine touches
+    neither disk nor tracking. A method defines its losses in `losses`, and whatever it has besides the usual; the rest
+    is here. All losses of a step are computed before any weight moves. If one of them is not finite, no weight moves
+    (under fp16, gradients that overflow make the loss scaler skip single updates).
 
     On a CPU, Python reads whether the losses are finite. On a GPU that would wait for all of its work, so optimisers
     and averages there use `is_finite`, a tensor () on the device (`disable_host_sync`).
 
-    If several processes train together (`world`, set by `build_engine`), each sees its block of the batch. Losses and
-    gradients are averaged over the processes. Random numbers and stored images are those of the whole batch, so that
-    every process holds the state that a single process with the whole batch would hold.
+    If several processes train together (`world`), each sees its block of the batch. Losses and gradients are averaged
+    over the processes. Random numbers and stored images are those of the whole batch, so that every process holds the
+    state that a single process with the whole batch would hold.
 
     Args:
-        config: The run's configuration; its method section becomes `self.method`.
+        options: The method's options.
+        generators: The networks of the first player, by name; usually G from contrast a to b and F from b to a.
+        discriminators: The networks of the second player, possibly none; usually D_A for contrast a and D_B for b.
+        optimisers: A function for each player that makes the optimiser of its weights.
         device: The device of networks and batches.
-        generators: The networks of the first player, by name; None: G from contrast a to b and F from b to a.
-        discriminators: The networks of the second player, possibly none; None: D_A for contrast a and D_B for b.
+        precision: The precision in which losses are computed; weights have float32.
+        world: The processes that train together.
     """
 
-    world: World = SINGLE_PROCESS
+    options: MethodOptions
     paired: ClassVar[bool] = False  # whether `step` takes both contrasts of the same slices, or any slices
 
     def __init__(
         self,
-        config: Config,
+        options: MethodOptions,
+        generators: Networks,
+        discriminators: Networks,
+        optimisers: Mapping[str, Optimise],
         device: torch.device,
-        generators: Mapping[str, nn.Module] | None = None,
-        discriminators: Mapping[str, nn.Module] | None = None,
+        precision: Precision = "float32",
+        world: World = SINGLE_PROCESS,
     ):
-        self.method, training = config.method, config.training
-        if generators is None:
-            generators = {name: build_generator(config) for name in ("G", "F")}
-        if discriminators is None:
-            discriminators = {name: build_discriminator(config) for name in ("D_A", "D_B")}
+        self.options, self.world, self.device = options, world, device
         self.generators = nn.ModuleDict(generators).to(device)
         self.discriminators = nn.ModuleDict(discriminators).to(device)
-        self.ema = (
-            ExponentialMovingAverage(self.generators, config.method.ema_decay, device)
-            if config.method.ema_decay
-            else None
-        )
-        self.adversarial = ADVERSARIAL[config.method.adversarial]
-        self.rates = {
-            GENERATORS: training.learning_rate,
-            DISCRIMINATORS: training.discriminator_learning_rate or training.learning_rate,
-        }
+        self.ema = ExponentialMovingAverage(self.generators, options.ema_decay, device) if options.ema_decay else None
+        self.adversarial = ADVERSARIAL[options.adversarial]
+        # Optimisers, their rates, and where they are kept.
+        players = {GENERATORS: self.generators, DISCRIMINATORS: self.discriminators}
         self.optimisers = {
-            player: _build_optimiser(networks, self.rates[player], training, device)
-            for player, networks in self._networks_by_player().items()
+            player: optimisers[player](networks.parameters()) for player, networks in players.items() if len(networks)
         }
-        # Who moves next depends on how many steps were finite, where critics move more often than generators.
-        critic_steps = getattr(config.method, "critic_steps", 1)
-        self.requires_host_sync, self.host_sync = training.optimiser != "adam" or critic_steps != 1, True
+        self.rates = {player: optimiser.param_groups[0]["lr"] for player, optimiser in self.optimisers.items()}
+        skips_on_device = all(isinstance(optimiser, torch.optim.Adam) for optimiser in self.optimisers.values())
+        self.requires_host_sync, self.host_sync = self.critic_steps != 1 or not skips_on_device, True
         self._device_rates: dict[str, Tensor] = {}
         if device.type == "cuda" and not self.requires_host_sync:
             self.disable_host_sync()
         # Precision: autocast, exceptions from it, and the loss scaler.
-        half_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.precision)
+        half_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
         # The meta device, on which a dry run builds an engine, has no autocast.
-        uses_autocast = half_dtype is not None and torch.amp.is_autocast_available(device.type)
-        self.autocast = (lambda: torch.autocast(device.type, half_dtype)) if uses_autocast else nullcontext
-        # For terms of a loss that need more digits than half precision has:
-        self.full_precision = (lambda: torch.autocast(device.type, enabled=False)) if uses_autocast else nullcontext
-        self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
+        self._half_dtype = half_dtype if torch.amp.is_autocast_available(device.type) else None
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.set_up()
+
+    # ── what a method defines ───────────────────────────────────────────────────────────────────────────────
 
     @abstractmethod
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
-        """Return the weighted terms of each player's loss, by player and name; only of players that move now."""
+        """Return the weighted terms of each player's loss, by player and name; only of players that move next."""
+
+    def set_up(self) -> None:  # noqa: B027
+        """Hook at the end of `__init__`, to make what a method has besides networks and optimisers."""
+
+    def extra_state(self) -> dict[str, Stateful]:
+        """Return the method's other components with a state, by name."""
+        return {}
+
+    def on_step_end(self, is_finite: Tensor) -> None:  # noqa: B027
+        """Hook after weights have moved; if the step was skipped, `is_finite` () is false or it is not called."""
+
+    @property
+    def critic_steps(self) -> int:
+        """Number of the discriminators' updates for each of the generators'."""
+        return 1
+
+    @staticmethod
+    def translators_of(generators: Networks) -> dict[str, nn.Module]:
+        """Return, by target ("a" or "b"), the modules that translate, made of the generators."""
+        return {"a": generators["F"], "b": generators["G"]}
+
+    # ── what its losses are made of ─────────────────────────────────────────────────────────────────────────
 
     def generator_adversarial_loss(self, discriminator: str, image: Tensor) -> Tensor:
         """Return the adversarial loss of the generator of a fake image; the discriminator gets no gradients."""
@@ -99,7 +136,7 @@ class AdversarialEngine(ABC):
         logits = self.discriminators[discriminator](torch.cat([real, fake.detach()]))
         scales = [logits] if isinstance(logits, Tensor) else logits
         on_real, on_fake = zip(*(scale.split([len(real), len(fake)]) for scale in scales), strict=True)
-        return self.method.discriminator_scale * (self.adversarial(on_real, True) + self.adversarial(on_fake, False))
+        return self.options.discriminator_scale * (self.adversarial(on_real, True) + self.adversarial(on_fake, False))
 
     def sample_for_rank(self, draw: Callable[..., Tensor], count: int, *shape: int) -> Tensor:
         """Draw random numbers for the whole batch, `draw(count, *shape)`, and return those of this process's samples.
@@ -111,26 +148,29 @@ class AdversarialEngine(ABC):
         """
         return self.world.local_shard(draw(self.world.size * count, *shape))
 
-    def translators(self) -> dict[str, nn.Module]:
-        """See `Engine.translators`: F for "a" and G for "b"."""
-        generators = self.best_generators()
-        return {"a": generators["F"], "b": generators["G"]}
+    @contextmanager
+    def frozen(self, networks: nn.Module) -> Iterator[None]:
+        """Compute no gradients of these networks' weights within the block."""
+        networks.requires_grad_(False)
+        try:
+            yield
+        finally:
+            networks.requires_grad_(True)
 
-    def extra_state(self) -> dict[str, object]:
-        """Return the method's other components with a state (`state_dict`, `load_state_dict`), by name."""
-        return {}
+    def full_precision(self) -> AbstractContextManager:
+        """Switch half precision off within the block, for terms of a loss that need more digits."""
+        return nullcontext() if self._half_dtype is None else torch.autocast(self.device.type, enabled=False)
 
-    def on_step_end(self, is_finite: Tensor) -> None:  # noqa: B027  (most methods have nothing to do here)
-        """Hook after weights have moved; if the step was skipped, `is_finite` () is false or it is not called."""
-
-    @staticmethod
-    def build_translators(config: Config) -> dict[str, nn.Module]:
-        """Return fresh modules, by target ("a" or "b"), that the weights of `translators` fit."""
-        return {"a": build_generator(config), "b": build_generator(config)}
+    # ── the step ────────────────────────────────────────────────────────────────────────────────────────────
 
     def step(self, real_a: Tensor, real_b: Tensor) -> Losses:
-        """See `Engine.step`."""
-        with self.autocast():
+        """Make one step on a batch of each contrast, (N, 1, H, W) in [-1, 1], and return the losses, detached.
+
+        If any loss is not a finite number the step is skipped: no weight, optimiser state, average, pooled image or
+        count is changed. Random generators, torch's global one too, do advance, and so do the power iterations of
+        discriminators with spectral norms.
+        """
+        with nullcontext() if self._half_dtype is None else torch.autocast(self.device.type, self._half_dtype):
             losses_by_player = self.losses(real_a, real_b)
         terms = {name: loss for losses in losses_by_player.values() for name, loss in losses.items()}
         losses = self.world.all_reduce_mean(terms)  # not finite in one process: all processes skip the step
@@ -149,86 +189,6 @@ class AdversarialEngine(ABC):
             self.ema.update(self.generators, None if self.host_sync else is_finite)
         self.on_step_end(is_finite)
         return losses
-
-    @contextmanager
-    def frozen(self, networks: nn.Module) -> Iterator[None]:
-        """Compute no gradients of these networks' weights within the block."""
-        networks.requires_grad_(False)
-        try:
-            yield
-        finally:
-            networks.requires_grad_(True)
-
-    def best_generators(self) -> nn.ModuleDict:
-        """Return the generators for evaluation and translation: their moving average, if the method keeps one."""
-        return self.generators if self.ema is None else self.ema.networks
-
-    def set_learning_rate(self, factor: float) -> dict[str, float]:
-        """See `Engine.set_learning_rate`."""
-        rates = {player: self.rates[player] * factor for player in self.optimisers}
-        for player, optimiser in self.optimisers.items():
-            device_rate = self._device_rates.get(player)
-            optimiser.param_groups[0]["lr"] = rates[player] if device_rate is None else device_rate.fill_(rates[player])
-        return rates
-
-    def disable_host_sync(self) -> None:
-        """From now on keep learning rates, and whether a step is finite, on the device.
-
-        Raises:
-            ValueError: the engine `requires_host_sync`: its optimiser cannot skip a step on the device, or Python must
-                know whether the step was skipped.
-        """
-        if self.requires_host_sync:
-            raise ValueError("only Adam, moving both players in every step, can do without the host")
-        device = next(self.generators.parameters()).device
-        self._device_rates = {player: torch.tensor(rate, device=device) for player, rate in self.rates.items()}
-        self.host_sync = False
-
-    def networks(self) -> dict[str, nn.Module]:
-        """See `Engine.networks`."""
-        return {**dict(self.generators.items()), **dict(self.discriminators.items())}
-
-    def state_dict(self) -> dict:
-        """See `Engine.state_dict`."""
-        states = {name: component.state_dict() for name, component in self._stateful_components().items()}
-        return {**states, "averaged_steps": 0 if self.ema is None else int(self.ema.update_rate.count)}
-
-    def load_state_dict(self, state: dict) -> None:
-        """See `Engine.load_state_dict`."""
-        for name, component in self._stateful_components().items():
-            component.load_state_dict(state[name])
-        for optimiser in self.optimisers.values():
-            _restore_options(optimiser)
-        if self.ema is not None:
-            self.ema.update_rate.count.fill_(state["averaged_steps"])
-
-    def transferable_components(self) -> dict[str, object]:
-        """Return the components that another run of the same networks can begin from, named as in `state_dict`."""
-        return self.networks()
-
-    def load_pretrained(self, state: dict) -> None:
-        """Load the transferable components of another run's state: no optimiser, pool, count or random generator.
-
-        If that run kept no moving average of the generators, an average kept here begins with their weights.
-        """
-        for name, component in self.transferable_components().items():
-            component.load_state_dict(state[name])
-        if self.ema is not None:
-            self.ema.networks.load_state_dict(state.get("averaged", self.generators.state_dict()))
-            self.ema.update_rate.count.fill_(state["averaged_steps"])
-
-    def random_generators(self) -> list[torch.Generator]:
-        """Return the method's own random generators."""
-        return [component.generator for component in self.extra_state().values() if hasattr(component, "generator")]
-
-    def _networks_by_player(self) -> dict[str, nn.ModuleDict]:
-        players = {GENERATORS: self.generators, DISCRIMINATORS: self.discriminators}
-        return {player: networks for player, networks in players.items() if len(networks)}
-
-    def _stateful_components(self) -> dict:
-        components = {**self.networks(), **self.extra_state(), "scaler": self.scaler}
-        components |= {f"optimiser_{player}": optimiser for player, optimiser in self.optimisers.items()}
-        return components if self.ema is None else {**components, "averaged": self.ema.networks}
 
     def _backward(self, player: str, loss: Tensor, is_finite: Tensor) -> Callable[[], None]:
         """Compute the gradients of a player's weights; return a function that waits for their mean over processes."""
@@ -255,6 +215,78 @@ class AdversarialEngine(ABC):
         for tensor, previous in zip(scaler_state, previous_state, strict=True):
             tensor.copy_(torch.where(is_finite, tensor, previous))
 
+    def set_learning_rate(self, factor: float) -> dict[str, float]:
+        """Set every optimiser's rate to `factor` times its configured one, and return the rates by player."""
+        rates = {player: self.rates[player] * factor for player in self.optimisers}
+        for player, optimiser in self.optimisers.items():
+            device_rate = self._device_rates.get(player)
+            optimiser.param_groups[0]["lr"] = rates[player] if device_rate is None else device_rate.fill_(rates[player])
+        return rates
+
+    def disable_host_sync(self) -> None:
+        """From now on keep learning rates, and whether a step is finite, on the device.
+
+        Raises:
+            ValueError: the engine `requires_host_sync`: its optimiser cannot skip a step on the device, or Python must
+                know whether the step was skipped, because one player moves more often than the other.
+        """
+        if self.requires_host_sync:
+            raise ValueError("only Adam, moving both players in every step, can do without the host")
+        self._device_rates = {player: torch.tensor(rate, device=self.device) for player, rate in self.rates.items()}
+        self.host_sync = False
+
+    # ── networks and states ─────────────────────────────────────────────────────────────────────────────────
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Return every trained network by name."""
+        return {**dict(self.generators.items()), **dict(self.discriminators.items())}
+
+    def best_generators(self) -> nn.ModuleDict:
+        """Return the generators for evaluation and translation: their moving average, if the method keeps one."""
+        return self.generators if self.ema is None else self.ema.networks
+
+    def translators(self) -> dict[str, nn.Module]:
+        """Return, by target ("a" or "b"), the module (N, 1, H, W) → (N, 1, H, W) for evaluation and translation."""
+        return self.translators_of(dict(self.best_generators().items()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything a bitwise resume needs, as tensors and plain values."""
+        states = {name: component.state_dict() for name, component in self._stateful_components().items()}
+        return {**states, "averaged_steps": 0 if self.ema is None else int(self.ema.update_rate.count)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        for name, component in self._stateful_components().items():
+            component.load_state_dict(state[name])
+        for optimiser in self.optimisers.values():
+            _restore_options(optimiser)
+        if self.ema is not None:
+            self.ema.update_rate.count.fill_(state["averaged_steps"])
+
+    def transferable_components(self) -> dict[str, Stateful]:
+        """Return the networks and other components that another run can begin from, by the names of `state_dict`."""
+        return {**self.networks()}
+
+    def load_pretrained(self, state: Mapping[str, Any]) -> None:
+        """Load the transferable components of another run's state: no optimiser, pool, count or random generator.
+
+        If that run kept no moving average of the generators, an average kept here begins with their weights.
+        """
+        for name, component in self.transferable_components().items():
+            component.load_state_dict(state[name])
+        if self.ema is not None:
+            self.ema.networks.load_state_dict(state.get("averaged", self.generators.state_dict()))
+            self.ema.update_rate.count.fill_(state["averaged_steps"])
+
+    def random_generators(self) -> list[torch.Generator]:
+        """Return the method's own random generators."""
+        return [component.generator for component in self.extra_state().values() if hasattr(component, "generator")]
+
+    def _stateful_components(self) -> dict[str, Stateful]:
+        components: dict[str, Stateful] = {**self.networks(), **self.extra_state(), "scaler": self.scaler}
+        components |= {f"optimiser_{player}": optimiser for player, optimiser in self.optimisers.items()}
+        return components if self.ema is None else {**components, "averaged": self.ema.networks}
+
 
 def batched_forward(network: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:
     """Return a network's outputs for several batches (N, C, H, W), computed in one pass.
@@ -263,21 +295,6 @@ def batched_forward(network: nn.Module, *batches: Tensor) -> tuple[Tensor, ...]:
     backward pass computes every weight's gradient once: at batch size 1, most of the work of a U-Net's inner levels.
     """
     return network(torch.cat(batches)).split([len(batch) for batch in batches])
-
-
-def _build_optimiser(
-    networks: nn.ModuleDict, rate: float, training: Training, device: torch.device
-) -> torch.optim.Optimizer:
-    """Return one optimiser for all networks of a player."""
-    if training.optimiser == "rmsprop":
-        return torch.optim.RMSprop(networks.parameters(), lr=rate, alpha=0.9, weight_decay=training.weight_decay)
-    return torch.optim.Adam(
-        networks.parameters(),
-        lr=rate,
-        betas=(training.beta1, 0.999),
-        weight_decay=training.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
-    )
 
 
 def _restore_options(optimiser: torch.optim.Optimizer) -> None:

@@ -1,23 +1,100 @@
-"""Builds networks from a configuration's `generator` and `discriminator`; only here does a name become a network."""
+"""Builds engines, networks and translators: the only module that turns a configuration into plain values."""
 
 import math
+from collections.abc import Iterable
+from dataclasses import fields
+from functools import partial
+from importlib import import_module
+from types import ModuleType
+from typing import assert_never
 
+import torch
 from torch import nn
 
 from networks.multiscale import MultiScaleDiscriminator
 from networks.munit import AutoEncoder
+from networks.patch_features import PatchFeatureHead
 from networks.patchgan import PatchGAN
 from networks.residual_concat import ResidualConcatGenerator
 from networks.resnet import ResNetGenerator
 from networks.unet import UNet
-from networks.unit import LatentAutoEncoder
-from pipeline.config.schema import Config
+from networks.unit import LatentAutoEncoder, share_blocks
+from pipeline.config import methods
+from pipeline.config.schema import Config, Training
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine
+from pipeline.utils.distributed import SINGLE_PROCESS, World
+
+
+def build_engine(config: Config, device: torch.device, world: World = SINGLE_PROCESS) -> Engine:
+    """Return the configured method with fresh networks on `device`, for one of the processes that train together."""
+    method, training = _method_module(config), config.training
+    generators = build_generators(config)
+    discriminators = build_discriminators(config)
+    options = {
+        field.name: config.seed if field.name == "seed" else getattr(config.method, field.name)
+        for field in fields(method.OPTIONS)
+    }
+    rates = {
+        GENERATORS: training.learning_rate,
+        DISCRIMINATORS: training.discriminator_learning_rate or training.learning_rate,
+    }
+    return method.ENGINE(
+        options=method.OPTIONS(**options),
+        generators=generators,
+        discriminators=discriminators,
+        optimisers={player: partial(_optimiser, rate, training, device) for player, rate in rates.items()},
+        device=device,
+        precision=training.precision,
+        world=world,
+    )
+
+
+def build_translators(config: Config) -> dict[str, nn.Module]:
+    """Return, by target contrast, fresh modules for a checkpoint's translator weights, in `eval` mode on the CPU."""
+    translators = _method_module(config).ENGINE.translators_of(build_generators(config))
+    return {contrast: translators[side].eval() for side, contrast in zip("ab", config.contrasts, strict=True)}
+
+
+def learns_from_pairs(config: Config) -> bool:
+    """Return whether the configured method learns from both contrasts of the same slices."""
+    return _method_module(config).ENGINE.paired
+
+
+def _method_module(config: Config) -> ModuleType:
+    """Return the module of the configured method, whose `ENGINE` and `OPTIONS` are the method's classes."""
+    return import_module(f"pipeline.engines.{config.method.type}")
+
+
+def build_generators(config: Config) -> dict[str, nn.Module]:
+    """Return the freshly initialised networks of the first player, by the names they have in the method's engine."""
+    method, settings = config.method, config.generator
+    if isinstance(settings, methods.MunitGenerator | methods.UnitGenerator):
+        autoencoders = {name: build_generator(config) for name in ("A", "B")}
+        if isinstance(settings, methods.UnitGenerator):
+            share_blocks(autoencoders["A"], autoencoders["B"], settings.shared_blocks)
+        return autoencoders
+    generators = {name: build_generator(config) for name in ("G", "F")}
+    if isinstance(method, methods.Cut):
+        generators |= {
+            f"H_{name}": PatchFeatureHead(generator.feature_channels, method.head_width)
+            for name, generator in generators.items()
+        }
+    return generators
+
+
+def build_discriminators(config: Config) -> dict[str, nn.Module]:
+    """Return the freshly initialised networks of the second player, by name; none for plain regression."""
+    if not isinstance(config.method, methods.Pix2Pix):
+        return {name: build_discriminator(config) for name in ("D_A", "D_B")}
+    if not config.method.adversarial_weight:
+        return {}
+    return {name: build_discriminator(config, channels=2) for name in ("D_A", "D_B")}  # of pairs
 
 
 def build_generator(config: Config) -> nn.Module:
     """Return a freshly initialised generator; for `munit` and `unit`, one contrast's auto-encoder."""
     settings = config.generator
-    if settings.type == "unet":
+    if isinstance(settings, methods.UNetGenerator):
         return UNet(
             depth=settings.depth or int(math.log2(config.preprocess.size)),
             width=settings.width,
@@ -25,7 +102,7 @@ def build_generator(config: Config) -> nn.Module:
             attention=settings.attention,
             upsampling=settings.upsampling,
         )
-    if settings.type == "munit":
+    if isinstance(settings, methods.MunitGenerator):
         return AutoEncoder(
             settings.width,
             settings.downs,
@@ -34,22 +111,39 @@ def build_generator(config: Config) -> nn.Module:
             style_downs=settings.style_downs,
             mlp_width=settings.mlp_width,
         )
-    classes = {"resnet": ResNetGenerator, "residual_concat": ResidualConcatGenerator, "unit": LatentAutoEncoder}
-    network_class = classes[settings.type]
-    return network_class(
-        blocks=settings.blocks, width=settings.width, downs=settings.downs, upsampling=settings.upsampling
-    )
+    if isinstance(settings, methods.ResNetGenerator):
+        return ResNetGenerator(settings.blocks, settings.width, settings.downs, upsampling=settings.upsampling)
+    if isinstance(settings, methods.ResidualConcatGenerator):
+        return ResidualConcatGenerator(settings.blocks, settings.width, settings.downs, upsampling=settings.upsampling)
+    if isinstance(settings, methods.UnitGenerator):
+        return LatentAutoEncoder(settings.width, settings.downs, settings.blocks, upsampling=settings.upsampling)
+    assert_never(settings)
 
 
 def build_discriminator(config: Config, channels: int = 1) -> nn.Module:
     """Return a freshly initialised discriminator of images with `channels` channels."""
     settings = config.discriminator
-    options = {
-        "width": settings.width,
-        "layers": settings.layers,
-        "in_channels": channels,
-        "spectral_norm": settings.spectral_norm,
-    }
-    if settings.type == "multiscale":
-        return MultiScaleDiscriminator(scales=settings.scales, **options)
-    return PatchGAN(**options)
+    if isinstance(settings, methods.MultiScaleDiscriminator):
+        return MultiScaleDiscriminator(
+            settings.scales,
+            settings.layers,
+            settings.width,
+            in_channels=channels,
+            spectral_norm=settings.spectral_norm,
+        )
+    return PatchGAN(settings.width, settings.layers, in_channels=channels, spectral_norm=settings.spectral_norm)
+
+
+def _optimiser(
+    rate: float, training: Training, device: torch.device, weights: Iterable[nn.Parameter]
+) -> torch.optim.Optimizer:
+    """Return one optimiser for all weights of a player."""
+    if training.optimiser == "rmsprop":
+        return torch.optim.RMSprop(weights, lr=rate, alpha=0.9, weight_decay=training.weight_decay)
+    return torch.optim.Adam(
+        weights,
+        lr=rate,
+        betas=(training.beta1, 0.999),
+        weight_decay=training.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.engines.base import AdversarialEngine, Losses
+from pipeline.engines.base import Engine, Losses
 from pipeline.utils.errors import UserError, first_cause
 
 WARM_UP = 3  # steps before recording, in which libraries choose algorithms and allocate memory
@@ -48,7 +48,7 @@ class CapturedStep:
 
     def __init__(
         self,
-        engine: AdversarialEngine,
+        engine: Engine,
         record: "Callable[[Step, list[torch.Generator]], tuple[Losses, Callable[[], None]]] | None" = None,
     ):
         if engine.host_sync:

@@ -1,17 +1,33 @@
 """CUT: contrastive unpaired translation, one-sided (Park et al. 2020)."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from networks.patch_features import PatchFeatureHead
-from pipeline.config.schema import Config
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses
-from pipeline.engines.builders import build_generator
-from pipeline.engines.state import RandomState
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine, Losses, MethodOptions
+from pipeline.engines.state import RandomState, Stateful
 
 
-class Cut(AdversarialEngine):
+@dataclass(frozen=True, kw_only=True)
+class CutOptions(MethodOptions):
+    """Options of CUT.
+
+    Attributes:
+        nce_weight: Weight of each PatchNCE term.
+        identity: Whether targets and their translations to themselves are compared too.
+        temperature: Temperature τ of the cross-entropy (equation 2).
+        patches: Number of positions that are compared in each layer and image.
+    """
+
+    nce_weight: float
+    identity: bool
+    temperature: float
+    patches: int
+
+
+class Cut(Engine):
     """Two independent one-sided translations: G from a to b and F from b to a.
 
     Instead of a cycle, the PatchNCE loss (equations 2 and 3) ties a translation to its source: in the features of the
@@ -21,26 +37,23 @@ class Cut(AdversarialEngine):
     code (taesungp/contrastive-unpaired-translation) takes their mean: 0.5 here.
     """
 
-    def __init__(self, config: Config, device: torch.device):
-        generators = {name: build_generator(config) for name in ("G", "F")}
-        heads = {
-            f"H_{name}": PatchFeatureHead(generator.feature_channels, config.method.head_width)
-            for name, generator in generators.items()
-        }
-        super().__init__(config, device, {**generators, **heads})
-        self.random = RandomState(config.seed, device)  # for the positions that are compared
+    options: CutOptions
+
+    def set_up(self) -> None:
+        """See `Engine.set_up`."""
+        self.random = RandomState(self.options.seed, self.device)  # for the positions that are compared
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
-        """See `AdversarialEngine.losses`: equation 5, for each direction."""
+        """See `Engine.losses`: equation 5, for each direction."""
         generators, discriminators = {}, {}
         for name, discriminator, source, target in (("G", "D_B", real_a, real_b), ("F", "D_A", real_b, real_a)):
             generator = self.generators[name]
-            translated = generator(torch.cat([source, target]) if self.method.identity else source)
+            translated = generator(torch.cat([source, target]) if self.options.identity else source)
             fake, identity = translated[: len(source)], translated[len(source) :]
             generators[f"adversarial_{name}"] = self.generator_adversarial_loss(discriminator, fake)
-            generators[f"nce_{name}"] = self.method.nce_weight * self._patch_nce(name, source, fake)
-            if self.method.identity:
-                generators[f"nce_identity_{name}"] = self.method.nce_weight * self._patch_nce(name, target, identity)
+            generators[f"nce_{name}"] = self.options.nce_weight * self._patch_nce(name, source, fake)
+            if self.options.identity:
+                generators[f"nce_identity_{name}"] = self.options.nce_weight * self._patch_nce(name, target, identity)
             discriminators[f"discriminator_{discriminator[-1]}"] = self.discriminator_loss(discriminator, target, fake)
         return {GENERATORS: generators, DISCRIMINATORS: discriminators}
 
@@ -49,7 +62,7 @@ class Cut(AdversarialEngine):
         generator, head = self.generators[name], self.generators[f"H_{name}"]
         output_features = generator.features(output)
         positions = [
-            self.random.choice(features[0, 0].numel(), self.method.patches).to(source.device)
+            self.random.choice(features[0, 0].numel(), self.options.patches).to(source.device)
             for features in output_features
         ]
         queries = head(
@@ -74,12 +87,12 @@ class Cut(AdversarialEngine):
         """
         with self.full_precision():
             dtype = torch.promote_types(queries.dtype, torch.float32)
-            similarity = queries.to(dtype) @ keys.to(dtype).transpose(1, 2) / self.method.temperature  # (N, P, P)
+            similarity = queries.to(dtype) @ keys.to(dtype).transpose(1, 2) / self.options.temperature  # (N, P, P)
             labels = torch.arange(similarity.shape[1], device=similarity.device).expand(len(similarity), -1)
             return functional.cross_entropy(similarity.flatten(0, 1), labels.flatten())
 
-    def extra_state(self) -> dict[str, object]:
-        """See `AdversarialEngine.extra_state`."""
+    def extra_state(self) -> dict[str, Stateful]:
+        """See `Engine.extra_state`."""
         return {"random": self.random}
 
 
@@ -88,4 +101,4 @@ def _vectors_at(features: Tensor, positions: Tensor) -> Tensor:
     return features.flatten(2)[:, :, positions].transpose(1, 2)
 
 
-ENGINE = Cut
+ENGINE, OPTIONS = Cut, CutOptions

@@ -1,30 +1,49 @@
 """CycleGAN: unpaired translation with cycle-consistent adversarial networks (Zhu et al. 2017)."""
 
-import torch
+from dataclasses import dataclass
+
 from torch import Tensor
 
-from pipeline.config.schema import Config
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses, batched_forward
-from pipeline.engines.image_pool import ImagePool
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine, Losses, MethodOptions, batched_forward
 from pipeline.engines.losses import mean_absolute
+from pipeline.engines.state import ImagePool, Stateful
 
 
-class CycleGan(AdversarialEngine):
+@dataclass(frozen=True, kw_only=True)
+class CycleGanOptions(MethodOptions):
+    """Options of CycleGAN.
+
+    Attributes:
+        cycle_weight: Weight λ of the cycle (equation 3).
+        identity_share: Weight of the identity loss, as a share of `cycle_weight`; 0: none.
+        pool_size: Number of earlier translations that each discriminator is shown again.
+    """
+
+    cycle_weight: float
+    identity_share: float
+    pool_size: int
+
+
+class CycleGan(Engine):
     """Two generators, two discriminators and the losses of section 3.
 
     G translates a to b, F translates b to a; D_A judges images of contrast a, D_B of contrast b.
     """
 
-    def __init__(self, config: Config, device: torch.device):
-        super().__init__(config, device)
-        method = config.method
+    options: CycleGanOptions
+
+    def set_up(self) -> None:
+        """See `Engine.set_up`: the image pools, and the networks by their names in the paper."""
         self.G, self.F = self.generators["G"], self.generators["F"]
         self.D_A, self.D_B = self.discriminators["D_A"], self.discriminators["D_B"]
-        self.cycle_weight, self.identity_weight = method.cycle_weight, method.cycle_weight * method.identity_share
-        self.pool_a, self.pool_b = (ImagePool(method.pool_size, 2 * config.seed + side, device) for side in (0, 1))
+        self.cycle_weight = self.options.cycle_weight
+        self.identity_weight = self.cycle_weight * self.options.identity_share
+        self.pool_a, self.pool_b = (
+            ImagePool(self.options.pool_size, 2 * self.options.seed + side, self.device) for side in (0, 1)
+        )
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
-        """See `AdversarialEngine.losses`: equations 1-3 and, of section 5.2, the identity loss."""
+        """See `Engine.losses`: equations 1-3 and, of section 5.2, the identity loss."""
         generator_losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
         return {
             GENERATORS: generator_losses,
@@ -61,13 +80,13 @@ class CycleGan(AdversarialEngine):
         return self.world.local_shard(pool.query(self.world.all_gather(fake)))
 
     def on_step_end(self, is_finite: Tensor) -> None:
-        """See `AdversarialEngine.on_step_end`: the pools store the new images."""
+        """See `Engine.on_step_end`: the pools store the new images."""
         self.pool_a.commit(is_finite)
         self.pool_b.commit(is_finite)
 
-    def extra_state(self) -> dict[str, object]:
-        """See `AdversarialEngine.extra_state`."""
+    def extra_state(self) -> dict[str, Stateful]:
+        """See `Engine.extra_state`."""
         return {"pool_a": self.pool_a, "pool_b": self.pool_b}
 
 
-ENGINE = CycleGan
+ENGINE, OPTIONS = CycleGan, CycleGanOptions

@@ -1,16 +1,34 @@
 """DualGAN: unpaired translation by two critics and L1 reconstruction (Yi et al. 2017)."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from networks.cpu_kernels.convolutions import reference_conv
-from pipeline.config.schema import Config
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses, batched_forward
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine, Losses, MethodOptions, batched_forward
 from pipeline.engines.losses import mean_absolute, wasserstein
-from pipeline.engines.state import RandomState, StepCounter
+from pipeline.engines.state import RandomState, Stateful, StepCounter
 
 
-class DualGan(AdversarialEngine):
+@dataclass(frozen=True, kw_only=True)
+class DualGanOptions(MethodOptions):
+    """Options of DualGAN.
+
+    Attributes:
+        reconstruction_weight: Weight λ of the L1 reconstruction (equation 2).
+        clip: Bound on the critics' weights (algorithm 1), or None.
+        gradient_penalty: Weight of the critics' gradient penalty; 0: none.
+        critic_steps: Number of the critics' updates for each of the generators'.
+    """
+
+    reconstruction_weight: float
+    clip: float | None
+    gradient_penalty: float
+    critic_steps: int
+
+
+class DualGan(Engine):
     """G translates a to b, F translates b to a; the losses of section 3.2 with any adversarial loss.
 
     With `adversarial: wasserstein` the critics move at every step and the generators at each `critic_steps`-th
@@ -18,16 +36,22 @@ class DualGan(AdversarialEngine):
     (Gulrajani et al. 2017). The noise of the paper is the generators' dropout.
     """
 
-    def __init__(self, config: Config, device: torch.device):
-        super().__init__(config, device)
+    options: DualGanOptions
+
+    def set_up(self) -> None:
+        """See `Engine.set_up`: the steps counted, and random numbers."""
         # If critics move more often, Python reads the count to know whose turn it is: then it stays on the CPU.
-        self.steps = StepCounter(device if config.method.critic_steps == 1 else torch.device("cpu"))
-        self.random = RandomState(config.seed, device)  # for the gradient penalty's positions between images
+        self.steps = StepCounter(self.device if self.critic_steps == 1 else torch.device("cpu"))
+        self.random = RandomState(self.options.seed, self.device)  # for the gradient penalty's positions between images
+
+    @property
+    def critic_steps(self) -> int:
+        """See `Engine.critic_steps`."""
+        return self.options.critic_steps
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
-        """See `AdversarialEngine.losses`: equations 1-3."""
-        critic_steps = self.method.critic_steps
-        if critic_steps == 1 or (int(self.steps.count) + 1) % critic_steps == 0:
+        """See `Engine.losses`: equations 1-3."""
+        if self.critic_steps == 1 or (int(self.steps.count) + 1) % self.critic_steps == 0:
             losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
             generators = {GENERATORS: losses}
         else:
@@ -37,7 +61,7 @@ class DualGan(AdversarialEngine):
         return {**generators, DISCRIMINATORS: critics}
 
     def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
-        G, F, weight = self.generators["G"], self.generators["F"], self.method.reconstruction_weight
+        G, F, weight = self.generators["G"], self.generators["F"], self.options.reconstruction_weight
         fake_a = F(real_b)
         fake_b, reconstructed_b = batched_forward(G, real_a, fake_a)
         losses = {
@@ -50,8 +74,8 @@ class DualGan(AdversarialEngine):
 
     def _critic_losses(self, side: str, real: Tensor, fake: Tensor) -> Losses:
         losses = {f"discriminator_{side}": self.discriminator_loss(f"D_{side}", real, fake)}
-        if self.method.gradient_penalty:
-            weight = self.method.discriminator_scale * self.method.gradient_penalty
+        if self.options.gradient_penalty:
+            weight = self.options.discriminator_scale * self.options.gradient_penalty
             losses[f"gradient_penalty_{side}"] = weight * self._gradient_penalty(f"D_{side}", real, fake.detach())
         return losses
 
@@ -70,15 +94,15 @@ class DualGan(AdversarialEngine):
 
     @torch.no_grad()
     def on_step_end(self, is_finite: Tensor) -> None:
-        """See `AdversarialEngine.on_step_end`: clip the critics (once more, if none moved) and count the step."""
+        """See `Engine.on_step_end`: clip the critics (once more, if none moved) and count the step."""
         self.steps.count += is_finite.to(self.steps.count.device)
-        if self.method.clip is not None:
+        if self.options.clip is not None:
             for weight in self.discriminators.parameters():
-                weight.clamp_(-self.method.clip, self.method.clip)
+                weight.clamp_(-self.options.clip, self.options.clip)
 
-    def extra_state(self) -> dict[str, object]:
-        """See `AdversarialEngine.extra_state`."""
+    def extra_state(self) -> dict[str, Stateful]:
+        """See `Engine.extra_state`."""
         return {"steps": self.steps, "random": self.random}
 
 
-ENGINE = DualGan
+ENGINE, OPTIONS = DualGan, DualGanOptions

@@ -1,17 +1,39 @@
 """MUNIT: unpaired translation by swapping styles over a shared content (Huang et al. 2018)."""
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-from networks.munit import AutoEncoder, StyleTranslator
-from pipeline.config.schema import Config
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses
-from pipeline.engines.builders import build_generator
+from networks.munit import StyleTranslator
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine, Losses, MethodOptions, Networks
 from pipeline.engines.losses import mean_absolute
-from pipeline.engines.state import RandomState, Styles
+from pipeline.engines.state import RandomState, Stateful, Styles
 
 
-class Munit(AdversarialEngine):
+@dataclass(frozen=True, kw_only=True)
+class MunitOptions(MethodOptions):
+    """Options of MUNIT: the weights of section 3.2, and how a volume gets its style.
+
+    Attributes:
+        adversarial_weight: Weight of the generators' adversarial loss.
+        image_weight: Weight of an image's reconstruction from its own content and style.
+        content_weight: Weight of the reconstruction of contents.
+        style_weight: Weight of the reconstruction of styles.
+        cycle_weight: Weight of the explicit cycle; 0: none.
+        translate_with: Whether to translate with the mean style of training, or a random one.
+    """
+
+    adversarial_weight: float
+    image_weight: float
+    content_weight: float
+    style_weight: float
+    cycle_weight: float
+    translate_with: Literal["mean", "random"]
+
+
+class Munit(Engine):
     """An auto-encoder per contrast, A and B, which split an image into content and style, and a discriminator each.
 
     A translation joins an image's content and a style of the other contrast. In training the style is drawn from
@@ -19,14 +41,19 @@ class Munit(AdversarialEngine):
     the networks that translate encode them.
     """
 
-    def __init__(self, config: Config, device: torch.device):
-        super().__init__(config, device, {name: build_generator(config) for name in ("A", "B")})
-        self.random = RandomState(config.seed, device)
-        self.styles = {name: Styles(self.random.normal(config.generator.style_size), device) for name in ("A", "B")}
+    options: MunitOptions
+
+    def set_up(self) -> None:
+        """See `Engine.set_up`: the styles of both contrasts."""
+        self.random = RandomState(self.options.seed, self.device)
+        self.styles = {
+            name: Styles(self.random.normal(autoencoder.style_dim), self.device)
+            for name, autoencoder in self.generators.items()
+        }
         self._real: dict[str, Tensor] = {}
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
-        """See `AdversarialEngine.losses`: section 3.2 and, of section 4, style-augmented cycle consistency."""
+        """See `Engine.losses`: section 3.2 and, of section 4, style-augmented cycle consistency."""
         self._real = {"A": real_a, "B": real_b}
         generator_losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
         return {
@@ -38,8 +65,8 @@ class Munit(AdversarialEngine):
         }
 
     def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
-        A, B, method = self.generators["A"], self.generators["B"], self.method
-        cycle = bool(method.cycle_weight)
+        A, B, options = self.generators["A"], self.generators["B"], self.options
+        cycle = bool(options.cycle_weight)
         content_b, style_b = B.encode(real_b)
         random_style_a, random_style_b = (
             self.sample_for_rank(self.random.normal, *style_b.shape).to(real_a) for _ in range(2)
@@ -58,23 +85,23 @@ class Munit(AdversarialEngine):
             torch.cat([content_a] + cycle * [recoded_content_a]), torch.cat([style_a] + cycle * [style_a])
         ).split(len(real_a))
         losses = {
-            "adversarial_A": method.adversarial_weight * self.generator_adversarial_loss("D_A", fake_a),
-            "adversarial_B": method.adversarial_weight * self.generator_adversarial_loss("D_B", fake_b),
-            "image_a": method.image_weight * mean_absolute(reconstructed_a, real_a),
-            "image_b": method.image_weight * mean_absolute(reconstructed_b, real_b),
-            "content_a": method.content_weight * mean_absolute(recoded_content_a, content_a),
-            "content_b": method.content_weight * mean_absolute(recoded_content_b, content_b),
-            "style_a": method.style_weight * mean_absolute(recoded_style_a, random_style_a),
-            "style_b": method.style_weight * mean_absolute(recoded_style_b, random_style_b),
+            "adversarial_A": options.adversarial_weight * self.generator_adversarial_loss("D_A", fake_a),
+            "adversarial_B": options.adversarial_weight * self.generator_adversarial_loss("D_B", fake_b),
+            "image_a": options.image_weight * mean_absolute(reconstructed_a, real_a),
+            "image_b": options.image_weight * mean_absolute(reconstructed_b, real_b),
+            "content_a": options.content_weight * mean_absolute(recoded_content_a, content_a),
+            "content_b": options.content_weight * mean_absolute(recoded_content_b, content_b),
+            "style_a": options.style_weight * mean_absolute(recoded_style_a, random_style_a),
+            "style_b": options.style_weight * mean_absolute(recoded_style_b, random_style_b),
         }
         if cycle:
-            losses["cycle_a"] = method.cycle_weight * mean_absolute(*cycled_a, real_a)
-            losses["cycle_b"] = method.cycle_weight * mean_absolute(*cycled_b, real_b)
+            losses["cycle_a"] = options.cycle_weight * mean_absolute(*cycled_a, real_a)
+            losses["cycle_b"] = options.cycle_weight * mean_absolute(*cycled_b, real_b)
         return losses, fake_a, fake_b
 
     @torch.no_grad()
     def on_step_end(self, is_finite: Tensor) -> None:
-        """See `AdversarialEngine.on_step_end`: update the mean styles by the styles of the step's images.
+        """See `Engine.on_step_end`: update the mean styles by the styles of the step's images.
 
         A style suits only the decoder it was trained with, so the averaged networks encode, if there are any.
         """
@@ -82,12 +109,12 @@ class Munit(AdversarialEngine):
             style = autoencoder.style_encoder(self._real[name]).mean(dim=0)
             self.styles[name].update(self.world.reduce_mean(style), is_finite)
 
-    def extra_state(self) -> dict[str, object]:
-        """See `AdversarialEngine.extra_state`."""
+    def extra_state(self) -> dict[str, Stateful]:
+        """See `Engine.extra_state`."""
         return {"random": self.random, **{f"style_{name}": styles for name, styles in self.styles.items()}}
 
-    def transferable_components(self) -> dict[str, object]:
-        """See `AdversarialEngine`: the mean styles, which a translation needs, are among them."""
+    def transferable_components(self) -> dict[str, Stateful]:
+        """See `Engine`: the mean styles, which a translation needs, are among them."""
         return {
             **super().transferable_components(),
             **{f"style_{name}": styles for name, styles in self.styles.items()},
@@ -95,23 +122,19 @@ class Munit(AdversarialEngine):
 
     def translators(self) -> dict[str, nn.Module]:
         """See `Engine.translators`: content of the other contrast, and the style of the target."""
-        translators = _translators(self.best_generators())
+        translators = super().translators()
         for name, side in (("A", "a"), ("B", "b")):
             styles = self.styles[name]
-            translators[side].set_style(styles.mean if self.method.translate_with == "mean" else styles.random_style)
+            translators[side].set_style(styles.mean if self.options.translate_with == "mean" else styles.random_style)
         return translators
 
     @staticmethod
-    def build_translators(config: Config) -> dict[str, nn.Module]:
-        """See `AdversarialEngine.build_translators`."""
-        return _translators({name: build_generator(config) for name in ("A", "B")})
+    def translators_of(generators: Networks) -> dict[str, nn.Module]:
+        """See `Engine.translators_of`."""
+        A, B = generators["A"], generators["B"]
+        device = next(A.parameters()).device
+        pairs = {"a": (B.content_encoder, A), "b": (A.content_encoder, B)}
+        return {side: StyleTranslator(content, target).to(device) for side, (content, target) in pairs.items()}
 
 
-def _translators(autoencoders: dict[str, AutoEncoder] | nn.ModuleDict) -> dict[str, StyleTranslator]:
-    A, B = autoencoders["A"], autoencoders["B"]
-    device = next(A.parameters()).device
-    pairs = {"a": (B.content_encoder, A), "b": (A.content_encoder, B)}
-    return {side: StyleTranslator(content, target).to(device) for side, (content, target) in pairs.items()}
-
-
-ENGINE = Munit
+ENGINE, OPTIONS = Munit, MunitOptions

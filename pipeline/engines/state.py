@@ -4,10 +4,23 @@ Their values stay on the engine's device, and so does `is_finite` (), which says
 for a GPU, and a captured step (`engines.cuda_graph`) counts each time it is replayed.
 """
 
+import copy
 import zlib
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class Stateful(Protocol):
+    """Whatever has a state that a checkpoint keeps: networks, optimisers and the components below."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, as tensors and plain values."""
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> Any:
+        """Take over what `state_dict` returned."""
 
 
 class StepCounter:
@@ -16,11 +29,11 @@ class StepCounter:
     def __init__(self, device: torch.device):
         self.count = torch.zeros((), dtype=torch.int64, device=device)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """Return the count."""
         return {"made": int(self.count)}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Take over what `state_dict` returned."""
         self.count.fill_(state["made"])
 
@@ -53,11 +66,11 @@ class RandomState:
         """Return `count` different indices below `population`, or all where there are fewer, in random order."""
         return torch.randperm(population, generator=self.generator, device=self.generator.device)[:count]
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """Return the generator's state and the kind of its device."""
         return {"generator": self.generator.get_state(), "place": self.device_kind}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Take over what `state_dict` returned; from another kind of device, seed with its checksum."""
         generator_state = state["generator"].cpu()
         if state.get("place", "cpu") == self.device_kind:
@@ -105,12 +118,155 @@ class Styles:
         mean = self.mean.lerp(style.to(self.mean), torch.where(is_first, 1.0, rate).to(self.mean))
         self.mean.copy_(torch.where(is_finite, mean, self.mean))  # NaN in the style leaves it unchanged
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """Return both styles, and the number of styles in the mean."""
         return {"drawn": self.random_style, "mean": self.mean, "count": int(self.update_rate.count)}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Take over what `state_dict` returned."""
         self.random_style = state["drawn"].to(self.random_style, copy=True)
         self.mean.copy_(state["mean"])
         self.update_rate.count.fill_(state["count"])
+
+
+class ExponentialMovingAverage:
+    """A copy of networks whose weights are a running mean of the originals' weights, with warm-up.
+
+    (`torch.optim.swa_utils.AveragedModel` has the host read its count, which also counts skipped steps.)
+
+    Args:
+        networks: The networks to average.
+        decay: Decay of the mean per step.
+        device: Device of the networks.
+
+    Attributes:
+        networks: The copy, in `eval` mode.
+        update_rate: Rate at which the mean moves.
+    """
+
+    def __init__(self, networks: nn.ModuleDict, decay: float, device: torch.device):
+        self.networks = copy.deepcopy(networks).eval()
+        self.update_rate = UpdateRate(decay, device)
+
+    @torch.no_grad()
+    def update(self, networks: nn.ModuleDict, is_finite: Tensor | None) -> None:
+        """Move the mean towards the networks' present weights, if the step was finite.
+
+        Args:
+            networks: The networks that are averaged.
+            is_finite: Tensor (); None: the step is known to have been finite, and one pass suffices.
+        """
+        averages, weights = list(self.networks.parameters()), list(networks.parameters())
+        if is_finite is None:
+            torch._foreach_lerp_(averages, weights, self.update_rate.next_rate(torch.tensor(True)).item())
+            return
+        distances = torch._foreach_sub(weights, averages)  # three kernel launches on a GPU for any number of weights
+        torch._foreach_mul_(distances, self.update_rate.next_rate(is_finite).to(averages[0].dtype))
+        torch._foreach_add_(averages, distances)
+
+
+class ImagePool:
+    """A pool of earlier translations that a discriminator is shown again (Shrivastava et al. 2017, section 2.3).
+
+    For each new image it returns, with probability one half each, that image or a stored one, which the new one then
+    replaces. All work is arithmetic on tensors of the engine's device, without host synchronisation. The pool has its
+    own random generator, which is saved and restored with it.
+
+    Args:
+        size: Number of stored images; 0 returns every batch unchanged.
+        seed: Seed of the pool's random generator.
+        device: Device of the images.
+    """
+
+    def __init__(self, size: int, seed: int, device: torch.device):
+        self.size, self.device = size, device
+        self.random = RandomState(seed, device)
+        self._count = torch.zeros((), dtype=torch.int64, device=device)  # number of stored images
+        self._slots: Tensor | None = None  # (size + 1, 1, H, W): the last slot takes discarded images
+        self._pending: tuple[Tensor, Tensor, Tensor] | None = None  # images, their slots, number of slots they fill
+
+    @property
+    def generator(self) -> torch.Generator:
+        """The pool's random generator."""
+        return self.random.generator
+
+    @property
+    def images(self) -> Tensor | None:
+        """The stored images (count, 1, H, W), or None; reading them waits for a GPU."""
+        count = int(self._count)
+        return self._slots[:count] if count else None
+
+    def query(self, batch: Tensor) -> Tensor:
+        """Return a batch (N, 1, H, W) mixed from `batch` and the pool, detached; `commit` then changes the pool."""
+        batch = batch.detach()
+        if self.size == 0:
+            return batch
+        if self._slots is None:
+            self._slots = torch.zeros(self.size + 1, *batch.shape[1:], dtype=batch.dtype, device=batch.device)
+        count, device = len(batch), batch.device
+        coins, drawn_slots = (
+            draw.to(device) for draw in (self.random.uniform(count), self.random.integers(self.size, count))
+        )
+        free_slots = self._count + torch.arange(count, device=device) if count > 1 else self._count[None]
+        is_filling = free_slots < self.size  # while the pool is not full, each image takes a free slot
+        is_exchanged = (coins < 0.5) > is_filling  # and the pool is full
+        slots = torch.where(is_filling, free_slots, torch.where(is_exchanged, drawn_slots, self.size))
+        pool_images = self._slots[drawn_slots].to(batch)
+        if count > 1:
+            pool_images, slots = _resolve_order(batch, slots, drawn_slots, pool_images, self.size)
+        self._pending = batch, slots, is_filling.sum() if count > 1 else is_filling[0]
+        return _select(is_exchanged, pool_images, batch)
+
+    def commit(self, is_finite: Tensor) -> None:
+        """Store the new images of the last `query`, unless its step was skipped (`is_finite` () is false).
+
+        Images that are not stored go to the last slot, which is never read.
+        """
+        if self._pending is not None:
+            batch, slots, new_count = self._pending
+            self._slots.index_copy_(0, torch.where(is_finite, slots, self.size), batch.to(self._slots))
+            self._count += new_count * is_finite
+            self._pending = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the images and the state of the random generator."""
+        images = self.images
+        return {"images": None if images is None else images.clone(), "random": self.random.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Take over what `state_dict` returned; "random" may be the bare state of a CPU generator."""
+        images, random = state["images"], state["random"]
+        self._slots, self._pending = None, None
+        self._count.fill_(0 if images is None else len(images))
+        if images is not None:
+            self._slots = torch.zeros(self.size + 1, *images.shape[1:], dtype=images.dtype, device=self.device)
+            self._slots[: len(images)] = images
+        self.random.load_state_dict({"generator": random} if isinstance(random, Tensor) else random)
+
+
+def _resolve_order(
+    batch: Tensor, slots: Tensor, drawn_slots: Tensor, pool_images: Tensor, discard_slot: int
+) -> tuple[Tensor, Tensor]:
+    """Resolve a batch as if its images came to the pool one after the other.
+
+    Args:
+        batch: New images (N, 1, H, W).
+        slots: (N,), the slot into which each new image goes.
+        drawn_slots: (N,), the slot from which each new image would be exchanged.
+        pool_images: (N, 1, H, W), the images in `drawn_slots` before this batch.
+        discard_slot: The slot of discarded images.
+
+    Returns:
+        The images in `drawn_slots` at each image's turn, which may be earlier ones of the batch, and `slots` with all
+        but the last image of each slot discarded.
+    """
+    order = torch.arange(len(batch), device=batch.device)
+    predecessor = torch.where((slots == drawn_slots[:, None]) & (order < order[:, None]), order, -1).amax(dim=1)
+    is_overwritten = ((slots == slots[:, None]) & (order > order[:, None])).any(dim=1)
+    exchanged_images = _select(predecessor >= 0, batch[predecessor.clamp(min=0)], pool_images)
+    return exchanged_images, torch.where(is_overwritten, discard_slot, slots)
+
+
+def _select(mask: Tensor, images: Tensor, others: Tensor) -> Tensor:
+    """Return `images` (N, 1, H, W) where `mask` (N,) is true, and `others` elsewhere."""
+    return torch.where(mask[:, None, None, None], images, others)

@@ -1,17 +1,36 @@
 """UNIT: unpaired translation through a latent space that both contrasts share (Liu, Breuel and Kautz 2017)."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from networks.unit import LatentAutoEncoder, LatentTranslator, share_blocks
-from pipeline.config.schema import Config
-from pipeline.engines.base import DISCRIMINATORS, GENERATORS, AdversarialEngine, Losses
-from pipeline.engines.builders import build_generator
+from networks.unit import LatentTranslator
+from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine, Losses, MethodOptions, Networks
 from pipeline.engines.losses import divergence_from_normal, mean_absolute
-from pipeline.engines.state import RandomState
+from pipeline.engines.state import RandomState, Stateful
 
 
-class Unit(AdversarialEngine):
+@dataclass(frozen=True, kw_only=True)
+class UnitOptions(MethodOptions):
+    """Options of UNIT: the weights of section 3, by default those of the authors' code.
+
+    Attributes:
+        adversarial_weight: Weight of the generators' adversarial loss.
+        image_weight: Weight of an image's reconstruction from its own latent.
+        kl_weight: Weight of the divergence of its latent from N(0, 1).
+        cycle_weight: Weight of the reconstruction by way of the other contrast.
+        cycle_kl_weight: Weight of the divergence of the translation's latent.
+    """
+
+    adversarial_weight: float
+    image_weight: float
+    kl_weight: float
+    cycle_weight: float
+    cycle_kl_weight: float
+
+
+class Unit(Engine):
     """A variational auto-encoder per contrast, A and B, and a discriminator each.
 
     The residual blocks next to the latent are the same in both. In training, noise from N(0, 1) is added to the
@@ -23,12 +42,14 @@ class Unit(AdversarialEngine):
     paper's experiments have 10, 100 and 0.1 (section 4).
     """
 
-    def __init__(self, config: Config, device: torch.device):
-        super().__init__(config, device, _autoencoders(config))
-        self.random = RandomState(config.seed, device)
+    options: UnitOptions
+
+    def set_up(self) -> None:
+        """See `Engine.set_up`."""
+        self.random = RandomState(self.options.seed, self.device)
 
     def losses(self, real_a: Tensor, real_b: Tensor) -> dict[str, Losses]:
-        """See `AdversarialEngine.losses`: section 3, "learning"."""
+        """See `Engine.losses`: section 3, "learning"."""
         generator_losses, fake_a, fake_b = self._generator_losses(real_a, real_b)
         return {
             GENERATORS: generator_losses,
@@ -39,7 +60,7 @@ class Unit(AdversarialEngine):
         }
 
     def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
-        A, B, method = self.generators["A"], self.generators["B"], self.method
+        A, B, options = self.generators["A"], self.generators["B"], self.options
         mean_a, mean_b = A.encode(real_a), B.encode(real_b)
         latent_a, latent_b = self._sample_latent(mean_a), self._sample_latent(mean_b)
         # Translation and reconstruction share a decoder's pass; norms are per sample.
@@ -51,16 +72,16 @@ class Unit(AdversarialEngine):
             B.decode(self._sample_latent(recoded_mean_b)),
         )
         losses = {
-            "adversarial_A": method.adversarial_weight * self.generator_adversarial_loss("D_A", fake_a),
-            "adversarial_B": method.adversarial_weight * self.generator_adversarial_loss("D_B", fake_b),
-            "image_a": method.image_weight * mean_absolute(reconstructed_a, real_a),
-            "image_b": method.image_weight * mean_absolute(reconstructed_b, real_b),
-            "kl_a": method.kl_weight * divergence_from_normal(mean_a),
-            "kl_b": method.kl_weight * divergence_from_normal(mean_b),
-            "cycle_a": method.cycle_weight * mean_absolute(cycled_a, real_a),
-            "cycle_b": method.cycle_weight * mean_absolute(cycled_b, real_b),
-            "cycle_kl_a": method.cycle_kl_weight * divergence_from_normal(recoded_mean_a),
-            "cycle_kl_b": method.cycle_kl_weight * divergence_from_normal(recoded_mean_b),
+            "adversarial_A": options.adversarial_weight * self.generator_adversarial_loss("D_A", fake_a),
+            "adversarial_B": options.adversarial_weight * self.generator_adversarial_loss("D_B", fake_b),
+            "image_a": options.image_weight * mean_absolute(reconstructed_a, real_a),
+            "image_b": options.image_weight * mean_absolute(reconstructed_b, real_b),
+            "kl_a": options.kl_weight * divergence_from_normal(mean_a),
+            "kl_b": options.kl_weight * divergence_from_normal(mean_b),
+            "cycle_a": options.cycle_weight * mean_absolute(cycled_a, real_a),
+            "cycle_b": options.cycle_weight * mean_absolute(cycled_b, real_b),
+            "cycle_kl_a": options.cycle_kl_weight * divergence_from_normal(recoded_mean_a),
+            "cycle_kl_b": options.cycle_kl_weight * divergence_from_normal(recoded_mean_b),
         }
         return losses, fake_a, fake_b
 
@@ -68,29 +89,15 @@ class Unit(AdversarialEngine):
         """Return latents drawn from N(mean, 1)."""
         return mean + self.sample_for_rank(self.random.normal, *mean.shape).to(mean)
 
-    def extra_state(self) -> dict[str, object]:
-        """See `AdversarialEngine.extra_state`."""
+    def extra_state(self) -> dict[str, Stateful]:
+        """See `Engine.extra_state`."""
         return {"random": self.random}
 
-    def translators(self) -> dict[str, nn.Module]:
-        """See `Engine.translators`: the encoder of the other contrast and the decoder of the target."""
-        return _translators(self.best_generators())
-
     @staticmethod
-    def build_translators(config: Config) -> dict[str, nn.Module]:
-        """See `AdversarialEngine.build_translators`."""
-        return _translators(_autoencoders(config))
+    def translators_of(generators: Networks) -> dict[str, nn.Module]:
+        """See `Engine.translators_of`: the encoder of the other contrast and the decoder of the target."""
+        A, B = generators["A"], generators["B"]
+        return {"a": LatentTranslator(B.encoder, A.decoder), "b": LatentTranslator(A.encoder, B.decoder)}
 
 
-def _autoencoders(config: Config) -> dict[str, LatentAutoEncoder]:
-    A, B = build_generator(config), build_generator(config)
-    share_blocks(A, B, config.generator.shared_blocks)
-    return {"A": A, "B": B}
-
-
-def _translators(autoencoders: dict[str, LatentAutoEncoder] | nn.ModuleDict) -> dict[str, LatentTranslator]:
-    A, B = autoencoders["A"], autoencoders["B"]
-    return {"a": LatentTranslator(B.encoder, A.decoder), "b": LatentTranslator(A.encoder, B.decoder)}
-
-
-ENGINE = Unit
+ENGINE, OPTIONS = Unit, UnitOptions

@@ -10,7 +10,7 @@ import torch
 
 from pipeline import __version__
 from pipeline.config.schema import Config
-from pipeline.engines.protocol import Engine
+from pipeline.engines.base import Engine
 from pipeline.evaluation.scores import DESCRIPTIONS, MASKED_PSNR, Scores
 from pipeline.evaluation.translation_writer import TranslatedVolume, sample_frames
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL, OWN

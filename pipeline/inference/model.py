@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.schema import Config
-from pipeline.engines.registry import build_translators
+from pipeline.engines.builders import build_translators
 from pipeline.inference.model_address import MLFLOW_SCHEMES, checkpoint_at
 from pipeline.runs.checkpoint import load_checkpoint
 from pipeline.runs.prepare import chain_settings, chain_version

@@ -20,7 +20,7 @@ from pipeline.utils.files import human_bytes
 from transforms.registration import same_grid
 
 if TYPE_CHECKING:
-    from pipeline.engines.protocol import Engine
+    from pipeline.engines.base import Engine
 
 GPU_RATE = 10e12  # FLOP/s: a thirtieth of the bf16 peak of an A100 (312e12), half of its float32's
 GPU_LAUNCHES = 0.01  # s: the least a step takes, since its hundreds of kernels are launched one by one
@@ -127,7 +127,7 @@ def cpu_pace(config: Config) -> tuple[float, int]:
     """Time a few steps of a throw-away engine on this CPU; return the seconds per step and the number of threads."""
     import torch
 
-    from pipeline.engines.registry import build_engine
+    from pipeline.engines.builders import build_engine
     from pipeline.utils.hardware import set_up
 
     # Use bf16 for fp16, which is for GPUs only, and a small batch.

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:  # the commands look for the weights before they import torch
     from torch import Tensor
 
-    from pipeline.engines.protocol import Engine
+    from pipeline.engines.base import Engine
 
 NETWORK_SECTIONS = ("generator", "discriminator", "method")  # the sections that determine the networks
 PREPROCESS_KEYS = ("axis", "spacing_mm", "size", "n4", "scaling", "percentiles")  # the keys that determine the slices
@@ -130,7 +130,7 @@ def _require_networks(path: Path, weights: Mapping, source: Config, config: Conf
     """Refuse weights that do not fit the networks to train, by name and shape."""
     import torch
 
-    from pipeline.engines.registry import build_engine
+    from pipeline.engines.builders import build_engine
 
     with torch.device("meta"):  # allocates nothing and draws no random number
         engine = build_engine(config, torch.device("meta"))

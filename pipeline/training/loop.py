@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices, epoch_loader
 from pipeline.data.loader_workers import explaining_workers
-from pipeline.engines.protocol import Engine
+from pipeline.engines.base import Engine
 from pipeline.training.schedule import Schedule, TrainerState
 from pipeline.utils.distributed import SINGLE_PROCESS, World
 from pipeline.utils.errors import Stopped, UserError

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.config.schema import Config
 from pipeline.data.splits import CohortSplit
-from pipeline.engines.protocol import Engine
+from pipeline.engines.base import Engine
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import PreparedData, training_data
 from pipeline.training.history import History, extension_text, history_of, history_texts, require_epochs, start_text

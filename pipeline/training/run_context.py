@@ -8,7 +8,7 @@ from torch import nn
 
 from pipeline.config.schema import Config
 from pipeline.data.pairs import PairReader
-from pipeline.engines.protocol import Engine
+from pipeline.engines.base import Engine
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import PreparedData, chain_settings, registrations
 from pipeline.tracking.tracker import Tracker

@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline import __version__
 from pipeline.config.schema import Config
-from pipeline.engines.protocol import Engine
+from pipeline.engines.base import Engine
 from pipeline.runs.folder import fingerprint, json_text
 from pipeline.training.schedule import TrainerState
 from pipeline.utils.distributed import world_from_env

@@ -17,8 +17,8 @@ from pipeline.data.sources.phantom_anatomy import grid
 from pipeline.data.split_file import split_to_json
 from pipeline.data_builders import planned_cases, split_cases
 from pipeline.dry_run import print_dry_run
+from pipeline.engines.builders import build_engine
 from pipeline.engines.cyclegan import ENGINE
-from pipeline.engines.registry import build_engine
 from pipeline.planning import durations as plan_time
 from pipeline.runs.folder import RunFolder, json_text, open_run_folder
 from pipeline.utils.errors import UserError

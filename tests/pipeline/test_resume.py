@@ -9,7 +9,7 @@ from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank, UnpairedSlices
 from pipeline.data.slice_cache import StoredCase, encode
-from pipeline.engines.registry import build_engine
+from pipeline.engines.builders import build_engine
 from pipeline.runs.checkpoint import CheckpointFolder, random_state, restore_random_state
 from pipeline.training.loop import Callbacks, train
 from pipeline.training.schedule import Schedule, TrainerState

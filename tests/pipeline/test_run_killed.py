@@ -15,7 +15,7 @@ from small_run import latest
 
 import pipeline.train
 from pipeline.data.loader import UnpairedSlices
-from pipeline.engines.base import AdversarialEngine
+from pipeline.engines.base import Engine
 from pipeline.runs.checkpoint import CheckpointFolder
 from pipeline.tracking.metrics_file import read_metrics
 from pipeline.utils.console import table
@@ -122,14 +122,14 @@ def lost_worker():
 def interrupted_group():
     """Have Ctrl-C come in the third step: to this process and to its workers, as a terminal sends it."""
     os.setpgid(0, 0)
-    step, steps = AdversarialEngine.step, count(1)
+    step, steps = Engine.step, count(1)
 
     def then_stop(engine, *real):
         if next(steps) == 3:
             os.killpg(0, signal.SIGINT)
         return step(engine, *real)
 
-    AdversarialEngine.step = then_stop
+    Engine.step = then_stop
 
 
 ENDS = {
@@ -169,12 +169,12 @@ def forget(part):
     if part == "random":
         pipeline.train.restore_random_state = lambda _: None
         return
-    load = AdversarialEngine.load_state_dict
+    load = Engine.load_state_dict
 
     def forgetful(engine, state):
         load(engine, {**state, part: engine.state_dict()[part]})
 
-    AdversarialEngine.load_state_dict = forgetful
+    Engine.load_state_dict = forgetful
 
 
 @pytest.mark.parametrize("part", [None, "optimiser_generators", "optimiser_discriminators", "pool_b", "random"])

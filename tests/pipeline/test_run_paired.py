@@ -7,7 +7,7 @@ import pytest
 from small_engine import differences
 from small_run import QUICK, in_child, latest, phantom_run, signal_at
 
-from pipeline.engines.base import AdversarialEngine
+from pipeline.engines.base import Engine
 from pipeline.engines.cyclegan import ENGINE
 
 PAIRED = (*QUICK, "split.pairing=paired", "evaluation.translate=false")
@@ -16,7 +16,7 @@ PAIRED = (*QUICK, "split.pairing=paired", "evaluation.translate=false")
 @contextmanager
 def watched(*, paired):
     """Have the usual method learn from pairs, or not, and yield a list that grows by the halves of each batch."""
-    seen, make_step = [], AdversarialEngine.step
+    seen, make_step = [], Engine.step
 
     def noted(engine, real_a, real_b):
         seen.append((real_a.clone(), real_b.clone()))
@@ -24,7 +24,7 @@ def watched(*, paired):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ENGINE, "paired", paired)
-        patch.setattr(AdversarialEngine, "step", noted)
+        patch.setattr(Engine, "step", noted)
         yield seen
 
 

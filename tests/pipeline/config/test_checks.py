@@ -134,7 +134,7 @@ def test_pictures_are_pairs_only_where_their_names_say_so():
 def test_every_size_that_is_allowed_makes_a_step(generator, downs):
     import torch
 
-    from pipeline.engines.registry import build_engine
+    from pipeline.engines.builders import build_engine
 
     size = next(size for size in range(16, 65, 2**downs) if size % 2**downs == 0)
     sections = {

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipeline.engines import cuda_graph as captured
+from pipeline.engines.builders import build_engine
 from pipeline.engines.cuda_graph import WARM_UP, CapturedStep
-from pipeline.engines.registry import build_engine
 from pipeline.engines.state import RandomState
 from pipeline.utils.errors import UserError
 

@@ -3,8 +3,7 @@ import io
 import pytest
 import torch
 
-from pipeline.engines.image_pool import ImagePool
-from pipeline.engines.state import RandomState
+from pipeline.engines.state import ImagePool, RandomState
 
 CPU = torch.device("cpu")
 SOUND, SKIPPED = torch.tensor(True), torch.tensor(False)

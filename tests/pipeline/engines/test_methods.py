@@ -20,7 +20,7 @@ from small_engine import (
 from pipeline.config.checks import conflicts
 from pipeline.config.methods import AnyMethod, Generator
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS
-from pipeline.engines.registry import build_engine, build_translators
+from pipeline.engines.builders import build_engine, build_translators
 
 METHODS = {
     "cyclegan": {"type": "cyclegan", "pool_size": 3},

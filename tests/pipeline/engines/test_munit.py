@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_engine import MUNIT, Plain, assert_equal_steps, batch, config_of, differences, engine_of
 
-from pipeline.engines.registry import build_translators
+from pipeline.engines.builders import build_translators
 from pipeline.tracking.mlflow_models import export_translator
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from small_engine import MUNIT, UNIT, batch, config_of
 
+from pipeline.engines.builders import build_engine
 from pipeline.engines.cuda_graph import WARM_UP, CapturedStep
-from pipeline.engines.registry import build_engine
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)

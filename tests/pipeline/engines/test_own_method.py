@@ -54,7 +54,7 @@ def house(blocks, tmp_path, monkeypatch):
 
 def test_the_example_is_small(blocks):
     assert list(blocks) == ["pipeline/engines/gcgan.py", "pipeline/config/methods.py", TESTS, "yaml"]
-    assert sum(len(code.splitlines()) for code in blocks.values()) <= 40
+    assert sum(len(code.splitlines()) for code in blocks.values()) < 50
 
 
 def test_one_row_has_the_method_checked_for_all_that_every_method_keeps_to(house):
@@ -90,7 +90,7 @@ def _cases(check):
 
 def test_the_configuration_trains_resumes_and_translates(house, blocks):
     load_config = importlib.import_module("pipeline.config.load").load_config
-    build_engine = importlib.import_module("pipeline.engines.registry").build_engine
+    build_engine = importlib.import_module("pipeline.engines.builders").build_engine
     (house / "gcgan.yaml").write_text(blocks["yaml"])
     small = ["preprocess.size=32", "generator.width=2", "discriminator.width=2", "training.learning_rate=0.002"]
     config = load_config(house / "gcgan.yaml", small)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from small_engine import UNIT, Plain, assert_equal_steps, batch, config_of, differences, engine_of, saved
 
-from pipeline.engines.registry import build_engine, build_translators
+from pipeline.engines.builders import build_engine, build_translators
 from pipeline.tracking.mlflow_models import export_translator
 from pipeline.training.run_record import write_run_record
 from pipeline.training.schedule import TrainerState

@@ -6,7 +6,7 @@ from small_volumes import write_volume
 
 from pipeline.config.schema import Config
 from pipeline.data.pairs import prepare_scan
-from pipeline.engines.registry import build_translators
+from pipeline.engines.builders import build_translators
 from pipeline.inference.model import load_model
 from pipeline.inference.style import use_style_of
 from pipeline.translate import main, translate
