@@ -1,8 +1,8 @@
 """The base of all methods: two players, their optimisers, precision, averaged generators and states."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -128,8 +128,11 @@ class Engine(ABC):
 
     def generator_adversarial_loss(self, discriminator: str, image: Tensor) -> Tensor:
         """Return the adversarial loss of the generator of a fake image; the discriminator gets no gradients."""
-        with self.frozen(self.discriminators[discriminator]):
-            return self.adversarial(self.discriminators[discriminator](image), True)
+        network = self.discriminators[discriminator].requires_grad_(False)
+        try:
+            return self.adversarial(network(image), True)
+        finally:
+            network.requires_grad_(True)
 
     def discriminator_loss(self, discriminator: str, real: Tensor, fake: Tensor) -> Tensor:
         """Return the weighted loss of a discriminator on real and fake images; the generator gets no gradients."""
@@ -147,15 +150,6 @@ class Engine(ABC):
             shape: Shape of the numbers for each sample.
         """
         return self.world.local_shard(draw(self.world.size * count, *shape))
-
-    @contextmanager
-    def frozen(self, networks: nn.Module) -> Iterator[None]:
-        """Compute no gradients of these networks' weights within the block."""
-        networks.requires_grad_(False)
-        try:
-            yield
-        finally:
-            networks.requires_grad_(True)
 
     def full_precision(self) -> AbstractContextManager:
         """Switch half precision off within the block, for terms of a loss that need more digits."""
@@ -183,7 +177,9 @@ class Engine(ABC):
         waits = [self._backward(player, total([*losses_by_player[player].values()]), is_finite) for player in players]
         for player, wait in zip(players, waits, strict=True):
             wait()
-            self._step_optimiser(self.optimisers[player], is_finite)
+            if not self.host_sync:
+                self.optimisers[player].found_inf = (~is_finite).float()  # 1: a fused optimiser moves, counts nothing
+            self.scaler.step(self.optimisers[player])
         self._update_scaler(is_finite)
         if self.ema is not None and GENERATORS in losses_by_player:
             self.ema.update(self.generators, None if self.host_sync else is_finite)
@@ -198,12 +194,6 @@ class Engine(ABC):
             loss = loss * torch.where(is_finite, 1.0, torch.nan)  # the scaler skips updates by such gradients
         self.scaler.scale(loss).backward()
         return self.world.mean_gradients(optimiser.param_groups[0]["params"])  # before the scaler looks for overflows
-
-    def _step_optimiser(self, optimiser: torch.optim.Optimizer, is_finite: Tensor) -> None:
-        """Move a player's weights, unless the step is not finite."""
-        if not self.host_sync:
-            optimiser.found_inf = (~is_finite).float()  # 1: a fused optimiser moves and counts nothing
-        self.scaler.step(optimiser)
 
     def _update_scaler(self, is_finite: Tensor) -> None:
         """Update the loss scaler from a step's overflows, unless the losses themselves were not finite."""
