@@ -5,7 +5,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 VIEWER := pipeline/reporting/viewer
 
-.PHONY: demo test test-faults fuzz lint install viewer clean
+.PHONY: demo test test-faults fuzz lint docs install viewer clean
 
 demo: install
 	$(RUN) -m pipeline.run configs/phantom.yaml
@@ -26,13 +26,18 @@ lint: install
 	$(VENV)/bin/ruff format --check .
 	$(RUN) -m mypy
 
+# The site of the documentation, in ./site; wrong links and docstrings are errors.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+	@echo "open site/index.html"
+
 install: $(VENV)/installed viewer
 
 # torch first and on its own, so that TORCH can name another build: make demo TORCH="torch --index-url ..."
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt $(TORCH)
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable ".[test,docs]"
 	touch $@
 
 # The report's interactive viewer, NiiVue, as the lock file names it. Without npm or its registry, reports have pictures.
@@ -43,4 +48,4 @@ $(VIEWER)/node_modules/.package-lock.json: $(VIEWER)/package-lock.json
 		|| echo "no interactive viewer in reports: npm is missing or failed; 'make viewer' tries again"
 
 clean:
-	rm -rf $(VENV) $(VIEWER)/node_modules *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) site $(VIEWER)/node_modules *.egg-info .pytest_cache .ruff_cache
