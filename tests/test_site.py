@@ -28,7 +28,7 @@ def test_the_site_is_built_without_a_warning_and_shows_what_lies_elsewhere(tmp_p
 def test_a_link_that_leads_nowhere_is_an_error(tmp_path):
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "index.md").write_text("[x](nowhere.md)")
-    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("nav:")[0]
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[0]
     lines = [line for line in settings.splitlines() if not line.startswith(("hooks:", "exclude_docs:"))]
     (tmp_path / "mkdocs.yml").write_text("\n".join(lines))
     broken = build(tmp_path / "site", tmp_path / "mkdocs.yml")
