@@ -28,7 +28,7 @@ lint: install
 
 # The site of the documentation, in ./site; wrong links and docstrings are errors.
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
 	@echo "open site/index.html"
 
 install: $(VENV)/installed viewer

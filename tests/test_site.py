@@ -9,14 +9,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def build(folder: Path, config: Path = ROOT / "mkdocs.yml") -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "-f", str(config), "-d", str(folder)]
+    command = [sys.executable, "-m", "mkdocs", "build", "-f", str(config), "-d", str(folder)]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def test_the_site_is_built_without_a_warning_and_shows_what_lies_elsewhere(tmp_path):
     built = build(tmp_path)
-    assert (built.returncode, built.stderr.strip()) == (0, "")
+    assert built.returncode == 0 and "WARNING" not in built.stderr, built.stderr
     home = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert 'href="reference/configurations.html#nifti"' in home and 'href="benchmarks.html"' in home
     assert "Translate one volume" in (tmp_path / "reference" / "python.html").read_text(encoding="utf-8")
