@@ -52,7 +52,6 @@ def render(comparison: Comparison, picture: Picture | None) -> str:
     template = page_environment(Path(__file__).parent).get_template("compare.html.jinja")
     return template.render(
         report=report,
-        tables=[],
         directions=[_direction_cells(direction) for direction in comparison.directions],
         eligible="" if only_bounds else "among methods that no pairs taught",
         flag=PHANTOM_FLAG if phantom else "",

@@ -16,7 +16,7 @@ from pipeline.data_builders import planned_cases
 from pipeline.evaluation.translation_writer import translate_scan
 from pipeline.inference.model import TranslationModel, load_model
 from pipeline.metrics.similarity import DATA_RANGE, psnr
-from pipeline.reporting.side_by_side import SliceOfMethods, side_by_side
+from pipeline.reporting.panels import SliceOfMethods, side_by_side
 from pipeline.reporting.tiles import RADIOLOGICAL, Tile
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import chain_settings, registrations

@@ -22,10 +22,10 @@ from pipeline.reporting.report_page import (
     Highlight,
     Picture,
     Report,
+    ScoreTable,
     SubjectResult,
     write_report,
 )
-from pipeline.reporting.score_tables import ScoreTable
 from pipeline.reporting.viewer import NOT_FETCHED, Viewer, is_fetched
 from pipeline.runs.folder import RunFolder, resolved_yaml
 from pipeline.runs.prepare import PreparedData

@@ -17,8 +17,8 @@ from pipeline.inference.model import TranslationModel, run_eagerly
 from pipeline.inference.output_volume import write_volume
 from pipeline.inference.translator import translate_slices, volume_of_slices
 from pipeline.reporting.curves import save_curves
-from pipeline.reporting.gif import epoch_title, save_gif
-from pipeline.reporting.mosaic import volume_mosaic
+from pipeline.reporting.gif import save_gif
+from pipeline.reporting.panels import volume_mosaic
 from pipeline.reporting.tiles import RADIOLOGICAL, save_png
 from pipeline.runs.folder import RunFolder
 from pipeline.utils.console import progress
@@ -52,8 +52,7 @@ def draw_gifs(folder: RunFolder, contrasts: tuple[str, str]) -> dict[str, Path]:
     gifs = {}
     for target in reversed(contrasts):
         direction = folder.direction(contrasts, target)
-        frames = sample_frames(folder, direction)
-        save_gif(list(frames.values()), folder.gif(direction), [epoch_title(epoch) for epoch in frames])
+        save_gif(sample_frames(folder, direction), folder.gif(direction))
         gifs[direction] = folder.gif(direction)
     return gifs
 

@@ -29,7 +29,7 @@ from pipeline.inference.uncertainty_calibration import (
 )
 from pipeline.metrics.calibration import calibration_curve, calibration_error, rank_correlation
 from pipeline.metrics.names import MODEL
-from pipeline.reporting.calibration_plot import Example, Reliability, save_reliability
+from pipeline.reporting.curves import Example, Reliability, save_reliability
 from pipeline.runs.folder import RunFolder
 from pipeline.utils.console import progress
 from pipeline.utils.workers import WorkerPool

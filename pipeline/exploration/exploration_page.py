@@ -72,7 +72,7 @@ def write_page(
         split_subjects=_split_subjects(cohort),
     )
     template = page_environment(Path(__file__).parent).get_template("explore.html.jinja")
-    atomic_text(path, template.render(report=report, tables=[], sections=sections))
+    atomic_text(path, template.render(report=report, sections=sections))
 
 
 def result_sentence(cohort: Cohort, findings: Sequence[Finding]) -> str:

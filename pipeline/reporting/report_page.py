@@ -1,19 +1,22 @@
 """The report of a run: one self-contained HTML file that loads nothing from the network."""
 
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from math import isfinite, isnan
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from pipeline.reporting.score_tables import ScoreTable, format_table
+from pipeline.metrics.names import HEADINGS, arrow, badness, digits
 from pipeline.reporting.viewer import Viewer
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
+
+_MISSING = (float("nan"), float("nan"), 0)  # a figure that was not measured
 
 PHANTOM_FLAG = "phantom: easier than real data"
 PHANTOM_NOTE = (
@@ -66,6 +69,58 @@ class SubjectResult:
     direction: str
     score: str
     picture: Picture | None = None
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores of all methods in one direction under one protocol.
+
+    Attributes:
+        direction: Direction, such as "T1 → T2".
+        protocol: Protocol in a few words, such as "volume, inside the head".
+        description: One sentence on normalisation, data range and what the ± is; "" for none.
+        rows: Method -> metric -> (mean, SD, number of subjects or slices).
+        model: Name of the trained model among the methods; the others are baselines.
+        trained_on_pairs: The baselines that were fitted on both contrasts of a subject. They are shown, but a model
+            without pairs is not compared with them.
+    """
+
+    direction: str
+    protocol: str
+    description: str
+    rows: Mapping[str, Mapping[str, tuple[float, float, int]]]
+    model: str
+    trained_on_pairs: Collection[str] = ()
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Heading of each metric, with "↑", "↓" or "→ 1" for better values."""
+        metrics = dict.fromkeys(metric for scores in self.rows.values() for metric in scores)
+        return {metric: f"{HEADINGS.get(metric, metric)} {arrow(metric)}" for metric in metrics}
+
+    @property
+    def count(self) -> str:
+        """Number of subjects or slices, such as "n = 4 to 5"; "" without figures."""
+        counts = {n for scores in self.rows.values() for _, _, n in scores.values()}
+        return "n = " + " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else ""
+
+    def text(self, method: str, metric: str) -> str:
+        """Return a figure as mean ± SD; "—" for none."""
+        mean, deviation, _ = self.rows[method].get(metric, _MISSING)
+        if isnan(mean):
+            return "—"
+        decimals = digits(metric)
+        return f"{mean:.{decimals}f}" + (f" ± {deviation:.{decimals}f}" if isfinite(deviation) else "")
+
+    def verdict(self, method: str, metric: str) -> str:
+        """Return "better" or "worse" for a model's figure beside the best baseline without pairs; "" for all others."""
+        means = {name: scores.get(metric, _MISSING)[0] for name, scores in self.rows.items()}
+        baselines = means.keys() - {self.model, *self.trained_on_pairs}
+        rivals = [badness(metric, means[name]) for name in baselines if not isnan(means[name])]
+        difference = badness(metric, means[method]) - min(rivals, default=float("nan"))
+        if method != self.model or isnan(difference) or difference == 0:
+            return ""
+        return "better" if difference < 0 else "worse"
 
 
 @dataclass(frozen=True)
@@ -134,8 +189,7 @@ def write_report(path: Path, report: Report) -> None:
 
 def render(report: Report) -> str:
     """Return the report as HTML; raises `UserError` as `write_report` does."""
-    tables = [format_table(table) for table in report.scores]
-    return page_environment().get_template("page.html.jinja").render(report=report, tables=tables)
+    return page_environment().get_template("page.html.jinja").render(report=report)
 
 
 def page_environment(*folders: Path) -> Environment:

@@ -2,13 +2,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.reporting.gif import epoch_title, save_gif, thinned
+from pipeline.reporting import gif
+from pipeline.reporting.gif import save_gif, thinned
 from pipeline.reporting.tiles import save_png
 from pipeline.utils.errors import UserError
 
 
 def plain(level, size=(40, 60)):
     return np.full((*size, 3), level, dtype=np.uint8)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Return a function that writes pictures as frames of successive epochs and makes the GIF of them."""
+
+    def write(pictures, name="training"):
+        frames = {epoch: tmp_path / f"{name}-{epoch:04}.png" for epoch in range(len(pictures))}
+        for epoch, picture in enumerate(pictures):
+            save_png(picture, frames[epoch])
+        save_gif(frames, tmp_path / f"{name}.gif")
+        return tmp_path / f"{name}.gif"
+
+    return write
 
 
 def read(path):
@@ -24,26 +39,15 @@ def read(path):
     return levels, durations
 
 
-def test_frames_come_in_order_and_the_last_stays_longest(tmp_path):
+def test_frames_come_in_order_and_the_last_stays_longest(written):
     levels = [0, 60, 120, 180, 240]
-    titles = [epoch_title(epoch) for epoch in range(5)]
-    save_gif([plain(level) for level in levels], tmp_path / "training.gif", titles, frame_ms=100, end_ms=3000)
-    shown, durations = read(tmp_path / "training.gif")
+    shown, durations = read(written([plain(level) for level in levels]))
     assert shown == pytest.approx(levels, abs=4)
-    assert durations == [1000, 100, 100, 100, 3000]
+    assert durations == [1000, 150, 150, 150, 3000]
 
 
-def test_frames_are_read_from_png_files(tmp_path):
-    paths = [tmp_path / f"{number}.png" for number in range(3)]
-    for number, path in enumerate(paths):
-        save_png(plain(100 * number), path)
-    save_gif(paths, tmp_path / "training.gif", ["untrained", "epoch 1", "epoch 2"])
-    assert read(tmp_path / "training.gif")[0] == pytest.approx([0, 100, 200], abs=4)
-
-
-def test_titles_change_the_strip_above_the_frame(tmp_path):
-    save_gif([plain(99, (40, 200))] * 2, tmp_path / "training.gif", ["untrained", "epoch 1"])
-    with Image.open(tmp_path / "training.gif") as opened:
+def test_titles_change_the_strip_above_the_frame(written):
+    with Image.open(written([plain(99, (40, 200))] * 2)) as opened:
         first = np.asarray(opened.convert("RGB"))
         opened.seek(1)
         second = np.asarray(opened.convert("RGB"))
@@ -52,65 +56,48 @@ def test_titles_change_the_strip_above_the_frame(tmp_path):
     assert (first[34:] == second[34:]).all()
 
 
-def test_long_trainings_are_thinned_evenly_with_first_and_last_kept(tmp_path):
-    frames = [plain(number // 2) for number in range(300)]
-    save_gif(frames, tmp_path / "training.gif", [epoch_title(epoch) for epoch in range(300)], max_frames=25)
-    levels, _ = read(tmp_path / "training.gif")
-    assert len(levels) == 25
-    assert levels[0] == pytest.approx(0, abs=4) and levels[-1] == pytest.approx(149, abs=4)
-    assert levels == pytest.approx(np.linspace(0, 149, 25).tolist(), abs=5)
+def test_long_trainings_are_thinned_evenly_with_first_and_last_kept(written, monkeypatch):
+    monkeypatch.setattr(gif, "MAX_FRAMES", 7)
+    levels, _ = read(written([plain(5 * number) for number in range(40)]))
+    assert levels == pytest.approx(np.linspace(0, 195, 7).tolist(), abs=6)
 
 
 @pytest.mark.parametrize(
     ("count", "most", "kept"),
-    [(3, 5, [0, 1, 2]), (5, 5, [0, 1, 2, 3, 4]), (9, 5, [0, 2, 4, 6, 8]), (7, 1, [6]), (7, 2, [0, 6])],
+    [(3, 5, [0, 1, 2]), (5, 5, [0, 1, 2, 3, 4]), (9, 5, [0, 2, 4, 6, 8]), (1, 2, [0]), (7, 2, [0, 6])],
 )
 def test_thinning_keeps_first_and_last(count, most, kept):
     assert thinned(count, most) == kept
 
 
-def test_a_single_frame_is_a_gif_too(tmp_path):
-    save_gif([plain(200)], tmp_path / "training.gif", ["untrained"])
-    with Image.open(tmp_path / "training.gif") as opened:
+def test_a_single_frame_is_a_gif_too(written):
+    with Image.open(written([plain(200)])) as opened:
         assert opened.n_frames == 1
 
 
-def test_the_file_stays_below_its_limit_by_smaller_frames(tmp_path):
+def test_the_file_stays_below_its_limit_by_smaller_frames(written, monkeypatch):
+    monkeypatch.setattr(gif, "MAX_BYTES", 250_000)
     rng = np.random.default_rng(0)
-    frames = [rng.integers(0, 255, (600, 800, 3), dtype=np.uint8) for _ in range(4)]
-    save_gif(frames, tmp_path / "training.gif", ["a", "b", "c", "d"], max_bytes=600_000)
-    assert (tmp_path / "training.gif").stat().st_size <= 600_000
-    with Image.open(tmp_path / "training.gif") as opened:
-        assert 320 <= opened.width < 800
-        assert opened.n_frames == 4
+    path = written([rng.integers(0, 255, (300, 600, 3), dtype=np.uint8) for _ in range(3)])
+    assert path.stat().st_size <= 250_000
+    with Image.open(path) as opened:
+        assert 320 <= opened.width < 600
+        assert opened.n_frames == 3
 
 
-def test_frames_that_stay_still_cost_next_to_nothing(tmp_path):
+def test_frames_that_stay_still_cost_next_to_nothing(written):
     noise = np.random.default_rng(0).integers(0, 255, (200, 300, 3), dtype=np.uint8)
-    save_gif([noise], tmp_path / "one.gif", ["epoch 0"])
-    save_gif([noise] * 20, tmp_path / "many.gif", [f"epoch {number}" for number in range(20)])
-    assert (tmp_path / "many.gif").stat().st_size < 2 * (tmp_path / "one.gif").stat().st_size
+    one, many = written([noise], "one"), written([noise] * 8, "many")
+    assert many.stat().st_size < 1.5 * one.stat().st_size
 
 
-def test_a_damaged_frame_is_named(tmp_path):
-    (tmp_path / "0001.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
-    with pytest.raises(UserError, match=r"0001\.png: not a readable picture"):
-        save_gif([plain(0), tmp_path / "0001.png"], tmp_path / "training.gif", ["a", "b"])
-    assert not (tmp_path / "training.gif").exists()
-
-
-def test_a_frame_of_another_size_is_named(tmp_path):
-    save_png(plain(0, (20, 20)), tmp_path / "0000.png")
+def test_a_damaged_frame_and_one_of_another_size_are_named(tmp_path):
+    frames = {number: tmp_path / f"000{number}.png" for number in range(3)}
+    save_png(plain(0, (20, 20)), frames[0])
+    save_png(plain(0), frames[2])
     with pytest.raises(UserError, match=r"0000\.png: 20x20 pixels where the last frame has 60x40"):
-        save_gif([tmp_path / "0000.png", plain(0)], tmp_path / "training.gif", ["a", "b"])
-
-
-def test_frames_and_titles_must_match_in_number(tmp_path):
-    with pytest.raises(ValueError, match="one title a frame"):
-        save_gif([plain(0)], tmp_path / "training.gif", [])
-    with pytest.raises(ValueError, match="at least one frame"):
-        save_gif([], tmp_path / "training.gif", [])
-
-
-def test_the_network_before_its_first_epoch_is_called_untrained():
-    assert [epoch_title(epoch) for epoch in (0, 1, 12)] == ["untrained", "epoch 1", "epoch 12"]
+        save_gif({0: frames[0], 2: frames[2]}, tmp_path / "training.gif")
+    frames[1].write_bytes(b"\x89PNG\r\n\x1a\n torn")
+    with pytest.raises(UserError, match=r"0001\.png: not a readable picture"):
+        save_gif({1: frames[1], 2: frames[2]}, tmp_path / "training.gif")
+    assert not (tmp_path / "training.gif").exists()

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from pipeline.reporting.panels import SampleRow, error_share, sample_panel
-from pipeline.reporting.tiles import error_tile
+from pipeline.reporting.panels import SampleRow, SliceOfMethods, error_share, sample_panel, side_by_side, volume_mosaic
+from pipeline.reporting.tiles import caption_tile, error_tile
 
+NAMES = {"source_name": "T1", "target_name": "T2"}
 DARKEST, BRIGHTEST = error_tile(np.array([[0.0, 1.0]]))[0]
 
 
@@ -11,15 +12,21 @@ def black(size=(64, 64)):
     return np.full(size, -1.0, dtype=np.float32)
 
 
-def gray_boxes(picture):
-    """Return (top, left, bottom, right) of the gray tiles from left to right: text and paper are never pure gray."""
+def boxes(picture):
+    """Return (top, left, bottom, right) of the tiles by row of the mosaic: text and paper are never pure gray."""
     gray = (picture == picture[..., :1]).all(axis=2)
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], gray.any(axis=0).astype(int), [0]])))
-    boxes = []
-    for left, right in edges.reshape(-1, 2):
-        rows = np.flatnonzero(gray[:, left:right].any(axis=1))
-        boxes.append((int(rows[0]), int(left), int(rows[-1]) + 1, int(right)))
-    return boxes
+
+    def runs(line):
+        return np.flatnonzero(np.diff(np.concatenate([[0], line.astype(int), [0]]))).reshape(-1, 2)
+
+    corners = []
+    for top, bottom in runs(gray.any(axis=1)):
+        row = []
+        for left, right in runs(gray[top:bottom].any(axis=0)):
+            rows = top + np.flatnonzero(gray[top:bottom, left:right].any(axis=1))
+            row.append((int(rows[0]), int(left), int(rows[-1]) + 1, int(right)))
+        corners.append(row)
+    return corners
 
 
 def count(picture, colour):
@@ -30,7 +37,7 @@ def test_a_bright_spot_left_anterior_is_in_the_top_right_of_the_input():
     source = black()
     source[:8, -8:] = 1.0  # left, anterior
     picture = sample_panel([SampleRow(source, black(), black())], source="T1", target="T2")
-    top, left, bottom, right = gray_boxes(picture)[0]
+    top, left, bottom, right = boxes(picture)[0][0]
     rows, columns = np.nonzero((picture == 255).all(axis=2))
     assert rows.max() < (top + bottom) / 2 and rows.min() == top
     assert columns.min() > (left + right) / 2 and columns.max() == right - 1
@@ -40,7 +47,7 @@ def test_columns_are_input_translation_and_target_in_this_order():
     levels = (-0.5, 0.0, 0.5)
     row = SampleRow(*(np.full((64, 64), level, dtype=np.float32) for level in levels))
     picture = sample_panel([row], source="T1", target="T2")
-    shown = [picture[box[0] + 9, box[1] + 9, 0] for box in gray_boxes(picture)]
+    shown = [picture[box[0] + 9, box[1] + 9, 0] for box in boxes(picture)[0]]
     assert shown == [64, 128, 191]
 
 
@@ -56,26 +63,19 @@ def test_the_error_is_a_share_of_the_intensity_range():
     assert error_share(np.array([-1.0, 0.0, 1.0]), np.array([1.0, 0.5, 1.0])).tolist() == [1.0, 0.25, 0.0]
 
 
-def test_the_error_scale_can_end_lower():
-    picture = sample_panel(
-        [SampleRow(black(), black(), np.zeros((64, 64)))], source="T1", target="T2", error_top=0.5
-    )  # an error of half the range
-    assert count(picture, BRIGHTEST) >= 256 * 256
-
-
 def test_without_pairs_the_reconstruction_takes_the_place_of_target_and_error():
     row = SampleRow(black(), black(), reconstructed=np.zeros((64, 64)))
     picture = sample_panel([row], source="T1", target="T2")
-    boxes = gray_boxes(picture)
-    assert len(boxes) == 3
-    assert picture[boxes[2][0] + 9, boxes[2][1] + 9, 0] == 128
+    tiles = boxes(picture)[0]
+    assert len(tiles) == 3
+    assert picture[tiles[2][0] + 9, tiles[2][1] + 9, 0] == 128
     assert count(picture, DARKEST) == 0
 
 
 def test_a_row_without_its_target_leaves_the_cell_empty():
     rows = [SampleRow(black(), black(), black()), SampleRow(black(), black())]
     picture = sample_panel(rows, source="T1", target="T2")
-    top, left, bottom, right = gray_boxes(picture)[2]
+    top, left, bottom, right = boxes(picture)[0][2]
     assert (bottom - top, right - left) == (256, 256)
 
 
@@ -85,14 +85,14 @@ def test_a_row_without_its_target_leaves_the_cell_empty():
 )
 def test_tiles_are_legible_at_every_slice_size(size, tile):
     picture = sample_panel([SampleRow(black(size), black(size), black(size))], source="T1", target="T2")
-    top, left, bottom, right = gray_boxes(picture)[0]
+    top, left, bottom, right = boxes(picture)[0][0]
     assert (bottom - top, right - left) == tile
 
 
 def test_a_large_slice_is_shrunk_to_the_largest_tile():
     size = (512, 384)
     picture = sample_panel([SampleRow(black(size), black(size))], source="T1", target="T2")
-    top, left, bottom, right = gray_boxes(picture)[0]
+    top, left, bottom, right = boxes(picture)[0][0]
     assert (bottom - top, right - left) == (192, 256)
 
 
@@ -108,3 +108,128 @@ def test_frames_of_different_epochs_have_one_size():
 def test_no_slices_is_an_error():
     with pytest.raises(ValueError, match="at least one slice"):
         sample_panel([], source="T1", target="T2")
+
+
+def of_methods(**translations):
+    shape = (64, 48)
+    made = {name: (np.full(shape, gray, np.float32), "12.00 dB") for name, gray in translations.items()}
+    return SliceOfMethods("s1", np.full(shape, -1, np.float32), made, np.ones(shape, np.float32))
+
+
+def grays(picture):
+    """The share of the picture that has each level of gray (air and paper apart)."""
+    levels, counts = np.unique(picture[..., 0][(np.ptp(picture, axis=2) == 0)], return_counts=True)
+    return dict(zip(levels.tolist(), (counts / (256 * 192)).tolist(), strict=True))
+
+
+def test_every_method_stands_between_input_and_real_target():
+    picture = side_by_side([of_methods(a=0.0, b=0.5)], ["a", "b"], title="t")
+    middle = picture[picture.shape[0] // 2]
+    levels = [int(level) for level in middle[:, 0]]
+    order = [level for index, level in enumerate(levels) if level in (0, 128, 191, 255) and levels[index - 1] != level]
+    assert [level for level in order if level in (128, 191, 255)][:3] == [128, 191, 255]
+    shares = grays(picture)
+    assert all(shares[level] > 0.99 for level in (0, 128, 191, 255))
+
+
+def test_a_method_that_does_not_make_a_contrast_leaves_its_cell_empty():
+    shares = grays(side_by_side([of_methods(a=0.0)], ["a", "b"], title="t"))
+    assert shares[128] > 0.99 and shares.get(191, 0) < 0.01
+
+
+def test_captions_stand_below_what_they_are_about():
+    with_caption = side_by_side([of_methods(a=0.0)], ["a"], title="t")
+    assert caption_tile(192, "12.00 dB").shape[1] == 192
+    assert caption_tile(192, "12.00 dB").max() > 100  # something is written
+    assert with_caption.shape[0] > 256 + 25
+
+
+def sizes(row):
+    return [(bottom - top, right - left) for top, left, bottom, right in row]
+
+
+def ball(shape, spacing_mm):
+    grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1)
+    offset_mm = (grid - (np.array(shape) - 1) / 2) * spacing_mm
+    return (np.linalg.norm(offset_mm, axis=-1) < 25).astype(np.float32)
+
+
+def test_tiles_have_the_proportions_of_the_head_in_millimetres():
+    volume = ball((40, 60, 10), (1, 1, 6))  # 40 x 60 x 60 mm
+    picture = volume_mosaic(volume, volume, volume, spacing_mm=(1, 1, 6), slices=2, **NAMES)
+    assert [sizes(row) for row in boxes(picture)] == [[(170, 113), (170, 113), (170, 113), (170, 170)]] * 3
+
+
+def test_a_ball_stays_round_in_the_planes_that_cut_across_thick_slices():
+    volume = ball((60, 60, 20), (1, 1, 3))
+    picture = volume_mosaic(volume, volume, None, spacing_mm=(1, 1, 3), slices=1, **NAMES)
+    for top, left, bottom, right in boxes(picture)[0]:
+        rows, columns = np.nonzero(picture[top:bottom, left:right, 0] > 127)
+        assert np.ptp(rows) / np.ptp(columns) == pytest.approx(1, abs=0.1)
+
+
+def test_without_a_real_volume_there_are_two_rows():
+    volume = ball((30, 30, 30), (2, 2, 2))
+    assert len(boxes(volume_mosaic(volume, volume, None, spacing_mm=(2, 2, 2), **NAMES))) == 2
+
+
+@pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
+def test_slices_run_along_the_slicing_axis_and_two_planes_cut_across(axis):
+    volume = ball((30, 30, 30), (2, 2, 2))
+    row = boxes(volume_mosaic(volume, volume, volume, spacing_mm=(2, 2, 2), axis=axis, slices=4, **NAMES))[0]
+    assert len(row) == 4 + 2
+
+
+def test_a_stripe_between_slices_shows_in_both_cutting_planes():
+    volume = ball((30, 30, 30), (2, 2, 2))
+    translated = volume.copy()
+    translated[:, :, ::2] *= 0.3
+    picture = volume_mosaic(volume, translated, None, spacing_mm=(2, 2, 2), slices=3, **NAMES)
+    for top, left, bottom, right in boxes(picture)[1][-2:]:
+        middle = picture[top:bottom, (left + right) // 2, 0].astype(int)
+        assert (np.abs(np.diff(np.sign(middle - 128))) > 0).sum() > 10
+
+
+def test_every_plane_is_upright_with_left_on_the_right_and_the_nose_to_the_left():
+    volume = np.full((30, 30, 30), 0.4, dtype=np.float32)
+    volume[0:8, 22:30, 22:30] = 1.0  # left, anterior, superior
+    volume[0, 0, 0] = 0.0
+    picture = volume_mosaic(volume, volume, None, spacing_mm=(1, 1, 1), slices=6, **NAMES)
+    highest_axial = boxes(picture)[0][5]
+    top, left, bottom, right = highest_axial
+    rows, columns = np.nonzero(picture[top:bottom, left:right, 0] == 255)
+    assert rows.min() == 0 and columns.max() == right - left - 1 and rows.max() < 60 and columns.min() > 100
+
+
+@pytest.mark.parametrize(("plane", "first_axis_is_left"), [("coronal", True), ("sagittal", False)])
+def test_superior_is_up_in_the_cutting_planes(plane, first_axis_is_left):
+    volume = ball((30, 30, 30), (2, 2, 2)) * 0.5
+    volume[:, :, 20:][volume[:, :, 20:] > 0] = 1.0  # the top of the head is bright
+    if first_axis_is_left:
+        volume[15:][volume[15:] == 1.0] = 0.5  # only on the left
+    else:
+        volume[:, :15][volume[:, :15] == 1.0] = 0.5  # only in front
+    picture = volume_mosaic(volume, volume, None, spacing_mm=(2, 2, 2), slices=1, **NAMES)
+    top, left, bottom, right = boxes(picture)[0][1 if plane == "coronal" else 2]
+    rows, columns = np.nonzero(picture[top:bottom, left:right, 0] == 255)
+    assert rows.mean() < 85
+    assert (columns.mean() > 85) == first_axis_is_left
+
+
+def test_each_volume_is_windowed_from_its_own_intensities():
+    volume = ball((30, 30, 30), (2, 2, 2))
+    picture = volume_mosaic(volume, volume * 900 + 30, None, spacing_mm=(2, 2, 2), slices=1, **NAMES)
+    first, second = boxes(picture)
+    tiles = [picture[row[0][0] : row[0][2], row[0][1] : row[0][3]] for row in (first, second)]
+    assert np.array_equal(*tiles)
+
+
+def test_empty_and_broken_volumes_are_drawn_too():
+    empty = np.zeros((12, 12, 5), dtype=np.int16)
+    broken = np.full((12, 12, 5), np.nan)
+    assert len(boxes(volume_mosaic(empty, broken, None, spacing_mm=(1, 1, 1), **NAMES))) == 2
+
+
+def test_volumes_on_different_grids_are_refused():
+    with pytest.raises(ValueError, match=r"T2 \(real\) has shape \(4, 4, 5\)"):
+        volume_mosaic(np.zeros((4, 4, 4)), np.zeros((4, 4, 4)), np.zeros((4, 4, 5)), spacing_mm=(1, 1, 1), **NAMES)

@@ -13,14 +13,15 @@ from pipeline.reporting.report_page import (
     Highlight,
     Picture,
     Report,
+    ScoreTable,
     SubjectResult,
     render,
     write_report,
 )
-from pipeline.reporting.score_tables import ScoreTable
 from pipeline.reporting.tiles import png_bytes
 from pipeline.utils.errors import UserError
 
+NAN = float("nan")
 EVIL = '<script>alert(\'x\')</script>" onload="y" {{ 7 * 7 }}'
 PNG = png_bytes(np.zeros((20, 30, 3), dtype=np.uint8))
 ROWS = {"copy the input": {"psnr": (9.4, 0.5, 4)}, "CycleGAN": {"psnr": (14.1, 0.7, 4)}}
@@ -192,3 +193,67 @@ def test_the_report_is_written_as_one_file(tmp_path):
     write_report(tmp_path / "run" / "report.html", full_report())
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["report.html"]
     assert (tmp_path / "run" / "report.html").read_text().startswith("<!doctype html>")
+
+
+def table(**rows):
+    return ScoreTable("T1 → T2", "own", "", rows, model="model")
+
+
+def cells(scores, method):
+    return [(scores.text(method, metric), scores.verdict(method, metric)) for metric in scores.columns]
+
+
+def test_higher_is_better_for_psnr_and_ssim_and_lower_for_errors():
+    baseline = {"psnr": (10.0, 1.0, 4), "ssim": (0.3, 0.01, 4), "mae": (0.2, 0.01, 4), "cycle error": (0.1, 0.0, 4)}
+    model = {"psnr": (12.345, 1.0, 4), "ssim": (0.2, 0.01, 4), "mae": (0.1, 0.01, 4), "cycle error": (0.2, 0.0, 4)}
+    laid = table(copy=baseline, model=model)
+    assert list(laid.columns.values()) == ["PSNR [dB] ↑", "SSIM ↑", "MAE ↓", "cycle error ↓"]
+    assert cells(laid, "model") == [
+        ("12.35 ± 1.00", "better"),
+        ("0.200 ± 0.010", "worse"),
+        ("0.100 ± 0.010", "better"),
+        ("0.200 ± 0.000", "worse"),
+    ]
+    assert [verdict for _, verdict in cells(laid, "copy")] == ["", "", "", ""]
+
+
+def test_the_model_is_compared_with_the_best_of_the_baselines():
+    scores = table(copy={"psnr": (9.0, 1.0, 4)}, match={"psnr": (11.0, 1.0, 4)}, model={"psnr": (10.0, 1.0, 4)})
+    assert cells(scores, "model") == [("10.00 ± 1.00", "worse")]
+
+
+def test_what_was_given_pairs_is_no_rival():
+    rows = {"copy": {"psnr": (9.0, 1.0, 4)}, "lookup": {"psnr": (17.0, 1.0, 4)}, "model": {"psnr": (10.0, 1.0, 4)}}
+    scores = ScoreTable("T1 → T2", "own", "", rows, model="model", trained_on_pairs=("lookup",))
+    assert cells(scores, "model") == [("10.00 ± 1.00", "better")]
+
+
+def test_structure_is_better_when_higher_and_slices_best_at_one():
+    names = ("nmi", "dice", "dice_dark", "slice_ratio")
+    laid = table(copy=dict.fromkeys(names, (0.5, NAN, 4)), model=dict.fromkeys(names, (0.7, NAN, 4)))
+    assert list(laid.columns.values()) == ["NMI ↑", "mean Dice ↑", "Dice, dark ↑", "slice ratio → 1"]
+    assert [verdict for _, verdict in cells(laid, "model")] == ["better"] * 4
+
+
+def test_a_slice_ratio_is_compared_by_its_distance_from_one():
+    baselines = {"copy": {"slice_ratio": (1.25, 0.1, 4)}, "match": {"slice_ratio": (0.5, 0.1, 4)}}
+    for ours, verdict in ((1.125, "better"), (0.875, "better"), (0.75, ""), (0.6, "worse"), (1.4, "worse")):
+        scores = table(**baselines, model={"slice_ratio": (ours, 0.1, 4)})
+        assert cells(scores, "model") == [(f"{ours:.2f} ± 0.10", verdict)]
+
+
+def test_missing_figures_are_dashes_and_a_single_subject_has_no_deviation():
+    laid = table(copy={"psnr": (NAN, NAN, 0)}, model={"ssim": (0.5, NAN, 1)})
+    assert cells(laid, "copy") == [("—", ""), ("—", "")]
+    assert cells(laid, "model") == [("—", ""), ("0.500", "")]
+
+
+def test_equal_figures_and_missing_baselines_have_no_verdict():
+    assert table(copy={"psnr": (9.0, 1, 4)}, model={"psnr": (9.0, 1, 4)}).verdict("model", "psnr") == ""
+    assert table(model={"psnr": (9.0, 1, 4)}).verdict("model", "psnr") == ""
+
+
+def test_the_number_of_subjects_is_a_range_where_it_differs():
+    assert table(copy={"psnr": (9.0, 1, 4)}, model={"psnr": (9.0, 1, 5)}).count == "n = 4 to 5"
+    assert table(copy={"psnr": (9.0, 1, 4)}).count == "n = 4"
+    assert table(copy={}).count == ""
