@@ -1,14 +1,18 @@
 """Do several runs and compare them: `python -m pipeline.sweep CONFIG CONFIG … [key=value …]`."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import combinations
 from pathlib import Path
 
 from pipeline import __version__
 from pipeline.comparison.comparability import config_differences
 from pipeline.comparison.comparison import compare_folders
+from pipeline.config.load import load_config
+from pipeline.config.schema import Config
 from pipeline.runs.folder import RunFolder
-from pipeline.sweep_jobs import SweepJob, cuda_devices, plan, work_through
+from pipeline.sweep_jobs import SweepJob, cuda_devices, work_through
+from pipeline.training.initial_weights import require_initial_weights
 from pipeline.utils.arguments import count, path_argument, path_or_address
 from pipeline.utils.console import cli_main, echo, warn
 from pipeline.utils.errors import EXIT_DONE, EXIT_PARTLY_DONE, UserError
@@ -53,48 +57,82 @@ def _item(text: str) -> str:
 @cli_main
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    # Read the configurations, and check all of them before the first run starts.
     arguments = parser().parse_intermixed_args(argv)
     overrides = [item for item in arguments.items if "=" in item and not Path(item).exists()]
-    configs = [Path(item) for item in arguments.items if item not in overrides]
-    if not configs:
+    paths = [Path(item) for item in arguments.items if item not in overrides]
+    if not paths:
         raise UserError("no configuration to run; give YAML files, such as configs/phantom.yaml")
     home = arguments.output or DEFAULT
-    require_writable(home / PAGE, home / "logs" / "log")
-    jobs = plan(configs, overrides, arguments.output, home / "logs")
-    _warn_of_differences(jobs)
-    if not arguments.again:
-        _skip_finished(jobs, arguments.quiet)
-    work_through(jobs, arguments.jobs, quiet=arguments.quiet, devices=cuda_devices() if arguments.jobs > 1 else ())
+    logs = home / "logs"
+    require_writable(home / PAGE, logs / "log")
+    configs = _load_all(paths, overrides, arguments.output, logs)
+    for config in configs[1:]:
+        for key, first, other in config_differences(configs[0], config):
+            warn(f"warning: {configs[0].name} and {config.name} cannot be compared: {key} is {first!r} and {other!r}")
+
+    # Do what is not finished, then compare.
+    jobs = []
+    for path, config in zip(paths, configs, strict=True):
+        command = _run_arguments(path, overrides, config.folder if arguments.output else None)
+        is_finished = not arguments.again and RunFolder(config.folder).is_finished(config)
+        log = logs / f"{config.name}.log"
+        jobs.append(SweepJob(config.name, config.folder, command, log, EXIT_DONE if is_finished else None))
+    finished = [job for job in jobs if job.code is not None]
+    if finished and not arguments.quiet:
+        echo(f"finished before, so skipped: {', '.join(job.name for job in finished)} (--again evaluates anew)")
+    devices = cuda_devices() if arguments.jobs > 1 else []
+    work_through(jobs, arguments.jobs, devices=devices, quiet=arguments.quiet)
     return _conclude(jobs, home / PAGE, arguments.quiet)
 
 
-def _warn_of_differences(jobs: Sequence[SweepJob]) -> None:
-    """Warn before training of runs that cannot be compared."""
-    first, *others = jobs
-    for job in others:
-        for key, first_value, job_value in config_differences(first.config, job.config):
-            warn(f"warning: {first.name} and {job.name} cannot be compared: {key} is {first_value!r} and {job_value!r}")
+def _load_all(paths: Sequence[Path], overrides: Sequence[str], output: Path | None, logs: Path) -> list[Config]:
+    """Load and check every configuration, with its run's folder below `output` where that is given.
+
+    Raises:
+        UserError: Names all errors of all configurations, and runs that share a name or a folder.
+    """
+    configs, problems = [], []
+    for path in paths:
+        try:
+            config = load_config(path, overrides)
+            if output is not None:
+                config = config.model_copy(update={"output": output / config.name})
+            require_initial_weights(config)
+            configs.append(config)
+        except UserError as error:
+            problems.append(str(error))
+    problems = problems or list(_collisions(paths, configs, logs))
+    if problems:
+        raise UserError("\n  ".join(["no run was started:", *problems]))
+    return configs
 
 
-def _skip_finished(jobs: Sequence[SweepJob], quiet: bool) -> None:
-    """Mark runs as done that are finished in their folders with the same configuration."""
-    finished = [job for job in jobs if RunFolder(job.config.folder).is_finished(job.config)]
-    for job in finished:
-        job.code = EXIT_DONE
-    if finished and not quiet:
-        pronoun = "it" if len(finished) == 1 else "them"
-        echo(
-            f"finished before, so skipped: {', '.join(job.name for job in finished)} (--again evaluates {pronoun} anew)"
-        )
+def _collisions(paths: Sequence[Path], configs: Sequence[Config], logs: Path) -> Iterable[str]:
+    """Yield an error for every two runs that share a name (used in logs and tables) or a folder."""
+    for (path, config), (other_path, other) in combinations(zip(paths, configs, strict=True), 2):
+        if config.name == other.name:
+            yield f"{path} and {other_path}: both are named {config.name!r}; give one another name"
+        elif config.folder.resolve() == other.folder.resolve():
+            yield f"{path} and {other_path}: both write to {config.folder}; give one another output"
+    for config in configs:
+        if config.folder == logs:
+            yield f"{config.name}: is the folder of the logs; give the run another name"
+
+
+def _run_arguments(path: Path, overrides: Sequence[str], folder: Path | None) -> list[str]:
+    """Return the arguments of `pipeline.run`; a folder is quoted for YAML."""
+    output = [] if folder is None else ["output='" + str(folder).replace("'", "''") + "'"]
+    return [str(path), *overrides, *output, "--quiet"]
 
 
 def _conclude(jobs: Sequence[SweepJob], page: Path, quiet: bool) -> int:
     """Compare the finished runs, list the failed ones, and return the exit code."""
-    finished, failed = [job for job in jobs if job.code == 0], [job for job in jobs if job.code != 0]
+    finished, failed = [job for job in jobs if job.code == EXIT_DONE], [job for job in jobs if job.code != EXIT_DONE]
     compared = True
     if len(finished) > 1:
         try:
-            compare_folders([job.config.folder for job in finished], page, quiet=quiet)
+            compare_folders([job.folder for job in finished], page, quiet=quiet)
         except UserError as error:
             warn(f"warning: no comparison: {error}")
             compared = False
@@ -102,7 +140,7 @@ def _conclude(jobs: Sequence[SweepJob], page: Path, quiet: bool) -> int:
         echo("no comparison: it needs two finished runs or more")
     echo(f"{len(finished)} of {len(jobs)} runs are done")
     for job in failed:
-        warn(f"failed: {job.name}: exit code {job.code}: {job.last_line}; {job.log} has the rest")
+        warn(f"failed: {job.failure()}")
     return EXIT_DONE if compared and not failed else EXIT_PARTLY_DONE
 
 

@@ -1,24 +1,26 @@
-"""SIGINT and SIGTERM: received at any moment, acted on between two steps."""
+"""SIGINT, SIGTERM and SIGHUP: received at any moment, acted on between two steps."""
 
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Self
 
 from pipeline.utils.errors import Stopped
+
+NOTICE = "finishing what is under way, then saving (Ctrl-C again stops at once)"
+AFTER_TRAINING = "after training; all of it is saved, and the same command does the rest"
 
 
 @contextmanager
 def signal_handlers(numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Install a signal handler within the block; outside the main thread, where this is impossible, do nothing."""
-    earlier_handlers: dict[int, object] = {}
+    earlier_handlers = {}
     try:
-        for number in numbers:
-            try:
+        with suppress(ValueError):  # not the main thread
+            for number in numbers:
                 earlier_handlers[number] = signal.signal(number, handler)
-            except ValueError:  # not the main thread
-                break
         yield
     finally:
         for number, earlier_handler in earlier_handlers.items():
@@ -43,31 +45,43 @@ def sigterm_as_exception() -> Iterator[None]:
 
 
 class Interruption:
-    """Context manager that records the first stop signal in `signal_number`; a second Ctrl-C stops immediately.
+    """Context manager that records stop signals. Outside the main thread they cannot be caught, and none is recorded.
 
-    Outside the main thread signals cannot be caught, and none is recorded.
+    Args:
+        notice: What the user reads when the first signal comes.
+        numbers: The signals.
+        again_stops: Whether a second Ctrl-C raises `KeyboardInterrupt`.
+
+    Attributes:
+        received: Numbers of the received signals, in order.
     """
 
-    def __init__(self) -> None:
-        self.signal_number: int | None = None
-        self._handlers = signal_handlers((signal.SIGINT, signal.SIGTERM), self._on_signal)
-        self._remark = ""
+    def __init__(
+        self,
+        notice: str = NOTICE,
+        numbers: Iterable[int] = (signal.SIGINT, signal.SIGTERM),
+        *,
+        again_stops: bool = True,
+    ) -> None:
+        self.received: list[int] = []
+        self._notice, self._again_stops, self._remark = notice, again_stops, ""
+        self._handlers = signal_handlers(numbers, self._on_signal)
+
+    @property
+    def signal_number(self) -> int | None:
+        """Number of the first signal; None before it."""
+        return self.received[0] if self.received else None
 
     @contextmanager
-    def stop_immediately(
-        self, remark: str = "after training; all of it is saved, and the same command does the rest"
-    ) -> Iterator[None]:
+    def stop_immediately(self, remark: str = AFTER_TRAINING) -> Iterator[None]:
         """Within the block, let a signal raise `Stopped` immediately: for work that a rerun simply repeats.
 
-        A signal that was recorded before the block raises on entry.
-
-        Args:
-            remark: Text behind the signal's name in the message.
+        A signal that was recorded before the block raises on entry. The remark follows its name in the message.
         """
         self._remark = remark
         try:
-            if self.signal_number is not None:
-                raise self._stop_error(self.signal_number)
+            if self.received:
+                raise self._stop_error(self.received[0])
             yield
         finally:
             self._remark = ""
@@ -75,7 +89,7 @@ class Interruption:
     def _stop_error(self, number: int) -> Stopped:
         return Stopped(number, f"{signal.Signals(number).name} {self._remark}")
 
-    def __enter__(self) -> "Interruption":
+    def __enter__(self) -> Self:
         self._handlers.__enter__()
         return self
 
@@ -83,12 +97,12 @@ class Interruption:
         self._handlers.__exit__(None, None, None)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        if self.signal_number is not None and number == signal.SIGINT:
+        is_first = not self.received
+        self.received.append(number)
+        if not is_first and number == signal.SIGINT and self._again_stops:
             raise KeyboardInterrupt("SIGINT again; what was under way is not saved; the same command does it again")
-        self.signal_number = self.signal_number or number
-        name = signal.Signals(number).name
         if self._remark:
             raise self._stop_error(number)
-        note = f"\n{name}: finishing what is under way, then saving (Ctrl-C again stops at once)\n"
-        with suppress(OSError):  # past sys.stderr, whose buffer the interrupted code may be holding
-            os.write(2, note.encode())
+        if is_first:
+            with suppress(OSError):  # past sys.stderr, whose buffer the interrupted code may be holding
+                os.write(2, f"\n{signal.Signals(number).name}: {self._notice}\n".encode())
