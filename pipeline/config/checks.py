@@ -30,8 +30,9 @@ def _training_conflicts(config: Config) -> Iterator[str]:
             yield f"training.cuda_graph = True: needs a CUDA device, and device = {config.device!r}; use false"
         if training.optimiser != "adam":
             yield f"training.cuda_graph = True: needs optimiser adam, and it is {training.optimiser!r}; use false"
-        if getattr(config.method, "critic_steps", 1) != 1:
-            yield f"training.cuda_graph = True: needs method.critic_steps 1, and it is {config.method.critic_steps}"
+        critic_steps = getattr(config.method, "critic_steps", 1)
+        if critic_steps != 1:
+            yield f"training.cuda_graph = True: needs method.critic_steps 1, and it is {critic_steps}"
 
 
 def _data_conflicts(config: Config) -> Iterator[str]:
@@ -43,8 +44,9 @@ def _data_conflicts(config: Config) -> Iterator[str]:
         if contrast_names is not None and set(contrast_names) != {first, second}:
             expected = sorted(config.contrasts)
             yield f"data.{key} names {sorted(contrast_names)}: must name exactly the contrasts, {expected}"
-    if getattr(config.data, "test", None) and set(config.data.test) != {first, second}:
-        yield f"data.test names {sorted(config.data.test)}: must name both of {sorted(config.contrasts)}, or none"
+    test_contrasts = sorted(getattr(config.data, "test", None) or ())
+    if test_contrasts and set(test_contrasts) != {first, second}:
+        yield f"data.test names {test_contrasts}: must name both of {sorted(config.contrasts)}, or none"
     if config.preprocess.scaling == "type_range" and config.data.source != "images":
         yield "preprocess.scaling = 'type_range': is for data.source: images; use percentiles for volumes"
     coverage, axis = config.preprocess.coverage_mm, config.preprocess.axis

@@ -24,12 +24,17 @@ def _name(value: str) -> str:
     return value
 
 
+def _as_float(value: object) -> float:
+    """Return a number or a text as a float; NaN for what is none."""
+    try:
+        return float(value) if isinstance(value, int | float | str) else float("nan")
+    except ValueError:
+        return float("nan")
+
+
 def _portion(value: object) -> int | float:
     """Accept a whole number of subjects, or a share of them in [0, 1)."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = -1.0
+    number = _as_float(value)
     if isinstance(value, bool) or not (0 <= number < 1 or (number >= 1 and number.is_integer())):
         raise ValueError("a whole number of subjects, or a share of them from 0 to below 1")
     return int(number) if isinstance(value, int) or number >= 1 else number
@@ -37,12 +42,9 @@ def _portion(value: object) -> int | float:
 
 def _coverage(value: object) -> str | float:
     """Accept "all", "shared" or the length of a range of the head in mm."""
-    if value in ("all", "shared"):
+    if isinstance(value, str) and value in ("all", "shared"):
         return value
-    try:
-        length = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        length = float("nan")
+    length = float("nan") if isinstance(value, bool) else _as_float(value)
     if not SHORTEST_COVERAGE <= length <= LONGEST_COVERAGE:
         raise ValueError(f"all, shared, or a length from {SHORTEST_COVERAGE} to {LONGEST_COVERAGE} mm")
     return length
@@ -67,7 +69,8 @@ def _expanded_text(value: str) -> str:
     return str(_expanded_path(value)) if set("~$") & set(value) else value
 
 
-Whole, Number = Annotated[int, BeforeValidator(_not_a_boolean)], Annotated[float, BeforeValidator(_not_a_boolean)]
+Whole = Annotated[int, BeforeValidator(_not_a_boolean)]
+Number = Annotated[float, BeforeValidator(_not_a_boolean)]
 Positive = Annotated[Whole, Field(ge=1)]
 PositiveFloat = Annotated[Number, Field(gt=0)]
 Share = Annotated[Number, Field(ge=0, le=1)]
@@ -76,7 +79,8 @@ UserPath = Annotated[Path, BeforeValidator(_expanded_path)]  # `~` and $NAME rep
 Subfolder = Annotated[str, AfterValidator(_expanded_text)]
 Portion = Annotated[int | float, PlainValidator(_portion)]
 Coverage = Annotated[str | float, PlainValidator(_coverage)]
-Lower, Upper = Annotated[Number, Field(ge=0, lt=100)], Annotated[Number, Field(gt=0, le=100)]
+Lower = Annotated[Number, Field(ge=0, lt=100)]
+Upper = Annotated[Number, Field(gt=0, le=100)]
 Percentiles = Annotated[tuple[Lower, Upper], AfterValidator(_in_order)]
 
 

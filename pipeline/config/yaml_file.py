@@ -79,11 +79,10 @@ def merged(base: Mapping, overlay: Mapping) -> dict:
     result = dict(base)
     for key, value in overlay.items():
         below = base.get(key)
-        of_other_kind = isinstance(value, Mapping) and any(
-            kind in value and isinstance(below, Mapping) and value[kind] != below.get(kind) for kind in KINDS
-        )
-        both_sections = isinstance(value, Mapping) and isinstance(below, Mapping)
-        result[key] = merged(below, value) if both_sections and not of_other_kind else value
+        result[key] = value
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            of_other_kind = any(kind in value and value[kind] != below.get(kind) for kind in KINDS)
+            result[key] = dict(value) if of_other_kind else merged(below, value)
     return result
 
 
@@ -125,7 +124,8 @@ def parse_yaml(text: str) -> object:
     """Return the content of a YAML text; raises `yaml.YAMLError`, also for values like 2001-13-45 that crash PyYAML."""
     try:
         if any(0 <= ord(letter) - _UNDECODED < 128 for letter in text):
-            return _shifted_bytes(parse_yaml(_shifted_bytes(text, _PRIVATE - _UNDECODED)), _UNDECODED - _PRIVATE)
+            shifted = str(_shifted_bytes(text, _PRIVATE - _UNDECODED))
+            return _shifted_bytes(parse_yaml(shifted), _UNDECODED - _PRIVATE)
         return _UniqueKeyLoader(text).get_single_data()
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise yaml.YAMLError(str(error)) from error
