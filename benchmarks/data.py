@@ -23,9 +23,10 @@ from benchmarks.options import device, volume
 from benchmarks.timing import Side, Work, duration_text, machine, measure, show
 from pipeline.utils.arguments import count
 from pipeline.utils.console import cli_main, echo
+from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings, slice_chain
 
 SPACING_MM = (0.9375, 1.25)  # in-plane, through-plane: those of configs/ixi.yaml
-SETTINGS = {"axis": "axial", "spacing_mm": SPACING_MM, "size": 256, "n4": False, "percentiles": (0.5, 99.5)}
+SETTINGS = PreprocessSettings("axial", SPACING_MM, 256, n4=False, percentiles=(0.5, 99.5), version=CHAIN_VERSION)
 MIN_FOREGROUND = 0.05
 BATCH = 16
 BATCHES = 32  # delivered by one call of a loader's work
@@ -74,14 +75,12 @@ def extraction(path: str, variant: str) -> Work:
     """Extract normalised slices from a volume; "… stored" also writes them to the cache that training reads."""
     _use_one_core()
     from pipeline.data.slice_cache import extract
-    from transforms.slice_chain import CHAIN_VERSION, slice_chain
 
     folder = Path(tempfile.mkdtemp(dir=Path(path).parent))
-    settings = {**SETTINGS, "version": CHAIN_VERSION}
     if variant == "ours stored":
-        return lambda: extract(Path(path), folder, {**settings, "min_foreground": MIN_FOREGROUND})
+        return lambda: extract(Path(path), folder, SETTINGS, MIN_FOREGROUND)
     if variant == "ours":
-        chain = slice_chain(**settings)
+        chain = slice_chain(SETTINGS)
         return lambda: chain({"image": path})
     chain = monai_chain(*grid_of(path), resized=variant == "monai resized")
     if variant != "monai stored":
@@ -129,7 +128,7 @@ def monai_chain(shape: tuple[int, ...], affine, *, resized: bool = False, limits
         SpatialResample,
     )
 
-    keys, side, output_range = "image", SETTINGS["size"], {"b_min": -1, "b_max": 1, "clip": True}
+    keys, side, output_range = "image", SETTINGS.size, {"b_min": -1, "b_max": 1, "clip": True}
     resample = SpatialResample(mode="bilinear", padding_mode="border", align_corners=False)
     return Compose([
         LoadImaged(keys),
@@ -160,17 +159,19 @@ def delivery(
     from pipeline.data.case import Case
     from pipeline.data.gpu_slices import on_device_slices
     from pipeline.data.loader import SliceBank, UnpairedSlices, epoch_loader
-    from pipeline.data.slice_cache import StoredCase, write_slices
+    from pipeline.data.slice_cache import StoredSlices, write_slices
     from transforms.augmentation import Augmentation
 
     slices, stored_cases = slices or SLICES, []
-    shape = (slices, SETTINGS["size"], SETTINGS["size"])
+    shape = (slices, SETTINGS.size, SETTINGS.size)
     slice_values = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     write_slices(folder / "0.npy", slice_values)
     for index in range(volumes or FEW_VOLUMES):
         if index:
             shutil.copyfile(folder / "0.npy", folder / f"{index}.npy")
-        stored_cases.append(StoredCase(Case(f"{index}", "", "T1", Path(path)), folder / f"{index}.npy", slices, {}))
+        stored_cases.append(
+            StoredSlices(Case(f"{index}", "", "T1", Path(path)), folder / f"{index}.npy", range(slices))
+        )
     augmentation = Augmentation(horizontal_flip=0.5, jitter=jitter)
     banks = [SliceBank(stored_cases), SliceBank(stored_cases)]
     banks = banks if device is None else on_device_slices(banks, torch.device(device))
@@ -193,7 +194,7 @@ def _delivery_by_monai(path: str, variant: str, folder: Path) -> Work:
     from monai.transforms import Compose, EnsureTyped, Lambdad, RandFlipd
 
     torch.manual_seed(0)
-    count, side = BATCHES * BATCH, SETTINGS["size"]
+    count, side = BATCHES * BATCH, SETTINGS.size
     stack = np.random.default_rng(0).uniform(-1, 1, (64, 1, side, side)).astype(np.float32)
     chain = Compose([Lambdad("image", lambda index: stack[index % 64]), EnsureTyped("image"),
                      RandFlipd("image", prob=0.5, spatial_axis=0)])  # fmt: skip

@@ -140,14 +140,15 @@ def compare(common: dict, batch_size: int, rounds: int) -> None:
 def with_fingerprint(model: "TranslationModel", to: str, source: Path) -> "TranslationModel":
     """Return the model as if it had been trained on a volume, so that inputs are compared with its fingerprint."""
     from pipeline.data.fingerprint import cohort_fingerprint, volume_fingerprint
+    from pipeline.data.statistics import ContrastStatistics
     from pipeline.inference.translator import open_volume
 
     opened = open_volume(source, model, to, [], compare=False)
-    fingerprint = volume_fingerprint(opened.inverse_state, model.settings["axis"], model.settings["size"])
-    statistics = dict(model.statistics.get(contrast := model.source(to), {}))
-    return replace(
-        model, statistics={**model.statistics, contrast: statistics | {"likeness": cohort_fingerprint([fingerprint])}}
-    )
+    fingerprint = volume_fingerprint(opened.inverse_state, model.settings.axis, model.settings.size)
+    contrast = model.source(to)
+    statistics = model.statistics.get(contrast, ContrastStatistics())
+    compared = replace(statistics, fingerprint=cohort_fingerprint([fingerprint]))
+    return replace(model, statistics={**model.statistics, contrast: compared})
 
 
 @contextmanager

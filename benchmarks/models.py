@@ -17,8 +17,10 @@ def benchmark_model(
     import torch
 
     from networks.unet import UNet
+    from pipeline.data.statistics import ContrastStatistics
     from pipeline.inference.model import TranslationModel, is_large, load_model
     from pipeline.utils.hardware import choose_device
+    from transforms.slice_chain import PreprocessSettings
 
     if uri is not None:
         model = load_model(uri, device)
@@ -34,9 +36,9 @@ def benchmark_model(
         network = _torch_layers(network)
     elif torch_device.type == "cpu" and is_large(network, size, network.stride):
         network.to(memory_format=torch.channels_last)  # as `load_model` does
-    settings = {"axis": "axial", "spacing_mm": None, "size": size, "n4": False, "percentiles": (0.5, 99.5)}
-    facts = {"T2": {"low": 0.0, "high": 1000.0, "integer": True}}
-    return TranslationModel(("T1", "T2"), {"T2": network}, settings, facts, network.stride, torch_device), "T2"
+    settings = PreprocessSettings("axial", None, size, n4=False, percentiles=(0.5, 99.5))
+    statistics = {"T2": ContrastStatistics(0.0, 1000.0, integer=True)}
+    return TranslationModel(("T1", "T2"), {"T2": network}, settings, statistics, network.stride, torch_device), "T2"
 
 
 def _torch_layers(network: "nn.Module") -> "nn.Module":

@@ -32,13 +32,13 @@ def translate_onto_grid(
 
     from transforms.registration import resample_onto
 
-    facts = views.models[0].statistics[views.to]
+    statistics = views.models[0].statistics[views.to]
     voxels, expected = (
         resample_onto(image.get_fdata(), image.affine, np.eye(4), scan.volume.shape, scan.affine)
         for image in views.translate(path)
     )
-    half = (facts["high"] - facts["low"]) / 2
-    return ((voxels - facts["low"]) / half - 1).astype(np.float32), (expected / half).astype(np.float32)
+    half = (statistics.high - statistics.low) / 2
+    return ((voxels - statistics.low) / half - 1).astype(np.float32), (expected / half).astype(np.float32)
 
 
 def score(
@@ -94,7 +94,7 @@ def compare(uris: list[str], to: str) -> None:
     views = [
         open_multi_view([uri], [model], to, None, uncertainty=True) for uri, model in zip(uris, models, strict=True)
     ]
-    axes = [str(model.settings["axis"]) for model in models]
+    axes = [model.settings.axis for model in models]
     folder = RunFolder(Path(uris[0]))
     config = load_config(folder.config)
     split = split_cases(config, find_cases(config), folder.split)

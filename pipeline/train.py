@@ -221,7 +221,12 @@ def _slices(context: RunContext, banks: dict[str, SliceBank]) -> UnpairedSlices 
     augmentation = Augmentation(**config.augment.model_dump())
     place_banks = partial(on_device_slices, device=context.device) if config.training.slices_on_device else list
     if context.engine.paired:
-        first, second = place_banks([SliceBank(side) for side in zip(*context.prepared.pairs, strict=True)])
+        first, second = place_banks(
+            [
+                SliceBank([pair.first for pair in context.prepared.pairs]),
+                SliceBank([pair.second for pair in context.prepared.pairs]),
+            ]
+        )
         return PairedSlices(first, second, augmentation, config.seed)
     return UnpairedSlices(*place_banks([*banks.values()]), augmentation, config.seed)
 
@@ -275,8 +280,8 @@ def _save(context: RunContext, position: dict, best: bool) -> None:
         raise NotFinite(f"training stopped at step {position['step']}: weights are no longer finite")
     state = {
         "config": context.config.model_dump(mode="json"),
-        "chain_version": context.reader.settings.get("version", 1),
-        "facts": context.prepared.statistics,
+        "chain_version": context.reader.settings.version,
+        "facts": {contrast: item.to_json() for contrast, item in context.prepared.statistics.items()},
         "data": training_data(context.prepared),
         "split": split_to_json(context.prepared.split),
         "translators": {contrast: network.state_dict() for contrast, network in context.translators().items()},

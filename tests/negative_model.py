@@ -10,8 +10,10 @@ from torch import nn
 
 import pipeline.inference.model
 import pipeline.inference.model_address
+from pipeline.data.statistics import ContrastStatistics
 from pipeline.inference.model import TranslationModel
 from pipeline.translate import main
+from transforms.slice_chain import PreprocessSettings
 
 
 class Negative(nn.Module):
@@ -37,8 +39,8 @@ def negative_model(contrasts: tuple[str, str] = ("T1", "T2")) -> TranslationMode
     return TranslationModel(
         contrasts=contrasts,
         translators={name: Negative() for name in contrasts},
-        settings={"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)},
-        statistics={name: {"low": 0.0, "high": 1000.0, "integer": True} for name in contrasts},
+        settings=PreprocessSettings(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.0, 100.0)),
+        statistics={name: ContrastStatistics(0.0, 1000.0, integer=True) for name in contrasts},
         stride=8,
         device=torch.device("cpu"),
     )

@@ -4,11 +4,12 @@ import numpy as np
 from head_scans import AFFINE, scan, write_scan
 
 from pipeline.data.case import Case
-from pipeline.data.pair_cache import build_pair_cache
+from pipeline.data.pair_cache import PairSettings, build_pair_cache
 from pipeline.data.slice_cache import decode
+from transforms.slice_chain import PreprocessSettings
 
-CHAIN = {"axis": "axial", "spacing_mm": None, "size": 40, "n4": False, "percentiles": [0.5, 99.5]}
-SETTINGS = {**CHAIN, "min_foreground": 0.1, "register_pairs": True}
+CHAIN = PreprocessSettings(axis="axial", spacing_mm=None, size=40, n4=False, percentiles=(0.5, 99.5))
+SETTINGS = PairSettings(CHAIN, min_foreground=0.1, register=True)
 
 
 def pair(folder, second=None, affine=AFFINE, subject="s1"):
@@ -30,6 +31,6 @@ def build(pairs, folder, *, settings=SETTINGS, processes=1, on_bad_volume="skip"
 
 def slices_of(stored):
     """Return both halves of a stored pair, (N, 40, 40) each."""
-    first, second = (decode(np.load(half.path)) for half in stored)
-    assert first.shape == second.shape == (stored[0].count, 40, 40) and stored[1].count == stored[0].count
+    first, second = (decode(np.load(half.path)) for half in (stored.first, stored.second))
+    assert first.shape == second.shape == (stored.first.count, 40, 40) and stored.second.count == stored.first.count
     return first, second

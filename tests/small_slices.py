@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.data.case import Case
 from pipeline.data.loader import epoch_loader
-from pipeline.data.slice_cache import StoredCase, encode
+from pipeline.data.slice_cache import StoredSlices, encode
 from transforms.augmentation import Augmentation
 
 EVERYTHING = Augmentation(
@@ -24,7 +24,7 @@ def store_volumes(folder, counts, *, constant=False, size=8):
             slices[:] = (100 * np.arange(index, index + count))[:, None, None]
         index += count
         np.save(folder / f"{number}.npy", slices)
-        stored.append(StoredCase(Case(f"s{number}", "", "T1", Path("x")), folder / f"{number}.npy", count, {}))
+        stored.append(StoredSlices(Case(f"s{number}", "", "T1", Path("x")), folder / f"{number}.npy", range(count)))
     return stored
 
 

@@ -4,9 +4,10 @@ from small_volumes import write_volume
 
 from pipeline.data.case import Case
 from pipeline.data.slice_cache import build_slice_cache
+from transforms.slice_chain import PreprocessSettings
 
-CHAIN = {"axis": "axial", "spacing_mm": None, "size": 24, "n4": False, "percentiles": [0.5, 99.5]}
-SETTINGS = {**CHAIN, "min_foreground": 0.1}
+CHAIN = PreprocessSettings(axis="axial", spacing_mm=None, size=24, n4=False, percentiles=(0.5, 99.5))
+SETTINGS = (CHAIN, 0.1)  # with the smallest share of foreground
 
 
 def make_cases(folder, count):
@@ -17,5 +18,7 @@ def make_cases(folder, count):
     ]
 
 
-def build(cases, folder, *, processes=1, on_bad_volume="skip", settings=SETTINGS):
-    return build_slice_cache(cases, folder, settings, processes=processes, on_bad_volume=on_bad_volume, quiet=True)
+def build(cases, folder, *, processes=1, on_bad_volume="skip", settings=CHAIN, min_foreground=0.1):
+    return build_slice_cache(
+        cases, folder, settings, min_foreground, processes=processes, on_bad_volume=on_bad_volume, quiet=True
+    )

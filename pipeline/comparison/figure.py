@@ -1,7 +1,7 @@
 """The same slices translated by every compared model, from the checkpoints that were evaluated."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +22,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import chain_settings, registrations
 from pipeline.utils.console import progress
 from pipeline.utils.errors import UserError
+from transforms.slice_chain import PreprocessSettings
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def _test_pairs(run: FinishedRun) -> list[tuple[Case, Case]]:
 
 
 def _views(
-    run: FinishedRun, pair: tuple[Case, Case], stride: int, settings: Mapping | None = None
+    run: FinishedRun, pair: tuple[Case, Case], stride: int, settings: PreprocessSettings | None = None
 ) -> tuple[View, View]:
     """Return a pair in both directions, prepared by the slice chain and padded to multiples of a model's stride.
 

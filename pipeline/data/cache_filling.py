@@ -54,7 +54,7 @@ def fill_cache(
 
     # Extract the rest, and report each item that fails.
     failures: dict[Item, str] = {}
-    results = run_jobs(extract, missing, processes, preload=["transforms.slice_chain"])
+    results = run_jobs(extract, missing, processes, preload=["transforms.monai_transforms"])
     for item, _, reason in progress(results, total=len(missing), title=title, unit=unit, quiet=quiet or not missing):
         if reason is None and (entry := look_up(item)) is not None:
             entries[item] = entry

@@ -13,6 +13,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from scipy.ndimage import distance_transform_edt, find_objects
 
+from pipeline.data.statistics import CohortFingerprint, Fingerprint
 from transforms.slices import AXES, centre_fit
 
 QUANTILES = 64
@@ -22,8 +23,8 @@ RANGE_PERCENTILES = (5, 95)  # percentiles that bound a cohort's sizes, so that 
 MIN_VOXELS = 100  # smallest head on the coarse grid that gets a fingerprint
 
 
-def volume_fingerprint(data: Mapping[str, object], axis: str, size: int, key: str = "image") -> dict | None:
-    """Return a volume's fingerprint in JSON's types.
+def volume_fingerprint(data: Mapping[str, object], axis: str, size: int, key: str = "image") -> Fingerprint | None:
+    """Return a volume's fingerprint.
 
     Args:
         data: Result of `transforms.slice_chain.slice_chain`, with or without a stride.
@@ -60,31 +61,34 @@ def volume_fingerprint(data: Mapping[str, object], axis: str, size: int, key: st
     values, depth = stack[box][head], _depth_mm(head, coarse_mm)[head]
     field = np.array([len(data[key]), *data[f"{key}_before_fit"]]) * grid_mm
     file_affine = data[f"{key}_before_spacing"][1] if f"{key}_before_spacing" in data else data[f"{key}_affine"]
-    return {
-        "core": _standardised(_quantiles(values[depth >= np.quantile(depth, 2 / 3)])).round(4).tolist(),
-        "head": _quantiles(values).round(4).tolist(),
-        "spacing_mm": voxel_sizes(file_affine).round(4).tolist(),
-        "field_mm": _slices_last(field, axis_index).round(1).tolist(),
-        "head_mm": _slices_last(_extent(whole_head) * coarse_mm, axis_index).round(1).tolist(),
-    }
+    return Fingerprint(
+        core=_standardised(_quantiles(values[depth >= np.quantile(depth, 2 / 3)])).round(4).tolist(),
+        head=_quantiles(values).round(4).tolist(),
+        spacing_mm=voxel_sizes(file_affine).round(4).tolist(),
+        field_mm=_slices_last(field, axis_index).round(1).tolist(),
+        head_mm=_slices_last(_extent(whole_head) * coarse_mm, axis_index).round(1).tolist(),
+    )
 
 
-def cohort_fingerprint(members: Sequence[Mapping[str, Sequence[float]]]) -> dict:
-    """Return a cohort's fingerprint in JSON's types, from its members' fingerprints (at least one).
+def cohort_fingerprint(members: Sequence[Fingerprint], coverage_mm: float | None = None) -> CohortFingerprint:
+    """Return a cohort's fingerprint from its members' fingerprints (at least one).
 
-    `core` and `head`: the members' mean. `core_reach`, `head_reach`: 95th percentile of a member's distance from the
-    mean of the others, 0 for a single member. `spacing_mm`, `field_mm`, `head_mm`: along R, A, S, the range that nine
-    of ten members lie in.
+    A member's distance from the mean of the others is 0 for a single member. `coverage_mm` is the length of the head
+    that was trained on.
     """
-    cohort: dict[str, object] = {}
-    for name in ("core", "head"):
-        quantiles = np.array([member[name] for member in members])
-        cohort[name] = quantiles.mean(axis=0).round(4).tolist()
-        cohort[f"{name}_reach"] = round(_distance_p95(quantiles), 4)
-    for name in ("spacing_mm", "field_mm", "head_mm"):
-        ranges = np.percentile([member[name] for member in members], RANGE_PERCENTILES, axis=0)  # (2, 3)
-        cohort[name] = ranges.T.round(4).tolist()
-    return cohort
+    core, head = (np.array([getattr(member, name) for member in members]) for name in ("core", "head"))
+    ranges = {
+        name: np.percentile([getattr(member, name) for member in members], RANGE_PERCENTILES, axis=0)  # (2, 3)
+        for name in ("spacing_mm", "field_mm", "head_mm")
+    }
+    return CohortFingerprint(
+        core=core.mean(axis=0).round(4).tolist(),
+        core_reach=round(_distance_p95(core), 4),
+        head=head.mean(axis=0).round(4).tolist(),
+        head_reach=round(_distance_p95(head), 4),
+        **{name: bounds.T.round(4).tolist() for name, bounds in ranges.items()},
+        coverage_mm=coverage_mm,
+    )
 
 
 def quantile_distance(first: Sequence[float], second: Sequence[float]) -> float:

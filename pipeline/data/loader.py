@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.data.loader_workers import collate_shared, end_workers_at_exit, ignore_stop_signals
-from pipeline.data.slice_cache import StoredCase, decode
+from pipeline.data.slice_cache import StoredSlices, decode
 from pipeline.utils.errors import UserError
 from transforms.augmentation import Augmentation, AugmentationParameters
 
@@ -24,7 +24,7 @@ class SliceBank:
     caching to the operating system.
     """
 
-    def __init__(self, stored: Sequence[StoredCase]):
+    def __init__(self, stored: Sequence[StoredSlices]):
         self.paths = [str(entry.path) for entry in stored]
         self.ends = np.cumsum([entry.count for entry in stored])
         self.first_slices = [entry.first for entry in stored]  # index of the first slice used, per file

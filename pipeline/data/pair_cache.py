@@ -8,6 +8,7 @@ images' path, size and modification time, the preprocessing and whether pairs ar
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,45 +17,64 @@ from pipeline.data.cache_filling import fill_cache
 from pipeline.data.case import Case
 from pipeline.data.pairs import VERSION as REGISTRATION_VERSION
 from pipeline.data.pairs import BadScan, field_of_view_mask, prepare_scan, resampled_onto, rigid_transform_between
-from pipeline.data.slice_cache import StoredCase, intact, write_slices
+from pipeline.data.slice_cache import StoredPair, StoredSlices, intact, write_slices
 from pipeline.utils.console import warnings_as_lines
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text, file_identity, make_folder
 from transforms.io.fetched import not_fetched
+from transforms.slice_chain import PreprocessSettings
 from transforms.slices import centre_fit, occupied_slices
 
 VERSION = 3  # version of the entries; raise it when the same scans and transform give other slices
 MIN_COVERED_SHARE = 0.95  # share of the first scan's head that the second's field of view must cover, per slice
 
 CasePair = tuple[Case, Case]
-StoredPair = tuple[StoredCase, StoredCase]
 
 
-def pair_key(cases: CasePair, settings: dict) -> str:
-    """Return a pair's cache key under the settings of `build_pair_cache`."""
+@dataclass(frozen=True)
+class PairSettings:
+    """How pairs become slices.
+
+    Attributes:
+        preprocess: How volumes become slices.
+        min_foreground: Smallest share of a used slice that is foreground, in both scans.
+        register: Whether pairs on different grids are registered.
+    """
+
+    preprocess: PreprocessSettings
+    min_foreground: float
+    register: bool
+
+
+def pair_key(cases: CasePair, options: PairSettings) -> str:
+    """Return a pair's cache key."""
     files = [file_identity(case.path) for case in cases]
+    settings = {
+        **options.preprocess.to_json(),
+        "min_foreground": options.min_foreground,
+        "register_pairs": options.register,
+    }
     identity = json.dumps(["pair", VERSION, REGISTRATION_VERSION, files, settings], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:24]
 
 
-def look_up_pair(cases: CasePair, folder: Path, settings: dict) -> StoredPair | None:
+def look_up_pair(cases: CasePair, folder: Path, options: PairSettings) -> StoredPair | None:
     """Return the cached pair, or None where it is absent or damaged; see `pipeline.data.slice_cache.intact`."""
     try:
-        key = pair_key(cases, settings)
+        key = pair_key(cases, options)
         record_path, files = folder / f"{key}.json", _files(folder, key)
-        statistics = json.loads(record_path.read_text())
-        checksums = dict(zip(files, statistics["files"], strict=True))
-        if not intact(record_path, checksums, (statistics["count"], settings["size"], settings["size"])):
+        record = json.loads(record_path.read_text())
+        checksums = dict(zip(files, record["files"], strict=True))
+        size = options.preprocess.size
+        if not intact(record_path, checksums, (record["count"], size, size)):
             return None
+        first, second = (StoredSlices(case, path, record["positions"]) for case, path in zip(cases, files, strict=True))
+        return StoredPair(first, second, record["movement"])
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
-    first, second = (
-        StoredCase(case, path, statistics["count"], statistics) for case, path in zip(cases, files, strict=True)
-    )
-    return first, second
 
 
-def extract_pair(cases: CasePair, folder: Path, settings: dict, cache: Path) -> None:
+def extract_pair(cases: CasePair, folder: Path, options: PairSettings, cache: Path) -> None:
     """Read two scans, resample the second onto the first's grid, and store the slices that show the head in both.
 
     Each scan is prepared on its own and scaled by its own percentiles; where the grids differ the second is resampled
@@ -66,27 +86,25 @@ def extract_pair(cases: CasePair, folder: Path, settings: dict, cache: Path) -> 
     """
     if problem := next(filter(None, (not_fetched(case.path) for case in cases)), None):
         raise ValueError(problem)
-    key = pair_key(cases, settings)  # before reading, so that a file replaced meanwhile counts as not stored
-    chain_settings = {
-        name: value for name, value in settings.items() if name not in ("min_foreground", "register_pairs")
-    }
+    key = pair_key(cases, options)  # before reading, so that a file replaced meanwhile counts as not stored
+    settings = options.preprocess
 
     # Register the pair, then resample the second scan.
     try:
         with warnings_as_lines():
-            first, second = (prepare_scan(case.path, chain_settings, stride=1) for case in cases)
+            first, second = (prepare_scan(case.path, settings, stride=1) for case in cases)
         rigid_transform = rigid_transform_between(
-            first, second, cases, chain_settings, register=settings["register_pairs"], cache=cache
+            first, second, cases, settings, register=options.register, cache=cache
         )
     except BadScan as error:
         raise ValueError(str(error)) from None
     target, target_foreground = resampled_onto(first, second, rigid_transform)
 
     # Choose the slices that show the head in both scans, at the training size.
-    side = settings["size"]
+    side = settings.size
     covered = first.foreground & field_of_view_mask(first, second, rigid_transform)
     masks = (centre_fit(mask, side, side, fill=False) for mask in (first.foreground, target_foreground, covered))
-    positions = _require_common_slices(*masks, settings["min_foreground"])
+    positions = _require_common_slices(*masks, options.min_foreground)
 
     # Write the slices, then the record that makes them an entry.
     checksums = [
@@ -137,7 +155,7 @@ def _require_common_slices(
 def build_pair_cache(
     pairs: Sequence[CasePair],
     folder: Path,
-    settings: dict,
+    options: PairSettings,
     *,
     cache: Path,
     processes: int | None,
@@ -149,8 +167,7 @@ def build_pair_cache(
     Args:
         pairs: Pairs to cache.
         folder: Folder of the slice cache.
-        settings: Arguments of `transforms.slice_chain.slice_chain`; `min_foreground`, the smallest share of a used
-            slice that is foreground; and `register_pairs`, whether pairs on different grids are registered.
+        options: How pairs become slices.
         cache: Folder that keeps registrations.
         processes: Number of worker processes; None for one per core. Registration uses one thread, so that its result
             is the same in every process.
@@ -163,8 +180,8 @@ def build_pair_cache(
     make_folder(folder)
     entries, failures = fill_cache(
         extract_pair,
-        {cases: (cases, folder, settings, cache) for cases in pairs},
-        look_up=lambda cases: look_up_pair(cases, folder, settings),
+        {cases: (cases, folder, options, cache) for cases in pairs},
+        look_up=lambda cases: look_up_pair(cases, folder, options),
         paths=lambda cases: [case.path for case in cases],
         title="pairs",
         unit="pair",

@@ -16,7 +16,7 @@ from pipeline.utils.errors import UserError, first_cause
 from pipeline.utils.files import file_identity
 from transforms.cropping import fill_outside, paste_box
 from transforms.registration import register_rigid, resample_onto, same_grid
-from transforms.slice_chain import slice_chain
+from transforms.slice_chain import PreprocessSettings, slice_chain
 from transforms.slices import AXES, centre_fit, contiguous, cut_slices, slices_with_content, stack_slices
 
 VERSION = 3  # version of the registration; raise it when its results change
@@ -49,7 +49,7 @@ class PreparedScan:
     axis: str
     inverse_state: Mapping[str, object] = field(default_factory=dict)
     name: str = "an image"
-    request: tuple[Path, Mapping[str, object], int] | None = None
+    request: tuple[Path, PreprocessSettings, int] | None = None
 
     def unpadded(self, slices: np.ndarray) -> np.ndarray:
         """Return a stack like `slices`, (N, H, W), without the padding: (N, h, w)."""
@@ -106,18 +106,18 @@ class PairReader:
     """Reads two contrasts of a subject and resamples each onto the other's grid.
 
     Args:
-        settings: Arguments of `transforms.slice_chain.slice_chain`, as in training.
+        settings: The settings of training.
         stride: Factor that the networks' input heights and widths are multiples of.
         register: Whether to register pairs on different grids; otherwise their headers are trusted.
         cache: Folder that keeps registrations between runs.
     """
 
-    def __init__(self, settings: Mapping[str, object], stride: int, *, register: bool, cache: Path):
+    def __init__(self, settings: PreprocessSettings, stride: int, *, register: bool, cache: Path):
         self.settings, self.stride, self.register, self.cache = settings, stride, register, cache
 
     def identity(self) -> dict[str, object]:
         """Return everything besides the files that the results depend on, in JSON's types."""
-        return {"settings": dict(self.settings), "stride": self.stride, "register": self.register}
+        return {"settings": self.settings.to_json(), "stride": self.stride, "register": self.register}
 
     def scan(self, path: Path) -> PreparedScan:
         """Read one image and print its warnings; raises like `prepare_scan`."""
@@ -141,14 +141,12 @@ class PairReader:
         return first_view, second_view, rigid_transform
 
 
-def prepare_scan(
-    path: Path, settings: Mapping[str, object], stride: int, box: np.ndarray | None = None
-) -> PreparedScan:
+def prepare_scan(path: Path, settings: PreprocessSettings, stride: int, box: np.ndarray | None = None) -> PreparedScan:
     """Read an image and prepare it as for translation: its slices are padded and never cropped.
 
     Args:
         path: A NIfTI volume or a 2D image.
-        settings: Arguments of `transforms.slice_chain.slice_chain`, as in training.
+        settings: The settings of training.
         stride: Factor that the networks' input heights and widths are multiples of.
         box: (3, 2) voxel bounds to cut out instead of the head's own.
 
@@ -158,10 +156,10 @@ def prepare_scan(
     return _prepare_scan(path, settings, stride)
 
 
-def _prepare_scan(path: Path, settings: Mapping[str, object], stride: int, **cut: object) -> PreparedScan:
+def _prepare_scan(path: Path, settings: PreprocessSettings, stride: int, **cut: object) -> PreparedScan:
     """Prepare a scan, cut and scaled by `box` and `limits` of the chain where they are given."""
     try:
-        data = slice_chain(**settings, stride=stride, **cut)({"image": path})
+        data = slice_chain(settings, stride=stride, **cut)({"image": path})
     except (ValueError, OSError, RuntimeError) as error:
         reason = first_cause(error)
         raise BadScan(reason if str(path) in reason else f"{path}: {reason}") from error
@@ -171,7 +169,7 @@ def _prepare_scan(path: Path, settings: Mapping[str, object], stride: int, **cut
         field_of_view=field_of_view,
         foreground=centre_fit(data["image_foreground"], *field_of_view, fill=False),
         affine=data["image_affine"],
-        axis=settings["axis"],
+        axis=settings.axis,
         inverse_state={name: value for name, value in data.items() if name not in ("image", "image_foreground")},
         name=str(path),
         request=(path, settings, stride),
@@ -214,7 +212,7 @@ def _in_source_box(source: PreparedScan, target: PreparedScan) -> tuple[np.ndarr
     The box may cut off parts of its head, so its intensities are scaled as those of the whole head.
     """
     path, settings, stride = target.request
-    if settings["spacing_mm"] is not None:
+    if settings.spacing_mm is not None:
         try:
             limits = target.inverse_state["image_range"]
             scan = _prepare_scan(path, settings, stride, box=source.box, limits=limits)
@@ -241,7 +239,7 @@ def rigid_transform_between(
     first: PreparedScan,
     second: PreparedScan,
     cases: tuple[Case, Case],
-    settings: Mapping[str, object],
+    settings: PreprocessSettings,
     *,
     register: bool,
     cache: Path,
@@ -291,6 +289,6 @@ def _with_field_of_view(scan: PreparedScan) -> tuple[np.ndarray, np.ndarray]:
     return np.pad(volume[inside], padding, constant_values=-1), scan.affine @ from_matvec(np.eye(3), start)
 
 
-def _registration_key(cases: tuple[Case, Case], settings: Mapping[str, object]) -> str:
+def _registration_key(cases: tuple[Case, Case], settings: PreprocessSettings) -> str:
     files = [file_identity(case.path) for case in cases]
-    return hashlib.sha256(json.dumps([VERSION, files, settings], sort_keys=True).encode()).hexdigest()[:24]
+    return hashlib.sha256(json.dumps([VERSION, files, settings.to_json()], sort_keys=True).encode()).hexdigest()[:24]

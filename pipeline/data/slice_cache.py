@@ -19,8 +19,9 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from isal import isal_zlib
@@ -30,15 +31,17 @@ from pipeline.data.cache_filling import fill_cache
 from pipeline.data.case import Case
 from pipeline.data.coverage import Coverage, head_slices, pack_histograms, unpack_histograms
 from pipeline.data.fingerprint import volume_fingerprint
+from pipeline.data.statistics import CaseStatistics
 from pipeline.utils.console import warnings_as_lines
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text, atomic_write, file_identity, make_folder
 from transforms.io.fetched import not_fetched
+from transforms.slice_chain import PreprocessSettings, slice_chain
+from transforms.slices import AXES, occupied_slices
 
 logger = logging.getLogger(__name__)
 
 VERSION = 4  # version of the entries; raise it when the chain's results change
-CHAIN_VERSION = 2  # version of `transforms.slice_chain.slice_chain` for new models
 BINS = 256  # bins of a histogram
 MARK_S = 114 * 86_400 + 12_345  # no copying, unpacking or touching sets two files' times this far apart
 TIME_RESOLUTION_S = 2  # the coarsest file systems and archives round times to this
@@ -46,49 +49,76 @@ LEVELS = 65535  # uint16: rounding -1..1 to it is 107 dB
 
 
 @dataclass(frozen=True)
-class StoredCase:
-    """A case with cached slices.
+class StoredSlices:
+    """The cached slices of an image.
 
     Attributes:
         case: The image.
-        path: The .npy file, uint16 (count, size, size).
-        count: Number of slices used: all occupied ones, or those in a range.
-        statistics: `low`, `high` (intensities that became -1 and 1), `integer` (whether the file holds whole numbers),
-            `spacing_mm` (of the file, R, A, S), `histogram` (of the foreground in [-1, 1]), `positions` (of the slices
-            used), `likeness` (see `pipeline.data.fingerprint.volume_fingerprint`), `head_slices` (first and last slice
-            of the head), `slice_mm` (distance between slices), `slice_histograms` (a histogram per slice of
-            the volume, see `pipeline.data.coverage.pack_histograms`).
+        path: The .npy file, uint16 (N, size, size).
+        positions: Indices in the volume of the slices used, ascending: all occupied ones, or those in a range.
         first: Index in the file of the first slice used; the others follow it.
-        stored: Number of slices in the file; None if it equals `count`.
+        stored: Number of slices in the file; None if all are used.
     """
 
     case: Case
     path: Path
-    count: int
-    statistics: dict
+    positions: Sequence[int]
     first: int = 0
     stored: int | None = None
 
-    def within(self, coverage: Coverage, grid_statistics: Mapping[str, object] | None = None) -> "StoredCase":
-        """Return the case restricted to the slices in a range, without copying; `count` may become 0.
+    @property
+    def count(self) -> int:
+        """Number of slices used."""
+        return len(self.positions)
+
+    def cut(self, coverage: Coverage, head: tuple[int, int], slice_mm: float) -> Self:
+        """Return the slices in a range, without copying; there may be none.
 
         Args:
             coverage: The range.
-            grid_statistics: Statistics of the scan whose grid the slices lie on, for its `head_slices` and `slice_mm`;
-                None for the case's own.
+            head: First and last slice of the head in the volume on whose grid the slices lie.
+            slice_mm: Distance between its slices.
         """
+        in_range = np.flatnonzero(coverage.select(np.asarray(self.positions), head, slice_mm))  # contiguous
+        positions = [self.positions[index] for index in in_range]
+        first = self.first + int(in_range[0]) if len(in_range) else self.first
+        return replace(self, positions=positions, first=first, stored=self.stored or self.count)
+
+
+@dataclass(frozen=True)
+class StoredCase(StoredSlices):
+    """A case with cached slices, and the statistics of those used."""
+
+    statistics: CaseStatistics = field(kw_only=True)
+
+    def within(self, coverage: Coverage) -> "StoredCase":
+        """Return the case restricted to the slices in a range, without copying; `count` may become 0."""
         if coverage.mm is None:
             return self
-        head, slice_mm = ((grid_statistics or self.statistics)[name] for name in ("head_slices", "slice_mm"))
-        positions = np.asarray(self.statistics["positions"])
-        in_range = np.flatnonzero(coverage.select(positions, head, slice_mm))  # contiguous, as positions ascend
-        statistics = self.statistics | {"positions": positions[in_range].tolist()}
-        if "slice_histograms" in statistics:
-            histograms = unpack_histograms(statistics["slice_histograms"], BINS)
-            selected = coverage.select(np.arange(len(histograms)), head, slice_mm)
-            statistics["histogram"] = histograms[selected].sum(axis=0).tolist()
-        first = self.first + int(in_range[0]) if len(in_range) else self.first
-        return replace(self, count=len(in_range), statistics=statistics, first=first, stored=self.stored or self.count)
+        head, slice_mm = self.statistics.head_slices, self.statistics.slice_mm
+        histograms = unpack_histograms(self.statistics.slice_histograms, BINS)
+        in_range = coverage.select(np.arange(len(histograms)), head, slice_mm)
+        statistics = replace(self.statistics, histogram=histograms[in_range].sum(axis=0).tolist())
+        return replace(self.cut(coverage, head, slice_mm), statistics=statistics)
+
+
+@dataclass(frozen=True)
+class StoredPair:
+    """The same cached slices of two registered images.
+
+    Attributes:
+        first, second: The slices of each image, on the first's grid.
+        rigid_transform: (4, 4) from the first image to the second, in RAS millimetres.
+    """
+
+    first: StoredSlices
+    second: StoredSlices
+    rigid_transform: Sequence[Sequence[float]]
+
+    @property
+    def cases(self) -> tuple[Case, Case]:
+        """The two images."""
+        return self.first.case, self.second.case
 
 
 def encode(slices: np.ndarray) -> np.ndarray:
@@ -129,9 +159,9 @@ def slice_histograms(slices: np.ndarray, foreground: np.ndarray) -> np.ndarray:
     return counts[:, :-1]
 
 
-def case_key(path: Path, settings: dict) -> str:
-    """Return an image's cache key under the given settings (those of the chain, and `min_foreground`)."""
-    identity = [VERSION, *file_identity(path), settings]
+def case_key(path: Path, settings: PreprocessSettings, min_foreground: float) -> str:
+    """Return an image's cache key; `min_foreground` is the smallest share of foreground in a used slice."""
+    identity = [VERSION, *file_identity(path), {**settings.to_json(), "min_foreground": min_foreground}]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -174,16 +204,16 @@ def intact(record_path: Path, files: Mapping[Path, dict], shape: tuple[int, int,
     return True
 
 
-def look_up(case: Case, folder: Path, settings: dict) -> StoredCase | None:
+def look_up(case: Case, folder: Path, settings: PreprocessSettings, min_foreground: float) -> StoredCase | None:
     """Return the cached case; None where it is absent, or damaged (with a warning). See `intact`."""
     try:
-        key = case_key(case.path, settings)
+        key = case_key(case.path, settings, min_foreground)
         slices_path, record_path = folder / f"{key}.npy", folder / f"{key}.json"
-        statistics = json.loads(record_path.read_text())
-        if "likeness" not in statistics:  # an earlier release's entry, to be made again
+        record = json.loads(record_path.read_text())
+        if "likeness" not in record:  # an earlier release's entry, to be made again
             return None
-        shape = (statistics["count"], settings["size"], settings["size"])
-        is_intact = intact(record_path, {slices_path: statistics}, shape)
+        entry = StoredCase(case, slices_path, record["positions"], statistics=CaseStatistics.from_json(record))
+        is_intact = intact(record_path, {slices_path: record}, (entry.count, settings.size, settings.size))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, EOFError):
@@ -192,27 +222,22 @@ def look_up(case: Case, folder: Path, settings: dict) -> StoredCase | None:
         logger.warning(
             f"{slices_path}: not what was written there (a failing disk, another program?); it is made again"
         )
-    return StoredCase(case, slices_path, statistics["count"], statistics) if is_intact else None
+    return entry if is_intact else None
 
 
-def extract(path: Path, folder: Path, settings: dict) -> None:
+def extract(path: Path, folder: Path, settings: PreprocessSettings, min_foreground: float) -> None:
     """Read one image, run the chain, and store its occupied slices and statistics; print the reader's warnings.
 
     Raises:
         ValueError: the image cannot be used; the message gives the reason.
     """
-    from transforms.slice_chain import slice_chain
-    from transforms.slices import AXES, occupied_slices
-
     if problem := not_fetched(path):
         raise ValueError(problem)
-    key = case_key(path, settings)  # before reading, so that a file replaced meanwhile counts as not stored
+    key = case_key(path, settings, min_foreground)  # before reading: a file replaced meanwhile counts as not stored
 
     # Prepare the slices, and choose the occupied ones.
-    min_foreground = settings["min_foreground"]
-    chain_settings = {name: value for name, value in settings.items() if name != "min_foreground"}
     with warnings_as_lines():
-        data = slice_chain(**chain_settings)({"image": path})
+        data = slice_chain(settings)({"image": path})
     slices, foreground = data["image"], data["image_foreground"]
     positions = occupied_slices(foreground, min_foreground)
     if len(positions) == 0:
@@ -220,30 +245,27 @@ def extract(path: Path, folder: Path, settings: dict) -> None:
 
     # Write the slices, then the record that makes them an entry.
     checksums = write_slices(folder / f"{key}.npy", slices[positions])
-    low, high = data["image_range"]
     histograms = slice_histograms(slices, foreground)
     file_affine = data["image_before_spacing"][1] if "image_before_spacing" in data else data["image_affine"]
-    statistics = {
-        "count": len(positions),
-        **checksums,
-        "low": low,
-        "high": high,
-        "integer": bool(data["image_integer"]),
-        "spacing_mm": voxel_sizes(file_affine).tolist(),
-        "histogram": histograms.sum(axis=0).tolist(),
-        "slice_histograms": pack_histograms(histograms),
-        "positions": positions.tolist(),
-        "head_slices": head_slices(data["image_whole_foreground"]),
-        "slice_mm": float(voxel_sizes(data["image_affine"])[AXES[settings["axis"]]]),
-        "likeness": volume_fingerprint(data, settings["axis"], settings["size"]),
-    }
-    atomic_text(folder / f"{key}.json", json.dumps(statistics))
+    statistics = CaseStatistics(
+        *data["image_range"],
+        integer=bool(data["image_integer"]),
+        spacing_mm=voxel_sizes(file_affine).tolist(),
+        histogram=histograms.sum(axis=0).tolist(),
+        slice_histograms=pack_histograms(histograms),
+        head_slices=head_slices(data["image_whole_foreground"]),
+        slice_mm=float(voxel_sizes(data["image_affine"])[AXES[settings.axis]]),
+        fingerprint=volume_fingerprint(data, settings.axis, settings.size),
+    )
+    record = {"count": len(positions), **checksums, "positions": positions.tolist(), **statistics.to_json()}
+    atomic_text(folder / f"{key}.json", json.dumps(record))
 
 
 def build_slice_cache(
     cases: Sequence[Case],
     folder: Path,
-    settings: dict,
+    settings: PreprocessSettings,
+    min_foreground: float,
     *,
     processes: int | None,
     on_bad_volume: str,
@@ -254,8 +276,8 @@ def build_slice_cache(
     Args:
         cases: Images to cache.
         folder: Folder of the slice cache.
-        settings: Arguments of `transforms.slice_chain.slice_chain`; and `min_foreground`, the smallest share of a used
-            slice that is foreground.
+        settings: How volumes become slices.
+        min_foreground: Smallest share of a used slice that is foreground.
         processes: Number of worker processes; None for one per core.
         on_bad_volume: "skip" warns of unusable images and leaves them out, "stop" raises.
         quiet: Whether to leave out the progress bar.
@@ -266,8 +288,8 @@ def build_slice_cache(
     make_folder(folder)
     entries, failures = fill_cache(
         extract,
-        {case: (case.path, folder, settings) for case in cases},
-        look_up=lambda case: look_up(case, folder, settings),
+        {case: (case.path, folder, settings, min_foreground) for case in cases},
+        look_up=lambda case: look_up(case, folder, settings, min_foreground),
         paths=lambda case: [case.path],
         title="slices",
         unit="vol",

@@ -22,7 +22,7 @@ from pipeline.utils.workers import WorkerPool
 logger = logging.getLogger(__name__)
 
 READ_AHEAD = 3  # subjects: reading a pair takes a tenth of the time of scoring it, and 0.2 GB until it is scored
-PRELOAD = ["transforms.slice_chain", "pipeline.evaluation.evaluate"]
+PRELOAD = ["transforms.monai_transforms", "pipeline.evaluation.evaluate"]
 
 Pair = tuple[Case, Case]
 

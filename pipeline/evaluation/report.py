@@ -254,9 +254,9 @@ def _split_rows(config: Config, prepared: PreparedData) -> list[list[str]]:
     rows = []
     for contrast in config.contrasts:
         cases, statistics = prepared.split.train[contrast], prepared.statistics[contrast]
-        rows.append(["train", contrast, len({case.subject for case in cases}), len(cases), statistics["slices"]])
+        rows.append(["train", contrast, len({case.subject for case in cases}), len(cases), statistics.slices])
     if prepared.pairs:
-        subjects = {first.case.subject for first, _ in prepared.pairs}
+        subjects = {pair.first.case.subject for pair in prepared.pairs}
         rows.append(["train", "pairs", len(subjects), len(prepared.pairs), prepared.longest])
     for split_name in ("validation", "test"):
         for contrast in config.contrasts:

@@ -2,7 +2,7 @@
 
 import logging
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.case import Case, pairs
+from pipeline.data.statistics import ContrastStatistics
 from pipeline.evaluation.parallel_scoring import Translation
 from pipeline.evaluation.scores import MASKED_PSNR, Scores
 from pipeline.inference.model import TranslationModel
@@ -69,12 +70,12 @@ class ViewerVolumes:
         return ViewedSubject(**{"real": None, **arrays_by_name, "label": label})
 
 
-def _write(path: Path, statistics: Mapping[str, object], translation: Translation) -> Path:
+def _write(path: Path, statistics: ContrastStatistics, translation: Translation) -> Path:
     """Write a translation with source and real target, reduced in size for the viewer; return the path.
 
     Args:
         path: The file's path.
-        statistics: The target contrast's training statistics, with `low` and `high`.
+        statistics: The target contrast's training statistics.
         translation: The translation.
     """
     case, scan, view = translation.case, translation.scan, translation.view
@@ -87,8 +88,8 @@ def _write(path: Path, statistics: Mapping[str, object], translation: Translatio
         real=None if view is None else stack_slices(view.real, scan.axis),
         foreground=stack_slices(scan.foreground if view is None else scan.foreground | view.foreground, scan.axis),
         affine=scan.affine,
-        units=f"In a {translation.to} scan as the model was trained on, -1 is {statistics['low']:.4g} and +1 is "
-        f"{statistics['high']:.4g} in the file's own units.",
+        units=f"In a {translation.to} scan as the model was trained on, -1 is {statistics.low:.4g} and +1 is "
+        f"{statistics.high:.4g} in the file's own units.",
     )
     arrays = {name: value for name, value in asdict(subject).items() if value is not None}
     atomic_write(path, lambda stream: np.savez_compressed(stream, **arrays))

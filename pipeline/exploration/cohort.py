@@ -12,6 +12,7 @@ from pipeline.exploration.image_statistics import ImageStatistics, examine
 from pipeline.utils.console import progress
 from pipeline.utils.errors import UserError
 from pipeline.utils.workers import run_jobs
+from transforms.slice_chain import PreprocessSettings
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def subsets_of_cases(cases: Sequence[Case], contrasts: tuple[str, str], split: C
 
 def read_all(
     cases: Sequence[Case],
-    settings: Mapping[str, object],
+    settings: PreprocessSettings,
     min_foreground: float,
     *,
     processes: int | None,
@@ -81,7 +82,7 @@ def read_all(
 
     Args:
         cases: Cases to read.
-        settings: Arguments of `transforms.slice_chain.slice_chain` that training uses.
+        settings: How training makes slices of volumes.
         min_foreground: Smallest share of head in a slice that training uses.
         processes: Number of worker processes; None for one per core.
         quiet: Whether to leave out the progress bar.
@@ -89,9 +90,9 @@ def read_all(
     Raises:
         UserError: None of the images could be read.
     """
-    jobs = {case: (Path(case.path), dict(settings), min_foreground) for case in cases}
+    jobs = {case: (Path(case.path), settings, min_foreground) for case in cases}
     results = run_jobs(
-        examine, jobs, processes, preload=["transforms.slice_chain", "pipeline.exploration.image_statistics"]
+        examine, jobs, processes, preload=["transforms.monai_transforms", "pipeline.exploration.image_statistics"]
     )
     statistics, unreadable = {}, {}
     for case, image, reason in progress(results, total=len(jobs), title="images", unit="image", quiet=quiet):

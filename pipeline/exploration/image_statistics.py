@@ -2,7 +2,6 @@
 
 import hashlib
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image
 
 from pipeline.data.coverage import head_slices
 from transforms.io.nifti_log import nibabel_silent
+from transforms.slice_chain import PreprocessSettings, slice_chain
 from transforms.slices import AXES
 
 PERCENTILES = (1, 25, 50, 75, 99)
@@ -106,34 +106,33 @@ class ImageStatistics:
         return None if self.head_slices is None else (self.head_slices[1] - self.head_slices[0] + 1) * self.slice_mm
 
 
-def examine(path: Path, settings: Mapping[str, object], min_foreground: float) -> ImageStatistics:
+def examine(path: Path, settings: PreprocessSettings, min_foreground: float) -> ImageStatistics:
     """Read one image, normalise it as training would, and compute its statistics.
 
     Args:
         path: A NIfTI volume or a 2D image.
-        settings: Arguments of `transforms.slice_chain.slice_chain` that training uses.
+        settings: How training makes slices of volumes.
         min_foreground: Smallest share of head in a slice that training uses.
 
     Raises:
         ValueError: The image cannot be used; the message gives the reason.
     """
-    from transforms.slice_chain import slice_chain
     from transforms.slices import centre_fit, occupied_slices, stack_slices
     from transforms.spatial import to_canonical
 
     # Read the image, and apply the slice chain of training.
     voxels, affine, type_range, warning = _read(path)
     volume, canonical = to_canonical(voxels, affine)
-    chain = slice_chain(**settings, stride=1, load=False)  # a stride of 1 crops nothing
+    chain = slice_chain(settings, stride=1, load=False)  # a stride of 1 crops nothing
     picture = {"image_type_range": type_range} if _is_picture(path) else {}
     prepared = chain({"image": volume, "image_affine": canonical, **picture})
-    extent, square = prepared["image_before_fit"], (settings["size"], settings["size"])
+    extent, square = prepared["image_before_fit"], (settings.size, settings.size)
 
     # Cut slices with and without the crop to training's square.
     slices = centre_fit(prepared["image"], *extent, fill=-1)
     foreground = centre_fit(prepared["image_foreground"], *extent, fill=False)
     trained_on = centre_fit(foreground, *square, fill=False)
-    head = stack_slices(foreground, settings["axis"])
+    head = stack_slices(foreground, settings.axis)
 
     # Map the head back to the original grid.
     inverse_state = {**prepared, "image": prepared["image_foreground"] * np.float32(2) - 1, "image_range": (0.0, 1.0)}
@@ -154,10 +153,10 @@ def examine(path: Path, settings: Mapping[str, object], min_foreground: float) -
         slices=len(occupied),
         occupied=tuple(occupied.tolist()),
         head_slices=None if _is_picture(path) else head_slices(foreground),
-        slice_mm=float(voxel_sizes(prepared["image_affine"])[AXES[settings["axis"]]]),
+        slice_mm=float(voxel_sizes(prepared["image_affine"])[AXES[settings.axis]]),
         histogram=histogram / histogram.sum(),
         cells=None if _is_picture(path) else lattice_points(raw_head, canonical),
-        planes=_planes(stack_slices(slices, settings["axis"]), head, voxel_sizes(prepared["image_affine"])),
+        planes=_planes(stack_slices(slices, settings.axis), head, voxel_sizes(prepared["image_affine"])),
     )
 
 

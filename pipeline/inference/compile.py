@@ -42,7 +42,7 @@ def worth_compiling(setting: str, volumes: int, model: TranslationModel, to: str
         getattr(layer, "is_faster_than_compiled", False) for layer in model.translators[to].modules()
     ):
         return False
-    return is_large(model.translators[to], int(model.settings["size"]), model.stride)
+    return is_large(model.translators[to], model.settings.size, model.stride)
 
 
 def _cpp_compiler() -> str:

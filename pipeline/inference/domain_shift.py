@@ -9,6 +9,7 @@ volume without a warning may still be unlike the cohort.
 from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.data.fingerprint import quantile_distance, volume_fingerprint
+from pipeline.data.statistics import CohortFingerprint, ContrastStatistics, Fingerprint
 from pipeline.inference.model import TranslationModel
 from pipeline.utils.errors import UserError
 from transforms.slices import AXES
@@ -30,8 +31,8 @@ OUTSIDE_COVERAGE = {  # the message for a head that reaches beyond its trained p
 
 
 def shift_cautions(
-    volume: Mapping[str, Sequence[float]],
-    statistics: Mapping[str, Mapping[str, object]],
+    volume: Fingerprint,
+    statistics: Mapping[str, ContrastStatistics],
     source: str,
     to: str,
     *,
@@ -43,7 +44,7 @@ def shift_cautions(
 
     Args:
         volume: The volume's fingerprint, from `pipeline.data.fingerprint.volume_fingerprint`.
-        statistics: The training cohort's statistics by contrast. Only their `likeness` is read; without the source
+        statistics: The training cohort's statistics by contrast. Only their fingerprints are read; without the source
             contrast's there is nothing to compare with.
         source, to: The contrast that the model expects and the one it makes.
         axis: The axis along which slices are cut.
@@ -51,14 +52,14 @@ def shift_cautions(
             None where volumes are not resampled.
         larger: Whether slices are larger than in training, so that their field of view matters.
     """
-    expected, other = (statistics.get(contrast, {}).get("likeness") for contrast in (source, to))
+    expected, other = (_fingerprint(statistics, contrast) for contrast in (source, to))
     if expected is None:
         return []
     return [
         *_intensity_cautions(volume, expected, other, source, to),
-        *_spacing_cautions(volume["spacing_mm"], expected["spacing_mm"], AXES[axis], grid_mm),
-        *_extent_cautions(volume["head_mm"], expected["head_mm"], axis, expected.get("coverage_mm")),
-        *(_field_cautions(volume["field_mm"], expected["field_mm"], AXES[axis]) if larger else []),
+        *_spacing_cautions(volume.spacing_mm, expected.spacing_mm, AXES[axis], grid_mm),
+        *_extent_cautions(volume.head_mm, expected.head_mm, axis, expected.coverage_mm),
+        *(_field_cautions(volume.field_mm, expected.field_mm, AXES[axis]) if larger else []),
     ]
 
 
@@ -68,7 +69,7 @@ def require_similarity(model: TranslationModel, to: str) -> None:
     Raises:
         UserError: the model was trained by an earlier release, or on pictures.
     """
-    if "likeness" not in model.statistics.get(model.source(to), {}):
+    if _fingerprint(model.statistics, model.source(to)) is None:
         raise UserError(
             f"{model.origin}: it does not keep what its training cohort was like (an earlier release, or pictures), so "
             "volumes cannot be compared with it; train again, or leave --strict out"
@@ -93,29 +94,35 @@ def compare_with_cohort(
     if strict:
         require_similarity(model, to)
     source, settings = model.source(to), model.settings
-    axis, size = settings["axis"], settings["size"]
-    if "likeness" not in model.statistics.get(source, {}):
+    axis, size = settings.axis, settings.size
+    if _fingerprint(model.statistics, source) is None:
         return []
     volume = volume_fingerprint(data, axis, size)
     if volume is None:
         cautions = ["shows too little of a head to be compared with the training cohort"]
     else:
         larger = max(data["image"].shape[1:]) > size
-        grid_mm = settings["spacing_mm"]
+        grid_mm = settings.spacing_mm
         cautions = shift_cautions(volume, model.statistics, source, to, axis=axis, grid_mm=grid_mm, larger=larger)
     if cautions and strict:
         raise UserError(f"{name}: {'; '.join(cautions)} (--strict)")
     return cautions
 
 
-def _intensity_cautions(volume: Mapping, expected: Mapping, other: Mapping | None, source: str, to: str) -> list[str]:
+def _fingerprint(statistics: Mapping[str, ContrastStatistics], contrast: str) -> CohortFingerprint | None:
+    return statistics[contrast].fingerprint if contrast in statistics else None
+
+
+def _intensity_cautions(
+    volume: Fingerprint, expected: CohortFingerprint, other: CohortFingerprint | None, source: str, to: str
+) -> list[str]:
     """Compare intensities with both contrasts' cohorts, then with how far the source's cohort lies apart itself."""
-    distances = {name: quantile_distance(volume[name], expected[name]) for name in MIN_DISTANCES}
+    distances = {name: quantile_distance(getattr(volume, name), getattr(expected, name)) for name in MIN_DISTANCES}
     distance = distances["core"]
 
     # The other contrast's cohort is clearly nearer.
-    if other is not None and distance > max(SAME_CONTRAST_DISTANCE, expected["core_reach"]):
-        other_distance = quantile_distance(volume["core"], other["core"])
+    if other is not None and distance > max(SAME_CONTRAST_DISTANCE, expected.core_reach):
+        other_distance = quantile_distance(volume.core, other.core)
         if other_distance < OTHER_CONTRAST_RATIO * distance:
             return [
                 f"looks like {to}, the model expects {source} (distance {other_distance:.2f} to the training cohort in "
@@ -124,7 +131,7 @@ def _intensity_cautions(volume: Mapping, expected: Mapping, other: Mapping | Non
 
     # Core or whole head are far from the source's cohort.
     for name, distance in distances.items():
-        cohort_distance = expected[f"{name}_reach"]
+        cohort_distance = getattr(expected, f"{name}_reach")
         if distance > max(MIN_DISTANCES[name], COHORT_DISTANCE_FACTOR * cohort_distance):
             region = {"core": "deep in the head", "head": "of the head"}[name]
             return [

@@ -5,17 +5,20 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.config.schema import Config
+from pipeline.data.statistics import ContrastStatistics
 from pipeline.engines.builders import build_translators
 from pipeline.inference.model_address import MLFLOW_SCHEMES, checkpoint_at
 from pipeline.runs.checkpoint import load_checkpoint
 from pipeline.runs.prepare import chain_settings, chain_version
 from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import choose_device, set_tf32
+from transforms.slice_chain import PreprocessSettings
 
 ENOUGH_WORK = 5e9  # floating-point operations of a slice: 12e9 of the U-Net at 256, 0.2e9 of the demo's at 128
 
@@ -35,10 +38,8 @@ class TranslationModel:
         contrasts: The two contrasts' names.
         translators: By target contrast, the network (N, 1, H, W) -> (N, 1, H, W) in [-1, 1], in evaluation mode on
             `device`; both directions or one.
-        settings: The arguments of `transforms.slice_chain.slice_chain` in training.
-        statistics: By contrast, what the training cohort was like: `low` and `high`, the median intensities that became
-            -1 and 1, and `integer`, whether files hold whole numbers; of the source, and where it was kept, `likeness`,
-            which volumes are compared with (`pipeline.inference.domain_shift`).
+        settings: How volumes became slices in training.
+        statistics: By contrast, statistics of its training cohort.
         stride: The networks take heights and widths that are multiples of this.
         device: The device that holds the networks.
         precision: "float32", or "bf16" or "fp16" for autocast.
@@ -51,8 +52,8 @@ class TranslationModel:
 
     contrasts: tuple[str, str]
     translators: Mapping[str, nn.Module]
-    settings: Mapping[str, object]
-    statistics: Mapping[str, Mapping[str, object]]
+    settings: PreprocessSettings
+    statistics: Mapping[str, ContrastStatistics]
     stride: int
     device: torch.device
     precision: str = "float32"
@@ -144,13 +145,13 @@ def _from_checkpoint(content: dict, device: torch.device) -> TranslationModel:
     for to, network in translators.items():
         network.load_state_dict(content["translators"][to])
         network.to(device).eval().requires_grad_(False)
-        if device.type == "cpu" and is_large(network, int(settings["size"]), network.stride):
+        if device.type == "cpu" and is_large(network, settings.size, network.stride):
             network.to(memory_format=torch.channels_last)  # see `benchmarks.inference`
     return TranslationModel(
         contrasts=config.contrasts,
         translators=translators,
         settings=settings,
-        statistics=content["facts"],
+        statistics=_statistics(content["facts"]),
         stride=max(network.stride for network in translators.values()),
         device=device,
         precision=precision_of(config, device),
@@ -167,24 +168,28 @@ def _from_mlflow(uri: str, device: torch.device) -> TranslationModel:
         return TranslationModel(
             contrasts=tuple(metadata["contrasts"]),
             translators={metadata["to"]: module},
-            settings=metadata["settings"],
-            statistics=metadata["facts"],
+            settings=PreprocessSettings.from_json(metadata["settings"]),
+            statistics=_statistics(metadata["facts"]),
             stride=metadata["stride"],
             device=device,
             origin=metadata["origin"],
             config_hash=metadata.get("config_hash", ""),
             calibration=metadata.get("uncertainty", {}),
         )
-    except KeyError as error:
-        raise UserError(f"{uri}: its metadata lacks {error}; use the release that logged it") from error
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{uri}: its metadata is incomplete ({error}); use the release that logged it") from error
+
+
+def _statistics(content: Mapping[str, Mapping[str, Any]]) -> dict[str, ContrastStatistics]:
+    return {contrast: ContrastStatistics.from_json(entry) for contrast, entry in content.items()}
 
 
 def translator_metadata(
     config: Config,
-    statistics: Mapping[str, Mapping[str, object]],
+    statistics: Mapping[str, ContrastStatistics],
     to: str,
     stride: int,
-    settings: Mapping[str, object] | None = None,
+    settings: PreprocessSettings | None = None,
 ) -> dict:
     """Return the metadata that `load_model` reads from one direction's MLflow model, in JSON's types.
 
@@ -195,20 +200,19 @@ def translator_metadata(
         statistics: The training cohort's statistics by contrast.
         to: The contrast that the direction makes.
         stride: The network takes heights and widths that are multiples of this.
-        settings: The chain's arguments (`TranslationModel.settings`); None takes those of a new run.
+        settings: The model's settings of the slice chain; None takes those of a new run.
     """
-    model_statistics = {
-        contrast: {"likeness": contrast_statistics["likeness"]}
-        for contrast, contrast_statistics in statistics.items()
-        if "likeness" in contrast_statistics
+    model_statistics: dict[str, dict[str, Any]] = {
+        contrast: {"likeness": cohort.fingerprint.to_json()}
+        for contrast, cohort in statistics.items()
+        if cohort.fingerprint is not None
     }
-    model_statistics[to] = model_statistics.get(to, {}) | {
-        name: statistics[to][name] for name in ("low", "high", "integer")
-    }
+    target = {name: getattr(statistics[to], name) for name in ("low", "high", "integer")}
+    model_statistics[to] = model_statistics.get(to, {}) | target
     return {
         "contrasts": list(config.contrasts),
         "to": to,
-        "settings": dict(settings or chain_settings(config.preprocess)),
+        "settings": (settings or chain_settings(config.preprocess)).to_json(),
         "facts": model_statistics,
         "stride": stride,
         "origin": _origin(config),

@@ -110,7 +110,7 @@ class MultiViewTranslator:
         for index, (model, opened) in enumerate(zip(self.models, volumes, strict=True)):
             network = model.translators[self.to]
             translated = opened.run_network(network, opened.slices, model, batch_size)
-            low, high = (model.statistics[self.to][name] for name in ("low", "high"))
+            low, high = model.statistics[self.to].low, model.statistics[self.to].high
             voxels.append(on_source_grid(translated, opened.inverse_state, model, low, high))
             if self.uncertainty_models:
                 expected = _expected(opened, translated, model, self.uncertainty_models[index], batch_size)
@@ -122,7 +122,7 @@ class MultiViewTranslator:
             voxels[0] if len(voxels) == 1 else np.mean(voxels, axis=0),
             affine,
             header,
-            integer=all(model.statistics[self.to]["integer"] for model in self.models),
+            integer=all(model.statistics[self.to].integer for model in self.models),
             description=f"synthetic {self.to}, {origin}",
             keep_text=keep_header_text,
         )
@@ -165,7 +165,7 @@ def open_multi_view(
     Raises:
         UserError: models and axes do not fit together, or maps are wanted and a model has no calibration.
     """
-    axes_of_models = [str(model.settings["axis"]) for model in models]
+    axes_of_models = [model.settings.axis for model in models]
     trained = "; ".join(f"{uri}: {axis}" for uri, axis in zip(uris, axes_of_models, strict=True))
     if axes is None and len(models) > 1:
         raise UserError(

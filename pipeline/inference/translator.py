@@ -128,7 +128,7 @@ def open_volume(
     cautions += reader_cautions
 
     # Run the preprocessing chain.
-    chain = slice_chain(**model.settings, stride=model.stride, load=False)
+    chain = slice_chain(model.settings, stride=model.stride, load=False)
     try:
         data = chain({"image": array, "image_affine": affine})
     except (ValueError, RuntimeError) as error:
@@ -137,9 +137,9 @@ def open_volume(
 
     # Collect what calls for caution.
     cautions += data.get("image_cautions", [])
-    if model.settings.get("version", 1) == 1:
+    if model.settings.version == 1:
         cautions += margin_cautions(array)
-    cautions += size_cautions(array.shape, scanned_shape(data, str(model.settings["axis"])), model.stride)
+    cautions += size_cautions(array.shape, scanned_shape(data, model.settings.axis), model.stride)
     if compare:
         cautions += compare_with_cohort(name, data, model, to, strict=strict)
     return OpenedVolume(name, data["image"], data["image_foreground"], {**data, "image_header": header})
@@ -161,7 +161,7 @@ def on_source_grid(
     slices: np.ndarray, inverse_state: Mapping[str, object], model: TranslationModel, low: float, high: float
 ) -> np.ndarray:
     """Invert the chain: from slices (N, H, W) in [-1, 1] to (X, Y, Z) in [low, high] on the source's grid."""
-    chain = slice_chain(**model.settings, stride=model.stride, load=False)
+    chain = slice_chain(model.settings, stride=model.stride, load=False)
     return chain.inverse({**inverse_state, "image": slices, "image_range": (low, high)})["image"]
 
 
@@ -175,12 +175,10 @@ def _as_image(
 ) -> nib.Nifti1Image:
     """Return translated slices (N, H, W) as an image on the source's grid, in the target's training intensities."""
     statistics = model.statistics[to]
-    voxels = on_source_grid(translated, inverse_state, model, statistics["low"], statistics["high"])
+    voxels = on_source_grid(translated, inverse_state, model, statistics.low, statistics.high)
     affine, header = inverse_state["image_before_canonical"], inverse_state["image_header"]
     description = f"synthetic {to}, {model.origin}"
-    return image_like(
-        voxels, affine, header, integer=statistics["integer"], description=description, keep_text=keep_text
-    )
+    return image_like(voxels, affine, header, integer=statistics.integer, description=description, keep_text=keep_text)
 
 
 def translate_slices(

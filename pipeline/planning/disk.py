@@ -98,11 +98,11 @@ def disk_text(needs: Sequence[DiskNeed]) -> str:
 
 def _cache_files(cases: Iterable[Case], config: Config) -> list[Path]:
     """Return the paths of cases in the slice cache, whether or not the files exist."""
-    settings = {**chain_settings(config.preprocess), "min_foreground": config.preprocess.min_foreground}
+    settings, min_foreground = chain_settings(config.preprocess), config.preprocess.min_foreground
     entries = []
     for case in cases:
         with suppress(OSError):  # phantom images may not be made yet
-            entries.append(config.preprocess.store / f"{case_key(case.path, settings)}.npy")
+            entries.append(config.preprocess.store / f"{case_key(case.path, settings, min_foreground)}.npy")
     return entries
 
 

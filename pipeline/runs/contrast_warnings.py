@@ -56,7 +56,7 @@ def warn_of_stored(config: Config, stored: ByContrast, coverage: Coverage, *, pa
         logger.info(f"trained on: {coverage} (scans show, by their medians, {lengths})")
     if config.preprocess.spacing_mm is None:
         _warn_of_voxels(
-            {contrast: [entry.statistics["spacing_mm"] for entry in entries] for contrast, entries in stored.items()}
+            {contrast: [entry.statistics.spacing_mm for entry in entries] for contrast, entries in stored.items()}
         )
 
 

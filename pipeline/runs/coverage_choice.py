@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.data.case import Case
 from pipeline.data.coverage import Coverage, shared_length, typical_lengths
-from pipeline.data.slice_cache import StoredCase
+from pipeline.data.slice_cache import StoredCase, StoredPair
 from pipeline.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ def choose_coverage(
 
 def shown_mm(entry: StoredCase) -> float:
     """Return the length in mm of the head that a stored volume shows along the slicing axis."""
-    first, last = entry.statistics["head_slices"]
-    return (last - first + 1) * entry.statistics["slice_mm"]
+    first, last = entry.statistics.head_slices
+    return (last - first + 1) * entry.statistics.slice_mm
 
 
 def coverage_json(coverage: Coverage) -> dict[str, object]:
@@ -87,8 +87,8 @@ def within_coverage(
 
 
 def pairs_within_coverage(
-    pairs: Sequence[tuple[StoredCase, StoredCase]], coverage: Coverage, stored: ByContrast
-) -> tuple[list[tuple[StoredCase, StoredCase]], dict[tuple[Case, Case], str]]:
+    pairs: Sequence[StoredPair], coverage: Coverage, stored: ByContrast
+) -> tuple[list[StoredPair], dict[tuple[Case, Case], str]]:
     """Cut registered pairs to the slices in the first scan's range; return them, and the reasons for empty pairs.
 
     Args:
@@ -96,14 +96,18 @@ def pairs_within_coverage(
         coverage: Range of the head.
         stored: Contrast -> its training cases, which know the extents of their heads.
     """
-    heads = {entry.case: entry.statistics for entries in stored.values() for entry in entries}
-    cut_pairs = [tuple(half.within(coverage, grid_statistics=heads[pair[0].case]) for half in pair) for pair in pairs]
-    empty = {
-        (first.case, second.case): _empty_range_message(coverage) for first, second in cut_pairs if not first.count
-    }
-    for (first, second), reason in empty.items():
-        logger.warning(f"{first.path} and {second.path}: {reason}; left out")
-    return [pair for pair in cut_pairs if pair[0].count], empty
+    if coverage.mm is None:
+        return list(pairs), {}
+    statistics = {entry.case: entry.statistics for entries in stored.values() for entry in entries}
+    cut_pairs = []
+    for pair in pairs:
+        grid = statistics[pair.first.case]
+        first, second = (half.cut(coverage, grid.head_slices, grid.slice_mm) for half in (pair.first, pair.second))
+        cut_pairs.append(StoredPair(first, second, pair.rigid_transform))
+    empty = {pair.cases: _empty_range_message(coverage) for pair in cut_pairs if not pair.first.count}
+    for (first_case, second_case), reason in empty.items():
+        logger.warning(f"{first_case.path} and {second_case.path}: {reason}; left out")
+    return [pair for pair in cut_pairs if pair.first.count], empty
 
 
 def _empty_range_message(coverage: Coverage) -> str:

@@ -11,15 +11,15 @@ from pipeline.config.schema import Config, Preprocess
 from pipeline.data.case import Case, pairs
 from pipeline.data.coverage import FULL_COVERAGE, Coverage
 from pipeline.data.fingerprint import cohort_fingerprint
-from pipeline.data.slice_cache import CHAIN_VERSION, StoredCase, build_slice_cache
+from pipeline.data.slice_cache import StoredCase, StoredPair, build_slice_cache
 from pipeline.data.splits import CohortSplit
+from pipeline.data.statistics import ContrastStatistics
 from pipeline.runs.contrast_warnings import warn_of_ids, warn_of_stored
 from pipeline.runs.coverage_choice import choose_coverage, pairs_within_coverage, shown_mm, within_coverage
 from pipeline.utils.errors import UserError
+from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings
 
 logger = logging.getLogger(__name__)
-
-CohortStatistics = dict[str, dict]  # contrast -> statistics of its training cohort
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class PreparedData:
         cases: All cases of the source.
         split: Subjects of training, validation and test.
         stored: Contrast -> its training cases, as slices in the slice cache.
-        facts: Contrast -> what the training cohort is like; see `cohort_statistics`.
+        statistics: Contrast -> statistics of its training cohort.
         left_out: Training case that could not be used -> reason.
         pairs: Registered pairs of training cases, for methods that learn from pairs.
         coverage: Range of the head that is trained on.
@@ -39,35 +39,35 @@ class PreparedData:
     cases: tuple[Case, ...]
     split: CohortSplit
     stored: dict[str, list[StoredCase]]
-    statistics: CohortStatistics
+    statistics: dict[str, ContrastStatistics]
     left_out: dict[Case, str]
-    pairs: tuple[tuple[StoredCase, StoredCase], ...] = ()
+    pairs: tuple[StoredPair, ...] = ()
     coverage: Coverage = FULL_COVERAGE
 
     @property
     def longest(self) -> int:
         """Number of training slices: of pairs if training uses them, else of the contrast that has more."""
         if self.pairs:
-            return sum(first.count for first, _ in self.pairs)
-        return max(statistics["slices"] for statistics in self.statistics.values())
+            return sum(pair.first.count for pair in self.pairs)
+        return max(statistics.slices for statistics in self.statistics.values())
 
 
-def chain_settings(preprocess: Preprocess, version: int = CHAIN_VERSION) -> dict:
-    """Return the arguments of `transforms.slice_chain.slice_chain` for a configuration, in JSON's types.
+def chain_settings(preprocess: Preprocess, version: int = CHAIN_VERSION) -> PreprocessSettings:
+    """Return a configuration's settings of the slice chain.
 
     Args:
         preprocess: The configuration's section.
         version: Version of the chain; a run keeps the version that it began with (`chain_version`).
     """
     spacing = preprocess.spacing_mm
-    return {
-        **({} if version == 1 else {"version": version}),  # version 1 is not named in settings
-        "axis": preprocess.axis,
-        "spacing_mm": None if spacing is None else [spacing.in_plane, spacing.through_plane],
-        "size": preprocess.size,
-        "n4": preprocess.n4,
-        "percentiles": list(preprocess.percentiles) if preprocess.scaling == "percentiles" else None,
-    }
+    return PreprocessSettings(
+        axis=preprocess.axis,
+        spacing_mm=None if spacing is None else (spacing.in_plane, spacing.through_plane),
+        size=preprocess.size,
+        n4=preprocess.n4,
+        percentiles=preprocess.percentiles if preprocess.scaling == "percentiles" else None,
+        version=version,
+    )
 
 
 def chain_version(checkpoint: Mapping[str, object] | None) -> int:
@@ -113,9 +113,9 @@ def prepare(
     # Cut the training images into slices, and keep those within the range of the head.
     training = [case for contrast in config.contrasts for case in split.train[contrast]]
     preprocess = config.preprocess
-    settings = {**chain_settings(preprocess, version), "min_foreground": preprocess.min_foreground}
+    settings, min_foreground = chain_settings(preprocess, version), preprocess.min_foreground
     cache_options = {"processes": preprocess.processes, "on_bad_volume": preprocess.on_bad_volume, "quiet": quiet}
-    stored, left_out = build_slice_cache(training, preprocess.store, settings, **cache_options)
+    stored, left_out = build_slice_cache(training, preprocess.store, settings, min_foreground, **cache_options)
     uncut = {contrast: [entry for entry in stored if entry.case.contrast == contrast] for contrast in config.contrasts}
     lengths = {contrast: [shown_mm(entry) for entry in entries] for contrast, entries in uncut.items()}
     coverage = choose_coverage(preprocess.coverage_mm, preprocess.axis, lengths, saved_coverage)
@@ -133,14 +133,14 @@ def prepare(
     prepared = PreparedData(tuple(cases), split, by_contrast, statistics, left_out, coverage=coverage)
     if not paired:
         return prepared
-    return _with_pairs(
-        prepared, config, {**settings, "register_pairs": config.evaluation.register_pairs}, cache_options
-    )
+    return _with_pairs(prepared, config, settings, cache_options)
 
 
-def _with_pairs(prepared: PreparedData, config: Config, settings: dict, cache_options: dict) -> PreparedData:
+def _with_pairs(
+    prepared: PreparedData, config: Config, settings: PreprocessSettings, cache_options: dict
+) -> PreparedData:
     """Return prepared data with the registered pairs of its usable training images."""
-    from pipeline.data.pair_cache import build_pair_cache
+    from pipeline.data.pair_cache import PairSettings, build_pair_cache
 
     usable = {entry.case for entries in prepared.stored.values() for entry in entries}
     training_pairs = pairs([case for side in prepared.split.train.values() for case in side], config.contrasts)
@@ -152,7 +152,8 @@ def _with_pairs(prepared: PreparedData, config: Config, settings: dict, cache_op
             "that could be used; the reasons are above"
         )
     folder, cache = config.preprocess.store, registrations(config.preprocess.store)
-    stored, failures = build_pair_cache(usable_pairs, folder, settings, cache=cache, **cache_options)
+    options = PairSettings(settings, config.preprocess.min_foreground, config.evaluation.register_pairs)
+    stored, failures = build_pair_cache(usable_pairs, folder, options, cache=cache, **cache_options)
     stored, beyond = pairs_within_coverage(stored, prepared.coverage, prepared.stored)
     if not stored:
         raise UserError(f"none of {len(usable_pairs)} pairs could be used; the reasons are above")
@@ -182,29 +183,20 @@ def warn_unpaired(config: Config, cases: Sequence[Case], split: CohortSplit) -> 
         logger.warning(f"left out of paired training for want of a partner in the other contrast: {shortlist(names)}")
 
 
-def cohort_statistics(stored: Sequence[StoredCase], coverage: Coverage = FULL_COVERAGE) -> dict:
-    """Return statistics of a contrast's training cohort, from its slices within a range, in JSON's types.
-
-    `low` and `high`: median intensities that became -1 and 1, in the files' units. `integer`: whether all files hold
-    whole numbers. `spacing_mm`: median voxel size (R, A, S). `histogram`: sum of the cases' foreground histograms over
-    [-1, 1]. `cases`, `slices`: their numbers. `likeness`: for volumes, the fingerprint with which volumes to translate
-    are compared (`pipeline.data.fingerprint.cohort_fingerprint`). It describes whole volumes, since these are
-    translated; `coverage_mm` in it is the range that was trained on, if there is one.
-    """
-    case_statistics = [entry.statistics for entry in stored]
-    fingerprints = [statistics["likeness"] for statistics in case_statistics if statistics.get("likeness")]
-    fingerprint = cohort_fingerprint(fingerprints) if fingerprints else {}
-    if fingerprints and coverage.mm is not None:
-        fingerprint["coverage_mm"] = coverage.mm
-    return {
-        "low": float(np.median([statistics["low"] for statistics in case_statistics])),
-        "high": float(np.median([statistics["high"] for statistics in case_statistics])),
-        "integer": all(statistics["integer"] for statistics in case_statistics),
-        "spacing_mm": np.median([statistics["spacing_mm"] for statistics in case_statistics], axis=0).tolist(),
-        "histogram": np.sum([statistics["histogram"] for statistics in case_statistics], axis=0).tolist(),
-        "cases": len(stored),
-        "slices": sum(entry.count for entry in stored),
-    } | ({"likeness": fingerprint} if fingerprints else {})
+def cohort_statistics(stored: Sequence[StoredCase], coverage: Coverage = FULL_COVERAGE) -> ContrastStatistics:
+    """Return statistics of a contrast's training cohort, from its slices within a range of the head."""
+    cases = [entry.statistics for entry in stored]
+    fingerprints = [statistics.fingerprint for statistics in cases if statistics.fingerprint is not None]
+    return ContrastStatistics(
+        low=float(np.median([statistics.low for statistics in cases])),
+        high=float(np.median([statistics.high for statistics in cases])),
+        integer=all(statistics.integer for statistics in cases),
+        spacing_mm=np.median([statistics.spacing_mm for statistics in cases], axis=0).tolist(),
+        histogram=np.sum([statistics.histogram for statistics in cases], axis=0).tolist(),
+        cases=len(stored),
+        slices=sum(entry.count for entry in stored),
+        fingerprint=cohort_fingerprint(fingerprints, coverage.mm) if fingerprints else None,
+    )
 
 
 def training_data(prepared: PreparedData) -> dict[str, list]:
@@ -214,14 +206,14 @@ def training_data(prepared: PreparedData) -> dict[str, list]:
     rounded to 0.001 (mm).
     """
     images = {
-        entry.case.name: [entry.count, entry.statistics["low"], entry.statistics["high"]]
+        entry.case.name: [entry.count, entry.statistics.low, entry.statistics.high]
         for entries in prepared.stored.values()
         for entry in entries
     }
     pair_entries = {}
-    for first, second in prepared.pairs:
-        rounded = np.ravel(first.statistics["movement"]).round(3).tolist()
-        pair_entries[f"{first.case.name} and {second.case.name}"] = [first.count, *rounded]
+    for pair in prepared.pairs:
+        rounded = np.ravel(pair.rigid_transform).round(3).tolist()
+        pair_entries[" and ".join(case.name for case in pair.cases)] = [pair.first.count, *rounded]
     return images | pair_entries
 
 

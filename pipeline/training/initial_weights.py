@@ -192,7 +192,7 @@ def _network_settings(source: Config, config: Config) -> list[tuple[str, object,
 
 def _warn_of_preprocessing(path: Path, source: Config, config: Config, version: int) -> None:
     """Warn of settings, and of a version of the chain, by which the other run's slices were made otherwise."""
-    from pipeline.runs.prepare import CHAIN_VERSION
+    from transforms.slice_chain import CHAIN_VERSION
 
     other_settings, settings = (
         run_config.preprocess.model_dump(mode="json", include=set(PREPROCESS_KEYS)) for run_config in (source, config)

@@ -23,7 +23,7 @@ from pipeline.utils.files import atomic_write, file_identity, make_folder
 from pipeline.utils.workers import WorkerPool
 
 VERSION = 1  # of entries; to be raised when the same scans give other slices
-PRELOAD = ["transforms.slice_chain", "pipeline.training.validation"]
+PRELOAD = ["transforms.monai_transforms", "pipeline.training.validation"]
 
 Scan = Case | tuple[Case, Case]
 Arrays = Mapping[str, np.ndarray]  # by name

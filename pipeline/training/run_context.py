@@ -57,7 +57,7 @@ class RunContext:
     @property
     def histograms(self) -> dict[str, list[float]]:
         """Histogram of the training cohort's foreground over [-1, 1], by contrast."""
-        return {contrast: statistics["histogram"] for contrast, statistics in self.prepared.statistics.items()}
+        return {contrast: statistics.histogram for contrast, statistics in self.prepared.statistics.items()}
 
     @property
     def pixel_mm(self) -> float:
@@ -65,7 +65,7 @@ class RunContext:
         preprocess = self.config.preprocess
         if preprocess.spacing_mm is not None:
             return preprocess.spacing_mm.in_plane
-        spacings = [statistics["spacing_mm"] for statistics in self.prepared.statistics.values()]
+        spacings = [statistics.spacing_mm for statistics in self.prepared.statistics.values()]
         return float(np.delete(spacings, AXES[preprocess.axis], axis=1).max())
 
     @property

@@ -32,10 +32,10 @@ def log_inputs(context: RunContext) -> None:
             tracker.log_artifact(path)
     source = str(context.config.data.folder)
     for contrast, entries in prepared.stored.items():
-        profile = {name: prepared.statistics[contrast][name] for name in ("slices", "low", "high")}
+        profile = {name: getattr(prepared.statistics[contrast], name) for name in ("slices", "low", "high")}
         tracker.log_dataset(contrast, "train", source, [entry.case.name for entry in entries], profile)
     if prepared.pairs:
-        case_names = [case.name for pair in prepared.pairs for case in (pair[0].case, pair[1].case)]
+        case_names = [case.name for pair in prepared.pairs for case in pair.cases]
         tracker.log_dataset("pairs", "train", source, case_names, {"slices": prepared.longest})
     for subset in ("validation", "test"):
         tracker.log_dataset(subset, subset, source, [case.name for case in getattr(prepared.split, subset)])

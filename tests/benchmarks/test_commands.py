@@ -4,6 +4,7 @@ import json
 import os
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -51,7 +52,7 @@ def first_cells(printed):
 
 @pytest.fixture
 def small_slices(monkeypatch):
-    monkeypatch.setattr(data, "SETTINGS", {**data.SETTINGS, "size": 32})
+    monkeypatch.setattr(data, "SETTINGS", replace(data.SETTINGS, size=32))
     for name, size in {"BATCH": 2, "BATCHES": 2, "FEW_VOLUMES": 2, "SLICES": 3, "MANY_VOLUMES": 3}.items():
         monkeypatch.setattr(data, name, size)
 

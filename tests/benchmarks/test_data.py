@@ -1,5 +1,7 @@
 """The data path's benchmark: both sides compute the same where they can, and every call of the loader other slices."""
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ AFFINES = {
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(data, "SETTINGS", {**data.SETTINGS, "size": 48})
+    monkeypatch.setattr(data, "SETTINGS", replace(data.SETTINGS, size=48))
 
 
 @pytest.fixture(params=AFFINES)
@@ -33,7 +35,7 @@ def volume(request, tmp_path):
 
 @pytest.mark.parametrize(("resized", "share"), [(True, 1e-6), (False, 1e-5)])  # its coordinates are float32
 def test_extraction_is_monais_to_a_millionth_of_the_range(small, volume, resized, share):
-    ours = slice_chain(**data.SETTINGS)({"image": str(volume)})
+    ours = slice_chain(data.SETTINGS)({"image": str(volume)})
     shape, affine = data.grid_of(str(volume))
     assert shape == stack_slices(ours["image_whole_foreground"], "axial").shape
     assert_allclose(affine, ours["image_affine"], rtol=0, atol=1e-6)

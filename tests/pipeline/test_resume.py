@@ -8,7 +8,7 @@ from tqdm import tqdm
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank, UnpairedSlices
-from pipeline.data.slice_cache import StoredCase, encode
+from pipeline.data.slice_cache import StoredSlices, encode
 from pipeline.engines.builders import build_engine
 from pipeline.runs.checkpoint import CheckpointFolder, random_state, restore_random_state
 from pipeline.training.loop import Callbacks, train
@@ -32,7 +32,7 @@ CHANGES = Augmentation(horizontal_flip=0.5, jitter=1.1, rotate90=0.3, brightness
 
 def bank(path, slices):
     np.save(path, encode(slices))
-    return SliceBank([StoredCase(Case("s", "", "T1", path), path, len(slices), {})])
+    return SliceBank([StoredSlices(Case("s", "", "T1", path), path, range(len(slices)))])
 
 
 @pytest.fixture(scope="module")

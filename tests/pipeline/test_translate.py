@@ -14,6 +14,7 @@ from negative_model import files_in, loads, run, volume_at
 import pipeline.translate
 from networks.unet import UNet
 from pipeline.config.schema import Config
+from pipeline.data.statistics import ContrastStatistics
 from pipeline.inference.batch.outputs import plan_jobs
 from pipeline.translate import main, translate
 
@@ -237,7 +238,7 @@ def test_a_checkpoint_on_disk_translates_a_volume_from_the_command_line(tmp_path
         }
     )
     networks = {to: UNet(depth=4, width=2).state_dict() for to in ("T1", "T2")}
-    facts = {to: {"low": 0.0, "high": 1000.0, "integer": True} for to in ("T1", "T2")}
+    facts = {to: ContrastStatistics(0.0, 1000.0, integer=True).to_json() for to in ("T1", "T2")}
     content = {"format": 1, "config": config.model_dump(mode="json"), "facts": facts, "translators": networks}
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     torch.save(content, tmp_path / "run" / "checkpoints" / "latest.pt")

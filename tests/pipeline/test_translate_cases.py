@@ -4,6 +4,7 @@ import gzip
 import logging
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -18,9 +19,10 @@ from volume_cases_bad import BAD, CANNOT_BE_ROOT
 from volume_cases_doubtful import DOUBTFUL
 from volume_cases_good import GOOD
 
+from pipeline.data.statistics import ContrastStatistics
 from pipeline.inference.model import TranslationModel
 from pipeline.translate import main
-from transforms.slice_chain import CHAIN_VERSION
+from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings
 
 VALUES_CHANGE = ("NaN voxels", "infinite voxels", "a float64 voxel beyond float32", "a float32 voxel of 3e38")
 INVERTED = "slope -1 and intercept 900"  # a sound file, whose head is darker than the air: no head can be cut out
@@ -36,8 +38,10 @@ def model_of(network, low=0.0, high=1.0, **settings) -> TranslationModel:
     return TranslationModel(
         contrasts=("T1", "T2"),
         translators={"T2": network.eval()},
-        settings={"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)} | settings,
-        statistics={"T2": {"low": low, "high": high, "integer": False}},
+        settings=replace(
+            PreprocessSettings(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.0, 100.0)), **settings
+        ),
+        statistics={"T2": ContrastStatistics(low, high, integer=False)},
         stride=8,
         device=torch.device("cpu"),
     )

@@ -1,6 +1,7 @@
 """However a head is stored, its translation is the same; whatever its file is called, the command finds it."""
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -13,9 +14,11 @@ from torch import nn
 from volume_cases import ORIENTATIONS, affine_of, head, image, saved, stored_as
 from volume_cases_bad import BAD
 
+from pipeline.data.statistics import ContrastStatistics
 from pipeline.inference.model import TranslationModel
 from pipeline.translate import main
 from transforms.io.nifti import read_nifti
+from transforms.slice_chain import PreprocessSettings
 
 SHEAR = np.array([[1, 0.2, 0.1], [0, 1, 0.15], [0, 0, 1]])
 
@@ -29,12 +32,12 @@ def use(monkeypatch):
         network = nn.Sequential(
             nn.Conv2d(1, 4, 3, padding=1), nn.InstanceNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 5, padding=2), nn.Tanh()
         )
-        settings = {"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.5, 99.5)} | settings
+        chain_settings = PreprocessSettings(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.5, 99.5))
         model = TranslationModel(
             contrasts=("T1", "T2"),
             translators={"T2": network.eval()},
-            settings=settings,
-            statistics={"T2": {"low": 0.0, "high": 1000.0, "integer": False}},
+            settings=replace(chain_settings, **settings),
+            statistics={"T2": ContrastStatistics(0.0, 1000.0, integer=False)},
             stride=8,
             device=torch.device("cpu"),
         )

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import permutations, product
 
 import ixi_like
@@ -9,10 +10,10 @@ from nibabel.orientations import aff2axcodes, apply_orientation, axcodes2ornt, i
 from scipy import ndimage
 
 from transforms.io.images import write_raster
-from transforms.slice_chain import slice_chain
+from transforms.slice_chain import PreprocessSettings, slice_chain
 
 ORIENTATIONS = [codes for axes in permutations(("RL", "AP", "SI")) for codes in product(*axes)]
-SETTINGS = {"axis": "axial", "spacing_mm": (6.0, 5.0), "size": 32, "n4": False, "percentiles": (0.5, 99.5)}
+SETTINGS = PreprocessSettings(axis="axial", spacing_mm=(6.0, 5.0), size=32, n4=False, percentiles=(0.5, 99.5))
 
 
 def head(contrast="T1", shape=(32, 40, 30), spacing_mm=(5.5, 5.0, 6.0)):
@@ -29,8 +30,8 @@ def stored_as(codes, volume, affine):
     return apply_orientation(volume, inverse), affine @ inv_ornt_aff(inverse, volume.shape)
 
 
-def through(volume, affine, **settings):
-    chain = slice_chain(**(SETTINGS | settings), load=False)
+def through(volume, affine, *, stride=None, **changes):
+    chain = slice_chain(replace(SETTINGS, **changes), stride=stride, load=False)
     return chain, chain({"image": volume, "image_affine": affine})
 
 
@@ -144,7 +145,7 @@ def test_the_chain_reads_a_file_and_a_loaded_image_alike(tmp_path):
     volume, affine = head()
     image = nib.Nifti1Image(volume.astype(np.int16), affine)
     nib.save(image, tmp_path / "head.nii.gz")
-    chain = slice_chain(**SETTINGS)
+    chain = slice_chain(SETTINGS)
     from_file, from_image = chain({"image": tmp_path / "head.nii.gz"}), chain({"image": image})
     assert np.array_equal(from_file["image"], from_image["image"])
     assert np.array_equal(from_file["image"], through(volume, affine)[1]["image"])
@@ -158,7 +159,7 @@ def test_a_picture_becomes_one_slice_and_returns(tmp_path, percentiles, n4, top)
     levels[40:140, 30:190] = np.linspace(100, 254, 100).reshape(100, 1)
     path = tmp_path / "Image #1.png"
     write_raster(path, levels / 255)
-    chain = slice_chain(axis="axial", spacing_mm=None, size=256, n4=n4, percentiles=percentiles)
+    chain = slice_chain(PreprocessSettings(axis="axial", spacing_mm=None, size=256, n4=n4, percentiles=percentiles))
     data = chain({"image": path})
     assert data["image"].shape == (1, 256, 256)
     restored = chain.inverse(data)["image"]
@@ -172,7 +173,7 @@ def test_a_picture_becomes_one_slice_and_returns(tmp_path, percentiles, n4, top)
 def test_an_error_within_the_chain_names_file_transform_and_key(tmp_path):
     nib.save(nib.Nifti1Image(np.full((4, 4, 4), 5, np.int16), np.eye(4)), tmp_path / "blank.nii.gz")
     with pytest.raises(RuntimeError) as caught:
-        slice_chain(**SETTINGS)({"image": tmp_path / "blank.nii.gz"})
+        slice_chain(SETTINGS)({"image": tmp_path / "blank.nii.gz"})
     cause = str(caught.value.__cause__)
     assert "blank.nii.gz" in cause
     assert cause.endswith("[LoadVolumed, key 'image']")

@@ -1,5 +1,7 @@
 """The chain of new models: the same head gives the same slices, whatever surrounds it and whatever its zero is."""
 
+from dataclasses import replace
+
 import ixi_like
 import numpy as np
 import pytest
@@ -8,9 +10,11 @@ from nibabel.affines import from_matvec, voxel_sizes
 
 from transforms.head_mask import bounding_box, find_head
 from transforms.intensity import scale_from_unit
-from transforms.slice_chain import CHAIN_VERSION, slice_chain
+from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings, slice_chain
 
-SETTINGS = {"axis": "axial", "size": 48, "n4": False, "percentiles": (0.5, 99.5), "version": CHAIN_VERSION}
+SETTINGS = PreprocessSettings(
+    axis="axial", spacing_mm=None, size=48, n4=False, percentiles=(0.5, 99.5), version=CHAIN_VERSION
+)
 SPACINGS = [None, (5.0, 6.5), (3.7, 4.1)]
 MARGINS = {
     "eight all around": [(8, 8)] * 3,
@@ -46,8 +50,8 @@ def padded(volume, affine, margins, value=0.0):
     return wide, affine @ from_matvec(np.eye(3), [-margin for margin, _ in margins])
 
 
-def through(volume, affine, **settings):
-    chain = slice_chain(**(SETTINGS | {"spacing_mm": None} | settings), load=False)
+def through(volume, affine, *, stride=None, box=None, **changes):
+    chain = slice_chain(replace(SETTINGS, **changes), stride=stride, box=box, load=False)
     return chain, chain({"image": volume, "image_affine": affine})
 
 
@@ -261,9 +265,10 @@ def test_a_box_may_be_another_volumes():
 
 def test_settings_without_a_version_are_the_chain_that_cuts_nothing():
     volume, affine = head()
-    without = {name: value for name, value in SETTINGS.items() if name != "version"}
-    data = slice_chain(**without, spacing_mm=None, load=False)({"image": volume, "image_affine": affine})
+    content = SETTINGS.to_json()
+    del content["version"]
+    data = slice_chain(PreprocessSettings.from_json(content), load=False)({"image": volume, "image_affine": affine})
     assert data["image_before_fit"] == volume.shape[:2]
     assert "image_box" not in data
     with pytest.raises(ValueError, match="preprocessing of version 7: this release knows 1 to 2"):
-        slice_chain(**without, spacing_mm=None, version=7)
+        slice_chain(replace(SETTINGS, version=7))

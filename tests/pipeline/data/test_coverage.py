@@ -12,7 +12,8 @@ from pipeline.data.coverage import (
     unpack_histograms,
 )
 from pipeline.data.loader import SliceBank
-from pipeline.data.slice_cache import BINS
+from pipeline.data.slice_cache import BINS, StoredCase
+from pipeline.data.statistics import CaseStatistics
 
 
 def chosen(coverage, head, slice_mm, count=20):
@@ -69,12 +70,12 @@ def test_histograms_survive_their_text():
 @pytest.fixture
 def entry(tmp_path):
     """A volume of which slices 2, 3, 5, 6, 8 and 9 of twelve are stored; slice i of all is the level 100 · i."""
-    [entry] = store_volumes(tmp_path, [6], constant=True)
+    [slices] = store_volumes(tmp_path, [6], constant=True)
     histograms = np.arange(12)[:, None] * np.ones((1, BINS), int)
-    entry.statistics.update(
-        positions=[2, 3, 5, 6, 8, 9], head_slices=[1, 9], slice_mm=2.0, slice_histograms=pack_histograms(histograms)
+    statistics = CaseStatistics(
+        0, 1, True, [2.0] * 3, [], pack_histograms(histograms), head_slices=(1, 9), slice_mm=2.0
     )
-    return entry
+    return StoredCase(slices.case, slices.path, [2, 3, 5, 6, 8, 9], statistics=statistics)
 
 
 def levels(bank):
@@ -84,15 +85,15 @@ def levels(bank):
 def test_a_stored_case_within_a_range_reads_those_slices_from_the_same_file(entry):
     cut = entry.within(Coverage("axial", 10.0))  # from slice 5 on
     assert (cut.first, cut.count, cut.stored, cut.path) == (2, 4, 6, entry.path)
-    assert cut.statistics["positions"] == [5, 6, 8, 9]
+    assert cut.positions == [5, 6, 8, 9]
     bank = SliceBank([cut, entry])
     assert levels(bank) == [2, 3, 4, 5, 0, 1, 2, 3, 4, 5]
     assert (bank.volume(0)[:, 0, 0] // 100).tolist() == [2, 3, 4, 5]
 
 
 def test_its_histogram_is_that_of_all_of_the_volumes_slices_in_the_range(entry):
-    assert entry.within(Coverage("axial", 10.0)).statistics["histogram"] == [5 + 6 + 7 + 8 + 9 + 10 + 11] * BINS
-    assert entry.within(Coverage("sagittal", 6.0)).statistics["histogram"] == [4 + 5 + 6] * BINS
+    assert entry.within(Coverage("axial", 10.0)).statistics.histogram == [5 + 6 + 7 + 8 + 9 + 10 + 11] * BINS
+    assert entry.within(Coverage("sagittal", 6.0)).statistics.histogram == [4 + 5 + 6] * BINS
 
 
 def test_a_middle_range_ends_before_the_file_does(entry):
@@ -104,8 +105,7 @@ def test_a_middle_range_ends_before_the_file_does(entry):
 
 
 def test_a_case_of_which_nothing_lies_in_the_range_is_empty(entry):
-    entry.statistics["head_slices"] = [1, 11]
-    assert entry.within(Coverage("axial", 2.0)).count == 0
+    assert entry.cut(Coverage("axial", 2.0), (1, 11), 2.0).count == 0
 
 
 def test_without_a_range_a_case_is_itself(entry):
@@ -113,5 +113,5 @@ def test_without_a_range_a_case_is_itself(entry):
 
 
 def test_another_scans_head_counts_where_slices_lie_on_its_grid(entry):
-    cut = entry.within(Coverage("axial", 4.0), grid_statistics={"head_slices": [0, 6], "slice_mm": 2.0})
-    assert cut.statistics["positions"] == [5, 6, 8, 9]
+    cut = entry.cut(Coverage("axial", 4.0), (0, 6), 2.0)
+    assert cut.positions == [5, 6, 8, 9]

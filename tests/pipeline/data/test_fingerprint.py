@@ -6,25 +6,26 @@ import pytest
 from head_scans import AFFINE, scan
 
 from pipeline.data.fingerprint import QUANTILES, cohort_fingerprint, quantile_distance, volume_fingerprint
+from pipeline.data.statistics import CohortFingerprint, Fingerprint
 from pipeline.metrics.similarity import intensity_distance
-from transforms.slice_chain import slice_chain
+from transforms.slice_chain import PreprocessSettings, slice_chain
 from transforms.spatial import from_canonical
 
 
 def likeness(voxels, affine=AFFINE, *, axis="axial", size=48, spacing_mm=None, stride=None):
-    settings = {"axis": axis, "spacing_mm": spacing_mm, "size": size, "n4": False, "percentiles": (0.5, 99.5)}
+    settings = PreprocessSettings(axis=axis, spacing_mm=spacing_mm, size=size, n4=False, percentiles=(0.5, 99.5))
     return volume_fingerprint(
-        slice_chain(**settings, stride=stride)({"image": nib.Nifti1Image(voxels, affine)}), axis, size
+        slice_chain(settings, stride=stride)({"image": nib.Nifti1Image(voxels, affine)}), axis, size
     )
 
 
 @pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
 def test_sizes_are_of_the_file_the_volume_and_the_head_along_right_anterior_superior(axis):
     measured = likeness(scan("T1"), axis=axis)
-    assert measured["spacing_mm"] == pytest.approx([4.5, 4.6, 4.8])
-    assert measured["field_mm"] == pytest.approx([36 * 4.5, 44 * 4.6, 34 * 4.8], abs=0.1)
-    assert measured["head_mm"] == pytest.approx([140, 180, 150], abs=12)  # of an ellipsoid of these axes, with a nose
-    assert json.loads(json.dumps(measured)) == measured
+    assert measured.spacing_mm == pytest.approx([4.5, 4.6, 4.8])
+    assert measured.field_mm == pytest.approx([36 * 4.5, 44 * 4.6, 34 * 4.8], abs=0.1)
+    assert measured.head_mm == pytest.approx([140, 180, 150], abs=12)  # of an ellipsoid of these axes, with a nose
+    assert Fingerprint.from_json(json.loads(json.dumps(measured.to_json()))) == measured
 
 
 def test_the_same_head_stored_another_way_is_as_like():
@@ -42,19 +43,20 @@ def test_training_and_translation_measure_alike_also_where_training_crops():
     voxels = scan("T1")
     for size in (48, 24):
         training, translation = likeness(voxels, size=size), likeness(voxels, size=size, stride=16)
-        assert training.keys() == translation.keys()
-        for name, values in training.items():
-            np.testing.assert_allclose(translation[name], values, atol=5 if name == "head_mm" else 0.02, err_msg=name)
+        for name, values in training.to_json().items():
+            np.testing.assert_allclose(
+                getattr(translation, name), values, atol=5 if name == "head_mm" else 0.02, err_msg=name
+            )
 
 
 def test_a_head_that_training_crops_keeps_its_extent():
     voxels = scan("T1")
     for stride in (None, 16):
-        assert likeness(voxels, size=24, stride=stride)["head_mm"] == likeness(voxels, size=48)["head_mm"]
+        assert likeness(voxels, size=24, stride=stride).head_mm == likeness(voxels, size=48).head_mm
 
 
 def test_a_resampled_volume_keeps_its_files_spacing():
-    assert likeness(scan("T1"), spacing_mm=(6, 9))["spacing_mm"] == pytest.approx([4.5, 4.6, 4.8])
+    assert likeness(scan("T1"), spacing_mm=(6, 9)).spacing_mm == pytest.approx([4.5, 4.6, 4.8])
 
 
 def test_the_core_does_not_depend_on_the_volumes_own_scaling():
@@ -62,19 +64,19 @@ def test_the_core_does_not_depend_on_the_volumes_own_scaling():
     bright_spot = voxels.copy()
     bright_spot[:, :, :6] *= 3  # the neck, as near a coil
     first, second = likeness(voxels), likeness(bright_spot)
-    assert quantile_distance(first["head"], second["head"]) > 0.3
-    assert quantile_distance(first["core"], second["core"]) < 0.05
+    assert quantile_distance(first.head, second.head) > 0.3
+    assert quantile_distance(first.core, second.core) < 0.05
 
 
 def test_fluid_lies_in_the_dark_tail_of_one_contrast_and_in_the_bright_tail_of_the_other():
-    t1, t2 = (np.array(likeness(scan(contrast))["core"]) for contrast in ("T1", "T2"))
+    t1, t2 = (np.array(likeness(scan(contrast)).core) for contrast in ("T1", "T2"))
     assert np.mean(t1) < -0.2 and np.mean(t2) > 0.2
-    second_fingerprint = likeness(scan("T1", seed=7, noise=20))["core"]
+    second_fingerprint = likeness(scan("T1", seed=7, noise=20)).core
     assert quantile_distance(t1, second_fingerprint) < 0.15 < 0.5 < quantile_distance(t1, t2)
 
 
 def test_pictures_and_heads_of_a_few_voxels_are_like_nothing():
-    data = slice_chain(axis="axial", spacing_mm=None, size=48, n4=False, percentiles=(0.5, 99.5))(
+    data = slice_chain(PreprocessSettings(axis="axial", spacing_mm=None, size=48, n4=False, percentiles=(0.5, 99.5)))(
         {"image": nib.Nifti1Image(scan("T1"), AFFINE)}
     )
     assert volume_fingerprint(data, "axial", 48) is not None
@@ -86,8 +88,8 @@ def test_pictures_and_heads_of_a_few_voxels_are_like_nothing():
 
 def test_a_single_slice_has_depth_too():
     measured = likeness(scan("T1")[:, :, 17:18])
-    assert measured["head_mm"][2] == pytest.approx(4.8, abs=0.1)
-    assert np.ptp(measured["core"]) > 0.5
+    assert measured.head_mm[2] == pytest.approx(4.8, abs=0.1)
+    assert np.ptp(measured.core) > 0.5
 
 
 def test_the_distance_is_the_wasserstein_distance():
@@ -98,19 +100,20 @@ def test_the_distance_is_the_wasserstein_distance():
 
 def member(level, size=100.0):
     sizes = {"spacing_mm": [1.0, 1.0, size / 50], "field_mm": [size] * 3, "head_mm": [size] * 3}
-    return {"core": [level] * QUANTILES, "head": [2 * level] * QUANTILES} | sizes
+    return Fingerprint([level] * QUANTILES, [2 * level] * QUANTILES, **sizes)
 
 
 def test_a_cohort_is_the_mean_and_the_usual_range_of_its_members():
     cohort = cohort_fingerprint([member(0.0, 90.0), member(0.1, 100.0), member(0.5, 110.0)])
-    assert cohort["core"] == [0.2] * QUANTILES and cohort["head"] == [0.4] * QUANTILES
-    assert cohort["core_reach"] == pytest.approx(np.percentile([0.3, 0.15, 0.45], 95), abs=1e-4)
-    assert cohort["head_reach"] == pytest.approx(2 * cohort["core_reach"], abs=1e-4)
-    assert cohort["head_mm"] == [[91, 109]] * 3 and cohort["spacing_mm"][2] == [1.82, 2.18]
-    assert json.loads(json.dumps(cohort)) == cohort
+    assert cohort.core == [0.2] * QUANTILES and cohort.head == [0.4] * QUANTILES
+    assert cohort.core_reach == pytest.approx(np.percentile([0.3, 0.15, 0.45], 95), abs=1e-4)
+    assert cohort.head_reach == pytest.approx(2 * cohort.core_reach, abs=1e-4)
+    assert cohort.head_mm == [[91, 109]] * 3 and cohort.spacing_mm[2] == [1.82, 2.18]
+    assert CohortFingerprint.from_json(json.loads(json.dumps(cohort.to_json()))) == cohort
+    assert "coverage_mm" not in cohort.to_json()
 
 
 def test_one_odd_volume_among_many_does_not_widen_a_range_and_a_single_member_has_no_reach():
     large_cohort = cohort_fingerprint([member(0.0)] * 49 + [member(0.0, 500.0)])
-    assert large_cohort["head_mm"] == [[100, 100]] * 3
-    assert cohort_fingerprint([member(0.3)])["core_reach"] == 0
+    assert large_cohort.head_mm == [[100, 100]] * 3
+    assert cohort_fingerprint([member(0.3)]).core_reach == 0

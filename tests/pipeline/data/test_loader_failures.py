@@ -17,7 +17,7 @@ from torch.utils.data import get_worker_info
 from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank, UnpairedSlices, epoch_loader
 from pipeline.data.loader_workers import explaining_workers
-from pipeline.data.slice_cache import StoredCase
+from pipeline.data.slice_cache import StoredSlices
 from pipeline.utils.errors import UserError
 from transforms.augmentation import Augmentation
 
@@ -40,7 +40,7 @@ class Failing(UnpairedSlices):
 
 def batches_of(folder, grief, workers):
     np.save(folder / "slices.npy", np.zeros((9, 64, 64), np.uint16))
-    bank = SliceBank([StoredCase(Case("s", "", "T1", Path("x")), folder / "slices.npy", 9, {})])
+    bank = SliceBank([StoredSlices(Case("s", "", "T1", Path("x")), folder / "slices.npy", range(9))])
     dataset = Failing(bank, bank, Augmentation(), 0)
     dataset.grief = grief
     return epoch_loader(dataset, epoch=0, batches=4, batch_size=2, first_batch=0, workers=workers, pin_memory=False)

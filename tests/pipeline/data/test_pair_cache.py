@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,15 +54,14 @@ def no_registration(monkeypatch):
 def test_on_one_grid_both_halves_are_what_each_scan_is_on_its_own(tmp_path, no_registration):
     cases = pair(tmp_path)
     [stored], failures = build([cases], tmp_path)
-    assert failures == {} and [half.case for half in stored] == list(cases)
-    positions = stored[0].statistics["positions"]
-    chain_settings = {name: value for name, value in SETTINGS.items() if name != "register_pairs"}
-    for half, slices in zip(stored, slices_of(stored), strict=True):
+    assert failures == {} and stored.cases == cases
+    positions = stored.first.positions
+    for half, slices in zip((stored.first, stored.second), slices_of(stored), strict=True):
         whole_scan = prepare_scan(half.case.path, CHAIN, 1).stack
         np.testing.assert_allclose(slices, centre_fit(whole_scan, 40, 40, -1)[positions], atol=2e-5)
-        extract(half.case.path, tmp_path / "alone", chain_settings)  # as unpaired training sees it
-        unpaired = look_up(half.case, tmp_path / "alone", chain_settings)
-        shared = [unpaired.statistics["positions"].index(position) for position in positions]
+        extract(half.case.path, tmp_path / "alone", CHAIN, 0.1)  # as unpaired training sees it
+        unpaired = look_up(half.case, tmp_path / "alone", CHAIN, 0.1)
+        shared = [unpaired.positions.index(position) for position in positions]
         np.testing.assert_array_equal(np.load(unpaired.path)[shared], np.load(half.path))
 
 
@@ -69,8 +69,8 @@ def test_a_second_scan_of_another_field_of_view_is_brought_to_its_place(tmp_path
     affine = AFFINE.copy()
     affine[:3, 3] = AFFINE[:3, :3] @ [2, 0, 7] + AFFINE[:3, 3]  # begins 2 voxels to the right and 7 further up
     cases = pair(tmp_path, scan("T2", seed=1)[2:, :, 7:], affine)
-    [stored], _ = build([cases], tmp_path, settings={**SETTINGS, "register_pairs": False})
-    positions = np.array(stored[0].statistics["positions"])
+    [stored], _ = build([cases], tmp_path, settings=replace(SETTINGS, register=False))
+    positions = np.array(stored.first.positions)
     unregistered = prepare_scan(cases[1].path, CHAIN, 1).stack
     in_place = np.pad(unregistered, [(7, 0), (2, 0), (0, 0)], constant_values=-1)
     np.testing.assert_allclose(slices_of(stored)[1], centre_fit(in_place, 40, 40, -1)[positions], atol=2e-5)
@@ -116,24 +116,25 @@ def agreement(stored):
 
 def test_a_head_that_moved_between_the_scans_is_aligned(moved_pair):
     cases, folder, truth, stored = moved_pair
-    statistics, second = stored[0].statistics, slices_of(stored)[1]
-    np.testing.assert_allclose(statistics["movement"], truth, atol=1.0)
+    positions, second = stored.first.positions, slices_of(stored)[1]
+    np.testing.assert_allclose(stored.rigid_transform, truth, atol=1.0)
     affine = np.linalg.inv(HALF) @ AFFINE
     unmoved = prepare_scan(
         write_scan(folder / "unmoved.nii", scan("T2", affine=affine, world_to_head=HALF), affine), CHAIN, 1
     )
-    expected = centre_fit(unmoved.stack, 40, 40, -1)[statistics["positions"]]
-    head = centre_fit(unmoved.foreground, 40, 40, False)[statistics["positions"]]
+    expected = centre_fit(unmoved.stack, 40, 40, -1)[positions]
+    head = centre_fit(unmoved.foreground, 40, 40, False)[positions]
     assert np.corrcoef(second[head], expected[head])[0, 1] > 0.9
-    [by_headers], _ = build([cases], folder, settings={**SETTINGS, "register_pairs": False})
+    [by_headers], _ = build([cases], folder, settings=replace(SETTINGS, register=False))
     assert agreement(stored) > 0.6 and agreement(by_headers) < 0.4
 
 
 def test_two_processes_register_and_store_the_same_as_one(moved_pair, tmp_path):
     cases, folder, _, stored = moved_pair
     other_pair = pair(tmp_path)
-    [second_entry, _], _ = build([cases, other_pair], tmp_path, processes=2)
-    assert [half.path.read_bytes() for half in second_entry] == [half.path.read_bytes() for half in stored]
+    [entry, _], _ = build([cases, other_pair], tmp_path, processes=2)
+    assert entry.first.path.read_bytes() == stored.first.path.read_bytes()
+    assert entry.second.path.read_bytes() == stored.second.path.read_bytes()
     note = Path("store/registrations")
     assert contents(tmp_path / note) == contents(folder / note)
 
@@ -141,7 +142,7 @@ def test_two_processes_register_and_store_the_same_as_one(moved_pair, tmp_path):
 def test_a_registration_is_shared_with_whoever_reads_the_pair(moved_pair, no_registration):
     cases, folder, _, stored = moved_pair
     reader = pairing.PairReader(CHAIN, 16, register=True, cache=folder / "store" / "registrations")
-    np.testing.assert_array_equal(reader.read(cases)[2], stored[0].statistics["movement"])
+    np.testing.assert_array_equal(reader.read(cases)[2], stored.rigid_transform)
 
 
 # ── which slices ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -166,12 +167,11 @@ def test_slices_that_the_second_scan_shows_in_part_only_are_left_out():
 
 
 @pytest.mark.parametrize(
-    "change", [{"axis": "coronal"}, {"size": 32}, {"min_foreground": 0.2}, {"register_pairs": False}]
+    "change", [{"preprocess": replace(CHAIN, axis="coronal")}, {"min_foreground": 0.2}, {"register": False}]
 )
 def test_the_key_changes_with_each_setting(change, tmp_path):
     cases = pair(tmp_path)
-    assert pair_key(cases, SETTINGS) != pair_key(cases, {**SETTINGS, **change})
-    assert pair_key(cases, SETTINGS) == pair_key(cases, dict(reversed(SETTINGS.items())))
+    assert pair_key(cases, SETTINGS) != pair_key(cases, replace(SETTINGS, **change))
     assert pair_key(cases, SETTINGS) != pair_key(cases[::-1], SETTINGS)
 
 
@@ -187,14 +187,17 @@ def test_the_key_changes_with_the_version_of_what_is_stored_and_of_the_registrat
 def test_a_pair_is_stored_anew_when_either_file_changes(side, tmp_path, extractions):
     cases = pair(tmp_path)
     [original], _ = build([cases], tmp_path)
-    old = [np.load(half.path) for half in original]
+    old = [np.load(half.path) for half in (original.first, original.second)]
     build([cases], tmp_path)
     assert len(extractions) == 1
     write_scan(cases[side].path, scan(cases[side].contrast, noise=20, seed=5))
     os.utime(cases[side].path, ns=(1, 10**18))
     [remade], _ = build([cases], tmp_path)
     assert len(extractions) == 2
-    is_changed = [not np.array_equal(np.load(half.path), original) for half, original in zip(remade, old, strict=True)]
+    is_changed = [
+        not np.array_equal(np.load(half.path), original)
+        for half, original in zip((remade.first, remade.second), old, strict=True)
+    ]
     assert is_changed == [side == 0, side == 1]
 
 

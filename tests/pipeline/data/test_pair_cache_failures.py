@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,9 +21,9 @@ def test_a_pair_without_a_common_slice_is_left_out_with_the_reason(tmp_path, cap
     distant_affine[:3, 3] = 1000
     distant_pair = pair(tmp_path, affine=distant_affine @ AFFINE, subject="far")
     good = pair(tmp_path, subject="good")
-    settings = {**SETTINGS, "register_pairs": False}
+    settings = replace(SETTINGS, register=False)
     stored, failures = build([half_a_head, distant_pair, good], tmp_path, settings=settings)
-    assert [first.case.subject for first, _ in stored] == ["good"] and list(failures) == [half_a_head, distant_pair]
+    assert [entry.first.case.subject for entry in stored] == ["good"] and list(failures) == [half_a_head, distant_pair]
     first_line, two = capsys.readouterr().err.splitlines()
     names = [" and ".join(str(case.path) for case in cases) for cases in (half_a_head, distant_pair)]
     assert first_line == (
@@ -36,7 +37,7 @@ def test_a_bad_half_is_named_once_and_the_pair_left_out(tmp_path, capsys):
     good, bad = pair(tmp_path), pair(tmp_path, subject="bad")
     os.truncate(bad[1].path, 1000)
     stored, failures = build([bad, good], tmp_path)
-    assert [first.case for first, _ in stored] == [good[0]] and list(failures) == [bad]
+    assert [entry.cases for entry in stored] == [good] and list(failures) == [bad]
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {bad[1].path}: ") and line.endswith("; left out")
     assert line.count(str(bad[1].path)) == 1 and str(bad[0].path) not in line
@@ -95,10 +96,12 @@ def test_pictures_are_paired_as_they_are_and_must_have_one_size(tmp_path, capsys
         tuple(Case(name, "", kind, picture(tmp_path / kind / f"{name}.png", size)) for kind, size in two)
         for name, two in ((name, zip(("T1", "T2"), pair_sizes, strict=True)) for name, pair_sizes in sizes.items())
     ]
-    stored, failures = build(pairs, tmp_path, settings={**SETTINGS, "percentiles": None})
-    assert [first.count for first, _ in stored] == [1] and list(failures) == [pairs[1]]
-    for half, slices in zip(stored[0], slices_of(stored[0]), strict=True):
-        pixels = np.asarray(Image.open(half.case.path)).astype(float)
+    stored, failures = build(
+        pairs, tmp_path, settings=replace(SETTINGS, preprocess=replace(SETTINGS.preprocess, percentiles=None))
+    )
+    assert [entry.first.count for entry in stored] == [1] and list(failures) == [pairs[1]]
+    for case, slices in zip(stored[0].cases, slices_of(stored[0]), strict=True):
+        pixels = np.asarray(Image.open(case.path)).astype(float)
         assert np.isclose(np.sort(slices.ravel())[-50:], np.sort(pixels.ravel() / 127.5 - 1)[-50:], atol=1e-4).all()
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {pairs[1][0].path} and {pairs[1][1].path}: a single slice cannot be registered")

@@ -7,7 +7,7 @@ from small_slices import EVERYTHING, batches
 
 from pipeline.data.case import Case
 from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices
-from pipeline.data.slice_cache import StoredCase, encode
+from pipeline.data.slice_cache import StoredSlices, encode
 from transforms.augmentation import Augmentation
 
 
@@ -17,7 +17,9 @@ def store(folder, volumes):
     stored = []
     for number, slices in enumerate(volumes):
         np.save(folder / f"{number}.npy", encode(slices))
-        stored.append(StoredCase(Case(f"s{number}", "", "T1", Path("x")), folder / f"{number}.npy", len(slices), {}))
+        stored.append(
+            StoredSlices(Case(f"s{number}", "", "T1", Path("x")), folder / f"{number}.npy", range(len(slices)))
+        )
     return SliceBank(stored)
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -14,10 +15,10 @@ from pipeline.data.case import Case
 from pipeline.data.pairs import PairReader, field_of_view_mask, prepare_scan
 from pipeline.data.rigid_transform_file import read_rigid_transform, write_rigid_transform
 from pipeline.utils.errors import UserError
-from transforms.slice_chain import CHAIN_VERSION
+from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings
 from transforms.slices import stack_slices
 
-SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 64, "n4": False, "percentiles": [0.5, 99.5]}
+SETTINGS = PreprocessSettings(axis="axial", spacing_mm=None, size=64, n4=False, percentiles=(0.5, 99.5))
 
 
 def case_pair(folder, second_voxels=None, second_affine=AFFINE):
@@ -29,7 +30,7 @@ def case_pair(folder, second_voxels=None, second_affine=AFFINE):
 
 
 def reader(folder, register=True, **changes):
-    return PairReader({**SETTINGS, **changes}, 16, register=register, cache=folder / "cache")
+    return PairReader(replace(SETTINGS, **changes), 16, register=register, cache=folder / "cache")
 
 
 @pytest.fixture
@@ -47,14 +48,14 @@ def test_a_scan_is_prepared_whole_and_its_padding_comes_off_again(tmp_path):
     assert prepared.stack.shape == prepared.foreground.shape == (SHAPE[2], *SHAPE[:2])
     assert prepared.volume.shape == SHAPE
     np.testing.assert_allclose(prepared.affine, AFFINE)
-    small = prepare_scan(path, {**SETTINGS, "size": 32}, 16)  # smaller than the slices: they are kept whole
+    small = prepare_scan(path, replace(SETTINGS, size=32), 16)  # smaller than the slices: they are kept whole
     np.testing.assert_array_equal(small.stack, prepared.stack)
 
 
 @pytest.mark.parametrize(("axis", "spacing"), [("axial", (4, 2, 3)), ("coronal", (3, 2, 4)), ("sagittal", (2, 3, 4))])
 def test_the_spacing_is_that_of_the_stacks_axes_however_the_file_is_turned(tmp_path, axis, spacing):
     path = write_scan(tmp_path / "a.nii.gz", scan("T1"), slanted_left_posterior_affine(SHAPE, (2, 3, 4)))
-    prepared = prepare_scan(path, {**SETTINGS, "axis": axis}, 16)
+    prepared = prepare_scan(path, replace(SETTINGS, axis=axis), 16)
     assert prepared.spacing_mm == pytest.approx(spacing)
     assert prepared.stack.shape == tuple(SHAPE[(2, 3, 4).index(size)] for size in spacing)
 
@@ -260,7 +261,7 @@ def test_a_target_of_which_the_box_holds_a_part_is_scaled_as_a_whole(tmp_path, n
 
 def test_what_a_box_reaches_beyond_the_field_of_view_is_not_seen(tmp_path):
     low, high = scan("T1")[:, :, :20], scan("T1")
-    settings = {**SETTINGS, "version": CHAIN_VERSION}
+    settings = replace(SETTINGS, version=CHAIN_VERSION)
     cut, whole_scan = (
         prepare_scan(write_scan(tmp_path / f"{number}.nii.gz", voxels), settings, 16)
         for number, voxels in enumerate((low, high))

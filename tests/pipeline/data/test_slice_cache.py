@@ -15,6 +15,7 @@ from small_volumes import write_volume
 from pipeline.data import slice_cache
 from pipeline.data.case import Case
 from pipeline.data.slice_cache import case_key, decode, encode, extract, look_up
+from pipeline.data.statistics import CaseStatistics
 from transforms.slice_chain import slice_chain
 from transforms.slices import occupied_slices
 
@@ -55,8 +56,8 @@ def test_the_ends_of_the_range_and_every_level_survive():
 def test_what_is_stored_is_what_the_chain_makes(tmp_path):
     case = Case("s", "", "T1", write_volume(tmp_path / "s.nii.gz"))
     [stored], failures = build([case], tmp_path / "store")
-    chain = slice_chain(**CHAIN)({"image": case.path})
-    occupied = occupied_slices(chain["image_foreground"], SETTINGS["min_foreground"])
+    chain = slice_chain(CHAIN)({"image": case.path})
+    occupied = occupied_slices(chain["image_foreground"], 0.1)
     slices = decode(np.load(stored.path))
     assert failures == {} and stored.case == case
     assert stored.count == len(occupied) == len(slices) < len(chain["image"])
@@ -68,14 +69,14 @@ def test_the_facts_describe_the_file(tmp_path):
     posterior_superior_right = np.array([[0, 0, 3.0, 0], [-1.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 0, 1]])
     case = Case("s", "", "T1", write_volume(tmp_path / "s.nii.gz", affine=posterior_superior_right))
     [stored], _ = build([case], tmp_path / "store")
-    chain = slice_chain(**CHAIN)({"image": case.path})
+    chain = slice_chain(CHAIN)({"image": case.path})
     statistics = stored.statistics
-    assert statistics["spacing_mm"] == pytest.approx([3, 1, 2])  # right, anterior, superior
-    assert (statistics["low"], statistics["high"]) == chain["image_range"]
-    assert statistics["integer"] is True
-    assert statistics["positions"] == occupied_slices(chain["image_foreground"], 0.1).tolist()
-    assert sum(statistics["histogram"]) == chain["image_foreground"].sum()
-    assert statistics == json.loads(json.dumps(statistics))
+    assert statistics.spacing_mm == pytest.approx([3, 1, 2])  # right, anterior, superior
+    assert (statistics.low, statistics.high) == chain["image_range"]
+    assert statistics.integer is True
+    assert stored.positions == occupied_slices(chain["image_foreground"], 0.1).tolist()
+    assert sum(statistics.histogram) == chain["image_foreground"].sum()
+    assert CaseStatistics.from_json(json.loads(json.dumps(statistics.to_json()))) == statistics
 
 
 def test_an_entry_of_a_release_that_did_not_keep_the_likeness_is_made_again(tmp_path):
@@ -86,16 +87,16 @@ def test_an_entry_of_a_release_that_did_not_keep_the_likeness_is_made_again(tmp_
     assert statistics["likeness"]["spacing_mm"] == [8, 8, 10]
     del statistics["likeness"]
     note.write_text(json.dumps(statistics))
-    assert look_up(case, tmp_path / "store", SETTINGS) is None
+    assert look_up(case, tmp_path / "store", *SETTINGS) is None
     [second_entry], _ = build([case], tmp_path / "store")
     assert second_entry == stored
 
 
 def test_the_facts_give_the_files_own_spacing_when_it_is_resampled(tmp_path):
     case = Case("s", "", "T1", write_volume(tmp_path / "s.nii.gz", affine=np.diag([1, 1.5, 2, 1])))
-    [stored], _ = build([case], tmp_path / "store", settings={**SETTINGS, "spacing_mm": [1.25, 4.0]})
-    assert stored.statistics["spacing_mm"] == pytest.approx([1, 1.5, 2])
-    assert stored.statistics["positions"] == [0, 1, 2, 3, 4, 5]  # 12 slices of 2 mm are 6 of 4 mm
+    [stored], _ = build([case], tmp_path / "store", settings=replace(CHAIN, spacing_mm=(1.25, 4.0)))
+    assert stored.statistics.spacing_mm == pytest.approx([1, 1.5, 2])
+    assert stored.positions == [0, 1, 2, 3, 4, 5]  # 12 slices of 2 mm are 6 of 4 mm
 
 
 # ── keys ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -104,21 +105,21 @@ def test_the_facts_give_the_files_own_spacing_when_it_is_resampled(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"axis": "coronal"}, {"spacing_mm": [1.0, 1.0]}, {"size": 32}, {"n4": True}, {"percentiles": [1, 99]},
-        {"percentiles": None}, {"min_foreground": 0.2},
+        {"axis": "coronal"}, {"spacing_mm": (1.0, 1.0)}, {"size": 32}, {"n4": True}, {"percentiles": (1, 99)},
+        {"percentiles": None}, {"version": 2},
     ],
 )  # fmt: skip
 def test_the_key_changes_with_each_setting(change, tmp_path):
     path = write_volume(tmp_path / "s.nii.gz")
-    assert case_key(path, SETTINGS) != case_key(path, {**SETTINGS, **change})
-    assert case_key(path, SETTINGS) == case_key(path, dict(reversed(SETTINGS.items())))
+    assert case_key(path, *SETTINGS) != case_key(path, replace(CHAIN, **change), 0.1)
+    assert case_key(path, *SETTINGS) != case_key(path, CHAIN, 0.2)
 
 
 def test_the_key_changes_with_the_version_of_what_is_stored(tmp_path, monkeypatch):
     path = write_volume(tmp_path / "s.nii.gz")
-    original = case_key(path, SETTINGS)
+    original = case_key(path, *SETTINGS)
     monkeypatch.setattr(slice_cache, "VERSION", slice_cache.VERSION + 1)
-    assert case_key(path, SETTINGS) != original
+    assert case_key(path, *SETTINGS) != original
 
 
 def test_the_key_changes_with_path_size_and_time(tmp_path):
@@ -127,19 +128,19 @@ def test_the_key_changes_with_path_size_and_time(tmp_path):
     other_path.write_bytes(b"12345678")
     os.utime(path, ns=(1, 10**18))
     os.utime(other_path, ns=(1, 10**18))
-    keys = [case_key(path, SETTINGS), case_key(other_path, SETTINGS)]
+    keys = [case_key(path, *SETTINGS), case_key(other_path, *SETTINGS)]
     os.utime(path, ns=(1, 10**18 + 1000))
-    keys.append(case_key(path, SETTINGS))
+    keys.append(case_key(path, *SETTINGS))
     path.write_bytes(b"123456789")
     os.utime(path, ns=(1, 10**18))
-    keys.append(case_key(path, SETTINGS))
+    keys.append(case_key(path, *SETTINGS))
     assert len(set(keys)) == 4
 
 
 def test_the_key_does_not_depend_on_the_working_directory(tmp_path, monkeypatch):
     path = write_volume(tmp_path / "s.nii.gz")
     monkeypatch.chdir(tmp_path)
-    assert case_key(Path("s.nii.gz"), SETTINGS) == case_key(path, SETTINGS)
+    assert case_key(Path("s.nii.gz"), *SETTINGS) == case_key(path, *SETTINGS)
 
 
 # ── keeping and rebuilding ────────────────────────────────────────────────────────────────────────────────────
@@ -208,7 +209,7 @@ def test_a_damaged_entry_is_rebuilt(damage, tmp_path, extractions):
     spoil(victim)
     if victim.exists():
         os.utime(victim, ns=(2 * 10**18, 2 * 10**18))  # within the clock's last tick it might seem untouched
-    assert look_up(case, tmp_path / "store", SETTINGS) is None
+    assert look_up(case, tmp_path / "store", *SETTINGS) is None
     [stored], failures = build([case], tmp_path / "store")
     assert contents(tmp_path / "store") == original and failures == {}
     assert len(extractions) == 2 and len(np.load(stored.path)) == stored.count
@@ -219,7 +220,7 @@ def test_a_replaced_image_is_noticed(tmp_path):
     [original], _ = build([case], tmp_path / "store")
     old = np.load(original.path)
     write_volume(case.path, seed=2)
-    assert look_up(case, tmp_path / "store", SETTINGS) is None
+    assert look_up(case, tmp_path / "store", *SETTINGS) is None
     [remade], _ = build([case], tmp_path / "store")
     assert not np.array_equal(np.load(remade.path), old)
 

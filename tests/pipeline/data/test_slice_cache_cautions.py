@@ -8,13 +8,12 @@ import pytest
 from small_volumes import write_volume
 
 from pipeline.data.case import Case
-from pipeline.data.pair_cache import build_pair_cache
+from pipeline.data.pair_cache import PairSettings, build_pair_cache
 from pipeline.data.slice_cache import build_slice_cache
+from transforms.slice_chain import PreprocessSettings
 
 ROOT = Path(__file__).parents[3]
-SETTINGS = {
-    "axis": "axial", "spacing_mm": None, "size": 24, "n4": False, "percentiles": [0.5, 99.5], "min_foreground": 0.1,
-}  # fmt: skip
+SETTINGS = PreprocessSettings("axial", None, 24, n4=False, percentiles=(0.5, 99.5))
 
 
 def doubtful(path, seed):
@@ -43,7 +42,7 @@ def each_is_one_clean_line(printed, cases):
 
 
 def test_what_is_doubtful_about_a_volume_is_one_line(cases, tmp_path, capfd):
-    build_slice_cache(cases, tmp_path / "store", SETTINGS, processes=1, on_bad_volume="stop", quiet=True)
+    build_slice_cache(cases, tmp_path / "store", SETTINGS, 0.1, processes=1, on_bad_volume="stop", quiet=True)
     assert each_is_one_clean_line(capfd.readouterr().err, cases)
 
 
@@ -54,8 +53,10 @@ def test_what_is_doubtful_is_one_line_from_workers_too(cases, tmp_path):
 from pathlib import Path
 from pipeline.data.case import Case
 from pipeline.data.slice_cache import build_slice_cache
+from transforms.slice_chain import PreprocessSettings
 cases = [Case("s0", "", contrast, Path(path)) for contrast, path in {images!r}]
-build_slice_cache(cases, Path({str(tmp_path / "store")!r}), {SETTINGS!r}, processes=2, on_bad_volume="stop", quiet=True)
+folder = Path({str(tmp_path / "store")!r})
+build_slice_cache(cases, folder, {SETTINGS!r}, 0.1, processes=2, on_bad_volume="stop", quiet=True)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -63,7 +64,7 @@ build_slice_cache(cases, Path({str(tmp_path / "store")!r}), {SETTINGS!r}, proces
 
 
 def test_what_is_doubtful_about_a_pair_is_a_line_each(cases, tmp_path, capfd):
-    settings = {**SETTINGS, "register_pairs": False}
+    settings = PairSettings(SETTINGS, 0.1, register=False)
     options = {"cache": tmp_path / "cache", "processes": 1, "on_bad_volume": "stop", "quiet": True}
     build_pair_cache([tuple(cases)], tmp_path / "store", settings, **options)
     assert each_is_one_clean_line(capfd.readouterr().err, cases)

@@ -55,7 +55,7 @@ def test_slices_whose_time_cannot_be_set_are_read_at_each_start(tmp_path, reads,
 def test_each_half_of_a_pair_is_read_when_it_was_touched(tmp_path, reads):
     cases = pair(tmp_path)
     [stored], _ = build_pairs([cases], tmp_path)
-    paths = [half.path for half in stored]
+    paths = [stored.first.path, stored.second.path]
     assert [path for path in reads if path.suffix == ".npy"] == paths
     for path in paths:
         reads.clear()
@@ -70,12 +70,12 @@ def test_looking_through_the_store_shows_a_bar_where_it_takes_long(tmp_path, mon
     cases = make_cases(tmp_path, 1)
     build(cases, tmp_path / "store")
     options = {"processes": 1, "on_bad_volume": "stop"}
-    build_slice_cache(cases, tmp_path / "store", SETTINGS, **options)
+    build_slice_cache(cases, tmp_path / "store", *SETTINGS, **options)
     assert "checking the store" not in terminal.taken()
     monkeypatch.setattr(cache_filling, "PROGRESS_BAR_DELAY_S", 0)
-    build_slice_cache(cases, tmp_path / "store", SETTINGS, **options)
+    build_slice_cache(cases, tmp_path / "store", *SETTINGS, **options)
     assert "checking the store: 100%" in terminal.taken()
-    build_slice_cache(cases, tmp_path / "store", SETTINGS, **options, quiet=True)
+    build_slice_cache(cases, tmp_path / "store", *SETTINGS, **options, quiet=True)
     assert terminal.taken() == ""
 
 

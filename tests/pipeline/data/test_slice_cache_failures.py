@@ -63,7 +63,7 @@ def test_a_dangling_link_is_a_bad_volume(tmp_path, capsys):
 def test_too_little_foreground_says_which_setting_to_change(tmp_path):
     cases = make_cases(tmp_path, 1)
     with pytest.raises(UserError) as caught:
-        build(cases, tmp_path / "store", on_bad_volume="stop", settings={**SETTINGS, "min_foreground": 0.99})
+        build(cases, tmp_path / "store", on_bad_volume="stop", min_foreground=0.99)
     assert "no slice has 99% of foreground; lower preprocess.min_foreground" in str(caught.value)
 
 
@@ -100,9 +100,9 @@ def test_a_disk_that_fills_within_an_entry_leaves_the_entries_before_and_the_res
     match = re.fullmatch(r"(.*): disk full, [\d.]+ \w+ left; free some space and run again", str(caught.value))
     assert Path(match[1]).parent == tmp_path / "store" and match[1].endswith(suffix)
     assert not list((tmp_path / "store").glob(".tmp-*"))
-    assert slice_cache.look_up(cases[0], tmp_path / "store", SETTINGS) == original
+    assert slice_cache.look_up(cases[0], tmp_path / "store", *SETTINGS) == original
     assert original.path.read_bytes() == content
-    assert slice_cache.look_up(cases[1], tmp_path / "store", SETTINGS) is None
+    assert slice_cache.look_up(cases[1], tmp_path / "store", *SETTINGS) is None
     stored, failures = build(cases, tmp_path / "store")
     assert [entry.case for entry in stored] == cases and failures == {}
 

@@ -13,6 +13,8 @@ import pytest
 import torch
 from small_volumes import write_volume
 
+from pipeline.data.statistics import ContrastStatistics
+
 ROOT = Path(__file__).parents[3]
 TESTS = "tests/pipeline/engines/test_methods.py"
 
@@ -113,7 +115,7 @@ def test_the_configuration_trains_resumes_and_translates(house, blocks):
     content = {
         "format": 1,
         "config": config.model_dump(mode="json"),
-        "facts": {to: {"low": 0.0, "high": 1000.0, "integer": True} for to in ("T1", "T2")},
+        "facts": {to: ContrastStatistics(0.0, 1000.0, integer=True).to_json() for to in ("T1", "T2")},
         "translators": {to: second.translators()[side].state_dict() for side, to in (("a", "T1"), ("b", "T2"))},
     }
     torch.save(content, run / "latest.pt")

@@ -14,9 +14,10 @@ from pipeline.evaluation.evaluate import COPY, HISTOGRAM, LOOKUP, MODEL, evaluat
 from pipeline.metrics.protocols import OWN
 from pipeline.metrics.tissue_dice import interior, tissue_agreement
 from pipeline.utils.errors import UserError
+from transforms.slice_chain import PreprocessSettings
 
 CONTRASTS = ("T1", "T2")
-SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 64, "n4": False, "percentiles": [0.5, 99.5]}
+SETTINGS = PreprocessSettings(axis="axial", spacing_mm=None, size=64, n4=False, percentiles=(0.5, 99.5))
 MASKED_PSNR, MASKED_SSIM = "volume/foreground/psnr", "volume/foreground/ssim"
 
 

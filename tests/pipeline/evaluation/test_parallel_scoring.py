@@ -1,5 +1,6 @@
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 from pipeline.data import pairs as pairing
 from pipeline.data.case import Case, pairs
 from pipeline.data.pairs import PairReader
+from pipeline.data.statistics import ContrastStatistics
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.parallel_scoring import PRELOAD, read_pair
 from pipeline.evaluation.translation_writer import TranslationWriter
@@ -19,10 +21,10 @@ from pipeline.inference.model import TranslationModel
 from pipeline.runs.folder import RunFolder
 from pipeline.utils.errors import DiskFull, UserError
 from pipeline.utils.workers import WorkerPool
-from transforms.slice_chain import CHAIN_VERSION
+from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings
 
 CONTRASTS = ("T1", "T2")
-SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 64, "n4": False, "percentiles": [0.5, 99.5]}
+SETTINGS = PreprocessSettings(axis="axial", spacing_mm=None, size=64, n4=False, percentiles=(0.5, 99.5))
 HISTOGRAMS = {contrast: np.arange(256.0) for contrast in CONTRASTS}
 
 
@@ -39,7 +41,7 @@ def cohort(tmp_path_factory):
 
 
 def model():
-    facts = {contrast: {"low": 0.0, "high": 1000.0, "integer": True} for contrast in CONTRASTS}
+    facts = {contrast: ContrastStatistics(0.0, 1000.0, integer=True) for contrast in CONTRASTS}
     translators = {contrast: nn.Identity() for contrast in CONTRASTS}
     return TranslationModel(CONTRASTS, translators, SETTINGS, facts, 4, torch.device("cpu"))
 
@@ -88,7 +90,7 @@ def one_grid(tmp_path):
 @pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
 def test_what_is_read_lies_in_memory_as_a_worker_hands_it_over(cohort, one_grid, tmp_path, axis, version):
     # Otherwise sums over many voxels would be rounded in another order.
-    reader = PairReader({**SETTINGS, "axis": axis, "version": version}, 4, register=True, cache=tmp_path)
+    reader = PairReader(replace(SETTINGS, axis=axis, version=version), 4, register=True, cache=tmp_path)
     views = [view for pair in (cohort[:2], one_grid) for view in read_pair(reader, tuple(pair))[:2]]
     for original, copy in zip(views, pickle.loads(pickle.dumps(views)), strict=True):
         for first, second in ((original, copy), (original.source, copy.source)):

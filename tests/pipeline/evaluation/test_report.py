@@ -9,6 +9,7 @@ import pipeline.evaluation.report as report_module
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.splits import CohortSplit
+from pipeline.data.statistics import ContrastStatistics
 from pipeline.evaluation.console_summary import closing_lines, work_summary
 from pipeline.evaluation.report import result_sentence, write_summary
 from pipeline.evaluation.scores import UNPAIRED, Scores, SubjectScore
@@ -63,7 +64,7 @@ def page(tmp_path, run_scores, subject="a", session="", source="nifti", warnings
         cases=tuple(cases.values()),
         split=CohortSplit(train, (), (cases[subject], cases["b"])),
         stored={},
-        statistics={contrast: {"slices": 321} for contrast in CONTRASTS},
+        statistics={contrast: ContrastStatistics(slices=321) for contrast in CONTRASTS},
         left_out={cases["left out"]: "cut short"},
     )
     data = {"source": "phantom"} if source == "phantom" else {

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from torch import nn
 
 from pipeline.data.case import Case
 from pipeline.data.pairs import PairReader
+from pipeline.data.statistics import ContrastStatistics
 from pipeline.evaluation.evaluate import Translation
 from pipeline.evaluation.translation_writer import TranslationWriter, draw_curves, draw_gifs, sample_frames
 from pipeline.inference.model import TranslationModel
@@ -16,13 +19,14 @@ from pipeline.inference.translator import translate_volume
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.metrics_file import MetricsFile
 from pipeline.training.validation import save_sample
+from transforms.slice_chain import PreprocessSettings
 
 CONTRASTS = ("T1", "T2")
-SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 64, "n4": False}
+SETTINGS = PreprocessSettings(axis="axial", spacing_mm=None, size=64, n4=False, percentiles=(0.5, 99.5))
 
 
 def model(settings, low=0.0, high=1000.0):
-    facts = {contrast: {"low": low, "high": high, "integer": True} for contrast in CONTRASTS}
+    facts = {contrast: ContrastStatistics(low, high, integer=True) for contrast in CONTRASTS}
     translators = {contrast: nn.Identity() for contrast in CONTRASTS}
     return TranslationModel(CONTRASTS, translators, settings, facts, 4, torch.device("cpu"))
 
@@ -70,7 +74,7 @@ def test_volumes_are_written_on_their_own_grids_with_a_mosaic_each(tmp_path):
         Case("s", "", contrast, write_scan(tmp_path / f"s_{contrast}.nii.gz", scan(contrast, seed=seed)))
         for seed, contrast in enumerate(CONTRASTS)
     ]
-    settings = {**SETTINGS, "percentiles": [0.5, 99.5]}
+    settings = replace(SETTINGS, percentiles=(0.5, 99.5))
     volumes = translate(cases, settings, RunFolder(tmp_path / "run"))
     assert [(volume.case.contrast, volume.target, volume.path.name) for volume in volumes] == [
         ("T1", "T2", "s_T1_to_T2.nii.gz"), ("T2", "T1", "s_T2_to_T1.nii.gz"),
@@ -87,7 +91,7 @@ def test_volumes_are_written_on_their_own_grids_with_a_mosaic_each(tmp_path):
 
 @pytest.mark.parametrize("spacing_mm", [None, [3.0, 6.0]])
 def test_what_is_written_is_what_the_file_alone_would_translate_to_to_the_byte(spacing_mm, tmp_path):
-    settings = {**SETTINGS, "percentiles": [0.5, 99.5], "spacing_mm": spacing_mm}
+    settings = replace(SETTINGS, percentiles=(0.5, 99.5), spacing_mm=spacing_mm)
     case = Case("s", "", "T1", write_scan(tmp_path / "s.nii.gz", scan("T1")))
     (volume,) = translate([case], settings, RunFolder(tmp_path / "run"))
     write_volume(translate_volume(case.path, model(settings), "T2"), tmp_path / "alone.nii.gz")
@@ -95,7 +99,7 @@ def test_what_is_written_is_what_the_file_alone_would_translate_to_to_the_byte(s
 
 
 def test_a_translation_that_was_shown_is_not_made_again_and_the_order_is_the_cases(tmp_path, monkeypatch):
-    settings = {**SETTINGS, "percentiles": [0.5, 99.5]}
+    settings = replace(SETTINGS, percentiles=(0.5, 99.5))
     cases = [
         Case("s", "", contrast, write_scan(tmp_path / f"{contrast}.nii.gz", scan(contrast))) for contrast in CONTRASTS
     ]
@@ -113,7 +117,7 @@ def test_a_scan_that_cannot_be_read_is_named_and_the_others_are_translated(tmp_p
     good = write_scan(tmp_path / "good.nii.gz", scan("T1"))
     (tmp_path / "bad.nii.gz").write_bytes(b"nothing")
     cases = [Case("s", "", "T1", good), Case("s", "", "T2", tmp_path / "bad.nii.gz")]
-    volumes = translate(cases, {**SETTINGS, "percentiles": [0.5, 99.5]}, RunFolder(tmp_path / "run"))
+    volumes = translate(cases, replace(SETTINGS, percentiles=(0.5, 99.5)), RunFolder(tmp_path / "run"))
     assert [volume.path.name for volume in volumes] == ["s_T1_to_T2.nii.gz"]
     error = capsys.readouterr().err
     assert error.startswith(f"warning: {tmp_path}/bad.nii.gz") and error.endswith("; not translated\n")
@@ -125,7 +129,7 @@ def test_a_picture_comes_back_as_a_gray_picture_of_its_own_size_the_same_way_rou
     levels[:, :3], levels[:9] = 0, 255
     source = tmp_path / "Image #10.png"
     Image.fromarray(levels).convert(mode).save(source)
-    settings = {**SETTINGS, "percentiles": None}
+    settings = replace(SETTINGS, percentiles=None)
     (volume,) = translate([Case("T1-Image #10", "", "T1", source)], settings, RunFolder(tmp_path / "run"))
     assert volume.path.name == "T1-Image #10_T1_to_T2.png"
     with Image.open(volume.path) as picture:

@@ -8,15 +8,17 @@ from torch import nn
 import pipeline.evaluation.viewer_volumes as viewer_module
 from pipeline.data.case import Case, pairs
 from pipeline.data.pairs import PairReader
+from pipeline.data.statistics import ContrastStatistics
 from pipeline.evaluation.evaluate import Translation
 from pipeline.evaluation.scores import Scores, SubjectScore
 from pipeline.evaluation.viewer_volumes import ViewerVolumes, collect_viewer_volumes, rank_names, subjects_to_view
 from pipeline.inference.model import TranslationModel
+from transforms.slice_chain import PreprocessSettings
 
 CONTRASTS = ("T1", "T2")
 WIDE_SHAPE = tuple(count + 12 for count in SHAPE)  # six voxels of air more on every side
 WIDE_AFFINE = from_matvec(AFFINE[:3, :3], apply_affine(AFFINE, [-6, -6, -6]))
-SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 64, "n4": False, "percentiles": [0.5, 99.5]}
+SETTINGS = PreprocessSettings(axis="axial", spacing_mm=None, size=64, n4=False, percentiles=(0.5, 99.5))
 
 
 def negative(module=nn.Identity()):  # noqa: B008  (a network without a state)
@@ -27,7 +29,7 @@ def negative(module=nn.Identity()):  # noqa: B008  (a network without a state)
 
 @pytest.fixture
 def model():
-    facts = {"T1": {"low": 0.0, "high": 900.0, "integer": True}, "T2": {"low": 12.5, "high": 1028.4, "integer": True}}
+    facts = {"T1": ContrastStatistics(0.0, 900.0, integer=True), "T2": ContrastStatistics(12.5, 1028.4, integer=True)}
     return TranslationModel(CONTRASTS, dict.fromkeys(CONTRASTS, negative()), SETTINGS, facts, 4, torch.device("cpu"))
 
 

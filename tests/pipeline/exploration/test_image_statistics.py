@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -9,13 +10,13 @@ from small_volumes import write_volume
 
 from pipeline.data.slice_cache import extract
 from pipeline.exploration.image_statistics import CELL_MM, LONGEST_PICTURE, examine, grid_of, lattice_points
-from transforms.slice_chain import slice_chain
+from transforms.slice_chain import PreprocessSettings, slice_chain
 
-CHAIN = {"axis": "axial", "spacing_mm": None, "size": 24, "n4": False, "percentiles": (0.5, 99.5)}
+CHAIN = PreprocessSettings(axis="axial", spacing_mm=None, size=24, n4=False, percentiles=(0.5, 99.5))
 
 
 def look(path, min_foreground=0.1, **changes):
-    return examine(path, {**CHAIN, **changes}, min_foreground)
+    return examine(path, replace(CHAIN, **changes), min_foreground)
 
 
 def save(path, voxels, affine=None, slope=None):
@@ -56,11 +57,11 @@ def test_the_grid_of_an_ixi_t1_is_told_in_the_files_order_and_in_the_bodys():
 def test_an_image_is_normalised_and_cut_as_training_does(changes, tmp_path):
     path = write_volume(tmp_path / "a.nii.gz")
     statistics = look(path, **changes)
-    extract(path, tmp_path / "store", {**CHAIN, **changes, "min_foreground": 0.1})
+    extract(path, tmp_path / "store", replace(CHAIN, **changes), 0.1)
     [note] = (tmp_path / "store").glob("*.json")
     stored = json.loads(note.read_text())
     assert (statistics.slices, statistics.low, statistics.high) == (stored["count"], stored["low"], stored["high"])
-    chained = slice_chain(**{**CHAIN, **changes, "size": 64})({"image": path})
+    chained = slice_chain(replace(CHAIN, **{**changes, "size": 64}))({"image": path})
     inside = chained["image"][chained["image_foreground"]]
     assert statistics.histogram == pytest.approx(np.histogram(inside, bins=128, range=(-1, 1))[0] / inside.size)
 

@@ -13,11 +13,13 @@ from torch import nn
 
 from networks.resnet import ResNetGenerator
 from networks.unet import UNet
+from pipeline.data.statistics import ContrastStatistics
 from pipeline.inference.compile import MAX_FORMS, MIN_VOLUMES, CompiledForms, worth_compiling
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.translator import translate_volume
 from pipeline.inference.uncertainty import _active_dropout
 from pipeline.translate import main, translate
+from transforms.slice_chain import PreprocessSettings
 
 
 class Compiler:
@@ -53,8 +55,8 @@ def model_of(network, **changes):
     return TranslationModel(
         contrasts=("T1", "T2"),
         translators={"T2": network.eval()},
-        settings={"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)},
-        statistics={"T2": {"low": -1.0, "high": 1.0, "integer": False}},
+        settings=PreprocessSettings(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.0, 100.0)),
+        statistics={"T2": ContrastStatistics(-1.0, 1.0, integer=False)},
         stride=8,
         device=torch.device("cpu"),
         **changes,

@@ -1,7 +1,6 @@
 import json
 import os
 import warnings
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +11,17 @@ from head_scans import AFFINE, scan, write_scan
 from negative_model import files_in, loads, negative_model
 
 from pipeline.data.case import Case
-from pipeline.data.fingerprint import QUANTILES, volume_fingerprint
+from pipeline.data.fingerprint import QUANTILES, cohort_fingerprint, volume_fingerprint
 from pipeline.data.slice_cache import build_slice_cache
+from pipeline.data.statistics import CohortFingerprint, ContrastStatistics, Fingerprint
 from pipeline.inference.domain_shift import shift_cautions
 from pipeline.runs.prepare import cohort_statistics
 from pipeline.translate import main, translate
 from pipeline.utils.errors import UserError
 from transforms.io.nifti import read_nifti
-from transforms.slice_chain import slice_chain
+from transforms.slice_chain import PreprocessSettings, slice_chain
 
-SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 48, "n4": False, "percentiles": [0.5, 99.5]}
+SETTINGS = PreprocessSettings(axis="axial", spacing_mm=None, size=48, n4=False, percentiles=(0.5, 99.5))
 REAL = Path(os.environ.get("MRI_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
 RISE = np.linspace(-0.5, 0.5, QUANTILES)
 DARK, BRIGHT = (3 * RISE - np.abs(RISE)).tolist(), (3 * RISE + np.abs(RISE)).tolist()  # 0.5 apart
@@ -33,18 +33,16 @@ DARK, BRIGHT = (3 * RISE - np.abs(RISE)).tolist(), (3 * RISE + np.abs(RISE)).tol
 def cohort(core, **changes):
     sizes = {"spacing_mm": [[0.9, 1.0], [0.9, 1.0], [1.2, 1.25]], "field_mm": [[220, 240]] * 3}
     sizes["head_mm"] = [[140, 160], [180, 200], [150, 180]]
-    return {"core": core, "core_reach": 0.1, "head": RISE.tolist(), "head_reach": 0.1} | sizes | changes
+    values = {"core_reach": 0.1, "head": RISE.tolist(), "head_reach": 0.1, **sizes, **changes}
+    return ContrastStatistics(fingerprint=CohortFingerprint(core, **values))
 
 
-FACTS = {"T1": {"likeness": cohort(DARK)}, "T2": {"likeness": cohort(BRIGHT)}}
-USUAL = {
-    "core": DARK, "head": RISE.tolist(), "spacing_mm": [0.94, 0.94, 1.2], "field_mm": [230.0, 230.0, 230.0],
-    "head_mm": [150.0, 190.0, 165.0],
-}  # fmt: skip
+FACTS = {"T1": cohort(DARK), "T2": cohort(BRIGHT)}
+USUAL = Fingerprint(DARK, RISE.tolist(), [0.94, 0.94, 1.2], [230.0, 230.0, 230.0], head_mm=[150.0, 190.0, 165.0])
 
 
 def cautions_of(source="T1", to="T2", statistics=FACTS, *, axis="axial", grid_mm=None, larger=False, **changes):
-    return shift_cautions(USUAL | changes, statistics, source, to, axis=axis, grid_mm=grid_mm, larger=larger)
+    return shift_cautions(replace(USUAL, **changes), statistics, source, to, axis=axis, grid_mm=grid_mm, larger=larger)
 
 
 def test_a_member_of_the_cohort_raises_no_doubt():
@@ -71,9 +69,9 @@ def test_neither_a_margin_too_small_nor_a_volume_within_the_cohorts_own_scatter_
     assert cautions_of(core=mixture(0.55)) == []
     assert cautions_of("T2", "T1", core=mixture(0.45)) == []
     assert "looks like T2" in cautions_of(core=mixture(0.65))[0]
-    wide = {"T1": {"likeness": cohort(DARK, core_reach=0.4)}, "T2": FACTS["T2"]}
+    wide = {"T1": cohort(DARK, core_reach=0.4), "T2": FACTS["T2"]}
     assert cautions_of(statistics=wide, core=mixture(0.65)) == []
-    alike = {"T1": {"likeness": cohort(DARK)}, "T2": {"likeness": cohort(mixture(0.2))}}
+    alike = {"T1": cohort(DARK), "T2": cohort(mixture(0.2))}
     assert cautions_of(statistics=alike, core=mixture(0.2)) == []
 
 
@@ -89,7 +87,7 @@ def test_what_is_like_neither_is_said_with_how_far_members_lie():
         "the intensities of the head are unlike those of the training cohort in T1 (distance 0.50, "
     )
     assert cautions_of(head=(RISE + 0.3).tolist()) == []
-    wide = {"T1": {"likeness": cohort(DARK, head_reach=0.3)}}
+    wide = {"T1": cohort(DARK, head_reach=0.3)}
     assert cautions_of(statistics=wide, head=(RISE + 0.5).tolist()) == []
 
 
@@ -108,7 +106,7 @@ def test_where_volumes_are_resampled_spacings_finer_than_the_grid_are_alike():
     assert cautions_of(grid_mm=[2.0, 2.0], spacing_mm=[0.94, 0.94, 5.0]) == [
         "spacing 5 mm through plane, trained on 1.2 to 1.25 mm"
     ]
-    thick = {"T1": {"likeness": cohort(DARK, spacing_mm=[[1, 1], [1, 1], [6, 6]])}}
+    thick = {"T1": cohort(DARK, spacing_mm=[[1, 1], [1, 1], [6, 6]])}
     assert cautions_of(statistics=thick, grid_mm=[1.0, 1.0], spacing_mm=[1, 1, 1]) == [
         "spacing 1 mm through plane, trained on 6 mm"
     ]
@@ -121,7 +119,7 @@ def test_half_a_head_and_shoulders_are_told_by_direction():
 
 
 def test_what_lies_beyond_the_range_trained_on_is_said_by_the_axis_of_slicing():
-    cut = {"T1": {"likeness": cohort(DARK, head_mm=[[140, 160], [180, 200], [215, 235]], coverage_mm=150.0)}}
+    cut = {"T1": cohort(DARK, head_mm=[[140, 160], [180, 200], [215, 235]], coverage_mm=150.0)}
     assert cautions_of(statistics=cut, head_mm=[150, 190, 228]) == [
         "the lowest 78 mm of the head lie below the 150 mm from the crown that were trained on"
     ]
@@ -133,14 +131,14 @@ def test_what_lies_beyond_the_range_trained_on_is_said_by_the_axis_of_slicing():
     assert cautions_of(statistics=cut, axis="coronal", head_mm=[150, 190, 228]) == [
         "the hindmost 40 mm of the head lie behind the 150 mm from its front that were trained on"
     ]
-    cut["T1"]["likeness"]["coverage_mm"] = 120.0
+    cut = {"T1": cohort(DARK, head_mm=[[140, 160], [180, 200], [215, 235]], coverage_mm=120.0)}
     assert cautions_of(statistics=cut, axis="sagittal", head_mm=[160, 190, 228]) == [
         "the outermost 40 mm of the head lie outside the 120 mm about its middle that were trained on"
     ]
 
 
 def test_a_range_that_cuts_no_head_changes_nothing():
-    statistics = {"T1": {"likeness": cohort(DARK, coverage_mm=200.0)}}
+    statistics = {"T1": cohort(DARK, coverage_mm=200.0)}
     assert cautions_of(statistics=statistics, head_mm=[150, 190, 235]) == []
     assert cautions_of(statistics=statistics, head_mm=[150, 190, 420]) == [
         "shows 420 mm of head from bottom to top, trained on 150 to 180 mm"
@@ -155,8 +153,8 @@ def test_a_wider_field_of_view_counts_in_slices_that_the_network_was_not_trained
 
 
 def test_a_model_that_keeps_no_likeness_finds_nothing_doubtful():
-    assert cautions_of(statistics={"T2": {"low": 0.0}}, core=BRIGHT, spacing_mm=[9, 9, 9]) == []
-    assert cautions_of(statistics={"T1": FACTS["T1"], "T2": {"low": 0.0}}, core=DARK) == []
+    assert cautions_of(statistics={"T2": ContrastStatistics()}, core=BRIGHT, spacing_mm=[9, 9, 9]) == []
+    assert cautions_of(statistics={"T1": FACTS["T1"], "T2": ContrastStatistics()}, core=DARK) == []
 
 
 # ── through the command ───────────────────────────────────────────────────────────────────────────────────────
@@ -171,14 +169,17 @@ def cohort_of_heads(tmp_path_factory):
         paths = [write_scan(folder / f"{n}_{contrast}.nii", scan(contrast, seed=n, noise=6 + 2 * n)) for n in range(4)]
         cases = [Case(path.stem, "", contrast, path) for path in paths]
         options = {"processes": 1, "on_bad_volume": "stop", "quiet": True}
-        stored, _ = build_slice_cache(cases, folder / "store", SETTINGS | {"min_foreground": 0.1}, **options)
+        stored, _ = build_slice_cache(cases, folder / "store", SETTINGS, 0.1, **options)
         statistics[contrast] = cohort_statistics(stored)
-    return json.loads(json.dumps(statistics))
+    return {
+        contrast: ContrastStatistics.from_json(json.loads(json.dumps(entry.to_json())))
+        for contrast, entry in statistics.items()
+    }
 
 
 @pytest.fixture
 def model(monkeypatch, cohort_of_heads):
-    trained_model = replace(negative_model(), settings=SETTINGS, statistics=deepcopy(cohort_of_heads))
+    trained_model = replace(negative_model(), settings=SETTINGS, statistics=cohort_of_heads)
     loads(monkeypatch, lambda uri, device: trained_model)
     return trained_model
 
@@ -242,9 +243,12 @@ def test_from_python_it_is_a_warning_or_with_strict_an_error(model):
         translate(image, model, "T1", strict=True)
 
 
-def test_an_older_model_translates_in_silence_and_refuses_to_be_strict_before_the_work(tmp_path, model, capsys):
-    for statistics in model.statistics.values():
-        del statistics["likeness"]
+def test_an_older_model_translates_in_silence_and_refuses_to_be_strict_before_the_work(
+    tmp_path, model, monkeypatch, capsys
+):
+    older = {contrast: replace(statistics, fingerprint=None) for contrast, statistics in model.statistics.items()}
+    older_model = replace(model, statistics=older)
+    loads(monkeypatch, lambda uri, device: older_model)
     source = write_scan(tmp_path / "swapped.nii.gz", scan("T2"))
     assert run("-i", source, "-o", tmp_path / "new", "--strict") == 2
     [line] = capsys.readouterr().err.splitlines()
@@ -258,11 +262,9 @@ def test_an_older_model_translates_in_silence_and_refuses_to_be_strict_before_th
 
 
 def real_likeness(path):
-    settings = SETTINGS | {"spacing_mm": (2.0, 2.0), "size": 112}
+    settings = replace(SETTINGS, spacing_mm=(2.0, 2.0), size=112)
     array, affine, _ = read_nifti(path)
-    return volume_fingerprint(
-        slice_chain(**settings, load=False)({"image": array, "image_affine": affine}), "axial", 112
-    )
+    return volume_fingerprint(slice_chain(settings, load=False)({"image": array, "image_affine": affine}), "axial", 112)
 
 
 @pytest.mark.parametrize(("trained", "tried"), [("07", "19"), ("19", "07")])
@@ -274,14 +276,10 @@ def test_a_model_of_one_real_subject_knows_the_others_contrasts(trained, tried):
     def fingerprint_of(subject, contrast):
         return real_likeness(folder / f"sub-{subject}" / f"sub-{subject}_{contrast}w.nii.gz")
 
-    def facts_of(contrast):
-        entry_facts = {"low": 0.0, "high": 1.0, "integer": False, "spacing_mm": [1.0] * 3, "histogram": [1]}
-        entry = type(
-            "Entry", (), {"statistics": entry_facts | {"likeness": fingerprint_of(trained, contrast)}, "count": 1}
-        )
-        return cohort_statistics([entry])
-
-    statistics = {contrast: facts_of(contrast) for contrast in ("T1", "T2")}
+    statistics = {
+        contrast: ContrastStatistics(fingerprint=cohort_fingerprint([fingerprint_of(trained, contrast)]))
+        for contrast in ("T1", "T2")
+    }
     for contrast, other in (("T1", "T2"), ("T2", "T1")):
         volume = fingerprint_of(tried, contrast)
         options = {"axis": "axial", "grid_mm": (2.0, 2.0)}

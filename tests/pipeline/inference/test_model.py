@@ -13,12 +13,14 @@ from negative_model import negative_model
 
 from networks.unet import UNet
 from pipeline.config.schema import Config
+from pipeline.data.statistics import CohortFingerprint, ContrastStatistics
 from pipeline.inference import model as model_module
 from pipeline.inference.model import TranslationModel, is_large, load_model, precision_of, translator_metadata
 from pipeline.inference.translator import translate_volume
 from pipeline.runs.checkpoint import FORMAT
 from pipeline.runs.folder import RunFolder
 from pipeline.utils.errors import UserError
+from transforms.slice_chain import PreprocessSettings
 
 CONFIG = Config.model_validate(
     {
@@ -30,7 +32,7 @@ CONFIG = Config.model_validate(
         "preprocess": {"axis": "coronal", "spacing_mm": {"in_plane": 1.0, "through_plane": 2.0}, "size": 64},
     }
 )
-FACTS = {name: {"low": 0.0, "high": 100.0, "integer": True, "subjects": ["jane"]} for name in ("T1", "T2")}
+STATISTICS = {name: ContrastStatistics(0.0, 100.0, integer=True) for name in ("T1", "T2")}
 
 
 def checkpoint(path, *, fill=0.0, **changes):
@@ -38,7 +40,7 @@ def checkpoint(path, *, fill=0.0, **changes):
     content = {
         "format": FORMAT,
         "config": CONFIG.model_dump(mode="json"),
-        "facts": FACTS,
+        "facts": {name: statistics.to_json() | {"unknown": ["jane"]} for name, statistics in STATISTICS.items()},
         "translators": {"T1": weights, "T2": weights},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +58,7 @@ def test_a_checkpoint_gives_both_directions_ready_to_translate(tmp_path):
     assert first_weight(model) == 0.25
     assert not any(module.training for network in model.translators.values() for module in network.modules())
     assert not any(weight.requires_grad for weight in model.translators["T1"].parameters())
-    assert model.stride == 16 and model.statistics["T2"]["high"] == 100
+    assert model.stride == 16 and model.statistics["T2"].high == 100
     assert model.precision == "float32"  # half precision is for CUDA
     assert model.origin == "cyclegan trial"
 
@@ -78,9 +80,11 @@ def test_translation_rounds_products_as_training_did(tmp_path, monkeypatch):
 def test_a_model_keeps_the_chain_that_it_was_trained_with(tmp_path):
     earlier = load_model(checkpoint(tmp_path / "earlier.pt"), "cpu").settings
     present = load_model(checkpoint(tmp_path / "present.pt", chain_version=2), "cpu").settings
-    assert "version" not in earlier and present == {**earlier, "version": 2}
-    logged = [translator_metadata(CONFIG, FACTS, "T2", 16, settings)["settings"] for settings in (earlier, present)]
-    assert logged == [earlier, present]
+    assert "version" not in earlier.to_json() and present == replace(earlier, version=2)
+    logged = [
+        translator_metadata(CONFIG, STATISTICS, "T2", 16, settings)["settings"] for settings in (earlier, present)
+    ]
+    assert logged == [earlier.to_json(), present.to_json()]
 
 
 def test_a_runs_folder_gives_its_best_checkpoint_else_its_latest(tmp_path):
@@ -109,43 +113,47 @@ def test_a_runs_folder_gives_the_checkpoint_that_its_evaluation_is_about(tmp_pat
 @pytest.mark.parametrize("uri", ["runs:/abc/generator-T2", "models:/trial-T1-to-T2@best"])
 def test_mlflow_addresses_go_to_mlflow(monkeypatch, uri):
     network, calls = UNet(depth=4, width=2), []
-    metadata = json.loads(json.dumps(translator_metadata(CONFIG, FACTS, "T2", network.stride)))
+    metadata = json.loads(json.dumps(translator_metadata(CONFIG, STATISTICS, "T2", network.stride)))
     fake = types.SimpleNamespace(load_translator=lambda *arguments: calls.append(arguments) or (network, metadata))
     monkeypatch.setitem(sys.modules, "pipeline.tracking.mlflow_models", fake)
     model = load_model(uri, "cpu")
     assert calls == [(uri, torch.device("cpu"))]
     assert model.target(None) == "T2" and model.translators == {"T2": network}
     assert (model.stride, model.origin, model.contrasts) == (16, "cyclegan trial", ("T1", "T2"))
-    assert model.settings["axis"] == "coronal" and model.settings["spacing_mm"] == [1.0, 2.0]
-    assert model.statistics["T2"]["high"] == 100
+    assert model.settings.axis == "coronal" and model.settings.spacing_mm == (1.0, 2.0)
+    assert model.statistics["T2"].high == 100
     metadata.pop("stride")
-    with pytest.raises(UserError, match="its metadata lacks 'stride'"):
+    with pytest.raises(UserError, match=r"its metadata is incomplete \('stride'\)"):
         load_model(uri, "cpu")
 
 
 def test_a_published_model_keeps_what_both_cohorts_are_like(monkeypatch):
+    sizes = dict.fromkeys(("spacing_mm", "field_mm", "head_mm"), [[1.0, 2.0]] * 3)
+    fingerprints = [CohortFingerprint([core], 0.0, [0.5], 0.0, **sizes) for core in (0.0, 1.0)]
     statistics = {
-        contrast: entry | {"likeness": {"core": [float(n)]}} for n, (contrast, entry) in enumerate(FACTS.items())
+        contrast: replace(STATISTICS[contrast], fingerprint=fingerprint, slices=9)
+        for contrast, fingerprint in zip(("T1", "T2"), fingerprints, strict=True)
     }
     metadata = json.loads(json.dumps(translator_metadata(CONFIG, statistics, "T2", 16)))
     fake = types.SimpleNamespace(load_translator=lambda *arguments: (UNet(depth=4, width=2), metadata))
     monkeypatch.setitem(sys.modules, "pipeline.tracking.mlflow_models", fake)
     model = load_model("runs:/abc/T1-to-T2", "cpu")
-    assert model.statistics["T1"] == {"likeness": {"core": [0.0]}} and model.source("T2") == "T1"
-    assert model.statistics["T2"] == {"low": 0.0, "high": 100.0, "integer": True, "likeness": {"core": [1.0]}}
+    assert metadata["facts"]["T1"] == {"likeness": fingerprints[0].to_json()} and model.source("T2") == "T1"
+    assert model.statistics["T1"].fingerprint == fingerprints[0]
+    assert model.statistics["T2"] == replace(STATISTICS["T2"], fingerprint=fingerprints[1])
 
 
 def test_what_goes_with_a_published_model_names_nobody():
-    assert "jane" not in json.dumps(translator_metadata(CONFIG, FACTS, "T2", 16))
+    assert "jane" not in json.dumps(translator_metadata(CONFIG, STATISTICS, "T2", 16))
 
 
 def test_a_model_knows_the_hashes_of_its_weights_and_its_configuration(tmp_path):
     model, again = (load_model(checkpoint(tmp_path / "x.pt"), "cpu") for _ in range(2))
     assert model.info("T2") == again.info("T2")
     assert len(model.config_hash) == 12
-    assert model.config_hash == translator_metadata(CONFIG, FACTS, "T2", 16)["config_hash"]
+    assert model.config_hash == translator_metadata(CONFIG, STATISTICS, "T2", 16)["config_hash"]
     other = CONFIG.model_copy(update={"seed": 77})
-    assert translator_metadata(other, FACTS, "T2", 16)["config_hash"] != model.config_hash
+    assert translator_metadata(other, STATISTICS, "T2", 16)["config_hash"] != model.config_hash
     with torch.no_grad():
         next(again.translators["T2"].parameters()).view(-1)[0] += 1
     assert model.identity("T2") != again.identity("T2") and model.identity("T1") == again.identity("T1")
@@ -188,8 +196,8 @@ class InFloat64(torch.nn.Module):
 def test_a_volume_is_the_same_in_both_layouts_to_a_millionth():
     torch.manual_seed(0)
     network = InFloat64(UNet(depth=4, width=3)).eval().requires_grad_(False)
-    settings = {"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)}
-    statistics = {"T2": {"low": -1.0, "high": 1.0, "integer": False}}
+    settings = PreprocessSettings(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.0, 100.0))
+    statistics = {"T2": ContrastStatistics(-1.0, 1.0, integer=False)}
     volume = nib.Nifti1Image(np.random.default_rng(0).uniform(1, 1000, (30, 26, 5)), np.diag([1, 2, 1.5, 1]))
     translations = []
     for layout in (torch.contiguous_format, torch.channels_last):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from negative_model import files_in, loads, negative_model, volume_at
 
+from pipeline.data.statistics import ContrastStatistics
 from pipeline.inference.multi_view import open_multi_view
 from pipeline.inference.translator import translate_volume
 from pipeline.inference.uncertainty import Calibration
@@ -19,8 +20,10 @@ FLAT = Calibration(0.0, 1.0, ((0.0, 0.25),))  # expects a quarter, whatever it s
 
 def model_along(axis, high=1000.0, calibration=FLAT):
     model = negative_model()
-    facts = {name: {**fact, "high": high, "integer": False} for name, fact in model.statistics.items()}
-    return replace(model, settings={**model.settings, "axis": axis}, statistics=facts, calibration=asdict(calibration))
+    statistics = {name: ContrastStatistics(0.0, high, integer=False) for name in model.statistics}
+    return replace(
+        model, settings=replace(model.settings, axis=axis), statistics=statistics, calibration=asdict(calibration)
+    )
 
 
 def views_of(*axes, uncertainty=False, **more):

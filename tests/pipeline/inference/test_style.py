@@ -6,6 +6,7 @@ from small_volumes import write_volume
 
 from pipeline.config.schema import Config
 from pipeline.data.pairs import prepare_scan
+from pipeline.data.statistics import ContrastStatistics
 from pipeline.engines.builders import build_translators
 from pipeline.inference.model import load_model
 from pipeline.inference.style import use_style_of
@@ -29,7 +30,7 @@ def make_run(folder, sections):
     content = {
         "format": 1,
         "config": config.model_dump(mode="json"),
-        "facts": {to: {"low": 0.0, "high": 1000.0, "integer": True} for to in config.contrasts},
+        "facts": {to: ContrastStatistics(0.0, 1000.0, integer=True).to_json() for to in config.contrasts},
         "translators": {to: network.state_dict() for to, network in build_translators(config).items()},
     }
     (folder / "checkpoints").mkdir(parents=True)

@@ -8,20 +8,22 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.data.statistics import ContrastStatistics
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.translator import translate_volume
 from pipeline.utils.errors import UserError
 from transforms.intensity import foreground_mask
+from transforms.slice_chain import PreprocessSettings
 
-SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)}
+SETTINGS = PreprocessSettings(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.0, 100.0))
 
 
 def model_of(network, low=0.0, high=1.0, integer=False, **settings):
     return TranslationModel(
         contrasts=("T1", "T2"),
         translators={"T2": network.eval()},
-        settings=SETTINGS | settings,
-        statistics={"T2": {"low": low, "high": high, "integer": integer}},
+        settings=replace(SETTINGS, **settings),
+        statistics={"T2": ContrastStatistics(low, high, integer=integer)},
         stride=8,
         device=torch.device("cpu"),
         origin="test model",

@@ -1,6 +1,7 @@
 """The same head gives the same translation, whatever surrounds it and whatever its zero is."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import ixi_like
@@ -10,19 +11,20 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.data.statistics import ContrastStatistics
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.translator import translate_volume
-from transforms.slice_chain import CHAIN_VERSION
+from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings
 
-SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)}
+SETTINGS = PreprocessSettings(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.0, 100.0))
 
 
 def model_of(network, low=0.0, high=1.0, **settings):
     return TranslationModel(
         contrasts=("T1", "T2"),
         translators={"T2": network.eval()},
-        settings=SETTINGS | settings,
-        statistics={"T2": {"low": low, "high": high, "integer": False}},
+        settings=replace(SETTINGS, **settings),
+        statistics={"T2": ContrastStatistics(low, high, integer=False)},
         stride=8,
         device=torch.device("cpu"),
     )

@@ -68,9 +68,9 @@ def small(tmp_path):
     cases = [Case("a", "", kind, tmp_path / f"a_{kind}.nii") for kind in ("T1", "T2")]
     for case in cases:
         case.path.write_bytes(b"image")
-    settings = {**chain_settings(config.preprocess), "min_foreground": config.preprocess.min_foreground}
+    settings = chain_settings(config.preprocess), config.preprocess.min_foreground
     (tmp_path / "store").mkdir()
-    (tmp_path / "store" / f"{case_key(cases[0].path, settings)}.npy").write_bytes(bytes(1000))
+    (tmp_path / "store" / f"{case_key(cases[0].path, *settings)}.npy").write_bytes(bytes(1000))
     return config, cases
 
 

@@ -16,7 +16,7 @@ from pipeline.runs.folder import json_text
 from pipeline.runs.prepare import training_data
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
-from transforms.slice_chain import slice_chain
+from transforms.slice_chain import PreprocessSettings, slice_chain
 
 MARGIN = 3  # slices of 4 mm before the head's first: volumes are cut 10 mm beyond the head
 
@@ -52,7 +52,7 @@ def test_by_default_each_volume_is_trained_on_whole_and_the_difference_is_said(f
         "would take what one contrast never shows for a matter of contrast; preprocess.coverage_mm: shared would "
         "train on the 48 mm below the crown\n"
     )
-    assert "coverage_mm" not in whole.statistics["T1"]["likeness"]
+    assert whole.statistics["T1"].fingerprint.coverage_mm is None
 
 
 def test_shared_is_what_both_contrasts_show_below_the_crown(folder, capsys):
@@ -60,13 +60,13 @@ def test_shared_is_what_both_contrasts_show_below_the_crown(folder, capsys):
     assert entries.coverage == Coverage("axial", SHORT * SLICE_MM, {"T1": TALL * SLICE_MM, "T2": SHORT * SLICE_MM})
     assert counts(entries) == {"T1": [SHORT] * 3, "T2": [SHORT] * 3}
     for entry in entries.stored["T1"]:
-        positions = entry.statistics["positions"]
+        positions = entry.positions
         # the upper ones, though air varies above
         assert positions == [MARGIN + index for index in range(TALL - SHORT, TALL)]
-    assert {entries.statistics[contrast]["slices"] for contrast in ("T1", "T2")} == {
+    assert {entries.statistics[contrast].slices for contrast in ("T1", "T2")} == {
         3 * SHORT
     } and entries.longest == 3 * SHORT
-    assert entries.statistics["T1"]["likeness"]["coverage_mm"] == 48.0
+    assert entries.statistics["T1"].fingerprint.coverage_mm == 48.0
     captured = capsys.readouterr()
     output = "trained on: the 48 mm below the crown (scans show, by their medians, T1 80 mm, T2 48 mm)\n"
     assert (captured.out, captured.err) == (output, "")
@@ -77,14 +77,16 @@ def test_the_slices_and_facts_are_those_of_the_upper_part_of_each_volume(folder)
     entries = prepared(settings)
     bank, total = SliceBank(entries.stored["T1"]), np.zeros(BINS, int)
     for number, entry in enumerate(entries.stored["T1"]):
-        chain = slice_chain(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.5, 99.5))
+        chain = slice_chain(
+            PreprocessSettings(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.5, 99.5))
+        )
         data = chain({"image": entry.case.path})
         upper = slice(TALL - SHORT, None)
         expected = data["image"][upper][:SHORT]
         shown = bank.gather(range(number * SHORT, (number + 1) * SHORT))[:, 0].numpy()
         np.testing.assert_allclose(shown, expected, atol=2e-5)
         total += histogram(data["image"][upper], data["image_foreground"][upper])
-    assert entries.statistics["T1"]["histogram"] == total.tolist()
+    assert entries.statistics["T1"].histogram == total.tolist()
 
 
 def test_a_length_in_mm_counts_from_the_crown_in_both_contrasts(folder, capsys):
@@ -108,7 +110,7 @@ def test_the_range_costs_no_other_entry_of_the_store(folder):
 def test_other_axes_are_cut_from_the_front_and_about_the_middle(axis, along, tmp_path):
     write_cohort(tmp_path / "data", axis=along)
     entries = prepared(config(tmp_path, axis=axis))
-    positions = [entry.statistics["positions"] for entry in entries.stored["T1"]]
+    positions = [entry.positions for entry in entries.stored["T1"]]
     first = MARGIN + (TALL - SHORT if axis == "coronal" else (TALL - SHORT) // 2)
     assert positions == [list(range(first, first + SHORT))] * 3
     assert counts(entries)["T2"] == [SHORT] * 3
@@ -162,11 +164,11 @@ def test_pairs_are_cut_from_the_first_scans_crown(folder):
     settings = settings.model_copy(update=changes)
     whole = prepared(settings.model_copy(update={"preprocess": config(folder, "all").preprocess}), paired=True)
     entries = prepared(settings, paired=True)
-    heads = {entry.case: entry.statistics["head_slices"] for entry in whole.stored["T1"]}
+    heads = {entry.case: entry.statistics.head_slices for entry in whole.stored["T1"]}
     assert len(entries.pairs) == len(whole.pairs) > 0
     for cut, all_of_it in zip(entries.pairs, whole.pairs, strict=True):
-        last = heads[cut[0].case][1]
-        expected = [position for position in all_of_it[0].statistics["positions"] if position > last - 8]
-        assert [half.statistics["positions"] for half in cut] == [expected] * 2
-        assert 0 < cut[0].count == cut[1].count < all_of_it[0].count
+        last = heads[cut.first.case][1]
+        expected = [position for position in all_of_it.first.positions if position > last - 8]
+        assert cut.first.positions == cut.second.positions == expected
+        assert 0 < cut.first.count == cut.second.count < all_of_it.first.count
     assert training_data(entries) != training_data(whole)

@@ -10,7 +10,8 @@ from small_volumes import write_volume
 import pipeline.data.sources.phantom
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
-from pipeline.data.slice_cache import CHAIN_VERSION, StoredCase
+from pipeline.data.slice_cache import StoredCase
+from pipeline.data.statistics import CaseStatistics, ContrastStatistics, Fingerprint
 from pipeline.data_builders import find_cases, prepare_data, split_cases
 from pipeline.runs.folder import json_text
 from pipeline.runs.prepare import (
@@ -23,8 +24,7 @@ from pipeline.runs.prepare import (
 )
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
-from transforms import slice_chain as presets
-from transforms.slice_chain import slice_chain
+from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings, slice_chain
 
 
 @pytest.fixture
@@ -143,18 +143,19 @@ def test_the_split_settings_are_heeded(cohort):
 
 def test_the_chain_settings_are_plain_and_fit_the_chain(tmp_path):
     settings = chain_settings(config(tmp_path).preprocess)
-    plain = {"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": [0.5, 99.5]}
-    assert settings == {"version": CHAIN_VERSION, **plain}
-    assert CHAIN_VERSION == presets.CHAIN_VERSION
+    plain = PreprocessSettings(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.5, 99.5))
+    assert settings == replace(plain, version=CHAIN_VERSION)
+    plain_json = {"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": [0.5, 99.5]}
+    assert plain.to_json() == plain_json and settings.to_json() == {"version": CHAIN_VERSION, **plain_json}
     assert chain_settings(config(tmp_path).preprocess, chain_version({})) == plain  # a checkpoint that names none
     assert chain_version(None) == chain_version({"chain_version": CHAIN_VERSION}) == CHAIN_VERSION
     preprocess = {"axis": "coronal", "spacing_mm": {"in_plane": 1, "through_plane": 2}, "scaling": "type_range"}
     other = chain_settings(config(tmp_path, preprocess={"size": 64, "n4": True, **preprocess}).preprocess)
-    asked = {"axis": "coronal", "spacing_mm": [1.0, 2.0], "size": 64, "n4": True, "percentiles": None}
-    assert other == {"version": CHAIN_VERSION, **asked}
+    asked = PreprocessSettings(axis="coronal", spacing_mm=(1.0, 2.0), size=64, n4=True, percentiles=None)
+    assert other == replace(asked, version=CHAIN_VERSION)
     for each in (settings, other):
-        assert json.loads(json.dumps(each)) == each
-        slice_chain(**each)
+        assert PreprocessSettings.from_json(json.loads(json.dumps(each.to_json()))) == each
+        slice_chain(each)
 
 
 # ── the whole ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -168,7 +169,7 @@ def test_training_cases_are_stored_by_contrast_and_held_out_ones_are_not(cohort,
         assert [entry.case for entry in prepared.stored[contrast]] == list(prepared.split.train[contrast])
         assert prepared.statistics[contrast] == cohort_statistics(prepared.stored[contrast])
     assert len(list((tmp_path / "store").glob("*.npy"))) == 4
-    assert prepared.longest == max(prepared.statistics[contrast]["slices"] for contrast in ("MR", "CT"))
+    assert prepared.longest == max(prepared.statistics[contrast].slices for contrast in ("MR", "CT"))
     assert prepare_data(cohort, cases, quiet=True) == prepared
 
 
@@ -208,22 +209,22 @@ def test_a_contrast_of_which_nothing_is_left_is_an_error(cohort, capsys):
     assert capsys.readouterr().err.count("; left out") == 2
 
 
-# ── the facts ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the statistics ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def stored(count, **facts):
-    base = {"low": 0.0, "high": 1.0, "integer": True, "spacing_mm": [1.0, 1.0, 1.0], "histogram": [0, 1, 2]}
-    return StoredCase(Case("s", "", "T1", "p"), "q", count, base | facts)
+def stored(count, **changes):
+    statistics = CaseStatistics(0.0, 1.0, True, [1.0, 1.0, 1.0], [0, 1, 2], "", head_slices=(0, 9), slice_mm=1.0)
+    return StoredCase(Case("s", "", "T1", "p"), "q", range(count), statistics=replace(statistics, **changes))
 
 
-def test_the_facts_of_a_cohort_are_medians_and_sums():
+def test_the_statistics_of_a_cohort_are_medians_and_sums():
     cohort = [
         stored(3, low=10.0, high=500.0, spacing_mm=[1.0, 1.0, 1.2]),
         stored(5, low=30.0, high=900.0, spacing_mm=[0.9, 0.9, 1.2]),
         stored(2, low=20.0, high=5000.0, spacing_mm=[0.9, 1.0, 5.0]),
     ]
-    facts = cohort_statistics(cohort)
-    assert facts == {
+    statistics = cohort_statistics(cohort).to_json()
+    assert json.loads(json.dumps(statistics)) == {
         "low": 20.0,
         "high": 900.0,
         "integer": True,
@@ -232,23 +233,21 @@ def test_the_facts_of_a_cohort_are_medians_and_sums():
         "cases": 3,
         "slices": 10,
     }
-    assert json.loads(json.dumps(facts)) == facts
 
 
-def test_what_volumes_are_like_is_kept_and_pictures_are_left_out():
+def test_fingerprints_are_kept_and_pictures_are_left_out():
     sizes = {"spacing_mm": [1.0, 1.0, 1.2], "field_mm": [240.0] * 3, "head_mm": [150.0, 190.0, 170.0]}
-    volume = stored(1, likeness={"core": [0.0] * 64, "head": [0.5] * 64} | sizes)
-    likeness = cohort_statistics([volume, stored(1, likeness=None), volume])["likeness"]
-    assert likeness["head"] == [0.5] * 64 and likeness["head_reach"] == 0
-    assert likeness["spacing_mm"] == [[1, 1], [1, 1], [1.2, 1.2]]
-    assert "likeness" not in cohort_statistics([stored(1, likeness=None)])
+    volume = stored(1, fingerprint=Fingerprint([0.0] * 64, [0.5] * 64, **sizes))
+    statistics = cohort_statistics([volume, stored(1), volume])
+    fingerprint = statistics.fingerprint
+    assert fingerprint.head == [0.5] * 64 and fingerprint.head_reach == 0
+    assert fingerprint.spacing_mm == [[1, 1], [1, 1], [1.2, 1.2]]
+    assert ContrastStatistics.from_json(json.loads(json.dumps(statistics.to_json()))) == statistics
+    assert cohort_statistics([stored(1)]).fingerprint is None
 
 
 def test_one_file_of_real_numbers_makes_the_cohort_real_numbers():
-    whole = stored(1)
-    assert (
-        cohort_statistics([whole, replace(whole, statistics=whole.statistics | {"integer": False})])["integer"] is False
-    )
+    assert cohort_statistics([stored(1), stored(1, integer=False)]).integer is False
 
 
 def test_a_resumed_run_goes_on_with_the_same_data_only():
@@ -260,8 +259,8 @@ def test_a_resumed_run_goes_on_with_the_same_data_only():
 
 
 def test_what_training_sees_changes_with_the_slices_and_the_range_of_each_image():
-    def seen(**facts):
-        entries = {"T1": [stored(facts.pop("count", 3), **facts)]}
+    def seen(count=3, **changes):
+        entries = {"T1": [stored(count, **changes)]}
         return training_data(PreparedData((), None, entries, {}, {}))
 
     before = seen()

@@ -64,11 +64,11 @@ def test_a_paired_run_gets_the_pairs_besides_the_same_slices_and_facts(cohort, c
     assert plain.pairs == () and capsys.readouterr().err == ""
     prepared = prepare_data(cohort, cases, paired=True, quiet=True)
     assert (prepared.stored, prepared.statistics, prepared.split) == (plain.stored, plain.statistics, plain.split)
-    assert [tuple(half.case for half in pair) for pair in prepared.pairs] == list(
+    assert [pair.cases for pair in prepared.pairs] == list(
         zip(prepared.split.train["T1"], prepared.split.train["T2"], strict=True)
     )
     assert len(prepared.pairs) == SUBJECTS - 2
-    assert prepared.longest == sum(first.count for first, _ in prepared.pairs) > 0
+    assert prepared.longest == sum(pair.first.count for pair in prepared.pairs) > 0
     assert capsys.readouterr().err == (
         "warning: left out of paired training for want of a partner in the other contrast: lone1_T1, lone2_T2\n"
     )
@@ -80,7 +80,7 @@ def test_an_image_that_cannot_be_used_takes_its_partner_with_it(cohort, capsys):
     spoil(bad)
     prepared = prepare_data(cohort, find_cases(cohort), paired=True, quiet=True)
     (partner,) = [case for case in prepared.split.train["T1"] if case.subject == bad.subject]
-    assert bad.subject not in {first.case.subject for first, _ in prepared.pairs} and len(prepared.pairs) == 2
+    assert bad.subject not in {pair.first.case.subject for pair in prepared.pairs} and len(prepared.pairs) == 2
     assert set(prepared.left_out) == {bad, partner}
     assert prepared.left_out[partner] == f"its partner {bad.path} could not be used"
     for contrast in ("T1", "T2"):
@@ -114,7 +114,7 @@ def test_registration_is_done_only_where_the_configuration_wants_it(cohort, monk
             prepare_data(
                 cohort.model_copy(update={"evaluation": evaluation}), find_cases(cohort), paired=True, quiet=True
             )
-    assert [settings["register_pairs"] for settings in calls] == [True] * 3 + [False] * 3
+    assert [settings.register for settings in calls] == [True] * 3 + [False] * 3
 
 
 def test_without_a_usable_pair_the_run_says_how_many_there_should_have_been(cohort):
@@ -139,17 +139,18 @@ def test_too_few_subjects_with_both_contrasts_are_counted(cohort):
 def test_resumed_training_is_refused_when_a_pair_changed(cohort):
     prepared = prepare_data(cohort, find_cases(cohort), paired=True, quiet=True)
     before, images = training_data(prepared), training_data(prepare_data(cohort, find_cases(cohort), quiet=True))
-    names = {f"{first.case.name} and {second.case.name}" for first, second in prepared.pairs}
+    names = {" and ".join(case.name for case in pair.cases) for pair in prepared.pairs}
     assert before.keys() - images.keys() == names and {name: before[name] for name in images} == images
     require_same_data(
         before, training_data(prepare_data(cohort, find_cases(cohort), paired=True, quiet=True)), Path("x")
     )
-    (first, second), *others = prepared.pairs
+    pair, *others = prepared.pairs
     shifted = np.eye(4)
     shifted[0, 3] = 0.01
-    moved = (replace(first, statistics=first.statistics | {"movement": shifted.tolist()}), second)
+    moved = replace(pair, rigid_transform=shifted.tolist())
+    names = " and ".join(case.name for case in pair.cases)
     for pairs_now in ((moved, *others), tuple(others)):
-        with pytest.raises(UserError, match=f"training data changed .*{first.case.name} and {second.case.name}"):
+        with pytest.raises(UserError, match=f"training data changed .*{names}"):
             require_same_data(before, training_data(replace(prepared, pairs=pairs_now)), Path("x"))
 
 
@@ -169,7 +170,7 @@ def test_pictures_of_equal_names_are_pairs(tmp_path):
         }
     )
     prepared = prepare_data(config, find_cases(config), paired=True, quiet=True)
-    assert [(first.case.path.name, second.case.path.parent.name) for first, second in prepared.pairs] == [
-        (case.path.name, "T2") for case in prepared.split.train["T1"]
-    ]
+    assert [
+        (first.path.name, second.path.parent.name) for first, second in (pair.cases for pair in prepared.pairs)
+    ] == [(case.path.name, "T2") for case in prepared.split.train["T1"]]
     assert prepared.longest == 2

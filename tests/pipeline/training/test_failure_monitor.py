@@ -6,7 +6,7 @@ from small_run import QUICK, phantom_run
 
 from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank
-from pipeline.data.slice_cache import StoredCase, encode
+from pipeline.data.slice_cache import StoredSlices, encode
 from pipeline.metrics.failure_detectors import LAYERS
 from pipeline.training.failure_monitor import FailureMonitor, cohort
 
@@ -192,7 +192,7 @@ def test_a_cohort_is_described_from_its_stored_slices(tmp_path):
     slices = np.stack([np.where(depth > 0, depth - 0.5 + shade, -1) for shade in (0, 0.1, 0.2, 0.3)])
     crowns = np.repeat(np.where(depth > 0.6, depth - 0.5, -1)[None], 4, axis=0)  # not a fair share of a head
     np.save(tmp_path / "a.npy", encode(np.concatenate([slices, crowns])))
-    bank = SliceBank([StoredCase(Case("s", "", "a", tmp_path / "a"), tmp_path / "a.npy", 8, {})])
+    bank = SliceBank([StoredSlices(Case("s", "", "a", tmp_path / "a"), tmp_path / "a.npy", range(8))])
     statistics = cohort(bank, [0.0] * 128 + [1.0] + [0.0] * 127)
     assert (np.diff(statistics.profile) > 0).all() and len(statistics.profile) == LAYERS
     assert statistics.profile[-1] == pytest.approx(0.5 + 0.15 - 1 / 16, abs=0.05)  # the centre, of four shades

@@ -4,11 +4,11 @@ import pytest
 import torch
 from small_engine import MUNIT, UNIT, batch, config_of, differences, engine_of, saved
 
-from pipeline.data.slice_cache import CHAIN_VERSION
 from pipeline.engines.builders import build_engine
 from pipeline.runs.checkpoint import CheckpointFolder
 from pipeline.training.initial_weights import read_initial_weights
 from pipeline.utils.errors import UserError
+from transforms.slice_chain import CHAIN_VERSION
 
 METHODS = {
     "cyclegan": {"type": "cyclegan", "pool_size": 4},

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank, UnpairedSlices
-from pipeline.data.slice_cache import StoredCase, encode
+from pipeline.data.slice_cache import StoredSlices, encode
 from pipeline.training.loop import Callbacks, LossMonitor, NotFinite, train
 from pipeline.training.schedule import Schedule, TrainerState
 from pipeline.utils.errors import Stopped
@@ -23,7 +23,7 @@ SCHEDULE = Schedule(
 
 def bank(path, slices):
     np.save(path, encode(slices))
-    return SliceBank([StoredCase(Case("s", "", "T1", path), path, len(slices), {})])
+    return SliceBank([StoredSlices(Case("s", "", "T1", path), path, range(len(slices)))])
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,10 @@ from pipeline.data.pairs import PairReader
 from pipeline.training.prepared_slices import prepared_slices
 from pipeline.training.validation import Validation
 from pipeline.utils.errors import DiskFull
+from transforms.slice_chain import PreprocessSettings
 
 CONTRASTS = ("T1", "T2")
-SETTINGS = {"axis": "axial", "spacing_mm": None, "size": 64, "n4": False, "percentiles": [0.5, 99.5]}
+SETTINGS = PreprocessSettings(axis="axial", spacing_mm=None, size=64, n4=False, percentiles=(0.5, 99.5))
 HISTOGRAMS = {contrast: [1.0] * 256 for contrast in CONTRASTS}
 
 
@@ -93,7 +96,7 @@ def test_what_changed_is_read_again_and_nothing_else(cohort, tmp_path, read):
     assert read == ["b-T1.nii.gz", "b-T2.nii.gz"]
     assert_equal(changed, validation(cohort, tmp_path / "fresh", store=False))
     read.clear()
-    for other in ({"settings": {**SETTINGS, "percentiles": [1.0, 99.0]}}, {"slices": 3}):
+    for other in ({"settings": replace(SETTINGS, percentiles=(1.0, 99.0))}, {"slices": 3}):
         validation(cohort, tmp_path, **other)
         assert len(read) == 6
         read.clear()

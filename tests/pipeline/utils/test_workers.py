@@ -13,7 +13,7 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.workers import WorkerPool, attempt, run_jobs
 
 ROOT = Path(__file__).parents[3]
-SLOW = ["transforms.slice_chain"]  # the first pool of a process chooses for all, and other tests count on it
+SLOW = ["transforms.monai_transforms"]  # the first pool of a process chooses for all, and other tests count on it
 PARENT = """
 import os, sys, time
 from concurrent.futures import ProcessPoolExecutor

@@ -13,11 +13,13 @@ from torch import nn
 
 import pipeline.inference.batch.batch
 import pipeline.inference.model
+from pipeline.data.statistics import ContrastStatistics
 from pipeline.inference.batch.jobs import Job
 from pipeline.inference.batch.sharding import gather_jobs, shard, update_other_jobs
 from pipeline.inference.model import TranslationModel
 from pipeline.translate import main
 from pipeline.utils.distributed import SINGLE_PROCESS, World
+from transforms.slice_chain import PreprocessSettings
 
 
 @pytest.fixture
@@ -26,8 +28,8 @@ def written(monkeypatch, tmp_path):
     translation_model = TranslationModel(
         contrasts=("T1", "T2"),
         translators={"T2": nn.Identity()},
-        settings={"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": (0.0, 100.0)},
-        statistics={"T2": {"low": 0.0, "high": 1000.0, "integer": True}},
+        settings=PreprocessSettings(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.0, 100.0)),
+        statistics={"T2": ContrastStatistics(0.0, 1000.0, integer=True)},
         stride=8,
         device=torch.device("cpu"),
     )

@@ -1,0 +1,151 @@
+"""Statistics of volumes and of training cohorts, as the slice cache, checkpoints and MLflow models keep them.
+
+`to_json` gives JSON's types under the keys of those files; `from_json` ignores keys that it does not know.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+Json = Mapping[str, Any]  # the content of a JSON object
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A volume in a few numbers; see `pipeline.data.fingerprint.volume_fingerprint`.
+
+    Attributes:
+        core, head: 64 quantiles of the intensities deep in the head, standardised, and of the whole head, in [-1, 1].
+        spacing_mm: Voxel size of the file (R, A, S).
+        field_mm, head_mm: Extents of the prepared volume and of its head (R, A, S).
+    """
+
+    core: list[float]
+    head: list[float]
+    spacing_mm: list[float]
+    field_mm: list[float]
+    head_mm: list[float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fingerprint in JSON's types."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Json) -> "Fingerprint":
+        """Return the fingerprint that `to_json` gave; raises TypeError where a key is missing."""
+        return cls(**_fields_in(cls, content))
+
+
+@dataclass(frozen=True)
+class CohortFingerprint:
+    """A cohort in a few numbers; see `pipeline.data.fingerprint.cohort_fingerprint`.
+
+    Attributes:
+        core, head: Mean of the members' quantiles.
+        core_reach, head_reach: 95th percentile of a member's distance from the mean of the others.
+        spacing_mm, field_mm, head_mm: (low, high) along R, A, S, the range that nine of ten members lie in.
+        coverage_mm: Length of the head that was trained on; None for all of it.
+    """
+
+    core: list[float]
+    core_reach: float
+    head: list[float]
+    head_reach: float
+    spacing_mm: list[list[float]]
+    field_mm: list[list[float]]
+    head_mm: list[list[float]]
+    coverage_mm: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fingerprint in JSON's types; `coverage_mm` only where there is one."""
+        content = asdict(self)
+        if self.coverage_mm is None:
+            del content["coverage_mm"]
+        return content
+
+    @classmethod
+    def from_json(cls, content: Json) -> "CohortFingerprint":
+        """Return the fingerprint that `to_json` gave; raises TypeError where a key is missing."""
+        return cls(**_fields_in(cls, content))
+
+
+@dataclass(frozen=True)
+class CaseStatistics:
+    """Statistics of a volume in the slice cache.
+
+    Attributes:
+        low, high: Intensities that became -1 and 1.
+        integer: Whether the file holds whole numbers.
+        spacing_mm: Voxel size of the file (R, A, S).
+        histogram: Histogram of the foreground of the slices used, over [-1, 1].
+        slice_histograms: A histogram per slice of the volume, see `pipeline.data.coverage.pack_histograms`.
+        head_slices: First and last slice of the head.
+        slice_mm: Distance between slices.
+        fingerprint: The volume's fingerprint; None for pictures and tiny heads.
+    """
+
+    low: float
+    high: float
+    integer: bool
+    spacing_mm: list[float]
+    histogram: list[int]
+    slice_histograms: str
+    head_slices: tuple[int, int]
+    slice_mm: float
+    fingerprint: Fingerprint | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the statistics in JSON's types."""
+        content = asdict(self)
+        return {"likeness": content.pop("fingerprint"), **content, "head_slices": list(self.head_slices)}
+
+    @classmethod
+    def from_json(cls, content: Json) -> "CaseStatistics":
+        """Return the statistics that `to_json` gave; raises KeyError or TypeError where a key is missing."""
+        fingerprint = content["likeness"]
+        values = _fields_in(cls, content) | {"head_slices": tuple(content["head_slices"])}
+        return cls(**values, fingerprint=fingerprint and Fingerprint.from_json(fingerprint))
+
+
+@dataclass(frozen=True)
+class ContrastStatistics:
+    """Statistics of a contrast's training cohort.
+
+    An MLflow model keeps `low`, `high` and `integer` of its target alone, and otherwise the fingerprint.
+
+    Attributes:
+        low, high: Median intensities that became -1 and 1, in the files' units.
+        integer: Whether all files hold whole numbers.
+        spacing_mm: Median voxel size (R, A, S).
+        histogram: Sum of the cases' foreground histograms over [-1, 1].
+        cases, slices: Their numbers.
+        fingerprint: What volumes to translate are compared with; None for pictures, and where it was not kept. It
+            describes whole volumes, since these are translated.
+    """
+
+    low: float = math.nan
+    high: float = math.nan
+    integer: bool = False
+    spacing_mm: list[float] = field(default_factory=list)
+    histogram: list[int] = field(default_factory=list)
+    cases: int = 0
+    slices: int = 0
+    fingerprint: CohortFingerprint | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the statistics in JSON's types; `likeness`, the fingerprint, only where there is one."""
+        content = asdict(self)
+        del content["fingerprint"]
+        return content | ({} if self.fingerprint is None else {"likeness": self.fingerprint.to_json()})
+
+    @classmethod
+    def from_json(cls, content: Json) -> "ContrastStatistics":
+        """Return the statistics that `to_json` gave, or an MLflow model's part of them."""
+        fingerprint = content.get("likeness")
+        return cls(**_fields_in(cls, content), fingerprint=fingerprint and CohortFingerprint.from_json(fingerprint))
+
+
+def _fields_in(cls: type, content: Json) -> dict[str, Any]:
+    """Return the content's values for the fields of a dataclass."""
+    return {name: content[name] for name in (field.name for field in fields(cls)) if name in content}
