@@ -136,7 +136,7 @@ def monai_chain(shape: tuple[int, ...], affine, *, resized: bool = False, limits
         Orientationd(keys, axcodes="RAS", labels=None),
         Resized(keys, shape, mode="trilinear", align_corners=False) if resized
         else Lambdad(keys, lambda image: resample(image, dst_affine=affine, spatial_size=shape)),
-        ScaleIntensityRangePercentilesd(keys, *SETTINGS["percentiles"], **output_range)
+        ScaleIntensityRangePercentilesd(keys, *(SETTINGS.percentiles or ()), **output_range)
         if limits is None else ScaleIntensityRanged(keys, *limits, **output_range),
         ResizeWithPadOrCropd(keys, (side, side, -1), value=-1),
     ])  # fmt: skip
@@ -169,9 +169,8 @@ def delivery(
     for index in range(volumes or FEW_VOLUMES):
         if index:
             shutil.copyfile(folder / "0.npy", folder / f"{index}.npy")
-        stored_cases.append(
-            StoredSlices(Case(f"{index}", "", "T1", Path(path)), folder / f"{index}.npy", range(slices))
-        )
+        case = Case(f"{index}", "", "T1", Path(path))
+        stored_cases.append(StoredSlices(case, folder / f"{index}.npy", range(slices)))
     augmentation = Augmentation(horizontal_flip=0.5, jitter=jitter)
     banks = [SliceBank(stored_cases), SliceBank(stored_cases)]
     banks = banks if device is None else on_device_slices(banks, torch.device(device))
@@ -243,7 +242,7 @@ def measure_extraction(path: Path, rounds: int) -> None:
     persistent, stored = timings["MONAI chain, PersistentDataset"], timings["ours, into the store"]
     echo(f"into the store, ours against PersistentDataset: {stored.ratio_to(persistent):.3f}")
     with tempfile.TemporaryDirectory() as folder:
-        extract(path, Path(folder), {**SETTINGS, "min_foreground": MIN_FOREGROUND})
+        extract(path, Path(folder), SETTINGS, MIN_FOREGROUND)
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
     echo(f"extrapolated to 100 subjects, 200 volumes of {duration_text(stored.seconds)}: {200 * size / 2**30:.2f} GiB, "
         f"{200 * stored.seconds / 60:.1f} minutes on one core")  # fmt: skip

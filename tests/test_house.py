@@ -33,7 +33,7 @@ BELOW = {
     "pipeline.tracking": (),
     "pipeline.data": ("transforms",),
     "pipeline.reporting": ("transforms", "pipeline.tracking", "pipeline.metrics.names"),
-    "pipeline.runs": ("pipeline.data",),
+    "pipeline.runs": ("pipeline.data", "transforms"),
     "pipeline.exploration": (
         "transforms",
         "pipeline.data",

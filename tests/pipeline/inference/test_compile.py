@@ -194,7 +194,7 @@ def large():
 
 def test_compiling_by_itself_takes_volumes_work_a_cpu_and_a_compiler(large, network, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
-    large.settings["size"] = 72
+    large = replace(large, settings=replace(large.settings, size=72))
     assert worth_compiling("auto", MIN_VOLUMES, large, "T2")
     assert not worth_compiling("auto", MIN_VOLUMES - 1, large, "T2")
     assert not worth_compiling("auto", 1000, model_of(network), "T2")
@@ -205,7 +205,7 @@ def test_compiling_by_itself_takes_volumes_work_a_cpu_and_a_compiler(large, netw
 
 def test_a_network_that_outruns_its_compiled_form_is_compiled_in_half_precision_alone(large, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
-    large.settings["size"] = 160
+    large = replace(large, settings=replace(large.settings, size=160))
     residual = replace(large, translators=dict.fromkeys(large.translators, ResNetGenerator(blocks=1, downs=2)))
     assert not worth_compiling("auto", MIN_VOLUMES, residual, "T2")
     assert worth_compiling("auto", MIN_VOLUMES, residual.in_precision("bf16"), "T2")
