@@ -6,10 +6,10 @@ from pathlib import Path
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.fetched import require_fetched
-from pipeline.data.slice_cache import CHAIN_VERSION
 from pipeline.data.split_file import split_from_file
 from pipeline.data.splits import CohortSplit, make_split
 from pipeline.runs.prepare import PreparedData, prepare
+from transforms.slice_chain import CHAIN_VERSION
 
 
 def find_cases(config: Config, *, quiet: bool = False) -> list[Case]:

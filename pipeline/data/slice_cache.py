@@ -8,8 +8,7 @@ Each entry is read back once after it was written, and compared with its checksu
 is then set to `MARK_S` seconds before that of its JSON file, which no ordinary write does. While the times stay so,
 nobody has written to either file, and a start, a resume or another process checks presence, size and header alone:
 milliseconds per entry, where reading a large cache takes a quarter of an hour. Anything that changes a time (a copy
-that does not keep times, a repair, another program) has the entry read again, once. Disks and file systems report their
-own read errors; `touch` on the cache's files has everything read again.
+that does not keep times, a repair, another program) has the entry read again, once.
 """
 
 import hashlib
@@ -219,9 +218,8 @@ def look_up(case: Case, folder: Path, settings: PreprocessSettings, min_foregrou
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         is_intact = False
     if not is_intact:
-        logger.warning(
-            f"{slices_path}: not what was written there (a failing disk, another program?); it is made again"
-        )
+        reason = "not what was written there (a failing disk, another program?)"
+        logger.warning(f"{slices_path}: {reason}; it is made again")
     return entry if is_intact else None
 
 
