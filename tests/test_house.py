@@ -22,7 +22,6 @@ FOUNDATION = (
     "pipeline.utils.files",
     "pipeline.utils.hardware",
     "pipeline.utils.interruption",
-    "pipeline.utils.progress",
     "pipeline.utils.workers",
 )
 # What each package may import besides the foundation: those below it, and no other.

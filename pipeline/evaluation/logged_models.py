@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.inference.model import TranslationModel
 from pipeline.tracking.mlflow_models import ALIAS, log_translator
-from pipeline.tracking.tracker import Tracker
+from pipeline.tracking.mlflow_run import RunAccess
 from pipeline.utils.files import atomic_text
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ def validation_score(checkpoint: str, best_score: float) -> float | None:
 
 
 def log_models(
-    tracker: Tracker,
+    tracker: RunAccess,
     model: TranslationModel,
     metadata: Mapping[str, Mapping[str, object]],
     record_path: Path,

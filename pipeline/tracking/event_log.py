@@ -1,138 +1,107 @@
 """tracking.jsonl: everything that goes to MLflow except the metrics, written to disk at once so it can be sent later.
 
-One JSON object per line. Its `kind` is "about" (experiment, name, params and tags of the run), "tags", "dataset",
-"artifact", "image" or "end"; `NEEDS` lists its other keys. Images are kept in the folder `unsent` until MLflow has
+One JSON object per line; `KEYS` lists what each kind holds. Images are kept in the folder `unsent` until MLflow has
 them.
 """
 
 import json
 import os
-import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pipeline.tracking.mlflow_run import MlflowRun
-from pipeline.utils.files import append_whole, atomic_text, atomic_write, encoded, printable
+from pipeline.tracking.mlflow_run import MlflowRun, RunInfo
+from pipeline.utils.files import append_whole, atomic_text, atomic_write, encoded, printable, remove_stale
 
 NAME, PICTURES = "tracking.jsonl", "unsent"
-LATEST_S = 1e11  # the year 5138, in seconds since 1970
-Entry = dict[str, object]
+KEYS: dict[str, dict[str, type | tuple[type, ...]]] = {  # kind of an entry -> its keys and their types
+    "about": {"experiment": str, "name": str, "params": dict, "tags": dict},  # of the run
+    "tags": {"tags": dict},
+    "dataset": {"name": str, "context": str, "source": str, "digest": str, "profile": dict},
+    "artifact": {"path": str, "folder": (str, type(None))},
+    "image": {"key": str, "step": int, "file": str},
+    "end": {"status": str, "time": (int, float)},
+}
+Entry = dict[str, Any]  # a line: its kind, the keys of that kind, and for some kinds the time in seconds since 1970
 
 
 def read_event_log(folder: Path) -> list[Entry]:
     """Return the entries of a folder's event log, or none where there is no log. Damaged and foreign lines are skipped.
 
-    Repeated entries are skipped. Those of kind "about" and "tags" are skipped only if they repeat the previous entry of
-    their kind, since a value that was changed and changed back must be sent last. Every "end" is returned.
+    Of repeated entries the last one counts, but for "about" and "end", of which each start of the run has its own.
     """
     try:
         lines = (folder / NAME).read_bytes().splitlines()
     except FileNotFoundError:
         return []
-    entries, known_entries, last_of_kind = [], set(), {}
-    for entry in filter(None, map(_entry, lines)):
-        kind, content = entry["kind"], json.dumps({**entry, "time": None}, sort_keys=True)
-        if kind == "end" or (
-            last_of_kind.get(kind) != content if kind in ("about", "tags") else content not in known_entries
-        ):
-            entries.append(entry)
-        known_entries.add(content)
-        last_of_kind[kind] = content
-    return entries
+    entries: dict[object, Entry] = {}
+    for number, entry in enumerate(filter(None, map(_entry, lines))):
+        content = number if entry["kind"] in ("about", "end") else json.dumps(entry, sort_keys=True)
+        entries.pop(content, None)
+        entries[content] = entry
+    return list(entries.values())
 
 
 def _entry(line: bytes) -> Entry | None:
-    """Return the entry of a line; None if the line is damaged or lacks what its kind needs (`NEEDS`)."""
+    """Return the entry of a line; None if the line is damaged or lacks what its kind needs."""
     try:
         entry = json.loads(line)
-        _line(entry).encode(errors="surrogateescape")  # refuses half a surrogate pair, which occurs in no file name
-    except (ValueError, RecursionError):
+        types = KEYS[entry["kind"]]
+        return entry if all(isinstance(entry[key], types[key]) for key in types) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    needs = NEEDS.get(str(entry.get("kind"))) if isinstance(entry, dict) else None
-    if needs is None or not all(fits(entry.get(name)) for name, fits in needs.items()):
-        return None
-    return entry if _is_time(entry.get("time", 0)) else None
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_texts(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
-
-
-def _is_picture(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"(?:.*/)?[0-9A-Za-z-]{1,99}\.png", value) is not None
-
-
-def _is_time(value: object) -> bool:
-    return isinstance(value, int | float) and 0 <= value < LATEST_S
-
-
-NEEDS: dict[str, dict[str, Callable[[object], bool]]] = {  # kind -> required keys and the check of each value
-    "about": {"experiment": _is_text, "name": _is_text, "params": _is_texts, "tags": _is_texts},
-    "tags": {"tags": _is_texts},
-    "dataset": {
-        **dict.fromkeys(("name", "context", "source", "digest"), _is_text),
-        "profile": lambda value: isinstance(value, dict),
-    },
-    "artifact": {"path": _is_text, "folder": lambda value: value is None or isinstance(value, str)},
-    "image": {"key": _is_text, "step": lambda value: type(value) is int, "file": _is_picture},
-    "end": {"status": lambda value: value in ("FINISHED", "FAILED", "KILLED"), "time": _is_time},
-}
+def run_info(entry: Entry) -> RunInfo:
+    """Return the content of an entry "about"."""
+    return RunInfo(**{key: entry[key] for key in KEYS["about"]})
 
 
 def replay(run: MlflowRun, entry: Entry, folder: Path) -> None:
     """Send an entry of the folder's event log to MLflow, without duplicates. May raise."""
-    match entry:
-        case {"kind": "image", "key": key, "step": step, "file": file}:
-            send_image(run, key, step, picture(folder, file))
-            picture(folder, file).unlink(missing_ok=True)
-        case {"kind": "artifact", "path": path, "folder": artifact_path}:
-            run.client.log_artifact(run.id, str(folder / path), artifact_path)
-        case {"kind": "dataset"}:
-            run.log_dataset(**{name: entry[name] for name in NEEDS["dataset"]})
-        case {"kind": "tags", "tags": tags}:
-            run.set_tags(tags)
+    match entry["kind"]:
+        case "image":
+            path = picture(folder, entry)
+            run.log_image_file(path, entry["key"], entry["step"])
+            path.unlink(missing_ok=True)
+        case "artifact":
+            run.client.log_artifact(run.id, str(folder / entry["path"]), entry["folder"])
+        case "dataset":
+            run.log_dataset(**{key: entry[key] for key in KEYS["dataset"]})
+        case "tags":
+            run.set_tags(entry["tags"])
 
 
 def title(entry: Entry) -> str:
     """Return a name for the content of an entry, for messages."""
-    return {
-        "image": f"the image {entry.get('key')}",
-        "artifact": str(entry.get("path")),
-        "dataset": f"the data {entry.get('name')}",
-    }.get(str(entry["kind"]), str(entry["kind"]))
+    match entry["kind"]:
+        case "image":
+            return f"the image {entry['key']}"
+        case "artifact":
+            return str(entry["path"])
+        case "dataset":
+            return f"the data {entry['name']}"
+    return str(entry["kind"])
 
 
 def size_bytes(entry: Entry, folder: Path) -> int:
     """Return the size of an entry's upload."""
     if entry["kind"] not in ("artifact", "image"):
         return 0
-    path = folder / str(entry["path"]) if entry["kind"] == "artifact" else picture(folder, entry["file"])
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    path = folder / entry["path"] if entry["kind"] == "artifact" else picture(folder, entry)
+    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
 
 
-def picture(folder: Path, name: object) -> Path:
+def picture(folder: Path, entry: Entry) -> Path:
     """Return the path of an unsent image: always in this folder, even if a foreign log names a file elsewhere."""
-    return folder / PICTURES / Path(str(name)).name
-
-
-def send_image(run: MlflowRun, key: str, step: int, path: Path) -> None:
-    """Log an image file under a key and step, unless MLflow has it; may raise."""
-    from PIL import Image
-
-    if not run.has_image(key, step):
-        with Image.open(path) as stored:
-            run.log_image(np.asarray(stored), key, step)
+    return folder / PICTURES / f"{Path(entry['file']).stem}.png"
 
 
 class EventLog:
@@ -140,31 +109,32 @@ class EventLog:
 
     Args:
         folder: Folder of the run.
-        run_info: Content of the entry "about".
+        info: Names and settings of the run, for the entry "about".
         step: Global step of the checkpoint from which the run resumes: later images are dropped, since they will be
             logged again. None starts an empty log.
+
+    Attributes:
+        pending: Entries of earlier starts that MLflow may lack and that the present start will not log again.
     """
 
-    def __init__(self, folder: Path, run_info: Mapping[str, object], step: int | None):
+    def __init__(self, folder: Path, info: RunInfo, step: int | None):
+        self.folder = folder
         if step is None:
             clear(folder)
-        self.folder = folder
-        earlier_entries = [entry for entry in read_event_log(folder) if entry["kind"] != "end"]
-        later_images = [entry for entry in earlier_entries if entry["kind"] == "image" and entry["step"] > step]
-        for entry in later_images:
-            picture(folder, entry["file"]).unlink(missing_ok=True)
-        self.earlier_entries = [entry for entry in earlier_entries if entry not in later_images]
-        atomic_text(folder / NAME, "".join(_line(entry) for entry in self.earlier_entries))
-        self._stream = (folder / NAME).open("ab", buffering=0)
-        self.add({"kind": "about", "time": time.time(), **run_info})
-
-    def pending(self) -> list[Entry]:
-        """Return entries of earlier starts that MLflow may lack and that the present start will not log again."""
-        return [
+        earlier_entries = []
+        for entry in read_event_log(folder):
+            if entry["kind"] == "image" and step is not None and entry["step"] > step:
+                picture(folder, entry).unlink(missing_ok=True)
+            elif entry["kind"] != "end":
+                earlier_entries.append(entry)
+        self.pending = [
             entry
-            for entry in self.earlier_entries
-            if entry["kind"] == "tags" or (entry["kind"] == "image" and picture(self.folder, entry["file"]).is_file())
+            for entry in earlier_entries
+            if entry["kind"] == "tags" or (entry["kind"] == "image" and picture(folder, entry).is_file())
         ]
+        atomic_text(folder / NAME, "".join(_line(entry) for entry in earlier_entries))
+        self._stream = (folder / NAME).open("ab", buffering=0)
+        self.add({"kind": "about", "time": time.time(), **asdict(info)})
 
     def add(self, entry: Entry) -> Entry:
         """Write an entry at once, completely or not at all, and return it.
@@ -182,9 +152,9 @@ class EventLog:
 
         stream = BytesIO()
         Image.fromarray(image).save(stream, format="PNG", compress_level=1)
-        file = f"{step:09d}-{secrets.token_hex(4)}.png"
-        atomic_write(picture(self.folder, file), lambda out: out.write(stream.getvalue()))
-        return self.add({"kind": "image", "key": key, "step": step, "file": file})
+        entry = {"kind": "image", "key": key, "step": step, "file": f"{step:09d}-{secrets.token_hex(4)}.png"}
+        atomic_write(picture(self.folder, entry), lambda out: out.write(stream.getvalue()))
+        return self.add(entry)
 
     def close(self, status: str) -> None:
         """Write the run's final status, and close the file."""
@@ -197,25 +167,21 @@ class EventLog:
 def clear(folder: Path) -> None:
     """Remove the event log and the unsent images of an earlier run in the folder."""
     (folder / NAME).unlink(missing_ok=True)
-    _remove((folder / PICTURES).glob("*.png"))
+    for path in (folder / PICTURES).glob("*.png"):
+        path.unlink(missing_ok=True)
     remove_sent(folder)
 
 
 def remove_sent(folder: Path) -> None:
     """Remove the folder of unsent images if it is empty."""
-    _remove((folder / PICTURES).glob(".tmp-*"))  # left by a kill
+    remove_stale(folder / PICTURES, below=False)
     with suppress(OSError):  # not there, or not empty
         (folder / PICTURES).rmdir()
 
 
-def _remove(files: Iterable[Path]) -> None:
-    for file in files:
-        file.unlink(missing_ok=True)
-
-
-def _printable(value: object) -> object:
+def _printable(value: Any) -> Any:
     """Return plain data with texts that MLflow's stores accept."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {name: _printable(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_printable(item) for item in value]

@@ -51,9 +51,7 @@ def _line(record: Mapping[str, float]) -> str:
 
 def _stored(value: float) -> float | str | None:
     """Return a number in JSON's types."""
-    if math.isnan(value):
-        return None
-    return value if math.isfinite(value) else str(value)
+    return value if math.isfinite(value) else None if math.isnan(value) else str(value)
 
 
 class MetricsFile:
@@ -68,11 +66,15 @@ class MetricsFile:
     def __init__(self, path: Path, step: int | None):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        records = read_metrics(path)[0] if path.exists() and step is not None else []
-        kept_records = [record for record in records if record["step"] <= step]
-        at_step = [record for record in kept_records if record["step"] == step]
-        self._at_start = {(step, name): _stored(value) for record in at_step for name, value in record.items()}
-        atomic_text(path, "".join(_line(record) for record in kept_records))
+        records = read_metrics(path)[0] if path.exists() else []
+        records = [record for record in records if step is not None and record["step"] <= step]
+        self._at_start = {  # (step, name) -> value at the checkpoint's step
+            (record["step"], name): _stored(value)
+            for record in records
+            if record["step"] == step
+            for name, value in record.items()
+        }
+        atomic_text(path, "".join(_line(record) for record in records))
         self._stream = path.open("ab", buffering=0)
 
     def append(self, values: Mapping[str, float], step: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.tracking.mlflow_run import MlflowRun, clean_name
+from pipeline.tracking.mlflow_run import MlflowRun, RunAccess, clean_name
 from pipeline.tracking.mlflow_settings import (
     ARTIFACT_ROOT,
     check_schema,
@@ -23,7 +23,6 @@ from pipeline.tracking.mlflow_settings import (
     use_files_beside_store,
     without_password,
 )
-from pipeline.tracking.tracker import Tracker
 from pipeline.utils.errors import UserError
 
 FORMAT = 1  # version of the metadata
@@ -37,7 +36,7 @@ _REGISTERED = re.compile(r"models:/+([^/@]+)/?")
 
 
 def log_translator(
-    tracker: Tracker,
+    tracker: RunAccess,
     module: nn.Module,
     *,
     name: str,

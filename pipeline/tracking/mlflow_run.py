@@ -2,16 +2,24 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
 from pipeline.tracking.metrics_file import SUPERSEDING
 from pipeline.tracking.mlflow_settings import check_schema, store_lock, use_files_beside_store
 
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+Result = TypeVar("Result")
 METRICS_PER_REQUEST, PARAMS_PER_REQUEST = 1000, 100  # MLflow's limits, like the lengths below
 KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6000, 5000
+CHANGED = "changed."  # prefix of the tags of parameters whose value differs from the first one
 GONE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
 
@@ -28,7 +36,7 @@ def clean_name(name: str) -> str:
 
 def flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:
     """Flatten nested settings to text: {"a": {"b": 1}} -> {"a.b": "1"}, cut to MLflow's lengths."""
-    flat = {}
+    flat: dict[str, str] = {}
     for name, value in params.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping) and value:
@@ -39,48 +47,48 @@ def flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:
     return flat
 
 
+@dataclass(frozen=True)
+class RunInfo:
+    """What identifies a run in MLflow: its experiment, its name, its flat parameters (`flatten`) and its tags."""
+
+    experiment: str
+    name: str
+    params: dict[str, str]
+    tags: dict[str, str]
+
+
 class MlflowRun:
     """A run that is open in the store.
 
     Args:
-        experiment: Name of the experiment, which is created if missing.
-        name: Name of the run.
-        params: Flat parameters. Those that differ from the run's logged ones become `changed.` tags.
-        tags: Tags of the run.
-        run_id: Run to continue, from a checkpoint; a new one is created if the store does not have it.
-        unfinished_id: Run to continue only if it never ended and has the same parameters, left by a process without a
-            checkpoint. Otherwise it is closed as KILLED.
+        info: Names, parameters and tags of the run.
+        run_id: Run to continue; a new one is created if the store does not have it.
         started_ms: Start time of a new run, in ms since 1970; None for now.
     """
 
-    def __init__(
-        self,
-        experiment: str,
-        name: str,
-        params: Mapping[str, str],
-        tags: Mapping[str, str],
-        run_id: str | None = None,
-        unfinished_id: str | None = None,
-        started_ms: int | None = None,
-    ):
+    def __init__(self, info: RunInfo, run_id: str | None = None, started_ms: int | None = None):
         import mlflow
 
         use_files_beside_store()
-        self.uri = mlflow.get_tracking_uri()
+        self.uri: str = mlflow.get_tracking_uri()
         with store_lock(self.uri):
             check_schema(self.uri)
             self.client = mlflow.MlflowClient(self.uri)
-            run = self._find(run_id) or self._find_unfinished(unfinished_id, params)
-            self.continued = run is not None
-            run = run or self._create(experiment, name, tags, started_ms)
-        self.id, self.experiment_id = run.info.run_id, run.info.experiment_id
-        if self.continued:
+            run = self._existing(run_id)
+            is_new = run is None
+            run = run or self._create(info, started_ms)
+        self.id: str = run.info.run_id
+        self.experiment_id: str = run.info.experiment_id
+        if not is_new:
             self.client.update_run(self.id, status="RUNNING")
-        self._log_params(params, dict(run.data.params), dict(run.data.tags))
-        self._images = self._logged_images() if self.continued else set()
-        self.logged_steps = self._logged_steps(run.data.metrics) if self.continued else {}
+        changed = {key[len(CHANGED) :]: value for key, value in run.data.tags.items() if key.startswith(CHANGED)}
+        self._params: dict[str, str] = {**run.data.params, **changed}  # the latest values
+        self.log_params(info.params)
+        self._images = set() if is_new else self._logged_images()
+        # Key -> step -> (time in ms, value) of the points that the store had when the run was opened.
+        self.logged_steps = {} if is_new else self._logged_steps(run.data.metrics)
 
-    def _find(self, run_id: str | None):
+    def _existing(self, run_id: str | None) -> "Run | None":
         from mlflow.exceptions import MlflowException
 
         if not run_id:
@@ -93,49 +101,43 @@ class MlflowRun:
             raise
         return run if run.info.lifecycle_stage == "active" else None
 
-    def _find_unfinished(self, run_id: str | None, params: Mapping[str, str]):
-        run = self._find(run_id)
-        if run is None or run.info.status != "RUNNING":
-            return None
-        if all(params.get(key) == value for key, value in run.data.params.items()):
-            return run
-        self.client.set_terminated(run_id, "KILLED")
-        return None
-
-    def _create(self, experiment: str, name: str, tags: Mapping[str, str], started_ms: int | None):
+    def _create(self, info: RunInfo, started_ms: int | None) -> "Run":
         from mlflow.exceptions import MlflowException
         from mlflow.tracking.context.registry import resolve_tags
 
-        existing = self.client.get_experiment_by_name(experiment)
+        experiment = self.client.get_experiment_by_name(info.experiment)
         try:
-            experiment_id = existing.experiment_id if existing else self.client.create_experiment(experiment)
+            experiment = experiment or self.client.get_experiment(self.client.create_experiment(info.experiment))
         except MlflowException:  # another process may have created it meanwhile
-            existing = self.client.get_experiment_by_name(experiment)
-            if existing is None:
+            experiment = self.client.get_experiment_by_name(info.experiment)
+            if experiment is None:
                 raise
-            experiment_id = existing.experiment_id
-        if existing and existing.lifecycle_stage != "active":
-            raise ValueError(f'the experiment "{experiment}" is deleted; restore it, or set tracking.experiment')
-        shortened_tags = {clean_key(key): str(value)[:TAG_LENGTH] for key, value in tags.items()}
-        return self.client.create_run(experiment_id, started_ms, resolve_tags(shortened_tags), name)
+        if experiment.lifecycle_stage != "active":
+            raise ValueError(f'the experiment "{info.experiment}" is deleted; restore it, or set tracking.experiment')
+        tags = {clean_key(key): str(value)[:TAG_LENGTH] for key, value in info.tags.items()}
+        return self.client.create_run(experiment.experiment_id, started_ms, resolve_tags(tags), info.name)
 
-    def _log_params(self, params: Mapping[str, str], logged: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Log new parameters, and as tags those whose value differs from the run's latest one."""
+    def _log_batches(self, kind: str, items: Sequence[object], at_once: int) -> None:
+        for start in range(0, len(items), at_once):
+            self.client.log_batch(self.id, **{kind: items[start : start + at_once]}, synchronous=True)
+
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """Log new parameters, and those whose value differs from the run's latest one as tags `changed.<name>`."""
         from mlflow.entities import Param
 
-        new = [Param(key, value) for key, value in params.items() if key not in logged]
-        for start in range(0, len(new), PARAMS_PER_REQUEST):
-            self.client.log_batch(self.id, params=new[start : start + PARAMS_PER_REQUEST], synchronous=True)
-        last = {key: tags.get(clean_key(f"changed.{key}"), logged.get(key, value)) for key, value in params.items()}
-        self.set_tags({f"changed.{key}": value for key, value in params.items() if last[key] != value})
+        new = [Param(key, value) for key, value in params.items() if key not in self._params]
+        self._log_batches("params", new, PARAMS_PER_REQUEST)
+        latest = {key: self._params.get(key, value) for key, value in params.items()}
+        self.set_tags({f"{CHANGED}{key}": value for key, value in params.items() if latest[key] != value})
+        self._params |= params
 
     def _logged_images(self) -> set[tuple[str, int]]:
+        """Return key and step of each image."""
         names = (Path(file.path).name for file in self.client.list_artifacts(self.id, "images"))
         matches = (re.fullmatch(r"(.+)\+step\+(\d+)\+timestamp\+.*\+compressed\.webp", name) for name in names)
         return {(match[1].replace("~", "/"), int(match[2])) for match in matches if match}
 
     def _logged_steps(self, keys: Iterable[str]) -> dict[str, dict[int, tuple[int, float]]]:
-        """Return key -> step -> (time in ms, value) of the latest point."""
         steps: dict[str, dict[int, tuple[int, float]]] = {key: {} for key in keys}
         for key, latest in steps.items():
             for metric in self.client.get_metric_history(self.id, key):
@@ -154,14 +156,13 @@ class MlflowRun:
         """
         from mlflow.entities import Metric
 
-        points = [
-            Metric(key, value, round(record["time"] * 1000), record["step"])
-            for record in records
-            for key, value in ((clean_key(name), value) for name, value in record.items())
-            if key not in ("step", "time") and self._lacks(key, value, round(record["time"] * 1000), record["step"])
-        ]
-        for start in range(0, len(points), METRICS_PER_REQUEST):
-            self.client.log_batch(self.id, metrics=points[start : start + METRICS_PER_REQUEST], synchronous=True)
+        points = []
+        for record in records:
+            step, time_ms = int(record["step"]), round(record["time"] * 1000)
+            values = {clean_key(name): value for name, value in record.items() if name not in ("step", "time")}
+            lacking = {key: value for key, value in values.items() if self._lacks(key, value, time_ms, step)}
+            points += [Metric(key, value, time_ms, step) for key, value in lacking.items()]
+        self._log_batches("metrics", points, METRICS_PER_REQUEST)
         return len(points)
 
     def _lacks(self, key: str, value: float, time_ms: int, step: int) -> bool:
@@ -175,12 +176,14 @@ class MlflowRun:
         """Whether the store has an image under a key and step."""
         return (clean_key(key), step) in self._images
 
-    def log_image(self, image: np.ndarray, key: str, step: int) -> None:
-        """Log an 8-bit image under the UI's step slider, once per key and step."""
-        key = clean_key(key)
-        if (key, step) not in self._images:
-            self.client.log_image(self.id, image, key=key, step=step, synchronous=True)
-            self._images.add((key, step))
+    def log_image_file(self, path: Path, key: str, step: int) -> None:
+        """Log a PNG file under the UI's step slider, once per key and step."""
+        from PIL import Image
+
+        if not self.has_image(key, step):
+            with Image.open(path) as stored:
+                self.client.log_image(self.id, np.asarray(stored), key=clean_key(key), step=step, synchronous=True)
+            self._images.add((clean_key(key), step))
 
     def log_dataset(self, name: str, context: str, source: str, digest: str, profile: Mapping[str, object]) -> None:
         """Log a data set of the run: name, context ("train", "test", …), source folder, digest and profile."""
@@ -200,8 +203,13 @@ class MlflowRun:
         from mlflow.entities import RunTag
 
         changed = [RunTag(clean_key(key), str(value)[:TAG_LENGTH]) for key, value in tags.items()]
-        for start in range(0, len(changed), PARAMS_PER_REQUEST):
-            self.client.log_batch(self.id, tags=changed[start : start + PARAMS_PER_REQUEST], synchronous=True)
+        self._log_batches("tags", changed, PARAMS_PER_REQUEST)
+
+    def end_abandoned(self, run_id: str | None) -> None:
+        """Close another run as KILLED if its process left it open."""
+        run = self._existing(run_id)
+        if run is not None and run.info.status == "RUNNING":
+            self.client.set_terminated(run.info.run_id, "KILLED")
 
     def is_reachable(self) -> bool:
         """Whether the store still answers."""
@@ -216,19 +224,25 @@ class MlflowRun:
         self.client.set_terminated(self.id, status, ended_ms)
 
 
-def system_monitors() -> list:
-    """Return MLflow's monitors of CPU, memory, disk, network and GPU; none without psutil."""
-    try:
-        from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
-        from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
-        from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
-    except ImportError:
-        return []
-    monitors = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
-    try:
-        from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+class RunAccess(Protocol):
+    """What gives access to an MLflow run: a `Tracker` during training, an `MlflowSync` after it."""
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether MLflow is on and, as far as known, answers."""
+
+    def call(self, title: str, action: Callable[[MlflowRun], Result], size_bytes: int = 0) -> Result | None:
+        """Run an action with the MLflow run; None if it failed, or if MLflow is off or does not answer."""
+
+
+def system_monitors() -> list[Any]:
+    """Return MLflow's monitors of CPU, memory, disk, network and, where there is one, an NVIDIA GPU."""
+    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+    from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+
+    monitors: list[Any] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+    with suppress(Exception):  # no GPU, no driver, or no pynvml: each fails in its own way
         monitors.append(GPUMonitor())
-    except Exception:  # no NVIDIA GPU, no driver, or no pynvml: each fails in its own way
-        return monitors
     return monitors

@@ -10,12 +10,13 @@ import shlex
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Generic
 
 from pipeline.tracking.metrics_file import read_metrics
-from pipeline.tracking.mlflow_run import MlflowRun, system_monitors
+from pipeline.tracking.mlflow_run import MlflowRun, Result, RunInfo, system_monitors
 from pipeline.tracking.mlflow_settings import (
     configure_mlflow,
     is_remote,
@@ -27,6 +28,7 @@ from pipeline.utils.files import atomic_text
 
 logger = logging.getLogger(__name__)
 
+RUN_ID_FILE = "mlflow.json"  # names a folder's MLflow run, so that a run without a checkpoint is found again
 # A request to SQLite delays training by 10 ms, whatever its size.
 SEND_EVERY_S, RETRY_EVERY_S, SYSTEM_EVERY_S = 10.0, 30.0, 10.0
 PATIENCE_S = 6.0  # how long training waits for a failing server, in all
@@ -36,7 +38,7 @@ UPLOAD_BYTES_PER_S = 10e6  # the timeout of an upload grows by its size at this 
 
 
 @dataclass
-class Job:
+class Job(Generic[Result]):
     """An action with the MLflow run, for the background thread.
 
     Attributes:
@@ -48,49 +50,40 @@ class Job:
     """
 
     title: str
-    action: Callable[[MlflowRun], object]
+    action: Callable[[MlflowRun], Result]
     size_bytes: int = 0
     done: threading.Event = field(default_factory=threading.Event)
-    result: object = None
+    result: Result | None = None
 
 
 class MlflowWorker:
     """MLflow as seen from training: it never raises and hardly ever waits.
 
     Args:
-        metrics: The metrics.jsonl to send.
-        run_id_file: JSON file that names the MLflow run, so that a run without a checkpoint is found again.
-        complete_file: File that messages name as complete when MLflow does not answer.
+        metrics: The metrics.jsonl to send; `RUN_ID_FILE` is written beside it.
+        info: Names and settings of the run.
+        complete_file: File that messages name as complete when MLflow does not answer; None for the metrics of a run,
+            which `pipeline.sync` can send later.
         resumed: Whether the run resumes from a checkpoint.
         run_id: MLflow run that the checkpoint names; None for none.
-        run_info: The arguments `experiment`, `name`, `params` and `tags` of `MlflowRun`.
     """
 
-    def __init__(
-        self,
-        metrics: Path,
-        run_id_file: Path,
-        *,
-        complete_file: Path,
-        resumed: bool,
-        run_id: str | None,
-        run_info: Mapping[str, object],
-    ):
-        self._metrics, self._run_id_file, self._complete_file = metrics, run_id_file, complete_file
-        known_id = read_run_id(run_id_file)  # checkpoints saved before MLflow answered name no run
-        self.run_id = run_id or (known_id if resumed else None)
-        self._unfinished_id = None if resumed else known_id
-        self._run_info = run_info
-        self.uri = self.experiment_id = None
+    def __init__(self, metrics: Path, info: RunInfo, *, complete_file: Path | None, resumed: bool, run_id: str | None):
+        self._metrics, self._info, self._complete_file = metrics, info, complete_file
+        earlier_id = read_run_id(metrics.parent)  # checkpoints saved before MLflow answered name no run
+        self.run_id = run_id or (earlier_id if resumed else None)
+        self._abandoned_id = None if resumed else earlier_id
+        self.uri: str | None = None
+        self.experiment_id: str | None = None
         self._run: MlflowRun | None = None  # used by the thread only
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[Job[Any]] = deque()
         self._offset, self._system_step, self._system_due = 0, 0, 0.0
         self._is_offline = self._has_warned = self._has_gaps = self._is_complete = False
         self._patience_s, self._allowance_s, self._last_progress = PATIENCE_ON_DISK_S, 0.0, time.monotonic()
         self._status: str | None = None
         self._wake, self._ended = threading.Event(), threading.Event()
         configure_mlflow()
-        threading.Thread(target=self._work, name="mlflow-follower", daemon=True).start()
+        threading.Thread(target=self._work, name="mlflow", daemon=True).start()
 
     # ── the training's side: nothing here touches MLflow ────────────────────────────────────────────────────
 
@@ -99,12 +92,12 @@ class MlflowWorker:
         """Whether the run is open and the store, as far as known, answers."""
         return not self._is_offline and self._status is None
 
-    def queue(self, job: Job) -> None:
+    def queue(self, job: Job[Any]) -> None:
         """Append a job to the thread's queue."""
         if self._status is None:
             self._jobs.append(job)
 
-    def call(self, job: Job) -> object:
+    def call(self, job: Job[Result]) -> Result | None:
         """Queue a job and wait for its result; None if it failed or took too long."""
         if self.is_connected:
             self.queue(job)
@@ -114,14 +107,13 @@ class MlflowWorker:
 
     def close(self, status: str) -> None:
         """Send the rest, end the run with its status, and stop; print how to send later what could not be sent."""
-        if self._status is None:
-            self._status = status
-            self._wait(self._ended)
-            if (
-                self._has_gaps or not self._is_complete
-            ) and self._complete_file == self._metrics:  # otherwise it is no run's folder
-                command = f"python -m pipeline.sync {shlex.quote(str(self._metrics.parent))}"
-                logger.warning(f"MLflow has not got all of this run; `{command}` sends it later")
+        if self._status is not None:
+            return
+        self._status = status
+        self._wait(self._ended)
+        if self._complete_file is None and (self._has_gaps or not self._is_complete):
+            command = f"python -m pipeline.sync {shlex.quote(str(self._metrics.parent))}"
+            logger.warning(f"MLflow has not got all of this run; `{command}` sends it later")
 
     def _wait(self, event: threading.Event) -> None:
         """Wait while the thread makes progress; time without progress is subtracted from the remaining patience."""
@@ -140,89 +132,91 @@ class MlflowWorker:
 
     def _work(self) -> None:
         while True:
-            closing = self._status is not None
+            status = self._status
             try:
-                self._follow()
-                if closing:
-                    self._run.end(self._status)
+                self._run = self._run or self._connect()
+                self._follow(self._run)
+                if status is not None:
+                    self._run.end(status)
                     self._is_complete = True
             except Exception as error:  # no error of MLflow stops the training
                 self._run, self._is_offline = None, True
                 self._warn_once(short_reason(error))
-            if closing:
+            if status is not None:
                 self._ended.set()
                 return
             self._wake.clear()
             if self._status is None and (self._is_offline or not self._jobs):
                 self._wake.wait(RETRY_EVERY_S if self._is_offline else SEND_EVERY_S)
 
-    def _follow(self) -> None:
-        if self._run is None:
-            self._connect()
-        records, offset = read_metrics(self._metrics, self._offset)
-        for start in range(0, len(records), LINES_AT_ONCE):
-            self._run.log_points(records[start : start + LINES_AT_ONCE])
-            self._last_progress = time.monotonic()
-        self._offset = offset
-        while self._jobs:
-            self._do(self._jobs[0])
-            self._jobs.popleft().done.set()
-            self._last_progress = time.monotonic()
-        self._log_system()
-
-    def _connect(self) -> None:
+    def _connect(self) -> MlflowRun:
         import mlflow
 
         if self.uri is None:
-            self.uri, self._last_progress = mlflow.get_tracking_uri(), time.monotonic()
+            self.uri, self._last_progress = str(mlflow.get_tracking_uri()), time.monotonic()
             self._patience_s = PATIENCE_S if is_remote(self.uri) else PATIENCE_ON_DISK_S
-        run = MlflowRun(**self._run_info, run_id=self.run_id, unfinished_id=self._unfinished_id)
-        system = [step for key, steps in run.logged_steps.items() if key.startswith("system/") for step in steps]
-        self._offset, self._system_step, self._monitors = 0, max(system, default=-1) + 1, system_monitors()
-        self._run, self.run_id, self.experiment_id = run, run.id, run.experiment_id
-        write_run_id(self._run_id_file, run)
+        run = MlflowRun(self._info, self.run_id)
+        run.end_abandoned(self._abandoned_id)
+        self._abandoned_id = None
+        system_steps = [step for key, steps in run.logged_steps.items() if key.startswith("system/") for step in steps]
+        self._offset, self._system_step = 0, max(system_steps, default=-1) + 1
+        self._monitors = system_monitors()
+        self.run_id, self.experiment_id = run.id, run.experiment_id
+        write_run_id(self._metrics.parent, run)
         self._is_offline, self._last_progress = False, time.monotonic()
+        return run
 
-    def _do(self, job: Job) -> None:
+    def _follow(self, run: MlflowRun) -> None:
+        records, offset = read_metrics(self._metrics, self._offset)
+        for start in range(0, len(records), LINES_AT_ONCE):
+            run.log_points(records[start : start + LINES_AT_ONCE])
+            self._last_progress = time.monotonic()
+        self._offset = offset
+        while self._jobs:
+            self._do(run, self._jobs[0])
+            self._jobs.popleft().done.set()
+            self._last_progress = time.monotonic()
+        if time.time() >= self._system_due:
+            self._log_system(run)
+
+    def _do(self, run: MlflowRun, job: Job[Any]) -> None:
         self._allowance_s = job.size_bytes / UPLOAD_BYTES_PER_S
         try:
             with request_timeout(self._allowance_s):
-                job.result = job.action(self._run)
+                job.result = job.action(run)
         except Exception as error:
-            if not self._run.is_reachable():
+            if not run.is_reachable():
                 raise
             self._has_gaps = True
             logger.warning(f"MLflow did not take {job.title} ({short_reason(error)}); the run goes on without it there")
         finally:
             self._allowance_s = 0.0
 
-    def _log_system(self) -> None:
-        now = time.time()
-        if now < self._system_due:
-            return
-        values = {}
+    def _log_system(self, run: MlflowRun) -> None:
+        values: dict[str, float] = {}
         for monitor in self._monitors:
             monitor.collect_metrics()
             values |= {f"system/{name}": value for name, value in monitor.aggregate_metrics().items()}
             monitor.clear_metrics()
-        self._run.log_points([{"step": self._system_step, "time": now, **values}])
+        now = time.time()
+        run.log_points([{"step": self._system_step, "time": now, **values}])
         self._system_due, self._system_step = now + SYSTEM_EVERY_S, self._system_step + 1
 
     def _warn_once(self, reason: str) -> None:
         if not self._has_warned:
             self._has_warned = True
-            store = without_password(self.uri or "MLflow")
-            logger.warning(f"{store} is not followed ({reason}); the run goes on, {self._complete_file} has everything")
+            store, complete_file = without_password(self.uri or "MLflow"), self._complete_file or self._metrics
+            logger.warning(f"{store} is not followed ({reason}); the run goes on, {complete_file} has everything")
 
 
-def read_run_id(run_id_file: Path) -> str | None:
-    """Return the MLflow run id in a JSON file; None if the file is missing or damaged."""
+def read_run_id(folder: Path) -> str | None:
+    """Return the id of a folder's MLflow run; None if its file is missing or damaged."""
     try:
-        return json.loads(run_id_file.read_text())["run_id"]
+        return str(json.loads((folder / RUN_ID_FILE).read_text())["run_id"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def write_run_id(run_id_file: Path, run: MlflowRun) -> None:
-    """Write the MLflow run's id and store to a JSON file."""
-    atomic_text(run_id_file, json.dumps({"run_id": run.id, "uri": without_password(run.uri)}, indent=2) + "\n")
+def write_run_id(folder: Path, run: MlflowRun) -> None:
+    """Write the MLflow run's id and store to a folder."""
+    atomic_text(folder / RUN_ID_FILE, json.dumps({"run_id": run.id, "uri": without_password(run.uri)}, indent=2) + "\n")

@@ -7,14 +7,16 @@ can send it later.
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import numpy as np
 
 from pipeline.tracking.event_log import NAME, Entry, EventLog, clear, remove_sent, replay, size_bytes, title
 from pipeline.tracking.metrics_file import MetricsFile
-from pipeline.tracking.mlflow_run import MlflowRun, flatten
+from pipeline.tracking.mlflow_run import MlflowRun, Result, RunInfo, flatten
 from pipeline.tracking.mlflow_settings import without_password
 from pipeline.tracking.mlflow_worker import Job, MlflowWorker
 from pipeline.utils.errors import Stopped
@@ -53,30 +55,24 @@ class Tracker:
         mlflow: bool = True,
         complete_file: Path | None = None,
     ):
+        self._folder = folder
         self._metrics = MetricsFile(folder / "metrics.jsonl", step)
         self._checkpoint_run_id = run_id
         self._complete_file = complete_file or self._metrics.path
-        run_info = {"experiment": experiment, "name": run_name, "params": flatten(params), "tags": dict(tags or {})}
+        info = RunInfo(experiment, run_name, flatten(params), dict(tags or {}))
         # A resumed run continues its event log, which would keep the status of an earlier session otherwise.
         keeps_log = mlflow or (step is not None and (folder / NAME).is_file())
-        self._event_log = EventLog(folder, run_info, step) if keeps_log else None
-        self._worker = (
-            MlflowWorker(
-                self._metrics.path,
-                folder / "mlflow.json",
-                complete_file=self._complete_file,
-                resumed=step is not None,
-                run_id=run_id,
-                run_info=run_info,
-            )
-            if mlflow
-            else None
-        )
-        if self._event_log:
-            for entry in self._event_log.pending():
-                self._queue(entry)
-        elif step is None:
+        if not keeps_log:
             clear(folder)
+        self._event_log = EventLog(folder, info, step) if keeps_log else None
+        self._worker = None
+        if mlflow:
+            is_resumed = step is not None
+            self._worker = MlflowWorker(
+                self._metrics.path, info, complete_file=complete_file, resumed=is_resumed, run_id=run_id
+            )
+        for entry in self._event_log.pending if self._event_log else ():
+            self._queue(entry)
 
     @property
     def run_id(self) -> str | None:
@@ -110,7 +106,7 @@ class Tracker:
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Queue a file or folder for upload to a folder of the run's artifacts, as it is at the time of the upload."""
-        home, path = self._metrics.path.parent.absolute(), path.absolute()
+        home, path = self._folder.absolute(), path.absolute()
         moves_along = path.is_relative_to(home.parent)
         stored = os.path.relpath(path, home) if moves_along else str(path)
         self._add({"kind": "artifact", "path": stored, "folder": folder})
@@ -136,7 +132,7 @@ class Tracker:
         """Set tags of the MLflow run."""
         self._add({"kind": "tags", "tags": dict(tags)})
 
-    def call(self, title: str, action: Callable[[MlflowRun], object], size_bytes: int = 0) -> object:
+    def call(self, title: str, action: Callable[[MlflowRun], Result], size_bytes: int = 0) -> Result | None:
         """Run an action with the MLflow run in the background, and wait for its result.
 
         Returns:
@@ -151,9 +147,9 @@ class Tracker:
             self._event_log.close(status)
         if self._worker:
             self._worker.close(status)
-            remove_sent(self._metrics.path.parent)
+            remove_sent(self._folder)
 
-    def __enter__(self) -> "Tracker":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -165,7 +161,7 @@ class Tracker:
     def open_instructions(self) -> str:
         """Return a line with the place of the record and the way to open it."""
         worker = self._worker
-        if worker is None or worker.experiment_id is None:
+        if worker is None or worker.uri is None or worker.experiment_id is None:
             return f"{self._complete_file} (MLflow was {'not reached' if worker else 'off'})"
         uri, page = without_password(worker.uri), f"/#/experiments/{worker.experiment_id}/runs/{worker.run_id}"
         if uri.startswith("http"):
@@ -178,6 +174,6 @@ class Tracker:
             self._queue(self._event_log.add(entry))
 
     def _queue(self, entry: Entry) -> None:
-        folder = self._metrics.path.parent
         if self._worker:
-            self._worker.queue(Job(title(entry), lambda run: replay(run, entry, folder), size_bytes(entry, folder)))
+            job = Job(title(entry), partial(replay, entry=entry, folder=self._folder), size_bytes(entry, self._folder))
+            self._worker.queue(job)

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import math
 import os
 import re
 import sys
@@ -10,18 +11,28 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, Protocol, TextIO, TypeVar
 
 from tqdm import tqdm as ProgressBar
 
-from pipeline.utils.errors import EXIT_BAD_INPUT, Stopped, UserError
-from pipeline.utils.interruption import Terminated, sigterm_as_exception
-from pipeline.utils.progress import ProgressLines
+from pipeline.utils.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, Stopped, UserError
+from pipeline.utils.interruption import sigterm_as_exception
 
-_repeated: Counter | None = None  # within a command, how often each warning was given
+Item = TypeVar("Item")
+LINES = 10  # of one progress bar without a terminal, at most
+APART_S = 60.0  # between two such lines, at least
+LINE_FORMAT = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed} gone, {remaining} left{postfix}"
+_repeated: Counter[str] | None = None  # within a command, how often each warning was given
 
 
-def cli_main(command: Callable[[list[str] | None], int]) -> Callable[[list[str] | None], int]:
+class Main(Protocol):
+    """The entry point of a command: arguments (None for those of the process) -> exit code."""
+
+    def __call__(self, argv: list[str] | None = None) -> int:
+        """Run the command."""
+
+
+def cli_main(command: Callable[[list[str] | None], int]) -> Main:
     """Decorate a command's `main(argv=None) -> int`: expected errors become one line and an exit code.
 
     A terminal that cannot be written to never changes the exit code.
@@ -35,20 +46,14 @@ def cli_main(command: Callable[[list[str] | None], int]) -> Callable[[list[str] 
         except UserError as error:
             warn(f"error: {_lines(str(error))}")
             return EXIT_BAD_INPUT
-        except Stopped as stop:
-            warn(f"stopped: {_lines(str(stop))}")
-            return stop.exit_code
-        except Terminated as stop:
-            warn(f"stopped: {stop}")
-            return stop.exit_code
-        except KeyboardInterrupt as stop:
-            warn(f"stopped: {str(stop) or 'SIGINT; the same command does what is left'}")
-            return 130
+        except (Stopped, KeyboardInterrupt) as stop:
+            warn(f"stopped: {_lines(str(stop)) or 'SIGINT; the same command does what is left'}")
+            return getattr(stop, "exit_code", EXIT_INTERRUPTED)
         except SystemExit as leaving:  # argparse ends `--help` and usage errors this way
             return leaving.code if isinstance(leaving.code, int) else EXIT_BAD_INPUT
         finally:
             for stream in (sys.stdout, sys.stderr):  # written by argparse and others: flushed here, not at exit
-                _attempt(stream, lambda stream=stream: stream.flush())
+                _attempt(stream, stream.flush)
 
     main.__doc__ = command.__doc__
     return main
@@ -110,15 +115,9 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 def _print(text: str, stream: TextIO | None) -> None:
     """Print a line; letters that the terminal's encoding lacks are escaped."""
-
-    def attempt() -> None:
-        try:
-            print(text, file=stream, flush=True)
-        except UnicodeEncodeError:
-            encoding = stream.encoding or "ascii"
-            print(text.encode(encoding, errors="backslashreplace").decode(encoding), file=stream, flush=True)
-
-    _attempt(stream, attempt)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    shown = text.encode(encoding, errors="backslashreplace").decode(encoding)
+    _attempt(stream, lambda: print(shown, file=stream, flush=True))
 
 
 def _attempt(stream: TextIO | None, write: Callable[[], object]) -> None:
@@ -138,22 +137,6 @@ def _attempt(stream: TextIO | None, write: Callable[[], object]) -> None:
         setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
         if name == "stdout" and error.errno != errno.EPIPE:
             warn(f"warning: standard output cannot be written ({error.strerror or error}); going on without it")
-
-
-class _Terminal:
-    """Standard error for a progress bar; failed writes are ignored."""
-
-    def __init__(self, stream: TextIO | None):
-        self.stream = stream
-
-    def __getattr__(self, name: str) -> object:  # encoding, isatty, fileno
-        return getattr(self.stream, name)
-
-    def write(self, text: str) -> None:
-        _attempt(self.stream, lambda: self.stream.write(text))
-
-    def flush(self) -> None:
-        _attempt(self.stream, lambda: self.stream.flush())
 
 
 @contextmanager
@@ -206,17 +189,58 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join([line(header), "  ".join("─" * width for width in widths), *(line(row) for row in cells)])
 
 
-def progress(items: Iterable, *, total: int | None = None, title: str = "", unit: str = "it", quiet: bool = False):
+class _Terminal:
+    """Standard error for a progress bar; failed writes are ignored."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> object:  # encoding, isatty, fileno
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> None:
+        _attempt(self.stream, lambda: self.stream.write(text))
+
+    def flush(self) -> None:
+        _attempt(self.stream, self.stream.flush)
+
+
+class ProgressLines(ProgressBar):
+    """A progress bar without a terminal: a line per tenth of the work, at least a minute apart, and none at its end."""
+
+    def __init__(self, items: Iterable[Any] | None = None, **options: Any):
+        total = options.get("total") or getattr(items, "__len__", lambda: 0)()
+        rare = {"mininterval": APART_S, "maxinterval": math.inf, "miniters": max(1, math.ceil(total / LINES))}
+        super().__init__(items, **options | rare | {"bar_format": LINE_FORMAT})
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Write a line, unless no item is done yet."""
+        if self.n > self.initial:
+            self.fp.write(f"{self}\n")
+            if not self.total:  # without a total there are no tenths: the next line comes after twice as many items
+                self.miniters = self.n
+
+    def close(self) -> None:
+        """Close without a last line: the command reports the end itself."""
+        self.last_print_t = -math.inf  # as if nothing had been shown, so that tqdm has nothing to complete
+        super().close()
+
+
+def progress(
+    items: Iterable[Item], *, total: int | None = None, title: str = "", unit: str = "it", quiet: bool = False
+) -> Iterable[Item]:
     """Iterate with a progress bar and the estimated time left; silent when `quiet`."""
     return bar(items, total=total, desc=title, unit=unit, disable=quiet)
 
 
-def bar(items: Iterable | None = None, **options: object) -> ProgressBar:
+def bar(items: Iterable[Any] | None = None, *, disable: bool = False, **options: Any) -> ProgressBar:
     """Return a progress bar on standard error that survives failed writes; `options` are tqdm's.
 
     Where standard error is no terminal, the bar prints a few lines instead (`ProgressLines`).
     """
-    disabled = bool(options.pop("disable", False)) or sys.stderr is None
-    terminal_options = {"dynamic_ncols": True, "mininterval": 0.5} if _is_terminal(sys.stderr) else {}
-    bar_class = ProgressBar if terminal_options else ProgressLines
-    return bar_class(items, file=_Terminal(sys.stderr), disable=disabled, **terminal_options, **options)
+    if sys.stderr is None:
+        return ProgressBar(items, disable=True, **options)
+    options |= {"file": _Terminal(sys.stderr), "disable": disable}
+    if _is_terminal(sys.stderr):
+        return ProgressBar(items, dynamic_ncols=True, mininterval=0.5, **options)
+    return ProgressLines(items, **options)

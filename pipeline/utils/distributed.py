@@ -21,11 +21,9 @@ if TYPE_CHECKING:  # commands import this module, and `--help` must not wait for
     from torch.nn import Parameter
 
 Result = TypeVar("Result")
+ENVIRONMENT = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}  # and what they usually are
 TIMEOUT = timedelta(days=2)  # how long processes wait for the first one: it may be preparing a whole cohort
-BUCKET_BYTES = 25 * 2**20  # of gradients that travel together
-SETTLING_S = (
-    0.1  # seconds in which Gloo's threads let go of tensors; one that does so as Python ends aborts the process
-)
+SETTLING_S = 0.1  # in which Gloo's threads let go of tensors; one that does so as Python ends aborts the process
 LOST_PEER_WORDS = ("onnection", "imed out", "imeout", "peer")  # in what Gloo says when another process has gone
 
 
@@ -119,29 +117,27 @@ class World:
     def mean_gradients(self, parameters: "Iterable[Parameter]") -> Callable[[], None]:
         """Start averaging the gradients over the processes; the same parameters must have one in each process.
 
-        Gradients are sent in buckets of about `BUCKET_BYTES`, all at once, while the caller goes on.
+        All travel as one vector while the caller goes on.
 
         Returns:
             A function that waits for the exchange and then replaces each gradient by its mean.
         """
-        if self.size == 1:
+        weights = [weight for weight in parameters if weight.grad is not None]
+        if self.size == 1 or not weights:
             return lambda: None
         import torch
         import torch.distributed as communication
 
-        pending = []
+        total = torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
         with _naming_lost_processes():
-            for bucket in _buckets([weight for weight in parameters if weight.grad is not None]):
-                flat_gradients = torch.cat([weight.grad.flatten() for weight in bucket])
-                pending.append((bucket, flat_gradients, communication.all_reduce(flat_gradients, async_op=True)))
+            exchange = communication.all_reduce(total, async_op=True)
 
         def finish() -> None:
             with _naming_lost_processes():
-                for bucket, flat_gradients, work in pending:
-                    work.wait()
-                    blocks = flat_gradients.div_(self.size).split([weight.numel() for weight in bucket])
-                    for weight, mean in zip(bucket, blocks, strict=True):
-                        weight.grad = mean.view_as(weight)
+                exchange.wait()
+            means = total.div_(self.size).split([weight.numel() for weight in weights])
+            for weight, mean in zip(weights, means, strict=True):
+                weight.grad = mean.view_as(weight)
 
         return finish
 
@@ -216,14 +212,12 @@ def world_from_env() -> World:
     Raises:
         UserError: RANK and WORLD_SIZE are set and are no valid numbers.
     """
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    if not all(name in os.environ for name in names[:2]):
+    texts = {name: os.environ.get(name, usual) for name, usual in ENVIRONMENT.items()}
+    if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         return SINGLE_PROCESS
-    defaults = (0, 1, 0, 1)
-    texts = [os.environ.get(name, str(usual)) for name, usual in zip(names, defaults, strict=True)]
-    rank, size, local_rank, local_size = (int(text) if text.isdecimal() else -1 for text in texts)
+    rank, size, local_rank, local_size = (int(text) if text.isdecimal() else -1 for text in texts.values())
     if not (0 <= rank < size and 0 <= local_rank < local_size <= size):
-        settings = ", ".join(f"{name}={text}" for name, text in zip(names, texts, strict=True))
+        settings = ", ".join(f"{name}={text}" for name, text in texts.items())
         raise UserError(f"{settings}: no place among processes; start them with torchrun, or unset these variables")
     return World(rank, size, local_rank, local_size) if size > 1 else SINGLE_PROCESS
 
@@ -275,17 +269,3 @@ def _naming_lost_processes() -> Iterator[None]:
         if isinstance(error, DistError) or any(word in str(error) for word in LOST_PEER_WORDS):
             raise ProcessLost from error
         raise
-
-
-def _buckets(weights: "list[Parameter]") -> "Iterator[list[Parameter]]":
-    """Yield groups of parameters whose gradients share a data type and fill at most one bucket (or are one larger)."""
-    bucket, filled = [], 0
-    for weight in weights:
-        size = weight.grad.numel() * weight.grad.element_size()
-        if bucket and (filled + size > BUCKET_BYTES or weight.grad.dtype != bucket[0].grad.dtype):
-            yield bucket
-            bucket, filled = [], 0
-        bucket.append(weight)
-        filled += size
-    if bucket:
-        yield bucket

@@ -3,6 +3,7 @@
 EXIT_DONE = 0
 EXIT_BAD_INPUT = 2
 EXIT_PARTLY_DONE = 3
+EXIT_INTERRUPTED = 130  # by Ctrl-C: 128 + SIGINT
 
 
 class UserError(Exception):

@@ -9,44 +9,18 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from threading import Thread
+from typing import Any, Self, TypeVar
 
+from pipeline.utils.console import log_to_console
 from pipeline.utils.errors import UserError
 
-
-def run_jobs(
-    function: Callable, jobs: Mapping[Hashable, tuple], processes: int | None, *, preload: Sequence[str] = ()
-) -> Iterator[tuple[Hashable, object, str | None]]:
-    """Call a function for each job, in worker processes if there are several, and yield the results as they come.
-
-    Args:
-        function: A function of a module, so that workers can import it.
-        jobs: Key -> the function's arguments.
-        processes: Number of worker processes; None for one per core. With a single job or process, the jobs are done
-            in this process.
-        preload: Modules that are slow to import: imported once and inherited by the workers, where the system can.
-
-    Yields:
-        (key, result, None), or (key, None, reason in one line) where the input was at fault.
-
-    Raises:
-        UserError: A worker died.
-    """
-    processes = min(processes or os.cpu_count() or 1, len(jobs))
-    if processes <= 1:
-        yield from ((key, *attempt(function, arguments)) for key, arguments in jobs.items())
-        return
-    with ProcessPoolExecutor(processes, mp_context=_context(preload), initializer=_prepare_worker) as pool:
-        futures = {pool.submit(attempt, function, arguments): key for key, arguments in jobs.items()}
-        try:
-            for future in as_completed(futures):
-                key = futures.pop(future)  # releases its result
-                yield key, *_result(future)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+Key = TypeVar("Key", bound=Hashable)
+Result = TypeVar("Result")
+Job = tuple[Any, ...]  # the arguments of a function
 
 
 class WorkerPool:
-    """Worker processes for jobs that are submitted one at a time and whose results are taken in the caller's order.
+    """Worker processes for jobs whose results are taken in the caller's order.
 
     With a single process, every job is done in the calling process and no worker is started. Use the pool as a context
     manager; if the block ends by an error or a signal, running jobs are killed.
@@ -54,7 +28,7 @@ class WorkerPool:
     Args:
         processes: Number of worker processes; None for one per core.
         jobs: Number of jobs, where known, so that no more workers are started.
-        preload: Modules that are slow to import; see `run_jobs`.
+        preload: Modules that are slow to import: imported once and inherited by the workers, where the system can.
 
     Attributes:
         processes: Number of worker processes, 1 or more.
@@ -62,22 +36,38 @@ class WorkerPool:
 
     def __init__(self, processes: int | None, *, jobs: int | None = None, preload: Sequence[str] = ()):
         worker_count = processes or os.cpu_count() or 1
-        self.processes, self._preload = worker_count if jobs is None else max(1, min(worker_count, jobs)), preload
+        self.processes = worker_count if jobs is None else max(1, min(worker_count, jobs))
+        self._preload = preload
         self._pool: ProcessPoolExecutor | None = None
-        self._other_children: set[multiprocessing.Process] = set()
+        self._other_children: set[int | None] = set()
 
-    def __enter__(self) -> "WorkerPool":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._pool is None:
             return
-        if kind is not None:  # workers ignore signals, and a job may take half a minute
-            for worker in set(multiprocessing.active_children()) - self._other_children:
-                worker.kill()
+        if kind not in (None, GeneratorExit):  # workers ignore signals, and a job may take half a minute
+            for worker in multiprocessing.active_children():
+                if worker.pid not in self._other_children:
+                    worker.kill()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def submit(self, function: Callable, *arguments: object) -> Callable[[], object]:
+    def future(self, function: Callable[..., Result], *arguments: object) -> Future[Result]:
+        """Submit a job to the workers, which are started with the first one.
+
+        Raises:
+            UserError: A worker died.
+        """
+        if self._pool is None:
+            self._other_children = {child.pid for child in multiprocessing.active_children()}
+            self._pool = ProcessPoolExecutor(
+                self.processes, mp_context=_context(self._preload), initializer=_prepare_worker
+            )
+        with naming_dead_workers():
+            return self._pool.submit(function, *arguments)
+
+    def submit(self, function: Callable[..., Result], *arguments: object) -> Callable[[], Result]:
         """Submit a job; return a function that waits for its result, or raises the job's error.
 
         Args:
@@ -87,21 +77,15 @@ class WorkerPool:
         if self.processes <= 1:
             result = function(*arguments)
             return lambda: result
-        if self._pool is None:
-            self._other_children = set(multiprocessing.active_children())
-            self._pool = ProcessPoolExecutor(
-                self.processes, mp_context=_context(self._preload), initializer=_prepare_worker
-            )
-        with _naming_dead_workers():
-            future = self._pool.submit(function, *arguments)
+        future = self.future(function, *arguments)
         return lambda: _result(future)
 
-    def imap(self, function: Callable, jobs: Iterable[tuple], lookahead: int) -> Iterator[object]:
+    def imap(self, function: Callable[..., Result], jobs: Iterable[Job], lookahead: int) -> Iterator[Result]:
         """Yield `function(*arguments)` for each job, in order, while workers do the next `lookahead` jobs."""
         if self.processes <= 1:
             yield from (function(*arguments) for arguments in jobs)
             return
-        pending: deque[Callable[[], object]] = deque()
+        pending: deque[Callable[[], Result]] = deque()
         for arguments in jobs:
             pending.append(self.submit(function, *arguments))
             if len(pending) > lookahead:
@@ -110,13 +94,42 @@ class WorkerPool:
             yield pending.popleft()()
 
 
-def _result(future: Future) -> object:
-    with _naming_dead_workers():
+def run_jobs(
+    function: Callable[..., Result], jobs: Mapping[Key, Job], processes: int | None, *, preload: Sequence[str] = ()
+) -> Iterator[tuple[Key, Result | None, str | None]]:
+    """Call a function for each job, in worker processes if there are several, and yield the results as they come.
+
+    Args:
+        function: A function of a module, so that workers can import it.
+        jobs: Key -> the function's arguments.
+        processes: Number of worker processes; see `WorkerPool`.
+        preload: Modules that are slow to import; see `WorkerPool`.
+
+    Yields:
+        (key, result, None), or (key, None, reason in one line) where the input was at fault.
+
+    Raises:
+        UserError: A worker died.
+    """
+    with WorkerPool(processes, jobs=len(jobs), preload=preload) as pool:
+        if pool.processes <= 1:
+            yield from ((key, *attempt(function, arguments)) for key, arguments in jobs.items())
+            return
+        futures = {pool.future(attempt, function, arguments): key for key, arguments in jobs.items()}
+        for future in as_completed(futures):
+            key = futures.pop(future)  # releases its result
+            result, reason = _result(future)
+            yield key, result, reason
+
+
+def _result(future: Future[Result]) -> Result:
+    with naming_dead_workers():
         return future.result()
 
 
 @contextmanager
-def _naming_dead_workers() -> Iterator[None]:
+def naming_dead_workers() -> Iterator[None]:
+    """Raise a `UserError` where a worker process died."""
     try:
         yield
     except BrokenProcessPool as error:
@@ -127,14 +140,14 @@ def _naming_dead_workers() -> Iterator[None]:
 
 def _context(preload: Sequence[str]) -> multiprocessing.context.BaseContext:
     """Return the multiprocessing context: a fork server with the slow modules preloaded, where the system has one."""
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(list(preload))
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
     return context
 
 
-def attempt(function: Callable, arguments: tuple) -> tuple[object, str | None]:
+def attempt(function: Callable[..., Result], arguments: Job) -> tuple[Result | None, str | None]:
     """Call a function; return (result, None), or (None, reason in one line) where the input is at fault."""
     try:
         return function(*arguments), None
@@ -147,8 +160,6 @@ def attempt(function: Callable, arguments: tuple) -> tuple[object, str | None]:
 def _prepare_worker() -> None:
     """Limit a worker to one thread, since the workers fill the cores, and end it with its parent process only."""
     import torch
-
-    from pipeline.utils.console import log_to_console
 
     log_to_console()
     torch.set_num_threads(1)
@@ -166,5 +177,7 @@ def end_with_parent() -> None:
 
 
 def _wait_and_end() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
     os._exit(1)

@@ -1,12 +1,10 @@
 import json
 
-import mlflow_store
-import numpy as np
 import pytest
-from PIL import Image
 from tracked_run import client, images, track, train
 
 from pipeline.tracking.event_log import NAME, EventLog, read_event_log
+from pipeline.tracking.mlflow_run import RunInfo
 from pipeline.tracking.mlflow_sync import MlflowSync
 from pipeline.utils.errors import Stopped
 
@@ -49,7 +47,7 @@ def test_a_warning_that_stands_again_stands_in_the_store_too(tmp_path, store, mo
         sender.send()
         assert client(store).get_run(sender.run.id).data.tags["warning.x"] == "stands"
     with track(tmp_path, step=0) as tracker:  # what an earlier sitting may not have told
-        assert [entry["tags"]["warning.x"] for entry in tracker._event_log.pending()] == ["stands", "cleared", "stands"]
+        assert [entry["tags"]["warning.x"] for entry in tracker._event_log.pending] == ["cleared", "stands"]
 
 
 def test_a_setting_that_is_as_it_was_first_is_told_so(tmp_path, store, monkeypatch):
@@ -57,7 +55,6 @@ def test_a_setting_that_is_as_it_was_first_is_told_so(tmp_path, store, monkeypat
         unfollowed(tmp_path, monkeypatch, params={"a": a}, step=step)
     for _ in range(2):
         sender = MlflowSync(tmp_path / "run")
-        assert [entry["params"]["a"] for entry in sender._run_infos] == ["1", "2", "1"]
         sender.send()
         run = client(store).get_run(sender.run.id)
         assert (run.data.params["a"], run.data.tags["changed.a"]) == ("1", "1")
@@ -66,11 +63,9 @@ def test_a_setting_that_is_as_it_was_first_is_told_so(tmp_path, store, monkeypat
 @pytest.mark.parametrize(
     "line",
     [
-        '{"kind": "end"}', '{"kind": "end", "status": "FINE", "time": 1}', '{"kind": "image"}', '{"kind": "about"}',
-        '{"kind": "end", "status": "KILLED", "time": NaN}', '{"kind": "end", "status": ["KILLED"], "time": 1}',
+        '{"kind": "end"}', '{"kind": "image"}', '{"kind": "about"}', '{"kind": "end", "status": ["KILLED"], "time": 1}',
         '{"kind": "image", "key": "k", "step": "9", "file": "a.png"}', '{"kind": "tags", "tags": 3}', '{"kind": []}',
-        '{"kind": "image", "key": "k", "step": 99, "file": ".."}', '{"kind": "tags", "tags": {"a": "\\ud800"}}',
-        '{"kind": "dataset", "name": "n"}', '{"kind": "artifact", "folder": null}', '{"kind": "?"}', "[" * 100_000,
+        '{"kind": "dataset", "name": "n"}', '{"kind": "artifact", "folder": null}', '{"kind": "?"}', "[" * 100_000, "7",
     ],
 )  # fmt: skip
 def test_a_damaged_line_counts_as_torn_for_sending_and_for_resuming(tmp_path, line):
@@ -81,8 +76,8 @@ def test_a_damaged_line_counts_as_torn_for_sending_and_for_resuming(tmp_path, li
     (run / NAME).write_text("".join(f"{text}\n" for text in (json.dumps(about), json.dumps(end), line)))
     assert MlflowSync(run).status == "FINISHED"
     assert read_event_log(run) == [about, end]
-    EventLog(run, {name: about[name] for name in ("experiment", "name", "params", "tags")}, 3).close("FINISHED")
-    assert [entry["kind"] for entry in read_event_log(run)] == ["about", "end"]
+    EventLog(run, RunInfo("e", "r", {}, {}), 3).close("FINISHED")
+    assert [entry["kind"] for entry in read_event_log(run)] == ["about", "about", "end"]  # each start has its own
 
 
 def test_a_sitting_without_mlflow_goes_on_with_the_journal_so_that_its_end_is_the_runs(tmp_path, store, monkeypatch):
@@ -102,27 +97,3 @@ def test_a_run_without_mlflow_begins_no_journal(tmp_path):
     for step in (None, 3):
         track(tmp_path, step=step, mlflow=False).close()
         assert not (tmp_path / "run" / NAME).exists()
-
-
-def test_a_second_store_gets_its_pictures_from_the_runs_samples(tmp_path, store, monkeypatch, capsys):
-    direction, shades = "samples/T1_to_T2", {0: 10, 2: 20, 4: 30}
-    with monkeypatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", NOBODY)
-        with track(tmp_path) as tracker:
-            for epoch, shade in shades.items():
-                panel = np.full((4, 4), shade, np.uint8)
-                tracker.log_image(direction, panel, 8 * epoch)
-                (tmp_path / "run" / direction).mkdir(parents=True, exist_ok=True)
-                Image.fromarray(panel).save(tmp_path / "run" / direction / f"epoch-{epoch:05d}.png")
-    MlflowSync(tmp_path / "run").send()
-    second = tmp_path / "second"
-    second.mkdir()
-    monkeypatch.chdir(second)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store.fresh_store(second))
-    capsys.readouterr()
-    sender = MlflowSync(tmp_path / "run")
-    assert "3 pictures" in sender.send()
-    assert sender.refused == 0 and capsys.readouterr().err == ""
-    pictures = {int(path.name.split("+")[2]): path for path in second.rglob("*.png")}
-    assert {step // 8: np.asarray(Image.open(path))[0, 0] for step, path in pictures.items()} == shades
-    assert len(list((tmp_path / "run" / direction).iterdir())) == 3  # read, not moved

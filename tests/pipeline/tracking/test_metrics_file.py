@@ -8,9 +8,8 @@ import pytest
 
 from pipeline.tracking.event_log import EventLog, read_event_log
 from pipeline.tracking.metrics_file import MetricsFile, read_metrics
+from pipeline.tracking.mlflow_run import RunInfo
 from pipeline.utils.errors import DiskFull
-
-ABOUT = {"experiment": "e", "name": "r", "params": {}, "tags": {}}
 
 
 class Scarce(io.FileIO):
@@ -42,7 +41,7 @@ def test_numbers_that_do_not_fit_are_said_and_spoil_none_of_those_after_them(tmp
 
 
 def test_so_it_is_with_what_mlflow_is_to_be_told(tmp_path):
-    journal = EventLog(tmp_path, ABOUT, None)
+    journal = EventLog(tmp_path, RunInfo("e", "r", {}, {}), None)
     journal._stream.close()
     journal._stream = Scarce(tmp_path / "tracking.jsonl", "a")
     with pytest.raises(DiskFull, match=r"tracking\.jsonl: disk full, "):

@@ -15,7 +15,7 @@ from tracked_run import track, train
 import pipeline
 from pipeline.tracking import mlflow_settings
 from pipeline.tracking.mlflow_models import load_translator, log_translator
-from pipeline.tracking.mlflow_run import MlflowRun
+from pipeline.tracking.mlflow_run import MlflowRun, RunInfo
 from pipeline.tracking.mlflow_settings import artifact_folder
 from pipeline.tracking.tracker import Tracker
 from pipeline.utils.errors import UserError
@@ -135,7 +135,7 @@ def test_a_store_elsewhere_has_its_files_where_it_has_recorded_them(tmp_path, mo
         (tmp_path / "project" / "mlflow.db").touch()
     monkeypatch.chdir(tmp_path / "project")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store.fresh_store(tmp_path / "store"))
-    run = MlflowRun("e", "r", {}, {})
+    run = MlflowRun(RunInfo("e", "r", {}, {}))
     Path("note.txt").write_text("new")
     run.client.log_artifact(run.id, "note.txt")
     assert (Path(run.client.get_run(run.id).info.artifact_uri) / "note.txt").read_text() == "new"

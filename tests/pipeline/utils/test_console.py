@@ -224,7 +224,7 @@ def test_a_terminal_has_a_bar_and_warnings_on_lines_of_their_own_below_it(monkey
 
 
 def test_without_a_terminal_long_work_is_at_most_ten_lines(monkeypatch, capsys):
-    monkeypatch.setattr("pipeline.utils.progress.APART_S", 0.0)
+    monkeypatch.setattr("pipeline.utils.console.APART_S", 0.0)
     assert len(list(progress(range(1000), title="slices", unit="vol"))) == 1000
     lines = capsys.readouterr().err.splitlines()
     assert [int(line.split()[1]) for line in lines] == list(range(100, 1001, 100))
