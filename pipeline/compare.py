@@ -4,6 +4,10 @@ import argparse
 from pathlib import Path
 
 from pipeline import __version__
+from pipeline.comparison.comparison import compare_folders
+from pipeline.comparison.runs import runs_of_experiment
+from pipeline.config.load import load_settings
+from pipeline.config.methods import PAIRED
 from pipeline.utils.arguments import path_argument
 from pipeline.utils.console import cli_main
 from pipeline.utils.errors import EXIT_DONE, UserError
@@ -38,15 +42,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parser().parse_intermixed_args(argv)
-    from pipeline.comparison.comparison import compare_folders
-    from pipeline.comparison.runs import runs_of_experiment
-
     if not arguments.runs and arguments.experiment is None:
         raise UserError("no run to compare; give the folders of two runs or more, or --experiment NAME")
-    experiment_runs = (
-        [] if arguments.experiment is None else runs_of_experiment(arguments.experiment, arguments.runs_folder)
-    )
-    compare_folders([*arguments.runs, *experiment_runs], arguments.output, quiet=arguments.quiet)
+    folders = list(arguments.runs)
+    if arguments.experiment is not None:
+        folders += runs_of_experiment(arguments.experiment, arguments.runs_folder)
+    compare_folders(folders, arguments.output, load_settings, PAIRED, quiet=arguments.quiet)
     return EXIT_DONE
 
 

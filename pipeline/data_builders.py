@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.fetched import require_fetched
@@ -58,6 +59,11 @@ def planned_cases(config: Config) -> list[Case]:
         data.folder, config.contrasts, subjects=data.subjects, spacing_mm=data.spacing_mm, seed=data.seed
     )
     return [case for subject_cases in planned.values() for case in subject_cases]
+
+
+def planned_cases_of(config_file: Path) -> list[Case]:
+    """Return the `planned_cases` of a configuration's file."""
+    return planned_cases(load_config(config_file))
 
 
 def split_cases(config: Config, cases: Sequence[Case], saved: Path | None = None) -> CohortSplit:

@@ -6,9 +6,10 @@ from itertools import combinations
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.comparison.comparability import config_differences
+from pipeline.comparison.comparability import setting_differences
 from pipeline.comparison.comparison import compare_folders
-from pipeline.config.load import load_config
+from pipeline.config.load import load_config, load_settings
+from pipeline.config.methods import PAIRED
 from pipeline.config.schema import Config
 from pipeline.runs.folder import RunFolder
 from pipeline.sweep_jobs import SweepJob, cuda_devices, work_through
@@ -67,9 +68,11 @@ def main(argv: list[str] | None = None) -> int:
     logs = home / "logs"
     require_writable(home / PAGE, logs / "log")
     configs = _load_all(paths, overrides, arguments.output, logs)
-    for config in configs[1:]:
-        for key, first, other in config_differences(configs[0], config):
-            warn(f"warning: {configs[0].name} and {config.name} cannot be compared: {key} is {first!r} and {other!r}")
+    first_settings, *others = (config.model_dump(mode="json") for config in configs)
+    for settings in others:
+        names = f"{first_settings['name']} and {settings['name']}"
+        for key, first, other in setting_differences(first_settings, settings):
+            warn(f"warning: {names} cannot be compared: {key} is {first!r} and {other!r}")
 
     # Do what is not finished, then compare.
     jobs = []
@@ -132,7 +135,7 @@ def _conclude(jobs: Sequence[SweepJob], page: Path, quiet: bool) -> int:
     compared = True
     if len(finished) > 1:
         try:
-            compare_folders([job.folder for job in finished], page, quiet=quiet)
+            compare_folders([job.folder for job in finished], page, load_settings, PAIRED, quiet=quiet)
         except UserError as error:
             warn(f"warning: no comparison: {error}")
             compared = False

@@ -1,11 +1,15 @@
 """Folders of finished runs for tests, with the files that a comparison reads and without the hours before."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import yaml
 
+from pipeline.comparison.runs import FinishedRun, load_run, load_runs
+from pipeline.config.load import load_settings
+from pipeline.config.methods import PAIRED
 from pipeline.config.schema import Config
 from pipeline.evaluation.scores import Scores, SubjectScore
 
@@ -80,6 +84,16 @@ def _measured(psnr: float) -> dict[str, float]:
         "volume/image/psnr": psnr + 6,
         "slice/foreground/psnr": psnr - 1,
     }
+
+
+def read_run(folder: Path) -> FinishedRun:
+    """Read a run as the command does."""
+    return load_run(folder, load_settings, PAIRED)
+
+
+def read_runs(folders: Sequence[Path]) -> list[FinishedRun]:
+    """Read runs as the command does."""
+    return load_runs(folders, load_settings, PAIRED)
 
 
 def bound() -> dict:

@@ -3,9 +3,7 @@
 from collections.abc import Iterator, Sequence
 from math import isclose
 
-from pipeline.comparison.columns import in_order
-from pipeline.comparison.runs import FinishedRun
-from pipeline.config.schema import Config
+from pipeline.comparison.runs import FinishedRun, Settings
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, OWN
 from pipeline.utils.errors import UserError
 
@@ -16,21 +14,30 @@ CLOSE = 1e-3  # relative tolerance for baselines computed with other versions of
 PREPROCESS = ("axis", "spacing_mm", "size", "n4", "scaling", "percentiles", "min_foreground", "coverage_mm")
 EVALUATION = ("checkpoint", "register_pairs")
 
+Difference = tuple[str, str, str]  # what differs, its value in the reference run and in this run
+
 
 def require_comparable(runs: Sequence[FinishedRun]) -> None:
     """Refuse runs whose figures do not mean the same.
 
-    `split.pairing` may differ if validation and test subjects are the same, since a paired bound needs it.
+    `split.pairing` may differ if validation and test subjects are the same, since a paired bound needs it. Training
+    subjects can be compared between runs of one kind only, since a paired bound trains on other images.
 
     Raises:
-        UserError: Names, for every run that differs from the first, the differences with both values.
+        UserError: Names, for every run that differs from the first, or else from the first run of its kind, the
+            differences with both values.
     """
-    first, *others = runs
-    problems = [
-        f"{setting}: {other_value} in {reference.folder}, {run_value} in {run.folder}"
-        for run in others
-        for reference, setting, other_value, run_value in _reference_differences(first, _first_of_kind(runs, run), run)
-    ]
+    problems = []
+    for run in runs[1:]:
+        first_of_kind = next(candidate for candidate in runs if candidate.is_bound == run.is_bound)
+        for reference in (runs[0], first_of_kind):  # the run itself has no differences from itself
+            differences = _differences(reference, run)
+            problems += [
+                f"{title}: {reference_value} in {reference.folder}, {run_value} in {run.folder}"
+                for title, reference_value, run_value in differences
+            ]
+            if differences:
+                break
     if problems:
         raise UserError(
             "\n  ".join(
@@ -43,109 +50,71 @@ def require_comparable(runs: Sequence[FinishedRun]) -> None:
         )
 
 
-def config_differences(first: Config, second: Config) -> Iterator[tuple[str, object, object]]:
+def setting_differences(first: Settings, second: Settings) -> Iterator[tuple[str, object, object]]:
     """Yield (key, first value, second value) of the settings whose difference forbids a comparison."""
-    if sorted(first.contrasts) != sorted(second.contrasts):
-        yield "contrasts", list(first.contrasts), list(second.contrasts)
-    first_values, second_values = first.data.model_dump(mode="json"), second.data.model_dump(mode="json")
-    for name in dict.fromkeys([*first_values, *second_values]):
-        if name != "folder" and first_values.get(name) != second_values.get(name):  # the data may have been moved
-            yield f"data.{name}", first_values.get(name), second_values.get(name)
-    for section, names in (("preprocess", PREPROCESS), ("evaluation", EVALUATION)):
-        first_values, second_values = (getattr(config, section).model_dump(mode="json") for config in (first, second))
-        yield from (
-            (f"{section}.{name}", first_values[name], second_values[name])
-            for name in names
-            if first_values[name] != second_values[name]
-        )
+    if sorted(first["contrasts"]) != sorted(second["contrasts"]):
+        yield "contrasts", list(first["contrasts"]), list(second["contrasts"])
+    data_keys = [name for name in {**first["data"], **second["data"]} if name != "folder"]  # it may have been moved
+    for section, names in {"data": data_keys, "preprocess": PREPROCESS, "evaluation": EVALUATION}.items():
+        for name in names:
+            first_value, second_value = first[section].get(name), second[section].get(name)
+            if first_value != second_value:
+                yield f"{section}.{name}", first_value, second_value
 
 
-def _first_of_kind(runs: Sequence[FinishedRun], run: FinishedRun) -> FinishedRun:
-    """Return the first run of the same kind: paired bound or not."""
-    return next(candidate for candidate in runs if candidate.is_bound == run.is_bound)
-
-
-def _reference_differences(
-    first: FinishedRun, alike: FinishedRun, run: FinishedRun
-) -> list[tuple[FinishedRun, str, str, str]]:
-    """Return the differences of a run from the first run or, if there are none, from the first run of its kind.
-
-    Training subjects can be compared between runs of one kind only, since a paired bound trains on other images.
-
-    Returns:
-        (reference run, name of the difference, value of the reference, value of this run).
-    """
-    differences = [(first, *difference) for difference in _differences(first, run)]
-    if differences or alike is first or alike is run:
-        return differences
-    return [(alike, *difference) for difference in _differences(alike, run)]
-
-
-def _differences(first: FinishedRun, run: FinishedRun) -> list[tuple[str, str, str]]:
+def _differences(first: FinishedRun, run: FinishedRun) -> list[Difference]:
     """Return the differences that forbid a comparison of two runs; those that follow from others are left out."""
     differences = [
         (key, repr(first_value), repr(run_value))
-        for key, first_value, run_value in config_differences(first.config, run.config)
+        for key, first_value, run_value in setting_differences(first.settings, run.settings)
     ]
     differences += _split_differences(first, run)
     if first.protocols[OWN] != run.protocols[OWN]:
         differences.append(("our own protocol", f"{first.protocols[OWN]!r}", f"{run.protocols[OWN]!r}"))
-    return differences or [*_scored_differences(first, run)] or [*_baseline_differences(first, run)]
+    return differences or [*_scored_differences(first, run)] or [*_baseline_differences(first, run)][:1]
 
 
-def _split_differences(first: FinishedRun, run: FinishedRun) -> Iterator[tuple[str, str, str]]:
-    subject_lists = [(title, first.split[title], run.split[title]) for title in ("validation", "test")]
+def _split_differences(first: FinishedRun, run: FinishedRun) -> Iterator[Difference]:
+    for subset in ("validation", "test"):
+        yield from _name_differences(f"{subset} subjects", first.split[subset], run.split[subset])
     if first.is_bound == run.is_bound:  # a bound trains on pairs, so on other images
-        subject_lists += [
-            (f"training {contrast}", first.split["train"].get(contrast, []), run.split["train"].get(contrast, []))
-            for contrast in first.config.contrasts
-        ]
-    yield from (
-        _name_differences(f"{title} subjects", set(first_subjects), set(run_subjects))
-        for title, first_subjects, run_subjects in subject_lists
-        if {*first_subjects} ^ {*run_subjects}
-    )
+        for contrast in first.settings["contrasts"]:
+            names = (each.split["train"].get(contrast, []) for each in (first, run))
+            yield from _name_differences(f"training {contrast} subjects", *names)
 
 
-def _scored_differences(first: FinishedRun, run: FinishedRun) -> Iterator[tuple[str, str, str]]:
+def _scored_differences(first: FinishedRun, run: FinishedRun) -> Iterator[Difference]:
     for contrasts in first.directions:
-        first_subjects, run_subjects = (
-            set().union(*(values for values in scored_run.by_scan.get((*contrasts, COPY), {}).values()))
-            for scored_run in (first, run)
+        names = (
+            [name for values in each.by_scan.get((*contrasts, COPY), {}).values() for name in values]
+            for each in (first, run)
         )
-        if first_subjects != run_subjects:
-            yield _name_differences(
-                f"test subjects that could be scored, {' → '.join(contrasts)}", first_subjects, run_subjects
-            )
+        yield from _name_differences(f"test subjects that could be scored, {' → '.join(contrasts)}", *names)
 
 
-def _baseline_differences(first: FinishedRun, run: FinishedRun) -> Iterator[tuple[str, str, str]]:
-    """Yield the first baseline figure that differs: of the copied input or, with equal training subjects, of any one.
+def _baseline_differences(first: FinishedRun, run: FinishedRun) -> Iterator[Difference]:
+    """Yield baseline figures that differ: of the copied input or, with equal training subjects, of any baseline.
 
     Equal data, preprocessing and protocol give equal baselines, so a different figure means a different image.
     """
     same_training = first.split["train"] == run.split["train"]
     for contrasts in first.directions:
         for system in (COPY, HISTOGRAM, LOOKUP) if same_training else (COPY,):
-            first_figures, run_figures = (
-                scored_run.by_scan.get((*contrasts, system), {}) for scored_run in (first, run)
-            )
-            for column in in_order(first_figures.keys() & run_figures.keys()):
+            first_figures, run_figures = (each.by_scan.get((*contrasts, system), {}) for each in (first, run))
+            for column in (column for column in first_figures if column in run_figures):
                 for subject, value in first_figures[column].items():
                     run_value = run_figures[column].get(subject, float("nan"))
-                    if not _same(value, run_value):
+                    both_nan = value != value and run_value != run_value
+                    if not both_nan and not isclose(value, run_value, rel_tol=CLOSE, abs_tol=1e-6):
                         title = f"{system}, {' → '.join(contrasts)}, {column} of {subject} (so the images differ)"
                         yield title, f"{value:.4g}", f"{run_value:.4g}"
-                        return
 
 
-def _same(first: float, second: float) -> bool:
-    return isclose(first, second, rel_tol=CLOSE, abs_tol=1e-6) or (first != first and second != second)  # both NaN
-
-
-def _name_differences(title: str, first_names: set[str], run_names: set[str]) -> tuple[str, str, str]:
-    """Return a title and the names that only one of the runs has, as texts."""
-    return title, _exclusive_names(first_names - run_names), _exclusive_names(run_names - first_names)
+def _name_differences(title: str, first_names: Sequence[str], run_names: Sequence[str]) -> Iterator[Difference]:
+    """Yield the names that only one of the runs has, if there are any."""
+    first_only, run_only = ({*first_names} - {*run_names}), ({*run_names} - {*first_names})
+    if first_only or run_only:
+        yield title, _exclusive_names(first_only), _exclusive_names(run_only)
 
 
 def _exclusive_names(names: set[str]) -> str:

@@ -1,88 +1,81 @@
-"""One comparison from folders to files: tables, page, figure and record."""
+"""One comparison from folders to files: page, figure, CSV and JSON, and an MLflow run of its own."""
 
+import csv
+import io
+import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.comparison.comparability import require_comparable
-from pipeline.comparison.runs import FinishedRun, load_runs
+from pipeline.comparison.runs import FinishedRun, Settings, load_runs
+from pipeline.metrics.names import MODEL, OWN
 from pipeline.runs.folder import RunFolder
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import require_writable
+from pipeline.utils.files import atomic_text, require_writable
+
+if TYPE_CHECKING:
+    from pipeline.comparison.table import Comparison, Direction
+    from pipeline.reporting.report_page import Picture
 
 logger = logging.getLogger(__name__)
 
-if TYPE_CHECKING:
-    from pipeline.reporting.report_page import Picture
 
-METRICS = "metrics.jsonl"  # in a comparison's record, which is kept until MLflow has it
+def compare_folders(
+    folders: Sequence[Path],
+    page: Path,
+    read_settings: Callable[[Path], Settings],
+    paired_methods: Collection[str],
+    *,
+    quiet: bool = False,
+) -> None:
+    """Compare finished runs: print the tables, and write page, figure, CSV and JSON beside each other.
 
-
-@dataclass(frozen=True)
-class Outputs:
-    """Paths of a comparison's files: beside its page, under the page's name."""
-
-    page: Path
-
-    @property
-    def csv(self) -> Path:
-        return self.page.with_suffix(".csv")
-
-    @property
-    def json(self) -> Path:
-        return self.page.with_suffix(".json")
-
-    @property
-    def picture(self) -> Path:
-        return self.page.with_name(f"{self.page.stem}_slices.png")
-
-    @property
-    def record(self) -> Path:
-        return self.page.with_name(f"{self.page.stem}_record")
-
-
-def compare_folders(folders: Sequence[Path], page: Path, *, quiet: bool = False) -> None:
-    """Compare finished runs: print the tables, and write page, figure, CSV and JSON.
+    Args:
+        folders: Folders of the runs.
+        page: The HTML file; the other files have its name with other endings.
+        read_settings, paired_methods: See `pipeline.comparison.runs.load_runs`.
+        quiet: Whether to leave out progress bars.
 
     Raises:
         UserError: Fewer than two runs, unfinished or incomparable runs, or an output that cannot be written.
     """
+    # Refuse outputs in the way of others, and runs that cannot be compared.
+    csv_path, json_path = page.with_suffix(".csv"), page.with_suffix(".json")
+    slices, record = page.with_name(f"{page.stem}_slices.png"), page.with_name(f"{page.stem}_record")
     if page.suffix.lower() != ".html":
         raise UserError(f"{page}: the comparison is a page; give -o a name that ends in .html")
-    within = next((folder for folder in page.absolute().parents if RunFolder(folder).config.is_file()), None)
-    if within is not None:
-        raise UserError(f"{page}: lies in a run's folder ({within}), whose files it would overwrite; choose another -o")
-    if Outputs(page).record.exists() and not (Outputs(page).record / METRICS).is_file():
-        raise UserError(f"{Outputs(page).record}: is in the way, and no comparison's; move it, or choose another -o")
-    outputs = Outputs(page)
-    require_writable(outputs.page, outputs.csv, outputs.json, outputs.picture)
-    runs = load_runs(folders)
+    run_folder = next((folder for folder in page.absolute().parents if RunFolder(folder).config.is_file()), None)
+    if run_folder is not None:
+        raise UserError(
+            f"{page}: lies in a run's folder ({run_folder}), whose files it would overwrite; choose another -o"
+        )
+    if record.exists() and not RunFolder(record).metrics.is_file():
+        raise UserError(f"{record}: is in the way, and no comparison's; move it, or choose another -o")
+    require_writable(page, csv_path, json_path, slices)
+    runs = load_runs(folders, read_settings, paired_methods)
     require_comparable(runs)
     from pipeline.tracking.mlflow_settings import configure_mlflow
 
     configure_mlflow()  # first, for MONAI imports MLflow, which asks for its settings then
-    _write(runs, outputs, quiet)
-
-
-def _write(runs: Sequence[FinishedRun], outputs: Outputs, quiet: bool) -> None:
-    from pipeline.comparison.comparison_page import write_page
-    from pipeline.comparison.comparison_record import log_comparison
-    from pipeline.comparison.files import save, terminal_text
+    from pipeline.comparison.comparison_page import render, terminal_text
     from pipeline.comparison.table import compare
 
+    # Compare, write the files, and log them.
     comparison = compare(runs)
     logger.info(f"{terminal_text(comparison)}\n")
-    save(comparison, outputs.csv, outputs.json)
-    picture = _picture(runs, outputs.picture, quiet)
-    write_page(outputs.page, comparison, picture)
-    files = [outputs.page, outputs.csv, outputs.json, *([outputs.picture] if picture else [])]
-    how_to_open = log_comparison(comparison, outputs.page.stem, files, outputs.record)
-    logger.info(f"  comparison  {outputs.page}   (open it in a browser)")
+    save(comparison, csv_path, json_path)
+    picture = _picture(runs, slices, quiet)
+    atomic_text(page, render(comparison, picture))
+    files = [page, csv_path, json_path, *([slices] if picture else [])]
+    how_to_open = log_comparison(comparison, page.stem, files, record)
+    logger.info(f"  comparison  {page}   (open it in a browser)")
     if picture:
-        logger.info(f"  slices      {outputs.picture}")
-    logger.info(f"  figures     {outputs.csv}, {outputs.json}")
+        logger.info(f"  slices      {slices}")
+    logger.info(f"  figures     {csv_path}, {json_path}")
     logger.info(f"  MLflow      {how_to_open}")
 
 
@@ -100,3 +93,141 @@ def _picture(runs: Sequence[FinishedRun], path: Path, quiet: bool) -> "Picture |
         return None
     save_png(sheet, path)
     return Picture(path, "the same slices: input, each method, real target", CAPTION)
+
+
+def save(comparison: "Comparison", csv_path: Path, json_path: Path) -> None:
+    """Write every figure of the tables, in full precision, as CSV (one line per figure) and as JSON."""
+    rows = [row for direction in comparison.directions for row in _csv_rows(direction)]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    atomic_text(csv_path, stream.getvalue())
+    content = {
+        "protocol": comparison.runs[0].protocols[OWN],
+        "reference": {"_to_".join(direction.contrasts): direction.best.label for direction in comparison.directions},
+        "runs": [
+            {
+                "label": run.label,
+                "folder": str(run.folder),
+                "method": run.method,
+                "paired_bound": run.is_bound,
+                "mlflow_run_id": run.mlflow_id,
+                **run.record,
+            }
+            for run in comparison.runs
+        ],
+        "settings": dict(comparison.settings),
+        "notes": comparison.notes,
+        "figures": [{key: _json_value(value) for key, value in row.items()} for row in rows],
+    }
+    atomic_text(json_path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def _csv_rows(direction: "Direction") -> list[dict[str, Any]]:
+    """Return one row per figure: what was measured, the figure, its difference to the best run, and the run's costs."""
+    rows = []
+    for row in direction.rows:
+        for column in (column for column in direction.columns if column in row.values):
+            region, _, metric = column.partition("/")
+            value, difference = row.values[column], row.differences.get(column)
+            rows.append(
+                {
+                    "source": direction.contrasts[0],
+                    "target": direction.contrasts[1],
+                    "label": row.label,
+                    "kind": row.kind,
+                    "method": row.run.method if row.run else "",
+                    "protocol": OWN,
+                    "unit": "volume",
+                    "region": region,
+                    "metric": metric,
+                    "mean": value.mean,
+                    "sd": value.sd,
+                    "n": value.n,
+                    "reference": direction.best.label,
+                    "difference": difference.mean if difference else None,
+                    "low": difference.low if difference else None,
+                    "high": difference.high if difference else None,
+                    "pairs": difference.n if difference else None,
+                    "p": difference.p if difference else None,
+                    "p_holm": difference.p_holm if difference else None,
+                    "seconds_per_step": row.run.record.get("seconds_per_step") if row.run else None,
+                    "translator_parameters": row.run.record.get("translator_parameters") if row.run else None,
+                    "parameters": row.run.all_parameters if row.run else None,
+                }
+            )
+    return rows
+
+
+def _json_value(value: object) -> object:
+    """Return a value in JSON's types: NaN, which JSON lacks, as null and infinity as text."""
+    if not isinstance(value, float) or isfinite(value):
+        return value
+    return None if value != value else str(value)
+
+
+# ── MLflow ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def log_comparison(comparison: "Comparison", name: str, files: Sequence[Path], folder: Path) -> str:
+    """Log the comparison as an MLflow run in the compared runs' experiment, and return a line on how to open it.
+
+    Tags name the compared runs by their MLflow ids, or by their folders where they have none. A server that does not
+    answer delays this by seconds only.
+
+    Args:
+        comparison: The comparison to log.
+        name: Name of the MLflow run.
+        files: Artifacts of the MLflow run.
+        folder: Folder for the record; it is removed once MLflow has everything.
+    """
+    from pipeline.tracking.tracker import Tracker
+
+    runs = comparison.runs
+    if not any(run.settings["tracking"]["mlflow"] for run in runs):
+        return "off, as in the compared runs"
+    ids = {run.label: run.mlflow_id or str(run.folder) for run in runs}
+    tags = {"kind": "comparison", "data": runs[0].settings["data"]["source"], "compared_runs": ",".join(ids.values())}
+    tags |= {f"compared.{label}": run_id for label, run_id in ids.items()}
+    tags |= {f"best.{'_to_'.join(direction.contrasts)}": direction.best.label for direction in comparison.directions}
+    tracker = Tracker(
+        folder,
+        experiment=runs[0].settings["tracking"]["experiment"],
+        run_name=name,
+        params={"runs": {run.label: str(run.folder) for run in runs}},
+        tags=tags,
+    )
+    with tracker:
+        tracker.log_metrics(metrics(comparison), 0)
+        for path in files:
+            tracker.log_artifact(path)
+        # This call is the last of the queue: its success means that everything is logged.
+        logged = tracker.call("the comparison", lambda run: run.id) is not None
+        how_to_open = tracker.open_instructions()
+    if logged:
+        shutil.rmtree(folder, ignore_errors=True)
+    return how_to_open
+
+
+def metrics(comparison: "Comparison") -> dict[str, float]:
+    """Return the tables' means under the runs' own metric names ("test/T1_to_T2/model/own/volume_foreground_psnr").
+
+    Those of the best run of each direction stand under "model", as MLflow's page for comparing runs expects, those of
+    every run under its label besides, and those of the baselines.
+    """
+    from pipeline.evaluation.scores import SummaryRow, metric_name
+
+    means = {}
+    for direction in comparison.directions:
+        for row in direction.rows:
+            for column in (column for column in direction.columns if column in row.values):
+                region, _, metric = column.partition("/")
+                value = row.values[column]
+                if not isfinite(value.mean):
+                    continue
+                figure = SummaryRow(*direction.contrasts, row.label, OWN, "volume", region, metric, *value)
+                means[metric_name(figure)] = value.mean
+                if row.label == direction.best.label:
+                    means[metric_name(figure, MODEL)] = value.mean
+    return means

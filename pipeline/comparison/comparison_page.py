@@ -1,19 +1,23 @@
-"""compare.html: the comparison as one self-contained file, in the style of a run's report."""
+"""A comparison as tables in the terminal, and as compare.html: one self-contained file in the style of a report."""
 
 import platform
 import shlex
 from collections.abc import Sequence
+from math import isfinite, isnan
 from pathlib import Path
+from typing import Any
 
 from pipeline import __version__
-from pipeline.comparison.columns import arrow, difference_heading, digits, heading, higher_is_better
-from pipeline.comparison.files import NONE, count_text, kind_text, p_text, parameters_text, seconds_text, value_text
-from pipeline.comparison.statistics import Difference
-from pipeline.comparison.table import BASELINE, Comparison, Direction, Row, is_known
+from pipeline.comparison.runs import FinishedRun
+from pipeline.comparison.table import BASELINE, Comparison, Difference, Direction, Row, metric_of
+from pipeline.metrics import names
 from pipeline.metrics.names import OWN
+from pipeline.metrics.protocols import Summary
 from pipeline.reporting.report_page import PHANTOM_FLAG, PHANTOM_NOTE, Highlight, Picture, Report, page_environment
-from pipeline.utils.files import atomic_text
+from pipeline.utils.console import table
 
+NONE = "—"
+TERMINAL_COLUMNS = 6
 SIGNIFICANT = 0.05
 STATISTICS = (
     "The best run is that with the highest mean PSNR inside the head among those that did not train on pairs. Each "
@@ -25,42 +29,57 @@ STATISTICS = (
 )
 
 
-def write_page(path: Path, comparison: Comparison, picture: Picture | None) -> None:
-    """Write the page atomically; raises `UserError` as `pipeline.reporting.report_page.write_report` does."""
-    atomic_text(path, render(comparison, picture))
+def terminal_text(comparison: Comparison) -> str:
+    """Return one table per direction: figures, and the difference in PSNR to the best run."""
+    paragraphs = [_terminal_table(direction) for direction in comparison.directions]
+    paragraphs.append("Whole test volumes inside the head, our own protocol, data range 2; mean ± SD over subjects.")
+    return "\n\n".join([*paragraphs, *(f"note: {note}" for note in comparison.notes)])
+
+
+def _terminal_table(direction: Direction) -> str:
+    columns = direction.columns[:TERMINAL_COLUMNS]
+    headings = [f"{heading(column)} {names.arrow(metric_of(column))}" for column in columns]
+    body = []
+    for row in direction.rows:
+        mean, low, high, p = difference_texts(columns[0], row.differences.get(columns[0]))
+        difference = "best" if row.label == direction.best.label else f"{mean} [{low}, {high}]" if low else mean
+        figures = [value_text(column, row.values.get(column)) for column in columns]
+        body.append([row.label, kind_text(row), *figures, difference, p, *cost_texts(row.run)[:2]])
+    header = ["", "method", *headings, "Δ to best [95 % CI]", "p (Holm)", "s/step", "parameters"]
+    return f"{' → '.join(direction.contrasts)}, {count_text(direction)}\n{table(header, body)}"
 
 
 def render(comparison: Comparison, picture: Picture | None) -> str:
-    """Return the page as HTML."""
+    """Return the page as HTML; raises `UserError` as `pipeline.reporting.report_page.write_report` does."""
     # What the page shares with a run's report.
-    phantom = comparison.runs[0].config.data.source == "phantom"
+    runs = comparison.runs
+    is_phantom = runs[0].settings["data"]["source"] == "phantom"
+    folders = shlex.join(str(run.folder) for run in runs)
     report = Report(
-        title=f"Comparison of {len(comparison.runs)} runs",
+        title=f"Comparison of {len(runs)} runs",
         result=result_sentence(comparison),
         highlights=[_highlight(direction) for direction in comparison.directions],
-        warnings=[*([PHANTOM_NOTE] if phantom else []), *comparison.notes],
+        warnings=[*([PHANTOM_NOTE] if is_phantom else []), *comparison.notes],
         provenance={"version": __version__, "python": platform.python_version()},
         next_commands={
-            "repeat this comparison": "python -m pipeline.compare "
-            + " ".join(shlex.quote(str(run.folder)) for run in comparison.runs),
+            "repeat this comparison": f"python -m pipeline.compare {folders}",
             "look at the runs' curves together": "mlflow ui",
         },
     )
 
     # The comparison's own tables.
-    only_bounds = all(run.is_bound for run in comparison.runs)
     template = page_environment(Path(__file__).parent).get_template("compare.html.jinja")
     return template.render(
         report=report,
         directions=[_direction_cells(direction) for direction in comparison.directions],
-        eligible="" if only_bounds else "among methods that no pairs taught",
-        flag=PHANTOM_FLAG if phantom else "",
-        protocol=comparison.runs[0].protocols[OWN],
+        eligible="" if all(run.is_bound for run in runs) else "among methods that no pairs taught",
+        flag=PHANTOM_FLAG if is_phantom else "",
+        protocol=runs[0].protocols[OWN],
         about_statistics=STATISTICS,
         picture=picture,
-        labels=[run.label for run in comparison.runs],
+        labels=[run.label for run in runs],
         run_header=["run", "method", "folder", "steps", "batch", "trained on", "MLflow run"],
-        run_rows=_run_rows(comparison),
+        run_rows=[_run_cells(run) for run in runs],
         settings=comparison.settings,
     )
 
@@ -68,86 +87,143 @@ def render(comparison: Comparison, picture: Picture | None) -> str:
 def result_sentence(comparison: Comparison) -> str:
     """Return a sentence that names the run with the best PSNR in each direction."""
     best_runs = [
-        f"{' → '.join(direction.contrasts)} {direction.reference} "
-        f"({_reference(direction).values[direction.columns[0]].mean:.2f} dB)"
+        f"{' → '.join(direction.contrasts)} {direction.best.label} "
+        f"({direction.best.values[direction.columns[0]].mean:.2f} dB)"
         for direction in comparison.directions
     ]
     return f"Best masked PSNR of whole test volumes (our protocol, data range 2): {'; '.join(best_runs)}."
 
 
-def _reference(direction: Direction) -> Row:
-    return next(row for row in direction.rows if row.label == direction.reference)
-
-
 def _highlight(direction: Direction) -> Highlight:
     """Return the best run's PSNR, and its lead over the next best run."""
-    column, best = direction.columns[0], _reference(direction)
-    rivals = [row for row in direction.rows if row.run and row.label != best.label and not row.used_pairs]
-    rivals = [row for row in rivals if is_known(row.values.get(column))]
+    column, best = direction.columns[0], direction.best
+    rivals = {
+        row.label: row.values[column].mean
+        for row in direction.rows
+        if row.run and not row.used_pairs and row.label != best.label and column in row.values
+    }
+    rivals = {label: mean for label, mean in rivals.items() if isfinite(mean)}
     note = ""
     if rivals:
-        runner_up = max(rivals, key=lambda row: row.values[column].mean)
-        lead_db = best.values[column].mean - runner_up.values[column].mean
-        note = f"{lead_db:+.2f} dB over {runner_up.label}"
+        runner_up = max(rivals, key=rivals.__getitem__)
+        note = f"{best.values[column].mean - rivals[runner_up]:+.2f} dB over {runner_up}"
     label = f"{' → '.join(direction.contrasts)}, masked PSNR: {best.label}"
     return Highlight(f"{best.values[column].mean:.2f} dB", label, note)
 
 
-def _direction_cells(direction: Direction) -> dict:
+def _direction_cells(direction: Direction) -> dict[str, Any]:
     """Return a direction's two tables as text."""
     return {
         "title": " → ".join(direction.contrasts),
         "count": count_text(direction),
-        "columns": [(heading(column), arrow(column)) for column in direction.columns],
-        "difference_columns": [difference_heading(column) for column in direction.columns],
-        "reference": direction.reference,
+        "columns": [(heading(column), names.arrow(metric_of(column))) for column in direction.columns],
+        "difference_columns": [
+            f"|{heading(column)} - 1|" if names.one_is_best(metric_of(column)) else heading(column)
+            for column in direction.columns
+        ],
+        "reference": direction.best.label,
         "rows": [_row_cells(row, direction) for row in direction.rows],
     }
 
 
-def _row_cells(row: Row, direction: Direction) -> dict:
-    is_reference = row.label == direction.reference
-    trained = row.run
+def _row_cells(row: Row, direction: Direction) -> dict[str, Any]:
+    is_best = row.label == direction.best.label
+    seconds, parameters, all_parameters = cost_texts(row.run)
     return {
         "label": row.label,
         "kind": kind_text(row),
-        "style": "reference" if is_reference else "baseline" if row.kind == BASELINE else "",
+        "style": "reference" if is_best else "baseline" if row.kind == BASELINE else "",
         "figures": [
             (value_text(column, row.values.get(column)), direction.leaders[column] == row.label)
             for column in direction.columns
         ],
-        "seconds": seconds_text(row),
-        "parameters": parameters_text(trained.translator_parameters if trained else None),
-        "all_parameters": parameters_text(trained.all_parameters) if trained and trained.all_parameters else "",
+        "seconds": seconds,
+        "parameters": parameters,
+        "all_parameters": all_parameters,
         "differences": []
-        if is_reference
-        else [_difference_cell(column, row.differences.get(column)) for column in direction.columns],
+        if is_best
+        else [_difference_cells(column, row.differences.get(column)) for column in direction.columns],
     }
 
 
-def _difference_cell(column: str, difference: Difference | None) -> tuple[str, str, str, str]:
+def _difference_cells(column: str, difference: Difference | None) -> tuple[str, str, str, str]:
     """Return mean, interval, p and "better", "worse" or "" of a difference."""
-    if difference is None or difference.n == 0:
-        return NONE, "", NONE, ""
-    decimals = digits(column)
-    has_interval = difference.n > 1
-    interval = f"{difference.low:+.{decimals}f} to {difference.high:+.{decimals}f}" if has_interval else ""
+    mean, low, high, p = difference_texts(column, difference)
     verdict = ""
-    if difference.p_holm is not None and difference.p_holm < SIGNIFICANT:
-        verdict = "better" if (difference.mean > 0) == higher_is_better(column) else "worse"
-    return f"{difference.mean:+.{decimals}f}", interval, p_text(difference.p_holm), verdict
+    if difference and difference.p_holm is not None and difference.p_holm < SIGNIFICANT:
+        verdict = "better" if (difference.mean > 0) == names.higher_is_better(metric_of(column)) else "worse"
+    return mean, f"{low} to {high}" if low else "", p, verdict
 
 
-def _run_rows(comparison: Comparison) -> Sequence[Sequence[str]]:
+def _run_cells(run: FinishedRun) -> Sequence[str]:
     return [
-        [
-            run.label,
-            f"{run.method}, paired bound" if run.is_bound else run.method,
-            str(run.folder),
-            f"{run.record['steps']:,}" if "steps" in run.record else NONE,
-            str(run.config.training.batch_size),
-            run.hardware or NONE,
-            run.mlflow_id or NONE,
-        ]
-        for run in comparison.runs
+        run.label,
+        f"{run.method}, paired bound" if run.is_bound else run.method,
+        str(run.folder),
+        f"{run.record['steps']:,}" if "steps" in run.record else NONE,
+        str(run.settings["training"]["batch_size"]),
+        run.hardware or NONE,
+        run.mlflow_id or NONE,
     ]
+
+
+# ── figures as text ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def heading(column: str) -> str:
+    """Return the heading of a column "region/metric"."""
+    return names.HEADINGS.get(metric_of(column), metric_of(column).replace("_", " "))
+
+
+def value_text(column: str, value: Summary | None) -> str:
+    """Return a figure as "mean ± SD"."""
+    if value is None or isnan(value.mean):
+        return NONE
+    decimals = names.digits(metric_of(column))
+    return f"{value.mean:.{decimals}f}" + (f" ± {value.sd:.{decimals}f}" if isfinite(value.sd) else "")
+
+
+def difference_texts(column: str, difference: Difference | None) -> tuple[str, str, str, str]:
+    """Return mean, both ends of the interval ("" for none) and the corrected p of a difference."""
+    if difference is None or isnan(difference.mean):
+        return NONE, "", "", NONE
+    decimals = names.digits(metric_of(column))
+    mean, low, high = (f"{value:+.{decimals}f}" for value in (difference.mean, difference.low, difference.high))
+    has_interval = isfinite(difference.low)
+    return mean, low if has_interval else "", high if has_interval else "", p_text(difference.p_holm)
+
+
+def p_text(p: float | None) -> str:
+    """Return a p-value as text."""
+    return NONE if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def count_text(direction: Direction) -> str:
+    """Return the number of subjects behind a direction's figures: "4 subjects", or "3 to 4 subjects"."""
+    counts = {value.n for row in direction.rows for value in row.values.values()}
+    numbers = " to ".join(str(number) for number in dict.fromkeys([min(counts), max(counts)]))
+    return f"{numbers} subject{'' if numbers == '1' else 's'}"
+
+
+def kind_text(row: Row) -> str:
+    """Return the kind of a row: a run's method, "paired bound", or "baseline"."""
+    if row.run is None:
+        return "baseline, fitted on pairs" if row.used_pairs else "baseline"
+    return f"{row.run.method}, {row.kind}" if row.used_pairs else row.run.method
+
+
+def cost_texts(run: FinishedRun | None) -> tuple[str, str, str]:
+    """Return a run's seconds of a step, its translating networks' weights, and those of all networks ("" for none)."""
+    if run is None:
+        return NONE, NONE, ""
+    seconds = run.record.get("seconds_per_step")
+    all_parameters = parameters_text(run.all_parameters) if run.all_parameters else ""
+    translators = parameters_text(run.record.get("translator_parameters"))
+    return NONE if seconds is None else f"{seconds:#.3g}", translators, all_parameters
+
+
+def parameters_text(count: int | None) -> str:
+    """Return a number of weights in thousands or millions."""
+    if count is None:
+        return NONE
+    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.1f} k"

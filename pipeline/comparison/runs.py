@@ -2,16 +2,13 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from pipeline.comparison.columns import RANKING
-from pipeline.config.load import load_config
-from pipeline.config.methods import PAIRED
-from pipeline.config.schema import Config
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL, OWN
 from pipeline.runs.folder import RunFolder
 from pipeline.utils.arguments import cwd_hint
@@ -20,8 +17,10 @@ from pipeline.utils.files import printable
 
 logger = logging.getLogger(__name__)
 
+RANKING = "foreground/psnr"  # decides which run is the best of a direction
 Contrasts = tuple[str, str]  # source and target contrast
 Figures = dict[str, dict[str, float]]  # "region/metric" -> scan or subject -> value
+Settings = Mapping[str, Any]  # section -> key -> value of a configuration, in JSON's types
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,8 @@ class FinishedRun:
     Attributes:
         folder: Folder of the run.
         label: Name of the run in tables, unique among the compared runs.
-        config: Resolved configuration of the run.
+        settings: Resolved configuration of the run.
+        is_bound: Whether the model trained on pairs, which makes it an upper bound for unpaired methods.
         split: {"train": {contrast: names}, "validation": names, "test": names}.
         by_scan: (source, target, system) -> figures within the head, of whole volumes in our own protocol; a subject
             with several sessions has several scans.
@@ -42,38 +42,29 @@ class FinishedRun:
 
     folder: Path
     label: str
-    config: Config
-    split: dict
+    settings: Settings
+    is_bound: bool
+    split: dict[str, Any]
     by_scan: dict[tuple[str, str, str], Figures]
     protocols: dict[str, str]
-    record: dict
+    record: dict[str, Any]
     mlflow_id: str | None
 
     @property
     def method(self) -> str:
         """Name of the method, such as "cyclegan"."""
-        return self.config.method.type
-
-    @property
-    def is_bound(self) -> bool:
-        """Whether the model trained on pairs, which makes it an upper bound for unpaired methods."""
-        return self.method in PAIRED
+        return self.settings["method"]["type"]
 
     @property
     def directions(self) -> list[Contrasts]:
         """Both directions as (source, target), that of the configuration first."""
-        first, second = self.config.contrasts
+        first, second = self.settings["contrasts"]
         return [(first, second), (second, first)]
 
     @property
-    def seconds_per_step(self) -> float | None:
-        """Mean duration of a training step."""
-        return self.record.get("seconds_per_step")
-
-    @property
-    def translator_parameters(self) -> int | None:
-        """Number of weights of the translating networks, both directions together."""
-        return self.record.get("translator_parameters")
+    def subject_of(self) -> dict[str, str]:
+        """Test scan as scores.json names it -> its subject: "subject_session" is a session of "subject"."""
+        return {name.replace("/", "_"): name.partition("/")[0] for name in self.split["test"]}
 
     @property
     def all_parameters(self) -> int | None:
@@ -92,8 +83,15 @@ class FinishedRun:
         return f"{self.record.get('device')}{threads}{several}, {self.record.get('precision')}"
 
 
-def load_runs(folders: Sequence[Path]) -> list[FinishedRun]:
+def load_runs(
+    folders: Sequence[Path], read_settings: Callable[[Path], Settings], paired_methods: Collection[str]
+) -> list[FinishedRun]:
     """Read finished runs; a folder that is named twice counts once.
+
+    Args:
+        folders: Folders of the runs.
+        read_settings: Reads a config.yaml and completes it with the defaults of keys that an older run did not have.
+        paired_methods: Names of the methods that learn from pairs.
 
     Raises:
         UserError: Fewer than two runs; or names every folder without a finished run, and the reasons.
@@ -102,7 +100,7 @@ def load_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     runs, problems = [], []
     for folder in distinct:
         try:
-            runs.append(load_run(folder))
+            runs.append(load_run(folder, read_settings, paired_methods))
         except UserError as error:
             problems.append(str(error))
     if problems:
@@ -110,7 +108,10 @@ def load_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     if len(runs) < 2:
         folder_text = f"{distinct[0]} alone" if distinct else "no run"
         raise UserError(f"a comparison needs two runs or more, and was given {folder_text}")
-    return _labelled(runs)
+
+    # Runs that share a name, with each other or with a baseline, are labelled by their folders.
+    labels = [MODEL, COPY, HISTOGRAM, LOOKUP, *(run.label for run in runs)]
+    return [run if labels.count(run.label) == 1 else replace(run, label=printable(str(run.folder))) for run in runs]
 
 
 def runs_of_experiment(experiment: str, parent: Path) -> list[Path]:
@@ -125,12 +126,10 @@ def runs_of_experiment(experiment: str, parent: Path) -> list[Path]:
     finished = []
     for path in sorted(parent.rglob("config.yaml")):
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            run_experiment = content["tracking"]["experiment"]
+            if yaml.safe_load(path.read_text(encoding="utf-8"))["tracking"]["experiment"] != experiment:
+                continue
         except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
             continue  # not a run's
-        if run_experiment != experiment:
-            continue
         if RunFolder(path.parent).scores.exists():
             finished.append(path.parent)
         else:
@@ -143,29 +142,30 @@ def runs_of_experiment(experiment: str, parent: Path) -> list[Path]:
     return finished
 
 
-def load_run(path: Path) -> FinishedRun:
-    """Read one finished run.
+def load_run(path: Path, read_settings: Callable[[Path], Settings], paired_methods: Collection[str]) -> FinishedRun:
+    """Read one finished run; see `load_runs` for the arguments.
 
     Raises:
         UserError: The path is no run's folder, the run is not finished, or its files are damaged.
     """
     # Check that the folder holds a finished run.
     folder = RunFolder(path)
+    command = f"python -m pipeline.run {folder.config}"
     if not folder.config.is_file() or not folder.split.is_file():
         problem = f"{path}: not a run's folder{'' if path.is_dir() else cwd_hint(path)}"
         raise UserError(f"{problem}; give folders that pipeline.run made, such as runs/phantom")
     if not folder.scores.is_file():
-        raise UserError(f"{path}: not finished, for it has no scores.json; run its command again: {_command(folder)}")
+        raise UserError(f"{path}: not finished, for it has no scores.json; run its command again: {command}")
 
     # Read its files.
-    config = load_config(folder.config)
-    scores = _json(folder.scores)
+    settings, scores, split = read_settings(folder.config), _json(folder.scores), _json(folder.split)
     try:
         run = FinishedRun(
             folder=path,
-            label=config.name,
-            config=config,
-            split={subset: _json(folder.split)[subset] for subset in ("train", "validation", "test")},
+            label=settings["name"],
+            settings=settings,
+            is_bound=settings["method"]["type"] in paired_methods,
+            split={subset: split[subset] for subset in ("train", "validation", "test")},
             by_scan=_figures_by_scan(scores["subjects"]),
             protocols=dict(scores["protocols"]),
             record=_json(folder.record) if folder.record.is_file() else {},
@@ -173,61 +173,32 @@ def load_run(path: Path) -> FinishedRun:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{path}: its scores.json is of another version or damaged ({error!r}); run again: {_command(folder)}"
+            f"{path}: its scores.json is of another version or damaged ({error!r}); run again: {command}"
         ) from error
 
     # Check that its scores are up to date and can be ranked.
     if run.record.get("scores_outdated"):
         raise UserError(
-            f"{path}: not finished, for it trained on since it was scored; run its command again: {_command(folder)}"
+            f"{path}: not finished, for it trained on since it was scored; run its command again: {command}"
         )
     if not any(RANKING in run.by_scan.get((*contrasts, MODEL), {}) for contrasts in run.directions):
         raise UserError(f"{path}: its test subjects have no pairs, so nothing says which translation is better")
     return run
 
 
-def _command(folder: RunFolder) -> str:
-    return f"python -m pipeline.run {folder.config}"
-
-
-def _json(path: Path) -> dict:
+def _json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); run the run's command again") from error
 
 
-def _number(stored: float | str | None) -> float:
-    """Return a number of scores.json, where NaN is null and infinity is text."""
-    return float("nan") if stored is None else float(stored)
-
-
-def _figures_by_scan(rows: Sequence[dict]) -> dict[tuple[str, str, str], Figures]:
+def _figures_by_scan(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], Figures]:
     """Return our own protocol's figures of whole volumes within the head: foreground regions, not whole images."""
     figures_by_system: dict[tuple[str, str, str], Figures] = {}
     for row in rows:
         if row["protocol"] == OWN and row["unit"] == "volume" and row["region"] != "image":
             figures = figures_by_system.setdefault((row["source"], row["target"], row["system"]), {})
-            column = f"{row['region']}/{row['metric']}"
-            figures.setdefault(column, {})[row["subject"]] = _number(row["value"])
+            value = float("nan") if row["value"] is None else float(row["value"])  # infinity is stored as text
+            figures.setdefault(f"{row['region']}/{row['metric']}", {})[row["subject"]] = value
     return figures_by_system
-
-
-_SYSTEMS = (MODEL, COPY, HISTOGRAM, LOOKUP)
-
-
-def _labelled(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
-    """Relabel runs that share a name, with each other or with a baseline, by their folders."""
-    names = [run.label for run in runs]
-    return [
-        run
-        if names.count(run.label) == 1 and run.label not in _SYSTEMS
-        else replace(run, label=printable(str(run.folder)))
-        for run in runs
-    ]
-
-
-def subjects_by_scan(run: FinishedRun) -> Iterator[tuple[str, str]]:
-    """Yield (name in scores.json, subject) of every test scan: "subject_session" is a session of "subject"."""
-    for name in run.split["test"]:
-        yield name.replace("/", "_"), name.partition("/")[0]

@@ -41,6 +41,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
+def load_settings(path: Path) -> dict[str, typing.Any]:
+    """Return what `load_config` reads as plain values, in JSON's types: section -> key -> value."""
+    return load_config(path).model_dump(mode="json")
+
+
 def _override(values: dict, text: str) -> str | None:
     """Apply one `key.sub=value` in place; return an error line, or None."""
     key, separator, value = text.partition("=")

@@ -5,20 +5,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow_store
 import numpy as np
 import pytest
-from finished_runs import finished_run
+from finished_runs import finished_run, read_runs
 from PIL import Image
 from small_run import CONFIGS, QUICK, phantom_run
 
 from pipeline.compare import main
 from pipeline.comparison import figure
-from pipeline.comparison.runs import load_runs
 from pipeline.evaluation.translation_writer import translate_scan
 from pipeline.inference.model import load_model
-from pipeline.runs.prepare import registrations
 from pipeline.sync import main as sync
 
 ROOT = Path(__file__).parents[2]
@@ -69,13 +68,13 @@ def test_two_runs_become_a_page_a_figure_and_files(real, workspace, capsys):
 def test_slices_are_those_that_the_evaluation_translated(real, monkeypatch):
     calls = {}
     monkeypatch.setattr(figure, "side_by_side", lambda rows, methods, **_: calls.update(rows=rows, methods=methods))
-    runs = load_runs([real / "a", real / "b"])
+    runs = read_runs([real / "a", real / "b"])
     figure.draw_slices(runs, quiet=True)
     assert calls["methods"] == ["a", "b"] and len(calls["rows"]) == 2
-    (pair,) = figure._test_pairs(runs[0])
+    (pair,) = figure.pairs_of_test(runs[0])
     for run in runs:
         model = load_model(run.folder, "cpu")
-        there, _ = figure._views(runs[0], pair, model.stride)
+        there, _ = figure.views_of(runs[0], pair, model)
         whole = there.source.unpadded(translate_scan(there.source, "T2", model, batch_size=8, name="x"))
         index = int(there.foreground.sum(axis=(1, 2)).argmax())
         made, caption = calls["rows"][0].translations[run.label]
@@ -121,14 +120,14 @@ def test_the_figure_finds_registrations_where_evaluation_kept_them_and_makes_no_
             return None, None, None
 
     monkeypatch.setattr(figure, "PairReader", Reader)
-    run, _ = load_runs(
+    run, _ = read_runs(
         [finished_run(workspace, name, settings={"preprocess": {"store": "store"}}) for name in ("a", "b")]
     )
-    kept = registrations(run.config.preprocess.store)
-    figure._views(run, None, 16)
+    kept = Path("store/registrations")
+    figure.views_of(run, None, SimpleNamespace(settings={}, stride=16))
     assert not caches[0].exists() and not kept.parent.exists()
     kept.mkdir(parents=True)
-    figure._views(run, None, 16)
+    figure.views_of(run, None, SimpleNamespace(settings={}, stride=16))
     assert caches[1] == kept
 
 

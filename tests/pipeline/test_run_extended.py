@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from finished_runs import read_run
 from small_engine import config_of, differences, leaves
 from small_run import QUICK, in_child, latest, phantom_run, signal_at
 
-from pipeline.comparison.runs import load_run
 from pipeline.config.load import load_config
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.metrics_file import read_metrics
@@ -110,8 +110,8 @@ def test_an_extension_that_is_killed_and_repeated_ends_as_an_undisturbed_one(fol
             often = "training.checkpoint_minutes=0.00001" if step == 3 else "training.checkpoint_minutes=5"
             assert in_child(lambda often=often: run(folder, 1, 1, often)) == -signal.SIGKILL
     assert latest(folder)["position"]["step"] == 6
-    with pytest.raises(UserError, match=r"not finished, for it trained on since it was scored; run its command again"):
-        load_run(folder)
+    with pytest.raises(UserError, match=r"not finished, it trained on since it was scored; run its command again"):
+        read_run(folder)
     assert not RunFolder(folder).is_finished(load_config(folder / "config.yaml", ["training.decay_epochs=0"]))
     assert run(folder, 1, 1) == 0
     assert_same_networks(latest(folder), latest(undisturbed))

@@ -1,10 +1,9 @@
 import json
 
 import pytest
-from finished_runs import BASELINES, SPLIT, bound, finished_run
+from finished_runs import BASELINES, SPLIT, bound, finished_run, read_runs
 
 from pipeline.comparison.comparability import require_comparable
-from pipeline.comparison.runs import load_runs
 from pipeline.utils.errors import UserError
 
 
@@ -12,7 +11,7 @@ def refusal(tmp_path, **different):
     """What is said of a run that differs from another in something."""
     folders = [finished_run(tmp_path, "a"), finished_run(tmp_path, "b", 14.0, **different)]
     with pytest.raises(UserError) as caught:
-        require_comparable(load_runs(folders))
+        require_comparable(read_runs(folders))
     return [line.strip().replace(f"{tmp_path}/", "") for line in str(caught.value).splitlines()[1:]]
 
 
@@ -20,7 +19,7 @@ def test_runs_that_differ_in_method_seed_and_length_may_be_compared(tmp_path):
     method = {"seed": 3, "training": {"epochs": 7}, "generator": {"width": 8}, "augment": {"jitter": 1.5}}
     moved = {"data": {"folder": "elsewhere"}, "preprocess": {"store": "other", "processes": 3}}
     folders = [finished_run(tmp_path, "a"), finished_run(tmp_path, "b", settings=method | moved)]
-    require_comparable(load_runs(folders))
+    require_comparable(read_runs(folders))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +49,7 @@ def test_another_source_of_data_is_named(tmp_path):
     start, end = text.index("data:\n"), text.index("device:")
     config.write_text(text[:start] + "data:\n  source: ixi\n  folder: x\n" + text[end:])
     with pytest.raises(UserError, match=r"data.source: 'nifti' in .*a, 'ixi' in .*b"):
-        require_comparable(load_runs(folders))
+        require_comparable(read_runs(folders))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +68,7 @@ def test_a_method_that_learns_from_pairs_may_train_on_others_but_must_test_on_th
     train = {"T1": ["t1", "t2"], "T2": ["t1", "t2"]}
     paired = {"settings": bound()}
     folders = [finished_run(tmp_path, "a"), finished_run(tmp_path, "c", split={**SPLIT, "train": train}, **paired)]
-    require_comparable(load_runs(folders))
+    require_comparable(read_runs(folders))
     output = refusal(tmp_path / "more", split={**SPLIT, "train": train, "validation": ["w"]}, **paired)
     assert output == ["validation subjects: v only in a, w only in b"]
 
@@ -86,7 +85,7 @@ def test_a_protocol_in_other_words_is_another_protocol(tmp_path):
     scores["protocols"]["own"] = "as it was last year"
     (folders[1] / "scores.json").write_text(json.dumps(scores))
     with pytest.raises(UserError, match=r"our own protocol: .intensities in .* in .*a, 'as it was last year' in .*b"):
-        require_comparable(load_runs(folders))
+        require_comparable(read_runs(folders))
 
 
 def test_a_subject_that_one_run_could_not_score_is_named(tmp_path):
@@ -95,7 +94,7 @@ def test_a_subject_that_one_run_could_not_score_is_named(tmp_path):
     scores["subjects"] = [row for row in scores["subjects"] if row["subject"] != "s4"]
     (folders[1] / "scores.json").write_text(json.dumps(scores))
     with pytest.raises(UserError, match=r"could be scored, T1 → T2: s4 only in .*a, none of its own in"):
-        require_comparable(load_runs(folders))
+        require_comparable(read_runs(folders))
 
 
 def test_images_that_differ_are_betrayed_by_the_baselines(tmp_path):
@@ -111,7 +110,7 @@ def test_another_training_cohort_changes_what_is_fitted_on_it_and_that_is_no_rea
         finished_run(tmp_path, "a"),
         finished_run(tmp_path, "c", split={**SPLIT, "train": train}, settings=settings, baselines=other),
     ]
-    require_comparable(load_runs(folders))
+    require_comparable(read_runs(folders))
     (output,) = refusal(tmp_path / "same", baselines=other)
     assert output.startswith("histogram matching, T1 → T2")
 
@@ -120,7 +119,7 @@ def test_the_differences_of_several_runs_are_all_named(tmp_path):
     folders = [finished_run(tmp_path, "a")]
     folders += [finished_run(tmp_path, name, settings={"preprocess": {"size": 128, "n4": True}}) for name in ("b", "c")]
     with pytest.raises(UserError) as caught:
-        require_comparable(load_runs(folders))
+        require_comparable(read_runs(folders))
     assert str(caught.value).count("preprocess.size") == str(caught.value).count("preprocess.n4") == 2
 
 
@@ -130,5 +129,5 @@ def test_a_bound_vouches_for_no_other_runs_training_subjects(tmp_path, order):
     different = {"bound": {"settings": bound(), "split": other}, "a": {}, "b": {"split": other}}
     folders = [finished_run(tmp_path, name, **different[name]) for name in order.split()]
     with pytest.raises(UserError, match=r"training T2 subjects: t2 only in .*/a, t3 only in .*/b") as caught:
-        require_comparable(load_runs(folders))
+        require_comparable(read_runs(folders))
     assert str(caught.value).count("training T2") == 1

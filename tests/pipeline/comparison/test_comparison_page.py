@@ -4,12 +4,10 @@ import re
 
 import numpy as np
 import pytest
-from finished_runs import finished_run
+from finished_runs import finished_run, read_runs
 
-from pipeline.comparison.comparison_page import render, result_sentence
-from pipeline.comparison.comparison_record import metrics
-from pipeline.comparison.files import p_text, parameters_text, save, terminal_text
-from pipeline.comparison.runs import load_runs
+from pipeline.comparison.comparison import metrics, save
+from pipeline.comparison.comparison_page import p_text, parameters_text, render, result_sentence, terminal_text
 from pipeline.comparison.table import compare
 from pipeline.reporting.report_page import Picture
 from pipeline.reporting.tiles import png_bytes
@@ -19,7 +17,7 @@ EVIL = "<script>alert(1)<script>"
 
 def comparison(folder, **of_b):
     gains = tuple(0.1 * (index + 1) for index in range(7))
-    return compare(load_runs([finished_run(folder, "a"), finished_run(folder, "b", **{"gains": gains, **of_b})]))
+    return compare(read_runs([finished_run(folder, "a"), finished_run(folder, "b", **{"gains": gains, **of_b})]))
 
 
 @pytest.fixture
@@ -66,7 +64,7 @@ def test_only_what_remains_after_correction_is_called_better_or_worse(tmp_path, 
     split = {"train": {"T1": ["t1"], "T2": ["t2"]}, "validation": ["v"], "test": [f"s{i}" for i in range(9)]}
     gains = {"a": (0.0,) * 9, "b": tuple(1 + index / 10 for index in range(9))}
     folders = [finished_run(tmp_path / "more", name, split=split, gains=gain) for name, gain in gains.items()]
-    page = render(compare(load_runs(folders)), None)
+    page = render(compare(read_runs(folders)), None)
     # of the two directions, run a, copy and histogram matching are worse in 3 metrics, the lookup is better
     assert page.count('title="worse"') == 18 and page.count('title="better"') == 6
 
@@ -88,7 +86,7 @@ def test_csv_and_json_hold_every_figure_in_full(two, tmp_path):
 
 def test_numbers_that_json_does_not_have_are_written_as_elsewhere(tmp_path):
     of_b = {"extra": {"volume/foreground/nmi": float("inf")}}
-    actual = compare(load_runs([finished_run(tmp_path, name, **of_b) for name in ("a", "b")]))
+    actual = compare(read_runs([finished_run(tmp_path, name, **of_b) for name in ("a", "b")]))
     save(actual, tmp_path / "c.csv", tmp_path / "c.json")
     text = (tmp_path / "c.json").read_text()
     assert "Infinity" not in text and "NaN" not in text and '"inf"' in text

@@ -1,17 +1,16 @@
 import math
 
 import pytest
-from finished_runs import RECORD, SPLIT, SUBJECTS, bound, finished_run
+from finished_runs import RECORD, SPLIT, SUBJECTS, bound, finished_run, read_runs
 
-from pipeline.comparison.files import terminal_text
-from pipeline.comparison.runs import load_runs
+from pipeline.comparison.comparison_page import terminal_text
 from pipeline.comparison.table import compare
 
 GAINS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # of one run over another, 0.4 in the mean
 
 
 def compared(*folders):
-    return compare(load_runs(folders))
+    return compare(read_runs(folders))
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def test_figures_are_mean_and_sample_sd_over_subjects(two):
 
 def test_all_is_compared_with_the_best_run_by_psnr(two):
     direction = two.directions[0]
-    assert direction.reference == "b"
+    assert direction.best.label == "b"
     table = rows(direction)
     assert table["b"].differences == {}
     difference = table["a"].differences["foreground/psnr"]
@@ -71,7 +70,7 @@ def test_a_paired_bound_is_marked_and_takes_no_part_in_who_is_best(tmp_path):
     ]
     comparison = compared(*folders)
     direction = comparison.directions[0]
-    assert direction.reference == "a" and direction.leaders["foreground/psnr"] == "a"
+    assert direction.best.label == "a" and direction.leaders["foreground/psnr"] == "a"
     table = rows(direction)
     assert (table["bound"].kind, table["bound"].used_pairs) == ("paired bound", True)
     assert table["bound"].differences["foreground/psnr"].mean == pytest.approx(7.0)
@@ -97,7 +96,7 @@ def test_a_bound_of_another_cohort_is_said_to_be_of_another(tmp_path, names, sai
 def test_among_bounds_alone_the_best_of_them_is_the_best(tmp_path):
     folders = [finished_run(tmp_path, name, psnr, settings=bound()) for name, psnr in (("a", 15.0), ("b", 17.0))]
     direction = compared(*folders).directions[0]
-    assert direction.reference == direction.leaders["foreground/psnr"] == "b"
+    assert direction.best.label == direction.leaders["foreground/psnr"] == "b"
 
 
 def test_metrics_that_are_not_known_here_stand_last_and_those_that_one_run_lacks_are_left_out(tmp_path):

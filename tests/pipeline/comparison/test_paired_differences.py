@@ -4,7 +4,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from pipeline.comparison.statistics import bootstrap_interval, holm, paired_difference, wilcoxon_p
+from pipeline.comparison.table import bootstrap_interval, holm, paired_difference, wilcoxon_p
 
 
 def slow_signed_rank_p(differences):
@@ -47,15 +47,17 @@ def test_one_subject_has_no_interval():
 
 
 def test_differences_are_taken_subject_by_subject_and_not_in_order():
-    difference = paired_difference({"a": 3.0, "b": 1.0, "alone": 9.0}, {"b": 2.0, "a": 1.0})
+    difference = paired_difference("psnr", {"a": 3.0, "b": 1.0, "alone": 9.0}, {"b": 2.0, "a": 1.0})
     assert (difference.mean, difference.n) == (0.5, 2)  # (3 - 1, 1 - 2)
 
 
 def test_what_is_not_finite_is_left_out():
     inf, nan = float("inf"), float("nan")
-    difference = paired_difference({"a": inf, "b": nan, "c": 2.0, "d": inf}, {"a": inf, "b": 1.0, "c": 1.0, "d": 1.0})
+    difference = paired_difference(
+        "psnr", {"a": inf, "b": nan, "c": 2.0, "d": inf}, {"a": inf, "b": 1.0, "c": 1.0, "d": 1.0}
+    )
     assert (difference.mean, difference.n) == (1.0, 1)
-    assert paired_difference({"a": nan}, {"a": 1.0}).n == 0
+    assert paired_difference("psnr", {"a": nan}, {"a": 1.0}).n == 0
 
 
 def test_holm_steps_down_never_falls_and_stops_at_one():
