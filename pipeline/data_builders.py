@@ -1,15 +1,17 @@
-"""From a configuration's sections to plain values: cases, split and training slices."""
+"""From a configuration's sections to plain values: cases, split, training slices and schedule."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.config.load import load_config
-from pipeline.config.schema import Config
+from pipeline.config.schema import Config, Training
 from pipeline.data.case import Case
 from pipeline.data.fetched import require_fetched
+from pipeline.data.pairs import PairReader
 from pipeline.data.split_file import split_from_file
 from pipeline.data.splits import CohortSplit, make_split
-from pipeline.runs.prepare import PreparedData, prepare
+from pipeline.runs.prepare import PreparedData, chain_settings, prepare, registrations
+from pipeline.training.schedule import Schedule
 from transforms.slice_chain import CHAIN_VERSION
 
 
@@ -105,3 +107,35 @@ def prepare_data(
     split = split_cases(config, cases, saved_split)
     options = {"saved_coverage": saved_coverage, "paired": paired, "quiet": quiet, "version": version}
     return prepare(config, cases, split, **options)
+
+
+def pair_reader(config: Config, version: int, stride: int) -> PairReader:
+    """Return the reader of volumes and pairs, padded to multiples of `stride`, in a version of the slice chain."""
+    return PairReader(
+        chain_settings(config.preprocess, version),
+        stride,
+        register=config.evaluation.register_pairs,
+        cache=registrations(config.preprocess.store),
+    )
+
+
+def schedule_of(training: Training, slices: int) -> Schedule:
+    """Return the schedule of a training.
+
+    Args:
+        training: The configuration's training section.
+        slices: Number of slices of the contrast with more of them, or number of pairs.
+    """
+    return Schedule(
+        steps_per_epoch=training.steps_per_epoch or -(-slices // training.batch_size),
+        constant_epochs=training.epochs,
+        decay_epochs=training.decay_epochs,
+        batch_size=training.batch_size,
+        loader_workers=training.loader_workers,
+        log_every=training.log_every,
+        validate_every_epochs=training.validate_every,
+        sample_every_epochs=training.sample_every,
+        checkpoint_seconds=60 * training.checkpoint_minutes,
+        max_bad_steps=training.max_bad_steps,
+        halve_every=training.halve_every,
+    )

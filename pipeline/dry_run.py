@@ -11,15 +11,16 @@ import numpy as np
 from pipeline.config.schema import Config
 from pipeline.data.case import Case, pairs
 from pipeline.data.splits import CohortSplit
-from pipeline.data_builders import planned_cases, split_cases
+from pipeline.data_builders import planned_cases, schedule_of, split_cases
 from pipeline.planning.cohort import subject_names
 from pipeline.planning.disk import BYTES_PER_PIXEL, DiskNeed, disk_needs, disk_text, warn_of_full_disks
 from pipeline.planning.durations import cpu_work_text, time_text
+from pipeline.run_config import open_run_folder
 from pipeline.runs.contrast_warnings import warn_of_headers
-from pipeline.runs.folder import open_run_folder
 from pipeline.runs.prepare import warn_unpaired
 from pipeline.training.history import start_text
 from pipeline.training.initial_weights import read_initial_weights
+from pipeline.training.schedule import warn_of_lost_rate
 from pipeline.utils.console import echo, table, warn
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import human_bytes
@@ -40,13 +41,12 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     Raises:
         UserError: Whatever the run itself would refuse: no data, too few subjects, a folder of another run.
     """
-    from pipeline.training.schedule import schedule_of, warn_of_lost_rate
-
     # Find the cases and split them, with the run's own checks.
     folder = open_run_folder(config)  # refuses a folder of another run, and makes none
-    start = read_initial_weights(config)
+    engine, settings = meta_engine(config), config.model_dump(mode="json")
+    start = read_initial_weights(config.training.start_from, folder, settings, lambda: engine)
     cases = planned_cases(config)
-    split, engine = split_cases(config, cases, folder.file_in_use(folder.split)), _meta_engine(config)
+    split = split_cases(config, cases, folder.file_in_use(folder.split))
     warn_of_headers(config, cases, split, paired=engine.paired)
 
     # Estimate slices, steps, disk space and memory.
@@ -108,7 +108,7 @@ def warn_before_the_work(config: Config, cases: Sequence[Case], saved_split: Pat
         saved_split: File with the split of a resumed run; None for a new run.
     """
     with suppress(UserError):  # the run itself reports problems of the data
-        warn_of_full_disks(planned_disk(config, split_cases(config, cases, saved_split), _meta_engine(config)))
+        warn_of_full_disks(planned_disk(config, split_cases(config, cases, saved_split), meta_engine(config)))
 
 
 def _split_rows(config: Config, split: CohortSplit, paired: bool) -> list[tuple[str, str, int, int, int]]:
@@ -173,7 +173,7 @@ def _typical_grid(cases: Sequence[Case], config: Config) -> tuple[tuple[int, ...
     raise UserError(f"{cases[0].path}: not readable as NIfTI, nor is any other of {len(cases)} images like it")
 
 
-def _meta_engine(config: Config) -> "Engine":
+def meta_engine(config: Config) -> "Engine":
     """Return the run's engine on torch's meta device, which allocates nothing."""
     import torch
 

@@ -5,7 +5,7 @@ import argparse
 from pipeline import __version__
 from pipeline.config.load import load_config
 from pipeline.config.yaml_file import config_text
-from pipeline.runs.folder import open_run_folder
+from pipeline.run_config import open_run_folder
 from pipeline.training.initial_weights import require_initial_weights
 from pipeline.utils.arguments import path_argument
 from pipeline.utils.console import cli_main, echo
@@ -48,8 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         print_dry_run(config, verbose=arguments.verbose)
         return EXIT_DONE
     if world_from_env().size == 1:
-        open_run_folder(config)  # refuses at once, not after the imports that follow, what holds another run
-        require_initial_weights(config)
+        folder = open_run_folder(config)  # refuses at once, not after the imports that follow, what holds another run
+        require_initial_weights(config.training.start_from, folder)
     from pipeline.tracking.mlflow_settings import configure_mlflow
 
     configure_mlflow()  # first, for MONAI imports MLflow, which asks for its settings then

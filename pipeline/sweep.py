@@ -11,6 +11,7 @@ from pipeline.comparison.comparison import compare_folders
 from pipeline.config.load import load_config, load_settings
 from pipeline.config.methods import PAIRED
 from pipeline.config.schema import Config
+from pipeline.run_config import is_finished
 from pipeline.runs.folder import RunFolder
 from pipeline.sweep_jobs import SweepJob, cuda_devices, work_through
 from pipeline.training.initial_weights import require_initial_weights
@@ -78,9 +79,9 @@ def main(argv: list[str] | None = None) -> int:
     jobs = []
     for path, config in zip(paths, configs, strict=True):
         command = _run_arguments(path, overrides, config.folder if arguments.output else None)
-        is_finished = not arguments.again and RunFolder(config.folder).is_finished(config)
+        done = not arguments.again and is_finished(RunFolder(config.folder), config)
         log = logs / f"{config.name}.log"
-        jobs.append(SweepJob(config.name, config.folder, command, log, EXIT_DONE if is_finished else None))
+        jobs.append(SweepJob(config.name, config.folder, command, log, EXIT_DONE if done else None))
     finished = [job for job in jobs if job.code is not None]
     if finished and not arguments.quiet:
         echo(f"finished before, so skipped: {', '.join(job.name for job in finished)} (--again evaluates anew)")
@@ -101,7 +102,7 @@ def _load_all(paths: Sequence[Path], overrides: Sequence[str], output: Path | No
             config = load_config(path, overrides)
             if output is not None:
                 config = config.model_copy(update={"output": output / config.name})
-            require_initial_weights(config)
+            require_initial_weights(config.training.start_from, RunFolder(config.folder))
             configs.append(config)
         except UserError as error:
             problems.append(str(error))

@@ -195,10 +195,10 @@ def _tell(pipe: int, whole: bool) -> None:
         save(folder, state, best=best)
         tell("saved")
 
-    def told_finish(sitting):
+    def told_finish(*arguments):
         tell("finish")
         if whole:
-            finish(sitting)
+            finish(*arguments)
 
     if not whole:
         pipeline.train.closing_lines = lambda *_: "trained"

@@ -165,3 +165,8 @@ def _sections(annotation: object) -> list[type[BaseModel]]:
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) in (typing.Union, typing.Annotated):
         return [section for member in typing.get_args(annotation) for section in _sections(member)]
     return []
+
+
+def resolved_yaml(config: Config) -> str:
+    """Return the whole configuration, defaults included, as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

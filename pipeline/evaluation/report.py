@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from pipeline import __version__
+from pipeline.config.load import resolved_yaml
 from pipeline.config.schema import Config
 from pipeline.engines.base import Engine
 from pipeline.evaluation.scores import DESCRIPTIONS, MASKED_PSNR, Scores
@@ -27,7 +28,7 @@ from pipeline.reporting.report_page import (
     write_report,
 )
 from pipeline.reporting.viewer import NOT_FETCHED, Viewer, is_fetched
-from pipeline.runs.folder import RunFolder, resolved_yaml
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import PreparedData
 from pipeline.training.failure_monitor import TrainingWarning
 from pipeline.training.history import history_texts

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from pipeline import __version__
+from pipeline.config.load import resolved_yaml
 from pipeline.config.schema import Config
 from pipeline.data.splits import CohortSplit
 from pipeline.data_builders import find_cases, split_cases
@@ -18,7 +19,7 @@ from pipeline.exploration.outliers import LIMIT
 from pipeline.exploration.tables import summary_rows
 from pipeline.reporting.report_page import PHANTOM_NOTE, Report
 from pipeline.runs.coverage_choice import coverage_json
-from pipeline.runs.folder import RunFolder, resolved_yaml
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import chain_settings
 from pipeline.tracking.tracker import Tracker
 from pipeline.utils.console import table

@@ -91,6 +91,9 @@ class TrainingWarning:
         """What a bad value says of the translation."""
         return FAILURE_CHECKS[self.first.name].meaning
 
+    def __str__(self) -> str:
+        return f"{self.title}: {self.observation}"
+
 
 Warnings = dict[tuple[str, str], TrainingWarning]  # by check and direction, in order of appearance
 
@@ -143,9 +146,9 @@ class FailureMonitor:
         # Report them, both directions of a check together.
         for name in dict.fromkeys(warning.first.name for warning in changed if warning.cleared is None):
             raised = [warning for warning in changed if warning.first.name == name and warning.cleared is None]
-            text = "; ".join(f"{warning.title}: {warning.observation}" for warning in raised)
+            text = "; ".join(str(warning) for warning in raised)
             logger.warning(f"{text}: the translation {raised[0].meaning}; {raised[0].first.advice}")
-        if cleared := [f"{warning.title}: {warning.observation}" for warning in changed if warning.cleared is not None]:
+        if cleared := [str(warning) for warning in changed if warning.cleared is not None]:
             logger.info("; ".join(cleared))
 
     def _update_warnings(self, metrics: Mapping[str, float], epoch: int) -> list[tuple[str, str]]:

@@ -1,28 +1,26 @@
-"""Initial weights from another run: found early, and checked against the networks to train."""
+"""Initial weights from another run: located early, and checked against the networks to train."""
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pipeline.config.schema import Config
 from pipeline.data.splits import CohortSplit
 from pipeline.inference.model_address import checkpoint_at
 from pipeline.runs.folder import RunFolder, differing_keys
 from pipeline.utils.errors import UserError
-
-logger = logging.getLogger(__name__)
+from transforms.slice_chain import CHAIN_VERSION
 
 if TYPE_CHECKING:  # the commands look for the weights before they import torch
-    from torch import Tensor
-
     from pipeline.engines.base import Engine
 
+logger = logging.getLogger(__name__)
 NETWORK_SECTIONS = ("generator", "discriminator", "method")  # the sections that determine the networks
 PREPROCESS_KEYS = ("axis", "spacing_mm", "size", "n4", "scaling", "percentiles")  # the keys that determine the slices
 MAX_PROBLEMS = 5
+Settings = Mapping[str, Any]  # a run's whole configuration, in JSON's types
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,8 @@ class InitialWeights:
         subjects: Names of the subjects that the weights were trained with.
     """
 
-    weights: Mapping[str, Mapping]
-    record: Mapping[str, object]
+    weights: Mapping[str, Any]
+    record: Mapping[str, Any]
     subjects: frozenset[str]
 
     def with_overlap(self, split: CohortSplit) -> "InitialWeights":
@@ -58,14 +56,17 @@ class InitialWeights:
         return replace(self, record={**self.record, "held_out_seen": len(overlap)})
 
 
-def require_initial_weights(config: Config) -> Path | None:
+def require_initial_weights(address: Path | None, folder: RunFolder) -> Path | None:
     """Return the path of the checkpoint to begin from; None if none is configured, or the run has a checkpoint.
 
+    Args:
+        address: `training.start_from`: the folder of another run, or one of its checkpoints.
+        folder: Folder of the run.
+
     Raises:
-        UserError: there is no checkpoint where the configuration says.
+        UserError: there is no checkpoint at the address.
     """
-    address = config.training.start_from
-    if address is None or RunFolder(config.folder).has_checkpoint():  # the other run may be gone by now
+    if address is None or folder.has_checkpoint():  # the other run may be gone by now
         return None
     try:
         return checkpoint_at(address)
@@ -76,48 +77,54 @@ def require_initial_weights(config: Config) -> Path | None:
         ) from error
 
 
-def read_initial_weights(config: Config) -> InitialWeights | None:
+def read_initial_weights(
+    address: Path | None, folder: RunFolder, settings: Settings, build: "Callable[[], Engine]"
+) -> InitialWeights | None:
     """Read the weights to begin from, of the checkpoint that the other run evaluates; None if none are configured.
 
     A warning names preprocessing settings that differ.
+
+    Args:
+        address, folder: As in `require_initial_weights`.
+        settings: The run's whole configuration, in JSON's types.
+        build: Function that builds the run's engine on torch's meta device.
 
     Raises:
         UserError: there is no checkpoint, or its contrasts or networks are others; the message names the keys.
     """
     from pipeline.runs.checkpoint import load_checkpoint
-    from pipeline.runs.prepare import chain_version
 
-    path = require_initial_weights(config)
+    path = require_initial_weights(address, folder)
     if path is None:
         return None
     content = load_checkpoint(path)
     try:
-        source = Config.model_validate(content["config"])
+        source = content["config"]
         # Refuse what does not fit.
-        _require_contrasts(path, source.contrasts, config.contrasts)
-        _require_networks(path, content["engine"], source, config)
+        _require_contrasts(path, source["contrasts"], settings["contrasts"])
+        _require_networks(path, content["engine"], source, settings, build())
         # Describe the other run for the history, and name its subjects.
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         record = {
-            "run": source.name,
+            "run": source["name"],
             "path": str(path),
             "step": content["position"]["step"],
             "sha256": digest,
-            "method": source.method.type,
+            "method": source["method"]["type"],
         }
         trained_with = [name for names in content["split"]["train"].values() for name in names]
         subjects = frozenset(name.partition("/")[0] for name in trained_with)  # of "subject/session"
+        _warn_of_preprocessing(path, source, settings, content.get("chain_version", 1))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: damaged, or of another version ({reason}); start from another run") from error
-    _warn_of_preprocessing(path, source, config, chain_version(content))
     return InitialWeights(content["engine"], record, subjects)
 
 
-def _require_contrasts(path: Path, other_contrasts: tuple[str, str], contrasts: tuple[str, str]) -> None:
+def _require_contrasts(path: Path, other_contrasts: list[str], contrasts: list[str]) -> None:
     """Refuse weights of other contrasts, or of the same ones in the opposite order."""
-    if other_contrasts == contrasts:
+    if [*other_contrasts] == [*contrasts]:
         return
     first, second = other_contrasts
     message = f"contrasts = [{contrasts[0]}, {contrasts[1]}]: training.start_from has weights of {first} and {second}"
@@ -126,20 +133,17 @@ def _require_contrasts(path: Path, other_contrasts: tuple[str, str], contrasts: 
     raise UserError(f"{message} ({path}); give the contrasts these names, in this order, or start from another run")
 
 
-def _require_networks(path: Path, weights: Mapping, source: Config, config: Config) -> None:
+def _require_networks(
+    path: Path, weights: Mapping[str, Any], source: Settings, settings: Settings, engine: "Engine"
+) -> None:
     """Refuse weights that do not fit the networks to train, by name and shape."""
-    import torch
-
-    from pipeline.engines.builders import build_engine
-
-    with torch.device("meta"):  # allocates nothing and draws no random number
-        engine = build_engine(config, torch.device("meta"))
     problems = [*_weight_mismatches(weights, engine)]
     if not problems:
         return
     remainder = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
     keys = [
-        f"{key}: {other_value!r} there, {value!r} here" for key, other_value, value in _network_settings(source, config)
+        f"{key}: {other_value!r} there, {value!r} here"
+        for key, other_value, value in _network_settings(source, settings)
     ]
     raise UserError(
         "\n  ".join(
@@ -155,7 +159,7 @@ def _require_networks(path: Path, weights: Mapping, source: Config, config: Conf
     )
 
 
-def _weight_mismatches(weights: Mapping, engine: "Engine") -> Iterator[str]:
+def _weight_mismatches(weights: Mapping[str, Any], engine: "Engine") -> Iterator[str]:
     """Yield a line for each component that the weights lack, or whose weights have other names or shapes."""
     from torch import nn
 
@@ -175,31 +179,26 @@ def _weight_mismatches(weights: Mapping, engine: "Engine") -> Iterator[str]:
             yield f"{name}: {count} are of other shapes, the first is {first_key}: {shapes}"
 
 
-def _shapes(state: "Mapping[str, Tensor | object]") -> dict[str, tuple[int, ...]]:
+def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in state.items() if hasattr(value, "shape")}
 
 
-def _network_settings(source: Config, config: Config) -> list[tuple[str, object, object]]:
+def _network_settings(source: Settings, settings: Settings) -> list[tuple[str, object, object]]:
     """Return the settings that may explain different networks: key, their value, our value."""
-    sections = [
-        {name: run_config.model_dump(mode="json")[name] for name in NETWORK_SECTIONS} for run_config in (source, config)
-    ]
-    keys = differing_keys(*sections)
-    if source.preprocess.size != config.preprocess.size:  # it determines a U-Net's depth, unless that is configured
-        keys.append(("preprocess.size", source.preprocess.size, config.preprocess.size))
-    return keys
+    sections = [{name: content[name] for name in NETWORK_SECTIONS} for content in (source, settings)]
+    sizes = [content["preprocess"]["size"] for content in (source, settings)]
+    # The size of slices determines a U-Net's depth, unless that is configured.
+    return [*differing_keys(*sections), *differing_keys(*sizes, key="preprocess.size")]
 
 
-def _warn_of_preprocessing(path: Path, source: Config, config: Config, version: int) -> None:
+def _warn_of_preprocessing(path: Path, source: Settings, settings: Settings, version: int) -> None:
     """Warn of settings, and of a version of the chain, by which the other run's slices were made otherwise."""
-    from transforms.slice_chain import CHAIN_VERSION
-
-    other_settings, settings = (
-        run_config.preprocess.model_dump(mode="json", include=set(PREPROCESS_KEYS)) for run_config in (source, config)
-    )
+    # Keys that an older checkpoint lacks had no other value yet.
+    keys = [key for key in PREPROCESS_KEYS if key in source["preprocess"]]
+    sections = [{key: content["preprocess"][key] for key in keys} for content in (source, settings)]
     different = [
         f"preprocess.{key} {other_value!r} there, {value!r} here"
-        for key, other_value, value in differing_keys(other_settings, settings)
+        for key, other_value, value in differing_keys(*sections)
     ]
     if version != CHAIN_VERSION:
         different.append(f"the chain's version {version} there, {CHAIN_VERSION} here")

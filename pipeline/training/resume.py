@@ -1,19 +1,17 @@
 """The starting point of a run: its own checkpoint, the weights of another run, or fresh networks."""
 
 import hashlib
-import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from pipeline.config.schema import Config
 from pipeline.data.splits import CohortSplit
 from pipeline.engines.base import Engine
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.prepare import PreparedData, training_data
-from pipeline.training.history import History, extension_text, history_of, history_texts, require_epochs, start_text
-from pipeline.training.initial_weights import InitialWeights, read_initial_weights
+from pipeline.training.history import History, extension_text, history_of, require_epochs, start_text
+from pipeline.training.initial_weights import InitialWeights
 from pipeline.training.schedule import Schedule, TrainerState
 from pipeline.utils.distributed import World
 from pipeline.utils.errors import UserError
@@ -27,12 +25,12 @@ class StartingPoint:
 
     Attributes:
         state: The newest checkpoint; None before training.
-        start: The weights of another run to begin from; None if there are none.
+        weights: The weights of another run to begin from; None if there are none.
         history: History of the training, see `pipeline.training.history`.
     """
 
-    state: Mapping | None
-    start: InitialWeights | None = None
+    state: Mapping[str, Any] | None
+    weights: InitialWeights | None = None
     history: History = field(default_factory=dict)
 
     @property
@@ -44,38 +42,27 @@ class StartingPoint:
         """Load the checkpoint or the initial weights, if any, into an engine."""
         if self.state is not None:
             engine.load_state_dict(self.state["engine"])
-        elif self.start is not None:
-            engine.load_pretrained(self.start.weights)
-
-    def tags(self) -> dict[str, str]:
-        """Return the training's history as tags of the MLflow run."""
-        return {name.replace(" ", "_"): text for name, text in history_texts(self.history).items()}
+        elif self.weights is not None:
+            engine.load_pretrained(self.weights.weights)
 
     def with_overlap(self, split: CohortSplit) -> "StartingPoint":
         """Return a copy with `InitialWeights.with_overlap` of the split."""
-        if self.start is None:
+        if self.weights is None:
             return self
-        start = self.start.with_overlap(split)
-        return replace(self, start=start, history={**self.history, "started_from": dict(start.record)})
-
-    def announce(self, config: Config, folder: RunFolder, schedule: Schedule) -> None:
-        """Print what the run starts from, and what it is about to do."""
-        position = self.position
-        if self.start is not None:
-            logger.info(f"starting from the weights of {start_text(self.start.record)}")
-        if position.epochs >= schedule.epochs:
-            logger.info(f"{folder.path}: training is complete; evaluating again")
-        elif self.state is not None:
-            logger.info(f"continuing {folder.path} after step {position.step:,}")
-        else:
-            logger.info(f"training {config.name}: {config.method.type}, {schedule.epochs:,} epochs of "
-                f"{schedule.steps_per_epoch:,} steps → {folder.path}")  # fmt: skip
-        if self.state is not None and self.history != self.state.get("history", {}):
-            _announce_extension(self.history["extensions"][-1], config, schedule, position.step)
+        weights = self.weights.with_overlap(split)
+        return replace(self, weights=weights, history={**self.history, "started_from": dict(weights.record)})
 
 
-def find_starting_point(config: Config, folder: RunFolder, world: World) -> StartingPoint:
+def find_starting_point(
+    folder: RunFolder, world: World, epochs: Sequence[int], read_weights: Callable[[], InitialWeights | None]
+) -> StartingPoint:
     """Return the starting point, before any data are prepared; every process reads it by itself.
+
+    Args:
+        folder: Folder of the run.
+        world: The processes that train together.
+        epochs: Number of epochs at the constant learning rate, and of those in which it falls.
+        read_weights: Function that returns the weights of another run to begin from, or None.
 
     Raises:
         UserError: no checkpoint can be read, more is trained than the schedule asks for, or the weights to begin from
@@ -84,25 +71,46 @@ def find_starting_point(config: Config, folder: RunFolder, world: World) -> Star
     state = world.main_process_first(folder.checkpoints.load_newest)
     try:
         if state is not None:
-            require_epochs(state, config, folder)
-            return StartingPoint(state, history=history_of(state, config))
-        start = read_initial_weights(config)
+            require_epochs(state, epochs, folder.path)
+            return StartingPoint(state, history=history_of(state, epochs))
+        weights = read_weights()
     except UserError as error:
         world.refuse(str(error))
     if world.is_main and not folder.has_trained():  # pictures of a process that saved no checkpoint
         shutil.rmtree(folder.samples, ignore_errors=True)
-    return StartingPoint(None, start, {} if start is None else {"started_from": dict(start.record)})
+    return StartingPoint(None, weights, {} if weights is None else {"started_from": dict(weights.record)})
 
 
-def require_alike(world: World, prepared: PreparedData, engine: Engine, position: TrainerState) -> None:
+def announce(start: StartingPoint, folder: RunFolder, schedule: Schedule, *, title: str, learning_rate: float) -> None:
+    """Print what a run starts from, and what it is about to do; `title` names the run and its method."""
+    position = start.position
+    if start.weights is not None:
+        logger.info(f"starting from the weights of {start_text(start.weights.record)}")
+    if position.epochs >= schedule.epochs:
+        logger.info(f"{folder.path}: training is complete; evaluating again")
+    elif start.state is not None:
+        logger.info(f"continuing {folder.path} after step {position.step:,}")
+    else:
+        length = f"{schedule.epochs:,} epochs of {schedule.steps_per_epoch:,} steps"
+        logger.info(f"training {title}, {length} → {folder.path}")
+    if start.state is not None and start.history != start.state.get("history", {}):
+        logger.info(_extension_outlook(start.history["extensions"][-1], learning_rate, schedule, position.step))
+
+
+def require_alike(world: World, data: str, engine: Engine) -> None:
     """Refuse to train together from different data, networks or steps, whose gradients must not be averaged.
+
+    Args:
+        world: The processes that train together.
+        data: Description of this process's training data and step.
+        engine: Engine of this process.
 
     Raises:
         UserError: the processes, perhaps on different machines, differ.
     """
     if world.size == 1:
         return
-    digest = hashlib.sha256(json.dumps([training_data(prepared), position.step]).encode())
+    digest = hashlib.sha256(data.encode())
     for network in engine.networks().values():
         for weight in network.parameters():
             digest.update(weight.detach().cpu().numpy().tobytes())
@@ -115,20 +123,40 @@ def require_alike(world: World, prepared: PreparedData, engine: Engine, position
         )
 
 
-def _announce_extension(extension: Mapping, config: Config, schedule: Schedule, step: int) -> None:
-    """Print the learning rate with which a changed schedule continues: the new schedule's at this step."""
+def advice_after_not_finite(folder: RunFolder, position: TrainerState, *, half_precision: bool) -> str:
+    """Return what is saved of a run whose losses or weights were not finite, what to change, and where.
+
+    If no step succeeded, the learning rate is not the cause. Without a checkpoint the run's folder accepts any
+    settings.
+    """
+    if position.bad_steps >= position.step:
+        data_or_method = "look at the data (pipeline.explore) and method's keys"
+        change = "use training.precision=float32" if half_precision else data_or_method
+        advice = f"not one step succeeded, so the learning rate is not the cause; {change}"
+    else:
+        advice = "lower training.learning_rate" + (", or use training.precision=float32" if half_precision else "")
+    if not folder.has_checkpoint():
+        return f"nothing is saved yet; {advice}: the same command with it begins anew"
+    return f"the last good checkpoint is kept ({folder.checkpoints.latest}); {advice}{new_output_advice(folder)}"
+
+
+def new_output_advice(folder: RunFolder) -> str:
+    """Return how to change a setting that a trained run's folder no longer accepts; "" before it has trained."""
+    if not folder.has_checkpoint():
+        return ""
+    return f", in a new output: with training.start_from={folder.path} it begins from this run's weights"
+
+
+def _extension_outlook(extension: Mapping[str, Any], learning_rate: float, schedule: Schedule, step: int) -> str:
+    """Return how a schedule changed, and the learning rate with which it continues: the new schedule's at this step."""
     if step >= schedule.steps:
-        logger.info(extension_text(extension))
-        return
+        return extension_text(extension)
     constant, decay = extension["from"]
     old_schedule = replace(schedule, constant_epochs=constant, decay_epochs=decay)
-    rate = config.training.learning_rate
-    last_rate, next_rate = (
-        rate * schedule_at.learning_rate_factor(at_step)
-        for schedule_at, at_step in ((old_schedule, step - 1), (schedule, step))
-    )
+    last_rate = learning_rate * old_schedule.learning_rate_factor(step - 1)
+    next_rate = learning_rate * schedule.learning_rate_factor(step)
     rate_text = f"the learning rate was {last_rate:.3g} and goes on at {next_rate:.3g}, {_rate_outlook(schedule, step)}"
-    logger.info(f"{extension_text(extension)}: {rate_text}")
+    return f"{extension_text(extension)}: {rate_text}"
 
 
 def _rate_outlook(schedule: Schedule, step: int) -> str:

@@ -1,18 +1,20 @@
-"""run.json: steps, time, parameters and machine of a finished run, which `pipeline.compare` shows with its scores."""
+"""What a run puts on record: its inputs for MLflow, and run.json, which `pipeline.compare` shows with its scores."""
 
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from pipeline import __version__
-from pipeline.config.schema import Config
 from pipeline.engines.base import Engine
-from pipeline.runs.folder import fingerprint, json_text
+from pipeline.runs.folder import RunFolder, json_text
+from pipeline.runs.prepare import PreparedData
+from pipeline.tracking.tracker import Tracker
 from pipeline.training.schedule import TrainerState
 from pipeline.utils.distributed import world_from_env
 from pipeline.utils.files import atomic_text
@@ -23,11 +25,14 @@ MACHINE = ("device", "machine", "threads", "processes", "precision", "version", 
 
 def write_run_record(
     path: Path,
-    config: Config,
     engine: Engine,
     position: TrainerState,
     device: torch.device,
     *,
+    method: str,
+    batch_size: int,
+    precision: str,
+    configuration: str,
     warnings: Sequence[str] = (),
     history: Mapping[str, object] | None = None,
 ) -> None:
@@ -36,16 +41,16 @@ def write_run_record(
     `seconds` counts the training steps of all sessions of the run, without loading, validation and pictures.
     `translator_parameters` counts the weights that default translations of both directions use, shared ones once; not
     MUNIT's style encoders, which only a reference style needs. `parameters` counts the whole of each trained network.
-    The machine is the one that trained last; a later evaluation elsewhere does not change it. `configuration` is read
-    by `RunFolder.is_finished`, and `warnings` are those that still stood at the end of training. The keys of
-    `pipeline.training.history` are added.
+    The machine is the one that trained last; a later evaluation elsewhere does not change it. `configuration` is the
+    fingerprint that `pipeline.run_config.is_finished` reads, and `warnings` are those that still stood at the end of
+    training. The keys of `pipeline.training.history` are added.
     """
     seconds = round(position.seconds, 3)
     content = {
-        "method": config.method.type,
+        "method": method,
         "steps": position.step,
         "bad_steps": position.bad_steps,
-        "batch_size": config.training.batch_size,
+        "batch_size": batch_size,
         "seconds": seconds,
         "seconds_per_step": position.seconds / position.step if position.step else None,
         "translator_parameters": _count_weights(map(_translating_parameters, engine.translators().values())),
@@ -54,11 +59,11 @@ def write_run_record(
         "machine": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
         "processes": world_from_env().size,
-        "precision": config.training.precision,
+        "precision": precision,
         "version": __version__,
         "torch": torch.__version__,
         "warnings": list(warnings),
-        "configuration": fingerprint(config),
+        "configuration": configuration,
         **(history or {}),
     }
     previous_record = _read_record(path)
@@ -79,7 +84,7 @@ def mark_unfinished(path: Path, *, trains: bool = False) -> None:
         atomic_text(path, json_text({**previous_record, **({"scores_outdated": True} if trains else {})}))
 
 
-def _read_record(path: Path) -> dict:
+def _read_record(path: Path) -> dict[str, Any]:
     """Return the record; empty if it does not exist or cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -97,3 +102,26 @@ def _count_weights(groups: Iterable[Iterable[nn.Parameter]]) -> int:
     """Return the number of weights; those in several groups count once."""
     weights = {id(weight): weight for weight in chain.from_iterable(groups)}
     return sum(weight.numel() for weight in weights.values())
+
+
+def log_inputs(tracker: Tracker, folder: RunFolder, prepared: PreparedData, source: str) -> None:
+    """Log configuration, split and the datasets of training, validation and test.
+
+    Args:
+        tracker: Tracker of the run.
+        folder: Folder of the run.
+        prepared: Data of the run.
+        source: Folder of the data.
+    """
+    for path in (folder.config, folder.split, folder.coverage):
+        if path.exists():
+            tracker.log_artifact(path)
+    for contrast, entries in prepared.stored.items():
+        statistics = prepared.statistics[contrast]
+        profile = {"slices": statistics.slices, "low": statistics.low, "high": statistics.high}
+        tracker.log_dataset(contrast, "train", source, [entry.case.name for entry in entries], profile)
+    if prepared.pairs:
+        case_names = [case.name for pair in prepared.pairs for case in pair.cases]
+        tracker.log_dataset("pairs", "train", source, case_names, {"slices": prepared.longest})
+    for subset in ("validation", "test"):
+        tracker.log_dataset(subset, subset, source, [case.name for case in getattr(prepared.split, subset)])

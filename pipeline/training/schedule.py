@@ -3,8 +3,6 @@
 import logging
 from dataclasses import dataclass, field
 
-from pipeline.config.schema import Training
-
 logger = logging.getLogger(__name__)
 LEAST_RATE = 1e-3  # share of the initial learning rate below which weights hardly move
 LEAST_SHARE = 0.1  # share of all steps that may have so low a rate
@@ -57,28 +55,6 @@ class TrainerState:
     losses: dict[str, float] = field(
         default_factory=dict
     )  # the latest value of each, for not every step has all of them
-
-
-def schedule_of(training: Training, slices: int) -> Schedule:
-    """Return the schedule of a training.
-
-    Args:
-        training: The configuration's training section.
-        slices: Number of slices of the contrast with more of them, or number of pairs.
-    """
-    return Schedule(
-        steps_per_epoch=training.steps_per_epoch or -(-slices // training.batch_size),
-        constant_epochs=training.epochs,
-        decay_epochs=training.decay_epochs,
-        batch_size=training.batch_size,
-        loader_workers=training.loader_workers,
-        log_every=training.log_every,
-        validate_every_epochs=training.validate_every,
-        sample_every_epochs=training.sample_every,
-        checkpoint_seconds=60 * training.checkpoint_minutes,
-        max_bad_steps=training.max_bad_steps,
-        halve_every=training.halve_every,
-    )
 
 
 def warn_of_lost_rate(schedule: Schedule) -> None:

@@ -20,7 +20,8 @@ from pipeline.dry_run import print_dry_run
 from pipeline.engines.builders import build_engine
 from pipeline.engines.cyclegan import ENGINE
 from pipeline.planning import durations as plan_time
-from pipeline.runs.folder import RunFolder, json_text, open_run_folder
+from pipeline.run_config import open_run_folder, save_config
+from pipeline.runs.folder import RunFolder, json_text
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
 
@@ -62,7 +63,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 def test_a_saved_split_counts_once_something_was_trained_by_it(tmp_path, capsys):
     settings = config(output=str(tmp_path / "run"))
-    RunFolder(tmp_path / "run").save_config(settings)
+    save_config(RunFolder(tmp_path / "run"), settings)
     known = sorted({case.subject for case in planned_cases(settings)})
     names = {"train": {"T1": known[:1], "T2": known[1:2]}, "validation": [], "test": known[2:3]}
     (tmp_path / "run" / "split.json").write_text(json.dumps(names))
@@ -276,7 +277,7 @@ def test_slices_that_are_to_lie_in_the_devices_memory_are_counted(capsys):
 def test_a_split_on_which_nothing_is_trained_is_drawn_anew_as_the_run_does(tmp_path, capsys):
     settings = config(output=tmp_path / "run")
     folder = open_run_folder(settings)
-    folder.save_config(settings)
+    save_config(folder, settings)
     atomic_text(folder.split, json_text(split_to_json(split_cases(settings, planned_cases(settings)))))
     reseeded = config(output=tmp_path / "run", split={"validation": 1, "test": 3, "seed": 9})
     print_dry_run(reseeded, verbose=True)

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from finished_runs import read_run
-from small_engine import config_of, differences, leaves
+from small_engine import differences, leaves
 from small_run import QUICK, in_child, latest, phantom_run, signal_at
 
 from pipeline.config.load import load_config
+from pipeline.run_config import is_finished
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.metrics_file import read_metrics
-from pipeline.training.resume import StartingPoint
+from pipeline.training.resume import StartingPoint, announce
 from pipeline.training.schedule import Schedule
 from pipeline.utils.errors import UserError
 
@@ -86,8 +87,6 @@ def test_a_run_that_had_decayed_goes_on_with_the_rate_of_the_new_schedule(tmp_pa
     ],
 )
 def test_what_becomes_of_the_learning_rate_is_announced(to, halve_every, rest, tmp_path, capsys):
-    training = {"learning_rate": 2e-4, "halve_every": halve_every}
-    config = config_of(**training)
     schedule = Schedule(
         steps_per_epoch=4, constant_epochs=to[0], decay_epochs=to[1], batch_size=1, loader_workers=0, log_every=1,
         validate_every_epochs=1, sample_every_epochs=1, checkpoint_seconds=1e9, max_bad_steps=3,
@@ -95,7 +94,7 @@ def test_what_becomes_of_the_learning_rate_is_announced(to, halve_every, rest, t
     )  # fmt: skip
     history = {"extensions": [{"step": 8, "from": [1, 1], "to": list(to)}]}
     opening = StartingPoint({"position": {"step": 8, "epochs": 2}}, history=history)
-    opening.announce(config, RunFolder(tmp_path), schedule)
+    announce(opening, RunFolder(tmp_path), schedule, title="small: cyclegan", learning_rate=2e-4)
     assert rest in capsys.readouterr().out
 
 
@@ -112,7 +111,7 @@ def test_an_extension_that_is_killed_and_repeated_ends_as_an_undisturbed_one(fol
     assert latest(folder)["position"]["step"] == 6
     with pytest.raises(UserError, match=r"not finished, it trained on since it was scored; run its command again"):
         read_run(folder)
-    assert not RunFolder(folder).is_finished(load_config(folder / "config.yaml", ["training.decay_epochs=0"]))
+    assert not is_finished(RunFolder(folder), load_config(folder / "config.yaml", ["training.decay_epochs=0"]))
     assert run(folder, 1, 1) == 0
     assert_same_networks(latest(folder), latest(undisturbed))
     assert latest(folder)["history"] == latest(undisturbed)["history"]
@@ -130,7 +129,7 @@ def test_an_extension_is_on_record_and_everything_is_made_again(folder):
     assert f"# schedule: {text}" in config and "decay_epochs: 2" in config
     assert text in (folder / "report.html").read_text() and text not in page
     assert (folder / "scores.json").read_text() != scores
-    assert RunFolder(folder).is_finished(load_config(folder / "config.yaml"))
+    assert is_finished(RunFolder(folder), load_config(folder / "config.yaml"))
     assert len(list((folder / "samples" / "T1_to_T2").iterdir())) == 4  # untrained, and after each epoch
     assert run(folder, 1, 2) == 0  # again changes nothing
     assert json.loads((folder / "run.json").read_text())["extensions"] == [extension]

@@ -47,7 +47,7 @@ def test_after_a_checkpoint_the_advice_leads_to_a_new_folder_that_begins_from_it
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.endswith(
         f"; the last good checkpoint is kept ({folder / 'checkpoints' / 'latest.pt'}); lower training.learning_rate, "
-        f"in a new output: with training.start_from={folder} it begins from these weights"
+        f"in a new output: with training.start_from={folder} it begins from this run's weights"
     )
     lower = "training.learning_rate=0.0001"
     assert phantom_run(folder, *QUICKER, lower) == 2  # as it says

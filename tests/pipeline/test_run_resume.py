@@ -11,6 +11,7 @@ from small_run import QUICK, in_child, latest, phantom_run, signal_at
 import pipeline.train
 from pipeline.config.load import load_config
 from pipeline.inference.model import load_model
+from pipeline.run_config import is_finished
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.metrics_file import read_metrics
 
@@ -79,7 +80,6 @@ def test_a_run_killed_between_the_epochs_checkpoints_repeats_what_was_lost(undis
 
 
 def test_a_run_stopped_while_it_reports_does_only_the_rest(undisturbed, monkeypatch, tmp_path, capsys):
-    import pipeline.evaluation.finish
     import pipeline.evaluation.translation_writer
 
     with monkeypatch.context() as patch:
@@ -95,11 +95,11 @@ def test_a_run_stopped_while_it_reports_does_only_the_rest(undisturbed, monkeypa
     assert_same_end(tmp_path / "run", undisturbed)
     folder = RunFolder(tmp_path / "run")
     config = load_config(folder.config)
-    assert folder.is_finished(config)
+    assert is_finished(folder, config)
     with monkeypatch.context() as patch:  # evaluated anew, in other protocols say, and stopped
-        patch.setattr(pipeline.evaluation.finish, "draw_gifs", lambda *_: signal.raise_signal(signal.SIGTERM))
+        patch.setattr(pipeline.train, "draw_gifs", lambda *_: signal.raise_signal(signal.SIGTERM))
         assert phantom_run(tmp_path / "run", *QUICK) == 143
-    assert not folder.is_finished(config) and "seconds" in folder.record.read_text()
+    assert not is_finished(folder, config) and "seconds" in folder.record.read_text()
     capsys.readouterr()
     with monkeypatch.context() as patch:  # on the way from loading to evaluating
         patch.setattr(pipeline.train, "log_inputs", lambda *_: signal.raise_signal(signal.SIGTERM))

@@ -7,6 +7,7 @@ import pytest
 from processes import together
 from small_run import QUICK, in_child, latest, phantom_run, signal_at
 
+import pipeline.train
 from pipeline.tracking.metrics_file import read_metrics
 
 BATCH = ("training.batch_size=2", "augment.jitter=1.1")
@@ -81,9 +82,7 @@ def test_what_all_find_wrong_is_said_once(alone, monkeypatch, tmp_path, capfd):
 def test_processes_that_see_other_data_are_refused(alone, monkeypatch, tmp_path, capfd):
     def work(rank):
         if rank == 1:  # as on a machine with another copy of the scans
-            import pipeline.training.resume
-
-            monkeypatch.setattr(pipeline.training.resume, "training_data", lambda prepared: {"another": [1]})
+            monkeypatch.setattr(pipeline.train, "training_data", lambda prepared: {"another": [1]})
         return phantom_run(tmp_path / "run", *QUICK, *BATCH)
 
     assert [code for code, _ in together(work, tmp_path / "log")] == [2, 2]

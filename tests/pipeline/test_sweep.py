@@ -13,7 +13,7 @@ from small_run import CONFIGS
 
 from pipeline import sweep_jobs
 from pipeline.config.load import load_config
-from pipeline.runs.folder import fingerprint
+from pipeline.run_config import fingerprint
 from pipeline.sweep import main
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import yaml
 
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config
-from pipeline.training.schedule import schedule_of
+from pipeline.data_builders import schedule_of
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 IXI = {path.stem: load_config(path) for path in CONFIGS if path.stem.startswith("ixi")}

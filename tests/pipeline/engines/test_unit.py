@@ -135,7 +135,8 @@ def test_a_runs_record_counts_shared_weights_once(tmp_path):
     for shared_blocks in (0, 1):
         config = config_of(**UNIT | {"generator": UNIT["generator"] | {"shared_blocks": shared_blocks}})
         engine, path = build_engine(config, torch.device("cpu")), tmp_path / f"{shared_blocks}.json"
-        write_run_record(path, config, engine, TrainerState(step=1), torch.device("cpu"))
+        settings = {"method": "unit", "batch_size": 1, "precision": "float32", "configuration": ""}
+        write_run_record(path, engine, TrainerState(step=1), torch.device("cpu"), **settings)
         counts.append(json.loads(path.read_text())["translator_parameters"])
     block = sum(weight.numel() for weight in engine.generators["A"].decoder[0].parameters())
     assert counts[0] - counts[1] == 2 * block > 0

@@ -14,6 +14,7 @@ from pipeline.evaluation.uncertainty_scores import calibrate, fit_calibration
 from pipeline.inference.model import load_model
 from pipeline.inference.uncertainty import Calibration, Features
 from pipeline.inference.uncertainty_calibration import load_uncertainty, published_calibration, write_calibrations
+from pipeline.run_config import save_config
 from pipeline.runs.folder import RunFolder
 from pipeline.sync import _send_models
 from pipeline.utils.errors import UserError
@@ -165,7 +166,7 @@ def test_what_was_calibrated_for_the_latest_checkpoint_is_found_from_the_folder(
     content["translators"]["T2"] = {name: weight + 1 for name, weight in content["translators"]["T2"].items()}
     torch.save(content, folder.checkpoints.latest)
     config = load_config(folder.config, ["evaluation.checkpoint=latest"])
-    folder.save_config(config)
+    save_config(folder, config)
     model, flat = load_model(folder.checkpoints.latest, "cpu"), Calibration(0.0, 1.0, ((0.0, 0.25),))
     others = {"best": load_model(folder.checkpoints.best, "cpu")}
     write_calibrations(folder, model, others, {"T2": {"run": flat}})

@@ -17,6 +17,7 @@ from pipeline.data.statistics import CohortFingerprint, ContrastStatistics
 from pipeline.inference import model as model_module
 from pipeline.inference.model import TranslationModel, is_large, load_model, precision_of, translator_metadata
 from pipeline.inference.translator import translate_volume
+from pipeline.run_config import save_config
 from pipeline.runs.checkpoint import FORMAT
 from pipeline.runs.folder import RunFolder
 from pipeline.utils.errors import UserError
@@ -103,7 +104,7 @@ def test_a_runs_folder_gives_the_checkpoint_that_its_evaluation_is_about(tmp_pat
         checkpoint(tmp_path / "checkpoints" / f"{name}.pt", fill=float(fill))
     for wanted, fill in (("latest", 1.0), ("best", 0.0)):
         config = CONFIG.model_dump(mode="json") | {"evaluation": {"checkpoint": wanted}}
-        RunFolder(tmp_path).save_config(Config.model_validate(config))
+        save_config(RunFolder(tmp_path), Config.model_validate(config))
         assert first_weight(load_model(tmp_path, "cpu")) == fill
         assert first_weight(load_model(tmp_path / "checkpoints", "cpu")) == fill
     (tmp_path / "config.yaml").write_text("{")

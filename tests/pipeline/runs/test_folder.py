@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config.load import load_config
+from pipeline.config.load import load_config, resolved_yaml
 from pipeline.config.schema import Config
-from pipeline.runs.folder import RunFolder, fingerprint, json_text, open_run_folder, resolved_yaml
+from pipeline.run_config import fingerprint, is_finished, open_run_folder, save_config
+from pipeline.runs.folder import RunFolder, json_text
 from pipeline.utils.errors import UserError
 
 BASE = {"name": "small", "data": {"source": "phantom"}, "preprocess": {"size": 64}}
@@ -20,7 +21,7 @@ def config(tmp_path, **changes):
 def started(tmp_path, **changes):
     """Return the folder of a run that has trained."""
     folder = open_run_folder(config(tmp_path, **changes))
-    folder.save_config(config(tmp_path, **changes))
+    save_config(folder, config(tmp_path, **changes))
     checkpoint = tmp_path / "run" / "checkpoints" / "latest.pt"
     checkpoint.parent.mkdir(exist_ok=True)
     checkpoint.touch()
@@ -273,19 +274,19 @@ def finished(tmp_path):
 
 
 def test_a_run_is_finished_with_its_own_configuration_wherever_it_lies(tmp_path, finished):
-    assert finished.is_finished(config(tmp_path))
-    assert finished.is_finished(config(tmp_path, output="elsewhere"))
-    assert not finished.is_finished(config(tmp_path, evaluation={"protocols": ["syndiff"]}))
-    assert not finished.is_finished(config(tmp_path, seed=1))
+    assert is_finished(finished, config(tmp_path))
+    assert is_finished(finished, config(tmp_path, output="elsewhere"))
+    assert not is_finished(finished, config(tmp_path, evaluation={"protocols": ["syndiff"]}))
+    assert not is_finished(finished, config(tmp_path, seed=1))
 
 
 @pytest.mark.parametrize("lacking", ["record", "scores", "report"])
 def test_a_run_that_lacks_what_a_finished_one_has_is_not_finished(tmp_path, finished, lacking):
     getattr(finished, lacking).unlink()
-    assert not finished.is_finished(config(tmp_path))
+    assert not is_finished(finished, config(tmp_path))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"configuration": null}'])
 def test_a_record_that_is_damaged_or_does_not_say_so_is_of_no_finished_run(tmp_path, finished, content):
     finished.record.write_text(content)
-    assert not finished.is_finished(config(tmp_path))
+    assert not is_finished(finished, config(tmp_path))

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline.config.load import load_config
+from pipeline.config.load import load_config, resolved_yaml
 from pipeline.config.schema import Config
-from pipeline.runs.folder import open_run_folder, resolved_yaml
+from pipeline.run_config import open_run_folder, save_config
 from pipeline.utils.errors import UserError
 
 
@@ -17,7 +17,7 @@ def config(tmp_path, **changes):
 def begun(tmp_path):
     """Return the folder of a run that has saved nothing but its configuration."""
     folder = open_run_folder(config(tmp_path))
-    folder.save_config(config(tmp_path))
+    save_config(folder, config(tmp_path))
     return folder
 
 
@@ -45,6 +45,6 @@ def test_a_configuration_that_no_run_wrote_is_not_taken_for_a_run_without_traini
 
 def test_notes_stand_as_comments_in_the_saved_configuration(tmp_path):
     folder = begun(tmp_path)
-    folder.save_config(config(tmp_path), ["started from: a\nb"])
+    save_config(folder, config(tmp_path), ["started from: a\nb"])
     assert folder.config.read_text().splitlines()[1] == "# started from: a\\nb"
     assert load_config(folder.config) == config(tmp_path)

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.config.schema import Config
-from pipeline.runs.folder import open_run_folder
+from pipeline.run_config import open_run_folder, save_config
 from pipeline.utils.errors import UserError
 
 MAY_CHANGE = {
@@ -38,7 +38,7 @@ def config(tmp_path_factory):
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 def test_every_setting_but_those_that_change_nothing_of_what_is_learnt_is_held(config):
     folder = open_run_folder(config)
-    folder.save_config(config)
+    save_config(folder, config)
     folder.record.write_text("{}")  # as if something were trained
     refused, taken = set(), set()
     for key, value in leaves(config.model_dump(mode="json")):

@@ -1,11 +1,16 @@
 """Weights of another run, by method: what is taken over and what begins afresh."""
 
+from functools import partial
+
 import pytest
 import torch
 from small_engine import MUNIT, UNIT, batch, config_of, differences, engine_of, saved
 
+from transforms.slice_chain import CHAIN_VERSION
+from pipeline.dry_run import meta_engine
 from pipeline.engines.builders import build_engine
 from pipeline.runs.checkpoint import CheckpointFolder
+from pipeline.runs.folder import RunFolder
 from pipeline.training.initial_weights import read_initial_weights
 from pipeline.utils.errors import UserError
 from transforms.slice_chain import CHAIN_VERSION
@@ -47,8 +52,13 @@ def start(tmp_path, theirs, ours):
     config = config_of(**theirs)
     source = checkpoint(tmp_path / "source", trained(**theirs), config)
     other = config_of(**ours)
-    training = other.training.model_copy(update={"start_from": source})
-    return read_initial_weights(other.model_copy(update={"training": training, "output": tmp_path / "run"}))
+    return read(source, tmp_path, other)
+
+
+def read(source, tmp_path, config):
+    """Read the weights of a run or checkpoint for a run of a configuration."""
+    settings = config.model_dump(mode="json")
+    return read_initial_weights(source, RunFolder(tmp_path / "run"), settings, partial(meta_engine, config))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -122,8 +132,7 @@ def test_slices_of_another_version_of_the_chain_are_warned_of(tmp_path, capsys):
     state = torch.load(path, weights_only=True)
     del state["chain_version"]  # as in checkpoints that name none: version 1
     torch.save(state, path)
-    training = config_of(**options).training.model_copy(update={"start_from": path})
-    read_initial_weights(config_of(**options).model_copy(update={"training": training, "output": tmp_path / "run"}))
+    read(path, tmp_path, config_of(**options))
     assert capsys.readouterr().err == (
         f"warning: training.start_from: {path} was trained on slices made otherwise: the chain's version 1 there, "
         f"{CHAIN_VERSION} here\n"
@@ -133,7 +142,5 @@ def test_slices_of_another_version_of_the_chain_are_warned_of(tmp_path, capsys):
 def test_a_checkpoint_of_another_version_is_one_line(tmp_path):
     source = tmp_path / "source"
     CheckpointFolder(source / "checkpoints").save({"config": {}}, best=True)
-    config = config_of()
-    training = config.training.model_copy(update={"start_from": source})
     with pytest.raises(UserError, match=r"best\.pt: damaged, or of another version \("):
-        read_initial_weights(config.model_copy(update={"training": training, "output": tmp_path / "run"}))
+        read(source, tmp_path, config_of())

@@ -1,7 +1,8 @@
 import pytest
 
 from pipeline.config.schema import Training
-from pipeline.training.schedule import schedule_of, warn_of_lost_rate
+from pipeline.data_builders import schedule_of
+from pipeline.training.schedule import warn_of_lost_rate
 
 
 def warned(capsys, slices=1, **training):

@@ -11,6 +11,7 @@ from pipeline.config.schema import Config
 from pipeline.inference.batch import early_checks as early_checks_module
 from pipeline.inference.batch.early_checks import require_contrast, require_device
 from pipeline.inference.batch.jobs import FAILED, MAX_ROWS, SKIPPED, TRANSLATED, Job, outcome_table
+from pipeline.run_config import save_config
 from pipeline.runs.folder import RunFolder
 from pipeline.utils.errors import UserError
 
@@ -20,7 +21,7 @@ ROOT = Path(pipeline.__file__).parents[1]
 @pytest.fixture
 def run_folder(tmp_path):
     folder = tmp_path / "run"
-    RunFolder(folder).save_config(Config(name="trial", data={"source": "phantom"}))
+    save_config(RunFolder(folder), Config(name="trial", data={"source": "phantom"}))
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "best.pt").touch()
     return folder

@@ -1,0 +1,107 @@
+"""From a configuration to what a run trains and evaluates with: tracker, slices, validation, checks and options."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from pipeline.config.schema import Config
+from pipeline.data.gpu_slices import on_device_slices
+from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices
+from pipeline.data.pairs import PairReader
+from pipeline.evaluation.finish import EvaluationOptions
+from pipeline.inference.model import precision_of
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.prepare import PreparedData
+from pipeline.tracking.tracker import Tracker
+from pipeline.training.failure_monitor import FailureMonitor, cohort
+from pipeline.training.schedule import Schedule
+from pipeline.training.validation import Validation
+from transforms.augmentation import Augmentation
+
+logger = logging.getLogger(__name__)
+
+
+def open_tracker(config: Config, folder: RunFolder, state: Mapping[str, Any] | None, device: torch.device) -> Tracker:
+    """Return the run's tracker, which continues at the step of the checkpoint `state`."""
+    return Tracker(
+        folder.path,
+        experiment=config.tracking.experiment,
+        run_name=config.tracking.run_name or config.name,
+        params=config.model_dump(mode="json"),
+        step=None if state is None else state["position"]["step"],
+        run_id=None if state is None else state["mlflow_run_id"],
+        tags={"data": config.data.source, "method": config.method.type, "device": str(device)},
+        mlflow=config.tracking.mlflow,
+    )
+
+
+def build_failure_monitor(
+    config: Config, folder: RunFolder, prepared: PreparedData, schedule: Schedule, tracker: Tracker
+) -> FailureMonitor:
+    """Return the monitor of the validations, which knows the earlier warnings of the run."""
+    preprocess = config.preprocess
+    spacing = preprocess.spacing_mm
+    return FailureMonitor(
+        folder.metrics,
+        epochs=schedule.epochs,
+        validate_every=schedule.validate_every_epochs,
+        pixel_mm=prepared.pixel_mm(preprocess.axis) if spacing is None else spacing.in_plane,
+        tag=tracker.set_tags,
+    )
+
+
+def build_training_slices(
+    config: Config, prepared: PreparedData, device: torch.device, paired: bool
+) -> UnpairedSlices | PairedSlices:
+    """Return the training slices: both contrasts of the same slices for paired methods, else each contrast's own."""
+    if paired:
+        sides = [[pair.first for pair in prepared.pairs], [pair.second for pair in prepared.pairs]]
+    else:
+        sides = [prepared.stored[contrast] for contrast in config.contrasts]
+    banks = [SliceBank(side) for side in sides]
+    first, second = on_device_slices(banks, device=device) if config.training.slices_on_device else banks
+    slices_class = PairedSlices if paired else UnpairedSlices
+    return slices_class(first, second, Augmentation(**config.augment.model_dump()), config.seed)
+
+
+def build_validation(
+    config: Config, prepared: PreparedData, reader: PairReader, device: torch.device, quiet: bool
+) -> Validation:
+    """Return the validation on held-out subjects or, where there are none, on training subjects without pairs."""
+    held_out, histograms = prepared.split.validation, prepared.histograms
+    if not held_out:
+        logger.warning("split.validation is 0: pictures and scores without pairs come from the training subjects")
+    return Validation(
+        held_out or [entries[0].case for entries in prepared.stored.values()],
+        config.contrasts,
+        scored_in_pairs=bool(held_out),
+        reader=reader,
+        slices=config.training.validation_slices,
+        histograms=histograms,
+        coverage=prepared.coverage,
+        cohorts={name: cohort(SliceBank(prepared.stored[name]), histograms[name]) for name in config.contrasts},
+        device=device,
+        precision=precision_of(config, device),
+        store=config.preprocess.store,
+        processes=config.preprocess.processes,
+        quiet=quiet,
+    )
+
+
+def evaluation_options(config: Config, quiet: bool) -> EvaluationOptions:
+    """Return what is evaluated; uncertainty maps are for volumes."""
+    evaluation, reason = config.evaluation, ""
+    if not evaluation.uncertainty:
+        reason = "evaluation.uncertainty is false"
+    elif config.data.source == "images":
+        reason = "the run's data are pictures, and maps are for volumes"
+    return EvaluationOptions(
+        protocols=evaluation.protocols,
+        batch_size=evaluation.batch_size,
+        translate=evaluation.translate,
+        no_uncertainty=reason,
+        processes=config.preprocess.processes,
+        quiet=quiet,
+    )

@@ -1,0 +1,87 @@
+"""What the training loop calls in the process that writes: scores, sample pictures and checkpoints."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from pipeline.engines.base import Engine
+from pipeline.runs.checkpoint import all_finite_weights, random_state
+from pipeline.runs.folder import RunFolder
+from pipeline.tracking.tracker import Tracker
+from pipeline.training.failure_monitor import FailureMonitor
+from pipeline.training.loop import Callbacks, Metrics, NotFinite
+from pipeline.training.schedule import Schedule, TrainerState
+from pipeline.training.validation import Validation, save_sample
+from pipeline.utils.console import bar
+
+SILENT_CALLBACKS = Callbacks(  # for every process but the first, which alone writes and validates
+    log=lambda metrics, step: None,
+    validate=lambda: {"validation/score": float("-inf")},
+    sample=lambda epochs, step: None,
+    save=lambda position, best: None,
+    bar=lambda done, total: bar(disable=True),
+)
+
+
+def make_callbacks(
+    engine: Engine,
+    position: TrainerState,
+    schedule: Schedule,
+    validation: Validation,
+    monitor: FailureMonitor,
+    folder: RunFolder,
+    tracker: Tracker,
+    checkpoint: Mapping[str, Any],
+    *,
+    sample_slices: int,
+    oriented: bool,
+    quiet: bool,
+) -> Callbacks:
+    """Return the callbacks of the training loop.
+
+    Args:
+        engine, position, schedule: Those that the loop trains with.
+        validation: The validation subjects' slices.
+        monitor: Failure checks of every validation.
+        folder: Folder of the run.
+        tracker: Logs metrics and pictures.
+        checkpoint: What all checkpoints of the run hold, besides the state of its training.
+        sample_slices: Number of slices in a picture.
+        oriented: Whether left and right are known in the data.
+        quiet: Whether to hide the progress bar.
+    """
+    contrasts = validation.contrasts
+
+    def translators() -> dict[str, nn.Module]:
+        return {contrast: engine.translators()[side] for side, contrast in zip("ab", contrasts, strict=True)}
+
+    def validate() -> Metrics:
+        metrics = validation.scores(translators())
+        monitor(metrics, position.step // schedule.steps_per_epoch)
+        return metrics
+
+    def sample(epoch: int, step: int) -> None:
+        panels = validation.panels(translators(), sample_slices, oriented=oriented)
+        for target, panel in panels.items():
+            direction = folder.direction(contrasts, target)
+            save_sample(folder.samples, direction, epoch, panel)
+            tracker.log_image(f"samples/{direction}", panel, step)
+
+    def save(trainer_state: dict[str, Any], best: bool) -> None:
+        if not all_finite_weights(engine.networks().values()):  # the earlier checkpoint stays
+            raise NotFinite(f"training stopped at step {trainer_state['step']}: weights are no longer finite")
+        state = {
+            **checkpoint,
+            "translators": {contrast: network.state_dict() for contrast, network in translators().items()},
+            "engine": engine.state_dict(),
+            "position": trainer_state,
+            "random": random_state(),
+            "mlflow_run_id": tracker.run_id,
+        }
+        folder.checkpoints.save(state, best=best)
+
+    def progress_bar(done: int, total: int) -> Any:
+        return bar(initial=done, total=total, desc="training", unit="step", disable=quiet)
+
+    return Callbacks(log=tracker.log_metrics, validate=validate, sample=sample, save=save, bar=progress_bar)
