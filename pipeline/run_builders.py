@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.config.schema import Config
@@ -19,6 +20,7 @@ from pipeline.training.failure_monitor import FailureMonitor, cohort
 from pipeline.training.schedule import Schedule
 from pipeline.training.validation import Validation
 from transforms.augmentation import Augmentation
+from transforms.slices import AXES
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +43,17 @@ def build_failure_monitor(
     config: Config, folder: RunFolder, prepared: PreparedData, schedule: Schedule, tracker: Tracker
 ) -> FailureMonitor:
     """Return the monitor of the validations, which knows the earlier warnings of the run."""
-    preprocess = config.preprocess
-    spacing = preprocess.spacing_mm
+    spacing = config.preprocess.spacing_mm
+    if spacing is None:
+        spacings = [statistics["spacing_mm"] for statistics in prepared.statistics.values()]
+        pixel_mm = float(np.delete(spacings, AXES[config.preprocess.axis], axis=1).max())
+    else:
+        pixel_mm = spacing.in_plane
     return FailureMonitor(
         folder.metrics,
         epochs=schedule.epochs,
         validate_every=schedule.validate_every_epochs,
-        pixel_mm=prepared.pixel_mm(preprocess.axis) if spacing is None else spacing.in_plane,
+        pixel_mm=pixel_mm,  # the longer side, of the coarsest training volumes
         tag=tracker.set_tags,
     )
 

@@ -62,11 +62,6 @@ class PreparedData:
         subjects = {case.subject for cases in self.split.train.values() for case in cases}
         return [case for case in self.cases if case.subject in subjects and case.contrast in self.split.train]
 
-    def pixel_mm(self, axis: str) -> float:
-        """Return the longest side of a pixel in mm among the training volumes, in slices of an orientation."""
-        spacings = [statistics["spacing_mm"] for statistics in self.statistics.values()]
-        return float(np.delete(spacings, AXES[axis], axis=1).max())
-
 
 def chain_settings(preprocess: Preprocess, version: int = CHAIN_VERSION) -> PreprocessSettings:
     """Return a configuration's settings of the slice chain.

@@ -104,7 +104,7 @@ def test_the_parameters_are_those_of_the_real_networks(capsys):
 def test_full_size_networks_are_counted_without_being_made():
     settings = config(preprocess={"size": 256}, generator={"width": 64}, discriminator={"width": 64})
     before = torch.get_rng_state()
-    assert plan._parameter_count(plan._meta_engine(settings).networks()["G"]) == 54_407_809
+    assert plan._parameter_count(plan.meta_engine(settings).networks()["G"]) == 54_407_809
     assert torch.equal(torch.get_rng_state(), before)  # no weight was drawn
 
 

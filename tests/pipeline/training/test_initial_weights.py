@@ -6,7 +6,6 @@ import pytest
 import torch
 from small_engine import MUNIT, UNIT, batch, config_of, differences, engine_of, saved
 
-from transforms.slice_chain import CHAIN_VERSION
 from pipeline.dry_run import meta_engine
 from pipeline.engines.builders import build_engine
 from pipeline.runs.checkpoint import CheckpointFolder
