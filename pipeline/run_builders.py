@@ -45,7 +45,7 @@ def build_failure_monitor(
     """Return the monitor of the validations, which knows the earlier warnings of the run."""
     spacing = config.preprocess.spacing_mm
     if spacing is None:
-        spacings = [statistics["spacing_mm"] for statistics in prepared.statistics.values()]
+        spacings = [statistics.spacing_mm for statistics in prepared.statistics.values()]
         pixel_mm = float(np.delete(spacings, AXES[config.preprocess.axis], axis=1).max())
     else:
         pixel_mm = spacing.in_plane
