@@ -108,7 +108,8 @@ def work_through(jobs: Sequence[SweepJob], at_once: int, *, devices: Sequence[st
             raise
 
     # Report a stop by a signal.
-    if (number := interruption.signal_number) is not None:
+    if interruption.received:
+        number = interruption.received[0]
         unfinished = [job.name for job in jobs if job.code != EXIT_DONE]
         raise Stopped(
             number,

@@ -50,15 +50,15 @@ def sync_folders(folders: Sequence[Path]) -> int:
     from pipeline.tracking.mlflow_settings import configure_mlflow
 
     configure_mlflow()  # first, for MONAI imports MLflow, which asks for its settings then
-    complete_count = sent_count = 0
+    refused_counts = []  # of each folder that was sent
     for folder in folders:
         try:
-            refused = _sync(folder)
+            refused_counts.append(_sync(folder))
         except UserError as error:
             warn(one_line(f"error: {error}"))
-            continue
-        sent_count, complete_count = sent_count + 1, complete_count + (refused == 0)
-    return EXIT_DONE if complete_count == len(folders) else EXIT_PARTLY_DONE if sent_count else EXIT_BAD_INPUT
+    if not refused_counts:
+        return EXIT_BAD_INPUT
+    return EXIT_DONE if refused_counts == [0] * len(folders) else EXIT_PARTLY_DONE
 
 
 def _sync(folder: Path) -> int:
@@ -81,7 +81,7 @@ def _send_models(sender: "MlflowSync") -> None:
     folder = RunFolder(sender.folder)
     if sender.status != "FINISHED" or not folder.config.is_file() or not folder.checkpoints.latest.is_file():
         return
-    from pipeline.evaluation.logged_models import log_models, validation_score
+    from pipeline.evaluation.logged_models import log_models
     from pipeline.inference.model import load_model, translator_metadata
     from pipeline.inference.uncertainty_calibration import published_calibration
     from pipeline.runs.checkpoint import load_checkpoint
@@ -106,9 +106,10 @@ def _send_models(sender: "MlflowSync") -> None:
             for to in model.translators
         },
         folder.models,
-        checkpoint=f"{chosen.stem}, training stopped at step {position['step']}",
+        checkpoint=chosen.stem,
+        step=position["step"],
+        best_score=position["best_score"],
         register_as=config.tracking.register_as,
-        score=validation_score(chosen.stem, position["best_score"]),
     )
 
 

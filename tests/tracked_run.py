@@ -3,6 +3,7 @@
 import time
 
 import numpy as np
+import pytest
 
 from pipeline.tracking.metrics_file import read_metrics
 from pipeline.tracking.tracker import Tracker
@@ -14,6 +15,17 @@ def track(folder, **options):
     """Open a record in the folder's run."""
     options = {"experiment": "e", "run_name": "r", "params": SETTINGS, **options}
     return Tracker(folder / "run", **options)
+
+
+NOBODY = "http://127.0.0.1:9"  # the discard port, at which nothing answers
+
+
+def unfollowed(folder, steps=range(2), **options):
+    """Log a run while no server answers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", NOBODY)
+        with track(folder, **options) as tracker:
+            train(tracker, steps)
 
 
 def client(uri):

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.data.case import Case, pairs
 from pipeline.data.pairs import PairReader, PreparedScan
 from pipeline.evaluation.evaluate import evaluate
-from pipeline.evaluation.logged_models import log_models, validation_score
+from pipeline.evaluation.logged_models import log_models
 from pipeline.evaluation.parallel_scoring import PRELOAD, Translation
 from pipeline.evaluation.scores import Scores, metric_name
 from pipeline.evaluation.translation_writer import TranslatedVolume, TranslationWriter, translate_scan
@@ -198,7 +198,8 @@ def log_evaluation(
         model,
         {to: {**metadata[to], **evaluation.uncertainty.metadata(to)} for to in model.translators},
         folder.models,
-        checkpoint=f"{checkpoint}, training stopped at step {position.step}",
+        checkpoint=checkpoint,
+        step=position.step,
+        best_score=position.best_score,
         register_as=register_as,
-        score=validation_score(checkpoint, position.best_score),
     )

@@ -17,11 +17,6 @@ logger = logging.getLogger(__name__)
 Addresses = dict[str, str]  # target contrast -> where MLflow has the model
 
 
-def validation_score(checkpoint: str, best_score: float) -> float | None:
-    """Return a checkpoint's validation score; None for all but the best one, whose score alone is stored."""
-    return best_score if checkpoint == "best" and math.isfinite(best_score) else None
-
-
 def log_models(
     tracker: RunAccess,
     model: TranslationModel,
@@ -29,8 +24,9 @@ def log_models(
     record_path: Path,
     *,
     checkpoint: str,
+    step: int,
+    best_score: float,
     register_as: str | None,
-    score: float | None,
 ) -> Addresses:
     """Log each direction as a model of the tracker's MLflow run, and register it where a name is given.
 
@@ -40,9 +36,10 @@ def log_models(
         metadata: `pipeline.inference.model.translator_metadata` by target contrast.
         record_path: A JSON file that records logged models. Models that it names for this run, checkpoint and metadata
             are not logged again.
-        checkpoint: The checkpoint of the networks, in words.
+        checkpoint: Name of the networks' checkpoint.
+        step: Step at which training stopped.
+        best_score: Validation score of the checkpoint "best", the only one that has the alias `best` by its score.
         register_as: The registered models' name, to which "-T1-to-T2" is appended; None to register none.
-        score: The checkpoint's validation score, which decides about the alias `best`; None where it is unknown.
 
     Returns:
         The addresses of the logged models by target contrast.
@@ -51,7 +48,12 @@ def log_models(
     if run_id is None:
         return {}
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
-    identity = {"run": run_id, "checkpoint": checkpoint, "register_as": register_as, "metadata": digest}
+    identity = {
+        "run": run_id,
+        "checkpoint": f"{checkpoint}, training stopped at step {step}",
+        "register_as": register_as,
+        "metadata": digest,
+    }
     logged = _models_in_record(record_path, identity)
     for to in model.translators:
         if to in logged:
@@ -64,7 +66,7 @@ def log_models(
             stride=model.stride,
             metadata=metadata[to],
             register_as=f"{register_as}-{name}" if register_as else None,
-            score=score,
+            score=best_score if checkpoint == "best" and math.isfinite(best_score) else None,
         )
         if address and address.startswith("models:") and not address.endswith(f"@{ALIAS}"):
             logger.info(f"registered as {address}; @{ALIAS} stays with a version that scored higher in validation")

@@ -81,14 +81,7 @@ def replay(run: MlflowRun, entry: Entry, folder: Path) -> None:
 
 def title(entry: Entry) -> str:
     """Return a name for the content of an entry, for messages."""
-    match entry["kind"]:
-        case "image":
-            return f"the image {entry['key']}"
-        case "artifact":
-            return str(entry["path"])
-        case "dataset":
-            return f"the data {entry['name']}"
-    return str(entry["kind"])
+    return f"{entry['kind']} {entry.get('key') or entry.get('path') or entry.get('name') or ''}".rstrip()
 
 
 def size_bytes(entry: Entry, folder: Path) -> int:

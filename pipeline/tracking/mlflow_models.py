@@ -88,7 +88,7 @@ def export_translator(module: nn.Module, path: Path, *, stride: int, metadata: M
     side = -(-EXAMPLE_SIDE // stride) * stride
     plane = TensorSpec(np.dtype(np.float32), (-1, 1, -1, -1))
     # With `backed_size_oblivious`, a size of 1 in the example (a 1×1 bottleneck) is no constant of the graph.
-    with shapes.patch(backed_size_oblivious=True), torch.no_grad():
+    with shapes.patch(backed_size_oblivious=True), torch.no_grad():  # type: ignore[attr-defined]  # set when imported
         mlflow.pytorch.save_model(
             deepcopy(module).to("cpu", torch.float32).eval().requires_grad_(False),
             str(path),
@@ -254,7 +254,9 @@ def _move_autocast(module: nn.Module, device: torch.device) -> None:
     """Change the device type that a graph's regions without autocast (`networks.output`) name."""
     if not torch.amp.is_autocast_available(device.type):
         return
-    for graph in (submodule.graph for submodule in module.modules() if isinstance(submodule, torch.fx.GraphModule)):
-        for node in graph.find_nodes(op="call_function", target=torch.ops.higher_order.wrap_with_autocast):
-            node.update_arg(0, device.type)
-        graph.owning_module.recompile()
+    for submodule in module.modules():
+        if isinstance(submodule, torch.fx.GraphModule):
+            target = torch.ops.higher_order.wrap_with_autocast
+            for node in submodule.graph.find_nodes(op="call_function", target=target):
+                node.update_arg(0, device.type)
+            submodule.recompile()

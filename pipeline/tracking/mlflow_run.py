@@ -117,9 +117,10 @@ class MlflowRun:
         tags = {clean_key(key): str(value)[:TAG_LENGTH] for key, value in info.tags.items()}
         return self.client.create_run(experiment.experiment_id, started_ms, resolve_tags(tags), info.name)
 
-    def _log_batches(self, kind: str, items: Sequence[object], at_once: int) -> None:
+    def _log_batches(self, kind: str, items: Sequence[Any], at_once: int) -> None:
         for start in range(0, len(items), at_once):
-            self.client.log_batch(self.id, **{kind: items[start : start + at_once]}, synchronous=True)
+            batch: dict[str, Any] = {kind: items[start : start + at_once]}
+            self.client.log_batch(self.id, **batch, synchronous=True)
 
     def log_params(self, params: Mapping[str, str]) -> None:
         """Log new parameters, and those whose value differs from the run's latest one as tags `changed.<name>`."""

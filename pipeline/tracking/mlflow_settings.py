@@ -7,6 +7,7 @@ import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
@@ -32,7 +33,6 @@ SETTINGS = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 ARTIFACT_ROOT = "mlruns"  # MLflow's own name for the folder of a store's files
-_reported_roots: set[Path] = set()
 
 
 def configure_mlflow() -> None:
@@ -171,12 +171,14 @@ def _local_repository(
     store = sqlite_file(tracking_uri or mlflow.get_tracking_uri())
     recorded = Path(local_file_uri_to_path(artifact_uri))
     if store is not None and (folder := artifact_folder(store, recorded)) != recorded:
-        root = next(parent for parent in folder.parents if parent.name == ARTIFACT_ROOT)
-        if root not in _reported_roots:
-            _reported_roots.add(root)
-            logger.warning(f"{store} has recorded its files at {recorded}; it was moved, so those in {root} are used")
+        _report_move(store, next(parent for parent in folder.parents if parent.name == ARTIFACT_ROOT))
         artifact_uri = str(folder)
     return LocalArtifactRepository(artifact_uri, tracking_uri=tracking_uri, registry_uri=registry_uri)
+
+
+@cache
+def _report_move(store: Path, root: Path) -> None:
+    logger.warning(f"{store} has recorded its files elsewhere; it was moved, so those in {root} are used")
 
 
 def artifact_folder(store: Path, recorded: Path) -> Path:

@@ -117,27 +117,24 @@ class World:
     def mean_gradients(self, parameters: "Iterable[Parameter]") -> Callable[[], None]:
         """Start averaging the gradients over the processes; the same parameters must have one in each process.
 
-        All travel as one vector while the caller goes on.
+        All exchanges go on at the same time, while the caller works.
 
         Returns:
-            A function that waits for the exchange and then replaces each gradient by its mean.
+            A function that waits for the exchanges and then makes each gradient a mean.
         """
-        weights = [weight for weight in parameters if weight.grad is not None]
-        if self.size == 1 or not weights:
+        gradients = [weight.grad for weight in parameters if weight.grad is not None]
+        if self.size == 1:
             return lambda: None
-        import torch
         import torch.distributed as communication
 
-        total = torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
         with _naming_lost_processes():
-            exchange = communication.all_reduce(total, async_op=True)
+            exchanges = [communication.all_reduce(gradient, async_op=True) for gradient in gradients]
 
         def finish() -> None:
             with _naming_lost_processes():
-                exchange.wait()
-            means = total.div_(self.size).split([weight.numel() for weight in weights])
-            for weight, mean in zip(weights, means, strict=True):
-                weight.grad = mean.view_as(weight)
+                for exchange, gradient in zip(exchanges, gradients, strict=True):
+                    exchange.wait()
+                    gradient.div_(self.size)
 
         return finish
 

@@ -79,7 +79,7 @@ def write_together(writers: Mapping[Path, Callable[[BinaryIO], object]], obsolet
     """
     *others, last = writers
     with ExitStack() as moves:
-        for path, write in reversed(writers.items()):  # a stack ends its contexts in reverse order
+        for path, write in reversed([*writers.items()]):  # a stack ends its contexts in reverse order
             temporary = moves.enter_context(atomic_path(path))
             with writing_to(path), temporary.open("wb") as stream:
                 write(stream)

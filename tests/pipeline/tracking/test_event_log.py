@@ -1,28 +1,18 @@
 import json
 
 import pytest
-from tracked_run import client, images, track, train
+from tracked_run import NOBODY, client, images, track, train, unfollowed
 
 from pipeline.tracking.event_log import NAME, EventLog, read_event_log
 from pipeline.tracking.mlflow_run import RunInfo
 from pipeline.tracking.mlflow_sync import MlflowSync
 from pipeline.utils.errors import Stopped
 
-NOBODY = "http://127.0.0.1:9"  # the discard port, at which nothing answers
 
-
-def unfollowed(folder, monkeypatch, **options):
-    """A run while no server answers."""
-    with monkeypatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", NOBODY)
-        with track(folder, **options) as tracker:
-            train(tracker, range(2))
-
-
-def test_of_what_lies_beside_a_comparisons_record_only_the_comparisons_own_files_are_sent(tmp_path, store, monkeypatch):
+def test_of_what_lies_beside_a_comparisons_record_only_the_comparisons_own_files_are_sent(tmp_path, store):
     for stem, sent in (("both", ["both.csv", "both_slices.png"]), (".env", [])):
         place = tmp_path / f"of{stem}"
-        unfollowed(place, monkeypatch)
+        unfollowed(place)
         record = (place / "run").rename(place / f"{stem}_record")
         names = (f"{stem}.csv", f"{stem}_slices.png", f"{stem}.txt", "other.csv", ".hidden.csv")
         with (record / "tracking.jsonl").open("a") as journal:
@@ -50,9 +40,9 @@ def test_a_warning_that_stands_again_stands_in_the_store_too(tmp_path, store, mo
         assert [entry["tags"]["warning.x"] for entry in tracker._event_log.pending] == ["cleared", "stands"]
 
 
-def test_a_setting_that_is_as_it_was_first_is_told_so(tmp_path, store, monkeypatch):
+def test_a_setting_that_is_as_it_was_first_is_told_so(tmp_path, store):
     for a, step in ((1, None), (2, 3), (1, 4), (1, 5)):
-        unfollowed(tmp_path, monkeypatch, params={"a": a}, step=step)
+        unfollowed(tmp_path, params={"a": a}, step=step)
     for _ in range(2):
         sender = MlflowSync(tmp_path / "run")
         sender.send()

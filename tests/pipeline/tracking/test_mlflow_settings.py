@@ -1,7 +1,9 @@
 import fcntl
 
+import pytest
 from small_run import in_child
 
+from pipeline.tracking.mlflow_run import KEY_LENGTH, clean_key
 from pipeline.tracking.mlflow_settings import sqlite_file, store_lock
 
 
@@ -38,3 +40,24 @@ def test_the_default_stores_file_lies_in_the_working_folder(tmp_path, monkeypatc
     assert sqlite_file("sqlite:///mlflow.db").resolve() == tmp_path / "mlflow.db"
     assert sqlite_file("sqlite:////somewhere/mlflow.db").as_posix() == "/somewhere/mlflow.db"
     assert sqlite_file("https://server") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("test/T1_to_T2/model/own/volume_psnr", "test/T1_to_T2/model/own/volume_psnr"),
+        (
+            "test/T1_to_T2//runs/a/own/volume_psnr",
+            "test/T1_to_T2/runs/a/own/volume_psnr",
+        ),  # a run's folder as its label
+        ("/a/./b/../c/", "a/b/c"),
+        ("größe [mm]", "gr__e _mm_"),
+        ("//", "_"),
+        ("a" * 300, "a" * KEY_LENGTH),
+    ],
+)
+def test_a_name_becomes_a_key_that_mlflow_takes(name, key):
+    from mlflow.utils.validation import _validate_metric_name
+
+    assert clean_key(name) == key
+    _validate_metric_name(key)

@@ -3,7 +3,6 @@ import json
 import mlflow_store
 import numpy as np
 import pytest
-from PIL import Image
 from tracked_run import client, eventually, history, images, track, train
 
 from pipeline.tracking import mlflow_worker as follower
@@ -65,13 +64,6 @@ def test_what_no_server_saw_is_sent_later_as_if_it_had(tmp_path, store, monkeypa
     assert {path.name for path in (tmp_path / "b" / "run").iterdir()} == {
         "metrics.jsonl", "mlflow.json", "split.json", "tracking.jsonl",
     }  # fmt: skip
-
-
-def test_the_pictures_are_those_that_were_logged(tmp_path, store, monkeypatch):
-    unfollowed(tmp_path, monkeypatch)
-    MlflowSync(tmp_path / "run").send()
-    (file,) = (tmp_path / "mlruns").rglob("other*.png")
-    np.testing.assert_array_equal(np.asarray(Image.open(file)), np.arange(16).reshape(4, 4))
 
 
 def test_the_run_stands_in_the_store_at_the_time_it_was(tmp_path, store, monkeypatch):

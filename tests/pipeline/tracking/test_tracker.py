@@ -176,7 +176,7 @@ def test_no_random_number_is_drawn(tmp_path, store):
 
 def test_processes_forked_while_it_works_end(tmp_path, store, quick):
     with track(tmp_path) as tracker:
-        for step in range(25):
+        for step in range(8):
             train(tracker, range(step * 5, step * 5 + 5))
             child = os.fork()
             if child == 0:

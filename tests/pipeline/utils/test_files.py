@@ -39,13 +39,6 @@ def test_a_file_is_written_with_its_folders(tmp_path):
     assert names(tmp_path / "a" / "b") == ["note.txt"]
 
 
-def test_an_existing_file_is_replaced_whole(tmp_path):
-    path = tmp_path / "data.bin"
-    path.write_bytes(b"an older and longer content")
-    atomic_write(path, lambda stream: stream.write(b"new"))
-    assert path.read_bytes() == b"new"
-
-
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt(), OSError("a library's own")])
 def test_a_failure_in_the_middle_leaves_the_old_file_and_nothing_else(error, tmp_path):
     path = tmp_path / "data.bin"
@@ -100,19 +93,6 @@ def test_a_full_disk_is_one_line_with_the_space_left(number, tmp_path):
     assert path.read_bytes() == b"old" and names(tmp_path) == ["data.bin"]
 
 
-def test_a_disk_that_turns_out_full_when_synced_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "data.bin"
-    path.write_bytes(b"old")
-
-    def full(_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="disk full"):
-        atomic_text(path, "new")
-    assert path.read_bytes() == b"old" and names(tmp_path) == ["data.bin"]
-
-
 def test_a_file_is_synced_before_it_takes_its_place(tmp_path, monkeypatch):
     path = tmp_path / "data.bin"
     calls = []
@@ -127,39 +107,25 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     with pytest.raises(UserError) as caught:
         atomic_text(path, "text")
     assert str(caught.value) == f"{path}: cannot be written (Not a directory); choose another folder"
-
-
-def test_a_folder_that_must_not_be_written_is_one_line(tmp_path, monkeypatch):
-    def refuse(*_, **__):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(UserError) as caught:
-        atomic_text(tmp_path / "note.txt", "text")
-    assert str(caught.value) == f"{tmp_path / 'note.txt'}: cannot be written (Permission denied); choose another folder"
+    with pytest.raises(UserError, match=r"^/proc/nope: cannot be written \("):
+        make_folder(Path("/proc/nope"))
 
 
 @pytest.mark.parametrize(
     ("number", "message"),
     [
+        (errno.EIO, "cannot be written (Input/output error); choose another folder"),
+        (errno.EROFS, "cannot be written (Read-only file system); choose another folder"),
         (errno.EFBIG, "larger than a file may be here; raise the limit (ulimit -f)"),
         (errno.ENAMETOOLONG, "its name is too long for this disk; shorten it"),
     ],
 )
-def test_limits_of_the_disk_are_one_line(number, message, tmp_path):
-    with pytest.raises(UserError) as caught:
-        atomic_write(tmp_path / "data.bin", raising(OSError(number, os.strerror(number))))
-    assert str(caught.value) == f"{tmp_path / 'data.bin'}: {message}"
-    assert not isinstance(caught.value, DiskFull) and names(tmp_path) == []
-
-
-@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOENT, errno.ETIMEDOUT, errno.EROFS, errno.ENODEV])
-def test_whatever_the_disk_answers_is_one_line_and_the_old_file_stays(number, tmp_path):
+def test_whatever_the_disk_answers_is_one_line_and_the_old_file_stays(number, message, tmp_path):
     path = tmp_path / "data.bin"
     path.write_bytes(b"old")
     with pytest.raises(UserError) as caught:
         atomic_write(path, raising(OSError(number, os.strerror(number))))
-    assert str(caught.value) == f"{path}: cannot be written ({os.strerror(number)}); choose another folder"
+    assert str(caught.value) == f"{path}: {message}" and not isinstance(caught.value, DiskFull)
     assert path.read_bytes() == b"old" and names(tmp_path) == ["data.bin"]
 
 
@@ -211,11 +177,3 @@ def test_a_temporary_folder_goes_with_what_it_holds(tmp_path):
         (folder / "a.npz").write_bytes(b"a")
         assert folder.parent == tmp_path / "run" and folder.name.startswith(".tmp-")
     assert names(tmp_path / "run") == []
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    for folder in (Path("/proc/nope"), tmp_path / "file" / "below"):
-        with pytest.raises(UserError) as caught:
-            make_folder(folder)
-        assert str(caught.value).startswith(f"{folder}: cannot be written (")

@@ -25,17 +25,10 @@ def test_a_stop_signal_is_noted_and_announced_and_nothing_else_happens(number, c
 def test_a_second_ctrl_c_stops_at_once():
     with Interruption() as interruption:
         signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         assert interruption.signal_number == signal.SIGTERM
-
-
-def test_the_first_signal_counts_and_a_sigterm_after_it_changes_nothing():
-    with Interruption() as interruption:
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)
-    assert interruption.signal_number == signal.SIGINT
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -60,14 +53,6 @@ def test_a_signal_noted_before_such_a_part_stops_on_the_way_in(number, code):
         assert str(caught.value) == f"{number.name} before it began"
         assert caught.value.exit_code == code
     assert done == []
-
-
-def test_after_a_part_that_may_stop_at_once_signals_are_noted_again():
-    with Interruption() as interruption:
-        with interruption.stop_immediately():
-            pass
-        signal.raise_signal(signal.SIGTERM)
-    assert interruption.signal_number == signal.SIGTERM
 
 
 def test_handlers_are_put_back_even_after_an_error():

@@ -53,12 +53,6 @@ def test_what_is_no_text_is_called_so(content):
         decoded(content, "x", "a list")
 
 
-def test_a_split_may_be_in_utf16(tmp_path):
-    (tmp_path / "split.json").write_bytes(marked(json.dumps({"train": 1}), "utf-16-le"))
-    with pytest.raises(UserError, match=r"validation: missing"):
-        split_from_file(tmp_path / "split.json", [], ("T1", "T2"), pairing="unpaired")
-
-
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-8"])
 def test_a_list_of_inputs_may_be_as_powershell_writes_it(tmp_path, encoding):
     (tmp_path / "list.txt").write_bytes(marked("a.nii\r\n# two\r\nnaïve.nii\r\n", encoding))

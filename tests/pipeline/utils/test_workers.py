@@ -10,7 +10,7 @@ from small_run import in_child
 
 from pipeline.data.sources import phantom
 from pipeline.utils.errors import UserError
-from pipeline.utils.workers import WorkerPool, attempt, run_jobs
+from pipeline.utils.workers import WorkerPool, run_jobs
 
 ROOT = Path(__file__).parents[3]
 SLOW = ["transforms.monai_transforms"]  # the first pool of a process chooses for all, and other tests count on it
@@ -51,13 +51,6 @@ def test_a_worker_ends_when_the_process_that_started_it_is_killed(module, initia
         while runs(worker) and time.monotonic() < end:
             time.sleep(0.05)
         assert not runs(worker)
-
-
-def test_an_error_without_a_text_is_named_by_its_kind():
-    def fail():
-        raise MemoryError
-
-    assert attempt(fail, ()) == (None, "MemoryError")
 
 
 @pytest.mark.parametrize("processes", [1, 2])
