@@ -25,7 +25,7 @@ from pipeline.evaluation.parallel_scoring import (
     submit,
 )
 from pipeline.evaluation.scores import UNPAIRED, Scores, SubjectScore
-from pipeline.metrics.baselines import HistogramMatch, IntensityLookup, copy_input, histogram_quantiles
+from pipeline.metrics.baselines import copy_input, fit_lookup, histogram_quantiles, look_up, match_histogram
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL
 from pipeline.metrics.protocols import OWN, PUBLISHED, Measured
 from pipeline.metrics.similarity import intensity_distance, mae
@@ -187,7 +187,7 @@ def _score_pair(
 def _score_unpaired(cycled: np.ndarray, quantiles: np.ndarray, translation: Translation) -> list[SubjectScore]:
     """Return the figures of a translation without a real target; `cycled` is F(G(x)), still padded."""
     case, source, scores = translation.case, translation.scan, []
-    baselines = {COPY: copy_input, HISTOGRAM: HistogramMatch(quantiles)}
+    baselines = {COPY: copy_input, HISTOGRAM: partial(match_histogram, target_quantiles=quantiles)}
     cycled = source.unpadded(cycled)
     for system, prediction in _predictions(source, translation.slices, baselines).items():
         distance = intensity_distance(prediction[source.foreground], quantiles)
@@ -225,7 +225,10 @@ def _fit_baselines(
 ) -> tuple[dict[str, Baselines], list[str]]:
     """Return the baselines by target contrast, and notes about them."""
     baselines: dict[str, Baselines] = {
-        contrast: {COPY: copy_input, HISTOGRAM: HistogramMatch(histogram_quantiles(histograms[contrast]))}
+        contrast: {
+            COPY: copy_input,
+            HISTOGRAM: partial(match_histogram, target_quantiles=histogram_quantiles(histograms[contrast])),
+        }
         for contrast in contrasts
     }
     fitting_pairs = training_pairs[:: max(1, -(-len(training_pairs) // MAX_LOOKUP_PAIRS))]
@@ -240,8 +243,8 @@ def _fit_baselines(
     if not voxels:
         return baselines, ["no training subject has both contrasts, so there is no lookup"]
     for to, contrast in enumerate(contrasts):
-        columns = [(pair[1 - to], pair[to], np.ones(len(pair[0]), bool)) for pair in voxels]
-        baselines[contrast][LOOKUP] = IntensityLookup.fit(columns)
+        table = fit_lookup((pair[1 - to], pair[to]) for pair in voxels)
+        baselines[contrast][LOOKUP] = partial(look_up, table=table)
     return baselines, [
         f"the lookup was fitted on {len(voxels)} training pairs; a model that trains without pairs never sees them"
     ]

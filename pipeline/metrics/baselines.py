@@ -7,6 +7,7 @@ in the same form. None of them sees the test subject's own target.
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from scipy.stats import rankdata
 
 BACKGROUND = -1.0
 QUANTILES = 2048
@@ -18,70 +19,64 @@ def copy_input(source: np.ndarray, foreground: np.ndarray) -> np.ndarray:
     return source.copy()
 
 
-class HistogramMatch:
+def match_histogram(source: np.ndarray, foreground: np.ndarray, *, target_quantiles: np.ndarray) -> np.ndarray:
     """Give the source's foreground the intensity distribution that the target contrast has in the training cohort.
 
     The distribution is pooled over the training subjects of the target contrast. The order of the source's intensities
     is kept, so a tissue that is dark in one contrast and bright in the other stays wrong. Voxels of equal intensity,
     such as those clipped to -1 and 1, get one value, that of their median rank. Background becomes -1.
+
+    Args:
+        target_quantiles: (Q,) equally spaced quantiles of the cohort's foreground, from `histogram_quantiles`.
     """
-
-    def __init__(self, target_quantiles: np.ndarray):
-        """Keep (Q,) equally spaced quantiles of the target cohort's foreground, as `histogram_quantiles` gives them."""
-        self.target_quantiles = target_quantiles
-
-    def __call__(self, source: np.ndarray, foreground: np.ndarray) -> np.ndarray:
-        matched = np.full_like(source, BACKGROUND)
-        if foreground.any():
-            _, level, counts = np.unique(source[foreground], return_inverse=True, return_counts=True)
-            ranks = (np.cumsum(counts) - counts / 2) / counts.sum()  # of each intensity, in the middle of its voxels
-            quantiles = (np.arange(len(self.target_quantiles)) + 0.5) / len(self.target_quantiles)
-            matched[foreground] = np.interp(ranks, quantiles, self.target_quantiles)[level]
-        return matched
+    matched = np.full_like(source, BACKGROUND)
+    if foreground.any():
+        ranks = (rankdata(source[foreground]) - 0.5) / np.count_nonzero(foreground)
+        quantiles = (np.arange(len(target_quantiles)) + 0.5) / len(target_quantiles)
+        matched[foreground] = np.interp(ranks, quantiles, target_quantiles)
+    return matched
 
 
-class IntensityLookup:
-    """Predict E[target | source intensity], the best table from intensity to intensity by least squares.
+def look_up(source: np.ndarray, foreground: np.ndarray, *, table: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Predict E[target | source intensity] from a table of `fit_lookup`, linear between levels; background: -1."""
+    looked_up = np.interp(source, *table).astype(source.dtype)
+    return np.where(foreground, looked_up, source.dtype.type(BACKGROUND))
 
-    It is fitted on the voxels of training subjects with both contrasts on one grid, so on pairs, which the unpaired
-    model never sees. Between bin centres it interpolates linearly. Background becomes -1.
+
+def fit_lookup(
+    training_pairs: Iterable[tuple[np.ndarray, np.ndarray]], bins: int = 128
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the best table from intensity to intensity by least squares.
+
+    It is fitted on voxels of training subjects with both contrasts on one grid, so on pairs, which the unpaired model
+    never sees.
+
+    Args:
+        training_pairs: (source, target) intensities (n,) of the same foreground voxels, a pair of arrays per subject.
+
+    Returns:
+        (L,) rising source intensities, and the (L,) target intensities expected there.
+
+    Raises:
+        ValueError: there is no voxel.
     """
-
-    def __init__(self, source_levels: np.ndarray, target_levels: np.ndarray):
-        """Keep the table: (L,) rising source intensities and the (L,) target intensities expected there."""
-        self.source_levels, self.target_levels = source_levels, target_levels
-
-    @classmethod
-    def fit(
-        cls, training_pairs: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], bins: int = 128
-    ) -> "IntensityLookup":
-        """Fit on (source, target, foreground) arrays, one triple per training pair, read once and one at a time.
-
-        Raises:
-            ValueError: there is no pair with any foreground.
-        """
-        edges = np.linspace(-1, 1, bins + 1)
-        counts, source_sums, target_sums = np.zeros(bins), np.zeros(bins), np.zeros(bins)
-        for source, target, foreground in training_pairs:
-            values, expected = source[foreground], target[foreground]
-            index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, bins - 1)
-            counts += np.bincount(index, minlength=bins)
-            source_sums += np.bincount(index, weights=values, minlength=bins)
-            target_sums += np.bincount(index, weights=expected, minlength=bins)
-        occupied = counts > 0
-        if not occupied.any():
-            raise ValueError("the intensity lookup needs at least one training pair with foreground, and there is none")
-        return cls(source_sums[occupied] / counts[occupied], target_sums[occupied] / counts[occupied])
-
-    def __call__(self, source: np.ndarray, foreground: np.ndarray) -> np.ndarray:
-        looked_up = np.interp(source, self.source_levels, self.target_levels).astype(source.dtype)
-        return np.where(foreground, looked_up, source.dtype.type(BACKGROUND))
+    edges = np.linspace(-1, 1, bins + 1)
+    counts, source_sums, target_sums = np.zeros(bins), np.zeros(bins), np.zeros(bins)
+    for source, target in training_pairs:
+        index = np.clip(np.searchsorted(edges, source, side="right") - 1, 0, bins - 1)
+        counts += np.bincount(index, minlength=bins)
+        source_sums += np.bincount(index, weights=source, minlength=bins)
+        target_sums += np.bincount(index, weights=target, minlength=bins)
+    occupied = counts > 0
+    if not occupied.any():
+        raise ValueError("the intensity lookup needs at least one training pair with foreground, and there is none")
+    return source_sums[occupied] / counts[occupied], target_sums[occupied] / counts[occupied]
 
 
 def histogram_quantiles(counts: Sequence[float]) -> np.ndarray:
     """Return 2048 equally spaced quantiles of a histogram with equal bins over [-1, 1], such as a cohort's pooled one.
 
-    They are a sample of the cohort's foreground voxels with equal weights, for `HistogramMatch` and
+    They are a sample of the cohort's foreground voxels with equal weights, for `match_histogram` and
     `pipeline.metrics.similarity.intensity_distance`. Voxels are taken as evenly spread within a bin.
 
     Raises:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from pipeline.metrics.shift import shared_shift, shift_metrics, slice_shift
+from pipeline.metrics.shift import shared_shift, slice_shift
 from pipeline.metrics.similarity import intensity_distance
 from transforms.slices import centre_fit
 
@@ -152,7 +152,14 @@ def spatial_shift(scans: Sequence[Translated]) -> dict[str, float]:
     # Take their common shift, in pixels and in mm.
     pixels = shared_shift(np.array(shifts)) if shifts else np.full(2, np.nan)
     millimetres = pixels * np.median(pixels_mm, axis=0) if shifts else pixels
-    return {"spatial_shift_mm": float(np.hypot(*millimetres)), **shift_metrics([pixels, millimetres])}
+    return {
+        "spatial_shift_mm": float(np.hypot(*millimetres)),
+        **{
+            f"shift_{axis}_{unit}": float(value)
+            for unit, shift in (("px", pixels), ("mm", millimetres))
+            for axis, value in zip("xy", shift, strict=True)
+        },
+    }
 
 
 # ── identity collapse ───────────────────────────────────────────────────────────────────────────────────────

@@ -4,18 +4,27 @@ It is the shift that maximises the slices' mutual information (Maes et al. 1997)
 intensities. The search starts at the shift in whole pixels at which the edges correlate best.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
-from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates, sobel, spline_filter
+from scipy.fft import irfft2, rfft2
+from scipy.ndimage import (
+    binary_dilation,
+    find_objects,
+    gaussian_filter,
+    gaussian_filter1d,
+    gaussian_gradient_magnitude,
+    spline_filter,
+)
+from scipy.special import xlogy
 
 SMOOTHING_PX = 0.4  # sigma: with less, interpolating noise biases the shift; with more, different edges do
 START_SMOOTHING_PX = 1.0  # sigma before edge detection, against noise
 MARGIN_PX = 3  # around the head
 LEVELS = 24  # of intensity
 LEAST_RANGE = 1e-6  # of intensities: constant images with rounding errors have less
-SEARCH_RADII_PX = (1.0, 1.0, 1.0, 0.5)  # to either side along each axis, by round of the search
+SEARCH = ((1.0, 3), (1.0, 3), (1.0, 3), (0.5, 5))  # pixels to either side along each axis and steps, by round
 MAX_ERROR_PX = 0.25  # largest accepted error of a median (twice its standard error), unless the shift itself is larger
+
+_SMOOTHING = gaussian_filter1d(np.eye(LEVELS), 1, mode="constant")  # of a histogram's rows or columns
 
 
 def slice_shift(source: np.ndarray, translation: np.ndarray, head: np.ndarray) -> np.ndarray | None:
@@ -29,24 +38,29 @@ def slice_shift(source: np.ndarray, translation: np.ndarray, head: np.ndarray) -
     """
     region = binary_dilation(head, iterations=MARGIN_PX)
     smooth_source, smooth_translation = (
-        gaussian_filter(image.astype(float), SMOOTHING_PX) for image in (source, translation)
+        gaussian_filter(image.astype(np.float32), SMOOTHING_PX) for image in (source, translation)
     )
     if not region.any() or min(np.ptp(smooth_source[region]), np.ptp(smooth_translation)) < LEAST_RANGE:
         return None
-    shift = _whole_pixels(source, translation, region)
-    points, spline = np.argwhere(region).T.astype(float), spline_filter(smooth_translation, order=3)
-    source_levels = _intensity_levels(smooth_source[region])
+
+    # Pixels around the head, and the source's levels there.
+    (box,) = find_objects(region.astype(np.uint8))
+    inside = np.flatnonzero(region[box])
+    levels = _levels(smooth_source[region], smooth_source[region].min(), smooth_source[region].max())
     low, high = smooth_translation.min(), smooth_translation.max()
+    spline = spline_filter(smooth_translation, order=3, output=np.float32)
 
-    def information(displacement: np.ndarray) -> float:
-        shifted = map_coordinates(spline, points + displacement[:, None], order=3, mode="nearest", prefilter=False)
-        return _mutual_information(source_levels, _intensity_levels(shifted, low, high))
-
-    for reach in SEARCH_RADII_PX:
-        for direction in np.eye(2):
-            steps = np.linspace(-reach, reach, 5)
-            values = [information(shift + step * direction) for step in steps]
-            shift = shift + direction * _parabola_maximum(steps, values)
+    # Search along one axis after the other, with the translation shifted along the other one beforehand.
+    shift = _whole_pixels(source, translation, region)
+    for reach, count in SEARCH:
+        for axis in (0, 1):
+            across = _interpolated(spline, 1 - axis, box[1 - axis], shift[1 - axis])
+            steps = np.linspace(-reach, reach, count)
+            values = []
+            for step in steps:
+                shifted = _interpolated(across, axis, box[axis], shift[axis] + step).ravel()[inside]
+                values.append(_mutual_information(levels, _levels(shifted, low, high)))
+            shift[axis] += _parabola_maximum(steps, values)
     return shift
 
 
@@ -62,43 +76,45 @@ def shared_shift(shifts: np.ndarray) -> np.ndarray:
     return shared if 2 * error <= max(MAX_ERROR_PX, np.hypot(*shared)) else np.full(2, np.nan)
 
 
-def shift_metrics(shifts: Sequence[np.ndarray]) -> dict[str, float]:
-    """Return a shift in pixels and in mm, (2,) each, as metrics by name; x is a slice's first axis."""
-    pixels, millimetres = shifts
-    return {
-        f"shift_{axis}_{unit}": float(shift[index])
-        for unit, shift in (("px", pixels), ("mm", millimetres))
-        for index, axis in enumerate("xy")
-    }
+def _interpolated(spline: np.ndarray, axis: int, extent: slice, displacement: float) -> np.ndarray:
+    """Return a cubic spline's coefficients evaluated along one axis at the indices of `extent` plus a displacement."""
+    whole = int(np.floor(displacement))
+    near, far = displacement - whole, whole + 1 - displacement
+    weights = [far**3 / 6, 2 / 3 - near**2 + near**3 / 2, 2 / 3 - far**2 + far**3 / 2, near**3 / 6]
+    wide = spline.take(np.arange(extent.start - 1, extent.stop + 2) + whole, axis, mode="clip")
+    count = extent.stop - extent.start
+    along = [(slice(None),) * axis + (slice(k, k + count),) for k in range(4)]
+    parts = [np.float32(weight) * wide[index] for weight, index in zip(weights, along, strict=True)]
+    return parts[0] + parts[1] + parts[2] + parts[3]
 
 
 def _whole_pixels(source: np.ndarray, translation: np.ndarray, region: np.ndarray) -> np.ndarray:
     """Return the shift (2,) in whole pixels at which the edges near the head correlate best."""
-    window = gaussian_filter(region.astype(float), 2)
-    smooth = (gaussian_filter(image.astype(float), START_SMOOTHING_PX) for image in (source, translation))
-    first, second = (np.fft.rfft2(np.hypot(sobel(image, 0), sobel(image, 1)) * window) for image in smooth)
-    correlation = np.fft.irfft2(np.conj(first) * second, s=source.shape)
+    window = gaussian_filter(region.astype(np.float32), 2)
+    first, second = (
+        rfft2(gaussian_gradient_magnitude(image.astype(np.float32), START_SMOOTHING_PX) * window)
+        for image in (source, translation)
+    )
+    correlation = irfft2(np.conj(first) * second, s=source.shape)
     peak, size = np.array(np.unravel_index(np.argmax(correlation), source.shape)), np.array(source.shape)
     return np.where(peak > size / 2, peak - size, peak).astype(float)
 
 
-def _intensity_levels(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
-    """Return values (n,) as levels from 0 to `LEVELS` - 1, equal steps from `low` to `high` (None: of the values)."""
-    low, high = (values.min(), values.max()) if low is None else (low, high)
+def _levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return values (n,) as levels from 0 to `LEVELS` - 1, equal steps from `low` to `high`."""
     return np.clip((values - low) * (LEVELS / (high - low)), 0, LEVELS - 1).astype(np.intp)
 
 
 def _mutual_information(first: np.ndarray, second: np.ndarray) -> float:
     """Return the mutual information of two images' levels (n,), in nats, from their smoothed joint histogram."""
-    joint = np.bincount(first * LEVELS + second, minlength=LEVELS**2).reshape(LEVELS, LEVELS).astype(float)
-    joint = gaussian_filter(joint, 1, mode="constant")
+    joint = np.bincount(first * LEVELS + second, minlength=LEVELS**2).reshape(LEVELS, LEVELS)
+    joint = _SMOOTHING @ joint @ _SMOOTHING.T
     joint /= joint.sum()
-    independent = np.outer(joint.sum(axis=1), joint.sum(axis=0))
-    filled = joint > 0
-    return float(np.sum(joint[filled] * np.log(joint[filled] / independent[filled])))
+    rows, columns = joint.sum(axis=1), joint.sum(axis=0)
+    return float(xlogy(joint, joint).sum() - xlogy(rows, rows).sum() - xlogy(columns, columns).sum())
 
 
-def _parabola_maximum(steps: np.ndarray, values: Sequence[float]) -> float:
+def _parabola_maximum(steps: np.ndarray, values: list[float]) -> float:
     """Return where a parabola through values at equal steps is highest, within the steps."""
     curvature, slope, _ = np.polyfit(steps, values, 2)
     if curvature >= 0:

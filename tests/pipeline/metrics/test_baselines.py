@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.metrics.baselines import HistogramMatch, IntensityLookup, copy_input, histogram_quantiles
+from pipeline.metrics.baselines import copy_input, fit_lookup, histogram_quantiles, look_up, match_histogram
 
 
 def histogram(voxels):
@@ -46,7 +46,7 @@ def test_quantiles_of_an_empty_histogram_are_a_clear_error():
 def test_histogram_matching_gives_the_cohorts_distribution_and_keeps_the_order(source):
     stack, foreground = source
     cohort = np.random.default_rng(1).normal(0.2, 0.2, 20_000).clip(-1, 1)
-    matched = HistogramMatch(histogram_quantiles(histogram(cohort)))(stack, foreground)
+    matched = match_histogram(stack, foreground, target_quantiles=histogram_quantiles(histogram(cohort)))
     assert matched.dtype == np.float32 and matched.shape == stack.shape
     assert np.all(matched[~foreground] == -1)
     share = [0.25, 0.5, 0.75]
@@ -57,47 +57,36 @@ def test_histogram_matching_gives_the_cohorts_distribution_and_keeps_the_order(s
 
 def test_voxels_of_one_intensity_become_the_median_of_what_their_ranks_stand_for():
     stack = np.array([0.0] * 6 + [0.5] * 2 + [0.9, 1.0], np.float32).reshape(1, 2, 5)
-    matched = HistogramMatch(np.arange(10) / 10)(stack, np.ones(stack.shape, bool))
+    matched = match_histogram(stack, np.ones(stack.shape, bool), target_quantiles=np.arange(10) / 10)
     np.testing.assert_allclose(matched.ravel(), [0.25] * 6 + [0.65] * 2 + [0.8, 0.9], atol=1e-6)  # of 0 to 0.5: 0.25
 
 
 def test_histogram_matching_of_an_empty_stack_is_background(source):
     stack, foreground = source
-    matched = HistogramMatch(np.linspace(-1, 1, 100))(stack, np.zeros_like(foreground))
+    matched = match_histogram(stack, np.zeros_like(foreground), target_quantiles=np.linspace(-1, 1, 100))
     assert np.all(matched == -1)
 
 
 def test_the_lookup_recovers_an_inverting_table_that_histogram_matching_cannot(source):
     stack, foreground = source
     target = np.where(foreground, -0.5 * stack, -1)
-    lookup = IntensityLookup.fit([(stack, target, foreground)])
-    predicted = lookup(stack, foreground)
+    predicted = look_up(stack, foreground, table=fit_lookup([(stack[foreground], target[foreground])]))
     np.testing.assert_allclose(predicted[foreground], target[foreground], atol=0.01)  # worst beyond the last bin
     typical = np.median(np.abs(predicted - target)[foreground])
     assert typical < 1e-5  # interpolation between bin means is exact on a straight line
     assert np.all(predicted[~foreground] == -1) and predicted.dtype == np.float32
-    matched = HistogramMatch(histogram_quantiles(histogram(target[foreground])))(stack, foreground)
+    matched = match_histogram(stack, foreground, target_quantiles=histogram_quantiles(histogram(target[foreground])))
     assert np.corrcoef(matched[foreground], target[foreground])[0, 1] < -0.9
 
 
 def test_the_lookup_predicts_the_mean_target_of_each_intensity_over_all_pairs():
-    low, high = np.full((1, 4, 4), -0.5), np.full((1, 4, 4), 0.5)
-    everywhere = np.ones((1, 4, 4), bool)
-    pairs = [(low, np.full_like(low, 0.2), everywhere), (low, np.full_like(low, 0.6), everywhere)]
-    pairs.append((high, np.full_like(high, -0.8), everywhere))
-    lookup = IntensityLookup.fit(iter(pairs))
-    assert lookup(low, everywhere)[0, 0, 0] == pytest.approx(0.4)
-    assert lookup(high, everywhere)[0, 0, 0] == pytest.approx(-0.8)
-    assert lookup(np.zeros_like(low), everywhere)[0, 0, 0] == pytest.approx(-0.2)  # between, linearly
-    assert lookup(np.ones_like(low), everywhere)[0, 0, 0] == pytest.approx(-0.8)  # beyond what training showed
-
-
-def test_the_lookup_ignores_voxels_outside_the_foreground(source):
-    stack, foreground = source
-    target = np.where(foreground, 0.3, 0.9)
-    assert IntensityLookup.fit([(stack, target, foreground)])(stack, foreground)[foreground] == pytest.approx(0.3)
+    low, high, voxels = np.full(4, -0.5), np.full(4, 0.5), np.ones(4)
+    table = fit_lookup(iter([(low, 0.2 * voxels), (low, 0.6 * voxels), (high, -0.8 * voxels)]))
+    source = np.array([-0.5, 0.5, 0.0, 1.0])  # of both intensities, between them, and beyond what training showed
+    predicted = look_up(source, np.ones(4, bool), table=table)
+    np.testing.assert_allclose(predicted, [0.4, -0.8, -0.2, -0.8])
 
 
 def test_the_lookup_without_pairs_is_a_clear_error():
     with pytest.raises(ValueError, match="at least one training pair"):
-        IntensityLookup.fit([])
+        fit_lookup([])

@@ -5,7 +5,7 @@ import pytest
 from head_scans import INTENSITIES, tissue_at
 from scipy.ndimage import gaussian_filter
 
-from pipeline.metrics.shift import shared_shift, shift_metrics, slice_shift
+from pipeline.metrics.shift import shared_shift, slice_shift
 
 PIXEL_MM, FINE = 2.5, 10  # a pixel, and how many samples it is averaged from along each axis
 SHAPE, HEIGHTS_MM = (72, 88), (-30, -12, 4, 18, 33)
@@ -92,8 +92,3 @@ def test_slices_that_disagree_too_much_to_tell_have_no_shift_in_common():
     assert shared_shift((shifts + np.array([0.3, 0])) / 3).tolist() == pytest.approx(
         [0.1, 0], abs=1e-12
     )  # to 0.23 pixels
-
-
-def test_components_go_by_axis_and_unit():
-    names = shift_metrics([np.array([0.5, -1.0]), np.array([1.0, -3.0])])
-    assert names == {"shift_x_px": 0.5, "shift_y_px": -1.0, "shift_x_mm": 1.0, "shift_y_mm": -3.0}
