@@ -7,12 +7,14 @@ from pipeline.config.load import load_config
 from pipeline.config.schema import Config, Training
 from pipeline.data.case import Case
 from pipeline.data.fetched import require_fetched
+from pipeline.data.pair_cache import PairSettings
 from pipeline.data.pairs import PairReader
 from pipeline.data.split_file import split_from_file
 from pipeline.data.splits import CohortSplit, make_split
-from pipeline.runs.prepare import PreparedData, chain_settings, prepare, registrations
+from pipeline.runs.contrasts import warn_of_ids, warn_unpaired
+from pipeline.runs.prepare import CacheOptions, PreparedData, chain_settings, prepare, registrations
 from pipeline.training.schedule import Schedule
-from transforms.slice_chain import CHAIN_VERSION
+from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings
 
 
 def find_cases(config: Config, *, quiet: bool = False) -> list[Case]:
@@ -105,14 +107,37 @@ def prepare_data(
         UserError: No data, too few subjects, or no usable image of a contrast, or no usable pair.
     """
     split = split_cases(config, cases, saved_split)
-    options = {"saved_coverage": saved_coverage, "paired": paired, "quiet": quiet, "version": version}
-    return prepare(config, cases, split, **options)
+    warn_of_names(config, cases, split, paired=paired)
+    preprocess, register = config.preprocess, config.evaluation.register_pairs
+    settings = PairSettings(preprocess_settings(config, version), preprocess.min_foreground, register)
+    cache = CacheOptions(preprocess.store, preprocess.processes, preprocess.on_bad_volume, quiet)
+    options = {"coverage_mm": preprocess.coverage_mm, "saved_coverage": saved_coverage, "paired": paired}
+    return prepare(cases, split, settings, cache, **options)
+
+
+def warn_of_names(config: Config, cases: Sequence[Case], split: CohortSplit, *, paired: bool) -> None:
+    """Warn of subjects' names that nearly agree in the two contrasts and, for paired training, of unpaired images."""
+    if names_mean_subjects(config):
+        warn_of_ids(cases, config.contrasts, split)
+    if paired and config.split.file is None:  # a file names all images explicitly
+        warn_unpaired(cases, config.contrasts, split)
+
+
+def names_mean_subjects(config: Config) -> bool:
+    """Whether equal names mean equal subjects: not of a phantom, nor of pictures numbered contrast by contrast."""
+    data = config.data
+    return data.source != "phantom" and not (data.source == "images" and not data.paired)
+
+
+def preprocess_settings(config: Config, version: int = CHAIN_VERSION) -> PreprocessSettings:
+    """Return the settings of the slice chain, in a version of it."""
+    return chain_settings(config.preprocess.model_dump(mode="json"), version)
 
 
 def pair_reader(config: Config, version: int, stride: int) -> PairReader:
     """Return the reader of volumes and pairs, padded to multiples of `stride`, in a version of the slice chain."""
     return PairReader(
-        chain_settings(config.preprocess, version),
+        preprocess_settings(config, version),
         stride,
         register=config.evaluation.register_pairs,
         cache=registrations(config.preprocess.store),

@@ -32,7 +32,7 @@ from pipeline.run_builders import (
 )
 from pipeline.run_config import fingerprint, open_run_folder, save_config
 from pipeline.runs.checkpoint import restore_random_state
-from pipeline.runs.coverage_choice import coverage_json
+from pipeline.runs.contrasts import coverage_json
 from pipeline.runs.folder import RunFolder, json_text
 from pipeline.runs.prepare import PreparedData, chain_version, require_same_data, training_data
 from pipeline.tracking.tracker import Tracker

@@ -8,11 +8,12 @@ import numpy as np
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.contrast_differences import coverage_text, voxel_text
+from pipeline.data.similar_ids import similar_ids_text
+from pipeline.data_builders import names_mean_subjects
 from pipeline.exploration.cohort import NOT_USED, Cohort
 from pipeline.exploration.findings import Finding
 from pipeline.exploration.image_statistics import ImageStatistics
-from pipeline.runs.contrast_warnings import ids_text
-from pipeline.runs.coverage_choice import choose_coverage
+from pipeline.runs.contrasts import choose_coverage
 
 
 def with_coverage(cohort: Cohort, config: Config, saved: Path | None) -> Cohort:
@@ -49,7 +50,9 @@ def contrast_findings(cohort: Cohort, config: Config) -> list[Finding]:
         if (sizes := [image.grid.spacing_ras_mm for image in _trained(cohort, contrast).values() if image.grid])
     }
     texts = {
-        "similar names": ids_text(config, list(cohort.subsets), subsets),
+        "similar names": similar_ids_text(list(cohort.subsets), cohort.contrasts, subsets)
+        if names_mean_subjects(config)
+        else None,
         "coverage": coverage_text(cohort.coverage.shown_mm or {}, cohort.coverage),
         "voxel sizes": voxel_text(voxels) if config.preprocess.spacing_mm is None else None,
     }

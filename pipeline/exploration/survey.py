@@ -9,7 +9,7 @@ from pipeline import __version__
 from pipeline.config.load import resolved_yaml
 from pipeline.config.schema import Config
 from pipeline.data.splits import CohortSplit
-from pipeline.data_builders import find_cases, split_cases
+from pipeline.data_builders import find_cases, preprocess_settings, split_cases
 from pipeline.exploration.cohort import Cohort, read_all, subsets_of_cases
 from pipeline.exploration.contrasts import contrast_findings, with_coverage
 from pipeline.exploration.exploration_page import write_page
@@ -18,9 +18,8 @@ from pipeline.exploration.findings import Finding, image_findings, worst_first
 from pipeline.exploration.outliers import LIMIT
 from pipeline.exploration.tables import summary_rows
 from pipeline.reporting.report_page import PHANTOM_NOTE, Report
-from pipeline.runs.coverage_choice import coverage_json
+from pipeline.runs.contrasts import coverage_json
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.prepare import chain_settings
 from pipeline.tracking.tracker import Tracker
 from pipeline.utils.console import table
 from pipeline.utils.errors import Stopped, UserError
@@ -90,7 +89,7 @@ def _read_cohort(config: Config, quiet: bool) -> tuple[Cohort, str]:
     preprocess = config.preprocess
     statistics, unreadable = read_all(
         cases,
-        chain_settings(preprocess),
+        preprocess_settings(config),
         preprocess.min_foreground,
         processes=preprocess.processes,
         quiet=quiet,

@@ -141,7 +141,7 @@ def _from_checkpoint(content: dict, device: torch.device) -> TranslationModel:
     config = Config.model_validate(content["config"])
     set_tf32(device, config.training.tf32)  # as it was validated
     translators = build_translators(config)
-    settings = chain_settings(config.preprocess, chain_version(content))
+    settings = chain_settings(config.preprocess.model_dump(mode="json"), chain_version(content))
     for to, network in translators.items():
         network.load_state_dict(content["translators"][to])
         network.to(device).eval().requires_grad_(False)
@@ -212,7 +212,7 @@ def translator_metadata(
     return {
         "contrasts": list(config.contrasts),
         "to": to,
-        "settings": (settings or chain_settings(config.preprocess)).to_json(),
+        "settings": (settings or chain_settings(config.preprocess.model_dump(mode="json"))).to_json(),
         "facts": model_statistics,
         "stride": stride,
         "origin": _origin(config),

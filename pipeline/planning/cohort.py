@@ -1,47 +1,145 @@
-"""Names of the subjects of training, validation and test, for `--dry-run`."""
+"""Subjects, images and slices of a planned run, from names and headers alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
 from textwrap import wrap
 
-from pipeline.config.schema import Config
-from pipeline.data.case import Case
+import numpy as np
+
+from pipeline.data.case import Case, pairs
 from pipeline.data.splits import CohortSplit
 from pipeline.utils.console import table
+from pipeline.utils.errors import UserError
 
 FEW = 4  # names in a line of the short form
 WIDTH = 120  # characters
+OCCUPIED = 0.75  # share of a volume's slices that show enough of the head
+
+Grid = tuple[tuple[int, ...], np.ndarray]  # shape and affine
+Contrasts = tuple[str, str]
 
 
-def subject_names(config: Config, split: CohortSplit, *, every: bool) -> str:
+@dataclass(frozen=True)
+class CohortEstimates:
+    """Estimates of slices and voxels, from the first readable header among cases.
+
+    Attributes:
+        axis: Orientation of the slices: "axial", "coronal" or "sagittal".
+        spacing_mm: (in-plane, through-plane) spacing that volumes are resampled to; None keeps their own.
+        size: Side of the square slices, in pixels.
+        pictures: Whether the cases are 2D images.
+        grid: Grid of all volumes, where it is known before they exist; None reads headers.
+    """
+
+    axis: str
+    spacing_mm: tuple[float, float] | None
+    size: int
+    pictures: bool = False
+    grid: Grid | None = None
+
+    def grid_of(self, cases: Sequence[Case]) -> Grid:
+        """Return shape and affine of the first case with a readable header.
+
+        Raises:
+            UserError: no case has one.
+        """
+        if self.grid is not None:
+            return self.grid
+        from nibabel import load
+        from nibabel.filebasedimages import ImageFileError
+        from nibabel.spatialimages import HeaderDataError
+
+        for case in cases:
+            try:
+                image = load(case.path)
+            except (OSError, ImageFileError, HeaderDataError):  # the run reports it and leaves it out
+                continue
+            return image.shape, image.affine
+        raise UserError(f"{cases[0].path}: not readable as NIfTI, nor is any other of {len(cases)} images like it")
+
+    def slices(self, cases: Sequence[Case]) -> int:
+        """Estimate the number of slices of cases."""
+        if not cases or self.pictures:
+            return len(cases)
+        from nibabel.affines import voxel_sizes
+        from nibabel.orientations import io_orientation
+
+        shape, affine = self.grid_of(cases)
+        along = {"sagittal": 0, "coronal": 1, "axial": 2}[self.axis]
+        axis = int((io_orientation(affine)[:, 0] == along).argmax())
+        slices = shape[axis] * voxel_sizes(affine)[axis] / self.spacing_mm[1] if self.spacing_mm else shape[axis]
+        return round(OCCUPIED * slices) * len(cases)
+
+    def voxels(self, cases: Sequence[Case]) -> int:
+        """Estimate the number of voxels of volumes, from one header per contrast; 0 for pictures."""
+        if self.pictures:
+            return 0
+        contrasts = {case.contrast for case in cases}
+        by_contrast = [[case for case in cases if case.contrast == contrast] for contrast in contrasts]
+        return sum(len(side) * prod(self.grid_of(side)[0]) for side in by_contrast)
+
+    def prepared_voxels(self, cases: Sequence[Case]) -> float:
+        """Return the number of voxels of a scan after resampling, or of a picture."""
+        if self.pictures or not cases:
+            return float(self.size**2)
+        from nibabel.affines import voxel_sizes
+
+        shape, affine = self.grid_of(cases)
+        voxels = prod(shape[:3])
+        if self.spacing_mm is None:
+            return float(voxels)
+        in_plane, through_plane = self.spacing_mm
+        return voxels * float(prod(voxel_sizes(affine))) / (in_plane**2 * through_plane)
+
+
+def first_scans(cases: Iterable[Case], contrasts: Contrasts) -> list[Case]:
+    """Return the first contrast's scan of each pair among the cases, on whose grid pairs are trained on."""
+    return [first for first, _ in pairs([*cases], contrasts)]
+
+
+def split_table(split: CohortSplit, contrasts: Contrasts, estimates: CohortEstimates, *, paired: bool) -> str:
+    """Return subjects, images and estimated slices by subset and contrast as text; of training pairs if `paired`."""
+    rows = []
+    for name, cases in _cases_by_subset(split).items():
+        groups = {contrast: [case for case in cases if case.contrast == contrast] for contrast in contrasts}
+        if paired or name != "train":
+            groups["pairs"] = first_scans(cases, contrasts)
+        for kind, group in groups.items():
+            rows.append((name, kind, len(_subjects(group)), len(group), estimates.slices(group)))
+    return table(["split", "contrast", "subjects", "images", "slices (estimate)"], rows)
+
+
+def subject_names(split: CohortSplit, contrasts: Contrasts, *, every: bool) -> str:
     """Return the names of the split's subjects as text.
 
     Args:
-        config: Configuration of the run.
         split: Subjects of training, validation and test.
+        contrasts: The two contrasts' names.
         every: Whether to print one line per subject, with its subset and contrasts. Otherwise each subset and contrast
             gets its first few names and the number of the others.
     """
-    return _subject_table(config, split) if every else _subject_lists(config, split)
+    return _subject_table(split, contrasts) if every else _subject_lists(split, contrasts)
 
 
-def _cases_by_subset(config: Config, split: CohortSplit) -> dict[str, list[Case]]:
-    training = [case for contrast in config.contrasts for case in split.train[contrast]]
+def _cases_by_subset(split: CohortSplit) -> dict[str, list[Case]]:
+    training = [case for side in split.train.values() for case in side]
     return {"train": training, "validation": list(split.validation), "test": list(split.test)}
 
 
-def _subject_table(config: Config, split: CohortSplit) -> str:
+def _subject_table(split: CohortSplit, contrasts: Contrasts) -> str:
     rows = []
-    for name, cases in _cases_by_subset(config, split).items():
+    for name, cases in _cases_by_subset(split).items():
         scanned = {(case.subject, case.contrast) for case in cases}
         for subject in _subjects(cases):
-            rows.append((name, subject, " ".join(kind for kind in config.contrasts if (subject, kind) in scanned)))
+            rows.append((name, subject, " ".join(kind for kind in contrasts if (subject, kind) in scanned)))
     return table(["split", "subject", "contrasts"], rows)
 
 
-def _subject_lists(config: Config, split: CohortSplit) -> str:
+def _subject_lists(split: CohortSplit, contrasts: Contrasts) -> str:
     lines, shortened = [], False
-    for name, cases in _cases_by_subset(config, split).items():
-        for contrast in config.contrasts:
+    for name, cases in _cases_by_subset(split).items():
+        for contrast in contrasts:
             subjects = _subjects([case for case in cases if case.contrast == contrast])
             hidden = len(subjects) - FEW
             shortened |= hidden > 0

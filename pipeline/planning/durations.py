@@ -5,15 +5,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from math import prod
 from typing import TYPE_CHECKING
 
-import numpy as np
-from nibabel.affines import voxel_sizes
-
-from pipeline.config.schema import Config
 from pipeline.data.case import Case, pairs
 from pipeline.data.splits import CohortSplit
+from pipeline.planning.cohort import CohortEstimates, Contrasts
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.metrics_file import read_metrics
 from pipeline.utils.files import human_bytes
@@ -27,8 +23,8 @@ GPU_LAUNCHES = 0.01  # s: the least a step takes, since its hundreds of kernels 
 ENOUGH_SECONDS = 2.0  # of timed steps on this CPU; at least two are made
 MOST_IMAGES = 4  # in a batch of the timed steps; time is taken to grow with the batch size
 
-# Seconds per million vo×els of a prepared scan, measured on one core of a server of 2025, on a pair of IXI's size
-# (256×256×150 and 256×256×130 vo×els).
+# Seconds per million voxels of a prepared scan, measured on one core of a server of 2025, on a pair of IXI's size
+# (256×256×150 and 256×256×130 voxels).
 READ_S = 0.15  # to read and prepare a scan, and to resample its partner onto its grid
 REGISTER_S = 0.6  # a pair, by the voxels of one of its scans
 DRAW_S = 0.2  # to write a translated scan, its mosaic and its volumes for the viewer
@@ -37,19 +33,27 @@ PUBLISHED_S: Mapping[str, float] = {"syndiff": 0.03, "selfrdb": 0.21, "reggan": 
 SYSTEMS = 4  # the model and three baselines
 LOOKUP_PAIRS = 8  # maximum of training pairs to which the lookup baseline is fitted
 
-Grid = tuple[tuple[int, ...], np.ndarray]  # shape and affine
 
-
-def time_text(config: Config, engine: "Engine", steps: int, memory: float) -> str:
+def time_text(
+    folder: RunFolder,
+    engine: "Engine",
+    batch: Sequence[int],
+    *,
+    steps: int,
+    memory: float,
+    pace: Callable[[], tuple[float, int]],
+) -> str:
     """Return the training time of a run as text.
 
     Args:
-        config: Configuration of the run.
+        folder: Folder of the run.
         engine: Engine of the run, on the meta device.
+        batch: Shape of a batch of one contrast.
         steps: Number of all steps.
         memory: Bytes that training needs; if fewer are free, no step is timed.
+        pace: Function that returns the seconds per step on this CPU and the number of threads.
     """
-    steps_done, step_seconds = measured_pace(RunFolder(config.folder))
+    steps_done, step_seconds = measured_pace(folder)
     if step_seconds is not None:
         steps_left = max(0, steps - steps_done)
         remaining = (
@@ -57,24 +61,22 @@ def time_text(config: Config, engine: "Engine", steps: int, memory: float) -> st
             if steps_left
             else f"complete after {steps_done:,} steps"
         )
-        lines = [f"training {remaining}, at {seconds(step_seconds)} a step as measured so far"]
-    else:
-        operations = step_operations(config, engine)
-        gpu_seconds = max(GPU_LAUNCHES, operations / GPU_RATE)
-        lines = [
-            _cpu_text(config, steps, memory),
-            f"training on a GPU some {duration(steps * gpu_seconds)}, an estimate: {seconds(gpu_seconds)} a step of "
-            f"{operations / 1e9:,.0f} GFLOP, at {GPU_RATE / 1e12:.0f} TFLOP/s and {seconds(GPU_LAUNCHES)} at least",
-        ]
-    return "\n".join([f"time       {lines[0]}", *(f"           {line}" for line in lines[1:])])
+        return f"time       training {remaining}, at {seconds(step_seconds)} a step as measured so far"
+    operations = step_operations(engine, batch)
+    gpu_seconds = max(GPU_LAUNCHES, operations / GPU_RATE)
+    return (
+        f"time       {_cpu_text(steps, memory, pace)}\n"
+        f"           training on a GPU some {duration(steps * gpu_seconds)}, an estimate: {seconds(gpu_seconds)} a step "
+        f"of {operations / 1e9:,.0f} GFLOP, at {GPU_RATE / 1e12:.0f} TFLOP/s and {seconds(GPU_LAUNCHES)} at least"
+    )
 
 
-def _cpu_text(config: Config, steps: int, memory: float) -> str:
+def _cpu_text(steps: int, memory: float, pace: Callable[[], tuple[float, int]]) -> str:
     from transforms.io.memory import free_memory
 
     if memory > (free := free_memory()):
         return f"training on this CPU: not timed, for it takes {human_bytes(memory)}, and {human_bytes(free)} are free"
-    step_seconds, threads = cpu_pace(config)
+    step_seconds, threads = pace()
     return (
         f"training on this CPU some {duration(steps * step_seconds)}, an estimate: {seconds(step_seconds)} a step with "
         f"{threads} thread{'s' if threads > 1 else ''}, timed just now"
@@ -102,61 +104,54 @@ def measured_pace(folder: RunFolder) -> tuple[int, float | None]:
     return int(made), statistics.median(paces) if paces else None
 
 
-def step_operations(config: Config, engine: "Engine") -> float:
+def step_operations(engine: "Engine", batch: Sequence[int]) -> float:
     """Return the floating-point operations of a step, averaged over the steps between two generator updates.
 
     Args:
-        config: Configuration of the run.
         engine: Engine of the run, on the meta device.
+        batch: Shape of a batch of one contrast.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    period, side = _steps_per_generator_update(config), config.preprocess.size
-    images = torch.zeros(config.training.batch_size, 1, side, side, device="meta")
+    images = torch.zeros(*batch, device="meta")
     with FlopCounterMode(display=False) as counter:
-        for _ in range(period):
+        for _ in range(engine.critic_steps):
             for losses in engine.losses(images, images).values():
                 torch.stack([*losses.values()]).sum().backward()
-            if period > 1:
+            if engine.critic_steps > 1:
                 engine.on_step_end(torch.tensor(True))
-    return counter.get_total_flops() / period
+    return counter.get_total_flops() / engine.critic_steps
 
 
-def cpu_pace(config: Config) -> tuple[float, int]:
-    """Time a few steps of a throw-away engine on this CPU; return the seconds per step and the number of threads."""
+def cpu_pace(build: "Callable[[], Engine]", batch: Sequence[int], threads: int | None) -> tuple[float, int]:
+    """Time a few steps of a throw-away engine on this CPU; return the seconds per step and the number of threads.
+
+    Args:
+        build: Function that builds the engine on the CPU.
+        batch: Shape of a batch of one contrast.
+        threads: Number of threads; None for all cores.
+    """
     import torch
 
-    from pipeline.engines.builders import build_engine
     from pipeline.utils.hardware import set_up
 
-    # Use bf16 for fp16, which is for GPUs only, and a small batch.
-    if config.training.precision == "fp16":
-        config = config.model_copy(update={"training": config.training.model_copy(update={"precision": "bf16"})})
-    batch, side = min(config.training.batch_size, MOST_IMAGES), config.preprocess.size
-    thread_count = torch.get_num_threads()
-
-    # Time steps of an engine whose random numbers leave the generators as they are.
-    set_up(config.threads)
+    images_per_step, thread_count = min(batch[0], MOST_IMAGES), torch.get_num_threads()
+    set_up(threads)
     try:
-        with torch.random.fork_rng(devices=[]):
-            engine = build_engine(config, torch.device("cpu"))
-            images = torch.rand(2, batch, 1, side, side) * 2 - 1
+        with torch.random.fork_rng(devices=[]):  # its random numbers leave the generators as they are
+            engine = build()
+            images = torch.rand(2, images_per_step, *batch[1:]) * 2 - 1
             paces, began = [], time.perf_counter()
             while len(paces) < 2 or time.perf_counter() - began < ENOUGH_SECONDS:
                 started = time.perf_counter()
-                for _ in range(_steps_per_generator_update(config)):
+                for _ in range(engine.critic_steps):
                     engine.step(*images)
-                paces.append((time.perf_counter() - started) / _steps_per_generator_update(config))
+                paces.append((time.perf_counter() - started) / engine.critic_steps)
         step_seconds = statistics.median(paces[1:])  # the first allocates memory and takes up to twice as long
-        return step_seconds * config.training.batch_size / batch, torch.get_num_threads()
+        return step_seconds * batch[0] / images_per_step, torch.get_num_threads()
     finally:
         torch.set_num_threads(thread_count)
-
-
-def _steps_per_generator_update(config: Config) -> int:
-    """Return the number of steps from one generator update to the next."""
-    return getattr(config.method, "critic_steps", 1)
 
 
 def seconds(count: float) -> str:
@@ -173,59 +168,52 @@ def duration(count: float) -> str:
 
 
 def cpu_work_text(
-    config: Config, split: CohortSplit, grid_of: Callable[[Sequence[Case]], Grid], *, paired: bool = False
+    split: CohortSplit,
+    contrasts: Contrasts,
+    estimates: CohortEstimates,
+    *,
+    protocols: Sequence[str],
+    register: bool,
+    processes: int | None,
+    paired: bool = False,
 ) -> str:
     """Return a line with the minutes to register the pairs and to evaluate the test subjects.
 
     Args:
-        config: Configuration of the run.
         split: Subjects of training, validation and test.
-        grid_of: Function of scans that returns the grid of the first one with a readable header.
+        contrasts: The two contrasts' names.
+        estimates: Estimates of voxels.
+        protocols: Published protocols that are scored in besides our own.
+        register: Whether pairs on different grids are registered.
+        processes: Worker processes; None for one per core.
         paired: Whether the method learns from registered pairs, so that every training pair is registered.
     """
-    subsets = {
-        "training": [case for cases in split.train.values() for case in cases],
-        "validation": split.validation,
-        "test": split.test,
-    }
-
     # Count the pairs to register and the scans to evaluate.
-    pairs_by_subset = {name: pairs(cases, config.contrasts) for name, cases in subsets.items()}
-    test, held_out = pairs_by_subset["test"] or split.test, [*pairs_by_subset["validation"], *pairs_by_subset["test"]]
-    processes = config.preprocess.processes or os.cpu_count() or 1
-    if config.data.source == "images" or not (test or held_out):
-        voxels, registrations = float(config.preprocess.size**2), 0
-    else:
-        voxels = _prepared_voxels(config, grid_of([*split.test, *split.validation]))
-        needs_registration = config.evaluation.register_pairs and held_out and not _on_one_grid(held_out, grid_of)
-        training_pairs = len(pairs_by_subset["training"])
-        registrations = len(held_out) + (training_pairs if paired else min(LOOKUP_PAIRS, training_pairs))
-        registrations = registrations if needs_registration else 0
+    training_pairs = len(pairs([case for side in split.train.values() for case in side], contrasts))
+    test_pairs = pairs(split.test, contrasts)
+    held_out = [*pairs(split.validation, contrasts), *test_pairs]
+    tested = len(test_pairs) or len(split.test)
+    million = estimates.prepared_voxels([*split.test, *split.validation]) / 1e6
+    is_registered = register and held_out and not estimates.pictures and not _on_one_grid(held_out, estimates)
+    fitted = training_pairs if paired else min(LOOKUP_PAIRS, training_pairs)
+    registrations = len(held_out) + fitted if is_registered else 0
 
     # Multiply by the measured seconds, and divide among the processes.
-    million = voxels / 1e6
-    scored = SYSTEMS * (OWN_S + sum(PUBLISHED_S[name] for name in config.evaluation.protocols)) + DRAW_S + READ_S
-    scans = len(test) * (2 if pairs_by_subset["test"] else 1)
-    registration_seconds = registrations * (REGISTER_S + 2 * READ_S) * million / min(processes, max(1, registrations))
-    evaluation_seconds = scans * scored * million / min(processes, max(1, scans))
+    workers = processes or os.cpu_count() or 1
+    scored = SYSTEMS * (OWN_S + sum(PUBLISHED_S[name] for name in protocols)) + DRAW_S + READ_S
+    scans = 2 * len(test_pairs) or len(split.test)
+    registration_seconds = registrations * (REGISTER_S + 2 * READ_S) * million / min(workers, max(1, registrations))
+    evaluation_seconds = scans * scored * million / min(workers, max(1, scans))
     return (
         f"CPU work   {_minutes(registration_seconds)} to register {registrations:,} pairs and "
-        f"{_minutes(evaluation_seconds)} to evaluate {len(test):,} test subjects, in {processes} processes, "
+        f"{_minutes(evaluation_seconds)} to evaluate {tested:,} test subjects, in {workers} processes, "
         "besides the networks (estimate)"
     )
 
 
-def _prepared_voxels(config: Config, grid: Grid) -> float:
-    """Return the number of voxels of a scan after resampling."""
-    (shape, affine), spacing = grid, config.preprocess.spacing_mm
-    if spacing is None:
-        return float(prod(shape[:3]))
-    return prod(shape[:3]) * float(prod(voxel_sizes(affine))) / (spacing.in_plane**2 * spacing.through_plane)
-
-
-def _on_one_grid(case_pairs: Sequence[tuple[Case, Case]], grid_of: Callable[[Sequence[Case]], Grid]) -> bool:
+def _on_one_grid(case_pairs: Sequence[tuple[Case, Case]], estimates: CohortEstimates) -> bool:
     """Whether the first pair's two scans share a grid; all other pairs are assumed to be alike."""
-    first, second = (grid_of([pair[side] for pair in case_pairs]) for side in (0, 1))
+    first, second = (estimates.grid_of([pair[side] for pair in case_pairs]) for side in (0, 1))
     return same_grid(first[0], first[1], second[0], second[1])
 
 

@@ -1,25 +1,50 @@
-"""From a configuration to the training data: cases, split, slices and the cohort's intensity statistics."""
+"""From cases and their split to the training data: slices, pairs and the cohort's intensity statistics."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pipeline.config.schema import Config, Preprocess
 from pipeline.data.case import Case, pairs
 from pipeline.data.coverage import FULL_COVERAGE, Coverage
 from pipeline.data.fingerprint import cohort_fingerprint
+from pipeline.data.pair_cache import PairSettings, build_pair_cache
 from pipeline.data.slice_cache import StoredCase, StoredPair, build_slice_cache
 from pipeline.data.splits import CohortSplit
 from pipeline.data.statistics import ContrastStatistics
-from pipeline.runs.contrast_warnings import warn_of_ids, warn_of_stored
-from pipeline.runs.coverage_choice import choose_coverage, pairs_within_coverage, shown_mm, within_coverage
+from pipeline.runs.contrasts import (
+    choose_coverage,
+    pairs_within_coverage,
+    shortlist,
+    shown_mm,
+    warn_of_coverage,
+    warn_of_voxels,
+    within_coverage,
+)
 from pipeline.utils.errors import UserError
 from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """The slice cache, and how it is filled.
+
+    Attributes:
+        store: Folder of the slice cache.
+        processes: Worker processes; None for one per core.
+        on_bad_volume: "skip" leaves out images that cannot be used, "stop" refuses them.
+        quiet: Whether to leave out progress bars.
+    """
+
+    store: Path
+    processes: int | None = None
+    on_bad_volume: str = "skip"
+    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,20 +88,20 @@ class PreparedData:
         return [case for case in self.cases if case.subject in subjects and case.contrast in self.split.train]
 
 
-def chain_settings(preprocess: Preprocess, version: int = CHAIN_VERSION) -> PreprocessSettings:
-    """Return a configuration's settings of the slice chain.
+def chain_settings(preprocess: Mapping[str, Any], version: int = CHAIN_VERSION) -> PreprocessSettings:
+    """Return the settings of the slice chain.
 
     Args:
-        preprocess: The configuration's section.
+        preprocess: The `preprocess` section of a configuration, in JSON's types.
         version: Version of the chain; a run keeps the version that it began with (`chain_version`).
     """
-    spacing = preprocess.spacing_mm
+    spacing, percentiles = preprocess["spacing_mm"], preprocess["percentiles"]
     return PreprocessSettings(
-        axis=preprocess.axis,
-        spacing_mm=None if spacing is None else (spacing.in_plane, spacing.through_plane),
-        size=preprocess.size,
-        n4=preprocess.n4,
-        percentiles=preprocess.percentiles if preprocess.scaling == "percentiles" else None,
+        axis=preprocess["axis"],
+        spacing_mm=None if spacing is None else (spacing["in_plane"], spacing["through_plane"]),
+        size=preprocess["size"],
+        n4=preprocess["n4"],
+        percentiles=tuple(percentiles) if preprocess["scaling"] == "percentiles" else None,
         version=version,
     )
 
@@ -92,82 +117,79 @@ def registrations(store: Path) -> Path:
 
 
 def prepare(
-    config: Config,
     cases: Sequence[Case],
     split: CohortSplit,
+    settings: PairSettings,
+    cache: CacheOptions,
     *,
+    coverage_mm: str | float,
     saved_coverage: Path | None = None,
     paired: bool = False,
-    quiet: bool = False,
-    version: int = CHAIN_VERSION,
 ) -> PreparedData:
     """Fill the slice cache with the training cases, and with registered pairs if `paired`.
 
-    Training uses the slices in the range of the head given by `preprocess.coverage_mm`, or saved by a resumed run.
-
     Args:
-        config: Configuration of the run.
         cases: All cases of the source.
         split: Subjects of training, validation and test.
+        settings: How volumes become slices, and how pairs are registered.
+        cache: The slice cache, and how it is filled.
+        coverage_mm: Range of the head to train on: "all", "shared" or a length in mm.
         saved_coverage: File with the range of a resumed run; None for a new run.
         paired: Whether the method learns from registered pairs.
-        quiet: Whether to leave out progress bars.
-        version: Version of the slice chain; see `chain_settings`.
 
     Raises:
-        UserError: No data, too few subjects, or no usable image of a contrast, or no usable pair.
+        UserError: no usable image of a contrast, or no usable pair.
     """
-    warn_of_ids(config, cases, split)
-    if paired:
-        warn_unpaired(config, cases, split)
-
     # Cut the training images into slices, and keep those within the range of the head.
-    training = [case for contrast in config.contrasts for case in split.train[contrast]]
-    preprocess = config.preprocess
-    settings, min_foreground = chain_settings(preprocess, version), preprocess.min_foreground
-    cache_options = {"processes": preprocess.processes, "on_bad_volume": preprocess.on_bad_volume, "quiet": quiet}
-    stored, left_out = build_slice_cache(training, preprocess.store, settings, min_foreground, **cache_options)
-    uncut = {contrast: [entry for entry in stored if entry.case.contrast == contrast] for contrast in config.contrasts}
+    training = [case for side in split.train.values() for case in side]
+    chain = settings.preprocess
+    options = {"processes": cache.processes, "on_bad_volume": cache.on_bad_volume, "quiet": cache.quiet}
+    stored, left_out = build_slice_cache(training, cache.store, chain, settings.min_foreground, **options)
+    uncut = {contrast: [entry for entry in stored if entry.case.contrast == contrast] for contrast in split.train}
     lengths = {contrast: [shown_mm(entry) for entry in entries] for contrast, entries in uncut.items()}
-    coverage = choose_coverage(preprocess.coverage_mm, preprocess.axis, lengths, saved_coverage)
-    by_contrast, beyond = within_coverage(uncut, coverage, on_bad_volume=preprocess.on_bad_volume)
+    coverage = choose_coverage(coverage_mm, chain.axis, lengths, saved_coverage)
+    by_contrast, beyond = within_coverage(uncut, coverage, on_bad_volume=cache.on_bad_volume)
     left_out |= beyond
 
-    # Refuse a contrast without images, and warn of what was left out.
+    # Refuse a contrast without images; warn of what was left out, and of how the contrasts differ.
     for contrast, entries in by_contrast.items():
         if not entries:
             raise UserError(f"no {contrast} image of the training subjects could be used; the reasons are above")
     if left_out:
         logger.warning(f"{len(left_out)} of {len(training)} training images were left out, named above")
-    warn_of_stored(config, uncut, coverage, paired=paired)
+    if not paired:
+        warn_of_coverage(coverage)
+    if chain.spacing_mm is None:
+        warn_of_voxels({contrast: [entry.statistics.spacing_mm for entry in side] for contrast, side in uncut.items()})
     statistics = {contrast: cohort_statistics(entries, coverage) for contrast, entries in by_contrast.items()}
     prepared = PreparedData(tuple(cases), split, by_contrast, statistics, left_out, coverage=coverage)
-    if not paired:
-        return prepared
-    return _with_pairs(prepared, config, settings, cache_options)
+    return _with_pairs(prepared, settings, cache) if paired else prepared
 
 
-def _with_pairs(
-    prepared: PreparedData, config: Config, settings: PreprocessSettings, cache_options: dict
-) -> PreparedData:
+def _with_pairs(prepared: PreparedData, settings: PairSettings, cache: CacheOptions) -> PreparedData:
     """Return prepared data with the registered pairs of its usable training images."""
-    from pipeline.data.pair_cache import PairSettings, build_pair_cache
-
+    # Register the pairs whose two images can be used.
     usable = {entry.case for entries in prepared.stored.values() for entry in entries}
-    training_pairs = pairs([case for side in prepared.split.train.values() for case in side], config.contrasts)
+    contrast, partner_contrast = prepared.split.train
+    training_pairs = pairs(
+        [case for side in prepared.split.train.values() for case in side], (contrast, partner_contrast)
+    )
     usable_pairs = [pair for pair in training_pairs if usable.issuperset(pair)]
     if not usable_pairs:
         raise UserError(
-            f"paired training needs a subject with both {' and '.join(config.contrasts)}: of "
+            f"paired training needs a subject with both {contrast} and {partner_contrast}: of "
             f"{len({first.subject for first, _ in training_pairs})} training subjects with both, none has two images "
             "that could be used; the reasons are above"
         )
-    folder, cache = config.preprocess.store, registrations(config.preprocess.store)
-    options = PairSettings(settings, config.preprocess.min_foreground, config.evaluation.register_pairs)
-    stored, failures = build_pair_cache(usable_pairs, folder, options, cache=cache, **cache_options)
+    stored, failures = build_pair_cache(
+        usable_pairs, cache.store, settings, cache=registrations(cache.store),
+        processes=cache.processes, on_bad_volume=cache.on_bad_volume, quiet=cache.quiet,
+    )  # fmt: skip
     stored, beyond = pairs_within_coverage(stored, prepared.coverage, prepared.stored)
     if not stored:
         raise UserError(f"none of {len(usable_pairs)} pairs could be used; the reasons are above")
+
+    # Warn of pairs that were left out, and say why of each image.
     failures |= beyond
     if len(stored) < len(training_pairs):
         logger.warning(f"{len(training_pairs) - len(stored)} of {len(training_pairs)} training pairs were left out")
@@ -177,21 +199,6 @@ def _with_pairs(
             if partner not in usable:
                 left_out[case] = f"its partner {partner.path} could not be used"
     return replace(prepared, pairs=tuple(stored), left_out=left_out | prepared.left_out)
-
-
-def warn_unpaired(config: Config, cases: Sequence[Case], split: CohortSplit) -> None:
-    """Warn of images that paired training leaves out: those without a partner of the same subject and session."""
-    if config.split.file is not None:  # the file names all images explicitly
-        return
-    paired = {case for pair in pairs(cases, config.contrasts) for case in pair}
-    held_out = {case.subject for case in (*split.validation, *split.test)}
-    names = [
-        case.name
-        for case in cases
-        if case.contrast in config.contrasts and case not in paired and case.subject not in held_out
-    ]
-    if names:
-        logger.warning(f"left out of paired training for want of a partner in the other contrast: {shortlist(names)}")
 
 
 def cohort_statistics(stored: Sequence[StoredCase], coverage: Coverage = FULL_COVERAGE) -> ContrastStatistics:
@@ -245,8 +252,3 @@ def require_same_data(saved: dict[str, list], current: dict[str, list], folder: 
             f"{folder}: the training data changed since the run began ({shortlist(different)}); restore them, or set "
             "another output"
         )
-
-
-def shortlist(names: Sequence[str], limit: int = 5) -> str:
-    """Return the first few names, and the number of the others."""
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -42,7 +42,7 @@ class InitialWeights:
 
         Subjects are compared by name. If there are any, a warning is printed, for scores on them are too good.
         """
-        from pipeline.runs.prepare import shortlist  # it imports SciPy, which a refusal need not wait for
+        from pipeline.runs.contrasts import shortlist  # it imports SciPy, which a refusal need not wait for
 
         held_out = {case.subject for case in (*split.validation, *split.test)}
         overlap = sorted(held_out & self.subjects)

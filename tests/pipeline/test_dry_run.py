@@ -19,7 +19,6 @@ from pipeline.data_builders import planned_cases, split_cases
 from pipeline.dry_run import print_dry_run
 from pipeline.engines.builders import build_engine
 from pipeline.engines.cyclegan import ENGINE
-from pipeline.planning import durations as plan_time
 from pipeline.run_config import open_run_folder, save_config
 from pipeline.runs.folder import RunFolder, json_text
 from pipeline.utils.errors import UserError
@@ -52,7 +51,7 @@ def rows(text):
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     """Work in an empty folder, which must stay empty, on a machine whose pace and disk do not change."""
-    monkeypatch.setattr(plan_time, "cpu_pace", lambda config: (0.05, 2))
+    monkeypatch.setattr(plan, "cpu_pace", lambda *_: (0.05, 2))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=8 << 40, free=4 << 40))
     folder = tmp_path / "elsewhere"
     folder.mkdir()
@@ -104,7 +103,7 @@ def test_the_parameters_are_those_of_the_real_networks(capsys):
 def test_full_size_networks_are_counted_without_being_made():
     settings = config(preprocess={"size": 256}, generator={"width": 64}, discriminator={"width": 64})
     before = torch.get_rng_state()
-    assert plan._parameter_count(plan.meta_engine(settings).networks()["G"]) == 54_407_809
+    assert plan.parameter_count(plan.meta_engine(settings).networks()["G"]) == 54_407_809
     assert torch.equal(torch.get_rng_state(), before)  # no weight was drawn
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from ixi_like import ixi_cohort, write_ixi_headers
 
-from pipeline.planning import durations as plan_time
+import pipeline.dry_run
 from pipeline.run import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -26,7 +26,7 @@ def ixi(tmp_path_factory):
 @pytest.fixture
 def plan(ixi, tmp_path, monkeypatch, capsys):
     """What the plan of a shipped configuration prints, on a machine of a known pace and disk."""
-    monkeypatch.setattr(plan_time, "cpu_pace", lambda config: (1.65, 2))
+    monkeypatch.setattr(pipeline.dry_run, "cpu_pace", lambda *_: (1.65, 2))
 
     def printed(name, *options, free=500 * GIB):
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=free, free=free))

@@ -109,7 +109,7 @@ def test_an_extension_that_is_killed_and_repeated_ends_as_an_undisturbed_one(fol
             often = "training.checkpoint_minutes=0.00001" if step == 3 else "training.checkpoint_minutes=5"
             assert in_child(lambda often=often: run(folder, 1, 1, often)) == -signal.SIGKILL
     assert latest(folder)["position"]["step"] == 6
-    with pytest.raises(UserError, match=r"not finished, it trained on since it was scored; run its command again"):
+    with pytest.raises(UserError, match=r"not finished, for it trained on since it was scored; run its command again"):
         read_run(folder)
     assert not is_finished(RunFolder(folder), load_config(folder / "config.yaml", ["training.decay_epochs=0"]))
     assert run(folder, 1, 1) == 0

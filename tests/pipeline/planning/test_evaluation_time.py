@@ -1,10 +1,12 @@
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
-from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.splits import CohortSplit
 from pipeline.planning import durations as work_estimate
+from pipeline.planning.cohort import CohortEstimates
 from pipeline.planning.durations import cpu_work_text
 
 SHAPE, AFFINE = (200, 250, 160), np.diag([1.0, 1.0, 1.25, 1.0])  # 8 million voxels
@@ -19,32 +21,11 @@ def seconds(monkeypatch):
     monkeypatch.setattr(work_estimate, "PUBLISHED_S", {"syndiff": 1.0, "selfrdb": 1.0, "reggan": 1.0})
 
 
-def config(source="nifti", **preprocess):
-    data = {"nifti": {"source": "nifti", "folder": "x", "patterns": {"T1": "{subject}.nii", "T2": "{subject}.gz"}}}
-    data["images"] = {"source": "images", "folder": "x", "train": {"T1": "a", "T2": "b"}}
-    return Config.model_validate(
-        {
-            "name": "small",
-            "data": data[source],
-            "preprocess": {"processes": 1, "spacing_mm": None, **preprocess},
-            "evaluation": {"protocols": ["syndiff"]},
-        }
-    )
+@dataclass(frozen=True)
+class TwoGrids(CohortEstimates):
+    """Estimates of scans whose contrasts have a grid each."""
 
-
-def cases(*subjects, contrasts=("T1", "T2")):
-    return [Case(subject, "", contrast, f"{subject}-{contrast}") for subject in subjects for contrast in contrasts]
-
-
-TRAINING = {"T1": cases("a", contrasts=("T1",)), "T2": cases("b", contrasts=("T2",))}
-SPLIT = CohortSplit(TRAINING, cases("c", "d"), cases("e", "f", "g", "h"))
-
-
-def grid_of(scans):
-    return (SHAPE, AFFINE) if scans[0].contrast == "T1" else OTHER
-
-
-def minutes(line):
+    def minutes(line):
     """The minutes to register, and to evaluate."""
     return [int(word) for before, word in zip(line.split(), line.split()[1:], strict=False) if before == "some"]
 
@@ -53,30 +34,28 @@ def test_minutes_are_seconds_a_million_voxels_times_scans_and_pairs():
     # 2 + 4 held-out pairs and 1 training pair x 8 million x (1 + 2 x 0.25) s = 84 s;
     # 8 scans x 8 million x (4 systems x 2 protocols + 0.5 + 0.25) s = 560 s.
     split = CohortSplit({"T1": cases("a"), "T2": []}, SPLIT.validation, SPLIT.test)
-    assert cpu_work_text(config(), split, grid_of) == (
+    assert work(split) == (
         "CPU work   some 1 min to register 7 pairs and some 9 min to evaluate 4 test subjects, in 1 processes, besides "
         "the networks (estimate)"
     )
 
 
 def test_processes_divide_the_work_and_voxels_multiply_it():
-    assert minutes(cpu_work_text(config(), SPLIT, grid_of)) == [1, 9]
-    assert minutes(cpu_work_text(config(processes=4), SPLIT, grid_of)) == [2]
-    finer = config(spacing_mm={"in_plane": 0.5, "through_plane": 1.25})  # four times the voxels
-    assert minutes(cpu_work_text(finer, SPLIT, grid_of)) == [5, 37]
+    assert minutes(work(SPLIT)) == [1, 9]
+    assert minutes(work(SPLIT, processes=4)) == [2]
+    finer = TwoGrids("axial", (0.5, 1.25), 256)  # four times the voxels
+    assert minutes(work(SPLIT, finer)) == [5, 37]
 
 
 def test_nothing_is_registered_where_both_scans_lie_on_one_grid_or_headers_are_believed():
-    assert "under a minute to register 0 pairs" in cpu_work_text(config(), SPLIT, lambda _: (SHAPE, AFFINE))
-    evaluation = config().evaluation.model_copy(update={"register_pairs": False})
-    believed = config().model_copy(update={"evaluation": evaluation})
-    assert "register 0 pairs" in cpu_work_text(believed, SPLIT, grid_of)
+    assert "under a minute to register 0 pairs" in work(SPLIT, CohortEstimates("axial", None, 256, grid=(SHAPE, AFFINE)))
+    assert "register 0 pairs" in work(SPLIT, register=False)
     empty = CohortSplit(TRAINING, [], [])
-    assert "register 0 pairs and under a minute to evaluate 0 test" in cpu_work_text(config(), empty, grid_of)
+    assert "register 0 pairs and under a minute to evaluate 0 test" in work(empty)
 
 
 def test_slices_and_scans_without_a_partner_have_an_estimate_too():
-    line = cpu_work_text(config("images"), SPLIT, lambda _: pytest.fail("a slice has no header"))
+    line = work(SPLIT, CohortEstimates("axial", None, 256, pictures=True))  # the files are not there to be read
     assert "register 0 pairs and under a minute to evaluate 4 test subjects" in line
     lone = CohortSplit(SPLIT.train, [], cases("e", "f", contrasts=("T1",)))
-    assert "to register 0 pairs and some 2 min to evaluate 2 test subjects" in cpu_work_text(config(), lone, grid_of)
+    assert "to register 0 pairs and some 2 min to evaluate 2 test subjects" in work(lone)

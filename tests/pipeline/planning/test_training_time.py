@@ -1,13 +1,20 @@
 import json
+from functools import partial
 
 import pytest
 import torch
 
-from pipeline import dry_run as plan
 from pipeline.config.schema import Config
+from pipeline.dry_run import _cpu_engine, meta_engine
 from pipeline.planning import durations as plan_time
 from pipeline.planning.durations import cpu_pace, duration, measured_pace, seconds, step_operations, time_text
 from pipeline.runs.folder import RunFolder
+
+BATCH = (1, 1, 32, 32)
+
+
+def refused():
+    raise AssertionError("nothing is to be timed")
 
 
 def config(**sections):
@@ -34,14 +41,14 @@ def test_a_steps_operations_are_those_of_its_convolutions_counted_by_hand():
     blocks = [(4 * 4 * 3 * 3, 16 * 16)] * 2
     forth = multiplications([down, halve, *blocks, double, up])
     back = 2 * forth - multiplications([down])  # of the image itself no gradient is wanted
-    assert step_operations(settings, plan._meta_engine(settings)) == 2 * (forth + back)
+    assert step_operations(meta_engine(settings), BATCH) == 2 * (forth + back)
 
 
 def test_operations_are_the_mean_over_the_rhythm_of_critics_and_generators():
     def operations(rhythm):
         method = {"type": "dualgan", "adversarial": "wasserstein", "clip": 0.1, "critic_steps": rhythm}
         settings = config(method=method)
-        return step_operations(settings, plan._meta_engine(settings))
+        return step_operations(meta_engine(settings), BATCH)
 
     one, two, four = map(operations, (1, 2, 4))
     critics = 2 * two - one  # a step that moves no generator
@@ -53,14 +60,14 @@ def test_the_pace_is_that_of_real_steps_and_leaves_no_trace(monkeypatch):
     clock = iter([0.0, 0.0, 5.0, 5.0, 7.0, 7.0])  # began; first step 5 s, second 2 s; and whether it is enough
     monkeypatch.setattr(plan_time.time, "perf_counter", lambda: next(clock))
     threads, before = torch.get_num_threads(), torch.get_rng_state()
-    assert cpu_pace(config(threads=1, training={"batch_size": 8})) == (2.0 * 8 / 4, 1)
+    assert cpu_pace(partial(_cpu_engine, config()), (8, 1, 32, 32), 1) == (2.0 * 8 / 4, 1)
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("training", [{"precision": "fp16"}, {"precision": "bf16"}, {"cuda_graph": True}])
 def test_what_is_meant_for_a_gpu_is_timed_on_the_cpu_as_it_can_be(training, monkeypatch):
     monkeypatch.setattr(plan_time, "ENOUGH_SECONDS", 0.0)
-    each, threads = cpu_pace(config(training=training))
+    each, threads = cpu_pace(partial(_cpu_engine, config(training=training)), BATCH, None)
     assert each > 0 and threads >= 1
 
 
@@ -77,10 +84,10 @@ def test_a_run_that_has_begun_tells_its_own_pace(tmp_path, capsys):
              (40, 99_106, "train/a"), (50, 99_109, "train/a")]  # fmt: skip
     records(tmp_path / "run", marks)
     assert measured_pace(RunFolder(tmp_path / "run")) == (50, pytest.approx(0.3))
-    text = time_text(config(output=tmp_path / "run"), None, 12_050, 0)
+    text = time_text(RunFolder(tmp_path / "run"), None, BATCH, steps=12_050, memory=0, pace=refused)
     assert text == "time       training 60 minutes for 12,000 steps to come, at 300 ms a step as measured so far"
 
-    complete = time_text(config(output=tmp_path / "run"), None, 50, 0)
+    complete = time_text(RunFolder(tmp_path / "run"), None, BATCH, steps=50, memory=0, pace=refused)
     assert complete == "time       training complete after 50 steps, at 300 ms a step as measured so far"
 
 
@@ -95,17 +102,13 @@ def test_a_run_without_records_tells_no_pace(tmp_path):
 
 def test_the_last_steps_count_though_their_losses_were_not_due_to_be_logged(tmp_path):
     records(tmp_path / "run", [(10, 100, "train/a"), (20, 103, "train/a"), (25, 140, "validation/score")])
-    text = time_text(config(output=tmp_path / "run"), None, 25, 0)
+    text = time_text(RunFolder(tmp_path / "run"), None, BATCH, steps=25, memory=0, pace=refused)
     assert text.startswith("time       training complete after 25 steps, ")
 
 
-def test_nothing_is_timed_where_training_would_not_fit_the_memory(monkeypatch):
-    def refused(config):
-        raise AssertionError("it would not fit")
-
-    monkeypatch.setattr(plan_time, "cpu_pace", refused)
-    settings = config()
-    text = time_text(settings, plan._meta_engine(settings), 100, float(1 << 60))
+def test_nothing_is_timed_where_training_would_not_fit_the_memory(tmp_path):
+    engine = meta_engine(config())
+    text = time_text(RunFolder(tmp_path), engine, BATCH, steps=100, memory=float(1 << 60), pace=refused)
     assert "time       training on this CPU: not timed, for it takes 1048576.0 TiB" in text
     assert "training on a GPU some 1 minute, an estimate: 10 ms a step" in text
 

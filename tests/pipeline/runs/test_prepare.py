@@ -12,11 +12,10 @@ from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.slice_cache import StoredCase
 from pipeline.data.statistics import CaseStatistics, ContrastStatistics, Fingerprint
-from pipeline.data_builders import find_cases, prepare_data, split_cases
+from pipeline.data_builders import find_cases, prepare_data, preprocess_settings, split_cases
 from pipeline.runs.folder import json_text
 from pipeline.runs.prepare import (
     PreparedData,
-    chain_settings,
     chain_version,
     cohort_statistics,
     require_same_data,
@@ -142,15 +141,15 @@ def test_the_split_settings_are_heeded(cohort):
 
 
 def test_the_chain_settings_are_plain_and_fit_the_chain(tmp_path):
-    settings = chain_settings(config(tmp_path).preprocess)
+    settings = preprocess_settings(config(tmp_path))
     plain = PreprocessSettings(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.5, 99.5))
     assert settings == replace(plain, version=CHAIN_VERSION)
     plain_json = {"axis": "axial", "spacing_mm": None, "size": 32, "n4": False, "percentiles": [0.5, 99.5]}
     assert plain.to_json() == plain_json and settings.to_json() == {"version": CHAIN_VERSION, **plain_json}
-    assert chain_settings(config(tmp_path).preprocess, chain_version({})) == plain  # a checkpoint that names none
+    assert preprocess_settings(config(tmp_path), chain_version({})) == plain  # a checkpoint that names none
     assert chain_version(None) == chain_version({"chain_version": CHAIN_VERSION}) == CHAIN_VERSION
     preprocess = {"axis": "coronal", "spacing_mm": {"in_plane": 1, "through_plane": 2}, "scaling": "type_range"}
-    other = chain_settings(config(tmp_path, preprocess={"size": 64, "n4": True, **preprocess}).preprocess)
+    other = preprocess_settings(config(tmp_path, preprocess={"size": 64, "n4": True, **preprocess}))
     asked = PreprocessSettings(axis="coronal", spacing_mm=(1.0, 2.0), size=64, n4=True, percentiles=None)
     assert other == replace(asked, version=CHAIN_VERSION)
     for each in (settings, other):

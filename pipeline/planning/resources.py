@@ -1,18 +1,23 @@
-"""Disk space that a run needs, and whether the disks have it."""
+"""Disk space and memory that a run needs, and whether the disks have it."""
 
 import logging
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.slice_cache import case_key
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.prepare import chain_settings
 from pipeline.utils.files import human_bytes, is_folder
+from transforms.slice_chain import PreprocessSettings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.engines.base import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -39,30 +44,37 @@ class DiskNeed:
 
 
 def disk_needs(
-    config: Config, training: Sequence[Case], *, slices: int, checkpoint: float, voxels: int
+    folder: RunFolder, store: Path, cached: Iterable[Path], *, slice_bytes: float, checkpoint: float, voxels: int | None
 ) -> list[DiskNeed]:
     """Return the disk space for the slice cache, the checkpoints and the test subjects' translated volumes.
 
     Args:
-        config: Configuration of the run.
-        training: Training images.
-        slices: Number of cached slices: of all training images, and of both scans of each registered pair.
+        folder: Folder of the run.
+        store: Folder of the slice cache.
+        cached: The run's files in the slice cache, whether or not they exist.
+        slice_bytes: Bytes of all cached slices: of the training images, and of both scans of each registered pair.
         checkpoint: Bytes of one checkpoint.
-        voxels: Number of voxels of all translated volumes.
+        voxels: Number of voxels of all translated volumes; None if they are not written.
     """
-    folder, store = RunFolder(config.folder), config.preprocess.store
-    checkpoints, stored = folder.path / "checkpoints", slices * config.preprocess.size**2 * BYTES_PER_PIXEL
+    checkpoints = folder.path / "checkpoints"
     has_checkpoint = (checkpoints / "latest.pt").exists()  # then the slice cache is complete
     needs = [
-        DiskNeed(
-            "slice store", store, stored, stored if has_checkpoint else _present_bytes(_cache_files(training, config))
-        ),
+        DiskNeed("slice store", store, slice_bytes, slice_bytes if has_checkpoint else _present_bytes(cached)),
         DiskNeed("checkpoints", checkpoints, CHECKPOINTS * checkpoint, _present_bytes(checkpoints.glob("*.pt"))),
     ]
-    if config.evaluation.translate:
+    if voxels is not None:
         present = _present_bytes(folder.translated.rglob("*"))
         needs.append(DiskNeed("translated volumes", folder.translated, voxels * 2 * COMPRESSED, present))
     return needs
+
+
+def cache_files(
+    cases: Iterable[Case], store: Path, settings: PreprocessSettings, min_foreground: float
+) -> Iterator[Path]:
+    """Yield the paths of cases in the slice cache, whether or not the files exist."""
+    for case in cases:
+        with suppress(OSError):  # phantom images may not be made yet
+            yield store / f"{case_key(case.path, settings, min_foreground)}.npy"
 
 
 def warn_of_full_disks(needs: Sequence[DiskNeed]) -> None:
@@ -96,16 +108,6 @@ def disk_text(needs: Sequence[DiskNeed]) -> str:
     return "\n".join(lines)
 
 
-def _cache_files(cases: Iterable[Case], config: Config) -> list[Path]:
-    """Return the paths of cases in the slice cache, whether or not the files exist."""
-    settings, min_foreground = chain_settings(config.preprocess), config.preprocess.min_foreground
-    entries = []
-    for case in cases:
-        with suppress(OSError):  # phantom images may not be made yet
-            entries.append(config.preprocess.store / f"{case_key(case.path, settings, min_foreground)}.npy")
-    return entries
-
-
 def _present_bytes(paths: Iterable[Path]) -> float:
     """Return the bytes of the existing files; a file with several hard links counts once."""
     sizes = {}
@@ -119,3 +121,50 @@ def _present_bytes(paths: Iterable[Path]) -> float:
 def _nearest_existing(folder: Path) -> Path:
     """Return the folder, or its nearest existing parent."""
     return next(parent for parent in (folder, *folder.absolute().parents) if is_folder(parent))
+
+
+def parameter_count(*networks: "nn.Module") -> int:
+    """Return the number of weights of networks; shared weights count once."""
+    return sum(weight.numel() for weight in _weights(networks))
+
+
+def training_bytes(engine: "Engine", batch: Sequence[int]) -> float:
+    """Return the bytes of weights, gradients, Adam's moments and the largest activations saved for the gradients.
+
+    Args:
+        engine: Engine of the run, on the meta device.
+        batch: Shape of a batch of one contrast.
+    """
+    import torch
+
+    weights = _weights(engine.networks().values())
+    storages = {weight.untyped_storage()._cdata for weight in weights}
+    activations = 0
+    for step in range(engine.critic_steps):  # the generators are updated in one of these steps
+        if step:
+            engine.on_step_end(torch.tensor(True))
+        activations = max(activations, _activation_bytes(engine, batch, storages))
+    return 4 * 4 * sum(weight.numel() for weight in weights) + activations
+
+
+def _activation_bytes(engine: "Engine", batch: Sequence[int], weight_storages: set[int]) -> int:
+    """Return the bytes that the engine's next step saves for the gradients, without the storages of the weights."""
+    import torch
+
+    saved_storages: dict[int, int] = {}
+
+    def record(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        saved_storages[storage._cdata] = storage.nbytes()
+        return tensor
+
+    images = torch.zeros(*batch, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
+        losses = engine.losses(images, images)  # kept alive, so that no storage address is reused
+    del losses
+    return sum(size for storage, size in saved_storages.items() if storage not in weight_storages)
+
+
+def _weights(networks: "Iterable[nn.Module]") -> "set[nn.Parameter]":
+    """Return the distinct weights of networks."""
+    return {weight for network in networks for weight in network.parameters()}

@@ -3,12 +3,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.slice_cache import case_key
-from pipeline.planning import disk as plan_disk
-from pipeline.planning.disk import DiskNeed, disk_needs, disk_text, warn_of_full_disks
-from pipeline.runs.prepare import chain_settings
+from pipeline.planning import resources as plan_disk
+from pipeline.planning.resources import DiskNeed, cache_files, disk_needs, disk_text, warn_of_full_disks
+from pipeline.runs.folder import RunFolder
+from transforms.slice_chain import PreprocessSettings
 
 GIB = 1 << 30
 
@@ -56,48 +56,42 @@ def test_what_is_no_disk_is_not_warned_of(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture
-def small(tmp_path):
-    """A configuration, and two training images of which one is in the store."""
-    data = {"source": "nifti", "folder": tmp_path, "patterns": {"T1": "{subject}_T1.nii", "T2": "{subject}_T2.nii"}}
-    config = Config.model_validate(
-        {
-            "name": "small", "output": tmp_path / "run", "data": data,
-            "preprocess": {"size": 64, "store": tmp_path / "store"}, "generator": {"type": "resnet"},
-        }
-    )  # fmt: skip
+def needs(tmp_path):
+    """The needs of a run of two training images, of which one is in the store."""
+    settings = PreprocessSettings("axial", None, 64, n4=False, percentiles=None), 0.05
     cases = [Case("a", "", kind, tmp_path / f"a_{kind}.nii") for kind in ("T1", "T2")]
     for case in cases:
         case.path.write_bytes(b"image")
-    settings = chain_settings(config.preprocess), config.preprocess.min_foreground
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / f"{case_key(cases[0].path, *settings)}.npy").write_bytes(bytes(1000))
-    return config, cases
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / f"{case_key(cases[0].path, *settings)}.npy").write_bytes(bytes(1000))
+
+    def of(voxels=100):
+        files = cache_files([*cases, Case("b", "", "T1", tmp_path / "missing.nii")], store, *settings)
+        sizes = {"slice_bytes": 80_000, "checkpoint": 500, "voxels": voxels}
+        return disk_needs(RunFolder(tmp_path / "run"), store, files, **sizes)
+
+    return of
 
 
-def test_what_is_written_is_counted_and_what_is_there_taken_off(small, tmp_path):
-    config, cases = small
-    store, checkpoints, translated = disk_needs(config, cases, slices=10, checkpoint=500, voxels=100)
-    assert (store.size, store.present) == (10 * 64 * 64 * 2, 1000)
+def test_what_is_written_is_counted_and_what_is_there_taken_off(needs, tmp_path):
+    store, checkpoints, translated = needs()
+    assert (store.size, store.present) == (80_000, 1000)
     assert (checkpoints.size, checkpoints.present, checkpoints.folder) == (1500, 0, tmp_path / "run" / "checkpoints")
     assert (translated.size, translated.present) == (pytest.approx(100 * 2 * 0.4), 0)
 
 
-def test_a_run_that_has_begun_has_its_store_and_links_count_once(small, tmp_path):
-    config, cases = small
+def test_a_run_that_has_begun_has_its_store_and_links_count_once(needs, tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
     (folder / "latest.pt").write_bytes(bytes(500))
     (folder / "best.pt").hardlink_to(folder / "latest.pt")
-    store, checkpoints, _ = disk_needs(config, cases, slices=10, checkpoint=500, voxels=100)
+    store, checkpoints, _ = needs()
     assert store.present == store.size and (checkpoints.size, checkpoints.present) == (1500, 500)
 
 
-def test_volumes_that_are_not_written_take_no_room(small):
-    config, cases = small
-    plain = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"translate": False})})
-    assert [need.name for need in disk_needs(plain, cases, slices=1, checkpoint=1, voxels=9)] == [
-        "slice store", "checkpoints",
-    ]  # fmt: skip
+def test_volumes_that_are_not_written_take_no_room(needs):
+    assert [need.name for need in needs(voxels=None)] == ["slice store", "checkpoints"]
 
 
 def test_the_text_says_what_lies_where(tmp_path, monkeypatch):

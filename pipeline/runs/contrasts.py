@@ -1,17 +1,25 @@
-"""The range of the head that a run trains on: chosen once, from its training volumes, and saved with the run."""
+"""Where the two contrasts' scans differ besides their contrast: the range of the head to train on, and warnings.
+
+The range is chosen once, from a run's training volumes, and saved with the run.
+"""
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.data.case import Case
+import numpy as np
+
+from pipeline.data.case import Case, pairs
+from pipeline.data.contrast_differences import coverage_text, voxel_text
 from pipeline.data.coverage import Coverage, shared_length, typical_lengths
+from pipeline.data.headers import header_grids
+from pipeline.data.similar_ids import similar_ids_text
 from pipeline.data.slice_cache import StoredCase, StoredPair
+from pipeline.data.splits import CohortSplit
 from pipeline.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
-
 ByContrast = Mapping[str, Sequence[StoredCase]]
 
 
@@ -87,20 +95,20 @@ def within_coverage(
 
 
 def pairs_within_coverage(
-    pairs: Sequence[StoredPair], coverage: Coverage, stored: ByContrast
+    stored_pairs: Sequence[StoredPair], coverage: Coverage, stored: ByContrast
 ) -> tuple[list[StoredPair], dict[tuple[Case, Case], str]]:
     """Cut registered pairs to the slices in the first scan's range; return them, and the reasons for empty pairs.
 
     Args:
-        pairs: Registered pairs, on the first scan's grid.
+        stored_pairs: Registered pairs, on the first scan's grid.
         coverage: Range of the head.
         stored: Contrast -> its training cases, which know the extents of their heads.
     """
     if coverage.mm is None:
-        return list(pairs), {}
+        return list(stored_pairs), {}
     statistics = {entry.case: entry.statistics for entries in stored.values() for entry in entries}
     cut_pairs = []
-    for pair in pairs:
+    for pair in stored_pairs:
         grid = statistics[pair.first.case]
         first, second = (half.cut(coverage, grid.head_slices, grid.slice_mm) for half in (pair.first, pair.second))
         cut_pairs.append(StoredPair(first, second, pair.rigid_transform))
@@ -112,3 +120,67 @@ def pairs_within_coverage(
 
 def _empty_range_message(coverage: Coverage) -> str:
     return f"no slice with enough of the head lies in the range trained on, {coverage}; raise preprocess.coverage_mm"
+
+
+def warn_of_ids(cases: Sequence[Case], contrasts: tuple[str, str], split: CohortSplit) -> None:
+    """Warn if names of subjects in the two contrasts nearly agree: perhaps one person under two names."""
+    training = {case.subject: "train" for side in split.train.values() for case in side}
+    held_out = {case.subject: subset for subset in ("validation", "test") for case in getattr(split, subset)}
+    if text := similar_ids_text(cases, contrasts, training | held_out):
+        logger.warning(text)
+
+
+def warn_unpaired(cases: Sequence[Case], contrasts: tuple[str, str], split: CohortSplit) -> None:
+    """Warn of images that paired training leaves out: those without a partner of the same subject and session."""
+    paired = {case for pair in pairs(cases, contrasts) for case in pair}
+    held_out = {case.subject for case in (*split.validation, *split.test)}
+    candidates = [case for case in cases if case.contrast in contrasts and case.subject not in held_out]
+    if names := [case.name for case in candidates if case not in paired]:
+        logger.warning(f"left out of paired training for want of a partner in the other contrast: {shortlist(names)}")
+
+
+def warn_of_coverage(coverage: Coverage) -> None:
+    """Warn if the contrasts' training volumes differ in the range of the head they show, or say what they share."""
+    shown_mm = coverage.shown_mm or {}
+    if text := coverage_text(shown_mm, coverage):
+        logger.warning(text)
+    elif coverage.mm is not None and len(shown_mm) > 1:
+        lengths = ", ".join(f"{contrast} {length:.0f} mm" for contrast, length in shown_mm.items())
+        logger.info(f"trained on: {coverage} (scans show, by their medians, {lengths})")
+
+
+def warn_of_headers(
+    split: CohortSplit, axis: str, coverage_mm: str | float, *, paired: bool, native_spacing: bool
+) -> None:
+    """Warn of differences in fields of view and voxel sizes, from headers only, before any volume is read.
+
+    Args:
+        split: Subjects of training, validation and test.
+        axis: Axis along which slices are cut.
+        coverage_mm: "all", "shared" or a length in mm.
+        paired: Whether training sees the same places in both contrasts, so that their ranges do not matter.
+        native_spacing: Whether volumes keep their own spacing, so that their voxel sizes matter.
+    """
+    grids = {contrast: list(header_grids(cases)) for contrast, cases in split.train.items()}
+    fields = typical_lengths({contrast: [grid.field_along(axis) for grid in side] for contrast, side in grids.items()})
+    coverage = Coverage(axis, coverage_mm if isinstance(coverage_mm, float) else None, fields)
+    if not paired and (text := coverage_text(fields, coverage, region="field of view")):
+        if coverage_mm == "shared":
+            lengths = ", ".join(f"{contrast} {length:.0f} mm" for contrast, length in fields.items())
+            logger.info(f"coverage   fields of view differ ({lengths}): training takes what both contrasts' heads show")
+        else:
+            logger.warning(f"{text} (by headers alone: of the head they tell nothing, pipeline.explore does)")
+    if native_spacing:
+        warn_of_voxels({contrast: [grid.voxel_mm for grid in side] for contrast, side in grids.items()})
+
+
+def warn_of_voxels(voxels_mm: Mapping[str, Sequence[Sequence[float]]]) -> None:
+    """Warn if the typical voxel sizes of the contrasts differ."""
+    typical = {contrast: np.median(sizes, axis=0).tolist() for contrast, sizes in voxels_mm.items() if len(sizes)}
+    if text := voxel_text(typical):
+        logger.warning(text)
+
+
+def shortlist(names: Sequence[str], limit: int = 5) -> str:
+    """Return the first few names, and the number of the others."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

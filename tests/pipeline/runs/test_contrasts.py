@@ -11,7 +11,7 @@ from pipeline.data.coverage import Coverage
 from pipeline.data.loader import SliceBank
 from pipeline.data.slice_cache import BINS, histogram
 from pipeline.data_builders import find_cases, prepare_data
-from pipeline.runs.coverage_choice import choose_coverage, coverage_json
+from pipeline.runs.contrasts import choose_coverage, coverage_json
 from pipeline.runs.folder import json_text
 from pipeline.runs.prepare import training_data
 from pipeline.utils.errors import UserError
