@@ -66,8 +66,8 @@ def time_text(
     gpu_seconds = max(GPU_LAUNCHES, operations / GPU_RATE)
     return (
         f"time       {_cpu_text(steps, memory, pace)}\n"
-        f"           training on a GPU some {duration(steps * gpu_seconds)}, an estimate: {seconds(gpu_seconds)} a step "
-        f"of {operations / 1e9:,.0f} GFLOP, at {GPU_RATE / 1e12:.0f} TFLOP/s and {seconds(GPU_LAUNCHES)} at least"
+        f"           training on a GPU some {duration(steps * gpu_seconds)}, an estimate: {seconds(gpu_seconds)} a "
+        f"step of {operations / 1e9:,.0f} GFLOP, at {GPU_RATE / 1e12:.0f} TFLOP/s and {seconds(GPU_LAUNCHES)} at least"
     )
 
 

@@ -25,7 +25,25 @@ def seconds(monkeypatch):
 class TwoGrids(CohortEstimates):
     """Estimates of scans whose contrasts have a grid each."""
 
-    def minutes(line):
+    def grid_of(self, scans):
+        return (SHAPE, AFFINE) if scans[0].contrast == "T1" else OTHER
+
+
+def work(split, estimates=None, *, processes=1, register=True):
+    estimates = estimates or TwoGrids("axial", None, 256)
+    options = {"protocols": ["syndiff"], "register": register, "processes": processes}
+    return cpu_work_text(split, ("T1", "T2"), estimates, **options)
+
+
+def cases(*subjects, contrasts=("T1", "T2")):
+    return [Case(subject, "", contrast, f"{subject}-{contrast}") for subject in subjects for contrast in contrasts]
+
+
+TRAINING = {"T1": cases("a", contrasts=("T1",)), "T2": cases("b", contrasts=("T2",))}
+SPLIT = CohortSplit(TRAINING, cases("c", "d"), cases("e", "f", "g", "h"))
+
+
+def minutes(line):
     """The minutes to register, and to evaluate."""
     return [int(word) for before, word in zip(line.split(), line.split()[1:], strict=False) if before == "some"]
 
@@ -48,7 +66,8 @@ def test_processes_divide_the_work_and_voxels_multiply_it():
 
 
 def test_nothing_is_registered_where_both_scans_lie_on_one_grid_or_headers_are_believed():
-    assert "under a minute to register 0 pairs" in work(SPLIT, CohortEstimates("axial", None, 256, grid=(SHAPE, AFFINE)))
+    shared = CohortEstimates("axial", None, 256, grid=(SHAPE, AFFINE))
+    assert "under a minute to register 0 pairs" in work(SPLIT, shared)
     assert "register 0 pairs" in work(SPLIT, register=False)
     empty = CohortSplit(TRAINING, [], [])
     assert "register 0 pairs and under a minute to evaluate 0 test" in work(empty)
