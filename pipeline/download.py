@@ -50,58 +50,39 @@ def download_ixi(
     Raises:
         UserError: An unknown contrast, or an error of `fetch` or `unpack_tar`.
     """
-    from pipeline.data.archive import require_empty, unpack_tar
-    from pipeline.data.http_download import fetch, require_web
+    from pipeline.data.archive import fetch, md5_of, require_empty, require_web, unpack_tar
     from pipeline.utils.files import require_writable
 
     unknown = [contrast for contrast in contrasts if contrast not in md5]
     if unknown:
         raise UserError(f"--contrasts: no archive of {' or '.join(unknown)} in IXI; choose from {', '.join(md5)}")
     require_web(base_url)
-    _make_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
     for contrast in dict.fromkeys(contrasts):
         unpacked, archive = folder / f"IXI-{contrast}", folder / f"IXI-{contrast}.tar"
-        if _volume_count(unpacked):
-            _echo_unless_quiet(f"{unpacked}: there already, {_volume_count(unpacked)} volumes", quiet)
+        if count := _volume_count(unpacked):
+            _echo_unless_quiet(f"{unpacked}: there already, {count} volumes", quiet)
             continue
         require_empty(unpacked)
         require_writable(archive)
         placed = archive.exists()
-        if placed:
-            _check_archive(archive, md5[contrast], quiet)
-        else:
+        if not placed:
             fetch(f"{base_url.rstrip('/')}/{archive.name}", archive, md5=md5[contrast], copies=2, quiet=quiet)
+        elif (actual := md5_of(archive, quiet)) != md5[contrast]:
+            reason = f"has MD5 sum {actual} instead of {md5[contrast]}"
+            raise UserError(f"{archive}: {reason}; remove it and repeat the command to download it")
         unpack_tar(archive, unpacked, quiet)
         if not (keep_archives or placed):
             archive.unlink()
         _echo_unless_quiet(f"{unpacked}: {_volume_count(unpacked)} volumes", quiet)
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
-
-
-def _check_archive(archive: Path, md5: str, quiet: bool) -> None:
-    """Rename an archive with a wrong MD5 sum, so that the next command downloads it again."""
-    from pipeline.data.http_download import md5_of
-
-    actual_md5 = md5_of(archive, quiet)
-    if actual_md5 != md5:
-        aside = archive.replace(archive.with_name(f"{archive.name}.bad"))
-        raise UserError(
-            f"{archive}: has MD5 sum {actual_md5} instead of {md5}; "
-            f"it is now {aside.name}, repeat the command to download it"
-        )
-
-
 def _volume_count(folder: Path) -> int:
     """Return the number of volumes in a folder; 0 if it does not exist (unpacking makes it only when complete)."""
-    return (
-        sum(1 for path in folder.iterdir() if path.name.lower().endswith((".nii", ".nii.gz"))) if folder.is_dir() else 0
-    )
+    return len([*folder.glob("*.nii"), *folder.glob("*.nii.gz")])
 
 
 def _echo_unless_quiet(text: str, quiet: bool) -> None:

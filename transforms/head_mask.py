@@ -18,7 +18,6 @@ from transforms.mask_regions import (
     without_margin,
     without_specks,
 )
-from transforms.ranks import percentile
 from transforms.slices import contiguous
 
 GAP_RADIUS = 2  # voxels; gaps up to twice as wide are closed
@@ -160,13 +159,13 @@ def _border_planes(volume: np.ndarray) -> Iterator[np.ndarray]:
 
 def _coherence(masks: list[np.ndarray]) -> float:
     """Return the share of mask voxels whose next voxel along an axis is in the mask too, over all axes and masks."""
-    pair_count = first_count = 0
+    pair_count, first_count = 0, 0
     for mask in masks:
         for axis, length in enumerate(mask.shape):
             if length > 1:
                 current, following = mask.take(range(length - 1), axis), mask.take(range(1, length), axis)
-                first_count += np.count_nonzero(current)
-                pair_count += np.count_nonzero(current & following)
+                first_count += int(np.count_nonzero(current))
+                pair_count += int(np.count_nonzero(current & following))
     return pair_count / first_count if first_count else 0.0
 
 
@@ -181,10 +180,10 @@ def _air_intensity(volume: np.ndarray, background: np.ndarray) -> float | None:
     bright = values[values > values.mean(dtype=np.float64)]
     if rim.size == 0 or bright.size == 0:
         return None
-    low, air, median = (percentile(rim, percent) for percent in (10, 25, 50))
+    low, air, median = np.percentile(rim, [10, 25, 50]).tolist()
     unspecked_count = np.count_nonzero(without_specks(with_margin(measured)))
     is_noise = unspecked_count < (1 - NOISE_SHARE) * values.size
-    return air if is_noise or 0 < median - low < MAX_AIR_SPREAD * (percentile(bright, 50) - median) else None
+    return air if is_noise or 0 < median - low < MAX_AIR_SPREAD * (np.percentile(bright, 50) - median) else None
 
 
 def _dilated(mask: np.ndarray, voxels: int) -> np.ndarray:

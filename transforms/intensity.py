@@ -1,10 +1,11 @@
 """Intensities: foreground, robust scaling to [-1, 1] and its inverse, and bias field correction."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from transforms.head_mask import HEAD_THRESHOLD, filled_mask
-from transforms.ranks import median, percentile
-from transforms.threads import one_simpleitk_thread
 
 MIN_RANGE = 1e-30  # smallest range of intensities to scale; below 1e-38 the float32 factor overflows
 
@@ -26,8 +27,8 @@ def foreground_mask(volume: np.ndarray) -> np.ndarray:
     """
     if volume.min() == volume.max():
         raise ValueError(f"every voxel has the same value, {volume.flat[0]:g}: there is nothing to translate in it")
-    dark_count = int(np.count_nonzero(volume <= volume.mean(dtype=np.float64)))
-    air, tissue = float(median(volume, 0, dark_count)), float(median(volume, dark_count, volume.size - dark_count))
+    is_dark = volume <= volume.mean(dtype=np.float64)
+    air, tissue = float(np.median(volume[is_dark])), float(np.median(volume[~is_dark]))
     return filled_mask(volume > air + HEAD_THRESHOLD * (tissue - air))
 
 
@@ -37,8 +38,7 @@ def percentile_range(volume: np.ndarray, foreground: np.ndarray, lower: float, u
     Raises:
         ValueError: the two coincide (to 1e-30), so that they define no scale.
     """
-    inside = volume[foreground]
-    low, high = (percentile(inside, percent) for percent in (lower, upper))
+    low, high = np.percentile(volume[foreground], [lower, upper]).tolist()
     if not high - low > MIN_RANGE:
         raise ValueError(
             f"percentiles {lower:g} and {upper:g} of the foreground ({np.count_nonzero(foreground):,} voxels) are both "
@@ -97,3 +97,19 @@ def correct_bias_field(
     field = np.exp(sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image))).reshape(volume.shape)
     corrected = (positive / field + lowest).astype(np.float32)
     return corrected if blank is None else np.where(blank, volume, corrected)
+
+
+@contextmanager
+def one_simpleitk_thread() -> Iterator[None]:
+    """Limit SimpleITK to one thread, so that sums have a fixed order and the same bits on any number of cores.
+
+    A filter's own setting does not reach the filters inside N4 or a registration's metric; the global one does.
+    """
+    import SimpleITK as sitk
+
+    previous_count = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(previous_count)

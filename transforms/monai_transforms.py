@@ -15,23 +15,26 @@ import numpy as np
 from monai.transforms import InvertibleTransform, MapTransform
 from nibabel.affines import from_matvec, voxel_sizes
 
-from transforms.cropping import (
-    box_around,
-    crop_box,
-    field_in_box,
-    fill_outside,
-    paste_box,
-    repeat_edges,
-    resample_field,
-    resample_mask,
-)
 from transforms.head_mask import find_head
 from transforms.intensity import correct_bias_field, foreground_mask, percentile_range, scale_from_unit, scale_to_unit
 from transforms.io.images import is_raster, read_raster
 from transforms.io.nifti import name_of, read_nifti
-from transforms.ranks import percentile
 from transforms.slices import centre_fit, cut_slices, size_without_cropping, stack_slices
-from transforms.spatial import affine_at_shape, from_canonical, resample_to_shape, shape_at_spacing, to_canonical
+from transforms.spatial import (
+    affine_at_shape,
+    box_around,
+    crop_box,
+    field_in_box,
+    fill_outside,
+    from_canonical,
+    paste_box,
+    repeat_edges,
+    resample_field,
+    resample_mask,
+    resample_to_shape,
+    shape_at_spacing,
+    to_canonical,
+)
 
 Data = Mapping[Hashable, object]
 
@@ -146,7 +149,7 @@ class CropHeadd(InvertibleKeyedTransform):
 
 def _dark_end(volume: np.ndarray, head: np.ndarray) -> float:
     """Return the 1st percentile of a head's intensities."""
-    return percentile(volume[head], 1) if head.any() else float(volume.min())
+    return float(np.percentile(volume[head], [1])[0]) if head.any() else float(volume.min())
 
 
 class BiasFieldd(KeyedTransform):

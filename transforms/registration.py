@@ -12,7 +12,7 @@ import numpy as np
 from nibabel.affines import apply_affine
 from scipy import ndimage
 
-from transforms.threads import one_simpleitk_thread
+from transforms.intensity import one_simpleitk_thread
 
 GRID_MM = 2.0
 HISTOGRAM_BINS = 32

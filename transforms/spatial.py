@@ -1,7 +1,11 @@
-"""Orientation and spacing of volumes: pure array functions, each with its inverse."""
+"""Orientation, spacing and cropping of volumes: pure array functions, each with its inverse.
+
+A crop box is a (3, 2) integer array, for each axis the first voxel and the one after the last. Its margin around the
+head is fixed, so it may extend beyond the volume. The field is the volume's box without empty planes at the border
+(`transforms.head_mask.Head.field`).
+"""
 
 from collections.abc import Sequence
-from itertools import permutations, product
 
 import numpy as np
 import torch
@@ -10,40 +14,16 @@ from nibabel.orientations import (
     apply_orientation,
     axcodes2ornt,
     inv_ornt_aff,
+    io_orientation,
     ornt_transform,
 )
 
+from transforms.head_mask import Head, bounding_box
 from transforms.slices import contiguous
 
-_TIE = 1e-4  # difference in the sum of three cosines up to which orientations tie, for rounding in headers
-
-
-def orientation_of(affine: np.ndarray) -> np.ndarray:
-    """Return nibabel's (3, 2) orientation: for each voxel axis the nearest world axis, and the direction along it.
-
-    Of the 48 orientations, the one with the highest sum of cosines. nibabel's `io_orientation` resolves ties, as in a
-    head turned by 45°, by the order of the stored axes; here their directions decide, so that a head has one canonical
-    form however it is stored.
-    """
-    # Score all orientations by the cosines between voxel axes and world axes.
-    directions = affine[:3, :3] / voxel_sizes(affine)
-    left, _, right = np.linalg.svd(directions)
-    rotation = left @ right  # the nearest rotation, also of a sheared affine (polar decomposition)
-    choices = []
-    for order in permutations(range(3)):  # voxel axis i along world axis order[i]
-        for signs in product((1, -1), repeat=3):
-            score = float(np.dot(signs, rotation[order, range(3)]))  # the sum of the three cosines
-            choices.append((score, np.column_stack([order, signs])))
-
-    # Of equal scores, choose by the directions of the canonical axes.
-    best_score = max(score for score, _ in choices)
-
-    def canonical_directions(orientation: np.ndarray) -> list[float]:
-        rotated = directions @ inv_ornt_aff(orientation, (1, 1, 1))[:3, :3]
-        return (np.round(rotated, 3) + 0.0).ravel().tolist()
-
-    tied = [orientation for score, orientation in choices if score > best_score - _TIE]
-    return max(tied, key=canonical_directions).astype(float)
+MARGIN_MM = 10.0  # around the head
+MIN_MARGIN = 2  # voxels
+OUTER_BOX_REACH_MM = 30.0  # smaller parts of the head lie within this distance of its mask
 
 
 def to_canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -56,13 +36,13 @@ def to_canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.
     Returns:
         The (R, A, S) array and its (4, 4) affine.
     """
-    to_ras = orientation_of(affine)
+    to_ras = io_orientation(affine)
     return contiguous(apply_orientation(array, to_ras)), affine @ inv_ornt_aff(to_ras, array.shape)
 
 
 def from_canonical(array: np.ndarray, source_affine: np.ndarray) -> np.ndarray:
     """Return an (R, A, S) array in the orientation of `source_affine`: the inverse of `to_canonical`."""
-    from_ras = ornt_transform(axcodes2ornt("RAS"), orientation_of(source_affine))
+    from_ras = ornt_transform(axcodes2ornt("RAS"), io_orientation(source_affine))
     return apply_orientation(array, from_ras)
 
 
@@ -109,3 +89,104 @@ def affine_at_shape(affine: np.ndarray, shape: Sequence[int], new_shape: Sequenc
     index_map = np.diag([*ratio, 1.0])
     index_map[:3, 3] = (ratio - 1) / 2  # the centre of new voxel 0 in old voxel coordinates
     return affine @ index_map
+
+
+# ── cropping ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def box_around(head: Head, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Return the box of a head with a margin on each side, in the volume's voxels; no margin along axes of one voxel.
+
+    Args:
+        head: The head, whose mask is not empty.
+        spacing_mm: Voxel spacing of the volume.
+    """
+    margins, reach = (_in_voxels(width_mm, spacing_mm) for width_mm in (MARGIN_MM, OUTER_BOX_REACH_MM))
+    bounds = []
+    for axis, (mask_bounds, outer_bounds) in enumerate(zip(bounding_box(head.mask), head.outer_box, strict=True)):
+        field, is_thick = head.field[axis], head.mask.shape[axis] > 1
+        first = min(mask_bounds.start - margins[axis], max(outer_bounds.start - 1, mask_bounds.start - reach[axis]))
+        last = max(mask_bounds.stop + margins[axis], min(outer_bounds.stop + 1, mask_bounds.stop + reach[axis]))
+        bounds.append([field.start + first, field.start + last] if is_thick else [field.start, field.stop])
+    return np.array(bounds)
+
+
+def _in_voxels(width_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
+    return np.maximum(MIN_MARGIN, np.ceil(np.round(width_mm / np.asarray(spacing_mm, dtype=float), 3)).astype(int))
+
+
+def crop_box(volume: np.ndarray, box: np.ndarray, field: Sequence[slice]) -> np.ndarray:
+    """Crop a volume to a box; outside `field`, the nearest voxel of the field is repeated.
+
+    Args:
+        volume: (X, Y, Z).
+        box: (3, 2) voxel bounds.
+        field: Box of the volume without empty planes at its border.
+    """
+    indices = [
+        np.clip(np.arange(*bounds), field_bounds.start, field_bounds.stop - 1)
+        for bounds, field_bounds in zip(box, field, strict=True)
+    ]
+    if all(line[0] == start and line[-1] == stop - 1 for line, (start, stop) in zip(indices, box, strict=True)):
+        return np.ascontiguousarray(volume[tuple(slice(*bounds) for bounds in box)])
+    for axis, line in enumerate(indices):
+        volume = volume.take(line, axis)
+    return volume
+
+
+def paste_box(cropped: np.ndarray, box: np.ndarray, field: Sequence[slice], shape: Sequence[int], fill: float):
+    """Return a volume of `shape` with a crop by `crop_box` pasted back into the field, and `fill` elsewhere."""
+    volume = np.full(tuple(shape), fill, dtype=cropped.dtype)
+    target_slices, source_slices = [], []
+    for (start, stop), bounds in zip(box, field, strict=True):
+        first, last = max(start, bounds.start), max(min(stop, bounds.stop), max(start, bounds.start))
+        target_slices.append(slice(first, last))
+        source_slices.append(slice(first - start, last - start))
+    volume[tuple(target_slices)] = cropped[tuple(source_slices)]
+    return volume
+
+
+def field_in_box(box: np.ndarray, field: Sequence[slice]) -> tuple[slice, ...]:
+    """Return the part of a cropped box that lies in the field, as slices; a whole axis where they do not overlap."""
+    inside = []
+    for (start, stop), bounds in zip(box, field, strict=True):
+        first, last = max(start, bounds.start) - start, min(stop, bounds.stop) - start
+        inside.append(slice(int(first), int(last)) if last > first else slice(0, int(stop - start)))
+    return tuple(inside)
+
+
+def resample_mask(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Resample a mask to another shape over the same field of view, by nearest neighbour."""
+    for axis, (length, new) in enumerate(zip(array.shape, shape, strict=True)):
+        if new != length:
+            array = array.take(_nearest_indices(length, new), axis)
+    return array
+
+
+def resample_field(inside: Sequence[slice], shape: Sequence[int], new_shape: Sequence[int]) -> tuple[slice, ...]:
+    """Return the slices of `field_in_box` on a resampled grid."""
+    resampled = []
+    for bounds, length, new in zip(inside, shape, new_shape, strict=True):
+        old_indices = _nearest_indices(length, new)
+        planes = np.flatnonzero((old_indices >= bounds.start) & (old_indices < bounds.stop))
+        resampled.append(slice(int(planes[0]), int(planes[-1]) + 1) if planes.size else slice(0, new))
+    return tuple(resampled)
+
+
+def repeat_edges(volume: np.ndarray, inside: Sequence[slice]) -> np.ndarray:
+    """Return a volume whose voxels outside the field repeat the field's nearest voxel."""
+    if all(bounds == slice(0, length) for bounds, length in zip(inside, volume.shape, strict=True)):
+        return volume
+    box = np.array([[0, length] for length in volume.shape])
+    return crop_box(volume, box, inside)
+
+
+def fill_outside(volume: np.ndarray, inside: Sequence[slice], value: float) -> None:
+    """Set the voxels outside the field to a value, in place."""
+    for axis, bounds in enumerate(inside):
+        for outside in (slice(0, bounds.start), slice(bounds.stop, None)):
+            volume[(slice(None),) * axis + (outside,)] = value
+
+
+def _nearest_indices(length: int, new: int) -> np.ndarray:
+    return np.minimum(length - 1, ((np.arange(new) + 0.5) * length / new).astype(int))

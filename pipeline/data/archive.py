@@ -1,13 +1,159 @@
-"""Unpacking an untrusted tar archive: no member leaves the folder, and a half-unpacked folder never looks complete."""
+"""A large tar archive: downloaded over HTTP, resumed where it stopped, checked by its MD5 sum, and unpacked safely."""
 
 import errno
+import hashlib
 import shutil
 import tarfile
-from pathlib import Path, PureWindowsPath
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
 
-from pipeline.data.http_download import byte_bar
+import requests
+
+from pipeline.utils.console import ProgressBar, bar
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import free_space
+from pipeline.utils.files import free_space, human_bytes
+
+CHUNK_BYTES = 1 << 20
+ATTEMPTS = 5  # successive attempts with less than one new chunk each, before giving up
+TIMEOUT_S = 30
+SPARE_BYTES = 64 << 20  # disk space that stays free
+TEMPORARY_REFUSALS = (408, 425, 429, 500, 502, 503, 504)
+
+
+def fetch(url: str, target: Path, *, md5: str, copies: int = 1, pause_s: float = 1.0, quiet: bool = False) -> None:
+    """Download `url` to `target` through `<target>.part`, which an interrupted download resumes from.
+
+    Args:
+        url: http or https address.
+        target: Path of the finished file, made only if its MD5 sum is right.
+        md5: Hexadecimal MD5 sum of the file.
+        copies: Number of copies that must fit on the disk (2 where the file will be unpacked beside itself).
+        pause_s: Pause before another attempt in seconds; doubled each time while nothing new arrives.
+        quiet: Whether to leave out the progress bars.
+
+    Raises:
+        UserError: no connection, a server's refusal, too many interruptions, too little disk, or a wrong sum (then
+            the file is removed, so that the next call starts afresh). The message names URL, reason and remedy.
+    """
+    require_web(url)
+    partial_path = target.with_name(f"{target.name}.part")
+    failures, is_server_known = 0, False
+    # Download, resuming after interruptions while there is progress.
+    while True:
+        size_before = _size_on_disk(partial_path)
+        try:
+            _download_rest(url, partial_path, copies, quiet)
+            break
+        except requests.RequestException as error:
+            has_progress = _size_on_disk(partial_path) >= size_before + CHUNK_BYTES
+            failures = 0 if has_progress else failures + 1
+            is_server_known = is_server_known or error.response is not None or _size_on_disk(partial_path) > size_before
+            if _is_final(error) or failures >= ATTEMPTS or not is_server_known:
+                raise UserError(
+                    f"{url}: {_reason(error, partial_path)}; check the network and repeat the command (it goes on "
+                    f"where it stopped), or bring the file from elsewhere and place it as {target}"
+                ) from error
+            time.sleep(pause_s * 2 ** max(failures - 1, 0))
+
+    # Check the finished file, then move it into place.
+    actual_md5 = md5_of(partial_path, quiet)
+    if actual_md5 != md5:
+        partial_path.unlink()
+        raise UserError(f"{url}: came with MD5 sum {actual_md5} instead of {md5}; it is removed, repeat the command")
+    partial_path.replace(target)
+
+
+def md5_of(path: Path, quiet: bool = False) -> str:
+    """Return a file's MD5 sum, hexadecimal."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as stream, _byte_bar(path.stat().st_size, f"checking {path.name}", quiet) as progress:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+            progress.update(len(chunk))
+    return digest.hexdigest()
+
+
+def require_web(url: str) -> None:
+    """Raise UserError unless a URL is http or https and names a host."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"{url}: neither an http:// nor an https:// address; give another one")
+
+
+def _download_rest(url: str, partial_path: Path, copies: int, quiet: bool) -> None:
+    """Request the missing bytes and append them; raises RequestException where the file is still not complete.
+
+    A file that has changed on the server meanwhile shows in the MD5 sum.
+    """
+    done = _size_on_disk(partial_path)
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
+        if response.status_code == 416:  # no bytes beyond those on disk
+            return
+        response.raise_for_status()
+        done = done if response.status_code == 206 else 0
+        size = done + int(response.headers.get("Content-Length", 0))
+        _require_disk_space(partial_path.parent, copies * size - done)
+        with _byte_bar(size, partial_path.stem, quiet, done) as progress:
+            _append(response, partial_path, "ab" if done else "wb", progress)
+
+
+def _append(response: requests.Response, partial_path: Path, mode: str, progress: ProgressBar) -> None:
+    try:
+        with partial_path.open(mode) as stream:
+            for chunk in response.iter_content(CHUNK_BYTES):
+                stream.write(chunk)
+                progress.update(len(chunk))
+    except requests.RequestException:
+        raise
+    except OSError as error:
+        reason = _disk_reason(error, partial_path.parent)
+        raise UserError(
+            f"{partial_path}: cannot be written ({reason}); free some space or choose another folder"
+        ) from error
+
+
+def _is_final(error: requests.RequestException) -> bool:
+    """Return whether another attempt would fail alike."""
+    if isinstance(error, requests.HTTPError):
+        return error.response.status_code not in TEMPORARY_REFUSALS
+    return isinstance(error, ValueError)  # an address that is none, as after a redirect to a file
+
+
+def _reason(error: requests.RequestException, partial_path: Path) -> str:
+    if isinstance(error, requests.HTTPError):
+        return f"the server answers {error.response.status_code} {error.response.reason}"
+    text = " ".join(str(error).split())
+    size = _size_on_disk(partial_path)
+    return f"the connection was cut after {human_bytes(size)} ({text})" if size else f"cannot be reached ({text})"
+
+
+def _require_disk_space(folder: Path, size: int) -> None:
+    if shutil.disk_usage(folder).free < size + SPARE_BYTES:
+        raise UserError(
+            f"{folder}: {human_bytes(size + SPARE_BYTES)} of free disk needed, {free_space(folder)} left; "
+            "free some space or choose another folder"
+        )
+
+
+def _size_on_disk(partial_path: Path) -> int:
+    return partial_path.stat().st_size if partial_path.exists() else 0
+
+
+def _disk_reason(error: OSError, folder: Path) -> str:
+    is_full = error.errno == errno.ENOSPC
+    return f"disk full, {free_space(folder)} left" if is_full else error.strerror or str(error)
+
+
+def _byte_bar(total: int, title: str, quiet: bool, done: int = 0) -> ProgressBar:
+    """Return a progress bar that counts bytes and shows the time left."""
+    return bar(
+        total=total or None, initial=done, desc=title, unit="B", unit_scale=True, unit_divisor=1024, disable=quiet
+    )
+
+
+# ── unpacking ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def unpack_tar(archive: Path, folder: Path, quiet: bool = False) -> None:
@@ -16,25 +162,32 @@ def unpack_tar(archive: Path, folder: Path, quiet: bool = False) -> None:
     An archive whose only entry is a folder of the same name becomes `folder` itself.
 
     Raises:
-        UserError: `folder` is not empty; a member would leave it or is a link, a device, a pipe or a sparse file; the
-            archive is damaged or empty; or the disk is full. No new folder is left behind.
+        UserError: `folder` is not empty; a member would leave it or is a device (Python's filter "data"); the archive
+            is damaged or empty; or the disk is full. No new folder is left behind.
     """
     require_empty(folder)
     temporary = folder.with_name(f".{folder.name}.unpacking")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        _extract_members(archive, temporary, quiet)
+        with (
+            tarfile.open(archive, "r:") as tar,
+            _byte_bar(archive.stat().st_size, f"unpacking {archive.name}", quiet) as progress,
+        ):
+            for member in tar:
+                tar.extract(member, temporary, filter="data")
+                progress.update(tar.offset - progress.n)
         entries = list(temporary.iterdir())
         if not entries:
             raise UserError(f"{archive}: holds no files; remove it and download it again")
         inner = temporary / folder.name
         (inner if entries == [inner] and inner.is_dir() else temporary).replace(folder)
+    except tarfile.FilterError as error:
+        raise UserError(f"{archive}: {error}; do not use this archive") from error
     except tarfile.TarError as error:
         raise UserError(f"{archive}: damaged ({error}); remove it and download it again") from error
     except OSError as error:
-        is_disk_full = error.errno == errno.ENOSPC
-        reason = f"disk full, {free_space(folder.parent)} left" if is_disk_full else error.strerror or str(error)
+        reason = _disk_reason(error, folder.parent)
         raise UserError(f"{archive}: cannot be unpacked as {folder} ({reason}); choose another folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -44,32 +197,3 @@ def require_empty(folder: Path) -> None:
     """Raise UserError unless `folder` is absent or an empty folder."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder}: is in the way of what is to be unpacked; move it away")
-
-
-def _extract_members(archive: Path, folder: Path, quiet: bool) -> None:
-    with (
-        tarfile.open(archive, "r:") as tar,
-        byte_bar(archive.stat().st_size, f"unpacking {archive.name}", quiet) as bar,
-    ):
-        for member in tar:
-            reason = _refusal_reason(member)
-            if reason:
-                raise UserError(f"{archive}: member '{member.name}' {reason}; do not use this archive")
-            tar.extract(member, folder, filter="data")
-            bar.update(tar.offset - bar.n)
-
-
-def _refusal_reason(member: tarfile.TarInfo) -> str | None:
-    """Return why a member must not be unpacked, or None where it may."""
-    name = PureWindowsPath(member.name)  # understands /, \ and drive letters
-    if member.issym() or member.islnk():
-        return "is a link"
-    if not (member.isreg() or member.isdir()):
-        return "is a device or a pipe"
-    if member.issparse():
-        return "is a sparse file"
-    if name.anchor:
-        return "has an absolute name"
-    if ".." in name.parts:
-        return "would leave the folder"
-    return None

@@ -43,16 +43,15 @@ def header_grids(cases: Sequence[Case]) -> Iterator[HeaderGrid]:
 def _grid(case: Case) -> HeaderGrid | None:
     import nibabel as nib
     from nibabel.affines import voxel_sizes
+    from nibabel.orientations import io_orientation
 
-    from transforms.io.nifti_header import affine_mm
-    from transforms.io.nifti_log import nibabel_silent
-    from transforms.spatial import orientation_of
+    from transforms.io.nifti_checks import affine_mm, nibabel_silent
 
     try:
         with nibabel_silent():
             image = nib.load(case.path)
         affine, _ = affine_mm(image, str(case.path))
-        order = np.argsort(orientation_of(affine)[:, 0])  # the file's axes in the order R, A, S
+        order = np.argsort(io_orientation(affine)[:, 0])  # the file's axes in the order R, A, S
         voxel_mm = voxel_sizes(affine)[order]
         field_mm = np.array(image.shape[:3])[order] * voxel_mm
     except Exception:  # whatever a damaged header makes nibabel raise

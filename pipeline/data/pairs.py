@@ -14,10 +14,10 @@ from pipeline.data.rigid_transform_file import read_rigid_transform, write_rigid
 from pipeline.utils.console import warnings_as_lines
 from pipeline.utils.errors import UserError, first_cause
 from pipeline.utils.files import file_identity
-from transforms.cropping import fill_outside, paste_box
 from transforms.registration import register_rigid, resample_onto, same_grid
 from transforms.slice_chain import PreprocessSettings, slice_chain
 from transforms.slices import AXES, centre_fit, contiguous, cut_slices, slices_with_content, stack_slices
+from transforms.spatial import fill_outside, paste_box
 
 VERSION = 3  # version of the registration; raise it when its results change
 

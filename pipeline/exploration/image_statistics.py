@@ -14,7 +14,7 @@ from nibabel.spatialimages import HeaderDataError
 from PIL import Image
 
 from pipeline.data.coverage import head_slices
-from transforms.io.nifti_log import nibabel_silent
+from transforms.io.nifti_checks import nibabel_silent
 from transforms.slice_chain import PreprocessSettings, slice_chain
 from transforms.slices import AXES
 

@@ -72,7 +72,7 @@ def time_text(
 
 
 def _cpu_text(steps: int, memory: float, pace: Callable[[], tuple[float, int]]) -> str:
-    from transforms.io.memory import free_memory
+    from transforms.io.nifti_checks import free_memory
 
     if memory > (free := free_memory()):
         return f"training on this CPU: not timed, for it takes {human_bytes(memory)}, and {human_bytes(free)} are free"

@@ -28,7 +28,7 @@ def nothing_is_read(monkeypatch):
         "comparison.comparison.load_runs",
         "data_builders.find_cases",
         "train.find_cases",
-        "data.http_download.fetch",
+        "data.archive.fetch",
         "inference.model.load_model",
         "sweep.work_through",
     )

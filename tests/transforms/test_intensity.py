@@ -8,6 +8,7 @@ from pipeline.data.sources.phantom_anatomy import head_fractions
 from transforms.intensity import (
     correct_bias_field,
     foreground_mask,
+    one_simpleitk_thread,
     percentile_range,
     scale_from_unit,
     scale_to_unit,
@@ -222,3 +223,15 @@ def test_n4_gives_the_same_bits_whatever_the_number_of_threads():
     finally:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     assert np.array_equal(*found)
+
+
+def test_simpleitk_has_one_thread_inside_and_its_own_number_again_after_an_error():
+    original_count = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(3)
+    try:
+        with pytest.raises(ValueError), one_simpleitk_thread():
+            assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == 1
+            raise ValueError
+        assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == 3
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(original_count)

@@ -8,7 +8,6 @@ import SimpleITK as sitk
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from transforms.io.fetched import not_fetched
-from transforms.io.odd_names import utf8_name
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # of R, G, B: ITU-R 601, as in Pillow's "L"
@@ -47,9 +46,17 @@ def read_raster(path: str | Path) -> tuple[np.ndarray, float | None]:
         raise ValueError(f"{path}: more pixels than a slice can have ({error}); crop it or scale it down") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: not a readable PNG, JPEG or TIFF picture; convert it to one") from error
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path}: its name is not UTF-8; rename the file and its folders") from error
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file; check the path") from error
-    except (OSError, SyntaxError, EOFError, RuntimeError) as error:  # damage, as reported by Pillow and SimpleITK
+    except (
+        OSError,
+        SyntaxError,
+        EOFError,
+        RuntimeError,
+        UnicodeError,
+    ) as error:  # damage, as reported by Pillow and SimpleITK
         raise ValueError(f"{path}: damaged or truncated ({_one_line(error)}); copy or export it again") from error
     if not np.isfinite(gray).all():
         raise ValueError(f"{path}: holds NaN or infinite pixels; export it again without them")
@@ -77,8 +84,8 @@ def write_raster(path: str | Path, slice01: np.ndarray) -> None:
 
 def _upright_gray(image: Image.Image, path: Path) -> tuple[np.ndarray, float | None]:
     """Return the (rows, columns) float32 luminance of an open picture, upright, and its type's largest value."""
-    if image.format != "JPEG" and getattr(image, "n_frames", 1) > 1:
-        raise ValueError(f"{path}: has {image.n_frames} pages; save each slice as a file of its own")
+    if image.format != "JPEG" and (pages := getattr(image, "n_frames", 1)) > 1:
+        raise ValueError(f"{path}: has {pages} pages; save each slice as a file of its own")
     layout, orientation = _pixel_layout(image), _orientation(image)
     image.load()
     if len(image.getbands()) > 1 and ";16" in layout:  # Pillow would keep the upper 8 bits only
@@ -100,14 +107,15 @@ def _upright_gray(image: Image.Image, path: Path) -> tuple[np.ndarray, float | N
 
 def _pixel_layout(image: Image.Image) -> str:
     """Return the pixel layout of a picture that is not loaded yet, in Pillow's notation ("RGB;16B")."""
-    decoder = image.tile[0].args if image.tile else ()
+    tiles = getattr(image, "tile", ())
+    decoder = tiles[0].args if tiles else ()
     return str(decoder if isinstance(decoder, str) else next(iter(decoder), ""))
 
 
 def _luminance_of_16_bit(path: Path) -> np.ndarray:
     """Return the (rows, columns) float32 luminance of a 16-bit RGB or RGBA file, without rotation."""
-    with utf8_name(path) as name:
-        channels = sitk.GetArrayFromImage(sitk.ReadImage(name))
+    str(path).encode()  # SimpleITK would abort the process over a name that is not UTF-8
+    channels = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     if channels.dtype != np.uint16:
         raise ValueError(f"{path}: 16-bit colour in a layout that cannot be read in full depth; save it in gray")
     return (channels[..., :3] @ _LUMINANCE).astype(np.float32)

@@ -1,11 +1,8 @@
-"""Reading NIfTI volumes with nibabel, with the checks that nibabel leaves out."""
+"""Reading volumes (NIfTI, Analyze, FreeSurfer) with nibabel, with the checks that nibabel leaves out."""
 
-import errno
 import gzip
 import io
 import math
-import stat
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,28 +12,44 @@ from typing import BinaryIO
 import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
-from nibabel.filebasedimages import FileBasedHeader, ImageFileError
 from nibabel.fileholders import FileHolder
-from nibabel.spatialimages import HeaderDataError, SpatialImage
-from nibabel.wrapstruct import WrapStructError
+from nibabel.freesurfer.mghformat import MGHHeader
+from nibabel.spatialimages import SpatialHeader, SpatialImage
 
 from transforms.io.fetched import not_fetched
-from transforms.io.memory import free_memory
-from transforms.io.nifti_header import TooLargeError, VolumeError, affine_mm, shape_text, volume_shape, voxel_bytes
-from transforms.io.nifti_kinds import describe_file, is_analyze_header
-from transforms.io.nifti_log import nibabel_silent
-from transforms.io.nifti_mgh import read_mgh
-from transforms.io.nifti_repair import repaired_header
-from transforms.io.nifti_values import finite_float32
+from transforms.io.nifti_checks import (
+    TooLargeError,
+    VolumeError,
+    affine_mm,
+    finite_float32,
+    nibabel_silent,
+    repaired_header,
+    require_memory,
+    shape_of,
+    sizes_text,
+    volume_shape,
+    voxel_bytes,
+)
 
 PAIR_SUFFIXES = (".hdr", ".img")
 FREESURFER_SUFFIXES = (".mgz", ".mgh")
+START_BYTES = 540  # length of NIfTI-2's header, enough to describe other files
+MGH_BYTES = 284  # offset of the voxels in a FreeSurfer volume
 DEFLATE_LARGEST_RATIO = 1032  # zlib's manual: "the limiting compression factor"
-MAX_TRAILING_BYTES = 64 << 20  # behind the voxels, where nothing belongs
+MAX_TRAILING_BYTES = 64 << 20  # behind the voxels, where little belongs
 _CHUNK_BYTES = 1 << 20
+_SINGLE = {b"n+1": nib.Nifti1Image, b"n+2": nib.Nifti2Image}
+_PAIRS = {b"ni1": nib.Nifti1Pair, b"ni2": nib.Nifti2Pair}
+_OTHER_FILES = {
+    b"\x1f\x8b": "compressed with gzip once more; unpack it first",
+    b"<": "a web page or XML; download the file again",
+    b"\x89PNG": "a PNG picture; give a volume",
+    b"\xff\xd8\xff": "a JPEG picture; give a volume",
+    b"PK": "a zip archive; unpack it first",
+}
 
 
-def read_nifti(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarray, FileBasedHeader]:
+def read_nifti(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarray, SpatialHeader]:
     """Read a whole 3D volume with its scaling applied.
 
     Args:
@@ -49,7 +62,7 @@ def read_nifti(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarra
 
     Warns:
         UserWarning: one warning that names the file and everything doubtful: forms that are missing or disagree, a unit
-            other than millimetres, scaling that is not finite, voxels replaced or scaled (`finite_float32`).
+            other than millimetres, scaling that is not finite, voxels that were replaced (`finite_float32`).
 
     Raises:
         ValueError: the file is missing, damaged, no NIfTI, or no real-valued 3D volume; the message names the file, the
@@ -61,20 +74,17 @@ def read_nifti(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarra
     return array, affine, header
 
 
-def read_with_cautions(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarray, FileBasedHeader, list[str]]:
+def read_with_cautions(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarray, SpatialHeader, list[str]]:
     """Read like `read_nifti`, but return what is doubtful, and `image.extra["cautions"]`, instead of warning of it."""
     name = name_of(source)
-    with nibabel_silent():
+    with nibabel_silent(), _naming_errors(name):
         if isinstance(source, SpatialImage):
-            with _naming_errors(name):
-                image, shape, cautions = source, volume_shape(source.header, name), source.extra.get("cautions", [])
+            image, cautions = source, source.extra.get("cautions", [])
         else:
-            with _naming_errors(name):
-                image, cautions = _open(Path(source))
-                shape = volume_shape(image.header, name)
-        with _naming_errors(name):
-            affine, grid_cautions = affine_mm(image, name)
-            array, value_cautions = finite_float32(image, shape, name)
+            image, cautions = _open(Path(source))
+        shape = volume_shape(image.header, name)
+        affine, grid_cautions = affine_mm(image, name)
+        array, value_cautions = finite_float32(image, shape, name)
     return array, affine, image.header, [*value_cautions, *cautions, *grid_cautions]
 
 
@@ -83,87 +93,100 @@ def name_of(source: str | Path | SpatialImage) -> str:
     return str(source) if not isinstance(source, SpatialImage) else str(source.get_filename() or "the image")
 
 
+# ── files ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 def _open(path: Path) -> tuple[SpatialImage, list[str]]:
     """Open a file after checking that it is complete; return the image, voxels not yet converted, and cautions."""
     if problem := not_fetched(path):
         raise VolumeError(problem)
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        if path.is_symlink():
-            raise VolumeError(f"{path}: is a link to {path.readlink()}, which is not there; mend the link") from None
-        raise VolumeError(f"{path}: no such file; check the path") from None
-    if stat.S_ISDIR(mode):
+    if path.is_dir():
         raise VolumeError(f"{path}: is a folder; give a .nii or .nii.gz file")
-    if not stat.S_ISREG(mode):
+    if path.exists() and not path.is_file():
         raise VolumeError(f"{path}: is a pipe or a device; give a .nii or .nii.gz file")
-    if path.suffix.lower() in FREESURFER_SUFFIXES:
-        with _decompressed(path) as (stream, most_bytes):
-            return read_mgh(path, stream, most_bytes, _require_memory)
     return _open_pair(path) if path.suffix.lower() in PAIR_SUFFIXES else _open_single(path)
 
 
 def _open_single(path: Path) -> tuple[SpatialImage, list[str]]:
-    """Read a single-file NIfTI to the end of its stream, so that truncation and checksum errors are noticed."""
+    """Read a file to the end of its stream, so that truncation and checksum errors are noticed."""
     with _decompressed(path) as (stream, most_bytes):
         # Read and repair the header.
-        start = stream.read(nib.Nifti2Header.sizeof_hdr)
-        zipped = isinstance(stream, gzip.GzipFile)
-        image_class = _image_class(start, path, zipped)
-        _require_fitting_name(path, zipped)
-        size = image_class.header_class.sizeof_hdr
-        header, cautions = repaired_header(image_class.header_class, start[:size], str(path))
-        if header["vox_offset"] == 0:  # nibabel would read the header as voxels
-            header["vox_offset"] = header.single_vox_offset
-            cautions = [*cautions, f"its voxels begin at byte 0 by its header, taken as {header.single_vox_offset}"]
+        start = stream.read(START_BYTES)
+        is_freesurfer = path.suffix.lower() in FREESURFER_SUFFIXES
+        image_class, header, block, offset, cautions = (_mgh_header if is_freesurfer else _nifti_header)(start, path)
+        if not is_freesurfer:
+            _require_fitting_name(path, isinstance(stream, gzip.GzipFile))
 
         # Refuse volumes that cannot be in the file or in memory.
-        required = _required_bytes(header, path)
+        required = voxel_bytes(header) + offset
         if required > most_bytes:
             raise VolumeError(
-                f"{path}: its header claims {shape_text(header.get_data_shape())} voxels, more than the file can "
-                "hold; it is damaged or truncated, copy or download it again"
+                f"{path}: its header claims {sizes_text(shape_of(header))} voxels, more than the file can hold; "
+                "it is damaged or truncated, copy or download it again"
             )
-        _require_memory(header, 2 * required, path)  # the bytes read here, and nibabel's copy
+        require_memory(header, 2 * required, path)  # the bytes read here, and nibabel's copy
 
         # Read the voxels, then what follows them to the end.
         content = io.BytesIO()
-        content.write(header.binaryblock)
-        content.write(start[size:])
-        missing = required - len(start)
-        while missing > 0 and (chunk := stream.read(min(missing, _CHUNK_BYTES))):  # never more than the file holds
-            content.write(chunk)
-            missing -= len(chunk)
+        content.write(block + start[len(block) :])
+        while (missing := required - content.tell()) > 0 and (chunk := stream.read(min(missing, _CHUNK_BYTES))):
+            content.write(chunk)  # never more than the file holds
         if missing > 0:
             counts = f"{required:,} bytes expected and {required - missing:,} found"
             raise VolumeError(f"{path}: truncated, {counts}; copy or download it again")
-        trailing = 0
+        footer = b""
         while chunk := stream.read(_CHUNK_BYTES):  # gzip verifies its checksum at the end of the stream
-            trailing += len(chunk)
-            if trailing > MAX_TRAILING_BYTES:
-                raise VolumeError(
-                    f"{path}: holds more than {MAX_TRAILING_BYTES >> 20} MiB behind its "
-                    f"{shape_text(header.get_data_shape())} voxels; its header does not fit, convert it again"
-                )
+            footer += chunk
+            if len(footer) > MAX_TRAILING_BYTES:
+                limit = f"more than {MAX_TRAILING_BYTES >> 20} MiB behind its {sizes_text(shape_of(header))} voxels"
+                raise VolumeError(f"{path}: holds {limit}; its header does not fit, convert it again")
+        content.write(footer)
     content.seek(0)
     return image_class.from_stream(content), cautions
+
+
+def _nifti_header(start: bytes, path: Path) -> tuple[type[SpatialImage], SpatialHeader, bytes, int, list[str]]:
+    """Return image class, repaired header and its bytes, offset of the voxels, and cautions of a single-file NIfTI."""
+    image_class = _SINGLE.get(start[344:347]) or _SINGLE.get(start[4:7])
+    if image_class is None or len(start) < image_class.header_class.sizeof_hdr:
+        raise VolumeError(f"{path}: not a NIfTI volume but {_describe_file(start)}")
+    header_class = image_class.header_class
+    header, cautions = repaired_header(header_class, start[: header_class.sizeof_hdr], str(path))
+    if header["vox_offset"] == 0:  # nibabel would read the header as voxels
+        header["vox_offset"] = header.single_vox_offset
+        cautions.append(f"its voxels begin at byte 0 by its header, taken as {header.single_vox_offset}")
+    return image_class, header, header.binaryblock, _voxel_offset(header.get_data_offset(), path), cautions
+
+
+def _mgh_header(start: bytes, path: Path) -> tuple[type[SpatialImage], SpatialHeader, bytes, int, list[str]]:
+    """Return the same of a FreeSurfer volume."""
+    if len(start) < MGH_BYTES or not _is_mgh(start):
+        raise VolumeError(f"{path}: not a FreeSurfer volume but {_describe_file(start)}")
+    header = MGHHeader(start[:MGH_BYTES], check=False)
+    volume_shape(header, str(path))
+    has_orientation = int.from_bytes(start[28:30], "big") == 1  # goodRASFlag
+    caution = "its header gives no orientation; taken as FreeSurfer's default, coronal slices"
+    return nib.MGHImage, header, start[:MGH_BYTES], MGH_BYTES, [] if has_orientation else [caution]
 
 
 def _open_pair(path: Path) -> tuple[SpatialImage, list[str]]:
     """Open a `.hdr` and `.img` pair (NIfTI or Analyze) after checking the length of the `.img`."""
     # Recognise the kind of header.
-    header_path = _partner(path, ".hdr")
+    header_path, voxels_path = _partner(path, ".hdr"), _partner(path, ".img")
     with header_path.open("rb") as stream:
-        start = stream.read(nib.Nifti2Header.sizeof_hdr)
-    pairs = {b"ni1": nib.Nifti1Pair, b"ni2": nib.Nifti2Pair}
-    image_class = pairs.get(start[344:347]) or pairs.get(start[4:7])
-    if image_class is None and not is_analyze_header(start):
-        raise VolumeError(f"{header_path}: not the header of a .hdr/.img pair but {describe_file(start)}")
+        start = stream.read(START_BYTES)
+    image_class = _PAIRS.get(start[344:347]) or _PAIRS.get(start[4:7])
+    is_analyze = 348 in (int.from_bytes(start[:4], order) for order in ("little", "big")) and start[344:346] != b"n+"
+    if image_class is None and not is_analyze:
+        raise VolumeError(f"{header_path}: not the header of a .hdr/.img pair but {_describe_file(start)}")
 
-    # Open the pair with a repaired header.
-    voxels_path = _partner(path, ".img")
+    # Open the pair, a NIfTI with a repaired header.
+    image: SpatialImage
     if image_class is None:
-        image, cautions = _open_analyze(header_path)
+        image, cautions = nib.load(header_path), []  # with the affine that SPM may have left in a .mat beside it
+        mat = header_path.with_suffix(".mat")
+        if not mat.exists() or not mat.stat().st_size:
+            cautions = ["Analyze files store no orientation; taken as LAS, so check left and right"]
     else:
         size = image_class.header_class.sizeof_hdr
         header, cautions = repaired_header(image_class.header_class, start[:size], str(header_path))
@@ -175,30 +198,14 @@ def _open_pair(path: Path) -> tuple[SpatialImage, list[str]]:
     volume_shape(image.header, str(header_path))
 
     # Check the voxels' length; nibabel's header of a loaded image has lost their offset.
-    required, present = voxel_bytes(image.header) + int(image.dataobj.offset), voxels_path.stat().st_size
+    offset = _voxel_offset(image.dataobj.offset, header_path)
+    required, present = voxel_bytes(image.header) + offset, voxels_path.stat().st_size
     if required > present:
         raise VolumeError(
             f"{voxels_path}: truncated, {required:,} bytes expected and {present:,} found; copy or download it again"
         )
-    _require_memory(image.header, required, header_path)
+    require_memory(image.header, required, header_path)
     return image, cautions
-
-
-def _open_analyze(path: Path) -> tuple[SpatialImage, list[str]]:
-    """Open an Analyze pair, with the affine that SPM may have left in a `.mat` beside it."""
-    mat = path.with_suffix(".mat")
-    with warnings.catch_warnings(record=True) as records:
-        warnings.simplefilter("always", UserWarning)
-        try:
-            image = nib.load(path)
-        except Exception as error:  # whatever scipy raises for bytes that are no MATLAB file
-            if not mat.exists() or isinstance(error, OSError | MemoryError | ImageFileError | HeaderDataError):
-                raise
-            raise VolumeError(
-                f"{path}: the affine in {mat.name} beside it cannot be read ({_one_line(error)}); write that file "
-                "again with SPM, or move it away to have the volume taken as LAS"
-            ) from error
-    return image, [f"{mat.name}: {record.message}" for record in records if issubclass(record.category, UserWarning)]
 
 
 def _partner(path: Path, suffix: str) -> Path:
@@ -214,86 +221,82 @@ def _partner(path: Path, suffix: str) -> Path:
     raise VolumeError(f"{path}: its {missing} is missing; keep the .hdr and .img files side by side")
 
 
-def _required_bytes(header: FileBasedHeader, path: Path) -> int:
-    """Return the size that the file with the voxels must have at least."""
-    offset = float(header.get_data_offset())
-    if not (np.isfinite(offset) and offset >= 0):
-        raise VolumeError(f"{path}: its voxels begin at byte {offset:g}, which cannot be; convert or download it again")
-    return voxel_bytes(header) + int(offset)
-
-
-def _require_memory(header: FileBasedHeader, held: int, path: Path) -> None:
-    """Raise TooLargeError unless `held` bytes of the file and the float32 voxels fit into free memory."""
-    shape = header.get_data_shape()
-    needed = held + 4 * math.prod(int(length) for length in shape)
-    free = free_memory(needed)
-    if needed > free:
-        raise TooLargeError(
-            f"{path}: does not fit into memory, its {shape_text(shape)} voxels need {needed / 1e9:.3g} GB and "
-            f"{free / 1e9:.3g} GB are free; crop it or use a larger machine"
-        )
-
-
-def _require_fitting_name(path: Path, zipped: bool) -> None:
-    """Raise VolumeError for a suffix that does not fit the compression, as other programs would misread the file."""
-    name = path.name
-    if zipped and name.lower().endswith(".nii"):
-        raise VolumeError(f"{path}: is compressed (gzip) although its name ends in .nii; rename it to {name}.gz")
-    if not zipped and name.lower().endswith(".nii.gz"):
-        raise VolumeError(f"{path}: is not compressed although its name ends in .gz; rename it to {name[:-3]}")
-
-
 @contextmanager
 def _decompressed(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     """Yield the stream, unpacked whatever its name says, and the largest number of bytes it can hold."""
     with path.open("rb") as raw:
         size = path.stat().st_size
-        zipped = raw.read(2) == b"\x1f\x8b"
+        is_zipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        if zipped:
+        if is_zipped:
             with igzip.open(raw) as stream:  # a GzipFile, three times as fast as the standard library's
                 yield stream, size * DEFLATE_LARGEST_RATIO
         else:
             yield raw, size
 
 
+# ── checks ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _voxel_offset(offset: float, path: Path) -> int:
+    if not (math.isfinite(offset) and offset >= 0):
+        raise VolumeError(f"{path}: its voxels begin at byte {offset:g}, which cannot be; convert or download it again")
+    return int(offset)
+
+
+def _require_fitting_name(path: Path, is_zipped: bool) -> None:
+    """Raise VolumeError for a suffix that does not fit the compression, as other programs would misread the file."""
+    name = path.name
+    if is_zipped and name.lower().endswith(".nii"):
+        raise VolumeError(f"{path}: is compressed (gzip) although its name ends in .nii; rename it to {name}.gz")
+    if not is_zipped and name.lower().endswith(".nii.gz"):
+        raise VolumeError(f"{path}: is not compressed although its name ends in .gz; rename it to {name[:-3]}")
+
+
+def _describe_file(start: bytes) -> str:
+    """Return what a file is instead, by its first bytes, with the remedy."""
+    if not start:
+        return "an empty file; copy or download it again"
+    for prefix, description in _OTHER_FILES.items():
+        if start.lstrip().startswith(prefix):
+            return description
+    if start[128:132] == b"DICM":
+        return "a DICOM file; to translate its series give its folder, otherwise convert the series with dcm2niix"
+    if _is_mgh(start):
+        return "a FreeSurfer volume; give it the suffix .mgz, or .mgh where it is not compressed"
+    if start[344:347] in _SINGLE or start[4:7] in _SINGLE:
+        return "a single-file NIfTI; give it the suffix .nii, or copy it again where it is cut off"
+    if start[344:347] in _PAIRS or start[4:7] in _PAIRS:
+        return "the header of a .hdr/.img pair; unpack it if it is compressed, and give it the suffix .hdr"
+    return "something else; convert it to NIfTI, or download it again"
+
+
+def _is_mgh(start: bytes) -> bool:
+    """Return whether bytes begin like a FreeSurfer volume: version 1, and a small number for the data type."""
+    return start[:4] == b"\0\0\0\1" and start[20:23] == bytes(3)
+
+
 @contextmanager
 def _naming_errors(name: str) -> Iterator[None]:
     """Turn errors of the operating system, gzip, nibabel and numpy into VolumeErrors of one line that name the file."""
-    remedy = "convert or download it again"
     try:
         yield
     except VolumeError:
         raise
+    except FileNotFoundError as error:
+        raise VolumeError(f"{name}: no such file, or a link to nowhere; check the path") from error
     except (EOFError, isal_zlib.error, gzip.BadGzipFile) as error:
         raise VolumeError(f"{name}: truncated or damaged gzip data ({error}); copy or download it again") from error
-    except (ImageFileError, HeaderDataError, WrapStructError) as error:
-        raise VolumeError(f"{name}: not a readable NIfTI file ({_one_line(error)}); {remedy}") from error
     except MemoryError as error:
         raise TooLargeError(f"{name}: does not fit into memory; crop it or use a larger machine") from error
     except OSError as error:
-        raise VolumeError(f"{name}: cannot be read ({error.strerror or _one_line(error)}); {_remedy(error)}") from error
-    except (ValueError, ArithmeticError, TypeError, LookupError, AttributeError, struct.error) as error:
-        # raised by nibabel and numpy for headers without sense
-        raise VolumeError(f"{name}: its header cannot be understood ({_one_line(error)}); {remedy}") from error
-
-
-def _remedy(error: OSError) -> str:
-    return {
-        errno.EACCES: "check its permissions",
-        errno.ELOOP: "its links lead in a circle, mend them",
-        errno.ENAMETOOLONG: "give it a shorter name",
-    }.get(error.errno, "check the file and its disk")
+        reason = error.strerror or _one_line(error)
+        raise VolumeError(f"{name}: cannot be read ({reason}); check its name, permissions and disk") from error
+    except Exception as error:  # whatever headers without sense make nibabel, numpy and scipy raise
+        raise VolumeError(
+            f"{name}: not a readable volume ({_one_line(error)}); convert or download it again"
+        ) from error
 
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _image_class(start: bytes, path: Path, zipped: bool) -> type[nib.Nifti1Image]:
-    """Return the class of NIfTI image that begins with these bytes; raise VolumeError for other files."""
-    if start[4:7] == b"n+2" and len(start) >= nib.Nifti2Header.sizeof_hdr:
-        return nib.Nifti2Image
-    if start[344:347] == b"n+1" and len(start) >= nib.Nifti1Header.sizeof_hdr:
-        return nib.Nifti1Image
-    raise VolumeError(f"{path}: not a NIfTI volume but {describe_file(start, zipped=zipped)}")

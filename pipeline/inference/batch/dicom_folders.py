@@ -4,39 +4,26 @@ Geometry as DICOM PS3.3 C.7.6.2 defines it: the first column and row run along I
 ImagePositionPatient, in millimetres of a frame whose axes point left, posterior and superior (LPS); NIfTI's is RAS.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import is_folder
-from transforms.io.odd_names import utf8_name
 
 if TYPE_CHECKING:
     import nibabel as nib
     import numpy as np
 
 DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
-_SERIES_UID, _INSTANCE = "0020|000e", "0020|0013"
-_POSITION, _ORIENTATION, _CLASS = "0020|0032", "0020|0037", "0008|0016"
+_SERIES_UID, _INSTANCE, _POSITION, _ORIENTATION = "0020|000e", "0020|0013", "0020|0032", "0020|0037"
 _IMAGE_TYPE, _PHOTOMETRIC = "0008|0008", "0028|0004"
-_COLOUR = "a colour picture, not a scan; give the folder of a gray-scale series"
 _COLOURS = ("RGB", "PALETTE", "YBR")
-_REFUSED_IMAGE_TYPES = {  # values of ImageType
+_REFUSED_IMAGE_TYPES = {  # values of ImageType (DICOM PS3.3 C.7.6.1.1.2); derived reconstructions are scans
     "MOSAIC": "a Siemens mosaic, whose one picture holds all slices side by side; convert the series with dcm2niix",
     "LOCALIZER": "a localizer, not a scan of the head; give the folder of another series",
     "SCREEN SAVE": "a picture of a screen, not a scan; give the folder of the series itself",
-    "SCREENSAVE": "a picture of a screen, not a scan; give the folder of the series itself",
 }
-_ENHANCED = (  # classes whose files hold each frame's position in functional groups: Enhanced and Legacy Converted
-    "1.2.840.10008.5.1.4.1.1.4.1",  # MR
-    "1.2.840.10008.5.1.4.1.1.4.4",
-    "1.2.840.10008.5.1.4.1.1.2.1",  # CT
-    "1.2.840.10008.5.1.4.1.1.2.2",
-    "1.2.840.10008.5.1.4.1.1.130",  # PET
-    "1.2.840.10008.5.1.4.1.1.128.1",
-)
 _SAME_DIRECTION = 1e-3  # largest difference of direction cosines; scanners write them with 6 digits
 _UNEVEN = 0.02  # of the slice distance, beyond rounding in positions
 
@@ -50,9 +37,8 @@ class _Slice:
     instance: str
     origin: "np.ndarray"  # (3,)
     axes: "np.ndarray"  # (3, 3), columns are the unit directions of x, y, z
-    spacing: tuple[float, ...]  # of x, y (and z where it has several frames)
+    spacing: tuple[float, ...]
     size: tuple[int, ...]
-    has_position: bool  # whether it says where its pixels lie; otherwise origin and axes are GDCM's inventions
 
     @property
     def height(self) -> float:
@@ -95,52 +81,43 @@ def read_series(folder: Path) -> "nib.Nifti1Image":
         (X, Y, Z) float32 voxels with each slice's rescaling applied, on the series' own grid, with the affine to RAS
         millimetres. Nothing else of the DICOM headers is kept, so no name of a patient. The image's file name is the
         folder's. `extra["cautions"]` lists what `transforms.io.nifti.read_nifti` adds to its warning: gaps in the
-        instance numbers, so that slices may be missing at an end; a single file without a position, which gets the
-        affine of a NIfTI header without form codes (LAS), its rows flipped as if it were axial.
+        instance numbers, so that slices may be missing at an end.
 
     Raises:
         UserError: no or several series; slices that are unreadable, in colour, unequal, missing, at the same position,
-            or without a position; mosaics, localizers and screenshots.
+            or without a position; multi-frame files, mosaics, localizers and screenshots.
     """
     import nibabel as nib
     import numpy as np
+    import SimpleITK as sitk
 
-    slices = [_read_header(path) for path in files_of_series(folder)]
-    slices = _sorted_series(slices, folder)
-    if not all(item.has_position for item in slices):
-        return _read_unplaced_slice(slices, folder)
-    step = _slice_step(slices, folder)
-    voxels = np.concatenate([_read_pixels(item) for item in slices], axis=2)  # (X, Y, Z)
-    first = slices[0]
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    slices = sorted((_read_header(path) for path in files_of_series(folder)), key=lambda item: item.height)
+    _require_one_series(slices, folder)
+    step, first = _slice_step(slices, folder), slices[0]
+    reader = sitk.ImageSeriesReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetOutputPixelType(sitk.sitkFloat32)
+    reader.SetFileNames([str(item.path) for item in slices])
+    try:
+        voxels = sitk.GetArrayFromImage(reader.Execute()).transpose(2, 1, 0)  # (X, Y, Z)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(
+            f"{folder}: its pixels cannot be read ({reason}); copy it again, or export it uncompressed"
+        ) from error
+
     affine = np.eye(4)
     affine[:3, :3] = np.column_stack([first.axes[:, 0] * first.spacing[0], first.axes[:, 1] * first.spacing[1], step])
     affine[:3, 3] = first.origin
     image = nib.Nifti1Image(voxels, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
     image.set_sform(image.affine, code="scanner")
     image.set_qform(image.affine, code="scanner", strip_shears=True)
-    return _finished_image(image, folder, _gap_cautions(slices))
-
-
-def _read_unplaced_slice(slices: list[_Slice], folder: Path) -> "nib.Nifti1Image":
-    """Read a single file without a position as a NIfTI image without form codes."""
-    import nibabel as nib
-
-    tags = "ImagePositionPatient and ImageOrientationPatient"
-    if len(slices) > 1:
-        name = next(item for item in slices if not item.has_position).path.name
-        raise UserError(f"{folder}: {name} does not say where it lies ({tags}); export the series again with them")
-    first = slices[0]
-    image = nib.Nifti1Image(_read_pixels(first)[:, ::-1], None)  # rows run to the back in DICOM, to the front in LAS
-    image.header.set_zooms(first.spacing)
-    image = nib.Nifti1Image(image.dataobj, image.header.get_base_affine(), image.header)
-    return _finished_image(image, folder, [f"its DICOM header does not say where the slice lies ({tags})"])
-
-
-def _finished_image(image: "nib.Nifti1Image", folder: Path, cautions: list[str]) -> "nib.Nifti1Image":
-    """Return the image with its unit, the folder's name for messages, and the cautions about it."""
     image.header.set_xyzt_units("mm")
     image.file_map["image"].filename = str(folder)
-    image.extra["cautions"] = cautions
+    numbers = sorted(int(item.instance) for item in slices if item.instance.isdecimal())
+    if numbers and numbers[-1] - numbers[0] + 1 > len(slices):
+        image.extra["cautions"] = ["its instance numbers have gaps; slices may be missing at an end"]
     return image
 
 
@@ -148,61 +125,49 @@ def _read_header(path: Path) -> _Slice:
     import numpy as np
     import SimpleITK as sitk
 
-    # Read the header alone.
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     try:
-        with utf8_name(path) as name:
-            reader.SetFileName(name)
-            reader.ReadImageInformation()
+        str(path).encode()  # SimpleITK would abort the process over a name that is not UTF-8
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: its name is not UTF-8; rename the file and its folders") from error
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
     except RuntimeError as error:
         raise UserError(
             f"{path}: cannot be read as a DICOM image; copy it again, or move what is no image out of the folder"
         ) from error
-
-    # Refuse what is no slice of a scan.
-    tags = reader.GetMetaDataKeys()
-    _require_scan_type(path, *(reader.GetMetaData(tag) if tag in tags else "" for tag in (_IMAGE_TYPE, _PHOTOMETRIC)))
-    if reader.GetNumberOfComponents() != 1:
-        raise UserError(f"{path}: {_COLOUR}")
-    size = reader.GetSize()
-    axes = np.array(reader.GetDirection(), dtype=float).reshape(len(size), len(size))
-    if len(size) != 3:
-        raise UserError(f"{path}: has {len(size)} dimensions; convert the series with dcm2niix")
-
-    # Its geometry, and whether the header states it.
+    tags = {key: reader.GetMetaData(key).strip(" \0") for key in reader.GetMetaDataKeys()}
+    _require_scan_type(path, tags.get(_IMAGE_TYPE, ""), tags.get(_PHOTOMETRIC, ""))
+    if len(reader.GetSize()) != 3 or reader.GetSize()[2] != 1:
+        raise UserError(f"{path}: holds several frames (multi-frame or enhanced DICOM); convert it with dcm2niix")
+    if not {_POSITION, _ORIENTATION} <= tags.keys():
+        missing = "ImagePositionPatient and ImageOrientationPatient"
+        raise UserError(f"{path}: does not say where it lies ({missing}); export the series again with them")
     return _Slice(
         path=path,
-        series=reader.GetMetaData(_SERIES_UID).strip() if _SERIES_UID in tags else "",
-        instance=reader.GetMetaData(_INSTANCE).strip() if _INSTANCE in tags else "",
-        origin=np.array(reader.GetOrigin(), dtype=float),
-        axes=axes,
+        series=tags.get(_SERIES_UID, ""),
+        instance=tags.get(_INSTANCE, ""),
+        origin=np.array(reader.GetOrigin()),
+        axes=np.array(reader.GetDirection()).reshape(3, 3),
         spacing=reader.GetSpacing(),
-        size=size,
-        has_position={_POSITION, _ORIENTATION} <= set(tags)
-        or (_CLASS in tags and reader.GetMetaData(_CLASS).strip(" \0") in _ENHANCED),
+        size=reader.GetSize(),
     )
 
 
 def _require_scan_type(path: Path, image_type: str, photometric: str) -> None:
-    """Refuse images that are no slice of a scan by their ImageType (DICOM PS3.3, C.7.6.1.1.2) or colours.
-
-    Derived reconstructions are scans: normalised or distortion-corrected ones, and reformats, which scanners and
-    libraries mark as secondary.
-    """
+    """Refuse images that are no slice of a scan by their ImageType or colours."""
     values = [value.strip(" \0").upper() for value in image_type.split("\\")]
-    kinds = [reason for value, reason in _REFUSED_IMAGE_TYPES.items() if value in values]
-    if photometric.strip(" \0").upper().startswith(_COLOURS):
-        kinds.append(_COLOUR)
-    if kinds:
-        kind, _, remedy = kinds[0].partition("; ")
-        note = f" (ImageType {image_type.strip()})" if any(values) else ""
-        raise UserError(f"{path}: {kind}{note}; {remedy}")
+    for value, reason in _REFUSED_IMAGE_TYPES.items():
+        if value in values:
+            kind, _, remedy = reason.partition("; ")
+            raise UserError(f"{path}: {kind} (ImageType {image_type}); {remedy}")
+    if photometric.upper().startswith(_COLOURS):
+        raise UserError(f"{path}: a colour picture, not a scan; give the folder of a gray-scale series")
 
 
-def _sorted_series(slices: list[_Slice], folder: Path) -> list[_Slice]:
-    """Return the slices from the lowest to the highest; raise unless they are one series of like slices."""
+def _require_one_series(slices: list[_Slice], folder: Path) -> None:
     import numpy as np
 
     series = {item.series for item in slices}
@@ -219,21 +184,15 @@ def _sorted_series(slices: list[_Slice], folder: Path) -> list[_Slice]:
             raise UserError(f"{folder}: its slices have several orientations, as a localizer's; give another series")
         if item.size != first.size or not np.allclose(item.spacing[:2], first.spacing[:2], rtol=1e-3):
             raise UserError(f"{folder}: {item.path.name} and {first.path.name} differ in size; give a whole series")
-    if len(slices) > 1 and first.size[2] > 1:
-        raise UserError(f"{folder}: several multi-frame files in one series; put one in a folder of its own")
-    return sorted(slices, key=lambda item: item.height)
 
 
 def _slice_step(slices: list[_Slice], folder: Path) -> "np.ndarray":
     """Return the (3,) step from one slice to the next, in mm; raise where slices are not evenly spaced in a line."""
     import numpy as np
 
-    # A single slice.
-    first, last = slices[0], slices[-1]
     if len(slices) == 1:
-        return first.axes[:, 2] * first.spacing[2]
-
-    # Even distances along the slices' normal.
+        return slices[0].axes[:, 2] * slices[0].spacing[2]
+    origins = np.array([item.origin for item in slices])  # (slices, 3)
     gaps = np.diff([item.height for item in slices])
     spacing = float(np.median(gaps))
     if gaps.min() < 1e-3:
@@ -241,44 +200,22 @@ def _slice_step(slices: list[_Slice], folder: Path) -> "np.ndarray":
             f"{folder}: several images at one position (echoes or time points); "
             "put one volume's slices in a folder of their own"
         )
-    widest = int(np.argmax(np.abs(gaps - spacing)))
-    tolerance = max(_UNEVEN * spacing, 0.01)
+    widest, tolerance = int(np.argmax(np.abs(gaps - spacing))), max(_UNEVEN * spacing, 0.01)
     if abs(gaps[widest] - spacing) > tolerance:
+        missing = int(np.round(gaps / spacing - 1).clip(min=0).sum())
+        are_multiples = np.allclose(gaps / spacing, np.round(gaps / spacing), rtol=0, atol=0.05)
+        reason = f"slices are missing, {missing} in all" if missing and are_multiples else "its slices lie unevenly"
         neighbours = f"between {slices[widest].path.name} and {slices[widest + 1].path.name}"
-        missing = sum(round(gap / spacing) - 1 for gap in gaps if gap > 1.5 * spacing)
-        is_multiple = all(math.isclose(gap / spacing, round(gap / spacing), abs_tol=0.05) for gap in gaps)
-        reason = f"slices are missing, {missing} in all" if missing and is_multiple else "its slices lie unevenly"
         raise UserError(
-            f"{folder}: {reason} ({gaps[widest]:.2f} mm {neighbours}, elsewhere {spacing:.2f} mm); export the series "
-            "again"
+            f"{folder}: {reason} ({gaps[widest]:.2f} mm {neighbours}, elsewhere {spacing:.2f} mm); "
+            "export the series again"
         )
-
-    # Positions in one line.
-    step = (last.origin - first.origin) / (len(slices) - 1)
-    line = first.origin + np.arange(len(slices))[:, None] * step  # (slices, 3), in mm
-    offsets = np.linalg.norm([item.origin for item in slices] - line, axis=1)
+    step = (origins[-1] - origins[0]) / (len(slices) - 1)
+    offsets = np.linalg.norm(origins - origins[0] - np.arange(len(slices))[:, None] * step, axis=1)
     if offsets.max() > tolerance:
+        name = slices[int(offsets.argmax())].path.name
         raise UserError(
-            f"{folder}: its slices do not lie in one line ({slices[int(offsets.argmax())].path.name} is "
-            f"{offsets.max():.2f} mm beside it); export the series again"
+            f"{folder}: its slices do not lie in one line ({name} is {offsets.max():.2f} mm beside it); "
+            "export the series again"
         )
     return step
-
-
-def _gap_cautions(slices: list[_Slice]) -> list[str]:
-    numbers = sorted(int(item.instance) for item in slices if item.instance.isdecimal())
-    has_gaps = len(slices) > 1 and len(numbers) == len(slices) and numbers[-1] - numbers[0] + 1 != len(numbers)
-    return ["its instance numbers have gaps; slices may be missing at an end"] if has_gaps else []
-
-
-def _read_pixels(item: _Slice) -> "np.ndarray":
-    """Return a file's (X, Y, frames) float32 pixels, rescaled."""
-    import numpy as np
-    import SimpleITK as sitk
-
-    try:
-        with utf8_name(item.path) as name:
-            image = sitk.ReadImage(name, sitk.sitkFloat32, imageIO="GDCMImageIO")
-    except RuntimeError as error:
-        raise UserError(f"{item.path}: its pixels cannot be read; copy it again, or export it uncompressed") from error
-    return sitk.GetArrayFromImage(image).transpose(2, 1, 0).astype(np.float32)  # (X, Y, Z)

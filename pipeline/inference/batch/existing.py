@@ -173,7 +173,7 @@ def is_whole(path: Path, cancelled: threading.Event | None = None) -> bool:
     import nibabel as nib  # slow, and needed only where outputs exist
     from isal import igzip
 
-    from transforms.io.nifti_log import nibabel_silent
+    from transforms.io.nifti_checks import nibabel_silent
 
     try:
         with nibabel_silent():

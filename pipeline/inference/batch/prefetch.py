@@ -65,7 +65,7 @@ class _Opening:
         self.thread.join()
         if self._error is None:
             return self._opened
-        from transforms.io.nifti_header import TooLargeError  # nibabel, which a door does without
+        from transforms.io.nifti_checks import TooLargeError  # nibabel, which a door does without
 
         if isinstance(self._error, MemoryError) or isinstance(self._error.__cause__, TooLargeError):
             return self._open_job(self.job)

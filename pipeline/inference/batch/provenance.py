@@ -148,7 +148,7 @@ def read_mark(path: Path) -> Mark | None:
     """Return this command's mark in a file's header; None where there is none. The file may be cut short after it."""
     import nibabel as nib
 
-    from transforms.io.nifti_log import nibabel_silent
+    from transforms.io.nifti_checks import nibabel_silent
 
     try:
         start = _first_bytes(path, FIRST_BYTES)

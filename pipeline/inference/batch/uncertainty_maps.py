@@ -42,7 +42,7 @@ def is_uncertainty_map(path: Path) -> bool:
     import nibabel as nib  # slow, and needed only where the file exists
 
     from pipeline.inference.output_volume import NOTICE
-    from transforms.io.nifti_log import nibabel_silent
+    from transforms.io.nifti_checks import nibabel_silent
 
     try:
         with nibabel_silent():

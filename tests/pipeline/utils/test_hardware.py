@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -13,7 +14,6 @@ from processes import together
 from small_engine import batch, engine_of
 
 from pipeline.utils.hardware import set_up
-from transforms.io import memory
 from transforms.io.nifti import read_nifti
 
 IS_GLIBC = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim")
@@ -85,7 +85,7 @@ def test_what_is_kept_counts_as_free_memory_so_that_a_volume_is_read_twice_under
 
     def twice():
         most = resident() + 1.3 * NEEDED
-        monkeypatch.setattr(memory, "_available_memory", lambda: int(most - resident()))
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=most - resident()))
         return {"sums": [float(read_nifti(path)[0].sum(dtype=np.float64)) for _ in range(3)]}
 
     for actual in results(tmp_path / "processes", twice):

@@ -12,7 +12,7 @@ import pytest
 from nibabel import imageglobals
 
 from transforms.io.nifti import read_nifti
-from transforms.io.nifti_log import nibabel_silent
+from transforms.io.nifti_checks import nibabel_silent
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ def test_a_volume_that_is_refused_for_memory_while_another_is_there_has_its_turn
         events.append(threading.current_thread() is threading.main_thread())
         return wanted if events[-1] else 0
 
-    monkeypatch.setattr("transforms.io.nifti.free_memory", free_memory)
+    monkeypatch.setattr("transforms.io.nifti_checks.free_memory", free_memory)
     jobs = [Job(source, tmp_path / "out" / source.name) for source in (first, second)]
     ahead = Prefetcher(job_opener(MultiViewTranslator((negative_model(),), "T2")), jobs)
     assert [ahead(job).volumes[0].name for job in jobs] == [str(first), str(second)]
