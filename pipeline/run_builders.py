@@ -20,6 +20,7 @@ from pipeline.training.failure_monitor import FailureMonitor, cohort
 from pipeline.training.schedule import Schedule
 from pipeline.training.validation import Validation
 from transforms.augmentation import Augmentation
+from transforms.monai_augmentation import MonaiAugmentation
 from transforms.slices import AXES
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,9 @@ def build_training_slices(
     banks = [SliceBank(side) for side in sides]
     first, second = on_device_slices(banks, device=device) if config.training.slices_on_device else banks
     slices_class = PairedSlices if paired else UnpairedSlices
-    return slices_class(first, second, Augmentation(**config.augment.model_dump()), config.seed)
+    extra = MonaiAugmentation(config.augment.monai) if config.augment.monai else None
+    augmentation = Augmentation(**config.augment.model_dump(exclude={"monai"}), extra=extra)
+    return slices_class(first, second, augmentation, config.seed)
 
 
 def build_validation(

@@ -1,5 +1,6 @@
 """Random augmentation of training slices, a function of the random generator alone."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ class AugmentationParameters:
     crop: tuple[float, float] = (0.5, 0.5)  # start of the crop along each axis, 0 to 1 of the margin
     brightness: float = 0.0  # added, in the slice's own units: the range is 2
     contrast: float = 1.0  # factor about the slice's mean
+    extra_seed: int = 0  # of `Augmentation.extra`
 
     @property
     def flips(self) -> tuple[int, int]:
@@ -35,6 +37,8 @@ class Augmentation:
         rotate90: Probability of a turn by 90, 180 or 270 degrees.
         brightness: Largest shift, as a share of the intensity range.
         contrast: Largest relative change of contrast.
+        extra: Another augmentation (`transforms.monai_augmentation`), after the others: a function of a slice (1, S, S)
+            in [-1, 1] and a seed; None for none.
     """
 
     horizontal_flip: float = 0.0
@@ -43,6 +47,7 @@ class Augmentation:
     rotate90: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
+    extra: Callable[[Tensor, int], Tensor] | None = None
 
     def draw(self, random: np.random.Generator) -> AugmentationParameters:
         """Draw one slice's parameters, always with the same number of random draws, whatever is switched on."""
@@ -54,6 +59,7 @@ class Augmentation:
             crop=(float(draws[4]), float(draws[5])),
             brightness=2 * self.brightness * float(2 * draws[6] - 1),
             contrast=1 + self.contrast * float(2 * draws[7] - 1),
+            extra_seed=int(random.integers(2**32)) if self.extra else 0,
         )
 
     def apply(self, slices: Tensor, changes: list[AugmentationParameters]) -> Tensor:
@@ -62,11 +68,17 @@ class Augmentation:
         for target, image, change in zip(augmented, enlarged, changes, strict=True):
             image = _cropped(image, slices.shape[-1], change)
             flips = [axis for axis, on in ((1, change.flip_left_right), (2, change.flip_front_back)) if on]
-            target.copy_(_rotated_and_adjusted(image.flip(flips) if flips else image, change))
+            target.copy_(self._finished(image.flip(flips) if flips else image, change))
         return augmented
 
     def apply_batched(self, slices: Tensor, changes: list[AugmentationParameters]) -> Tensor:
-        """Return the same as `apply` in a few operations on the whole batch, to launch few GPU kernels."""
+        """Return the same as `apply` in a few operations on the whole batch, to launch few GPU kernels.
+
+        Raises:
+            ValueError: there is an `extra` augmentation, which takes slices one by one.
+        """
+        if self.extra:
+            raise ValueError("an extra augmentation takes slices one by one")
         size, enlarged = slices.shape[-1], enlarge(slices, self.jitter)
         # Gather flipped, turned and cropped slices by their source indices.
         source_indices = _source_indices(changes, size, enlarged.shape[-1] - size)
@@ -96,9 +108,14 @@ class Augmentation:
         if self.jitter != 1:
             raise ValueError(f"slices are to be enlarged by {self.jitter:g} before they are flipped")
         for index, change in enumerate(changes):
-            if change.quarter_turns or change.brightness or change.contrast != 1:
-                slices[index] = _rotated_and_adjusted(slices[index], change)
+            if change.quarter_turns or change.brightness or change.contrast != 1 or self.extra:
+                slices[index] = self._finished(slices[index], change)
         return slices
+
+    def _finished(self, image: Tensor, change: AugmentationParameters) -> Tensor:
+        """Return one flipped slice (1, S, S) with everything else that its parameters change."""
+        image = _rotated_and_adjusted(image, change)
+        return self.extra(image, change.extra_seed) if self.extra else image
 
 
 def enlarge(slices: Tensor, factor: float) -> Tensor:

@@ -12,6 +12,17 @@ def conflicts(config: Config) -> Iterator[str]:
     yield from _network_conflicts(config)
     yield from _method_conflicts(config)
     yield from _training_conflicts(config)
+    yield from _augmentation_conflicts(config)
+
+
+def _augmentation_conflicts(config: Config) -> Iterator[str]:
+    if not config.augment.monai:
+        return
+    from transforms.monai_augmentation import problems  # imports MONAI, for configurations that name its transforms
+
+    yield from problems(config.augment.monai, config.preprocess.size)
+    if config.training.slices_on_device:
+        yield "training.slices_on_device = True: must be false with augment.monai, which takes slices one by one"
 
 
 def _training_conflicts(config: Config) -> Iterator[str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from pipeline.config.methods import NATIVE, USUAL, AnyMethod, Discriminator, Generator
 from pipeline.config.types import (
@@ -105,6 +105,9 @@ class Augment(Section):
     rotate90: Share = 0.0
     brightness: Share = 0.0  # largest shift, as a share of the intensity range
     contrast: Share = 0.0  # largest relative change of contrast
+    monai: list[dict[str, dict[str, JsonValue] | None]] = Field(
+        default_factory=list
+    )  # MONAI's random transforms after these, in order: [{RandGaussianNoised: {prob: 0.1, std: 0.05}}]
 
 
 # ── running ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,6 +16,7 @@ from pipeline.training.schedule import Schedule, TrainerState
 from pipeline.utils.errors import Stopped
 from pipeline.utils.interruption import Interruption
 from transforms.augmentation import Augmentation
+from transforms.monai_augmentation import MonaiAugmentation
 
 CONFIG = Config.model_validate(
     {
@@ -27,7 +28,8 @@ CONFIG = Config.model_validate(
         "method": {"pool_size": 2, "ema_decay": 0.9},
     }
 )
-CHANGES = Augmentation(horizontal_flip=0.5, jitter=1.1, rotate90=0.3, brightness=0.1, contrast=0.1)
+MONAI = MonaiAugmentation([{"RandGaussianNoised": {"prob": 0.5}}, {"RandAffined": {"prob": 0.5, "rotate_range": 0.2}}])
+CHANGES = Augmentation(horizontal_flip=0.5, jitter=1.1, rotate90=0.3, brightness=0.1, contrast=0.1, extra=MONAI)
 
 
 def bank(path, slices):

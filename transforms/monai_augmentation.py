@@ -1,0 +1,119 @@
+"""MONAI's random transforms as additional augmentation, by name: what they do is a function of a seed alone."""
+
+import difflib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from monai import transforms as monai_transforms
+from monai.transforms import Compose
+from monai.utils import convert_to_tensor
+from torch import Tensor
+
+# MONAI's random dictionary transforms that keep the shape of a slice (1, H, W).
+TRANSFORMS = (
+    "RandAdjustContrastd",
+    "RandAffined",
+    "RandAxisFlipd",
+    "RandBiasFieldd",
+    "RandCoarseDropoutd",
+    "RandCoarseShuffled",
+    "RandFlipd",
+    "RandGaussianNoised",
+    "RandGaussianSharpend",
+    "RandGaussianSmoothd",
+    "RandGibbsNoised",
+    "RandGridDistortiond",
+    "RandHistogramShiftd",
+    "RandKSpaceSpikeNoised",
+    "RandRicianNoised",
+    "RandRotate90d",
+    "RandRotated",
+    "RandScaleIntensityFixedMeand",
+    "RandScaleIntensityd",
+    "RandShiftIntensityd",
+    "RandSimulateLowResolutiond",
+    "RandStdShiftIntensityd",
+    "RandZoomd",
+    "Rand2DElasticd",
+)
+# Arguments that are not the user's: set here, of other dictionaries, or Python objects.
+RESERVED = {"self", "keys", "allow_missing_keys", "lazy", "device", "dtype", "factor_key", "meta_keys",
+            "meta_key_postfix", "kwargs"}  # fmt: skip
+KEY = "slice"
+
+Specification = Sequence[Mapping[str, Mapping[str, object] | None]]
+
+
+class MonaiAugmentation:
+    """A chain of MONAI's random transforms on slices in [-1, 1].
+
+    The transforms see slices in [0, 1], air at 0, as their multiplications and noise assume; afterwards values are
+    clipped to [-1, 1].
+
+    Args:
+        specification: For each transform, its name and its arguments: `[{"RandGaussianNoised": {"prob": 0.1}}]`.
+    """
+
+    def __init__(self, specification: Specification):
+        self.chain = Compose(
+            [_built(name, arguments or {}) for entry in specification for name, arguments in entry.items()]
+        )
+
+    def __call__(self, image: Tensor, seed: int) -> Tensor:
+        """Return a slice (1, H, W), transformed with the random draws of a seed (below 2**32)."""
+        self.chain.set_random_state(seed)
+        transformed = self.chain({KEY: (image + 1) / 2})[KEY]
+        return convert_to_tensor(transformed, track_meta=False).mul(2).sub(1).clamp(-1, 1)
+
+
+def problems(specification: Specification, size: int) -> Iterator[str]:
+    """Yield a line for each wrong name, argument or value; each transform is tried on a slice of `size` by `size`."""
+    for number, entry in enumerate(specification):
+        key = f"augment.monai[{number}]"
+        if len(entry) != 1:
+            names = ", ".join(entry) or "nothing"
+            yield f"{key} names {names}: must be one transform and its arguments, as in {{RandFlipd: {{prob: 0.5}}}}"
+            continue
+        [(name, arguments)] = entry.items()
+        if name not in TRANSFORMS:
+            yield f"{key} = {name}: must be one of MONAI's random transforms of slices{_nearest(name, TRANSFORMS)}"
+            continue
+        valid = _valid_arguments(name)
+        unknown = [argument for argument in arguments or {} if argument not in valid]
+        for argument in unknown:
+            yield f"{key}.{name}.{argument}: unknown argument{_nearest(argument, valid)}"
+        if not unknown and (reason := _failure(name, arguments or {}, size)):
+            yield f"{key}.{name} = {dict(arguments or {})}: {reason}"
+
+
+def _valid_arguments(name: str) -> list[str]:
+    return [
+        argument
+        for argument in inspect.signature(getattr(monai_transforms, name)).parameters
+        if argument not in RESERVED
+    ]
+
+
+def _built(name: str, arguments: Mapping[str, object]):
+    return getattr(monai_transforms, name)(keys=[KEY], **arguments)
+
+
+def _failure(name: str, arguments: Mapping[str, object], size: int) -> str | None:
+    """Return why a transform does not work on slices, or None where it does."""
+    probability = arguments.get("prob", 0.1)
+    if not isinstance(probability, int | float) or not 0 <= probability <= 1:  # MONAI would clip it
+        return "prob must be a number from 0 to 1"
+    probe = torch.linspace(-1, 1, size * size).reshape(1, size, size)
+    try:
+        transformed = MonaiAugmentation([{name: {**arguments, "prob": 1.0}}])(probe, seed=0)
+    except Exception as error:  # whatever MONAI and torch raise for values without sense
+        return " ".join(str(error).split())[:200] or type(error).__name__
+    if transformed.shape != probe.shape:
+        return f"makes slices of {tuple(transformed.shape[1:])} from {tuple(probe.shape[1:])}; their size must stay"
+    return None if bool(transformed.isfinite().all()) else "makes values that are not finite"
+
+
+def _nearest(word: str, words: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"; the nearest is {close[0]}" if close else f"; choose from {', '.join(words)}"
