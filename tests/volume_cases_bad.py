@@ -1,7 +1,6 @@
 """Bad volumes: each is refused in one line with the file, the reason and the remedy, and nothing is left behind."""
 
 import gzip
-import lzma
 import os
 from pathlib import Path
 
@@ -145,14 +144,22 @@ def one_bright_voxel() -> nib.Nifti1Image:
     return made_of(data)
 
 
+def float32_to(low: float, high: float) -> nib.Nifti1Image:
+    data = head(dtype=np.float64)
+    data = (data - data.min()) / (data.max() - data.min())
+    return image((low + data * (high - low)).astype(np.float32))
+
+
+def float64_scaled(factor: float, offset: float = 0.0) -> nib.Nifti1Image:
+    return image(head(dtype=np.float64) * factor + offset)
+
+
 def header_of_pair() -> bytes:
     return gzip.compress(image(kind=nib.Nifti1Pair).header.binaryblock)
 
 
 HTML = "<!DOCTYPE html><html><body>404</body></html>"
-GERMAN = "Müller war müde, größer als früher\n" * 20
 SCAN = "give a scan, no mask"
-TEXT = "a text file"
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 AGAIN = "again"
 CONVERT = "convert"
@@ -171,29 +178,21 @@ BAD = [
     bytes_case("header without data", lambda: image().to_bytes()[:352], "claims 20×22×18 voxels, more than", AGAIN),
     bytes_case("header without data, zipped", lambda: gzip.compress(image().to_bytes()[:352]), "truncated", AGAIN,
                file="head.nii.gz"),
-    bytes_case("a header but for its last byte", lambda: image().to_bytes()[:347], "a part of a header", AGAIN),
+    bytes_case("a header but for its last byte", lambda: image().to_bytes()[:347], "copy it again where it is cut off"),
     bytes_case("an intercept that drowns the values", lambda: patched({SLOPE: F4([1, 1e38])}), "the same value, 1e+38"),
     bytes_case("half a header", lambda: image().to_bytes()[:200], "not a NIfTI volume", AGAIN),
     bytes_case("30000³", lambda: claiming((30000,) * 3), "claims 30000×30000×30000 voxels, more than the file", AGAIN),
     bytes_case("30000³, zipped", lambda: gzip.compress(claiming((30000,) * 3)), "claims 30000×30000×30000", AGAIN,
                file="head.nii.gz"),
     bytes_case("2^40 voxels in NIfTI-2", lambda: claiming((2**40, 1, 1), nib.Nifti2Header), "more than the file"),
-    bytes_case("text", lambda: b"subject 7 was tired\n" * 40, "a text file", file="head.nii.gz"),
+    bytes_case("text", lambda: b"subject 7 was tired\n" * 40, "something else", CONVERT, file="head.nii.gz"),
     bytes_case("HTML", lambda: b"<!DOCTYPE html><html><body>404</body></html>", "a web page", file="head.nii.gz"),
     bytes_case("PNG", lambda: b"\x89PNG\r\n\x1a\n" + bytes(500), "a PNG picture", file="head.nii.gz"),
     bytes_case("git-lfs pointer", lambda: LFS, "Git LFS pointer", "run `git lfs pull`", file="head.nii.gz"),
-    bytes_case("HTML behind a byte order mark", lambda: HTML.encode("utf-8-sig"), "a web page", file="head.nii.gz"),
-    bytes_case("HTML in UTF-16", lambda: HTML.encode("utf-16"), "a web page", file="head.nii.gz"),
-    bytes_case("text with umlauts", GERMAN.encode, TEXT, CONVERT),
-    bytes_case("text in Latin-1", lambda: GERMAN.encode("latin-1"), TEXT, CONVERT),
-    bytes_case("text in UTF-16", lambda: GERMAN.encode("utf-16"), TEXT, CONVERT),
-    bytes_case("text in UTF-16 without a mark", lambda: GERMAN.encode("utf-16-le"), TEXT, CONVERT),
-    bytes_case("gzip twice", lambda: gzip.compress(zipped()), "with gzip twice; unpack it once", file="head.nii.gz"),
-    bytes_case("xz", lambda: lzma.compress(image().to_bytes()), "compressed with xz; unpack", file="head.nii.gz"),
-    bytes_case("7z", lambda: b"7z\xbc\xaf\x27\x1c" + bytes(500), "a 7z archive; unpack", file="head.nii.gz"),
-    bytes_case("a compressed .hdr", header_of_pair, "compressed header of a .hdr/.img", "both", file="head.hdr.gz"),
-    bytes_case("gzip named .hdr", zipped, "compressed with gzip; unpack it first", file="head.hdr"),
-    Case("a .mat of 10 bytes", analyze_with_mat(b"0123456789"), ("head.mat beside it cannot be read", "move it away")),
+    bytes_case("gzip twice", lambda: gzip.compress(zipped()), "with gzip once more; unpack", file="head.nii.gz"),
+    bytes_case("a compressed .hdr", header_of_pair, "the header of a .hdr/.img pair; unpack it", file="head.hdr.gz"),
+    bytes_case("gzip named .hdr", zipped, "compressed with gzip once more; unpack it", file="head.hdr"),
+    Case("a .mat of 10 bytes", analyze_with_mat(b"0123456789"), ("not a readable volume", CONVERT)),
     bytes_case("much behind the voxels", lambda: gzip.compress(image().to_bytes() + bytes(65 << 20), 1),
                "more than 64 MiB behind its 20×22×18 voxels", AGAIN, file="head.nii.gz"),
     image_case("a single bright voxel", one_bright_voxel, "the foreground (1 voxels)", SCAN),
@@ -211,7 +210,7 @@ BAD = [
     bytes_case("two negative dims", lambda: patched({DIM: I2([3, -20, -22, 18])}), "has no voxels", "export"),
     bytes_case("zero dims", lambda: patched({DIM: I2([3, 20, 0, 18])}), "has no voxels (20×0×18)", "export"),
     bytes_case("no dims", lambda: patched({DIM: I2([0, 0, 0, 0])}), "head.nii: "),
-    bytes_case("unknown datatype", lambda: patched({DATATYPE: I2(77)}), "not a readable NIfTI file", "77", CONVERT),
+    bytes_case("unknown datatype", lambda: patched({DATATYPE: I2(77)}), "not a readable volume", "77", CONVERT),
     bytes_case("float128", lambda: patched({DATATYPE: I2(1536)}), "data code 1536 not supported", CONVERT),
     bytes_case("voxels from byte -5000", lambda: patched({VOX_OFFSET: F4(-5000)}), "head.nii: ", CONVERT),
     bytes_case("voxels from byte NaN", lambda: patched({VOX_OFFSET: F4(np.nan)}), "head.nii: ", CONVERT),
@@ -230,14 +229,21 @@ BAD = [
     image_case("2D", lambda: made_of(head()[:, :, 9]), "2 dimensions (20×22)", "give a volume"),
     image_case("3 volumes in 4D", lambda: made_of(np.stack([head()] * 3, -1)), "a series of 3 volumes", "extract one"),
     image_case("constant", lambda: made_of(np.full((20, 20, 20), 7, np.int16)), "the same value, 7"),
+    image_case("float32 of 0 to 3e38", lambda: float32_to(0, 3e38), "the same value, 0"),
+    image_case("float32 of -3.3e38 to 3.3e38", lambda: float32_to(-3.3e38, 3.3e38), "NaN or infinite"),
+    image_case("float32 near 1e-40", lambda: float32_to(0, 1e-40), "too close together"),
+    bytes_case("a slope of 1e-43", lambda: patched({SLOPE: F4(1e-43)}), "too close together"),
+    image_case("float64 of 1e300", lambda: float64_scaled(1e297), "same value, 0"),
+    image_case("float64 of 1e-300", lambda: float64_scaled(1e-300), "the same value, 0"),
+    image_case("float64 on 1e12", lambda: float64_scaled(1, 1e12), "the same value, 1e+12"),
     image_case("all zero", lambda: made_of(np.zeros((20, 20, 20), np.float32)), "the same value, 0"),
     image_case("all NaN", lambda: made_of(np.full((20, 20, 20), np.nan, np.float32)), "NaN or infinite", "export"),
     image_case("all infinite", lambda: made_of(np.full((20, 20, 20), np.inf, np.float32)), "NaN or infinite", "export"),
     Case("missing file", missing, ("no such file", "check the path")),
-    Case("a name that is too long", too_long, ("cannot be read", "shorter name")),
-    Case("dangling link", dangling, ("is a link to", "which is not there", "mend the link")),
-    Case("looping link", looping, ("cannot be read", "in a circle")),
-    Case(CANNOT_BE_ROOT, unreadable, ("Permission denied", "check its permissions")),
+    Case("a name that is too long", too_long, ("cannot be read", "check its name")),
+    Case("dangling link", dangling, ("no such file, or a link to nowhere",)),
+    Case("looping link", looping, ("cannot be read", "check its name")),
+    Case(CANNOT_BE_ROOT, unreadable, ("Permission denied", "permissions")),
     Case("folder named like a file", folder_named_like_a_file, ("no .nii, .nii.gz or .mgz files in this folder",)),
     Case("empty folder", empty_folder, ("no .nii, .nii.gz or .mgz files in this folder", "check the path")),
     Case("a pipe", pipe, ("is a pipe or a device", "give a .nii")),

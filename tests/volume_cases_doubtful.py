@@ -1,10 +1,7 @@
 """Doubtful volumes: they are translated onto their own grid, and one warning by file name says what was assumed."""
 
-import io
-
 import nibabel as nib
 import numpy as np
-import scipy.io
 from volume_cases import (
     DATATYPE,
     INTERCEPT,
@@ -73,16 +70,6 @@ def small() -> nib.Nifti1Image:
     return image(head((7, 6, 7), affine), affine)
 
 
-def float32_to(low: float, high: float) -> nib.Nifti1Image:
-    data = head(dtype=np.float64)
-    data = (data - data.min()) / (data.max() - data.min())
-    return image((low + data * (high - low)).astype(np.float32))
-
-
-def float64_scaled(factor: float, offset: float = 0.0) -> nib.Nifti1Image:
-    return image(head(dtype=np.float64) * factor + offset)
-
-
 def forms_of_codes(sform: int, qform: int) -> bytes:
     """A sform 20° oblique beside a qform that is not and lies 50 mm aside: no code may choose the wrong one."""
     made = image(affine=affine_of(oblique=20))
@@ -103,16 +90,9 @@ def with_mat(content: bytes):
     return write
 
 
-def with_variable(**variables) -> bytes:
-    stream = io.BytesIO()
-    scipy.io.savemat(stream, variables)
-    return stream.getvalue()
-
-
-FAR = "with which float32 cannot calculate, were scaled"
 DOUBTFUL = [
-    bytes_case("a header of 300 bytes", lambda: patched({0: np.int32(300)}), "that it is 300 bytes long; taken as 348"),
-    bytes_case("bitpix against the data type", lambda: patched({DATATYPE + 2: I2(64)}), "64 bits by bitpix and 16 by"),
+    bytes_case("a header of 300 bytes", lambda: patched({0: np.int32(300)}), "sizeof_hdr is 300; taken as 348"),
+    bytes_case("bitpix against the data type", lambda: patched({DATATYPE + 2: I2(64)}), "bitpix is 64; taken as 16"),
     bytes_case("sform code 6", lambda: forms_of_codes(6, 1), "sform code is 6", "taken as 2 (aligned)", "disagree"),
     bytes_case("sform code 100", lambda: forms_of_codes(100, 0), "sform code is 100", "taken as 2 (aligned)"),
     bytes_case("sform code -1", lambda: forms_of_codes(-1, 1), "sform code is -1", "taken as 0 (no sform)"),
@@ -129,16 +109,7 @@ DOUBTFUL = [
         "pixdim negative, sform alone", lambda: patched({PIXDIM + 4: F4(-9), QFORM_CODE: I2(0)}), "voxels of -9×10×10"
     ),
     Case("an empty .mat", with_mat(b""), ("Analyze files store no orientation",)),
-    Case(
-        "a .mat with two affines",
-        with_mat(with_variable(mat=np.stack([np.diag([9.0, 10, 10, 1])] * 2, 2))),
-        ("head.mat: More than one affine",),
-    ),
-    image_case("float32 of 0 to 3e38", lambda: float32_to(0, 3e38), FAR),
-    image_case("float32 of -3.3e38 to 3.3e38", lambda: float32_to(-3.3e38, 3.3e38), FAR),
-    image_case("float32 near 1e-40", lambda: float32_to(0, 1e-40), FAR),
-    bytes_case("a slope of 1e-43", lambda: patched({SLOPE: F4(1e-43)}), FAR),
-    image_case("a float32 voxel of 3e38", lambda: with_voxels({(10, 10, 9): 3e38}), "1 voxels beyond ±1e+30"),
+    image_case("a float32 voxel of 3e38", lambda: with_voxels({(10, 10, 9): 3e38}), "1 NaN or infinite voxels"),
     image_case("forms 8° apart", lambda: forms_apart(degrees=8), "sform and qform disagree", "the sform is used"),
     image_case("forms 5 mm apart", lambda: forms_apart(shift_mm=5), "sform and qform disagree by up to"),
     image_case(
@@ -181,11 +152,8 @@ DOUBTFUL = [
     image_case(
         "a float64 voxel beyond float32",
         lambda: with_voxels({(10, 10, 9): 1e300}, np.float64),
-        "1 voxels beyond ±1e+30 were replaced",
+        "1 NaN or infinite voxels were replaced",
     ),
-    image_case("float64 of 1e300", lambda: float64_scaled(1e297), FAR),
-    image_case("float64 of 1e-300", lambda: float64_scaled(1e-300), FAR),
-    image_case("float64 on 1e12", lambda: float64_scaled(1, 1e12), FAR),
     bytes_case("slope NaN", lambda: patched({SLOPE: F4(np.nan)}), "slope is nan", "taken as they are stored"),
     bytes_case("slope infinite", lambda: patched({SLOPE: F4(np.inf)}), "slope is inf"),
     bytes_case("intercept NaN", lambda: patched({SLOPE: F4(2), INTERCEPT: F4(np.nan)}), "intercept is nan"),

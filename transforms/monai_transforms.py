@@ -9,7 +9,7 @@ view; until intensities are scaled `image_blank`, voxels without a measurement (
 """
 
 import warnings
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 from monai.transforms import InvertibleTransform, MapTransform
@@ -42,6 +42,9 @@ Data = Mapping[Hashable, object]
 class KeyedTransform(MapTransform):
     """Apply `forward(data, key)` for each key; errors name the transform and the key."""
 
+    def forward(self, data: dict, key: str) -> None:
+        raise NotImplementedError
+
     def __call__(self, data: Data) -> dict:
         return self._each_key(data, self.forward)
 
@@ -57,6 +60,9 @@ class KeyedTransform(MapTransform):
 
 class InvertibleKeyedTransform(KeyedTransform, InvertibleTransform):
     """A keyed transform with an inverse, `backward(data, key)`."""
+
+    def backward(self, data: dict, key: str) -> None:
+        raise NotImplementedError
 
     def inverse(self, data: Data) -> dict:
         return self._each_key(data, self.backward)
@@ -165,7 +171,7 @@ class BiasFieldd(KeyedTransform):
 class Spacingd(InvertibleKeyedTransform):
     """Resample to a spacing in millimetres along R, A and S; with `low_pass`, filter where voxels become larger."""
 
-    def __init__(self, keys, spacing_mm: tuple[float, float, float], low_pass: bool = False):
+    def __init__(self, keys, spacing_mm: Sequence[float], low_pass: bool = False):
         super().__init__(keys)
         self.spacing_mm, self.low_pass = spacing_mm, low_pass
 
@@ -265,4 +271,5 @@ class CentreFitd(InvertibleKeyedTransform):
         data[f"{key}_foreground"] = centre_fit(data[f"{key}_foreground"], *shape, fill=False)
 
     def backward(self, data: dict, key: str) -> None:
-        data[key] = centre_fit(data[key], *data[f"{key}_before_fit"], fill=-1)
+        height, width = data[f"{key}_before_fit"]
+        data[key] = centre_fit(data[key], height, width, fill=-1)

@@ -73,7 +73,7 @@ def slice_chain(
     Raises:
         ValueError: the version is unknown.
     """
-    from monai.transforms import Compose  # here, so that settings are read without waiting for MONAI
+    from monai.transforms import Compose, MapTransform  # here, so that settings are read without waiting for MONAI
 
     from transforms.monai_transforms import (
         BiasFieldd,
@@ -90,7 +90,7 @@ def slice_chain(
         raise ValueError(
             f"preprocessing of version {settings.version}: this release knows 1 to {CHAIN_VERSION}; use a newer one"
         )
-    steps = [LoadVolumed(key)] if load else []
+    steps: list[MapTransform] = [LoadVolumed(key)] if load else []
     steps.append(Canonicald(key))
     if settings.version > 1:
         steps.append(CropHeadd(key, box))
@@ -100,7 +100,7 @@ def slice_chain(
         in_plane, through_plane = settings.spacing_mm
         spacing = [in_plane] * 3
         spacing[AXES[settings.axis]] = through_plane
-        steps.append(Spacingd(key, tuple(spacing), low_pass=settings.version > 1))
+        steps.append(Spacingd(key, spacing, low_pass=settings.version > 1))
     steps += [
         ScaleForegroundd(key, settings.percentiles, limits),
         Slicesd(key, settings.axis),

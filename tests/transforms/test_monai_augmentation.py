@@ -1,5 +1,6 @@
 import inspect
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,3 +101,8 @@ def test_it_comes_after_the_other_changes_and_is_drawn_with_them():
     assert torch.equal(both.apply_to_flipped(flipped, changes), expected)
     with pytest.raises(ValueError, match="one by one"):
         both.apply_batched(slices(3), changes)
+
+
+def test_the_documentation_names_every_transform():
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "augmentation.md").read_text(encoding="utf-8")
+    assert {name for name in TRANSFORMS if f"`{name}`" not in page} == set()

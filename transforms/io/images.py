@@ -4,13 +4,11 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from transforms.io.fetched import not_fetched
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-_LUMINANCE = np.array([0.299, 0.587, 0.114])  # of R, G, B: ITU-R 601, as in Pillow's "L"
 
 
 def is_raster(source: object) -> bool:
@@ -46,8 +44,6 @@ def read_raster(path: str | Path) -> tuple[np.ndarray, float | None]:
         raise ValueError(f"{path}: more pixels than a slice can have ({error}); crop it or scale it down") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: not a readable PNG, JPEG or TIFF picture; convert it to one") from error
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{path}: its name is not UTF-8; rename the file and its folders") from error
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file; check the path") from error
     except (
@@ -56,7 +52,7 @@ def read_raster(path: str | Path) -> tuple[np.ndarray, float | None]:
         EOFError,
         RuntimeError,
         UnicodeError,
-    ) as error:  # damage, as reported by Pillow and SimpleITK
+    ) as error:  # damage, as reported by Pillow
         raise ValueError(f"{path}: damaged or truncated ({_one_line(error)}); copy or export it again") from error
     if not np.isfinite(gray).all():
         raise ValueError(f"{path}: holds NaN or infinite pixels; export it again without them")
@@ -86,50 +82,17 @@ def _upright_gray(image: Image.Image, path: Path) -> tuple[np.ndarray, float | N
     """Return the (rows, columns) float32 luminance of an open picture, upright, and its type's largest value."""
     if image.format != "JPEG" and (pages := getattr(image, "n_frames", 1)) > 1:
         raise ValueError(f"{path}: has {pages} pages; save each slice as a file of its own")
-    layout, orientation = _pixel_layout(image), _orientation(image)
+    tiles = getattr(image, "tile", ())  # before loading: the pixel layout in Pillow's notation ("RGB;16B")
+    if len(image.getbands()) > 1 and any(";16" in str(tile.args) for tile in tiles):
+        raise ValueError(f"{path}: 16-bit colour, of which 8 bits would be read; save it in gray")
     image.load()
-    if len(image.getbands()) > 1 and ";16" in layout:  # Pillow would keep the upper 8 bits only
-        if layout.startswith("LA"):
-            raise ValueError(f"{path}: 16-bit gray with transparency; save it without")
-        if image.format == "TIFF" and orientation != 1:
-            raise ValueError(f"{path}: 16-bit colour with an orientation tag; save it upright, or in gray")
-        return _upright(_luminance_of_16_bit(path), orientation), 65535.0
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
-        gray, largest = np.asarray(image), 65535.0
-    elif image.mode in ("I", "F"):
-        gray, largest = np.asarray(image), None
-    else:
-        unpremultiplied = image.convert("RGBA") if image.mode == "RGBa" else image
-        gray, largest = np.asarray(unpremultiplied.convert("L")), 255.0
-    # The orientation is read again, as Pillow turns TIFFs upright on loading, but not other formats.
-    return _upright(gray.astype(np.float32), _orientation(image)), largest
-
-
-def _pixel_layout(image: Image.Image) -> str:
-    """Return the pixel layout of a picture that is not loaded yet, in Pillow's notation ("RGB;16B")."""
-    tiles = getattr(image, "tile", ())
-    decoder = tiles[0].args if tiles else ()
-    return str(decoder if isinstance(decoder, str) else next(iter(decoder), ""))
-
-
-def _luminance_of_16_bit(path: Path) -> np.ndarray:
-    """Return the (rows, columns) float32 luminance of a 16-bit RGB or RGBA file, without rotation."""
-    str(path).encode()  # SimpleITK would abort the process over a name that is not UTF-8
-    channels = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-    if channels.dtype != np.uint16:
-        raise ValueError(f"{path}: 16-bit colour in a layout that cannot be read in full depth; save it in gray")
-    return (channels[..., :3] @ _LUMINANCE).astype(np.float32)
-
-
-def _orientation(image: Image.Image) -> int:
-    return image.getexif().get(ExifTags.Base.Orientation, 1)
-
-
-def _upright(gray: np.ndarray, orientation: int) -> np.ndarray:
-    """Return stored rows rotated upright by an EXIF orientation (1 to 8)."""
-    image = Image.fromarray(gray)
-    image.getexif()[ExifTags.Base.Orientation] = orientation
-    return np.asarray(ImageOps.exif_transpose(image))
+        return np.asarray(image).astype(np.float32), 65535.0
+    if image.mode in ("I", "F"):
+        return np.asarray(image).astype(np.float32), None
+    unpremultiplied = image.convert("RGBA") if image.mode == "RGBa" else image
+    return np.asarray(unpremultiplied.convert("L")).astype(np.float32), 255.0
 
 
 def _one_line(error: BaseException) -> str:

@@ -100,6 +100,23 @@ def test_one_error_says(override, line, tmp_path):
     assert errors(tmp_path, override) == [line]
 
 
+def test_transforms_of_monai_are_tried_and_all_that_is_wrong_is_said_at_once(tmp_path):
+    lines = errors(
+        tmp_path,
+        "augment.monai=[{RandFlipd: {prob: 0.5}}, {RandFlip: {}}, {RandZoomd: {max_zom: 2}}, {RandCoarseDropoutd: }]",
+        "training.slices_on_device=true",
+    )
+    starts = (
+        "augment.monai[1] = RandFlip: must be one of MONAI's random transforms of slices; the nearest is RandFlipd",
+        "augment.monai[2].RandZoomd.max_zom: unknown argument; the nearest is max_zoom",
+        "augment.monai[3].RandCoarseDropoutd = {}: ",
+        "training.slices_on_device = True: must be false with augment.monai",
+    )
+    assert len(lines) == len(starts)
+    for start in starts:
+        assert any(line.startswith(start) for line in lines), lines
+
+
 @pytest.mark.parametrize("value", ["-1", "1.5", ".nan", ".inf", "many", "true"])
 def test_a_portion_is_a_number_of_subjects_or_a_share(value, tmp_path):
     rule = "must be a whole number of subjects, or a share of them from 0 to below 1"

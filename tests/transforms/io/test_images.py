@@ -1,5 +1,4 @@
 import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -63,17 +62,6 @@ def test_one_bit_is_black_and_white(tmp_path):
 def test_sixteen_bits_keep_their_depth(name, tmp_path):
     slice_, largest = read_raster(saved(tmp_path / name, ROWS.astype(np.uint16) * 1000 + 7))
     np.testing.assert_array_equal(slice_, LYING * 1000 + 7)
-    assert largest == 65535
-
-
-@pytest.mark.parametrize("channels", [3, 4])
-@pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_sixteen_bit_colour_keeps_its_depth(name, channels, tmp_path):
-    rows = np.random.default_rng(0).integers(0, 65536, (4, 5, channels)).astype(np.uint16)
-    sitk.WriteImage(sitk.GetImageFromArray(rows, isVector=True), str(tmp_path / name))
-    slice_, largest = read_raster(tmp_path / name)
-    expected = 0.299 * rows[..., 0] + 0.587 * rows[..., 1] + 0.114 * rows[..., 2]
-    np.testing.assert_allclose(slice_[..., 0], expected[::-1].T, rtol=1e-6)
     assert largest == 65535
 
 
@@ -150,14 +138,6 @@ def test_a_truncated_picture_is_refused(suffix, dtype, tmp_path):
         assert "damaged or truncated" in refusal(path) or "not a readable" in refusal(path)
 
 
-def test_a_truncated_sixteen_bit_colour_picture_is_refused(tmp_path):
-    path = tmp_path / "a.png"
-    rows = np.random.default_rng(0).integers(0, 65536, (64, 64, 3)).astype(np.uint16)
-    sitk.WriteImage(sitk.GetImageFromArray(rows, isVector=True), str(path))
-    path.write_bytes(path.read_bytes()[:9000])
-    assert "damaged or truncated" in refusal(path)
-
-
 @pytest.mark.parametrize("content", [b"", b"hello", b"GIF89a" + b"\0" * 50])
 def test_what_is_no_picture_is_refused(content, tmp_path):
     path = tmp_path / "a.png"
@@ -178,36 +158,14 @@ def test_several_pages_are_refused(tmp_path):
     assert "has 3 pages" in refusal(path)
 
 
-@pytest.mark.parametrize("orientation", [2, 6])
-def test_sixteen_bit_colour_in_a_tiff_is_refused_where_it_would_have_to_be_turned(orientation, tmp_path):
-    rows = np.zeros((2, 3, 3), np.uint16)
-    path = tmp_path / "a.tif"
-    sitk.WriteImage(sitk.GetImageFromArray(rows, isVector=True), str(path))
-    content = bytearray(path.read_bytes())
-    tag = content.find(struct.pack("<HHI", 274, 3, 1))  # orientation, one short
-    content[tag + 8 : tag + 10] = struct.pack("<H", orientation)
-    path.write_bytes(content)
-    assert "16-bit colour with an orientation tag; save it upright" in refusal(path)
-
-
-def test_sixteen_bit_colour_in_a_png_is_turned(tmp_path):
-    rows = np.random.default_rng(0).integers(0, 65536, (2, 3, 3)).astype(np.uint16)
-    path = tmp_path / "a.png"
-    sitk.WriteImage(sitk.GetImageFromArray(rows, isVector=True), str(path))
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
-    body = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
-    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-    content = path.read_bytes()
-    path.write_bytes(content[:33] + chunk + content[33:])  # after the header chunk
-    expected = np.rot90(rows @ [0.299, 0.587, 0.114], -1)
-    np.testing.assert_allclose(read_raster(path)[0][..., 0], expected[::-1].T, rtol=1e-6)
-
-
-def test_sixteen_bit_gray_with_transparency_is_refused_rather_than_cut_to_eight_bits(tmp_path):
-    rows = np.zeros((2, 3, 2), np.uint16)
-    sitk.WriteImage(sitk.GetImageFromArray(rows, isVector=True), str(tmp_path / "a.png"))
-    assert "16-bit gray with transparency; save it without" in refusal(tmp_path / "a.png")
+@pytest.mark.parametrize("channels", [2, 3, 4])
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_sixteen_bit_colour_is_refused_rather_than_cut_to_eight_bits(channels, name, tmp_path):
+    rows = np.zeros((2, 3, channels), np.uint16)
+    sitk.WriteImage(sitk.GetImageFromArray(rows, isVector=True), str(tmp_path / name))
+    assert (
+        "a.png: 16-bit colour" in (said := refusal(tmp_path / name)) or "not a readable" in said or "a.tif: 16" in said
+    )
 
 
 def test_nan_is_refused(tmp_path):
