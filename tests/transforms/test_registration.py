@@ -1,19 +1,12 @@
-import os
-from pathlib import Path
-
-import nibabel as nib
 import numpy as np
 import pytest
 from head_scans import scan, slanted_left_posterior_affine
 from nibabel.affines import apply_affine, from_matvec
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
-from skimage.metrics import normalized_mutual_information
 
 from transforms import registration
 from transforms.registration import low_pass_filter, register_rigid, resample_onto, same_grid
-
-DATA = Path(os.environ.get("MRI_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 def rigid_transform(angles_degrees, shift_mm):
@@ -42,12 +35,8 @@ def t1_scan():
     return scan("T1", shape=T1_SHAPE, affine=T1_AFFINE)
 
 
-@pytest.mark.parametrize(
-    ("angles_degrees", "shift_mm"),
-    [((4, -3, 5), (5, -6, 7)), ((0, 0, 6), (60, -45, 70))],
-    ids=["moved a little", "far from where its header says"],
-)
-def test_the_movement_of_a_head_between_two_contrasts_is_recovered(t1_scan, angles_degrees, shift_mm):
+def test_the_movement_of_a_head_between_two_contrasts_is_recovered(t1_scan):
+    angles_degrees, shift_mm = (4, -3, 6), (60, -45, 70)  # far from where its header says
     offset = rigid_transform((0, 0, 0), (35, -40, 50))  # the T1 scan's world has its origin outside the head
     # From the T1 scan's world to the T2 scan's.
     truth = rigid_transform(angles_degrees, shift_mm) @ np.linalg.inv(offset)
@@ -132,21 +121,6 @@ def test_a_few_voxels_far_brighter_than_the_head_do_not_darken_it(t1_scan, monke
     with_outliers[35:38, 44:47, 34:37] = 1e5
     register_rigid(with_outliers, T1_AFFINE, t1_scan, T1_AFFINE)
     assert grids[0].grid.max() == pytest.approx(grids[1].grid.max(), rel=0.05)
-
-
-def test_a_real_pair_agrees_better_after_registration():
-    files = [DATA / "ms-raw" / f"p01_study1-{contrast}.nii.gz" for contrast in ("T1", "T2")]
-    if not all(file.exists() for file in files):
-        pytest.skip("the real volumes are not here")
-    first, second = (nib.load(file) for file in files)
-    fixed, moving = (image.get_fdata(dtype=np.float32) for image in (first, second))
-    result = register_rigid(fixed, first.affine, moving, second.affine)
-    agreement = [
-        normalized_mutual_information(fixed, resample_onto(moving, second.affine, matrix, fixed.shape, first.affine))
-        for matrix in (np.eye(4), result)
-    ]
-    assert agreement[1] >= agreement[0]
-    assert corner_error_mm(result, np.eye(4)) < 10  # one session: the head moved little
 
 
 def test_what_cannot_be_registered_is_a_clear_error(t1_scan):

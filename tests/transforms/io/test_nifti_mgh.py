@@ -62,7 +62,7 @@ DAMAGES = {
     "cut short": (cut, "truncated or damaged gzip data"),
     "cut before it was zipped": (cut_inside, "truncated"),
     "a bit turned": (turned_bit, "truncated or damaged gzip data"),
-    "a text": (lambda path: path.write_text("hello"), "not a FreeSurfer volume but a text file"),
+    "a text": (lambda path: path.write_text("hello"), "not a FreeSurfer volume but something else"),
     "a NIfTI": (
         lambda path: path.write_bytes(ixi_like.ixi_t1(scale=8).to_bytes()),
         "not a FreeSurfer volume but a sin",

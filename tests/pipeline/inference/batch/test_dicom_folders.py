@@ -194,7 +194,9 @@ def write_without_place(folder: Path) -> Path:
 
 def test_slices_without_positions_are_refused_by_the_tags_that_are_missing(tmp_path):
     folder = write_without_place(tmp_path / "slices")
-    with pytest.raises(UserError, match=r"0\.dcm does not say where it lies \(ImagePositionPatient and .*; export the"):
+    with pytest.raises(
+        UserError, match=r"0\.dcm: does not say where it lies \(ImagePositionPatient and .*; export the"
+    ):
         read_series(folder)
 
 
