@@ -190,11 +190,8 @@ def _open_pair(path: Path) -> tuple[SpatialImage, list[str]]:
     else:
         size = image_class.header_class.sizeof_hdr
         header, cautions = repaired_header(image_class.header_class, start[:size], str(header_path))
-        files = {
-            "header": FileHolder(fileobj=io.BytesIO(header.binaryblock)),
-            "image": FileHolder(filename=str(voxels_path)),
-        }
-        image = image_class.from_file_map(files)
+        header_file, voxels_file = FileHolder(fileobj=io.BytesIO(header.binaryblock)), FileHolder(str(voxels_path))
+        image = image_class.from_file_map({"header": header_file, "image": voxels_file})
     volume_shape(image.header, str(header_path))
 
     # Check the voxels' length; nibabel's header of a loaded image has lost their offset.
@@ -293,9 +290,8 @@ def _naming_errors(name: str) -> Iterator[None]:
         reason = error.strerror or _one_line(error)
         raise VolumeError(f"{name}: cannot be read ({reason}); check its name, permissions and disk") from error
     except Exception as error:  # whatever headers without sense make nibabel, numpy and scipy raise
-        raise VolumeError(
-            f"{name}: not a readable volume ({_one_line(error)}); convert or download it again"
-        ) from error
+        reason = _one_line(error)
+        raise VolumeError(f"{name}: not a readable volume ({reason}); convert or download it again") from error
 
 
 def _one_line(error: BaseException) -> str:
