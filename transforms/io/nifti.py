@@ -7,11 +7,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.fileholders import FileHolder
 from nibabel.freesurfer.mghformat import MGHHeader
 from nibabel.spatialimages import SpatialHeader, SpatialImage
@@ -38,8 +39,9 @@ MGH_BYTES = 284  # offset of the voxels in a FreeSurfer volume
 DEFLATE_LARGEST_RATIO = 1032  # zlib's manual: "the limiting compression factor"
 MAX_TRAILING_BYTES = 64 << 20  # behind the voxels, where little belongs
 _CHUNK_BYTES = 1 << 20
-_SINGLE = {b"n+1": nib.Nifti1Image, b"n+2": nib.Nifti2Image}
-_PAIRS = {b"ni1": nib.Nifti1Pair, b"ni2": nib.Nifti2Pair}
+_StreamClass = type[nib.Nifti1Image] | type[nib.MGHImage]
+_SINGLE: dict[bytes, type[nib.Nifti1Image]] = {b"n+1": nib.Nifti1Image, b"n+2": nib.Nifti2Image}
+_PAIRS: dict[bytes, type[nib.Nifti1Pair]] = {b"ni1": nib.Nifti1Pair, b"ni2": nib.Nifti2Pair}
 _OTHER_FILES = {
     b"\x1f\x8b": "compressed with gzip once more; unpack it first",
     b"<": "a web page or XML; download the file again",
@@ -145,7 +147,7 @@ def _open_single(path: Path) -> tuple[SpatialImage, list[str]]:
     return image_class.from_stream(content), cautions
 
 
-def _nifti_header(start: bytes, path: Path) -> tuple[type[SpatialImage], SpatialHeader, bytes, int, list[str]]:
+def _nifti_header(start: bytes, path: Path) -> tuple[_StreamClass, SpatialHeader, bytes, int, list[str]]:
     """Return image class, repaired header and its bytes, offset of the voxels, and cautions of a single-file NIfTI."""
     image_class = _SINGLE.get(start[344:347]) or _SINGLE.get(start[4:7])
     if image_class is None or len(start) < image_class.header_class.sizeof_hdr:
@@ -158,7 +160,7 @@ def _nifti_header(start: bytes, path: Path) -> tuple[type[SpatialImage], Spatial
     return image_class, header, header.binaryblock, _voxel_offset(header.get_data_offset(), path), cautions
 
 
-def _mgh_header(start: bytes, path: Path) -> tuple[type[SpatialImage], SpatialHeader, bytes, int, list[str]]:
+def _mgh_header(start: bytes, path: Path) -> tuple[_StreamClass, SpatialHeader, bytes, int, list[str]]:
     """Return the same of a FreeSurfer volume."""
     if len(start) < MGH_BYTES or not _is_mgh(start):
         raise VolumeError(f"{path}: not a FreeSurfer volume but {_describe_file(start)}")
@@ -181,9 +183,8 @@ def _open_pair(path: Path) -> tuple[SpatialImage, list[str]]:
         raise VolumeError(f"{header_path}: not the header of a .hdr/.img pair but {_describe_file(start)}")
 
     # Open the pair, a NIfTI with a repaired header.
-    image: SpatialImage
-    if image_class is None:
-        image, cautions = nib.load(header_path), []  # with the affine that SPM may have left in a .mat beside it
+    if image_class is None:  # Analyze, with the affine that SPM may have left in a .mat beside it
+        image, cautions = cast(SpatialImage, nib.load(header_path)), list[str]()
         mat = header_path.with_suffix(".mat")
         if not mat.exists() or not mat.stat().st_size:
             cautions = ["Analyze files store no orientation; taken as LAS, so check left and right"]
@@ -195,7 +196,7 @@ def _open_pair(path: Path) -> tuple[SpatialImage, list[str]]:
     volume_shape(image.header, str(header_path))
 
     # Check the voxels' length; nibabel's header of a loaded image has lost their offset.
-    offset = _voxel_offset(image.dataobj.offset, header_path)
+    offset = _voxel_offset(cast(ArrayProxy, image.dataobj).offset, header_path)
     required, present = voxel_bytes(image.header) + offset, voxels_path.stat().st_size
     if required > present:
         raise VolumeError(
@@ -269,8 +270,7 @@ def _describe_file(start: bytes) -> str:
 
 
 def _is_mgh(start: bytes) -> bool:
-    """Return whether bytes begin like a FreeSurfer volume: version 1, and a small number for the data type."""
-    return start[:4] == b"\0\0\0\1" and start[20:23] == bytes(3)
+    return start[:4] == b"\0\0\0\1" and start[20:23] == bytes(3)  # version 1, and a small number for the data type
 
 
 @contextmanager
@@ -282,7 +282,7 @@ def _naming_errors(name: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise VolumeError(f"{name}: no such file, or a link to nowhere; check the path") from error
-    except (EOFError, isal_zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, isal_zlib.error, gzip.BadGzipFile) as error:  # type: ignore[misc]  # isal's stub has an instance
         raise VolumeError(f"{name}: truncated or damaged gzip data ({error}); copy or download it again") from error
     except MemoryError as error:
         raise TooLargeError(f"{name}: does not fit into memory; crop it or use a larger machine") from error
