@@ -9,13 +9,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
+from requests.exceptions import ChunkedEncodingError, HTTPError
 
 from pipeline.utils.console import ProgressBar, bar
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import free_space, human_bytes
 
-CHUNK_BYTES = 1 << 20
-ATTEMPTS = 5  # successive attempts with less than one new chunk each, before giving up
+CHUNK_BYTES = 1 << 16  # what a cut connection may lose
+ATTEMPTS = 5  # successive attempts with less progress each, before giving up
+PROGRESS_BYTES = 1 << 20
 TIMEOUT_S = 30
 SPARE_BYTES = 64 << 20  # disk space that stays free
 TEMPORARY_REFUSALS = (408, 425, 429, 500, 502, 503, 504)
@@ -46,9 +48,9 @@ def fetch(url: str, target: Path, *, md5: str, copies: int = 1, pause_s: float =
             _download_rest(url, partial_path, copies, quiet)
             break
         except requests.RequestException as error:
-            has_progress = _size_on_disk(partial_path) >= size_before + CHUNK_BYTES
-            failures = 0 if has_progress else failures + 1
-            is_server_known = is_server_known or error.response is not None or _size_on_disk(partial_path) > size_before
+            progress = _size_on_disk(partial_path) - size_before
+            failures = 0 if progress >= PROGRESS_BYTES else failures + 1
+            is_server_known = is_server_known or progress > 0 or isinstance(error, HTTPError | ChunkedEncodingError)
             if _is_final(error) or failures >= ATTEMPTS or not is_server_known:
                 raise UserError(
                     f"{url}: {_reason(error, partial_path)}; check the network and repeat the command (it goes on "
@@ -116,17 +118,18 @@ def _append(response: requests.Response, partial_path: Path, mode: str, progress
 
 def _is_final(error: requests.RequestException) -> bool:
     """Return whether another attempt would fail alike."""
-    if isinstance(error, requests.HTTPError):
+    if isinstance(error, HTTPError):
         return error.response.status_code not in TEMPORARY_REFUSALS
     return isinstance(error, ValueError)  # an address that is none, as after a redirect to a file
 
 
 def _reason(error: requests.RequestException, partial_path: Path) -> str:
-    if isinstance(error, requests.HTTPError):
+    if isinstance(error, HTTPError):
         return f"the server answers {error.response.status_code} {error.response.reason}"
     text = " ".join(str(error).split())
-    size = _size_on_disk(partial_path)
-    return f"the connection was cut after {human_bytes(size)} ({text})" if size else f"cannot be reached ({text})"
+    if isinstance(error, ChunkedEncodingError):
+        return f"the connection was cut after {human_bytes(_size_on_disk(partial_path))} ({text})"
+    return f"cannot be reached ({text})"
 
 
 def _require_disk_space(folder: Path, size: int) -> None:

@@ -33,11 +33,11 @@ def slices(count=1):
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_each_transform_keeps_shape_and_range_and_is_a_function_of_its_seed(name):
-    specification = [{name: {"prob": 1.0, **ARGUMENTS.get(name, {})}}]
+    specification = [{name: {"prob": 0.6, **ARGUMENTS.get(name, {})}}]
     assert list(problems(specification, SIZE)) == []
     augmentation, [image] = MonaiAugmentation(specification), slices()
     before = image.clone()
-    results = [augmentation(image, seed) for seed in (3, 4, 3, 5, 6)]
+    results = [augmentation(image, seed) for seed in (3, 4, 3, 5, 6, 7, 8, 9)]
     assert torch.equal(results[0], results[2]) and torch.equal(image, before)
     assert torch.equal(pickle.loads(pickle.dumps(augmentation))(image, 3), results[0])  # in a loader's worker
     assert any(not torch.equal(results[0], other) for other in results)

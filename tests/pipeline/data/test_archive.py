@@ -8,7 +8,7 @@ import pytest
 from terminal import Terminal
 from web_server import serve, web_server
 
-from pipeline.data.archive import ATTEMPTS, fetch, unpack_tar
+from pipeline.data.archive import ATTEMPTS, CHUNK_BYTES, fetch, unpack_tar
 from pipeline.utils.errors import UserError
 
 CONTENT = bytes(range(256)) * 16_384  # 4 MiB
@@ -90,11 +90,11 @@ def test_many_cuts_are_survived_while_each_attempt_brings_a_mebibyte(server, tmp
 
 
 def test_a_connection_that_always_breaks_is_given_up_and_what_came_is_kept(server, tmp_path):
-    server.answers = [serve(CONTENT, cut_after=10)]
-    with pytest.raises(UserError, match=r"file.tar: the connection was cut after 50 B .*; .*repeat the command"):
+    server.answers = [serve(CONTENT, cut_after=CHUNK_BYTES + 10)]
+    with pytest.raises(UserError, match=r"file.tar: the connection was cut after 320\.0 KiB .*; .*repeat the command"):
         get(server, tmp_path)
     assert len(server.ranges) == ATTEMPTS
-    assert (tmp_path / "file.tar.part").read_bytes() == CONTENT[:50]
+    assert (tmp_path / "file.tar.part").read_bytes() == CONTENT[: ATTEMPTS * CHUNK_BYTES]
 
 
 def test_a_server_without_ranges_that_always_breaks_is_given_up_too(server, tmp_path):
