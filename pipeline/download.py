@@ -61,10 +61,11 @@ def download_ixi(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
+    say = (lambda _: None) if quiet else echo
     for contrast in dict.fromkeys(contrasts):
         unpacked, archive = folder / f"IXI-{contrast}", folder / f"IXI-{contrast}.tar"
         if count := _volume_count(unpacked):
-            _echo_unless_quiet(f"{unpacked}: there already, {count} volumes", quiet)
+            say(f"{unpacked}: there already, {count} volumes")
             continue
         require_empty(unpacked)
         require_writable(archive)
@@ -77,17 +78,12 @@ def download_ixi(
         unpack_tar(archive, unpacked, quiet)
         if not (keep_archives or placed):
             archive.unlink()
-        _echo_unless_quiet(f"{unpacked}: {_volume_count(unpacked)} volumes", quiet)
+        say(f"{unpacked}: {_volume_count(unpacked)} volumes")
 
 
 def _volume_count(folder: Path) -> int:
     """Return the number of volumes in a folder; 0 if it does not exist (unpacking makes it only when complete)."""
     return len([*folder.glob("*.nii"), *folder.glob("*.nii.gz")])
-
-
-def _echo_unless_quiet(text: str, quiet: bool) -> None:
-    if not quiet:
-        echo(text)
 
 
 def _parser() -> argparse.ArgumentParser:

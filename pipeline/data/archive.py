@@ -57,6 +57,9 @@ def fetch(url: str, target: Path, *, md5: str, copies: int = 1, pause_s: float =
                     f"where it stopped), or bring the file from elsewhere and place it as {target}"
                 ) from error
             time.sleep(pause_s * 2 ** max(failures - 1, 0))
+        except OSError as error:
+            reason = _disk_reason(error, partial_path.parent)
+            raise UserError(f"{partial_path}: cannot be written ({reason}); choose another folder") from error
 
     # Check the finished file, then move it into place.
     actual_md5 = md5_of(partial_path, quiet)
@@ -97,23 +100,13 @@ def _download_rest(url: str, partial_path: Path, copies: int, quiet: bool) -> No
         done = done if response.status_code == 206 else 0
         size = done + int(response.headers.get("Content-Length", 0))
         _require_disk_space(partial_path.parent, copies * size - done)
-        with _byte_bar(size, partial_path.stem, quiet, done) as progress:
-            _append(response, partial_path, "ab" if done else "wb", progress)
-
-
-def _append(response: requests.Response, partial_path: Path, mode: str, progress: ProgressBar) -> None:
-    try:
-        with partial_path.open(mode) as stream:
+        with (
+            partial_path.open("ab" if done else "wb") as stream,
+            _byte_bar(size, partial_path.stem, quiet, done) as progress,
+        ):
             for chunk in response.iter_content(CHUNK_BYTES):
                 stream.write(chunk)
                 progress.update(len(chunk))
-    except requests.RequestException:
-        raise
-    except OSError as error:
-        reason = _disk_reason(error, partial_path.parent)
-        raise UserError(
-            f"{partial_path}: cannot be written ({reason}); free some space or choose another folder"
-        ) from error
 
 
 def _is_final(error: requests.RequestException) -> bool:
