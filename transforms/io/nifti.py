@@ -174,7 +174,7 @@ def _mgh_header(start: bytes, path: Path) -> tuple[_StreamClass, SpatialHeader, 
 def _open_pair(path: Path) -> tuple[SpatialImage, list[str]]:
     """Open a `.hdr` and `.img` pair (NIfTI or Analyze) after checking the length of the `.img`."""
     # Recognise the kind of header.
-    header_path, voxels_path = _partner(path, ".hdr"), _partner(path, ".img")
+    header_path = _partner(path, ".hdr")
     with header_path.open("rb") as stream:
         start = stream.read(START_BYTES)
     image_class = _PAIRS.get(start[344:347]) or _PAIRS.get(start[4:7])
@@ -183,6 +183,7 @@ def _open_pair(path: Path) -> tuple[SpatialImage, list[str]]:
         raise VolumeError(f"{header_path}: not the header of a .hdr/.img pair but {_describe_file(start)}")
 
     # Open the pair, a NIfTI with a repaired header.
+    voxels_path = _partner(path, ".img")
     if image_class is None:  # Analyze, with the affine that SPM may have left in a .mat beside it
         image, cautions = cast(SpatialImage, nib.load(header_path)), list[str]()
         mat = header_path.with_suffix(".mat")

@@ -102,7 +102,9 @@ def finite_float32(image: SpatialImage, shape: tuple[int, ...], name: str) -> tu
             usable = np.abs(array) <= MAX_MAGNITUDE
             replaced = array.size - int(np.count_nonzero(usable))
             if replaced == array.size:
-                raise VolumeError(f"{name}: every voxel is NaN or infinite; export it again")
+                raise VolumeError(
+                    f"{name}: every voxel is NaN or infinite (beyond ±{MAX_MAGNITUDE:g}); export it again"
+                )
             low, high = float(array[usable].min()), float(array[usable].max())
             array = np.clip(np.nan_to_num(array, nan=low, posinf=high, neginf=low), low, high)
             note = "were replaced by the lowest finite value (+inf by the highest)"
