@@ -179,7 +179,7 @@ BAD = [
     bytes_case("header without data, zipped", lambda: gzip.compress(image().to_bytes()[:352]), "truncated", AGAIN,
                file="head.nii.gz"),
     bytes_case("a header but for its last byte", lambda: image().to_bytes()[:347], "copy it again where it is cut off"),
-    bytes_case("an intercept that drowns the values", lambda: patched({SLOPE: F4([1, 1e38])}), "infinite (beyond ±1e+30)"),
+    bytes_case("an intercept that drowns the values", lambda: patched({SLOPE: F4([1, 1e38])}), "beyond ±1e+30"),
     bytes_case("half a header", lambda: image().to_bytes()[:200], "not a NIfTI volume", AGAIN),
     bytes_case("30000³", lambda: claiming((30000,) * 3), "claims 30000×30000×30000 voxels, more than the file", AGAIN),
     bytes_case("30000³, zipped", lambda: gzip.compress(claiming((30000,) * 3)), "claims 30000×30000×30000", AGAIN,

@@ -59,7 +59,7 @@ def sitting(images, folder, workers, stop=None, precision="float32"):
 
     def log(metrics, step):
         if step == stop:
-            interruption.signal_number = signal.SIGTERM
+            interruption.received.append(signal.SIGTERM)
 
     def save(position, best):
         checkpoints.save({"engine": engine.state_dict(), "position": position, "random": random_state()}, best=best)
