@@ -157,8 +157,7 @@ def delivery(
     if variant != "ours":
         return _delivery_by_monai(path, variant, folder)
     from pipeline.data.case import Case
-    from pipeline.data.gpu_slices import on_device_slices
-    from pipeline.data.loader import SliceBank, UnpairedSlices, epoch_loader
+    from pipeline.data.loader import SliceBank, UnpairedSlices, epoch_batches, on_device_slices
     from pipeline.data.slice_cache import StoredSlices, write_slices
     from transforms.augmentation import Augmentation
 
@@ -179,7 +178,7 @@ def delivery(
 
     def work() -> None:
         options = {"epoch": next(epochs), "batches": BATCHES, "batch_size": BATCH, "first_batch": 0}
-        for first, _ in epoch_loader(dataset, **options, workers=0, pin_memory=False):
+        for first, _ in epoch_batches(dataset, **options, pin_memory=False):
             assert isinstance(first, torch.Tensor)
 
     return work

@@ -156,7 +156,6 @@ def schedule_of(training: Training, slices: int) -> Schedule:
         constant_epochs=training.epochs,
         decay_epochs=training.decay_epochs,
         batch_size=training.batch_size,
-        loader_workers=training.loader_workers,
         log_every=training.log_every,
         validate_every_epochs=training.validate_every,
         sample_every_epochs=training.sample_every,

@@ -18,7 +18,7 @@ from pipeline.utils.files import atomic_text
 
 # Settings that may change between two sessions of a run, since they do not change what is learnt.
 CHANGEABLE = (
-    "output", "device", "threads", "tracking", "evaluation", "training.loader_workers", "training.checkpoint_minutes",
+    "output", "device", "threads", "tracking", "evaluation", "training.checkpoint_minutes",
     "training.cuda_graph", "training.slices_on_device",
     "preprocess.processes", "preprocess.store", "preprocess.on_bad_volume", "split.file",
 )  # fmt: skip

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.case import Case
-from pipeline.data.loader import epoch_loader
+from pipeline.data.loader import epoch_batches
 from pipeline.data.slice_cache import StoredSlices, encode
 from transforms.augmentation import Augmentation
 
@@ -28,10 +28,6 @@ def store_volumes(folder, counts, *, constant=False, size=8):
     return stored
 
 
-def batches(dataset, epoch=0, count=6, batch_size=2, first_batch=0, workers=0):
-    return list(
-        epoch_loader(
-            dataset, epoch=epoch, batches=count, batch_size=batch_size, first_batch=first_batch, workers=workers,
-            pin_memory=False,
-        )
-    )  # fmt: skip
+def batches(dataset, epoch=0, count=6, batch_size=2, first_batch=0):
+    options = {"epoch": epoch, "batches": count, "batch_size": batch_size, "first_batch": first_batch}
+    return list(epoch_batches(dataset, **options, pin_memory=False))

@@ -11,7 +11,7 @@ FEWEST_FOR_SIGNIFICANCE = 6  # subjects: 2/2⁶ is the first below 0.05
 UNINTERESTING = (
     "name", "output", "data.folder", "split.file", "split.seed", "split.test", "split.validation", "tracking.",
     "preprocess.store", "preprocess.processes", "evaluation.", "threads", "device", "training.sample_",
-    "training.checkpoint_minutes", "training.loader_workers", "training.log_every", "training.cuda_graph",
+    "training.checkpoint_minutes", "training.log_every", "training.cuda_graph",
     "training.slices_on_device",
 )  # fmt: skip
 

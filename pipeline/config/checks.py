@@ -34,8 +34,6 @@ def _training_conflicts(config: Config) -> Iterator[str]:
             f"training.start_from = {training.start_from}: MLflow has translators alone, without the discriminators; "
             "give a run's folder or one of its checkpoints"
         )
-    if training.slices_on_device and training.loader_workers:
-        yield f"training.loader_workers = {training.loader_workers}: must be 0 with training.slices_on_device"
     if training.cuda_graph:
         if config.device in ("cpu", "mps"):
             yield f"training.cuda_graph = True: needs a CUDA device, and device = {config.device!r}; use false"

@@ -1,6 +1,7 @@
 """Read a configuration: from YAML and command-line overrides to a checked `Config`, or to all errors at once."""
 
 import difflib
+import logging
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -10,10 +11,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.config.checks import conflicts
-from pipeline.config.schema import Config
+from pipeline.config.schema import REMOVED_KEYS, Config
 from pipeline.config.yaml_file import config_file, parse_yaml, read_values
 from pipeline.utils.errors import UserError
 
+logger = logging.getLogger(__name__)
 LONGEST_VALUE = 80  # characters of a value that an error shows
 
 
@@ -29,6 +31,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     path = config_file(path)
     values = read_values(path)
     problems = [problem for text in overrides if (problem := _override(values, text))]
+    for section, _, key in (name.partition(".") for name in REMOVED_KEYS):
+        if isinstance(values.get(section), dict) and key in values[section]:
+            logger.warning(f"{path}: {section}.{key} has no effect any more; remove the line")
     try:
         config = Config.model_validate(values)
     except ValidationError as error:

@@ -22,6 +22,9 @@ from pipeline.config.types import (
     Whole,
 )
 
+REMOVED_KEYS = ("training.loader_workers",)  # of earlier releases: accepted, with a warning, and left out
+
+
 # ── data ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -131,7 +134,6 @@ class Training(Section):
     tf32: bool = True  # a GPU may round factors of float32 to three digits, as torch lets convolutions
     cuda_graph: bool = False  # record a step once and replay it with one launch; needs a GPU and one process
     slices_on_device: bool = False  # keep all training slices in the memory of the GPU, uint16
-    loader_workers: Annotated[Whole, Field(ge=0)] = 0
     validate_every: Positive = 1  # epochs
     validation_slices: Positive = 200  # at most, spread evenly over the validation subjects
     sample_every: Positive = 1  # epochs
@@ -182,6 +184,18 @@ class Config(Section):
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_removed_keys(cls, values: object) -> object:
+        """Leave out keys of earlier releases, which checkpoints and the folders of old runs hold."""
+        if not isinstance(values, Mapping):
+            return values
+        kept = dict(values)
+        for section, _, key in (name.partition(".") for name in REMOVED_KEYS):
+            if isinstance(kept.get(section), Mapping):
+                kept[section] = {name: value for name, value in kept[section].items() if name != key}
+        return kept
 
     @model_validator(mode="before")
     @classmethod

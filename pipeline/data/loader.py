@@ -9,12 +9,13 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pipeline.data.loader_workers import collate_shared, end_workers_at_exit, ignore_stop_signals
-from pipeline.data.slice_cache import StoredSlices, decode
+from pipeline.data.slice_cache import LEVELS, StoredSlices, decode
 from pipeline.utils.errors import UserError
-from transforms.augmentation import Augmentation, AugmentationParameters
+from transforms.augmentation import Augmentation, AugmentationParameters, on_device
+
+MEMORY_SHARE = 0.7  # largest share of a GPU's free memory for slices; the rest is for networks and activations
+GIB = 2**30
 
 
 class SliceBank:
@@ -34,9 +35,6 @@ class SliceBank:
 
     def __len__(self) -> int:
         return int(self.ends[-1])
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_layouts": {}}  # a worker reads the headers it needs itself
 
     def gather(self, indices: Sequence[int], flips: Sequence[tuple[int, int]] | None = None) -> Tensor:
         """Return the slices at `indices` as (N, 1, S, S) float32 in [-1, 1].
@@ -121,6 +119,58 @@ class SliceSource(Protocol):
         """Return the slices at `indices` as (N, 1, S, S) float32 in [-1, 1], each with its own augmentation."""
 
 
+class DeviceSliceBank:
+    """A `SliceSource` that holds all slices in one tensor on a device, and augments them there.
+
+    Args:
+        bank: Slices on disk.
+        device: Device of the tensor.
+
+    Raises:
+        UserError: a stored file is missing or was changed.
+    """
+
+    def __init__(self, bank: SliceBank, device: torch.device):
+        self.ends = bank.ends
+        self.stored = torch.empty((len(bank), *bank.shape), dtype=torch.int16, device=device)  # the bits of uint16
+        for number, end in enumerate(bank.ends):
+            volume = torch.from_numpy(bank.volume(number).view(np.int16))
+            self.stored[int(end) - len(volume) : int(end)].copy_(volume)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def gather(self, indices: Sequence[int]) -> Tensor:
+        """Return the slices at `indices` as (N, 1, S, S) float32 in [-1, 1], equal to `SliceBank.gather`'s."""
+        levels = self.stored[on_device(np.asarray(indices, dtype=np.int64), self.stored.device)]
+        values = (levels.to(torch.int32) & 0xFFFF).to(torch.float32)
+        return values.mul_(float(np.float32(2 / LEVELS))).sub_(1)[:, None]
+
+    def augmented(
+        self, augmentation: Augmentation, indices: Sequence[int], changes: list[AugmentationParameters]
+    ) -> Tensor:
+        """See `SliceSource.augmented`."""
+        return augmentation.apply_batched(self.gather(indices), changes)
+
+
+def on_device_slices(banks: Sequence[SliceBank], device: torch.device) -> list[DeviceSliceBank]:
+    """Return the banks with their slices moved to the device's memory.
+
+    Raises:
+        UserError: the slices do not fit.
+    """
+    needed = sum(2 * len(bank) * bank.shape[0] * bank.shape[1] for bank in banks)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if needed > MEMORY_SHARE * free:
+            raise UserError(
+                f"training.slices_on_device = true: {needed / GIB:.1f} GiB of slices do not fit into "
+                f"{MEMORY_SHARE:.0%} of the {free / GIB:.1f} GiB that are free on {device}; "
+                "set it to false, and the store is read"
+            )
+    return [DeviceSliceBank(bank, device) for bank in banks]
+
+
 class ShuffledSampler:
     """The order of slices in an epoch and their augmentations: a function of seed, stream and key alone.
 
@@ -153,7 +203,7 @@ class ShuffledSampler:
         return int(self._orders[epoch, lap][offset])
 
 
-class UnpairedSlices(Dataset):
+class UnpairedSlices:
     """Batches of slices of both contrasts, each shuffled on its own.
 
     Args:
@@ -172,7 +222,7 @@ class UnpairedSlices(Dataset):
     def __len__(self) -> int:
         return max(len(bank) for bank in self.banks)
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    def batch(self, keys: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Return the batch (N, 1, S, S) of each contrast for the given (epoch, position) keys."""
         first, second = (
             bank.augmented(self.augmentation, sampler.indices(keys), sampler.changes(keys))
@@ -181,7 +231,7 @@ class UnpairedSlices(Dataset):
         return first, second
 
 
-class PairedSlices(Dataset):
+class PairedSlices:
     """Batches of the same slices in both contrasts, shuffled together and augmented alike.
 
     Args:
@@ -203,56 +253,38 @@ class PairedSlices(Dataset):
     def __len__(self) -> int:
         return self.sampler.count
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    def batch(self, keys: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Return the batch (N, 1, S, S) of each contrast for the given (epoch, position) keys."""
         indices, changes = self.sampler.indices(keys), self.sampler.changes(keys)
         first, second = (bank.augmented(self.augmentation, indices, changes) for bank in self.banks)
         return first, second
 
 
-class EpochBatches(Sampler):
-    """The (epoch, position) keys of an epoch's batches from `first_batch` on, for all or some slots of each batch."""
+def epoch_keys(
+    epoch: int, batches: int, batch_size: int, first_batch: int = 0, slots: Sequence[int] | None = None
+) -> Iterator[list[tuple[int, int]]]:
+    """Yield the (epoch, position) keys of each of an epoch's batches from `first_batch` on.
 
-    def __init__(
-        self, epoch: int, batches: int, batch_size: int, first_batch: int = 0, slots: Sequence[int] | None = None
-    ):
-        if not 0 <= first_batch <= batches:
-            raise ValueError(f"batch {first_batch} is not within an epoch of {batches}")
-        self.epoch, self.batches, self.batch_size, self.first_batch = epoch, batches, batch_size, first_batch
-        self.local_slots = range(batch_size) if slots is None else slots
-
-    def __len__(self) -> int:
-        return self.batches - self.first_batch
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for batch in range(self.first_batch, self.batches):
-            start = batch * self.batch_size
-            yield [(self.epoch, start + slot) for slot in self.local_slots]
+    Where several processes share each batch, `slots` are this process's positions in it.
+    """
+    for batch in range(first_batch, batches):
+        yield [(epoch, batch * batch_size + slot) for slot in (range(batch_size) if slots is None else slots)]
 
 
-def epoch_loader(
+def epoch_batches(
     slices: UnpairedSlices | PairedSlices,
     *,
     epoch: int,
     batches: int,
     batch_size: int,
     first_batch: int,
-    workers: int,
     pin_memory: bool,
     slots: Sequence[int] | None = None,
-) -> DataLoader:
-    """Return a loader over one epoch from `first_batch` on; its order does not depend on the number of workers.
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the batches of an epoch from `first_batch` on; arguments as in `epoch_keys`.
 
-    Where several processes share each batch, `slots` are this process's positions in it.
+    `pin_memory` puts them into page-locked memory, from which copying to a GPU does not wait.
     """
-    if workers:
-        end_workers_at_exit()
-    return DataLoader(
-        slices,
-        batch_sampler=EpochBatches(epoch, batches, batch_size, first_batch, slots),
-        num_workers=workers,
-        collate_fn=collate_shared,
-        worker_init_fn=ignore_stop_signals,
-        pin_memory=pin_memory,
-        generator=torch.Generator().manual_seed(0),  # so that starting workers leaves the global random state alone
-    )
+    for keys in epoch_keys(epoch, batches, batch_size, first_batch, slots):
+        first, second = slices.batch(keys)
+        yield (first.pin_memory(), second.pin_memory()) if pin_memory else (first, second)

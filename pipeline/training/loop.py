@@ -4,14 +4,13 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
-from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices, epoch_loader
-from pipeline.data.loader_workers import explaining_workers
+from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices, epoch_batches
 from pipeline.engines.base import Engine
 from pipeline.training.schedule import Schedule, TrainerState
 from pipeline.utils.distributed import SINGLE_PROCESS, World
@@ -70,13 +69,12 @@ def train(
     Raises:
         Stopped: a signal came; the step under way was finished and a checkpoint written.
         NotFinite: the loss was not finite `max_bad_steps` times in a row; the last good checkpoint stays.
-        UserError: a worker process of the loader died.
     """
     if position.step == 0:
         callbacks.sample(0, 0)
     make_step, has_checkpoint = step or engine.step, position.step > 0  # a resumed run has one
     saved_at, loss_monitor = time.monotonic(), LossMonitor(position, schedule.max_bad_steps)
-    with explaining_workers(schedule.loader_workers), callbacks.bar(position.step, schedule.steps) as bar:
+    with callbacks.bar(position.step, schedule.steps) as bar:
         for epoch in range(position.epochs, schedule.epochs):
             for real_a, real_b in _batches(slices, schedule, epoch, position, device, world):
                 # Make a step.
@@ -125,15 +123,14 @@ def _batches(
     position: TrainerState,
     device: torch.device,
     world: World,
-):
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Return the remaining batches of an epoch, of each this process's samples."""
-    return epoch_loader(
+    return epoch_batches(
         slices,
         epoch=epoch,
         batches=schedule.steps_per_epoch,
         batch_size=schedule.batch_size,
         first_batch=position.step - epoch * schedule.steps_per_epoch,
-        workers=schedule.loader_workers,
         pin_memory=device.type == "cuda" and isinstance(slices.banks[0], SliceBank),
         slots=world.local_slots(schedule.batch_size),
     )

@@ -16,7 +16,6 @@ class Schedule:
     constant_epochs: int
     decay_epochs: int
     batch_size: int
-    loader_workers: int
     log_every: int
     validate_every_epochs: int
     sample_every_epochs: int

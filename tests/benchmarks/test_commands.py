@@ -79,7 +79,7 @@ def test_data_from_a_store_of_any_size(small_slices, tmp_path, capsys):
 
 def test_every_call_of_a_loaders_work_is_another_epoch(small_slices, tmp_path, monkeypatch):
     epochs = []
-    monkeypatch.setattr("pipeline.data.loader.epoch_loader", lambda _, *, epoch, **__: epochs.append(epoch) or ())
+    monkeypatch.setattr("pipeline.data.loader.epoch_batches", lambda _, *, epoch, **__: epochs.append(epoch) or ())
     work = data.delivery(str(tmp_path / "scan.nii"), "ours")
     work(), work(), work()
     assert epochs == [0, 1, 2]

@@ -88,7 +88,7 @@ def test_a_run_that_had_decayed_goes_on_with_the_rate_of_the_new_schedule(tmp_pa
 )
 def test_what_becomes_of_the_learning_rate_is_announced(to, halve_every, rest, tmp_path, capsys):
     schedule = Schedule(
-        steps_per_epoch=4, constant_epochs=to[0], decay_epochs=to[1], batch_size=1, loader_workers=0, log_every=1,
+        steps_per_epoch=4, constant_epochs=to[0], decay_epochs=to[1], batch_size=1, log_every=1,
         validate_every_epochs=1, sample_every_epochs=1, checkpoint_seconds=1e9, max_bad_steps=3,
         halve_every=halve_every,
     )  # fmt: skip

@@ -49,7 +49,9 @@ def killed(monkeypatch, folder, step, *overrides):
         assert in_child(lambda: phantom_run(folder, *QUICK, *overrides)) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize(("step", "setting"), [(3, "training.slices_on_device=true"), (7, "training.loader_workers=2")])
+@pytest.mark.parametrize(
+    ("step", "setting"), [(3, "training.slices_on_device=true"), (7, "training.slices_on_device=false")]
+)
 def test_a_run_killed_in_a_step_and_rerun_ends_bitwise_as_if_nothing_had_been(
     step, setting, undisturbed, monkeypatch, tmp_path
 ):

@@ -96,10 +96,6 @@ def test_any_other_method_takes_any_generator_and_discriminator(method, generato
             "training.precision = 'fp16': does not go with method.gradient_penalty; use bf16 or float32",
         ),
         (
-            {"training": {"slices_on_device": True, "loader_workers": 2}},
-            "training.loader_workers = 2: must be 0 with training.slices_on_device",
-        ),
-        (
             {"training": {"cuda_graph": True}, "device": "cpu"},
             "training.cuda_graph = True: needs a CUDA device, and device = 'cpu'; use false",
         ),

@@ -5,8 +5,7 @@ import pytest
 import torch
 from small_slices import EVERYTHING, batches, store_volumes
 
-from pipeline.data.gpu_slices import DeviceSliceBank, on_device_slices
-from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices
+from pipeline.data.loader import DeviceSliceBank, PairedSlices, SliceBank, UnpairedSlices, on_device_slices
 from pipeline.utils.errors import UserError
 from transforms.augmentation import Augmentation
 

@@ -1,6 +1,3 @@
-import pickle
-import signal
-
 import numpy as np
 import psutil
 import pytest
@@ -65,14 +62,6 @@ def test_gathering_gives_a_copy_that_may_be_changed(tmp_path):
     assert torch.equal(bank.gather([1]), initial)
 
 
-def test_a_worker_is_sent_paths_and_no_slices(tmp_path):
-    bank = SliceBank(store_volumes(tmp_path / "a", [50], size=64))
-    expected = bank.gather([3])
-    sent = pickle.dumps(bank)
-    assert len(sent) < 5000
-    assert torch.equal(pickle.loads(sent).gather([3]), expected)
-
-
 # ── order ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -106,11 +95,10 @@ def test_epochs_may_be_asked_for_in_any_order(slices):
     assert all(equal(batches(dataset, epoch), forward[epoch]) for epoch in (2, 0, 1))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_is_the_same_from_any_batch_on_with_any_number_of_workers(workers, slices):
+def test_an_epoch_is_the_same_from_any_batch_on(slices):
     full_epoch = batches(slices(), epoch=3)
     for first_batch in (0, 1, 5, 6):
-        remaining = batches(slices(), epoch=3, first_batch=first_batch, workers=workers)
+        remaining = batches(slices(), epoch=3, first_batch=first_batch)
         assert equal(remaining, full_epoch[first_batch:])
 
 
@@ -138,29 +126,15 @@ def test_batches_stay_within_the_range_and_keep_their_shape(slices):
         assert min(first.min(), second.min()) >= -1 and max(first.max(), second.max()) <= 1
 
 
-# ── workers ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_loading_draws_nothing_from_the_global_random_state(workers, slices):
+def test_loading_draws_nothing_from_the_global_random_state(slices):
     torch.manual_seed(0)
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    batches(slices(), workers=workers)
+    batches(slices())
     assert torch.equal(torch.get_rng_state(), torch_state)
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)
 
 
-def test_workers_leave_stop_signals_to_the_process_that_started_them(slices):
-    class Telling(UnpairedSlices):
-        def __getitems__(self, keys):
-            handlers = [signal.getsignal(number) == signal.SIG_IGN for number in (signal.SIGINT, signal.SIGTERM)]
-            return torch.tensor(handlers), torch.zeros(1)
-
-    initial = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    dataset = slices()
-    telling = Telling(*dataset.banks, dataset.augmentation, 0)
-    assert batches(telling, count=1, workers=1)[0][0].tolist() == [True, True]
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == initial
+# ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_bank_of_many_volumes_keeps_no_file_open_and_gathers_the_same(tmp_path):

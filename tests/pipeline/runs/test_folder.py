@@ -108,7 +108,7 @@ def test_a_section_that_was_not_there_is_a_difference(tmp_path):
         {"threads": 1},
         {"tracking": {"mlflow": False, "experiment": "other"}},
         {"evaluation": {"protocols": ["reggan"], "translate": False}},
-        {"training": {"loader_workers": 2, "checkpoint_minutes": 1}},
+        {"training": {"checkpoint_minutes": 1}},
         {"preprocess": {"size": 64, "processes": 1, "store": "elsewhere", "on_bad_volume": "stop"}},
         {"split": {"file": "split.json"}},
     ],

@@ -10,7 +10,7 @@ MAY_CHANGE = {
     "output", "device", "threads", "split.file",
     "preprocess.processes", "preprocess.store", "preprocess.on_bad_volume",
     "training.epochs", "training.decay_epochs",
-    "training.loader_workers", "training.checkpoint_minutes", "training.cuda_graph", "training.slices_on_device",
+    "training.checkpoint_minutes", "training.cuda_graph", "training.slices_on_device",
 }  # fmt: skip
 MAY_CHANGE_WHOLLY = ("tracking.", "evaluation.")
 

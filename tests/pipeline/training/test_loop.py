@@ -16,7 +16,7 @@ from pipeline.utils.interruption import Interruption
 from transforms.augmentation import Augmentation
 
 SCHEDULE = Schedule(
-    steps_per_epoch=3, constant_epochs=2, decay_epochs=2, batch_size=2, loader_workers=0, log_every=1000,
+    steps_per_epoch=3, constant_epochs=2, decay_epochs=2, batch_size=2, log_every=1000,
     validate_every_epochs=1, sample_every_epochs=1, checkpoint_seconds=1e9, max_bad_steps=3,
 )  # fmt: skip
 

@@ -7,7 +7,7 @@ import torch
 from processes import together
 from small_engine import MUNIT, UNIT, batch, differences, engine_of, saved
 
-from pipeline.data.loader import EpochBatches
+from pipeline.data.loader import epoch_keys
 from pipeline.utils.distributed import SINGLE_PROCESS, ProcessLost, World, init_distributed, world_from_env
 from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import choose_device
@@ -160,8 +160,8 @@ def test_each_process_has_its_own_random_stream_for_dropout(pair):
 
 
 def test_together_they_read_what_one_process_reads_in_the_same_order():
-    alone = list(EpochBatches(epoch=2, batches=3, batch_size=4, first_batch=1))
-    shares = [list(EpochBatches(2, 3, 4, 1, World(rank, 2).local_slots(4))) for rank in range(2)]
+    alone = list(epoch_keys(epoch=2, batches=3, batch_size=4, first_batch=1))
+    shares = [list(epoch_keys(2, 3, 4, 1, World(rank, 2).local_slots(4))) for rank in range(2)]
     assert [first + second for first, second in zip(*shares, strict=True)] == alone
     assert len(alone) == 2 and all(len(keys) == 2 for keys in shares[0])
 
