@@ -158,7 +158,8 @@ def delivery(
         return _delivery_by_monai(path, variant, folder)
     from pipeline.data.case import Case
     from pipeline.data.loader import SliceBank, UnpairedSlices, epoch_batches, on_device_slices
-    from pipeline.data.slice_cache import StoredSlices, write_slices
+    from pipeline.data.slice_cache import write_slices
+    from pipeline.data.stored_slices import StoredSlices
     from transforms.augmentation import Augmentation
 
     slices, stored_cases = slices or SLICES, []

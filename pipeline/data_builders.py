@@ -6,9 +6,9 @@ from pathlib import Path
 from pipeline.config.load import load_config
 from pipeline.config.schema import Config, Training
 from pipeline.data.case import Case
-from pipeline.data.fetched import require_fetched
 from pipeline.data.pair_cache import PairSettings
 from pipeline.data.pairs import PairReader
+from pipeline.data.sources.listing import require_fetched
 from pipeline.data.split_file import split_from_file
 from pipeline.data.splits import CohortSplit, make_split
 from pipeline.runs.contrasts import warn_of_ids, warn_unpaired
@@ -21,7 +21,7 @@ def find_cases(config: Config, *, quiet: bool = False) -> list[Case]:
     """Return the cases of the configured source; a phantom that does not exist yet is made.
 
     Raises:
-        UserError: There are no cases, or their files have not been fetched (`pipeline.data.fetched`).
+        UserError: There are no cases, or their files have not been fetched (git-annex, Git LFS).
     """
     data = config.data
     if data.source == "phantom":
@@ -40,7 +40,7 @@ def _listed_cases(config: Config) -> list[Case]:
     """Return the cases of a source that reads files."""
     data = config.data
     if data.source == "ixi":
-        from pipeline.data.sources.ixi import ixi_cases
+        from pipeline.data.sources.nifti_folder import ixi_cases
 
         return ixi_cases(data.folder, config.contrasts)
     if data.source == "nifti":

@@ -5,7 +5,7 @@ from head_scans import AFFINE, scan, write_scan
 
 from pipeline.data.case import Case
 from pipeline.data.pair_cache import PairSettings, build_pair_cache
-from pipeline.data.slice_cache import decode
+from pipeline.data.stored_slices import decode
 from transforms.slice_chain import PreprocessSettings
 
 CHAIN = PreprocessSettings(axis="axial", spacing_mm=None, size=40, n4=False, percentiles=(0.5, 99.5))

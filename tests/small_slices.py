@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.data.case import Case
 from pipeline.data.loader import epoch_batches
-from pipeline.data.slice_cache import StoredSlices, encode
+from pipeline.data.stored_slices import StoredSlices, encode
 from transforms.augmentation import Augmentation
 
 EVERYTHING = Augmentation(

@@ -46,7 +46,10 @@ class PreprocessSettings:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "PreprocessSettings":
         """Return the settings that `to_json` gave; raises TypeError where a key is missing or unknown."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()})
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+        }
+        return cls(**values)
 
 
 def slice_chain(

@@ -4,8 +4,6 @@ Axial ranges are measured from the crown and coronal ones from the front of the 
 there, while its other end is the scanner operator's choice. Sagittal ranges are centred on the head.
 """
 
-import base64
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -78,13 +76,3 @@ def shared_length(typical_mm: Mapping[str, float]) -> float | None:
     """Return the length in mm that all contrasts' typical volumes cover; None where they are about equal."""
     shortest = min(typical_mm.values())
     return round(shortest, 1) if max(typical_mm.values()) > MAX_LENGTH_RATIO * shortest else None
-
-
-def pack_histograms(counts: np.ndarray) -> str:
-    """Return histograms (N, B) of whole numbers below 2^32 as compressed text, for JSON."""
-    return base64.b85encode(zlib.compress(counts.astype("<u4").tobytes(), 1)).decode()
-
-
-def unpack_histograms(text: str, bins: int) -> np.ndarray:
-    """Return the histograms that `pack_histograms` compressed, as (N, bins) int64."""
-    return np.frombuffer(zlib.decompress(base64.b85decode(text)), "<u4").reshape(-1, bins).astype(np.int64)

@@ -8,6 +8,7 @@ their mean over volumes is the Wasserstein barycentre.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from nibabel.affines import voxel_sizes
@@ -23,7 +24,7 @@ RANGE_PERCENTILES = (5, 95)  # percentiles that bound a cohort's sizes, so that 
 MIN_VOXELS = 100  # smallest head on the coarse grid that gets a fingerprint
 
 
-def volume_fingerprint(data: Mapping[str, object], axis: str, size: int, key: str = "image") -> Fingerprint | None:
+def volume_fingerprint(data: Mapping[str, Any], axis: str, size: int, key: str = "image") -> Fingerprint | None:
     """Return a volume's fingerprint.
 
     Args:
@@ -49,8 +50,9 @@ def volume_fingerprint(data: Mapping[str, object], axis: str, size: int, key: st
     coarse, coarse_mm = tuple(slice(None, None, step) for step in steps), grid_mm * steps
     whole_head = data[f"{key}_whole_foreground"][coarse]
     if max(foreground.shape[1:]) > size:
-        square = tuple(min(size, length) for length in foreground.shape[1:])
-        foreground, stack = centre_fit(foreground, *square, fill=False), centre_fit(stack, *square, fill=-1)
+        height, width = (min(size, length) for length in foreground.shape[1:])
+        foreground = centre_fit(foreground, height, width, fill=False)
+        stack = centre_fit(stack, height, width, fill=-1)
     foreground, stack = foreground[coarse], stack[coarse]
     if np.count_nonzero(foreground) < MIN_VOXELS:
         return None

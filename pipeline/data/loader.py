@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data.slice_cache import LEVELS, StoredSlices, decode
+from pipeline.data.stored_slices import LEVELS, StoredSlices, decode
 from pipeline.utils.errors import UserError
 from transforms.augmentation import Augmentation, AugmentationParameters, on_device
 
@@ -80,7 +80,7 @@ class SliceBank:
         start, _ = self._layout(number)
         with _naming_file(self.paths[number]), FileIO(self.paths[number]) as file:
             file.seek(start + (self.first_slices[number] + index) * stored.nbytes)
-            if file.readinto(stored) != stored.nbytes:
+            if file.readinto(stored.data) != stored.nbytes:
                 raise ValueError("its end is missing")
 
     def _layout(self, number: int) -> tuple[int, tuple[int, int]]:
@@ -92,7 +92,7 @@ class SliceBank:
                 expected = shape if number == 0 else [*self.shape]
                 if is_fortran_order or dtype != np.uint16 or (count, shape) != (self.stored_counts[number], expected):
                     raise ValueError(f"{count} arrays of shape {(*shape,)} and type {dtype}")
-                self._layouts[number] = file.tell(), tuple(shape)
+                self._layouts[number] = file.tell(), (shape[0], shape[1])
         return self._layouts[number]
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.cache_filling import fill_cache
 from pipeline.data.case import Case
 from pipeline.data.pairs import VERSION as REGISTRATION_VERSION
 from pipeline.data.pairs import BadScan, field_of_view_mask, prepare_scan, resampled_onto, rigid_transform_between
-from pipeline.data.slice_cache import StoredPair, StoredSlices, intact, write_slices
+from pipeline.data.slice_cache import fill_cache, is_intact, write_slices
+from pipeline.data.stored_slices import StoredPair, StoredSlices
 from pipeline.utils.console import warnings_as_lines
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text, file_identity, make_folder
@@ -59,14 +59,13 @@ def pair_key(cases: CasePair, options: PairSettings) -> str:
 
 
 def look_up_pair(cases: CasePair, folder: Path, options: PairSettings) -> StoredPair | None:
-    """Return the cached pair, or None where it is absent or damaged; see `pipeline.data.slice_cache.intact`."""
+    """Return the cached pair, or None where it is absent or damaged; see `pipeline.data.slice_cache.is_intact`."""
     try:
         key = pair_key(cases, options)
         record_path, files = folder / f"{key}.json", _files(folder, key)
         record = json.loads(record_path.read_text())
         checksums = dict(zip(files, record["files"], strict=True))
-        size = options.preprocess.size
-        if not intact(record_path, checksums, (record["count"], size, size)):
+        if not is_intact(record_path, record, checksums, options.preprocess.size):
             return None
         first, second = (StoredSlices(case, path, record["positions"]) for case, path in zip(cases, files, strict=True))
         return StoredPair(first, second, record["movement"])
@@ -93,9 +92,7 @@ def extract_pair(cases: CasePair, folder: Path, options: PairSettings, cache: Pa
     try:
         with warnings_as_lines():
             first, second = (prepare_scan(case.path, settings, stride=1) for case in cases)
-        rigid_transform = rigid_transform_between(
-            first, second, cases, settings, register=options.register, cache=cache
-        )
+        rigid_transform = rigid_transform_between(first, second, register=options.register, cache=cache)
     except BadScan as error:
         raise ValueError(str(error)) from None
     target, target_foreground = resampled_onto(first, second, rigid_transform)
@@ -103,8 +100,8 @@ def extract_pair(cases: CasePair, folder: Path, options: PairSettings, cache: Pa
     # Choose the slices that show the head in both scans, at the training size.
     side = settings.size
     covered = first.foreground & field_of_view_mask(first, second, rigid_transform)
-    masks = (centre_fit(mask, side, side, fill=False) for mask in (first.foreground, target_foreground, covered))
-    positions = _require_common_slices(*masks, options.min_foreground)
+    masks = [centre_fit(mask, side, side, fill=False) for mask in (first.foreground, target_foreground, covered)]
+    positions = _require_common_slices(masks[0], masks[1], masks[2], options.min_foreground)
 
     # Write the slices, then the record that makes them an entry.
     checksums = [
@@ -182,7 +179,6 @@ def build_pair_cache(
         extract_pair,
         {cases: (cases, folder, options, cache) for cases in pairs},
         look_up=lambda cases: look_up_pair(cases, folder, options),
-        paths=lambda cases: [case.path for case in cases],
         title="pairs",
         unit="pair",
         processes=processes,

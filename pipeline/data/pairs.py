@@ -2,18 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from nibabel.affines import from_matvec, voxel_sizes
 
 from pipeline.data.case import Case
-from pipeline.data.rigid_transform_file import read_rigid_transform, write_rigid_transform
 from pipeline.utils.console import warnings_as_lines
 from pipeline.utils.errors import UserError, first_cause
-from pipeline.utils.files import file_identity
+from pipeline.utils.files import atomic_text, file_identity
 from transforms.registration import register_rigid, resample_onto, same_grid
 from transforms.slice_chain import PreprocessSettings, slice_chain
 from transforms.slices import AXES, centre_fit, contiguous, cut_slices, slices_with_content, stack_slices
@@ -35,21 +36,25 @@ class PreparedScan:
         field_of_view: (h, w) of the slices before padding.
         foreground: (N, h, w) bool, the head, not padded.
         affine: (4, 4) of the unpadded volume, voxel to RAS millimetres.
-        axis: Orientation of the slices.
+        settings, stride: The settings of training, and the factor that padded heights and widths are multiples of.
+        path: The file.
         inverse_state: Values that the chain's inverse needs besides slices, so that a translation can be written on the
             file's grid without reading it again; see `transforms.monai_transforms`.
-        name: File name for messages.
-        request: Path, chain settings and stride that the scan was prepared from.
     """
 
     slices: np.ndarray
     field_of_view: tuple[int, int]
     foreground: np.ndarray
     affine: np.ndarray
-    axis: str
-    inverse_state: Mapping[str, object] = field(default_factory=dict)
-    name: str = "an image"
-    request: tuple[Path, PreprocessSettings, int] | None = None
+    settings: PreprocessSettings
+    stride: int = 1
+    path: Path = Path("an image")
+    inverse_state: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def axis(self) -> str:
+        """Orientation of the slices."""
+        return self.settings.axis
 
     def unpadded(self, slices: np.ndarray) -> np.ndarray:
         """Return a stack like `slices`, (N, H, W), without the padding: (N, h, w)."""
@@ -131,9 +136,7 @@ class PairReader:
             BadScan: a file cannot be used, the registration failed, or the two heads do not overlap.
         """
         first, second = (self.scan(case.path) for case in cases)
-        rigid_transform = rigid_transform_between(
-            first, second, cases, self.settings, register=self.register, cache=self.cache
-        )
+        rigid_transform = rigid_transform_between(first, second, register=self.register, cache=self.cache)
         first_view = View(first, *resampled_onto(first, second, rigid_transform))
         second_view = View(second, *resampled_onto(second, first, np.linalg.inv(rigid_transform)))
         if not (first_view.foreground.any() and second_view.foreground.any()):
@@ -141,38 +144,39 @@ class PairReader:
         return first_view, second_view, rigid_transform
 
 
-def prepare_scan(path: Path, settings: PreprocessSettings, stride: int, box: np.ndarray | None = None) -> PreparedScan:
+def prepare_scan(
+    path: Path,
+    settings: PreprocessSettings,
+    stride: int,
+    *,
+    box: np.ndarray | None = None,
+    limits: tuple[float, float] | None = None,
+) -> PreparedScan:
     """Read an image and prepare it as for translation: its slices are padded and never cropped.
 
     Args:
         path: A NIfTI volume or a 2D image.
-        settings: The settings of training.
-        stride: Factor that the networks' input heights and widths are multiples of.
-        box: (3, 2) voxel bounds to cut out instead of the head's own.
+        settings, stride: As in `PreparedScan`.
+        box, limits: Bounds and intensities instead of the head's own; see `transforms.slice_chain.slice_chain`.
 
     Raises:
         BadScan: the image cannot be used.
     """
-    return _prepare_scan(path, settings, stride)
-
-
-def _prepare_scan(path: Path, settings: PreprocessSettings, stride: int, **cut: object) -> PreparedScan:
-    """Prepare a scan, cut and scaled by `box` and `limits` of the chain where they are given."""
     try:
-        data = slice_chain(settings, stride=stride, **cut)({"image": path})
+        data = slice_chain(settings, stride=stride, box=box, limits=limits)({"image": path})
     except (ValueError, OSError, RuntimeError) as error:
         reason = first_cause(error)
         raise BadScan(reason if str(path) in reason else f"{path}: {reason}") from error
-    field_of_view = data["image_before_fit"]
+    height, width = data["image_before_fit"]
     return PreparedScan(
         slices=data["image"],
-        field_of_view=field_of_view,
-        foreground=centre_fit(data["image_foreground"], *field_of_view, fill=False),
+        field_of_view=(height, width),
+        foreground=centre_fit(data["image_foreground"], height, width, fill=False),
         affine=data["image_affine"],
-        axis=settings.axis,
+        settings=settings,
+        stride=stride,
+        path=path,
         inverse_state={name: value for name, value in data.items() if name not in ("image", "image_foreground")},
-        name=str(path),
-        request=(path, settings, stride),
     )
 
 
@@ -194,7 +198,7 @@ def resampled_onto(
         if same_grid(shape, source.affine, target.volume.shape, target.affine):
             return target.stack, target.foreground
         if source.box is not None and target.box is not None and same_grid(*source.whole_grid, *target.whole_grid):
-            return _in_source_box(source, target)
+            return _in_source_box(source, target, source.box, target.box)
 
     # Resample the target and its mask.
     mapping = (target.affine, rigid_transform, shape, source.affine)
@@ -205,21 +209,22 @@ def resampled_onto(
     return contiguous(cut_slices(resampled, source.axis)), contiguous(cut_slices(foreground, source.axis) > 0)
 
 
-def _in_source_box(source: PreparedScan, target: PreparedScan) -> tuple[np.ndarray, np.ndarray]:
+def _in_source_box(
+    source: PreparedScan, target: PreparedScan, source_box: np.ndarray, target_box: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return a target's slices and foreground in the source's box, where both files have the same grid.
 
     Where the chain resamples, the target is prepared anew in the source's box, which avoids resampling it twice.
     The box may cut off parts of its head, so its intensities are scaled as those of the whole head.
     """
-    path, settings, stride = target.request
-    if settings.spacing_mm is not None:
+    if target.settings.spacing_mm is not None:
+        limits = target.inverse_state["image_range"]
         try:
-            limits = target.inverse_state["image_range"]
-            scan = _prepare_scan(path, settings, stride, box=source.box, limits=limits)
+            scan = prepare_scan(target.path, target.settings, target.stride, box=source_box, limits=limits)
         except BadScan:  # the target's head lies outside the box
             return np.full_like(source.stack, -1), np.zeros_like(source.foreground)
         return scan.stack, scan.foreground
-    shape, box = source.volume.shape, target.box - source.box[:, :1]
+    shape, box = source.volume.shape, target_box - source_box[:, :1]
     field = tuple(slice(0, length) for length in shape)
     volume = paste_box(target.volume, box, field, shape, -1)
     foreground = paste_box(stack_slices(target.foreground, target.axis), box, field, shape, False)
@@ -235,15 +240,7 @@ def field_of_view_mask(source: PreparedScan, target: PreparedScan, rigid_transfo
     return cut_slices(covered, source.axis) > 0
 
 
-def rigid_transform_between(
-    first: PreparedScan,
-    second: PreparedScan,
-    cases: tuple[Case, Case],
-    settings: PreprocessSettings,
-    *,
-    register: bool,
-    cache: Path,
-) -> np.ndarray:
+def rigid_transform_between(first: PreparedScan, second: PreparedScan, *, register: bool, cache: Path) -> np.ndarray:
     """Return the (4, 4) rigid transform from the first scan to the second, in RAS millimetres.
 
     The identity where both have one grid, or where `register` is off (headers are trusted then). Otherwise the scans
@@ -253,7 +250,7 @@ def rigid_transform_between(
         BadScan: the registration failed, or a 2D image has another size than its partner.
     """
     # Scans on one grid, and headers that are to be trusted, need no registration.
-    names = f"{cases[0].path} and {cases[1].path}"
+    names = f"{first.path} and {second.path}"
     if same_grid(*first.whole_grid, *second.whole_grid):
         return np.eye(4)
     if 1 in first.volume.shape + second.volume.shape:
@@ -263,16 +260,17 @@ def rigid_transform_between(
         return np.eye(4)
 
     # Take the transform from the cache, or register and keep it there.
-    cache_path = cache / f"{_registration_key(cases, settings)}.json"
-    try:
+    paths = (first.path, second.path)
+    identity = [VERSION, [file_identity(path) for path in paths], first.settings.to_json()]
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+    cache_path = cache / f"{key}.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):  # absent or damaged
         return read_rigid_transform(cache_path)
-    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged
-        pass
     try:
         rigid_transform = register_rigid(*_with_field_of_view(first), *_with_field_of_view(second))
     except ValueError as error:
         raise BadScan(f"{names}: {error}") from error
-    write_rigid_transform(cache_path, rigid_transform, cases)
+    write_rigid_transform(cache_path, rigid_transform, paths)
     return rigid_transform
 
 
@@ -289,6 +287,16 @@ def _with_field_of_view(scan: PreparedScan) -> tuple[np.ndarray, np.ndarray]:
     return np.pad(volume[inside], padding, constant_values=-1), scan.affine @ from_matvec(np.eye(3), start)
 
 
-def _registration_key(cases: tuple[Case, Case], settings: PreprocessSettings) -> str:
-    files = [file_identity(case.path) for case in cases]
-    return hashlib.sha256(json.dumps([VERSION, files, settings.to_json()], sort_keys=True).encode()).hexdigest()[:24]
+def write_rigid_transform(path: Path, rigid_transform: np.ndarray, images: Sequence[Path]) -> None:
+    """Write a (4, 4) transform as JSON, with the names of the images and its meaning."""
+    about = "maps RAS millimetres of the first image to RAS millimetres of the second"
+    content = {"about": about, "images": [image.name for image in images], "matrix": rigid_transform.tolist()}
+    atomic_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def read_rigid_transform(path: Path) -> np.ndarray:
+    """Return the transform of a file; OSError, ValueError, KeyError, TypeError: the file is absent or damaged."""
+    rigid_transform = np.array(json.loads(path.read_text(encoding="utf-8"))["matrix"], dtype=float)
+    if rigid_transform.shape != (4, 4) or not np.isfinite(rigid_transform).all():
+        raise ValueError(f"{path}: not a 4x4 matrix of finite numbers")
+    return rigid_transform

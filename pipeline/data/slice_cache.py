@@ -4,36 +4,34 @@ A case is two files: `<key>.npy`, the occupied slices as uint16 (N, S, S), and `
 covers the image's path, size and modification time and the preprocessing, so that a changed file or setting makes a new
 entry and no stale entry is used.
 
-Each entry is read back once after it was written, and compared with its checksum. The modification time of its slices
-is then set to `MARK_S` seconds before that of its JSON file, which no ordinary write does. While the times stay so,
-nobody has written to either file, and a start, a resume or another process checks presence, size and header alone:
-milliseconds per entry, where reading a large cache takes a quarter of an hour. Anything that changes a time (a copy
-that does not keep times, a repair, another program) has the entry read again, once.
+Each entry is read back once after it was written, and compared with its checksum; `verified` in its JSON is the time of
+the last change of the slices then. While that is so, a start checks presence, size and header alone: milliseconds per
+entry, where reading a large cache takes a quarter of an hour. A copy, a repair or another program changes the time, and
+the entry is read again, once.
 """
 
 import hashlib
 import io
 import json
 import logging
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, TypeVar
 
 import numpy as np
 from isal import isal_zlib
 from nibabel.affines import voxel_sizes
 
-from pipeline.data.cache_filling import fill_cache
 from pipeline.data.case import Case
-from pipeline.data.coverage import Coverage, head_slices, pack_histograms, unpack_histograms
+from pipeline.data.coverage import head_slices
 from pipeline.data.fingerprint import volume_fingerprint
 from pipeline.data.statistics import CaseStatistics
-from pipeline.utils.console import warnings_as_lines
+from pipeline.data.stored_slices import StoredCase, encode, pack_histograms, slice_histograms
+from pipeline.utils.console import bar, progress, warnings_as_lines
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text, atomic_write, file_identity, make_folder
+from pipeline.utils.workers import run_jobs
 from transforms.io.fetched import not_fetched
 from transforms.slice_chain import PreprocessSettings, slice_chain
 from transforms.slices import AXES, occupied_slices
@@ -41,121 +39,10 @@ from transforms.slices import AXES, occupied_slices
 logger = logging.getLogger(__name__)
 
 VERSION = 4  # version of the entries; raise it when the chain's results change
-BINS = 256  # bins of a histogram
-MARK_S = 114 * 86_400 + 12_345  # no copying, unpacking or touching sets two files' times this far apart
-TIME_RESOLUTION_S = 2  # the coarsest file systems and archives round times to this
-LEVELS = 65535  # uint16: rounding -1..1 to it is 107 dB
+PROGRESS_BAR_DELAY_S = 2.0  # a check of the cache that is shorter than this shows no progress bar
 
-
-@dataclass(frozen=True)
-class StoredSlices:
-    """The cached slices of an image.
-
-    Attributes:
-        case: The image.
-        path: The .npy file, uint16 (N, size, size).
-        positions: Indices in the volume of the slices used, ascending: all occupied ones, or those in a range.
-        first: Index in the file of the first slice used; the others follow it.
-        stored: Number of slices in the file; None if all are used.
-    """
-
-    case: Case
-    path: Path
-    positions: Sequence[int]
-    first: int = 0
-    stored: int | None = None
-
-    @property
-    def count(self) -> int:
-        """Number of slices used."""
-        return len(self.positions)
-
-    def cut(self, coverage: Coverage, head: tuple[int, int], slice_mm: float) -> Self:
-        """Return the slices in a range, without copying; there may be none.
-
-        Args:
-            coverage: The range.
-            head: First and last slice of the head in the volume on whose grid the slices lie.
-            slice_mm: Distance between its slices.
-        """
-        in_range = np.flatnonzero(coverage.select(np.asarray(self.positions), head, slice_mm))  # contiguous
-        positions = [self.positions[index] for index in in_range]
-        first = self.first + int(in_range[0]) if len(in_range) else self.first
-        return replace(self, positions=positions, first=first, stored=self.stored or self.count)
-
-
-@dataclass(frozen=True)
-class StoredCase(StoredSlices):
-    """A case with cached slices, and the statistics of those used."""
-
-    statistics: CaseStatistics = field(kw_only=True)
-
-    def within(self, coverage: Coverage) -> "StoredCase":
-        """Return the case restricted to the slices in a range, without copying; `count` may become 0."""
-        if coverage.mm is None:
-            return self
-        head, slice_mm = self.statistics.head_slices, self.statistics.slice_mm
-        histograms = unpack_histograms(self.statistics.slice_histograms, BINS)
-        in_range = coverage.select(np.arange(len(histograms)), head, slice_mm)
-        statistics = replace(self.statistics, histogram=histograms[in_range].sum(axis=0).tolist())
-        return replace(self.cut(coverage, head, slice_mm), statistics=statistics)
-
-
-@dataclass(frozen=True)
-class StoredPair:
-    """The same cached slices of two registered images.
-
-    Attributes:
-        first, second: The slices of each image, on the first's grid.
-        rigid_transform: (4, 4) from the first image to the second, in RAS millimetres.
-    """
-
-    first: StoredSlices
-    second: StoredSlices
-    rigid_transform: Sequence[Sequence[float]]
-
-    @property
-    def cases(self) -> tuple[Case, Case]:
-        """The two images."""
-        return self.first.case, self.second.case
-
-
-def encode(slices: np.ndarray) -> np.ndarray:
-    """Return slices in [-1, 1] as uint16."""
-    stored = np.empty(slices.shape, dtype=np.uint16)
-    # Slice by slice, to stay in a core's cache.
-    for target, image in zip(np.atleast_2d(stored), np.atleast_2d(slices), strict=True):
-        levels = image + 1
-        levels *= LEVELS / 2
-        target[...] = np.rint(levels, out=levels)
-    return stored
-
-
-def decode(stored: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """Return stored uint16 slices as float32 in [-1, 1], in `out` where it is given."""
-    slices = np.empty(stored.shape, dtype=np.float32) if out is None else out
-    slices[...] = stored
-    slices *= np.float32(2 / LEVELS)
-    slices -= np.float32(1)
-    return slices
-
-
-def histogram(slices: np.ndarray, foreground: np.ndarray) -> np.ndarray:
-    """Return how many voxels of slices in [-1, 1] (N, S, S) lie in each of `BINS` equal bins, inside a mask."""
-    return slice_histograms(slices, foreground).sum(axis=0)
-
-
-def slice_histograms(slices: np.ndarray, foreground: np.ndarray) -> np.ndarray:
-    """Return a histogram (N, BINS) of each of the slices in [-1, 1] (N, S, S), inside a mask.
-
-    The counts equal `np.histogram`'s: the bin width, 1/128, is a power of two, so bin indices are exact.
-    """
-    counts = np.zeros((len(slices), BINS + 1), dtype=np.int64)
-    for row, image, mask in zip(counts, slices, foreground, strict=True):
-        bins = np.floor(image[mask] * (BINS // 2)).astype(np.intp) + BINS // 2
-        row += np.bincount(bins, minlength=BINS + 1)
-    counts[:, -2] += counts[:, -1]  # the last bin includes its upper edge
-    return counts[:, :-1]
+Item = TypeVar("Item", Case, tuple[Case, Case])  # the source of an entry
+Entry = TypeVar("Entry")  # the cached slices of an item
 
 
 def case_key(path: Path, settings: PreprocessSettings, min_foreground: float) -> str:
@@ -165,46 +52,44 @@ def case_key(path: Path, settings: PreprocessSettings, min_foreground: float) ->
 
 
 def write_slices(path: Path, slices: np.ndarray) -> dict[str, int]:
-    """Write slices (N, S, S) in [-1, 1] as uint16, and return `bytes` and `crc32` of the file for `intact`."""
-    stored, header = encode(slices), io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(stored))
-    content = [header.getbuffer(), stored.data.cast("B")]  # not `np.save`: its error does not name a full disk
-    atomic_write(path, lambda stream: stream.writelines(content))
-    crc32 = 0
-    for block in content:
-        crc32 = isal_zlib.crc32(block, crc32)
-    return {"bytes": sum(map(len, content)), "crc32": crc32}
+    """Write slices (N, S, S) in [-1, 1] as uint16, and return `bytes` and `crc32` of the file for `is_intact`."""
+    buffer = io.BytesIO()  # not straight to the file: `np.save`'s error does not name a full disk
+    np.save(buffer, encode(slices))
+    content = buffer.getbuffer()
+    atomic_write(path, lambda stream: stream.write(content))
+    return {"bytes": len(content), "crc32": isal_zlib.crc32(content)}
 
 
-def intact(record_path: Path, files: Mapping[Path, dict], shape: tuple[int, int, int]) -> bool:
-    """Return whether an entry's files of slices are as `write_slices` left them.
-
-    Files without the mark (see above) are read whole and compared with their checksum; intact files then get the mark.
+def is_intact(record_path: Path, record: object, files: Mapping[Path, dict[str, int]], size: int) -> bool:
+    """Return whether an entry's files of slices are as `write_slices` left them, reading those not yet verified.
 
     Args:
-        record_path: The entry's .json file.
-        files: Path of each file of slices -> result of `write_slices`.
-        shape: Shape of the slices in each file.
+        record_path: The entry's .json file, into which the time of intact slices is written.
+        record: Its content.
+        files: Path of each file of slices -> the part of the content that describes it.
+        size: Side of the slices.
 
     Raises:
         OSError, ValueError, KeyError, TypeError, EOFError: a file is absent, or no file of slices.
     """
-    for path, record in files.items():
-        slices = np.lib.format.open_memmap(path, mode="r")
-        if slices.shape != shape or slices.dtype != np.uint16 or path.stat().st_size != record["bytes"]:
+    is_new = False
+    for path, checks in files.items():
+        slices, stat = np.lib.format.open_memmap(path, mode="r"), path.stat()
+        if slices.shape[1:] != (size, size) or slices.dtype != np.uint16 or stat.st_size != checks["bytes"]:
             return False
-    marked_time = record_path.stat().st_mtime - MARK_S
-    unchecked = [path for path in files if abs(path.stat().st_mtime - marked_time) > TIME_RESOLUTION_S]
-    if any(isal_zlib.crc32(path.read_bytes()) != files[path]["crc32"] for path in unchecked):
-        return False
-    for path in unchecked:
-        with suppress(OSError):  # another user's file, which is read at each start
-            os.utime(path, (path.stat().st_atime, marked_time))
+        if checks.get("verified") == stat.st_mtime_ns:
+            continue
+        if isal_zlib.crc32(path.read_bytes()) != checks["crc32"]:
+            return False
+        checks["verified"], is_new = stat.st_mtime_ns, True
+    if is_new:
+        with suppress(UserError):  # another user's folder, whose entries are read at each start
+            atomic_text(record_path, json.dumps(record))
     return True
 
 
 def look_up(case: Case, folder: Path, settings: PreprocessSettings, min_foreground: float) -> StoredCase | None:
-    """Return the cached case; None where it is absent, or damaged (with a warning). See `intact`."""
+    """Return the cached case; None where it is absent, or damaged (with a warning)."""
     try:
         key = case_key(case.path, settings, min_foreground)
         slices_path, record_path = folder / f"{key}.npy", folder / f"{key}.json"
@@ -212,15 +97,15 @@ def look_up(case: Case, folder: Path, settings: PreprocessSettings, min_foregrou
         if "likeness" not in record:  # an earlier release's entry, to be made again
             return None
         entry = StoredCase(case, slices_path, record["positions"], statistics=CaseStatistics.from_json(record))
-        is_intact = intact(record_path, {slices_path: record}, (entry.count, settings.size, settings.size))
+        if is_intact(record_path, record, {slices_path: record}, settings.size):
+            return entry
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, EOFError):
-        is_intact = False
-    if not is_intact:
-        reason = "not what was written there (a failing disk, another program?)"
-        logger.warning(f"{slices_path}: {reason}; it is made again")
-    return entry if is_intact else None
+        pass
+    reason = "not what was written there (a failing disk, another program?)"
+    logger.warning(f"{slices_path}: {reason}; it is made again")
+    return None
 
 
 def extract(path: Path, folder: Path, settings: PreprocessSettings, min_foreground: float) -> None:
@@ -245,8 +130,10 @@ def extract(path: Path, folder: Path, settings: PreprocessSettings, min_foregrou
     checksums = write_slices(folder / f"{key}.npy", slices[positions])
     histograms = slice_histograms(slices, foreground)
     file_affine = data["image_before_spacing"][1] if "image_before_spacing" in data else data["image_affine"]
+    low, high = data["image_range"]
     statistics = CaseStatistics(
-        *data["image_range"],
+        low=low,
+        high=high,
         integer=bool(data["image_integer"]),
         spacing_mm=voxel_sizes(file_affine).tolist(),
         histogram=histograms.sum(axis=0).tolist(),
@@ -288,7 +175,6 @@ def build_slice_cache(
         extract,
         {case: (case.path, folder, settings, min_foreground) for case in cases},
         look_up=lambda case: look_up(case, folder, settings, min_foreground),
-        paths=lambda case: [case.path],
         title="slices",
         unit="vol",
         processes=processes,
@@ -298,3 +184,50 @@ def build_slice_cache(
     if len(failures) == len(set(cases)):
         raise UserError(f"none of {len(cases)} images could be read; the reasons are above")
     return [entries[case] for case in cases if case not in failures], failures
+
+
+def fill_cache(
+    extract: Callable[..., None],
+    jobs: Mapping[Item, tuple[Any, ...]],
+    *,
+    look_up: Callable[[Item], Entry | None],
+    title: str,
+    unit: str,
+    processes: int | None,
+    on_bad_volume: str,
+    quiet: bool,
+) -> tuple[dict[Item, Entry], dict[Item, str]]:
+    """Look every item up in the cache, and call `extract(*arguments)` for those that are missing.
+
+    Args:
+        extract: Function that makes one entry; raises ValueError, OSError, RuntimeError or MemoryError for bad input.
+        jobs: Item -> arguments of `extract`.
+        look_up: Function that returns an item's entry, or None where it is absent or damaged.
+        title, unit: Texts of the progress bar.
+        processes, on_bad_volume, quiet: As in `build_slice_cache`.
+
+    Returns:
+        The entries, and for each item without one the reason.
+
+    Raises:
+        UserError: an item could not be used and `on_bad_volume` is "stop"; the disk is full; a worker died.
+    """
+    # Look up what the cache holds already.
+    items = bar(jobs, desc="checking the store", unit=unit, delay=PROGRESS_BAR_DELAY_S, disable=quiet)
+    entries = {item: entry for item in items if (entry := look_up(item)) is not None}
+    missing = {item: arguments for item, arguments in jobs.items() if item not in entries}
+
+    # Extract the rest, and report each item that fails.
+    failures: dict[Item, str] = {}
+    results = run_jobs(extract, missing, processes, preload=["transforms.monai_transforms"])
+    for item, _, reason in progress(results, total=len(missing), title=title, unit=unit, quiet=quiet or not missing):
+        if reason is None and (entry := look_up(item)) is not None:
+            entries[item] = entry
+            continue
+        failures[item] = reason = reason or "changed while it was being read; run again"
+        names = [str(case.path) for case in (item if isinstance(item, tuple) else (item,))]
+        message = reason if reason.startswith(tuple(names)) else f"{' and '.join(names)}: {reason}"
+        if on_bad_volume == "stop":
+            raise UserError(f"{message} (preprocess.on_bad_volume: skip would go on without it)")
+        logger.warning(f"{message}; left out")
+    return entries, failures

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.case import Case, pairs
-from pipeline.data.pairs import PairReader, PreparedScan, View
-from pipeline.data.rigid_transform_file import write_rigid_transform
+from pipeline.data.pairs import PairReader, PreparedScan, View, write_rigid_transform
 from pipeline.evaluation.parallel_scoring import (
     READ_AHEAD,
     EvaluationCallback,
@@ -111,7 +110,7 @@ def evaluate(
             forward_view, backward_view, rigid_transform = result
             if registrations is not None and not np.array_equal(rigid_transform, np.eye(4)):
                 path = registrations / f"{name}_{contrasts[0]}-to-{contrasts[1]}.json"
-                write_rigid_transform(path, rigid_transform, pair)
+                write_rigid_transform(path, rigid_transform, [case.path for case in pair])
             jobs = []
             for view, case, target in ((forward_view, pair[0], contrasts[1]), (backward_view, pair[1], contrasts[0])):
                 translation = Translation(case, target, view.source, translate(view.source, target), view)

@@ -127,7 +127,7 @@ def _scores(
     """Score the test subjects beside baselines, which are fitted to the training subjects' pairs."""
 
     def translate(scan: PreparedScan, to: str) -> np.ndarray:
-        return translate_scan(scan, to, model, options.batch_size, scan.name)
+        return translate_scan(scan, to, model, options.batch_size, str(scan.path))
 
     def score_uncertainty(translation: Translation) -> None:
         try:

@@ -15,8 +15,8 @@ from pipeline.data.contrast_differences import coverage_text, voxel_text
 from pipeline.data.coverage import Coverage, shared_length, typical_lengths
 from pipeline.data.headers import header_grids
 from pipeline.data.similar_ids import similar_ids_text
-from pipeline.data.slice_cache import StoredCase, StoredPair
 from pipeline.data.splits import CohortSplit
+from pipeline.data.stored_slices import StoredCase, StoredPair
 from pipeline.utils.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -12,9 +12,10 @@ from pipeline.data.case import Case, pairs
 from pipeline.data.coverage import FULL_COVERAGE, Coverage
 from pipeline.data.fingerprint import cohort_fingerprint
 from pipeline.data.pair_cache import PairSettings, build_pair_cache
-from pipeline.data.slice_cache import StoredCase, StoredPair, build_slice_cache
+from pipeline.data.slice_cache import build_slice_cache
 from pipeline.data.splits import CohortSplit
 from pipeline.data.statistics import ContrastStatistics
+from pipeline.data.stored_slices import StoredCase, StoredPair
 from pipeline.runs.contrasts import (
     choose_coverage,
     pairs_within_coverage,

@@ -257,7 +257,7 @@ def _choose_slices(
     occupied = well_filled_slices(foreground)
     occupied = occupied[coverage.select(occupied, head_slices(scan.foreground), scan.spacing_mm[0])]
     if len(occupied) == 0:
-        raise UserError(f"{scan.name}: shows nothing of the range trained on, {coverage}")
+        raise UserError(f"{scan.path}: shows nothing of the range trained on, {coverage}")
     index = np.unique(occupied[np.linspace(0, len(occupied) - 1, count).round().astype(int)])
     arrays = {
         "source": scan.slices[index],

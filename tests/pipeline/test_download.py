@@ -8,7 +8,7 @@ import pytest
 from web_server import serve, web_server
 
 from pipeline import download
-from pipeline.data.sources.ixi import ixi_cases
+from pipeline.data.sources.nifti_folder import ixi_cases
 
 
 def ixi_archive(contrast):

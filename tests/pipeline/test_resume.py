@@ -8,7 +8,7 @@ from tqdm import tqdm
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank, UnpairedSlices
-from pipeline.data.slice_cache import StoredSlices, encode
+from pipeline.data.stored_slices import StoredSlices, encode
 from pipeline.engines.builders import build_engine
 from pipeline.runs.checkpoint import CheckpointFolder, random_state, restore_random_state
 from pipeline.training.loop import Callbacks, train

@@ -1,12 +1,16 @@
-"""Shared by the sources of cases: the order of names, volume suffixes, and the check for duplicate cases."""
+"""Shared by the sources of cases: the order of names, volume suffixes, and checks of the cases that were listed."""
 
+import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pipeline.data.case import Case
 from pipeline.utils.arguments import cwd_hint
 from pipeline.utils.errors import UserError
+from transforms.io.fetched import not_fetched
+
+logger = logging.getLogger(__name__)
 
 VOLUME_SUFFIX = r"\.(?:nii(?:\.gz)?|mgz|mgh)"  # regular expression of NIfTI's and FreeSurfer's suffixes
 
@@ -53,3 +57,18 @@ def require_folder(folder: Path, key: str) -> None:
     if not folder.is_dir():
         kind = "not a" if folder.exists() else "no such"
         raise UserError(f"{folder}: {kind} folder{cwd_hint(folder)}; correct {key}")
+
+
+def require_fetched(cases: Sequence[Case]) -> None:
+    """Warn in one line how many images are not fetched, with the command that fetches the first of them.
+
+    A run can go on with the others; each missing image is reported again where it is read.
+
+    Raises:
+        UserError: no image is fetched.
+    """
+    missing = [text for case in cases if (text := not_fetched(case.path))]
+    if missing and len(missing) == len(cases):
+        raise UserError(f"none of {len(cases)} images is here; {missing[0]}, and so for the others")
+    if missing:
+        logger.warning(f"{len(missing)} of {len(cases)} images are not here; {missing[0]}, and so for the others")

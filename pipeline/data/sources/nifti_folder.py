@@ -1,8 +1,9 @@
-"""Any folder of NIfTI volumes as cases: one glob per contrast, with {subject} in it (BIDS or a lab's own layout)."""
+"""Folders of NIfTI volumes as cases: any layout by one glob per contrast, with {subject} in it; and IXI's own."""
 
 import logging
 import os
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,14 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.data.case import Case
-from pipeline.data.sources.listing import VOLUME_SUFFIX, check_unique_names, natural_key, require_folder
+from pipeline.data.sources.listing import (
+    VOLUME_SUFFIX,
+    check_unique_names,
+    natural_key,
+    nifti_stem,
+    require_folder,
+)
+from pipeline.utils.arguments import cwd_hint
 from pipeline.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -85,6 +93,34 @@ def nifti_cases(folder: Path, patterns: Mapping[str, str]) -> list[Case]:
     check_unique_names(cases)
     _warn_of_other_formats(folder, patterns, every_file)
     return cases
+
+
+def ixi_cases(folder: Path, contrasts: Sequence[str]) -> list[Case]:
+    """List IXI's volumes of the given contrasts, sorted.
+
+    `IXI-T1/IXI002-Guys-0828-T1.nii.gz`, or the same file directly in `folder`, is contrast "T1" (the name after
+    the last dash) of subject "IXI002-Guys-0828".
+
+    Raises:
+        UserError: a contrast has no volume (the message gives the command that downloads them), or two files are the
+            same subject and contrast.
+    """
+    cases = []
+    for contrast in contrasts:
+        subfolders = [path for path in (folder, folder / f"IXI-{contrast}") if path.is_dir()]
+        for path in (path for subfolder in subfolders for path in subfolder.iterdir()):
+            subject, _, suffix = (nifti_stem(path.name) or "").rpartition("-")
+            if subject.startswith("IXI") and suffix == contrast:
+                cases.append(Case(subject, "", contrast, path))
+    missing = [contrast for contrast in contrasts if contrast not in {case.contrast for case in cases}]
+    if missing:
+        command = ["python", "-m", "pipeline.download", "ixi", "-o", str(folder), "--contrasts", *contrasts]
+        names = " or ".join(missing)
+        raise UserError(
+            f"{folder}: no IXI {names} volumes there{cwd_hint(folder)}; download them with: {shlex.join(command)}"
+        )
+    check_unique_names(sorted(cases))
+    return sorted(cases)
 
 
 def _warn_of_other_formats(folder: Path, patterns: Mapping[str, str], files: Sequence[str]) -> None:

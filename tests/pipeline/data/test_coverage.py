@@ -2,18 +2,10 @@ import numpy as np
 import pytest
 from small_slices import store_volumes
 
-from pipeline.data.coverage import (
-    FULL_COVERAGE,
-    Coverage,
-    head_slices,
-    pack_histograms,
-    shared_length,
-    typical_lengths,
-    unpack_histograms,
-)
+from pipeline.data.coverage import FULL_COVERAGE, Coverage, head_slices, shared_length, typical_lengths
 from pipeline.data.loader import SliceBank
-from pipeline.data.slice_cache import BINS, StoredCase
 from pipeline.data.statistics import CaseStatistics
+from pipeline.data.stored_slices import BINS, StoredCase, pack_histograms, unpack_histograms
 
 
 def chosen(coverage, head, slice_mm, count=20):
@@ -63,8 +55,8 @@ def test_contrasts_share_the_shorter_of_their_medians_unless_they_agree_anyway()
 
 
 def test_histograms_survive_their_text():
-    counts = np.random.default_rng(0).integers(0, 2**32, (7, 5))
-    assert np.array_equal(unpack_histograms(pack_histograms(counts), 5), counts)
+    counts = np.random.default_rng(0).integers(0, 2**32, (7, BINS))
+    assert np.array_equal(unpack_histograms(pack_histograms(counts)), counts)
 
 
 @pytest.fixture

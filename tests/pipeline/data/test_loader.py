@@ -5,7 +5,7 @@ import torch
 from small_slices import EVERYTHING, batches, store_volumes
 
 from pipeline.data.loader import SliceBank, UnpairedSlices
-from pipeline.data.slice_cache import decode
+from pipeline.data.stored_slices import decode
 from pipeline.utils.errors import UserError
 from transforms.augmentation import Augmentation, enlarge
 

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,12 @@ from transforms.slices import centre_fit
 
 
 def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Return the content of each file; that of a record without the times of its last check."""
+    return {
+        path.relative_to(folder): re.sub(rb'"verified": \d+', b"", path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def edges(slices):

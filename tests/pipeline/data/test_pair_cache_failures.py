@@ -66,7 +66,7 @@ def test_a_full_disk_stops_the_run_instead_of_blaming_the_pair(tmp_path, monkeyp
         raise UserError("registration.json: disk full, 0 B left; free some space and run again")
 
     monkeypatch.setattr(pairing, "register_rigid", lambda *_: np.eye(4))
-    monkeypatch.setattr("pipeline.data.rigid_transform_file.atomic_text", full)
+    monkeypatch.setattr("pipeline.data.pairs.atomic_text", full)
     with pytest.raises(UserError, match="disk full"):
         build([pair(tmp_path, scan("T2", shape=(36, 44, 33)))], tmp_path)
 

@@ -7,7 +7,7 @@ from small_slices import EVERYTHING, batches
 
 from pipeline.data.case import Case
 from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices
-from pipeline.data.slice_cache import StoredSlices, encode
+from pipeline.data.stored_slices import StoredSlices, encode
 from transforms.augmentation import Augmentation
 
 

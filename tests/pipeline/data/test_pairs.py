@@ -12,8 +12,13 @@ from scipy.spatial.transform import Rotation
 
 import pipeline.data.pairs as pairing
 from pipeline.data.case import Case
-from pipeline.data.pairs import PairReader, field_of_view_mask, prepare_scan
-from pipeline.data.rigid_transform_file import read_rigid_transform, write_rigid_transform
+from pipeline.data.pairs import (
+    PairReader,
+    field_of_view_mask,
+    prepare_scan,
+    read_rigid_transform,
+    write_rigid_transform,
+)
 from pipeline.utils.errors import UserError
 from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings
 from transforms.slices import stack_slices
@@ -174,7 +179,7 @@ def test_without_registration_the_headers_are_believed(tmp_path, no_registration
 
 def test_the_movement_file_says_what_it_is_and_reads_back(moved_pair, tmp_path):
     cases, _, _, (_, _, rigid_transform) = moved_pair
-    write_rigid_transform(tmp_path / "m.json", rigid_transform, cases)
+    write_rigid_transform(tmp_path / "m.json", rigid_transform, [case.path for case in cases])
     np.testing.assert_array_equal(read_rigid_transform(tmp_path / "m.json"), rigid_transform)
     content = json.loads((tmp_path / "m.json").read_text())
     assert content["images"] == ["s1-T1.nii.gz", "s1-T2.nii.gz"] and "millimetres" in content["about"]

@@ -9,7 +9,7 @@ from tall_and_short import SHORT, SLICE_MM, TALL, write_cohort, write_head
 from pipeline.config.schema import Config
 from pipeline.data.coverage import Coverage
 from pipeline.data.loader import SliceBank
-from pipeline.data.slice_cache import BINS, histogram
+from pipeline.data.stored_slices import BINS, slice_histograms
 from pipeline.data_builders import find_cases, prepare_data
 from pipeline.runs.contrasts import choose_coverage, coverage_json
 from pipeline.runs.folder import json_text
@@ -85,7 +85,7 @@ def test_the_slices_and_facts_are_those_of_the_upper_part_of_each_volume(folder)
         expected = data["image"][upper][:SHORT]
         shown = bank.gather(range(number * SHORT, (number + 1) * SHORT))[:, 0].numpy()
         np.testing.assert_allclose(shown, expected, atol=2e-5)
-        total += histogram(data["image"][upper], data["image_foreground"][upper])
+        total += slice_histograms(data["image"][upper], data["image_foreground"][upper]).sum(axis=0)
     assert entries.statistics["T1"].histogram == total.tolist()
 
 

@@ -10,8 +10,8 @@ from small_volumes import write_volume
 import pipeline.data.sources.phantom
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
-from pipeline.data.slice_cache import StoredCase
 from pipeline.data.statistics import CaseStatistics, ContrastStatistics, Fingerprint
+from pipeline.data.stored_slices import StoredCase
 from pipeline.data_builders import find_cases, prepare_data, preprocess_settings, split_cases
 from pipeline.runs.folder import json_text
 from pipeline.runs.prepare import (

@@ -6,7 +6,7 @@ from small_run import QUICK, phantom_run
 
 from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank
-from pipeline.data.slice_cache import StoredSlices, encode
+from pipeline.data.stored_slices import StoredSlices, encode
 from pipeline.metrics.failure_detectors import LAYERS
 from pipeline.training.failure_monitor import FailureMonitor, cohort
 

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.data.case import Case
 from pipeline.data.loader import SliceBank, UnpairedSlices
-from pipeline.data.slice_cache import StoredSlices, encode
+from pipeline.data.stored_slices import StoredSlices, encode
 from pipeline.training.loop import Callbacks, LossMonitor, NotFinite, train
 from pipeline.training.schedule import Schedule, TrainerState
 from pipeline.utils.errors import Stopped

@@ -12,6 +12,7 @@ from pipeline.data.pairs import PreparedScan, View
 from pipeline.metrics.failure_detectors import LAYERS, Cohort
 from pipeline.training.validation import Validation, evaluating, save_sample
 from pipeline.utils.errors import UserError
+from transforms.slice_chain import PreprocessSettings
 
 CONTRASTS = ("T1", "T2")
 DEVICE = torch.device("cpu")
@@ -41,7 +42,9 @@ def scan(slices, foreground=None):
     slices = np.asarray(slices, np.float32)
     shape = (len(slices), 12, 14)
     mask = np.ones(shape, bool) if foreground is None else foreground
-    return PreparedScan(slices, shape[1:], mask, np.eye(4), "axial")
+    return PreparedScan(
+        slices, shape[1:], mask, np.eye(4), PreprocessSettings("axial", None, 16, n4=False, percentiles=None)
+    )
 
 
 def constant(value, count=1):

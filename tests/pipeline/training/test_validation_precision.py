@@ -9,6 +9,7 @@ from pipeline.data.pairs import PreparedScan, View
 from pipeline.evaluation.translation_writer import translate_scan
 from pipeline.inference.model import TranslationModel
 from pipeline.training.validation import Validation
+from transforms.slice_chain import PreprocessSettings
 
 CONTRASTS = ("T1", "T2")
 CPU = torch.device("cpu")
@@ -28,7 +29,8 @@ class Reader:
 def test_what_is_validated_is_what_translates(tmp_path, precision):
     torch.manual_seed(0)
     network, slices = UNet(3, 4).eval(), np.random.default_rng(0).uniform(-1, 1, (3, 16, 16)).astype(np.float32)
-    scan = PreparedScan(slices, (16, 16), np.ones(slices.shape, bool), np.eye(4), "axial")
+    settings = PreprocessSettings("axial", None, 16, n4=False, percentiles=None)
+    scan = PreparedScan(slices, (16, 16), np.ones(slices.shape, bool), np.eye(4), settings)
     validation = Validation(
         [Case("s", "", contrast, tmp_path / contrast) for contrast in CONTRASTS],
         CONTRASTS,

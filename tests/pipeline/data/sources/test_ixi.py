@@ -1,7 +1,7 @@
 import pytest
 
 from pipeline.data.case import Case
-from pipeline.data.sources.ixi import ixi_cases
+from pipeline.data.sources.nifti_folder import ixi_cases
 from pipeline.utils.errors import UserError
 
 
