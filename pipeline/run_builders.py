@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.config.schema import Config
-from pipeline.data.gpu_slices import on_device_slices
-from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices
+from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices, on_device_slices
 from pipeline.data.pairs import PairReader
 from pipeline.evaluation.finish import EvaluationOptions
 from pipeline.inference.model import precision_of
