@@ -198,7 +198,7 @@ def resampled_onto(
         if same_grid(shape, source.affine, target.volume.shape, target.affine):
             return target.stack, target.foreground
         if source.box is not None and target.box is not None and same_grid(*source.whole_grid, *target.whole_grid):
-            return _in_source_box(source, target, source.box, target.box)
+            return _in_source_box(source, target)
 
     # Resample the target and its mask.
     mapping = (target.affine, rigid_transform, shape, source.affine)
@@ -209,9 +209,7 @@ def resampled_onto(
     return contiguous(cut_slices(resampled, source.axis)), contiguous(cut_slices(foreground, source.axis) > 0)
 
 
-def _in_source_box(
-    source: PreparedScan, target: PreparedScan, source_box: np.ndarray, target_box: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _in_source_box(source: PreparedScan, target: PreparedScan) -> tuple[np.ndarray, np.ndarray]:
     """Return a target's slices and foreground in the source's box, where both files have the same grid.
 
     Where the chain resamples, the target is prepared anew in the source's box, which avoids resampling it twice.
@@ -220,11 +218,12 @@ def _in_source_box(
     if target.settings.spacing_mm is not None:
         limits = target.inverse_state["image_range"]
         try:
-            scan = prepare_scan(target.path, target.settings, target.stride, box=source_box, limits=limits)
+            scan = prepare_scan(target.path, target.settings, target.stride, box=source.box, limits=limits)
         except BadScan:  # the target's head lies outside the box
             return np.full_like(source.stack, -1), np.zeros_like(source.foreground)
         return scan.stack, scan.foreground
-    shape, box = source.volume.shape, target_box - source_box[:, :1]
+    assert source.box is not None and target.box is not None
+    shape, box = source.volume.shape, target.box - source.box[:, :1]
     field = tuple(slice(0, length) for length in shape)
     volume = paste_box(target.volume, box, field, shape, -1)
     foreground = paste_box(stack_slices(target.foreground, target.axis), box, field, shape, False)
@@ -250,7 +249,7 @@ def rigid_transform_between(first: PreparedScan, second: PreparedScan, *, regist
         BadScan: the registration failed, or a 2D image has another size than its partner.
     """
     # Scans on one grid, and headers that are to be trusted, need no registration.
-    names = f"{first.path} and {second.path}"
+    paths, names = (first.path, second.path), f"{first.path} and {second.path}"
     if same_grid(*first.whole_grid, *second.whole_grid):
         return np.eye(4)
     if 1 in first.volume.shape + second.volume.shape:
@@ -260,7 +259,6 @@ def rigid_transform_between(first: PreparedScan, second: PreparedScan, *, regist
         return np.eye(4)
 
     # Take the transform from the cache, or register and keep it there.
-    paths = (first.path, second.path)
     identity = [VERSION, [file_identity(path) for path in paths], first.settings.to_json()]
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
     cache_path = cache / f"{key}.json"

@@ -40,11 +40,8 @@ class Reader:
 def scan(slices, foreground=None):
     """A scan of (N, 16, 16) slices, of which the network sees 16x16 and the field of view is 12x14."""
     slices = np.asarray(slices, np.float32)
-    shape = (len(slices), 12, 14)
-    mask = np.ones(shape, bool) if foreground is None else foreground
-    return PreparedScan(
-        slices, shape[1:], mask, np.eye(4), PreprocessSettings("axial", None, 16, n4=False, percentiles=None)
-    )
+    mask = np.ones((len(slices), 12, 14), bool) if foreground is None else foreground
+    return PreparedScan(slices, (12, 14), mask, np.eye(4), PreprocessSettings("axial", None, 16, False, None))
 
 
 def constant(value, count=1):
