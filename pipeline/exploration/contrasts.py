@@ -7,8 +7,7 @@ import numpy as np
 
 from pipeline.config.schema import Config
 from pipeline.data.case import Case
-from pipeline.data.contrast_differences import coverage_text, voxel_text
-from pipeline.data.similar_ids import similar_ids_text
+from pipeline.data.contrast_differences import coverage_text, similar_ids_text, voxel_text
 from pipeline.data_builders import names_mean_subjects
 from pipeline.exploration.cohort import NOT_USED, Cohort
 from pipeline.exploration.findings import Finding

@@ -11,10 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.case import Case, pairs
-from pipeline.data.contrast_differences import coverage_text, voxel_text
+from pipeline.data.contrast_differences import coverage_text, header_grids, similar_ids_text, voxel_text
 from pipeline.data.coverage import Coverage, shared_length, typical_lengths
-from pipeline.data.headers import header_grids
-from pipeline.data.similar_ids import similar_ids_text
 from pipeline.data.splits import CohortSplit
 from pipeline.data.stored_slices import StoredCase, StoredPair
 from pipeline.utils.errors import UserError

@@ -209,9 +209,9 @@ def test_the_detectors_see_neither_the_real_target_nor_its_head(pair):
 
 
 def test_a_pixel_has_the_two_sides_that_lie_in_the_slice(pair):
-    sides = {}
+    sides, flat = {}, constant(0.1)
     for axis in ("sagittal", "coronal", "axial"):
-        oblong = replace(constant(0.1), affine=np.diag([3.0, -0.5, 2.0, 1.0]), axis=axis)
+        oblong = replace(flat, affine=np.diag([3.0, -0.5, 2.0, 1.0]), settings=replace(flat.settings, axis=axis))
         sides[axis] = validation(pair, {"one": oblong, "two": oblong}).by_target["T2"][0].pixel_mm
     assert sides == {"sagittal": (0.5, 2.0), "coronal": (3.0, 2.0), "axial": (3.0, 0.5)}
 
