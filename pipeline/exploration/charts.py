@@ -93,7 +93,8 @@ def slices_sheet(images: Mapping[Case, ImageStatistics], axis: str, *, oriented:
         axis: "axial", "coronal" or "sagittal": the plane of the training slices.
         oriented: Whether anatomical directions are known, so that the patient's left is drawn on the right.
     """
-    tiles = [_squared(_tile(_plane(image, axis), oriented)) for image in images.values()]
+    planes = [image.planes.get(axis, next(iter(image.planes.values()))) for image in images.values()]  # of 2D, the only
+    tiles = [_squared(_tile(plane, oriented)) for plane in planes]
     names = [f"{case.subject} {case.session}".strip() for case in images]
     return png_bytes(sheet([tiles], column_labels=names))
 
@@ -119,20 +120,11 @@ def planes_sheet(rows: Mapping[str, ImageStatistics], *, oriented: bool, title: 
     return png_bytes(sheet(tiles, column_labels=columns, row_labels=labels, title=title, footer=footer))
 
 
-def _plane(image: ImageStatistics, axis: str) -> np.ndarray:
-    """Return an image's slice along an axis; for a 2D image, its only plane."""
-    return image.planes.get(axis, next(iter(image.planes.values())))
-
-
 def _tile(plane: np.ndarray, oriented: bool) -> Tile:
     return gray_tile(as_displayed(plane) if oriented else plane.T[::-1], 0, 255)
 
 
 def _squared(tile: Tile) -> Tile:
     """Centre a tile on a black square of the largest side, which leaves room for a name."""
-    side = LONGEST_PICTURE
-    square = np.zeros((side, side, 3), np.uint8)
-    height, width = tile.shape[:2]
-    top_margin, left_margin = (side - height) // 2, (side - width) // 2
-    square[top_margin : top_margin + height, left_margin : left_margin + width] = tile
-    return square
+    margins = [divmod(LONGEST_PICTURE - length, 2) for length in tile.shape[:2]]
+    return np.pad(tile, [*((half, half + odd) for half, odd in margins), (0, 0)])

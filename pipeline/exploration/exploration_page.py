@@ -1,6 +1,6 @@
 """explore.html: a cohort on one self-contained page, in the style of a run's report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,12 +9,10 @@ import numpy as np
 from pipeline.exploration.charts import histograms, planes_sheet, slices_sheet
 from pipeline.exploration.cohort import SUBSETS, Cohort
 from pipeline.exploration.findings import Finding
-from pipeline.exploration.image_statistics import ImageStatistics
 from pipeline.exploration.outliers import COMMON, FEWEST, LIMIT, QUANTITIES, histogram_distances
 from pipeline.exploration.tables import Table, grid_tables, image_table, intensity_table, subject_table
 from pipeline.reporting.report_page import Highlight, Picture, Report, page_environment
 from pipeline.reporting.tiles import RADIOLOGICAL
-from pipeline.utils.files import atomic_text
 
 SHOWN_SLICES = 6  # per contrast and subset
 SHOWN_OUTLIERS = 8  # per contrast
@@ -39,21 +37,15 @@ class Section:
     pictures: Sequence[Picture] = ()
 
 
-def write_page(
-    path: Path, cohort: Cohort, findings: Sequence[Finding], report: Report, *, axis: str, oriented: bool
-) -> None:
-    """Write the page, atomically.
+def render(cohort: Cohort, findings: Sequence[Finding], report: Report, *, axis: str, oriented: bool) -> str:
+    """Return the page as HTML.
 
     Args:
-        path: The HTML file.
         cohort: The cohort.
         findings: Findings in the cohort.
         report: Title, warnings, configuration and provenance; the counts are filled in here.
         axis: Plane of the training slices.
         oriented: Whether anatomical directions are known (volumes) or not (2D images).
-
-    Raises:
-        UserError: The file cannot be written.
     """
     sections = [
         _findings_section(cohort, findings, oriented),
@@ -72,7 +64,7 @@ def write_page(
         split_subjects=_split_subjects(cohort),
     )
     template = page_environment(Path(__file__).parent).get_template("explore.html.jinja")
-    atomic_text(path, template.render(report=report, sections=sections))
+    return template.render(report=report, sections=sections)
 
 
 def result_sentence(cohort: Cohort, findings: Sequence[Finding]) -> str:
@@ -100,44 +92,38 @@ def _split_rows(cohort: Cohort) -> list[list[str]]:
     for subset in SUBSETS:
         for contrast in cohort.contrasts:
             cases = cohort.cases(contrast, subset)
-            slices = sum(cohort.statistics[case].slices for case in cases if case in cohort.statistics)
-            rows.append([subset, contrast, len({case.subject for case in cases}), len(cases), f"{slices:,}"])
+            slices = sum(image.slices for image in cohort.readable(contrast, subset).values())
+            rows.append((subset, contrast, len({case.subject for case in cases}), len(cases), f"{slices:,}"))
         pairs = cohort.pairs(subset)
-        rows.append([subset, "pairs", len({first.subject for first, _ in pairs}), len(pairs), ""])
+        rows.append((subset, "pairs", len({first.subject for first, _ in pairs}), len(pairs), ""))
     return [[str(cell) for cell in row] for row in rows if row[3]]
 
 
 def _split_subjects(cohort: Cohort) -> dict[str, list[str]]:
-    subjects_by_title = {
-        f"{subset} {contrast}": sorted({case.subject for case in cohort.cases(contrast, subset)})
+    return {
+        f"{subset} {contrast}": sorted({case.subject for case in cases})
         for subset in SUBSETS
         for contrast in cohort.contrasts
+        if (cases := cohort.cases(contrast, subset))
     }
-    return {name: subjects for name, subjects in subjects_by_title.items() if subjects}
 
 
 # ── findings ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _findings_section(cohort: Cohort, findings: Sequence[Finding], oriented: bool) -> Section:
-    rows = [
-        [
-            finding.kind,
-            finding.names,
-            ", ".join(dict.fromkeys(cohort.subsets[case] for case in finding.cases)),
-            finding.text,
-        ]
-        for finding in findings
-    ]
-    table = Table(["finding", "image", "split", "reason"], rows)
+    rows = []
+    for finding in findings:
+        subsets = ", ".join(dict.fromkeys(cohort.subsets[case] for case in finding.cases))
+        rows.append([finding.kind, finding.names, subsets, finding.text])
+    tables = [Table(["finding", "image", "split", "reason"], rows)] if rows else []
     lines = [] if findings else ["Every image is readable, and none departs from the others of its contrast."]
     small = [contrast for contrast in cohort.contrasts if len(cohort.readable(contrast)) < FEWEST]
     if small:
         lines.append(f"{' and '.join(small)}: fewer than {FEWEST} images, too few to tell which of them is unusual.")
-    pictures = [
-        picture for contrast in cohort.contrasts if (picture := _outliers_picture(cohort, findings, contrast, oriented))
-    ]
-    return Section("findings", "Worth a look", lines, [*([table] if rows else []), _outlier_rule()], pictures)
+    pictures = [_outliers_picture(cohort, findings, contrast, oriented) for contrast in cohort.contrasts]
+    shown = [picture for picture in pictures if picture]
+    return Section("findings", "Worth a look", lines, [*tables, _outlier_rule()], shown)
 
 
 def _outlier_rule() -> Table:
@@ -168,7 +154,7 @@ def _outliers_picture(cohort: Cohort, findings: Sequence[Finding], contrast: str
     distances = {case: distance for case, distance in histogram_distances(images).items() if case not in shown_cases}
     rows = {case.name: images[case] for case in shown_cases[:SHOWN_OUTLIERS]}
     if distances:
-        typical = min(distances, key=distances.get)
+        typical = min(distances, key=distances.__getitem__)
         rows = {f"typical: {typical.name}": images[typical]} | rows
     count_note = f", the first {SHOWN_OUTLIERS} of {len(shown_cases)}" if len(shown_cases) > SHOWN_OUTLIERS else ""
     sheet = planes_sheet(rows, oriented=oriented, title=f"{contrast}: images worth a look{count_note}")
@@ -198,20 +184,12 @@ def _slices_section(cohort: Cohort, axis: str, oriented: bool) -> Section:
     pictures = []
     for subset in SUBSETS:
         for contrast in cohort.contrasts:
-            images = {
-                case: cohort.statistics[case] for case in cohort.cases(contrast, subset) if case in cohort.statistics
-            }
-            if not images:
-                continue
-            sheet = slices_sheet(_evenly_spaced(images, SHOWN_SLICES), axis, oriented=oriented)
-            caption = f"{contrast}, {subset}: {min(SHOWN_SLICES, len(images))} of {len(images):,}"
-            pictures.append(Picture(sheet, f"middle slices of {contrast} images, {subset}", caption))
+            if images := cohort.readable(contrast, subset):
+                cases = list(images)
+                positions = np.unique(np.linspace(0, len(cases) - 1, min(SHOWN_SLICES, len(cases))).round().astype(int))
+                shown = {cases[position]: images[cases[position]] for position in positions}  # evenly spaced
+                caption = f"{contrast}, {subset}: {len(shown)} of {len(images):,}"
+                sheet = slices_sheet(shown, axis, oriented=oriented)
+                pictures.append(Picture(sheet, f"middle slices of {contrast} images, {subset}", caption))
     line = f"The slice through the middle of the head, normalised. {RADIOLOGICAL}" if oriented else "Normalised."
     return Section("slices", "Slices", [line], [], pictures)
-
-
-def _evenly_spaced(images: Mapping, count: int) -> dict[object, ImageStatistics]:
-    """Return at most `count` evenly spaced entries."""
-    keys = list(images)
-    positions = np.unique(np.linspace(0, len(keys) - 1, min(count, len(keys))).round().astype(int))
-    return {keys[position]: images[keys[position]] for position in positions}

@@ -1,30 +1,21 @@
 """Findings in a cohort to look at before training: each names its images and the reason."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.data.case import Case
+from pipeline.data.contrast_differences import coverage_text, similar_ids_text, voxel_text
 from pipeline.exploration.cohort import NOT_USED, Cohort
 from pipeline.exploration.outliers import departures
 
 LEAST_OVERLAP = 0.5  # of the smaller head; below it, a pair's affines are doubtful
 MOST_CUT_OFF = 0.005  # share of the head beyond the slices
 SHOWN_NAMES = 6
-KINDS = (
-    "unreadable",
-    "duplicate",
-    "similar names",
-    "coverage",
-    "voxel sizes",
-    "no overlap",
-    "not finite",
-    "no slices",
-    "cut off",
-    "outlier",
-)  # in order of severity
+KINDS = ("unreadable", "duplicate", "similar names", "coverage", "voxel sizes", "no overlap", "not finite", "no slices",
+         "cut off", "outlier")  # fmt: skip  # in order of severity
 
 
 @dataclass(frozen=True)
@@ -53,22 +44,40 @@ class Finding:
         return f"{names} and {remainder:,} more" if remainder > 0 else names
 
 
-def image_findings(cohort: Cohort) -> list[Finding]:
-    """Return all findings about images, in the order of `worst_first`."""
-    findings = [Finding("unreadable", (case,), reason) for case, reason in cohort.unreadable.items()]
-    findings += [
+def find_all(cohort: Cohort, *, compare_names: bool = False, resampled: bool = True) -> list[Finding]:
+    """Return all findings, by severity of their kind, and outliers by their z-score.
+
+    Args:
+        cohort: The cohort.
+        compare_names: Whether subjects' names mean the same in both contrasts, so that similar ones are doubtful.
+        resampled: Whether training resamples all images to one voxel size.
+    """
+    findings = [
+        *(Finding("unreadable", (case,), reason) for case, reason in cohort.unreadable.items()),
         *_duplicates(cohort),
+        *_contrast_differences(cohort, compare_names, resampled),
         *_pairs_without_overlap(cohort),
         *_unusable_images(cohort),
         *_cropped_heads(cohort),
         *_outliers(cohort),
     ]
-    return worst_first(findings)
-
-
-def worst_first(findings: Sequence[Finding]) -> list[Finding]:
-    """Sort findings by severity of their kind, and outliers by their z-score."""
     return sorted(findings, key=lambda finding: (KINDS.index(finding.kind), -abs(finding.z or 0)))
+
+
+def _contrast_differences(cohort: Cohort, compare_names: bool, resampled: bool) -> Iterator[Finding]:
+    """Find differences between the contrasts besides their contrast: names, head range, voxel size."""
+    split = {case.subject: subset for case, subset in cohort.subsets.items() if subset != NOT_USED}
+    voxels = {
+        contrast: np.median(sizes, axis=0).tolist()
+        for contrast in cohort.contrasts
+        if (sizes := [image.grid.spacing_ras_mm for image in cohort.trained(contrast).values() if image.grid])
+    }
+    texts = {
+        "similar names": similar_ids_text(list(cohort.subsets), cohort.contrasts, split) if compare_names else None,
+        "coverage": coverage_text(cohort.coverage.shown_mm or {}, cohort.coverage),
+        "voxel sizes": None if resampled else voxel_text(voxels),
+    }
+    yield from (Finding(kind, (), text) for kind, text in texts.items() if text)
 
 
 def _duplicates(cohort: Cohort) -> Iterator[Finding]:
@@ -132,7 +141,6 @@ def _cropped_heads(cohort: Cohort) -> Iterator[Finding]:
 def _outliers(cohort: Cohort) -> Iterator[Finding]:
     for contrast in cohort.contrasts:
         for case, image_departures in departures(cohort.readable(contrast)).items():
-            farthest = max(
-                (abs(departure.z) for departure in image_departures if departure.z is not None), default=None
-            )
-            yield Finding("outlier", (case,), "; ".join(departure.text for departure in image_departures), farthest)
+            scores = [abs(departure.z) for departure in image_departures if departure.z is not None]
+            text = "; ".join(departure.text for departure in image_departures)
+            yield Finding("outlier", (case,), text, max(scores, default=None))

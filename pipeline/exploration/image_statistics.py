@@ -5,6 +5,7 @@ import warnings
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -14,9 +15,12 @@ from nibabel.spatialimages import HeaderDataError
 from PIL import Image
 
 from pipeline.data.coverage import head_slices
+from transforms.io.images import is_raster, read_raster
+from transforms.io.nifti import read_nifti
 from transforms.io.nifti_checks import nibabel_silent
 from transforms.slice_chain import PreprocessSettings, slice_chain
-from transforms.slices import AXES
+from transforms.slices import AXES, centre_fit, occupied_slices, stack_slices
+from transforms.spatial import to_canonical
 
 PERCENTILES = (1, 25, 50, 75, 99)
 BINS = 128
@@ -117,61 +121,67 @@ def examine(path: Path, settings: PreprocessSettings, min_foreground: float) -> 
     Raises:
         ValueError: The image cannot be used; the message gives the reason.
     """
-    from transforms.slices import centre_fit, occupied_slices, stack_slices
-    from transforms.spatial import to_canonical
-
     # Read the image, and apply the slice chain of training.
-    voxels, affine, type_range, warning = _read(path)
+    is_picture = is_raster(path)
+    voxels, affine, type_range, warning = _read(path)  # (X, Y, Z) in the file's order of axes
     volume, canonical = to_canonical(voxels, affine)
     chain = slice_chain(settings, stride=1, load=False)  # a stride of 1 crops nothing
-    picture = {"image_type_range": type_range} if _is_picture(path) else {}
+    picture = {"image_type_range": type_range} if is_picture else {}
     prepared = chain({"image": volume, "image_affine": canonical, **picture})
-    extent, square = prepared["image_before_fit"], (settings.size, settings.size)
+    spacing_mm = voxel_sizes(prepared["image_affine"])
 
-    # Cut slices with and without the crop to training's square.
-    slices = centre_fit(prepared["image"], *extent, fill=-1)
-    foreground = centre_fit(prepared["image_foreground"], *extent, fill=False)
-    trained_on = centre_fit(foreground, *square, fill=False)
+    # Cut slices (N, H, W) with and without the crop to training's square.
+    height, width = prepared["image_before_fit"]
+    slices = centre_fit(prepared["image"], height, width, fill=-1)
+    foreground = centre_fit(prepared["image_foreground"], height, width, fill=False)
+    trained_on = centre_fit(foreground, settings.size, settings.size, fill=False)
     head = stack_slices(foreground, settings.axis)
 
     # Map the head back to the original grid.
     inverse_state = {**prepared, "image": prepared["image_foreground"] * np.float32(2) - 1, "image_range": (0.0, 1.0)}
     raw_head = chain.inverse(inverse_state)["image"] > 0.5
+    inside = volume[raw_head] if raw_head.any() else volume.ravel()
 
     # Collect the statistics.
     warning = "; ".join(filter(None, [warning, *prepared.get("image_cautions", [])]))
+    stored_as, slope, intercept, nan, inf = _storage(path, count=bool(warning))
+    low, high = np.percentile(inside, [0.1, 99.9]).tolist()
     histogram = np.histogram(slices[foreground], bins=BINS, range=(-1, 1))[0]
     occupied = occupied_slices(trained_on, min_foreground)
+    digest = hashlib.sha256(str(volume.shape).encode())
+    digest.update(np.ascontiguousarray(volume))
     return ImageStatistics(
-        **_storage_fields(path, voxels.shape, affine, type_range, warning),
-        **_intensity_fields(volume, raw_head),
+        grid=None if is_picture else grid_of(voxels.shape, affine),
+        shape=voxels.shape[:2] if is_picture else voxels.shape,
+        stored_as=TYPE_NAMES[type_range] if is_picture else stored_as,
+        slope=slope,
+        intercept=intercept,
+        lowest=float(volume.min()),
+        highest=float(volume.max()),
+        percentiles=tuple(np.percentile(inside, PERCENTILES).tolist()),
+        zeros=float(np.mean(volume == 0)),
+        nan=nan,
+        inf=inf,
         warning=warning,
         low=prepared["image_range"][0],
         high=prepared["image_range"][1],
         head=float(raw_head.mean()),
         cut_off=1 - np.count_nonzero(trained_on) / np.count_nonzero(foreground),
         slices=len(occupied),
-        occupied=tuple(occupied.tolist()),
-        head_slices=None if _is_picture(path) else head_slices(foreground),
-        slice_mm=float(voxel_sizes(prepared["image_affine"])[AXES[settings.axis]]),
+        checksum=digest.hexdigest()[:32],
+        raw_histogram=np.histogram(inside, bins=BINS, range=(low, high), density=True),
         histogram=histogram / histogram.sum(),
-        cells=None if _is_picture(path) else lattice_points(raw_head, canonical),
-        planes=_planes(stack_slices(slices, settings.axis), head, voxel_sizes(prepared["image_affine"])),
+        cells=None if is_picture else lattice_points(raw_head, canonical),
+        planes=_planes(stack_slices(slices, settings.axis), head, spacing_mm),
+        occupied=tuple(occupied.tolist()),
+        head_slices=None if is_picture else head_slices(foreground),
+        slice_mm=float(spacing_mm[AXES[settings.axis]]),
     )
-
-
-def _is_picture(path: Path) -> bool:
-    from transforms.io.images import is_raster
-
-    return is_raster(path)
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray, float | None, str]:
     """Return (X, Y, Z) voxels, affine, the largest value of a 2D image's data type, and warnings of reading."""
-    from transforms.io.images import read_raster
-    from transforms.io.nifti import read_nifti
-
-    if _is_picture(path):
+    if is_raster(path):
         voxels, type_range = read_raster(path)
         return voxels, np.eye(4), type_range, ""
     with warnings.catch_warnings(record=True) as caught:
@@ -181,35 +191,25 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, float | None, str]:
     return voxels, affine, None, "; ".join(messages)
 
 
-def _storage_fields(
-    path: Path, shape: tuple[int, ...], affine: np.ndarray, type_range: float | None, warning: str
-) -> dict[str, object]:
-    """Return `grid`, `shape`, `stored_as`, `slope`, `intercept`, `nan` and `inf`."""
-    fields = {"grid": None, "shape": shape[:2], "slope": 1.0, "intercept": 0.0, "nan": 0, "inf": 0}
-    if _is_picture(path):
-        return {**fields, "stored_as": TYPE_NAMES[type_range]}
-    fields |= {"grid": grid_of(shape, affine), "shape": shape}
+def _storage(path: Path, *, count: bool) -> tuple[str, float, float, int, int]:
+    """Return data type, slope and intercept of a volume's file and, with `count`, its numbers of NaN and inf."""
+    if is_raster(path):
+        return "", 1.0, 0.0, 0, 0
     try:
         with nibabel_silent():
-            image = nib.load(path)
+            image: Any = nib.load(path)
     except (OSError, ImageFileError, HeaderDataError):  # a file name or scaling that only nibabel refuses
-        return {**fields, "stored_as": "unknown"}
-    voxels = np.asarray(image.dataobj) if warning else np.zeros(1)
-    return {
-        **fields,
-        "stored_as": str(image.get_data_dtype()),
-        "slope": float(image.dataobj.slope),
-        "intercept": float(image.dataobj.inter),
-        "nan": int(np.count_nonzero(np.isnan(voxels))),
-        "inf": int(np.count_nonzero(np.isinf(voxels))),
-    }
+        return "unknown", 1.0, 0.0, 0, 0
+    voxels = np.asarray(image.dataobj) if count else np.zeros(1)
+    nan, inf = int(np.isnan(voxels).sum()), int(np.isinf(voxels).sum())
+    return str(image.get_data_dtype()), float(image.dataobj.slope), float(image.dataobj.inter), nan, inf
 
 
 def grid_of(shape: tuple[int, ...], affine: np.ndarray) -> Grid:
     """Return the grid of a volume from its (X, Y, Z) shape and (4, 4) affine."""
     orientation = nib.aff2axcodes(affine)
     order = [next(axis for axis in range(3) if orientation[axis] in pair) for pair in ("RL", "AP", "SI")]
-    spacing_mm = [float(size) for size in voxel_sizes(affine)]
+    spacing_mm = voxel_sizes(affine).tolist()
     return Grid(
         shape=shape,
         spacing_mm=tuple(spacing_mm),
@@ -218,22 +218,6 @@ def grid_of(shape: tuple[int, ...], affine: np.ndarray) -> Grid:
         shape_ras=tuple(shape[axis] for axis in order),
         spacing_ras_mm=tuple(spacing_mm[axis] for axis in order),
     )
-
-
-def _intensity_fields(volume: np.ndarray, head: np.ndarray) -> dict[str, object]:
-    """Return `lowest`, `highest`, `percentiles`, `zeros`, `raw_histogram` and `checksum`."""
-    inside = volume[head] if head.any() else volume.ravel()
-    histogram_range = tuple(float(value) for value in np.percentile(inside, [0.1, 99.9]))
-    digest = hashlib.sha256(str(volume.shape).encode())
-    digest.update(np.ascontiguousarray(volume))
-    return {
-        "lowest": float(volume.min()),
-        "highest": float(volume.max()),
-        "percentiles": tuple(float(value) for value in np.percentile(inside, PERCENTILES)),
-        "zeros": float(np.mean(volume == 0)),
-        "raw_histogram": np.histogram(inside, bins=BINS, range=histogram_range, density=True),
-        "checksum": digest.hexdigest()[:32],
-    }
 
 
 def lattice_points(head: np.ndarray, affine: np.ndarray) -> np.ndarray | None:

@@ -1,17 +1,18 @@
 """Tables of an exploration, on the page and in the terminal."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pipeline.data.case import Case
 from pipeline.data.sources.listing import natural_key
 from pipeline.exploration.cohort import SUBSETS, Cohort
-from pipeline.exploration.findings import Finding
+from pipeline.exploration.findings import SHOWN_NAMES, Finding
 from pipeline.exploration.image_statistics import PERCENTILES, ImageStatistics
 
-SHOWN_NAMES, SHOWN_GRIDS = 6, 12
+SHOWN_GRIDS = 12
 
 
 @dataclass(frozen=True)
@@ -36,23 +37,13 @@ class Table:
 def summary_rows(cohort: Cohort, findings: Sequence[Finding]) -> tuple[list[str], list[list[object]]]:
     """Return header and rows of the terminal's table: one row per contrast, and one for the pairs."""
     header = ["contrast", "images", "subjects", *SUBSETS, "grids", "unreadable", "outliers"]
-    rows = []
+    rows: list[list[object]] = []
     for contrast in cohort.contrasts:
         cases, images = cohort.cases(contrast), cohort.readable(contrast)
         outliers = [finding for finding in findings if finding.kind == "outlier" and finding.cases[0] in images]
         subsets = [len(cohort.cases(contrast, subset)) for subset in SUBSETS]
-        grids = len({_grid_text(image) for image in images.values()})
-        rows.append(
-            [
-                contrast,
-                len(cases),
-                len(cohort.subjects(contrast)),
-                *subsets,
-                grids,
-                len(cases) - len(images),
-                len(outliers),
-            ]
-        )
+        counts = [len({_grid_text(image) for image in images.values()}), len(cases) - len(images), len(outliers)]
+        rows.append([contrast, len(cases), len(cohort.subjects(contrast)), *subsets, *counts])
     pairs, subsets = cohort.pairs(), [len(cohort.pairs(subset)) for subset in SUBSETS]
     rows.append(["pairs", len(pairs), len({first.subject for first, _ in pairs}), *subsets, "", "", ""])
     return header, rows
@@ -60,8 +51,9 @@ def summary_rows(cohort: Cohort, findings: Sequence[Finding]) -> tuple[list[str]
 
 def subject_table(cohort: Cohort) -> Table:
     """Return a table of the subjects with both contrasts, or with one of them."""
-    first, second = (cohort.subjects(contrast) for contrast in cohort.contrasts)
-    first_contrast, second_contrast = cohort.contrasts
+    (first_contrast, first), (second_contrast, second) = (
+        (contrast, cohort.subjects(contrast)) for contrast in cohort.contrasts
+    )
     groups = {
         f"{first_contrast} and {second_contrast}": first & second,
         f"{first_contrast} only": first - second,
@@ -77,36 +69,24 @@ def subject_table(cohort: Cohort) -> Table:
 
 def grid_tables(cohort: Cohort) -> list[Table]:
     """Return one table per contrast of its grids and data types, the most common first."""
-    header = ["images", "shape", "spacing [mm]", "axes run to", "stored as", "oblique", "who"]
     tables = []
     for contrast in cohort.contrasts:
         # Group the images by grid, the largest group first.
         images = cohort.readable(contrast)
-        groups = defaultdict(list)
+        groups: dict[tuple[str, ...], list[Case]] = defaultdict(list)
         for case, image in images.items():
             groups[_grid_text(image)].append(case)
         ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
 
         # List the first groups, and the others in one row.
         rows = [
-            [
-                f"{len(cases):,}",
-                *text,
-                _median_and_range([_oblique(images[case]) for case in cases], "°"),
-                _first_names(_case_names(cases)),
-            ]
+            [f"{len(cases):,}", *text, _obliqueness([images[case] for case in cases]), _names_of_scans(cases)]
             for text, cases in ordered[:SHOWN_GRIDS]
         ]
-        other_cases = [case for _, cases in ordered[SHOWN_GRIDS:] for case in cases]
-        if other_cases:
-            rows.append(
-                [
-                    f"{len(other_cases):,}",
-                    f"{len(ordered) - SHOWN_GRIDS:,} others",
-                    *[""] * 4,
-                    _first_names(_case_names(other_cases)),
-                ]
-            )
+        if others := [case for _, cases in ordered[SHOWN_GRIDS:] for case in cases]:
+            title = f"{len(ordered) - SHOWN_GRIDS:,} others"
+            rows.append([f"{len(others):,}", title, "", "", "", "", _names_of_scans(others)])
+        header = ["images", "shape", "spacing [mm]", "axes run to", "stored as", "oblique", "who"]
         tables.append(_without_empty_columns(Table(header, rows, contrast)))
     return tables
 
@@ -114,7 +94,7 @@ def grid_tables(cohort: Cohort) -> list[Table]:
 def intensity_table(cohort: Cohort) -> Table:
     """Return a table of each intensity statistic, per contrast: median over the images, and range."""
     middle = len(PERCENTILES) // 2
-    quantities = {
+    quantities: dict[str, Callable[[ImageStatistics], float]] = {
         "minimum": lambda image: image.lowest,
         f"percentile {PERCENTILES[0]}": lambda image: image.percentiles[0],
         f"percentile {PERCENTILES[middle]}": lambda image: image.percentiles[middle],
@@ -126,14 +106,9 @@ def intensity_table(cohort: Cohort) -> Table:
         "head [%]": lambda image: 100 * image.head,
         "NaN or infinite": lambda image: image.nan + image.inf,
     }
+    columns = [cohort.readable(contrast).values() for contrast in cohort.contrasts]
     rows = [
-        [
-            name,
-            *(
-                _median_and_range([quantity(image) for image in cohort.readable(contrast).values()])
-                for contrast in cohort.contrasts
-            ),
-        ]
+        [name, *(_median_and_range([quantity(image) for image in images]) for images in columns)]
         for name, quantity in quantities.items()
     ]
     return Table(["median over the images (lowest to highest)", *cohort.contrasts], rows)
@@ -145,10 +120,9 @@ def image_table(cohort: Cohort, contrast: str) -> Table:
               *(f"p{percentile}" for percentile in PERCENTILES), "maximum", "zeros", "head", "slices"]  # fmt: skip
     rows = [
         [
-            case.name, cohort.subsets[case], *_grid_text(image), _median_and_range([_oblique(image)], "°"),
-            f"{image.slope:.4g}", _number(image.lowest),
-            *(_number(value) for value in image.percentiles), _number(image.highest), f"{image.zeros:.1%}",
-            f"{image.head:.1%}", str(image.slices),
+            case.name, cohort.subsets[case], *_grid_text(image), _obliqueness([image]), f"{image.slope:.4g}",
+            *(_number(value) for value in (image.lowest, *image.percentiles, image.highest)),
+            f"{image.zeros:.1%}", f"{image.head:.1%}", str(image.slices),
         ]
         for case, image in cohort.readable(contrast).items()
     ]  # fmt: skip
@@ -158,9 +132,9 @@ def image_table(cohort: Cohort, contrast: str) -> Table:
 def _grid_text(image: ImageStatistics) -> tuple[str, str, str, str]:
     """Return shape, spacing, orientation and data type as text; slopes differ by file and are left out."""
     shape = "×".join(str(length) for length in image.shape)
-    scaled = "" if (image.slope, image.intercept) == (1, 0) else ", scaled"
     if image.grid is None:
         return shape, "", "", image.stored_as
+    scaled = "" if (image.slope, image.intercept) == (1, 0) else ", scaled"
     spacing = "×".join(f"{size:.4g}" for size in image.grid.spacing_mm)
     return shape, spacing, image.grid.orientation, image.stored_as + scaled
 
@@ -172,18 +146,15 @@ def _without_empty_columns(table: Table) -> Table:
     return replace(table, header=[table.header[column] for column in filled_columns], rows=rows)
 
 
-def _oblique(image: ImageStatistics) -> float | None:
-    return image.grid.oblique_degrees if image.grid else None
+def _obliqueness(images: Iterable[ImageStatistics]) -> str:
+    return _median_and_range([image.grid.oblique_degrees for image in images if image.grid], "°")
 
 
-def _median_and_range(values: Iterable[float | None], unit: str = "") -> str:
+def _median_and_range(values: Collection[float], unit: str = "") -> str:
     """Return the median and, if values differ, their range as text."""
-    finite_values = [value for value in values if value is not None]
-    if not finite_values:
+    if not values:
         return ""
-    low, middle, high = (
-        _number(value) for value in (min(finite_values), float(np.median(finite_values)), max(finite_values))
-    )
+    low, middle, high = (_number(value) for value in (min(values), float(np.median([*values])), max(values)))
     return f"{middle}{unit}" if low == high else f"{middle}{unit} ({low} to {high})"
 
 
@@ -191,8 +162,8 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
-def _case_names(cases: Iterable) -> list[str]:
-    return list(dict.fromkeys(f"{case.subject} {case.session}".strip() for case in cases))
+def _names_of_scans(cases: Iterable[Case]) -> str:
+    return _first_names(list(dict.fromkeys(f"{case.subject} {case.session}".strip() for case in cases)))
 
 
 def _first_names(names: Sequence[str]) -> str:

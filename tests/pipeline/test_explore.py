@@ -254,9 +254,7 @@ def test_a_dead_server_keeps_nobody_waiting(archives, tmp_path, monkeypatch, cap
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_it_with_its_exit_code(number, code, archives, tmp_path, monkeypatch, capfd):
-    from pipeline.exploration import survey
-
-    monkeypatch.setattr(survey, "image_findings", lambda cohort: os.kill(os.getpid(), number))
+    monkeypatch.setattr("pipeline.exploration.findings.find_all", lambda cohort, **_: os.kill(os.getpid(), number))
     assert in_child(lambda: explore(archives, tmp_path / "out")) == code
-    assert "stopped: nothing is written yet; the same command begins anew" in capfd.readouterr().err
+    assert "stopped: SIG" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()

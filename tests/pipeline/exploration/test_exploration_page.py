@@ -9,9 +9,9 @@ from PIL import Image
 
 from pipeline.data.case import Case
 from pipeline.exploration.charts import histograms, planes_sheet, slices_sheet
-from pipeline.exploration.exploration_page import result_sentence, write_page
-from pipeline.exploration.exploration_record import write_record
-from pipeline.exploration.findings import image_findings
+from pipeline.exploration.exploration_files import write_record
+from pipeline.exploration.exploration_page import render, result_sentence
+from pipeline.exploration.findings import find_all
 from pipeline.exploration.image_statistics import grid_of
 from pipeline.exploration.tables import grid_tables, image_table, intensity_table, subject_table, summary_rows
 from pipeline.reporting.report_page import Report
@@ -47,50 +47,49 @@ def small_cohort():
     return cohort_of(images, subsets, {case(5, "T2"): "truncated; copy it again"})
 
 
-def page(tmp_path, cohort, oriented=True, **report):
+def page(cohort, oriented=True, **report):
     report = Report(**{"title": "small: the data", "result": "", **report})
-    write_page(tmp_path / "explore.html", cohort, image_findings(cohort), report, axis="axial", oriented=oriented)
-    return (tmp_path / "explore.html").read_text(encoding="utf-8")
+    return render(cohort, find_all(cohort), report, axis="axial", oriented=oriented)
 
 
-def test_the_page_names_what_is_worth_a_look_and_its_reason(tmp_path):
-    text = Reader(page(tmp_path, small_cohort())).text
+def test_the_page_names_what_is_worth_a_look_and_its_reason():
+    text = Reader(page(small_cohort())).text
     assert "12 of 13 images were read and normalised as training would; worth a look: unreadable 1, outlier 1." in text
     assert "truncated; copy it again" in text and "s5_T2" in text
     assert "spacing inferior–superior 9 mm (median 3 mm" in text
     assert "modified z-score of Iglewicz and Hoaglin 1993" in text and "a factor of 1.1" in text
 
 
-def test_a_cohort_without_findings_is_said_to_have_none(tmp_path):
+def test_a_cohort_without_findings_is_said_to_have_none():
     cohort = cohort_of({case(n): statistics() for n in range(6)})
     assert result_sentence(cohort, []) == ("6 of 6 images were read and normalised as training would; none stands out.")
-    text = Reader(page(tmp_path, cohort)).text
+    text = Reader(page(cohort)).text
     assert "Every image is readable, and none departs from the others of its contrast." in text
     assert "T2: fewer than 5 images, too few to tell which of them is unusual." in text
 
 
-def test_the_page_asks_nothing_of_the_network(tmp_path):
-    read = Reader(page(tmp_path, small_cohort()))
+def test_the_page_asks_nothing_of_the_network():
+    read = Reader(page(small_cohort()))
     assert read.of("img") and all(image["src"].startswith("data:image/") for image in read.of("img"))
     assert not read.of("script") and not read.of("link")
     assert [link["href"] for link in read.of("a") if not link["href"].startswith("#")] == []
 
 
-def test_every_link_within_the_page_has_its_place(tmp_path):
-    read = Reader(page(tmp_path, small_cohort(), next_commands={"train": "python"}))
+def test_every_link_within_the_page_has_its_place():
+    read = Reader(page(small_cohort(), next_commands={"train": "python"}))
     places = {attributes["id"] for _, attributes in read.elements if "id" in attributes}
     assert {link["href"].removeprefix("#") for link in read.of("a")} == places
 
 
-def test_every_string_is_escaped(tmp_path):
+def test_every_string_is_escaped():
     evil = Case(EVIL, "", "T1", case(0).path)
     cohort = cohort_of({evil: statistics(warning=EVIL, nan=1), case(1): statistics()}, unreadable={case(2): EVIL})
-    text = page(tmp_path, cohort, title=EVIL, warnings=[EVIL], config_yaml=EVIL)
+    text = page(cohort, title=EVIL, warnings=[EVIL], config_yaml=EVIL)
     assert "<script" not in text and "7 * 7" in text and "alert" in text
 
 
-def test_counts_are_those_of_the_cohort(tmp_path):
-    header, rows = summary_rows(small_cohort(), image_findings(small_cohort()))
+def test_counts_are_those_of_the_cohort():
+    header, rows = summary_rows(small_cohort(), find_all(small_cohort()))
     counts = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
     t1 = {"images": 7, "subjects": 7, "train": 6, "test": 1, "not used": 0, "grids": 2, "unreadable": 0, "outliers": 1}
     t2 = {"images": 6, "subjects": 6, "train": 4, "test": 1, "not used": 1, "grids": 1, "unreadable": 1, "outliers": 0}
@@ -130,7 +129,7 @@ def test_intensities_are_medians_with_their_range():
 
 def test_the_record_holds_every_image(tmp_path):
     cohort = small_cohort()
-    write_record(tmp_path / "explore.json", cohort, image_findings(cohort), {"name": "small"})
+    write_record(tmp_path / "explore.json", cohort, find_all(cohort), {"name": "small"})
     content = json.loads((tmp_path / "explore.json").read_text(encoding="utf-8"))
     assert content["name"] == "small" and content["contrasts"] == ["T1", "T2"]
     assert content["counts"]["T2"] == {"train": 4, "validation": 0, "test": 1, "not used": 1}

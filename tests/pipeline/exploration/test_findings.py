@@ -2,17 +2,16 @@ import numpy as np
 import pytest
 from image_statistics_samples import case, cohort_of, statistics
 
-from pipeline.exploration.findings import head_overlap, image_findings
+from pipeline.exploration.findings import find_all, head_overlap
 
 
 def found(cohort):
-    return [(finding.kind, [each.name for each in finding.cases], finding.text) for finding in image_findings(cohort)]
+    return [(finding.kind, [each.name for each in finding.cases], finding.text) for finding in find_all(cohort)]
 
 
 def test_an_ordinary_cohort_has_no_findings():
     assert (
-        image_findings(cohort_of({case(n, contrast): statistics(low=n) for n in range(8) for contrast in ("T1", "T2")}))
-        == []
+        find_all(cohort_of({case(n, contrast): statistics(low=n) for n in range(8) for contrast in ("T1", "T2")})) == []
     )
 
 
@@ -76,9 +75,9 @@ def test_outliers_are_judged_among_their_own_contrast_and_the_farthest_comes_fir
     images[case(4, "T1")] = statistics(low=0.0, high=95_000.0)
     cohort = cohort_of(images)
     assert [(kind, names) for kind, names, _ in found(cohort)] == [("outlier", ["s4_T1"]), ("outlier", ["s2_T2"])]
-    assert [finding.z > 0 for finding in image_findings(cohort)] == [True, True]
+    assert [finding.z > 0 for finding in find_all(cohort)] == [True, True]
 
 
 def test_of_many_images_the_first_few_are_named():
-    [finding] = image_findings(cohort_of({case(n): statistics(cut_off=0.1) for n in range(9)}))
+    [finding] = find_all(cohort_of({case(n): statistics(cut_off=0.1) for n in range(9)}))
     assert finding.names == "s0_T1, s1_T1, s2_T1, s3_T1, s4_T1, s5_T1 and 3 more"

@@ -101,7 +101,7 @@ def test_pictures_without_a_grid_are_judged_by_their_size():
 
 
 def test_the_score_is_the_modified_z_score_once_the_cohort_varies_more_than_matters():
-    quantity = Quantity("q", "", 0.1, ratio=False)
+    quantity = Quantity("q", 0.1)
     values = [1.0, 2.0, 3.0, 4.0, 100.0]  # median 3, absolute deviations 2 1 0 1 97, their median 1
     assert robust_z(values, quantity) == pytest.approx(np.array([-2, -1, 0, 1, 97]) / 1.4826)
     assert (
@@ -110,7 +110,7 @@ def test_the_score_is_the_modified_z_score_once_the_cohort_varies_more_than_matt
 
 
 def test_ratios_are_compared_on_a_logarithmic_scale():
-    quantity = Quantity("q", "", 2, ratio=True)
+    quantity = Quantity("q", 2, ratio=True)
     scores = robust_z([100.0, 100.0, 100.0, 50.0, 200.0], quantity)
     assert scores[4] == pytest.approx(-scores[3]) and scores[4] == pytest.approx(LIMIT)
 
