@@ -45,9 +45,9 @@ def _torch_layers(network: "nn.Module") -> "nn.Module":
     """Return a network with torch's own layers and default memory layout."""
     import torch
 
-    from networks.cpu_kernels.convolutions import reference_layers
+    from networks.cpu_kernels import torch_layers
 
-    return reference_layers(network).to(memory_format=torch.contiguous_format)
+    return torch_layers(network).to(memory_format=torch.contiguous_format)
 
 
 def ellipsoid_volume(size: int, slices: int) -> "np.ndarray":

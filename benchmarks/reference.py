@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from networks.cpu_kernels.convolutions import reference_layers
+from networks.cpu_kernels import torch_layers
 from pipeline.config.schema import Config
 
 Losses = dict[str, Tensor]
@@ -72,7 +72,7 @@ class Plain(ABC):
     def __init__(self, config: Config, networks: Mapping[str, nn.Module], foreach: bool | None = None):
         self.config, self.method = config, config.method
         self.networks = {
-            name: with_instance_norms(reference_layers(copy.deepcopy(network))) for name, network in networks.items()
+            name: with_instance_norms(torch_layers(copy.deepcopy(network))) for name, network in networks.items()
         }
         self.generators = [network for name, network in self.networks.items() if name[0] != "D"]
         self.discriminators = [network for name, network in self.networks.items() if name[0] == "D"]

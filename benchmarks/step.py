@@ -77,7 +77,7 @@ def prepare(row: str, batch: int, kind: str, device: str, threads: int | None, f
     import torch
 
     from benchmarks.reference import PLAIN
-    from networks.cpu_kernels.convolutions import reference_conv
+    from networks.cpu_kernels import twice_differentiable
     from pipeline.engines.builders import build_engine
     from pipeline.engines.cuda_graph import CapturedStep
     from pipeline.utils.hardware import set_up, tune
@@ -102,7 +102,7 @@ def prepare(row: str, batch: int, kind: str, device: str, threads: int | None, f
         del engine
         return lambda: plain.step(*images)
     if form == "layers":
-        return reference_conv()(lambda: engine.step(*images))
+        return twice_differentiable()(lambda: engine.step(*images))
     step = CapturedStep(engine) if form else engine.step
     return lambda: step(*images)
 

@@ -6,8 +6,6 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from networks.cpu_kernels.convolutions import Convolution, TransposedConvolution, UpsampleConvolution
-
 Upsampling = Literal["transposed", "nearest"]
 
 
@@ -29,19 +27,17 @@ def as_group_norms(network: nn.Module) -> nn.Module:
     return network
 
 
-def reflect_conv(
-    in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, bias: bool = False
-) -> Convolution:
+def reflect_conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, bias: bool = False) -> nn.Conv2d:
     """Return a convolution that pads by reflection: an odd kernel keeps the size, 4×4 at stride 2 halves it.
 
     A reflected border continues the image; zeros, which are mid-grey in [-1, 1], would draw an edge around it.
     """
-    return Convolution(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, bias=bias, padding_mode="reflect")
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, bias=bias, padding_mode="reflect")
 
 
 def upsample(
     in_channels: int, out_channels: int, upsampling: Upsampling, *, kernel: Literal[3, 4], bias: bool = False
-) -> TransposedConvolution | UpsampleConvolution:
+) -> nn.Module:
     """Return a layer that doubles height and width.
 
     "transposed" is a stride-2 transposed convolution of the given kernel. "nearest" repeats every pixel twice and
@@ -53,11 +49,10 @@ def upsample(
         ValueError: `upsampling` is neither.
     """
     if upsampling == "transposed":
-        return TransposedConvolution(in_channels, out_channels, kernel, 2, 1, output_padding=kernel % 2, bias=bias)
+        return nn.ConvTranspose2d(in_channels, out_channels, kernel, 2, 1, output_padding=kernel % 2, bias=bias)
     if upsampling == "nearest":
-        return UpsampleConvolution(
-            nn.Upsample(scale_factor=2, mode="nearest"), reflect_conv(in_channels, out_channels, 3, bias=bias)
-        )
+        pixels_twice = nn.Upsample(scale_factor=2, mode="nearest")
+        return nn.Sequential(pixels_twice, reflect_conv(in_channels, out_channels, 3, bias=bias))
     raise ValueError(f"upsampling is {upsampling!r}; choose transposed or nearest")
 
 
@@ -117,7 +112,10 @@ def normalise_spectrally(network: nn.Module) -> nn.Module:
     """Divide the weight of every convolution by its largest singular value (Miyato et al. 2018).
 
     The value is estimated by one power iteration a forward pass in `train` mode. Call it after the weights are
-    initialised. Returns the network, for chaining.
+    initialised, and after `cpu_kernels.accelerate`. Returns the network, for chaining.
+
+    Besides instance norms, as in `PatchGAN` and SPADE (Park et al. 2019, section 3), it acts on the first and the last
+    layer alone: an instance norm undoes any scaling of the convolution before it.
     """
     for module in list(network.modules()):
         if isinstance(module, nn.Conv2d):

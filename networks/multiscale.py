@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from networks.blocks import initialise_normal, normalise_spectrally, reflect_conv, require_size
+from networks.blocks import initialise_normal, reflect_conv, require_size
 
 
 class MultiScaleDiscriminator(nn.Module):
@@ -18,28 +18,17 @@ class MultiScaleDiscriminator(nn.Module):
         layers: Halvings of each discriminator.
         width: Channels of the first layer; they double per layer.
         in_channels: 1 for an image; 2 for a pair.
-        spectral_norm: Whether to normalise every convolution spectrally.
 
     Attributes:
         minimum_size: Height and width must be at least this.
     """
 
-    def __init__(
-        self,
-        scales: int = 3,
-        layers: int = 4,
-        width: int = 64,
-        *,
-        in_channels: int = 1,
-        spectral_norm: bool = False,
-    ):
+    def __init__(self, scales: int = 3, layers: int = 4, width: int = 64, *, in_channels: int = 1):
         super().__init__()
         self.minimum_size = 2 ** (layers + scales - 1)
         self.halve = nn.AvgPool2d(3, 2, 1, count_include_pad=False)
         self.scales = nn.ModuleList(_scale_discriminator(layers, width, in_channels) for _ in range(scales))
         initialise_normal(self)
-        if spectral_norm:
-            normalise_spectrally(self)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Map (N, in_channels, H, W) in [-1, 1] to logits (N, 1, h, w) at each scale, the finest first.

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn.functional import group_norm
 
 from networks.blocks import ResidualBlock, conv_norm_act, initialise_kaiming, reflect_conv, require_size
-from networks.cpu_kernels.convolutions import UpsampleConvolution
 from networks.output import output_image
 
 SLICES_AT_ONCE = 16
@@ -244,7 +243,7 @@ def _standardise(features: Tensor) -> Tensor:
 
 def _up(in_channels: int, out_channels: int) -> nn.Sequential:
     layer_norm = nn.GroupNorm(1, out_channels)  # all channels in one group: layer norm, its scale and offset by channel
-    return UpsampleConvolution(
+    return nn.Sequential(
         nn.Upsample(scale_factor=2, mode="nearest"),
         reflect_conv(in_channels, out_channels, 5, bias=True),
         layer_norm,

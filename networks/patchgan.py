@@ -3,8 +3,7 @@
 from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
 
-from networks.blocks import as_group_norms, initialise_normal, normalise_spectrally
-from networks.cpu_kernels.convolutions import accelerate
+from networks.blocks import as_group_norms, initialise_normal
 
 
 class PatchGAN(nn.Module):
@@ -16,12 +15,9 @@ class PatchGAN(nn.Module):
         width: Channels of the first layer; they double per layer.
         layers: Convolutions between the first and the last one; all but the last of these halve the image.
         in_channels: 1 for an image; 2 for a pair, as the conditional discriminator of pix2pix judges them.
-        spectral_norm: Whether to normalise the convolutions spectrally, besides the instance norm, as SPADE does
-            (Park et al. 2019, section 3). An instance norm undoes any scaling of the convolution before it, so this
-            acts on the first and the last layer, which have none; `MultiScaleDiscriminator` has it on all.
     """
 
-    def __init__(self, width: int = 64, layers: int = 3, *, in_channels: int = 1, spectral_norm: bool = False):
+    def __init__(self, width: int = 64, layers: int = 3, *, in_channels: int = 1):
         super().__init__()
         network = PatchDiscriminator(
             spatial_dims=2,
@@ -31,9 +27,7 @@ class PatchGAN(nn.Module):
             norm=("instance", {"affine": True}),
             activation=("leakyrelu", {"negative_slope": 0.2, "inplace": True}),
         )
-        self.network = initialise_normal(accelerate(as_group_norms(network)))
-        if spectral_norm:
-            normalise_spectrally(self.network)
+        self.network = initialise_normal(as_group_norms(network))
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) in [-1, 1] to logits (N, 1, h, w), positive where a patch looks real."""

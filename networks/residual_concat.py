@@ -14,7 +14,6 @@ from networks.blocks import (
     require_size,
     upsample,
 )
-from networks.cpu_kernels.convolutions import Convolution
 from networks.output import output_image
 
 
@@ -29,10 +28,10 @@ class ConcatBlock(nn.Module):
     def __init__(self, channels: int, growth: int):
         super().__init__()
         self.layers = nn.Sequential(
-            Convolution(channels, growth, 3, 1, 1, bias=False),
+            nn.Conv2d(channels, growth, 3, 1, 1, bias=False),
             instance_norm(growth),
             nn.LeakyReLU(0.2, inplace=True),
-            Convolution(growth, growth, 3, 1, 1),
+            nn.Conv2d(growth, growth, 3, 1, 1),
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -82,7 +81,7 @@ class ResidualConcatGenerator(nn.Module):
                 conv_norm_act(upsample(coarse, fine, upsampling, kernel=4), fine)
                 for coarse, fine in pairwise([block_channels[-1], *reversed(levels)])
             ),
-            Convolution(width, 1, 7, 1, 3),
+            nn.Conv2d(width, 1, 7, 1, 3),
         )
         tapped_blocks = [block for block in (0, 4) if block < blocks]
         self.taps = [*range(downs), *(downs + block for block in tapped_blocks)]
@@ -112,5 +111,5 @@ class ResidualConcatGenerator(nn.Module):
 
 
 def _down(in_channels: int, out_channels: int) -> nn.Sequential:
-    convolution = Convolution(in_channels, out_channels, 4, 2, 1, bias=False)
+    convolution = nn.Conv2d(in_channels, out_channels, 4, 2, 1, bias=False)
     return nn.Sequential(convolution, instance_norm(out_channels), nn.LeakyReLU(0.2, inplace=True))

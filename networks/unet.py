@@ -1,12 +1,20 @@
 """The modified U-Net generator of the pix2pix and CycleGAN tutorials (Isola et al. 2017, section 6.1.1)."""
 
+import re
+from collections import OrderedDict
+from functools import partial
+
 import torch
+from monai.networks.blocks import ADN, Convolution
 from torch import Tensor, nn
 
 from networks.attention import AttentionGate
-from networks.blocks import Upsampling, initialise_normal, instance_norm, intermediate_features, require_size, upsample
-from networks.cpu_kernels.convolutions import Convolution
+from networks.blocks import Upsampling, initialise_normal, intermediate_features, require_size, upsample
 from networks.output import output_image
+
+LEAKY, RELU = ("leakyrelu", {"negative_slope": 0.2, "inplace": True}), ("relu", {"inplace": True})
+_four_by_four = partial(Convolution, 2, kernel_size=4, strides=2, padding=1, output_padding=0, bias=False)
+EARLIER_NAMES = re.compile(r"(down|up)\.(\d+)\.([01])\.")  # of weights before the levels were MONAI's blocks
 
 
 class UNet(nn.Module):
@@ -15,6 +23,8 @@ class UNet(nn.Module):
     At depth 8 and width 64 this is 256×256×1 → 1×1×512 → 256×256×1. The first layer has no norm, the innermost one
     neither (of a 1×1 map a norm would leave only the offset); dropout follows the innermost `depth - 5`
     up-convolutions, three at most, which is the only source of noise and is off in `eval` mode.
+
+    Each level is MONAI's `Convolution` with its `ADN` (instance norm as group norm, see `blocks.instance_norm`).
 
     Args:
         depth: Number of halvings; the input's height and width must be multiples of `2**depth`.
@@ -61,6 +71,7 @@ class UNet(nn.Module):
         initialise_normal(self)
         for gate in self.gates:
             gate.open()
+        self.register_load_state_dict_pre_hook(_rename_earlier_weights)
 
     def forward(self, image: Tensor) -> Tensor:
         """Translate (N, 1, H, W) in [-1, 1] to the same shape and range.
@@ -97,15 +108,22 @@ class UNet(nn.Module):
         require_size(image, f"a U-Net of {len(self.down)} levels", self.stride)
 
 
-def _down(in_channels: int, out_channels: int, *, norm: bool) -> nn.Sequential:
-    layers: list[nn.Module] = [Convolution(in_channels, out_channels, 4, 2, 1, bias=False)]
-    if norm:
-        layers.append(instance_norm(out_channels))
-    return nn.Sequential(*layers, nn.LeakyReLU(0.2, inplace=True))
+def _down(in_channels: int, out_channels: int, *, norm: bool) -> Convolution:
+    group_norm = ("group", {"num_groups": out_channels}) if norm else None
+    return _four_by_four(in_channels, out_channels, adn_ordering="NA", act=LEAKY, norm=group_norm)
 
 
 def _up(in_channels: int, out_channels: int, dropout: float, upsampling: Upsampling) -> nn.Sequential:
-    layers: list[nn.Module] = [upsample(in_channels, out_channels, upsampling, kernel=4), instance_norm(out_channels)]
-    if dropout > 0:
-        layers.append(nn.Dropout(dropout))
-    return nn.Sequential(*layers, nn.ReLU(inplace=True))
+    norm, rate = ("group", {"num_groups": out_channels}), dropout or None
+    if upsampling == "transposed":
+        return _four_by_four(in_channels, out_channels, is_transposed=True, act=RELU, norm=norm, dropout=rate)
+    adn = ADN("NDA", out_channels, RELU, norm, norm_dim=2, dropout=rate, dropout_dim=1)
+    return nn.Sequential(OrderedDict(conv=upsample(in_channels, out_channels, upsampling, kernel=4), adn=adn))
+
+
+def _rename_earlier_weights(_: nn.Module, weights: dict[str, Tensor], prefix: str, *__: object) -> None:
+    """Give weights of the levels that were saved under their places in a sequence their names in MONAI's blocks."""
+    for key in list(weights):
+        if key.startswith(prefix) and (match := EARLIER_NAMES.match(key, len(prefix))):
+            block = {"0": "conv", "1": "adn.N"}[match[3]]
+            weights[f"{prefix}{match[1]}.{match[2]}.{block}.{key[match.end() :]}"] = weights.pop(key)

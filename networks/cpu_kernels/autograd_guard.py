@@ -22,7 +22,7 @@ def once_differentiable(backward: Backward) -> Backward:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "this way of computing a layer is differentiable once; for second derivatives (a gradient penalty) "
-                "compute the network within networks.cpu_kernels.convolutions.reference_conv()"
+                "compute the network within networks.cpu_kernels.twice_differentiable()"
             )
         return backward(ctx, *gradients)
 

@@ -1,7 +1,8 @@
 """Convolution layers that choose the fastest of several implementations that give the same result.
 
-They have the parameters of their `torch.nn` counterparts. On a GPU, in half precision, and when traced, compiled or
-exported they use torch's own implementation: the others were measured to be faster only on the CPU.
+`accelerate` turns the layers of a network into these, which have the weights of their `torch.nn` counterparts. On a
+GPU, in half precision, and when traced, compiled or exported they use torch's own implementation: the others were
+measured to be faster only on the CPU.
 """
 
 from collections.abc import Callable, Iterator
@@ -49,6 +50,8 @@ class Convolution(nn.Conv2d):
     def _faster_implementation(self, image: Tensor, weight: Tensor, padding: int) -> Implementation | None:
         """Return an implementation that is faster than torch's, or None; `padding` is by zeros."""
         kernels, channels, *taps = weight.shape
+        if taps == [1, 1]:
+            return None
         if any(side + 2 * padding < reach for side, reach in zip(image.shape[2:], taps, strict=True)):
             return None  # torch raises an error that says what is wrong
         if self.stride == (2, 2):
@@ -86,7 +89,7 @@ class TransposedConvolution(nn.ConvTranspose2d):
 
 
 class UpsampleConvolution(nn.Sequential):
-    """Nearest-neighbour `nn.Upsample` by 2, a reflecting `Convolution` of kernel 3 or 5, and any further layers."""
+    """Nearest-neighbour `nn.Upsample` by 2, a reflecting `nn.Conv2d` of kernel 3 or 5, and any further layers."""
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, K, 2H, 2W)."""
@@ -98,6 +101,12 @@ class UpsampleConvolution(nn.Sequential):
         for layer in others:
             features = layer(features)
         return features
+
+
+FASTER: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: Convolution,
+    nn.ConvTranspose2d: TransposedConvolution,
+}
 
 
 def _has_supported_options(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
@@ -126,7 +135,7 @@ def kernels_apply(image: Tensor, weight: Tensor) -> bool:
 
 
 @contextmanager
-def reference_conv() -> Iterator[None]:
+def twice_differentiable() -> Iterator[None]:
     """Use torch's own implementations within the block: the others are differentiable only once."""
     token = _kernels_enabled.set(False)
     try:
@@ -136,57 +145,38 @@ def reference_conv() -> Iterator[None]:
 
 
 def accelerate(network: nn.Module) -> nn.Module:
-    """Replace every `nn.Conv2d` by a `Convolution` with the same weights; return the network.
+    """Have the layers of a network choose; return the network, whose weights and names stay.
 
-    The network must be fresh, without hooks (they would be lost) and without a layer that is used twice.
+    Layers keep hooks and may be used twice. Weights that are parametrised already, as by a spectral norm, do not take
+    part: such a norm comes afterwards.
     """
-    return _replace_layers(
-        network, lambda layer: _with_same_weights(layer, Convolution) if type(layer) is nn.Conv2d else None
-    )
-
-
-def reference_layers(network: nn.Module) -> nn.Module:
-    """Replace these layers by `nn.Conv2d`, `nn.ConvTranspose2d` and `nn.Sequential`; return the network.
-
-    Raises:
-        ValueError: a layer's weight is parametrised (a spectral norm), which the replacement would not have.
-    """
-    return _replace_layers(network, _reference_layer)
-
-
-def _reference_layer(layer: nn.Module) -> nn.Module | None:
-    if isinstance(layer, UpsampleConvolution):
-        return nn.Sequential(*layer)
-    for fast_class, torch_class in ((Convolution, nn.Conv2d), (TransposedConvolution, nn.ConvTranspose2d)):
-        if isinstance(layer, fast_class):
-            if is_parametrized(layer):
-                raise ValueError("a layer whose weight is parametrised has no plain form")
-            return _with_same_weights(layer, torch_class)
-    return None
-
-
-def _replace_layers(network: nn.Module, replacement_of: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
-    """Return a network whose layers are replaced by `replacement_of(layer)`, unless that is None."""
-    replacement = replacement_of(network)
-    network = network if replacement is None else replacement
-    for name, child in network.named_children():
-        setattr(network, name, _replace_layers(child, replacement_of))
+    for layer in network.modules():
+        if type(layer) in FASTER:
+            layer.__class__ = FASTER[type(layer)]
+        elif type(layer) is nn.Sequential and _doubles(layer):
+            layer.__class__ = UpsampleConvolution
     return network
 
 
-def _with_same_weights(layer: nn.Conv2d | nn.ConvTranspose2d, layer_class: type[nn.Module]) -> nn.Module:
-    """Return a layer of another class with the same options and weights."""
-    options = {"output_padding": layer.output_padding} if isinstance(layer, nn.ConvTranspose2d) else {}
-    options |= {"groups": layer.groups, "dilation": layer.dilation}
-    replacement = layer_class(
-        *(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding),
-        padding_mode=layer.padding_mode,
-        bias=layer.bias is not None,
-        device="meta",
-        **options,
+def torch_layers(network: nn.Module) -> nn.Module:
+    """Undo `accelerate`: have layers compute as torch does; return the network."""
+    torch_classes = {faster: plain for plain, faster in FASTER.items()} | {UpsampleConvolution: nn.Sequential}
+    for layer in network.modules():
+        layer.__class__ = torch_classes.get(type(layer), type(layer))
+    return network
+
+
+def _doubles(layers: nn.Sequential) -> bool:
+    """Whether layers begin with what `UpsampleConvolution` computes at once."""
+    if len(layers) < 2 or not isinstance(layers[0], nn.Upsample) or type(layers[1]) not in (nn.Conv2d, Convolution):
+        return False
+    repeat, convolution = layers[0], layers[1]
+    return (
+        (repeat.mode, repeat.scale_factor) == ("nearest", 2)
+        and convolution.padding_mode == "reflect"
+        and (convolution.kernel_size, convolution.padding) in (((3, 3), (1, 1)), ((5, 5), (2, 2)))
+        and (convolution.stride, convolution.dilation, convolution.groups) == ((1, 1), (1, 1), 1)
     )
-    replacement.weight, replacement.bias = layer.weight, layer.bias
-    return replacement.train(layer.training)
 
 
 def _add_bias(features: Tensor, bias: Tensor | None) -> Tensor:

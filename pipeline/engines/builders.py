@@ -11,6 +11,8 @@ from typing import assert_never
 import torch
 from torch import nn
 
+from networks.blocks import normalise_spectrally
+from networks.cpu_kernels import accelerate
 from networks.multiscale import MultiScaleDiscriminator
 from networks.munit import AutoEncoder
 from networks.patch_features import PatchFeatureHead
@@ -24,12 +26,14 @@ from pipeline.config.schema import Config, Training
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine
 from pipeline.utils.distributed import SINGLE_PROCESS, World
 
+CPU = torch.device("cpu")
+
 
 def build_engine(config: Config, device: torch.device, world: World = SINGLE_PROCESS) -> Engine:
     """Return the configured method with fresh networks on `device`, for one of the processes that train together."""
     method, training = _method_module(config), config.training
-    generators = build_generators(config)
-    discriminators = build_discriminators(config)
+    generators = build_generators(config, device)
+    discriminators = build_discriminators(config, device)
     options = {
         field.name: config.seed if field.name == "seed" else getattr(config.method, field.name)
         for field in fields(method.OPTIONS)
@@ -51,7 +55,7 @@ def build_engine(config: Config, device: torch.device, world: World = SINGLE_PRO
 
 def build_translators(config: Config) -> dict[str, nn.Module]:
     """Return, by target contrast, fresh modules for a checkpoint's translator weights, in `eval` mode on the CPU."""
-    translators = _method_module(config).ENGINE.translators_of(build_generators(config))
+    translators = _method_module(config).ENGINE.translators_of(build_generators(config, CPU))
     return {contrast: translators[side].eval() for side, contrast in zip("ab", config.contrasts, strict=True)}
 
 
@@ -65,15 +69,15 @@ def _method_module(config: Config) -> ModuleType:
     return import_module(f"pipeline.engines.{config.method.type}")
 
 
-def build_generators(config: Config) -> dict[str, nn.Module]:
+def build_generators(config: Config, device: torch.device) -> dict[str, nn.Module]:
     """Return the freshly initialised networks of the first player, by the names they have in the method's engine."""
     method, settings = config.method, config.generator
     if isinstance(settings, methods.MunitGenerator | methods.UnitGenerator):
-        autoencoders = {name: build_generator(config) for name in ("A", "B")}
+        autoencoders = {name: build_generator(config, device) for name in ("A", "B")}
         if isinstance(settings, methods.UnitGenerator):
             share_blocks(autoencoders["A"], autoencoders["B"], settings.shared_blocks)
         return autoencoders
-    generators = {name: build_generator(config) for name in ("G", "F")}
+    generators = {name: build_generator(config, device) for name in ("G", "F")}
     if isinstance(method, methods.Cut):
         generators |= {
             f"H_{name}": PatchFeatureHead(generator.feature_channels, method.head_width)
@@ -82,17 +86,22 @@ def build_generators(config: Config) -> dict[str, nn.Module]:
     return generators
 
 
-def build_discriminators(config: Config) -> dict[str, nn.Module]:
+def build_discriminators(config: Config, device: torch.device) -> dict[str, nn.Module]:
     """Return the freshly initialised networks of the second player, by name; none for plain regression."""
     if not isinstance(config.method, methods.Pix2Pix):
-        return {name: build_discriminator(config) for name in ("D_A", "D_B")}
+        return {name: build_discriminator(config, device) for name in ("D_A", "D_B")}
     if not config.method.adversarial_weight:
         return {}
-    return {name: build_discriminator(config, channels=2) for name in ("D_A", "D_B")}  # of pairs
+    return {name: build_discriminator(config, device, channels=2) for name in ("D_A", "D_B")}  # of pairs
 
 
-def build_generator(config: Config) -> nn.Module:
-    """Return a freshly initialised generator; for `munit` and `unit`, one contrast's auto-encoder."""
+def build_generator(config: Config, device: torch.device = CPU) -> nn.Module:
+    """Return a freshly initialised generator for a device; for `munit` and `unit`, one contrast's auto-encoder."""
+    network = _plain_generator(config)
+    return accelerate(network) if device.type == "cpu" else network
+
+
+def _plain_generator(config: Config) -> nn.Module:
     settings = config.generator
     if isinstance(settings, methods.UNetGenerator):
         return UNet(
@@ -120,18 +129,17 @@ def build_generator(config: Config) -> nn.Module:
     assert_never(settings)
 
 
-def build_discriminator(config: Config, channels: int = 1) -> nn.Module:
-    """Return a freshly initialised discriminator of images with `channels` channels."""
+def build_discriminator(config: Config, device: torch.device = CPU, channels: int = 1) -> nn.Module:
+    """Return a freshly initialised discriminator, for a device, of images with `channels` channels."""
     settings = config.discriminator
+    network: nn.Module
     if isinstance(settings, methods.MultiScaleDiscriminator):
-        return MultiScaleDiscriminator(
-            settings.scales,
-            settings.layers,
-            settings.width,
-            in_channels=channels,
-            spectral_norm=settings.spectral_norm,
-        )
-    return PatchGAN(settings.width, settings.layers, in_channels=channels, spectral_norm=settings.spectral_norm)
+        network = MultiScaleDiscriminator(settings.scales, settings.layers, settings.width, in_channels=channels)
+    else:
+        network = PatchGAN(settings.width, settings.layers, in_channels=channels)
+    if device.type == "cpu":
+        accelerate(network)
+    return normalise_spectrally(network) if settings.spectral_norm else network
 
 
 def _optimiser(

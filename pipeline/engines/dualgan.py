@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from networks.cpu_kernels.convolutions import reference_conv
+from networks.cpu_kernels import twice_differentiable
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine, Losses, MethodOptions, batched_forward
 from pipeline.engines.losses import mean_absolute, wasserstein
 from pipeline.engines.state import RandomState, Stateful, StepCounter
@@ -85,7 +85,7 @@ class DualGan(Engine):
         D(x) is the mean over an image's patches, summed over scales, as in the critic's loss. It is in full precision,
         for slopes need many digits, and with torch's own convolutions, which can be differentiated twice.
         """
-        with self.full_precision(), reference_conv():
+        with self.full_precision(), twice_differentiable():
             fake, fraction = fake.to(real), self.sample_for_rank(self.random.uniform, len(real), 1, 1, 1).to(real)
             interpolated = torch.lerp(real, fake, fraction).requires_grad_()
             total = len(real) * wasserstein(self.discriminators[critic](interpolated), False)  # Σ D(x) over the batch

@@ -14,8 +14,8 @@ from networks.cpu_kernels.convolutions import (
     UpsampleConvolution,
     accelerate,
     kernels_apply,
-    reference_conv,
-    reference_layers,
+    torch_layers,
+    twice_differentiable,
 )
 from networks.munit import AutoEncoder
 from networks.resnet import ResNetGenerator
@@ -53,7 +53,7 @@ def image_of(channels, dtype=torch.float64):
 @pytest.mark.parametrize("build, channels", LAYERS.values(), ids=LAYERS)
 def test_layers_equal_the_plain_ones_with_the_same_names_and_shapes(build, channels):
     layer = nn.Sequential(build()).double()
-    plain = reference_layers(copy.deepcopy(layer))
+    plain = torch_layers(copy.deepcopy(layer))
     assert not any(isinstance(module, OURS) for module in plain.modules())
     shapes = [{name: weight.shape for name, weight in network.state_dict().items()} for network in (layer, plain)]
     assert list(shapes[0].items()) == list(shapes[1].items())
@@ -131,12 +131,12 @@ def test_the_plain_ways_can_be_asked_for_and_are_differentiable_twice(calls):
         (slope,) = torch.autograd.grad(discriminator.double()(point).square().sum(), point, create_graph=True)
         slope.square().sum().backward()
 
-    with reference_conv():
+    with twice_differentiable():
         steepness()
     assert calls == [] and discriminator[0].weight.grad.any()
     discriminator.requires_grad_(False)  # not even where the gradients that come in are constant
     with pytest.raises(
-        RuntimeError, match=r"differentiable once; .* within networks.cpu_kernels.convolutions.reference_conv\(\)"
+        RuntimeError, match=r"differentiable once; .* within networks.cpu_kernels.convolutions.twice_differentiable\(\)"
     ):
         steepness()
     assert calls == ["halve_from_one", "convolve_to_one"]
@@ -181,19 +181,19 @@ def test_layers_of_a_library_take_to_choosing_and_back():
     ours = accelerate(plain)
     assert [type(module) for module in ours.modules() if isinstance(module, nn.Conv2d)] == [Convolution] * 2
     torch.testing.assert_close(ours(image), expected)
-    restored = reference_layers(ours)
+    restored = torch_layers(ours)
     assert [type(module) for module in restored.modules() if isinstance(module, nn.Conv2d)] == [nn.Conv2d] * 2
     assert all(weight is other for weight, other in zip(restored.parameters(), weights, strict=True))
-    assert type(reference_layers(reflect_conv(2, 3, 3))) is nn.Conv2d
+    assert type(torch_layers(reflect_conv(2, 3, 3))) is nn.Conv2d
     with pytest.raises(ValueError, match="parametrised has no plain form"):
-        reference_layers(normalise_spectrally(reflect_conv(2, 3, 3)))
+        torch_layers(normalise_spectrally(reflect_conv(2, 3, 3)))
 
 
 def test_traced_compiled_and_exported_networks_are_plain_and_agree(calls):
     network = ResNetGenerator(blocks=1, width=2, upsampling="nearest").eval()
     image = image_of(1, torch.float32)
     with torch.no_grad():
-        expected = reference_layers(copy.deepcopy(network))(image)
+        expected = torch_layers(copy.deepcopy(network))(image)
         assert calls == []
         networks = [
             torch.jit.trace(network, image, check_trace=False),

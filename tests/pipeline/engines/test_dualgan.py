@@ -5,7 +5,7 @@ import torch
 from small_engine import Plain, assert_equal_steps, batch, differences, engine_of
 from torch import nn
 
-from networks.cpu_kernels.convolutions import reference_conv
+from networks.cpu_kernels import twice_differentiable
 
 CRITIC = {"type": "dualgan", "adversarial": "wasserstein"}
 CLIPPED = {**CRITIC, "clip": 0.01}
@@ -35,7 +35,7 @@ class PlainDualGan(Plain):
         between = ((1 - share) * real + share * fake).requires_grad_()
         excess = 0
         for index in range(len(real)):  # one image at a time, one number an image
-            with reference_conv():  # the others are differentiable once
+            with twice_differentiable():  # the others are differentiable once
                 value = critic(between)[index].mean()
             (slope,) = torch.autograd.grad(value, between, create_graph=True)
             excess = excess + ((slope[index] ** 2).sum().sqrt() - 1) ** 2

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from networks.cpu_kernels.convolutions import reference_conv
+from networks.cpu_kernels import twice_differentiable
 from networks.unet import UNet
 from pipeline.tracking.mlflow_models import (
     _move_autocast,
@@ -60,7 +60,7 @@ def logged(tmp_path_factory, unet):
 def same(module, network, shape):
     image = torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.inference_mode():
-        with reference_conv():  # which the exported graph has; an eager network on the CPU differs by rounding
+        with twice_differentiable():  # which the exported graph has; an eager network on the CPU differs by rounding
             expected = network.eval()(image)
         assert torch.allclose(expected, network(image), rtol=0, atol=1e-5)
         return torch.equal(module(image), expected)
