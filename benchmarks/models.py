@@ -16,6 +16,7 @@ def benchmark_model(
     """Return a model and its target contrast: a trained model, or an untrained U-Net down to one pixel."""
     import torch
 
+    from networks.cpu_kernels import accelerate
     from networks.unet import UNet
     from pipeline.data.statistics import ContrastStatistics
     from pipeline.inference.model import TranslationModel, is_large, load_model
@@ -32,10 +33,10 @@ def benchmark_model(
     torch.manual_seed(0)
     torch_device = choose_device(device)
     network = UNet(depth=size.bit_length() - 1, width=width).to(torch_device).eval().requires_grad_(False)
-    if not tuned:
-        network = _torch_layers(network)
-    elif torch_device.type == "cpu" and is_large(network, size, network.stride):
-        network.to(memory_format=torch.channels_last)  # as `load_model` does
+    if tuned and torch_device.type == "cpu":  # as `load_model` does
+        accelerate(network)
+        if is_large(network, size, network.stride):
+            network.to(memory_format=torch.channels_last)
     settings = PreprocessSettings("axial", None, size, n4=False, percentiles=(0.5, 99.5))
     statistics = {"T2": ContrastStatistics(0.0, 1000.0, integer=True)}
     return TranslationModel(("T1", "T2"), {"T2": network}, settings, statistics, network.stride, torch_device), "T2"

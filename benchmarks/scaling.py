@@ -52,12 +52,13 @@ def translation_work(slices: int) -> Work:
     """Return the translation of `slices` slices of 128² pixels by a U-Net of width 16."""
     import torch
 
+    from networks.cpu_kernels import accelerate
     from networks.unet import UNet
     from pipeline.inference.translator import translate_slices
     from pipeline.utils.hardware import set_up
 
     set_up(None)
-    network, stack = UNet(depth=7, width=16).eval(), np.zeros((slices, 128, 128), np.float32)
+    network, stack = accelerate(UNet(depth=7, width=16).eval()), np.zeros((slices, 128, 128), np.float32)
     options = {"device": torch.device("cpu"), "batch_size": 8, "precision": "float32", "name": "slices"}
     return lambda: translate_slices(stack, network, np.ones(slices, bool), **options)
 

@@ -19,11 +19,15 @@ def instance_norm(channels: int) -> nn.GroupNorm:
 
 
 def as_group_norms(network: nn.Module) -> nn.Module:
-    """Replace every `nn.InstanceNorm2d` by `instance_norm`, with fresh weights; return the network."""
+    """Replace instance norms, and batch norms, by instance norm as group norm, with fresh weights; return the network.
+
+    The statistics of a batch mean little at a batch size of 1, and would mix images that share a pass.
+    """
     for module in list(network.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.InstanceNorm2d):
-                setattr(module, name, instance_norm(child.num_features))
+            if isinstance(child, nn.InstanceNorm2d | nn.BatchNorm2d):
+                channels = child.num_features
+                setattr(module, name, nn.GroupNorm(channels, channels, child.eps, child.affine))
     return network
 
 

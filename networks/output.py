@@ -7,21 +7,27 @@ from torch import Tensor, nn
 def output_image(features: Tensor, last: nn.Module) -> Tensor:
     """Return tanh(last(features)), (N, 1, H, W) in [-1, 1], in single precision also where autocast is on.
 
-    bf16 has 8 significant bits: 128 numbers between 0.5 and 1, where scans hold 12 bits. So features that autocast made
-    are converted back, and the layer computes in the precision of its own weights.
-
-    An exported network has both in its graph, so that it gives the same grey levels when run under autocast.
-
     Args:
         features: (N, C, h, w), in any floating-point type.
         last: The generator's last convolution, to a single channel.
     """
+    return torch.tanh(in_full_precision(last, features))
+
+
+def in_full_precision(layer: nn.Module, features: Tensor) -> Tensor:
+    """Return layer(features), in single precision also where autocast is on.
+
+    bf16 has 8 significant bits: 128 numbers between 0.5 and 1, where scans hold 12 bits. So features that autocast made
+    are converted back, and the layer computes in the precision of its own weights.
+
+    An exported network has both in its graph, so that it gives the same grey levels when run under autocast.
+    """
     device = features.device.type
     exporting = torch.compiler.is_exporting()
     if not exporting and not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-        return torch.tanh(last(features))
+        return layer(features)
     dtype = torch.promote_types(features.dtype, torch.float32)
     # While a network is exported, `to` would assert the type that is met in tracing.
     features = torch.ops.aten._to_copy.default(features, dtype=dtype) if exporting else features.to(dtype)
     with torch.autocast(device, enabled=False):
-        return torch.tanh(last(features))
+        return layer(features)

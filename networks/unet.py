@@ -2,6 +2,7 @@
 
 import re
 from collections import OrderedDict
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -13,8 +14,8 @@ from networks.blocks import Upsampling, initialise_normal, intermediate_features
 from networks.output import output_image
 
 LEAKY, RELU = ("leakyrelu", {"negative_slope": 0.2, "inplace": True}), ("relu", {"inplace": True})
-_four_by_four = partial(Convolution, 2, kernel_size=4, strides=2, padding=1, output_padding=0, bias=False)
 EARLIER_NAMES = re.compile(r"(down|up)\.(\d+)\.([01])\.")  # of weights before the levels were MONAI's blocks
+_four_by_four = partial(Convolution, 2, kernel_size=4, strides=2, padding=1, output_padding=0, bias=False)
 
 
 class UNet(nn.Module):
@@ -71,7 +72,7 @@ class UNet(nn.Module):
         initialise_normal(self)
         for gate in self.gates:
             gate.open()
-        self.register_load_state_dict_pre_hook(_rename_earlier_weights)
+        self.register_load_state_dict_pre_hook(_rename_weights)
 
     def forward(self, image: Tensor) -> Tensor:
         """Translate (N, 1, H, W) in [-1, 1] to the same shape and range.
@@ -121,9 +122,18 @@ def _up(in_channels: int, out_channels: int, dropout: float, upsampling: Upsampl
     return nn.Sequential(OrderedDict(conv=upsample(in_channels, out_channels, upsampling, kernel=4), adn=adn))
 
 
-def _rename_earlier_weights(_: nn.Module, weights: dict[str, Tensor], prefix: str, *__: object) -> None:
-    """Give weights of the levels that were saved under their places in a sequence their names in MONAI's blocks."""
-    for key in list(weights):
-        if key.startswith(prefix) and (match := EARLIER_NAMES.match(key, len(prefix))):
+def current_names(weights: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """Return a U-Net's weights, of which those saved before its levels were MONAI's blocks get their names there."""
+    renamed = {}
+    for name, weight in weights.items():
+        if name.startswith(prefix) and (match := EARLIER_NAMES.match(name, len(prefix))):
             block = {"0": "conv", "1": "adn.N"}[match[3]]
-            weights[f"{prefix}{match[1]}.{match[2]}.{block}.{key[match.end() :]}"] = weights.pop(key)
+            name = f"{prefix}{match[1]}.{match[2]}.{block}.{name[match.end() :]}"
+        renamed[name] = weight
+    return renamed
+
+
+def _rename_weights(_: nn.Module, weights: dict[str, Tensor], prefix: str, *__: object) -> None:
+    renamed = current_names(weights, prefix)
+    weights.clear()
+    weights.update(renamed)

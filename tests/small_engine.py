@@ -23,6 +23,12 @@ UNIT = {
     "generator": {"type": "unit", "width": 2, "downs": 1, "blocks": 2, "shared_blocks": 1},
     "discriminator": MUNIT["discriminator"],
 }
+
+
+def _monai(network, **arguments):
+    return {"type": "monai", "network": network, "arguments": arguments}
+
+
 SMALL_GENERATORS = {
     "unet": {"type": "unet", "width": 2, "depth": 3},
     "unet-attention-nearest": {"type": "unet", "width": 2, "depth": 3, "attention": True, "upsampling": "nearest"},
@@ -32,6 +38,16 @@ SMALL_GENERATORS = {
     "residual_concat-nearest": {
         "type": "residual_concat", "width": 2, "downs": 1, "blocks": 1, "upsampling": "nearest"
     },
+    "monai-AttentionUnet": _monai("AttentionUnet", channels=[2, 4], strides=[2]),
+    "monai-BasicUNet": _monai("BasicUNet", features=[2] * 6),
+    "monai-BasicUNetPlusPlus": _monai("BasicUNetPlusPlus", features=[2] * 6),
+    "monai-DynUNet": _monai(
+        "DynUNet", kernel_size=[3] * 3, strides=[1, 2, 2], upsample_kernel_size=[2, 2], filters=[2, 4, 4]
+    ),
+    "monai-FlexibleUNet": _monai("FlexibleUNet", decoder_channels=[2] * 5),
+    "monai-SegResNet": _monai("SegResNet", init_filters=8, blocks_down=[1, 1], blocks_up=[1]),
+    "monai-UNet": _monai("UNet", channels=[2, 4], strides=[2], num_res_units=1),
+    "monai-VNet": _monai("VNet"),
     "munit": MUNIT["generator"],
     "unit": UNIT["generator"],
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pipeline.config.methods import NATIVE, PAIRED, USUAL
+from pipeline.config.methods import NATIVE, PAIRED, USUAL, MonaiGenerator
 from pipeline.config.schema import Config
 
 
@@ -73,6 +73,8 @@ def _network_conflicts(config: Config) -> Iterator[str]:
             yield f"preprocess.size = {size}: must be a power of two unless generator.depth is set"
         elif depth is not None and size % 2**depth:
             yield _multiple_message(size, "depth", depth)
+    elif generator.type == "monai":
+        yield from _argument_conflicts(generator, size)
     elif size % 2**generator.downs:
         yield _multiple_message(size, "downs", generator.downs)
     elif size < 2 ** (generator.downs + 1):
@@ -89,6 +91,14 @@ def _network_conflicts(config: Config) -> Iterator[str]:
         yield f"{levels}: preprocess.size = {size} is too small for it"
 
 
+def _argument_conflicts(generator: MonaiGenerator, size: int) -> Iterator[str]:
+    from networks.monai_networks import argument_problems  # MONAI takes seconds, which other generators do not need
+
+    for name, rule in argument_problems(generator.network, generator.arguments, size):
+        key, value = (f".{name}", generator.arguments[name]) if name else ("", generator.arguments)
+        yield f"generator.arguments{key} = {value!r}: {rule}"
+
+
 def _multiple_message(size: int, key: str, halvings: int) -> str:
     multiple = f"{2**halvings} (2 to the power generator.{key} = {halvings})"
     return f"preprocess.size = {size}: must be a multiple of {multiple}"
@@ -102,6 +112,8 @@ def _method_conflicts(config: Config) -> Iterator[str]:
     elif not native and generator not in _general_generators():
         usual = USUAL["generator"]
         yield f"generator.type = {generator!r}: is for the method of that name; use {usual} with method {method.type}"
+    if method.type == "cut" and generator == "monai":
+        yield "generator.type = 'monai': has no features for method cut to compare; use unet, resnet or residual_concat"
     paired = config.split.pairing == "paired"
     if method.type in PAIRED and not paired:
         yield f"split.pairing = 'unpaired': must be paired for method {method.type}, which learns from registered pairs"
@@ -123,4 +135,4 @@ def _method_conflicts(config: Config) -> Iterator[str]:
 
 def _general_generators() -> set[str]:
     """Return the types of generator that work with most methods."""
-    return {"unet", "resnet", "residual_concat"}
+    return {"unet", "resnet", "residual_concat", "monai"}

@@ -78,7 +78,9 @@ def _takes_text(key: str) -> bool:
     """Whether a key's value is a path or a pattern, including those given per contrast."""
     parent = key.rpartition(".")[0]
     types_by_key = dict(_fields())
-    return "Path" in str(types_by_key.get(key)) or typing.get_origin(types_by_key.get(parent)) is dict
+    parent_type = types_by_key.get(parent)
+    holds_texts = typing.get_origin(parent_type) is dict and typing.Any not in typing.get_args(parent_type)
+    return "Path" in str(types_by_key.get(key)) or holds_texts
 
 
 def _error_line(problem: Mapping) -> str:

@@ -1,6 +1,6 @@
 """Configuration of networks and methods: every kind with its keys, their bounds and defaults."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -40,6 +40,21 @@ class ResidualConcatGenerator(Section):
     downs: Annotated[Whole, Field(ge=1, le=6)] = 2
     blocks: Positive = 6
     upsampling: UpSampling = "transposed"
+
+
+MonaiNetwork = Literal[
+    "AttentionUnet", "BasicUNet", "BasicUNetPlusPlus", "DynUNet", "FlexibleUNet", "SegResNet", "UNet", "VNet"
+]  # as in networks/monai_networks.py
+
+
+class MonaiGenerator(Section):
+    """A network of monai.networks.nets with tanh at its end; with any method but cut, munit and unit."""
+
+    type: Literal["monai"] = "monai"
+    network: MonaiNetwork = "AttentionUnet"
+    arguments: dict[str, Any] = Field(
+        default_factory=dict
+    )  # of its constructor, but spatial_dims and channels of images
 
 
 class MunitGenerator(Section):
@@ -84,7 +99,7 @@ class MultiScaleDiscriminator(Section):
     spectral_norm: bool = False
 
 
-Generator = UNetGenerator | ResNetGenerator | ResidualConcatGenerator | MunitGenerator | UnitGenerator
+Generator = UNetGenerator | ResNetGenerator | ResidualConcatGenerator | MonaiGenerator | MunitGenerator | UnitGenerator
 Discriminator = PatchGanDiscriminator | MultiScaleDiscriminator
 
 # ── methods ─────────────────────────────────────────────────────────────────────────────────────────────────

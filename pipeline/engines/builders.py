@@ -13,6 +13,7 @@ from torch import nn
 
 from networks.blocks import normalise_spectrally
 from networks.cpu_kernels import accelerate
+from networks.monai_networks import MonaiGenerator
 from networks.multiscale import MultiScaleDiscriminator
 from networks.munit import AutoEncoder
 from networks.patch_features import PatchFeatureHead
@@ -111,6 +112,8 @@ def _plain_generator(config: Config) -> nn.Module:
             attention=settings.attention,
             upsampling=settings.upsampling,
         )
+    if isinstance(settings, methods.MonaiGenerator):
+        return MonaiGenerator(settings.network, settings.arguments)
     if isinstance(settings, methods.MunitGenerator):
         return AutoEncoder(
             settings.width,

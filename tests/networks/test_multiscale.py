@@ -6,7 +6,8 @@ from network_probes import parameters, random_image, sees_a_square_of
 from torch import nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-from networks.cpu_kernels import twice_differentiable
+from networks.blocks import normalise_spectrally
+from networks.cpu_kernels import accelerate, twice_differentiable
 from networks.multiscale import MultiScaleDiscriminator
 
 
@@ -74,7 +75,7 @@ def test_weights_are_drawn_from_a_narrow_gaussian():
 def test_spectral_norm_bounds_every_convolution():
     torch.manual_seed(0)
     plain = parameters(MultiScaleDiscriminator(layers=2, width=4))
-    network = MultiScaleDiscriminator(layers=2, width=4, spectral_norm=True)
+    network = normalise_spectrally(MultiScaleDiscriminator(layers=2, width=4))
     assert parameters(network) == plain
     for _ in range(50):  # power iterations
         network(torch.zeros(1, 1, 64, 64))
@@ -102,7 +103,7 @@ def test_scales_layers_and_channels_are_options():
 
 @pytest.mark.parametrize("gpu", [False, True])
 def test_a_forward_pass_makes_one_power_iteration_a_convolution(gpu, monkeypatch):
-    network = MultiScaleDiscriminator(scales=2, layers=2, width=4, spectral_norm=True).train()
+    network = normalise_spectrally(accelerate(MultiScaleDiscriminator(scales=2, layers=2, width=4))).train()
     calls, iterate = [], _SpectralNorm._power_method
     monkeypatch.setattr(
         _SpectralNorm, "_power_method", lambda self, *arguments: calls.append(self) or iterate(self, *arguments)

@@ -94,7 +94,7 @@ def test_the_last_layer_alone_leaves_autocast():
         layer.register_forward_hook(lambda module, inputs, output, name=name: kinds.update({name: output.dtype}))
     with torch.autocast("cpu", torch.bfloat16):
         network(random_image(1, 1, 8, 8))
-    assert {kinds[name] for name in ("down.0.0", "down.2.0", "up.0.0", "up.1.0")} == {torch.bfloat16}
+    assert {kinds[name] for name in ("down.0.conv", "down.2.conv", "up.0.conv", "up.1.conv")} == {torch.bfloat16}
     assert kinds["last"] == torch.float32
 
 

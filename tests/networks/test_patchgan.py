@@ -4,7 +4,7 @@ from monai.networks.nets import PatchDiscriminator
 from network_probes import assert_same_one_by_one, parameters, random_image, sees_a_square_of
 from torch import nn
 
-from networks.blocks import initialise_normal
+from networks.blocks import initialise_normal, normalise_spectrally
 from networks.patchgan import PatchGAN
 
 
@@ -97,7 +97,7 @@ def test_a_pair_of_images_is_judged_as_one():
 
 def test_spectral_norm_bounds_every_convolution_and_keeps_the_instance_norm():
     torch.manual_seed(0)
-    network = PatchGAN(width=4, layers=2, spectral_norm=True)
+    network = normalise_spectrally(PatchGAN(width=4, layers=2))
     assert parameters(network) == parameters(PatchGAN(width=4, layers=2))
     for _ in range(50):  # power iterations
         network(torch.zeros(1, 1, 32, 32))
@@ -109,10 +109,10 @@ def test_spectral_norm_bounds_every_convolution_and_keeps_the_instance_norm():
 
 def test_spectral_norm_goes_on_bitwise_from_its_state():
     torch.manual_seed(0)
-    network = PatchGAN(width=2, layers=1, spectral_norm=True)
+    network = normalise_spectrally(PatchGAN(width=2, layers=1))
     image = random_image(1, 1, 32, 32)
     network(image)
-    resumed = PatchGAN(width=2, layers=1, spectral_norm=True)
+    resumed = normalise_spectrally(PatchGAN(width=2, layers=1))
     resumed.load_state_dict(network.state_dict())
     for _ in range(2):
         assert torch.equal(resumed(image), network(image))

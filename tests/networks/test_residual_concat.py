@@ -10,7 +10,6 @@ from network_probes import (
 )
 from torch import nn
 
-from networks.cpu_kernels.convolutions import Convolution
 from networks.residual_concat import ConcatBlock, ResidualConcatGenerator
 
 
@@ -46,7 +45,7 @@ def test_a_block_keeps_its_input_and_adds_to_the_channels():
     assert out.shape == (2, 8, 6, 4)
     assert torch.equal(out[:, :3], features)
     assert torch.equal(out[:, 3:], block.layers(features))
-    assert [type(layer) for layer in block.layers] == [Convolution, nn.GroupNorm, nn.LeakyReLU, Convolution]
+    assert [type(layer) for layer in block.layers] == [nn.Conv2d, nn.GroupNorm, nn.LeakyReLU, nn.Conv2d]
 
 
 def test_growth_is_an_option():

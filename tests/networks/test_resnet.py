@@ -10,7 +10,6 @@ from network_probes import (
 )
 from torch import nn
 
-from networks.cpu_kernels.convolutions import TransposedConvolution
 from networks.resnet import ResNetGenerator
 
 
@@ -43,8 +42,8 @@ def test_nearest_has_as_many_parameters():
     assert parameters(full_size(upsampling="nearest")) == parameters(full_size())
     kinds = [type(module) for module in full_size(upsampling="nearest").modules()]
     assert kinds.count(nn.Upsample) == 2
-    assert TransposedConvolution not in kinds
-    assert [type(module) for module in full_size().modules()].count(TransposedConvolution) == 2
+    assert nn.ConvTranspose2d not in kinds
+    assert [type(module) for module in full_size().modules()].count(nn.ConvTranspose2d) == 2
 
 
 def test_reflection_pads_where_the_paper_says():
@@ -57,7 +56,7 @@ def test_weights_are_drawn_as_the_papers_do():
     torch.manual_seed(0)
     network = ResNetGenerator(blocks=1, width=32)
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | TransposedConvolution):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             assert module.weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert not network.decoder[-1].bias.any()
 

@@ -67,9 +67,9 @@ def test_weights_are_drawn_as_the_papers_do(full_size):
 
 
 def test_the_first_and_the_innermost_layer_have_no_norm(full_size):
-    conv_norm_act = [any(isinstance(module, nn.GroupNorm) for module in layer) for layer in full_size.down]
-    assert conv_norm_act == [False, True, True, True, True, True, True, False]
-    assert all(any(isinstance(module, nn.GroupNorm) for module in layer) for layer in full_size.up)
+    norms = [any(isinstance(module, nn.GroupNorm) for module in layer.modules()) for layer in full_size.down]
+    assert norms == [False, True, True, True, True, True, True, False]
+    assert all(any(isinstance(module, nn.GroupNorm) for module in layer.modules()) for layer in full_size.up)
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,15 @@ def test_the_first_and_the_innermost_layer_have_no_norm(full_size):
 )
 def test_dropout_is_on_the_innermost_layers_up(depth, dropped):
     network = UNet(depth=depth, width=1, dropout=0.3)
-    rates = [[module.p for module in layer if isinstance(module, nn.Dropout)] for layer in network.up]
+    rates = [[module.p for module in layer.modules() if isinstance(module, nn.Dropout)] for layer in network.up]
     assert rates == [[0.3] if on else [] for on in dropped]
     assert not any(isinstance(module, nn.Dropout) for module in UNet(depth=depth, width=1, dropout=0.0).modules())
 
 
 def test_negative_slopes_lead_down_and_none_up(full_size):
-    assert all(layer[-1].negative_slope == 0.2 for layer in full_size.down)
-    assert all(isinstance(layer[-1], nn.ReLU) for layer in full_size.up)
+    assert all(layer.adn.A.negative_slope == 0.2 for layer in full_size.down)
+    assert all(isinstance(layer.adn.A, nn.ReLU) for layer in full_size.up)
+    assert all([*layer.adn._modules][-1] == "A" for layer in [*full_size.down, *full_size.up])
 
 
 # ── its behaviour, at small size ────────────────────────────────────────────────────────────────────────────

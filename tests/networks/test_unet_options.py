@@ -1,5 +1,7 @@
 """The U-Net's options, which leave the plain network as it is, and its features."""
 
+import re
+
 import pytest
 import torch
 from network_probes import (
@@ -14,7 +16,7 @@ from torch import nn
 
 from networks.attention import AttentionGate
 from networks.blocks import initialise_normal, instance_norm
-from networks.unet import UNet
+from networks.unet import UNet, current_names
 
 
 class PlainUNet(nn.Module):
@@ -48,9 +50,50 @@ def test_without_options_nothing_but_the_plain_networks_numbers_is_drawn():
     torch.manual_seed(0)
     network = UNet(depth=3, width=4)
     weights = network.state_dict()
-    assert list(weights) == list(expected) == [name for name, _ in network.named_parameters()]
-    assert all(torch.equal(weights[name], expected[name]) for name in expected)
     assert torch.equal(torch.get_rng_state(), state)
+    assert [name for name, _ in network.named_parameters()] == list(weights) == list(current_names(expected))
+    assert all(torch.equal(*pair) for pair in zip(weights.values(), expected.values(), strict=True))
+
+
+# ── weights of earlier versions ─────────────────────────────────────────────────────────────────────────────
+
+EARLIER = {  # names in checkpoints of versions without MONAI's blocks, and today's
+    "down.0.0.weight": "down.0.conv.weight",
+    "down.1.0.weight": "down.1.conv.weight",
+    "down.1.1.weight": "down.1.adn.N.weight",
+    "down.1.1.bias": "down.1.adn.N.bias",
+    "down.2.0.weight": "down.2.conv.weight",
+    "up.0.0.weight": "up.0.conv.weight",
+    "up.0.1.weight": "up.0.adn.N.weight",
+    "up.0.1.bias": "up.0.adn.N.bias",
+    "up.1.0.weight": "up.1.conv.weight",
+    "up.1.1.weight": "up.1.adn.N.weight",
+    "up.1.1.bias": "up.1.adn.N.bias",
+    "last.weight": "last.weight",
+    "last.bias": "last.bias",
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"upsampling": "nearest", "attention": True}], ids=str)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_weights_of_earlier_versions_load(options, wrapped):
+    network, other = (UNet(depth=3, width=2, **options) for _ in range(2))
+    names = EARLIER
+    if options:  # a convolution comes after `nn.Upsample`
+        pattern = re.compile(r"^(up\.\d\.(?:0|conv)|last)\.")
+        names = {pattern.sub(r"\1.1.", old): pattern.sub(r"\1.1.", new) for old, new in EARLIER.items()}
+    weights = network.state_dict()
+    gates = {name: weight for name, weight in weights.items() if name.startswith("gates.")}
+    assert set(names.values()) | set(gates) == set(weights)
+    earlier = {name: weights[now] for name, now in names.items()} | gates
+    if wrapped:
+        holder = nn.ModuleDict({"G": other})
+        holder.load_state_dict({f"G.{name}": weight for name, weight in earlier.items()})
+    else:
+        other.load_state_dict(earlier)
+    assert all(torch.equal(weight, weights[name]) for name, weight in other.state_dict().items())
+    with pytest.raises(RuntimeError, match="Missing key"):
+        other.load_state_dict({name: weight for name, weight in earlier.items() if name != "down.1.1.bias"})
 
 
 # ── attention gates ─────────────────────────────────────────────────────────────────────────────────────────

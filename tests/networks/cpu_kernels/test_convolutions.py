@@ -27,11 +27,11 @@ LAYERS = {
     "residual": (lambda: reflect_conv(64, 128, 3), 64),
     "upsample": (lambda: nn.Sequential(upsample(3, 2, "nearest", kernel=4, bias=True)), 3),
     "munit": (lambda: AutoEncoder(2, 2, 1).decoder.up, 8),
-    "halving": (lambda: Convolution(4, 64, 4, 2, 1, bias=False), 4),
-    "halving one": (lambda: Convolution(1, 5, 4, 2, 1), 1),
+    "halving": (lambda: nn.Conv2d(4, 64, 4, 2, 1, bias=False), 4),
+    "halving one": (lambda: nn.Conv2d(1, 5, 4, 2, 1), 1),
     "halving one, reflected": (lambda: reflect_conv(1, 5, 4, 2), 1),
-    "judging": (lambda: Convolution(64, 128, 4, 1, 1), 64),
-    "last of a judge": (lambda: Convolution(6, 1, 4, 1, 1), 6),
+    "judging": (lambda: nn.Conv2d(64, 128, 4, 1, 1), 64),
+    "last of a judge": (lambda: nn.Conv2d(6, 1, 4, 1, 1), 6),
     "transposed": (lambda: upsample(960, 3, "transposed", kernel=4, bias=True), 960),
     "transposed to one": (lambda: upsample(5, 1, "transposed", kernel=4, bias=True), 5),
     "transposed by three": (lambda: upsample(4, 3, "transposed", kernel=3), 4),
@@ -52,9 +52,10 @@ def image_of(channels, dtype=torch.float64):
 
 @pytest.mark.parametrize("build, channels", LAYERS.values(), ids=LAYERS)
 def test_layers_equal_the_plain_ones_with_the_same_names_and_shapes(build, channels):
-    layer = nn.Sequential(build()).double()
-    plain = torch_layers(copy.deepcopy(layer))
+    plain = nn.Sequential(build()).double()
+    layer = accelerate(copy.deepcopy(plain))
     assert not any(isinstance(module, OURS) for module in plain.modules())
+    assert any(isinstance(module, OURS) for module in layer.modules())
     shapes = [{name: weight.shape for name, weight in network.state_dict().items()} for network in (layer, plain)]
     assert list(shapes[0].items()) == list(shapes[1].items())
     results = []
@@ -105,7 +106,7 @@ def calls(monkeypatch):
 )
 def test_each_takes_its_way_on_the_cpu_and_the_plain_one_under_autocast(calls, layer, kernel):
     build, channels = LAYERS[layer]
-    network, image = build(), image_of(channels, torch.float32)
+    network, image = accelerate(build()), image_of(channels, torch.float32)
     network(image)
     assert set(calls) == {kernel}
     calls.clear()
@@ -113,13 +114,13 @@ def test_each_takes_its_way_on_the_cpu_and_the_plain_one_under_autocast(calls, l
         network(image)
     network.bfloat16()(image.bfloat16())
     with torch.device("meta"):
-        build()(torch.empty(1, channels, 8, 8))
+        accelerate(build())(torch.empty(1, channels, 8, 8))
     assert calls == []
 
 
 def test_a_single_image_without_a_batch_and_a_map_of_one_pixel_go_the_plain_way(calls):
-    assert reflect_conv(5, 1, 7)(torch.zeros(5, 8, 8)).shape == (1, 8, 8)
-    assert upsample(2, 3, "nearest", kernel=3)(torch.zeros(1, 2, 1, 1)).shape == (1, 3, 2, 2)
+    assert accelerate(reflect_conv(5, 1, 7))(torch.zeros(5, 8, 8)).shape == (1, 8, 8)
+    assert accelerate(upsample(2, 3, "nearest", kernel=3))(torch.zeros(1, 2, 1, 1)).shape == (1, 3, 2, 2)
     assert calls == []
 
 
@@ -136,7 +137,7 @@ def test_the_plain_ways_can_be_asked_for_and_are_differentiable_twice(calls):
     assert calls == [] and discriminator[0].weight.grad.any()
     discriminator.requires_grad_(False)  # not even where the gradients that come in are constant
     with pytest.raises(
-        RuntimeError, match=r"differentiable once; .* within networks.cpu_kernels.convolutions.twice_differentiable\(\)"
+        RuntimeError, match=r"differentiable once; .* within networks.cpu_kernels.twice_differentiable\(\)"
     ):
         steepness()
     assert calls == ["halve_from_one", "convolve_to_one"]
@@ -150,6 +151,7 @@ UNUSUAL = [
     nn.Conv2d(4, 1, 3, padding="same"),
     nn.Conv2d(4, 4, 3, groups=4),
     nn.Conv2d(4, 1, 2, 3),
+    nn.Conv2d(4, 1, 1),
 ]
 
 
@@ -181,16 +183,41 @@ def test_layers_of_a_library_take_to_choosing_and_back():
     ours = accelerate(plain)
     assert [type(module) for module in ours.modules() if isinstance(module, nn.Conv2d)] == [Convolution] * 2
     torch.testing.assert_close(ours(image), expected)
-    restored = torch_layers(ours)
-    assert [type(module) for module in restored.modules() if isinstance(module, nn.Conv2d)] == [nn.Conv2d] * 2
-    assert all(weight is other for weight, other in zip(restored.parameters(), weights, strict=True))
-    assert type(torch_layers(reflect_conv(2, 3, 3))) is nn.Conv2d
-    with pytest.raises(ValueError, match="parametrised has no plain form"):
-        torch_layers(normalise_spectrally(reflect_conv(2, 3, 3)))
+    assert accelerate(ours) is torch_layers(ours) is ours
+    assert [type(module) for module in ours.modules() if isinstance(module, nn.Conv2d)] == [nn.Conv2d] * 2
+    assert all(weight is other for weight, other in zip(ours.parameters(), weights, strict=True))
+
+
+REPEATED = nn.Upsample(scale_factor=2, mode="nearest")
+OTHER_DOUBLINGS = [
+    [nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect")],
+    [nn.Upsample(scale_factor=4, mode="nearest"), nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect")],
+    [REPEATED, nn.Conv2d(2, 3, 3, padding=1)],
+    [REPEATED, nn.Conv2d(2, 3, 7, padding=3, padding_mode="reflect")],
+    [REPEATED, nn.Conv2d(2, 3, 3, 2, padding=1, padding_mode="reflect")],
+    [REPEATED, nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect", groups=2)],
+    [REPEATED, nn.ReLU(), nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect")],
+    [REPEATED],
+]
+
+
+@pytest.mark.parametrize("layers", OTHER_DOUBLINGS, ids=str)
+def test_other_doublings_stay_as_they_are(calls, layers):
+    plain, image = nn.Sequential(*layers), image_of(2, torch.float32)
+    network = accelerate(copy.deepcopy(plain))
+    torch.testing.assert_close(network(image), plain(image))
+    assert type(network) is nn.Sequential and "upsample_and_convolve" not in calls
+
+
+def test_hooks_and_the_mode_stay():
+    layer, outputs = reflect_conv(3, 1, 3).eval(), []
+    layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    accelerate(layer)(image_of(3, torch.float32))
+    assert len(outputs) == 1 and not layer.training
 
 
 def test_traced_compiled_and_exported_networks_are_plain_and_agree(calls):
-    network = ResNetGenerator(blocks=1, width=2, upsampling="nearest").eval()
+    network = accelerate(ResNetGenerator(blocks=1, width=2, upsampling="nearest").eval())
     image = image_of(1, torch.float32)
     with torch.no_grad():
         expected = torch_layers(copy.deepcopy(network))(image)
@@ -208,7 +235,7 @@ def test_traced_compiled_and_exported_networks_are_plain_and_agree(calls):
 
 
 def test_initialisation_and_spectral_normalisation_find_them():
-    layer = nn.Sequential(reflect_conv(3, 1, 7, bias=True)).double()
+    layer = accelerate(nn.Sequential(reflect_conv(3, 1, 7, bias=True)).double())
     for initialise in (initialise_normal, initialise_kaiming):
         before = layer[0].weight.clone()
         initialise(layer)
@@ -223,9 +250,9 @@ def test_initialisation_and_spectral_normalisation_find_them():
 
 
 def test_layers_that_outrun_a_compiler_say_so():
-    assert reflect_conv(64, 128, 3).is_faster_than_compiled
-    assert not reflect_conv(64, 128, 3, 2).is_faster_than_compiled
-    assert not reflect_conv(64, 1, 7).is_faster_than_compiled
+    assert accelerate(reflect_conv(64, 128, 3)).is_faster_than_compiled
+    assert not accelerate(reflect_conv(64, 128, 3, 2)).is_faster_than_compiled
+    assert not accelerate(reflect_conv(64, 1, 7)).is_faster_than_compiled
 
 
 def test_it_may_choose_for_batches_in_single_and_double_precision():

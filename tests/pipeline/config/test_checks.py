@@ -43,6 +43,18 @@ def test_any_other_method_takes_any_generator_and_discriminator(method, generato
             "generator.type = 'unet': must be munit for method munit, which trains its own kind",
         ),
         (
+            {"generator": {"type": "monai"}, "method": {"type": "cut"}},
+            "generator.type = 'monai': has no features for method cut to compare; use unet, resnet or residual_concat",
+        ),
+        (
+            {"generator": {"type": "monai", "network": "UNet", "arguments": {"chanels": [8, 16]}}},
+            "generator.arguments.chanels = [8, 16]: not an argument of UNet; the nearest is channels",
+        ),
+        (
+            {"generator": {"type": "monai", "network": "BasicUNet"}, "preprocess": {"size": 72}},
+            "generator.arguments = {}: preprocess.size = 72 must be a multiple of 16 for this BasicUNet",
+        ),
+        (
             {"generator": {"type": "unit"}},
             "generator.type = 'unit': is for the method of that name; use unet with method cyclegan",
         ),

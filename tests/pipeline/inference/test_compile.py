@@ -11,6 +11,7 @@ import torch
 from negative_model import files_in, loads, run, volume_at
 from torch import nn
 
+from networks.cpu_kernels import accelerate
 from networks.resnet import ResNetGenerator
 from networks.unet import UNet
 from pipeline.data.statistics import ContrastStatistics
@@ -206,7 +207,9 @@ def test_compiling_by_itself_takes_volumes_work_a_cpu_and_a_compiler(large, netw
 def test_a_network_that_outruns_its_compiled_form_is_compiled_in_half_precision_alone(large, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
     large = replace(large, settings=replace(large.settings, size=160))
-    residual = replace(large, translators=dict.fromkeys(large.translators, ResNetGenerator(blocks=1, downs=2)))
+    residual = replace(
+        large, translators=dict.fromkeys(large.translators, accelerate(ResNetGenerator(blocks=1, downs=2)))
+    )
     assert not worth_compiling("auto", MIN_VOLUMES, residual, "T2")
     assert worth_compiling("auto", MIN_VOLUMES, residual.in_precision("bf16"), "T2")
     assert worth_compiling("yes", 1, residual, "T2")

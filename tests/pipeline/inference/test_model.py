@@ -174,7 +174,7 @@ def test_a_large_network_is_laid_out_for_the_cpu_and_gives_the_same_to_rounding(
     plain = load_model(path, "cpu")
     monkeypatch.setattr(model_module, "ENOUGH_WORK", 0)
     laid_out = load_model(path, "cpu")
-    weights = [model.translators["T2"].down[1][0].weight for model in (plain, laid_out)]
+    weights = [model.translators["T2"].down[1].conv.weight for model in (plain, laid_out)]
     assert [weight.is_contiguous(memory_format=torch.channels_last) for weight in weights] == [False, True]
     assert plain.identity("T2") == laid_out.identity("T2")
     with torch.inference_mode():
@@ -203,7 +203,7 @@ def test_a_volume_is_the_same_in_both_layouts_to_a_millionth():
     translations = []
     for layout in (torch.contiguous_format, torch.channels_last):
         laid_out = copy.deepcopy(network).to(memory_format=layout)
-        assert laid_out.network.down[1][0].weight.is_contiguous(memory_format=layout)
+        assert laid_out.network.down[1].conv.weight.is_contiguous(memory_format=layout)
         model = TranslationModel(("T1", "T2"), {"T2": laid_out}, settings, statistics, 16, torch.device("cpu"))
         translations.append(translate_volume(volume, model, "T2", batch_size=2).get_fdata())
     assert translations[0].std() > 0.01

@@ -1,0 +1,100 @@
+"""Networks of MONAI as generators: range, precision, norms, sizes and what is wrong with their arguments."""
+
+import typing
+
+import pytest
+import torch
+from network_probes import assert_exports, assert_same_one_by_one, parameters, random_image
+from small_engine import SMALL_GENERATORS
+from torch import nn
+
+from networks.monai_networks import NETWORKS, MonaiGenerator, argument_problems
+from pipeline.config.methods import MonaiNetwork
+
+SMALL = {
+    section["network"]: section["arguments"] for section in SMALL_GENERATORS.values() if section["type"] == "monai"
+}
+every_network = pytest.mark.parametrize("network", NETWORKS)
+
+
+def small(network):
+    torch.manual_seed(0)
+    return MonaiGenerator(network, SMALL[network])
+
+
+def test_the_configuration_and_the_small_ones_know_every_network():
+    assert set(typing.get_args(MonaiNetwork)) == set(NETWORKS) == set(SMALL)
+
+
+@every_network
+def test_an_image_of_the_range_comes_out_in_single_precision_with_all_its_grey_levels(network):
+    generator = small(network).eval()
+    image = random_image(2, 1, 2 * generator.stride, 3 * generator.stride)
+    for weight in generator.parameters():
+        weight.data.mul_(1.5)
+    with torch.no_grad():
+        single = generator(image)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = generator(image)
+    assert single.shape == half.shape == image.shape and half.dtype == torch.float32
+    assert -1 <= single.min() < single.max() <= 1
+    assert len(half.unique()) > 0.9 * len(single.unique())
+
+
+@every_network
+def test_images_do_not_see_each_other_and_no_statistics_are_kept(network):
+    generator = small(network)
+    assert not list(generator.buffers())
+    assert not any(isinstance(module, nn.BatchNorm2d | nn.InstanceNorm2d) for module in generator.modules())
+    assert_same_one_by_one(generator, (3, 1, generator.stride, 2 * generator.stride))
+
+
+@pytest.mark.parametrize("network", set(NETWORKS) - {"FlexibleUNet"})  # which has none of its own, and takes 5 s
+def test_it_exports_for_any_size(network):
+    assert_exports(small(network))
+
+
+@every_network
+def test_the_stride_is_the_least_that_its_levels_need(network):
+    generator, stride = small(network), small(network).stride
+    with pytest.raises(ValueError, match=rf"MONAI's {network} of stride {stride}; pad both sides to multiples of"):
+        generator(torch.zeros(1, 1, stride, stride + 1))
+    with torch.device("meta"):
+        assert not list(argument_problems(network, {}, 5 * MonaiGenerator(network).stride))
+
+
+def test_arguments_and_defaults_reach_the_network():
+    with torch.device("meta"):
+        usual, other = MonaiGenerator("UNet"), MonaiGenerator("UNet", {"num_res_units": 0})
+    assert usual.stride == 16 and parameters(usual) > parameters(other)
+    assert small("DynUNet").stride == 4
+
+
+@pytest.mark.parametrize(
+    ("network", "arguments", "size", "expected"),
+    [
+        ("UNet", {"channles": [2, 4]}, 64, [("channles", "not an argument of UNet; the nearest is channels")]),
+        (
+            "BasicUNet",
+            {"in_channels": 3, "qqq": 1},
+            64,
+            [("in_channels", "is always 1; leave it out"), ("qqq", "not an argument of BasicUNet")],
+        ),
+        ("FlexibleUNet", {"pretrained": True}, 64, [("pretrained", "is always False; leave it out")]),
+        ("BasicUNet", {}, 72, [("", "preprocess.size = 72 must be a multiple of 16 for this BasicUNet")]),
+        ("UNet", {"channels": [4]}, 64, [("", "UNet does not take them (the length of `channels` should be no less")]),
+        ("FlexibleUNet", {"backbone": "nothing"}, 64, [("", "FlexibleUNet does not take them (invalid model_name")]),
+        (
+            "SegResNet",
+            {"use_conv_final": False},
+            64,
+            [("", "SegResNet makes (1, 32, 64, 64) of slices (1, 1, 64, 64)")],
+        ),
+        ("AttentionUnet", {"channels": "wide"}, 64, [("", "AttentionUnet does not take them (")]),
+    ],
+)
+def test_what_is_wrong_with_arguments_is_told_by_name_or_in_the_networks_words(network, arguments, size, expected):
+    problems = list(argument_problems(network, arguments, size))
+    assert [name for name, _ in problems] == [name for name, _ in expected]
+    for (_, rule), (_, beginning) in zip(problems, expected, strict=True):
+        assert rule.startswith(beginning) and "\n" not in rule
