@@ -30,7 +30,7 @@ class AttentionGate(nn.Module):
 
     def open(self) -> None:
         """Let nearly everything through, so that training starts from the plain skip."""
-        nn.init.constant_(self.weight.bias, OPEN)
+        nn.init.constant_(self.weight.get_parameter("bias"), OPEN)
 
     def forward(self, skip: Tensor, gating: Tensor) -> Tensor:
         """Map a skip (N, channels, H, W) and features (N, gating_channels, H, W) to the weighted skip."""

@@ -41,15 +41,14 @@ class MonaiNetwork:
 LEVELS = {"channels": (32, 64, 128, 256, 512), "strides": (2, 2, 2, 2)}
 KERNELS = {"kernel_size": (3,) * 5, "strides": (1, 2, 2, 2, 2), "upsample_kernel_size": (2, 2, 2, 2)}
 NO_DROPOUT = {"dropout_prob_down": None, "dropout_prob_up": (None, 0.0)}
+BACKBONE = {"backbone": "efficientnet-b0"}
 SINGLE = {"deep_supervision": False}
 NETWORKS = {
     "AttentionUnet": MonaiNetwork("model.2", _product_of_strides, LEVELS),
     "BasicUNet": MonaiNetwork("final_conv", lambda _: 16),
     "BasicUNetPlusPlus": MonaiNetwork("final_conv_0_4", lambda _: 16, fixed=SINGLE),
     "DynUNet": MonaiNetwork("output_block", _product_of_strides, KERNELS, SINGLE),
-    "FlexibleUNet": MonaiNetwork(
-        "segmentation_head", lambda _: 32, {"backbone": "efficientnet-b0"}, {"pretrained": False}
-    ),
+    "FlexibleUNet": MonaiNetwork("segmentation_head", lambda _: 32, BACKBONE, {"pretrained": False}),
     "SegResNet": MonaiNetwork(
         "conv_final", lambda arguments: 2 ** (len(arguments.get("blocks_down", (1, 2, 2, 4))) - 1), {"init_filters": 32}
     ),
@@ -121,9 +120,8 @@ def argument_problems(network: str, arguments: Mapping[str, Any], size: int) -> 
             problems.append((name, f"is always {ours[name]}; leave it out"))
         elif name not in known:
             nearest = difflib.get_close_matches(name, known.keys() - ours.keys(), n=1)
-            problems.append(
-                (name, f"not an argument of {network}" + (f"; the nearest is {nearest[0]}" if nearest else ""))
-            )
+            remedy = f"; the nearest is {nearest[0]}" if nearest else ""
+            problems.append((name, f"not an argument of {network}{remedy}"))
     yield from problems
     if problems:
         return

@@ -193,6 +193,8 @@ class StyleTranslator(nn.Module):
         style: (1, style_dim), a buffer that is saved with the weights; zeros, the mean of the prior, until set.
     """
 
+    style: Tensor
+
     def __init__(self, content_encoder: ContentEncoder, target: AutoEncoder):
         super().__init__()
         self.stride = content_encoder.stride

@@ -1,9 +1,20 @@
 """The feature network of contrastive unpaired translation (CUT; Park et al. 2020, section 3.2)."""
 
+from typing import Protocol
+
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from networks.blocks import initialise_normal
+
+
+class FeatureGenerator(Protocol):
+    """A generator whose layers can be compared."""
+
+    feature_channels: list[int]  # of what `features` returns
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Return the image (N, 1, H, W), and the outputs (N, C, h, w) of layers of the encoder."""
 
 
 class PatchFeatureHead(nn.Module):

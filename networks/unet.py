@@ -66,11 +66,12 @@ class UNet(nn.Module):
             for step, level in enumerate(range(depth - 1, 0, -1))
         )
         self.last = upsample(channels[0] * 2, 1, upsampling, kernel=4, bias=True)
-        self.gates = nn.ModuleList(AttentionGate(size, size) for size in reversed(channels[:-1]) if attention)
+        gates = [AttentionGate(size, size) for size in reversed(channels[:-1]) if attention]
+        self.gates = nn.ModuleList(gates)
         self.taps = range(min(4, depth - 1))
         self.feature_channels = [1, *(channels[level] for level in self.taps)]
         initialise_normal(self)
-        for gate in self.gates:
+        for gate in gates:
             gate.open()
         self.register_load_state_dict_pre_hook(_rename_weights)
 

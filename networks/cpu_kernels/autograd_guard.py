@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 Backward = Callable[..., tuple[Tensor | None, ...]]
 
@@ -18,7 +18,7 @@ def once_differentiable(backward: Backward) -> Backward:
     """
 
     @wraps(backward)
-    def guarded_backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def guarded_backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "this way of computing a layer is differentiable once; for second derivatives (a gradient penalty) "

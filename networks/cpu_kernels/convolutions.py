@@ -16,7 +16,6 @@ from torch.nn.functional import conv2d, pad
 from torch.nn.utils.parametrize import is_parametrized
 
 from networks.cpu_kernels import gemm_conv
-from networks.cpu_kernels.padding import reflect
 from networks.cpu_kernels.single_channel_conv import convolve_from_one, convolve_to_one, double_to_one, halve_from_one
 from networks.cpu_kernels.upsample_conv import upsample_and_convolve
 from networks.cpu_kernels.winograd import convolve, is_faster, suits_winograd
@@ -39,9 +38,9 @@ class Convolution(nn.Conv2d):
         weight = self.weight  # read once: under spectral norm each access runs a power iteration
         if not (_has_supported_options(self) and kernels_apply(image, weight)):
             return self._conv_forward(image, weight, self.bias)
-        padding = self.padding[0]
+        padding = int(self.padding[0])
         if self.padding_mode == "reflect":
-            image, padding = reflect(image, padding), 0
+            image, padding = pad(image, (padding,) * 4, mode="reflect"), 0
         implementation = self._faster_implementation(image, weight, padding)
         if implementation is None:
             return conv2d(image, weight, self.bias, self.stride, padding)
@@ -94,6 +93,7 @@ class UpsampleConvolution(nn.Sequential):
     def forward(self, image: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, K, 2H, 2W)."""
         _, convolution, *others = self
+        assert isinstance(convolution, nn.Conv2d)
         plain = is_parametrized(convolution) or min(image.shape[-2:]) < 2  # reading a parametrised weight changes it
         if plain or not kernels_apply(image, convolution.weight):
             return super().forward(image)

@@ -5,9 +5,10 @@ With few pixels the time goes into reading the weights. With the columns c(x) of
 and the gradient of w in both is the coarse image times the columns of the fine one.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 from torch.nn.functional import fold, unfold
 
 from networks.cpu_kernels.autograd_guard import once_differentiable
@@ -45,7 +46,7 @@ def double(image: Tensor, weight: Tensor) -> Tensor:
 
 class _Halved(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, image: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, image: Tensor, weight: Tensor) -> Tensor:
         columns = _columns(image)
         ctx.save_for_backward(columns, weight)
         ctx.shape = image.shape
@@ -54,7 +55,7 @@ class _Halved(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         columns, weight = ctx.saved_tensors
         coarse = _to_matrix(gradient)
         image_gradient = (
@@ -65,7 +66,7 @@ class _Halved(torch.autograd.Function):
 
 class _Doubled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, image: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, image: Tensor, weight: Tensor) -> Tensor:
         coarse = _to_matrix(image)
         ctx.save_for_backward(coarse, weight)
         ctx.shape = image.shape
@@ -74,7 +75,7 @@ class _Doubled(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         coarse, weight = ctx.saved_tensors
         columns = _columns(gradient)
         image_gradient = (

@@ -13,10 +13,10 @@ which is also the gradient of a strided convolution from one, is a matrix produc
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 from torch.nn.functional import conv2d, fold, pad
 from torch.nn.grad import conv2d_weight
 
@@ -53,13 +53,13 @@ def double_to_one(image: Tensor, weight: Tensor) -> Tensor:
 
 class _ToOne(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, image: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, image: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(image, weight)
         return _sum_over_rows(image, weight)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         image, weight = ctx.saved_tensors
         padded, flipped = _zero_padded(gradient, weight), _flipped_kernel(weight)
         image_gradient = conv2d(padded, flipped) if ctx.needs_input_grad[0] else None
@@ -71,13 +71,13 @@ class _ToOne(torch.autograd.Function):
 
 class _FromOne(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, image: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, image: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(image, weight)
         return conv2d(image, weight)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         image, weight = ctx.saved_tensors
         image_gradient = (
             _sum_over_rows(_zero_padded(gradient, weight), _flipped_kernel(weight)) if ctx.needs_input_grad[0] else None
@@ -88,14 +88,14 @@ class _FromOne(torch.autograd.Function):
 
 class _HalvedFromOne(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, image: Tensor, weight: Tensor, padding: int) -> Tensor:
+    def forward(ctx: Any, image: Tensor, weight: Tensor, padding: int) -> Tensor:
         ctx.save_for_backward(image, weight)
         ctx.padding = padding
         return conv2d(image, weight, stride=2, padding=padding)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         image, weight = ctx.saved_tensors
         image_gradient = weight_gradient = None
         if ctx.needs_input_grad[0]:
@@ -107,13 +107,13 @@ class _HalvedFromOne(torch.autograd.Function):
 
 class _DoubledToOne(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, image: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, image: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(image, weight)
         return _transposed_to_one(image, weight, [2 * side for side in image.shape[2:]], padding=1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         image, weight = ctx.saved_tensors
         image_gradient = conv2d(gradient, weight, stride=2, padding=1) if ctx.needs_input_grad[0] else None
         weight_gradient = None

@@ -10,12 +10,12 @@ sub-pixel convolution of Shi et al. 2016):
 3×3 kernels become 2×2, 5×5 become 3×3: 16 multiplications for 36, and 36 for 100.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
-from torch.nn.functional import conv1d, conv2d
+from torch.nn.functional import conv1d, conv2d, pad
 
-from networks.cpu_kernels.padding import repeat_border
 from networks.cpu_kernels.winograd import convolve, is_faster
 
 # S_a: for an even and for an odd output row, the kernel's rows that meet each row of the small image (one a line)
@@ -38,7 +38,7 @@ def upsample_and_convolve(image: Tensor, weight: Tensor) -> Tensor:
     kernel, (height, width) = weight.shape[-1], image.shape[-2:]
     sums = torch.tensor(TAP_SUMS[kernel], dtype=weight.dtype, device=weight.device)
     kernels = torch.einsum("asp,btq,kcpq->kabcst", sums, sums, weight).flatten(0, 2)
-    padded = repeat_border(image)
+    padded = pad(image, (1,) * 4, mode="replicate")
     parities = (convolve if is_faster(padded, kernels) else conv2d)(padded, kernels)
     parities = parities.unflatten(1, (-1, 2, 2))  # (N, K, a, b, rows, columns)
     if kernel == 3:
@@ -76,7 +76,7 @@ class _AddToBorder(torch.autograd.Function):
     """Adds to the outermost rows and columns in place; its gradient copies nothing, where torch would copy all."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, image: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    def forward(ctx: Any, image: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor) -> Tensor:
         ctx.mark_dirty(image)
         image[:, :, 0] += top
         image[:, :, -1] += bottom
@@ -85,5 +85,5 @@ class _AddToBorder(torch.autograd.Function):
         return image
 
     @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         return gradient, gradient[:, :, 0], gradient[:, :, -1], gradient[..., 0], gradient[..., -1]

@@ -7,11 +7,11 @@ over the channels, the products ⊙ are (m + r − 1)² matrix products, channel
 """
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 from torch.nn.functional import conv2d, fold, pad
 
 from networks.cpu_kernels.autograd_guard import once_differentiable
@@ -87,7 +87,8 @@ def minimal_filtering(outputs: int, taps: int) -> tuple[np.ndarray, np.ndarray, 
         return np.vstack([finite, np.eye(1, columns, columns - 1)])  # infinity: the highest coefficient
 
     one_dimension = vandermonde(outputs).T, vandermonde(taps), np.linalg.inv(vandermonde(size)).T
-    return tuple(np.kron(matrix, matrix) for matrix in one_dimension)
+    results, kernels, inputs = (np.kron(matrix, matrix) for matrix in one_dimension)
+    return results, kernels, inputs
 
 
 class _Transforms:
@@ -133,7 +134,7 @@ class _Transforms:
 
 class _Winograd(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, image: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, image: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(image, weight)
         tile_transforms = _Transforms(weight)
         height, width = (side - tile_transforms.taps + 1 for side in image.shape[-2:])
@@ -146,7 +147,7 @@ class _Winograd(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         image, weight = ctx.saved_tensors
         tile_transforms = _Transforms(weight)
         kernels = tile_transforms.transform_kernels(weight).transpose(1, 2)

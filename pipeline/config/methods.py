@@ -52,9 +52,7 @@ class MonaiGenerator(Section):
 
     type: Literal["monai"] = "monai"
     network: MonaiNetwork = "AttentionUnet"
-    arguments: dict[str, Any] = Field(
-        default_factory=dict
-    )  # of its constructor, but spatial_dims and channels of images
+    arguments: dict[str, Any] = Field(default_factory=dict)  # of its constructor; not the images' channels
 
 
 class MunitGenerator(Section):

@@ -178,7 +178,8 @@ class Engine(ABC):
         for player, wait in zip(players, waits, strict=True):
             wait()
             if not self.host_sync:
-                self.optimisers[player].found_inf = (~is_finite).float()  # 1: a fused optimiser moves, counts nothing
+                # 1: a fused optimiser moves and counts nothing
+                self.optimisers[player].found_inf = (~is_finite).float()  # type: ignore[attr-defined]  # torch's own
             self.scaler.step(self.optimisers[player])
         self._update_scaler(is_finite)
         if self.ema is not None and GENERATORS in losses_by_player:
@@ -199,7 +200,7 @@ class Engine(ABC):
         """Update the loss scaler from a step's overflows, unless the losses themselves were not finite."""
         if not self.scaler.is_enabled():
             return
-        scaler_state = self.scaler._scale, self.scaler._growth_tracker
+        scaler_state = [tensor for tensor in (self.scaler._scale, self.scaler._growth_tracker) if tensor is not None]
         previous_state = [tensor.clone() for tensor in scaler_state]
         self.scaler.update()
         for tensor, previous in zip(scaler_state, previous_state, strict=True):

@@ -6,7 +6,7 @@ from dataclasses import fields
 from functools import partial
 from importlib import import_module
 from types import ModuleType
-from typing import assert_never
+from typing import assert_never, cast
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from networks.cpu_kernels import accelerate
 from networks.monai_networks import MonaiGenerator
 from networks.multiscale import MultiScaleDiscriminator
 from networks.munit import AutoEncoder
-from networks.patch_features import PatchFeatureHead
+from networks.patch_features import FeatureGenerator, PatchFeatureHead
 from networks.patchgan import PatchGAN
 from networks.residual_concat import ResidualConcatGenerator
 from networks.resnet import ResNetGenerator
@@ -76,12 +76,13 @@ def build_generators(config: Config, device: torch.device) -> dict[str, nn.Modul
     if isinstance(settings, methods.MunitGenerator | methods.UnitGenerator):
         autoencoders = {name: build_generator(config, device) for name in ("A", "B")}
         if isinstance(settings, methods.UnitGenerator):
-            share_blocks(autoencoders["A"], autoencoders["B"], settings.shared_blocks)
+            first, second = (cast(LatentAutoEncoder, network) for network in autoencoders.values())
+            share_blocks(first, second, settings.shared_blocks)
         return autoencoders
     generators = {name: build_generator(config, device) for name in ("G", "F")}
     if isinstance(method, methods.Cut):
         generators |= {
-            f"H_{name}": PatchFeatureHead(generator.feature_channels, method.head_width)
+            f"H_{name}": PatchFeatureHead(cast(FeatureGenerator, generator).feature_channels, method.head_width)
             for name, generator in generators.items()
         }
     return generators

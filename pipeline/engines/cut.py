@@ -1,11 +1,13 @@
 """CUT: contrastive unpaired translation, one-sided (Park et al. 2020)."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from networks.patch_features import FeatureGenerator
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine, Losses, MethodOptions
 from pipeline.engines.state import RandomState, Stateful
 
@@ -59,7 +61,7 @@ class Cut(Engine):
 
     def _patch_nce(self, name: str, source: Tensor, output: Tensor) -> Tensor:
         """Return equation 3, as a mean over layers and positions; the source's features get no gradients."""
-        generator, head = self.generators[name], self.generators[f"H_{name}"]
+        generator, head = cast(FeatureGenerator, self.generators[name]), self.generators[f"H_{name}"]
         output_features = generator.features(output)
         positions = [
             self.random.choice(features[0, 0].numel(), self.options.patches).to(source.device)

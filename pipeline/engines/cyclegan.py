@@ -64,8 +64,8 @@ class CycleGan(Engine):
             "cycle_b": self.cycle_weight * mean_absolute(cycled_b, real_b),  # G(F(b)) ≈ b
         }
         if self.identity_weight:
-            losses["identity_a"] = self.identity_weight * mean_absolute(*identity_a, real_a)  # F(a) ≈ a
-            losses["identity_b"] = self.identity_weight * mean_absolute(*identity_b, real_b)  # G(b) ≈ b
+            losses["identity_a"] = self.identity_weight * mean_absolute(identity_a[0], real_a)  # F(a) ≈ a
+            losses["identity_b"] = self.identity_weight * mean_absolute(identity_b[0], real_b)  # G(b) ≈ b
         return losses, fake_a, fake_b
 
     def _discriminator_losses(self, real_a: Tensor, real_b: Tensor, fake_a: Tensor, fake_b: Tensor) -> Losses:

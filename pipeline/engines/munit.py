@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from networks.munit import StyleTranslator
+from networks.munit import AutoEncoder, StyleTranslator
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine, Losses, MethodOptions, Networks
 from pipeline.engines.losses import mean_absolute
 from pipeline.engines.state import RandomState, Stateful, Styles
@@ -48,7 +48,7 @@ class Munit(Engine):
         self.random = RandomState(self.options.seed, self.device)
         self.styles = {
             name: Styles(self.random.normal(autoencoder.style_dim), self.device)
-            for name, autoencoder in self.generators.items()
+            for name, autoencoder in zip("AB", _autoencoders(self.generators), strict=True)
         }
         self._real: dict[str, Tensor] = {}
 
@@ -65,7 +65,7 @@ class Munit(Engine):
         }
 
     def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
-        A, B, options = self.generators["A"], self.generators["B"], self.options
+        (A, B), options = _autoencoders(self.generators), self.options
         cycle = bool(options.cycle_weight)
         content_b, style_b = B.encode(real_b)
         random_style_a, random_style_b = (
@@ -95,8 +95,8 @@ class Munit(Engine):
             "style_b": options.style_weight * mean_absolute(recoded_style_b, random_style_b),
         }
         if cycle:
-            losses["cycle_a"] = options.cycle_weight * mean_absolute(*cycled_a, real_a)
-            losses["cycle_b"] = options.cycle_weight * mean_absolute(*cycled_b, real_b)
+            losses["cycle_a"] = options.cycle_weight * mean_absolute(cycled_a[0], real_a)
+            losses["cycle_b"] = options.cycle_weight * mean_absolute(cycled_b[0], real_b)
         return losses, fake_a, fake_b
 
     @torch.no_grad()
@@ -105,7 +105,7 @@ class Munit(Engine):
 
         A style suits only the decoder it was trained with, so the averaged networks encode, if there are any.
         """
-        for name, autoencoder in self.best_generators().items():
+        for name, autoencoder in zip("AB", _autoencoders(self.best_generators()), strict=True):
             style = autoencoder.style_encoder(self._real[name]).mean(dim=0)
             self.styles[name].update(self.world.reduce_mean(style), is_finite)
 
@@ -123,18 +123,25 @@ class Munit(Engine):
     def translators(self) -> dict[str, nn.Module]:
         """See `Engine.translators`: content of the other contrast, and the style of the target."""
         translators = super().translators()
-        for name, side in (("A", "a"), ("B", "b")):
-            styles = self.styles[name]
-            translators[side].set_style(styles.mean if self.options.translate_with == "mean" else styles.random_style)
+        for side, translator in translators.items():
+            styles = self.styles[side.upper()]
+            assert isinstance(translator, StyleTranslator)
+            translator.set_style(styles.mean if self.options.translate_with == "mean" else styles.random_style)
         return translators
 
     @staticmethod
     def translators_of(generators: Networks) -> dict[str, nn.Module]:
         """See `Engine.translators_of`."""
-        A, B = generators["A"], generators["B"]
+        A, B = _autoencoders(generators)
         device = next(A.parameters()).device
         pairs = {"a": (B.content_encoder, A), "b": (A.content_encoder, B)}
         return {side: StyleTranslator(content, target).to(device) for side, (content, target) in pairs.items()}
+
+
+def _autoencoders(generators: Networks | nn.ModuleDict) -> tuple[AutoEncoder, AutoEncoder]:
+    A, B = generators["A"], generators["B"]
+    assert isinstance(A, AutoEncoder) and isinstance(B, AutoEncoder)
+    return A, B
 
 
 ENGINE, OPTIONS = Munit, MunitOptions

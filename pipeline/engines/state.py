@@ -19,7 +19,7 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """Return the state, as tensors and plain values."""
 
-    def load_state_dict(self, state: Mapping[str, Any], /) -> Any:
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
         """Take over what `state_dict` returned."""
 
 
@@ -156,7 +156,8 @@ class ExponentialMovingAverage:
             networks: The networks that are averaged.
             is_finite: Tensor (); None: the step is known to have been finite, and one pass suffices.
         """
-        averages, weights = list(self.networks.parameters()), list(networks.parameters())
+        averages: list[Tensor] = list(self.networks.parameters())
+        weights: list[Tensor] = list(networks.parameters())
         if is_finite is None:
             torch._foreach_lerp_(averages, weights, self.update_rate.next_rate(torch.tensor(True)).item())
             return
@@ -194,7 +195,7 @@ class ImagePool:
     def images(self) -> Tensor | None:
         """The stored images (count, 1, H, W), or None; reading them waits for a GPU."""
         count = int(self._count)
-        return self._slots[:count] if count else None
+        return self._slots[:count] if count and self._slots is not None else None
 
     def query(self, batch: Tensor) -> Tensor:
         """Return a batch (N, 1, H, W) mixed from `batch` and the pool, detached; `commit` then changes the pool."""
@@ -222,7 +223,7 @@ class ImagePool:
 
         Images that are not stored go to the last slot, which is never read.
         """
-        if self._pending is not None:
+        if self._pending is not None and self._slots is not None:
             batch, slots, new_count = self._pending
             self._slots.index_copy_(0, torch.where(is_finite, slots, self.size), batch.to(self._slots))
             self._count += new_count * is_finite

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from networks.unit import LatentTranslator
+from networks.unit import LatentAutoEncoder, LatentTranslator
 from pipeline.engines.base import DISCRIMINATORS, GENERATORS, Engine, Losses, MethodOptions, Networks
 from pipeline.engines.losses import divergence_from_normal, mean_absolute
 from pipeline.engines.state import RandomState, Stateful
@@ -60,7 +60,7 @@ class Unit(Engine):
         }
 
     def _generator_losses(self, real_a: Tensor, real_b: Tensor) -> tuple[Losses, Tensor, Tensor]:
-        A, B, options = self.generators["A"], self.generators["B"], self.options
+        (A, B), options = _autoencoders(self.generators), self.options
         mean_a, mean_b = A.encode(real_a), B.encode(real_b)
         latent_a, latent_b = self._sample_latent(mean_a), self._sample_latent(mean_b)
         # Translation and reconstruction share a decoder's pass; norms are per sample.
@@ -96,8 +96,14 @@ class Unit(Engine):
     @staticmethod
     def translators_of(generators: Networks) -> dict[str, nn.Module]:
         """See `Engine.translators_of`: the encoder of the other contrast and the decoder of the target."""
-        A, B = generators["A"], generators["B"]
+        A, B = _autoencoders(generators)
         return {"a": LatentTranslator(B.encoder, A.decoder), "b": LatentTranslator(A.encoder, B.decoder)}
+
+
+def _autoencoders(generators: Networks | nn.ModuleDict) -> tuple[LatentAutoEncoder, LatentAutoEncoder]:
+    A, B = generators["A"], generators["B"]
+    assert isinstance(A, LatentAutoEncoder) and isinstance(B, LatentAutoEncoder)
+    return A, B
 
 
 ENGINE, OPTIONS = Unit, UnitOptions

@@ -88,7 +88,7 @@ def test_arguments_and_defaults_reach_the_network():
             "SegResNet",
             {"use_conv_final": False},
             64,
-            [("", "SegResNet makes (1, 32, 64, 64) of slices (1, 1, 64, 64)")],
+            [("", "SegResNet makes (1, 32, 64, 64) of slices")],
         ),
         ("AttentionUnet", {"channels": "wide"}, 64, [("", "AttentionUnet does not take them (")]),
     ],
