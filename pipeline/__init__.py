@@ -1,9 +1,13 @@
-"""Unpaired translation of brain MRI between contrasts: from NIfTI volumes to NIfTI volumes."""
+"""Unpaired translation of brain MRI between contrasts: from NIfTI volumes to NIfTI volumes.
+
+From Python: `from pipeline import load_model, train, translate` (docs/reference/python.md).
+"""
 
 import os
 import re
 import sys
 from contextlib import suppress
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +20,17 @@ _HOME = Path(__file__).parents[1]  # of this package, of `networks` and of `tran
 _IS_COMMAND = sys.argv[:1] == ["-m"] and any(
     re.fullmatch(r"(?:-\w*m)?pipeline(?:\.\w+)+", word) for word in sys.orig_argv
 )
+
+
+def __getattr__(name: str) -> object:
+    """Import `load_model` and `train` when they are first used, for they bring torch and MLflow."""
+    if name in ("load_model", "train"):
+        import_module("pipeline.tracking.mlflow_settings").configure_mlflow()  # before anything imports MLflow
+    if name == "load_model":
+        return import_module("pipeline.inference.model").load_model
+    if name == "train":
+        return import_module("pipeline.train")  # a module that can be called
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _leave_working_folder() -> None:

@@ -3,12 +3,15 @@
 import json
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 
+from pipeline.config.load import load_config
 from pipeline.config.schema import Config
 from pipeline.data.loader import PairedSlices, UnpairedSlices
 from pipeline.data.pairs import PairReader
@@ -51,6 +54,7 @@ from pipeline.training.resume import (
 )
 from pipeline.training.run_record import log_inputs, mark_unfinished, write_run_record
 from pipeline.training.schedule import Schedule, TrainerState, warn_of_lost_rate
+from pipeline.utils.callable_module import make_callable
 from pipeline.utils.distributed import ProcessLost, World, init_distributed
 from pipeline.utils.errors import OutputNotFinite, Stopped, UserError
 from pipeline.utils.files import atomic_text, remove_stale
@@ -284,3 +288,26 @@ def finish(
         history=history,
     )  # fmt: skip
     tracker.log_artifact(folder.record)
+
+
+def train_run(config: str | Path | Config, overrides: Sequence[str] = (), *, quiet: bool = True) -> Path:
+    """Do the run of a configuration, as `python -m pipeline.run` does; `pipeline.train` is this function.
+
+    Args:
+        config: A YAML file, the name of a shipped configuration such as "phantom", or a checked `Config`.
+        overrides: "key=value" texts for a file or name, such as "training.epochs=20".
+        quiet: Whether to show no progress bars.
+
+    Returns:
+        The run's folder, which `load_model` and `translate` take.
+
+    Raises:
+        UserError: bad data or settings; nothing already done is lost.
+        Stopped: a signal came; a checkpoint is written, and the same call goes on from there.
+    """
+    settings = config if isinstance(config, Config) else load_config(Path(config), overrides)
+    run(settings, quiet=quiet)
+    return settings.folder
+
+
+make_callable(__name__, f"{__name__}:train_run")
