@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
+from pipeline.utils.errors import first_line
+
 if TYPE_CHECKING:
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
@@ -93,7 +95,7 @@ def short_reason(error: BaseException) -> str:
     if "failed with exception" in str(error):  # the connection's own error is at the root, behind four layers of URLs
         while cause := error.__cause__ or error.__context__:
             error = cause
-    return without_password((str(error).splitlines() or [type(error).__name__])[0][:200])
+    return without_password(first_line(error)[:200])
 
 
 # ── Opening the store ───────────────────────────────────────────────────────────────────────────────────────
@@ -186,20 +188,13 @@ def artifact_folder(store: Path, recorded: Path) -> Path:
 
     Args:
         store: The SQLite file.
-        recorded: An absolute path. It is returned unchanged if it lies in the store's folder, or has no `mlruns` in it.
-            Otherwise its end from `mlruns` on is taken relative to the store's folder. It is also unchanged if the
-            experiment has no folder there and the recorded one is in use by this store, as for a store that is shared
-            by commands in several folders: MLflow keeps the files of an experiment in the folder where the command
-            that made it was started.
+        recorded: An absolute path, `…/mlruns/<experiment>/…`. It is returned unchanged, unless the store's folder has
+            an `mlruns` with files of that experiment: then its end from `mlruns` on is looked for there.
     """
-    home = Path(os.path.realpath(store.parent))
-    if home in Path(os.path.realpath(recorded)).parents or ARTIFACT_ROOT not in recorded.parts[:-1]:
+    if ARTIFACT_ROOT not in recorded.parts[:-1]:
         return recorded
     root_index = len(recorded.parts) - 1 - recorded.parts[::-1].index(ARTIFACT_ROOT)
-    root, below = Path(*recorded.parts[: root_index + 1]), recorded.parts[root_index + 1 :]
-    if not (home / ARTIFACT_ROOT / below[0]).is_dir():
-        in_another_project = (root.parent / store.name).exists()
-        started_there = root.parent.is_dir() and root.parent.samefile(os.curdir)
-        if recorded.exists() or started_there or (root.is_dir() and not in_another_project):
-            return recorded
-    return home.joinpath(ARTIFACT_ROOT, *below)
+    below = recorded.parts[root_index + 1 :]
+    root = Path(os.path.realpath(store.parent)) / ARTIFACT_ROOT
+    is_elsewhere = os.path.realpath(Path(*recorded.parts[: root_index + 1])) != str(root)
+    return root.joinpath(*below) if is_elsewhere and (root / below[0]).is_dir() else recorded

@@ -21,7 +21,7 @@ from pipeline.tracking.event_log import (
 from pipeline.tracking.metrics_file import read_metrics
 from pipeline.tracking.mlflow_run import MlflowRun, Result
 from pipeline.tracking.mlflow_settings import configure_mlflow, request_timeout, short_reason
-from pipeline.tracking.mlflow_worker import LINES_AT_ONCE, UPLOAD_BYTES_PER_S, read_run_id, write_run_id
+from pipeline.tracking.mlflow_worker import UPLOAD_BYTES_PER_S, read_run_id, write_run_id
 from pipeline.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,8 @@ class MlflowSync:
         try:
             with request_timeout(PATIENCE_S):
                 self.run = self._open()
-                points = self._send_points()
+                path = self.folder / "metrics.jsonl"
+                points = self.run.log_points(read_metrics(path)[0] if path.is_file() else [])
             sent = self._send_entries()
             send_models(self)
             self.run.end(self.status, _milliseconds(self._end))
@@ -112,12 +113,6 @@ class MlflowSync:
         for start in later:
             run.log_params(run_info(start).params)
         return run
-
-    def _send_points(self) -> int:
-        path = self.folder / "metrics.jsonl"
-        records = read_metrics(path)[0] if path.is_file() else []
-        batches = [records[start : start + LINES_AT_ONCE] for start in range(0, len(records), LINES_AT_ONCE)]
-        return sum(self.run.log_points(batch) for batch in batches)
 
     def _send_entries(self) -> Counter[str]:
         """Send what the store lacks, and return how many items were sent, by kind."""

@@ -36,4 +36,9 @@ def first_cause(error: BaseException) -> str:
     """Return the first line of the error at the root of a chain, since MONAI wraps every error in its own."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first_line(error)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its kind if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

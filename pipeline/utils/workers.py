@@ -12,7 +12,7 @@ from threading import Thread
 from typing import Any, Self, TypeVar
 
 from pipeline.utils.console import log_to_console
-from pipeline.utils.errors import UserError
+from pipeline.utils.errors import UserError, first_line
 
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
@@ -152,23 +152,24 @@ def attempt(function: Callable[..., Result], arguments: Job) -> tuple[Result | N
     try:
         return function(*arguments), None
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        wrapped = isinstance(error, RuntimeError) and error.__cause__  # MONAI wraps what a transform raises
-        cause = error.__cause__ if wrapped else error
-        return None, (str(cause).splitlines() or [type(cause).__name__])[0]
+        cause = error.__cause__ if isinstance(error, RuntimeError) else None  # MONAI wraps what a transform raises
+        return None, first_line(cause or error)
 
 
 def _prepare_worker() -> None:
     """Limit a worker to one thread, since the workers fill the cores, and end it with its parent process only."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     log_to_console()
     torch.set_num_threads(1)
+    threadpool_limits(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    end_with_parent()
+    _end_with_parent()
 
 
-def end_with_parent() -> None:
+def _end_with_parent() -> None:
     """End this worker when its parent process ends, even if the parent was killed.
 
     The workers of a pool hold both ends of its queue, so none of them would notice, and all would wait forever.

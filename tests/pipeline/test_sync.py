@@ -1,7 +1,7 @@
 import mlflow_store
 import pytest
 from small_run import in_child
-from tracked_run import track, train
+from tracked_run import unfollowed as log_unfollowed
 
 from pipeline.runs.folder import RunFolder
 from pipeline.sync import main
@@ -16,13 +16,10 @@ def store(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def unfollowed(tmp_path, monkeypatch):
+def unfollowed(tmp_path):
     """Folders of two runs that no server followed."""
-    with monkeypatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-        for name in ("a", "b"):
-            with track(tmp_path / name) as tracker:
-                train(tracker, range(6))
+    for name in ("a", "b"):
+        log_unfollowed(tmp_path / name, range(6))
     return [tmp_path / name / "run" for name in ("a", "b")]
 
 
@@ -83,15 +80,10 @@ def test_a_dead_server_is_one_line_and_the_run_can_be_sent_later(unfollowed, sto
     assert statuses(store) == ["FINISHED"]
 
 
-def test_a_run_at_work_is_left_alone(unfollowed, store, capsys):
+def test_a_run_at_work_is_left_alone_and_named(unfollowed, store, capfd):
     with RunFolder(unfollowed[0]).lock():
         assert in_child(lambda: main([str(unfollowed[0])])) == 2
     assert not (unfollowed[0] / "mlflow.json").exists()
-
-
-def test_a_run_at_work_is_named(unfollowed, store, capfd):
-    with RunFolder(unfollowed[0]).lock():
-        in_child(lambda: main([str(unfollowed[0])]))
     assert f"error: {unfollowed[0]}: another process is at work on this run; wait for it" in capfd.readouterr().err
 
 

@@ -2,14 +2,11 @@
 
 import gzip
 import os
-import signal
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import nibabel
@@ -20,7 +17,7 @@ from pipeline.data.sources.phantom_anatomy import TISSUES, grid, head_fractions,
 from pipeline.utils.console import progress
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_path, make_folder
-from pipeline.utils.workers import end_with_parent
+from pipeline.utils.workers import run_jobs
 
 Job = tuple[int, list[tuple[str, Path]]]  # a subject's number and the volumes to make: (contrast, path)
 
@@ -127,32 +124,13 @@ def planned_phantom(
 
 def make_all(jobs: list[Job], seed: int, spacing_mm: float, processes: int | None, quiet: bool) -> None:
     """Write the volumes of all jobs, in `processes` processes (None for one per core)."""
-    count = min(processes or min(os.cpu_count() or 1, MAX_PROCESSES), len(jobs))
     make = partial(write_subject, seed=seed, spacing_mm=spacing_mm)
-    if count <= 1:
-        for job in progress(jobs, title="phantom", unit="subject", quiet=quiet or not jobs):
-            make(job)
-        return
-    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=prepare_worker)
-    try:
-        for _ in progress(pool.map(make, jobs), total=len(jobs), title="phantom", unit="subject", quiet=quiet):
-            pass
-    except BrokenProcessPool as error:
-        raise UserError(
-            "phantom: a worker process died, perhaps out of memory; preprocess.processes=1 works without any"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def prepare_worker() -> None:
-    """Limit a worker to one thread, ignore stop signals, and end it with its parent process."""
-    from threadpoolctl import threadpool_limits
-
-    threadpool_limits(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    end_with_parent()
+    count = processes or min(os.cpu_count() or 1, MAX_PROCESSES)
+    results = run_jobs(make, {job[0]: (job,) for job in jobs}, count, preload=["transforms.slice_chain"])
+    bar = progress(results, total=len(jobs), title="phantom", unit="subject", quiet=quiet or not jobs)
+    for number, _, problem in bar:
+        if problem is not None:
+            raise UserError(f"phantom: subject {number} could not be made: {problem}")
 
 
 def write_subject(job: Job, seed: int, spacing_mm: float) -> None:

@@ -105,33 +105,22 @@ def test_sync_writes_into_a_copy_and_not_into_the_project_it_was_made_of(old, ne
 @pytest.mark.parametrize(
     ("there", "recorded", "used"),
     [
-        ((), "/gone/mlruns/1/r/artifacts", "home/mlruns/1/r/artifacts"),  # never recreated where it was
-        (("home/mlruns/1",), "{}/other/mlruns/1/r/artifacts", "home/mlruns/1/r/artifacts"),
-        (
-            ("other/mlruns/1",),
-            "{}/other/mlruns/2/r/artifacts",
-            "other/mlruns/2/r/artifacts",
-        ),  # a store shared by folders
-        (("other/mlruns/1", "other/mlflow.db"), "{}/other/mlruns/2/r/artifacts", "home/mlruns/2/r/artifacts"),
-        (("home/mlruns/1",), "{}/home/mlruns/1/r/artifacts", "home/mlruns/1/r/artifacts"),
-        (("home/mlruns/1",), "{}/home/deep/mlruns/1/r/artifacts", "home/deep/mlruns/1/r/artifacts"),
-        (("home/mlruns/1",), "/data/mine/1/artifacts", "/data/mine/1/artifacts"),  # the user's own place
-        (("home/mlruns/1",), "/mlruns/p/mlruns/1/models/m-1/artifacts", "home/mlruns/1/models/m-1/artifacts"),
+        ("home/mlruns/1", "/gone/mlruns/1/r/artifacts", "home/mlruns/1/r/artifacts"),
+        ("home/mlruns/1", "{}/home/mlruns/1/r/artifacts", "home/mlruns/1/r/artifacts"),
+        ("other/mlruns/1", "{}/other/mlruns/1/r/artifacts", "other/mlruns/1/r/artifacts"),  # a store shared by folders
+        ("home/mlruns/1", "/data/mine/1/artifacts", "/data/mine/1/artifacts"),  # the user's own place
+        ("home/mlruns/1", "/mlruns/p/mlruns/1/models/m-1/artifacts", "home/mlruns/1/models/m-1/artifacts"),
     ],
 )
 def test_where_files_are(tmp_path, there, recorded, used):
-    for name in there:
-        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / there).mkdir(parents=True)
     (tmp_path / "home").mkdir(exist_ok=True)
     assert artifact_folder(tmp_path / "home" / "mlflow.db", Path(recorded.format(tmp_path))) == tmp_path / used
 
 
-@pytest.mark.parametrize("own", [False, True])
-def test_a_store_elsewhere_has_its_files_where_it_has_recorded_them(tmp_path, monkeypatch, capsys, own):
+def test_a_store_elsewhere_has_its_files_where_it_has_recorded_them(tmp_path, monkeypatch, capsys):
     for name in ("store", "project"):
         (tmp_path / name).mkdir()
-    if own:  # the project has a store of its own besides
-        (tmp_path / "project" / "mlflow.db").touch()
     monkeypatch.chdir(tmp_path / "project")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store.fresh_store(tmp_path / "store"))
     run = MlflowRun(RunInfo("e", "r", {}, {}))

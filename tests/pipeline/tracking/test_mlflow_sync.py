@@ -3,13 +3,11 @@ import json
 import mlflow_store
 import numpy as np
 import pytest
-from tracked_run import client, eventually, history, images, track, train
+from tracked_run import NOBODY, client, eventually, history, images, track, train
 
 from pipeline.tracking import mlflow_worker as follower
 from pipeline.tracking.mlflow_sync import MlflowSync
 from pipeline.utils.errors import Stopped, UserError
-
-NOBODY = "http://127.0.0.1:9"  # the discard port, at which nothing answers
 
 
 def live(folder, steps=range(12), **options):
@@ -25,9 +23,9 @@ def live(folder, steps=range(12), **options):
     return tracker
 
 
-def unfollowed(folder, monkeypatch, **options):
+def unfollowed(folder, **options):
     """The same run while no server answers."""
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", NOBODY)
         live(folder, **options)
 
@@ -52,9 +50,9 @@ def sent_id(folder):
     return json.loads((folder / "run" / "mlflow.json").read_text())["run_id"]
 
 
-def test_what_no_server_saw_is_sent_later_as_if_it_had(tmp_path, store, monkeypatch, capsys):
+def test_what_no_server_saw_is_sent_later_as_if_it_had(tmp_path, store, capsys):
     followed = live(tmp_path / "a")
-    unfollowed(tmp_path / "b", monkeypatch)
+    unfollowed(tmp_path / "b")
     assert f"`python -m pipeline.sync {tmp_path}/b/run` sends it later" in capsys.readouterr().err
     assert len(list((tmp_path / "b" / "run" / "unsent").iterdir())) == 4
     output = MlflowSync(tmp_path / "b" / "run").send()
@@ -66,8 +64,8 @@ def test_what_no_server_saw_is_sent_later_as_if_it_had(tmp_path, store, monkeypa
     }  # fmt: skip
 
 
-def test_the_run_stands_in_the_store_at_the_time_it_was(tmp_path, store, monkeypatch):
-    unfollowed(tmp_path, monkeypatch)
+def test_the_run_stands_in_the_store_at_the_time_it_was(tmp_path, store):
+    unfollowed(tmp_path)
     ended = [json.loads(line) for line in (tmp_path / "run" / "tracking.jsonl").open()]
     MlflowSync(tmp_path / "run").send()
     info = client(store).get_run(sent_id(tmp_path)).info
@@ -75,9 +73,9 @@ def test_the_run_stands_in_the_store_at_the_time_it_was(tmp_path, store, monkeyp
 
 
 @pytest.mark.parametrize("dead", [True, False])
-def test_sending_again_changes_nothing(tmp_path, store, monkeypatch, dead):
+def test_sending_again_changes_nothing(tmp_path, store, dead):
     if dead:
-        unfollowed(tmp_path, monkeypatch)
+        unfollowed(tmp_path)
         MlflowSync(tmp_path / "run").send()
     else:
         live(tmp_path)
@@ -114,8 +112,8 @@ def test_a_server_that_dies_half_way_has_the_rest_later_in_the_same_run(tmp_path
     assert capsys.readouterr().err.count("\n") == 2  # that it is not followed, and how to send it
 
 
-def test_a_run_goes_on_after_it_was_sent(tmp_path, store, monkeypatch):
-    unfollowed(tmp_path, monkeypatch, steps=range(6))
+def test_a_run_goes_on_after_it_was_sent(tmp_path, store):
+    unfollowed(tmp_path, steps=range(6))
     MlflowSync(tmp_path / "run").send()
     with track(tmp_path, step=6) as tracker:
         train(tracker, range(7, 11))
@@ -124,8 +122,8 @@ def test_a_run_goes_on_after_it_was_sent(tmp_path, store, monkeypatch):
     assert len(history(store, tracker.run_id, "loss")) == 11
 
 
-def test_a_sitting_that_mlflow_follows_sends_the_pictures_and_tags_of_the_one_it_missed(tmp_path, store, monkeypatch):
-    unfollowed(tmp_path, monkeypatch, steps=range(11))
+def test_a_sitting_that_mlflow_follows_sends_the_pictures_and_tags_of_the_one_it_missed(tmp_path, store):
+    unfollowed(tmp_path, steps=range(11))
     with track(tmp_path, step=7) as tracker:  # the pictures of step 10 will come again
         pass
     assert images(store, tracker.run_id) == [0, 3, 5]
@@ -133,9 +131,9 @@ def test_a_sitting_that_mlflow_follows_sends_the_pictures_and_tags_of_the_one_it
     assert not (tmp_path / "run" / "unsent").exists()
 
 
-def test_settings_that_changed_between_sittings_are_tags_as_in_a_followed_run(tmp_path, store, monkeypatch):
+def test_settings_that_changed_between_sittings_are_tags_as_in_a_followed_run(tmp_path, store):
     for params, step in (({"a": 1, "b": 1}, None), ({"a": 2, "b": 1}, 3)):
-        unfollowed(tmp_path, monkeypatch, params=params, step=step)
+        unfollowed(tmp_path, params=params, step=step)
     MlflowSync(tmp_path / "run").send()
     run = client(store).get_run(sent_id(tmp_path))
     assert (run.data.params, run.data.tags["changed.a"]) == ({"a": "1", "b": "1"}, "2")
@@ -147,13 +145,14 @@ def test_settings_that_changed_between_sittings_are_tags_as_in_a_followed_run(tm
 def test_the_run_ends_as_the_training_did(tmp_path, store, error, status):
     with pytest.raises(type(error)), track(tmp_path) as tracker:
         raise error
+    assert client(store).get_run(tracker.run_id).info.status == status
     client(store).update_run(tracker.run_id, status="RUNNING")
     assert f": {status}, " in MlflowSync(tmp_path / "run").send()
     assert client(store).get_run(tracker.run_id).info.status == status
 
 
-def test_a_run_that_was_killed_without_a_word_is_killed(tmp_path, store, monkeypatch):
-    unfollowed(tmp_path, monkeypatch)
+def test_a_run_that_was_killed_without_a_word_is_killed(tmp_path, store):
+    unfollowed(tmp_path)
     journal = tmp_path / "run" / "tracking.jsonl"
     whole = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(whole[:-1]) + whole[-1][:10])  # torn
@@ -165,8 +164,8 @@ def test_a_run_that_was_killed_without_a_word_is_killed(tmp_path, store, monkeyp
     assert ends[0].end_time == ends[1].end_time
 
 
-def test_what_is_gone_is_named_and_the_rest_is_sent(tmp_path, store, monkeypatch, capsys):
-    unfollowed(tmp_path, monkeypatch)
+def test_what_is_gone_is_named_and_the_rest_is_sent(tmp_path, store, capsys):
+    unfollowed(tmp_path)
     (tmp_path / "run" / "split.json").unlink()
     next((tmp_path / "run" / "unsent").glob("*.png")).unlink()
     capsys.readouterr()
@@ -179,9 +178,9 @@ def test_what_is_gone_is_named_and_the_rest_is_sent(tmp_path, store, monkeypatch
     assert client(store).get_run(sent_id(tmp_path)).info.status == "FINISHED"
 
 
-def test_a_folder_from_elsewhere_makes_us_upload_and_remove_nothing_else(tmp_path, store, monkeypatch, capsys):
+def test_a_folder_from_elsewhere_makes_us_upload_and_remove_nothing_else(tmp_path, store, capsys):
     place = tmp_path / "theirs" / "runs"
-    unfollowed(place, monkeypatch)
+    unfollowed(place)
     for name in ("secret.txt", "ours.png"):
         (tmp_path / name).write_text("ours")
     with (place / "run" / "tracking.jsonl").open("a") as journal:
@@ -211,7 +210,7 @@ def test_without_a_journal_the_remedy_is_to_run_again(tmp_path):
         MlflowSync(tmp_path / "run")
 
 
-def test_a_new_run_in_the_folder_has_nothing_of_the_one_before(tmp_path, store, monkeypatch):
-    unfollowed(tmp_path, monkeypatch)
+def test_a_new_run_in_the_folder_has_nothing_of_the_one_before(tmp_path, store):
+    unfollowed(tmp_path)
     track(tmp_path, mlflow=False).close()
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"metrics.jsonl", "split.json"}

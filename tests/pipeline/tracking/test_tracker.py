@@ -11,7 +11,6 @@ import torch
 from tracked_run import client, eventually, history, lines, track, train
 
 from pipeline.tracking.metrics_file import read_metrics
-from pipeline.utils.errors import Stopped
 
 # ── metrics.jsonl ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -73,13 +72,6 @@ def test_resuming_drops_the_lines_beyond_the_checkpoint_and_a_torn_one(tmp_path)
         tracker.log_metrics({"loss": 40}, 4)
     records = [{key: value for key, value in record.items() if key != "time"} for record in lines(tmp_path)]
     assert records == [*({"step": s, "loss": s} for s in (1, 2, 3)), {"step": 3, "psnr": 20}, {"step": 4, "loss": 40}]
-
-
-def test_a_start_from_scratch_drops_every_line(tmp_path):
-    for _ in range(2):
-        with track(tmp_path, mlflow=False) as tracker:
-            tracker.log_metrics({"loss": 1}, 0)
-    assert len(lines(tmp_path)) == 1
 
 
 def test_without_mlflow_nothing_else_is_written_or_waited_for(tmp_path):
@@ -147,20 +139,6 @@ def test_the_image_is_as_it_was_when_it_was_logged(tmp_path, store):
         image[:] = 0
     (file,) = (tmp_path / "mlruns").rglob("a~b*.png")
     assert np.asarray(Image.open(file)).max() == 200
-
-
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [(None, "FINISHED"), (ValueError(), "FAILED"), (Stopped(15, ""), "KILLED"), (KeyboardInterrupt(), "KILLED")],
-)
-def test_the_run_ends_as_the_training_did(tmp_path, store, error, status):
-    try:
-        with track(tmp_path) as tracker:
-            if error:
-                raise error
-    except (ValueError, Stopped, KeyboardInterrupt):
-        pass
-    assert client(store).get_run(tracker.run_id).info.status == status
 
 
 # ── the training beside it ──────────────────────────────────────────────────────────────────────────────────

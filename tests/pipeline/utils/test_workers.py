@@ -6,21 +6,16 @@ import time
 from pathlib import Path
 
 import pytest
-from small_run import in_child
 
-from pipeline.data.sources import phantom
 from pipeline.utils.errors import UserError
 from pipeline.utils.workers import WorkerPool, run_jobs
 
 ROOT = Path(__file__).parents[3]
 SLOW = ["transforms.monai_transforms"]  # the first pool of a process chooses for all, and other tests count on it
 PARENT = """
-import os, sys, time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from {module} import {initializer}
-pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer={initializer})
-print(pool.submit(os.getpid).result(), flush=True)
+import os, time
+from pipeline.utils.workers import WorkerPool
+print(WorkerPool(2).submit(os.getpid)(), flush=True)
 time.sleep(600)
 """
 
@@ -34,13 +29,8 @@ def runs(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-@pytest.mark.parametrize(
-    ("module", "initializer"),
-    [("pipeline.data.sources.phantom", "prepare_worker"), ("pipeline.utils.workers", "end_with_parent")],
-)
-def test_a_worker_ends_when_the_process_that_started_it_is_killed(module, initializer):
-    program = PARENT.format(module=module, initializer=initializer)
-    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+def test_a_worker_ends_when_the_process_that_started_it_is_killed():
+    with subprocess.Popen([sys.executable, "-c", PARENT], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
         try:
             worker = int(parent.stdout.readline())
             assert runs(worker)
@@ -73,16 +63,6 @@ def test_a_worker_that_dies_is_said_to_have_died(end, argument):
 def test_workers_leave_stop_signals_to_the_process_they_work_for():
     jobs = {number: (number,) for number in (signal.SIGINT, signal.SIGTERM)}
     assert {handler for _, handler, _ in run_jobs(signal.getsignal, jobs, 2, preload=SLOW)} == {signal.SIG_IGN}
-
-
-def test_workers_that_make_phantoms_leave_stop_signals_too(monkeypatch):
-    monkeypatch.setattr(phantom, "end_with_parent", lambda: None)
-
-    def handlers():
-        phantom.prepare_worker()
-        return sum(signal.getsignal(number) == signal.SIG_IGN for number in (signal.SIGINT, signal.SIGTERM))
-
-    assert in_child(handlers) == 2
 
 
 # ── jobs that are handed out one at a time ──────────────────────────────────────────────────────────────────
