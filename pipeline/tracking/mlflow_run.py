@@ -64,13 +64,16 @@ class MlflowRun:
         info: Names, parameters and tags of the run.
         run_id: Run to continue; a new one is created if the store does not have it.
         started_ms: Start time of a new run, in ms since 1970; None for now.
+        uri: Address of the store; None for MLflow's current one.
     """
 
-    def __init__(self, info: RunInfo, run_id: str | None = None, started_ms: int | None = None):
+    def __init__(
+        self, info: RunInfo, run_id: str | None = None, *, started_ms: int | None = None, uri: str | None = None
+    ):
         import mlflow
 
         use_files_beside_store()
-        self.uri: str = mlflow.get_tracking_uri()
+        self.uri: str = uri or mlflow.get_tracking_uri()
         with store_lock(self.uri):
             check_schema(self.uri)
             self.client = mlflow.MlflowClient(self.uri)

@@ -108,7 +108,7 @@ class MlflowSync:
     def _open(self) -> MlflowRun:
         """Open the folder's MLflow run, or a new one, and log the settings of each of its starts."""
         first, *later = self._starts
-        run = MlflowRun(run_info(first), read_run_id(self.folder), _milliseconds(first))
+        run = MlflowRun(run_info(first), read_run_id(self.folder), started_ms=_milliseconds(first))
         write_run_id(self.folder, run)
         for start in later:
             run.log_params(run_info(start).params)

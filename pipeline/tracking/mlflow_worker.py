@@ -155,7 +155,7 @@ class MlflowWorker:
         if self.uri is None:
             self.uri, self._last_progress = str(mlflow.get_tracking_uri()), time.monotonic()
             self._patience_s = PATIENCE_S if is_remote(self.uri) else PATIENCE_ON_DISK_S
-        run = MlflowRun(self._info, self.run_id)
+        run = MlflowRun(self._info, self.run_id, uri=self.uri)
         run.end_abandoned(self._abandoned_id)
         self._abandoned_id = None
         system_steps = [step for key, steps in run.logged_steps.items() if key.startswith("system/") for step in steps]

@@ -71,7 +71,7 @@ def test_a_dead_server_costs_seconds_and_one_line_and_loses_nothing(tmp_path, mo
 
     monkeypatch.setattr(follower, "PATIENCE_S", 2.0)
     if kind == "hanging":  # nothing but the tracker's own patience ends the waiting
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     with mlflow_store.failing_server(kind) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         started = time.monotonic()
@@ -138,7 +138,7 @@ def test_a_server_that_dies_at_the_end_costs_seconds(tmp_path, monkeypatch, quic
 def test_a_store_that_refuses_is_asked_twice_however_much_is_logged(tmp_path, monkeypatch, steps):
     calls = []
 
-    def refuse(*_):
+    def refuse(*_, **__):
         calls.append(time.monotonic())
         raise ConnectionError("no")
 

@@ -15,7 +15,8 @@ SLOW = ["transforms.monai_transforms"]  # the first pool of a process chooses fo
 PARENT = """
 import os, time
 from pipeline.utils.workers import WorkerPool
-print(WorkerPool(2).submit(os.getpid)(), flush=True)
+pool = WorkerPool(2)
+print(pool.submit(os.getpid)(), flush=True)
 time.sleep(600)
 """
 
