@@ -21,18 +21,25 @@ WHOLE = [path for path in SHIPPED if path.stem.startswith("phantom") and path.st
 WHOLE.append(CONFIGS / "ixi_dualgan_original.yaml")  # Wasserstein critics
 SMALL = (
     "preprocess.spacing_mm=null", "preprocess.size=32", "preprocess.processes=1", "preprocess.scaling=percentiles",
-    "preprocess.n4=false", "split.file=null", "split.validation=1", "split.test=1", "generator.width=2",
+    "preprocess.n4=false", "split.file=null", "split.validation=1", "split.test=1", 
     "discriminator.width=2", "discriminator.layers=1", "training.steps_per_epoch=2", "training.epochs=1",
     "training.decay_epochs=1", "training.log_every=1", "training.validation_slices=2", "training.sample_slices=1",
     "training.batch_size=1", "training.precision=float32", "threads=1", "device=cpu", "tracking.mlflow=false",
     "evaluation.protocols=[]", "evaluation.uncertainty=false", "evaluation.translate=false",
 )  # fmt: skip
 SMALLER = {
-    "unet": ("generator.depth=2",),
-    "resnet": ("generator.downs=1", "generator.blocks=1"),
-    "residual_concat": ("generator.downs=1", "generator.blocks=1"),
-    "munit": ("generator.downs=1", "generator.style_downs=2", "generator.blocks=1", "generator.mlp_width=4"),
-    "unit": ("generator.downs=1", "generator.blocks=1"),
+    "unet": ("generator.width=2", "generator.depth=2"),
+    "resnet": ("generator.width=2", "generator.downs=1", "generator.blocks=1"),
+    "residual_concat": ("generator.width=2", "generator.downs=1", "generator.blocks=1"),
+    "munit": (
+        "generator.width=2",
+        "generator.downs=1",
+        "generator.style_downs=2",
+        "generator.blocks=1",
+        "generator.mlp_width=4",
+    ),
+    "unit": ("generator.width=2", "generator.downs=1", "generator.blocks=1"),
+    "monai": ("generator.arguments={channels: [2, 4], strides: [2]}",),
     "patchgan": (),
     "multiscale": ("discriminator.scales=2",),
     "cut": ("method.head_width=4", "method.patches=8"),
