@@ -21,7 +21,7 @@ WHOLE = [path for path in SHIPPED if path.stem.startswith("phantom") and path.st
 WHOLE.append(CONFIGS / "ixi_dualgan_original.yaml")  # Wasserstein critics
 SMALL = (
     "preprocess.spacing_mm=null", "preprocess.size=32", "preprocess.processes=1", "preprocess.scaling=percentiles",
-    "preprocess.n4=false", "split.file=null", "split.validation=1", "split.test=1", 
+    "preprocess.n4=false", "split.file=null", "split.validation=1", "split.test=1",
     "discriminator.width=2", "discriminator.layers=1", "training.steps_per_epoch=2", "training.epochs=1",
     "training.decay_epochs=1", "training.log_every=1", "training.validation_slices=2", "training.sample_slices=1",
     "training.batch_size=1", "training.precision=float32", "threads=1", "device=cpu", "tracking.mlflow=false",
