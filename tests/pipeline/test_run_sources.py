@@ -106,7 +106,7 @@ def test_the_reference_projects_folders_of_pictures_run_to_the_end_without_pairs
 
 PUBLISHED_AUGMENTATION = (
     "augment.horizontal_flip=0.5", "augment.vertical_flip=0.5", "augment.rotate90=0.5", "augment.brightness=0.2",
-    "augment.contrast=0.2",
+    "augment.contrast=0.2", "augment.monai=[{RandGaussianNoised: {prob: 0.5, std: 0.02}}]",
 )  # fmt: skip
 OTHER_METHODS = {
     "cyclegan": (),

@@ -154,6 +154,7 @@ def test_doubtful_volumes_are_translated_with_one_warning(tmp_path, use, capfd, 
         check_places(head(shape=result.shape) if "byte 0" in case.name else load_voxels(path), result.get_fdata())
 
 
+@pytest.mark.parametrize("use", [CHAIN_VERSION], indirect=True)
 @pytest.mark.parametrize("case", BAD, ids=lambda case: case.name)
 def test_bad_volumes_are_refused_in_one_line_and_leave_nothing(tmp_path, use, capfd, case):
     if case.name == CANNOT_BE_ROOT and os.geteuid() == 0:

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.affines import apply_affine
-from nibabel.orientations import aff2axcodes, apply_orientation, axcodes2ornt, inv_ornt_aff
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff
 from scipy import ndimage
 
 from transforms.io.images import write_raster
@@ -33,12 +33,6 @@ def stored_as(codes, volume, affine):
 def through(volume, affine, *, stride=None, **changes):
     chain = slice_chain(replace(SETTINGS, **changes), stride=stride, load=False)
     return chain, chain({"image": volume, "image_affine": affine})
-
-
-def test_the_orientations_are_all_48():
-    assert len(set(ORIENTATIONS)) == 48
-    volume, affine = head()
-    assert [aff2axcodes(stored_as(codes, volume, affine)[1]) for codes in ORIENTATIONS] == ORIENTATIONS
 
 
 def test_the_same_head_gives_the_same_stack_however_it_is_stored():
@@ -82,15 +76,6 @@ def test_with_resampling_the_way_back_lands_on_the_source_grid(codes, size):
             assert np.abs(wrong - volume).mean() > 3 * error.mean()
 
 
-def test_an_oblique_scan_comes_back_onto_its_oblique_grid():
-    image = ixi_like.ixi_t1(scale=8)
-    volume, affine = np.asarray(image.dataobj, np.float32), image.affine
-    chain, data = through(volume, affine, spacing_mm=None, size=16, stride=16)
-    restored = chain.inverse(data)
-    np.testing.assert_allclose(restored["image"], np.clip(volume, *data["image_range"]), atol=1e-3)
-    assert np.array_equal(restored["image_affine"], affine)
-
-
 @pytest.mark.parametrize(
     ("axis", "spacing_mm"), [("axial", [2, 2, 4]), ("coronal", [2, 4, 2]), ("sagittal", [4, 2, 2])]
 )
@@ -112,13 +97,6 @@ def test_a_voxel_of_a_slice_lies_in_the_world_where_the_affine_says():
     margins = (np.array(data["image"].shape[1:]) - [32, 40]) // 2  # the head is 32 × 40 × 30 in RAS
     world = apply_affine(data["image_affine"], [row - margins[0], column - margins[1], position])
     np.testing.assert_allclose(world, apply_affine(affine, nose), atol=1e-6)
-
-
-def test_what_lies_outside_the_head_is_dark_after_padding():
-    _, data = through(*head(), size=64)
-    assert data["image"].shape[1:] == (64, 64)
-    assert np.all(data["image"][:, :4] == -1)
-    assert not data["image_foreground"][:, :4].any()
 
 
 def test_a_target_range_put_there_is_where_the_way_back_ends():

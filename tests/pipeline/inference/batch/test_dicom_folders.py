@@ -12,7 +12,8 @@ import SimpleITK as sitk
 from dicom_series import RAS_FROM_LPS, head, write_dicom
 from negative_model import files_in, run, volume_at
 
-from pipeline.inference.batch.dicom_folders import holds_dicom, read_series
+from pipeline.inference.batch.dicom_folders import _require_scan_type, files_of_series, holds_dicom, read_series
+from pipeline.inference.batch.provenance import source_files
 from pipeline.utils.errors import UserError
 from transforms.io.nifti import read_nifti
 
@@ -86,12 +87,6 @@ def test_a_series_becomes_a_volume_named_after_its_folder_without_the_patient(tm
 
 def without_the_fourth(paths):
     paths[3].unlink()
-
-
-def at_one_place(paths):
-    image = sitk.ReadImage(str(paths[3]))
-    for path in paths[4:6]:
-        sitk.WriteImage(image, str(path), imageIO="GDCMImageIO")
 
 
 def one_aside(paths):
@@ -213,3 +208,53 @@ def test_other_files_are_not_taken_for_dicom(tmp_path):
     assert not holds_dicom(tmp_path)
     (tmp_path / "IM1").write_bytes(bytes(128) + b"DICM")
     assert holds_dicom(tmp_path) and not holds_dicom(tmp_path / "IM1")
+
+
+# ── kinds of series ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_series_with_another_slice_is_stale(tmp_path, model):
+    slices = write_dicom(tmp_path / "series", head())
+    assert source_files(tmp_path / "series") == sorted(slices) == files_of_series(tmp_path / "series")
+    assert run("-i", tmp_path / "series", "-o", tmp_path / "a.nii") == 0
+    assert run("-i", tmp_path / "series", "-o", tmp_path / "a.nii") == 0
+    content = bytearray(slices[0].read_bytes())
+    content[-1] ^= 1
+    slices[0].write_bytes(content)
+    assert run("-i", tmp_path / "series", "-o", tmp_path / "a.nii") == 2
+
+
+KINDS = {
+    "ORIGINAL\\PRIMARY\\M\\ND\\MOSAIC": "a Siemens mosaic",
+    "ORIGINAL\\PRIMARY\\LOCALIZER": "a localizer, not a scan",
+    "DERIVED\\SECONDARY\\SCREEN SAVE": "a picture of a screen",
+}
+
+
+@pytest.mark.parametrize("image_type", KINDS)
+def test_what_is_no_slice_of_a_scan_is_refused_by_its_own_words(tmp_path, image_type):
+    write_dicom(tmp_path / "series", head(), **{"0008|0008": image_type})
+    with pytest.raises(UserError) as caught:
+        read_series(tmp_path / "series")
+    assert KINDS[image_type] in str(caught.value) and f"(ImageType {image_type})" in str(caught.value)
+
+
+@pytest.mark.parametrize("photometric", ["RGB", "PALETTE COLOR", "YBR_FULL"])
+def test_colours_are_refused_by_their_name(tmp_path, photometric):
+    with pytest.raises(UserError, match="IM1: a colour picture, not a scan"):
+        _require_scan_type(tmp_path / "IM1", "DERIVED\\PRIMARY", photometric)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "ORIGINAL\\PRIMARY\\M\\ND",
+        "DERIVED\\PRIMARY\\M\\NORM\\DIS3D",
+        "ORIGINAL\\PRIMARY\\M_FFE ",
+        "DERIVED\\SECONDARY\\MPR",
+    ],
+)
+def test_ordinary_reconstructions_are_taken(tmp_path, words):
+    image = head()
+    write_dicom(tmp_path / "series", image, **{"0008|0008": words})
+    assert read_series(tmp_path / "series").shape == image.shape
