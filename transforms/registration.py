@@ -223,7 +223,10 @@ def _optimise(
     method.SetInitialTransform(euler_transform, inPlace=True)
     with one_simpleitk_thread():
         method.Execute(_simpleitk_image(fixed.grid, fixed.affine), _simpleitk_image(moving.grid, moving.affine))
-    return _matrix(euler_transform)
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(euler_transform.GetMatrix(), (3, 3))
+    matrix[:3, 3] = euler_transform.TransformPoint((0.0, 0.0, 0.0))
+    return matrix
 
 
 def _simpleitk_image(grid: np.ndarray, affine: np.ndarray):
@@ -233,13 +236,3 @@ def _simpleitk_image(grid: np.ndarray, affine: np.ndarray):
     image.SetSpacing([GRID_MM] * 3)
     image.SetOrigin(affine[:3, 3].tolist())
     return image
-
-
-def _matrix(euler_transform) -> np.ndarray:
-    """Return a SimpleITK Euler3DTransform, x -> R (x - c) + c + t, as a (4, 4) matrix."""
-    rotation = np.array(euler_transform.GetMatrix()).reshape(3, 3)
-    centre, translation = np.array(euler_transform.GetCenter()), np.array(euler_transform.GetTranslation())
-    matrix = np.eye(4)
-    matrix[:3, :3] = rotation
-    matrix[:3, 3] = centre + translation - rotation @ centre
-    return matrix
