@@ -49,7 +49,7 @@ def model_input_slices(model: "TranslationModel", to: str, size: int, slices: in
     from pipeline.inference.translator import open_volume
 
     source = volume or nib.Nifti1Image(ellipsoid_volume(size, slices), np.eye(4))
-    opened = open_volume(source, model, to, [], compare=False)
+    opened = open_volume(source, model, to, compare=False)
     return opened.slices[opened.foreground.any(axis=(1, 2))]
 
 
@@ -71,7 +71,7 @@ def translation_work(
     import numpy as np
 
     from pipeline.inference.compile import CompiledForms
-    from pipeline.inference.translator import translate_slices
+    from pipeline.inference.slice_translator import translate_slices
     from pipeline.utils.hardware import set_up
 
     if tuned:
@@ -143,7 +143,7 @@ def with_fingerprint(model: "TranslationModel", to: str, source: Path) -> "Trans
     from pipeline.data.statistics import ContrastStatistics
     from pipeline.inference.translator import open_volume
 
-    opened = open_volume(source, model, to, [], compare=False)
+    opened = open_volume(source, model, to, compare=False)
     fingerprint = volume_fingerprint(opened.inverse_state, model.settings.axis, model.settings.size)
     contrast = model.source(to)
     statistics = model.statistics.get(contrast, ContrastStatistics())
@@ -179,6 +179,7 @@ def file_to_file(common: dict, batch_size: int, rounds: int, *, compiled: bool, 
     from pipeline.inference import multi_view as views
     from pipeline.inference.batch import batch
     from pipeline.inference.batch.jobs import Job
+    from pipeline.inference.batch.provenance import Provenance
     from pipeline.inference.translator import open_volume
     from pipeline.utils.hardware import set_up
 
@@ -193,21 +194,20 @@ def file_to_file(common: dict, batch_size: int, rounds: int, *, compiled: bool, 
         if common["uri"] is None:
             model = with_fingerprint(model, to, source)
         view = views.open_multi_view([str(common["uri"])], [model.in_precision(precision)], to, None, uncertainty=False)
-        translate_one = batch.job_translator(
-            view.compiled("yes" if compiled else "no", 1, batch_size), None, batch_size=batch_size
-        )
+        view = view.compiled("yes" if compiled else "no", 1, batch_size)
+        translator = batch.JobTranslator(view, Provenance(to, "", ""), batch_size=batch_size)
 
         # Translate the volume again and again, with the stages timed.
         for _ in range(rounds + 1):
             stage_seconds = dict.fromkeys(STAGES, 0.0)
             started = time.perf_counter()
             with timed_stages(STAGES, stage_seconds):
-                translate_one(Job(source, target))
+                translator.translate(Job(source, target))
             total = time.perf_counter() - started
             stage_seconds |= {"all else": total - sum(stage_seconds.values()), "all": total}
             for name, duration in stage_seconds.items():
                 seconds_by_stage[name].append(duration)
-        opened = open_volume(source, model, to, [], compare=False)
+        opened = open_volume(source, model, to, compare=False)
         shown_count = int(opened.foreground.any(axis=(1, 2)).sum())
         echo(
             f"{shown_count} of {len(opened.slices)} slices show something; {source.stat().st_size / 2**20:.1f} MiB read"

@@ -54,7 +54,7 @@ def translation_work(slices: int) -> Work:
 
     from networks.cpu_kernels import accelerate
     from networks.unet import UNet
-    from pipeline.inference.translator import translate_slices
+    from pipeline.inference.slice_translator import translate_slices
     from pipeline.utils.hardware import set_up
 
     set_up(None)
@@ -70,6 +70,7 @@ def job_work(volumes: int) -> Work:
     from benchmarks.models import benchmark_model, ellipsoid_volume
     from pipeline.inference.batch import batch
     from pipeline.inference.batch.jobs import Job
+    from pipeline.inference.batch.provenance import Provenance
     from pipeline.inference.multi_view import open_multi_view
     from pipeline.utils.hardware import set_up
 
@@ -78,10 +79,11 @@ def job_work(volumes: int) -> Work:
     source = Path(folder.name) / "source.nii.gz"
     nib.save(nib.Nifti1Image(ellipsoid_volume(64, 32), np.eye(4)), source)
     model, to = benchmark_model(None, None, 8, 64, "cpu")
-    translate_one = batch.job_translator(open_multi_view(["small"], [model], to, None, uncertainty=False), None)
+    views = open_multi_view(["small"], [model], to, None, uncertainty=False)
+    translator = batch.JobTranslator(views, Provenance(to, "", ""))
     targets = [Path(folder.name) / f"{number}.nii.gz" for number in range(volumes)]
     return lambda folder=folder: batch.translate_jobs(
-        [Job(source, target) for target in targets], translate_one, quiet=True
+        [Job(source, target) for target in targets], translator, quiet=True
     )
 
 

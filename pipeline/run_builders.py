@@ -11,7 +11,7 @@ from pipeline.config.schema import Config
 from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices, on_device_slices
 from pipeline.data.pairs import PairReader
 from pipeline.evaluation.finish import EvaluationOptions
-from pipeline.inference.model import precision_of
+from pipeline.inference.model import precision_on
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import PreparedData
 from pipeline.tracking.tracker import Tracker
@@ -91,7 +91,7 @@ def build_validation(
         coverage=prepared.coverage,
         cohorts={name: cohort(SliceBank(prepared.stored[name]), histograms[name]) for name in config.contrasts},
         device=device,
-        precision=precision_of(config, device),
+        precision=precision_on(device, config.training.precision),
         store=config.preprocess.store,
         processes=config.preprocess.processes,
         quiet=quiet,

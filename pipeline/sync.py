@@ -82,7 +82,7 @@ def _send_models(sender: "MlflowSync") -> None:
     if sender.status != "FINISHED" or not folder.config.is_file() or not folder.checkpoints.latest.is_file():
         return
     from pipeline.evaluation.logged_models import log_models
-    from pipeline.inference.model import load_model, translator_metadata
+    from pipeline.inference.model import load_model
     from pipeline.inference.uncertainty_calibration import published_calibration
     from pipeline.runs.checkpoint import load_checkpoint
 
@@ -100,11 +100,7 @@ def _send_models(sender: "MlflowSync") -> None:
     log_models(
         sender,
         model,
-        {
-            to: translator_metadata(config, model.statistics, to, model.stride, model.settings)
-            | published_calibration(folder, model, to)
-            for to in model.translators
-        },
+        {to: model.metadata(to).to_json() | published_calibration(folder, model, to) for to in model.translators},
         folder.models,
         checkpoint=chosen.stem,
         step=position["step"],

@@ -25,7 +25,7 @@ from pipeline.evaluation.console_summary import closing_lines, work_summary
 from pipeline.evaluation.finish import evaluate_run, log_evaluation
 from pipeline.evaluation.report import write_summary
 from pipeline.evaluation.translation_writer import draw_curves, draw_gifs
-from pipeline.inference.model import load_model, translator_metadata
+from pipeline.inference.model import load_model
 from pipeline.run_builders import (
     build_failure_monitor,
     build_training_slices,
@@ -270,10 +270,7 @@ def finish(
         logger.info(f"warned during training, what to do stands in the report: {'; '.join(map(str, warnings))}")
 
     # Log to MLflow, then write the record: the run is finished.
-    metadata = {
-        to: translator_metadata(config, prepared.statistics, to, model.stride, model.settings)
-        for to in model.translators
-    }
+    metadata = {to: model.metadata(to).to_json() for to in model.translators}
     log_evaluation(
         tracker, evaluation, model, [*files, *gifs.values(), curves, folder.report], folder, position,
         checkpoint=checkpoint_path.stem, register_as=config.tracking.register_as, metadata=metadata,

@@ -4,174 +4,157 @@ python -m pipeline.translate -i data/ixi/IXI-T1 -o translated --model runs/ixi -
 """
 
 import argparse
-import sys
+import os
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.inference.batch.batch import job_opener, job_translator, print_outcome, translate_jobs, write_summary
-from pipeline.inference.batch.batch_summary import (
-    default_summary_path,
+from pipeline import __version__
+from pipeline.inference import model_address
+from pipeline.inference.batch.bids import BidsDerivative, Dataset, bids_suffixes, dataset_jobs, open_dataset
+from pipeline.inference.batch.existing import pending_jobs
+from pipeline.inference.batch.jobs import NOT_DONE, Job, exit_code, gather_jobs, shard
+from pipeline.inference.batch.outputs import all_inputs, clear_leftovers, plan_jobs, plan_uncertainty_maps
+from pipeline.inference.batch.provenance import CommandModel
+from pipeline.inference.batch.summary import (
+    SUMMARY,
+    dry_run_table,
+    print_outcome,
     require_no_foreign_summary,
     require_summary_path,
     restore_skipped,
+    write_summary,
 )
-from pipeline.inference.batch.bids_dataset import BidsDerivative
-from pipeline.inference.batch.bids_names import Dataset, bids_suffixes, dataset_jobs, open_dataset
-from pipeline.inference.batch.early_checks import require_usable
-from pipeline.inference.batch.existing import pending_jobs
-from pipeline.inference.batch.jobs import NOT_DONE, Job, StopSignals, dry_run_table, exit_code
-from pipeline.inference.batch.options import parser, without_two_dashes
-from pipeline.inference.batch.outputs import all_inputs, clear_leftovers, plan_jobs, require_writable
-from pipeline.inference.batch.prefetch import Prefetcher
-from pipeline.inference.batch.provenance import CommandModel
-from pipeline.inference.batch.sharding import gather_jobs, shard, update_other_jobs
-from pipeline.inference.batch.uncertainty_maps import plan_uncertainty_maps
-from pipeline.utils.console import cli_main, echo, warnings_as_lines
+from pipeline.utils.arguments import count, path_argument, path_or_address
+from pipeline.utils.console import cli_main, echo
 from pipeline.utils.distributed import World, world_from_env
 from pipeline.utils.errors import EXIT_DONE, UserError
-from pipeline.utils.files import is_file, is_folder
+from pipeline.utils.files import is_folder, require_writable
 
 if TYPE_CHECKING:
-    import nibabel as nib
-    from nibabel.spatialimages import SpatialImage
-
-    from pipeline.inference.model import TranslationModel
     from pipeline.inference.multi_view import MultiViewTranslator
 
+AXES = ("axial", "coronal", "sagittal")
+EPILOG = """exit codes: 0 everything is there, 2 bad arguments or nothing worked, 3 some are missing, 130/143 stopped
+What stands in OUT is left as it is, and counts as missing, where it is foreign (not made by this command), of another
+model, or stale (made before its source changed); --overwrite replaces it.
+A folder's tree is mirrored in OUT and file names are kept; a folder with a DICOM series becomes FOLDER.nii.gz. Where
+several IN would meet under one name, each is placed by its path below their common folder. Volumes that are whole in
+OUT, and made by this model of this source, are skipped, so a stopped command can be repeated. OUT/summary.json says
+what became of each; for one file as IN, it is written where --summary asks for it."""
 
-def translate(
-    image: "str | Path | SpatialImage",
-    model: "str | Path | TranslationModel",
-    to: str | None = None,
-    *,
-    batch_size: int = 8,
-    device: str = "auto",
-    precision: str = "model",
-    style: "str | Path | None" = None,
-    keep_header_text: bool = False,
-    strict: bool = False,
-) -> "nib.Nifti1Image":
-    """Translate one volume and return it as a nibabel image on the source's grid.
 
-    Args:
-        image: A NIfTI file or a nibabel image.
-        model: A run folder, a checkpoint, `runs:/RUN_ID/MODEL`, `models:/NAME@ALIAS`, or a model loaded by
-            `pipeline.inference.model.load_model` (sooner, for many volumes).
-        to: The contrast to make; may be left out where the model makes only one.
-        batch_size: Slices in a batch.
-        device: "auto", "cpu", "cuda" or "mps"; ignored for a loaded model, which stays on its device.
-        precision: "float32", "bf16", or "model" for the training precision (on the CPU float32).
-        style: A volume of the contrast `to` whose style the result takes on, for MUNIT; a loaded model keeps it.
-        keep_header_text: Whether the source's free text and header extensions stay; they may hold names.
-        strict: Whether a volume that is unlike the model's training cohort is refused; otherwise a warning names it.
+def parser() -> argparse.ArgumentParser:
+    """Return the argument parser of `python -m pipeline.translate`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.translate",
+        description="Translate brain MRI volumes to another contrast, on their own grids. Not for clinical use.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
 
-    Raises:
-        UserError: the volume or the model cannot be used, or the model does not make that contrast.
-    """
-    from pipeline.inference.model import TranslationModel, load_model
-    from pipeline.inference.translator import translate_volume
+    # Inputs and output.
+    input_help = "files, folders, DICOM series' folders"
+    add("-i", "--input", action="extend", nargs="+", type=path_argument, default=[], metavar="IN", help=input_help)
+    list_help = "more IN: a path a line, UTF-8, # comments; - is stdin"
+    add("--input-list", type=path_or_address, metavar="FILE", help=list_help)
+    output_help = "folder; a .nii[.gz] for one file"
+    add("-o", "--output", type=path_argument, required=True, metavar="OUT", help=output_help)
 
-    loaded = model if isinstance(model, TranslationModel) else load_model(model, device)
-    loaded = loaded.in_precision(precision)
-    target = loaded.target(to)
-    if style is not None:
-        from pipeline.inference.style import use_style_of
+    # Model and contrast.
+    addresses = f"a run folder, a checkpoint, {model_address.ADDRESSES_OF_MLFLOW} (MLflow)"
+    add("--model", nargs="+", type=path_or_address, required=True, help=f"{addresses}; for --views one of each axis")
+    add("--to", metavar="CONTRAST", help="what to make, as T2; needed unless the model makes only one")
+    style_help = "take on this volume's style (MUNIT; REF is a CONTRAST)"
+    add("--style", type=path_argument, metavar="REF", help=style_help)
+    views_help = "average the models of several slicings: axial,coronal,sagittal"
+    add("--views", type=_axes, metavar="AXES", help=views_help)
+    map_help = "write beside each volume a map of the absolute error to expect"
+    add("--uncertainty", action="store_true", help=map_help)
 
-        use_style_of(Path(style), loaded, target)
-    options = {"batch_size": batch_size, "keep_header_text": keep_header_text, "strict": strict}
-    return translate_volume(image, loaded, target, **options)
+    # Computation.
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    add("--batch-size", type=count, default=8, metavar="N", help="slices at once (default: 8)")
+    precision_help = "default: as trained; CPU float32"
+    add("--precision", choices=("model", "float32", "bf16"), default="model", help=precision_help)
+    compile_help = "auto: on the CPU, for twenty volumes or more"
+    add("--compile", choices=("auto", "yes", "no"), default="auto", help=compile_help)
+
+    # Existing and new files.
+    add("--overwrite", action="store_true", help="replace what OUT already holds, be it foreign")
+    add("--dry-run", action="store_true", help="say what would become what, and write nothing")
+    add("--summary", type=path_argument, metavar="FILE", help="write the summary there, instead of in OUT")
+    text_help = "keep descrip and header extensions, which may hold names"
+    add("--keep-header-text", action="store_true", help=text_help)
+    add("--strict", action="store_true", help="refuse volumes that are unlike the model's training data")
+
+    # BIDS.
+    add("--bids", action="store_true", help="IN is a BIDS data set; OUT becomes a derivative of it")
+    suffix_help = "as T1w T2w, where the contrasts' names do not tell"
+    add("--bids-suffix", nargs=2, metavar=("FROM", "TO"), help=suffix_help)
+    stripped_help = "what BIDS sidecars say (default: the source's, or its zeros)"
+    add("--skull-stripped", choices=("yes", "no"), help=stripped_help)
+
+    # Console.
+    verbosity = parser.add_mutually_exclusive_group()
+    verbosity.add_argument("--quiet", action="store_true", help="print failures and warnings only")
+    verbosity.add_argument("--verbose", action="store_true", help="print the model, and each volume when it is over")
+    add("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+def _axes(text: str) -> list[str]:
+    axes = text.split(",")
+    if len(set(axes)) < len(axes) or not set(axes) <= set(AXES):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of different ones of {', '.join(AXES)}")
+    return axes
 
 
 @cli_main
 def main(argv: list[str] | None = None) -> int:
     """Translate volumes; return the exit code."""
     # Read the options and plan the jobs.
-    arguments = parser().parse_args(without_two_dashes(sys.argv[1:] if argv is None else argv))
+    arguments = parser().parse_args(argv)
     started, world = time.time(), world_from_env()
     _check_options(arguments, world)
-    model = _command_model(arguments)
+    model = CommandModel(arguments.model, arguments.style, load=lambda: _load_translator(arguments))
     derivative, jobs = _plan(arguments, model)
+    summary = _summary_path(arguments, jobs)
     quiet = arguments.quiet or not world.is_main
-    pending_options = {"overwrite": arguments.overwrite, "to": arguments.to, "quiet": quiet, "model": model}
     if arguments.dry_run:
-        pending_jobs(jobs, **pending_options)
+        pending_jobs(jobs, overwrite=arguments.overwrite, to=arguments.to, quiet=quiet, model=model)
         if world.is_main:
             echo(dry_run_table(jobs))
         return EXIT_DONE
 
     # Translate this process's jobs, and gather those of all processes.
-    own_jobs = shard(jobs, world)
-    first_missing = next((job for job in own_jobs if job.status == NOT_DONE and not is_file(job.target)), None)
-    if first_missing is not None:
-        require_writable(first_missing.target.parent)  # before the model is loaded
-    pending = pending_jobs(own_jobs, **pending_options)
-    with StopSignals() as stop:
+    own_jobs, stopped = shard(jobs, world), 0
+    pending: list[Job] = []
+    _require_writable([job for job in own_jobs if job.status == NOT_DONE and not os.path.lexists(job.target)])
+    try:
+        pending = pending_jobs(own_jobs, overwrite=arguments.overwrite, to=arguments.to, quiet=quiet, model=model)
         if pending:
-            require_writable(pending[0].target.parent)
-            _translate_pending(pending, model, derivative, arguments, world, stop)
+            _require_writable(pending)
+            _translate_pending(pending, model, derivative, arguments, world)
         jobs = gather_jobs(own_jobs, world)
-    if stop.number and world.is_main:
-        update_other_jobs(jobs, world)
+    except KeyboardInterrupt as signalled:
+        stopped = getattr(signalled, "exit_code", 128 + signal.SIGINT) - 128
+        other_jobs = [job for index, job in enumerate(jobs) if index % world.size != world.rank]
+        pending_jobs(other_jobs, overwrite=False, quiet=True)  # a stopped process learns their status from the disk
 
-    # Report the outcome.
-    code = 128 + stop.number if stop.number else exit_code(jobs)
+    # Report the outcome: first in the summary, then on the console.
+    code = 128 + stopped if stopped else exit_code(jobs)
     if not world.is_main:
         return code
-    info = model.info if model.is_loaded else {}
-    code = _write_summary(jobs, arguments, info, code, started=started, worked=bool(pending))  # before the console
-    print_outcome(jobs, quiet=arguments.quiet, stopped=stop.number, overwrite=arguments.overwrite)
+    if summary is not None and (pending or arguments.summary or is_folder(arguments.output)):
+        earlier_model = restore_skipped(summary, jobs)
+        info = model.info.to_json() if model.is_loaded else earlier_model
+        recorded = vars(arguments) | ({"model": arguments.model[0]} if len(arguments.model) == 1 else {})
+        code = write_summary(summary, jobs, arguments=recorded, model=info, code=code, started=started)
+    print_outcome(jobs, quiet=arguments.quiet, stopped=stopped, overwrite=arguments.overwrite)
     return code
-
-
-def _plan(arguments: argparse.Namespace, model: CommandModel) -> tuple[BidsDerivative | None, list[Job]]:
-    """Return the BIDS derivative, where there is one, and the jobs with the paths of all their outputs."""
-    inputs = all_inputs(arguments.input, arguments.input_list)
-    derivative = None
-    if arguments.bids:
-        with warnings_as_lines():
-            dataset = open_dataset(inputs, arguments.output)
-        if not arguments.dry_run and not is_folder(arguments.output):
-            require_writable(arguments.output)
-        derivative = _derivative(dataset, model.views, arguments)
-        jobs = _dataset_jobs(derivative, arguments)
-    else:
-        jobs = plan_jobs(inputs, arguments.output)
-    plan_uncertainty_maps(jobs, bids=arguments.bids, wanted=arguments.uncertainty)
-    require_summary_path(arguments.summary, jobs, arguments.input_list)
-    if arguments.summary is None:
-        require_no_foreign_summary(_summary_path(arguments, jobs), overwrite=arguments.overwrite)
-    return derivative, jobs
-
-
-def _write_summary(
-    jobs: list[Job], arguments: argparse.Namespace, info: dict[str, str], code: int, *, started: float, worked: bool
-) -> int:
-    """Write the summary where one is due; return the exit code, changed where writing fails.
-
-    Args:
-        jobs: All jobs.
-        arguments: The command's arguments.
-        info: The model's info; empty where none was loaded.
-        code: The exit code so far.
-        started: Start of the command, in seconds since the epoch.
-        worked: Whether there was anything to do.
-    """
-    path = _summary_path(arguments, jobs)
-    if path is None or not (worked or arguments.summary or is_folder(arguments.output)):
-        return code
-    earlier_info = restore_skipped(path, arguments.output, jobs)
-    models = arguments.model if len(arguments.model) > 1 else arguments.model[0]
-    recorded_arguments = vars(arguments) | {"model": models}
-    return write_summary(
-        path, jobs, arguments=recorded_arguments, model=info or earlier_info, code=code, started=started
-    )
-
-
-def _summary_path(arguments: argparse.Namespace, jobs: list[Job]) -> Path | None:
-    """Return the path of the summary; None for no summary."""
-    single = not arguments.bids and arguments.input_list is None and arguments.input == [jobs[0].source]
-    return arguments.summary or default_summary_path(arguments.output, jobs, single=single)
 
 
 def _check_options(arguments: argparse.Namespace, world: World) -> None:
@@ -184,13 +167,75 @@ def _check_options(arguments: argparse.Namespace, world: World) -> None:
         world.refuse(f"--input-list -: {world.size} processes share one standard input; give the list as a file")
 
 
+def _plan(arguments: argparse.Namespace, model: CommandModel) -> tuple[BidsDerivative | None, list[Job]]:
+    """Return the BIDS derivative, where there is one, and the jobs with the paths of all their outputs."""
+    inputs = all_inputs(arguments.input, arguments.input_list)
+    derivative = None
+    if arguments.bids:
+        dataset = open_dataset(inputs, arguments.output)
+        if not arguments.dry_run:
+            require_writable(arguments.output / SUMMARY)
+        derivative = _derivative(dataset, model.views, arguments)
+        jobs = dataset_jobs(dataset, arguments.output, *bids_suffixes(derivative.contrasts, arguments.bids_suffix))
+    else:
+        jobs = plan_jobs(inputs, arguments.output)
+    plan_uncertainty_maps(jobs, bids=arguments.bids, wanted=arguments.uncertainty)
+    if arguments.summary is not None:
+        require_summary_path(arguments.summary, jobs, arguments.input_list)
+    return derivative, jobs
+
+
+def _derivative(dataset: Dataset, views: "MultiViewTranslator", arguments: argparse.Namespace) -> BidsDerivative:
+    contrasts = (views.models[0].source(views.to), views.to)
+    is_stripped = None if arguments.skull_stripped is None else arguments.skull_stripped == "yes"
+    return BidsDerivative(dataset, arguments.output, contrasts, views.info(), is_stripped)
+
+
+def _summary_path(arguments: argparse.Namespace, jobs: list[Job]) -> Path | None:
+    """Return the path of the summary; without `--summary`, None for a single file."""
+    if arguments.summary is not None:
+        return arguments.summary
+    is_single = not arguments.bids and arguments.input_list is None and arguments.input == [jobs[0].source]
+    if is_single or (len(jobs) == 1 and jobs[0].target == arguments.output):
+        return None
+    path = arguments.output / SUMMARY
+    if not arguments.overwrite:
+        require_no_foreign_summary(path)
+    return path
+
+
+def _require_writable(jobs: list[Job]) -> None:
+    """Refuse to begin where the first output could not be written."""
+    target = next((job.target for job in jobs if not is_folder(job.target)), None)
+    if target is not None:
+        require_writable(target)
+
+
+def _load_translator(arguments: argparse.Namespace) -> "MultiViewTranslator":
+    """Load the command's models and return their translator; what can be refused sooner is refused before torch."""
+    model_address.require_usable(arguments.model, arguments.to, arguments.device)
+    from pipeline.inference.domain_shift import require_similarity
+    from pipeline.inference.model import load_model
+    from pipeline.inference.multi_view import open_multi_view
+    from pipeline.inference.translator import use_style_of
+    from pipeline.utils.hardware import set_up
+
+    set_up(threads=None)
+    models = [load_model(address, arguments.device).in_precision(arguments.precision) for address in arguments.model]
+    to = models[0].target(arguments.to)
+    if arguments.strict:
+        require_similarity(models[0], to)
+    if arguments.style is not None:
+        use_style_of(arguments.style, models[0], to)
+    return open_multi_view(arguments.model, models, to, arguments.views, uncertainty=arguments.uncertainty)
+
+
 def _translate_pending(
     pending: list[Job],
     model: CommandModel,
     derivative: BidsDerivative | None,
     arguments: argparse.Namespace,
     world: World,
-    stop: StopSignals,
 ) -> None:
     # Load the model and prepare the output folders.
     views = model.views
@@ -198,62 +243,17 @@ def _translate_pending(
     if derivative is not None:
         derivative.write_description()
     if arguments.verbose and world.is_main:
-        info = model.info
-        echo(f"model: {info['origin']}, weights {info['identity']}, makes {info['to']}")
+        echo(f"model: {model.info.origin}, weights {model.info.identity}, makes {model.info.to}")
         for uncertainty in views.uncertainty_models:
             echo(f"uncertainty from {', '.join(uncertainty.sources.names)}")
 
     # Compile the networks where that pays, and translate.
+    from pipeline.inference.batch.batch import JobTranslator, translate_jobs
+
     views = views.compiled(arguments.compile, len(pending), arguments.batch_size)
-    options = {name: getattr(arguments, name) for name in ("batch_size", "keep_header_text")}
-    quiet = arguments.quiet or not world.is_main
-    open_job = job_opener(views, strict=arguments.strict, provenance=model.provenance)
-    if views.models[0].device.type == "cuda":  # the processor is free to read the next volume meanwhile
-        open_job = Prefetcher(open_job, pending)
-    translate_job = job_translator(views, derivative, open_job, **options)
-    translate_jobs(pending, translate_job, quiet=quiet, verbose=arguments.verbose, stop=stop)
-
-
-def _command_model(arguments: argparse.Namespace) -> CommandModel:
-    """Return the command's model, not loaded yet."""
-    return CommandModel(
-        arguments.model,
-        arguments.style,
-        check=lambda: require_usable(arguments.model, arguments.to, arguments.device),
-        load=lambda: _load_translator(arguments),
-    )
-
-
-def _load_translator(arguments: argparse.Namespace) -> "MultiViewTranslator":
-    """Load the command's models and return their translator."""
-    from pipeline.inference.model import load_model
-    from pipeline.inference.multi_view import open_multi_view
-    from pipeline.utils.hardware import set_up
-
-    set_up(threads=None)
-    models = [load_model(uri, arguments.device).in_precision(arguments.precision) for uri in arguments.model]
-    to = models[0].target(arguments.to)
-    if arguments.strict:
-        from pipeline.inference.domain_shift import require_similarity
-
-        require_similarity(models[0], to)
-    if arguments.style is not None:
-        from pipeline.inference.style import use_style_of
-
-        use_style_of(arguments.style, models[0], to)
-    return open_multi_view(arguments.model, models, to, arguments.views, uncertainty=arguments.uncertainty)
-
-
-def _derivative(dataset: Dataset, views: "MultiViewTranslator", arguments: argparse.Namespace) -> BidsDerivative:
-    is_stripped = None if arguments.skull_stripped is None else arguments.skull_stripped == "yes"
-    return BidsDerivative(
-        dataset, arguments.output, (views.models[0].source(views.to), views.to), views.info(), is_stripped
-    )
-
-
-def _dataset_jobs(derivative: BidsDerivative, arguments: argparse.Namespace) -> list[Job]:
-    from_suffix, to_suffix = bids_suffixes(derivative.contrasts, arguments.bids_suffix)
-    return dataset_jobs(derivative.dataset, arguments.output, from_suffix, to_suffix)
+    options = {name: getattr(arguments, name) for name in ("batch_size", "keep_header_text", "strict")}
+    translator = JobTranslator(views, model.provenance, derivative, **options)
+    translate_jobs(pending, translator, quiet=arguments.quiet or not world.is_main, verbose=arguments.verbose)
 
 
 if __name__ == "__main__":

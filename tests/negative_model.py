@@ -1,6 +1,7 @@
 """A translation model without weights, whose every accident can be arranged, and the command that uses it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import ixi_like
@@ -48,7 +49,7 @@ def negative_model(contrasts: tuple[str, str] = ("T1", "T2")) -> TranslationMode
 
 def loads(monkeypatch, load):
     """Have the command load its models by `load(uri, device)`, wherever they are said to be."""
-    monkeypatch.setattr(pipeline.inference.model_address, "require_model", lambda uri: None)
+    monkeypatch.setattr(pipeline.inference.model_address, "require_usable", lambda *_: None)
     monkeypatch.setattr(pipeline.inference.model, "load_model", load)
 
 
@@ -73,3 +74,20 @@ def run(*arguments: object) -> int:
 def summary_of(out: Path) -> dict:
     """What a command's summary.json in `out` says."""
     return json.loads((out / "summary.json").read_text())
+
+
+SETTINGS = PreprocessSettings(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.0, 100.0))
+
+
+def model_of(network, low=0.0, high=1.0, *, integer=False, precision="float32", **settings) -> TranslationModel:
+    """Return a model that makes T2 by a network; `settings` are those of its preprocessing."""
+    return TranslationModel(
+        contrasts=("T1", "T2"),
+        translators={"T2": network.eval()},
+        settings=replace(SETTINGS, **settings),
+        statistics={"T2": ContrastStatistics(low, high, integer=integer)},
+        stride=8,
+        device=torch.device("cpu"),
+        precision=precision,
+        origin="test model",
+    )

@@ -41,7 +41,15 @@ BELOW = {
         "pipeline.runs",
         "pipeline.tracking",
     ),
-    "pipeline.inference": ("transforms", "pipeline.data", "pipeline.engines", "pipeline.runs", "pipeline.tracking"),
+    "pipeline.model_builder": ("transforms", "networks", "pipeline.data", "pipeline.engines", "pipeline.runs"),
+    "pipeline.inference": (
+        "transforms",
+        "pipeline.data",
+        "pipeline.engines",
+        "pipeline.model_builder",
+        "pipeline.runs",
+        "pipeline.tracking",
+    ),
 }
 LEAVES = ("pipeline.runs.checkpoint", "pipeline.inference.output_volume")  # know the foundation alone
 WITHOUT_CONFIG = (
@@ -52,8 +60,7 @@ WITHOUT_CONFIG = (
     "pipeline.runs.checkpoint",
     "pipeline.tracking",
     "pipeline.training.loop",
-    "pipeline.inference.translator",
-    "pipeline.inference.output_volume",
+    "pipeline.inference",
 )
 SLOW_TO_IMPORT = {"torch", "monai", "mlflow", "SimpleITK", "scipy", "skimage", "matplotlib", "nilearn"}
 MOST_LINES = 300

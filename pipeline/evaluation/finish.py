@@ -186,7 +186,7 @@ def log_evaluation(
         position: State of the training at its end.
         checkpoint: Name of the evaluated checkpoint: "best" or "latest".
         register_as: Name under which models are registered; None for none.
-        metadata: `pipeline.inference.model.translator_metadata` by target contrast.
+        metadata: `pipeline.inference.model.ModelMetadata` in JSON's types, by target contrast.
     """
     tracker.log_metrics(final_metrics(evaluation.scores), position.step)
     for path in files:

@@ -13,9 +13,10 @@ from nibabel.affines import voxel_sizes
 from pipeline.data.case import Case
 from pipeline.data.pairs import PairReader, PreparedScan
 from pipeline.evaluation.parallel_scoring import READ_AHEAD, Translation, read_scan
-from pipeline.inference.model import TranslationModel, run_eagerly
+from pipeline.inference.model import TranslationModel
 from pipeline.inference.output_volume import write_volume
-from pipeline.inference.translator import translate_slices, volume_of_slices
+from pipeline.inference.slice_translator import run_eagerly, translate_slices
+from pipeline.inference.translator import image_of_slices
 from pipeline.reporting.curves import save_curves
 from pipeline.reporting.gif import save_gif
 from pipeline.reporting.panels import volume_mosaic
@@ -141,7 +142,7 @@ def _write(folder: RunFolder, model: TranslationModel, translation: Translation)
             write_raster(temporary, (translated[0] + 1) / 2)
     else:
         path = folder.translated / f"{name}.nii.gz"
-        write_volume(volume_of_slices(scan, translation.slices, model, to), path)
+        write_volume(image_of_slices(translation.slices, scan.inverse_state, model, to), path)
     mosaic = volume_mosaic(
         scan.volume,
         stack_slices(translated, scan.axis),

@@ -18,7 +18,7 @@ from pipeline.data.pairs import PairReader, PreparedScan, View
 from pipeline.evaluation.parallel_scoring import READ_AHEAD, Translation, read_pair
 from pipeline.evaluation.scores import UNCERTAINTY, SubjectScore
 from pipeline.inference.model import TranslationModel
-from pipeline.inference.translator import translate_slices
+from pipeline.inference.slice_translator import translate_slices
 from pipeline.inference.uncertainty import Calibration, Features, UncertaintySources, uncertainty_features
 from pipeline.inference.uncertainty_calibration import (
     RUN,

@@ -1,4 +1,4 @@
-"""Whether a volume is what a model was trained on: its contrast, intensities, spacing and field of view.
+"""Whether a volume is what a model was trained on: its shape, contrast, intensities, spacing and field of view.
 
 A model translates any volume into something that looks like a scan: another contrast, thick slices, half a head, a neck
 that it never saw. So a volume's fingerprint is compared with that of the training cohort
@@ -7,11 +7,15 @@ volume without a warning may still be unlike the cohort.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from pipeline.data.fingerprint import quantile_distance, volume_fingerprint
 from pipeline.data.statistics import CohortFingerprint, ContrastStatistics, Fingerprint
 from pipeline.inference.model import TranslationModel
 from pipeline.utils.errors import UserError
+from transforms.head_mask import find_head, without_empty_planes
 from transforms.slices import AXES
 
 OTHER_CONTRAST_RATIO = 0.7  # below this share of the distance to its own cohort, a volume looks like the other contrast
@@ -30,7 +34,45 @@ OUTSIDE_COVERAGE = {  # the message for a head that reaches beyond its trained p
 }
 
 
-def shift_cautions(
+def shape_warnings(volume: np.ndarray, data: Mapping[str, Any], model: TranslationModel) -> list[str]:
+    """Return warnings about a volume's shape, a phrase each.
+
+    A volume one voxel thick or slices smaller than the network's stride; and, for models whose chain does not cut
+    volumes to the head (version 1), empty planes around measured noise.
+
+    Args:
+        volume: (X, Y, Z) voxels.
+        data: The volume after the model's preprocessing chain.
+        model: The model that is to translate it.
+    """
+    warnings = _margin_warnings(volume) if model.settings.version == 1 else []
+    height, width = _scanned_shape(data, model.settings.axis)
+    if min(volume.shape) == 1:
+        problem = f"is one voxel thick ({'×'.join(str(length) for length in volume.shape)})"
+    elif min(height, width) < model.stride:
+        problem = f"has slices of {height}×{width} pixels, smaller than the network's stride of {model.stride}"
+    else:
+        return warnings
+    return [*warnings, f"{problem}, so look at the result with care"]
+
+
+def _margin_warnings(volume: np.ndarray) -> list[str]:
+    field = without_empty_planes(volume)
+    empty = sum(length - (extent.stop - extent.start) for extent, length in zip(field, volume.shape, strict=True))
+    if empty == 0 or min(volume.shape) == 1 or find_head(volume[field]).masked:  # masked air is as empty as the planes
+        return []
+    return [f"has {empty} empty planes around what was scanned, and this model's result depends on how many"]
+
+
+def _scanned_shape(data: Mapping[str, Any], axis: str) -> tuple[int, int]:
+    """Return height and width of the slices within the field of view."""
+    if "image_inside" not in data:
+        return data["image_before_fit"]
+    rows, columns = (extent for number, extent in enumerate(data["image_inside"]) if number != AXES[axis])
+    return rows.stop - rows.start, columns.stop - columns.start
+
+
+def shift_warnings(
     volume: Fingerprint,
     statistics: Mapping[str, ContrastStatistics],
     source: str,
@@ -56,10 +98,10 @@ def shift_cautions(
     if expected is None:
         return []
     return [
-        *_intensity_cautions(volume, expected, other, source, to),
-        *_spacing_cautions(volume.spacing_mm, expected.spacing_mm, AXES[axis], grid_mm),
-        *_extent_cautions(volume.head_mm, expected.head_mm, axis, expected.coverage_mm),
-        *(_field_cautions(volume.field_mm, expected.field_mm, AXES[axis]) if larger else []),
+        *_intensity_warnings(volume, expected, other, source, to),
+        *_spacing_warnings(volume.spacing_mm, expected.spacing_mm, AXES[axis], grid_mm),
+        *_extent_warnings(volume.head_mm, expected.head_mm, axis, expected.coverage_mm),
+        *(_field_warnings(volume.field_mm, expected.field_mm, AXES[axis]) if larger else []),
     ]
 
 
@@ -77,9 +119,9 @@ def require_similarity(model: TranslationModel, to: str) -> None:
 
 
 def compare_with_cohort(
-    name: str, data: Mapping[str, object], model: TranslationModel, to: str, *, strict: bool = False
+    name: str, data: Mapping[str, Any], model: TranslationModel, to: str, *, strict: bool = False
 ) -> list[str]:
-    """Return `shift_cautions` of a volume; none where the model has no fingerprint of its training cohort.
+    """Return `shift_warnings` of a volume; none where the model has no fingerprint of its training cohort.
 
     Args:
         name: The volume's name, for the message.
@@ -99,21 +141,21 @@ def compare_with_cohort(
         return []
     volume = volume_fingerprint(data, axis, size)
     if volume is None:
-        cautions = ["shows too little of a head to be compared with the training cohort"]
+        warnings = ["shows too little of a head to be compared with the training cohort"]
     else:
         larger = max(data["image"].shape[1:]) > size
         grid_mm = settings.spacing_mm
-        cautions = shift_cautions(volume, model.statistics, source, to, axis=axis, grid_mm=grid_mm, larger=larger)
-    if cautions and strict:
-        raise UserError(f"{name}: {'; '.join(cautions)} (--strict)")
-    return cautions
+        warnings = shift_warnings(volume, model.statistics, source, to, axis=axis, grid_mm=grid_mm, larger=larger)
+    if warnings and strict:
+        raise UserError(f"{name}: {'; '.join(warnings)} (--strict)")
+    return warnings
 
 
 def _fingerprint(statistics: Mapping[str, ContrastStatistics], contrast: str) -> CohortFingerprint | None:
     return statistics[contrast].fingerprint if contrast in statistics else None
 
 
-def _intensity_cautions(
+def _intensity_warnings(
     volume: Fingerprint, expected: CohortFingerprint, other: CohortFingerprint | None, source: str, to: str
 ) -> list[str]:
     """Compare intensities with both contrasts' cohorts, then with how far the source's cohort lies apart itself."""
@@ -141,10 +183,10 @@ def _intensity_cautions(
     return []
 
 
-def _spacing_cautions(
+def _spacing_warnings(
     spacing: Sequence[float], trained: Sequence[Sequence[float]], slice_axis: int, grid_mm: Sequence[float] | None
 ) -> list[str]:
-    cautions = []
+    warnings = []
     for name, axes in (
         ("through plane", [slice_axis]),
         ("in plane", [axis for axis in range(3) if axis != slice_axis]),
@@ -154,26 +196,26 @@ def _spacing_cautions(
             low, high = trained[axis]
             spacing_seen = max(spacing[axis], grid)
             if spacing_seen > SPACING_FACTOR * max(high, grid) or spacing_seen * SPACING_FACTOR < max(low, grid):
-                cautions.append(f"spacing {spacing[axis]:.3g} mm {name}, trained on {_range(low, high)} mm")
+                warnings.append(f"spacing {spacing[axis]:.3g} mm {name}, trained on {_range(low, high)} mm")
                 break
-    return cautions
+    return warnings
 
 
-def _extent_cautions(
+def _extent_warnings(
     head: Sequence[float], trained: Sequence[Sequence[float]], axis: str, coverage_mm: float | None
 ) -> Iterator[str]:
     """Compare the head's extents with those of the training volumes, and along the slices' axis with the range."""
     for index, (extent, (low, high), direction) in enumerate(zip(head, trained, DIRECTIONS, strict=True)):
-        is_cut = coverage_mm is not None and index == AXES[axis] and high > coverage_mm
-        if is_cut:
+        if coverage_mm is not None and index == AXES[axis] and high > coverage_mm:  # training cut the head
             low, high = min(low, coverage_mm), coverage_mm
-        if is_cut and extent > COVERAGE_FACTOR * coverage_mm:
-            yield OUTSIDE_COVERAGE[axis].format(extent - coverage_mm, coverage_mm)
-        elif not HEAD_FACTORS[0] * low <= extent <= HEAD_FACTORS[1] * high:
+            if extent > COVERAGE_FACTOR * coverage_mm:
+                yield OUTSIDE_COVERAGE[axis].format(extent - coverage_mm, coverage_mm)
+                continue
+        if not HEAD_FACTORS[0] * low <= extent <= HEAD_FACTORS[1] * high:
             yield f"shows {extent:.0f} mm of head {direction}, trained on {_range(low, high)} mm"
 
 
-def _field_cautions(field: Sequence[float], trained: Sequence[Sequence[float]], slice_axis: int) -> list[str]:
+def _field_warnings(field: Sequence[float], trained: Sequence[Sequence[float]], slice_axis: int) -> list[str]:
     """Only what lies within slices, and only larger ones: a network normalises over the whole slice, air and all."""
     return [
         f"has a field of view of {field[axis]:.0f} mm {DIRECTIONS[axis]}, trained on {_range(*trained[axis])} mm"

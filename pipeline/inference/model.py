@@ -1,33 +1,99 @@
 """A trained model as translation needs it: networks, preprocessing and the contrasts' intensities, from any address."""
 
 import hashlib
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pipeline.config.schema import Config
 from pipeline.data.statistics import ContrastStatistics
-from pipeline.engines.builders import build_translators
 from pipeline.inference.model_address import MLFLOW_SCHEMES, checkpoint_at
+from pipeline.inference.slice_translator import Run, run_eagerly
+from pipeline.model_builder import build_saved_model
 from pipeline.runs.checkpoint import load_checkpoint
-from pipeline.runs.prepare import chain_settings, chain_version
 from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import choose_device, set_tf32
 from transforms.slice_chain import PreprocessSettings
 
 ENOUGH_WORK = 5e9  # floating-point operations of a slice: 12e9 of the U-Net at 256, 0.2e9 of the demo's at 128
 
-Run = Callable[[nn.Module, Tensor], Tensor]  # a network and a batch -> its output
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What identifies the model that made a volume: in summaries and in the sidecars of a BIDS derivative.
+
+    Attributes:
+        origin: Method and name of the run.
+        to: The target contrast.
+        identity: Twelve digits of the SHA-256 of the weights.
+        config_hash: Twelve digits of the SHA-256 of the run's configuration; "" where that was not kept.
+    """
+
+    origin: str
+    to: str
+    identity: str
+    config_hash: str
+
+    def to_json(self) -> dict[str, str]:
+        """Return the values by name."""
+        return asdict(self)
 
 
-def run_eagerly(network: nn.Module, batch: Tensor) -> Tensor:
-    """Return a network's output for a batch, without compiling."""
-    return network(batch)
+@dataclass(frozen=True)
+class ModelMetadata:
+    """What an MLflow model keeps beside one direction's network: all that translation needs, no path and no subject.
+
+    Attributes:
+        to: The contrast that the network makes.
+        calibration: The calibrated uncertainty, from flips and shifts alone; None where there is none.
+        contrasts, settings, statistics, stride, origin, config_hash: See `TranslationModel`.
+    """
+
+    contrasts: tuple[str, str]
+    to: str
+    settings: PreprocessSettings
+    statistics: Mapping[str, ContrastStatistics]
+    stride: int
+    origin: str
+    config_hash: str = ""
+    calibration: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the metadata in JSON's types: of the target its intensities, of both contrasts their fingerprints."""
+        facts: dict[str, dict[str, Any]] = {
+            contrast: {"likeness": cohort.fingerprint.to_json()}
+            for contrast, cohort in self.statistics.items()
+            if cohort.fingerprint is not None
+        }
+        target = self.statistics[self.to]
+        facts[self.to] = facts.get(self.to, {}) | {name: getattr(target, name) for name in ("low", "high", "integer")}
+        return {
+            "contrasts": list(self.contrasts),
+            "to": self.to,
+            "settings": self.settings.to_json(),
+            "facts": facts,
+            "stride": self.stride,
+            "origin": self.origin,
+            "config_hash": self.config_hash,
+        } | ({} if self.calibration is None else {"uncertainty": dict(self.calibration)})
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "ModelMetadata":
+        """Return the metadata that `to_json` gave; raises KeyError, TypeError or ValueError where it is incomplete."""
+        first, second = content["contrasts"]
+        return cls(
+            contrasts=(first, second),
+            to=content["to"],
+            settings=PreprocessSettings.from_json(content["settings"]),
+            statistics=_statistics(content["facts"]),
+            stride=content["stride"],
+            origin=content["origin"],
+            config_hash=content.get("config_hash", ""),
+            calibration=content.get("uncertainty"),
+        )
 
 
 @dataclass(frozen=True)
@@ -45,8 +111,7 @@ class TranslationModel:
         precision: "float32", or "bf16" or "fp16" for autocast.
         origin: Method and name of the run, for the headers of translated volumes.
         config_hash: Twelve digits of the SHA-256 of its configuration; "" where that was not kept.
-        calibration: The calibrated uncertainty that an MLflow model carries, from flips and shifts alone; empty where
-            there is none.
+        calibration: The calibrated uncertainty that an MLflow model carries; None for others.
         run: Function that runs the networks: eagerly, or compiled (`pipeline.inference.compile`).
     """
 
@@ -59,12 +124,18 @@ class TranslationModel:
     precision: str = "float32"
     origin: str = "contrast translation"
     config_hash: str = ""
-    calibration: Mapping[str, object] = field(default_factory=dict)
+    calibration: Mapping[str, Any] | None = None
     run: Run = run_eagerly
 
-    def info(self, to: str) -> dict[str, str]:
-        """Return what identifies the model that makes `to`, for records: `origin`, `to`, `identity`, `config_hash`."""
-        return {"origin": self.origin, "to": to, "identity": self.identity(to), "config_hash": self.config_hash}
+    def info(self, to: str) -> ModelInfo:
+        """Return what identifies the model that makes `to`, for records."""
+        return ModelInfo(self.origin, to, self.identity(to), self.config_hash)
+
+    def metadata(self, to: str) -> ModelMetadata:
+        """Return what the MLflow model of one direction keeps, without a calibration."""
+        return ModelMetadata(
+            self.contrasts, to, self.settings, self.statistics, self.stride, self.origin, self.config_hash
+        )
 
     def identity(self, to: str) -> str:
         """Return twelve digits of the SHA-256 of the weights that make `to`: equal for equal weights, on any device."""
@@ -99,27 +170,79 @@ class TranslationModel:
         return to
 
 
-def load_model(uri: str | Path, device: str = "auto") -> TranslationModel:
+def load_model(address: str | Path, device: str = "auto") -> TranslationModel:
     """Load a model for translation.
 
     Args:
-        uri: A run's folder, a checkpoint file, or MLflow's `runs:/RUN_ID/MODEL` or `models:/NAME@ALIAS`. Of a folder,
-            the checkpoint that its evaluation uses: the best one, or the latest where the configuration says so.
+        address: A run's folder, a checkpoint file, or MLflow's `runs:/RUN_ID/MODEL` or `models:/NAME@ALIAS`. Of a
+            folder, the checkpoint that its evaluation uses: the best one, or the latest where the configuration says
+            so.
         device: "auto", "cpu", "cuda" or "mps".
 
     Raises:
         UserError: there is no such model, it is no checkpoint or of another version, or the device is not available.
     """
     chosen = choose_device(device)
-    if str(uri).startswith(MLFLOW_SCHEMES):
-        return _from_mlflow(str(uri), chosen)
-    path = checkpoint_at(Path(uri))
+    if str(address).startswith(MLFLOW_SCHEMES):
+        return _from_mlflow(str(address), chosen)
+    path = checkpoint_at(Path(address))
     content = load_checkpoint(path)
     try:
         return _from_checkpoint(content, chosen)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: the checkpoint is damaged or of another version ({reason}); train again") from error
+
+
+def _from_checkpoint(content: Mapping[str, Any], device: torch.device) -> TranslationModel:
+    saved = build_saved_model(content["config"], int(content.get("chain_version", 1)))
+    set_tf32(device, saved.tf32)  # as it was validated
+    for to, network in saved.translators.items():
+        network.load_state_dict(content["translators"][to])
+        network.to(device).eval().requires_grad_(False)
+        if device.type == "cpu" and is_large(network, saved.settings.size, stride_of(network)):
+            cast(Any, network).to(memory_format=torch.channels_last)  # see `benchmarks.inference`
+    return TranslationModel(
+        contrasts=saved.contrasts,
+        translators=saved.translators,
+        settings=saved.settings,
+        statistics=_statistics(content["facts"]),
+        stride=max(map(stride_of, saved.translators.values())),
+        device=device,
+        precision=precision_on(device, saved.precision),
+        origin=saved.origin,
+        config_hash=saved.config_hash,
+    )
+
+
+def _from_mlflow(address: str, device: torch.device) -> TranslationModel:
+    from pipeline.tracking.mlflow_models import load_translator
+
+    module, content = load_translator(address, device)
+    try:
+        metadata = ModelMetadata.from_json(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{address}: its metadata is incomplete ({error}); use the release that logged it") from error
+    return TranslationModel(
+        contrasts=metadata.contrasts,
+        translators={metadata.to: module},
+        settings=metadata.settings,
+        statistics=metadata.statistics,
+        stride=metadata.stride,
+        device=device,
+        origin=metadata.origin,
+        config_hash=metadata.config_hash,
+        calibration=metadata.calibration,
+    )
+
+
+def _statistics(content: Mapping[str, Mapping[str, Any]]) -> dict[str, ContrastStatistics]:
+    return {contrast: ContrastStatistics.from_json(entry) for contrast, entry in content.items()}
+
+
+def stride_of(network: nn.Module) -> int:
+    """Return the number whose multiples a network takes as heights and widths."""
+    return cast(int, network.stride)
 
 
 def is_large(network: nn.Module, size: int, stride: int) -> bool:
@@ -137,103 +260,11 @@ def is_large(network: nn.Module, size: int, stride: int) -> bool:
     return counter.get_total_flops() >= ENOUGH_WORK
 
 
-def _from_checkpoint(content: dict, device: torch.device) -> TranslationModel:
-    config = Config.model_validate(content["config"])
-    set_tf32(device, config.training.tf32)  # as it was validated
-    translators = build_translators(config)
-    settings = chain_settings(config.preprocess.model_dump(mode="json"), chain_version(content))
-    for to, network in translators.items():
-        network.load_state_dict(content["translators"][to])
-        network.to(device).eval().requires_grad_(False)
-        if device.type == "cpu" and is_large(network, settings.size, network.stride):
-            network.to(memory_format=torch.channels_last)  # see `benchmarks.inference`
-    return TranslationModel(
-        contrasts=config.contrasts,
-        translators=translators,
-        settings=settings,
-        statistics=_statistics(content["facts"]),
-        stride=max(network.stride for network in translators.values()),
-        device=device,
-        precision=precision_of(config, device),
-        origin=_origin(config),
-        config_hash=_config_hash(config),
-    )
-
-
-def _from_mlflow(uri: str, device: torch.device) -> TranslationModel:
-    from pipeline.tracking.mlflow_models import load_translator
-
-    module, metadata = load_translator(uri, device)
-    try:
-        return TranslationModel(
-            contrasts=tuple(metadata["contrasts"]),
-            translators={metadata["to"]: module},
-            settings=PreprocessSettings.from_json(metadata["settings"]),
-            statistics=_statistics(metadata["facts"]),
-            stride=metadata["stride"],
-            device=device,
-            origin=metadata["origin"],
-            config_hash=metadata.get("config_hash", ""),
-            calibration=metadata.get("uncertainty", {}),
-        )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{uri}: its metadata is incomplete ({error}); use the release that logged it") from error
-
-
-def _statistics(content: Mapping[str, Mapping[str, Any]]) -> dict[str, ContrastStatistics]:
-    return {contrast: ContrastStatistics.from_json(entry) for contrast, entry in content.items()}
-
-
-def translator_metadata(
-    config: Config,
-    statistics: Mapping[str, ContrastStatistics],
-    to: str,
-    stride: int,
-    settings: PreprocessSettings | None = None,
-) -> dict:
-    """Return the metadata that `load_model` reads from one direction's MLflow model, in JSON's types.
-
-    It holds what translation needs, and no path and no subject.
-
-    Args:
-        config: The run's configuration.
-        statistics: The training cohort's statistics by contrast.
-        to: The contrast that the direction makes.
-        stride: The network takes heights and widths that are multiples of this.
-        settings: The model's settings of the slice chain; None takes those of a new run.
-    """
-    model_statistics: dict[str, dict[str, Any]] = {
-        contrast: {"likeness": cohort.fingerprint.to_json()}
-        for contrast, cohort in statistics.items()
-        if cohort.fingerprint is not None
-    }
-    target = {name: getattr(statistics[to], name) for name in ("low", "high", "integer")}
-    model_statistics[to] = model_statistics.get(to, {}) | target
-    return {
-        "contrasts": list(config.contrasts),
-        "to": to,
-        "settings": (settings or chain_settings(config.preprocess.model_dump(mode="json"))).to_json(),
-        "facts": model_statistics,
-        "stride": stride,
-        "origin": _origin(config),
-        "config_hash": _config_hash(config),
-    }
-
-
-def precision_of(config: Config, device: torch.device) -> str:
+def precision_on(device: torch.device, trained: str) -> str:
     """Return the precision in which a run's networks are validated, evaluated and applied on a device.
 
     On a GPU it is the training precision, so that translation computes as the validation that chose the checkpoint. On
     the CPU it is float32, for few CPUs are faster in bf16. The last layer is float32 in any case (`networks.output`). A
     network that was logged to MLflow computes in float32 and differs by bf16's rounding.
     """
-    return config.training.precision if device.type == "cuda" else "float32"
-
-
-def _origin(config: Config) -> str:
-    return f"{config.method.type} {config.name}"
-
-
-def _config_hash(config: Config) -> str:
-    content = json.dumps(config.model_dump(mode="json"), sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:12]
+    return trained if device.type == "cuda" else "float32"

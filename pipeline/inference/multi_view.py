@@ -1,7 +1,8 @@
 """Translation with one model, or with models of several slicing directions whose results are averaged."""
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,14 +10,15 @@ import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
-from pipeline.inference.batch.uncertainty_maps import DESCRIPTION
 from pipeline.inference.compile import CompiledForms, worth_compiling
-from pipeline.inference.model import TranslationModel
-from pipeline.inference.output_volume import image_like
-from pipeline.inference.translator import OpenedVolume, collected_warnings, on_source_grid, open_volume
+from pipeline.inference.model import ModelInfo, TranslationModel
+from pipeline.inference.output_volume import MAP_DESCRIPTION, image_like
+from pipeline.inference.translator import OpenedVolume, image_of_voxels, on_source_grid, open_volume
 from pipeline.inference.uncertainty import fused_error, uncertainty_features
 from pipeline.inference.uncertainty_calibration import UncertaintyModel, load_uncertainty
 from pipeline.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class ViewTranslation(NamedTuple):
@@ -26,15 +28,17 @@ class ViewTranslation(NamedTuple):
     uncertainty: nib.Nifti1Image | None = None
 
 
-class OpenedViews(NamedTuple):
-    """A volume that was read and prepared for each view, the cautions about it, and, where wanted, its record.
-
-    The record is a `pipeline.inference.batch.provenance.Provenance`.
-    """
+@dataclass(frozen=True)
+class OpenedViews:
+    """A volume that was read and prepared for each view."""
 
     volumes: tuple[OpenedVolume, ...]
-    cautions: list[str]
-    record: object = None
+
+    @property
+    def warning_text(self) -> str:
+        """The warnings of all views in one line that names the volume; "" without any."""
+        warnings = tuple(text for volume in self.volumes for text in volume.warnings)
+        return replace(self.volumes[0], warnings=warnings).warning_text
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,12 @@ class MultiViewTranslator:
     to: str
     uncertainty_models: tuple[UncertaintyModel, ...] = ()
 
-    def info(self) -> dict[str, str]:
+    def info(self) -> ModelInfo:
         """Return `TranslationModel.info`; of several models, their values joined by " + "."""
-        descriptions = [model.info(self.to) for model in self.models]
-        return {
-            key: " + ".join(description[key] for description in descriptions) if key != "to" else self.to
-            for key in descriptions[0]
-        }
+        infos = [model.info(self.to) for model in self.models]
+        names = [field.name for field in fields(ModelInfo) if field.name != "to"]
+        joined = {name: " + ".join(getattr(info, name) for info in infos) for name in names}
+        return ModelInfo(to=self.to, **joined)
 
     def compiled(self, compile_setting: str, volumes: int, batch_size: int) -> "MultiViewTranslator":
         """Return the translator with compiled networks, where that is requested or pays.
@@ -79,58 +82,53 @@ class MultiViewTranslator:
         keep_header_text: bool = False,
         strict: bool = False,
     ) -> ViewTranslation:
-        """Translate a volume on its own grid, in the target contrast's training intensities.
-
-        Each view's slices are brought back to the source's grid and to its own model's intensities, and averaged there
-        voxel by voxel. The map is float32, in the target's intensities; 0 outside the source's head.
-
-        Args, warnings and errors as in `pipeline.inference.translator.translate_volume`.
-        """
-        return self.translate_opened(self.open(source, strict=strict), batch_size, keep_header_text)
+        """Translate a volume and log its warnings; arguments and errors as in `pipeline.inference.translator`."""
+        opened = self.open(source, strict=strict)
+        if opened.warning_text:
+            logger.warning(opened.warning_text)
+        return self.translate_opened(opened, batch_size, keep_header_text)
 
     def open(self, source: str | Path | SpatialImage, *, strict: bool = False) -> OpenedViews:
         """Read a volume and prepare it for every view, without using the device. Arguments as in `translate`."""
-        cautions: list[str] = []
         volumes = (
-            open_volume(source, model, self.to, cautions, strict=strict, compare=index == 0)
+            open_volume(source, model, self.to, strict=strict, compare=index == 0)
             for index, model in enumerate(self.models)
         )
-        return OpenedViews(tuple(volumes), cautions)
+        return OpenedViews(tuple(volumes))
 
     def translate_opened(
         self, source: OpenedViews, batch_size: int = 8, keep_header_text: bool = False
     ) -> ViewTranslation:
-        """Translate an opened volume. Arguments as in `translate`."""
-        with collected_warnings(source.volumes[0].name) as cautions:
-            cautions += source.cautions
-            return self._translated(source.volumes, batch_size, keep_header_text)
+        """Translate an opened volume on its own grid, in the target contrast's training intensities.
 
-    def _translated(self, volumes: Sequence[OpenedVolume], batch_size: int, keep_header_text: bool) -> ViewTranslation:
+        Each view's slices are brought back to the source's grid and to its own model's intensities, and averaged there
+        voxel by voxel. The map is float32, in the target's intensities; 0 outside the source's head.
+        """
+        # Translate each view, and estimate its error.
         voxels, errors = [], []
-        for index, (model, opened) in enumerate(zip(self.models, volumes, strict=True)):
-            network = model.translators[self.to]
-            translated = opened.run_network(network, opened.slices, model, batch_size)
+        for index, (model, opened) in enumerate(zip(self.models, source.volumes, strict=True)):
+            translated = opened.run_network(model.translators[self.to], opened.slices, model, batch_size)
             low, high = model.statistics[self.to].low, model.statistics[self.to].high
             voxels.append(on_source_grid(translated, opened.inverse_state, model, low, high))
             if self.uncertainty_models:
                 expected = _expected(opened, translated, model, self.uncertainty_models[index], batch_size)
                 # an error is a difference: -1 to 0, 1 to half the range that -1 to 1 spans
                 errors.append(on_source_grid(expected - 1, opened.inverse_state, model, 0.0, high - low))
-        affine, header = opened.inverse_state["image_before_canonical"], opened.inverse_state["image_header"]
-        origin = " + ".join(model.origin for model in self.models)
-        image = image_like(
-            voxels[0] if len(voxels) == 1 else np.mean(voxels, axis=0),
-            affine,
-            header,
-            integer=all(model.statistics[self.to].integer for model in self.models),
-            description=f"synthetic {self.to}, {origin}",
-            keep_text=keep_header_text,
-        )
+
+        # Fuse the views.
+        state = source.volumes[-1].inverse_state
+        mean = voxels[0] if len(voxels) == 1 else np.mean(voxels, axis=0)
+        image = image_of_voxels(mean, state, self.models, self.to, keep_text=keep_header_text)
         if not errors:
             return ViewTranslation(image)
-        description = f"{DESCRIPTION} {self.to}, {origin}"
-        expected = np.maximum(fused_error(errors, voxels), 0)
-        return ViewTranslation(image, image_like(expected, affine, header, integer=False, description=description))
+        error_map = image_like(
+            np.maximum(fused_error(errors, voxels), 0),
+            state["image_before_canonical"],
+            state["image_header"],
+            integer=False,
+            description=f"{MAP_DESCRIPTION} {self.to}, {' + '.join(model.origin for model in self.models)}",
+        )
+        return ViewTranslation(image, error_map)
 
 
 def _expected(
@@ -151,12 +149,17 @@ def _expected(
 
 
 def open_multi_view(
-    uris: Sequence[str], models: Sequence[TranslationModel], to: str, axes: Sequence[str] | None, *, uncertainty: bool
+    addresses: Sequence[str],
+    models: Sequence[TranslationModel],
+    to: str,
+    axes: Sequence[str] | None,
+    *,
+    uncertainty: bool,
 ) -> MultiViewTranslator:
     """Return a translator from loaded models.
 
     Args:
-        uris: The address that each model was loaded from.
+        addresses: The address that each model was loaded from.
         models: The models, one for each address.
         to: The contrast to make.
         axes: The slicing directions to average, "axial", "coronal", "sagittal"; None where there is one model.
@@ -166,22 +169,22 @@ def open_multi_view(
         UserError: models and axes do not fit together, or maps are wanted and a model has no calibration.
     """
     axes_of_models = [model.settings.axis for model in models]
-    trained = "; ".join(f"{uri}: {axis}" for uri, axis in zip(uris, axes_of_models, strict=True))
     if axes is None and len(models) > 1:
         raise UserError(
             f"several models were given; say --views {','.join(axes_of_models)} to average their translations"
         )
     if axes is not None and sorted(axes) != sorted(axes_of_models):
+        trained = "; ".join(f"{address}: {axis}" for address, axis in zip(addresses, axes_of_models, strict=True))
         raise UserError(
             f"--views {','.join(axes)} needs one --model for each axis, trained on its slices (preprocess.axis), and "
             f"there is {trained}"
         )
-    for uri, model in zip(uris, models, strict=True):
+    for address, model in zip(addresses, models, strict=True):
         if set(model.contrasts) != set(models[0].contrasts):
             pairs = " and ".join("/".join(sorted(other.contrasts)) for other in (models[0], model))
-            raise UserError(f"{uri}: the models translate between different contrasts, {pairs}; give others")
+            raise UserError(f"{address}: the models translate between different contrasts, {pairs}; give others")
         model.target(to)
-    uncertainty_models = (
-        [load_uncertainty(str(uri), model, to) for uri, model in zip(uris, models, strict=True)] if uncertainty else []
+    pairs_to_load = zip(addresses, models, strict=True) if uncertainty else ()
+    return MultiViewTranslator(
+        tuple(models), to, tuple(load_uncertainty(address, model, to) for address, model in pairs_to_load)
     )
-    return MultiViewTranslator(tuple(models), to, tuple(uncertainty_models))

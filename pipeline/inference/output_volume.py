@@ -1,13 +1,15 @@
 """Writing a translated volume on its source's grid: the source's header and affine, new voxels."""
 
 from collections.abc import Callable
+from io import IOBase
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import nibabel as nib
 import numpy as np
 from isal import igzip
 from nibabel.filebasedimages import FileBasedHeader
+from nibabel.wrapstruct import WrapStruct
 
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_write
@@ -16,6 +18,7 @@ VOLUME_SUFFIXES = (".nii", ".nii.gz")
 COMPRESSION = 2  # of isal's 0 to 3: within 1 % of the size of the standard library's level 1, in a quarter of its time
 _DESCRIPTION_BYTES = 79  # NIfTI's field has 80, and readers of C strings want the last one to be zero
 NOTICE = "not for clinical use"  # first in `descrip`, where nothing can cut it off
+MAP_DESCRIPTION = "expected error of synthetic"  # then, in every map of the expected error
 _PRIVATE_TEXT = ("data_type", "db_name", "aux_file")  # free text that may hold a patient's name
 
 
@@ -79,7 +82,9 @@ def _in_unit_of(header: nib.Nifti1Header, affine_mm: np.ndarray) -> np.ndarray:
 
 
 def _text(header: FileBasedHeader, field: str) -> str:
-    return header[field].item().decode(errors="replace") if field in header else ""
+    if not (isinstance(header, WrapStruct) and field in header.keys()):  # noqa: SIM118  (it is no mapping)
+        return ""
+    return header[field].item().decode(errors="replace")
 
 
 def write_volume(image: nib.Nifti1Image, path: Path) -> None:
@@ -106,7 +111,7 @@ def volume_writer(image: nib.Nifti1Image, path: Path) -> Callable[[BinaryIO], No
             with igzip.GzipFile(filename="", mode="wb", compresslevel=COMPRESSION, fileobj=stream, mtime=0) as zipped:
                 image.to_stream(zipped)
         else:
-            image.to_stream(stream)
+            image.to_stream(cast(IOBase, stream))
 
     return write
 

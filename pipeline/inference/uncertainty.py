@@ -9,8 +9,8 @@ error (`pipeline.evaluation.uncertainty_scores`).
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -96,6 +96,24 @@ class Calibration:
         feature_values, errors = zip(*self.knots, strict=True)
         return np.interp(self.combined(features), feature_values, errors).astype(np.float32)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the calibration in JSON's types."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Calibration":
+        """Return the calibration that `to_json` gave; raises KeyError, TypeError or ValueError where it is damaged."""
+        knots = tuple((float(feature), float(error)) for feature, error in content["knots"])
+        if not knots:
+            raise ValueError("no knots")
+        return cls(
+            cycle_weight=float(content["cycle_weight"]),
+            spread_weight=float(content["spread_weight"]),
+            knots=knots,
+            subjects=int(content["subjects"]),
+            voxels=int(content["voxels"]),
+        )
+
 
 def uncertainty_features(
     slices: np.ndarray, translated: np.ndarray, sources: UncertaintySources, send: Send
@@ -109,7 +127,8 @@ def uncertainty_features(
         send: Function that sends slices through a network.
     """
     cycle = None if sources.inverse is None else _smoothed(np.abs(send(sources.inverse, translated) - slices))
-    count, mean, squares = 1, translated.astype(np.float32), np.zeros(translated.shape, np.float32)
+    mean: np.ndarray = translated.astype(np.float32)
+    count, squares = 1, np.zeros(translated.shape, np.float32)
     for version in _translation_versions(slices, sources, send):  # Welford 1962: one at a time, for volumes are large
         count += 1
         step = version - mean
@@ -125,9 +144,9 @@ def _translation_versions(slices: np.ndarray, sources: UncertaintySources, send:
         yield np.roll(send(network, np.roll(slices, (shift, shift), (1, 2))), (-shift, -shift), (1, 2))
     if sources.single_network:
         return
-    variation = _active_dropout if dropouts(network) else _sampled_style if has_styles(network) else None
-    for sample in range(SAMPLES if variation else 0):
-        with variation(network, SEED + sample):
+    vary = _active_dropout if dropouts(network) else _sampled_style
+    for sample in range(SAMPLES if has_own_spread(network) else 0):
+        with vary(network, SEED + sample):
             version = send(network, slices)
         yield version
     for other in sources.others.values():
@@ -192,7 +211,7 @@ def _active_dropout(network: nn.Module, seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _sampled_style(network: nn.Module, seed: int) -> Iterator[None]:
+def _sampled_style(network: Any, seed: int) -> Iterator[None]:
     style = network.style[0].clone()
     step = torch.randn(style.shape, generator=torch.Generator().manual_seed(seed)).to(style)
     try:

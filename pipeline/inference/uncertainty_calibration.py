@@ -4,8 +4,9 @@ import json
 import logging
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.inference.model import TranslationModel, load_model
 from pipeline.inference.model_address import MLFLOW_SCHEMES
@@ -49,9 +50,8 @@ def uncertainty_sources(
     network = model.translators[to]
     if kind == SINGLE_NETWORK:
         return UncertaintySources(network, single_network=True)
-    source = next(contrast for contrast in model.contrasts if contrast != to)
     checkpoints = {} if has_own_spread(network) else {name: other.translators[to] for name, other in others.items()}
-    return UncertaintySources(network, model.translators[source], checkpoints)
+    return UncertaintySources(network, model.translators[model.source(to)], checkpoints)
 
 
 def other_checkpoints(folder: RunFolder, model: TranslationModel) -> dict[str, TranslationModel]:
@@ -84,7 +84,7 @@ def write_calibrations(
     calibrations: Calibrations,
     *,
     reason: str = "",
-    test: Mapping[str, object] | None = None,
+    test: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the calibrations and the identity of their weights; return the path.
 
@@ -103,7 +103,8 @@ def write_calibrations(
         "weights": _identities(model),
         "others": {name: _identities(other) for name, other in others.items()},
         "directions": {
-            to: {kind: asdict(calibration) for kind, calibration in kinds.items()} for to, kinds in calibrations.items()
+            to: {kind: calibration.to_json() for kind, calibration in kinds.items()}
+            for to, kinds in calibrations.items()
         },
         "test": dict(test or {}),
     }
@@ -123,33 +124,24 @@ def load_uncertainty(uri: str, model: TranslationModel, to: str) -> UncertaintyM
         UserError: the model was never calibrated, or with other weights; with the remedy.
     """
     if model.calibration:  # an MLflow model carries its own
-        return UncertaintyModel(
-            uncertainty_sources(model, to, {}, SINGLE_NETWORK), _parse_calibration(model.calibration, uri)
-        )
+        return _calibrated(uncertainty_sources(model, to, {}, SINGLE_NETWORK), model.calibration, uri)
     if uri.startswith(MLFLOW_SCHEMES):
         raise UserError(
             f"{uri}: was logged without a calibration of its uncertainty; evaluate its run again where that lies "
             "(pipeline.run, with evaluation.uncertainty=true), which logs it anew, give the run's folder, or leave "
             "--uncertainty out"
         )
-    path = Path(uri)
-    folder = next(
-        (
-            candidate
-            for candidate in (path, *path.absolute().parents[:2])
-            if RunFolder(candidate).calibrations.is_file()
-        ),
-        None,
-    )
+    folders = (RunFolder(candidate) for candidate in (Path(uri), *Path(uri).absolute().parents[:2]))
+    folder = next((folder for folder in folders if folder.calibrations.is_file()), None)
     if folder is None:
         raise UserError(
             f"{uri}: has no uncertainty.json, so its uncertainty is not calibrated; evaluate the run again (repeat its "
             "pipeline.run, with evaluation.uncertainty=true), or leave --uncertainty out"
         )
-    return _read_uncertainty(RunFolder(folder), model, to)
+    return _read_uncertainty(folder, model, to)
 
 
-def published_calibration(folder: RunFolder, model: TranslationModel, to: str) -> dict[str, object]:
+def published_calibration(folder: RunFolder, model: TranslationModel, to: str) -> dict[str, Any]:
     """Return the metadata entry with the calibration of one direction's network by itself, for its MLflow model.
 
     Args:
@@ -186,19 +178,15 @@ def _read_uncertainty(folder: RunFolder, model: TranslationModel, to: str) -> Un
             f"{path}: was calibrated for other weights than these, or other checkpoints beside them; give the run's "
             f"folder as --model, or {remedy}"
         )
-    return UncertaintyModel(uncertainty_sources(model, to, others), _parse_calibration(calibration, str(path)))
+    return _calibrated(uncertainty_sources(model, to, others), calibration, str(path))
 
 
-def _parse_calibration(content: Mapping[str, object], name: str) -> Calibration:
+def _calibrated(sources: UncertaintySources, content: Mapping[str, Any], name: str) -> UncertaintyModel:
+    """Return the sources with their saved calibration; `name` is that of its file or model, for messages."""
     try:
-        knots = tuple((float(feature), float(error)) for feature, error in content["knots"])
-        weights = {key: float(content[key]) for key in ("cycle_weight", "spread_weight")}
-        counts = {key: int(content[key]) for key in ("subjects", "voxels")}
-        if not knots:
-            raise ValueError("no knots")
+        return UncertaintyModel(sources, Calibration.from_json(content))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{name}: the calibration of its uncertainty is damaged; evaluate the run again") from error
-    return Calibration(**weights, knots=knots, **counts)
 
 
 def _identities(model: TranslationModel) -> dict[str, str]:

@@ -15,7 +15,7 @@ from torch import nn
 from pipeline.data.case import Case, pairs
 from pipeline.data.coverage import FULL_COVERAGE, Coverage, head_slices
 from pipeline.data.pairs import PairReader, PreparedScan
-from pipeline.inference.translator import translate_slices
+from pipeline.inference.slice_translator import translate_slices
 from pipeline.metrics.baselines import histogram_quantiles
 from pipeline.metrics.failure_detectors import Cohort, Translated, depth_layers, measure
 from pipeline.metrics.similarity import DATA_RANGE, intensity_distance, mae, psnr, ssim
@@ -80,7 +80,7 @@ class Validation:
         cohorts: Statistics of the training cohort for the detectors, by contrast; None leaves the detectors out.
         coverage: Range of the head that is trained on; slices beyond it are not scored.
         device: Device of the networks.
-        precision: Precision of the networks, that of translation; see `pipeline.inference.model.precision_of`.
+        precision: Precision of the networks, that of translation; see `pipeline.inference.model.precision_on`.
         store: Folder of the slice cache; None keeps no slices.
         processes: Number of worker processes that read and register new scans; None for one per core.
         quiet: Whether to hide the progress bar.

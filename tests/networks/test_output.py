@@ -10,7 +10,7 @@ from networks.resnet import ResNetGenerator
 from networks.unet import UNet
 from networks.unit import LatentAutoEncoder, LatentTranslator
 from pipeline.inference.compile import CompiledForms
-from pipeline.inference.translator import translate_slices
+from pipeline.inference.slice_translator import translate_slices
 from tests.network_probes import random_image
 
 CPU = torch.device("cpu")

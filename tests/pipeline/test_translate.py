@@ -1,3 +1,4 @@
+import doctest
 import os
 import subprocess
 import sys
@@ -15,8 +16,8 @@ import pipeline.translate
 from networks.unet import UNet
 from pipeline.config.schema import Config
 from pipeline.data.statistics import ContrastStatistics
-from pipeline.inference.batch.outputs import plan_jobs
-from pipeline.translate import main, translate
+from pipeline.inference.translator import translate
+from pipeline.translate import main
 
 ROOT = Path(pipeline.translate.__file__).parents[1]
 
@@ -30,49 +31,6 @@ def test_a_file_becomes_the_file_named(tmp_path, model, capsys):
     assert before.dataobj[middle] > 400 > after.dataobj[middle]
     printed = capsys.readouterr().out
     assert "in.nii.gz  translated" in printed and "1 translated" in printed
-
-
-def test_a_file_into_a_folder_keeps_its_name(tmp_path, model):
-    source = volume_at(tmp_path / "IXI002-Guys-0828-T1.nii.gz")
-    assert run("-i", source, "-o", tmp_path / "out") == 0
-    assert files_in(tmp_path / "out") == ["IXI002-Guys-0828-T1.nii.gz"]
-
-
-def test_a_folders_tree_is_mirrored_and_other_files_are_left_alone(tmp_path, model):
-    volume_at(tmp_path / "in" / "a.nii")
-    volume_at(tmp_path / "in" / "site" / "b.nii.gz")
-    volume_at(tmp_path / "in" / ".hidden" / "c.nii.gz")
-    (tmp_path / "in" / "notes.txt").write_text("hello")
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
-    assert files_in(tmp_path / "out") == ["a.nii", "site/b.nii.gz"]
-
-
-def test_equal_file_names_of_two_folders_do_not_collide(tmp_path, model):
-    first, second = volume_at(tmp_path / "p1" / "T1.nii.gz", 1), volume_at(tmp_path / "p2" / "T1.nii.gz", 2)
-    assert run("-i", first.parent, second.parent, "-o", tmp_path / "folders") == 0
-    assert run("-i", first, second, "-o", tmp_path / "files") == 0
-    for out in (tmp_path / "folders", tmp_path / "files"):
-        assert files_in(out) == ["p1/T1.nii.gz", "p2/T1.nii.gz"]
-        first, second = (nib.load(out / name / "T1.nii.gz").get_fdata() for name in ("p1", "p2"))
-        assert not np.array_equal(first, second)
-
-
-def test_a_volume_given_twice_is_translated_once(tmp_path, model):
-    source = volume_at(tmp_path / "in" / "a.nii")
-    jobs = plan_jobs([source, source.parent, tmp_path / "in" / ".." / "in" / "a.nii"], tmp_path / "out")
-    assert [job.target for job in jobs] == [tmp_path / "out" / "a.nii"]
-
-
-def test_pairs_become_single_files(tmp_path, model):
-    (tmp_path / "in").mkdir()
-    source = ixi_like.ixi_t1(scale=8)
-    nib.save(nib.Nifti1Pair(source.dataobj, source.affine, source.header), tmp_path / "in" / "a.img")
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
-    assert files_in(tmp_path / "out") == ["a.nii.gz"]
-    volume_at(tmp_path / "in" / "a.nii.gz")
-    jobs = plan_jobs([tmp_path / "in"], tmp_path / "out")
-    assert [job.status for job in jobs] == ["failed", "failed"]
-    assert all("a.hdr and a.nii.gz would be one volume; move one away" in job.message for job in jobs)
 
 
 def test_existing_volumes_are_skipped_unless_told_otherwise(tmp_path, model, capsys):
@@ -207,7 +165,8 @@ def test_quiet_prints_failures_and_nothing_else(tmp_path, model, capfd):
 def test_the_python_function_takes_images_and_paths(tmp_path, model):
     source = ixi_like.ixi_t1(scale=8)
     from_image = translate(source, model, "T2")
-    from_path = translate(volume_at(tmp_path / "a.nii"), "any", "T2", batch_size=3, device="cpu")
+    from_path = translate(volume_at(tmp_path / "a.nii"), model, "T2", tmp_path / "b.nii", batch_size=3)
+    assert np.array_equal(nib.load(tmp_path / "b.nii").dataobj, from_path.dataobj)
     assert np.array_equal(from_image.dataobj, from_path.dataobj)
     assert np.array_equal(from_image.affine, source.affine)
 
@@ -227,7 +186,7 @@ def test_help_and_version_answer_without_the_heavy_libraries():
     assert time.perf_counter() - started < 5  # a second and the machine's other work
 
 
-def test_a_checkpoint_on_disk_translates_a_volume_from_the_command_line(tmp_path):
+def test_a_checkpoint_on_disk_translates_by_the_command_as_by_the_example_of_the_python_function(tmp_path, monkeypatch):
     torch.manual_seed(0)
     config = Config.model_validate(
         {
@@ -240,13 +199,17 @@ def test_a_checkpoint_on_disk_translates_a_volume_from_the_command_line(tmp_path
     networks = {to: UNet(depth=4, width=2).state_dict() for to in ("T1", "T2")}
     facts = {to: ContrastStatistics(0.0, 1000.0, integer=True).to_json() for to in ("T1", "T2")}
     content = {"format": 1, "config": config.model_dump(mode="json"), "facts": facts, "translators": networks}
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    torch.save(content, tmp_path / "run" / "checkpoints" / "latest.pt")
-    source = volume_at(tmp_path / "a.nii.gz")
-    out = tmp_path / "out.nii.gz"
-    arguments = ["-i", source, "-o", out, "--model", tmp_path / "run", "--to", "T2", "--device", "cpu"]
-    assert main([str(argument) for argument in arguments]) == 0
-    before, after = nib.load(source), nib.load(out)
+    monkeypatch.chdir(tmp_path)
+    Path("runs/ixi/checkpoints").mkdir(parents=True)
+    torch.save(content, "runs/ixi/checkpoints/latest.pt")
+    source = volume_at(Path("scan_t1.nii.gz"))
+    assert (
+        main(["-i", "scan_t1.nii.gz", "-o", "out.nii.gz", "--model", "runs/ixi", "--to", "T2", "--device", "cpu"]) == 0
+    )
+    before, after = nib.load(source), nib.load("out.nii.gz")
     assert before.shape == after.shape and np.array_equal(before.affine, after.affine)
     assert after.header["descrip"].item() == b"not for clinical use; synthetic T2, cyclegan trial"
     assert after.get_fdata().std() > 0
+    (example,) = doctest.DocTestFinder(recurse=False).find(translate, globs={"translate": translate, "nibabel": nib})
+    assert doctest.DocTestRunner().run(example) == doctest.TestResults(failed=0, attempted=2)
+    assert np.array_equal(nib.load("scan_t2.nii.gz").dataobj, after.dataobj)

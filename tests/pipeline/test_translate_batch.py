@@ -18,24 +18,20 @@ from small_run import in_child
 
 from pipeline import __version__
 from pipeline.utils import files
+from pipeline.utils.errors import DiskFull
 
 
 def statuses(out: Path) -> dict[str, str]:
     return {Path(volume["source"]).name: volume["status"] for volume in summary_of(out)["volumes"]}
 
 
-def fail_writing(monkeypatch, error: OSError, at: int = 1) -> list[int]:
-    """Have the disk fail at the `at`-th sync, and at all later ones; return the list that counts them."""
-    calls, sync = [], os.fsync
+def fail_writing(monkeypatch, error: OSError) -> None:
+    """Have the disk fail from now on."""
 
     def fsync(descriptor):
-        calls.append(descriptor)
-        if len(calls) >= at:
-            raise error
-        sync(descriptor)
+        raise error
 
     monkeypatch.setattr(files.os, "fsync", fsync)
-    return calls
 
 
 # ── the summary ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -55,7 +51,7 @@ def test_a_batch_leaves_a_summary_for_machines(tmp_path, model):
     none = {"skipped": 0, "other model": 0, "stale": 0, "not done": 0}
     assert summary["totals"] == {"volumes": 4, "translated": 2, "foreign": 1, "failed": 1} | none
     assert summary["arguments"]["batch_size"] == 3 and summary["arguments"]["model"] == "any"
-    assert summary["model"] == model.info("T2") and len(summary["model"]["identity"]) == 12
+    assert summary["model"] == model.info("T2").to_json() and len(summary["model"]["identity"]) == 12
     a, b, c, d = summary["volumes"]
     assert (a["source"], a["target"]) == (str(tmp_path / "in" / "a.nii"), str(tmp_path / "out" / "a.nii"))
     assert a["seconds"] > 0 and (a["warnings"], a["error"]) == ([], "")
@@ -96,20 +92,6 @@ def test_a_signal_keeps_what_is_done_and_the_summary(tmp_path, model, capsys, nu
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--batch-size", "1000", "--overwrite") == code
     reason = {signal.SIGINT: "stopped: interrupted", signal.SIGTERM: "stopped by SIGTERM"}[number]
     assert f"{reason}; run the same command again, which begins anew" in capsys.readouterr().err
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_signal_lost_in_a_destructor_stops_before_the_next_volume(tmp_path, model):
-    class Dying:
-        def __del__(self):
-            os.kill(os.getpid(), signal.SIGTERM)
-            sum(range(1000))  # gives the interpreter time to run the handler here
-
-    for name in ("a.nii", "b.nii"):
-        volume_at(tmp_path / "in" / name)
-    model.translators["T2"].accidents = {1: lambda: Dying() and None}
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--batch-size", "1000") == 143
-    assert statuses(tmp_path / "out")["b.nii"] == "not done"
 
 
 # ── what is there already ───────────────────────────────────────────────────────────────────────────────────
@@ -169,8 +151,9 @@ def test_leftovers_of_killed_commands_go_and_others_stay(tmp_path, model):
 def test_a_full_disk_is_named_leaves_nothing_partial_and_ends_the_batch(tmp_path, model, monkeypatch, capsys):
     for name in ("a.nii", "b.nii", "c.nii"):
         volume_at(tmp_path / "in" / name)
-    fail_writing(monkeypatch, OSError(errno.ENOSPC, "No space left on device"), at=2)
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 3
+    disk_full = OSError(errno.ENOSPC, "No space left on device")
+    model.translators["T2"].accidents = {2: lambda: fail_writing(monkeypatch, disk_full)}  # as b is translated
+    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--batch-size", 1000) == 3
     printed = capsys.readouterr()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii"]
     assert f"{tmp_path / 'out' / 'b.nii'}: disk full, " in printed.out and "free some space" in printed.out
@@ -187,8 +170,11 @@ def test_where_the_disk_was_full_from_the_start_the_code_is_2(tmp_path, model, m
 
 
 def test_a_summary_alone_that_cannot_be_written_is_3(tmp_path, model, monkeypatch, capsys):
+    def full(path, text):
+        raise DiskFull(f"{path}: disk full")
+
     volume_at(tmp_path / "in" / "a.nii")
-    fail_writing(monkeypatch, OSError(errno.ENOSPC, "No space left on device"), at=2)
+    monkeypatch.setattr("pipeline.inference.batch.summary.atomic_text", full)
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 3
     assert "summary.json: disk full" in capsys.readouterr().err
 
@@ -232,9 +218,7 @@ def test_a_volume_beyond_the_memory_fails_alone(tmp_path, model, capsys):
 
 def test_memory_that_ends_anywhere_else_is_named_too(tmp_path, model, monkeypatch):
     volume_at(tmp_path / "in" / "a.nii")
-    monkeypatch.setattr(
-        "pipeline.inference.output_volume.volume_writer", lambda *_: (_ for _ in ()).throw(MemoryError())
-    )
+    monkeypatch.setattr("pipeline.inference.batch.batch.volume_writer", lambda *_: (_ for _ in ()).throw(MemoryError()))
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 2
     message = f"{tmp_path / 'in' / 'a.nii'}: does not fit into memory; crop it or use a larger machine"
     assert summary_of(tmp_path / "out")["volumes"][0]["error"] == message

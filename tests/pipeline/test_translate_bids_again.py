@@ -6,8 +6,6 @@ import pytest
 from bids_set import MADE, OF_THE_SET, SCANS, calibrated_model, contents, data_set, run
 from negative_model import files_in, loads
 
-import pipeline.inference.output_volume
-
 
 @pytest.fixture
 def model(monkeypatch):
@@ -29,7 +27,7 @@ def test_a_scan_that_fails_leaves_neither_volume_nor_sidecar(tmp_path, model, mo
     (root / SCANS[0]).write_text("hello")
     assert run("-i", root, "-o", tmp_path / "out") == 3
     assert files_in(tmp_path / "out") == sorted([*OF_THE_SET, f"{MADE[1]}.nii.gz", f"{MADE[1]}.json"])
-    monkeypatch.setattr("pipeline.inference.output_volume.volume_writer", lambda *_: 1 / 0)
+    monkeypatch.setattr("pipeline.inference.batch.batch.volume_writer", lambda *_: 1 / 0)
     assert run("-i", root, "-o", tmp_path / "none") == 2
     assert files_in(tmp_path / "none") == sorted(OF_THE_SET)
 
@@ -40,7 +38,7 @@ def test_what_cannot_be_made_again_stays_as_it_was(tmp_path, model, monkeypatch,
     before = contents(out)
     assert len(before) == 8
     with monkeypatch.context() as broken:
-        broken.setattr(pipeline.inference.output_volume, "volume_writer", lambda volume, path: lambda stream: 1 / 0)
+        broken.setattr("pipeline.inference.batch.batch.volume_writer", lambda *_: lambda stream: 1 / 0)
         assert run("-i", root, "-o", out, "--overwrite") == 2
     assert contents(out) == before
     (root / "T1w.json").write_text("{")
@@ -87,7 +85,7 @@ def test_a_sidecar_that_is_not_utf8_is_taken_with_a_warning(tmp_path, model, cap
     root = data_set(tmp_path / "heads", SCANS[0])
     (root / "T1w.json").write_bytes('{"SkullStripped": true, "Institution": "Köln"}'.encode("latin-1"))
     assert run("-i", root, "-o", tmp_path / "out") == 0
-    assert "T1w.json: is not UTF-8, as JSON must be; read as Latin-1" in capsys.readouterr().out
+    assert "T1w.json: is not UTF-8, as JSON must be; read as Latin-1" in capsys.readouterr().err
     assert b'"SkullStripped": true' in contents(tmp_path / "out")[f"{MADE[0]}.json"]
 
 

@@ -4,14 +4,12 @@ import gzip
 import logging
 import os
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
-from negative_model import loads
+from negative_model import loads, model_of
 from raw_affine import check_raw_affine, content_of
 from torch import nn
 from volume_cases import SLOPE, head
@@ -19,10 +17,8 @@ from volume_cases_bad import BAD, CANNOT_BE_ROOT
 from volume_cases_doubtful import DOUBTFUL
 from volume_cases_good import GOOD
 
-from pipeline.data.statistics import ContrastStatistics
-from pipeline.inference.model import TranslationModel
 from pipeline.translate import main
-from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings
+from transforms.slice_chain import CHAIN_VERSION
 
 VALUES_CHANGE = ("NaN voxels", "infinite voxels", "a float64 voxel beyond float32", "a float32 voxel of 3e38")
 INVERTED = "slope -1 and intercept 900"  # a sound file, whose head is darker than the air: no head can be cut out
@@ -32,19 +28,6 @@ KEPT = (
     "dim", "dim_info", "pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
     "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "xyzt_units",
 )  # fmt: skip
-
-
-def model_of(network, low=0.0, high=1.0, **settings) -> TranslationModel:
-    return TranslationModel(
-        contrasts=("T1", "T2"),
-        translators={"T2": network.eval()},
-        settings=replace(
-            PreprocessSettings(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.0, 100.0)), **settings
-        ),
-        statistics={"T2": ContrastStatistics(low, high, integer=False)},
-        stride=8,
-        device=torch.device("cpu"),
-    )
 
 
 @pytest.fixture(params=[1, CHAIN_VERSION])

@@ -71,7 +71,7 @@ def test_what_is_in_the_way_on_the_path_is_named_in_a_line(research):
 
 
 def test_a_script_beside_such_a_file_is_told_what_is_in_the_way(research):
-    (research / "work.py").write_text("from pipeline.translate import translate\n")
+    (research / "work.py").write_text("from pipeline.translate import main\n")
     for name in ("random", "types", "struct", "tempfile", "select", "socket", "queue"):
         (research / f"{name}.py").unlink()
     ended = started_in(research, "work.py")

@@ -1,21 +1,17 @@
-"""A translation command's jobs, their outcome, and the signals that stop the command."""
+"""A translation command's jobs, their outcome, and their division among the processes that torchrun starts."""
 
-import os
-import signal
-from dataclasses import dataclass, field
+import json
+import threading
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
-from pipeline.utils.console import one_line, table
-from pipeline.utils.distributed import ProcessLost
+from pipeline.utils.distributed import World, init_distributed
 from pipeline.utils.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PARTLY_DONE
-from pipeline.utils.interruption import signal_handlers
-from transforms.io.fetched import not_fetched
 
 TRANSLATED, SKIPPED, FAILED, NOT_DONE = "translated", "skipped", "failed", "not done"
 FOREIGN, OTHER_MODEL, STALE = "foreign", "other model", "stale"  # existing outputs that stay
 STATUSES = (TRANSLATED, SKIPPED, FOREIGN, OTHER_MODEL, STALE, FAILED, NOT_DONE)
-MAX_ROWS = 20  # more jobs than this are listed only where they have an error or a warning
 
 
 @dataclass
@@ -44,82 +40,33 @@ class Job:
     outdated: Path | None = None
 
     @property
+    def outputs(self) -> list[Path]:
+        """The paths of the volume and, where one is wanted, of its map."""
+        return [self.target] if self.uncertainty is None else [self.target, self.uncertainty]
+
+    @property
     def message(self) -> str:
         """Error and warnings in one line."""
         return "; ".join(text for text in (self.error, *self.warnings) if text)
 
+    def fail(self, reason: str, status: str = FAILED) -> None:
+        """Record why the job is not done."""
+        self.status, self.error = status, f"{self.source}: {reason}"
 
-class StopSignals:
-    """Context in which SIGTERM and SIGINT (Ctrl-C) stop the work; `number` is then the signal's, otherwise 0.
+    def to_json(self) -> dict[str, Any]:
+        """Return the job in JSON's types."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
 
-    SIGINT is handled even where a shell that started the command in the background had it ignored. The context swallows
-    the `KeyboardInterrupt` and, after a signal, the error that other processes have ended. Outside the main thread
-    signals are not handled.
-    """
-
-    def __init__(self) -> None:
-        self.number = 0
-        self._handled = signal_handlers((signal.SIGINT, signal.SIGTERM), self._stop)
-
-    def __enter__(self) -> "StopSignals":
-        self._handled.__enter__()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        self._handled.__exit__(None, None, None)
-        ended_by = (KeyboardInterrupt, ProcessLost) if self.number else KeyboardInterrupt
-        interrupted = kind is not None and issubclass(kind, ended_by)
-        if interrupted:
-            self.number = self.number or signal.SIGINT
-        return interrupted
-
-    def _stop(self, number: int, _: FrameType | None) -> None:
-        self.number = self.number or number
-        raise KeyboardInterrupt
-
-    def check(self) -> None:
-        """Raise the interrupt again where it was lost: Python drops exceptions in destructors."""
-        if self.number:
-            raise KeyboardInterrupt
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Job":
+        """Return the job that `to_json` gave."""
+        paths = ("source", "target", "uncertainty", "outdated")
+        return cls(**content | {name: Path(content[name]) for name in paths if content[name] is not None})
 
 
 def status_counts(jobs: list[Job]) -> dict[str, int]:
     """Return how many jobs have each status, in order of first appearance."""
     return {status: sum(job.status == status for job in jobs) for status in dict.fromkeys(job.status for job in jobs)}
-
-
-def outcome_table(jobs: list[Job]) -> str:
-    """Return a table of the jobs' outcome and a line of totals.
-
-    Of more than `MAX_ROWS` jobs only those with an error or a warning are listed; the summary lists all.
-    """
-    listed = jobs
-    if len(jobs) > MAX_ROWS:
-        listed = [job for job in jobs if job.error or job.warnings]
-    rows = []
-    for job in listed:
-        name = one_line(str(job.source))
-        rows.append((name, job.status, f"{job.seconds:.1f}", one_line(job.message).replace(f"{name}: ", "")))
-    totals = ", ".join(f"{count} {status}" for status, count in status_counts(jobs).items())
-    return f"{table(('file', 'status', 'seconds', 'message'), rows)}\n{totals}" if rows else totals
-
-
-def dry_run_table(jobs: list[Job]) -> str:
-    """Return a table of what the command would do with each volume, for a dry run."""
-    rows = [(one_line(str(job.source)), one_line(str(job.target)), one_line(_planned_action(job))) for job in jobs]
-    return f"{table(('file', 'becomes', 'what would be done'), rows)}\nnothing was written"
-
-
-def _planned_action(job: Job) -> str:
-    if job.status == SKIPPED:
-        return "; ".join(["skip", *job.warnings])
-    if job.status == NOT_DONE and (reason := not_fetched(job.source)):
-        return f"refuse: {reason}"
-    if job.status == NOT_DONE and not os.path.exists(job.source):  # noqa: PTH110  (`Path`'s raises for long names)
-        return "refuse: no such file"
-    if job.status in (FOREIGN, OTHER_MODEL, STALE):
-        return f"leave as it is, {job.status}: {job.error}"
-    return "translate" if job.status == NOT_DONE else f"refuse: {job.error}"
 
 
 def exit_code(jobs: list[Job]) -> int:
@@ -128,3 +75,52 @@ def exit_code(jobs: list[Job]) -> int:
     if available == len(jobs):
         return EXIT_DONE
     return EXIT_PARTLY_DONE if available else EXIT_BAD_INPUT
+
+
+# ── several processes ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def shard(jobs: list[Job], world: World) -> list[Job]:
+    """Return this process's jobs: every `size`-th of all, whether done already or not.
+
+    Processes that check for themselves which jobs are done would disagree while others are at work. The list of all
+    jobs is the same for all, so each job belongs to one process, also when the command is repeated.
+    """
+    return jobs[world.rank :: world.size]
+
+
+def gather_jobs(shard_jobs: list[Job], world: World) -> list[Job]:
+    """Wait until every process has done its jobs, and return all jobs in the order of the plan, with their outcome.
+
+    Every process gets the same jobs, and so ends with the same exit code. Otherwise one bad volume would stop all:
+    torchrun stops the others as soon as a process ends with a code other than 0.
+
+    Raises:
+        UserError: another process ended before its jobs were done.
+        KeyboardInterrupt: a signal stopped the wait.
+    """
+    if world.size == 1:
+        return shard_jobs
+    results: list[list[Job] | BaseException] = []
+
+    def exchange() -> None:
+        try:
+            results.append(_all_gather_jobs(shard_jobs))
+        except BaseException as error:  # raised again in the main thread
+            results.append(error)
+
+    thread = threading.Thread(target=exchange, daemon=True)
+    thread.start()
+    thread.join()  # torch's own wait for the others would keep Python from answering signals
+    (result,) = results
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def _all_gather_jobs(shard_jobs: list[Job]) -> list[Job]:
+    with init_distributed() as world:
+        texts = world.all_gather_text(json.dumps([job.to_json() for job in shard_jobs]))
+    shards = [[Job.from_json(content) for content in json.loads(text)] for text in texts]
+    count = sum(map(len, shards))
+    return [shards[index % world.size][index // world.size] for index in range(count)]

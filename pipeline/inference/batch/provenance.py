@@ -8,18 +8,16 @@ write into one folder at the same time.
 import hashlib
 import io
 import json
-import re
 import stat
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
 from pipeline.inference.batch.dicom_folders import files_of_series
-from pipeline.inference.batch.outputs import PAIR_SUFFIXES
 from pipeline.inference.model_address import MLFLOW_SCHEMES, checkpoint_at
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import is_file, is_folder
@@ -27,13 +25,14 @@ from pipeline.utils.files import is_file, is_folder
 if TYPE_CHECKING:
     import nibabel as nib
 
+    from pipeline.inference.model import ModelInfo
     from pipeline.inference.multi_view import MultiViewTranslator
 
 TOOL = "contrast-translation"
 DIGITS = 16  # of a SHA-256, the first ones that `sha256sum FILE` prints
 FIRST_BYTES = 1 << 20  # in which nearly every header ends
 MAX_HEADER_BYTES = 1 << 26  # with other programs' extensions before our record, which may describe each slice
-_DESCRIPTION = re.compile(r"(?:not for clinical use; )?(?:expected error of )?synthetic ([^,;]*)")
+PAIR_SUFFIXES = (".hdr", ".img")
 
 
 @dataclass(frozen=True)
@@ -57,28 +56,18 @@ class Provenance:
     def of_source(self, source: Path) -> "Provenance":
         """Return the record of this model's translation of a source; raises as `files_digest`."""
         files = source_files(source)
-        return replace(self, source=files_digest(files), source_bytes=size_of(files))
+        return replace(self, source=files_digest(files), source_bytes=sum(path.stat().st_size for path in files))
 
-    def is_of(self, source: Path) -> bool:
-        """Whether a source's files are, byte by byte, those of the record; raises as `files_digest`."""
-        files = source_files(source)
-        return size_of(files) == self.source_bytes and files_digest(files) == self.source
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as it stands in a header."""
+        return {"tool": TOOL, "version": __version__} | asdict(self)
 
-
-@dataclass(frozen=True)
-class Mark:
-    """The mark of this command in a volume's header.
-
-    Attributes:
-        contrast: The contrast named in `descrip`; "" where it is cut off.
-        provenance: The record of model and source; None for files without one.
-    """
-
-    contrast: str
-    provenance: Provenance | None
-
-
-# ── files ───────────────────────────────────────────────────────────────────────────────────────────────────
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Provenance":
+        """Return the record that `to_json` gave; raises ValueError, KeyError or TypeError for other content."""
+        if not isinstance(content, dict) or content.get("tool") != TOOL:
+            raise ValueError("a record of another tool")
+        return cls(**{field.name: content[field.name] for field in fields(cls)})
 
 
 def source_files(source: Path) -> list[Path]:
@@ -89,14 +78,6 @@ def source_files(source: Path) -> list[Path]:
         return [source]
     candidates = (source.with_suffix(suffix) for suffix in (".hdr", ".HDR", ".img", ".IMG", ".mat"))
     return [path for path in candidates if is_file(path)]
-
-
-def size_of(files: Sequence[Path]) -> int:
-    """Return the files' total size in bytes; raises UserError where one does not exist any more."""
-    try:
-        return sum(path.stat().st_size for path in files)
-    except OSError as error:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check the file") from error
 
 
 def files_digest(files: Sequence[Path]) -> str:
@@ -119,13 +100,13 @@ def files_digest(files: Sequence[Path]) -> str:
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:DIGITS]
 
 
-def model_files_digest(uris: Iterable[str], style: Path | None) -> str:
+def model_files_digest(addresses: Iterable[str], style: Path | None) -> str:
     """Return a digest of the checkpoints at these addresses; "" where one is MLflow's or cannot be read."""
-    uris = list(uris)
-    if any(uri.startswith(MLFLOW_SCHEMES) for uri in uris):
+    addresses = list(addresses)
+    if any(address.startswith(MLFLOW_SCHEMES) for address in addresses):
         return ""
     try:
-        digests = [files_digest([checkpoint_at(Path(uri))]) for uri in uris]
+        digests = [files_digest([checkpoint_at(Path(address))]) for address in addresses]
         return "+".join([*digests, *([] if style is None else [files_digest(source_files(style))])])
     except UserError:  # loading the model reports the reason
         return ""
@@ -138,15 +119,30 @@ def write_record(image: "nib.Nifti1Image", provenance: Provenance) -> None:
     """Write the record into an image's header, in place of one that came with the source's header."""
     from nibabel.nifti1 import Nifti1Extension
 
-    text = json.dumps({"tool": TOOL, "version": __version__} | asdict(provenance))
     extensions = image.header.extensions
-    extensions[:] = [extension for extension in extensions if _parse_provenance(extension.content) is None]
-    extensions.append(Nifti1Extension("comment", text.encode()))
+    extensions[:] = [extension for extension in extensions if _parsed(extension) is None]
+    extensions.append(Nifti1Extension("comment", json.dumps(provenance.to_json()).encode()))
 
 
-def read_mark(path: Path) -> Mark | None:
-    """Return this command's mark in a file's header; None where there is none. The file may be cut short after it."""
-    import nibabel as nib
+def read_record(path: Path) -> Provenance | None:
+    """Return the record in a file's header; None where there is none. The file may be cut short behind its header."""
+    header = read_header(path)
+    extensions = [] if header is None else header.extensions
+    return next((record for extension in extensions if (record := _parsed(extension)) is not None), None)
+
+
+def is_uncertainty_map(path: Path) -> bool:
+    """Whether a file is an uncertainty map of this command; False where it cannot be read."""
+    if (header := read_header(path)) is None:
+        return False
+    from pipeline.inference.output_volume import MAP_DESCRIPTION, NOTICE
+
+    return header["descrip"].item().startswith(f"{NOTICE}; {MAP_DESCRIPTION}".encode())
+
+
+def read_header(path: Path) -> "nib.Nifti1Header | None":
+    """Return the header of a NIfTI file, however its suffix is spelt; None where it cannot be read."""
+    import nibabel as nib  # slow, and needed only where outputs exist
 
     from transforms.io.nifti_checks import nibabel_silent
 
@@ -157,17 +153,9 @@ def read_mark(path: Path) -> Mark | None:
             length = int(header_class(start[: header_class.sizeof_hdr])["vox_offset"])
             if FIRST_BYTES < length <= MAX_HEADER_BYTES:
                 start = _first_bytes(path, length)
-            header = header_class.from_fileobj(io.BytesIO(start))
-            contents = [extension.content for extension in header.extensions]
-            text = bytes(header["descrip"].item()).decode("utf-8", "replace")
-    except Exception:  # nibabel raises many kinds for bytes that are no header
+            return header_class.from_fileobj(io.BytesIO(start))
+    except Exception:  # whatever a damaged file, or another format, makes nibabel raise
         return None
-    provenance = next((record for content in contents if (record := _parse_provenance(content))), None)
-    description = _DESCRIPTION.match(text)
-    if provenance is None and description is None:
-        return None
-    is_complete = description is not None and text[description.end() :][:1] in (",", ";")
-    return Mark(description[1] if is_complete else "", provenance)
 
 
 def _first_bytes(path: Path, count: int) -> bytes:
@@ -177,62 +165,52 @@ def _first_bytes(path: Path, count: int) -> bytes:
     return zlib.decompressobj(wbits=31).decompress(start, count) if start[:2] == b"\x1f\x8b" else start[:count]
 
 
-def _parse_provenance(content: object) -> Provenance | None:
-    """Return the record in an extension's content; None where the content is something else."""
+def _parsed(extension: Any) -> Provenance | None:
+    """Return the record in a header's extension; None where it holds something else."""
+    content = extension.content
     try:
-        values = json.loads(content.rstrip(b"\0") if isinstance(content, bytes) else content)
-        if values.get("tool") != TOOL:
-            return None
-        provenance = Provenance(**{field.name: values[field.name] for field in fields(Provenance)})
-    except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
+        return Provenance.from_json(json.loads(content.rstrip(b"\0") if isinstance(content, bytes) else content))
+    except (ValueError, RecursionError, TypeError, KeyError):
         return None
-    texts = (provenance.to, provenance.weights, provenance.model_files, provenance.source)
-    return provenance if all(isinstance(text, str) for text in texts) else None
 
 
 # ── the command's model ─────────────────────────────────────────────────────────────────────────────────────
 
 
+@dataclass(frozen=True)
 class CommandModel:
     """The command's model, loaded only when needed: digests of its files may show that all outputs exist already.
 
-    Args:
-        uris: The model's addresses, one for each view.
+    Attributes:
+        addresses: The model's addresses, one for each view.
         style: The volume whose style the model takes on; None for its own.
-        check: Function that raises UserError where the model cannot be loaded, in far less time than loading takes.
-        load: Function that loads the model.
+        load: Function that loads the model; raises UserError where it cannot be loaded.
     """
 
-    def __init__(
-        self,
-        uris: Sequence[str],
-        style: Path | None,
-        check: Callable[[], None],
-        load: "Callable[[], MultiViewTranslator]",
-    ):
-        self._uris, self._style, self._check, self._load = uris, style, check, load
+    addresses: Sequence[str]
+    style: Path | None
+    load: "Callable[[], MultiViewTranslator]"
 
     @cached_property
     def files(self) -> str:
         """Digest of the checkpoints; "" where the model must be loaded to identify it."""
-        return model_files_digest(self._uris, self._style)
+        return model_files_digest(self.addresses, self.style)
 
     @cached_property
     def views(self) -> "MultiViewTranslator":
-        """The loaded model; raises UserError where it cannot be loaded."""
-        self._check()
+        """The loaded model."""
         _ = self.files  # before the model is read, in case the files are replaced meanwhile
-        return self._load()
+        return self.load()
 
     @cached_property
-    def info(self) -> dict[str, str]:
-        """The loaded model's info (`MultiViewTranslator.info`)."""
+    def info(self) -> "ModelInfo":
+        """What identifies the loaded model."""
         return self.views.info()
 
     @cached_property
     def provenance(self) -> Provenance:
         """The record of the model's outputs, without a source."""
-        return Provenance(self.info["to"], self.info["identity"], self.files)
+        return Provenance(self.info.to, self.info.identity, self.files)
 
     @property
     def is_loaded(self) -> bool:

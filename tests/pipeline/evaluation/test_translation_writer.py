@@ -13,9 +13,9 @@ from pipeline.data.pairs import PairReader
 from pipeline.data.statistics import ContrastStatistics
 from pipeline.evaluation.evaluate import Translation
 from pipeline.evaluation.translation_writer import TranslationWriter, draw_curves, draw_gifs, sample_frames
+from pipeline.inference import translator
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.output_volume import write_volume
-from pipeline.inference.translator import translate_volume
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.metrics_file import MetricsFile
 from pipeline.training.validation import save_sample
@@ -94,7 +94,7 @@ def test_what_is_written_is_what_the_file_alone_would_translate_to_to_the_byte(s
     settings = replace(SETTINGS, percentiles=(0.5, 99.5), spacing_mm=spacing_mm)
     case = Case("s", "", "T1", write_scan(tmp_path / "s.nii.gz", scan("T1")))
     (volume,) = translate([case], settings, RunFolder(tmp_path / "run"))
-    write_volume(translate_volume(case.path, model(settings), "T2"), tmp_path / "alone.nii.gz")
+    write_volume(translator.translate(case.path, model(settings), "T2"), tmp_path / "alone.nii.gz")
     assert volume.path.read_bytes() == (tmp_path / "alone.nii.gz").read_bytes()
 
 

@@ -8,19 +8,16 @@ import ixi_like
 import numpy as np
 import pytest
 import torch
-from negative_model import files_in, loads, run, volume_at
+from negative_model import files_in, loads, model_of, run, volume_at
 from torch import nn
 
 from networks.cpu_kernels import accelerate
 from networks.resnet import ResNetGenerator
 from networks.unet import UNet
-from pipeline.data.statistics import ContrastStatistics
 from pipeline.inference.compile import MAX_FORMS, MIN_VOLUMES, CompiledForms, worth_compiling
-from pipeline.inference.model import TranslationModel
-from pipeline.inference.translator import translate_volume
+from pipeline.inference.translator import translate
 from pipeline.inference.uncertainty import _active_dropout
-from pipeline.translate import main, translate
-from transforms.slice_chain import PreprocessSettings
+from pipeline.translate import main
 
 
 class Compiler:
@@ -52,18 +49,6 @@ def network():
     return UNet(depth=3, width=2).eval().requires_grad_(False)
 
 
-def model_of(network, **changes):
-    return TranslationModel(
-        contrasts=("T1", "T2"),
-        translators={"T2": network.eval()},
-        settings=PreprocessSettings(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.0, 100.0)),
-        statistics={"T2": ContrastStatistics(-1.0, 1.0, integer=False)},
-        stride=8,
-        device=torch.device("cpu"),
-        **changes,
-    )
-
-
 def slices(count, height=16, width=16, seed=0):
     return torch.rand(count, 1, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
@@ -82,7 +67,7 @@ def test_what_is_really_compiled_gives_the_same_to_rounding():
     source = ixi_like.ixi_t1(scale=8)
     fast = replace(model, run=CompiledForms(4))
     plain, compiled, again = (
-        translate_volume(source, translator, "T2", batch_size=4).get_fdata() for translator in (model, fast, fast)
+        translate(source, translator, "T2", batch_size=4).get_fdata() for translator in (model, fast, fast)
     )
     assert len(fast.run._forms) == 1 and fast.run._can_compile
     assert plain.std() > 0.01
@@ -129,9 +114,7 @@ def test_where_compiling_fails_that_is_said_once_and_the_result_is_the_plain_one
     model = model_of(network)
     fast = replace(model, run=CompiledForms(4, compiler))
     source = ixi_like.ixi_t1(scale=8)
-    plain, compiled, again = (
-        translate_volume(source, translator, "T2", batch_size=4) for translator in (model, fast, fast)
-    )
+    plain, compiled, again = (translate(source, translator, "T2", batch_size=4) for translator in (model, fast, fast))
     assert np.array_equal(plain.dataobj, compiled.dataobj) and np.array_equal(plain.dataobj, again.dataobj)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and compiler.calls == 1
@@ -171,7 +154,7 @@ def test_a_network_with_active_dropout_or_another_style_is_never_run_by_its_old_
     assert compiler.runs == 3 and compiler.calls == 1
 
 
-def test_too_little_memory_for_a_compiled_batch_halves_it_as_ever():
+def test_too_little_memory_for_a_compiled_batch_halves_it_as_ever(caplog):
     class Hungry(nn.Module):
         def forward(self, image):
             if len(image) > 2:
@@ -179,9 +162,9 @@ def test_too_little_memory_for_a_compiled_batch_halves_it_as_ever():
             return -image
 
     source, model = ixi_like.ixi_t1(scale=8), model_of(Hungry())
-    with pytest.warns(UserWarning, match="cpu had too little memory for 8 slices at once, went on with 2"):
-        compiled = translate_volume(source, replace(model, run=CompiledForms(8)), "T2")
-    assert np.array_equal(compiled.dataobj, translate_volume(source, model, "T2", batch_size=1).dataobj)
+    compiled = translate(source, replace(model, run=CompiledForms(8)), "T2")
+    assert "cpu had too little memory for 8 slices at once, went on with 2" in caplog.text
+    assert np.array_equal(compiled.dataobj, translate(source, model, "T2", batch_size=1).dataobj)
 
 
 # ── when ────────────────────────────────────────────────────────────────────────────────────────────────────

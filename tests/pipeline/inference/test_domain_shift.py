@@ -1,6 +1,5 @@
 import json
 import os
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +13,10 @@ from pipeline.data.case import Case
 from pipeline.data.fingerprint import QUANTILES, cohort_fingerprint, volume_fingerprint
 from pipeline.data.slice_cache import build_slice_cache
 from pipeline.data.statistics import CohortFingerprint, ContrastStatistics, Fingerprint
-from pipeline.inference.domain_shift import shift_cautions
+from pipeline.inference.domain_shift import shift_warnings
+from pipeline.inference.translator import translate
 from pipeline.runs.prepare import cohort_statistics
-from pipeline.translate import main, translate
+from pipeline.translate import main
 from pipeline.utils.errors import UserError
 from transforms.io.nifti import read_nifti
 from transforms.slice_chain import PreprocessSettings, slice_chain
@@ -41,22 +41,22 @@ FACTS = {"T1": cohort(DARK), "T2": cohort(BRIGHT)}
 USUAL = Fingerprint(DARK, RISE.tolist(), [0.94, 0.94, 1.2], [230.0, 230.0, 230.0], head_mm=[150.0, 190.0, 165.0])
 
 
-def cautions_of(source="T1", to="T2", statistics=FACTS, *, axis="axial", grid_mm=None, larger=False, **changes):
-    return shift_cautions(replace(USUAL, **changes), statistics, source, to, axis=axis, grid_mm=grid_mm, larger=larger)
+def warnings_of(source="T1", to="T2", statistics=FACTS, *, axis="axial", grid_mm=None, larger=False, **changes):
+    return shift_warnings(replace(USUAL, **changes), statistics, source, to, axis=axis, grid_mm=grid_mm, larger=larger)
 
 
 def test_a_member_of_the_cohort_raises_no_doubt():
-    assert cautions_of() == []
-    assert cautions_of("T2", "T1", core=BRIGHT) == []
+    assert warnings_of() == []
+    assert warnings_of("T2", "T1", core=BRIGHT) == []
 
 
 def test_the_other_contrast_is_named_with_the_remedy():
-    [message] = cautions_of(core=BRIGHT)
+    [message] = warnings_of(core=BRIGHT)
     assert message.startswith(
         "looks like T2, the model expects T1 (distance 0.00 to the training cohort in T2, 0.51 to "
     )
     assert message.endswith("; check the file, and --to")
-    [message] = cautions_of("T2", "T1")
+    [message] = warnings_of("T2", "T1")
     assert message.startswith("looks like T1, the model expects T2 (")
 
 
@@ -66,95 +66,92 @@ def mixture(share):
 
 
 def test_neither_a_margin_too_small_nor_a_volume_within_the_cohorts_own_scatter_is_called_the_other_contrast():
-    assert cautions_of(core=mixture(0.55)) == []
-    assert cautions_of("T2", "T1", core=mixture(0.45)) == []
-    assert "looks like T2" in cautions_of(core=mixture(0.65))[0]
+    assert warnings_of(core=mixture(0.55)) == []
+    assert warnings_of("T2", "T1", core=mixture(0.45)) == []
+    assert "looks like T2" in warnings_of(core=mixture(0.65))[0]
     wide = {"T1": cohort(DARK, core_reach=0.4), "T2": FACTS["T2"]}
-    assert cautions_of(statistics=wide, core=mixture(0.65)) == []
+    assert warnings_of(statistics=wide, core=mixture(0.65)) == []
     alike = {"T1": cohort(DARK), "T2": cohort(mixture(0.2))}
-    assert cautions_of(statistics=alike, core=mixture(0.2)) == []
+    assert warnings_of(statistics=alike, core=mixture(0.2)) == []
 
 
 def test_what_is_like_neither_is_said_with_how_far_members_lie():
     far = (np.array(DARK) * 2.5).tolist()
-    [message] = cautions_of(core=far)
+    [message] = warnings_of(core=far)
     assert message.startswith(
         "the intensities deep in the head are unlike those of the training cohort in T1 (distance 1.14"
     )
     assert message.endswith(", of its own members up to 0.10)")
-    [message] = cautions_of(head=(RISE + 0.5).tolist())
+    [message] = warnings_of(head=(RISE + 0.5).tolist())
     assert message.startswith(
         "the intensities of the head are unlike those of the training cohort in T1 (distance 0.50, "
     )
-    assert cautions_of(head=(RISE + 0.3).tolist()) == []
+    assert warnings_of(head=(RISE + 0.3).tolist()) == []
     wide = {"T1": cohort(DARK, head_reach=0.3)}
-    assert cautions_of(statistics=wide, head=(RISE + 0.5).tolist()) == []
+    assert warnings_of(statistics=wide, head=(RISE + 0.5).tolist()) == []
 
 
-def test_spacings_beyond_one_and_a_half_times_the_trained_ones_are_told_by_plane():
-    assert cautions_of(spacing_mm=[0.94, 0.94, 5.0]) == ["spacing 5 mm through plane, trained on 1.2 to 1.25 mm"]
-    assert cautions_of(spacing_mm=[0.94, 0.94, 0.7]) == ["spacing 0.7 mm through plane, trained on 1.2 to 1.25 mm"]
-    assert cautions_of(spacing_mm=[2.0, 2.0, 1.2]) == ["spacing 2 mm in plane, trained on 0.9 to 1 mm"]
-    assert cautions_of(spacing_mm=[0.65, 1.4, 1.8]) == []
-    assert cautions_of(axis="sagittal", spacing_mm=[5.0, 0.94, 1.2]) == [
-        "spacing 5 mm through plane, trained on 0.9 to 1 mm"
-    ]
+THICK = {"T1": cohort(DARK, spacing_mm=[[1, 1], [1, 1], [6, 6]])}
+CUT, NARROW, WIDE = (  # heads of 215 to 235 mm of which training saw a range, and a range beyond every head
+    {"T1": cohort(DARK, head_mm=[[140, 160], [180, 200], head], coverage_mm=coverage_mm)}
+    for head, coverage_mm in (([215, 235], 150.0), ([215, 235], 120.0), ([150, 180], 200.0))
+)
+GRID = (2.0, 2.0)
+SIZES = [  # changes of the usual volume, or of its cohort, and what is said
+    ({"spacing_mm": [0.65, 1.4, 1.8]}, ""),
+    ({"spacing_mm": [0.94, 0.94, 5.0]}, "spacing 5 mm through plane, trained on 1.2 to 1.25 mm"),
+    ({"spacing_mm": [0.94, 0.94, 0.7]}, "spacing 0.7 mm through plane, trained on 1.2 to 1.25 mm"),
+    ({"spacing_mm": [2.0, 2.0, 1.2]}, "spacing 2 mm in plane, trained on 0.9 to 1 mm"),
+    ({"spacing_mm": [5.0, 0.94, 1.2], "axis": "sagittal"}, "spacing 5 mm through plane, trained on 0.9 to 1 mm"),
+    # where volumes are resampled, spacings finer than the grid are alike
+    ({"spacing_mm": [0.3, 0.3, 2.5], "grid_mm": GRID}, ""),
+    ({"spacing_mm": [0.94, 0.94, 5.0], "grid_mm": GRID}, "spacing 5 mm through plane, trained on 1.2 to 1.25 mm"),
+    (
+        {"spacing_mm": [1, 1, 1], "grid_mm": (1.0, 1.0), "statistics": THICK},
+        "spacing 1 mm through plane, trained on 6 mm",
+    ),
+    # half a head, and shoulders
+    ({"head_mm": [110, 280, 120]}, ""),
+    ({"head_mm": [150, 190, 40]}, "shows 40 mm of head from bottom to top, trained on 150 to 180 mm"),
+    ({"head_mm": [420, 190, 165]}, "shows 420 mm of head from left to right, trained on 140 to 160 mm"),
+    # beyond the range that was trained on, of which some millimetres more are no matter
+    ({"head_mm": [150, 190, 170], "statistics": CUT}, ""),
+    ({"head_mm": [150, 190, 100], "statistics": CUT}, ""),
+    ({"head_mm": [150, 190, 90], "statistics": CUT}, "shows 90 mm of head from bottom to top, trained on 150 mm"),
+    (
+        {"head_mm": [150, 190, 228], "statistics": CUT},
+        "the lowest 78 mm of the head lie below the 150 mm from the crown that were trained on",
+    ),
+    (
+        {"head_mm": [150, 190, 228], "statistics": CUT, "axis": "coronal"},
+        "the hindmost 40 mm of the head lie behind the 150 mm from its front that were trained on",
+    ),
+    (
+        {"head_mm": [160, 190, 228], "statistics": NARROW, "axis": "sagittal"},
+        "the outermost 40 mm of the head lie outside the 120 mm about its middle that were trained on",
+    ),
+    ({"head_mm": [150, 190, 235], "statistics": WIDE}, ""),
+    (
+        {"head_mm": [150, 190, 420], "statistics": WIDE},
+        "shows 420 mm of head from bottom to top, trained on 150 to 180 mm",
+    ),
+    # a wider field of view counts in slices that the network was not trained on
+    ({"field_mm": [480, 230, 900]}, ""),
+    (
+        {"field_mm": [480, 230, 900], "larger": True},
+        "has a field of view of 480 mm from left to right, trained on 220 to 240 mm",
+    ),
+]
 
 
-def test_where_volumes_are_resampled_spacings_finer_than_the_grid_are_alike():
-    assert cautions_of(grid_mm=[2.0, 2.0], spacing_mm=[0.3, 0.3, 2.5]) == []
-    assert cautions_of(grid_mm=[2.0, 2.0], spacing_mm=[0.94, 0.94, 5.0]) == [
-        "spacing 5 mm through plane, trained on 1.2 to 1.25 mm"
-    ]
-    thick = {"T1": cohort(DARK, spacing_mm=[[1, 1], [1, 1], [6, 6]])}
-    assert cautions_of(statistics=thick, grid_mm=[1.0, 1.0], spacing_mm=[1, 1, 1]) == [
-        "spacing 1 mm through plane, trained on 6 mm"
-    ]
-
-
-def test_half_a_head_and_shoulders_are_told_by_direction():
-    assert cautions_of(head_mm=[150, 190, 40]) == ["shows 40 mm of head from bottom to top, trained on 150 to 180 mm"]
-    assert cautions_of(head_mm=[420, 190, 165]) == ["shows 420 mm of head from left to right, trained on 140 to 160 mm"]
-    assert cautions_of(head_mm=[110, 280, 120]) == []
-
-
-def test_what_lies_beyond_the_range_trained_on_is_said_by_the_axis_of_slicing():
-    cut = {"T1": cohort(DARK, head_mm=[[140, 160], [180, 200], [215, 235]], coverage_mm=150.0)}
-    assert cautions_of(statistics=cut, head_mm=[150, 190, 228]) == [
-        "the lowest 78 mm of the head lie below the 150 mm from the crown that were trained on"
-    ]
-    assert cautions_of(statistics=cut, head_mm=[150, 190, 170]) == []  # some millimetres more are no matter
-    assert cautions_of(statistics=cut, head_mm=[150, 190, 90]) == [
-        "shows 90 mm of head from bottom to top, trained on 150 mm"  # less than 0.65 of the range, not of whole heads
-    ]
-    assert cautions_of(statistics=cut, head_mm=[150, 190, 100]) == []
-    assert cautions_of(statistics=cut, axis="coronal", head_mm=[150, 190, 228]) == [
-        "the hindmost 40 mm of the head lie behind the 150 mm from its front that were trained on"
-    ]
-    cut = {"T1": cohort(DARK, head_mm=[[140, 160], [180, 200], [215, 235]], coverage_mm=120.0)}
-    assert cautions_of(statistics=cut, axis="sagittal", head_mm=[160, 190, 228]) == [
-        "the outermost 40 mm of the head lie outside the 120 mm about its middle that were trained on"
-    ]
-
-
-def test_a_range_that_cuts_no_head_changes_nothing():
-    statistics = {"T1": cohort(DARK, coverage_mm=200.0)}
-    assert cautions_of(statistics=statistics, head_mm=[150, 190, 235]) == []
-    assert cautions_of(statistics=statistics, head_mm=[150, 190, 420]) == [
-        "shows 420 mm of head from bottom to top, trained on 150 to 180 mm"
-    ]
-
-
-def test_a_wider_field_of_view_counts_in_slices_that_the_network_was_not_trained_on():
-    assert cautions_of(field_mm=[480, 230, 900]) == []
-    assert cautions_of(larger=True, field_mm=[480, 230, 900]) == [
-        "has a field of view of 480 mm from left to right, trained on 220 to 240 mm"
-    ]
+@pytest.mark.parametrize(("changes", "message"), SIZES)
+def test_sizes_unlike_the_trained_ones_are_told_by_plane_and_direction(changes, message):
+    assert warnings_of(**changes) == ([message] if message else [])
 
 
 def test_a_model_that_keeps_no_likeness_finds_nothing_doubtful():
-    assert cautions_of(statistics={"T2": ContrastStatistics()}, core=BRIGHT, spacing_mm=[9, 9, 9]) == []
-    assert cautions_of(statistics={"T1": FACTS["T1"], "T2": ContrastStatistics()}, core=DARK) == []
+    assert warnings_of(statistics={"T2": ContrastStatistics()}, core=BRIGHT, spacing_mm=[9, 9, 9]) == []
+    assert warnings_of(statistics={"T1": FACTS["T1"], "T2": ContrastStatistics()}, core=DARK) == []
 
 
 # ── through the command ───────────────────────────────────────────────────────────────────────────────────────
@@ -226,21 +223,21 @@ def test_thick_slices_and_half_a_head_are_said_each_in_one_line_for_a_file(tmp_p
     assert "; shows 67 mm of head from bottom to top, trained on 1" in of_half
 
 
-def test_a_volume_with_next_to_no_head_is_said_to_be_beyond_comparison(model):
+def test_a_volume_with_next_to_no_head_is_said_to_be_beyond_comparison(model, caplog):
     image = nib.Nifti1Image(scan("T1"), np.diag([0.1, 0.1, 0.1, 1]))
-    with pytest.warns(UserWarning, match="the image: shows too little of a head to be compared with the training"):
-        translate(image, model, "T2")
+    translate(image, model, "T2")
+    assert "the image: shows too little of a head to be compared with the training" in caplog.text
 
 
-def test_from_python_it_is_a_warning_or_with_strict_an_error(model):
+def test_from_python_it_is_a_warning_or_with_strict_an_error(model, caplog):
     image = nib.Nifti1Image(scan("T2", seed=51), AFFINE)
-    with pytest.warns(UserWarning, match="the image: looks like T2, the model expects T1"):
-        translate(image, model, "T2")
+    translate(image, model, "T2")
+    assert "the image: looks like T2, the model expects T1" in caplog.text
     with pytest.raises(UserError, match=r"the image: looks like T2, .*\(--strict\)"):
         translate(image, model, "T2", strict=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        translate(image, model, "T1", strict=True)
+    caplog.clear()
+    translate(image, model, "T1", strict=True)
+    assert caplog.messages == []
 
 
 def test_an_older_model_translates_in_silence_and_refuses_to_be_strict_before_the_work(
@@ -283,5 +280,5 @@ def test_a_model_of_one_real_subject_knows_the_others_contrasts(trained, tried):
     for contrast, other in (("T1", "T2"), ("T2", "T1")):
         volume = fingerprint_of(tried, contrast)
         options = {"axis": "axial", "grid_mm": (2.0, 2.0)}
-        assert shift_cautions(volume, statistics, contrast, other, **options) == []
-        assert shift_cautions(volume, statistics, other, contrast, **options)[0].startswith(f"looks like {contrast}, ")
+        assert shift_warnings(volume, statistics, contrast, other, **options) == []
+        assert shift_warnings(volume, statistics, other, contrast, **options)[0].startswith(f"looks like {contrast}, ")

@@ -9,19 +9,18 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from negative_model import negative_model
+from negative_model import model_of, negative_model
 
 from networks.unet import UNet
 from pipeline.config.schema import Config
 from pipeline.data.statistics import CohortFingerprint, ContrastStatistics
 from pipeline.inference import model as model_module
-from pipeline.inference.model import TranslationModel, is_large, load_model, precision_of, translator_metadata
-from pipeline.inference.translator import translate_volume
+from pipeline.inference.model import ModelMetadata, is_large, load_model, precision_on
+from pipeline.inference.translator import translate
 from pipeline.run_config import save_config
 from pipeline.runs.checkpoint import FORMAT
 from pipeline.runs.folder import RunFolder
 from pipeline.utils.errors import UserError
-from transforms.slice_chain import PreprocessSettings
 
 CONFIG = Config.model_validate(
     {
@@ -66,7 +65,7 @@ def test_a_checkpoint_gives_both_directions_ready_to_translate(tmp_path):
 
 @pytest.mark.parametrize(("device", "precision"), [("cuda", "bf16"), ("cpu", "float32"), ("mps", "float32")])
 def test_a_runs_networks_compute_in_one_precision_on_a_device(device, precision):
-    assert precision_of(CONFIG, torch.device(device)) == precision
+    assert precision_on(torch.device(device), CONFIG.training.precision) == precision
 
 
 def test_translation_rounds_products_as_training_did(tmp_path, monkeypatch):
@@ -79,13 +78,11 @@ def test_translation_rounds_products_as_training_did(tmp_path, monkeypatch):
 
 
 def test_a_model_keeps_the_chain_that_it_was_trained_with(tmp_path):
-    earlier = load_model(checkpoint(tmp_path / "earlier.pt"), "cpu").settings
-    present = load_model(checkpoint(tmp_path / "present.pt", chain_version=2), "cpu").settings
-    assert "version" not in earlier.to_json() and present == replace(earlier, version=2)
-    logged = [
-        translator_metadata(CONFIG, STATISTICS, "T2", 16, settings)["settings"] for settings in (earlier, present)
-    ]
-    assert logged == [earlier.to_json(), present.to_json()]
+    earlier = load_model(checkpoint(tmp_path / "earlier.pt"), "cpu")
+    present = load_model(checkpoint(tmp_path / "present.pt", chain_version=2), "cpu")
+    assert (earlier.settings.version, present.settings) == (1, replace(earlier.settings, version=2))
+    for model in (earlier, present):
+        assert model.metadata("T2").to_json()["settings"] == model.settings.to_json()
 
 
 def test_a_runs_folder_gives_its_best_checkpoint_else_its_latest(tmp_path):
@@ -112,9 +109,15 @@ def test_a_runs_folder_gives_the_checkpoint_that_its_evaluation_is_about(tmp_pat
 
 
 @pytest.mark.parametrize("uri", ["runs:/abc/generator-T2", "models:/trial-T1-to-T2@best"])
-def test_mlflow_addresses_go_to_mlflow(monkeypatch, uri):
+def test_mlflow_addresses_go_to_mlflow(tmp_path, monkeypatch, uri):
     network, calls = UNet(depth=4, width=2), []
-    metadata = json.loads(json.dumps(translator_metadata(CONFIG, STATISTICS, "T2", network.stride)))
+    published = load_model(checkpoint(tmp_path / "x.pt"), "cpu").metadata("T2")
+    metadata = json.loads(json.dumps(published.to_json() | {"uncertainty": {"knots": []}}))
+    assert ModelMetadata.from_json(metadata) == replace(
+        published,
+        statistics={"T2": STATISTICS["T2"]},
+        calibration={"knots": []},
+    )
     fake = types.SimpleNamespace(load_translator=lambda *arguments: calls.append(arguments) or (network, metadata))
     monkeypatch.setitem(sys.modules, "pipeline.tracking.mlflow_models", fake)
     model = load_model(uri, "cpu")
@@ -128,33 +131,31 @@ def test_mlflow_addresses_go_to_mlflow(monkeypatch, uri):
         load_model(uri, "cpu")
 
 
-def test_a_published_model_keeps_what_both_cohorts_are_like(monkeypatch):
+def test_a_published_model_keeps_what_both_cohorts_are_like():
     sizes = dict.fromkeys(("spacing_mm", "field_mm", "head_mm"), [[1.0, 2.0]] * 3)
     fingerprints = [CohortFingerprint([core], 0.0, [0.5], 0.0, **sizes) for core in (0.0, 1.0)]
     statistics = {
         contrast: replace(STATISTICS[contrast], fingerprint=fingerprint, slices=9)
         for contrast, fingerprint in zip(("T1", "T2"), fingerprints, strict=True)
     }
-    metadata = json.loads(json.dumps(translator_metadata(CONFIG, statistics, "T2", 16)))
-    fake = types.SimpleNamespace(load_translator=lambda *arguments: (UNet(depth=4, width=2), metadata))
-    monkeypatch.setitem(sys.modules, "pipeline.tracking.mlflow_models", fake)
-    model = load_model("runs:/abc/T1-to-T2", "cpu")
-    assert metadata["facts"]["T1"] == {"likeness": fingerprints[0].to_json()} and model.source("T2") == "T1"
-    assert model.statistics["T1"].fingerprint == fingerprints[0]
-    assert model.statistics["T2"] == replace(STATISTICS["T2"], fingerprint=fingerprints[1])
+    metadata = replace(negative_model(), statistics=statistics).metadata("T2").to_json()
+    assert metadata["facts"]["T1"] == {"likeness": fingerprints[0].to_json()}
+    read = ModelMetadata.from_json(json.loads(json.dumps(metadata)))
+    assert read.statistics["T1"].fingerprint == fingerprints[0]
+    assert read.statistics["T2"] == replace(STATISTICS["T2"], fingerprint=fingerprints[1])
 
 
-def test_what_goes_with_a_published_model_names_nobody():
-    assert "jane" not in json.dumps(translator_metadata(CONFIG, STATISTICS, "T2", 16))
+def test_what_goes_with_a_published_model_names_nobody(tmp_path):
+    metadata = load_model(checkpoint(tmp_path / "x.pt"), "cpu").metadata("T2")
+    assert "jane" not in json.dumps(metadata.to_json())
 
 
 def test_a_model_knows_the_hashes_of_its_weights_and_its_configuration(tmp_path):
     model, again = (load_model(checkpoint(tmp_path / "x.pt"), "cpu") for _ in range(2))
     assert model.info("T2") == again.info("T2")
-    assert len(model.config_hash) == 12
-    assert model.config_hash == translator_metadata(CONFIG, STATISTICS, "T2", 16)["config_hash"]
-    other = CONFIG.model_copy(update={"seed": 77})
-    assert translator_metadata(other, STATISTICS, "T2", 16)["config_hash"] != model.config_hash
+    assert len(model.config_hash) == 12 and model.config_hash == model.metadata("T2").config_hash
+    other = CONFIG.model_dump(mode="json") | {"seed": 77}
+    assert load_model(checkpoint(tmp_path / "y.pt", config=other), "cpu").config_hash != model.config_hash
     with torch.no_grad():
         next(again.translators["T2"].parameters()).view(-1)[0] += 1
     assert model.identity("T2") != again.identity("T2") and model.identity("T1") == again.identity("T1")
@@ -197,15 +198,13 @@ class InFloat64(torch.nn.Module):
 def test_a_volume_is_the_same_in_both_layouts_to_a_millionth():
     torch.manual_seed(0)
     network = InFloat64(UNet(depth=4, width=3)).eval().requires_grad_(False)
-    settings = PreprocessSettings(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.0, 100.0))
-    statistics = {"T2": ContrastStatistics(-1.0, 1.0, integer=False)}
     volume = nib.Nifti1Image(np.random.default_rng(0).uniform(1, 1000, (30, 26, 5)), np.diag([1, 2, 1.5, 1]))
     translations = []
     for layout in (torch.contiguous_format, torch.channels_last):
         laid_out = copy.deepcopy(network).to(memory_format=layout)
         assert laid_out.network.down[1].conv.weight.is_contiguous(memory_format=layout)
-        model = TranslationModel(("T1", "T2"), {"T2": laid_out}, settings, statistics, 16, torch.device("cpu"))
-        translations.append(translate_volume(volume, model, "T2", batch_size=2).get_fdata())
+        model = replace(model_of(laid_out, -1.0), stride=16)
+        translations.append(translate(volume, model, "T2", batch_size=2).get_fdata())
     assert translations[0].std() > 0.01
     np.testing.assert_allclose(*translations, rtol=0, atol=1e-6)
 
@@ -249,7 +248,7 @@ def test_a_checkpoint_with_parts_missing_is_one_line(tmp_path, changes):
 
 
 def model_making(*contrasts):
-    return TranslationModel(("T1", "T2"), {to: UNet(4, 2) for to in contrasts}, {}, {}, 16, torch.device("cpu"))
+    return replace(negative_model(), translators=dict.fromkeys(contrasts, torch.nn.Identity()))
 
 
 def test_the_contrast_may_be_left_out_only_where_there_is_one():

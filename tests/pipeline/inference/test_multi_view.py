@@ -10,7 +10,8 @@ from negative_model import files_in, loads, negative_model, volume_at
 
 from pipeline.data.statistics import ContrastStatistics
 from pipeline.inference.multi_view import open_multi_view
-from pipeline.inference.translator import translate_volume
+from pipeline.inference.output_volume import volume_writer
+from pipeline.inference.translator import translate
 from pipeline.inference.uncertainty import Calibration
 from pipeline.translate import main
 from pipeline.utils.errors import UserError
@@ -41,7 +42,7 @@ def source():
 def test_one_view_is_the_model_itself(source):
     views = views_of("coronal")
     translation = views.translate(source)
-    single_view = translate_volume(source, views.models[0], "T2")
+    single_view = translate(source, views.models[0], "T2")
     assert np.array_equal(translation.volume.get_fdata(), single_view.get_fdata()) and translation.uncertainty is None
     assert views.info() == views.models[0].info("T2")
 
@@ -50,10 +51,10 @@ def test_the_fusion_is_the_mean_of_the_views_each_in_its_own_intensities(source)
     models = [model_along("axial", 1000.0), model_along("coronal", 3000.0)]
     views = open_multi_view(["a", "b"], models, "T2", ["coronal", "axial"], uncertainty=False)
     fused = views.translate(source).volume
-    view_translations = [translate_volume(source, model, "T2").get_fdata() for model in models]
+    view_translations = [translate(source, model, "T2").get_fdata() for model in models]
     np.testing.assert_allclose(fused.get_fdata(), np.mean(view_translations, axis=0), atol=0.01)
     assert np.array_equal(fused.affine, source.affine) and fused.shape == source.shape
-    assert views.info()["origin"] == "contrast translation + contrast translation"
+    assert views.info().origin == "contrast translation + contrast translation"
 
 
 def test_the_weights_are_not_hashed_for_each_volume(source, monkeypatch):
@@ -74,7 +75,7 @@ def test_the_map_is_in_the_targets_intensities_on_the_sources_grid_and_zero_outs
 def test_where_views_disagree_the_map_is_at_least_their_spread(source):
     models = [model_along("axial", 1000.0), model_along("coronal", 9000.0)]
     translation = open_multi_view(["a", "b"], models, "T2", ["axial", "coronal"], uncertainty=True).translate(source)
-    view_translations = [translate_volume(source, model, "T2").get_fdata() for model in models]
+    view_translations = [translate(source, model, "T2").get_fdata() for model in models]
     spread = np.std(view_translations, axis=0)
     head = translation.uncertainty.get_fdata() > 0
     assert head.any() and (translation.uncertainty.get_fdata()[head] >= spread[head] - 0.01).all()
@@ -147,16 +148,13 @@ def test_no_map_falls_on_another_volume_or_on_a_source(tmp_path, command, capsys
 
 
 def test_no_map_stays_where_its_volume_cannot_be_written(tmp_path, command, monkeypatch):
-    import pipeline.inference.output_volume as volume
-
-    writer = volume.volume_writer
-
     def full(stream):
         stream.write(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(
-        volume, "volume_writer", lambda image, path: writer(image, path) if "uncertainty" in path.name else full
+        "pipeline.inference.batch.batch.volume_writer",
+        lambda image, path: volume_writer(image, path) if "uncertainty" in path.name else full,
     )
     source = volume_at(tmp_path / "in" / "a.nii.gz")
     assert command("-i", source, "-o", tmp_path / "out", "--model", "axial", "--uncertainty") == 2
@@ -170,7 +168,7 @@ def test_a_new_volume_does_not_keep_an_earlier_map_nor_lose_it_where_it_fails(tm
     (out / "b_uncertainty.nii.gz").write_bytes(strange.read_bytes())  # not ours
     before = {name: (out / name).read_bytes() for name in files_in(out)}
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.inference.output_volume.volume_writer", lambda image, path: lambda stream: 1 / 0)
+        patch.setattr("pipeline.inference.batch.batch.volume_writer", lambda image, path: lambda stream: 1 / 0)
         for more in ((), ("--uncertainty",)):
             assert command(*words, "--overwrite", *more) == 2
     assert {name: (out / name).read_bytes() for name in files_in(out)} == before

@@ -9,8 +9,8 @@ from pipeline.data.pairs import prepare_scan
 from pipeline.data.statistics import ContrastStatistics
 from pipeline.engines.builders import build_translators
 from pipeline.inference.model import load_model
-from pipeline.inference.style import use_style_of
-from pipeline.translate import main, translate
+from pipeline.inference.translator import translate, use_style_of
+from pipeline.translate import main
 from pipeline.utils.errors import UserError
 
 MUNIT = {

@@ -1,7 +1,6 @@
 """The same head gives the same translation, whatever surrounds it and whatever its zero is."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import ixi_like
@@ -9,28 +8,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from negative_model import model_of
 from torch import nn
 
-from pipeline.data.statistics import ContrastStatistics
-from pipeline.inference.model import TranslationModel
-from pipeline.inference.translator import translate_volume
-from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings
-
-SETTINGS = PreprocessSettings(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.0, 100.0))
+from pipeline.inference.translator import translate
+from transforms.slice_chain import CHAIN_VERSION
 
 
-def model_of(network, low=0.0, high=1.0, **settings):
-    return TranslationModel(
-        contrasts=("T1", "T2"),
-        translators={"T2": network.eval()},
-        settings=replace(SETTINGS, **settings),
-        statistics={"T2": ContrastStatistics(low, high, integer=False)},
-        stride=8,
-        device=torch.device("cpu"),
-    )
-
-
-class TrainerState(nn.Module):
+class PositionDependent(nn.Module):
     """Adds to each pixel what depends on where it lies in the slice, as a network with padding does."""
 
     def forward(self, slices):
@@ -44,14 +29,24 @@ def widened(source, margins, value=0):
     return nib.Nifti1Image(data, affine)
 
 
-@pytest.mark.parametrize("margins", [[(8, 8)] * 3, [(0, 0), (40, 0), (0, 0)], [(3, 17), (0, 9), (1, 0)]])
-@pytest.mark.parametrize("settings", [{}, {"spacing_mm": (7.0, 9.0)}, {"n4": True}, {"axis": "sagittal", "size": 16}])
+EVEN, ONE_SIDED, ODD = [(8, 8)] * 3, [(0, 0), (40, 0), (0, 0)], [(3, 17), (0, 9), (1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "margins"),
+    [
+        *(({}, margins) for margins in (EVEN, ONE_SIDED, ODD)),
+        *(({"spacing_mm": (7.0, 9.0)}, margins) for margins in (ONE_SIDED, ODD)),
+        ({"n4": True}, ODD),
+        ({"axis": "sagittal", "size": 16}, ODD),
+    ],
+)
 def test_the_same_head_gives_the_same_translation_whatever_empty_margin_surrounds_it(margins, settings):
-    model = model_of(TrainerState(), 0, 1000, version=CHAIN_VERSION, **settings)
+    model = model_of(PositionDependent(), 0, 1000, version=CHAIN_VERSION, **settings)
     for make in (ixi_like.ixi_t1, ixi_like.ixi_t2):
         source = make(scale=8)
-        expected = translate_volume(source, model, "T2").get_fdata()
-        translation = translate_volume(widened(source, margins), model, "T2").get_fdata()
+        expected = translate(source, model, "T2").get_fdata()
+        translation = translate(widened(source, margins), model, "T2").get_fdata()
         original = tuple(
             slice(before, before + length) for (before, _), length in zip(margins, source.shape, strict=True)
         )
@@ -61,23 +56,24 @@ def test_the_same_head_gives_the_same_translation_whatever_empty_margin_surround
         assert (translation[around] == 0).all()  # the target's darkest
 
 
-def test_what_a_model_of_the_earlier_chain_makes_beside_an_empty_margin_is_doubtful():
+def test_what_a_model_of_the_earlier_chain_makes_beside_an_empty_margin_is_doubtful(caplog):
     source = ixi_like.ixi_t1(scale=8)
-    model = model_of(TrainerState(), 0, 1000)
-    with pytest.warns(UserWarning, match="has 16 empty planes around what was scanned, and this model's result"):
-        translate_volume(widened(source, [(8, 8), (0, 0), (0, 0)]), model, "T2")
+    model = model_of(PositionDependent(), 0, 1000, version=1)
+    translate(widened(source, [(8, 8), (0, 0), (0, 0)]), model, "T2")
+    assert "has 16 empty planes around what was scanned, and this model's result" in caplog.text
 
 
-def test_where_no_air_surrounds_the_head_that_is_said_by_name():
+def test_where_no_air_surrounds_the_head_that_is_said_by_name(caplog):
     source = ixi_like.ixi_t1(scale=8)
     inverted = nib.Nifti1Image((1500 - np.asarray(source.dataobj)).astype(np.int16), source.affine)
     inverted.set_filename("inverted.nii.gz")
-    with pytest.warns(UserWarning, match="inverted.nii.gz: .*where the head ends cannot be told"):
-        translate_volume(inverted, model_of(nn.Identity(), version=CHAIN_VERSION), "T2")
+    translate(inverted, model_of(nn.Identity(), version=CHAIN_VERSION), "T2")
+    (message,) = caplog.messages
+    assert message.startswith("inverted.nii.gz: ") and "where the head ends cannot be told" in message
 
 
 REAL = Path(os.environ.get("MRI_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
-SCANS = [*sorted(REAL.glob("ms-raw/*.nii.gz"))[:4], *sorted(REAL.glob("infant/sub-0[19]/*_T[12]w.nii.gz"))]
+SCANS = [*sorted(REAL.glob("ms-raw/*.nii.gz"))[:2], *sorted(REAL.glob("infant/sub-0[19]/*_T[12]w.nii.gz"))]
 
 
 @pytest.mark.skipif(not SCANS, reason="needs real volumes, in MRI_TEST_DATA")
@@ -85,22 +81,22 @@ SCANS = [*sorted(REAL.glob("ms-raw/*.nii.gz"))[:4], *sorted(REAL.glob("infant/su
 def test_a_real_head_gives_the_same_translation_whatever_empty_margin_surrounds_it(path):
     source = nib.load(path)
     margins = [(8, 8), (40, 0), (0, 3)]
-    model = model_of(TrainerState(), 0, 1000, version=CHAIN_VERSION, spacing_mm=(1.5, 3.0), size=64)
-    expected = translate_volume(source, model, "T2").get_fdata()
-    translation = translate_volume(widened(source, margins), model, "T2").get_fdata()
+    model = model_of(PositionDependent(), 0, 1000, version=CHAIN_VERSION, spacing_mm=(1.5, 3.0), size=64)
+    expected = translate(source, model, "T2").get_fdata()
+    translation = translate(widened(source, margins), model, "T2").get_fdata()
     original = tuple(slice(before, before + length) for (before, _), length in zip(margins, source.shape, strict=True))
     error = np.sqrt(np.mean((translation[original] - expected) ** 2))
     assert error < 1000 / 1e3  # 60 dB
 
 
 @pytest.mark.skipif(not SCANS, reason="needs real volumes, in MRI_TEST_DATA")
-@pytest.mark.parametrize("path", SCANS[4:], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SCANS[2:], ids=lambda path: path.name)
 def test_a_real_head_of_mean_0_on_a_background_of_0_gives_the_same_translation(path):
     source = nib.load(path)
     data = np.asarray(source.dataobj, np.float32)
     inside = data != 0
     standardised = np.where(inside, (data - data[inside].mean()) / data[inside].std(), 0).astype(np.float32)
-    model = model_of(TrainerState(), 0, 1000, version=CHAIN_VERSION, spacing_mm=(1.5, 3.0), size=64)
-    expected = translate_volume(source, model, "T2").get_fdata()
-    translation = translate_volume(nib.Nifti1Image(standardised, source.affine), model, "T2").get_fdata()
+    model = model_of(PositionDependent(), 0, 1000, version=CHAIN_VERSION, spacing_mm=(1.5, 3.0), size=64)
+    expected = translate(source, model, "T2").get_fdata()
+    translation = translate(nib.Nifti1Image(standardised, source.affine), model, "T2").get_fdata()
     assert np.sqrt(np.mean((translation - expected) ** 2)) < 1000 / 1e3  # 60 dB

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import compare, download, explore, run, sweep, sync
+from pipeline import compare, download, explore, run, sweep, sync, translate
 from pipeline.config.load import load_config
-from pipeline.inference.batch import options
 from pipeline.inference.batch import outputs as places
 from pipeline.utils.arguments import cwd_hint, expanded, path_argument, path_or_address
 from pipeline.utils.errors import UserError
@@ -138,12 +137,12 @@ def test_names_in_a_list_or_mapping_may_hold_bytes_that_are_not_utf8():
         (sweep.parser, ["c.yaml", "--output=~/c.yaml"], "output"),
         (sync.parser, ["~/c.yaml"], "runs"),
         (download._parser, ["ixi", "--output=~/c.yaml"], "output"),
-        (options.parser, ["-i", "~/c.yaml", "-o", "x", "--model", "m"], "input"),
-        (options.parser, ["--output=~/c.yaml", "--model", "m"], "output"),
-        (options.parser, ["--model", "~/c.yaml", "-o", "x"], "model"),
-        (options.parser, ["--model", "m", "-o", "x", "--style=~/c.yaml"], "style"),
-        (options.parser, ["--model", "m", "-o", "x", "--summary=~/c.yaml"], "summary"),
-        (options.parser, ["--model", "m", "-o", "x", "--input-list=~/c.yaml"], "input_list"),
+        (translate.parser, ["-i", "~/c.yaml", "-o", "x", "--model", "m"], "input"),
+        (translate.parser, ["--output=~/c.yaml", "--model", "m"], "output"),
+        (translate.parser, ["--model", "~/c.yaml", "-o", "x"], "model"),
+        (translate.parser, ["--model", "m", "-o", "x", "--style=~/c.yaml"], "style"),
+        (translate.parser, ["--model", "m", "-o", "x", "--summary=~/c.yaml"], "summary"),
+        (translate.parser, ["--model", "m", "-o", "x", "--input-list=~/c.yaml"], "input_list"),
     ],
 )
 def test_every_path_of_a_command_line_is_expanded(parser, line, name):

@@ -53,9 +53,8 @@ def test_what_is_no_text_is_called_so(content):
         decoded(content, "x", "a list")
 
 
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-8"])
-def test_a_list_of_inputs_may_be_as_powershell_writes_it(tmp_path, encoding):
-    (tmp_path / "list.txt").write_bytes(marked("a.nii\r\n# two\r\nnaïve.nii\r\n", encoding))
+def test_a_list_of_inputs_may_have_the_marks_of_windows(tmp_path):
+    (tmp_path / "list.txt").write_bytes(marked("a.nii\r\n# two\r\nnaïve.nii\r\n", "utf-8"))
     assert all_inputs([], str(tmp_path / "list.txt")) == [Path("a.nii"), Path("naïve.nii")]
 
 
@@ -63,9 +62,6 @@ def test_a_list_of_inputs_may_name_what_no_encoding_names(tmp_path):
     (tmp_path / f"{ODD}.nii").touch()
     (tmp_path / "list.txt").write_bytes(os.fsencode(f"{tmp_path / ODD}.nii\n"))
     assert all_inputs([], str(tmp_path / "list.txt")) == [tmp_path / f"{ODD}.nii"]
-    (tmp_path / "list.txt").write_bytes(b"a.nii\ncaf\xe9.nii\n")
-    with pytest.raises(UserError, match=r"list.txt, line 2: byte 0xe9 is not UTF-8 \(Latin-1, perhaps\), and no file"):
-        all_inputs([], str(tmp_path / "list.txt"))
 
 
 def test_odd_names_are_written_so_that_json_and_yaml_read_them_again(tmp_path):

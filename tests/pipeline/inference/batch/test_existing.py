@@ -1,8 +1,6 @@
 """What stands in a volume's place from an earlier command is not taken for something else."""
 
 import gzip
-import threading
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -11,22 +9,17 @@ from negative_model import run, volume_at
 from nibabel import Nifti1Image
 from terminal import Terminal
 
-from pipeline.inference.batch import existing as existing_module
 from pipeline.inference.batch.existing import MIN_PROGRESS_FILES, is_whole, pending_jobs
 from pipeline.inference.batch.jobs import FAILED, NOT_DONE, SKIPPED, Job
-from pipeline.inference.batch.provenance import Mark
+from pipeline.inference.batch.provenance import Provenance, write_record
 from pipeline.inference.output_volume import write_volume
 from pipeline.translate import main
-from pipeline.utils.errors import Stopped
 from transforms.io.nifti import VolumeError, read_nifti
 
 
-@pytest.mark.parametrize("recorded", [True, False])
-def test_a_volume_of_another_contrast_is_not_taken_for_the_one_that_is_asked_for(tmp_path, model, capsys, recorded):
+def test_a_volume_of_another_contrast_is_not_taken_for_the_one_that_is_asked_for(tmp_path, model, capsys):
     source, target = volume_at(tmp_path / "a.nii"), tmp_path / "out" / "a.nii"
     assert main(["-i", str(source), "-o", str(target.parent), "--model", "any", "--to", "T1"]) == 0
-    if not recorded:
-        without_record(target)
     other = target.read_bytes()
     assert run("-i", source, "-o", target.parent) == 2
     assert f"{target} holds a synthetic T1; choose another OUT, or add --overwrite" in capsys.readouterr().err
@@ -36,71 +29,26 @@ def test_a_volume_of_another_contrast_is_not_taken_for_the_one_that_is_asked_for
     assert run("-i", source, "-o", target.parent) == 0  # and now it is
 
 
-def without_record(path: Path, descrip: bytes = b"synthetic T1, cyclegan trial; not for clinical use") -> Path:
-    """Leave a translation as releases without records wrote it."""
-    image = nib.load(path)
-    header = image.header.copy()
-    header.extensions.clear()
-    header["descrip"] = descrip
-    nib.save(Nifti1Image(np.asarray(image.dataobj).copy(), image.affine, header), path)
-    return path
-
-
 def test_many_volumes_are_looked_at_together_with_progress_and_each_gets_its_own_answer(tmp_path, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    jobs = [
-        Job(tmp_path / f"{index}.nii", tmp_path / f"out{index}.nii", status=NOT_DONE)
-        for index in range(MIN_PROGRESS_FILES)
-    ]
-    whole = without_record(volume_at(tmp_path / "a.nii")).read_bytes()
+    count = MIN_PROGRESS_FILES
+    jobs = [Job(tmp_path / f"{index}.nii", tmp_path / f"out{index}.nii") for index in range(count)]
+    image = nib.load(volume_at(tmp_path / "a.nii"))
+    write_record(image, Provenance("T2", "0123456789ab", ""))
+    whole = image.to_bytes()
     for index, job in enumerate(jobs[1:], 1):
         job.target.write_bytes(whole if index % 3 else whole[:-1])
-    expected = [index % 3 == 0 for index in range(MIN_PROGRESS_FILES)]
-    assert pending_jobs(jobs, overwrite=False) == [job for job, open_ in zip(jobs, expected, strict=True) if open_]
-    assert [job.status for job in jobs] == [NOT_DONE if open_ else SKIPPED for open_ in expected]
-    assert (
-        f"what is there: 100%|██████████| {MIN_PROGRESS_FILES - 1}/{MIN_PROGRESS_FILES - 1}" not in terminal.taken()
-    )  # one too few
+    assert pending_jobs(jobs, overwrite=False) == jobs[::3]
+    assert [job.status for job in jobs] == [SKIPPED if index % 3 else NOT_DONE for index in range(count)]
+    assert "what is there" not in terminal.taken()  # one too few
     jobs[0].target.write_bytes(whole)
     for job in jobs:
         job.status = NOT_DONE
-    assert len(pending_jobs(jobs, overwrite=False)) == MIN_PROGRESS_FILES // 3 - (MIN_PROGRESS_FILES % 3 == 0)
+    assert pending_jobs(jobs, overwrite=False) == jobs[3::3]
     assert "what is there: 100%" in terminal.taken()
-    assert pending_jobs(jobs, overwrite=True, quiet=True) == [job for job in jobs if job.status == NOT_DONE]
-    assert (
-        pending_jobs([Job(tmp_path / "a.nii", tmp_path / "none.nii", status=FAILED)], overwrite=False, quiet=True) == []
-    )
-
-
-def test_whoever_is_interrupted_does_not_wait_for_the_files_under_way(tmp_path, monkeypatch):
-    reading, noticed = threading.Event(), []
-
-    def is_whole(path, given_up):
-        reading.set()
-        noticed.append(given_up.wait(30))
-        return False
-
-    def interrupted(answers, **_):
-        reading.wait(30)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(existing_module, "is_whole", is_whole)
-    monkeypatch.setattr(existing_module, "read_mark", lambda path: Mark("T2", None))
-    monkeypatch.setattr(existing_module, "progress", interrupted)
-    jobs = [Job(tmp_path / "a.nii", volume_at(tmp_path / "b.nii"), status=NOT_DONE)]
-    with pytest.raises(Stopped, match="interrupted; the same command does what is left") as stop:
-        pending_jobs(jobs, overwrite=False)
-    assert noticed == [True] and stop.value.exit_code == 130
-
-
-def test_a_file_that_nobody_waits_for_is_not_read_on(zipped):
-    path, content = zipped
-    path.write_bytes(content)
-    given_up = threading.Event()
-    assert is_whole(path, given_up)
-    given_up.set()
-    assert not is_whole(path, given_up)
+    failed = Job(tmp_path / "a.nii", tmp_path / "none.nii", status=FAILED)
+    assert pending_jobs([*jobs, failed], overwrite=True, quiet=True) == jobs[3::3]
 
 
 @pytest.fixture(scope="module")

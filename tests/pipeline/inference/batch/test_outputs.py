@@ -24,6 +24,43 @@ def touched(path: Path) -> Path:
     return path
 
 
+LAYOUTS = [  # files, what is named of them, and the targets below OUT
+    ("d/IXI002-T1.nii.gz", "d/IXI002-T1.nii.gz", "IXI002-T1.nii.gz"),
+    ("in/a.nii in/site/b.nii.gz in/.hidden/c.nii.gz in/notes.txt", "in", "a.nii site/b.nii.gz"),
+    ("p1/T1.nii.gz p2/T1.nii.gz", "p1 p2", "p1/T1.nii.gz p2/T1.nii.gz"),
+    ("p1/T1.nii.gz p2/T1.nii.gz", "p1/T1.nii.gz p2/T1.nii.gz", "p1/T1.nii.gz p2/T1.nii.gz"),
+    ("in/a.nii", "in/a.nii in in/../in/a.nii", "a.nii"),
+    ("in/a.hdr in/a.img", "in", "a.nii.gz"),
+    ("in/a.hdr in/a.img", "in/a.img in/a.hdr", "a.nii.gz"),
+    ("in/b.mgz", "in", "b.nii.gz"),
+]
+
+
+@pytest.mark.parametrize(("files", "inputs", "targets"), LAYOUTS)
+def test_a_tree_is_mirrored_and_every_volume_has_one_target(tmp_path, monkeypatch, files, inputs, targets):
+    monkeypatch.chdir(tmp_path)
+    for name in files.split():
+        touched(Path(name))
+    jobs = plan_jobs([Path(name) for name in inputs.split()], Path("out"))
+    assert [job.target.relative_to("out").as_posix() for job in jobs] == targets.split()
+
+
+def test_a_pair_beside_a_single_file_of_its_name_fails_with_it(tmp_path):
+    for name in ("a.hdr", "a.img", "a.nii.gz"):
+        touched(tmp_path / name)
+    jobs = plan_jobs([tmp_path], tmp_path / "out")
+    assert [job.status for job in jobs] == ["failed", "failed"]
+    assert all("a.hdr and a.nii.gz would be one volume; move one away" in job.message for job in jobs)
+
+
+def test_linked_folders_are_searched_and_not_in_circles(tmp_path):
+    touched(tmp_path / "elsewhere" / "a.nii")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "circle").symlink_to(tmp_path / "in")
+    assert [job.target.name for job in plan_jobs([tmp_path / "in"], tmp_path / "out")] == ["a.nii"]
+
+
 def test_names_that_clash_and_hold_dots_stay_below_out(tmp_path, monkeypatch):
     touched(tmp_path / "p1" / "T1.nii.gz"), touched(tmp_path / "here" / "p2" / "T1.nii.gz")
     monkeypatch.chdir(tmp_path / "here")
@@ -69,11 +106,11 @@ def test_a_volume_of_another_kind_as_out_is_refused_and_no_folder_of_that_name(t
     assert [job.target for job in plan_jobs([source], tmp_path / name)] == [tmp_path / name / "a.nii"]
 
 
-def test_blanks_around_a_listed_path_are_left_out_unless_they_are_the_files(tmp_path):
-    plain, odd = touched(tmp_path / "a.nii"), touched(tmp_path / "b.nii ")
+def test_blanks_around_a_listed_path_are_left_out(tmp_path):
+    plain = touched(tmp_path / "a.nii")
     listed = tmp_path / "list.txt"
-    listed.write_text(f"  {plain}\t\n{odd}\n{tmp_path / 'gone.nii'} \n \n")
-    assert all_inputs([], str(listed)) == [plain, odd, Path(f"{tmp_path / 'gone.nii'} ")]
+    listed.write_text(f"  {plain}\t\n{tmp_path / 'gone.nii'} \n \n")
+    assert all_inputs([], str(listed)) == [plain, tmp_path / "gone.nii"]
 
 
 @pytest.mark.parametrize("text", ["", " "])

@@ -21,7 +21,7 @@ from pipeline.inference.batch.provenance import (
     Provenance,
     files_digest,
     model_files_digest,
-    read_mark,
+    read_record,
     source_files,
     write_record,
 )
@@ -64,8 +64,7 @@ def test_a_record_is_read_as_it_was_written_be_the_file_cut_short(tmp_path, name
     content = (tmp_path / name).read_bytes()
     for length in (len(content), len(content) - 20, len(content) // 2):
         (tmp_path / name).write_bytes(content[:length])
-        mark = read_mark(tmp_path / name)
-        assert (mark.contrast, mark.provenance) == ("T2", RECORD)
+        assert read_record(tmp_path / name) == RECORD
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
@@ -74,7 +73,7 @@ def test_a_record_is_read_behind_long_extensions_of_others(tmp_path, name):
     image.header.extensions.append(Nifti1Extension("comment", np.random.default_rng(0).bytes(3 << 20)))
     write_record(image, RECORD)
     write_volume(image, tmp_path / name)
-    assert read_mark(tmp_path / name).provenance == RECORD
+    assert read_record(tmp_path / name) == RECORD
 
 
 def test_a_record_replaces_the_sources_own_and_other_extensions_stay():
@@ -88,10 +87,10 @@ def test_a_record_replaces_the_sources_own_and_other_extensions_stay():
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x1f\x8b", b"\x1f\x8b" + bytes(50), bytes(400)])
-def test_what_is_no_header_of_ours_has_no_mark(tmp_path, content):
+def test_what_is_no_header_of_ours_has_no_record(tmp_path, content):
     (tmp_path / "a.nii").write_bytes(content)
-    assert read_mark(tmp_path / "a.nii") is None
-    assert read_mark(volume_at(tmp_path / "scan.nii.gz")) is None
+    assert read_record(tmp_path / "a.nii") is None
+    assert read_record(volume_at(tmp_path / "scan.nii.gz")) is None
 
 
 def test_a_record_that_is_not_what_it_should_be_is_none():
@@ -185,22 +184,9 @@ def test_a_source_that_changes_while_it_is_translated_is_stale(tmp_path, model):
 def test_an_output_that_another_command_takes_away_is_nobodys(tmp_path, model, monkeypatch):
     source, out = volume_at(tmp_path / "a.nii.gz"), tmp_path / "a_T2.nii.gz"
     assert run("-i", source, "-o", out) == 0
-    monkeypatch.setattr(earlier, "read_mark", lambda path: path.unlink())
+    monkeypatch.setattr(earlier, "read_record", lambda path: path.unlink())
     job = Job(source, out)
     assert earlier.pending_jobs([job], overwrite=False) == [job] and job.error == ""
-
-
-def test_an_output_without_a_record_is_skipped_and_that_is_said(tmp_path, model, capsys):
-    source, output = volume_at(tmp_path / "in" / "a.nii"), tmp_path / "out" / "a.nii"
-    assert run("-i", source.parent, "-o", output.parent) == 0
-    image = nib.load(output)
-    header = image.header.copy()
-    header.extensions.clear()
-    header["descrip"] = b"synthetic T2, cyclegan trial; not for clinical use"
-    nib.save(nib.Nifti1Image(np.asarray(image.dataobj).copy(), image.affine, header), output)
-    assert run("-i", source.parent, "-o", output.parent) == 0
-    assert "has no record of what made it" in capsys.readouterr().out
-    assert state_of(output.parent) == {"a.nii": "skipped"}
 
 
 def test_a_file_of_others_in_the_maps_place_stays_too(tmp_path, monkeypatch):
@@ -214,8 +200,8 @@ def test_a_file_of_others_in_the_maps_place_stays_too(tmp_path, monkeypatch):
     assert run("-i", source, "-o", out, "--uncertainty") == 2
     assert foreign.read_bytes() == before and not (out / "a.nii.gz").exists()
     assert run("-i", source, "-o", out, "--uncertainty", "--overwrite") == 0
-    assert read_mark(foreign).provenance == read_mark(out / "a.nii.gz").provenance
-    assert read_mark(foreign).provenance.is_of(source)
+    assert read_record(foreign) == read_record(out / "a.nii.gz")
+    assert read_record(foreign).of_source(source) == read_record(foreign)
 
 
 def test_the_same_checkpoint_needs_not_be_loaded_and_changed_ones_do(tmp_path):
@@ -224,7 +210,7 @@ def test_the_same_checkpoint_needs_not_be_loaded_and_changed_ones_do(tmp_path):
     def refuse():
         raise AssertionError("loaded")
 
-    model = CommandModel([str(tmp_path / "a.pt")], None, check=lambda: None, load=refuse)
+    model = CommandModel([str(tmp_path / "a.pt")], None, load=refuse)
     assert model.matches(Provenance("T2", "w", files_digest([tmp_path / "a.pt"])))
     with pytest.raises(AssertionError, match="loaded"):
         model.matches(Provenance("T2", "w", "another"))

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from negative_model import files_in, loads, run, volume_at
 
-from pipeline.inference.batch.batch_summary import restore_skipped
-from pipeline.inference.batch.jobs import SKIPPED, Job
+from pipeline.inference.batch.jobs import FAILED, SKIPPED, TRANSLATED, Job
+from pipeline.inference.batch.summary import MAX_ROWS, outcome_table, restore_skipped
 
 
 @pytest.mark.parametrize("name", ["a", "out/a.nii.gz", "list.txt", "other.img", "OTHER.NII"])
@@ -18,25 +18,25 @@ def test_a_summary_that_would_overwrite_something_is_refused(tmp_path, monkeypat
     before = (tmp_path / "a").read_bytes()
     told = tmp_path / name
     assert run("--input-list", tmp_path / "list.txt", "-o", tmp_path / "out", "--summary", told) == 2
-    assert f"--summary {told}: is a volume's place, or holds what is read" in capsys.readouterr().err
+    assert f"--summary {told}: is a volume's path, or holds what is read" in capsys.readouterr().err
     assert files_in(tmp_path) == ["a", "list.txt"] and (tmp_path / "a").read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("place", "reason"),
     [
-        ("folder", "is a folder; give a file's name, as {0}/summary.json"),
-        ("/proc/x.json", "cannot be written (No such file or directory); give another place"),
-        ("text/x.json", "cannot be written (Not a directory); give another place"),
+        ("folder", "is a folder, and a file is to be written there"),
+        ("/proc/x.json", "cannot be written (No such file or directory)"),
+        ("text/x.json", "cannot be written (Not a directory)"),
     ],
 )
 def test_a_summary_that_could_not_be_written_is_refused_before_the_work(tmp_path, monkeypatch, capsys, place, reason):
     loads(monkeypatch, None)
     source = volume_at(tmp_path / "a.nii")
     (tmp_path / "folder").mkdir(), (tmp_path / "text").touch()
-    summary_path = tmp_path / place
-    assert run("-i", source, "-o", tmp_path / "out", "--summary", summary_path) == 2
-    assert capsys.readouterr().err == f"error: --summary {summary_path}: {reason.format(summary_path)}\n"
+    assert run("-i", source, "-o", tmp_path / "out", "--summary", tmp_path / place) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path / place}: {reason}") and error.count("\n") == 1
     assert files_in(tmp_path) == ["a.nii", "text"]
 
 
@@ -71,20 +71,17 @@ DAMAGED = {
     "cut short": '{"volumes": [',
     "no object": "[]",
     "too deep": "[" * 100_000,
-    "other volumes": json.dumps({"arguments": {"output": "out"}, "volumes": {"a": 1}, "model": {"to": "T2"}}),
-    "no numbers": json.dumps({"arguments": {"output": "out"}, "volumes": [ENTRY | {"seconds": "1"}], "model": {}}),
-    "not finite": json.dumps({"arguments": {"output": "out"}, "volumes": [ENTRY | {"seconds": float("nan")}]}),
-    "no texts": json.dumps({"arguments": {"output": "out"}, "volumes": [ENTRY | {"warnings": [1]}]}),
-    "another OUT": json.dumps({"arguments": {"output": "else"}, "volumes": [ENTRY | {"target": "else/a.nii"}]}),
+    "other volumes": json.dumps({"volumes": {"a": 1}, "model": {"to": "T2"}}),
+    "no numbers": json.dumps({"volumes": [ENTRY | {"seconds": "a second"}], "model": {}}),
+    "another OUT": json.dumps({"volumes": [ENTRY | {"target": "else/a.nii"}], "model": {"to": "T2"}}),
 }
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_a_damaged_summary_says_nothing(tmp_path, monkeypatch, kind):
-    monkeypatch.chdir(tmp_path)
-    Path("told.json").write_text(DAMAGED[kind])
+def test_a_damaged_summary_says_nothing(tmp_path, kind):
+    (tmp_path / "told.json").write_text(DAMAGED[kind])
     job = Job(Path("a.nii"), Path("out/a.nii"), status=SKIPPED)
-    assert restore_skipped(Path("told.json"), Path("out"), [job]) == {}
+    assert restore_skipped(tmp_path / "told.json", [job]) == {}
     assert (job.seconds, job.warnings) == (0.0, [])
 
 
@@ -100,3 +97,14 @@ def test_a_summary_of_others_stays_unless_told_to_overwrite(tmp_path, model, cap
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--overwrite") == 0
     assert json.loads(place.read_text())["totals"]["translated"] == 1
     assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0  # our own
+
+
+def test_a_long_batch_ends_in_its_counts_and_what_was_wrong():
+    jobs = [Job(Path(f"{index}.nii"), Path("out"), TRANSLATED) for index in range(MAX_ROWS + 1)]
+    assert outcome_table(jobs) == f"{MAX_ROWS + 1} translated"
+    assert len(outcome_table(jobs[1:]).splitlines()) == MAX_ROWS + 3
+    jobs[3] = Job(Path("3.nii"), Path("out"), FAILED, error="broken")
+    jobs[4] = Job(Path("4.nii"), Path("out"), SKIPPED, warnings=["doubtful"])
+    lines = outcome_table(jobs).splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["3.nii", "4.nii", str(MAX_ROWS - 1)]
+    assert lines[-1] == f"{MAX_ROWS - 1} translated, 1 failed, 1 skipped"

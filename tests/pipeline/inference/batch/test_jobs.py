@@ -6,33 +6,21 @@ from pathlib import Path
 import ixi_like
 import nibabel as nib
 import pytest
-import torch
-from negative_model import loads
+from negative_model import loads, model_of
 from processes import together
 from torch import nn
 
 import pipeline.inference.batch.batch
 import pipeline.inference.model
-from pipeline.data.statistics import ContrastStatistics
-from pipeline.inference.batch.jobs import Job
-from pipeline.inference.batch.sharding import gather_jobs, shard, update_other_jobs
-from pipeline.inference.model import TranslationModel
+from pipeline.inference.batch.jobs import Job, gather_jobs, shard
 from pipeline.translate import main
 from pipeline.utils.distributed import SINGLE_PROCESS, World
-from transforms.slice_chain import PreprocessSettings
 
 
 @pytest.fixture
 def written(monkeypatch, tmp_path):
     """The names of the volumes written, in order, by all processes; the networks change nothing."""
-    translation_model = TranslationModel(
-        contrasts=("T1", "T2"),
-        translators={"T2": nn.Identity()},
-        settings=PreprocessSettings(axis="axial", spacing_mm=None, size=32, n4=False, percentiles=(0.0, 100.0)),
-        statistics={"T2": ContrastStatistics(0.0, 1000.0, integer=True)},
-        stride=8,
-        device=torch.device("cpu"),
-    )
+    translation_model = model_of(nn.Identity(), 0.0, 1000.0, integer=True)
     loads(monkeypatch, lambda uri, device: translation_model)
     log, write = tmp_path / "written.txt", pipeline.inference.batch.batch.write_together
 
@@ -121,12 +109,6 @@ def test_a_signal_while_waiting_for_the_others_leaves_a_summary_of_all(written, 
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert [volume["status"] for volume in summary["volumes"]] == ["skipped", "not done", *["skipped"] * 3]
     assert summary["exit_code"] == 143
-
-
-def test_what_is_stopped_itself_is_not_noted_from_the_disk(scans):
-    jobs = [Job(path, path) for path in sorted(scans.iterdir())]
-    update_other_jobs(jobs, World(1, 2))
-    assert [job.status for job in jobs] == ["foreign", "not done", "foreign", "not done", "foreign"]
 
 
 def test_several_processes_do_not_share_standard_input(tmp_path, monkeypatch, capsys):

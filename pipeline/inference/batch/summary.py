@@ -1,0 +1,205 @@
+"""The outcome of a translation command: on the console, and for machines in a summary file."""
+
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline import __version__
+from pipeline.inference.batch.jobs import (
+    FOREIGN,
+    NOT_DONE,
+    OTHER_MODEL,
+    SKIPPED,
+    STALE,
+    STATUSES,
+    Job,
+    status_counts,
+)
+from pipeline.inference.batch.outputs import INPUT_SUFFIXES, real_path
+from pipeline.inference.batch.provenance import PAIR_SUFFIXES
+from pipeline.utils.console import one_line, table
+from pipeline.utils.errors import EXIT_PARTLY_DONE, UserError
+from pipeline.utils.files import atomic_text, is_file, require_writable
+from transforms.io.fetched import not_fetched
+
+logger = logging.getLogger(__name__)
+
+SUMMARY_FORMAT = 1
+SUMMARY = "summary.json"
+MAX_ROWS = 20  # more jobs than this are listed only where they have an error or a warning
+
+
+# ── the console ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def outcome_table(jobs: list[Job]) -> str:
+    """Return a table of the jobs' outcome and a line of totals.
+
+    Of more than `MAX_ROWS` jobs only those with an error or a warning are listed; the summary lists all.
+    """
+    rows = []
+    for job in jobs:
+        if len(jobs) <= MAX_ROWS or job.message:
+            name = one_line(str(job.source))
+            rows.append((name, job.status, f"{job.seconds:.1f}", one_line(job.message).replace(f"{name}: ", "")))
+    totals = ", ".join(f"{count} {status}" for status, count in status_counts(jobs).items())
+    return f"{table(('file', 'status', 'seconds', 'message'), rows)}\n{totals}" if rows else totals
+
+
+def dry_run_table(jobs: list[Job]) -> str:
+    """Return a table of what the command would do with each volume, for a dry run."""
+    rows = [(one_line(str(job.source)), one_line(str(job.target)), one_line(_planned_action(job))) for job in jobs]
+    return f"{table(('file', 'becomes', 'what would be done'), rows)}\nnothing was written"
+
+
+def _planned_action(job: Job) -> str:
+    if job.status == SKIPPED:
+        return "skip"
+    if job.status in (FOREIGN, OTHER_MODEL, STALE):
+        return f"leave as it is, {job.status}: {job.error}"
+    if job.status != NOT_DONE:
+        return f"refuse: {job.error}"
+    if reason := not_fetched(job.source):
+        return f"refuse: {reason}"
+    return "translate" if os.path.exists(job.source) else "refuse: no such file"  # noqa: PTH110  (long names)
+
+
+def print_outcome(jobs: list[Job], *, quiet: bool, stopped: int, overwrite: bool = False) -> None:
+    """Print the outcome of each volume, or only errors and warnings, and how to translate the rest.
+
+    Args:
+        jobs: The command's jobs.
+        quiet: Whether to print errors and warnings only.
+        stopped: The number of the signal that stopped the command; 0 for none.
+        overwrite: Whether the same command would make again what is there: it was told to overwrite.
+    """
+    remedy = "run the same command again, which begins anew" if overwrite else "run the same command again for the rest"
+    single_failure = len(jobs) == 1 and jobs[0].error != ""  # a table would say no more
+    if quiet or single_failure:
+        for job in jobs:
+            for note in job.warnings:
+                logger.warning(one_line(note))
+            if job.error:
+                logger.error(one_line(f"error: {job.error}"))
+    else:
+        logger.info(outcome_table(jobs))
+    if stopped:
+        reason = "stopped: interrupted" if stopped == signal.SIGINT else f"stopped by {signal.Signals(stopped).name}"
+        logger.error(f"{reason}; {remedy}")
+    elif NOT_DONE in status_counts(jobs):
+        logger.error(f"stopped: the disk is full; {remedy}")
+
+
+# ── the file ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def require_summary_path(summary: Path, jobs: list[Job], list_file: str | None) -> None:
+    """Refuse a `--summary` that could not be written at the end, or would overwrite a file of the command.
+
+    Raises:
+        UserError: the path is a folder or not writable, or would overwrite a volume, a file of a DICOM series or the
+            list of inputs.
+    """
+    path = real_path(summary)
+    outputs = {real_path(output) for job in jobs for output in job.outputs}
+    sources = {real_path(job.source) for job in jobs} | ({real_path(Path(list_file))} if list_file else set())
+    is_volume = summary.name.lower().endswith((*INPUT_SUFFIXES, *PAIR_SUFFIXES))
+    if is_volume or path in outputs or {path, path.parent} & sources:
+        raise UserError(f"--summary {summary}: is a volume's path, or holds what is read; give another, as told.json")
+    require_writable(summary)
+
+
+def require_no_foreign_summary(path: Path) -> None:
+    """Refuse to begin where OUT holds a `summary.json` of another program, which would be lost; raises UserError."""
+    try:
+        content = json.loads(path.read_bytes()) if is_file(path) else None
+    except OSError:  # writing the summary reports the reason
+        return
+    except (ValueError, RecursionError):
+        content = []
+    if content is not None and not (isinstance(content, dict) and {"format", "version", "volumes"} <= set(content)):
+        raise UserError(
+            f"{path}: is there and is no summary of this command; move it away, give another path with --summary, or "
+            "add --overwrite"
+        )
+
+
+def restore_skipped(path: Path, jobs: list[Job]) -> dict[str, Any]:
+    """Take over seconds and warnings of skipped volumes from the summary of an earlier command, where there is one.
+
+    Args:
+        path: The summary's path.
+        jobs: All jobs; `seconds` and `warnings` of skipped ones are changed in place.
+
+    Returns:
+        The model of the summary; empty where none of these volumes is in it.
+    """
+    restored = {}
+    try:
+        summary = json.loads(path.read_bytes())
+        entries = {entry["target"]: entry for entry in summary["volumes"]}
+        for job in jobs:
+            if job.status == SKIPPED and (entry := entries.get(str(job.target))) is not None:
+                job.seconds, job.warnings = float(entry["seconds"]), [str(warning) for warning in entry["warnings"]]
+                restored = dict(summary["model"])
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):  # none yet, or damaged
+        return {}
+    return restored
+
+
+def write_summary(
+    path: Path,
+    jobs: list[Job],
+    *,
+    arguments: Mapping[str, Any],
+    model: Mapping[str, str],
+    code: int,
+    started: float,
+) -> int:
+    """Write the outcome of every volume of a command to its summary, atomically; return the exit code.
+
+    Args:
+        path: The summary's path.
+        jobs: All jobs, skipped ones included.
+        arguments: The command's arguments; values that JSON does not know become text.
+        model: The model's info; empty where none was loaded because there was nothing to do.
+        code: The command's exit code so far.
+        started: Start of the command, in seconds since the epoch.
+
+    Returns:
+        The exit code. Where the summary cannot be written, an error is printed and 0 becomes 3.
+    """
+    totals = status_counts(jobs)
+    content = {
+        "format": SUMMARY_FORMAT,
+        "version": __version__,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 3),
+        "arguments": arguments,
+        "model": model,
+        "exit_code": code,
+        "totals": {"volumes": len(jobs)} | {status: totals.get(status, 0) for status in STATUSES},
+        "volumes": [
+            {
+                "source": str(job.source),
+                "target": str(job.target),
+                **({} if job.uncertainty is None else {"uncertainty": str(job.uncertainty)}),
+                "status": job.status,
+                "seconds": round(job.seconds, 3),
+                "warnings": job.warnings,
+                "error": job.error,
+            }
+            for job in jobs
+        ],
+    }
+    try:
+        atomic_text(path, json.dumps(content, indent=2, default=str) + "\n")
+    except UserError as error:
+        logger.error(one_line(f"error: {error}"))
+        return code or EXIT_PARTLY_DONE
+    return code

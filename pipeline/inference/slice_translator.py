@@ -1,0 +1,113 @@
+"""Slices through a network in batches, smaller ones where the device's memory runs out."""
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.utils.errors import OutputNotFinite, UserError
+
+logger = logging.getLogger(__name__)
+
+HALF_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+Run = Callable[[nn.Module, Tensor], Tensor]  # a network and a batch -> its output
+
+
+def run_eagerly(network: nn.Module, batch: Tensor) -> Tensor:
+    """Return a network's output for a batch, without compiling."""
+    return network(batch)
+
+
+def translate_slices(
+    slices: np.ndarray,
+    network: nn.Module,
+    occupied: np.ndarray,
+    *,
+    device: torch.device,
+    batch_size: int,
+    precision: str,
+    name: str,
+    run: Run = run_eagerly,
+) -> np.ndarray:
+    """Return a network's output (N, H, W), float32, for a stack of slices, computed in batches.
+
+    Args:
+        slices: (N, H, W) float32 in [-1, 1].
+        network: (B, 1, H, W) -> (B, 1, H, W), on `device` and in evaluation mode.
+        occupied: (N,) bool, the slices that are not empty (`slices_with_content`). Empty ones become -1: networks were
+            not trained on them and would make texture in the air.
+        device: The device of the network.
+        batch_size: B, halved with a warning when the memory runs out; the last batch may be smaller.
+        precision: "float32", or "bf16" or "fp16" for autocast.
+        name: The volume's name, for messages.
+        run: Function that runs the network; eagerly, or compiled (`pipeline.inference.compile`).
+
+    Raises:
+        UserError: the device's memory is too small for one slice; `OutputNotFinite`: the network made no numbers.
+    """
+    # Allocate the output; empty slices stay -1.
+    translated = np.full(slices.shape, -1, dtype=np.float32)
+    positions = np.flatnonzero(occupied)
+    pinned = device.type == "cuda"  # memory that the device reads and writes by itself, while both work on
+    output = torch.empty((len(positions), 1, *slices.shape[1:]), pin_memory=pinned)
+
+    # Run batch after batch, and halve the batch size where the memory runs out.
+    requested_batch_size, start = batch_size, 0
+    with torch.inference_mode(), _autocast(device, precision):
+        while start < len(positions):
+            indices = positions[start : start + batch_size]
+            batch = torch.from_numpy(np.ascontiguousarray(slices[indices], dtype=np.float32))[:, None]  # (B, 1, H, W)
+            if _fits_memory(network, batch, output[start : start + len(indices)], device, run):
+                start += len(indices)
+            elif batch_size == 1:
+                raise UserError(
+                    f"{name}: {device} has too little memory for a single slice at a time; "
+                    "end what else is using it, or use another --device"
+                )
+            else:
+                batch_size = min(batch_size, len(indices)) // 2 or 1
+
+    # Wait for the device, then check the output.
+    if pinned:
+        torch.cuda.synchronize(device)  # once a volume: batches and copies queue up until here
+    translated[positions] = output[:, 0].numpy()
+    if batch_size < requested_batch_size:
+        logger.warning(
+            f"{device} had too little memory for {requested_batch_size} slices at once, went on with {batch_size}"
+        )
+    if not np.isfinite(translated).all():
+        raise OutputNotFinite(name)
+    return translated
+
+
+def _fits_memory(network: nn.Module, batch: Tensor, output: Tensor, device: torch.device, run: Run) -> bool:
+    """Write a network's output for (B, 1, H, W) into a tensor; return whether the memory was enough.
+
+    Copies from and to pinned memory are asynchronous: the output is complete after the device is synchronised.
+    """
+    try:
+        source = batch.pin_memory() if output.is_pinned() else batch
+        output.copy_(run(network, source.to(device, non_blocking=True)).float(), non_blocking=output.is_pinned())
+        return True
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is the former
+        if not _out_of_memory(error):
+            raise
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # here, for the error held on to the tensors
+    return False
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; the CPU's and MPS's allocators raise a plain RuntimeError."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("can't allocate memory", "not enough memory", "out of memory")
+    )
+
+
+def _autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    half = HALF_PRECISION.get(precision)
+    return nullcontext() if half is None else torch.autocast(device.type, half)

@@ -1,0 +1,52 @@
+"""From a checkpoint's saved configuration to networks and plain values, so that translation needs no configuration."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from pipeline.config.schema import Config
+from pipeline.data_builders import preprocess_settings
+from pipeline.engines.builders import build_translators
+from transforms.slice_chain import PreprocessSettings
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What a saved configuration says of its networks.
+
+    Attributes:
+        contrasts: The two contrasts' names.
+        translators: By target contrast, a network without its trained weights, in evaluation mode on the CPU.
+        settings: How volumes became slices in training.
+        precision: Training precision: "float32", "bf16" or "fp16".
+        tf32: Whether training rounded products to TF32.
+        origin: Method and name of the run.
+        config_hash: Twelve digits of the configuration's SHA-256.
+    """
+
+    contrasts: tuple[str, str]
+    translators: dict[str, nn.Module]
+    settings: PreprocessSettings
+    precision: str
+    tf32: bool
+    origin: str
+    config_hash: str
+
+
+def build_saved_model(saved_config: Mapping[str, Any], chain_version: int) -> SavedModel:
+    """Return the networks of a saved configuration; raises ValueError where it is of another version."""
+    config = Config.model_validate(saved_config)
+    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    return SavedModel(
+        contrasts=config.contrasts,
+        translators=build_translators(config),
+        settings=preprocess_settings(config, chain_version),
+        precision=config.training.precision,
+        tf32=config.training.tf32,
+        origin=f"{config.method.type} {config.name}",
+        config_hash=hashlib.sha256(text.encode()).hexdigest()[:12],
+    )
