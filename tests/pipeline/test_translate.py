@@ -141,19 +141,6 @@ def test_wrong_arguments_are_2(tmp_path, model, wrong):
     assert run("-i", tmp_path, "-o", tmp_path / "out", *wrong) == 2
 
 
-def test_ctrl_c_keeps_what_is_finished(tmp_path, model, capsys):
-    for name in ("a.nii", "b.nii", "c.nii"):
-        volume_at(tmp_path / "in" / name)
-    model.translators["T2"].accidents = {2: KeyboardInterrupt()}
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out", "--batch-size", "1000") == 130
-    assert files_in(tmp_path / "out") == ["a.nii"]
-    printed = capsys.readouterr()
-    assert "1 translated, 2 not done" in printed.out
-    assert "run the same command again" in printed.err
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
-    assert files_in(tmp_path / "out") == ["a.nii", "b.nii", "c.nii"]
-
-
 def test_quiet_prints_failures_and_nothing_else(tmp_path, model, capfd):
     source = volume_at(tmp_path / "a.nii")
     assert run("-i", source, tmp_path / "b.nii", "-o", tmp_path / "out", "--quiet") == 3
