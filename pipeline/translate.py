@@ -132,11 +132,10 @@ def main(argv: list[str] | None = None) -> int:
     # Translate this process's jobs, and gather those of all processes.
     own_jobs, stopped = shard(jobs, world), 0
     pending: list[Job] = []
-    _require_writable([job for job in own_jobs if job.status == NOT_DONE and not os.path.lexists(job.target)])
+    _require_writable(own_jobs, overwrite=arguments.overwrite)
     try:
         pending = pending_jobs(own_jobs, overwrite=arguments.overwrite, to=arguments.to, quiet=quiet, model=model)
         if pending:
-            _require_writable(pending)
             _translate_pending(pending, model, derivative, arguments, world)
         jobs = gather_jobs(own_jobs, world)
     except KeyboardInterrupt as signalled:
@@ -204,10 +203,10 @@ def _summary_path(arguments: argparse.Namespace, jobs: list[Job]) -> Path | None
     return path
 
 
-def _require_writable(jobs: list[Job]) -> None:
-    """Refuse to begin where the first output could not be written."""
-    target = next((job.target for job in jobs if not is_folder(job.target)), None)
-    if target is not None:
+def _require_writable(jobs: list[Job], *, overwrite: bool) -> None:
+    """Refuse to begin where the first new output could not be written."""
+    targets = [job.target for job in jobs if job.status == NOT_DONE and not is_folder(job.target)]
+    for target in [target for target in targets if overwrite or not os.path.lexists(target)][:1]:
         require_writable(target)
 
 
