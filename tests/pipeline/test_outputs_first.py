@@ -26,8 +26,8 @@ def nothing_is_read(monkeypatch):
     readers = (
         "exploration.survey.find_cases",
         "comparison.comparison.load_runs",
-        "data_builders.find_cases",
         "train.find_cases",
+        "data_builders.find_cases",  # after those that import it
         "data.archive.fetch",
         "inference.model.load_model",
         "sweep.work_through",
