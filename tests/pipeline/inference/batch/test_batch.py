@@ -71,7 +71,7 @@ def test_a_volume_that_is_refused_for_memory_while_another_is_there_has_its_turn
         events.append(threading.current_thread() is threading.main_thread())
         return wanted if events[-1] else 0
 
-    monkeypatch.setattr("transforms.io.nifti.free_memory", free_memory)
+    monkeypatch.setattr("transforms.io.nifti_checks.free_memory", free_memory)
     jobs = [Job(source, tmp_path / "out" / source.name) for source in sources]
     translator = JobTranslator(MultiViewTranslator((negative_model(),), "T2"), Provenance("T2", "", ""))
     prefetcher = Prefetcher(translator.open, jobs)
