@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from pipeline.config.schema import Config
-from pipeline.data_builders import preprocess_settings
+from pipeline.runs.prepare import chain_settings
 from pipeline.engines.builders import build_translators
 from transforms.slice_chain import PreprocessSettings
 
@@ -44,7 +44,7 @@ def build_saved_model(saved_config: Mapping[str, Any], chain_version: int) -> Sa
     return SavedModel(
         contrasts=config.contrasts,
         translators=build_translators(config),
-        settings=preprocess_settings(config, chain_version),
+        settings=chain_settings(config.preprocess.model_dump(mode="json"), chain_version),
         precision=config.training.precision,
         tf32=config.training.tf32,
         origin=f"{config.method.type} {config.name}",

@@ -62,7 +62,7 @@ def test_a_bad_volume_does_not_stop_the_others(tmp_path, model, capsys):
     assert run("-i", tmp_path / "in", tmp_path / "missing.nii", "-o", tmp_path / "out") == 3
     assert files_in(tmp_path / "out") == ["a.nii.gz", "c.nii.gz"]
     printed = capsys.readouterr().out
-    assert "not a NIfTI volume but a text file" in printed and "no such file" in printed
+    assert "not a NIfTI volume but something else" in printed and "no such file" in printed
     assert "2 translated, 2 failed" in printed
 
 
@@ -146,7 +146,7 @@ def test_quiet_prints_failures_and_nothing_else(tmp_path, model, capfd):
     assert run("-i", source, tmp_path / "b.nii", "-o", tmp_path / "out", "--quiet") == 3
     printed = capfd.readouterr()
     assert printed.out == ""
-    assert printed.err == f"error: {tmp_path / 'b.nii'}: no such file; check the path\n"
+    assert printed.err == f"error: {tmp_path / 'b.nii'}: no such file, or a link to nowhere; check the path\n"
 
 
 def test_the_python_function_takes_images_and_paths(tmp_path, model):

@@ -45,10 +45,10 @@ def translate(*arguments) -> int:
     [
         ({}, None, 0),
         ({"axis": "sagittal", "spacing_mm": (11.0, 17.0)}, None, 8),
-        ({"spacing_mm": (12.0, 12.0)}, None, 45),  # two axes lie equally near to the same two of the world
+        ({"spacing_mm": (12.0, 12.0)}, None, 40),  # two axes lie nearly as near to the same two of the world
         ({"spacing_mm": (12.0, 14.0)}, SHEAR, 20),
     ],
-    ids=["plain", "sagittal, resampled, 8°", "45°", "sheared"],
+    ids=["plain", "sagittal, resampled, 8°", "40°", "sheared"],
 )
 def test_a_head_gives_the_same_translation_in_all_48_orientations(tmp_path, use, settings, columns, degrees):
     use(**settings)
@@ -70,7 +70,7 @@ def test_a_head_gives_the_same_translation_in_all_48_orientations(tmp_path, use,
         buffer.flat[apply_orientation(np.arange(buffer.size).reshape(shape), orientation)] = result.get_fdata()
         assert np.array_equal(buffer, expected), aff2axcodes(source.affine)
         modes.add(aff2axcodes(source.affine))
-    assert len(modes) == 48 or degrees == 45
+    assert len(modes) == 48
 
 
 def test_bad_volumes_in_a_batch_are_3_and_the_others_are_made(tmp_path, use, capfd):
