@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from pipeline.config.schema import Config
-from pipeline.runs.prepare import chain_settings
 from pipeline.engines.builders import build_translators
+from pipeline.runs.prepare import chain_settings
 from transforms.slice_chain import PreprocessSettings
 
 

@@ -12,12 +12,10 @@ import torch
 from nibabel.spatialimages import SpatialImage
 from torch import nn
 
-from pipeline.data.pairs import prepare_scan
 from pipeline.inference.domain_shift import compare_with_cohort, shape_warnings
 from pipeline.inference.model import TranslationModel, load_model
 from pipeline.inference.output_volume import image_like, write_volume
 from pipeline.inference.slice_translator import translate_slices
-from pipeline.utils.console import warnings_as_lines
 from pipeline.utils.errors import UserError, first_cause
 from transforms.io.nifti import name_of, read_with_cautions
 from transforms.slice_chain import slice_chain
@@ -173,10 +171,11 @@ def use_style_of(reference: Path, model: TranslationModel, to: str) -> None:
         raise UserError(
             f"{model.origin}: it has no styles to set; --style is for method munit, from a run's folder or a checkpoint"
         )
-    with warnings_as_lines():
-        scan = prepare_scan(reference, model.settings, model.stride)
-    head = scan.foreground.mean(axis=(1, 2))
-    slices = np.ascontiguousarray(scan.slices[head >= MIN_HEAD_SHARE * head.max()], dtype=np.float32)
+    opened = open_volume(reference, model, to, compare=False)
+    if opened.warnings:
+        logger.warning(opened.warning_text)
+    head = opened.foreground.mean(axis=(1, 2))
+    slices = np.ascontiguousarray(opened.slices[head >= MIN_HEAD_SHARE * head.max()], dtype=np.float32)
     try:
         network.set_style(network.encode_style(torch.from_numpy(slices)[:, None].to(model.device)))
     except (ValueError, RuntimeError) as error:  # what the model's weights make of it, or the device's memory
