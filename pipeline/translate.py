@@ -27,6 +27,7 @@ from pipeline.inference.batch.summary import (
     write_summary,
 )
 from pipeline.utils.arguments import count, path_argument, path_or_address
+from pipeline.utils.callable_module import make_callable
 from pipeline.utils.console import cli_main, echo
 from pipeline.utils.distributed import World, world_from_env
 from pipeline.utils.errors import EXIT_DONE, UserError
@@ -253,6 +254,9 @@ def _translate_pending(
     options = {name: getattr(arguments, name) for name in ("batch_size", "keep_header_text", "strict")}
     translator = JobTranslator(views, model.provenance, derivative, **options)
     translate_jobs(pending, translator, quiet=arguments.quiet or not world.is_main, verbose=arguments.verbose)
+
+
+make_callable(__name__, "pipeline.inference.translator:translate")
 
 
 if __name__ == "__main__":
