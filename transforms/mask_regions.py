@@ -3,8 +3,8 @@
 A mask is treated as one long line of voxels with runs of True: some hundred thousand runs instead of ten million
 voxels. Runs that overlap in neighbouring lines are connected, and the connected components of that graph are the
 regions (He, Chao and Suzuki 2008, "A run-based two-scan labeling algorithm"). `scipy.ndimage` takes 4 to 18 times as
-long, which would double the time of preprocessing. Masks have `MARGIN` voxels of air on each
-side, so that no run continues from one line to the next and every voxel has all its neighbours.
+long, which would double the time of preprocessing. Masks have `MARGIN` voxels of air on each side, so that no run
+continues from one line to the next and every voxel has all its neighbours.
 """
 
 import math
