@@ -54,12 +54,16 @@ def test_a_name_that_would_abort_simpleitk_is_refused(tmp_path):
         read_series((tmp_path / "series").rename(tmp_path / b"caf\xe9".decode(errors="surrogateescape")))
 
 
-def test_rescaling_is_applied_to_each_slice(tmp_path):
+def test_each_slice_has_its_own_rescaling(tmp_path):
     image = head(affine=np.diag([8.0, 8.0, 16.0, 1.0]))
-    write_dicom(tmp_path / "series", image, **{"0028|1052": "-5", "0028|1053": "2"})  # stored as (value + 5) / 2
-    read = read_series(tmp_path / "series").get_fdata()
-    assert set(np.unique(read % 2)) == {1.0}  # odd numbers are all that 2 n - 5 can be
-    assert np.abs(read - np.asarray(image.dataobj)).max() <= 1
+    coarse = write_dicom(tmp_path / "coarse", image, **{"0028|1052": "-5", "0028|1053": "9"})
+    for path in write_dicom(tmp_path / "series", image, **{"0028|1052": "-5", "0028|1053": "2"})[5:]:
+        coarse_path = next(other for other in coarse if other.name == path.name)
+        coarse_path.replace(path)
+    read, stored = read_series(tmp_path / "series").get_fdata(), np.asarray(image.dataobj)
+    for part, slope in ((np.s_[:, :, :5], 2), (np.s_[:, :, 5:], 9)):
+        assert set(np.unique((read[part] + 5) % slope)) == {0.0}  # all that slope n - 5 can be
+        assert np.abs(read[part] - stored[part]).max() <= slope
 
 
 def test_a_series_becomes_a_volume_named_after_its_folder_without_the_patient(tmp_path, model):
