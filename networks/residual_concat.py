@@ -5,16 +5,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from networks.blocks import (
-    Upsampling,
-    conv_norm_act,
-    initialise_normal,
-    instance_norm,
-    intermediate_features,
-    require_size,
-    upsample,
-)
-from networks.output import output_image
+from networks.blocks import Upsampling, conv_norm_act, instance_norm, upsample
+from networks.resnet import TAPPED_BLOCKS, EncoderDecoder
 
 
 class ConcatBlock(nn.Module):
@@ -39,12 +31,14 @@ class ConcatBlock(nn.Module):
         return torch.cat([features, self.layers(features)], dim=1)
 
 
-class ResidualConcatGenerator(nn.Module):
+class ResidualConcatGenerator(EncoderDecoder):
     """Halvings with LeakyReLU, concatenating residual blocks, doublings with ReLU, one convolution and tanh.
 
     As concatenation keeps the input, the channels must grow. Here every block adds the same number, as in DenseNet
     (Huang et al. 2017), so that a block's cost grows linearly and not exponentially: at the
     default size 128 → 192 → … → 512 channels over six blocks at a quarter of the resolution.
+
+    `features` are the image, each halving, and the first and the fifth block.
 
     Args:
         blocks: Residual blocks.
@@ -52,10 +46,6 @@ class ResidualConcatGenerator(nn.Module):
         downs: Number of halvings.
         growth: Channels that each block adds; None: `width`.
         upsampling: "transposed", or "nearest" against checkerboard; see `blocks.upsample`.
-
-    Attributes:
-        stride: Height and width must be multiples of this, and at least twice this.
-        feature_channels: Channels of what `features` returns.
     """
 
     def __init__(
@@ -67,47 +57,23 @@ class ResidualConcatGenerator(nn.Module):
         growth: int | None = None,
         upsampling: Upsampling = "transposed",
     ):
-        super().__init__()
-        self.stride = 2**downs
         growth = growth or width
         levels = [width * 2**level for level in range(downs)]
         block_channels = [levels[-1] + growth * block for block in range(blocks + 1)]
-        self.encoder = nn.Sequential(
+        encoder = [
             *(_down(fine, coarse) for fine, coarse in pairwise([1, *levels])),
             *(ConcatBlock(channels, growth) for channels in block_channels[:-1]),
-        )
-        self.decoder = nn.Sequential(
+        ]
+        decoder = [
             *(
                 conv_norm_act(upsample(coarse, fine, upsampling, kernel=4), fine)
                 for coarse, fine in pairwise([block_channels[-1], *reversed(levels)])
             ),
             nn.Conv2d(width, 1, 7, 1, 3),
-        )
-        tapped_blocks = [block for block in (0, 4) if block < blocks]
-        self.taps = [*range(downs), *(downs + block for block in tapped_blocks)]
-        self.feature_channels = [1, *levels, *(block_channels[block + 1] for block in tapped_blocks)]
-        initialise_normal(self)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Translate (N, 1, H, W) in [-1, 1] to the same shape and range.
-
-        Raises:
-            ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
-        """
-        self._require_size(image)
-        return output_image(self.decoder[:-1](self.encoder(image)), self.decoder[-1])
-
-    def features(self, image: Tensor) -> list[Tensor]:
-        """Return what PatchNCE compares: the image, each halving, and the first and the fifth block.
-
-        Raises:
-            ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
-        """
-        self._require_size(image)
-        return intermediate_features(image, self.encoder, self.taps)
-
-    def _require_size(self, image: Tensor) -> None:
-        require_size(image, f"a residual-concatenation generator of stride {self.stride}", self.stride, 2 * self.stride)
+        ]
+        tapped_blocks = {downs + block: block_channels[block + 1] for block in TAPPED_BLOCKS if block < blocks}
+        taps = dict(enumerate(levels)) | tapped_blocks
+        super().__init__("a residual-concatenation generator", encoder, decoder, downs, taps)
 
 
 def _down(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -1,5 +1,6 @@
-"""The ResNet generator of CycleGAN (Johnson et al. 2016; Zhu et al. 2017, section 7.2)."""
+"""The ResNet generator of CycleGAN (Johnson et al. 2016; Zhu et al. 2017, section 7.2), and its parts for others."""
 
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -16,47 +17,30 @@ from networks.blocks import (
 )
 from networks.output import output_image
 
+TAPPED_BLOCKS = 0, 4  # residual blocks that PatchNCE compares, of those that there are
 
-class ResNetGenerator(nn.Module):
-    """Down-sampling, residual blocks at the coarsest level, up-sampling, and tanh; no skips.
 
-    At the default size, in the paper's notation: c7s1-64, d128, d256, nine R256, u128, u64, c7s1-1. The 7×7 layers and
-    the residual blocks pad by reflection, d with zeros. Instance norm follows every convolution but the last; its
-    learned offset replaces the convolution's bias.
+class EncoderDecoder(nn.Module):
+    """A generator without skips: one layer after the other, and tanh; weights are drawn from N(0, 0.02).
 
     Args:
-        blocks: Residual blocks; the paper has 9 for images of 256 pixels and more, 6 for smaller ones.
-        width: Channels of the first layer; they double per halving.
+        name: What messages call it, with its article.
+        encoder, decoder: The layers; the decoder's last one gives a single channel.
         downs: Number of halvings.
-        upsampling: "transposed" as published, or "nearest" against checkerboard; see `blocks.upsample`.
+        taps: Number of channels of the encoder's layers that `features` returns, by the layer's index.
 
     Attributes:
         stride: Height and width must be multiples of this, and at least twice this.
         feature_channels: Channels of what `features` returns.
     """
 
-    def __init__(self, blocks: int = 9, width: int = 64, downs: int = 2, *, upsampling: Upsampling = "transposed"):
+    def __init__(
+        self, name: str, encoder: Iterable[nn.Module], decoder: Iterable[nn.Module], downs: int, taps: Mapping[int, int]
+    ):
         super().__init__()
-        self.stride = 2**downs
-        channels = [width * 2**level for level in range(downs + 1)]
-        self.encoder = nn.Sequential(
-            conv_norm_act(reflect_conv(1, width, 7), width),
-            *(
-                conv_norm_act(nn.Conv2d(fine, coarse, 3, 2, 1, bias=False), coarse)
-                for fine, coarse in pairwise(channels)
-            ),
-            *(ResidualBlock(channels[-1]) for _ in range(blocks)),
-        )
-        self.decoder = nn.Sequential(
-            *(
-                conv_norm_act(upsample(coarse, fine, upsampling, kernel=3), fine)
-                for coarse, fine in pairwise(reversed(channels))
-            ),
-            reflect_conv(width, 1, 7, bias=True),
-        )
-        tapped_blocks = [block for block in (0, 4) if block < blocks]
-        self.taps = [*range(1, downs + 1), *(1 + downs + block for block in tapped_blocks)]
-        self.feature_channels = [1, *channels[1:], *(channels[-1] for _ in tapped_blocks)]
+        self.name, self.stride = name, 2**downs
+        self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
+        self.taps, self.feature_channels = [*taps], [1, *taps.values()]
         initialise_normal(self)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -69,15 +53,53 @@ class ResNetGenerator(nn.Module):
         return output_image(self.decoder[:-1](self.encoder(image)), self.decoder[-1])
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """Return what PatchNCE compares (Park et al. 2020, appendix C.2).
-
-        The image, the output of each halving, and that of the first and of the fifth residual block, if it exists.
-
-        Raises:
-            ValueError: H or W is not a multiple of `stride`, or less than twice `stride`.
-        """
+        """Return what PatchNCE compares: the image, and the outputs of the tapped layers; raises as `forward`."""
         self._require_size(image)
         return intermediate_features(image, self.encoder, self.taps)
 
     def _require_size(self, image: Tensor) -> None:
-        require_size(image, f"a ResNet generator of stride {self.stride}", self.stride, 2 * self.stride)
+        require_size(image, f"{self.name} of stride {self.stride}", self.stride, 2 * self.stride)
+
+
+class ResNetGenerator(EncoderDecoder):
+    """Down-sampling, residual blocks at the coarsest level, up-sampling, and tanh; no skips.
+
+    At the default size, in the paper's notation: c7s1-64, d128, d256, nine R256, u128, u64, c7s1-1. The 7×7 layers and
+    the residual blocks pad by reflection, d with zeros. Instance norm follows every convolution but the last; its
+    learned offset replaces the convolution's bias.
+
+    `features` are those of Park et al. 2020, appendix C.2: the image, the output of each halving, and that of the first
+    and of the fifth residual block, if it exists.
+
+    Args:
+        blocks: Residual blocks; the paper has 9 for images of 256 pixels and more, 6 for smaller ones.
+        width: Channels of the first layer; they double per halving.
+        downs: Number of halvings.
+        upsampling: "transposed" as published, or "nearest" against checkerboard; see `blocks.upsample`.
+    """
+
+    def __init__(self, blocks: int = 9, width: int = 64, downs: int = 2, *, upsampling: Upsampling = "transposed"):
+        halvings = {level: width * 2**level for level in range(1, downs + 1)}
+        tapped_blocks = {1 + downs + block: width * 2**downs for block in TAPPED_BLOCKS if block < blocks}
+        encoder, decoder = encoder_layers(width, downs, blocks), decoder_layers(width, downs, 0, upsampling)
+        super().__init__("a ResNet generator", encoder, decoder, downs, halvings | tapped_blocks)
+
+
+def encoder_layers(width: int, downs: int, blocks: int) -> list[nn.Module]:
+    """Return c7s1, halvings by 3×3 kernels and residual blocks."""
+    channels = [width * 2**level for level in range(downs + 1)]
+    return [
+        conv_norm_act(reflect_conv(1, width, 7), width),
+        *(conv_norm_act(nn.Conv2d(fine, coarse, 3, 2, 1, bias=False), coarse) for fine, coarse in pairwise(channels)),
+        *(ResidualBlock(channels[-1]) for _ in range(blocks)),
+    ]
+
+
+def decoder_layers(width: int, ups: int, blocks: int, upsampling: Upsampling) -> list[nn.Module]:
+    """Return residual blocks, doublings and c7s1: the mirror image of `encoder_layers`."""
+    channels = [width * 2**level for level in range(ups, -1, -1)]
+    return [
+        *(ResidualBlock(channels[0]) for _ in range(blocks)),
+        *(conv_norm_act(upsample(coarse, fine, upsampling, kernel=3), fine) for coarse, fine in pairwise(channels)),
+        reflect_conv(width, 1, 7, bias=True),
+    ]

@@ -1,19 +1,10 @@
 """The auto-encoders of UNIT, which map two contrasts to one latent space (Liu, Breuel and Kautz 2017)."""
 
-from itertools import pairwise
-
 from torch import Tensor, nn
 
-from networks.blocks import (
-    ResidualBlock,
-    Upsampling,
-    conv_norm_act,
-    initialise_normal,
-    reflect_conv,
-    require_size,
-    upsample,
-)
+from networks.blocks import Upsampling, initialise_normal, require_size
 from networks.output import output_image
+from networks.resnet import decoder_layers, encoder_layers
 
 
 class LatentEncoder(nn.Sequential):
@@ -29,15 +20,7 @@ class LatentEncoder(nn.Sequential):
     """
 
     def __init__(self, width: int = 64, downs: int = 2, blocks: int = 4):
-        channels = [width * 2**level for level in range(downs + 1)]
-        super().__init__(
-            conv_norm_act(reflect_conv(1, width, 7), width),
-            *(
-                conv_norm_act(nn.Conv2d(fine, coarse, 3, 2, 1, bias=False), coarse)
-                for fine, coarse in pairwise(channels)
-            ),
-            *(ResidualBlock(channels[-1]) for _ in range(blocks)),
-        )
+        super().__init__(*encoder_layers(width, downs, blocks))
         self.stride = 2**downs
 
     def forward(self, image: Tensor) -> Tensor:
@@ -54,12 +37,7 @@ class LatentDecoder(nn.Sequential):
     """Residual blocks, which come first, doublings and c7s1-1 with tanh: the encoder's mirror image."""
 
     def __init__(self, width: int = 64, ups: int = 2, blocks: int = 4, *, upsampling: Upsampling = "transposed"):
-        channels = [width * 2**level for level in range(ups, -1, -1)]
-        super().__init__(
-            *(ResidualBlock(channels[0]) for _ in range(blocks)),
-            *(conv_norm_act(upsample(coarse, fine, upsampling, kernel=3), fine) for coarse, fine in pairwise(channels)),
-            reflect_conv(width, 1, 7, bias=True),
-        )
+        super().__init__(*decoder_layers(width, ups, blocks, upsampling))
 
     def forward(self, latent: Tensor) -> Tensor:
         """Map latents (N, C, h, w), of this contrast or the other, to images in [-1, 1]."""

@@ -30,7 +30,7 @@ def convolve_to_one(image: Tensor, weight: Tensor) -> Tensor:
 
 def convolve_from_one(image: Tensor, weight: Tensor) -> Tensor:
     """Correlate (N, 1, H, W) with (K, 1, r, s), unpadded: to (N, K, H − r + 1, W − s + 1), differentiable once."""
-    return _FromOne.apply(image, weight)
+    return _FromOne.apply(image, weight, 1, 0)
 
 
 def halve_from_one(image: Tensor, weight: Tensor, padding: int) -> Tensor:
@@ -39,7 +39,7 @@ def halve_from_one(image: Tensor, weight: Tensor, padding: int) -> Tensor:
     Returns:
         (N, K, h, w), where h is (H + 2 padding − r) / 2 + 1, rounded down.
     """
-    return _HalvedFromOne.apply(image, weight, padding)
+    return _FromOne.apply(image, weight, 2, padding)
 
 
 def double_to_one(image: Tensor, weight: Tensor) -> Tensor:
@@ -71,38 +71,23 @@ class _ToOne(torch.autograd.Function):
 
 class _FromOne(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, image: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, image: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(image, weight)
-        return conv2d(image, weight)
+        ctx.options = {"stride": stride, "padding": padding}
+        return conv2d(image, weight, stride=stride, padding=padding)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        image, weight = ctx.saved_tensors
-        image_gradient = (
-            _sum_over_rows(_zero_padded(gradient, weight), _flipped_kernel(weight)) if ctx.needs_input_grad[0] else None
-        )
-        weight_gradient = conv2d_weight(image, weight.shape, gradient) if ctx.needs_input_grad[1] else None
-        return image_gradient, weight_gradient
-
-
-class _HalvedFromOne(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, image: Tensor, weight: Tensor, padding: int) -> Tensor:
-        ctx.save_for_backward(image, weight)
-        ctx.padding = padding
-        return conv2d(image, weight, stride=2, padding=padding)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         image, weight = ctx.saved_tensors
         image_gradient = weight_gradient = None
-        if ctx.needs_input_grad[0]:
-            image_gradient = _transposed_to_one(gradient, weight, image.shape[2:], ctx.padding)
+        if ctx.needs_input_grad[0] and ctx.options["stride"] == 1:
+            image_gradient = _sum_over_rows(_zero_padded(gradient, weight), _flipped_kernel(weight))
+        elif ctx.needs_input_grad[0]:
+            image_gradient = _transposed_to_one(gradient, weight, image.shape[2:], ctx.options["padding"])
         if ctx.needs_input_grad[1]:
-            weight_gradient = conv2d_weight(image, weight.shape, gradient, stride=2, padding=ctx.padding)
-        return image_gradient, weight_gradient, None
+            weight_gradient = conv2d_weight(image, weight.shape, gradient, **ctx.options)
+        return image_gradient, weight_gradient, None, None
 
 
 class _DoubledToOne(torch.autograd.Function):

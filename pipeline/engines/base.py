@@ -22,19 +22,12 @@ Precision = Literal["float32", "bf16", "fp16"]
 
 @dataclass(frozen=True, kw_only=True)
 class MethodOptions:
-    """Options of every method; those of one method are in its module.
+    """Options of every method; those of one method are in its module."""
 
-    Attributes:
-        adversarial: Name of the adversarial loss, a key of `losses.ADVERSARIAL`.
-        discriminator_scale: Factor of the discriminators' losses.
-        ema_decay: Decay per step of the generators' moving average; 0: none is kept.
-        seed: Seed of the method's own random numbers.
-    """
-
-    adversarial: str
-    discriminator_scale: float
-    ema_decay: float
-    seed: int
+    adversarial: str  # name of the adversarial loss, a key of `losses.ADVERSARIAL`
+    discriminator_scale: float  # factor of the discriminators' losses
+    ema_decay: float  # decay per step of the generators' moving average; 0: none is kept
+    seed: int  # seed of the method's own random numbers
 
 
 class Engine(ABC):

@@ -7,7 +7,7 @@ on a CPU.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,15 +19,8 @@ WARM_UP = 3  # steps before recording, in which libraries choose algorithms and 
 Step = Callable[[], Losses]
 
 
-@dataclass(frozen=True)
-class Recording:
-    """A recorded step.
-
-    Attributes:
-        images: Input tensors, for the images of both contrasts.
-        losses: Output tensors, for the losses.
-        replay: Function that replays the step.
-    """
+class Recording(NamedTuple):
+    """A recorded step: input tensors for the images of both contrasts, output tensors, and what replays it."""
 
     images: tuple[Tensor, Tensor]
     losses: Losses
@@ -87,9 +80,7 @@ class CapturedStep:
         groups = [group for optimiser in self.engine.optimisers.values() for group in optimiser.param_groups]
         for group in groups:  # torch records no optimiser without this, and warns of any other use
             group["capturable"] = True
-        for optimiser in (
-            self.engine.optimisers.values()
-        ):  # else the warm-up's gradients would stay in memory besides the recording's
+        for optimiser in self.engine.optimisers.values():  # else the warm-up's gradients would stay in memory too
             optimiser.zero_grad(set_to_none=True)
         try:
             losses, replay = self._record(lambda: self.engine.step(real_a, real_b), self.engine.random_generators())

@@ -14,19 +14,12 @@ from pipeline.engines.state import RandomState, Stateful
 
 @dataclass(frozen=True, kw_only=True)
 class CutOptions(MethodOptions):
-    """Options of CUT.
+    """Options of CUT."""
 
-    Attributes:
-        nce_weight: Weight of each PatchNCE term.
-        identity: Whether targets and their translations to themselves are compared too.
-        temperature: Temperature τ of the cross-entropy (equation 2).
-        patches: Number of positions that are compared in each layer and image.
-    """
-
-    nce_weight: float
-    identity: bool
-    temperature: float
-    patches: int
+    nce_weight: float  # weight of each PatchNCE term
+    identity: bool  # whether targets and their translations to themselves are compared too
+    temperature: float  # temperature τ of the cross-entropy (equation 2)
+    patches: int  # number of positions that are compared in each layer and image
 
 
 class Cut(Engine):

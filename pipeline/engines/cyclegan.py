@@ -11,17 +11,11 @@ from pipeline.engines.state import ImagePool, Stateful
 
 @dataclass(frozen=True, kw_only=True)
 class CycleGanOptions(MethodOptions):
-    """Options of CycleGAN.
+    """Options of CycleGAN."""
 
-    Attributes:
-        cycle_weight: Weight λ of the cycle (equation 3).
-        identity_share: Weight of the identity loss, as a share of `cycle_weight`; 0: none.
-        pool_size: Number of earlier translations that each discriminator is shown again.
-    """
-
-    cycle_weight: float
-    identity_share: float
-    pool_size: int
+    cycle_weight: float  # weight λ of the cycle (equation 3)
+    identity_share: float  # weight of the identity loss, as a share of `cycle_weight`; 0: none
+    pool_size: int  # number of earlier translations that each discriminator is shown again
 
 
 class CycleGan(Engine):

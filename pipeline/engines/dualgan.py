@@ -13,19 +13,12 @@ from pipeline.engines.state import RandomState, Stateful, StepCounter
 
 @dataclass(frozen=True, kw_only=True)
 class DualGanOptions(MethodOptions):
-    """Options of DualGAN.
+    """Options of DualGAN."""
 
-    Attributes:
-        reconstruction_weight: Weight λ of the L1 reconstruction (equation 2).
-        clip: Bound on the critics' weights (algorithm 1), or None.
-        gradient_penalty: Weight of the critics' gradient penalty; 0: none.
-        critic_steps: Number of the critics' updates for each of the generators'.
-    """
-
-    reconstruction_weight: float
-    clip: float | None
-    gradient_penalty: float
-    critic_steps: int
+    reconstruction_weight: float  # weight λ of the L1 reconstruction (equation 2)
+    clip: float | None  # bound on the critics' weights (algorithm 1), or None
+    gradient_penalty: float  # weight of the critics' gradient penalty; 0: none
+    critic_steps: int  # number of the critics' updates for each of the generators'
 
 
 class DualGan(Engine):

@@ -14,23 +14,14 @@ from pipeline.engines.state import RandomState, Stateful, Styles
 
 @dataclass(frozen=True, kw_only=True)
 class MunitOptions(MethodOptions):
-    """Options of MUNIT: the weights of section 3.2, and how a volume gets its style.
+    """Options of MUNIT: the weights of section 3.2, and how a volume gets its style."""
 
-    Attributes:
-        adversarial_weight: Weight of the generators' adversarial loss.
-        image_weight: Weight of an image's reconstruction from its own content and style.
-        content_weight: Weight of the reconstruction of contents.
-        style_weight: Weight of the reconstruction of styles.
-        cycle_weight: Weight of the explicit cycle; 0: none.
-        translate_with: Whether to translate with the mean style of training, or a random one.
-    """
-
-    adversarial_weight: float
-    image_weight: float
-    content_weight: float
-    style_weight: float
-    cycle_weight: float
-    translate_with: Literal["mean", "random"]
+    adversarial_weight: float  # weight of the generators' adversarial loss
+    image_weight: float  # weight of an image's reconstruction from its own content and style
+    content_weight: float  # weight of the reconstruction of contents
+    style_weight: float  # weight of the reconstruction of styles
+    cycle_weight: float  # weight of the explicit cycle; 0: none
+    translate_with: Literal["mean", "random"]  # whether to translate with the mean style of training, or a random one
 
 
 class Munit(Engine):

@@ -11,15 +11,10 @@ from pipeline.engines.losses import mean_absolute
 
 @dataclass(frozen=True, kw_only=True)
 class Pix2PixOptions(MethodOptions):
-    """Options of pix2pix.
+    """Options of pix2pix."""
 
-    Attributes:
-        adversarial_weight: Weight of the adversarial loss; 0: there are no discriminators.
-        l1_weight: Weight λ of the L1 distance (equation 4).
-    """
-
-    adversarial_weight: float
-    l1_weight: float
+    adversarial_weight: float  # weight of the adversarial loss; 0: there are no discriminators
+    l1_weight: float  # weight λ of the L1 distance (equation 4)
 
 
 class Pix2Pix(Engine):
@@ -39,10 +34,7 @@ class Pix2Pix(Engine):
             fake = self.generators[name](source)
             generators[f"l1_{name}"] = self.options.l1_weight * mean_absolute(fake, target)
             if self.options.adversarial_weight:
-                real_pair, fake_pair = (
-                    torch.cat([source, target], dim=1),
-                    torch.cat([source, fake], dim=1),
-                )  # (N, 2, H, W)
+                real_pair, fake_pair = (torch.cat([source, image], dim=1) for image in (target, fake))  # (N, 2, H, W)
                 generators[f"adversarial_{name}"] = self.options.adversarial_weight * self.generator_adversarial_loss(
                     discriminator, fake_pair
                 )

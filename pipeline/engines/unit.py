@@ -13,21 +13,13 @@ from pipeline.engines.state import RandomState, Stateful
 
 @dataclass(frozen=True, kw_only=True)
 class UnitOptions(MethodOptions):
-    """Options of UNIT: the weights of section 3, by default those of the authors' code.
+    """Options of UNIT: the weights of section 3, by default those of the authors' code."""
 
-    Attributes:
-        adversarial_weight: Weight of the generators' adversarial loss.
-        image_weight: Weight of an image's reconstruction from its own latent.
-        kl_weight: Weight of the divergence of its latent from N(0, 1).
-        cycle_weight: Weight of the reconstruction by way of the other contrast.
-        cycle_kl_weight: Weight of the divergence of the translation's latent.
-    """
-
-    adversarial_weight: float
-    image_weight: float
-    kl_weight: float
-    cycle_weight: float
-    cycle_kl_weight: float
+    adversarial_weight: float  # weight of the generators' adversarial loss
+    image_weight: float  # weight of an image's reconstruction from its own latent
+    kl_weight: float  # weight of the divergence of its latent from N(0, 1)
+    cycle_weight: float  # weight of the reconstruction by way of the other contrast
+    cycle_kl_weight: float  # weight of the divergence of the translation's latent
 
 
 class Unit(Engine):

@@ -14,9 +14,8 @@ from network_probes import (
 )
 from torch import nn
 
-from networks.attention import AttentionGate
 from networks.blocks import initialise_normal, instance_norm
-from networks.unet import UNet, current_names
+from networks.unet import AttentionGate, UNet, current_names
 
 
 class PlainUNet(nn.Module):

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import itertools
+import logging
 import re
 import shutil
 import sys
@@ -49,6 +50,8 @@ def house(blocks, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] in ("pipeline", "small_engine")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(tmp_path)
+    for name in ("pipeline", "transforms", "networks"):  # the copy's console is a handler of its own
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [])
     yield tmp_path
     for name in [name for name in sys.modules if name.partition(".")[0] in ("pipeline", "small_engine")]:
         del sys.modules[name]  # monkeypatch puts those back that it took away
