@@ -54,7 +54,8 @@ BELOW = {
 LEAVES = ("pipeline.runs.checkpoint", "pipeline.inference.output_volume")  # know the foundation alone
 WITHOUT_CONFIG = (
     "pipeline.data",
-    "pipeline.engines.losses",
+    *(f"pipeline.engines.{name}" for name in ("base", "cuda_graph", "cyclegan", "dualgan", "losses", "state")),
+    *(f"pipeline.engines.{name}" for name in ("cut", "munit", "pix2pix", "unit")),
     "pipeline.metrics",
     "pipeline.reporting",
     "pipeline.runs.checkpoint",

@@ -1,7 +1,6 @@
 import pytest
 import torch
 from network_probes import (
-    assert_same_one_by_one,
     parameters,
     random_image,
     sees_a_square_of,
@@ -189,8 +188,3 @@ def test_a_slice_too_small_for_the_style_is_an_error():
         StyleEncoder(width=1)(torch.zeros(1, 1, 8, 16))
     assert StyleEncoder(width=1)(torch.zeros(1, 1, 16, 16)).shape == (1, 8)
     assert StyleEncoder(width=1)(torch.zeros(1, 1, 27, 33)).shape == (1, 8)  # any size from there
-
-
-def test_a_batch_gives_what_its_images_give_one_by_one():
-    torch.manual_seed(0)
-    assert_same_one_by_one(small(), (3, 1, 16, 24))

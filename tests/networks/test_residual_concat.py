@@ -1,8 +1,6 @@
 import pytest
 import torch
 from network_probes import (
-    assert_exports,
-    assert_same_one_by_one,
     parameters,
     random_image,
     sees_a_square_of,
@@ -69,20 +67,6 @@ def test_weights_are_drawn_as_the_papers_do():
             assert module.bias is None or not module.bias.any()
 
 
-@pytest.mark.parametrize(("shape", "fits"), [((16, 20), True), ((8, 8), True), ((18, 16), False), ((4, 16), False)])
-def test_sizes_are_multiples_of_the_stride_and_twice_that(shape, fits):
-    network = ResidualConcatGenerator(blocks=1, width=2)
-    assert network.stride == 4
-    image = torch.zeros(1, 1, *shape)
-    if fits:
-        assert network(image).shape == image.shape
-        return
-    for use in (network, network.features):
-        message = f"slices of {shape[0]}×{shape[1]} pixels do not fit a residual-.* multiples of 4, at least 8"
-        with pytest.raises(ValueError, match=message):
-            use(image)
-
-
 def test_the_output_lies_within_the_range():
     torch.manual_seed(0)
     network = ResidualConcatGenerator(blocks=2, width=4, downs=1)
@@ -120,14 +104,3 @@ def test_features_are_what_the_layers_give():
 def test_a_feature_depends_on_exactly_its_receptive_field(feature, side):
     network = ResidualConcatGenerator(blocks=5, width=2)
     assert sees_a_square_of(side, network, 128, lambda image: network.features(image)[feature][:, -1:])
-
-
-def test_a_batch_gives_what_its_images_give_one_by_one():
-    torch.manual_seed(0)
-    assert_same_one_by_one(ResidualConcatGenerator(blocks=2, width=4), (3, 1, 16, 24))
-
-
-@pytest.mark.parametrize("upsampling", ["transposed", "nearest"])
-def test_it_exports_for_any_size(upsampling):
-    torch.manual_seed(0)
-    assert_exports(ResidualConcatGenerator(blocks=2, width=2, upsampling=upsampling))

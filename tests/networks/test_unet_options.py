@@ -5,8 +5,6 @@ import re
 import pytest
 import torch
 from network_probes import (
-    assert_exports,
-    assert_same_one_by_one,
     parameters,
     random_image,
     sees_a_square_of,
@@ -155,11 +153,6 @@ def test_a_gate_weighs_pixels_by_both_of_its_inputs():
     torch.testing.assert_close(gate(skip, gating), skip * torch.sigmoid(weight)[:, None])
 
 
-def test_a_batch_gives_what_its_images_give_one_by_one():
-    torch.manual_seed(0)
-    assert_same_one_by_one(UNet(depth=3, width=4, attention=True, upsampling="nearest"), (3, 1, 32, 16))
-
-
 # ── up-sampling ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -177,12 +170,6 @@ def test_nearest_keeps_every_shape():
     image = torch.zeros(2, 1, 16, 32)
     shapes = [shapes_of([*network.up, network.last], lambda network=network: network(image)) for network in options]
     assert shapes[0] == shapes[1]
-
-
-@pytest.mark.parametrize("options", [{}, {"attention": True, "upsampling": "nearest"}])
-def test_it_exports_for_any_size(options):
-    torch.manual_seed(0)
-    assert_exports(UNet(depth=3, width=2, **options))
 
 
 # ── features ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -218,8 +205,3 @@ def test_features_are_what_the_layers_give():
 def test_a_feature_depends_on_exactly_its_receptive_field(feature, side):
     network = UNet(depth=5, width=1)
     assert sees_a_square_of(side, network, 96, lambda image: network.features(image)[feature])
-
-
-def test_features_of_a_size_that_does_not_fit_are_an_error():
-    with pytest.raises(ValueError, match=r"slices of 12×16 pixels .* 3 levels; pad both sides to multiples of 8"):
-        UNet(depth=3, width=2).features(torch.zeros(1, 1, 12, 16))

@@ -3,8 +3,6 @@ import copy
 import pytest
 import torch
 from network_probes import (
-    assert_exports,
-    assert_same_one_by_one,
     parameters,
     random_image,
     sees_a_square_of,
@@ -79,21 +77,6 @@ def test_a_latent_depends_on_exactly_its_receptive_field():
     assert sees_a_square_of(29, LatentEncoder(width=2, blocks=1), 128)
 
 
-@pytest.mark.parametrize(("shape", "fits"), [((16, 20), True), ((8, 8), True), ((18, 16), False), ((4, 16), False)])
-def test_sizes_are_multiples_of_the_stride_and_twice_that(shape, fits):
-    network = LatentAutoEncoder(blocks=1, width=2)
-    translator = LatentTranslator(network.encoder, network.decoder)
-    assert network.stride == translator.stride == network.encoder.stride == 4
-    image = torch.zeros(1, 1, *shape)
-    for use in (network, translator):
-        if fits:
-            assert use(image).shape == image.shape
-            continue
-        message = f"slices of {shape[0]}×{shape[1]} pixels do not fit a UNIT encoder .* multiples of 4, at least 8"
-        with pytest.raises(ValueError, match=message):
-            use(image)
-
-
 # ── blocks in common ────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -146,14 +129,3 @@ def test_a_translator_encodes_one_contrast_and_decodes_the_other():
     assert {id(weight) for weight in translator.parameters()} <= {
         id(weight) for network in (first, second) for weight in network.parameters()
     }
-
-
-def test_a_batch_gives_what_its_images_give_one_by_one():
-    first, second = pair(1)
-    assert_same_one_by_one(LatentTranslator(first.encoder, second.decoder), (3, 1, 16, 24))
-
-
-@pytest.mark.parametrize("upsampling", ["transposed", "nearest"])
-def test_it_exports_for_any_size(upsampling):
-    network = small(blocks=1, upsampling=upsampling)
-    assert_exports(LatentTranslator(network.encoder, network.decoder))

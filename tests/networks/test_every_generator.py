@@ -1,0 +1,83 @@
+"""What every generator keeps to: an image by itself, sizes that fit, and an exported graph for any of them."""
+
+import pytest
+import torch
+from network_probes import assert_exports, assert_same_one_by_one
+from small_engine import SMALL_GENERATORS
+
+from networks.monai_networks import MonaiGenerator
+from networks.munit import AutoEncoder, StyleTranslator
+from networks.residual_concat import ResidualConcatGenerator
+from networks.resnet import ResNetGenerator
+from networks.unet import UNet
+from networks.unit import LatentAutoEncoder, LatentTranslator
+
+
+def munit():
+    source, target = (AutoEncoder(2, 1, 1, style_dim=3, style_downs=2, mlp_width=4) for _ in range(2))
+    translator = StyleTranslator(source.content_encoder, target)
+    translator.set_style(torch.ones(3))
+    return translator
+
+
+def unit(**options):
+    source, target = (LatentAutoEncoder(2, 2, 1, **options) for _ in range(2))
+    return LatentTranslator(source.encoder, target.decoder)
+
+
+def monai(network):
+    sections = {section["network"]: section for section in SMALL_GENERATORS.values() if section["type"] == "monai"}
+    return MonaiGenerator(network, sections[network]["arguments"])
+
+
+RESIDUAL = "a residual-concatenation generator of stride 4"
+GENERATORS = {  # a function that builds one, what messages call it, its stride, and the least size in strides
+    "unet": (lambda: UNet(3, 4), "a U-Net of 3 levels", 8, 1),
+    "unet gated, nearest": (lambda: UNet(3, 4, attention=True, upsampling="nearest"), "a U-Net of 3 levels", 8, 1),
+    "resnet": (lambda: ResNetGenerator(1, 4), "a ResNet generator of stride 4", 4, 2),
+    "resnet nearest": (lambda: ResNetGenerator(1, 4, upsampling="nearest"), "a ResNet generator of stride 4", 4, 2),
+    "residual_concat": (lambda: ResidualConcatGenerator(2, 4), RESIDUAL, 4, 2),
+    "residual_concat nearest": (lambda: ResidualConcatGenerator(2, 4, upsampling="nearest"), RESIDUAL, 4, 2),
+    "munit": (munit, "a content encoder of stride 2", 2, 2),
+    "unit": (unit, "a UNIT encoder of stride 4", 4, 2),
+    "unit nearest": (lambda: unit(upsampling="nearest"), "a UNIT encoder of stride 4", 4, 2),
+    "AttentionUnet": (lambda: monai("AttentionUnet"), "MONAI's AttentionUnet of stride 2", 2, 1),
+    "BasicUNet": (lambda: monai("BasicUNet"), "MONAI's BasicUNet of stride 16", 16, 1),
+    "BasicUNetPlusPlus": (lambda: monai("BasicUNetPlusPlus"), "MONAI's BasicUNetPlusPlus of stride 16", 16, 1),
+    "DynUNet": (lambda: monai("DynUNet"), "MONAI's DynUNet of stride 4", 4, 1),
+    "FlexibleUNet": (lambda: monai("FlexibleUNet"), "MONAI's FlexibleUNet of stride 32", 32, 1),
+    "SegResNet": (lambda: monai("SegResNet"), "MONAI's SegResNet of stride 2", 2, 1),
+    "UNet": (lambda: monai("UNet"), "MONAI's UNet of stride 2", 2, 1),
+    "VNet": (lambda: monai("VNet"), "MONAI's VNet of stride 16", 16, 1),
+}
+every_generator = pytest.mark.parametrize("kind", GENERATORS)
+
+
+def generator(kind):
+    torch.manual_seed(0)
+    return GENERATORS[kind][0]()
+
+
+@every_generator
+def test_a_batch_gives_what_its_images_give_one_by_one(kind):
+    network = generator(kind)
+    assert_same_one_by_one(network, (3, 1, 2 * network.stride, 3 * network.stride))
+
+
+@every_generator
+def test_sizes_that_fit_go_through_and_others_are_an_error_that_says_which_do(kind):
+    network, (_, name, stride, strides) = generator(kind).eval(), GENERATORS[kind]
+    least = stride * strides
+    assert network.stride == stride
+    with torch.no_grad():
+        assert network(torch.zeros(1, 1, least, least + stride)).shape == (1, 1, least, least + stride)
+    for height, width in ((least + stride // 2, least), (least, least + 1), *[(least - stride, least)] * (strides - 1)):
+        message = rf"slices of {height}×{width} pixels do not fit {name}.*; pad both sides to multiples of {stride}"
+        for use in (network, getattr(network, "features", network)):
+            with pytest.raises(ValueError, match=message + (f", at least {least}$" if strides > 1 else "$")):
+                use(torch.zeros(1, 1, height, width))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in GENERATORS if kind != "FlexibleUNet"])  # which takes 5 s
+def test_it_exports_for_any_size(kind):
+    assert_exports(generator(kind))
