@@ -41,7 +41,7 @@ BELOW = {
         "pipeline.runs",
         "pipeline.tracking",
     ),
-    "pipeline.model_builder": ("transforms", "pipeline.engines", "pipeline.runs"),
+    "pipeline.model_builder": ("transforms", "networks", "pipeline.engines", "pipeline.runs"),
     "pipeline.inference": (
         "transforms",
         "pipeline.data",

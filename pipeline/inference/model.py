@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.data.statistics import ContrastStatistics
 from pipeline.inference.model_address import MLFLOW_SCHEMES, checkpoint_at
 from pipeline.inference.slice_translator import Run, run_eagerly
-from pipeline.model_builder import build_saved_model
+from pipeline.model_builder import build_saved_model, saved_names
 from pipeline.runs.checkpoint import load_checkpoint
 from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import choose_device, set_tf32
@@ -112,6 +112,8 @@ class TranslationModel:
         origin: Method and name of the run, for the headers of translated volumes.
         config_hash: Twelve digits of the SHA-256 of its configuration; "" where that was not kept.
         calibration: The calibrated uncertainty that an MLflow model carries; None for others.
+        saved_names: By target contrast, the names under which an earlier release saved weights that are called
+            otherwise now; the identity is that of the saved weights.
         run: Function that runs the networks: eagerly, or compiled (`pipeline.inference.compile`).
     """
 
@@ -125,6 +127,7 @@ class TranslationModel:
     origin: str = "contrast translation"
     config_hash: str = ""
     calibration: Mapping[str, Any] | None = None
+    saved_names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     run: Run = run_eagerly
 
     def info(self, to: str) -> ModelInfo:
@@ -139,8 +142,9 @@ class TranslationModel:
 
     def identity(self, to: str) -> str:
         """Return twelve digits of the SHA-256 of the weights that make `to`: equal for equal weights, on any device."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.translators[to].state_dict().items()):
+        digest, names = hashlib.sha256(), self.saved_names.get(to, {})
+        weights = {names.get(name, name): tensor for name, tensor in self.translators[to].state_dict().items()}
+        for name, tensor in sorted(weights.items()):
             values = tensor.detach().cpu().contiguous()
             digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
             digest.update(values.reshape(-1).view(torch.uint8).numpy())
@@ -212,6 +216,7 @@ def _from_checkpoint(content: Mapping[str, Any], device: torch.device) -> Transl
         precision=precision_on(device, saved.precision),
         origin=saved.origin,
         config_hash=saved.config_hash,
+        saved_names={to: saved_names(content["translators"][to]) for to in saved.translators},
     )
 
 

@@ -24,7 +24,6 @@ def nothing_is_read(monkeypatch):
         pytest.fail("read before its output's place was looked at")
 
     readers = (
-        "exploration.survey.find_cases",
         "comparison.comparison.load_runs",
         "train.find_cases",
         "data_builders.find_cases",  # after those that import it

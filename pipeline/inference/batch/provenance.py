@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 TOOL = "contrast-translation"
 DIGITS = 16  # of a SHA-256, the first ones that `sha256sum FILE` prints
-FIRST_BYTES = 1 << 20  # in which nearly every header ends
+FIRST_BYTES = 1 << 16  # in which nearly every header ends
 MAX_HEADER_BYTES = 1 << 26  # with other programs' extensions before our record, which may describe each slice
 PAIR_SUFFIXES = (".hdr", ".img")
 

@@ -1,6 +1,8 @@
 import copy
+import hashlib
 import json
 import pickle
+import re
 import sys
 import types
 from dataclasses import replace
@@ -267,3 +269,18 @@ def test_a_device_that_is_not_there_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="device cuda: not available"):
         load_model(checkpoint(tmp_path / "x.pt"), "cuda")
+
+
+def test_weights_that_an_earlier_release_called_otherwise_keep_their_identity(tmp_path):
+    present = load_model(checkpoint(tmp_path / "x.pt"), "cpu")
+    weights = {
+        re.sub(r"^(down|up)\.(\d+)\.conv\.", r"\1.\2.0.", name): tensor
+        for name, tensor in present.translators["T2"].state_dict().items()
+    }
+    translators = {"T1": weights, "T2": weights}
+    earlier = load_model(checkpoint(tmp_path / "earlier.pt", translators=translators), "cpu")
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    assert earlier.identity("T2") == digest.hexdigest()[:12] != present.identity("T2")
