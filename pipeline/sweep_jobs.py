@@ -25,21 +25,13 @@ NOTICE = "passed on; waiting until the runs have saved (Ctrl-C again stops them 
 
 @dataclass
 class SweepJob:
-    """One run of a sweep.
-
-    Attributes:
-        name: Name of the run.
-        folder: Folder of the run.
-        arguments: Arguments of `python -m pipeline.run`.
-        log: File of the run's output.
-        code: Exit code; None before the run's end, 0 from the beginning for a run that is finished already.
-    """
+    """One run of a sweep."""
 
     name: str
     folder: Path
-    arguments: list[str]
-    log: Path
-    code: int | None = None
+    arguments: list[str]  # of `python -m pipeline.run`
+    log: Path  # file of the run's output
+    code: int | None = None  # None before the run's end, 0 from the beginning for a run that is finished already
 
     def failure(self) -> str:
         """Return the exit code and the last line that the run printed."""
@@ -66,8 +58,7 @@ def work_through(jobs: Sequence[SweepJob], at_once: int, *, devices: Sequence[st
     Args:
         jobs: The runs; their exit codes are filled in.
         at_once: Maximum number of simultaneous runs.
-        devices: CUDA devices as in CUDA_VISIBLE_DEVICES, of which each process gets one in turn; none leaves the choice
-            to the run.
+        devices: CUDA devices, of which each process gets one in turn; none leaves the choice to the run.
         quiet: Whether to print failures only.
 
     Raises:

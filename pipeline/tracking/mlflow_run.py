@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -232,21 +231,6 @@ class RunAccess(Protocol):
     """What gives access to an MLflow run: a `Tracker` during training, an `MlflowSync` after it."""
 
     @property
-    def is_connected(self) -> bool:
-        """Whether MLflow is on and, as far as known, answers."""
+    def is_connected(self) -> bool: ...
 
-    def call(self, title: str, action: Callable[[MlflowRun], Result], size_bytes: int = 0) -> Result | None:
-        """Run an action with the MLflow run; None if it failed, or if MLflow is off or does not answer."""
-
-
-def system_monitors() -> list[Any]:
-    """Return MLflow's monitors of CPU, memory, disk, network and, where there is one, an NVIDIA GPU."""
-    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
-    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
-    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
-    from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
-
-    monitors: list[Any] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
-    with suppress(Exception):  # no GPU, no driver, or no pynvml: each fails in its own way
-        monitors.append(GPUMonitor())
-    return monitors
+    def call(self, title: str, action: Callable[[MlflowRun], Result], size_bytes: int = 0) -> Result | None: ...

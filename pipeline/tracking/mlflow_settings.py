@@ -41,7 +41,7 @@ def configure_mlflow() -> None:
     """Make MLflow quiet and quick to fail, unless the user has set it otherwise; call before `import mlflow`."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    for name in ("alembic", "urllib3", "git"):
+    for name in ("alembic", "urllib3", "git", "mlflow.system_metrics"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 

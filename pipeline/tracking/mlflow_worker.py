@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from pipeline.tracking.metrics_file import read_metrics
-from pipeline.tracking.mlflow_run import MlflowRun, Result, RunInfo, system_monitors
+from pipeline.tracking.mlflow_run import MlflowRun, Result, RunInfo
 from pipeline.tracking.mlflow_settings import (
     configure_mlflow,
     is_remote,
@@ -39,21 +39,13 @@ UPLOAD_BYTES_PER_S = 10e6  # the timeout of an upload grows by its size at this 
 
 @dataclass
 class Job(Generic[Result]):
-    """An action with the MLflow run, for the background thread.
+    """An action with the MLflow run, for the background thread."""
 
-    Attributes:
-        title: Name of what is logged, for messages.
-        action: Function of the MLflow run; may raise.
-        size_bytes: Size of the upload.
-        done: Set when the action has ended.
-        result: Return value of the action; None until then, and if it failed.
-    """
-
-    title: str
-    action: Callable[[MlflowRun], Result]
-    size_bytes: int = 0
+    title: str  # what is logged, for messages
+    action: Callable[[MlflowRun], Result]  # may raise
+    size_bytes: int = 0  # of the upload
     done: threading.Event = field(default_factory=threading.Event)
-    result: Result | None = None
+    result: Result | None = None  # None if the action failed
 
 
 class MlflowWorker:
@@ -151,6 +143,7 @@ class MlflowWorker:
 
     def _connect(self) -> MlflowRun:
         import mlflow
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         if self.uri is None:
             self.uri, self._last_progress = str(mlflow.get_tracking_uri()), time.monotonic()
@@ -160,7 +153,7 @@ class MlflowWorker:
         self._abandoned_id = None
         system_steps = [step for key, steps in run.logged_steps.items() if key.startswith("system/") for step in steps]
         self._offset, self._system_step = 0, max(system_steps, default=-1) + 1
-        self._monitors = system_monitors()
+        self._monitors = SystemMetricsMonitor(run.id, tracking_uri=run.uri).monitors  # read here, not in its thread
         self.run_id, self.experiment_id = run.id, run.experiment_id
         write_run_id(self._metrics.parent, run)
         self._is_offline, self._last_progress = False, time.monotonic()

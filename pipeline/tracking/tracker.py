@@ -114,11 +114,9 @@ class Tracker:
     def log_dataset(
         self, name: str, context: str, source: str, items: Sequence[str], profile: Mapping[str, object] | None = None
     ) -> None:
-        """Log an input data set of the run.
+        """Log an input data set of the run, such as "T1" in the context "train".
 
         Args:
-            name: Name of the data set, such as "T1".
-            context: "train", "validation" or "test".
             source: Folder of the data.
             items: File names, from which the digest is computed.
             profile: Further numbers about the data set, besides the count of items.

@@ -28,8 +28,7 @@ _repeated: Counter[str] | None = None  # within a command, how often each warnin
 class Main(Protocol):
     """The entry point of a command: arguments (None for those of the process) -> exit code."""
 
-    def __call__(self, argv: list[str] | None = None) -> int:
-        """Run the command."""
+    def __call__(self, argv: list[str] | None = None) -> int: ...
 
 
 def cli_main(command: Callable[[list[str] | None], int]) -> Main:

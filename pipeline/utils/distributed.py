@@ -39,17 +39,11 @@ class World:
     """The processes of a run, as seen by one of them.
 
     All processes must call the exchanging methods in the same order, with tensors of the same shapes.
-
-    Attributes:
-        rank: Index of this process, from 0.
-        size: Number of processes.
-        local_rank: Index of this process among those on this machine, from 0.
-        local_size: Number of processes on this machine.
     """
 
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
+    rank: int = 0  # index of this process, from 0
+    size: int = 1  # number of processes
+    local_rank: int = 0  # the same among those on this machine
     local_size: int = 1
 
     @property
@@ -158,13 +152,10 @@ class World:
 
         letters = text.encode("utf-8", errors="surrogateescape")
         lengths = self.all_gather_object(len(letters))
-        padded = torch.zeros(1, max(lengths), dtype=torch.uint8)
-        padded[0, : len(letters)] = torch.frombuffer(bytearray(letters or b"\0"), dtype=torch.uint8)[: len(letters)]
-        blocks = self.all_gather(padded).numpy()
-        return [
-            bytes(block[:length]).decode("utf-8", errors="surrogateescape")
-            for block, length in zip(blocks, lengths, strict=True)
-        ]
+        padded = letters.ljust(max(lengths) + 1, b"\0")
+        blocks = self.all_gather(torch.frombuffer(bytearray(padded), dtype=torch.uint8)[None])
+        contents = [block[:length].numpy().tobytes() for block, length in zip(blocks, lengths, strict=True)]
+        return [content.decode("utf-8", errors="surrogateescape") for content in contents]
 
     def barrier(self) -> None:
         """Wait until every process has reached this call."""

@@ -54,11 +54,7 @@ class WorkerPool:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def future(self, function: Callable[..., Result], *arguments: object) -> Future[Result]:
-        """Submit a job to the workers, which are started with the first one.
-
-        Raises:
-            UserError: A worker died.
-        """
+        """Submit a job to the workers, which are started with the first one; `UserError` if one has died."""
         if self._pool is None:
             self._other_children = {child.pid for child in multiprocessing.active_children()}
             self._pool = ProcessPoolExecutor(
@@ -68,12 +64,7 @@ class WorkerPool:
             return self._pool.submit(function, *arguments)
 
     def submit(self, function: Callable[..., Result], *arguments: object) -> Callable[[], Result]:
-        """Submit a job; return a function that waits for its result, or raises the job's error.
-
-        Args:
-            function: A function of a module, so that workers can import it.
-            arguments: The function's arguments, pickled for the worker.
-        """
+        """Submit a job; return a function that waits for its result, or raises the job's error."""
         if self.processes <= 1:
             result = function(*arguments)
             return lambda: result
@@ -101,9 +92,8 @@ def run_jobs(
 
     Args:
         function: A function of a module, so that workers can import it.
-        jobs: Key -> the function's arguments.
-        processes: Number of worker processes; see `WorkerPool`.
-        preload: Modules that are slow to import; see `WorkerPool`.
+        jobs: Key -> the function's arguments, which are pickled for the worker.
+        processes, preload: See `WorkerPool`.
 
     Yields:
         (key, result, None), or (key, None, reason in one line) where the input was at fault.

@@ -6,9 +6,7 @@ import os
 
 import pytest
 
-from pipeline.tracking.event_log import EventLog, read_event_log
 from pipeline.tracking.metrics_file import MetricsFile, read_metrics
-from pipeline.tracking.mlflow_run import RunInfo
 from pipeline.utils.errors import DiskFull
 
 
@@ -38,14 +36,3 @@ def test_numbers_that_do_not_fit_are_said_and_spoil_none_of_those_after_them(tmp
         metrics.append({"loss": float(step)}, step)
     metrics.close()
     assert [record["step"] for record in read_metrics(path)[0]] == [1, 3, 4]
-
-
-def test_so_it_is_with_what_mlflow_is_to_be_told(tmp_path):
-    journal = EventLog(tmp_path, RunInfo("e", "r", {}, {}), None)
-    journal._stream.close()
-    journal._stream = Scarce(tmp_path / "tracking.jsonl", "a")
-    with pytest.raises(DiskFull, match=r"tracking\.jsonl: disk full, "):
-        journal.add({"kind": "tags", "tags": {"a": "1"}})
-    journal._stream.room = 1000
-    journal.add({"kind": "tags", "tags": {"b": "2"}})
-    assert [entry.get("tags") for entry in read_event_log(tmp_path)] == [{}, {"b": "2"}]

@@ -23,15 +23,6 @@ def test_a_line_is_on_file_as_soon_as_it_is_logged(tmp_path):
     assert record == {"step": 7, "train/loss": 0.25, "lr": 2e-4}
 
 
-def test_numbers_that_are_none_are_kept(tmp_path, store):
-    with track(tmp_path) as tracker:
-        tracker.log_metrics({"loss": float("nan"), "ratio": float("inf")}, 1)
-    (record,) = lines(tmp_path)
-    assert (np.isnan(record["loss"]), record["ratio"]) == (True, float("inf"))
-    ((_, value),) = history(store, tracker.run_id, "loss")
-    assert np.isnan(value)
-
-
 def test_every_line_is_json_and_numbers_that_are_none_come_back(tmp_path):
     numbers = {"a": float("nan"), "b": float("inf"), "c": float("-inf"), "d": 0.5}
     with track(tmp_path, mlflow=False) as tracker:
