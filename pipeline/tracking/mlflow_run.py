@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 
 from pipeline.tracking.metrics_file import SUPERSEDING
-from pipeline.tracking.mlflow_settings import check_schema, store_lock, use_files_beside_store
+from pipeline.tracking.mlflow_settings import (
+    check_schema,
+    request_timeout,
+    short_reason,
+    store_lock,
+    use_files_beside_store,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -214,13 +220,18 @@ class MlflowRun:
         if run is not None and run.info.status == "RUNNING":
             self.client.set_terminated(run.info.run_id, "KILLED")
 
-    def is_reachable(self) -> bool:
-        """Whether the store still answers."""
+    def attempt(self, action: "Callable[[MlflowRun], Result]", timeout_s: float) -> tuple[Result | None, str]:
+        """Run an action, with so much more time for each request; return (result, "") or (None, why it failed).
+
+        Raises:
+            Exception: The store does not answer any more.
+        """
         try:
+            with request_timeout(timeout_s):
+                return action(self), ""
+        except Exception as error:
             self.client.get_run(self.id)
-        except Exception:
-            return False
-        return True
+            return None, short_reason(error)
 
     def end(self, status: str, ended_ms: int | None = None) -> None:
         """Close the run as FINISHED, FAILED or KILLED, now or at a time in ms since 1970."""

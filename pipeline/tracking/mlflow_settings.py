@@ -6,7 +6,7 @@ import re
 import shlex
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +16,6 @@ from pipeline.utils.errors import first_line
 
 if TYPE_CHECKING:
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]  # there the store is not locked
 
 logger = logging.getLogger(__name__)
 
@@ -105,19 +100,17 @@ class OtherSchema(Exception):
     """The store's schema belongs to another version of MLflow; the message names the remedy."""
 
 
-@contextmanager
-def store_lock(uri: str) -> Iterator[None]:
-    """Lock an SQLite store while the block opens it, since two processes that create its tables disturb each other.
+def store_lock(uri: str) -> AbstractContextManager[None]:
+    """Return a lock of an SQLite store, to open it with: two processes that create its tables disturb each other.
 
-    Nothing is locked for other stores, or where the system has no file locks.
+    Nothing is locked for other stores, or on Windows.
     """
+    from mlflow.utils.file_utils import ExclusiveFileLock
+
     path = sqlite_file(uri)
-    if fcntl is None or path is None or not path.parent.is_dir():
-        yield
-        return
-    with path.with_name(f"{path.name}.lock").open("w") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
-        yield
+    if os.name == "nt" or path is None or not path.parent.is_dir():
+        return nullcontext()
+    return ExclusiveFileLock(f"{path}.lock")
 
 
 def check_schema(uri: str) -> None:

@@ -91,14 +91,10 @@ class MlflowSync:
 
     def call(self, title: str, action: Callable[[MlflowRun], Result], size_bytes: int = 0) -> Result | None:
         """Run an action with the MLflow run; return None, and count it in `refused`, if only the action fails."""
-        try:
-            with request_timeout(PATIENCE_S + size_bytes / UPLOAD_BYTES_PER_S):
-                return action(self.run)
-        except Exception as error:
-            if not self.run.is_reachable():
-                raise
-            self.refuse(title, short_reason(error))
-            return None
+        result, reason = self.run.attempt(action, PATIENCE_S + size_bytes / UPLOAD_BYTES_PER_S)
+        if reason:
+            self.refuse(title, reason)
+        return result
 
     def refuse(self, title: str, reason: str) -> None:
         """Warn of an item that could not be sent, and count it."""

@@ -20,7 +20,6 @@ from pipeline.tracking.mlflow_run import MlflowRun, Result, RunInfo
 from pipeline.tracking.mlflow_settings import (
     configure_mlflow,
     is_remote,
-    request_timeout,
     short_reason,
     without_password,
 )
@@ -175,15 +174,12 @@ class MlflowWorker:
     def _do(self, run: MlflowRun, job: Job[Any]) -> None:
         self._allowance_s = job.size_bytes / UPLOAD_BYTES_PER_S
         try:
-            with request_timeout(self._allowance_s):
-                job.result = job.action(run)
-        except Exception as error:
-            if not run.is_reachable():
-                raise
-            self._has_gaps = True
-            logger.warning(f"MLflow did not take {job.title} ({short_reason(error)}); the run goes on without it there")
+            job.result, reason = run.attempt(job.action, self._allowance_s)
         finally:
             self._allowance_s = 0.0
+        if reason:
+            self._has_gaps = True
+            logger.warning(f"MLflow did not take {job.title} ({reason}); the run goes on without it there")
 
     def _log_system(self, run: MlflowRun) -> None:
         values: dict[str, float] = {}

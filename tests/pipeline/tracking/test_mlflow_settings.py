@@ -13,7 +13,7 @@ def locked_for_another(path):
     def try_it():
         with path.open("w") as lock:
             try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return 1
         return 0
