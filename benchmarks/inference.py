@@ -18,19 +18,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from benchmarks.models import benchmark_model, ellipsoid_volume
-from benchmarks.options import device, volume
-from benchmarks.timing import Side, duration_text, machine, measure, peak_mib, table_rows
+from benchmarks.inputs import benchmark_model, ellipsoid_volume
+from benchmarks.timing import Side, device, duration_text, machine, measure, peak_mib, table_rows, volume
 from pipeline.utils.arguments import count
 from pipeline.utils.console import cli_main, echo, table
 
 if TYPE_CHECKING:  # what takes seconds to import is not needed to answer --help
     import numpy as np
-
-    from pipeline.inference.model import TranslationModel
 
 PLAIN = "one by one, plain"
 STAGES = {  # stages of a volume's translation: the function of each, in the module that calls it
@@ -41,55 +38,43 @@ STAGES = {  # stages of a volume's translation: the function of each, in the mod
 }
 
 
-def model_input_slices(model: "TranslationModel", to: str, size: int, slices: int, volume: Path | None) -> "np.ndarray":
-    """Return the model's input slices (N, H, W) in [-1, 1]."""
-    import nibabel as nib
-    import numpy as np
-
-    from pipeline.inference.translator import open_volume
-
-    source = volume or nib.Nifti1Image(ellipsoid_volume(size, slices), np.eye(4))
-    opened = open_volume(source, model, to, compare=False)
-    return opened.slices[opened.foreground.any(axis=(1, 2))]
-
-
 def translation_work(
     uri: str | None,
     to: str | None,
-    width: int,
     size: int,
     slices: int,
     volume: Path | None,
     device: str,
     batch_size: int,
     *,
+    width: int = 64,
     tuned: bool = True,
     compiled: bool = False,
     precision: str = "float32",
 ) -> "Callable[[], np.ndarray]":
-    """Return a function that translates the slices once: a side of the measurement."""
+    """Return a function that translates the slices of a volume once: a side of the measurement."""
+    import nibabel as nib
     import numpy as np
 
     from pipeline.inference.compile import CompiledForms
     from pipeline.inference.slice_translator import translate_slices
+    from pipeline.inference.translator import open_volume
     from pipeline.utils.hardware import set_up
 
     if tuned:
         set_up(threads=None)
-    model, to = benchmark_model(uri, to, width, size, device, tuned=tuned)
+    model, to = benchmark_model(uri, to, width=width, size=size, device=device, tuned=tuned)
     model = replace(model, run=CompiledForms(batch_size)) if compiled else model
-    images = model_input_slices(model, to, size, slices, volume)
-    translation_options = {
-        "device": model.device,
-        "batch_size": batch_size,
-        "precision": precision,
-        "run": model.run,
-        "name": "it",
-    }
-    return lambda: translate_slices(images, model.translators[to], np.ones(len(images), bool), **translation_options)
+    source = volume or nib.Nifti1Image(ellipsoid_volume(size, slices), np.eye(4))
+    opened = open_volume(source, model, to, compare=False)
+    images = opened.slices[opened.foreground.any(axis=(1, 2))]  # (N, H, W) in [-1, 1]
+    options: dict[str, Any] = {"device": model.device, "batch_size": batch_size, "precision": precision}
+    return lambda: translate_slices(
+        images, model.translators[to], np.ones(len(images), bool), **options, run=model.run, name="it"
+    )
 
 
-def variants(batch_size: int) -> dict[str, dict]:
+def variants(batch_size: int) -> dict[str, dict[str, Any]]:
     """Return the compared variants: options of `translation_work` by name."""
     return {
         PLAIN: {"batch_size": 1, "tuned": False},
@@ -101,7 +86,7 @@ def variants(batch_size: int) -> dict[str, dict]:
     }
 
 
-def difference_rows(common: dict, batch_size: int) -> list[list[str]]:
+def difference_rows(common: dict[str, Any], batch_size: int) -> list[list[str]]:
     """Return a row for each variant: the largest difference from the yardstick's result, and the PSNR between both."""
     import numpy as np
 
@@ -116,7 +101,7 @@ def difference_rows(common: dict, batch_size: int) -> list[list[str]]:
     return rows
 
 
-def compare(common: dict, batch_size: int, rounds: int) -> None:
+def compare(common: dict[str, Any], batch_size: int, rounds: int) -> None:
     """Print the table of rates and that of differences."""
     count = len(translation_work(**common, batch_size=1)())
     sides = {
@@ -135,20 +120,6 @@ def compare(common: dict, batch_size: int, rounds: int) -> None:
             difference_rows(common, batch_size),
         )
     )
-
-
-def with_fingerprint(model: "TranslationModel", to: str, source: Path) -> "TranslationModel":
-    """Return the model as if it had been trained on a volume, so that inputs are compared with its fingerprint."""
-    from pipeline.data.fingerprint import cohort_fingerprint, volume_fingerprint
-    from pipeline.data.statistics import ContrastStatistics
-    from pipeline.inference.translator import open_volume
-
-    opened = open_volume(source, model, to, compare=False)
-    fingerprint = volume_fingerprint(opened.inverse_state, model.settings.axis, model.settings.size)
-    contrast = model.source(to)
-    statistics = model.statistics.get(contrast, ContrastStatistics())
-    compared = replace(statistics, fingerprint=cohort_fingerprint([fingerprint]))
-    return replace(model, statistics={**model.statistics, contrast: compared})
 
 
 @contextmanager
@@ -171,31 +142,28 @@ def timed_stages(stages: Mapping[str, str], seconds_by_stage: dict[str, float]) 
         yield
 
 
-def file_to_file(common: dict, batch_size: int, rounds: int, *, compiled: bool, precision: str) -> None:
+def file_to_file(common: dict[str, Any], batch_size: int, rounds: int) -> None:
     """Print the time of one volume, file to file, and of its stages, after a first translation as warm-up."""
     import nibabel as nib
     import numpy as np
 
-    from pipeline.inference import multi_view as views
-    from pipeline.inference.batch import batch
+    from pipeline.inference.batch.batch import JobTranslator
     from pipeline.inference.batch.jobs import Job
     from pipeline.inference.batch.provenance import Provenance
-    from pipeline.inference.translator import open_volume
+    from pipeline.inference.multi_view import open_multi_view
     from pipeline.utils.hardware import set_up
 
     # The model, and the function with which the command translates a volume.
     set_up(threads=None)
-    model, to = benchmark_model(*(common[name] for name in ("uri", "to", "width", "size", "device")))
+    size, slices = common["size"], common["slices"]
+    model, to = benchmark_model(common["uri"], common["to"], width=common["width"], size=size, device=common["device"])
     seconds_by_stage: dict[str, list[float]] = {name: [] for name in (*STAGES, "all else", "all")}
     with tempfile.TemporaryDirectory() as folder:
         source, target = common["volume"] or Path(folder) / "source.nii.gz", Path(folder) / "target.nii.gz"
         if common["volume"] is None:
-            nib.save(nib.Nifti1Image(ellipsoid_volume(common["size"], common["slices"]), np.eye(4)), source)
-        if common["uri"] is None:
-            model = with_fingerprint(model, to, source)
-        view = views.open_multi_view([str(common["uri"])], [model.in_precision(precision)], to, None, uncertainty=False)
-        view = view.compiled("yes" if compiled else "no", 1, batch_size)
-        translator = batch.JobTranslator(view, Provenance(to, "", ""), batch_size=batch_size)
+            nib.save(nib.Nifti1Image(ellipsoid_volume(size, slices), np.eye(4)), source)
+        view = open_multi_view([str(common["uri"])], [model], to, None, uncertainty=False)
+        translator = JobTranslator(view.compiled("no", 1, batch_size), Provenance(to, "", ""), batch_size=batch_size)
 
         # Translate the volume again and again, with the stages timed.
         for _ in range(rounds + 1):
@@ -207,41 +175,13 @@ def file_to_file(common: dict, batch_size: int, rounds: int, *, compiled: bool, 
             stage_seconds |= {"all else": total - sum(stage_seconds.values()), "all": total}
             for name, duration in stage_seconds.items():
                 seconds_by_stage[name].append(duration)
-        opened = open_volume(source, model, to, compare=False)
-        shown_count = int(opened.foreground.any(axis=(1, 2)).sum())
-        echo(
-            f"{shown_count} of {len(opened.slices)} slices show something; {source.stat().st_size / 2**20:.1f} MiB read"
-        )
-    echo(table(["stage", "median", "share", "the first"], stage_rows(seconds_by_stage)))
-    echo(f"peak memory {peak_mib():,.0f} MiB")
-
-
-def stage_rows(seconds_by_stage: Mapping[str, list[float]]) -> list[list[str]]:
-    """Return a table row for each stage: median without the first duration, share of the whole, first duration."""
     medians = {name: statistics.median(durations[1:]) for name, durations in seconds_by_stage.items()}
-    return [
+    rows = [
         [name, duration_text(median), f"{median / medians['all']:.0%}", duration_text(seconds_by_stage[name][0])]
         for name, median in medians.items()
     ]
-
-
-def refuse_what_does_not_apply(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Refuse options without effect, with the option that they need."""
-    without_file = {"--compile": arguments.compile, "--precision": arguments.precision is not None}
-    rules = [
-        (not arguments.file, without_file, "goes with --file alone: without it, all ways are compared"),
-        (arguments.model is None, {"--to": arguments.to is not None}, "goes with --model alone"),
-        (
-            arguments.model is not None,
-            {"--width": arguments.width, "--size": arguments.size and arguments.volume},
-            "is the model's own",
-        ),
-        (arguments.volume is not None, {"--slices": arguments.slices}, "is the volume's own"),
-    ]
-    for applies, options, reason in rules:
-        for option, value in options.items():
-            if applies and value:
-                parser.error(f"{option} {reason}")
+    echo(table(["stage", "median", "share", "the first"], rows))
+    echo(f"peak memory {peak_mib():,.0f} MiB")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -250,33 +190,22 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m benchmarks.inference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", metavar="URI", help="a trained model, instead of an untrained U-Net")
-    parser.add_argument("--to", metavar="CONTRAST", help="what the model is to make")
+    parser.add_argument("--to", metavar="CONTRAST", help="with --model: what it is to make")
     parser.add_argument("--volume", type=volume, metavar="FILE", help="a scan, instead of an ellipsoid of noise")
-    parser.add_argument("--width", type=count, help="of the untrained U-Net (default: 64)")
-    parser.add_argument("--size", type=count, help="of a slice's sides, a power of two (default: 256)")
+    parser.add_argument("--width", type=count, default=64, help="of the untrained U-Net")
+    parser.add_argument("--size", type=count, default=256, help="of the ellipsoid's sides, a power of two")
     parser.add_argument("--slices", type=count, help="of the ellipsoid (default: 32, with --file 150)")
     parser.add_argument("--device", default="auto", type=device)
     parser.add_argument("--batch-size", type=count, default=8, metavar="N")
     parser.add_argument("--rounds", type=count, default=5)
     parser.add_argument("--file", action="store_true", help="one volume, file to file, by stages")
-    parser.add_argument("--compile", action="store_true", help="with --file: compiled")
-    parser.add_argument("--precision", choices=("model", "float32", "bf16"), help="with --file (default: model)")
     arguments = parser.parse_args(argv)
-    refuse_what_does_not_apply(arguments, parser)
-    if arguments.size is not None and (arguments.size < 8 or arguments.size & (arguments.size - 1)):
+    if arguments.size < 8 or arguments.size & (arguments.size - 1):
         parser.error(f"--size {arguments.size}: must be a power of two, 8 or more")
     echo(machine())
-    common = {"uri": arguments.model, "to": arguments.to, "width": arguments.width or 64, "size": arguments.size or 256}
-    common |= {
-        "device": arguments.device,
-        "volume": arguments.volume,
-        "slices": arguments.slices or (150 if arguments.file else 32),
-    }
-    if arguments.file:
-        precision = arguments.precision or "model"
-        file_to_file(common, arguments.batch_size, arguments.rounds, compiled=arguments.compile, precision=precision)
-    else:
-        compare(common, arguments.batch_size, arguments.rounds)
+    common = {name: getattr(arguments, name) for name in ("to", "volume", "width", "size", "device")}
+    common |= {"uri": arguments.model, "slices": arguments.slices or (150 if arguments.file else 32)}
+    (file_to_file if arguments.file else compare)(common, arguments.batch_size, arguments.rounds)
     return 0
 
 

@@ -2,32 +2,31 @@
 
 python -m benchmarks.overheads [--only record doors plan] [--rounds N] [--seconds S]
 
-The record is kept as a run keeps it: steps of `--step-seconds` (the demo's size, public code), in which the process
-sleeps, a line of losses every `--log-every` steps, and a thread that sends them to MLflow (sqlite). Its cost is what
-the whole process computes, threads and the closing included, beyond one that sleeps alike and records nothing; the
-start (imports, tables) is given separately. Commands ("doors") run in new processes, and their output is checked.
+The record is kept as a run keeps it: steps of 95 ms (the demo's size, public code), in which the process sleeps, a line
+of losses every `--log-every` steps, and a thread that sends them to MLflow (sqlite). Its cost is what the whole process
+computes, threads and the closing included, beyond one that sleeps alike and records nothing; the start (imports,
+tables) is given separately. Commands ("doors") run in new processes, and their output is checked.
 """
 
 import argparse
 import multiprocessing
 import os
 import statistics
-import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
 
-from benchmarks.commands import overrides_within, run_command
-from benchmarks.options import duration
-from benchmarks.timing import duration_text, in_turns, machine
+from benchmarks.timing import ROOT, duration_text, in_turns, machine, overrides_within, run_command
 from pipeline.utils.arguments import count
 from pipeline.utils.console import cli_main, echo, table
 
 STEP_SECONDS = 0.095  # 128², width 16, batch 1, of the public code
 LOG_EVERY = 10  # steps, as configurations have it unless they say otherwise
 LOSSES = 8  # values a step
-PHANTOM = str(Path(__file__).parents[1] / "configs" / "phantom.yaml")
+SUBJECTS = 10_000  # of the plan
+PHANTOM = str(ROOT / "configs" / "phantom.yaml")
 NOTHING, FILE, FOLLOWED, PLAIN = "nothing", "metrics.jsonl alone", "ours, MLflow following", "mlflow.log_metric"
 COMMANDS = {  # by name: arguments that the command must refuse, and a part of its message
     "run": ([PHANTOM, "training.epochs=none"], "training.epochs = 'none': must be"),
@@ -64,7 +63,7 @@ def measure_record(variant: str, steps: int, step_seconds: float, log_every: int
         return {"start": start, "computed": time.process_time() - before, "waited": waited}
 
 
-def _open_record(variant: str, folder: Path):
+def _open_record(variant: str, folder: Path) -> tuple[Callable[[dict[str, float], int], None], Callable[[], object]]:
     """Return a function that logs a step's values, and one that closes the record."""
     if variant == NOTHING:
         return lambda values, step: None, lambda: None
@@ -92,10 +91,9 @@ def _open_record(variant: str, folder: Path):
 def record_rows(seconds: float, step_seconds: float, log_every: int, rounds: int) -> list[list[str]]:
     """Return a row for each way of keeping the record, with medians over the rounds."""
     steps = max(log_every, round(seconds / step_seconds))
-    context = multiprocessing.get_context("spawn")
 
     def measure_in_process(variant: str) -> dict[str, float]:
-        with context.Pool(1) as pool:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
             return pool.apply(measure_record, (variant, steps, step_seconds, log_every))
 
     measurements = in_turns([NOTHING, FILE, FOLLOWED, PLAIN], rounds, measure_in_process, "records")
@@ -116,21 +114,10 @@ def record_rows(seconds: float, step_seconds: float, log_every: int, rounds: int
     return rows
 
 
-def answer_seconds(arguments: list[str], rounds: int, expected: str, code: int) -> float:
-    """Return the median time of a command in a fresh process.
-
-    Raises:
-        RuntimeError: its exit code is another, or its output lacks `expected`.
-    """
-    durations = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        process = run_command([sys.executable, "-m", *arguments])
-        durations.append(time.perf_counter() - started)
-        if process.returncode != code or expected not in process.stdout + process.stderr:
-            output = (process.stderr or process.stdout)[-500:]
-            raise RuntimeError(f"{' '.join(arguments)}: exit code {process.returncode}, not {code}; it says {output!r}")
-    return statistics.median(durations)
+def answer_row(title: str, rounds: int, *arguments: str, expected: str, code: int = 0) -> list[str]:
+    """Return a row with the median time of a command in fresh processes, whose answer is checked."""
+    durations = [run_command("-m", *arguments, code=code, expected=expected)[0] for _ in range(rounds)]
+    return [title, duration_text(statistics.median(durations))]
 
 
 def command_rows(rounds: int) -> list[list[str]]:
@@ -140,24 +127,18 @@ def command_rows(rounds: int) -> list[list[str]]:
         volume = Path(folder) / "scan.nii"
         volume.touch()
         for name, (arguments, expected) in COMMANDS.items():
-            seconds = answer_seconds([f"pipeline.{name}", "--help"], rounds, f"python -m pipeline.{name}", 0)
-            rows.append([f"{name} --help", duration_text(seconds)])
+            module = f"pipeline.{name}"
             bad_arguments = [argument.format(volume=volume, folder=folder) for argument in arguments]
-            rows.append(
-                [
-                    f"{name}, refused",
-                    duration_text(answer_seconds([f"pipeline.{name}", *bad_arguments], rounds, expected, 2)),
-                ]
-            )
+            rows.append(answer_row(f"{name} --help", rounds, module, "--help", expected=f"python -m {module}"))
+            rows.append(answer_row(f"{name}, refused", rounds, module, *bad_arguments, expected=expected, code=2))
     return rows
 
 
-def plan_rows(subjects: int) -> list[list[str]]:
+def plan_row(subjects: int) -> list[str]:
     """Return a row of `--dry-run` for a number of subjects."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["pipeline.run", PHANTOM, "--dry-run", f"data.subjects={subjects}", *overrides_within(folder)]
-        seconds = answer_seconds(arguments, 1, "nothing was written", 0)
-    return [[f"run --dry-run, {subjects:,} subjects", duration_text(seconds)]]
+        return answer_row(f"run --dry-run, {subjects:,} subjects", 1, *arguments, expected="nothing was written")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -167,20 +148,18 @@ def main(argv: list[str] | None = None) -> int:
     )
     names = ("record", "doors", "plan")
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="what to measure")
-    parser.add_argument("--step-seconds", type=duration, default=STEP_SECONDS, help="of a training step")
     parser.add_argument("--log-every", type=count, default=LOG_EVERY, help="steps to a line of the record")
-    parser.add_argument("--seconds", type=duration, default=20.0, help="that a record is kept for in each round")
+    parser.add_argument("--seconds", type=float, default=20.0, help="that a record is kept for in each round")
     parser.add_argument("--rounds", type=count, default=5, help="of keeping each record, and of asking a door")
-    parser.add_argument("--subjects", type=count, default=10_000, help="of the plan")
     arguments = parser.parse_args(argv)
     echo(machine())
     if "record" in arguments.only:
-        rows = record_rows(arguments.seconds, arguments.step_seconds, arguments.log_every, arguments.rounds)
-        step_text = duration_text(arguments.step_seconds)
+        rows = record_rows(arguments.seconds, STEP_SECONDS, arguments.log_every, arguments.rounds)
+        step_text = duration_text(STEP_SECONDS)
         echo(f"\na record of {LOSSES} values every {arguments.log_every} steps of {step_text}, by the step")
         echo(table(["record", "computed", "of a step", "waited for", "of a step", "start, once"], rows))
     answer_rows = command_rows(arguments.rounds) if "doors" in arguments.only else []
-    answer_rows += plan_rows(arguments.subjects) if "plan" in arguments.only else []
+    answer_rows += [plan_row(SUBJECTS)] if "plan" in arguments.only else []
     if answer_rows:
         echo("\n" + table(["answer", "time"], answer_rows))
     return 0

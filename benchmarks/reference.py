@@ -10,6 +10,7 @@ import copy
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,8 @@ class Pool:
     """A pool of earlier translations, as a list of (1, 1, H, W) tensors."""
 
     def __init__(self, size: int):
-        self.size, self.images = size, []
+        self.size = size
+        self.images: list[Tensor] = []
 
     def query(self, batch: Tensor) -> Tensor:
         """Return a batch of new and older images."""
@@ -70,8 +72,9 @@ class Plain(ABC):
     """
 
     def __init__(self, config: Config, networks: Mapping[str, nn.Module], foreach: bool | None = None):
-        self.config, self.method = config, config.method
-        self.networks = {
+        self.method: Any = config.method
+        self.fake_a = self.fake_b = torch.empty(0)
+        self.networks: dict[str, Any] = {
             name: with_instance_norms(torch_layers(copy.deepcopy(network))) for name, network in networks.items()
         }
         self.generators = [network for name, network in self.networks.items() if name[0] != "D"]
@@ -92,7 +95,8 @@ class Plain(ABC):
         self._freeze_discriminators(True)
         losses = self.generator_losses(a, b)
         self.optimisers[0].zero_grad()
-        sum(losses.values()).backward()
+        total: Any = sum(losses.values())
+        total.backward()
         self.optimisers[0].step()
         self._freeze_discriminators(False)
         self.optimisers[1].zero_grad()
@@ -174,7 +178,8 @@ class PlainMunit(Plain):
     def __init__(self, config: Config, networks: Mapping[str, nn.Module], foreach: bool | None = None):
         super().__init__(config, networks, foreach)
         self.random = torch.Generator().manual_seed(config.seed)
-        torch.randn(2, config.generator.style_size, generator=self.random)  # the engine's own styles come first
+        generator: Any = config.generator
+        torch.randn(2, generator.style_size, generator=self.random)  # the engine's own styles come first
 
     def generator_losses(self, a: Tensor, b: Tensor) -> Losses:
         """See `Plain`."""
@@ -207,10 +212,9 @@ class PlainMunit(Plain):
 def least_squares(logits: Tensor | list[Tensor], real: bool) -> Tensor:
     """Return the least-squares loss against a target expanded to the logits, over one scale or several."""
     scales = [logits] if isinstance(logits, Tensor) else logits
-    return sum(
-        nn.functional.mse_loss(logits_at_scale, logits_at_scale.new_full((), float(real)).expand_as(logits_at_scale))
-        for logits_at_scale in scales
-    )
+    targets = [scale.new_full((), float(real)).expand_as(scale) for scale in scales]
+    total: Any = sum(nn.functional.mse_loss(scale, target) for scale, target in zip(scales, targets, strict=True))
+    return total
 
 
 PLAIN = {"cyclegan": PlainCycleGan, "dualgan": PlainDualGan, "munit": PlainMunit}

@@ -2,9 +2,12 @@
 
 python -m benchmarks.scaling                     # everything
 python -m benchmarks.scaling pixels batch
+python -m benchmarks.scaling processes --device cuda
 
 "exponent" is the slope of log time over log size, 1 where twice the work takes twice the time. Steps are U-Nets of
 width 16 at depth 7 (`benchmarks.step unet-128`), whole jobs are the commands as a user starts them, imports included.
+"processes" divides a batch among processes started by `torchrun`, as in training: the same mathematics at every number
+of them. On a CPU the cores are divided, too, so that at best they are as fast; on GPUs each process has its own.
 "length" makes a small run of many short epochs, MLflow following, and compares its fifths: neither a step nor an
 epoch's end (validation, pictures, checkpoint) may cost more for the run having lasted longer. That end is the gap
 between the last line of losses of an epoch and the first of the next one, less a step.
@@ -13,39 +16,50 @@ between the last line of losses of an epoch and the first of the next one, less 
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
-from benchmarks.commands import overrides_within, run_command
-from benchmarks.step import prepare as prepare_step
-from benchmarks.timing import Side, Timing, Work, duration_text, machine, measure
+from benchmarks import step
+from benchmarks.inputs import benchmark_model, ellipsoid_volume
+from benchmarks.timing import (
+    ROOT,
+    Side,
+    Timing,
+    Work,
+    core_count,
+    device,
+    duration_text,
+    in_turns,
+    machine,
+    measure,
+    overrides_within,
+    run_command,
+)
 from pipeline.utils.arguments import count
 from pipeline.utils.console import cli_main, echo, table
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+PHANTOM = str(ROOT / "configs" / "phantom.yaml")
 TINY = (
     "data.subjects=6", "data.spacing_mm=8", "preprocess.size=32", "preprocess.processes=1", "split.validation=1",
     "split.test=1", "generator.depth=2", "generator.width=4", "discriminator.layers=2", "discriminator.width=4",
     "training.decay_epochs=0", "training.log_every=1", "training.validation_slices=6",
     "threads=1", "device=cpu", "evaluation.translate=false", "evaluation.protocols=[]", "evaluation.uncertainty=false",
 )  # fmt: skip
-PIXELS, BATCHES, SLICES, SUBJECTS = (128, 256, 512), (1, 2, 4, 8, 16), (40, 80, 160, 320), (100, 1000, 10_000)
-VOLUMES = (5, 20, 80, 320)
+EPOCHS, STEPS = 100, 50  # of the run whose length is looked at, and of each of its epochs
+ROW, PROCESS_STEPS = "unet-128", 20  # what several processes do, and how often
 
 
 def step_work(pixels: int, batch: int) -> Work:
     """Return a step of ours on square slices of `pixels` a side."""
-    from benchmarks import step
-
-    step.ROWS["unet-128"] = step.Row(pixels, *(getattr(step.ROWS["unet-128"], section) for section in
-                                               ("method", "generator", "discriminator")))  # fmt: skip
-    return prepare_step("unet-128", batch, "float32", "cpu", None)
+    step.ROWS[ROW] = replace(step.ROWS[ROW], size=pixels)
+    return step.prepare(ROW, batch, "float32", "cpu")
 
 
 def translation_work(slices: int) -> Work:
@@ -59,7 +73,7 @@ def translation_work(slices: int) -> Work:
 
     set_up(None)
     network, stack = accelerate(UNet(depth=7, width=16).eval()), np.zeros((slices, 128, 128), np.float32)
-    options = {"device": torch.device("cpu"), "batch_size": 8, "precision": "float32", "name": "slices"}
+    options: dict[str, Any] = {"device": torch.device("cpu"), "batch_size": 8, "precision": "float32", "name": "slices"}
     return lambda: translate_slices(stack, network, np.ones(slices, bool), **options)
 
 
@@ -67,7 +81,6 @@ def job_work(volumes: int) -> Work:
     """Return the translation of `volumes` compressed volumes of 64×64×32 voxels, as by the command."""
     import nibabel as nib
 
-    from benchmarks.models import benchmark_model, ellipsoid_volume
     from pipeline.inference.batch import batch
     from pipeline.inference.batch.jobs import Job
     from pipeline.inference.batch.provenance import Provenance
@@ -75,22 +88,54 @@ def job_work(volumes: int) -> Work:
     from pipeline.utils.hardware import set_up
 
     set_up(None)  # as the command does: memory that is freed stays with the process
-    folder = TemporaryDirectory()  # it lives as long as the work
+    folder = TemporaryDirectory()
     source = Path(folder.name) / "source.nii.gz"
     nib.save(nib.Nifti1Image(ellipsoid_volume(64, 32), np.eye(4)), source)
-    model, to = benchmark_model(None, None, 8, 64, "cpu")
+    model, to = benchmark_model(None, None, width=8, size=64)
     views = open_multi_view(["small"], [model], to, None, uncertainty=False)
     translator = batch.JobTranslator(views, Provenance(to, "", ""))
-    targets = [Path(folder.name) / f"{number}.nii.gz" for number in range(volumes)]
-    return lambda folder=folder: batch.translate_jobs(
-        [Job(source, target) for target in targets], translator, quiet=True
-    )
+
+    def work(folder: TemporaryDirectory = folder) -> None:  # the folder lives as long as the work
+        jobs = [Job(source, Path(folder.name) / f"{number}.nii.gz") for number in range(volumes)]
+        batch.translate_jobs(jobs, translator, quiet=True)
+
+    return work
 
 
-def measure_sizes(make: Callable[..., Work], sizes: Mapping[int, Mapping[str, int]], rounds: int) -> dict[int, Timing]:
-    """Time the work at each size."""
-    sides = {str(size): Side(make, options) for size, options in sizes.items()}
-    return {int(name): timing for name, timing in measure(sides, rounds=rounds).items()}
+# Quantity -> (what, counted unit, work, its option that grows, sizes, other options).
+QUANTITIES: dict[str, tuple[str, str, Callable[..., Work], str, tuple[int, ...], dict[str, int]]] = {
+    "pixels": ("step", "pixels a side", step_work, "pixels", (128, 256, 512), {"batch": 1}),
+    "batch": ("step", "a batch", step_work, "batch", (1, 2, 4, 8, 16), {"pixels": 128}),
+    "slices": ("translation", "slices", translation_work, "slices", (40, 80, 160, 320), {}),
+    "volumes": ("job", "volumes", job_work, "volumes", (5, 20, 80, 320), {}),
+}
+SUBJECTS = (100, 1000, 10_000)
+
+
+def growth(name: str, rounds: int) -> list[list[str]]:
+    """Measure a quantity at each of its sizes; return its table rows."""
+    if name == "subjects":
+        with TemporaryDirectory() as folder:
+            command = ["-m", "pipeline.run", PHANTOM, "--dry-run", *overrides_within(folder)]
+            plans = {
+                size: [run_command(*command, f"data.subjects={size}")[0] for _ in range(rounds)] for size in SUBJECTS
+            }
+        return size_rows("dry run", "subjects", {size: Timing(tuple(seconds)) for size, seconds in plans.items()})
+    what, unit, prepare, option, sizes, others = QUANTITIES[name]
+    timings = measure({str(size): Side(prepare, {option: size, **others}) for size in sizes}, rounds=rounds, title=name)
+    return size_rows(what, unit, {int(size): timing for size, timing in timings.items()})
+
+
+def size_rows(name: str, unit: str, timings: Mapping[int, Timing]) -> list[list[str]]:
+    """Return a table row for each size, and one with the exponents of time and of memory, where that is known."""
+    sizes, peaks = list(timings), [timing.peak_mib for timing in timings.values()]
+    rows = [
+        [name, f"{size:,} {unit}", duration_text(timing.seconds), f"{timing.peak_mib:,.0f} MiB" if all(peaks) else "–"]
+        for size, timing in timings.items()
+    ]
+    exponent = power_law_exponent(sizes, [timing.seconds for timing in timings.values()])
+    memory = f"{power_law_exponent(sizes, peaks):.2f}" if all(peaks) else "–"
+    return [*rows, [name, "exponent", f"{exponent:.2f}", memory]]
 
 
 def power_law_exponent(sizes: list[int], values: list[float]) -> float:
@@ -98,48 +143,56 @@ def power_law_exponent(sizes: list[int], values: list[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
-def quantity_rows(name: str, unit: str, timings: Mapping[int, Timing]) -> list[list[str]]:
-    """Return a quantity's table rows: its sizes, and the exponents."""
-    sizes = list(timings)
-    peaks = [timing.peak_mib for timing in timings.values()]
-    peak_texts = [f"{peak:,.0f} MiB" for peak in peaks] if all(peaks) else ["–"] * len(peaks)
-    rows = [
-        [name, f"{size:,} {unit}", duration_text(timings[size].seconds), peak]
-        for size, peak in zip(sizes, peak_texts, strict=True)
-    ]
-    exponent = f"{power_law_exponent(sizes, [timing.seconds for timing in timings.values()]):.2f}"
-    return [*rows, [name, "exponent", exponent, f"{power_law_exponent(sizes, peaks):.2f}" if all(peaks) else "–"]]
+# ── several processes ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def measure_plans(rounds: int) -> dict[int, Timing]:
-    """Time `--dry-run` of cohorts in fresh processes."""
-    timings = {}
-    with TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "pipeline.run",
-            str(CONFIGS / "phantom.yaml"),
-            "--dry-run",
-            *overrides_within(folder),
-        ]
-        for subjects in SUBJECTS:
-            seconds = tuple(command_seconds([*command, f"data.subjects={subjects}"]) for _ in range(rounds))
-            timings[subjects] = Timing(seconds, 0.0, 0.0)  # the memory of another process is not known
-    return timings
+def divided_steps(batch: int, device: str) -> None:
+    """Train a few steps as one of several processes; the first prints the seconds a step takes."""
+    import torch
+
+    from pipeline.engines.builders import build_engine
+    from pipeline.utils.distributed import init_distributed
+    from pipeline.utils.hardware import choose_device, set_up, tune
+
+    with init_distributed() as world:
+        set_up(max(1, core_count() // world.size))
+        config, torch_device = step.config_of(ROW, batch), choose_device(device)
+        tune(torch_device, tf32=config.training.tf32)
+        torch.manual_seed(0)
+        engine = build_engine(config, torch_device, world)
+        local_batch, size = len(world.local_slots(batch)), config.preprocess.size
+        images = (torch.rand(2, local_batch, 1, size, size) * 2 - 1).to(torch_device)
+        for _ in range(2):
+            engine.step(*images)
+        world.barrier()
+        started = time.perf_counter()
+        for _ in range(PROCESS_STEPS):
+            losses = engine.step(*images)
+        float(next(iter(losses.values())))  # waits for a GPU
+        world.barrier()
+        if world.is_main:
+            echo(f"{(time.perf_counter() - started) / PROCESS_STEPS}")
 
 
-def command_seconds(command: list[str]) -> float:
-    """Return the seconds that a command takes.
+def process_rows(processes: list[int], batch: int, device: str, rounds: int) -> list[list[str]]:
+    """Return a table row for each number of processes, which take turns; rates are against the first."""
 
-    Raises:
-        RuntimeError: the command fails; the message has the end of its output.
-    """
-    started = time.perf_counter()
-    process = run_command(command)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}\n{process.stderr[-2000:]}")
-    return time.perf_counter() - started
+    def seconds_a_step(number: int) -> float:
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={number}"] if number > 1 else []
+        options = ["--work", "--batch", str(batch), "--device", device]
+        _, printed = run_command(*launcher, "-m", "benchmarks.scaling", "processes", *options)
+        return float(printed.strip().splitlines()[-1])
+
+    seconds = in_turns(processes, rounds, seconds_a_step, "processes")
+    timings = {number: Timing(tuple(durations)) for number, durations in seconds.items()}
+    rows = []
+    for number, timing in timings.items():
+        against = f"{1 / timing.ratio_to(timings[processes[0]]):.2f} of the rate of {processes[0]}"
+        rows.append(["step", f"{number} processes, {against}", duration_text(timing.seconds), "–"])
+    return rows
+
+
+# ── the length of a run ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def run_length(epochs: int, steps: int) -> list[list[str]]:
@@ -147,9 +200,7 @@ def run_length(epochs: int, steps: int) -> list[list[str]]:
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"  # of the run, which inherits it
         overrides = (f"training.epochs={epochs}", f"training.steps_per_epoch={steps}", *overrides_within(folder))
-        command_seconds(
-            [sys.executable, "-m", "pipeline.run", str(CONFIGS / "phantom.yaml"), *TINY, *overrides, "--quiet"]
-        )
+        run_command("-m", "pipeline.run", PHANTOM, *TINY, *overrides, "--quiet")
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     records = [record for record in map(json.loads, lines) if "train/cycle_a" in record]
     step_gaps, epoch_ends = epoch_gaps([(record["step"], record["time"]) for record in records], steps)
@@ -176,43 +227,32 @@ def fifths(name: str, seconds: list[float]) -> list[list[str]]:
     return [*rows, ["run length", f"{name}, last over first", f"{means[-1] / means[0]:.2f}", "–"]]
 
 
-QUANTITIES: dict[str, Callable[[int], list[list[str]]]] = {
-    "pixels": lambda rounds: quantity_rows(
-        "step", "pixels a side", measure_sizes(step_work, {n: {"pixels": n, "batch": 1} for n in PIXELS}, rounds)
-    ),
-    "batch": lambda rounds: quantity_rows(
-        "step", "a batch", measure_sizes(step_work, {n: {"pixels": 128, "batch": n} for n in BATCHES}, rounds)
-    ),
-    "slices": lambda rounds: quantity_rows(
-        "translation", "slices", measure_sizes(translation_work, {n: {"slices": n} for n in SLICES}, rounds)
-    ),
-    "volumes": lambda rounds: quantity_rows(
-        "job", "volumes", measure_sizes(job_work, {n: {"volumes": n} for n in VOLUMES}, rounds)
-    ),
-    "subjects": lambda rounds: quantity_rows("dry run", "subjects", measure_plans(rounds)),
-}
-
-
 def main(argv: list[str] | None = None) -> int:
     """Print the table."""
-    names = (*QUANTITIES, "length")
+    names = (*QUANTITIES, "subjects", "processes", "length")
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("quantities", nargs="*", metavar="QUANTITY", help=f"of {', '.join(names)}; all unless given")
     parser.add_argument("--rounds", type=count, default=5)
-    parser.add_argument("--epochs", type=count, default=100, help="of the run whose length is looked at, 6 at least")
-    parser.add_argument("--steps", type=count, default=50, help="in each of its epochs, 2 at least")
+    parser.add_argument("--processes", nargs="+", type=count, default=[1, 2], help="numbers of processes")
+    parser.add_argument("--batch", type=count, default=2, help="samples of all processes together")
+    parser.add_argument("--device", default="cpu", type=device, help="of the processes: cpu, cuda, mps or auto")
+    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.quantities) - set(names):
         parser.error(f"no such quantity: {', '.join(sorted(unknown))}; choose from {', '.join(names)}")
-    if arguments.epochs < 6 or arguments.steps < 2:
-        parser.error("a run's fifths need 6 epochs and 2 steps at least")
+    if arguments.work:
+        divided_steps(arguments.batch, arguments.device)
+        return 0
+    if remainders := [number for number in arguments.processes if arguments.batch % number]:
+        parser.error(f"--batch {arguments.batch}: cannot be divided among {remainders[0]} processes; choose a multiple")
     rows = []
     for name in arguments.quantities or names:
-        rows += (
-            run_length(arguments.epochs, arguments.steps) if name == "length" else QUANTITIES[name](arguments.rounds)
-        )
+        if name == "processes":
+            rows += process_rows(arguments.processes, arguments.batch, arguments.device, arguments.rounds)
+        else:
+            rows += run_length(EPOCHS, STEPS) if name == "length" else growth(name, arguments.rounds)
     echo(machine())
     echo(table(["what", "size", "time", "peak memory"], rows))
     return 0

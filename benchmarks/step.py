@@ -6,19 +6,18 @@ python -m benchmarks.step unet-256 resnet-256 --device cuda --batch 1 4 16
 
 Rows are networks and sizes as in CycleGAN's code (U-Net and ResNet at 256², width 64; "128": 128², width 16);
 sides the plain step, ours, and ours in half precision. On a GPU "float32" multiplies without TF32, as the plain step
-there does; `--graph` adds ours as one CUDA graph, `--layers` ours with layers computed torch's way. `--roof` adds the
-plain step's arithmetic over each side's time, as a share of the rate of a large plain convolution in the better of two
-layouts; what needs fewer multiplications can pass 100 %. `--operations` counts the operations of a step below autograd,
-on the CPU, with the Adam that the plain step has on a GPU.
+there does; `--graph` adds ours as one CUDA graph. `--roof` adds the plain step's arithmetic over each side's time, as a
+share of the rate of a large plain convolution in the better of two layouts; what needs fewer multiplications can pass
+100 %. `--operations` counts the operations of a step below autograd, on the CPU, with the Adam that the plain step has
+on a GPU.
 """
 
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
+from typing import Any
 
-from benchmarks.options import device, duration
-from benchmarks.timing import Side, Work, machine, measure, table_rows
+from benchmarks.timing import Side, Work, device, machine, measure, table_rows
 from pipeline.config.schema import Config
 from pipeline.utils.arguments import count
 from pipeline.utils.console import cli_main, echo, table
@@ -29,19 +28,22 @@ class Row:
     """A row of the table: side of an image in pixels, and sections of the configuration."""
 
     size: int
-    method: Mapping[str, object]
-    generator: Mapping[str, object]
-    discriminator: Mapping[str, object]
+    method: Mapping[str, Any]
+    generator: Mapping[str, Any]
+    discriminator: Mapping[str, Any]
 
 
-CYCLEGAN, DUALGAN = {"type": "cyclegan"}, {"type": "dualgan"}
-MUNIT = {"type": "munit", "cycle_weight": 2.0}
-UNET, RESNET = {"type": "unet", "dropout": 0.0}, {"type": "resnet"}
+CYCLEGAN: dict[str, Any] = {"type": "cyclegan"}
+DUALGAN: dict[str, Any] = {"type": "dualgan"}
+MUNIT: dict[str, Any] = {"type": "munit", "cycle_weight": 2.0}
+UNET: dict[str, Any] = {"type": "unet", "dropout": 0.0}
+RESNET: dict[str, Any] = {"type": "resnet"}
 HALVES = ("bf16", "fp16")
 PRECISIONS = ("float32", "tf32", *HALVES)
 LAYOUTS = ("contiguous_format", "channels_last")
 ROOF_IMAGES = (4, 256, 128, 128)
-PLAIN_METHODS = ("cyclegan", "dualgan", "munit")  # those that `benchmarks.reference` has
+ALLOCATIONS = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+VIEWS = ("detach", "_unsafe_view", "_reshape_alias")  # besides those that torch marks
 ROWS = {
     "unet-256": Row(256, CYCLEGAN, UNET | {"width": 64}, {"width": 64}),
     "unet-128": Row(128, CYCLEGAN, UNET | {"width": 16}, {"width": 16}),
@@ -64,29 +66,25 @@ def config_of(row: str, batch: int, precision: str = "float32") -> Config:
     return Config.model_validate(base | {name: dict(section) for name, section in sections.items()})
 
 
-def prepare(row: str, batch: int, kind: str, device: str, threads: int | None, foreach: bool | None = None) -> Work:
+def prepare(row: str, batch: int, kind: str, device: str, foreach: bool | None = None) -> Work:
     """Return a training step.
 
     Args:
         row, batch: Row of the table, and batch size.
-        kind: "plain", or the precision of our step, followed by " graph" for a CUDA graph, or by " layers" for torch's
-            own implementation of layers.
-        device, threads: Device, and number of CPU threads.
+        kind: "plain", or the precision of our step, followed by " graph" for a CUDA graph.
+        device: Device.
         foreach: See `benchmarks.reference.Plain`.
     """
     import torch
 
     from benchmarks.reference import PLAIN
-    from networks.cpu_kernels import twice_differentiable
     from pipeline.engines.builders import build_engine
     from pipeline.engines.cuda_graph import CapturedStep
     from pipeline.utils.hardware import set_up, tune
 
     # Settings of the process: the plain step has those of torch.
-    if threads:
-        torch.set_num_threads(threads)
     if kind != "plain":
-        set_up(threads)
+        set_up(None)
     precision, _, form = kind.partition(" ")
     config = config_of(row, batch, precision if precision in HALVES else "float32")
     torch.manual_seed(0)
@@ -101,30 +99,23 @@ def prepare(row: str, batch: int, kind: str, device: str, threads: int | None, f
         plain = PLAIN[config.method.type](config, engine.networks(), foreach)
         del engine
         return lambda: plain.step(*images)
-    if form == "layers":
-        return twice_differentiable()(lambda: engine.step(*images))
     step = CapturedStep(engine) if form else engine.step
     return lambda: step(*images)
 
 
-def convolution(device: str, kind: str, threads: int | None, layout: str) -> Work:
+def convolution(device: str, kind: str, layout: str) -> Work:
     """Return the roof's work: a large 3×3 convolution in a side's precision and a memory layout."""
     import torch
 
     from pipeline.utils.hardware import set_up, tune
 
-    set_up(threads)
+    set_up(None)
     tune(torch.device(device), tf32=kind == "tf32")
-    options = {"device": device, "dtype": {"bf16": torch.bfloat16, "fp16": torch.float16}.get(kind, torch.float32)}
-    channels = ROOF_IMAGES[1]
-    images = torch.randn(ROOF_IMAGES, **options).to(memory_format=getattr(torch, layout))
-    weights = torch.randn(channels, channels, 3, 3, **options).to(memory_format=getattr(torch, layout))
-
-    def work() -> None:
-        with torch.inference_mode():
-            torch.nn.functional.conv2d(images, weights, padding=1)
-
-    return work
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(kind, torch.float32)
+    channels, memory_format = ROOF_IMAGES[1], getattr(torch, layout)
+    images = torch.randn(ROOF_IMAGES, device=device, dtype=dtype).to(memory_format=memory_format)
+    weights = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype).to(memory_format=memory_format)
+    return torch.inference_mode()(lambda: torch.nn.functional.conv2d(images, weights, padding=1))
 
 
 def roof_flop() -> int:
@@ -153,23 +144,20 @@ def flop_of_step(row: str, batch: int) -> int:
 
 def time_row(row: str, batch: int, arguments: argparse.Namespace) -> list[list[str]]:
     """Measure the sides of a row at a batch size; return their table rows."""
-    forms = [form for form in ("layers", "graph") if getattr(arguments, form)]
-    kinds = [
-        "plain",
-        *arguments.precision,
-        *(f"{precision} {form}" for form in forms for precision in arguments.precision),
-    ]
-    options = {"device": arguments.device, "threads": arguments.threads}
-    sides = {kind: Side(prepare, {"row": row, "batch": batch, "kind": kind} | options) for kind in kinds}
-    if arguments.roof:
-        roofs = product(arguments.precision, LAYOUTS)
-        sides |= {
-            f"{kind} {layout}": Side(convolution, {"kind": kind, "layout": layout} | options) for kind, layout in roofs
-        }
-    timings = measure(sides, rounds=arguments.rounds, seconds=arguments.seconds, title=f"{row}, batch {batch}")
+    graphs = [f"{precision} graph" for precision in arguments.precision] if arguments.graph else []
+    kinds = ["plain", *arguments.precision, *graphs]
+    common = {"device": arguments.device}
+    sides = {kind: Side(prepare, {"row": row, "batch": batch, "kind": kind} | common) for kind in kinds}
+    roofs = {
+        f"{kind} {layout}": Side(convolution, {"kind": kind, "layout": layout} | common)
+        for kind in (arguments.precision if arguments.roof else ())
+        for layout in LAYOUTS
+    }
+    options = {"rounds": arguments.rounds, "seconds": arguments.seconds, "title": f"{row}, batch {batch}"}
+    timings = measure(sides | roofs, **options)
     flop = flop_of_step(row, batch) if arguments.roof else 0
     rows = []
-    for cells, kind in zip(table_rows({kind: timings[kind] for kind in kinds}, "step"), kinds, strict=True):
+    for kind, cells in zip(kinds, table_rows({kind: timings[kind] for kind in kinds}, "step"), strict=True):
         share = "–"
         if arguments.roof:
             precision = "float32" if kind == "plain" else kind.split()[0]
@@ -179,11 +167,31 @@ def time_row(row: str, batch: int, arguments: argparse.Namespace) -> list[list[s
     return rows
 
 
+def count_operations(work: Work, warm_up: int = 2) -> int:
+    """Return the number of a call's operations that launch a kernel on a GPU: below autograd, without views."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from networks.cpu_kernels import twice_differentiable
+
+    class Counter(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            launches = not function.is_view and function.overloadpacket.__name__ not in (*ALLOCATIONS, *VIEWS)
+            self.count += launches
+            return function(*args, **(kwargs or {}))
+
+    with twice_differentiable():
+        for _ in range(warm_up):
+            work()
+        with Counter() as counter:
+            work()
+    return counter.count
+
+
 def operations(row: str, batch: int) -> list[str]:
     """Return a table row with the numbers of operations of a plain step and of ours."""
-    from benchmarks.operations import count_operations
-
-    counts = [count_operations(prepare(row, batch, kind, "cpu", None, foreach=True)) for kind in ("plain", "float32")]
+    counts = [count_operations(prepare(row, batch, kind, "cpu", foreach=True)) for kind in ("plain", "float32")]
     return [row, str(batch), *(f"{count:,}" for count in counts), f"{counts[1] / counts[0]:.3f}"]
 
 
@@ -196,11 +204,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", nargs="+", type=count, default=[1])
     parser.add_argument("--precision", nargs="+", default=["float32", "bf16"], choices=PRECISIONS)
     parser.add_argument("--device", default="cpu", type=device, help="cpu (default), cuda, mps or auto")
-    parser.add_argument("--threads", type=count, help="CPU threads; all cores unless given")
     parser.add_argument("--rounds", type=count, default=7)
-    parser.add_argument("--seconds", type=duration, default=2.0, help="that a side works in each round")
+    parser.add_argument("--seconds", type=float, default=2.0, help="that a side works in each round")
     parser.add_argument("--graph", action="store_true", help="ours as a CUDA graph, too")
-    parser.add_argument("--layers", action="store_true", help="ours with layers computed torch's way, too")
     parser.add_argument("--roof", action="store_true", help="the share of a large convolution's rate")
     parser.add_argument("--operations", action="store_true", help="count operations instead of timing")
     arguments = parser.parse_args(argv)

@@ -9,23 +9,29 @@ import os
 import platform
 import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import date
 from importlib.metadata import version
-from multiprocessing.connection import Connection
 from pathlib import Path
-from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pipeline.utils.console import echo, progress, table
+from pipeline.utils.errors import UserError
 
 Work = Callable[[], object]
 Name = TypeVar("Name")  # of the sides that take turns
-Taken = TypeVar("Taken")  # a measurement
+Result = TypeVar("Result")  # a measurement
+ROOT = Path(__file__).parents[1]
+DEVICES = ("auto", "cpu", "cuda", "mps")
+_work: Work = print  # a side's process: what it measures
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,14 @@ class Side:
     """One of the implementations that are compared.
 
     Attributes:
-        prepare: Function that returns the work to time, a function without arguments. It is called in the side's
-            process, which imports it, so it must be defined in a module.
+        prepare: Function of a module that returns the work to time, a function without arguments. It is called in the
+            side's process.
         options: Keyword arguments of `prepare`.
         units: Number of counted units (slices, volumes) in one call of the work.
     """
 
     prepare: Callable[..., Work]
-    options: Mapping[str, object] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     units: int = 1
 
 
@@ -55,8 +61,8 @@ class Timing:
     """
 
     rounds: tuple[float, ...]
-    peak_mib: float
-    prepared: float
+    peak_mib: float = 0.0
+    prepared: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -82,68 +88,51 @@ def measure(
     """
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
-        connections: dict[str, Connection] = {}
-        for name, side in sides.items():
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, side, warm_up), daemon=True)
-            process.start()
-            theirs.close()
-            stack.callback(process.join)
-            connections[name] = stack.enter_context(closing(ours))
-        prepared = {
-            name: _ask(connection, "prepare") for name, connection in connections.items()
-        }  # one after the other, too
-        figures = in_turns(
-            list(sides), rounds, lambda name: _ask(connections[name], seconds) / sides[name].units, title
-        )
-        peaks = {name: _ask(connection, "peak") for name, connection in connections.items()}
-    return {name: Timing(tuple(figures[name]), peaks[name], prepared[name]) for name in sides}
+        pools = {name: stack.enter_context(ProcessPoolExecutor(1, mp_context=context)) for name in sides}
+        prepared = {name: pools[name].submit(_prepare, side, warm_up).result() for name, side in sides.items()}
+        durations = in_turns(list(sides), rounds, lambda name: pools[name].submit(_time, seconds).result(), title)
+        peaks = {name: pool.submit(peak_mib).result() for name, pool in pools.items()}
+    return {
+        name: Timing(tuple(duration / side.units for duration in durations[name]), peaks[name], prepared[name])
+        for name, side in sides.items()
+    }
 
 
 def in_turns(
-    names: Sequence[Name], rounds: int, take: Callable[[Name], Taken], title: str = ""
-) -> dict[Name, list[Taken]]:
-    """Return the results of `take(name)` in each round, by name; in each round the order moves on by one."""
-    figures: dict[Name, list[Taken]] = {name: [] for name in names}
+    names: Sequence[Name], rounds: int, measure_one: Callable[[Name], Result], title: str = ""
+) -> dict[Name, list[Result]]:
+    """Return the results of `measure_one(name)` in each round, by name; in each round the order moves on by one."""
+    results: dict[Name, list[Result]] = {name: [] for name in names}
     for turn in progress(range(rounds), total=rounds, title=title, unit="round"):
         first = turn % len(names)
         for name in [*names[first:], *names[:first]]:
-            figures[name].append(take(name))
-    return figures
+            results[name].append(measure_one(name))
+    return results
 
 
-def _ask(connection: Connection, request: object) -> float:
-    connection.send(request)
-    reply = connection.recv()
-    if isinstance(reply, str):
-        raise RuntimeError(reply)
-    return reply
+def _prepare(side: Side, warm_up: int) -> float:
+    """Prepare a side's work in its process and call it; return the seconds until the end of the first call."""
+    global _work
+    started = time.perf_counter()
+    _work = side.prepare(**side.options)
+    _time(0.0)
+    prepared = time.perf_counter() - started
+    for _ in range(warm_up - 1):
+        _work()
+    return prepared
 
 
-def _serve(connection: Connection, side: Side, warm_up: int) -> None:
-    """Answer requests until the other end closes: "prepare", seconds to work for, "peak"."""
-    work: Work | None = None
-    while True:
-        try:
-            request = connection.recv()
-        except EOFError:
-            return
-        try:
-            if request == "prepare":
-                started = time.perf_counter()
-                work = side.prepare(**side.options)
-                work()
-                _synchronise()
-                reply = time.perf_counter() - started
-                for _ in range(warm_up - 1):
-                    work()
-            elif request == "peak":
-                reply = peak_mib()
-            else:
-                reply = _timed(work, request)
-        except Exception as error:  # sent to the asking process, which raises it
-            reply = f"{type(error).__name__}: {error}"
-        connection.send(reply)
+def _time(seconds: float) -> float:
+    """Return the mean seconds of a call of the side's work, over as many calls as fill the time."""
+    torch = sys.modules.get("torch")
+    synchronise = torch.cuda.synchronize if torch is not None and torch.cuda.is_initialized() else lambda: None
+    synchronise()
+    calls, started = 0, time.perf_counter()
+    while not calls or time.perf_counter() - started < seconds:
+        _work()
+        calls += 1
+    synchronise()
+    return (time.perf_counter() - started) / calls
 
 
 def peak_mib() -> float:
@@ -151,8 +140,8 @@ def peak_mib() -> float:
 
     `ru_maxrss`, where there is no `/proc`, begins at what the parent had.
     """
-    torch = _torch_on_gpu()
-    if torch is not None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -161,56 +150,30 @@ def peak_mib() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
-def _timed(work: Work, seconds: float) -> float:
-    """Return the mean seconds of a call, over as many calls as fill the time."""
-    _synchronise()
-    calls, started = 0, time.perf_counter()
-    while not calls or time.perf_counter() - started < seconds:
-        work()
-        calls += 1
-    _synchronise()
-    return (time.perf_counter() - started) / calls
-
-
-def _synchronise() -> None:
-    """Wait until the GPU, if one is used, has finished."""
-    torch = _torch_on_gpu()
-    if torch is not None:
-        torch.cuda.synchronize()
-
-
-def _torch_on_gpu() -> ModuleType | None:
-    """Return torch where this process has imported it and used a GPU."""
-    torch = sys.modules.get("torch")
-    return torch if torch is not None and torch.cuda.is_initialized() else None
-
-
-def table_rows(timings: Mapping[str, Timing], unit: str, yardstick: str | None = None) -> list[list[str]]:
-    """Return a table row a side: name, time a unit, units a second, ratio to the yardstick (the first), memory."""
-    reference = timings[yardstick or next(iter(timings))]
+def table_rows(timings: Mapping[str, Timing], unit: str) -> list[list[str]]:
+    """Return a table row a side: name, time a unit, units a second, ratio to the first side, memory."""
+    first = next(iter(timings.values()))
     return [
         [
             name,
             duration_text(timing.seconds),
             f"{1 / timing.seconds:.4g} {unit}s/s",
-            f"{timing.ratio_to(reference):.3f}",
+            f"{timing.ratio_to(first):.3f}",
             f"{timing.peak_mib:,.0f} MiB",
         ]
         for name, timing in timings.items()
     ]
 
 
-def show(timings: Mapping[str, Timing], unit: str, yardstick: str | None = None) -> None:
+def show(timings: Mapping[str, Timing], unit: str) -> None:
     """Print the sides' table."""
-    echo(table(["", f"time a {unit}", "rate", "ratio", "peak memory"], table_rows(timings, unit, yardstick)))
+    echo(table(["", f"time a {unit}", "rate", "ratio", "peak memory"], table_rows(timings, unit)))
 
 
 def duration_text(seconds: float) -> str:
     """Return a duration with three digits and the unit that suits it."""
-    for unit, factor in (("s", 1), ("ms", 1e3), ("µs", 1e6)):
-        if seconds * factor >= 1 or unit == "µs":
-            return f"{seconds * factor:.3g} {unit}"
-    raise AssertionError("unreachable")
+    unit, factor = ("s", 1.0) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("µs", 1e6)
+    return f"{seconds * factor:.3g} {unit}"
 
 
 def machine() -> str:
@@ -218,15 +181,79 @@ def machine() -> str:
     import torch
 
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     command = " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
-    return f"{date.today()}, {_processor()}, {cores} cores{gpu}, torch {version('torch')}: {command}"
+    return f"{date.today()}, {_processor()}, {core_count()} cores{gpu}, torch {version('torch')}: {command}"
+
+
+def core_count() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
+        lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+# ── commands, and options of the benchmarks' own ────────────────────────────────────────────────────────────
+
+
+def run_command(*arguments: str, code: int = 0, expected: str = "") -> tuple[float, str]:
+    """Run Python with this project's code as a user does, in an empty folder, whose files have no influence.
+
+    Args:
+        arguments: Arguments of Python; paths among them are absolute.
+        code: The exit code that it must have.
+        expected: A part of the output that it must print.
+
+    Returns:
+        Seconds that it took, and its standard output.
+
+    Raises:
+        RuntimeError: Its exit code is another, or its output lacks `expected`.
+    """
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        started = time.perf_counter()
+        process = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+        )
+        seconds = time.perf_counter() - started
+    if process.returncode != code or expected not in process.stdout + process.stderr:
+        output = (process.stderr or process.stdout)[-2000:]
+        raise RuntimeError(f"{' '.join(arguments)}: exit code {process.returncode}, not {code}; it says {output!r}")
+    return seconds, process.stdout
+
+
+def overrides_within(folder: Path | str) -> tuple[str, str, str]:
+    """Return overrides that keep a phantom run's data, slice cache and output in one folder."""
+    return f"output={folder}/run", f"data.folder={folder}/phantom", f"preprocess.store={folder}/store"
+
+
+def volume(text: str) -> Path:
+    """Return the path of an existing file, for `argparse`."""
+    if not Path(text).is_file():
+        raise ArgumentTypeError(f"{text}: no such file; give the path of a NIfTI volume")
+    return Path(text)
+
+
+def device(text: str) -> str:
+    """Return the kind of an available device, for `argparse`; for "auto" the fastest."""
+    if text not in DEVICES:
+        raise ArgumentTypeError(f"{text!r} is not one of {', '.join(DEVICES)}")
+    if text == "cpu":
+        return text
+    from pipeline.utils.hardware import choose_device  # imports torch, which takes two seconds
+
+    try:
+        return choose_device(text).type
+    except UserError as error:
+        raise ArgumentTypeError(str(error)) from None

@@ -36,6 +36,7 @@ def translate_onto_grid(
     voxels, expected = (
         resample_onto(image.get_fdata(), image.affine, np.eye(4), scan.volume.shape, scan.affine)
         for image in views.translate(path)
+        if image is not None
     )
     half = (statistics.high - statistics.low) / 2
     return ((voxels - statistics.low) / half - 1).astype(np.float32), (expected / half).astype(np.float32)

@@ -85,9 +85,14 @@ def explore(config: Config, page: Path, record: Path, to_train: str, *, quiet: b
     require_writable(page, record)
     cases, run_folder = find_cases(config, quiet=quiet), RunFolder(config.folder)
     split, complaint = _split_or_complaint(config, [case for case in cases if case.contrast in config.contrasts])
-    options = {"processes": preprocess.processes, "quiet": quiet}
     cohort = read_cohort(
-        cases, config.contrasts, split, preprocess_settings(config), preprocess.min_foreground, **options
+        cases,
+        config.contrasts,
+        split,
+        preprocess_settings(config),
+        preprocess.min_foreground,
+        processes=preprocess.processes,
+        quiet=quiet,
     )
     saved_coverage = run_folder.file_in_use(run_folder.coverage)
     cohort = with_coverage(cohort, preprocess.coverage_mm, preprocess.axis, saved_coverage)

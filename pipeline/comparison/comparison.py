@@ -226,7 +226,8 @@ def metrics(comparison: "Comparison") -> dict[str, float]:
                 value = row.values[column]
                 if not isfinite(value.mean):
                     continue
-                figure = SummaryRow(*direction.contrasts, row.label, OWN, "volume", region, metric, *value)
+                names = (*direction.contrasts, row.label, OWN, "volume", region, metric)
+                figure = SummaryRow(*names, value.mean, value.sd, value.n)
                 means[metric_name(figure)] = value.mean
                 if row.label == direction.best.label:
                     means[metric_name(figure, MODEL)] = value.mean

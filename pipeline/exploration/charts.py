@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from pipeline.data.case import Case
 from pipeline.exploration.image_statistics import BINS, LONGEST_PICTURE, ImageStatistics
@@ -28,8 +29,8 @@ def histograms(cohort: Mapping[str, Mapping[Case, ImageStatistics]], unusual: Co
         A PNG on white.
     """
     contrasts = [contrast for contrast, images in cohort.items() if images]
-    figure = Figure(figsize=(12, 3.4 * len(contrasts)), dpi=110, layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.14, h_pad=0.14)  # inches
+    layout = ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.14)  # inches
+    figure = Figure(figsize=(12, 3.4 * len(contrasts)), dpi=110, layout=layout, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     centres = (np.arange(BINS) + 0.5) * (2 / BINS) - 1
     for row, contrast in enumerate(contrasts):

@@ -103,10 +103,10 @@ def read_cohort(
     )
     statistics, unreadable = {}, {}
     for case, image, reason in progress(results, total=len(jobs), title="images", unit="image", quiet=quiet):
-        if reason is None:
+        if image is not None:
             statistics[case] = image
             continue
-        unreadable[case] = reason.replace(f"{case.path}: ", "")
+        unreadable[case] = str(reason).replace(f"{case.path}: ", "")
         logger.warning(f"{case.path}: {unreadable[case]}; left out")
     if not statistics:
         raise UserError(f"none of {len(subsets)} images could be read; the reasons are above")

@@ -149,7 +149,7 @@ def examine(path: Path, settings: PreprocessSettings, min_foreground: float) -> 
     histogram = np.histogram(slices[foreground], bins=BINS, range=(-1, 1))[0]
     occupied = occupied_slices(trained_on, min_foreground)
     digest = hashlib.sha256(str(volume.shape).encode())
-    digest.update(np.ascontiguousarray(volume))
+    digest.update(np.ascontiguousarray(volume).data)
     return ImageStatistics(
         grid=None if is_picture else grid_of(voxels.shape, affine),
         shape=voxels.shape[:2] if is_picture else voxels.shape,

@@ -1,0 +1,40 @@
+"""The benchmarks at a size that takes no time."""
+
+import time
+
+import pytest
+import torch
+
+from benchmarks import data, inference, scaling, step
+from benchmarks.timing import Timing
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch, tmp_path):
+    """The benchmarks' clock with every side in this process, called once; no setting of this process changes."""
+
+    def measure(sides, *, rounds=1, **_):
+        timings = {}
+        for name, side in sides.items():
+            work = side.prepare(**side.options)
+            started = time.perf_counter()
+            work()
+            seconds = time.perf_counter() - started
+            timings[name] = Timing((seconds / side.units,) * rounds, 100.0, seconds)
+        return timings
+
+    for module in (data, inference, scaling, step):
+        monkeypatch.setattr(module, "measure", measure)
+    monkeypatch.setattr("pipeline.utils.hardware.set_up", lambda threads: None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def after_the_demo(tmp_path, monkeypatch):
+    """The folder worked in holds a run of the demo's name, of another configuration."""
+    (tmp_path / "tree" / "runs" / "phantom").mkdir(parents=True)
+    (tmp_path / "tree" / "runs" / "phantom" / "config.yaml").write_text("name: phantom\n")
+    monkeypatch.chdir(tmp_path / "tree")
