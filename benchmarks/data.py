@@ -17,7 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.timing import Side, Work, device, machine, measure, show, volume
 from pipeline.utils.arguments import count
@@ -47,14 +47,15 @@ def reading(path: str, variant: str) -> Work:
 
     from transforms.io.nifti import read_nifti
 
-    if variant == "MONAI LoadImage":
-        from monai.transforms import LoadImage
-
-        load = LoadImage(image_only=True)
-        return lambda: load(path)
+    if variant == "ours":
+        return lambda: read_nifti(Path(path))
     if variant == "nibabel":
-        return lambda: nibabel.Nifti1Image.load(path).get_fdata(dtype=np.float32)
-    return lambda: read_nifti(Path(path))
+        nibabel_load: Callable[[str], Any] = nibabel.load
+        return lambda: nibabel_load(path).get_fdata(dtype=np.float32)
+    from monai.transforms import LoadImage
+
+    load = LoadImage(image_only=True)
+    return lambda: load(path)
 
 
 def writing(path: str, variant: str, floats: bool) -> Work:
@@ -65,7 +66,7 @@ def writing(path: str, variant: str, floats: bool) -> Work:
 
     from pipeline.inference.output_volume import write_volume
 
-    image = nibabel.Nifti1Image.load(path)
+    image: Any = nibabel.load(path)
     voxels = image.get_fdata(dtype=np.float32) * 1.37 if floats else np.asarray(image.dataobj)
     image, folder = nibabel.Nifti1Image(voxels, image.affine), Path(tempfile.mkdtemp(dir=Path(path).parent))
     target = folder / "written.nii.gz"
@@ -102,7 +103,7 @@ def grid_of(path: str) -> "tuple[tuple[int, ...], np.ndarray]":
 
     from transforms.spatial import affine_at_shape, shape_at_spacing
 
-    image = nibabel.as_closest_canonical(nibabel.Nifti1Image.load(path))
+    image = nibabel.as_closest_canonical(cast(Any, nibabel.load(path)))
     in_plane, through_plane = SPACING_MM
     shape = shape_at_spacing(image.shape, image.affine, (in_plane, in_plane, through_plane))
     return shape, affine_at_shape(image.affine, image.shape, shape)
@@ -126,7 +127,7 @@ def monai_chain(
 
     keys, side = "image", SETTINGS.size
     output_range: dict[str, Any] = {"b_min": -1, "b_max": 1, "clip": True}
-    resample = monai.SpatialResample(mode="bilinear", padding_mode="border", align_corners=False)
+    resample: Callable[..., Any] = monai.SpatialResample(mode="bilinear", padding_mode="border", align_corners=False)
     chain: list[Any] = [
         monai.LoadImaged(keys),
         monai.EnsureChannelFirstd(keys),
@@ -170,7 +171,7 @@ def delivery(
     augmentation = Augmentation(horizontal_flip=0.5, jitter=jitter)
     banks: Sequence[Any] = [SliceBank(stored_cases), SliceBank(stored_cases)]
     banks = on_device_slices(banks, torch.device(device)) if device else banks
-    dataset = UnpairedSlices(*banks, augmentation, seed=0)
+    dataset = UnpairedSlices(banks[0], banks[1], augmentation, seed=0)
     epochs = itertools.count()
 
     def work() -> None:

@@ -74,7 +74,8 @@ def ixi_size_volume(folder: Path) -> Path:
 
     # The phantom's head on IXI's grid, with Rician noise, in the air too, or gzip would have little to do.
     [case] = phantom_cases(folder, ["T1"], subjects=1, spacing_mm=PHANTOM_MM, seed=0, processes=1, quiet=True)
-    head = nibabel.Nifti1Image.load(case.path).get_fdata(dtype=np.float32)
+    image: Any = nibabel.load(case.path)
+    head = image.get_fdata(dtype=np.float32)
     head = ndimage.zoom(head, np.divide(IXI_SHAPE, head.shape), order=1) * (BRIGHTEST / head.max())
     random = np.random.default_rng(0)
     real, imaginary = (random.normal(0, NOISE * BRIGHTEST, IXI_SHAPE) for _ in range(2))

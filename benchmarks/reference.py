@@ -217,4 +217,4 @@ def least_squares(logits: Tensor | list[Tensor], real: bool) -> Tensor:
     return total
 
 
-PLAIN = {"cyclegan": PlainCycleGan, "dualgan": PlainDualGan, "munit": PlainMunit}
+PLAIN: dict[str, type[Plain]] = {"cyclegan": PlainCycleGan, "dualgan": PlainDualGan, "munit": PlainMunit}

@@ -30,11 +30,3 @@ def at_once(monkeypatch, tmp_path):
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def after_the_demo(tmp_path, monkeypatch):
-    """The folder worked in holds a run of the demo's name, of another configuration."""
-    (tmp_path / "tree" / "runs" / "phantom").mkdir(parents=True)
-    (tmp_path / "tree" / "runs" / "phantom" / "config.yaml").write_text("name: phantom\n")
-    monkeypatch.chdir(tmp_path / "tree")

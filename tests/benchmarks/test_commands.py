@@ -13,6 +13,7 @@ from small_volumes import write_volume
 
 from benchmarks import data, inference, inputs, overheads, scaling, size, step, views
 from benchmarks.timing import ROOT, run_command
+from pipeline.config.load import load_config
 
 
 def first_cells(printed):
@@ -135,9 +136,14 @@ def test_overheads_of_a_record_are_told_beyond_a_round_without_one(monkeypatch):
     assert [row[1:] for row in rows] == [["30 ms", "30.00%", "5 ms", "5.00%", "2 s"]] * 3
 
 
-def test_the_plan_of_a_cohort_does_not_depend_on_earlier_runs(after_the_demo, capsys):
-    label, _ = overheads.plan_row(10)
-    assert label == "run --dry-run, 10 subjects"
+def test_the_plan_of_a_cohort_lies_in_a_folder_of_its_own(monkeypatch):
+    calls = []
+    monkeypatch.setattr(overheads, "run_command", lambda *arguments, **_: calls.append(arguments) or (1.5, ""))
+    assert overheads.plan_row(10) == ["run --dry-run, 10 subjects", "1.5 s"]
+    [(_, module, path, dry_run, *overrides)] = calls
+    config = load_config(Path(path), overrides)
+    assert (module, dry_run, config.data.subjects) == ("pipeline.run", "--dry-run", 10)
+    assert config.folder.parent == config.data.folder.parent == config.preprocess.store.parent
 
 
 def test_a_command_leaves_nothing_where_the_benchmark_is_started(tmp_path, monkeypatch):

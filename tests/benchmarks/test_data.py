@@ -19,7 +19,7 @@ AFFINES = {
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(data, "SETTINGS", replace(data.SETTINGS, size=48))
+    monkeypatch.setattr(data, "SETTINGS", replace(data.SETTINGS, size=48, version=1))
 
 
 @pytest.fixture(params=AFFINES)

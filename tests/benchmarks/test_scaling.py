@@ -3,17 +3,15 @@
 import json
 import os
 import re
-import time
 from pathlib import Path
 
 import numpy as np
 
-import pipeline.run
 from benchmarks import scaling, step
 from pipeline.config.load import load_config
 
 
-def test_scaling(after_the_demo, monkeypatch, capsys):
+def test_scaling(monkeypatch, capsys):
     sizes = {"pixels": (128, 256), "batch": (1, 2), "slices": (2, 4), "volumes": (1, 3)}
     for name, values in sizes.items():
         what, unit, prepare, option, _, others = scaling.QUANTITIES[name]
@@ -21,19 +19,17 @@ def test_scaling(after_the_demo, monkeypatch, capsys):
     monkeypatch.setattr(scaling, "SUBJECTS", (10, 20))
     small = {"generator": {"type": "unet", "width": 2}, "discriminator": {"width": 2}}
     monkeypatch.setitem(step.ROWS, "unet-128", step.Row(128, step.CYCLEGAN, **small))
-    monkeypatch.setattr(scaling, "run_command", in_this_process)
+    monkeypatch.setattr(scaling, "run_command", planned)
     assert scaling.main([*scaling.QUANTITIES, "subjects", "--rounds", "1"]) == 0
     printed = capsys.readouterr().out
     for cell in ("256 pixels a side", "2 a batch", "4 slices", "20 subjects", "3 volumes"):
         assert f"  {cell}  " in printed
-    assert printed.count("exponent") == 5
+    assert printed.count("exponent") == 5 and re.search(r"dry run +exponent +1.00", printed)
 
 
-def in_this_process(*arguments):
-    assert arguments[:2] == ("-m", "pipeline.run")
-    started = time.perf_counter()
-    assert pipeline.run.main(list(arguments[2:])) == 0
-    return time.perf_counter() - started, ""
+def planned(*arguments):
+    assert arguments[:2] == ("-m", "pipeline.run") and arguments[3] == "--dry-run"
+    return float(load_config(Path(arguments[2]), arguments[4:]).data.subjects), ""
 
 
 def test_the_work_of_several_processes_prints_the_seconds_of_a_step(monkeypatch, capsys):
