@@ -26,7 +26,7 @@ class SavedModel:
         precision: Training precision: "float32", "bf16" or "fp16".
         tf32: Whether training rounded products to TF32.
         origin: Method and name of the run.
-        config_hash: Twelve digits of the configuration's SHA-256.
+        config_hash: Twelve digits of the saved configuration's SHA-256.
     """
 
     contrasts: tuple[str, str]
@@ -41,7 +41,7 @@ class SavedModel:
 def build_saved_model(saved_config: Mapping[str, Any], chain_version: int) -> SavedModel:
     """Return the networks of a saved configuration; raises ValueError where it is of another version."""
     config = Config.model_validate(saved_config)
-    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    text = json.dumps(saved_config, sort_keys=True)  # as it was saved: the schema of a later release has other keys
     return SavedModel(
         contrasts=config.contrasts,
         translators=build_translators(config),

@@ -52,17 +52,11 @@ def _cpp_compiler() -> str:
 
 @dataclass(frozen=True)
 class _Form:
-    """A network compiled for one shape of batches.
-
-    Attributes:
-        compiled: The compiled network.
-        input: (B, 1, H, W), one tensor into which batches are copied: another kind of tensor would compile anew.
-        buffers: The network's buffers when it was compiled, which hold a style; weights never change.
-    """
+    """A network compiled for one shape of batches."""
 
     compiled: Callable[[Tensor], Tensor]
-    input: Tensor
-    buffers: tuple[Tensor, ...]
+    input: Tensor  # (B, 1, H, W), into which batches are copied: another kind of tensor would compile anew
+    buffers: tuple[Tensor, ...]  # the network's when it was compiled, which hold a style; weights never change
 
     def serves(self, network: nn.Module) -> bool:
         """Whether the network would still return what its compiled form returns."""

@@ -38,12 +38,8 @@ def shape_warnings(volume: np.ndarray, data: Mapping[str, Any], model: Translati
     """Return warnings about a volume's shape, a phrase each.
 
     A volume one voxel thick or slices smaller than the network's stride; and, for models whose chain does not cut
-    volumes to the head (version 1), empty planes around measured noise.
-
-    Args:
-        volume: (X, Y, Z) voxels.
-        data: The volume after the model's preprocessing chain.
-        model: The model that is to translate it.
+    volumes to the head (version 1), empty planes around measured noise. `volume` is (X, Y, Z), `data` what the chain
+    makes of it.
     """
     warnings = _margin_warnings(volume) if model.settings.version == 1 else []
     height, width = _scanned_shape(data, model.settings.axis)
@@ -121,14 +117,7 @@ def require_similarity(model: TranslationModel, to: str) -> None:
 def compare_with_cohort(
     name: str, data: Mapping[str, Any], model: TranslationModel, to: str, *, strict: bool = False
 ) -> list[str]:
-    """Return `shift_warnings` of a volume; none where the model has no fingerprint of its training cohort.
-
-    Args:
-        name: The volume's name, for the message.
-        data: The volume after the model's preprocessing chain.
-        model: The model that is to translate it.
-        to: The contrast to make.
-        strict: Whether a volume that is unlike the cohort is refused.
+    """Return `shift_warnings` of a volume after its chain; none where the model has no fingerprint of its cohort.
 
     Raises:
         UserError: with `strict`, the volume is unlike the cohort or cannot be compared with it.

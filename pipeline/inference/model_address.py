@@ -45,11 +45,6 @@ def checkpoint_at(path: Path) -> Path:
 def require_usable(addresses: Iterable[str], to: str | None, device: str) -> None:
     """Refuse addresses, contrasts and devices that are wrong; MLflow's models are checked when they are loaded.
 
-    Args:
-        addresses: The models' addresses.
-        to: The contrast to make; None where the user gave none.
-        device: "auto", "cpu", "cuda" or "mps".
-
     Raises:
         UserError: there is no such model, a run's model does not make the contrast, or this machine cannot have the
             device.

@@ -63,12 +63,7 @@ class MultiViewTranslator:
         return ModelInfo(to=self.to, **joined)
 
     def compiled(self, compile_setting: str, volumes: int, batch_size: int) -> "MultiViewTranslator":
-        """Return the translator with compiled networks, where that is requested or pays.
-
-        Args:
-            compile_setting, volumes: See `pipeline.inference.compile.worth_compiling`.
-            batch_size: Slices in a batch.
-        """
+        """Return the translator with compiled networks, where that is requested or pays (`worth_compiling`)."""
         if not worth_compiling(compile_setting, volumes, self.models[0], self.to):
             return self
         forms = CompiledForms(batch_size)
@@ -156,14 +151,9 @@ def open_multi_view(
     *,
     uncertainty: bool,
 ) -> MultiViewTranslator:
-    """Return a translator from loaded models.
+    """Return a translator from models, the addresses that they were loaded from, and the axes to average.
 
-    Args:
-        addresses: The address that each model was loaded from.
-        models: The models, one for each address.
-        to: The contrast to make.
-        axes: The slicing directions to average, "axial", "coronal", "sagittal"; None where there is one model.
-        uncertainty: Whether maps of the expected error are wanted.
+    `axes` is None where there is one model.
 
     Raises:
         UserError: models and axes do not fit together, or maps are wanted and a model has no calibration.

@@ -41,11 +41,7 @@ def uncertainty_sources(
 ) -> UncertaintySources:
     """Return the networks from which the uncertainty of translations to a contrast is estimated.
 
-    Args:
-        model: The model that translates.
-        to: The target contrast.
-        others: The run's other checkpoints, used only where the network has no spread of its own.
-        kind: `RUN` or `SINGLE_NETWORK`.
+    `others` are the run's other checkpoints, used only where the network has no spread of its own.
     """
     network = model.translators[to]
     if kind == SINGLE_NETWORK:
@@ -89,11 +85,8 @@ def write_calibrations(
     """Write the calibrations and the identity of their weights; return the path.
 
     Args:
-        folder: The run's folder.
-        model: The calibrated model.
-        others: The other checkpoints among its sources.
-        calibrations: The calibrations; empty where there are none.
-        reason: The reason why there are none.
+        others: The other checkpoints among the model's sources.
+        reason: The reason why there are no calibrations.
         test: The test subjects' calibration curves, in JSON's types.
     """
     content = {
@@ -113,12 +106,7 @@ def write_calibrations(
 
 
 def load_uncertainty(uri: str, model: TranslationModel, to: str) -> UncertaintyModel:
-    """Return the calibrated uncertainty of a loaded model.
-
-    Args:
-        uri: The address that the model was loaded from.
-        model: The loaded model.
-        to: The contrast to make.
+    """Return the calibrated uncertainty of a model that was loaded from an address.
 
     Raises:
         UserError: the model was never calibrated, or with other weights; with the remedy.
@@ -142,15 +130,9 @@ def load_uncertainty(uri: str, model: TranslationModel, to: str) -> UncertaintyM
 
 
 def published_calibration(folder: RunFolder, model: TranslationModel, to: str) -> dict[str, Any]:
-    """Return the metadata entry with the calibration of one direction's network by itself, for its MLflow model.
+    """Return {"uncertainty": the calibration of one direction's network by itself}, for its MLflow model's metadata.
 
-    Args:
-        folder: The run's folder. Its calibrations are used only if they were made with exactly the model's weights.
-        model: The model to publish.
-        to: The direction's target contrast.
-
-    Returns:
-        {"uncertainty": the calibration}; empty where there is none.
+    Empty where there is none, or where it was made with other weights than the model's.
     """
     try:
         content = json.loads(folder.calibrations.read_text(encoding="utf-8"))

@@ -97,14 +97,7 @@ def translate_jobs(
 ) -> None:
     """Translate each job in turn and record its outcome. A failure does not stop the others, but a full disk does.
 
-    Args:
-        jobs: The jobs to do; changed in place.
-        translator: The translator of each.
-        quiet: Whether to leave out the progress bar.
-        verbose: Whether to print a line for each finished volume instead of the bar.
-
-    Raises:
-        KeyboardInterrupt: a signal came; the outcome of finished jobs is recorded.
+    Prints a progress bar, or with `verbose` a line for each finished volume.
     """
     open_job: OpenJob = translator.open
     if translator.views.models[0].device.type in READ_AHEAD:

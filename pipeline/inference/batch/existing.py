@@ -31,15 +31,10 @@ def pending_jobs(
     are damaged or empty are made again.
 
     Args:
-        jobs: The command's jobs; changed in place.
         overwrite: Whether all jobs are to be done, whatever exists.
         to: The contrast to make; None where the user gave none.
-        quiet: Whether to leave out the progress bar.
         model: The command's model, loaded only if its files do not show whether it made an output. None: neither models
             nor sources are compared.
-
-    Raises:
-        UserError: the model had to be loaded and cannot be.
     """
     candidates = []
     if not overwrite:
@@ -62,19 +57,12 @@ def pending_jobs(
 
 @dataclass(frozen=True)
 class _OutputState:
-    """The state of a job's existing outputs.
+    """The state of a job's existing outputs."""
 
-    Attributes:
-        foreign: The first file that this command did not make; None where there is none.
-        record: The record in the volume's header; None where the volume does not exist or is damaged.
-        complete: Whether volume and map exist, complete, and were made together.
-        changed: Whether the source has changed since the volume was made.
-    """
-
-    foreign: Path | None = None
-    record: Provenance | None = None
-    complete: bool = False
-    changed: bool = False
+    foreign: Path | None = None  # the first file that this command did not make
+    record: Provenance | None = None  # that of the volume; None where it does not exist or is damaged
+    complete: bool = False  # whether volume and map exist, complete, and were made together
+    changed: bool = False  # whether the source has changed since
 
 
 def _output_state(job: Job) -> _OutputState:

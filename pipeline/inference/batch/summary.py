@@ -72,11 +72,7 @@ def _planned_action(job: Job) -> str:
 def print_outcome(jobs: list[Job], *, quiet: bool, stopped: int, overwrite: bool = False) -> None:
     """Print the outcome of each volume, or only errors and warnings, and how to translate the rest.
 
-    Args:
-        jobs: The command's jobs.
-        quiet: Whether to print errors and warnings only.
-        stopped: The number of the signal that stopped the command; 0 for none.
-        overwrite: Whether the same command would make again what is there: it was told to overwrite.
+    `stopped` is the number of the signal that stopped the command, 0 for none.
     """
     remedy = "run the same command again, which begins anew" if overwrite else "run the same command again for the rest"
     single_failure = len(jobs) == 1 and jobs[0].error != ""  # a table would say no more
@@ -130,11 +126,7 @@ def require_no_foreign_summary(path: Path) -> None:
 
 
 def restore_skipped(path: Path, jobs: list[Job]) -> dict[str, Any]:
-    """Take over seconds and warnings of skipped volumes from the summary of an earlier command, where there is one.
-
-    Args:
-        path: The summary's path.
-        jobs: All jobs; `seconds` and `warnings` of skipped ones are changed in place.
+    """Give skipped jobs the seconds and warnings that the summary of an earlier command has, where there is one.
 
     Returns:
         The model of the summary; empty where none of these volumes is in it.
@@ -161,11 +153,9 @@ def write_summary(
     code: int,
     started: float,
 ) -> int:
-    """Write the outcome of every volume of a command to its summary, atomically; return the exit code.
+    """Write the outcome of every volume of a command to its summary, atomically.
 
     Args:
-        path: The summary's path.
-        jobs: All jobs, skipped ones included.
         arguments: The command's arguments; values that JSON does not know become text.
         model: The model's info; empty where none was loaded because there was nothing to do.
         code: The command's exit code so far.
