@@ -116,6 +116,7 @@ def test_sound_volumes_come_back_on_their_grid_and_nothing_is_said(tmp_path, use
     check_places(source.dataobj, result.get_fdata())
 
 
+@pytest.mark.parametrize("use", [CHAIN_VERSION], indirect=True)
 @pytest.mark.parametrize("case", DOUBTFUL, ids=lambda case: case.name)
 def test_doubtful_volumes_are_translated_with_one_warning(tmp_path, use, capfd, case):
     path = case.write(tmp_path / "in")

@@ -1,5 +1,4 @@
 import inspect
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,6 @@ def test_each_transform_keeps_shape_and_range_and_is_a_function_of_its_seed(name
     before = image.clone()
     results = [augmentation(image, seed) for seed in (3, 4, 3, 5, 6, 7, 8, 9)]
     assert torch.equal(results[0], results[2]) and torch.equal(image, before)
-    assert torch.equal(pickle.loads(pickle.dumps(augmentation))(image, 3), results[0])  # in a loader's worker
     assert any(not torch.equal(results[0], other) for other in results)
     for result in results:
         assert type(result) is torch.Tensor and result.shape == image.shape and result.dtype == torch.float32
