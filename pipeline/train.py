@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config.load import load_config
+from pipeline.config.load import load_config, resolved_yaml
 from pipeline.config.schema import Config
 from pipeline.data.loader import PairedSlices, UnpairedSlices
 from pipeline.data.pairs import PairReader
@@ -21,11 +21,17 @@ from pipeline.dry_run import meta_engine, warn_before_the_work
 from pipeline.engines.base import Engine
 from pipeline.engines.builders import build_engine, learns_from_pairs
 from pipeline.engines.cuda_graph import CapturedStep
-from pipeline.evaluation.console_summary import closing_lines, work_summary
 from pipeline.evaluation.finish import evaluate_run, log_evaluation
-from pipeline.evaluation.report import write_summary
-from pipeline.evaluation.translation_writer import draw_curves, draw_gifs
+from pipeline.evaluation.report import (
+    RunDescription,
+    closing_lines,
+    provenance,
+    work_summary,
+    write_run_report,
+)
+from pipeline.evaluation.translation_writer import draw_gifs
 from pipeline.inference.model import load_model
+from pipeline.reporting.curves import save_curves
 from pipeline.run_builders import (
     build_failure_monitor,
     build_training_slices,
@@ -256,14 +262,17 @@ def finish(
     # Write scores, pictures and report.
     files = [*scores.save(folder.path), *uncertainty.save(folder, evaluation.no_uncertainty)]
     gifs = draw_gifs(folder, config.contrasts)
-    curves = draw_curves(folder, schedule.steps_per_epoch)
+    save_curves(folder.metrics, folder.curves, steps_per_epoch=schedule.steps_per_epoch)
     warnings = list(monitor.warnings.values())
-    write_summary(
-        config, folder, prepared, scores, evaluation.volumes, gifs, curves, position, engine,
+    trained_on = {} if prepared.coverage.mm is None else {"trained on": f"{prepared.coverage}"}
+    origin = provenance(config.seed, position, engine.networks()) | trained_on | history_texts(history)
+    write_run_report(
+        folder,
+        RunDescription(config.name, config.contrasts, config.data.source, resolved_yaml(config), origin),
+        prepared, scores, evaluation.volumes, gifs,
         viewer=evaluation.viewer,
         uncertainty=folder.uncertainty if uncertainty.curves else None,
         training_warnings=warnings,
-        history=history,
         shift=monitor.shift,
     )  # fmt: skip
     if warnings:
@@ -272,7 +281,7 @@ def finish(
     # Log to MLflow, then write the record: the run is finished.
     metadata = {to: model.metadata(to).to_json() for to in model.translators}
     log_evaluation(
-        tracker, evaluation, model, [*files, *gifs.values(), curves, folder.report], folder, position,
+        tracker, evaluation, model, [*files, *gifs.values(), folder.curves, folder.report], folder, position,
         checkpoint=checkpoint_path.stem, register_as=config.tracking.register_as, metadata=metadata,
     )  # fmt: skip
     write_run_record(

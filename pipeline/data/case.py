@@ -31,9 +31,19 @@ class Case:
             object.__setattr__(self, name, printable(getattr(self, name)))
 
     @property
+    def scan_name(self) -> str:
+        """Subject and session as one readable name, which a pair shares."""
+        return "_".join(label for label in (self.subject, self.session) if label)
+
+    @property
     def name(self) -> str:
         """Subject, session and contrast as one readable name; sources refuse two cases of the same name."""
         return "_".join(label for label in (self.subject, self.session, self.contrast) if label)
+
+
+def other_contrast(contrasts: tuple[str, str], contrast: str) -> str:
+    """Return the one of two contrasts that `contrast` is not."""
+    return contrasts[1 - contrasts.index(contrast)]
 
 
 def pairs(cases: Sequence[Case], contrasts: tuple[str, str]) -> list[tuple[Case, Case]]:

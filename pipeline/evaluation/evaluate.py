@@ -1,284 +1,249 @@
-"""From a trained model and test subjects to scores: translations beside baselines, in named protocols."""
+"""From a trained model and test subjects to scores: translations beside baselines, in named protocols.
+
+Workers read the images, this process translates them, and workers score, draw and write. Results are collected in the
+subjects' order, so they are the same for any number of workers. Few subjects are in memory at a time.
+"""
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pipeline.data.case import Case, pairs
-from pipeline.data.pairs import PairReader, PreparedScan, View, write_rigid_transform
-from pipeline.evaluation.parallel_scoring import (
-    READ_AHEAD,
-    EvaluationCallback,
-    Pair,
-    PendingSubject,
-    Translation,
-    collect,
-    read_pair,
-    read_scan,
-    submit,
-)
-from pipeline.evaluation.scores import UNPAIRED, Scores, SubjectScore
+from pipeline.data.case import Case, other_contrast, pairs
+from pipeline.data.pairs import PairReader, PreparedScan, write_rigid_transform
+from pipeline.evaluation.scores import Baselines, Scores, SubjectScore, Translation, score_pair, score_unpaired
 from pipeline.metrics.baselines import copy_input, fit_lookup, histogram_quantiles, look_up, match_histogram
-from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL
-from pipeline.metrics.protocols import OWN, PUBLISHED, Measured
-from pipeline.metrics.similarity import intensity_distance, mae
-from pipeline.utils.console import progress
-from pipeline.utils.errors import UserError
+from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP
+from pipeline.utils.console import bar, progress
+from pipeline.utils.errors import DiskFull, Stopped, UserError, first_cause
 from pipeline.utils.workers import WorkerPool
 
 logger = logging.getLogger(__name__)
 
+READ_AHEAD = 3  # subjects: reading a pair takes a tenth of the time of scoring it, and 0.2 GB until it is scored
+PRELOAD = ["transforms.slice_chain", "pipeline.evaluation.evaluate"]
 MAX_LOOKUP_PAIRS = 8  # more change a table of 128 entries little, and each may cost a registration
 MAX_NAMES = 5  # in a note
 VOXEL_STEP = 4  # for the lookup every fourth voxel of the head is plenty, and eight heads fit into memory
 
-Translate = Callable[[PreparedScan, str], np.ndarray]  # a scan and the target contrast -> slices (N, H, W) in [-1, 1]
-Baselines = dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]  # name -> (source, foreground) -> prediction
-
-
-OnTranslation = Callable[[Translation], None]
-
-
-def _ignore(_: Translation) -> None:
-    """Do nothing with a translation."""
+Pair = tuple[Case, Case]
+Score = Callable[[Translation], list[SubjectScore]]
+Products = dict[str, dict[Case, Any]]  # name -> source -> what the product's function returned
 
 
 def evaluate(
     test: Sequence[Case],
     training_pairs: Sequence[Pair],
     contrasts: tuple[str, str],
-    translate: Translate,
+    translate: Callable[[PreparedScan, str], np.ndarray],
     *,
     reader: PairReader,
     histograms: Mapping[str, Sequence[float]],
     protocols: Sequence[str] = (),
     registrations: Path | None = None,
-    on_translation: OnTranslation = _ignore,
-    callbacks: Mapping[str, EvaluationCallback] | None = None,
+    on_translation: Callable[[Translation], object] | None = None,
+    products: Mapping[str, Callable[[Translation], object]] | None = None,
+    all_images: bool = False,
     workers: WorkerPool | None = None,
     quiet: bool = False,
-) -> Scores:
+) -> tuple[Scores, Products]:
     """Score a model and the baselines on the test subjects, in both directions.
 
     Each real target keeps its own normalisation and is brought onto its source's grid. All figures are of the source's
-    field of view, without padding. Where no test subject has a pair, `evaluate_unpaired` is used.
+    field of view, without padding. Where no test subject has a pair, the cycle error is measured, and how far
+    intensities lie from those of the target's training cohort; copy and histogram matching have no cycle.
 
     Args:
         test: The test subjects' cases.
         training_pairs: Training subjects' cases of both contrasts, for the lookup baseline alone; may be empty.
         contrasts: The two contrasts' names.
-        translate: Function that translates a scan's slices with the model.
+        translate: Function of a scan and a target contrast that returns the translated slices (N, H, W) in [-1, 1].
         reader: Reads and registers pairs.
         histograms: The training cohort's foreground intensities by contrast, in equal bins over [-1, 1].
         protocols: Published protocols to score in besides our own: "syndiff", "selfrdb", "reggan".
         registrations: Folder for the rigid transforms of the pairs; None keeps them in the cache only.
-        on_translation: Function that is called with each translation in this process, which then releases it.
-        callbacks: Callbacks that draw or write each translation in the worker that scores it, by their product's name.
+        on_translation: Function that is called with each translation in this process.
+        products: Picklable functions that draw or write each translation in the worker that scores it, by name. One
+            that fails costs a warning, but no score.
+        all_images: Whether products are also made of images without a readable partner, which are not scored.
         workers: Processes that read, register, score and draw while the networks run in this one; None for this one.
-            The scores do not depend on it.
         quiet: Whether to leave out the progress bar.
 
     Raises:
         UserError: there is no test case, or none could be evaluated.
-    """
-    test_pairs = pairs(test, contrasts)
-    if not test_pairs:
-        return evaluate_unpaired(
-            test, contrasts, translate, reader=reader, histograms=histograms, on_translation=on_translation,
-            callbacks=callbacks, workers=workers, quiet=quiet,
-        )  # fmt: skip
-    workers, callbacks = workers or WorkerPool(1), callbacks or {}
-
-    # Fit the baselines on the training subjects.
-    scores = Scores(paired=True)
-    baselines, scores.notes = _fit_baselines(training_pairs, contrasts, reader, histograms, workers, quiet)
-    scores.notes += _without_partner(test, test_pairs)
-
-    def pending_subjects() -> Iterator[PendingSubject]:
-        views = workers.imap(read_pair, [(reader, pair) for pair in test_pairs], READ_AHEAD)
-        for pair, result in zip(test_pairs, views, strict=True):
-            name = "_".join(label for label in (pair[0].subject, pair[0].session) if label)
-            if isinstance(result, str):
-                yield name, result, []
-                continue
-            forward_view, backward_view, rigid_transform = result
-            if registrations is not None and not np.array_equal(rigid_transform, np.eye(4)):
-                path = registrations / f"{name}_{contrasts[0]}-to-{contrasts[1]}.json"
-                write_rigid_transform(path, rigid_transform, [case.path for case in pair])
-            jobs = []
-            for view, case, target in ((forward_view, pair[0], contrasts[1]), (backward_view, pair[1], contrasts[0])):
-                translation = Translation(case, target, view.source, translate(view.source, target), view)
-                on_translation(translation)
-                score = partial(_score_pair, name, baselines[target], protocols, threads=_threads(workers))
-                jobs.append(submit(workers, score, translation, callbacks))
-            yield name, None, jobs
-
-    # Translate the test pairs, and collect their scores.
-    bar = progress(None, total=len(test_pairs), title="evaluation", unit="subject", quiet=quiet)
-    collect(scores, pending_subjects(), callbacks, workers, bar)
-    _require_some(scores, len(test_pairs))
-    return scores
-
-
-def evaluate_unpaired(
-    test: Sequence[Case],
-    contrasts: tuple[str, str],
-    translate: Translate,
-    *,
-    reader: PairReader,
-    histograms: Mapping[str, Sequence[float]],
-    on_translation: OnTranslation = _ignore,
-    callbacks: Mapping[str, EvaluationCallback] | None = None,
-    workers: WorkerPool | None = None,
-    quiet: bool = False,
-) -> Scores:
-    """Score without pairs: the cycle error, and how far intensities lie from those of the target's training cohort.
-
-    Arguments as in `evaluate`. Copy and histogram matching have an intensity distance and no cycle.
-
-    Raises:
-        UserError: there is no test case, or none could be read.
+        DiskFull: a disk is full.
     """
     if not test:
         raise UserError("there is no test subject to evaluate; set split.test")
-    scores = Scores(paired=False, notes=["no test subject has both contrasts, so there were no pairs to compare with"])
-    quantiles = {contrast: histogram_quantiles(histograms[contrast]) for contrast in contrasts}
-    workers, callbacks = workers or WorkerPool(1), callbacks or {}
-
-    def pending_subjects() -> Iterator[PendingSubject]:
-        scans = workers.imap(read_scan, [(reader, case) for case in test], READ_AHEAD)
-        for case, source in zip(test, scans, strict=True):
-            if isinstance(source, str):
-                yield case.name, source, []
-                continue
-            to = contrasts[1 - contrasts.index(case.contrast)]
-            translation = Translation(case, to, source, translate(source, to))
-            on_translation(translation)
-            cycled = translate(replace(source, slices=translation.slices), case.contrast)  # F(G(x))
-            score = partial(_score_unpaired, cycled, quantiles[to])
-            yield case.name, None, [submit(workers, score, translation, callbacks)]
-
-    # Translate the scans, and collect their scores.
-    bar = progress(None, total=len(test), title="evaluation", unit="scan", quiet=quiet)
-    collect(scores, pending_subjects(), callbacks, workers, bar)
-    _require_some(scores, len(test))
-    return scores
-
-
-def _score_pair(
-    name: str, baselines: Baselines, protocols: Sequence[str], translation: Translation, *, threads: int
-) -> list[SubjectScore]:
-    """Return every system's figures for a translation whose real target is known."""
-    case, view = translation.case, translation.view
-    predictions = _predictions(view.source, translation.slices, baselines)
-    return [
-        SubjectScore(name, case.contrast, translation.to, system, protocol, measured)
-        for system, protocol, measured in _measure_all(predictions, view, protocols, threads)
-    ]
-
-
-def _score_unpaired(cycled: np.ndarray, quantiles: np.ndarray, translation: Translation) -> list[SubjectScore]:
-    """Return the figures of a translation without a real target; `cycled` is F(G(x)), still padded."""
-    case, source, scores = translation.case, translation.scan, []
-    baselines = {COPY: copy_input, HISTOGRAM: partial(match_histogram, target_quantiles=quantiles)}
-    cycled = source.unpadded(cycled)
-    for system, prediction in _predictions(source, translation.slices, baselines).items():
-        distance = intensity_distance(prediction[source.foreground], quantiles)
-        measured = {"volume/foreground/intensity_distance": np.array([distance])}
-        if system == MODEL:
-            measured["volume/image/cycle_error"] = np.array([mae(cycled, source.stack)])
-            measured["volume/foreground/cycle_error"] = np.array([mae(cycled, source.stack, source.foreground)])
-        scores.append(SubjectScore(case.name, case.contrast, translation.to, system, UNPAIRED, measured))
-    return scores
-
-
-def _threads(workers: WorkerPool) -> int:
-    """Return the number of threads for measuring: one in worker processes, which fill the cores by themselves."""
-    return 1 if workers.processes > 1 else os.cpu_count() or 1
-
-
-def _without_partner(test: Sequence[Case], test_pairs: Sequence[Pair]) -> list[str]:
-    """Return a note that names the scans without a partner; no note where there are none."""
+    workers, products = workers or WorkerPool(1), products or {}
+    test_pairs = pairs(test, contrasts)
     paired = {case for pair in test_pairs for case in pair}
-    names = [case.name for case in test if case not in paired]
-    if not names:
+    unpaired = [case for case in test if case not in paired]
+
+    # Fit the baselines on the training subjects.
+    scores = Scores(paired=bool(test_pairs))
+    quantiles = {contrast: histogram_quantiles(histograms[contrast]) for contrast in contrasts}
+    baselines: dict[str, Baselines] = {
+        contrast: {COPY: copy_input, HISTOGRAM: partial(match_histogram, target_quantiles=quantiles[contrast])}
+        for contrast in contrasts
+    }
+    if test_pairs:
+        scores.notes += [_add_lookup(baselines, training_pairs, contrasts, reader, workers, quiet)]
+        scores.notes += _without_partner(unpaired)
+    else:
+        scores.notes.append("no test subject has both contrasts, so there were no pairs to compare with")
+
+    # Translate in this process, while workers read the next images and score what was translated before.
+    images = [*unpaired] if all_images or not test_pairs else []
+    threads = 1 if workers.processes > 1 else os.cpu_count() or 1  # worker processes fill the cores by themselves
+
+    def translated_pairs() -> Iterator[tuple[Translation, Score]]:
+        views = workers.imap(read_or_reason, [(reader.read, pair) for pair in test_pairs], READ_AHEAD)
+        for pair, result in zip(test_pairs, views, strict=True):
+            if isinstance(result, str):
+                _leave_out(scores, pair[0].scan_name, result)
+                images.extend(pair if all_images else [])  # one of the two may be readable
+                continue
+            *both_views, rigid_transform = result
+            if registrations is not None and not np.array_equal(rigid_transform, np.eye(4)):
+                path = registrations / f"{pair[0].scan_name}_{contrasts[0]}-to-{contrasts[1]}.json"
+                write_rigid_transform(path, rigid_transform, [case.path for case in pair])
+            for view, case, to in zip(both_views, pair, contrasts[::-1], strict=True):
+                score = partial(score_pair, baselines[to], protocols, threads)
+                yield Translation(case, to, view.source, translate(view.source, to), view), score
+
+    def translated_images() -> Iterator[tuple[Translation, Score | None]]:
+        scans = workers.imap(read_or_reason, [(reader.scan, case.path) for case in images], READ_AHEAD)
+        for case, scan in zip(images, scans, strict=True):
+            to = other_contrast(contrasts, case.contrast)
+            if isinstance(scan, str) and test_pairs:
+                logger.warning(f"{scan}; not translated")
+            elif isinstance(scan, str):
+                _leave_out(scores, case.name, scan)
+            elif test_pairs:
+                yield Translation(case, to, scan, translate(scan, to)), None
+            else:
+                translation = Translation(case, to, scan, translate(scan, to))
+                cycled = translate(replace(scan, slices=translation.slices), case.contrast)  # F(G(x))
+                yield translation, partial(score_unpaired, cycled, quantiles[to], baselines[to])
+
+    with bar(total=len(paired) + len(images), desc="evaluation", unit="image", disable=quiet) as progress_bar:
+        translations = chain(translated_pairs(), translated_images())
+        made = _collect(scores, translations, on_translation, products, workers, progress_bar.update)
+    if not scores.subjects:
+        raise UserError(f"none of {len(test_pairs or test)} test subjects could be evaluated; the reasons are above")
+    return scores, made
+
+
+def read_or_reason(read: Callable[[Any], Any], images: object) -> Any:
+    """Return what `PairReader.read` or `scan` makes of images, or why they are unusable. Runs in a worker."""
+    try:
+        return read(images)
+    except DiskFull:  # no fault of the images': a report without them would pass for a whole one
+        raise
+    except UserError as error:
+        return str(error)
+
+
+def _collect(
+    scores: Scores,
+    translations: Iterable[tuple[Translation, Score | None]],
+    on_translation: Callable[[Translation], object] | None,
+    products: Mapping[str, Callable[[Translation], object]],
+    workers: WorkerPool,
+    on_collected: Callable[[], object],
+) -> Products:
+    """Score translations in workers, add the results to `scores` in order, and return the products."""
+    made: Products = {name: {} for name in products}
+    waiting: deque[Callable[[], Any]] = deque()
+
+    def collect_next() -> None:
+        case, subject_scores, results, failures = waiting.popleft()()
+        scores.subjects += subject_scores
+        for name, result in results.items():
+            made[name][case] = result
+        for name, reason in failures.items():
+            logger.warning(f"{case.path}: left out of the {name} ({reason}); its scores stand")
+        on_collected()
+
+    for translation, score in translations:
+        if on_translation is not None:
+            on_translation(translation)
+        waiting.append(workers.submit(_score_and_make, score, products, translation))
+        while len(waiting) > (workers.processes if workers.processes > 1 else 0):
+            collect_next()
+    while waiting:
+        collect_next()
+    return made
+
+
+def _score_and_make(
+    score: Score | None, products: Mapping[str, Callable[[Translation], object]], translation: Translation
+) -> tuple[Case, list[SubjectScore], dict[str, object], dict[str, str]]:
+    """Return the case, its scores, its products, and the reasons why some failed. Runs in a worker."""
+    results, failures = {}, {}
+    for name, make in products.items():
+        try:
+            results[name] = make(translation)
+        except (DiskFull, Stopped):
+            raise
+        except Exception as error:  # a failed picture must not cost the scores
+            failures[name] = first_cause(error)
+    return translation.case, score(translation) if score else [], results, failures
+
+
+def _leave_out(scores: Scores, name: str, reason: str) -> None:
+    scores.failures[name] = reason
+    logger.warning(f"{name}: {reason}; left out of the evaluation")
+
+
+def _without_partner(unpaired: Sequence[Case]) -> list[str]:
+    """Return a note that names the scans without a partner; no note where there are none."""
+    if not unpaired:
         return []
-    noun, verb = ("scan has", "was") if len(names) == 1 else ("scans have", "were")
-    listed = ", ".join(names[:MAX_NAMES]) + (", …" if len(names) > MAX_NAMES else "")
-    return [f"{len(names)} test {noun} no partner in the other contrast and {verb} not scored: {listed}"]
+    noun, verb = ("scan has", "was") if len(unpaired) == 1 else ("scans have", "were")
+    listed = ", ".join([case.name for case in unpaired[:MAX_NAMES]] + ["…"] * (len(unpaired) > MAX_NAMES))
+    return [f"{len(unpaired)} test {noun} no partner in the other contrast and {verb} not scored: {listed}"]
 
 
-def _fit_baselines(
+def _add_lookup(
+    baselines: Mapping[str, Baselines],
     training_pairs: Sequence[Pair],
     contrasts: tuple[str, str],
     reader: PairReader,
-    histograms: Mapping[str, Sequence[float]],
     workers: WorkerPool,
     quiet: bool,
-) -> tuple[dict[str, Baselines], list[str]]:
-    """Return the baselines by target contrast, and notes about them."""
-    baselines: dict[str, Baselines] = {
-        contrast: {
-            COPY: copy_input,
-            HISTOGRAM: partial(match_histogram, target_quantiles=histogram_quantiles(histograms[contrast])),
-        }
-        for contrast in contrasts
-    }
+) -> str:
+    """Fit the intensity lookup and add it to the baselines of each target contrast; return a note about it."""
     fitting_pairs = training_pairs[:: max(1, -(-len(training_pairs) // MAX_LOOKUP_PAIRS))]
     voxels = []
-    intensities_of_pairs = workers.imap(_training_voxels, [(reader, pair) for pair in fitting_pairs], workers.processes)
-    bar = progress(fitting_pairs, title="lookup", unit="pair", quiet=quiet or not fitting_pairs)
-    for pair, intensities in zip(bar, intensities_of_pairs, strict=True):
+    results = workers.imap(_training_voxels, [(reader, pair) for pair in fitting_pairs], workers.processes)
+    pairs_with_bar = progress(fitting_pairs, title="lookup", unit="pair", quiet=quiet or not fitting_pairs)
+    for pair, intensities in zip(pairs_with_bar, results, strict=True):
         if isinstance(intensities, str):
             logger.warning(f"{pair[0].subject}: {intensities}; left out of the lookup's training pairs")
         else:
             voxels.append(intensities)
     if not voxels:
-        return baselines, ["no training subject has both contrasts, so there is no lookup"]
+        return "no training subject has both contrasts, so there is no lookup"
     for to, contrast in enumerate(contrasts):
-        table = fit_lookup((pair[1 - to], pair[to]) for pair in voxels)
+        table = fit_lookup((intensities[1 - to], intensities[to]) for intensities in voxels)
         baselines[contrast][LOOKUP] = partial(look_up, table=table)
-    return baselines, [
-        f"the lookup was fitted on {len(voxels)} training pairs; a model that trains without pairs never sees them"
-    ]
+    return f"the lookup was fitted on {len(voxels)} training pairs; a model that trains without pairs never sees them"
 
 
 def _training_voxels(reader: PairReader, pair: Pair) -> tuple[np.ndarray, np.ndarray] | str:
     """Return a training pair's intensities voxel by voxel in the head, or the reason why it cannot be used."""
-    result = read_pair(reader, pair)
+    result = read_or_reason(reader.read, pair)
     if isinstance(result, str):
         return result
     view, _, _ = result
     region = view.source.foreground & view.foreground
     return view.source.stack[region][::VOXEL_STEP].copy(), view.real[region][::VOXEL_STEP].copy()
-
-
-def _predictions(source: PreparedScan, translated: np.ndarray, baselines: Baselines) -> dict[str, np.ndarray]:
-    """Return every system's prediction, unpadded, (N, h, w) in [-1, 1]."""
-    stack = source.stack
-    return {MODEL: source.unpadded(translated)} | {
-        name: baseline(stack, source.foreground) for name, baseline in baselines.items()
-    }
-
-
-def _measure_all(
-    predictions: Mapping[str, np.ndarray], view: View, protocols: Sequence[str], threads: int
-) -> list[tuple[str, str, Measured]]:
-    """Return (system, protocol, measured) for every system and protocol; in threads, for numpy frees the GIL."""
-    protocols_used = [OWN, *(PUBLISHED[name] for name in protocols)]
-    jobs = [(system, protocol) for protocol in protocols_used for system in predictions]
-    with ThreadPoolExecutor(min(len(predictions), threads)) as pool:
-        target = (view.real, view.foreground, view.source.spacing_mm)
-        measured = pool.map(lambda job: job[1].measure(predictions[job[0]], *target), jobs)
-    return [(system, protocol.name, values) for (system, protocol), values in zip(jobs, measured, strict=True)]
-
-
-def _require_some(scores: Scores, requested: int) -> None:
-    if not scores.subjects:
-        raise UserError(f"none of {requested} test subjects could be evaluated; the reasons are above")

@@ -1,21 +1,28 @@
 """The evaluation of a run: its model translates the test subjects, for scores, uncertainty, volumes and viewer."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.data.case import Case, pairs
 from pipeline.data.pairs import PairReader, PreparedScan
-from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.evaluate import PRELOAD, Products, Translation, evaluate
 from pipeline.evaluation.logged_models import log_models
-from pipeline.evaluation.parallel_scoring import PRELOAD, Translation
 from pipeline.evaluation.scores import Scores, metric_name
-from pipeline.evaluation.translation_writer import TranslatedVolume, TranslationWriter, translate_scan
+from pipeline.evaluation.translation_writer import (
+    TranslatedVolume,
+    subjects_to_view,
+    translate_scan,
+    viewer_folder,
+    without_networks,
+    write_translation,
+    write_viewer_volumes,
+)
 from pipeline.evaluation.uncertainty_scores import UncertaintyScorer, calibrate
-from pipeline.evaluation.viewer_volumes import ViewerVolumes, collect_viewer_volumes, subjects_to_view
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.uncertainty_calibration import other_checkpoints
 from pipeline.metrics.names import MODEL
@@ -78,20 +85,19 @@ def evaluate_run(
     Raises:
         UserError: no test subject could be evaluated, or the disk is full.
     """
-    test = prepared.split.test
-    writer = TranslationWriter(model, folder, options.batch_size) if options.translate else None
-    with (
-        collect_viewer_volumes(folder.path, model) as viewer_volumes,
-        WorkerPool(options.processes, preload=PRELOAD) as workers,
-    ):
+    test, products = prepared.split.test, {}
+    if options.translate:
+        products["translations"] = partial(write_translation, folder, without_networks(model))
+    with viewer_folder(folder.path) as viewed, WorkerPool(options.processes, preload=PRELOAD) as workers:
+        if viewed:
+            products["viewer"] = partial(write_viewer_volumes, viewed, model.statistics)
         # Calibrate the uncertainty on the validation subjects, then score the test subjects.
         scorer, reason = _calibrated_scorer(model, folder, prepared.split.validation, reader, options, workers)
-        callbacks = {"translations": writer, "viewer": viewer_volumes}
-        scores = _scores(model, folder, prepared, reader, options, callbacks, scorer, workers)
-        # Translate the images without a partner, and choose what the viewer shows.
-        volumes = writer.add_rest(test, reader, options.quiet, workers) if writer else []
+        scores, made = _scores(model, folder, prepared, reader, options, products, scorer, workers)
         scores.add_uncertainty(scorer.scores, reason)
-        viewer = make_viewer(subjects_to_view(test, scores, viewer_volumes)) if viewer_volumes else None
+        viewer = make_viewer(subjects_to_view(test, scores, model.contrasts, made["viewer"])) if viewed else None
+    written = made.get("translations", {})
+    volumes = [written[case] for case in test if case in written]
     return Evaluation(scores, volumes, scorer, reason, viewer)
 
 
@@ -120,10 +126,10 @@ def _scores(
     prepared: PreparedData,
     reader: PairReader,
     options: EvaluationOptions,
-    callbacks: Mapping[str, TranslationWriter | ViewerVolumes | None],
+    products: Mapping[str, Callable[[Translation], object]],
     scorer: UncertaintyScorer,
     workers: WorkerPool,
-) -> Scores:
+) -> tuple[Scores, Products]:
     """Score the test subjects beside baselines, which are fitted to the training subjects' pairs."""
 
     def translate(scan: PreparedScan, to: str) -> np.ndarray:
@@ -148,7 +154,8 @@ def _scores(
         protocols=options.protocols,
         registrations=folder.registration,
         on_translation=score_uncertainty,
-        callbacks={name: callback for name, callback in callbacks.items() if callback is not None},
+        products=products,
+        all_images=options.translate,
         workers=workers,
         quiet=options.quiet,
     )

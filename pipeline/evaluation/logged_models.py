@@ -58,7 +58,7 @@ def log_models(
     for to in model.translators:
         if to in logged:
             continue
-        name = f"{next(contrast for contrast in model.contrasts if contrast != to)}-to-{to}"
+        name = f"{model.source(to)}-to-{to}"
         address = log_translator(
             tracker,
             model.translators[to],

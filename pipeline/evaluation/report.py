@@ -1,17 +1,17 @@
-"""The report of a finished run: the figures, pictures and tables on its page."""
+"""The report of a finished run, and its last lines on the console."""
 
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from pipeline import __version__
-from pipeline.config.load import resolved_yaml
-from pipeline.config.schema import Config
-from pipeline.engines.base import Engine
+from pipeline.data.case import Case
 from pipeline.evaluation.scores import DESCRIPTIONS, MASKED_PSNR, Scores
 from pipeline.evaluation.translation_writer import TranslatedVolume, sample_frames
 from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL, OWN
@@ -31,51 +31,74 @@ from pipeline.reporting.viewer import NOT_FETCHED, Viewer, is_fetched
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import PreparedData
 from pipeline.training.failure_monitor import TrainingWarning
-from pipeline.training.history import history_texts
 from pipeline.training.schedule import TrainerState
 
 EMBEDDED_MOSAICS = 4  # a report stays a file that can be mailed
+REGIONS = {
+    "foreground": "inside the head",
+    "interior": "tissues deep inside the head",
+    "image": "whole image",
+    "both heads": "inside the head of source and real target",
+}
+CALIBRATION = "calibration curves, and expected beside observed error"
+CALIBRATION_CAPTION = (
+    "Left: mean expected against mean observed error in ten equally filled bins, over test subjects (bars: SD); on the "
+    "dashed line the size is right. Right: both errors in one slice, 0 outside the head."
+)
 
 
-def write_summary(
-    config: Config,
+@dataclass(frozen=True)
+class RunDescription:
+    """What the report says of a run besides its results.
+
+    Attributes:
+        name: The run's name.
+        contrasts: The two contrasts' names.
+        source: Kind of its data: "phantom", "ixi", "nifti" or "images".
+        config_yaml: The resolved configuration.
+        provenance: Versions, seed, steps, time: name -> value.
+    """
+
+    name: str
+    contrasts: tuple[str, str]
+    source: str
+    config_yaml: str
+    provenance: Mapping[str, str]
+
+
+def write_run_report(
     folder: RunFolder,
+    run: RunDescription,
     prepared: PreparedData,
     scores: Scores,
     volumes: Sequence[TranslatedVolume],
     gifs: Mapping[str, Path],
-    curves: Path,
-    position: TrainerState,
-    engine: Engine,
+    *,
     viewer: Viewer | None = None,
     uncertainty: Path | None = None,
     training_warnings: Sequence[TrainingWarning] = (),
-    history: Mapping[str, object] | None = None,
     shift: str = "",
 ) -> None:
     """Write the run's report.html.
 
     Args:
+        gifs: Direction, such as "T1_to_T2" -> its training GIF.
         viewer: The interactive viewer; None to print how to get it instead.
         uncertainty: Path of the picture of the calibration.
         shift: A sentence on the shift of translations against their sources.
     """
     # The pictures of the best and worst subjects, and some others.
-    phantom = config.data.source == "phantom"
-    subjects = _best_and_worst(scores, config.contrasts, volumes)
+    phantom = run.source == "phantom"
+    subjects = _best_and_worst(scores, run.contrasts, volumes)
     shown_mosaics = {subject.picture.content for subject in subjects if subject.picture}
     other_volumes = [volume for volume in volumes if volume.mosaic not in shown_mosaics]
 
     # The page, from top to bottom.
     report = Report(
-        title=config.name,
-        result=result_sentence(scores, config.contrasts),
-        highlights=_highlights(scores, config.contrasts),
-        warnings=[
-            *([PHANTOM_NOTE] if phantom else []),
-            *_standing_warnings(training_warnings),
-            *_exclusions(prepared, scores),
-        ],
+        title=run.name,
+        result=result_sentence(scores, run.contrasts),
+        highlights=_highlights(scores, run.contrasts),
+        warnings=[*([PHANTOM_NOTE] if phantom else []), *_warnings(prepared, scores, training_warnings)],
         animations=[
             Picture(path, f"training, {_arrow(direction)}", f"{_arrow(direction)}: the same slices, epoch by epoch")
             for direction, path in gifs.items()
@@ -89,36 +112,40 @@ def write_summary(
             )
             for volume in other_volumes[:EMBEDDED_MOSAICS]
         ],
-        scores=_tables(scores, config.contrasts),
+        scores=_tables(scores),
         scores_flag=PHANTOM_FLAG if phantom else "",
         training_warnings={
             warning.title: (warning.observation, warning.meaning, warning.first.advice) for warning in training_warnings
         },
-        curves=Picture(curves, "losses and validation scores", shift, on_white=True),
-        uncertainty=_uncertainty(uncertainty),
+        curves=Picture(folder.curves, "losses and validation scores", shift, on_white=True),
+        uncertainty=Picture(uncertainty, CALIBRATION, CALIBRATION_CAPTION, on_white=True) if uncertainty else None,
         subjects=subjects,
         viewer=viewer,
         viewer_note="" if viewer or is_fetched() else NOT_FETCHED,
         split_header=["split", "contrast", "subjects", "images", "slices"],
-        split_rows=_split_rows(config, prepared),
-        split_subjects=_split_subjects(config, prepared),
-        config_yaml=resolved_yaml(config),
-        provenance=_provenance(config, prepared, position, engine) | history_texts(history or {}),
-        next_commands=_next_commands(config, folder),
+        split_rows=_split_rows(run.contrasts, prepared),
+        split_subjects=_split_subjects(run.contrasts, prepared),
+        config_yaml=run.config_yaml,
+        provenance=run.provenance,
+        next_commands=_next_commands(folder, run),
         notes=scores.notes,
     )
     write_report(folder.report, report)
 
 
-def _next_commands(config: Config, folder: RunFolder) -> dict[str, str]:
-    """Return the commands for what a user may want to do next, by their purpose."""
-    model, to = shlex.quote(str(folder.path)), shlex.quote(config.contrasts[1])
-    translate = f"python -m pipeline.translate -i IN.nii.gz -o OUT.nii.gz --model {model} --to {to}"
+def provenance(seed: int, position: TrainerState, networks: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Return versions, machine, seed, time and sizes of a run, by name."""
+    parameters = {name: sum(weight.numel() for weight in network.parameters()) for name, network in networks.items()}
+    step_ms = 1000 * position.seconds / max(1, position.step)
     return {
-        **({} if config.data.source == "images" else {"translate a volume": translate}),
-        "compare it with another run": f"python -m pipeline.compare {model} runs/OTHER -o compare.html",
-        "look at all runs": "mlflow ui",
-        "repeat this run": f"python -m pipeline.run {shlex.quote(str(folder.config))} output=runs/again",
+        "version": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "seed": str(seed),
+        "steps": f"{position.step:,} ({position.bad_steps} skipped)",
+        "training time": f"{position.seconds / 60:.1f} min ({step_ms:.0f} ms a step)",
+        "parameters": ", ".join(f"{name} {count:,}" for name, count in parameters.items()),
     }
 
 
@@ -128,167 +155,145 @@ def result_sentence(scores: Scores, contrasts: tuple[str, str]) -> str:
         return "No test subject has both contrasts: these figures cannot say whether a translation is right."
     sentences = []
     for source, target in (contrasts, contrasts[::-1]):
-        psnr, baseline, baseline_psnr = _against_baseline(scores, source, target)
-        sentences.append(f"{source} → {target} {psnr:.2f} dB, {psnr - baseline_psnr:+.2f} dB against {baseline}")
+        psnr, gain, baseline = _against_baseline(scores, source, target, MASKED_PSNR)
+        sentences.append(f"{source} → {target} {psnr:.2f} dB, {gain:+.2f} dB against {baseline}")
     return f"Masked PSNR of whole test volumes (our protocol, data range 2): {'; '.join(sentences)}."
 
 
-def _against_baseline(scores: Scores, source: str, target: str) -> tuple[float, str, float]:
-    """Return the model's masked volume PSNR, and the better one's name and PSNR of copy and histogram matching."""
-    means = {name: scores.mean(source, target, name, MASKED_PSNR) for name in (MODEL, COPY, HISTOGRAM)}
+def _against_baseline(scores: Scores, source: str, target: str, figure: str) -> tuple[float, float, str]:
+    """Return the model's mean, what it has more than the better of copy and histogram matching, and that one's name."""
+    means = {name: scores.mean(source, target, name, figure) for name in (MODEL, COPY, HISTOGRAM)}
     better = max((COPY, HISTOGRAM), key=means.__getitem__)
-    return means[MODEL], better, means[better]
+    return means[MODEL], means[MODEL] - means[better], better
 
 
 def _highlights(scores: Scores, contrasts: tuple[str, str]) -> list[Highlight]:
-    if not scores.paired:
-        return []
     highlights = []
-    for source, target in (contrasts, contrasts[::-1]):
-        psnr, baseline, baseline_psnr = _against_baseline(scores, source, target)
-        similarity = {
-            system: scores.mean(source, target, system, "volume/foreground/ssim") for system in (MODEL, COPY, HISTOGRAM)
-        }
-        highlights.append(
-            Highlight(
-                f"{psnr:.1f} dB", f"{source} → {target}, masked PSNR", f"{psnr - baseline_psnr:+.1f} dB over {baseline}"
-            )
-        )
-        if np.isnan(similarity[MODEL]):  # a picture is too thin for an SSIM of volumes
-            continue
-        better = max(similarity[COPY], similarity[HISTOGRAM])
-        highlights.append(
-            Highlight(
-                f"{similarity[MODEL]:.2f}",
-                f"{source} → {target}, masked SSIM",
-                f"{similarity[MODEL] - better:+.2f} over the better of copy and {HISTOGRAM}",
-            )
-        )
+    for source, target in (contrasts, contrasts[::-1]) if scores.paired else ():
+        psnr, gain, better = _against_baseline(scores, source, target, MASKED_PSNR)
+        label = f"{source} → {target}, masked PSNR"
+        highlights.append(Highlight(f"{psnr:.1f} dB", label, f"{gain:+.1f} dB over {better}"))
+        ssim, gain, _ = _against_baseline(scores, source, target, "volume/foreground/ssim")
+        if not np.isnan(ssim):  # a picture is too thin for an SSIM of volumes
+            note = f"{gain:+.2f} over the better of copy and {HISTOGRAM}"
+            highlights.append(Highlight(f"{ssim:.2f}", f"{source} → {target}, masked SSIM", note))
     return highlights
 
 
-def _exclusions(prepared: PreparedData, scores: Scores) -> list[str]:
-    training = [f"{case.path}: {reason}; not trained on" for case, reason in prepared.left_out.items()]
-    return training + [f"{subject}: {reason}; not evaluated" for subject, reason in scores.failures.items()]
-
-
-def _standing_warnings(training_warnings: Sequence[TrainingWarning]) -> list[str]:
+def _warnings(prepared: PreparedData, scores: Scores, training_warnings: Sequence[TrainingWarning]) -> list[str]:
+    """Return sentences on warnings that stand, and on images that were left out."""
     titles = "; ".join(warning.title for warning in training_warnings if warning.cleared is None)
-    return [f"Warnings stood when training ended, see there what to do: {titles}."] if titles else []
-
-
-def _before_after(folder: RunFolder, direction: str) -> BeforeAfter:
-    frames = sample_frames(folder, direction)
-    first, last = min(frames), max(frames)
-    first_picture = (
-        Picture(frames[first], f"{_arrow(direction)}, untrained", "untrained") if first == 0 < last else None
-    )
-    last_picture = Picture(frames[last], f"{_arrow(direction)} after {last} epochs", f"after {last} epochs")
-    return BeforeAfter(_arrow(direction), first_picture, last_picture)
-
-
-def _uncertainty(picture: Path | None) -> Picture | None:
-    if picture is None:
-        return None
-    caption = (
-        "Left: mean expected against mean observed error in ten equally filled bins, over test subjects (bars: SD); on "
-        "the dashed line the size is right. Right: both errors in one slice, 0 outside the head."
-    )
-    return Picture(picture, "calibration curves, and expected beside observed error", caption, on_white=True)
-
-
-def _tables(scores: Scores, contrasts: tuple[str, str]) -> list[ScoreTable]:
-    """Return a table for each direction, protocol, unit and region; a protocol's first table explains it."""
-    grouped: dict[tuple, dict[str, dict[str, tuple[float, float, int]]]] = {}
-    for row in scores.summary():
-        key = (row.source, row.target, row.protocol, row.unit, row.region)
-        grouped.setdefault(key, {}).setdefault(row.system, {})[row.metric] = (row.mean, row.sd, row.n)
-    first = {key[2]: key for key in reversed(grouped)}
     return [
-        ScoreTable(
-            direction=f"{source} → {target}",
-            protocol=_protocol_title(protocol, unit, region),
-            description=DESCRIPTIONS[protocol] if first[protocol] == (source, target, protocol, unit, region) else "",
-            rows=rows,
-            model=MODEL,
-            trained_on_pairs=(LOOKUP,),
-        )
-        for (source, target, protocol, unit, region), rows in grouped.items()
+        *([f"Warnings stood when training ended, see there what to do: {titles}."] if titles else []),
+        *(f"{case.path}: {reason}; not trained on" for case, reason in prepared.left_out.items()),
+        *(f"{subject}: {reason}; not evaluated" for subject, reason in scores.failures.items()),
     ]
 
 
-def _protocol_title(protocol: str, unit: str, region: str) -> str:
-    regions = {"foreground": "inside the head", "interior": "tissues deep inside the head", "image": "whole image"}
-    regions["both heads"] = "inside the head of source and real target"
-    title = f"per {unit}, {regions.get(region, region)}"
-    if protocol in PUBLISHED:
-        return f"{protocol}, on our slices: {title}"
-    return title if protocol == OWN else f"{protocol}: {title}"
+def _before_after(folder: RunFolder, direction: str) -> BeforeAfter:
+    frames, title = sample_frames(folder, direction), _arrow(direction)
+    first, last = min(frames), max(frames)
+    before = Picture(frames[first], f"{title}, untrained", "untrained") if first == 0 < last else None
+    return BeforeAfter(title, before, Picture(frames[last], f"{title} after {last} epochs", f"after {last} epochs"))
+
+
+def _tables(scores: Scores) -> list[ScoreTable]:
+    """Return a table for each direction, protocol, unit and region; a protocol's first table explains it."""
+    grouped: dict[tuple[str, str, str, str, str], dict[str, dict[str, tuple[float, float, int]]]] = {}
+    for row in scores.summary():
+        key = (row.source, row.target, row.protocol, row.unit, row.region)
+        grouped.setdefault(key, {}).setdefault(row.system, {})[row.metric] = (row.mean, row.sd, row.n)
+    tables, unexplained = [], dict(DESCRIPTIONS)
+    for (source, target, protocol, unit, region), rows in grouped.items():
+        title = f"per {unit}, {REGIONS.get(region, region)}"
+        if protocol in PUBLISHED:
+            title = f"{protocol}, on our slices: {title}"
+        elif protocol != OWN:
+            title = f"{protocol}: {title}"
+        tables.append(ScoreTable(f"{source} → {target}", title, unexplained.pop(protocol, ""), rows, MODEL, (LOOKUP,)))
+    return tables
 
 
 def _best_and_worst(
     scores: Scores, contrasts: tuple[str, str], volumes: Sequence[TranslatedVolume]
 ) -> list[SubjectResult]:
     """Return, by direction, the test subjects with the highest and the lowest masked PSNR."""
-    if not scores.paired:
-        return []
     pictures = {(volume.case.name, volume.target): volume.mosaic for volume in volumes}
     results = []
-    for source, target in (contrasts, contrasts[::-1]):
-        ranked = scores.ranked(source, target, MODEL, MASKED_PSNR)
+    for source, target in (contrasts, contrasts[::-1]) if scores.paired else ():
+        ranked, direction = scores.ranked(source, target, MODEL, MASKED_PSNR), f"{source} → {target}"
         extremes = [("worst", ranked[0]), ("best", ranked[-1])] if len(ranked) > 1 else []
         for rank, (value, subject) in extremes:
-            picture = pictures.get((f"{subject}_{source}", target))
-            results.append(
-                SubjectResult(
-                    rank,
-                    subject,
-                    f"{source} → {target}",
-                    f"{value:.2f} dB masked PSNR",
-                    Picture(picture, f"{subject}, {source} → {target}") if picture else None,
-                )
-            )
+            mosaic = pictures.get((f"{subject}_{source}", target))
+            picture = Picture(mosaic, f"{subject}, {direction}") if mosaic else None
+            results.append(SubjectResult(rank, subject, direction, f"{value:.2f} dB masked PSNR", picture))
     return results
 
 
-def _split_rows(config: Config, prepared: PreparedData) -> list[list[str]]:
-    rows = []
-    for contrast in config.contrasts:
-        cases, statistics = prepared.split.train[contrast], prepared.statistics[contrast]
-        rows.append(["train", contrast, len({case.subject for case in cases}), len(cases), statistics.slices])
+def _split_rows(contrasts: tuple[str, str], prepared: PreparedData) -> list[list[str]]:
+    def row(split: str, contrast: str, cases: Iterable[Case], slices: int | str) -> list[str]:
+        cases = list(cases)
+        return [split, contrast, str(len({case.subject for case in cases})), str(len(cases)), str(slices)]
+
+    split, rows = prepared.split, []
+    for contrast in contrasts:
+        rows.append(row("train", contrast, split.train[contrast], prepared.statistics[contrast].slices))
     if prepared.pairs:
-        subjects = {pair.first.case.subject for pair in prepared.pairs}
-        rows.append(["train", "pairs", len(subjects), len(prepared.pairs), prepared.longest])
-    for split_name in ("validation", "test"):
-        for contrast in config.contrasts:
-            cases = [case for case in getattr(prepared.split, split_name) if case.contrast == contrast]
-            rows.append([split_name, contrast, len({case.subject for case in cases}), len(cases), "all"])
-    return [[str(cell) for cell in row] for row in rows]
+        rows.append(row("train", "pairs", (first.case for first, _ in prepared.pairs), prepared.longest))
+    for name, cases in (("validation", split.validation), ("test", split.test)):
+        for contrast in contrasts:
+            rows.append(row(name, contrast, (case for case in cases if case.contrast == contrast), "all"))
+    return rows
 
 
-def _split_subjects(config: Config, prepared: PreparedData) -> dict[str, list[str]]:
+def _split_subjects(contrasts: tuple[str, str], prepared: PreparedData) -> dict[str, list[str]]:
     split = prepared.split
-    splits = {f"training {contrast}": split.train[contrast] for contrast in config.contrasts}
+    splits = {f"training {contrast}": split.train[contrast] for contrast in contrasts}
     splits |= {"validation": split.validation, "test": split.test}
     return {name: sorted({case.subject for case in cases}) for name, cases in splits.items()}
 
 
-def _provenance(config: Config, prepared: PreparedData, position: TrainerState, engine: Engine) -> dict[str, str]:
-    parameters = {
-        name: sum(weight.numel() for weight in network.parameters()) for name, network in engine.networks().items()
-    }
-    step_ms = 1000 * position.seconds / max(1, position.step)
+def _next_commands(folder: RunFolder, run: RunDescription) -> dict[str, str]:
+    """Return the commands for what a user may want to do next, by their purpose."""
+    model, to = shlex.quote(str(folder.path)), shlex.quote(run.contrasts[1])
+    translate = f"python -m pipeline.translate -i IN.nii.gz -o OUT.nii.gz --model {model} --to {to}"
     return {
-        "version": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
-        "seed": str(config.seed),
-        "steps": f"{position.step:,} ({position.bad_steps} skipped)",
-        "training time": f"{position.seconds / 60:.1f} min ({step_ms:.0f} ms a step)",
-        "parameters": ", ".join(f"{name} {count:,}" for name, count in parameters.items()),
-    } | ({} if prepared.coverage.mm is None else {"trained on": f"{prepared.coverage}"})
+        **({} if run.source == "images" else {"translate a volume": translate}),
+        "compare it with another run": f"python -m pipeline.compare {model} runs/OTHER -o compare.html",
+        "look at all runs": "mlflow ui",
+        "repeat this run": f"python -m pipeline.run {shlex.quote(str(folder.config))} output=runs/again",
+    }
 
 
 def _arrow(direction: str) -> str:
     return direction.replace("_to_", " → ")
+
+
+# ── the last lines of a run on the console ──────────────────────────────────────────────────────────────────
+
+
+def work_summary(position: TrainerState, steps_before: int, seconds: float) -> str:
+    """Return a phrase on what the command did: trained and evaluated, or only evaluated an earlier training."""
+    trained = position.step - steps_before
+    if not trained:
+        done = f"evaluated and reported in {seconds / 60:.1f} min"
+        return f"nothing was left to train after step {position.step:,}; {done}"
+    skipped = f", {position.bad_steps:,} of them skipped" if position.bad_steps else ""
+    total = f" of {position.step:,}" if steps_before else ""
+    return f"trained {trained:,}{total} steps{skipped} and evaluated in {seconds / 60:.1f} min"
+
+
+def closing_lines(folder: RunFolder, mlflow_command: str, work: str) -> str:
+    """Return the last lines of a run: what was done, the paths of its results and how to open them."""
+    gifs = ", ".join(str(path) for path in sorted(folder.path.glob("training_*.gif")))
+    volumes = "NIfTI, on each source's grid; open with any viewer" if any(folder.translated.glob("*.nii.gz")) else "PNG"
+    translated = f"  translated  {folder.translated}/   ({volumes})"
+    return "\n".join(
+        [
+            work,
+            f"  report      {folder.report}   (open it in a browser)",
+            f"  training    {gifs}",
+            *([translated] if folder.translated.exists() else []),
+            f"  MLflow      {mlflow_command}",
+        ]
+    )

@@ -1,19 +1,23 @@
-"""The scores of an evaluation: every subject's figures, their summary, and both as files and as text."""
+"""Scores of translations: every subject's figures, their summary, and both as files and as text."""
 
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from math import isfinite, isnan
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.metrics.names import HEADINGS, digits
+from pipeline.data.case import Case
+from pipeline.data.pairs import PreparedScan, View
+from pipeline.metrics.names import HEADINGS, MODEL, digits
 from pipeline.metrics.protocols import OWN, PUBLISHED, Measured, Summary, subject_means, summarise
+from pipeline.metrics.similarity import intensity_distance, mae
 from pipeline.utils.console import table
-from pipeline.utils.files import atomic_text
+from pipeline.utils.files import atomic_text, json_number
 
 MASKED_PSNR = "volume/foreground/psnr"  # what subjects are ranked by
 UNPAIRED = "unpaired"  # the protocol of what can be measured without pairs
@@ -33,6 +37,7 @@ SHORT_DESCRIPTIONS = {  # on the terminal, where the report has the whole of it
     "much neighbours differ, 1 as much as the real target's; report.html says more",
     UNCERTAINTY: "calibrated on validation subjects; calibration error: mean distance of expected and observed error",
 }
+Baselines = dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]  # name -> (source, foreground) -> prediction
 SHORT_HEADINGS = HEADINGS | {"slice_ratio": "slices", "dice": "Dice"}  # for seven figures to fit a terminal
 
 
@@ -46,6 +51,71 @@ class SubjectScore:
     system: str
     protocol: str
     measured: Measured
+
+    @property
+    def group(self) -> tuple[str, str, str, str]:
+        """Source, target, system and protocol, over whose subjects figures are summarised."""
+        return self.source, self.target, self.system, self.protocol
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A test scan and its translation.
+
+    Attributes:
+        case: The source's case.
+        to: The target contrast.
+        scan: The source, prepared for the network.
+        slices: (N, H, W) in [-1, 1], the translated slices, still padded.
+        view: The real target on the source's grid; None where there is none.
+    """
+
+    case: Case
+    to: str
+    scan: PreparedScan
+    slices: np.ndarray
+    view: View | None = None
+
+
+def score_pair(
+    baselines: Baselines, protocols: Sequence[str], threads: int, translation: Translation
+) -> list[SubjectScore]:
+    """Return the figures of every system and protocol; in threads, for numpy frees the GIL."""
+    case, view = translation.case, translation.view
+    predictions = _predictions(translation, baselines)
+    used = [OWN, *(PUBLISHED[name] for name in protocols)]
+    jobs = [(system, protocol) for protocol in used for system in predictions]
+    with ThreadPoolExecutor(min(len(predictions), threads)) as pool:
+        target = (view.real, view.foreground, view.source.spacing_mm)
+        measured = pool.map(lambda job: job[1].measure(predictions[job[0]], *target), jobs)
+        return [
+            SubjectScore(case.scan_name, case.contrast, translation.to, system, protocol.name, values)
+            for (system, protocol), values in zip(jobs, measured, strict=True)
+        ]
+
+
+def score_unpaired(
+    cycled: np.ndarray, quantiles: np.ndarray, baselines: Baselines, translation: Translation
+) -> list[SubjectScore]:
+    """Return the figures of a translation without a real target; `cycled` is F(G(x)), still padded."""
+    case, source, scores = translation.case, translation.scan, []
+    for system, prediction in _predictions(translation, baselines).items():
+        figures = {"foreground/intensity_distance": intensity_distance(prediction[source.foreground], quantiles)}
+        if system == MODEL:
+            figures["image/cycle_error"] = mae(source.unpadded(cycled), source.stack)
+            figures["foreground/cycle_error"] = mae(source.unpadded(cycled), source.stack, source.foreground)
+        measured = {f"volume/{figure}": np.array([value]) for figure, value in figures.items()}
+        scores.append(SubjectScore(case.name, case.contrast, translation.to, system, UNPAIRED, measured))
+    return scores
+
+
+def _predictions(translation: Translation, baselines: Baselines) -> dict[str, np.ndarray]:
+    """Return every system's prediction, unpadded, (N, h, w) in [-1, 1]."""
+    source = translation.scan
+    stack = source.stack
+    return {MODEL: source.unpadded(translation.slices)} | {
+        name: baseline(stack, source.foreground) for name, baseline in baselines.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -96,8 +166,7 @@ class Scores:
         """Return mean, SD and number of every figure over the subjects, as its protocol defines them."""
         groups: dict[tuple[str, str, str, str], list[Measured]] = {}
         for score in self.subjects:
-            key = (score.source, score.target, score.system, score.protocol)
-            groups.setdefault(key, []).append(score.measured)
+            groups.setdefault(score.group, []).append(score.measured)
         return [
             SummaryRow(*key, *name.split("/"), *value)
             for key, measured in groups.items()
@@ -106,9 +175,9 @@ class Scores:
 
     def mean(self, source: str, target: str, system: str, figure: str, protocol: str = OWN.name) -> float:
         """Return one mean, such as `figure` "volume/foreground/psnr"; NaN where it was not measured."""
-        key = (source, target, system, protocol, *figure.split("/"))
-        rows = (row for row in self.summary() if tuple(asdict(row).values())[:7] == key)
-        return next((row.mean for row in rows), float("nan"))
+        of_system = [score for score in self.subjects if score.group == (source, target, system, protocol)]
+        summary = Scores(self.paired, of_system).summary()
+        return next((row.mean for row in summary if f"{row.unit}/{row.region}/{row.metric}" == figure), float("nan"))
 
     def ranked(
         self, source: str, target: str, system: str, figure: str, protocol: str = OWN.name
@@ -117,7 +186,7 @@ class Scores:
         means = (
             (float(np.mean(score.measured[figure])), score.subject)
             for score in self.subjects
-            if (score.source, score.target, score.system, score.protocol) == (source, target, system, protocol)
+            if score.group == (source, target, system, protocol)
         )
         return sorted(entry for entry in means if not isnan(entry[0]))
 
@@ -221,13 +290,4 @@ def _csv(rows: list[dict]) -> str:
 
 
 def _json_row(row: dict) -> dict:
-    """Return a row in JSON's types: NaN, which JSON lacks, as null and infinity as text."""
-    return {
-        name: _json_number(value) if isinstance(value, float | np.floating) else value for name, value in row.items()
-    }
-
-
-def _json_number(value: float) -> float | str | None:
-    if isnan(value):
-        return None
-    return float(value) if isfinite(value) else "inf"
+    return {name: json_number(value) if isinstance(value, float) else value for name, value in row.items()}

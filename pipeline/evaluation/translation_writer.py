@@ -1,35 +1,38 @@
-"""Pictures and volumes at the end of a run: training GIFs, curves, translated test volumes and their mosaics."""
+"""Files made of a run's translations: training GIFs, translated test volumes with mosaics, and the viewer's volumes."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from nibabel.affines import voxel_sizes
 
-from pipeline.data.case import Case
-from pipeline.data.pairs import PairReader, PreparedScan
-from pipeline.evaluation.parallel_scoring import READ_AHEAD, Translation, read_scan
+from pipeline.data.case import Case, pairs
+from pipeline.data.pairs import PreparedScan
+from pipeline.data.statistics import ContrastStatistics
+from pipeline.evaluation.evaluate import Translation
+from pipeline.evaluation.scores import MASKED_PSNR, Scores
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.output_volume import write_volume
 from pipeline.inference.slice_translator import run_eagerly, translate_slices
 from pipeline.inference.translator import image_of_slices
-from pipeline.reporting.curves import save_curves
+from pipeline.metrics.names import MODEL
 from pipeline.reporting.gif import save_gif
 from pipeline.reporting.panels import volume_mosaic
 from pipeline.reporting.tiles import RADIOLOGICAL, save_png
+from pipeline.reporting.viewer import FOLDER, ViewedSubject, is_fetched, viewed_subject
 from pipeline.runs.folder import RunFolder
-from pipeline.utils.console import progress
-from pipeline.utils.errors import Stopped, UserError, first_cause
-from pipeline.utils.files import atomic_path
-from pipeline.utils.workers import WorkerPool
+from pipeline.utils.files import atomic_path, atomic_write, temporary_folder
 from transforms.io.images import is_raster, write_raster
 from transforms.slices import stack_slices
 
 logger = logging.getLogger(__name__)
+
+MAX_VIEWED = 3  # subjects a direction in the viewer: the file is mailed
 
 
 @dataclass(frozen=True)
@@ -58,81 +61,26 @@ def draw_gifs(folder: RunFolder, contrasts: tuple[str, str]) -> dict[str, Path]:
     return gifs
 
 
-def draw_curves(folder: RunFolder, steps_per_epoch: int) -> Path:
-    """Write the curves of losses and validation scores."""
-    save_curves(folder.metrics, folder.curves, steps_per_epoch=steps_per_epoch)
-    return folder.curves
+def translate_scan(scan: PreparedScan, to: str, model: TranslationModel, batch_size: int, name: str) -> np.ndarray:
+    """Return a scan's slices (N, H, W) translated to a contrast, still padded; `name` is for messages."""
+    return translate_slices(
+        scan.slices,
+        model.translators[to],
+        scan.occupied,
+        device=model.device,
+        batch_size=batch_size,
+        precision=model.precision,
+        name=name,
+    )
 
 
-class TranslationWriter:
-    """Writes each translation of a test image on the image's grid, with a mosaic, during the evaluation.
-
-    Only paths are held in memory. A translation that cannot be written is left out, with a warning.
-
-    Args:
-        model: The model that translates.
-        folder: The run's folder.
-        batch_size: Slices in a batch, for images that the evaluation does not translate.
-    """
-
-    def __init__(self, model: TranslationModel, folder: RunFolder, batch_size: int):
-        self.model, self.folder, self.batch_size = model, folder, batch_size
-        self._written: dict[Case, TranslatedVolume | None] = {}  # None: writing failed
-
-    def add(self, translation: Translation) -> None:
-        """Write one translation."""
-        self.take(translation.case, self.job(translation)(translation))
-
-    def job(self, translation: Translation) -> Callable[[Translation], TranslatedVolume | str]:
-        """Return a function that writes one translation and returns its paths, or a line with the reason it failed."""
-        # Without networks, the model is small enough to send to a worker.
-        model = replace(self.model, translators={}, device=torch.device("cpu"), run=run_eagerly)
-        return partial(_try_write, self.folder, model)
-
-    def take(self, case: Case, result: TranslatedVolume | str) -> None:
-        """Store the job's result, or warn with the reason why there is none."""
-        self._written[case] = None if isinstance(result, str) else result
-        if isinstance(result, str):
-            logger.warning(result)
-
-    def add_rest(
-        self, test: Sequence[Case], reader: PairReader, quiet: bool, workers: WorkerPool | None = None
-    ) -> list[TranslatedVolume]:
-        """Translate the test images without a partner, which the evaluation left out; return all images in order.
-
-        Images that cannot be read are left out, with a warning.
-        """
-        remaining = [case for case in test if case not in self._written]
-        scans = (workers or WorkerPool(1)).imap(read_scan, [(reader, case) for case in remaining], READ_AHEAD)
-        bar = progress(remaining, title="translation", unit="vol", quiet=quiet or not remaining)
-        for case, scan in zip(bar, scans, strict=True):
-            to = self.model.contrasts[1 - self.model.contrasts.index(case.contrast)]
-            if isinstance(scan, str):
-                logger.warning(f"{scan}; not translated")
-                continue
-            try:
-                slices = translate_scan(scan, to, self.model, self.batch_size, str(case.path))
-            except UserError as error:
-                logger.warning(f"{error}; not translated")
-                continue
-            self.add(Translation(case, to, scan, slices))
-        return [volume for case in test if (volume := self._written.get(case))]
+def without_networks(model: TranslationModel) -> TranslationModel:
+    """Return the model without its networks, small enough to send to a worker."""
+    return replace(model, translators={}, device=torch.device("cpu"), run=run_eagerly)
 
 
-def _try_write(folder: RunFolder, model: TranslationModel, translation: Translation) -> TranslatedVolume | str:
-    """Write a translation; return the reason where that fails."""
-    try:
-        return _write(folder, model, translation)
-    except UserError as error:
-        return f"{error}; not translated"
-    except Stopped:
-        raise
-    except Exception as error:  # a picture that cannot be drawn must not cost the evaluation
-        return f"{translation.case.path}: no translation or no picture of it ({first_cause(error)})"
-
-
-def _write(folder: RunFolder, model: TranslationModel, translation: Translation) -> TranslatedVolume:
-    """Write a translation and its mosaic. The model's networks are not used."""
+def write_translation(folder: RunFolder, model: TranslationModel, translation: Translation) -> TranslatedVolume:
+    """Write a translation on its source's grid, and its mosaic. The model's networks are not used."""
     case, to, scan = translation.case, translation.to, translation.scan
     name = f"{case.name}_to_{to}"
     translated = scan.unpadded(translation.slices)
@@ -159,14 +107,105 @@ def _write(folder: RunFolder, model: TranslationModel, translation: Translation)
     return TranslatedVolume(case, to, path, picture)
 
 
-def translate_scan(scan: PreparedScan, to: str, model: TranslationModel, batch_size: int, name: str) -> np.ndarray:
-    """Return a scan's slices (N, H, W) translated to a contrast, still padded; `name` is for messages."""
-    return translate_slices(
-        scan.slices,
-        model.translators[to],
-        scan.occupied,
-        device=model.device,
-        batch_size=batch_size,
-        precision=model.precision,
-        name=name,
+# ── the viewer ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def viewer_folder(folder: Path) -> Iterator[Path | None]:
+    """Yield a temporary folder for the viewer's volumes below `folder`, which is removed when the block ends.
+
+    None, with a note on how to get it, where the viewer's package was not fetched.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    if not is_fetched():
+        logger.warning(
+            "the report has no interactive viewer, for its package is not here; to have it, run "
+            f"npm ci --prefix {shlex.quote(str(FOLDER))} (or make viewer), then this run again"
+        )
+        yield None
+        return
+    with temporary_folder(folder) as temporary:
+        yield temporary
+
+
+def write_viewer_volumes(folder: Path, statistics: Mapping[str, ContrastStatistics], translation: Translation) -> Path:
+    """Write a translation with source and real target, reduced in size for the viewer; return the path.
+
+    Args:
+        folder: The file's folder.
+        statistics: Statistics of each contrast's training cohort.
+        translation: The translation.
+    """
+    case, to, scan, view = translation.case, translation.to, translation.scan, translation.view
+    subject = viewed_subject(
+        "",
+        case.contrast,
+        to,
+        source=scan.volume,
+        translated=stack_slices(scan.unpadded(translation.slices), scan.axis),
+        real=None if view is None else stack_slices(view.real, scan.axis),
+        foreground=stack_slices(scan.foreground if view is None else scan.foreground | view.foreground, scan.axis),
+        affine=scan.affine,
+        units=f"In a {to} scan as the model was trained on, -1 is {statistics[to].low:.4g} and +1 is "
+        f"{statistics[to].high:.4g} in the file's own units.",
     )
+    arrays = {name: value for name, value in asdict(subject).items() if value is not None}
+    path = folder / f"{case.name}_to_{to}.npz"
+    atomic_write(path, lambda stream: np.savez_compressed(stream, **arrays))
+    return path
+
+
+def subjects_to_view(
+    test: Sequence[Case], scores: Scores, contrasts: tuple[str, str], files: Mapping[Case, Path]
+) -> list[ViewedSubject]:
+    """Return the worst, the median and the best subject of each direction, by masked PSNR.
+
+    Where no test subject has both contrasts, the first three scans of each contrast.
+
+    Args:
+        test: The test subjects' cases.
+        scores: The scores of the evaluation.
+        contrasts: The two contrasts' names.
+        files: The files of `write_viewer_volumes`, by source.
+    """
+    cases = _extreme_cases(test, scores, contrasts) if scores.paired else _first_cases(test, contrasts, files)
+    return [_read_viewer_volumes(files[case], label) for label, case in cases if case in files]
+
+
+def rank_names(count: int) -> dict[str, int]:
+    """Return the indices of the worst, the median and the best of `count` subjects in ascending order, by name.
+
+    Two subjects have no median; a single one is called "only".
+    """
+    if count < 2:
+        return {"only": 0} if count else {}
+    return {"worst": 0, **({"median": count // 2} if count > 2 else {}), "best": count - 1}
+
+
+def _extreme_cases(test: Sequence[Case], scores: Scores, contrasts: tuple[str, str]) -> list[tuple[str, Case]]:
+    """Return (label, source) of the subjects to show, by direction."""
+    by_name = {pair[0].scan_name: pair for pair in pairs(test, contrasts)}
+    cases = []
+    for source, target in (contrasts, contrasts[::-1]):
+        ranked = [entry for entry in scores.ranked(source, target, MODEL, MASKED_PSNR) if entry[1] in by_name]
+        for name, index in rank_names(len(ranked)).items():
+            psnr, subject = ranked[index]
+            case = by_name[subject][contrasts.index(source)]
+            cases.append((f"{name}: {subject}, {psnr:.2f} dB masked PSNR", case))
+    return cases
+
+
+def _first_cases(
+    test: Sequence[Case], contrasts: tuple[str, str], files: Mapping[Case, Path]
+) -> list[tuple[str, Case]]:
+    """Return (label, source) of the first few scans of each contrast."""
+    by_contrast = ([case for case in test if case.contrast == contrast and case in files] for contrast in contrasts)
+    return [(case.scan_name, case) for cases in by_contrast for case in cases[:MAX_VIEWED]]
+
+
+def _read_viewer_volumes(path: Path, label: str) -> ViewedSubject:
+    with np.load(path, allow_pickle=False) as arrays:
+        by_name = {name: arrays[name] if arrays[name].ndim else arrays[name].item() for name in arrays.files}
+    return ViewedSubject(**{"real": None, **by_name, "label": label})

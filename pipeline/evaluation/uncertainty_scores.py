@@ -5,17 +5,18 @@ which takes seconds. The test subjects play no part in the calibration.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from scipy.optimize import isotonic_regression, nnls
+from scipy.stats import spearmanr
 from torch import nn
 
 from pipeline.data.case import Case, pairs
 from pipeline.data.pairs import PairReader, PreparedScan, View
-from pipeline.evaluation.parallel_scoring import READ_AHEAD, Translation, read_pair
+from pipeline.evaluation.evaluate import READ_AHEAD, Translation, read_or_reason
 from pipeline.evaluation.scores import UNCERTAINTY, SubjectScore
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.slice_translator import translate_slices
@@ -27,7 +28,6 @@ from pipeline.inference.uncertainty_calibration import (
     uncertainty_sources,
     write_calibrations,
 )
-from pipeline.metrics.calibration import calibration_curve, calibration_error, rank_correlation
 from pipeline.metrics.names import MODEL
 from pipeline.reporting.curves import Example, Reliability, save_reliability
 from pipeline.runs.folder import RunFolder
@@ -40,6 +40,32 @@ SLICES = 16  # of a scan
 MAX_PAIRS = 16  # validation subjects that the calibration uses
 MAX_VOXELS = 20_000  # of a scan, evenly spread, because neighbouring voxels are alike
 KNOTS = 24  # equally filled bins of the combined feature
+
+
+def rank_correlation(expected: np.ndarray, observed: np.ndarray) -> float:
+    """Return Spearman's rank correlation of two samples; NaN where one is constant."""
+    if np.ptp(expected) == 0 or np.ptp(observed) == 0:
+        return float("nan")
+    return float(spearmanr(expected, observed, axis=None).statistic)
+
+
+def calibration_curve(expected: np.ndarray, observed: np.ndarray, bins: int = 10) -> np.ndarray:
+    """Return (bins, 2): mean expected and mean observed error of equally filled bins of rising expected error.
+
+    There are fewer bins where there are fewer voxels. Equal columns are a perfect calibration. Voxels of equal expected
+    error may fall into several bins. Their order is arbitrary, so each counts with the mean observed error of all of
+    them.
+    """
+    levels, level = np.unique(expected.ravel().astype(float), return_inverse=True)
+    level_means = np.bincount(level, observed.ravel()) / np.bincount(level)
+    bins_of_levels = np.array_split(np.sort(level), min(bins, len(level)))
+    curve = [(levels[indices].mean(), level_means[indices].mean()) for indices in bins_of_levels]
+    return np.array(curve).reshape(-1, 2)
+
+
+def calibration_error(curve: np.ndarray) -> float:
+    """Return the mean distance between expected and observed error over a curve's equally filled bins."""
+    return float(np.abs(curve[:, 0] - curve[:, 1]).mean())
 
 
 def fit_calibration(features: Features, errors: np.ndarray, subjects: int = 0) -> Calibration:
@@ -109,17 +135,13 @@ def calibrate(
     # Sample features and errors of both directions.
     samples: dict[tuple[str, str], list[tuple[Features, np.ndarray]]] = {}
     fitting_pairs = validation_pairs[:: max(1, -(-len(validation_pairs) // MAX_PAIRS))]
-    views = (workers or WorkerPool(1)).imap(read_pair, [(reader, pair) for pair in fitting_pairs], READ_AHEAD)
+    views = (workers or WorkerPool(1)).imap(read_or_reason, [(reader.read, pair) for pair in fitting_pairs], READ_AHEAD)
     bar = progress(fitting_pairs, title="uncertainty", unit="subject", quiet=quiet)
     for pair, result in zip(bar, views, strict=True):
         if isinstance(result, str):
             logger.warning(f"{pair[0].subject}: {result}; left out of the uncertainty's calibration")
             continue
-        forward_view, backward_view, _ = result
-        for view, case, to in (
-            (forward_view, pair[0], model.contrasts[1]),
-            (backward_view, pair[1], model.contrasts[0]),
-        ):
+        for view, case, to in zip(result[:2], pair, model.contrasts[::-1], strict=True):
             subset = _SliceSubset(view, model, batch_size, str(case.path))
             if not subset.inside.any():
                 continue
@@ -222,18 +244,10 @@ class UncertaintyScorer:
             "observed_error": observed.mean(),
             "calibration_error": calibration_error(curve),
         }
-        name = "_".join(label for label in (case.subject, case.session) if label)
         values = {f"volume/both heads/{metric}": np.array([value], float) for metric, value in measured.items()}
-        self.scores.append(SubjectScore(name, case.contrast, to, MODEL, UNCERTAINTY, values))
+        self.scores.append(SubjectScore(case.scan_name, case.contrast, to, MODEL, UNCERTAINTY, values))
         if to not in self.examples:
-            self.examples[to] = _example(subset, translated, expected_map, f"{name}, {case.contrast} → {to}")
-
-    def reliability(self) -> Iterator[Reliability]:
-        """Yield each direction's curves and example for the report."""
-        for to, curves in self.curves.items():
-            source = next(contrast for contrast in self.model.contrasts if contrast != to)
-            full_curves = [curve for curve in curves if len(curve) == len(curves[0])]
-            yield Reliability(f"{source} → {to}", np.stack(full_curves), self.examples[to])
+            self.examples[to] = _example(subset, translated, expected_map, f"{case.scan_name}, {case.contrast} → {to}")
 
     def save(self, folder: RunFolder, reason: str) -> list[Path]:
         """Write the calibrations, with the test subjects' curves or the reason why there are none, and the picture."""
@@ -242,7 +256,11 @@ class UncertaintyScorer:
         if not self.curves:
             folder.uncertainty.unlink(missing_ok=True)  # an earlier evaluation's
             return [folder.calibrations]
-        save_reliability(list(self.reliability()), folder.uncertainty)
+        directions = []
+        for to, curves in self.curves.items():
+            full_curves = [curve for curve in curves if len(curve) == len(curves[0])]
+            directions.append(Reliability(f"{self.model.source(to)} → {to}", np.stack(full_curves), self.examples[to]))
+        save_reliability(directions, folder.uncertainty)
         return [folder.calibrations, folder.uncertainty]
 
     def metadata(self, to: str) -> dict[str, object]:

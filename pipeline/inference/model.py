@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from pipeline.data.case import other_contrast
 from pipeline.data.statistics import ContrastStatistics
 from pipeline.inference.model_address import MLFLOW_SCHEMES, checkpoint_at
 from pipeline.inference.slice_translator import Run, run_eagerly
@@ -156,7 +157,7 @@ class TranslationModel:
 
     def source(self, to: str) -> str:
         """Return the contrast that `to` is made of."""
-        return next(contrast for contrast in self.contrasts if contrast != to)
+        return other_contrast(self.contrasts, to)
 
     def target(self, to: str | None) -> str:
         """Return the contrast to make: `to`, or the only one where that is None.

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
+from math import isfinite, isnan
 from pathlib import Path
 from typing import BinaryIO
 
@@ -253,3 +254,10 @@ def encoded(text: str) -> bytes:
 def printable(text: str) -> str:
     """Return a text without undecoded bytes: they are escaped as in `encoded`."""
     return encoded(text).decode()
+
+
+def json_number(value: float) -> float | str | None:
+    """Return a number in JSON's types: NaN, which JSON lacks, as null, and infinity as text."""
+    if isnan(value):
+        return None
+    return float(value) if isfinite(value) else str(float(value))

@@ -82,12 +82,9 @@ def test_a_run_killed_between_the_epochs_checkpoints_repeats_what_was_lost(undis
 
 
 def test_a_run_stopped_while_it_reports_does_only_the_rest(undisturbed, monkeypatch, tmp_path, capsys):
-    import pipeline.evaluation.translation_writer
 
     with monkeypatch.context() as patch:
-        patch.setattr(
-            pipeline.evaluation.translation_writer, "save_curves", lambda *_, **__: signal.raise_signal(signal.SIGTERM)
-        )
+        patch.setattr(pipeline.train, "save_curves", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
         assert phantom_run(tmp_path / "run", *QUICK) == 143
     assert not (tmp_path / "run" / "run.json").exists()  # which would say that all is done
     assert not (tmp_path / "run" / "report.html").exists()

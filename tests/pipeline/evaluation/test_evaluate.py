@@ -10,7 +10,8 @@ from head_scans import AFFINE, scan, write_scan
 import pipeline.data.pairs as pairs_module
 from pipeline.data.case import Case
 from pipeline.data.pairs import PairReader
-from pipeline.evaluation.evaluate import COPY, HISTOGRAM, LOOKUP, MODEL, evaluate
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL
 from pipeline.metrics.protocols import OWN
 from pipeline.metrics.tissue_dice import interior, tissue_agreement
 from pipeline.utils.errors import UserError
@@ -46,6 +47,11 @@ def setting(tmp_path, cohort):
     return {"reader": reader, "histograms": histograms, "quiet": True}
 
 
+def evaluated(*arguments, **options):
+    """The scores of an evaluation."""
+    return evaluate(*arguments, **options)[0]
+
+
 def invert(scan, to):
     """Roughly the true translation: the right direction, but straight where the truth is curved."""
     return np.where(scan.slices > -0.95, -scan.slices, -1).astype(np.float32)
@@ -60,7 +66,7 @@ def pair(cohort, name):
 
 
 def test_a_good_model_beats_the_baselines_in_both_directions_and_the_lookup_beats_copying(cohort, setting):
-    scores = evaluate(subjects(cohort, "s0", "s1"), [pair(cohort, "s2")], CONTRASTS, invert, **setting)
+    scores = evaluated(subjects(cohort, "s0", "s1"), [pair(cohort, "s2")], CONTRASTS, invert, **setting)
     assert scores.paired and not scores.failures
     for direction in (CONTRASTS, CONTRASTS[::-1]):
         psnr = {system: scores.mean(*direction, system, MASKED_PSNR) for system in (MODEL, COPY, HISTOGRAM, LOOKUP)}
@@ -73,7 +79,7 @@ def test_a_good_model_beats_the_baselines_in_both_directions_and_the_lookup_beat
 
 
 def test_structure_is_measured_for_the_model_and_every_baseline_on_the_sources_grid(cohort, setting):
-    scores = evaluate(subjects(cohort, "s0"), [pair(cohort, "s2")], CONTRASTS, invert, **setting)
+    scores = evaluated(subjects(cohort, "s0"), [pair(cohort, "s2")], CONTRASTS, invert, **setting)
     reader = setting["reader"]
     view, _, _ = reader.read(pair(cohort, "s0"))
     region = interior(view.foreground, (4.8, 4.5, 4.6))
@@ -94,7 +100,7 @@ def test_structure_is_measured_for_the_model_and_every_baseline_on_the_sources_g
 def test_a_model_that_knows_the_answer_is_perfect_in_every_figure(cohort, setting):
     reader = setting["reader"]
     answers = {case.contrast: reader.scan(case.path).slices for case in subjects(cohort, "s0")}
-    scores = evaluate(subjects(cohort, "s0"), [], CONTRASTS, lambda _, to: answers[to], **setting)
+    scores = evaluated(subjects(cohort, "s0"), [], CONTRASTS, lambda _, to: answers[to], **setting)
     for unit in ("volume", "slice"):
         for region in ("image", "foreground"):
             figures = {
@@ -110,13 +116,13 @@ def test_padding_counts_for_nothing(cohort, setting):
         return translated
 
     test = subjects(cohort, "s0")
-    clean = evaluate(test, [], CONTRASTS, invert, **setting)
-    spoiled = evaluate(test, [], CONTRASTS, wrong_in_the_padding, **setting)
+    clean = evaluated(test, [], CONTRASTS, invert, **setting)
+    spoiled = evaluated(test, [], CONTRASTS, wrong_in_the_padding, **setting)
     assert clean.mean("T1", "T2", MODEL, "volume/image/psnr") == spoiled.mean("T1", "T2", MODEL, "volume/image/psnr")
 
 
 def test_published_protocols_are_scored_beside_our_own_when_asked_for(cohort, setting):
-    scores = evaluate(
+    scores = evaluated(
         subjects(cohort, "s0"), [], CONTRASTS, invert, protocols=["syndiff", "selfrdb", "reggan"], **setting
     )
     assert {score.protocol for score in scores.subjects} == {"own", "syndiff", "selfrdb", "reggan"}
@@ -124,7 +130,7 @@ def test_published_protocols_are_scored_beside_our_own_when_asked_for(cohort, se
 
 
 def test_without_training_pairs_there_is_no_lookup_and_the_notes_say_so(cohort, setting):
-    scores = evaluate(subjects(cohort, "s0"), [], CONTRASTS, invert, **setting)
+    scores = evaluated(subjects(cohort, "s0"), [], CONTRASTS, invert, **setting)
     assert {score.system for score in scores.subjects} == {MODEL, COPY, HISTOGRAM}
     assert "no training subject has both contrasts, so there is no lookup" in scores.text()
 
@@ -133,7 +139,7 @@ def test_test_scans_without_a_partner_are_named_in_the_notes(cohort, setting):
     unpaired_cases = [Case(f"lone{number}", "", "T1", Path("absent.nii")) for number in range(1, 8)]
     notes = []
     for scans in ([], unpaired_cases[:1], unpaired_cases[:5], unpaired_cases):
-        scores = evaluate([*subjects(cohort, "s0"), *scans], [], CONTRASTS, invert, **setting)
+        scores = evaluated([*subjects(cohort, "s0"), *scans], [], CONTRASTS, invert, **setting)
         notes.append([note for note in scores.notes if "partner" in note])
     five = ", ".join(f"lone{number}_T1" for number in range(1, 6))
     assert notes == [
@@ -148,13 +154,13 @@ def test_no_baseline_sees_the_test_subjects_own_target(cohort, setting, tmp_path
     def fingerprint(prediction, *_):
         return {"volume/image/power": np.array([np.mean(prediction**2)])}
 
-    monkeypatch.setattr("pipeline.evaluation.evaluate.OWN", dataclasses.replace(OWN, measure=fingerprint))
+    monkeypatch.setattr("pipeline.evaluation.scores.OWN", dataclasses.replace(OWN, measure=fingerprint))
     t1_case, t2 = subjects(cohort, "s0")[0], np.maximum(scan("T2"), 0)
     fingerprints = []
     for number, target in enumerate((t2, t2**0.5)):
         path = write_scan(tmp_path / f"{number}.nii.gz", target)
         test = [dataclasses.replace(t1_case, subject="x"), Case("x", "", "T2", path)]
-        scores = evaluate(test, [pair(cohort, "s1")], CONTRASTS, invert, **setting)
+        scores = evaluated(test, [pair(cohort, "s1")], CONTRASTS, invert, **setting)
         systems = (MODEL, COPY, HISTOGRAM, LOOKUP)
         fingerprints.append([scores.mean("T1", "T2", system, "volume/image/power") for system in systems])
     assert fingerprints[0] == fingerprints[1] and not np.isnan(fingerprints).any()
@@ -164,13 +170,13 @@ def test_a_subject_that_cannot_be_read_is_named_and_the_others_count(cohort, set
     broken = tmp_path / "s9-T2.nii.gz"
     broken.write_bytes(b"nothing of the kind")
     bad = [Case("s9", "", "T1", subjects(cohort, "s0")[0].path), Case("s9", "", "T2", broken)]
-    scores = evaluate([*subjects(cohort, "s0"), *bad], [], CONTRASTS, invert, **setting)
+    scores = evaluated([*subjects(cohort, "s0"), *bad], [], CONTRASTS, invert, **setting)
     assert list(scores.failures) == ["s9"] and "s9-T2.nii.gz" in scores.failures["s9"]
     assert {score.subject for score in scores.subjects} == {"s0"}
     assert "warning: s9: " in capsys.readouterr().err
     assert "left out: s9: " in scores.text()
     with pytest.raises(UserError, match="none of 1 test subjects could be evaluated"):
-        evaluate(bad, [], CONTRASTS, invert, **setting)
+        evaluated(bad, [], CONTRASTS, invert, **setting)
 
 
 def test_the_movement_that_was_used_is_saved_with_the_run(cohort, setting, tmp_path, monkeypatch):
@@ -179,7 +185,7 @@ def test_the_movement_that_was_used_is_saved_with_the_run(cohort, setting, tmp_p
     monkeypatch.setattr(pairs_module, "register_rigid", lambda *_: rigid_transform)
     other = write_scan(tmp_path / "x.nii.gz", np.maximum(scan("T2", shape=(36, 44, 33)), 0))
     test = [Case("x", "day1", "T1", subjects(cohort, "s0")[0].path), Case("x", "day1", "T2", other)]
-    evaluate(test, [], CONTRASTS, invert, registrations=tmp_path / "registration", **setting)
+    evaluated(test, [], CONTRASTS, invert, registrations=tmp_path / "registration", **setting)
     (saved,) = (tmp_path / "registration").iterdir()
     assert saved.name == "x_day1_T1-to-T2.json"
     assert json.loads(saved.read_text())["matrix"] == rigid_transform.tolist()
@@ -187,7 +193,7 @@ def test_the_movement_that_was_used_is_saved_with_the_run(cohort, setting, tmp_p
 
 def test_without_pairs_cycle_error_and_intensity_distance_are_measured_and_the_table_says_so(cohort, setting):
     test = [subjects(cohort, "s0")[0], subjects(cohort, "s1")[1]]  # a T1 of one subject, a T2 of another
-    scores = evaluate(test, [], CONTRASTS, invert, **setting)
+    scores = evaluated(test, [], CONTRASTS, invert, **setting)
     assert not scores.paired and "there were no pairs" in scores.text()
     distance = {
         system: scores.mean("T1", "T2", system, "volume/foreground/intensity_distance", "unpaired")
@@ -202,10 +208,10 @@ def test_the_cycle_error_is_the_mean_distance_of_there_and_back(cohort, setting)
     def shift(scan, to):
         return scan.slices + np.float32(0.25 if to == "T2" else 0.05)
 
-    scores = evaluate([subjects(cohort, "s0")[0]], [], CONTRASTS, shift, **setting)
+    scores = evaluated([subjects(cohort, "s0")[0]], [], CONTRASTS, shift, **setting)
     assert scores.mean("T1", "T2", MODEL, "volume/image/cycle_error", "unpaired") == pytest.approx(0.3, abs=1e-5)
 
 
 def test_an_empty_test_set_is_a_clear_error(setting):
     with pytest.raises(UserError, match=r"no test subject to evaluate; set split\.test"):
-        evaluate([], [], CONTRASTS, invert, **setting)
+        evaluated([], [], CONTRASTS, invert, **setting)

@@ -4,7 +4,6 @@ from small_run import QUICK, phantom_run
 
 import pipeline.data.pairs as pairs_module
 import pipeline.evaluation.translation_writer as writer_module
-import pipeline.evaluation.viewer_volumes as viewer_module
 
 
 def test_each_test_image_is_read_and_translated_once_for_scores_volumes_and_viewer(tmp_path, monkeypatch):
@@ -21,7 +20,7 @@ def test_each_test_image_is_read_and_translated_once_for_scores_volumes_and_view
 
     monkeypatch.setattr(pairs_module, "prepare_scan", counted_prepare)
     monkeypatch.setattr(writer_module, "translate_slices", counted_send)
-    monkeypatch.setattr(viewer_module, "is_fetched", lambda: True)  # as if its package were installed
+    monkeypatch.setattr(writer_module, "is_fetched", lambda: True)  # as if its package were installed
     assert phantom_run(tmp_path / "run", *QUICK, "training.steps_per_epoch=1", "training.decay_epochs=0") == 0
     names = sorted(path.name for path in (tmp_path / "run" / "translated").iterdir())
     assert len(names) == 2
@@ -59,11 +58,11 @@ def test_an_unexpected_error_costs_one_picture_and_never_the_scores(tmp_path, mo
         raise IndexError("no slice")
 
     monkeypatch.setattr(writer_module, "volume_mosaic", first_fails)
-    monkeypatch.setattr(viewer_module, "is_fetched", lambda: True)
-    monkeypatch.setattr(viewer_module, "viewed_subject", fails)
+    monkeypatch.setattr(writer_module, "is_fetched", lambda: True)
+    monkeypatch.setattr(writer_module, "viewed_subject", fails)
     assert phantom_run(tmp_path / "run", *QUICK, *ONE_STEP) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-    assert sum(line.endswith(": no translation or no picture of it (no pixels)") for line in lines) == 1
+    assert sum(line.endswith(": left out of the translations (no pixels); its scores stand") for line in lines) == 1
     assert sum(line.endswith(": left out of the viewer (no slice); its scores stand") for line in lines) == 2
     assert all((tmp_path / "run" / name).is_file() for name in ("scores.json", "report.html", "run.json"))
     assert len(list((tmp_path / "run" / "mosaics").iterdir())) == 1

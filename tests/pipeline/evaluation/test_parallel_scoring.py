@@ -1,6 +1,7 @@
 import os
 import pickle
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,14 +13,12 @@ from pipeline.data import pairs as pairing
 from pipeline.data.case import Case, pairs
 from pipeline.data.pairs import PairReader
 from pipeline.data.statistics import ContrastStatistics
-from pipeline.evaluation.evaluate import evaluate
-from pipeline.evaluation.parallel_scoring import PRELOAD, read_pair
-from pipeline.evaluation.translation_writer import TranslationWriter
+from pipeline.evaluation.evaluate import PRELOAD, evaluate
+from pipeline.evaluation.translation_writer import without_networks, write_translation, write_viewer_volumes
 from pipeline.evaluation.uncertainty_scores import calibrate
-from pipeline.evaluation.viewer_volumes import ViewerVolumes
 from pipeline.inference.model import TranslationModel
 from pipeline.runs.folder import RunFolder
-from pipeline.utils.errors import DiskFull, UserError
+from pipeline.utils.errors import DiskFull
 from pipeline.utils.workers import WorkerPool
 from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings
 
@@ -30,14 +29,20 @@ HISTOGRAMS = {contrast: np.arange(256.0) for contrast in CONTRASTS}
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    """Three subjects whose two scans lie on different grids, and one, "bad", of whom one scan is damaged."""
+    """Two subjects whose two scans lie on different grids, and one, "bad", of whom one scan is damaged."""
     folder, cases = tmp_path_factory.mktemp("cohort"), []
-    for number, subject in enumerate(("a", "bad", "c", "d")):
+    for number, subject in enumerate(("a", "bad", "c")):
         for contrast, shape in (("T1", (36, 44, 34)), ("T2", (34, 42, 35))):
             path = write_scan(folder / f"{subject}-{contrast}.nii.gz", scan(contrast, shape=shape, seed=number), AFFINE)
             cases.append(Case(subject, "", contrast, path))
     (folder / "bad-T2.nii.gz").write_bytes(b"nothing of the kind")
     return cases
+
+
+@pytest.fixture(scope="module")
+def registrations(tmp_path_factory):
+    """The rigid transforms of the pairs, computed once."""
+    return tmp_path_factory.mktemp("registrations")
 
 
 def model():
@@ -50,28 +55,28 @@ def invert(scan, to):
     return -scan.slices
 
 
-def evaluated(cohort, folder, processes, capsys, paired=True):
+def evaluated(cohort, registrations, folder, processes, capsys, paired):
     """What an evaluation leaves and says, with so many processes."""
     test = cohort if paired else [case for case in cohort if (case.subject == "a") == (case.contrast == "T1")]
-    reader = PairReader(SETTINGS, 4, register=True, cache=folder / "cache")
-    callbacks = {
-        "translations": TranslationWriter(model(), RunFolder(folder / "run"), 8),
-        "viewer": ViewerVolumes(folder, model()),
+    products = {
+        "translations": partial(write_translation, RunFolder(folder / "run"), without_networks(model())),
+        "viewer": partial(write_viewer_volumes, folder, model().statistics),
     }
     shown = []
     with WorkerPool(processes, preload=PRELOAD) as workers:
-        training = pairs(cohort, CONTRASTS) if paired else []
-        scores = evaluate(
-            test, training, CONTRASTS, invert, reader=reader, histograms=HISTOGRAMS, protocols=["syndiff", "reggan"],
-            registrations=folder / "registration", on_translation=lambda translation: shown.append(translation.case),
-            callbacks=callbacks, workers=workers, quiet=True,
+        scores, made = evaluate(
+            [*test, Case("lone", "", "T1", cohort[0].path)] if paired else test,
+            pairs(cohort, CONTRASTS) if paired else [],
+            CONTRASTS, invert, reader=PairReader(SETTINGS, 4, register=True, cache=registrations),
+            histograms=HISTOGRAMS, protocols=["syndiff", "reggan"], registrations=folder / "registration",
+            on_translation=lambda translation: shown.append(translation.case), products=products, all_images=True,
+            workers=workers, quiet=True,
         )  # fmt: skip
-        volumes = callbacks["translations"].add_rest(test, reader, True, workers)
     scores.save(folder)
     lines = capsys.readouterr().err.splitlines()
     files = {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-    viewed = {case: callbacks["viewer"].get(case, "").translated for case in callbacks["viewer"]._files}
-    return files, lines, shown, [volume.case for volume in volumes], viewed
+    viewed = {path.name: np.load(path)["translated"] for path in folder.glob("*.npz")}
+    return files, lines, shown, list(made["translations"]), viewed
 
 
 @pytest.fixture
@@ -91,7 +96,7 @@ def one_grid(tmp_path):
 def test_what_is_read_lies_in_memory_as_a_worker_hands_it_over(cohort, one_grid, tmp_path, axis, version):
     # Otherwise sums over many voxels would be rounded in another order.
     reader = PairReader(replace(SETTINGS, axis=axis, version=version), 4, register=True, cache=tmp_path)
-    views = [view for pair in (cohort[:2], one_grid) for view in read_pair(reader, tuple(pair))[:2]]
+    views = [view for pair in (cohort[:2], one_grid) for view in reader.read(tuple(pair))[:2]]
     for original, copy in zip(views, pickle.loads(pickle.dumps(views)), strict=True):
         for first, second in ((original, copy), (original.source, copy.source)):
             arrays = {name: value for name, value in vars(first).items() if isinstance(value, np.ndarray)}
@@ -100,26 +105,28 @@ def test_what_is_read_lies_in_memory_as_a_worker_hands_it_over(cohort, one_grid,
 
 
 @pytest.mark.parametrize("paired", [True, False])
-def test_an_evaluation_leaves_and_says_the_same_whatever_the_number_of_processes(cohort, tmp_path, capsys, paired):
+def test_an_evaluation_leaves_and_says_the_same_whatever_the_number_of_processes(
+    cohort, registrations, tmp_path, capsys, paired
+):
     results = []
     for processes in (1, 2):
         folder = tmp_path / "work"  # of one name, for it stands in what is said
         folder.mkdir()
-        results.append(evaluated(cohort, folder, processes, capsys, paired))
+        results.append(evaluated(cohort, registrations, folder, processes, capsys, paired))
         folder.rename(tmp_path / str(processes))
     (files, lines, shown, volumes, viewed), (others, lines_too, shown_too, volumes_too, viewed_too) = results
     assert lines == lines_too and any("bad" in line and "left out of the evaluation" in line for line in lines)
-    assert shown == shown_too and len(shown) == (6 if paired else 3)
-    assert volumes == volumes_too and len(volumes) == (7 if paired else 3)
+    assert shown == shown_too and len(shown) == (6 if paired else 2)
+    assert volumes == volumes_too and len(volumes) == (6 if paired else 2)
     assert files.keys() == others.keys() and {path.suffix for path in files} >= {".json", ".csv", ".gz", ".png", ".npz"}
     assert [path for path in files if path.suffix != ".npz" and files[path] != others[path]] == []
-    assert viewed.keys() == viewed_too.keys() and all(np.array_equal(viewed[case], viewed_too[case]) for case in viewed)
+    assert viewed.keys() == viewed_too.keys() and all(np.array_equal(viewed[name], viewed_too[name]) for name in viewed)
 
 
-def test_the_calibration_is_the_same_whatever_the_number_of_processes(cohort, tmp_path, capsys):
+def test_the_calibration_is_the_same_whatever_the_number_of_processes(cohort, registrations, capsys):
     calibrations = []
     for processes in (1, 2):
-        reader = PairReader(SETTINGS, 4, register=True, cache=tmp_path / f"cache{processes}")
+        reader = PairReader(SETTINGS, 4, register=True, cache=registrations)
         with WorkerPool(processes, preload=PRELOAD) as workers:
             calibrations.append(
                 calibrate(cohort, model(), {}, reader=reader, batch_size=8, workers=workers, quiet=True)
@@ -129,58 +136,42 @@ def test_the_calibration_is_the_same_whatever_the_number_of_processes(cohort, tm
     assert calibrations[0] == calibrations[1] and set(calibrations[0][0]) == set(CONTRASTS)
 
 
-class Elsewhere:
-    """A callback whose job tells in which process it was done, or fails."""
-
-    def __init__(self, error=None):
-        self.error, self.results = error, []
-
-    def job(self, translation):
-        return raise_it(self.error) if self.error else process_of
-
-    def take(self, case, result):
-        self.results.append((case.name, result == os.getpid()))
-
-
 def process_of(translation):
     return os.getpid()
 
 
-class raise_it:
-    def __init__(self, error):
-        self.error = error
-
-    def __call__(self, translation):
-        raise self.error
+def fail_with(error, translation):
+    raise error
 
 
-def run_callback(callback, cohort, folder, processes, *, register=False):
+def make(product, cohort, folder, processes=1, *, register=False):
+    """Evaluate two subjects with one product; return the scores, and what was made."""
     reader = PairReader(SETTINGS, 4, register=register, cache=folder / "cache")
     test = [case for case in cohort if case.subject in "ac"]
     with WorkerPool(processes, preload=PRELOAD) as workers:
         return evaluate(
-            test, [], CONTRASTS, invert, reader=reader, histograms=HISTOGRAMS, callbacks={"album": callback},
+            test, [], CONTRASTS, invert, reader=reader, histograms=HISTOGRAMS, products={"album": product},
             workers=workers, quiet=True,
         )  # fmt: skip
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_what_takes_long_is_done_by_the_workers_and_remembered_here(cohort, tmp_path, processes):
-    callback = Elsewhere()
-    run_callback(callback, cohort, tmp_path, processes)
-    assert callback.results == [(name, processes == 1) for name in ("a_T1", "a_T2", "c_T1", "c_T2")]
+    _, made = make(process_of, cohort, tmp_path, processes)
+    expected = [(name, processes == 1) for name in ("a_T1", "a_T2", "c_T1", "c_T2")]
+    assert [(case.name, number == os.getpid()) for case, number in made["album"].items()] == expected
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_picture_that_fails_costs_no_score_and_a_full_disk_ends_the_evaluation(cohort, tmp_path, capsys, processes):
-    scores = run_callback(Elsewhere(ZeroDivisionError("no pixels")), cohort, tmp_path, processes)
-    assert {score.subject for score in scores.subjects} == {"a", "c"}
+    scores, made = make(partial(fail_with, ZeroDivisionError("no pixels")), cohort, tmp_path, processes)
+    assert {score.subject for score in scores.subjects} == {"a", "c"} and made == {"album": {}}
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4 and all(
         line.endswith("left out of the album (no pixels); its scores stand") for line in lines
     )
-    with pytest.raises(UserError, match="the disk is full"):
-        run_callback(Elsewhere(UserError("x: the disk is full")), cohort, tmp_path, processes)
+    with pytest.raises(DiskFull, match="the disk is full"):
+        make(partial(fail_with, DiskFull("x: the disk is full")), cohort, tmp_path, processes)
 
 
 def test_a_disk_that_is_full_is_no_fault_of_a_pair(cohort, tmp_path, monkeypatch):
@@ -189,4 +180,4 @@ def test_a_disk_that_is_full_is_no_fault_of_a_pair(cohort, tmp_path, monkeypatch
 
     monkeypatch.setattr(pairing, "write_rigid_transform", full)
     with pytest.raises(DiskFull):
-        run_callback(Elsewhere(), cohort, tmp_path, 1, register=True)
+        make(process_of, cohort, tmp_path, register=True)

@@ -1,17 +1,21 @@
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from torch import nn
 
 import pipeline.evaluation.report as report_module
-from pipeline.config.schema import Config
 from pipeline.data.case import Case
 from pipeline.data.splits import CohortSplit
 from pipeline.data.statistics import ContrastStatistics
-from pipeline.evaluation.console_summary import closing_lines, work_summary
-from pipeline.evaluation.report import result_sentence, write_summary
+from pipeline.evaluation.report import (
+    RunDescription,
+    closing_lines,
+    provenance,
+    result_sentence,
+    work_summary,
+    write_run_report,
+)
 from pipeline.evaluation.scores import UNPAIRED, Scores, SubjectScore
 from pipeline.evaluation.translation_writer import TranslatedVolume
 from pipeline.reporting.tiles import save_png
@@ -67,16 +71,11 @@ def page(tmp_path, run_scores, subject="a", session="", source="nifti", warnings
         statistics={contrast: ContrastStatistics(slices=321) for contrast in CONTRASTS},
         left_out={cases["left out"]: "cut short"},
     )
-    data = {"source": "phantom"} if source == "phantom" else {
-        "source": "nifti", "folder": "d", "patterns": dict.fromkeys(CONTRASTS, "{subject}"),
-    }  # fmt: skip
-    config = Config.model_validate({"name": "mine", "data": data})
     volumes = [TranslatedVolume(cases[subject], "T2", Path("x.nii.gz"), folder.mosaics / "one.png")]
     gifs = dict.fromkeys(("T1_to_T2", "T2_to_T1"), folder.curves)
-    engine = SimpleNamespace(networks=lambda: {"G": nn.Linear(9, 10)})
     position = TrainerState(step=1000, epochs=3, bad_steps=2, seconds=60.0)
-    options["training_warnings"] = warnings
-    write_summary(config, folder, prepared, run_scores, volumes, gifs, folder.curves, position, engine, **options)
+    run = RunDescription("mine", CONTRASTS, source, "name: mine", provenance(0, position, {"G": nn.Linear(9, 10)}))
+    write_run_report(folder, run, prepared, run_scores, volumes, gifs, training_warnings=warnings, **options)
     return folder.report.read_text()
 
 

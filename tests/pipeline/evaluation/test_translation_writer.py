@@ -4,36 +4,58 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from head_scans import scan, write_scan
+from head_scans import AFFINE, SHAPE, scan, write_scan
+from nibabel.affines import apply_affine, from_matvec
 from PIL import Image
 from torch import nn
 
-from pipeline.data.case import Case
+import pipeline.evaluation.translation_writer as writer_module
+from pipeline.data.case import Case, other_contrast, pairs
 from pipeline.data.pairs import PairReader
 from pipeline.data.statistics import ContrastStatistics
-from pipeline.evaluation.evaluate import Translation
-from pipeline.evaluation.translation_writer import TranslationWriter, draw_curves, draw_gifs, sample_frames
+from pipeline.evaluation.scores import Scores, SubjectScore, Translation
+from pipeline.evaluation.translation_writer import (
+    draw_gifs,
+    rank_names,
+    sample_frames,
+    subjects_to_view,
+    translate_scan,
+    viewer_folder,
+    without_networks,
+    write_translation,
+    write_viewer_volumes,
+)
 from pipeline.inference import translator
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.output_volume import write_volume
 from pipeline.runs.folder import RunFolder
-from pipeline.tracking.metrics_file import MetricsFile
 from pipeline.training.validation import save_sample
 from transforms.slice_chain import PreprocessSettings
 
 CONTRASTS = ("T1", "T2")
+WIDE_SHAPE = tuple(count + 12 for count in SHAPE)  # six voxels of air more on every side
+WIDE_AFFINE = from_matvec(AFFINE[:3, :3], apply_affine(AFFINE, [-6, -6, -6]))
 SETTINGS = PreprocessSettings(axis="axial", spacing_mm=None, size=64, n4=False, percentiles=(0.5, 99.5))
 
 
-def model(settings, low=0.0, high=1000.0):
-    facts = {contrast: ContrastStatistics(low, high, integer=True) for contrast in CONTRASTS}
+@pytest.fixture
+def model():
+    statistics = {
+        "T1": ContrastStatistics(0.0, 900.0, integer=True), "T2": ContrastStatistics(12.5, 1028.4, integer=True),
+    }  # fmt: skip
     translators = {contrast: nn.Identity() for contrast in CONTRASTS}
-    return TranslationModel(CONTRASTS, translators, settings, facts, 4, torch.device("cpu"))
+    return TranslationModel(CONTRASTS, translators, SETTINGS, statistics, 4, torch.device("cpu"))
 
 
-def translate(cases, settings, folder):
-    reader = PairReader(settings, 4, register=False, cache=folder.path / "cache")
-    return TranslationWriter(model(settings), folder, 8).add_rest(cases, reader, True)
+def write(cases, model, folder):
+    """Write the translations of cases by a network that copies."""
+    reader, volumes = PairReader(model.settings, 4, register=False, cache=folder.path / "cache"), []
+    for case in cases:
+        scan = reader.scan(case.path)
+        slices = translate_scan(scan, other_contrast(CONTRASTS, case.contrast), model, 8, case.name)
+        translation = Translation(case, other_contrast(CONTRASTS, case.contrast), scan, slices)
+        volumes.append(write_translation(folder, without_networks(model), translation))
+    return volumes
 
 
 # ── pictures of the training ────────────────────────────────────────────────────────────────────────────────
@@ -55,27 +77,15 @@ def test_a_gif_has_a_frame_for_every_sample_there_is_in_order_of_epoch(tmp_path)
     np.testing.assert_allclose(levels, [0, 40, 200], atol=3)
 
 
-def test_the_curves_are_drawn_from_the_runs_metrics(tmp_path):
-    folder = RunFolder(tmp_path)
-    metrics = MetricsFile(folder.metrics, None)
-    for step in range(1, 20):
-        metrics.append({"train/cycle_a": 1 / step, "validation/T1_to_T2/psnr": step}, step)
-    metrics.close()
-    assert draw_curves(folder, 5) == tmp_path / "curves.png"
-    with Image.open(tmp_path / "curves.png") as picture:
-        assert min(picture.size) > 100
-
-
 # ── test volumes ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_volumes_are_written_on_their_own_grids_with_a_mosaic_each(tmp_path):
+def test_volumes_are_written_on_their_own_grids_with_a_mosaic_each(model, tmp_path):
     cases = [
         Case("s", "", contrast, write_scan(tmp_path / f"s_{contrast}.nii.gz", scan(contrast, seed=seed)))
         for seed, contrast in enumerate(CONTRASTS)
     ]
-    settings = replace(SETTINGS, percentiles=(0.5, 99.5))
-    volumes = translate(cases, settings, RunFolder(tmp_path / "run"))
+    volumes = write(cases, model, RunFolder(tmp_path / "run"))
     assert [(volume.case.contrast, volume.target, volume.path.name) for volume in volumes] == [
         ("T1", "T2", "s_T1_to_T2.nii.gz"), ("T2", "T1", "s_T2_to_T1.nii.gz"),
     ]  # fmt: skip
@@ -89,49 +99,165 @@ def test_volumes_are_written_on_their_own_grids_with_a_mosaic_each(tmp_path):
     assert all(min(Image.open(volume.mosaic).size) > 100 for volume in volumes)
 
 
-@pytest.mark.parametrize("spacing_mm", [None, [3.0, 6.0]])
-def test_what_is_written_is_what_the_file_alone_would_translate_to_to_the_byte(spacing_mm, tmp_path):
-    settings = replace(SETTINGS, percentiles=(0.5, 99.5), spacing_mm=spacing_mm)
+@pytest.mark.parametrize("spacing_mm", [None, (3.0, 6.0)])
+def test_what_is_written_is_what_the_file_alone_would_translate_to_to_the_byte(model, spacing_mm, tmp_path):
+    model = replace(model, settings=replace(SETTINGS, spacing_mm=spacing_mm))
     case = Case("s", "", "T1", write_scan(tmp_path / "s.nii.gz", scan("T1")))
-    (volume,) = translate([case], settings, RunFolder(tmp_path / "run"))
-    write_volume(translator.translate(case.path, model(settings), "T2"), tmp_path / "alone.nii.gz")
+    (volume,) = write([case], model, RunFolder(tmp_path / "run"))
+    write_volume(translator.translate(case.path, model, "T2"), tmp_path / "alone.nii.gz")
     assert volume.path.read_bytes() == (tmp_path / "alone.nii.gz").read_bytes()
 
 
-def test_a_translation_that_was_shown_is_not_made_again_and_the_order_is_the_cases(tmp_path, monkeypatch):
-    settings = replace(SETTINGS, percentiles=(0.5, 99.5))
-    cases = [
-        Case("s", "", contrast, write_scan(tmp_path / f"{contrast}.nii.gz", scan(contrast))) for contrast in CONTRASTS
-    ]
-    reader = PairReader(settings, 4, register=False, cache=tmp_path / "cache")
-    read, paths = reader.scan, []
-    monkeypatch.setattr(reader, "scan", lambda path: paths.append(path) or read(path))
-    writer = TranslationWriter(model(settings), RunFolder(tmp_path / "run"), 8)
-    shown = read(cases[1].path)
-    writer.add(Translation(cases[1], "T1", shown, shown.slices))
-    assert [volume.case for volume in writer.add_rest(cases, reader, True)] == cases
-    assert paths == [cases[0].path]
-
-
-def test_a_scan_that_cannot_be_read_is_named_and_the_others_are_translated(tmp_path, capsys):
-    good = write_scan(tmp_path / "good.nii.gz", scan("T1"))
-    (tmp_path / "bad.nii.gz").write_bytes(b"nothing")
-    cases = [Case("s", "", "T1", good), Case("s", "", "T2", tmp_path / "bad.nii.gz")]
-    volumes = translate(cases, replace(SETTINGS, percentiles=(0.5, 99.5)), RunFolder(tmp_path / "run"))
-    assert [volume.path.name for volume in volumes] == ["s_T1_to_T2.nii.gz"]
-    error = capsys.readouterr().err
-    assert error.startswith(f"warning: {tmp_path}/bad.nii.gz") and error.endswith("; not translated\n")
-
-
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
-def test_a_picture_comes_back_as_a_gray_picture_of_its_own_size_the_same_way_round(tmp_path, mode):
+def test_a_picture_comes_back_as_a_gray_picture_of_its_own_size_the_same_way_round(model, tmp_path, mode):
     levels = np.random.default_rng(0).integers(1, 255, (50, 37), dtype=np.uint8)
     levels[:, :3], levels[:9] = 0, 255
     source = tmp_path / "Image #10.png"
     Image.fromarray(levels).convert(mode).save(source)
-    settings = replace(SETTINGS, percentiles=None)
-    (volume,) = translate([Case("T1-Image #10", "", "T1", source)], settings, RunFolder(tmp_path / "run"))
+    model = replace(model, settings=replace(SETTINGS, percentiles=None))
+    (volume,) = write([Case("T1-Image #10", "", "T1", source)], model, RunFolder(tmp_path / "run"))
     assert volume.path.name == "T1-Image #10_T1_to_T2.png"
     with Image.open(volume.path) as picture:
         assert picture.mode == "L"
         np.testing.assert_allclose(np.asarray(picture).astype(int), levels, atol=1)
+
+
+# ── the viewer: which subjects ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scans")
+    voxels = {
+        contrast: scan(contrast, seed=seed, shape=WIDE_SHAPE, affine=WIDE_AFFINE)
+        for seed, contrast in enumerate(CONTRASTS)
+    }
+    return {
+        contrast: write_scan(folder / f"{contrast}.nii.gz", array, WIDE_AFFINE) for contrast, array in voxels.items()
+    }
+
+
+def cases(subjects, files, session=""):
+    return [Case(name, session, contrast, files[contrast]) for name in subjects for contrast in CONTRASTS]
+
+
+def reader(folder):
+    return PairReader(SETTINGS, 4, register=False, cache=folder)
+
+
+def scores(forward, backward=None):
+    """Scores with a masked PSNR for each subject, by direction; the baselines' are all higher."""
+    subject_scores = []
+    for direction, figures in ((CONTRASTS, forward), (CONTRASTS[::-1], backward or forward)):
+        for name, psnr in figures.items():
+            for system, more in (("model", 0), ("copy", 50)):
+                measured = {"volume/foreground/psnr": np.array([psnr + more])}
+                subject_scores.append(SubjectScore(name, *direction, system, "own", measured))
+    return Scores(paired=True, subjects=subject_scores)
+
+
+def view(test, run_scores, model, folder):
+    """What the viewer shows of test cases, all of which were translated but those that failed."""
+    files, read = {}, reader(folder)
+    coupled = pairs(test, CONTRASTS)
+    for pair in coupled:
+        for source, view in zip(pair, read.read(pair)[:2], strict=True):
+            files[source] = write_volumes(folder, model, source, view.source, view)
+    for case in [] if coupled else [case for case in test if case.name not in run_scores.failures]:
+        files[case] = write_volumes(folder, model, case, read.scan(case.path))
+    return subjects_to_view(test, run_scores, CONTRASTS, files)
+
+
+def write_volumes(folder, model, case, scan, view=None):
+    translation = Translation(case, other_contrast(CONTRASTS, case.contrast), scan, -scan.slices, view)
+    return write_viewer_volumes(folder, model.statistics, translation)
+
+
+@pytest.mark.parametrize(
+    ("count", "names"),
+    [
+        (0, {}),
+        (1, {"only": 0}),
+        (2, {"worst": 0, "best": 1}),
+        (3, {"worst": 0, "median": 1, "best": 2}),
+        (9, {"worst": 0, "median": 4, "best": 8}),
+    ],
+)
+def test_ranks_are_named(count, names):
+    assert rank_names(count) == names
+
+
+def test_the_worst_the_median_and_the_best_of_each_direction_are_shown(files, model, tmp_path):
+    forward = {"a": 14.0, "b": 11.0, "c": 13.0, "d": 10.0, "e": np.nan}
+    backward = {"a": 9.0, "b": 11.0, "c": 13.0, "d": 10.0, "e": 12.0}
+    subjects = view(cases("abcde", files), scores(forward, backward), model, tmp_path)
+    assert [(subject.source_name, subject.target_name, subject.label) for subject in subjects] == [
+        ("T1", "T2", "worst: d, 10.00 dB masked PSNR"),
+        ("T1", "T2", "median: c, 13.00 dB masked PSNR"),
+        ("T1", "T2", "best: a, 14.00 dB masked PSNR"),
+        ("T2", "T1", "worst: a, 9.00 dB masked PSNR"),
+        ("T2", "T1", "median: b, 11.00 dB masked PSNR"),
+        ("T2", "T1", "best: c, 13.00 dB masked PSNR"),
+    ]
+
+
+def test_sessions_are_told_apart(files, model, tmp_path):
+    test = cases("a", files, "1") + cases("a", files, "2")
+    subjects = view(test, scores({"a_1": 10.0, "a_2": 12.0}), model, tmp_path)
+    assert [subject.label for subject in subjects[:2]] == [
+        "worst: a_1, 10.00 dB masked PSNR",
+        "best: a_2, 12.00 dB masked PSNR",
+    ]
+
+
+def test_without_pairs_the_first_scans_of_each_contrast_are_shown_without_a_real_target(files, model, tmp_path):
+    test = [Case(name, "", "T1", files["T1"]) for name in "abcde"] + [Case("z", "", "T2", files["T2"])]
+    subjects = view(test, Scores(paired=False, failures={"b_T1": "damaged"}), model, tmp_path)
+    assert [(subject.label, subject.target_name) for subject in subjects] == [
+        ("a", "T2"),
+        ("c", "T2"),
+        ("d", "T2"),
+        ("z", "T1"),
+    ]
+    assert all(subject.real is None for subject in subjects)
+
+
+def test_what_was_not_kept_is_left_out(files, model, tmp_path):
+    test = cases("ab", files)
+    view = reader(tmp_path).read(tuple(test[2:]))[0]
+    kept = {test[2]: write_volumes(tmp_path, model, test[2], view.source, view)}
+    subjects = subjects_to_view(test, scores({"a": 10.0, "b": 12.0}), CONTRASTS, kept)
+    assert [(subject.label[:7], subject.source_name) for subject in subjects] == [("best: b", "T1")]
+
+
+# ── what is shown of them ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_source_translation_and_real_target_lie_on_the_sources_grid(files, model, tmp_path):
+    forward, backward = view(cases("a", files), scores({"a": 10.0}), model, tmp_path)
+    assert forward.label == "only: a, 10.00 dB masked PSNR"
+    assert forward.source.shape == forward.translated.shape == forward.real.shape < WIDE_SHAPE  # cut to the head
+    inside = forward.source > 20
+    np.testing.assert_allclose(forward.translated[inside], 255 - forward.source[inside].astype(float), atol=1)
+    np.testing.assert_array_equal(forward.real, backward.source)
+    np.testing.assert_array_equal(backward.real, forward.source)
+    whole = reader(tmp_path).scan(files["T1"]).volume
+    first = np.rint(apply_affine(np.linalg.inv(WIDE_AFFINE), forward.affine[:3, 3])).astype(int)
+    box = tuple(slice(start, start + count) for start, count in zip(first, forward.source.shape, strict=True))
+    np.testing.assert_allclose(forward.source / 127.5 - 1, whole[box], atol=1 / 255 + 1e-6)
+    assert forward.units.startswith("In a T2 scan as the model was trained on, -1 is 12.5 and +1 is 1028 in")
+
+
+@pytest.mark.parametrize("fetched", [True, False])
+def test_the_viewers_files_lie_in_a_folder_that_goes_and_without_its_package_one_line_says_how_to_get_it(
+    tmp_path, monkeypatch, capsys, fetched
+):
+    monkeypatch.setattr(writer_module, "is_fetched", lambda: fetched)
+    with viewer_folder(tmp_path) as folder:
+        assert folder is None if not fetched else folder.is_dir() and tmp_path in folder.parents
+    assert list(tmp_path.iterdir()) == []
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == (not fetched)
+    assert all(
+        "no interactive viewer" in line and "npm ci --prefix" in line and "make viewer" in line for line in lines
+    )

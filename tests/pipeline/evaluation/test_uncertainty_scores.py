@@ -10,7 +10,13 @@ from small_run import QUICK, phantom_run
 
 from pipeline.config.load import load_config
 from pipeline.data.case import Case
-from pipeline.evaluation.uncertainty_scores import calibrate, fit_calibration
+from pipeline.evaluation.uncertainty_scores import (
+    calibrate,
+    calibration_curve,
+    calibration_error,
+    fit_calibration,
+    rank_correlation,
+)
 from pipeline.inference.model import load_model
 from pipeline.inference.uncertainty import Calibration, Features
 from pipeline.inference.uncertainty_calibration import load_uncertainty, published_calibration, write_calibrations
@@ -18,6 +24,33 @@ from pipeline.run_config import save_config
 from pipeline.runs.folder import RunFolder
 from pipeline.sync import _send_models
 from pipeline.utils.errors import UserError
+
+
+def test_the_rank_correlation_has_ties_and_is_nan_for_a_constant():
+    assert rank_correlation(np.array([1, 2, 2, 3]), np.array([1, 3, 2, 4])) == pytest.approx(0.9486833)  # by hand
+    assert rank_correlation(np.array([0.1, 3, 9]), np.exp([0.1, 3, 9])) == pytest.approx(1)
+    assert np.isnan(rank_correlation(np.ones(5), np.arange(5)))
+
+
+def test_a_curves_bins_are_equally_filled_and_in_order_of_the_expected_error():
+    expected = np.array([[4.0, 1.0], [3.0, 2.0]])
+    observed = np.array([[40.0, 10.0], [30.0, 20.0]])
+    assert calibration_curve(expected, observed, bins=2).tolist() == [[1.5, 15.0], [3.5, 35.0]]
+    assert calibration_curve(expected, observed, bins=9).shape == (4, 2)
+
+
+def test_voxels_of_one_expected_error_count_with_their_mean_in_whatever_order_they_come():
+    expected = np.array([0.0] * 6 + [1.0, 2.0])
+    observed = np.array([0.0, 0.0, 0.0, 6.0, 6.0, 6.0, 8.0, 10.0])  # of the six the mean is 3
+    rising = [[0.0, 3.0], [0.0, 3.0], [0.0, 3.0], [1.5, 9.0]]
+    for order in (np.arange(8), np.arange(8)[::-1], np.random.default_rng(0).permutation(8)):
+        assert calibration_curve(expected[order], observed[order], bins=4).tolist() == rising
+    mixed = calibration_curve(expected[:7], observed[:7], bins=2)  # four and three voxels: 0 0 0 0 | 0 0 1
+    np.testing.assert_allclose(mixed, [[0, 3], [1 / 3, (3 + 3 + 8) / 3]])
+
+
+def test_the_calibration_error_is_the_mean_distance_from_the_diagonal():
+    assert calibration_error(np.array([[0.1, 0.2], [0.5, 0.2]])) == pytest.approx(0.2)
 
 
 def features_and_errors(count=4000):
