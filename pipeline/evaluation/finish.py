@@ -85,7 +85,8 @@ def evaluate_run(
     Raises:
         UserError: no test subject could be evaluated, or the disk is full.
     """
-    test, products = prepared.split.test, {}
+    test = prepared.split.test
+    products: dict[str, Callable[[Translation], object]] = {}
     if options.translate:
         products["translations"] = partial(write_translation, folder, without_networks(model))
     with viewer_folder(folder.path) as viewed, WorkerPool(options.processes, preload=PRELOAD) as workers:
@@ -113,8 +114,15 @@ def _calibrated_scorer(
     reason = options.no_uncertainty
     if not reason:
         others = other_checkpoints(folder, model)
-        calibration = {"reader": reader, "batch_size": options.batch_size, "quiet": options.quiet, "workers": workers}
-        calibrations, reason = calibrate(validation, model, others, **calibration)
+        calibrations, reason = calibrate(
+            validation,
+            model,
+            others,
+            reader=reader,
+            batch_size=options.batch_size,
+            quiet=options.quiet,
+            workers=workers,
+        )
         if calibrations:
             return UncertaintyScorer(model, others, calibrations, options.batch_size), ""
     return UncertaintyScorer(model, {}, {}, options.batch_size), reason

@@ -82,6 +82,7 @@ def score_pair(
 ) -> list[SubjectScore]:
     """Return the figures of every system and protocol; in threads, for numpy frees the GIL."""
     case, view = translation.case, translation.view
+    assert view is not None  # the translation of one of a pair
     predictions = _predictions(translation, baselines)
     used = [OWN, *(PUBLISHED[name] for name in protocols)]
     jobs = [(system, protocol) for protocol in used for system in predictions]
@@ -168,9 +169,10 @@ class Scores:
         for score in self.subjects:
             groups.setdefault(score.group, []).append(score.measured)
         return [
-            SummaryRow(*key, *name.split("/"), *value)
+            SummaryRow(*key, unit, region, metric, *summary)
             for key, measured in groups.items()
-            for name, value in _summarised(key[3], measured).items()
+            for name, summary in _summarised(key[3], measured).items()
+            for unit, region, metric in [name.split("/")]
         ]
 
     def mean(self, source: str, target: str, system: str, figure: str, protocol: str = OWN.name) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -207,5 +208,5 @@ def _first_cases(
 
 def _read_viewer_volumes(path: Path, label: str) -> ViewedSubject:
     with np.load(path, allow_pickle=False) as arrays:
-        by_name = {name: arrays[name] if arrays[name].ndim else arrays[name].item() for name in arrays.files}
-    return ViewedSubject(**{"real": None, **by_name, "label": label})
+        stored: dict[str, Any] = {name: arrays[name] if arrays[name].ndim else arrays[name].item() for name in arrays}
+    return ViewedSubject(**{"real": None} | stored | {"label": label})

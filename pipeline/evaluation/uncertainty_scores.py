@@ -150,17 +150,19 @@ def calibrate(
             errors = subset.errors(translated)[subset.inside][::step]
             for kind in (RUN, SINGLE_NETWORK):
                 sources = uncertainty_sources(model, to, others, kind)
-                features = subset.features(translated, sources)
-                selected = (None if feature is None else feature[subset.inside][::step] for feature in features)
-                samples.setdefault((to, kind), []).append((Features(*selected), errors))
+                cycle, spread = subset.features(translated, sources)
+                inside = np.flatnonzero(subset.inside)[::step]
+                features = Features(None if cycle is None else cycle.ravel()[inside], spread.ravel()[inside])
+                samples.setdefault((to, kind), []).append((features, errors))
     if not samples:
         return {}, "no validation pair could be used"
 
     # Fit a calibration for each direction and kind of sources.
     calibrations: Calibrations = {}
     for (to, kind), batches in samples.items():
-        columns = zip(*(features for features, _ in batches), strict=True)
-        features = Features(*(None if feature[0] is None else np.concatenate(feature) for feature in columns))
+        cycles = [features.cycle for features, _ in batches if features.cycle is not None]
+        spread = np.concatenate([features.spread for features, _ in batches])
+        features = Features(np.concatenate(cycles) if cycles else None, spread)
         errors = np.concatenate([error for _, error in batches])
         calibrations.setdefault(to, {})[kind] = fit_calibration(features, errors, len(batches))
     return calibrations, ""
@@ -193,16 +195,23 @@ class _SliceSubset:
 
     def features(self, translated: np.ndarray, sources: UncertaintySources) -> Features:
         """Return the features of translated slices (n, H, W), without padding."""
-        features = uncertainty_features(self.scan.slices, translated, sources, self._send)
-        return Features(*(None if feature is None else self.scan.unpadded(feature) for feature in features))
+        cycle, spread = uncertainty_features(self.scan.slices, translated, sources, self._send)
+        return Features(None if cycle is None else self.scan.unpadded(cycle), self.scan.unpadded(spread))
 
     def errors(self, translated: np.ndarray) -> np.ndarray:
         """Return |G(x) - y|, (n, h, w)."""
         return np.abs(self.scan.unpadded(translated) - self.real)
 
     def _send(self, network: nn.Module, slices: np.ndarray) -> np.ndarray:
-        options = {"device": self.model.device, "batch_size": self.batch_size, "precision": self.model.precision}
-        return translate_slices(slices, network, np.ones(len(slices), bool), name=self.name, **options)
+        return translate_slices(
+            slices,
+            network,
+            np.ones(len(slices), bool),
+            device=self.model.device,
+            batch_size=self.batch_size,
+            precision=self.model.precision,
+            name=self.name,
+        )
 
 
 @dataclass

@@ -198,9 +198,9 @@ def spread(stacks: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
     Returns:
         The spread in the slices' unit; NaN without a pixel that half of the slices' heads cover, two at least.
     """
-    size = np.max([slices.shape[1:] for slices, _ in stacks], axis=0)
-    images = np.concatenate([centre_fit(slices, *size, fill=-1) for slices, _ in stacks]).astype(np.float64)
-    heads = np.concatenate([centre_fit(head, *size, fill=False) for _, head in stacks])
+    height, width = np.max([slices.shape[1:] for slices, _ in stacks], axis=0)
+    images = np.concatenate([centre_fit(slices, height, width, fill=-1) for slices, _ in stacks]).astype(np.float64)
+    heads = np.concatenate([centre_fit(head, height, width, fill=False) for _, head in stacks])
     count = heads.sum(axis=0)
     covered = count >= max(2, len(images) / 2)
     if not covered.any():

@@ -125,7 +125,7 @@ def _measure_unit(unit: str, prediction: np.ndarray, real: np.ndarray, foregroun
     if min(real.shape) >= SSIM_WINDOW:
         similarity = ssim_map(prediction, real, DATA_RANGE)
         similarities = {"image": mean_inside_border(similarity), "foreground": float(similarity[foreground].mean())}
-    measured = {}
+    measured: dict[str, float] = {}
     for region, mask in (("image", None), ("foreground", foreground)):
         measured |= {
             f"{unit}/{region}/mae": mae(prediction, real, mask),

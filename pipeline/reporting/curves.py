@@ -1,6 +1,6 @@
 """Charts of a run: losses and validation scores from its metrics.jsonl, and the uncertainty's calibration."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
+from scipy.signal import lfilter
 
+from pipeline.reporting.tiles import as_displayed
 from pipeline.tracking.metrics_file import read_metrics
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_write
@@ -30,7 +33,7 @@ def save_curves(metrics_path: Path, picture_path: Path, *, steps_per_epoch: int 
     contrast or direction. Losses are smoothed, with the raw values behind.
 
     Args:
-        metrics_path: File of `pipeline.tracking.tracker`, one record {"step": …, "time": …, name: value, …} per line.
+        metrics_path: The run's metrics.jsonl; see `pipeline.tracking.metrics_file`.
         picture_path: The PNG.
         steps_per_epoch: If set, the horizontal axis shows epochs instead of steps.
 
@@ -42,8 +45,8 @@ def save_curves(metrics_path: Path, picture_path: Path, *, steps_per_epoch: int 
     if not groups:
         raise UserError(f"{metrics_path}: no metrics in it; train before drawing curves")
     rows = -(-len(groups) // _COLUMNS)
-    figure = Figure(figsize=(15, 3.3 * rows), dpi=110, layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.14, h_pad=0.14)  # inches
+    layout = ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.14)  # inches
+    figure = Figure(figsize=(15, 3.3 * rows), dpi=110, layout=layout, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     for number, (title, lines) in enumerate(groups.items()):
         axes = figure.add_subplot(rows, _COLUMNS, number + 1)
@@ -74,33 +77,29 @@ def read_series(metrics_path: Path) -> Series:
     }
 
 
-def grouped(names: Sequence[str] | Mapping[str, object]) -> dict[str, dict[str, str]]:
+def grouped(names: Iterable[str]) -> dict[str, dict[str, str]]:
     """Group metrics by axes: title -> label of the line -> name of the metric; losses, then scores, then rate."""
     losses: dict[str, dict[str, str]] = {}
     scores: dict[str, dict[str, str]] = {}
     rate: dict[str, dict[str, str]] = {}
     for name in names:
         family, _, series_name = name.partition("/")
-        if family == "train" and series_name.startswith("learning_rate"):
+        if series_name.startswith("learning_rate"):
             rate[series_name.replace("_", " ")] = {"": name}
         elif family == "train":
             kind, _, label = series_name.partition("_")
             losses.setdefault(f"{kind} loss", {})[label] = name
         elif family == "validation":
             direction, _, score = series_name.rpartition("/")
-            title = f"validation {_NAMES.get(score, score)}"
-            scores.setdefault(title, {})[direction.replace("_to_", " → ")] = name
+            scores.setdefault(f"validation {_NAMES.get(score, score)}", {})[direction.replace("_to_", " → ")] = name
     return {**losses, **scores, **rate}
 
 
 def smoothed(values: np.ndarray, width: float) -> np.ndarray:
     """Return the exponential moving average over about `width` values, unbiased at its start (Adam's correction)."""
     keep = 1 - 1 / max(1.0, width)
-    mean, result = 0.0, np.empty(len(values))
-    for index, value in enumerate(values):
-        mean = keep * mean + (1 - keep) * value
-        result[index] = mean / (1 - keep ** (index + 1))
-    return result
+    weighted = lfilter([1 - keep], [1, -keep], values)
+    return weighted / (1 - keep ** np.arange(1, len(values) + 1))
 
 
 def _plain(label: str) -> str:
@@ -191,7 +190,7 @@ def save_reliability(directions: Sequence[Reliability], path: Path) -> None:
     atomic_write(path, lambda stream: canvas.print_png(stream))
 
 
-def _draw_curve(axes, reliability: Reliability) -> None:
+def _draw_curve(axes: Axes, reliability: Reliability) -> None:
     expected, observed = reliability.curves.mean(axis=0).T
     spread = reliability.curves[:, :, 1].std(axis=0, ddof=1) if len(reliability.curves) > 1 else None
     top = 1.1 * max(expected.max(), observed.max(), 1e-6)
@@ -204,19 +203,18 @@ def _draw_curve(axes, reliability: Reliability) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_example(figure: Figure, axes: Sequence, example: Example) -> None:
+def _draw_example(figure: Figure, axes: Sequence[Axes], example: Example) -> None:
     top = max(float(np.percentile(example.observed, 99)), float(example.expected.max()), 1e-6)
     height, width = example.spacing_mm
     panels = (
-        (_plain(example.title), example.source, {"cmap": "gray", "vmin": -1, "vmax": 1}),
-        ("translated", example.translated, {"cmap": "gray", "vmin": -1, "vmax": 1}),
-        ("real", example.real, {"cmap": "gray", "vmin": -1, "vmax": 1}),
-        ("observed |error|", example.observed, {"cmap": "inferno", "vmin": 0, "vmax": top}),
-        ("expected |error|", example.expected, {"cmap": "inferno", "vmin": 0, "vmax": top}),
+        (_plain(example.title), example.source, ("gray", -1, 1)),
+        ("translated", example.translated, ("gray", -1, 1)),
+        ("real", example.real, ("gray", -1, 1)),
+        ("observed |error|", example.observed, ("inferno", 0, top)),
+        ("expected |error|", example.expected, ("inferno", 0, top)),
     )
-    for axis, (title, image, style) in zip(axes, panels, strict=True):
-        upright = image.T[::-1, ::-1]  # front or top up, patient's left on the picture's right
-        colour_image = axis.imshow(upright, aspect=width / height, **style)
+    for axis, (title, image, (colours, low, high)) in zip(axes, panels, strict=True):
+        colour_image = axis.imshow(as_displayed(image), colours, aspect=width / height, vmin=low, vmax=high)
         axis.set_title(title, fontsize=10)
         axis.set_axis_off()
     figure.colorbar(colour_image, ax=axes[-1], shrink=0.8)

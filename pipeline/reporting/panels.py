@@ -164,8 +164,9 @@ def volume_mosaic(
     Returns:
         (height, width, 3) uint8, upright, patient's left on the picture's right.
     """
-    volumes = {source_name: source, f"{target_name} (translated)": translated, f"{target_name} (real)": real}
-    volumes = {name: np.asarray(volume) for name, volume in volumes.items() if volume is not None}
+    volumes = {source_name: source, f"{target_name} (translated)": translated}
+    if real is not None:
+        volumes[f"{target_name} (real)"] = real
     for name, volume in volumes.items():
         if volume.shape != source.shape:
             raise ValueError(

@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.affines import from_matvec, voxel_sizes
+from scipy.ndimage import find_objects
 from skimage.transform import resize
 
 from transforms.spatial import affine_at_shape, shape_at_spacing
@@ -84,10 +85,10 @@ def make_viewer(subjects: Sequence[ViewedSubject], folder: Path = FOLDER) -> Vie
         return None
     # Browsers hash a script with line ends \n, which Python's text mode makes when reading.
     package = (folder / _PACKAGE).read_text(encoding="utf-8")
-    own_files = [(folder / name).read_text(encoding="utf-8") for name in ("viewer.js", "viewer.css")]
-    if any(mark in script.lower() for script in (package, own_files[0]) for mark in ("</script", "<!--")):
+    script, style = ((folder / name).read_text(encoding="utf-8") for name in ("viewer.js", "viewer.css"))
+    if any(mark in code.lower() for code in (package, script) for mark in ("</script", "<!--")):
         return None  # it cannot be embedded in a page
-    return Viewer(packed(subjects), package, *own_files, _licences(folder))
+    return Viewer(packed(subjects), package, script, style, _licences(folder))
 
 
 def viewed_subject(
@@ -113,8 +114,17 @@ def viewed_subject(
     box = _bounding_box(foreground)
     first = [along.start for along in box]
     cropped_affine = from_matvec(affine[:3, :3], (affine @ [*first, 1])[:3])
-    volumes = [None if volume is None else _quantised(volume[box]) for volume in (source, translated, real)]
-    return ViewedSubject(label, source_name, target_name, cropped_affine, *volumes, units)
+    real = None if real is None else _quantised(real[box])
+    return ViewedSubject(
+        label,
+        source_name,
+        target_name,
+        cropped_affine,
+        _quantised(source[box]),
+        _quantised(translated[box]),
+        real,
+        units,
+    )
 
 
 def packed(subjects: Sequence[ViewedSubject], most_bytes: int = MOST_BYTES) -> dict:
@@ -184,13 +194,13 @@ def _quantised(volume: np.ndarray) -> np.ndarray:
 
 def _bounding_box(foreground: np.ndarray) -> tuple[slice, ...]:
     """Return the bounding box of a mask with a margin of `AIR_VOXELS`; the whole grid for an empty mask."""
-    box = []
-    for axis, length in enumerate(foreground.shape):
-        other_axes = tuple(other_axis for other_axis in range(foreground.ndim) if other_axis != axis)
-        inside = np.flatnonzero(foreground.any(axis=other_axes))
-        first, last = (inside[0], inside[-1]) if inside.size else (0, length - 1)
-        box.append(slice(max(0, int(first) - AIR_VOXELS), min(length, int(last) + 1 + AIR_VOXELS)))
-    return tuple(box)
+    if not foreground.any():
+        return tuple(slice(0, length) for length in foreground.shape)
+    (box,) = find_objects(foreground.astype(np.uint8))
+    return tuple(
+        slice(max(0, along.start - AIR_VOXELS), min(length, along.stop + AIR_VOXELS))
+        for along, length in zip(box, foreground.shape, strict=True)
+    )
 
 
 def _licences(folder: Path) -> str:
