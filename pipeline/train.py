@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline import run_builders
 from pipeline.config.load import load_config, resolved_yaml
 from pipeline.config.schema import Config
 from pipeline.data.loader import PairedSlices, UnpairedSlices
@@ -21,43 +22,23 @@ from pipeline.dry_run import meta_engine, warn_before_the_work
 from pipeline.engines.base import Engine
 from pipeline.engines.builders import build_engine, learns_from_pairs
 from pipeline.engines.cuda_graph import CapturedStep
+from pipeline.evaluation import report
 from pipeline.evaluation.finish import evaluate_run, log_evaluation
-from pipeline.evaluation.report import (
-    RunDescription,
-    closing_lines,
-    provenance,
-    work_summary,
-    write_run_report,
-)
 from pipeline.evaluation.translation_writer import draw_gifs
 from pipeline.inference.model import load_model
 from pipeline.reporting.curves import save_curves
-from pipeline.run_builders import (
-    build_failure_monitor,
-    build_training_slices,
-    build_validation,
-    evaluation_options,
-    open_tracker,
-)
 from pipeline.run_config import fingerprint, open_run_folder, save_config
 from pipeline.runs.checkpoint import restore_random_state
 from pipeline.runs.contrasts import coverage_json
 from pipeline.runs.folder import RunFolder, json_text
 from pipeline.runs.prepare import PreparedData, chain_version, require_same_data, training_data
 from pipeline.tracking.tracker import Tracker
+from pipeline.training import resume
 from pipeline.training.callbacks import SILENT_CALLBACKS, make_callbacks
 from pipeline.training.failure_monitor import FailureMonitor
 from pipeline.training.history import History, history_texts
 from pipeline.training.initial_weights import read_initial_weights
 from pipeline.training.loop import Callbacks, NotFinite, train
-from pipeline.training.resume import (
-    StartingPoint,
-    advice_after_not_finite,
-    announce,
-    find_starting_point,
-    new_output_advice,
-    require_alike,
-)
 from pipeline.training.run_record import log_inputs, mark_unfinished, write_run_record
 from pipeline.training.schedule import Schedule, TrainerState, warn_of_lost_rate
 from pipeline.utils.callable_module import make_callable
@@ -89,8 +70,8 @@ def run(config: Config, *, quiet: bool = False) -> None:
                 remove_stale(folder.path)
             position, initial_step, how_to_open = _run(config, folder, world, quiet or not world.is_main)
         if world.is_main:
-            done = work_summary(position, initial_step, time.monotonic() - started)
-            logger.info(closing_lines(folder, how_to_open, done))
+            done = report.work_summary(position, initial_step, time.monotonic() - started)
+            logger.info(report.closing_lines(folder, how_to_open, done))
 
 
 def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[TrainerState, int, str]:
@@ -102,7 +83,7 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
     _require_able(device, config, folder)
     tune(device, tf32=training.tf32)
     read_weights = partial(read_initial_weights, training.start_from, folder, settings, partial(meta_engine, config))
-    start = find_starting_point(folder, world, (training.epochs, training.decay_epochs), read_weights)
+    start = resume.find_starting_point(folder, world, (training.epochs, training.decay_epochs), read_weights)
 
     # Prepare the data: cases, split and slices.
     version = chain_version(start.state)
@@ -121,8 +102,8 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
         require_same_data(start.state["data"], training_data(prepared), folder.path)
     start.load_into(engine)
     title = f"{config.name}: {config.method.type}"
-    announce(start, folder, schedule, title=title, learning_rate=training.learning_rate)
-    require_alike(world, json.dumps([training_data(prepared), initial_step]), engine)
+    resume.announce(start, folder, schedule, title=title, learning_rate=training.learning_rate)
+    resume.require_alike(world, json.dumps([training_data(prepared), initial_step]), engine)
     checkpoint = {
         "config": settings,
         "chain_version": version,
@@ -132,21 +113,22 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
         "history": start.history,
     }
 
-    record = open_tracker(config, folder, start.state, device) if world.is_main else nullcontext()
+    record = run_builders.open_tracker(config, folder, start.state, device) if world.is_main else nullcontext()
     with Interruption() as interruption, record as tracker:
         if world.is_main:
             log_inputs(tracker, folder, prepared, str(config.data.folder))
             tracker.set_tags({name.replace(" ", "_"): text for name, text in history_texts(start.history).items()})
-            monitor = build_failure_monitor(config, folder, prepared, schedule, tracker)
+            monitor = run_builders.build_failure_monitor(config, folder, prepared, schedule, tracker)
 
         # Train; the first process alone writes and validates.
         if position.epochs < schedule.epochs:
-            slices, callbacks = build_training_slices(config, prepared, device, engine.paired), SILENT_CALLBACKS
+            slices = run_builders.build_training_slices(config, prepared, device, engine.paired)
+            callbacks = SILENT_CALLBACKS
             if world.is_main:
                 warn_of_lost_rate(schedule)
                 mark_unfinished(folder.record, trains=True)
                 with interruption.stop_immediately("before the next step; the same command goes on from there"):
-                    validation = build_validation(config, prepared, reader, device, quiet)
+                    validation = run_builders.build_validation(config, prepared, reader, device, quiet)
                 callbacks = make_callbacks(
                     engine, position, schedule, validation, monitor, folder, tracker,
                     checkpoint,
@@ -172,11 +154,11 @@ def _require_able(device: torch.device, config: Config, folder: RunFolder) -> No
     try:
         require_able(device, precision=training.precision, cuda_graph=training.cuda_graph)
     except UserError as error:  # a run that has trained may change `cuda_graph`, but not `precision`
-        raise UserError(f"{error}{new_output_advice(folder) if 'precision' in str(error) else ''}") from error
+        raise UserError(f"{error}{resume.new_output_advice(folder) if 'precision' in str(error) else ''}") from error
 
 
 def _prepare(
-    config: Config, folder: RunFolder, start: StartingPoint, version: int, quiet: bool, *, save: bool
+    config: Config, folder: RunFolder, start: resume.StartingPoint, version: int, quiet: bool, *, save: bool
 ) -> PreparedData:
     """Prepare the data and save the configuration, split and range that the run keeps from now on.
 
@@ -207,7 +189,7 @@ def _train(
     slices: UnpairedSlices | PairedSlices,
     schedule: Schedule,
     position: TrainerState,
-    start: StartingPoint,
+    start: resume.StartingPoint,
     callbacks: Callbacks,
     device: torch.device,
     interruption: Interruption,
@@ -228,7 +210,7 @@ def _train(
         train(engine, slices, schedule, position, callbacks, **options)
     except (NotFinite, OutputNotFinite) as error:
         half_precision = config.training.precision != "float32"
-        advice = advice_after_not_finite(folder, position, half_precision=half_precision)
+        advice = resume.advice_after_not_finite(folder, position, half_precision=half_precision)
         raise NotFinite(f"{error}; {advice}") from error
     except ProcessLost as lost:
         if interruption.signal_number is None:
@@ -255,7 +237,7 @@ def finish(
     mark_unfinished(folder.record)
     checkpoint_path = folder.evaluated_checkpoint(config.evaluation.checkpoint)
     model = load_model(checkpoint_path, device.type)
-    evaluation = evaluate_run(model, folder, prepared, reader, evaluation_options(config, quiet))
+    evaluation = evaluate_run(model, folder, prepared, reader, run_builders.evaluation_options(config, quiet))
     scores, uncertainty = evaluation.scores, evaluation.uncertainty
     logger.info(f"\n{scores.text()}\n")
 
@@ -265,15 +247,13 @@ def finish(
     save_curves(folder.metrics, folder.curves, steps_per_epoch=schedule.steps_per_epoch)
     warnings = list(monitor.warnings.values())
     trained_on = {} if prepared.coverage.mm is None else {"trained on": f"{prepared.coverage}"}
-    origin = provenance(config.seed, position, engine.networks()) | trained_on | history_texts(history)
-    write_run_report(
+    origin = report.provenance(config.seed, position, engine.networks()) | trained_on | history_texts(history)
+    report.write_run_report(
         folder,
-        RunDescription(config.name, config.contrasts, config.data.source, resolved_yaml(config), origin),
+        report.RunDescription(config.name, config.contrasts, config.data.source, resolved_yaml(config), origin),
         prepared, scores, evaluation.volumes, gifs,
-        viewer=evaluation.viewer,
-        uncertainty=folder.uncertainty if uncertainty.curves else None,
-        training_warnings=warnings,
-        shift=monitor.shift,
+        viewer=evaluation.viewer, uncertainty=folder.uncertainty if uncertainty.curves else None,
+        training_warnings=warnings, shift=monitor.shift,
     )  # fmt: skip
     if warnings:
         logger.info(f"warned during training, what to do stands in the report: {'; '.join(map(str, warnings))}")
@@ -286,10 +266,8 @@ def finish(
     )  # fmt: skip
     write_run_record(
         folder.record, engine, position, device,
-        method=config.method.type,
-        batch_size=config.training.batch_size,
-        precision=config.training.precision,
-        configuration=fingerprint(config),
+        method=config.method.type, configuration=fingerprint(config),
+        batch_size=config.training.batch_size, precision=config.training.precision,
         warnings=[str(warning) for warning in warnings if warning.cleared is None],
         history=history,
     )  # fmt: skip
