@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import logging
 import shutil
 from collections.abc import Callable, Collection, Sequence
@@ -13,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline.comparison.comparability import require_comparable
 from pipeline.comparison.runs import FinishedRun, Settings, load_runs
 from pipeline.metrics.names import MODEL, OWN
-from pipeline.runs.folder import RunFolder
+from pipeline.runs.folder import RunFolder, json_text
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import atomic_text, require_writable
+from pipeline.utils.files import atomic_text, json_number, require_writable
 
 if TYPE_CHECKING:
     from pipeline.comparison.table import Comparison, Direction
@@ -119,9 +118,12 @@ def save(comparison: "Comparison", csv_path: Path, json_path: Path) -> None:
         ],
         "settings": dict(comparison.settings),
         "notes": comparison.notes,
-        "figures": [{key: _json_value(value) for key, value in row.items()} for row in rows],
+        "figures": [
+            {key: json_number(value) if isinstance(value, float) else value for key, value in row.items()}
+            for row in rows
+        ],
     }
-    atomic_text(json_path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    atomic_text(json_path, json_text(content))
 
 
 def _csv_rows(direction: "Direction") -> list[dict[str, Any]]:
@@ -158,13 +160,6 @@ def _csv_rows(direction: "Direction") -> list[dict[str, Any]]:
                 }
             )
     return rows
-
-
-def _json_value(value: object) -> object:
-    """Return a value in JSON's types: NaN, which JSON lacks, as null and infinity as text."""
-    if not isinstance(value, float) or isfinite(value):
-        return value
-    return None if value != value else str(value)
 
 
 # ── MLflow ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,6 +1,5 @@
 """An exploration's results: explore.json, the terminal's summary, and an MLflow run."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from pipeline.exploration.cohort import SUBSETS, Cohort
 from pipeline.exploration.findings import Finding
 from pipeline.exploration.image_statistics import PERCENTILES
 from pipeline.exploration.tables import summary_rows
+from pipeline.runs.folder import json_text
 from pipeline.tracking.tracker import Tracker
 from pipeline.utils.console import table
 from pipeline.utils.files import atomic_text, temporary_folder
@@ -55,7 +55,7 @@ def write_record(path: Path, cohort: Cohort, findings: Sequence[Finding], settin
         ],
         "images": [_image_entry(cohort, case) for case in cohort.subsets],
     }
-    atomic_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    atomic_text(path, json_text(content))
 
 
 def _image_entry(cohort: Cohort, case: Case) -> dict[str, Any]:

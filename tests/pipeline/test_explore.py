@@ -116,21 +116,6 @@ def test_nothing_that_can_be_read_is_bad_input(ixi, tmp_path, capsys):
     assert error.count("an empty file") == 12 and not (tmp_path / "out").exists()
 
 
-def test_a_scan_under_two_subjects_names_is_found(ixi, tmp_path):
-    shutil.copy(t1(ixi, SUBJECTS[0]), t1(ixi, "IXI999-Guys-1111"))
-    assert explore(ixi, tmp_path / "out") == 0
-    assert ("duplicate", [f"{SUBJECTS[0]}_T1", "IXI999-Guys-1111_T1"]) in found(tmp_path / "out")
-
-
-def test_a_pair_that_lies_apart_by_its_headers_is_found(ixi, tmp_path):
-    image = nib.load(t1(ixi, SUBJECTS[4]))
-    moved = image.affine + np.array([[0, 0, 0, 0], [0, 0, 0, 300], [0, 0, 0, 0], [0, 0, 0, 0]])
-    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), moved), tmp_path / "moved.nii.gz")
-    shutil.move(tmp_path / "moved.nii.gz", t1(ixi, SUBJECTS[4]))
-    assert explore(ixi, tmp_path / "out") == 0
-    assert ("no overlap", [f"{SUBJECTS[4]}_T1", f"{SUBJECTS[4]}_T2"]) in found(tmp_path / "out")
-
-
 def test_data_that_cannot_be_split_can_be_looked_at(archives, tmp_path, capsys):
     assert explore(archives, tmp_path / "out", "split.test=6") == 0
     warning = "the run would stop here, so nothing is split below: "

@@ -26,9 +26,7 @@ def test_runs_that_differ_in_method_seed_and_length_may_be_compared(tmp_path):
     ("settings", "said"),
     [
         ({"preprocess": {"size": 128}}, "preprocess.size: 256 in a, 128 in b"),
-        ({"preprocess": {"n4": True}}, "preprocess.n4: False in a, True in b"),
         ({"preprocess": {"percentiles": [1, 99]}}, "preprocess.percentiles: [0.5, 99.5] in a, [1.0, 99.0] in b"),
-        ({"preprocess": {"min_foreground": 0.2}}, "preprocess.min_foreground: 0.05 in a, 0.2 in b"),
         ({"evaluation": {"checkpoint": "latest"}}, "evaluation.checkpoint: 'best' in a, 'latest' in b"),
         ({"evaluation": {"register_pairs": False}}, "evaluation.register_pairs: True in a, False in b"),
         (
