@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.utils.files import append_whole, atomic_text, json_number
+from pipeline.utils.files import append_whole, atomic_text
 
 SUPERSEDING = "test/"  # prefix of metrics that a new evaluation of a finished run replaces
 
@@ -45,8 +45,13 @@ def _number(stored: float | str | None) -> float:
 
 
 def _line(record: Mapping[str, float]) -> str:
-    plain = {name: json_number(value) for name, value in record.items()}
+    plain = {name: _stored(value) for name, value in record.items()}
     return json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _stored(value: float) -> float | str | None:
+    """Return a number in JSON's types."""
+    return value if math.isfinite(value) else None if math.isnan(value) else str(value)
 
 
 class MetricsFile:
@@ -64,7 +69,7 @@ class MetricsFile:
         records = read_metrics(path)[0] if path.exists() else []
         records = [record for record in records if step is not None and record["step"] <= step]
         self._at_start = {  # (step, name) -> value at the checkpoint's step
-            (record["step"], name): json_number(value)
+            (record["step"], name): _stored(value)
             for record in records
             if record["step"] == step
             for name, value in record.items()
@@ -85,12 +90,12 @@ class MetricsFile:
             return
         line = _line({"step": step, "time": round(time.time(), 3), **new})
         append_whole(self._stream, self.path, line.encode())
-        self._at_start |= {(step, name): json_number(new[name]) for name in new if (step, name) in self._at_start}
+        self._at_start |= {(step, name): _stored(new[name]) for name in new if (step, name) in self._at_start}
 
     def _is_new(self, step: int, name: str, value: float) -> bool:
         if (step, name) not in self._at_start:
             return True
-        return name.startswith(SUPERSEDING) and self._at_start[step, name] != json_number(value)
+        return name.startswith(SUPERSEDING) and self._at_start[step, name] != _stored(value)
 
     def close(self) -> None:
         """Flush the file to disk and close it."""
