@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.config.load import load_config
-from pipeline.config.schema import Config, Training
+from pipeline.config.schema import Config, ImagesData, IxiData, NiftiData, PhantomData, Training
 from pipeline.data.case import Case
 from pipeline.data.pair_cache import PairSettings
 from pipeline.data.pairs import PairReader
@@ -24,32 +24,28 @@ def find_cases(config: Config, *, quiet: bool = False) -> list[Case]:
         UserError: There are no cases, or their files have not been fetched (git-annex, Git LFS).
     """
     data = config.data
-    if data.source == "phantom":
-        from pipeline.data.sources.phantom import phantom_cases
+    match data:
+        case PhantomData():
+            from pipeline.data.sources.phantom import phantom_cases
 
-        return phantom_cases(
-            data.folder, config.contrasts, subjects=data.subjects, spacing_mm=data.spacing_mm, seed=data.seed,
-            processes=config.preprocess.processes, quiet=quiet,
-        )  # fmt: skip
-    cases = _listed_cases(config)
+            return phantom_cases(
+                data.folder, config.contrasts, subjects=data.subjects, spacing_mm=data.spacing_mm, seed=data.seed,
+                processes=config.preprocess.processes, quiet=quiet,
+            )  # fmt: skip
+        case IxiData():
+            from pipeline.data.sources.nifti_folder import ixi_cases
+
+            cases = ixi_cases(data.folder, config.contrasts)
+        case NiftiData():
+            from pipeline.data.sources.nifti_folder import nifti_cases
+
+            cases = nifti_cases(data.folder, data.patterns)
+        case ImagesData():
+            from pipeline.data.sources.image_folder import images_cases
+
+            cases = images_cases(data.folder, data.train, data.test, data.paired)
     require_fetched([case for case in cases if case.contrast in config.contrasts])
     return cases
-
-
-def _listed_cases(config: Config) -> list[Case]:
-    """Return the cases of a source that reads files."""
-    data = config.data
-    if data.source == "ixi":
-        from pipeline.data.sources.nifti_folder import ixi_cases
-
-        return ixi_cases(data.folder, config.contrasts)
-    if data.source == "nifti":
-        from pipeline.data.sources.nifti_folder import nifti_cases
-
-        return nifti_cases(data.folder, data.patterns)
-    from pipeline.data.sources.image_folder import images_cases
-
-    return images_cases(data.folder, data.train, data.test, data.paired)
 
 
 def planned_cases(config: Config) -> list[Case]:
@@ -111,8 +107,10 @@ def prepare_data(
     preprocess, register = config.preprocess, config.evaluation.register_pairs
     settings = PairSettings(preprocess_settings(config, version), preprocess.min_foreground, register)
     cache = CacheOptions(preprocess.store, preprocess.processes, preprocess.on_bad_volume, quiet)
-    options = {"coverage_mm": preprocess.coverage_mm, "saved_coverage": saved_coverage, "paired": paired}
-    return prepare(cases, split, settings, cache, **options)
+    return prepare(
+        cases, split, settings, cache,
+        coverage_mm=preprocess.coverage_mm, saved_coverage=saved_coverage, paired=paired,
+    )  # fmt: skip
 
 
 def warn_of_names(config: Config, cases: Sequence[Case], split: CohortSplit, *, paired: bool) -> None:

@@ -85,8 +85,12 @@ def print_dry_run(config: Config, *, verbose: bool = False) -> None:
     resident = resident if config.training.slices_on_device else ""
     echo(f"memory     {human_bytes(memory)}{resident} while training, besides the libraries' own")
     evaluation = config.evaluation
-    work = {"protocols": evaluation.protocols, "register": evaluation.register_pairs, "paired": engine.paired}
-    echo(cpu_work_text(split, contrasts, estimates, processes=preprocess.processes, **work))
+    work = cpu_work_text(
+        split, contrasts, estimates,
+        protocols=evaluation.protocols, register=evaluation.register_pairs, processes=preprocess.processes,
+        paired=engine.paired,
+    )  # fmt: skip
+    echo(work)
     _warn_of_device(config)
     warn_of_lost_rate(schedule)
     warn_of_full_disks(needs)

@@ -1,7 +1,7 @@
 """From a configuration to what a run trains and evaluates with: tracker, slices, validation, checks and options."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,26 @@ import torch
 from pipeline.config.schema import Config
 from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices, on_device_slices
 from pipeline.data.pairs import PairReader
+from pipeline.data.split_file import split_to_json
+from pipeline.data.stored_slices import StoredSlices
+from pipeline.data_builders import find_cases, prepare_data
+from pipeline.dry_run import warn_before_the_work
+from pipeline.engines.builders import learns_from_pairs
 from pipeline.evaluation.finish import EvaluationOptions
 from pipeline.inference.model import precision_on
-from pipeline.runs.folder import RunFolder
+from pipeline.run_config import save_config
+from pipeline.runs.contrasts import coverage_json
+from pipeline.runs.folder import RunFolder, json_text
 from pipeline.runs.prepare import PreparedData
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.failure_monitor import FailureMonitor, cohort
+from pipeline.training.history import History, history_texts
+from pipeline.training.resume import new_output_advice
 from pipeline.training.schedule import Schedule
 from pipeline.training.validation import Validation
+from pipeline.utils.errors import UserError
+from pipeline.utils.files import atomic_text
+from pipeline.utils.hardware import require_able
 from transforms.augmentation import Augmentation
 from transforms.monai_augmentation import MonaiAugmentation
 from transforms.slices import AXES
@@ -63,7 +75,10 @@ def build_training_slices(
 ) -> UnpairedSlices | PairedSlices:
     """Return the training slices: both contrasts of the same slices for paired methods, else each contrast's own."""
     if paired:
-        sides = [[pair.first for pair in prepared.pairs], [pair.second for pair in prepared.pairs]]
+        sides: list[Sequence[StoredSlices]] = [
+            [pair.first for pair in prepared.pairs],
+            [pair.second for pair in prepared.pairs],
+        ]
     else:
         sides = [prepared.stored[contrast] for contrast in config.contrasts]
     banks = [SliceBank(side) for side in sides]
@@ -113,3 +128,37 @@ def evaluation_options(config: Config, quiet: bool) -> EvaluationOptions:
         processes=config.preprocess.processes,
         quiet=quiet,
     )
+
+
+def require_able_device(config: Config, folder: RunFolder, device: torch.device) -> None:
+    """Refuse settings that the device does not support, with a remedy that the run's folder accepts."""
+    training = config.training
+    try:
+        require_able(device, precision=training.precision, cuda_graph=training.cuda_graph)
+    except UserError as error:  # a run that has trained may change `cuda_graph`, but not `precision`
+        raise UserError(f"{error}{new_output_advice(folder) if 'precision' in str(error) else ''}") from error
+
+
+def prepare_run(
+    config: Config, folder: RunFolder, history: History, version: int, quiet: bool, *, save: bool
+) -> PreparedData:
+    """Prepare the data and save the configuration, split and range that the run keeps from now on.
+
+    A saved split is used if the run has trained on it, or if the first process has just saved it (not `save`).
+    """
+    keep = folder.has_trained() or not save
+    split, coverage = (path if path.exists() and keep else None for path in (folder.split, folder.coverage))
+    cases = find_cases(config, quiet=quiet)
+    if save:
+        warn_before_the_work(config, cases, split)
+    paired = learns_from_pairs(config)
+    prepared = prepare_data(config, cases, split, saved_coverage=coverage, paired=paired, quiet=quiet, version=version)
+    if not prepared.split.test:  # refused now, not after hours of training
+        remedy = f"name some in split.file, {config.split.file}" if config.split.file else "set split.test to 1 or more"
+        raise UserError(f"the split has no test subject; {remedy}")
+    if save:
+        save_config(folder, config, [f"{name}: {text}" for name, text in history_texts(history).items()])
+        atomic_text(folder.split, json_text(split_to_json(prepared.split)))
+        if config.preprocess.coverage_mm != "all":
+            atomic_text(folder.coverage, json_text(coverage_json(prepared.coverage)))
+    return prepared

@@ -8,44 +8,64 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 
-from pipeline import run_builders
 from pipeline.config.load import load_config, resolved_yaml
 from pipeline.config.schema import Config
 from pipeline.data.loader import PairedSlices, UnpairedSlices
 from pipeline.data.pairs import PairReader
 from pipeline.data.split_file import split_to_json
-from pipeline.data_builders import find_cases, pair_reader, prepare_data, schedule_of
-from pipeline.dry_run import meta_engine, warn_before_the_work
+from pipeline.data_builders import pair_reader, schedule_of
+from pipeline.dry_run import meta_engine
 from pipeline.engines.base import Engine
-from pipeline.engines.builders import build_engine, learns_from_pairs
+from pipeline.engines.builders import build_engine
 from pipeline.engines.cuda_graph import CapturedStep
-from pipeline.evaluation import report
 from pipeline.evaluation.finish import evaluate_run, log_evaluation
+from pipeline.evaluation.report import (
+    RunDescription,
+    closing_lines,
+    provenance,
+    work_summary,
+    write_run_report,
+)
 from pipeline.evaluation.translation_writer import draw_gifs
 from pipeline.inference.model import load_model
 from pipeline.reporting.curves import save_curves
-from pipeline.run_config import fingerprint, open_run_folder, save_config
+from pipeline.run_builders import (
+    build_failure_monitor,
+    build_training_slices,
+    build_validation,
+    evaluation_options,
+    open_tracker,
+    prepare_run,
+    require_able_device,
+)
+from pipeline.run_config import fingerprint, open_run_folder
 from pipeline.runs.checkpoint import restore_random_state
-from pipeline.runs.contrasts import coverage_json
-from pipeline.runs.folder import RunFolder, json_text
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import PreparedData, chain_version, require_same_data, training_data
 from pipeline.tracking.tracker import Tracker
-from pipeline.training import resume
 from pipeline.training.callbacks import SILENT_CALLBACKS, make_callbacks
 from pipeline.training.failure_monitor import FailureMonitor
 from pipeline.training.history import History, history_texts
 from pipeline.training.initial_weights import read_initial_weights
 from pipeline.training.loop import Callbacks, NotFinite, train
+from pipeline.training.resume import (
+    StartingPoint,
+    advice_after_not_finite,
+    announce,
+    find_starting_point,
+    require_alike,
+)
 from pipeline.training.run_record import log_inputs, mark_unfinished, write_run_record
 from pipeline.training.schedule import Schedule, TrainerState, warn_of_lost_rate
 from pipeline.utils.callable_module import make_callable
 from pipeline.utils.distributed import ProcessLost, World, init_distributed
-from pipeline.utils.errors import OutputNotFinite, Stopped, UserError
-from pipeline.utils.files import atomic_text, remove_stale
-from pipeline.utils.hardware import choose_device, require_able, set_up, tune
+from pipeline.utils.errors import OutputNotFinite, Stopped
+from pipeline.utils.files import remove_stale
+from pipeline.utils.hardware import choose_device, set_up, tune
 from pipeline.utils.interruption import Interruption
 
 logger = logging.getLogger(__name__)
@@ -70,8 +90,8 @@ def run(config: Config, *, quiet: bool = False) -> None:
                 remove_stale(folder.path)
             position, initial_step, how_to_open = _run(config, folder, world, quiet or not world.is_main)
         if world.is_main:
-            done = report.work_summary(position, initial_step, time.monotonic() - started)
-            logger.info(report.closing_lines(folder, how_to_open, done))
+            done = work_summary(position, initial_step, time.monotonic() - started)
+            logger.info(closing_lines(folder, how_to_open, done))
 
 
 def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[TrainerState, int, str]:
@@ -80,30 +100,31 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
     training, settings = config.training, config.model_dump(mode="json")
     set_up(config.threads)
     device = choose_device(config.device)
-    _require_able(device, config, folder)
+    require_able_device(config, folder, device)
     tune(device, tf32=training.tf32)
     read_weights = partial(read_initial_weights, training.start_from, folder, settings, partial(meta_engine, config))
-    start = resume.find_starting_point(folder, world, (training.epochs, training.decay_epochs), read_weights)
+    start = find_starting_point(folder, world, (training.epochs, training.decay_epochs), read_weights)
 
     # Prepare the data: cases, split and slices.
     version = chain_version(start.state)
-    prepared = world.main_process_first(lambda: _prepare(config, folder, start, version, quiet, save=world.is_main))
+    prepared = world.main_process_first(
+        lambda: prepare_run(config, folder, start.history, version, quiet, save=world.is_main)
+    )
     start = start.with_overlap(prepared.split)
 
     # Build the engine and the schedule.
     torch.manual_seed(config.seed)
     engine = build_engine(config, device, world)
     schedule = schedule_of(training, prepared.longest)
-    reader = pair_reader(config, version, max(network.stride for network in engine.translators().values()))
+    reader = pair_reader(config, version, max(cast(int, network.stride) for network in engine.translators().values()))
 
     # Resume: load the weights and states, where they belong to these data.
     position, initial_step = start.position, start.position.step
     if start.state is not None and position.epochs < schedule.epochs:
         require_same_data(start.state["data"], training_data(prepared), folder.path)
     start.load_into(engine)
-    title = f"{config.name}: {config.method.type}"
-    resume.announce(start, folder, schedule, title=title, learning_rate=training.learning_rate)
-    resume.require_alike(world, json.dumps([training_data(prepared), initial_step]), engine)
+    announce(start, folder, schedule, f"{config.name}: {config.method.type}", training.learning_rate)
+    require_alike(world, json.dumps([training_data(prepared), initial_step]), engine)
     checkpoint = {
         "config": settings,
         "chain_version": version,
@@ -113,31 +134,30 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
         "history": start.history,
     }
 
-    record = run_builders.open_tracker(config, folder, start.state, device) if world.is_main else nullcontext()
+    record = open_tracker(config, folder, start.state, device) if world.is_main else nullcontext()
     with Interruption() as interruption, record as tracker:
-        if world.is_main:
-            log_inputs(tracker, folder, prepared, str(config.data.folder))
-            tracker.set_tags({name.replace(" ", "_"): text for name, text in history_texts(start.history).items()})
-            monitor = run_builders.build_failure_monitor(config, folder, prepared, schedule, tracker)
-
-        # Train; the first process alone writes and validates.
-        if position.epochs < schedule.epochs:
-            slices = run_builders.build_training_slices(config, prepared, device, engine.paired)
-            callbacks = SILENT_CALLBACKS
-            if world.is_main:
-                warn_of_lost_rate(schedule)
-                mark_unfinished(folder.record, trains=True)
-                with interruption.stop_immediately("before the next step; the same command goes on from there"):
-                    validation = run_builders.build_validation(config, prepared, reader, device, quiet)
-                callbacks = make_callbacks(
-                    engine, position, schedule, validation, monitor, folder, tracker,
-                    checkpoint,
-                    sample_slices=training.sample_slices, oriented=config.data.source != "images", quiet=quiet,
-                )  # fmt: skip
-            _train(config, folder, engine, slices, schedule, position, start, callbacks, device, interruption, world)
-        world.shutdown()
-        if not world.is_main:
+        # Train; the first process alone writes, validates and reports.
+        is_complete = position.epochs >= schedule.epochs
+        slices = None if is_complete else build_training_slices(config, prepared, device, engine.paired)
+        if tracker is None:
+            if slices is not None:
+                _train(config, folder, engine, slices, schedule, position, start, SILENT_CALLBACKS, interruption, world)
+            world.shutdown()
             return position, initial_step, ""
+        log_inputs(tracker, folder, prepared, str(config.data.folder))
+        tracker.set_tags({name.replace(" ", "_"): text for name, text in history_texts(start.history).items()})
+        monitor = build_failure_monitor(config, folder, prepared, schedule, tracker)
+        if slices is not None:
+            warn_of_lost_rate(schedule)
+            mark_unfinished(folder.record, trains=True)
+            with interruption.stop_immediately("before the next step; the same command goes on from there"):
+                validation = build_validation(config, prepared, reader, device, quiet)
+            callbacks = make_callbacks(
+                engine, position, schedule, validation, monitor, folder, tracker, checkpoint,
+                sample_slices=training.sample_slices, oriented=config.data.source != "images", quiet=quiet,
+            )  # fmt: skip
+            _train(config, folder, engine, slices, schedule, position, start, callbacks, interruption, world)
+        world.shutdown()
 
         # Evaluate and report.
         with interruption.stop_immediately():
@@ -148,40 +168,6 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
         return position, initial_step, tracker.open_instructions()
 
 
-def _require_able(device: torch.device, config: Config, folder: RunFolder) -> None:
-    """Refuse settings that the device does not support, with a remedy that the run's folder accepts."""
-    training = config.training
-    try:
-        require_able(device, precision=training.precision, cuda_graph=training.cuda_graph)
-    except UserError as error:  # a run that has trained may change `cuda_graph`, but not `precision`
-        raise UserError(f"{error}{resume.new_output_advice(folder) if 'precision' in str(error) else ''}") from error
-
-
-def _prepare(
-    config: Config, folder: RunFolder, start: resume.StartingPoint, version: int, quiet: bool, *, save: bool
-) -> PreparedData:
-    """Prepare the data and save the configuration, split and range that the run keeps from now on.
-
-    A saved split is used if the run has trained on it, or if the first process has just saved it (not `save`).
-    """
-    keep = folder.has_trained() or not save
-    split, coverage = (path if path.exists() and keep else None for path in (folder.split, folder.coverage))
-    cases = find_cases(config, quiet=quiet)
-    if save:
-        warn_before_the_work(config, cases, split)
-    paired = learns_from_pairs(config)
-    prepared = prepare_data(config, cases, split, saved_coverage=coverage, paired=paired, quiet=quiet, version=version)
-    if not prepared.split.test:  # refused now, not after hours of training
-        remedy = f"name some in split.file, {config.split.file}" if config.split.file else "set split.test to 1 or more"
-        raise UserError(f"the split has no test subject; {remedy}")
-    if save:
-        save_config(folder, config, [f"{name}: {text}" for name, text in history_texts(start.history).items()])
-        atomic_text(folder.split, json_text(split_to_json(prepared.split)))
-        if config.preprocess.coverage_mm != "all":
-            atomic_text(folder.coverage, json_text(coverage_json(prepared.coverage)))
-    return prepared
-
-
 def _train(
     config: Config,
     folder: RunFolder,
@@ -189,9 +175,8 @@ def _train(
     slices: UnpairedSlices | PairedSlices,
     schedule: Schedule,
     position: TrainerState,
-    start: resume.StartingPoint,
+    start: StartingPoint,
     callbacks: Callbacks,
-    device: torch.device,
     interruption: Interruption,
     world: World,
 ) -> None:
@@ -205,12 +190,13 @@ def _train(
         restore_random_state(start.state["random"])
     callbacks = replace(callbacks, begin=partial(world.seed, config.seed))
     step = CapturedStep(engine) if config.training.cuda_graph else None
-    options = {"device": device, "interruption": interruption, "world": world, "step": step}
     try:
-        train(engine, slices, schedule, position, callbacks, **options)
+        train(
+            engine, slices, schedule, position, callbacks,
+            device=engine.device, interruption=interruption, world=world, step=step,
+        )  # fmt: skip
     except (NotFinite, OutputNotFinite) as error:
-        half_precision = config.training.precision != "float32"
-        advice = resume.advice_after_not_finite(folder, position, half_precision=half_precision)
+        advice = advice_after_not_finite(folder, position, half_precision=config.training.precision != "float32")
         raise NotFinite(f"{error}; {advice}") from error
     except ProcessLost as lost:
         if interruption.signal_number is None:
@@ -237,7 +223,7 @@ def finish(
     mark_unfinished(folder.record)
     checkpoint_path = folder.evaluated_checkpoint(config.evaluation.checkpoint)
     model = load_model(checkpoint_path, device.type)
-    evaluation = evaluate_run(model, folder, prepared, reader, run_builders.evaluation_options(config, quiet))
+    evaluation = evaluate_run(model, folder, prepared, reader, evaluation_options(config, quiet))
     scores, uncertainty = evaluation.scores, evaluation.uncertainty
     logger.info(f"\n{scores.text()}\n")
 
@@ -247,27 +233,30 @@ def finish(
     save_curves(folder.metrics, folder.curves, steps_per_epoch=schedule.steps_per_epoch)
     warnings = list(monitor.warnings.values())
     trained_on = {} if prepared.coverage.mm is None else {"trained on": f"{prepared.coverage}"}
-    origin = report.provenance(config.seed, position, engine.networks()) | trained_on | history_texts(history)
-    report.write_run_report(
+    origin = provenance(config.seed, position, engine.networks()) | trained_on | history_texts(history)
+    write_run_report(
         folder,
-        report.RunDescription(config.name, config.contrasts, config.data.source, resolved_yaml(config), origin),
+        RunDescription(config.name, config.contrasts, config.data.source, resolved_yaml(config), origin),
         prepared, scores, evaluation.volumes, gifs,
-        viewer=evaluation.viewer, uncertainty=folder.uncertainty if uncertainty.curves else None,
-        training_warnings=warnings, shift=monitor.shift,
+        viewer=evaluation.viewer,
+        uncertainty=folder.uncertainty if uncertainty.curves else None,
+        training_warnings=warnings,
+        shift=monitor.shift,
     )  # fmt: skip
     if warnings:
         logger.info(f"warned during training, what to do stands in the report: {'; '.join(map(str, warnings))}")
 
     # Log to MLflow, then write the record: the run is finished.
-    metadata = {to: model.metadata(to).to_json() for to in model.translators}
     log_evaluation(
         tracker, evaluation, model, [*files, *gifs.values(), folder.curves, folder.report], folder, position,
-        checkpoint=checkpoint_path.stem, register_as=config.tracking.register_as, metadata=metadata,
+        checkpoint=checkpoint_path.stem, register_as=config.tracking.register_as,
     )  # fmt: skip
     write_run_record(
         folder.record, engine, position, device,
-        method=config.method.type, configuration=fingerprint(config),
-        batch_size=config.training.batch_size, precision=config.training.precision,
+        method=config.method.type,
+        batch_size=config.training.batch_size,
+        precision=config.training.precision,
+        configuration=fingerprint(config),
         warnings=[str(warning) for warning in warnings if warning.cleared is None],
         history=history,
     )  # fmt: skip

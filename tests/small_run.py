@@ -4,10 +4,12 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from unittest.mock import Mock, patch
 
 from pipeline.run import main
 from pipeline.runs.checkpoint import CheckpointFolder, load_checkpoint
@@ -30,10 +32,30 @@ def workshop() -> Path:
     return folder
 
 
-def phantom_run(output: Path, *overrides: str) -> int:
+def phantom_run(output: Path, *overrides: str, quiet: bool = True) -> int:
     """Run the command on the phantom, small; return its exit code."""
     shared = (f"data.folder={workshop() / 'phantom'}", f"preprocess.store={workshop() / 'store'}")
-    return main([str(workshop() / "phantom.yaml"), *TINY, *shared, f"output={output}", *overrides, "--quiet"])
+    return main(
+        [str(workshop() / "phantom.yaml"), *TINY, *shared, f"output={output}", *overrides, *["--quiet"] * quiet]
+    )
+
+
+def train_phantom(output: Path, *overrides: str) -> int:
+    """Do all of `phantom_run` but its evaluation and report, which take most of its time."""
+    import pipeline.train
+
+    with patch.object(pipeline.train, "finish", lambda *_: None):
+        return phantom_run(output, *overrides)
+
+
+@contextmanager
+def without_pictures() -> Iterator[None]:
+    """Leave the report, its curves and its animations out of runs within the block."""
+    import pipeline.train
+
+    without = {"draw_gifs": lambda *_: {}, "save_curves": Mock(), "write_run_report": Mock()}
+    with patch.multiple(pipeline.train, **without):
+        yield
 
 
 def in_child(action: Callable[[], int]) -> int:

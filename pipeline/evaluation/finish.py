@@ -188,7 +188,6 @@ def log_evaluation(
     *,
     checkpoint: str,
     register_as: str | None,
-    metadata: Mapping[str, Mapping[str, object]],
 ) -> None:
     """Log metrics, files and both directions' networks to MLflow.
 
@@ -201,7 +200,6 @@ def log_evaluation(
         position: State of the training at its end.
         checkpoint: Name of the evaluated checkpoint: "best" or "latest".
         register_as: Name under which models are registered; None for none.
-        metadata: `pipeline.inference.model.ModelMetadata` in JSON's types, by target contrast.
     """
     tracker.log_metrics(final_metrics(evaluation.scores), position.step)
     for path in files:
@@ -211,7 +209,7 @@ def log_evaluation(
     log_models(
         tracker,
         model,
-        {to: {**metadata[to], **evaluation.uncertainty.metadata(to)} for to in model.translators},
+        {to: {**model.metadata(to).to_json(), **evaluation.uncertainty.metadata(to)} for to in model.translators},
         folder.models,
         checkpoint=checkpoint,
         step=position.step,

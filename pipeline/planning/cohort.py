@@ -48,14 +48,15 @@ class CohortEstimates:
             return self.grid
         from nibabel import load
         from nibabel.filebasedimages import ImageFileError
-        from nibabel.spatialimages import HeaderDataError
+        from nibabel.spatialimages import HeaderDataError, SpatialImage
 
         for case in cases:
             try:
                 image = load(case.path)
             except (OSError, ImageFileError, HeaderDataError):  # the run reports it and leaves it out
                 continue
-            return image.shape, image.affine
+            if isinstance(image, SpatialImage) and image.affine is not None:
+                return image.shape, image.affine
         raise UserError(f"{cases[0].path}: not readable as NIfTI, nor is any other of {len(cases)} images like it")
 
     def slices(self, cases: Sequence[Case]) -> int:

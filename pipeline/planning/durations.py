@@ -142,7 +142,8 @@ def cpu_pace(build: "Callable[[], Engine]", batch: Sequence[int], threads: int |
         with torch.random.fork_rng(devices=[]):  # its random numbers leave the generators as they are
             engine = build()
             images = torch.rand(2, images_per_step, *batch[1:]) * 2 - 1
-            paces, began = [], time.perf_counter()
+            paces: list[float] = []
+            began = time.perf_counter()
             while len(paces) < 2 or time.perf_counter() - began < ENOUGH_SECONDS:
                 started = time.perf_counter()
                 for _ in range(engine.critic_steps):

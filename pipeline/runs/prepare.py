@@ -78,7 +78,7 @@ class PreparedData:
         return max(statistics.slices for statistics in self.statistics.values())
 
     @property
-    def histograms(self) -> dict[str, list[float]]:
+    def histograms(self) -> dict[str, Sequence[float]]:
         """Histogram of the training cohort's foreground over [-1, 1], by contrast."""
         return {contrast: statistics.histogram for contrast, statistics in self.statistics.items()}
 
@@ -107,7 +107,7 @@ def chain_settings(preprocess: Mapping[str, Any], version: int = CHAIN_VERSION) 
     )
 
 
-def chain_version(checkpoint: Mapping[str, object] | None) -> int:
+def chain_version(checkpoint: Mapping[str, Any] | None) -> int:
     """Return the version of the slice chain in a checkpoint; without a checkpoint, the version of new runs."""
     return CHAIN_VERSION if checkpoint is None else int(checkpoint.get("chain_version", 1))
 
@@ -144,8 +144,10 @@ def prepare(
     # Cut the training images into slices, and keep those within the range of the head.
     training = [case for side in split.train.values() for case in side]
     chain = settings.preprocess
-    options = {"processes": cache.processes, "on_bad_volume": cache.on_bad_volume, "quiet": cache.quiet}
-    stored, left_out = build_slice_cache(training, cache.store, chain, settings.min_foreground, **options)
+    stored, left_out = build_slice_cache(
+        training, cache.store, chain, settings.min_foreground,
+        processes=cache.processes, on_bad_volume=cache.on_bad_volume, quiet=cache.quiet,
+    )  # fmt: skip
     uncut = {contrast: [entry for entry in stored if entry.case.contrast == contrast] for contrast in split.train}
     lengths = {contrast: [shown_mm(entry) for entry in entries] for contrast, entries in uncut.items()}
     coverage = choose_coverage(coverage_mm, chain.axis, lengths, saved_coverage)
@@ -218,25 +220,25 @@ def cohort_statistics(stored: Sequence[StoredCase], coverage: Coverage = FULL_CO
     )
 
 
-def training_data(prepared: PreparedData) -> dict[str, list]:
+def training_data(prepared: PreparedData) -> dict[str, list[float]]:
     """Return a description of the training data, with which a resumed run checks that its data is unchanged.
 
     An image's name -> number of slices and intensity range; a pair's names -> number of slices and rigid transform,
     rounded to 0.001 (mm).
     """
-    images = {
+    images: dict[str, list[float]] = {
         entry.case.name: [entry.count, entry.statistics.low, entry.statistics.high]
         for entries in prepared.stored.values()
         for entry in entries
     }
-    pair_entries = {}
+    pair_entries: dict[str, list[float]] = {}
     for pair in prepared.pairs:
         rounded = np.ravel(pair.rigid_transform).round(3).tolist()
         pair_entries[" and ".join(case.name for case in pair.cases)] = [pair.first.count, *rounded]
     return images | pair_entries
 
 
-def require_same_data(saved: dict[str, list], current: dict[str, list], folder: Path) -> None:
+def require_same_data(saved: dict[str, list[float]], current: dict[str, list[float]], folder: Path) -> None:
     """Refuse to resume a run with other training data than it began with.
 
     Args:

@@ -1,19 +1,21 @@
 """What the training loop calls in the process that writes: scores, sample pictures and checkpoints."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from pipeline.engines.base import Engine
+from pipeline.reporting.tiles import Tile, save_png
 from pipeline.runs.checkpoint import all_finite_weights, random_state
 from pipeline.runs.folder import RunFolder
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.failure_monitor import FailureMonitor
 from pipeline.training.loop import Callbacks, Metrics, NotFinite
 from pipeline.training.schedule import Schedule, TrainerState
-from pipeline.training.validation import Validation, save_sample
-from pipeline.utils.console import bar
+from pipeline.training.validation import Validation
+from pipeline.utils.console import ProgressBar, bar
 
 SILENT_CALLBACKS = Callbacks(  # for every process but the first, which alone writes and validates
     log=lambda metrics, step: None,
@@ -81,7 +83,14 @@ def make_callbacks(
         }
         folder.checkpoints.save(state, best=best)
 
-    def progress_bar(done: int, total: int) -> Any:
+    def progress_bar(done: int, total: int) -> ProgressBar:
         return bar(initial=done, total=total, desc="training", unit="step", disable=quiet)
 
     return Callbacks(log=tracker.log_metrics, validate=validate, sample=sample, save=save, bar=progress_bar)
+
+
+def save_sample(folder: Path, direction: str, epoch: int, panel: Tile) -> Path:
+    """Write a sample panel to the path that the training GIF reads, and return it."""
+    path = folder / direction / f"epoch-{epoch:05d}.png"
+    save_png(panel, path)
+    return path

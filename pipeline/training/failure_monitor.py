@@ -42,7 +42,7 @@ def cohort(bank: SliceBank, histogram: Sequence[float]) -> Cohort:
         histogram: Histogram of their foreground over [-1, 1].
     """
     index = np.unique(np.linspace(0, len(bank) - 1, COHORT_SLICES).round().astype(int))
-    slices = bank.gather(index)[:, 0].numpy()
+    slices = bank.gather(index.tolist())[:, 0].numpy()
     heads = np.stack([_head(image) for image in slices])
     usable = well_filled_slices(heads)
     slices, heads = slices[usable], heads[usable]
@@ -153,7 +153,8 @@ class FailureMonitor:
 
     def _update_warnings(self, metrics: Mapping[str, float], epoch: int) -> list[tuple[str, str]]:
         """Update the warnings; return the keys of those that were triggered, triggered again or cleared."""
-        self.shift, changed = shift_sentence(metrics), []
+        self.shift = shift_sentence(metrics)
+        changed: list[tuple[str, str]] = []
         if epoch < self.from_epoch:
             return changed
         earlier_shifts = {validated: shifts for validated, shifts in self._shifts.items() if validated < epoch}

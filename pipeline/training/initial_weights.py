@@ -190,7 +190,7 @@ def _network_settings(source: Settings, settings: Settings) -> list[tuple[str, o
     sections = [{name: content[name] for name in NETWORK_SECTIONS} for content in (source, settings)]
     sizes = [content["preprocess"]["size"] for content in (source, settings)]
     # The size of slices determines a U-Net's depth, unless that is configured.
-    return [*differing_keys(*sections), *differing_keys(*sizes, key="preprocess.size")]
+    return [*differing_keys(sections[0], sections[1]), *differing_keys(sizes[0], sizes[1], "preprocess.size")]
 
 
 def _warn_of_preprocessing(path: Path, source: Settings, settings: Settings, version: int) -> None:
@@ -200,7 +200,7 @@ def _warn_of_preprocessing(path: Path, source: Settings, settings: Settings, ver
     sections = [{key: content["preprocess"][key] for key in keys} for content in (source, settings)]
     different = [
         f"preprocess.{key} {other_value!r} there, {value!r} here"
-        for key, other_value, value in differing_keys(*sections)
+        for key, other_value, value in differing_keys(sections[0], sections[1])
     ]
     if version != CHAIN_VERSION:
         different.append(f"the chain's version {version} there, {CHAIN_VERSION} here")

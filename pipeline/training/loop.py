@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.data.loader import PairedSlices, SliceBank, UnpairedSlices, epoch_batches
 from pipeline.engines.base import Engine
 from pipeline.training.schedule import Schedule, TrainerState
+from pipeline.utils.console import ProgressBar
 from pipeline.utils.distributed import SINGLE_PROCESS, World
 from pipeline.utils.errors import Stopped, UserError
 from pipeline.utils.interruption import Interruption
@@ -44,7 +45,7 @@ class Callbacks:
     validate: Callable[[], Metrics]
     sample: Callable[[int, int], None]
     save: Callable[[dict, bool], None]
-    bar: Callable[[int, int], object]
+    bar: Callable[[int, int], ProgressBar]
     begin: Callable[[int], None] = lambda step: None
 
 
@@ -109,7 +110,7 @@ def train(
                 _stop(signal_number, position, has_checkpoint)
 
 
-def _log(position: TrainerState, rates: Mapping[str, float], callbacks: Callbacks, bar: object) -> None:
+def _log(position: TrainerState, rates: Mapping[str, float], callbacks: Callbacks, bar: ProgressBar) -> None:
     """Show and log the latest losses."""
     bar.set_postfix({name: f"{value:.2f}" for name, value in position.losses.items()}, refresh=False)
     values = position.losses | {f"learning_rate_{name}": rate for name, rate in rates.items()}

@@ -55,12 +55,17 @@ def prepared_slices(
     if store is not None:
         make_folder(store)
     files = {scan: None if store is None else _entry_path(scan, store, settings) for scan in scans}
-    missing = {scan: file for scan, file in files.items() if file is None or not file.exists()}
+    missing = [scan for scan, file in files.items() if file is None or not file.exists()]
     with WorkerPool(1 if store is None else processes, jobs=len(missing), preload=PRELOAD) as workers:
-        prepared = workers.imap(_prepare_and_write, [(prepare, *entry) for entry in missing.items()], workers.processes)
+        prepared = workers.imap(
+            _prepare_and_write, [(prepare, scan, files[scan]) for scan in missing], workers.processes
+        )
         for scan in progress(scans, title="validation set", unit="scan", quiet=quiet):
-            arrays = next(prepared) if scan in missing else _read_entry(files[scan])
-            yield scan, _prepare_and_write(prepare, scan, files[scan]) if arrays is None else arrays
+            file = files[scan]
+            if scan in missing or file is None:
+                yield scan, next(prepared)
+            else:
+                yield scan, _read_entry(file) or _prepare_and_write(prepare, scan, file)
 
 
 def _prepare_and_write(prepare: Prepare, scan: Scan, file: Path | None) -> Sequence[Arrays] | str:
@@ -73,7 +78,7 @@ def _prepare_and_write(prepare: Prepare, scan: Scan, file: Path | None) -> Seque
         return str(error)
     if file is not None:
         arrays = {f"{number}/{name}": array for number, arrays in enumerate(images) for name, array in arrays.items()}
-        atomic_write(file, lambda stream: np.savez(stream, **arrays))
+        atomic_write(file, lambda stream: np.savez(stream, allow_pickle=False, **arrays))
     return images
 
 

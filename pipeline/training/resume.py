@@ -81,7 +81,7 @@ def find_starting_point(
     return StartingPoint(None, weights, {} if weights is None else {"started_from": dict(weights.record)})
 
 
-def announce(start: StartingPoint, folder: RunFolder, schedule: Schedule, *, title: str, learning_rate: float) -> None:
+def announce(start: StartingPoint, folder: RunFolder, schedule: Schedule, title: str, learning_rate: float) -> None:
     """Print what a run starts from, and what it is about to do; `title` names the run and its method."""
     position = start.position
     if start.weights is not None:

@@ -95,7 +95,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 def _translating_parameters(network: nn.Module) -> Iterable[nn.Parameter]:
     """Return the weights that a default translation uses: all, unless the network names them."""
-    return network.translating_parameters() if hasattr(network, "translating_parameters") else network.parameters()
+    return getattr(network, "translating_parameters", network.parameters)()
 
 
 def _count_weights(groups: Iterable[Iterable[nn.Parameter]]) -> int:

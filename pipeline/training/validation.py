@@ -53,8 +53,15 @@ class FixedSlices:
     @classmethod
     def from_arrays(cls, label: str, arrays: Mapping[str, np.ndarray]) -> "FixedSlices":
         """Make an instance from arrays by field name; "real" may be missing."""
-        numbers = {name: tuple(arrays[name].tolist()) for name in ("field_of_view", "pixel_mm")}
-        return cls(**{"real": None, **arrays, **numbers, "label": label})
+        return cls(
+            label=label,
+            source=arrays["source"],
+            field_of_view=tuple(arrays["field_of_view"].tolist()),
+            foreground=arrays["foreground"],
+            real=arrays.get("real"),
+            head=arrays["head"],
+            pixel_mm=tuple(arrays["pixel_mm"].tolist()),
+        )
 
     @cached_property
     def layers(self) -> np.ndarray:
@@ -113,10 +120,11 @@ class Validation:
         slices_per_scan = max(1, slices // max(1, len(scan_pairs) or len(cases) // 2))
         settings = {"slices": slices_per_scan, "coverage": [coverage.axis, coverage.mm]}
         settings |= {} if store is None else reader.identity()
-        options = {"store": store, "processes": processes, "quiet": quiet}
-        for scan, images in prepared_slices(
-            scan_pairs or cases, partial(_prepare_scan, reader, slices_per_scan, coverage), settings, **options
-        ):
+        prepare = partial(_prepare_scan, reader, slices_per_scan, coverage)
+        prepared = prepared_slices(
+            scan_pairs or cases, prepare, settings, store=store, processes=processes, quiet=quiet
+        )
+        for scan, images in prepared:
             if isinstance(images, str):
                 logger.warning(f"{images}; left out of the validation")
                 continue
@@ -285,12 +293,3 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-def save_sample(folder: Path, direction: str, epoch: int, panel: Tile) -> Path:
-    """Write a sample panel to the path that the training GIF reads, and return it."""
-    from pipeline.reporting.tiles import save_png
-
-    path = folder / direction / f"epoch-{epoch:05d}.png"
-    save_png(panel, path)
-    return path

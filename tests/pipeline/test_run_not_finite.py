@@ -1,7 +1,7 @@
 """A training that ran into numbers that are not finite, and whether its folder takes the advice it gets."""
 
 import pytest
-from small_run import QUICK, latest, phantom_run
+from small_run import QUICK, latest, train_phantom
 
 WILD = ("training.learning_rate=1e30", "training.max_bad_steps=2")
 QUICKER = (*QUICK, "evaluation.uncertainty=false", "evaluation.translate=false", "training.max_bad_steps=2")
@@ -9,21 +9,21 @@ QUICKER = (*QUICK, "evaluation.uncertainty=false", "evaluation.translate=false",
 
 def test_before_any_checkpoint_the_same_folder_takes_what_is_advised(tmp_path, capsys):
     folder = tmp_path / "run"
-    assert phantom_run(folder, *QUICKER, *WILD) == 2
+    assert train_phantom(folder, *QUICKER, *WILD) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "losses in a row were not finite" in error
     assert error.endswith("; nothing is saved yet; lower training.learning_rate: the same command with it begins anew")
     assert not (folder / "checkpoints").exists()
     split = (folder / "split.json").read_text()
     other = ("split.seed=5", "generator.width=2")  # whatever else one may think of
-    assert phantom_run(folder, *QUICKER, *other, "training.sample_every=2") == 0
+    assert train_phantom(folder, *QUICKER, *other, "training.sample_every=2") == 0
     assert latest(folder)["config"]["split"]["seed"] == 5
     assert (folder / "split.json").read_text() != split
 
 
 def test_where_validation_meets_no_numbers_before_enough_steps_did_the_advice_is_the_same(tmp_path, capsys):
     folder = tmp_path / "run"
-    assert phantom_run(folder, *QUICK, "training.learning_rate=1e6") == 2  # four steps an epoch, of twenty borne
+    assert train_phantom(folder, *QUICK, "training.learning_rate=1e6") == 2  # four steps an epoch, of twenty borne
     error = capsys.readouterr().err.splitlines()[-1]
     assert "a validation slice: the network's output is not finite" in error
     assert error.endswith("; nothing is saved yet; lower training.learning_rate: the same command with it begins anew")
@@ -43,16 +43,16 @@ def test_after_a_checkpoint_the_advice_leads_to_a_new_folder_that_begins_from_it
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(CycleGan, "losses", spoilt)
-        assert phantom_run(folder, *QUICKER) == 2
+        assert train_phantom(folder, *QUICKER) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.endswith(
         f"; the last good checkpoint is kept ({folder / 'checkpoints' / 'latest.pt'}); lower training.learning_rate, "
         f"in a new output: with training.start_from={folder} it begins from this run's weights"
     )
     lower = "training.learning_rate=0.0001"
-    assert phantom_run(folder, *QUICKER, lower) == 2  # as it says
+    assert train_phantom(folder, *QUICKER, lower) == 2  # as it says
     assert f"set output=… (there training.start_from={folder} begins from its weights)" in capsys.readouterr().err
-    assert phantom_run(tmp_path / "new", *QUICKER, lower, f"training.start_from={folder}") == 0
+    assert train_phantom(tmp_path / "new", *QUICKER, lower, f"training.start_from={folder}") == 0
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_where_not_one_step_succeeded_no_learning_rate_is_blamed(precision, advi
         lambda *batch: {player: {name: one * float("nan") for name, one in made.items()}
                         for player, made in losses(*batch).items()},
     )  # fmt: skip
-    assert phantom_run(tmp_path / "run", *QUICKER, f"training.precision={precision}") == 2
+    assert train_phantom(tmp_path / "run", *QUICKER, f"training.precision={precision}") == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "training stopped at step 2: 2 losses in a row were not finite" in error
     assert f"not one step succeeded, so the learning rate is not the cause; {advice}: the same command" in error

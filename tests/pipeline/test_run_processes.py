@@ -1,10 +1,10 @@
 """A run whose work on the processors is done in this process, or divided among several."""
 
-from small_run import QUICK, phantom_run
+from small_run import QUICK, phantom_run, train_phantom, without_pictures
 
 import pipeline.data.pairs as pairing
 
-SETTINGS = (*QUICK, "split.test=2", "split.validation=2", "training.decay_epochs=0")
+SETTINGS = (*QUICK, "split.test=2", "split.validation=2", "training.decay_epochs=0", "training.steps_per_epoch=1")
 LEFT = ("scores.json", "scores_by_subject.csv", "uncertainty.json")
 
 
@@ -18,7 +18,8 @@ def test_a_run_ends_the_same_whatever_the_number_of_processes(tmp_path):
     for processes in ("1", "2"):
         store = f"preprocess.store={tmp_path / f'store{processes}'}"
         folder = tmp_path / processes / "run"  # of one name, for it stands in the volumes' headers
-        assert phantom_run(folder, *SETTINGS, store, f"preprocess.processes={processes}") == 0
+        with without_pictures():
+            assert phantom_run(folder, *SETTINGS, store, f"preprocess.processes={processes}") == 0
     alone, divided = (left_by(tmp_path / processes / "run") for processes in ("1", "2"))
     assert alone.keys() == divided.keys() and len(alone) == 3 + 4 + 4
     assert [path for path in alone if alone[path] != divided[path]] == []
@@ -27,10 +28,10 @@ def test_a_run_ends_the_same_whatever_the_number_of_processes(tmp_path):
 def test_a_second_run_on_the_same_data_reads_no_validation_scan_again(tmp_path, monkeypatch):
     read, prepare = [], pairing.prepare_scan
     monkeypatch.setattr(pairing, "prepare_scan", lambda path, *more: read.append(path) or prepare(path, *more))
-    settings = (*SETTINGS, "evaluation.uncertainty=false", f"preprocess.store={tmp_path / 'store'}")
+    settings = (*SETTINGS, f"preprocess.store={tmp_path / 'store'}")
     counts = []
     for name in ("first", "second"):
-        assert phantom_run(tmp_path / name, *settings) == 0
+        assert train_phantom(tmp_path / name, *settings) == 0
         counts.append(len(read))
         read.clear()
-    assert counts[0] - counts[1] == 4  # two subjects' two scans
+    assert counts == [4, 0]  # two subjects' two scans

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from small_engine import differences
-from small_run import CONFIGS, QUICK, in_child, latest, phantom_run, signal_at
+from small_run import CONFIGS, QUICK, in_child, latest, phantom_run, signal_at, train_phantom
 
 import pipeline.run
 import pipeline.sweep
@@ -26,12 +26,12 @@ STILL = "training.learning_rate=1e-300"  # nothing moves
 def source(tmp_path_factory):
     """A run that others begin from."""
     folder = tmp_path_factory.mktemp("source") / "run"
-    assert phantom_run(folder, *QUICKER, "name=source") == 0
+    assert train_phantom(folder, *QUICKER, "name=source") == 0
     return folder
 
 
-def begin(folder, source, *overrides):
-    return phantom_run(folder, *QUICKER, f"training.start_from={source}", *overrides)
+def begin(folder, source, *overrides, whole=False):
+    return (phantom_run if whole else train_phantom)(folder, *QUICKER, f"training.start_from={source}", *overrides)
 
 
 def networks(state):
@@ -39,7 +39,9 @@ def networks(state):
 
 
 def test_the_weights_are_those_of_the_other_run_and_the_optimisers_are_fresh(source, tmp_path, capsys):
-    assert begin(tmp_path / "run", source, STILL, "training.discriminator_learning_rate=1e-300", "seed=9") == 0
+    assert (
+        begin(tmp_path / "run", source, STILL, "training.discriminator_learning_rate=1e-300", "seed=9", whole=True) == 0
+    )
     theirs, ours = load_checkpoint(source / "checkpoints" / "best.pt"), latest(tmp_path / "run")
     assert differences(networks(ours), networks(theirs)) == set()
     assert ours["engine"]["optimiser_generators"]["state"][0]["step"] == 4  # its own steps
@@ -143,7 +145,7 @@ def test_preprocessing_may_differ_and_is_named(source, tmp_path, capsys):
 def test_held_out_subjects_that_the_other_run_trained_with_are_counted_and_warned_of(source, tmp_path, capsys):
     assert begin(tmp_path / "same", source) == 0
     assert "flatter" not in capsys.readouterr().err
-    assert begin(tmp_path / "run", source, "split.seed=1") == 0
+    assert begin(tmp_path / "run", source, "split.seed=1", whole=True) == 0
     theirs, ours = (json.loads((folder / "split.json").read_text()) for folder in (source, tmp_path / "run"))
     seen = {name for names in theirs["train"].values() for name in names} & {*ours["validation"], *ours["test"]}
     assert seen
@@ -161,14 +163,6 @@ def test_the_plan_says_whose_weights_a_run_begins_with(source, tmp_path, capsys)
     assert begin(tmp_path / "run", source, "--dry-run") == 0
     assert "weights    of source (cyclegan), step 4: " in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
-
-
-def test_the_comparison_says_it(source, tmp_path):
-    from pipeline.compare import main
-
-    assert begin(tmp_path / "run", source, "name=second") == 0
-    assert main([str(source), str(tmp_path / "run"), "-o", str(tmp_path / "compare.html")]) == 0
-    assert "second began from the weights of source (cyclegan), step 4: " in (tmp_path / "compare.html").read_text()
 
 
 def test_mlflow_has_the_weights_as_a_tag(source, tmp_path, monkeypatch):

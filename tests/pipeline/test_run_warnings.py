@@ -1,7 +1,7 @@
 import shutil
 from types import SimpleNamespace
 
-from small_run import QUICK, phantom_run
+from small_run import QUICK, train_phantom
 
 
 def test_a_run_warns_of_its_disk_and_of_a_lost_learning_rate_before_it_trains(tmp_path, monkeypatch, capsys):
@@ -10,7 +10,7 @@ def test_a_run_warns_of_its_disk_and_of_a_lost_learning_rate_before_it_trains(tm
 
     monkeypatch.setattr(shutil, "disk_usage", little)
     schedule = ("training.steps_per_epoch=20", "training.decay_epochs=0", "training.halve_every=1")
-    assert phantom_run(tmp_path / "run", *QUICK, *schedule, "evaluation.uncertainty=false") == 0
+    assert train_phantom(tmp_path / "run", *QUICK, *schedule) == 0
     lines = capsys.readouterr().err.splitlines()
     (disk,) = [line for line in lines if line.startswith("warning: the disk of ")]
     assert "has 1000 B free" in disk and "checkpoints" in disk and f"in {tmp_path / 'run' / 'translated'}" in disk
@@ -19,6 +19,6 @@ def test_a_run_warns_of_its_disk_and_of_a_lost_learning_rate_before_it_trains(tm
 
 
 def test_a_run_with_room_and_a_rate_that_lasts_warns_of_neither(tmp_path, capsys):
-    assert phantom_run(tmp_path / "run", *QUICK, "evaluation.uncertainty=false") == 0
+    assert train_phantom(tmp_path / "run", *QUICK) == 0
     said = capsys.readouterr().err
     assert "warning: the disk of" not in said and "warning: the learning rate" not in said

@@ -21,10 +21,10 @@ from pipeline.evaluation.translation_writer import TranslatedVolume
 from pipeline.reporting.tiles import save_png
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.prepare import PreparedData
+from pipeline.training.callbacks import save_sample
 from pipeline.training.failure_checks import CheckResult
 from pipeline.training.failure_monitor import TrainingWarning
 from pipeline.training.schedule import TrainerState
-from pipeline.training.validation import save_sample
 
 CONTRASTS = ("T1", "T2")
 EVIL = "<script>alert(1)</script>"

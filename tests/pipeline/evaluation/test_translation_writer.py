@@ -29,7 +29,7 @@ from pipeline.inference import translator
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.output_volume import write_volume
 from pipeline.runs.folder import RunFolder
-from pipeline.training.validation import save_sample
+from pipeline.training.callbacks import save_sample
 from transforms.slice_chain import PreprocessSettings
 
 CONTRASTS = ("T1", "T2")

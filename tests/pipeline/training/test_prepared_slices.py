@@ -21,7 +21,7 @@ HISTOGRAMS = {contrast: [1.0] * 256 for contrast in CONTRASTS}
 
 @pytest.fixture
 def cohort(tmp_path):
-    """Three subjects' pairs on different grids."""
+    """Three subjects' pairs on different grids, whose headers are right."""
     return [
         Case(subject, "", contrast, write_scan(tmp_path / f"{subject}-{contrast}.nii.gz", voxels(contrast, number)))
         for number, subject in enumerate("abc")
@@ -33,12 +33,14 @@ def voxels(contrast, seed):
     return scan(contrast, shape={"T1": (36, 44, 34), "T2": (34, 42, 35)}[contrast], affine=AFFINE, seed=seed)
 
 
-def validation(cases, folder, *, store=True, processes=1, settings=SETTINGS, scored_in_pairs=True, slices=9):
+def validation(
+    cases, folder, *, store=True, processes=1, settings=SETTINGS, scored_in_pairs=True, slices=9, register=False
+):
     return Validation(
         cases,
         CONTRASTS,
         scored_in_pairs=scored_in_pairs,
-        reader=PairReader(settings, 4, register=True, cache=folder / "registrations"),
+        reader=PairReader(settings, 4, register=register, cache=folder / "registrations"),
         slices=slices,
         histograms=HISTOGRAMS,
         device=torch.device("cpu"),

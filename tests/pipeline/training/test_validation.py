@@ -4,13 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from pipeline.data.case import Case
 from pipeline.data.pairs import PreparedScan, View
 from pipeline.metrics.failure_detectors import LAYERS, Cohort
-from pipeline.training.validation import Validation, evaluating, save_sample
+from pipeline.training.validation import Validation, evaluating
 from pipeline.utils.errors import UserError
 from transforms.slice_chain import PreprocessSettings
 
@@ -281,13 +280,6 @@ def test_a_panel_is_drawn_for_each_direction_and_only_volumes_speak_of_left_and_
     assert all(panel.ndim == 3 and panel.dtype == np.uint8 for panel in panels.values())
     assert panels["T1"].shape[0] > pictures["T1"].shape[0]  # by the line that says which side is which
     assert result.panels(identity(), 4, oriented=True)["T1"].shape[0] > panels["T1"].shape[0]
-
-
-def test_a_sample_is_saved_under_its_direction_and_epoch(tmp_path):
-    panel = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    path = save_sample(tmp_path, "T1_to_T2", 7, panel)
-    assert path == tmp_path / "T1_to_T2" / "epoch-00007.png"
-    np.testing.assert_array_equal(np.asarray(Image.open(path)), panel)
 
 
 def test_parts_that_a_network_shares_with_others_go_back_to_their_own_modes():
