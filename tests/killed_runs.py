@@ -201,7 +201,7 @@ def _tell(pipe: int, whole: bool) -> None:
             finish(*arguments)
 
     if not whole:
-        pipeline.train.report.closing_lines = lambda *_: "trained"
+        pipeline.train.closing_lines = lambda *_: "trained"
     pipeline.train.train, pipeline.train.finish = told_train, told_finish
     Engine.step, CheckpointFolder.save = told_step, told_save
     tell("start")
