@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline.data.case import other_contrast
 from pipeline.inference.model import TranslationModel
 from pipeline.tracking.mlflow_models import ALIAS, log_translator
 from pipeline.tracking.mlflow_run import RunAccess
@@ -58,7 +59,7 @@ def log_models(
     for to in model.translators:
         if to in logged:
             continue
-        name = f"{model.source(to)}-to-{to}"
+        name = f"{other_contrast(model.contrasts, to)}-to-{to}"
         address = log_translator(
             tracker,
             model.translators[to],

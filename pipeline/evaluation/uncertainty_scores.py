@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.optimize import isotonic_regression, nnls
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 from torch import nn
 
 from pipeline.data.case import Case, pairs
@@ -46,7 +46,8 @@ def rank_correlation(expected: np.ndarray, observed: np.ndarray) -> float:
     """Return Spearman's rank correlation of two samples; NaN where one is constant."""
     if np.ptp(expected) == 0 or np.ptp(observed) == 0:
         return float("nan")
-    return float(spearmanr(expected, observed, axis=None).statistic)
+    # scipy.stats.spearmanr differs from this, and so from earlier runs' scores, in the last digit
+    return float(np.corrcoef(rankdata(expected, axis=None), rankdata(observed, axis=None))[0, 1])
 
 
 def calibration_curve(expected: np.ndarray, observed: np.ndarray, bins: int = 10) -> np.ndarray:
