@@ -43,6 +43,7 @@ KERNELS = {"kernel_size": (3,) * 5, "strides": (1, 2, 2, 2, 2), "upsample_kernel
 NO_DROPOUT = {"dropout_prob_down": None, "dropout_prob_up": (None, 0.0)}
 BACKBONE = {"backbone": "efficientnet-b0"}
 SINGLE = {"deep_supervision": False}
+# Without UNETR, which takes one size of images, and SwinUNETR, which the meta device of dry runs cannot build.
 NETWORKS = {
     "AttentionUnet": MonaiNetwork("model.2", _product_of_strides, LEVELS),
     "BasicUNet": MonaiNetwork("final_conv", lambda _: 16),

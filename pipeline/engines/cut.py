@@ -60,14 +60,13 @@ class Cut(Engine):
             self.random.choice(features[0, 0].numel(), self.options.patches).to(source.device)
             for features in output_features
         ]
-        queries = head(
-            [_vectors_at(features, index) for features, index in zip(output_features, positions, strict=True)]
-        )
+
+        def project(layers: list[Tensor]) -> list[Tensor]:
+            return head([_vectors_at(layer, index) for layer, index in zip(layers, positions, strict=True)])
+
+        queries = project(output_features)
         with torch.no_grad():  # after the queries: autocast caches casts of weights, with or without gradients
-            source_features = generator.features(source)
-            keys = head(
-                [_vectors_at(features, index) for features, index in zip(source_features, positions, strict=True)]
-            )
+            keys = project(generator.features(source))
         terms = [self._contrastive_loss(query, key) for query, key in zip(queries, keys, strict=True)]
         return torch.stack(terms).mean()
 

@@ -1,5 +1,6 @@
 """Weights of another run, by method: what is taken over and what begins afresh."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -79,6 +80,24 @@ def test_what_was_learnt_is_taken_over_and_the_rest_is_fresh(method, tmp_path):
     theirs = build_engine(config_of(**options), torch.device("cpu"))
     theirs.load_state_dict(source)
     assert torch.equal(translated, theirs.translators()["b"](real_a))
+
+
+def test_a_checkpoint_with_a_u_nets_earlier_names_of_weights_may_be_begun_from(tmp_path):
+    engine, config = trained(**METHODS["averaged"]), config_of(**METHODS["averaged"])
+    expected = copy.deepcopy(engine.state_dict())
+    earlier = engine.state_dict()
+    for name in ("G", "F", "averaged"):
+        earlier[name] = {
+            key.replace(".conv.", ".0.").replace(".adn.N.", ".1."): value for key, value in earlier[name].items()
+        }
+    assert "down.1.1.bias" in earlier["G"] and "F.up.0.0.weight" in earlier["averaged"]
+    engine.state_dict = lambda: earlier
+    initial_weights = read(checkpoint(tmp_path / "source", engine, config), tmp_path, config)
+    for load in ("load_pretrained", "load_state_dict"):
+        fresh = engine_of(weights_seed=5, **METHODS["averaged"])
+        getattr(fresh, load)(initial_weights.weights)
+        assert not differences({name: fresh.state_dict()[name] for name in ("G", "F", "averaged")},
+                               {name: expected[name] for name in ("G", "F", "averaged")})  # fmt: skip
 
 
 def test_cut_takes_its_heads_and_munit_its_mean_styles_along():
