@@ -26,11 +26,8 @@ class SliceBank:
     """
 
     def __init__(self, stored: Sequence[StoredSlices]):
-        self.paths = [str(entry.path) for entry in stored]
+        self.entries = list(stored)
         self.ends = np.cumsum([entry.count for entry in stored])
-        self.first_slices = [entry.first for entry in stored]  # index of the first slice used, per file
-        self.counts = [entry.count for entry in stored]
-        self.stored_counts = [entry.count if entry.stored is None else entry.stored for entry in stored]
         self._layouts: dict[int, tuple[int, tuple[int, int]]] = {}
 
     def __len__(self) -> int:
@@ -71,33 +68,34 @@ class SliceBank:
     def volume(self, number: int) -> np.ndarray:
         """Return a volume's slices as stored, (N, S, S) uint16; raises like `gather`."""
         self._layout(number)
-        first = self.first_slices[number]
-        with _naming_file(self.paths[number]):
-            return np.load(self.paths[number], allow_pickle=False)[first : first + self.counts[number]]
+        entry = self.entries[number]
+        with _naming_file(entry.path):
+            return np.load(entry.path, allow_pickle=False)[entry.first : entry.first + entry.count]
 
     def _read(self, number: int, index: int, stored: np.ndarray) -> None:
         """Read one slice of a volume into `stored`."""
-        start, _ = self._layout(number)
-        with _naming_file(self.paths[number]), FileIO(self.paths[number]) as file:
-            file.seek(start + (self.first_slices[number] + index) * stored.nbytes)
+        entry, (start, _) = self.entries[number], self._layout(number)
+        with _naming_file(entry.path), FileIO(entry.path) as file:
+            file.seek(start + (entry.first + index) * stored.nbytes)
             if file.readinto(stored.data) != stored.nbytes:
                 raise ValueError("its end is missing")
 
     def _layout(self, number: int) -> tuple[int, tuple[int, int]]:
         """Return the offset of the first slice in a volume's file, and the slices' (height, width)."""
         if number not in self._layouts:
-            with _naming_file(self.paths[number]), Path(self.paths[number]).open("rb") as file:
+            entry = self.entries[number]
+            with _naming_file(entry.path), entry.path.open("rb") as file:
                 np.lib.format.read_magic(file)
                 (count, *shape), is_fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
                 expected = shape if number == 0 else [*self.shape]
-                if is_fortran_order or dtype != np.uint16 or (count, shape) != (self.stored_counts[number], expected):
+                if is_fortran_order or dtype != np.uint16 or (count, shape) != (entry.stored or entry.count, expected):
                     raise ValueError(f"{count} arrays of shape {(*shape,)} and type {dtype}")
                 self._layouts[number] = file.tell(), (shape[0], shape[1])
         return self._layouts[number]
 
 
 @contextmanager
-def _naming_file(path: str) -> Iterator[None]:
+def _naming_file(path: Path) -> Iterator[None]:
     """Turn a read error into a UserError with the file's name: the cache was changed since the run began."""
     try:
         yield
@@ -216,7 +214,7 @@ class UnpairedSlices:
     def __init__(self, first: SliceSource, second: SliceSource, augmentation: Augmentation, seed: int):
         self.banks, self.augmentation = (first, second), augmentation
         self.samplers = [
-            ShuffledSampler(len(bank), augmentation, seed, stream) for stream, bank in enumerate(self.banks)
+            ShuffledSampler(len(bank), augmentation, seed, number) for number, bank in enumerate(self.banks)
         ]
 
     def __len__(self) -> int:
@@ -231,14 +229,8 @@ class UnpairedSlices:
         return first, second
 
 
-class PairedSlices:
+class PairedSlices(UnpairedSlices):
     """Batches of the same slices in both contrasts, shuffled together and augmented alike.
-
-    Args:
-        first: Slices of the first contrast.
-        second: The same slices of the second contrast.
-        augmentation: Augmentation, drawn once per pair and applied to both slices.
-        seed: Seed of order and augmentation.
 
     Raises:
         ValueError: the contrasts have different numbers of slices.
@@ -247,17 +239,8 @@ class PairedSlices:
     def __init__(self, first: SliceSource, second: SliceSource, augmentation: Augmentation, seed: int):
         if not np.array_equal(first.ends, second.ends):
             raise ValueError(f"{len(first)} and {len(second)} slices are not pairs")
-        self.banks, self.augmentation = (first, second), augmentation
-        self.sampler = ShuffledSampler(len(first), augmentation, seed, stream=0)
-
-    def __len__(self) -> int:
-        return self.sampler.count
-
-    def batch(self, keys: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Return the batch (N, 1, S, S) of each contrast for the given (epoch, position) keys."""
-        indices, changes = self.sampler.indices(keys), self.sampler.changes(keys)
-        first, second = (bank.augmented(self.augmentation, indices, changes) for bank in self.banks)
-        return first, second
+        super().__init__(first, second, augmentation, seed)
+        self.samplers = [self.samplers[0]] * 2
 
 
 def epoch_keys(

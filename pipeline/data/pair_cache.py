@@ -101,7 +101,7 @@ def extract_pair(cases: CasePair, folder: Path, options: PairSettings, cache: Pa
     side = settings.size
     covered = first.foreground & field_of_view_mask(first, second, rigid_transform)
     masks = [centre_fit(mask, side, side, fill=False) for mask in (first.foreground, target_foreground, covered)]
-    positions = _require_common_slices(masks[0], masks[1], masks[2], options.min_foreground)
+    positions = common_slices(masks[0], masks[1], masks[2], options.min_foreground)
 
     # Write the slices, then the record that makes them an entry.
     checksums = [
@@ -128,25 +128,20 @@ def common_slices(first: np.ndarray, second: np.ndarray, covered_mask: np.ndarra
         first, second: (N, H, W) bool, each scan's foreground.
         covered_mask: (N, H, W) bool, the first's foreground within the second's field of view.
         min_foreground: Smallest share of a slice that is foreground.
+
+    Raises:
+        ValueError: there is no such slice.
     """
-    common = np.intersect1d(occupied_slices(first, min_foreground), occupied_slices(second, min_foreground))
-    is_covered = covered_mask[common].sum(axis=(1, 2)) >= MIN_COVERED_SHARE * first[common].sum(axis=(1, 2))
-    return common[is_covered]
-
-
-def _require_common_slices(
-    first: np.ndarray, second: np.ndarray, covered_mask: np.ndarray, min_foreground: float
-) -> np.ndarray:
-    """Return `common_slices`; raise ValueError where there are none."""
     if not second.any():
         raise ValueError("the heads do not overlap; check their affines")
-    positions = common_slices(first, second, covered_mask, min_foreground)
-    if len(positions) == 0:
+    common = np.intersect1d(occupied_slices(first, min_foreground), occupied_slices(second, min_foreground))
+    is_covered = covered_mask[common].sum(axis=(1, 2)) >= MIN_COVERED_SHARE * first[common].sum(axis=(1, 2))
+    if not is_covered.any():
         raise ValueError(
             f"no slice shows the head whole in both scans, with {min_foreground:.0%} of foreground; lower "
             "preprocess.min_foreground, or check that both cover the head"
         )
-    return positions
+    return common[is_covered]
 
 
 def build_pair_cache(

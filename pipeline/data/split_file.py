@@ -116,7 +116,7 @@ def _cases_by_name(names: Iterable[str], cases: Sequence[Case]) -> tuple[list[Ca
             by_name.setdefault(case.subject, set()).add(case)
     unknown = {name for name in names if name not in by_name}
     matches = set().union(*(by_name[name] for name in names if name not in unknown))
-    return sorted(matches, key=lambda case: (case.subject, case.session, case.contrast)), unknown
+    return sorted(matches), unknown
 
 
 def _conflicts(cases_by_part: dict[str, list[Case]], contrasts: tuple[str, str], pairing: str) -> list[str]:

@@ -52,8 +52,10 @@ def make_split(
     Raises:
         UserError: too few subjects; the message gives the numbers, the need and the keys to change.
     """
-    cases = sorted((case for case in cases if case.contrast in contrasts), key=_sort_key)
-    _require_both_contrasts(cases, contrasts)
+    cases = sorted(case for case in cases if case.contrast in contrasts)
+    for contrast in contrasts:
+        if not any(case.contrast == contrast for case in cases):
+            raise UserError(f"the data has no {contrast} image; correct contrasts or data, both contrasts are needed")
     reserved = {case.subject for case in cases if case.split == "test"}
     available = [case for case in cases if case.subject not in reserved]
 
@@ -73,10 +75,6 @@ def make_split(
     _require_training_subjects(train, available, contrasts, {part: len(chosen[part]) for part in counts}, pairing)
     validation_cases, test_cases = (_cases_of_subjects(cases, chosen[part]) for part in ("validation", "test"))
     return CohortSplit(train, validation_cases, test_cases)
-
-
-def _sort_key(case: Case) -> tuple[str, str, str]:
-    return case.subject, case.session, case.contrast
 
 
 def _cases_of_subjects(cases: Iterable[Case], subjects: Collection[str]) -> tuple[Case, ...]:
@@ -135,12 +133,6 @@ def _unpaired_training(cases: Sequence[Case], contrasts: tuple[str, str], seed: 
         contrast: _cases_of_subjects((case for case in cases if case.contrast == contrast), side)
         for contrast, side in zip(contrasts, sides, strict=True)
     }
-
-
-def _require_both_contrasts(cases: Sequence[Case], contrasts: tuple[str, str]) -> None:
-    for contrast in contrasts:
-        if not any(case.contrast == contrast for case in cases):
-            raise UserError(f"the data has no {contrast} image; correct contrasts or data, both contrasts are needed")
 
 
 def _require_training_subjects(

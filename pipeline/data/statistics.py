@@ -6,13 +6,27 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Self
 
-Json = Mapping[str, Any]  # the content of a JSON object
+FINGERPRINT_KEY = "likeness"  # in files
 
 
 @dataclass(frozen=True)
-class Fingerprint:
+class _Record:
+    """Values that a JSON object holds under the names of the fields; those that are None are left out."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values in JSON's types."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Return the values that `to_json` gave; raises TypeError where a key is missing."""
+        return cls(**{item.name: content[item.name] for item in fields(cls) if item.name in content})
+
+
+@dataclass(frozen=True)
+class Fingerprint(_Record):
     """A volume in a few numbers; see `pipeline.data.fingerprint.volume_fingerprint`.
 
     Attributes:
@@ -27,18 +41,9 @@ class Fingerprint:
     field_mm: list[float]
     head_mm: list[float]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fingerprint in JSON's types."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: Json) -> "Fingerprint":
-        """Return the fingerprint that `to_json` gave; raises TypeError where a key is missing."""
-        return cls(**_fields_in(cls, content))
-
 
 @dataclass(frozen=True)
-class CohortFingerprint:
+class CohortFingerprint(_Record):
     """A cohort in a few numbers; see `pipeline.data.fingerprint.cohort_fingerprint`.
 
     Attributes:
@@ -57,21 +62,9 @@ class CohortFingerprint:
     head_mm: list[list[float]]
     coverage_mm: float | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fingerprint in JSON's types; `coverage_mm` only where there is one."""
-        content = asdict(self)
-        if self.coverage_mm is None:
-            del content["coverage_mm"]
-        return content
-
-    @classmethod
-    def from_json(cls, content: Json) -> "CohortFingerprint":
-        """Return the fingerprint that `to_json` gave; raises TypeError where a key is missing."""
-        return cls(**_fields_in(cls, content))
-
 
 @dataclass(frozen=True)
-class CaseStatistics:
+class CaseStatistics(_Record):
     """Statistics of a volume in the slice cache.
 
     Attributes:
@@ -79,7 +72,7 @@ class CaseStatistics:
         integer: Whether the file holds whole numbers.
         spacing_mm: Voxel size of the file (R, A, S).
         histogram: Histogram of the foreground of the slices used, over [-1, 1].
-        slice_histograms: A histogram per slice of the volume, see `pipeline.data.coverage.pack_histograms`.
+        slice_histograms: A histogram per slice of the volume, see `pipeline.data.stored_slices.pack_histograms`.
         head_slices: First and last slice of the head.
         slice_mm: Distance between slices.
         fingerprint: The volume's fingerprint; None for pictures and tiny heads.
@@ -97,19 +90,19 @@ class CaseStatistics:
 
     def to_json(self) -> dict[str, Any]:
         """Return the statistics in JSON's types."""
-        content = asdict(self)
-        return {"likeness": content.pop("fingerprint"), **content, "head_slices": list(self.head_slices)}
+        content = asdict(self) | {"head_slices": list(self.head_slices)}
+        return content | {FINGERPRINT_KEY: content.pop("fingerprint")}
 
     @classmethod
-    def from_json(cls, content: Json) -> "CaseStatistics":
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Return the statistics that `to_json` gave; raises KeyError or TypeError where a key is missing."""
-        fingerprint = content["likeness"]
-        values = _fields_in(cls, content) | {"head_slices": tuple(content["head_slices"])}
-        return cls(**values, fingerprint=fingerprint and Fingerprint.from_json(fingerprint))
+        fingerprint, (first, last) = content[FINGERPRINT_KEY], content["head_slices"]
+        fingerprint = None if fingerprint is None else Fingerprint.from_json(fingerprint)
+        return super().from_json({**content, "head_slices": (first, last), "fingerprint": fingerprint})
 
 
 @dataclass(frozen=True)
-class ContrastStatistics:
+class ContrastStatistics(_Record):
     """Statistics of a contrast's training cohort.
 
     An MLflow model keeps `low`, `high` and `integer` of its target alone, and otherwise the fingerprint.
@@ -134,18 +127,14 @@ class ContrastStatistics:
     fingerprint: CohortFingerprint | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the statistics in JSON's types; `likeness`, the fingerprint, only where there is one."""
+        """Return the statistics in JSON's types."""
         content = asdict(self)
         del content["fingerprint"]
-        return content | ({} if self.fingerprint is None else {"likeness": self.fingerprint.to_json()})
+        return content | ({} if self.fingerprint is None else {FINGERPRINT_KEY: self.fingerprint.to_json()})
 
     @classmethod
-    def from_json(cls, content: Json) -> "ContrastStatistics":
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Return the statistics that `to_json` gave, or an MLflow model's part of them."""
-        fingerprint = content.get("likeness")
-        return cls(**_fields_in(cls, content), fingerprint=fingerprint and CohortFingerprint.from_json(fingerprint))
-
-
-def _fields_in(cls: type, content: Json) -> dict[str, Any]:
-    """Return the content's values for the fields of a dataclass."""
-    return {name: content[name] for name in (field.name for field in fields(cls)) if name in content}
+        fingerprint = content.get(FINGERPRINT_KEY)
+        fingerprint = None if fingerprint is None else CohortFingerprint.from_json(fingerprint)
+        return super().from_json({**content, "fingerprint": fingerprint})

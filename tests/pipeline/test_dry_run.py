@@ -111,7 +111,7 @@ def test_ten_thousand_subjects_are_planned_without_one_being_made_or_looked_for(
     def refused(*arguments, **options):
         raise AssertionError("a plan makes no volume and looks for none")
 
-    for made in ("make_subject", "make_all", "write_subject", "is_whole"):
+    for made in ("make_subject", "write_subject", "is_whole"):
         monkeypatch.setattr(phantom, made, refused)
     text = printed(capsys, config(data={"source": "phantom", "subjects": 10_000}))
     assert ["train", "T1", "4998", "4998"] in [row[:4] for row in rows(text)]

@@ -3,14 +3,14 @@
 import gzip
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from pipeline.data.case import Case
 from pipeline.data.sources.phantom_anatomy import TISSUES, grid, head_fractions, smooth_field
@@ -18,8 +18,6 @@ from pipeline.utils.console import progress
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_path, make_folder
 from pipeline.utils.workers import run_jobs
-
-Job = tuple[int, list[tuple[str, Path]]]  # a subject's number and the volumes to make: (contrast, path)
 
 RECIPE = 1  # part of the folder's name: raise it whenever the volumes change
 HEADER_BYTES = 352
@@ -82,27 +80,29 @@ def phantom_cases(
     cohort can be extended. Missing and damaged files are made anew.
 
     Raises:
-        UserError: the phantom cannot make a contrast, a number is out of range, or the folder cannot be written.
+        UserError: the phantom cannot make a contrast, or the folder cannot be written.
     """
     cases_by_number = planned_phantom(folder, contrasts, subjects=subjects, spacing_mm=spacing_mm, seed=seed)
     if Path(folder).exists() and not Path(folder).is_dir():
         raise UserError(f"{folder}: is not a folder; give the phantom another one")
     all_cases = [case for group in cases_by_number.values() for case in group]
 
-    # Find the volumes that are complete already.
+    # Find the volumes that are complete already, and make the others, subject by subject.
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decompression releases the interpreter's lock
         flags = pool.map(lambda case: is_whole(case.path, spacing_mm), all_cases)
-        is_complete = dict(zip(all_cases, flags, strict=True))
-
-    # Make the others, subject by subject.
-    jobs = []
-    for number, group in cases_by_number.items():
-        missing = [(case.contrast, case.path) for case in group if not is_complete[case]]
-        if missing:
-            jobs.append((number, missing))
-    if jobs:
-        make_folder(all_cases[0].path.parent)
-    make_all(jobs, seed, spacing_mm, processes, quiet)
+        complete = {case for case, is_complete in zip(all_cases, flags, strict=True) if is_complete}
+    jobs = {
+        number: (seed, number, spacing_mm, {case.contrast: case.path for case in group if case not in complete})
+        for number, group in cases_by_number.items()
+        if not complete.issuperset(group)
+    }
+    make_folder(all_cases[0].path.parent)
+    count = processes or min(os.cpu_count() or 1, MAX_PROCESSES)
+    results = run_jobs(write_subject, jobs, count, preload=["transforms.monai_transforms"])  # as the slice cache's
+    bar = progress(results, total=len(jobs), title="phantom", unit="subject", quiet=quiet or not jobs)
+    for number, _, reason in bar:
+        if reason is not None:
+            raise UserError(f"phantom: subject {number} could not be made: {reason}")
     return all_cases
 
 
@@ -112,9 +112,10 @@ def planned_phantom(
     """Return the cases of a cohort by the subject's number, without making or reading files.
 
     Raises:
-        UserError: the phantom cannot make a contrast, or a number is out of range.
+        UserError: the phantom cannot make a contrast.
     """
-    check_request(contrasts, subjects, spacing_mm, seed)
+    if unknown := [contrast for contrast in contrasts if contrast not in SEQUENCES]:
+        raise UserError(f"phantom: no contrast {', '.join(unknown)}; it can make {', '.join(SEQUENCES)}")
     cohort_folder = Path(folder) / f"recipe{RECIPE}-{spacing_mm:g}mm-seed{seed}"
     return {
         number: [Case(name, "", contrast, cohort_folder / f"{name}_{contrast}.nii.gz") for contrast in contrasts]
@@ -122,23 +123,12 @@ def planned_phantom(
     }
 
 
-def make_all(jobs: list[Job], seed: int, spacing_mm: float, processes: int | None, quiet: bool) -> None:
-    """Write the volumes of all jobs, in `processes` processes (None for one per core)."""
-    make = partial(write_subject, seed=seed, spacing_mm=spacing_mm)
-    count = processes or min(os.cpu_count() or 1, MAX_PROCESSES)
-    results = run_jobs(make, {job[0]: (job,) for job in jobs}, count, preload=["transforms.slice_chain"])
-    bar = progress(results, total=len(jobs), title="phantom", unit="subject", quiet=quiet or not jobs)
-    for number, _, problem in bar:
-        if problem is not None:
-            raise UserError(f"phantom: subject {number} could not be made: {problem}")
-
-
-def write_subject(job: Job, seed: int, spacing_mm: float) -> None:
-    """Write one subject's volumes as int16 NIfTI in scanner space, each complete or not at all."""
-    number, files = job
-    volumes = make_subject(seed, number, spacing_mm, [contrast for contrast, _ in files])
+def write_subject(seed: int, number: int, spacing_mm: float, paths: Mapping[str, Path]) -> None:
+    """Write one subject's volumes, contrast -> path, as int16 NIfTI in scanner space, each complete or not at all."""
+    with threadpool_limits(1):  # the workers fill the cores
+        volumes = make_subject(seed, number, spacing_mm, list(paths))
     _, affine = grid(spacing_mm)
-    for contrast, path in files:
+    for contrast, path in paths.items():
         image = nibabel.Nifti1Image(volumes[contrast], affine)
         image.set_qform(affine, code="scanner")
         image.set_sform(affine, code="scanner")
@@ -156,19 +146,6 @@ def is_whole(path: Path, spacing_mm: float) -> bool:
             return len(stream.read()) == HEADER_BYTES + 2 * int(np.prod(shape))
     except (OSError, EOFError, zlib.error):
         return False
-
-
-def check_request(contrasts: Sequence[str], subjects: int, spacing_mm: float, seed: int) -> None:
-    """Raise UserError for a contrast or number that the phantom cannot be made with."""
-    unknown = [contrast for contrast in contrasts if contrast not in SEQUENCES]
-    if unknown:
-        raise UserError(f"phantom: no contrast {', '.join(unknown)}; it can make {', '.join(SEQUENCES)}")
-    if not 0.8 <= spacing_mm <= 8:
-        raise UserError(f"phantom: spacing_mm {spacing_mm:g} is not between 0.8 and 8")
-    if not 1 <= subjects <= 10_000:
-        raise UserError(f"phantom: {subjects} subjects; ask for 1 to 10000")
-    if seed < 0:
-        raise UserError(f"phantom: seed {seed} is negative")
 
 
 def make_subject(

@@ -208,7 +208,7 @@ def test_batches_are_those_of_the_plain_way_to_the_bit(settings, tmp_path):
 )
 def test_a_file_that_holds_something_else_is_named(tmp_path, other, said):
     bank = SliceBank(store_volumes(tmp_path, [2, 3]))
-    np.save(bank.paths[1], other)
+    np.save(bank.entries[1].path, other)
     with pytest.raises(UserError, match=rf"1\.npy: not the stored slices \({said}.*; the same command makes them"):
         bank.gather([0, 3])
 

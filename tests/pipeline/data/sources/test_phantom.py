@@ -1,5 +1,4 @@
 import os
-import re
 from pathlib import Path
 
 import nibabel
@@ -106,18 +105,9 @@ def test_spacing_and_seed_live_in_different_folders(tmp_path):
     assert len(folders) == 3
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"contrasts": ["T1", "CT", "PET"]}, "no contrast CT, PET; it can make T1, T2, PD, FLAIR"),
-        ({"spacing_mm": 0.2}, "spacing_mm 0.2 is not between 0.8 and 8"),
-        ({"subjects": 0}, "0 subjects; ask for 1 to 10000"),
-        ({"seed": -1}, "seed -1 is negative"),
-    ],
-)
-def test_what_the_phantom_cannot_make_is_one_clear_line_and_no_file(tmp_path, wrong, message):
-    with pytest.raises(UserError, match=re.escape(message)):
-        cohort(tmp_path, **wrong)
+def test_contrasts_that_the_phantom_cannot_make_are_one_clear_line_and_no_file(tmp_path):
+    with pytest.raises(UserError, match="no contrast CT, PET; it can make T1, T2, PD, FLAIR"):
+        cohort(tmp_path, contrasts=["T1", "CT", "PET"])
     assert list(tmp_path.iterdir()) == []
 
 
