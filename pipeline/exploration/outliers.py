@@ -19,7 +19,7 @@ LIMIT = 3.5
 FEWEST = 5  # images of a contrast; fewer have no outliers
 COMMON = 0.75  # the share of a contrast that must agree on an orientation for the others to stand out
 DIRECTIONS = ("right–left", "posterior–anterior", "inferior–superior")
-HISTOGRAM = "distance of the normalised histogram"
+HISTOGRAM_DISTANCE = "distance of the normalised histogram"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ QUANTITIES = (
     Quantity("intensity range of the head", 2.5, ratio=True),
     Quantity("share of zeros", 0.25, "%"),
     Quantity("share of head", 1.5, "%", ratio=True),
-    Quantity(HISTOGRAM, 0.15, upward=True),
+    Quantity(HISTOGRAM_DISTANCE, 0.15, upward=True),
 )
 
 
@@ -90,7 +90,7 @@ def departures(cohort: Mapping[Case, ImageStatistics]) -> dict[Case, list[Depart
         return {}
     outliers = _other_orientations(cohort)
     distances = histogram_distances(cohort)
-    measured = {case: _measured(image) | {HISTOGRAM: distances[case]} for case, image in cohort.items()}
+    measured = {case: _measured(image) | {HISTOGRAM_DISTANCE: distances[case]} for case, image in cohort.items()}
     for quantity in QUANTITIES:
         values = {case: values[quantity.name] for case, values in measured.items() if quantity.name in values}
         if len(values) < FEWEST:
