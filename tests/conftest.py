@@ -64,3 +64,11 @@ def out_of_the_checkout():
     log_to_console()
     yield
     assert not _trespasses, _trespasses
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Escape undecoded bytes of file names in what a test has logged: pytest-xdist cannot send them."""
+    report = yield
+    report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
+    return report
