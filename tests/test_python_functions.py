@@ -1,10 +1,10 @@
 """The Python functions as their page shows them."""
 
 import doctest
+import logging
 import sys
 from pathlib import Path
 
-import numpy as np
 from small_run import QUICK, TINY
 from small_volumes import write_volume
 
@@ -13,6 +13,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "reference" / "python.md"
 
 def test_the_page_of_the_python_functions_says_what_happens(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging.getLogger("pipeline"), "handlers", [])
     write_volume(tmp_path / "scan_t1.nii.gz")
     small = [*TINY, *QUICK, "evaluation.uncertainty=false", "evaluation.translate=false"]
     names = {"small": [option for option in small if not option.startswith(("training.epochs", "training.decay"))]}
@@ -36,4 +37,4 @@ def test_a_module_that_is_called_stays_a_module(monkeypatch):
 def test_a_name_that_the_package_lacks_is_an_attribute_error():
     import pipeline
 
-    assert not hasattr(pipeline, "tarnslate") and np.ndim(0) == 0
+    assert not hasattr(pipeline, "tarnslate")

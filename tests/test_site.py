@@ -18,7 +18,7 @@ def test_the_site_is_built_without_a_warning_and_shows_what_lies_elsewhere(tmp_p
     built = build(tmp_path)
     assert built.returncode == 0 and "WARNING" not in built.stderr, built.stderr
     home = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert 'href="reference/configurations.html#nifti"' in home and 'href="benchmarks.html"' in home
+    assert 'href="reference/configurations.html#nifti"' in home and 'href="speed.html"' in home
     assert "Translate one volume" in (tmp_path / "reference" / "python.html").read_text(encoding="utf-8")
     for page in tmp_path.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
