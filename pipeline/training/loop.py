@@ -25,7 +25,7 @@ POWERS = {10**power for power in range(1, 10)}
 
 
 class NotFinite(UserError):
-    """Training ran into numbers that are not finite; `pipeline.training.resume.advice_after_not_finite` has what to do."""
+    """Training ran into numbers that are not finite; `resume.advice_after_not_finite` says what to do."""
 
 
 @dataclass(frozen=True)
