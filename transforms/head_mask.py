@@ -48,7 +48,7 @@ class Head:
         blank: (X, Y, Z) bool, voxels without a measurement, of a background's or a padding's value; None where there
             are none.
         masked: Whether everything but blank voxels is head, as after skull stripping, without any air.
-        cautions: Messages on what is doubtful about the mask.
+        warnings: Messages on what is doubtful about the mask.
     """
 
     field: Box
@@ -56,7 +56,7 @@ class Head:
     outer_box: Box
     blank: np.ndarray | None = None
     masked: bool = False
-    cautions: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def find_head(volume: np.ndarray) -> Head:
@@ -88,10 +88,10 @@ def find_head(volume: np.ndarray) -> Head:
         blank = without_margin(without_specks(with_margin(blank)))
     bright = _brighter_than_air(inner, blank, air)
     mask = filled_mask(bright)
-    cautions: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     if np.mean([face.mean() for face in _border_planes(mask)] or [0.0]) > MAX_HEAD_SHARE_OF_BORDER:
-        cautions = ("no air, darker than the head, is around it, so where the head ends cannot be told",)
-    return Head(field, mask, _outer_box(bright), blank, cautions=cautions)
+        warnings = ("no air, darker than the head, is around it, so where the head ends cannot be told",)
+    return Head(field, mask, _outer_box(bright), blank, warnings=warnings)
 
 
 def without_empty_planes(volume: np.ndarray) -> Box:

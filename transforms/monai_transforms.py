@@ -5,7 +5,7 @@ For a key `image` the dictionary holds, besides the data: `image_affine` (4, 4) 
 files; and each spatial transform's input geometry under `image_before_<transform>`, which `Compose.inverse` uses.
 A volume that was cropped to its head also has: `image_box`; `image_inside`, the part of the grid within the field of
 view; until intensities are scaled `image_blank`, voxels without a measurement (None if there are none); and
-`image_cautions`, a list of messages on what is doubtful.
+`image_warnings`, a list of messages on what is doubtful.
 """
 
 import warnings
@@ -139,9 +139,9 @@ class CropHeadd(InvertibleKeyedTransform):
         data[f"{key}_box"], data[f"{key}_foreground"] = box, foreground
         data[f"{key}_inside"], data[f"{key}_blank"] = inside, blank
         data[f"{key}_affine"] = affine @ from_matvec(np.eye(3), box[:, 0])
-        data[f"{key}_cautions"] = list(head.cautions)
-        if head.cautions and f"{key}_name" in data:
-            warnings.warn(f"{data[f'{key}_name']}: {'; '.join(head.cautions)}", stacklevel=2)
+        data[f"{key}_warnings"] = list(head.warnings)
+        if head.warnings and f"{key}_name" in data:
+            warnings.warn(f"{data[f'{key}_name']}: {'; '.join(head.warnings)}", stacklevel=2)
 
     def backward(self, data: dict, key: str) -> None:
         if f"{key}_before_crop" not in data:

@@ -143,7 +143,7 @@ def examine(path: Path, settings: PreprocessSettings, min_foreground: float) -> 
     inside = volume[raw_head] if raw_head.any() else volume.ravel()
 
     # Collect the statistics.
-    warning = "; ".join(filter(None, [warning, *prepared.get("image_cautions", [])]))
+    warning = "; ".join(filter(None, [warning, *prepared.get("image_warnings", [])]))
     stored_as, slope, intercept, nan, inf = _storage(path, count=bool(warning))
     low, high = np.percentile(inside, [0.1, 99.9]).tolist()
     histogram = np.histogram(slices[foreground], bins=BINS, range=(-1, 1))[0]

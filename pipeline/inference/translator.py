@@ -17,7 +17,7 @@ from pipeline.inference.model import TranslationModel, load_model
 from pipeline.inference.output_volume import image_like, write_volume
 from pipeline.inference.slice_translator import translate_slices
 from pipeline.utils.errors import UserError, first_cause
-from transforms.io.nifti import name_of, read_with_cautions
+from transforms.io.nifti import name_of, read_with_warnings
 from transforms.slice_chain import slice_chain
 from transforms.slices import slices_with_content
 
@@ -135,7 +135,7 @@ def open_volume(
     """
     name = name_of(source)
     try:
-        array, affine, header, warnings = read_with_cautions(source)
+        array, affine, header, warnings = read_with_warnings(source)
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -148,7 +148,7 @@ def open_volume(
         raise UserError(f"{name}: {first_cause(error)}{note}") from error
 
     # Collect what calls for caution.
-    warnings = [*warnings, *data.get("image_cautions", []), *shape_warnings(array, data, model)]
+    warnings = [*warnings, *data.get("image_warnings", []), *shape_warnings(array, data, model)]
     if compare:
         warnings += compare_with_cohort(name, data, model, to, strict=strict)
     state = {**data, "image_header": header}

@@ -86,10 +86,10 @@ def test_the_amount_of_air_moves_neither_mask_nor_box(margin):
 
 def test_without_darker_air_around_it_a_heads_end_is_doubtful():
     volume, head = head_in_noise()
-    assert find_head(volume).cautions == ()
-    assert "cannot be told" in find_head(500 - volume).cautions[0]
-    assert "cannot be told" in find_head(np.ascontiguousarray(volume[14:22, 13:21, 12:20])).cautions[0]
-    assert find_head(np.where(head, 500 - volume, np.float32(0))).cautions == ()
+    assert find_head(volume).warnings == ()
+    assert "cannot be told" in find_head(500 - volume).warnings[0]
+    assert "cannot be told" in find_head(np.ascontiguousarray(volume[14:22, 13:21, 12:20])).warnings[0]
+    assert find_head(np.where(head, 500 - volume, np.float32(0))).warnings == ()
 
 
 def test_a_constant_volume_has_no_head():

@@ -206,10 +206,10 @@ def test_an_inverted_head_on_a_background_of_one_value_keeps_its_mask_and_is_inv
 def test_a_head_that_is_darker_than_what_surrounds_it_is_doubtful():
     volume, affine = head()
     _, data = through(volume, affine)
-    assert data["image_cautions"] == []
+    assert data["image_warnings"] == []
     _, inverted = through(1000 - volume, affine)
-    assert len(inverted["image_cautions"]) == 1
-    assert "where the head ends cannot be told" in inverted["image_cautions"][0]
+    assert len(inverted["image_warnings"]) == 1
+    assert "where the head ends cannot be told" in inverted["image_warnings"][0]
 
 
 # ── the way back, and settings ──────────────────────────────────────────────────────────────────────────────

@@ -3,11 +3,11 @@
 import gzip
 import io
 import math
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
+from warnings import warn
 
 import nibabel as nib
 import numpy as np
@@ -70,24 +70,24 @@ def read_nifti(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarra
         ValueError: the file is missing, damaged, no NIfTI, or no real-valued 3D volume; the message names the file, the
             reason and the remedy.
     """
-    array, affine, header, cautions = read_with_cautions(source)
-    if cautions:
-        warnings.warn(f"{name_of(source)}: {'; '.join(cautions)}", stacklevel=2)
+    array, affine, header, warnings = read_with_warnings(source)
+    if warnings:
+        warn(f"{name_of(source)}: {'; '.join(warnings)}", stacklevel=2)
     return array, affine, header
 
 
-def read_with_cautions(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarray, SpatialHeader, list[str]]:
-    """Read like `read_nifti`, but return what is doubtful, and `image.extra["cautions"]`, instead of warning of it."""
+def read_with_warnings(source: str | Path | SpatialImage) -> tuple[np.ndarray, np.ndarray, SpatialHeader, list[str]]:
+    """Read like `read_nifti`, but return what is doubtful, and `image.extra["warnings"]`, instead of warning of it."""
     name = name_of(source)
     with nibabel_silent(), _naming_errors(name):
         if isinstance(source, SpatialImage):
-            image, cautions = source, source.extra.get("cautions", [])
+            image, warnings = source, source.extra.get("warnings", [])
         else:
-            image, cautions = _open(Path(source))
+            image, warnings = _open(Path(source))
         shape = volume_shape(image.header, name)
-        affine, grid_cautions = affine_mm(image, name)
-        array, value_cautions = finite_float32(image, shape, name)
-    return array, affine, image.header, [*value_cautions, *cautions, *grid_cautions]
+        affine, grid_warnings = affine_mm(image, name)
+        array, value_warnings = finite_float32(image, shape, name)
+    return array, affine, image.header, [*value_warnings, *warnings, *grid_warnings]
 
 
 def name_of(source: str | Path | SpatialImage) -> str:
@@ -99,7 +99,7 @@ def name_of(source: str | Path | SpatialImage) -> str:
 
 
 def _open(path: Path) -> tuple[SpatialImage, list[str]]:
-    """Open a file after checking that it is complete; return the image, voxels not yet converted, and cautions."""
+    """Open a file after checking that it is complete; return the image, voxels not yet converted, and warnings."""
     if problem := not_fetched(path):
         raise VolumeError(problem)
     if path.is_dir():
@@ -115,7 +115,7 @@ def _open_single(path: Path) -> tuple[SpatialImage, list[str]]:
         # Read and repair the header.
         start = stream.read(START_BYTES)
         is_freesurfer = path.suffix.lower() in FREESURFER_SUFFIXES
-        image_class, header, block, offset, cautions = (_mgh_header if is_freesurfer else _nifti_header)(start, path)
+        image_class, header, block, offset, warnings = (_mgh_header if is_freesurfer else _nifti_header)(start, path)
         if not is_freesurfer:
             _require_fitting_name(path, isinstance(stream, gzip.GzipFile))
 
@@ -144,20 +144,20 @@ def _open_single(path: Path) -> tuple[SpatialImage, list[str]]:
                 raise VolumeError(f"{path}: holds {limit}; its header does not fit, convert it again")
         content.write(footer)
     content.seek(0)
-    return image_class.from_stream(content), cautions
+    return image_class.from_stream(content), warnings
 
 
 def _nifti_header(start: bytes, path: Path) -> tuple[_StreamClass, SpatialHeader, bytes, int, list[str]]:
-    """Return image class, repaired header and its bytes, offset of the voxels, and cautions of a single-file NIfTI."""
+    """Return image class, repaired header and its bytes, offset of the voxels, and warnings of a single-file NIfTI."""
     image_class = _SINGLE.get(start[344:347]) or _SINGLE.get(start[4:7])
     if image_class is None or len(start) < image_class.header_class.sizeof_hdr:
         raise VolumeError(f"{path}: not a NIfTI volume but {_describe_file(start)}")
     header_class = image_class.header_class
-    header, cautions = repaired_header(header_class, start[: header_class.sizeof_hdr], str(path))
+    header, warnings = repaired_header(header_class, start[: header_class.sizeof_hdr], str(path))
     if header["vox_offset"] == 0:  # nibabel would read the header as voxels
         header["vox_offset"] = header.single_vox_offset
-        cautions.append(f"its voxels begin at byte 0 by its header, taken as {header.single_vox_offset}")
-    return image_class, header, header.binaryblock, _voxel_offset(header.get_data_offset(), path), cautions
+        warnings.append(f"its voxels begin at byte 0 by its header, taken as {header.single_vox_offset}")
+    return image_class, header, header.binaryblock, _voxel_offset(header.get_data_offset(), path), warnings
 
 
 def _mgh_header(start: bytes, path: Path) -> tuple[_StreamClass, SpatialHeader, bytes, int, list[str]]:
@@ -167,8 +167,8 @@ def _mgh_header(start: bytes, path: Path) -> tuple[_StreamClass, SpatialHeader, 
     header = MGHHeader(start[:MGH_BYTES], check=False)
     volume_shape(header, str(path))
     has_orientation = int.from_bytes(start[28:30], "big") == 1  # goodRASFlag
-    caution = "its header gives no orientation; taken as FreeSurfer's default, coronal slices"
-    return nib.MGHImage, header, start[:MGH_BYTES], MGH_BYTES, [] if has_orientation else [caution]
+    message = "its header gives no orientation; taken as FreeSurfer's default, coronal slices"
+    return nib.MGHImage, header, start[:MGH_BYTES], MGH_BYTES, [] if has_orientation else [message]
 
 
 def _open_pair(path: Path) -> tuple[SpatialImage, list[str]]:
@@ -185,13 +185,13 @@ def _open_pair(path: Path) -> tuple[SpatialImage, list[str]]:
     # Open the pair, a NIfTI with a repaired header.
     voxels_path = _partner(path, ".img")
     if image_class is None:  # Analyze, with the affine that SPM may have left in a .mat beside it
-        image, cautions = cast(SpatialImage, nib.load(header_path)), list[str]()
+        image, warnings = cast(SpatialImage, nib.load(header_path)), list[str]()
         mat = header_path.with_suffix(".mat")
         if not mat.exists() or not mat.stat().st_size:
-            cautions = ["Analyze files store no orientation; taken as LAS, so check left and right"]
+            warnings = ["Analyze files store no orientation; taken as LAS, so check left and right"]
     else:
         size = image_class.header_class.sizeof_hdr
-        header, cautions = repaired_header(image_class.header_class, start[:size], str(header_path))
+        header, warnings = repaired_header(image_class.header_class, start[:size], str(header_path))
         header_file, voxels_file = FileHolder(fileobj=io.BytesIO(header.binaryblock)), FileHolder(str(voxels_path))
         image = image_class.from_file_map({"header": header_file, "image": voxels_file})
     volume_shape(image.header, str(header_path))
@@ -204,7 +204,7 @@ def _open_pair(path: Path) -> tuple[SpatialImage, list[str]]:
             f"{voxels_path}: truncated, {required:,} bytes expected and {present:,} found; copy or download it again"
         )
     require_memory(image.header, required, header_path)
-    return image, cautions
+    return image, warnings
 
 
 def _partner(path: Path, suffix: str) -> Path:

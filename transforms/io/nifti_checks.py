@@ -1,4 +1,4 @@
-"""Checks of a volume: errors for what is impossible, cautions for what is doubtful and how it was taken."""
+"""Checks of a volume: errors for what is impossible, warnings for what is doubtful and how it was taken."""
 
 import ctypes
 import math
@@ -39,7 +39,7 @@ class TooLargeError(VolumeError):
 
 @contextmanager
 def nibabel_silent() -> Iterator[None]:
-    """Drop what nibabel logs in this thread: it names no file, and the cautions here cover what matters."""
+    """Drop what nibabel logs in this thread: it names no file, and the warnings here cover what matters."""
     thread_id = threading.get_ident()
 
     def is_from_other_thread(_: object) -> bool:
@@ -86,7 +86,7 @@ def volume_shape(header: SpatialHeader, name: str) -> tuple[int, ...]:
 
 
 def finite_float32(image: SpatialImage, shape: tuple[int, ...], name: str) -> tuple[np.ndarray, list[str]]:
-    """Return an image's (X, Y, Z) voxels, scaling applied, as finite float32, and cautions.
+    """Return an image's (X, Y, Z) voxels, scaling applied, as finite float32, and warnings.
 
     NaN and -inf become the lowest finite value (0 would be tissue in CT), +inf the highest; values beyond
     `MAX_MAGNITUDE` count as infinite.
@@ -94,7 +94,7 @@ def finite_float32(image: SpatialImage, shape: tuple[int, ...], name: str) -> tu
     Raises:
         VolumeError: no voxel is finite, all have the same value, or float32 cannot tell their values apart.
     """
-    cautions = []
+    warnings = []
     with np.errstate(all="ignore"):
         array = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape)
         low, high = float(array.min()), float(array.max())  # NaN if the array holds one
@@ -108,7 +108,7 @@ def finite_float32(image: SpatialImage, shape: tuple[int, ...], name: str) -> tu
             low, high = float(array[usable].min()), float(array[usable].max())
             array = np.clip(np.nan_to_num(array, nan=low, posinf=high, neginf=low), low, high)
             note = "were replaced by the lowest finite value (+inf by the highest)"
-            cautions.append(f"{replaced:,} NaN or infinite voxels {note}")
+            warnings.append(f"{replaced:,} NaN or infinite voxels {note}")
     if low == high:
         raise VolumeError(f"{name}: every voxel has the same value, {low:g}; nothing is to be seen in it, export again")
     if high - low < max(MIN_SPREAD, MIN_RELATIVE_SPREAD * max(abs(low), abs(high))):
@@ -116,7 +116,7 @@ def finite_float32(image: SpatialImage, shape: tuple[int, ...], name: str) -> tu
             f"{name}: its values, {low:.6g} to {high:.6g}, lie too close together for float32; subtract their minimum, "
             "or scale them, and export it again"
         )
-    return array, cautions
+    return array, warnings
 
 
 # ── memory ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -155,7 +155,7 @@ def require_memory(header: SpatialHeader, held: int, path: Path) -> None:
 def repaired_header(
     header_class: type[nib.Nifti1Header], block: bytes, name: str
 ) -> tuple[nib.Nifti1Header, list[str]]:
-    """Return the header of one 3D volume as nibabel repairs it, but for the codes and scaling, and cautions.
+    """Return the header of one 3D volume as nibabel repairs it, but for the codes and scaling, and warnings.
 
     nibabel reads an unknown form code as 0 and qfac as 1; by the NIfTI standard a form is used if its code is above 0,
     and qfac counts by its sign.
@@ -170,20 +170,20 @@ def repaired_header(
         HeaderDataError: from nibabel, for an unknown data type.
     """
     header = header_class(block, check=False)
-    cautions = list(_repair_codes(header))
+    warnings = list(_repair_codes(header))
     sizes = np.array(header["pixdim"][1:4], dtype=np.float64)
     before = {field: int(header[field]) for field in ("sizeof_hdr", "bitpix")}
     header.check_fix()
     volume_shape(header, name)
     if (sizes <= 0).any():
         taken = sizes_text(np.array(header["pixdim"][1:4], dtype=np.float64))
-        cautions.append(f"pixdim gives voxels of {sizes_text(sizes)}, which cannot be; taken as {taken}")
-    cautions += [
+        warnings.append(f"pixdim gives voxels of {sizes_text(sizes)}, which cannot be; taken as {taken}")
+    warnings += [
         f"its {field} is {value}; taken as {int(header[field])}"
         for field, value in before.items()
         if value not in (0, int(header[field]))
     ]
-    return header, [*_repair_scaling(header), *cautions]
+    return header, [*_repair_scaling(header), *warnings]
 
 
 def _repair_codes(header: nib.Nifti1Header) -> Iterator[str]:
@@ -214,7 +214,7 @@ def _repair_scaling(header: nib.Nifti1Header) -> Iterator[str]:
 
 
 def affine_mm(image: SpatialImage, name: str) -> tuple[np.ndarray, list[str]]:
-    """Return the (4, 4) float64 affine, voxel to RAS millimetres, and cautions about the grid.
+    """Return the (4, 4) float64 affine, voxel to RAS millimetres, and warnings about the grid.
 
     The sform precedes the qform, and both precede the voxel sizes (NIfTI's methods 3, 2, 1).
 
@@ -224,7 +224,7 @@ def affine_mm(image: SpatialImage, name: str) -> tuple[np.ndarray, list[str]]:
     stored = np.array(image.affine if image.affine is not None else image.header.get_best_affine(), dtype=np.float64)
     if not np.isfinite(stored).all():
         raise VolumeError(f"{name}: its affine holds NaN or infinite values; {_REMEDY}")
-    factor, cautions = _unit_factor(image.header, voxel_sizes(stored) * image.shape[:3])
+    factor, warnings = _unit_factor(image.header, voxel_sizes(stored) * image.shape[:3])
     affine = np.diag([factor, factor, factor, 1.0]) @ stored
     spacing_mm = voxel_sizes(affine)
     smallest, largest = PLAUSIBLE_VOXEL_MM
@@ -234,12 +234,12 @@ def affine_mm(image: SpatialImage, name: str) -> tuple[np.ndarray, list[str]]:
     if abs(np.linalg.det(affine[:3, :3] / spacing_mm)) < MIN_AXES_DETERMINANT:  # volume of the unit axes
         raise VolumeError(f"{name}: its affine is singular, two of its axes coincide; {_REMEDY}")
     if isinstance(image.header, nib.Nifti1Header):
-        cautions = [*_form_cautions(image.header, stored, image.shape[:3]), *cautions]
-    return affine, cautions
+        warnings = [*_form_warnings(image.header, stored, image.shape[:3]), *warnings]
+    return affine, warnings
 
 
 def _unit_factor(header: FileBasedHeader, extent: np.ndarray) -> tuple[float, list[str]]:
-    """Return millimetres per unit of the affine, and cautions; an implausible unit for a head counts as millimetres."""
+    """Return millimetres per unit of the affine, and warnings; an implausible unit for a head counts as millimetres."""
     code = int(header["xyzt_units"]) & 7 if isinstance(header, nib.Nifti1Header) else 0
     if code not in _UNITS_MM:
         return 1.0, []
@@ -249,8 +249,8 @@ def _unit_factor(header: FileBasedHeader, extent: np.ndarray) -> tuple[float, li
     return 1.0, [f"its header says {unit}, in which no head would fit; taken as millimetres"]
 
 
-def _form_cautions(header: nib.Nifti1Header, affine: np.ndarray, shape: tuple[int, ...]) -> Iterator[str]:
-    """Yield cautions where a NIfTI header gives no orientation, or contradicts its sform."""
+def _form_warnings(header: nib.Nifti1Header, affine: np.ndarray, shape: tuple[int, ...]) -> Iterator[str]:
+    """Yield warnings where a NIfTI header gives no orientation, or contradicts its sform."""
     has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
     if not has_sform:
         if not has_qform:
@@ -261,11 +261,11 @@ def _form_cautions(header: nib.Nifti1Header, affine: np.ndarray, shape: tuple[in
     if not sizes_agree:
         yield f"pixdim gives voxels of {sizes_text(pixdim)}, the sform of {sizes_text(spacing)}; the sform is used"
     elif has_qform:  # with other voxel sizes, which belong to the qform, it would differ in any case
-        yield from _qform_cautions(header, affine, shape)
+        yield from _qform_warnings(header, affine, shape)
 
 
-def _qform_cautions(header: nib.Nifti1Header, sform: np.ndarray, shape: tuple[int, ...]) -> Iterator[str]:
-    """Yield a caution where the qform is invalid or moves a corner of the volume away from where the sform has it."""
+def _qform_warnings(header: nib.Nifti1Header, sform: np.ndarray, shape: tuple[int, ...]) -> Iterator[str]:
+    """Yield a warning where the qform is invalid or moves a corner of the volume away from where the sform has it."""
     try:
         qform = header.get_qform()
     except (HeaderDataError, ValueError, FloatingPointError):

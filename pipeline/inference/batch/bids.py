@@ -263,10 +263,10 @@ class BidsDerivative:
             return stated
         import numpy as np
 
-        from transforms.io.nifti import read_with_cautions
+        from transforms.io.nifti import read_with_warnings
 
         try:
-            voxels, *_ = read_with_cautions(job.source)  # translating has reported the cautions already
+            voxels, *_ = read_with_warnings(job.source)  # translating has reported the warnings already
         except ValueError as error:  # the file was removed or changed meanwhile
             raise UserError(str(error)) from error
         zeros = 1 - float(np.count_nonzero(voxels)) / voxels.size

@@ -80,7 +80,7 @@ def read_series(folder: Path) -> "nib.Nifti1Image":
     Returns:
         (X, Y, Z) float32 voxels with each slice's rescaling applied, on the series' own grid, with the affine to RAS
         millimetres. Nothing else of the DICOM headers is kept, so no name of a patient. The image's file name is the
-        folder's. `extra["cautions"]` lists what `transforms.io.nifti.read_nifti` adds to its warning: gaps in the
+        folder's. `extra["warnings"]` lists what `transforms.io.nifti.read_nifti` adds to its warning: gaps in the
         instance numbers, so that slices may be missing at an end.
 
     Raises:
@@ -117,7 +117,7 @@ def read_series(folder: Path) -> "nib.Nifti1Image":
     image.file_map["image"].filename = str(folder)
     numbers = sorted(int(item.instance) for item in slices if item.instance.isdecimal())
     if numbers and numbers[-1] - numbers[0] + 1 > len(slices):
-        image.extra["cautions"] = ["its instance numbers have gaps; slices may be missing at an end"]
+        image.extra["warnings"] = ["its instance numbers have gaps; slices may be missing at an end"]
     return image
 
 

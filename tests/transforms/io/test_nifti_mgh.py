@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from transforms.io.nifti import VolumeError, read_nifti, read_with_cautions
+from transforms.io.nifti import VolumeError, read_nifti, read_with_warnings
 
 
 def mgz_at(path: Path, data: np.ndarray | None = None) -> nib.Nifti1Image:
@@ -25,9 +25,9 @@ def mgz_at(path: Path, data: np.ndarray | None = None) -> nib.Nifti1Image:
 def test_a_head_is_the_same_as_mgz_and_as_nifti(tmp_path, suffix, dtype):
     data = np.random.default_rng(0).integers(0, 200, (5, 6, 7)).astype(dtype)
     image = mgz_at(tmp_path / f"a{suffix}", data)
-    voxels, affine, _, cautions = read_with_cautions(tmp_path / f"a{suffix}")
+    voxels, affine, _, warnings = read_with_warnings(tmp_path / f"a{suffix}")
     assert np.array_equal(voxels, data) and voxels.dtype == np.float32
-    assert np.allclose(affine, image.affine, atol=1e-4) and cautions == []
+    assert np.allclose(affine, image.affine, atol=1e-4) and warnings == []
 
 
 def test_a_head_without_a_place_says_so(tmp_path):
@@ -35,7 +35,7 @@ def test_a_head_without_a_place_says_so(tmp_path):
     content = bytearray((tmp_path / "a.mgh").read_bytes())
     content[28:30] = bytes(2)  # goodRASFlag
     (tmp_path / "a.mgh").write_bytes(content)
-    assert "gives no orientation; taken as FreeSurfer's default" in read_with_cautions(tmp_path / "a.mgh")[3][0]
+    assert "gives no orientation; taken as FreeSurfer's default" in read_with_warnings(tmp_path / "a.mgh")[3][0]
 
 
 def cut(path: Path) -> None:
