@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -161,10 +161,8 @@ def _run(config: Config, folder: RunFolder, world: World, quiet: bool) -> tuple[
 
         # Evaluate and report.
         with interruption.stop_immediately():
-            finish(
-                config, folder, prepared, engine, schedule, position, start.history, reader, tracker, monitor, device,
-                quiet,
-            )  # fmt: skip
+            trained = TrainedRun(config, folder, prepared, engine, schedule, position, start.history)
+            finish(trained, reader, tracker, monitor, quiet)
         return position, initial_step, tracker.open_instructions()
 
 
@@ -204,40 +202,42 @@ def _train(
         raise Stopped(interruption.signal_number, "another process had stopped already") from lost
 
 
-def finish(
-    config: Config,
-    folder: RunFolder,
-    prepared: PreparedData,
-    engine: Engine,
-    schedule: Schedule,
-    position: TrainerState,
-    history: History,
-    reader: PairReader,
-    tracker: Tracker,
-    monitor: FailureMonitor,
-    device: torch.device,
-    quiet: bool,
-) -> None:
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run whose training is complete: what it is evaluated, reported and recorded from."""
+
+    config: Config
+    folder: RunFolder
+    prepared: PreparedData
+    engine: Engine
+    schedule: Schedule
+    position: TrainerState
+    history: History
+
+
+def finish(run: TrainedRun, reader: PairReader, tracker: Tracker, monitor: FailureMonitor, quiet: bool) -> None:
     """Evaluate, draw, report and log a run after its training; a rerun repeats it from the same checkpoint."""
+    config, folder, engine, position = run.config, run.folder, run.engine, run.position
+
     # Evaluate the chosen checkpoint.
     mark_unfinished(folder.record)
     checkpoint_path = folder.evaluated_checkpoint(config.evaluation.checkpoint)
-    model = load_model(checkpoint_path, device.type)
-    evaluation = evaluate_run(model, folder, prepared, reader, evaluation_options(config, quiet))
+    model = load_model(checkpoint_path, engine.device.type)
+    evaluation = evaluate_run(model, folder, run.prepared, reader, evaluation_options(config, quiet))
     scores, uncertainty = evaluation.scores, evaluation.uncertainty
     logger.info(f"\n{scores.text()}\n")
 
     # Write scores, pictures and report.
     files = [*scores.save(folder.path), *uncertainty.save(folder, evaluation.no_uncertainty)]
     gifs = draw_gifs(folder, config.contrasts)
-    save_curves(folder.metrics, folder.curves, steps_per_epoch=schedule.steps_per_epoch)
+    save_curves(folder.metrics, folder.curves, steps_per_epoch=run.schedule.steps_per_epoch)
     warnings = list(monitor.warnings.values())
-    trained_on = {} if prepared.coverage.mm is None else {"trained on": f"{prepared.coverage}"}
-    origin = provenance(config.seed, position, engine.networks()) | trained_on | history_texts(history)
+    trained_on = {} if run.prepared.coverage.mm is None else {"trained on": f"{run.prepared.coverage}"}
+    origin = provenance(config.seed, position, engine.networks()) | trained_on | history_texts(run.history)
     write_run_report(
         folder,
         RunDescription(config.name, config.contrasts, config.data.source, resolved_yaml(config), origin),
-        prepared, scores, evaluation.volumes, gifs,
+        run.prepared, scores, evaluation.volumes, gifs,
         viewer=evaluation.viewer,
         uncertainty=folder.uncertainty if uncertainty.curves else None,
         training_warnings=warnings,
@@ -252,13 +252,13 @@ def finish(
         checkpoint=checkpoint_path.stem, register_as=config.tracking.register_as,
     )  # fmt: skip
     write_run_record(
-        folder.record, engine, position, device,
+        folder.record, engine, position, engine.device,
         method=config.method.type,
         batch_size=config.training.batch_size,
         precision=config.training.precision,
         configuration=fingerprint(config),
         warnings=[str(warning) for warning in warnings if warning.cleared is None],
-        history=history,
+        history=run.history,
     )  # fmt: skip
     tracker.log_artifact(folder.record)
 
