@@ -177,10 +177,7 @@ def heading(column: str) -> str:
 
 def value_text(column: str, value: Summary | None) -> str:
     """Return a figure as "mean ± SD"."""
-    if value is None or isnan(value.mean):
-        return NONE
-    decimals = names.digits(metric_of(column))
-    return f"{value.mean:.{decimals}f}" + (f" ± {value.sd:.{decimals}f}" if isfinite(value.sd) else "")
+    return NONE if value is None else names.mean_and_sd(metric_of(column), value.mean, value.sd)
 
 
 def difference_texts(column: str, difference: Difference | None) -> tuple[str, str, str, str]:

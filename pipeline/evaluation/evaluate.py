@@ -7,10 +7,9 @@ subjects' order, so they are the same for any number of workers. Few subjects ar
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +60,8 @@ def evaluate(
     intensities lie from those of the target's training cohort; copy and histogram matching have no cycle.
 
     Args:
-        test: The test subjects' cases.
         training_pairs: Training subjects' cases of both contrasts, for the lookup baseline alone; may be empty.
-        contrasts: The two contrasts' names.
         translate: Function of a scan and a target contrast that returns the translated slices (N, H, W) in [-1, 1].
-        reader: Reads and registers pairs.
         histograms: The training cohort's foreground intensities by contrast, in equal bins over [-1, 1].
         protocols: Published protocols to score in besides our own: "syndiff", "selfrdb", "reggan".
         registrations: Folder for the rigid transforms of the pairs; None keeps them in the cache only.
@@ -74,7 +70,6 @@ def evaluate(
             that fails costs a warning, but no score.
         all_images: Whether products are also made of images without a readable partner, which are not scored.
         workers: Processes that read, register, score and draw while the networks run in this one; None for this one.
-        quiet: Whether to leave out the progress bar.
 
     Raises:
         UserError: there is no test case, or none could be evaluated.
@@ -82,13 +77,13 @@ def evaluate(
     """
     if not test:
         raise UserError("there is no test subject to evaluate; set split.test")
-    workers, products = workers or WorkerPool(1), products or {}
+    workers = workers or WorkerPool(1)
     test_pairs = pairs(test, contrasts)
     paired = {case for pair in test_pairs for case in pair}
-    unpaired = [case for case in test if case not in paired]
+    images = [case for case in test if case not in paired]  # to translate without a real target
+    scores = Scores(paired=bool(test_pairs))
 
     # Fit the baselines on the training subjects.
-    scores = Scores(paired=bool(test_pairs))
     quantiles = {contrast: histogram_quantiles(histograms[contrast]) for contrast in contrasts}
     baselines: dict[str, Baselines] = {
         contrast: {COPY: copy_input, HISTOGRAM: partial(match_histogram, target_quantiles=quantiles[contrast])}
@@ -96,30 +91,30 @@ def evaluate(
     }
     if test_pairs:
         scores.notes += [_add_lookup(baselines, training_pairs, contrasts, reader, workers, quiet)]
-        scores.notes += _without_partner(unpaired)
+        scores.notes += _without_partner(images)
+        images = images if all_images else []
     else:
         scores.notes.append("no test subject has both contrasts, so there were no pairs to compare with")
 
-    # Translate in this process, while workers read the next images and score what was translated before.
-    images = [*unpaired] if all_images or not test_pairs else []
+    # Translate pairs in this process, while workers read the next ones and score what was translated before.
     threads = 1 if workers.processes > 1 else os.cpu_count() or 1  # worker processes fill the cores by themselves
-
-    def translated_pairs() -> Iterator[tuple[Translation, Score]]:
+    with bar(total=len(paired) + len(images), desc="evaluation", unit="image", disable=quiet) as progress_bar:
+        scoring = _Scoring(scores, on_translation, products or {}, workers, progress_bar.update)
         views = workers.imap(read_or_reason, [(reader.read, pair) for pair in test_pairs], READ_AHEAD)
         for pair, result in zip(test_pairs, views, strict=True):
             if isinstance(result, str):
                 _leave_out(scores, pair[0].scan_name, result)
-                images.extend(pair if all_images else [])  # one of the two may be readable
+                images += pair if all_images else []  # one of the two may be readable
                 continue
             *both_views, rigid_transform = result
             if registrations is not None and not np.array_equal(rigid_transform, np.eye(4)):
                 path = registrations / f"{pair[0].scan_name}_{contrasts[0]}-to-{contrasts[1]}.json"
                 write_rigid_transform(path, rigid_transform, [case.path for case in pair])
             for view, case, to in zip(both_views, pair, contrasts[::-1], strict=True):
-                score = partial(score_pair, baselines[to], protocols, threads)
-                yield Translation(case, to, view.source, translate(view.source, to), view), score
+                translation = Translation(case, to, view.source, translate(view.source, to), view)
+                scoring.add(translation, partial(score_pair, baselines[to], protocols, threads))
 
-    def translated_images() -> Iterator[tuple[Translation, Score | None]]:
+        # Translate the other images, which are scored only where there is no pair at all.
         scans = workers.imap(read_or_reason, [(reader.scan, case.path) for case in images], READ_AHEAD)
         for case, scan in zip(images, scans, strict=True):
             to = other_contrast(contrasts, case.contrast)
@@ -127,19 +122,17 @@ def evaluate(
                 logger.warning(f"{scan}; not translated")
             elif isinstance(scan, str):
                 _leave_out(scores, case.name, scan)
-            elif test_pairs:
-                yield Translation(case, to, scan, translate(scan, to)), None
             else:
                 translation = Translation(case, to, scan, translate(scan, to))
-                cycled = translate(replace(scan, slices=translation.slices), case.contrast)  # F(G(x))
-                yield translation, partial(score_unpaired, cycled, quantiles[to], baselines[to])
-
-    with bar(total=len(paired) + len(images), desc="evaluation", unit="image", disable=quiet) as progress_bar:
-        translations = chain(translated_pairs(), translated_images())
-        made = _collect(scores, translations, on_translation, products, workers, progress_bar.update)
+                score: Score | None = None
+                if not test_pairs:
+                    cycled = translate(replace(scan, slices=translation.slices), case.contrast)  # F(G(x))
+                    score = partial(score_unpaired, cycled, quantiles[to], baselines[to])
+                scoring.add(translation, score)
+        scoring.collect()
     if not scores.subjects:
         raise UserError(f"none of {len(test_pairs or test)} test subjects could be evaluated; the reasons are above")
-    return scores, made
+    return scores, scoring.made
 
 
 def read_or_reason(read: Callable[[Any], Any], images: object) -> Any:
@@ -152,36 +145,39 @@ def read_or_reason(read: Callable[[Any], Any], images: object) -> Any:
         return str(error)
 
 
-def _collect(
-    scores: Scores,
-    translations: Iterable[tuple[Translation, Score | None]],
-    on_translation: Callable[[Translation], object] | None,
-    products: Mapping[str, Callable[[Translation], object]],
-    workers: WorkerPool,
-    on_collected: Callable[[], object],
-) -> Products:
-    """Score translations in workers, add the results to `scores` in order, and return the products."""
-    made: Products = {name: {} for name in products}
-    waiting: deque[Callable[[], Any]] = deque()
+class _Scoring:
+    """Scores translations in workers, and adds the results to `scores` in their order; `made` holds the products."""
 
-    def collect_next() -> None:
-        case, subject_scores, results, failures = waiting.popleft()()
-        scores.subjects += subject_scores
-        for name, result in results.items():
-            made[name][case] = result
-        for name, reason in failures.items():
-            logger.warning(f"{case.path}: left out of the {name} ({reason}); its scores stand")
-        on_collected()
+    def __init__(
+        self,
+        scores: Scores,
+        on_translation: Callable[[Translation], object] | None,
+        products: Mapping[str, Callable[[Translation], object]],
+        workers: WorkerPool,
+        on_collected: Callable[[], object],
+    ):
+        self.scores, self.on_translation, self.products = scores, on_translation, products
+        self.workers, self.on_collected = workers, on_collected
+        self.made: Products = {name: {} for name in products}
+        self.waiting: deque[Callable[[], Any]] = deque()
 
-    for translation, score in translations:
-        if on_translation is not None:
-            on_translation(translation)
-        waiting.append(workers.submit(_score_and_make, score, products, translation))
-        while len(waiting) > (workers.processes if workers.processes > 1 else 0):
-            collect_next()
-    while waiting:
-        collect_next()
-    return made
+    def add(self, translation: Translation, score: Score | None) -> None:
+        """Hand a translation to a worker; waits for an earlier one where all are busy."""
+        if self.on_translation is not None:
+            self.on_translation(translation)
+        self.waiting.append(self.workers.submit(_score_and_make, score, self.products, translation))
+        self.collect(at_most=self.workers.processes if self.workers.processes > 1 else 0)
+
+    def collect(self, at_most: int = 0) -> None:
+        """Collect results until at most so many are awaited."""
+        while len(self.waiting) > at_most:
+            case, subject_scores, results, failures = self.waiting.popleft()()
+            self.scores.subjects += subject_scores
+            for name, result in results.items():
+                self.made[name][case] = result
+            for name, reason in failures.items():
+                logger.warning(f"{case.path}: left out of the {name} ({reason}); its scores stand")
+            self.on_collected()
 
 
 def _score_and_make(

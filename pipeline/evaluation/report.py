@@ -14,12 +14,11 @@ from pipeline import __version__
 from pipeline.data.case import Case
 from pipeline.evaluation.scores import DESCRIPTIONS, MASKED_PSNR, Scores
 from pipeline.evaluation.translation_writer import TranslatedVolume, sample_frames
-from pipeline.metrics.names import COPY, HISTOGRAM, LOOKUP, MODEL, OWN
+from pipeline.metrics.names import COPY, HISTOGRAM, MODEL, OWN
 from pipeline.metrics.protocols import PUBLISHED
 from pipeline.reporting.report_page import (
     PHANTOM_FLAG,
     PHANTOM_NOTE,
-    BeforeAfter,
     Highlight,
     Picture,
     Report,
@@ -103,7 +102,7 @@ def write_run_report(
             Picture(path, f"training, {_arrow(direction)}", f"{_arrow(direction)}: the same slices, epoch by epoch")
             for direction, path in gifs.items()
         ],
-        samples=[_before_after(folder, direction) for direction in gifs],
+        samples={_arrow(direction): _before_and_after(folder, direction) for direction in gifs},
         mosaics=[
             Picture(
                 volume.mosaic,
@@ -122,7 +121,6 @@ def write_run_report(
         subjects=subjects,
         viewer=viewer,
         viewer_note="" if viewer or is_fetched() else NOT_FETCHED,
-        split_header=["split", "contrast", "subjects", "images", "slices"],
         split_rows=_split_rows(run.contrasts, prepared),
         split_subjects=_split_subjects(run.contrasts, prepared),
         config_yaml=run.config_yaml,
@@ -190,11 +188,11 @@ def _warnings(prepared: PreparedData, scores: Scores, training_warnings: Sequenc
     ]
 
 
-def _before_after(folder: RunFolder, direction: str) -> BeforeAfter:
+def _before_and_after(folder: RunFolder, direction: str) -> list[Picture]:
     frames, title = sample_frames(folder, direction), _arrow(direction)
-    first, last = min(frames), max(frames)
-    before = Picture(frames[first], f"{title}, untrained", "untrained") if first == 0 < last else None
-    return BeforeAfter(title, before, Picture(frames[last], f"{title} after {last} epochs", f"after {last} epochs"))
+    last = max(frames)
+    before = [Picture(frames[0], f"{title}, untrained", "untrained")] if min(frames) == 0 < last else []
+    return [*before, Picture(frames[last], f"{title} after {last} epochs", f"after {last} epochs")]
 
 
 def _tables(scores: Scores) -> list[ScoreTable]:
@@ -210,7 +208,7 @@ def _tables(scores: Scores) -> list[ScoreTable]:
             title = f"{protocol}, on our slices: {title}"
         elif protocol != OWN:
             title = f"{protocol}: {title}"
-        tables.append(ScoreTable(f"{source} → {target}", title, unexplained.pop(protocol, ""), rows, MODEL, (LOOKUP,)))
+        tables.append(ScoreTable(f"{source} → {target}", title, unexplained.pop(protocol, ""), rows))
     return tables
 
 
@@ -221,12 +219,12 @@ def _best_and_worst(
     pictures = {(volume.case.name, volume.target): volume.mosaic for volume in volumes}
     results = []
     for source, target in (contrasts, contrasts[::-1]) if scores.paired else ():
-        ranked, direction = scores.ranked(source, target, MODEL, MASKED_PSNR), f"{source} → {target}"
+        ranked, direction = scores.ranked(source, target), f"{source} → {target}"
         extremes = [("worst", ranked[0]), ("best", ranked[-1])] if len(ranked) > 1 else []
         for rank, (value, subject) in extremes:
             mosaic = pictures.get((f"{subject}_{source}", target))
             picture = Picture(mosaic, f"{subject}, {direction}") if mosaic else None
-            results.append(SubjectResult(rank, subject, direction, f"{value:.2f} dB masked PSNR", picture))
+            results.append(SubjectResult(f"{rank}: {subject}, {direction}", f"{value:.2f} dB masked PSNR", picture))
     return results
 
 

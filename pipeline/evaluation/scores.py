@@ -6,14 +6,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from math import isfinite, isnan
+from math import isnan
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.data.case import Case
 from pipeline.data.pairs import PreparedScan, View
-from pipeline.metrics.names import HEADINGS, MODEL, digits
+from pipeline.metrics.names import HEADINGS, MODEL, mean_and_sd
 from pipeline.metrics.protocols import OWN, PUBLISHED, Measured, Summary, subject_means, summarise
 from pipeline.metrics.similarity import intensity_distance, mae
 from pipeline.utils.console import table
@@ -157,12 +157,6 @@ class Scores:
     failures: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def add_uncertainty(self, scores: list[SubjectScore], reason: str) -> None:
-        """Add the scores of the expected error, or a note with the reason why there are none."""
-        self.subjects += scores
-        if reason:
-            self.notes.append(f"the uncertainty was not calibrated: {reason}")
-
     def summary(self) -> list[SummaryRow]:
         """Return mean, SD and number of every figure over the subjects, as its protocol defines them."""
         groups: dict[tuple[str, str, str, str], list[Measured]] = {}
@@ -181,14 +175,12 @@ class Scores:
         summary = Scores(self.paired, of_system).summary()
         return next((row.mean for row in summary if f"{row.unit}/{row.region}/{row.metric}" == figure), float("nan"))
 
-    def ranked(
-        self, source: str, target: str, system: str, figure: str, protocol: str = OWN.name
-    ) -> list[tuple[float, str]]:
-        """Return (mean, subject) of one figure, ascending; subjects for which it is NaN are left out."""
+    def ranked(self, source: str, target: str) -> list[tuple[float, str]]:
+        """Return (the model's masked PSNR, subject) of one direction, ascending; subjects with NaN are left out."""
         means = (
-            (float(np.mean(score.measured[figure])), score.subject)
+            (float(np.mean(score.measured[MASKED_PSNR])), score.subject)
             for score in self.subjects
-            if score.group == (source, target, system, protocol)
+            if score.group == (source, target, MODEL, OWN.name)
         )
         return sorted(entry for entry in means if not isnan(entry[0]))
 
@@ -270,17 +262,14 @@ def _text_table(rows: list[SummaryRow]) -> str:
     for row in rows:
         lines.setdefault((f"{row.source} → {row.target}", row.system), {})[row.region, row.metric] = row
     body = [
-        [*line, *(_mean_and_sd(cells.get(column)) for column in columns), max(row.n for row in cells.values())]
+        [*line, *(_figure(cells.get(column)) for column in columns), max(row.n for row in cells.values())]
         for line, cells in lines.items()
     ]
     return table(["direction", "system", *headings, "n"], body)
 
 
-def _mean_and_sd(row: SummaryRow | None) -> str:
-    if row is None or isnan(row.mean):
-        return "—"
-    decimals = digits(row.metric)
-    return f"{row.mean:.{decimals}f}" + (f"±{row.sd:.{decimals}f}" if isfinite(row.sd) else "")  # spaces would not fit
+def _figure(row: SummaryRow | None) -> str:
+    return "—" if row is None else mean_and_sd(row.metric, row.mean, row.sd, sign="±")  # spaces would not fit
 
 
 def _csv(rows: list[dict]) -> str:

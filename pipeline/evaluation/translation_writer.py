@@ -15,13 +15,11 @@ from nibabel.affines import voxel_sizes
 from pipeline.data.case import Case, pairs
 from pipeline.data.pairs import PreparedScan
 from pipeline.data.statistics import ContrastStatistics
-from pipeline.evaluation.evaluate import Translation
-from pipeline.evaluation.scores import MASKED_PSNR, Scores
+from pipeline.evaluation.scores import Scores, Translation
 from pipeline.inference.model import TranslationModel
 from pipeline.inference.output_volume import write_volume
 from pipeline.inference.slice_translator import run_eagerly, translate_slices
 from pipeline.inference.translator import image_of_slices
-from pipeline.metrics.names import MODEL
 from pipeline.reporting.gif import save_gif
 from pipeline.reporting.panels import volume_mosaic
 from pipeline.reporting.tiles import RADIOLOGICAL, save_png
@@ -134,10 +132,7 @@ def viewer_folder(folder: Path) -> Iterator[Path | None]:
 def write_viewer_volumes(folder: Path, statistics: Mapping[str, ContrastStatistics], translation: Translation) -> Path:
     """Write a translation with source and real target, reduced in size for the viewer; return the path.
 
-    Args:
-        folder: The file's folder.
-        statistics: Statistics of each contrast's training cohort.
-        translation: The translation.
+    `statistics` are those of each contrast's training cohort.
     """
     case, to, scan, view = translation.case, translation.to, translation.scan, translation.view
     subject = viewed_subject(
@@ -163,26 +158,11 @@ def subjects_to_view(
 ) -> list[ViewedSubject]:
     """Return the worst, the median and the best subject of each direction, by masked PSNR.
 
-    Where no test subject has both contrasts, the first three scans of each contrast.
-
-    Args:
-        test: The test subjects' cases.
-        scores: The scores of the evaluation.
-        contrasts: The two contrasts' names.
-        files: The files of `write_viewer_volumes`, by source.
+    Where no test subject has both contrasts, the first three scans of each contrast. `files` are those of
+    `write_viewer_volumes`, by source.
     """
     cases = _extreme_cases(test, scores, contrasts) if scores.paired else _first_cases(test, contrasts, files)
     return [_read_viewer_volumes(files[case], label) for label, case in cases if case in files]
-
-
-def rank_names(count: int) -> dict[str, int]:
-    """Return the indices of the worst, the median and the best of `count` subjects in ascending order, by name.
-
-    Two subjects have no median; a single one is called "only".
-    """
-    if count < 2:
-        return {"only": 0} if count else {}
-    return {"worst": 0, **({"median": count // 2} if count > 2 else {}), "best": count - 1}
 
 
 def _extreme_cases(test: Sequence[Case], scores: Scores, contrasts: tuple[str, str]) -> list[tuple[str, Case]]:
@@ -190,8 +170,11 @@ def _extreme_cases(test: Sequence[Case], scores: Scores, contrasts: tuple[str, s
     by_name = {pair[0].scan_name: pair for pair in pairs(test, contrasts)}
     cases = []
     for source, target in (contrasts, contrasts[::-1]):
-        ranked = [entry for entry in scores.ranked(source, target, MODEL, MASKED_PSNR) if entry[1] in by_name]
-        for name, index in rank_names(len(ranked)).items():
+        ranked = [entry for entry in scores.ranked(source, target) if entry[1] in by_name]
+        indices = {"worst": 0, "median": len(ranked) // 2, "best": -1} if len(ranked) > 1 else {"only": 0}
+        if len(ranked) == 2:
+            del indices["median"]
+        for name, index in indices.items() if ranked else ():
             psnr, subject = ranked[index]
             case = by_name[subject][contrasts.index(source)]
             cases.append((f"{name}: {subject}, {psnr:.2f} dB masked PSNR", case))

@@ -32,6 +32,7 @@ from pipeline.metrics.names import MODEL
 from pipeline.reporting.curves import Example, Reliability, save_reliability
 from pipeline.runs.folder import RunFolder
 from pipeline.utils.console import progress
+from pipeline.utils.errors import Stopped, UserError, first_cause
 from pipeline.utils.workers import WorkerPool
 
 logger = logging.getLogger(__name__)
@@ -114,14 +115,7 @@ def calibrate(
 ) -> tuple[Calibrations, str]:
     """Calibrate the uncertainty of both directions on the validation subjects that have both contrasts.
 
-    Args:
-        validation: The validation subjects' cases.
-        model: The model that translates.
-        others: The run's other checkpoints.
-        reader: Reads and registers pairs.
-        batch_size: Slices in a batch.
-        workers: Processes that read and register the next pairs meanwhile; None for this process.
-        quiet: Whether to leave out the progress bar.
+    `others` are the run's other checkpoints; `workers` read and register the next pairs meanwhile, if there are any.
 
     Returns:
         The calibrations and "", or no calibrations and the reason.
@@ -170,12 +164,7 @@ def calibrate(
 
 
 class _SliceSubset:
-    """Some slices of a scan whose real target is known.
-
-    Attributes:
-        scan: The source with those slices alone.
-        inside: (n, h, w) bool: the head of both the source and the real target.
-    """
+    """Some slices of a scan whose real target is known; `inside` (n, h, w) is the head of source and real target."""
 
     def __init__(self, view: View, model: TranslationModel, batch_size: int, name: str):
         common_head = view.source.foreground & view.foreground
@@ -235,7 +224,16 @@ class UncertaintyScorer:
     examples: dict[str, Example] = field(default_factory=dict)
 
     def add(self, translation: Translation) -> None:
-        """Score a translation; nothing happens without a real target."""
+        """Score a translation that has a real target; one that fails costs a warning, but no other score."""
+        try:
+            self._add(translation)
+        except (UserError, Stopped):
+            raise
+        except Exception as error:
+            reason = first_cause(error)
+            logger.warning(f"{translation.case.path}: left out of the uncertainty ({reason}); its scores stand")
+
+    def _add(self, translation: Translation) -> None:
         to, case, view = translation.to, translation.case, translation.view
         if view is None or to not in self.calibrations:
             return

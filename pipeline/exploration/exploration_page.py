@@ -59,7 +59,6 @@ def render(cohort: Cohort, findings: Sequence[Finding], report: Report, *, axis:
         report,
         result=result_sentence(cohort, findings),
         highlights=_highlights(cohort, findings),
-        split_header=["split", "contrast", "subjects", "images", "slices"],
         split_rows=_split_rows(cohort),
         split_subjects=_split_subjects(cohort),
     )

@@ -1,7 +1,9 @@
 """Names of systems, of our protocol and of metrics; the metrics' headings, digits and better direction.
 
-Nothing is imported here, so that checks of scores need not import what measures them.
+Nothing heavy is imported here, so that checks of scores need not import what measures them.
 """
+
+from math import isfinite, isnan
 
 MODEL, COPY, HISTOGRAM, LOOKUP = "model", "copy", "histogram matching", "lookup"  # systems; all but the first baselines
 OWN = "own"  # our protocol, `pipeline.metrics.protocols.OWN`
@@ -54,3 +56,11 @@ def badness(metric: str, value: float) -> float:
 def digits(metric: str) -> int:
     """Return how many decimals a figure is shown with."""
     return 2 if metric in _TWO_DIGITS else 3
+
+
+def mean_and_sd(metric: str, mean: float, sd: float, sign: str = " ± ") -> str:
+    """Return a figure as "mean ± SD", without a SD that is not finite; "—" for a mean that was not measured."""
+    if isnan(mean):
+        return "—"
+    decimals = digits(metric)
+    return f"{mean:.{decimals}f}" + (f"{sign}{sd:.{decimals}f}" if isfinite(sd) else "")

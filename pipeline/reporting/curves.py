@@ -12,6 +12,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from scipy.signal import lfilter
 
+from pipeline.metrics.names import HEADINGS
 from pipeline.reporting.tiles import as_displayed
 from pipeline.tracking.metrics_file import read_metrics
 from pipeline.utils.errors import UserError
@@ -21,7 +22,6 @@ Series = dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> its steps and val
 
 _COLOURS = ("#2a6fbb", "#d9722e", "#3a9160", "#8a5bb5")
 _COLUMNS = 4
-_NAMES = {"psnr": "PSNR [dB]", "ssim": "SSIM", "mae": "MAE", "nrmse": "NRMSE"}
 _MOST_POINTS = 1500
 
 
@@ -91,7 +91,7 @@ def grouped(names: Iterable[str]) -> dict[str, dict[str, str]]:
             losses.setdefault(f"{kind} loss", {})[label] = name
         elif family == "validation":
             direction, _, score = series_name.rpartition("/")
-            scores.setdefault(f"validation {_NAMES.get(score, score)}", {})[direction.replace("_to_", " → ")] = name
+            scores.setdefault(f"validation {HEADINGS.get(score, score)}", {})[direction.replace("_to_", " → ")] = name
     return {**losses, **scores, **rate}
 
 

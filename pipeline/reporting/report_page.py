@@ -1,17 +1,17 @@
 """The report of a run: one self-contained HTML file that loads nothing from the network."""
 
 from base64 import b64encode
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
-from math import isfinite, isnan
+from math import isnan
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from pipeline.metrics.names import HEADINGS, arrow, badness, digits
+from pipeline.metrics.names import HEADINGS, LOOKUP, MODEL, arrow, badness, mean_and_sd
 from pipeline.reporting.viewer import Viewer
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text
@@ -52,45 +52,29 @@ class Highlight:
 
 
 @dataclass(frozen=True)
-class BeforeAfter:
-    """The same slices translated by the untrained and the trained network."""
+class SubjectResult:
+    """One of the best or worst test subjects: "best: sub-01, T1 → T2", "14.10 dB masked PSNR"."""
 
     title: str
-    before: Picture | None
-    after: Picture
-
-
-@dataclass(frozen=True)
-class SubjectResult:
-    """One of the best or worst test subjects; `rank` is a word such as "best" or "worst"."""
-
-    rank: str
-    subject: str
-    direction: str
     score: str
     picture: Picture | None = None
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores of all methods in one direction under one protocol.
+    """Scores of the model and the baselines in one direction under one protocol.
 
     Attributes:
         direction: Direction, such as "T1 → T2".
         protocol: Protocol in a few words, such as "volume, inside the head".
         description: One sentence on normalisation, data range and what the ± is; "" for none.
-        rows: Method -> metric -> (mean, SD, number of subjects or slices).
-        model: Name of the trained model among the methods; the others are baselines.
-        trained_on_pairs: The baselines that were fitted on both contrasts of a subject. They are shown, but a model
-            without pairs is not compared with them.
+        rows: System -> metric -> (mean, SD, number of subjects or slices).
     """
 
     direction: str
     protocol: str
     description: str
     rows: Mapping[str, Mapping[str, tuple[float, float, int]]]
-    model: str
-    trained_on_pairs: Collection[str] = ()
 
     @property
     def columns(self) -> dict[str, str]:
@@ -104,21 +88,18 @@ class ScoreTable:
         counts = {n for scores in self.rows.values() for _, _, n in scores.values()}
         return "n = " + " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else ""
 
-    def text(self, method: str, metric: str) -> str:
+    def text(self, system: str, metric: str) -> str:
         """Return a figure as mean ± SD; "—" for none."""
-        mean, deviation, _ = self.rows[method].get(metric, _MISSING)
-        if isnan(mean):
-            return "—"
-        decimals = digits(metric)
-        return f"{mean:.{decimals}f}" + (f" ± {deviation:.{decimals}f}" if isfinite(deviation) else "")
+        mean, deviation, _ = self.rows[system].get(metric, _MISSING)
+        return mean_and_sd(metric, mean, deviation)
 
-    def verdict(self, method: str, metric: str) -> str:
-        """Return "better" or "worse" for a model's figure beside the best baseline without pairs; "" for all others."""
+    def verdict(self, system: str, metric: str) -> str:
+        """Return "better" or "worse" for the model's figure beside the best baseline without pairs; "" for others."""
         means = {name: scores.get(metric, _MISSING)[0] for name, scores in self.rows.items()}
-        baselines = means.keys() - {self.model, *self.trained_on_pairs}
+        baselines = means.keys() - {MODEL, LOOKUP}  # the lookup was fitted on pairs
         rivals = [badness(metric, means[name]) for name in baselines if not isnan(means[name])]
-        difference = badness(metric, means[method]) - min(rivals, default=float("nan"))
-        if method != self.model or isnan(difference) or difference == 0:
+        difference = badness(metric, means[system]) - min(rivals, default=float("nan"))
+        if system != MODEL or isnan(difference) or difference == 0:
             return ""
         return "better" if difference < 0 else "worse"
 
@@ -128,24 +109,19 @@ class Report:
     """Content of the page, in order of display; empty fields are left out.
 
     Attributes:
-        title: Name of the run.
         result: Result in one sentence.
-        highlights: Main results.
         warnings: Warnings that qualify the results, such as `PHANTOM_NOTE`.
         animations: Training GIFs.
-        samples: The same slices before and after training.
-        viewer: Interactive viewer of a few test volumes; None for none.
+        samples: Direction -> the same slices before and after training.
         viewer_note: Reason why there is no viewer; "" for none.
         mosaics: Mosaics of translated test volumes. They are embedded, so pass a few only.
         scores: One table per direction and protocol.
         scores_flag: A few words beside every table's heading, such as `PHANTOM_FLAG`; "" for none.
         training_warnings: Title of a failure check's warning -> (observation, meaning, advice).
-        curves: Losses and validation scores.
         uncertainty: Calibration curves and maps of the expected error; None for none.
         subjects: The best and the worst test subjects.
-        split_header, split_rows: Table of the subjects and slices of each subset and contrast.
+        split_rows: Split, contrast, subjects, images and slices of each subset and contrast.
         split_subjects: Subset and contrast, such as "training T1" -> names of its subjects.
-        config_yaml: Resolved configuration.
         provenance: Versions, seed, steps, time: name -> value.
         next_commands: Purpose -> command, for what users may want to do next.
         notes: Further paragraphs, at the end.
@@ -156,7 +132,7 @@ class Report:
     highlights: Sequence[Highlight] = ()
     warnings: Sequence[str] = ()
     animations: Sequence[Picture] = ()
-    samples: Sequence[BeforeAfter] = ()
+    samples: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
     mosaics: Sequence[Picture] = ()
     viewer: Viewer | None = None
     viewer_note: str = ""
@@ -166,7 +142,6 @@ class Report:
     curves: Picture | None = None
     uncertainty: Picture | None = None
     subjects: Sequence[SubjectResult] = ()
-    split_header: Sequence[str] = ()
     split_rows: Sequence[Sequence[str]] = ()
     split_subjects: Mapping[str, Sequence[str]] = field(default_factory=dict)
     config_yaml: str = ""

@@ -100,7 +100,13 @@ def test_structure_is_measured_for_the_model_and_every_baseline_on_the_sources_g
 def test_a_model_that_knows_the_answer_is_perfect_in_every_figure(cohort, setting):
     reader = setting["reader"]
     answers = {case.contrast: reader.scan(case.path).slices for case in subjects(cohort, "s0")}
-    scores = evaluated(subjects(cohort, "s0"), [], CONTRASTS, lambda _, to: answers[to], **setting)
+    protocols = ["syndiff", "selfrdb", "reggan"]
+    test = subjects(cohort, "s0")
+    scores = evaluated(test, [], CONTRASTS, lambda _, to: answers[to], protocols=protocols, **setting)
+    assert {score.protocol for score in scores.subjects} == {"own", *protocols}
+    assert scores.mean("T1", "T2", MODEL, "slice/image/psnr", "syndiff") > 100
+    assert {score.system for score in scores.subjects} == {MODEL, COPY, HISTOGRAM}
+    assert "no training subject has both contrasts, so there is no lookup" in scores.text()
     for unit in ("volume", "slice"):
         for region in ("image", "foreground"):
             figures = {
@@ -121,31 +127,15 @@ def test_padding_counts_for_nothing(cohort, setting):
     assert clean.mean("T1", "T2", MODEL, "volume/image/psnr") == spoiled.mean("T1", "T2", MODEL, "volume/image/psnr")
 
 
-def test_published_protocols_are_scored_beside_our_own_when_asked_for(cohort, setting):
-    scores = evaluated(
-        subjects(cohort, "s0"), [], CONTRASTS, invert, protocols=["syndiff", "selfrdb", "reggan"], **setting
-    )
-    assert {score.protocol for score in scores.subjects} == {"own", "syndiff", "selfrdb", "reggan"}
-    assert scores.mean("T1", "T2", MODEL, "slice/image/psnr", "syndiff") > 0
-
-
-def test_without_training_pairs_there_is_no_lookup_and_the_notes_say_so(cohort, setting):
-    scores = evaluated(subjects(cohort, "s0"), [], CONTRASTS, invert, **setting)
-    assert {score.system for score in scores.subjects} == {MODEL, COPY, HISTOGRAM}
-    assert "no training subject has both contrasts, so there is no lookup" in scores.text()
-
-
 def test_test_scans_without_a_partner_are_named_in_the_notes(cohort, setting):
     unpaired_cases = [Case(f"lone{number}", "", "T1", Path("absent.nii")) for number in range(1, 8)]
     notes = []
-    for scans in ([], unpaired_cases[:1], unpaired_cases[:5], unpaired_cases):
+    for scans in (unpaired_cases[:1], unpaired_cases):
         scores = evaluated([*subjects(cohort, "s0"), *scans], [], CONTRASTS, invert, **setting)
         notes.append([note for note in scores.notes if "partner" in note])
     five = ", ".join(f"lone{number}_T1" for number in range(1, 6))
     assert notes == [
-        [],
         ["1 test scan has no partner in the other contrast and was not scored: lone1_T1"],
-        [f"5 test scans have no partner in the other contrast and were not scored: {five}"],
         [f"7 test scans have no partner in the other contrast and were not scored: {five}, …"],
     ]
 
@@ -200,16 +190,8 @@ def test_without_pairs_cycle_error_and_intensity_distance_are_measured_and_the_t
         for system in (MODEL, COPY, HISTOGRAM)
     }
     assert distance[HISTOGRAM] < 0.02 < distance[MODEL] < 0.2 < distance[COPY]
-    assert scores.mean("T2", "T1", MODEL, "volume/foreground/cycle_error", "unpaired") < 0.1
+    assert scores.mean("T2", "T1", MODEL, "volume/foreground/cycle_error", "unpaired") < 0.1  # there and back
     assert math.isnan(scores.mean("T2", "T1", COPY, "volume/foreground/cycle_error", "unpaired"))
-
-
-def test_the_cycle_error_is_the_mean_distance_of_there_and_back(cohort, setting):
-    def shift(scan, to):
-        return scan.slices + np.float32(0.25 if to == "T2" else 0.05)
-
-    scores = evaluated([subjects(cohort, "s0")[0]], [], CONTRASTS, shift, **setting)
-    assert scores.mean("T1", "T2", MODEL, "volume/image/cycle_error", "unpaired") == pytest.approx(0.3, abs=1e-5)
 
 
 def test_an_empty_test_set_is_a_clear_error(setting):

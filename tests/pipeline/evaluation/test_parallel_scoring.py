@@ -93,9 +93,9 @@ def one_grid(tmp_path):
 
 @pytest.mark.parametrize("version", [1, CHAIN_VERSION])
 @pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
-def test_what_is_read_lies_in_memory_as_a_worker_hands_it_over(cohort, one_grid, tmp_path, axis, version):
+def test_what_is_read_lies_in_memory_as_a_worker_hands_it_over(cohort, one_grid, registrations, axis, version):
     # Otherwise sums over many voxels would be rounded in another order.
-    reader = PairReader(replace(SETTINGS, axis=axis, version=version), 4, register=True, cache=tmp_path)
+    reader = PairReader(replace(SETTINGS, axis=axis, version=version), 4, register=True, cache=registrations)
     views = [view for pair in (cohort[:2], one_grid) for view in reader.read(tuple(pair))[:2]]
     for original, copy in zip(views, pickle.loads(pickle.dumps(views)), strict=True):
         for first, second in ((original, copy), (original.source, copy.source)):
@@ -178,6 +178,7 @@ def test_a_disk_that_is_full_is_no_fault_of_a_pair(cohort, tmp_path, monkeypatch
     def full(*_):
         raise DiskFull("x: the disk is full")
 
+    monkeypatch.setattr(pairing, "register_rigid", lambda *_: np.eye(4))
     monkeypatch.setattr(pairing, "write_rigid_transform", full)
     with pytest.raises(DiskFull):
         make(process_of, cohort, tmp_path, register=True)

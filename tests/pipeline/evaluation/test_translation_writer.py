@@ -16,7 +16,6 @@ from pipeline.data.statistics import ContrastStatistics
 from pipeline.evaluation.scores import Scores, SubjectScore, Translation
 from pipeline.evaluation.translation_writer import (
     draw_gifs,
-    rank_names,
     sample_frames,
     subjects_to_view,
     translate_scan,
@@ -173,20 +172,6 @@ def write_volumes(folder, model, case, scan, view=None):
     return write_viewer_volumes(folder, model.statistics, translation)
 
 
-@pytest.mark.parametrize(
-    ("count", "names"),
-    [
-        (0, {}),
-        (1, {"only": 0}),
-        (2, {"worst": 0, "best": 1}),
-        (3, {"worst": 0, "median": 1, "best": 2}),
-        (9, {"worst": 0, "median": 4, "best": 8}),
-    ],
-)
-def test_ranks_are_named(count, names):
-    assert rank_names(count) == names
-
-
 def test_the_worst_the_median_and_the_best_of_each_direction_are_shown(files, model, tmp_path):
     forward = {"a": 14.0, "b": 11.0, "c": 13.0, "d": 10.0, "e": np.nan}
     backward = {"a": 9.0, "b": 11.0, "c": 13.0, "d": 10.0, "e": 12.0}
@@ -220,14 +205,6 @@ def test_without_pairs_the_first_scans_of_each_contrast_are_shown_without_a_real
         ("z", "T1"),
     ]
     assert all(subject.real is None for subject in subjects)
-
-
-def test_what_was_not_kept_is_left_out(files, model, tmp_path):
-    test = cases("ab", files)
-    view = reader(tmp_path).read(tuple(test[2:]))[0]
-    kept = {test[2]: write_volumes(tmp_path, model, test[2], view.source, view)}
-    subjects = subjects_to_view(test, scores({"a": 10.0, "b": 12.0}), CONTRASTS, kept)
-    assert [(subject.label[:7], subject.source_name) for subject in subjects] == [("best: b", "T1")]
 
 
 # ── what is shown of them ───────────────────────────────────────────────────────────────────────────────────

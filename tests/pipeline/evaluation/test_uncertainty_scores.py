@@ -10,10 +10,10 @@ from small_run import QUICK, phantom_run
 
 from pipeline.config.load import load_config
 from pipeline.data.case import Case
+from pipeline.evaluation import uncertainty_scores
 from pipeline.evaluation.uncertainty_scores import (
     calibrate,
     calibration_curve,
-    calibration_error,
     fit_calibration,
     rank_correlation,
 )
@@ -47,10 +47,6 @@ def test_voxels_of_one_expected_error_count_with_their_mean_in_whatever_order_th
         assert calibration_curve(expected[order], observed[order], bins=4).tolist() == rising
     mixed = calibration_curve(expected[:7], observed[:7], bins=2)  # four and three voxels: 0 0 0 0 | 0 0 1
     np.testing.assert_allclose(mixed, [[0, 3], [1 / 3, (3 + 3 + 8) / 3]])
-
-
-def test_the_calibration_error_is_the_mean_distance_from_the_diagonal():
-    assert calibration_error(np.array([[0.1, 0.2], [0.5, 0.2]])) == pytest.approx(0.2)
 
 
 def features_and_errors(count=4000):
@@ -104,18 +100,6 @@ def test_voxels_that_share_a_value_are_expected_to_have_their_mean_error(shared)
     assert (np.diff(feature_values) > 0).all() and (np.diff(knots) >= 0).all()
 
 
-def test_places_that_the_file_cannot_tell_apart_are_one_knot():
-    features, _ = features_and_errors()
-    errors = 0.5 + 1e-7 * features.spread  # kept to six digits
-    calibration = fit_calibration(Features(None, features.spread), errors)
-    assert calibration.knots == ((0.0, 0.5),)
-
-
-def test_nothing_to_fit_on_is_an_error():
-    with pytest.raises(ValueError, match="no voxel"):
-        fit_calibration(Features(None, np.zeros(0)), np.zeros(0))
-
-
 SHORT = (*QUICK, "training.steps_per_epoch=1", "training.decay_epochs=0", "evaluation.translate=false")
 
 
@@ -138,26 +122,6 @@ def test_a_run_calibrates_on_validation_subjects_and_says_how_well_it_went_on_te
     assert rows["spearman"]["n"] == 1 and all(math.isfinite(row["mean"]) for row in rows.values())
     assert 'id="uncertainty"' in (run / "report.html").read_text()
     assert (run / "uncertainty.png").stat().st_size > 10_000
-
-
-def test_the_test_subjects_play_no_part_in_the_calibration(run, tmp_path, monkeypatch):
-    import pipeline.evaluation.uncertainty_scores as scores_module
-
-    names = []
-    read = scores_module._SliceSubset.__init__
-
-    def noted(subset, view, model, batch_size, name):
-        names.append(name)
-        read(subset, view, model, batch_size, name)
-
-    fitted = []
-    fit = scores_module.fit_calibration
-    monkeypatch.setattr(scores_module._SliceSubset, "__init__", noted)
-    monkeypatch.setattr(scores_module, "fit_calibration", lambda *more: fitted.append(list(names)) or fit(*more))
-    assert phantom_run(run, *SHORT) == 0  # evaluated again
-    split = json.loads((run / "split.json").read_text())
-    assert all(split["validation"][0] in name for name in fitted[-1]) and len(fitted[-1]) == 2
-    assert all(split["test"][0] in name for name in names[2:]) and len(names) == 4
 
 
 def test_the_calibration_is_found_from_the_folder_and_its_checkpoints_and_for_these_weights_alone(run):
@@ -206,13 +170,32 @@ def test_what_was_calibrated_for_the_latest_checkpoint_is_found_from_the_folder(
     assert load_uncertainty(str(folder.path), load_model(folder.path, "cpu"), "T2").calibration == flat
 
 
-def test_a_run_that_is_sent_later_has_the_models_that_it_would_have_had_at_its_end(run, monkeypatch):
-    logged = []
+def test_evaluated_again_the_test_subjects_play_no_part_and_what_is_sent_later_is_the_same(run, monkeypatch):
+    names, fitted, logged = [], [], []
+    read, fit = uncertainty_scores._SliceSubset.__init__, uncertainty_scores.fit_calibration
+
+    def noted(subset, view, model, batch_size, name):
+        names.append(name)
+        read(subset, view, model, batch_size, name)
+
+    def noted_fit(*more):
+        fitted.append(list(names))
+        return fit(*more)
+
+    monkeypatch.setattr(uncertainty_scores._SliceSubset, "__init__", noted)
+    monkeypatch.setattr(uncertainty_scores, "fit_calibration", noted_fit)
     for module in ("finish", "logged_models"):
         monkeypatch.setattr(
             f"pipeline.evaluation.{module}.log_models", lambda *arguments, **_: logged.append(arguments[2])
         )
-    assert phantom_run(run, *SHORT) == 0  # evaluated again
+    assert phantom_run(run, *SHORT) == 0
+
+    # The calibration has seen the validation subject alone.
+    split = json.loads((run / "split.json").read_text())
+    assert all(split["validation"][0] in name for name in fitted[-1]) and len(fitted[-1]) == 2
+    assert all(split["test"][0] in name for name in names[2:]) and len(names) == 4
+
+    # The models that are sent to MLflow later have the metadata that they had at the run's end.
     _send_models(SimpleNamespace(folder=run, status="FINISHED"))
     at_the_end, later = (json.dumps(metadata, sort_keys=True) for metadata in logged)
     assert later == at_the_end

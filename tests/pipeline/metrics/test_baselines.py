@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.metrics.baselines import copy_input, fit_lookup, histogram_quantiles, look_up, match_histogram
+from pipeline.metrics.baselines import fit_lookup, histogram_quantiles, look_up, match_histogram
 
 
 def histogram(voxels):
@@ -17,13 +17,6 @@ def source():
     return np.where(foreground, stack, np.float32(-1)), foreground
 
 
-def test_copy_gives_the_source_in_an_array_of_its_own(source):
-    stack, foreground = source
-    copied = copy_input(stack, foreground)
-    np.testing.assert_array_equal(copied, stack)
-    assert copied is not stack
-
-
 def test_quantiles_of_a_histogram_are_those_of_the_voxels_it_counted():
     voxels = np.random.default_rng(0).normal(0.1, 0.3, 5000).clip(-1, 1)
     quantiles = histogram_quantiles(histogram(voxels))
@@ -36,11 +29,6 @@ def test_quantiles_keep_the_voxels_clipped_to_the_ends():
     quantiles = histogram_quantiles([10, 0, 0, 0, 0, 0, 0, 30])
     assert np.mean(quantiles > 0.7) == pytest.approx(0.75, abs=0.01)
     assert np.mean(quantiles < -0.7) == pytest.approx(0.25, abs=0.01)
-
-
-def test_quantiles_of_an_empty_histogram_are_a_clear_error():
-    with pytest.raises(ValueError, match="histogram is empty"):
-        histogram_quantiles([0, 0, 0])
 
 
 def test_histogram_matching_gives_the_cohorts_distribution_and_keeps_the_order(source):
@@ -87,6 +75,8 @@ def test_the_lookup_predicts_the_mean_target_of_each_intensity_over_all_pairs():
     np.testing.assert_allclose(predicted, [0.4, -0.8, -0.2, -0.8])
 
 
-def test_the_lookup_without_pairs_is_a_clear_error():
+def test_nothing_to_fit_on_is_a_clear_error():
+    with pytest.raises(ValueError, match="histogram is empty"):
+        histogram_quantiles([0, 0, 0])
     with pytest.raises(ValueError, match="at least one training pair"):
         fit_lookup([])

@@ -62,16 +62,12 @@ def test_structure_is_measured_inside_the_real_foreground_and_tissue_in_its_inte
     assert scores["volume/interior/dice"] != score(OWN, prediction, real, foreground)["volume/interior/dice"]
 
 
-def test_a_single_slice_has_nmi_and_dice_and_no_slice_ratio():
-    scores = score(OWN, *(array[6:7] for array in head()))
-    assert math.isnan(scores["volume/foreground/slice_ratio"])
-    assert scores["volume/foreground/nmi"] > 1 and 0 < scores["volume/interior/dice"] < 1
-
-
-def test_a_published_protocol_takes_a_spacing_and_is_not_changed_by_it():
-    for protocol in PUBLISHED.values():
-        assert score(protocol, *head(), (3, 1, 1)) == pytest.approx(score(protocol, *head()), nan_ok=True)
-        assert not set(score(protocol, *head())) & STRUCTURE
+def test_what_a_thin_stack_lacks_is_not_a_number():
+    thin, single = score(OWN, *head(slices=5)), score(OWN, *(array[6:7] for array in head()))
+    assert math.isnan(thin["volume/image/ssim"]) and math.isnan(thin["volume/foreground/ssim"])
+    assert math.isfinite(thin["slice/foreground/ssim"])
+    assert math.isnan(single["volume/foreground/slice_ratio"])
+    assert single["volume/foreground/nmi"] > 1 and 0 < single["volume/interior/dice"] < 1
 
 
 def test_slice_figures_are_the_mean_over_the_slices_that_have_foreground():
@@ -84,12 +80,6 @@ def test_slice_figures_are_the_mean_over_the_slices_that_have_foreground():
     assert scores["slice/foreground/psnr"] == pytest.approx(np.mean(of_slices))
     whole_slices = [ssim(prediction[i], real[i], 2) for i in occupied]
     assert scores["slice/image/ssim"] == pytest.approx(np.mean(whole_slices))
-
-
-def test_a_stack_thinner_than_the_window_has_slice_ssim_but_no_volume_ssim():
-    scores = score(OWN, *head(slices=5))
-    assert math.isnan(scores["volume/image/ssim"]) and math.isnan(scores["volume/foreground/ssim"])
-    assert math.isfinite(scores["slice/foreground/ssim"])
 
 
 def test_the_prediction_is_never_normalised_on_its_own_in_our_protocol():
@@ -193,24 +183,6 @@ def test_reggans_row_figure_is_what_chained_indexing_selects():
     assert measured != pytest.approx(PUBLISHED["reggan"].measure(*head())["slice/foreground/psnr"][6], rel=1e-2)
 
 
-def test_the_summary_is_the_sample_mean_and_deviation_and_leaves_nan_out():
-    rows = [{"a": 1.0, "b": 5.0}, {"a": 3.0, "b": math.nan}, {"a": 8.0, "b": 6.0}]
-    summary = summarise(rows)
-    assert summary["a"] == pytest.approx((4, math.sqrt((9 + 1 + 16) / 2), 3))
-    assert summary["b"] == pytest.approx((5.5, math.sqrt(0.5), 2))
-
-
-def test_a_single_subject_has_a_mean_and_no_deviation():
-    for ddof in (0, 1):
-        mean, deviation, count = summarise([{"a": 2.0}], ddof)["a"]
-        assert (mean, count) == (2.0, 1) and math.isnan(deviation)
-
-
-def test_a_perfect_subject_makes_the_mean_infinite_without_a_warning():
-    mean, deviation, count = summarise([{"a": math.inf}, {"a": 3.0}])["a"]
-    assert mean == math.inf and math.isnan(deviation) and count == 2
-
-
 def test_protocols_differ_in_what_mean_and_deviation_run_over():
     few, many = {"k": np.array([1.0])}, {"k": np.array([2.0, 4.0, np.nan])}
     assert OWN.summarise([few, many])["k"] == pytest.approx((2, math.sqrt(2), 2))  # subjects' means 1 and 3, sample SD
@@ -220,13 +192,22 @@ def test_protocols_differ_in_what_mean_and_deviation_run_over():
     assert PUBLISHED["reggan"].summarise([few, many])["k"] == pytest.approx(over_slices)
 
 
-def test_every_published_protocol_has_its_name_and_says_what_its_deviation_is():
-    assert set(PUBLISHED) == {"syndiff", "selfrdb", "reggan"}
+@pytest.mark.parametrize(
+    ("values", "ddof", "mean", "deviation", "count"),
+    [
+        ([1.0, 3.0, 8.0], 1, 4, math.sqrt(13), 3),
+        ([5.0, math.nan, 6.0], 1, 5.5, math.sqrt(0.5), 2),
+        ([2.0], 0, 2, math.nan, 1),
+        ([math.inf, 3.0], 1, math.inf, math.nan, 2),
+    ],
+)
+def test_the_summary_leaves_nan_out_and_has_no_deviation_where_there_is_none(values, ddof, mean, deviation, count):
+    summary = summarise([{"a": value} for value in values], ddof)["a"]
+    assert summary == pytest.approx((mean, deviation, count), nan_ok=True)
+
+
+def test_every_published_protocol_says_what_its_deviation_is_and_that_its_slices_are_not_the_papers():
+    assert set(PUBLISHED) == {"syndiff", "selfrdb", "reggan"} and "paper" not in OWN.description
     for name, protocol in PUBLISHED.items():
         assert protocol.name == name and "±" in protocol.description
-
-
-def test_every_published_protocol_says_that_its_slices_are_not_the_papers():
-    for name, protocol in PUBLISHED.items():
-        assert "the slices are not the paper's" in protocol.description, name
-    assert "paper" not in OWN.description
+        assert "the slices are not the paper's" in protocol.description

@@ -43,10 +43,9 @@ TRANSLATIONS = {  # from a source, its tissue and a shift
         gaussian_filter(contrast("T2" if source == "T1" else "T1", tissue, shift), 1)
     ),
     "inverted and blurred": lambda source, tissue, shift: -gaussian_filter(contrast(source, tissue, shift), 1),
-    "a copy": lambda source, tissue, shift: contrast(source, tissue, shift),
     "a table of intensities": lambda source, tissue, shift: np.cos(3 * contrast(source, tissue, shift)),
 }
-KNOWN = [(0, 0), (0.3, 0), (0, -0.5), (0.7, -0.7), (-1, 1), (2.4, -3.6)]
+KNOWN = [(0, 0), (0, -0.5), (0.7, -0.7), (2.4, -3.6)]
 
 
 @pytest.mark.parametrize("source", ["T1", "T2"])

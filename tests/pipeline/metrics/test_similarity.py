@@ -30,24 +30,12 @@ def test_a_mask_leaves_everything_else_out():
     assert psnr(prediction, real, 2, mask) == pytest.approx(10 * np.log10(4 / 0.125))
 
 
-def test_background_that_is_exactly_right_raises_a_whole_image_psnr_by_its_share():
-    real, prediction = np.zeros((8, 8)), np.zeros((8, 8))
-    mask = np.zeros((8, 8), bool)
-    mask[:4, :4] = True  # a quarter
-    prediction[mask] = 0.3
-    gain = psnr(prediction, real, 2) - psnr(prediction, real, 2, mask)
-    assert gain == pytest.approx(10 * np.log10(4))
-
-
 def test_identical_images_have_infinite_psnr_and_ssim_one(two_slices):
     _, real = two_slices
     assert psnr(real, real, 2) == float("inf")
     assert ssim(real, real, 2) == pytest.approx(1)
     assert mae(real, real) == nrmse(real, real) == 0
-
-
-def test_nrmse_over_constant_voxels_is_not_a_number():
-    assert np.isnan(nrmse(np.ones((3, 3)), np.zeros((3, 3))))
+    assert np.isnan(nrmse(np.ones((3, 3)), np.zeros((3, 3))))  # the real voxels are constant
 
 
 def slow_ssim_at(prediction, real, row, column, data_range):
@@ -95,18 +83,6 @@ def test_masked_ssim_is_the_mean_of_the_map_over_the_mask(two_slices):
     mask[8, 9] = mask[12, 7] = True
     expected = np.mean([slow_ssim_at(prediction, real, *at, 2) for at in ((8, 9), (12, 7))])
     assert ssim(prediction, real, 2, mask) == pytest.approx(expected)
-
-
-def test_ssim_depends_on_the_data_range_it_is_told(two_slices):
-    assert ssim(*two_slices, 2) > ssim(*two_slices, 1)
-
-
-def test_ssim_of_a_volume_uses_a_window_along_all_three_axes():
-    generator = np.random.default_rng(0)
-    real = generator.standard_normal((12, 12, 12))
-    shuffled = real[[1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10]]
-    assert ssim(shuffled, real, 2) == pytest.approx(ssim(shuffled.transpose(1, 2, 0), real.transpose(1, 2, 0), 2))
-    assert ssim(shuffled, real, 2) < 0.9
 
 
 def test_ssim_of_an_image_smaller_than_its_window_is_a_clear_error():
@@ -194,19 +170,6 @@ def test_slices_that_jump_raise_the_slice_ratio_and_smoothing_lowers_it(stack):
         assert ratios[0] == 1 and (np.diff(ratios) > 0.02).all()
     assert slice_ratio(ndimage.gaussian_filter1d(real, 2, axis=0), real, mask) < 0.8
     assert slice_ratio(np.roll(real, 2, axis=1) + 3, real, mask) == pytest.approx(1, abs=0.1)  # no matter what it shows
-
-
-def test_both_planes_across_the_slices_give_the_same_slice_ratio(stack):
-    real, mask = stack
-    prediction = real + 0.3 * np.random.default_rng(1).standard_normal(real.shape)
-    ratio = slice_ratio(prediction, real, mask)
-    sums = np.zeros((2, 2))
-    for plane in (1, 2):
-        for position in range(real.shape[plane]):
-            a, b, inside = (image.take(position, plane) for image in (prediction, real, mask))
-            both = inside[1:] & inside[:-1]
-            sums[plane - 1] += [np.abs(np.diff(image, axis=0))[both].sum() for image in (a, b)]
-    assert sums[0, 0] / sums[0, 1] == pytest.approx(ratio) and sums[1, 0] / sums[1, 1] == pytest.approx(ratio)
 
 
 def test_a_single_slice_or_one_that_never_changes_has_no_slice_ratio(stack):

@@ -49,13 +49,6 @@ def test_the_interior_of_a_large_volume_is_found_on_a_coarser_grid(head, middle)
     assert np.mean(result != fine) < 0.02 and not (result & ~large).any()
 
 
-def test_the_interior_leaves_out_a_neck_that_the_image_cuts_off():
-    y, x = np.mgrid[-32:32, -32:32]
-    head = (x**2 + y**2 < 28**2) | ((abs(x) < 14) & (y > 0))
-    result = interior(head[None])
-    assert result[0, 32, 32] and not result[0, 52:].any()
-
-
 def test_the_interior_of_a_single_slice_and_of_an_outline_that_says_nothing(head):
     assert 0.1 < interior(head[1][18:19]).mean() < 0.5
     filled, speck = np.ones((3, 8, 8), bool), np.zeros((3, 200, 200), bool)
@@ -106,11 +99,6 @@ def test_a_perfect_prediction_has_dice_one_whatever_its_gain_and_what_lies_outsi
         assert dice(prediction, head, middle) == dict.fromkeys(["dice", "dice_dark", "dice_middle", "dice_bright"], 1)
 
 
-def test_a_recoloured_prediction_keeps_most_of_its_dice(head, middle):
-    for gamma in (0.5, 2):
-        assert dice(((head[0] + 1) / 2) ** gamma, head, middle)["dice"] > 0.95
-
-
 def test_the_more_voxels_are_shuffled_the_lower_is_every_dice(head, middle):
     generator = np.random.default_rng(0)
     result = []
@@ -121,12 +109,6 @@ def test_the_more_voxels_are_shuffled_the_lower_is_every_dice(head, middle):
         result.append(list(dice(prediction, head, middle).values()))
     assert (np.diff(result, axis=0) < -0.04).all()
     assert result[-1][0] < CHANCE
-
-
-def test_a_blurred_or_shifted_prediction_loses_some(head, middle):
-    blurred, shifted = ndimage.gaussian_filter(head[0], 1.5), np.roll(head[0], 2, axis=1)
-    assert CHANCE < dice(blurred, head, middle)["dice"] < 0.95
-    assert CHANCE < dice(shifted, head, middle)["dice"] < 0.9
 
 
 def test_an_inverted_contrast_scores_below_chance_and_so_would_random_numbers(head, middle):

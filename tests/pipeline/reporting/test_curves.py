@@ -80,11 +80,6 @@ def test_smoothing_is_a_weighted_mean_of_what_came_before():
     assert smoothed(np.array([1.0, 5.0]), 0.1) == pytest.approx([1.0, 5.0])
 
 
-def test_a_run_of_one_step_can_be_drawn(tmp_path):
-    save_curves(write(tmp_path / "metrics.jsonl", [(1, {"train/cycle_a": 0.0})], "\n"), tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").exists()
-
-
 def test_no_metrics_is_a_clear_error(tmp_path):
     path = write(tmp_path / "metrics.jsonl", [(1, {"system/cpu": 3.0})], "\n")
     with pytest.raises(UserError, match=r"metrics\.jsonl: no metrics in it"):

@@ -70,11 +70,6 @@ def test_thinning_keeps_first_and_last(count, most, kept):
     assert thinned(count, most) == kept
 
 
-def test_a_single_frame_is_a_gif_too(written):
-    with Image.open(written([plain(200)])) as opened:
-        assert opened.n_frames == 1
-
-
 def test_the_file_stays_below_its_limit_by_smaller_frames(written, monkeypatch):
     monkeypatch.setattr(gif, "MAX_BYTES", 250_000)
     rng = np.random.default_rng(0)

@@ -10,7 +10,6 @@ from pipeline.reporting.tiles import (
     font,
     gray_tile,
     png_bytes,
-    resized,
     save_png,
     sheet,
 )
@@ -24,21 +23,12 @@ def test_the_left_front_of_the_head_is_shown_top_right():
     assert np.argwhere(shown).tolist() == [[0, 3]]
 
 
-def test_the_right_back_of_the_head_is_shown_bottom_left():
-    axial = np.zeros((4, 6))
-    axial[3, 0] = 1
-    assert np.argwhere(as_displayed(axial)).tolist() == [[5, 0]]
-
-
 def test_gray_levels_span_the_window_and_clip_outside_it():
     tile = gray_tile(np.array([[-1.0, 0.0, 1.0, -3.0, 3.0, np.nan]]))
     assert tile.dtype == np.uint8 and tile.shape == (1, 6, 3)
     assert tile[0, :, 0].tolist() == [0, 128, 255, 0, 255, 0]
     assert (tile == tile[..., :1]).all()
-
-
-def test_a_constant_image_has_a_gray_level_whatever_its_window():
-    assert gray_tile(np.full((2, 2), 5.0), 5.0, 5.0).max() == 0
+    assert gray_tile(np.full((2, 2), 5.0), 5.0, 5.0).max() == 0  # a constant image and its window
 
 
 def test_error_colours_get_brighter_with_the_error():
@@ -52,12 +42,6 @@ def test_the_colour_bar_runs_from_the_darkest_to_the_brightest_colour():
     assert bar.shape[1] == 100
     assert bar[0, 0].tolist() == error_tile(np.zeros((1, 1)))[0, 0].tolist()
     assert bar[0, -1].tolist() == error_tile(np.ones((1, 1)))[0, 0].tolist()
-
-
-def test_resizing_to_the_same_size_changes_nothing():
-    tile = np.random.default_rng(0).integers(0, 255, (5, 7, 3), dtype=np.uint8)
-    assert np.array_equal(resized(tile, 5, 7), tile)
-    assert resized(tile, 10, 21).shape == (10, 21, 3)
 
 
 @pytest.mark.parametrize("text", ["T1 → T2", "a contrast whose name is longer than its picture", "two\nlines"])
