@@ -17,25 +17,15 @@ from transforms.slice_chain import PreprocessSettings
 
 @dataclass(frozen=True)
 class SavedModel:
-    """What a saved configuration says of its networks.
-
-    Attributes:
-        contrasts: The two contrasts' names.
-        translators: By target contrast, a network without its trained weights, in evaluation mode on the CPU.
-        settings: How volumes became slices in training.
-        precision: Training precision: "float32", "bf16" or "fp16".
-        tf32: Whether training rounded products to TF32.
-        origin: Method and name of the run.
-        config_hash: Twelve digits of the saved configuration's SHA-256.
-    """
+    """What a saved configuration says of its networks."""
 
     contrasts: tuple[str, str]
-    translators: dict[str, nn.Module]
+    translators: dict[str, nn.Module]  # by target contrast; without trained weights, in evaluation mode on the CPU
     settings: PreprocessSettings
-    precision: str
-    tf32: bool
-    origin: str
-    config_hash: str
+    precision: str  # of training: "float32", "bf16" or "fp16"
+    tf32: bool  # whether training rounded products to TF32
+    origin: str  # method and name of the run
+    config_hash: str  # twelve digits of the configuration's SHA-256
 
 
 def build_saved_model(saved_config: Mapping[str, Any], chain_version: int) -> SavedModel:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import __version__
-from pipeline.inference import model_address
-from pipeline.inference.batch.bids import BidsDerivative, Dataset, bids_suffixes, dataset_jobs, open_dataset
+from pipeline.inference.model_address import ADDRESSES_OF_MLFLOW
+from pipeline.inference.batch.bids import BidsDerivative, bids_suffixes, dataset_jobs, open_dataset
 from pipeline.inference.batch.existing import pending_jobs
 from pipeline.inference.batch.jobs import NOT_DONE, Job, exit_code, gather_jobs, shard
 from pipeline.inference.batch.outputs import all_inputs, clear_leftovers, plan_jobs, plan_uncertainty_maps
@@ -23,7 +23,6 @@ from pipeline.inference.batch.summary import (
     print_outcome,
     require_no_foreign_summary,
     require_summary_path,
-    restore_skipped,
     write_summary,
 )
 from pipeline.utils.arguments import count, path_argument, path_or_address
@@ -65,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     add("-o", "--output", type=path_argument, required=True, metavar="OUT", help=output_help)
 
     # Model and contrast.
-    addresses = f"a run folder, a checkpoint, {model_address.ADDRESSES_OF_MLFLOW} (MLflow)"
+    addresses = f"a run folder, a checkpoint, {ADDRESSES_OF_MLFLOW} (MLflow)"
     add("--model", nargs="+", type=path_or_address, required=True, help=f"{addresses}; for --views one of each axis")
     add("--to", metavar="CONTRAST", help="what to make, as T2; needed unless the model makes only one")
     style_help = "take on this volume's style (MUNIT; REF is a CONTRAST)"
@@ -86,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     # Existing and new files.
     add("--overwrite", action="store_true", help="replace what OUT already holds, be it foreign")
     add("--dry-run", action="store_true", help="say what would become what, and write nothing")
-    add("--summary", type=path_argument, metavar="FILE", help="write the summary there, instead of in OUT")
+    add("--summary", type=path_argument, metavar="JSON", help="write the summary there, instead of in OUT")
     text_help = "keep descrip and header extensions, which may hold names"
     add("--keep-header-text", action="store_true", help=text_help)
     add("--strict", action="store_true", help="refuse volumes that are unlike the model's training data")
@@ -149,8 +148,7 @@ def main(argv: list[str] | None = None) -> int:
     if not world.is_main:
         return code
     if summary is not None and (pending or arguments.summary or is_folder(arguments.output)):
-        earlier_model = restore_skipped(summary, jobs)
-        info = model.info.to_json() if model.is_loaded else earlier_model
+        info = model.info.to_json() if model.is_loaded else {}
         recorded = vars(arguments) | ({"model": arguments.model[0]} if len(arguments.model) == 1 else {})
         code = write_summary(summary, jobs, arguments=recorded, model=info, code=code, started=started)
     print_outcome(jobs, quiet=arguments.quiet, stopped=stopped, overwrite=arguments.overwrite)
@@ -175,20 +173,17 @@ def _plan(arguments: argparse.Namespace, model: CommandModel) -> tuple[BidsDeriv
         dataset = open_dataset(inputs, arguments.output)
         if not arguments.dry_run:
             require_writable(arguments.output / SUMMARY)
-        derivative = _derivative(dataset, model.views, arguments)
+        views = model.views
+        contrasts = (views.models[0].source(views.to), views.to)
+        is_stripped = None if arguments.skull_stripped is None else arguments.skull_stripped == "yes"
+        derivative = BidsDerivative(dataset, arguments.output, contrasts, model.info, is_stripped)
         jobs = dataset_jobs(dataset, arguments.output, *bids_suffixes(derivative.contrasts, arguments.bids_suffix))
     else:
         jobs = plan_jobs(inputs, arguments.output)
     plan_uncertainty_maps(jobs, bids=arguments.bids, wanted=arguments.uncertainty)
     if arguments.summary is not None:
-        require_summary_path(arguments.summary, jobs, arguments.input_list)
+        require_summary_path(arguments.summary)
     return derivative, jobs
-
-
-def _derivative(dataset: Dataset, views: "MultiViewTranslator", arguments: argparse.Namespace) -> BidsDerivative:
-    contrasts = (views.models[0].source(views.to), views.to)
-    is_stripped = None if arguments.skull_stripped is None else arguments.skull_stripped == "yes"
-    return BidsDerivative(dataset, arguments.output, contrasts, views.info(), is_stripped)
 
 
 def _summary_path(arguments: argparse.Namespace, jobs: list[Job]) -> Path | None:
@@ -198,22 +193,19 @@ def _summary_path(arguments: argparse.Namespace, jobs: list[Job]) -> Path | None
     is_single = not arguments.bids and arguments.input_list is None and arguments.input == [jobs[0].source]
     if is_single or (len(jobs) == 1 and jobs[0].target == arguments.output):
         return None
-    path = arguments.output / SUMMARY
     if not arguments.overwrite:
-        require_no_foreign_summary(path)
-    return path
+        require_no_foreign_summary(arguments.output / SUMMARY)
+    return arguments.output / SUMMARY
 
 
 def _require_writable(jobs: list[Job], *, overwrite: bool) -> None:
     """Refuse to begin where the first new output could not be written."""
-    targets = [job.target for job in jobs if job.status == NOT_DONE and not is_folder(job.target)]
-    for target in [target for target in targets if overwrite or not os.path.lexists(target)][:1]:
+    targets = (job.target for job in jobs if job.status == NOT_DONE and not is_folder(job.target))
+    if target := next((target for target in targets if overwrite or not os.path.lexists(target)), None):
         require_writable(target)
 
 
 def _load_translator(arguments: argparse.Namespace) -> "MultiViewTranslator":
-    """Load the command's models and return their translator; what can be refused sooner is refused before torch."""
-    model_address.require_usable(arguments.model, arguments.to, arguments.device)
     from pipeline.inference.domain_shift import require_similarity
     from pipeline.inference.model import load_model
     from pipeline.inference.multi_view import open_multi_view

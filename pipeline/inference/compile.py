@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,30 +23,21 @@ MAX_REASON_LENGTH = 200  # characters of a compiler's error
 
 
 def worth_compiling(setting: str, volumes: int, model: TranslationModel, to: str) -> bool:
-    """Whether a command should compile its networks.
+    """Whether a command should compile its networks for this number of volumes: "yes", "no" or "auto".
 
-    Args:
-        setting: "yes", "no", or "auto": on a CPU with a C++ compiler, for `MIN_VOLUMES` or more and a network of
-            `model.ENOUGH_WORK`. On a GPU a volume takes less than a second uncompiled, and compiling takes longer. In
-            float32, networks with layers that a compiler makes slower (`is_faster_than_compiled`) are not compiled.
-        volumes: Number of volumes that this process translates.
-        model: The model that translates them.
-        to: The contrast to make.
+    That is on a CPU with a C++ compiler, for `MIN_VOLUMES` or more and a network of `model.ENOUGH_WORK`. On a GPU a
+    volume takes less than a second uncompiled, and compiling takes longer. In float32, networks with layers that a
+    compiler makes slower (`is_faster_than_compiled`) are not compiled.
     """
     if setting != "auto":
         return setting == "yes"
-    if volumes < MIN_VOLUMES or model.device.type != "cpu" or shutil.which(_cpp_compiler()) is None:
+    if volumes < MIN_VOLUMES or model.device.type != "cpu" or shutil.which(os.environ.get("CXX", "g++")) is None:
         return False
     if model.precision == "float32" and any(
         getattr(layer, "is_faster_than_compiled", False) for layer in model.translators[to].modules()
     ):
         return False
     return is_large(model.translators[to], model.settings.size, model.stride)
-
-
-def _cpp_compiler() -> str:
-    """Return the C++ compiler that `torch.compile` calls on a CPU."""
-    return os.environ.get("CXX", {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++"))
 
 
 @dataclass(frozen=True)
@@ -84,10 +74,6 @@ class CompiledForms:
     quicker; a fuller one is padded and the surplus dropped, for samples do not see each other. So no other batch size
     is ever compiled. A network that samples at random, or has another style than when it was compiled, runs eagerly.
     Where compiling fails (no compiler, no Triton), one warning says so, and everything runs eagerly from then on.
-
-    Attributes:
-        batch_size: Slices in a full batch.
-        backend: The backend of `torch.compile`.
     """
 
     batch_size: int

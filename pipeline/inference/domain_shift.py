@@ -81,13 +81,10 @@ def shift_warnings(
     """Return the ways in which a volume is unlike the training cohort, a phrase each; usually none.
 
     Args:
-        volume: The volume's fingerprint, from `pipeline.data.fingerprint.volume_fingerprint`.
-        statistics: The training cohort's statistics by contrast. Only their fingerprints are read; without the source
-            contrast's there is nothing to compare with.
+        statistics: The training cohort's, by contrast; without a fingerprint of the source contrast there are none.
         source, to: The contrast that the model expects and the one it makes.
         axis: The axis along which slices are cut.
-        grid_mm: (in-plane, through-plane) spacing to which volumes are resampled, so that finer ones become alike;
-            None where volumes are not resampled.
+        grid_mm: (in-plane, through-plane) spacing to which volumes are resampled, so that finer ones become alike.
         larger: Whether slices are larger than in training, so that their field of view matters.
     """
     expected, other = (_fingerprint(statistics, contrast) for contrast in (source, to))
@@ -102,11 +99,7 @@ def shift_warnings(
 
 
 def require_similarity(model: TranslationModel, to: str) -> None:
-    """Refuse `--strict` for a model that has no fingerprint of its training cohort.
-
-    Raises:
-        UserError: the model was trained by an earlier release, or on pictures.
-    """
+    """Refuse `--strict` for a model without a fingerprint of its cohort: of an earlier release, or of pictures."""
     if _fingerprint(model.statistics, model.source(to)) is None:
         raise UserError(
             f"{model.origin}: it does not keep what its training cohort was like (an earlier release, or pictures), so "
@@ -117,11 +110,7 @@ def require_similarity(model: TranslationModel, to: str) -> None:
 def compare_with_cohort(
     name: str, data: Mapping[str, Any], model: TranslationModel, to: str, *, strict: bool = False
 ) -> list[str]:
-    """Return `shift_warnings` of a volume after its chain; none where the model has no fingerprint of its cohort.
-
-    Raises:
-        UserError: with `strict`, the volume is unlike the cohort or cannot be compared with it.
-    """
+    """Return `shift_warnings` of a volume after its chain, which `strict` raises as UserError."""
     if strict:
         require_similarity(model, to)
     source, settings = model.source(to), model.settings
@@ -214,5 +203,4 @@ def _field_warnings(field: Sequence[float], trained: Sequence[Sequence[float]], 
 
 
 def _range(low: float, high: float) -> str:
-    ends = dict.fromkeys(f"{end:.3g}" for end in (low, high))
-    return " to ".join(ends)
+    return " to ".join(dict.fromkeys(f"{end:.3g}" for end in (low, high)))

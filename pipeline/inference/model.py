@@ -24,19 +24,12 @@ ENOUGH_WORK = 5e9  # floating-point operations of a slice: 12e9 of the U-Net at 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What identifies the model that made a volume: in summaries and in the sidecars of a BIDS derivative.
+    """What identifies the model that made a volume: in summaries and in the sidecars of a BIDS derivative."""
 
-    Attributes:
-        origin: Method and name of the run.
-        to: The target contrast.
-        identity: Twelve digits of the SHA-256 of the weights.
-        config_hash: Twelve digits of the SHA-256 of the run's configuration; "" where that was not kept.
-    """
-
-    origin: str
-    to: str
-    identity: str
-    config_hash: str
+    origin: str  # method and name of the run
+    to: str  # the target contrast
+    identity: str  # twelve digits of the SHA-256 of the weights
+    config_hash: str  # twelve digits of the SHA-256 of the run's configuration; "" where that was not kept
 
     def to_json(self) -> dict[str, str]:
         """Return the values by name."""
@@ -47,10 +40,7 @@ class ModelInfo:
 class ModelMetadata:
     """What an MLflow model keeps beside one direction's network: all that translation needs, no path and no subject.
 
-    Attributes:
-        to: The contrast that the network makes.
-        calibration: The calibrated uncertainty, from flips and shifts alone; None where there is none.
-        contrasts, settings, statistics, stride, origin, config_hash: See `TranslationModel`.
+    The calibrated uncertainty is from flips and shifts alone; the other values are those of `TranslationModel`.
     """
 
     contrasts: tuple[str, str]
@@ -87,13 +77,11 @@ class ModelMetadata:
         first, second = content["contrasts"]
         return cls(
             contrasts=(first, second),
-            to=content["to"],
             settings=PreprocessSettings.from_json(content["settings"]),
             statistics=_statistics(content["facts"]),
-            stride=content["stride"],
-            origin=content["origin"],
             config_hash=content.get("config_hash", ""),
             calibration=content.get("uncertainty"),
+            **{name: content[name] for name in ("to", "stride", "origin")},
         )
 
 
@@ -179,9 +167,8 @@ def load_model(address: str | Path, device: str = "auto") -> TranslationModel:
     """Load a model for translation.
 
     Args:
-        address: A run's folder, a checkpoint file, or MLflow's `runs:/RUN_ID/MODEL` or `models:/NAME@ALIAS`. Of a
-            folder, the checkpoint that its evaluation uses: the best one, or the latest where the configuration says
-            so.
+        address: A run's folder, a checkpoint file, or MLflow's `runs:/RUN_ID/MODEL` or `models:/NAME@ALIAS`; see
+            `pipeline.inference.model_address.checkpoint_at`.
         device: "auto", "cpu", "cuda" or "mps".
 
     Raises:

@@ -28,17 +28,10 @@ class ViewTranslation(NamedTuple):
     uncertainty: nib.Nifti1Image | None = None
 
 
-@dataclass(frozen=True)
-class OpenedViews:
-    """A volume that was read and prepared for each view."""
-
-    volumes: tuple[OpenedVolume, ...]
-
-    @property
-    def warning_text(self) -> str:
-        """The warnings of all views in one line that names the volume; "" without any."""
-        warnings = tuple(text for volume in self.volumes for text in volume.warnings)
-        return replace(self.volumes[0], warnings=warnings).warning_text
+def warning_text(views: Sequence[OpenedVolume]) -> str:
+    """Return the warnings of a volume opened for several views in one line that names it; "" without any."""
+    warnings = tuple(text for opened in views for text in opened.warnings)
+    return replace(views[0], warnings=warnings).warning_text
 
 
 @dataclass(frozen=True)
@@ -79,20 +72,19 @@ class MultiViewTranslator:
     ) -> ViewTranslation:
         """Translate a volume and log its warnings; arguments and errors as in `pipeline.inference.translator`."""
         opened = self.open(source, strict=strict)
-        if opened.warning_text:
-            logger.warning(opened.warning_text)
+        if text := warning_text(opened):
+            logger.warning(text)
         return self.translate_opened(opened, batch_size, keep_header_text)
 
-    def open(self, source: str | Path | SpatialImage, *, strict: bool = False) -> OpenedViews:
+    def open(self, source: str | Path | SpatialImage, *, strict: bool = False) -> list[OpenedVolume]:
         """Read a volume and prepare it for every view, without using the device. Arguments as in `translate`."""
-        volumes = (
+        return [
             open_volume(source, model, self.to, strict=strict, compare=index == 0)
             for index, model in enumerate(self.models)
-        )
-        return OpenedViews(tuple(volumes))
+        ]
 
     def translate_opened(
-        self, source: OpenedViews, batch_size: int = 8, keep_header_text: bool = False
+        self, views: Sequence[OpenedVolume], batch_size: int = 8, keep_header_text: bool = False
     ) -> ViewTranslation:
         """Translate an opened volume on its own grid, in the target contrast's training intensities.
 
@@ -101,7 +93,7 @@ class MultiViewTranslator:
         """
         # Translate each view, and estimate its error.
         voxels, errors = [], []
-        for index, (model, opened) in enumerate(zip(self.models, source.volumes, strict=True)):
+        for index, (model, opened) in enumerate(zip(self.models, views, strict=True)):
             translated = opened.run_network(model.translators[self.to], opened.slices, model, batch_size)
             low, high = model.statistics[self.to].low, model.statistics[self.to].high
             voxels.append(on_source_grid(translated, opened.inverse_state, model, low, high))
@@ -111,7 +103,7 @@ class MultiViewTranslator:
                 errors.append(on_source_grid(expected - 1, opened.inverse_state, model, 0.0, high - low))
 
         # Fuse the views.
-        state = source.volumes[-1].inverse_state
+        state = views[-1].inverse_state
         mean = voxels[0] if len(voxels) == 1 else np.mean(voxels, axis=0)
         image = image_of_voxels(mean, state, self.models, self.to, keep_text=keep_header_text)
         if not errors:
@@ -151,9 +143,7 @@ def open_multi_view(
     *,
     uncertainty: bool,
 ) -> MultiViewTranslator:
-    """Return a translator from models, the addresses that they were loaded from, and the axes to average.
-
-    `axes` is None where there is one model.
+    """Return a translator from models, the addresses that they were loaded from, and the axes to average, if any.
 
     Raises:
         UserError: models and axes do not fit together, or maps are wanted and a model has no calibration.
@@ -174,7 +164,5 @@ def open_multi_view(
             pairs = " and ".join("/".join(sorted(other.contrasts)) for other in (models[0], model))
             raise UserError(f"{address}: the models translate between different contrasts, {pairs}; give others")
         model.target(to)
-    pairs_to_load = zip(addresses, models, strict=True) if uncertainty else ()
-    return MultiViewTranslator(
-        tuple(models), to, tuple(load_uncertainty(address, model, to) for address, model in pairs_to_load)
-    )
+    calibrated = [load_uncertainty(address, model, to) for address, model in zip(addresses, models) if uncertainty]
+    return MultiViewTranslator(tuple(models), to, tuple(calibrated))

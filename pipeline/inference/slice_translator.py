@@ -40,7 +40,6 @@ def translate_slices(
         network: (B, 1, H, W) -> (B, 1, H, W), on `device` and in evaluation mode.
         occupied: (N,) bool, the slices that are not empty (`slices_with_content`). Empty ones become -1: networks were
             not trained on them and would make texture in the air.
-        device: The device of the network.
         batch_size: B, halved with a warning when the memory runs out; the last batch may be smaller.
         precision: "float32", or "bf16" or "fp16" for autocast.
         name: The volume's name, for messages.

@@ -45,7 +45,7 @@ def translate(
     >>> image.shape == nibabel.load("scan_t1.nii.gz").shape
     True
 
-    What calls for caution (voxels that were replaced, a volume unlike the training cohort) is logged as one warning.
+    Voxels that were replaced, a volume unlike the training cohort and other doubts are logged as one warning.
 
     Args:
         source: A NIfTI file or a nibabel image, (X, Y, Z).
@@ -91,7 +91,7 @@ class OpenedVolume:
         slices: (N, H, W) float32 in [-1, 1], padded to multiples of the network's stride.
         foreground: (N, H, W) bool, the head.
         inverse_state: What the chain's inverse needs besides slices; see `transforms.monai_transforms`.
-        warnings: What calls for caution: doubts of the reader, a volume one voxel thick or with slices smaller than
+        warnings: The reader's warnings, a volume one voxel thick or with slices smaller than
             the stride, a volume unlike the model's training cohort (`pipeline.inference.domain_shift`).
     """
 
@@ -125,13 +125,9 @@ class OpenedVolume:
 def open_volume(
     source: str | Path | SpatialImage, model: TranslationModel, to: str, *, strict: bool = False, compare: bool = True
 ) -> OpenedVolume:
-    """Read a volume and prepare it for a model, without using the device.
+    """Read a volume and prepare it for a model, without using the device; see `translate`.
 
-    Args:
-        source, strict: See `translate`, which raises the same errors.
-        model: The model that is to translate it.
-        to: The contrast to make.
-        compare: Whether the volume is compared with the model's training cohort.
+    `compare` is whether the volume is compared with the model's training cohort.
     """
     name = name_of(source)
     try:
@@ -147,7 +143,7 @@ def open_volume(
         note = f" (doubtful before: {'; '.join(warnings)})" if warnings else ""
         raise UserError(f"{name}: {first_cause(error)}{note}") from error
 
-    # Collect what calls for caution.
+    # Collect the warnings.
     warnings = [*warnings, *data.get("image_warnings", []), *shape_warnings(array, data, model)]
     if compare:
         warnings += compare_with_cohort(name, data, model, to, strict=strict)
@@ -156,12 +152,9 @@ def open_volume(
 
 
 def use_style_of(reference: Path, model: TranslationModel, to: str) -> None:
-    """Set a model's style (MUNIT) to that of a volume: the mean of its slices' styles, the same for all slices.
+    """Set a model's style (MUNIT) to that of a volume of `to`: the mean of its slices' styles, the same for all slices.
 
-    Args:
-        reference: A NIfTI volume of the contrast `to`, of any subject.
-        model: The model, changed in place. The style of its other direction stays.
-        to: The contrast to make.
+    The model is changed in place; the style of its other direction stays.
 
     Raises:
         UserError: the volume cannot be used, or the model has no styles.
@@ -193,14 +186,9 @@ def image_of_slices(
     *,
     keep_text: bool = False,
 ) -> nib.Nifti1Image:
-    """Return translated slices as an image on the source's grid, in the target's training intensities.
+    """Return translated slices (N, H, W), still padded, on the source's grid, in the target's training intensities.
 
-    Args:
-        translated: (N, H, W) in [-1, 1], still padded.
-        inverse_state: That of the opened volume, or of `pipeline.data.pairs.PreparedScan`.
-        model: The model that translated them.
-        to: The contrast of the translation.
-        keep_text: Whether the source's free text and header extensions stay.
+    `inverse_state` is that of the opened volume, or of `pipeline.data.pairs.PreparedScan`.
     """
     statistics = model.statistics[to]
     voxels = on_source_grid(translated, inverse_state, model, statistics.low, statistics.high)

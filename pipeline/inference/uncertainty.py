@@ -27,47 +27,30 @@ Send = Callable[[nn.Module, np.ndarray], np.ndarray]  # a network and slices (N,
 
 
 class Features(NamedTuple):
-    """The features that the expected error is predicted from, smoothed within slices.
+    """The features that the expected error is predicted from, smoothed within slices."""
 
-    Attributes:
-        cycle: (N, H, W) |F(G(x)) - x|, from 0; None without an inverse network.
-        spread: (N, H, W) SD over the variants of the translation, from 0.
-    """
-
-    cycle: np.ndarray | None
-    spread: np.ndarray
+    cycle: np.ndarray | None  # (N, H, W) |F(G(x)) - x|, from 0; None without an inverse network
+    spread: np.ndarray  # (N, H, W) SD over the variants of the translation, from 0
 
 
 @dataclass(frozen=True)
 class UncertaintySources:
-    """The networks from which the uncertainty of one direction is estimated.
+    """The networks from which the uncertainty of one direction is estimated."""
 
-    Attributes:
-        forward: G, the network that translates.
-        inverse: F, the network of the other direction; None where there is none.
-        others: G of the run's other checkpoints, by the checkpoint's name.
-        single_network: Whether only flips and shifts are used, as for the exported graph of one direction.
-    """
-
-    forward: nn.Module
-    inverse: nn.Module | None = None
-    others: Mapping[str, nn.Module] = field(default_factory=dict)
-    single_network: bool = False
+    forward: nn.Module  # G, which translates
+    inverse: nn.Module | None = None  # F, of the other direction
+    others: Mapping[str, nn.Module] = field(default_factory=dict)  # G of the run's other checkpoints, by their names
+    single_network: bool = False  # whether only flips and shifts are used, as for the exported graph of one direction
 
     @property
     def names(self) -> list[str]:
         """The sources' names for the user, such as "cycle error" and "2 shifts"."""
-        cycle = ["cycle error"] if self.inverse is not None else []
-        shifted = ["flip", f"{len(SHIFTS_PX)} shifts"]
+        names = [*(["cycle error"] if self.inverse is not None else []), "flip", f"{len(SHIFTS_PX)} shifts"]
         if self.single_network:
-            return [*cycle, *shifted]
-        variation = "dropouts" if dropouts(self.forward) else "styles" if has_styles(self.forward) else ""
-        return [
-            *cycle,
-            *shifted,
-            *([f"{SAMPLES} {variation}"] if variation else []),
-            *(f"checkpoint {name}" for name in self.others),
-        ]
+            return names
+        if has_own_spread(self.forward):
+            names.append(f"{SAMPLES} {'dropouts' if dropouts(self.forward) else 'styles'}")
+        return [*names, *(f"checkpoint {name}" for name in self.others)]
 
 
 @dataclass(frozen=True)
@@ -118,14 +101,7 @@ class Calibration:
 def uncertainty_features(
     slices: np.ndarray, translated: np.ndarray, sources: UncertaintySources, send: Send
 ) -> Features:
-    """Return cycle error and spread of a translation.
-
-    Args:
-        slices: (N, H, W) in [-1, 1], the source x.
-        translated: (N, H, W), G(x).
-        sources: The networks to use.
-        send: Function that sends slices through a network.
-    """
+    """Return cycle error and spread of a translation G(x), (N, H, W), of slices x, (N, H, W), both in [-1, 1]."""
     cycle = None if sources.inverse is None else _smoothed(np.abs(send(sources.inverse, translated) - slices))
     mean: np.ndarray = translated.astype(np.float32)
     count, squares = 1, np.zeros(translated.shape, np.float32)
@@ -155,7 +131,7 @@ def _translation_versions(slices: np.ndarray, sources: UncertaintySources, send:
 
 def has_own_spread(network: nn.Module) -> bool:
     """Whether a network varies its translations by dropout or style; other checkpoints are not needed then."""
-    return bool(dropouts(network)) or has_styles(network)
+    return bool(dropouts(network)) or hasattr(network, "set_style")  # MUNIT
 
 
 def dropouts(network: nn.Module) -> list[nn.Module]:
@@ -163,21 +139,12 @@ def dropouts(network: nn.Module) -> list[nn.Module]:
     return [layer for layer in network.modules() if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0]
 
 
-def has_styles(network: nn.Module) -> bool:
-    """Whether a network translates in a style that can be set (MUNIT)."""
-    return hasattr(network, "set_style")
-
-
 def fused_error(expected: Sequence[np.ndarray], translated: Sequence[np.ndarray]) -> np.ndarray:
     """Return the expected error of several views' mean translation, from the expected error of each.
 
     It is the mean of the views' errors, but at least the SD of their translations: where views disagree, most are
     wrong. Averaging tends to lower errors, so this rather overestimates. It is 0 where every view expects 0, as outside
-    the head.
-
-    Args:
-        expected: The expected error (X, Y, Z) of each view.
-        translated: The translation (X, Y, Z) of each view, in the same unit.
+    the head. `expected` and `translated` hold (X, Y, Z) of each view, in the same unit.
     """
     if len(expected) == 1:
         return expected[0]
@@ -190,23 +157,16 @@ def _smoothed(slices: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _seeded(network: nn.Module, seed: int) -> Iterator[None]:
+def _active_dropout(network: nn.Module, seed: int) -> Iterator[None]:
     devices = {weight.device for weight in network.parameters() if weight.device.type == "cuda"}
     with torch.random.fork_rng(devices=list(devices)):
         torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def _active_dropout(network: nn.Module, seed: int) -> Iterator[None]:
-    layers = dropouts(network)
-    with _seeded(network, seed):
         try:
-            for layer in layers:
+            for layer in dropouts(network):
                 layer.train()
             yield
         finally:
-            for layer in layers:
+            for layer in dropouts(network):
                 layer.eval()
 
 

@@ -58,18 +58,16 @@ def other_checkpoints(folder: RunFolder, model: TranslationModel) -> dict[str, T
     """
     if all(has_own_spread(network) for network in model.translators.values()):
         return {}
-    checkpoints, others, keys = folder.checkpoints, {}, {_weights_key(model)}
-    for path in (checkpoints.best, checkpoints.latest):
-        if not path.is_file():
-            continue
+    others, identities = {}, [_identities(model)]
+    for path in filter(Path.is_file, (folder.checkpoints.best, folder.checkpoints.latest)):
         try:
             other = load_model(path, model.device.type)
         except UserError as error:
             logger.warning(f"{error}; not asked about the uncertainty")
             continue
-        if _weights_key(other) not in keys:
+        if (identity := _identities(other)) not in identities:
             others[path.stem] = other
-            keys.add(_weights_key(other))
+            identities.append(identity)
     return others
 
 
@@ -84,10 +82,7 @@ def write_calibrations(
 ) -> Path:
     """Write the calibrations and the identity of their weights; return the path.
 
-    Args:
-        others: The other checkpoints among the model's sources.
-        reason: The reason why there are no calibrations.
-        test: The test subjects' calibration curves, in JSON's types.
+    `reason` says why there are no calibrations; `test` holds the test subjects' calibration curves, in JSON's types.
     """
     content = {
         "format": FORMAT,
@@ -175,5 +170,3 @@ def _identities(model: TranslationModel) -> dict[str, str]:
     return {to: model.identity(to) for to in sorted(model.translators)}
 
 
-def _weights_key(model: TranslationModel) -> tuple[str, ...]:
-    return tuple(_identities(model).values())

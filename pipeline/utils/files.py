@@ -68,8 +68,8 @@ def text_writer(text: str) -> Callable[[BinaryIO], object]:
 def write_together(writers: Mapping[Path, Callable[[BinaryIO], object]], obsolete: Iterable[Path] = ()) -> None:
     """Write several files that belong together; all are complete before the first is moved into place.
 
-    The presence of the last file means that all are there: an older one is removed before the others are replaced. An
-    error or an interrupt while they are written leaves the earlier files as they were.
+    The presence of the last file means that all are there. An error or an interrupt while they are written leaves the
+    earlier files as they were; one while they are moved into place leaves an earlier last file, or its successor.
 
     Args:
         writers: Path -> function that writes that file to a stream. The files are moved into place in this order.
@@ -78,14 +78,13 @@ def write_together(writers: Mapping[Path, Callable[[BinaryIO], object]], obsolet
     Raises:
         DiskFull, UserError: As `atomic_path`.
     """
-    *others, last = writers
     with ExitStack() as moves:
         for path, write in reversed([*writers.items()]):  # a stack ends its contexts in reverse order
             temporary = moves.enter_context(atomic_path(path))
             with writing_to(path), temporary.open("wb") as stream:
                 write(stream)
                 os.fsync(stream.fileno())  # a disk may turn out full here
-        for path in [*([last] if others else []), *obsolete]:
+        for path in obsolete:
             with writing_to(path):
                 path.unlink(missing_ok=True)
 

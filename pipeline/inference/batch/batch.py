@@ -12,8 +12,9 @@ from pipeline.inference.batch.bids import BidsDerivative, sidecar_of
 from pipeline.inference.batch.dicom_folders import read_series
 from pipeline.inference.batch.jobs import FAILED, TRANSLATED, Job
 from pipeline.inference.batch.provenance import Provenance, is_uncertainty_map, write_record
-from pipeline.inference.multi_view import MultiViewTranslator, OpenedViews
+from pipeline.inference.multi_view import MultiViewTranslator, warning_text
 from pipeline.inference.output_volume import volume_writer
+from pipeline.inference.translator import OpenedVolume
 from pipeline.utils.console import on_one_line, one_line, progress
 from pipeline.utils.errors import DiskFull, UserError
 from pipeline.utils.files import is_folder, text_writer, write_together
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 READ_AHEAD = ("cuda",)  # devices that leave the processor free to read the next volume
 
-Opened = tuple[OpenedViews, Provenance]  # a volume as the views take it, and the record of its translation
+Opened = tuple[list[OpenedVolume], Provenance]  # a volume for each view, and the record of its translation
 OpenJob = Callable[[Job], Opened]
 
 
@@ -31,13 +32,8 @@ OpenJob = Callable[[Job], Opened]
 class JobTranslator:
     """Translates jobs: reads a source, translates it and writes the outputs.
 
-    Attributes:
-        views: The translator.
-        provenance: The record of the model's outputs, without a source.
-        derivative: The BIDS derivative that the jobs belong to; None where they belong to none.
-        batch_size: Slices in a batch.
-        keep_header_text: Whether the source's free text and header extensions stay.
-        strict: Whether a source that is unlike the model's training cohort is refused.
+    `provenance` is the record of the model's outputs, without a source; `derivative` the BIDS derivative that the jobs
+    belong to, if any. For the options see `pipeline.inference.translator.translate`.
     """
 
     views: MultiViewTranslator
@@ -59,7 +55,7 @@ class JobTranslator:
             raise
         return self._opened_views(job), record
 
-    def _opened_views(self, job: Job) -> OpenedViews:
+    def _opened_views(self, job: Job) -> list[OpenedVolume]:
         source = read_series(job.source) if is_folder(job.source) else job.source
         return self.views.open(source, strict=self.strict)
 
@@ -74,8 +70,8 @@ class JobTranslator:
             self.derivative.source_sidecar(job)
         opened, record = (open_job or self.open)(job)
         translation = self.views.translate_opened(opened, self.batch_size, self.keep_header_text)
-        if opened.warning_text:
-            job.warnings.append(opened.warning_text)
+        if text := warning_text(opened):
+            job.warnings.append(text)
 
         # Write the outputs, and remove an earlier map that the new volume outdates.
         images = {job.target: translation.volume}
@@ -131,9 +127,7 @@ def _failure_message(error: Exception, source: Path) -> str:
 class Prefetcher:
     """Opens a job's volume, then the next job's in a thread, so that memory holds two volumes at most.
 
-    Args:
-        open_job: Function that opens a job's volume.
-        jobs: The jobs in the order of the calls. If one is left out, its prefetched volume is dropped.
+    `jobs` are in the order of the calls. If one is left out, its prefetched volume is dropped.
     """
 
     def __init__(self, open_job: OpenJob, jobs: Sequence[Job]):

@@ -5,13 +5,14 @@ carry a `desc-<label>` as the last entity.
 """
 
 import json
-import logging
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pipeline import __version__
 from pipeline.inference.batch.jobs import Job
@@ -20,11 +21,10 @@ from pipeline.inference.batch.provenance import TOOL
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text, is_file, is_folder
 from transforms.io.fetched import not_fetched
+from transforms.io.nifti import read_with_warnings
 
 if TYPE_CHECKING:
     from pipeline.inference.model import ModelInfo
-
-logger = logging.getLogger(__name__)
 
 BIDS_VERSION = "1.10.0"
 SOURCE = "source"  # the source data set's name in BIDS URIs
@@ -79,19 +79,9 @@ def open_dataset(inputs: list[Path], output: Path) -> Dataset:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON file's object; one that is not UTF-8, as JSON has to be, is read as Latin-1 with a warning.
-
-    Raises:
-        UserError: it holds no object.
-    """
+    """Return a JSON file's object; raises UserError where it holds none."""
     try:
-        content = path.read_bytes()
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            logger.warning(f"{path}: is not UTF-8, as JSON must be; read as Latin-1, save it again as UTF-8")
-            text = content.decode("latin-1")
-        value = json.loads(text)
+        value = json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
     except (ValueError, RecursionError) as error:
@@ -108,11 +98,7 @@ def _generators(description: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def bids_suffixes(contrasts: tuple[str, str], choice: list[str] | None) -> list[str]:
-    """Return the contrasts' BIDS suffixes: the user's choice, or their names, or their names and "w" for "weighted".
-
-    Raises:
-        UserError: BIDS does not know one of them.
-    """
+    """Return the BIDS suffixes: the user's choice, or the contrasts' names with or without "w" for "weighted"."""
     by_name = {suffix.lower(): suffix for suffix in SUFFIXES}
     suffixes = []
     for name in choice or contrasts:
@@ -126,11 +112,7 @@ def bids_suffixes(contrasts: tuple[str, str], choice: list[str] | None) -> list[
 
 
 def dataset_jobs(dataset: Dataset, output: Path, from_suffix: str, to_suffix: str) -> list[Job]:
-    """Return a job for every magnitude image of the suffix in the subjects' `anat` folders.
-
-    Raises:
-        UserError: there is none, or two would share a name.
-    """
+    """Return a job for every magnitude image of the suffix in the subjects' `anat` folders; raises UserError for none."""
     jobs = []
     for path in [*dataset.root.glob("sub-*/anat/*"), *dataset.root.glob("sub-*/ses-*/anat/*")]:
         name = _NAME.fullmatch(path.name)
@@ -147,11 +129,7 @@ def dataset_jobs(dataset: Dataset, output: Path, from_suffix: str, to_suffix: st
 
 
 def inherited_sidecar(path: Path, root: Path) -> dict[str, Any]:
-    """Return the merged JSON sidecars of an image; nearer ones override (BIDS's inheritance principle).
-
-    Raises:
-        UserError: a sidecar is damaged.
-    """
+    """Return the merged JSON sidecars of an image; nearer ones override (BIDS's inheritance principle)."""
     *entities, suffix = Path(without_suffix(path)).name.split("_")
     merged: dict[str, Any] = {}
     folders = [folder for folder in path.parents if root == folder or root in folder.parents]
@@ -168,21 +146,13 @@ def inherited_sidecar(path: Path, root: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class BidsDerivative:
-    """A BIDS derivative: its source data set, folder, contrasts and model.
+    """A BIDS derivative."""
 
-    Attributes:
-        dataset: The source data set.
-        output: The derivative's folder.
-        contrasts: Source and target contrast.
-        model: What identifies the model.
-        stripped: Whether the user said that the sources are skull-stripped; None to decide by sidecars and images.
-    """
-
-    dataset: Dataset
+    dataset: Dataset  # the source
     output: Path
-    contrasts: tuple[str, str]
+    contrasts: tuple[str, str]  # source and target
     model: "ModelInfo"
-    stripped: bool | None = None
+    stripped: bool | None = None  # whether the sources are skull-stripped; None to decide by sidecars and images
 
     def write_description(self) -> None:
         """Write `dataset_description.json`, `README.md` and `.bidsignore`, keeping what a user added to them.
@@ -221,12 +191,9 @@ class BidsDerivative:
         return inherited_sidecar(job.source, self.dataset.root)
 
     def sidecars(self, job: Job) -> dict[Path, str]:
-        """Return the JSON sidecars of a job's volume and map as texts by path; nothing is written.
+        """Return the JSON sidecars of a job's volume and map as texts by path.
 
         The job gets a warning where neither the sidecar nor the image shows whether the skull was stripped.
-
-        Raises:
-            UserError: a sidecar of the source is damaged.
         """
         source = self.source_sidecar(job)
         from_contrast, to = self.contrasts
@@ -261,10 +228,6 @@ class BidsDerivative:
             return self.stripped
         if isinstance(stated, bool):
             return stated
-        import numpy as np
-
-        from transforms.io.nifti import read_with_warnings
-
         try:
             voxels, *_ = read_with_warnings(job.source)  # translating has reported the warnings already
         except ValueError as error:  # the file was removed or changed meanwhile

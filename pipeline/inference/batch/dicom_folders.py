@@ -6,14 +6,12 @@ ImagePositionPatient, in millimetres of a frame whose axes point left, posterior
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import nibabel as nib
+import numpy as np
 
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import is_folder
-
-if TYPE_CHECKING:
-    import nibabel as nib
-    import numpy as np
 
 DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 _SERIES_UID, _INSTANCE, _POSITION, _ORIENTATION = "0020|000e", "0020|0013", "0020|0032", "0020|0037"
@@ -35,8 +33,8 @@ class _Slice:
     path: Path
     series: str
     instance: str
-    origin: "np.ndarray"  # (3,)
-    axes: "np.ndarray"  # (3, 3), columns are the unit directions of x, y, z
+    origin: np.ndarray  # (3,)
+    axes: np.ndarray  # (3, 3), columns are the unit directions of x, y, z
     spacing: tuple[float, ...]
     size: tuple[int, ...]
 
@@ -74,7 +72,7 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-def read_series(folder: Path) -> "nib.Nifti1Image":
+def read_series(folder: Path) -> nib.Nifti1Image:
     """Read the one DICOM series that a folder holds.
 
     Returns:
@@ -87,9 +85,7 @@ def read_series(folder: Path) -> "nib.Nifti1Image":
         UserError: no or several series; slices that are unreadable, in colour, unequal, missing, at the same position,
             or without a position; multi-frame files, mosaics, localizers and screenshots.
     """
-    import nibabel as nib
-    import numpy as np
-    import SimpleITK as sitk
+    import SimpleITK as sitk  # slow
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     slices = sorted((_read_header(path) for path in files_of_series(folder)), key=lambda item: item.height)
@@ -122,7 +118,6 @@ def read_series(folder: Path) -> "nib.Nifti1Image":
 
 
 def _read_header(path: Path) -> _Slice:
-    import numpy as np
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
@@ -168,8 +163,6 @@ def _require_scan_type(path: Path, image_type: str, photometric: str) -> None:
 
 
 def _require_one_series(slices: list[_Slice], folder: Path) -> None:
-    import numpy as np
-
     series = {item.series for item in slices}
     if len(series) > 1:
         listing = ", ".join(
@@ -186,10 +179,8 @@ def _require_one_series(slices: list[_Slice], folder: Path) -> None:
             raise UserError(f"{folder}: {item.path.name} and {first.path.name} differ in size; give a whole series")
 
 
-def _slice_step(slices: list[_Slice], folder: Path) -> "np.ndarray":
+def _slice_step(slices: list[_Slice], folder: Path) -> np.ndarray:
     """Return the (3,) step from one slice to the next, in mm; raise where slices are not evenly spaced in a line."""
-    import numpy as np
-
     if len(slices) == 1:
         return slices[0].axes[:, 2] * slices[0].spacing[2]
     origins = np.array([item.origin for item in slices])  # (slices, 3)
@@ -200,22 +191,14 @@ def _slice_step(slices: list[_Slice], folder: Path) -> "np.ndarray":
             f"{folder}: several images at one position (echoes or time points); "
             "put one volume's slices in a folder of their own"
         )
-    widest, tolerance = int(np.argmax(np.abs(gaps - spacing))), max(_UNEVEN * spacing, 0.01)
-    if abs(gaps[widest] - spacing) > tolerance:
-        missing = int(np.round(gaps / spacing - 1).clip(min=0).sum())
-        are_multiples = np.allclose(gaps / spacing, np.round(gaps / spacing), rtol=0, atol=0.05)
-        reason = f"slices are missing, {missing} in all" if missing and are_multiples else "its slices lie unevenly"
-        neighbours = f"between {slices[widest].path.name} and {slices[widest + 1].path.name}"
+    steps = np.diff(origins, axis=0)
+    deviations = np.linalg.norm(steps - np.median(steps, axis=0), axis=1)
+    widest = int(np.argmax(deviations))
+    if deviations[widest] > max(_UNEVEN * spacing, 0.01):
+        distance = float(np.linalg.norm(steps[widest]))
         raise UserError(
-            f"{folder}: {reason} ({gaps[widest]:.2f} mm {neighbours}, elsewhere {spacing:.2f} mm); "
+            f"{folder}: slices are missing, or lie unevenly or not in one line ({distance:.2f} mm between "
+            f"{slices[widest].path.name} and {slices[widest + 1].path.name}, elsewhere {spacing:.2f} mm); "
             "export the series again"
         )
-    step = (origins[-1] - origins[0]) / (len(slices) - 1)
-    offsets = np.linalg.norm(origins - origins[0] - np.arange(len(slices))[:, None] * step, axis=1)
-    if offsets.max() > tolerance:
-        name = slices[int(offsets.argmax())].path.name
-        raise UserError(
-            f"{folder}: its slices do not lie in one line ({name} is {offsets.max():.2f} mm beside it); "
-            "export the series again"
-        )
-    return step
+    return (origins[-1] - origins[0]) / (len(slices) - 1)

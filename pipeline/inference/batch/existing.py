@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from isal import igzip
+
 from pipeline.inference.batch.jobs import FOREIGN, NOT_DONE, OTHER_MODEL, SKIPPED, STALE, Job
 from pipeline.inference.batch.provenance import CommandModel, Provenance, read_header, read_record
 from pipeline.utils.console import progress
@@ -39,8 +41,7 @@ def pending_jobs(
     candidates = []
     if not overwrite:
         candidates = [job for job in jobs if job.status == NOT_DONE and any(map(is_file, job.outputs))]
-    pool = ThreadPoolExecutor(os.cpu_count())  # decompression and checksums release the interpreter's lock
-    try:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decompression and checksums release the interpreter's lock
         states = progress(
             pool.map(_output_state, candidates),
             total=len(candidates),
@@ -50,8 +51,6 @@ def pending_jobs(
         )
         for job, state in zip(candidates, states, strict=True):
             _set_status(job, state, to, model)
-    finally:
-        pool.shutdown(cancel_futures=True)
     return [job for job in jobs if job.status == NOT_DONE]
 
 
@@ -123,8 +122,6 @@ def is_whole(path: Path) -> bool:
     expected_bytes = int(header["vox_offset"]) + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
     if not path.name.lower().endswith(".gz"):
         return path.stat().st_size >= expected_bytes
-    from isal import igzip
-
     try:
         with igzip.open(path) as stream:  # to its end, where gzip has a checksum and the length
             return sum(map(len, iter(lambda: stream.read(_CHUNK_BYTES), b""))) >= expected_bytes

@@ -10,34 +10,23 @@ from pipeline.utils.distributed import World, init_distributed
 from pipeline.utils.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PARTLY_DONE
 
 TRANSLATED, SKIPPED, FAILED, NOT_DONE = "translated", "skipped", "failed", "not done"
-FOREIGN, OTHER_MODEL, STALE = "foreign", "other model", "stale"  # existing outputs that stay
+FOREIGN, OTHER_MODEL, STALE = "foreign", "other model", "stale"  # what stands there and stays: of another program, of
+# another model, of a source that has changed since
 STATUSES = (TRANSLATED, SKIPPED, FOREIGN, OTHER_MODEL, STALE, FAILED, NOT_DONE)
 
 
 @dataclass
 class Job:
-    """A volume to translate, the path of its translation, and the outcome.
+    """A volume to translate, the path of its translation, and the outcome."""
 
-    Attributes:
-        source: A volume's file, or the folder of a DICOM series.
-        target: The `.nii` or `.nii.gz` to write.
-        uncertainty: The path of the map of the expected error; None where none is wanted.
-        status: One of `TRANSLATED`, `SKIPPED` (it exists), `FAILED` and `NOT_DONE`; or, where another file exists,
-            `FOREIGN` (of another program), `OTHER_MODEL` (of another model) or `STALE` (older than its source).
-        seconds: Duration of the job.
-        warnings: The warnings about the volume, a line each.
-        error: The reason why it failed or was left as it is, in one line; "" where neither.
-        outdated: The path of a map of an earlier command, which is removed when the volume is replaced; None for none.
-    """
-
-    source: Path
-    target: Path
-    status: str = NOT_DONE
+    source: Path  # a volume's file, or the folder of a DICOM series
+    target: Path  # the `.nii` or `.nii.gz` to write
+    status: str = NOT_DONE  # one of `STATUSES`
     seconds: float = 0.0
-    warnings: list[str] = field(default_factory=list)
-    error: str = ""
-    uncertainty: Path | None = None
-    outdated: Path | None = None
+    warnings: list[str] = field(default_factory=list)  # a line each
+    error: str = ""  # the reason why it failed or was left as it is, in one line
+    uncertainty: Path | None = None  # the map of the expected error, where one is wanted
+    outdated: Path | None = None  # a map of an earlier command, which is removed when the volume is replaced
 
     @property
     def outputs(self) -> list[Path]:

@@ -1,6 +1,5 @@
 """The volumes that a translation command reads, and the paths of what it makes of each."""
 
-import codecs
 import os
 import sys
 from pathlib import Path
@@ -22,15 +21,9 @@ LEFTOVER_AGE_S = 3600.0  # a younger temporary file may be another process's, at
 
 
 def all_inputs(inputs: list[Path], list_file: str | None) -> list[Path]:
-    """Return the files and folders named on the command line, then those that a list names.
+    """Return the files and folders named on the command line, then those in a list: one a line, UTF-8, "#" comments.
 
-    Args:
-        inputs: The paths from the command line.
-        list_file: A file with one path per line, in UTF-8; "-" is standard input, None no list. Empty lines and lines
-            that begin with "#" are skipped, and blanks at a line's ends removed.
-
-    Raises:
-        UserError: the list cannot be read or is no list of paths, or there is no path at all.
+    `list_file` is "-" for standard input, None for no list. Raises UserError for an unreadable list and for no path.
     """
     listed_paths = [] if list_file is None else _read_list(list_file)
     if not inputs and not listed_paths:
@@ -39,31 +32,25 @@ def all_inputs(inputs: list[Path], list_file: str | None) -> list[Path]:
 
 
 def _read_list(list_file: str) -> list[Path]:
-    name = "standard input" if list_file == "-" else list_file
     try:
         content = sys.stdin.buffer.read() if list_file == "-" else Path(list_file).read_bytes()
     except OSError as error:
-        raise UserError(f"{name}: the list cannot be read ({error.strerror}); check the path") from error
+        raise UserError(f"{list_file}: the list cannot be read ({error.strerror}); check the path") from error
     if b"\0" in content:
-        raise UserError(f"{name}: holds NUL bytes (UTF-16, or no text); give a UTF-8 text file with one path per line")
-    paths = []
-    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
-        text = os.fsdecode(line.strip())  # a file's name may be in another encoding
-        if text and not text.startswith("#"):
-            try:
-                paths.append(expanded(text))
-            except ValueError as error:
-                raise UserError(f"{name}, line {number}: {error}; set it, or write the path out") from None
-    return paths
+        raise UserError(f"{list_file}: is no text in UTF-8; give one path per line")
+    text = content.decode("utf-8-sig", errors="surrogateescape")  # a file's name may be in another encoding
+    lines = [line.strip() for line in text.split("\n")]
+    try:
+        return [expanded(line) for line in lines if line and not line.startswith("#")]
+    except ValueError as error:
+        raise UserError(f"{list_file}: {error}; set it, or write the path out") from None
 
 
 # ── jobs ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def plan_jobs(inputs: list[Path], output: Path) -> list[Job]:
-    """Return a job for every volume of the inputs, in order; no volume is read and nothing written.
-
-    Sources that cannot become a volume of their own have failed already, so that the others are still translated.
+    """Return a job for every volume of the inputs, in order; those of sources that clash or hold nothing have failed.
 
     Raises:
         UserError: the only folder holds no volumes, OUT does not fit IN, or a source would be overwritten.
@@ -188,9 +175,9 @@ def fail_equal_names(jobs: list[Job]) -> None:
     jobs_by_name: dict[str, list[Job]] = {}
     for job in jobs:
         jobs_by_name.setdefault(without_suffix(job.target), []).append(job)
-    for duplicates in (duplicates for duplicates in jobs_by_name.values() if len(duplicates) > 1):
-        names = " and ".join(duplicate.source.name for duplicate in duplicates)
-        for job in duplicates:
+    for twins in jobs_by_name.values():
+        names = " and ".join(twin.source.name for twin in twins)
+        for job in twins if len(twins) > 1 else ():
             job.fail(f"{names} would be one volume; move one away, or translate them separately")
 
 
@@ -217,9 +204,6 @@ def plan_uncertainty_maps(jobs: list[Job], *, bids: bool, wanted: bool) -> None:
 
     A job whose map would have the name of another job's target fails. Where no maps are wanted, each job records the
     path of an earlier command's map, which is removed when the volume is replaced.
-
-    Raises:
-        UserError: a source would be overwritten.
     """
     sources = {real_path(job.source) for job in jobs}
     targets = {without_suffix(job.target) for job in jobs}

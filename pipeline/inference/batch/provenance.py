@@ -16,15 +16,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nibabel as nib
+from nibabel.nifti1 import Nifti1Extension
+
 from pipeline import __version__
 from pipeline.inference.batch.dicom_folders import files_of_series
 from pipeline.inference.model_address import MLFLOW_SCHEMES, checkpoint_at
+from pipeline.inference.output_volume import MAP_DESCRIPTION, NOTICE
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import is_file, is_folder
+from transforms.io.nifti_checks import nibabel_silent
 
 if TYPE_CHECKING:
-    import nibabel as nib
-
     from pipeline.inference.model import ModelInfo
     from pipeline.inference.multi_view import MultiViewTranslator
 
@@ -37,21 +40,13 @@ PAIR_SUFFIXES = (".hdr", ".img")
 
 @dataclass(frozen=True)
 class Provenance:
-    """The model and the source of a volume.
+    """The model and the source of a volume."""
 
-    Attributes:
-        to: The target contrast.
-        weights: `TranslationModel.identity`; of several views, joined by " + ".
-        model_files: Digest of the checkpoints, and of a style's volume; "" for MLflow's models.
-        source: Digest of the source's files.
-        source_bytes: Total size of the source's files.
-    """
-
-    to: str
-    weights: str
-    model_files: str
-    source: str = ""
-    source_bytes: int = 0
+    to: str  # the target contrast
+    weights: str  # `TranslationModel.identity`; of several views, joined by " + "
+    model_files: str  # digest of the checkpoints, and of a style's volume; "" for MLflow's models
+    source: str = ""  # digest of the source's files
+    source_bytes: int = 0  # their total size
 
     def of_source(self, source: Path) -> "Provenance":
         """Return the record of this model's translation of a source; raises as `files_digest`."""
@@ -115,10 +110,8 @@ def model_files_digest(addresses: Iterable[str], style: Path | None) -> str:
 # ── the record in a header ──────────────────────────────────────────────────────────────────────────────────
 
 
-def write_record(image: "nib.Nifti1Image", provenance: Provenance) -> None:
+def write_record(image: nib.Nifti1Image, provenance: Provenance) -> None:
     """Write the record into an image's header, in place of one that came with the source's header."""
-    from nibabel.nifti1 import Nifti1Extension
-
     extensions = image.header.extensions
     extensions[:] = [extension for extension in extensions if _parsed(extension) is None]
     extensions.append(Nifti1Extension("comment", json.dumps(provenance.to_json()).encode()))
@@ -133,19 +126,13 @@ def read_record(path: Path) -> Provenance | None:
 
 def is_uncertainty_map(path: Path) -> bool:
     """Whether a file is an uncertainty map of this command; False where it cannot be read."""
-    if (header := read_header(path)) is None:
-        return False
-    from pipeline.inference.output_volume import MAP_DESCRIPTION, NOTICE
-
-    return header["descrip"].item().startswith(f"{NOTICE}; {MAP_DESCRIPTION}".encode())
+    header = read_header(path)
+    start = f"{NOTICE}; {MAP_DESCRIPTION}".encode()
+    return header is not None and header["descrip"].item().startswith(start)
 
 
-def read_header(path: Path) -> "nib.Nifti1Header | None":
+def read_header(path: Path) -> nib.Nifti1Header | None:
     """Return the header of a NIfTI file, however its suffix is spelt; None where it cannot be read."""
-    import nibabel as nib  # slow, and needed only where outputs exist
-
-    from transforms.io.nifti_checks import nibabel_silent
-
     try:
         start = _first_bytes(path, FIRST_BYTES)
         header_class = nib.Nifti2Header if start[4:7] == b"n+2" else nib.Nifti1Header
@@ -179,16 +166,10 @@ def _parsed(extension: Any) -> Provenance | None:
 
 @dataclass(frozen=True)
 class CommandModel:
-    """The command's model, loaded only when needed: digests of its files may show that all outputs exist already.
+    """The command's model, loaded only when needed: digests of its files may show that all outputs exist already."""
 
-    Attributes:
-        addresses: The model's addresses, one for each view.
-        style: The volume whose style the model takes on; None for its own.
-        load: Function that loads the model; raises UserError where it cannot be loaded.
-    """
-
-    addresses: Sequence[str]
-    style: Path | None
+    addresses: Sequence[str]  # one for each view
+    style: Path | None  # the volume whose style the model takes on
     load: "Callable[[], MultiViewTranslator]"
 
     @cached_property

@@ -10,18 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
-from pipeline.inference.batch.jobs import (
-    FOREIGN,
-    NOT_DONE,
-    OTHER_MODEL,
-    SKIPPED,
-    STALE,
-    STATUSES,
-    Job,
-    status_counts,
-)
-from pipeline.inference.batch.outputs import INPUT_SUFFIXES, real_path
-from pipeline.inference.batch.provenance import PAIR_SUFFIXES
+from pipeline.inference.batch.jobs import FOREIGN, NOT_DONE, OTHER_MODEL, SKIPPED, STALE, STATUSES, Job, status_counts
 from pipeline.utils.console import one_line, table
 from pipeline.utils.errors import EXIT_PARTLY_DONE, UserError
 from pipeline.utils.files import atomic_text, is_file, require_writable
@@ -38,10 +27,7 @@ MAX_ROWS = 20  # more jobs than this are listed only where they have an error or
 
 
 def outcome_table(jobs: list[Job]) -> str:
-    """Return a table of the jobs' outcome and a line of totals.
-
-    Of more than `MAX_ROWS` jobs only those with an error or a warning are listed; the summary lists all.
-    """
+    """Return a table of the outcome, of more than `MAX_ROWS` jobs only errors and warnings, and a line of totals."""
     rows = []
     for job in jobs:
         if len(jobs) <= MAX_ROWS or job.message:
@@ -52,7 +38,7 @@ def outcome_table(jobs: list[Job]) -> str:
 
 
 def dry_run_table(jobs: list[Job]) -> str:
-    """Return a table of what the command would do with each volume, for a dry run."""
+    """Return a table of what the command would do with each volume."""
     rows = [(one_line(str(job.source)), one_line(str(job.target)), one_line(_planned_action(job))) for job in jobs]
     return f"{table(('file', 'becomes', 'what would be done'), rows)}\nnothing was written"
 
@@ -94,54 +80,30 @@ def print_outcome(jobs: list[Job], *, quiet: bool, stopped: int, overwrite: bool
 # ── the file ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def require_summary_path(summary: Path, jobs: list[Job], list_file: str | None) -> None:
-    """Refuse a `--summary` that could not be written at the end, or would overwrite a file of the command.
+def require_summary_path(summary: Path) -> None:
+    """Refuse a `--summary` that could not be written at the end, or that no JSON file's name protects a volume from.
 
     Raises:
-        UserError: the path is a folder or not writable, or would overwrite a volume, a file of a DICOM series or the
-            list of inputs.
+        UserError: the path does not end in `.json`, is a folder or is not writable.
     """
-    path = real_path(summary)
-    outputs = {real_path(output) for job in jobs for output in job.outputs}
-    sources = {real_path(job.source) for job in jobs} | ({real_path(Path(list_file))} if list_file else set())
-    is_volume = summary.name.lower().endswith((*INPUT_SUFFIXES, *PAIR_SUFFIXES))
-    if is_volume or path in outputs or {path, path.parent} & sources:
-        raise UserError(f"--summary {summary}: is a volume's path, or holds what is read; give another, as told.json")
+    if summary.suffix.lower() != ".json":
+        raise UserError(f"--summary {summary}: the summary is JSON; give a name that ends in .json")
     require_writable(summary)
 
 
 def require_no_foreign_summary(path: Path) -> None:
     """Refuse to begin where OUT holds a `summary.json` of another program, which would be lost; raises UserError."""
-    try:
-        content = json.loads(path.read_bytes()) if is_file(path) else None
-    except OSError:  # writing the summary reports the reason
+    if not is_file(path):
         return
-    except (ValueError, RecursionError):
-        content = []
-    if content is not None and not (isinstance(content, dict) and {"format", "version", "volumes"} <= set(content)):
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not (isinstance(content, dict) and {"format", "version", "volumes"} <= set(content)):
         raise UserError(
             f"{path}: is there and is no summary of this command; move it away, give another path with --summary, or "
             "add --overwrite"
         )
-
-
-def restore_skipped(path: Path, jobs: list[Job]) -> dict[str, Any]:
-    """Give skipped jobs the seconds and warnings that the summary of an earlier command has, where there is one.
-
-    Returns:
-        The model of the summary; empty where none of these volumes is in it.
-    """
-    restored = {}
-    try:
-        summary = json.loads(path.read_bytes())
-        entries = {entry["target"]: entry for entry in summary["volumes"]}
-        for job in jobs:
-            if job.status == SKIPPED and (entry := entries.get(str(job.target))) is not None:
-                job.seconds, job.warnings = float(entry["seconds"]), [str(warning) for warning in entry["warnings"]]
-                restored = dict(summary["model"])
-    except (OSError, ValueError, RecursionError, LookupError, TypeError):  # none yet, or damaged
-        return {}
-    return restored
 
 
 def write_summary(
