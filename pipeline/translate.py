@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import __version__
-from pipeline.inference.model_address import ADDRESSES_OF_MLFLOW
 from pipeline.inference.batch.bids import BidsDerivative, bids_suffixes, dataset_jobs, open_dataset
 from pipeline.inference.batch.existing import pending_jobs
 from pipeline.inference.batch.jobs import NOT_DONE, Job, exit_code, gather_jobs, shard
@@ -25,6 +24,7 @@ from pipeline.inference.batch.summary import (
     require_summary_path,
     write_summary,
 )
+from pipeline.inference.model_address import ADDRESSES_OF_MLFLOW
 from pipeline.utils.arguments import count, path_argument, path_or_address
 from pipeline.utils.callable_module import make_callable
 from pipeline.utils.console import cli_main, echo
@@ -35,7 +35,6 @@ from pipeline.utils.files import is_folder, require_writable
 if TYPE_CHECKING:
     from pipeline.inference.multi_view import MultiViewTranslator
 
-AXES = ("axial", "coronal", "sagittal")
 EPILOG = """exit codes: 0 everything is there, 2 bad arguments or nothing worked, 3 some are missing, 130/143 stopped
 What stands in OUT is left as it is, and counts as missing, where it is foreign (not made by this command), of another
 model, or stale (made before its source changed); --overwrite replaces it.
@@ -70,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     style_help = "take on this volume's style (MUNIT; REF is a CONTRAST)"
     add("--style", type=path_argument, metavar="REF", help=style_help)
     views_help = "average the models of several slicings: axial,coronal,sagittal"
-    add("--views", type=_axes, metavar="AXES", help=views_help)
+    add("--views", type=lambda text: text.split(","), metavar="AXES", help=views_help)
     map_help = "write beside each volume a map of the absolute error to expect"
     add("--uncertainty", action="store_true", help=map_help)
 
@@ -103,13 +102,6 @@ def parser() -> argparse.ArgumentParser:
     verbosity.add_argument("--verbose", action="store_true", help="print the model, and each volume when it is over")
     add("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
-
-
-def _axes(text: str) -> list[str]:
-    axes = text.split(",")
-    if len(set(axes)) < len(axes) or not set(axes) <= set(AXES):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of different ones of {', '.join(AXES)}")
-    return axes
 
 
 @cli_main

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 import pipeline.inference.model
-import pipeline.inference.model_address
 from pipeline.data.statistics import ContrastStatistics
 from pipeline.inference.model import TranslationModel
 from pipeline.translate import main
@@ -49,7 +48,6 @@ def negative_model(contrasts: tuple[str, str] = ("T1", "T2")) -> TranslationMode
 
 def loads(monkeypatch, load):
     """Have the command load its models by `load(uri, device)`, wherever they are said to be."""
-    monkeypatch.setattr(pipeline.inference.model_address, "require_usable", lambda *_: None)
     monkeypatch.setattr(pipeline.inference.model, "load_model", load)
 
 

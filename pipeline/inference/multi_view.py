@@ -164,5 +164,5 @@ def open_multi_view(
             pairs = " and ".join("/".join(sorted(other.contrasts)) for other in (models[0], model))
             raise UserError(f"{address}: the models translate between different contrasts, {pairs}; give others")
         model.target(to)
-    calibrated = [load_uncertainty(address, model, to) for address, model in zip(addresses, models) if uncertainty]
-    return MultiViewTranslator(tuple(models), to, tuple(calibrated))
+    loaded = zip(addresses, models, strict=True) if uncertainty else ()
+    return MultiViewTranslator(tuple(models), to, tuple(load_uncertainty(*pair, to) for pair in loaded))

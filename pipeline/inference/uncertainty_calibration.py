@@ -168,5 +168,3 @@ def _calibrated(sources: UncertaintySources, content: Mapping[str, Any], name: s
 
 def _identities(model: TranslationModel) -> dict[str, str]:
     return {to: model.identity(to) for to in sorted(model.translators)}
-
-

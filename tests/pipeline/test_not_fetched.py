@@ -40,14 +40,10 @@ def test_nothing_is_here(tmp_path, capsys, command):
     assert said == f"error: none of 8 images is here; {words(data / 's0_T1.nii.gz')}, and so for the others\n"
 
 
-@pytest.mark.parametrize("command", ["run --dry-run", "explore"])
-def test_some_are_here(tmp_path, capsys, command):
+def test_some_are_here(tmp_path, capsys):
     data = scans(tmp_path / "bids", 5, 4)
     options = [f"data.folder={data}", *LAYOUT, f"output={tmp_path / 'run'}", f"preprocess.store={tmp_path / 'store'}"]
-    door, *flags = command.split()
-    flags += ["-o", str(tmp_path / "page"), "--quiet"] if door == "explore" else []
-    main = {"run": run.main, "explore": explore.main}[door]
-    assert main([str(CONFIGS / "nifti.yaml"), *options, *flags]) == 0
+    assert explore.main([str(CONFIGS / "nifti.yaml"), *options, "-o", str(tmp_path / "page"), "--quiet"]) == 0
     said = capsys.readouterr().err
     assert said.startswith(
         f"warning: 2 of 10 images are not here; {words(data / 's4_T1.nii.gz')}, and so for the others\n"

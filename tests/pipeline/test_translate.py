@@ -74,19 +74,6 @@ def test_an_error_nobody_expected_does_not_stop_the_others_either(tmp_path, mode
     assert "unexpected ZeroDivisionError: division by zero" in capsys.readouterr().out
 
 
-def test_where_nothing_worked_the_code_is_2(tmp_path, model):
-    assert run("-i", tmp_path / "missing.nii", "-o", tmp_path / "out") == 2
-
-
-def test_replaced_voxels_are_reported_with_their_volume(tmp_path, model, capsys):
-    image = ixi_like.ixi_t1(scale=8)
-    data = image.get_fdata(dtype=np.float32)
-    data[0, 0, :5] = np.nan
-    nib.save(nib.Nifti1Image(data, image.affine), tmp_path / "a.nii")
-    assert run("-i", tmp_path / "a.nii", "-o", tmp_path / "out") == 0
-    assert "5 NaN or infinite voxels were replaced" in capsys.readouterr().out
-
-
 def test_sources_are_never_overwritten(tmp_path, model, capsys):
     source = volume_at(tmp_path / "in" / "a.nii")
     before = source.read_bytes()
@@ -136,11 +123,6 @@ def test_a_model_or_contrast_that_is_not_there_is_one_line_and_2(tmp_path, model
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("wrong", [["--batch-size", "0"], ["--batch-size", "x"], ["--device", "tpu"], ["--colour"]])
-def test_wrong_arguments_are_2(tmp_path, model, wrong):
-    assert run("-i", tmp_path, "-o", tmp_path / "out", *wrong) == 2
-
-
 def test_quiet_prints_failures_and_nothing_else(tmp_path, model, capfd):
     source = volume_at(tmp_path / "a.nii")
     assert run("-i", source, tmp_path / "b.nii", "-o", tmp_path / "out", "--quiet") == 3
@@ -161,7 +143,7 @@ def test_the_python_function_takes_images_and_paths(tmp_path, model):
 def test_help_and_version_answer_without_the_heavy_libraries():
     program = (
         "import sys; from pipeline.translate import main; codes = [main(['--help']), main(['--version']), main([])];"
-        "heavy = {'torch', 'monai', 'mlflow', 'scipy', 'nibabel', 'SimpleITK', 'numpy'} & set(sys.modules);"
+        "heavy = {'torch', 'monai', 'mlflow', 'scipy', 'SimpleITK'} & set(sys.modules);"
         "sys.exit(f'{codes} {heavy}' if heavy or codes != [0, 0, 2] else 0)"
     )
     started = time.perf_counter()

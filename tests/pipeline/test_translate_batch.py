@@ -1,11 +1,9 @@
 """Many volumes through the command: what is redone, what stops it, and what it leaves on record."""
 
 import errno
-import gzip
 import io
 import json
 import os
-import resource
 import signal
 import sys
 from pathlib import Path
@@ -60,14 +58,6 @@ def test_a_batch_leaves_a_summary_for_machines(tmp_path, model):
     assert d["status"] == "foreign" and f"{tmp_path / 'out' / 'd.nii'} is there and was not made by" in d["error"]
 
 
-def test_a_rerun_reports_what_it_skips(tmp_path, model):
-    volume_at(tmp_path / "in" / "a.nii.gz")
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
-    assert statuses(tmp_path / "out") == {"a.nii.gz": "skipped"}
-    assert summary_of(tmp_path / "out")["model"]["to"] == "T2"  # none was loaded: the earlier summary told
-
-
 def test_a_single_file_leaves_a_summary_only_where_it_is_asked_to(tmp_path, model):
     source = volume_at(tmp_path / "a.nii")
     assert run("-i", source, "-o", tmp_path / "out") == 0
@@ -97,39 +87,14 @@ def test_a_signal_keeps_what_is_done_and_the_summary(tmp_path, model, capsys, nu
 # ── what is there already ───────────────────────────────────────────────────────────────────────────────────
 
 
-def cut_short(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-900])
-
-
-def zipped_again(path: Path) -> None:
-    """Two gzip members: whole, though its last four bytes do not give the volume's size."""
-    content = gzip.decompress(path.read_bytes())
-    path.write_bytes(gzip.compress(content[:5000]) + gzip.compress(content[5000:]))
-
-
-DAMAGES = {
-    "empty": (lambda path: path.write_bytes(b""), True),
-    "truncated": (cut_short, True),
-    "two gzip members": (zipped_again, False),
-    "whole": (lambda path: None, False),
-}
-
-
-@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_an_output_that_is_not_whole_is_made_again(tmp_path, model, name, damage):
-    spoil, redone = DAMAGES[damage]
-    if damage == "two gzip members" and name == "a.nii":
-        return
-    source = volume_at(tmp_path / "in" / name)
+@pytest.mark.parametrize("length", [0, -900])
+def test_an_output_that_is_not_whole_is_made_again(tmp_path, model, length):
+    source, target = volume_at(tmp_path / "in" / "a.nii.gz"), tmp_path / "out" / "a.nii.gz"
     assert run("-i", source.parent, "-o", tmp_path / "out") == 0
-    target = tmp_path / "out" / name
-    spoil(target)
-    before = target.read_bytes()
+    whole = target.read_bytes()
+    target.write_bytes(whole[:length])
     assert run("-i", source.parent, "-o", tmp_path / "out") == 0
-    assert statuses(tmp_path / "out") == {name: "translated" if redone else "skipped"}
-    assert (target.read_bytes() != before) is redone
-    assert nib.load(target).get_fdata().std() > 0
+    assert statuses(tmp_path / "out") == {"a.nii.gz": "translated"} and target.read_bytes() == whole
 
 
 def test_leftovers_of_killed_commands_go_and_others_stay(tmp_path, model):
@@ -162,13 +127,6 @@ def test_a_full_disk_is_named_leaves_nothing_partial_and_ends_the_batch(tmp_path
     assert "summary.json: disk full" in printed.err
 
 
-def test_where_the_disk_was_full_from_the_start_the_code_is_2(tmp_path, model, monkeypatch):
-    volume_at(tmp_path / "in" / "a.nii"), volume_at(tmp_path / "in" / "b.nii")
-    fail_writing(monkeypatch, OSError(errno.ENOSPC, "No space left on device"))
-    assert run("-i", tmp_path / "in", "-o", tmp_path / "out") == 2
-    assert list((tmp_path / "out").iterdir()) == []
-
-
 def test_a_summary_alone_that_cannot_be_written_is_3(tmp_path, model, monkeypatch, capsys):
     def full(path, text):
         raise DiskFull(f"{path}: disk full")
@@ -179,28 +137,13 @@ def test_a_summary_alone_that_cannot_be_written_is_3(tmp_path, model, monkeypatc
     assert "summary.json: disk full" in capsys.readouterr().err
 
 
-def test_a_limit_on_file_sizes_is_named_and_leaves_nothing_partial(tmp_path, model):
-    source = volume_at(tmp_path / "a.nii")
-
-    def limited() -> int:
-        sys.stderr = io.StringIO()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-        code = run("-i", source, "-o", tmp_path / "out", "--quiet")
-        is_named = "a.nii: larger than a file may be here; raise the limit (ulimit -f)" in sys.stderr.getvalue()
-        return code if is_named else 99
-
-    assert in_child(limited) == 2
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-@pytest.mark.parametrize("words", [("--quiet",), ()])
-def test_a_terminal_that_takes_nothing_changes_neither_volumes_nor_summary_nor_code(tmp_path, model, words):
+def test_a_terminal_that_takes_nothing_changes_neither_volumes_nor_summary_nor_code(tmp_path, model):
     volume_at(tmp_path / "in" / "a.nii")
     (tmp_path / "in" / "b.nii").write_text("hello")
 
     def mute() -> int:
         sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True) for _ in range(2))
-        return run("-i", tmp_path / "in", "-o", tmp_path / "out", *words)
+        return run("-i", tmp_path / "in", "-o", tmp_path / "out")
 
     assert in_child(mute) == 3
     assert statuses(tmp_path / "out") == {"a.nii": "translated", "b.nii": "failed"}

@@ -1,6 +1,9 @@
-"""`--bids`: which scans are taken, what stands beside their translations, and what the BIDS validator says of it."""
+"""`--bids`: which scans are taken, what stands beside and in place of their translations, what the validator says."""
 
+import errno
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +11,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from bids_set import MADE, OF_THE_SET, SCANS, calibrated_model, data_set, run, sidecar
-from negative_model import files_in, loads, negative_model
-from volume_cases_doubtful import DOUBTFUL
+from bids_set import MADE, OF_THE_SET, SCANS, calibrated_model, contents, data_set, run, sidecar
+from negative_model import files_in, loads, negative_model, volume_at
 
 from pipeline import __version__
 
@@ -122,13 +124,6 @@ def test_contrasts_of_other_names_need_their_suffix(tmp_path, monkeypatch, capsy
     assert (tmp_path / "out" / "sub-01" / "anat" / "sub-01_desc-synth_FLAIR.nii.gz").is_file()
 
 
-def test_a_dry_run_writes_nothing(tmp_path, model, capsys):
-    root = data_set(tmp_path / "heads", *SCANS)
-    assert run("-i", root, "-o", tmp_path / "out", "--dry-run") == 0
-    assert f"{MADE[1]}.nii.gz  translate" in capsys.readouterr().out
-    assert not (tmp_path / "out").exists()
-
-
 REFUSED = {
     "two roots": (["heads", "heads"], "out", "--bids takes one IN, the root folder of a BIDS data set"),
     "a file": (["heads/sub-01/anat/sub-01_T1w.nii.gz"], "out", "--bids takes one IN"),
@@ -181,25 +176,74 @@ def test_the_link_to_the_source_holds_where_out_is_reached_through_a_link(tmp_pa
     assert (tmp_path / "disk" / "deep" / described["DatasetLinks"]["source"]).resolve() == root.resolve()
 
 
-OF_NIFTI = [case for case in DOUBTFUL if "Analyze" not in case.says[0] and ".mat" not in case.name]
+# ── what is kept, redone or left out ────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("case", OF_NIFTI, ids=lambda case: case.name)
-def test_doubtful_volumes_are_translated_and_the_skull_is_judged_from_what_was_read(tmp_path, model, capsys, case):
-    path = case.write(tmp_path / "given")
-    root = data_set(tmp_path / "heads")
-    anat = root / "sub-01" / "anat"
-    anat.mkdir(parents=True)
-    source = path.rename(anat / path.name.replace("head", "sub-01_T1w"))
-    assert run("-i", root, "-o", tmp_path / "out", "--quiet") == 0
-    first, *_ = capsys.readouterr().err.splitlines()
-    assert first.startswith(f"warning: {source}: ") and all(phrase in first for phrase in case.says)
-    assert isinstance(sidecar(tmp_path / "out", MADE[0])["SkullStripped"], bool)
-
-
-def test_scans_are_taken_however_their_suffix_is_spelt(tmp_path, model):
-    root = data_set(tmp_path / "heads", SCANS[0], SCANS[3])
-    (root / SCANS[0]).rename(root / SCANS[0].replace(".nii.gz", ".nii.GZ"))
-    (root / SCANS[3]).rename(root / SCANS[3].replace(".nii", ".NII"))
+def test_a_rerun_skips_and_a_scan_without_its_volume_is_redone(tmp_path, model, capsys):
+    root = data_set(tmp_path / "heads", *SCANS)
     assert run("-i", root, "-o", tmp_path / "out") == 0
-    assert {f"{MADE[0]}.nii.gz", f"{MADE[2]}.nii.gz"} < set(files_in(tmp_path / "out"))
+    (tmp_path / "out" / f"{MADE[0]}.nii.gz").unlink()
+    assert run("-i", root, "-o", tmp_path / "out") == 0
+    assert "1 translated, 2 skipped" in capsys.readouterr().out
+
+
+def test_a_scan_that_fails_leaves_neither_volume_nor_sidecar(tmp_path, model, monkeypatch):
+    root = data_set(tmp_path / "heads", *SCANS[:3])
+    (root / SCANS[0]).write_text("hello")
+    assert run("-i", root, "-o", tmp_path / "out") == 3
+    assert files_in(tmp_path / "out") == sorted([*OF_THE_SET, f"{MADE[1]}.nii.gz", f"{MADE[1]}.json"])
+    monkeypatch.setattr("pipeline.inference.batch.batch.volume_writer", lambda *_: 1 / 0)
+    assert run("-i", root, "-o", tmp_path / "none") == 2
+    assert files_in(tmp_path / "none") == sorted(OF_THE_SET)
+
+
+def test_what_cannot_be_made_again_stays_as_it_was(tmp_path, model, monkeypatch, capsys):
+    root, out = data_set(tmp_path / "heads", SCANS[0], SCANS[3]), tmp_path / "out"
+    assert run("-i", root, "-o", out, "--uncertainty") == 0
+    before = contents(out)
+    assert len(before) == 8
+    with monkeypatch.context() as broken:
+        broken.setattr("pipeline.inference.batch.batch.volume_writer", lambda *_: lambda stream: 1 / 0)
+        assert run("-i", root, "-o", out, "--overwrite") == 2
+    assert contents(out) == before
+    (root / "T1w.json").write_text("{")
+    assert run("-i", root, "-o", out, "--overwrite") == 2
+    assert "T1w.json: is no JSON" in capsys.readouterr().out
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_an_error_while_files_are_moved_into_place_leaves_the_earlier_volume(tmp_path, model, monkeypatch, number):
+    root, out = data_set(tmp_path / "heads", SCANS[0]), tmp_path / "out"
+    volume = out / f"{MADE[0]}.nii.gz"
+    assert run("-i", root, "-o", out, "--uncertainty") == 0
+    before, replace, moved = volume.read_bytes(), Path.replace, []
+
+    def fail(path, target):
+        if target.name.startswith("sub-"):
+            moved.append(target)
+            if len(moved) > number:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return replace(path, target)
+
+    volume_at(root / SCANS[0], seed=5)
+    monkeypatch.setattr(Path, "replace", fail)
+    assert run("-i", root, "-o", out, "--uncertainty", "--overwrite") == 2
+    assert len(moved) == number + 1 and volume.read_bytes() == before
+
+
+def test_an_earlier_map_and_its_sidecar_go_with_the_volume_that_they_describe(tmp_path, model):
+    root, out = data_set(tmp_path / "heads", SCANS[0]), tmp_path / "out"
+    assert run("-i", root, "-o", out, "--uncertainty") == 0
+    assert run("-i", root, "-o", out) == 0
+    assert len(contents(out)) == 4  # skipped
+    assert run("-i", root, "-o", out, "--overwrite") == 0
+    assert [*contents(out)] == [f"{MADE[0]}.json", f"{MADE[0]}.nii.gz"]
+
+
+def test_sigterm_while_the_model_is_loaded_is_a_line_and_143(tmp_path, monkeypatch, capsys):
+    root = data_set(tmp_path / "heads", SCANS[0])
+    loads(monkeypatch, lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert run("-i", root, "-o", tmp_path / "out") == 143
+    assert capsys.readouterr().err == "stopped: SIGTERM; the same command does what is left\n"
+    assert not (tmp_path / "out").exists()

@@ -30,16 +30,10 @@ KEPT = (
 )  # fmt: skip
 
 
-@pytest.fixture(params=[1, CHAIN_VERSION])
-def use(monkeypatch, request):
-    """Have the command find a given model; at first one that changes nothing, with each version of the chain."""
-
-    def install(model):
-        loads(monkeypatch, lambda uri, device: model)
-
-    install(model_of(nn.Identity(), version=request.param))
-    install.version = request.param
-    return install
+@pytest.fixture(autouse=True)
+def identity(monkeypatch):
+    """Have the command find a model that changes nothing."""
+    loads(monkeypatch, lambda uri, device: model_of(nn.Identity(), version=CHAIN_VERSION))
 
 
 def translate(*arguments) -> int:
@@ -100,13 +94,13 @@ def unscaled(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("case", GOOD, ids=lambda case: case.name)
-def test_sound_volumes_come_back_on_their_grid_and_nothing_is_said(tmp_path, use, capfd, case):
+def test_sound_volumes_come_back_on_their_grid_and_nothing_is_said(tmp_path, capfd, case):
     path = case.write(tmp_path / "in")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert translate("-i", path, "-o", tmp_path / "out", "--quiet") == 0
     printed = capfd.readouterr()
-    doubtful = case.name == INVERTED and use.version > 1
+    doubtful = case.name == INVERTED
     assert printed.out == "" and ("where the head ends cannot be told" in printed.err) == doubtful
     assert len(printed.err.splitlines()) == doubtful
     written = list((tmp_path / "out").iterdir())
@@ -116,9 +110,8 @@ def test_sound_volumes_come_back_on_their_grid_and_nothing_is_said(tmp_path, use
     check_places(source.dataobj, result.get_fdata())
 
 
-@pytest.mark.parametrize("use", [CHAIN_VERSION], indirect=True)
 @pytest.mark.parametrize("case", DOUBTFUL, ids=lambda case: case.name)
-def test_doubtful_volumes_are_translated_with_one_warning(tmp_path, use, capfd, case):
+def test_doubtful_volumes_are_translated_with_one_warning(tmp_path, capfd, case):
     path = case.write(tmp_path / "in")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -139,8 +132,7 @@ def test_doubtful_volumes_are_translated_with_one_warning(tmp_path, use, capfd, 
 
 
 @pytest.mark.parametrize("case", BAD, ids=lambda case: case.name)
-def test_bad_volumes_are_refused_in_one_line_and_leave_nothing(tmp_path, monkeypatch, capfd, case):
-    loads(monkeypatch, lambda uri, device: model_of(nn.Identity(), version=CHAIN_VERSION))
+def test_bad_volumes_are_refused_in_one_line_and_leave_nothing(tmp_path, capfd, case):
     if case.name == CANNOT_BE_ROOT and os.geteuid() == 0:
         pytest.skip("root reads everything")
     (tmp_path / "in").mkdir()

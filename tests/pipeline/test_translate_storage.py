@@ -13,7 +13,6 @@ from torch import nn
 from volume_cases import ORIENTATIONS, affine_of, head, image, saved, stored_as
 from volume_cases_bad import BAD
 
-from pipeline.inference.translator import translate as translate_one
 from pipeline.translate import main
 from transforms.io.nifti import read_nifti
 
@@ -41,36 +40,36 @@ def translate(*arguments) -> int:
 
 
 @pytest.mark.parametrize(
-    ("settings", "columns", "degrees"),
+    ("settings", "columns", "degrees", "step"),
     [
-        ({}, None, 0),
-        ({"axis": "sagittal", "spacing_mm": (11.0, 17.0)}, None, 8),
-        ({"spacing_mm": (12.0, 12.0)}, None, 40),  # two axes lie nearly as near to the same two of the world
-        ({"spacing_mm": (12.0, 14.0)}, SHEAR, 20),
+        ({"axis": "sagittal", "spacing_mm": (11.0, 17.0)}, None, 8, 5),
+        ({"spacing_mm": (12.0, 12.0)}, None, 40, 1),  # two axes lie nearly as near to the same two of the world
+        ({"spacing_mm": (12.0, 14.0)}, SHEAR, 20, 5),
     ],
-    ids=["plain", "sagittal, resampled, 8°", "40°", "sheared"],
+    ids=["sagittal, resampled, 8°", "40°", "sheared"],
 )
-def test_a_head_gives_the_same_translation_in_all_48_orientations(tmp_path, use, settings, columns, degrees):
+def test_a_head_gives_the_same_translation_in_all_48_orientations(tmp_path, use, settings, columns, degrees, step):
     use(**settings)
     codes = (0, 1) if columns is not None else (1, 1)
     shape = (13, 15, 11)
     affine = affine_of(shape, (14.0, 15.0, 16.0), degrees, columns)
     original = image(head(shape, affine), affine, codes=codes)
-    for number, orientation in enumerate(ORIENTATIONS):
+    unturned = next(n for n, o in enumerate(ORIENTATIONS) if np.array_equal(o, [[0, 1], [1, 1], [2, 1]]))
+    chosen = {number: o for number, o in enumerate(ORIENTATIONS) if number % step == unturned % step}
+    for number, orientation in chosen.items():
         saved(tmp_path / "in", stored_as(orientation, original, codes), f"{number:02d}.nii")
     assert translate("-i", tmp_path / "in", "-o", tmp_path / "out") == 0
-    unturned = next(n for n, o in enumerate(ORIENTATIONS) if np.array_equal(o, [[0, 1], [1, 1], [2, 1]]))
     expected = nib.load(tmp_path / "out" / f"{unturned:02d}.nii").get_fdata()
     assert expected.std() > 50
     modes = set()
-    for number, orientation in enumerate(ORIENTATIONS):
+    for number, orientation in chosen.items():
         source, result = (nib.load(tmp_path / folder / f"{number:02d}.nii") for folder in ("in", "out"))
         assert np.array_equal(source.affine, result.affine) and source.shape == result.shape
         buffer = np.empty(shape)
         buffer.flat[apply_orientation(np.arange(buffer.size).reshape(shape), orientation)] = result.get_fdata()
         assert np.array_equal(buffer, expected), aff2axcodes(source.affine)
         modes.add(aff2axcodes(source.affine))
-    assert len(modes) == 48
+    assert len(modes) == len(chosen) >= 48 // step
 
 
 def test_bad_volumes_in_a_batch_are_3_and_the_others_are_made(tmp_path, use, capfd):
@@ -96,23 +95,11 @@ def test_an_empty_folder_does_not_stop_the_others(tmp_path, use, capfd):
     assert "empty: no .nii, .nii.gz or .mgz files in this folder" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("given", [["-i", "./-x.nii"], ["-i=-x.nii"], ["--input=-x.nii"]])
-def test_names_with_a_leading_dash(tmp_path, use, monkeypatch, given):
+def test_names_with_a_leading_dash(tmp_path, use, monkeypatch):
     saved(tmp_path, image(), "-x.nii")
     monkeypatch.chdir(tmp_path)
-    assert translate(*given, "-o", "out") == 0
+    assert translate("-i=-x.nii", "-o", "out") == 0
     assert Path("out", "-x.nii").is_file()
-
-
-def test_a_name_that_is_no_text_is_translated_and_can_be_printed(tmp_path, use, monkeypatch, capfd):
-    name = b"k\xf6pf.nii.gz".decode(errors="surrogateescape")
-    try:
-        saved(tmp_path / "in", image(), name)
-    except OSError:
-        pytest.skip("this file system takes UTF-8 names only")
-    assert main(["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--model", "any", "--to", "T2"]) == 0
-    assert r"k\udcf6pf.nii.gz  translated" in capfd.readouterr().out
-    assert (tmp_path / "out" / name).is_file()
 
 
 def test_a_header_of_30000_cubed_takes_no_memory(tmp_path):
@@ -125,13 +112,3 @@ def test_a_header_of_30000_cubed_takes_no_memory(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
-
-
-def test_a_warning_of_the_python_function_names_the_file(tmp_path, caplog):
-    data = head(dtype=np.float32)
-    data[0, 0, :3] = np.nan
-    path = saved(tmp_path, image(data))
-    translate_one(path, model_of(nn.Identity()), "T2")
-    assert caplog.messages == [
-        f"{path}: 3 NaN or infinite voxels were replaced by the lowest finite value (+inf by the highest)"
-    ]

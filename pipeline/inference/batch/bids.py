@@ -112,7 +112,7 @@ def bids_suffixes(contrasts: tuple[str, str], choice: list[str] | None) -> list[
 
 
 def dataset_jobs(dataset: Dataset, output: Path, from_suffix: str, to_suffix: str) -> list[Job]:
-    """Return a job for every magnitude image of the suffix in the subjects' `anat` folders; raises UserError for none."""
+    """Return a job for every magnitude image of the suffix in the subjects' `anat` folders; there must be one."""
     jobs = []
     for path in [*dataset.root.glob("sub-*/anat/*"), *dataset.root.glob("sub-*/ses-*/anat/*")]:
         name = _NAME.fullmatch(path.name)

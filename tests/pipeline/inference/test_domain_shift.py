@@ -208,21 +208,6 @@ def test_strict_refuses_them_in_one_line_and_translates_the_others(tmp_path, mod
     assert files_in(tmp_path / "out") == ["right.nii.gz"]
 
 
-def test_thick_slices_and_half_a_head_are_said_each_in_one_line_for_a_file(tmp_path, model, capsys):
-    thick, half = np.array(AFFINE), scan("T1")[:, :, :15]
-    thick[2, 2] *= 4
-    thick[2, 3] += 10
-    sources = [
-        write_scan(tmp_path / "thick.nii", scan("T1", shape=(36, 44, 9), affine=thick), thick),
-        write_scan(tmp_path / "half.nii", half),
-    ]
-    assert run("-i", *sources, "-o", tmp_path / "out", "--quiet") == 0
-    of_thick, of_half = capsys.readouterr().err.splitlines()
-    assert of_thick == f"warning: {sources[0]}: spacing 19.2 mm through plane, trained on 4.8 mm"
-    assert of_half.startswith(f"warning: {sources[1]}: the intensities deep in the head are unlike")
-    assert "; shows 67 mm of head from bottom to top, trained on 1" in of_half
-
-
 def test_a_volume_with_next_to_no_head_is_said_to_be_beyond_comparison(model, caplog):
     image = nib.Nifti1Image(scan("T1"), np.diag([0.1, 0.1, 0.1, 1]))
     translate(image, model, "T2")
@@ -264,8 +249,7 @@ def real_likeness(path):
     return volume_fingerprint(slice_chain(settings, load=False)({"image": array, "image_affine": affine}), "axial", 112)
 
 
-@pytest.mark.parametrize(("trained", "tried"), [("07", "19"), ("19", "07")])
-def test_a_model_of_one_real_subject_knows_the_others_contrasts(trained, tried):
+def test_a_model_of_one_real_subject_knows_the_others_contrasts(trained="07", tried="19"):
     folder = REAL / "ms-paired"
     if not folder.is_dir():
         pytest.skip("the real volumes are not here")

@@ -1,4 +1,3 @@
-import copy
 import hashlib
 import json
 import pickle
@@ -7,20 +6,18 @@ import sys
 import types
 from dataclasses import replace
 
-import nibabel as nib
-import numpy as np
 import pytest
 import torch
-from negative_model import model_of, negative_model
+from negative_model import negative_model
 
 from networks.unet import UNet
 from pipeline.config.schema import Config
 from pipeline.data.statistics import CohortFingerprint, ContrastStatistics
 from pipeline.inference import model as model_module
 from pipeline.inference.model import ModelMetadata, is_large, load_model, precision_on
-from pipeline.inference.translator import translate
+from pipeline.inference.model_address import BY_PREFERENCE, checkpoint_at
 from pipeline.run_config import save_config
-from pipeline.runs.checkpoint import FORMAT
+from pipeline.runs.checkpoint import FORMAT, CheckpointFolder
 from pipeline.runs.folder import RunFolder
 from pipeline.utils.errors import UserError
 
@@ -87,15 +84,17 @@ def test_a_model_keeps_the_chain_that_it_was_trained_with(tmp_path):
         assert model.metadata("T2").to_json()["settings"] == model.settings.to_json()
 
 
-def test_a_runs_folder_gives_its_best_checkpoint_else_its_latest(tmp_path):
-    checkpoint(tmp_path / "checkpoints" / "previous.pt", fill=1.0)
-    assert first_weight(load_model(tmp_path, "cpu")) == 1.0
-    checkpoint(tmp_path / "checkpoints" / "latest.pt", fill=2.0)
-    assert first_weight(load_model(tmp_path, "cpu")) == 2.0
-    checkpoint(tmp_path / "checkpoints" / "best.pt", fill=3.0)
-    assert first_weight(load_model(str(tmp_path), "cpu")) == 3.0
-    assert first_weight(load_model(tmp_path / "checkpoints", "cpu")) == 3.0
-    assert first_weight(load_model(tmp_path / "checkpoints" / "latest.pt", "cpu")) == 2.0
+def test_a_runs_folder_gives_its_best_checkpoint_else_its_latest_else_the_one_before(tmp_path):
+    folder = CheckpointFolder(tmp_path / "run" / "checkpoints")
+    assert [folder.folder / name for name in BY_PREFERENCE] == [folder.best, folder.latest, folder.previous]
+    with pytest.raises(UserError, match="run: no such model; give a run's folder, a checkpoint"):
+        checkpoint_at(tmp_path / "run")
+    folder.folder.mkdir(parents=True)
+    with pytest.raises(UserError, match="no checkpoint in this folder"):
+        checkpoint_at(tmp_path / "run")
+    for path in (folder.previous, folder.latest, folder.best):  # each is worth more than those before
+        path.touch()
+        assert checkpoint_at(tmp_path / "run") == checkpoint_at(folder.folder) == path
 
 
 def test_a_runs_folder_gives_the_checkpoint_that_its_evaluation_is_about(tmp_path):
@@ -163,15 +162,6 @@ def test_a_model_knows_the_hashes_of_its_weights_and_its_configuration(tmp_path)
     assert model.identity("T2") != again.identity("T2") and model.identity("T1") == again.identity("T1")
 
 
-def test_the_identity_is_that_of_the_weights():
-    first, second = (torch.nn.Conv2d(1, 1, 3) for _ in range(2))
-    model = negative_model()
-    identities = [replace(model, translators={"T2": network}).identity("T2") for network in (first, second)]
-    assert identities[0] != identities[1]
-    second.load_state_dict(first.state_dict())
-    assert replace(model, translators={"T2": second}).identity("T2") == identities[0]
-
-
 def test_a_large_network_is_laid_out_for_the_cpu_and_gives_the_same_to_rounding(tmp_path, monkeypatch):
     path, image = checkpoint(tmp_path / "x.pt", fill=0.01), torch.rand(2, 1, 64, 64) * 2 - 1
     plain = load_model(path, "cpu")
@@ -186,42 +176,10 @@ def test_a_large_network_is_laid_out_for_the_cpu_and_gives_the_same_to_rounding(
     torch.testing.assert_close(*results, rtol=0, atol=1e-5)
 
 
-class InFloat64(torch.nn.Module):
-    """A network that calculates in float64; slices come and go as float32."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network.double()
-
-    def forward(self, slices):
-        return self.network(slices.double()).float()
-
-
-def test_a_volume_is_the_same_in_both_layouts_to_a_millionth():
-    torch.manual_seed(0)
-    network = InFloat64(UNet(depth=4, width=3)).eval().requires_grad_(False)
-    volume = nib.Nifti1Image(np.random.default_rng(0).uniform(1, 1000, (30, 26, 5)), np.diag([1, 2, 1.5, 1]))
-    translations = []
-    for layout in (torch.contiguous_format, torch.channels_last):
-        laid_out = copy.deepcopy(network).to(memory_format=layout)
-        assert laid_out.network.down[1].conv.weight.is_contiguous(memory_format=layout)
-        model = replace(model_of(laid_out, -1.0), stride=16)
-        translations.append(translate(volume, model, "T2", batch_size=2).get_fdata())
-    assert translations[0].std() > 0.01
-    np.testing.assert_allclose(*translations, rtol=0, atol=1e-6)
-
-
 def test_large_is_what_the_operations_of_a_slice_say(monkeypatch):
     network = torch.nn.Conv2d(1, 4, 3, padding=1)  # 2·9·4 operations a pixel
     monkeypatch.setattr(model_module, "ENOUGH_WORK", 2 * 9 * 4 * 24 * 24)
     assert is_large(network, 20, 8) and not is_large(network, 16, 8)  # 20 pixels are padded to 24
-
-
-def test_what_is_not_there_is_said(tmp_path):
-    with pytest.raises(UserError, match="none: no such model; give a run's folder, a checkpoint"):
-        load_model(tmp_path / "none", "cpu")
-    with pytest.raises(UserError, match="no checkpoint in this folder"):
-        load_model(tmp_path, "cpu")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello world", pickle.dumps({"format": FORMAT})])
@@ -258,9 +216,6 @@ def test_the_contrast_may_be_left_out_only_where_there_is_one():
     assert model_making("T1", "T2").target("T1") == "T1"
     with pytest.raises(UserError, match="the model makes T1 and T2; name the one to make \(--to\)"):
         model_making("T1", "T2").target(None)
-
-
-def test_a_contrast_that_the_model_does_not_make_is_refused_with_those_it_does():
     with pytest.raises(UserError, match="does not make 'PD' but T1 and T2"):
         model_making("T1", "T2").target("PD")
 

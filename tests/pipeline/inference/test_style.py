@@ -88,13 +88,7 @@ def test_all_slices_share_one_style_which_is_the_mean_of_those_with_a_fair_share
     assert network.style.shape == (1, 3)
     torch.testing.assert_close(network.style[0], torch.stack(styles).mean(dim=0))
     assert not torch.allclose(styles[0], network.style[0])
-
-
-def test_the_other_direction_keeps_its_style(munit, volumes):
-    model = load_model(munit, "cpu")
-    use_style_of(volumes[1], model, "T2")
-    assert model.translators["T2"].style.any()
-    assert not model.translators["T1"].style.any()
+    assert not model.translators["T1"].style.any()  # the other direction keeps its own
 
 
 def only_line(capsys):
@@ -139,14 +133,3 @@ def test_a_style_that_the_network_cannot_make_is_one_line(munit, volumes, monkey
     with pytest.raises(UserError) as caught:
         use_style_of(volumes[1], model, "T2")
     assert str(caught.value) == f"{volumes[1]}: no style can be taken from it: CUDA out of memory."
-
-
-@pytest.mark.filterwarnings("error")
-def test_a_nan_in_the_reference_is_one_line_by_file_name(munit, volumes, tmp_path, capsys):
-    image = nib.load(volumes[1])
-    voxels = image.get_fdata(dtype=np.float32)
-    voxels[0, 0, 0] = np.nan
-    nib.save(nib.Nifti1Image(voxels, image.affine), tmp_path / "reference.nii.gz")
-    assert run(munit, volumes[0], tmp_path / "out.nii.gz", "--style", tmp_path / "reference.nii.gz", "--quiet") == 0
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"warning: {tmp_path / 'reference.nii.gz'}: 1 NaN or infinite voxels were replaced")

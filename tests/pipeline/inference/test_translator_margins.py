@@ -29,14 +29,14 @@ def widened(source, margins, value=0):
     return nib.Nifti1Image(data, affine)
 
 
-EVEN, ONE_SIDED, ODD = [(8, 8)] * 3, [(0, 0), (40, 0), (0, 0)], [(3, 17), (0, 9), (1, 0)]
+ONE_SIDED, ODD = [(0, 0), (40, 0), (0, 0)], [(3, 17), (0, 9), (1, 0)]
 
 
 @pytest.mark.parametrize(
     ("settings", "margins"),
     [
-        *(({}, margins) for margins in (EVEN, ONE_SIDED, ODD)),
-        *(({"spacing_mm": (7.0, 9.0)}, margins) for margins in (ONE_SIDED, ODD)),
+        ({}, ONE_SIDED),
+        ({"spacing_mm": (7.0, 9.0)}, ODD),
         ({"n4": True}, ODD),
         ({"axis": "sagittal", "size": 16}, ODD),
     ],
@@ -73,7 +73,7 @@ def test_where_no_air_surrounds_the_head_that_is_said_by_name(caplog):
 
 
 REAL = Path(os.environ.get("MRI_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
-SCANS = [*sorted(REAL.glob("ms-raw/*.nii.gz"))[:2], *sorted(REAL.glob("infant/sub-0[19]/*_T[12]w.nii.gz"))]
+SCANS = [*sorted(REAL.glob("ms-raw/*.nii.gz"))[:1], *sorted(REAL.glob("infant/sub-01/*_T[12]w.nii.gz"))]
 
 
 @pytest.mark.skipif(not SCANS, reason="needs real volumes, in MRI_TEST_DATA")
@@ -90,7 +90,7 @@ def test_a_real_head_gives_the_same_translation_whatever_empty_margin_surrounds_
 
 
 @pytest.mark.skipif(not SCANS, reason="needs real volumes, in MRI_TEST_DATA")
-@pytest.mark.parametrize("path", SCANS[2:], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SCANS[1:], ids=lambda path: path.name)
 def test_a_real_head_of_mean_0_on_a_background_of_0_gives_the_same_translation(path):
     source = nib.load(path)
     data = np.asarray(source.dataobj, np.float32)

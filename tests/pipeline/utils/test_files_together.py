@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from small_run import in_child
 
-from pipeline.utils.errors import DiskFull
+from pipeline.utils.errors import DiskFull, UserError
 from pipeline.utils.files import append_whole, remove_stale, text_writer, write_together
 
 
@@ -56,23 +56,28 @@ def test_if_one_cannot_be_written_all_stay_as_they_were(tmp_path, old, name, err
 
 
 @pytest.mark.parametrize("at", range(1, 4))
-def test_a_kill_among_the_replacements_never_leaves_an_old_volume_beside_new_files(tmp_path, old, at):
-    def killed():
-        replace, calls = Path.replace, []
+@pytest.mark.parametrize("kind", ["kill", "error"])
+def test_neither_a_kill_nor_an_error_among_the_replacements_loses_the_earlier_volume(
+    tmp_path, old, at, kind, monkeypatch
+):
+    replace, calls = Path.replace, []
 
-        def die(path, target):
-            calls.append(path)
-            if len(calls) == at:
-                os.kill(os.getpid(), signal.SIGKILL)
+    def fail(path, target):
+        calls.append(path)
+        if len(calls) < at:
             return replace(path, target)
+        if kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-        Path.replace = die
-        write_together(three(tmp_path))
-
-    in_child(killed)
+    monkeypatch.setattr(Path, "replace", fail)
+    if kind == "kill":
+        in_child(lambda: write_together(three(tmp_path)))
+    else:
+        with pytest.raises(UserError, match="cannot be written"):
+            write_together(three(tmp_path))
     remove_stale(tmp_path)
-    new = {name: f"new {name}" for name in ("side", "map")[: at - 1]}
-    assert contents(tmp_path) == {name: text for name, text in (old | new).items() if name != "volume"}
+    assert contents(tmp_path) == old | {name: f"new {name}" for name in ("side", "map")[: at - 1]}
 
 
 # ── appending ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -116,14 +116,3 @@ def test_several_processes_do_not_share_standard_input(tmp_path, monkeypatch, ca
     assert main(["--input-list", "-", "-o", str(tmp_path / "out"), "--model", "any"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "2 processes share one standard input; give the list as a file" in line
-
-
-def test_what_stands_in_an_outputs_place_is_told_by_whichever_process_it_falls_to(written, scans, tmp_path):
-    assert translate(scans, tmp_path) == [0, 0]
-    out = tmp_path / "out"
-    (out / "1.nii.gz").write_bytes((scans / "1.nii.gz").read_bytes())
-    nib.save(ixi_like.ixi_t1(scale=8, seed=9), scans / "2.nii.gz")
-    assert translate(scans, tmp_path) == [3, 3]
-    volumes = json.loads((out / "summary.json").read_text())["volumes"]
-    assert [volume["status"] for volume in volumes] == ["skipped", "foreign", "stale", "skipped", "skipped"]
-    assert len(written()) == 5

@@ -1,4 +1,4 @@
-"""The summary of a translation command: it falls on nothing else, and a repetition does not forget."""
+"""The summary of a translation command falls on nothing else."""
 
 import json
 from pathlib import Path
@@ -7,85 +7,28 @@ import pytest
 from negative_model import files_in, loads, run, volume_at
 
 from pipeline.inference.batch.jobs import FAILED, SKIPPED, TRANSLATED, Job
-from pipeline.inference.batch.summary import MAX_ROWS, outcome_table, restore_skipped
-
-
-@pytest.mark.parametrize("name", ["a", "out/a.nii.gz", "list.txt", "other.img", "OTHER.NII"])
-def test_a_summary_that_would_overwrite_something_is_refused(tmp_path, monkeypatch, capsys, name):
-    loads(monkeypatch, None)
-    volume_at(tmp_path / "a.nii").rename(tmp_path / "a")
-    (tmp_path / "list.txt").write_text(f"{tmp_path / 'a'}\n")
-    before = (tmp_path / "a").read_bytes()
-    told = tmp_path / name
-    assert run("--input-list", tmp_path / "list.txt", "-o", tmp_path / "out", "--summary", told) == 2
-    assert f"--summary {told}: is a volume's path, or holds what is read" in capsys.readouterr().err
-    assert files_in(tmp_path) == ["a", "list.txt"] and (tmp_path / "a").read_bytes() == before
+from pipeline.inference.batch.summary import MAX_ROWS, outcome_table
 
 
 @pytest.mark.parametrize(
     ("place", "reason"),
     [
-        ("folder", "is a folder, and a file is to be written there"),
-        ("/proc/x.json", "cannot be written (No such file or directory)"),
+        ("folder.json", "is a folder, and a file is to be written there"),
         ("text/x.json", "cannot be written (Not a directory)"),
+        ("a.nii", "the summary is JSON; give a name that ends in .json"),
     ],
 )
 def test_a_summary_that_could_not_be_written_is_refused_before_the_work(tmp_path, monkeypatch, capsys, place, reason):
     loads(monkeypatch, None)
     source = volume_at(tmp_path / "a.nii")
-    (tmp_path / "folder").mkdir(), (tmp_path / "text").touch()
+    (tmp_path / "folder.json").mkdir(), (tmp_path / "text").touch()
     assert run("-i", source, "-o", tmp_path / "out", "--summary", tmp_path / place) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {tmp_path / place}: {reason}") and error.count("\n") == 1
+    assert f"{tmp_path / place}: {reason}" in error and error.count("\n") == 1
     assert files_in(tmp_path) == ["a.nii", "text"]
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_a_list_of_one_path_may_have_a_file_as_out(tmp_path, model, whole):
-    source, target = volume_at(tmp_path / "a.nii"), tmp_path / "x.nii.gz"
-    if not whole:
-        source.write_text("no volume")
-    (tmp_path / "list.txt").write_text(f"{source}\n")
-    assert run("--input-list", tmp_path / "list.txt", "-o", target) == (0 if whole else 2)
-    assert target.is_file() == whole and not target.is_dir()
-
-
-def test_a_repetition_keeps_what_the_first_summary_told(tmp_path, model):
-    volume_at(tmp_path / "in" / "a.nii")
-    out = tmp_path / "out"
-    assert run("-i", tmp_path / "in", "-o", out) == 0
-    first = json.loads((out / "summary.json").read_text())
-    first["volumes"][0] |= {"warnings": ["doubtful"], "seconds": 7.5}
-    (out / "summary.json").write_text(json.dumps(first))
-    volume_at(tmp_path / "in" / "b.nii")
-    for _ in range(2):
-        assert run("-i", tmp_path / "in", "-o", out) == 0
-        told = json.loads((out / "summary.json").read_text())
-        (volume,) = (volume for volume in told["volumes"] if volume["source"].endswith("a.nii"))
-        assert (volume["status"], volume["warnings"], volume["seconds"]) == ("skipped", ["doubtful"], 7.5)
-        assert told["model"] == first["model"] != {}
-
-
-ENTRY = {"target": "out/a.nii", "seconds": 1.0, "warnings": ["w"]}
-DAMAGED = {
-    "cut short": '{"volumes": [',
-    "no object": "[]",
-    "too deep": "[" * 100_000,
-    "other volumes": json.dumps({"volumes": {"a": 1}, "model": {"to": "T2"}}),
-    "no numbers": json.dumps({"volumes": [ENTRY | {"seconds": "a second"}], "model": {}}),
-    "another OUT": json.dumps({"volumes": [ENTRY | {"target": "else/a.nii"}], "model": {"to": "T2"}}),
-}
-
-
-@pytest.mark.parametrize("kind", DAMAGED)
-def test_a_damaged_summary_says_nothing(tmp_path, kind):
-    (tmp_path / "told.json").write_text(DAMAGED[kind])
-    job = Job(Path("a.nii"), Path("out/a.nii"), status=SKIPPED)
-    assert restore_skipped(tmp_path / "told.json", [job]) == {}
-    assert (job.seconds, job.warnings) == (0.0, [])
-
-
-@pytest.mark.parametrize("content", ["mine", '{"format": 1}', "[]"])
+@pytest.mark.parametrize("content", ["mine", '{"format": 1}'])
 def test_a_summary_of_others_stays_unless_told_to_overwrite(tmp_path, model, capsys, content):
     volume_at(tmp_path / "in" / "a.nii")
     place = tmp_path / "out" / "summary.json"
