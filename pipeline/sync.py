@@ -100,7 +100,7 @@ def _send_models(sender: "MlflowSync") -> None:
     log_models(
         sender,
         model,
-        {to: model.metadata(to).to_json() | published_calibration(folder, model, to) for to in model.translators},
+        {to: model.metadata(to) | published_calibration(folder, model, to) for to in model.translators},
         folder.models,
         checkpoint=chosen.stem,
         step=position["step"],

@@ -151,7 +151,7 @@ def log_evaluation(
     log_models(
         tracker,
         model,
-        {to: {**model.metadata(to).to_json(), **evaluation.uncertainty.metadata(to)} for to in model.translators},
+        {to: {**model.metadata(to), **evaluation.uncertainty.metadata(to)} for to in model.translators},
         folder.models,
         checkpoint=checkpoint,
         step=position.step,

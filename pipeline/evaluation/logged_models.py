@@ -34,7 +34,7 @@ def log_models(
     Args:
         tracker: The run's tracker; nothing happens where MLflow is off or not answering.
         model: The model whose networks are logged.
-        metadata: `pipeline.inference.model.ModelMetadata` in JSON's types, by target contrast.
+        metadata: `TranslationModel.metadata` of each direction and its calibration, by target contrast.
         record_path: A JSON file that records logged models. Models that it names for this run, checkpoint and metadata
             are not logged again.
         checkpoint: Name of the networks' checkpoint.

@@ -37,55 +37,6 @@ class ModelInfo:
 
 
 @dataclass(frozen=True)
-class ModelMetadata:
-    """What an MLflow model keeps beside one direction's network: all that translation needs, no path and no subject.
-
-    The calibrated uncertainty is from flips and shifts alone; the other values are those of `TranslationModel`.
-    """
-
-    contrasts: tuple[str, str]
-    to: str
-    settings: PreprocessSettings
-    statistics: Mapping[str, ContrastStatistics]
-    stride: int
-    origin: str
-    config_hash: str = ""
-    calibration: Mapping[str, Any] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the metadata in JSON's types: of the target its intensities, of both contrasts their fingerprints."""
-        facts: dict[str, dict[str, Any]] = {
-            contrast: {"likeness": cohort.fingerprint.to_json()}
-            for contrast, cohort in self.statistics.items()
-            if cohort.fingerprint is not None
-        }
-        target = self.statistics[self.to]
-        facts[self.to] = facts.get(self.to, {}) | {name: getattr(target, name) for name in ("low", "high", "integer")}
-        return {
-            "contrasts": list(self.contrasts),
-            "to": self.to,
-            "settings": self.settings.to_json(),
-            "facts": facts,
-            "stride": self.stride,
-            "origin": self.origin,
-            "config_hash": self.config_hash,
-        } | ({} if self.calibration is None else {"uncertainty": dict(self.calibration)})
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "ModelMetadata":
-        """Return the metadata that `to_json` gave; raises KeyError, TypeError or ValueError where it is incomplete."""
-        first, second = content["contrasts"]
-        return cls(
-            contrasts=(first, second),
-            settings=PreprocessSettings.from_json(content["settings"]),
-            statistics=_statistics(content["facts"]),
-            config_hash=content.get("config_hash", ""),
-            calibration=content.get("uncertainty"),
-            **{name: content[name] for name in ("to", "stride", "origin")},
-        )
-
-
-@dataclass(frozen=True)
 class TranslationModel:
     """A trained model that translates volumes.
 
@@ -123,11 +74,28 @@ class TranslationModel:
         """Return what identifies the model that makes `to`, for records."""
         return ModelInfo(self.origin, to, self.identity(to), self.config_hash)
 
-    def metadata(self, to: str) -> ModelMetadata:
-        """Return what the MLflow model of one direction keeps, without a calibration."""
-        return ModelMetadata(
-            self.contrasts, to, self.settings, self.statistics, self.stride, self.origin, self.config_hash
-        )
+    def metadata(self, to: str) -> dict[str, Any]:
+        """Return in JSON's types what the MLflow model of one direction keeps beside its network, but a calibration.
+
+        That is all that translation needs: the target's intensities and both contrasts' fingerprints, but no path and
+        no subject.
+        """
+        facts: dict[str, dict[str, Any]] = {
+            contrast: {"likeness": cohort.fingerprint.to_json()}
+            for contrast, cohort in self.statistics.items()
+            if cohort.fingerprint is not None
+        }
+        target = self.statistics[to]
+        facts[to] = facts.get(to, {}) | {name: getattr(target, name) for name in ("low", "high", "integer")}
+        return {
+            "contrasts": list(self.contrasts),
+            "to": to,
+            "settings": self.settings.to_json(),
+            "facts": facts,
+            "stride": self.stride,
+            "origin": self.origin,
+            "config_hash": self.config_hash,
+        }
 
     def identity(self, to: str) -> str:
         """Return twelve digits of the SHA-256 of the weights that make `to`: equal for equal weights, on any device."""
@@ -213,20 +181,20 @@ def _from_mlflow(address: str, device: torch.device) -> TranslationModel:
 
     module, content = load_translator(address, device)
     try:
-        metadata = ModelMetadata.from_json(content)
+        first, second = content["contrasts"]
+        return TranslationModel(
+            contrasts=(first, second),
+            translators={content["to"]: module},
+            settings=PreprocessSettings.from_json(content["settings"]),
+            statistics=_statistics(content["facts"]),
+            stride=content["stride"],
+            device=device,
+            origin=content["origin"],
+            config_hash=content.get("config_hash", ""),
+            calibration=content.get("uncertainty"),
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{address}: its metadata is incomplete ({error}); use the release that logged it") from error
-    return TranslationModel(
-        contrasts=metadata.contrasts,
-        translators={metadata.to: module},
-        settings=metadata.settings,
-        statistics=metadata.statistics,
-        stride=metadata.stride,
-        device=device,
-        origin=metadata.origin,
-        config_hash=metadata.config_hash,
-        calibration=metadata.calibration,
-    )
 
 
 def _statistics(content: Mapping[str, Mapping[str, Any]]) -> dict[str, ContrastStatistics]:
