@@ -179,7 +179,8 @@ def _from_checkpoint(content: Mapping[str, Any], device: torch.device) -> Transl
 def _from_mlflow(address: str, device: torch.device) -> TranslationModel:
     from pipeline.tracking.mlflow_models import load_translator
 
-    module, content = load_translator(address, device)
+    module, metadata = load_translator(address, device)
+    content: Mapping[str, Any] = metadata
     try:
         first, second = content["contrasts"]
         return TranslationModel(

@@ -21,7 +21,6 @@ from pipeline.inference.batch.provenance import TOOL
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import atomic_text, is_file, is_folder
 from transforms.io.fetched import not_fetched
-from transforms.io.nifti import read_with_warnings
 
 if TYPE_CHECKING:
     from pipeline.inference.model import ModelInfo
@@ -228,6 +227,8 @@ class BidsDerivative:
             return self.stripped
         if isinstance(stated, bool):
             return stated
+        from transforms.io.nifti import read_with_warnings
+
         try:
             voxels, *_ = read_with_warnings(job.source)  # translating has reported the warnings already
         except ValueError as error:  # the file was removed or changed meanwhile

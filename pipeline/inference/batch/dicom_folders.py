@@ -6,12 +6,15 @@ ImagePositionPatient, in millimetres of a frame whose axes point left, posterior
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nibabel as nib
 import numpy as np
 
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import is_folder
+
+if TYPE_CHECKING:
+    import nibabel as nib
 
 DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 _SERIES_UID, _INSTANCE, _POSITION, _ORIENTATION = "0020|000e", "0020|0013", "0020|0032", "0020|0037"
@@ -72,7 +75,7 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-def read_series(folder: Path) -> nib.Nifti1Image:
+def read_series(folder: Path) -> "nib.Nifti1Image":
     """Read the one DICOM series that a folder holds.
 
     Returns:
@@ -85,7 +88,8 @@ def read_series(folder: Path) -> nib.Nifti1Image:
         UserError: no or several series; slices that are unreadable, in colour, unequal, missing, at the same position,
             or without a position; multi-frame files, mosaics, localizers and screenshots.
     """
-    import SimpleITK as sitk  # slow
+    import nibabel as nib
+    import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     slices = sorted((_read_header(path) for path in files_of_series(folder)), key=lambda item: item.height)

@@ -16,18 +16,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nibabel as nib
-from nibabel.nifti1 import Nifti1Extension
-
 from pipeline import __version__
 from pipeline.inference.batch.dicom_folders import files_of_series
 from pipeline.inference.model_address import MLFLOW_SCHEMES, checkpoint_at
-from pipeline.inference.output_volume import MAP_DESCRIPTION, NOTICE
 from pipeline.utils.errors import UserError
 from pipeline.utils.files import is_file, is_folder
-from transforms.io.nifti_checks import nibabel_silent
 
 if TYPE_CHECKING:
+    import nibabel as nib
+
     from pipeline.inference.model import ModelInfo
     from pipeline.inference.multi_view import MultiViewTranslator
 
@@ -110,8 +107,10 @@ def model_files_digest(addresses: Iterable[str], style: Path | None) -> str:
 # ── the record in a header ──────────────────────────────────────────────────────────────────────────────────
 
 
-def write_record(image: nib.Nifti1Image, provenance: Provenance) -> None:
+def write_record(image: "nib.Nifti1Image", provenance: Provenance) -> None:
     """Write the record into an image's header, in place of one that came with the source's header."""
+    from nibabel.nifti1 import Nifti1Extension
+
     extensions = image.header.extensions
     extensions[:] = [extension for extension in extensions if _parsed(extension) is None]
     extensions.append(Nifti1Extension("comment", json.dumps(provenance.to_json()).encode()))
@@ -126,13 +125,19 @@ def read_record(path: Path) -> Provenance | None:
 
 def is_uncertainty_map(path: Path) -> bool:
     """Whether a file is an uncertainty map of this command; False where it cannot be read."""
+    from pipeline.inference.output_volume import MAP_DESCRIPTION, NOTICE
+
     header = read_header(path)
     start = f"{NOTICE}; {MAP_DESCRIPTION}".encode()
     return header is not None and header["descrip"].item().startswith(start)
 
 
-def read_header(path: Path) -> nib.Nifti1Header | None:
+def read_header(path: Path) -> "nib.Nifti1Header | None":
     """Return the header of a NIfTI file, however its suffix is spelt; None where it cannot be read."""
+    import nibabel as nib  # slow, as what imports it
+
+    from transforms.io.nifti_checks import nibabel_silent
+
     try:
         start = _first_bytes(path, FIRST_BYTES)
         header_class = nib.Nifti2Header if start[4:7] == b"n+2" else nib.Nifti1Header
