@@ -33,7 +33,6 @@ def download_ixi(
     *,
     base_url: str = IXI_URL,
     md5: Mapping[str, str] = IXI_MD5,
-    keep_archives: bool = False,
     quiet: bool = False,
 ) -> None:
     """Fetch and unpack IXI's archives as `folder/IXI-<contrast>/`; existing contrasts are skipped.
@@ -43,24 +42,19 @@ def download_ixi(
         contrasts: Contrasts among those of `md5`.
         base_url: Address of the folder with `IXI-<contrast>.tar`; http or https.
         md5: Contrast -> hexadecimal MD5 sum of its archive.
-        keep_archives: Whether to keep a downloaded archive in `folder` after unpacking; an archive that was there
-            before is always kept.
         quiet: Whether to leave out messages and progress bars.
 
     Raises:
         UserError: An unknown contrast, or an error of `fetch` or `unpack_tar`.
     """
     from pipeline.data.archive import fetch, md5_of, require_empty, require_web, unpack_tar
-    from pipeline.utils.files import require_writable
+    from pipeline.utils.files import make_folder, require_writable
 
     unknown = [contrast for contrast in contrasts if contrast not in md5]
     if unknown:
         raise UserError(f"--contrasts: no archive of {' or '.join(unknown)} in IXI; choose from {', '.join(md5)}")
     require_web(base_url)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
+    make_folder(folder)
     say = (lambda _: None) if quiet else echo
     for contrast in dict.fromkeys(contrasts):
         unpacked, archive = folder / f"IXI-{contrast}", folder / f"IXI-{contrast}.tar"
@@ -71,12 +65,12 @@ def download_ixi(
         require_writable(archive)
         placed = archive.exists()
         if not placed:
-            fetch(f"{base_url.rstrip('/')}/{archive.name}", archive, md5=md5[contrast], copies=2, quiet=quiet)
+            fetch(f"{base_url.rstrip('/')}/{archive.name}", archive, md5=md5[contrast], quiet=quiet)
         elif (actual := md5_of(archive, quiet)) != md5[contrast]:
             reason = f"has MD5 sum {actual} instead of {md5[contrast]}"
             raise UserError(f"{archive}: {reason}; remove it and repeat the command to download it")
         unpack_tar(archive, unpacked, quiet)
-        if not (keep_archives or placed):
+        if not placed:  # an archive brought from elsewhere is the user's
             archive.unlink()
         say(f"{unpacked}: {_volume_count(unpacked)} volumes")
 
@@ -101,7 +95,6 @@ def _parser() -> argparse.ArgumentParser:
         "--contrasts", nargs="+", default=["T1", "T2"], metavar="NAME", help=f"of {', '.join(IXI_MD5)} (T1 T2)"
     )
     parser.add_argument("--base-url", default=IXI_URL, metavar="URL", help=f"a mirror with the same files ({IXI_URL})")
-    parser.add_argument("--keep-archives", action="store_true", help="keep the .tar files after unpacking")
     parser.add_argument("--quiet", action="store_true", help="print errors only")
     parser.add_argument("--version", action="version", version=__version__)
     return parser
@@ -116,8 +109,6 @@ def main(argv: list[str] | None = None) -> int:
             arguments.output,
             arguments.contrasts,
             base_url=arguments.base_url,
-            md5=IXI_MD5,
-            keep_archives=arguments.keep_archives,
             quiet=arguments.quiet,
         )
     except KeyboardInterrupt as stop:

@@ -30,13 +30,13 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 MOST_BYTES = 64 << 20
 MOST_SECONDS = 5
 FUZZ = settings(
-    max_examples=EXAMPLES or 80,
+    max_examples=EXAMPLES or 50,
     derandomize=not EXAMPLES,
     database=None,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-FUZZ_COMMAND = settings(FUZZ, max_examples=EXAMPLES // 4 or 40)
+FUZZ_COMMAND = settings(FUZZ, max_examples=EXAMPLES // 4 or 25)
 NONSENSE = ("unexpected", "Traceback", "index", "network's output", "nan mm", "\\n")
 SHAPE = (8, 9, 7)
 

@@ -91,22 +91,22 @@ def with_mat(content: bytes):
 
 
 DOUBTFUL = [
-    bytes_case("a header of 300 bytes", lambda: patched({0: np.int32(300)}), "sizeof_hdr is 300; taken as 348"),
-    bytes_case("bitpix against the data type", lambda: patched({DATATYPE + 2: I2(64)}), "bitpix is 64; taken as 16"),
-    bytes_case("sform code 6", lambda: forms_of_codes(6, 1), "sform code is 6", "taken as 2 (aligned)", "disagree"),
-    bytes_case("sform code 100", lambda: forms_of_codes(100, 0), "sform code is 100", "taken as 2 (aligned)"),
-    bytes_case("sform code -1", lambda: forms_of_codes(-1, 1), "sform code is -1", "taken as 0 (no sform)"),
-    bytes_case("qform code 9 alone", lambda: forms_of_codes(0, 9), "qform code is 9", "taken as 2 (aligned)"),
-    bytes_case("qform code 9, sform code 7", lambda: forms_of_codes(7, 9), "sform code is 7", "qform code is 9"),
-    bytes_case("codes -1", lambda: forms_of_codes(-1, -1), "(no sform)", "(no qform)", "check left and right"),
-    bytes_case("qfac -2", lambda: patched({PIXDIM: F4(-2), SFORM_CODE: I2(0)}), "its qfac (pixdim[0]) is -2"),
+    bytes_case("a header of 300 bytes", lambda: patched({0: np.int32(300)}), "its sizeof_hdr is 300, taken as 348"),
+    bytes_case("bitpix against the data type", lambda: patched({DATATYPE + 2: I2(64)}), "bitpix is 64, taken as 16"),
+    bytes_case("sform code 6", lambda: forms_of_codes(6, 1), "sform_code is 6, taken as 2", "disagree"),
+    bytes_case("sform code 100", lambda: forms_of_codes(100, 0), "sform_code is 100, taken as 2"),
+    bytes_case("sform code -1", lambda: forms_of_codes(-1, 1), "sform_code is -1, taken as 0"),
+    bytes_case("qform code 9 alone", lambda: forms_of_codes(0, 9), "qform_code is 9, taken as 2"),
+    bytes_case("qform code 9, sform code 7", lambda: forms_of_codes(7, 9), "sform_code is 7", "qform_code is 9"),
+    bytes_case("codes -1", lambda: forms_of_codes(-1, -1), "sform_code is -1", "qform_code is -1", "check left"),
+    bytes_case("qfac -2", lambda: patched({PIXDIM: F4(-2), SFORM_CODE: I2(0)}), "its qfac is -2, taken as -1"),
     bytes_case(
         "pixdim negative, qform alone",
         lambda: patched({PIXDIM + 4: F4(-9), SFORM_CODE: I2(0)}),
-        "pixdim gives voxels of -9×10×10, which cannot be; taken as 9×10×10",
+        "its pixdim is -9×10×10, taken as 9×10×10",
     ),
     bytes_case(
-        "pixdim negative, sform alone", lambda: patched({PIXDIM + 4: F4(-9), QFORM_CODE: I2(0)}), "voxels of -9×10×10"
+        "pixdim negative, sform alone", lambda: patched({PIXDIM + 4: F4(-9), QFORM_CODE: I2(0)}), "pixdim is -9×10×10"
     ),
     Case("an empty .mat", with_mat(b""), ("Analyze files store no orientation",)),
     image_case("a float32 voxel of 3e38", lambda: with_voxels({(10, 10, 9): 3e38}), "1 NaN or infinite voxels"),
@@ -154,10 +154,10 @@ DOUBTFUL = [
         lambda: with_voxels({(10, 10, 9): 1e300}, np.float64),
         "1 NaN or infinite voxels were replaced",
     ),
-    bytes_case("slope NaN", lambda: patched({SLOPE: F4(np.nan)}), "slope is nan", "taken as they are stored"),
-    bytes_case("slope infinite", lambda: patched({SLOPE: F4(np.inf)}), "slope is inf"),
-    bytes_case("intercept NaN", lambda: patched({SLOPE: F4(2), INTERCEPT: F4(np.nan)}), "intercept is nan"),
-    bytes_case("intercept infinite", lambda: patched({SLOPE: F4(1), INTERCEPT: F4(np.inf)}), "intercept is inf"),
+    bytes_case("slope NaN", lambda: patched({SLOPE: F4(np.nan)}), "scl_slope is nan, taken as 1"),
+    bytes_case("slope infinite", lambda: patched({SLOPE: F4(np.inf)}), "scl_slope is inf"),
+    bytes_case("intercept NaN", lambda: patched({SLOPE: F4(2), INTERCEPT: F4(np.nan)}), "scl_inter is nan, taken as 0"),
+    bytes_case("intercept infinite", lambda: patched({SLOPE: F4(1), INTERCEPT: F4(np.inf)}), "scl_inter is inf"),
     bytes_case("micrometres", in_units(MICROMETRES, 1000), "header is in micrometres"),
     bytes_case("metres", in_units(METRES, 0.001), "header is in metres"),
     bytes_case("micrometres that are none", in_units(MICROMETRES, 1), "says micrometres", "taken as millimetres"),
@@ -169,7 +169,7 @@ DOUBTFUL = [
     bytes_case(
         "two doubts at once",
         lambda: patched({SLOPE: F4(np.nan), QFORM_CODE: I2(0), SFORM_CODE: I2(0)}),
-        "slope is nan",
+        "scl_slope is nan",
         "codes are 0",
     ),
 ]

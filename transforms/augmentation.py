@@ -137,15 +137,9 @@ def on_device(numbers: np.ndarray, device: torch.device) -> Tensor:
 def _source_indices(
     changes: list[AugmentationParameters], size: int, room: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the rows and columns of enlarged slices that the augmented slices' rows and columns show.
+    """Return the rows (N, size) and columns (N, size) of enlarged slices that the augmented slices show.
 
-    Args:
-        changes: Parameters of N slices.
-        size: Side of a slice.
-        room: Margin of an enlarged slice, its side less `size`.
-
-    Returns:
-        Rows (N, size) and columns (N, size); and (N,) bool, whether rows and columns are swapped by a quarter turn.
+    And (N,) bool, whether a quarter turn swaps them. `room` is an enlarged slice's side less `size`.
     """
     forward = np.arange(size)
     rows, columns = np.empty((2, len(changes), size), dtype=np.int64)

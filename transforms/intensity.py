@@ -15,15 +15,7 @@ def foreground_mask(volume: np.ndarray) -> np.ndarray:
 
     Voxels brighter than 15 % of the way from air to typical tissue, without specks, with gaps of a few voxels closed
     and cavities filled slice by slice along each axis, so that dark fluid and bone inside the head count as head.
-
-    Args:
-        volume: (X, Y, Z) finite intensities in any unit.
-
-    Returns:
-        (X, Y, Z) bool.
-
-    Raises:
-        ValueError: the volume is constant.
+    Intensities may have any unit; ValueError: they are all the same.
     """
     if volume.min() == volume.max():
         raise ValueError(f"every voxel has the same value, {volume.flat[0]:g}: there is nothing to translate in it")
@@ -69,12 +61,8 @@ def correct_bias_field(
     The field is fitted inside the foreground of a volume reduced by `shrink`, less along short axes (with fewer than
     about 16 voxels along an axis N4 finds no field), and applied at full resolution.
 
-    Args:
-        volume: (X, Y, Z) intensities; the lowest counts as no signal.
-        foreground: (X, Y, Z) bool.
-        shrink: Largest reduction factor along an axis.
-        blank: (X, Y, Z) bool, voxels without a measurement: they are left out of the fit and of the lowest intensity,
-            and stay unchanged.
+    All arrays are (X, Y, Z); the lowest intensity counts as no signal. `blank` voxels have no measurement: they are
+    left out of the fit and of the lowest intensity, and stay unchanged.
     """
     import SimpleITK as sitk
 

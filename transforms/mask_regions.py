@@ -30,13 +30,7 @@ def without_margin(mask: np.ndarray) -> np.ndarray:
 
 
 def box_with_margin(mask: np.ndarray) -> tuple[slice, ...]:
-    """Return the smallest box around a mask's True voxels with `MARGIN` voxels on each side.
-
-    An empty mask gives its whole box. So `mask[box_with_margin(mask)]` has the margin that functions here need.
-
-    Args:
-        mask: (X, Y, Z) bool with a margin.
-    """
+    """Return the smallest box around a mask's True voxels with `MARGIN` voxels on each side; all of an empty mask."""
     box = []
     for axis in range(mask.ndim):
         occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
@@ -47,12 +41,7 @@ def box_with_margin(mask: np.ndarray) -> tuple[slice, ...]:
 
 
 def without_specks(mask: np.ndarray, share: float = 0.01) -> np.ndarray:
-    """Remove regions (six neighbours) smaller than a share of the largest one.
-
-    Args:
-        mask: (X, Y, Z) bool with a margin.
-        share: Smallest size that stays, 0 to 1 of the largest region.
-    """
+    """Remove regions (six neighbours) smaller than a share of the largest one, from a mask with a margin."""
     starts, stops = _runs(mask)
     if len(starts) == 0:
         return mask
@@ -63,11 +52,7 @@ def without_specks(mask: np.ndarray, share: float = 0.01) -> np.ndarray:
 
 
 def close_gaps(mask: np.ndarray, iterations: int, axes: Sequence[int]) -> np.ndarray:
-    """Close a mask (dilate, then erode) with a cross of the given axes, `iterations` times, at most twice.
-
-    Args:
-        mask: (X, Y, Z) bool with a margin.
-    """
+    """Close a mask with a margin (dilate, then erode) with a cross of the given axes, at most twice."""
     steps = [math.prod(mask.shape[axis + 1 :]) for axis in axes]  # in the one long line of voxels
     closed = mask.flatten()
     for operation in [np.logical_or] * iterations + [np.logical_and] * iterations:
@@ -79,11 +64,7 @@ def close_gaps(mask: np.ndarray, iterations: int, axes: Sequence[int]) -> np.nda
 
 
 def fill_cavities(body: np.ndarray) -> np.ndarray:
-    """Fill cavities enclosed within slices of each of the three orientations, one after the other.
-
-    Args:
-        body: (X, Y, Z) bool with a margin.
-    """
+    """Fill cavities of a mask with a margin within slices of each of the three orientations, one after the other."""
     filled = body
     for line_step in (filled.shape[2], filled.shape[1] * filled.shape[2]):  # across (Y, Z) planes, then (X, Z)
         filled = _fill_planes(filled, line_step)

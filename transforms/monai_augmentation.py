@@ -12,31 +12,12 @@ from torch import Tensor
 
 # MONAI's random dictionary transforms that keep the shape of a slice (1, H, W).
 TRANSFORMS = (
-    "RandAdjustContrastd",
-    "RandAffined",
-    "RandAxisFlipd",
-    "RandBiasFieldd",
-    "RandCoarseDropoutd",
-    "RandCoarseShuffled",
-    "RandFlipd",
-    "RandGaussianNoised",
-    "RandGaussianSharpend",
-    "RandGaussianSmoothd",
-    "RandGibbsNoised",
-    "RandGridDistortiond",
-    "RandHistogramShiftd",
-    "RandKSpaceSpikeNoised",
-    "RandRicianNoised",
-    "RandRotate90d",
-    "RandRotated",
-    "RandScaleIntensityFixedMeand",
-    "RandScaleIntensityd",
-    "RandShiftIntensityd",
-    "RandSimulateLowResolutiond",
-    "RandStdShiftIntensityd",
-    "RandZoomd",
-    "Rand2DElasticd",
-)
+    "RandAdjustContrastd", "RandAffined", "RandAxisFlipd", "RandBiasFieldd", "RandCoarseDropoutd",
+    "RandCoarseShuffled", "RandFlipd", "RandGaussianNoised", "RandGaussianSharpend", "RandGaussianSmoothd",
+    "RandGibbsNoised", "RandGridDistortiond", "RandHistogramShiftd", "RandKSpaceSpikeNoised", "RandRicianNoised",
+    "RandRotate90d", "RandRotated", "RandScaleIntensityFixedMeand", "RandScaleIntensityd", "RandShiftIntensityd",
+    "RandSimulateLowResolutiond", "RandStdShiftIntensityd", "RandZoomd", "Rand2DElasticd",
+)  # fmt: skip
 # Arguments that are not the user's: set here, of other dictionaries, or Python objects.
 RESERVED = {"self", "keys", "allow_missing_keys", "lazy", "device", "dtype", "factor_key", "meta_keys",
             "meta_key_postfix", "kwargs"}  # fmt: skip
@@ -46,13 +27,10 @@ Specification = Sequence[Mapping[str, Mapping[str, object] | None]]
 
 
 class MonaiAugmentation:
-    """A chain of MONAI's random transforms on slices in [-1, 1].
+    """A chain of MONAI's random transforms on slices in [-1, 1], as `[{"RandGaussianNoised": {"prob": 0.1}}]`.
 
     The transforms see slices in [0, 1], air at 0, as their multiplications and noise assume; afterwards values are
     clipped to [-1, 1].
-
-    Args:
-        specification: For each transform, its name and its arguments: `[{"RandGaussianNoised": {"prob": 0.1}}]`.
     """
 
     def __init__(self, specification: Specification):
@@ -88,11 +66,8 @@ def problems(specification: Specification, size: int) -> Iterator[str]:
 
 
 def _valid_arguments(name: str) -> list[str]:
-    return [
-        argument
-        for argument in inspect.signature(getattr(monai_transforms, name)).parameters
-        if argument not in RESERVED
-    ]
+    signature = inspect.signature(getattr(monai_transforms, name))
+    return [argument for argument in signature.parameters if argument not in RESERVED]
 
 
 def _built(name: str, arguments: Mapping[str, object]):

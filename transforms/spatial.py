@@ -10,13 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from nibabel.affines import voxel_sizes
-from nibabel.orientations import (
-    apply_orientation,
-    axcodes2ornt,
-    inv_ornt_aff,
-    io_orientation,
-    ornt_transform,
-)
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from transforms.head_mask import Head, bounding_box
 from transforms.slices import contiguous
@@ -27,14 +21,9 @@ OUTER_BOX_REACH_MM = 30.0  # smaller parts of the head lie within this distance 
 
 
 def to_canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Flip and permute axes so that the voxel axes run nearest to right, anterior, superior (RAS); no resampling.
+    """Flip and permute the axes of (X, Y, Z) voxels to run nearest to right, anterior, superior; no resampling.
 
-    Args:
-        array: (X, Y, Z) voxels in any of the 48 orientations.
-        affine: (4, 4) voxel to RAS millimetres.
-
-    Returns:
-        The (R, A, S) array and its (4, 4) affine.
+    Returns the (R, A, S) array and its (4, 4) affine, voxel to RAS millimetres.
     """
     to_ras = io_orientation(affine)
     return contiguous(apply_orientation(array, to_ras)), affine @ inv_ornt_aff(to_ras, array.shape)
@@ -47,17 +36,12 @@ def from_canonical(array: np.ndarray, source_affine: np.ndarray) -> np.ndarray:
 
 
 def resample_to_shape(array: np.ndarray, shape: Sequence[int], *, low_pass: bool = False) -> np.ndarray:
-    """Resample a volume to another number of voxels over the same field of view, linearly and separably.
+    """Resample a volume (X, Y, Z) to another shape over the same field of view, linearly and separably.
 
     The outer faces of the first and last voxels stay where they are (`align_corners=False`). Resampling to the original
-    shape is the inverse: exact where the shape does not change, otherwise up to linear interpolation.
-
-    Args:
-        array: (X, Y, Z) intensities.
-        shape: The new shape.
-        low_pass: Whether to widen the interpolation's triangle to the new voxel along axes on which voxels become
-            larger, so that detail and noise finer than the new grid are averaged instead of aliased. Other axes are
-            not affected.
+    shape is the inverse: exact where the shape does not change, otherwise up to linear interpolation. With `low_pass`,
+    the interpolation's triangle is as wide as the new voxel along axes on which voxels become larger, so that detail
+    and noise finer than the new grid are averaged instead of aliased.
     """
     if tuple(shape) == array.shape:
         return array
@@ -95,12 +79,7 @@ def affine_at_shape(affine: np.ndarray, shape: Sequence[int], new_shape: Sequenc
 
 
 def box_around(head: Head, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Return the box of a head with a margin on each side, in the volume's voxels; no margin along axes of one voxel.
-
-    Args:
-        head: The head, whose mask is not empty.
-        spacing_mm: Voxel spacing of the volume.
-    """
+    """Return the box of a head with a margin on each side, in the volume's voxels; none along axes of one voxel."""
     margins, reach = (_in_voxels(width_mm, spacing_mm) for width_mm in (MARGIN_MM, OUTER_BOX_REACH_MM))
     bounds = []
     for axis, (mask_bounds, outer_bounds) in enumerate(zip(bounding_box(head.mask), head.outer_box, strict=True)):
@@ -116,13 +95,7 @@ def _in_voxels(width_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
 
 
 def crop_box(volume: np.ndarray, box: np.ndarray, field: Sequence[slice]) -> np.ndarray:
-    """Crop a volume to a box; outside `field`, the nearest voxel of the field is repeated.
-
-    Args:
-        volume: (X, Y, Z).
-        box: (3, 2) voxel bounds.
-        field: Box of the volume without empty planes at its border.
-    """
+    """Crop a volume (X, Y, Z) to a box; outside `field`, the nearest voxel of the field is repeated."""
     indices = [
         np.clip(np.arange(*bounds), field_bounds.start, field_bounds.stop - 1)
         for bounds, field_bounds in zip(box, field, strict=True)

@@ -1,6 +1,5 @@
 """A large tar archive: downloaded over HTTP, resumed where it stopped, checked by its MD5 sum, and unpacked safely."""
 
-import errno
 import hashlib
 import shutil
 import tarfile
@@ -13,24 +12,23 @@ from requests.exceptions import ChunkedEncodingError, HTTPError
 
 from pipeline.utils.console import ProgressBar, bar
 from pipeline.utils.errors import UserError
-from pipeline.utils.files import free_space, human_bytes
+from pipeline.utils.files import free_space, human_bytes, remove_stale, temporary_folder, writing_to
 
 CHUNK_BYTES = 1 << 16  # what a cut connection may lose
 ATTEMPTS = 5  # successive attempts with less progress each, before giving up
 PROGRESS_BYTES = 1 << 20
 TIMEOUT_S = 30
 SPARE_BYTES = 64 << 20  # disk space that stays free
-TEMPORARY_REFUSALS = (408, 425, 429, 500, 502, 503, 504)
+COPIES = 2  # of the file that must fit on the disk: it is unpacked beside itself
 
 
-def fetch(url: str, target: Path, *, md5: str, copies: int = 1, pause_s: float = 1.0, quiet: bool = False) -> None:
+def fetch(url: str, target: Path, *, md5: str, pause_s: float = 1.0, quiet: bool = False) -> None:
     """Download `url` to `target` through `<target>.part`, which an interrupted download resumes from.
 
     Args:
         url: http or https address.
         target: Path of the finished file, made only if its MD5 sum is right.
         md5: Hexadecimal MD5 sum of the file.
-        copies: Number of copies that must fit on the disk (2 where the file will be unpacked beside itself).
         pause_s: Pause before another attempt in seconds; doubled each time while nothing new arrives.
         quiet: Whether to leave out the progress bars.
 
@@ -40,26 +38,23 @@ def fetch(url: str, target: Path, *, md5: str, copies: int = 1, pause_s: float =
     """
     require_web(url)
     partial_path = target.with_name(f"{target.name}.part")
-    failures, is_server_known = 0, False
+    failures = 0
     # Download, resuming after interruptions while there is progress.
     while True:
         size_before = _size_on_disk(partial_path)
         try:
-            _download_rest(url, partial_path, copies, quiet)
+            with writing_to(partial_path):
+                _download_rest(url, partial_path, quiet)
             break
         except requests.RequestException as error:
             progress = _size_on_disk(partial_path) - size_before
             failures = 0 if progress >= PROGRESS_BYTES else failures + 1
-            is_server_known = is_server_known or progress > 0 or isinstance(error, HTTPError | ChunkedEncodingError)
-            if _is_final(error) or failures >= ATTEMPTS or not is_server_known:
+            if failures >= ATTEMPTS or (progress <= 0 and _is_final(error)):
                 raise UserError(
                     f"{url}: {_reason(error, partial_path)}; check the network and repeat the command (it goes on "
                     f"where it stopped), or bring the file from elsewhere and place it as {target}"
                 ) from error
             time.sleep(pause_s * 2 ** max(failures - 1, 0))
-        except OSError as error:
-            reason = _disk_reason(error, partial_path.parent)
-            raise UserError(f"{partial_path}: cannot be written ({reason}); choose another folder") from error
 
     # Check the finished file, then move it into place.
     actual_md5 = md5_of(partial_path, quiet)
@@ -86,7 +81,7 @@ def require_web(url: str) -> None:
         raise UserError(f"{url}: neither an http:// nor an https:// address; give another one")
 
 
-def _download_rest(url: str, partial_path: Path, copies: int, quiet: bool) -> None:
+def _download_rest(url: str, partial_path: Path, quiet: bool) -> None:
     """Request the missing bytes and append them; raises RequestException where the file is still not complete.
 
     A file that has changed on the server meanwhile shows in the MD5 sum.
@@ -99,7 +94,7 @@ def _download_rest(url: str, partial_path: Path, copies: int, quiet: bool) -> No
         response.raise_for_status()
         done = done if response.status_code == 206 else 0
         size = done + int(response.headers.get("Content-Length", 0))
-        _require_disk_space(partial_path.parent, copies * size - done)
+        _require_disk_space(partial_path.parent, COPIES * size - done)
         with (
             partial_path.open("ab" if done else "wb") as stream,
             _byte_bar(size, partial_path.stem, quiet, done) as progress,
@@ -110,10 +105,10 @@ def _download_rest(url: str, partial_path: Path, copies: int, quiet: bool) -> No
 
 
 def _is_final(error: requests.RequestException) -> bool:
-    """Return whether another attempt would fail alike."""
+    """Return whether another attempt would fail alike: a refusal, a server that is not there, a wrong redirect."""
     if isinstance(error, HTTPError):
-        return error.response.status_code not in TEMPORARY_REFUSALS
-    return isinstance(error, ValueError)  # an address that is none, as after a redirect to a file
+        return error.response.status_code < 500 and error.response.status_code != 429
+    return not isinstance(error, ChunkedEncodingError)
 
 
 def _reason(error: requests.RequestException, partial_path: Path) -> str:
@@ -137,11 +132,6 @@ def _size_on_disk(partial_path: Path) -> int:
     return partial_path.stat().st_size if partial_path.exists() else 0
 
 
-def _disk_reason(error: OSError, folder: Path) -> str:
-    is_full = error.errno == errno.ENOSPC
-    return f"disk full, {free_space(folder)} left" if is_full else error.strerror or str(error)
-
-
 def _byte_bar(total: int, title: str, quiet: bool, done: int = 0) -> ProgressBar:
     """Return a progress bar that counts bytes and shows the time left."""
     return bar(
@@ -155,38 +145,25 @@ def _byte_bar(total: int, title: str, quiet: bool, done: int = 0) -> ProgressBar
 def unpack_tar(archive: Path, folder: Path, quiet: bool = False) -> None:
     """Unpack an uncompressed tar archive into a temporary folder, then move that into place as `folder`.
 
-    An archive whose only entry is a folder of the same name becomes `folder` itself.
-
     Raises:
         UserError: `folder` is not empty; a member would leave it or is a device (Python's filter "data"); the archive
-            is damaged or empty; or the disk is full. No new folder is left behind.
+            is damaged; or the disk is full. No new folder is left behind.
     """
     require_empty(folder)
-    temporary = folder.with_name(f".{folder.name}.unpacking")
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove_stale(folder.parent, below=False)
     try:
-        temporary.mkdir(parents=True)
         with (
+            writing_to(folder),
+            temporary_folder(folder.parent) as temporary,
             tarfile.open(archive, "r:") as tar,
             _byte_bar(archive.stat().st_size, f"unpacking {archive.name}", quiet) as progress,
         ):
             for member in tar:
-                tar.extract(member, temporary, filter="data")
+                tar.extract(member, temporary / "content", filter="data")
                 progress.update(tar.offset - progress.n)
-        entries = list(temporary.iterdir())
-        if not entries:
-            raise UserError(f"{archive}: holds no files; remove it and download it again")
-        inner = temporary / folder.name
-        (inner if entries == [inner] and inner.is_dir() else temporary).replace(folder)
-    except tarfile.FilterError as error:
-        raise UserError(f"{archive}: {error}; do not use this archive") from error
+            (temporary / "content").replace(folder)
     except tarfile.TarError as error:
-        raise UserError(f"{archive}: damaged ({error}); remove it and download it again") from error
-    except OSError as error:
-        reason = _disk_reason(error, folder.parent)
-        raise UserError(f"{archive}: cannot be unpacked as {folder} ({reason}); choose another folder") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(f"{archive}: cannot be unpacked ({error}); remove it and download it again") from error
 
 
 def require_empty(folder: Path) -> None:

@@ -5,7 +5,7 @@ Coverage and voxel size are also read from headers alone, at a millisecond per f
 
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -20,16 +20,12 @@ from transforms.slices import AXES
 
 MAX_VOXEL_RATIO = 1.2  # larger voxel size over smaller, along each axis
 MAX_HEADERS = 40  # read per cohort
-MIN_WORD_LENGTH = 5  # letters; shorter names of different people often differ by one letter
 
 
 def coverage_text(shown_mm: Mapping[str, float], coverage: Coverage, *, region: str = "head") -> str | None:
     """Return a warning where the contrasts cover different lengths along the sliced axis, or None where they agree.
 
-    Args:
-        shown_mm: Contrast -> typical length covered. With fewer than two contrasts there is no warning.
-        coverage: The range that is trained on.
-        region: What is measured, "head" or "field of view".
+    `shown_mm` gives the typical length covered by contrast; `region`, what was measured: "head" or "field of view".
     """
     if len(shown_mm) < 2:
         return None
@@ -51,8 +47,7 @@ def coverage_text(shown_mm: Mapping[str, float], coverage: Coverage, *, region: 
 def voxel_text(voxels_mm: Mapping[str, Sequence[float]]) -> str | None:
     """Return a warning where the contrasts' voxels differ in size and are not resampled, or None where they agree.
 
-    Args:
-        voxels_mm: Contrast -> typical voxel size along R, A, S. With fewer than two contrasts there is no warning.
+    `voxels_mm` gives the typical voxel size along R, A, S by contrast.
     """
     if len(voxels_mm) < 2:
         return None
@@ -109,52 +104,20 @@ def _grid(case: Case) -> HeaderGrid | None:
 def similar_ids(cases: Sequence[Case], contrasts: tuple[str, str]) -> list[tuple[str, str]]:
     """Return pairs of subjects, each with one contrast only, whose names nearly agree; a subject is in one pair.
 
-    The contrasts' names within subject names are ignored. Names nearly agree if they are equal but for case and
-    punctuation; else if their numbers are equal but for leading zeros (`P007` and `007B`); else, for names without
-    digits, if one has a single letter more than the other. One digit more or less tells people apart.
-
-    Args:
-        cases: The cohort.
-        contrasts: The two contrasts' names.
+    Names nearly agree if they are equal but for case, punctuation and the contrasts' names in them.
     """
     first, second = ({case.subject for case in cases if case.contrast == contrast} for contrast in contrasts)
     words = "|".join(re.escape(contrast) for contrast in contrasts)  # as in `smith_T1` and `T1w-smith`
-    own_part = {name: re.sub(rf"(?i)(?<![a-z0-9])(?:{words})w?(?![a-z0-9])", "", name) for name in first ^ second}
-    left, right = sorted(first - second), sorted(second - first)
-    matches: list[tuple[str, str]] = []
-    for keys in (_letters_and_digits, _numbers, _one_letter_more):
-        by_key = defaultdict(list)
-        for name in right:
-            for key in keys(own_part[name], 1):
-                by_key[key].append(name)
-        matched = {name for pair in matches for name in pair}
-        for name in left:
-            candidates = {other for key in keys(own_part[name], 0) for other in by_key[key]} - matched
-            if name not in matched and candidates:
-                matches.append((name, min(candidates)))
-                matched |= {*matches[-1]}
-    return sorted(matches)
-
-
-def _letters_and_digits(name: str, _: int) -> Set[Hashable]:
-    """Return a name's letters and digits in lower case."""
-    return {re.sub(r"[\W_]+", "", name).casefold()} - {""}
-
-
-def _numbers(name: str, _: int) -> Set[Hashable]:
-    """Return a name's numbers without leading zeros."""
-    return {tuple(digits.lstrip("0") or "0" for digits in re.findall(r"\d+", name))} - {()}
-
-
-def _one_letter_more(name: str, side: int) -> Set[Hashable]:
-    """Return keys that a name without digits has in common with those of the other side with one letter more or less.
-
-    A key is the side of the shorter name, and that name.
-    """
-    word = re.sub(r"[\W_]+", "", name).casefold()
-    if len(word) < MIN_WORD_LENGTH or re.search(r"\d", word):
-        return set()
-    return {(side, word)} | {(1 - side, word[:index] + word[index + 1 :]) for index in range(len(word))}
+    contrast_word = re.compile(rf"(?i)(?<![a-z0-9])(?:{words})w?(?![a-z0-9])")
+    remaining: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(second - first):
+        remaining[re.sub(r"[\W_]+", "", contrast_word.sub("", name)).casefold()].append(name)
+    matches = []
+    for name in sorted(first - second):
+        key = re.sub(r"[\W_]+", "", contrast_word.sub("", name)).casefold()
+        if key and remaining[key]:
+            matches.append((name, remaining[key].pop(0)))
+    return matches
 
 
 def similar_ids_text(
@@ -162,26 +125,16 @@ def similar_ids_text(
 ) -> str | None:
     """Return a warning about names that nearly agree, or None where none do.
 
-    Args:
-        cases: The cohort.
-        contrasts: The two contrasts' names.
-        part_of: Subject -> its part of the split, for the subjects that are in one.
+    `part_of` gives, for the subjects that are in the split, their part of it.
     """
     similar = similar_ids(cases, contrasts)
     if not similar:
         return None
     first, second = ({case.subject for case in cases if case.contrast == contrast} for contrast in contrasts)
-    both_count, count = len(first & second), len(similar)
-    overlap = f"{both_count} {'subject has' if both_count == 1 else 'subjects have'} both"
-    if both_count == 0:
-        overlap = "no subject has both"
-    first_count, second_count = (f"{len(subjects)}" for subjects in (first - second, second - first))
-    match_text = f"1 name with {contrasts[0]} only (of {first_count}) nearly agrees"
-    if count > 1:
-        match_text = f"{count} names with {contrasts[0]} only (of {first_count}) nearly agree"
     summary = (
-        f"{overlap} {contrasts[0]} and {contrasts[1]}, and {match_text} with one with {contrasts[1]} only "
-        f"(of {second_count}), such as {similar[0][0]} and {similar[0][1]}"
+        f"subjects with both {contrasts[0]} and {contrasts[1]}: {len(first & second)}; subjects with "
+        f"{contrasts[0]} only (of {len(first - second)}) whose name nearly agrees with one with {contrasts[1]} only "
+        f"(of {len(second - first)}): {len(similar)}, such as {similar[0][0]} and {similar[0][1]}"
     )
     split_parts = [tuple((part_of or {}).get(name) for name in pair) for pair in similar]
     leak_count = sum(None not in pair and pair[0] != pair[1] for pair in split_parts)

@@ -32,9 +32,7 @@ class Coverage:
     def bounds(self, head_slices: Sequence[int], slice_mm: float) -> tuple[float, float]:
         """Return the first and last slice of a volume in the range; infinite where the range has no end.
 
-        Args:
-            head_slices: First and last slice of the head (`head_slices`), along R, A or S.
-            slice_mm: Distance between neighbouring slices.
+        `head_slices` are the first and last slice of the head, along R, A or S.
         """
         first, last = head_slices
         if self.mm is None:

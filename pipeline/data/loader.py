@@ -34,15 +34,9 @@ class SliceBank:
         return int(self.ends[-1])
 
     def gather(self, indices: Sequence[int], flips: Sequence[tuple[int, int]] | None = None) -> Tensor:
-        """Return the slices at `indices` as (N, 1, S, S) float32 in [-1, 1].
+        """Return the slices at `indices` as (N, 1, S, S) float32 in [-1, 1]; UserError if a file was changed.
 
-        Args:
-            indices: Indices of slices, from 0.
-            flips: Steps along each slice's two axes, 1 or -1 (a flip). Flipping while a slice is converted costs
-                nothing. None flips none.
-
-        Raises:
-            UserError: a file is missing or was changed.
+        `flips` are steps along each slice's two axes, 1 or -1: flipping while a slice is converted costs nothing.
         """
         volumes, shape = np.searchsorted(self.ends, indices, side="right").tolist(), self.shape
         stored, gathered = np.empty(shape, dtype=np.uint16), np.empty((len(indices), 1, *shape), dtype=np.float32)
@@ -118,15 +112,7 @@ class SliceSource(Protocol):
 
 
 class DeviceSliceBank:
-    """A `SliceSource` that holds all slices in one tensor on a device, and augments them there.
-
-    Args:
-        bank: Slices on disk.
-        device: Device of the tensor.
-
-    Raises:
-        UserError: a stored file is missing or was changed.
-    """
+    """A `SliceSource` that holds all of a bank's slices in one tensor on a device, and augments them there."""
 
     def __init__(self, bank: SliceBank, device: torch.device):
         self.ends = bank.ends
@@ -172,11 +158,7 @@ def on_device_slices(banks: Sequence[SliceBank], device: torch.device) -> list[D
 class ShuffledSampler:
     """The order of slices in an epoch and their augmentations: a function of seed, stream and key alone.
 
-    Args:
-        count: Number of slices.
-        augmentation: Distribution of the augmentations.
-        seed: Seed of order and augmentation.
-        stream: Number of the random stream; different streams of one seed are independent.
+    Different streams of one seed are independent.
     """
 
     def __init__(self, count: int, augmentation: Augmentation, seed: int, stream: int):
@@ -202,14 +184,7 @@ class ShuffledSampler:
 
 
 class UnpairedSlices:
-    """Batches of slices of both contrasts, each shuffled on its own.
-
-    Args:
-        first: Slices of the first contrast.
-        second: Slices of the second.
-        augmentation: Augmentation of each slice.
-        seed: Seed of order and augmentation.
-    """
+    """Batches of slices of both contrasts, each shuffled on its own."""
 
     def __init__(self, first: SliceSource, second: SliceSource, augmentation: Augmentation, seed: int):
         self.banks, self.augmentation = (first, second), augmentation

@@ -5,22 +5,21 @@ slice i shows the same position on the first scan's grid, and `<key>.json` with 
 images' path, size and modification time, the preprocessing and whether pairs are registered.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipeline.data.case import Case
 from pipeline.data.pairs import VERSION as REGISTRATION_VERSION
 from pipeline.data.pairs import BadScan, field_of_view_mask, prepare_scan, resampled_onto, rigid_transform_between
-from pipeline.data.slice_cache import fill_cache, is_intact, write_slices
+from pipeline.data.slice_cache import cache_key, fill_cache, look_up_entry, write_slices
 from pipeline.data.stored_slices import StoredPair, StoredSlices
 from pipeline.utils.console import warnings_as_lines
-from pipeline.utils.errors import UserError
-from pipeline.utils.files import atomic_text, file_identity, make_folder
+from pipeline.utils.files import atomic_text, file_identity
 from transforms.io.fetched import not_fetched
 from transforms.slice_chain import PreprocessSettings
 from transforms.slices import centre_fit, occupied_slices
@@ -33,17 +32,11 @@ CasePair = tuple[Case, Case]
 
 @dataclass(frozen=True)
 class PairSettings:
-    """How pairs become slices.
-
-    Attributes:
-        preprocess: How volumes become slices.
-        min_foreground: Smallest share of a used slice that is foreground, in both scans.
-        register: Whether pairs on different grids are registered.
-    """
+    """How pairs become slices."""
 
     preprocess: PreprocessSettings
-    min_foreground: float
-    register: bool
+    min_foreground: float  # smallest share of a used slice that is foreground, in both scans
+    register: bool  # whether pairs on different grids are registered
 
 
 def pair_key(cases: CasePair, options: PairSettings) -> str:
@@ -54,23 +47,19 @@ def pair_key(cases: CasePair, options: PairSettings) -> str:
         "min_foreground": options.min_foreground,
         "register_pairs": options.register,
     }
-    identity = json.dumps(["pair", VERSION, REGISTRATION_VERSION, files, settings], sort_keys=True)
-    return hashlib.sha256(identity.encode()).hexdigest()[:24]
+    return cache_key(["pair", VERSION, REGISTRATION_VERSION, files, settings])
 
 
 def look_up_pair(cases: CasePair, folder: Path, options: PairSettings) -> StoredPair | None:
-    """Return the cached pair, or None where it is absent or damaged; see `pipeline.data.slice_cache.is_intact`."""
-    try:
-        key = pair_key(cases, options)
-        record_path, files = folder / f"{key}.json", _files(folder, key)
-        record = json.loads(record_path.read_text())
-        checksums = dict(zip(files, record["files"], strict=True))
-        if not is_intact(record_path, record, checksums, options.preprocess.size):
-            return None
-        first, second = (StoredSlices(case, path, record["positions"]) for case, path in zip(cases, files, strict=True))
+    """Return the cached pair; see `pipeline.data.slice_cache.look_up_entry`."""
+    key = pair_key(cases, options)
+    paths = _files(folder, key)
+
+    def entry(record: dict[str, Any]) -> StoredPair:
+        first, second = (StoredSlices(case, path, record["positions"]) for case, path in zip(cases, paths, strict=True))
         return StoredPair(first, second, record["movement"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
-        return None
+
+    return look_up_entry(folder / f"{key}.json", paths, options.preprocess.size, entry)
 
 
 def extract_pair(cases: CasePair, folder: Path, options: PairSettings, cache: Path) -> None:
@@ -122,15 +111,8 @@ def common_slices(first: np.ndarray, second: np.ndarray, covered_mask: np.ndarra
 
     At least `min_foreground` of the slice is foreground in each scan, and the second's field of view covers
     `MIN_COVERED_SHARE` of the first's foreground: outside it the second is dark because nothing was measured, and a
-    network would learn to cut heads off.
-
-    Args:
-        first, second: (N, H, W) bool, each scan's foreground.
-        covered_mask: (N, H, W) bool, the first's foreground within the second's field of view.
-        min_foreground: Smallest share of a slice that is foreground.
-
-    Raises:
-        ValueError: there is no such slice.
+    network would learn to cut heads off. All masks are (N, H, W) bool: each scan's foreground, and the first's
+    within the second's field of view. ValueError: there is no such slice.
     """
     if not second.any():
         raise ValueError("the heads do not overlap; check their affines")
@@ -156,33 +138,26 @@ def build_pair_cache(
 ) -> tuple[list[StoredPair], dict[CasePair, str]]:
     """Cache every pair and return the entries in order, and the reason for each pair that cannot be used.
 
+    Registration uses one thread, so that its result is the same in every process.
+
     Args:
-        pairs: Pairs to cache.
-        folder: Folder of the slice cache.
-        options: How pairs become slices.
+        pairs, folder, options: What is cached where, and how it becomes slices.
         cache: Folder that keeps registrations.
-        processes: Number of worker processes; None for one per core. Registration uses one thread, so that its result
-            is the same in every process.
-        on_bad_volume: "skip" warns of unusable pairs and leaves them out, "stop" raises.
-        quiet: Whether to leave out the progress bar.
+        processes, on_bad_volume, quiet: As in `pipeline.data.slice_cache.build_slice_cache`.
 
     Raises:
         UserError: no pair could be used, or one could not and `on_bad_volume` is "stop".
     """
-    make_folder(folder)
-    entries, failures = fill_cache(
+    return fill_cache(
         extract_pair,
         {cases: (cases, folder, options, cache) for cases in pairs},
+        folder,
         look_up=lambda cases: look_up_pair(cases, folder, options),
-        title="pairs",
-        unit="pair",
+        texts=("pairs", "pair", "pairs could be used"),
         processes=processes,
         on_bad_volume=on_bad_volume,
         quiet=quiet,
     )
-    if len(failures) == len(set(pairs)):
-        raise UserError(f"none of {len(pairs)} pairs could be used; the reasons are above")
-    return [entries[cases] for cases in pairs if cases not in failures], failures
 
 
 def _files(folder: Path, key: str) -> tuple[Path, Path]:

@@ -1,6 +1,5 @@
 """Two contrasts of one subject, each resampled onto the other's grid and registered where needed."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -12,6 +11,7 @@ import numpy as np
 from nibabel.affines import from_matvec, voxel_sizes
 
 from pipeline.data.case import Case
+from pipeline.data.slice_cache import cache_key
 from pipeline.utils.console import warnings_as_lines
 from pipeline.utils.errors import UserError, first_cause
 from pipeline.utils.files import atomic_text, file_identity
@@ -111,8 +111,7 @@ class PairReader:
     """Reads two contrasts of a subject and resamples each onto the other's grid.
 
     Args:
-        settings: The settings of training.
-        stride: Factor that the networks' input heights and widths are multiples of.
+        settings, stride: As in `PreparedScan`.
         register: Whether to register pairs on different grids; otherwise their headers are trusted.
         cache: Folder that keeps registrations between runs.
     """
@@ -152,15 +151,9 @@ def prepare_scan(
     box: np.ndarray | None = None,
     limits: tuple[float, float] | None = None,
 ) -> PreparedScan:
-    """Read an image and prepare it as for translation: its slices are padded and never cropped.
+    """Read an image and prepare it as for translation: its slices are padded and never cropped; raises BadScan.
 
-    Args:
-        path: A NIfTI volume or a 2D image.
-        settings, stride: As in `PreparedScan`.
-        box, limits: Bounds and intensities instead of the head's own; see `transforms.slice_chain.slice_chain`.
-
-    Raises:
-        BadScan: the image cannot be used.
+    `box` and `limits` are bounds and intensities instead of the head's own; see `transforms.slice_chain.slice_chain`.
     """
     try:
         data = slice_chain(settings, stride=stride, box=box, limits=limits)({"image": path})
@@ -185,12 +178,8 @@ def resampled_onto(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resample a target onto its source's grid, keeping the intensities of its own normalisation.
 
-    Args:
-        source, target: Two scans of one subject.
-        rigid_transform: (4, 4) from points of the source to points of the target; see `rigid_transform_between`.
-
-    Returns:
-        The target's slices (N, h, w) in [-1, 1] and its foreground; -1 and False beyond the target's field of view.
+    `rigid_transform` is (4, 4), from points of the source to points of the target. Returned are the target's slices
+    (N, h, w) in [-1, 1] and its foreground; -1 and False beyond the target's field of view.
     """
     # Scans on one grid need no resampling.
     shape = source.volume.shape
@@ -260,8 +249,7 @@ def rigid_transform_between(first: PreparedScan, second: PreparedScan, *, regist
 
     # Take the transform from the cache, or register and keep it there.
     identity = [VERSION, [file_identity(path) for path in paths], first.settings.to_json()]
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
-    cache_path = cache / f"{key}.json"
+    cache_path = cache / f"{cache_key(identity)}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):  # absent or damaged
         return read_rigid_transform(cache_path)
     try:

@@ -45,10 +45,14 @@ Item = TypeVar("Item", Case, tuple[Case, Case])  # the source of an entry
 Entry = TypeVar("Entry")  # the cached slices of an item
 
 
+def cache_key(identity: Sequence[object]) -> str:
+    """Return the key of an entry that is made from `identity`, values of JSON's types."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+
+
 def case_key(path: Path, settings: PreprocessSettings, min_foreground: float) -> str:
     """Return an image's cache key; `min_foreground` is the smallest share of foreground in a used slice."""
-    identity = [VERSION, *file_identity(path), {**settings.to_json(), "min_foreground": min_foreground}]
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+    return cache_key([VERSION, *file_identity(path), {**settings.to_json(), "min_foreground": min_foreground}])
 
 
 def write_slices(path: Path, slices: np.ndarray) -> dict[str, int]:
@@ -60,52 +64,56 @@ def write_slices(path: Path, slices: np.ndarray) -> dict[str, int]:
     return {"bytes": len(content), "crc32": isal_zlib.crc32(content)}
 
 
-def is_intact(record_path: Path, record: object, files: Mapping[Path, dict[str, int]], size: int) -> bool:
-    """Return whether an entry's files of slices are as `write_slices` left them, reading those not yet verified.
+def look_up_entry(
+    record_path: Path, files: Sequence[Path], size: int, entry: Callable[[dict[str, Any]], Entry]
+) -> Entry | None:
+    """Return an entry of a cache; None where it is absent or of an earlier release, or damaged (with a warning).
 
-    Args:
-        record_path: The entry's .json file, into which the time of intact slices is written.
-        record: Its content.
-        files: Path of each file of slices -> the part of the content that describes it.
-        size: Side of the slices.
-
-    Raises:
-        OSError, ValueError, KeyError, TypeError, EOFError: a file is absent, or no file of slices.
+    The record describes the files of slices under "files", or a single one itself; `entry` makes the entry of it.
     """
+    try:
+        record = json.loads(record_path.read_text())
+        checks = record["files"] if len(files) > 1 else [record]
+        if _are_intact(files, checks, size, lambda: atomic_text(record_path, json.dumps(record))):
+            return entry(record)
+    except (FileNotFoundError, KeyError):
+        return None
+    except (OSError, ValueError, TypeError, EOFError):
+        pass
+    reason = "not what was written there (a failing disk, another program?)"
+    logger.warning(f"{files[0]}: {reason}; it is made again")
+    return None
+
+
+def _are_intact(
+    files: Sequence[Path], checks: Sequence[dict[str, int]], size: int, keep_checks: Callable[[], None]
+) -> bool:
+    """Return whether files are as `write_slices` left them, reading those not yet verified."""
     is_new = False
-    for path, checks in files.items():
+    for path, check in zip(files, checks, strict=True):
         slices, stat = np.lib.format.open_memmap(path, mode="r"), path.stat()
-        if slices.shape[1:] != (size, size) or slices.dtype != np.uint16 or stat.st_size != checks["bytes"]:
+        if slices.shape[1:] != (size, size) or slices.dtype != np.uint16 or stat.st_size != check["bytes"]:
             return False
-        if checks.get("verified") == stat.st_mtime_ns:
+        if check.get("verified") == stat.st_mtime_ns:
             continue
-        if isal_zlib.crc32(path.read_bytes()) != checks["crc32"]:
+        if isal_zlib.crc32(path.read_bytes()) != check["crc32"]:
             return False
-        checks["verified"], is_new = stat.st_mtime_ns, True
+        check["verified"], is_new = stat.st_mtime_ns, True
     if is_new:
         with suppress(UserError):  # another user's folder, whose entries are read at each start
-            atomic_text(record_path, json.dumps(record))
+            keep_checks()
     return True
 
 
 def look_up(case: Case, folder: Path, settings: PreprocessSettings, min_foreground: float) -> StoredCase | None:
-    """Return the cached case; None where it is absent, or damaged (with a warning)."""
-    try:
-        key = case_key(case.path, settings, min_foreground)
-        slices_path, record_path = folder / f"{key}.npy", folder / f"{key}.json"
-        record = json.loads(record_path.read_text())
-        if "likeness" not in record:  # an earlier release's entry, to be made again
-            return None
-        entry = StoredCase(case, slices_path, record["positions"], statistics=CaseStatistics.from_json(record))
-        if is_intact(record_path, record, {slices_path: record}, settings.size):
-            return entry
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
-        pass
-    reason = "not what was written there (a failing disk, another program?)"
-    logger.warning(f"{slices_path}: {reason}; it is made again")
-    return None
+    """Return the cached case; see `look_up_entry`."""
+    key = case_key(case.path, settings, min_foreground)
+    path = folder / f"{key}.npy"
+
+    def entry(record: dict[str, Any]) -> StoredCase:
+        return StoredCase(case, path, record["positions"], statistics=CaseStatistics.from_json(record))
+
+    return look_up_entry(folder / f"{key}.json", [path], settings.size, entry)
 
 
 def extract(path: Path, folder: Path, settings: PreprocessSettings, min_foreground: float) -> None:
@@ -159,10 +167,7 @@ def build_slice_cache(
     """Cache every case and return the entries in order, and the reason for each case that cannot be used.
 
     Args:
-        cases: Images to cache.
-        folder: Folder of the slice cache.
-        settings: How volumes become slices.
-        min_foreground: Smallest share of a used slice that is foreground.
+        cases, folder, settings, min_foreground: What is cached where, and how it becomes slices; see `case_key`.
         processes: Number of worker processes; None for one per core.
         on_bad_volume: "skip" warns of unusable images and leaves them out, "stop" raises.
         quiet: Whether to leave out the progress bar.
@@ -170,58 +175,63 @@ def build_slice_cache(
     Raises:
         UserError: no image could be used, or one could not and `on_bad_volume` is "stop".
     """
-    make_folder(folder)
-    entries, failures = fill_cache(
+    return fill_cache(
         extract,
         {case: (case.path, folder, settings, min_foreground) for case in cases},
+        folder,
         look_up=lambda case: look_up(case, folder, settings, min_foreground),
-        title="slices",
-        unit="vol",
+        texts=("slices", "vol", "images could be read"),
         processes=processes,
         on_bad_volume=on_bad_volume,
         quiet=quiet,
     )
-    if len(failures) == len(set(cases)):
-        raise UserError(f"none of {len(cases)} images could be read; the reasons are above")
-    return [entries[case] for case in cases if case not in failures], failures
 
 
 def fill_cache(
     extract: Callable[..., None],
     jobs: Mapping[Item, tuple[Any, ...]],
+    folder: Path,
     *,
     look_up: Callable[[Item], Entry | None],
-    title: str,
-    unit: str,
+    texts: tuple[str, str, str],
     processes: int | None,
     on_bad_volume: str,
     quiet: bool,
-) -> tuple[dict[Item, Entry], dict[Item, str]]:
+) -> tuple[list[Entry], dict[Item, str]]:
     """Look every item up in the cache, and call `extract(*arguments)` for those that are missing.
 
     Args:
         extract: Function that makes one entry; raises ValueError, OSError, RuntimeError or MemoryError for bad input.
         jobs: Item -> arguments of `extract`.
-        look_up: Function that returns an item's entry, or None where it is absent or damaged.
-        title, unit: Texts of the progress bar.
-        processes, on_bad_volume, quiet: As in `build_slice_cache`.
+        look_up: Function that returns an item's entry, or None where there is none.
+        texts: Title and unit of the progress bar, and the end of "none of 3 ..." where no item could be used.
+        folder, processes, on_bad_volume, quiet: As in `build_slice_cache`.
 
     Returns:
-        The entries, and for each item without one the reason.
+        The entries in order, and for each item without one the reason.
 
     Raises:
-        UserError: an item could not be used and `on_bad_volume` is "stop"; the disk is full; a worker died.
+        UserError: no item could be used, or one could not and `on_bad_volume` is "stop"; the disk is full; a worker
+            died.
     """
+    make_folder(folder)
+    title, unit, failure = texts
+
+    def cached(item: Item) -> Entry | None:
+        with suppress(OSError):  # the image is absent
+            return look_up(item)
+        return None
+
     # Look up what the cache holds already.
-    items = bar(jobs, desc="checking the store", unit=unit, delay=PROGRESS_BAR_DELAY_S, disable=quiet)
-    entries = {item: entry for item in items if (entry := look_up(item)) is not None}
+    looked_up = bar(jobs, desc="checking the store", unit=unit, delay=PROGRESS_BAR_DELAY_S, disable=quiet)
+    entries = {item: entry for item in looked_up if (entry := cached(item)) is not None}
     missing = {item: arguments for item, arguments in jobs.items() if item not in entries}
 
     # Extract the rest, and report each item that fails.
     failures: dict[Item, str] = {}
     results = run_jobs(extract, missing, processes, preload=["transforms.monai_transforms"])
     for item, _, reason in progress(results, total=len(missing), title=title, unit=unit, quiet=quiet or not missing):
-        if reason is None and (entry := look_up(item)) is not None:
+        if reason is None and (entry := cached(item)) is not None:
             entries[item] = entry
             continue
         failures[item] = reason = reason or "changed while it was being read; run again"
@@ -230,4 +240,6 @@ def fill_cache(
         if on_bad_volume == "stop":
             raise UserError(f"{message} (preprocess.on_bad_volume: skip would go on without it)")
         logger.warning(f"{message}; left out")
-    return entries, failures
+    if not entries:
+        raise UserError(f"none of {len(jobs)} {failure}; the reasons are above")
+    return [entries[item] for item in jobs if item in entries], failures

@@ -43,10 +43,7 @@ class StoredSlices:
     def cut(self, coverage: Coverage, head: tuple[int, int], slice_mm: float) -> Self:
         """Return the slices in a range, without copying; there may be none.
 
-        Args:
-            coverage: The range.
-            head: First and last slice of the head in the volume on whose grid the slices lie.
-            slice_mm: Distance between its slices.
+        `head` and `slice_mm` (first and last slice, and distance) are of the volume on whose grid the slices lie.
         """
         in_range = np.flatnonzero(coverage.select(np.asarray(self.positions), head, slice_mm))  # contiguous
         positions = [self.positions[index] for index in in_range.tolist()]

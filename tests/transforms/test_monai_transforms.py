@@ -6,7 +6,6 @@ from PIL import Image
 from transforms.io.images import write_raster
 from transforms.monai_transforms import (
     BiasFieldd,
-    Canonicald,
     CentreFitd,
     LoadVolumed,
     ScaleForegroundd,
@@ -63,14 +62,6 @@ def test_a_picture_of_floating_point_numbers_holds_no_integers_and_has_no_range_
     assert data["image_type_range"] is None
 
 
-def test_the_dictionary_given_is_not_altered():
-    original = loaded()
-    input_data = dict(original)
-    Canonicald("image")(input_data)
-    assert input_data.keys() == original.keys()
-    assert all(input_data[key] is original[key] for key in original)
-
-
 def test_scaling_keeps_foreground_and_range_and_returns():
     step = ScaleForegroundd("image", (0, 100))
     data = step(loaded())
@@ -114,13 +105,6 @@ def test_training_slices_are_squares_with_dark_margins(size, shape):
                   n - min(size, n) - (n - min(size, n)) // 2) for n in (12, 14))])  # fmt: skip
     assert np.array_equal(restored[is_kept], sliced["image"][is_kept])
     assert np.all(restored[~is_kept] == -1)
-
-
-def test_several_keys_are_treated_alike():
-    data = loaded() | {"other": a_box() + 1, "other_affine": np.eye(4)}
-    result = Canonicald(["image", "other"])(data)
-    assert result["image"].shape == (10, 12, 14)
-    assert np.array_equal(result["other"], a_box() + 1)
 
 
 def test_an_error_names_transform_and_key():

@@ -15,7 +15,6 @@ from transforms.slice_chain import CHAIN_VERSION, PreprocessSettings, slice_chai
 SETTINGS = PreprocessSettings(
     axis="axial", spacing_mm=None, size=48, n4=False, percentiles=(0.5, 99.5), version=CHAIN_VERSION
 )
-CHAINS = [(None, False), ((5.0, 6.5), True), ((3.7, 4.1), False)]  # spacing and bias correction
 MARGINS = {
     "eight all around": [(8, 8)] * 3,
     "forty below": [(0, 0), (0, 0), (40, 0)],
@@ -70,18 +69,20 @@ def assert_alike(result, expected):
 # ── what surrounds the head ─────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(("spacing_mm", "n4"), CHAINS)
-@pytest.mark.parametrize("margins", MARGINS.values(), ids=MARGINS)
+@pytest.mark.parametrize(
+    ("margins", "spacing_mm", "n4"),
+    [("eight all around", None, False), ("forty below", (3.7, 4.1), False), ("unequal", (5.0, 6.5), True)],
+)
 def test_an_empty_margin_changes_nothing(margins, spacing_mm, n4):
     volume, affine = head()
     _, expected = through(volume, affine, spacing_mm=spacing_mm, n4=n4, stride=16)
-    chain, result = through(*padded(volume, affine, margins), spacing_mm=spacing_mm, n4=n4, stride=16)
+    chain, result = through(*padded(volume, affine, MARGINS[margins]), spacing_mm=spacing_mm, n4=n4, stride=16)
     assert_alike(result, expected)
     restored = chain.inverse(result)["image"]
-    assert restored.shape == tuple(np.add(volume.shape, np.sum(margins, axis=1)))
+    assert restored.shape == tuple(np.add(volume.shape, np.sum(MARGINS[margins], axis=1)))
 
 
-@pytest.mark.parametrize("value", [-1024.0, -1.0, 0.0, 3000.0])
+@pytest.mark.parametrize("value", [-1024.0, 3000.0])
 def test_the_margins_value_does_not_matter(value):
     volume, affine = head()
     _, expected = through(volume, affine, spacing_mm=(5.0, 6.5))
@@ -128,14 +129,6 @@ def test_how_much_noisy_air_there_is_does_not_matter(noise):
     assert_alike(result, expected)
 
 
-def test_the_head_lies_in_the_middle_wherever_the_field_of_view_has_it():
-    volume, affine = head()
-    for margins in MARGINS.values():
-        _, data = through(*padded(volume, affine, margins), size=64)
-        occupied = np.argwhere(data["image_foreground"].any(axis=0))
-        assert np.abs(occupied.min(axis=0) + occupied.max(axis=0) - 63).max() <= 1
-
-
 def test_a_margin_is_of_one_width_in_millimetres_whatever_the_volume_has():
     volume, affine = head()
     tight = np.ascontiguousarray(volume[bounding_box(find_head(volume).mask)])
@@ -148,8 +141,10 @@ def test_a_margin_is_of_one_width_in_millimetres_whatever_the_volume_has():
 # ── what its zero is, and what it is surrounded by ──────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(("spacing_mm", "n4"), CHAINS)
-@pytest.mark.parametrize(("gain", "shift"), [(1 / 130, -2.5), (1.0, -300.0), (0.01, -50.0), (3.0, 4000.0)])
+@pytest.mark.parametrize(
+    ("gain", "shift", "spacing_mm", "n4"),
+    [(1 / 130, -2.5, None, False), (1.0, -300.0, (3.7, 4.1), False), (3.0, 4000.0, (5.0, 6.5), True)],
+)
 def test_a_masked_head_whose_zero_moved_gives_the_same_slices(gain, shift, spacing_mm, n4):
     volume, affine, inside = skull_stripped()
     _, expected = through(volume, affine, spacing_mm=spacing_mm, n4=n4)
@@ -162,8 +157,7 @@ def test_a_masked_head_whose_zero_moved_gives_the_same_slices(gain, shift, spaci
     assert (restored[~inside] == 10).mean() > 0.97 and restored.shape == volume.shape
 
 
-@pytest.mark.parametrize("value", [-1024.0, -1.0, 0.0])
-@pytest.mark.parametrize("spacing_mm", [None, (5.0, 6.5)])
+@pytest.mark.parametrize(("value", "spacing_mm"), [(-1024.0, None), (0.0, (5.0, 6.5))])
 def test_padding_in_the_corners_of_noisy_air_is_black_and_moves_nothing(value, spacing_mm):
     volume, affine = head()
     disc = ellipsoid((*volume.shape[:2], 1), 1.05)[:, :, 0]
@@ -185,22 +179,6 @@ def test_padding_inside_a_head_counts_as_nothing_measured():
     assert np.array_equal(result["image_foreground"], expected["image_foreground"])
     np.testing.assert_allclose(result["image_range"], expected["image_range"], rtol=0.02)
     assert np.count_nonzero((result["image"] == -1) & (expected["image"] > -0.9)) >= 200
-
-
-def test_a_volume_of_negative_intensities_is_a_head_too():
-    volume, affine, inside = skull_stripped()
-    _, expected = through(volume, affine)
-    _, result = through(np.where(inside, volume - 2000, np.float32(0)), affine)
-    assert psnr(result["image"], expected["image"]) > 60
-
-
-def test_an_inverted_head_on_a_background_of_one_value_keeps_its_mask_and_is_inverted():
-    volume, affine, inside = skull_stripped()
-    _, expected = through(volume, affine, percentiles=(0, 100))
-    _, result = through(np.where(inside, -volume, np.float32(0)), affine, percentiles=(0, 100))
-    assert np.array_equal(result["image_foreground"], expected["image_foreground"])
-    head_only = expected["image_foreground"]
-    np.testing.assert_allclose(result["image"][head_only], -expected["image"][head_only], atol=1e-5)
 
 
 def test_a_head_that_is_darker_than_what_surrounds_it_is_doubtful():

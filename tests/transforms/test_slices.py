@@ -31,33 +31,6 @@ def test_stacking_undoes_cutting(axis):
     assert np.array_equal(stack_slices(cut_slices(volume, axis), axis), volume)
 
 
-def test_padding_surrounds_a_slice_evenly():
-    fitted = centre_fit(np.array([[[1, 2], [3, 4]]]), 4, 6, fill=-1)
-    assert fitted.tolist() == [
-        [[-1, -1, -1, -1, -1, -1], [-1, -1, 1, 2, -1, -1], [-1, -1, 3, 4, -1, -1], [-1, -1, -1, -1, -1, -1]]
-    ]
-
-
-def test_an_odd_remainder_goes_to_the_far_side():
-    line = np.array([[[1, 2, 3]]])
-    assert centre_fit(line, 1, 6, fill=0).tolist() == [[[0, 1, 2, 3, 0, 0]]]
-    assert centre_fit(line, 1, 2, fill=0).tolist() == [[[1, 2]]]
-
-
-def test_cropping_keeps_the_centre():
-    slices = np.arange(25).reshape(1, 5, 5)
-    assert centre_fit(slices, 3, 1, fill=0).tolist() == [[[7], [12], [17]]]
-
-
-@pytest.mark.parametrize("height", [4, 5, 8, 9])
-@pytest.mark.parametrize("width", [4, 5, 8, 9])
-@pytest.mark.parametrize("size", [8, 9, 16, 17])
-def test_fitting_back_restores_what_was_padded(height, width, size):
-    slices = np.random.default_rng(0).random((2, height, width))
-    padded_slices = centre_fit(slices, max(size, height), max(size, width), fill=-1)
-    assert np.array_equal(centre_fit(padded_slices, height, width, fill=-1), slices)
-
-
 @pytest.mark.parametrize("height", [4, 5, 8, 9, 12])
 @pytest.mark.parametrize("size", [3, 6, 7, 10])
 def test_fitting_back_restores_what_was_kept_at_its_place_and_fills_the_rest(height, size):
@@ -67,10 +40,6 @@ def test_fitting_back_restores_what_was_kept_at_its_place_and_fills_the_rest(hei
     is_kept = restored != -1
     assert np.array_equal(restored[is_kept], slices[is_kept])
     assert is_kept.sum() == 2 * min(height, size) * min(7, size)
-
-
-def test_masks_stay_masks():
-    assert centre_fit(np.ones((1, 2, 2), bool), 3, 3, fill=False).dtype == bool
 
 
 @pytest.mark.parametrize(

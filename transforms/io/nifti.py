@@ -45,9 +45,6 @@ _PAIRS: dict[bytes, type[nib.Nifti1Pair]] = {b"ni1": nib.Nifti1Pair, b"ni2": nib
 _OTHER_FILES = {
     b"\x1f\x8b": "compressed with gzip once more; unpack it first",
     b"<": "a web page or XML; download the file again",
-    b"\x89PNG": "a PNG picture; give a volume",
-    b"\xff\xd8\xff": "a JPEG picture; give a volume",
-    b"PK": "a zip archive; unpack it first",
 }
 
 
@@ -161,7 +158,6 @@ def _nifti_header(start: bytes, path: Path) -> tuple[_StreamClass, SpatialHeader
 
 
 def _mgh_header(start: bytes, path: Path) -> tuple[_StreamClass, SpatialHeader, bytes, int, list[str]]:
-    """Return the same of a FreeSurfer volume."""
     if len(start) < MGH_BYTES or not _is_mgh(start):
         raise VolumeError(f"{path}: not a FreeSurfer volume but {_describe_file(start)}")
     header = MGHHeader(start[:MGH_BYTES], check=False)

@@ -123,11 +123,7 @@ def finite_float32(image: SpatialImage, shape: tuple[int, ...], name: str) -> tu
 
 
 def free_memory(wanted: int = 0) -> int:
-    """Return the bytes that this process can still allocate.
-
-    Where fewer than `wanted` seem to be left, memory that glibc keeps after a volume or network was freed
-    (`pipeline.utils.hardware.set_up`) is returned to the system first.
-    """
+    """Return the bytes that can still be allocated; below `wanted`, glibc gives back what it keeps of freed memory."""
     import psutil
 
     free = psutil.virtual_memory().available
@@ -155,59 +151,43 @@ def require_memory(header: SpatialHeader, held: int, path: Path) -> None:
 def repaired_header(
     header_class: type[nib.Nifti1Header], block: bytes, name: str
 ) -> tuple[nib.Nifti1Header, list[str]]:
-    """Return the header of one 3D volume as nibabel repairs it, but for the codes and scaling, and warnings.
+    """Return the header of one 3D volume, its impossible fields repaired, and a warning for each of them.
 
-    nibabel reads an unknown form code as 0 and qfac as 1; by the NIfTI standard a form is used if its code is above 0,
-    and qfac counts by its sign.
-
-    Args:
-        header_class: Header class of NIfTI-1 or NIfTI-2, of a single file or a pair.
-        block: The header's bytes.
-        name: File name for messages.
+    nibabel repairs some fields. It reads an unknown form code as 0 and qfac as 1, but by the NIfTI standard a form is
+    used if its code is above 0, and qfac counts by its sign. Scaling that is not finite is left out.
 
     Raises:
         VolumeError: the header is not of one real-valued volume (`volume_shape`).
         HeaderDataError: from nibabel, for an unknown data type.
     """
     header = header_class(block, check=False)
-    warnings = list(_repair_codes(header))
-    sizes = np.array(header["pixdim"][1:4], dtype=np.float64)
-    before = {field: int(header[field]) for field in ("sizeof_hdr", "bitpix")}
+    before = _field_texts(header)
+    for form in ("sform_code", "qform_code"):
+        code = int(header[form])
+        if not 0 <= code <= MAX_CODE:
+            header[form] = ALIGNED if code > 0 else 0
+    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
     header.check_fix()
     volume_shape(header, name)
-    if (sizes <= 0).any():
-        taken = sizes_text(np.array(header["pixdim"][1:4], dtype=np.float64))
-        warnings.append(f"pixdim gives voxels of {sizes_text(sizes)}, which cannot be; taken as {taken}")
-    warnings += [
-        f"its {field} is {value}; taken as {int(header[field])}"
-        for field, value in before.items()
-        if value not in (0, int(header[field]))
-    ]
-    return header, [*_repair_scaling(header), *warnings]
-
-
-def _repair_codes(header: nib.Nifti1Header) -> Iterator[str]:
-    for form in ("sform", "qform"):
-        code = int(header[f"{form}_code"])
-        if not 0 <= code <= MAX_CODE:
-            header[f"{form}_code"] = used_code = ALIGNED if code > 0 else 0
-            meaning = "aligned" if used_code else f"no {form}"
-            yield f"its {form} code is {code}, which NIfTI does not know; taken as {used_code} ({meaning})"
-    qfac = float(header["pixdim"][0])
-    if qfac not in (-1, 1):
-        header["pixdim"][0] = sign = -1 if qfac < 0 else 1
-        if qfac != 0 and int(header["qform_code"]) > 0:  # 0 is common, and means 1 by the standard
-            yield f"its qfac (pixdim[0]) is {qfac:g}, neither 1 nor -1; taken as {sign}"
-
-
-def _repair_scaling(header: nib.Nifti1Header) -> Iterator[str]:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if not math.isfinite(slope):
         header["scl_slope"], header["scl_inter"] = 1, 0
-        yield f"its slope is {slope:g}, so voxels are taken as they are stored"
     elif slope != 0 and not math.isfinite(intercept):
         header["scl_inter"] = 0
-        yield f"its intercept is {intercept:g}, taken as 0"
+    after = _field_texts(header)
+    return header, [
+        f"its {field} is {before[field]}, taken as {text}"
+        for field, text in after.items()
+        if before[field] not in ("0", text)  # 0 is common, and means the usual value
+    ]
+
+
+def _field_texts(header: nib.Nifti1Header) -> dict[str, str]:
+    """Return the fields that may need repair as text; qfac only where the qform is used."""
+    names = ("sizeof_hdr", "bitpix", "sform_code", "qform_code", "scl_slope", "scl_inter")
+    texts = {name: f"{header[name].item():g}" for name in names}
+    qfac = f"{header['pixdim'][0]:g}" if int(header["qform_code"]) > 0 else "0"
+    return texts | {"pixdim": sizes_text(np.array(header["pixdim"][1:4], dtype=np.float64)), "qfac": qfac}
 
 
 # ── the grid ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -239,7 +219,7 @@ def affine_mm(image: SpatialImage, name: str) -> tuple[np.ndarray, list[str]]:
 
 
 def _unit_factor(header: FileBasedHeader, extent: np.ndarray) -> tuple[float, list[str]]:
-    """Return millimetres per unit of the affine, and warnings; an implausible unit for a head counts as millimetres."""
+    """Return millimetres per unit of the affine, and warnings; a unit in which no head fits counts as millimetres."""
     code = int(header["xyzt_units"]) & 7 if isinstance(header, nib.Nifti1Header) else 0
     if code not in _UNITS_MM:
         return 1.0, []

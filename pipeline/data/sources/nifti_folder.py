@@ -1,6 +1,5 @@
 """Folders of NIfTI volumes as cases: any layout by one glob per contrast, with {subject} in it; and IXI's own."""
 
-import logging
 import os
 import re
 import shlex
@@ -21,11 +20,8 @@ from pipeline.data.sources.listing import (
 from pipeline.utils.arguments import cwd_hint
 from pipeline.utils.errors import UserError
 
-logger = logging.getLogger(__name__)
-
 Label = tuple[str, ...]
 _SUFFIX = re.compile(rf"{VOLUME_SUFFIX}$", re.IGNORECASE)
-_OTHER_FORMAT = re.compile(r"\.(hdr|mha|mhd|nrrd|mnc)$", re.IGNORECASE)  # other formats of volumes
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Scan:
     @cached_property
     def entities(self) -> dict[str, str]:
         """The BIDS entities that distinguish scans of a subject, as {"ses": "ses-1", ...}."""
-        entities = re.findall(r"(?:^|[/_])((ses|run|acq)-[^/_.]+)", self.relative)
+        entities = re.findall(r"(?:^|[/_])((ses|run)-[^/_.]+)", self.relative)
         return {kind: entity for entity, kind in entities}
 
     @cached_property
@@ -52,13 +48,12 @@ def nifti_cases(folder: Path, patterns: Mapping[str, str]) -> list[Case]:
     """List the volumes that each contrast's pattern matches, sorted.
 
     A pattern is a path relative to `folder`: `{subject}` matches the shortest fitting name without "/" (the same name
-    wherever it is repeated), `*` and `?` match within a name, `**/` matches zero or more folders. A pattern that ends
-    in .nii or .nii.gz also matches the other suffix, and capitals, if the volume does not exist as the pattern spells
-    it and no other contrast's pattern spells the file's name exactly.
+    wherever it is repeated), `*` and `?` match within a name, `**/` matches zero or more folders. A suffix at its end
+    also matches the other ones, in any case, where the volume does not exist as the pattern spells it.
 
     A case's session is its BIDS ses- entity. Where a subject has several files of a contrast in one session, the run-
-    entity, then acq-, then the words that differ between the wildcards' matches are added, alike for all contrasts. A
-    contrast with a single file in that session gets the first of those labels that does not contradict its name.
+    entity is added, or else the words that differ between the wildcards' matches, alike for all contrasts. A contrast
+    with a single file in that session gets the first of those labels that does not contradict its name.
 
     Raises:
         UserError: a pattern has no {subject} or no match, one file is matched twice, a volume is stored twice (as .nii
@@ -66,9 +61,8 @@ def nifti_cases(folder: Path, patterns: Mapping[str, str]) -> list[Case]:
             folder or the files.
     """
     require_folder(folder, "data.folder")
-    every_file = list(_files_below(folder, frozenset()))
-    files = [name for name in every_file if _SUFFIX.search(name)]
-    scans_by_contrast = _scans_by_contrast(patterns, files)
+    files = [name for name in _files_below(folder, frozenset()) if _SUFFIX.search(name)]
+    scans_by_contrast = {contrast: _matching_scans(contrast, pattern, files) for contrast, pattern in patterns.items()}
 
     # Group the scans by subject and session.
     groups: dict[tuple[str, str], dict[str, list[Scan]]] = defaultdict(lambda: defaultdict(list))
@@ -91,7 +85,6 @@ def nifti_cases(folder: Path, patterns: Mapping[str, str]) -> list[Case]:
         for scan, label in labels.items()
     )
     check_unique_names(cases)
-    _warn_of_other_formats(folder, patterns, every_file)
     return cases
 
 
@@ -123,39 +116,17 @@ def ixi_cases(folder: Path, contrasts: Sequence[str]) -> list[Case]:
     return sorted(cases)
 
 
-def _warn_of_other_formats(folder: Path, patterns: Mapping[str, str], files: Sequence[str]) -> None:
-    """Warn of volumes in other formats that a pattern would match and that do not exist as NIfTI."""
-    present = {_SUFFIX.sub("", name) for name in files if _SUFFIX.search(name)}
-    stems = {name: _OTHER_FORMAT.sub("", name) for name in files if _OTHER_FORMAT.search(name)}
-    for contrast, pattern in patterns.items():
-        matcher = _matcher(contrast, pattern, any_suffix=True)
-        unread = [name for name, stem in stems.items() if stem not in present and _scan(matcher, f"{stem}.nii.gz")]
-        if unread:
-            count = "1 volume" if len(unread) == 1 else f"{len(unread)} volumes"
-            logger.warning(
-                f"{folder}: data.patterns.{contrast} '{pattern}' would match {count} of another format than "
-                f".nii, .nii.gz or .mgz, such as {unread[0]}; left out, convert to .nii.gz to have them taken"
-            )
+def _matching_scans(contrast: str, pattern: str, files: Sequence[str]) -> list[Scan]:
+    """Return the volumes that a pattern matches; of a volume with two suffixes the one that the pattern spells."""
+    matcher, spelled = _matcher(contrast, pattern), _SUFFIX.search(pattern)
+    suffix = spelled[0] if spelled else ""
+    scans = [scan for relative in files if (scan := _scan(matcher, relative))]
+    exact = {_stem(scan.relative) for scan in scans if suffix and scan.relative.endswith(suffix)}
+    return [scan for scan in scans if _stem(scan.relative) not in exact or scan.relative.endswith(suffix)]
 
 
-def _scans_by_contrast(patterns: Mapping[str, str], files: Sequence[str]) -> dict[str, list[Scan]]:
-    """Return the files that each contrast's pattern matches exactly, and the volumes it matches with another suffix."""
-    exact, other = (
-        {contrast: _matcher(contrast, pattern, any_suffix=any_suffix) for contrast, pattern in patterns.items()}
-        for any_suffix in (False, True)
-    )
-    scans_by_contrast = {
-        contrast: [scan for relative in files if (scan := _scan(matcher, relative))]
-        for contrast, matcher in exact.items()
-    }
-    order = {relative: number for number, relative in enumerate(files)}
-    exact_names = {scan.relative for scans in scans_by_contrast.values() for scan in scans}
-    for contrast, scans in scans_by_contrast.items():
-        present = {_SUFFIX.sub("", scan.relative) for scan in scans}
-        other_names = (name for name in files if name not in exact_names and _SUFFIX.sub("", name) not in present)
-        scans += [scan for relative in other_names if (scan := _scan(other[contrast], relative))]
-        scans.sort(key=lambda scan: order[scan.relative])
-    return scans_by_contrast
+def _stem(relative: str) -> str:
+    return _SUFFIX.sub("", relative)
 
 
 def session_labels(scans: Mapping[str, Sequence[Scan]]) -> dict[str, dict[Scan, Label]]:
@@ -175,20 +146,16 @@ def session_labels(scans: Mapping[str, Sequence[Scan]]) -> dict[str, dict[Scan, 
 
 def _is_compatible(scan: Scan, label: Label) -> bool:
     """Return whether nothing in a scan's name contradicts a label of another contrast's scans."""
-    for token in label:
-        kind = token.partition("-")[0]
-        if kind == "acq":  # contrasts are acquired in different ways
-            continue
-        if kind == "run":
-            if scan.entities.get("run", token) != token:
-                return False
-        elif scan.tokens and token not in scan.tokens:
-            return False
-    return True
+    words = {
+        word for word in label if not word.startswith(("run-", "acq-"))
+    }  # contrasts are acquired in different ways
+    run = scan.entities.get("run")
+    has_run = all(word == run for word in label if word.startswith("run-"))
+    return (run is None or has_run) and (not scan.tokens or words <= set(scan.tokens))
 
 
-def _entity_labels(*kinds: str) -> Callable[[Sequence[Scan]], list[Label]]:
-    return lambda scans: [tuple(scan.entities[kind] for kind in kinds if kind in scan.entities) for scan in scans]
+def _run_labels(scans: Sequence[Scan]) -> list[Label]:
+    return [(scan.entities["run"],) if "run" in scan.entities else () for scan in scans]
 
 
 def _differing_words(scans: Sequence[Scan]) -> list[Label]:
@@ -196,19 +163,17 @@ def _differing_words(scans: Sequence[Scan]) -> list[Label]:
     return [tuple(word for word in scan.tokens if word not in common) for scan in scans]
 
 
-_LABELS = (
-    _entity_labels(),
-    _entity_labels("run"),
-    _entity_labels("run", "acq"),
+_LABELS: tuple[Callable[[Sequence[Scan]], list[Label]], ...] = (
+    lambda scans: [()] * len(scans),
+    _run_labels,
     _differing_words,
-    lambda scans: [scan.tokens for scan in scans],
 )
 
 
-def _matcher(contrast: str, pattern: str, *, any_suffix: bool = False) -> re.Pattern[str]:
+def _matcher(contrast: str, pattern: str) -> re.Pattern[str]:
     """Translate a pattern into a regular expression with the group `subject` and one group per wildcard.
 
-    With `any_suffix` a .nii or .nii.gz at its end matches both, in lower and upper case.
+    A volume's suffix at its end matches each of them, in lower and upper case.
     """
     # Check the use of {subject} and braces.
     key = f"data.patterns.{contrast}: '{pattern}'"
@@ -221,7 +186,7 @@ def _matcher(contrast: str, pattern: str, *, any_suffix: bool = False) -> re.Pat
 
     # Translate the pattern piece by piece.
     name = pattern.removeprefix("./")
-    suffix = _SUFFIX.search(name) if any_suffix else None
+    suffix = _SUFFIX.search(name)
     pieces = re.finditer(
         r"\{subject\}|(?:^|(?<=/))\*\*(?:/|$)|\*+|\?|[^{*?]+", name[: suffix.start()] if suffix else name
     )
@@ -262,8 +227,7 @@ def _check_matches(folder: Path, contrast: str, pattern: str, scans: Sequence[Sc
                 f"{folder / scan.relative}: {{subject}} in {key} '{pattern}' matched '{scan.subject}', which holds a "
                 f"BIDS '{entity[2]}-' entity, so one person would count as several; write {{subject}}_* for it"
             )
-        stem = _SUFFIX.sub("", scan.relative)
-        twin = by_stem.setdefault(stem, scan.relative)
+        twin = by_stem.setdefault(_stem(scan.relative), scan.relative)
         if twin != scan.relative:
             raise UserError(f"{folder / twin} and {folder / scan.relative}: the same volume twice; move one away")
 

@@ -41,11 +41,9 @@ def grid(spacing_mm: float) -> tuple[tuple[int, int, int], np.ndarray]:
 
 
 def head_fractions(rng: np.random.Generator, spacing_mm: float) -> dict[str, np.ndarray]:
-    """Draw one subject's head.
+    """Draw one subject's head: a map (X, Y, Z) in [0, 1] per name in `TISSUES`; what they lack of 1 is air.
 
-    Returns:
-        One (X, Y, Z) map per name in `TISSUES` on the grid of `grid(spacing_mm)`, each in [0, 1]. Their sum is at most
-        1; the rest is air. Apart from sampling, the head does not depend on the spacing.
+    Apart from sampling, the head does not depend on the spacing.
     """
     atlas = load_atlas()
     position_mm = deform(rng, spacing_mm)
@@ -72,8 +70,6 @@ def shell_fractions(
     sinus: np.ndarray,
     spacing_mm: float,
 ) -> dict[str, np.ndarray]:
-    """Return the fractions of the tissues around the brain, from the inside out: CSF, skull, soft tissue, fat, skin."""
-
     def thickness(mean_mm: float, sd_mm: float, smallest_mm: float) -> np.ndarray:
         return np.maximum(mean_mm + sd_mm * smooth_field(rng, spacing_mm, 30), smallest_mm)
 
@@ -105,7 +101,7 @@ def shell_fractions(
 def individual_folds(
     rng: np.random.Generator, grey: np.ndarray, white: np.ndarray, spacing_mm: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Turn the population's tissue probabilities into one subject's: sharper, with randomly shifted borders."""
+    """Make the population's tissue probabilities one subject's: sharper, with randomly shifted borders."""
     weights = []
     for probability in (1 - grey - white, grey, white):
         weight = np.clip(probability, 0, 1) * np.exp(0.45 * smooth_field(rng, spacing_mm, 6))
@@ -134,12 +130,8 @@ def lesions(rng: np.random.Generator, spacing_mm: float) -> np.ndarray:
 
 
 def deform(rng: np.random.Generator, spacing_mm: float) -> list[np.ndarray]:
-    """Return the template coordinates of each voxel of a subject: three (X, Y, Z) maps in mm.
-
-    Rotation (standard deviation 2.5 degrees), anisotropic scale (3 %), shift (2 mm), smooth displacements over 45 and
-    16 mm, and a widening or narrowing around the ventricles.
-    """
-    # Draw the affine part of the deformation.
+    """Return the template coordinates of each voxel of a subject: three (X, Y, Z) maps in mm."""
+    # Draw the affine part of the deformation: rotation (degrees), anisotropic scale and shift (mm).
     shape, affine = grid(spacing_mm)
     angles = np.deg2rad(np.clip(rng.normal(0, 2.5, 3), -6, 6))
     matrix = rotation(angles) @ np.diag(1 / np.clip(rng.normal(1, 0.03, 3), 0.94, 1.06))
@@ -152,7 +144,7 @@ def deform(rng: np.random.Generator, spacing_mm: float) -> list[np.ndarray]:
         )
     ]
 
-    # Add smooth displacements, then widen or narrow around the ventricles.
+    # Add smooth displacements over 45 and 16 mm, then widen or narrow around the ventricles.
     position = [
         sum(matrix[row, column] * axes[column] for column in range(3))
         + HEAD_CENTRE_MM[row]
@@ -166,7 +158,7 @@ def deform(rng: np.random.Generator, spacing_mm: float) -> list[np.ndarray]:
 
 
 def rotation(angles: np.ndarray) -> np.ndarray:
-    """Return the (3, 3) rotation about x, then y, then z by three angles in radians."""
+    """Return the (3, 3) rotation about x, then y, then z, in radians."""
     (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -175,10 +167,9 @@ def rotation(angles: np.ndarray) -> np.ndarray:
 
 
 def smooth_field(rng: np.random.Generator, spacing_mm: float, length_mm: float) -> np.ndarray:
-    """Return a Gaussian random field (X, Y, Z), mean 0 and variance 1 in every voxel, smooth over `length_mm`.
+    """Return a Gaussian random field (X, Y, Z), mean 0 and variance 1, smooth over `length_mm`, alike at every spacing.
 
-    Normal coefficients on knots `length_mm` apart, interpolated by a separable Gaussian, so that a field is the same
-    function of position at every spacing.
+    Normal coefficients on knots `length_mm` apart are interpolated by a separable Gaussian.
     """
     shape, affine = grid(spacing_mm)
     bases = []
@@ -194,27 +185,19 @@ def smooth_field(rng: np.random.Generator, spacing_mm: float, length_mm: float) 
 
 
 def sample(map_: np.ndarray, index: list[np.ndarray]) -> np.ndarray:
-    """Return a map at fractional indices by linear interpolation; outside, the edge value is repeated."""
     return ndimage.map_coordinates(map_, index, order=1, mode="nearest", output=np.float32)
 
 
 @dataclass(frozen=True)
 class Atlas:
-    """The template's maps: fine ones at 1 mm, coarse ones at `COARSE_STEP` mm, each with the position of voxel 0.
+    """The template's maps: fine ones at 1 mm, coarse ones at `COARSE_STEP` mm, each with the position of voxel 0."""
 
-    Attributes:
-        grey, white: Tissue fractions in [0, 1], (197, 233, 189).
-        beyond_brain_mm: Signed distance from the inside of the skull, positive outside.
-        below_skin_mm: Signed distance from the surface of the head, positive inside.
-        deep, eye, sinus: Soft membership of the deep nuclei, eyes and air-filled sinuses, in [0, 1].
-    """
-
-    grey: np.ndarray
+    grey: np.ndarray  # fractions in [0, 1], (197, 233, 189)
     white: np.ndarray
     fine_origin_mm: np.ndarray
-    beyond_brain_mm: np.ndarray
-    below_skin_mm: np.ndarray
-    deep: np.ndarray
+    beyond_brain_mm: np.ndarray  # signed distance from the inside of the skull, positive outside
+    below_skin_mm: np.ndarray  # signed distance from the surface of the head, positive inside
+    deep: np.ndarray  # soft membership in [0, 1], as eyes and air-filled sinuses
     eye: np.ndarray
     sinus: np.ndarray
     coarse_origin_mm: np.ndarray
@@ -258,7 +241,6 @@ def load_atlas() -> Atlas:
 
 
 def closed(mask: np.ndarray, radius_mm: float) -> np.ndarray:
-    """Return a coarse mask after morphological closing with a ball."""
     grown = COARSE_STEP * ndimage.distance_transform_edt(~mask) <= radius_mm
     return COARSE_STEP * ndimage.distance_transform_edt(grown) > radius_mm
 
@@ -270,7 +252,6 @@ def signed_distance(mask: np.ndarray) -> np.ndarray:
 
 
 def both_sides(shape: tuple[int, ...], origin_mm: np.ndarray, shapes: Sequence[tuple[Triple, Triple]]) -> np.ndarray:
-    """Return the soft union of ellipsoids and their mirror images across the midline."""
     sides = [((side * x, y, z), radii) for (x, y, z), radii in shapes for side in (1, -1)]
     return np.max([ellipsoid(shape, origin_mm, centre, radii) for centre, radii in sides], axis=0)
 

@@ -97,13 +97,6 @@ def test_a_connection_that_always_breaks_is_given_up_and_what_came_is_kept(serve
     assert (tmp_path / "file.tar.part").read_bytes() == CONTENT[: ATTEMPTS * CHUNK_BYTES]
 
 
-def test_a_server_without_ranges_that_always_breaks_is_given_up_too(server, tmp_path):
-    server.answers = [serve(CONTENT, cut_after=HALF, ignore_range=True)]
-    with pytest.raises(UserError, match="connection was cut"):
-        get(server, tmp_path)
-    assert len(server.ranges) == ATTEMPTS + 1
-
-
 def test_wrong_bytes_are_removed_so_that_the_next_command_starts_afresh(server, tmp_path):
     server.answers = [serve(b"<html>please log in</html>"), serve(CONTENT)]
     with pytest.raises(UserError, match=f"MD5 sum [0-9a-f]{{32}} instead of {MD5}; it is removed, repeat"):
@@ -149,12 +142,13 @@ def test_only_web_addresses_are_fetched(url, tmp_path):
 
 def test_too_little_disk_is_told_before_anything_is_written(server, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 72 << 20))  # two copies of 4 MiB and 64 to spare
     server.answers = [serve(CONTENT)]
-    with pytest.raises(UserError, match=r"76\.0 MiB of free disk needed, 72\.0 MiB left"):
-        get(server, tmp_path, copies=3)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 71 << 20))
+    with pytest.raises(UserError, match=r"72\.0 MiB of free disk needed, 71\.0 MiB left"):
+        get(server, tmp_path)
     assert not (tmp_path / "file.tar.part").exists()
-    assert get(server, tmp_path, copies=2).exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 72 << 20))  # two copies of 4 MiB and 64 to spare
+    assert get(server, tmp_path).exists()
 
 
 def test_progress_is_shown_unless_quiet(server, tmp_path, monkeypatch):
@@ -201,12 +195,6 @@ def test_an_archive_becomes_the_folder(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "out"]
 
 
-def test_a_folder_of_the_same_name_within_is_not_doubled(tmp_path):
-    archive = make_tar(tmp_path / "a.tar", [special("out", tarfile.DIRTYPE), ("out/a.nii.gz", b"a")])
-    unpack_tar(archive, tmp_path / "out", quiet=True)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.nii.gz"]
-
-
 @pytest.mark.parametrize(
     ("member", "reason"),
     [
@@ -222,7 +210,7 @@ def test_members_that_could_do_harm_are_refused_and_nothing_is_left(member, reas
     inside = tmp_path / "inside"
     inside.mkdir()
     archive = make_tar(tmp_path / "a.tar", [GOOD, member])
-    with pytest.raises(UserError, match=rf"a\.tar: .*evil.* {reason}; do not use this archive"):
+    with pytest.raises(UserError, match=rf"a\.tar: .*evil.* {reason}.*; remove it and download it again"):
         unpack_tar(archive, inside / "out", quiet=True)
     assert list(inside.iterdir()) == []
     assert not (tmp_path / "evil.txt").exists()
@@ -231,28 +219,9 @@ def test_members_that_could_do_harm_are_refused_and_nothing_is_left(member, reas
 def test_a_truncated_archive_leaves_no_folder(tmp_path):
     archive = make_tar(tmp_path / "a.tar", [("a.nii.gz", b"a" * 5000)])
     archive.write_bytes(archive.read_bytes()[:2000])
-    with pytest.raises(UserError, match=r"a\.tar: damaged"):
+    with pytest.raises(UserError, match=r"a\.tar: cannot be unpacked"):
         unpack_tar(archive, tmp_path / "out", quiet=True)
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"), [(b"", "damaged"), (b"<html>" * 500, "damaged"), (b"\0" * 10240, "no files")]
-)
-def test_what_is_no_archive_is_refused(content, reason, tmp_path):
-    archive = tmp_path / "a.tar"
-    archive.write_bytes(content)
-    with pytest.raises(UserError, match=reason):
-        unpack_tar(archive, tmp_path / "out", quiet=True)
-    assert not (tmp_path / "out").exists()
-
-
-def test_what_a_killed_command_left_half_unpacked_is_replaced(tmp_path):
-    (tmp_path / ".out.unpacking").mkdir()
-    (tmp_path / ".out.unpacking/half").write_text("half")
-    unpack_tar(make_tar(tmp_path / "a.tar", [GOOD]), tmp_path / "out", quiet=True)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.nii.gz"]
-    assert not (tmp_path / ".out.unpacking").exists()
 
 
 def test_an_existing_folder_is_never_mixed_with_an_archive(tmp_path):

@@ -49,16 +49,6 @@ def test_training_and_translation_measure_alike_also_where_training_crops():
             )
 
 
-def test_a_head_that_training_crops_keeps_its_extent():
-    voxels = scan("T1")
-    for stride in (None, 16):
-        assert likeness(voxels, size=24, stride=stride).head_mm == likeness(voxels, size=48).head_mm
-
-
-def test_a_resampled_volume_keeps_its_files_spacing():
-    assert likeness(scan("T1"), spacing_mm=(6, 9)).spacing_mm == pytest.approx([4.5, 4.6, 4.8])
-
-
 def test_the_core_does_not_depend_on_the_volumes_own_scaling():
     voxels = scan("T1")
     bright_spot = voxels.copy()

@@ -55,13 +55,6 @@ def test_gathering_gives_what_decoding_the_files_gives(tmp_path):
         np.testing.assert_array_equal(result[:, 0], everything[indices])
 
 
-def test_gathering_gives_a_copy_that_may_be_changed(tmp_path):
-    bank = SliceBank(store_volumes(tmp_path / "a", [3]))
-    initial = bank.gather([1]).clone()
-    bank.gather([1]).zero_()
-    assert torch.equal(bank.gather([1]), initial)
-
-
 # ── order ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -83,16 +76,6 @@ def test_epochs_and_contrasts_are_shuffled_independently(tmp_path):
     dataset = UnpairedSlices(bank, bank, Augmentation(), seed=0)
     orders = [tuple(side) for epoch in range(3) for side in sides(dataset, epoch=epoch, count=30, batch_size=1)]
     assert len(set(orders)) == 6
-
-
-def test_the_batch_size_does_not_change_the_order(numbered):
-    assert sides(numbered, count=12, batch_size=1) == sides(numbered, count=4, batch_size=3)
-
-
-def test_epochs_may_be_asked_for_in_any_order(slices):
-    dataset = slices()
-    forward = {epoch: batches(dataset, epoch) for epoch in (0, 1, 2)}
-    assert all(equal(batches(dataset, epoch), forward[epoch]) for epoch in (2, 0, 1))
 
 
 def test_an_epoch_is_the_same_from_any_batch_on(slices):
@@ -118,12 +101,6 @@ def test_augmentation_is_drawn_anew_each_epoch_and_alike_for_each_place(tmp_path
         flipped = sum(draw[side] for draw in is_flipped)
         assert 16 < flipped < 48
     assert any(first != second for first, second in is_flipped)
-
-
-def test_batches_stay_within_the_range_and_keep_their_shape(slices):
-    for first, second in batches(slices()):
-        assert first.shape == second.shape == (2, 1, 8, 8)
-        assert min(first.min(), second.min()) >= -1 and max(first.max(), second.max()) <= 1
 
 
 def test_loading_draws_nothing_from_the_global_random_state(slices):

@@ -135,16 +135,6 @@ def test_a_head_that_moved_between_the_scans_is_aligned(moved_pair):
     assert agreement(stored) > 0.6 and agreement(by_headers) < 0.4
 
 
-def test_two_processes_register_and_store_the_same_as_one(moved_pair, tmp_path):
-    cases, folder, _, stored = moved_pair
-    other_pair = pair(tmp_path)
-    [entry, _], _ = build([cases, other_pair], tmp_path, processes=2)
-    assert entry.first.path.read_bytes() == stored.first.path.read_bytes()
-    assert entry.second.path.read_bytes() == stored.second.path.read_bytes()
-    note = Path("store/registrations")
-    assert contents(tmp_path / note) == contents(folder / note)
-
-
 def test_a_registration_is_shared_with_whoever_reads_the_pair(moved_pair, no_registration):
     cases, folder, _, stored = moved_pair
     reader = pairing.PairReader(CHAIN, 16, register=True, cache=folder / "store" / "registrations")

@@ -8,7 +8,6 @@ from head_scans import AFFINE, scan
 from PIL import Image
 from small_pairs import SETTINGS, build, pair, slices_of
 
-from pipeline.data import pairs as pairing
 from pipeline.data.case import Case
 from pipeline.data.pair_cache import look_up_pair
 from pipeline.utils.errors import DiskFull, UserError
@@ -47,28 +46,6 @@ def test_a_bad_half_is_named_once_and_the_pair_left_out(tmp_path, capsys):
     assert str(caught.value).endswith("(preprocess.on_bad_volume: skip would go on without it)")
     with pytest.raises(UserError, match="none of 1 pairs could be used; the reasons are above"):
         build([bad], tmp_path)
-
-
-def test_a_failed_registration_names_both_files(tmp_path, monkeypatch, capsys):
-    def fail(*_):
-        raise ValueError("the two scans could not be registered: no overlap")
-
-    monkeypatch.setattr(pairing, "register_rigid", fail)
-    good, bad = pair(tmp_path), pair(tmp_path, scan("T2", shape=(36, 44, 33)), subject="bad")
-    stored, _ = build([bad, good], tmp_path)
-    assert len(stored) == 1
-    names = " and ".join(str(case.path) for case in bad)
-    assert f"warning: {names}: the two scans could not be registered: no overlap; left out" in capsys.readouterr().err
-
-
-def test_a_full_disk_stops_the_run_instead_of_blaming_the_pair(tmp_path, monkeypatch):
-    def full(*_):
-        raise UserError("registration.json: disk full, 0 B left; free some space and run again")
-
-    monkeypatch.setattr(pairing, "register_rigid", lambda *_: np.eye(4))
-    monkeypatch.setattr("pipeline.data.pairs.atomic_text", full)
-    with pytest.raises(UserError, match="disk full"):
-        build([pair(tmp_path, scan("T2", shape=(36, 44, 33)))], tmp_path)
 
 
 def test_a_disk_that_fills_within_a_pair_leaves_nothing_of_it_and_it_is_made_later(tmp_path, monkeypatch):

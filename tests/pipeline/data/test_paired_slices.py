@@ -71,17 +71,6 @@ def test_an_epoch_shows_every_pair_once_and_the_next_in_another_order(slices, vo
     assert sorted(orders[0]) == sorted(orders[1]) and orders[0] != orders[1]
 
 
-def test_an_epoch_is_the_same_from_any_batch_on(slices):
-    full_epoch = batches(slices(), epoch=3)
-    for first_batch in (0, 4):
-        assert equal(batches(slices(), epoch=3, first_batch=first_batch), full_epoch[first_batch:])
-
-
-def test_the_seed_changes_order_and_change(slices):
-    assert equal(batches(slices(seed=1)), batches(slices(seed=1)))
-    assert not equal(batches(slices(seed=0)), batches(slices(seed=1)))
-
-
 def test_the_first_contrast_is_drawn_as_in_unpaired_training(slices):
     dataset = slices()
     unpaired = UnpairedSlices(*dataset.banks, EVERYTHING, seed=0)

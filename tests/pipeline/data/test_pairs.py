@@ -81,14 +81,6 @@ def test_a_pair_on_one_grid_stored_in_another_orientation_needs_no_registration(
     np.testing.assert_array_equal(first_view.real, second_view.source.stack)
 
 
-def test_the_target_keeps_its_own_normalisation(tmp_path):
-    plain = reader(tmp_path).read(case_pair(tmp_path / "a"))[0]
-    brighter = reader(tmp_path).read(case_pair(tmp_path / "b", 3 * scan("T2", seed=1) + 100))[0]
-    np.testing.assert_allclose(brighter.real, plain.real, atol=1e-3)
-    low, high = np.percentile(plain.real[plain.foreground], [0.5, 99.5])
-    assert (low, high) == pytest.approx((-1, 1), abs=0.01)
-
-
 @pytest.fixture(scope="module")
 def moved_pair(tmp_path_factory):
     """A pair on different grids, its head turned by 6 degrees and shifted by some 12 mm in between."""
@@ -119,14 +111,6 @@ def test_a_pair_on_different_grids_is_registered_onto_the_sources_grid(moved_pai
     expected = prepare_scan(write_scan(cases[0].path.parent / "moved.nii.gz", moved_t1, affine), SETTINGS, 16)
     inside = second_view.foreground & expected.foreground
     assert np.corrcoef(second_view.real[inside], expected.stack[inside])[0, 1] > 0.9
-
-
-def test_a_target_sees_its_part_of_the_sources_grid(tmp_path):
-    first, second = (prepare_scan(case.path, SETTINGS, 16) for case in case_pair(tmp_path))
-    rigid_transform = np.eye(4)
-    rigid_transform[0, 3] = 3 * AFFINE[0, 0]  # voxel 0 of the source lies in voxel 3 of the target
-    covered = field_of_view_mask(first, second, rigid_transform)
-    assert covered.shape == first.stack.shape and covered[:, :-3].all() and not covered[:, -3:].any()
 
 
 def test_a_registration_is_cached_until_a_file_changes(moved_pair, no_registration):
@@ -277,20 +261,19 @@ def test_what_a_box_reaches_beyond_the_field_of_view_is_not_seen(tmp_path):
     assert len(cut.slices) > 20 - cut.box[2, 0]  # its box reaches further
 
 
-def test_registration_finds_the_same_movement_beside_an_empty_margin(tmp_path):
-    shift = np.eye(4)
-    shift[:3, 3] = [6, -4, 5]
-    moved_scan = scan("T2", world_to_head=np.linalg.inv(shift), seed=1)
+def test_registration_sees_the_same_beside_an_empty_margin(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(pairing, "register_rigid", lambda *scans: seen.append(scans) or np.eye(4))
+    moved_scan = scan("T2", seed=1)
     shifted_affine = AFFINE.copy()
     shifted_affine[0, 3] += 0.5
     wide, wide_affine = (
         np.pad(moved_scan, [(9, 0), (0, 4), (8, 8)]),
         shifted_affine @ from_matvec(np.eye(3), [-9, 0, -8]),
     )
-    rigid_transforms = []
     for name, voxels, affine in (("a", moved_scan, shifted_affine), ("b", wide, wide_affine)):
         (tmp_path / name).mkdir()
         cases = case_pair(tmp_path / name, voxels, affine)
-        rigid_transforms.append(reader(tmp_path / name, version=CHAIN_VERSION).read(cases)[2])
-    np.testing.assert_allclose(rigid_transforms[0], rigid_transforms[1], atol=1e-6)
-    np.testing.assert_allclose(rigid_transforms[0][:3, 3], [6.5, -4, 5], atol=1.0)
+        reader(tmp_path / name, version=CHAIN_VERSION).read(cases)
+    for without, beside in zip(*seen, strict=True):  # volume and affine of each scan
+        np.testing.assert_allclose(without, beside, atol=1e-6)

@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 from small_pairs import build as build_pairs
 from small_pairs import pair
-from small_store import SETTINGS, build, make_cases
-from terminal import Terminal
+from small_store import build, make_cases
 
 from pipeline.data import slice_cache
-from pipeline.data.slice_cache import build_slice_cache
 from pipeline.utils.errors import UserError
 
 
@@ -72,21 +70,6 @@ def test_each_half_of_a_pair_is_read_when_it_was_touched(tmp_path, reads):
         os.utime(path, ns=(10**18, 10**18))
         for _ in range(2):
             assert build_pairs([cases], tmp_path)[0] == [stored] and reads == [path]
-
-
-def test_looking_through_the_store_shows_a_bar_where_it_takes_long(tmp_path, monkeypatch):
-    terminal = Terminal()
-    monkeypatch.setattr("sys.stderr", terminal)
-    cases = make_cases(tmp_path, 1)
-    build(cases, tmp_path / "store")
-    options = {"processes": 1, "on_bad_volume": "stop"}
-    build_slice_cache(cases, tmp_path / "store", *SETTINGS, **options)
-    assert "checking the store" not in terminal.taken()
-    monkeypatch.setattr(slice_cache, "PROGRESS_BAR_DELAY_S", 0)
-    build_slice_cache(cases, tmp_path / "store", *SETTINGS, **options)
-    assert "checking the store: 100%" in terminal.taken()
-    build_slice_cache(cases, tmp_path / "store", *SETTINGS, **options, quiet=True)
-    assert terminal.taken() == ""
 
 
 def test_slices_that_something_changed_are_noticed_and_made_again(tmp_path, capsys):

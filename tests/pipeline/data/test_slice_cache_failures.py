@@ -1,10 +1,4 @@
-import errno
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,8 +10,6 @@ from pipeline.data import slice_cache
 from pipeline.data.case import Case
 from pipeline.data.slice_cache import extract
 from pipeline.utils.errors import DiskFull, UserError
-
-ROOT = Path(__file__).parents[3]
 
 
 def shorten(path):
@@ -76,16 +68,6 @@ def test_nothing_usable_is_an_error(tmp_path, capsys):
     assert capsys.readouterr().err.count("warning") == 2
 
 
-def test_a_full_disk_stops_the_run_instead_of_blaming_the_volume(tmp_path, monkeypatch):
-    def full(_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="disk full"):
-        build(make_cases(tmp_path, 1), tmp_path / "store")
-    assert list((tmp_path / "store").iterdir()) == []
-
-
 @pytest.mark.parametrize(("suffix", "room"), [(".npy", 0), (".npy", 700), (".npy", 2000), (".json", 0), (".json", 90)])
 def test_a_disk_that_fills_within_an_entry_leaves_the_entries_before_and_the_rest_is_made_later(
     suffix, room, tmp_path, monkeypatch
@@ -105,42 +87,6 @@ def test_a_disk_that_fills_within_an_entry_leaves_the_entries_before_and_the_res
     assert slice_cache.look_up(cases[1], tmp_path / "store", *SETTINGS) is None
     stored, failures = build(cases, tmp_path / "store")
     assert [entry.case for entry in stored] == cases and failures == {}
-
-
-def test_workers_end_with_a_run_that_is_killed(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import os, sys, time; from pathlib import Path; from pipeline.utils.workers import run_jobs\n"
-        "def linger(folder):\n"
-        "    (folder / f'{os.getpid()}.pid').touch(); time.sleep(60)\n"
-        "if __name__ == '__main__':\n"
-        "    list(run_jobs(linger, {number: (Path(sys.argv[1]),) for number in range(4)}, 2))\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, script, tmp_path], env=environment, stderr=subprocess.DEVNULL) as run:
-        until(lambda: len(list(tmp_path.glob("*.pid"))) == 2, seconds=60)
-        run.kill()
-    workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
-    try:
-        until(lambda: not any(alive(worker) for worker in workers), seconds=10)
-    finally:
-        for worker in filter(alive, workers):
-            os.kill(worker, signal.SIGKILL)
-
-
-def until(condition, seconds):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def alive(pid):
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 def test_an_image_replaced_while_it_is_read_is_not_served(tmp_path, monkeypatch, capsys):

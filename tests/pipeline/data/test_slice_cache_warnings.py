@@ -1,7 +1,3 @@
-import subprocess
-import sys
-from pathlib import Path
-
 import nibabel as nib
 import numpy as np
 import pytest
@@ -12,7 +8,6 @@ from pipeline.data.pair_cache import PairSettings, build_pair_cache
 from pipeline.data.slice_cache import build_slice_cache
 from transforms.slice_chain import PreprocessSettings
 
-ROOT = Path(__file__).parents[3]
 SETTINGS = PreprocessSettings("axial", None, 24, n4=False, percentiles=(0.5, 99.5))
 
 
@@ -44,23 +39,6 @@ def each_is_one_clean_line(printed, cases):
 def test_what_is_doubtful_about_a_volume_is_one_line(cases, tmp_path, capfd):
     build_slice_cache(cases, tmp_path / "store", SETTINGS, 0.1, processes=1, on_bad_volume="stop", quiet=True)
     assert each_is_one_clean_line(capfd.readouterr().err, cases)
-
-
-def test_what_is_doubtful_is_one_line_from_workers_too(cases, tmp_path):
-    """In a process of its own: workers write where their server did when it was started, maybe by another test."""
-    images = [(case.contrast, str(case.path)) for case in cases]
-    code = f"""
-from pathlib import Path
-from pipeline.data.case import Case
-from pipeline.data.slice_cache import build_slice_cache
-from transforms.slice_chain import PreprocessSettings
-cases = [Case("s0", "", contrast, Path(path)) for contrast, path in {images!r}]
-folder = Path({str(tmp_path / "store")!r})
-build_slice_cache(cases, folder, {SETTINGS!r}, 0.1, processes=2, on_bad_volume="stop", quiet=True)
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert each_is_one_clean_line(done.stderr, cases)
 
 
 def test_what_is_doubtful_about_a_pair_is_a_line_each(cases, tmp_path, capfd):

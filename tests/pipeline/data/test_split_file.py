@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from pipeline.data.case import Case
 from pipeline.data.split_file import split_from_file, split_to_json
@@ -52,17 +51,6 @@ def test_a_split_of_unpaired_images_comes_back_the_same(tmp_path):
     assert read(tmp_path, split_to_json(result), cases) == result
 
 
-def test_the_file_reads_as_names_per_part():
-    result = make_split(cohort(4), CONTRASTS, validation=1, test=1, seed=0, pairing="unpaired")
-    written = split_to_json(result)
-    assert list(written) == ["train", "validation", "test"]
-    assert [len(names) for names in written["train"].values()] == [1, 1]
-    assert len(written["validation"]) == 1
-    assert sorted([*written["train"]["T1"], *written["train"]["T2"], *written["validation"], *written["test"]]) == [
-        "s1", "s2", "s3", "s4",
-    ]  # fmt: skip
-
-
 def test_a_subject_means_all_its_sessions_unless_one_is_named(tmp_path):
     cases = cohort(sessions=("a", "b"))
     result = read(tmp_path, {**GOOD, "test": ["s4", "s5/b"]}, cases)
@@ -80,12 +68,6 @@ def test_yaml_by_hand_keeps_names_that_look_like_numbers(tmp_path):
     assert [case.subject for case in result.train["T2"]] == ["001"]
     assert result.validation == ()
     assert [case.subject for case in result.test] == ["002", "002", "003", "003"]
-
-
-def test_what_json_holds_is_also_read_as_yaml(tmp_path):
-    path = tmp_path / "split.yml"
-    path.write_text(yaml.safe_dump(GOOD))
-    assert split_from_file(path, cohort(), CONTRASTS, pairing="unpaired") == read(tmp_path, GOOD)
 
 
 def test_all_problems_are_listed_at_once(tmp_path):

@@ -58,12 +58,6 @@ def test_unpaired_training_shares_no_subject_and_evens_out():
     assert {case.contrast for case in train["T1"]} == {"T1"}
 
 
-def test_subjects_with_one_contrast_may_outweigh_those_with_both():
-    train = split(cohort(both=2, first=9)).train
-    assert subjects(train["T2"]) == {"b0", "b1"}
-    assert len(train["T1"]) == 9
-
-
 def test_paired_training_keeps_the_pairs_in_step():
     cases = [*cohort(both=4, first=2, second=2, sessions=("s1", "s2")), Case("b0", "s3", "T1", Path("x.nii"))]
     train = split(cases, pairing="paired").train
@@ -181,12 +175,6 @@ def test_too_few_subjects_left_to_train_gives_the_numbers():
 def test_paired_training_without_pairs_is_told():
     message = refusal(cohort(first=5, second=5), pairing="paired")
     assert "paired training needs one with both T1 and T2" in message
-
-
-def test_a_test_folder_does_not_enter_the_count_that_is_too_small():
-    reserved = [Case("aside", "", "T1", Path("aside.png"), "test")]
-    message = refusal(cohort(first=1, second=1) + reserved, validation=1, test=4)
-    assert message.startswith("of 2 subjects (1 with T1 only, 1 with T2 only, 0 with both) validation takes 2, which")
 
 
 def test_a_contrast_without_images_is_told():

@@ -92,7 +92,7 @@ def test_a_header_that_only_nibabel_minds_is_no_failure(tmp_path):
     content[112:120] = np.array([2, np.nan], np.float32).tobytes()  # scl_slope, scl_inter
     (tmp_path / "a.nii").write_bytes(content)
     statistics = look(tmp_path / "a.nii")
-    assert (statistics.stored_as, statistics.warning) == ("unknown", "its intercept is nan, taken as 0")
+    assert (statistics.stored_as, statistics.warning) == ("unknown", "its scl_inter is nan, taken as 0")
 
 
 def test_the_checksum_is_of_voxels_not_of_files(tmp_path):

@@ -53,11 +53,6 @@ def test_a_picture_that_is_elsewhere_is_named_with_the_command(tmp_path, way):
         read_raster(tmp_path / "s.png")
 
 
-def test_the_command_can_be_copied_whatever_the_name(tmp_path):
-    link(tmp_path / "it's a scan.nii")
-    assert not_fetched(tmp_path / "it's a scan.nii").endswith(f"""`datalad get '{tmp_path}/it'"'"'s a scan.nii'`""")
-
-
 def test_the_voxels_of_a_pair_may_be_elsewhere_alone(tmp_path):
     import nibabel as nib
 
@@ -78,9 +73,3 @@ def test_what_is_here_is_here(tmp_path):
     for name in ("s.nii.gz", "small.png", "empty.nii", "pipe.nii", "lost.nii", "absent.nii", "."):
         assert not_fetched(tmp_path / name) is None, name
     assert not_fetched(Path("n" * 300)) is None
-
-
-def test_a_link_to_a_link_is_followed(tmp_path):
-    link(tmp_path / "first.nii")
-    (tmp_path / "second.nii").symlink_to("first.nii")
-    assert "datalad get" in not_fetched(tmp_path / "second.nii")

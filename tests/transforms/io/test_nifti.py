@@ -1,5 +1,4 @@
 import tracemalloc
-import warnings
 from threading import Thread
 from types import SimpleNamespace
 
@@ -67,22 +66,6 @@ def test_nan_and_infinite_voxels_become_the_finite_extremes(tmp_path):
     assert array[0, 0, :3].tolist() == [-7, 109, -7]
 
 
-def test_a_sound_file_warns_of_nothing(tmp_path, volume):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        read_nifti(saved(volume, tmp_path / "x.nii.gz"))
-
-
-def test_a_wrong_gzip_checksum_is_refused(tmp_path, volume):
-    path = saved(volume, tmp_path / "x.nii.gz")
-    content = bytearray(path.read_bytes())
-    content[-8] ^= 1  # the checksum's first byte: every voxel still unpacks
-    path.write_bytes(content)
-    assert nib.load(path).get_fdata().shape == volume.shape
-    with pytest.raises(ValueError, match="damaged gzip data"):
-        read_nifti(path)
-
-
 @pytest.mark.parametrize("name", ["x.nii", "x.nii.gz", "x.hdr"])
 def test_a_volume_beyond_the_free_memory_is_refused_before_it_is_read(tmp_path, monkeypatch, name):
     image = image_of(np.arange(100**3, dtype=np.float64).reshape(100, 100, 100))
@@ -120,7 +103,7 @@ def test_a_form_of_an_unknown_code_counts_whatever_the_format(tmp_path, kind, en
     header = np.frombuffer(memoryview(content)[: fields.itemsize], fields)
     header["sform_code"], header["qform_code"], header["pixdim"][:, 1:4] = 300, 0, (2, 3, 4)
     (tmp_path / "x.nii").write_bytes(content)
-    with pytest.warns(UserWarning, match=r"x\.nii: its sform code is 300, which NIfTI does not know; taken as 2 .*\)$"):
+    with pytest.warns(UserWarning, match=r"x\.nii: its sform_code is 300, taken as 2$"):
         _, affine, read = read_nifti(tmp_path / "x.nii")
     assert np.array_equal(affine, image.affine) and int(read["sform_code"]) == 2
 

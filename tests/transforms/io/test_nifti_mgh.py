@@ -87,9 +87,3 @@ def test_one_that_is_called_a_nifti_is_named(tmp_path):
     (tmp_path / "a.mgz").rename(tmp_path / "a.nii.gz")
     with pytest.raises(VolumeError, match=r"not a NIfTI volume but a FreeSurfer volume; give it the suffix .mgz"):
         read_nifti(tmp_path / "a.nii.gz")
-
-
-def test_a_series_is_refused(tmp_path):
-    mgz_at(tmp_path / "a.mgz", np.ones((4, 4, 4, 2), np.float32))
-    with pytest.raises(VolumeError, match="is a series of 2 volumes"):
-        read_nifti(tmp_path / "a.mgz")

@@ -58,8 +58,3 @@ def test_a_volume_that_lies_in_both_layouts_is_refused(tmp_path):
         UserError, match=r"IXI002-Guys-0828-T1\.nii\.gz and .*T1\.nii\.gz are both T1 of IXI002-Guys-0828"
     ):
         ixi_cases(tmp_path, ("T1",))
-
-
-def test_volumes_are_taken_however_their_suffix_is_spelt(tmp_path):
-    make(tmp_path, "IXI-T1/IXI002-Guys-0828-T1.nii.GZ", "IXI-T1/IXI012-HH-1211-T1.NII", "IXI013-HH-1212-T1.Nii.gz")
-    assert len(ixi_cases(tmp_path, ("T1",))) == 3

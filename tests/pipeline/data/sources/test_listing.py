@@ -41,9 +41,3 @@ def test_cases_that_would_share_a_name_are_refused_within_a_contrast():
     with pytest.raises(UserError, match=reason):
         check_unique_names([first, second])
     check_unique_names([first, Case("p1", "b", "T2", Path("b.nii"))])
-
-
-def test_cases_of_two_contrasts_that_would_share_a_name_are_refused_too():
-    cases = [Case("p1", "b", "T1", Path("a.nii")), Case("p1", "", "b_T1", Path("b.nii"))]
-    with pytest.raises(UserError, match=r"a\.nii and b\.nii would both be called p1_b_T1 .*; rename one"):
-        check_unique_names(cases)

@@ -39,10 +39,6 @@ def test_a_cohort_has_one_case_per_subject_and_contrast_and_its_file_exists(tmp_
     assert sorted(path.name for path in cases[0].path.parent.iterdir()) == [case.path.name for case in cases]
 
 
-def test_the_same_seed_gives_the_same_bytes_in_one_process_or_several(tmp_path):
-    assert contents(cohort(tmp_path / "one")) == contents(cohort(tmp_path / "several", processes=2))
-
-
 def test_subjects_seeds_and_contrasts_differ(tmp_path):
     everything = [*contents(cohort(tmp_path)).values(), *contents(cohort(tmp_path, seed=6)).values()]
     assert len(set(everything)) == 8
@@ -65,12 +61,6 @@ def test_volumes_are_int16_in_millimetres_scanner_space_and_right_anterior_super
     assert (int(image.header["qform_code"]), int(image.header["sform_code"])) == (1, 1)
     assert image.header.get_xyzt_units()[0] == "mm"
     assert np.isnan(image.header["scl_slope"])  # stored numbers are the intensities
-
-
-def test_two_millimetres_fit_a_square_of_128():
-    shape, affine = grid(2.0)
-    assert shape == (104, 120, 92)
-    np.testing.assert_allclose(np.diag(affine), [2, 2, 2, 1])
 
 
 def test_a_rerun_touches_nothing_and_remakes_only_what_is_missing_or_damaged(tmp_path):
@@ -97,14 +87,6 @@ def test_a_larger_cohort_keeps_the_earlier_subjects(tmp_path):
     assert contents(small) == contents(first)
 
 
-def test_spacing_and_seed_live_in_different_folders(tmp_path):
-    folders = {
-        cohort(tmp_path, ["T1"], 1, seed, spacing_mm=spacing_mm)[0].path.parent
-        for seed, spacing_mm in ((1, 8.0), (2, 8.0), (1, 7.5))
-    }
-    assert len(folders) == 3
-
-
 def test_contrasts_that_the_phantom_cannot_make_are_one_clear_line_and_no_file(tmp_path):
     with pytest.raises(UserError, match="no contrast CT, PET; it can make T1, T2, PD, FLAIR"):
         cohort(tmp_path, contrasts=["T1", "CT", "PET"])
@@ -117,10 +99,9 @@ def test_a_folder_that_is_a_file_is_one_clear_line(tmp_path):
         cohort(tmp_path / "cohort")
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
-def test_tissues_have_the_order_that_each_contrast_is_known_for(number):
-    fractions = anatomy(0, number, 4.0)
-    volumes = make_subject(0, number, 4.0)
+def test_tissues_have_the_order_that_each_contrast_is_known_for():
+    fractions = anatomy(0, 1, 4.0)
+    volumes = make_subject(0, 1, 4.0)
 
     def mean(contrast: str, tissue: str) -> float:
         return volumes[contrast][fractions[tissue] > 0.9].mean()
@@ -145,17 +126,17 @@ def test_fractions_lie_in_0_to_1_and_never_sum_to_more():
 
 
 def test_from_the_brain_outwards_come_csf_bone_fat_skin_and_air():
-    fractions = anatomy(0, 1, 2.0)
-    _, affine = grid(2.0)
+    fractions = anatomy(0, 1, 4.0)
+    _, affine = grid(4.0)
     column = np.rint(np.linalg.inv(affine) @ [25, -20, 0, 1]).astype(int)[:2]
     upwards = {name: fraction[column[0], column[1]] for name, fraction in fractions.items()}
-    centre = {name: np.average(np.arange(92), weights=upwards[name] * (np.arange(92) > 50) + 1e-9) for name in upwards}
+    centre = {name: np.average(np.arange(46), weights=upwards[name] * (np.arange(46) > 25) + 1e-9) for name in upwards}
     assert centre["white"] < centre["grey"] < centre["bone"] < centre["fat"] < centre["skin"]
     assert sum(fraction[-1] for fraction in upwards.values()) < 1e-3
 
 
 def test_the_head_is_the_same_at_every_spacing_and_of_human_size():
-    for number in (1, 2, 3):
+    for number in (1, 2):
         millilitres = []
         for spacing_mm in (4.0, 8.0):
             fractions = anatomy(0, number, spacing_mm)
@@ -165,7 +146,7 @@ def test_the_head_is_the_same_at_every_spacing_and_of_human_size():
         assert millilitres[1] == pytest.approx(millilitres[0], rel=0.03)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_deformation_never_folds_and_moves_no_point_far(seed):
     position = np.array(deform(np.random.default_rng(seed), 4.0))  # (3, X, Y, Z)
     jacobian = np.stack([np.stack(np.gradient(axis, 4.0), -1) for axis in position], -2)
