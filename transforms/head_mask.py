@@ -222,8 +222,8 @@ def _head_threshold(volume: np.ndarray, measured: np.ndarray | None, known_air: 
     values = volume.ravel() if measured is None else volume[measured]
     is_dark = values <= _otsu_threshold(values)
     # The darkest quarter is air for certain: brighter values may be dark tissue.
-    air = float(np.percentile(values[is_dark], 25)) if known_air is None else known_air
-    tissue = float(np.median(values[~is_dark])) if not is_dark.all() else air
+    air = float(np.percentile(values[is_dark], 25, overwrite_input=True)) if known_air is None else known_air
+    tissue = float(np.median(values[~is_dark], overwrite_input=True)) if not is_dark.all() else air
 
     # Estimate them again within the head's box, until it no longer changes.
     boxes: list[Box] = []
@@ -242,8 +242,8 @@ def _head_threshold(volume: np.ndarray, measured: np.ndarray | None, known_air: 
         if outside.size < 0.01 * mask[box].size:
             break
         inside = inside[inside > inside.mean(dtype=np.float64)]
-        air = float(np.median(outside)) if known_air is None else known_air
-        tissue = float(np.median(inside))
+        air = float(np.median(outside, overwrite_input=True)) if known_air is None else known_air
+        tissue = float(np.median(inside, overwrite_input=True))
     return air + HEAD_THRESHOLD * (tissue - air)
 
 

@@ -20,7 +20,7 @@ def foreground_mask(volume: np.ndarray) -> np.ndarray:
     if volume.min() == volume.max():
         raise ValueError(f"every voxel has the same value, {volume.flat[0]:g}: there is nothing to translate in it")
     is_dark = volume <= volume.mean(dtype=np.float64)
-    air, tissue = float(np.median(volume[is_dark])), float(np.median(volume[~is_dark]))
+    air, tissue = (float(np.median(volume[part], overwrite_input=True)) for part in (is_dark, ~is_dark))
     return filled_mask(volume > air + HEAD_THRESHOLD * (tissue - air))
 
 
@@ -30,7 +30,7 @@ def percentile_range(volume: np.ndarray, foreground: np.ndarray, lower: float, u
     Raises:
         ValueError: the two coincide (to 1e-30), so that they define no scale.
     """
-    low, high = np.percentile(volume[foreground], [lower, upper]).tolist()
+    low, high = np.percentile(volume[foreground], [lower, upper], overwrite_input=True).tolist()
     if not high - low > MIN_RANGE:
         raise ValueError(
             f"percentiles {lower:g} and {upper:g} of the foreground ({np.count_nonzero(foreground):,} voxels) are both "

@@ -155,7 +155,7 @@ class CropHeadd(InvertibleKeyedTransform):
 
 def _dark_end(volume: np.ndarray, head: np.ndarray) -> float:
     """Return the 1st percentile of a head's intensities."""
-    return float(np.percentile(volume[head], [1])[0]) if head.any() else float(volume.min())
+    return float(np.percentile(volume[head], [1], overwrite_input=True)[0]) if head.any() else float(volume.min())
 
 
 class BiasFieldd(KeyedTransform):
