@@ -18,22 +18,15 @@ CHAIN_VERSION = 2  # version for new models
 class PreprocessSettings:
     """How volumes become slices: what the caches' keys and the checkpoints name.
 
-    Attributes:
-        axis: "axial", "coronal" or "sagittal".
-        spacing_mm: (in-plane, through-plane) spacing of the slices; None keeps each volume's own.
-        size: Side of the square slices, in pixels.
-        n4: Whether to correct the bias field first.
-        percentiles: Percentiles of the foreground that become -1 and 1; None scales by the file type's range.
-        version: 2 crops volumes to the head first, so that nothing depends on its surroundings, distinguishes a
-            background of one value from air, and resamples with a low-pass filter. 1 does not; it is the version of
-            models whose settings name none.
+    Version 2 crops volumes to the head first, so that nothing depends on its surroundings, distinguishes a background
+    of one value from air, and resamples with a low-pass filter. Version 1, of settings that name none, does not.
     """
 
-    axis: str
-    spacing_mm: tuple[float, float] | None
-    size: int
-    n4: bool
-    percentiles: tuple[float, float] | None
+    axis: str  # "axial", "coronal" or "sagittal"
+    spacing_mm: tuple[float, float] | None  # in-plane and through-plane; None keeps each volume's own
+    size: int  # side of the square slices, in pixels
+    n4: bool  # whether to correct the bias field first
+    percentiles: tuple[float, float] | None  # of the foreground, that become -1 and 1; None: the file type's range
     version: int = 1
 
     def to_json(self) -> dict[str, Any]:

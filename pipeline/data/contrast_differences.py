@@ -35,9 +35,7 @@ def coverage_text(shown_mm: Mapping[str, float], coverage: Coverage, *, region: 
     lengths = " and ".join(f"{length:.0f} mm in {contrast}" for contrast, length in shown_mm.items())
     shared = Coverage(coverage.axis, shared_length(shown_mm))
     excess = "" if coverage.mm is None else f", and preprocess.coverage_mm = {coverage.mm:g} leaves that different"
-    remedy = f"preprocess.coverage_mm: shared would train on {shared}" if region == "head" else (
-        "preprocess.coverage_mm: shared would train on what both contrasts' heads show"
-    )  # fmt: skip
+    remedy = f"preprocess.coverage_mm: shared would train on {shared if region == 'head' else 'what both heads show'}"
     return (
         f"along the {coverage.axis} slices' axis scans show {lengths} of {region} (medians){excess}; networks would "
         f"take what one contrast never shows for a matter of contrast; {remedy}"

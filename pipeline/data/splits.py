@@ -43,8 +43,7 @@ def make_split(
         cases: The cohort; cases of other contrasts are left out. Where some have `split="test"`, their subjects are the
             test set, and no others are drawn.
         contrasts: The two contrasts' names.
-        validation: Number of validation subjects as an int, or as a float their share of the subjects drawn from.
-        test: Number or share of test subjects, likewise.
+        validation, test: Number of subjects as an int, or as a float their share of the subjects drawn from.
         seed: Seed of the draw.
         pairing: "unpaired" assigns each training subject to one contrast, in numbers as equal as possible; "paired"
             trains with the subjects that have a pair.
@@ -146,17 +145,11 @@ def _require_training_subjects(
     if all(train.values()):
         return
     first, second = (_subjects(cases, contrast) for contrast in contrasts)
-    need = (
-        f"paired training needs one with both {contrasts[0]} and {contrasts[1]}"
-        if pairing == "paired"
-        else f"unpaired training needs one for {contrasts[0]} and another for {contrasts[1]}"
-    )
+    need = f"both {contrasts[0]} and {contrasts[1]}" if pairing == "paired" else "each contrast of its own"
     usage = " and ".join(f"{part} takes {number}" for part, number in sorted(counts.items(), reverse=True))
-    remedies = f"lower {' or '.join(f'split.{part}' for part in sorted(counts, reverse=True))}, or add subjects"
-    if pairing == "unpaired" and pairs(cases, contrasts):
-        remedies += ", or set split.pairing: paired"
     raise UserError(
         f"of {len(first | second)} subjects ({len(first - second)} with {contrasts[0]} only, "
-        f"{len(second - first)} with {contrasts[1]} only, {len(first & second)} with both) {usage}, "
-        f"which leaves too few: {need}; {remedies}"
+        f"{len(second - first)} with {contrasts[1]} only, {len(first & second)} with both) {usage}, which leaves too "
+        f"few: {pairing} training needs one with {need}; lower split.validation or split.test, add subjects, or change "
+        "split.pairing"
     )

@@ -46,13 +46,7 @@ def read_raster(path: str | Path) -> tuple[np.ndarray, float | None]:
         raise ValueError(f"{path}: not a readable PNG, JPEG or TIFF picture; convert it to one") from error
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file; check the path") from error
-    except (
-        OSError,
-        SyntaxError,
-        EOFError,
-        RuntimeError,
-        UnicodeError,
-    ) as error:  # damage, as reported by Pillow
+    except (OSError, SyntaxError, EOFError, RuntimeError, UnicodeError) as error:  # damage, as reported by Pillow
         raise ValueError(f"{path}: damaged or truncated ({_one_line(error)}); copy or export it again") from error
     if not np.isfinite(gray).all():
         raise ValueError(f"{path}: holds NaN or infinite pixels; export it again without them")
@@ -62,18 +56,9 @@ def read_raster(path: str | Path) -> tuple[np.ndarray, float | None]:
 def write_raster(path: str | Path, slice01: np.ndarray) -> None:
     """Write a slice as an 8-bit gray picture; `read_raster` returns it in the same orientation, times 255.
 
-    Args:
-        path: Path of the picture; its suffix .png, .jpg or .tif chooses the format.
-        slice01: (width, height) or (width, height, 1), values clipped to [0, 1].
-
-    Raises:
-        ValueError: the array is not a single slice.
+    The slice is (width, height) or (width, height, 1), clipped to [0, 1]; the path's suffix chooses the format.
     """
-    slice01 = np.asarray(slice01)
-    if slice01.ndim == 3 and slice01.shape[2] == 1:
-        slice01 = slice01[..., 0]
-    if slice01.ndim != 2:
-        raise ValueError(f"{path}: an array of shape {slice01.shape} is not a slice (width, height)")
+    slice01 = slice01.reshape(slice01.shape[:2])
     levels = np.round(np.clip(slice01, 0, 1) * 255).astype(np.uint8)
     Image.fromarray(levels.T[::-1]).save(path)  # (width, height) -> (rows, columns)
 

@@ -272,7 +272,7 @@ def _is_mgh(start: bytes) -> bool:
 
 @contextmanager
 def _naming_errors(name: str) -> Iterator[None]:
-    """Turn errors of the operating system, gzip, nibabel and numpy into VolumeErrors of one line that name the file."""
+    """Turn errors of the system, gzip, nibabel and numpy into VolumeErrors of one line that name the file."""
     try:
         yield
     except VolumeError:

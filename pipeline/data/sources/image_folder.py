@@ -12,15 +12,9 @@ from transforms.io.images import SUFFIXES
 def images_cases(folder: Path, train: Mapping[str, str], test: Mapping[str, str], paired: bool) -> list[Case]:
     """List the slices in each contrast's folder, in counting order ("#2" before "#10").
 
-    Args:
-        folder: Folder that holds the sub-folders.
-        train: Contrast -> sub-folder of slices to be split.
-        test: Contrast -> sub-folder of slices reserved for testing (`split="test"`).
-        paired: Whether equal file names in two contrasts' folders are the same slice of the same subject.
-
-    Returns:
-        One case per image. Without `paired` each image is its own subject ("T1-Image #10"); with it the subject is the
-        file's name ("Image #10"). Names from `test` begin with "test-", as files there are often numbered anew.
+    `train` and `test` give each contrast's sub-folder; images of the latter are reserved (`split="test"`). Without
+    `paired` each image is its own subject ("T1-Image #10"); with it the subject is the file's name ("Image #10"), which
+    two contrasts' folders share. Names from `test` begin with "test-", as files there are often numbered anew.
 
     Raises:
         UserError: a folder is missing, empty or named twice; a test contrast has no training folder; two images have
@@ -65,12 +59,9 @@ def _check_folders(folder: Path, train: Mapping[str, str], test: Mapping[str, st
 
 def _check_pairs(folder: Path, cases: list[Case]) -> None:
     if len({case.subject for case in cases}) == len(cases):
-        example = " and ".join(f"{path.parent.name}/{path.name}" for path in _example_paths(cases))
+        paths = {case.contrast: case.path for case in reversed(cases)}.values()
+        example = " and ".join(f"{path.parent.name}/{path.name}" for path in paths)
         raise UserError(
             f"{folder}: data.paired is true, but no file name occurs in two contrasts ({example}); "
             "give the images of a pair equal names, or set data.paired: false"
         )
-
-
-def _example_paths(cases: list[Case]) -> list[Path]:
-    return list({case.contrast: case.path for case in reversed(cases)}.values())

@@ -35,21 +35,12 @@ def check_unique_names(cases: Iterable[Case]) -> None:
     case_by_name: dict[str, Case] = {}
     for case in cases:
         first = case_by_name.setdefault(case.name, case)
-        if first is case:
-            continue
-        if (first.subject, first.session) != (case.subject, case.session):
+        if first is not case:
+            subjects = [", session ".join(filter(None, (item.subject, item.session))) for item in (first, case)]
             raise UserError(
-                f"{first.path} and {case.path} would both be called {case.name} in the results, as "
-                f"{_subject_text(first)} and as {_subject_text(case)}; rename one of them"
+                f"{first.path} and {case.path} would both be called {case.name} in the results (subject {subjects[0]}; "
+                f"subject {subjects[1]}); rename one of them, or move it away"
             )
-        raise UserError(
-            f"{first.path} and {case.path} are both {case.contrast} of {case.subject}"
-            f"{f', session {case.session}' if case.session else ''}; move one of them away or rename it"
-        )
-
-
-def _subject_text(case: Case) -> str:
-    return f"subject {case.subject}" + (f", session {case.session}" if case.session else "")
 
 
 def require_folder(folder: Path, key: str) -> None:

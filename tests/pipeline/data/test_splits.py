@@ -166,8 +166,8 @@ def test_too_few_subjects_for_validation_and_test_gives_the_numbers():
 def test_too_few_subjects_left_to_train_gives_the_numbers():
     assert refusal(cohort(both=3), validation=1, test=1) == (
         "of 3 subjects (0 with T1 only, 0 with T2 only, 3 with both) validation takes 1 and test takes 1, "
-        "which leaves too few: unpaired training needs one for T1 and another for T2; "
-        "lower split.validation or split.test, or add subjects, or set split.pairing: paired"
+        "which leaves too few: unpaired training needs one with each contrast of its own; "
+        "lower split.validation or split.test, add subjects, or change split.pairing"
     )
     assert split(cohort(both=3), validation=1, test=1, pairing="paired").train["T1"]
 

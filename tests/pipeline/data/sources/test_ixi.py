@@ -55,6 +55,6 @@ def test_a_missing_contrast_is_named_and_odd_folder_names_are_quoted(tmp_path):
 def test_a_volume_that_lies_in_both_layouts_is_refused(tmp_path):
     make(tmp_path, "IXI-T1/IXI002-Guys-0828-T1.nii.gz", "IXI002-Guys-0828-T1.nii.gz")
     with pytest.raises(
-        UserError, match=r"IXI002-Guys-0828-T1\.nii\.gz and .*T1\.nii\.gz are both T1 of IXI002-Guys-0828"
+        UserError, match=r"IXI002-Guys-0828-T1\.nii\.gz and .*T1\.nii\.gz would both be called IXI002-Guys-0828_T1"
     ):
         ixi_cases(tmp_path, ("T1",))

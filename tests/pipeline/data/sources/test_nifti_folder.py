@@ -174,7 +174,7 @@ def test_a_single_scan_joins_its_own_visit_and_no_other(tmp_path):
 
 def test_two_files_with_the_same_name_in_the_end_are_both_named(tmp_path):
     make(tmp_path, "p1/a_b/T1.nii.gz", "p1/a/b/T1.nii.gz")
-    with pytest.raises(UserError, match=r"p1/a(/|_)b/T1\.nii\.gz and .*p1/a(/|_)b/T1\.nii\.gz are both T1 of p1;"):
+    with pytest.raises(UserError, match=r"p1/a(/|_)b/T1\.nii\.gz and .*/T1\.nii\.gz would both be called p1_T1"):
         nifti_cases(tmp_path, {"T1": "{subject}/**/T1.nii.gz"})
 
 
